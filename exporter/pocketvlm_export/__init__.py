@@ -1,0 +1,1 @@
+"""PocketVLM's exporter: turns a Hugging Face checkpoint into an artifact; runs at build time, not on the device."""

@@ -1,0 +1,1 @@
+"""Knows deployment targets; imports neither the runtime nor the exporter."""

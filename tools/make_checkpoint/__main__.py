@@ -1,0 +1,33 @@
+"""Command line: ``PYTHONPATH=tools python -m make_checkpoint tiny-llama -o DIR``."""
+
+import argparse
+from pathlib import Path
+
+from make_checkpoint.presets import PRESETS
+from make_checkpoint.weights import LAYOUTS
+from make_checkpoint.write import make_checkpoint
+
+
+def main() -> None:
+    """Parse the arguments and write one checkpoint."""
+    parser = argparse.ArgumentParser(prog="make_checkpoint", description=__doc__)
+    parser.add_argument("preset", choices=sorted(PRESETS))
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write; created when absent")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    parser.add_argument("--layout", choices=sorted(LAYOUTS), default="classic", help="how the weights are named")
+    parser.add_argument("--shard-mb", type=int, default=1000, help="largest weights file, in MB")
+    arguments = parser.parse_args()
+    make_checkpoint(
+        PRESETS[arguments.preset],
+        arguments.output,
+        seed=arguments.seed,
+        dtype=arguments.dtype,
+        layout=arguments.layout,
+        shard_bytes=arguments.shard_mb * 10**6,
+    )
+    print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Knows the dimensions of the checkpoints this tool can write; nothing about weights or files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+VOCABULARY = 512  # ids of the tiny presets; the tokenizer fills fewer of them
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One checkpoint's shape: keyword arguments of the Hugging Face configuration classes.
+
+    ``vision`` goes to ``CLIPVisionConfig`` (or ``SiglipVisionConfig``), ``text`` to the decoder's own configuration
+    class named by ``decoder``, ``llava`` to ``LlavaConfig``.
+    """
+
+    decoder: Literal["llama", "mistral", "qwen2"]
+    vision: Mapping[str, Any]
+    text: Mapping[str, Any]
+    chat: Literal["vicuna", "chatml"] = "vicuna"
+    tower: Literal["clip_vision_model", "siglip_vision_model"] = "clip_vision_model"
+    llava: Mapping[str, Any] = field(default_factory=dict)
+
+    def but(self, **changes: Any) -> "Preset":
+        """Return a copy with mappings (``vision``, ``text``, ``llava``) merged in and other fields replaced."""
+        merged: dict[str, Any] = {
+            name: {**getattr(self, name), **value} if isinstance(value, Mapping) else value
+            for name, value in changes.items()
+        }
+        return replace(self, **merged)
+
+
+_TINY_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 42,
+    "patch_size": 7,  # 36 patches
+    "projection_dim": 32,
+}
+_TINY_TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 256,
+}
+
+PRESETS: dict[str, Preset] = {
+    "tiny-llama": Preset("llama", _TINY_TOWER, _TINY_TEXT),
+    "tiny-mistral": Preset("mistral", _TINY_TOWER, {**_TINY_TEXT, "num_key_value_heads": 1, "head_dim": 32}),
+    "tiny-qwen2": Preset("qwen2", _TINY_TOWER, {**_TINY_TEXT, "tie_word_embeddings": True}, chat="chatml"),
+    "clip-l-qwen2-0.5b": Preset(
+        "qwen2",
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 336,
+            "patch_size": 14,
+            "projection_dim": 768,
+        },
+        {
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+            "max_position_embeddings": 4096,
+            "tie_word_embeddings": True,
+        },
+        chat="chatml",
+    ),
+}

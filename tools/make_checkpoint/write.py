@@ -1,0 +1,96 @@
+"""Knows which files a LLaVA checkpoint is made of, and writes all of them."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from make_checkpoint.presets import Preset
+from make_checkpoint.text import TEMPLATES, make_tokenizer
+from make_checkpoint.weights import write_weights
+
+_DECODERS: dict[str, type[PretrainedConfig]] = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+_TOWERS: dict[str, type[PretrainedConfig]] = {
+    "clip_vision_model": CLIPVisionConfig,
+    "siglip_vision_model": SiglipVisionConfig,
+}
+
+
+def make_checkpoint(
+    preset: Preset,
+    folder: Path,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    layout: str = "classic",
+    shard_bytes: int = 10**9,
+) -> Path:
+    """Write a checkpoint with random weights that ``LlavaForConditionalGeneration.from_pretrained`` loads.
+
+    The same ``seed`` gives the same values whatever the ``layout`` and the shards (``dtype`` rounds them).
+    Memory stays near ``shard_bytes`` plus the largest tensor in float32. Returns ``folder``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer(preset.chat)
+    config = build_config(preset, tokenizer)
+    config.dtype = dtype
+    config.save_pretrained(folder)
+    GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
+    write_processor(preset, tokenizer, folder)
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    shapes = {name: parameter.shape for name, parameter in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        shapes.pop("lm_head.weight")
+    write_weights(shapes, folder, seed=seed, dtype=getattr(torch, dtype), layout=layout, shard_bytes=shard_bytes)
+    return folder
+
+
+def build_config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    """Return the configuration of ``preset`` with the special ids of its tokenizer."""
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = _DECODERS[preset.decoder](**preset.text, **ids, pad_token_id=tokenizer.pad_token_id)
+    config = LlavaConfig(
+        vision_config=_TOWERS[preset.tower](**preset.vision),
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=(preset.vision["image_size"] // preset.vision["patch_size"]) ** 2,
+        tie_word_embeddings=text.tie_word_embeddings,
+        **preset.llava,
+    )
+    config.architectures = ["LlavaForConditionalGeneration"]
+    return config
+
+
+def write_processor(preset: Preset, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write tokenizer, processor, image processor and chat template.
+
+    transformers 5 nests the image processor inside ``processor_config.json``; other readers look for
+    ``preprocessor_config.json``, so both are written, as the published checkpoints have them.
+    """
+    side = preset.vision["image_size"]
+    images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    has_cls = preset.tower == "clip_vision_model"
+    processor = LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=preset.vision["patch_size"],
+        vision_feature_select_strategy=preset.llava.get("vision_feature_select_strategy", "default"),
+        num_additional_image_tokens=int(has_cls),
+        chat_template=TEMPLATES[preset.chat],
+    )
+    processor.save_pretrained(folder)
+    images.save_pretrained(folder)

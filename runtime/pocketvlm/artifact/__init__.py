@@ -1,0 +1,98 @@
+"""Knows how an exported folder is opened: its manifest read and its files checked before anything uses them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from pocketvlm.artifact import metadata
+from pocketvlm.artifact.integrity import Check, check_files, resolve
+from pocketvlm.artifact.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest, files_digest
+from pocketvlm.errors import PocketVLMError
+
+__all__ = [
+    "MANIFEST_NAME",
+    "SCHEMA_VERSION",
+    "Artifact",
+    "Check",
+    "FileEntry",
+    "Manifest",
+    "files_digest",
+    "metadata",
+]
+
+_MAX_MANIFEST_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An opened artifact: its folder and its validated manifest."""
+
+    root: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], check: Check = "auto", *, allow_rejected: bool = False) -> Self:
+        """Open an exported folder.
+
+        Args:
+            path: the folder that holds pocketvlm.json.
+            check: ``"auto"`` (checksums of files not yet verified), ``"full"`` (all checksums) or ``"sizes"``.
+            allow_rejected: open a folder whose export failed its parity gate too; for looking at, not for answering.
+
+        Raises:
+            PocketVLMError: no such folder, a damaged or unknown manifest, a file that differs from it.
+        """
+        root = Path(path)
+        manifest = _read_manifest(root)
+        if not manifest.parity.passed and not allow_rejected:
+            raise PocketVLMError(
+                f"{root} failed its parity check when it was exported and is not for use: export again"
+            )
+        _check_requirements(root, manifest)
+        check_files(root, manifest.files, check)
+        return cls(root, manifest)
+
+    def path(self, name: str) -> Path:
+        """The absolute path of a file listed in the manifest; raises `PocketVLMError` for any other name."""
+        if name not in self.manifest.files:
+            raise PocketVLMError(f"{self.root} holds no {name} according to its manifest: export it again")
+        return resolve(self.root, name)
+
+    def has(self, name: str) -> bool:
+        """Whether the manifest lists a file of this name."""
+        return name in self.manifest.files
+
+
+def _read_manifest(root: Path) -> Manifest:
+    if not root.is_dir():
+        raise PocketVLMError(f"no such folder: {root}; give a folder written by `pocketvlm export`")
+    if not (root / MANIFEST_NAME).exists():
+        raise PocketVLMError(f"{root} has no {MANIFEST_NAME}: give a folder written by `pocketvlm export`")
+    path = resolve(root, MANIFEST_NAME)
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise PocketVLMError(f"{path} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB: this is no manifest")
+        return Manifest.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PocketVLMError(f"{path} cannot be read ({error}): copy or export it again") from error
+
+
+def _check_requirements(root: Path, manifest: Manifest) -> None:
+    """Hold ``requires.onnxruntime`` against the installed version; other names are for other clients."""
+    import onnxruntime  # here, because importing it costs more than all the rest of this module
+
+    installed = onnxruntime.__version__
+    wanted = manifest.requires.get("onnxruntime", "")
+    try:
+        fits = SpecifierSet(wanted).contains(installed, prereleases=True)
+    except InvalidSpecifier as error:
+        raise PocketVLMError(f"{root}/{MANIFEST_NAME} asks for onnxruntime {wanted!r}: not a version range") from error
+    if not fits:
+        raise PocketVLMError(
+            f"{root} needs onnxruntime {wanted}, {installed} is installed: pip install 'onnxruntime{wanted}'"
+        )

@@ -1,0 +1,219 @@
+"""Knows what pocketvlm.json says and in which shape; knows nothing of the files it lists."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import fastjsonschema
+
+from pocketvlm.errors import PocketVLMError
+
+SCHEMA_VERSION = "1.0"
+MANIFEST_NAME = "pocketvlm.json"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One row of the files table: size in bytes and SHA-256 in lower-case hex."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint an artifact was exported from; ``commit`` and ``license`` are None where nobody knows."""
+
+    model: str
+    family: str
+    commit: str | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How visual tokens were dropped: N ``tokens_before``, and a graph for each of ``budgets`` (k, tokens a picture).
+
+    ``nested`` says that the tokens kept at a small budget are a subset of those kept at a larger one, and that a kept
+    token's feature does not depend on which others are kept: then any smaller budget can be served from one graph.
+    """
+
+    method: str
+    tokens_before: int
+    budgets: tuple[int, ...]
+    default_budget: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    positions: str = "contiguous"
+    nested: bool = True
+
+
+@dataclass(frozen=True)
+class Vision:
+    """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height, width) in pixels."""
+
+    image_size: tuple[int, int]
+    graphs: Mapping[int, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """The language model: file names by precision for each engine, and the dimensions a client needs."""
+
+    engines: tuple[str, ...]
+    layers: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    vocab: int
+    context: int
+    image_token_id: int
+    eos_token_ids: tuple[int, ...]
+    embed: Mapping[str, str] = field(default_factory=dict)
+    graphs: Mapping[str, str] = field(default_factory=dict)
+    gguf: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What the exporter measured against the reference; an artifact whose ``passed`` is false is not for use."""
+
+    passed: bool
+    reference: str
+    vision: Mapping[str, Any] = field(default_factory=dict)
+    decoder: Mapping[str, Any] = field(default_factory=dict)
+    by_precision: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of pocketvlm.json. Fields that a later minor version adds are accepted and ignored."""
+
+    artifact_id: str
+    source: Source
+    pruning: Pruning
+    vision: Vision
+    decoder: DecoderSpec
+    parity: Parity
+    files: Mapping[str, FileEntry]
+    created_by: Mapping[str, str] = field(default_factory=dict)
+    requires: Mapping[str, str] = field(default_factory=dict)
+    schema_version: str = SCHEMA_VERSION
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Parse and validate; raises `PocketVLMError` saying which field is wrong."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise PocketVLMError(f"{MANIFEST_NAME} is not valid JSON ({error}): export or download it again") from error
+        return cls.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Validate against the JSON Schema and the rules it cannot express, then build; raises `PocketVLMError`."""
+        _check_version(data)
+        try:
+            _validator()(data)
+        except fastjsonschema.JsonSchemaValueException as error:
+            reason = error.message.replace("data", "the object", 1) if error.name == "data" else error.message
+            raise PocketVLMError(f"{MANIFEST_NAME} is damaged: {reason}; export or download it again") from error
+        vision = data["vision"]
+        manifest = cls(
+            artifact_id=data["artifact_id"],
+            source=_build(Source, data["source"]),
+            pruning=_build(Pruning, data["pruning"]),
+            vision=Vision(
+                image_size=tuple(vision["image_size"]),
+                graphs={int(budget): dict(graphs) for budget, graphs in vision["graphs"].items()},
+            ),
+            decoder=_build(DecoderSpec, data["decoder"]),
+            parity=_build(Parity, data["parity"]),
+            files={name: _build(FileEntry, entry) for name, entry in data["files"].items()},
+            created_by=dict(data.get("created_by", {})),
+            requires=dict(data.get("requires", {})),
+            schema_version=data["schema_version"],
+        )
+        _check_consistency(manifest)
+        return manifest
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, in the order people read it."""
+        data = dataclasses.asdict(self)
+        data["vision"]["graphs"] = {str(budget): graphs for budget, graphs in data["vision"]["graphs"].items()}
+        order = ["schema_version", "artifact_id", "created_by", "source", "pruning", "vision", "decoder", "parity"]
+        plain: dict[str, Any] = json.loads(json.dumps({key: data[key] for key in [*order, "requires", "files"]}))
+        return plain
+
+    def to_json(self) -> str:
+        """`to_dict` as indented text, ending in a newline."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def files_digest(files: Mapping[str, FileEntry]) -> str:
+    """SHA-256 (hex) of the canonical JSON of a files table: keys sorted, no spaces."""
+    table = {name: dataclasses.asdict(entry) for name, entry in files.items()}
+    canonical = json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@functools.cache
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft-07) of pocketvlm.json, as shipped beside this module."""
+    text = importlib.resources.files(__package__).joinpath("manifest.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+@functools.cache
+def _validator() -> Any:
+    return fastjsonschema.compile(json_schema())
+
+
+def _build(cls: type[Any], data: Mapping[str, Any]) -> Any:
+    """A dataclass from the fields it knows; JSON arrays become tuples."""
+    known = {f.name for f in dataclasses.fields(cls)}
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known})
+
+
+def _check_version(data: Any) -> None:
+    """Refuse another major version before anything else is read; a newer minor version only adds fields."""
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    major = SCHEMA_VERSION.partition(".")[0]
+    if not isinstance(version, str) or version.partition(".")[0] != major:
+        raise PocketVLMError(
+            f"{MANIFEST_NAME} has schema version {version!r}, this runtime reads {major}.x: "
+            "use a matching pocketvlm version or export again"
+        )
+
+
+def _check_consistency(manifest: Manifest) -> None:
+    """The rules between fields, which a JSON Schema cannot express."""
+    pruning, decoder = manifest.pruning, manifest.decoder
+    named = [name for graphs in manifest.vision.graphs.values() for name in graphs.values()]
+    named += [*decoder.embed.values(), *decoder.graphs.values()]
+    problems = {
+        f"budgets {list(pruning.budgets)} exceed the {pruning.tokens_before} tokens of a picture": (
+            max(pruning.budgets) > pruning.tokens_before
+        ),
+        f"default budget {pruning.default_budget} is not one of {list(pruning.budgets)}": (
+            pruning.default_budget not in pruning.budgets
+        ),
+        "the vision graphs do not match the budgets": set(manifest.vision.graphs) != set(pruning.budgets),
+        "a graph it names is missing from its files table": not set(named) <= set(manifest.files),
+        "the ONNX engine is promised without its graphs": (
+            "onnx" in decoder.engines and not (decoder.embed and decoder.graphs)
+        ),
+        "a token id lies outside the vocabulary": (
+            max([decoder.image_token_id, *decoder.eos_token_ids]) >= decoder.vocab
+        ),
+    }
+    for problem, found in problems.items():
+        if found:
+            raise PocketVLMError(f"{MANIFEST_NAME} contradicts itself: {problem}; export or download it again")

@@ -1,0 +1,50 @@
+# Two commands are all the set-up there is: `make demo` and `make test`.
+# On Linux, PyPI's torch is the CUDA build (gigabytes). For the CPU build:
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+TOOL := PYTHONPATH=tools $(BIN)/python -m
+DEMO := build/demo
+
+.PHONY: install demo test lint format interop figures clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[export,test,lint]'
+	touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	$(BIN)/pocketvlm export demo -o $(DEMO) --budget 36,144 --overwrite
+	$(BIN)/pocketvlm run $(DEMO) --image examples/scene-3.png --prompt "Describe the picture."
+	$(BIN)/pocketvlm inspect $(DEMO) --image examples/scene-3.png --overlay build/kept-patches.png
+	$(TOOL) benchmark budgets $(DEMO) --image examples/scene-3.png --prompt "Describe the picture." --budgets 144,72,36,14,7
+
+test: install
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# transformers.js in Node answers from the same folder as Hugging Face does; needs npm.
+interop: install
+	$(TOOL) interop
+
+# The README's accuracy tables; minutes.
+figures: install
+	$(TOOL) demo_accuracy --readme README.md
+
+clean:
+	rm -rf build dist $(VENV)

@@ -1,0 +1,1 @@
+"""Measures what the demo checkpoint answers, unpruned and with fewer visual tokens."""

@@ -1,0 +1,1 @@
+"""Checks that another client, transformers.js, answers from an exported folder as Hugging Face does."""

@@ -1,0 +1,84 @@
+"""transformers.js in Node against Hugging Face, token by token: ``PYTHONPATH=tools python -m interop``.
+
+Exports the demo checkpoint, lets Node answer every question about the three example scenes from that folder, and compares
+with Hugging Face's modules on the same kept patches and with this project's runtime. Needs node and npm.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import torch
+from demo_accuracy.answers import PrunedModel, fastervlm, prompt_of
+from PIL import Image
+from pocketvlm import VLM
+from pocketvlm_export import ExportOptions, export
+from train_demo.__main__ import DEMO
+from train_demo.scenes import Question
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
+BUDGET = 36
+
+
+@click.command(help=__doc__)
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("build/interop/demo"), help="Where to export.")
+def main(folder: Path) -> None:
+    """Export, ask everyone, compare; exit 1 on the first difference."""
+    if not (HERE / "node_modules" / "@huggingface" / "transformers").exists():
+        npm = ["npm", "ci", "--no-audit", "--no-fund", "--onnxruntime-node-install=skip"]
+        subprocess.run(npm, cwd=HERE, check=True, stdout=sys.stderr)
+    export("demo", folder, ExportOptions(budgets=(BUDGET,), overwrite=True))
+    asked = json.loads((EXAMPLES / "questions.json").read_text())
+    pairs = [(EXAMPLES / name, Question("", q["question"], q["answer"])) for name, qs in asked.items() for q in qs]
+    processor = AutoProcessor.from_pretrained(DEMO)
+
+    ours = VLM.load(folder)
+    runtime = [list(ours.generate(q.text, images=[path], max_new_tokens=32).token_ids) for path, q in pairs]
+    request = {
+        "folder": str(folder),
+        "asked": [{"image": str(path), "prompt": prompt_of(q, processor)} for path, q in pairs],
+    }
+    command = ["node", str(HERE / "answer.mjs")]
+    node = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
+    if node.returncode:
+        raise SystemExit(f"node failed:\n{node.stderr}")
+    javascript = json.loads(node.stdout.splitlines()[-1])
+    reference = hugging_face_tokens(pairs, processor)
+
+    end = processor.tokenizer.eos_token_id
+    differ = 0
+    for (path, question), theirs, js, mine in zip(pairs, reference, javascript, runtime, strict=True):
+        same = _until(end, theirs) == _until(end, js) == _until(end, mine)
+        differ += not same
+        text = processor.tokenizer.decode(js, skip_special_tokens=True).strip()
+        click.echo(f"{'same' if same else 'DIFFERENT'}  {path.name}  {question.text}  ->  {text}")
+        if not same:
+            click.echo(f"  transformers {theirs}\n  transformers.js {js}\n  pocketvlm {mine}")
+    click.echo(f"{len(pairs) - differ} of {len(pairs)} answers have the same tokens in all three")
+    raise SystemExit(1 if differ else 0)
+
+
+def hugging_face_tokens(pairs: list[tuple[Path, Question]], processor: AutoProcessor) -> list[list[int]]:
+    """Greedy tokens of Hugging Face's modules on the patches that FasterVLM keeps."""
+    model = LlavaForConditionalGeneration.from_pretrained(DEMO, dtype=torch.float32).eval()
+    pruned = PrunedModel(model, processor)
+    features, scores = pruned.encode([Image.open(path).convert("RGB") for path, _ in pairs])
+    kept = [fastervlm(row, BUDGET, i) for i, row in enumerate(scores)]
+    return [
+        pruned.tokens(features[i : i + 1], kept[i][None], [question])[0] for i, (_, question) in enumerate(pairs)
+    ]
+
+
+def _until(end: int, tokens: list[int]) -> list[int]:
+    """Tokens before the end token: clients differ in whether they return it."""
+    return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+if __name__ == "__main__":
+    main()

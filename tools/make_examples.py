@@ -1,0 +1,40 @@
+"""Makes ``examples/``: three generated scenes with questions and answers, and three photographs, made small.
+
+The photographs come out of the scikit-image wheel (``pip download --no-deps scikit-image==0.25.2``), whose path is the argument.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+from PIL import Image
+from train_demo.scenes import make_scene, questions, render, scene_rng
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png")
+
+
+def main(wheel: Path) -> None:
+    """Write the six pictures and ``questions.json``."""
+    EXAMPLES.mkdir(exist_ok=True)
+    asked: dict[str, list[dict[str, str]]] = {}
+    for number in (1, 2, 3):  # one, two and three objects, from the split that no figure uses
+        rng = scene_rng("example", number)
+        scene = make_scene(rng, count=number)
+        name = f"scene-{number}.png"
+        render(scene).save(EXAMPLES / name)
+        asked[name] = [{"question": q.text, "answer": q.answer} for q in questions(scene, rng)]
+    (EXAMPLES / "questions.json").write_text(json.dumps(asked, indent=1) + "\n")
+    with zipfile.ZipFile(wheel) as archive:
+        for name in PHOTOGRAPHS:
+            picture = Image.open(io.BytesIO(archive.read(f"skimage/data/{name}"))).convert("RGB")
+            picture.thumbnail((384, 384))
+            picture.save((EXAMPLES / name).with_suffix(".jpg"), quality=90)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

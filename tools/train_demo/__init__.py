@@ -1,0 +1,1 @@
+"""Trains the demo checkpoint, a small LLaVA that really sees, from nothing."""

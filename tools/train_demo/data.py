@@ -1,0 +1,133 @@
+"""Knows how scenes become training arrays: pictures once on disk, questions packed behind one picture."""
+
+from __future__ import annotations
+
+import functools
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from train_demo.scenes import IMAGE_SIZE, KINDS, Scene, caption, make_scene, questions, render, scene_rng
+
+PACKED_LENGTH = 256  # picture, prompt and one question of every kind; the longest seen is 248
+_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
+_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
+
+
+@dataclass
+class Scenes:
+    """``pictures`` uint8 (n, 96, 96, 3) and the scenes they show."""
+
+    pictures: np.ndarray
+    scenes: list[Scene]
+
+    def pixel_values(self, indices: np.ndarray) -> torch.Tensor:
+        """Normalised pictures, float32 (batch, 3, 96, 96); what CLIP's processor makes of a 96 px picture."""
+        pixels = torch.from_numpy(self.pictures[indices]).permute(0, 3, 1, 2).float() / 255
+        return (pixels - _MEAN) / _STD
+
+    def with_at_most(self, count: int) -> np.ndarray:
+        """Indices of the scenes of at most ``count`` objects."""
+        return np.array([i for i, scene in enumerate(self.scenes) if len(scene.things) <= count])
+
+
+def load_scenes(split: str, count: int, folder: Path) -> Scenes:
+    """The first ``count`` scenes of a split; pictures are drawn once and kept in ``folder``."""
+    scenes = [make_scene(scene_rng(split, i)) for i in range(count)]
+    path = folder / f"{split}-{count}.npy"
+    if not path.exists():
+        pictures = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+        with ProcessPoolExecutor() as pool:
+            drawn = pool.map(_draw, scenes, chunksize=256)
+            for i, picture in enumerate(tqdm(drawn, total=count, desc=f"drawing {split}", disable=None)):
+                pictures[i] = picture
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, pictures)
+        partial.rename(path)
+    return Scenes(np.load(path, mmap_mode="r"), scenes)
+
+
+def corpus(count: int) -> list[str]:
+    """Texts for the tokenizer: every wording of the training split's questions and answers."""
+    texts = []
+    for i in range(count):
+        rng = scene_rng("train", i)
+        scene = make_scene(rng)
+        texts += [f"USER: <image>\n{q.text} ASSISTANT: {q.answer}</s>" for q in questions(scene, rng)]
+    return texts
+
+
+def caption_ids(scenes: list[Scene], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Captions as int64 (batch, 48), padded behind the end token."""
+    ids = torch.full((len(scenes), 48), tokenizer.pad_token_id)
+    for row, scene in zip(ids, scenes, strict=True):
+        tokens = [*tokenizer(caption(scene)).input_ids, tokenizer.eos_token_id]
+        row[: len(tokens)] = torch.tensor(tokens)
+    return ids
+
+
+@dataclass
+class Packed:
+    """A batch of pictures, each with one question of every kind that do not see one another's text.
+
+    ``input_ids`` and ``labels`` int64 (batch, length), labels -100 outside answers and already shifted;
+    ``mask`` bool (batch, 1, length, length); ``position_ids`` int64 (batch, length), restarting after the picture;
+    ``kinds`` int64 (batch, length): which kind of question a label belongs to, -1 elsewhere.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    mask: torch.Tensor
+    position_ids: torch.Tensor
+    kinds: torch.Tensor
+
+
+class Packer:
+    """Packs the questions about a picture behind one copy of its tokens: the picture is the costly part."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, image_tokens: int) -> None:
+        encode = functools.partial(tokenizer.encode, add_special_tokens=False)
+        image = tokenizer.convert_tokens_to_ids("<image>")
+        prefix = tokenizer.encode("USER: <image>\n")
+        at = prefix.index(image)
+        self.prefix = prefix[:at] + [image] * image_tokens + prefix[at + 1 :]
+        self.image_positions = slice(at, at + image_tokens)
+        self._pad = tokenizer.pad_token_id
+        self._end = tokenizer.eos_token_id
+        self._prompt = functools.lru_cache(maxsize=None)(lambda text: encode(f"{text} ASSISTANT:"))
+        self._answer = functools.lru_cache(maxsize=200_000)(lambda text: [*encode(f" {text}"), self._end])
+
+    def pack(self, scenes: list[Scene], rng: np.random.Generator) -> Packed:
+        """One question of every kind about each scene, freshly worded."""
+        shape = (len(scenes), PACKED_LENGTH)
+        ids, labels = np.full(shape, self._pad), np.full(shape, -100)
+        positions, segments, kinds = np.zeros(shape, dtype=np.int64), np.full(shape, -1), np.full(shape, -1)
+        start = len(self.prefix)
+        for row, scene in enumerate(scenes):
+            ids[row, :start], positions[row, :start], segments[row, :start] = self.prefix, np.arange(start), 0
+            at = start
+            for segment, question in enumerate(questions(scene, rng), start=1):
+                prompt, answer = self._prompt(question.text), self._answer(question.answer)
+                end = at + len(prompt) + len(answer)
+                ids[row, at:end] = prompt + answer
+                positions[row, at:end] = np.arange(start, start + end - at)
+                segments[row, at:end] = segment
+                answers = slice(at + len(prompt) - 1, end - 1)  # each position predicts the next token
+                labels[row, answers] = answer
+                kinds[row, answers] = KINDS.index(question.kind)
+                at = end
+        group = torch.from_numpy(segments)
+        visible = (group[:, None, :] == 0) | (group[:, None, :] == group[:, :, None])
+        mask = visible & torch.ones(PACKED_LENGTH, PACKED_LENGTH, dtype=torch.bool).tril()
+        arrays = (torch.from_numpy(a) for a in (ids, labels, positions, kinds))
+        input_ids, label_ids, position_ids, kind_ids = arrays
+        return Packed(input_ids, label_ids, mask[:, None], position_ids, kind_ids)
+
+
+def _draw(scene: Scene) -> np.ndarray:
+    return np.asarray(render(scene))

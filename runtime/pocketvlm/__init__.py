@@ -1,5 +1,29 @@
-"""PocketVLM's on-device runtime: answers questions about pictures from an exported folder. Imports no torch."""
+"""PocketVLM's on-device runtime: answers questions about pictures from an exported folder. Imports no torch.
+
+>>> from pocketvlm import VLM
+>>> vlm = VLM.load("my-artifact")
+>>> vlm.generate("What is in the picture?", images=["photo.jpg"]).text
+"""
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from pocketvlm.errors import PocketVLMError
 
-__all__ = ["PocketVLMError"]
+if TYPE_CHECKING:
+    from pocketvlm.answer import Answer
+    from pocketvlm.artifact import Artifact
+    from pocketvlm.vlm import VLM
+
+__version__ = version("pocketvlm")
+__all__ = ["VLM", "Answer", "Artifact", "PocketVLMError", "__version__"]
+
+# Loaded on first use, so that the command line answers --help without waiting for ONNX Runtime.
+_LAZY = {"VLM": "pocketvlm.vlm", "Answer": "pocketvlm.answer", "Artifact": "pocketvlm.artifact"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
@@ -66,6 +67,23 @@ class Artifact:
     def has(self, name: str) -> bool:
         """Whether the manifest lists a file of this name."""
         return name in self.manifest.files
+
+    def read_text(self, name: str) -> str:
+        """The text of a listed file; raises `PocketVLMError` where it is missing or not UTF-8."""
+        try:
+            return self.path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PocketVLMError(f"{self.root / name} cannot be read ({error}): export it again") from error
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The JSON object in a listed file; raises `PocketVLMError` where there is none."""
+        try:
+            data = json.loads(self.read_text(name))
+        except (ValueError, RecursionError) as error:
+            raise PocketVLMError(f"{self.root / name} is not valid JSON ({error}): export it again") from error
+        if not isinstance(data, dict):
+            raise PocketVLMError(f"{self.root / name} holds no JSON object: export it again")
+        return data
 
 
 def _read_manifest(root: Path) -> Manifest:

@@ -9,13 +9,13 @@ import os
 import re
 import stat
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 from pocketvlm.artifact.manifest import FileEntry
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.files import replace_file
 
 Check = Literal["auto", "full", "sizes"]
 
@@ -121,9 +121,6 @@ def _write_memory(memory: dict[str, list[int | str]]) -> None:
     try:
         target = cache_file()
         target.parent.mkdir(parents=True, exist_ok=True)
-        kept = dict(list(memory.items())[-_REMEMBERED:])
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as stream:
-            json.dump(kept, stream)
-        Path(stream.name).replace(target)
+        replace_file(target, json.dumps(dict(list(memory.items())[-_REMEMBERED:])).encode())
     except (OSError, RuntimeError) as error:
         _log.debug("checksums are not remembered: %s", error)

@@ -1,0 +1,138 @@
+"""Knows `pocketvlm inspect`: what an artifact holds, and a drawing of what it looks at."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pocketvlm.errors import PocketVLMError
+from pocketvlm.files import replace_file
+
+if TYPE_CHECKING:
+    from pocketvlm.artifact import Artifact, Manifest
+
+
+@click.command(epilog="Example: pocketvlm inspect my-artifact --image photo.jpg --overlay kept.png")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="A picture to show the kept patches of.")
+@click.option("--overlay", type=click.Path(path_type=Path), metavar="OUT.png", help="Where to draw them.")
+@click.option("--budget", type=int, metavar="K", help="Visual tokens to keep; the artifact's default if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def inspect(directory: Path, image: Path | None, overlay: Path | None, budget: int | None, as_json: bool) -> None:
+    """Show the graphs, sizes, budgets, precisions and parity figures of the artifact in DIR.
+
+    With --image and --overlay, draw which patches of a picture are kept: those in colour, the others dimmed.
+    """
+    from pocketvlm.artifact import Artifact
+
+    if (image is None) != (overlay is None):
+        raise click.UsageError("--image and --overlay go together")
+    artifact = Artifact.open(directory, allow_rejected=True)
+    kept: dict[str, Any] = {}
+    if image is not None and overlay is not None:
+        kept = draw_overlay(artifact, image, overlay, budget)
+    if as_json:
+        click.echo(json.dumps(facts(artifact.manifest) | kept, ensure_ascii=False))
+        return
+    for line in describe(artifact.manifest):
+        click.echo(line)
+    if kept:
+        click.echo(f"overlay    {kept['overlay']}: {len(kept['kept_indices'])} patches kept")
+
+
+def draw_overlay(artifact: Artifact, image: Path, overlay: Path, budget: int | None) -> dict[str, Any]:
+    """Write the drawing as PNG in one step; returns ``overlay`` (its path) and ``kept_indices`` in raster order."""
+    from pocketvlm.overlay import draw_kept
+    from pocketvlm.pictures import open_picture
+    from pocketvlm.preprocessing import Preprocessor
+    from pocketvlm.vision import VisionEncoder
+
+    preprocessor = Preprocessor.from_artifact(artifact)
+    picture = open_picture(image)
+    encoder = VisionEncoder.open(artifact, budget=budget)
+    pruning = artifact.manifest.pruning
+    features = encoder.encode(preprocessor(picture)[None]).narrow(pruning.default_budget if budget is None else budget)
+    indices, scores = features.kept_indices[0], features.kept_scores[0]
+    drawing = draw_kept(preprocessor.resize_and_crop(picture), indices, scores, pruning.tokens_before)
+    encoded = io.BytesIO()
+    drawing.save(encoded, format="PNG")
+    try:
+        replace_file(overlay, encoded.getvalue())
+    except OSError as error:
+        raise PocketVLMError(f"{overlay} cannot be written ({error.strerror}): give another --overlay") from error
+    return {"overlay": str(overlay), "kept_indices": indices.tolist()}
+
+
+def facts(manifest: Manifest) -> dict[str, Any]:
+    """The manifest, with ``bytes`` (of all files) and ``graph_bytes`` (of each graph with its data file) added."""
+    data = manifest.to_dict()
+    data["bytes"] = sum(entry.bytes for entry in manifest.files.values())
+    data["graph_bytes"] = {name: graph_bytes(manifest, name) for _, name in graphs(manifest)}
+    return data
+
+
+def graphs(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """(what it is, file name) of each graph."""
+    for budget, by_precision in sorted(manifest.vision.graphs.items(), reverse=True):
+        for precision, name in by_precision.items():
+            yield f"vision k={budget} {precision}", name
+    for precision, name in manifest.decoder.embed.items():
+        yield f"embed {precision}", name
+    for precision, name in manifest.decoder.graphs.items():
+        yield f"decoder {precision}", name
+
+
+def graph_bytes(manifest: Manifest, name: str) -> int:
+    """Bytes of a graph and the data file that bears its name; further budgets share the first one's data file."""
+    return sum(manifest.files[file].bytes for file in (name, f"{name}_data") if file in manifest.files)
+
+
+def describe(manifest: Manifest) -> Iterator[str]:
+    """Lines for people."""
+    source, pruning, decoder, parity = manifest.source, manifest.pruning, manifest.decoder, manifest.parity
+    commit = f" at {source.commit}" if source.commit else ""
+    yield f"source     {source.model}{commit} ({source.family}, licence {source.license or 'not stated'})"
+    budgets = ", ".join(f"{k}{' (default)' if k == pruning.default_budget else ''}" for k in pruning.budgets)
+    before = f"{pruning.tokens_before} tokens a picture"
+    yield f"pruning    {pruning.method}, {before} -> {budgets}, {pruning.positions} positions"
+    height, width = manifest.vision.image_size
+    yield f"pictures   {width}x{height} pixels"
+    yield (
+        f"decoder    {', '.join(decoder.engines)}: {decoder.layers} layers, hidden {decoder.hidden}, "
+        f"{decoder.kv_heads} KV heads of {decoder.head_dim}, vocabulary {decoder.vocab}, context {decoder.context}"
+    )
+    for what, name in graphs(manifest):
+        yield f"graph      {what:<20} {size_text(graph_bytes(manifest, name)):>10}  {name}"
+    total = sum(entry.bytes for entry in manifest.files.values())
+    yield f"files      {len(manifest.files)}, {size_text(total)} in all"
+    yield f"parity     {'passed' if parity.passed else 'FAILED, not for use'} against {parity.reference}"
+    for part, figures in (("vision", parity.vision), ("decoder", parity.decoder), *parity.by_precision.items()):
+        if figures:
+            yield f"           {part}: {_figures(figures)}"
+    makers = ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())
+    yield f"made by    {makers or 'not stated'}"
+    yield f"id         {manifest.artifact_id}"
+
+
+def size_text(size: int) -> str:
+    """Bytes for people, in decimal units."""
+    value = float(size)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def _figures(figures: Any) -> str:
+    if not isinstance(figures, dict):
+        return str(figures)
+    return ", ".join(
+        f"{key} {value:.2g}" if isinstance(value, float) else f"{key} {_figures(value)}"
+        for key, value in figures.items()
+    )

@@ -1,0 +1,79 @@
+"""Knows `pocketvlm verify`: that an artifact is whole, opens, and (on request) still equals its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pocketvlm.errors import PocketVLMError
+
+if TYPE_CHECKING:
+    from pocketvlm.artifact import Artifact
+
+
+@click.command(epilog="Example: pocketvlm verify my-artifact --against llava-hf/llava-1.5-7b-hf")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--against", metavar="MODEL", help="Also compare with this checkpoint: a folder, a hub id or demo.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(directory: Path, against: str | None, as_json: bool) -> None:
+    """Check every file, checksum and graph of the artifact in DIR.
+
+    With --against, run the checkpoint in transformers too and compare; this needs pocketvlm[export].
+    """
+    from pocketvlm.artifact import Artifact
+
+    artifact = Artifact.open(directory, check="full")
+    result = check_contents(artifact)
+    if against is not None:
+        result["against"] = {"model": against, **_reference()(directory, against)}
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False))
+        return
+    click.echo(f"{directory}: {result['files']} files and {len(result['graphs'])} graphs are whole")
+    if against is not None:
+        click.echo(f"equal to {against} within the bounds of the parity check")
+        click.echo(json.dumps(result["against"], indent=2, ensure_ascii=False))
+
+
+def check_contents(artifact: Artifact) -> dict[str, Any]:
+    """Open each graph and the prompt and picture settings; raises `PocketVLMError` at the first that is not sound."""
+    from pocketvlm.artifact import metadata
+    from pocketvlm.preprocessing import Preprocessor
+    from pocketvlm.prompts import Prompter
+    from pocketvlm.sessions import open_session
+
+    manifest = artifact.manifest
+    wanted: list[tuple[str, str, int | None]] = [
+        (name, metadata.VISION_ENCODER, budget)
+        for budget, by_precision in manifest.vision.graphs.items()
+        for name in by_precision.values()
+    ]
+    wanted += [(name, metadata.EMBED_TOKENS, None) for name in manifest.decoder.embed.values()]
+    wanted += [(name, metadata.DECODER, None) for name in manifest.decoder.graphs.values()]
+    for name, kind, budget in wanted:
+        open_session(artifact, name, kind, budget=budget)
+    Preprocessor.from_artifact(artifact)
+    Prompter.from_artifact(artifact)
+    return {
+        "artifact_id": manifest.artifact_id,
+        "files": len(manifest.files),
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "graphs": [name for name, _, _ in wanted],
+        "parity": manifest.to_dict()["parity"],
+    }
+
+
+def _reference() -> Any:
+    """``verify_against(artifact_dir, model) -> dict`` of the exporter."""
+    found = [entry for entry in entry_points(group="pocketvlm.references") if entry.name == "transformers"]
+    try:
+        if found:
+            return found[0].load()
+        reason = "no reference is registered"
+    except (ImportError, AttributeError) as error:
+        reason = str(error)
+    raise PocketVLMError(f"--against needs the exporter ({reason}): pip install 'pocketvlm[export]'")

@@ -1,0 +1,117 @@
+"""Knows the ONNX decoder: the embedding graph, the merged graph for prefill and decode, and the cache between runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from pocketvlm.artifact import Artifact, metadata
+from pocketvlm.artifact.manifest import DecoderSpec
+from pocketvlm.decoders import EmbeddingSegment, Segment, check_room
+from pocketvlm.errors import PocketVLMError
+from pocketvlm.sessions import open_session, ort_errors, require_names
+from pocketvlm.vision import pick_precision
+
+
+class OnnxDecoder:
+    """`pocketvlm.decoders.Decoder` on ONNX Runtime.
+
+    The cache stays inside ONNX Runtime: each run's ``present`` outputs are the next run's ``past_key_values`` inputs
+    as OrtValues, float32 (1, kv_heads, position, head_dim), and never become numpy arrays.
+    """
+
+    def __init__(self, spec: DecoderSpec, embed: ort.InferenceSession, decoder: ort.InferenceSession) -> None:
+        kinds = [(layer, kind) for layer in range(spec.layers) for kind in ("key", "value")]
+        self._past = [f"past_key_values.{layer}.{kind}" for layer, kind in kinds]
+        self._outputs = ["logits", *(f"present.{layer}.{kind}" for layer, kind in kinds)]
+        fixed = ["inputs_embeds", "attention_mask", "position_ids"]
+        require_names("the embedding graph", [x.name for x in embed.get_inputs()], ["input_ids"])
+        require_names("the decoder graph", [x.name for x in decoder.get_inputs()], fixed + self._past)
+        require_names("the decoder graph", [x.name for x in decoder.get_outputs()], self._outputs)
+        self._spec = spec
+        self._embed = embed
+        self._decoder = decoder
+        self._cache: list[ort.OrtValue] = []
+        self.context = spec.context
+        self.position = 0
+        self.timings_ms: dict[str, float] = {}
+
+    @classmethod
+    def open(cls, artifact: Artifact, *, precision: str | None = None, threads: int | None = None) -> Self:
+        """Open both graphs; the embedding graph takes the decoder's precision where it has it, else its default."""
+        spec = artifact.manifest.decoder
+        graph = pick_precision(spec.graphs, precision, "decoder")
+        table = pick_precision(spec.embed, precision if precision in spec.embed else None, "embedding graph")
+        return cls(
+            spec,
+            open_session(artifact, table, metadata.EMBED_TOKENS, threads=threads),
+            open_session(artifact, graph, metadata.DECODER, threads=threads),
+        )
+
+    def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
+        """See `Decoder.prefill`: one run over all segments."""
+        total = sum(len(segment) for segment in segments)
+        if total == 0:
+            raise PocketVLMError("nothing to prefill: the prompt has no tokens")
+        check_room(self.position, total, self.context)
+        started = time.perf_counter()
+        inputs_embeds = np.concatenate([self._embeddings(segment) for segment in segments])  # (n, hidden)
+        embedded = time.perf_counter()
+        logits = self._run(inputs_embeds)
+        done = time.perf_counter()
+        self.timings_ms = {"embed": (embedded - started) * 1e3, "prefill": (done - embedded) * 1e3}
+        return logits
+
+    def decode(self, token_id: int) -> npt.NDArray[np.float32]:
+        """See `Decoder.decode`."""
+        check_room(self.position, 1, self.context)
+        return self._run(self._look_up(np.array([token_id], dtype=np.int64)))
+
+    def reset(self) -> None:
+        """See `Decoder.reset`."""
+        self._cache = []
+        self.position = 0
+
+    def _embeddings(self, segment: Segment) -> npt.NDArray[np.float32]:
+        if isinstance(segment, EmbeddingSegment):
+            width = segment.inputs_embeds.shape[-1]
+            if width != self._spec.hidden:
+                raise PocketVLMError(
+                    f"image features are {width} wide, the decoder reads {self._spec.hidden}: "
+                    "the vision graph belongs to another model, export it again"
+                )
+            return segment.inputs_embeds
+        return self._look_up(segment.ids)
+
+    def _look_up(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Token embeddings, float32 (n, hidden)."""
+        with ort_errors("the embedding graph failed"):
+            inputs_embeds: npt.NDArray[np.float32] = self._embed.run(None, {"input_ids": ids[None]})[0][0]
+        return inputs_embeds
+
+    def _run(self, inputs_embeds: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Append (n, hidden) embeddings; the cache and the position move only when the run succeeds."""
+        n = len(inputs_embeds)
+        feed = {
+            "inputs_embeds": inputs_embeds[None],
+            "attention_mask": np.ones((1, self.position + n), dtype=np.int64),
+            "position_ids": np.arange(self.position, self.position + n, dtype=np.int64)[None],
+        }
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
+        values |= zip(self._past, self._cache or self._empty_cache(), strict=True)
+        with ort_errors("the decoder graph failed"):
+            logits, *present = self._decoder.run_with_ort_values(self._outputs, values)
+        self._cache = present
+        self.position += n
+        last: npt.NDArray[np.float32] = logits.numpy().reshape(-1, self._spec.vocab)[-1]
+        return last
+
+    def _empty_cache(self) -> list[ort.OrtValue]:
+        shape = (1, self._spec.kv_heads, 0, self._spec.head_dim)
+        empty = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=np.float32))
+        return [empty] * len(self._past)

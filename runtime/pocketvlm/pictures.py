@@ -1,0 +1,137 @@
+"""Knows how a picture from anywhere becomes upright 8-bit RGB, and what is refused before it is decoded."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from pocketvlm.errors import PocketVLMError
+
+Picture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
+
+# Raster formats only: Pillow would hand EPS to Ghostscript, and others read further files.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
+# What Pillow's decoders raise on bytes that are not what their header promises.
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+@dataclass(frozen=True)
+class PictureLimits:
+    """What is refused before decoding: size of the file in bytes, size of the picture in pixels."""
+
+    max_bytes: int = 64 << 20
+    max_pixels: int = 100_000_000
+
+
+def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image.Image:
+    """Read a picture as an upright RGB image.
+
+    EXIF orientation is applied, the first frame of an animation is taken, 16-bit samples keep their upper byte, and
+    transparency is composited onto white, as transformers' image processors do since version 5.
+
+    Args:
+        picture: a path, the bytes of a file, a PIL image, or uint8 (height, width[, 1 | 3 | 4]).
+        limits: caps on bytes and pixels; None takes the defaults of `PictureLimits`.
+
+    Raises:
+        PocketVLMError: no such file, beyond a limit, empty, truncated, or no picture; it names the file.
+    """
+    limits = limits or PictureLimits()
+    if isinstance(picture, np.ndarray):
+        return _upright_rgb(_from_array(picture, limits), "the array")
+    if isinstance(picture, Image.Image):
+        _check_pixels(picture, "the picture", limits)
+        return _upright_rgb(picture, "the picture")
+    name, data = _read(picture, limits)
+    try:
+        Image.init()  # registers all formats, so that those this Pillow lacks can be left out
+        image = Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN])
+    except _DECODE_ERRORS as error:
+        raise PocketVLMError(
+            f"{name} is not a picture this can read: give JPEG, PNG, WebP, GIF, BMP or TIFF"
+        ) from error
+    with image:
+        _check_pixels(image, name, limits)
+        return _upright_rgb(image, name)
+
+
+def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tuple[str, bytes]:
+    """A name for messages, and the bytes: never more than the limit is read, whatever the file grows to."""
+    if isinstance(picture, bytes):
+        name, data = "the picture", picture
+    else:
+        name = os.fspath(picture)
+        try:
+            with Path(name).open("rb") as stream:
+                data = stream.read(limits.max_bytes + 1)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            reason = getattr(error, "strerror", None) or error
+            raise PocketVLMError(f"picture {name} cannot be read: {reason}") from error
+    if not data:
+        raise PocketVLMError(f"{name} is empty: give a picture file")
+    if len(data) > limits.max_bytes:
+        raise PocketVLMError(f"{name} has more than {limits.max_bytes} bytes, the limit: give a smaller file")
+    return name, data
+
+
+def _check_pixels(image: Image.Image, name: str, limits: PictureLimits) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise PocketVLMError(f"{name} has {width}x{height} pixels, the limit is {limits.max_pixels}: scale it down")
+    if width == 0 or height == 0:
+        raise PocketVLMError(f"{name} has {width}x{height} pixels: give a picture that is not empty")
+
+
+def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if "A" in upright.getbands() or upright.info.get("transparency") is not None:
+            upright = upright.convert("RGBA")
+            white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, upright).convert("RGB")
+        return _to_8_bits(upright).convert("RGB")
+    except _DECODE_ERRORS as error:
+        raise PocketVLMError(f"{name} is damaged or truncated ({error}): give the whole picture") from error
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey to 8-bit grey; Pillow's own conversion of these modes clips at 255."""
+    if not image.mode.startswith("I"):
+        return image
+    samples = np.asarray(image).astype(np.int64)
+    # Older Pillow opens 16-bit PNG as 32-bit "I": there the range of the values tells the depth.
+    shift = 8 if image.mode != "I" or samples.max() > 255 else 0
+    return Image.fromarray(np.clip(samples >> shift, 0, 255).astype(np.uint8))
+
+
+def _from_array(array: npt.NDArray[np.uint8], limits: PictureLimits) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise PocketVLMError(
+            f"an array of {array.dtype} {array.shape} is no picture: give uint8 (height, width, 1|3|4)"
+        )
+    height, width = array.shape[:2]
+    if not 0 < height * width <= limits.max_pixels:
+        raise PocketVLMError(f"the array has {width}x{height} pixels: give 1 to {limits.max_pixels}")
+    return Image.fromarray(array)

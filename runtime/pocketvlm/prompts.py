@@ -1,0 +1,127 @@
+"""Knows how a question and its pictures become token ids, equal to those of the checkpoint's own processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from pocketvlm.artifact import Artifact
+from pocketvlm.decoders import EmbeddingSegment, Segment, TokenSegment
+from pocketvlm.errors import PocketVLMError
+from pocketvlm.templates import ChatTemplate
+
+PLACEHOLDER = "<image>"  # what people type where a picture belongs
+
+Message = Mapping[str, Any]
+
+
+class Prompter:
+    """Chat template and tokenizer of an artifact.
+
+    The ids equal ``processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)`` of
+    transformers, with ``slots`` image tokens a picture. As there, special tokens typed by a user are read as special
+    tokens: an application that passes on text from strangers strips them first.
+    """
+
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, template: ChatTemplate, image_token_id: int, bos_token: str | None
+    ) -> None:
+        image_token = tokenizer.id_to_token(image_token_id)
+        if image_token is None or tokenizer.encode(image_token, add_special_tokens=False).ids != [image_token_id]:
+            raise PocketVLMError(f"the tokenizer has no image token {image_token_id}: export the artifact again")
+        # As transformers, whatever tokenizer.json says: a prompt is never cut or padded.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.tokenizer = tokenizer
+        self.image_token_id = image_token_id
+        self._image_token = image_token
+        self._template = template
+        self._bos_token = bos_token
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> Self:
+        """Read tokenizer.json, tokenizer_config.json and the chat template; raises `PocketVLMError`."""
+        config = artifact.read_json("tokenizer_config.json") if artifact.has("tokenizer_config.json") else {}
+        special = _special_tokens(config)
+        text = artifact.read_text("tokenizer.json")
+        try:
+            tokenizer = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the tokenizers library raises the bare base class
+            raise PocketVLMError(f"{artifact.root}/tokenizer.json cannot be read ({error}): export it again") from error
+        template = ChatTemplate(_template_source(artifact, config), special)
+        return cls(tokenizer, template, artifact.manifest.decoder.image_token_id, special.get("bos_token"))
+
+    def encode(self, prompt: str, pictures: int = 0, slots: int = 1) -> npt.NDArray[np.int64]:
+        """Token ids int64 (n,) of one question; every picture takes ``slots`` image tokens.
+
+        ``<image>`` in the prompt places a picture there, in order; without any, pictures come first, where the chat
+        template puts them.
+
+        Raises:
+            PocketVLMError: the prompt places another number of pictures than are given.
+        """
+        return self.encode_messages(self.messages(prompt, pictures), pictures, slots)
+
+    def messages(self, prompt: str, pictures: int) -> list[Message]:
+        """The conversation that `encode` renders."""
+        placed = prompt.count(PLACEHOLDER)
+        if placed not in (0, pictures):
+            raise PocketVLMError(
+                f"the prompt places {placed} pictures ({PLACEHOLDER}) but {pictures} are given: "
+                f"give as many, or no {PLACEHOLDER} at all to put pictures first"
+            )
+        text = {"type": "text", "text": prompt.replace(PLACEHOLDER, self._image_token)}
+        first = [] if placed else [{"type": "image"}] * pictures
+        return [{"role": "user", "content": [*first, text]}]
+
+    def encode_messages(self, messages: Sequence[Message], pictures: int, slots: int) -> npt.NDArray[np.int64]:
+        """As `encode`, for a conversation in the form that chat templates read."""
+        text = self._template.render(messages)
+        # One pass, and no second BOS where the template has written one already.
+        add_special = not (self._bos_token and text.startswith(self._bos_token))
+        ids = np.array(self.tokenizer.encode(text, add_special_tokens=add_special).ids, dtype=np.int64)
+        is_image = ids == self.image_token_id
+        if (found := int(is_image.sum())) != pictures:
+            raise PocketVLMError(
+                f"the rendered prompt holds {found} {self._image_token} for {pictures} pictures: "
+                f"the chat template does not take pictures here, or the text contains {self._image_token}"
+            )
+        return np.repeat(ids, np.where(is_image, slots, 1))
+
+    def segments(self, ids: npt.NDArray[np.int64], features: Iterable[npt.NDArray[np.float32]]) -> list[Segment]:
+        """Cut ids at the image slots and put each picture's features, float32 (slots, hidden), in their place."""
+        segments: list[Segment] = []
+        at = 0
+        for feature in features:
+            start = at + int(np.argmax(ids[at:] == self.image_token_id))
+            if start > at:
+                segments.append(TokenSegment(ids[at:start]))
+            segments.append(EmbeddingSegment(feature))
+            at = start + len(feature)
+        if at < len(ids):
+            segments.append(TokenSegment(ids[at:]))
+        return segments
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """``bos_token`` and its like from tokenizer_config.json, where each is a text or an object with ``content``."""
+    named = {key: value for key, value in config.items() if key.endswith("_token")}
+    texts = {key: value.get("content") if isinstance(value, dict) else value for key, value in named.items()}
+    return {key: text for key, text in texts.items() if isinstance(text, str)}
+
+
+def _template_source(artifact: Artifact, tokenizer_config: Mapping[str, Any]) -> str:
+    """The chat template, looked for where transformers looks, the processor's before the tokenizer's."""
+    if artifact.has("chat_template.jinja"):
+        return artifact.read_text("chat_template.jinja")
+    processor_config = artifact.read_json("processor_config.json") if artifact.has("processor_config.json") else {}
+    for config in (processor_config, tokenizer_config):
+        if isinstance(source := config.get("chat_template"), str):
+            return source
+    raise PocketVLMError(
+        f"{artifact.root} has no chat_template.jinja: export it from a checkpoint with a chat template"
+    )

@@ -1,0 +1,101 @@
+"""Knows how an ONNX Runtime session is opened, the only place that does: options, metadata check, errors for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from pocketvlm.artifact import Artifact, Manifest, metadata
+from pocketvlm.errors import PocketVLMError
+
+# ONNX Runtime's status exceptions share no base class of their own; not every release has all of them.
+_STATUS = [
+    "Fail",
+    "InvalidArgument",
+    "NoSuchFile",
+    "NoModel",
+    "EngineError",
+    "RuntimeException",
+    "InvalidProtobuf",
+    "ModelLoaded",
+    "NotImplemented",
+    "InvalidGraph",
+    "EPFail",
+    "NotFound",
+]
+_ORT_ERRORS: tuple[type[Exception], ...] = (
+    *(getattr(ort_state, name) for name in _STATUS if hasattr(ort_state, name)),
+    RuntimeError,
+    ValueError,
+)
+_ERRORS_ONLY = 3  # log severity: warnings about a graph's nodes are of no use to whoever asks a question
+
+
+def open_session(
+    artifact: Artifact, name: str, kind: str, *, budget: int | None = None, threads: int | None = None
+) -> ort.InferenceSession:
+    """Open one graph of an artifact on the CPU.
+
+    External weights lie beside the graph and are memory-mapped by ONNX Runtime. No session option is read from the
+    artifact: a graph may carry options in its metadata, which ONNX Runtime ignores unless asked.
+
+    Args:
+        artifact: the opened artifact; ``name`` must be listed in its manifest.
+        name: file name inside the artifact.
+        kind: what the graph must be, one of `metadata.GRAPH_KINDS`.
+        budget: the k that the graph must carry, for vision graphs.
+        threads: intra-op threads; None leaves ONNX Runtime's default (the physical cores).
+
+    Raises:
+        PocketVLMError: the file is no graph, or belongs to another artifact, budget or role.
+    """
+    if threads is not None and threads < 1:
+        raise PocketVLMError(f"threads={threads}: expected at least 1, or none for the machine's default")
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    path = artifact.path(name)
+    with ort_errors(f"{artifact.root / name} cannot be opened by ONNX Runtime {ort.__version__}"):
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    _check_metadata(f"{artifact.root / name}", session, artifact.manifest, kind, budget)
+    return session
+
+
+@contextmanager
+def ort_errors(what: str) -> Iterator[None]:
+    """Turn what ONNX Runtime raises into a one-line `PocketVLMError` that begins with ``what``."""
+    try:
+        yield
+    except _ORT_ERRORS as error:
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise PocketVLMError(f"{what}: {first_line[:300]}") from error
+
+
+def require_names(name: str, found: list[str], expected: list[str]) -> None:
+    """Refuse a graph that lacks inputs or outputs this runtime relies on."""
+    if missing := [item for item in expected if item not in found]:
+        raise PocketVLMError(f"{name} has no {', '.join(missing)}: the graph is not one of ours, export it again")
+
+
+def _check_metadata(
+    name: str, session: ort.InferenceSession, manifest: Manifest, kind: str, budget: int | None
+) -> None:
+    stamped: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+    expected = {metadata.ARTIFACT_ID: manifest.artifact_id, metadata.GRAPH: kind}
+    if budget is not None:
+        expected |= {metadata.BUDGET: str(budget), metadata.PRUNER: manifest.pruning.method}
+    for key, value in expected.items():
+        if (found := stamped.get(key)) != value:
+            raise PocketVLMError(
+                f"{name} carries {key}={_short(found)}, the manifest says {_short(value)}: "
+                "files of two artifacts are mixed, copy or export it again"
+            )
+
+
+def _short(value: str | None) -> str:
+    """A digest abbreviated as git does; other values as they are."""
+    return "nothing" if value is None else value if len(value) < 40 else value[:12]

@@ -1,0 +1,26 @@
+"""The demo checkpoint, exported once for all end-to-end tests."""
+
+from pathlib import Path
+
+import pytest
+from pocketvlm_export import ExportOptions, export
+from train_demo.__main__ import DEMO
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def examples() -> Path:
+    return ROOT / "examples"
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint() -> Path:
+    return DEMO
+
+
+@pytest.fixture(scope="session")
+def demo_artifact(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "artifact"
+    export("demo", folder, ExportOptions(budgets=(36, 144)))
+    return folder

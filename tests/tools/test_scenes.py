@@ -1,0 +1,41 @@
+"""The demo's scenes: right answers, nothing ambiguous, splits apart."""
+
+import numpy as np
+from train_demo.scenes import CELL, KINDS, NUMBERS, SPLITS, make_scene, question_set, questions, render, scene_rng
+
+
+def test_answers_follow_from_the_scene():
+    for index in range(300):
+        rng = scene_rng("validation", index)
+        scene = make_scene(rng)
+        asked = list(questions(scene, rng))
+        assert [q.kind for q in asked] == list(KINDS)
+        by_kind = {q.kind: q for q in asked}
+        names = {(t.colour, t.kind) for t in scene.things}
+        assert len({t.colour for t in scene.things}) == len({t.kind for t in scene.things}) == len(scene.things)
+        assert by_kind["count"].answer == NUMBERS[len(scene.things)]
+        colour, kind = by_kind["presence"].text.removeprefix("Is there a ").removesuffix("?").split()
+        assert (by_kind["presence"].answer == "yes") == ((colour, kind) in names)
+        assert all(t.name in by_kind["description"].answer and t.place in by_kind["description"].answer for t in scene.things)
+
+
+def test_objects_show_their_colour_in_their_cell():
+    for index in range(50):
+        scene = make_scene(scene_rng("validation", index), count=1)
+        (thing,) = scene.things
+        pixels = np.asarray(render(scene), dtype=float)
+        saturation = pixels.max(2) - pixels.min(2) if thing.colour != "white" else pixels.min(2)
+        y, x = np.unravel_index(saturation.argmax(), saturation.shape)
+        assert abs(x - (thing.cell % 3 + 0.5) * CELL) <= CELL / 2 + 3
+        assert abs(y - (thing.cell // 3 + 0.5) * CELL) <= CELL / 2 + 3
+
+
+def test_scenes_depend_on_split_and_index_alone():
+    again = [make_scene(scene_rng("test", i)) for i in range(20)]
+    assert again == [make_scene(scene_rng("test", i)) for i in range(20)]
+    scenes = {split: {repr(make_scene(scene_rng(split, i))) for i in range(200)} for split in SPLITS}
+    assert all(not scenes[a] & scenes[b] for a in SPLITS for b in SPLITS if a < b)
+
+
+def test_a_question_set_takes_the_kinds_in_turn():
+    assert [question.kind for _, question in question_set("test", 14)] == [*KINDS, *KINDS]

@@ -45,7 +45,7 @@ def draw_kept(
     weights[kept_indices] = _WEAKEST + (1 - _WEAKEST) * (rank + 1) / len(rank)
     weight = _enlarge(weights.reshape(rows, columns), size)[:, :, None]
     drawing = grey + (colour - grey) * weight
-    drawing[_borders(weight[:, :, 0] > 0, thickness=max(1, scale // 2))] = _OUTLINE
+    drawing[_borders(weight[:, :, 0] > 0, thickness=max(2, max(size) // 256))] = _OUTLINE
     return Image.fromarray(drawing.clip(0, 255).astype(np.uint8))
 
 

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pocketvlm.errors import PocketVLMError
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
-# Raster formats only: Pillow would hand EPS to Ghostscript, and others read further files.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
+# Raster formats only: Pillow would hand EPS to Ghostscript, and others read further files. The common ones are tried
+# first, as importing the plug-ins of the others takes Pillow a tenth of a second.
+_COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")
+_RARE = ("WEBP", "TIFF", "AVIF", "JPEG2000", "ICO")
 # What Pillow's decoders raise on bytes that are not what their header promises.
 _DECODE_ERRORS = (
     OSError,
@@ -64,8 +66,7 @@ def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image
         return _upright_rgb(picture, "the picture")
     name, data = _read(picture, limits)
     try:
-        Image.init()  # registers all formats, so that those this Pillow lacks can be left out
-        image = Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN])
+        image = _identify(data)
     except _DECODE_ERRORS as error:
         raise PocketVLMError(
             f"{name} is not a picture this can read: give JPEG, PNG, WebP, GIF, BMP or TIFF"
@@ -73,6 +74,15 @@ def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image
     with image:
         _check_pixels(image, name, limits)
         return _upright_rgb(image, name)
+
+
+def _identify(data: bytes) -> Image.Image:
+    """Read the header only; pixels are decoded when they are asked for."""
+    try:
+        return Image.open(io.BytesIO(data), formats=_COMMON)
+    except UnidentifiedImageError:
+        Image.init()  # registers the rest, as far as this build of Pillow has them
+        return Image.open(io.BytesIO(data), formats=[name for name in _RARE if name in Image.OPEN])
 
 
 def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tuple[str, bytes]:

@@ -57,6 +57,7 @@ class Preprocessor:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read a CLIPImageProcessor configuration; raises `PocketVLMError` for one this cannot follow."""
+        config = {key: value for key, value in config.items() if value is not None}  # null means the default
         try:
             shortest_edge, resize_to = _resize_target(config) if config.get("do_resize", True) else (None, None)
             crop = config.get("crop_size", 224) if config.get("do_center_crop", True) else None
@@ -100,6 +101,8 @@ def _resize_target(config: Mapping[str, Any]) -> tuple[int | None, tuple[int, in
     size = config.get("size", {"shortest_edge": 224})
     if isinstance(size, int):
         size = {"shortest_edge": size}
+    if not isinstance(size, Mapping):
+        raise TypeError(f"size {size!r}")
     if size.get("longest_edge") or size.get("max_height"):
         raise ValueError(f"size {dict(size)}: only shortest_edge, or height and width")
     if "shortest_edge" in size:

@@ -71,8 +71,8 @@ class Prompter:
         placed = prompt.count(PLACEHOLDER)
         if placed not in (0, pictures):
             raise PocketVLMError(
-                f"the prompt places {placed} pictures ({PLACEHOLDER}) but {pictures} are given: "
-                f"give as many, or no {PLACEHOLDER} at all to put pictures first"
+                f"the prompt has {placed} {PLACEHOLDER} for {pictures} pictures: "
+                f"give as many pictures, or no {PLACEHOLDER} at all to put them first"
             )
         text = {"type": "text", "text": prompt.replace(PLACEHOLDER, self._image_token)}
         first = [] if placed else [{"type": "image"}] * pictures

@@ -102,6 +102,13 @@ class VisionEncoder:
         session = open_session(artifact, name, metadata.VISION_ENCODER, budget=k, threads=threads)
         return cls(session, k, nested=is_nested(manifest))
 
+    def check_budget(self, budget: int) -> int:
+        """Return ``budget`` if this graph serves it; raises `PocketVLMError` with what it serves."""
+        if budget == self.budget or (self.nested and 1 <= budget < self.budget):
+            return budget
+        served = f"1..{self.budget}" if self.nested else f"{self.budget} only"
+        raise PocketVLMError(f"budget {budget} is not served by the loaded graph ({served}): load with that budget")
+
     def encode(self, pixel_values: npt.NDArray[np.float32]) -> VisionFeatures:
         """Run the graph on ``pixel_values`` float32 (batch, 3, height, width), normalised as preprocessing does."""
         with ort_errors("the vision graph failed"):
@@ -118,14 +125,16 @@ def pick_graph(manifest: Manifest, budget: int | None) -> int:
     """The exported k that serves ``budget``: equal, or the smallest larger one where the method is nested."""
     exported = sorted(manifest.vision.graphs)
     wanted = manifest.pruning.default_budget if budget is None else budget
+    if not 1 <= wanted <= manifest.pruning.tokens_before:
+        raise PocketVLMError(f"budget {wanted} is not within 1..{manifest.pruning.tokens_before}, a picture's tokens")
     if wanted in exported:
         return wanted
-    larger = [k for k in exported if k > wanted >= 1]
+    larger = [k for k in exported if k > wanted]
     if larger and is_nested(manifest):
         return larger[0]
     served = f"1..{exported[-1]}" if is_nested(manifest) else " or ".join(map(str, exported))
     raise PocketVLMError(
-        f"budget {wanted} cannot be served: this artifact serves {served} of {manifest.pruning.tokens_before} tokens; "
+        f"budget {wanted} is not in this artifact, which serves {served} of {manifest.pruning.tokens_before} tokens: "
         f"choose one of these or export again with --budget {wanted}"
     )
 

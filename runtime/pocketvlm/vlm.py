@@ -100,7 +100,7 @@ class VLM:
         encoder = VisionEncoder.open(artifact, budget=budget, precision=vision_precision, threads=threads)
         engine = open_decoder(artifact, engine=decoder, precision=decoder_precision, threads=threads)
         vlm = cls(artifact, encoder, engine, limits)
-        vlm._budget = vlm._checked_budget(budget if budget is not None else artifact.manifest.pruning.default_budget)
+        vlm._budget = artifact.manifest.pruning.default_budget if budget is None else budget
         vlm._load_ms = _ms_since(started)
         return vlm
 
@@ -145,7 +145,7 @@ class VLM:
         if max_new_tokens < 1:
             raise PocketVLMError(f"max_new_tokens {max_new_tokens}: expected at least 1")
         sampler = Sampler(temperature, top_p, seed)
-        budget = self._checked_budget(self._budget if budget is None else budget)
+        budget = self._encoder.check_budget(self._budget if budget is None else budget)
         if isinstance(images, (str, bytes, os.PathLike)):
             raise PocketVLMError("images is a single picture: give a list of pictures")
         ids = self._prompter.encode(prompt, len(images), budget)
@@ -217,15 +217,6 @@ class VLM:
         """Each picture by itself: memory stays that of one, and a quantized graph's activation scales, taken over the
         whole batch, do not let one picture change another's features."""
         return [self._encoder.encode(pixels[None]).narrow(request.budget) for pixels in request.pixel_values]
-
-    def _checked_budget(self, budget: int) -> int:
-        most = self._encoder.budget
-        if isinstance(budget, bool) or not isinstance(budget, int):
-            raise PocketVLMError(f"budget {budget!r}: expected a whole number of visual tokens")
-        if budget == most or (self._encoder.nested and 1 <= budget <= most):
-            return budget
-        served = f"1..{most}" if self._encoder.nested else f"{most} only"
-        raise PocketVLMError(f"budget {budget} is not served by the loaded graph ({served}): load with budget={budget}")
 
     def _check_image_size(self, pixel_values: Sequence[npt.NDArray[np.float32]]) -> None:
         expected = self.artifact.manifest.vision.image_size

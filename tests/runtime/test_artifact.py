@@ -1,0 +1,231 @@
+"""Artifacts: a sound one opens, and each way of being damaged or hostile is refused in one line."""
+
+import json
+import os
+
+import jsonschema
+import pytest
+
+from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm.artifact import MANIFEST_NAME, Manifest, integrity
+from pocketvlm.artifact.manifest import json_schema
+from support.tiny_artifact import read_manifest, write_artifact, write_manifest
+
+
+def refuse(root, match, check="auto"):
+    with pytest.raises(PocketVLMError, match=match) as refusal:
+        Artifact.open(root, check)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_manifest_survives_the_round_trip(artifact_dir):
+    data = read_manifest(artifact_dir)
+    manifest = Manifest.from_dict(data)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    jsonschema.Draft7Validator.check_schema(json_schema())
+    jsonschema.validate(manifest.to_dict(), json_schema())
+    assert list(manifest.to_dict())[:2] == ["schema_version", "artifact_id"]
+
+
+def test_later_fields_and_minor_versions_are_accepted(artifact_dir):
+    data = read_manifest(artifact_dir)
+    data["schema_version"] = "1.7"
+    data["fastv"] = {"layer": 2}
+    data["decoder"]["gguf"] = {"q8_0": {"file": "gguf/decoder-q8_0.gguf"}}
+    write_manifest(artifact_dir, data)
+    assert Artifact.open(artifact_dir).manifest.schema_version == "1.7"
+
+
+@pytest.mark.parametrize("version", ["2.0", "0.9", "", None, 1.0, "one"])
+def test_an_unknown_schema_version_is_refused(artifact_dir, version):
+    write_manifest(artifact_dir, read_manifest(artifact_dir) | {"schema_version": version})
+    refuse(artifact_dir, "schema version")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("artifact_id",), "short"),
+        (("pruning", "budgets"), []),
+        (("pruning", "budgets"), [6, 0]),
+        (("pruning", "default_budget"), 7),
+        (("pruning", "tokens_before"), 3),
+        (("pruning", "positions"), "none"),
+        (("vision", "graphs"), {"6": {"fp32": "onnx/elsewhere.onnx"}}),
+        (("vision", "graphs"), {"0": {}}),
+        (("vision", "graphs"), {"6": {}}),
+        (("vision", "image_size"), [16]),
+        (("decoder", "layers"), "two"),
+        (("decoder", "graphs"), {}),
+        (("decoder", "image_token_id"), 1 << 20),
+        (("decoder",), None),
+        (("parity",), {}),
+        (("files",), {}),
+        (("requires",), {"onnxruntime": ">=99"}),
+        (("requires",), {"onnxruntime": "recent"}),
+    ],
+)
+def test_a_damaged_manifest_is_refused(artifact_dir, path, value):
+    data = read_manifest(artifact_dir)
+    *parents, last = path
+    inner = data
+    for key in parents:
+        inner = inner[key]
+    inner[last] = value
+    write_manifest(artifact_dir, data, recount=False)
+    refuse(artifact_dir, r"damaged|contradicts|onnxruntime")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"schema_version": "1.0"}'])
+def test_a_manifest_that_is_none_is_refused(artifact_dir, text):
+    (artifact_dir / MANIFEST_NAME).write_text(text)
+    refuse(artifact_dir, MANIFEST_NAME)
+
+
+def test_no_folder_and_no_manifest(tmp_path):
+    refuse(tmp_path / "nowhere", "no such folder")
+    refuse(tmp_path, "has no pocketvlm.json")
+
+
+def test_a_rejected_export_is_refused_but_can_be_looked_at(artifact_dir):
+    data = read_manifest(artifact_dir)
+    data["parity"]["passed"] = False
+    write_manifest(artifact_dir, data)
+    refuse(artifact_dir, "parity")
+    assert not Artifact.open(artifact_dir, allow_rejected=True).manifest.parity.passed
+
+
+def test_a_missing_file(artifact_dir):
+    (artifact_dir / "tokenizer.json").unlink()
+    refuse(artifact_dir, r"tokenizer\.json .*cannot be read")
+
+
+@pytest.mark.parametrize("check", ["auto", "full", "sizes"])
+def test_a_truncated_file(artifact_dir, check):
+    graph = artifact_dir / "onnx" / "decoder_model_merged.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    refuse(artifact_dir, r"decoder_model_merged\.onnx has \d+ bytes, the manifest says", check)
+
+
+def test_an_altered_file_is_caught_at_the_first_load_and_after_a_later_change(artifact_dir, checksum_cache):
+    template = artifact_dir / "chat_template.jinja"
+    original = template.read_bytes()
+    template.write_bytes(original[::-1])
+    refuse(artifact_dir, r"chat_template\.jinja was altered")
+    Artifact.open(artifact_dir, "sizes")
+    template.write_bytes(original)
+    Artifact.open(artifact_dir)
+    template.write_bytes(original[::-1])
+    os.utime(template, ns=(1, 1))  # certain to differ from what was remembered
+    refuse(artifact_dir, r"chat_template\.jinja was altered")
+
+
+def test_checksums_are_read_once_and_never_remembered_inside(artifact_dir, checksum_cache, monkeypatch):
+    before = sorted(artifact_dir.rglob("*"))
+    Artifact.open(artifact_dir)
+    assert sorted(artifact_dir.rglob("*")) == before
+    files = read_manifest(artifact_dir)["files"]
+    assert len(json.loads(checksum_cache.read_text())) == len(files)
+
+    read = []
+    monkeypatch.setattr(integrity, "sha256_of", lambda path: read.append(path) or "0" * 64)
+    Artifact.open(artifact_dir)
+    assert read == []
+    refuse(artifact_dir, "altered", "full")
+    assert len(read) == 1
+
+
+def test_a_damaged_or_unwritable_cache_is_no_reason_to_refuse(artifact_dir, checksum_cache):
+    checksum_cache.parent.mkdir(parents=True)
+    checksum_cache.write_text("not json")
+    Artifact.open(artifact_dir)
+    checksum_cache.unlink()
+    checksum_cache.parent.rmdir()
+    checksum_cache.parent.write_text("a file where the folder should be")
+    Artifact.open(artifact_dir)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret",
+        "/etc/passwd",
+        "onnx/../../secret",
+        "onnx\\graph",
+        "C:graph",
+        ".hidden",
+        "a//b",
+        "",
+        "a\nb",
+        "onnx/.",
+    ],
+)
+def test_names_that_are_not_plain_are_refused(artifact_dir, name):
+    (artifact_dir.parent / "secret").write_text("s")
+    data = read_manifest(artifact_dir)
+    data["files"][name] = {"bytes": 1, "sha256": "0" * 64}
+    write_manifest(artifact_dir, data, recount=False)
+    refuse(artifact_dir, "plain relative names")
+
+
+def test_links_may_not_leave_the_folder(artifact_dir):
+    target = artifact_dir / "tokenizer.json"
+    inside = target.rename(artifact_dir / "real.json")
+    target.symlink_to("real.json")
+    Artifact.open(artifact_dir, "full")
+    target.unlink()
+    target.symlink_to(inside.rename(artifact_dir.parent / "real.json"))
+    refuse(artifact_dir, "leaves the folder")
+    target.unlink()
+    target.symlink_to("tokenizer.json")
+    refuse(artifact_dir, "cannot be read")
+
+
+def test_a_linked_folder_and_a_linked_manifest_may_not_leave_either(artifact_dir):
+    (artifact_dir / "onnx").rename(artifact_dir.parent / "onnx")
+    (artifact_dir / "onnx").symlink_to(artifact_dir.parent / "onnx")
+    refuse(artifact_dir, "leaves the folder")
+    (artifact_dir / MANIFEST_NAME).rename(artifact_dir.parent / MANIFEST_NAME)
+    (artifact_dir / MANIFEST_NAME).symlink_to(artifact_dir.parent / MANIFEST_NAME)
+    refuse(artifact_dir, "leaves the folder")
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_without_reading(artifact_dir):
+    (artifact_dir / "tokenizer.json").unlink()
+    os.mkfifo(artifact_dir / "tokenizer.json")
+    refuse(artifact_dir, "not a regular file")
+
+
+@pytest.mark.parametrize("name", ["vision_encoder.onnx", "embed_tokens.onnx", "decoder_model_merged.onnx"])
+def test_graphs_of_two_artifacts_do_not_mix(artifact_dir, tmp_path, name):
+    write_artifact(tmp_path / "other", seed=1, budgets=(6, 12))
+    (artifact_dir / "onnx" / name).write_bytes((tmp_path / "other" / "onnx" / name).read_bytes())
+    write_manifest(artifact_dir, read_manifest(artifact_dir))
+    with pytest.raises(PocketVLMError, match=f"{name} carries pocketvlm.artifact_id=.*mixed"):
+        VLM.load(artifact_dir)
+
+
+def test_graphs_of_two_budgets_or_roles_do_not_mix(artifact_dir):
+    graph = artifact_dir / "onnx" / "vision_encoder.onnx"
+    graph.write_bytes((artifact_dir / "onnx" / "vision_encoder.k12.onnx").read_bytes())
+    write_manifest(artifact_dir, read_manifest(artifact_dir))
+    with pytest.raises(PocketVLMError, match="budget=12, the manifest says 6"):
+        VLM.load(artifact_dir)
+    graph.write_bytes((artifact_dir / "onnx" / "embed_tokens.onnx").read_bytes())
+    write_manifest(artifact_dir, read_manifest(artifact_dir))
+    with pytest.raises(PocketVLMError, match="graph=embed_tokens, the manifest says vision_encoder"):
+        VLM.load(artifact_dir)
+
+
+def test_a_file_that_is_no_graph_is_refused(artifact_dir):
+    (artifact_dir / "onnx" / "embed_tokens.onnx").write_bytes(b"not a protobuf at all")
+    write_manifest(artifact_dir, read_manifest(artifact_dir))
+    with pytest.raises(PocketVLMError, match=r"embed_tokens\.onnx cannot be opened by ONNX Runtime"):
+        VLM.load(artifact_dir)
+
+
+def test_only_listed_names_have_a_path(artifact_dir):
+    artifact = Artifact.open(artifact_dir)
+    assert artifact.path("tokenizer.json") == artifact_dir / "tokenizer.json"
+    with pytest.raises(PocketVLMError, match="holds no"):
+        artifact.path(MANIFEST_NAME)

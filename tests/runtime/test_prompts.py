@@ -1,0 +1,163 @@
+"""Token ids against a real LlavaProcessor built from the same tokenizer, template and budget."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlavaProcessor, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from pocketvlm import PocketVLMError
+from pocketvlm.decoders import EmbeddingSegment, TokenSegment
+from pocketvlm.prompts import Prompter
+from pocketvlm.templates import ChatTemplate
+from support.tiny_artifact import PREPROCESSOR, TEMPLATE, byte_tokenizer
+from support.tiny_graphs import PATCHES
+
+# As llava-hf/llava-1.5-7b-hf writes it: all pictures first, whatever their place among the parts.
+VICUNA = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "{# Render all images first #}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{# Render all text next #}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ content['text'] + ' '}}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+WITH_BOS = "{{ bos_token }}" + VICUNA
+BLOCKS = """{%- for message in messages %}
+    {%- for part in message.content %}
+        {%- if loop.index > 9 %}{% break %}{% endif %}
+        {% if part.type == 'image' %}
+        <image>
+        {% else %}
+        {% generation %}{{ part | tojson }}{% endgeneration %}
+        {% endif %}
+    {%- endfor %}
+{% endfor %}
+"""
+TEMPLATES = [TEMPLATE, VICUNA, WITH_BOS, BLOCKS]
+PICTURE = np.zeros((20, 20, 3), np.uint8)
+
+
+def prompter(template, *, add_bos=True):
+    tokenizer = byte_tokenizer(add_bos=add_bos)
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    return Prompter(tokenizer, ChatTemplate(template, special), tokenizer.token_to_id("<image>"), "<s>")
+
+
+def processor(template, budget, *, add_bos=True):
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_tokenizer(add_bos=add_bos), bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+    return LlavaProcessor(
+        CLIPImageProcessorPil(**PREPROCESSOR),
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy="full",
+        num_additional_image_tokens=budget - PATCHES,
+        chat_template=template,
+    )
+
+
+def reference_ids(hf, messages, pictures):
+    ids = hf.apply_chat_template(
+        messages,
+        add_generation_prompt=True,
+        tokenize=True,
+        processor_kwargs={"images": [PICTURE] * pictures} if pictures else None,
+    )
+    return np.asarray(ids).reshape(-1).tolist()
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=["inline", "vicuna", "bos", "blocks"])
+@pytest.mark.parametrize("pictures", [0, 1, 3])
+@pytest.mark.parametrize("add_bos", [True, False])
+def test_ids_equal_those_of_the_processor(template, pictures, add_bos):
+    ours, hf = prompter(template, add_bos=add_bos), processor(template, 5, add_bos=add_bos)
+    text = "what is in the picture? <b> & 你好 🙂"
+    content = [{"type": "image"}] * pictures + [{"type": "text", "text": text}]
+    expected = reference_ids(hf, [{"role": "user", "content": content}], pictures)
+    assert ours.encode(text, pictures, slots=5).tolist() == expected
+    assert expected.count(ours.image_token_id) == 5 * pictures
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, VICUNA, WITH_BOS])
+def test_an_image_typed_in_the_text_is_placed_there(template):
+    ours, hf = prompter(template), processor(template, 4)
+    text = "is <image> like <image>?"
+    expected = reference_ids(hf, [{"role": "user", "content": [{"type": "text", "text": text}]}], 2)
+    ids = ours.encode(text, 2, slots=4)
+    assert ids.tolist() == expected
+    decoded = ours.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+    assert "is " + "<image>" * 4 + " like " + "<image>" * 4 + "?" in decoded
+
+
+_PROMPTER, _PROCESSOR = prompter(VICUNA), processor(VICUNA, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=60))
+def test_ids_equal_for_any_text(text):
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+    assert _PROMPTER.encode(text, 1, slots=3).tolist() == reference_ids(_PROCESSOR, messages, 1)
+
+
+def test_the_beginning_of_sequence_comes_once():
+    ours = prompter(WITH_BOS)
+    bos = ours.tokenizer.token_to_id("<s>")
+    assert ours.encode("hi").tolist().count(bos) == 1
+    assert prompter(VICUNA).encode("hi").tolist().count(bos) == 1
+
+
+@pytest.mark.parametrize(("text", "pictures"), [("a <image> b", 0), ("a <image> b", 2), ("<image><image>", 1)])
+def test_another_number_of_pictures_is_refused(text, pictures):
+    with pytest.raises(PocketVLMError, match=f"for {pictures} pictures"):
+        prompter(VICUNA).encode(text, pictures)
+
+
+def test_a_template_that_drops_pictures_is_refused():
+    with pytest.raises(PocketVLMError, match="does not take pictures"):
+        prompter("{{ messages[0].content[-1].text }}").encode("hello", 1)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for %}",
+        "{{ raise_exception('no system prompt') }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[7].content }}",
+        "{{ 1 / 0 }}",
+        "{{ nothing.at_all }}",
+        "{% include '/etc/passwd' %}",
+    ],
+)
+def test_templates_that_fail_or_break_out_are_refused(source):
+    with pytest.raises(PocketVLMError, match="chat template"):
+        ChatTemplate(source, {}).render([{"role": "user", "content": []}])
+
+
+def test_segments_put_features_in_their_slots():
+    ours = prompter(TEMPLATE)
+    ids = ours.encode("is <image><image> like <image>", 3, slots=2)
+    features = [np.full((2, 8), number, np.float32) for number in range(3)]
+    segments = ours.segments(ids, features)
+    assert [type(segment) for segment in segments] == [
+        TokenSegment,
+        EmbeddingSegment,
+        EmbeddingSegment,
+        TokenSegment,
+        EmbeddingSegment,
+        TokenSegment,
+    ]
+    assert sum(map(len, segments)) == len(ids)
+    assert [s.inputs_embeds[0, 0] for s in segments if isinstance(s, EmbeddingSegment)] == [0, 1, 2]
+    tokens = np.concatenate([s.ids for s in segments if isinstance(s, TokenSegment)])
+    assert tokens.tolist() == [i for i in ids if i != ours.image_token_id]
+
+
+def test_an_image_token_that_the_tokenizer_lacks_is_refused():
+    with pytest.raises(PocketVLMError, match="image token 9999"):
+        Prompter(byte_tokenizer(), ChatTemplate(VICUNA, {}), 9999, None)

@@ -1,0 +1,168 @@
+"""Knows how to write a whole tiny artifact, and how to damage one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tokenizers
+from onnx import helper
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from pocketvlm.artifact import FileEntry, files_digest, metadata
+from pocketvlm.artifact.integrity import sha256_of
+from pocketvlm.artifact.manifest import MANIFEST_NAME
+from support.tiny_graphs import (
+    CONTEXT,
+    HIDDEN,
+    IMAGE,
+    LAYERS,
+    PATCHES,
+    Weights,
+    decoder_graph,
+    embed_graph,
+    vision_graph,
+)
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'].upper() }}: "
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}\n{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+CORPUS = ["USER: what is in the picture?\nASSISTANT: a red square and a blue circle", "naïve café 你好 🙂"]
+PREPROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "do_resize": True,
+    "size": {"shortest_edge": IMAGE},
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": {"height": IMAGE, "width": IMAGE},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.2, 0.25, 0.3],
+    "do_convert_rgb": True,
+}
+
+
+def byte_tokenizer(*, add_bos: bool = True) -> Tokenizer:
+    """Byte-level BPE with GPT-2's pre-tokenizer and a post-processor that prepends <s>."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<s>", "</s>"]
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
+    if add_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+        )
+    return tokenizer
+
+
+def write_artifact(
+    root: Path,
+    *,
+    seed: int = 0,
+    budgets: tuple[int, ...] = (6,),
+    method: str = "fastervlm",
+    template: str = TEMPLATE,
+    tokenizer: Tokenizer | None = None,
+    **pruning: Any,
+) -> Weights:
+    """Write an artifact of the tiny graphs; the first budget is the default. Returns its weights."""
+    tokenizer = tokenizer or byte_tokenizer()
+    weights = Weights.random(tokenizer.get_vocab_size(), seed)
+    (root / "onnx").mkdir(parents=True)
+    graphs: dict[str, tuple[onnx.ModelProto, dict[str, str]]] = {
+        vision_name(k, budgets): (
+            vision_graph(weights, k),
+            {metadata.GRAPH: "vision_encoder", metadata.BUDGET: str(k), metadata.PRUNER: method},
+        )
+        for k in budgets
+    }
+    graphs["onnx/embed_tokens.onnx"] = (embed_graph(weights), {metadata.GRAPH: "embed_tokens"})
+    graphs["onnx/decoder_model_merged.onnx"] = (decoder_graph(weights), {metadata.GRAPH: "decoder"})
+    for name, (model, _) in graphs.items():
+        onnx.save(model, root / name)
+    artifact_id = files_digest(files_table(root))
+    for name, (model, props) in graphs.items():
+        helper.set_model_props(model, {metadata.ARTIFACT_ID: artifact_id, metadata.SCHEMA: "1.0", **props})
+        onnx.save(model, root / name)
+    tokenizer.save(str(root / "tokenizer.json"))
+    (root / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}}))
+    (root / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    (root / "chat_template.jinja").write_text(template)
+    write_manifest(root, _manifest(artifact_id, tokenizer, method, budgets, pruning))
+    return weights
+
+
+def vision_name(k: int, budgets: tuple[int, ...]) -> str:
+    return "onnx/vision_encoder.onnx" if k == budgets[0] else f"onnx/vision_encoder.k{k}.onnx"
+
+
+def files_table(root: Path) -> dict[str, FileEntry]:
+    found = sorted(path for path in root.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
+    return {p.relative_to(root).as_posix(): FileEntry(p.stat().st_size, sha256_of(p)) for p in found}
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    return json.loads((root / MANIFEST_NAME).read_text())
+
+
+def write_manifest(root: Path, manifest: dict[str, Any], *, recount: bool = True) -> None:
+    """Write pocketvlm.json, by default with a files table of what lies in the folder now."""
+    if recount:
+        table = files_table(root)
+        manifest["files"] = {name: {"bytes": entry.bytes, "sha256": entry.sha256} for name, entry in table.items()}
+    (root / MANIFEST_NAME).write_text(json.dumps(manifest))
+
+
+def _manifest(
+    artifact_id: str, tokenizer: tokenizers.Tokenizer, method: str, budgets: tuple[int, ...], pruning: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "schema_version": "1.0",
+        "artifact_id": artifact_id,
+        "created_by": {"pocketvlm": "0.1.0"},
+        "source": {"model": "tiny", "commit": None, "family": "llava", "license": None},
+        "pruning": {
+            "method": method,
+            "options": {},
+            "positions": "contiguous",
+            "tokens_before": PATCHES,
+            "budgets": list(budgets),
+            "default_budget": budgets[0],
+            **pruning,
+        },
+        "vision": {
+            "image_size": [IMAGE, IMAGE],
+            "graphs": {str(k): {"fp32": vision_name(k, budgets)} for k in budgets},
+        },
+        "decoder": {
+            "engines": ["onnx"],
+            "embed": {"fp32": "onnx/embed_tokens.onnx"},
+            "graphs": {"fp32": "onnx/decoder_model_merged.onnx"},
+            "gguf": {},
+            "layers": LAYERS,
+            "kv_heads": 1,
+            "head_dim": HIDDEN,
+            "hidden": HIDDEN,
+            "vocab": tokenizer.get_vocab_size(),
+            "context": CONTEXT,
+            "image_token_id": tokenizer.token_to_id("<image>"),
+            "eos_token_ids": [tokenizer.token_to_id("</s>")],
+        },
+        "parity": {
+            "passed": True,
+            "reference": "numpy",
+            "vision": {"max_abs": 1e-6},
+            "decoder": {},
+            "by_precision": {},
+        },
+        "requires": {"onnxruntime": ">=1.20"},
+    }

@@ -1,0 +1,184 @@
+"""Knows how to write tiny but real ONNX graphs in the artifact's layout, with numpy twins to compare them with.
+
+The vision graph scores 4x4 patches and keeps the best k in raster order; the decoder is causal attention with learnt
+positions and a cache. Both are small enough to be read, and strict enough that a wrong position or cache shows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+IMAGE, PATCH, HIDDEN, LAYERS, CONTEXT = 16, 4, 8, 2, 160
+PATCHES = (IMAGE // PATCH) ** 2
+
+
+@dataclass(frozen=True)
+class Weights:
+    patch: np.ndarray  # (hidden, 3, patch, patch)
+    score: np.ndarray  # (hidden, 1)
+    embed: np.ndarray  # (vocab, hidden)
+    position: np.ndarray  # (context, hidden)
+    layers: list[dict[str, np.ndarray]]  # each q, k, v, o: (hidden, hidden)
+
+    @classmethod
+    def random(cls, vocab: int, seed: int) -> "Weights":
+        rng = np.random.default_rng(seed)
+
+        def draw(*shape: int) -> np.ndarray:
+            return rng.normal(size=shape).astype(np.float32)
+
+        layers = [{name: draw(HIDDEN, HIDDEN) * 0.5 for name in "qkvo"} for _ in range(LAYERS)]
+        patch = draw(HIDDEN, 3, PATCH, PATCH)
+        return cls(patch, draw(HIDDEN, 1), draw(vocab, HIDDEN), draw(CONTEXT, HIDDEN), layers)
+
+
+def vision_graph(weights: Weights, k: int) -> onnx.ModelProto:
+    constants = {
+        "patch": weights.patch,
+        "score": weights.score,
+        "flat": np.array([0, HIDDEN, -1]),
+        "k": np.array([k]),
+        "last": np.array([-1]),
+        "one_hot_shape": np.array([1, 1, HIDDEN]),
+    }
+    nodes = [
+        helper.make_node("Conv", ["pixel_values", "patch"], ["map"], strides=[PATCH, PATCH]),
+        helper.make_node("Reshape", ["map", "flat"], ["channels_first"]),
+        helper.make_node("Transpose", ["channels_first"], ["features"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["features", "score"], ["scores_3d"]),
+        helper.make_node("Squeeze", ["scores_3d", "last"], ["scores"]),
+        helper.make_node("TopK", ["scores", "k"], ["best_scores", "by_score"], axis=1),
+        helper.make_node("TopK", ["by_score", "k"], ["kept_indices", "order"], axis=1, largest=0),
+        helper.make_node("GatherElements", ["scores", "kept_indices"], ["kept_scores"], axis=1),
+        helper.make_node("Unsqueeze", ["kept_indices", "last"], ["rows"]),
+        helper.make_node("Tile", ["rows", "one_hot_shape"], ["wide_rows"]),
+        helper.make_node("GatherElements", ["features", "wide_rows"], ["image_features"], axis=1),
+    ]
+    inputs = [_value("pixel_values", TensorProto.FLOAT, ["batch_size", 3, IMAGE, IMAGE])]
+    outputs = [
+        _value("image_features", TensorProto.FLOAT, ["batch_size", k, HIDDEN]),
+        _value("kept_indices", TensorProto.INT64, ["batch_size", k]),
+        _value("kept_scores", TensorProto.FLOAT, ["batch_size", k]),
+    ]
+    return _model(nodes, inputs, outputs, constants)
+
+
+def embed_graph(weights: Weights) -> onnx.ModelProto:
+    nodes = [helper.make_node("Gather", ["embed", "input_ids"], ["inputs_embeds"])]
+    inputs = [_value("input_ids", TensorProto.INT64, ["batch_size", "n"])]
+    outputs = [_value("inputs_embeds", TensorProto.FLOAT, ["batch_size", "n", HIDDEN])]
+    return _model(nodes, inputs, outputs, {"embed": weights.embed})
+
+
+def decoder_graph(weights: Weights) -> onnx.ModelProto:
+    constants = {
+        "embed_t": weights.embed.T.copy(),
+        "position": weights.position,
+        "far": np.array(-1e9, np.float32),
+        "zero": np.array(0),
+        "one": np.array(1),
+        "heads_axis": np.array([1]),
+        "queries_axes": np.array([1, 3]),
+        "keys_axes": np.array([1, 2]),
+        "last": np.array([-1]),
+    }
+    nodes = [
+        helper.make_node("Gather", ["position", "position_ids"], ["at"]),
+        helper.make_node("Add", ["inputs_embeds", "at"], ["x.0"]),
+        # hidden keys: those after the query's own position, and those masked out
+        helper.make_node("Shape", ["attention_mask"], ["mask_shape"]),
+        helper.make_node("Gather", ["mask_shape", "one"], ["total"]),
+        helper.make_node("Range", ["zero", "total", "one"], ["key_positions"]),
+        helper.make_node("Unsqueeze", ["position_ids", "queries_axes"], ["query_positions"]),
+        helper.make_node("Greater", ["key_positions", "query_positions"], ["later"]),
+        helper.make_node("Equal", ["attention_mask", "zero"], ["padding_2d"]),
+        helper.make_node("Unsqueeze", ["padding_2d", "keys_axes"], ["padding"]),
+        helper.make_node("Or", ["later", "padding"], ["hidden_keys"]),
+    ]
+    for layer, matrices in enumerate(weights.layers):
+        constants |= {f"{name}.{layer}": matrix for name, matrix in matrices.items()}
+        nodes += _attention(layer)
+    nodes += [
+        helper.make_node("Gather", [f"x.{LAYERS}", "last"], ["last_position"], axis=1),
+        helper.make_node("MatMul", ["last_position", "embed_t"], ["logits"]),
+    ]
+    cache = [(layer, kind) for layer in range(LAYERS) for kind in ("key", "value")]
+    inputs = [
+        _value("inputs_embeds", TensorProto.FLOAT, ["batch_size", "n", HIDDEN]),
+        _value("attention_mask", TensorProto.INT64, ["batch_size", "total"]),
+        _value("position_ids", TensorProto.INT64, ["batch_size", "n"]),
+    ]
+    inputs += [
+        _value(f"past_key_values.{layer}.{kind}", TensorProto.FLOAT, ["batch_size", 1, "past", HIDDEN])
+        for layer, kind in cache
+    ]
+    outputs = [_value("logits", TensorProto.FLOAT, ["batch_size", 1, len(weights.embed)])]
+    outputs += [
+        _value(f"present.{layer}.{kind}", TensorProto.FLOAT, ["batch_size", 1, "total", HIDDEN])
+        for layer, kind in cache
+    ]
+    return _model(nodes, inputs, outputs, constants)
+
+
+def reference_logits(weights: Weights, inputs_embeds: np.ndarray) -> np.ndarray:
+    """The decoder's last logits in numpy, all (n, hidden) embeddings at once."""
+    x = inputs_embeds.astype(np.float64) + weights.position[: len(inputs_embeds)]
+    later = np.triu(np.ones((len(x), len(x)), bool), 1)
+    for matrices in weights.layers:
+        q, k, v = (x @ matrices[name] for name in "qkv")
+        scores = np.where(later, -np.inf, q @ k.T)
+        attention = np.exp(scores - scores.max(axis=1, keepdims=True))
+        x = x + attention / attention.sum(axis=1, keepdims=True) @ v @ matrices["o"]
+    return x[-1] @ weights.embed.T
+
+
+def reference_vision(weights: Weights, pixel_values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(features (k, hidden), indices (k,)) of one picture (3, height, width) in numpy."""
+    side = IMAGE // PATCH
+    patches = pixel_values.reshape(3, side, PATCH, side, PATCH).transpose(1, 3, 0, 2, 4).reshape(PATCHES, -1)
+    features = patches @ weights.patch.reshape(HIDDEN, -1).T
+    indices = np.sort(np.argsort(-(features @ weights.score)[:, 0], kind="stable")[:k])
+    return features[indices], indices
+
+
+def _attention(layer: int) -> list[onnx.NodeProto]:
+    """One head of causal attention over past and present, added to the stream x."""
+    x = f"x.{layer}"
+    nodes = [helper.make_node("MatMul", [x, f"{name}.{layer}"], [f"{name}_flat.{layer}"]) for name in ("q", "k", "v")]
+    nodes += [
+        helper.make_node("Unsqueeze", [f"{name}_flat.{layer}", "heads_axis"], [f"{name}_new.{layer}"])
+        for name in ("q", "k", "v")
+    ]
+    for name, kind in (("k", "key"), ("v", "value")):
+        past, new = f"past_key_values.{layer}.{kind}", f"{name}_new.{layer}"
+        nodes.append(helper.make_node("Concat", [past, new], [f"present.{layer}.{kind}"], axis=2))
+    return [
+        *nodes,
+        helper.make_node("Transpose", [f"present.{layer}.key"], [f"kt.{layer}"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", [f"q_new.{layer}", f"kt.{layer}"], [f"raw.{layer}"]),
+        helper.make_node("Where", ["hidden_keys", "far", f"raw.{layer}"], [f"scores.{layer}"]),
+        helper.make_node("Softmax", [f"scores.{layer}"], [f"attention.{layer}"], axis=-1),
+        helper.make_node("MatMul", [f"attention.{layer}", f"present.{layer}.value"], [f"mixed.{layer}"]),
+        helper.make_node("Squeeze", [f"mixed.{layer}", "heads_axis"], [f"mixed_flat.{layer}"]),
+        helper.make_node("MatMul", [f"mixed_flat.{layer}", f"o.{layer}"], [f"out.{layer}"]),
+        helper.make_node("Add", [x, f"out.{layer}"], [f"x.{layer + 1}"]),
+    ]
+
+
+def _value(name: str, kind: int, shape: list[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    constants: dict[str, np.ndarray],
+) -> onnx.ModelProto:
+    initializers = [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model

@@ -1,0 +1,89 @@
+"""Knows how graphs become files: each component is loaded, traced, written and freed before the next."""
+
+import gc
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from pocketvlm.artifact import SCHEMA_VERSION, metadata
+from pocketvlm_export.graphs import (
+    DecoderGraph,
+    EmbedTokensGraph,
+    Graph,
+    PrunedVisionEncoder,
+    VisionEncoderGraph,
+    trace,
+)
+from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.onnx_passes import PRECISION_PASSES, ExternalWeights, Stamp, WeightsFile, tidy
+from pocketvlm_export.options import GATE_PRECISION
+from pocketvlm_export.plan import ExportPlan
+
+Step = Callable[[str], None]  # called with what begins now
+
+
+def build_graphs(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
+    """Write every graph of ``plan`` under ``folder``; at most one component is in memory at any time."""
+    (folder / "onnx").mkdir()
+    build_vision(checkpoint, plan, folder, step)
+    build_embedding(checkpoint, plan, folder, step)
+    build_decoder(checkpoint, plan, folder, step)
+
+
+def build_vision(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
+    """Write the vision graphs of all budgets, which share one weights file a precision."""
+    family, spec = checkpoint.family, checkpoint.spec
+    tower = family.load_tower(checkpoint.weights, spec, layers=spec.vision.depth, attention="sdpa")
+    projector = family.load_projector(checkpoint.weights, spec)
+    shared: dict[str, WeightsFile] = {}
+    for budget in plan.budgets:
+        step(f"vision graph, {budget} of {spec.vision.tokens} tokens")
+        graph = VisionEncoderGraph(PrunedVisionEncoder(tower, projector, spec.vision, plan.pruner, budget))
+        stamps = {metadata.PRUNER: plan.pruner.name, metadata.BUDGET: str(budget)}
+        _write(graph, plan.vision[budget], folder, stamps, shared)
+    del tower, projector, graph
+    gc.collect()
+
+
+def build_embedding(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
+    """Write the embedding graph."""
+    step("embedding graph")
+    graph = EmbedTokensGraph(checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec))
+    _write(graph, plan.embed, folder, {}, {})
+    del graph
+    gc.collect()
+
+
+def build_decoder(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
+    """Write the decoder graph."""
+    step("decoder graph")
+    # Eager attention traces to plain MatMul and Softmax; sdpa's decomposition adds NaN guards to every layer.
+    model = checkpoint.family.load_decoder(checkpoint.weights, checkpoint.spec, attention="eager")
+    _write(DecoderGraph(model, checkpoint.spec.decoder), plan.decoder, folder, {}, {})
+    del model
+    gc.collect()
+
+
+def _write(
+    graph: Graph,
+    files: Mapping[str, str],
+    folder: Path,
+    stamps: Mapping[str, str],
+    shared: dict[str, WeightsFile],
+) -> None:
+    """Trace ``graph`` and write it at each precision of ``files``; ``shared`` holds the weights files to append to.
+
+    float32 comes first: other precisions are then converted from its file, not from the traced module.
+    """
+    model = trace(graph)
+    tidy(model, graph.output_axes)
+    Stamp({metadata.GRAPH: graph.kind, metadata.SCHEMA: SCHEMA_VERSION, **stamps})(model)
+    for precision in sorted(files, key=lambda name: name != GATE_PRECISION):
+        path = folder / files[precision]
+        weights = shared.setdefault(precision, WeightsFile(path.with_suffix(".onnx_data")))
+        variant = model if precision == GATE_PRECISION else model.clone()
+        if precision != GATE_PRECISION:
+            PRECISION_PASSES[precision]()(variant)
+        ExternalWeights(weights)(variant)
+        ir.save(variant, path)

@@ -1,0 +1,102 @@
+"""Knows how to tell what a folder holds before anything of it is loaded, and what to advise about the rest."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import transformers
+from packaging.requirements import Requirement
+
+from pocketvlm import PocketVLMError
+
+_CONVERTED = "the llava-hf organisation on the Hub publishes these checkpoints converted for transformers"
+
+
+def read_config(folder: Path, families: frozenset[str]) -> transformers.PretrainedConfig:
+    """Return the configuration of the checkpoint in ``folder``; no code of the checkpoint is run.
+
+    Raises:
+        PocketVLMError: the folder is an adapter, an original LLaVA checkpoint, no VLM, of no supported family,
+            quantized, or lacks tokenizer.json; each says the next step.
+    """
+    _refuse_adapters(folder)
+    raw = _read_json(folder / "config.json")
+    _refuse_originals(folder, raw)
+    model_type = raw.get("model_type")
+    if "vision_config" not in raw and model_type not in families:
+        raise PocketVLMError(
+            f"{folder} is a {model_type or 'nameless'} model without vision_config, not a vision-language model: "
+            f"families that can be exported: {', '.join(sorted(families))}"
+        )
+    if model_type not in families:
+        raise PocketVLMError(
+            f"{folder} is a {model_type} model, a family that is not supported: use {', '.join(sorted(families))}"
+        )
+    if "quantization_config" in raw:
+        raise PocketVLMError(f"{folder} is already quantized: give the float16, bfloat16 or float32 checkpoint")
+    if not (folder / "tokenizer.json").is_file():
+        raise PocketVLMError(_tokenizer_advice(folder))
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        # transformers validates strictly and raises whichever of these its dataclasses meet first.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise PocketVLMError(f"{folder / 'config.json'} cannot be understood ({reason}): fix or replace it") from error
+
+
+def check_transformers() -> None:
+    """Refuse a transformers release outside the range that the ``[export]`` extra names: its model code is what runs.
+
+    Raises:
+        PocketVLMError: naming the installed and the tested versions.
+    """
+    requirements = [Requirement(text) for text in importlib.metadata.requires("pocketvlm") or []]
+    tested = next(item.specifier for item in requirements if item.name == "transformers")
+    if not tested.contains(transformers.__version__, prereleases=True):
+        raise PocketVLMError(
+            f"transformers {transformers.__version__} is not tested with this exporter, which knows {tested}: "
+            f"pip install 'transformers{tested}'"
+        )
+
+
+def _refuse_adapters(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        raise PocketVLMError(
+            f"{folder} is a LoRA adapter, not a whole model: merge it into its base model first "
+            "(peft: model.merge_and_unload(), then save_pretrained) and give that folder"
+        )
+    if not (folder / "config.json").is_file():
+        raise PocketVLMError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint")
+
+
+def _refuse_originals(folder: Path, raw: dict[str, Any]) -> None:
+    names = raw.get("architectures") or []
+    original = "mm_vision_tower" in raw or any(
+        isinstance(name, str) and name.startswith("Llava") and name.endswith("ForCausalLM") for name in names
+    )
+    if original:
+        raise PocketVLMError(
+            f"{folder} is in the original LLaVA format (liuhaotian/llava-*): convert it with transformers' "
+            f"convert_llava_weights_to_hf.py, or take it ready-made: {_CONVERTED}"
+        )
+
+
+def _tokenizer_advice(folder: Path) -> str:
+    if (folder / "tokenizer.model").is_file():
+        return (
+            f"{folder} has tokenizer.model but no tokenizer.json: write it with "
+            f'python -c "from transformers import AutoTokenizer as T; '
+            f"T.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        )
+    return f"{folder} has no tokenizer.json: download the whole checkpoint"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise PocketVLMError(f"{path} is not readable JSON ({error}): download it again") from error
+    if not isinstance(content, dict):
+        raise PocketVLMError(f"{path} holds no JSON object: download it again")
+    return content

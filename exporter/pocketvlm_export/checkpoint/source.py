@@ -1,0 +1,92 @@
+"""Knows where a checkpoint comes from: a local folder, the Hugging Face Hub, or the demo that is shipped."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from pocketvlm import PocketVLMError
+
+DEMO = "demo"
+_DEMO_FOLDER = Path(__file__).parent.parent / "demo_checkpoint"
+# Weights as safetensors, everything else as text: a pickle or a script of the repository never reaches this machine.
+_DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "README.md"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint on this machine.
+
+    Attributes:
+        model: as the person named it.
+        folder: where its files lie; never written to.
+        commit: the Hub commit they were taken from, None for local folders.
+    """
+
+    model: str
+    folder: Path
+    commit: str | None = None
+    on_hub: bool = False
+
+    @property
+    def name(self) -> str:
+        """What an artifact says of its source: a Hub id, or a folder's last part, never a path of this machine."""
+        return self.model if self.on_hub else Path(self.model).expanduser().resolve().name
+
+
+def locate(model: str, revision: str | None = None) -> Source:
+    """Find ``model``: an existing folder first, then ``demo``, then a Hub id at ``revision`` (downloaded or cached).
+
+    ``HF_HUB_OFFLINE`` and the usual cache variables are honoured by huggingface_hub.
+
+    Raises:
+        PocketVLMError: no such folder, a revision given for a folder, or the Hub's refusal in one line.
+    """
+    folder = Path(model).expanduser()
+    if model == DEMO and not folder.is_dir():
+        return _demo()
+    if folder.is_dir():
+        if revision is not None:
+            raise PocketVLMError(f"--revision {revision} was given with the local folder {model}: leave it out")
+        return Source(model, folder.resolve())
+    if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise PocketVLMError(
+            f"no such folder: {model}; give a checkpoint folder, a Hub id like llava-hf/llava-1.5-7b-hf, or {DEMO!r}"
+        )
+    return _from_hub(model, revision)
+
+
+def _demo() -> Source:
+    if not (_DEMO_FOLDER / "config.json").is_file():
+        raise PocketVLMError(
+            f"the demo checkpoint is not part of this installation ({_DEMO_FOLDER}): install pocketvlm from its "
+            "repository or give another checkpoint"
+        )
+    return Source(DEMO, _DEMO_FOLDER)
+
+
+def _from_hub(model: str, revision: str | None) -> Source:
+    try:
+        path = huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=_DOWNLOADED)
+    except GatedRepoError as error:
+        raise PocketVLMError(f"{model} is gated: accept its terms on huggingface.co and run `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise PocketVLMError(f"{model} has no revision {revision!r}: see its commits on huggingface.co") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise PocketVLMError(f"no such folder and no such model on the Hub: {model}; check the name") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise PocketVLMError(
+            f"no such folder: {model}, and it cannot be fetched from the Hub ({reason}): "
+            "check the name and the network, or download it elsewhere and give the folder"
+        ) from error
+    folder = Path(path)
+    return Source(model, folder, commit=folder.name, on_hub=True)

@@ -1,0 +1,153 @@
+"""Knows `pocketvlm export`: its flags, what it prints; must import without torch."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from pocketvlm import PocketVLMError
+from pocketvlm_export.options import PRECISION_SUFFIXES, ExportOptions
+
+
+class Comma(click.ParamType):
+    """A comma-separated list, each item converted by ``convert_item``."""
+
+    def __init__(self, name: str, convert_item: Callable[[str], Any]) -> None:
+        self.name = name
+        self._convert_item = convert_item
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Split and convert; a wrong item is a usage error."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._convert_item(item.strip()) for item in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of {self.name}", param, ctx)
+
+
+def _precision(text: str) -> str:
+    if text not in PRECISION_SUFFIXES:
+        raise ValueError(text)
+    return text
+
+
+BUDGETS = Comma("whole numbers", int)
+PRECISIONS = Comma(f"precisions ({', '.join(PRECISION_SUFFIXES)})", _precision)
+
+
+def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise click.BadParameter(f"{key!r}: expected key=value", ctx, param)
+    return {key: value for key, _, value in pairs}
+
+
+@click.command(epilog="Example: pocketvlm export llava-hf/llava-1.5-7b-hf -o llava-64 --budget 64,144")
+@click.argument("model")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder to write.")
+@click.option("--pruner", default="fastervlm", show_default=True, metavar="NAME", help="Pruning method, or none.")
+@click.option("--pruner-option", multiple=True, metavar="KEY=VALUE", callback=_pairs, help="Option of the method.")
+@click.option(
+    "--budget", type=BUDGETS, default=(), metavar="K[,K...]", help="Visual tokens kept; a quarter by default."
+)
+@click.option("--decoder", type=click.Choice(["onnx"]), default="onnx", show_default=True, help="Decoder engine.")
+@click.option("--vision-precision", type=PRECISIONS, default="fp32", show_default=True, metavar="P[,P...]")
+@click.option("--decoder-precision", type=PRECISIONS, default="fp32", show_default=True, metavar="P[,P...]")
+@click.option("--revision", metavar="REV", help="Commit, tag or branch of a Hub checkpoint.")
+@click.option("--overwrite", is_flag=True, help="Replace an artifact that is already there.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written and what it costs; write nothing.")
+@click.option("--keep-failed", type=click.Path(path_type=Path), metavar="DIR", help="Keep what fails the parity gate.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def export(
+    model: str,
+    output: Path,
+    pruner: str,
+    pruner_option: dict[str, str],
+    budget: tuple[int, ...],
+    decoder: str,
+    vision_precision: tuple[str, ...],
+    decoder_precision: tuple[str, ...],
+    revision: str | None,
+    overwrite: bool,
+    dry_run: bool,
+    keep_failed: Path | None,
+    as_json: bool,
+) -> None:
+    """Export the checkpoint MODEL (a folder, a Hub id or demo) with its visual tokens pruned inside the graph.
+
+    The first value of a list is the artifact's default. Nothing is written unless the graphs do what the checkpoint
+    does in transformers.
+    """
+    options = ExportOptions(
+        pruner=pruner,
+        pruner_options=pruner_option,
+        budgets=budget,
+        vision_precisions=vision_precision,
+        decoder_precisions=decoder_precision,
+        revision=revision,
+        overwrite=overwrite,
+        keep_failed=keep_failed,
+    )
+    pipeline = _pipeline()
+    if dry_run:
+        _, plan = pipeline.prepare(model, output, options)
+        _print(plan.to_dict(), as_json, _describe_plan)
+        return
+    with _progress() as step:
+        report = pipeline.export(model, output, options, step)
+    _print(report.to_dict(), as_json, _describe_report)
+
+
+def _pipeline() -> Any:
+    """Import what needs torch, or say what to install."""
+    try:
+        from pocketvlm_export import pipeline
+    except ModuleNotFoundError as error:
+        raise PocketVLMError(f"export needs more packages ({error.name}): pip install 'pocketvlm[export]'") from error
+    return pipeline
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show what is being done on stderr, on a terminal only."""
+    with tqdm(bar_format="{desc} [{elapsed}]", disable=None, leave=False) as bar:
+        yield lambda text: bar.set_description_str(text, refresh=True)
+
+
+def _print(data: dict[str, Any], as_json: bool, describe: Callable[[dict[str, Any]], Iterator[str]]) -> None:
+    if as_json:
+        click.echo(json.dumps(data))
+        return
+    for line in describe(data):
+        click.echo(line)
+
+
+def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
+    yield f"{plan['pruner']}, visual tokens {', '.join(map(str, plan['budgets']))}; nothing written"
+    for file, size in plan["files"].items():
+        yield f"  {file:44} about {size / 1e6:10.1f} MB"
+    disk, memory = plan["disk_bytes"] / 1e6, plan["memory_bytes"] / 1e6
+    yield f"  while exporting: disk about {disk:.1f} MB, memory about {memory:.1f} MB"
+
+
+def _describe_report(report: dict[str, Any]) -> Iterator[str]:
+    pruning, parity = report["pruning"], report["parity"]
+    kept = f"{', '.join(map(str, pruning['budgets']))} of {pruning['tokens_before']} visual tokens"
+    yield f"{report['output']}: {report['bytes'] / 1e6:.1f} MB, {pruning['method']}, {kept}"
+    for name in ("vision", "decoder"):
+        part = parity[name]
+        detail = (
+            f"kept equal, smallest gap {part['min_gap']:.1e}"
+            if name == "vision"
+            else f"{part['greedy_equal']} tokens equal"
+        )
+        yield f"  parity {name:8} max difference {part['max_abs']:.1e} of {part['max_reference']:.3g}; {detail}"
+    for precision, figures in parity["by_precision"].items():
+        shown = ", ".join(f"{key} {value:.5g}" for key, value in figures.items() if key != "passed")
+        yield f"  parity {precision:8} {shown}"

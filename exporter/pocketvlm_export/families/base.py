@@ -1,0 +1,91 @@
+"""Knows what the exporter must learn about a VLM family, whatever the family."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from pocketvlm_export.checkpoint.weights import Weights
+
+
+@dataclass(frozen=True)
+class VisionSpec:
+    """A vision tower and which of its layers the decoder sees.
+
+    Attributes:
+        config: the tower's own configuration.
+        image_size: (height, width) in pixels.
+        tokens: N, patch tokens a picture, [CLS] not counted.
+        has_cls: whether token 0 is a [CLS] token.
+        feature_layers: indices into the tower's hidden states (0 is the embeddings, i the output of layer i - 1),
+            in the order in which their features are concatenated; all >= 1.
+    """
+
+    config: PretrainedConfig
+    image_size: tuple[int, int]
+    tokens: int
+    has_cls: bool
+    feature_layers: tuple[int, ...]
+
+    @property
+    def score_layer(self) -> int:
+        """0-based encoder layer whose attention ranks patches: the one whose output is the last listed feature."""
+        return self.feature_layers[-1] - 1
+
+    @property
+    def depth(self) -> int:
+        """Encoder layers that are needed at all; the layers above the deepest feature are not exported."""
+        return max(self.feature_layers)
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """A language model's dimensions; ``context`` is the longest sequence in tokens."""
+
+    config: PretrainedConfig
+    layers: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    vocab: int
+    context: int
+    tied: bool
+
+
+@dataclass(frozen=True)
+class VLMSpec:
+    """A checkpoint as the exporter sees it: parsed, checked, nothing loaded."""
+
+    family: "Family"
+    config: PretrainedConfig
+    vision: VisionSpec
+    decoder: DecoderSpec
+    image_token_id: int
+
+
+class Family(Protocol):
+    """One VLM family: how its configuration reads, how its weights are named, how its parts are built.
+
+    Every ``load_*`` returns a float32 module in eval mode and reads no weights but its own.
+    """
+
+    model_type: str
+
+    def parse(self, config: PretrainedConfig) -> VLMSpec:
+        """Check a configuration and return what it says; raises `PocketVLMError` for what is not supported."""
+
+    def canonical(self, stored: str) -> str | None:
+        """Return the component-wise name of a stored weight: ``vision_tower.``, ``projector.``, ``decoder.`` + rest."""
+
+    def load_tower(self, weights: Weights, spec: VLMSpec, *, layers: int, attention: str) -> PreTrainedModel:
+        """Return the vision tower cut after ``layers`` encoder layers."""
+
+    def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
+        """Return the projector: (..., features) -> (..., decoder hidden)."""
+
+    def load_decoder(self, weights: Weights, spec: VLMSpec, *, attention: str) -> PreTrainedModel:
+        """Return the causal language model without its input embedding: it is fed ``inputs_embeds``."""
+
+    def load_embedding(self, weights: Weights, spec: VLMSpec) -> nn.Embedding:
+        """Return the input embedding, (vocab, hidden)."""

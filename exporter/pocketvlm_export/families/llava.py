@@ -1,0 +1,173 @@
+"""LLaVA (``model_type: llava``): a CLIP tower, a two-layer projector and a Llama, Mistral or Qwen2 decoder."""
+
+import re
+from typing import Any
+
+import torch
+from optimum.utils import NormalizedConfigManager
+from torch import nn
+from transformers import (
+    CLIPVisionModel,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+)
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+from pocketvlm import PocketVLMError
+from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.families.base import DecoderSpec, VisionSpec, VLMSpec
+
+DECODERS: dict[str, type[PreTrainedModel]] = {
+    "llama": LlamaForCausalLM,
+    "mistral": MistralForCausalLM,
+    "qwen2": Qwen2ForCausalLM,
+}
+# Others change their frequencies with the sequence at hand, which one graph for prefill and decode cannot.
+_STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
+# Published files, transformers 4 and transformers 5 name the same weights differently; the first match decides.
+_RULES = [
+    (re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?"), "vision_tower."),
+    (re.compile(r"^(model\.)?multi_modal_projector\."), "projector."),
+    (re.compile(r"^(language_model\.model|model\.language_model)\."), "decoder.model."),
+    (re.compile(r"^(language_model\.)?lm_head\."), "decoder.lm_head."),
+]
+
+
+class Llava:
+    """The `Family` of LLaVA 1.5 and its like."""
+
+    model_type = "llava"
+
+    def parse(self, config: PretrainedConfig) -> VLMSpec:
+        """See `Family.parse`."""
+        return VLMSpec(self, config, _vision(config), _decoder(config), int(config.image_token_id))
+
+    def canonical(self, stored: str) -> str | None:
+        """See `Family.canonical`."""
+        for pattern, component in _RULES:
+            name, count = pattern.subn(component, stored)
+            if count:
+                return name
+        return None
+
+    def load_tower(self, weights: Weights, spec: VLMSpec, *, layers: int, attention: str) -> PreTrainedModel:
+        """See `Family.load_tower`."""
+        if spec.vision.config.model_type != "clip_vision_model":
+            raise PocketVLMError(
+                f"the vision tower is a {spec.vision.config.model_type}: only clip_vision_model towers are exported"
+            )
+        config = _with(spec.vision.config, num_hidden_layers=layers)
+        unused = "|".join(rf"encoder\.layers\.{i}\." for i in range(layers, spec.vision.config.num_hidden_layers))
+        state = weights.component("vision_tower.", without=rf"({unused or '(?!)'}|embeddings\.position_ids)")
+        return _fill(CLIPVisionModel, config, state, attention)
+
+    def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
+        """See `Family.load_projector`."""
+        with torch.device("meta"):
+            projector = LlavaMultiModalProjector(spec.config)
+        _assign(projector, weights.component("projector."), "projector")
+        return projector.eval()
+
+    def load_decoder(self, weights: Weights, spec: VLMSpec, *, attention: str) -> PreTrainedModel:
+        """See `Family.load_decoder`."""
+        config = _with(spec.decoder.config, tie_word_embeddings=False)
+        state = weights.component("decoder.", without=r"lm_head\.|model\.embed_tokens\.|.*rotary_emb\.inv_freq")
+        head = weights.tensor("decoder.model.embed_tokens.weight" if spec.decoder.tied else "decoder.lm_head.weight")
+        _check_shape("decoder.lm_head.weight", head, (spec.decoder.vocab, spec.decoder.hidden))
+        # The input embedding is never read: the head stands in its place while the model is built, at no memory.
+        state |= {"lm_head.weight": head, "model.embed_tokens.weight": head}
+        model = _fill(DECODERS[config.model_type], config, state, attention)
+        model.set_input_embeddings(nn.Identity())
+        return model
+
+    def load_embedding(self, weights: Weights, spec: VLMSpec) -> nn.Embedding:
+        """See `Family.load_embedding`."""
+        table = weights.tensor("decoder.model.embed_tokens.weight")
+        _check_shape("decoder.model.embed_tokens.weight", table, (spec.decoder.vocab, spec.decoder.hidden))
+        return nn.Embedding.from_pretrained(table, freeze=True).eval()
+
+
+def _vision(config: Any) -> VisionSpec:
+    tower = config.vision_config
+    listed = config.vision_feature_layer
+    wanted = [listed] if isinstance(listed, int) else list(listed)
+    depth = tower.num_hidden_layers
+    layers = tuple(index if index >= 0 else depth + 1 + index for index in wanted)
+    if not layers or not all(1 <= index <= depth for index in layers):
+        raise PocketVLMError(
+            f"vision_feature_layer {listed} names no layer of a tower with {depth}: expected -{depth}..-1 or 1..{depth}"
+        )
+    has_cls = tower.model_type == "clip_vision_model"
+    if config.vision_feature_select_strategy != "default" and has_cls:
+        raise PocketVLMError(
+            f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} feeds [CLS] to the decoder, "
+            "which is not supported: export a checkpoint that uses 'default'"
+        )
+    side, patch = int(tower.image_size), int(tower.patch_size)
+    return VisionSpec(tower, (side, side), (side // patch) ** 2, has_cls, layers)
+
+
+def _decoder(config: Any) -> DecoderSpec:
+    text = config.text_config
+    if text.model_type not in DECODERS:
+        raise PocketVLMError(
+            f"the decoder is a {text.model_type}: llava checkpoints with {', '.join(DECODERS)} can be exported"
+        )
+    rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope not in _STATIC_ROPE:
+        raise PocketVLMError(f"rope type {rope!r} is not supported: expected one of {', '.join(sorted(_STATIC_ROPE))}")
+    normal = NormalizedConfigManager.get_normalized_config_class(text.model_type)(text)
+    heads = normal.num_attention_heads
+    return DecoderSpec(
+        config=text,
+        layers=normal.num_layers,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or normal.hidden_size // heads,
+        hidden=normal.hidden_size,
+        vocab=normal.vocab_size,
+        context=text.max_position_embeddings,
+        tied=bool(config.tie_word_embeddings),
+    )
+
+
+def _with(config: PretrainedConfig, **changes: Any) -> PretrainedConfig:
+    return config.__class__.from_dict({**config.to_dict(), **changes})
+
+
+def _fill(
+    cls: type[PreTrainedModel], config: PretrainedConfig, state: dict[str, torch.Tensor], attention: str
+) -> PreTrainedModel:
+    """Build ``cls`` around the given tensors without allocating its parameters first."""
+    model, info = cls.from_pretrained(
+        None,
+        config=config,
+        state_dict=state,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        output_loading_info=True,
+    )
+    problems = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if problems:
+        raise PocketVLMError(
+            f"{cls.__name__} weights do not fit its configuration ({problems[0]}): the checkpoint is incomplete "
+            "or its config.json is another model's"
+        )
+    return model.eval()
+
+
+def _assign(module: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
+    for key, parameter in module.state_dict().items():
+        if key not in state:
+            raise PocketVLMError(f"the checkpoint lacks the weight {name}.{key}: download it again")
+        _check_shape(f"{name}.{key}", state[key], tuple(parameter.shape))
+    module.load_state_dict(state, assign=True)
+
+
+def _check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != expected:
+        raise PocketVLMError(
+            f"weight {name} has shape {tuple(tensor.shape)}, config.json says {expected}: they belong to two models"
+        )

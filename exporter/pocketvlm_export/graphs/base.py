@@ -1,0 +1,74 @@
+"""Knows what a graph to trace is and how it becomes an ONNX model; nothing about files."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+OPSET = 20  # every current runtime loads it; newer ones add nothing these graphs need
+BATCH = "batch_size"  # transformers.js builds its empty cache by this name
+
+
+class Graph(Protocol):
+    """A graph to trace.
+
+    Attributes:
+        kind: one of `pocketvlm.artifact.metadata.GRAPH_KINDS`.
+        module: a float32 module in eval mode.
+        input_names, output_names: in the order of the module's flattened arguments and results.
+        dynamic_axes: for each argument, {axis: name}, nested as the arguments are.
+        output_axes: names of an output's dynamic axes, {output: {axis: name}}.
+    """
+
+    kind: str
+    module: nn.Module
+    input_names: Sequence[str]
+    output_names: Sequence[str]
+    dynamic_axes: tuple[Any, ...]
+    output_axes: Mapping[str, Mapping[int, str]]
+
+    def sample_inputs(self) -> tuple[Any, ...]:
+        """Return arguments of the module, every dynamic axis longer than one."""
+
+
+def trace(graph: Graph) -> ir.Model:
+    """Trace ``graph`` with torch's dynamo exporter at opset `OPSET`.
+
+    The model's weights are still the module's tensors, not copies of them: free the module only after saving.
+    """
+    with _quiet_exporter(), torch.no_grad():
+        program = torch.onnx.export(
+            graph.module,
+            graph.sample_inputs(),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.input_names),
+            output_names=list(graph.output_names),
+            dynamic_shapes=graph.dynamic_axes,
+            # Torch's folding would copy every transposed weight at once; `onnx_passes` does it a weight at a time.
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence notices that no one can act on: torchvision operators that are absent, axis names used twice."""
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*axis name.*", category=UserWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,50 @@
+"""Knows how a named model becomes an opened checkpoint: located, identified, parsed by its family, weights indexed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import transformers
+
+from pocketvlm_export.checkpoint import Source, Weights, check_transformers, locate, read_config
+from pocketvlm_export.families import FAMILIES, Family, VLMSpec
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: where it lies, what it is, and its weights, none of which is loaded yet."""
+
+    source: Source
+    spec: VLMSpec
+    weights: Weights
+
+    @property
+    def family(self) -> Family:
+        """How the parts of this checkpoint are built."""
+        return self.spec.family
+
+
+def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
+    """Open ``model`` (folder, Hub id or ``demo``); raises `PocketVLMError` for whatever cannot be exported."""
+    check_transformers()
+    source = locate(model, revision)
+    with quiet_transformers():
+        config = read_config(source.folder, frozenset(FAMILIES))
+    family = FAMILIES[config.model_type]
+    spec = family.parse(config)
+    return Checkpoint(source, spec, Weights(source.folder, family.canonical))
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own notices and bars off the terminal while this exporter uses it, then restore them."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

@@ -1,0 +1,34 @@
+"""What happens to a graph after tracing: a pass a module, each `requires -> call -> ensures` as in onnx_ir."""
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+import onnxscript.optimizer
+
+from pocketvlm_export.onnx_passes.external_weights import INLINE_LIMIT, ExternalWeights, WeightsFile
+from pocketvlm_export.onnx_passes.half_weights import HalfWeights
+from pocketvlm_export.onnx_passes.name_axes import NameAxes
+from pocketvlm_export.onnx_passes.stamp import Stamp
+from pocketvlm_export.onnx_passes.transpose_weights import TransposeWeights
+
+# What turns a float32 graph into another precision; a new precision is a pass and one line.
+PRECISION_PASSES: Mapping[str, type[ir.passes.InPlacePass]] = {"fp16": HalfWeights}
+
+__all__ = [
+    "INLINE_LIMIT",
+    "PRECISION_PASSES",
+    "ExternalWeights",
+    "HalfWeights",
+    "NameAxes",
+    "Stamp",
+    "TransposeWeights",
+    "WeightsFile",
+    "tidy",
+]
+
+
+def tidy(model: ir.Model, output_axes: Mapping[str, Mapping[int, str]]) -> None:
+    """Bring a freshly traced graph into shape: weights as they are read, constants folded, axes named."""
+    TransposeWeights()(model)
+    onnxscript.optimizer.optimize(model)
+    NameAxes(output_axes)(model)

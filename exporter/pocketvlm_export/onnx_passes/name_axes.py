@@ -1,0 +1,36 @@
+"""Names the dynamic axes of a graph's outputs as clients expect them."""
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+
+class NameAxes(ir.passes.InPlacePass):
+    """Give outputs' dynamic axes plain names; the tracer leaves expressions such as "s29 + past_sequence_length".
+
+    Input axes are named when tracing.
+    """
+
+    def __init__(self, axes: Mapping[str, Mapping[int, str]]) -> None:
+        self.axes = axes
+
+    def requires(self, model: ir.Model) -> None:
+        """Every output that ``axes`` speaks of exists."""
+        missing = set(self.axes) - {value.name for value in model.graph.outputs}
+        if missing:
+            raise ir.passes.PreconditionError(f"the graph has no outputs {sorted(missing)}")
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rename."""
+        for value in model.graph.outputs:
+            assert value.shape is not None
+            for axis, name in self.axes.get(str(value.name), {}).items():
+                value.shape[axis] = name
+        return ir.passes.PassResult(model, modified=True)
+
+    def ensures(self, model: ir.Model) -> None:
+        """No dynamic axis of an input or output has a name made up by the tracer."""
+        for value in (*model.graph.inputs, *model.graph.outputs):
+            for size in value.shape or ():
+                if isinstance(size, ir.SymbolicDim) and not str(size.value).isidentifier():
+                    raise ir.passes.PostconditionError(f"{value.name} has an axis called {size.value!r}")

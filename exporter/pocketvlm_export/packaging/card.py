@@ -1,0 +1,73 @@
+"""Knows the model card of an artifact: what it is, where it comes from, how it is run."""
+
+from pathlib import Path
+
+import huggingface_hub
+import yaml  # type: ignore[import-untyped]
+
+import pocketvlm
+from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.plan import ExportPlan
+
+_BODY = """
+# {model}: {method}, {budget} of {tokens} visual tokens
+
+{model} exported by [PocketVLM](https://pypi.org/project/pocketvlm/) {version} for ONNX Runtime. {pruning}
+
+```bash
+pip install pocketvlm
+pocketvlm run . --image photo.jpg --prompt "What is in the picture?"
+```
+
+```python
+from pocketvlm import VLM
+
+print(VLM.load(".").generate("What is in the picture?", images=["photo.jpg"]).text)
+```
+
+Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow the checkpoint is recorded in
+`pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it again.
+"""
+
+
+def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
+    """Write README.md with the front matter that the Hub reads."""
+    tokens, budget = checkpoint.spec.vision.tokens, plan.budgets[0]
+    pruning = (
+        f"Its vision graph keeps the {budget} patches that its [CLS] token attends to most (FasterVLM, "
+        "[arXiv 2412.01818](https://arxiv.org/abs/2412.01818)); any smaller number can be asked for when it runs."
+        if plan.pruner.prunes
+        else "No visual token is pruned."
+    )
+    source = checkpoint.source
+    front = huggingface_hub.ModelCardData(
+        base_model=source.model if source.on_hub else None,
+        license=source_license(source.folder),
+        pipeline_tag="image-text-to-text",
+        library_name="pocketvlm",
+        tags=["onnx", "token-pruning", plan.pruner.name],
+    )
+    body = _BODY.format(
+        model=source.name,
+        method=plan.pruner.name,
+        budget=budget,
+        tokens=tokens,
+        version=pocketvlm.__version__,
+        pruning=pruning,
+        vision=", ".join(plan.options.vision_precisions),
+        decoder=", ".join(plan.options.decoder_precisions),
+    )
+    (folder / "README.md").write_text(f"---\n{front.to_yaml()}\n---\n{body}", encoding="utf-8")
+
+
+def source_license(source: Path) -> str | None:
+    """Return the licence that the checkpoint's own card names, None where there is no card or it does not say."""
+    path = source / "README.md"
+    if not path.is_file():
+        return None
+    try:
+        data = huggingface_hub.ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+    except (ValueError, yaml.YAMLError):  # a card that cannot be parsed says nothing
+        return None
+    found = data.get("license")
+    return found if isinstance(found, str) else None

@@ -1,0 +1,123 @@
+"""Knows how an artifact's manifest is filled in: what was exported, from where, with which checksums."""
+
+import functools
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from pocketvlm import PocketVLMError
+from pocketvlm.artifact import MANIFEST_NAME, FileEntry, Manifest, files_digest, metadata
+from pocketvlm.artifact.integrity import sha256_of
+from pocketvlm.artifact.manifest import DecoderSpec, Parity, Pruning, Source, Vision
+from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.packaging.card import source_license
+from pocketvlm_export.plan import ExportPlan
+
+_TOOLS = ("pocketvlm", "torch", "transformers", "onnx", "onnxscript")
+_REQUIRES = {"onnxruntime": ">=1.20"}
+UNCHECKED = Parity(passed=False, reference="transformers fp32")
+
+
+def seal(folder: Path, plan: ExportPlan) -> str:
+    """Compute the artifact id and stamp it into every graph; returns the id.
+
+    The id is the digest of the table of published files as it stands before stamping: a graph cannot contain its own
+    hash.
+    """
+    published = {name: entry for name, entry in files_table(folder).items() if name not in plan.extra}
+    artifact_id = files_digest(published)
+    for path in sorted(folder.glob("onnx/*.onnx")):
+        # Weights in data files are references here and stay unread.
+        model = onnx.load(path, load_external_data=False)
+        onnx.helper.set_model_props(
+            model, {**{prop.key: prop.value for prop in model.metadata_props}, metadata.ARTIFACT_ID: artifact_id}
+        )
+        onnx.save(model, path)
+    return artifact_id
+
+
+def write_manifest(
+    checkpoint: Checkpoint, plan: ExportPlan, folder: Path, artifact_id: str, parity: Parity
+) -> Manifest:
+    """Write pocketvlm.json about the files that lie in ``folder`` now, validate it and return it."""
+    present = files_table(folder)
+    spec = checkpoint.spec
+    manifest = Manifest(
+        artifact_id=artifact_id,
+        source=Source(
+            checkpoint.source.name,
+            spec.family.model_type,
+            checkpoint.source.commit,
+            source_license(checkpoint.source.folder),
+        ),
+        pruning=Pruning(
+            method=plan.pruner.name,
+            options=plan.pruner.options,
+            positions="contiguous",
+            nested=plan.pruner.nested,
+            tokens_before=spec.vision.tokens,
+            budgets=plan.budgets,
+            default_budget=plan.budgets[0],
+        ),
+        vision=Vision(
+            spec.vision.image_size, {budget: _present(files, present) for budget, files in plan.vision.items()}
+        ),
+        decoder=DecoderSpec(
+            engines=("onnx",),
+            embed=_present(plan.embed, present),
+            graphs=_present(plan.decoder, present),
+            layers=spec.decoder.layers,
+            kv_heads=spec.decoder.kv_heads,
+            head_dim=spec.decoder.head_dim,
+            hidden=spec.decoder.hidden,
+            vocab=spec.decoder.vocab,
+            context=spec.decoder.context,
+            image_token_id=spec.image_token_id,
+            eos_token_ids=eos_token_ids(checkpoint),
+        ),
+        parity=parity,
+        files=present,
+        created_by={name: version(name) for name in _TOOLS},
+        requires=_REQUIRES,
+    )
+    (folder / MANIFEST_NAME).write_text(Manifest.from_json(manifest.to_json()).to_json(), encoding="utf-8")
+    return manifest
+
+
+def files_table(folder: Path) -> dict[str, FileEntry]:
+    """Return size and SHA-256 of every file under ``folder`` but the manifest itself, by relative name."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
+    return {path.relative_to(folder).as_posix(): _entry(path) for path in paths}
+
+
+def _entry(path: Path) -> FileEntry:
+    info = path.stat()
+    return FileEntry(info.st_size, _sha256(path, info.st_size, info.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Hash a file once for as long as it stays the same: weights are large and asked about at every step."""
+    return sha256_of(path)
+
+
+def eos_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Return the ids that end an answer: the generation configuration's, else the decoder's.
+
+    Raises:
+        PocketVLMError: neither names any.
+    """
+    path = checkpoint.source.folder / "generation_config.json"
+    listed = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    if listed is None:
+        listed = checkpoint.spec.decoder.config.eos_token_id
+    if listed is None:
+        raise PocketVLMError(f"{checkpoint.source.folder} names no eos_token_id: add it to generation_config.json")
+    return tuple(listed) if isinstance(listed, list) else (listed,)
+
+
+def _present(files: Mapping[str, str], table: Mapping[str, FileEntry]) -> dict[str, str]:
+    return {precision: file for precision, file in files.items() if file in table}

@@ -1,0 +1,101 @@
+"""Knows the configuration files that stand beside the graphs, and what other clients read in them."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pocketvlm import PocketVLMError
+from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.plan import ExportPlan
+
+_COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+_TEMPLATE = "chat_template.jinja"
+
+
+def write_sidecars(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
+    """Write tokenizer, processor and model configuration into ``folder``.
+
+    Raises:
+        PocketVLMError: the checkpoint lacks an image processor or a chat template.
+    """
+    source = checkpoint.source.folder
+    for name in _COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    processor = _read(source / "processor_config.json")
+    (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
+    _write(folder / "preprocessor_config.json", image_processor(source))
+    _write(folder / "processor_config.json", _processor_config(processor, checkpoint, plan))
+    _write(folder / "config.json", _model_config(source, plan, folder))
+
+
+def chat_template(source: Path) -> str:
+    """Return the chat template of a checkpoint, looked for where transformers looks; raises `PocketVLMError`."""
+    if (source / _TEMPLATE).is_file():
+        return (source / _TEMPLATE).read_text(encoding="utf-8")
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        found = _read(source / name).get("chat_template")
+        if isinstance(found, list):  # several templates by name
+            found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
+        if isinstance(found, str):
+            return found
+    raise PocketVLMError(
+        f"{source} has no chat template: add chat_template.jinja, as the checkpoint's model card describes its prompt"
+    )
+
+
+def image_processor(source: Path) -> dict[str, Any]:
+    """Return the image processor's configuration; transformers 5 nests it inside processor_config.json."""
+    config = _read(source / "preprocessor_config.json") or _read(source / "processor_config.json").get(
+        "image_processor"
+    )
+    if not isinstance(config, dict) or not config:
+        raise PocketVLMError(f"{source} has no preprocessor_config.json: download the whole checkpoint")
+    return config
+
+
+def _processor_config(config: dict[str, Any], checkpoint: Checkpoint, plan: ExportPlan) -> dict[str, Any]:
+    """Say the default budget in the terms of LLaVA's processor: patches, plus a correction that may be negative."""
+    vision = checkpoint.spec.vision
+    defaults = {
+        "processor_class": "LlavaProcessor",
+        "image_token": "<image>",
+        "patch_size": int(vision.config.patch_size),
+    }
+    return {
+        **defaults,
+        **config,
+        "vision_feature_select_strategy": "full",
+        "num_additional_image_tokens": plan.budgets[0] - vision.tokens,
+    }
+
+
+def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any]:
+    """Return the checkpoint's config.json with what transformers.js must be told."""
+    kept = [file for file in plan.sizes() if file not in plan.extra]
+    external = {Path(file).name: True for file in kept if (folder / file).with_suffix(".onnx_data").is_file()}
+    vision, decoder = plan.options.vision_precisions[0], plan.options.decoder_precisions[0]
+    told: dict[str, Any] = {
+        "dtype": {"vision_encoder": vision, "embed_tokens": decoder, "decoder_model_merged": decoder}
+    }
+    if external:
+        told["use_external_data_format"] = external
+    return {**_read(source / "config.json"), "transformers.js_config": told}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise PocketVLMError(f"{path} is not readable JSON ({error}): download it again") from error
+    if not isinstance(content, dict):
+        raise PocketVLMError(f"{path} holds no JSON object: download it again")
+    return content
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,110 @@
+"""The export as a whole: open, plan, build, seal, check, publish."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.artifact import Artifact, Manifest
+from pocketvlm.artifact.manifest import Parity
+from pocketvlm_export.build import build_graphs
+from pocketvlm_export.loading import Checkpoint, open_checkpoint, quiet_transformers
+from pocketvlm_export.options import ExportOptions
+from pocketvlm_export.packaging import (
+    UNCHECKED,
+    check_destination,
+    check_space,
+    publish,
+    seal,
+    staging,
+    write_card,
+    write_manifest,
+    write_sidecars,
+)
+from pocketvlm_export.plan import ExportPlan, make_plan
+from pocketvlm_export.verification import ParityError, check_parity, failures
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote: where, and the manifest that was published with it."""
+
+    output: Path
+    manifest: Manifest
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``export --json`` prints."""
+        data = self.manifest.to_dict()
+        return {
+            "output": str(self.output),
+            "artifact_id": data["artifact_id"],
+            "pruning": data["pruning"],
+            "parity": data["parity"],
+            "bytes": sum(entry.bytes for entry in self.manifest.files.values()),
+            "files": {name: entry.bytes for name, entry in self.manifest.files.items()},
+        }
+
+
+def export(
+    model: str, output: Path, options: ExportOptions | None = None, step: Callable[[str], None] = lambda _: None
+) -> ExportReport:
+    """Export ``model`` (folder, Hub id or ``demo``) to the folder ``output``, whole or not at all.
+
+    Args:
+        model: the checkpoint.
+        output: where the artifact appears once it has passed the parity gate.
+        options: what to export; defaults of `ExportOptions`.
+        step: called with a few words whenever a step begins.
+
+    Raises:
+        PocketVLMError: the checkpoint cannot be exported, or the destination not written.
+        ParityError: the graphs differ from the checkpoint; nothing was published.
+    """
+    options = options or ExportOptions()
+    checkpoint, plan = prepare(model, output, options)
+    with staging(output) as folder:
+        with quiet_transformers():
+            build_graphs(checkpoint, plan, folder, step)
+        write_sidecars(checkpoint, plan, folder)
+        write_card(checkpoint, plan, folder)
+        artifact_id = seal(folder, plan)
+        step("parity gate")
+        parity = run_gate(checkpoint, plan, folder, artifact_id)
+        remove_extra(plan, folder)
+        manifest = write_manifest(checkpoint, plan, folder, artifact_id, parity)
+        if not parity.passed:
+            reject(folder, parity, options)
+        publish(folder, output)
+    return ExportReport(output, manifest)
+
+
+def prepare(model: str, output: Path, options: ExportOptions) -> tuple[Checkpoint, ExportPlan]:
+    """Refuse what can be refused before any work is done; writes nothing."""
+    checkpoint = open_checkpoint(model, options.revision)
+    plan = make_plan(checkpoint, options)
+    check_destination(output, checkpoint.source.folder, overwrite=options.overwrite)
+    check_space(output, plan.disk_bytes())
+    return checkpoint, plan
+
+
+def run_gate(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, artifact_id: str) -> Parity:
+    """Check the built folder as a device would open it, before it has a passing manifest."""
+    write_manifest(checkpoint, plan, folder, artifact_id, UNCHECKED)
+    return check_parity(checkpoint, Artifact.open(folder, check="sizes", allow_rejected=True))
+
+
+def remove_extra(plan: ExportPlan, folder: Path) -> None:
+    """Remove the graphs that were built for the gate only, and their weights."""
+    for file in plan.extra:
+        (folder / file).unlink()
+        (folder / file).with_suffix(".onnx_data").unlink(missing_ok=True)
+
+
+def reject(folder: Path, parity: Parity, options: ExportOptions) -> None:
+    """Keep the folder where it was asked for, marked by its manifest, and raise `ParityError`."""
+    kept = "give --keep-failed DIR to look at it"
+    if options.keep_failed is not None:
+        shutil.move(folder, options.keep_failed)
+        kept = f"the rejected folder is in {options.keep_failed}"
+    raise ParityError(f"the graphs differ from the checkpoint ({failures(parity)}): nothing was published; {kept}")

@@ -1,0 +1,226 @@
+"""Knows the parity gate: which differences from Hugging Face an artifact may show, and how they are measured.
+
+What is measured is what a device runs: the runtime's own vision encoder, prompts and decoder.
+"""
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pocketvlm import PocketVLMError
+from pocketvlm.artifact import Artifact
+from pocketvlm.artifact.manifest import Parity
+from pocketvlm.decoders.onnx import OnnxDecoder
+from pocketvlm.prompts import Prompter
+from pocketvlm.vision import VisionEncoder, VisionFeatures
+from pocketvlm_export.loading import Checkpoint, quiet_transformers
+from pocketvlm_export.options import GATE_PRECISION
+from pocketvlm_export.verification.reference import (
+    DecoderReference,
+    Floats,
+    VisionReference,
+    decoder_reference,
+    vision_reference,
+)
+
+TOLERANCE = 1e-4  # of max(1, largest absolute reference value)
+TIE = 1e-6  # relative score gap at the cut below which another kept set is a tie, not an error
+STEPS = 16  # greedy tokens
+MIN_COSINE: Mapping[str, float] = {"fp16": 0.999}  # of features and logits, for precisions that cannot be exact
+_PROMPT = "What is in the picture?"
+_PICTURES = 2
+
+
+class ParityError(PocketVLMError):
+    """The exported graphs differ from the checkpoint."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class References:
+    """The checkpoint's own results on the gate's pictures and prompt."""
+
+    pixel_values: Floats
+    vision: dict[int, VisionReference]
+    decoder: DecoderReference
+
+
+def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
+    """Run the checkpoint and the artifact on the same pictures and prompt, and compare.
+
+    Components are in memory one at a time: first transformers', then ONNX Runtime's.
+    """
+    references = run_references(checkpoint, artifact)
+    in_vision, in_decoder = _vision_precisions(artifact), artifact.manifest.decoder.graphs
+    vision = _measure_vision(artifact, references, GATE_PRECISION) if GATE_PRECISION in in_vision else {}
+    decoder = _measure_decoder(artifact, references, GATE_PRECISION) if GATE_PRECISION in in_decoder else {}
+    others = {
+        precision: _measure_other(artifact, references, precision)
+        for precision in dict.fromkeys((*in_vision, *in_decoder))
+        if precision != GATE_PRECISION
+    }
+    parts = [part for part in (vision, decoder) if part]
+    passed = all(part["passed"] for part in [*parts, *others.values()])
+    return Parity(passed, "transformers fp32", vision=vision, decoder=decoder, by_precision=others)
+
+
+def run_references(checkpoint: Checkpoint, artifact: Artifact) -> References:
+    """Run transformers on the gate's pictures, for every budget of the artifact, and on its prompt."""
+    pruning = artifact.manifest.pruning
+    pixel_values = gate_pictures(_PICTURES, checkpoint.spec.vision.image_size)
+    with quiet_transformers():
+        vision = vision_reference(checkpoint, pruning.method, pruning.budgets, pixel_values)
+        features = vision[pruning.default_budget].image_features[0]
+        decoder = decoder_reference(checkpoint, _PROMPT, features, STEPS)
+    return References(pixel_values, vision, decoder)
+
+
+def gate_pictures(count: int, size: tuple[int, int]) -> Floats:
+    """Return pictures with structure at several scales: float32 (count, 3, height, width), the same at every call."""
+    height, width = size
+    random = np.random.default_rng(20241202)
+    y, x = np.mgrid[0:height, 0:width] / max(size)
+    waves = random.normal(size=(count, 3, 6, 4))
+    pictures = sum(
+        waves[:, :, i, 0, None, None]
+        * np.cos(2**i * (waves[:, :, i, 1, None, None] * x + waves[:, :, i, 2, None, None] * y + i))
+        for i in range(6)
+    )
+    noise = 0.3 * random.normal(size=(count, 3, height, width))
+    return (0.6 * pictures + noise).astype(np.float32)
+
+
+def failures(parity: Parity) -> str:
+    """Say in a few words which part of the gate failed."""
+    parts = {"vision": parity.vision, "decoder": parity.decoder, **parity.by_precision}
+    return "; ".join(
+        f"{name}: " + ", ".join(f"{key} {_short(value)}" for key, value in part.items() if key != "passed")
+        for name, part in parts.items()
+        if part and not part["passed"]
+    )
+
+
+def _vision_precisions(artifact: Artifact) -> list[str]:
+    return list(artifact.manifest.vision.graphs[artifact.manifest.pruning.default_budget])
+
+
+def _measure_vision(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
+    """Hold every budget's graph against its reference, the pictures as one batch."""
+    difference, scale, equal, tied, gap, score_difference = 0.0, 1.0, True, False, 1.0, 0.0
+    for budget, reference in references.vision.items():
+        found = _encode(artifact, references, budget, precision)
+        for row in range(len(reference.kept_indices)):
+            same, ours, theirs = _common_rows(found, reference, row)
+            difference = max(difference, _largest(ours - theirs))
+            if same:
+                score_difference = max(score_difference, _largest(found.kept_scores[row] - reference.kept_scores[row]))
+            equal &= same
+            tied |= not same and reference.gaps[row] < TIE
+        scale = max(scale, _largest(reference.image_features))
+        gap = min(gap, float(reference.gaps.min()))
+    # Scores are probabilities: what another budget is cut from at run time, so they are held to the same bound.
+    passed = (equal or tied) and difference <= TOLERANCE * scale and score_difference <= TOLERANCE
+    return {
+        "max_abs": difference,
+        "max_reference": scale,
+        "scores_max_abs": score_difference,
+        "kept_equal": equal,
+        "min_gap": gap,
+        "passed": passed,
+    }
+
+
+def _measure_decoder(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
+    """Answer the gate's prompt about its first picture, end to end, and compare ids, logits and tokens."""
+    reference = references.decoder
+    tokens, logits, prompt_equal = _answer(artifact, references, precision)
+    agreed = _agreement(tokens, reference.token_ids)
+    compared = min(agreed + 1, STEPS)  # logits after another token answer another question
+    difference = _largest(logits[:compared] - reference.logits[:compared])
+    scale = max(1.0, _largest(reference.logits))
+    passed = prompt_equal and agreed == STEPS and difference <= TOLERANCE * scale
+    return {
+        "max_abs": difference,
+        "max_reference": scale,
+        "greedy_tokens": STEPS,
+        "greedy_equal": agreed,
+        "prompt_equal": prompt_equal,
+        "passed": passed,
+    }
+
+
+def _measure_other(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
+    """Measure what a precision that is not float32 loses; its thresholds are cosines."""
+    result: dict[str, Any] = {}
+    if precision in _vision_precisions(artifact):
+        cosines, overlaps = [], []
+        for budget, reference in references.vision.items():
+            found = _encode(artifact, references, budget, precision)
+            for row in range(len(reference.kept_indices)):
+                _, ours, theirs = _common_rows(found, reference, row)
+                overlaps.append(len(ours) / budget)
+                cosines.append(_cosine(ours, theirs) if len(ours) else 0.0)
+        result |= {"vision_cosine": min(cosines), "kept_overlap": min(overlaps)}
+    if precision in artifact.manifest.decoder.graphs:
+        tokens, logits, _ = _answer(artifact, references, precision)
+        result |= {
+            "decoder_cosine": _cosine(logits[0], references.decoder.logits[0]),
+            "greedy_equal": _agreement(tokens, references.decoder.token_ids),
+        }
+    lowest = min(result[key] for key in ("vision_cosine", "decoder_cosine") if key in result)
+    return {**result, "passed": lowest >= MIN_COSINE[precision]}
+
+
+def _encode(artifact: Artifact, references: References, budget: int, precision: str | None) -> VisionFeatures:
+    features = VisionEncoder.open(artifact, budget=budget, precision=precision).encode(references.pixel_values)
+    gc.collect()  # a session's weights go with it
+    return features
+
+
+def _answer(artifact: Artifact, references: References, precision: str) -> tuple[list[int], Floats, bool]:
+    """Greedy tokens, the logits before each (steps, vocab), and whether the prompt's ids were those of transformers."""
+    manifest = artifact.manifest
+    vision = precision if precision in _vision_precisions(artifact) else None
+    features = _encode(artifact, references, manifest.pruning.default_budget, vision).image_features[0]
+    prompter = Prompter.from_artifact(artifact)
+    ids = prompter.encode(_PROMPT, pictures=1, slots=len(features))
+    decoder = OnnxDecoder.open(artifact, precision=precision)
+    logits = [decoder.prefill(prompter.segments(ids, [features]))]
+    while len(logits) < STEPS:
+        logits.append(decoder.decode(int(logits[-1].argmax())))
+    del decoder
+    gc.collect()
+    return [int(row.argmax()) for row in logits], np.stack(logits), np.array_equal(ids, references.decoder.prompt_ids)
+
+
+def _common_rows(found: VisionFeatures, reference: VisionReference, row: int) -> tuple[bool, Floats, Floats]:
+    """Whether one picture's kept indices are the same, order included, and both sides' features of those in common."""
+    ours, theirs = found.kept_indices[row], reference.kept_indices[row]
+    _, at_ours, at_theirs = np.intersect1d(ours, theirs, return_indices=True)
+    return (
+        np.array_equal(ours, theirs),
+        found.image_features[row][at_ours],
+        reference.image_features[row][at_theirs],
+    )
+
+
+def _agreement(ours: list[int], theirs: list[int]) -> int:
+    """Count the tokens before the first that differs."""
+    return next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), len(theirs))
+
+
+def _largest(values: Floats) -> float:
+    return float(np.abs(values).max()) if values.size else 0.0
+
+
+def _cosine(a: Floats, b: Floats) -> float:
+    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

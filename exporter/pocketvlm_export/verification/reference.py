@@ -1,0 +1,147 @@
+"""The Hugging Face side of the parity gate: transformers' own modules in float32 with full eager attention maps.
+
+Nothing here is shared with the graphs that are checked: selection is written again in numpy, on the whole maps.
+"""
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoTokenizer, DynamicCache
+
+from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.packaging import chat_template
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class VisionReference:
+    """What one budget should give.
+
+    Attributes:
+        image_features: (B, k, hidden).
+        kept_indices: (B, k), in raster order.
+        kept_scores: (B, k), 0 where nothing is ranked.
+        gaps: (B,), relative score gaps at the cut.
+    """
+
+    image_features: Floats
+    kept_indices: Ints
+    kept_scores: Floats
+    gaps: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DecoderReference:
+    """A greedy answer: prompt ids (n,), token ids (steps,), logits before each of them (steps, vocab)."""
+
+    prompt_ids: Ints
+    token_ids: list[int]
+    logits: Floats
+
+
+def fastervlm_scores(attention: Floats) -> Floats:
+    """FasterVLM's score from a whole attention map: (heads, N + 1, N + 1) -> (N,), mean over heads of row 0."""
+    mean: Floats = attention[:, 0, 1:].mean(axis=0)
+    return mean
+
+
+# How each pruning method ranks patches, from whole maps; None keeps all.
+SCORES: Mapping[str, Callable[[Floats], Floats] | None] = {"fastervlm": fastervlm_scores, "none": None}
+
+
+def vision_reference(
+    checkpoint: Checkpoint, method: str, budgets: Sequence[int], pixel_values: Floats
+) -> dict[int, VisionReference]:
+    """Run tower and projector on ``pixel_values`` (B, 3, H, W) and select ``budgets`` by ``method``.
+
+    One picture at a time: the attention maps of all layers are large.
+    """
+    family, spec = checkpoint.family, checkpoint.spec
+    depth = spec.vision.config.num_hidden_layers
+    tower = family.load_tower(checkpoint.weights, spec, layers=depth, attention="eager")
+    projector = family.load_projector(checkpoint.weights, spec)
+    rows: dict[int, list[tuple[Floats, Ints, Floats, float]]] = {budget: [] for budget in budgets}
+    for picture in pixel_values:
+        with torch.inference_mode():
+            output = tower(torch.from_numpy(picture[None]), output_hidden_states=True, output_attentions=True)
+            features, attention = _llava_features(spec.config, output)
+            projected = projector(features)[0].numpy()  # every patch; the kept rows are taken afterwards
+        rank = SCORES[method]
+        scores = rank(attention) if rank else np.zeros(len(projected), dtype=np.float32)
+        for budget in budgets:
+            kept, gap = _select(scores, budget)
+            rows[budget].append((projected[kept], kept, scores[kept], gap))
+        del output
+    del tower, projector
+    gc.collect()
+    return {
+        budget: VisionReference(*(np.stack(column) for column in zip(*found, strict=True)))
+        for budget, found in rows.items()
+    }
+
+
+def decoder_reference(checkpoint: Checkpoint, prompt: str, features: Floats, steps: int) -> DecoderReference:
+    """Answer ``prompt`` about one picture, whose kept ``features`` are (k, hidden), greedily for ``steps`` tokens."""
+    family, spec = checkpoint.family, checkpoint.spec
+    ids = prompt_ids(checkpoint, prompt, len(features))
+    embedding = family.load_embedding(checkpoint.weights, spec)
+    model = family.load_decoder(checkpoint.weights, spec, attention="eager")
+    cache = DynamicCache()
+    token_ids: list[int] = []
+    logits: list[Floats] = []
+    with torch.inference_mode():
+        inputs = embedding(torch.from_numpy(ids)[None])
+        inputs[0, torch.from_numpy(ids == spec.image_token_id)] = torch.from_numpy(features)
+        for _ in range(steps):
+            output = model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+            logits.append(output.logits[0, -1].numpy().copy())
+            token_ids.append(int(logits[-1].argmax()))
+            inputs = embedding(torch.tensor([token_ids[-1:]]))
+    del model, embedding, output, inputs, cache
+    gc.collect()
+    return DecoderReference(ids, token_ids, np.stack(logits))
+
+
+def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int) -> Ints:
+    """Return the token ids of a question about one picture, as transformers' processors make them, with its slots.
+
+    Processors render the template to text and tokenize that once, without a second BOS where the template wrote one;
+    a tokenizer's own ``apply_chat_template`` would add none at all.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.source.folder, trust_remote_code=False, local_files_only=True)
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+    template = chat_template(checkpoint.source.folder)
+    text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    ids: Ints = np.array(tokenizer(text, add_special_tokens=not has_bos)["input_ids"], dtype=np.int64)
+    return np.repeat(ids, np.where(ids == checkpoint.spec.image_token_id, slots, 1))
+
+
+def _llava_features(config: Any, output: Any) -> tuple[torch.Tensor, Floats]:
+    """Features as LlavaModel.get_image_features takes them, (1, N, C), and the attention map behind the last of them.
+
+    ``hidden_states`` has one entry more than ``attentions``: the embeddings. Counted from the end the two agree;
+    counted from the start, hidden state i is the output of layer i - 1.
+    """
+    listed = config.vision_feature_layer
+    layers = [listed] if isinstance(listed, int) else list(listed)
+    features = torch.cat([output.hidden_states[index][:, 1:] for index in layers], dim=-1)
+    last = layers[-1]
+    attention = output.attentions[last if last < 0 else last - 1]
+    return features, attention[0].numpy()
+
+
+def _select(scores: Floats, budget: int) -> tuple[Ints, float]:
+    """Kept indices in raster order, ties to the lower index, and the relative gap at the cut, 1 without a cut."""
+    order = np.argsort(-scores, kind="stable")
+    if budget == len(scores):
+        return np.sort(order), 1.0
+    last, first_out = float(scores[order[budget - 1]]), float(scores[order[budget]])
+    return np.sort(order[:budget]), (last - first_out) / last if last else 0.0

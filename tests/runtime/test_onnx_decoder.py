@@ -1,0 +1,101 @@
+"""The ONNX decoder and its cache, against causal attention in numpy over the whole sequence at once."""
+
+import numpy as np
+import pytest
+
+from pocketvlm import Artifact, PocketVLMError
+from pocketvlm.decoders import EmbeddingSegment, TokenSegment, open_decoder
+from support.tiny_artifact import read_manifest, write_artifact, write_manifest
+from support.tiny_graphs import CONTEXT, HIDDEN, reference_logits
+
+
+@pytest.fixture
+def model(tmp_path):
+    weights = write_artifact(tmp_path / "a")
+    return open_decoder(Artifact.open(tmp_path / "a")), weights
+
+
+def tokens(*ids):
+    return TokenSegment(np.array(ids, np.int64))
+
+
+def assert_logits(actual, weights, embeddings):
+    assert (actual.dtype, actual.shape) == (np.float32, (len(weights.embed),))
+    np.testing.assert_allclose(actual, reference_logits(weights, np.stack(embeddings)), rtol=1e-3, atol=1e-3)
+
+
+def test_prefill_and_decode_equal_the_whole_sequence_at_once(model):
+    decoder, weights = model
+    picture = np.random.default_rng(1).normal(size=(5, HIDDEN)).astype(np.float32)
+    ids = [7, 3, 250, 11]
+    embeddings = [weights.embed[7], weights.embed[3], *picture, weights.embed[250], weights.embed[11]]
+    logits = decoder.prefill([tokens(*ids[:2]), EmbeddingSegment(picture), tokens(*ids[2:])])
+    assert_logits(logits, weights, embeddings)
+    assert decoder.position == 9
+    assert set(decoder.timings_ms) == {"embed", "prefill"}
+    for token in (42, 1, 200):
+        embeddings.append(weights.embed[token])
+        assert_logits(decoder.decode(token), weights, embeddings)
+    # a second prefill continues the sequence, as the next turn of a chat does
+    embeddings += [weights.embed[5], weights.embed[6]]
+    assert_logits(decoder.prefill([tokens(5, 6)]), weights, embeddings)
+    assert decoder.position == len(embeddings)
+
+
+def test_reset_forgets(model):
+    decoder, weights = model
+    decoder.prefill([tokens(1, 2, 3)])
+    decoder.reset()
+    assert decoder.position == 0
+    assert_logits(decoder.prefill([tokens(9)]), weights, [weights.embed[9]])
+
+
+def test_the_context_is_checked_before_anything_moves(model):
+    decoder, _ = model
+    with pytest.raises(PocketVLMError, match=f"{CONTEXT + 1} tokens are more than the model's context of {CONTEXT}"):
+        decoder.prefill([tokens(*[1] * (CONTEXT + 1))])
+    assert decoder.position == 0
+    decoder.prefill([tokens(*[1] * CONTEXT)])
+    with pytest.raises(PocketVLMError, match="context"):
+        decoder.decode(1)
+    assert decoder.position == CONTEXT
+
+
+def test_a_failed_run_leaves_the_sequence_as_it_was(model):
+    decoder, weights = model
+    decoder.prefill([tokens(4, 5)])
+    with pytest.raises(PocketVLMError, match="embedding graph failed"):
+        decoder.decode(1 << 20)
+    assert_logits(decoder.decode(6), weights, [weights.embed[i] for i in (4, 5, 6)])
+
+
+def test_features_of_another_width_are_refused(model):
+    with pytest.raises(PocketVLMError, match="4 wide, the decoder reads 8"):
+        model[0].prefill([EmbeddingSegment(np.zeros((3, 4), np.float32))])
+    with pytest.raises(PocketVLMError, match="no tokens"):
+        model[0].prefill([])
+
+
+def test_engines_that_are_not_there_are_refused(artifact_dir):
+    artifact = Artifact.open(artifact_dir)
+    with pytest.raises(PocketVLMError, match=r"'llama\.cpp' is not in this artifact, which has onnx"):
+        open_decoder(artifact, engine="llama.cpp")
+    data = read_manifest(artifact_dir)
+    data["decoder"]["engines"] = ["quantum"]
+    write_manifest(artifact_dir, data)
+    with pytest.raises(PocketVLMError, match="'quantum' is unknown to this runtime"):
+        open_decoder(Artifact.open(artifact_dir))
+
+
+def test_a_graph_without_the_layers_the_manifest_promises_is_refused(artifact_dir):
+    data = read_manifest(artifact_dir)
+    data["decoder"]["layers"] = 3
+    write_manifest(artifact_dir, data)
+    with pytest.raises(PocketVLMError, match=r"past_key_values\.2\.key"):
+        open_decoder(Artifact.open(artifact_dir))
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_below_one_are_refused(artifact_dir, threads):
+    with pytest.raises(PocketVLMError, match=f"threads={threads}"):
+        open_decoder(Artifact.open(artifact_dir), threads=threads)

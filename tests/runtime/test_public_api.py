@@ -1,0 +1,46 @@
+"""What `import pocketvlm` gives, and what it must not bring along."""
+
+import subprocess
+import sys
+
+import pytest
+
+import pocketvlm
+
+FORBIDDEN = {"torch", "transformers", "onnx", "pocketvlm_export"}
+
+
+def modules_after(code):
+    """Top-level modules loaded once ``code`` has run in a fresh interpreter; what it prints is ignored."""
+    script = f"import sys; {code}; print(); print(*(name for name in sys.modules if '.' not in name))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pocketvlm",
+        "from pocketvlm import VLM, Answer, Artifact",
+        "import pocketvlm.decoders.onnx, pocketvlm.overlay, pocketvlm.cli.run, pocketvlm.cli.verify",
+    ],
+)
+def test_the_runtime_needs_none_of_the_exporters_libraries(code):
+    assert not modules_after(code) & FORBIDDEN
+
+
+def test_an_answer_on_the_device_needs_none_of_them_either(artifact_dir):
+    code = f"from pocketvlm import VLM; VLM.load({str(artifact_dir)!r}).generate('hi', max_new_tokens=2)"
+    assert not modules_after(code) & FORBIDDEN
+
+
+def test_the_command_line_waits_for_no_engine():
+    loaded = modules_after("from pocketvlm.cli import main; main(['run', '--help'], standalone_mode=False)")
+    assert not loaded & (FORBIDDEN | {"onnxruntime", "numpy"})
+
+
+def test_the_public_names():
+    assert sorted(pocketvlm.__all__) == sorted(["VLM", "Answer", "Artifact", "PocketVLMError", "__version__"])
+    assert all(getattr(pocketvlm, name) is not None for name in pocketvlm.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = pocketvlm.nonsense

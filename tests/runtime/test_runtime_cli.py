@@ -1,0 +1,244 @@
+"""The commands run, inspect and verify: what they print, where, and with which exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pocketvlm import VLM, PocketVLMError, cli
+from pocketvlm.cli import reference
+from pocketvlm.cli import verify as verify_module
+from support.tiny_artifact import read_manifest, write_manifest
+
+
+@pytest.fixture
+def image_file(tmp_path, picture):
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def pocketvlm(*arguments, **options):
+    return CliRunner().invoke(cli.main, [str(a) for a in arguments], prog_name="pocketvlm", **options)
+
+
+def assert_refused(result, reason, exit_code=1):
+    assert result.exit_code == exit_code, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert reason in result.stderr
+
+
+def test_run_prints_the_answer_alone(artifact_dir, image_file):
+    result = pocketvlm("run", artifact_dir, "--image", image_file, "--prompt", "what?", "--max-new-tokens", 5)
+    assert result.exit_code == 0, result.stderr
+    answer = VLM.load(artifact_dir).generate("what?", [image_file], max_new_tokens=5)
+    assert result.stdout == answer.text + "\n"
+    assert result.stderr == ""
+
+
+def test_run_json_has_the_documented_fields(artifact_dir, image_file):
+    options = ["--max-new-tokens", 4, "--budget", 3, "--temperature", 0.8, "--top-p", 0.9, "--seed", 1, "--threads", 1]
+    result = pocketvlm("run", artifact_dir, "--image", image_file, "--prompt", "-", "--json", *options, input="what?\n")
+    printed = json.loads(result.stdout)
+    vlm = VLM.load(artifact_dir, budget=3, threads=1)
+    answer = vlm.generate("what?", [image_file], max_new_tokens=4, temperature=0.8, top_p=0.9, seed=1)
+    assert printed["text"] == answer.text
+    assert printed["token_ids"] == answer.token_ids
+    assert printed["kept_indices"] == answer.kept_indices
+    assert printed["visual_tokens"] == {"before": 16, "after": 3}
+    assert set(printed["timings_ms"]) == set(answer.timings_ms)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--budget", "0"], "budget 0 is not within 1..16"),
+        (["--budget", "-3"], "budget -3 is not within 1..16"),
+        (["--budget", "13"], "budget 13"),
+        (["--budget", "17"], "budget 17 is not within 1..16"),
+        (["--image", "missing.png"], "missing.png"),
+        (["--decoder", "llama.cpp"], "llama.cpp"),
+        (["--vision-precision", "int8"], "int8"),
+        (["--decoder-precision", "int4"], "int4"),
+        (["--max-new-tokens", "1000"], "context of 160"),
+        (["--threads", "0"], "threads=0"),
+    ],
+)
+def test_run_refuses_with_one_line_and_exit_code_1(artifact_dir, arguments, reason):
+    assert_refused(pocketvlm("run", artifact_dir, "--prompt", "what?", *arguments), reason)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run"], ["run", "d"], ["run", "d", "--prompt", "x", "--budget", "many"], ["no-such-command"], ["run", "--nope"]],
+)
+def test_wrong_usage_is_exit_code_2(arguments):
+    assert pocketvlm(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["run", "inspect", "verify"])
+def test_no_such_folder(tmp_path, command):
+    prompt = ["--prompt", "x"] if command == "run" else []
+    assert_refused(pocketvlm(command, tmp_path / "nowhere", *prompt), "no such folder")
+
+
+def test_debug_gives_the_traceback_before_or_after_the_command(tmp_path):
+    for arguments in (["--debug", "verify", tmp_path], ["verify", tmp_path, "--debug"]):
+        result = pocketvlm(*arguments)
+        assert isinstance(result.exception, PocketVLMError)
+        assert result.exit_code == 1
+
+
+def test_inspect_says_what_there_is(artifact_dir):
+    text = pocketvlm("inspect", artifact_dir).stdout
+    for expected in ("fastervlm", "6 (default), 12", "vision k=12 fp32", "decoder fp32", "passed against numpy"):
+        assert expected in text
+    printed = json.loads(pocketvlm("inspect", artifact_dir, "--json").stdout)
+    assert printed["pruning"]["budgets"] == [6, 12]
+    graph = "onnx/embed_tokens.onnx"
+    assert printed["graph_bytes"][graph] == (artifact_dir / graph).stat().st_size
+    assert printed["bytes"] == sum(entry["bytes"] for entry in printed["files"].values())
+
+
+def test_inspect_shows_a_rejected_export_that_run_refuses(artifact_dir):
+    data = read_manifest(artifact_dir)
+    data["parity"]["passed"] = False
+    write_manifest(artifact_dir, data)
+    assert "FAILED" in pocketvlm("inspect", artifact_dir).stdout
+    assert_refused(pocketvlm("run", artifact_dir, "--prompt", "x"), "parity")
+    assert_refused(pocketvlm("verify", artifact_dir), "parity")
+
+
+def test_the_overlay_shows_what_run_keeps(artifact_dir, image_file, tmp_path):
+    overlay = tmp_path / "out" / "kept.png"
+    overlay.parent.mkdir()
+    arguments = ["inspect", artifact_dir, "--image", image_file, "--overlay", overlay, "--budget", 4, "--json"]
+    printed = json.loads(pocketvlm(*arguments).stdout)
+    answer = VLM.load(artifact_dir).generate("?", [image_file], budget=4, max_new_tokens=1)
+    assert [printed["kept_indices"]] == answer.kept_indices
+    assert [path.name for path in overlay.parent.iterdir()] == ["kept.png"]
+    with Image.open(overlay) as drawing:
+        assert min(drawing.size) >= 512
+        grey = np.ptp(np.asarray(drawing).astype(int), axis=2) == 0
+    side = grey.shape[0] // 4
+    dim_cells = [cell for cell in range(16) if grey[side * (cell // 4) + side // 2, side * (cell % 4) + side // 2]]
+    assert dim_cells == sorted(set(range(16)) - set(printed["kept_indices"]))
+
+
+def test_an_overlay_that_cannot_be_written_leaves_nothing(artifact_dir, image_file, tmp_path):
+    missing = tmp_path / "nowhere" / "kept.png"
+    assert_refused(pocketvlm("inspect", artifact_dir, "--image", image_file, "--overlay", missing), "cannot be written")
+    assert not missing.parent.exists()
+    assert pocketvlm("inspect", artifact_dir, "--image", image_file).exit_code == 2
+
+
+def test_verify_opens_everything(artifact_dir):
+    assert "8 files and 4 graphs are whole" in pocketvlm("verify", artifact_dir).stdout
+    printed = json.loads(pocketvlm("verify", artifact_dir, "--json").stdout)
+    assert printed["parity"]["passed"]
+    assert "onnx/vision_encoder.k12.onnx" in printed["graphs"]
+
+
+def test_verify_reads_every_byte_even_of_files_known_before(artifact_dir):
+    VLM.load(artifact_dir)
+    template = artifact_dir / "chat_template.jinja"
+    before = template.stat()
+    template.write_bytes(template.read_bytes()[::-1])
+    os.utime(template, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert_refused(pocketvlm("verify", artifact_dir), "chat_template.jinja was altered")
+
+
+def test_verify_against_asks_the_exporter(artifact_dir, monkeypatch):
+    class ParityFailed(PocketVLMError):
+        exit_code = 3
+
+    def compare(folder, model):
+        if model == "other":
+            raise ParityFailed("features differ by 0.5, the bound is 0.0001: export again")
+        return {"folder": folder.name, "kept_equal": True}
+
+    monkeypatch.setattr(verify_module, "_reference", lambda: compare)
+    printed = json.loads(pocketvlm("verify", artifact_dir, "--against", "same", "--json").stdout)
+    assert printed["against"] == {"model": "same", "folder": "artifact", "kept_equal": True}
+    assert_refused(pocketvlm("verify", artifact_dir, "--against", "other"), "features differ", exit_code=3)
+
+
+def test_a_missing_exporter_is_named(artifact_dir, monkeypatch):
+    broken = EntryPoint("transformers", "no_such_module:verify_against", "pocketvlm.references")
+    monkeypatch.setattr(verify_module, "entry_points", lambda group: [broken])
+    assert_refused(pocketvlm("verify", artifact_dir, "--against", "x"), "pip install 'pocketvlm[export]'")
+    export = EntryPoint("export", "no_such_module:export", "pocketvlm.commands")
+    monkeypatch.setattr(cli.main, "commands", {})
+    monkeypatch.setattr(cli, "_entry_points", lambda: {"export": export})
+    assert_refused(pocketvlm("export", "model", "-o", "x", "--budget", "4"), "pip install 'pocketvlm[export]'")
+    assert "export" in pocketvlm("--help").stdout
+
+
+def test_every_command_has_help_with_an_example():
+    listing = pocketvlm("--help").stdout
+    for name in ("run", "inspect", "verify", "export"):
+        assert name in listing
+    for name in ("run", "inspect", "verify"):
+        assert f"Example: pocketvlm {name} " in " ".join(pocketvlm(name, "--help").stdout.split())
+
+
+def test_the_command_reference_is_placed_between_its_markers(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{reference.BEGIN}\nstale\n{reference.END}\nafter\n")
+    runner = CliRunner()
+    stale = runner.invoke(reference.write_reference, [str(readme), "--check"])
+    assert stale.exit_code == 1
+    assert "stale" in stale.stderr
+    assert runner.invoke(reference.write_reference, [str(readme)]).exit_code == 0
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "--max-new-tokens" in text
+    assert "#### `pocketvlm inspect`" in text
+    assert runner.invoke(reference.write_reference, [str(readme), "--check"]).exit_code == 0
+    readme.write_text("no markers")
+    assert runner.invoke(reference.write_reference, [str(readme)]).exit_code == 1
+
+
+def test_ctrl_c_is_quiet_and_exits_with_130(monkeypatch):
+    @click.command()
+    def wait():
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.main.commands, "wait", wait)
+    result = pocketvlm("wait")
+    assert result.exit_code == 130
+    assert "Traceback" not in result.output
+
+
+def start(*arguments):
+    command = [sys.executable, "-c", "from pocketvlm.cli import main; main(prog_name='pocketvlm')"]
+    return subprocess.Popen([*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_sigint_stops_a_running_command_cleanly(artifact_dir, tmp_path):
+    prompt = tmp_path / "prompt"
+    os.mkfifo(prompt)  # the command waits here for its picture until it is interrupted
+    process = start("run", artifact_dir, "--prompt", "x", "--image", prompt)
+    with prompt.open("wb"):  # returns once the command has opened the other end
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+
+
+def test_a_reader_that_leaves_early_causes_no_traceback(artifact_dir):
+    process = start("run", artifact_dir, "--prompt", "what?", "--max-new-tokens", "120")
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.wait(timeout=60)
+    assert "Traceback" not in stderr

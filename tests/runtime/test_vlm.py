@@ -1,0 +1,206 @@
+"""The whole path from pictures and a question to an answer, against numpy doing the same by hand."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvlm import VLM, PocketVLMError
+from pocketvlm.pictures import PictureLimits, open_picture
+from pocketvlm.preprocessing import Preprocessor
+from support.tiny_artifact import PREPROCESSOR, read_manifest, write_artifact, write_manifest
+from support.tiny_graphs import CONTEXT, PATCHES, reference_logits, reference_vision
+
+
+@pytest.fixture
+def other(picture):
+    return np.ascontiguousarray(255 - picture[::-1])
+
+
+def by_hand(weights, vlm, prompt, pictures, budget, steps):
+    """Greedy token ids and kept indices, from the numpy twins of the graphs."""
+    preprocess = Preprocessor.from_config(PREPROCESSOR)
+    seen = [reference_vision(weights, preprocess(open_picture(p)), budget) for p in pictures]
+    ids = vlm._prompter.encode(prompt, len(pictures), budget)
+    embeddings = weights.embed[ids].astype(np.float64)
+    if seen:
+        embeddings[ids == vlm._prompter.image_token_id] = np.concatenate([features for features, _ in seen])
+    said = []
+    eos = vlm.artifact.manifest.decoder.eos_token_ids
+    while len(said) < steps and not (said and said[-1] in eos):
+        said.append(int(np.argmax(reference_logits(weights, embeddings))))
+        embeddings = np.vstack([embeddings, weights.embed[said[-1]]])
+    return said, [indices.tolist() for _, indices in seen]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+@pytest.mark.parametrize("budget", [1, 4, 6])
+def test_answers_equal_those_computed_by_hand(tmp_path, picture, other, count, budget):
+    weights = write_artifact(tmp_path / "a")
+    vlm = VLM.load(tmp_path / "a")
+    pictures = [picture, other][:count]
+    answer = vlm.generate("what is it?", pictures, budget=budget, max_new_tokens=6)
+    token_ids, kept = by_hand(weights, vlm, "what is it?", pictures, budget, 6)
+    assert answer.token_ids == token_ids
+    assert answer.kept_indices == kept
+    assert answer.visual_tokens == {"before": PATCHES * count, "after": budget * count}
+
+
+def test_a_narrowed_answer_equals_that_of_a_graph_exported_at_the_budget(tmp_path, picture):
+    write_artifact(tmp_path / "wide", budgets=(PATCHES,))
+    write_artifact(tmp_path / "narrow", budgets=(5,))
+    wide = VLM.load(tmp_path / "wide").generate("what?", [picture], budget=5, max_new_tokens=8)
+    narrow = VLM.load(tmp_path / "narrow").generate("what?", [picture], max_new_tokens=8)
+    assert (wide.token_ids, wide.kept_indices) == (narrow.token_ids, narrow.kept_indices)
+
+
+def test_load_budget_sets_the_default_and_picks_the_graph(artifact_dir, picture):
+    kept = {
+        budget: VLM.load(artifact_dir, budget=budget).generate("?", [picture], max_new_tokens=1).visual_tokens["after"]
+        for budget in (None, 3, 9, 12)
+    }
+    assert kept == {None: 6, 3: 3, 9: 9, 12: 12}
+
+
+def test_every_kind_of_picture_source_gives_the_same_answer(vlm, picture, tmp_path):
+    image = Image.fromarray(picture)
+    image.save(tmp_path / "p.png")
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    sources = [picture, image, tmp_path / "p.png", str(tmp_path / "p.png"), data.getvalue()]
+    answers = [vlm.generate("what?", [source], max_new_tokens=4) for source in sources]
+    assert len({tuple(answer.token_ids) for answer in answers}) == 1
+    assert len({str(answer.kept_indices) for answer in answers}) == 1
+
+
+def test_pictures_do_not_change_each_other(vlm, picture, other):
+    both = vlm.generate("?", [picture, other], max_new_tokens=1).kept_indices
+    assert both == [vlm.generate("?", [one], max_new_tokens=1).kept_indices[0] for one in (picture, other)]
+    assert both[0] != both[1]
+
+
+def test_answers_do_not_depend_on_what_was_asked_before(vlm, picture):
+    first = vlm.generate("what is it?", [picture], max_new_tokens=8)
+    vlm.generate("something else entirely", max_new_tokens=5)
+    assert vlm.generate("what is it?", [picture], max_new_tokens=8).token_ids == first.token_ids
+
+
+def test_a_stream_gives_the_pieces_of_the_answer(vlm, picture):
+    stream = vlm.stream("what is it?", [picture], max_new_tokens=12)
+    pieces = list(stream)
+    answer = vlm.generate("what is it?", [picture], max_new_tokens=12)
+    assert "".join(pieces) == stream.answer.text == answer.text
+    assert len(pieces) > 1
+    assert stream.answer.token_ids == answer.token_ids
+
+
+def test_timings_add_up(vlm, picture):
+    timings = vlm.generate("what is it?", [picture], max_new_tokens=3).timings_ms
+    assert list(timings) == ["load", "preprocess", "vision", "embed", "prefill", "ttft", "decode", "total"]
+    assert all(value > 0 for value in timings.values())
+    assert timings["total"] == pytest.approx(timings["ttft"] + timings["decode"])
+    assert timings["ttft"] >= timings["preprocess"] + timings["vision"] + timings["embed"] + timings["prefill"]
+
+
+def test_the_end_of_sequence_stops_and_is_not_part_of_the_text(tmp_path):
+    write_artifact(tmp_path / "a")
+    vlm = VLM.load(tmp_path / "a")
+    full = vlm.generate("what?", max_new_tokens=6)
+    assert full.finish_reason == "length"
+    data = read_manifest(tmp_path / "a")
+    data["decoder"]["eos_token_ids"] = [full.token_ids[3]]
+    write_manifest(tmp_path / "a", data)
+    first = full.token_ids.index(full.token_ids[3])
+    stopped = VLM.load(tmp_path / "a").generate("what?", max_new_tokens=6)
+    assert stopped.finish_reason == "stop"
+    assert stopped.token_ids == full.token_ids[: first + 1]
+    assert stopped.text == vlm._prompter.tokenizer.decode(full.token_ids[:first])
+
+
+def test_sampling_is_repeatable_by_seed(vlm):
+    def sample(seed):
+        return vlm.generate("what?", max_new_tokens=12, temperature=100, top_p=0.9, seed=seed).token_ids
+
+    assert sample(1) == sample(1)
+    assert len({tuple(sample(seed)) for seed in range(5)}) > 1
+
+
+def test_a_prompt_that_outgrows_the_context_is_refused_up_front(vlm, picture):
+    length = len(vlm._prompter.encode("what?", 1, 6))
+    room = CONTEXT - length + 1  # the last token picked is not fed back
+    assert len(vlm.generate("what?", [picture], max_new_tokens=3).token_ids) == 3
+    vlm.stream("what?", [picture], max_new_tokens=room).close()
+    with pytest.raises(PocketVLMError, match=f"{CONTEXT + 1} tokens are more than the model's context of {CONTEXT}"):
+        vlm.stream("what?", [picture], max_new_tokens=room + 1)
+    with pytest.raises(PocketVLMError, match="context"):
+        vlm.stream("word " * 500)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens 0"),
+        ({"budget": 0}, "budget 0"),
+        ({"budget": 7}, "budget 7 is not served"),
+        ({"temperature": -1}, "temperature"),
+        ({"images": "photo.jpg"}, "give a list"),
+        ({"images": ["missing.jpg"]}, r"missing\.jpg"),
+        ({"prompt": "<image>"}, "for 0 pictures"),
+    ],
+)
+def test_refusals_come_before_any_work(vlm, arguments, reason):
+    with pytest.raises(PocketVLMError, match=reason):
+        vlm.stream(**{"prompt": "what?", **arguments})
+
+
+def test_picture_limits_can_be_set(artifact_dir, picture):
+    vlm = VLM.load(artifact_dir, limits=PictureLimits(max_pixels=100))
+    with pytest.raises(PocketVLMError, match="pixels"):
+        vlm.generate("?", [picture])
+
+
+def test_two_streams_on_one_model_do_not_mix(vlm):
+    alone = vlm.generate("what?", max_new_tokens=10).token_ids
+    first = vlm.stream("something", max_new_tokens=30)
+    next(first)
+    second = vlm.stream("what?", max_new_tokens=10)
+    next(second)
+    with pytest.raises(PocketVLMError, match="another answer was begun"):
+        list(first)
+    assert second.answer.token_ids == alone
+
+
+def test_a_stream_left_early_frees_the_decoder(vlm):
+    stream = vlm.stream("what?", max_new_tokens=30)
+    next(stream)
+    assert vlm._decoder.position > 0
+    stream.close()
+    assert vlm._decoder.position == 0
+
+
+def test_preprocessing_that_does_not_fit_the_graph_is_refused(artifact_dir, picture):
+    config = artifact_dir / "preprocessor_config.json"
+    config.write_text(config.read_text().replace("16", "20"))
+    write_manifest(artifact_dir, read_manifest(artifact_dir))
+    with pytest.raises(PocketVLMError, match="makes 20x20 pixels, the vision graph reads 16x16"):
+        VLM.load(artifact_dir).generate("?", [picture])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", "nothing"),
+        ("tokenizer_config.json", "[]"),
+        ("preprocessor_config.json", "{"),
+        ("chat_template.jinja", "{% if %}"),
+        ("chat_template.jinja", "\udcff"),
+    ],
+)
+def test_damaged_settings_are_refused_in_one_line(artifact_dir, name, content):
+    (artifact_dir / name).write_bytes(content.encode(errors="surrogateescape"))
+    write_manifest(artifact_dir, read_manifest(artifact_dir))
+    with pytest.raises(PocketVLMError) as refusal:
+        VLM.load(artifact_dir)
+    assert "\n" not in str(refusal.value)

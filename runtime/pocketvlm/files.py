@@ -8,9 +8,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path`` and rename it into place; raises OSError and then leaves nothing behind."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("xb") as stream:
-            stream.write(data)
+        beside.write_bytes(data)
         beside.replace(path)
-    except OSError:
+    finally:
         beside.unlink(missing_ok=True)
-        raise

@@ -89,6 +89,8 @@ def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tup
     """A name for messages, and the bytes: never more than the limit is read, whatever the file grows to."""
     if isinstance(picture, bytes):
         name, data = "the picture", picture
+    elif not isinstance(picture, (str, os.PathLike)):
+        raise PocketVLMError(f"a {type(picture).__name__} is no picture: give a path, bytes, a PIL image or an array")
     else:
         name = os.fspath(picture)
         try:

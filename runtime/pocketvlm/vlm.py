@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from pocketvlm.answer import Answer
 from pocketvlm.artifact import Artifact, Check
@@ -146,7 +147,7 @@ class VLM:
             raise PocketVLMError(f"max_new_tokens {max_new_tokens}: expected at least 1")
         sampler = Sampler(temperature, top_p, seed)
         budget = self._encoder.check_budget(self._budget if budget is None else budget)
-        if isinstance(images, (str, bytes, os.PathLike)):
+        if isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray)):
             raise PocketVLMError("images is a single picture: give a list of pictures")
         ids = self._prompter.encode(prompt, len(images), budget)
         # The last token picked is never fed back, so it takes no room.

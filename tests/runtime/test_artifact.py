@@ -56,6 +56,7 @@ def test_an_unknown_schema_version_is_refused(artifact_dir, version):
         (("vision", "graphs"), {"6": {}}),
         (("vision", "image_size"), [16]),
         (("decoder", "layers"), "two"),
+        (("decoder", "layers"), 10**9),
         (("decoder", "graphs"), {}),
         (("decoder", "image_token_id"), 1 << 20),
         (("decoder",), None),

@@ -85,6 +85,11 @@ def test_other_arrays_are_refused(array):
         open_picture(array)
 
 
+def test_other_objects_are_refused():
+    with pytest.raises(PocketVLMError, match="a list is no picture"):
+        open_picture([1, 2])
+
+
 def test_bad_files_are_refused_by_name(photo, tmp_path):
     whole = encoded(photo.resize((200, 200)), "PNG")
     bad = {

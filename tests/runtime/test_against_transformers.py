@@ -1,0 +1,115 @@
+"""From a picture file to greedy tokens: the exported tiny checkpoint against transformers with the same pruning."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from pocketvlm import VLM
+from pocketvlm.cli import main
+
+STEPS = 12
+PROMPT = "what is in the picture?"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    return LlavaForConditionalGeneration.from_pretrained(
+        tiny_checkpoint, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_checkpoint):
+    return AutoProcessor.from_pretrained(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A photograph-like picture in JPEG, held upright by its EXIF orientation, as phones write them."""
+    noise = np.random.default_rng(5).normal(size=(9, 12, 3)).cumsum(axis=0).cumsum(axis=1)
+    noise = ((noise - noise.min()) / np.ptp(noise) * 255).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    Image.fromarray(noise).resize((160, 120), Image.Resampling.BICUBIC).save(path, exif=exif)
+    return path
+
+
+def pruned_generate(model, processor, pictures, budget):
+    """Greedy tokens and kept patches by FasterVLM from full eager attention maps (arXiv 2412.01818)."""
+    from transformers.image_utils import load_image
+
+    messages = [{"role": "user", "content": [{"type": "image"}] * len(pictures) + [{"type": "text", "text": PROMPT}]}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(images=[load_image(str(p)) for p in pictures], text=text, return_tensors="pt")
+    with torch.no_grad():
+        tower = model.model.vision_tower(
+            inputs["pixel_values"], output_attentions=True, output_hidden_states=True, return_dict=True
+        )
+        scores = tower.attentions[-2][:, :, 0, 1:].mean(dim=1)
+        features = model.model.multi_modal_projector(tower.hidden_states[-2][:, 1:])
+        kept = [np.sort(np.argsort(-row, kind="stable")[:budget]) for row in scores.double().numpy()]
+        visual = torch.cat([row[torch.tensor(indices)] for row, indices in zip(features, kept, strict=True)])
+        # Each picture's patches become one run of image tokens, of which the budget stays.
+        ids = inputs["input_ids"][0]
+        image = model.config.image_token_id
+        slot = torch.cumsum(ids == image, 0) - 1
+        ids = ids[(ids != image) | (slot % scores.shape[1] < budget)]
+        embeddings = model.get_input_embeddings()(ids)
+        embeddings[ids == image] = visual
+        generated = model.generate(
+            inputs_embeds=embeddings[None],
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            max_new_tokens=STEPS,
+            do_sample=False,
+        )
+    return generated[0].tolist(), [indices.tolist() for indices in kept]
+
+
+@pytest.mark.parametrize("budget", [1, 4, 9, 13, 18])
+@pytest.mark.parametrize("count", [1, 2])
+def test_tokens_and_kept_patches_equal_those_of_transformers(model, processor, tiny_export, photo, budget, count):
+    vlm = VLM.load(tiny_export, budget=18)
+    answer = vlm.generate(PROMPT, [photo] * count, budget=budget, max_new_tokens=STEPS)
+    token_ids, kept = pruned_generate(model, processor, [photo] * count, budget)
+    assert answer.kept_indices == kept
+    assert answer.token_ids == token_ids
+    assert answer.text == processor.decode(token_ids, skip_special_tokens=True)
+
+
+def test_any_budget_is_served_exactly_by_the_larger_graph(tiny_export, photo):
+    """The graph exported at 9 against the one at 18 narrowed to 9, down to the features."""
+    from pocketvlm.pictures import open_picture
+
+    wide, narrow = VLM.load(tiny_export, budget=18), VLM.load(tiny_export, budget=9)
+    pixel_values = narrow._preprocessor(open_picture(photo))[None]
+    narrowed = wide._encoder.encode(pixel_values).narrow(9)
+    exported = narrow._encoder.encode(pixel_values)
+    np.testing.assert_array_equal(narrowed.kept_indices, exported.kept_indices)
+    np.testing.assert_allclose(narrowed.kept_scores, exported.kept_scores, rtol=1e-5)
+    np.testing.assert_allclose(narrowed.image_features, exported.image_features, atol=1e-5)
+
+
+def test_half_precision_is_chosen_by_name(tiny_export, photo):
+    half = VLM.load(tiny_export, vision_precision="fp16", decoder_precision="fp16")
+    full = VLM.load(tiny_export)
+    answers = [vlm.generate(PROMPT, [photo], max_new_tokens=1) for vlm in (half, full)]
+    assert answers[0].visual_tokens == answers[1].visual_tokens
+    overlap = set(answers[0].kept_indices[0]) & set(answers[1].kept_indices[0])
+    assert len(overlap) >= 8
+
+
+def test_the_commands_agree_with_each_other(tiny_export, photo, tmp_path):
+    folder = shutil.copytree(tiny_export, tmp_path / "artifact")
+    runner = CliRunner()
+    ask = ["run", str(folder), "--image", str(photo), "--prompt", PROMPT, "--max-new-tokens", "3", "--json"]
+    draw = ["inspect", str(folder), "--image", str(photo), "--overlay", str(tmp_path / "kept.png"), "--json"]
+    answer, drawn = (json.loads(runner.invoke(main, arguments).stdout) for arguments in (ask, draw))
+    assert answer["kept_indices"] == [drawn["kept_indices"]]
+    assert runner.invoke(main, ["verify", str(folder)]).exit_code == 0

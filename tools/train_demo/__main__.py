@@ -17,7 +17,9 @@ DEMO = Path(__file__).parents[2] / "exporter" / "pocketvlm_export" / "demo_check
 
 
 @click.command(help=__doc__)
-@click.option("--work", type=click.Path(path_type=Path), default=Path("build/train_demo"), help="Pictures, checkpoints.")
+@click.option(
+    "--work", type=click.Path(path_type=Path), default=Path("build/train_demo"), help="Pictures, checkpoints."
+)
 @click.option("--output", type=click.Path(path_type=Path), default=DEMO, help="The finished checkpoint's folder.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--scenes", default=48_000, show_default=True, help="Training pictures.")

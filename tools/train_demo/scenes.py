@@ -225,9 +225,25 @@ def _outline(kind: str, angle: float) -> list[tuple[float, float]]:
         points = [(math.cos(up + i * 2 * math.pi / 3), math.sin(up + i * 2 * math.pi / 3)) for i in range(3)]
     elif kind == "star":
         radii = (1.0, 0.42)
-        points = [(radii[i % 2] * math.cos(t), radii[i % 2] * math.sin(t)) for i, t in enumerate(up + i * math.pi / 5 for i in range(10))]
+        points = [
+            (radii[i % 2] * math.cos(t), radii[i % 2] * math.sin(t))
+            for i, t in enumerate(up + i * math.pi / 5 for i in range(10))
+        ]
     else:  # cross
         w = 0.3
-        points = [(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w), (w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)]
+        points = [
+            (-w, -1),
+            (w, -1),
+            (w, -w),
+            (1, -w),
+            (1, w),
+            (w, w),
+            (w, 1),
+            (-w, 1),
+            (-w, w),
+            (-1, w),
+            (-1, -w),
+            (-w, -w),
+        ]
     cos, sin = math.cos(angle), math.sin(angle)
     return [(px * cos - py * sin, px * sin + py * cos) for px, py in points]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +17,10 @@ from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTok
 
 from train_demo.data import Packed, Packer, Scenes, caption_ids
 from train_demo.model import clip_config, llava_config
-from train_demo.scenes import KINDS
+from train_demo.scenes import KINDS, Scene
+
+Batch = TypeVar("Batch")
+CONTRAST_WEIGHT = 0.3  # of the contrastive loss in the last stage
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,8 @@ class Stage:
 
 
 CONTRASTIVE = Stage("contrastive", steps=600, batch=192, learning_rate=1e-3)
-FROZEN = Stage("frozen", 1500, 64, 1.5e-3, curriculum=((0.08, 1), (0.25, 2), (1.0, 3)))
-TOGETHER = Stage("together", 900, 64, 5e-4)
+FROZEN = Stage("frozen", 900, 64, 1.5e-3, curriculum=((0.1, 1), (0.3, 2), (1.0, 3)))
+TOGETHER = Stage("together", 1300, 64, 8e-4)
 
 
 class Run:
@@ -75,12 +80,22 @@ class Run:
             rng = np.random.default_rng([self.seed, step])
             yield rng.choice(pools[most], size=self.stage.batch, replace=False), rng
 
-    def train(self, scenes: Scenes, loss_of: Callable[..., torch.Tensor], report: Callable[[], str]) -> None:
-        """Step through the stage; ``loss_of(indices, rng)`` gives the loss, ``report()`` a line of validation."""
+    def train(
+        self,
+        scenes: Scenes,
+        prepare: Callable[[np.ndarray, np.random.Generator], Batch],
+        loss_of: Callable[[Batch], torch.Tensor],
+        report: Callable[[], str],
+    ) -> None:
+        """Step through the stage.
+
+        ``prepare(indices, rng)`` makes a batch, one ahead in a thread; ``loss_of(batch)`` gives its loss and
+        ``report()`` a line of validation.
+        """
         bar = tqdm(total=self.stage.steps, initial=self.step, desc=self.stage.name, disable=None)
         started, smooth = time.time(), 0.0
-        for indices, rng in self.batches(scenes):
-            loss = loss_of(indices, rng)
+        for batch in _one_ahead(prepare, self.batches(scenes)):
+            loss = loss_of(batch)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
             self.optimizer.step()
@@ -104,28 +119,25 @@ def train_tower(
     torch.manual_seed(seed)
     clip = CLIPModel(clip_config(tokenizer))
     run = Run(CONTRASTIVE, clip, folder, seed)
-    tower = torch.compile(clip.vision_model)
+    see, contrast = torch.compile(Eyes(clip.vision_model)), Contrast(clip, tokenizer)
 
-    def logits(scenes: Scenes, indices: np.ndarray) -> torch.Tensor:
-        ids = caption_ids([scenes.scenes[i] for i in indices], tokenizer)
-        with torch.autocast("cpu", torch.bfloat16):
-            image = clip.visual_projection(tower(pixel_values=scenes.pixel_values(indices)).pooler_output)
-            text_mask = ids != tokenizer.pad_token_id
-            text = clip.text_projection(clip.text_model(input_ids=ids, attention_mask=text_mask).pooler_output)
-        image, text = (nn.functional.normalize(x.float(), dim=-1) for x in (image, text))
-        return clip.logit_scale.exp().clamp(max=100) * text @ image.T
-
-    def loss_of(indices: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        scores, target = logits(train, indices), torch.arange(len(indices))
-        return (nn.functional.cross_entropy(scores, target) + nn.functional.cross_entropy(scores.T, target)) / 2
+    def scores(scenes: Scenes, indices: np.ndarray) -> torch.Tensor:
+        _, pooled = see(scenes.pixel_values(indices))
+        return contrast([scenes.scenes[i] for i in indices], pooled)
 
     @torch.no_grad()
     def report() -> str:
-        scores = logits(validation, np.arange(CONTRASTIVE.batch))
-        found = (scores.argmax(0) == torch.arange(len(scores))).float().mean()
-        return f"retrieval of {len(scores)}: {found:.3f}"
+        found = scores(validation, np.arange(CONTRASTIVE.batch)).argmax(0) == torch.arange(CONTRASTIVE.batch)
+        return f"retrieval of {len(found)}: {found.float().mean():.3f}"
 
-    run.train(train, loss_of, report)
+    def prepare(indices: np.ndarray, _: np.random.Generator) -> tuple[torch.Tensor, list[Scene]]:
+        return train.pixel_values(indices), [train.scenes[i] for i in indices]
+
+    def loss_of(batch: tuple[torch.Tensor, list[Scene]]) -> torch.Tensor:
+        _, pooled = see(batch[0])
+        return contrast.loss(batch[1], pooled)
+
+    run.train(train, prepare, loss_of, report)
     return clip
 
 
@@ -135,29 +147,86 @@ def train_model(
     """Stages 2 and 3: projector and decoder on the frozen tower's features, then the tower as well."""
     torch.manual_seed(seed + 1)
     model = LlavaForConditionalGeneration(llava_config(tokenizer))
-    tower = model.model.vision_tower
-    tower.load_state_dict(clip.vision_model.state_dict())
+    model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     learner = Learner(model, Packer(tokenizer, model.config.image_seq_length))
-
-    tower.requires_grad_(False)
-    run = Run(FROZEN, nn.ModuleList([model.model.multi_modal_projector, model.model.language_model, model.lm_head]), folder, seed + 2)
-    if run.step < FROZEN.steps:
-        features, held_out = (learner.features_of(scenes) for scenes in (train, validation))
-        run.train(
-            train,
-            lambda indices, rng: learner.loss(features[indices], train, indices, rng),
-            lambda: learner.report(held_out, validation),
-        )
-        del features
-
-    tower.requires_grad_(True)
-    run = Run(TOGETHER, model, folder, seed + 3)
-    run.train(
-        train,
-        lambda indices, rng: learner.loss(learner.encode(train.pixel_values(indices)), train, indices, rng),
-        lambda: learner.report(learner.features_of(validation), validation),
-    )
+    train_decoder(learner, train, validation, folder, seed + 2)
+    train_together(learner, Contrast(clip, tokenizer), train, validation, folder, seed + 3)
     return model
+
+
+def train_decoder(learner: Learner, train: Scenes, validation: Scenes, folder: Path, seed: int) -> None:
+    """Stage 2: projector and decoder; the frozen tower's features are computed once."""
+    parts = learner.model.model
+    trained = nn.ModuleList([parts.multi_modal_projector, parts.language_model, learner.model.lm_head])
+    run = Run(FROZEN, trained, folder, seed)
+    if run.step == FROZEN.steps:
+        return
+    features, held_out = learner.features_of(train), learner.features_of(validation)
+
+    def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed]:
+        return features[indices], learner.packer.pack([train.scenes[i] for i in indices], rng)
+
+    run.train(train, prepare, lambda batch: learner.loss(*batch), lambda: learner.report(held_out, validation))
+
+
+def train_together(
+    learner: Learner, contrast: Contrast, train: Scenes, validation: Scenes, folder: Path, seed: int
+) -> None:
+    """Stage 3: everything on questions; the contrastive loss stays on, so that [CLS] goes on meaning something."""
+    run = Run(TOGETHER, nn.ModuleList([learner.model, contrast]), folder, seed)
+
+    def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed, list[Scene]]:
+        scenes = [train.scenes[i] for i in indices]
+        return train.pixel_values(indices), learner.packer.pack(scenes, rng), scenes
+
+    def loss_of(batch: tuple[torch.Tensor, Packed, list[Scene]]) -> torch.Tensor:
+        pixel_values, packed, scenes = batch
+        features, pooled = learner.see(pixel_values)
+        return learner.loss(features, packed) + CONTRAST_WEIGHT * contrast.loss(scenes, pooled)
+
+    run.train(train, prepare, loss_of, lambda: learner.report(learner.features_of(validation), validation))
+
+
+class Eyes(nn.Module):
+    """A CLIP tower that gives both what LLaVA reads and what CLIP reads."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, 3, 96, 96) -> patches of the second-to-last layer (batch, 144, 128), pooled [CLS] (batch, 128)."""
+        tower = self.tower
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = tower.pre_layrnorm(tower.embeddings(pixel_values))
+            for layer in tower.encoder.layers[:-1]:
+                hidden = layer(hidden, None)
+            return hidden[:, 1:], tower.post_layernorm(tower.encoder.layers[-1](hidden, None)[:, 0])
+
+
+class Contrast(nn.Module):
+    """CLIP's text side: captions, and how well they fit pooled pictures."""
+
+    def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__()
+        self.text_model, self.text_projection = clip.text_model, clip.text_projection
+        self.visual_projection, self.logit_scale = clip.visual_projection, clip.logit_scale
+        self.tokenizer = tokenizer
+
+    def forward(self, scenes: list[Scene], pooled: torch.Tensor) -> torch.Tensor:
+        """Scaled cosines, (captions, pictures)."""
+        ids = caption_ids(scenes, self.tokenizer)
+        mask = ids != self.tokenizer.pad_token_id
+        with torch.autocast("cpu", torch.bfloat16):
+            text = self.text_projection(self.text_model(input_ids=ids, attention_mask=mask).pooler_output)
+            image = self.visual_projection(pooled)
+        image, text = (nn.functional.normalize(x.float(), dim=-1) for x in (image, text))
+        return self.logit_scale.exp().clamp(max=100) * text @ image.T
+
+    def loss(self, scenes: list[Scene], pooled: torch.Tensor) -> torch.Tensor:
+        """CLIP's symmetric cross-entropy."""
+        scores, target = self(scenes, pooled), torch.arange(len(scenes))
+        return (nn.functional.cross_entropy(scores, target) + nn.functional.cross_entropy(scores.T, target)) / 2
 
 
 class Learner:
@@ -165,19 +234,15 @@ class Learner:
 
     def __init__(self, model: LlavaForConditionalGeneration, packer: Packer) -> None:
         self.model, self.packer = model, packer
-        self._tower = torch.compile(model.model.vision_tower)
+        self.see = torch.compile(Eyes(model.model.vision_tower))
         self._decoder = torch.compile(model.model.language_model)
-
-    def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Patch features of the layer LLaVA reads, (batch, 144, 128)."""
-        with torch.autocast("cpu", torch.bfloat16):
-            return self._tower(pixel_values=pixel_values, output_hidden_states=True).hidden_states[-2][:, 1:]
 
     @torch.no_grad()
     def features_of(self, scenes: Scenes) -> torch.Tensor:
         """Features of all pictures, bfloat16 (n, 144, 128)."""
-        chunks = np.array_split(np.arange(len(scenes.scenes)), max(1, len(scenes.scenes) // 256))
-        return torch.cat([self.encode(scenes.pixel_values(c)).bfloat16() for c in tqdm(chunks, "features", disable=None)])
+        chunks = np.split(np.arange(len(scenes.scenes)), range(256, len(scenes.scenes), 256))
+        bar = tqdm(chunks, "features", disable=None)
+        return torch.cat([self.see(scenes.pixel_values(chunk))[0].bfloat16() for chunk in bar])
 
     def logits(self, features: torch.Tensor, batch: Packed) -> torch.Tensor:
         """Next-token logits, float32 (batch, length, vocabulary)."""
@@ -191,9 +256,8 @@ class Learner:
             ).last_hidden_state
             return self.model.lm_head(hidden).float()
 
-    def loss(self, features: torch.Tensor, scenes: Scenes, indices: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    def loss(self, features: torch.Tensor, batch: Packed) -> torch.Tensor:
         """Cross-entropy over answer tokens, the end token included."""
-        batch = self.packer.pack([scenes.scenes[i] for i in indices], rng)
         return nn.functional.cross_entropy(self.logits(features, batch).flatten(0, 1), batch.labels.flatten())
 
     @torch.no_grad()
@@ -207,4 +271,21 @@ class Learner:
             for kind, found in right.items():
                 found += (~(wrong & (batch.kinds == kind)).any(1)).float().tolist()
         shares = {KINDS[kind]: float(np.mean(found)) for kind, found in right.items()}
-        return f"exact {np.mean(list(shares.values())):.3f} (" + " ".join(f"{k} {v:.2f}" for k, v in shares.items()) + ")"
+        return (
+            f"exact {np.mean(list(shares.values())):.3f} (" + " ".join(f"{k} {v:.2f}" for k, v in shares.items()) + ")"
+        )
+
+
+def _one_ahead(
+    prepare: Callable[[np.ndarray, np.random.Generator], Batch],
+    steps: Iterator[tuple[np.ndarray, np.random.Generator]],
+) -> Iterator[Batch]:
+    """Batches, the next one made in a thread while one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for step in steps:
+            ready, waiting = waiting, pool.submit(prepare, *step)
+            if ready is not None:
+                yield ready.result()
+        if waiting is not None:
+            yield waiting.result()

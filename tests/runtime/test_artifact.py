@@ -4,7 +4,9 @@ import json
 import os
 
 import jsonschema
+import onnx
 import pytest
+from onnx.external_data_helper import set_external_data
 
 from pocketvlm import VLM, Artifact, PocketVLMError
 from pocketvlm.artifact import MANIFEST_NAME, Manifest, integrity
@@ -222,6 +224,25 @@ def test_a_file_that_is_no_graph_is_refused(artifact_dir):
     (artifact_dir / "onnx" / "embed_tokens.onnx").write_bytes(b"not a protobuf at all")
     write_manifest(artifact_dir, read_manifest(artifact_dir))
     with pytest.raises(PocketVLMError, match=r"embed_tokens\.onnx cannot be opened by ONNX Runtime"):
+        VLM.load(artifact_dir)
+
+
+@pytest.mark.parametrize("location", ["../../secret", "{root}/secret", "link"])
+def test_a_graph_may_not_read_weights_from_outside_the_folder(artifact_dir, location):
+    secret = artifact_dir.parent / "secret"
+    secret.write_bytes(bytes(1 << 16))
+    (artifact_dir / "onnx" / "link").symlink_to(secret)
+    path = artifact_dir / "onnx" / "embed_tokens.onnx"
+    model = onnx.load(path)
+    weights = model.graph.initializer[0]
+    set_external_data(weights, location.format(root=artifact_dir.parent), length=len(weights.raw_data))
+    weights.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+    data = read_manifest(artifact_dir)
+    write_manifest(artifact_dir, data)
+    del data["files"]["onnx/link"]  # the graph alone knows of the link
+    write_manifest(artifact_dir, data, recount=False)
+    with pytest.raises(PocketVLMError, match=r"embed_tokens\.onnx cannot be opened .*External data path"):
         VLM.load(artifact_dir)
 
 

@@ -1,10 +1,13 @@
 """Token ids against a real LlavaProcessor built from the same tokenizer, template and budget."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlavaProcessor, PreTrainedTokenizerFast
+from tokenizers import AddedToken, Tokenizer, models, normalizers, processors, trainers
+from transformers import LlamaTokenizer, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from pocketvlm import PocketVLMError
@@ -101,6 +104,45 @@ _PROMPTER, _PROCESSOR = prompter(VICUNA), processor(VICUNA, 3)
 def test_ids_equal_for_any_text(text):
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
     assert _PROMPTER.encode(text, 1, slots=3).tolist() == reference_ids(_PROCESSOR, messages, 1)
+
+
+def sentencepiece_style_tokenizer():
+    """As tokenizer.json of the LLaMA checkpoints: BPE with byte fallback over text whose spaces are written as ▁."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special)
+    tokenizer.train_from_iterator(["what is in the picture? USER: a red square ASSISTANT:"] * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
+    return tokenizer
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("template", [VICUNA, WITH_BOS])
+def test_ids_equal_for_a_llama_tokenizer_as_transformers_saves_it(tmp_path, legacy, template):
+    """transformers 5 rebuilds LlamaTokenizer rather than reading tokenizer.json: what it saves is what it uses."""
+    sentencepiece_style_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "LlamaTokenizer", "legacy": legacy, "bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    loaded = LlamaTokenizer.from_pretrained(tmp_path)
+    loaded.save_pretrained(tmp_path / "saved")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
+    ours = Prompter(
+        tokenizer, ChatTemplate(template, {"bos_token": "<s>"}), tokenizer.token_to_id("<image>"), bos_token="<s>"
+    )
+    hf = LlavaProcessor(
+        CLIPImageProcessorPil(**PREPROCESSOR),
+        loaded,
+        patch_size=4,
+        vision_feature_select_strategy="full",
+        num_additional_image_tokens=3 - PATCHES,
+        chat_template=template,
+    )
+    text = "what  is in the é picture? 你好"
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": text}]
+    expected = reference_ids(hf, [{"role": "user", "content": content}], 2)
+    assert ours.encode(text, 2, slots=3).tolist() == expected
 
 
 def test_the_beginning_of_sequence_comes_once():

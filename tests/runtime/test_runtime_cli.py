@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,6 +44,18 @@ def test_run_prints_the_answer_alone(artifact_dir, image_file):
     answer = VLM.load(artifact_dir).generate("what?", [image_file], max_new_tokens=5)
     assert result.stdout == answer.text + "\n"
     assert result.stderr == ""
+
+
+def test_run_on_a_terminal_adds_what_the_answer_cost(artifact_dir, image_file):
+    terminal, stderr = os.openpty()
+    command = ["run", artifact_dir, "--image", image_file, "--prompt", "what?", "--max-new-tokens", 5]
+    process = start(*command, stderr=stderr)
+    answer, _ = process.communicate(timeout=60)
+    os.close(stderr)
+    summary = os.read(terminal, 4096).decode()
+    os.close(terminal)
+    assert answer.endswith("\n")
+    assert re.match(r"6 of 16 visual tokens, first token after \d+ ms, then [\d.]+ tokens/s\r\n$", summary)
 
 
 def test_run_json_has_the_documented_fields(artifact_dir, image_file):
@@ -220,9 +233,9 @@ def test_ctrl_c_is_quiet_and_exits_with_130(monkeypatch):
     assert "Traceback" not in result.output
 
 
-def start(*arguments):
-    command = [sys.executable, "-c", "from pocketvlm.cli import main; main(prog_name='pocketvlm')"]
-    return subprocess.Popen([*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(*arguments, stderr=subprocess.PIPE):
+    command = [sys.executable, "-m", "pocketvlm", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 def test_sigint_stops_a_running_command_cleanly(artifact_dir, tmp_path):

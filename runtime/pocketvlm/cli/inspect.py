@@ -113,7 +113,7 @@ def describe(manifest: Manifest) -> Iterator[str]:
     yield f"parity     {'passed' if parity.passed else 'FAILED, not for use'} against {parity.reference}"
     for part, figures in (("vision", parity.vision), ("decoder", parity.decoder), *parity.by_precision.items()):
         if figures:
-            yield f"           {part}: {_figures(figures)}"
+            yield f"           {part}: {figures_text(figures)}"
     makers = ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())
     yield f"made by    {makers or 'not stated'}"
     yield f"id         {manifest.artifact_id}"
@@ -129,10 +129,11 @@ def size_text(size: int) -> str:
     return f"{value:.2f} GB"
 
 
-def _figures(figures: Any) -> str:
+def figures_text(figures: Any) -> str:
+    """Measured figures, however nested, on one line."""
     if not isinstance(figures, dict):
         return str(figures)
     return ", ".join(
-        f"{key} {value:.2g}" if isinstance(value, float) else f"{key} {_figures(value)}"
+        f"{key} {value:.2g}" if isinstance(value, float) else f"{key} {figures_text(value)}"
         for key, value in figures.items()
     )

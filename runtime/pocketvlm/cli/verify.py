@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.inspect import figures_text
 from pocketvlm.errors import PocketVLMError
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def verify(directory: Path, against: str | None, as_json: bool) -> None:
     click.echo(f"{directory}: {result['files']} files and {len(result['graphs'])} graphs are whole")
     if against is not None:
         click.echo(f"equal to {against} within the bounds of the parity check")
-        click.echo(json.dumps(result["against"], indent=2, ensure_ascii=False))
+        for part in ("vision", "decoder", "by_precision"):
+            if figures := result["against"].get(part):
+                click.echo(f"  {part}: {figures_text(figures)}")
 
 
 def check_contents(artifact: Artifact) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Makes ``examples/``: three generated scenes with questions and answers, and three photographs, made small.
 
-The photographs come out of the scikit-image wheel (``pip download --no-deps scikit-image==0.25.2``), whose path is the argument.
+The photographs come out of the scikit-image wheel (``pip download --no-deps scikit-image==0.25.2``): its path is the
+argument.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 from PIL import Image
+
 from train_demo.scenes import make_scene, questions, render, scene_rng
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -1,7 +1,7 @@
 """transformers.js in Node against Hugging Face, token by token: ``PYTHONPATH=tools python -m interop``.
 
-Exports the demo checkpoint, lets Node answer every question about the three example scenes from that folder, and compares
-with Hugging Face's modules on the same kept patches and with this project's runtime. Needs node and npm.
+Exports the demo checkpoint, lets Node answer every question about the three example scenes from that folder, and
+compares with Hugging Face's modules on the same kept patches and with this project's runtime. Needs node and npm.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 
 import click
 import torch
-from demo_accuracy.answers import PrunedModel, fastervlm, prompt_of
 from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from demo_accuracy.answers import PrunedModel, fastervlm, prompt_of
 from pocketvlm import VLM
 from pocketvlm_export import ExportOptions, export
 from train_demo.__main__ import DEMO
 from train_demo.scenes import Question
-from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
@@ -70,9 +71,7 @@ def hugging_face_tokens(pairs: list[tuple[Path, Question]], processor: AutoProce
     pruned = PrunedModel(model, processor)
     features, scores = pruned.encode([Image.open(path).convert("RGB") for path, _ in pairs])
     kept = [fastervlm(row, BUDGET, i) for i, row in enumerate(scores)]
-    return [
-        pruned.tokens(features[i : i + 1], kept[i][None], [question])[0] for i, (_, question) in enumerate(pairs)
-    ]
+    return [pruned.tokens(features[i : i + 1], kept[i][None], [question])[0] for i, (_, question) in enumerate(pairs)]
 
 
 def _until(end: int, tokens: list[int]) -> list[int]:

@@ -11,7 +11,7 @@ from PIL import Image
 from pocketvlm.errors import PocketVLMError
 
 _MIN_EDGE = 512  # pixels of the drawing's longer edge, at least
-_DIM = 0.28  # brightness of dropped patches, which also lose their colour
+_DIM = 0.38  # brightness of dropped patches, which also lose their colour
 _WEAKEST = 0.55  # how far the kept patch of lowest score comes out of the dim; the best comes out wholly
 _OUTLINE = np.array([255, 196, 0], dtype=np.float32)
 

@@ -19,12 +19,12 @@ _WIDTH = 100
 
 def render() -> str:
     """Help of `pocketvlm` and of each subcommand, as Markdown."""
-    root = click.Context(main, info_name="pocketvlm", terminal_width=_WIDTH, max_content_width=_WIDTH)
+    root = click.Context(main, info_name="pocketvlm", terminal_width=_WIDTH, **main.context_settings)
     sections = [_section("pocketvlm", main.get_help(root))]
     for name in main.list_commands(root):
         command = main.get_command(root, name)
         if command is not None:
-            context = click.Context(command, root, name, terminal_width=_WIDTH, max_content_width=_WIDTH)
+            context = click.Context(command, root, name, terminal_width=_WIDTH)
             sections.append(_section(f"pocketvlm {name}", command.get_help(context)))
     return "\n\n".join(sections)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from pocketvlm_export import ExportOptions, export
 from train_demo.__main__ import DEMO
 

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
+
 from demo_accuracy.answers import PrunedModel, fastervlm, generate_answers
 from pocketvlm import VLM
 from train_demo.scenes import question_set
-from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The demo's scenes: right answers, nothing ambiguous, splits apart."""
 
 import numpy as np
+
 from train_demo.scenes import CELL, KINDS, NUMBERS, SPLITS, make_scene, question_set, questions, render, scene_rng
 
 
@@ -16,7 +17,9 @@ def test_answers_follow_from_the_scene():
         assert by_kind["count"].answer == NUMBERS[len(scene.things)]
         colour, kind = by_kind["presence"].text.removeprefix("Is there a ").removesuffix("?").split()
         assert (by_kind["presence"].answer == "yes") == ((colour, kind) in names)
-        assert all(t.name in by_kind["description"].answer and t.place in by_kind["description"].answer for t in scene.things)
+        assert all(
+            t.name in by_kind["description"].answer and t.place in by_kind["description"].answer for t in scene.things
+        )
 
 
 def test_objects_show_their_colour_in_their_cell():

@@ -12,13 +12,13 @@ from pathlib import Path
 import click
 import numpy as np
 from PIL import Image
+
+from benchmark.interleave import Spread, check_quiet, take_turns
 from pocketvlm import VLM, Artifact
 from pocketvlm.decoders import open_decoder
 from pocketvlm.prompts import Prompter
 from pocketvlm.vision import VisionEncoder
 from readme_section import replace_section
-
-from benchmark.interleave import Spread, check_quiet, take_turns
 
 HERE = Path(__file__).parent
 STAGES = ("preprocess", "vision", "embed", "prefill", "ttft")

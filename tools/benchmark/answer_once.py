@@ -5,6 +5,7 @@ import resource
 import sys
 
 import numpy as np
+
 from pocketvlm import VLM
 
 folder, image, prompt, threads = sys.argv[1:5]

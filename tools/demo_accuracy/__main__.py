@@ -13,14 +13,14 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from readme_section import replace_section
 from scipy.stats import binomtest
 from tqdm import tqdm
-from train_demo.__main__ import DEMO
-from train_demo.scenes import KINDS, Question, question_set
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from demo_accuracy.answers import PrunedModel, Selection, evenly_spaced, fastervlm, generate_answers, random_choice
+from readme_section import replace_section
+from train_demo.__main__ import DEMO
+from train_demo.scenes import KINDS, Question, question_set
 
 SHARES = (50, 25, 10, 5)  # per cent of the patches
 SEEDS = 3

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from PIL import Image
-from train_demo.scenes import Question
 from transformers import DynamicCache, LlavaForConditionalGeneration, LlavaProcessor
+
+from train_demo.scenes import Question
 
 BATCH = 50
 NEW_TOKENS = 48

@@ -36,8 +36,8 @@ class Stage:
 
 
 CONTRASTIVE = Stage("contrastive", steps=600, batch=192, learning_rate=1e-3)
-FROZEN = Stage("frozen", 900, 64, 1.5e-3, curriculum=((0.1, 1), (0.3, 2), (1.0, 3)))
-TOGETHER = Stage("together", 1300, 64, 8e-4)
+FROZEN = Stage("frozen", 700, 64, 1.5e-3, curriculum=((0.1, 1), (0.3, 2), (1.0, 3)))
+TOGETHER = Stage("together", 1400, 64, 8e-4)
 
 
 class Run:

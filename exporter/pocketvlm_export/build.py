@@ -1,6 +1,5 @@
 """Knows how graphs become files: each component is loaded, traced, written and freed before the next."""
 
-import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pocketvlm_export.graphs import (
     trace,
 )
 from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.memory import release_memory
 from pocketvlm_export.onnx_passes import PRECISION_PASSES, ExternalWeights, Stamp, WeightsFile, tidy
 from pocketvlm_export.options import GATE_PRECISION
 from pocketvlm_export.plan import ExportPlan
@@ -43,7 +43,7 @@ def build_vision(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: S
         stamps = {metadata.PRUNER: plan.pruner.name, metadata.BUDGET: str(budget)}
         _write(graph, plan.vision[budget], folder, stamps, shared)
     del tower, projector, graph
-    gc.collect()
+    release_memory()
 
 
 def build_embedding(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
@@ -52,7 +52,7 @@ def build_embedding(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step
     graph = EmbedTokensGraph(checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec))
     _write(graph, plan.embed, folder, {}, {})
     del graph
-    gc.collect()
+    release_memory()
 
 
 def build_decoder(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
@@ -62,7 +62,7 @@ def build_decoder(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: 
     model = checkpoint.family.load_decoder(checkpoint.weights, checkpoint.spec, attention="eager")
     _write(DecoderGraph(model, checkpoint.spec.decoder), plan.decoder, folder, {}, {})
     del model
-    gc.collect()
+    release_memory()
 
 
 def _write(

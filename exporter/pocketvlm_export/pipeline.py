@@ -14,6 +14,7 @@ from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.packaging import (
     UNCHECKED,
     check_destination,
+    check_sidecars,
     check_space,
     publish,
     seal,
@@ -83,6 +84,7 @@ def prepare(model: str, output: Path, options: ExportOptions) -> tuple[Checkpoin
     """Refuse what can be refused before any work is done; writes nothing."""
     checkpoint = open_checkpoint(model, options.revision)
     plan = make_plan(checkpoint, options)
+    check_sidecars(checkpoint.source.folder)
     check_destination(output, checkpoint.source.folder, overwrite=options.overwrite)
     check_space(output, plan.disk_bytes())
     return checkpoint, plan

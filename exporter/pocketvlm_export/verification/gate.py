@@ -3,7 +3,6 @@
 What is measured is what a device runs: the runtime's own vision encoder, prompts and decoder.
 """
 
-import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm.prompts import Prompter
 from pocketvlm.vision import VisionEncoder, VisionFeatures
 from pocketvlm_export.loading import Checkpoint, quiet_transformers
+from pocketvlm_export.memory import release_memory
 from pocketvlm_export.options import GATE_PRECISION
 from pocketvlm_export.verification.reference import (
     DecoderReference,
@@ -119,7 +119,7 @@ def _measure_vision(artifact: Artifact, references: References, precision: str) 
             if same:
                 score_difference = max(score_difference, _largest(found.kept_scores[row] - reference.kept_scores[row]))
             equal &= same
-            tied |= not same and reference.gaps[row] < TIE
+            tied |= not same and bool(reference.gaps[row] < TIE)
         scale = max(scale, _largest(reference.image_features))
         gap = min(gap, float(reference.gaps.min()))
     # Scores are probabilities: what another budget is cut from at run time, so they are held to the same bound.
@@ -177,7 +177,7 @@ def _measure_other(artifact: Artifact, references: References, precision: str) -
 
 def _encode(artifact: Artifact, references: References, budget: int, precision: str | None) -> VisionFeatures:
     features = VisionEncoder.open(artifact, budget=budget, precision=precision).encode(references.pixel_values)
-    gc.collect()  # a session's weights go with it
+    release_memory()  # a session's weights go with it
     return features
 
 
@@ -193,7 +193,7 @@ def _answer(artifact: Artifact, references: References, precision: str) -> tuple
     while len(logits) < STEPS:
         logits.append(decoder.decode(int(logits[-1].argmax())))
     del decoder
-    gc.collect()
+    release_memory()
     return [int(row.argmax()) for row in logits], np.stack(logits), np.array_equal(ids, references.decoder.prompt_ids)
 
 

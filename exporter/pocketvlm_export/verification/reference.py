@@ -3,7 +3,6 @@
 Nothing here is shared with the graphs that are checked: selection is written again in numpy, on the whole maps.
 """
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from transformers import AutoTokenizer, DynamicCache
 
 from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.memory import release_memory
 from pocketvlm_export.packaging import chat_template
 
 Floats = npt.NDArray[np.float32]
@@ -80,7 +80,7 @@ def vision_reference(
             rows[budget].append((projected[kept], kept, scores[kept], gap))
         del output
     del tower, projector
-    gc.collect()
+    release_memory()
     return {
         budget: VisionReference(*(np.stack(column) for column in zip(*found, strict=True)))
         for budget, found in rows.items()
@@ -105,7 +105,7 @@ def decoder_reference(checkpoint: Checkpoint, prompt: str, features: Floats, ste
             token_ids.append(int(logits[-1].argmax()))
             inputs = embedding(torch.tensor([token_ids[-1:]]))
     del model, embedding, output, inputs, cache
-    gc.collect()
+    release_memory()
     return DecoderReference(ids, token_ids, np.stack(logits))
 
 

@@ -1,0 +1,43 @@
+"""Fixtures for every test: tiny checkpoints in the real Hugging Face format, and artifacts exported from them once."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from make_checkpoint import PRESETS, Preset, make_checkpoint
+from pocketvlm_export import ExportOptions, export
+
+# pytest captures every level; torch's tracer then formats thousands of records that nobody reads.
+logging.getLogger("torch").setLevel(logging.WARNING)
+logging.getLogger("torch.__trace").disabled = True
+
+# Written and exported at most once a session: an export costs seconds.
+BUDGETS = (9, 18)
+
+
+@pytest.fixture(scope="session")
+def make_tiny(tmp_path_factory) -> Callable[..., Path]:
+    """Write a checkpoint from a preset (its name, or a `Preset`) into a new folder."""
+
+    def make(preset: str | Preset = "tiny-llama", **options) -> Path:
+        chosen = PRESETS[preset] if isinstance(preset, str) else preset
+        return make_checkpoint(chosen, tmp_path_factory.mktemp("checkpoint") / "tiny", **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(make_tiny) -> Path:
+    """tiny-llama: 36 patches, CLIP tower of 4 layers, Llama decoder of 2; read only."""
+    return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_checkpoint, tmp_path_factory) -> Path:
+    """The artifact of `tiny_checkpoint` at budgets 9 and 18, vision in fp32 and fp16; read only."""
+    folder = tmp_path_factory.mktemp("export") / "tiny"
+    options = ExportOptions(budgets=BUDGETS, vision_precisions=("fp32", "fp16"), decoder_precisions=("fp32", "fp16"))
+    export(str(tiny_checkpoint), folder, options)
+    return folder

@@ -1,0 +1,96 @@
+"""The parity gate: broken on purpose it exits 3 and publishes nothing."""
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from make_checkpoint import PRESETS
+from pocketvlm import Artifact, PocketVLMError
+from pocketvlm.cli import main
+from pocketvlm_export.families import VisionSpec
+from pocketvlm_export.graphs import vision_encoder
+from pocketvlm_export.pruning import Selection, base
+from pocketvlm_export.verification import ParityError, verify_against
+
+
+def wrong_layer(monkeypatch):
+    monkeypatch.setattr(VisionSpec, "score_layer", property(lambda self: self.feature_layers[-1] - 2))
+
+
+def logits_instead_of_probabilities(monkeypatch):
+    def row(layer, hidden):
+        attention, normed = layer.self_attn, layer.layer_norm1(hidden)
+        query = vision_encoder._heads(attention.q_proj(normed[:, :1]), attention)
+        keys = vision_encoder._heads(attention.k_proj(normed), attention)
+        return (query @ keys.transpose(-1, -2) * attention.scale)[:, :, 0, 1:]
+
+    monkeypatch.setattr(vision_encoder, "cls_attention", row)
+
+
+def unsorted_indices(monkeypatch):
+    monkeypatch.setattr(base, "take_best", lambda scores, k: Selection(*reversed(torch.topk(scores, k, dim=1))))
+
+
+def scores_of_the_wrong_tokens(monkeypatch):
+    sound = base.take_best
+    monkeypatch.setattr(
+        base, "take_best", lambda scores, k: Selection(sound(scores, k).indices, torch.topk(scores, k, dim=1)[0])
+    )
+
+
+def first_positions(monkeypatch):
+    """A decoder that forgets where its past ends."""
+    from pocketvlm_export.graphs.decoder import DecoderWithPast
+
+    sound = DecoderWithPast.forward
+    monkeypatch.setattr(DecoderWithPast, "forward", lambda self, e, m, p, past: sound(self, e, m, p - p[:, :1], past))
+
+
+BREAKS = [
+    wrong_layer,
+    logits_instead_of_probabilities,
+    unsorted_indices,
+    scores_of_the_wrong_tokens,
+    first_positions,
+]
+
+
+@pytest.mark.parametrize("break_it", BREAKS)
+def test_a_broken_export_is_not_published(break_it, tiny_checkpoint, tmp_path, monkeypatch):
+    break_it(monkeypatch)
+    result = CliRunner().invoke(main, ["export", str(tiny_checkpoint), "-o", str(tmp_path / "out" / "artifact")])
+    assert result.exit_code == 3, result.stderr
+    assert "the graphs differ from the checkpoint" in result.stderr
+    assert result.stdout == ""
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_failed_export_can_be_kept(tiny_checkpoint, tmp_path, monkeypatch):
+    unsorted_indices(monkeypatch)
+    kept = tmp_path / "kept"
+    arguments = ["export", str(tiny_checkpoint), "-o", str(tmp_path / "artifact"), "--keep-failed", str(kept)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 3, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    parity = json.loads((kept / "pocketvlm.json").read_text())["parity"]
+    assert parity["passed"] is False
+    assert parity["vision"]["kept_equal"] is False
+    with pytest.raises(PocketVLMError, match="failed its parity check"):
+        Artifact.open(kept)
+
+
+def test_verify_against_the_source(tiny_checkpoint, tiny_export):
+    figures = verify_against(tiny_export, str(tiny_checkpoint))
+    assert figures["passed"]
+    assert figures["vision"]["max_abs"] < 1e-4
+    assert figures["decoder"]["greedy_equal"] == 16
+    assert set(figures["by_precision"]) == {"fp16"}
+
+
+def test_verify_against_another_checkpoint(tiny_export, make_tiny):
+    with pytest.raises(ParityError, match="differs from"):
+        verify_against(tiny_export, str(make_tiny(seed=1)))
+    with pytest.raises(PocketVLMError, match="was not exported from"):
+        verify_against(tiny_export, str(make_tiny(PRESETS["tiny-llama"].but(text={"hidden_size": 128}))))

@@ -1,0 +1,150 @@
+"""An artifact appears whole or not at all, whatever happens meanwhile."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from pocketvlm import Artifact, PocketVLMError
+from pocketvlm.cli import main
+from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.packaging import publish, staging
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A destination that already holds something that looks like an artifact."""
+    folder = tmp_path / "out" / "artifact"
+    folder.mkdir(parents=True)
+    (folder / "pocketvlm.json").write_text("old")
+    return folder
+
+
+def build_into(output, text="new"):
+    with staging(output) as folder:
+        (folder / "pocketvlm.json").write_text(text)
+        publish(folder, output)
+
+
+def test_publish_creates_missing_parents(tmp_path):
+    build_into(tmp_path / "a" / "b" / "artifact")
+    assert files(tmp_path / "a" / "b" / "artifact") == {"pocketvlm.json": b"new"}
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["artifact"]
+
+
+def test_published_folder_can_be_read_by_others(tmp_path):
+    mask = os.umask(0o022)
+    try:
+        build_into(tmp_path / "artifact")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "artifact").stat().st_mode & 0o777 == 0o755
+
+
+def test_an_old_artifact_is_replaced(published):
+    build_into(published)
+    assert files(published) == {"pocketvlm.json": b"new"}
+    assert list(published.parent.iterdir()) == [published]
+
+
+def test_an_old_artifact_is_put_back_when_the_rename_fails(published, monkeypatch):
+    rename = type(published).rename
+
+    def fail_on_new(self, target):
+        if self.suffix == ".partial":
+            raise OSError(errno.EIO, "input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(type(published), "rename", fail_on_new)
+    with pytest.raises(OSError, match="input/output"):
+        build_into(published)
+    assert files(published) == {"pocketvlm.json": b"old"}
+    assert list(published.parent.iterdir()) == [published]
+
+
+def test_full_disk_in_the_middle(published):
+    def fill_the_disk():
+        with staging(published) as folder:
+            (folder / "half").write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(PocketVLMError, match="no space left"):
+        fill_the_disk()
+    assert files(published) == {"pocketvlm.json": b"old"}
+    assert list(published.parent.iterdir()) == [published]
+
+
+def test_no_space_is_said_before_any_work(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(PocketVLMError, match="GB free, the export needs about"):
+        export(str(tiny_checkpoint), tmp_path / "artifact")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "overwrite", "message"),
+    [("pocketvlm.json", False, "give --overwrite"), ("thesis.txt", True, "holds no artifact")],
+)
+def test_folder_with_content(tiny_checkpoint, tmp_path, content, overwrite, message):
+    (tmp_path / content).write_text("mine")
+    with pytest.raises(PocketVLMError, match=message):
+        export(str(tiny_checkpoint), tmp_path, ExportOptions(overwrite=overwrite))
+    assert files(tmp_path) == {content: b"mine"}
+
+
+def test_destination_inside_the_checkpoint(copied_checkpoint):
+    before = files(copied_checkpoint)
+    for output in (copied_checkpoint, copied_checkpoint / "artifact", copied_checkpoint.parent):
+        with pytest.raises(PocketVLMError, match="never touched"):
+            export(str(copied_checkpoint), output, ExportOptions(overwrite=True))
+    assert files(copied_checkpoint) == before
+
+
+def test_overwrite_replaces_an_artifact(tiny_checkpoint, tiny_export, tmp_path):
+    output = shutil.copytree(tiny_export, tmp_path / "artifact")
+    export(str(tiny_checkpoint), output, ExportOptions(budgets=(3,), overwrite=True))
+    assert Artifact.open(output).manifest.pruning.budgets == (3,)
+    assert list(tmp_path.glob(".artifact*")) == []
+
+
+def test_dry_run_writes_nothing(tiny_checkpoint, tiny_export, tmp_path):
+    arguments = ["export", str(tiny_checkpoint), "-o", str(tmp_path / "artifact"), "--budget=9,18", "--dry-run"]
+    result = CliRunner().invoke(main, [*arguments, "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert list(tmp_path.iterdir()) == []
+    plan = json.loads(result.stdout)
+    assert plan["budgets"] == [9, 18]
+    assert set(plan["files"]) == {
+        f"onnx/{name}.onnx" for name in ("vision_encoder", "vision_encoder.k18", "embed_tokens", "decoder_model_merged")
+    }
+    for name, estimate in plan["files"].items():
+        assert (tiny_export / name).stat().st_size <= estimate
+    assert "nothing written" in CliRunner().invoke(main, arguments).stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_behind(tiny_checkpoint, tmp_path, number):
+    output = tmp_path / "out" / "artifact"
+    command = [sys.executable, "-m", "pocketvlm", "export", str(tiny_checkpoint), "-o", str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("out/.artifact.*.partial/onnx/*.onnx")):  # in the midst of writing
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    stdout, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert stdout == b""
+    assert list(output.parent.iterdir()) == []

@@ -1,0 +1,235 @@
+"""Bad input gets one line that names the next step, exit code 1 (2 for wrong usage), and leaves nothing behind."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+from click.testing import CliRunner
+
+from make_checkpoint import PRESETS
+from pocketvlm.cli import main
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Call ``pocketvlm export MODEL -o OUT`` and return the result; nothing may be left in the folder of OUT."""
+    out = tmp_path / "out" / "artifact"
+    out.parent.mkdir()
+
+    def call(model, *arguments):
+        result = CliRunner().invoke(main, ["export", str(model), "-o", str(out), *map(str, arguments)])
+        assert list(out.parent.iterdir()) == []
+        assert result.stdout == ""
+        return result
+
+    return call
+
+
+@pytest.fixture
+def refuse(run):
+    """The one line of a refusal."""
+
+    def call(model, *arguments):
+        result = run(model, *arguments)
+        lines = result.stderr.splitlines()
+        assert result.exit_code == 1
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    return call
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_no_such_folder(refuse):
+    assert "no such folder: ./nowhere" in refuse("./nowhere")
+
+
+def test_hub_that_cannot_be_reached(refuse, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "cannot be fetched from the Hub" in refuse("nobody/nothing-here")
+
+
+def test_revision_of_a_folder(refuse, tiny_checkpoint):
+    assert "leave it out" in refuse(tiny_checkpoint, "--revision", "main")
+
+
+def test_folder_without_config(refuse, tmp_path):
+    assert "no config.json" in refuse(tmp_path)
+
+
+def test_config_that_is_not_json(refuse, copied_checkpoint):
+    (copied_checkpoint / "config.json").write_text("{")
+    assert "not readable JSON" in refuse(copied_checkpoint)
+
+
+def test_not_a_vlm(refuse, copied_checkpoint):
+    (copied_checkpoint / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    line = refuse(copied_checkpoint)
+    assert "gpt2" in line
+    assert "not a vision-language model" in line
+
+
+def test_family_that_is_not_supported(refuse, copied_checkpoint):
+    edit_config(copied_checkpoint, model_type="qwen2_vl")
+    assert "qwen2_vl model, a family that is not supported: use llava" in refuse(copied_checkpoint)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mm_vision_tower": "openai/clip"}, {"architectures": ["LlavaLlamaForCausalLM"]}], ids=str
+)
+def test_original_llava_checkpoint(refuse, copied_checkpoint, changes):
+    edit_config(copied_checkpoint, **changes)
+    assert "llava-hf" in refuse(copied_checkpoint)
+
+
+def test_adapter(refuse, copied_checkpoint):
+    (copied_checkpoint / "adapter_config.json").write_text("{}")
+    assert "merge_and_unload" in refuse(copied_checkpoint)
+
+
+def test_tokenizer_model_alone(refuse, copied_checkpoint):
+    (copied_checkpoint / "tokenizer.json").rename(copied_checkpoint / "tokenizer.model")
+    assert "AutoTokenizer" in refuse(copied_checkpoint)
+
+
+def test_quantized_checkpoint(refuse, copied_checkpoint):
+    edit_config(copied_checkpoint, quantization_config={"quant_method": "awq"})
+    assert "already quantized" in refuse(copied_checkpoint)
+
+
+def test_decoder_that_is_not_supported(refuse, copied_checkpoint):
+    edit_config(copied_checkpoint, text_config={"model_type": "gpt2"})
+    assert "llama, mistral, qwen2" in refuse(copied_checkpoint)
+
+
+def test_tower_without_cls(refuse, make_tiny):
+    vision = {key: value for key, value in PRESETS["tiny-llama"].vision.items() if key != "projection_dim"}
+    preset = PRESETS["tiny-llama"].but(tower="siglip_vision_model")
+    object.__setattr__(preset, "vision", vision)
+    line = refuse(make_tiny(preset))
+    assert "siglip_vision_model, which has no [CLS] token" in line
+
+
+def test_cls_sent_to_the_decoder(refuse, copied_checkpoint):
+    edit_config(copied_checkpoint, vision_feature_select_strategy="full")
+    assert "use" in refuse(copied_checkpoint)
+
+
+@pytest.mark.parametrize("layer", [9, -6, 0, []])
+def test_feature_layer_that_does_not_exist(refuse, copied_checkpoint, layer):
+    edit_config(copied_checkpoint, vision_feature_layer=layer)
+    assert "vision_feature_layer" in refuse(copied_checkpoint)
+
+
+def test_transformers_outside_the_tested_range(refuse, tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr("transformers.__version__", "4.57.6")
+    line = refuse(tiny_checkpoint)
+    assert "4.57.6" in line
+    assert "pip install" in line
+
+
+@pytest.mark.parametrize("budget", ["0", "-4", "37", "9,9"])
+def test_budget_out_of_range(refuse, tiny_checkpoint, budget):
+    line = refuse(tiny_checkpoint, f"--budget={budget}")
+    assert "1..36" in line or "repeat" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--budget", "many"],
+        ["--budget", "9.5"],
+        ["--vision-precision", "int3"],
+        ["--decoder", "abacus"],
+        ["--pruner-option", "ratio"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(run, tiny_checkpoint, arguments):
+    assert run(tiny_checkpoint, *arguments).exit_code == 2
+
+
+def test_unpruned_export_with_a_budget(refuse, tiny_checkpoint):
+    assert "keeps all 36 tokens" in refuse(tiny_checkpoint, "--pruner", "none", "--budget", "9")
+
+
+@pytest.mark.parametrize("suffix", ["bin", "pt", "pth"])
+def test_pickle_weights_only(refuse, copied_checkpoint, suffix):
+    (copied_checkpoint / "model.safetensors").unlink()
+    marker = copied_checkpoint / "opened"
+    torch.save(_Trap(str(marker)), copied_checkpoint / f"pytorch_model.{suffix}")
+    assert "never loaded" in refuse(copied_checkpoint)
+    assert not marker.exists()
+
+
+class _Trap:
+    """Unpickling it touches a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_missing_shard(refuse, make_tiny, tmp_path):
+    folder = shutil.copytree(make_tiny(shard_bytes=200_000), tmp_path / "sharded")
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 1
+    shards[1].unlink()
+    assert shards[1].name in refuse(folder)
+
+
+def test_shard_outside_the_folder(refuse, copied_checkpoint):
+    index = {"weight_map": {"lm_head.weight": "../model.safetensors"}}
+    (copied_checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "no plain file name" in refuse(copied_checkpoint)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.001])
+def test_truncated_weights(refuse, copied_checkpoint, keep):
+    path = copied_checkpoint / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    assert "truncated or damaged" in refuse(copied_checkpoint)
+
+
+def test_missing_weight(refuse, copied_checkpoint):
+    path = copied_checkpoint / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    del tensors["vision_tower.vision_model.encoder.layers.1.mlp.fc1.weight"]
+    safetensors.torch.save_file(tensors, path)
+    assert "encoder.layers.1.mlp.fc1.weight" in refuse(copied_checkpoint)
+
+
+def test_weights_of_another_size(refuse, copied_checkpoint):
+    path = copied_checkpoint / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["multi_modal_projector.linear_1.weight"] = torch.zeros(3, 3)
+    safetensors.torch.save_file(tensors, path)
+    assert "shape (3, 3)" in refuse(copied_checkpoint)
+
+
+def test_no_chat_template(refuse, copied_checkpoint):
+    (copied_checkpoint / "chat_template.jinja").unlink()
+    assert "no chat template" in refuse(copied_checkpoint)
+
+
+def test_demo_that_is_not_installed(refuse, tmp_path, monkeypatch):
+    monkeypatch.setattr("pocketvlm_export.checkpoint.source._DEMO_FOLDER", tmp_path / "nothing")
+    assert "demo checkpoint is not part" in refuse("demo")
+
+
+def test_export_without_torch(refuse, tiny_checkpoint, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("pocketvlm_export.") and not name.endswith("cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("pocketvlm_export.pipeline", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "pip install 'pocketvlm[export]'" in refuse(tiny_checkpoint)

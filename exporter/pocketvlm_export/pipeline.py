@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pocketvlm import PocketVLMError
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.artifact.manifest import Parity
 from pocketvlm_export.build import build_graphs
@@ -86,6 +87,8 @@ def prepare(model: str, output: Path, options: ExportOptions) -> tuple[Checkpoin
     plan = make_plan(checkpoint, options)
     check_sidecars(checkpoint.source.folder)
     check_destination(output, checkpoint.source.folder, overwrite=options.overwrite)
+    if options.keep_failed is not None and options.keep_failed.exists():
+        raise PocketVLMError(f"--keep-failed {options.keep_failed} exists already: name a new folder")
     check_space(output, plan.disk_bytes())
     return checkpoint, plan
 

@@ -12,6 +12,7 @@ from pocketvlm_export.pruning import Pruner, make_pruner
 
 _BYTES = {"fp32": 4, "fp16": 2}  # a parameter on disk
 _GRAPH_BYTES = 1 << 20  # a graph without its weights, rounded up
+_BASELINE = 420 << 20  # torch, transformers and ONNX Runtime imported
 _MEMORY_FACTOR = 1.3  # peak against the largest component in float32: the component itself and what tracing adds
 
 
@@ -103,7 +104,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         vision_bytes=vision,
         embed_bytes=embed,
         decoder_bytes=decoder,
-        memory_bytes=int(_MEMORY_FACTOR * max(vision, decoder + embed)),
+        memory_bytes=_BASELINE + int(_MEMORY_FACTOR * max(vision, decoder + embed)),
     )
 
 

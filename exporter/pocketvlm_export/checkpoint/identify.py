@@ -1,7 +1,6 @@
 """Knows how to tell what a folder holds before anything of it is loaded, and what to advise about the rest."""
 
 import importlib.metadata
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import transformers
 from packaging.requirements import Requirement
 
 from pocketvlm import PocketVLMError
+from pocketvlm_export.checkpoint.files import read_json
 
 _CONVERTED = "the llava-hf organisation on the Hub publishes these checkpoints converted for transformers"
 
@@ -21,7 +21,7 @@ def read_config(folder: Path, families: frozenset[str]) -> transformers.Pretrain
             quantized, or lacks tokenizer.json; each says the next step.
     """
     _refuse_adapters(folder)
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     _refuse_originals(folder, raw)
     model_type = raw.get("model_type")
     if "vision_config" not in raw and model_type not in families:
@@ -90,13 +90,3 @@ def _tokenizer_advice(folder: Path) -> str:
             f"T.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
     return f"{folder} has no tokenizer.json: download the whole checkpoint"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise PocketVLMError(f"{path} is not readable JSON ({error}): download it again") from error
-    if not isinstance(content, dict):
-        raise PocketVLMError(f"{path} holds no JSON object: download it again")
-    return content

@@ -1,7 +1,6 @@
 """Knows how an artifact's manifest is filled in: what was exported, from where, with which checksums."""
 
 import functools
-import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ from pocketvlm import PocketVLMError
 from pocketvlm.artifact import MANIFEST_NAME, FileEntry, Manifest, files_digest, metadata
 from pocketvlm.artifact.integrity import sha256_of
 from pocketvlm.artifact.manifest import DecoderSpec, Parity, Pruning, Source, Vision
+from pocketvlm_export.checkpoint import read_json
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.packaging.card import source_license
 from pocketvlm_export.plan import ExportPlan
@@ -110,8 +110,7 @@ def eos_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
     Raises:
         PocketVLMError: neither names any.
     """
-    path = checkpoint.source.folder / "generation_config.json"
-    listed = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    listed = read_json(checkpoint.source.folder / "generation_config.json").get("eos_token_id")
     if listed is None:
         listed = checkpoint.spec.decoder.config.eos_token_id
     if listed is None:

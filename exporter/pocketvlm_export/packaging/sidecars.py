@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm import PocketVLMError
+from pocketvlm_export.checkpoint import read_json
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.plan import ExportPlan
 
@@ -24,7 +25,7 @@ def write_sidecars(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> No
     for name in _COPIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    processor = _read(source / "processor_config.json")
+    processor = read_json(source / "processor_config.json")
     (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
     _write(folder / "preprocessor_config.json", image_processor(source))
     _write(folder / "processor_config.json", _processor_config(processor, checkpoint, plan))
@@ -42,7 +43,7 @@ def chat_template(source: Path) -> str:
     if (source / _TEMPLATE).is_file():
         return (source / _TEMPLATE).read_text(encoding="utf-8")
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        found = _read(source / name).get("chat_template")
+        found = read_json(source / name).get("chat_template")
         if isinstance(found, list):  # several templates by name
             found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
         if isinstance(found, str):
@@ -54,7 +55,7 @@ def chat_template(source: Path) -> str:
 
 def image_processor(source: Path) -> dict[str, Any]:
     """Return the image processor's configuration; transformers 5 nests it inside processor_config.json."""
-    config = _read(source / "preprocessor_config.json") or _read(source / "processor_config.json").get(
+    config = read_json(source / "preprocessor_config.json") or read_json(source / "processor_config.json").get(
         "image_processor"
     )
     if not isinstance(config, dict) or not config:
@@ -88,19 +89,7 @@ def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any
     }
     if external:
         told["use_external_data_format"] = external
-    return {**_read(source / "config.json"), "transformers.js_config": told}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PocketVLMError(f"{path} is not readable JSON ({error}): download it again") from error
-    if not isinstance(content, dict):
-        raise PocketVLMError(f"{path} holds no JSON object: download it again")
-    return content
+    return {**read_json(source / "config.json"), "transformers.js_config": told}
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import transformers
 
@@ -33,6 +34,12 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     family = FAMILIES[config.model_type]
     spec = family.parse(config)
     return Checkpoint(source, spec, Weights(source.folder, family.canonical))
+
+
+def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
+    """The tokenizer as transformers builds it from ``folder``, without running any code of the checkpoint."""
+    with quiet_transformers():
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from pocketvlm_export.packaging.card import source_license
 from pocketvlm_export.plan import ExportPlan
 
 _TOOLS = ("pocketvlm", "torch", "transformers", "onnx", "onnxscript")
-_REQUIRES = {"onnxruntime": ">=1.20"}
+_REQUIRES = {"onnxruntime": ">=1.24"}
+# Neither the manifest itself nor the model card, which people edit.
+_NOT_LISTED = {MANIFEST_NAME, "README.md"}
 UNCHECKED = Parity(passed=False, reference="transformers fp32")
 
 
@@ -88,8 +90,8 @@ def write_manifest(
 
 
 def files_table(folder: Path) -> dict[str, FileEntry]:
-    """Return size and SHA-256 of every file under ``folder`` but the manifest itself, by relative name."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
+    """Return size and SHA-256 of every file under ``folder`` that a runtime may read, by relative name."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _NOT_LISTED)
     return {path.relative_to(folder).as_posix(): _entry(path) for path in paths}
 
 

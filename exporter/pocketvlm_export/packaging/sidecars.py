@@ -8,10 +8,10 @@ from typing import Any
 
 from pocketvlm import PocketVLMError
 from pocketvlm_export.checkpoint import read_json
-from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.loading import Checkpoint, load_tokenizer
 from pocketvlm_export.plan import ExportPlan
 
-_COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+_COPIED = ("tokenizer_config.json", "generation_config.json")
 _TEMPLATE = "chat_template.jinja"
 
 
@@ -25,6 +25,9 @@ def write_sidecars(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> No
     for name in _COPIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    # Not a copy: transformers rebuilds some tokenizers (Llama's among them) instead of reading the file, and what it
+    # makes of them is what the checkpoint was used with.
+    load_tokenizer(source).backend_tokenizer.save(str(folder / "tokenizer.json"))
     processor = read_json(source / "processor_config.json")
     (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
     _write(folder / "preprocessor_config.json", image_processor(source))

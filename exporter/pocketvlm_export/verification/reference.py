@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoTokenizer, DynamicCache
+from transformers import DynamicCache
 
-from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.loading import Checkpoint, load_tokenizer
 from pocketvlm_export.memory import release_memory
 from pocketvlm_export.packaging import chat_template
 
@@ -115,7 +115,7 @@ def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int) -> Ints:
     Processors render the template to text and tokenize that once, without a second BOS where the template wrote one;
     a tokenizer's own ``apply_chat_template`` would add none at all.
     """
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.source.folder, trust_remote_code=False, local_files_only=True)
+    tokenizer = load_tokenizer(checkpoint.source.folder)
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
     template = chat_template(checkpoint.source.folder)
     text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)

@@ -17,7 +17,7 @@ from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTok
 
 from train_demo.data import Packed, Packer, Scenes, caption_ids
 from train_demo.model import clip_config, llava_config
-from train_demo.scenes import KINDS, Scene
+from train_demo.scenes import KINDS, MAX_OBJECTS, Scene
 
 Batch = TypeVar("Batch")
 CONTRAST_WEIGHT = 0.3  # of the contrastive loss in the last stage
@@ -25,19 +25,24 @@ CONTRAST_WEIGHT = 0.3  # of the contrastive loss in the last stage
 
 @dataclass(frozen=True)
 class Stage:
-    """Length and pace of one stage; ``curriculum`` is (share of the steps, objects at most) in order."""
+    """Length and pace of one stage.
+
+    ``cycle`` is the length of the one-cycle schedule, cut off after ``steps`` where it is longer; ``curriculum`` is
+    (up to which step, objects at most) in order, without limit after the last.
+    """
 
     name: str
     steps: int
     batch: int
     learning_rate: float
-    warmup: float = 0.1
-    curriculum: tuple[tuple[float, int], ...] = ((1.0, 3),)
+    cycle: int
+    curriculum: tuple[tuple[int, int], ...] = ()
 
 
-CONTRASTIVE = Stage("contrastive", steps=600, batch=192, learning_rate=1e-3)
-FROZEN = Stage("frozen", 700, 64, 1.5e-3, curriculum=((0.1, 1), (0.3, 2), (1.0, 3)))
-TOGETHER = Stage("together", 1400, 64, 8e-4)
+CONTRASTIVE = Stage("contrastive", steps=600, batch=192, learning_rate=1e-3, cycle=600)
+FROZEN = Stage("frozen", steps=400, batch=64, learning_rate=1.5e-3, cycle=700, curriculum=((70, 1), (210, 2)))
+TOGETHER = Stage("together", steps=2600, batch=32, learning_rate=8e-4, cycle=2600, curriculum=((250, 1), (600, 2)))
+REPORT_EVERY = 100  # steps
 
 
 class Run:
@@ -51,7 +56,7 @@ class Run:
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98))
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, stage.learning_rate, stage.steps, pct_start=stage.warmup, cycle_momentum=False
+            self.optimizer, stage.learning_rate, stage.cycle, pct_start=0.1, cycle_momentum=False
         )
         self.step = 0
         if self.path.exists():
@@ -74,9 +79,9 @@ class Run:
 
     def batches(self, scenes: Scenes) -> Iterator[tuple[np.ndarray, np.random.Generator]]:
         """Scene indices and a random stream for every step left; both depend on the step alone."""
-        pools = {most: scenes.with_at_most(most) for _, most in self.stage.curriculum}
+        pools = {most: scenes.with_at_most(most) for most in range(1, MAX_OBJECTS + 1)}
         for step in range(self.step, self.stage.steps):
-            most = next(m for share, m in self.stage.curriculum if step < share * self.stage.steps)
+            most = next((most for until, most in self.stage.curriculum if step < until), MAX_OBJECTS)
             rng = np.random.default_rng([self.seed, step])
             yield rng.choice(pools[most], size=self.stage.batch, replace=False), rng
 
@@ -105,7 +110,7 @@ class Run:
             smooth = loss.item() if smooth == 0 else 0.95 * smooth + 0.05 * loss.item()
             bar.update()
             bar.set_postfix(loss=f"{smooth:.3f}")
-            if self.step % 100 == 0 or self.step == self.stage.steps:
+            if self.step % REPORT_EVERY == 0 or self.step == self.stage.steps:
                 self.save()
                 minutes = (time.time() - started) / 60
                 tqdm.write(f"{self.stage.name} {self.step}: {minutes:.1f} min, loss {smooth:.3f}, {report()}")

@@ -28,6 +28,15 @@ NUMBERS = ("zero", "one", "two", "three")
 MAX_OBJECTS = 3
 KINDS = ("colour", "shape", "place", "count", "presence", "reading", "description")
 
+# Everything short that can be said of a scene.
+PHRASES_OF_A_SCENE = (
+    *(f"a {colour} {kind}" for colour in COLOURS for kind in (*SHAPES, "letter")),
+    *(f"a {kind} at the {place}" for kind in (*SHAPES, "letter") for place in PLACES),
+    *(f"{colour} at the {place}" for colour in COLOURS for place in PLACES),
+    *(f"the letter {letter}" for letter in LETTERS),
+    *(f"{number} objects" for number in NUMBERS[1:]),
+)
+
 # Each split draws from its own stream of seeds, so that no test picture can be a training picture.
 SPLITS = {"train": 1, "validation": 2, "test": 3, "example": 4}
 
@@ -87,7 +96,7 @@ def make_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
         kinds[int(rng.integers(count))] = "letter"
     things = []
     for cell, colour, kind in zip(cells, colours, kinds, strict=True):
-        radius = rng.uniform(9, 14)
+        radius = rng.uniform(11, 15)
         slack = CELL / 2 + 2 - radius  # may reach two pixels into the neighbouring cell
         centre = tuple(float((c + 0.5) * CELL + rng.uniform(-slack, slack)) for c in (cell % 3, cell // 3))
         centre = tuple(float(np.clip(c, radius, IMAGE_SIZE - radius)) for c in centre)
@@ -117,6 +126,15 @@ def caption(scene: Scene) -> str:
     parts = [f"a {t.name} {'in' if t.place == 'middle' else 'at'} the {t.place}" for t in scene.things]
     text = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
     return text[0].upper() + text[1:] + "."
+
+
+def phrases_of(scene: Scene) -> list[str]:
+    """Those of PHRASES_OF_A_SCENE that are true of it."""
+    phrases = [f"{NUMBERS[len(scene.things)]} objects"]
+    for t in scene.things:
+        phrases += [f"a {t.colour} {t.kind}", f"a {t.kind} at the {t.place}", f"{t.colour} at the {t.place}"]
+        phrases += [f"the letter {t.letter}"] if t.letter else []
+    return phrases
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:

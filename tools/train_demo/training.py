@@ -1,4 +1,4 @@
-"""Knows the three stages: tower against captions, decoder on a frozen tower, then everything together."""
+"""Knows the stages: tower against captions, decoder on a frozen tower, tower against phrases, everything together."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTok
 
 from train_demo.data import Packed, Packer, Scenes, caption_ids
 from train_demo.model import clip_config, llava_config
-from train_demo.scenes import KINDS, MAX_OBJECTS, Scene
+from train_demo.scenes import KINDS, MAX_OBJECTS, PHRASES_OF_A_SCENE, Scene, phrases_of
 
 Batch = TypeVar("Batch")
-CONTRAST_WEIGHT = 0.3  # of the contrastive loss in the last stage
+PHRASES_WEIGHT = 0.1  # of the phrases' loss in the last stage
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Stage:
 
 CONTRASTIVE = Stage("contrastive", steps=600, batch=192, learning_rate=1e-3, cycle=600)
 FROZEN = Stage("frozen", steps=400, batch=64, learning_rate=1.5e-3, cycle=700, curriculum=((70, 1), (210, 2)))
-TOGETHER = Stage("together", steps=2600, batch=32, learning_rate=8e-4, cycle=2600, curriculum=((250, 1), (600, 2)))
+PHRASES = Stage("phrases", steps=350, batch=192, learning_rate=1e-3, cycle=350)
+TOGETHER = Stage("together", steps=1900, batch=32, learning_rate=8e-4, cycle=1900, curriculum=((100, 1), (250, 2)))
 REPORT_EVERY = 100  # steps
 
 
@@ -149,13 +150,16 @@ def train_tower(
 def train_model(
     tokenizer: PreTrainedTokenizerFast, clip: CLIPModel, train: Scenes, validation: Scenes, folder: Path, seed: int
 ) -> LlavaForConditionalGeneration:
-    """Stages 2 and 3: projector and decoder on the frozen tower's features, then the tower as well."""
+    """The other stages: projector and decoder on the frozen tower's features, the tower alone, then everything."""
     torch.manual_seed(seed + 1)
     model = LlavaForConditionalGeneration(llava_config(tokenizer))
-    model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
+    tower = model.model.vision_tower
+    tower.load_state_dict(clip.vision_model.state_dict())
     learner = Learner(model, Packer(tokenizer, model.config.image_seq_length))
     train_decoder(learner, train, validation, folder, seed + 2)
-    train_together(learner, Contrast(clip, tokenizer), train, validation, folder, seed + 3)
+    phrases = Phrases(clip, tokenizer)
+    train_phrases(learner, phrases, train, validation, folder, seed + 3)
+    train_together(learner, phrases, train, validation, folder, seed + 4)
     return model
 
 
@@ -174,11 +178,34 @@ def train_decoder(learner: Learner, train: Scenes, validation: Scenes, folder: P
     run.train(train, prepare, lambda batch: learner.loss(*batch), lambda: learner.report(held_out, validation))
 
 
-def train_together(
-    learner: Learner, contrast: Contrast, train: Scenes, validation: Scenes, folder: Path, seed: int
+def train_phrases(
+    learner: Learner, phrases: Phrases, train: Scenes, validation: Scenes, folder: Path, seed: int
 ) -> None:
-    """Stage 3: everything on questions; the contrastive loss stays on, so that [CLS] goes on meaning something."""
-    run = Run(TOGETHER, nn.ModuleList([learner.model, contrast]), folder, seed)
+    """Stage 3: the tower against every phrase that may or may not be true of a picture, as SigLIP (2303.15343)."""
+    run = Run(PHRASES, nn.ModuleList([learner.model.model.vision_tower, phrases]), folder, seed)
+
+    def prepare(indices: np.ndarray, _: np.random.Generator) -> tuple[torch.Tensor, list[Scene]]:
+        return train.pixel_values(indices), [train.scenes[i] for i in indices]
+
+    def loss_of(batch: tuple[torch.Tensor, list[Scene]]) -> torch.Tensor:
+        return phrases.loss(batch[1], learner.see(batch[0])[1])
+
+    @torch.no_grad()
+    def report() -> str:
+        pooled = learner.see(validation.pixel_values(np.arange(PHRASES.batch)))[1]
+        scores, true = phrases(pooled), true_phrases(validation.scenes[: PHRASES.batch])
+        count = true.sum(1, keepdim=True).int()
+        ranked = scores.argsort(1, descending=True).argsort(1) < count
+        return f"true phrases ranked first: {(ranked & true.bool()).sum() / true.sum():.3f}"
+
+    run.train(train, prepare, loss_of, report)
+
+
+def train_together(
+    learner: Learner, phrases: Phrases, train: Scenes, validation: Scenes, folder: Path, seed: int
+) -> None:
+    """Stage 4: everything on questions; the phrases stay on, so that [CLS] goes on meaning something."""
+    run = Run(TOGETHER, nn.ModuleList([learner.model, phrases]), folder, seed)
 
     def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed, list[Scene]]:
         scenes = [train.scenes[i] for i in indices]
@@ -187,7 +214,7 @@ def train_together(
     def loss_of(batch: tuple[torch.Tensor, Packed, list[Scene]]) -> torch.Tensor:
         pixel_values, packed, scenes = batch
         features, pooled = learner.see(pixel_values)
-        return learner.loss(features, packed) + CONTRAST_WEIGHT * contrast.loss(scenes, pooled)
+        return learner.loss(features, packed) + PHRASES_WEIGHT * phrases.loss(scenes, pooled)
 
     run.train(train, prepare, loss_of, lambda: learner.report(learner.features_of(validation), validation))
 
@@ -232,6 +259,33 @@ class Contrast(nn.Module):
         """CLIP's symmetric cross-entropy."""
         scores, target = self(scenes, pooled), torch.arange(len(scenes))
         return (nn.functional.cross_entropy(scores, target) + nn.functional.cross_entropy(scores.T, target)) / 2
+
+
+class Phrases(nn.Module):
+    """CLIP's text side on all phrases at once, with SigLIP's scale and bias: which of them are true of a picture?"""
+
+    def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__()
+        self.text_model, self.text_projection = clip.text_model, clip.text_projection
+        self.visual_projection = clip.visual_projection
+        self.scale, self.bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-3.0))
+        ids = [[*tokenizer(phrase).input_ids, tokenizer.eos_token_id] for phrase in PHRASES_OF_A_SCENE]
+        longest = max(map(len, ids))
+        self.ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in ids])
+        self.mask = self.ids != tokenizer.pad_token_id
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Logits, (pictures, phrases)."""
+        with torch.autocast("cpu", torch.bfloat16):
+            text = self.text_projection(self.text_model(input_ids=self.ids, attention_mask=self.mask).pooler_output)
+            image = self.visual_projection(pooled)
+        image, text = (nn.functional.normalize(x.float(), dim=-1) for x in (image, text))
+        return self.scale.exp() * image @ text.T + self.bias
+
+    def loss(self, scenes: list[Scene], pooled: torch.Tensor) -> torch.Tensor:
+        """Binary cross-entropy, summed over the phrases, averaged over the pictures."""
+        loss = nn.functional.binary_cross_entropy_with_logits(self(pooled), true_phrases(scenes), reduction="sum")
+        return loss / len(scenes)
 
 
 class Learner:
@@ -279,6 +333,15 @@ class Learner:
         return (
             f"exact {np.mean(list(shares.values())):.3f} (" + " ".join(f"{k} {v:.2f}" for k, v in shares.items()) + ")"
         )
+
+
+def true_phrases(scenes: list[Scene]) -> torch.Tensor:
+    """Which phrases are true of each scene, float32 0 or 1, (scenes, phrases)."""
+    table = {phrase: column for column, phrase in enumerate(PHRASES_OF_A_SCENE)}
+    true = torch.zeros(len(scenes), len(table))
+    for row, scene in zip(true, scenes, strict=True):
+        row[[table[phrase] for phrase in phrases_of(scene)]] = 1
+    return true
 
 
 def _one_ahead(

@@ -24,7 +24,7 @@ demo: install
 	$(BIN)/pocketvlm export demo -o $(DEMO) --budget 36,144 --overwrite
 	$(BIN)/pocketvlm run $(DEMO) --image examples/scene-3.png --prompt "Describe the picture."
 	$(BIN)/pocketvlm inspect $(DEMO) --image examples/scene-3.png --overlay build/kept-patches.png
-	$(TOOL) benchmark budgets $(DEMO) --image examples/scene-3.png --prompt "Describe the picture." --budgets 144,72,36,14,7
+	$(TOOL) benchmark budgets $(DEMO) --image examples/scene-3.png --prompt "Describe the picture." --budgets 144,72,36,14,7 --allow-busy
 
 test: install
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -47,4 +47,4 @@ figures: install
 	$(TOOL) demo_accuracy --readme README.md
 
 clean:
-	rm -rf build dist $(VENV)
+	rm -rf build dist $(VENV) tools/interop/node_modules

@@ -137,6 +137,7 @@ def vision(
         "|---|---|---|",
     ]
     lines += [f"| {name} | {s['vision']} | {s['vision'].median / base:.2f}x |" for name, s in spreads.items()]
+    lines += ["", f"Each further budget adds {further_budget(ours):.2f} MB to the folder."]
     publish("\n".join(lines), readme, section)
 
 
@@ -161,6 +162,8 @@ def startup(
     """A new process from its start to its first answer: this runtime against transformers on the same checkpoint."""
     line = check_quiet(allow_busy)
 
+    texts: dict[str, str] = {}
+
     def measure(script: str, source: Path) -> Callable[[], dict[str, float]]:
         command = [sys.executable, str(HERE / script), str(source), str(image), prompt, str(threads)]
 
@@ -169,6 +172,7 @@ def startup(
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             elapsed = (time.perf_counter() - started) * 1e3
             report = json.loads(done.stdout.splitlines()[-1])
+            texts[script] = report["text"].strip()
             return {"process": elapsed, "peak_mb": report["peak_mb"]}
 
         return once
@@ -178,6 +182,8 @@ def startup(
         "transformers": measure("answer_with_transformers.py", checkpoint),
     }
     spreads = take_turns(candidates, repeat)
+    if len(set(texts.values())) > 1:
+        raise click.ClickException(f"the two do not answer alike: {texts}")
     base = spreads["transformers"]
     lines = [
         f"New process to answer, {threads} threads, {repeat} interleaved turns; {line}.\n",
@@ -190,9 +196,16 @@ def startup(
     publish("\n".join(lines), readme, section)
 
 
+def further_budget(artifact: Artifact) -> float:
+    """Megabytes that the largest graph beside the default's adds: budgets share their weights file."""
+    graphs = artifact.manifest.vision.graphs
+    others = [names for budget, names in graphs.items() if budget != artifact.manifest.pruning.default_budget]
+    return max((artifact.manifest.files[name].bytes / 1e6 for names in others for name in names.values()), default=0.0)
+
+
 def peak_memory(folder: Path, budget: int, prompt: str, threads: int) -> float:
     """Peak resident memory (MB) of a fresh process that loads the artifact and answers once at ``budget``."""
-    command = [sys.executable, str(HERE / "answer_once.py"), str(folder), "noise", prompt, str(threads), str(budget)]
+    command = [sys.executable, str(HERE / "answer_once.py"), str(folder), "grey", prompt, str(threads), str(budget)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1])["peak_mb"])
 

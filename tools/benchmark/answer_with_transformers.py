@@ -1,10 +1,10 @@
 """The same answer through transformers, nothing pruned: CHECKPOINT IMAGE PROMPT THREADS."""
 
 import json
-import resource
 import sys
 
 import torch
+from peak import peak_memory
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
@@ -17,5 +17,4 @@ text = processor.apply_chat_template([{"role": "user", "content": content}], add
 inputs = processor(images=[Image.open(image).convert("RGB")], text=[text], return_tensors="pt")
 ids = model.generate(**inputs, do_sample=False, max_new_tokens=32)
 answer = processor.decode(ids[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"text": answer, "peak_mb": peak_mb}))
+print(json.dumps({"text": answer, "peak_mb": peak_memory()}))

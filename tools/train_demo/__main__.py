@@ -11,7 +11,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from train_demo.data import corpus, load_scenes
 from train_demo.model import build_processor, build_tokenizer
-from train_demo.training import train_model, train_tower
+from train_demo.training import train_model, train_regions, train_tower
 
 DEMO = Path(__file__).parents[2] / "exporter" / "pocketvlm_export" / "demo_checkpoint"
 
@@ -32,7 +32,8 @@ def main(work: Path, output: Path, seed: int, scenes: int, threads: int | None) 
     tokenizer = build_tokenizer(corpus(3_000))
     train, validation = load_scenes("train", scenes, work), load_scenes("validation", 512, work)
     clip = train_tower(tokenizer, train, validation, work, seed)
-    model = train_model(tokenizer, clip, train, validation, work, seed)
+    regions = train_regions(clip, tokenizer, train, validation, work, seed + 1)
+    model = train_model(tokenizer, clip, regions, train, validation, work, seed + 2)
     write_checkpoint(model, tokenizer, output)
     click.echo(f"written: {output}")
 

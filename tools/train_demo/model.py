@@ -114,7 +114,7 @@ def llava_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
         hidden_size=256,
         intermediate_size=768,
         num_hidden_layers=4,
-        num_attention_heads=8,
+        num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=2048,
         rms_norm_eps=1e-5,

@@ -28,13 +28,11 @@ NUMBERS = ("zero", "one", "two", "three")
 MAX_OBJECTS = 3
 KINDS = ("colour", "shape", "place", "count", "presence", "reading", "description")
 
-# Everything short that can be said of a scene.
-PHRASES_OF_A_SCENE = (
-    *(f"a {colour} {kind}" for colour in COLOURS for kind in (*SHAPES, "letter")),
-    *(f"a {kind} at the {place}" for kind in (*SHAPES, "letter") for place in PLACES),
-    *(f"{colour} at the {place}" for colour in COLOURS for place in PLACES),
-    *(f"the letter {letter}" for letter in LETTERS),
-    *(f"{number} objects" for number in NUMBERS[1:]),
+# What a cell can hold, in words.
+CONTENTS = (
+    "nothing",
+    *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES),
+    *(f"{colour} letter {letter}" for colour in COLOURS for letter in LETTERS),
 )
 
 # Each split draws from its own stream of seeds, so that no test picture can be a training picture.
@@ -126,15 +124,6 @@ def caption(scene: Scene) -> str:
     parts = [f"a {t.name} {'in' if t.place == 'middle' else 'at'} the {t.place}" for t in scene.things]
     text = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
     return text[0].upper() + text[1:] + "."
-
-
-def phrases_of(scene: Scene) -> list[str]:
-    """Those of PHRASES_OF_A_SCENE that are true of it."""
-    phrases = [f"{NUMBERS[len(scene.things)]} objects"]
-    for t in scene.things:
-        phrases += [f"a {t.colour} {t.kind}", f"a {t.kind} at the {t.place}", f"{t.colour} at the {t.place}"]
-        phrases += [f"the letter {t.letter}"] if t.letter else []
-    return phrases
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:

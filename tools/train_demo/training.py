@@ -1,4 +1,4 @@
-"""Knows the stages: tower against captions, decoder on a frozen tower, tower against phrases, everything together."""
+"""Knows the stages: tower against captions, then regions too, decoder on the frozen tower, everything together."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTok
 
 from train_demo.data import Packed, Packer, Scenes, caption_ids
 from train_demo.model import clip_config, llava_config
-from train_demo.scenes import KINDS, MAX_OBJECTS, PHRASES_OF_A_SCENE, Scene, phrases_of
+from train_demo.scenes import CONTENTS, KINDS, MAX_OBJECTS, Scene
 
 Batch = TypeVar("Batch")
-PHRASES_WEIGHT = 0.1  # of the phrases' loss in the last stage
+CAPTIONS_WEIGHT = 0.5  # of the captions' loss beside the regions'
+TOWER_WEIGHT = 0.2  # of both beside the questions'
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Stage:
 
 
 CONTRASTIVE = Stage("contrastive", steps=600, batch=192, learning_rate=1e-3, cycle=600)
-FROZEN = Stage("frozen", steps=400, batch=64, learning_rate=1.5e-3, cycle=700, curriculum=((70, 1), (210, 2)))
-PHRASES = Stage("phrases", steps=350, batch=192, learning_rate=1e-3, cycle=350)
-TOGETHER = Stage("together", steps=1900, batch=32, learning_rate=8e-4, cycle=1900, curriculum=((100, 1), (250, 2)))
+REGIONS = Stage("regions", steps=450, batch=96, learning_rate=1e-3, cycle=450)
+FROZEN = Stage("frozen", steps=600, batch=64, learning_rate=1.5e-3, cycle=1200, curriculum=((60, 1), (180, 2)))
+TOGETHER = Stage("together", steps=1000, batch=32, learning_rate=8e-4, cycle=1000)
 REPORT_EVERY = 100  # steps
 
 
@@ -147,24 +148,56 @@ def train_tower(
     return clip
 
 
+def train_regions(
+    clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, train: Scenes, validation: Scenes, folder: Path, seed: int
+) -> Regions:
+    """Stage 2, as RegionCLIP (arXiv 2112.09106): parts of the picture against short phrases, captions going on."""
+    regions = Regions(clip, tokenizer)
+    run = Run(REGIONS, nn.ModuleList([clip, regions]), folder, seed)
+    see, contrast = torch.compile(Eyes(clip.vision_model)), Contrast(clip, tokenizer)
+
+    def prepare(indices: np.ndarray, _: np.random.Generator) -> tuple[torch.Tensor, list[Scene]]:
+        return train.pixel_values(indices), [train.scenes[i] for i in indices]
+
+    def loss_of(batch: tuple[torch.Tensor, list[Scene]]) -> torch.Tensor:
+        features, pooled = see(batch[0])
+        return regions.loss(batch[1], features) + CAPTIONS_WEIGHT * contrast.loss(batch[1], pooled)
+
+    @torch.no_grad()
+    def report() -> str:
+        indices = np.arange(REGIONS.batch)
+        scenes = validation.scenes[: REGIONS.batch]
+        features, pooled = see(validation.pixel_values(indices))
+        found = contrast(scenes, pooled).argmax(0) == torch.arange(len(scenes))
+        right = (regions(features).argmax(-1) == regions.targets(scenes)).float()
+        named = right[regions.targets(scenes) > 0].mean()
+        return f"retrieval of {len(found)}: {found.float().mean():.3f}, objects named {named:.3f}"
+
+    run.train(train, prepare, loss_of, report)
+    return regions
+
+
 def train_model(
-    tokenizer: PreTrainedTokenizerFast, clip: CLIPModel, train: Scenes, validation: Scenes, folder: Path, seed: int
+    tokenizer: PreTrainedTokenizerFast,
+    clip: CLIPModel,
+    regions: Regions,
+    train: Scenes,
+    validation: Scenes,
+    folder: Path,
+    seed: int,
 ) -> LlavaForConditionalGeneration:
-    """The other stages: projector and decoder on the frozen tower's features, the tower alone, then everything."""
-    torch.manual_seed(seed + 1)
+    """Stages 3 and 4: projector and decoder on the frozen tower's features, then the tower as well."""
+    torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(llava_config(tokenizer))
-    tower = model.model.vision_tower
-    tower.load_state_dict(clip.vision_model.state_dict())
+    model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     learner = Learner(model, Packer(tokenizer, model.config.image_seq_length))
-    train_decoder(learner, train, validation, folder, seed + 2)
-    phrases = Phrases(clip, tokenizer)
-    train_phrases(learner, phrases, train, validation, folder, seed + 3)
-    train_together(learner, phrases, train, validation, folder, seed + 4)
+    train_decoder(learner, train, validation, folder, seed)
+    train_together(learner, Contrast(clip, tokenizer), regions, train, validation, folder, seed + 1)
     return model
 
 
 def train_decoder(learner: Learner, train: Scenes, validation: Scenes, folder: Path, seed: int) -> None:
-    """Stage 2: projector and decoder; the frozen tower's features are computed once."""
+    """Stage 3: projector and decoder; the frozen tower's features are computed once."""
     parts = learner.model.model
     trained = nn.ModuleList([parts.multi_modal_projector, parts.language_model, learner.model.lm_head])
     run = Run(FROZEN, trained, folder, seed)
@@ -178,34 +211,17 @@ def train_decoder(learner: Learner, train: Scenes, validation: Scenes, folder: P
     run.train(train, prepare, lambda batch: learner.loss(*batch), lambda: learner.report(held_out, validation))
 
 
-def train_phrases(
-    learner: Learner, phrases: Phrases, train: Scenes, validation: Scenes, folder: Path, seed: int
-) -> None:
-    """Stage 3: the tower against every phrase that may or may not be true of a picture, as SigLIP (2303.15343)."""
-    run = Run(PHRASES, nn.ModuleList([learner.model.model.vision_tower, phrases]), folder, seed)
-
-    def prepare(indices: np.ndarray, _: np.random.Generator) -> tuple[torch.Tensor, list[Scene]]:
-        return train.pixel_values(indices), [train.scenes[i] for i in indices]
-
-    def loss_of(batch: tuple[torch.Tensor, list[Scene]]) -> torch.Tensor:
-        return phrases.loss(batch[1], learner.see(batch[0])[1])
-
-    @torch.no_grad()
-    def report() -> str:
-        pooled = learner.see(validation.pixel_values(np.arange(PHRASES.batch)))[1]
-        scores, true = phrases(pooled), true_phrases(validation.scenes[: PHRASES.batch])
-        count = true.sum(1, keepdim=True).int()
-        ranked = scores.argsort(1, descending=True).argsort(1) < count
-        return f"true phrases ranked first: {(ranked & true.bool()).sum() / true.sum():.3f}"
-
-    run.train(train, prepare, loss_of, report)
-
-
 def train_together(
-    learner: Learner, phrases: Phrases, train: Scenes, validation: Scenes, folder: Path, seed: int
+    learner: Learner,
+    contrast: Contrast,
+    regions: Regions,
+    train: Scenes,
+    validation: Scenes,
+    folder: Path,
+    seed: int,
 ) -> None:
-    """Stage 4: everything on questions; the phrases stay on, so that [CLS] goes on meaning something."""
-    run = Run(TOGETHER, nn.ModuleList([learner.model, phrases]), folder, seed)
+    """Stage 4: everything on questions; captions and regions stay on, so that [CLS] goes on meaning something."""
+    run = Run(TOGETHER, nn.ModuleList([learner.model, contrast, regions]), folder, seed)
 
     def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed, list[Scene]]:
         scenes = [train.scenes[i] for i in indices]
@@ -214,7 +230,8 @@ def train_together(
     def loss_of(batch: tuple[torch.Tensor, Packed, list[Scene]]) -> torch.Tensor:
         pixel_values, packed, scenes = batch
         features, pooled = learner.see(pixel_values)
-        return learner.loss(features, packed) + PHRASES_WEIGHT * phrases.loss(scenes, pooled)
+        tower = regions.loss(scenes, features) + CAPTIONS_WEIGHT * contrast.loss(scenes, pooled)
+        return learner.loss(features, packed) + TOWER_WEIGHT * tower
 
     run.train(train, prepare, loss_of, lambda: learner.report(learner.features_of(validation), validation))
 
@@ -261,31 +278,42 @@ class Contrast(nn.Module):
         return (nn.functional.cross_entropy(scores, target) + nn.functional.cross_entropy(scores.T, target)) / 2
 
 
-class Phrases(nn.Module):
-    """CLIP's text side on all phrases at once, with SigLIP's scale and bias: which of them are true of a picture?"""
+class Regions(nn.Module):
+    """CLIP's text side against the nine cells of the picture: which phrase says what lies in each?"""
 
     def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.text_model, self.text_projection = clip.text_model, clip.text_projection
-        self.visual_projection = clip.visual_projection
-        self.scale, self.bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-3.0))
-        ids = [[*tokenizer(phrase).input_ids, tokenizer.eos_token_id] for phrase in PHRASES_OF_A_SCENE]
+        self.projection = nn.Linear(clip.config.vision_config.hidden_size, clip.config.projection_dim)
+        self.scale = nn.Parameter(torch.tensor(2.6))
+        ids = [[*tokenizer(phrase).input_ids, tokenizer.eos_token_id] for phrase in CONTENTS]
         longest = max(map(len, ids))
         self.ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in ids])
         self.mask = self.ids != tokenizer.pad_token_id
 
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Logits, (pictures, phrases)."""
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Patches (batch, 144, 128) -> logits (batch, 9, phrases)."""
         with torch.autocast("cpu", torch.bfloat16):
             text = self.text_projection(self.text_model(input_ids=self.ids, attention_mask=self.mask).pooler_output)
-            image = self.visual_projection(pooled)
-        image, text = (nn.functional.normalize(x.float(), dim=-1) for x in (image, text))
-        return self.scale.exp() * image @ text.T + self.bias
+            grid = features.unflatten(1, (3, 4, 3, 4)).mean((2, 4)).flatten(1, 2)  # (batch, 9, 128)
+            cells = self.projection(grid)
+        cells, text = (nn.functional.normalize(x.float(), dim=-1) for x in (cells, text))
+        return self.scale.exp() * cells @ text.T
 
-    def loss(self, scenes: list[Scene], pooled: torch.Tensor) -> torch.Tensor:
-        """Binary cross-entropy, summed over the phrases, averaged over the pictures."""
-        loss = nn.functional.binary_cross_entropy_with_logits(self(pooled), true_phrases(scenes), reduction="sum")
-        return loss / len(scenes)
+    def loss(self, scenes: list[Scene], features: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy over the phrases; empty cells, the many, weigh as much in all as those with objects."""
+        logits, targets = self(features).flatten(0, 1), self.targets(scenes).flatten()
+        losses = nn.functional.cross_entropy(logits, targets, reduction="none")
+        return losses[targets > 0].mean() + losses[targets == 0].mean()
+
+    @staticmethod
+    def targets(scenes: list[Scene]) -> torch.Tensor:
+        """The phrase of each cell, int64 (scenes, 9); 0 where it is empty."""
+        cells = torch.zeros(len(scenes), 9, dtype=torch.long)
+        for row, scene in zip(cells, scenes, strict=True):
+            for thing in scene.things:
+                row[thing.cell] = CONTENTS.index(thing.name)
+        return cells
 
 
 class Learner:
@@ -333,15 +361,6 @@ class Learner:
         return (
             f"exact {np.mean(list(shares.values())):.3f} (" + " ".join(f"{k} {v:.2f}" for k, v in shares.items()) + ")"
         )
-
-
-def true_phrases(scenes: list[Scene]) -> torch.Tensor:
-    """Which phrases are true of each scene, float32 0 or 1, (scenes, phrases)."""
-    table = {phrase: column for column, phrase in enumerate(PHRASES_OF_A_SCENE)}
-    true = torch.zeros(len(scenes), len(table))
-    for row, scene in zip(true, scenes, strict=True):
-        row[[table[phrase] for phrase in phrases_of(scene)]] = 1
-    return true
 
 
 def _one_ahead(

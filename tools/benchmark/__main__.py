@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import safetensors
 from PIL import Image
 
 from benchmark.interleave import Spread, check_quiet, take_turns
@@ -201,6 +203,33 @@ def further_budget(artifact: Artifact) -> float:
     graphs = artifact.manifest.vision.graphs
     others = [names for budget, names in graphs.items() if budget != artifact.manifest.pruning.default_budget]
     return max((artifact.manifest.files[name].bytes / 1e6 for names in others for name in names.values()), default=0.0)
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Where the artifact goes.")
+@click.option("--budget", default="64", show_default=True, help="As of `pocketvlm export`.")
+@click.option("--section", default="export-memory", help="README section to write.")
+@click.option("--readme", type=click.Path(path_type=Path, exists=True), help="Write the line into this file.")
+def export_memory(checkpoint: Path, output: Path, budget: str, section: str, readme: Path | None) -> None:
+    """Peak memory of an export, parity gate included, against the checkpoint's weights in float32."""
+    weights = sum(parameters(file) for file in checkpoint.glob("*.safetensors")) * 4
+    started = time.perf_counter()
+    command = [str(HERE / "export_once.py"), str(checkpoint), str(output), budget]
+    done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, text=True, check=True)
+    seconds, peak = time.perf_counter() - started, float(done.stdout.splitlines()[-1])
+    publish(
+        f"`{checkpoint.name}`: {weights / 1e9:.2f} GB of weights in float32, peak resident memory of the export"
+        f" {peak / 1e3:.2f} GB, **{peak * 1e6 / weights:.2f}x**; {seconds:.0f} s.",
+        readme,
+        section,
+    )
+
+
+def parameters(file: Path) -> int:
+    """How many numbers a safetensors file holds."""
+    with safetensors.safe_open(file, framework="numpy") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
 def peak_memory(folder: Path, budget: int, prompt: str, threads: int) -> float:

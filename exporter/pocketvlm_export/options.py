@@ -10,6 +10,7 @@ from pocketvlm import PocketVLMError
 PRECISION_SUFFIXES: Mapping[str, str] = {"fp32": "", "fp16": "_fp16"}
 # The precision whose graphs the parity gate holds against the checkpoint: always built, kept when asked for.
 GATE_PRECISION = "fp32"
+GATE_PROMPT = "What is in the picture?"
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         )
     count = checkpoint.weights.parameters
     embed = 4 * spec.decoder.vocab * spec.decoder.hidden
-    decoder = 4 * count("decoder.") - (0 if spec.decoder.tied else embed)
+    # The head is as large as the embedding; tied checkpoints store one of them or both.
+    decoder = 4 * (count("decoder.") - count("decoder.model.embed_tokens.") - count("decoder.lm_head.")) + embed
     vision = 4 * (count("vision_tower.") + count("projector."))
     return ExportPlan(
         pruner=pruner,

@@ -188,6 +188,7 @@ def test_missing_shard(refuse, make_tiny, tmp_path):
 
 
 def test_shard_outside_the_folder(refuse, copied_checkpoint):
+    (copied_checkpoint / "model.safetensors").rename(copied_checkpoint.parent / "model.safetensors")
     index = {"weight_map": {"lm_head.weight": "../model.safetensors"}}
     (copied_checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "no plain file name" in refuse(copied_checkpoint)
@@ -199,6 +200,15 @@ def test_truncated_weights(refuse, copied_checkpoint, keep):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
     assert "truncated or damaged" in refuse(copied_checkpoint)
+
+
+def test_truncated_shard(refuse, make_tiny):
+    folder = make_tiny(shard_bytes=200_000)
+    shard = sorted(folder.glob("*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    line = refuse(folder)
+    assert shard.name in line
+    assert "truncated or damaged" in line
 
 
 def test_missing_weight(refuse, copied_checkpoint):

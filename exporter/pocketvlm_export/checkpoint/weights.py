@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from pocketvlm import PocketVLMError
 
+_SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -26,23 +27,22 @@ class Weights:
         """Index every weights file of ``folder``.
 
         Raises:
-            PocketVLMError: no safetensors, a missing or damaged shard, an element type that is not floating point.
+            PocketVLMError: no safetensors, a missing or damaged shard, a weight of the model that is not floating
+                point.
         """
         self.folder = folder
         self.names: dict[str, tuple[Path, str, tuple[int, ...]]] = {}
         for file in _weight_files(folder):
-            for stored, shape in _read_header(file).items():
+            for stored, (kind, shape) in _read_header(file).items():
                 name = canonical(stored)
                 if name is not None:
+                    _check_type(file, stored, kind)
                     self.names[name] = (file, stored, shape)
 
     def parameters(self, prefix: str = "") -> int:
         """Count the elements of all tensors whose name begins with ``prefix``."""
         shapes = (shape for name, (_, _, shape) in self.names.items() if name.startswith(prefix))
         return sum(torch.Size(shape).numel() for shape in shapes)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.names
 
     def tensor(self, name: str) -> torch.Tensor:
         """Return one tensor as float32. A float32 file is mapped, not copied."""
@@ -66,6 +66,9 @@ class Weights:
 
 
 def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would read, in its order of preference; any other safetensors last."""
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
     index = folder / _INDEX
     if index.exists():
         try:
@@ -90,18 +93,19 @@ def _weight_files(folder: Path) -> list[Path]:
     raise PocketVLMError(f"{folder} holds no *.safetensors weights: give a complete checkpoint folder")
 
 
-def _read_header(file: Path) -> dict[str, tuple[int, ...]]:
+def _read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Element type and shape of each tensor, by stored name."""
     try:
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-            kinds = {name: piece.get_dtype() for name, piece in slices.items()}
-            shapes = {name: tuple(piece.get_shape()) for name, piece in slices.items()}
+            return {name: (piece.get_dtype(), tuple(piece.get_shape())) for name, piece in slices.items()}
     except (SafetensorError, OSError) as error:
         raise PocketVLMError(f"{file} is truncated or damaged ({error}): download it again") from error
-    for name, kind in kinds.items():
-        if kind not in _DTYPES and not name.endswith("position_ids"):
-            raise PocketVLMError(
-                f"{file.name} stores {name} as {kind}: only {', '.join(_DTYPES)} checkpoints can be exported; "
-                "give the unquantized one"
-            )
-    return shapes
+
+
+def _check_type(file: Path, stored: str, kind: str) -> None:
+    if kind not in _DTYPES and not stored.endswith("position_ids"):
+        raise PocketVLMError(
+            f"{file.name} stores {stored} as {kind}: only {', '.join(_DTYPES)} checkpoints can be exported; "
+            "give the unquantized one"
+        )

@@ -25,6 +25,10 @@ DECODERS: dict[str, type[PreTrainedModel]] = {
     "mistral": MistralForCausalLM,
     "qwen2": Qwen2ForCausalLM,
 }
+_TOWER = "clip_vision_model"
+_WITHOUT_CLS = {"pixtral", "siglip_vision_model", "siglip2_vision_model"}
+_EMBEDDING = "decoder.model.embed_tokens.weight"
+_HEAD = "decoder.lm_head.weight"
 # Others change their frequencies with the sequence at hand, which one graph for prefill and decode cannot.
 _STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
 # Published files, transformers 4 and transformers 5 name the same weights differently; the first match decides.
@@ -55,10 +59,6 @@ class Llava:
 
     def load_tower(self, weights: Weights, spec: VLMSpec, *, layers: int, attention: str) -> PreTrainedModel:
         """See `Family.load_tower`."""
-        if spec.vision.config.model_type != "clip_vision_model":
-            raise PocketVLMError(
-                f"the vision tower is a {spec.vision.config.model_type}: only clip_vision_model towers are exported"
-            )
         config = _with(spec.vision.config, num_hidden_layers=layers)
         unused = "|".join(rf"encoder\.layers\.{i}\." for i in range(layers, spec.vision.config.num_hidden_layers))
         state = weights.component("vision_tower.", without=rf"({unused or '(?!)'}|embeddings\.position_ids)")
@@ -75,8 +75,7 @@ class Llava:
         """See `Family.load_decoder`."""
         config = _with(spec.decoder.config, tie_word_embeddings=False)
         state = weights.component("decoder.", without=r"lm_head\.|model\.embed_tokens\.|.*rotary_emb\.inv_freq")
-        head = weights.tensor("decoder.model.embed_tokens.weight" if spec.decoder.tied else "decoder.lm_head.weight")
-        _check_shape("decoder.lm_head.weight", head, (spec.decoder.vocab, spec.decoder.hidden))
+        head = _table(_HEAD, _EMBEDDING, weights, spec.decoder)
         # The input embedding is never read: the head stands in its place while the model is built, at no memory.
         state |= {"lm_head.weight": head, "model.embed_tokens.weight": head}
         model = _fill(DECODERS[config.model_type], config, state, attention)
@@ -85,13 +84,15 @@ class Llava:
 
     def load_embedding(self, weights: Weights, spec: VLMSpec) -> nn.Embedding:
         """See `Family.load_embedding`."""
-        table = weights.tensor("decoder.model.embed_tokens.weight")
-        _check_shape("decoder.model.embed_tokens.weight", table, (spec.decoder.vocab, spec.decoder.hidden))
+        table = _table(_EMBEDDING, _HEAD, weights, spec.decoder)
         return nn.Embedding.from_pretrained(table, freeze=True).eval()
 
 
 def _vision(config: Any) -> VisionSpec:
     tower = config.vision_config
+    if tower.model_type != _TOWER:
+        lacks = ", which has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
+        raise PocketVLMError(f"the vision tower is a {tower.model_type}{lacks}: use a checkpoint with a {_TOWER} tower")
     listed = config.vision_feature_layer
     wanted = [listed] if isinstance(listed, int) else list(listed)
     depth = tower.num_hidden_layers
@@ -100,14 +101,13 @@ def _vision(config: Any) -> VisionSpec:
         raise PocketVLMError(
             f"vision_feature_layer {listed} names no layer of a tower with {depth}: expected -{depth}..-1 or 1..{depth}"
         )
-    has_cls = tower.model_type == "clip_vision_model"
-    if config.vision_feature_select_strategy != "default" and has_cls:
+    if config.vision_feature_select_strategy != "default":
         raise PocketVLMError(
             f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} feeds [CLS] to the decoder, "
             "which is not supported: export a checkpoint that uses 'default'"
         )
     side, patch = int(tower.image_size), int(tower.patch_size)
-    return VisionSpec(tower, (side, side), (side // patch) ** 2, has_cls, layers)
+    return VisionSpec(tower, (side, side), (side // patch) ** 2, has_cls=True, feature_layers=layers)
 
 
 def _decoder(config: Any) -> DecoderSpec:
@@ -158,10 +158,27 @@ def _fill(
     return model.eval()
 
 
+def _table(name: str, other: str, weights: Weights, spec: DecoderSpec) -> torch.Tensor:
+    """Return the embedding or the head, (vocab, hidden).
+
+    Where they are tied one is stored for both. Where both are stored each keeps its own values, whatever the
+    configuration says of tying: so transformers does (`PreTrainedModel.tie_weights`).
+    """
+    stored = other if spec.tied and name not in weights.names else name
+    table = weights.tensor(stored)
+    _check_shape(stored, table, (spec.vocab, spec.hidden))
+    return table
+
+
 def _assign(module: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
-    for key, parameter in module.state_dict().items():
-        if key not in state:
-            raise PocketVLMError(f"the checkpoint lacks the weight {name}.{key}: download it again")
+    expected = module.state_dict()
+    if odd := sorted(expected.keys() ^ state.keys()):
+        problem = "the checkpoint lacks" if odd[0] in expected else "config.json does not speak of"
+        raise PocketVLMError(
+            f"{problem} the weight {name}.{odd[0]}: weights and configuration belong to two models, or the checkpoint "
+            "is incomplete; download it again"
+        )
+    for key, parameter in expected.items():
         _check_shape(f"{name}.{key}", state[key], tuple(parameter.shape))
     module.load_state_dict(state, assign=True)
 

@@ -17,7 +17,8 @@ from pocketvlm.prompts import Prompter
 from pocketvlm.vision import VisionEncoder, VisionFeatures
 from pocketvlm_export.loading import Checkpoint, quiet_transformers
 from pocketvlm_export.memory import release_memory
-from pocketvlm_export.options import GATE_PRECISION
+from pocketvlm_export.options import GATE_PRECISION, GATE_PROMPT
+from pocketvlm_export.verification.kept import compare_kept, largest
 from pocketvlm_export.verification.reference import (
     DecoderReference,
     Floats,
@@ -27,10 +28,13 @@ from pocketvlm_export.verification.reference import (
 )
 
 TOLERANCE = 1e-4  # of max(1, largest absolute reference value)
-TIE = 1e-6  # relative score gap at the cut below which another kept set is a tie, not an error
+TIE = 1e-6  # relative score distance from the cut below which keeping another patch is a tie, not an error
 STEPS = 16  # greedy tokens
-MIN_COSINE: Mapping[str, float] = {"fp16": 0.999}  # of features and logits, for precisions that cannot be exact
-_PROMPT = "What is in the picture?"
+# For precisions that cannot be exact: of features and logits, and of kept patches. Patches that are exchanged may be
+# more where their scores lie as near the cut as _NEAR, relatively: a rounding decides there.
+MIN_COSINE: Mapping[str, float] = {"fp16": 0.999}
+MIN_OVERLAP: Mapping[str, float] = {"fp16": 0.9}
+_NEAR = 0.02
 _PICTURES = 2
 
 
@@ -75,7 +79,7 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact) -> References:
     with quiet_transformers():
         vision = vision_reference(checkpoint, pruning.method, pruning.budgets, pixel_values)
         features = vision[pruning.default_budget].image_features[0]
-        decoder = decoder_reference(checkpoint, _PROMPT, features, STEPS)
+        decoder = decoder_reference(checkpoint, GATE_PROMPT, features, STEPS)
     return References(pixel_values, vision, decoder)
 
 
@@ -110,26 +114,26 @@ def _vision_precisions(artifact: Artifact) -> list[str]:
 
 def _measure_vision(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
     """Hold every budget's graph against its reference, the pictures as one batch."""
-    difference, scale, equal, tied, gap, score_difference = 0.0, 1.0, True, False, 1.0, 0.0
-    for budget, reference in references.vision.items():
-        found = _encode(artifact, references, budget, precision)
-        for row in range(len(reference.kept_indices)):
-            same, ours, theirs = _common_rows(found, reference, row)
-            difference = max(difference, _largest(ours - theirs))
-            if same:
-                score_difference = max(score_difference, _largest(found.kept_scores[row] - reference.kept_scores[row]))
-            equal &= same
-            tied |= not same and bool(reference.gaps[row] < TIE)
-        scale = max(scale, _largest(reference.image_features))
-        gap = min(gap, float(reference.gaps.min()))
+    rows = [
+        row
+        for budget, reference in references.vision.items()
+        for row in compare_kept(_encode(artifact, references, budget, precision), reference)
+    ]
+    # Maxima are numpy's, here and below: Python's own pass over NaN.
+    difference = float(np.max([largest(row.ours - row.theirs) for row in rows]))
+    score_difference = float(np.max([row.score_difference for row in rows]))
+    scale = float(np.max([1.0, *(largest(reference.image_features) for reference in references.vision.values())]))
+    equal = all(row.same for row in rows)
+    # Each row alone: a tie in one picture excuses nothing in another.
+    kept = all(row.same or (row.ascending and row.cut_distance < TIE) for row in rows)
     # Scores are probabilities: what another budget is cut from at run time, so they are held to the same bound.
-    passed = (equal or tied) and difference <= TOLERANCE * scale and score_difference <= TOLERANCE
+    passed = kept and _within(difference, scale) and score_difference <= TOLERANCE
     return {
         "max_abs": difference,
         "max_reference": scale,
         "scores_max_abs": score_difference,
         "kept_equal": equal,
-        "min_gap": gap,
+        "min_gap": float(np.min([reference.gaps.min() for reference in references.vision.values()])),
         "passed": passed,
     }
 
@@ -140,9 +144,9 @@ def _measure_decoder(artifact: Artifact, references: References, precision: str)
     tokens, logits, prompt_equal = _answer(artifact, references, precision)
     agreed = _agreement(tokens, reference.token_ids)
     compared = min(agreed + 1, STEPS)  # logits after another token answer another question
-    difference = _largest(logits[:compared] - reference.logits[:compared])
-    scale = max(1.0, _largest(reference.logits))
-    passed = prompt_equal and agreed == STEPS and difference <= TOLERANCE * scale
+    difference = largest(logits[:compared] - reference.logits[:compared])
+    scale = float(np.max([1.0, largest(reference.logits)]))
+    passed = prompt_equal and agreed == STEPS and _within(difference, scale)
     return {
         "max_abs": difference,
         "max_reference": scale,
@@ -154,25 +158,31 @@ def _measure_decoder(artifact: Artifact, references: References, precision: str)
 
 
 def _measure_other(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
-    """Measure what a precision that is not float32 loses; its thresholds are cosines."""
+    """Measure what a precision that is not float32 loses; its thresholds are cosines and the kept patches."""
     result: dict[str, Any] = {}
+    kept = True
     if precision in _vision_precisions(artifact):
-        cosines, overlaps = [], []
-        for budget, reference in references.vision.items():
-            found = _encode(artifact, references, budget, precision)
-            for row in range(len(reference.kept_indices)):
-                _, ours, theirs = _common_rows(found, reference, row)
-                overlaps.append(len(ours) / budget)
-                cosines.append(_cosine(ours, theirs) if len(ours) else 0.0)
-        result |= {"vision_cosine": min(cosines), "kept_overlap": min(overlaps)}
+        rows = [
+            row
+            for budget, reference in references.vision.items()
+            for row in compare_kept(_encode(artifact, references, budget, precision), reference)
+        ]
+        kept = all(
+            row.ascending and (row.overlap >= MIN_OVERLAP[precision] or row.cut_distance <= _NEAR) for row in rows
+        )
+        result |= {
+            "vision_cosine": float(np.min([_cosine(row.ours, row.theirs) if row.overlap else 0.0 for row in rows])),
+            "kept_overlap": min(row.overlap for row in rows),
+            "cut_distance": float(np.max([row.cut_distance for row in rows])),
+        }
     if precision in artifact.manifest.decoder.graphs:
         tokens, logits, _ = _answer(artifact, references, precision)
         result |= {
             "decoder_cosine": _cosine(logits[0], references.decoder.logits[0]),
             "greedy_equal": _agreement(tokens, references.decoder.token_ids),
         }
-    lowest = min(result[key] for key in ("vision_cosine", "decoder_cosine") if key in result)
-    return {**result, "passed": lowest >= MIN_COSINE[precision]}
+    lowest = np.min([result[key] for key in ("vision_cosine", "decoder_cosine") if key in result])
+    return {**result, "passed": kept and bool(lowest >= MIN_COSINE[precision])}
 
 
 def _encode(artifact: Artifact, references: References, budget: int, precision: str | None) -> VisionFeatures:
@@ -187,7 +197,7 @@ def _answer(artifact: Artifact, references: References, precision: str) -> tuple
     vision = precision if precision in _vision_precisions(artifact) else None
     features = _encode(artifact, references, manifest.pruning.default_budget, vision).image_features[0]
     prompter = Prompter.from_artifact(artifact)
-    ids = prompter.encode(_PROMPT, pictures=1, slots=len(features))
+    ids = prompter.encode(GATE_PROMPT, pictures=1, slots=len(features))
     decoder = OnnxDecoder.open(artifact, precision=precision)
     logits = [decoder.prefill(prompter.segments(ids, [features]))]
     while len(logits) < STEPS:
@@ -197,24 +207,14 @@ def _answer(artifact: Artifact, references: References, precision: str) -> tuple
     return [int(row.argmax()) for row in logits], np.stack(logits), np.array_equal(ids, references.decoder.prompt_ids)
 
 
-def _common_rows(found: VisionFeatures, reference: VisionReference, row: int) -> tuple[bool, Floats, Floats]:
-    """Whether one picture's kept indices are the same, order included, and both sides' features of those in common."""
-    ours, theirs = found.kept_indices[row], reference.kept_indices[row]
-    _, at_ours, at_theirs = np.intersect1d(ours, theirs, return_indices=True)
-    return (
-        np.array_equal(ours, theirs),
-        found.image_features[row][at_ours],
-        reference.image_features[row][at_theirs],
-    )
-
-
 def _agreement(ours: list[int], theirs: list[int]) -> int:
     """Count the tokens before the first that differs."""
     return next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), len(theirs))
 
 
-def _largest(values: Floats) -> float:
-    return float(np.abs(values).max()) if values.size else 0.0
+def _within(difference: float, scale: float) -> bool:
+    """Whether ``difference`` is tolerable; NaN and infinity are not, on either side."""
+    return bool(np.isfinite(scale)) and difference <= TOLERANCE * scale
 
 
 def _cosine(a: Floats, b: Floats) -> float:

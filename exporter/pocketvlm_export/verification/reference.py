@@ -1,6 +1,8 @@
 """The Hugging Face side of the parity gate: transformers' own modules in float32 with full eager attention maps.
 
-Nothing here is shared with the graphs that are checked: selection is written again in numpy, on the whole maps.
+Selection is written again in numpy, on the whole maps, and the layers run as transformers runs them. The weights reach
+both sides by way of the family's loaders, which this gate therefore cannot check: the tests hold those against
+``LlavaForConditionalGeneration.from_pretrained``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,12 +31,14 @@ class VisionReference:
         kept_indices: (B, k), in raster order.
         kept_scores: (B, k), 0 where nothing is ranked.
         gaps: (B,), relative score gaps at the cut.
+        scores: (B, N), of every patch.
     """
 
     image_features: Floats
     kept_indices: Ints
     kept_scores: Floats
     gaps: npt.NDArray[np.float64]
+    scores: Floats
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def vision_reference(
     depth = spec.vision.config.num_hidden_layers
     tower = family.load_tower(checkpoint.weights, spec, layers=depth, attention="eager")
     projector = family.load_projector(checkpoint.weights, spec)
-    rows: dict[int, list[tuple[Floats, Ints, Floats, float]]] = {budget: [] for budget in budgets}
+    rows: dict[int, list[tuple[Floats, Ints, Floats, float, Floats]]] = {budget: [] for budget in budgets}
     for picture in pixel_values:
         with torch.inference_mode():
             output = tower(torch.from_numpy(picture[None]), output_hidden_states=True, output_attentions=True)
@@ -77,7 +81,7 @@ def vision_reference(
         scores = rank(attention) if rank else np.zeros(len(projected), dtype=np.float32)
         for budget in budgets:
             kept, gap = _select(scores, budget)
-            rows[budget].append((projected[kept], kept, scores[kept], gap))
+            rows[budget].append((projected[kept], kept, scores[kept], gap, scores))
         del output
     del tower, projector
     release_memory()

@@ -79,6 +79,26 @@ def test_a_damaged_manifest_is_refused(artifact_dir, path, value):
     refuse(artifact_dir, r"damaged|contradicts|onnxruntime")
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("decoder", "layers", 2.0),
+        ("decoder", "image_token_id", 5.0),
+        ("decoder", "eos_token_ids", [1.0]),
+        ("pruning", "budgets", [6.0, 12]),
+        ("pruning", "default_budget", 6.0),
+        ("vision", "image_size", [16.0, 16.0]),
+        ("files", "tokenizer.json", {"bytes": 2.0, "sha256": "0" * 64}),
+    ],
+)
+def test_integers_written_as_fractions_are_refused(artifact_dir, section, key, value):
+    """JSON Schema takes 2.0 for an integer."""
+    data = read_manifest(artifact_dir)
+    data[section][key] = value
+    write_manifest(artifact_dir, data, recount=False)
+    refuse(artifact_dir, "must be an integer without a decimal point")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"schema_version": "1.0"}'])
 def test_a_manifest_that_is_none_is_refused(artifact_dir, text):
     (artifact_dir / MANIFEST_NAME).write_text(text)
@@ -178,7 +198,7 @@ def test_links_may_not_leave_the_folder(artifact_dir):
     Artifact.open(artifact_dir, "full")
     target.unlink()
     target.symlink_to(inside.rename(artifact_dir.parent / "real.json"))
-    refuse(artifact_dir, "leaves the folder")
+    refuse(artifact_dir, r"leaves the folder.* \(cp -rL\), .*local_dir=")
     target.unlink()
     target.symlink_to("tokenizer.json")
     refuse(artifact_dir, "cannot be read")
@@ -197,6 +217,19 @@ def test_a_pipe_in_place_of_a_file_is_refused_without_reading(artifact_dir):
     (artifact_dir / "tokenizer.json").unlink()
     os.mkfifo(artifact_dir / "tokenizer.json")
     refuse(artifact_dir, "not a regular file")
+
+
+def test_weights_exchanged_at_equal_size_are_caught_by_their_checksum(artifact_dir, tmp_path):
+    write_artifact(tmp_path / "other", seed=1)
+    data_files = [root / "onnx" / "embed_tokens.onnx_data" for root in (artifact_dir, tmp_path / "other")]
+    for root, file, fill in zip((artifact_dir, tmp_path / "other"), data_files, (b"a", b"b"), strict=True):
+        file.write_bytes(fill * 4096)
+        write_manifest(root, read_manifest(root))
+        Artifact.open(root)  # remembered, so that "auto" has something to be misled by
+    data_files[1].replace(data_files[0])
+    Artifact.open(artifact_dir, "sizes")  # as its description says: nothing was read
+    for check in ("auto", "full"):
+        refuse(artifact_dir, r"embed_tokens\.onnx_data was altered", check)
 
 
 @pytest.mark.parametrize("name", ["vision_encoder.onnx", "embed_tokens.onnx", "decoder_model_merged.onnx"])

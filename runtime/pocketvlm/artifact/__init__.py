@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _MAX_MANIFEST_BYTES = 16 << 20
+_MAX_TEXT_BYTES = 4 << 20  # templates and configurations; the largest published ones have about one MiB
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Artifact:
 
         Args:
             path: the folder that holds pocketvlm.json.
-            check: ``"auto"`` (checksums of files not yet verified), ``"full"`` (all checksums) or ``"sizes"``.
+            check: ``"auto"`` (checksums of files not yet verified), ``"full"`` (all checksums) or ``"sizes"``, which
+                reads no content: weights (.onnx_data) exchanged for others of the same size then go unnoticed.
             allow_rejected: open a folder whose export failed its parity gate too; for looking at, not for answering.
 
         Raises:
@@ -68,10 +70,15 @@ class Artifact:
         """Whether the manifest lists a file of this name."""
         return name in self.manifest.files
 
-    def read_text(self, name: str) -> str:
-        """The text of a listed file; raises `PocketVLMError` where it is missing or not UTF-8."""
+    def read_text(self, name: str, max_bytes: int = _MAX_TEXT_BYTES) -> str:
+        """The text of a listed file; raises `PocketVLMError` where it is missing, too large or not UTF-8."""
+        path = self.path(name)
+        if (size := self.manifest.files[name].bytes) > max_bytes:
+            raise PocketVLMError(
+                f"{self.root / name} has {size} bytes, at most {max_bytes} are read: export the artifact again"
+            )
         try:
-            return self.path(name).read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PocketVLMError(f"{self.root / name} cannot be read ({error}): export it again") from error
 

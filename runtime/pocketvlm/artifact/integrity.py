@@ -30,7 +30,8 @@ def check_files(root: Path, files: Mapping[str, FileEntry], check: Check = "auto
     """Hold every file of the table against the folder ``root``.
 
     Names, links and sizes are checked always. Checksums: ``"full"`` reads every file, ``"auto"`` reads those not
-    remembered from an earlier load with the same size, modification time and inode, ``"sizes"`` reads none.
+    remembered from an earlier load with the same size, modification time and inode, ``"sizes"`` reads none and so
+    cannot tell a file from another of the same size.
 
     Raises:
         PocketVLMError: naming the first file that is missing, leaves the folder, or differs from the table.
@@ -60,7 +61,10 @@ def resolve(root: Path, name: str) -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         raise PocketVLMError(f"{path} is listed in the manifest but cannot be read: copy or export it again") from error
     if not target.is_relative_to(root.resolve()):
-        raise PocketVLMError(f"{path} is a link that leaves the folder: copy the real file into it (cp -rL)")
+        raise PocketVLMError(
+            f"{path} is a link that leaves the folder: copy the real files (cp -rL), "
+            "or download them with local_dir= of huggingface_hub.snapshot_download"
+        )
     if not stat.S_ISREG(mode):
         raise PocketVLMError(f"{path} is not a regular file: copy or export it again")
     return target

@@ -124,15 +124,12 @@ class Manifest:
         except fastjsonschema.JsonSchemaValueException as error:
             reason = error.message.replace("data", "the object", 1) if error.name == "data" else error.message
             raise PocketVLMError(f"{MANIFEST_NAME} is damaged: {reason}; export or download it again") from error
-        vision = data["vision"]
+        graphs = {int(budget): dict(by_precision) for budget, by_precision in data["vision"]["graphs"].items()}
         manifest = cls(
             artifact_id=data["artifact_id"],
             source=_build(Source, data["source"]),
             pruning=_build(Pruning, data["pruning"]),
-            vision=Vision(
-                image_size=tuple(vision["image_size"]),
-                graphs={int(budget): dict(graphs) for budget, graphs in vision["graphs"].items()},
-            ),
+            vision=_build(Vision, {**data["vision"], "graphs": graphs}),
             decoder=_build(DecoderSpec, data["decoder"]),
             parity=_build(Parity, data["parity"]),
             files={name: _build(FileEntry, entry) for name, entry in data["files"].items()},
@@ -179,7 +176,15 @@ def _validator() -> Any:
 def _build(cls: type[Any], data: Mapping[str, Any]) -> Any:
     """A dataclass from the fields it knows; JSON arrays become tuples."""
     known = {f.name for f in dataclasses.fields(cls)}
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known})
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known}
+    for key, value in values.items():
+        # JSON Schema takes 2.0 for an integer, Python's shapes and indices do not; no field here is a fraction.
+        if any(isinstance(item, float) for item in (value if isinstance(value, tuple) else (value,))):
+            raise PocketVLMError(
+                f"{MANIFEST_NAME} is damaged: {key} must be an integer without a decimal point, not {value}; "
+                "export or download it again"
+            )
+    return cls(**values)
 
 
 def _check_version(data: Any) -> None:

@@ -14,6 +14,7 @@ from pocketvlm.decoders import EmbeddingSegment, Segment, TokenSegment
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.templates import ChatTemplate
 
+_MAX_TOKENIZER_BYTES = 64 << 20  # vocabularies of 256k tokens take about half of it
 PLACEHOLDER = "<image>"  # what people type where a picture belongs
 
 Message = Mapping[str, Any]
@@ -31,7 +32,7 @@ class Prompter:
         self, tokenizer: tokenizers.Tokenizer, template: ChatTemplate, image_token_id: int, bos_token: str | None
     ) -> None:
         image_token = tokenizer.id_to_token(image_token_id)
-        if image_token is None or tokenizer.encode(image_token, add_special_tokens=False).ids != [image_token_id]:
+        if image_token is None or _token_ids(tokenizer, image_token, add_special=False) != [image_token_id]:
             raise PocketVLMError(f"the tokenizer has no image token {image_token_id}: export the artifact again")
         # As transformers, whatever tokenizer.json says: a prompt is never cut or padded.
         tokenizer.no_truncation()
@@ -47,12 +48,12 @@ class Prompter:
         """Read tokenizer.json, tokenizer_config.json and the chat template; raises `PocketVLMError`."""
         config = artifact.read_json("tokenizer_config.json") if artifact.has("tokenizer_config.json") else {}
         special = _special_tokens(config)
-        text = artifact.read_text("tokenizer.json")
+        text = artifact.read_text("tokenizer.json", max_bytes=_MAX_TOKENIZER_BYTES)
         try:
             tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the tokenizers library raises the bare base class
             raise PocketVLMError(f"{artifact.root}/tokenizer.json cannot be read ({error}): export it again") from error
-        template = ChatTemplate(_template_source(artifact, config), special)
+        template = ChatTemplate(artifact.read_text("chat_template.jinja"), special)
         return cls(tokenizer, template, artifact.manifest.decoder.image_token_id, special.get("bos_token"))
 
     def encode(self, prompt: str, pictures: int = 0, slots: int = 1) -> npt.NDArray[np.int64]:
@@ -62,7 +63,7 @@ class Prompter:
         template puts them.
 
         Raises:
-            PocketVLMError: the prompt places another number of pictures than are given.
+            PocketVLMError: the prompt places another number of pictures than are given, or is not valid Unicode.
         """
         return self.encode_messages(self.messages(prompt, pictures), pictures, slots)
 
@@ -83,7 +84,7 @@ class Prompter:
         text = self._template.render(messages)
         # One pass, and no second BOS where the template has written one already.
         add_special = not (self._bos_token and text.startswith(self._bos_token))
-        ids = np.array(self.tokenizer.encode(text, add_special_tokens=add_special).ids, dtype=np.int64)
+        ids = np.array(_token_ids(self.tokenizer, text, add_special=add_special), dtype=np.int64)
         is_image = ids == self.image_token_id
         if (found := int(is_image.sum())) != pictures:
             raise PocketVLMError(
@@ -107,21 +108,16 @@ class Prompter:
         return segments
 
 
+def _token_ids(tokenizer: tokenizers.Tokenizer, text: str, *, add_special: bool) -> list[int]:
+    try:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special).ids
+    except Exception as error:  # TypeError for a lone surrogate, the bare base class for what a vocabulary lacks
+        raise PocketVLMError(f"the tokenizer cannot read the prompt ({error}): give valid Unicode text") from error
+    return ids
+
+
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     """``bos_token`` and its like from tokenizer_config.json, where each is a text or an object with ``content``."""
     named = {key: value for key, value in config.items() if key.endswith("_token")}
     texts = {key: value.get("content") if isinstance(value, dict) else value for key, value in named.items()}
     return {key: text for key, text in texts.items() if isinstance(text, str)}
-
-
-def _template_source(artifact: Artifact, tokenizer_config: Mapping[str, Any]) -> str:
-    """The chat template, looked for where transformers looks, the processor's before the tokenizer's."""
-    if artifact.has("chat_template.jinja"):
-        return artifact.read_text("chat_template.jinja")
-    processor_config = artifact.read_json("processor_config.json") if artifact.has("processor_config.json") else {}
-    for config in (processor_config, tokenizer_config):
-        if isinstance(source := config.get("chat_template"), str):
-            return source
-    raise PocketVLMError(
-        f"{artifact.root} has no chat_template.jinja: export it from a checkpoint with a chat template"
-    )

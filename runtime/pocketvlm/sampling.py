@@ -35,7 +35,11 @@ class Sampler:
         self._rng = np.random.default_rng(seed)
 
     def pick(self, logits: npt.NDArray[np.float32]) -> int:
-        """The next token id from float32 (vocab,) logits."""
+        """The next token id from float32 (vocab,) logits; raises `PocketVLMError` where they are NaN or overflowed."""
+        if not np.isfinite(logits.max()):  # NaN wherever one logit is
+            raise PocketVLMError(
+                "the decoder's logits are not finite: try another --decoder-precision, or export again"
+            )
         if self.temperature == 0:
             return int(np.argmax(logits))
         probabilities = self.probabilities(logits)

@@ -108,7 +108,7 @@ class VLM:
     def generate(
         self,
         prompt: str,
-        images: Sequence[Picture] = (),
+        images: Sequence[Picture] | None = None,
         budget: int | None = None,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
@@ -119,7 +119,7 @@ class VLM:
 
         Args:
             prompt: the question; ``<image>`` in it places a picture, else pictures come first.
-            images: paths, file contents, PIL images or uint8 arrays.
+            images: paths, file contents, PIL images or uint8 arrays; None is no picture.
             budget: visual tokens a picture, up to those of the loaded graph; None is what was loaded for.
             max_new_tokens: the answer's limit in tokens.
             temperature: 0 is greedy.
@@ -134,7 +134,7 @@ class VLM:
     def stream(
         self,
         prompt: str,
-        images: Sequence[Picture] = (),
+        images: Sequence[Picture] | None = None,
         budget: int | None = None,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
@@ -149,6 +149,7 @@ class VLM:
         budget = self._encoder.check_budget(self._budget if budget is None else budget)
         if isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray)):
             raise PocketVLMError("images is a single picture: give a list of pictures")
+        images = [] if images is None else images
         ids = self._prompter.encode(prompt, len(images), budget)
         # The last token picked is never fed back, so it takes no room.
         check_room(len(ids), max_new_tokens - 1, self._decoder.context)

@@ -181,6 +181,20 @@ def test_templates_that_fail_or_break_out_are_refused(source):
         ChatTemplate(source, {}).render([{"role": "user", "content": []}])
 
 
+def test_text_that_is_not_unicode_is_refused():
+    with pytest.raises(PocketVLMError, match="cannot read the prompt .*valid Unicode"):
+        prompter(VICUNA).encode("what \udcff?")
+
+
+def test_text_that_the_vocabulary_lacks_is_refused():
+    tokenizer = Tokenizer(models.WordLevel({"<image>": 0, "known": 1}, unk_token="<unk>"))  # which it has not
+    tokenizer.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
+    ours = Prompter(tokenizer, ChatTemplate("{{ messages[0].content[0].text }}", {}), 0, None)
+    assert ours.encode("known").tolist() == [1]
+    with pytest.raises(PocketVLMError, match="cannot read the prompt"):
+        ours.encode("unknown")
+
+
 def test_segments_put_features_in_their_slots():
     ours = prompter(TEMPLATE)
     ids = ours.encode("is <image><image> like <image>", 3, slots=2)

@@ -90,6 +90,11 @@ def test_run_refuses_with_one_line_and_exit_code_1(artifact_dir, arguments, reas
     assert_refused(pocketvlm("run", artifact_dir, "--prompt", "what?", *arguments), reason)
 
 
+def test_a_prompt_that_is_no_text_is_refused(artifact_dir):
+    assert_refused(pocketvlm("run", artifact_dir, "--prompt", "\udcff"), "valid Unicode")
+    assert_refused(pocketvlm("run", artifact_dir, "--prompt", "-", input=b"what \xff?"), "not valid utf-8")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["run"], ["run", "d"], ["run", "d", "--prompt", "x", "--budget", "many"], ["no-such-command"], ["run", "--nope"]],

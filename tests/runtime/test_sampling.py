@@ -53,6 +53,17 @@ def test_the_same_seed_picks_the_same_tokens_and_draws_follow_the_distribution()
     np.testing.assert_allclose(np.bincount(draws) / 3000, [0.1, 0.2, 0.7], atol=0.03)
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("values", [[0, np.nan, 1], [np.inf, 0, 1], [-np.inf] * 3])
+def test_logits_that_are_not_finite_are_refused(temperature, values):
+    with pytest.raises(PocketVLMError, match="not finite"):
+        Sampler(temperature).pick(np.array(values, np.float32))
+
+
+def test_a_token_may_be_ruled_out():
+    assert Sampler(1.0, seed=0).pick(np.array([-np.inf, 0, -np.inf], np.float32)) == 1
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"temperature": -1}, {"temperature": float("nan")}, {"temperature": float("inf")}]

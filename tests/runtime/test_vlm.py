@@ -154,6 +154,12 @@ def test_refusals_come_before_any_work(vlm, arguments, reason):
         vlm.stream(**{"prompt": "what?", **arguments})
 
 
+def test_none_is_no_picture(vlm):
+    answers = [vlm.generate("what?", images, max_new_tokens=3) for images in (None, [])]
+    assert answers[0].token_ids == answers[1].token_ids
+    assert answers[0].kept_indices == []
+
+
 def test_picture_limits_can_be_set(artifact_dir, picture):
     vlm = VLM.load(artifact_dir, limits=PictureLimits(max_pixels=100))
     with pytest.raises(PocketVLMError, match="pixels"):
@@ -195,6 +201,8 @@ def test_preprocessing_that_does_not_fit_the_graph_is_refused(artifact_dir, pict
         ("tokenizer_config.json", "[]"),
         ("preprocessor_config.json", "{"),
         ("chat_template.jinja", "{% if %}"),
+        ("chat_template.jinja", " " * (5 << 20)),
+        ("tokenizer_config.json", "{}" + " " * (5 << 20)),
         ("chat_template.jinja", "\udcff"),
     ],
 )

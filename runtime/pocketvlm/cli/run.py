@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from pocketvlm.answer import Answer
+from pocketvlm.errors import PocketVLMError
 
 
 @click.command(epilog="Example: pocketvlm run my-artifact --image photo.jpg --prompt 'What is in the picture?'")
@@ -52,7 +53,7 @@ def run(
     from pocketvlm.vlm import VLM
 
     if prompt == "-":
-        prompt = sys.stdin.read().rstrip("\r\n")
+        prompt = read_prompt()
     vlm = VLM.load(
         directory,
         decoder=decoder,
@@ -70,6 +71,14 @@ def run(
     click.echo()
     if sys.stderr.isatty():
         click.echo(summary(stream.answer), err=True)
+
+
+def read_prompt() -> str:
+    """The question on standard input, without its line end; raises `PocketVLMError` where it is no text."""
+    try:
+        return sys.stdin.read().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise PocketVLMError(f"standard input is not valid {error.encoding} ({error.reason}): give text") from error
 
 
 def summary(answer: Answer) -> str:

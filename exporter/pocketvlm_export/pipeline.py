@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketvlm import PocketVLMError
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.artifact.manifest import Parity
 from pocketvlm_export.build import build_graphs
@@ -15,6 +14,7 @@ from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.packaging import (
     UNCHECKED,
     check_destination,
+    check_keep_failed,
     check_sidecars,
     check_space,
     publish,
@@ -65,7 +65,8 @@ def export(
     """
     options = options or ExportOptions()
     checkpoint, plan = prepare(model, output, options)
-    with staging(output) as folder:
+    target = output.resolve()  # what a link points at is replaced, not the link
+    with staging(target) as folder:
         with quiet_transformers():
             build_graphs(checkpoint, plan, folder, step)
         write_sidecars(checkpoint, plan, folder)
@@ -73,11 +74,12 @@ def export(
         artifact_id = seal(folder, plan)
         step("parity gate")
         parity = run_gate(checkpoint, plan, folder, artifact_id)
+        if not parity.passed:
+            write_manifest(checkpoint, plan, folder, artifact_id, parity)
+            reject(folder, parity, options)
         remove_extra(plan, folder)
         manifest = write_manifest(checkpoint, plan, folder, artifact_id, parity)
-        if not parity.passed:
-            reject(folder, parity, options)
-        publish(folder, output)
+        publish(folder, target)
     return ExportReport(output, manifest)
 
 
@@ -87,8 +89,8 @@ def prepare(model: str, output: Path, options: ExportOptions) -> tuple[Checkpoin
     plan = make_plan(checkpoint, options)
     check_sidecars(checkpoint.source.folder)
     check_destination(output, checkpoint.source.folder, overwrite=options.overwrite)
-    if options.keep_failed is not None and options.keep_failed.exists():
-        raise PocketVLMError(f"--keep-failed {options.keep_failed} exists already: name a new folder")
+    if options.keep_failed is not None:
+        check_keep_failed(options.keep_failed, output, checkpoint.source.folder)
     check_space(output, plan.disk_bytes())
     return checkpoint, plan
 
@@ -107,7 +109,7 @@ def remove_extra(plan: ExportPlan, folder: Path) -> None:
 
 
 def reject(folder: Path, parity: Parity, options: ExportOptions) -> None:
-    """Keep the folder where it was asked for, marked by its manifest, and raise `ParityError`."""
+    """Keep the folder where it was asked for, graphs built for the gate included, and raise `ParityError`."""
     kept = "give --keep-failed DIR to look at it"
     if options.keep_failed is not None:
         shutil.move(folder, options.keep_failed)

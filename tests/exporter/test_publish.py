@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from pocketvlm import Artifact, PocketVLMError
 from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions, export
-from pocketvlm_export.packaging import publish, staging
+from pocketvlm_export.packaging import check_destination, check_keep_failed, publish, staging
 
 
 def files(folder):
@@ -58,19 +59,42 @@ def test_an_old_artifact_is_replaced(published):
     assert list(published.parent.iterdir()) == [published]
 
 
-def test_an_old_artifact_is_put_back_when_the_rename_fails(published, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "input/output error"), SystemExit(143)], ids=repr)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_old_artifact_is_never_lost(published, monkeypatch, number, after, error):
+    """Interrupted right before or after each rename: the old artifact or the new one, whole, and nothing beside it."""
+    rename, calls = type(published).rename, []
+
+    def interrupted(self, target):
+        calls.append(target)
+        if len(calls) == number and not after:
+            raise error
+        rename(self, target)
+        if len(calls) == number:
+            raise error
+
+    monkeypatch.setattr(type(published), "rename", interrupted)
+    with pytest.raises((PocketVLMError, SystemExit)):
+        build_into(published)
+    assert files(published) == {"pocketvlm.json": b"new" if (number, after) == (2, True) else b"old"}
+    assert list(published.parent.iterdir()) == [published]
+
+
+def test_an_old_artifact_that_cannot_be_put_back_is_kept(published, monkeypatch):
     rename = type(published).rename
 
-    def fail_on_new(self, target):
-        if self.suffix == ".partial":
+    def set_aside_only(self, target):
+        if self != published:
             raise OSError(errno.EIO, "input/output error")
         return rename(self, target)
 
-    monkeypatch.setattr(type(published), "rename", fail_on_new)
-    with pytest.raises(OSError, match="input/output"):
+    monkeypatch.setattr(type(published), "rename", set_aside_only)
+    with pytest.raises(PocketVLMError, match="move it back") as refusal:
         build_into(published)
-    assert files(published) == {"pocketvlm.json": b"old"}
-    assert list(published.parent.iterdir()) == [published]
+    (kept,) = published.parent.iterdir()
+    assert str(kept / "artifact") in str(refusal.value)
+    assert files(kept / "artifact") == {"pocketvlm.json": b"old"}
 
 
 def test_full_disk_in_the_middle(published):
@@ -83,6 +107,56 @@ def test_full_disk_in_the_middle(published):
         fill_the_disk()
     assert files(published) == {"pocketvlm.json": b"old"}
     assert list(published.parent.iterdir()) == [published]
+
+
+def fail_in(output, error):
+    with staging(output):
+        raise error
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "permission denied"), KeyboardInterrupt()], ids=repr)
+def test_parents_made_for_nothing_are_removed(tmp_path, error):
+    (tmp_path / "there").mkdir()
+    with pytest.raises((PocketVLMError, KeyboardInterrupt), match=r"permission denied|^$"):
+        fail_in(tmp_path / "there" / "a" / "b" / "artifact", error)
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+@pytest.mark.parametrize("output", [".", "..", "here/.."])
+def test_the_folder_one_is_in(tiny_checkpoint, tmp_path, monkeypatch, output):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(PocketVLMError, match="the folder you are in"):
+        check_destination(Path(output), tiny_checkpoint, overwrite=True)
+
+
+def test_a_mount_point(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(PocketVLMError, match="mount point"):
+        check_destination(tmp_path, tiny_checkpoint, overwrite=True)
+
+
+def test_a_file_as_destination(tiny_checkpoint, tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "artifact"):
+        with pytest.raises(PocketVLMError, match="give a folder"):
+            check_destination(output, tiny_checkpoint, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ("there", "exists already"),
+        ("no/parent", "create that folder first"),
+        ("artifact", "overlaps"),
+        ("artifact/kept", "overlaps"),
+        ("checkpoint/kept", "overlaps"),
+    ],
+)
+def test_where_a_failed_export_cannot_be_kept(tmp_path, kept, message):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(PocketVLMError, match=message):
+        check_keep_failed(tmp_path / kept, tmp_path / "artifact", tmp_path / "checkpoint")
 
 
 def test_no_space_is_said_before_any_work(tiny_checkpoint, tmp_path, monkeypatch):
@@ -113,7 +187,10 @@ def test_destination_inside_the_checkpoint(copied_checkpoint):
 
 def test_overwrite_replaces_an_artifact(tiny_checkpoint, tiny_export, tmp_path):
     output = shutil.copytree(tiny_export, tmp_path / "artifact")
-    export(str(tiny_checkpoint), output, ExportOptions(budgets=(3,), overwrite=True))
+    link = tmp_path / "link"  # it stays, and what it points at is replaced
+    link.symlink_to(output)
+    export(str(tiny_checkpoint), link, ExportOptions(budgets=(3,), overwrite=True))
+    assert link.is_symlink()
     assert Artifact.open(output).manifest.pruning.budgets == (3,)
     assert list(tmp_path.glob(".artifact*")) == []
 
@@ -133,7 +210,7 @@ def test_dry_run_writes_nothing(tiny_checkpoint, tiny_export, tmp_path):
     assert "nothing written" in CliRunner().invoke(main, arguments).stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_nothing_behind(tiny_checkpoint, tmp_path, number):
     output = tmp_path / "out" / "artifact"
     command = [sys.executable, "-m", "pocketvlm", "export", str(tiny_checkpoint), "-o", str(output)]
@@ -147,4 +224,4 @@ def test_a_signal_leaves_nothing_behind(tiny_checkpoint, tmp_path, number):
     stdout, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert stdout == b""
-    assert list(output.parent.iterdir()) == []
+    assert not output.parent.exists()

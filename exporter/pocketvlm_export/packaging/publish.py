@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -19,24 +19,45 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
-    """Refuse a destination that holds something else, or that would touch the source checkpoint.
+    """Refuse a destination that holds something else, cannot be replaced, or would touch the source checkpoint.
 
     Raises:
-        PocketVLMError: a file, a folder with other content, an artifact without ``overwrite``, the source itself.
+        PocketVLMError: a file, a folder with other content, an artifact without ``overwrite``, the source itself, a
+            mount point, the current folder or one above it.
     """
     target = output.resolve()
-    if target == source or source.is_relative_to(target) or target.is_relative_to(source):
+    if _overlap(target, source):
         raise PocketVLMError(
             f"{output} overlaps the checkpoint {source}, which is never touched: choose another folder"
         )
-    if output.exists() and not output.is_dir():
-        raise PocketVLMError(f"{output} is a file: give a folder")
-    if not output.is_dir() or not any(output.iterdir()):
+    if os.path.ismount(target) or Path.cwd().is_relative_to(target):
+        raise PocketVLMError(
+            f"{output} is a mount point or the folder you are in, which cannot be replaced as a whole: "
+            "name a folder inside it"
+        )
+    try:
+        names = [path.name for path in target.iterdir()]
+    except FileNotFoundError:
         return
-    if not (output / MANIFEST_NAME).is_file():
+    except NotADirectoryError as error:
+        raise PocketVLMError(f"{output} is a file or lies in one: give a folder") from error
+    except OSError as error:
+        raise PocketVLMError(f"{output} cannot be read ({error.strerror}): choose another folder") from error
+    if names and MANIFEST_NAME not in names:
         raise PocketVLMError(f"{output} is not empty and holds no artifact: choose a new or empty folder")
-    if not overwrite:
+    if names and not overwrite:
         raise PocketVLMError(f"{output} already holds an artifact: give --overwrite to replace it, or another folder")
+
+
+def check_keep_failed(kept: Path, output: Path, source: Path) -> None:
+    """Refuse a folder for a failed export that exists, that cannot be made, or that would touch anything else."""
+    target = kept.resolve()
+    if _overlap(target, output.resolve()) or _overlap(target, source):
+        raise PocketVLMError(f"--keep-failed {kept} overlaps the output or the checkpoint: name a folder beside them")
+    if os.path.lexists(kept):
+        raise PocketVLMError(f"--keep-failed {kept} exists already: name a new folder")
+    if not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
+        raise PocketVLMError(f"--keep-failed {kept} cannot be made in {target.parent}: create that folder first")
 
 
 def check_space(output: Path, needed: int) -> None:
@@ -52,51 +73,72 @@ def check_space(output: Path, needed: int) -> None:
 
 @contextmanager
 def staging(output: Path) -> Iterator[Path]:
-    """Give a folder beside ``output`` to build in; it is removed on the way out unless `publish` moved it.
+    """Give a folder beside ``output``, a resolved path, to build in.
 
-    SIGTERM is turned into an exit, so that an interrupted export leaves nothing behind either.
+    It is removed on the way out unless `publish` moved it, and so are parents that were made for it and stay empty.
+    SIGTERM and SIGHUP are turned into an exit, so that an interrupted export leaves nothing behind either.
 
     Raises:
         PocketVLMError: the destination cannot be written, or the disk filled up meanwhile.
     """
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
-    except OSError as error:
-        raise PocketVLMError(f"cannot write beside {output} ({error.strerror}): choose another folder") from error
-    try:
-        with _sigterm_as_exit():
+    made = [folder for folder in output.parents if not folder.exists()]  # the nearest first
+    folder: Path | None = None
+    with _signals_as_exit():
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
             yield folder
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise PocketVLMError(
-                f"no space left on the disk of {output}: nothing was written there; free some space or choose "
-                "another disk"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        except OSError as error:
+            raise PocketVLMError(_cannot_write(output, error)) from error
+        finally:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            for parent in made:
+                with suppress(OSError):  # not empty: something was published
+                    parent.rmdir()
 
 
 def publish(folder: Path, output: Path) -> None:
-    """Rename ``folder`` to ``output`` in one step; what was there is set aside, and put back if the rename fails."""
+    """Rename ``folder`` to ``output``, a resolved path, in one step.
+
+    What was there is set aside, and put back if ``output`` is missing afterwards for whatever reason.
+    """
     folder.chmod(0o777 & ~_umask())  # mkdtemp made it private
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".old", dir=output.parent)) / "artifact"
     try:
         if output.exists():
             output.rename(aside)
-        try:
-            folder.rename(output)
-        except BaseException:
-            if aside.exists():
-                aside.rename(output)
-            raise
+        folder.rename(output)
     finally:
+        # Asked of the disk: a signal may land anywhere between the renames.
+        if aside.exists() and not output.exists():
+            _put_back(aside, output)
         shutil.rmtree(aside.parent, ignore_errors=True)
 
 
+def _put_back(aside: Path, output: Path) -> None:
+    try:
+        aside.rename(output)
+    except OSError as error:
+        raise PocketVLMError(
+            f"{output} could not be replaced ({error.strerror}), and what was there lies in {aside}: move it back"
+        ) from error
+
+
+def _overlap(a: Path, b: Path) -> bool:
+    return a.is_relative_to(b) or b.is_relative_to(a)
+
+
+def _cannot_write(output: Path, error: OSError) -> str:
+    if error.errno in _NO_SPACE:
+        return (
+            f"no space left on the disk of {output}: nothing was written there; free some space or choose another disk"
+        )
+    return f"{output} cannot be written ({error}): choose another folder"
+
+
 @contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
+def _signals_as_exit() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -104,11 +146,14 @@ def _sigterm_as_exit() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, leave)
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # Who asked to ignore one, as nohup does, is obeyed.
+    previous = {number: signal.signal(number, leave) for number in wanted if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _umask() -> int:

@@ -1,4 +1,4 @@
-"""Knows how an ONNX Runtime session is opened, the only place that does: options, metadata check, errors for people."""
+"""Knows how an ONNX Runtime session is opened, the only place that does: options, checks, errors for people."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.signatures import signature
 
 # ONNX Runtime's status exceptions share no base class of their own; not every release has all of them.
 _STATUS = [
@@ -50,7 +51,8 @@ def open_session(
         threads: intra-op threads; None leaves ONNX Runtime's default (the physical cores).
 
     Raises:
-        PocketVLMError: the file is no graph, or belongs to another artifact, budget or role.
+        PocketVLMError: the file is no graph, belongs to another artifact, budget or role, or its inputs and outputs
+            are not those that the manifest's dimensions call for.
     """
     if threads is not None and threads < 1:
         raise PocketVLMError(f"threads={threads}: expected at least 1, or none for the machine's default")
@@ -62,6 +64,7 @@ def open_session(
     with ort_errors(f"{artifact.root / name} cannot be opened by ONNX Runtime {ort.__version__}"):
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     _check_metadata(f"{artifact.root / name}", session, artifact.manifest, kind, budget)
+    signature(artifact.manifest, kind, budget).check(f"{artifact.root / name}", session)
     return session
 
 
@@ -73,12 +76,6 @@ def ort_errors(what: str) -> Iterator[None]:
     except _ORT_ERRORS as error:
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         raise PocketVLMError(f"{what}: {first_line[:300]}") from error
-
-
-def require_names(name: str, found: list[str], expected: list[str]) -> None:
-    """Refuse a graph that lacks inputs or outputs this runtime relies on."""
-    if missing := [item for item in expected if item not in found]:
-        raise PocketVLMError(f"{name} has no {', '.join(missing)}: the graph is not one of ours, export it again")
 
 
 def _check_metadata(

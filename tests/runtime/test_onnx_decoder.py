@@ -1,6 +1,7 @@
 """The ONNX decoder and its cache, against causal attention in numpy over the whole sequence at once."""
 
 import numpy as np
+import onnx
 import pytest
 
 from pocketvlm import Artifact, PocketVLMError
@@ -92,6 +93,33 @@ def test_a_graph_without_the_layers_the_manifest_promises_is_refused(artifact_di
     data["decoder"]["layers"] = 3
     write_manifest(artifact_dir, data)
     with pytest.raises(PocketVLMError, match=r"past_key_values\.2\.key"):
+        open_decoder(Artifact.open(artifact_dir))
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value", "tensor"),
+    [
+        ("hidden", HIDDEN + 1, "inputs_embeds"),
+        ("vocab", 10_000, "logits"),
+        ("kv_heads", 2, r"past_key_values\.0\.key"),
+        ("head_dim", 4, r"past_key_values\.0\.key"),
+    ],
+)
+def test_graphs_of_other_dimensions_than_the_manifest_says_are_refused(artifact_dir, dimension, value, tensor):
+    data = read_manifest(artifact_dir)
+    data["decoder"][dimension] = value
+    write_manifest(artifact_dir, data)
+    with pytest.raises(PocketVLMError, match=rf"{tensor} of shape \(.*\), the manifest says \(.*{value}"):
+        open_decoder(Artifact.open(artifact_dir))
+
+
+def test_a_dimension_that_the_graph_leaves_open_is_refused(artifact_dir):
+    path = artifact_dir / "onnx" / "decoder_model_merged.onnx"
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "width"
+    onnx.save(model, path)
+    write_manifest(artifact_dir, read_manifest(artifact_dir))
+    with pytest.raises(PocketVLMError, match=r"inputs_embeds of shape \(batch_size, n, width\)"):
         open_decoder(Artifact.open(artifact_dir))
 
 

@@ -1,13 +1,14 @@
 """The vision graph and its narrowing, against numpy and against graphs exported at the smaller budget."""
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketvlm import Artifact, PocketVLMError
 from pocketvlm.vision import VisionEncoder, VisionFeatures
-from support.tiny_artifact import write_artifact
+from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 from support.tiny_graphs import IMAGE, PATCHES, reference_vision
 
 
@@ -96,3 +97,29 @@ def test_an_unknown_precision_is_refused_with_those_there_are(artifact_dir):
 def test_pixels_of_another_size_are_refused_in_one_line(artifact_dir):
     with pytest.raises(PocketVLMError, match="the vision graph failed"):
         VisionEncoder.open(Artifact.open(artifact_dir)).encode(np.zeros((1, 3, 8, 8), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "reason"),
+    [
+        ("vision", "image_size", [16, 20], r"pixel_values of shape .*says \(any, 3, 16, 20\)"),
+        ("decoder", "hidden", 9, r"image_features of shape .*says \(any, 6, 9\)"),
+    ],
+)
+def test_a_graph_of_other_sizes_than_the_manifest_says_is_refused(artifact_dir, section, key, value, reason):
+    data = read_manifest(artifact_dir)
+    data[section][key] = value
+    write_manifest(artifact_dir, data)
+    with pytest.raises(PocketVLMError, match=reason):
+        VisionEncoder.open(Artifact.open(artifact_dir))
+
+
+def test_a_graph_that_keeps_another_number_of_tokens_than_it_says_is_refused(artifact_dir):
+    paths = [artifact_dir / "onnx" / name for name in ("vision_encoder.onnx", "vision_encoder.k12.onnx")]
+    stamped, other = (onnx.load(path) for path in paths)
+    del other.metadata_props[:]
+    other.metadata_props.extend(stamped.metadata_props)
+    onnx.save(other, paths[0])
+    write_manifest(artifact_dir, read_manifest(artifact_dir))
+    with pytest.raises(PocketVLMError, match=r"\(batch_size, 12, 8\), the manifest says \(any, 6, 8\)"):
+        VisionEncoder.open(Artifact.open(artifact_dir))

@@ -14,7 +14,8 @@ from pocketvlm.artifact import Artifact, metadata
 from pocketvlm.artifact.manifest import DecoderSpec
 from pocketvlm.decoders import EmbeddingSegment, Segment, check_room
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.sessions import open_session, ort_errors, require_names
+from pocketvlm.sessions import open_session, ort_errors
+from pocketvlm.signatures import cache_names
 from pocketvlm.vision import pick_precision
 
 
@@ -26,13 +27,9 @@ class OnnxDecoder:
     """
 
     def __init__(self, spec: DecoderSpec, embed: ort.InferenceSession, decoder: ort.InferenceSession) -> None:
-        kinds = [(layer, kind) for layer in range(spec.layers) for kind in ("key", "value")]
-        self._past = [f"past_key_values.{layer}.{kind}" for layer, kind in kinds]
-        self._outputs = ["logits", *(f"present.{layer}.{kind}" for layer, kind in kinds)]
-        fixed = ["inputs_embeds", "attention_mask", "position_ids"]
-        require_names("the embedding graph", [x.name for x in embed.get_inputs()], ["input_ids"])
-        require_names("the decoder graph", [x.name for x in decoder.get_inputs()], fixed + self._past)
-        require_names("the decoder graph", [x.name for x in decoder.get_outputs()], self._outputs)
+        names = cache_names(spec.layers)
+        self._past = [f"past_key_values.{name}" for name in names]
+        self._outputs = ["logits", *(f"present.{name}" for name in names)]
         self._spec = spec
         self._embed = embed
         self._decoder = decoder

@@ -1,0 +1,80 @@
+"""Knows which inputs and outputs each kind of graph has, and which of their sizes the manifest fixes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnxruntime as ort
+
+from pocketvlm.artifact import Manifest, metadata
+from pocketvlm.artifact.manifest import DecoderSpec
+from pocketvlm.errors import PocketVLMError
+
+Shapes = Mapping[str, tuple[int | None, ...]]  # by tensor name; None is an axis that may have any size
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The tensors that a graph must have; it may have others."""
+
+    inputs: Shapes
+    outputs: Shapes
+
+    def check(self, name: str, session: ort.InferenceSession) -> None:
+        """Raise `PocketVLMError` where the graph called ``name`` lacks a tensor, or gives it another shape."""
+        _check(name, {tensor.name: tensor.shape for tensor in session.get_inputs()}, self.inputs)
+        _check(name, {tensor.name: tensor.shape for tensor in session.get_outputs()}, self.outputs)
+
+
+def signature(manifest: Manifest, kind: str, budget: int | None = None) -> Signature:
+    """What a graph of this kind, one of `metadata.GRAPH_KINDS`, has; vision graphs keep ``budget`` tokens."""
+    spec = manifest.decoder
+    if kind == metadata.VISION_ENCODER:
+        return Signature(
+            {"pixel_values": (None, 3, *manifest.vision.image_size)},
+            {
+                "image_features": (None, budget, spec.hidden),
+                "kept_indices": (None, budget),
+                "kept_scores": (None, budget),
+            },
+        )
+    if kind == metadata.EMBED_TOKENS:
+        return Signature({"input_ids": (None, None)}, {"inputs_embeds": (None, None, spec.hidden)})
+    return _decoder(spec)
+
+
+def cache_names(layers: int) -> list[str]:
+    """``0.key``, ``0.value``, ``1.key``, ...: after ``past_key_values.`` an input, after ``present.`` an output."""
+    return [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
+
+
+def _decoder(spec: DecoderSpec) -> Signature:
+    cache = (None, spec.kv_heads, None, spec.head_dim)
+    names = cache_names(spec.layers)
+    return Signature(
+        {
+            "inputs_embeds": (None, None, spec.hidden),
+            "attention_mask": (None, None),
+            "position_ids": (None, None),
+            **{f"past_key_values.{name}": cache for name in names},
+        },
+        {"logits": (None, 1, spec.vocab), **{f"present.{name}": cache for name in names}},
+    )
+
+
+def _check(name: str, found: Mapping[str, list[int | str | None]], expected: Shapes) -> None:
+    if missing := [tensor for tensor in expected if tensor not in found]:
+        raise PocketVLMError(f"{name} has no {', '.join(missing)}: the graph is not one of ours, export it again")
+    for tensor, shape in expected.items():
+        sizes = found[tensor]
+        # A size that the graph leaves open where the manifest fixes it is refused too: it could be anything.
+        if len(sizes) != len(shape) or any(want not in (None, have) for want, have in zip(shape, sizes, strict=True)):
+            raise PocketVLMError(
+                f"{name} has {tensor} of shape {_text(sizes)}, the manifest says {_text(shape)}: "
+                "files of two artifacts are mixed, copy or export it again"
+            )
+
+
+def _text(shape: tuple[int | None, ...] | list[int | str | None]) -> str:
+    return "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"

@@ -181,8 +181,33 @@ def test_templates_that_fail_or_break_out_are_refused(source):
         ChatTemplate(source, {}).render([{"role": "user", "content": []}])
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ 'a' * 10**12 }}", "too large"),
+        ("{{ 10**12 * [1] }}", "too large"),
+        ("{{ 10**(10**8) }}", "too large"),
+        ("{% set n = namespace(x=10**100) %}{% for i in range(90000) %}{% set n.x = n.x * n.x %}{% endfor %}", "large"),
+        ("{{ 'a'.center(10**18) }}", "MemoryError"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "steps"),
+        ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}", "steps"),
+        ("{% for a in range(99999) %}{{ 'a' * 999999 }}{% endfor %}", "characters"),
+    ],
+)
+def test_templates_that_would_never_end_are_refused(source, reason):
+    with pytest.raises(PocketVLMError, match=f"chat template .*{reason}"):
+        ChatTemplate(source, {}).render([])
+
+
+def test_small_products_and_long_conversations_are_rendered():
+    source = "{{ '-' * 3 }}{{ 2 * 3.5 }}{{ 2 ** 10 }}{% for m in messages %}{{ m.role }}{% endfor %}"
+    template = ChatTemplate(source, {})
+    for _ in range(3):  # steps are counted anew
+        assert template.render([{"role": "x"}] * 40_000) == "---7.01024" + "x" * 40_000
+
+
 def test_text_that_is_not_unicode_is_refused():
-    with pytest.raises(PocketVLMError, match="cannot read the prompt .*valid Unicode"):
+    with pytest.raises(PocketVLMError, match=r"cannot read the prompt .*valid Unicode"):
         prompter(VICUNA).encode("what \udcff?")
 
 

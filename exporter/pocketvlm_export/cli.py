@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pocketvlm import PocketVLMError
 from pocketvlm_export.options import PRECISION_SUFFIXES, ExportOptions
+from pocketvlm_export.requirements import check_transformers
 
 
 class Comma(click.ParamType):
@@ -106,10 +107,13 @@ def export(
 
 def _pipeline() -> Any:
     """Import what needs torch, or say what to install."""
+    check_transformers()
     try:
         from pocketvlm_export import pipeline
     except ModuleNotFoundError as error:
         raise PocketVLMError(f"export needs more packages ({error.name}): pip install 'pocketvlm[export]'") from error
+    except ImportError as error:  # installed, but another release
+        raise PocketVLMError(f"export needs other releases ({error}): pip install 'pocketvlm[export]'") from error
     return pipeline
 
 

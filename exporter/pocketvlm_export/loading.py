@@ -7,8 +7,10 @@ from pathlib import Path
 
 import transformers
 
-from pocketvlm_export.checkpoint import Source, Weights, check_transformers, locate, read_config
+from pocketvlm import PocketVLMError
+from pocketvlm_export.checkpoint import Source, Weights, fetch_weights, locate, read_config
 from pocketvlm_export.families import FAMILIES, Family, VLMSpec
+from pocketvlm_export.requirements import check_transformers
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,25 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     check_transformers()
     source = locate(model, revision)
     with quiet_transformers():
-        config = read_config(source.folder, frozenset(FAMILIES))
+        config = read_config(source, frozenset(FAMILIES))
     family = FAMILIES[config.model_type]
     spec = family.parse(config)
+    fetch_weights(source)
     return Checkpoint(source, spec, Weights(source.folder, family.canonical))
 
 
 def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
-    """The tokenizer as transformers builds it from ``folder``, without running any code of the checkpoint."""
-    with quiet_transformers():
-        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    """The tokenizer as transformers builds it from ``folder``, without running any code of the checkpoint.
+
+    Raises:
+        PocketVLMError: its files cannot be read.
+    """
+    try:
+        with quiet_transformers():
+            return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises the bare base class
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise PocketVLMError(f"{folder / 'tokenizer.json'} cannot be read ({reason}): download it again") from error
 
 
 @contextmanager

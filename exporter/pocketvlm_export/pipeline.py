@@ -14,8 +14,8 @@ from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.packaging import (
     UNCHECKED,
     check_destination,
+    check_device_settings,
     check_keep_failed,
-    check_sidecars,
     check_space,
     publish,
     seal,
@@ -87,7 +87,7 @@ def prepare(model: str, output: Path, options: ExportOptions) -> tuple[Checkpoin
     """Refuse what can be refused before any work is done; writes nothing."""
     checkpoint = open_checkpoint(model, options.revision)
     plan = make_plan(checkpoint, options)
-    check_sidecars(checkpoint.source.folder)
+    check_device_settings(checkpoint)
     check_destination(output, checkpoint.source.folder, overwrite=options.overwrite)
     if options.keep_failed is not None:
         check_keep_failed(options.keep_failed, output, checkpoint.source.folder)

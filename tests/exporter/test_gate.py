@@ -13,6 +13,7 @@ from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs import vision_encoder
 from pocketvlm_export.pruning import Selection, base
 from pocketvlm_export.verification import ParityError, verify_against
+from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 
 
 def wrong_layer(monkeypatch):
@@ -95,3 +96,37 @@ def test_verify_against_another_checkpoint(tiny_export, make_tiny):
         verify_against(tiny_export, str(make_tiny(seed=1)))
     with pytest.raises(PocketVLMError, match="was not exported from"):
         verify_against(tiny_export, str(make_tiny(PRESETS["tiny-llama"].but(text={"hidden_size": 128}))))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda manifest: manifest["pruning"].update(method="visionzip"), "pruning method 'visionzip'"),
+        (lambda manifest: manifest["decoder"]["graphs"].update(int3="onnx/decoder_model_merged.onnx"), "'int3'"),
+    ],
+)
+def test_verify_an_artifact_of_another_exporter(tmp_path, change, message):
+    write_artifact(tmp_path / "artifact")
+    manifest = read_manifest(tmp_path / "artifact")
+    change(manifest)
+    write_manifest(tmp_path / "artifact", manifest)
+    with pytest.raises(PocketVLMError, match=message):
+        verify_against(tmp_path / "artifact", "nobody/opens-this")
+
+
+@pytest.mark.parametrize(("model", "revision"), [("org/model", "c0ffee"), ("org/fine-tuned", None)])
+def test_a_recorded_commit_is_of_one_repository(tmp_path, monkeypatch, model, revision):
+    write_artifact(tmp_path / "artifact")
+    manifest = read_manifest(tmp_path / "artifact")
+    manifest["source"].update(model="org/model", commit="c0ffee")
+    write_manifest(tmp_path / "artifact", manifest)
+    asked = []
+
+    def opened(*arguments):
+        asked.append(arguments)
+        raise PocketVLMError("not opened")
+
+    monkeypatch.setattr("pocketvlm_export.verification.open_checkpoint", opened)
+    with pytest.raises(PocketVLMError, match="not opened"):
+        verify_against(tmp_path / "artifact", model)
+    assert asked == [(model, revision)]

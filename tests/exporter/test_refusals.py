@@ -1,5 +1,6 @@
 """Bad input gets one line that names the next step, exit code 1 (2 for wrong usage), and leaves nothing behind."""
 
+import importlib.metadata
 import json
 import shutil
 import sys
@@ -42,8 +43,8 @@ def refuse(run):
     return call
 
 
-def edit_config(folder, **changes):
-    path = folder / "config.json"
+def edit_config(folder, name="config.json", **changes):
+    path = folder / name
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -56,8 +57,9 @@ def test_hub_that_cannot_be_reached(refuse, monkeypatch):
     assert "cannot be fetched from the Hub" in refuse("nobody/nothing-here")
 
 
-def test_revision_of_a_folder(refuse, tiny_checkpoint):
-    assert "leave it out" in refuse(tiny_checkpoint, "--revision", "main")
+def test_revision_of_what_is_not_on_the_hub(refuse, tiny_checkpoint):
+    for model in (tiny_checkpoint, "demo"):
+        assert "leave it out" in refuse(model, "--revision", "main")
 
 
 def test_folder_without_config(refuse, tmp_path):
@@ -113,8 +115,10 @@ def test_tower_without_cls(refuse, make_tiny):
     vision = {key: value for key, value in PRESETS["tiny-llama"].vision.items() if key != "projection_dim"}
     preset = PRESETS["tiny-llama"].but(tower="siglip_vision_model")
     object.__setattr__(preset, "vision", vision)
-    line = refuse(make_tiny(preset))
+    folder = make_tiny(preset)
+    line = refuse(folder)
     assert "siglip_vision_model, which has no [CLS] token" in line
+    assert refuse(folder, "--pruner", "none", "--dry-run") == line
 
 
 def test_cls_sent_to_the_decoder(refuse, copied_checkpoint):
@@ -129,7 +133,12 @@ def test_feature_layer_that_does_not_exist(refuse, copied_checkpoint, layer):
 
 
 def test_transformers_outside_the_tested_range(refuse, tiny_checkpoint, monkeypatch):
-    monkeypatch.setattr("transformers.__version__", "4.57.6")
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        "importlib.metadata.version", lambda name: "4.57.6" if name == "transformers" else version(name)
+    )
+    # Said before its modules are imported, which lack what the exporter asks of them.
+    monkeypatch.setitem(sys.modules, "pocketvlm_export.pipeline", None)
     line = refuse(tiny_checkpoint)
     assert "4.57.6" in line
     assert "pip install" in line
@@ -227,6 +236,57 @@ def test_weights_of_another_size(refuse, copied_checkpoint):
     assert "shape (3, 3)" in refuse(copied_checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"do_pad": True}, "do_pad"),
+        ({"crop_size": {"height": 28, "width": 28}}, "makes 28x28 pixels of a picture of 64x48"),
+        ({"do_center_crop": False}, "its vision tower takes 42x42"),
+        ({"size": {"longest_edge": 42}}, "only shortest_edge, or height and width"),
+    ],
+    ids=str,
+)
+def test_pictures_that_the_runtime_would_prepare_otherwise(refuse, copied_checkpoint, changes, message):
+    edit_config(copied_checkpoint, "preprocessor_config.json", **changes)
+    assert message in refuse(copied_checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}", "refuses this conversation"),
+        ("{% for m in messages %}{{ m['role'] }}: {{ m['content'][-1]['text'] }}{% endfor %}", "holds 0 <image>"),
+        ("{% for m in messages %}", "does not compile"),
+    ],
+    ids=["text-only", "drops-the-picture", "broken"],
+)
+def test_chat_template_that_takes_no_picture(refuse, copied_checkpoint, template, message):
+    (copied_checkpoint / "chat_template.jinja").write_text(template)
+    line = refuse(copied_checkpoint)
+    assert message in line
+    assert "export it again" not in line
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"model": {"type": "Nothing"}}'])
+def test_damaged_tokenizer(refuse, copied_checkpoint, content):
+    (copied_checkpoint / "tokenizer.json").write_text(content)
+    assert "tokenizer.json cannot be read" in refuse(copied_checkpoint)
+
+
+@pytest.mark.parametrize("listed", [None, [], "</s>", 512, [2, -1]], ids=str)
+def test_end_of_an_answer_that_is_no_token(refuse, copied_checkpoint, listed):
+    config = json.loads((copied_checkpoint / "config.json").read_text())
+    text = {**config["text_config"], "eos_token_id": None}
+    edit_config(copied_checkpoint, text_config=text)
+    edit_config(copied_checkpoint, "generation_config.json", eos_token_id=listed)
+    assert "eos_token_id" in refuse(copied_checkpoint)
+
+
+def test_image_token_outside_the_vocabulary(refuse, copied_checkpoint):
+    edit_config(copied_checkpoint, image_token_index=512)
+    assert "outside its vocabulary of 512" in refuse(copied_checkpoint)
+
+
 def test_no_chat_template(refuse, copied_checkpoint):
     (copied_checkpoint / "chat_template.jinja").unlink()
     assert "no chat template" in refuse(copied_checkpoint)
@@ -243,3 +303,13 @@ def test_export_without_torch(refuse, tiny_checkpoint, monkeypatch):
     monkeypatch.delattr("pocketvlm_export.pipeline", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "pip install 'pocketvlm[export]'" in refuse(tiny_checkpoint)
+
+
+def test_export_with_packages_of_another_release(refuse, tiny_checkpoint, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("pocketvlm_export.") and not name.endswith("cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("pocketvlm_export.pipeline", raising=False)
+    monkeypatch.delattr("transformers.models.llava.modeling_llava.LlavaMultiModalProjector")
+    line = refuse(tiny_checkpoint, "--dry-run")
+    assert "LlavaMultiModalProjector" in line
+    assert "pip install 'pocketvlm[export]'" in line

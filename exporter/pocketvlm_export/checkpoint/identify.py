@@ -1,25 +1,25 @@
 """Knows how to tell what a folder holds before anything of it is loaded, and what to advise about the rest."""
 
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 import transformers
-from packaging.requirements import Requirement
 
 from pocketvlm import PocketVLMError
 from pocketvlm_export.checkpoint.files import read_json
+from pocketvlm_export.checkpoint.source import Source
 
 _CONVERTED = "the llava-hf organisation on the Hub publishes these checkpoints converted for transformers"
 
 
-def read_config(folder: Path, families: frozenset[str]) -> transformers.PretrainedConfig:
-    """Return the configuration of the checkpoint in ``folder``; no code of the checkpoint is run.
+def read_config(source: Source, families: frozenset[str]) -> transformers.PretrainedConfig:
+    """Return the configuration of a checkpoint, whose weights need not be there yet; no code of it is run.
 
     Raises:
         PocketVLMError: the folder is an adapter, an original LLaVA checkpoint, no VLM, of no supported family,
             quantized, or lacks tokenizer.json; each says the next step.
     """
+    folder = source.folder
     _refuse_adapters(folder)
     raw = read_json(folder / "config.json")
     _refuse_originals(folder, raw)
@@ -36,28 +36,13 @@ def read_config(folder: Path, families: frozenset[str]) -> transformers.Pretrain
     if "quantization_config" in raw:
         raise PocketVLMError(f"{folder} is already quantized: give the float16, bfloat16 or float32 checkpoint")
     if not (folder / "tokenizer.json").is_file():
-        raise PocketVLMError(_tokenizer_advice(folder))
+        raise PocketVLMError(_tokenizer_advice(source))
     try:
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         # transformers validates strictly and raises whichever of these its dataclasses meet first.
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise PocketVLMError(f"{folder / 'config.json'} cannot be understood ({reason}): fix or replace it") from error
-
-
-def check_transformers() -> None:
-    """Refuse a transformers release outside the range that the ``[export]`` extra names: its model code is what runs.
-
-    Raises:
-        PocketVLMError: naming the installed and the tested versions.
-    """
-    requirements = [Requirement(text) for text in importlib.metadata.requires("pocketvlm") or []]
-    tested = next(item.specifier for item in requirements if item.name == "transformers")
-    if not tested.contains(transformers.__version__, prereleases=True):
-        raise PocketVLMError(
-            f"transformers {transformers.__version__} is not tested with this exporter, which knows {tested}: "
-            f"pip install 'transformers{tested}'"
-        )
 
 
 def _refuse_adapters(folder: Path) -> None:
@@ -82,11 +67,15 @@ def _refuse_originals(folder: Path, raw: dict[str, Any]) -> None:
         )
 
 
-def _tokenizer_advice(folder: Path) -> str:
-    if (folder / "tokenizer.model").is_file():
-        return (
-            f"{folder} has tokenizer.model but no tokenizer.json: write it with "
-            f'python -c "from transformers import AutoTokenizer as T; '
-            f"T.from_pretrained('{folder}').save_pretrained('{folder}')\""
-        )
-    return f"{folder} has no tokenizer.json: download the whole checkpoint"
+def _tokenizer_advice(source: Source) -> str:
+    place = source.model if source.on_hub else str(source.folder)
+    if "tokenizer.model" not in source.files:
+        return f"{place} has no tokenizer.json: give a complete checkpoint"
+    folder = source.folder.name if not source.on_hub else source.model.rpartition("/")[2]
+    first = f"download it (hf download {place} --local-dir {folder}), then " if source.on_hub else ""
+    where = folder if source.on_hub else place
+    return (
+        f"{place} has tokenizer.model but no tokenizer.json: {first}write it with "
+        f'python -c "from transformers import AutoTokenizer as T; '
+        f"T.from_pretrained('{where}').save_pretrained('{where}')\""
+    )

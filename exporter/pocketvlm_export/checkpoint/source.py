@@ -1,24 +1,27 @@
 """Knows where a checkpoint comes from: a local folder, the Hugging Face Hub, or the demo that is shipped."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
-    LocalEntryNotFoundError,
+    HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 from pocketvlm import PocketVLMError
+from pocketvlm_export.checkpoint.weights import SINGLE, check_names
 
 DEMO = "demo"
 _DEMO_FOLDER = Path(__file__).parent.parent / "demo_checkpoint"
 # Weights as safetensors, everything else as text: a pickle or a script of the repository never reaches this machine.
-_DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "README.md"]
+_TEXTS = ["*.json", "*.jinja", "README.md"]
+_WEIGHTS = "*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,12 @@ class Source:
         model: as the person named it.
         folder: where its files lie; never written to.
         commit: the Hub commit they were taken from, None for local folders.
+        files: names of all its files, whether or not they were fetched.
     """
 
     model: str
     folder: Path
+    files: frozenset[str]
     commit: str | None = None
     on_hub: bool = False
 
@@ -45,18 +50,19 @@ class Source:
 def locate(model: str, revision: str | None = None) -> Source:
     """Find ``model``: an existing folder first, then ``demo``, then a Hub id at ``revision`` (downloaded or cached).
 
-    ``HF_HUB_OFFLINE`` and the usual cache variables are honoured by huggingface_hub.
+    Of the Hub everything but the weights is fetched, see `fetch_weights`. ``HF_HUB_OFFLINE`` and the usual cache
+    variables are honoured by huggingface_hub.
 
     Raises:
         PocketVLMError: no such folder, a revision given for a folder, or the Hub's refusal in one line.
     """
     folder = Path(model).expanduser()
+    if revision is not None and (model == DEMO or folder.is_dir()):
+        raise PocketVLMError(f"--revision {revision} was given with {model}, which is not on the Hub: leave it out")
     if model == DEMO and not folder.is_dir():
         return _demo()
     if folder.is_dir():
-        if revision is not None:
-            raise PocketVLMError(f"--revision {revision} was given with the local folder {model}: leave it out")
-        return Source(model, folder.resolve())
+        return Source(model, folder.resolve(), _names(folder))
     if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise PocketVLMError(
             f"no such folder: {model}; give a checkpoint folder, a Hub id like llava-hf/llava-1.5-7b-hf, or {DEMO!r}"
@@ -70,23 +76,51 @@ def _demo() -> Source:
             f"the demo checkpoint is not part of this installation ({_DEMO_FOLDER}): install pocketvlm from its "
             "repository or give another checkpoint"
         )
-    return Source(DEMO, _DEMO_FOLDER)
+    return Source(DEMO, _DEMO_FOLDER, _names(_DEMO_FOLDER))
+
+
+def fetch_weights(source: Source) -> None:
+    """Fetch the weights of a checkpoint on the Hub once it is known to be worth it.
+
+    Raises:
+        PocketVLMError: it has none that can be read, or they cannot be fetched.
+    """
+    if not source.on_hub:
+        return
+    check_names(source.model, source.files)
+    patterns = [SINGLE if SINGLE in source.files else _WEIGHTS]
+    with _hub_errors(source.model, source.commit):
+        huggingface_hub.snapshot_download(source.model, revision=source.commit, allow_patterns=patterns)
 
 
 def _from_hub(model: str, revision: str | None) -> Source:
+    with _hub_errors(model, revision):
+        folder = Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=_TEXTS))
     try:
-        path = huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=_DOWNLOADED)
+        files = frozenset(huggingface_hub.list_repo_files(model, revision=folder.name))
+    except (HTTPError, OSError):  # offline: what was fetched another time
+        files = _names(folder)
+    return Source(model, folder, files, commit=folder.name, on_hub=True)
+
+
+def _names(folder: Path) -> frozenset[str]:
+    return frozenset(path.name for path in folder.iterdir())
+
+
+@contextmanager
+def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
+    """Turn whatever fetching from the Hub raises into one line."""
+    try:
+        yield
     except GatedRepoError as error:
         raise PocketVLMError(f"{model} is gated: accept its terms on huggingface.co and run `hf auth login`") from error
     except RevisionNotFoundError as error:
         raise PocketVLMError(f"{model} has no revision {revision!r}: see its commits on huggingface.co") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise PocketVLMError(f"no such folder and no such model on the Hub: {model}; check the name") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:  # HTTPError: of the HTTP client, timeouts and broken transfers among them
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise PocketVLMError(
             f"no such folder: {model}, and it cannot be fetched from the Hub ({reason}): "
             "check the name and the network, or download it elsewhere and give the folder"
         ) from error
-    folder = Path(path)
-    return Source(model, folder, commit=folder.name, on_hub=True)

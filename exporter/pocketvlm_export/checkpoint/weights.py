@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 
 from pocketvlm import PocketVLMError
 
-_SINGLE = "model.safetensors"
+SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -67,8 +67,8 @@ class Weights:
 
 def _weight_files(folder: Path) -> list[Path]:
     """The files that transformers would read, in its order of preference; any other safetensors last."""
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
     index = folder / _INDEX
     if index.exists():
         try:
@@ -81,16 +81,22 @@ def _weight_files(folder: Path) -> list[Path]:
             if not (folder / file).is_file():
                 raise PocketVLMError(f"{folder} lacks the shard {file} named in {_INDEX}: download the rest of it")
         return [folder / file for file in listed]
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        return files
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    check_names(str(folder), (path.name for path in folder.iterdir()))
+    return sorted(folder.glob("*.safetensors"))
+
+
+def check_names(place: str, names: Iterable[str]) -> None:
+    """Refuse a checkpoint whose file names show no weights that can be read; raises `PocketVLMError`."""
+    listed = sorted(names)
+    if any(name.endswith(".safetensors") for name in listed):
+        return
+    pickles = [name for name in listed if name.endswith(_PICKLES)]
     if pickles:
         raise PocketVLMError(
-            f"{folder} holds pickle weights only ({pickles[0]}), which can run code and are never loaded: "
+            f"{place} holds pickle weights only ({pickles[0]}), which can run code and are never loaded: "
             "save the checkpoint as safetensors (model.save_pretrained with safetensors, or the Hub's convert space)"
         )
-    raise PocketVLMError(f"{folder} holds no *.safetensors weights: give a complete checkpoint folder")
+    raise PocketVLMError(f"{place} holds no *.safetensors weights: give a complete checkpoint")
 
 
 def _read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -1,16 +1,17 @@
 """Everything about an artifact that is not a graph: side files, manifest, checksums, model card, atomic publishing."""
 
+from pocketvlm_export.packaging.appraisal import check_device_settings
 from pocketvlm_export.packaging.card import write_card
 from pocketvlm_export.packaging.manifest import UNCHECKED, seal, write_manifest
 from pocketvlm_export.packaging.publish import check_destination, check_keep_failed, check_space, publish, staging
-from pocketvlm_export.packaging.sidecars import chat_template, check_sidecars, write_sidecars
+from pocketvlm_export.packaging.sidecars import chat_template, write_sidecars
 
 __all__ = [
     "UNCHECKED",
     "chat_template",
     "check_destination",
+    "check_device_settings",
     "check_keep_failed",
-    "check_sidecars",
     "check_space",
     "publish",
     "seal",

@@ -110,14 +110,21 @@ def eos_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
     """Return the ids that end an answer: the generation configuration's, else the decoder's.
 
     Raises:
-        PocketVLMError: neither names any.
+        PocketVLMError: neither names any, or one that is no token's.
     """
     listed = read_json(checkpoint.source.folder / "generation_config.json").get("eos_token_id")
     if listed is None:
         listed = checkpoint.spec.decoder.config.eos_token_id
     if listed is None:
         raise PocketVLMError(f"{checkpoint.source.folder} names no eos_token_id: add it to generation_config.json")
-    return tuple(listed) if isinstance(listed, list) else (listed,)
+    ids = tuple(listed) if isinstance(listed, list) else (listed,)
+    vocab = checkpoint.spec.decoder.vocab
+    if not ids or not all(type(token) is int and 0 <= token < vocab for token in ids):
+        raise PocketVLMError(
+            f"{checkpoint.source.folder} has eos_token_id {listed!r}, no token of a vocabulary of {vocab}: "
+            "correct it in generation_config.json"
+        )
+    return ids
 
 
 def _present(files: Mapping[str, str], table: Mapping[str, FileEntry]) -> dict[str, str]:

@@ -35,12 +35,6 @@ def write_sidecars(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> No
     _write(folder / "config.json", _model_config(source, plan, folder))
 
 
-def check_sidecars(source: Path) -> None:
-    """Refuse a checkpoint without image processor or chat template before any graph is built."""
-    chat_template(source)
-    image_processor(source)
-
-
 def chat_template(source: Path) -> str:
     """Return the chat template of a checkpoint, looked for where transformers looks; raises `PocketVLMError`."""
     if (source / _TEMPLATE).is_file():

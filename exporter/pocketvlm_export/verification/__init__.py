@@ -7,7 +7,9 @@ from typing import Any
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact import Artifact
 from pocketvlm_export.loading import Checkpoint, open_checkpoint
+from pocketvlm_export.options import PRECISION_SUFFIXES
 from pocketvlm_export.verification.gate import ParityError, check_parity, failures
+from pocketvlm_export.verification.reference import SCORES
 
 __all__ = ["ParityError", "check_parity", "failures", "verify_against"]
 
@@ -21,17 +23,35 @@ def verify_against(artifact_dir: Path, model: str) -> dict[str, Any]:
 
     Raises:
         ParityError: they differ.
-        PocketVLMError: the artifact or the checkpoint cannot be opened, or they are of different shape.
+        PocketVLMError: the artifact or the checkpoint cannot be opened, they are of different shape, or the artifact
+            has a method or a precision that this exporter does not know.
     """
     artifact = Artifact.open(artifact_dir)
-    # The same commit, where one was recorded: a branch moves on.
-    revision = artifact.manifest.source.commit if not Path(model).expanduser().is_dir() else None
-    checkpoint = open_checkpoint(model, revision)
+    _check_known(artifact)
+    source = artifact.manifest.source
+    # The same commit, where one was recorded: a branch moves on. It says nothing of any other repository.
+    same = model == source.model and not Path(model).expanduser().is_dir()
+    checkpoint = open_checkpoint(model, source.commit if same else None)
     _check_same_shape(artifact, checkpoint)
     parity = check_parity(checkpoint, artifact)
     if not parity.passed:
         raise ParityError(f"{artifact_dir} differs from {model}: {failures(parity)}; export it again")
     return dataclasses.asdict(parity)
+
+
+def _check_known(artifact: Artifact) -> None:
+    manifest = artifact.manifest
+    precisions = [*manifest.decoder.graphs, *(name for graphs in manifest.vision.graphs.values() for name in graphs)]
+    for what, names, known in (
+        ("pruning method", [manifest.pruning.method], SCORES),
+        ("precision", precisions, PRECISION_SUFFIXES),
+    ):
+        for name in names:
+            if name not in known:
+                raise PocketVLMError(
+                    f"{artifact.root} has the {what} {name!r}, this exporter can check {', '.join(known)}: "
+                    "use the version that exported it"
+                )
 
 
 def _check_same_shape(artifact: Artifact, checkpoint: Checkpoint) -> None:

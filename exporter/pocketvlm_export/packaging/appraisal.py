@@ -1,0 +1,89 @@
+"""Knows which picture and prompt settings of a checkpoint the runtime can follow, before anything is built."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from pocketvlm import PocketVLMError
+from pocketvlm.preprocessing import Preprocessor
+from pocketvlm.prompts import Prompter
+from pocketvlm.templates import ChatTemplate
+from pocketvlm_export.loading import Checkpoint, load_tokenizer
+from pocketvlm_export.options import GATE_PROMPT
+from pocketvlm_export.packaging.manifest import eos_token_ids
+from pocketvlm_export.packaging.sidecars import chat_template, image_processor
+
+_SHAPES = ((64, 48), (48, 64))  # (width, height): wide and tall
+
+
+def check_device_settings(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint whose pictures or prompts an artifact could not prepare as transformers does.
+
+    Raises:
+        PocketVLMError: image processor, tokenizer, chat template or special ids are missing, damaged or not supported.
+    """
+    _check_pictures(checkpoint)
+    _check_image_token(checkpoint)
+    eos_token_ids(checkpoint)
+    _check_prompt(checkpoint)
+
+
+def _check_pictures(checkpoint: Checkpoint) -> None:
+    source, size = checkpoint.source.folder, checkpoint.spec.vision.image_size
+    config = image_processor(source)
+    if config.get("do_pad"):
+        raise PocketVLMError(
+            f"{source} pads pictures to a square (do_pad in its image processor), which the runtime does not: "
+            "set do_pad to false if its model was trained without"
+        )
+    with _advising(source, "the image processor"):
+        preprocessor = Preprocessor.from_config(config)
+    for shape in _SHAPES:
+        height, width = preprocessor.resize_and_crop(Image.new("RGB", shape)).shape[:2]
+        if (height, width) != size:
+            raise PocketVLMError(
+                f"{source} makes {width}x{height} pixels of a picture of {shape[0]}x{shape[1]}, its vision tower takes "
+                f"{size[1]}x{size[0]}: correct size and crop_size of the image processor"
+            )
+
+
+def _check_image_token(checkpoint: Checkpoint) -> None:
+    token, vocab = checkpoint.spec.image_token_id, checkpoint.spec.decoder.vocab
+    if not 0 <= token < vocab:
+        raise PocketVLMError(
+            f"{checkpoint.source.folder} has image_token_index {token}, outside its vocabulary of {vocab}: "
+            "resize the embedding and save the checkpoint again"
+        )
+
+
+def _check_prompt(checkpoint: Checkpoint) -> None:
+    """Ask about one picture, as the parity gate will."""
+    source = checkpoint.source.folder
+    tokenizer = load_tokenizer(source)
+    special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    template = chat_template(source)
+    with _advising(source, "the prompt"):
+        prompter = Prompter(
+            tokenizer.backend_tokenizer,
+            ChatTemplate(template, special),
+            checkpoint.spec.image_token_id,
+            special.get("bos_token"),
+        )
+        ids = prompter.encode(GATE_PROMPT, pictures=1)
+    if ids.max() >= checkpoint.spec.decoder.vocab:
+        raise PocketVLMError(
+            f"the tokenizer in {source} gives token {ids.max()}, the vocabulary ends at "
+            f"{checkpoint.spec.decoder.vocab - 1}: tokenizer and weights belong to two models"
+        )
+
+
+@contextmanager
+def _advising(source: Path, what: str) -> Iterator[None]:
+    """Say of which checkpoint the runtime complains; its advice, to export again, is of no use here."""
+    try:
+        yield
+    except PocketVLMError as error:
+        reason = str(error).removesuffix(": export it again").removesuffix(": export the artifact again")
+        raise PocketVLMError(f"{what} of {source} cannot be used ({reason}): correct the checkpoint's files") from error

@@ -1,0 +1,28 @@
+"""Knows which transformers release the exporter was written against, without importing it."""
+
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+from pocketvlm import PocketVLMError
+
+
+def check_transformers() -> None:
+    """Refuse a transformers release outside the range that the ``[export]`` extra names: its model code is what runs.
+
+    To be called before anything imports transformers: other releases may lack the very names that are imported.
+
+    Raises:
+        PocketVLMError: it is not installed, or naming the installed and the tested versions.
+    """
+    requirements = [Requirement(text) for text in metadata.requires("pocketvlm") or []]
+    tested = next(item.specifier for item in requirements if item.name == "transformers")
+    try:
+        installed = metadata.version("transformers")
+    except metadata.PackageNotFoundError as error:
+        raise PocketVLMError("export needs more packages (transformers): pip install 'pocketvlm[export]'") from error
+    if not tested.contains(installed, prereleases=True):
+        raise PocketVLMError(
+            f"transformers {installed} is not tested with this exporter, which knows {tested}: "
+            f"pip install 'transformers{tested}'"
+        )

@@ -49,7 +49,9 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         self._environment = _environment()
         try:
-            self._template = self._environment.from_string(_counting_steps(self._environment.parse(source)))
+            tree = self._environment.parse(source)
+            _count_steps(tree, self._environment)
+            self._template = self._environment.from_string(tree)
         except _TEMPLATE_ERRORS as error:
             raise PocketVLMError(f"the chat template does not compile ({_reason(error)}): export it again") from error
 
@@ -103,12 +105,13 @@ def _product_size(operator: str, left: Any, right: Any) -> int:
     return 0
 
 
-def _counting_steps(tree: nodes.Template) -> nodes.Template:
-    """The parsed template with a call of `_Sandbox.count_step` at the head of every loop and macro."""
-    for node in tree.find_all((nodes.For, nodes.Macro)):
+def _count_steps(tree: nodes.Template, environment: _Sandbox) -> None:
+    """Put a call of `_Sandbox.count_step` at the head of every loop and macro."""
+    repeated: list[nodes.For | nodes.Macro] = [*tree.find_all(nodes.For), *tree.find_all(nodes.Macro)]
+    for node in repeated:
         call = nodes.Call(nodes.EnvironmentAttribute("count_step"), [], [], None, None)
         node.body.insert(0, nodes.ExprStmt(call, lineno=node.lineno))
-    return tree.set_environment(tree.environment)
+    tree.set_environment(environment)
 
 
 def _reason(error: Exception) -> str:

@@ -18,13 +18,19 @@ from pocketvlm.errors import PocketVLMError
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _MAX_EDGE = 16_384  # a resize target beyond this is no vision model's
+_MAX_SQUARE = 10_000  # edge of a padded picture: as many pixels as a picture may have by default
+# Processors with CLIP's steps, by their names over the years; those of LLaVA can pad to a square first.
+_SUFFIXES = ("", "Pil", "Fast")
+_CLIP_TYPES = (*(f"CLIPImageProcessor{suffix}" for suffix in _SUFFIXES), "CLIPFeatureExtractor")
+_LLAVA_TYPES = tuple(f"LlavaImageProcessor{suffix}" for suffix in _SUFFIXES)
 
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Resize, centre crop, rescale, normalise; each step may be off.
+    """Pad, resize, centre crop, rescale, normalise; each step may be off.
 
     Attributes:
+        pad_colour: (red, green, blue) of the square that the picture is put in the middle of; None is no padding.
         shortest_edge: target of the shorter edge in pixels, the aspect ratio kept; None resizes to ``resize_to``.
         resize_to: (height, width) in pixels, the aspect ratio ignored; None with ``shortest_edge`` None is no resize.
         resample: Pillow's filter.
@@ -34,6 +40,7 @@ class Preprocessor:
         std: see ``mean``.
     """
 
+    pad_colour: tuple[int, int, int] | None
     shortest_edge: int | None
     resize_to: tuple[int, int] | None
     resample: Image.Resampling
@@ -44,38 +51,60 @@ class Preprocessor:
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
-        """Read preprocessor_config.json, or the image processor inside processor_config.json."""
-        name = "preprocessor_config.json"
-        if artifact.has(name):
-            return cls.from_config(artifact.read_json(name))
-        name = "processor_config.json"
-        config = artifact.read_json(name).get("image_processor")
-        if not isinstance(config, dict):
-            raise PocketVLMError(f"{artifact.root} has no preprocessor_config.json: export it again")
-        return cls.from_config(config)
+        """Read preprocessor_config.json; raises `PocketVLMError` where it makes other sizes than the graph reads."""
+        preprocessor = cls.from_config(artifact.read_json("preprocessor_config.json"))
+        preprocessor.check_size(artifact.manifest.vision.image_size)
+        return preprocessor
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Read a CLIPImageProcessor configuration; raises `PocketVLMError` for one this cannot follow."""
+        """Read the configuration of a CLIP or LLaVA image processor; raises `PocketVLMError` for any other."""
         config = {key: value for key, value in config.items() if value is not None}  # null means the default
+        kind = config.get("image_processor_type", _LLAVA_TYPES[0])
+        if kind not in (*_CLIP_TYPES, *_LLAVA_TYPES):
+            known = f"{', '.join(_CLIP_TYPES)} and {', '.join(_LLAVA_TYPES)}"
+            raise PocketVLMError(f"image processor {kind!r} is unknown, {known} are known: update pocketvlm")
         try:
+            mean = _channels(config.get("image_mean") or _CLIP_MEAN)
+            pads = bool(config.get("do_pad")) and kind in _LLAVA_TYPES  # CLIP's pads a batch, one picture stays
             shortest_edge, resize_to = _resize_target(config) if config.get("do_resize", True) else (None, None)
             crop = config.get("crop_size", 224) if config.get("do_center_crop", True) else None
             normalise = config.get("do_normalize", True)
             return cls(
+                pad_colour=_colour(mean) if pads else None,
                 shortest_edge=shortest_edge,
                 resize_to=resize_to,
                 resample=Image.Resampling(config.get("resample", Image.Resampling.BICUBIC)),
                 crop_to=None if crop is None else _height_width(crop),
                 rescale_factor=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else None,
-                mean=_channels(config.get("image_mean") or _CLIP_MEAN) if normalise else None,
+                mean=mean if normalise else None,
                 std=_channels(config.get("image_std") or _CLIP_STD) if normalise else None,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PocketVLMError(f"the preprocessor configuration is damaged ({error!r}): export it again") from error
+
+    def check_size(self, expected: tuple[int, int]) -> None:
+        """Raise `PocketVLMError` where pictures do not come out as ``expected`` (height, width), or are blown up first.
+
+        Where neither crop nor resize fixes the size it depends on the picture, and is checked with each.
+        """
+        made = self.crop_to or self.resize_to or expected
+        if made != expected:
+            raise PocketVLMError(
+                f"preprocessing makes {made[0]}x{made[1]} pixels, the vision graph reads "
+                f"{expected[0]}x{expected[1]}: export the artifact again"
+            )
+        largest = max(self.shortest_edge or 0, *(self.resize_to or (0,)))
+        if largest > 4 * max(expected):  # processors resize to a little more than the crop
+            raise PocketVLMError(
+                f"preprocessing resizes to {largest} pixels where the vision graph reads {expected[0]}x{expected[1]}: "
+                "export the artifact again"
+            )
 
     def resize_and_crop(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """What the model sees before normalising: uint8 (height, width, 3) of an RGB image."""
+        if self.pad_colour is not None:
+            image = _pad_to_square(image, self.pad_colour)
         if self.shortest_edge is not None:
             image = image.resize(_keep_aspect(image.size, self.shortest_edge), self.resample)
         elif self.resize_to is not None:
@@ -127,6 +156,23 @@ def _channels(values: Any) -> tuple[float, ...]:
     if len(channels) != 3:
         raise ValueError(f"{len(channels)} channel statistics instead of 3")
     return channels
+
+
+def _colour(mean: tuple[float, ...]) -> tuple[int, int, int]:
+    """The mean as 8-bit samples, cut to integers as LlavaImageProcessor does."""
+    red, green, blue = (int(value * 255) for value in mean)
+    if not all(0 <= sample <= 255 for sample in (red, green, blue)):
+        raise ValueError(f"do_pad with image_mean {mean}")
+    return red, green, blue
+
+
+def _pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    edge = max(image.size)
+    if edge > _MAX_SQUARE:
+        raise PocketVLMError(f"a picture of {image.width}x{image.height} pixels is too large to be padded: crop it")
+    square = Image.new("RGB", (edge, edge), colour)
+    square.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
+    return square
 
 
 def _keep_aspect(size: tuple[int, int], shortest_edge: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from pocketvlm import PocketVLMError
 from pocketvlm.pictures import open_picture
@@ -72,6 +73,44 @@ def test_a_fixed_height_and_width_ignores_the_aspect_ratio():
     assert ours(image, config).shape == (3, 20, 30)
 
 
+@pytest.mark.parametrize("size", [(50, 40), (31, 44), (40, 40), (1, 7)])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_padding_to_a_square_equals_llava(size, normalise):
+    config = {**PREPROCESSOR, "do_pad": True, "do_normalize": normalise, "image_processor_type": "LlavaImageProcessor"}
+    image = noise(*size)
+    expected = LlavaImageProcessorPil(**config)(image, return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(ours(image, config), expected, rtol=0, atol=1e-5)
+    as_clip = {**config, "image_processor_type": "CLIPImageProcessor"}
+    np.testing.assert_allclose(ours(image, as_clip), reference(image, as_clip), rtol=0, atol=1e-5)
+
+
+def test_a_picture_too_large_for_its_square_is_refused():
+    config = {**PREPROCESSOR, "do_pad": True, "image_processor_type": "LlavaImageProcessorFast"}
+    with pytest.raises(PocketVLMError, match="1x10001 pixels is too large"):
+        ours(Image.new("RGB", (1, 10_001)), config)
+
+
+@pytest.mark.parametrize("kind", ["SiglipImageProcessor", ["CLIPImageProcessor"], 3])
+def test_another_image_processor_is_refused_with_those_there_are(kind):
+    with pytest.raises(PocketVLMError, match=r"is unknown, CLIPImageProcessor, .*LlavaImageProcessorFast are known"):
+        Preprocessor.from_config({**PREPROCESSOR, "image_processor_type": kind})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crop_size": {"height": 16_384, "width": 16_384}},
+        {"crop_size": {"height": 16, "width": 17}},
+        {"do_center_crop": False, "size": {"height": 16_384, "width": 16}},
+        {"size": {"shortest_edge": 16_384}},
+        {"size": {"height": 16_384, "width": 16_384}},
+    ],
+)
+def test_a_size_that_the_vision_graph_does_not_read_is_refused_before_any_picture(change):
+    with pytest.raises(PocketVLMError, match="the vision graph reads 16x16"):
+        Preprocessor.from_config({**PREPROCESSOR, **change}).check_size((16, 16))
+
+
 def test_a_bare_configuration_means_what_clip_means():
     image = noise(300, 260)
     np.testing.assert_array_equal(ours(image, {}), reference(image, {}))
@@ -88,6 +127,7 @@ def test_a_bare_configuration_means_what_clip_means():
         {"image_mean": [0.5, 0.5]},
         {"resample": 99},
         {"rescale_factor": "much"},
+        {"image_processor_type": "LlavaImageProcessor", "do_pad": True, "image_mean": [2, 2, 2]},
     ],
 )
 def test_a_configuration_that_cannot_be_followed_is_refused(damage):

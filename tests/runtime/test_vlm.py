@@ -185,12 +185,12 @@ def test_a_stream_left_early_frees_the_decoder(vlm):
     assert vlm._decoder.position == 0
 
 
-def test_preprocessing_that_does_not_fit_the_graph_is_refused(artifact_dir, picture):
+def test_preprocessing_that_does_not_fit_the_graph_is_refused(artifact_dir):
     config = artifact_dir / "preprocessor_config.json"
     config.write_text(config.read_text().replace("16", "20"))
     write_manifest(artifact_dir, read_manifest(artifact_dir))
     with pytest.raises(PocketVLMError, match="makes 20x20 pixels, the vision graph reads 16x16"):
-        VLM.load(artifact_dir).generate("?", [picture])
+        VLM.load(artifact_dir)
 
 
 @pytest.mark.parametrize(

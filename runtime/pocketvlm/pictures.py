@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +37,8 @@ _DECODE_ERRORS = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
 )
+_PILLOW_LIMIT = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,12 @@ def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image
         return _upright_rgb(picture, "the picture")
     name, data = _read(picture, limits)
     try:
-        image = _identify(data)
+        with _pillow_limit(limits.max_pixels):
+            image = _identify(data)
+    except Image.DecompressionBombError as error:
+        raise PocketVLMError(
+            f"{name} has over {2 * limits.max_pixels} pixels, the limit is {limits.max_pixels}: scale it down"
+        ) from error
     except _DECODE_ERRORS as error:
         raise PocketVLMError(
             f"{name} is not a picture this can read: give JPEG, PNG, WebP, GIF, BMP or TIFF"
@@ -74,6 +83,21 @@ def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image
     with image:
         _check_pixels(image, name, limits)
         return _upright_rgb(image, name)
+
+
+@contextmanager
+def _pillow_limit(max_pixels: int) -> Iterator[None]:
+    """The caller's limit in place of Pillow's, a global: Pillow warns above it and refuses above twice as many pixels.
+
+    It holds while the header is read, which is when Pillow looks; sizes up to twice the limit are left to us.
+    """
+    with _PILLOW_LIMIT, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _identify(data: bytes) -> Image.Image:

@@ -126,8 +126,19 @@ def test_limits_hold_before_decoding(photo, tmp_path, monkeypatch):
 def test_a_decompression_bomb_is_refused_by_default():
     data = encoded(Image.new("1", (20_000, 20_000)), "PNG")
     assert len(data) < 200_000
-    with pytest.raises(PocketVLMError):
+    with pytest.raises(PocketVLMError, match="has over 200000000 pixels, the limit is 100000000"):
         open_picture(data)
+
+
+def test_the_callers_limit_counts_and_not_pillows(photo, monkeypatch, recwarn):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow alone would refuse these 864 pixels
+    data = encoded(photo, "PNG")
+    assert open_picture(data).size == (36, 24)
+    for limit, found in ((863, "36x24 pixels"), (431, "over 862 pixels")):
+        with pytest.raises(PocketVLMError, match=f"has {found}, the limit is {limit}"):
+            open_picture(data, PictureLimits(max_pixels=limit))
+    assert Image.MAX_IMAGE_PIXELS == 100
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("seed", range(30))

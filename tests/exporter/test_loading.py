@@ -1,6 +1,7 @@
 """Checkpoints opened part by part hold what transformers' own from_pretrained makes of them as a whole."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,3 +112,10 @@ def test_only_exported_weights_must_be_floating_point(make_tiny):
     edit_weights(folder, lambda tensors: tensors.update({HEAD: tensors[HEAD].to(torch.int8)}))
     with pytest.raises(PocketVLMError, match="as I8"):
         open_checkpoint(str(folder))
+
+
+def test_a_method_that_reads_cls_needs_a_tower_that_has_it(tiny_checkpoint):
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    spec = replace(checkpoint.spec, vision=replace(checkpoint.spec.vision, has_cls=False))
+    with pytest.raises(PocketVLMError, match="fastervlm could rank patches by"):
+        make_plan(replace(checkpoint, spec=spec), ExportOptions())

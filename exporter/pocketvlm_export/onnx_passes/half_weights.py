@@ -9,9 +9,10 @@ _SMALLEST = 1024  # elements; norms and biases below this save nothing worth a n
 class HalfWeights(ir.passes.InPlacePass):
     """Replace each large float32 weight by a float16 one and a Cast back to float32.
 
-    ONNX Runtime folds the Cast when it loads the graph. CPUs have next to no float16 arithmetic: a graph whose
-    activations are float16 too runs slower there than float32, and its top-k can pick other tokens. For a checkpoint
-    published in float16 this loses nothing at all.
+    ONNX Runtime folds the Cast when it loads the graph; that of a table whose rows are looked up stands behind the
+    look-up, where it cannot be folded: the table stays float16 in memory. CPUs have next to no float16 arithmetic: a
+    graph whose activations are float16 too runs slower there than float32, and its top-k can pick other tokens. For a
+    checkpoint published in float16 this loses nothing at all.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -23,11 +24,14 @@ class HalfWeights(ir.passes.InPlacePass):
                 continue
             half = _half(value, tensor)
             model.graph.initializers[str(half.name)] = half
-            cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT})
-            cast.outputs[0].shape, cast.outputs[0].type = value.shape, ir.TensorType(ir.DataType.FLOAT)
-            cast.outputs[0].name = f"{value.name}.fp32"
-            model.graph.insert_before(model.graph[0], cast)
-            value.replace_all_uses_with(cast.outputs[0])
+            for gather in _lookups(value):
+                _cast_rows(model.graph, gather, half)
+            if value.uses():
+                cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT})
+                cast.outputs[0].shape, cast.outputs[0].type = value.shape, ir.TensorType(ir.DataType.FLOAT)
+                cast.outputs[0].name = f"{value.name}.fp32"
+                model.graph.insert_before(model.graph[0], cast)
+                value.replace_all_uses_with(cast.outputs[0])
             model.graph.initializers.pop(str(value.name))
             converted += 1
         return ir.passes.PassResult(model, modified=converted > 0)
@@ -37,6 +41,19 @@ class HalfWeights(ir.passes.InPlacePass):
         for value in (*model.graph.inputs, *model.graph.outputs):
             if value.dtype == ir.DataType.FLOAT16:
                 raise ir.passes.PostconditionError(f"{value.name} became float16")
+
+
+def _lookups(value: ir.Value) -> list[ir.Node]:
+    return [node for node, index in value.uses() if node.op_type == "Gather" and index == 0]
+
+
+def _cast_rows(graph: ir.Graph, gather: ir.Node, half: ir.Value) -> None:
+    """Look rows up in ``half`` instead and cast those; the result keeps its name."""
+    rows = ir.node("Gather", [half, gather.inputs[1]], gather.attributes)
+    cast = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})
+    rows.outputs[0].shape, rows.outputs[0].type = gather.outputs[0].shape, ir.TensorType(ir.DataType.FLOAT16)
+    rows.outputs[0].name = f"{gather.outputs[0].name}.fp16"
+    ir.convenience.replace_nodes_and_values(graph, gather, [gather], [rows, cast], gather.outputs, cast.outputs)
 
 
 def _half(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:

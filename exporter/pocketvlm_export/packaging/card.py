@@ -12,10 +12,10 @@ from pocketvlm_export.plan import ExportPlan
 _BODY = """
 # {model}: {method}, {budget} of {tokens} visual tokens
 
-{model} exported by [PocketVLM](https://pypi.org/project/pocketvlm/) {version} for ONNX Runtime. {pruning}
+{model} exported by PocketVLM {version} for ONNX Runtime. {pruning}
 
 ```bash
-pip install pocketvlm
+pip install .  # in a clone of PocketVLM
 pocketvlm run . --image photo.jpg --prompt "What is in the picture?"
 ```
 
@@ -26,7 +26,8 @@ print(VLM.load(".").generate("What is in the picture?", images=["photo.jpg"]).te
 ```
 
 Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow the checkpoint is recorded in
-`pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it again.
+`pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it again, where PocketVLM was installed
+by `pip install '.[export]'`.
 """
 
 

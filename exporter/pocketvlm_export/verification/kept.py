@@ -59,5 +59,5 @@ def _cut_distance(exchanged: Ints, kept: Ints, scores: Floats) -> float:
     if exchanged.min() < 0 or exchanged.max() >= len(scores):
         return float("inf")
     cut = float(scores[kept].min())
-    distance = largest(scores[exchanged].astype(np.float64) - cut)
+    distance = float(np.abs(scores[exchanged].astype(np.float64) - cut).max())
     return distance / cut if cut else float("inf" if distance else 0.0)

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 from make_checkpoint import PRESETS
 from pocketvlm.cli import main
+from pocketvlm_export import ExportOptions
+from pocketvlm_export.pipeline import prepare
 
 
 @pytest.fixture
@@ -239,16 +241,24 @@ def test_weights_of_another_size(refuse, copied_checkpoint):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"do_pad": True}, "do_pad"),
-        ({"crop_size": {"height": 28, "width": 28}}, "makes 28x28 pixels of a picture of 64x48"),
-        ({"do_center_crop": False}, "its vision tower takes 42x42"),
+        ({"image_processor_type": "FuyuImageProcessor"}, "is unknown"),
+        ({"crop_size": {"height": 28, "width": 28}}, "makes 28x28 pixels, the vision graph reads 42x42"),
+        ({"do_center_crop": False}, "makes 56x42 pixels of a picture of 64x48"),
         ({"size": {"longest_edge": 42}}, "only shortest_edge, or height and width"),
     ],
     ids=str,
 )
 def test_pictures_that_the_runtime_would_prepare_otherwise(refuse, copied_checkpoint, changes, message):
     edit_config(copied_checkpoint, "preprocessor_config.json", **changes)
-    assert message in refuse(copied_checkpoint)
+    line = refuse(copied_checkpoint, "--dry-run")
+    assert message in line
+    assert "again" not in line
+
+
+def test_pictures_that_are_padded_to_a_square(copied_checkpoint):
+    changes = {"image_processor_type": "LlavaImageProcessor", "do_pad": True, "do_center_crop": False}
+    edit_config(copied_checkpoint, "preprocessor_config.json", **changes)
+    prepare(str(copied_checkpoint), copied_checkpoint.parent / "artifact", ExportOptions())
 
 
 @pytest.mark.parametrize(

@@ -33,19 +33,15 @@ def check_device_settings(checkpoint: Checkpoint) -> None:
 def _check_pictures(checkpoint: Checkpoint) -> None:
     source, size = checkpoint.source.folder, checkpoint.spec.vision.image_size
     config = image_processor(source)
-    if config.get("do_pad"):
-        raise PocketVLMError(
-            f"{source} pads pictures to a square (do_pad in its image processor), which the runtime does not: "
-            "set do_pad to false if its model was trained without"
-        )
     with _advising(source, "the image processor"):
         preprocessor = Preprocessor.from_config(config)
-    for shape in _SHAPES:
+        preprocessor.check_size(size)
+    for shape in _SHAPES:  # without a crop the size may depend on the picture
         height, width = preprocessor.resize_and_crop(Image.new("RGB", shape)).shape[:2]
         if (height, width) != size:
             raise PocketVLMError(
-                f"{source} makes {width}x{height} pixels of a picture of {shape[0]}x{shape[1]}, its vision tower takes "
-                f"{size[1]}x{size[0]}: correct size and crop_size of the image processor"
+                f"the image processor of {source} makes {width}x{height} pixels of a picture of {shape[0]}x{shape[1]}, "
+                f"the vision graph reads {size[1]}x{size[0]}: set do_center_crop, or size to a height and a width"
             )
 
 

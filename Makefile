@@ -44,7 +44,7 @@ interop: install
 
 # The README's accuracy tables; minutes.
 figures: install
-	$(TOOL) demo_accuracy --readme README.md
+	$(TOOL) demo_accuracy --readme README.md --output docs/demo-accuracy.json
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules

@@ -1,6 +1,7 @@
 """The demo, whole: what the checkpoint is, and that the exported folder answers as Hugging Face does."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneratio
 from demo_accuracy.answers import PrunedModel, fastervlm, generate_answers
 from pocketvlm import VLM
 from train_demo.scenes import question_set
+
+FIGURES = Path(__file__).parents[2] / "docs" / "demo-accuracy.json"
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +40,6 @@ def test_the_checkpoint_takes_the_path_of_llava_1_5(demo_checkpoint):
     assert sum(file.stat().st_size for file in demo_checkpoint.iterdir()) <= 12e6
 
 
-def test_the_example_scenes_are_answered_as_their_questions_say(vlm, examples):
-    asked = json.loads((examples / "questions.json").read_text())
-    for name, questions in asked.items():
-        for question in questions:
-            assert vlm.generate(question["question"], images=[examples / name]).text.strip() == question["answer"]
-
-
 def test_unpruned_answers_equal_generate(vlm, hugging_face):
     asked = list(question_set("validation", 70))
     expected = generate_answers(*hugging_face, asked)
@@ -51,11 +47,12 @@ def test_unpruned_answers_equal_generate(vlm, hugging_face):
     assert found == expected
 
 
-def test_nine_in_ten_held_out_questions_are_answered(vlm):
+def test_held_out_questions_are_answered_as_published(vlm):
+    published = json.loads(FIGURES.read_text())["generated"]["overall"] / 100
     asked = list(question_set("test", 210))
     right = [vlm.generate(q.text, images=[picture]).text.strip() == q.answer for picture, q in asked]
-    # The published figure is over 1,000 questions; 210 leave room for four standard errors at that figure.
-    assert np.mean(right) >= 0.82
+    # The published figure is over more questions; four standard errors of this sample are allowed.
+    assert np.mean(right) >= published - 4 * np.sqrt(published * (1 - published) / len(asked))
 
 
 def test_pruned_tokens_and_kept_patches_equal_hugging_face(vlm, hugging_face):

@@ -1,9 +1,12 @@
-"""Knows how the written checkpoints tokenize and phrase a chat: byte-level BPE and two public chat templates."""
+"""Knows the text and picture side of the written checkpoints: byte-level BPE, public chat templates, processors."""
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlavaProcessor, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 # The template that ships with llava-hf/llava-1.5-7b-hf, `{% generation %}` blocks included.
 VICUNA_TEMPLATE = (
@@ -32,23 +35,66 @@ _CORPUS = [
 
 def make_tokenizer(chat: Literal["vicuna", "chatml"]) -> PreTrainedTokenizerFast:
     """Train a small byte-level BPE tokenizer; ``vicuna`` puts ``<s>`` before every text, ``chatml`` puts nothing."""
-    special = ["<unk>", "<s>", "</s>"] if chat == "vicuna" else ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    if chat == "vicuna":
+        core = train_bpe(_CORPUS, 401, ["<unk>", "<s>", "</s>", "<image>"])
+        begin_with(core, "<s>")
+        names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
+    else:
+        core = train_bpe(_CORPUS, 401, ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"])
+        names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, extra_special_tokens={"image_token": "<image>"}, **names)
+
+
+def train_bpe(texts: Iterable[str], vocabulary: int, special: Sequence[str]) -> Tokenizer:
+    """Learn a byte-level BPE (GPT-2's pre-tokenizer) of at most ``vocabulary`` tokens, the special ones first."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        show_progress=False,
-        special_tokens=special,
+        vocab_size=vocabulary,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
-    core.train_from_iterator(_CORPUS, trainer)
-    core.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
-    if chat == "vicuna":
-        core.post_processor = processors.TemplateProcessing(
-            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", core.token_to_id("<s>"))]
-        )
-        names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
-    else:
-        names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    return PreTrainedTokenizerFast(tokenizer_object=core, extra_special_tokens={"image_token": "<image>"}, **names)
+    core.train_from_iterator(texts, trainer)
+    return core
+
+
+def begin_with(core: Tokenizer, token: str) -> None:
+    """Let every text begin with ``token``, as Llama's tokenizers do."""
+    core.post_processor = processors.TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A $B", special_tokens=[(token, core.token_to_id(token))]
+    )
+
+
+def make_processor(
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    image_size: int,
+    patch_size: int,
+    chat: Literal["vicuna", "chatml"],
+    cls_tokens: int = 1,
+    strategy: str = "default",
+) -> LlavaProcessor:
+    """A LLaVA processor over CLIP's image processor, for square pictures of ``image_size`` pixels."""
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
+    )
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=patch_size,
+        vision_feature_select_strategy=strategy,
+        num_additional_image_tokens=cls_tokens,
+        chat_template=TEMPLATES[chat],
+    )
+
+
+def save_processor(processor: LlavaProcessor, folder: Path) -> None:
+    """Write tokenizer, processor, image processor and chat template.
+
+    transformers 5 nests the image processor inside ``processor_config.json``; other readers look for
+    ``preprocessor_config.json``, so both are written, as the published checkpoints have them.
+    """
+    processor.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)

@@ -9,17 +9,15 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
     MistralConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     SiglipVisionConfig,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from make_checkpoint.presets import Preset
-from make_checkpoint.text import TEMPLATES, make_tokenizer
+from make_checkpoint.text import make_processor, make_tokenizer, save_processor
 from make_checkpoint.weights import write_weights
 
 _DECODERS: dict[str, type[PretrainedConfig]] = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
@@ -76,21 +74,13 @@ def build_config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> LlavaCon
 
 
 def write_processor(preset: Preset, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write tokenizer, processor, image processor and chat template.
-
-    transformers 5 nests the image processor inside ``processor_config.json``; other readers look for
-    ``preprocessor_config.json``, so both are written, as the published checkpoints have them.
-    """
-    side = preset.vision["image_size"]
-    images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    has_cls = preset.tower == "clip_vision_model"
-    processor = LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
+    """Write tokenizer, processor, image processor and chat template."""
+    processor = make_processor(
+        tokenizer,
+        image_size=preset.vision["image_size"],
         patch_size=preset.vision["patch_size"],
-        vision_feature_select_strategy=preset.llava.get("vision_feature_select_strategy", "default"),
-        num_additional_image_tokens=int(has_cls),
-        chat_template=TEMPLATES[preset.chat],
+        chat=preset.chat,
+        cls_tokens=int(preset.tower == "clip_vision_model"),
+        strategy=preset.llava.get("vision_feature_select_strategy", "default"),
     )
-    processor.save_pretrained(folder)
-    images.save_pretrained(folder)
+    save_processor(processor, folder)

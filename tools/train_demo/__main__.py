@@ -9,6 +9,7 @@ import click
 import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from make_checkpoint.text import save_processor
 from train_demo.data import corpus, load_scenes
 from train_demo.model import build_processor, build_tokenizer
 from train_demo.training import train_model, train_regions, train_tower
@@ -44,9 +45,7 @@ def write_checkpoint(model: LlavaForConditionalGeneration, tokenizer: PreTrained
     shutil.rmtree(partial, ignore_errors=True)
     model.generation_config.update(do_sample=False, max_new_tokens=64)
     model.half().save_pretrained(partial)
-    processor = build_processor(tokenizer)
-    processor.save_pretrained(partial)
-    processor.image_processor.save_pretrained(partial)  # the older layout, which llava-hf checkpoints have
+    save_processor(build_processor(tokenizer), partial)
     for file in partial.iterdir():
         output.mkdir(parents=True, exist_ok=True)
         file.replace(output / file.name)

@@ -127,6 +127,30 @@ def test_inspect_says_what_there_is(artifact_dir):
     assert printed["bytes"] == sum(entry["bytes"] for entry in printed["files"].values())
 
 
+def test_an_artifact_cannot_steer_the_terminal(artifact_dir):
+    data = read_manifest(artifact_dir)
+    data["source"] |= {"model": "good\x1b[2Jbad", "license": "MIT\r\n\u202egnp\x9b1m"}
+    data["parity"]["vision"] = {"\x1b[31mred": "\x07"}
+    write_manifest(artifact_dir, data)
+    lines = pocketvlm("inspect", artifact_dir).stdout.split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert "source     good[2Jbad (llava, licence MITgnp1m)" in lines
+    data["decoder"]["engines"] = ["onnx\x1b[2J"]
+    write_manifest(artifact_dir, data)
+    refusal = pocketvlm("run", artifact_dir, "--prompt", "x", "--decoder", "none")
+    assert_refused(refusal, "which has onnx[2J: export it")
+
+
+def test_text_that_the_console_lacks_is_replaced(artifact_dir):
+    data = read_manifest(artifact_dir)
+    data["source"] |= {"model": "modèle", "license": "木"}  # cp437, of older Windows consoles, has è but not 木
+    write_manifest(artifact_dir, data)
+    command = [sys.executable, "-m", "pocketvlm", "inspect", str(artifact_dir)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp437:strict", "PYTHONUTF8": "0"}
+    result = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=120)
+    assert "source     modèle (llava, licence ?)" in result.stdout.decode("cp437")
+
+
 def test_inspect_shows_a_rejected_export_that_run_refuses(artifact_dir):
     data = read_manifest(artifact_dir)
     data["parity"]["passed"] = False
@@ -194,18 +218,26 @@ def test_a_missing_exporter_is_named(artifact_dir, monkeypatch):
     broken = EntryPoint("transformers", "no_such_module:verify_against", "pocketvlm.references")
     monkeypatch.setattr(verify_module, "entry_points", lambda group: [broken])
     assert_refused(pocketvlm("verify", artifact_dir, "--against", "x"), "pip install 'pocketvlm[export]'")
-    export = EntryPoint("export", "no_such_module:export", "pocketvlm.commands")
+    export = EntryPoint("export", "pocketvlm_export.no_such_module:export", "pocketvlm.commands")
     monkeypatch.setattr(cli.main, "commands", {})
     monkeypatch.setattr(cli, "_entry_points", lambda: {"export": export})
     assert_refused(pocketvlm("export", "model", "-o", "x", "--budget", "4"), "pip install 'pocketvlm[export]'")
     assert "export" in pocketvlm("--help").stdout
 
 
+@pytest.mark.parametrize("value", ["pocketvlm.cli.run:no_such_command", "no_such_module:run"])
+def test_a_broken_command_of_the_runtime_is_not_blamed_on_the_exporter(monkeypatch, value):
+    monkeypatch.setattr(cli.main, "commands", {})
+    monkeypatch.setattr(cli, "_entry_points", lambda: {"run": EntryPoint("run", value, "pocketvlm.commands")})
+    result = pocketvlm("run", "d", "--prompt", "x")
+    assert isinstance(result.exception, (ImportError, AttributeError))
+    assert "pip install" not in result.output
+
+
 def test_every_command_has_help_with_an_example():
     listing = pocketvlm("--help").stdout
     for name in ("run", "inspect", "verify", "export"):
         assert name in listing
-    for name in ("run", "inspect", "verify"):
         assert f"Example: pocketvlm {name} " in " ".join(pocketvlm(name, "--help").stdout.split())
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from pocketvlm import __version__
+from pocketvlm.cli.terminal import printable, replace_unknown_characters
 from pocketvlm.errors import PocketVLMError
 
+_EXPORTER = "pocketvlm_export"  # whose dependencies are an extra
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -22,19 +24,20 @@ class PluginGroup(click.Group):
         return sorted({*super().list_commands(ctx), *_entry_points()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one command; where its dependencies are missing, a stand-in that says what to install."""
+        """Load one command; where the exporter's dependencies are missing, a stand-in that says what to install."""
         if cmd_name not in self.commands and cmd_name in _entry_points():
             self.add_command(_load(_entry_points()[cmd_name]), cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; the only place where a `PocketVLMError` or Ctrl-C becomes an exit code."""
+        replace_unknown_characters()
         try:
             return super().invoke(ctx)
         except PocketVLMError as error:
             if (ctx.obj or {}).get("debug"):
                 raise
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("\ninterrupted", err=True)
@@ -49,7 +52,9 @@ def _entry_points() -> dict[str, EntryPoint]:
 def _load(entry: EntryPoint) -> click.Command:
     try:
         command: click.Command = entry.load()
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
+        if entry.module.partition(".")[0] != _EXPORTER:
+            raise
         return _unavailable(entry.name, error)
     command.params.append(_debug_option())
     return command

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.files import replace_file
 
@@ -40,7 +41,7 @@ def inspect(directory: Path, image: Path | None, overlay: Path | None, budget: i
         click.echo(json.dumps(facts(artifact.manifest) | kept, ensure_ascii=False))
         return
     for line in describe(artifact.manifest):
-        click.echo(line)
+        click.echo(printable(line))
     if kept:
         click.echo(f"overlay    {kept['overlay']}: {len(kept['kept_indices'])} patches kept")
 

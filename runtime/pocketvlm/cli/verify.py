@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.inspect import figures_text
+from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import PocketVLMError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def verify(directory: Path, against: str | None, as_json: bool) -> None:
         click.echo(f"equal to {against} within the bounds of the parity check")
         for part in ("vision", "decoder", "by_precision"):
             if figures := result["against"].get(part):
-                click.echo(f"  {part}: {figures_text(figures)}")
+                click.echo(f"  {part}: {printable(figures_text(figures))}")
 
 
 def check_contents(artifact: Artifact) -> dict[str, Any]:
@@ -77,6 +78,6 @@ def _reference() -> Any:
         if found:
             return found[0].load()
         reason = "no reference is registered"
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
         reason = str(error)
     raise PocketVLMError(f"--against needs the exporter ({reason}): pip install 'pocketvlm[export]'")

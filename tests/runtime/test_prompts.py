@@ -10,11 +10,11 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, processors, t
 from transformers import LlamaTokenizer, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from pocketvlm import PocketVLMError
+from pocketvlm import Artifact, PocketVLMError
 from pocketvlm.decoders import EmbeddingSegment, TokenSegment
 from pocketvlm.prompts import Prompter
 from pocketvlm.templates import ChatTemplate
-from support.tiny_artifact import PREPROCESSOR, TEMPLATE, byte_tokenizer
+from support.tiny_artifact import PREPROCESSOR, TEMPLATE, byte_tokenizer, read_manifest, write_manifest
 from support.tiny_graphs import PATCHES
 
 # As llava-hf/llava-1.5-7b-hf writes it: all pictures first, whatever their place among the parts.
@@ -143,6 +143,24 @@ def test_ids_equal_for_a_llama_tokenizer_as_transformers_saves_it(tmp_path, lega
     content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": text}]
     expected = reference_ids(hf, [{"role": "user", "content": content}], 2)
     assert ours.encode(text, 2, slots=3).tolist() == expected
+
+
+def test_special_tokens_render_as_in_transformers_for_what_it_saves(artifact_dir):
+    """In any notation, and those that a tokenizer class names without its configuration doing so."""
+    source = "{{ bos_token }}|{{ eos_token }}|{{ pad_token }}|{{ unk_token }}|{{ mask_token }}"
+    sentencepiece_style_tokenizer().save(str(artifact_dir / "tokenizer.json"))
+    config = {"tokenizer_class": "LlamaTokenizer", "pad_token": {"content": "</s>", "__type": "AddedToken"}}
+    (artifact_dir / "tokenizer_config.json").write_text(json.dumps(config))
+    loaded = LlamaTokenizer.from_pretrained(artifact_dir)
+    messages = [{"role": "user", "content": []}]
+    expected = loaded.apply_chat_template(messages, chat_template=source, tokenize=False)
+    assert expected.startswith("<s>|</s>|</s>|")
+    loaded.save_pretrained(artifact_dir)
+    (artifact_dir / "chat_template.jinja").write_text(source)
+    data = read_manifest(artifact_dir)
+    data["decoder"] |= {"image_token_id": loaded.convert_tokens_to_ids("<image>"), "vocab": len(loaded)}
+    write_manifest(artifact_dir, data)
+    assert Prompter.from_artifact(Artifact.open(artifact_dir))._template.render(messages) == expected
 
 
 def test_the_beginning_of_sequence_comes_once():

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import click
 import numpy as np
@@ -22,7 +23,6 @@ from pocketvlm.prompts import Prompter
 from pocketvlm.vision import VisionEncoder
 from readme_section import replace_section
 
-HERE = Path(__file__).parent
 STAGES = ("preprocess", "vision", "embed", "prefill", "ttft")
 
 
@@ -73,7 +73,12 @@ def budgets(
 
     def measure(budget: int) -> Callable[[], dict[str, float]]:
         vlm = VLM(artifact, VisionEncoder.open(artifact, budget=budget, threads=threads), decoder)
-        return lambda: dict(vlm.generate(prompt, images=[picture], budget=budget, max_new_tokens=1).timings_ms)
+
+        def once() -> dict[str, float]:
+            answer = vlm.generate(prompt, images=[picture], budget=budget, max_new_tokens=1)
+            return cast(dict[str, float], answer.timings_ms)
+
+        return once
 
     spreads = take_turns({str(budget): measure(budget) for budget in sizes}, repeat)
     peaks = {budget: peak_memory(folder, budget, prompt, threads) for budget in sizes} if memory else {}
@@ -167,7 +172,7 @@ def startup(
     texts: dict[str, str] = {}
 
     def measure(script: str, source: Path) -> Callable[[], dict[str, float]]:
-        command = [sys.executable, str(HERE / script), str(source), str(image), prompt, str(threads)]
+        command = [sys.executable, "-m", script, str(source), str(image), prompt, str(threads)]
 
         def once() -> dict[str, float]:
             started = time.perf_counter()
@@ -180,8 +185,8 @@ def startup(
         return once
 
     candidates = {
-        "pocketvlm": measure("answer_once.py", folder),
-        "transformers": measure("answer_with_transformers.py", checkpoint),
+        "pocketvlm": measure("benchmark.answer_once", folder),
+        "transformers": measure("benchmark.answer_with_transformers", checkpoint),
     }
     spreads = take_turns(candidates, repeat)
     if len(set(texts.values())) > 1:
@@ -215,8 +220,8 @@ def export_memory(checkpoint: Path, output: Path, budget: str, section: str, rea
     """Peak memory of an export, parity gate included, against the checkpoint's weights in float32."""
     weights = sum(parameters(file) for file in checkpoint.glob("*.safetensors")) * 4
     started = time.perf_counter()
-    command = [str(HERE / "export_once.py"), str(checkpoint), str(output), budget]
-    done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, text=True, check=True)
+    command = [sys.executable, "-m", "benchmark.export_once", str(checkpoint), str(output), budget]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seconds, peak = time.perf_counter() - started, float(done.stdout.splitlines()[-1])
     publish(
         f"`{checkpoint.name}`: {weights / 1e9:.2f} GB of weights in float32, peak resident memory of the export"
@@ -234,7 +239,7 @@ def parameters(file: Path) -> int:
 
 def peak_memory(folder: Path, budget: int, prompt: str, threads: int) -> float:
     """Peak resident memory (MB) of a fresh process that loads the artifact and answers once at ``budget``."""
-    command = [sys.executable, str(HERE / "answer_once.py"), str(folder), "grey", prompt, str(threads), str(budget)]
+    command = [sys.executable, "-m", "benchmark.answer_once", str(folder), "grey", prompt, str(threads), str(budget)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1])["peak_mb"])
 

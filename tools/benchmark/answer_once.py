@@ -4,8 +4,8 @@ import json
 import sys
 
 import numpy as np
-from peak import peak_memory
 
+from benchmark.peak import peak_memory
 from pocketvlm import VLM
 
 folder, image, prompt, threads = sys.argv[1:5]

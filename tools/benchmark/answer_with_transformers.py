@@ -4,9 +4,10 @@ import json
 import sys
 
 import torch
-from peak import peak_memory
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from benchmark.peak import peak_memory
 
 checkpoint, image, prompt, threads = sys.argv[1:5]
 torch.set_num_threads(int(threads))

@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-from peak import peak_memory
-
+from benchmark.peak import peak_memory
 from pocketvlm_export import ExportOptions, export
 
 checkpoint, output, budgets = sys.argv[1:4]

@@ -41,8 +41,9 @@ def main(
     processor = AutoProcessor.from_pretrained(checkpoint)
     model.eval()
     by_kind = measure_unpruned(model, processor, generated)
-    figures = {"generated": by_kind, "pruned": measure_pruned(model, processor, pruned, original_positions)}
-    text = f"{kinds_table(by_kind, generated)}\n\n{budgets_table(figures['pruned'], pruned)}"
+    rows = measure_pruned(model, processor, pruned, original_positions)
+    figures = {"generated": by_kind, "pruned": rows}
+    text = f"{kinds_table(by_kind, generated)}\n\n{budgets_table(rows, pruned)}"
     click.echo(text)
     if output:
         output.write_text(json.dumps(figures, indent=1) + "\n")

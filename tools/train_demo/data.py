@@ -102,15 +102,22 @@ class Packer:
         self._prompt = functools.lru_cache(maxsize=None)(lambda text: encode(f"{text} ASSISTANT:"))
         self._answer = functools.lru_cache(maxsize=200_000)(lambda text: [*encode(f" {text}"), self._end])
 
-    def pack(self, scenes: list[Scene], rng: np.random.Generator) -> Packed:
-        """One question of every kind about each scene, freshly worded."""
+    def pack(self, scenes: list[Scene], rng: np.random.Generator, *, leave_out: bool = False) -> Packed:
+        """One question of every kind about each scene, freshly worded.
+
+        With ``leave_out``, half of the pictures lack a random part of their patches, any part as likely as any other:
+        the decoder must read places off the features, since positions then say little. Left out means masked, with the
+        positions of all that follows closing the gap.
+        """
         shape = (len(scenes), PACKED_LENGTH)
         ids, labels = np.full(shape, self._pad), np.full(shape, -100)
         positions, segments, kinds = np.zeros(shape, dtype=np.int64), np.full(shape, -1), np.full(shape, -1)
-        start = len(self.prefix)
+        present = self._present(len(scenes), rng if leave_out else None)  # (batch, prefix)
+        length = len(self.prefix)
         for row, scene in enumerate(scenes):
-            ids[row, :start], positions[row, :start], segments[row, :start] = self.prefix, np.arange(start), 0
-            at = start
+            ids[row, :length], segments[row, :length] = self.prefix, np.where(present[row], 0, -2)
+            positions[row, :length] = np.cumsum(present[row]) - 1
+            start, at = int(present[row].sum()), length
             for segment, question in enumerate(questions(scene, rng), start=1):
                 prompt, answer = self._prompt(question.text), self._answer(question.answer)
                 end = at + len(prompt) + len(answer)
@@ -122,11 +129,21 @@ class Packer:
                 kinds[row, answers] = KINDS.index(question.kind)
                 at = end
         group = torch.from_numpy(segments)
-        visible = (group[:, None, :] == 0) | (group[:, None, :] == group[:, :, None])
+        visible = (group[:, None, :] == 0) | (group[:, None, :] == group[:, :, None])  # 0: prefix, -2: left out
         mask = visible & torch.ones(PACKED_LENGTH, PACKED_LENGTH, dtype=torch.bool).tril()
         arrays = (torch.from_numpy(a) for a in (ids, labels, positions, kinds))
         input_ids, label_ids, position_ids, kind_ids = arrays
         return Packed(input_ids, label_ids, mask[:, None], position_ids, kind_ids)
+
+    def _present(self, batch: int, rng: np.random.Generator | None) -> np.ndarray:
+        """Which prefix tokens each picture has, bool (batch, prefix)."""
+        present = np.ones((batch, len(self.prefix)), dtype=bool)
+        image = present[:, self.image_positions]
+        for row in image if rng is not None else ():
+            if rng is not None and rng.random() < 0.5:
+                left = int(rng.integers(image.shape[1] // 20, image.shape[1]))
+                row[rng.permutation(image.shape[1])[left:]] = False
+        return present
 
 
 def _draw(scene: Scene) -> np.ndarray:

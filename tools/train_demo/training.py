@@ -206,7 +206,7 @@ def train_decoder(learner: Learner, train: Scenes, validation: Scenes, folder: P
     features, held_out = learner.features_of(train), learner.features_of(validation)
 
     def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed]:
-        return features[indices], learner.packer.pack([train.scenes[i] for i in indices], rng)
+        return features[indices], learner.packer.pack([train.scenes[i] for i in indices], rng, leave_out=True)
 
     run.train(train, prepare, lambda batch: learner.loss(*batch), lambda: learner.report(held_out, validation))
 
@@ -225,7 +225,7 @@ def train_together(
 
     def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed, list[Scene]]:
         scenes = [train.scenes[i] for i in indices]
-        return train.pixel_values(indices), learner.packer.pack(scenes, rng), scenes
+        return train.pixel_values(indices), learner.packer.pack(scenes, rng, leave_out=True), scenes
 
     def loss_of(batch: tuple[torch.Tensor, Packed, list[Scene]]) -> torch.Tensor:
         pixel_values, packed, scenes = batch

@@ -1,12 +1,14 @@
 """Whole exports: each decoder family, weight layout and element type, and what lies in the published folder."""
 
 import json
+import shutil
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
+from transformers import AutoTokenizer
 
 from make_checkpoint import PRESETS
 from pocketvlm import VLM, Artifact
@@ -15,6 +17,7 @@ from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.build import build_decoder
 from pocketvlm_export.loading import open_checkpoint, quiet_transformers
+from pocketvlm_export.packaging import sidecars
 from pocketvlm_export.plan import make_plan
 from pocketvlm_export.verification.reference import decoder_reference, prompt_ids
 
@@ -58,6 +61,19 @@ def test_what_other_clients_read(tiny_export):
     card = (tiny_export / "README.md").read_text()
     assert "pipeline_tag: image-text-to-text" in card
     assert "9 of 36 visual tokens" in card
+
+
+def test_special_tokens_that_only_the_older_file_names(tiny_checkpoint, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    shutil.copytree(tiny_checkpoint, source)
+    target.mkdir()
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    bos = config.pop("bos_token")
+    (source / "tokenizer_config.json").write_text(json.dumps(config))
+    (source / "special_tokens_map.json").write_text(json.dumps({"bos_token": bos}))
+    expected = AutoTokenizer.from_pretrained(source).bos_token
+    sidecars.write_tokenizer(source, target)
+    assert json.loads((target / "tokenizer_config.json").read_text()).get("bos_token") == expected
 
 
 def test_every_graph_is_stamped_and_says_nothing_of_this_machine(tiny_export, tiny_checkpoint):

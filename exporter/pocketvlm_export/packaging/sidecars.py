@@ -11,7 +11,7 @@ from pocketvlm_export.checkpoint import read_json
 from pocketvlm_export.loading import Checkpoint, load_tokenizer
 from pocketvlm_export.plan import ExportPlan
 
-_COPIED = ("tokenizer_config.json", "generation_config.json")
+_GENERATION = "generation_config.json"
 _TEMPLATE = "chat_template.jinja"
 
 
@@ -22,17 +22,26 @@ def write_sidecars(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> No
         PocketVLMError: the checkpoint lacks an image processor or a chat template.
     """
     source = checkpoint.source.folder
-    for name in _COPIED:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    # Not a copy: transformers rebuilds some tokenizers (Llama's among them) instead of reading the file, and what it
-    # makes of them is what the checkpoint was used with.
-    load_tokenizer(source).backend_tokenizer.save(str(folder / "tokenizer.json"))
+    if (source / _GENERATION).is_file():
+        shutil.copyfile(source / _GENERATION, folder / _GENERATION)
+    write_tokenizer(source, folder)
     processor = read_json(source / "processor_config.json")
     (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
     _write(folder / "preprocessor_config.json", image_processor(source))
     _write(folder / "processor_config.json", _processor_config(processor, checkpoint, plan))
     _write(folder / "config.json", _model_config(source, plan, folder))
+
+
+def write_tokenizer(source: Path, folder: Path) -> None:
+    """Write the tokenizer as transformers makes it, not as it lies there: that is what the checkpoint was used with.
+
+    Some tokenizers (Llama's among them) are rebuilt instead of read from tokenizer.json, and special tokens may come
+    from older files or from the class.
+    """
+    tokenizer = load_tokenizer(source)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    _write(folder / "tokenizer_config.json", {**read_json(source / "tokenizer_config.json"), **special})
 
 
 def chat_template(source: Path) -> str:

@@ -17,6 +17,7 @@ from pocketvlm import Artifact, PocketVLMError
 from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.packaging import check_destination, check_keep_failed, publish, staging
+from support.processes import heed_interrupts
 
 
 def files(folder):
@@ -214,7 +215,7 @@ def test_dry_run_writes_nothing(tiny_checkpoint, tiny_export, tmp_path):
 def test_a_signal_leaves_nothing_behind(tiny_checkpoint, tmp_path, number):
     output = tmp_path / "out" / "artifact"
     command = [sys.executable, "-m", "pocketvlm", "export", str(tiny_checkpoint), "-o", str(output)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts)
     deadline = time.monotonic() + 240
     while not list(tmp_path.glob("out/.artifact.*.partial/onnx/*.onnx")):  # in the midst of writing
         assert process.poll() is None, process.stderr.read().decode()

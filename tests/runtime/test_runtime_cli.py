@@ -17,6 +17,7 @@ from PIL import Image
 from pocketvlm import VLM, PocketVLMError, cli
 from pocketvlm.cli import reference
 from pocketvlm.cli import verify as verify_module
+from support.processes import heed_interrupts
 from support.tiny_artifact import read_manifest, write_manifest
 
 
@@ -272,7 +273,7 @@ def test_ctrl_c_is_quiet_and_exits_with_130(monkeypatch):
 
 def start(*arguments, stderr=subprocess.PIPE):
     command = [sys.executable, "-m", "pocketvlm", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=heed_interrupts)
 
 
 def test_sigint_stops_a_running_command_cleanly(artifact_dir, tmp_path):

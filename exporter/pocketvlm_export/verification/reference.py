@@ -5,7 +5,8 @@ both sides by way of the family's loaders, which this gate therefore cannot chec
 ``LlavaForConditionalGeneration.from_pretrained``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +101,7 @@ def decoder_reference(checkpoint: Checkpoint, prompt: str, features: Floats, ste
     cache = DynamicCache()
     token_ids: list[int] = []
     logits: list[Floats] = []
-    with torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         inputs = embedding(torch.from_numpy(ids)[None])
         inputs[0, torch.from_numpy(ids == spec.image_token_id)] = torch.from_numpy(features)
         for _ in range(steps):
@@ -111,6 +112,19 @@ def decoder_reference(checkpoint: Checkpoint, prompt: str, features: Floats, ste
     del model, embedding, output, inputs, cache
     release_memory()
     return DecoderReference(ids, token_ids, np.stack(logits))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: with more, one small decoder gave either of two results 4e-3 apart, the rarer
+    once in ten runs, on a CPU with AMX; with one it gave the same bits every time. A reference must not depend on luck.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int) -> Ints:

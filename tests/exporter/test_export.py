@@ -56,6 +56,7 @@ def test_what_other_clients_read(tiny_export):
     processor = json.loads((tiny_export / "processor_config.json").read_text())
     assert processor["vision_feature_select_strategy"] == "full"
     assert processor["num_additional_image_tokens"] == 9 - 36
+    assert json.loads((tiny_export / "preprocessor_config.json").read_text())["processor_class"] == "LlavaProcessor"
     told = json.loads((tiny_export / "config.json").read_text())["transformers.js_config"]
     assert told["dtype"] == {"vision_encoder": "fp32", "embed_tokens": "fp32", "decoder_model_merged": "fp32"}
     card = (tiny_export / "README.md").read_text()

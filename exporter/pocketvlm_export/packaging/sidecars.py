@@ -13,6 +13,7 @@ from pocketvlm_export.plan import ExportPlan
 
 _GENERATION = "generation_config.json"
 _TEMPLATE = "chat_template.jinja"
+_PROCESSOR = "LlavaProcessor"
 
 
 def write_sidecars(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
@@ -27,7 +28,8 @@ def write_sidecars(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> No
     write_tokenizer(source, folder)
     processor = read_json(source / "processor_config.json")
     (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
-    _write(folder / "preprocessor_config.json", image_processor(source))
+    # transformers.js takes the kind of processor from this file, Hugging Face from the next.
+    _write(folder / "preprocessor_config.json", {**image_processor(source), "processor_class": _PROCESSOR})
     _write(folder / "processor_config.json", _processor_config(processor, checkpoint, plan))
     _write(folder / "config.json", _model_config(source, plan, folder))
 
@@ -73,7 +75,7 @@ def _processor_config(config: dict[str, Any], checkpoint: Checkpoint, plan: Expo
     """Say the default budget in the terms of LLaVA's processor: patches, plus a correction that may be negative."""
     vision = checkpoint.spec.vision
     defaults = {
-        "processor_class": "LlavaProcessor",
+        "processor_class": _PROCESSOR,
         "image_token": "<image>",
         "patch_size": int(vision.config.patch_size),
     }

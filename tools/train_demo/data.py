@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from train_demo.scenes import IMAGE_SIZE, KINDS, Scene, caption, make_scene, questions, render, scene_rng
 
-PACKED_LENGTH = 256  # picture, prompt and one question of every kind; the longest seen is 248
+PACKED_LENGTH = 304  # picture, prompt, one question of every kind and one more of each in TWICE
+TWICE = ("colour", "shape", "place", "presence")  # kinds that bind one property to another: the hard ones
 _MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
 _STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
 
@@ -77,7 +79,8 @@ class Packed:
 
     ``input_ids`` and ``labels`` int64 (batch, length), labels -100 outside answers and already shifted;
     ``mask`` bool (batch, 1, length, length); ``position_ids`` int64 (batch, length), restarting after the picture;
-    ``kinds`` int64 (batch, length): which kind of question a label belongs to, -1 elsewhere.
+    ``kinds`` int64 (batch, length): which kind of question a label belongs to, -1 elsewhere;
+    ``whole`` bool (batch): which pictures have all their patches.
     """
 
     input_ids: torch.Tensor
@@ -85,6 +88,7 @@ class Packed:
     mask: torch.Tensor
     position_ids: torch.Tensor
     kinds: torch.Tensor
+    whole: torch.Tensor
 
 
 class Packer:
@@ -102,11 +106,13 @@ class Packer:
         self._prompt = functools.lru_cache(maxsize=None)(lambda text: encode(f"{text} ASSISTANT:"))
         self._answer = functools.lru_cache(maxsize=200_000)(lambda text: [*encode(f" {text}"), self._end])
 
-    def pack(self, scenes: list[Scene], rng: np.random.Generator, *, leave_out: bool = False) -> Packed:
-        """One question of every kind about each scene, freshly worded.
+    def pack(
+        self, scenes: list[Scene], rng: np.random.Generator, *, leave_out: bool = False, more: bool = False
+    ) -> Packed:
+        """One question of every kind about each scene, freshly worded; with ``more``, a second one of some.
 
-        With ``leave_out``, half of the pictures lack a random part of their patches, any part as likely as any other:
-        the decoder must read places off the features, since positions then say little. Left out means masked, with the
+        With ``leave_out``, half of the pictures lack a random part of their patches, scattered or in clumps: the
+        decoder must read places off the features, since positions then say little. Left out means masked, with the
         positions of all that follows closing the gap.
         """
         shape = (len(scenes), PACKED_LENGTH)
@@ -118,7 +124,9 @@ class Packer:
             ids[row, :length], segments[row, :length] = self.prefix, np.where(present[row], 0, -2)
             positions[row, :length] = np.cumsum(present[row]) - 1
             start, at = int(present[row].sum()), length
-            for segment, question in enumerate(questions(scene, rng), start=1):
+            asked = list(questions(scene, rng))
+            asked += [question for question in questions(scene, rng) if question.kind in TWICE] if more else []
+            for segment, question in enumerate(asked, start=1):
                 prompt, answer = self._prompt(question.text), self._answer(question.answer)
                 end = at + len(prompt) + len(answer)
                 ids[row, at:end] = prompt + answer
@@ -131,9 +139,9 @@ class Packer:
         group = torch.from_numpy(segments)
         visible = (group[:, None, :] == 0) | (group[:, None, :] == group[:, :, None])  # 0: prefix, -2: left out
         mask = visible & torch.ones(PACKED_LENGTH, PACKED_LENGTH, dtype=torch.bool).tril()
-        arrays = (torch.from_numpy(a) for a in (ids, labels, positions, kinds))
-        input_ids, label_ids, position_ids, kind_ids = arrays
-        return Packed(input_ids, label_ids, mask[:, None], position_ids, kind_ids)
+        arrays = (torch.from_numpy(a) for a in (ids, labels, positions, kinds, present.all(1)))
+        input_ids, label_ids, position_ids, kind_ids, whole = arrays
+        return Packed(input_ids, label_ids, mask[:, None], position_ids, kind_ids, whole)
 
     def _present(self, batch: int, rng: np.random.Generator | None) -> np.ndarray:
         """Which prefix tokens each picture has, bool (batch, prefix)."""
@@ -141,9 +149,19 @@ class Packer:
         image = present[:, self.image_positions]
         for row in image if rng is not None else ():
             if rng is not None and rng.random() < 0.5:
-                left = int(rng.integers(image.shape[1] // 20, image.shape[1]))
-                row[rng.permutation(image.shape[1])[left:]] = False
+                row[:] = _some_patches(len(row), rng)
         return present
+
+
+def _some_patches(patches: int, rng: np.random.Generator) -> np.ndarray:
+    """A random part of a square picture, bool (patches,): a twentieth of it or more, scattered or in clumps."""
+    side = math.isqrt(patches)
+    clumps = rng.normal(size=(side // 2, side // 2)).repeat(2, 0).repeat(2, 1).ravel()
+    order = np.argsort(rng.normal(size=patches) + rng.uniform(0, 2) * clumps)
+    left = round(math.exp(rng.uniform(math.log(patches / 20), math.log(patches))))  # any budget as likely as its double
+    some = np.zeros(patches, dtype=bool)
+    some[order[:left]] = True
+    return some
 
 
 def _draw(scene: Scene) -> np.ndarray:

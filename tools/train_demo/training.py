@@ -1,4 +1,4 @@
-"""Knows the stages: tower against captions, then regions too, decoder on the frozen tower, everything together."""
+"""Knows the stages: tower on captions, then regions; decoder on the frozen tower, both, both with patches left out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Stage:
     """Length and pace of one stage.
 
     ``cycle`` is the length of the one-cycle schedule, cut off after ``steps`` where it is longer; ``curriculum`` is
-    (up to which step, objects at most) in order, without limit after the last.
+    (up to which step, objects at most) in order, without limit after the last. ``leave_out``: half of the pictures
+    lack patches, and every kind of question weighs the same (else every token: descriptions, the longest, lead).
     """
 
     name: str
@@ -38,12 +39,14 @@ class Stage:
     learning_rate: float
     cycle: int
     curriculum: tuple[tuple[int, int], ...] = ()
+    leave_out: bool = False
 
 
 CONTRASTIVE = Stage("contrastive", steps=600, batch=192, learning_rate=1e-3, cycle=600)
 REGIONS = Stage("regions", steps=450, batch=96, learning_rate=1e-3, cycle=450)
 FROZEN = Stage("frozen", steps=600, batch=64, learning_rate=1.5e-3, cycle=1200, curriculum=((60, 1), (180, 2)))
 TOGETHER = Stage("together", steps=1000, batch=32, learning_rate=8e-4, cycle=1000)
+LEFT_OUT = Stage("left-out", steps=2600, batch=32, learning_rate=8e-4, cycle=2600, leave_out=True)
 REPORT_EVERY = 100  # steps
 
 
@@ -186,13 +189,15 @@ def train_model(
     folder: Path,
     seed: int,
 ) -> LlavaForConditionalGeneration:
-    """Stages 3 and 4: projector and decoder on the frozen tower's features, then the tower as well."""
+    """Stages 3 to 5: projector and decoder on the frozen tower's features, then the tower as well."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(llava_config(tokenizer))
     model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     learner = Learner(model, Packer(tokenizer, model.config.image_seq_length))
     train_decoder(learner, train, validation, folder, seed)
-    train_together(learner, Contrast(clip, tokenizer), regions, train, validation, folder, seed + 1)
+    modules = nn.ModuleList([model, Contrast(clip, tokenizer), regions])
+    train_together(TOGETHER, learner, modules, train, validation, folder, seed + 1)
+    train_together(LEFT_OUT, learner, modules, train, validation, folder, seed + 2)
     return model
 
 
@@ -206,32 +211,39 @@ def train_decoder(learner: Learner, train: Scenes, validation: Scenes, folder: P
     features, held_out = learner.features_of(train), learner.features_of(validation)
 
     def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed]:
-        return features[indices], learner.packer.pack([train.scenes[i] for i in indices], rng, leave_out=True)
+        return features[indices], learner.packer.pack([train.scenes[i] for i in indices], rng)
 
     run.train(train, prepare, lambda batch: learner.loss(*batch), lambda: learner.report(held_out, validation))
 
 
 def train_together(
+    stage: Stage,
     learner: Learner,
-    contrast: Contrast,
-    regions: Regions,
+    modules: nn.ModuleList,
     train: Scenes,
     validation: Scenes,
     folder: Path,
     seed: int,
 ) -> None:
-    """Stage 4: everything on questions; captions and regions stay on, so that [CLS] goes on meaning something."""
-    run = Run(TOGETHER, nn.ModuleList([learner.model, contrast, regions]), folder, seed)
+    """Stages 4 and 5: everything on questions; captions and regions stay on, so that [CLS] goes on meaning something.
+
+    ``modules`` are the model, Contrast and Regions. Where patches are left out the decoder learns to do without them;
+    the tower learns from whole pictures alone, as a CLIP tower did.
+    """
+    run = Run(stage, modules, folder, seed)
+    _, contrast, regions = modules
 
     def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed, list[Scene]]:
         scenes = [train.scenes[i] for i in indices]
-        return train.pixel_values(indices), learner.packer.pack(scenes, rng, leave_out=True), scenes
+        packed = learner.packer.pack(scenes, rng, leave_out=stage.leave_out, more=stage.leave_out)
+        return train.pixel_values(indices), packed, scenes
 
     def loss_of(batch: tuple[torch.Tensor, Packed, list[Scene]]) -> torch.Tensor:
         pixel_values, packed, scenes = batch
         features, pooled = learner.see(pixel_values)
         tower = regions.loss(scenes, features) + CAPTIONS_WEIGHT * contrast.loss(scenes, pooled)
-        return learner.loss(features, packed) + TOWER_WEIGHT * tower
+        features = torch.where(packed.whole[:, None, None], features, features.detach())
+        return learner.loss(features, packed, kinds_alike=stage.leave_out) + TOWER_WEIGHT * tower
 
     run.train(train, prepare, loss_of, lambda: learner.report(learner.features_of(validation), validation))
 
@@ -343,9 +355,13 @@ class Learner:
             ).last_hidden_state
             return self.model.lm_head(hidden).float()
 
-    def loss(self, features: torch.Tensor, batch: Packed) -> torch.Tensor:
-        """Cross-entropy over answer tokens, the end token included."""
-        return nn.functional.cross_entropy(self.logits(features, batch).flatten(0, 1), batch.labels.flatten())
+    def loss(self, features: torch.Tensor, batch: Packed, *, kinds_alike: bool = False) -> torch.Tensor:
+        """Cross-entropy over answer tokens, the end token included; of all tokens, or of the kinds' means."""
+        logits, labels = self.logits(features, batch).flatten(0, 1), batch.labels.flatten()
+        if not kinds_alike:
+            return nn.functional.cross_entropy(logits, labels)
+        losses, kinds = nn.functional.cross_entropy(logits, labels, reduction="none"), batch.kinds.flatten()
+        return torch.stack([losses[kinds == kind].mean() for kind in range(len(KINDS))]).mean()
 
     @torch.no_grad()
     def report(self, features: torch.Tensor, scenes: Scenes) -> str:

@@ -27,6 +27,7 @@ from pocketvlm_export.verification.reference import decoder_reference, prompt_id
     [
         ("tiny-mistral", {"layout": "flat", "dtype": "bfloat16"}),
         ("tiny-qwen2", {"layout": "nested", "dtype": "float16", "shard_bytes": 100_000}),
+        ("tiny-dinov2", {"layout": "flat"}),
     ],
 )
 def test_families_layouts_and_types(make_tiny, tmp_path, preset, options):

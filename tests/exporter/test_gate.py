@@ -21,11 +21,11 @@ def wrong_layer(monkeypatch):
 
 
 def logits_instead_of_probabilities(monkeypatch):
-    def row(layer, hidden):
-        attention, normed = layer.self_attn, layer.layer_norm1(hidden)
-        query = vision_encoder._heads(attention.q_proj(normed[:, :1]), attention)
-        keys = vision_encoder._heads(attention.k_proj(normed), attention)
-        return (query @ keys.transpose(-1, -2) * attention.scale)[:, :, 0, 1:]
+    def row(block, hidden):
+        normed = block.norm1(hidden)
+        query = vision_encoder._heads(block.query(normed[:, :1]), block)
+        keys = vision_encoder._heads(block.key(normed), block)
+        return (query @ keys.transpose(-1, -2) * block.scaling)[:, :, 0, 1:]
 
     monkeypatch.setattr(vision_encoder, "cls_attention", row)
 

@@ -11,7 +11,7 @@ VOCABULARY = 512  # ids of the tiny presets; the tokenizer fills fewer of them
 class Preset:
     """One checkpoint's shape: keyword arguments of the Hugging Face configuration classes.
 
-    ``vision`` goes to ``CLIPVisionConfig`` (or ``SiglipVisionConfig``), ``text`` to the decoder's own configuration
+    ``vision`` goes to the configuration class of ``tower``, ``text`` to the decoder's own configuration
     class named by ``decoder``, ``llava`` to ``LlavaConfig``.
     """
 
@@ -19,7 +19,7 @@ class Preset:
     vision: Mapping[str, Any]
     text: Mapping[str, Any]
     chat: Literal["vicuna", "chatml"] = "vicuna"
-    tower: Literal["clip_vision_model", "siglip_vision_model"] = "clip_vision_model"
+    tower: Literal["clip_vision_model", "dinov2", "siglip_vision_model"] = "clip_vision_model"
     llava: Mapping[str, Any] = field(default_factory=dict)
 
     def but(self, **changes: Any) -> "Preset":
@@ -54,6 +54,12 @@ PRESETS: dict[str, Preset] = {
     "tiny-llama": Preset("llama", _TINY_TOWER, _TINY_TEXT),
     "tiny-mistral": Preset("mistral", _TINY_TOWER, {**_TINY_TEXT, "num_key_value_heads": 1, "head_dim": 32}),
     "tiny-qwen2": Preset("qwen2", _TINY_TOWER, {**_TINY_TEXT, "tie_word_embeddings": True}, chat="chatml"),
+    "tiny-dinov2": Preset(
+        "llama",
+        {**{k: v for k, v in _TINY_TOWER.items() if k not in ("intermediate_size", "projection_dim")}, "mlp_ratio": 2},
+        _TINY_TEXT,
+        tower="dinov2",
+    ),
     "clip-l-qwen2-0.5b": Preset(
         "qwen2",
         {

@@ -53,7 +53,7 @@ def noise(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(name.encode()))
     values = torch.randn(shape, generator=generator)
-    if re.search(r"norm\w*\.weight$", name):
+    if re.search(r"(norm\w*\.weight|lambda1)$", name):
         return 1.0 + 0.1 * values
     if len(shape) == 1:
         return 0.1 * values

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from transformers import (
     CLIPVisionConfig,
+    Dinov2Config,
     GenerationConfig,
     LlamaConfig,
     LlavaConfig,
@@ -23,6 +24,7 @@ from make_checkpoint.weights import write_weights
 _DECODERS: dict[str, type[PretrainedConfig]] = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
 _TOWERS: dict[str, type[PretrainedConfig]] = {
     "clip_vision_model": CLIPVisionConfig,
+    "dinov2": Dinov2Config,
     "siglip_vision_model": SiglipVisionConfig,
 }
 
@@ -80,7 +82,7 @@ def write_processor(preset: Preset, tokenizer: PreTrainedTokenizerFast, folder: 
         image_size=preset.vision["image_size"],
         patch_size=preset.vision["patch_size"],
         chat=preset.chat,
-        cls_tokens=int(preset.tower == "clip_vision_model"),
+        cls_tokens=int(preset.tower != "siglip_vision_model"),
         strategy=preset.llava.get("vision_feature_select_strategy", "default"),
     )
     save_processor(processor, folder)

@@ -1,5 +1,6 @@
-"""LLaVA (``model_type: llava``): a CLIP tower, a two-layer projector and a Llama, Mistral or Qwen2 decoder."""
+"""LLaVA (``model_type: llava``): a CLIP or DINOv2 tower, a two-layer projector and a Llama, Mistral or Qwen2 decoder."""
 
+import copy
 import re
 from typing import Any
 
@@ -7,7 +8,6 @@ import torch
 from optimum.utils import NormalizedConfigManager
 from torch import nn
 from transformers import (
-    CLIPVisionModel,
     LlamaForCausalLM,
     MistralForCausalLM,
     PretrainedConfig,
@@ -19,13 +19,13 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from pocketvlm import PocketVLMError
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.base import DecoderSpec, VisionSpec, VLMSpec
+from pocketvlm_export.towers import TOWERS
 
 DECODERS: dict[str, type[PreTrainedModel]] = {
     "llama": LlamaForCausalLM,
     "mistral": MistralForCausalLM,
     "qwen2": Qwen2ForCausalLM,
 }
-_TOWER = "clip_vision_model"
 _WITHOUT_CLS = {"pixtral", "siglip_vision_model", "siglip2_vision_model"}
 _EMBEDDING = "decoder.model.embed_tokens.weight"
 _HEAD = "decoder.lm_head.weight"
@@ -60,9 +60,11 @@ class Llava:
     def load_tower(self, weights: Weights, spec: VLMSpec, *, layers: int, attention: str) -> PreTrainedModel:
         """See `Family.load_tower`."""
         config = _with(spec.vision.config, num_hidden_layers=layers)
-        unused = "|".join(rf"encoder\.layers\.{i}\." for i in range(layers, spec.vision.config.num_hidden_layers))
-        state = weights.component("vision_tower.", without=rf"({unused or '(?!)'}|embeddings\.position_ids)")
-        return _fill(CLIPVisionModel, config, state, attention)
+        tower = TOWERS[config.model_type]
+        above = (f"{tower.layers_prefix}{i}." for i in range(layers, spec.vision.config.num_hidden_layers))
+        unused = "|".join(re.escape(name) for name in (*above, *tower.unread))
+        state = weights.component("vision_tower.", without=unused or "(?!)")
+        return _fill(tower.model, config, state, attention)
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """See `Family.load_projector`."""
@@ -90,9 +92,10 @@ class Llava:
 
 def _vision(config: Any) -> VisionSpec:
     tower = config.vision_config
-    if tower.model_type != _TOWER:
+    if tower.model_type not in TOWERS:
         lacks = ", which has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
-        raise PocketVLMError(f"the vision tower is a {tower.model_type}{lacks}: use a checkpoint with a {_TOWER} tower")
+        have = " or ".join(TOWERS)
+        raise PocketVLMError(f"the vision tower is a {tower.model_type}{lacks}: use a checkpoint with a {have} tower")
     listed = config.vision_feature_layer
     wanted = [listed] if isinstance(listed, int) else list(listed)
     depth = tower.num_hidden_layers
@@ -134,7 +137,10 @@ def _decoder(config: Any) -> DecoderSpec:
 
 
 def _with(config: PretrainedConfig, **changes: Any) -> PretrainedConfig:
-    return config.__class__.from_dict({**config.to_dict(), **changes})
+    changed = copy.deepcopy(config)  # not by way of a dict: DINOv2's lists stages that a cut tower no longer has
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed
 
 
 def _fill(

@@ -1,4 +1,4 @@
-"""The vision graph: CLIP tower, pruning by its [CLS] attention, projector. Computes only what the kept tokens need."""
+"""The vision graph: tower, pruning by its [CLS] attention, projector. Computes only what the kept tokens need."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from pocketvlm.artifact import metadata
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs.base import BATCH
 from pocketvlm_export.pruning import Evidence, Pruner, Selection
+from pocketvlm_export.towers import TOWERS, Block
 
 
 class PrunedVisionEncoder(nn.Module):
@@ -26,9 +27,9 @@ class PrunedVisionEncoder(nn.Module):
         self, tower: PreTrainedModel, projector: nn.Module, spec: VisionSpec, pruner: Pruner, budget: int
     ) -> None:
         super().__init__()
-        self.embeddings = tower.embeddings
-        self.pre_layrnorm = tower.pre_layrnorm  # spelt so in transformers
-        self.layers = tower.encoder.layers
+        self.kind = TOWERS[spec.config.model_type]
+        self.embeddings = self.kind.embeddings(tower)
+        self.layers = self.kind.layers(tower)
         self.projector = projector
         self.spec = spec
         self.pruner = pruner
@@ -36,7 +37,7 @@ class PrunedVisionEncoder(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See the class."""
-        hidden = self.pre_layrnorm(self.embeddings(pixel_values))  # (B, N + 1, C)
+        hidden = self.embeddings(pixel_values)  # (B, N + 1, C)
         kept = None if self.pruner.prunes else self._keep_all(hidden)
         states: dict[int, torch.Tensor] = {}  # the listed hidden states, kept patches only
         listed = dict.fromkeys(self.spec.feature_layers)
@@ -44,10 +45,10 @@ class PrunedVisionEncoder(nn.Module):
         whole: dict[int, torch.Tensor] = {}
         for number, layer in enumerate(self.layers, start=1):
             if kept is None and number - 1 == self.spec.score_layer:
-                kept = self.pruner.select(Evidence(cls_row=cls_attention(layer, hidden)), self.budget)
+                kept = self.pruner.select(Evidence(cls_row=cls_attention(self.kind.block(layer), hidden)), self.budget)
             if number == self.spec.depth:
                 assert kept is not None
-                states[number] = layer_for_rows(layer, hidden, patch_rows(hidden, kept.indices))
+                states[number] = layer_for_rows(self.kind.block(layer), hidden, patch_rows(hidden, kept.indices))
             else:
                 hidden = layer(hidden, None)
                 if number in listed:
@@ -63,29 +64,27 @@ class PrunedVisionEncoder(nn.Module):
         return Selection(indices, torch.zeros_like(indices, dtype=torch.float32))
 
 
-def cls_attention(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Return one row of ``layer``'s attention: what [CLS] pays to each patch, (B, N + 1, C) -> (B, heads, N).
+def cls_attention(block: Block, hidden: torch.Tensor) -> torch.Tensor:
+    """Return one row of a layer's attention: what [CLS] pays to each patch, (B, N + 1, C) -> (B, heads, N).
 
     softmax(q_cls k^T / sqrt(d)) with the [CLS] column dropped afterwards and nothing renormalised (FasterVLM,
     arXiv 2412.01818, section 3.2); costs heads x (N + 1) x d products instead of a full map.
     """
-    attention = layer.self_attn
-    normed = layer.layer_norm1(hidden)
-    query = _heads(attention.q_proj(normed[:, :1]), attention)  # (B, heads, 1, d)
-    keys = _heads(attention.k_proj(normed), attention)  # (B, heads, N + 1, d)
-    logits = torch.matmul(query, keys.transpose(-1, -2)) * attention.scale
+    normed = block.norm1(hidden)
+    query = _heads(block.query(normed[:, :1]), block)  # (B, heads, 1, d)
+    keys = _heads(block.key(normed), block)  # (B, heads, N + 1, d)
+    logits = torch.matmul(query, keys.transpose(-1, -2)) * block.scaling
     return logits.softmax(dim=-1)[:, :, 0, 1:]
 
 
-def layer_for_rows(layer: Any, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Return ``layer``'s output for some of its tokens: (B, N + 1, C) and their ``rows`` (B, k, C) -> (B, k, C)."""
-    attention = layer.self_attn
-    normed = layer.layer_norm1(hidden)
-    keys, values = (_heads(project(normed), attention) for project in (attention.k_proj, attention.v_proj))
-    queries = _heads(attention.q_proj(layer.layer_norm1(rows)), attention)  # (B, heads, k, d)
-    context = functional.scaled_dot_product_attention(queries, keys, values, scale=attention.scale)
-    rows = rows + attention.out_proj(context.transpose(1, 2).flatten(2))
-    return rows + layer.mlp(layer.layer_norm2(rows))
+def layer_for_rows(block: Block, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return a layer's output for some of its tokens: (B, N + 1, C) and their ``rows`` (B, k, C) -> (B, k, C)."""
+    normed = block.norm1(hidden)
+    keys, values = (_heads(project(normed), block) for project in (block.key, block.value))
+    queries = _heads(block.query(block.norm1(rows)), block)  # (B, heads, k, d)
+    context = functional.scaled_dot_product_attention(queries, keys, values, scale=block.scaling)
+    rows = rows + block.scale1(block.output(context.transpose(1, 2).flatten(2)))
+    return rows + block.scale2(block.mlp(block.norm2(rows)))
 
 
 def patch_rows(hidden: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -93,8 +92,8 @@ def patch_rows(hidden: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     return torch.gather(hidden, 1, (indices + 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
 
-def _heads(x: torch.Tensor, attention: Any) -> torch.Tensor:
-    return x.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)  # (B, heads, tokens, d)
+def _heads(x: torch.Tensor, block: Block) -> torch.Tensor:
+    return x.unflatten(-1, (block.heads, block.head_dim)).transpose(1, 2)  # (B, heads, tokens, d)
 
 
 class VisionEncoderGraph:

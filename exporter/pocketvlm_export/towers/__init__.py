@@ -1,0 +1,9 @@
+"""Vision towers by Hugging Face ``model_type``; a new one is a module here and one line of `TOWERS`."""
+
+from pocketvlm_export.towers.base import Block, Tower
+from pocketvlm_export.towers.clip import Clip
+from pocketvlm_export.towers.dinov2 import DINOv2
+
+TOWERS: dict[str, Tower] = {tower.model_type: tower for tower in (Clip(), DINOv2())}
+
+__all__ = ["TOWERS", "Block", "Tower"]

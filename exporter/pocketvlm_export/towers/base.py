@@ -1,0 +1,54 @@
+"""Knows what the exporter must learn about a vision tower, whichever it is: where its parts are."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Block:
+    """The parts of one pre-norm transformer layer; ``scale1`` and ``scale2`` multiply what is added to the residual.
+
+    ``query``, ``key`` and ``value`` map (..., C) to (..., heads x head_dim), ``output`` back; ``scaling`` multiplies
+    their products before the softmax.
+    """
+
+    norm1: nn.Module
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    output: nn.Module
+    scale1: nn.Module
+    norm2: nn.Module
+    mlp: nn.Module
+    scale2: nn.Module
+    heads: int
+    head_dim: int
+    scaling: float
+
+
+class Tower(Protocol):
+    """One architecture of vision tower, a ViT whose token 0 is [CLS].
+
+    Attributes:
+        model_type: of its configuration.
+        model: transformers' class.
+        layers_prefix: before the number of a layer, in names of weights.
+        unread: weights that a checkpoint may hold and an encoder never reads, by name within the tower.
+    """
+
+    model_type: str
+    model: type[PreTrainedModel]
+    layers_prefix: str
+    unread: tuple[str, ...]
+
+    def embeddings(self, tower: Any) -> nn.Module:
+        """Return what makes the first hidden state: pixel_values (B, 3, H, W) -> (B, N + 1, C)."""
+
+    def layers(self, tower: Any) -> nn.ModuleList:
+        """Return the encoder's layers, each called as ``layer(hidden, None)``."""
+
+    def block(self, layer: Any) -> Block:
+        """Return the parts of one of them."""

@@ -1,0 +1,44 @@
+"""CLIP's vision tower (``clip_vision_model``): a norm before the first layer, no scales."""
+
+from typing import Any
+
+from torch import nn
+from transformers import CLIPVisionModel
+
+from pocketvlm_export.towers.base import Block
+
+
+class Clip:
+    """The `Tower` of LLaVA 1.5."""
+
+    model_type = "clip_vision_model"
+    model = CLIPVisionModel
+    layers_prefix = "encoder.layers."
+    unread = ("embeddings.position_ids",)
+
+    def embeddings(self, tower: Any) -> nn.Module:
+        """See `Tower.embeddings`."""
+        return nn.Sequential(tower.embeddings, tower.pre_layrnorm)  # spelt so in transformers
+
+    def layers(self, tower: Any) -> nn.ModuleList:
+        """See `Tower.layers`."""
+        layers: nn.ModuleList = tower.encoder.layers
+        return layers
+
+    def block(self, layer: Any) -> Block:
+        """See `Tower.block`."""
+        attention = layer.self_attn
+        return Block(
+            norm1=layer.layer_norm1,
+            query=attention.q_proj,
+            key=attention.k_proj,
+            value=attention.v_proj,
+            output=attention.out_proj,
+            scale1=nn.Identity(),
+            norm2=layer.layer_norm2,
+            mlp=layer.mlp,
+            scale2=nn.Identity(),
+            heads=attention.num_heads,
+            head_dim=attention.head_dim,
+            scaling=attention.scale,
+        )

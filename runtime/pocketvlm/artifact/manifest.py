@@ -64,7 +64,10 @@ class Vision:
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """The language model: file names by precision for each engine, and the dimensions a client needs."""
+    """The language model: file names by precision for each engine, and the dimensions a client needs.
+
+    ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type.
+    """
 
     engines: tuple[str, ...]
     layers: int
@@ -77,7 +80,7 @@ class DecoderSpec:
     eos_token_ids: tuple[int, ...]
     embed: Mapping[str, str] = field(default_factory=dict)
     graphs: Mapping[str, str] = field(default_factory=dict)
-    gguf: Mapping[str, Any] = field(default_factory=dict)
+    gguf: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ def _check_consistency(manifest: Manifest) -> None:
     """The rules between fields, which a JSON Schema cannot express."""
     pruning, decoder = manifest.pruning, manifest.decoder
     named = [name for graphs in manifest.vision.graphs.values() for name in graphs.values()]
-    named += [*decoder.embed.values(), *decoder.graphs.values()]
+    named += [*decoder.embed.values(), *decoder.graphs.values(), *decoder.gguf.values()]
     problems = {
         f"budgets {list(pruning.budgets)} exceed the {pruning.tokens_before} tokens of a picture": (
             max(pruning.budgets) > pruning.tokens_before
@@ -211,9 +214,13 @@ def _check_consistency(manifest: Manifest) -> None:
             pruning.default_budget not in pruning.budgets
         ),
         "the vision graphs do not match the budgets": set(manifest.vision.graphs) != set(pruning.budgets),
-        "a graph it names is missing from its files table": not set(named) <= set(manifest.files),
+        "a graph or GGUF file it names is missing from its files table": not set(named) <= set(manifest.files),
         "the ONNX engine is promised without its graphs": (
             "onnx" in decoder.engines and not (decoder.embed and decoder.graphs)
+        ),
+        "the llama.cpp engine is promised without a GGUF file": "llama.cpp" in decoder.engines and not decoder.gguf,
+        "llama.cpp numbers tokens without gaps, and positions are original": (
+            "llama.cpp" in decoder.engines and pruning.positions == "original"
         ),
         "a token id lies outside the vocabulary": (
             max([decoder.image_token_id, *decoder.eos_token_ids]) >= decoder.vocab

@@ -1,4 +1,4 @@
-"""Knows the stages: tower on captions, then regions; decoder on the frozen tower, both, both with patches left out."""
+"""Knows the stages: tower on captions, on regions; decoder on the frozen tower, both, both with patches left out."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from torch import nn
 from tqdm import tqdm
 from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from train_demo.data import Packed, Packer, Scenes, caption_ids
+from train_demo.data import Packed, Packer, Scenes
 from train_demo.model import clip_config, llava_config
-from train_demo.scenes import CONTENTS, KINDS, MAX_OBJECTS, Scene
+from train_demo.objectives import Contrast, Eyes, Regions
+from train_demo.scenes import KINDS, MAX_OBJECTS, Scene
 
 Batch = TypeVar("Batch")
 CAPTIONS_WEIGHT = 0.5  # of the captions' loss beside the regions'
@@ -31,6 +32,8 @@ class Stage:
     ``cycle`` is the length of the one-cycle schedule, cut off after ``steps`` where it is longer; ``curriculum`` is
     (up to which step, objects at most) in order, without limit after the last. ``leave_out``: half of the pictures
     lack patches, and every kind of question weighs the same (else every token: descriptions, the longest, lead).
+    ``places``: every patch must also tell by its features in which cell it lies, since once patches are left out
+    the number of a token no longer tells.
     """
 
     name: str
@@ -40,13 +43,15 @@ class Stage:
     cycle: int
     curriculum: tuple[tuple[int, int], ...] = ()
     leave_out: bool = False
+    places: bool = False
 
 
 CONTRASTIVE = Stage("contrastive", steps=600, batch=192, learning_rate=1e-3, cycle=600)
 REGIONS = Stage("regions", steps=450, batch=96, learning_rate=1e-3, cycle=450)
 FROZEN = Stage("frozen", steps=600, batch=64, learning_rate=1.5e-3, cycle=1200, curriculum=((60, 1), (180, 2)))
 TOGETHER = Stage("together", steps=1000, batch=32, learning_rate=8e-4, cycle=1000)
-LEFT_OUT = Stage("left-out", steps=2600, batch=32, learning_rate=8e-4, cycle=2600, leave_out=True)
+LEFT_OUT = Stage("left-out", steps=1400, batch=32, learning_rate=8e-4, cycle=2600, leave_out=True)
+PLACED = Stage("placed", steps=1800, batch=32, learning_rate=8e-4, cycle=1800, leave_out=True, places=True)
 REPORT_EVERY = 100  # steps
 
 
@@ -189,15 +194,15 @@ def train_model(
     folder: Path,
     seed: int,
 ) -> LlavaForConditionalGeneration:
-    """Stages 3 to 5: projector and decoder on the frozen tower's features, then the tower as well."""
+    """Stages 3 to 6: projector and decoder on the frozen tower's features, then the tower as well."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(llava_config(tokenizer))
     model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     learner = Learner(model, Packer(tokenizer, model.config.image_seq_length))
     train_decoder(learner, train, validation, folder, seed)
     modules = nn.ModuleList([model, Contrast(clip, tokenizer), regions])
-    train_together(TOGETHER, learner, modules, train, validation, folder, seed + 1)
-    train_together(LEFT_OUT, learner, modules, train, validation, folder, seed + 2)
+    for number, stage in enumerate((TOGETHER, LEFT_OUT, PLACED), start=1):
+        train_together(stage, learner, modules, train, validation, folder, seed + number)
     return model
 
 
@@ -225,7 +230,7 @@ def train_together(
     folder: Path,
     seed: int,
 ) -> None:
-    """Stages 4 and 5: everything on questions; captions and regions stay on, so that [CLS] goes on meaning something.
+    """Stages 4 to 6: everything on questions; captions and regions stay on, so that [CLS] goes on meaning something.
 
     ``modules`` are the model, Contrast and Regions. Where patches are left out the decoder learns to do without them;
     the tower learns from whole pictures alone, as a CLIP tower did.
@@ -242,90 +247,11 @@ def train_together(
         pixel_values, packed, scenes = batch
         features, pooled = learner.see(pixel_values)
         tower = regions.loss(scenes, features) + CAPTIONS_WEIGHT * contrast.loss(scenes, pooled)
+        tower = tower + regions.place_loss(features) if stage.places else tower
         features = torch.where(packed.whole[:, None, None], features, features.detach())
         return learner.loss(features, packed, kinds_alike=stage.leave_out) + TOWER_WEIGHT * tower
 
     run.train(train, prepare, loss_of, lambda: learner.report(learner.features_of(validation), validation))
-
-
-class Eyes(nn.Module):
-    """A CLIP tower that gives both what LLaVA reads and what CLIP reads."""
-
-    def __init__(self, tower: nn.Module) -> None:
-        super().__init__()
-        self.tower = tower
-
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, 3, 96, 96) -> patches of the second-to-last layer (batch, 144, 128), pooled [CLS] (batch, 128)."""
-        tower = self.tower
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = tower.pre_layrnorm(tower.embeddings(pixel_values))
-            for layer in tower.encoder.layers[:-1]:
-                hidden = layer(hidden, None)
-            return hidden[:, 1:], tower.post_layernorm(tower.encoder.layers[-1](hidden, None)[:, 0])
-
-
-class Contrast(nn.Module):
-    """CLIP's text side: captions, and how well they fit pooled pictures."""
-
-    def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        super().__init__()
-        self.text_model, self.text_projection = clip.text_model, clip.text_projection
-        self.visual_projection, self.logit_scale = clip.visual_projection, clip.logit_scale
-        self.tokenizer = tokenizer
-
-    def forward(self, scenes: list[Scene], pooled: torch.Tensor) -> torch.Tensor:
-        """Scaled cosines, (captions, pictures)."""
-        ids = caption_ids(scenes, self.tokenizer)
-        mask = ids != self.tokenizer.pad_token_id
-        with torch.autocast("cpu", torch.bfloat16):
-            text = self.text_projection(self.text_model(input_ids=ids, attention_mask=mask).pooler_output)
-            image = self.visual_projection(pooled)
-        image, text = (nn.functional.normalize(x.float(), dim=-1) for x in (image, text))
-        return self.logit_scale.exp().clamp(max=100) * text @ image.T
-
-    def loss(self, scenes: list[Scene], pooled: torch.Tensor) -> torch.Tensor:
-        """CLIP's symmetric cross-entropy."""
-        scores, target = self(scenes, pooled), torch.arange(len(scenes))
-        return (nn.functional.cross_entropy(scores, target) + nn.functional.cross_entropy(scores.T, target)) / 2
-
-
-class Regions(nn.Module):
-    """CLIP's text side against the nine cells of the picture: which phrase says what lies in each?"""
-
-    def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        super().__init__()
-        self.text_model, self.text_projection = clip.text_model, clip.text_projection
-        self.projection = nn.Linear(clip.config.vision_config.hidden_size, clip.config.projection_dim)
-        self.scale = nn.Parameter(torch.tensor(2.6))
-        ids = [[*tokenizer(phrase).input_ids, tokenizer.eos_token_id] for phrase in CONTENTS]
-        longest = max(map(len, ids))
-        self.ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in ids])
-        self.mask = self.ids != tokenizer.pad_token_id
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Patches (batch, 144, 128) -> logits (batch, 9, phrases)."""
-        with torch.autocast("cpu", torch.bfloat16):
-            text = self.text_projection(self.text_model(input_ids=self.ids, attention_mask=self.mask).pooler_output)
-            grid = features.unflatten(1, (3, 4, 3, 4)).mean((2, 4)).flatten(1, 2)  # (batch, 9, 128)
-            cells = self.projection(grid)
-        cells, text = (nn.functional.normalize(x.float(), dim=-1) for x in (cells, text))
-        return self.scale.exp() * cells @ text.T
-
-    def loss(self, scenes: list[Scene], features: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy over the phrases; empty cells, the many, weigh as much in all as those with objects."""
-        logits, targets = self(features).flatten(0, 1), self.targets(scenes).flatten()
-        losses = nn.functional.cross_entropy(logits, targets, reduction="none")
-        return losses[targets > 0].mean() + losses[targets == 0].mean()
-
-    @staticmethod
-    def targets(scenes: list[Scene]) -> torch.Tensor:
-        """The phrase of each cell, int64 (scenes, 9); 0 where it is empty."""
-        cells = torch.zeros(len(scenes), 9, dtype=torch.long)
-        for row, scene in zip(cells, scenes, strict=True):
-            for thing in scene.things:
-                row[thing.cell] = CONTENTS.index(thing.name)
-        return cells
 
 
 class Learner:

@@ -1,4 +1,4 @@
-"""LLaVA (``model_type: llava``): a CLIP or DINOv2 tower, a two-layer projector and a Llama, Mistral or Qwen2 decoder."""
+"""LLaVA (``model_type: llava``): a CLIP or DINOv2 tower, a two-layer projector, a Llama, Mistral or Qwen2 decoder."""
 
 import copy
 import re

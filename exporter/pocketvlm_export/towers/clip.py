@@ -3,7 +3,7 @@
 from typing import Any
 
 from torch import nn
-from transformers import CLIPVisionModel
+from transformers import CLIPVisionModel, PreTrainedModel
 
 from pocketvlm_export.towers.base import Block
 
@@ -12,9 +12,9 @@ class Clip:
     """The `Tower` of LLaVA 1.5."""
 
     model_type = "clip_vision_model"
-    model = CLIPVisionModel
+    model: type[PreTrainedModel] = CLIPVisionModel
     layers_prefix = "encoder.layers."
-    unread = ("embeddings.position_ids",)
+    unread: tuple[str, ...] = ("embeddings.position_ids",)
 
     def embeddings(self, tower: Any) -> nn.Module:
         """See `Tower.embeddings`."""

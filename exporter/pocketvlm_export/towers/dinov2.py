@@ -3,7 +3,7 @@
 from typing import Any
 
 from torch import nn
-from transformers import Dinov2Model
+from transformers import Dinov2Model, PreTrainedModel
 
 from pocketvlm_export.towers.base import Block
 
@@ -12,7 +12,7 @@ class DINOv2:
     """The `Tower` of LLaVA checkpoints whose pictures are seen by DINOv2 (arXiv 2304.07193)."""
 
     model_type = "dinov2"
-    model = Dinov2Model
+    model: type[PreTrainedModel] = Dinov2Model
     layers_prefix = "encoder.layer."
     unread: tuple[str, ...] = ()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import transformers
 
 from pocketvlm import PocketVLMError
-from pocketvlm_export.checkpoint import Source, Weights, fetch_weights, locate, read_config
+from pocketvlm_export.checkpoint import Source, Weights, fetch_weights, locate, read_config, read_headers
 from pocketvlm_export.families import FAMILIES, Family, VLMSpec
 from pocketvlm_export.requirements import check_transformers
 
@@ -29,14 +29,33 @@ class Checkpoint:
 
 def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     """Open ``model`` (folder, Hub id or ``demo``); raises `PocketVLMError` for whatever cannot be exported."""
+    return fetch(inspect_checkpoint(model, revision))
+
+
+def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
+    """Open ``model`` without its weights: of those on the Hub only names, types and shapes are read, see `fetch`.
+
+    Raises:
+        PocketVLMError: whatever of ``model`` cannot be exported.
+    """
     check_transformers()
     source = locate(model, revision)
     with quiet_transformers():
         config = read_config(source, frozenset(FAMILIES))
-    family = FAMILIES[config.model_type]
-    spec = family.parse(config)
-    fetch_weights(source)
-    return Checkpoint(source, spec, Weights(source.folder, family.canonical))
+    spec = FAMILIES[config.model_type].parse(config)
+    return _indexed(source, spec)
+
+
+def fetch(checkpoint: Checkpoint) -> Checkpoint:
+    """Bring the weights to this machine and return the checkpoint with what their files say there."""
+    if not checkpoint.source.on_hub:
+        return checkpoint
+    fetch_weights(checkpoint.source)
+    return _indexed(checkpoint.source, checkpoint.spec)
+
+
+def _indexed(source: Source, spec: VLMSpec) -> Checkpoint:
+    return Checkpoint(source, spec, Weights(source.folder, read_headers(source), spec.family.canonical))
 
 
 def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:

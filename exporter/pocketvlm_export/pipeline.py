@@ -9,7 +9,7 @@ from typing import Any
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.artifact.manifest import Parity
 from pocketvlm_export.build import build_graphs
-from pocketvlm_export.loading import Checkpoint, open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import Checkpoint, fetch, inspect_checkpoint, quiet_transformers
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.packaging import (
     UNCHECKED,
@@ -65,6 +65,8 @@ def export(
     """
     options = options or ExportOptions()
     checkpoint, plan = prepare(model, output, options)
+    step("weights")
+    checkpoint = fetch(checkpoint)
     target = output.resolve()  # what a link points at is replaced, not the link
     with staging(target) as folder:
         with quiet_transformers():
@@ -84,8 +86,8 @@ def export(
 
 
 def prepare(model: str, output: Path, options: ExportOptions) -> tuple[Checkpoint, ExportPlan]:
-    """Refuse what can be refused before any work is done; writes nothing."""
-    checkpoint = open_checkpoint(model, options.revision)
+    """Refuse what can be refused before any work is done; writes nothing and fetches no weights."""
+    checkpoint = inspect_checkpoint(model, options.revision)
     plan = make_plan(checkpoint, options)
     check_device_settings(checkpoint)
     check_destination(output, checkpoint.source.folder, overwrite=options.overwrite)

@@ -1,19 +1,28 @@
 """Checkpoints on the Hub, with huggingface_hub patched: what is fetched, in which order, and what is refused before."""
 
+import json
 import shutil
 from fnmatch import fnmatch
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import huggingface_hub
 import pytest
+import safetensors.torch
+from click.testing import CliRunner
 from huggingface_hub.errors import HTTPError
 
 from pocketvlm import PocketVLMError
+from pocketvlm.cli import main
 from pocketvlm_export.loading import open_checkpoint
 
 
 @pytest.fixture
 def hub(copied_checkpoint, tmp_path, monkeypatch):
-    """A repository with the files of `copied_checkpoint`; returns the list of patterns that were asked for."""
+    """A repository with the files of `copied_checkpoint`; returns the list of patterns that were asked for.
+
+    Ranges of its weights are served by `ranges`.
+    """
     snapshot = tmp_path / "snapshots" / "c0ffee"
     snapshot.mkdir(parents=True)
     asked = []
@@ -32,6 +41,36 @@ def hub(copied_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(huggingface_hub, "list_repo_files", names)
     return asked
+
+
+@pytest.fixture(autouse=True)
+def ranges(copied_checkpoint, monkeypatch):
+    """A server of the bytes that a request's range names; returns how many were asked for, by file."""
+    sent = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.rpartition("/")[2]
+            first, last = (int(n) for n in self.headers["range"].removeprefix("bytes=").split("-"))
+            content = (copied_checkpoint / name).read_bytes()[first : last + 1]
+            sent[name] = sent.get(name, 0) + len(content)
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    huggingface_hub.close_session()  # the next one reads the environment again
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        api = huggingface_hub.HfApi(endpoint=f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(huggingface_hub, "parse_safetensors_file_metadata", api.parse_safetensors_file_metadata)
+        yield sent
+        huggingface_hub.close_session()
+        server.shutdown()
 
 
 def test_weights_come_last_and_of_the_same_commit(hub):
@@ -88,3 +127,74 @@ def test_without_a_network_the_cache_is_enough(hub, monkeypatch, copied_checkpoi
     monkeypatch.setattr(huggingface_hub, "list_repo_files", fail)
     shutil.copyfile(copied_checkpoint / "model.safetensors", tmp_path / "snapshots" / "c0ffee" / "model.safetensors")
     assert open_checkpoint("org/model").source.commit == "c0ffee"
+
+
+def dry_run(tmp_path, model="org/model"):
+    return CliRunner().invoke(main, ["export", str(model), "-o", str(tmp_path / "artifact"), "--dry-run", "--json"])
+
+
+def test_dry_run_reads_headers_only(hub, ranges, make_tiny, copied_checkpoint, tmp_path):
+    """Shards too: the plan is that of the same files in a folder, and no weights are on this machine afterwards."""
+    shutil.rmtree(copied_checkpoint)
+    shutil.copytree(make_tiny("tiny-llama", shard_bytes=600_000), copied_checkpoint)
+    shards = {path.name for path in copied_checkpoint.glob("*.safetensors")}
+    assert len(shards) > 1
+    result = dry_run(tmp_path)
+    assert result.exit_code == 0, result.stderr
+    here = CliRunner().invoke(
+        main, ["export", str(copied_checkpoint), "-o", str(tmp_path / "b"), "--dry-run", "--json"]
+    )
+    assert json.loads(result.stdout) == json.loads(here.stdout)
+    assert len(hub) == 1  # configuration files
+    assert ranges.keys() == shards
+    assert not list((tmp_path / "snapshots").rglob("*.safetensors"))
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_header_longer_than_the_first_range(hub, ranges, copied_checkpoint, tmp_path):
+    path = copied_checkpoint / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt", "long": "x" * 200_000})
+    assert dry_run(tmp_path).exit_code == 0
+    assert 200_000 < ranges[path.name] < path.stat().st_size
+
+
+def test_wrong_budget_is_refused_before_weights_are_fetched(hub, tmp_path):
+    result = CliRunner().invoke(main, ["export", "org/model", "-o", str(tmp_path / "artifact"), "--budget", "37"])
+    assert result.exit_code == 1
+    assert "budget 37 is outside 1..36" in result.stderr
+    assert len(hub) == 1
+
+
+def test_dry_run_without_a_network_says_so_in_one_line(hub, monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise HTTPError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", fail)
+    result = dry_run(tmp_path)
+    assert result.exit_code == 1
+    assert "the weights of org/model are not on this machine" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def header(text):
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 100,
+        header(b"no JSON"),
+        header(b'{"language_model.lm_head.weight": {"dtype": "F32", "shape": ["many"], "data_offsets": [0, 4]}}'),
+        header(b'{"language_model.lm_head.weight": []}'),
+    ],
+    ids=["empty", "huge", "no JSON", "no shape", "no tensor"],
+)
+def test_weights_on_the_hub_that_are_none(hub, copied_checkpoint, tmp_path, content):
+    (copied_checkpoint / "model.safetensors").write_bytes(content)
+    result = dry_run(tmp_path)
+    assert result.exit_code == 1
+    assert "model.safetensors of org/model is no safetensors file" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -68,7 +68,7 @@ def _refuse_originals(folder: Path, raw: dict[str, Any]) -> None:
 
 
 def _tokenizer_advice(source: Source) -> str:
-    place = source.model if source.on_hub else str(source.folder)
+    place = source.place
     if "tokenizer.model" not in source.files:
         return f"{place} has no tokenizer.json: give a complete checkpoint"
     folder = source.folder.name if not source.on_hub else source.model.rpartition("/")[2]

@@ -15,24 +15,23 @@ from huggingface_hub.errors import (
 )
 
 from pocketvlm import PocketVLMError
-from pocketvlm_export.checkpoint.weights import SINGLE, check_names
 
 DEMO = "demo"
 _DEMO_FOLDER = Path(__file__).parent.parent / "demo_checkpoint"
 # Weights as safetensors, everything else as text: a pickle or a script of the repository never reaches this machine.
 _TEXTS = ["*.json", "*.jinja", "README.md"]
-_WEIGHTS = "*.safetensors"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint on this machine.
+    """A checkpoint on this machine; of one on the Hub the weights may be there still.
 
     Attributes:
         model: as the person named it.
         folder: where its files lie; never written to.
         commit: the Hub commit they were taken from, None for local folders.
         files: names of all its files, whether or not they were fetched.
+        offline: the Hub could not be asked, ``files`` are those that were fetched another time.
     """
 
     model: str
@@ -40,6 +39,12 @@ class Source:
     files: frozenset[str]
     commit: str | None = None
     on_hub: bool = False
+    offline: bool = False
+
+    @property
+    def place(self) -> str:
+        """What a message calls it: a Hub id or a folder."""
+        return self.model if self.on_hub else str(self.folder)
 
     @property
     def name(self) -> str:
@@ -50,8 +55,8 @@ class Source:
 def locate(model: str, revision: str | None = None) -> Source:
     """Find ``model``: an existing folder first, then ``demo``, then a Hub id at ``revision`` (downloaded or cached).
 
-    Of the Hub everything but the weights is fetched, see `fetch_weights`. ``HF_HUB_OFFLINE`` and the usual cache
-    variables are honoured by huggingface_hub.
+    Of the Hub everything but the weights is fetched. ``HF_HUB_OFFLINE`` and the usual cache variables are honoured by
+    huggingface_hub.
 
     Raises:
         PocketVLMError: no such folder, a revision given for a folder, or the Hub's refusal in one line.
@@ -79,28 +84,14 @@ def _demo() -> Source:
     return Source(DEMO, _DEMO_FOLDER, _names(_DEMO_FOLDER))
 
 
-def fetch_weights(source: Source) -> None:
-    """Fetch the weights of a checkpoint on the Hub once it is known to be worth it.
-
-    Raises:
-        PocketVLMError: it has none that can be read, or they cannot be fetched.
-    """
-    if not source.on_hub:
-        return
-    check_names(source.model, source.files)
-    patterns = [SINGLE if SINGLE in source.files else _WEIGHTS]
-    with _hub_errors(source.model, source.commit):
-        huggingface_hub.snapshot_download(source.model, revision=source.commit, allow_patterns=patterns)
-
-
 def _from_hub(model: str, revision: str | None) -> Source:
-    with _hub_errors(model, revision):
+    with hub_errors(model, revision):
         folder = Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=_TEXTS))
     try:
-        files = frozenset(huggingface_hub.list_repo_files(model, revision=folder.name))
-    except (HTTPError, OSError):  # offline: what was fetched another time
-        files = _names(folder)
-    return Source(model, folder, files, commit=folder.name, on_hub=True)
+        files, offline = frozenset(huggingface_hub.list_repo_files(model, revision=folder.name)), False
+    except (HTTPError, OSError):
+        files, offline = _names(folder), True
+    return Source(model, folder, files, commit=folder.name, on_hub=True, offline=offline)
 
 
 def _names(folder: Path) -> frozenset[str]:
@@ -108,7 +99,7 @@ def _names(folder: Path) -> frozenset[str]:
 
 
 @contextmanager
-def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
+def hub_errors(model: str, revision: str | None) -> Iterator[None]:
     """Turn whatever fetching from the Hub raises into one line."""
     try:
         yield

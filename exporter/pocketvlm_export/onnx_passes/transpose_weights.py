@@ -26,6 +26,8 @@ class TransposeWeights(ir.passes.InPlacePass):
             model.graph.initializers[name] = folded
             output.replace_all_uses_with(folded)
             model.graph.remove(node, safe=True)
+            if not weight.uses():
+                _drop(model.graph, weight)
             changed = True
         return ir.passes.PassResult(model, changed)
 
@@ -34,6 +36,16 @@ class TransposeWeights(ir.passes.InPlacePass):
         left = [node for node in model.graph if node.op_type == "Transpose" and _is_weight(node.inputs[0])]
         if left:
             raise ir.passes.PostconditionError(f"{len(left)} weights are still transposed at run time")
+
+
+def _drop(graph: ir.Graph, weight: ir.Value) -> None:
+    """Remove ``weight`` and let go of its values.
+
+    A graph remembers the initializers it once had, and onnxscript's rules the last graph that they looked at, for as
+    long as the process runs: with its values in it that would be the largest part of a freed module.
+    """
+    graph.initializers.pop(str(weight.name))
+    weight.const_value = None
 
 
 def _is_weight(value: ir.Value | None) -> bool:

@@ -32,8 +32,8 @@ class Stage:
     ``cycle`` is the length of the one-cycle schedule, cut off after ``steps`` where it is longer; ``curriculum`` is
     (up to which step, objects at most) in order, without limit after the last. ``leave_out``: half of the pictures
     lack patches, and every kind of question weighs the same (else every token: descriptions, the longest, lead).
-    ``places``: every patch must also tell by its features in which cell it lies, since once patches are left out
-    the number of a token no longer tells.
+    ``places`` weighs a loss by which every patch must tell from its features in which cell it lies, since once
+    patches are left out the number of a token no longer tells.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Stage:
     cycle: int
     curriculum: tuple[tuple[int, int], ...] = ()
     leave_out: bool = False
-    places: bool = False
+    places: float = 0.0
 
 
 CONTRASTIVE = Stage("contrastive", steps=600, batch=192, learning_rate=1e-3, cycle=600)
@@ -51,7 +51,8 @@ REGIONS = Stage("regions", steps=450, batch=96, learning_rate=1e-3, cycle=450)
 FROZEN = Stage("frozen", steps=600, batch=64, learning_rate=1.5e-3, cycle=1200, curriculum=((60, 1), (180, 2)))
 TOGETHER = Stage("together", steps=1000, batch=32, learning_rate=8e-4, cycle=1000)
 LEFT_OUT = Stage("left-out", steps=1400, batch=32, learning_rate=8e-4, cycle=2600, leave_out=True)
-PLACED = Stage("placed", steps=1800, batch=32, learning_rate=8e-4, cycle=1800, leave_out=True, places=True)
+PLACED = Stage("placed", steps=800, batch=32, learning_rate=8e-4, cycle=1800, leave_out=True, places=0.2)
+LAST = Stage("last", steps=1200, batch=32, learning_rate=6e-4, cycle=1200, leave_out=True, places=1.0)
 REPORT_EVERY = 100  # steps
 
 
@@ -194,14 +195,14 @@ def train_model(
     folder: Path,
     seed: int,
 ) -> LlavaForConditionalGeneration:
-    """Stages 3 to 6: projector and decoder on the frozen tower's features, then the tower as well."""
+    """Stages 3 to 7: projector and decoder on the frozen tower's features, then the tower as well."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(llava_config(tokenizer))
     model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     learner = Learner(model, Packer(tokenizer, model.config.image_seq_length))
     train_decoder(learner, train, validation, folder, seed)
     modules = nn.ModuleList([model, Contrast(clip, tokenizer), regions])
-    for number, stage in enumerate((TOGETHER, LEFT_OUT, PLACED), start=1):
+    for number, stage in enumerate((TOGETHER, LEFT_OUT, PLACED, LAST), start=1):
         train_together(stage, learner, modules, train, validation, folder, seed + number)
     return model
 
@@ -230,7 +231,7 @@ def train_together(
     folder: Path,
     seed: int,
 ) -> None:
-    """Stages 4 to 6: everything on questions; captions and regions stay on, so that [CLS] goes on meaning something.
+    """Stages 4 to 7: everything on questions; captions and regions stay on, so that [CLS] goes on meaning something.
 
     ``modules`` are the model, Contrast and Regions. Where patches are left out the decoder learns to do without them;
     the tower learns from whole pictures alone, as a CLIP tower did.
@@ -247,9 +248,9 @@ def train_together(
         pixel_values, packed, scenes = batch
         features, pooled = learner.see(pixel_values)
         tower = regions.loss(scenes, features) + CAPTIONS_WEIGHT * contrast.loss(scenes, pooled)
-        tower = tower + regions.place_loss(features) if stage.places else tower
+        places = stage.places * regions.place_loss(features) if stage.places else 0
         features = torch.where(packed.whole[:, None, None], features, features.detach())
-        return learner.loss(features, packed, kinds_alike=stage.leave_out) + TOWER_WEIGHT * tower
+        return learner.loss(features, packed, kinds_alike=stage.leave_out) + TOWER_WEIGHT * tower + places
 
     run.train(train, prepare, loss_of, lambda: learner.report(learner.features_of(validation), validation))
 

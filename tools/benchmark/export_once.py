@@ -1,5 +1,6 @@
-"""Exports a checkpoint and prints the peak memory of doing so, in MB: CHECKPOINT OUTPUT BUDGETS."""
+"""Exports a checkpoint and prints its steps and its peak memory as JSON lines: CHECKPOINT OUTPUT BUDGETS."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,5 +9,5 @@ from pocketvlm_export import ExportOptions, export
 
 checkpoint, output, budgets = sys.argv[1:4]
 options = ExportOptions(budgets=tuple(int(budget) for budget in budgets.split(",")), overwrite=True)
-export(checkpoint, Path(output), options, lambda text: print(text, file=sys.stderr))
-print(peak_memory())
+export(checkpoint, Path(output), options, lambda text: print(json.dumps({"step": text}), flush=True))
+print(json.dumps({"peak_mb": peak_memory()}))

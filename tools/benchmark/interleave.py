@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import click
 import psutil
 from tqdm import tqdm
+
+Candidate = TypeVar("Candidate", bound=Hashable)
 
 BUSY = 15.0  # per cent of all cores used by others while we wait
 
@@ -30,13 +33,13 @@ class Spread:
 
 
 def take_turns(
-    measured: Mapping[str, Callable[[], dict[str, float]]], repeat: int, warmup: int = 1
-) -> dict[str, dict[str, Spread]]:
+    measured: Mapping[Candidate, Callable[[], dict[str, float]]], repeat: int, warmup: int = 1
+) -> dict[Candidate, dict[str, Spread]]:
     """Call every candidate ``repeat`` times in turn; each call returns milliseconds by stage.
 
     Turns, not blocks: what slows the machine for a while slows all candidates alike.
     """
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in measured}
+    taken: dict[Candidate, list[dict[str, float]]] = {name: [] for name in measured}
     for turn in tqdm(range(warmup + repeat), desc="turns", disable=None):
         for name, measure in measured.items():
             sample = measure()

@@ -50,6 +50,16 @@ _TINY_TEXT = {
     "max_position_embeddings": 256,
 }
 
+_CLIP_L = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+
 PRESETS: dict[str, Preset] = {
     "tiny-llama": Preset("llama", _TINY_TOWER, _TINY_TEXT),
     "tiny-mistral": Preset("mistral", _TINY_TOWER, {**_TINY_TEXT, "num_key_value_heads": 1, "head_dim": 32}),
@@ -62,15 +72,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "clip-l-qwen2-0.5b": Preset(
         "qwen2",
-        {
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 336,
-            "patch_size": 14,
-            "projection_dim": 768,
-        },
+        _CLIP_L,
         {
             "hidden_size": 896,
             "intermediate_size": 4864,
@@ -82,5 +84,34 @@ PRESETS: dict[str, Preset] = {
             "tie_word_embeddings": True,
         },
         chat="chatml",
+    ),
+    "clip-l-qwen2-1.5b": Preset(
+        "qwen2",
+        _CLIP_L,
+        {
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+            "max_position_embeddings": 4096,
+            "tie_word_embeddings": True,
+        },
+        chat="chatml",
+    ),
+    # The dimensions of llava-hf/llava-1.5-7b-hf.
+    "clip-l-llama-7b": Preset(
+        "llama",
+        _CLIP_L,
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "vocab_size": 32064,
+            "max_position_embeddings": 4096,
+        },
     ),
 }

@@ -50,13 +50,19 @@ def make_checkpoint(
     config.save_pretrained(folder)
     GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
     write_processor(preset, tokenizer, folder)
+    shapes = weight_shapes(config)
+    write_weights(shapes, folder, seed=seed, dtype=getattr(torch, dtype), layout=layout, shard_bytes=shard_bytes)
+    return folder
+
+
+def weight_shapes(config: LlavaConfig) -> dict[str, torch.Size]:
+    """Shape of every stored weight, by the name that transformers 5 gives it in memory; nothing is allocated."""
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     shapes = {name: parameter.shape for name, parameter in model.state_dict().items()}
     if config.tie_word_embeddings:
         shapes.pop("lm_head.weight")
-    write_weights(shapes, folder, seed=seed, dtype=getattr(torch, dtype), layout=layout, shard_bytes=shard_bytes)
-    return folder
+    return shapes
 
 
 def build_config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:

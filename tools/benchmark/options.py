@@ -1,0 +1,82 @@
+"""Knows the options that measurements share, and hands them to a command as one value."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from readme_section import replace_section
+
+EXISTING = click.Path(path_type=Path, exists=True)
+
+
+class Numbers(click.ParamType):
+    """Comma-separated whole numbers, as a tuple."""
+
+    name = "K[,K...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Split and convert; anything else is a usage error."""
+        try:
+            return tuple(int(item) for item in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of whole numbers", param, ctx)
+
+
+NUMBERS = Numbers()
+
+
+@dataclass(frozen=True)
+class Section:
+    """Where a result goes beside the terminal: the README's section ``name``, where a README is given."""
+
+    readme: Path | None
+    name: str
+
+    def publish(self, text: str) -> None:
+        """Print ``text`` and write it into the section."""
+        click.echo(text)
+        if self.readme is not None:
+            replace_section(self.readme, self.name, text)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How durations are measured: turns that count, threads of each engine, whether on a busy machine too."""
+
+    repeat: int
+    threads: int
+    allow_busy: bool
+
+
+def into_section(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add ``--readme`` and ``--section``; the command takes them as ``section``."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @click.option("--readme", type=EXISTING, help="Write the result into this file.")
+        @click.option("--section", default=name, show_default=True, help="Its section.")
+        @functools.wraps(command)
+        def run(readme: Path | None, section: str, **others: Any) -> None:
+            command(section=Section(readme, section), **others)
+
+        return run
+
+    return decorate
+
+
+def timed(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a comparison of durations; the command takes them as ``timing``."""
+
+    @click.option("--repeat", default=7, show_default=True, help="Turns that count.")
+    @click.option("--threads", default=2, show_default=True, help="Threads of each engine.")
+    @click.option("--allow-busy", is_flag=True, help="Measure although something else runs.")
+    @functools.wraps(command)
+    def run(repeat: int, threads: int, allow_busy: bool, **others: Any) -> None:
+        command(timing=Timing(repeat, threads, allow_busy), **others)
+
+    return run

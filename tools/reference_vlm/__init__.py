@@ -1,0 +1,1 @@
+"""Builds a LLaVA-shaped checkpoint from real pretrained parts that come inside packages."""

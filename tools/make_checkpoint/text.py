@@ -25,7 +25,12 @@ CHATML_TEMPLATE = (
     "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] }}{% endfor %}"
     "{{'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-TEMPLATES = {"vicuna": VICUNA_TEMPLATE, "chatml": CHATML_TEMPLATE}
+# SmolLM2-135M-Instruct's, with pictures.
+SMOLLM_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
+    "trained by Hugging Face<|im_end|>\n' }}{% endif %}" + CHATML_TEMPLATE
+)
+TEMPLATES = {"vicuna": VICUNA_TEMPLATE, "chatml": CHATML_TEMPLATE, "smollm": SMOLLM_TEMPLATE}
 _CORPUS = [
     "what is in the picture? a red circle is to the left of the blue square.",
     "how many shapes are there? which colour is the triangle? is there a green star?",
@@ -72,7 +77,7 @@ def make_processor(
     *,
     image_size: int,
     patch_size: int,
-    chat: Literal["vicuna", "chatml"],
+    chat: Literal["vicuna", "chatml", "smollm"],
     cls_tokens: int = 1,
     strategy: str = "default",
 ) -> LlavaProcessor:

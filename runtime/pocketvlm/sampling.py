@@ -10,6 +10,22 @@ import numpy.typing as npt
 from pocketvlm.errors import PocketVLMError
 
 
+def check(temperature: float, top_p: float, seed: int | None) -> None:
+    """Raise `PocketVLMError` for a temperature below 0 or not finite, top_p outside (0, 1], or a seed below 0."""
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise PocketVLMError(f"temperature {temperature}: expected 0 (greedy) or a number above it")
+    if not 0 < top_p <= 1:
+        raise PocketVLMError(f"top_p {top_p}: expected a number above 0, up to 1")
+    if seed is not None and seed < 0:
+        raise PocketVLMError(f"seed {seed}: expected 0 or a number above it")
+
+
+def check_finite(logits: npt.NDArray[np.float32]) -> None:
+    """Raise `PocketVLMError` for logits that are NaN or overflowed."""
+    if not np.isfinite(logits.max()):  # NaN wherever one logit is
+        raise PocketVLMError("the decoder's logits are not finite: try another --decoder-precision, or export again")
+
+
 class Sampler:
     """Picks tokens; with the same seed and the same logits it picks the same tokens.
 
@@ -20,26 +36,18 @@ class Sampler:
         seed: of numpy's PCG64; None takes fresh entropy.
 
     Raises:
-        PocketVLMError: a temperature below 0 or not finite, or top_p outside (0, 1].
+        PocketVLMError: see `check`.
     """
 
     def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> None:
-        if not (math.isfinite(temperature) and temperature >= 0):
-            raise PocketVLMError(f"temperature {temperature}: expected 0 (greedy) or a number above it")
-        if not 0 < top_p <= 1:
-            raise PocketVLMError(f"top_p {top_p}: expected a number above 0, up to 1")
-        if seed is not None and seed < 0:
-            raise PocketVLMError(f"seed {seed}: expected 0 or a number above it")
+        check(temperature, top_p, seed)
         self.temperature = temperature
         self.top_p = top_p
         self._rng = np.random.default_rng(seed)
 
     def pick(self, logits: npt.NDArray[np.float32]) -> int:
-        """The next token id from float32 (vocab,) logits; raises `PocketVLMError` where they are NaN or overflowed."""
-        if not np.isfinite(logits.max()):  # NaN wherever one logit is
-            raise PocketVLMError(
-                "the decoder's logits are not finite: try another --decoder-precision, or export again"
-            )
+        """The next token id from float32 (vocab,) logits; raises `PocketVLMError` where they are not finite."""
+        check_finite(logits)
         if self.temperature == 0:
             return int(np.argmax(logits))
         probabilities = self.probabilities(logits)

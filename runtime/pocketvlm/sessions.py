@@ -11,6 +11,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from pocketvlm.artifact import Artifact, Manifest, metadata
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.signatures import signature
+from pocketvlm.threads import check_threads
 
 # ONNX Runtime's status exceptions share no base class of their own; not every release has all of them.
 _STATUS = [
@@ -54,8 +55,7 @@ def open_session(
         PocketVLMError: the file is no graph, belongs to another artifact, budget or role, or its inputs and outputs
             are not those that the manifest's dimensions call for.
     """
-    if threads is not None and threads < 1:
-        raise PocketVLMError(f"threads={threads}: expected at least 1, or none for the machine's default")
+    check_threads(threads)
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:

@@ -16,6 +16,7 @@ from pocketvlm.errors import PocketVLMError
 # One line for each engine: its name in the manifest, and "module:class" with an `open` as in `open_decoder`.
 ENGINES = {
     "onnx": "pocketvlm.decoders.onnx:OnnxDecoder",
+    "llama.cpp": "pocketvlm.decoders.llama_cpp:LlamaCppDecoder",
 }
 
 
@@ -31,9 +32,13 @@ class TokenSegment:
 
 @dataclass(frozen=True)
 class EmbeddingSegment:
-    """A picture's kept tokens: inputs_embeds float32 (n, hidden)."""
+    """A picture's kept tokens: inputs_embeds float32 (n, hidden).
+
+    Segments with the same ``key`` hold the same embeddings; without a key nothing is known of their content.
+    """
 
     inputs_embeds: npt.NDArray[np.float32]
+    key: str | None = None
 
     def __len__(self) -> int:
         return len(self.inputs_embeds)
@@ -42,15 +47,24 @@ class EmbeddingSegment:
 Segment = TokenSegment | EmbeddingSegment
 
 
+class TokenSampler(Protocol):
+    """Picks the next token from logits."""
+
+    def pick(self, logits: npt.NDArray[np.float32]) -> int:
+        """The next token id from float32 (vocab,) logits; raises `PocketVLMError` where they are not finite."""
+
+
 class Decoder(Protocol):
     """A language model with its KV cache: one sequence at a time, positions 0, 1, 2, ... without gaps.
 
     Attributes:
+        name: the engine and the precision, as in ``"onnx fp32"``.
         position: tokens in the cache so far; the next token's position.
         context: the most tokens the cache may hold.
         timings_ms: ``embed`` and ``prefill`` of the last `prefill`, in milliseconds.
     """
 
+    name: str
     position: int
     context: int
     timings_ms: dict[str, float]
@@ -59,14 +73,24 @@ class Decoder(Protocol):
         """Append segments to the sequence and return the last position's logits, float32 (vocab,).
 
         Raises:
-            PocketVLMError: the sequence would outgrow the context, or a segment has another width than the model.
+            PocketVLMError: the sequence would outgrow the context, a segment has another width than the model, or a
+                token id lies outside the vocabulary. The sequence is then what it was.
         """
 
     def decode(self, token_id: int) -> npt.NDArray[np.float32]:
         """Append one token and return the logits of the next, float32 (vocab,)."""
 
+    def keep(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens. `position` says how many are left: fewer, if need be."""
+
     def reset(self) -> None:
         """Forget the sequence and free its cache."""
+
+    def close(self) -> None:
+        """Free the model too; nothing else may be called afterwards."""
+
+    def sampler(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> TokenSampler:
+        """The engine's own sampler; raises `PocketVLMError` for a parameter out of range, see `sampling.check`."""
 
 
 def open_decoder(
@@ -109,3 +133,17 @@ def check_room(position: int, added: int, context: int) -> None:
             f"{position + added} tokens are more than the model's context of {context}: "
             "shorten the prompt, lower max_new_tokens or use a smaller budget"
         )
+
+
+def check_widths(segments: Sequence[Segment], hidden: int) -> int:
+    """How many tokens the segments have; refuses none at all, and features of another width than the model reads."""
+    for segment in segments:
+        if isinstance(segment, EmbeddingSegment) and (width := segment.inputs_embeds.shape[-1]) != hidden:
+            raise PocketVLMError(
+                f"image features are {width} wide, the decoder reads {hidden}: "
+                "the vision graph belongs to another model, export it again"
+            )
+    total = sum(len(segment) for segment in segments)
+    if total == 0:
+        raise PocketVLMError("nothing to prefill: the prompt has no tokens")
+    return total

@@ -12,8 +12,8 @@ import onnxruntime as ort
 
 from pocketvlm.artifact import Artifact, metadata
 from pocketvlm.artifact.manifest import DecoderSpec
-from pocketvlm.decoders import EmbeddingSegment, Segment, check_room
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.decoders import EmbeddingSegment, Segment, check_room, check_widths
+from pocketvlm.sampling import Sampler
 from pocketvlm.sessions import open_session, ort_errors
 from pocketvlm.signatures import cache_names
 from pocketvlm.vision import pick_precision
@@ -23,10 +23,12 @@ class OnnxDecoder:
     """`pocketvlm.decoders.Decoder` on ONNX Runtime.
 
     The cache stays inside ONNX Runtime: each run's ``present`` outputs are the next run's ``past_key_values`` inputs
-    as OrtValues, float32 (1, kv_heads, position, head_dim), and never become numpy arrays.
+    as OrtValues, float32 (1, kv_heads, position, head_dim). They become numpy arrays only where `keep` cuts them.
     """
 
-    def __init__(self, spec: DecoderSpec, embed: ort.InferenceSession, decoder: ort.InferenceSession) -> None:
+    def __init__(
+        self, spec: DecoderSpec, embed: ort.InferenceSession, decoder: ort.InferenceSession, name: str = "onnx"
+    ) -> None:
         names = cache_names(spec.layers)
         self._past = [f"past_key_values.{name}" for name in names]
         self._outputs = ["logits", *(f"present.{name}" for name in names)]
@@ -34,6 +36,7 @@ class OnnxDecoder:
         self._embed = embed
         self._decoder = decoder
         self._cache: list[ort.OrtValue] = []
+        self.name = name
         self.context = spec.context
         self.position = 0
         self.timings_ms: dict[str, float] = {}
@@ -42,20 +45,19 @@ class OnnxDecoder:
     def open(cls, artifact: Artifact, *, precision: str | None = None, threads: int | None = None) -> Self:
         """Open both graphs; the embedding graph takes the decoder's precision where it has it, else its default."""
         spec = artifact.manifest.decoder
+        precision = next(iter(spec.graphs)) if precision is None else precision
         graph = pick_precision(spec.graphs, precision, "decoder")
         table = pick_precision(spec.embed, precision if precision in spec.embed else None, "embedding graph")
         return cls(
             spec,
             open_session(artifact, table, metadata.EMBED_TOKENS, threads=threads),
             open_session(artifact, graph, metadata.DECODER, threads=threads),
+            name=f"onnx {precision}",
         )
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """See `Decoder.prefill`: one run over all segments."""
-        total = sum(len(segment) for segment in segments)
-        if total == 0:
-            raise PocketVLMError("nothing to prefill: the prompt has no tokens")
-        check_room(self.position, total, self.context)
+        check_room(self.position, check_widths(segments, self._spec.hidden), self.context)
         started = time.perf_counter()
         inputs_embeds = np.concatenate([self._embeddings(segment) for segment in segments])  # (n, hidden)
         embedded = time.perf_counter()
@@ -69,19 +71,31 @@ class OnnxDecoder:
         check_room(self.position, 1, self.context)
         return self._run(self._look_up(np.array([token_id], dtype=np.int64)))
 
+    def keep(self, length: int) -> None:
+        """See `Decoder.keep`: the kept part of the cache is copied once."""
+        if length == 0:
+            self.reset()
+        elif length < self.position:
+            kept = [np.ascontiguousarray(value.numpy()[:, :, :length]) for value in self._cache]
+            self._cache = [ort.OrtValue.ortvalue_from_numpy(array) for array in kept]
+            self.position = length
+
     def reset(self) -> None:
         """See `Decoder.reset`."""
         self._cache = []
         self.position = 0
 
+    def close(self) -> None:
+        """See `Decoder.close`."""
+        self.reset()
+        del self._embed, self._decoder
+
+    def sampler(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> Sampler:
+        """See `Decoder.sampler`."""
+        return Sampler(temperature, top_p, seed)
+
     def _embeddings(self, segment: Segment) -> npt.NDArray[np.float32]:
         if isinstance(segment, EmbeddingSegment):
-            width = segment.inputs_embeds.shape[-1]
-            if width != self._spec.hidden:
-                raise PocketVLMError(
-                    f"image features are {width} wide, the decoder reads {self._spec.hidden}: "
-                    "the vision graph belongs to another model, export it again"
-                )
             return segment.inputs_embeds
         return self._look_up(segment.ids)
 

@@ -1,0 +1,157 @@
+"""What a GGUF file's header says, and what of it is refused before llama.cpp sees the file."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from pocketvlm import PocketVLMError
+from pocketvlm.decoders.gguf_header import TENSOR_TYPES, read_header
+
+pytest.importorskip("gguf", reason="the PyPI package gguf writes the files: pip install 'pocketvlm[export]'")
+
+import gguf
+
+from support.tiny_gguf import CONTEXT, HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, VOCAB, TinyLlama, write_gguf
+
+
+@pytest.fixture
+def path(tmp_path):
+    write_gguf(tmp_path / "tiny.gguf")
+    return tmp_path / "tiny.gguf"
+
+
+def test_the_dimensions_are_read(path):
+    header = read_header(path)
+    assert (header.architecture, header.layers, header.heads, header.kv_heads) == ("llama", LAYERS, HEADS, KV_HEADS)
+    assert (header.head_dim, header.hidden, header.vocab, header.context) == (HEAD_DIM, HIDDEN, VOCAB, CONTEXT)
+    header.check("file", hidden=HIDDEN, layers=LAYERS)
+    with pytest.raises(PocketVLMError, match=f"vocab {VOCAB}, the manifest says 7"):
+        header.check("file", vocab=7)
+
+
+def test_the_head_width_follows_from_the_hidden_size_where_it_is_not_said(tmp_path):
+    model = TinyLlama.random(hidden=HEADS * HEAD_DIM)
+    left_out = dict.fromkeys(["attention__key_length", "attention__value_length", "rope__dimension_count"])
+    write_gguf(tmp_path / "a.gguf", model, **left_out)
+    assert read_header(tmp_path / "a.gguf").head_dim == HEAD_DIM
+
+
+def test_block_sizes_equal_those_of_the_gguf_package():
+    sizes = {kind.value: size for kind, size in gguf.GGML_QUANT_SIZES.items()}
+    assert {kind: sizes[kind] for kind in TENSOR_TYPES} == TENSOR_TYPES
+
+
+def refused(path, reason):
+    with pytest.raises(PocketVLMError, match=reason) as refusal:
+        read_header(path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("block_count", 0, "block_count is no usable count"),
+        ("block_count", 513, "513 layers"),
+        ("attention__head_count", 3, "3 heads share 2 KV heads"),
+        ("attention__head_count_kv", 0, "head_count_kv is no usable count"),
+        ("attention__value_length", 4, "keys and values differ"),
+        ("rope__dimension_count", 7, "7 of 8 dimensions are rotated"),
+        ("rope__dimension_count", 6, "6 of 8 dimensions are rotated"),
+        ("rope__freq_base", float("nan"), "freq_base is no usable number"),
+        ("attention__layer_norm_rms_epsilon", -1.0, "epsilon is no usable number"),
+        ("attention__layer_norm_rms_epsilon", 1, "epsilon is no usable number"),
+        ("rope__scaling__type", "sideways", "rope.scaling.type is not one of"),
+        ("context_length", None, "context_length is missing"),
+        ("context_length", 4_000_001, "context_length is no usable count"),
+        ("vocab_size", VOCAB + 1, f"a vocabulary of {VOCAB}"),
+        ("expert_count", 8, "expert_count is not one that exports write"),
+        ("pooling_type", 99, "pooling_type is not one that exports write"),
+    ],
+)
+def test_settings_that_llama_cpp_does_not_survive_are_refused(tmp_path, setting, value, reason):
+    write_gguf(tmp_path / "a.gguf", **{setting: value})
+    refused(tmp_path / "a.gguf", reason)
+
+
+def test_a_token_that_stands_twice_is_refused(tmp_path):
+    write_gguf(tmp_path / "a.gguf", tokens=["same"] * 2 + [f"t{i}" for i in range(VOCAB - 2)])
+    refused(tmp_path / "a.gguf", "stands in its vocabulary twice")
+    # llama.cpp calls an empty token by its place, which another token may be called
+    write_gguf(tmp_path / "a.gguf", tokens=["", "[EMPTY_0]", *(f"t{i}" for i in range(VOCAB - 2))])
+    refused(tmp_path / "a.gguf", "stands in its vocabulary twice")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "cannot be read as GGUF"),
+        (b"GG", "ends after 2 bytes"),
+        (b"PK\3\4" + bytes(60), "first bytes are not GGUF"),
+        (b"GGUF" + struct.pack("<I", 1) + bytes(60), "version is 1"),
+        (b"GGUF" + struct.pack(">I", 3) + bytes(60), "version is 50331648"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1 << 62, 0), "tensors, at most"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 63), "settings, at most"),
+        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 60), "bytes in a text"),
+        (b"GGUF" + struct.pack("<IQQQ3sI", 3, 0, 1, 3, b"a.b", 77), "unknown type 77"),
+        (b"GGUF" + struct.pack("<IQQQ3sIIQ", 3, 0, 1, 3, b"a.b", 9, 4, 1 << 40), "items in a.b, at most"),
+        (b"GGUF" + struct.pack("<IQQQ3sIIQ", 3, 0, 1, 3, b"a.b", 9, 9, 2), "array of the type 9"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "its architecture is not one of"),
+    ],
+)
+def test_what_is_no_gguf_file_is_refused(tmp_path, content, reason):
+    (tmp_path / "a.gguf").write_bytes(content)
+    refused(tmp_path / "a.gguf", reason)
+
+
+def test_other_files_are_not_opened_on_the_side(path):
+    """A part of a split model names no further file, but llama.cpp would look for one beside it."""
+    data = path.read_bytes()
+    at = data.index(b"general.architecture") - 8
+    setting = struct.pack("<Q11sIH", 11, b"split.count", 2, 2)
+    count = struct.unpack("<Q", data[16:24])[0]
+    path.write_bytes(data[:16] + struct.pack("<Q", count + 1) + data[24:at] + setting + data[at:])
+    refused(path, "split.count is not one that exports write")
+
+
+def test_tensors_beyond_the_file_or_out_of_place_are_refused(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:-1000])
+    refused(path, "do not fit its")
+    name = b"blk.0.ffn_up.weight"
+    at = data.index(name) + len(name) + 4 + 16 + 4  # its offset, after two dimensions and the type
+    path.write_bytes(data[:at] + struct.pack("<Q", 32) + data[at + 8 :])
+    refused(path, "ffn_up.weight lies at 32")
+    path.write_bytes(data[: at - 4] + struct.pack("<I", 99) + data[at:])
+    refused(path, "has the type 99")
+
+
+def test_a_vector_must_be_float32(tmp_path):
+    """llama.cpp's norms read no other type, and say so by ending the process."""
+    model = TinyLlama.random()
+    model.tensors["output_norm.weight"] = model.tensors["output_norm.weight"].astype(np.float16)
+    write_gguf(tmp_path / "a.gguf", model)
+    refused(tmp_path / "a.gguf", "output_norm.weight .* has the type 1")
+
+
+def test_no_truncation_is_taken_for_a_whole_file(path):
+    data = path.read_bytes()
+    for end in [*range(1, 200), *np.linspace(200, len(data) - 33, 150, dtype=int)]:
+        path.write_bytes(data[:end])
+        with pytest.raises(PocketVLMError):
+            read_header(path)
+
+
+def test_flipped_bits_raise_nothing_else(path):
+    data = bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    end = len(data) - sum(t.nbytes for t in TinyLlama.random().tensors.values())
+    for _ in range(600):
+        damaged = data.copy()
+        for at in rng.integers(0, end, size=rng.integers(1, 4)):
+            damaged[at] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            read_header(path)
+        except PocketVLMError as refusal:
+            assert "\n" not in str(refusal)  # noqa: PT017 - most, but not all, are refused

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+FinishReason = Literal["stop", "length", "interrupted"]
+
 
 class VisualTokens(TypedDict):
     """Visual tokens over all pictures, before and after pruning."""
@@ -13,14 +15,21 @@ class VisualTokens(TypedDict):
     after: int
 
 
+class PromptTokens(TypedDict):
+    """Tokens of the prompt, pictures included, and those of them that the decoder still held from the turn before."""
+
+    total: int
+    cached: int
+
+
 class Timings(TypedDict):
     """Wall-clock milliseconds.
 
     ``load``: `VLM.load`, once for all answers. ``preprocess``: pictures to pixel_values, and the prompt to ids.
-    ``vision``: the vision graph over all pictures. ``embed``: token embeddings of the prompt. ``prefill``: the
-    decoder over the whole prompt. ``ttft``: from the call to the first token picked; spans all of the above but load.
-    ``decode``: making all further tokens. ``total``: ttft + decode; what the reader of a stream does meanwhile is not
-    counted.
+    ``vision``: the vision graph over all pictures not seen before. ``embed``: token embeddings of the prompt, where
+    the decoder does not look them up itself. ``prefill``: the decoder over what of the prompt it does not hold yet.
+    ``ttft``: from the call to the first token picked; spans all of the above but load. ``decode``: making all further
+    tokens. ``total``: ttft + decode; what the reader of a stream does meanwhile is not counted.
     """
 
     load: float
@@ -42,13 +51,18 @@ class Answer:
         token_ids: what the model said, with the end-of-sequence token where it came to one.
         kept_indices: for each picture the patches kept, in raster order.
         visual_tokens: how many there were before and after pruning.
+        prompt_tokens: how many there were in all, and how many of them cost nothing.
+        decoder: the engine and precision that answered, as in ``"onnx fp32"``.
         timings_ms: see `Timings`.
-        finish_reason: ``"stop"`` at an end-of-sequence token, ``"length"`` at max_new_tokens.
+        finish_reason: ``"stop"`` at an end-of-sequence token, ``"length"`` at max_new_tokens, ``"interrupted"`` where
+            the stream was asked to stop.
     """
 
     text: str
     token_ids: list[int]
     kept_indices: list[list[int]]
     visual_tokens: VisualTokens
+    prompt_tokens: PromptTokens
+    decoder: str
     timings_ms: Timings
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason

@@ -67,8 +67,8 @@ class Prompter:
         """
         return self.encode_messages(self.messages(prompt, pictures), pictures, slots)
 
-    def messages(self, prompt: str, pictures: int) -> list[Message]:
-        """The conversation that `encode` renders."""
+    def messages(self, prompt: str, pictures: int, carried: int = 0) -> list[Message]:
+        """The conversation that `encode` renders; ``carried`` more pictures come before all else."""
         placed = prompt.count(PLACEHOLDER)
         if placed not in (0, pictures):
             raise PocketVLMError(
@@ -76,8 +76,14 @@ class Prompter:
                 f"give as many pictures, or no {PLACEHOLDER} at all to put them first"
             )
         text = {"type": "text", "text": prompt.replace(PLACEHOLDER, self._image_token)}
-        first = [] if placed else [{"type": "image"}] * pictures
+        first = [{"type": "image"}] * (carried if placed else carried + pictures)
         return [{"role": "user", "content": [*first, text]}]
+
+    def reply(self, text: str) -> Message:
+        """What the assistant said, as a message. Templates put their own spaces around it, and an image token that
+        the model spelt out is no picture."""
+        said = text.replace(self._image_token, "").strip()
+        return {"role": "assistant", "content": [{"type": "text", "text": said}]}
 
     def encode_messages(self, messages: Sequence[Message], pictures: int, slots: int) -> npt.NDArray[np.int64]:
         """As `encode`, for a conversation in the form that chat templates read."""
@@ -93,16 +99,19 @@ class Prompter:
             )
         return np.repeat(ids, np.where(is_image, slots, 1))
 
-    def segments(self, ids: npt.NDArray[np.int64], features: Iterable[npt.NDArray[np.float32]]) -> list[Segment]:
+    def segments(
+        self, ids: npt.NDArray[np.int64], pictures: Iterable[EmbeddingSegment | npt.NDArray[np.float32]]
+    ) -> list[Segment]:
         """Cut ids at the image slots and put each picture's features, float32 (slots, hidden), in their place."""
         segments: list[Segment] = []
         at = 0
-        for feature in features:
+        for given in pictures:
+            picture = given if isinstance(given, EmbeddingSegment) else EmbeddingSegment(given)
             start = at + int(np.argmax(ids[at:] == self.image_token_id))
             if start > at:
                 segments.append(TokenSegment(ids[at:start]))
-            segments.append(EmbeddingSegment(feature))
-            at = start + len(feature)
+            segments.append(picture)
+            at = start + len(picture)
         if at < len(ids):
             segments.append(TokenSegment(ids[at:]))
         return segments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Self
 
 import tokenizers
@@ -53,10 +53,16 @@ class Detokenizer:
 
 
 class Stream(Iterator[str]):
-    """An answer on its way: iterate over its text pieces, then read `answer`."""
+    """An answer on its way: iterate over its text pieces, then read `answer`.
 
-    def __init__(self, pieces: Generator[str, None, Answer]) -> None:
+    Attributes:
+        stop: call it, from any thread or signal handler, to end the answer after the token on its way. It is a whole
+            answer then, with the finish reason ``"interrupted"``; `close` leaves none.
+    """
+
+    def __init__(self, pieces: Generator[str, None, Answer], stop: Callable[[], None] = lambda: None) -> None:
         self._pieces = pieces
+        self.stop = stop
         self._answer: Answer | None = None
 
     def __iter__(self) -> Self:

@@ -69,9 +69,10 @@ class VisionFeatures:
 class VisionEncoder:
     """The vision graph of one budget and precision."""
 
-    def __init__(self, session: ort.InferenceSession, budget: int, *, nested: bool) -> None:
+    def __init__(self, session: ort.InferenceSession, budget: int, precision: str, *, nested: bool) -> None:
         self._session = session
         self.budget = budget
+        self.precision = precision
         self.nested = nested
 
     @classmethod
@@ -96,9 +97,11 @@ class VisionEncoder:
         """
         manifest = artifact.manifest
         k = pick_graph(manifest, budget)
-        name = pick_precision(manifest.vision.graphs[k], precision, f"vision graph at budget {k}")
+        graphs = manifest.vision.graphs[k]
+        precision = next(iter(graphs)) if precision is None else precision
+        name = pick_precision(graphs, precision, f"vision graph at budget {k}")
         session = open_session(artifact, name, metadata.VISION_ENCODER, budget=k, threads=threads)
-        return cls(session, k, nested=is_nested(manifest))
+        return cls(session, k, precision, nested=is_nested(manifest))
 
     def check_budget(self, budget: int) -> int:
         """Return ``budget`` if this graph serves it; raises `PocketVLMError` with what it serves."""

@@ -1,49 +1,24 @@
-"""Knows how an answer comes about: pictures seen, prompt read, tokens picked one by one. The runtime's front door."""
+"""Knows what can be asked of a loaded artifact: an answer, a stream, a conversation. The runtime's front door."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Self
-
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
 
 from pocketvlm.answer import Answer
-from pocketvlm.artifact import Artifact, Check
-from pocketvlm.decoders import Decoder, check_room, open_decoder
-from pocketvlm.errors import PocketVLMError
-from pocketvlm.pictures import Picture, PictureLimits, open_picture
-from pocketvlm.preprocessing import Preprocessor
+from pocketvlm.answering import Answerer, Request, Sampling, ms_since
+from pocketvlm.artifact import Artifact, Check, Manifest
+from pocketvlm.conversation import Chat
+from pocketvlm.decoders import Decoder, open_decoder
+from pocketvlm.features import FeatureCache, FeatureLimits, FeatureSource
+from pocketvlm.pictures import Picture, PictureLimits
 from pocketvlm.prompts import Prompter
-from pocketvlm.sampling import Sampler
-from pocketvlm.streaming import Detokenizer, Stream
-from pocketvlm.vision import VisionEncoder, VisionFeatures
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A question made ready: everything that can be refused has been checked."""
-
-    ids: npt.NDArray[np.int64]  # (n,), image slots expanded
-    pixel_values: list[npt.NDArray[np.float32]]  # (3, height, width) a picture
-    budget: int
-    max_new_tokens: int
-    sampler: Sampler
-    preprocess_ms: float
-
-
-@dataclass
-class _Speech:
-    """What has been said so far."""
-
-    detokenizer: Detokenizer
-    token_ids: list[int]
-    decode_ms: float = 0.0  # picking tokens after the first; not what the reader of the stream does meanwhile
-    finish_reason: Literal["stop", "length"] = "length"
+from pocketvlm.streaming import Stream
+from pocketvlm.viewing import Viewer
+from pocketvlm.vision import VisionEncoder
 
 
 class VLM:
@@ -58,16 +33,17 @@ class VLM:
         encoder: VisionEncoder,
         decoder: Decoder,
         limits: PictureLimits | None = None,
+        feature_cache: str | os.PathLike[str] | None = None,
+        feature_limits: FeatureLimits | None = None,
     ) -> None:
+        """Put opened parts together, see `load`; a decoder may be lent to several for `generate`, not for `chat`."""
+        folder = None if feature_cache is None else Path(feature_cache)
+        cache = FeatureCache(_feature_source(artifact.manifest, encoder), feature_limits, folder)
+        viewer = Viewer(artifact, encoder, limits, cache)
         self.artifact = artifact
-        self.limits = limits
-        self._encoder = encoder
-        self._decoder = decoder
+        self._answerer = Answerer(artifact.manifest, viewer, decoder, Prompter.from_artifact(artifact))
         self._budget = encoder.budget
-        self._preprocessor = Preprocessor.from_artifact(artifact)
-        self._prompter = Prompter.from_artifact(artifact)
-        self._load_ms = 0.0
-        self._turn = 0  # counts streams begun; only the latest owns the decoder's cache
+        self._keeps_features = folder is not None
 
     @classmethod
     def load(
@@ -80,18 +56,23 @@ class VLM:
         decoder_precision: str | None = None,
         check: Check = "auto",
         limits: PictureLimits | None = None,
+        feature_cache: str | os.PathLike[str] | None = None,
+        feature_limits: FeatureLimits | None = None,
     ) -> Self:
         """Load an artifact.
 
         Args:
             path: a folder written by `pocketvlm export`.
-            decoder: engine; None prefers ``"onnx"``.
+            decoder: engine, ``"onnx"`` or ``"llama.cpp"``; None prefers the first where the artifact has both.
             threads: for each engine; None leaves its default.
             budget: visual tokens a picture, the default of `generate`; None is the artifact's default.
             vision_precision: None is the artifact's default, as is ``decoder_precision``'s.
-            decoder_precision: see ``vision_precision``.
+            decoder_precision: see ``vision_precision``; for llama.cpp the type of the GGUF file.
             check: ``"auto"`` reads files whose checksum was not yet verified, ``"full"`` all, ``"sizes"`` none.
             limits: caps on pictures; None is 64 MiB and 100 megapixels.
+            feature_cache: a folder for the features of pictures, so that none is encoded twice, in another process or
+                on another day either; `generate` uses it too. None keeps them in memory, for conversations.
+            feature_limits: bytes of features kept; None is 64 MiB in memory and 1 GiB in the folder.
 
         Raises:
             PocketVLMError: the folder is not a sound artifact, or lacks what is asked for.
@@ -100,10 +81,15 @@ class VLM:
         artifact = Artifact.open(path, check)
         encoder = VisionEncoder.open(artifact, budget=budget, precision=vision_precision, threads=threads)
         engine = open_decoder(artifact, engine=decoder, precision=decoder_precision, threads=threads)
-        vlm = cls(artifact, encoder, engine, limits)
+        vlm = cls(artifact, encoder, engine, limits, feature_cache, feature_limits)
         vlm._budget = artifact.manifest.pruning.default_budget if budget is None else budget
-        vlm._load_ms = _ms_since(started)
+        vlm._answerer.load_ms = ms_since(started)
         return vlm
+
+    @property
+    def decoder(self) -> str:
+        """The engine and precision that answer, as in ``"onnx fp32"``."""
+        return self._answerer.decoder.name
 
     def generate(
         self,
@@ -143,96 +129,28 @@ class VLM:
     ) -> Stream:
         """As `generate`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not while iterating."""
         started = time.perf_counter()
-        if max_new_tokens < 1:
-            raise PocketVLMError(f"max_new_tokens {max_new_tokens}: expected at least 1")
-        sampler = Sampler(temperature, top_p, seed)
-        budget = self._encoder.check_budget(self._budget if budget is None else budget)
-        if isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray)):
-            raise PocketVLMError("images is a single picture: give a list of pictures")
-        images = [] if images is None else images
-        ids = self._prompter.encode(prompt, len(images), budget)
-        # The last token picked is never fed back, so it takes no room.
-        check_room(len(ids), max_new_tokens - 1, self._decoder.context)
-        pixel_values = [self._preprocessor(open_picture(image, self.limits)) for image in images]
-        self._check_image_size(pixel_values)
-        request = _Request(ids, pixel_values, budget, max_new_tokens, sampler, _ms_since(started))
-        self._turn += 1
-        return Stream(self._run(request, self._turn))
-
-    def _run(self, request: _Request, turn: int) -> Generator[str, None, Answer]:
-        """Vision, prefill and decoding of one request; yields text pieces and returns the answer."""
-        self._own_decoder(turn)
-        started = time.perf_counter()
-        pictures = self._see(request)
-        vision_ms = _ms_since(started)
-        segments = self._prompter.segments(request.ids, [picture.image_features[0] for picture in pictures])
-        try:
-            self._decoder.reset()
-            logits = self._decoder.prefill(segments)
-            spent = dict(self._decoder.timings_ms)
-            speech = _Speech(Detokenizer(self._prompter.tokenizer), [request.sampler.pick(logits)])
-            ttft_ms = request.preprocess_ms + _ms_since(started)
-            yield from self._speak(request, speech, turn)
-        finally:
-            if turn == self._turn:
-                self._decoder.reset()
-        return Answer(
-            text=speech.detokenizer.text,
-            token_ids=speech.token_ids,
-            kept_indices=[picture.kept_indices[0].tolist() for picture in pictures],
-            visual_tokens={
-                "before": self.artifact.manifest.pruning.tokens_before * len(pictures),
-                "after": request.budget * len(pictures),
-            },
-            timings_ms={
-                "load": self._load_ms,
-                "preprocess": request.preprocess_ms,
-                "vision": vision_ms,
-                "embed": spent["embed"],
-                "prefill": spent["prefill"],
-                "ttft": ttft_ms,
-                "decode": speech.decode_ms,
-                "total": ttft_ms + speech.decode_ms,
-            },
-            finish_reason=speech.finish_reason,
+        sampler = self._answerer.sampler(Sampling(max_new_tokens, temperature, top_p, seed))
+        budget = self._budget if budget is None else budget
+        looks = self._answerer.viewer.look(images, budget)
+        ids = self._answerer.prompter.encode(prompt, len(looks), budget)
+        self._answerer.check_room(len(ids), max_new_tokens)
+        spent_ms = ms_since(started)
+        return self._answerer.begin(
+            Request(ids, looks, max_new_tokens, sampler, spent_ms, cached=self._keeps_features, continued=False)
         )
 
-    def _speak(self, request: _Request, speech: _Speech, turn: int) -> Generator[str, None, None]:
-        """Decode token by token from the first, until the end of sequence or the limit; yields text pieces."""
-        eos = set(self.artifact.manifest.decoder.eos_token_ids)
-        while speech.token_ids[-1] not in eos:
-            if piece := speech.detokenizer.push(speech.token_ids[-1]):
-                yield piece
-                self._own_decoder(turn)
-            if len(speech.token_ids) == request.max_new_tokens:
-                break
-            started = time.perf_counter()
-            logits = self._decoder.decode(speech.token_ids[-1])
-            speech.token_ids.append(request.sampler.pick(logits))
-            speech.decode_ms += _ms_since(started)
-        else:
-            speech.finish_reason = "stop"
-        if rest := speech.detokenizer.finish():
-            yield rest
+    def chat(self, budget: int | None = None) -> Chat:
+        """Begin a conversation; ``budget`` is as in `generate`, for all of its pictures."""
+        budget = self._budget if budget is None else budget
+        self._answerer.viewer.check_budget(budget)
+        return Chat(self._answerer, budget)
 
-    def _see(self, request: _Request) -> list[VisionFeatures]:
-        """Each picture by itself: memory stays that of one, and a quantized graph's activation scales, taken over the
-        whole batch, do not let one picture change another's features."""
-        return [self._encoder.encode(pixels[None]).narrow(request.budget) for pixels in request.pixel_values]
-
-    def _check_image_size(self, pixel_values: Sequence[npt.NDArray[np.float32]]) -> None:
-        expected = self.artifact.manifest.vision.image_size
-        for pixels in pixel_values:
-            if pixels.shape[1:] != expected:
-                raise PocketVLMError(
-                    f"preprocessing makes {pixels.shape[1]}x{pixels.shape[2]} pixels, the vision graph reads "
-                    f"{expected[0]}x{expected[1]}: export the artifact again"
-                )
-
-    def _own_decoder(self, turn: int) -> None:
-        if turn != self._turn:
-            raise PocketVLMError("another answer was begun on this VLM before this stream ended: finish one first")
+    def close(self) -> None:
+        """Free the decoder at once, instead of when the object goes; nothing can be asked afterwards."""
+        self._answerer.forget()
+        self._answerer.decoder.close()
 
 
-def _ms_since(started: float) -> float:
-    return (time.perf_counter() - started) * 1e3
+def _feature_source(manifest: Manifest, encoder: VisionEncoder) -> FeatureSource:
+    name = f"{manifest.artifact_id[:32]}-k{encoder.budget}-{encoder.precision}"
+    return FeatureSource(name, encoder.budget, manifest.decoder.hidden, encoder.nested)

@@ -10,8 +10,11 @@ from click.testing import CliRunner
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from pocketvlm import VLM
+from pocketvlm import VLM, Artifact
 from pocketvlm.cli import main
+from pocketvlm.pictures import open_picture
+from pocketvlm.preprocessing import Preprocessor
+from pocketvlm.vision import VisionEncoder
 
 STEPS = 12
 PROMPT = "what is in the picture?"
@@ -85,12 +88,10 @@ def test_tokens_and_kept_patches_equal_those_of_transformers(model, processor, t
 
 def test_any_budget_is_served_exactly_by_the_larger_graph(tiny_export, photo):
     """The graph exported at 9 against the one at 18 narrowed to 9, down to the features."""
-    from pocketvlm.pictures import open_picture
-
-    wide, narrow = VLM.load(tiny_export, budget=18), VLM.load(tiny_export, budget=9)
-    pixel_values = narrow._preprocessor(open_picture(photo))[None]
-    narrowed = wide._encoder.encode(pixel_values).narrow(9)
-    exported = narrow._encoder.encode(pixel_values)
+    artifact = Artifact.open(tiny_export)
+    pixel_values = Preprocessor.from_artifact(artifact)(open_picture(photo))[None]
+    narrowed = VisionEncoder.open(artifact, budget=18).encode(pixel_values).narrow(9)
+    exported = VisionEncoder.open(artifact, budget=9).encode(pixel_values)
     np.testing.assert_array_equal(narrowed.kept_indices, exported.kept_indices)
     np.testing.assert_allclose(narrowed.kept_scores, exported.kept_scores, rtol=1e-5)
     np.testing.assert_allclose(narrowed.image_features, exported.image_features, atol=1e-5)

@@ -56,7 +56,7 @@ def test_run_on_a_terminal_adds_what_the_answer_cost(artifact_dir, image_file):
     summary = os.read(terminal, 4096).decode()
     os.close(terminal)
     assert answer.endswith("\n")
-    assert re.match(r"6 of 16 visual tokens, first token after \d+ ms, then [\d.]+ tokens/s\r\n$", summary)
+    assert re.match(r"onnx fp32: 6 of 16 visual tokens, first token after \d+ ms, then [\d.]+ tokens/s\r\n$", summary)
 
 
 def test_run_json_has_the_documented_fields(artifact_dir, image_file):
@@ -69,6 +69,7 @@ def test_run_json_has_the_documented_fields(artifact_dir, image_file):
     assert printed["token_ids"] == answer.token_ids
     assert printed["kept_indices"] == answer.kept_indices
     assert printed["visual_tokens"] == {"before": 16, "after": 3}
+    assert printed["decoder"] == "onnx fp32"
     assert set(printed["timings_ms"]) == set(answer.timings_ms)
 
 
@@ -237,7 +238,7 @@ def test_a_broken_command_of_the_runtime_is_not_blamed_on_the_exporter(monkeypat
 
 def test_every_command_has_help_with_an_example():
     listing = pocketvlm("--help").stdout
-    for name in ("run", "inspect", "verify", "export"):
+    for name in ("run", "chat", "inspect", "verify", "export"):
         assert name in listing
         assert f"Example: pocketvlm {name} " in " ".join(pocketvlm(name, "--help").stdout.split())
 

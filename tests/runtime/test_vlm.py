@@ -22,10 +22,10 @@ def by_hand(weights, vlm, prompt, pictures, budget, steps):
     """Greedy token ids and kept indices, from the numpy twins of the graphs."""
     preprocess = Preprocessor.from_config(PREPROCESSOR)
     seen = [reference_vision(weights, preprocess(open_picture(p)), budget) for p in pictures]
-    ids = vlm._prompter.encode(prompt, len(pictures), budget)
+    ids = vlm._answerer.prompter.encode(prompt, len(pictures), budget)
     embeddings = weights.embed[ids].astype(np.float64)
     if seen:
-        embeddings[ids == vlm._prompter.image_token_id] = np.concatenate([features for features, _ in seen])
+        embeddings[ids == vlm._answerer.prompter.image_token_id] = np.concatenate([features for features, _ in seen])
     said = []
     eos = vlm.artifact.manifest.decoder.eos_token_ids
     while len(said) < steps and not (said and said[-1] in eos):
@@ -115,7 +115,7 @@ def test_the_end_of_sequence_stops_and_is_not_part_of_the_text(tmp_path):
     stopped = VLM.load(tmp_path / "a").generate("what?", max_new_tokens=6)
     assert stopped.finish_reason == "stop"
     assert stopped.token_ids == full.token_ids[: first + 1]
-    assert stopped.text == vlm._prompter.tokenizer.decode(full.token_ids[:first])
+    assert stopped.text == vlm._answerer.prompter.tokenizer.decode(full.token_ids[:first])
 
 
 def test_sampling_is_repeatable_by_seed(vlm):
@@ -127,7 +127,7 @@ def test_sampling_is_repeatable_by_seed(vlm):
 
 
 def test_a_prompt_that_outgrows_the_context_is_refused_up_front(vlm, picture):
-    length = len(vlm._prompter.encode("what?", 1, 6))
+    length = len(vlm._answerer.prompter.encode("what?", 1, 6))
     room = CONTEXT - length + 1  # the last token picked is not fed back
     assert len(vlm.generate("what?", [picture], max_new_tokens=3).token_ids) == 3
     vlm.stream("what?", [picture], max_new_tokens=room).close()
@@ -180,9 +180,9 @@ def test_two_streams_on_one_model_do_not_mix(vlm):
 def test_a_stream_left_early_frees_the_decoder(vlm):
     stream = vlm.stream("what?", max_new_tokens=30)
     next(stream)
-    assert vlm._decoder.position > 0
+    assert vlm._answerer.decoder.position > 0
     stream.close()
-    assert vlm._decoder.position == 0
+    assert vlm._answerer.decoder.position == 0
 
 
 def test_preprocessing_that_does_not_fit_the_graph_is_refused(artifact_dir):

@@ -1,0 +1,163 @@
+"""Knows `pocketvlm chat`: a conversation on a terminal, or lines from a pipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pocketvlm.cli.options import answering_options
+from pocketvlm.cli.run import summary
+from pocketvlm.cli.terminal import printable
+from pocketvlm.errors import PocketVLMError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pocketvlm import VLM, Chat
+    from pocketvlm.streaming import Stream
+
+_COMMANDS = "/image FILE, /reset, /quit"
+
+
+@click.command(epilog="Example: pocketvlm chat my-artifact --image photo.jpg")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@answering_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an answer, or a refusal, on a line.")
+@click.pass_context
+def chat(
+    ctx: click.Context,
+    directory: Path,
+    images: tuple[Path, ...],
+    load: Callable[[Path], VLM],
+    sampling: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Talk about pictures with the artifact in DIR, a question a line.
+
+    /image FILE shows another picture with the next question, /reset begins anew, /quit or the end of the input ends.
+    Ctrl-C stops an answer, not the program. When the context is full the oldest questions and answers are dropped;
+    their pictures stay as long as they fit in half of it.
+
+    From a pipe, a line that is refused does not end the conversation, but the exit code is then 1.
+    """
+    vlm = load(directory)
+    conversation = _Conversation(vlm.chat(), sampling, as_json)
+    for image in images:
+        conversation.show(image)
+    if conversation.interactive:
+        click.echo(f"{vlm.decoder}; {_COMMANDS}", err=True)
+    conversation.run()
+    if conversation.refused and not conversation.interactive:
+        ctx.exit(PocketVLMError.exit_code)
+
+
+class _Conversation:
+    """Lines in, answers out."""
+
+    def __init__(self, chat: Chat, sampling: dict[str, Any], as_json: bool) -> None:
+        self.interactive = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
+        self.refused = False
+        self._chat = chat
+        self._sampling = sampling
+        self._as_json = as_json
+        self._pictures: list[Image.Image] = []  # to be shown with the next question
+
+    def run(self) -> None:
+        """Until the input ends."""
+        for line in self._lines():
+            try:
+                if line == "/quit":
+                    return
+                self._obey(line)
+            except PocketVLMError as error:
+                self._refuse(error)
+
+    def show(self, path: Path) -> None:
+        """Read a picture now, so that what is wrong with it is said now."""
+        from pocketvlm.pictures import open_picture
+
+        self._pictures.append(open_picture(path))
+
+    def _obey(self, line: str) -> None:
+        command, _, argument = line.partition(" ")
+        if command == "/image" and argument:
+            self.show(Path(argument.strip()).expanduser())
+        elif command == "/reset":
+            self._chat.reset()
+            self._pictures = []
+        elif command.startswith("/"):
+            raise PocketVLMError(f"{command} is no command that this knows: {_COMMANDS}")
+        elif line:
+            self._ask(line)
+
+    def _ask(self, question: str) -> None:
+        dropped = self._chat.dropped_turns
+        stream = self._chat.stream(question, self._pictures, **self._sampling)
+        self._pictures = []
+        with _interrupts_stop(stream):
+            if self._as_json:
+                answer = dataclasses.asdict(stream.answer)
+                click.echo(json.dumps(answer | {"dropped_turns": self._chat.dropped_turns}, ensure_ascii=False))
+                return
+            for piece in stream:
+                click.echo(piece, nl=False)
+            click.echo()
+        if sys.stderr.isatty():
+            click.echo(summary(stream.answer), err=True)
+            if (more := self._chat.dropped_turns - dropped) > 0:
+                click.echo(f"the context is full: the oldest {more} questions were dropped", err=True)
+
+    def _refuse(self, error: PocketVLMError) -> None:
+        self.refused = True
+        message = printable(" ".join(str(error).split()))
+        if self._as_json:
+            click.echo(json.dumps({"error": message}, ensure_ascii=False))
+        else:
+            click.echo(f"error: {message}", err=True)
+
+    def _lines(self) -> Iterator[str]:
+        """Stripped lines of standard input, with line editing on a terminal."""
+        if self.interactive:
+            yield from _typed_lines()
+            return
+        try:
+            for line in sys.stdin:
+                yield line.strip()
+        except UnicodeDecodeError as error:
+            raise PocketVLMError(f"standard input is not valid {error.encoding} ({error.reason}): give text") from error
+
+
+def _typed_lines() -> Iterator[str]:
+    with suppress(ImportError):  # Windows has none, and edits lines by itself
+        import readline  # noqa: F401 - input() then edits lines and recalls them
+    while True:
+        try:
+            yield input("> ").strip()
+        except KeyboardInterrupt:
+            click.echo("\n/quit or Ctrl-D ends", err=True)
+        except EOFError:
+            click.echo()
+            return
+
+
+@contextmanager
+def _interrupts_stop(stream: Stream) -> Iterator[None]:
+    """The first Ctrl-C asks the stream to stop after the token on its way, a second one does not wait for it."""
+
+    def stop(_number: int, _frame: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        stream.stop()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,68 @@
+"""Knows the options that every command which answers has in common: what is loaded, and how tokens are picked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pocketvlm import VLM
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_IMAGE = click.option(
+    "--image",
+    "images",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A picture; repeat for several. <image> in the prompt places one, else they come first.",
+)
+_MODEL = [
+    click.option("--decoder", metavar="NAME", help="Decoder engine: onnx where the artifact has it, or llama.cpp."),
+    click.option(
+        "--budget", type=int, metavar="K", help="Visual tokens a picture; the artifact's default if not given."
+    ),
+    click.option("--vision-precision", metavar="P", help="Precision of the vision graph, as listed by `inspect`."),
+    click.option("--decoder-precision", metavar="P", help="Precision of the decoder, as listed by `inspect`."),
+    click.option("--threads", type=int, metavar="N", help="Threads for each engine; its own default if not given."),
+    click.option(
+        "--feature-cache",
+        metavar="FOLDER",
+        type=click.Path(path_type=Path),
+        help="Keep the features of pictures here, so that none is encoded twice.",
+    ),
+]
+_SAMPLING = [
+    click.option("--max-new-tokens", type=int, default=64, show_default=True, metavar="N", help="Limit of the answer."),
+    click.option("--temperature", type=float, default=0.0, show_default=True, metavar="T", help="0 is greedy."),
+    click.option("--top-p", type=float, default=1.0, show_default=True, metavar="P", help="Nucleus sampling."),
+    click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
+]
+
+
+def answering_options(command: _Command) -> _Command:
+    """Add ``images``, ``sampling`` (keyword arguments of an answer) and ``load`` (gives the VLM of a folder)."""
+
+    @functools.wraps(command)
+    def with_groups(*arguments: Any, **given: Any) -> Any:
+        sampling = {name: given.pop(name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
+        names = ("decoder", "budget", "vision_precision", "decoder_precision", "threads", "feature_cache")
+        model = {name: given.pop(name) for name in names}
+        return command(*arguments, **given, sampling=sampling, load=lambda directory: _load(directory, model))
+
+    decorated: Any = with_groups
+    for option in reversed([_IMAGE, *_MODEL, *_SAMPLING]):
+        decorated = option(decorated)
+    result: _Command = decorated
+    return result
+
+
+def _load(directory: Path, model: dict[str, Any]) -> VLM:
+    from pocketvlm.vlm import VLM
+
+    return VLM.load(directory, **model)

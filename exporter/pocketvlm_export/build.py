@@ -1,4 +1,4 @@
-"""Knows how graphs become files: each component is loaded, traced, written and freed before the next."""
+"""Knows how a checkpoint's components become files: each is loaded, written and freed before the next."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from pocketvlm.artifact import SCHEMA_VERSION, metadata
+from pocketvlm_export.gguf import WRITTEN_TYPES, quantize_gguf, write_gguf
 from pocketvlm_export.graphs import (
     DecoderGraph,
     EmbedTokensGraph,
@@ -17,7 +18,8 @@ from pocketvlm_export.graphs import (
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import release_memory
 from pocketvlm_export.onnx_passes import PRECISION_PASSES, ExternalWeights, Stamp, WeightsFile, tidy
-from pocketvlm_export.options import GATE_PRECISION
+from pocketvlm_export.options import GATE_GGUF_TYPE, GATE_PRECISION
+from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.plan import ExportPlan
 
 Step = Callable[[str], None]  # called with what begins now
@@ -27,8 +29,9 @@ def build_graphs(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: S
     """Write every graph of ``plan`` under ``folder``; at most one component is in memory at any time."""
     (folder / "onnx").mkdir()
     build_vision(checkpoint, plan, folder, step)
-    build_embedding(checkpoint, plan, folder, step)
-    build_decoder(checkpoint, plan, folder, step)
+    if plan.decoder:
+        build_embedding(checkpoint, plan, folder, step)
+        build_decoder(checkpoint, plan, folder, step)
 
 
 def build_vision(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
@@ -63,6 +66,26 @@ def build_decoder(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: 
     _write(DecoderGraph(model, checkpoint.spec.decoder), plan.decoder, folder, {}, {})
     del model
     release_memory()
+
+
+def build_gguf(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
+    """Write the decoder as GGUF in each type of ``plan``; ``folder`` holds the tokenizer's files by now.
+
+    float32 comes first: llama.cpp makes the quantized ones of it.
+    """
+    (folder / "gguf").mkdir()
+    source = folder / plan.gguf[GATE_GGUF_TYPE]
+    for kind in sorted(plan.gguf, key=lambda name: name != GATE_GGUF_TYPE):
+        path = folder / plan.gguf[kind]
+
+        def show(part: float, kind: str = kind) -> None:
+            step(f"decoder as GGUF {kind}, {part:.0%}")
+
+        show(0.0)
+        if kind in WRITTEN_TYPES:
+            write_gguf(checkpoint, folder, path, kind, eos_token_ids(checkpoint)[0], show)
+        else:
+            quantize_gguf(source, path, kind, plan.gguf_size(kind), show)
 
 
 def _write(

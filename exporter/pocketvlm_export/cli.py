@@ -1,7 +1,7 @@
 """Knows `pocketvlm export`: its flags, what it prints; must import without torch."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from pocketvlm import PocketVLMError
-from pocketvlm_export.options import PRECISION_SUFFIXES, ExportOptions
+from pocketvlm_export.options import DECODERS, DEFAULT_GGUF_TYPE, GGUF_TYPES, PRECISION_SUFFIXES, ExportOptions
 from pocketvlm_export.requirements import check_transformers
 
 
@@ -31,14 +31,18 @@ class Comma(click.ParamType):
             self.fail(f"{value!r} is not a comma-separated list of {self.name}", param, ctx)
 
 
-def _precision(text: str) -> str:
-    if text not in PRECISION_SUFFIXES:
-        raise ValueError(text)
-    return text
+def _one_of(known: Collection[str]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in known:
+            raise ValueError(text)
+        return text
+
+    return check
 
 
 BUDGETS = Comma("whole numbers", int)
-PRECISIONS = Comma(f"precisions ({', '.join(PRECISION_SUFFIXES)})", _precision)
+PRECISIONS = Comma(f"precisions ({', '.join(PRECISION_SUFFIXES)})", _one_of(PRECISION_SUFFIXES))
+TYPES = Comma(f"GGUF types ({', '.join(GGUF_TYPES)})", _one_of(GGUF_TYPES))
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -57,9 +61,16 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 @click.option(
     "--budget", type=BUDGETS, default=(), metavar="K[,K...]", help="Visual tokens kept; a quarter by default."
 )
-@click.option("--decoder", type=click.Choice(["onnx"]), default="onnx", show_default=True, help="Decoder engine.")
+@click.option("--decoder", type=click.Choice(list(DECODERS)), default="onnx", show_default=True, help="Decoder engine.")
 @click.option("--vision-precision", type=PRECISIONS, default="fp32", show_default=True, metavar="P[,P...]")
 @click.option("--decoder-precision", type=PRECISIONS, default="fp32", show_default=True, metavar="P[,P...]")
+@click.option(
+    "--gguf-type",
+    type=TYPES,
+    default=(),
+    metavar="T[,T...]",
+    help=f"For llama.cpp: {', '.join(GGUF_TYPES)}; {DEFAULT_GGUF_TYPE} by default.",
+)
 @click.option("--revision", metavar="REV", help="Commit, tag or branch of a Hub checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is already there.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written and what it costs; write nothing.")
@@ -74,6 +85,7 @@ def export(
     decoder: str,
     vision_precision: tuple[str, ...],
     decoder_precision: tuple[str, ...],
+    gguf_type: tuple[str, ...],
     revision: str | None,
     overwrite: bool,
     dry_run: bool,
@@ -89,8 +101,10 @@ def export(
         pruner=pruner,
         pruner_options=pruner_option,
         budgets=budget,
+        decoder=decoder,
         vision_precisions=vision_precision,
         decoder_precisions=decoder_precision,
+        gguf_types=gguf_type,
         revision=revision,
         overwrite=overwrite,
         keep_failed=keep_failed,
@@ -145,7 +159,8 @@ def _describe_report(report: dict[str, Any]) -> Iterator[str]:
     kept = f"{', '.join(map(str, pruning['budgets']))} of {pruning['tokens_before']} visual tokens"
     yield f"{report['output']}: {report['bytes'] / 1e6:.1f} MB, {pruning['method']}, {kept}"
     for name in ("vision", "decoder"):
-        part = parity[name]
+        if not (part := parity[name]):
+            continue
         detail = (
             f"kept equal, smallest gap {part['min_gap']:.1e}"
             if name == "vision"

@@ -10,6 +10,16 @@ from pocketvlm import PocketVLMError
 PRECISION_SUFFIXES: Mapping[str, str] = {"fp32": "", "fp16": "_fp16"}
 # The precision whose graphs the parity gate holds against the checkpoint: always built, kept when asked for.
 GATE_PRECISION = "fp32"
+# What --decoder can be told, and the engines that an artifact then serves, the preferred one first.
+DECODERS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnx",),
+    "llama.cpp": ("llama.cpp",),
+    "both": ("onnx", "llama.cpp"),
+}
+GGUF_TYPES = ("f32", "f16", "q8_0", "q4_0", "q4_k_m")
+DEFAULT_GGUF_TYPE = "q8_0"
+# The type that the parity gate holds against the checkpoint, and that quantized ones are made of.
+GATE_GGUF_TYPE = "f32"
 GATE_PROMPT = "What is in the picture?"
 
 
@@ -21,7 +31,9 @@ class ExportOptions:
         pruner: name of a method in `pocketvlm_export.pruning`.
         pruner_options: the method's own options, as text.
         budgets: visual tokens kept per picture, a graph each; empty for the method's default.
-        vision_precisions, decoder_precisions: keys of `PRECISION_SUFFIXES`.
+        decoder: a key of `DECODERS`.
+        vision_precisions, decoder_precisions: keys of `PRECISION_SUFFIXES`; the decoder's are those of its graphs.
+        gguf_types: of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for `DEFAULT_GGUF_TYPE`.
         revision: branch, tag or commit of a hub checkpoint.
         overwrite: replace an artifact that is already at the destination.
         keep_failed: where an artifact that failed the parity gate is kept for inspection.
@@ -30,21 +42,44 @@ class ExportOptions:
     pruner: str = "fastervlm"
     pruner_options: Mapping[str, str] = field(default_factory=dict)
     budgets: tuple[int, ...] = ()
+    decoder: str = "onnx"
     vision_precisions: tuple[str, ...] = ("fp32",)
     decoder_precisions: tuple[str, ...] = ("fp32",)
+    gguf_types: tuple[str, ...] = ()
     revision: str | None = None
     overwrite: bool = False
     keep_failed: Path | None = None
 
     def __post_init__(self) -> None:
-        for flag, values in (("vision", self.vision_precisions), ("decoder", self.decoder_precisions)):
-            for value in values:
-                if value not in PRECISION_SUFFIXES:
-                    raise PocketVLMError(
-                        f"{flag} precision {value!r} is unknown: choose from {', '.join(PRECISION_SUFFIXES)}"
-                    )
-            if not values or len(set(values)) != len(values):
-                raise PocketVLMError(f"{flag} precisions {list(values)} are empty or repeated: name each one once")
+        _check_known("decoder", (self.decoder,), tuple(DECODERS))
+        _check_known("vision precision", self.vision_precisions, tuple(PRECISION_SUFFIXES))
+        _check_known("decoder precision", self.decoder_precisions, tuple(PRECISION_SUFFIXES))
+        _check_known("GGUF type", self.gguf_types or (DEFAULT_GGUF_TYPE,), GGUF_TYPES)
+        if self.gguf_types and "llama.cpp" not in self.engines:
+            raise PocketVLMError(f"GGUF type {self.gguf_types[0]} is for llama.cpp: give --decoder llama.cpp or both")
+        if self.decoder_precisions != ("fp32",) and "onnx" not in self.engines:
+            raise PocketVLMError(
+                f"decoder precision {self.decoder_precisions[0]} is for ONNX Runtime, the decoder is for llama.cpp: "
+                "give --gguf-type instead"
+            )
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Engines that the artifact's decoder is for, the preferred one first."""
+        return DECODERS[self.decoder]
+
+    @property
+    def gguf(self) -> tuple[str, ...]:
+        """Types of the GGUF files to publish, the default first; none where llama.cpp is not asked for."""
+        return (self.gguf_types or (DEFAULT_GGUF_TYPE,)) if "llama.cpp" in self.engines else ()
+
+
+def _check_known(what: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for value in values:
+        if value not in known:
+            raise PocketVLMError(f"{what} {value!r} is unknown: choose from {', '.join(known)}")
+    if not values or len(set(values)) != len(values):
+        raise PocketVLMError(f"{what}s {list(values)} are empty or repeated: name each one once")
 
 
 def check_budgets(budgets: tuple[int, ...], tokens: int, default: int) -> tuple[int, ...]:

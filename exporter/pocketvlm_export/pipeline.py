@@ -8,7 +8,8 @@ from typing import Any
 
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.artifact.manifest import Parity
-from pocketvlm_export.build import build_graphs
+from pocketvlm.decoders.llama_cpp import library
+from pocketvlm_export.build import build_gguf, build_graphs
 from pocketvlm_export.loading import Checkpoint, fetch, inspect_checkpoint, quiet_transformers
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.packaging import (
@@ -72,6 +73,8 @@ def export(
         with quiet_transformers():
             build_graphs(checkpoint, plan, folder, step)
         write_sidecars(checkpoint, plan, folder)
+        if plan.gguf:
+            build_gguf(checkpoint, plan, folder, step)
         write_card(checkpoint, plan, folder)
         artifact_id = seal(folder, plan)
         step("parity gate")
@@ -89,6 +92,8 @@ def prepare(model: str, output: Path, options: ExportOptions) -> tuple[Checkpoin
     """Refuse what can be refused before any work is done; writes nothing and fetches no weights."""
     checkpoint = inspect_checkpoint(model, options.revision)
     plan = make_plan(checkpoint, options)
+    if plan.gguf:
+        library()  # what quantizes, and what the gate runs
     check_device_settings(checkpoint)
     check_destination(output, checkpoint.source.folder, overwrite=options.overwrite)
     if options.keep_failed is not None:

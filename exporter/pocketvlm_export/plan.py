@@ -1,16 +1,25 @@
 """Knows, before anything is built, which files an export will write and what they will cost in bytes and memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pocketvlm import PocketVLMError
 from pocketvlm_export.families import VLMSpec
+from pocketvlm_export.gguf import architecture, context_length
 from pocketvlm_export.loading import Checkpoint
-from pocketvlm_export.options import GATE_PRECISION, PRECISION_SUFFIXES, ExportOptions, check_budgets
+from pocketvlm_export.options import (
+    GATE_GGUF_TYPE,
+    GATE_PRECISION,
+    PRECISION_SUFFIXES,
+    ExportOptions,
+    check_budgets,
+)
 from pocketvlm_export.pruning import Pruner, make_pruner
 
 _BYTES = {"fp32": 4, "fp16": 2}  # a parameter on disk
+# A parameter in a GGUF file, in bits: blocks carry their scales, and q4_k_m keeps some matrices in six bits.
+_GGUF_BITS = {"f32": 32.0, "f16": 16.0, "q8_0": 8.5, "q4_0": 4.6, "q4_k_m": 5.0}
 _GRAPH_BYTES = 1 << 20  # a graph without its weights, rounded up
 _BASELINE = 420 << 20  # torch, transformers and ONNX Runtime imported
 _MEMORY_FACTOR = 1.3  # peak against the largest component in float32: the component itself and what tracing adds
@@ -21,8 +30,10 @@ class ExportPlan:
     """What will be written: graph file names by budget and precision, and what they cost.
 
     Attributes:
-        vision: {budget: {precision: file}}; embed, decoder: {precision: file}; the gate's precision always among them.
-        vision_bytes, embed_bytes, decoder_bytes: of one float32 graph's weights.
+        vision: {budget: {precision: file}}; embed, decoder: {precision: file}; gguf: {type: file}. What the gate holds
+            against the checkpoint is always among them; an engine that is not asked for has none.
+        context: longest sequence in tokens, the same for each engine.
+        vision_bytes, embed_bytes, decoder_bytes, gguf_bytes: of the weights of one file in float32.
         memory_bytes: estimated peak of resident memory.
     """
 
@@ -32,23 +43,25 @@ class ExportPlan:
     vision: dict[int, dict[str, str]]
     embed: dict[str, str]
     decoder: dict[str, str]
+    gguf: dict[str, str]
+    context: int
     vision_bytes: int
     embed_bytes: int
     decoder_bytes: int
+    gguf_bytes: int
     memory_bytes: int
 
     @property
     def extra(self) -> set[str]:
-        """Graph files that are built for the gate only and removed before publishing."""
-        vision = GATE_PRECISION not in self.options.vision_precisions
-        decoder = GATE_PRECISION not in self.options.decoder_precisions
-        return {
-            *(graphs[GATE_PRECISION] for graphs in self.vision.values() if vision),
-            *(files[GATE_PRECISION] for files in (self.embed, self.decoder) if decoder),
-        }
+        """Graph and GGUF files that are built for the gate only and removed before publishing."""
+        options = self.options
+        files = {file for graphs in self.vision.values() for file in _unasked(graphs, options.vision_precisions)}
+        for graphs in (self.embed, self.decoder):
+            files |= _unasked(graphs, options.decoder_precisions)
+        return files | _unasked(self.gguf, options.gguf)
 
     def sizes(self) -> dict[str, int]:
-        """Return the estimated bytes of each graph that is kept, its weights counted with the first that needs them."""
+        """Return the estimated bytes of each file, weights counted with the first graph that needs them."""
         sizes = {
             file: _GRAPH_BYTES + (self._weights(self.vision_bytes, precision) if budget == self.budgets[0] else 0)
             for budget, graphs in self.vision.items()
@@ -56,7 +69,11 @@ class ExportPlan:
         }
         for files, weights in ((self.embed, self.embed_bytes), (self.decoder, self.decoder_bytes)):
             sizes |= {file: _GRAPH_BYTES + self._weights(weights, precision) for precision, file in files.items()}
-        return sizes
+        return sizes | {file: self.gguf_size(kind) for kind, file in self.gguf.items()}
+
+    def gguf_size(self, kind: str) -> int:
+        """Return the estimated bytes of a GGUF file of a type."""
+        return _GRAPH_BYTES + int(self.gguf_bytes * _GGUF_BITS[kind] / _GGUF_BITS[GATE_GGUF_TYPE])
 
     def disk_bytes(self) -> int:
         """Return the bytes needed while exporting, graphs built for the gate included."""
@@ -95,16 +112,22 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     # The head is as large as the embedding; tied checkpoints store one of them or both.
     decoder = 4 * (count("decoder.") - count("decoder.model.embed_tokens.") - count("decoder.lm_head.")) + embed
     vision = 4 * (count("vision_tower.") + count("projector."))
+    onnx, llama_cpp = ("onnx" in options.engines, "llama.cpp" in options.engines)
+    if llama_cpp:
+        architecture(spec.decoder)  # refuses what llama.cpp cannot run
     return ExportPlan(
         pruner=pruner,
         budgets=budgets,
         options=options,
         vision={budget: _vision_names(budget, budgets, options) for budget in budgets},
-        embed=_names("embed_tokens", options.decoder_precisions),
-        decoder=_names("decoder_model_merged", options.decoder_precisions),
+        embed=_names("embed_tokens", options.decoder_precisions) if onnx else {},
+        decoder=_names("decoder_model_merged", options.decoder_precisions) if onnx else {},
+        gguf=_gguf_names(options) if llama_cpp else {},
+        context=context_length(spec.decoder) if llama_cpp else spec.decoder.context,
         vision_bytes=vision,
         embed_bytes=embed,
         decoder_bytes=decoder,
+        gguf_bytes=decoder + (0 if spec.decoder.tied else embed),
         memory_bytes=_BASELINE + int(_MEMORY_FACTOR * max(vision, decoder + embed)),
     )
 
@@ -125,3 +148,13 @@ def _names(graph: str, precisions: Iterable[str], budget: str = "") -> dict[str,
     """Return {precision: file}, in the order asked for, the gate's precision added last where it is not asked for."""
     wanted = dict.fromkeys((*precisions, GATE_PRECISION))
     return {precision: f"onnx/{graph}{PRECISION_SUFFIXES[precision]}{budget}.onnx" for precision in wanted}
+
+
+def _gguf_names(options: ExportOptions) -> dict[str, str]:
+    """As `_names`, {type: file}."""
+    wanted = dict.fromkeys((*options.gguf, GATE_GGUF_TYPE))
+    return {kind: f"gguf/decoder-{kind}.gguf" for kind in wanted}
+
+
+def _unasked(files: Mapping[str, str], asked: Iterable[str]) -> set[str]:
+    return {file for name, file in files.items() if name not in set(asked)}

@@ -33,7 +33,7 @@ def test_later_fields_and_minor_versions_are_accepted(artifact_dir):
     data = read_manifest(artifact_dir)
     data["schema_version"] = "1.7"
     data["fastv"] = {"layer": 2}
-    data["decoder"]["gguf"] = {"q8_0": {"file": "gguf/decoder-q8_0.gguf"}}
+    data["decoder"]["speculative"] = {"q8_0": {"file": "gguf/draft-q8_0.gguf"}}
     write_manifest(artifact_dir, data)
     assert Artifact.open(artifact_dir).manifest.schema_version == "1.7"
 
@@ -60,6 +60,9 @@ def test_an_unknown_schema_version_is_refused(artifact_dir, version):
         (("decoder", "layers"), "two"),
         (("decoder", "layers"), 10**9),
         (("decoder", "graphs"), {}),
+        (("decoder", "engines"), ["onnx", "llama.cpp"]),
+        (("decoder", "gguf"), {"q8_0": "gguf/elsewhere.gguf"}),
+        (("decoder", "gguf"), {"q8_0": {"file": "tokenizer.json"}}),
         (("decoder", "image_token_id"), 1 << 20),
         (("decoder",), None),
         (("parity",), {}),
@@ -103,6 +106,16 @@ def test_integers_written_as_fractions_are_refused(artifact_dir, section, key, v
 def test_a_manifest_that_is_none_is_refused(artifact_dir, text):
     (artifact_dir / MANIFEST_NAME).write_text(text)
     refuse(artifact_dir, MANIFEST_NAME)
+
+
+def test_llama_cpp_with_original_positions_is_refused(artifact_dir):
+    data = read_manifest(artifact_dir)
+    data["decoder"] |= {"engines": ["llama.cpp"], "gguf": {"q8_0": "tokenizer.json"}}
+    write_manifest(artifact_dir, data)
+    assert Artifact.open(artifact_dir).manifest.decoder.gguf == {"q8_0": "tokenizer.json"}
+    data["pruning"]["positions"] = "original"
+    write_manifest(artifact_dir, data)
+    refuse(artifact_dir, "positions are original")
 
 
 def test_no_folder_and_no_manifest(tmp_path):

@@ -2,7 +2,7 @@
 
 from pocketvlm_export.packaging.appraisal import check_device_settings
 from pocketvlm_export.packaging.card import write_card
-from pocketvlm_export.packaging.manifest import UNCHECKED, seal, write_manifest
+from pocketvlm_export.packaging.manifest import UNCHECKED, eos_token_ids, seal, write_manifest
 from pocketvlm_export.packaging.publish import check_destination, check_keep_failed, check_space, publish, staging
 from pocketvlm_export.packaging.sidecars import chat_template, write_sidecars
 
@@ -13,6 +13,7 @@ __all__ = [
     "check_device_settings",
     "check_keep_failed",
     "check_space",
+    "eos_token_ids",
     "publish",
     "seal",
     "staging",

@@ -12,10 +12,10 @@ from pocketvlm_export.plan import ExportPlan
 _BODY = """
 # {model}: {method}, {budget} of {tokens} visual tokens
 
-{model} exported by PocketVLM {version} for ONNX Runtime. {pruning}
+{model} exported by PocketVLM {version} for {engines}. {pruning}
 
 ```bash
-pip install .  # in a clone of PocketVLM
+pip install {install}  # in a clone of PocketVLM
 pocketvlm run . --image photo.jpg --prompt "What is in the picture?"
 ```
 
@@ -29,6 +29,12 @@ Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow th
 `pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it again, where PocketVLM was installed
 by `pip install '.[export]'`.
 """
+
+_ENGINES = {
+    "onnx": "ONNX Runtime",
+    "llama.cpp": "ONNX Runtime (pictures) and llama.cpp (text)",
+    "both": "ONNX Runtime and llama.cpp",
+}
 
 
 def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
@@ -46,7 +52,7 @@ def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
         license=source_license(source.folder),
         pipeline_tag="image-text-to-text",
         library_name="pocketvlm",
-        tags=["onnx", "token-pruning", plan.pruner.name],
+        tags=["onnx", *(["gguf"] if plan.gguf else []), "token-pruning", plan.pruner.name],
     )
     body = _BODY.format(
         model=source.name,
@@ -56,9 +62,18 @@ def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
         version=pocketvlm.__version__,
         pruning=pruning,
         vision=", ".join(plan.options.vision_precisions),
-        decoder=", ".join(plan.options.decoder_precisions),
+        engines=_ENGINES[plan.options.decoder],
+        install="'.[llama]'" if plan.gguf else ".",
+        decoder=_decoders(plan),
     )
     (folder / "README.md").write_text(f"---\n{front.to_yaml()}\n---\n{body}", encoding="utf-8")
+
+
+def _decoders(plan: ExportPlan) -> str:
+    """Say which decoders lie in the folder, the one that is used unless another is asked for first."""
+    graphs = f"ONNX {', '.join(plan.options.decoder_precisions)}" if plan.decoder else ""
+    files = f"GGUF {', '.join(plan.options.gguf)} (`--decoder llama.cpp`)" if plan.gguf else ""
+    return " and ".join(part for part in (graphs, files) if part)
 
 
 def source_license(source: Path) -> str | None:

@@ -17,6 +17,7 @@ from pocketvlm_export.packaging.card import source_license
 from pocketvlm_export.plan import ExportPlan
 
 _TOOLS = ("pocketvlm", "torch", "transformers", "onnx", "onnxscript")
+_TOOLS_OF = {"onnx": (), "llama.cpp": ("gguf", "llama-cpp-python")}  # by engine
 _REQUIRES = {"onnxruntime": ">=1.24"}
 # Neither the manifest itself nor the model card, which people edit.
 _NOT_LISTED = {MANIFEST_NAME, "README.md"}
@@ -68,21 +69,24 @@ def write_manifest(
             spec.vision.image_size, {budget: _present(files, present) for budget, files in plan.vision.items()}
         ),
         decoder=DecoderSpec(
-            engines=("onnx",),
+            engines=plan.options.engines,
             embed=_present(plan.embed, present),
             graphs=_present(plan.decoder, present),
+            gguf=_present(plan.gguf, present),
             layers=spec.decoder.layers,
             kv_heads=spec.decoder.kv_heads,
             head_dim=spec.decoder.head_dim,
             hidden=spec.decoder.hidden,
             vocab=spec.decoder.vocab,
-            context=spec.decoder.context,
+            context=plan.context,
             image_token_id=spec.image_token_id,
             eos_token_ids=eos_token_ids(checkpoint),
         ),
         parity=parity,
         files=present,
-        created_by={name: version(name) for name in _TOOLS},
+        created_by={
+            name: version(name) for name in (*_TOOLS, *(tool for e in plan.options.engines for tool in _TOOLS_OF[e]))
+        },
         requires=_REQUIRES,
     )
     (folder / MANIFEST_NAME).write_text(Manifest.from_json(manifest.to_json()).to_json(), encoding="utf-8")

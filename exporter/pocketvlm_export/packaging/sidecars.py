@@ -91,10 +91,10 @@ def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any
     """Return the checkpoint's config.json with what transformers.js must be told."""
     kept = [file for file in plan.sizes() if file not in plan.extra]
     external = {Path(file).name: True for file in kept if (folder / file).with_suffix(".onnx_data").is_file()}
-    vision, decoder = plan.options.vision_precisions[0], plan.options.decoder_precisions[0]
-    told: dict[str, Any] = {
-        "dtype": {"vision_encoder": vision, "embed_tokens": decoder, "decoder_model_merged": decoder}
-    }
+    dtypes = {"vision_encoder": plan.options.vision_precisions[0]}
+    if plan.decoder:
+        dtypes |= dict.fromkeys(("embed_tokens", "decoder_model_merged"), plan.options.decoder_precisions[0])
+    told: dict[str, Any] = {"dtype": dtypes}
     if external:
         told["use_external_data_format"] = external
     return {**read_json(source / "config.json"), "transformers.js_config": told}

@@ -7,7 +7,7 @@ from typing import Any
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact import Artifact
 from pocketvlm_export.loading import Checkpoint, open_checkpoint
-from pocketvlm_export.options import PRECISION_SUFFIXES
+from pocketvlm_export.options import GGUF_TYPES, PRECISION_SUFFIXES
 from pocketvlm_export.verification.gate import ParityError, check_parity, failures
 from pocketvlm_export.verification.reference import SCORES
 
@@ -45,6 +45,7 @@ def _check_known(artifact: Artifact) -> None:
     for what, names, known in (
         ("pruning method", [manifest.pruning.method], SCORES),
         ("precision", precisions, PRECISION_SUFFIXES),
+        ("GGUF type", manifest.decoder.gguf, GGUF_TYPES),
     ):
         for name in names:
             if name not in known:

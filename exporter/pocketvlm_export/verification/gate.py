@@ -18,6 +18,8 @@ from pocketvlm.vision import VisionEncoder, VisionFeatures
 from pocketvlm_export.loading import Checkpoint, quiet_transformers
 from pocketvlm_export.memory import release_memory
 from pocketvlm_export.options import GATE_PRECISION, GATE_PROMPT
+from pocketvlm_export.verification.bounds import STEPS, TOLERANCE, agreement, cosine, within
+from pocketvlm_export.verification.gguf import gate_sequences, measure_gguf
 from pocketvlm_export.verification.kept import compare_kept, largest
 from pocketvlm_export.verification.reference import (
     DecoderReference,
@@ -27,9 +29,7 @@ from pocketvlm_export.verification.reference import (
     vision_reference,
 )
 
-TOLERANCE = 1e-4  # of max(1, largest absolute reference value)
 TIE = 1e-6  # relative score distance from the cut below which keeping another patch is a tie, not an error
-STEPS = 16  # greedy tokens
 # For precisions that cannot be exact: of features and logits, and of kept patches. Patches that are exchanged may be
 # more where their scores lie as near the cut as _NEAR, relatively: a rounding decides there.
 MIN_COSINE: Mapping[str, float] = {"fp16": 0.999}
@@ -67,6 +67,7 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
         for precision in dict.fromkeys((*in_vision, *in_decoder))
         if precision != GATE_PRECISION
     }
+    others |= _measure_gguf(artifact, references)
     parts = [part for part in (vision, decoder) if part]
     passed = all(part["passed"] for part in [*parts, *others.values()])
     return Parity(passed, "transformers fp32", vision=vision, decoder=decoder, by_precision=others)
@@ -79,7 +80,9 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact) -> References:
     with quiet_transformers():
         vision = vision_reference(checkpoint, pruning.method, pruning.budgets, pixel_values)
         features = vision[pruning.default_budget].image_features[0]
-        decoder = decoder_reference(checkpoint, GATE_PROMPT, features, STEPS)
+        spec = artifact.manifest.decoder
+        sequences = gate_sequences(spec.vocab, spec.context) if spec.gguf else ()
+        decoder = decoder_reference(checkpoint, GATE_PROMPT, features, STEPS, sequences)
     return References(pixel_values, vision, decoder)
 
 
@@ -127,7 +130,7 @@ def _measure_vision(artifact: Artifact, references: References, precision: str) 
     # Each row alone: a tie in one picture excuses nothing in another.
     kept = all(row.same or (row.ascending and row.cut_distance < TIE) for row in rows)
     # Scores are probabilities: what another budget is cut from at run time, so they are held to the same bound.
-    passed = kept and _within(difference, scale) and score_difference <= TOLERANCE
+    passed = kept and within(difference, scale) and score_difference <= TOLERANCE
     return {
         "max_abs": difference,
         "max_reference": scale,
@@ -142,11 +145,11 @@ def _measure_decoder(artifact: Artifact, references: References, precision: str)
     """Answer the gate's prompt about its first picture, end to end, and compare ids, logits and tokens."""
     reference = references.decoder
     tokens, logits, prompt_equal = _answer(artifact, references, precision)
-    agreed = _agreement(tokens, reference.token_ids)
+    agreed = agreement(tokens, reference.token_ids)
     compared = min(agreed + 1, STEPS)  # logits after another token answer another question
     difference = largest(logits[:compared] - reference.logits[:compared])
     scale = float(np.max([1.0, largest(reference.logits)]))
-    passed = prompt_equal and agreed == STEPS and _within(difference, scale)
+    passed = prompt_equal and agreed == STEPS and within(difference, scale)
     return {
         "max_abs": difference,
         "max_reference": scale,
@@ -171,18 +174,24 @@ def _measure_other(artifact: Artifact, references: References, precision: str) -
             row.ascending and (row.overlap >= MIN_OVERLAP[precision] or row.cut_distance <= _NEAR) for row in rows
         )
         result |= {
-            "vision_cosine": float(np.min([_cosine(row.ours, row.theirs) if row.overlap else 0.0 for row in rows])),
+            "vision_cosine": float(np.min([cosine(row.ours, row.theirs) if row.overlap else 0.0 for row in rows])),
             "kept_overlap": min(row.overlap for row in rows),
             "cut_distance": float(np.max([row.cut_distance for row in rows])),
         }
     if precision in artifact.manifest.decoder.graphs:
         tokens, logits, _ = _answer(artifact, references, precision)
         result |= {
-            "decoder_cosine": _cosine(logits[0], references.decoder.logits[0]),
-            "greedy_equal": _agreement(tokens, references.decoder.token_ids),
+            "decoder_cosine": cosine(logits[0], references.decoder.logits[0]),
+            "greedy_equal": agreement(tokens, references.decoder.token_ids),
         }
     lowest = np.min([result[key] for key in ("vision_cosine", "decoder_cosine") if key in result])
     return {**result, "passed": kept and bool(lowest >= MIN_COSINE[precision])}
+
+
+def _measure_gguf(artifact: Artifact, references: References) -> dict[str, dict[str, Any]]:
+    """Figures of each GGUF type, which reads the features that transformers made: nothing but the decoder differs."""
+    features = references.vision[artifact.manifest.pruning.default_budget].image_features[0]
+    return {kind: measure_gguf(artifact, references.decoder, features, kind) for kind in artifact.manifest.decoder.gguf}
 
 
 def _encode(artifact: Artifact, references: References, budget: int, precision: str | None) -> VisionFeatures:
@@ -205,21 +214,6 @@ def _answer(artifact: Artifact, references: References, precision: str) -> tuple
     del decoder
     release_memory()
     return [int(row.argmax()) for row in logits], np.stack(logits), np.array_equal(ids, references.decoder.prompt_ids)
-
-
-def _agreement(ours: list[int], theirs: list[int]) -> int:
-    """Count the tokens before the first that differs."""
-    return next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), len(theirs))
-
-
-def _within(difference: float, scale: float) -> bool:
-    """Whether ``difference`` is tolerable; NaN and infinity are not, on either side."""
-    return bool(np.isfinite(scale)) and difference <= TOLERANCE * scale
-
-
-def _cosine(a: Floats, b: Floats) -> float:
-    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
 
 
 def _short(value: Any) -> str:

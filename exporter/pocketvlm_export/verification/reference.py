@@ -7,7 +7,7 @@ both sides by way of the family's loaders, which this gate therefore cannot chec
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,19 @@ class VisionReference:
 
 @dataclass(frozen=True)
 class DecoderReference:
-    """A greedy answer: prompt ids (n,), token ids (steps,), logits before each of them (steps, vocab)."""
+    """A greedy answer, and what follows each token of fixed sequences.
+
+    Attributes:
+        prompt_ids: (n,).
+        token_ids: (steps,).
+        logits: before each of them, (steps, vocab).
+        sequence_logits: after each token of every sequence, (tokens, vocab) each.
+    """
 
     prompt_ids: Ints
     token_ids: list[int]
     logits: Floats
+    sequence_logits: list[Floats] = field(default_factory=list)
 
 
 def fastervlm_scores(attention: Floats) -> Floats:
@@ -92,8 +100,13 @@ def vision_reference(
     }
 
 
-def decoder_reference(checkpoint: Checkpoint, prompt: str, features: Floats, steps: int) -> DecoderReference:
-    """Answer ``prompt`` about one picture, whose kept ``features`` are (k, hidden), greedily for ``steps`` tokens."""
+def decoder_reference(
+    checkpoint: Checkpoint, prompt: str, features: Floats, steps: int, sequences: Sequence[Ints] = ()
+) -> DecoderReference:
+    """Answer ``prompt`` about one picture, whose kept ``features`` are (k, hidden), greedily for ``steps`` tokens.
+
+    ``sequences`` are token ids, (tokens,) each, that are read without a prompt.
+    """
     family, spec = checkpoint.family, checkpoint.spec
     ids = prompt_ids(checkpoint, prompt, len(features))
     embedding = family.load_embedding(checkpoint.weights, spec)
@@ -109,9 +122,10 @@ def decoder_reference(checkpoint: Checkpoint, prompt: str, features: Floats, ste
             logits.append(output.logits[0, -1].numpy().copy())
             token_ids.append(int(logits[-1].argmax()))
             inputs = embedding(torch.tensor([token_ids[-1:]]))
+        read = [model(inputs_embeds=embedding(torch.from_numpy(row)[None])).logits[0].numpy() for row in sequences]
     del model, embedding, output, inputs, cache
     release_memory()
-    return DecoderReference(ids, token_ids, np.stack(logits))
+    return DecoderReference(ids, token_ids, np.stack(logits), read)
 
 
 @contextmanager

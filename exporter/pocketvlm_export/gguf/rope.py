@@ -1,0 +1,60 @@
+"""Knows how rotary position embeddings and their scaling are told to llama.cpp."""
+
+import math
+
+import gguf
+import torch
+from transformers import PretrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+_BETAS = {"beta_fast": 32, "beta_slow": 1}  # the only ones llama.cpp has for these architectures
+
+
+def add_rope(writer: gguf.GGUFWriter, config: PretrainedConfig, head_dim: int) -> None:
+    """Write the frequencies' base and their scaling, as far as it can be said in figures; see `rope_factors`."""
+    rope, kind = config.rope_parameters, _kind(config)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if kind == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    elif kind == "yarn":
+        _add_yarn(writer, config)
+
+
+def is_told_in_figures(config: PretrainedConfig) -> bool:
+    """Whether llama.cpp computes the same frequencies from a few figures, so that it needs no tensor of factors."""
+    rope, kind = config.rope_parameters, _kind(config)
+    if kind != "yarn":
+        return kind != "llama3"
+    return rope.get("truncate", True) and all((rope.get(name) or value) == value for name, value in _BETAS.items())
+
+
+def rope_factors(config: PretrainedConfig, head_dim: int) -> torch.Tensor | None:
+    """Return what each plain frequency is divided by, float32 (head_dim / 2,); None where figures tell it."""
+    if is_told_in_figures(config):
+        return None
+    frequencies, _ = ROPE_INIT_FUNCTIONS[_kind(config)](config, device="cpu")
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    factors: torch.Tensor = 1.0 / config.rope_parameters["rope_theta"] ** exponents / frequencies
+    return factors
+
+
+def _add_yarn(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
+    rope = config.rope_parameters
+    original = rope["original_max_position_embeddings"]
+    factor = rope.get("factor") or config.max_position_embeddings / original
+    _, attention = ROPE_INIT_FUNCTIONS["yarn"](config, device="cpu")
+    if is_told_in_figures(config):
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(factor)
+        writer.add_rope_scaling_orig_ctx_len(original)
+        # llama.cpp scales queries and keys by the paper's factor then, and by ours on top.
+        attention /= 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+    if not math.isclose(attention, 1.0):
+        writer.add_rope_scaling_attn_factors(attention)
+
+
+def _kind(config: PretrainedConfig) -> str:
+    kind: str = config.rope_parameters.get("rope_type", "default")
+    return kind

@@ -225,6 +225,19 @@ def test_a_weight_without_a_place_is_refused(make_tiny, tmp_path):
         write(source, tmp_path)
 
 
+@needs_llama_cpp
+@pytest.mark.parametrize("kind", ["gpt-2", "pieces"])
+def test_tokens_without_a_row_of_the_embedding_are_left_out(make_tiny, tmp_path, kind):
+    core = tiny_tokenizers.sentence_pieces() if kind == "pieces" else tiny_tokenizers.byte_level(kind)
+    core.add_tokens([f"<extra {i}>" for i in range(200)])
+    source = make_tiny()
+    tiny_tokenizers.save(core, source)
+    path = write(source, tmp_path)
+    assert len(read_gguf(path)[1]["tokenizer.ggml.tokens"]) == 512 < core.get_vocab_size()
+    text = "what is in the picture?"
+    assert tokenize(path, text) == core.encode(text, add_special_tokens=False).ids
+
+
 def test_a_tokenizer_of_another_kind_is_refused(make_tiny, tmp_path):
     source = make_tiny()
     tiny_tokenizers.save(Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>")), source)

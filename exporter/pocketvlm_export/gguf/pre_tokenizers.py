@@ -13,7 +13,7 @@ _TEKKEN = (
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # What happens to text before merging, in the words of `_describe` -> llama.cpp's name. A tokenizer of another kind is
-# written as the last resort, which llama.cpp tokenizes as it can; the parity gate says whether that is the same.
+# written as the last resort: llama.cpp splits its text much like GPT-2's, so that other clients may get other tokens.
 _NAMES: Mapping[tuple[str, ...], str] = {
     ("ByteLevel regex",): "gpt-2",
     (f"Split {_LETTERS % '{1,3}'}", "ByteLevel"): "llama-bpe",

@@ -80,14 +80,18 @@ def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary, folder: Path
 
 
 def _tokens(tokenizer: Mapping[str, Any], size: int, *, pieces: bool) -> tuple[list[str], list[gguf.TokenType]]:
-    """Text and type of each id; ids that the tokenizer does not fill are padding."""
+    """Text and type of each id; ids that the tokenizer does not fill are padding, ids without a row are left out."""
     tokens = [f"[PAD{i}]" for i in range(size)]
     types = [gguf.TokenType.UNUSED] * size
     for text, i in tokenizer["model"]["vocab"].items():
+        if i >= size:
+            continue
         tokens[i] = text
         types[i] = gguf.TokenType.BYTE if pieces and _BYTE.fullmatch(text) else gguf.TokenType.NORMAL
     for added in tokenizer.get("added_tokens", []):
         i, text = added["id"], added["content"]
+        if i >= size:
+            continue
         # Some checkpoints forget to call theirs special.
         control = added["special"] or (text.startswith("<|") and text.endswith("|>"))
         types[i] = gguf.TokenType.CONTROL if control else gguf.TokenType.USER_DEFINED

@@ -17,7 +17,7 @@ from pocketvlm_export.packaging.card import source_license
 from pocketvlm_export.plan import ExportPlan
 
 _TOOLS = ("pocketvlm", "torch", "transformers", "onnx", "onnxscript")
-_TOOLS_OF = {"onnx": (), "llama.cpp": ("gguf", "llama-cpp-python")}  # by engine
+_GGUF_TOOLS = ("gguf", "llama-cpp-python")
 _REQUIRES = {"onnxruntime": ">=1.24"}
 # Neither the manifest itself nor the model card, which people edit.
 _NOT_LISTED = {MANIFEST_NAME, "README.md"}
@@ -84,9 +84,7 @@ def write_manifest(
         ),
         parity=parity,
         files=present,
-        created_by={
-            name: version(name) for name in (*_TOOLS, *(tool for e in plan.options.engines for tool in _TOOLS_OF[e]))
-        },
+        created_by={name: version(name) for name in (*_TOOLS, *(_GGUF_TOOLS if plan.gguf else ()))},
         requires=_REQUIRES,
     )
     (folder / MANIFEST_NAME).write_text(Manifest.from_json(manifest.to_json()).to_json(), encoding="utf-8")

@@ -41,9 +41,8 @@ class Contrast(nn.Module):
     def forward(self, scenes: list[Scene], pooled: torch.Tensor) -> torch.Tensor:
         """Scaled cosines, (captions, pictures)."""
         ids = caption_ids(scenes, self.tokenizer)
-        mask = ids != self.tokenizer.pad_token_id
         with torch.autocast("cpu", torch.bfloat16):
-            text = self.text_projection(self.text_model(input_ids=ids, attention_mask=mask).pooler_output)
+            text = self.text_projection(_read(self.text_model, ids, self.tokenizer.pad_token_id))
             image = self.visual_projection(pooled)
         image, text = (nn.functional.normalize(x.float(), dim=-1) for x in (image, text))
         return self.logit_scale.exp().clamp(max=100) * text @ image.T
@@ -79,8 +78,8 @@ class Regions(nn.Module):
     def _likeness(self, seen: torch.Tensor, phrases: torch.Tensor) -> torch.Tensor:
         """Scaled cosines of what is seen (..., 128) and phrases, token ids (phrases, length)."""
         with torch.autocast("cpu", torch.bfloat16):
-            text = self.text_model(input_ids=phrases, attention_mask=phrases != self.pad).pooler_output
-            text, seen = self.text_projection(text), self.projection(seen)
+            text = self.text_projection(_read(self.text_model, phrases, self.pad))
+            seen = self.projection(seen)
         seen, text = (nn.functional.normalize(x.float(), dim=-1) for x in (seen, text))
         return self.scale.exp() * seen @ text.T
 
@@ -105,3 +104,15 @@ def _phrase_ids(phrases: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> t
     ids = [[*tokenizer(phrase).input_ids, tokenizer.eos_token_id] for phrase in phrases]
     longest = max(map(len, ids))
     return torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in ids])
+
+
+def _read(text_model: nn.Module, ids: torch.Tensor, pad: int) -> torch.Tensor:
+    """What the text tower makes of texts, token ids (texts, length): its state at the end token, (texts, 128).
+
+    Not its own ``pooler_output``: with end token 2 transformers takes the highest id for the end, as CLIP's first
+    vocabulary had it, and reads a text only up to there.
+    """
+    mask = ids != pad
+    states = text_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    read: torch.Tensor = states[torch.arange(len(ids)), mask.sum(1) - 1]
+    return read

@@ -18,8 +18,8 @@ from pocketvlm_export.options import (
 from pocketvlm_export.pruning import Pruner, make_pruner
 
 _BYTES = {"fp32": 4, "fp16": 2}  # a parameter on disk
-# A parameter in a GGUF file, in bits: blocks carry their scales, and q4_k_m keeps some matrices in six bits.
-_GGUF_BITS = {"f32": 32.0, "f16": 16.0, "q8_0": 8.5, "q4_0": 4.6, "q4_k_m": 5.0}
+# A parameter in a GGUF file, in bits, and one of the head, to which llama.cpp gives more: blocks carry their scales.
+_GGUF_BITS = {"f32": (32.0, 32.0), "f16": (16.0, 16.0), "q8_0": (8.5, 8.5), "q4_0": (4.5, 8.5), "q4_k_m": (5.2, 8.5)}
 _GRAPH_BYTES = 1 << 20  # a graph without its weights, rounded up
 _BASELINE = 420 << 20  # torch, transformers and ONNX Runtime imported
 _MEMORY_FACTOR = 1.3  # peak against the largest component in float32: the component itself and what tracing adds
@@ -73,7 +73,8 @@ class ExportPlan:
 
     def gguf_size(self, kind: str) -> int:
         """Return the estimated bytes of a GGUF file of a type."""
-        return _GRAPH_BYTES + int(self.gguf_bytes * _GGUF_BITS[kind] / _GGUF_BITS[GATE_GGUF_TYPE])
+        most, head = _GGUF_BITS[kind]
+        return _GRAPH_BYTES + int(((self.gguf_bytes - self.embed_bytes) * most + self.embed_bytes * head) / 32)
 
     def disk_bytes(self) -> int:
         """Return the bytes needed while exporting, graphs built for the gate included."""

@@ -44,11 +44,14 @@ def photo(tmp_path_factory):
     return path
 
 
-def pruned_generate(model, processor, pictures, budget):
+def user(text, pictures):
+    return {"role": "user", "content": [{"type": "image"}] * pictures + [{"type": "text", "text": text}]}
+
+
+def pruned_generate(model, processor, messages, pictures, budget):
     """Greedy tokens and kept patches by FasterVLM from full eager attention maps (arXiv 2412.01818)."""
     from transformers.image_utils import load_image
 
-    messages = [{"role": "user", "content": [{"type": "image"}] * len(pictures) + [{"type": "text", "text": PROMPT}]}]
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
     inputs = processor(images=[load_image(str(p)) for p in pictures], text=text, return_tensors="pt")
     with torch.no_grad():
@@ -80,10 +83,28 @@ def pruned_generate(model, processor, pictures, budget):
 def test_tokens_and_kept_patches_equal_those_of_transformers(model, processor, tiny_export, photo, budget, count):
     vlm = VLM.load(tiny_export, budget=18)
     answer = vlm.generate(PROMPT, [photo] * count, budget=budget, max_new_tokens=STEPS)
-    token_ids, kept = pruned_generate(model, processor, [photo] * count, budget)
+    token_ids, kept = pruned_generate(model, processor, [user(PROMPT, count)], [photo] * count, budget)
     assert answer.kept_indices == kept
     assert answer.token_ids == token_ids
     assert answer.text == processor.decode(token_ids, skip_special_tokens=True)
+
+
+def test_a_conversation_equals_that_of_transformers(model, processor, tiny_export, photo, tmp_path):
+    """Every turn against the whole conversation given to transformers at once, which keeps nothing between turns."""
+    with Image.open(photo) as picture:
+        picture.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "other.png")
+    chat = VLM.load(tiny_export).chat()
+    messages, shown = [], []
+    for text, pictures in [(PROMPT, [photo]), ("and a circle?", []), (PROMPT, [tmp_path / "other.png"]), ("red?", [])]:
+        shown += pictures
+        messages.append(user(text, len(pictures)))
+        answer = chat.ask(text, pictures, max_new_tokens=STEPS)
+        token_ids, kept = pruned_generate(model, processor, messages, shown, 9)
+        assert answer.token_ids == token_ids
+        assert answer.kept_indices == kept
+        said = processor.decode(token_ids, skip_special_tokens=True).strip()
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": said}]})
+        assert chat.messages == messages
 
 
 def test_any_budget_is_served_exactly_by_the_larger_graph(tiny_export, photo):

@@ -1,8 +1,29 @@
-"""Knows how the memory of a freed component goes back to the system before the next one is loaded."""
+"""Knows what an export holds in memory at its peak, and how a freed component's part goes back to the system."""
 
 import ctypes
 import gc
 import sys
+
+from pocketvlm_export.families import VLMSpec
+
+_BASELINE = 700 << 20  # torch, transformers and ONNX Runtime, and what they keep of the graphs that they have seen
+_MAPS = 1.5  # an eager attention map with its softmax under way, against the map alone
+
+
+def estimate_peak(spec: VLMSpec, vision: int, embed: int, decoder: int) -> int:
+    """Return the resident memory that an export of ``spec`` reaches, in bytes, whatever its budgets.
+
+    One component is loaded at a time, each twice: to be traced, and as the parity gate's reference. The reference takes
+    more: of the tower, the attention maps of all layers for one picture; of the decoder, its embedding beside it, which
+    is still mapped from its file, in two bytes or four, while it becomes float32. ONNX Runtime's sessions stay below.
+
+    Args:
+        spec: the checkpoint.
+        vision, embed, decoder: float32 bytes of tower with projector, of the embedding, of the decoder with its head.
+    """
+    config, tokens = spec.vision.config, spec.vision.tokens + 1
+    maps = 4 * config.num_hidden_layers * config.num_attention_heads * tokens**2
+    return _BASELINE + max(vision + int(_MAPS * maps), decoder + embed + embed // 2)
 
 
 def release_memory() -> None:

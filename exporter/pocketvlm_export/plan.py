@@ -8,6 +8,7 @@ from pocketvlm import PocketVLMError
 from pocketvlm_export.families import VLMSpec
 from pocketvlm_export.gguf import architecture, context_length
 from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.options import (
     GATE_GGUF_TYPE,
     GATE_PRECISION,
@@ -21,8 +22,6 @@ _BYTES = {"fp32": 4, "fp16": 2}  # a parameter on disk
 # A parameter in a GGUF file, in bits, and one of the head, to which llama.cpp gives more: blocks carry their scales.
 _GGUF_BITS = {"f32": (32.0, 32.0), "f16": (16.0, 16.0), "q8_0": (8.5, 8.5), "q4_0": (4.5, 8.5), "q4_k_m": (5.2, 8.5)}
 _GRAPH_BYTES = 1 << 20  # a graph without its weights, rounded up
-_BASELINE = 420 << 20  # torch, transformers and ONNX Runtime imported
-_MEMORY_FACTOR = 1.3  # peak against the largest component in float32: the component itself and what tracing adds
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         embed_bytes=embed,
         decoder_bytes=decoder,
         gguf_bytes=decoder + (0 if spec.decoder.tied else embed),
-        memory_bytes=_BASELINE + int(_MEMORY_FACTOR * max(vision, decoder + embed)),
+        memory_bytes=estimate_peak(spec, vision, embed, decoder),
     )
 
 

@@ -91,7 +91,8 @@ def vision_reference(
         for budget in budgets:
             kept, gap = _select(scores, budget)
             rows[budget].append((projected[kept], kept, scores[kept], gap, scores))
-        del output
+        del output, features, attention
+        release_memory()  # the next picture's maps would not all fit where these lay
     del tower, projector
     release_memory()
     return {

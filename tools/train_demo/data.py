@@ -107,18 +107,18 @@ class Packer:
         self._answer = functools.lru_cache(maxsize=200_000)(lambda text: [*encode(f" {text}"), self._end])
 
     def pack(
-        self, scenes: list[Scene], rng: np.random.Generator, *, leave_out: bool = False, more: bool = False
+        self, scenes: list[Scene], rng: np.random.Generator, *, leave_out: float = 0.0, more: bool = False
     ) -> Packed:
         """One question of every kind about each scene, freshly worded; with ``more``, a second one of some.
 
-        With ``leave_out``, half of the pictures lack a random part of their patches, scattered or in clumps: the
-        decoder must read places off the features, since positions then say little. Left out means masked, with the
+        ``leave_out`` of the pictures lack a random part of their patches, scattered or in clumps: the decoder must
+        read places off the features, since positions then say little. Left out means masked, with the
         positions of all that follows closing the gap.
         """
         shape = (len(scenes), PACKED_LENGTH)
         ids, labels = np.full(shape, self._pad), np.full(shape, -100)
         positions, segments, kinds = np.zeros(shape, dtype=np.int64), np.full(shape, -1), np.full(shape, -1)
-        present = self._present(len(scenes), rng if leave_out else None)  # (batch, prefix)
+        present = self._present(len(scenes), rng, leave_out)  # (batch, prefix)
         length = len(self.prefix)
         for row, scene in enumerate(scenes):
             ids[row, :length], segments[row, :length] = self.prefix, np.where(present[row], 0, -2)
@@ -143,12 +143,11 @@ class Packer:
         input_ids, label_ids, position_ids, kind_ids, whole = arrays
         return Packed(input_ids, label_ids, mask[:, None], position_ids, kind_ids, whole)
 
-    def _present(self, batch: int, rng: np.random.Generator | None) -> np.ndarray:
+    def _present(self, batch: int, rng: np.random.Generator, leave_out: float) -> np.ndarray:
         """Which prefix tokens each picture has, bool (batch, prefix)."""
         present = np.ones((batch, len(self.prefix)), dtype=bool)
-        image = present[:, self.image_positions]
-        for row in image if rng is not None else ():
-            if rng is not None and rng.random() < 0.5:
+        for row in present[:, self.image_positions] if leave_out else ():
+            if rng.random() < leave_out:
                 row[:] = _some_patches(len(row), rng)
         return present
 

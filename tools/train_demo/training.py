@@ -1,4 +1,4 @@
-"""Knows the stages: tower on captions, on regions; decoder on the frozen tower, both, both with patches left out."""
+"""Knows the stages: tower on captions and regions; decoder on the frozen tower; both; both with patches left out."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ class Stage:
     """Length and pace of one stage.
 
     ``cycle`` is the length of the one-cycle schedule, cut off after ``steps`` where it is longer; ``curriculum`` is
-    (up to which step, objects at most) in order, without limit after the last. ``leave_out``: half of the pictures
-    lack patches, and every kind of question weighs the same (else every token: descriptions, the longest, lead).
+    (up to which step, objects at most) in order, without limit after the last. ``leave_out`` is the share of pictures
+    that lack patches; where there are any, every kind of question weighs the same (else every token: descriptions, the
+    longest, lead).
     ``places`` weighs a loss by which every patch must tell from its features in which cell it lies, since once
     patches are left out the number of a token no longer tells.
     """
@@ -42,7 +43,7 @@ class Stage:
     learning_rate: float
     cycle: int
     curriculum: tuple[tuple[int, int], ...] = ()
-    leave_out: bool = False
+    leave_out: float = 0.0
     places: float = 0.0
 
 
@@ -50,9 +51,10 @@ CONTRASTIVE = Stage("contrastive", steps=600, batch=192, learning_rate=1e-3, cyc
 REGIONS = Stage("regions", steps=450, batch=96, learning_rate=1e-3, cycle=450)
 FROZEN = Stage("frozen", steps=600, batch=64, learning_rate=1.5e-3, cycle=1200, curriculum=((60, 1), (180, 2)))
 TOGETHER = Stage("together", steps=1000, batch=32, learning_rate=8e-4, cycle=1000)
-LEFT_OUT = Stage("left-out", steps=1400, batch=32, learning_rate=8e-4, cycle=2600, leave_out=True)
-PLACED = Stage("placed", steps=800, batch=32, learning_rate=8e-4, cycle=1800, leave_out=True, places=0.2)
-LAST = Stage("last", steps=1200, batch=32, learning_rate=6e-4, cycle=1200, leave_out=True, places=1.0)
+LEFT_OUT = Stage("left-out", steps=1400, batch=32, learning_rate=8e-4, cycle=2600, leave_out=0.5)
+PLACED = Stage("placed", steps=800, batch=32, learning_rate=8e-4, cycle=1800, leave_out=0.5, places=0.2)
+LAST = Stage("last", steps=1000, batch=32, learning_rate=6e-4, cycle=1200, leave_out=0.5, places=1.0)
+THINNED = Stage("thinned", steps=900, batch=64, learning_rate=6e-4, cycle=900, leave_out=0.9)
 REPORT_EVERY = 100  # steps
 
 
@@ -195,31 +197,35 @@ def train_model(
     folder: Path,
     seed: int,
 ) -> LlavaForConditionalGeneration:
-    """Stages 3 to 7: projector and decoder on the frozen tower's features, then the tower as well."""
+    """Stages 3 to 8: projector and decoder on the frozen tower's features, the tower as well, the decoder again."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(llava_config(tokenizer))
     model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     learner = Learner(model, Packer(tokenizer, model.config.image_seq_length))
-    train_decoder(learner, train, validation, folder, seed)
+    train_decoder(FROZEN, learner, train, validation, folder, seed)
     modules = nn.ModuleList([model, Contrast(clip, tokenizer), regions])
     for number, stage in enumerate((TOGETHER, LEFT_OUT, PLACED, LAST), start=1):
         train_together(stage, learner, modules, train, validation, folder, seed + number)
+    train_decoder(THINNED, learner, train, validation, folder, seed + 5)
     return model
 
 
-def train_decoder(learner: Learner, train: Scenes, validation: Scenes, folder: Path, seed: int) -> None:
-    """Stage 3: projector and decoder; the frozen tower's features are computed once."""
+def train_decoder(stage: Stage, learner: Learner, train: Scenes, validation: Scenes, folder: Path, seed: int) -> None:
+    """Stages 3 and 8: projector and decoder; the frozen tower's features are computed once."""
     parts = learner.model.model
     trained = nn.ModuleList([parts.multi_modal_projector, parts.language_model, learner.model.lm_head])
-    run = Run(FROZEN, trained, folder, seed)
-    if run.step == FROZEN.steps:
+    run = Run(stage, trained, folder, seed)
+    if run.step == stage.steps:
         return
     features, held_out = learner.features_of(train), learner.features_of(validation)
 
     def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed]:
-        return features[indices], learner.packer.pack([train.scenes[i] for i in indices], rng)
+        return features[indices], learner.pack([train.scenes[i] for i in indices], rng, stage.leave_out)
 
-    run.train(train, prepare, lambda batch: learner.loss(*batch), lambda: learner.report(held_out, validation))
+    def loss_of(batch: tuple[torch.Tensor, Packed]) -> torch.Tensor:
+        return learner.loss(*batch, kinds_alike=stage.leave_out > 0)
+
+    run.train(train, prepare, loss_of, lambda: learner.report(held_out, validation))
 
 
 def train_together(
@@ -241,8 +247,7 @@ def train_together(
 
     def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed, list[Scene]]:
         scenes = [train.scenes[i] for i in indices]
-        packed = learner.packer.pack(scenes, rng, leave_out=stage.leave_out, more=stage.leave_out)
-        return train.pixel_values(indices), packed, scenes
+        return train.pixel_values(indices), learner.pack(scenes, rng, stage.leave_out), scenes
 
     def loss_of(batch: tuple[torch.Tensor, Packed, list[Scene]]) -> torch.Tensor:
         pixel_values, packed, scenes = batch
@@ -250,7 +255,7 @@ def train_together(
         tower = regions.loss(scenes, features) + CAPTIONS_WEIGHT * contrast.loss(scenes, pooled)
         places = stage.places * regions.place_loss(features) if stage.places else 0
         features = torch.where(packed.whole[:, None, None], features, features.detach())
-        return learner.loss(features, packed, kinds_alike=stage.leave_out) + TOWER_WEIGHT * tower + places
+        return learner.loss(features, packed, kinds_alike=stage.leave_out > 0) + TOWER_WEIGHT * tower + places
 
     run.train(train, prepare, loss_of, lambda: learner.report(learner.features_of(validation), validation))
 
@@ -262,6 +267,10 @@ class Learner:
         self.model, self.packer = model, packer
         self.see = torch.compile(Eyes(model.model.vision_tower))
         self._decoder = torch.compile(model.model.language_model)
+
+    def pack(self, scenes: list[Scene], rng: np.random.Generator, leave_out: float) -> Packed:
+        """A batch of questions; with patches left out, the hard kinds are asked twice."""
+        return self.packer.pack(scenes, rng, leave_out=leave_out, more=leave_out > 0)
 
     @torch.no_grad()
     def features_of(self, scenes: Scenes) -> torch.Tensor:

@@ -1,4 +1,5 @@
 # Two commands are all the set-up there is: `make demo` and `make test`.
+# `make test` compiles llama-cpp-python once (minutes, needs a C++ compiler) and keeps the wheel in $(WHEELS).
 # On Linux, PyPI's torch is the CUDA build (gigabytes). For the CPU build:
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -6,6 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pocketvlm/wheels
 
 BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
@@ -20,13 +22,25 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 install: $(VENV)/.installed
 
+# A portable build, so that the wheel runs on another CPU than the one that compiled it. Without it the tests of that
+# decoder are skipped, and say so.
+$(VENV)/.llama: $(VENV)/.installed
+	mkdir -p $(WHEELS)
+	requirement=$$(grep '^llama_cpp_python==' constraints.txt); \
+	$(BIN)/python -m pip install --quiet --no-index --find-links $(WHEELS) --no-deps "$$requirement" 2>/dev/null \
+	|| { CMAKE_ARGS="-DGGML_NATIVE=OFF" $(BIN)/python -m pip wheel --no-deps "$$requirement" -w $(WHEELS) \
+	&& $(BIN)/python -m pip install --quiet --no-index --find-links $(WHEELS) --no-deps "$$requirement"; } \
+	&& $(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[llama]' \
+	|| echo "llama-cpp-python cannot be had here: the tests of the llama.cpp decoder will be skipped"
+	touch $@
+
 demo: install
 	$(BIN)/pocketvlm export demo -o $(DEMO) --budget 36,144 --overwrite
 	$(BIN)/pocketvlm run $(DEMO) --image examples/scene-3.png --prompt "Describe the picture."
 	$(BIN)/pocketvlm inspect $(DEMO) --image examples/scene-3.png --overlay build/kept-patches.png
 	$(TOOL) benchmark budgets $(DEMO) --image examples/scene-3.png --prompt "Describe the picture." --budgets 144,72,36,14,7 --allow-busy
 
-test: install
+test: install $(VENV)/.llama
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: install

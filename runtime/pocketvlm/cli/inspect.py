@@ -78,7 +78,7 @@ def facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def graphs(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """(what it is, file name) of each graph."""
+    """(what it is, file name) of each graph, and of each GGUF file."""
     for budget, by_precision in sorted(manifest.vision.graphs.items(), reverse=True):
         for precision, name in by_precision.items():
             yield f"vision k={budget} {precision}", name
@@ -86,6 +86,8 @@ def graphs(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield f"embed {precision}", name
     for precision, name in manifest.decoder.graphs.items():
         yield f"decoder {precision}", name
+    for precision, name in manifest.decoder.gguf.items():
+        yield f"llama.cpp {precision}", name
 
 
 def graph_bytes(manifest: Manifest, name: str) -> int:

@@ -46,6 +46,7 @@ def verify(directory: Path, against: str | None, as_json: bool) -> None:
 def check_contents(artifact: Artifact) -> dict[str, Any]:
     """Open each graph and the prompt and picture settings; raises `PocketVLMError` at the first that is not sound."""
     from pocketvlm.artifact import metadata
+    from pocketvlm.decoders.gguf_header import expected_dimensions, read_header
     from pocketvlm.preprocessing import Preprocessor
     from pocketvlm.prompts import Prompter
     from pocketvlm.sessions import open_session
@@ -60,13 +61,15 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
     wanted += [(name, metadata.DECODER, None) for name in manifest.decoder.graphs.values()]
     for name, kind, budget in wanted:
         open_session(artifact, name, kind, budget=budget)
+    for name in manifest.decoder.gguf.values():
+        read_header(artifact.path(name)).check(name, **expected_dimensions(manifest.decoder))
     Preprocessor.from_artifact(artifact)
     Prompter.from_artifact(artifact)
     return {
         "artifact_id": manifest.artifact_id,
         "files": len(manifest.files),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
-        "graphs": [name for name, _, _ in wanted],
+        "graphs": [*(name for name, _, _ in wanted), *manifest.decoder.gguf.values()],
         "parity": manifest.to_dict()["parity"],
     }
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pocketvlm.artifact.manifest import DecoderSpec
 from pocketvlm.errors import PocketVLMError
 
 MAX_LAYERS = 512  # llama.cpp's own limit
@@ -99,6 +100,8 @@ class GgufHeader:
 
     def check(self, name: str, **expected: int) -> None:
         """Raise `PocketVLMError` where a dimension is not the ``expected`` one, which the manifest states."""
+        if (context := expected.pop("context", 1)) > self.context or context < 1:
+            raise PocketVLMError(f"{name} was made for {self.context} tokens, not {context}: export it again")
         for field, value in expected.items():
             if (found := getattr(self, field)) != value:
                 raise PocketVLMError(
@@ -114,6 +117,11 @@ class _Array:
     kind: int
     length: int
     items: tuple[bytes, ...] = ()
+
+
+def expected_dimensions(spec: DecoderSpec) -> dict[str, int]:
+    """What `GgufHeader.check` holds a file of an artifact against."""
+    return {name: getattr(spec, name) for name in ("layers", "kv_heads", "head_dim", "hidden", "vocab", "context")}
 
 
 def read_header(path: Path) -> GgufHeader:

@@ -25,7 +25,7 @@ from packaging.specifiers import SpecifierSet
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import EmbeddingSegment, Segment, TokenSegment, check_room, check_widths
-from pocketvlm.decoders.gguf_header import read_header
+from pocketvlm.decoders.gguf_header import expected_dimensions, read_header
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.sampling import check, check_finite
 from pocketvlm.threads import check_threads, physical_cores
@@ -94,8 +94,7 @@ class LlamaCppDecoder:
         spec = artifact.manifest.decoder
         precision = next(iter(spec.gguf), "") if precision is None else precision
         path = artifact.path(pick_precision(spec.gguf, precision, "GGUF decoder"))
-        expected = {name: getattr(spec, name) for name in ("layers", "kv_heads", "head_dim", "hidden", "vocab")}
-        return cls._load(path, expected, spec.context, threads, name=f"llama.cpp {precision}")
+        return cls._load(path, expected_dimensions(spec), threads, name=f"llama.cpp {precision}")
 
     @classmethod
     def from_file(
@@ -123,15 +122,14 @@ class LlamaCppDecoder:
         Raises:
             PocketVLMError: llama-cpp-python is missing, or the file is damaged, unsafe to open, or another model's.
         """
-        expected = {"hidden": hidden, "vocab": vocab}
-        return cls._load(path, expected, context, threads, f32_cache=f32_cache, flash_attention=flash_attention)
+        expected = {"hidden": hidden, "vocab": vocab, "context": context}
+        return cls._load(path, expected, threads, f32_cache=f32_cache, flash_attention=flash_attention)
 
     @classmethod
     def _load(
         cls,
         path: Path,
         expected: dict[str, int],
-        context: int,
         threads: int | None,
         *,
         name: str = "llama.cpp",
@@ -141,8 +139,6 @@ class LlamaCppDecoder:
         check_threads(threads)
         header = read_header(path)
         header.check(path.name, **expected)
-        if not 1 <= context <= header.context:
-            raise PocketVLMError(f"{path.name} was made for {header.context} tokens, not {context}: export it again")
         lib = library()
         settings = {
             "n_threads": threads or physical_cores(),
@@ -168,9 +164,8 @@ class LlamaCppDecoder:
                 )
             return opened
 
-        return cls(
-            model, name=name, context=context, hidden=header.hidden, vocab=header.vocab, make_context=make_context
-        )
+        size = {"context": expected["context"], "hidden": header.hidden, "vocab": header.vocab}
+        return cls(model, name=name, make_context=make_context, **size)
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """See `Decoder.prefill`; llama.cpp looks token embeddings up itself, so ``embed`` takes no time."""

@@ -1,0 +1,116 @@
+"""The same artifact on both engines: the same answers, conversations included, and each says who gave them."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from pocketvlm import VLM, PocketVLMError
+from pocketvlm.cli import main
+from pocketvlm_export import ExportOptions, export
+from train_demo.scenes import question_set
+
+pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: pip install 'pocketvlm[llama]'")
+
+ENGINES = {"onnx": "onnx fp32", "llama.cpp": "llama.cpp f16"}
+QUESTIONS = ["Describe the picture.", "How many objects are there?", "Describe the picture."]
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("both") / "artifact"
+    export("demo", folder, ExportOptions(budgets=(36,), decoder="both", gguf_types=("f16",)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(artifact):
+    return {engine: VLM.load(artifact, decoder=engine, threads=1) for engine in ENGINES}
+
+
+def test_onnx_answers_unless_asked(artifact, loaded):
+    assert VLM.load(artifact).decoder == "onnx fp32"
+    assert {engine: vlm.decoder for engine, vlm in loaded.items()} == ENGINES
+
+
+def test_both_give_the_same_answers(loaded):
+    for picture, question in question_set("validation", 28):
+        answers = [vlm.generate(question.text, images=[picture]) for vlm in loaded.values()]
+        assert [answer.decoder for answer in answers] == list(ENGINES.values())
+        assert answers[0].token_ids == answers[1].token_ids
+        assert answers[0].kept_indices == answers[1].kept_indices
+
+
+def test_both_converse_alike(loaded, examples):
+    said = {}
+    for engine, vlm in loaded.items():
+        chat = vlm.chat()
+        pictures = [[examples / "scene-1.png"], [], [examples / "scene-2.png"]]
+        answers = [chat.ask(q, shown, max_new_tokens=40) for q, shown in zip(QUESTIONS, pictures, strict=True)]
+        assert answers[1].prompt_tokens["cached"] >= answers[0].prompt_tokens["total"]
+        assert answers[2].visual_tokens == {"before": 288, "after": 72}
+        said[engine] = [(answer.token_ids, answer.prompt_tokens) for answer in answers]
+    assert said["onnx"] == said["llama.cpp"]
+
+
+def test_a_conversation_equals_its_questions_asked_without_memory(loaded, examples):
+    """llama.cpp's kept cache against a fresh one, which computes the whole conversation at once."""
+    vlm = loaded["llama.cpp"]
+    chat, forgetful = vlm.chat(), vlm.chat()
+    chat.reset()
+    shown = [[examples / "scene-1.png"], [], []]
+    kept = [chat.ask(q, pictures, max_new_tokens=30) for q, pictures in zip(QUESTIONS, shown, strict=True)]
+    assert [answer.prompt_tokens["cached"] > 0 for answer in kept] == [False, True, True]
+    for question, pictures, expected in zip(QUESTIONS, shown, kept, strict=True):
+        vlm.generate("", max_new_tokens=1)  # after which the decoder has forgotten
+        answer = forgetful.ask(question, pictures, max_new_tokens=30)
+        assert answer.prompt_tokens["cached"] == 0
+        assert answer.token_ids == expected.token_ids
+
+
+def test_sampling_means_the_same_and_is_repeatable(loaded, examples):
+    for vlm in loaded.values():
+
+        def sample(seed, vlm=vlm, **setting):
+            options = {"temperature": 1.5, "max_new_tokens": 12, "seed": seed} | setting
+            return vlm.generate("Describe the picture.", [examples / "scene-1.png"], **options).token_ids
+
+        assert sample(1) == sample(1)
+        assert len({tuple(sample(seed)) for seed in range(4)}) > 1
+        greedy = vlm.generate("Describe the picture.", [examples / "scene-1.png"], max_new_tokens=12).token_ids
+        assert sample(3, top_p=1e-6) == greedy
+        with pytest.raises(PocketVLMError, match="top_p 0"):
+            sample(1, top_p=0)
+
+
+def test_the_timings_have_the_same_fields(loaded, examples):
+    timings = [
+        vlm.generate("Describe the picture.", [examples / "scene-1.png"], max_new_tokens=3).timings_ms
+        for vlm in loaded.values()
+    ]
+    assert list(timings[0]) == list(timings[1])
+    for found in timings:
+        assert found["total"] == pytest.approx(found["ttft"] + found["decode"])
+        assert found["prefill"] > 0
+
+
+def test_the_commands_take_either_engine(artifact, examples):
+    for engine, name in ENGINES.items():
+        options = ["--image", examples / "scene-3.png", "--decoder", engine, "--json"]
+        for command, extra, typed in (("run", ["--prompt", QUESTIONS[0]], None), ("chat", [], QUESTIONS[0])):
+            arguments = [command, artifact, *options, *extra]
+            result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=typed)
+            assert result.exit_code == 0, result.output
+            assert json.loads(result.stdout)["decoder"] == name
+    result = CliRunner().invoke(main, ["verify", str(artifact), "--json"])
+    assert "gguf/decoder-f16.gguf" in json.loads(result.stdout)["graphs"]
+
+
+def test_an_artifact_for_llama_cpp_alone_answers(tmp_path, examples):
+    export("demo", tmp_path / "a", ExportOptions(budgets=(36,), decoder="llama.cpp", gguf_types=("q8_0",)))
+    assert not list((tmp_path / "a" / "onnx").glob("decoder*"))
+    vlm = VLM.load(tmp_path / "a", threads=1)
+    assert vlm.decoder == "llama.cpp q8_0"
+    assert vlm.generate("How many objects are there?", [examples / "scene-3.png"]).text.strip() == "three"
+    with pytest.raises(PocketVLMError, match="'onnx' is not in this artifact"):
+        VLM.load(tmp_path / "a", decoder="onnx")

@@ -14,6 +14,14 @@ from train_demo.data import corpus, load_scenes
 from train_demo.model import build_processor, build_tokenizer
 from train_demo.training import train_model, train_regions, train_tower
 
+CARD = """---
+license: apache-2.0
+pipeline_tag: image-text-to-text
+---
+# PocketVLM's demo checkpoint
+
+A LLaVA in small, trained from nothing on generated pictures of one to three coloured shapes and letters. It knows nothing else.
+"""
 DEMO = Path(__file__).parents[2] / "exporter" / "pocketvlm_export" / "demo_checkpoint"
 
 
@@ -46,6 +54,7 @@ def write_checkpoint(model: LlavaForConditionalGeneration, tokenizer: PreTrained
     model.generation_config.update(do_sample=False, max_new_tokens=64)
     model.half().save_pretrained(partial)
     save_processor(build_processor(tokenizer), partial)
+    (partial / "README.md").write_text(CARD)
     for file in partial.iterdir():
         output.mkdir(parents=True, exist_ok=True)
         file.replace(output / file.name)

@@ -20,7 +20,8 @@ pipeline_tag: image-text-to-text
 ---
 # PocketVLM's demo checkpoint
 
-A LLaVA in small, trained from nothing on generated pictures of one to three coloured shapes and letters. It knows nothing else.
+A small LLaVA, trained from nothing on generated pictures of one to three coloured shapes and letters. It knows nothing
+else.
 """
 DEMO = Path(__file__).parents[2] / "exporter" / "pocketvlm_export" / "demo_checkpoint"
 

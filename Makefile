@@ -36,9 +36,9 @@ $(VENV)/.llama: $(VENV)/.installed
 
 demo: install
 	$(BIN)/pocketvlm export demo -o $(DEMO) --budget 36,144 --overwrite
-	$(BIN)/pocketvlm run $(DEMO) --image examples/scene-3.png --prompt "Describe the picture."
-	$(BIN)/pocketvlm inspect $(DEMO) --image examples/scene-3.png --overlay build/kept-patches.png
-	$(TOOL) benchmark budgets $(DEMO) --image examples/scene-3.png --prompt "Describe the picture." --budgets 144,72,36,14,7 --allow-busy
+	$(BIN)/pocketvlm run $(DEMO) --image examples/scene-2.png --prompt "Describe the picture."
+	$(BIN)/pocketvlm inspect $(DEMO) --image examples/scene-2.png --overlay build/kept-patches.png
+	$(TOOL) benchmark budgets $(DEMO) --image examples/scene-2.png --prompt "Describe the picture." --budgets 144,72,36,14,7 --allow-busy
 
 test: install $(VENV)/.llama
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

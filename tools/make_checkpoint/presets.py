@@ -12,7 +12,9 @@ class Preset:
     """One checkpoint's shape: keyword arguments of the Hugging Face configuration classes.
 
     ``vision`` goes to the configuration class of ``tower``, ``text`` to the decoder's own configuration
-    class named by ``decoder``, ``llava`` to ``LlavaConfig``.
+    class named by ``decoder``, ``llava`` to ``LlavaConfig``. ``residual`` scales what a layer adds to its input and
+    ``embedding`` is the embeddings' standard deviation: small ones keep a deep decoder as calm as a trained one, whose
+    rounding errors do not grow from layer to layer.
     """
 
     decoder: Literal["llama", "mistral", "qwen2"]
@@ -21,6 +23,8 @@ class Preset:
     chat: Literal["vicuna", "chatml"] = "vicuna"
     tower: Literal["clip_vision_model", "dinov2", "siglip_vision_model"] = "clip_vision_model"
     llava: Mapping[str, Any] = field(default_factory=dict)
+    residual: float = 1.0
+    embedding: float = 0.5
 
     def but(self, **changes: Any) -> "Preset":
         """Return a copy with mappings (``vision``, ``text``, ``llava``) merged in and other fields replaced."""
@@ -60,6 +64,8 @@ _CLIP_L = {
     "projection_dim": 768,
 }
 
+_CALM: Any = {"residual": 0.1, "embedding": 0.1}
+
 PRESETS: dict[str, Preset] = {
     "tiny-llama": Preset("llama", _TINY_TOWER, _TINY_TEXT),
     "tiny-mistral": Preset("mistral", _TINY_TOWER, {**_TINY_TEXT, "num_key_value_heads": 1, "head_dim": 32}),
@@ -84,6 +90,7 @@ PRESETS: dict[str, Preset] = {
             "tie_word_embeddings": True,
         },
         chat="chatml",
+        **_CALM,
     ),
     "clip-l-qwen2-1.5b": Preset(
         "qwen2",
@@ -99,6 +106,7 @@ PRESETS: dict[str, Preset] = {
             "tie_word_embeddings": True,
         },
         chat="chatml",
+        **_CALM,
     ),
     # The dimensions of llava-hf/llava-1.5-7b-hf.
     "clip-l-llama-7b": Preset(
@@ -113,5 +121,6 @@ PRESETS: dict[str, Preset] = {
             "vocab_size": 32064,
             "max_position_embeddings": 4096,
         },
+        **_CALM,
     ),
 }

@@ -29,7 +29,15 @@ LAYOUTS: dict[str, list[tuple[str, str]]] = {
 
 
 def write_weights(
-    shapes: dict[str, torch.Size], folder: Path, *, seed: int, dtype: torch.dtype, layout: str, shard_bytes: int
+    shapes: dict[str, torch.Size],
+    folder: Path,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    layout: str,
+    shard_bytes: int,
+    residual: float,
+    embedding: float,
 ) -> None:
     """Write ``model.safetensors``, or numbered shards and their index where the weights outgrow ``shard_bytes``."""
     shards = list(_plan(shapes, dtype, shard_bytes))
@@ -37,7 +45,9 @@ def write_weights(
     for number, names in enumerate(shards, start=1):
         single = len(shards) == 1
         file = "model.safetensors" if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {_stored(name, layout): noise(name, shapes[name], seed).to(dtype) for name in names}
+        tensors = {
+            _stored(name, layout): noise(name, shapes[name], seed, residual, embedding).to(dtype) for name in names
+        }
         save_file(tensors, folder / file, metadata={"format": "pt"})
         where.update(dict.fromkeys(tensors, file))
     if len(shards) > 1:
@@ -46,8 +56,8 @@ def write_weights(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def noise(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
-    """Return a float32 parameter that depends on its name and the seed alone.
+def noise(name: str, shape: torch.Size, seed: int, residual: float = 1.0, embedding: float = 0.5) -> torch.Tensor:
+    """Return a float32 parameter that depends on its name, the seed and the two scales of a `Preset` alone.
 
     Scaled by fan-in, so that signals keep their size through the layers.
     """
@@ -58,10 +68,12 @@ def noise(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
     if len(shape) == 1:
         return 0.1 * values
     if "embed" in name and "patch" not in name:
-        return 0.5 * values
+        return embedding * values
     fan_in = shape[1:].numel()
     # Twice the usual gain on queries and keys: attention that differs from patch to patch, as trained towers have it.
     gain = 2.0 if re.search(r"[qk]_proj", name) else 1.0
+    if re.search(r"(o_proj|out_proj|down_proj|fc2)\.weight", name):
+        gain = residual
     return values * gain * fan_in**-0.5
 
 

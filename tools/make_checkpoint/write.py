@@ -51,7 +51,16 @@ def make_checkpoint(
     GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
     write_processor(preset, tokenizer, folder)
     shapes = weight_shapes(config)
-    write_weights(shapes, folder, seed=seed, dtype=getattr(torch, dtype), layout=layout, shard_bytes=shard_bytes)
+    write_weights(
+        shapes,
+        folder,
+        seed=seed,
+        dtype=getattr(torch, dtype),
+        layout=layout,
+        shard_bytes=shard_bytes,
+        residual=preset.residual,
+        embedding=preset.embedding,
+    )
     return folder
 
 

@@ -1,0 +1,1 @@
+"""Compares time to first token with other runtimes that answer from the same checkpoint."""

@@ -1,0 +1,139 @@
+"""Time to first token against other runtimes: ``PYTHONPATH=tools python -m compare_peers CHECKPOINT ARTIFACT``.
+
+The same checkpoint everywhere, the same prompt, a new picture every turn (some keep what a repeated prompt computed),
+every peer in an environment and a process of its own, one at a time while the others are suspended. ARTIFACT is
+CHECKPOINT exported with all its visual tokens and with the decoders that `peers` lists.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+from PIL import Image
+
+from benchmark.budgets import TEXT_TOKENS, question_of
+from benchmark.interleave import Spread, check_quiet, take_turns
+from benchmark.options import EXISTING, Section, Timing, into_section, timed
+from compare_peers.environments import make_environment
+from compare_peers.peers import ENVIRONMENTS, Peer, Sources, peers
+from compare_peers.worker import Worker
+from pocketvlm import Artifact
+from pocketvlm.prompts import Prompter
+from pocketvlm.templates import ChatTemplate
+
+
+@dataclass
+class Pictures:
+    """Pictures that nobody has seen: noise of the tower's size, a new one for everybody who asks."""
+
+    size: tuple[int, int]
+    path: Path
+    seed: int = 0
+
+    def next(self) -> Path:
+        """Write the next one."""
+        self.seed += 1
+        noise = np.random.default_rng(self.seed).integers(0, 256, (*self.size, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(self.path)
+        return self.path
+
+
+@click.command(help=__doc__)
+@click.argument("checkpoint", type=EXISTING)
+@click.argument("artifact", type=EXISTING)
+@click.option("--budget", default=64, show_default=True, help="Visual tokens that we keep.")
+@click.option("--new-tokens", default=16, show_default=True, help="Tokens of every answer.")
+@click.option("--only", multiple=True, help="Peers whose name contains this; repeat for several.")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("build/peers"), show_default=True)
+@click.option("--pip-args", default="", help="For pip, as in the Makefile.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write every sample here.")
+@timed
+@into_section("peers")
+def main(
+    checkpoint: Path,
+    artifact: Path,
+    budget: int,
+    new_tokens: int,
+    only: tuple[str, ...],
+    folder: Path,
+    pip_args: str,
+    json_path: Path | None,
+    timing: Timing,
+    section: Section,
+) -> None:
+    """Prepare every peer, take turns, print the table, write it where asked."""
+    opened = Artifact.open(artifact)
+    chosen = [
+        peer
+        for peer in peers(opened.manifest.pruning.tokens_before, budget)
+        if not only or any(part in peer.name for part in only)
+    ]
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    question = question_of(opened, TEXT_TOKENS)
+    told = {
+        "threads": timing.threads,
+        "new_tokens": new_tokens,
+        "question": question,
+        "prompt": render(opened, question),
+    }
+    pictures = Pictures(opened.manifest.vision.image_size, folder / "picture.png")
+    line = check_quiet(timing.allow_busy)
+    with ExitStack() as running:
+        workers: dict[str, Worker] = {}
+        for peer in chosen:
+            python = make_environment(folder / peer.environment, ENVIRONMENTS[peer.environment], pip_args.split())
+            made = peer.prepare(Sources(checkpoint.resolve(), artifact.resolve(), folder, python))
+            workers[peer.name] = running.enter_context(Worker(peer.name, python, peer.program, told | made))
+        spreads = take_turns(
+            {name: partial(show_next, worker, pictures) for name, worker in workers.items()},
+            timing.repeat,
+        )
+    note = f"{opened.manifest.source.model}, {timing.threads} threads, {timing.repeat} interleaved turns; {line}."
+    section.publish("\n".join([note, "", *table(chosen, spreads)]))
+    if json_path:
+        samples = {name: {stage: list(s.samples) for stage, s in found.items()} for name, found in spreads.items()}
+        versions = {name: worker.version for name, worker in workers.items()}
+        json_path.write_text(json.dumps({"note": note, "versions": versions, "samples": samples}, indent=1) + "\n")
+
+
+def render(artifact: Artifact, question: str) -> str:
+    """The prompt as the chat template writes it, ``<image>`` in it."""
+    messages = Prompter.from_artifact(artifact).messages(question, pictures=1)
+    return ChatTemplate(artifact.read_text("chat_template.jinja"), {}).render(messages)
+
+
+def show_next(worker: Worker, pictures: Pictures) -> dict[str, float]:
+    """Ask about a picture that is new."""
+    return worker.ask(pictures.next())
+
+
+def table(chosen: list[Peer], spreads: dict[str, dict[str, Spread]]) -> list[str]:
+    """Markdown: a row a peer; the last column against the last row, what we do best."""
+    best = spreads[chosen[-1].name]["ttft"].median
+    lines = [
+        "| | prompt tokens | first token, ms: median (smallest-largest) | ms a further token | peak memory, MB |"
+        " of the last row |",
+        "|---|---|---|---|---|---|",
+    ]
+    for peer in chosen:
+        found = spreads[peer.name]
+        cells = [
+            f"{found['prompt_tokens'].median:.0f}",
+            str(found["ttft"]),
+            str(found["decode"]),
+            f"{found['peak_mb'].median:.0f}",
+            f"**{found['ttft'].median / best:.1f}x**",
+        ]
+        lines.append(f"| {peer.name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Knows how a peer's program talks: settings in, ``{"ready": ...}`` out, then a line out for every picture in.
+
+The programs run in their peers' own environments, so nothing here needs more than Python and Pillow.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_STATUS = Path("/proc/self/status")
+
+
+@dataclass
+class Stopwatch:
+    """Times one answer; call `token` for every token picked."""
+
+    started: float
+    first: float = 0.0
+    last: float = 0.0
+    tokens: int = 0
+
+    def token(self) -> None:
+        """Note that a token has come."""
+        self.last = time.perf_counter()
+        self.first = self.first or self.last
+        self.tokens += 1
+
+
+def settings() -> dict[str, Any]:
+    """What the command line says: one JSON object."""
+    parsed: dict[str, Any] = json.loads(sys.argv[1])
+    return parsed
+
+
+def serve(answer: Callable[[Path, Stopwatch], int], version: str) -> None:
+    """Answer about a picture a line of standard input; ``answer`` returns how many tokens the prompt had."""
+    speak = sys.stdout.write
+    speak(json.dumps({"ready": version}) + "\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        watch = Stopwatch(time.perf_counter())
+        prompt_tokens = answer(Path(line.strip()), watch)
+        report = {
+            "ttft": (watch.first - watch.started) * 1e3,
+            "decode": (watch.last - watch.first) * 1e3 / max(watch.tokens - 1, 1),
+            "tokens": watch.tokens,
+            "prompt_tokens": prompt_tokens,
+            "peak_mb": peak_mb(),
+        }
+        speak(json.dumps(report) + "\n")
+        sys.stdout.flush()
+
+
+def peak_mb() -> float:
+    """Largest resident set so far in MB; 0 where the system does not say."""
+    if not _STATUS.exists():
+        return 0.0
+    return next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if "VmHWM" in line) * 1024 / 1e6

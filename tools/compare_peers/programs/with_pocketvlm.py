@@ -1,0 +1,23 @@
+"""PocketVLM: an artifact, with one of its decoders and one of its precisions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compare_peers.programs.common import Stopwatch, serve, settings
+from pocketvlm import VLM, __version__
+
+told = settings()
+vlm = VLM.load(told["folder"], threads=told["threads"], **told["load"])
+
+
+def answer(picture: Path, watch: Stopwatch) -> int:
+    """See `serve`."""
+    done = vlm.generate(told["question"], images=[picture], max_new_tokens=told["new_tokens"])
+    watch.first = watch.started + done.timings_ms["ttft"] / 1e3
+    watch.tokens = len(done.token_ids)
+    watch.last = watch.first + done.timings_ms["decode"] / 1e3
+    return done.prompt_tokens["total"]
+
+
+serve(answer, f"pocketvlm {__version__}")

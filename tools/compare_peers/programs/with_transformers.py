@@ -1,0 +1,50 @@
+"""transformers: generate() in torch, float32 or bfloat16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import transformers
+from PIL import Image
+
+from compare_peers.programs.common import Stopwatch, serve, settings
+
+told = settings()
+torch.set_num_threads(told["threads"])
+processor = transformers.AutoProcessor.from_pretrained(told["checkpoint"])
+model = transformers.LlavaForConditionalGeneration.from_pretrained(
+    told["checkpoint"], dtype=getattr(torch, told["dtype"])
+).eval()
+
+
+class Streamer(transformers.generation.streamers.BaseStreamer):
+    """Notes when tokens come; what comes first is the prompt."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch = watch
+        self.prompt_seen = False
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt, or a token."""
+        if self.prompt_seen:
+            self.watch.token()
+        self.prompt_seen = True
+
+    def end(self) -> None:
+        """Nothing to do."""
+
+
+def answer(picture: Path, watch: Stopwatch) -> int:
+    """See `serve`."""
+    inputs = processor(images=Image.open(picture), text=told["prompt"], return_tensors="pt")
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    length = told["new_tokens"]
+    with torch.inference_mode():
+        model.generate(
+            **inputs, do_sample=False, min_new_tokens=length, max_new_tokens=length, streamer=Streamer(watch)
+        )
+    return int(inputs["input_ids"].shape[1])
+
+
+serve(answer, f"transformers {transformers.__version__}, torch {torch.__version__}")

@@ -17,8 +17,8 @@ from pocketvlm_export.graphs import (
 )
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import release_memory
-from pocketvlm_export.onnx_passes import PRECISION_PASSES, ExternalWeights, Stamp, WeightsFile, tidy
-from pocketvlm_export.options import GATE_GGUF_TYPE, GATE_PRECISION
+from pocketvlm_export.onnx_passes import PRECISION_PASSES, ExternalWeights, NameSelection, Stamp, WeightsFile, tidy
+from pocketvlm_export.options import GATE_GGUF_TYPE
 from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.plan import ExportPlan
 
@@ -109,4 +109,5 @@ def _write(
         if precision != GATE_PRECISION:
             PRECISION_PASSES[precision]()(variant)
         ExternalWeights(weights)(variant)
+        NameSelection()(variant)
         ir.save(variant, path)

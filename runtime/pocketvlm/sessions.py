@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
@@ -37,7 +38,13 @@ _ERRORS_ONLY = 3  # log severity: warnings about a graph's nodes are of no use t
 
 
 def open_session(
-    artifact: Artifact, name: str, kind: str, *, budget: int | None = None, threads: int | None = None
+    artifact: Artifact,
+    name: str,
+    kind: str,
+    *,
+    budget: int | None = None,
+    threads: int | None = None,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """Open one graph of an artifact on the CPU.
 
@@ -50,6 +57,7 @@ def open_session(
         kind: what the graph must be, one of `metadata.GRAPH_KINDS`.
         budget: the k that the graph must carry, for vision graphs.
         threads: intra-op threads; None leaves ONNX Runtime's default (the physical cores).
+        profile: note the time of every node; `end_profiling` of the session then writes a file that begins with this.
 
     Raises:
         PocketVLMError: the file is no graph, belongs to another artifact, budget or role, or its inputs and outputs
@@ -60,6 +68,9 @@ def open_session(
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     path = artifact.path(name)
     with ort_errors(f"{artifact.root / name} cannot be opened by ONNX Runtime {ort.__version__}"):
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -38,6 +38,12 @@ class VisionSpec:
         """Encoder layers that are needed at all; the layers above the deepest feature are not exported."""
         return max(self.feature_layers)
 
+    @property
+    def intermediate(self) -> int:
+        """Width of the hidden layer of each MLP; DINOv2's configuration states it as a ratio."""
+        stated = getattr(self.config, "intermediate_size", None)
+        return int(stated or self.config.hidden_size * self.config.mlp_ratio)
+
 
 @dataclass(frozen=True)
 class DecoderSpec:
@@ -45,6 +51,7 @@ class DecoderSpec:
 
     config: PretrainedConfig
     layers: int
+    heads: int
     kv_heads: int
     head_dim: int
     hidden: int

@@ -127,6 +127,7 @@ def _decoder(config: Any) -> DecoderSpec:
     return DecoderSpec(
         config=text,
         layers=normal.num_layers,
+        heads=heads,
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or normal.hidden_size // heads,
         hidden=normal.hidden_size,

@@ -9,6 +9,7 @@ from pocketvlm_export.onnx_passes.external_weights import INLINE_LIMIT, External
 from pocketvlm_export.onnx_passes.half_weights import HalfWeights
 from pocketvlm_export.onnx_passes.name_axes import NameAxes
 from pocketvlm_export.onnx_passes.stamp import Stamp
+from pocketvlm_export.onnx_passes.name_selection import NameSelection
 from pocketvlm_export.onnx_passes.transpose_weights import TransposeWeights
 
 # What turns a float32 graph into another precision; a new precision is a pass and one line.
@@ -22,6 +23,7 @@ __all__ = [
     "NameAxes",
     "Stamp",
     "TransposeWeights",
+    "NameSelection",
     "WeightsFile",
     "tidy",
 ]

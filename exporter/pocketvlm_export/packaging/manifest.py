@@ -10,8 +10,9 @@ import onnx
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact import MANIFEST_NAME, FileEntry, Manifest, files_digest, metadata
 from pocketvlm.artifact.integrity import sha256_of
-from pocketvlm.artifact.manifest import DecoderSpec, Parity, Pruning, Source, Vision
+from pocketvlm.artifact.manifest import DecoderSpec, Parity, Pruning, Source, Tower, Vision
 from pocketvlm_export.checkpoint import read_json
+from pocketvlm_export.families.base import VisionSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.packaging.card import source_license
 from pocketvlm_export.plan import ExportPlan
@@ -66,7 +67,9 @@ def write_manifest(
             default_budget=plan.budgets[0],
         ),
         vision=Vision(
-            spec.vision.image_size, {budget: _present(files, present) for budget, files in plan.vision.items()}
+            spec.vision.image_size,
+            {budget: _present(files, present) for budget, files in plan.vision.items()},
+            _tower(spec.vision),
         ),
         decoder=DecoderSpec(
             engines=plan.options.engines,
@@ -75,9 +78,11 @@ def write_manifest(
             gguf=_present(plan.gguf, present),
             layers=spec.decoder.layers,
             kv_heads=spec.decoder.kv_heads,
+            heads=spec.decoder.heads,
             head_dim=spec.decoder.head_dim,
             hidden=spec.decoder.hidden,
             vocab=spec.decoder.vocab,
+            intermediate=spec.decoder.config.intermediate_size,
             context=plan.context,
             image_token_id=spec.image_token_id,
             eos_token_ids=eos_token_ids(checkpoint),
@@ -92,6 +97,11 @@ def write_manifest(
 
 
 def files_table(folder: Path) -> dict[str, FileEntry]:
+def _tower(spec: VisionSpec) -> Tower:
+    config = spec.config
+    return Tower(spec.depth, config.hidden_size, spec.intermediate, spec.tokens + int(spec.has_cls))
+
+
     """Return size and SHA-256 of every file under ``folder`` that a runtime may read, by relative name."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _NOT_LISTED)
     return {path.relative_to(folder).as_posix(): _entry(path) for path in paths}

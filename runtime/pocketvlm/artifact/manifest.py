@@ -55,11 +55,25 @@ class Pruning:
 
 
 @dataclass(frozen=True)
+class Tower:
+    """What a vision graph multiplies: its transformer layers, their widths, and the sequence they see, [CLS] counted."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    sequence: int
+
+
+@dataclass(frozen=True)
 class Vision:
-    """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height, width) in pixels."""
+    """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height, width) in pixels.
+
+    ``tower`` is for estimates; artifacts of earlier versions do not state it.
+    """
 
     image_size: tuple[int, int]
     graphs: Mapping[int, Mapping[str, str]]
+    tower: Tower | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,8 @@ class DecoderSpec:
     image_token_id: int
     eos_token_ids: tuple[int, ...]
     embed: Mapping[str, str] = field(default_factory=dict)
+    heads: int | None = None
+    intermediate: int | None = None
     graphs: Mapping[str, str] = field(default_factory=dict)
     gguf: Mapping[str, str] = field(default_factory=dict)
 
@@ -132,7 +148,7 @@ class Manifest:
             artifact_id=data["artifact_id"],
             source=_build(Source, data["source"]),
             pruning=_build(Pruning, data["pruning"]),
-            vision=_build(Vision, {**data["vision"], "graphs": graphs}),
+            vision=_build(Vision, {**data["vision"], "graphs": graphs, "tower": _tower(data["vision"])}),
             decoder=_build(DecoderSpec, data["decoder"]),
             parity=_build(Parity, data["parity"]),
             files={name: _build(FileEntry, entry) for name, entry in data["files"].items()},
@@ -192,6 +208,11 @@ def _build(cls: type[Any], data: Mapping[str, Any]) -> Any:
 
 def _check_version(data: Any) -> None:
     """Refuse another major version before anything else is read; a newer minor version only adds fields."""
+def _tower(vision: Mapping[str, Any]) -> Tower | None:
+    stated = vision.get("tower")
+    return None if stated is None else _build(Tower, stated)
+
+
     version = data.get("schema_version") if isinstance(data, dict) else None
     major = SCHEMA_VERSION.partition(".")[0]
     if not isinstance(version, str) or version.partition(".")[0] != major:

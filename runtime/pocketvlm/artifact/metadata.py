@@ -1,4 +1,5 @@
-"""Knows the ONNX ``metadata_props`` that tie a graph to its artifact, so that mixed-up files are caught."""
+"""Knows what graphs say of themselves: the ONNX ``metadata_props`` that tie one to its artifact, so that mixed-up
+files are caught, and the names of nodes that mean something."""
 
 from typing import Final
 
@@ -12,3 +13,5 @@ VISION_ENCODER: Final = "vision_encoder"
 EMBED_TOKENS: Final = "embed_tokens"
 DECODER: Final = "decoder"
 GRAPH_KINDS: Final = (VISION_ENCODER, EMBED_TOKENS, DECODER)
+
+SELECTION: Final = "select/"  # begins the name of every node of a vision graph that selects tokens

@@ -61,12 +61,14 @@ class Decoder(Protocol):
         name: the engine and the precision, as in ``"onnx fp32"``.
         position: tokens in the cache so far; the next token's position.
         context: the most tokens the cache may hold.
+        cache_value_bytes: bytes of one number in the cache.
         timings_ms: ``embed`` and ``prefill`` of the last `prefill`, in milliseconds.
     """
 
     name: str
     position: int
     context: int
+    cache_value_bytes: int
     timings_ms: dict[str, float]
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:

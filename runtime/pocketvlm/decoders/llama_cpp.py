@@ -72,7 +72,15 @@ class LlamaCppDecoder:
     """`pocketvlm.decoders.Decoder` on llama.cpp: the weights are memory-mapped, the cache lies inside llama.cpp."""
 
     def __init__(
-        self, model: int, *, name: str, context: int, hidden: int, vocab: int, make_context: Callable[[int], int]
+        self,
+        model: int,
+        *,
+        name: str,
+        context: int,
+        hidden: int,
+        vocab: int,
+        cache_value_bytes: int,
+        make_context: Callable[[int], int],
     ) -> None:
         """Take over an opened model; ``make_context(capacity)`` opens a cache for so many tokens."""
         self._lib = library()
@@ -84,6 +92,7 @@ class LlamaCppDecoder:
         self._vocab = vocab
         self.name = name
         self.context = context
+        self.cache_value_bytes = cache_value_bytes
         self.position = 0
         self.timings_ms: dict[str, float] = {}
         self._reserve(1)
@@ -165,7 +174,7 @@ class LlamaCppDecoder:
             return opened
 
         size = {"context": expected["context"], "hidden": header.hidden, "vocab": header.vocab}
-        return cls(model, name=name, make_context=make_context, **size)
+        return cls(model, name=name, cache_value_bytes=4 if f32_cache else 2, make_context=make_context, **size)
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """See `Decoder.prefill`; llama.cpp looks token embeddings up itself, so ``embed`` takes no time."""

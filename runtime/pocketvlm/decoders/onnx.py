@@ -38,6 +38,7 @@ class OnnxDecoder:
         self._cache: list[ort.OrtValue] = []
         self.name = name
         self.context = spec.context
+        self.cache_value_bytes = 4
         self.position = 0
         self.timings_ms: dict[str, float] = {}
 

@@ -1,0 +1,68 @@
+"""Names the nodes that select visual tokens, so that a profile of the graph can tell what selection costs."""
+
+from collections.abc import Collection, Iterable
+
+import onnx_ir as ir
+
+from pocketvlm.artifact.metadata import SELECTION
+
+_KEPT = ("kept_indices", "kept_scores")
+_FEATURES = "image_features"
+
+
+class NameSelection(ir.passes.InPlacePass):
+    """Prefix the names of selecting nodes with `SELECTION`; graphs without kept_indices stay as they are.
+
+    Selecting is what the features would be computed without: everything that leads to the kept tokens and to nothing
+    else, and from there what fetches the kept rows. ONNX Runtime keeps the names, through its own fusions too.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rename."""
+        outputs = {value.name: value for value in model.graph.outputs}
+        if not {*_KEPT, _FEATURES} <= outputs.keys():
+            return ir.passes.PassResult(model, modified=False)
+        kept = outputs["kept_indices"]
+        tower = _leading_to([outputs[_FEATURES]], stop=[kept])
+        fetching = _fetching(kept)
+        selecting = (_leading_to([outputs[name] for name in _KEPT]) - tower) | fetching
+        for node in model.graph:
+            if node in selecting and not str(node.name).startswith(SELECTION):
+                node.name = f"{SELECTION}{node.name}"
+        return ir.passes.PassResult(model, modified=True)
+
+    def ensures(self, model: ir.Model) -> None:
+        """The node that yields the kept tokens is named as one that selects, and names are still unique."""
+        names = [node.name for node in model.graph]
+        if len(set(names)) != len(names):
+            raise ir.passes.PostconditionError("two nodes have the same name")
+        for value in model.graph.outputs:
+            maker = value.producer()
+            if value.name in _KEPT and maker is not None and not str(maker.name).startswith(SELECTION):
+                raise ir.passes.PostconditionError(f"{value.name} comes from {maker.name}, which is not named")
+
+
+def _leading_to(values: Iterable[ir.Value], stop: Collection[ir.Value] = ()) -> set[ir.Node]:
+    """Every node that one of ``values`` is computed from, not looking behind those of ``stop``."""
+    found: set[ir.Node] = set()
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        node = value.producer()
+        if node is None or node in found or value in stop:
+            continue
+        found.add(node)
+        pending += [source for source in node.inputs if source is not None]
+    return found
+
+
+def _fetching(kept: ir.Value) -> set[ir.Node]:
+    """The nodes from the kept indices to the first that gathers rows by them, those included."""
+    found: set[ir.Node] = set()
+    pending = [kept]
+    while pending:
+        for node, _ in pending.pop().uses():
+            if node not in found:
+                found.add(node)
+                pending += [] if node.op_type.startswith("Gather") else list(node.outputs)
+    return found

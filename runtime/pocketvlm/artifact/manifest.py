@@ -56,7 +56,7 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Tower:
-    """What a vision graph multiplies: its transformer layers, their widths, and the sequence they see, [CLS] counted."""
+    """What a vision graph multiplies: its transformer layers, their widths, the sequence they see with [CLS] counted."""
 
     layers: int
     hidden: int

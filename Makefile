@@ -1,5 +1,5 @@
 # Two commands are all the set-up there is: `make demo` and `make test`.
-# `make test` compiles llama-cpp-python once (minutes, needs a C++ compiler) and keeps the wheel in $(WHEELS).
+# `make test` compiles llama-cpp-python once (minutes, needs a C++ compiler) and keeps the wheel in ~/.cache/pocketvlm.
 # On Linux, PyPI's torch is the CUDA build (gigabytes). For the CPU build:
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -7,7 +7,6 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pocketvlm/wheels
 
 BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
@@ -22,16 +21,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 install: $(VENV)/.installed
 
-# A portable build, so that the wheel runs on another CPU than the one that compiled it. Without it the tests of that
-# decoder are skipped, and say so.
-$(VENV)/.llama: $(VENV)/.installed
-	mkdir -p $(WHEELS)
-	requirement=$$(grep '^llama_cpp_python==' constraints.txt); \
-	$(BIN)/python -m pip install --quiet --no-index --find-links $(WHEELS) --no-deps "$$requirement" 2>/dev/null \
-	|| { CMAKE_ARGS="-DGGML_NATIVE=OFF" $(BIN)/python -m pip wheel --no-deps "$$requirement" -w $(WHEELS) \
-	&& $(BIN)/python -m pip install --quiet --no-index --find-links $(WHEELS) --no-deps "$$requirement"; } \
+# Without it the tests of that decoder are skipped, and say so.
+$(VENV)/.llama: $(VENV)/.installed tools/install_llama_cpp.py
+	$(BIN)/python tools/install_llama_cpp.py \
 	&& $(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[llama]' \
-	|| echo "llama-cpp-python cannot be had here: the tests of the llama.cpp decoder will be skipped"
+	|| echo "the tests of the llama.cpp decoder will be skipped"
 	touch $@
 
 demo: install

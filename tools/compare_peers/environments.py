@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import venv
@@ -11,8 +10,9 @@ from pathlib import Path
 
 import click
 
+from install_llama_cpp import WHEELS
+
 ROOT = Path(__file__).parents[2]
-WHEELS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pocketvlm" / "wheels"  # as the Makefile's
 
 
 def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequence[str]) -> Path:

@@ -1,4 +1,4 @@
-"""Installs llama-cpp-python, which PyPI has as source alone: compiled once (minutes), kept as a wheel for the next time.
+"""Installs llama-cpp-python, which PyPI has as source alone: compiled once (minutes), then kept as a wheel.
 
 ``python tools/install_llama_cpp.py``, with the Python of the environment that shall have it. The build is a portable
 one, so that the wheel runs on another CPU than the one that compiled it. llama.cpp's own converter, which a test holds

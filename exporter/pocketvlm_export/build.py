@@ -21,6 +21,7 @@ from pocketvlm_export.onnx_passes import PRECISION_PASSES, ExternalWeights, Name
 from pocketvlm_export.options import GATE_GGUF_TYPE
 from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.plan import ExportPlan
+from pocketvlm_export.precisions import GATE_PRECISION
 
 Step = Callable[[str], None]  # called with what begins now
 

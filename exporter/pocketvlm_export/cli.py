@@ -10,7 +10,9 @@ import click
 from tqdm import tqdm
 
 from pocketvlm import PocketVLMError
-from pocketvlm_export.options import DECODERS, DEFAULT_GGUF_TYPE, GGUF_TYPES, PRECISION_SUFFIXES, ExportOptions
+from pocketvlm.cli.inspect import figures_text
+from pocketvlm_export.options import DECODERS, DEFAULT_GGUF_TYPE, GGUF_TYPES, ExportOptions
+from pocketvlm_export.precisions import Part, names_for
 from pocketvlm_export.requirements import check_transformers
 
 
@@ -41,8 +43,12 @@ def _one_of(known: Collection[str]) -> Callable[[str], str]:
 
 
 BUDGETS = Comma("whole numbers", int)
-PRECISIONS = Comma(f"precisions ({', '.join(PRECISION_SUFFIXES)})", _one_of(PRECISION_SUFFIXES))
 TYPES = Comma(f"GGUF types ({', '.join(GGUF_TYPES)})", _one_of(GGUF_TYPES))
+
+
+def _precisions(part: Part) -> Comma:
+    known = names_for(part)
+    return Comma(f"precisions ({', '.join(known)})", _one_of(known))
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -62,8 +68,29 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     "--budget", type=BUDGETS, default=(), metavar="K[,K...]", help="Visual tokens kept; a quarter by default."
 )
 @click.option("--decoder", type=click.Choice(list(DECODERS)), default="onnx", show_default=True, help="Decoder engine.")
-@click.option("--vision-precision", type=PRECISIONS, default="fp32", show_default=True, metavar="P[,P...]")
-@click.option("--decoder-precision", type=PRECISIONS, default="fp32", show_default=True, metavar="P[,P...]")
+@click.option(
+    "--vision-precision",
+    type=_precisions("vision"),
+    default="fp32",
+    show_default=True,
+    metavar="P[,P...]",
+    help=f"Of the vision graphs: {', '.join(names_for('vision'))}.",
+)
+@click.option(
+    "--decoder-precision",
+    type=_precisions("decoder"),
+    default="fp32",
+    show_default=True,
+    metavar="P[,P...]",
+    help=f"Of the ONNX decoder: {', '.join(names_for('decoder'))}.",
+)
+@click.option(
+    "--embed-precision",
+    type=_precisions("embed"),
+    default=(),
+    metavar="P[,P...]",
+    help=f"Of its embedding table: {', '.join(names_for('embed'))}; by default what goes with the decoder's.",
+)
 @click.option(
     "--gguf-type",
     type=TYPES,
@@ -85,6 +112,7 @@ def export(
     decoder: str,
     vision_precision: tuple[str, ...],
     decoder_precision: tuple[str, ...],
+    embed_precision: tuple[str, ...],
     gguf_type: tuple[str, ...],
     revision: str | None,
     overwrite: bool,
@@ -104,6 +132,7 @@ def export(
         decoder=decoder,
         vision_precisions=vision_precision,
         decoder_precisions=decoder_precision,
+        embed_precisions=embed_precision,
         gguf_types=gguf_type,
         revision=revision,
         overwrite=overwrite,
@@ -168,5 +197,4 @@ def _describe_report(report: dict[str, Any]) -> Iterator[str]:
         )
         yield f"  parity {name:8} max difference {part['max_abs']:.1e} of {part['max_reference']:.3g}; {detail}"
     for precision, figures in parity["by_precision"].items():
-        shown = ", ".join(f"{key} {value:.5g}" for key, value in figures.items() if key != "passed")
-        yield f"  parity {precision:8} {shown}"
+        yield f"  parity {precision:8} {figures_text(figures)}"

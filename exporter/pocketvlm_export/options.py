@@ -5,11 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pocketvlm import PocketVLMError
+from pocketvlm_export.precisions import PRECISIONS, names_for
 
-# File name suffixes as the onnx-community layout has them; integer precisions add their line and a pass.
-PRECISION_SUFFIXES: Mapping[str, str] = {"fp32": "", "fp16": "_fp16"}
-# The precision whose graphs the parity gate holds against the checkpoint: always built, kept when asked for.
-GATE_PRECISION = "fp32"
 # What --decoder can be told, and the engines that an artifact then serves, the preferred one first.
 DECODERS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx",),
@@ -32,7 +29,8 @@ class ExportOptions:
         pruner_options: the method's own options, as text.
         budgets: visual tokens kept per picture, a graph each; empty for the method's default.
         decoder: a key of `DECODERS`.
-        vision_precisions, decoder_precisions: keys of `PRECISION_SUFFIXES`; the decoder's are those of its graphs.
+        vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its graphs.
+        embed_precisions: of the embedding tables; empty for those that go with the decoder's.
         gguf_types: of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for `DEFAULT_GGUF_TYPE`.
         revision: branch, tag or commit of a hub checkpoint.
         overwrite: replace an artifact that is already at the destination.
@@ -45,6 +43,7 @@ class ExportOptions:
     decoder: str = "onnx"
     vision_precisions: tuple[str, ...] = ("fp32",)
     decoder_precisions: tuple[str, ...] = ("fp32",)
+    embed_precisions: tuple[str, ...] = ()
     gguf_types: tuple[str, ...] = ()
     revision: str | None = None
     overwrite: bool = False
@@ -52,21 +51,34 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         _check_known("decoder", (self.decoder,), tuple(DECODERS))
-        _check_known("vision precision", self.vision_precisions, tuple(PRECISION_SUFFIXES))
-        _check_known("decoder precision", self.decoder_precisions, tuple(PRECISION_SUFFIXES))
+        _check_known("vision precision", self.vision_precisions, names_for("vision"))
+        _check_known("decoder precision", self.decoder_precisions, names_for("decoder"))
+        _check_known("embedding precision", self.embed, names_for("embed"))
         _check_known("GGUF type", self.gguf_types or (DEFAULT_GGUF_TYPE,), GGUF_TYPES)
         if self.gguf_types and "llama.cpp" not in self.engines:
             raise PocketVLMError(f"GGUF type {self.gguf_types[0]} is for llama.cpp: give --decoder llama.cpp or both")
-        if self.decoder_precisions != ("fp32",) and "onnx" not in self.engines:
-            raise PocketVLMError(
-                f"decoder precision {self.decoder_precisions[0]} is for ONNX Runtime, the decoder is for llama.cpp: "
-                "give --gguf-type instead"
-            )
+        if "onnx" not in self.engines:
+            for what, given in (("decoder", self.decoder_precisions), ("embedding", self.embed_precisions)):
+                if given not in ((), ("fp32",)):
+                    raise PocketVLMError(
+                        f"{what} precision {given[0]} is for ONNX Runtime, the decoder is for llama.cpp: "
+                        "give --gguf-type instead"
+                    )
 
     @property
     def engines(self) -> tuple[str, ...]:
         """Engines that the artifact's decoder is for, the preferred one first."""
         return DECODERS[self.decoder]
+
+    @property
+    def embed(self) -> tuple[str, ...]:
+        """Precisions of the embedding tables to publish, the default first."""
+        return self.embed_precisions or tuple(dict.fromkeys(PRECISIONS[name].table for name in self.decoder_precisions))
+
+    def table(self, decoder: str) -> str:
+        """Return the precision of the table that a decoder of this precision reads."""
+        own = PRECISIONS[decoder].table
+        return own if own in self.embed or decoder not in self.decoder_precisions else self.embed[0]
 
     @property
     def gguf(self) -> tuple[str, ...]:

@@ -9,16 +9,10 @@ from pocketvlm_export.families import VLMSpec
 from pocketvlm_export.gguf import architecture, context_length
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import estimate_peak
-from pocketvlm_export.options import (
-    GATE_GGUF_TYPE,
-    GATE_PRECISION,
-    PRECISION_SUFFIXES,
-    ExportOptions,
-    check_budgets,
-)
+from pocketvlm_export.options import GATE_GGUF_TYPE, ExportOptions, check_budgets
+from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.pruning import Pruner, make_pruner
 
-_BYTES = {"fp32": 4, "fp16": 2}  # a parameter on disk
 # A parameter in a GGUF file, in bits, and one of the head, to which llama.cpp gives more: blocks carry their scales.
 _GGUF_BITS = {"f32": (32.0, 32.0), "f16": (16.0, 16.0), "q8_0": (8.5, 8.5), "q4_0": (4.5, 8.5), "q4_k_m": (5.2, 8.5)}
 _GRAPH_BYTES = 1 << 20  # a graph without its weights, rounded up
@@ -55,8 +49,7 @@ class ExportPlan:
         """Graph and GGUF files that are built for the gate only and removed before publishing."""
         options = self.options
         files = {file for graphs in self.vision.values() for file in _unasked(graphs, options.vision_precisions)}
-        for graphs in (self.embed, self.decoder):
-            files |= _unasked(graphs, options.decoder_precisions)
+        files |= _unasked(self.embed, options.embed) | _unasked(self.decoder, options.decoder_precisions)
         return files | _unasked(self.gguf, options.gguf)
 
     def sizes(self) -> dict[str, int]:
@@ -93,7 +86,7 @@ class ExportPlan:
 
     @staticmethod
     def _weights(fp32_bytes: int, precision: str) -> int:
-        return fp32_bytes * _BYTES[precision] // 4
+        return int(fp32_bytes * PRECISIONS[precision].bits / 32)
 
 
 def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
@@ -120,7 +113,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         budgets=budgets,
         options=options,
         vision={budget: _vision_names(budget, budgets, options) for budget in budgets},
-        embed=_names("embed_tokens", options.decoder_precisions) if onnx else {},
+        embed=_names("embed_tokens", options.embed) if onnx else {},
         decoder=_names("decoder_model_merged", options.decoder_precisions) if onnx else {},
         gguf=_gguf_names(options) if llama_cpp else {},
         context=context_length(spec.decoder) if llama_cpp else spec.decoder.context,
@@ -147,7 +140,7 @@ def _vision_names(budget: int, budgets: tuple[int, ...], options: ExportOptions)
 def _names(graph: str, precisions: Iterable[str], budget: str = "") -> dict[str, str]:
     """Return {precision: file}, in the order asked for, the gate's precision added last where it is not asked for."""
     wanted = dict.fromkeys((*precisions, GATE_PRECISION))
-    return {precision: f"onnx/{graph}{PRECISION_SUFFIXES[precision]}{budget}.onnx" for precision in wanted}
+    return {precision: f"onnx/{graph}{PRECISIONS[precision].suffix}{budget}.onnx" for precision in wanted}
 
 
 def _gguf_names(options: ExportOptions) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """What the parity gate lets pass, on made-up results: no graph is built."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
@@ -36,13 +38,18 @@ def measure(references, monkeypatch):
         if precision == "fp32":
             return gate._measure_vision(None, references, precision)
         monkeypatch.setattr(gate, "_vision_precisions", lambda _: [precision])
-        return gate._measure_other(_WithoutDecoder, references, precision)
+        monkeypatch.setattr(gate, "_bytes", lambda *_: 1)
+        result = gate._measure_other(_WithoutDecoder, references, precision)
+        return result["vision"] | {"passed": result["passed"]}
 
     return call
 
 
 class _WithoutDecoder:
     class manifest:
+        class vision:
+            graphs: ClassVar = {}
+
         class decoder:
             graphs = ()
 
@@ -96,8 +103,9 @@ def test_a_tie_excuses_nothing_else(measure, kept):
 
 
 @pytest.mark.parametrize(("kept", "passed"), [([[0, 1], [0, 2]], True), ([[0, 1], [0, 3]], False)])
-def test_half_precision_may_only_exchange_patches_near_the_cut(measure, kept, passed):
-    figures = measure(kept=kept, precision="fp16")
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_other_precisions_may_only_exchange_patches_near_the_cut(measure, kept, passed, precision):
+    figures = measure(kept=kept, precision=precision)
     assert figures["kept_overlap"] == 0.5
     assert figures["passed"] is passed
 

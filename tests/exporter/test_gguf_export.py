@@ -15,7 +15,7 @@ from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.gguf import hyper_parameters, tensors
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.plan import make_plan
-from pocketvlm_export.verification import ParityError, gguf, verify_against
+from pocketvlm_export.verification import ParityError, bounds, gguf, verify_against
 from pocketvlm_export.verification.reference import DecoderReference
 from support.gguf_files import needs_llama_cpp
 
@@ -40,6 +40,7 @@ def rope(parameters):
         ("tiny-llama", {"head_dim": 24, **rope({**YARN, "attention_factor": 1.3})}),
         ("tiny-llama", rope({**YARN, "beta_fast": 4.0, "truncate": False})),
         ("tiny-mistral", rope(LINEAR)),
+        ("tiny-qwen3", rope(LINEAR)),
         ("tiny-qwen2", rope({**YARN, "mscale": 0.7, "mscale_all_dim": 0.5})),
     ],
 )
@@ -249,4 +250,4 @@ def test_divergence_is_that_of_scipy():
 
     a, b = np.random.default_rng(0).normal(size=(2, 5, 7)).astype(np.float32)
     expected = [entropy(p, q) for p, q in zip(softmax(a.astype(float), 1), softmax(b.astype(float), 1), strict=True)]
-    np.testing.assert_allclose(gguf.divergence(a, b), expected, rtol=1e-6)
+    np.testing.assert_allclose(bounds.divergence(a, b), expected, rtol=1e-6)

@@ -1,10 +1,11 @@
 """What happens to a graph after tracing: a pass a module, each `requires -> call -> ensures` as in onnx_ir."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 import onnxscript.optimizer
 
+from pocketvlm_export.onnx_passes.dynamic_int8 import DynamicInt8
 from pocketvlm_export.onnx_passes.external_weights import INLINE_LIMIT, ExternalWeights, WeightsFile
 from pocketvlm_export.onnx_passes.half_weights import HalfWeights
 from pocketvlm_export.onnx_passes.name_axes import NameAxes
@@ -13,11 +14,12 @@ from pocketvlm_export.onnx_passes.name_selection import NameSelection
 from pocketvlm_export.onnx_passes.transpose_weights import TransposeWeights
 
 # What turns a float32 graph into another precision; a new precision is a pass and one line.
-PRECISION_PASSES: Mapping[str, type[ir.passes.InPlacePass]] = {"fp16": HalfWeights}
+PRECISION_PASSES: Mapping[str, Callable[[], ir.passes.InPlacePass]] = {"fp16": HalfWeights, "int8": DynamicInt8}
 
 __all__ = [
     "INLINE_LIMIT",
     "PRECISION_PASSES",
+    "DynamicInt8",
     "ExternalWeights",
     "HalfWeights",
     "NameAxes",

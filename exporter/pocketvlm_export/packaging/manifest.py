@@ -75,6 +75,7 @@ def write_manifest(
             engines=plan.options.engines,
             embed=_present(plan.embed, present),
             graphs=_present(plan.decoder, present),
+            tables={precision: plan.options.table(precision) for precision in _present(plan.decoder, present)},
             gguf=_present(plan.gguf, present),
             layers=spec.decoder.layers,
             kv_heads=spec.decoder.kv_heads,

@@ -10,6 +10,7 @@ from pocketvlm import PocketVLMError
 from pocketvlm_export.checkpoint import read_json
 from pocketvlm_export.loading import Checkpoint, load_tokenizer
 from pocketvlm_export.plan import ExportPlan
+from pocketvlm_export.precisions import PRECISIONS
 
 _GENERATION = "generation_config.json"
 _TEMPLATE = "chat_template.jinja"
@@ -91,13 +92,22 @@ def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any
     """Return the checkpoint's config.json with what transformers.js must be told."""
     kept = [file for file in plan.sizes() if file not in plan.extra]
     external = {Path(file).name: True for file in kept if (folder / file).with_suffix(".onnx_data").is_file()}
-    dtypes = {"vision_encoder": plan.options.vision_precisions[0]}
-    if plan.decoder:
-        dtypes |= dict.fromkeys(("embed_tokens", "decoder_model_merged"), plan.options.decoder_precisions[0])
-    told: dict[str, Any] = {"dtype": dtypes}
+    told: dict[str, Any] = {"dtype": _dtypes(plan)}
     if external:
         told["use_external_data_format"] = external
     return {**read_json(source / "config.json"), "transformers.js_config": told}
+
+
+def _dtypes(plan: ExportPlan) -> dict[str, str]:
+    """What transformers.js loads unless told otherwise: of each graph the first precision that it has a name for."""
+    options = plan.options
+    listed = {"vision_encoder": options.vision_precisions}
+    if plan.decoder:
+        named = [name for name in options.decoder_precisions if PRECISIONS[name].js]
+        tables = [options.table(name) for name in named] + list(options.embed)
+        listed |= {"embed_tokens": tuple(tables), "decoder_model_merged": tuple(named)}
+    named_js = {graph: [PRECISIONS[name].js for name in names] for graph, names in listed.items()}
+    return {graph: next(filter(None, names)) for graph, names in named_js.items() if any(names)}
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

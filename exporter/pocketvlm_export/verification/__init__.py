@@ -7,7 +7,8 @@ from typing import Any
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact import Artifact
 from pocketvlm_export.loading import Checkpoint, open_checkpoint
-from pocketvlm_export.options import GGUF_TYPES, PRECISION_SUFFIXES
+from pocketvlm_export.options import GGUF_TYPES
+from pocketvlm_export.precisions import PRECISIONS
 from pocketvlm_export.verification.gate import ParityError, check_parity, failures
 from pocketvlm_export.verification.reference import SCORES
 
@@ -44,7 +45,7 @@ def _check_known(artifact: Artifact) -> None:
     precisions = [*manifest.decoder.graphs, *(name for graphs in manifest.vision.graphs.values() for name in graphs)]
     for what, names, known in (
         ("pruning method", [manifest.pruning.method], SCORES),
-        ("precision", precisions, PRECISION_SUFFIXES),
+        ("precision", precisions, PRECISIONS),
         ("GGUF type", manifest.decoder.gguf, GGUF_TYPES),
     ):
         for name in names:

@@ -3,7 +3,7 @@
 What is measured is what a device runs: the runtime's own vision encoder, prompts and decoder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from pocketvlm.prompts import Prompter
 from pocketvlm.vision import VisionEncoder, VisionFeatures
 from pocketvlm_export.loading import Checkpoint, quiet_transformers
 from pocketvlm_export.memory import release_memory
-from pocketvlm_export.options import GATE_PRECISION, GATE_PROMPT
-from pocketvlm_export.verification.bounds import STEPS, TOLERANCE, agreement, cosine, within
-from pocketvlm_export.verification.gguf import gate_sequences, measure_gguf
-from pocketvlm_export.verification.kept import compare_kept, largest
+from pocketvlm_export.options import GATE_PROMPT
+from pocketvlm_export.precisions import GATE_PRECISION
+from pocketvlm_export.verification.bounds import LOGITS_COSINE, STEPS, TOLERANCE, agreement, within
+from pocketvlm_export.verification.gguf import measure_gguf
+from pocketvlm_export.verification.kept import KeptRow, compare_kept, largest
+from pocketvlm_export.verification.lost import gate_sequences, judge_kept, measure_logits
 from pocketvlm_export.verification.reference import (
     DecoderReference,
     Floats,
@@ -30,11 +32,6 @@ from pocketvlm_export.verification.reference import (
 )
 
 TIE = 1e-6  # relative score distance from the cut below which keeping another patch is a tie, not an error
-# For precisions that cannot be exact: of features and logits, and of kept patches. Patches that are exchanged may be
-# more where their scores lie as near the cut as _NEAR, relatively: a rounding decides there.
-MIN_COSINE: Mapping[str, float] = {"fp16": 0.999}
-MIN_OVERLAP: Mapping[str, float] = {"fp16": 0.9}
-_NEAR = 0.02
 _PICTURES = 2
 
 
@@ -81,7 +78,8 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact) -> References:
         vision = vision_reference(checkpoint, pruning.method, pruning.budgets, pixel_values)
         features = vision[pruning.default_budget].image_features[0]
         spec = artifact.manifest.decoder
-        sequences = gate_sequences(spec.vocab, spec.context) if spec.gguf else ()
+        inexact = spec.gguf or any(name != GATE_PRECISION for name in spec.graphs)
+        sequences = gate_sequences(spec.vocab, spec.context) if inexact else ()
         decoder = decoder_reference(checkpoint, GATE_PROMPT, features, STEPS, sequences)
     return References(pixel_values, vision, decoder)
 
@@ -103,7 +101,11 @@ def gate_pictures(count: int, size: tuple[int, int]) -> Floats:
 
 def failures(parity: Parity) -> str:
     """Say in a few words which part of the gate failed."""
-    parts = {"vision": parity.vision, "decoder": parity.decoder, **parity.by_precision}
+    parts = {"vision": parity.vision, "decoder": parity.decoder}
+    for precision, figures in parity.by_precision.items():
+        # A GGUF type has the decoder's figures alone, a precision of ONNX graphs those of each part.
+        nested = {f"{precision} {part}": figures[part] for part in ("vision", "decoder") if part in figures}
+        parts |= nested or {precision: figures}
     return "; ".join(
         f"{name}: " + ", ".join(f"{key} {_short(value)}" for key, value in part.items() if key != "passed")
         for name, part in parts.items()
@@ -117,11 +119,7 @@ def _vision_precisions(artifact: Artifact) -> list[str]:
 
 def _measure_vision(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
     """Hold every budget's graph against its reference, the pictures as one batch."""
-    rows = [
-        row
-        for budget, reference in references.vision.items()
-        for row in compare_kept(_encode(artifact, references, budget, precision), reference)
-    ]
+    rows = _rows(artifact, references, precision)
     # Maxima are numpy's, here and below: Python's own pass over NaN.
     difference = float(np.max([largest(row.ours - row.theirs) for row in rows]))
     score_difference = float(np.max([row.score_difference for row in rows]))
@@ -161,31 +159,44 @@ def _measure_decoder(artifact: Artifact, references: References, precision: str)
 
 
 def _measure_other(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
-    """Measure what a precision that is not float32 loses; its thresholds are cosines and the kept patches."""
+    """Measure what a precision that is not float32 loses, in the vision graphs and in the decoder, each by itself."""
     result: dict[str, Any] = {}
-    kept = True
+    manifest = artifact.manifest
     if precision in _vision_precisions(artifact):
-        rows = [
-            row
-            for budget, reference in references.vision.items()
-            for row in compare_kept(_encode(artifact, references, budget, precision), reference)
-        ]
-        kept = all(
-            row.ascending and (row.overlap >= MIN_OVERLAP[precision] or row.cut_distance <= _NEAR) for row in rows
-        )
-        result |= {
-            "vision_cosine": float(np.min([cosine(row.ours, row.theirs) if row.overlap else 0.0 for row in rows])),
-            "kept_overlap": min(row.overlap for row in rows),
-            "cut_distance": float(np.max([row.cut_distance for row in rows])),
-        }
-    if precision in artifact.manifest.decoder.graphs:
-        tokens, logits, _ = _answer(artifact, references, precision)
-        result |= {
-            "decoder_cosine": cosine(logits[0], references.decoder.logits[0]),
-            "greedy_equal": agreement(tokens, references.decoder.token_ids),
-        }
-    lowest = np.min([result[key] for key in ("vision_cosine", "decoder_cosine") if key in result])
-    return {**result, "passed": kept and bool(lowest >= MIN_COSINE[precision])}
+        files = [graphs[precision] for graphs in manifest.vision.graphs.values()]
+        figures = judge_kept(_rows(artifact, references, precision), precision)
+        result["vision"] = {**figures, "bytes": _bytes(artifact, files)}
+    if precision in manifest.decoder.graphs:
+        figures = _measure_lost(artifact, references, precision)
+        result["decoder"] = {**figures, "bytes": _bytes(artifact, [manifest.decoder.graphs[precision]])}
+    return {**result, "passed": all(figures["passed"] for figures in result.values())}
+
+
+def _measure_lost(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
+    """Figures of an inexact decoder, which reads the features that transformers made."""
+    spec = artifact.manifest.decoder
+    decoder = OnnxDecoder.open(artifact, precision=precision)
+    features = references.vision[artifact.manifest.pruning.default_budget].image_features[0]
+    sequences = gate_sequences(spec.vocab, spec.context)
+    figures, _ = measure_logits(decoder, Prompter.from_artifact(artifact), references.decoder, features, sequences)
+    decoder.close()
+    release_memory()
+    return {**figures, "passed": bool(figures["prompt_equal"] and figures["cosine"] >= LOGITS_COSINE[precision])}
+
+
+def _bytes(artifact: Artifact, graphs: Sequence[str]) -> int:
+    """Bytes of graphs and of the weights that lie beside them; budgets share theirs."""
+    files = artifact.manifest.files
+    return sum(files[name].bytes for graph in graphs for name in (graph, f"{graph}_data") if name in files)
+
+
+def _rows(artifact: Artifact, references: References, precision: str) -> list[KeptRow]:
+    """Every picture at every budget beside its reference."""
+    return [
+        row
+        for budget, reference in references.vision.items()
+        for row in compare_kept(_encode(artifact, references, budget, precision), reference)
+    ]
 
 
 def _measure_gguf(artifact: Artifact, references: References) -> dict[str, dict[str, Any]]:
@@ -202,12 +213,12 @@ def _encode(artifact: Artifact, references: References, budget: int, precision: 
 
 def _answer(artifact: Artifact, references: References, precision: str) -> tuple[list[int], Floats, bool]:
     """Greedy tokens, the logits before each (steps, vocab), and whether the prompt's ids were those of transformers."""
-    manifest = artifact.manifest
     vision = precision if precision in _vision_precisions(artifact) else None
-    features = _encode(artifact, references, manifest.pruning.default_budget, vision).image_features[0]
+    features = _encode(artifact, references, artifact.manifest.pruning.default_budget, vision).image_features[0]
     prompter = Prompter.from_artifact(artifact)
     ids = prompter.encode(GATE_PROMPT, pictures=1, slots=len(features))
-    decoder = OnnxDecoder.open(artifact, precision=precision)
+    table = precision if precision in artifact.manifest.decoder.embed else None
+    decoder = OnnxDecoder.open(artifact, precision=precision, table=table)
     logits = [decoder.prefill(prompter.segments(ids, [features]))]
     while len(logits) < STEPS:
         logits.append(decoder.decode(int(logits[-1].argmax())))

@@ -80,7 +80,8 @@ class Vision:
 class DecoderSpec:
     """The language model: file names by precision for each engine, and the dimensions a client needs.
 
-    ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type.
+    ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables`` says which precision
+    of ``embed`` a decoder reads: {decoder's precision: table's}.
     """
 
     engines: tuple[str, ...]
@@ -97,6 +98,7 @@ class DecoderSpec:
     intermediate: int | None = None
     graphs: Mapping[str, str] = field(default_factory=dict)
     gguf: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,7 @@ def _check_consistency(manifest: Manifest) -> None:
         "the ONNX engine is promised without its graphs": (
             "onnx" in decoder.engines and not (decoder.embed and decoder.graphs)
         ),
+        "a decoder's embedding table is missing": not set(decoder.tables.values()) <= set(decoder.embed),
         "the llama.cpp engine is promised without a GGUF file": "llama.cpp" in decoder.engines and not decoder.gguf,
         "llama.cpp numbers tokens without gaps, and positions are original": (
             "llama.cpp" in decoder.engines and pruning.positions == "original"

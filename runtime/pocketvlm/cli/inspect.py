@@ -135,8 +135,12 @@ def size_text(size: int) -> str:
 def figures_text(figures: Any) -> str:
     """Measured figures, however nested, on one line."""
     if not isinstance(figures, dict):
-        return str(figures)
+        return _figure(figures)
     return ", ".join(
-        f"{key} {value:.2g}" if isinstance(value, float) else f"{key} {figures_text(value)}"
+        f"{key} ({figures_text(value)})" if isinstance(value, dict) else f"{key} {_figure(value)}"
         for key, value in figures.items()
     )
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -43,15 +43,23 @@ class OnnxDecoder:
         self.timings_ms: dict[str, float] = {}
 
     @classmethod
-    def open(cls, artifact: Artifact, *, precision: str | None = None, threads: int | None = None) -> Self:
-        """Open both graphs; the embedding graph takes the decoder's precision where it has it, else its default."""
+    def open(
+        cls,
+        artifact: Artifact,
+        *,
+        precision: str | None = None,
+        threads: int | None = None,
+        table: str | None = None,
+    ) -> Self:
+        """Open both graphs; ``table`` is the embedding's precision, by default the one that goes with the decoder's."""
         spec = artifact.manifest.decoder
         precision = next(iter(spec.graphs)) if precision is None else precision
         graph = pick_precision(spec.graphs, precision, "decoder")
-        table = pick_precision(spec.embed, precision if precision in spec.embed else None, "embedding graph")
+        table = table or spec.tables.get(precision, precision if precision in spec.embed else None)
+        embed = pick_precision(spec.embed, table, "embedding graph")
         return cls(
             spec,
-            open_session(artifact, table, metadata.EMBED_TOKENS, threads=threads),
+            open_session(artifact, embed, metadata.EMBED_TOKENS, threads=threads),
             open_session(artifact, graph, metadata.DECODER, threads=threads),
             name=f"onnx {precision}",
         )

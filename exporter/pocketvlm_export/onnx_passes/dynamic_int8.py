@@ -1,0 +1,96 @@
+"""Stores weights as signed 8-bit integers, a scale a column, and multiplies in integers: the `int8` precision."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnxruntime.quantization.quant_utils import get_qmin_qmax_for_qType, quantize_nparray
+
+from pocketvlm_export.onnx_passes.weights import Spec, lazy_weights, remove_unread, replace_node, weight_products
+
+_COLUMNS = 4096  # quantized at once: what rounding takes in passing stays small beside a large weight
+
+
+class DynamicInt8(ir.passes.InPlacePass):
+    """Turn each MatMul by a weight into MatMulInteger: signed symmetric weights, unsigned activations.
+
+    The nodes are those of ``onnxruntime.quantization.quantize_dynamic`` (QInt8, per channel, constant B only), which
+    ONNX Runtime fuses at load; they are standard ONNX. That function itself takes whole models, twice in memory and
+    once more on disk, and loops over columns in Python; here a weight is quantized when it is written. Activations are
+    unsigned, since signed ones have no fast path on x86. What reads the same activations shares their quantization.
+    """
+
+    def __init__(self, wide: Sequence[str] = ()) -> None:
+        """``wide``: parts of the names of weights that stay float32."""
+        self.wide = tuple(wide)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Convert; the values are computed when they are written, a weight at a time."""
+        graph = model.graph
+        found = list(weight_products(graph, self.wide))
+        stored = {weight: _stored(graph, weight) for weight in dict.fromkeys(weight for _, weight in found)}
+        activations: dict[ir.Value, Sequence[ir.Value]] = {}
+        for node, weight in found:
+            source = node.inputs[0]
+            assert source is not None
+            if source not in activations:
+                activations[source] = _quantize_before(graph, node, source)
+            _multiply(graph, node, activations[source], stored[weight])
+        remove_unread(graph, list(stored))
+        return ir.passes.PassResult(model, modified=bool(found))
+
+    def ensures(self, model: ir.Model) -> None:
+        """No weight that should be an integer is still multiplied in floating point."""
+        if left := list(weight_products(model.graph, self.wide)):
+            raise ir.passes.PostconditionError(f"{len(left)} weights are still float32")
+
+
+def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ``weight`` float32 (inputs, outputs) as int8, with scale and zero point of each column, (outputs,).
+
+    scale = max|w| / 127 and round(w / scale), as onnxruntime.quantization has it for symmetric weights: -128 is unused
+    and the zero point 0.
+    """
+    low, high = (int(end) for end in get_qmin_qmax_for_qType(onnx.TensorProto.INT8, symmetric=True))
+    largest = np.maximum(weight.max(axis=0), -weight.min(axis=0)).astype(np.float64)
+    scale = 2 * largest / (high - low)
+    scale = np.where(scale < np.finfo(np.float32).tiny, 1.0, scale).astype(np.float32)
+    result = np.empty(weight.shape, dtype=np.int8)
+    for start in range(0, weight.shape[1], _COLUMNS):
+        part = np.s_[start : start + _COLUMNS]
+        rounded = quantize_nparray(onnx.TensorProto.INT8, weight[:, part], scale[part], 0, low, high)
+        result[:, part] = rounded
+    return result, scale, np.zeros(weight.shape[1], dtype=np.int8)
+
+
+def _stored(graph: ir.Graph, weight: ir.Value) -> list[ir.Value]:
+    """Register the integer weight, the scales and the zero points of a float32 weight."""
+    tensor = weight.const_value
+    assert tensor is not None
+    inputs, outputs = (int(size) for size in tensor.shape)
+    values = lazy_weights(
+        lambda: quantize_columns(tensor.numpy()),
+        Spec(f"{weight.name}.int8", ir.DataType.INT8, (inputs, outputs)),
+        Spec(f"{weight.name}.scale", ir.DataType.FLOAT, (outputs,)),
+        Spec(f"{weight.name}.zero", ir.DataType.INT8, (outputs,)),
+    )
+    for value in values:
+        graph.register_initializer(value)
+    return values
+
+
+def _quantize_before(graph: ir.Graph, node: ir.Node, source: ir.Value) -> Sequence[ir.Value]:
+    quantize = ir.node("DynamicQuantizeLinear", [source], num_outputs=3)
+    for output, suffix in zip(quantize.outputs, ("uint8", "scale", "zero"), strict=True):
+        output.name = f"{source.name}.{suffix}"
+    graph.insert_before(node, quantize)
+    return quantize.outputs
+
+
+def _multiply(graph: ir.Graph, node: ir.Node, activation: Sequence[ir.Value], weight: Sequence[ir.Value]) -> None:
+    product = ir.node("MatMulInteger", [activation[0], weight[0], activation[2], weight[2]])
+    as_float = ir.node("Cast", [product.outputs[0]], {"to": ir.DataType.FLOAT})
+    scales = ir.node("Mul", [activation[1], weight[1]])
+    scaled = ir.node("Mul", [as_float.outputs[0], scales.outputs[0]])
+    replace_node(graph, node, [product, as_float, scales, scaled])

@@ -1,0 +1,66 @@
+"""Knows how a pass finds the weights of matrix products and puts others in their place, computed when written."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+
+class Spec(NamedTuple):
+    """A weight to come: its name, element type and sizes."""
+
+    name: str
+    dtype: ir.DataType
+    shape: Sequence[int]
+
+
+def lazy_weights(compute: Callable[[], Sequence[np.ndarray]], *specs: Spec) -> list[ir.Value]:
+    """Return initializers whose values ``compute`` gives together, an array for each of ``specs``.
+
+    They are computed when the first is written and forgotten with the last, so that a graph's new weights are never in
+    memory all at once.
+    """
+    found: dict[int, np.ndarray] = {}
+
+    def piece(number: int) -> Callable[[], ir.TensorProtocol]:
+        def evaluate() -> ir.TensorProtocol:
+            if number not in found:
+                found.update(enumerate(compute()))
+            return ir.tensor(found.pop(number), name=specs[number].name)
+
+        return evaluate
+
+    values = []
+    for number, (name, dtype, sizes) in enumerate(specs):
+        shape = ir.Shape(list(sizes))
+        tensor = ir.LazyTensor(piece(number), dtype=dtype, shape=shape, name=name)
+        values.append(ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=tensor))
+    return values
+
+
+def weight_products(graph: ir.Graph, wide: Sequence[str] = ()) -> Iterator[tuple[ir.Node, ir.Value]]:
+    """MatMuls by a float32 matrix of weights, with the matrix; not those with one of ``wide`` in their name."""
+    for node in graph:
+        weight = node.inputs[1] if node.op_type == "MatMul" and node.domain == "" else None
+        if weight is None or not weight.is_initializer() or weight.const_value is None:
+            continue
+        if weight.dtype != ir.DataType.FLOAT or weight.shape is None or len(weight.shape) != 2:
+            continue
+        if not any(part in str(weight.name) for part in wide):
+            yield node, weight
+
+
+def replace_node(graph: ir.Graph, node: ir.Node, replacement: Sequence[ir.Node]) -> None:
+    """Put nodes in the place of one; the last one's output takes its name."""
+    outputs = replacement[-1].outputs
+    for old, new in zip(node.outputs, outputs, strict=True):
+        new.shape, new.type = old.shape, old.type
+    ir.convenience.replace_nodes_and_values(graph, node, [node], replacement, node.outputs, outputs)
+
+
+def remove_unread(graph: ir.Graph, weights: Sequence[ir.Value]) -> None:
+    """Remove initializers that no node reads any more."""
+    for weight in weights:
+        if not weight.uses() and not weight.is_graph_output():
+            graph.initializers.pop(str(weight.name), None)

@@ -1,0 +1,77 @@
+"""Knows how it is measured what a decoder or a vision graph loses that is not the exact one.
+
+Both sides read the same tokens whatever they would have said themselves, so that every position can be compared.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pocketvlm.decoders import Decoder, Segment, TokenSegment
+from pocketvlm.prompts import Prompter
+from pocketvlm_export.options import GATE_PROMPT
+from pocketvlm_export.verification.bounds import VISION_BOUNDS, agreement, cosine, divergence
+from pocketvlm_export.verification.kept import KeptRow, largest
+from pocketvlm_export.verification.reference import DecoderReference, Floats, Ints
+
+_SEQUENCES, _LENGTH = 4, 32
+
+
+def gate_sequences(vocab: int, context: int) -> list[Ints]:
+    """Return sequences of token ids, int64 (tokens,), the same at every call."""
+    shape = (_SEQUENCES, min(_LENGTH, context))
+    return list(np.random.default_rng(20241202).integers(0, vocab, size=shape))
+
+
+def measure_logits(
+    decoder: Decoder, prompter: Prompter, reference: DecoderReference, features: Floats, sequences: Sequence[Ints]
+) -> tuple[dict[str, Any], Floats]:
+    """Return what a decoder's logits have to do with transformers', and those before each token of the answer.
+
+    Args:
+        decoder: what is measured.
+        prompter: makes its prompt.
+        reference: of the gate's prompt about a picture, and of ``sequences``.
+        features: of that picture's kept patches as transformers made them, (k, hidden): nothing but the decoder
+            differs.
+        sequences: see `gate_sequences`.
+    """
+    ids = prompter.encode(GATE_PROMPT, pictures=1, slots=len(features))
+    answer = _read(decoder, prompter.segments(ids, [features]), reference.token_ids[:-1])
+    others = [_read(decoder, [TokenSegment(row[:1])], row[1:].tolist()) for row in sequences]
+    ours, theirs = np.concatenate([answer, *others]), np.concatenate([reference.logits, *reference.sequence_logits])
+    lost = divergence(theirs, ours)
+    figures = {
+        "max_abs": largest(ours - theirs),
+        "max_reference": float(np.max([1.0, largest(theirs)])),
+        "cosine": cosine(ours, theirs),
+        "greedy_tokens": len(reference.token_ids),
+        "greedy_equal": agreement([int(row.argmax()) for row in answer], reference.token_ids),
+        "prompt_equal": np.array_equal(ids, reference.prompt_ids),
+        "positions": len(ours),
+        "argmax_agreement": float(np.mean(ours.argmax(axis=1) == theirs.argmax(axis=1))),
+        "kl_mean": float(lost.mean()),
+        "kl_max": float(lost.max()),
+    }
+    return figures, answer
+
+
+def judge_kept(rows: Sequence[KeptRow], precision: str) -> dict[str, Any]:
+    """Return what a vision graph of a precision keeps of the features and of the kept patches; ``passed`` among it."""
+    bounds = VISION_BOUNDS[precision]
+    least = float(np.min([cosine(row.ours, row.theirs) if row.overlap else 0.0 for row in rows]))
+    kept = all(row.ascending and (row.overlap >= bounds.overlap or row.cut_distance <= bounds.near) for row in rows)
+    return {
+        "cosine": least,
+        "kept_overlap": min(row.overlap for row in rows),
+        "kept_overlap_mean": float(np.mean([row.overlap for row in rows])),
+        "cut_distance": float(np.max([row.cut_distance for row in rows])),
+        "passed": kept and least >= bounds.cosine,
+    }
+
+
+def _read(decoder: Decoder, segments: Sequence[Segment], following: Sequence[int]) -> Floats:
+    """Logits after ``segments`` and after each of the ``following`` tokens: (1 + following, vocab)."""
+    decoder.reset()
+    return np.stack([decoder.prefill(segments), *(decoder.decode(token) for token in following)])

@@ -109,6 +109,6 @@ def _write(
         variant = model if precision == GATE_PRECISION else model.clone()
         if precision != GATE_PRECISION:
             PRECISION_PASSES[precision]()(variant)
-        ExternalWeights(weights)(variant)
         NameSelection()(variant)
+        ExternalWeights(weights)(variant)
         ir.save(variant, path)

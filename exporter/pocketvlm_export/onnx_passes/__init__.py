@@ -9,8 +9,8 @@ from pocketvlm_export.onnx_passes.dynamic_int8 import DynamicInt8
 from pocketvlm_export.onnx_passes.external_weights import INLINE_LIMIT, ExternalWeights, WeightsFile
 from pocketvlm_export.onnx_passes.half_weights import HalfWeights
 from pocketvlm_export.onnx_passes.name_axes import NameAxes
-from pocketvlm_export.onnx_passes.stamp import Stamp
 from pocketvlm_export.onnx_passes.name_selection import NameSelection
+from pocketvlm_export.onnx_passes.stamp import Stamp
 from pocketvlm_export.onnx_passes.transpose_weights import TransposeWeights
 
 # What turns a float32 graph into another precision; a new precision is a pass and one line.
@@ -23,9 +23,9 @@ __all__ = [
     "ExternalWeights",
     "HalfWeights",
     "NameAxes",
+    "NameSelection",
     "Stamp",
     "TransposeWeights",
-    "NameSelection",
     "WeightsFile",
     "tidy",
 ]

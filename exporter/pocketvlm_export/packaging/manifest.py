@@ -78,12 +78,12 @@ def write_manifest(
             tables={precision: plan.options.table(precision) for precision in _present(plan.decoder, present)},
             gguf=_present(plan.gguf, present),
             layers=spec.decoder.layers,
-            kv_heads=spec.decoder.kv_heads,
             heads=spec.decoder.heads,
+            kv_heads=spec.decoder.kv_heads,
             head_dim=spec.decoder.head_dim,
             hidden=spec.decoder.hidden,
-            vocab=spec.decoder.vocab,
             intermediate=spec.decoder.config.intermediate_size,
+            vocab=spec.decoder.vocab,
             context=plan.context,
             image_token_id=spec.image_token_id,
             eos_token_ids=eos_token_ids(checkpoint),
@@ -97,12 +97,12 @@ def write_manifest(
     return manifest
 
 
-def files_table(folder: Path) -> dict[str, FileEntry]:
 def _tower(spec: VisionSpec) -> Tower:
     config = spec.config
     return Tower(spec.depth, config.hidden_size, spec.intermediate, spec.tokens + int(spec.has_cls))
 
 
+def files_table(folder: Path) -> dict[str, FileEntry]:
     """Return size and SHA-256 of every file under ``folder`` that a runtime may read, by relative name."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _NOT_LISTED)
     return {path.relative_to(folder).as_posix(): _entry(path) for path in paths}

@@ -56,7 +56,7 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Tower:
-    """What a vision graph multiplies: its transformer layers, their widths, the sequence they see with [CLS] counted."""
+    """What a vision graph multiplies: transformer layers, their widths, and the tokens they see, [CLS] counted."""
 
     layers: int
     hidden: int
@@ -93,9 +93,9 @@ class DecoderSpec:
     context: int
     image_token_id: int
     eos_token_ids: tuple[int, ...]
-    embed: Mapping[str, str] = field(default_factory=dict)
     heads: int | None = None
     intermediate: int | None = None
+    embed: Mapping[str, str] = field(default_factory=dict)
     graphs: Mapping[str, str] = field(default_factory=dict)
     gguf: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, str] = field(default_factory=dict)
@@ -208,13 +208,13 @@ def _build(cls: type[Any], data: Mapping[str, Any]) -> Any:
     return cls(**values)
 
 
-def _check_version(data: Any) -> None:
-    """Refuse another major version before anything else is read; a newer minor version only adds fields."""
 def _tower(vision: Mapping[str, Any]) -> Tower | None:
     stated = vision.get("tower")
     return None if stated is None else _build(Tower, stated)
 
 
+def _check_version(data: Any) -> None:
+    """Refuse another major version before anything else is read; a newer minor version only adds fields."""
     version = data.get("schema_version") if isinstance(data, dict) else None
     major = SCHEMA_VERSION.partition(".")[0]
     if not isinstance(version, str) or version.partition(".")[0] != major:

@@ -54,6 +54,7 @@ class VLM:
         budget: int | None = None,
         vision_precision: str | None = None,
         decoder_precision: str | None = None,
+        context: int | None = None,
         check: Check = "auto",
         limits: PictureLimits | None = None,
         feature_cache: str | os.PathLike[str] | None = None,
@@ -68,6 +69,7 @@ class VLM:
             budget: visual tokens a picture, the default of `generate`; None is the artifact's default.
             vision_precision: None is the artifact's default, as is ``decoder_precision``'s.
             decoder_precision: see ``vision_precision``; for llama.cpp the type of the GGUF file.
+            context: longest sequence in tokens, at most the artifact's own, which None leaves: a bound on memory.
             check: ``"auto"`` reads files whose checksum was not yet verified, ``"full"`` all, ``"sizes"`` none.
             limits: caps on pictures; None is 64 MiB and 100 megapixels.
             feature_cache: a folder for the features of pictures, so that none is encoded twice, in another process or
@@ -78,7 +80,7 @@ class VLM:
             PocketVLMError: the folder is not a sound artifact, or lacks what is asked for.
         """
         started = time.perf_counter()
-        artifact = Artifact.open(path, check)
+        artifact = Artifact.open(path, check).shortened(context)
         encoder = VisionEncoder.open(artifact, budget=budget, precision=vision_precision, threads=threads)
         engine = open_decoder(artifact, engine=decoder, precision=decoder_precision, threads=threads)
         vlm = cls(artifact, encoder, engine, limits, feature_cache, feature_limits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,6 +59,19 @@ class Artifact:
         _check_requirements(root, manifest)
         check_files(root, manifest.files, check)
         return cls(root, manifest)
+
+    def shortened(self, context: int | None) -> Self:
+        """The same artifact for sequences of at most ``context`` tokens, and never more than it was made for.
+
+        Raises:
+            PocketVLMError: ``context`` is below one; None leaves the artifact's own.
+        """
+        if context is None:
+            return self
+        if context < 1:
+            raise PocketVLMError(f"context {context}: expected at least 1 token, or none for the artifact's own")
+        decoder = replace(self.manifest.decoder, context=min(context, self.manifest.decoder.context))
+        return replace(self, manifest=replace(self.manifest, decoder=decoder))
 
     def path(self, name: str) -> Path:
         """The absolute path of a file listed in the manifest; raises `PocketVLMError` for any other name."""

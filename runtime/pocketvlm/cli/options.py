@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pocketvlm.cli.target import answering_wishes, takes_target
+
 if TYPE_CHECKING:
     from pocketvlm import VLM
 
@@ -30,6 +32,7 @@ _MODEL = [
     click.option("--vision-precision", metavar="P", help="Precision of the vision graph, as listed by `inspect`."),
     click.option("--decoder-precision", metavar="P", help="Precision of the decoder, as listed by `inspect`."),
     click.option("--threads", type=int, metavar="N", help="Threads for each engine; its own default if not given."),
+    click.option("--context", type=int, metavar="N", help="Longest sequence in tokens, at most the artifact's own."),
     click.option(
         "--feature-cache",
         metavar="FOLDER",
@@ -51,11 +54,11 @@ def answering_options(command: _Command) -> _Command:
     @functools.wraps(command)
     def with_groups(*arguments: Any, **given: Any) -> Any:
         sampling = {name: given.pop(name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
-        names = ("decoder", "budget", "vision_precision", "decoder_precision", "threads", "feature_cache")
+        names = ("decoder", "budget", "vision_precision", "decoder_precision", "threads", "context", "feature_cache")
         model = {name: given.pop(name) for name in names}
         return command(*arguments, **given, sampling=sampling, load=lambda directory: _load(directory, model))
 
-    decorated: Any = with_groups
+    decorated: Any = takes_target(answering_wishes)(with_groups)
     for option in reversed([_IMAGE, *_MODEL, *_SAMPLING]):
         decorated = option(decorated)
     result: _Command = decorated

@@ -1,0 +1,174 @@
+"""Knows what a deployment target may say, and which of it contradicts itself; nothing about files or comments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+DECODERS = ("onnx", "llama.cpp", "both")
+FORMATS = ("onnx", "ort")
+_PRECISION = re.compile(r"[a-z0-9_]{1,20}")
+_MOST = 10_000_000
+
+
+class TargetError(ValueError):
+    """A target that cannot be used: one line with the file, the key, what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a device wants. None, and an empty tuple, leave the command's default.
+
+    Attributes:
+        name: of a shipped target, or the file as it was given.
+        description: one line for people.
+        budget: visual tokens a picture, a graph each, the default first.
+        decoder: engine, one of `DECODERS`.
+        vision_precision, decoder_precision, embed_precision: names of the exporter's precisions, the default first.
+        gguf_type: types of GGUF files, the default first.
+        portable: keep to standard ONNX operators, for engines that lack ONNX Runtime's own.
+        format: of the graphs, one of `FORMATS`.
+        threads: for each engine while answering.
+        context: longest sequence in tokens.
+        memory_limit: MB (10^6 bytes) that a process may hold while answering.
+        reasons: {key: the comment above it}.
+    """
+
+    name: str
+    description: str
+    budget: tuple[int, ...] = ()
+    decoder: str | None = None
+    vision_precision: tuple[str, ...] = ()
+    decoder_precision: tuple[str, ...] = ()
+    embed_precision: tuple[str, ...] = ()
+    gguf_type: tuple[str, ...] = ()
+    portable: bool | None = None
+    format: str | None = None
+    threads: int | None = None
+    context: int | None = None
+    memory_limit: int | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the values that the file gives, by key, in the order of `KEYS`."""
+        found = {key: getattr(self, key) for key in KEYS}
+        return {key: value for key, value in found.items() if value is not None and value != ()}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError("a line of text")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= _MOST:
+        raise ValueError(f"a whole number from 1 to {_MOST}")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError("true or false")
+    return value
+
+
+def _one_of(*known: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in known:
+            raise ValueError(" or ".join(f'"{name}"' for name in known))
+        return str(value)
+
+    return check
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not _PRECISION.fullmatch(value):
+        raise ValueError("a name of small letters and digits")
+    return value
+
+
+def _list_of(check: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    def check_all(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list) or not value:
+            raise ValueError("a list with at least one value")
+        items = tuple(check(item) for item in value)
+        if len(set(items)) != len(items):
+            raise ValueError("a list that names each value once")
+        return items
+
+    return check_all
+
+
+# One line for each key of a target: what its value must be. A key is named as the option it stands for.
+KEYS: Mapping[str, Callable[[Any], Any]] = {
+    "description": _text,
+    "budget": _list_of(_count),
+    "decoder": _one_of(*DECODERS),
+    "vision_precision": _list_of(_name),
+    "decoder_precision": _list_of(_name),
+    "embed_precision": _list_of(_name),
+    "gguf_type": _list_of(_name),
+    "portable": _flag,
+    "format": _one_of(*FORMATS),
+    "threads": _count,
+    "context": _count,
+    "memory_limit": _count,
+}
+
+
+def make_target(name: str, table: Mapping[str, Any], reasons: Mapping[str, str]) -> Target:
+    """Check a table and return what it says.
+
+    Args:
+        name: what to call it in errors.
+        table: as read from TOML.
+        reasons: {key: why}.
+
+    Raises:
+        TargetError: an unknown key, a value of another type, no description, or values that contradict each other.
+    """
+    values = {}
+    for key, value in table.items():
+        if key not in KEYS:
+            raise TargetError(f"{name}: {_short(key)} is no key of a target: choose from {', '.join(KEYS)}")
+        try:
+            values[key] = KEYS[key](value)
+        except ValueError as error:
+            raise TargetError(f"{name}: {key} is {_short(value)}: expected {error}") from error
+    if "description" not in values:
+        raise TargetError(f"{name}: description is missing: say in a line which device this is")
+    target = Target(name, **values, reasons=dict(reasons))
+    _check_combinations(target)
+    return target
+
+
+def _check_combinations(target: Target) -> None:
+    onnx, llama_cpp = target.decoder != "llama.cpp", target.decoder in ("llama.cpp", "both")
+    problems = {
+        "decoder_precision is for ONNX Runtime, decoder is llama.cpp: name a gguf_type instead": (
+            bool(target.decoder_precision) and not onnx
+        ),
+        "embed_precision is for ONNX Runtime, decoder is llama.cpp, which has its table in the GGUF file: "
+        "leave it out": bool(target.embed_precision) and not onnx,
+        'gguf_type is for llama.cpp, decoder is onnx: say decoder = "llama.cpp" or "both"': (
+            bool(target.gguf_type) and not llama_cpp
+        ),
+        "portable asks for standard operators, format is ort, which only ONNX Runtime reads: choose one": (
+            target.portable is True and target.format == "ort"
+        ),
+        f"context is {target.context}, budget is {max(target.budget, default=0)}: "
+        "a picture must leave room for a question and an answer": (
+            target.context is not None and target.context <= max(target.budget, default=0)
+        ),
+    }
+    for problem, found in problems.items():
+        if found:
+            raise TargetError(f"{target.name}: {problem}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,82 @@
+"""Knows `--target`: a flag beats a target, a target beats a default."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from pocketvlm.errors import PocketVLMError
+
+if TYPE_CHECKING:
+    from pocketvlm.targets import Target
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+# What a target wants of a command's options, by parameter name, given the decoder in force (None is the default).
+Wishes = Callable[["Target", str | None], Mapping[str, Any]]
+
+_TARGET = click.option(
+    "--target",
+    metavar="NAME|FILE",
+    help="Take what no option says from a deployment target; see `pocketvlm targets`.",
+)
+
+
+def takes_target(wishes: Wishes) -> Callable[[_Command], _Command]:
+    """Add ``--target`` to a command; what the target says arrives as if it had been typed.
+
+    Args:
+        wishes: the target's values for this command. It is told the decoder that is in force, so that a target's
+            precisions for one engine are not asked of another.
+    """
+
+    def decorate(command: _Command) -> _Command:
+        @functools.wraps(command)
+        def with_target(*arguments: Any, target: str | None, **given: Any) -> Any:
+            if target is not None:
+                given |= _from_target(target, given, wishes)
+            return command(*arguments, **given)
+
+        decorated: Any = _TARGET(with_target)
+        result: _Command = decorated
+        return result
+
+    return decorate
+
+
+def answering_wishes(target: Target, decoder: str | None) -> dict[str, Any]:
+    """What a target wants of a command that answers: the first value of each list."""
+    precisions = target.gguf_type if decoder == "llama.cpp" else target.decoder_precision
+    wanted = {
+        "decoder": None if target.decoder == "both" else target.decoder,
+        "budget": next(iter(target.budget), None),
+        "vision_precision": next(iter(target.vision_precision), None),
+        "decoder_precision": next(iter(precisions), None),
+        "threads": target.threads,
+        "context": target.context,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _from_target(name_or_file: str, given: Mapping[str, Any], wishes: Wishes) -> dict[str, Any]:
+    """The target's values for the options that nobody typed."""
+    from pocketvlm.targets import load_target
+
+    context = click.get_current_context()
+    target = load_target(name_or_file)
+    decoder = given.get("decoder") if _typed(context, "decoder") else target.decoder
+    wanted = wishes(target, decoder)
+    for name in wanted:
+        if name not in given:
+            raise PocketVLMError(
+                f"{target.name}: {name} is not for this version's `{context.info_name}`, which has no "
+                f"--{name.replace('_', '-')}: leave it out or update pocketvlm"
+            )
+    return {name: value for name, value in wanted.items() if not _typed(context, name)}
+
+
+def _typed(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)

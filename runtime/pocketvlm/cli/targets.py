@@ -1,0 +1,65 @@
+"""Knows `pocketvlm targets`: the deployment targets there are, and what one says and why."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pocketvlm.cli.terminal import printable
+
+if TYPE_CHECKING:
+    from pocketvlm.targets import Target
+
+_WIDTH = 100
+_WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}  # addresses stay whole
+
+
+@click.command(epilog="Example: pocketvlm targets raspberry-pi-5")
+@click.argument("target", metavar="[NAME|FILE]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def targets(target: str | None, as_json: bool) -> None:
+    """List the deployment targets, or show what one says and why.
+
+    A target is a TOML file with the options that suit a device: --target takes what no option says from it. To make one
+    of your own, save what this prints for the nearest as a file that ends in .toml, and change it.
+    """
+    from pocketvlm.targets import load_target
+    from pocketvlm_profiles import target_names
+
+    if target is None:
+        listed = {name: load_target(name).description for name in target_names()}
+        if as_json:
+            click.echo(json.dumps({"targets": listed}, ensure_ascii=False))
+            return
+        for name, description in listed.items():
+            click.echo(f"{name:<16} {description}")
+        return
+    found = load_target(target)
+    if as_json:
+        click.echo(json.dumps(facts(found), ensure_ascii=False))
+        return
+    for line in describe(found):
+        click.echo(printable(line))
+
+
+def facts(target: Target) -> dict[str, Any]:
+    """``name``, ``description``, and ``settings``: {key: {``value``, ``reason``}}."""
+    settings = {
+        key: {"value": list(value) if isinstance(value, tuple) else value, "reason": target.reasons.get(key)}
+        for key, value in target.settings().items()
+        if key != "description"
+    }
+    return {"name": target.name, "description": target.description, "settings": settings}
+
+
+def describe(target: Target) -> Iterator[str]:
+    """The target as TOML, each value below its reason."""
+    for key, value in target.settings().items():
+        if reason := target.reasons.get(key):
+            yield from textwrap.wrap(reason, _WIDTH, initial_indent="# ", subsequent_indent="# ", **_WHOLE)
+        # JSON writes the types that a target has just as TOML does.
+        yield f"{key} = {json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)}"

@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pocketvlm.artifact import Artifact
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.pictures import Picture, open_picture
+from pocketvlm.preprocessing import Preprocessor
+from pocketvlm.vision import VisionEncoder, pick_graph
 
 _MIN_EDGE = 512  # pixels of the drawing's longer edge, at least
 _DIM = 0.38  # brightness of dropped patches, which also lose their colour
 _WEAKEST = 0.55  # how far the kept patch of lowest score comes out of the dim; the best comes out wholly
 _OUTLINE = np.array([255, 196, 0], dtype=np.float32)
+
+
+def draw_budgets(
+    artifact: Artifact, picture: Picture, budgets: Sequence[int], precision: str | None = None
+) -> dict[int, tuple[Image.Image, list[int]]]:
+    """For each budget the drawing of `draw_kept`, and the patches kept in raster order.
+
+    Args:
+        artifact: an opened artifact.
+        picture: see `open_picture`.
+        budgets: visual tokens; each graph that serves some of them runs once.
+        precision: of the vision graph; None is the artifact's default.
+
+    Raises:
+        PocketVLMError: a picture or budget that is refused, or patches that are no grid.
+    """
+    manifest = artifact.manifest
+    preprocessor = Preprocessor.from_artifact(artifact)
+    upright = open_picture(picture)
+    seen, pixels = preprocessor.resize_and_crop(upright), preprocessor(upright)[None]
+    features = {
+        k: VisionEncoder.open(artifact, budget=k, precision=precision).encode(pixels)
+        for k in {pick_graph(manifest, budget) for budget in budgets}
+    }
+    drawn = {}
+    for budget in budgets:
+        kept = features[pick_graph(manifest, budget)].narrow(budget)
+        indices, scores = kept.kept_indices[0], kept.kept_scores[0]
+        drawn[budget] = (draw_kept(seen, indices, scores, manifest.pruning.tokens_before), indices.tolist())
+    return drawn
 
 
 def draw_kept(

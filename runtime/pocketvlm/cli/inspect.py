@@ -48,25 +48,17 @@ def inspect(directory: Path, image: Path | None, overlay: Path | None, budget: i
 
 def draw_overlay(artifact: Artifact, image: Path, overlay: Path, budget: int | None) -> dict[str, Any]:
     """Write the drawing as PNG in one step; returns ``overlay`` (its path) and ``kept_indices`` in raster order."""
-    from pocketvlm.overlay import draw_kept
-    from pocketvlm.pictures import open_picture
-    from pocketvlm.preprocessing import Preprocessor
-    from pocketvlm.vision import VisionEncoder
+    from pocketvlm.overlay import draw_budgets
 
-    preprocessor = Preprocessor.from_artifact(artifact)
-    picture = open_picture(image)
-    encoder = VisionEncoder.open(artifact, budget=budget)
-    pruning = artifact.manifest.pruning
-    features = encoder.encode(preprocessor(picture)[None]).narrow(pruning.default_budget if budget is None else budget)
-    indices, scores = features.kept_indices[0], features.kept_scores[0]
-    drawing = draw_kept(preprocessor.resize_and_crop(picture), indices, scores, pruning.tokens_before)
+    wanted = artifact.manifest.pruning.default_budget if budget is None else budget
+    drawing, kept = draw_budgets(artifact, image, [wanted])[wanted]
     encoded = io.BytesIO()
     drawing.save(encoded, format="PNG")
     try:
         replace_file(overlay, encoded.getvalue())
     except OSError as error:
         raise PocketVLMError(f"{overlay} cannot be written ({error.strerror}): give another --overlay") from error
-    return {"overlay": str(overlay), "kept_indices": indices.tolist()}
+    return {"overlay": str(overlay), "kept_indices": kept}
 
 
 def facts(manifest: Manifest) -> dict[str, Any]:

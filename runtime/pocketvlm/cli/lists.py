@@ -1,0 +1,32 @@
+"""Knows options whose value is a comma-separated list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+class Comma(click.ParamType):
+    """A comma-separated list as a tuple, each item converted by ``convert_item``."""
+
+    def __init__(self, name: str, convert_item: Callable[[str], Any] = str) -> None:
+        self.name = name
+        self._convert_item = convert_item
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Split and convert; a wrong item, or an empty one, is a usage error."""
+        if isinstance(value, tuple):
+            return value
+        items = [item.strip() for item in str(value).split(",")]
+        try:
+            if not all(items):
+                raise ValueError
+            return tuple(self._convert_item(item) for item in items)
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of {self.name}", param, ctx)
+
+
+NUMBERS = Comma("whole numbers", int)
+NAMES = Comma("names")

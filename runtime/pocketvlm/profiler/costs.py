@@ -1,0 +1,108 @@
+"""Knows what a prompt costs by the formulas of the papers: products, cache bytes. Nothing is measured here.
+
+``n`` is a number of tokens, ``d`` the model's width, ``m`` the width of its MLP's hidden layer, of ``layers`` layers.
+No formula counts the output head, norms, the softmax, or that attention is causal. Which tokens ``n`` counts changes
+the headline: the papers count visual tokens only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pocketvlm.artifact import Manifest
+from pocketvlm.artifact.manifest import DecoderSpec, Tower
+
+
+def macs_of_mlp_with_two_matrices(n: float, d: int, m: int) -> float:
+    """Multiply-adds of one layer, 4nd^2 + 2n^2d + 2ndm: FastV (arXiv 2403.06764) and DivPrune; a ViT's layer too."""
+    return 4 * n * d**2 + 2 * n**2 * d + 2 * n * d * m
+
+
+def macs_of_mlp_with_three_matrices(n: float, d: int, m: int) -> float:
+    """Multiply-adds of one layer, 4nd^2 + 2n^2d + 3ndm: SparseVLM's counter, right for a gated MLP as in Llama."""
+    return 4 * n * d**2 + 2 * n**2 * d + 3 * n * d * m
+
+
+def macs_of_grouped_queries(n: float, d: int, m: int, heads: int, kv_heads: int, head_dim: int) -> float:
+    """Multiply-adds of one layer with a gated MLP and ``kv_heads`` key-value heads for ``heads`` query heads."""
+    projections = n * d * (2 * heads * head_dim + 2 * kv_heads * head_dim)
+    return projections + 2 * n**2 * heads * head_dim + 3 * n * d * m
+
+
+def prefill_flops(n: float, d: int, m: int, layers: int) -> float:
+    """Floating-point operations of a prefill as in FasterVLM's and CDPruner's tables: two for each multiply-add."""
+    return 2 * layers * macs_of_mlp_with_three_matrices(n, d, m)
+
+
+def tower_flops(n: float, d: int, m: int, layers: int) -> float:
+    """Floating-point operations of a ViT over one picture or tile of n tokens, [CLS] counted, as FasterVLM adds it."""
+    return 2 * layers * macs_of_mlp_with_two_matrices(n, d, m)
+
+
+def fastv_ratio(n: int, kept: int, after: int, d: int, m: int, layers: int) -> float:
+    """What FastV leaves of the multiply-adds when only ``kept`` of n tokens go on after the first ``after`` layers."""
+    whole = macs_of_mlp_with_two_matrices(n, d, m)
+    return (after * whole + (layers - after) * macs_of_mlp_with_two_matrices(kept, d, m)) / (layers * whole)
+
+
+def cache_bytes(n: int, layers: int, kv_heads: int, head_dim: int, value_bytes: int) -> int:
+    """Bytes of keys and values of n tokens."""
+    return 2 * layers * kv_heads * head_dim * value_bytes * n
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one question costs by formula; None where the artifact does not state the widths that it takes.
+
+    Attributes:
+        flops: of the prefill of the visual tokens alone, `prefill_flops`: the papers' figure.
+        flops_prompt: of the prefill of the whole prompt with grouped queries as this decoder has them.
+        flops_vision: of the vision tower over all pictures, before any pruning inside its last layer.
+        kv_bytes: of the visual tokens' keys and values, at the width this engine keeps them in.
+        kv_bytes_prompt: of the whole prompt's.
+    """
+
+    flops: float | None
+    flops_prompt: float | None
+    flops_vision: float | None
+    kv_bytes: int
+    kv_bytes_prompt: int
+
+    @property
+    def flops_first_token(self) -> float | None:
+        """Of all that comes before the first token, as far as the formulas go."""
+        if self.flops_prompt is None or self.flops_vision is None:
+            return None
+        return self.flops_prompt + self.flops_vision
+
+
+def costs_of(manifest: Manifest, *, pictures: int, visual: int, prompt: int, value_bytes: int) -> Costs:
+    """The `Costs` of a prompt of ``prompt`` tokens, ``visual`` of them visual tokens of ``pictures`` pictures."""
+    decoder = manifest.decoder
+    shape = (decoder.layers, decoder.kv_heads, decoder.head_dim, value_bytes)
+    return Costs(
+        flops=_papers_flops(decoder, visual),
+        flops_prompt=_decoder_flops(decoder, prompt),
+        flops_vision=_vision_flops(manifest.vision.tower, pictures),
+        kv_bytes=cache_bytes(visual, *shape),
+        kv_bytes_prompt=cache_bytes(prompt, *shape),
+    )
+
+
+def _papers_flops(decoder: DecoderSpec, n: int) -> float | None:
+    if decoder.intermediate is None:
+        return None
+    return prefill_flops(n, decoder.hidden, decoder.intermediate, decoder.layers)
+
+
+def _decoder_flops(decoder: DecoderSpec, n: int) -> float | None:
+    if decoder.intermediate is None or decoder.heads is None:
+        return None
+    width = (decoder.hidden, decoder.intermediate, decoder.heads, decoder.kv_heads, decoder.head_dim)
+    return 2 * decoder.layers * macs_of_grouped_queries(n, *width)
+
+
+def _vision_flops(tower: Tower | None, pictures: int) -> float | None:
+    if tower is None:
+        return None
+    return pictures * tower_flops(tower.sequence, tower.hidden, tower.intermediate, tower.layers)

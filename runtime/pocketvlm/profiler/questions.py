@@ -1,0 +1,48 @@
+"""Knows what is asked while measuring: pictures, a prompt, how many tokens are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.artifact import Artifact
+from pocketvlm.prompts import Prompter
+
+TEXT_TOKENS = 40  # of the prompt that is made up where none is given
+
+
+@dataclass(frozen=True)
+class Question:
+    """What every run answers.
+
+    Attributes:
+        prompt: the question.
+        images: paths of pictures; none means one of noise, as large as the tower reads.
+        new_tokens: tokens made, the end-of-sequence token being taken for any other: all runs do the same work.
+    """
+
+    prompt: str
+    images: tuple[str, ...] = ()
+    new_tokens: int = 16
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures are seen."""
+        return len(self.images) or 1
+
+
+def noise_picture(artifact: Artifact) -> npt.NDArray[np.uint8]:
+    """A picture of noise, always the same, of the size that the tower reads: uint8 (height, width, 3)."""
+    height, width = artifact.manifest.vision.image_size
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def made_up_prompt(artifact: Artifact, pictures: int = 1, text_tokens: int = TEXT_TOKENS) -> str:
+    """A prompt of ``text_tokens`` tokens beside those of the pictures, template included; at least one word."""
+    prompter = Prompter.from_artifact(artifact)
+    prompt = "What"
+    while len(prompter.encode(f"{prompt} is", pictures, 1)) - pictures <= text_tokens:
+        prompt += " is"
+    return prompt

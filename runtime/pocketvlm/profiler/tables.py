@@ -1,0 +1,124 @@
+"""Knows a profile as tables for people: aligned text for a terminal, Markdown for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pocketvlm.profiler.result import STAGES, Profile, Result
+
+_PARTS = ("decoder", "its precision", "vision", "threads")  # of `Case.family`, as heads of columns
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a head and rows of text cells."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        """For a terminal: columns aligned right."""
+        lines = [self.head, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        body = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([self.title, *body])
+
+    def markdown(self) -> str:
+        """For a page; the title above it."""
+        lines = [self.head, ["---"] * len(self.head), *self.rows]
+        return "\n".join([f"{self.title}\n", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def tables(profile: Profile) -> list[Table]:
+    """Stages, then the time to first token with what was saved, measured and by formula."""
+    return [_stages(profile), _savings(profile)]
+
+
+def notes(profile: Profile) -> Iterator[str]:
+    """What belongs under the tables."""
+    yield profile.machine.describe()
+    if outliers := profile.outliers():
+        taken = sum(len(spread.samples) for result in profile.results for spread in result.stages.values())
+        far = sum(len(outlier["samples_ms"]) for outlier in outliers)
+        yield f"{far} of {taken} samples lie far from the others of their stage; all count, --json lists them"
+    if any(result.selection is None for result in profile.results):
+        yield "select is not known: the artifact was exported before graphs named the nodes that select"
+
+
+def headline(profile: Profile) -> str:
+    """What was measured, in a line."""
+    first = profile.results[0]
+    sample, pruning = first.samples[0], profile.manifest.pruning
+    turns = f"{profile.repeat} interleaved turns" + (", interrupted" if profile.interrupted else "")
+    text_tokens = sample.prompt_tokens - sample.visual_after
+    return (
+        f"{profile.manifest.source.model}, {pruning.method}, {pruning.tokens_before} visual tokens a picture before "
+        f"pruning; {_count(first.pictures, 'picture')} and {text_tokens} text tokens in, "
+        f"{sample.new_tokens} tokens out; {_same(profile)}{turns}"
+    )
+
+
+def compact(value: float) -> str:
+    """Three significant digits, no exponent."""
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def _stages(profile: Profile) -> Table:
+    head = [*_case_head(profile), *STAGES]
+    body = []
+    for result in profile.results:
+        found = {stage: compact(spread.median) for stage, spread in result.stages.items()}
+        if result.selection is not None:
+            found["select"] = f"{100 * result.selection.share:.2g} %"
+        body.append([*_case_cells(profile, result), *(found.get(stage, "?") for stage in STAGES)])
+    return Table(
+        "Milliseconds, median; select is a part of vision, ttft all up to the first token but load:", head, body
+    )
+
+
+def _savings(profile: Profile) -> Table:
+    head = [*_case_head(profile), "ttft", "p95", "stddev", "sooner", "by FLOPs"]
+    head += ["prefill", "by FLOPs", "decode tokens/s", "KV cache", "peak memory"]
+    body = []
+    for result in profile.results:
+        base = profile.reference(result)
+        spread, costs, before = result.stages["ttft"], result.costs, base.costs
+        rate, peak = result.decode_rate, result.peak_bytes
+        cells = [compact(spread.median), compact(spread.p95), compact(spread.deviation)]
+        cells += [_times(base.stages["ttft"].median, spread.median)]
+        cells += [_times(before.flops_first_token, costs.flops_first_token)]
+        cells += [_times(base.stages["prefill"].median, result.stages["prefill"].median)]
+        cells += [_times(before.flops_prompt, costs.flops_prompt)]
+        cells += [compact(rate) if rate else "", f"{costs.kv_bytes_prompt / 1e6:.2f} MB"]
+        cells += [f"{peak.median / 1e6:.0f} MB" if peak else "?"]
+        body.append([*_case_cells(profile, result), *cells])
+    title = (
+        "Time to first token in milliseconds, and how many times sooner it and the prefill are done than with the most "
+        "tokens, measured and by formula:"
+    )
+    return Table(title, head, body)
+
+
+def _times(before: float | None, after: float | None) -> str:
+    return f"{before / after:.2f}x" if before and after else "?"
+
+
+def _case_head(profile: Profile) -> list[str]:
+    return ["tokens", *(_PARTS[part] for part in profile.varying)]
+
+
+def _case_cells(profile: Profile, result: Result) -> list[str]:
+    return [str(result.case.budget), *(str(result.case.family[part]) for part in profile.varying)]
+
+
+def _same(profile: Profile) -> str:
+    """The parts that are the same for all results."""
+    decoder, precision, vision, threads = profile.results[0].case.family
+    said = {0: decoder, 1: precision, 2: f"vision {vision}", 3: _count(threads, "thread")}
+    return "".join(f"{text}, " for part, text in said.items() if part not in profile.varying)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -31,8 +31,7 @@ def build_graphs(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: S
     (folder / "onnx").mkdir()
     build_vision(checkpoint, plan, folder, step)
     if plan.decoder:
-        build_embedding(checkpoint, plan, folder, step)
-        build_decoder(checkpoint, plan, folder, step)
+        build_embedding(checkpoint, plan, folder, step, build_decoder(checkpoint, plan, folder, step))
 
 
 def build_vision(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
@@ -50,23 +49,28 @@ def build_vision(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: S
     release_memory()
 
 
-def build_embedding(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
-    """Write the embedding graph."""
+def build_embedding(
+    checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step, decoder: Mapping[str, WeightsFile]
+) -> None:
+    """Write the embedding graph; a tied table whose bytes the ``decoder``'s weights have is not stored again."""
     step("embedding graph")
     graph = EmbedTokensGraph(checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec))
-    _write(graph, plan.embed, folder, {}, {})
+    own = {name: WeightsFile(_weights_path(folder, file), decoder.get(name)) for name, file in plan.embed.items()}
+    _write(graph, plan.embed, folder, {}, own)
     del graph
     release_memory()
 
 
-def build_decoder(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
-    """Write the decoder graph."""
+def build_decoder(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> dict[str, WeightsFile]:
+    """Write the decoder graph; returns its weights files, without those that are removed before publishing."""
     step("decoder graph")
     # Eager attention traces to plain MatMul and Softmax; sdpa's decomposition adds NaN guards to every layer.
     model = checkpoint.family.load_decoder(checkpoint.weights, checkpoint.spec, attention="eager")
-    _write(DecoderGraph(model, checkpoint.spec.decoder), plan.decoder, folder, {}, {})
+    written: dict[str, WeightsFile] = {}
+    _write(DecoderGraph(model, checkpoint.spec.decoder), plan.decoder, folder, {}, written)
     del model
     release_memory()
+    return {name: file for name, file in written.items() if plan.decoder[name] not in plan.extra}
 
 
 def build_gguf(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
@@ -105,10 +109,14 @@ def _write(
     Stamp({metadata.GRAPH: graph.kind, metadata.SCHEMA: SCHEMA_VERSION, **stamps})(model)
     for precision in sorted(files, key=lambda name: name != GATE_PRECISION):
         path = folder / files[precision]
-        weights = shared.setdefault(precision, WeightsFile(path.with_suffix(".onnx_data")))
+        weights = shared.setdefault(precision, WeightsFile(_weights_path(folder, files[precision])))
         variant = model if precision == GATE_PRECISION else model.clone()
         if precision != GATE_PRECISION:
             PRECISION_PASSES[precision]()(variant)
         NameSelection()(variant)
         ExternalWeights(weights)(variant)
         ir.save(variant, path)
+
+
+def _weights_path(folder: Path, graph: str) -> Path:
+    return (folder / graph).with_suffix(".onnx_data")

@@ -33,6 +33,9 @@ _LISTED = (
     Precision("fp16", "_fp16", 16, ("vision", "decoder", "embed"), table="fp16", js="fp16"),
     # Dynamic: weights signed and per channel, activations unsigned and measured as they come.
     Precision("int8", "_quantized", 8.1, ("vision", "decoder"), table="fp16", js="q8"),
+    # Blocks of 32 as the onnx-community layout has them; of 128 decode a little faster and lose more.
+    Precision("int4", "_q4", 5, ("decoder", "embed"), table="int4", js="q4"),
+    Precision("int4_b128", "_q4_b128", 4.25, ("decoder", "embed"), table="int4_b128", js=None),
 )
 PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in _LISTED}
 # The precision whose graphs the parity gate holds against the checkpoint: always built, kept when asked for.

@@ -1,10 +1,12 @@
 """What happens to a graph after tracing: a pass a module, each `requires -> call -> ensures` as in onnx_ir."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import onnx_ir as ir
 import onnxscript.optimizer
 
+from pocketvlm_export.onnx_passes.block_int4 import BlockInt4
 from pocketvlm_export.onnx_passes.dynamic_int8 import DynamicInt8
 from pocketvlm_export.onnx_passes.external_weights import INLINE_LIMIT, ExternalWeights, WeightsFile
 from pocketvlm_export.onnx_passes.half_weights import HalfWeights
@@ -14,11 +16,17 @@ from pocketvlm_export.onnx_passes.stamp import Stamp
 from pocketvlm_export.onnx_passes.transpose_weights import TransposeWeights
 
 # What turns a float32 graph into another precision; a new precision is a pass and one line.
-PRECISION_PASSES: Mapping[str, Callable[[], ir.passes.InPlacePass]] = {"fp16": HalfWeights, "int8": DynamicInt8}
+PRECISION_PASSES: Mapping[str, Callable[[], ir.passes.InPlacePass]] = {
+    "fp16": HalfWeights,
+    "int8": DynamicInt8,
+    "int4": partial(BlockInt4, 32),
+    "int4_b128": partial(BlockInt4, 128),
+}
 
 __all__ = [
     "INLINE_LIMIT",
     "PRECISION_PASSES",
+    "BlockInt4",
     "DynamicInt8",
     "ExternalWeights",
     "HalfWeights",

@@ -12,26 +12,28 @@ _PAGE = 4096  # offsets are multiples of this, so that each weight can be memory
 
 
 class WeightsFile:
-    """A data file that stores equal tensors once, whichever graph brings them."""
+    """A data file that stores equal tensors once, whichever graph brings them; ``beside`` it another may have them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, beside: "WeightsFile | None" = None) -> None:
         self.path = path
+        self.beside = beside
         self._offsets: dict[bytes, int] = {}
 
     def store(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
         """Append ``tensor`` unless its bytes are there already, and return it as a reference into the file."""
         array = np.ascontiguousarray(tensor.numpy())
         digest = hashlib.sha256(array.data).digest() if array.ndim else hashlib.sha256(array.tobytes()).digest()
-        if digest not in self._offsets:
-            self._offsets[digest] = self._append(array)
+        file = self.beside if self.beside is not None and digest in self.beside._offsets else self
+        if digest not in file._offsets:
+            file._offsets[digest] = self._append(array)
         return ir.ExternalTensor(
-            self.path.name,
-            self._offsets[digest],
+            file.path.name,
+            file._offsets[digest],
             array.nbytes,
             tensor.dtype,
             shape=ir.Shape(list(tensor.shape)),
             name=name,
-            base_dir=self.path.parent,
+            base_dir=file.path.parent,
         )
 
     def _append(self, array: np.ndarray) -> int:

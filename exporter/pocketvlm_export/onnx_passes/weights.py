@@ -51,6 +51,16 @@ def weight_products(graph: ir.Graph, wide: Sequence[str] = ()) -> Iterator[tuple
             yield node, weight
 
 
+def table_lookups(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value]]:
+    """Gathers of rows of a float32 table of weights, with the table."""
+    for node in graph:
+        table = node.inputs[0] if node.op_type == "Gather" and node.domain == "" else None
+        if table is None or not table.is_initializer() or table.const_value is None:
+            continue
+        if table.dtype == ir.DataType.FLOAT and table.shape is not None and len(table.shape) == 2:
+            yield node, table
+
+
 def replace_node(graph: ir.Graph, node: ir.Node, replacement: Sequence[ir.Node]) -> None:
     """Put nodes in the place of one; the last one's output takes its name."""
     outputs = replacement[-1].outputs

@@ -38,6 +38,8 @@ VISION_BOUNDS: Mapping[str, VisionBounds] = {
 LOGITS_COSINE: Mapping[str, float] = {
     "fp16": 0.999,
     "int8": 0.99,
+    "int4": 0.7,
+    "int4_b128": 0.7,
     "f16": 0.999,
     "q8_0": 0.99,
     "q4_0": 0.7,

@@ -1,0 +1,96 @@
+"""Several precisions in one artifact: what is written, what is recorded of each, and which one answers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm.decoders import open_decoder
+from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.loading import open_checkpoint
+from pocketvlm_export.plan import make_plan
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (42, 42, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def artifact(make_tiny, tmp_path_factory):
+    """tiny-qwen2, whose table is tied, in integers alone; read only."""
+    folder = tmp_path_factory.mktemp("integers") / "artifact"
+    options = ExportOptions(
+        budgets=(9, 18), vision_precisions=("int8",), decoder_precisions=("int4", "int8", "int4_b128")
+    )
+    export(str(make_tiny("tiny-qwen2")), folder, options)
+    return Artifact.open(folder, check="full")
+
+
+def test_files_of_each_precision(artifact):
+    names = {path.name for path in (artifact.root / "onnx").iterdir() if path.suffix == ".onnx"}
+    assert names == {
+        "vision_encoder_quantized.onnx",
+        "vision_encoder_quantized.k18.onnx",
+        "decoder_model_merged_q4.onnx",
+        "decoder_model_merged_quantized.onnx",
+        "decoder_model_merged_q4_b128.onnx",
+        "embed_tokens_q4.onnx",
+        "embed_tokens_fp16.onnx",
+        "embed_tokens_q4_b128.onnx",
+    }
+    decoder = artifact.manifest.decoder
+    assert list(decoder.graphs) == ["int4", "int8", "int4_b128"]
+    assert decoder.tables == {"int4": "int4", "int8": "fp16", "int4_b128": "int4_b128"}
+    told = json.loads((artifact.root / "config.json").read_text())["transformers.js_config"]["dtype"]
+    assert told == {"vision_encoder": "q8", "embed_tokens": "q4", "decoder_model_merged": "q4"}
+
+
+def test_what_each_loses_is_recorded(artifact):
+    parity = artifact.manifest.parity
+    assert parity.vision["kept_equal"]  # of the float32 graphs, which were built for this alone
+    assert parity.decoder["greedy_equal"] == 16
+    assert set(parity.by_precision) == {"int8", "int4", "int4_b128"}
+    vision = parity.by_precision["int8"]["vision"]
+    assert 0.99 <= vision["cosine"] < 1
+    assert 0 < vision["kept_overlap"] <= vision["kept_overlap_mean"] <= 1
+    files = artifact.manifest.files
+    assert vision["bytes"] == sum(entry.bytes for name, entry in files.items() if "vision_encoder" in name)
+    decoders = {name: figures["decoder"] for name, figures in parity.by_precision.items()}
+    lost = [decoders[name]["kl_mean"] for name in ("int8", "int4")]
+    assert 0 < lost[0] < lost[1]
+    assert decoders["int8"]["argmax_agreement"] >= decoders["int4"]["argmax_agreement"]
+    assert decoders["int4"]["bytes"] < decoders["int8"]["bytes"]
+
+
+@pytest.mark.parametrize(("precision", "name"), [(None, "onnx int4"), ("int8", "onnx int8")])
+def test_the_runtime_takes_the_one_asked_for(artifact, precision, name):
+    vlm = VLM.load(artifact.root, decoder_precision=precision, vision_precision="int8", budget=5)
+    answer = vlm.generate("what is it?", images=[PICTURE], max_new_tokens=4)
+    assert vlm.decoder == name
+    assert answer.visual_tokens["after"] == 5
+
+
+def test_a_precision_that_is_not_there(artifact):
+    with pytest.raises(PocketVLMError, match="no precision 'fp32': this artifact has int4, int8, int4_b128"):
+        open_decoder(artifact, precision="fp32")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vision_precisions": ("int4",)}, "vision precision 'int4' is unknown: choose from fp32, fp16, int8"),
+        ({"embed_precisions": ("int8",)}, "embedding precision 'int8' is unknown"),
+        ({"decoder_precisions": ("int4", "int4")}, "repeated"),
+        ({"decoder": "llama.cpp", "embed_precisions": ("fp16",)}, "embedding precision fp16 is for ONNX Runtime"),
+    ],
+)
+def test_options_that_make_no_sense(options, message):
+    with pytest.raises(PocketVLMError, match=message):
+        ExportOptions(**options)
+
+
+def test_tables_that_are_asked_for(make_tiny):
+    options = ExportOptions(decoder_precisions=("int8", "int4"), embed_precisions=("fp32", "int4"))
+    assert [options.table(name) for name in ("int8", "int4")] == ["fp32", "int4"]
+    plan = make_plan(open_checkpoint(str(make_tiny())), options)
+    assert plan.embed == {"fp32": "onnx/embed_tokens.onnx", "int4": "onnx/embed_tokens_q4.onnx"}
+    assert plan.extra == {"onnx/decoder_model_merged.onnx"}

@@ -11,9 +11,11 @@ from tqdm import tqdm
 
 from pocketvlm import PocketVLMError
 from pocketvlm.cli.inspect import figures_text
-from pocketvlm_export.options import DECODERS, DEFAULT_GGUF_TYPE, GGUF_TYPES, ExportOptions
+from pocketvlm.cli.target import takes_target
+from pocketvlm_export.options import DECODERS, DEFAULT_GGUF_TYPE, FORMATS, GGUF_TYPES, ExportOptions
 from pocketvlm_export.precisions import Part, names_for
 from pocketvlm_export.requirements import check_transformers
+from pocketvlm_export.targets import export_wishes
 
 
 class Comma(click.ParamType):
@@ -98,6 +100,22 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     metavar="T[,T...]",
     help=f"For llama.cpp: {', '.join(GGUF_TYPES)}; {DEFAULT_GGUF_TYPE} by default.",
 )
+@click.option(
+    "--format",
+    "graph_format",
+    type=click.Choice(FORMATS),
+    default="onnx",
+    show_default=True,
+    help="Of the graphs; ort is for reduced builds of ONNX Runtime.",
+)
+@click.option("--context", type=int, metavar="N", help="Longest sequence in tokens, at most the checkpoint's own.")
+@click.option(
+    "--memory-limit",
+    type=click.IntRange(min=0),
+    metavar="MB",
+    help="Refuse what is expected to take more on the device; 0 is no limit.",
+)
+@takes_target(export_wishes)
 @click.option("--revision", metavar="REV", help="Commit, tag or branch of a Hub checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is already there.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written and what it costs; write nothing.")
@@ -114,6 +132,9 @@ def export(
     decoder_precision: tuple[str, ...],
     embed_precision: tuple[str, ...],
     gguf_type: tuple[str, ...],
+    graph_format: str,
+    context: int | None,
+    memory_limit: int | None,
     revision: str | None,
     overwrite: bool,
     dry_run: bool,
@@ -134,17 +155,21 @@ def export(
         decoder_precisions=decoder_precision,
         embed_precisions=embed_precision,
         gguf_types=gguf_type,
+        format=graph_format,
+        context=context,
+        memory_limit=memory_limit,
         revision=revision,
         overwrite=overwrite,
         keep_failed=keep_failed,
     )
     pipeline = _pipeline()
+    checkpoint, plan = pipeline.prepare(model, output, options)
     if dry_run:
-        _, plan = pipeline.prepare(model, output, options)
         _print(plan.to_dict(), as_json, _describe_plan)
         return
+    click.echo(_describe_cost(plan.to_dict()), err=True)
     with _progress() as step:
-        report = pipeline.export(model, output, options, step)
+        report = pipeline.carry_out(checkpoint, plan, output, step)
     _print(report.to_dict(), as_json, _describe_report)
 
 
@@ -181,6 +206,12 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
         yield f"  {file:44} about {size / 1e6:10.1f} MB"
     disk, memory = plan["disk_bytes"] / 1e6, plan["memory_bytes"] / 1e6
     yield f"  while exporting: disk about {disk:.1f} MB, memory about {memory:.1f} MB"
+    yield f"  {_describe_cost(plan)}"
+
+
+def _describe_cost(plan: dict[str, Any]) -> str:
+    size, memory = plan["bytes"] / 1e6, plan["device_memory_bytes"] / 1e6
+    return f"on the device: files of about {size:.1f} MB, memory about {memory:.1f} MB while answering"
 
 
 def _describe_report(report: dict[str, Any]) -> Iterator[str]:

@@ -18,6 +18,8 @@ DEFAULT_GGUF_TYPE = "q8_0"
 # The type that the parity gate holds against the checkpoint, and that quantized ones are made of.
 GATE_GGUF_TYPE = "f32"
 GATE_PROMPT = "What is in the picture?"
+# Files that a graph can be: ONNX for every build of ONNX Runtime, its own format for reduced ones.
+FORMATS = ("onnx", "ort")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class ExportOptions:
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its graphs.
         embed_precisions: of the embedding tables; empty for those that go with the decoder's.
         gguf_types: of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for `DEFAULT_GGUF_TYPE`.
+        format: of the graph files, one of `FORMATS`.
+        context: longest sequence in tokens, at most the checkpoint's own; None is that.
+        memory_limit: MB (10^6 bytes) that answering may be expected to take on the device; None or 0 is no limit.
         revision: branch, tag or commit of a hub checkpoint.
         overwrite: replace an artifact that is already at the destination.
         keep_failed: where an artifact that failed the parity gate is kept for inspection.
@@ -45,6 +50,9 @@ class ExportOptions:
     decoder_precisions: tuple[str, ...] = ("fp32",)
     embed_precisions: tuple[str, ...] = ()
     gguf_types: tuple[str, ...] = ()
+    format: str = "onnx"
+    context: int | None = None
+    memory_limit: int | None = None
     revision: str | None = None
     overwrite: bool = False
     keep_failed: Path | None = None
@@ -54,6 +62,7 @@ class ExportOptions:
         _check_known("vision precision", self.vision_precisions, names_for("vision"))
         _check_known("decoder precision", self.decoder_precisions, names_for("decoder"))
         _check_known("embedding precision", self.embed, names_for("embed"))
+        _check_known("format", (self.format,), FORMATS)
         _check_known("GGUF type", self.gguf_types or (DEFAULT_GGUF_TYPE,), GGUF_TYPES)
         if self.gguf_types and "llama.cpp" not in self.engines:
             raise PocketVLMError(f"GGUF type {self.gguf_types[0]} is for llama.cpp: give --decoder llama.cpp or both")

@@ -9,6 +9,7 @@ from typing import Any
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.artifact.manifest import Parity
 from pocketvlm.decoders.llama_cpp import library
+from pocketvlm_export import ort_format
 from pocketvlm_export.build import build_gguf, build_graphs
 from pocketvlm_export.loading import Checkpoint, fetch, inspect_checkpoint, quiet_transformers
 from pocketvlm_export.options import ExportOptions
@@ -64,8 +65,13 @@ def export(
         PocketVLMError: the checkpoint cannot be exported, or the destination not written.
         ParityError: the graphs differ from the checkpoint; nothing was published.
     """
-    options = options or ExportOptions()
-    checkpoint, plan = prepare(model, output, options)
+    return carry_out(*prepare(model, output, options or ExportOptions()), output, step)
+
+
+def carry_out(
+    checkpoint: Checkpoint, plan: ExportPlan, output: Path, step: Callable[[str], None] = lambda _: None
+) -> ExportReport:
+    """Do what `prepare` found possible; arguments and errors as of `export`."""
     step("weights")
     checkpoint = fetch(checkpoint)
     target = output.resolve()  # what a link points at is replaced, not the link
@@ -77,12 +83,17 @@ def export(
             build_gguf(checkpoint, plan, folder, step)
         write_card(checkpoint, plan, folder)
         artifact_id = seal(folder, plan)
+        if plan.options.format == "ort":
+            step("graphs in ORT format")
+            plan = ort_format.convert(plan, folder)
         step("parity gate")
         parity = run_gate(checkpoint, plan, folder, artifact_id)
         if not parity.passed:
             write_manifest(checkpoint, plan, folder, artifact_id, parity)
-            reject(folder, parity, options)
+            reject(folder, parity, plan.options)
         remove_extra(plan, folder)
+        if plan.options.format == "ort":
+            ort_format.write_operators(plan, folder)
         manifest = write_manifest(checkpoint, plan, folder, artifact_id, parity)
         publish(folder, target)
     return ExportReport(output, manifest)
@@ -92,6 +103,8 @@ def prepare(model: str, output: Path, options: ExportOptions) -> tuple[Checkpoin
     """Refuse what can be refused before any work is done; writes nothing and fetches no weights."""
     checkpoint = inspect_checkpoint(model, options.revision)
     plan = make_plan(checkpoint, options)
+    if options.format == "ort":
+        ort_format.check_sizes(plan)
     if plan.gguf:
         library()  # what quantizes, and what the gate runs
     check_device_settings(checkpoint)

@@ -1,11 +1,12 @@
 """Knows, before anything is built, which files an export will write and what they will cost in bytes and memory."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from pocketvlm import PocketVLMError
 from pocketvlm_export.families import VLMSpec
+from pocketvlm_export.footprint import Footprint, estimate_footprint
 from pocketvlm_export.gguf import architecture, context_length
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import estimate_peak
@@ -16,6 +17,7 @@ from pocketvlm_export.pruning import Pruner, make_pruner
 # A parameter in a GGUF file, in bits, and one of the head, to which llama.cpp gives more: blocks carry their scales.
 _GGUF_BITS = {"f32": (32.0, 32.0), "f16": (16.0, 16.0), "q8_0": (8.5, 8.5), "q4_0": (4.5, 8.5), "q4_k_m": (5.2, 8.5)}
 _GRAPH_BYTES = 1 << 20  # a graph without its weights, rounded up
+_LEAST_TEXT = 64  # tokens that a context must hold beside a picture: the parity gate's question, and its answer
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,10 @@ class ExportPlan:
             against the checkpoint is always among them; an engine that is not asked for has none.
         context: longest sequence in tokens, the same for each engine.
         vision_bytes, embed_bytes, decoder_bytes, gguf_bytes: of the weights of one file in float32.
-        memory_bytes: estimated peak of resident memory.
+        memory_bytes: estimated peak of resident memory while exporting.
     """
 
+    spec: VLMSpec
     pruner: Pruner
     budgets: tuple[int, ...]
     options: ExportOptions
@@ -72,6 +75,30 @@ class ExportPlan:
         """Return the bytes needed while exporting, graphs built for the gate included."""
         return sum(self.sizes().values())
 
+    def footprint(self) -> Footprint:
+        """Estimate what the device takes as it answers by default: engine, budget and precisions."""
+        options, sizes = self.options, self.sizes()
+        vision = options.vision_precisions[0]
+        used = {self.vision[self.budgets[0]][vision]: vision}
+        if self.decoder:
+            decoder = options.decoder_precisions[0]
+            used |= {self.decoder[decoder]: decoder, self.embed[options.table(decoder)]: options.table(decoder)}
+        else:
+            used[self.gguf[options.gguf[0]]] = options.gguf[0]
+        files = {file: (precision, sizes[file]) for file, precision in used.items()}
+        return estimate_footprint(
+            self.spec, files, budget=self.budgets[0], context=self.context, onnx=bool(self.decoder)
+        )
+
+    def renamed(self, rename: Callable[[str], str]) -> Self:
+        """Return the plan with other names for its graphs' files."""
+
+        def each(files: Mapping[str, str]) -> dict[str, str]:
+            return {precision: rename(file) for precision, file in files.items()}
+
+        vision = {budget: each(files) for budget, files in self.vision.items()}
+        return replace(self, vision=vision, embed=each(self.embed), decoder=each(self.decoder))
+
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--dry-run --json`` prints."""
         kept = {file: size for file, size in self.sizes().items() if file not in self.extra}
@@ -82,6 +109,8 @@ class ExportPlan:
             "bytes": sum(kept.values()),
             "disk_bytes": self.disk_bytes(),
             "memory_bytes": self.memory_bytes,
+            "context": self.context,
+            "device_memory_bytes": self.footprint().total,
         }
 
     @staticmethod
@@ -108,7 +137,8 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     onnx, llama_cpp = ("onnx" in options.engines, "llama.cpp" in options.engines)
     if llama_cpp:
         architecture(spec.decoder)  # refuses what llama.cpp cannot run
-    return ExportPlan(
+    plan = ExportPlan(
+        spec=spec,
         pruner=pruner,
         budgets=budgets,
         options=options,
@@ -116,13 +146,37 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         embed=_names("embed_tokens", options.embed) if onnx else {},
         decoder=_names("decoder_model_merged", options.decoder_precisions) if onnx else {},
         gguf=_gguf_names(options) if llama_cpp else {},
-        context=context_length(spec.decoder) if llama_cpp else spec.decoder.context,
+        context=_context(context_length(spec.decoder) if llama_cpp else spec.decoder.context, options, max(budgets)),
         vision_bytes=vision,
         embed_bytes=embed,
         decoder_bytes=decoder,
         gguf_bytes=decoder + (0 if spec.decoder.tied else embed),
         memory_bytes=estimate_peak(spec, vision, embed, decoder),
     )
+    _check_limit(plan)
+    return plan
+
+
+def _context(own: int, options: ExportOptions, budget: int) -> int:
+    """Return the longest sequence: the checkpoint's ``own``, or what is asked for where that is less."""
+    if options.context is None:
+        return own
+    if options.context < budget + _LEAST_TEXT:
+        raise PocketVLMError(
+            f"context {options.context} does not hold a picture of {budget} tokens with {_LEAST_TEXT} tokens of text: "
+            f"give at least {budget + _LEAST_TEXT}, or a smaller budget"
+        )
+    return min(own, options.context)
+
+
+def _check_limit(plan: ExportPlan) -> None:
+    limit, needed = plan.options.memory_limit, plan.footprint()
+    if limit and needed.total > limit * 1e6:
+        raise PocketVLMError(
+            f"answering is expected to take {needed.total / 1e6:.0f} MB on the device (weights "
+            f"{needed.weights / 1e6:.0f}, cache of {plan.context} tokens {needed.cache / 1e6:.0f}), the limit is "
+            f"{limit} MB: choose smaller precisions or a smaller context, or export all the same with --memory-limit 0"
+        )
 
 
 def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:

@@ -174,7 +174,9 @@ def test_dry_run_without_a_network_says_so_in_one_line(hub, monkeypatch, tmp_pat
     result = dry_run(tmp_path)
     assert result.exit_code == 1
     assert "the weights of org/model are not on this machine" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    cost, refusal = result.stderr.splitlines()
+    assert cost.startswith("on the device: ")
+    assert refusal.startswith("error: ")
 
 
 def header(text):
@@ -197,4 +199,6 @@ def test_weights_on_the_hub_that_are_none(hub, copied_checkpoint, tmp_path, cont
     result = dry_run(tmp_path)
     assert result.exit_code == 1
     assert "model.safetensors of org/model is no safetensors file" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    cost, refusal = result.stderr.splitlines()
+    assert cost.startswith("on the device: ")
+    assert refusal.startswith("error: ")

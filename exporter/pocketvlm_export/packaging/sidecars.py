@@ -89,7 +89,9 @@ def _processor_config(config: dict[str, Any], checkpoint: Checkpoint, plan: Expo
 
 
 def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any]:
-    """Return the checkpoint's config.json with what transformers.js must be told."""
+    """Return the checkpoint's config.json with what transformers.js must be told, where it can read the graphs."""
+    if plan.options.format != "onnx":
+        return read_json(source / "config.json")
     kept = [file for file in plan.sizes() if file not in plan.extra]
     external = {Path(file).name: True for file in kept if (folder / file).with_suffix(".onnx_data").is_file()}
     told: dict[str, Any] = {"dtype": _dtypes(plan)}

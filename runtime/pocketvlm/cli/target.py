@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from pocketvlm.targets import Target
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-# What a target wants of a command's options, by parameter name, given the decoder in force (None is the default).
-Wishes = Callable[["Target", str | None], Mapping[str, Any]]
+# What a target wants of a command, by parameter name. It is told what is in force so far, ``decoder`` being the typed
+# one or else the target's, so that precisions for one engine are not asked of another.
+Wishes = Callable[["Target", Mapping[str, Any]], Mapping[str, Any]]
 
 _TARGET = click.option(
     "--target",
@@ -26,12 +27,7 @@ _TARGET = click.option(
 
 
 def takes_target(wishes: Wishes) -> Callable[[_Command], _Command]:
-    """Add ``--target`` to a command; what the target says arrives as if it had been typed.
-
-    Args:
-        wishes: the target's values for this command. It is told the decoder that is in force, so that a target's
-            precisions for one engine are not asked of another.
-    """
+    """Add ``--target`` to a command; what the target says arrives as if it had been typed."""
 
     def decorate(command: _Command) -> _Command:
         @functools.wraps(command)
@@ -47,9 +43,9 @@ def takes_target(wishes: Wishes) -> Callable[[_Command], _Command]:
     return decorate
 
 
-def answering_wishes(target: Target, decoder: str | None) -> dict[str, Any]:
+def answering_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a target wants of a command that answers: the first value of each list."""
-    precisions = target.gguf_type if decoder == "llama.cpp" else target.decoder_precision
+    precisions = target.gguf_type if given["decoder"] == "llama.cpp" else target.decoder_precision
     wanted = {
         "decoder": None if target.decoder == "both" else target.decoder,
         "budget": next(iter(target.budget), None),
@@ -62,20 +58,31 @@ def answering_wishes(target: Target, decoder: str | None) -> dict[str, Any]:
 
 
 def _from_target(name_or_file: str, given: Mapping[str, Any], wishes: Wishes) -> dict[str, Any]:
-    """The target's values for the options that nobody typed."""
+    """The target's values for the options that nobody typed, converted as the options convert what is typed."""
     from pocketvlm.targets import load_target
 
     context = click.get_current_context()
     target = load_target(name_or_file)
-    decoder = given.get("decoder") if _typed(context, "decoder") else target.decoder
-    wanted = wishes(target, decoder)
-    for name in wanted:
-        if name not in given:
+    decoder = given["decoder"] if target.decoder is None or _typed(context, "decoder") else target.decoder
+    wanted = wishes(target, {**given, "decoder": decoder})
+    options = {option.name: option for option in context.command.params}
+    taken = {}
+    for name, value in wanted.items():
+        if _typed(context, name):
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        try:
+            taken[name] = options[name].type_cast_value(context, text)
+        except KeyError as error:
             raise PocketVLMError(
-                f"{target.name}: {name} is not for this version's `{context.info_name}`, which has no "
-                f"--{name.replace('_', '-')}: leave it out or update pocketvlm"
-            )
-    return {name: value for name, value in wanted.items() if not _typed(context, name)}
+                f"{target.name}: {name} is not for this version's `{context.info_name}`: leave it out"
+            ) from error
+        except click.BadParameter as error:
+            flag = options[name].opts[0]
+            raise PocketVLMError(
+                f"{target.name}: {name}: {error.message.rstrip('.')}: change it or say {flag}"
+            ) from error
+    return taken
 
 
 def _typed(context: click.Context, name: str) -> bool:

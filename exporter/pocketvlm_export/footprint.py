@@ -1,0 +1,65 @@
+"""Knows what answering is expected to take on a device: bytes of files, and resident memory at its peak."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pocketvlm_export.families import VLMSpec
+
+_BASELINE = 95e6  # bytes: Python with this runtime, ONNX Runtime and the libraries beside it, nothing loaded
+# Resident bytes of a weight for each byte on disk. ONNX Runtime packs the matrices of a memory-mapped file anew and
+# lets the pages go as it does; weights stored as float16 become float32 while the file is still mapped.
+_RESIDENT: Mapping[str, float] = {"fp32": 1.15, "fp16": 3.0}
+_RESIDENT_PACKED = 1.5  # of integer weights, and of GGUF files with llama.cpp's buffers
+_TEXT = 256  # tokens of text beside a picture that are read at once
+_LIVE = 4  # tensors of a layer's width, and of its attention's map, that are alive together
+_FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a device holds while it answers about one picture until the context is full.
+
+    Attributes:
+        weights: resident bytes of the graphs that are open.
+        cache: bytes of keys and values.
+        activations: bytes of what is computed at once, in the tower or while a prompt is read.
+    """
+
+    weights: int
+    cache: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in all, the process itself counted."""
+        return int(_BASELINE) + self.weights + self.cache + self.activations
+
+
+def estimate_footprint(
+    spec: VLMSpec, files: Mapping[str, tuple[str, int]], *, budget: int, context: int, onnx: bool
+) -> Footprint:
+    """Estimate what answering takes; measured peaks of the shipped demo and of larger checkpoints stay below.
+
+    Args:
+        spec: the checkpoint.
+        files: the graphs and GGUF files that are open, {name: (precision, bytes on disk)}.
+        budget: visual tokens of the picture.
+        context: longest sequence in tokens.
+        onnx: whether ONNX Runtime decodes, rather than llama.cpp.
+    """
+    decoder, vision = spec.decoder, spec.vision
+    token = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
+    # ONNX Runtime holds the cache of a step and of the one before in float32, llama.cpp one in float16.
+    cache = token * context * (2 * _FLOAT if onnx else _FLOAT // 2)
+    prompt = min(context, budget + _TEXT)
+    reading = _layer(prompt, decoder.hidden, decoder.config.intermediate_size, decoder.heads) + _FLOAT * decoder.vocab
+    seeing = _layer(
+        vision.tokens + 1, vision.config.hidden_size, vision.intermediate, vision.config.num_attention_heads
+    )
+    weights = sum(int(size * _RESIDENT.get(precision, _RESIDENT_PACKED)) for precision, size in files.values())
+    return Footprint(weights, cache, max(reading, seeing))
+
+
+def _layer(tokens: int, hidden: int, intermediate: int, heads: int) -> int:
+    """Bytes alive in one transformer layer over so many tokens."""
+    return _FLOAT * (_LIVE * tokens * (hidden + heads * tokens) + 2 * tokens * intermediate)

@@ -1,0 +1,131 @@
+"""`export --target`: the target's values where no flag is given, what it costs on the device, and its memory limit."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from pocketvlm.cli import main
+from pocketvlm_export import ExportOptions
+from pocketvlm_export.footprint import Footprint
+from pocketvlm_export.loading import inspect_checkpoint
+from pocketvlm_export.pipeline import prepare
+from pocketvlm_export.plan import make_plan
+from pocketvlm_profiles import load_target, target_names
+
+
+@pytest.fixture
+def board(tmp_path):
+    def write(**values):
+        path = tmp_path / "board.toml"
+        lines = [f"{key} = {json.dumps(value)}" for key, value in {"description": "a board", **values}.items()]
+        path.write_text("\n".join(lines))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def plan_of(tiny_checkpoint, tmp_path):
+    """The result of ``export --dry-run`` with these arguments, and what it printed as JSON."""
+
+    def call(*arguments, model=tiny_checkpoint):
+        command = ["export", str(model), "-o", str(tmp_path / "out"), "--dry-run", "--json", *map(str, arguments)]
+        result = CliRunner().invoke(main, command)
+        return result, json.loads(result.stdout) if result.exit_code == 0 else None
+
+    return call
+
+
+def refused(result, *words):
+    assert result.exit_code == 1, result.output
+    assert len(result.stderr.splitlines()) == 1
+    for word in words:
+        assert word in result.stderr
+
+
+def test_a_flag_beats_a_target_and_a_target_a_default(plan_of, board):
+    path = board(budget=[7, 5], vision_precision=["fp16"], decoder_precision=["fp16", "fp32"], context=100, threads=3)
+    _, plan = plan_of("--target", path)
+    assert (plan["budgets"], plan["context"]) == ([7, 5], 100)
+    graphs = {"vision_encoder_fp16", "vision_encoder_fp16.k5", "embed_tokens_fp16", "embed_tokens"}
+    graphs |= {"decoder_model_merged_fp16", "decoder_model_merged"}
+    assert set(plan["files"]) == {f"onnx/{name}.onnx" for name in graphs}
+    _, plan = plan_of("--budget", 3, "--decoder-precision", "fp32", "--context", 90, "--target", path)
+    assert (plan["budgets"], plan["context"]) == ([3], 90)
+    assert set(plan["files"]) == {
+        f"onnx/{name}.onnx" for name in ("vision_encoder_fp16", "embed_tokens", "decoder_model_merged")
+    }
+    _, plan = plan_of()
+    assert plan["budgets"] == [9]
+
+
+def test_a_decoder_that_is_typed_leaves_the_targets_precisions_for_the_other(plan_of, board):
+    pytest.importorskip("llama_cpp")
+    path = board(decoder="onnx", decoder_precision=["fp16"], budget=[4])
+    _, plan = plan_of("--decoder", "llama.cpp", "--target", path)
+    assert set(plan["files"]) == {"onnx/vision_encoder.onnx", "gguf/decoder-q8_0.gguf"}
+
+
+def test_no_pruning_needs_no_budget(plan_of, board):
+    _, plan = plan_of("--pruner", "none", "--target", board(budget=[4]))
+    assert plan["budgets"] == [36]
+
+
+def test_what_cannot_be_exported_names_target_and_key(plan_of, board):
+    path = board(vision_precision=["int3"])
+    refused(plan_of("--target", path)[0], str(path), "vision_precision", "'int3'", "fp32", "--vision-precision")
+    assert plan_of("--target", path, "--vision-precision", "fp16")[0].exit_code == 0
+    path = board(decoder="both", gguf_type=["q2_k"])
+    refused(plan_of("--target", path)[0], str(path), "gguf_type", "'q2_k'", "q8_0")
+    refused(plan_of("--target", board(budget=[64]))[0], "budget 64 is outside 1..36")
+
+
+def test_a_context_must_hold_a_picture_and_a_question(plan_of, tiny_checkpoint):
+    refused(plan_of("--context", 40)[0], "context 40", "9 tokens", "at least 73")
+    own = inspect_checkpoint(str(tiny_checkpoint), None).spec.decoder.context
+    assert plan_of("--context", own + 1)[1]["context"] == own
+    assert plan_of("--context", 73)[1]["context"] == 73
+
+
+def test_the_limit_is_held_against_the_estimate(plan_of, board):
+    needed = plan_of()[1]["device_memory_bytes"] / 1e6
+    path = board(memory_limit=int(needed) - 1)
+    refused(plan_of("--target", path)[0], f"{needed:.0f} MB", f"{int(needed) - 1} MB", "--memory-limit 0")
+    for enough in (0, int(needed) + 1):
+        assert plan_of("--target", path, "--memory-limit", enough)[0].exit_code == 0
+    assert plan_of("--target", path, "--context", 80)[0].exit_code == 0  # less cache
+    assert plan_of("--memory-limit", 1)[0].exit_code == 1
+
+
+def test_cost_is_said_before_exporting(tiny_checkpoint, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("pocketvlm_export.pipeline.carry_out", lambda *_: said.append("export") or 1 / 0)
+    result = CliRunner().invoke(main, ["export", str(tiny_checkpoint), "-o", str(tmp_path / "out")])
+    assert said == ["export"]
+    assert result.stderr.startswith("on the device: files of about ")
+    plan = prepare(str(tiny_checkpoint), tmp_path / "out", ExportOptions())[1].to_dict()
+    assert f"memory about {plan['device_memory_bytes'] / 1e6:.1f} MB" in result.stderr
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_every_shipped_target_exports_the_demo(plan_of, name):
+    result, plan = plan_of("--target", name, model="demo")
+    assert result.exit_code == 0, result.stderr
+    assert plan["budgets"] == list(load_target(name).budget)
+    assert plan["device_memory_bytes"] < load_target(name).memory_limit * 1e6
+
+
+def test_memory_grows_with_what_is_held(tiny_checkpoint):
+    checkpoint = inspect_checkpoint(str(tiny_checkpoint), None)
+
+    def footprint(**options) -> Footprint:
+        return make_plan(checkpoint, ExportOptions(**options)).footprint()
+
+    spec = checkpoint.spec.decoder
+    small, large = footprint(context=100), footprint(context=101)
+    # Keys and values, of this step and of the one before, float32.
+    assert large.cache - small.cache == 2 * 2 * spec.layers * spec.kv_heads * spec.head_dim * 4
+    assert footprint(budgets=(30,)).activations >= footprint(budgets=(2,)).activations
+    halves = footprint(vision_precisions=("fp16",), decoder_precisions=("fp16",))
+    assert halves.weights > footprint().weights  # folded into float32, beside the file

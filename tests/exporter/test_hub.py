@@ -174,9 +174,7 @@ def test_dry_run_without_a_network_says_so_in_one_line(hub, monkeypatch, tmp_pat
     result = dry_run(tmp_path)
     assert result.exit_code == 1
     assert "the weights of org/model are not on this machine" in result.stderr
-    cost, refusal = result.stderr.splitlines()
-    assert cost.startswith("on the device: ")
-    assert refusal.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def header(text):

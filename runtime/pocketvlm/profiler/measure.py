@@ -17,7 +17,7 @@ from pocketvlm.errors import PocketVLMError
 from pocketvlm.profiler.cases import Case
 from pocketvlm.profiler.machine import Machine
 from pocketvlm.profiler.once import Sample
-from pocketvlm.profiler.questions import Question
+from pocketvlm.profiler.questions import Question, check_question
 from pocketvlm.profiler.result import Profile, Result
 from pocketvlm.profiler.selection import Selection
 from pocketvlm.profiler.turns import take_turns
@@ -51,8 +51,9 @@ def profile(
         What was measured; on an interrupt (Ctrl-C) what was measured until then, with ``interrupted`` set.
 
     Raises:
-        PocketVLMError: a run failed; what was measured before has been given to ``after_turn``.
+        PocketVLMError: the question is refused, or a run failed; what was measured before has been given to ``after_turn``.
     """
+    check_question(artifact, question, max(case.budget for case in cases))
     folder = str(artifact.root.resolve())
     results = {case: Result(case, question.pictures, artifact.manifest) for case in cases}
     started = datetime.now(UTC).isoformat(timespec="seconds")

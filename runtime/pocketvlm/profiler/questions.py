@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact
+from pocketvlm.decoders import check_room
+from pocketvlm.pictures import open_picture
 from pocketvlm.prompts import Prompter
 
 TEXT_TOKENS = 40  # of the prompt that is made up where none is given
@@ -31,6 +33,15 @@ class Question:
     def pictures(self) -> int:
         """How many pictures are seen."""
         return len(self.images) or 1
+
+
+def check_question(artifact: Artifact, question: Question, budget: int) -> None:
+    """Refuse at once what each run would refuse: a picture, or a prompt beyond the context at ``budget`` tokens a
+    picture; raises `PocketVLMError`."""
+    for image in question.images:
+        open_picture(image)
+    prompt = Prompter.from_artifact(artifact).encode(question.prompt, question.pictures, budget)
+    check_room(len(prompt), question.new_tokens - 1, artifact.manifest.decoder.context)
 
 
 def noise_picture(artifact: Artifact) -> npt.NDArray[np.uint8]:

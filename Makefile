@@ -32,7 +32,8 @@ demo: install
 	$(BIN)/pocketvlm export demo -o $(DEMO) --budget 36,144 --overwrite
 	$(BIN)/pocketvlm run $(DEMO) --image examples/scene-2.png --prompt "Describe the picture."
 	$(BIN)/pocketvlm inspect $(DEMO) --image examples/scene-2.png --overlay build/kept-patches.png
-	$(TOOL) benchmark budgets $(DEMO) --image examples/scene-2.png --prompt "Describe the picture." --budgets 144,72,36,14,7 --allow-busy
+	$(BIN)/pocketvlm profile $(DEMO) --image examples/scene-2.png --prompt "Describe the picture." --budget 144,72,36,14,7 \
+	    --report build/profile.html
 
 test: install $(VENV)/.llama
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

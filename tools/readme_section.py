@@ -1,9 +1,16 @@
-"""Knows how generated text gets into the README: between ``<!-- name -->`` and ``<!-- /name -->``."""
+"""Knows how generated text gets into the README: between ``<!-- name -->`` and ``<!-- /name -->``.
+
+``PYTHONPATH=tools python -m readme_section README.md NAME FILE`` puts a file there.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+import click
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 def replace_section(path: Path, name: str, text: str) -> None:
@@ -13,3 +20,16 @@ def replace_section(path: Path, name: str, text: str) -> None:
     if found != 1:
         raise ValueError(f"{path} has {found} sections '{name}'; expected one '<!-- {name} -->'")
     path.write_text(page)
+
+
+@click.command()
+@click.argument("readme", type=_FILE)
+@click.argument("name")
+@click.argument("file", type=_FILE)
+def main(readme: Path, name: str, file: Path) -> None:
+    """Put the text of FILE into section NAME of README."""
+    replace_section(readme, name, file.read_text().strip())
+
+
+if __name__ == "__main__":
+    main()

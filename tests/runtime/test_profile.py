@@ -15,7 +15,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pocketvlm import VLM, Artifact, PocketVLMError, cli
-from pocketvlm.profiler import Case, measure, profile, sweep
+from pocketvlm.profiler import measure
+from pocketvlm.profiler.cases import Case, sweep
+from pocketvlm.profiler.measure import profile
 from pocketvlm.profiler.questions import Question, made_up_prompt
 from pocketvlm.profiler.result import STAGES
 from pocketvlm.profiler.selection import read_events

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pocketvlm import PocketVLMError
-from pocketvlm.profiler import Spread, machine
+from pocketvlm.profiler import machine
 from pocketvlm.profiler.compare import compare, rank_sum_chances, ratio_interval
+from pocketvlm.profiler.spread import Spread
 from pocketvlm.profiler.turns import measure_in_turns, take_turns
 
 SAMPLES = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=40)

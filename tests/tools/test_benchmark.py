@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import readme_section
 from benchmark.__main__ import main
 from benchmark.export_memory import Watch
 from benchmark.options import NUMBERS, Section, Timing, into_section, timed
@@ -52,6 +53,15 @@ def test_every_command_explains_itself(name):
     result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0
     assert "--readme" in result.output
+
+
+def test_a_file_goes_into_its_section_and_nowhere_else(tmp_path):
+    readme, file = tmp_path / "README.md", tmp_path / "table.md"
+    readme.write_text("<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\nstays\n<!-- /b -->\n")
+    file.write_text("| new |\n\n")
+    assert CliRunner().invoke(readme_section.main, [str(readme), "a", str(file)]).exit_code == 0
+    assert readme.read_text() == "<!-- a -->\n| new |\n<!-- /a -->\n<!-- b -->\nstays\n<!-- /b -->\n"
+    assert isinstance(CliRunner().invoke(readme_section.main, [str(readme), "c", str(file)]).exception, ValueError)
 
 
 def test_peak_memory_is_that_of_the_process_alone():

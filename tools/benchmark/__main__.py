@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import click
 
-from benchmark.budgets import budgets
 from benchmark.export_memory import export_memory
 from benchmark.startup import startup
 from benchmark.vision import vision
 
-main = click.Group(help=__doc__, commands=[budgets, vision, startup, export_memory])
+main = click.Group(help=__doc__, commands=[vision, startup, export_memory])
 
 if __name__ == "__main__":
     main()

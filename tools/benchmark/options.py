@@ -10,25 +10,12 @@ from typing import Any
 
 import click
 
+from pocketvlm.cli.lists import NUMBERS
 from readme_section import replace_section
 
+__all__ = ["EXISTING", "NUMBERS", "Section", "Timing", "into_section", "timed"]
+
 EXISTING = click.Path(path_type=Path, exists=True)
-
-
-class Numbers(click.ParamType):
-    """Comma-separated whole numbers, as a tuple."""
-
-    name = "K[,K...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Split and convert; anything else is a usage error."""
-        try:
-            return tuple(int(item) for item in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a comma-separated list of whole numbers", param, ctx)
-
-
-NUMBERS = Numbers()
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,13 @@
-"""Knows the peak memory of the process it runs in."""
+"""Knows a process's peak memory in the unit of the tables."""
 
-import resource
-import sys
-from pathlib import Path
+from __future__ import annotations
 
-_STATUS = Path("/proc/self/status")
+from pocketvlm.profiler import memory
 
 
 def peak_memory() -> float:
-    """Largest resident set so far, in MB, memory-mapped files included.
-
-    On Linux not what getrusage says: there a process starts with the peak of the one that started it.
-    """
-    if _STATUS.exists():
-        return next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if "VmHWM" in line) * 1024 / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
+    """Largest resident set of this process so far, in MB; RuntimeError where the system does not tell."""
+    peak = memory.peak_memory()
+    if peak is None:
+        raise RuntimeError("this system does not tell a process's peak memory")
+    return peak / 1e6

@@ -17,13 +17,13 @@ import click
 import numpy as np
 from PIL import Image
 
-from benchmark.budgets import TEXT_TOKENS, question_of
 from benchmark.interleave import Spread, check_quiet, take_turns
 from benchmark.options import EXISTING, Section, Timing, into_section, timed
 from compare_peers.environments import make_environment
 from compare_peers.peers import ENVIRONMENTS, Peer, Sources, peers
 from compare_peers.worker import Worker
 from pocketvlm import Artifact
+from pocketvlm.profiler.questions import made_up_prompt
 from pocketvlm.prompts import Prompter
 from pocketvlm.templates import ChatTemplate
 
@@ -76,7 +76,7 @@ def main(
     ]
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    question = question_of(opened, TEXT_TOKENS)
+    question = made_up_prompt(opened)
     told = {
         "threads": timing.threads,
         "new_tokens": new_tokens,

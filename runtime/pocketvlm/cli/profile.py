@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli.lists import NAMES, Comma
+from pocketvlm.cli.lists import NAMES, NUMBERS, Comma
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.files import replace_file
 
 if TYPE_CHECKING:
     from pocketvlm.artifact import Artifact
-    from pocketvlm.profiler import Profile
+    from pocketvlm.profiler.result import Profile
 
 _FILE = click.Path(path_type=Path)
 
@@ -39,9 +39,7 @@ def _budget(text: str) -> int | str:
 @click.option("--decoder", type=NAMES, default=(), metavar="all|NAME[,...]", help="Decoder engines.")
 @click.option("--decoder-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the decoder.")
 @click.option("--vision-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the vision.")
-@click.option(
-    "--threads", type=Comma("whole numbers", int), default=(None,), metavar="N[,N...]", help="Of each engine."
-)
+@click.option("--threads", type=NUMBERS, default=(None,), metavar="N[,N...]", help="Of each engine.")
 # A deployment target fills in here, by `takes_target`, what none of the options above says.
 @click.option("--repeat", type=click.IntRange(1), default=7, show_default=True, metavar="N", help="Runs of each.")
 @click.option(
@@ -100,8 +98,8 @@ def profile(
     _check_report(report)
 
     from pocketvlm.artifact import Artifact
-    from pocketvlm.profiler import profile as measure
-    from pocketvlm.profiler import sweep
+    from pocketvlm.profiler.cases import sweep
+    from pocketvlm.profiler.measure import profile as measure
     from pocketvlm.profiler.questions import Question, made_up_prompt
 
     artifact = Artifact.open(directory)

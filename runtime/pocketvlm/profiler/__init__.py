@@ -1,14 +1,6 @@
 """Measures what an artifact costs on this machine: time by stage, spread, memory, beside what the formulas say.
 
->>> from pocketvlm.profiler import profile, sweep
->>> from pocketvlm.profiler.questions import Question
->>> artifact = Artifact.open("my-artifact")
->>> profile(artifact, sweep(artifact.manifest), Question("What is it?")).results[0].stages["ttft"].median
+``measure.profile`` takes the configurations of ``cases.sweep`` in turns and answers ``questions.Question`` with each;
+what comes of it, a ``result.Profile``, becomes ``rows`` for programs, ``tables`` for people, a ``report`` for both.
+Nothing is imported here: the process whose memory is measured loads no more than it must.
 """
-
-from pocketvlm.profiler.cases import Case, sweep
-from pocketvlm.profiler.measure import profile
-from pocketvlm.profiler.result import Profile, Result
-from pocketvlm.profiler.spread import Spread
-
-__all__ = ["Case", "Profile", "Result", "Spread", "profile", "sweep"]

@@ -51,7 +51,7 @@ def profile(
         What was measured; on an interrupt (Ctrl-C) what was measured until then, with ``interrupted`` set.
 
     Raises:
-        PocketVLMError: the question is refused, or a run failed; what was measured before has been given to ``after_turn``.
+        PocketVLMError: the question is refused, or a run failed; ``after_turn`` was given what had been measured.
     """
     check_question(artifact, question, max(case.budget for case in cases))
     folder = str(artifact.root.resolve())

@@ -17,7 +17,16 @@ def peak_memory() -> int | None:
         return next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if "VmHWM" in line) * 1024
     try:
         import resource
-    except ImportError:  # Windows
-        return None
+    except ImportError:
+        return _of_windows()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _of_windows() -> int | None:
+    try:
+        import psutil
+    except ImportError:
+        return None
+    peak: int | None = getattr(psutil.Process().memory_info(), "peak_wset", None)
+    return peak

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from pocketvlm_export.onnx_passes import DynamicInt8
+from pocketvlm_export.onnx_passes import DynamicInt8, WeightsFile
 from pocketvlm_export.onnx_passes.dynamic_int8 import quantize_columns
 
 RANDOM = np.random.default_rng(0)
@@ -72,9 +72,9 @@ def test_equal_to_what_onnxruntime_makes_of_it(model, tmp_path):
     assert kinds[0].count("DynamicQuantizeLinear") == 2  # q and k share theirs
     expected = {item.name: numpy_helper.to_array(item) for item in theirs.graph.initializer}
     found = {item.name: numpy_helper.to_array(item) for item in ours.graph.initializer}
-    for name in WEIGHTS:
-        np.testing.assert_array_equal(found[f"{name}.int8"], expected[f"{name}_quantized"])
-        np.testing.assert_allclose(found[f"{name}.scale"], expected[f"{name}_scale"], rtol=1e-6)
+    for number, name in enumerate(WEIGHTS):
+        np.testing.assert_array_equal(found[f"{name}.int8.{number}"], expected[f"{name}_quantized"])
+        np.testing.assert_allclose(found[f"{name}.scale.{number}"], expected[f"{name}_scale"], rtol=1e-6)
     for a, b in zip(run(ours), run(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     for a, b in zip(run(ours), run(model), strict=True):
@@ -96,12 +96,18 @@ def test_wide_weights_stay(model):
     assert [node.op_type for node in proto.graph.node].count("MatMulInteger") == 2
 
 
-def test_a_weight_that_two_nodes_read_is_stored_once(model):
+def test_a_weight_that_two_nodes_read_is_stored_once(model, tmp_path):
+    """Under two names, each for one node; its bytes lie in the file once."""
     model.graph.node[1].input[1] = "query"
     del model.graph.initializer[1]
-    proto = converted(model)
-    assert len([item for item in proto.graph.initializer if item.data_type == TensorProto.INT8 and item.dims[1:]]) == 2
-    assert run(proto)[1].shape == (2, 5, 5)
+    changed = ir.from_proto(model)
+    DynamicInt8()(changed)
+    assert all(len(value.uses()) == 1 for value in changed.graph.initializers.values())
+    file = WeightsFile(tmp_path / "weights")
+    names = ["query.int8.0", "query.int8.1", "out.int8.2"]
+    stored = [file.store(changed.graph.initializers[name].const_value, name) for name in names]
+    assert stored[0].offset == stored[1].offset != stored[2].offset
+    assert run(ir.to_proto(changed))[1].shape == (2, 5, 5)
 
 
 @given(

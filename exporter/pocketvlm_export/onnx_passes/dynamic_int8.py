@@ -29,15 +29,14 @@ class DynamicInt8(ir.passes.InPlacePass):
         """Convert; the values are computed when they are written, a weight at a time."""
         graph = model.graph
         found = list(weight_products(graph, self.wide))
-        stored = {weight: _stored(graph, weight) for weight in dict.fromkeys(weight for _, weight in found)}
         activations: dict[ir.Value, Sequence[ir.Value]] = {}
-        for node, weight in found:
+        for number, (node, weight) in enumerate(found):
             source = node.inputs[0]
             assert source is not None
             if source not in activations:
                 activations[source] = _quantize_before(graph, node, source)
-            _multiply(graph, node, activations[source], stored[weight])
-        remove_unread(graph, list(stored))
+            _multiply(graph, node, activations[source], _stored(graph, weight, number))
+        remove_unread(graph, [weight for _, weight in found])
         return ir.passes.PassResult(model, modified=bool(found))
 
     def ensures(self, model: ir.Model) -> None:
@@ -64,16 +63,20 @@ def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     return result, scale, np.zeros(weight.shape[1], dtype=np.int8)
 
 
-def _stored(graph: ir.Graph, weight: ir.Value) -> list[ir.Value]:
-    """Register the integer weight, the scales and the zero points of a float32 weight."""
+def _stored(graph: ir.Graph, weight: ir.Value, number: int) -> list[ir.Value]:
+    """Register the integer weight, the scales and the zero points of a float32 weight, for one node alone.
+
+    Where two nodes read a weight each has initializers of its own, whose bytes are stored once: on CPUs where ONNX
+    Runtime makes weights unsigned as it opens a graph, it takes fright at one that it has already made so (1.31).
+    """
     tensor = weight.const_value
     assert tensor is not None
     inputs, outputs = (int(size) for size in tensor.shape)
     values = lazy_weights(
         lambda: quantize_columns(tensor.numpy()),
-        Spec(f"{weight.name}.int8", ir.DataType.INT8, (inputs, outputs)),
-        Spec(f"{weight.name}.scale", ir.DataType.FLOAT, (outputs,)),
-        Spec(f"{weight.name}.zero", ir.DataType.INT8, (outputs,)),
+        Spec(f"{weight.name}.int8.{number}", ir.DataType.INT8, (inputs, outputs)),
+        Spec(f"{weight.name}.scale.{number}", ir.DataType.FLOAT, (outputs,)),
+        Spec(f"{weight.name}.zero.{number}", ir.DataType.INT8, (outputs,)),
     )
     for value in values:
         graph.register_initializer(value)

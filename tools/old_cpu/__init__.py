@@ -1,0 +1,1 @@
+"""Holds answers on a CPU without the instructions that integer graphs like best against those of this machine."""

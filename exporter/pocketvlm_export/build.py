@@ -17,7 +17,15 @@ from pocketvlm_export.graphs import (
 )
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import release_memory
-from pocketvlm_export.onnx_passes import PRECISION_PASSES, ExternalWeights, NameSelection, Stamp, WeightsFile, tidy
+from pocketvlm_export.onnx_passes import (
+    PRECISION_PASSES,
+    ExternalWeights,
+    NameSelection,
+    Stamp,
+    WeightsFile,
+    fuse,
+    tidy,
+)
 from pocketvlm_export.options import GATE_GGUF_TYPE
 from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.plan import ExportPlan
@@ -37,14 +45,15 @@ def build_graphs(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: S
 def build_vision(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
     """Write the vision graphs of all budgets, which share one weights file a precision."""
     family, spec = checkpoint.family, checkpoint.spec
-    tower = family.load_tower(checkpoint.weights, spec, layers=spec.vision.depth, attention="sdpa")
+    # Eager attention, here and below, traces to plain MatMul and Softmax; sdpa's decomposition adds detours and guards.
+    tower = family.load_tower(checkpoint.weights, spec, layers=spec.vision.depth, attention="eager")
     projector = family.load_projector(checkpoint.weights, spec)
     shared: dict[str, WeightsFile] = {}
     for budget in plan.budgets:
         step(f"vision graph, {budget} of {spec.vision.tokens} tokens")
         graph = VisionEncoderGraph(PrunedVisionEncoder(tower, projector, spec.vision, plan.pruner, budget))
         stamps = {metadata.PRUNER: plan.pruner.name, metadata.BUDGET: str(budget)}
-        _write(graph, plan.vision[budget], folder, stamps, shared)
+        _write(graph, plan, plan.vision[budget], folder, stamps, shared)
     del tower, projector, graph
     release_memory()
 
@@ -56,7 +65,7 @@ def build_embedding(
     step("embedding graph")
     graph = EmbedTokensGraph(checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec))
     own = {name: WeightsFile(_weights_path(folder, file), decoder.get(name)) for name, file in plan.embed.items()}
-    _write(graph, plan.embed, folder, {}, own)
+    _write(graph, plan, plan.embed, folder, {}, own)
     del graph
     release_memory()
 
@@ -64,10 +73,9 @@ def build_embedding(
 def build_decoder(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> dict[str, WeightsFile]:
     """Write the decoder graph; returns its weights files, without those that are removed before publishing."""
     step("decoder graph")
-    # Eager attention traces to plain MatMul and Softmax; sdpa's decomposition adds NaN guards to every layer.
     model = checkpoint.family.load_decoder(checkpoint.weights, checkpoint.spec, attention="eager")
     written: dict[str, WeightsFile] = {}
-    _write(DecoderGraph(model, checkpoint.spec.decoder), plan.decoder, folder, {}, written)
+    _write(DecoderGraph(model, checkpoint.spec.decoder), plan, plan.decoder, folder, {}, written)
     del model
     release_memory()
     return {name: file for name, file in written.items() if plan.decoder[name] not in plan.extra}
@@ -95,6 +103,7 @@ def build_gguf(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Ste
 
 def _write(
     graph: Graph,
+    plan: ExportPlan,
     files: Mapping[str, str],
     folder: Path,
     stamps: Mapping[str, str],
@@ -106,6 +115,8 @@ def _write(
     """
     model = trace(graph)
     tidy(model, graph.output_axes)
+    if not plan.options.portable:
+        fuse(model, graph.kind)
     Stamp({metadata.GRAPH: graph.kind, metadata.SCHEMA: SCHEMA_VERSION, **stamps})(model)
     for precision in sorted(files, key=lambda name: name != GATE_PRECISION):
         path = folder / files[precision]

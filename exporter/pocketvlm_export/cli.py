@@ -100,6 +100,7 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     metavar="T[,T...]",
     help=f"For llama.cpp: {', '.join(GGUF_TYPES)}; {DEFAULT_GGUF_TYPE} by default.",
 )
+@click.option("--portable", is_flag=True, help="Standard ONNX operators alone, for other engines; slower here.")
 @click.option(
     "--format",
     "graph_format",
@@ -132,6 +133,7 @@ def export(
     decoder_precision: tuple[str, ...],
     embed_precision: tuple[str, ...],
     gguf_type: tuple[str, ...],
+    portable: bool,
     graph_format: str,
     context: int | None,
     memory_limit: int | None,
@@ -155,6 +157,7 @@ def export(
         decoder_precisions=decoder_precision,
         embed_precisions=embed_precision,
         gguf_types=gguf_type,
+        portable=portable,
         format=graph_format,
         context=context,
         memory_limit=memory_limit,

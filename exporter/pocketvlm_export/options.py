@@ -34,6 +34,7 @@ class ExportOptions:
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its graphs.
         embed_precisions: of the embedding tables; empty for those that go with the decoder's.
         gguf_types: of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for `DEFAULT_GGUF_TYPE`.
+        portable: standard ONNX operators alone, for other engines than ONNX Runtime.
         format: of the graph files, one of `FORMATS`.
         context: longest sequence in tokens, at most the checkpoint's own; None is that.
         memory_limit: MB (10^6 bytes) that answering may be expected to take on the device; None or 0 is no limit.
@@ -50,6 +51,7 @@ class ExportOptions:
     decoder_precisions: tuple[str, ...] = ("fp32",)
     embed_precisions: tuple[str, ...] = ()
     gguf_types: tuple[str, ...] = ()
+    portable: bool = False
     format: str = "onnx"
     context: int | None = None
     memory_limit: int | None = None
@@ -62,6 +64,8 @@ class ExportOptions:
         _check_known("vision precision", self.vision_precisions, names_for("vision"))
         _check_known("decoder precision", self.decoder_precisions, names_for("decoder"))
         _check_known("embedding precision", self.embed, names_for("embed"))
+        if self.portable:
+            _check_standard((*self.decoder_precisions, *self.embed))
         _check_known("format", (self.format,), FORMATS)
         _check_known("GGUF type", self.gguf_types or (DEFAULT_GGUF_TYPE,), GGUF_TYPES)
         if self.gguf_types and "llama.cpp" not in self.engines:
@@ -93,6 +97,15 @@ class ExportOptions:
     def gguf(self) -> tuple[str, ...]:
         """Types of the GGUF files to publish, the default first; none where llama.cpp is not asked for."""
         return (self.gguf_types or (DEFAULT_GGUF_TYPE,)) if "llama.cpp" in self.engines else ()
+
+
+def _check_standard(precisions: tuple[str, ...]) -> None:
+    for name in precisions:
+        if not PRECISIONS[name].standard:
+            raise PocketVLMError(
+                f"precision {name} needs ONNX Runtime's own operators, --portable keeps to standard ones: "
+                f"choose from {', '.join(name for name, known in PRECISIONS.items() if known.standard)}"
+            )
 
 
 def _check_known(what: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:

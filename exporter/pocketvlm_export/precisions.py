@@ -18,6 +18,7 @@ class Precision:
         parts: the graphs that it is for.
         table: of a decoder in this precision, the precision of its embedding table unless another is asked for.
         js: what transformers.js calls it, None where it has no name for these files.
+        standard: whether standard ONNX operators can express it.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Precision:
     parts: tuple[Part, ...]
     table: str
     js: str | None
+    standard: bool = True
 
 
 _LISTED = (
@@ -34,8 +36,8 @@ _LISTED = (
     # Dynamic: weights signed and per channel, activations unsigned and measured as they come.
     Precision("int8", "_quantized", 8.1, ("vision", "decoder"), table="fp16", js="q8"),
     # Blocks of 32 as the onnx-community layout has them; of 128 decode a little faster and lose more.
-    Precision("int4", "_q4", 5, ("decoder", "embed"), table="int4", js="q4"),
-    Precision("int4_b128", "_q4_b128", 4.25, ("decoder", "embed"), table="int4_b128", js=None),
+    Precision("int4", "_q4", 5, ("decoder", "embed"), table="int4", js="q4", standard=False),
+    Precision("int4_b128", "_q4_b128", 4.25, ("decoder", "embed"), table="int4_b128", js=None, standard=False),
 )
 PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in _LISTED}
 # The precision whose graphs the parity gate holds against the checkpoint: always built, kept when asked for.

@@ -89,8 +89,10 @@ def test_every_graph_is_stamped_and_says_nothing_of_this_machine(tiny_export, ti
         assert str(tiny_checkpoint.parent).encode() not in content
 
 
-def test_graphs_load_at_opset_20_without_custom_operators(tiny_export):
-    for path in (tiny_export / "onnx").glob("*.onnx"):
+def test_graphs_load_at_opset_20_without_custom_operators(tiny_checkpoint, tmp_path):
+    integers = {"vision_precisions": ("fp32", "int8"), "decoder_precisions": ("fp32", "int8")}
+    export(str(tiny_checkpoint), tmp_path / "artifact", ExportOptions(budgets=(9,), portable=True, **integers))
+    for path in (tmp_path / "artifact" / "onnx").glob("*.onnx"):
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
         assert [(item.domain, item.version) for item in model.opset_import] == [("", 20)]

@@ -80,6 +80,7 @@ def test_a_precision_that_is_not_there(artifact):
         ({"vision_precisions": ("int4",)}, "vision precision 'int4' is unknown: choose from fp32, fp16, int8"),
         ({"embed_precisions": ("int8",)}, "embedding precision 'int8' is unknown"),
         ({"decoder_precisions": ("int4", "int4")}, "repeated"),
+        ({"decoder_precisions": ("int4",), "portable": True}, "int4 needs ONNX Runtime's own .* from fp32, fp16, int8"),
         ({"decoder": "llama.cpp", "embed_precisions": ("fp16",)}, "embedding precision fp16 is for ONNX Runtime"),
     ],
 )

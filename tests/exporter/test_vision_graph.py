@@ -123,8 +123,9 @@ def test_graph_computes_only_what_is_kept(tiny_export):
     used = {int(name.split(".")[1]) for name in names if name.startswith("layers.")}
     assert used == {0, 1, 2}  # the fourth layer lies above the features
     operators = [node.op_type for node in model.graph.node]
-    # Three layers of eight products, the projector's two, and two for the [CLS] row: its keys are not computed twice.
-    assert operators.count("MatMul") == 3 * 8 + 2 + 2
+    # Three layers of six products, the projector's two, and two for the [CLS] row: its keys are not computed twice.
+    assert operators.count("MatMul") == 3 * 6 + 2 + 2
+    assert operators.count("MultiHeadAttention") == 3
     assert operators.count("TopK") == 2
     assert not {"NonZero", "Compress", "Loop", "If"} & set(operators)
 

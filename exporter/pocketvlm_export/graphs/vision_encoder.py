@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from pocketvlm.artifact import metadata
@@ -82,7 +81,9 @@ def layer_for_rows(block: Block, hidden: torch.Tensor, rows: torch.Tensor) -> to
     normed = block.norm1(hidden)
     keys, values = (_heads(project(normed), block) for project in (block.key, block.value))
     queries = _heads(block.query(block.norm1(rows)), block)  # (B, heads, k, d)
-    context = functional.scaled_dot_product_attention(queries, keys, values, scale=block.scaling)
+    # Spelt out as in eager attention, so that it is traced as that is.
+    maps = (torch.matmul(queries, keys.transpose(-1, -2)) * block.scaling).softmax(dim=-1)  # (B, heads, k, N + 1)
+    context = torch.matmul(maps, values)  # (B, heads, k, d)
     rows = rows + block.scale1(block.output(context.transpose(1, 2).flatten(2)))
     return rows + block.scale2(block.mlp(block.norm2(rows)))
 

@@ -6,12 +6,18 @@ from functools import partial
 import onnx_ir as ir
 import onnxscript.optimizer
 
+from pocketvlm import PocketVLMError
+from pocketvlm.artifact import metadata
 from pocketvlm_export.onnx_passes.block_int4 import BlockInt4
 from pocketvlm_export.onnx_passes.dynamic_int8 import DynamicInt8
 from pocketvlm_export.onnx_passes.external_weights import INLINE_LIMIT, ExternalWeights, WeightsFile
+from pocketvlm_export.onnx_passes.group_query_attention import GroupQueryAttention
 from pocketvlm_export.onnx_passes.half_weights import HalfWeights
+from pocketvlm_export.onnx_passes.multi_head_attention import MultiHeadAttention
 from pocketvlm_export.onnx_passes.name_axes import NameAxes
 from pocketvlm_export.onnx_passes.name_selection import NameSelection
+from pocketvlm_export.onnx_passes.rotary import Rotary
+from pocketvlm_export.onnx_passes.skip_norms import SkipNorms
 from pocketvlm_export.onnx_passes.stamp import Stamp
 from pocketvlm_export.onnx_passes.transpose_weights import TransposeWeights
 
@@ -22,19 +28,30 @@ PRECISION_PASSES: Mapping[str, Callable[[], ir.passes.InPlacePass]] = {
     "int4": partial(BlockInt4, 32),
     "int4_b128": partial(BlockInt4, 128),
 }
+# What puts ONNX Runtime's own operators into a kind of graph, in this order.
+FUSIONS: Mapping[str, tuple[type[ir.passes.InPlacePass], ...]] = {
+    metadata.VISION_ENCODER: (MultiHeadAttention,),
+    metadata.DECODER: (Rotary, GroupQueryAttention, SkipNorms),
+}
 
 __all__ = [
+    "FUSIONS",
     "INLINE_LIMIT",
     "PRECISION_PASSES",
     "BlockInt4",
     "DynamicInt8",
     "ExternalWeights",
+    "GroupQueryAttention",
     "HalfWeights",
+    "MultiHeadAttention",
     "NameAxes",
     "NameSelection",
+    "Rotary",
+    "SkipNorms",
     "Stamp",
     "TransposeWeights",
     "WeightsFile",
+    "fuse",
     "tidy",
 ]
 
@@ -44,3 +61,19 @@ def tidy(model: ir.Model, output_axes: Mapping[str, Mapping[int, str]]) -> None:
     TransposeWeights()(model)
     onnxscript.optimizer.optimize(model)
     NameAxes(output_axes)(model)
+
+
+def fuse(model: ir.Model, kind: str) -> None:
+    """Put ONNX Runtime's own operators into a tidy graph of a kind.
+
+    Raises:
+        PocketVLMError: the graph is not of the shape that they take the place of.
+    """
+    for fusion in FUSIONS.get(kind, ()):
+        try:
+            fusion()(model)
+        except (ir.passes.InvariantError, ir.passes.PassError) as error:
+            reason = error.__cause__ or error
+            raise PocketVLMError(
+                f"{fusion.__name__} cannot be put into the {kind} graph ({reason}): export with --portable"
+            ) from error

@@ -1,0 +1,123 @@
+"""Puts ONNX Runtime's GroupQueryAttention in the place of each attention of a decoder, with its cache."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from pocketvlm_export.onnx_passes.attention import Attention, attentions, constant, join_heads, made_by
+from pocketvlm_export.onnx_passes.block_int4 import MICROSOFT
+
+_MASK = "attention_mask"
+
+
+@dataclass(frozen=True)
+class _Update:
+    """One half of a layer's cache: ``present`` (batch, kv_heads, past + tokens, d) is ``past`` and then ``new``."""
+
+    past: ir.Value
+    new: ir.Value
+    present: ir.Value
+
+
+class GroupQueryAttention(ir.passes.InPlacePass):
+    """Fuse the repeating of key-value heads, the growing of the cache and attention itself, a node a layer.
+
+    The operator's own idea of which keys count is the whole length for every row; the graph's mask, with its padding
+    and sliding window, goes in as the bias and decides. Rotary embeddings, and with them ``position_ids``, stay apart.
+    ONNX Runtime refuses one case that the separate nodes allow: several tokens after a past for more than one row.
+    """
+
+    def requires(self, model: ir.Model) -> None:
+        """Every attention reads a cache and adds a mask."""
+        if not any(value.name == _MASK for value in model.graph.inputs):
+            raise ir.passes.PreconditionError(f"the graph has no input {_MASK}")
+        found = list(attentions(model.graph))
+        if not found or any(_updates(attention) is None or attention.bias is None for attention in found):
+            raise ir.passes.PreconditionError("attention was found that reads no cache, or none at all")
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Fuse."""
+        graph = model.graph
+        found = list(attentions(graph))
+        lengths = _lengths(graph)
+        for attention in found:
+            _fuse(graph, attention, lengths)
+        model.opset_imports[MICROSOFT] = 1
+        RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, modified=bool(found))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Every output of the cache is an attention's."""
+        for value in model.graph.outputs:
+            maker = value.producer()
+            if str(value.name).startswith("present.") and (maker is None or maker.op_type != "GroupQueryAttention"):
+                raise ir.passes.PostconditionError(f"{value.name} is not made by a fused attention")
+
+
+def _fuse(graph: ir.Graph, attention: Attention, lengths: tuple[ir.Value, ir.Value]) -> None:
+    updates = _updates(attention)
+    assert updates is not None
+    keys, values = updates
+    inputs = [join_heads(graph, attention.last, part) for part in (attention.query, keys.new, values.new)]
+    attributes = {
+        "num_heads": _size(attention.query, 1),
+        "kv_num_heads": _size(keys.past, 1),
+        "scale": attention.scale,
+    }
+    node = ir.node(
+        "GroupQueryAttention",
+        [*inputs, keys.past, values.past, *lengths, None, None, None, attention.bias],
+        attributes,
+        domain=MICROSOFT,
+        num_outputs=3,
+    )
+    graph.insert_before(attention.last, node)
+    olds = (attention.output, keys.present, values.present)
+    for old, new in zip(olds, node.outputs, strict=True):
+        new.shape, new.type = old.shape, old.type
+        name, is_output = old.name, old.is_graph_output()
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        if is_output:
+            old.name, new.name = f"{name}.unfused", name
+
+
+def _lengths(graph: ir.Graph) -> tuple[ir.Value, ir.Value]:
+    """Nodes at the head of the graph: int32 (batch,) of the total length less one, and the total length as a scalar."""
+    mask = next(value for value in graph.inputs if value.name == _MASK)
+    batch = ir.node("Shape", [mask], {"start": 0, "end": 1})
+    total = ir.node("Shape", [mask], {"start": 1, "end": 2})
+    narrow = ir.node("Cast", [total.outputs[0]], {"to": ir.DataType.INT32})
+    scalar = ir.node("Squeeze", [narrow.outputs[0]])
+    before = ir.node("Sub", [narrow.outputs[0], constant(graph, "int32 [1]", [1], np.int32)])
+    rows = ir.node("Expand", [before.outputs[0], batch.outputs[0]])
+    graph.insert_before(graph[0], [batch, total, narrow, scalar, before, rows])
+    return rows.outputs[0], scalar.outputs[0]
+
+
+def _updates(attention: Attention) -> tuple[_Update, _Update] | None:
+    found = _update(attention.key), _update(attention.value)
+    return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
+
+
+def _update(states: ir.Value) -> _Update | None:
+    """The growing of a cache behind keys or values, which may be repeated for groups of query heads since."""
+    repeated = made_by(states, "Reshape")
+    expanded = made_by(repeated.inputs[0], "Expand") if repeated is not None else None
+    widened = made_by(expanded.inputs[0], "Unsqueeze") if expanded is not None else None
+    present = widened.inputs[0] if widened is not None else states
+    concat = made_by(present, "Concat")
+    if concat is None or present is None or len(concat.inputs) != 2:
+        return None
+    past, new = concat.inputs
+    if past is None or new is None or not past.is_graph_input() or not present.is_graph_output():
+        return None
+    return _Update(past, new, present)
+
+
+def _size(value: ir.Value, axis: int) -> int:
+    size = value.shape[axis] if value.shape is not None else None
+    if not isinstance(size, int):
+        raise ir.passes.PreconditionError(f"{value.name} has no fixed size on axis {axis}")
+    return size

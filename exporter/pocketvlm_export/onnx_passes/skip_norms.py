@@ -1,0 +1,32 @@
+"""Puts SkipSimplifiedLayerNormalization in the place of a decoder's residual sums and the RMS norms that follow."""
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnxscript.rewriter.ort_fusions.rms_normalization import fuse_rms_normalization
+from onnxscript.rewriter.ort_fusions.skip_normalization import fuse_skip_rms_normalization
+
+from pocketvlm_export.onnx_passes.block_int4 import MICROSOFT
+
+_SIMPLIFIED = "SimplifiedLayerNormalization"
+
+
+class SkipNorms(ir.passes.InPlacePass):
+    """Fuse by onnxscript's rules: first the norms by themselves, then each with the sum before it."""
+
+    def requires(self, model: ir.Model) -> None:
+        """The graph has RMS norms as torch's exporter writes them."""
+        if not any(node.op_type == "Reciprocal" for node in model.graph):
+            raise ir.passes.PreconditionError("no RMS norm was found that could be fused")
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Fuse."""
+        fused = fuse_rms_normalization(model) + fuse_skip_rms_normalization(model)
+        model.opset_imports[MICROSOFT] = 1
+        RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, modified=fused > 0)
+
+    def ensures(self, model: ir.Model) -> None:
+        """No RMS norm is left in pieces, and all but the first are fused with a sum."""
+        kinds = [node.op_type for node in model.graph]
+        if "Reciprocal" in kinds or kinds.count(_SIMPLIFIED) > 1:
+            raise ir.passes.PostconditionError("norms are left that could be fused")

@@ -1,18 +1,43 @@
 """Knows what answering is expected to take on a device: bytes of files, and resident memory at its peak."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from pocketvlm_export.families import VLMSpec
 
 _BASELINE = 95e6  # bytes: Python with this runtime, ONNX Runtime and the libraries beside it, nothing loaded
-# Resident bytes of a weight for each byte on disk. ONNX Runtime packs the matrices of a memory-mapped file anew and
-# lets the pages go as it does; weights stored as float16 become float32 while the file is still mapped.
-_RESIDENT: Mapping[str, float] = {"fp32": 1.15, "fp16": 3.0}
-_RESIDENT_PACKED = 1.5  # of integer weights, and of GGUF files with llama.cpp's buffers
+# Resident bytes for each byte of a graph on disk, measured with a decoder of 135M weights and rounded up: ONNX Runtime
+# packs the matrices of a memory-mapped file anew, those in 4 bits beside the file, and weights stored as float16 become
+# float32. Of an embedding table only rows are read; a GGUF file is mapped, with llama.cpp's buffers beside it.
+_RESIDENT: Mapping[str, float] = {"fp32": 1.15, "fp16": 2.2, "int8": 1.6}
+_RESIDENT_OTHER = 2.5
+_RESIDENT_TABLE = 1.0
+_RESIDENT_GGUF = 1.2
 _TEXT = 256  # tokens of text beside a picture that are read at once
 _LIVE = 4  # tensors of a layer's width, and of its attention's map, that are alive together
 _FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file that is open while answering: what it is, in which precision or type, its bytes on disk."""
+
+    part: Literal["vision", "embed", "decoder", "gguf"]
+    precision: str
+    bytes: int
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that it is expected to take."""
+        match self.part:
+            case "embed":
+                factor = _RESIDENT_TABLE
+            case "gguf":
+                factor = _RESIDENT_GGUF
+            case _:
+                factor = _RESIDENT.get(self.precision, _RESIDENT_OTHER)
+        return int(self.bytes * factor)
 
 
 @dataclass(frozen=True)
@@ -20,7 +45,7 @@ class Footprint:
     """What a device holds while it answers about one picture until the context is full.
 
     Attributes:
-        weights: resident bytes of the graphs that are open.
+        weights: resident bytes of the files that are open.
         cache: bytes of keys and values.
         activations: bytes of what is computed at once, in the tower or while a prompt is read.
     """
@@ -35,14 +60,12 @@ class Footprint:
         return int(_BASELINE) + self.weights + self.cache + self.activations
 
 
-def estimate_footprint(
-    spec: VLMSpec, files: Mapping[str, tuple[str, int]], *, budget: int, context: int, onnx: bool
-) -> Footprint:
+def estimate_footprint(spec: VLMSpec, files: Iterable[Opened], *, budget: int, context: int, onnx: bool) -> Footprint:
     """Estimate what answering takes; measured peaks of the shipped demo and of larger checkpoints stay below.
 
     Args:
         spec: the checkpoint.
-        files: the graphs and GGUF files that are open, {name: (precision, bytes on disk)}.
+        files: the graphs and GGUF files that are open.
         budget: visual tokens of the picture.
         context: longest sequence in tokens.
         onnx: whether ONNX Runtime decodes, rather than llama.cpp.
@@ -56,8 +79,7 @@ def estimate_footprint(
     seeing = _layer(
         vision.tokens + 1, vision.config.hidden_size, vision.intermediate, vision.config.num_attention_heads
     )
-    weights = sum(int(size * _RESIDENT.get(precision, _RESIDENT_PACKED)) for precision, size in files.values())
-    return Footprint(weights, cache, max(reading, seeing))
+    return Footprint(sum(file.resident for file in files), cache, max(reading, seeing))
 
 
 def _layer(tokens: int, hidden: int, intermediate: int, heads: int) -> int:

@@ -25,6 +25,7 @@ from pocketvlm_export.packaging import (
     write_card,
     write_manifest,
     write_sidecars,
+    write_using,
 )
 from pocketvlm_export.plan import ExportPlan, make_plan
 from pocketvlm_export.verification import ParityError, check_parity, failures
@@ -94,6 +95,7 @@ def carry_out(
         remove_extra(plan, folder)
         if plan.options.format == "ort":
             ort_format.write_operators(plan, folder)
+        write_using(Artifact(folder, write_manifest(checkpoint, plan, folder, artifact_id, parity)))
         manifest = write_manifest(checkpoint, plan, folder, artifact_id, parity)
         publish(folder, target)
     return ExportReport(output, manifest)

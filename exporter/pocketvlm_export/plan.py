@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pocketvlm import PocketVLMError
 from pocketvlm_export.families import VLMSpec
-from pocketvlm_export.footprint import Footprint, estimate_footprint
+from pocketvlm_export.footprint import Footprint, Opened, estimate_footprint
 from pocketvlm_export.gguf import architecture, context_length
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import estimate_peak
@@ -79,13 +79,13 @@ class ExportPlan:
         """Estimate what the device takes as it answers by default: engine, budget and precisions."""
         options, sizes = self.options, self.sizes()
         vision = options.vision_precisions[0]
-        used = {self.vision[self.budgets[0]][vision]: vision}
+        files = [Opened("vision", vision, sizes[self.vision[self.budgets[0]][vision]])]
         if self.decoder:
-            decoder = options.decoder_precisions[0]
-            used |= {self.decoder[decoder]: decoder, self.embed[options.table(decoder)]: options.table(decoder)}
+            decoder, table = options.decoder_precisions[0], options.table(options.decoder_precisions[0])
+            files.append(Opened("decoder", decoder, sizes[self.decoder[decoder]]))
+            files.append(Opened("embed", table, sizes[self.embed[table]]))
         else:
-            used[self.gguf[options.gguf[0]]] = options.gguf[0]
-        files = {file: (precision, sizes[file]) for file, precision in used.items()}
+            files.append(Opened("gguf", options.gguf[0], sizes[self.gguf[options.gguf[0]]]))
         return estimate_footprint(
             self.spec, files, budget=self.budgets[0], context=self.context, onnx=bool(self.decoder)
         )

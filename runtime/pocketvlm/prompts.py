@@ -67,6 +67,10 @@ class Prompter:
         """
         return self.encode_messages(self.messages(prompt, pictures), pictures, slots)
 
+    def render(self, prompt: str, pictures: int = 0) -> str:
+        """The text that `encode` tokenizes, each picture a single image token in it."""
+        return self._template.render(self.messages(prompt, pictures))
+
     def messages(self, prompt: str, pictures: int, carried: int = 0) -> list[Message]:
         """The conversation that `encode` renders; ``carried`` more pictures come before all else."""
         placed = prompt.count(PLACEHOLDER)

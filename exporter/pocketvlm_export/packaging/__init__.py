@@ -5,6 +5,7 @@ from pocketvlm_export.packaging.card import write_card
 from pocketvlm_export.packaging.manifest import UNCHECKED, eos_token_ids, seal, write_manifest
 from pocketvlm_export.packaging.publish import check_destination, check_keep_failed, check_space, publish, staging
 from pocketvlm_export.packaging.sidecars import chat_template, write_sidecars
+from pocketvlm_export.packaging.using import write_using
 
 __all__ = [
     "UNCHECKED",
@@ -20,4 +21,5 @@ __all__ = [
     "write_card",
     "write_manifest",
     "write_sidecars",
+    "write_using",
 ]

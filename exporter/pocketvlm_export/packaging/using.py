@@ -1,0 +1,109 @@
+"""Knows the page that says how an artifact is called from other languages: its own names, shapes, constants and ids."""
+
+import importlib.resources
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from pocketvlm.artifact import Artifact, Manifest, metadata
+from pocketvlm.preprocessing import Preprocessor
+from pocketvlm.prompts import Prompter
+from pocketvlm.signatures import Shapes, signature
+from pocketvlm_export.options import GATE_PROMPT
+
+USING = "USING.md"
+_TEMPLATE = "templates/using.md.jinja"
+
+
+def write_using(artifact: Artifact) -> None:
+    """Write USING.md into an artifact's folder; it is no part of the files table yet."""
+    source = importlib.resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    environment = jinja2.Environment(  # Markdown, not HTML: nothing is escaped
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    stated = facts(artifact)
+    text = environment.from_string(source).render(stated, facts=json.dumps(stated, indent=1, ensure_ascii=False))
+    (artifact.root / USING).write_text(text, encoding="utf-8")
+
+
+def facts(artifact: Artifact) -> dict[str, Any]:
+    """Return all that a client must know: which graph reads what, how a picture is prepared, how a prompt is written.
+
+    Of each list of precisions the default is named. Axes of any size are given by name: ``batch``, ``tokens``.
+    """
+    manifest = artifact.manifest
+    pruning, decoder = manifest.pruning, manifest.decoder
+    budget = pruning.default_budget
+    vision = next(iter(manifest.vision.graphs[budget].values()))
+    graphs = {"vision": _graph(manifest, vision, metadata.VISION_ENCODER, budget)}
+    if decoder.graphs:
+        precision = next(iter(decoder.graphs))
+        table = decoder.embed[decoder.tables.get(precision, next(iter(decoder.embed)))]
+        graphs["embed"] = _graph(manifest, table, metadata.EMBED_TOKENS)
+        graphs["decoder"] = _graph(manifest, decoder.graphs[precision], metadata.DECODER)
+    return {
+        "model": manifest.source.model,
+        "visual_tokens": budget,
+        "patches": pruning.tokens_before,
+        "graphs": graphs,
+        "gguf": next(iter(decoder.gguf.values()), None),
+        "picture": _picture(Preprocessor.from_artifact(artifact), manifest.vision.image_size),
+        "prompt": _prompt(Prompter.from_artifact(artifact)),
+        "image_token_id": decoder.image_token_id,
+        "eos_token_ids": list(decoder.eos_token_ids),
+        "layers": decoder.layers,
+        "kv_heads": decoder.kv_heads,
+        "head_dim": decoder.head_dim,
+        "hidden": decoder.hidden,
+        "vocab": decoder.vocab,
+        "context": decoder.context,
+    }
+
+
+def _graph(manifest: Manifest, file: str, kind: str, budget: int | None = None) -> dict[str, Any]:
+    found = signature(manifest, kind, budget)
+    data = str(Path(file).with_suffix(".onnx_data").as_posix())
+    return {
+        "file": file,
+        "data": data if data in manifest.files else None,
+        "inputs": _shapes(found.inputs),
+        "outputs": _shapes(found.outputs),
+    }
+
+
+def _shapes(tensors: Shapes) -> dict[str, list[int | str]]:
+    """Name the axes that may have any size: the first is the batch, any other counts tokens."""
+    return {
+        name: [size if size is not None else "tokens" if axis else "batch" for axis, size in enumerate(shape)]
+        for name, shape in tensors.items()
+    }
+
+
+def _picture(steps: Preprocessor, size: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "size": list(size),
+        "pad_colour": _listed(steps.pad_colour),
+        "shortest_edge": steps.shortest_edge,
+        "resize_to": _listed(steps.resize_to),
+        "resample": steps.resample.name.lower(),
+        "crop_to": _listed(steps.crop_to),
+        "scale": 1.0 if steps.rescale_factor is None else steps.rescale_factor,
+        "mean": list(steps.mean or (0.0, 0.0, 0.0)),
+        "std": list(steps.std or (1.0, 1.0, 1.0)),
+    }
+
+
+def _listed(values: tuple[int, ...] | None) -> list[int] | None:
+    return None if values is None else list(values)
+
+
+def _prompt(prompter: Prompter) -> Mapping[str, Any]:
+    """A question about one picture: its text, its ids with one image token, and whether the tokenizer adds tokens."""
+    text = prompter.render(GATE_PROMPT, pictures=1)
+    ids = prompter.encode(GATE_PROMPT, pictures=1).tolist()
+    plain = prompter.tokenizer.encode(text, add_special_tokens=False).ids
+    return {"question": GATE_PROMPT, "text": text, "ids": ids, "adds_special_tokens": ids != plain}

@@ -1,0 +1,126 @@
+"""USING.md: who knows nothing but the page gets the runtime's answers, and every language has the page's numbers."""
+
+import json
+import re
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer
+
+from pocketvlm import VLM, Artifact
+from pocketvlm_export.packaging.using import USING, facts
+
+LANGUAGES = ("kotlin", "swift", "javascript")
+
+
+def block(page, language):
+    (text,) = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+    return text
+
+
+@pytest.fixture(scope="module")
+def page(tiny_export):
+    return (tiny_export / USING).read_text()
+
+
+class Client:
+    """A client in another language would do this; it reads the page's JSON, the graphs and tokenizer.json."""
+
+    def __init__(self, folder, known):
+        self.known = known
+        self.sessions = {role: ort.InferenceSession(folder / graph["file"]) for role, graph in known["graphs"].items()}
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    def see(self, image):
+        known = self.known["picture"]
+        width, height = image.size
+        scale = known["shortest_edge"] / min(width, height)
+        size = (int(width * scale), int(height * scale))
+        image = image.resize(size, Image.Resampling[known["resample"].upper()])
+        rows, columns = known["crop_to"]
+        left, top = (size[0] - columns) // 2, (size[1] - rows) // 2
+        samples = np.asarray(image.crop((left, top, left + columns, top + rows)), dtype=np.float64)
+        pixels = (samples * known["scale"] - known["mean"]) / known["std"]
+        feed = {"pixel_values": pixels.astype(np.float32).transpose(2, 0, 1)[None]}
+        return self.sessions["vision"].run(["image_features"], feed)[0][0]
+
+    def answer(self, question, image, steps):
+        prompt = self.known["prompt"]
+        text = prompt["text"].replace(prompt["question"], question)
+        ids = self.tokenizer.encode(text, add_special_tokens=prompt["adds_special_tokens"]).ids
+        at = ids.index(self.known["image_token_id"])
+        embeds = np.concatenate([self.embed(ids[:at]), self.see(image), self.embed(ids[at + 1 :])])
+        shape = (1, self.known["kv_heads"], 0, self.known["head_dim"])
+        names = [f"{layer}.{kind}" for layer in range(self.known["layers"]) for kind in ("key", "value")]
+        cache = {name: np.zeros(shape, np.float32) for name in names}
+        answer, length = [], 0
+        while len(answer) < steps and not (answer and answer[-1] in self.known["eos_token_ids"]):
+            n = len(embeds)
+            feed = {"inputs_embeds": embeds[None], "attention_mask": np.ones((1, length + n), np.int64)}
+            feed["position_ids"] = np.arange(length, length + n)[None]
+            feed |= {f"past_key_values.{name}": value for name, value in cache.items()}
+            logits, *present = self.sessions["decoder"].run(["logits", *(f"present.{name}" for name in names)], feed)
+            cache = dict(zip(names, present, strict=True))
+            length += n
+            answer.append(int(logits[0, -1].argmax()))
+            embeds = self.embed(answer[-1:])
+        return answer
+
+    def embed(self, ids):
+        return self.sessions["embed"].run(None, {"input_ids": np.array([ids], np.int64)})[0][0]
+
+
+@pytest.mark.parametrize("question", ["what is in the picture?", "naïve café"])
+def test_the_page_is_enough_to_answer(tiny_export, page, question):
+    client = Client(tiny_export, json.loads(block(page, "json")))
+    random = np.random.default_rng(3)
+    for size in ((40, 60), (90, 31)):
+        image = Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8))
+        expected = VLM.load(tiny_export, threads=1).generate(question, [image], max_new_tokens=6)
+        assert client.answer(question, image, 6) == expected.token_ids
+
+
+def test_the_ids_on_the_page_are_the_prompts(tiny_export, page):
+    known = json.loads(block(page, "json"))
+    client = Client(tiny_export, known)
+    prompt = known["prompt"]
+    assert (
+        client.tokenizer.encode(prompt["text"], add_special_tokens=prompt["adds_special_tokens"]).ids == prompt["ids"]
+    )
+    assert ", ".join(map(str, prompt["ids"])) in page
+
+
+def test_every_name_and_number_is_in_every_language(page):
+    known = json.loads(block(page, "json"))
+    picture = known["picture"]
+    numbers = [*picture["size"], picture["scale"], *picture["mean"], *picture["std"]]
+    numbers += [known[key] for key in ("visual_tokens", "image_token_id", "layers", "kv_heads", "head_dim", "hidden")]
+    numbers += [*known["eos_token_ids"], *known["prompt"]["ids"]]
+    names = [graph["file"] for graph in known["graphs"].values()]
+    names += ["pixel_values", "image_features", "input_ids", "inputs_embeds", "attention_mask", "position_ids"]
+    for language in LANGUAGES:
+        code = block(page, language)
+        found = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?", code))
+        assert {str(number) for number in numbers} <= found, language
+        assert [name for name in [*names, "past_key_values.", "present", "logits"] if name not in code] == [], language
+
+
+def test_the_page_lists_the_tensors_that_the_graphs_have(tiny_export, page):
+    for graph in json.loads(block(page, "json"))["graphs"].values():
+        session = ort.InferenceSession(tiny_export / graph["file"])
+        for stated, tensors in ((graph["inputs"], session.get_inputs()), (graph["outputs"], session.get_outputs())):
+            assert list(stated) == [tensor.name for tensor in tensors]
+            for tensor in tensors:
+                sizes = zip(stated[tensor.name], tensor.shape, strict=True)
+                assert all(isinstance(size, str) or size == found for size, found in sizes), tensor.name
+
+
+def test_the_page_is_part_of_the_artifact_and_names_no_machine(tiny_export, tiny_checkpoint, page):
+    artifact = Artifact.open(tiny_export, check="full")
+    assert USING in artifact.manifest.files
+    assert json.loads(block(page, "json")) == facts(artifact)
+    assert str(tiny_checkpoint.parent) not in page
+    assert "{{" not in page
+    assert "{%" not in page

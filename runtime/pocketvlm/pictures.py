@@ -117,12 +117,14 @@ def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tup
         raise PocketVLMError(f"a {type(picture).__name__} is no picture: give a path, bytes, a PIL image or an array")
     else:
         name = os.fspath(picture)
+        if name.startswith(("http:", "https:", "data:")):
+            raise PocketVLMError(f"{name[:80]} is no file: nothing is fetched; download the picture and give its path")
         try:
             with Path(name).open("rb") as stream:
                 data = stream.read(limits.max_bytes + 1)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             reason = getattr(error, "strerror", None) or error
-            raise PocketVLMError(f"picture {name} cannot be read: {reason}") from error
+            raise PocketVLMError(f"picture {name} cannot be read ({reason}): give the path of a picture") from error
     if not data:
         raise PocketVLMError(f"{name} is empty: give a picture file")
     if len(data) > limits.max_bytes:

@@ -76,8 +76,8 @@ class Prompter:
         placed = prompt.count(PLACEHOLDER)
         if placed not in (0, pictures):
             raise PocketVLMError(
-                f"the prompt has {placed} {PLACEHOLDER} for {pictures} pictures: "
-                f"give as many pictures, or no {PLACEHOLDER} at all to put them first"
+                f"the prompt has {placed} {PLACEHOLDER} for {pictures} pictures: give as many pictures"
+                + (f", or no {PLACEHOLDER} at all to put them first" if pictures else f", or no {PLACEHOLDER}")
             )
         text = {"type": "text", "text": prompt.replace(PLACEHOLDER, self._image_token)}
         first = [{"type": "image"}] * (carried if placed else carried + pictures)

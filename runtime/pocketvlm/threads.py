@@ -8,12 +8,17 @@ from pathlib import Path
 from pocketvlm.errors import PocketVLMError
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")  # Linux
+_MOST = 4  # threads a processor; many more bring the whole machine to a halt
 
 
 def check_threads(threads: int | None) -> None:
-    """Raise `PocketVLMError` for a number of threads below one; None leaves the engine's default."""
-    if threads is not None and threads < 1:
-        raise PocketVLMError(f"threads={threads}: expected at least 1, or none for the machine's default")
+    """Raise `PocketVLMError` for a number of threads that no machine like this has use for; None is the default."""
+    processors = os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= _MOST * processors:
+        raise PocketVLMError(
+            f"threads={threads}: expected 1..{_MOST * processors} on a machine of {processors} processors, "
+            "or none for its default"
+        )
 
 
 def physical_cores() -> int:

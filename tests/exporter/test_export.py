@@ -26,6 +26,7 @@ from pocketvlm_export.verification.reference import decoder_reference, prompt_id
     ("preset", "options"),
     [
         ("tiny-mistral", {"layout": "flat", "dtype": "bfloat16"}),
+        ("tiny-qwen3", {"dtype": "bfloat16"}),
         ("tiny-qwen2", {"layout": "nested", "dtype": "float16", "shard_bytes": 100_000}),
         ("tiny-dinov2", {"layout": "flat"}),
     ],
@@ -47,7 +48,7 @@ def test_published_files(tiny_export):
     names = {path.relative_to(tiny_export).as_posix() for path in tiny_export.rglob("*") if path.is_file()}
     graphs = {"vision_encoder", "vision_encoder.k18", "embed_tokens", "decoder_model_merged"}
     graphs |= {"vision_encoder_fp16", "vision_encoder_fp16.k18", "embed_tokens_fp16", "decoder_model_merged_fp16"}
-    sidecars = "README.md config.json generation_config.json preprocessor_config.json processor_config.json"
+    sidecars = "README.md USING.md config.json generation_config.json preprocessor_config.json processor_config.json"
     texts = {*sidecars.split(), "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "pocketvlm.json"}
     assert names == {f"onnx/{name}.onnx" for name in graphs} | texts
     assert set(Artifact.open(tiny_export, check="full").manifest.files) == names - {"pocketvlm.json", "README.md"}

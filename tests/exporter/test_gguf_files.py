@@ -43,6 +43,7 @@ CASES = {
     "llama-linear": ("tiny-llama", {"rope_parameters": LINEAR}, {}, "f32", "smollm"),
     "mistral": ("tiny-mistral", {}, {"shard_bytes": 100_000}, "f32", None),
     "qwen2": ("tiny-qwen2", {}, {}, "f32", None),
+    "qwen3": ("tiny-qwen3", {}, {"dtype": "bfloat16"}, "f32", None),
     "qwen2-own-head": ("tiny-qwen2", {"tie_word_embeddings": False, "rope_parameters": YARN}, {}, "f16", "qwen2"),
 }
 WIDE = {"hidden_size": 256, "intermediate_size": 512}

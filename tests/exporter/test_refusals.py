@@ -74,6 +74,15 @@ def test_config_that_is_not_json(refuse, copied_checkpoint):
     assert "not readable JSON" in refuse(copied_checkpoint)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"hidden_size": "wide"}, {"num_hidden_layers": 9, "layer_types": ["full_attention"]}]
+)
+def test_config_that_contradicts_itself(refuse, copied_checkpoint, wrong):
+    text = json.loads((copied_checkpoint / "config.json").read_text())["text_config"]
+    edit_config(copied_checkpoint, text_config=text | wrong)
+    assert "cannot be understood" in refuse(copied_checkpoint)
+
+
 def test_not_a_vlm(refuse, copied_checkpoint):
     (copied_checkpoint / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     line = refuse(copied_checkpoint)
@@ -120,7 +129,7 @@ def test_tower_without_cls(refuse, make_tiny):
     object.__setattr__(preset, "vision", vision)
     folder = make_tiny(preset)
     line = refuse(folder)
-    assert "siglip_vision_model, which has no [CLS] token" in line
+    assert "siglip_vision_model, which is not supported and has no [CLS] token" in line
     assert refuse(folder, "--pruner", "none", "--dry-run") == line
 
 
@@ -229,6 +238,16 @@ def test_missing_weight(refuse, copied_checkpoint):
     del tensors["vision_tower.vision_model.encoder.layers.1.mlp.fc1.weight"]
     safetensors.torch.save_file(tensors, path)
     assert "encoder.layers.1.mlp.fc1.weight" in refuse(copied_checkpoint)
+
+
+def test_config_that_leaves_a_layer_out(refuse, copied_checkpoint):
+    """Both sides of the parity gate would read the same short configuration, and agree."""
+    text = json.loads((copied_checkpoint / "config.json").read_text())["text_config"]
+    text.pop("layer_types", None)
+    edit_config(copied_checkpoint, text_config=text | {"num_hidden_layers": 1})
+    line = refuse(copied_checkpoint)
+    assert "layers.1." in line
+    assert "config.json is another model's" in line
 
 
 def test_weights_of_another_size(refuse, copied_checkpoint):

@@ -86,6 +86,8 @@ def test_run_json_has_the_documented_fields(artifact_dir, image_file):
         (["--decoder-precision", "int4"], "int4"),
         (["--max-new-tokens", "1000"], "context of 160"),
         (["--threads", "0"], "threads=0"),
+        (["--threads", "100000"], "threads=100000: expected 1.."),
+        (["--image", "https://example.com/cat.jpg"], "nothing is fetched"),
     ],
 )
 def test_run_refuses_with_one_line_and_exit_code_1(artifact_dir, arguments, reason):
@@ -183,6 +185,16 @@ def test_an_overlay_that_cannot_be_written_leaves_nothing(artifact_dir, image_fi
     assert_refused(pocketvlm("inspect", artifact_dir, "--image", image_file, "--overlay", missing), "cannot be written")
     assert not missing.parent.exists()
     assert pocketvlm("inspect", artifact_dir, "--image", image_file).exit_code == 2
+
+
+def test_an_overlay_is_not_drawn_into_the_picture(artifact_dir, image_file):
+    before = image_file.read_bytes()
+    linked = image_file.with_name("same.png")
+    linked.symlink_to(image_file)
+    for overlay in (image_file, linked):
+        refused = pocketvlm("inspect", artifact_dir, "--image", image_file, "--overlay", overlay)
+        assert_refused(refused, "is the picture itself")
+    assert image_file.read_bytes() == before
 
 
 def test_verify_opens_everything(artifact_dir):

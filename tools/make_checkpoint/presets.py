@@ -17,7 +17,7 @@ class Preset:
     rounding errors do not grow from layer to layer.
     """
 
-    decoder: Literal["llama", "mistral", "qwen2"]
+    decoder: Literal["llama", "mistral", "qwen2", "qwen3"]
     vision: Mapping[str, Any]
     text: Mapping[str, Any]
     chat: Literal["vicuna", "chatml"] = "vicuna"
@@ -70,6 +70,7 @@ PRESETS: dict[str, Preset] = {
     "tiny-llama": Preset("llama", _TINY_TOWER, _TINY_TEXT),
     "tiny-mistral": Preset("mistral", _TINY_TOWER, {**_TINY_TEXT, "num_key_value_heads": 1, "head_dim": 32}),
     "tiny-qwen2": Preset("qwen2", _TINY_TOWER, {**_TINY_TEXT, "tie_word_embeddings": True}, chat="chatml"),
+    "tiny-qwen3": Preset("qwen3", _TINY_TOWER, {**_TINY_TEXT, "head_dim": 32, "num_hidden_layers": 3}, chat="chatml"),
     "tiny-dinov2": Preset(
         "llama",
         {**{k: v for k, v in _TINY_TOWER.items() if k not in ("intermediate_size", "projection_dim")}, "mlp_ratio": 2},

@@ -14,6 +14,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
     SiglipVisionConfig,
 )
 
@@ -21,7 +22,12 @@ from make_checkpoint.presets import Preset
 from make_checkpoint.text import make_processor, make_tokenizer, save_processor
 from make_checkpoint.weights import write_weights
 
-_DECODERS: dict[str, type[PretrainedConfig]] = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+_DECODERS: dict[str, type[PretrainedConfig]] = {
+    "llama": LlamaConfig,
+    "mistral": MistralConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+}
 _TOWERS: dict[str, type[PretrainedConfig]] = {
     "clip_vision_model": CLIPVisionConfig,
     "dinov2": Dinov2Config,

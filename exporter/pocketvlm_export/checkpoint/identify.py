@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 from pocketvlm import PocketVLMError
 from pocketvlm_export.checkpoint.files import read_json
@@ -39,7 +40,7 @@ def read_config(source: Source, families: frozenset[str]) -> transformers.Pretra
         raise PocketVLMError(_tokenizer_advice(source))
     try:
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, StrictDataclassError) as error:
         # transformers validates strictly and raises whichever of these its dataclasses meet first.
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise PocketVLMError(f"{folder / 'config.json'} cannot be understood ({reason}): fix or replace it") from error

@@ -13,6 +13,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
 )
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
@@ -25,6 +26,7 @@ DECODERS: dict[str, type[PreTrainedModel]] = {
     "llama": LlamaForCausalLM,
     "mistral": MistralForCausalLM,
     "qwen2": Qwen2ForCausalLM,
+    "qwen3": Qwen3ForCausalLM,
 }
 _WITHOUT_CLS = {"pixtral", "siglip_vision_model", "siglip2_vision_model"}
 _EMBEDDING = "decoder.model.embed_tokens.weight"
@@ -80,7 +82,7 @@ class Llava:
         head = _table(_HEAD, _EMBEDDING, weights, spec.decoder)
         # The input embedding is never read: the head stands in its place while the model is built, at no memory.
         state |= {"lm_head.weight": head, "model.embed_tokens.weight": head}
-        model = _fill(DECODERS[config.model_type], config, state, attention)
+        model = _fill(DECODERS[config.model_type], config, state, attention, whole=True)
         model.set_input_embeddings(nn.Identity())
         return model
 
@@ -93,9 +95,12 @@ class Llava:
 def _vision(config: Any) -> VisionSpec:
     tower = config.vision_config
     if tower.model_type not in TOWERS:
-        lacks = ", which has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
+        lacks = " and has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
         have = " or ".join(TOWERS)
-        raise PocketVLMError(f"the vision tower is a {tower.model_type}{lacks}: use a checkpoint with a {have} tower")
+        raise PocketVLMError(
+            f"the vision tower is a {tower.model_type}, which is not supported{lacks}: use a checkpoint with a "
+            f"{have} tower"
+        )
     listed = config.vision_feature_layer
     wanted = [listed] if isinstance(listed, int) else list(listed)
     depth = tower.num_hidden_layers
@@ -145,9 +150,14 @@ def _with(config: PretrainedConfig, **changes: Any) -> PretrainedConfig:
 
 
 def _fill(
-    cls: type[PreTrainedModel], config: PretrainedConfig, state: dict[str, torch.Tensor], attention: str
+    cls: type[PreTrainedModel],
+    config: PretrainedConfig,
+    state: dict[str, torch.Tensor],
+    attention: str,
+    *,
+    whole: bool = False,
 ) -> PreTrainedModel:
-    """Build ``cls`` around the given tensors without allocating its parameters first."""
+    """Build ``cls`` around the given tensors without allocating its parameters first; ``whole`` leaves none unused."""
     model, info = cls.from_pretrained(
         None,
         config=config,
@@ -157,6 +167,7 @@ def _fill(
         output_loading_info=True,
     )
     problems = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    problems += sorted(info["unexpected_keys"]) if whole else []
     if problems:
         raise PocketVLMError(
             f"{cls.__name__} weights do not fit its configuration ({problems[0]}): the checkpoint is incomplete "

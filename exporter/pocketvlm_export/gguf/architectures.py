@@ -35,6 +35,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": Architecture(gguf.MODEL_ARCH.QWEN2, interleaved=False, rope_factors=False, free_heads=False),
+    "qwen3": Architecture(gguf.MODEL_ARCH.QWEN3, interleaved=False, rope_factors=False, free_heads=True),
 }
 
 

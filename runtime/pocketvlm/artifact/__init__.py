@@ -108,7 +108,8 @@ class Artifact:
 
 def _read_manifest(root: Path) -> Manifest:
     if not root.is_dir():
-        raise PocketVLMError(f"no such folder: {root}; give a folder written by `pocketvlm export`")
+        problem = f"{root} is a file" if root.exists() else f"no such folder: {root}"
+        raise PocketVLMError(f"{problem}; give a folder written by `pocketvlm export`")
     if not (root / MANIFEST_NAME).exists():
         raise PocketVLMError(f"{root} has no {MANIFEST_NAME}: give a folder written by `pocketvlm export`")
     path = resolve(root, MANIFEST_NAME)

@@ -15,7 +15,7 @@ import click
 
 from pocketvlm.cli.options import answering_options
 from pocketvlm.cli.run import summary
-from pocketvlm.cli.terminal import printable
+from pocketvlm.cli.terminal import printable, without_leading_space
 from pocketvlm.errors import PocketVLMError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class _Conversation:
                 answer = dataclasses.asdict(stream.answer)
                 click.echo(json.dumps(answer | {"dropped_turns": self._chat.dropped_turns}, ensure_ascii=False))
                 return
-            for piece in stream:
+            for piece in without_leading_space(stream):
                 click.echo(piece, nl=False)
             click.echo()
         if sys.stderr.isatty():

@@ -33,6 +33,8 @@ def inspect(directory: Path, image: Path | None, overlay: Path | None, budget: i
 
     if (image is None) != (overlay is None):
         raise click.UsageError("--image and --overlay go together")
+    if overlay is not None and image is not None and overlay.exists() and image.exists() and overlay.samefile(image):
+        raise PocketVLMError(f"--overlay {overlay} is the picture itself: give another file to draw into")
     artifact = Artifact.open(directory, allow_rejected=True)
     kept: dict[str, Any] = {}
     if image is not None and overlay is not None:

@@ -2,11 +2,21 @@
 
 import io
 import sys
+from collections.abc import Iterable, Iterator
 
 
 def printable(text: str) -> str:
     """``text`` without control and formatting characters: an artifact's own words must not steer the terminal."""
     return "".join(character for character in text if character.isprintable())
+
+
+def without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
+    """Pieces of a text without the space that it begins with, as models have learnt to write."""
+    begun = False
+    for piece in pieces:
+        shown = piece if begun else piece.lstrip()
+        begun = begun or bool(shown)
+        yield shown
 
 
 def replace_unknown_characters() -> None:

@@ -22,8 +22,7 @@ _PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/")  # of llama.cpp: a
 
 def main() -> None:
     """Install from the cache; where it lacks something, fetch the source and fill it first."""
-    pins = (ROOT / "constraints.txt").read_text().splitlines()
-    requirement = next(line for line in pins if line.startswith("llama_cpp_python=="))
+    requirement = pinned()
     release = requirement.replace("==", "-")
     WHEELS.mkdir(parents=True, exist_ok=True)
     if not (list(WHEELS.glob(f"{release}-*.whl")) and CONVERTER.is_dir()):
@@ -35,6 +34,12 @@ def main() -> None:
             _pip("wheel", "--no-deps", "--wheel-dir", str(WHEELS), str(source))
         source.unlink()
     _pip("install", "--quiet", "--no-index", "--find-links", str(WHEELS), "--no-deps", requirement)
+
+
+def pinned() -> str:
+    """The release that constraints.txt names, as a requirement."""
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    return next(line for line in pins if line.startswith("llama_cpp_python=="))
 
 
 def _fetch(requirement: str, release: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from install_llama_cpp import WHEELS
+from install_llama_cpp import pinned
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,10 +28,23 @@ def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequen
         return python
     click.echo(f"making {folder} from {', '.join(requirements)}", err=True)
     venv.create(folder, with_pip=True, clear=True)
-    cached = ["--find-links", str(WHEELS)] if WHEELS.is_dir() else []
-    command = [str(python), "-m", "pip", "install", "--quiet", *cached, *pip_args, *requirements]
+    native = ["--find-links", str(native_llama_cpp(folder.parent / "wheels"))] if _needs_llama_cpp(wanted) else []
+    command = [str(python), "-m", "pip", "install", "--quiet", *native, *pip_args, *requirements]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise click.ClickException(f"pip cannot make {folder}: {(done.stderr.strip() or '?').splitlines()[-1]}")
     made_from.write_text(wanted)
     return python
+
+
+def native_llama_cpp(folder: Path) -> Path:
+    """The folder with a wheel compiled for this very CPU, as who compares would have it; minutes when it is new."""
+    if not list(folder.glob("llama_cpp_python-*.whl")):
+        click.echo("compiling llama-cpp-python for this CPU", err=True)
+        build = ["wheel", "--quiet", "--no-deps", "--no-cache-dir", "--no-binary", "llama_cpp_python"]
+        subprocess.run([sys.executable, "-m", "pip", *build, "--wheel-dir", str(folder), pinned()], check=True)
+    return folder
+
+
+def _needs_llama_cpp(requirements: str) -> bool:
+    return "llama" in requirements

@@ -14,6 +14,7 @@ from pocketvlm_export import ExportOptions, export
 from reference_vlm.__main__ import write
 from reference_vlm.parts import LANGUAGE, TOWER, fetch
 from reference_vlm.tower import load_tower
+from support.gguf_files import HAS_LLAMA_CPP, needs_llama_cpp
 
 QUESTIONS = {"What is the capital of France?": "The capital of France is Paris.", "What is 2 + 3?": "2 + 3 = 5"}
 
@@ -37,8 +38,25 @@ def checkpoint(parts, tmp_path_factory):
 @pytest.fixture(scope="module")
 def artifact(checkpoint):
     folder = checkpoint.with_name("artifact")
-    export(str(checkpoint), folder, ExportOptions(budgets=(64,)))
+    decoders = {"decoder": "both", "gguf_types": ("f16",)} if HAS_LLAMA_CPP else {}
+    export(str(checkpoint), folder, ExportOptions(budgets=(64,), **decoders))
     return folder
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint):
+    """{question: token ids}, as transformers answers."""
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    answers = {}
+    for question in QUESTIONS:
+        messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+        inputs = processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=24)[0, inputs["input_ids"].shape[1] :]
+        answers[question] = ids.tolist()
+    return answers
 
 
 def test_tower_is_the_one_in_the_package(parts, tmp_path):
@@ -53,19 +71,15 @@ def test_tower_is_the_one_in_the_package(parts, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
 
 
-def test_text_only_answers_are_those_of_transformers_and_sensible(checkpoint, artifact):
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    vlm = VLM.load(artifact)
-    for question, expected in QUESTIONS.items():
-        messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
-        inputs = processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
-        ids = model.generate(**inputs, do_sample=False, max_new_tokens=24)[0, inputs["input_ids"].shape[1] :]
+@pytest.mark.parametrize(
+    ("engine", "precision"), [("onnx", "fp32"), pytest.param("llama.cpp", "f16", marks=needs_llama_cpp)]
+)
+def test_text_only_answers_are_those_of_transformers_and_sensible(artifact, expected, engine, precision):
+    vlm = VLM.load(artifact, decoder=engine, decoder_precision=precision)
+    for question, sensible in QUESTIONS.items():
         answer = vlm.generate(question, max_new_tokens=24)
-        assert answer.text == expected
-        assert answer.token_ids == ids.tolist()
+        assert answer.text == sensible
+        assert answer.token_ids == expected[question]
 
 
 def test_what_matters_is_kept_of_a_photograph(artifact, request):

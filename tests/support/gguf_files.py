@@ -8,8 +8,9 @@ import gguf
 import numpy as np
 import pytest
 
+HAS_LLAMA_CPP = find_spec("llama_cpp") is not None
 needs_llama_cpp = pytest.mark.skipif(
-    find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed: pip install 'pocketvlm[llama]'"
+    not HAS_LLAMA_CPP, reason="llama-cpp-python is not installed: pip install 'pocketvlm[llama]'"
 )
 
 

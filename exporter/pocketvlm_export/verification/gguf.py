@@ -31,7 +31,12 @@ def measure_gguf(artifact: Artifact, reference: DecoderReference, features: Floa
     """
     spec = artifact.manifest.decoder
     decoder = LlamaCppDecoder.from_file(
-        artifact.path(spec.gguf[kind]), context=spec.context, hidden=spec.hidden, vocab=spec.vocab, f32_cache=True
+        artifact.path(spec.gguf[kind]),
+        context=spec.context,
+        hidden=spec.hidden,
+        vocab=spec.vocab,
+        threads=1,  # several wait for each other at every operation, which on a busy machine takes them minutes
+        f32_cache=True,
     )
     prompter, sequences = Prompter.from_artifact(artifact), gate_sequences(spec.vocab, spec.context)
     figures, answer = measure_logits(decoder, prompter, reference, features, sequences)

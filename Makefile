@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test lint format interop figures clean
+.PHONY: install demo test lint format interop arm64 figures clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -50,6 +50,10 @@ format: install
 # transformers.js in Node answers from the same folder as Hugging Face does; needs npm.
 interop: install
 	$(TOOL) interop
+
+# The real arm64 wheels under an emulator answer as this machine does; needs apt and dpkg-deb, minutes.
+arm64: install
+	$(TOOL) arm64
 
 # The README's accuracy tables; minutes.
 figures: install

@@ -1,0 +1,30 @@
+"""Answers questions with the runtime, on whichever machine runs it: FOLDER QUESTIONS.json VISION DECODER.
+
+Writes one JSON object a question, ``token_ids``, ``text``, ``kept``, and the prompt's last ``logits``.
+"""
+
+import json
+import platform
+import sys
+from pathlib import Path
+
+from pocketvlm import VLM, Artifact
+from pocketvlm.decoders import EmbeddingSegment, open_decoder
+from pocketvlm.pictures import open_picture
+from pocketvlm.preprocessing import Preprocessor
+from pocketvlm.prompts import Prompter
+from pocketvlm.vision import VisionEncoder
+
+folder, questions, vision, precision = sys.argv[1:5]
+artifact = Artifact.open(folder)
+encoder = VisionEncoder.open(artifact, precision=vision, threads=1)  # emulated threads wait for each other by spinning
+decoder = open_decoder(artifact, engine="onnx", precision=precision, threads=1)
+prompter, preprocessor = Prompter.from_artifact(artifact), Preprocessor.from_artifact(artifact)
+vlm = VLM(artifact, encoder, decoder)
+for image, question in json.loads(Path(questions).read_text()):
+    picture = EmbeddingSegment(encoder.encode(preprocessor(open_picture(image))[None]).image_features[0])
+    logits = decoder.prefill(prompter.segments(prompter.encode(question, 1, len(picture)), [picture]))
+    decoder.reset()
+    answer = vlm.generate(question, images=[image], max_new_tokens=32)
+    found = {"token_ids": answer.token_ids, "text": answer.text.strip(), "kept": answer.kept_indices[0]}
+    print(json.dumps({"machine": platform.machine(), "logits": logits.tolist(), **found}), flush=True)

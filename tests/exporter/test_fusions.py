@@ -16,7 +16,6 @@ from pocketvlm_export.pruning import make_pruner
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 500.0}
 RANDOM = np.random.default_rng(0)
-LAYERS = 2
 
 
 def traced(graph):
@@ -35,13 +34,13 @@ def traced(graph):
     ids=["qwen2", "mistral with a window", "llama without groups, yarn"],
 )
 def decoder(request, make_tiny):
-    """A traced decoder and its key-value heads and their size."""
+    """A traced decoder and its dimensions."""
     preset, text = request.param
     checkpoint = open_checkpoint(str(make_tiny(PRESETS[preset].but(text=text))))
     spec = checkpoint.spec.decoder
     with quiet_transformers():
         model = checkpoint.family.load_decoder(checkpoint.weights, checkpoint.spec, attention="eager")
-        return traced(DecoderGraph(model, spec)), spec.kv_heads, spec.head_dim
+        return traced(DecoderGraph(model, spec)), spec
 
 
 @pytest.fixture(scope="module", params=["tiny-llama", "tiny-dinov2"], ids=["clip", "dinov2"])
@@ -60,11 +59,11 @@ def run(model, feed):
     return dict(zip([value.name for value in session.get_outputs()], session.run(None, feed), strict=True))
 
 
-def sequence(rows, past, tokens, kv_heads, head_dim, mask=None):
+def sequence(rows, past, tokens, spec, mask=None):
     """What a decoder reads: ``tokens`` after a ``past``, for each of ``rows``."""
     cache = {
-        f"past_key_values.{layer}.{kind}": RANDOM.normal(size=(rows, kv_heads, past, head_dim)).astype(np.float32)
-        for layer in range(LAYERS)
+        f"past_key_values.{layer}.{kind}": RANDOM.normal(size=(rows, spec.kv_heads, past, spec.head_dim)).astype(np.float32)
+        for layer in range(spec.layers)
         for kind in ("key", "value")
     }
     return {
@@ -77,12 +76,12 @@ def sequence(rows, past, tokens, kv_heads, head_dim, mask=None):
 
 @pytest.mark.parametrize("fusion", FUSIONS[metadata.DECODER])
 def test_a_decoder_answers_as_before(decoder, fusion):
-    model, kv_heads, head_dim = decoder
+    model, spec = decoder
     fused = model.clone()
     fusion()(fused)
     assert {node.domain for node in fused.graph} >= {"com.microsoft"} or fusion is SkipNorms
     for rows, past, tokens in ((1, 0, 9), (2, 0, 7), (1, 6, 5), (3, 8, 1)):
-        feed = sequence(rows, past, tokens, kv_heads, head_dim)
+        feed = sequence(rows, past, tokens, spec)
         expected, found = run(model, feed), run(fused, feed)
         assert expected.keys() == found.keys()
         for name, value in expected.items():
@@ -90,25 +89,26 @@ def test_a_decoder_answers_as_before(decoder, fusion):
 
 
 def test_padding_on_the_left_stays_unseen(decoder):
-    model, kv_heads, head_dim = decoder
+    model, spec = decoder
     fused = model.clone()
     fuse(fused, metadata.DECODER)
     mask = [[1] * 7, [0] * 3 + [1] * 4]
-    feed = sequence(2, 0, 7, kv_heads, head_dim, mask)
+    feed = sequence(2, 0, 7, spec, mask)
     np.testing.assert_allclose(run(fused, feed)["logits"], run(model, feed)["logits"], atol=1e-4)
 
 
 def test_everything_is_fused(decoder):
-    fused = decoder[0].clone()
+    model, spec = decoder
+    fused = model.clone()
     fuse(fused, metadata.DECODER)
     kinds = [node.op_type for node in fused.graph]
-    assert kinds.count("GroupQueryAttention") == LAYERS
-    assert kinds.count("SkipSimplifiedLayerNormalization") == 2 * LAYERS
-    assert kinds.count("RotaryEmbedding") == 2 * LAYERS
+    assert kinds.count("GroupQueryAttention") == spec.layers
+    assert kinds.count("SkipSimplifiedLayerNormalization") == 2 * spec.layers
+    assert kinds.count("RotaryEmbedding") == 2 * spec.layers
     assert not {"Softmax", "Neg", "Reciprocal"} & set(kinds)
-    shapes = [{value.name: value.shape for value in model.graph.outputs} for model in (fused, decoder[0])]
+    shapes = [{value.name: value.shape for value in graph.outputs} for graph in (fused.graph, model.graph)]
     assert shapes[0] == shapes[1]
-    assert [value.name for value in fused.graph.inputs] == [value.name for value in decoder[0].graph.inputs]
+    assert [value.name for value in fused.graph.inputs] == [value.name for value in model.graph.inputs]
 
 
 def test_a_tower_sees_as_before(tower):

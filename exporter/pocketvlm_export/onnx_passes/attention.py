@@ -65,9 +65,13 @@ def join_heads(graph: ir.Graph, before: ir.Node, heads: ir.Value) -> ir.Value:
     """(batch, heads, tokens, d) -> (batch, tokens, heads * d): what it is a view of, or a view by new nodes."""
     if (joined := joined_heads(heads)) is not None:
         return joined
-    turned_back = ir.node("Transpose", [heads], {"perm": HEADS_FIRST})
-    reshaped = ir.node("Reshape", [turned_back.outputs[0], constant(graph, "[0, 0, -1]", [0, 0, -1])])
-    graph.insert_before(before, [turned_back, reshaped])
+    tokens_first = turned(heads, HEADS_FIRST)
+    if tokens_first is None:
+        back = ir.node("Transpose", [heads], {"perm": HEADS_FIRST})
+        graph.insert_before(before, back)
+        tokens_first = back.outputs[0]
+    reshaped = ir.node("Reshape", [tokens_first, constant(graph, "[0, 0, -1]", [0, 0, -1])])
+    graph.insert_before(before, reshaped)
     return reshaped.outputs[0]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from pocketvlm_export.onnx_passes.attention import constant, joined_heads, made_by, split_heads
+from pocketvlm_export.onnx_passes.attention import constant, join_heads, made_by, split_heads
 from pocketvlm_export.onnx_passes.block_int4 import MICROSOFT
 
 
@@ -73,7 +73,7 @@ def _at(last: ir.Node) -> Rotation | None:
         return None
     x, halves = straight.inputs[0], [made_by(value, "Slice") for value in (negated.inputs[0], turned_half.inputs[1])]
     angles = [made_by(node.inputs[1], "Unsqueeze") for node in (straight, crossed)]
-    if x is None or None in halves or None in angles or joined_heads(x) is None:
+    if x is None or None in halves or None in angles:
         return None
     if any(half is None or half.inputs[0] is not x for half in halves):
         return None
@@ -101,12 +101,12 @@ def _tables(graph: ir.Graph, rotation: Rotation) -> list[ir.Value]:
 
 
 def _fuse(graph: ir.Graph, rotation: Rotation, tables: list[ir.Value]) -> None:
-    joined, shape = joined_heads(rotation.x), rotation.x.shape
-    assert joined is not None
+    joined, shape = join_heads(graph, rotation.last, rotation.x), rotation.x.shape
     assert shape is not None
     heads, size = int(shape[1]), int(shape[3])  # type: ignore[arg-type]
     node = ir.node("RotaryEmbedding", [joined, *tables], {"num_heads": heads}, domain=MICROSOFT)
-    node.outputs[0].shape, node.outputs[0].type = joined.shape, joined.type
+    node.outputs[0].shape = ir.Shape([shape[0], shape[2], heads * size])
+    node.outputs[0].type = rotation.x.type
     graph.insert_before(rotation.last, node)
     split = split_heads(graph, rotation.last, node.outputs[0], heads, size)
     split.shape, split.type = rotation.last.outputs[0].shape, rotation.last.outputs[0].type

@@ -5,6 +5,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter.ort_fusions.rms_normalization import fuse_rms_normalization
 from onnxscript.rewriter.ort_fusions.skip_normalization import fuse_skip_rms_normalization
 
+from pocketvlm_export.onnx_passes.attention import made_by
 from pocketvlm_export.onnx_passes.block_int4 import MICROSOFT
 
 _SIMPLIFIED = "SimplifiedLayerNormalization"
@@ -26,7 +27,8 @@ class SkipNorms(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=fused > 0)
 
     def ensures(self, model: ir.Model) -> None:
-        """No RMS norm is left in pieces, and all but the first are fused with a sum."""
-        kinds = [node.op_type for node in model.graph]
-        if "Reciprocal" in kinds or kinds.count(_SIMPLIFIED) > 1:
+        """No RMS norm is left in pieces, and none that follows a sum by itself."""
+        pieces = any(node.op_type == "Reciprocal" for node in model.graph)
+        after_sums = [node for node in model.graph if node.op_type == _SIMPLIFIED and made_by(node.inputs[0], "Add")]
+        if pieces or after_sums:
             raise ir.passes.PostconditionError("norms are left that could be fused")

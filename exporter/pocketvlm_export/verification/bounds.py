@@ -34,8 +34,8 @@ VISION_BOUNDS: Mapping[str, VisionBounds] = {
     "int8": VisionBounds(cosine=0.99, overlap=0.8, near=0.1),
 }
 # Least cosine of the logits of all positions, by precision of the ONNX decoder or type of the GGUF file. Lower ones
-# mean a broken file: random decoders are the hardest case. Four bits left .88 of one 64 wide, .61 of one of Qwen2-0.5B's
-# size and .999 of a trained one; eight left .973 and .9999 of the last two.
+# mean a broken file: random decoders are the hardest case. Four bits left .88 of one 64 wide, .61 of one of the size of
+# Qwen2-0.5B and .999 of a trained one; eight left .973 and .9999 of the last two.
 LOGITS_COSINE: Mapping[str, float] = {
     "fp16": 0.999,
     "int8": 0.95,

@@ -104,6 +104,25 @@ def test_precisions_of_one_engine_are_not_asked_of_another(asked, board):
         assert (asked["decoder"], asked["decoder_precision"]) == (engine, precision)
 
 
+def test_profile_measures_what_the_target_lists(artifact_dir, board, monkeypatch):
+    seen = {}
+
+    def sweep(manifest, **asked):
+        seen.update(asked)
+        raise PocketVLMError("looked at")
+
+    monkeypatch.setattr("pocketvlm.profiler.cases.sweep", sweep)
+    path = board(budget=[5, 3], decoder="both", decoder_precision=["int4"], gguf_type=["q8_0"], threads=3, context=99)
+    result = pocketvlm("profile", artifact_dir, "--target", path)
+    assert "looked at" in result.stderr, result.output
+    assert tuple(seen["budgets"]) == (5, 3)
+    assert seen["decoders"] == ("onnx", "llama.cpp")
+    assert seen["decoder_precisions"] == ("int4", "q8_0")
+    assert (seen["vision_precisions"], seen["threads"]) == ((), (3,))
+    pocketvlm("profile", artifact_dir, "--target", path, "--budget", "2,1", "--threads", "1", "--decoder", "onnx")
+    assert (tuple(seen["budgets"]), seen["threads"], seen["decoders"]) == ((2, 1), (1,), ("onnx",))
+
+
 def test_the_answer_is_the_targets(artifact_dir, board):
     path = board(budget=[3], threads=1, context=60, vision_precision=["fp32"])
     result = pocketvlm("run", artifact_dir, "--prompt", "what?", "--json", "--max-new-tokens", 3, "--target", path)

@@ -41,6 +41,9 @@ class Configuration:
     vision: str
     decoder: str
 
+    def __str__(self) -> str:
+        return f"vision {self.vision}, decoder {self.decoder}"
+
 
 CONFIGURATIONS = (Configuration("fp32", "fp32"), Configuration("int8", "int8"), Configuration("int8", "int4"))
 
@@ -108,8 +111,8 @@ def compare(configuration: Configuration, pairs: list[Any], here: list[Answer], 
     passed = worst <= tolerance and (not exact or same == kept == len(pairs))
     machines = f"{here[0]['machine']} and {there[0]['machine']}"
     click.echo(
-        f"{'ok' if passed else 'DIFFERENT'}  vision {configuration.vision}, decoder {configuration.decoder}, "
-        f"{machines}: tokens of {same} of {len(pairs)} answers are the same, patches of {kept}; right {right[0]} and {right[1]}; "
+        f"{'ok' if passed else 'DIFFERENT'}  {configuration}, {machines}: "
+        f"tokens of {same} of {len(pairs)} answers are the same, patches of {kept}; right {right[0]} and {right[1]}; "
         f"logits differ by at most {worst:.1e} of the largest (allowed {tolerance:.0e})"
     )
     return passed

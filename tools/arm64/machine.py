@@ -124,7 +124,14 @@ def _install(folder: Path, version: str) -> None:
     if complete.exists():
         pip(*install, "--no-deps", wheel)
         return
-    platforms = [option for name in _PLATFORMS for option in ("--platform", f"{name}_aarch64")]
-    fixed = ["--python-version", version, "--only-binary", ":all:", "--constraint", _ROOT / "constraints.txt"]
+    platforms: list[str | Path] = [option for name in _PLATFORMS for option in ("--platform", f"{name}_aarch64")]
+    fixed: list[str | Path] = [
+        "--python-version",
+        version,
+        "--only-binary",
+        ":all:",
+        "--constraint",
+        _ROOT / "constraints.txt",
+    ]
     pip(*install, *platforms, *fixed, wheel)
     complete.touch()

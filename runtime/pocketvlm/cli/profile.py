@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.lists import NAMES, NUMBERS, Comma
+from pocketvlm.cli.target import profiling_wishes, takes_target
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.files import replace_file
@@ -40,7 +41,7 @@ def _budget(text: str) -> int | str:
 @click.option("--decoder-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the decoder.")
 @click.option("--vision-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the vision.")
 @click.option("--threads", type=NUMBERS, default=(None,), metavar="N[,N...]", help="Of each engine.")
-# A deployment target fills in here, by `takes_target`, what none of the options above says.
+@takes_target(profiling_wishes)
 @click.option("--repeat", type=click.IntRange(1), default=7, show_default=True, metavar="N", help="Runs of each.")
 @click.option(
     "--warmup",

@@ -57,6 +57,18 @@ def answering_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]
     return {name: value for name, value in wanted.items() if value is not None}
 
 
+def profiling_wishes(target: Target, _given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a target wants of a command that measures: its lists, of which every engine takes what it has."""
+    wanted = {
+        "decoder": ("onnx", "llama.cpp") if target.decoder == "both" else target.decoder,
+        "budget": target.budget,
+        "vision_precision": target.vision_precision,
+        "decoder_precision": (*target.decoder_precision, *target.gguf_type),
+        "threads": target.threads,
+    }
+    return {name: value for name, value in wanted.items() if value}
+
+
 def _from_target(name_or_file: str, given: Mapping[str, Any], wishes: Wishes) -> dict[str, Any]:
     """The target's values for the options that nobody typed, converted as the options convert what is typed."""
     from pocketvlm.targets import load_target

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequence[str]) -> Path:
     """The environment's Python; made where it is not there, or was made from other requirements.
 
+    A requirement that begins with ``!`` is taken out again: a package asks for it, and does without.
+
     Raises:
         click.ClickException: pip cannot install them; its last line is said.
     """
@@ -29,10 +31,15 @@ def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequen
     click.echo(f"making {folder} from {', '.join(requirements)}", err=True)
     venv.create(folder, with_pip=True, clear=True)
     native = ["--find-links", str(native_llama_cpp(folder.parent / "wheels"))] if _needs_llama_cpp(wanted) else []
-    command = [str(python), "-m", "pip", "install", "--quiet", *native, *pip_args, *requirements]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise click.ClickException(f"pip cannot make {folder}: {(done.stderr.strip() or '?').splitlines()[-1]}")
+    installed = [name for name in requirements if not name.startswith("!")]
+    unwanted = [name.removeprefix("!") for name in requirements if name.startswith("!")]
+    steps = [["install", "--quiet", *native, *pip_args, *installed]]
+    steps += [["uninstall", "--quiet", "--yes", *unwanted]] if unwanted else []
+    for step in steps:
+        command = [str(python), "-m", "pip", *step]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise click.ClickException(f"pip cannot make {folder}: {(done.stderr.strip() or '?').splitlines()[-1]}")
     made_from.write_text(wanted)
     return python
 

@@ -15,7 +15,8 @@ from compare_peers.mmproj import write_mmproj
 # The environment of a peer -> what it is made of, beside the Python that runs this tool.
 ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     "transformers": ("-c", "constraints.txt", "torch", "transformers", "pillow"),
-    "openvino": ("torch==2.13.0", "optimum-intel==2.2.0", "openvino-genai==2026.4.1.0", "pillow"),
+    # torchvision is another build than torch where torch is the one for CPUs, and then breaks transformers.
+    "openvino": ("torch==2.13.0", "optimum-intel==2.2.0", "openvino-genai==2026.4.1.0", "pillow", "!torchvision"),
     "llama.cpp": ("-c", "constraints.txt", "llama-cpp-python", "pillow"),
     "pocketvlm": ("-c", "constraints.txt", ".[llama]"),
 }
@@ -92,4 +93,8 @@ def peers(tokens: int, budget: int) -> list[Peer]:
         ours(tokens, "fp32", "onnx", "fp32"),
         ours(budget, "fp32", "onnx", "fp32"),
         ours(budget, "fp32", "llama.cpp", "q4_0"),
+        ours(tokens, "int8", "onnx", "int4_b128"),
+        ours(budget, "int8", "llama.cpp", "q4_0"),
+        ours(budget, "int8", "onnx", "int8"),
+        ours(budget, "int8", "onnx", "int4_b128"),
     ]

@@ -54,6 +54,17 @@ def test_published_folder_can_be_read_by_others(tmp_path):
     assert (tmp_path / "artifact").stat().st_mode & 0o777 == 0o755
 
 
+def test_what_a_killed_export_left_is_named_and_stays(tmp_path, caplog):
+    left = tmp_path / ".artifact.abc.partial"
+    left.mkdir()
+    build_into(tmp_path / "artifact")
+    assert str(left) in caplog.text
+    assert left.is_dir()
+    caplog.clear()
+    build_into(tmp_path / "other")
+    assert not caplog.text
+
+
 def test_an_old_artifact_is_replaced(published):
     build_into(published)
     assert files(published) == {"pocketvlm.json": b"new"}

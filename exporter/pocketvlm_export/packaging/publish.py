@@ -1,6 +1,8 @@
 """Knows how a folder appears at its destination whole or not at all."""
 
 import errno
+import glob
+import logging
 import os
 import shutil
 import signal
@@ -16,6 +18,7 @@ from pocketvlm.artifact import MANIFEST_NAME
 
 _MARGIN = 64 << 20  # bytes kept free beside what is estimated
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_log = logging.getLogger(__name__)
 
 
 def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
@@ -86,6 +89,7 @@ def staging(output: Path) -> Iterator[Path]:
     with _signals_as_exit():
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
+            _speak_of_leftovers(output)
             folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
             yield folder
         except OSError as error:
@@ -96,6 +100,12 @@ def staging(output: Path) -> Iterator[Path]:
             for parent in made:
                 with suppress(OSError):  # not empty: something was published
                     parent.rmdir()
+
+
+def _speak_of_leftovers(output: Path) -> None:
+    """Name what killed exports left beside ``output``; whether one of them is still at work cannot be known here."""
+    for left in sorted(output.parent.glob(f".{glob.escape(output.name)}.*.partial")):
+        _log.warning("%s is an export that was killed, or is still at work: remove it if it was killed", left)
 
 
 def publish(folder: Path, output: Path) -> None:

@@ -64,6 +64,10 @@ class ExportOptions:
         _check_known("vision precision", self.vision_precisions, names_for("vision"))
         _check_known("decoder precision", self.decoder_precisions, names_for("decoder"))
         _check_known("embedding precision", self.embed, names_for("embed"))
+        if self.portable and self.format == "ort":
+            raise PocketVLMError(
+                "--portable asks for standard operators, --format ort for files that only ONNX Runtime reads: choose one"
+            )
         if self.portable:
             _check_standard((*self.decoder_precisions, *self.embed))
         _check_known("format", (self.format,), FORMATS)

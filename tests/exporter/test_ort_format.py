@@ -80,6 +80,11 @@ def test_the_operators_listed_are_those_that_run(artifact, tmp_path):
     assert str(artifact.parent) not in (artifact / OPERATORS).read_text()
 
 
+def test_other_engines_do_not_read_it():
+    with pytest.raises(PocketVLMError, match="--portable asks for standard operators"):
+        ExportOptions(portable=True, format="ort")
+
+
 def test_a_graph_beyond_a_flatbuffer_is_refused(tiny_checkpoint):
     plan = make_plan(inspect_checkpoint(str(tiny_checkpoint), None), ExportOptions(format="ort"))
     check_sizes(plan)

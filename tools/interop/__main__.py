@@ -1,7 +1,8 @@
 """transformers.js in Node against Hugging Face, token by token: ``PYTHONPATH=tools python -m interop``.
 
 Exports the demo checkpoint, lets Node answer every question about the three example scenes from that folder, and
-compares with Hugging Face's modules on the same kept patches and with this project's runtime. Needs node and npm.
+compares with Hugging Face's modules on the same kept patches and with this project's runtime; then runs the JavaScript
+that the artifact's USING.md shows, in onnxruntime-web. Needs node and npm.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from demo_accuracy.answers import PrunedModel, fastervlm, prompt_of
+from interop.page import answer_with_the_page
 from pocketvlm import VLM
 from pocketvlm_export import ExportOptions, export
 from train_demo.__main__ import DEMO
@@ -62,6 +64,10 @@ def main(folder: Path) -> None:
         if not same:
             click.echo(f"  transformers {theirs}\n  transformers.js {js}\n  pocketvlm {mine}")
     click.echo(f"{len(pairs) - differ} of {len(pairs)} answers have the same tokens in all three")
+    shown = answer_with_the_page(folder, [(path, question.text) for path, question in pairs], HERE)
+    alike = sum(theirs[: len(mine)] == mine for theirs, mine in zip(shown, runtime, strict=True))
+    click.echo(f"{alike} of {len(pairs)} answers of the JavaScript in USING.md have the same tokens")
+    differ += len(pairs) - alike
     raise SystemExit(1 if differ else 0)
 
 

@@ -250,7 +250,7 @@ def test_a_broken_command_of_the_runtime_is_not_blamed_on_the_exporter(monkeypat
 
 def test_every_command_has_help_with_an_example():
     listing = pocketvlm("--help").stdout
-    for name in ("run", "chat", "inspect", "verify", "export"):
+    for name in ("run", "chat", "inspect", "verify", "targets", "export"):
         assert name in listing
         assert f"Example: pocketvlm {name} " in " ".join(pocketvlm(name, "--help").stdout.split())
 

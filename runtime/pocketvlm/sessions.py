@@ -11,6 +11,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.overflow import integer_options
 from pocketvlm.signatures import signature
 from pocketvlm.threads import check_threads
 
@@ -34,12 +35,6 @@ _ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
 )
-# x86 CPUs with AVX2 and without VNNI multiply unsigned by signed bytes by an instruction that adds two products in 16
-# bits: up to 2 x 255 x 127, which is cut at 32767. With this entry ONNX Runtime makes such weights unsigned when it
-# opens a graph there, and takes another instruction. Measured with 1.31 under qemu-x86_64 -cpu Haswell: products of
-# large weights are off by up to 31 % without it, by the 0.2 % of any other CPU with it; where the CPU has VNNI it
-# changes nothing. Weights of 7 bits (reduce_range) would avoid it too, at the cost of a bit on every CPU.
-_NO_OVERFLOW = ("session.x64quantprecision", "1")
 _ERRORS_ONLY = 3  # log severity: warnings about a graph's nodes are of no use to whoever asks a question
 
 
@@ -72,7 +67,8 @@ def open_session(
     check_threads(threads)
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    options.add_session_config_entry(*_NO_OVERFLOW)
+    for key, value in integer_options().items():
+        options.add_session_config_entry(key, value)
     if threads is not None:
         options.intra_op_num_threads = threads
     if profile is not None:

@@ -5,9 +5,7 @@ import onnx
 import pytest
 
 from pocketvlm import Artifact, PocketVLMError
-from pocketvlm.artifact import metadata
 from pocketvlm.decoders import EmbeddingSegment, TokenSegment, open_decoder
-from pocketvlm.sessions import open_session
 from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 from support.tiny_graphs import CONTEXT, HIDDEN, reference_logits
 
@@ -129,15 +127,6 @@ def test_a_dimension_that_the_graph_leaves_open_is_refused(artifact_dir):
 def test_threads_below_one_are_refused(artifact_dir, threads):
     with pytest.raises(PocketVLMError, match=f"threads={threads}"):
         open_decoder(Artifact.open(artifact_dir), threads=threads)
-
-
-def test_integer_products_are_told_not_to_overflow(tmp_path):
-    """What ONNX Runtime does of it shows on older CPUs only: tools/old_cpu plays one."""
-    write_artifact(tmp_path / "a")
-    artifact = Artifact.open(tmp_path / "a")
-    name = next(iter(artifact.manifest.decoder.graphs.values()))
-    options = open_session(artifact, name, metadata.DECODER).get_session_options()
-    assert options.get_session_config_entry("session.x64quantprecision") == "1"
 
 
 def test_the_table_that_goes_with_a_decoder(tmp_path):

@@ -26,6 +26,7 @@ from train_demo.scenes import question_set
 
 SHARE = 0.1  # of the patches: what overlap of kept patches is measured at
 PICTURES = 300
+THREADS = 1  # the demo is too small to gain from more
 _EXACT = "fp32"
 
 
@@ -78,8 +79,8 @@ def count_right(artifact: Artifact, engine: str, vision: str, precision: str, bu
     """How many of the first test questions one pair answers to the letter."""
     vlm = VLM(
         artifact,
-        VisionEncoder.open(artifact, budget=budget, precision=vision),
-        open_decoder(artifact, engine=engine, precision=precision),
+        VisionEncoder.open(artifact, budget=budget, precision=vision, threads=THREADS),
+        open_decoder(artifact, engine=engine, precision=precision, threads=THREADS),
     )
     bar = tqdm(question_set("test", questions), f"{engine} {vision} {precision}", total=questions, disable=None)
     return sum(
@@ -94,7 +95,9 @@ def overlap(artifact: Artifact, precision: str, budget: int) -> tuple[float, flo
     preprocessor = Preprocessor.from_artifact(artifact)
     count = round(SHARE * artifact.manifest.pruning.tokens_before)
     # Each narrows a larger graph's answer, as an answer at a smaller budget does.
-    encoders = [VisionEncoder.open(artifact, budget=budget, precision=name) for name in (_EXACT, precision)]
+    encoders = [
+        VisionEncoder.open(artifact, budget=budget, precision=name, threads=THREADS) for name in (_EXACT, precision)
+    ]
     parts = []
     for picture, _ in question_set("test", PICTURES):
         pixels = preprocessor(picture)[None]

@@ -5,8 +5,13 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm import VLM, PocketVLMError
+from pocketvlm import VLM, Artifact, PocketVLMError
 from pocketvlm.cli import main
+from pocketvlm.profiler.cases import sweep
+from pocketvlm.profiler.measure import profile
+from pocketvlm.profiler.questions import Question
+from pocketvlm.profiler.result import STAGES
+from pocketvlm.profiler.rows import rows
 from pocketvlm_export import ExportOptions, export
 from train_demo.scenes import question_set
 
@@ -114,3 +119,16 @@ def test_an_artifact_for_llama_cpp_alone_answers(tmp_path, examples):
     assert vlm.generate("How many objects are there?", [examples / "scene-3.png"]).text.strip() == "three"
     with pytest.raises(PocketVLMError, match="'onnx' is not in this artifact"):
         VLM.load(tmp_path / "a", decoder="onnx")
+
+
+def test_a_profile_sets_the_engines_side_by_side(artifact, examples):
+    opened = Artifact.open(artifact)
+    question = Question("Describe the picture.", (str(examples / "scene-2.png"),), new_tokens=4)
+    found = profile(opened, sweep(opened.manifest, decoders=("all",), threads=(1,)), question, repeat=1, warmup=0)
+    onnx, llama = found.results
+    assert (onnx.case.decoder, llama.case.decoder) == ("onnx", "llama.cpp")
+    assert llama.stages["embed"].median == 0  # llama.cpp looks embeddings up itself
+    assert onnx.costs.kv_bytes == 2 * llama.costs.kv_bytes == 36 * 2 * 4 * 2 * 64 * 4  # float32 against float16
+    assert onnx.costs.flops == llama.costs.flops == 8 * (4 * 36 * 256**2 + 2 * 36**2 * 256 + 3 * 36 * 256 * 768)
+    assert {result.samples[0].new_tokens for result in found.results} == {4}
+    assert len(list(rows(found))) == 2 * len(STAGES)

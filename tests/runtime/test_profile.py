@@ -157,7 +157,7 @@ def test_a_terminal_gets_a_table_and_the_machine(measured):
     (head,) = [line.split() for line in lines if line.startswith("tokens  load")]
     assert head == ["tokens", *STAGES]
     assert "governor" in result.stdout
-    assert "warning: 1 runs of each say little" in result.stderr
+    assert "warning: few runs (1 of each) say little" in result.stderr
 
 
 @pytest.mark.parametrize(

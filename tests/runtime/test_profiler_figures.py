@@ -12,10 +12,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pocketvlm import PocketVLMError
+from pocketvlm.artifact import Manifest
 from pocketvlm.profiler import machine
+from pocketvlm.profiler.cases import Case
 from pocketvlm.profiler.compare import compare, rank_sum_chances, ratio_interval
+from pocketvlm.profiler.once import Sample
+from pocketvlm.profiler.questions import Question
+from pocketvlm.profiler.result import Profile, Result
 from pocketvlm.profiler.spread import Spread
+from pocketvlm.profiler.tables import tables
 from pocketvlm.profiler.turns import measure_in_turns, take_turns
+from support.tiny_artifact import read_manifest
 
 SAMPLES = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=40)
 
@@ -191,3 +198,56 @@ def test_the_machine_is_described():
     assert found.versions["pocketvlm"]
     assert found.cpu in found.describe()
     assert "\n" not in found.describe()
+
+
+def machine_with(other_load):
+    return machine.Machine("a CPU", 2, 2, None, "Linux", "powersave", other_load, {"pocketvlm": "0"})
+
+
+def profile_of(manifest, ttfts, other_load=1.0, load_meanwhile=1.0):
+    """A profile whose samples are written by hand: {budget: milliseconds to the first token}."""
+    stages = dict.fromkeys(("load", "preprocess", "vision", "embed", "prefill", "decode", "total"), 10.0)
+    found = Profile("folder", manifest, machine_with(other_load), Question("what?"), 3, 1, "now")
+    for budget, samples in ttfts.items():
+        result = Result(Case(budget, "onnx", "fp32", "fp32", 2), 1, manifest)
+        for ttft in samples:
+            run = {**stages, "ttft": ttft, "prefill": ttft / 2}
+            result.samples.append(Sample(run, 36, budget, budget + 40, 5, 4, 10**8, load_meanwhile))
+        found.results.append(result)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "warning"),
+    [
+        (1.0, 2.0, None),
+        (40.0, 2.0, "others used 40 % of its CPUs before measuring"),
+        (1.0, 30.0, "during 3 of 3 runs others used over 15 % of its CPUs, 30 % at most"),
+        (None, None, "nobody can tell here whether the machine is busy"),
+    ],
+)
+def test_a_busy_machine_is_warned_of(artifact_dir, before, meanwhile, warning):
+    manifest = Manifest.from_dict(read_manifest(artifact_dir))
+    found = profile_of(manifest, {6: [10.0, 11.0, 12.0]}, before, meanwhile).warnings()
+    assert found == [] if warning is None else warning in "".join(found)
+
+
+def test_savings_stand_beside_what_the_formulas_promise(tiny_export):
+    manifest = Manifest.from_dict(read_manifest(tiny_export))
+    found = profile_of(manifest, {18: [200.0, 210.0, 190.0], 9: [100.0, 90.0, 600.0]})
+    stages, savings = tables(found)
+    assert [row[0] for row in savings.rows] == ["18", "9"]
+    cells = [dict(zip(savings.head, row, strict=True)) for row in savings.rows]
+    assert [cell["ttft"] for cell in cells] == ["200", "100"]
+    assert [cell["sooner"] for cell in cells] == ["1.00x", "2.00x"]
+    # "by FLOPs" stands twice: of all before the first token, and of the prefill.
+    first_token, prefill = (at for at, name in enumerate(savings.head) if name == "by FLOPs")
+    costs = [result.costs for result in found.results]
+    assert savings.rows[1][first_token] == f"{costs[0].flops_first_token / costs[1].flops_first_token:.2f}x"
+    assert savings.rows[1][prefill] == f"{costs[0].flops_prompt / costs[1].flops_prompt:.2f}x"
+    assert [row[stages.head.index("ttft")] for row in stages.rows] == ["200", "100"]
+    (outlier,) = profile_of(manifest, {9: [100.0, 101.0, 99.0, 100.0, 600.0]}).outliers()[:1]
+    assert outlier["samples_ms"] == [300.0]  # half of it went into the prefill, which comes first
+    widths = {len(line) for line in savings.text().splitlines()[1:]}
+    assert len(widths) == 1
+    assert savings.markdown().count("\n|") == 4

@@ -122,7 +122,7 @@ class Profile:
             )
         few = [r for r in self.results if len(r.samples) < 3]
         if few and not self.interrupted:
-            yield f"{self.repeat} runs of each say little about the spread: --repeat 5 or more does"
+            yield f"few runs ({self.repeat} of each) say little about the spread: --repeat 5 or more does"
 
     def outliers(self) -> list[dict[str, Any]]:
         """Which samples lie far off, by configuration and stage; all of them are in the figures."""

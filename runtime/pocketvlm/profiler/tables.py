@@ -51,7 +51,7 @@ def headline(profile: Profile) -> str:
     """What was measured, in a line."""
     first = profile.results[0]
     sample, pruning = first.samples[0], profile.manifest.pruning
-    turns = f"{profile.repeat} interleaved turns" + (", interrupted" if profile.interrupted else "")
+    turns = _count(profile.repeat, "interleaved turn") + (", interrupted" if profile.interrupted else "")
     text_tokens = sample.prompt_tokens - sample.visual_after
     return (
         f"{profile.manifest.source.model}, {pruning.method}, {pruning.tokens_before} visual tokens a picture before "

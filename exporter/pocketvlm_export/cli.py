@@ -11,28 +11,12 @@ from tqdm import tqdm
 
 from pocketvlm import PocketVLMError
 from pocketvlm.cli.inspect import figures_text
+from pocketvlm.cli.lists import NUMBERS, Comma
 from pocketvlm.cli.target import takes_target
 from pocketvlm_export.options import DECODERS, DEFAULT_GGUF_TYPE, FORMATS, GGUF_TYPES, ExportOptions
 from pocketvlm_export.precisions import Part, names_for
 from pocketvlm_export.requirements import check_transformers
 from pocketvlm_export.targets import export_wishes
-
-
-class Comma(click.ParamType):
-    """A comma-separated list, each item converted by ``convert_item``."""
-
-    def __init__(self, name: str, convert_item: Callable[[str], Any]) -> None:
-        self.name = name
-        self._convert_item = convert_item
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Split and convert; a wrong item is a usage error."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self._convert_item(item.strip()) for item in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a comma-separated list of {self.name}", param, ctx)
 
 
 def _one_of(known: Collection[str]) -> Callable[[str], str]:
@@ -44,7 +28,6 @@ def _one_of(known: Collection[str]) -> Callable[[str], str]:
     return check
 
 
-BUDGETS = Comma("whole numbers", int)
 TYPES = Comma(f"GGUF types ({', '.join(GGUF_TYPES)})", _one_of(GGUF_TYPES))
 
 
@@ -67,7 +50,7 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 @click.option("--pruner", default="fastervlm", show_default=True, metavar="NAME", help="Pruning method, or none.")
 @click.option("--pruner-option", multiple=True, metavar="KEY=VALUE", callback=_pairs, help="Option of the method.")
 @click.option(
-    "--budget", type=BUDGETS, default=(), metavar="K[,K...]", help="Visual tokens kept; a quarter by default."
+    "--budget", type=NUMBERS, default=(), metavar="K[,K...]", help="Visual tokens kept; a quarter by default."
 )
 @click.option("--decoder", type=click.Choice(list(DECODERS)), default="onnx", show_default=True, help="Decoder engine.")
 @click.option(

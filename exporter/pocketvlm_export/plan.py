@@ -64,7 +64,15 @@ class ExportPlan:
         }
         for files, weights in ((self.embed, self.embed_bytes), (self.decoder, self.decoder_bytes)):
             sizes |= {file: _GRAPH_BYTES + self._weights(weights, precision) for precision, file in files.items()}
+        shared = {file for precision, file in self.embed.items() if self._shares_head(precision)}
+        sizes |= dict.fromkeys(shared, _GRAPH_BYTES)
         return sizes | {file: self.gguf_size(kind) for kind, file in self.gguf.items()}
+
+    def _shares_head(self, precision: str) -> bool:
+        """Whether an embedding table lies in the decoder's weights file already."""
+        decoder = self.decoder.get(precision, "")
+        tied = self.spec.decoder.tied and PRECISIONS[precision].shares_head
+        return tied and decoder != "" and decoder not in self.extra
 
     def gguf_size(self, kind: str) -> int:
         """Return the estimated bytes of a GGUF file of a type."""

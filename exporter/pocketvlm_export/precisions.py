@@ -19,6 +19,7 @@ class Precision:
         table: of a decoder in this precision, the precision of its embedding table unless another is asked for.
         js: what transformers.js calls it, None where it has no name for these files.
         standard: whether standard ONNX operators can express it.
+        shares_head: whether the table of a tied checkpoint is the very bytes of the decoder's head, and stored once.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Precision:
     table: str
     js: str | None
     standard: bool = True
+    shares_head: bool = False
 
 
 _LISTED = (
@@ -35,9 +37,12 @@ _LISTED = (
     Precision("fp16", "_fp16", 16, ("vision", "decoder", "embed"), table="fp16", js="fp16"),
     # Dynamic: weights signed and per channel, activations unsigned and measured as they come.
     Precision("int8", "_quantized", 8.1, ("vision", "decoder"), table="fp16", js="q8"),
-    # Blocks of 32 as the onnx-community layout has them; of 128 decode a little faster and lose more.
-    Precision("int4", "_q4", 5, ("decoder", "embed"), table="int4", js="q4", standard=False),
-    Precision("int4_b128", "_q4_b128", 4.25, ("decoder", "embed"), table="int4_b128", js=None, standard=False),
+    # Blocks of 32 as the onnx-community layout has them; of 128 decode a little faster and lose more. A browser, which
+    # loads one weights file a graph, needs a table of another precision where the two share theirs.
+    *(
+        Precision(name, suffix, bits, ("decoder", "embed"), table=name, js=js, standard=False, shares_head=True)
+        for name, suffix, bits, js in (("int4", "_q4", 5, "q4"), ("int4_b128", "_q4_b128", 4.25, None))
+    ),
 )
 PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in _LISTED}
 # The precision whose graphs the parity gate holds against the checkpoint: always built, kept when asked for.

@@ -28,10 +28,11 @@ def traced(graph):
     scope="module",
     params=[
         ("tiny-qwen2", {}),
+        ("tiny-qwen3", {}),
         ("tiny-mistral", {"sliding_window": 5}),
         ("tiny-llama", {"head_dim": 24, "rope_parameters": YARN, "num_key_value_heads": 4}),
     ],
-    ids=["qwen2", "mistral with a window", "llama without groups, yarn"],
+    ids=["qwen2", "qwen3, whose heads are normed", "mistral with a window", "llama without groups, yarn"],
 )
 def decoder(request, make_tiny):
     """A traced decoder and its dimensions."""
@@ -61,8 +62,9 @@ def run(model, feed):
 
 def sequence(rows, past, tokens, spec, mask=None):
     """What a decoder reads: ``tokens`` after a ``past``, for each of ``rows``."""
+    size = (rows, spec.kv_heads, past, spec.head_dim)
     cache = {
-        f"past_key_values.{layer}.{kind}": RANDOM.normal(size=(rows, spec.kv_heads, past, spec.head_dim)).astype(np.float32)
+        f"past_key_values.{layer}.{kind}": RANDOM.normal(size=size).astype(np.float32)
         for layer in range(spec.layers)
         for kind in ("key", "value")
     }

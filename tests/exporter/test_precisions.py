@@ -89,6 +89,13 @@ def test_options_that_make_no_sense(options, message):
         ExportOptions(**options)
 
 
+def test_the_plan_counts_a_shared_table_once(make_tiny):
+    options = ExportOptions(decoder_precisions=("int4", "int8"))
+    tied, apart = (make_plan(open_checkpoint(str(make_tiny(name))), options) for name in ("tiny-qwen2", "tiny-llama"))
+    sizes = [{precision: plan.sizes()[file] for precision, file in plan.embed.items()} for plan in (tied, apart)]
+    assert sizes[0]["int4"] < sizes[1]["int4"] < sizes[1]["fp16"] == sizes[0]["fp16"]
+
+
 def test_tables_that_are_asked_for(make_tiny):
     options = ExportOptions(decoder_precisions=("int8", "int4"), embed_precisions=("fp32", "int4"))
     assert [options.table(name) for name in ("int8", "int4")] == ["fp32", "int4"]

@@ -86,7 +86,7 @@ def _at(last: ir.Node) -> Rotation | None:
 def _tables(graph: ir.Graph, rotation: Rotation) -> list[ir.Value]:
     """Nodes before the first use: positions int64 (batch, tokens), and cosines and sines (batch * tokens, d / 2)."""
     assert rotation.x.shape is not None
-    half = int(rotation.x.shape[-1]) // 2  # type: ignore[arg-type]
+    half = int(rotation.x.shape[-1]) // 2
     sizes = ir.node("Shape", [rotation.cos], {"start": 0, "end": 2})
     count = ir.node("ReduceProd", [sizes.outputs[0]], {"keepdims": 0})
     numbers = ir.node("Range", [constant(graph, "0", 0), count.outputs[0], constant(graph, "1", 1)])
@@ -103,7 +103,7 @@ def _tables(graph: ir.Graph, rotation: Rotation) -> list[ir.Value]:
 def _fuse(graph: ir.Graph, rotation: Rotation, tables: list[ir.Value]) -> None:
     joined, shape = join_heads(graph, rotation.last, rotation.x), rotation.x.shape
     assert shape is not None
-    heads, size = int(shape[1]), int(shape[3])  # type: ignore[arg-type]
+    heads, size = int(shape[1]), int(shape[3])
     node = ir.node("RotaryEmbedding", [joined, *tables], {"num_heads": heads}, domain=MICROSOFT)
     node.outputs[0].shape = ir.Shape([shape[0], shape[2], heads * size])
     node.outputs[0].type = rotation.x.type

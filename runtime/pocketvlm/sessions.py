@@ -50,8 +50,8 @@ def open_session(
     """Open one graph of an artifact on the CPU.
 
     External weights lie beside the graph and are memory-mapped by ONNX Runtime. Nothing that it makes of them is kept
-    for the next time: optimized and prepacked graphs of CLIP-L and a 0.5B decoder open 0.4 s sooner, and are as large on
-    the disk as the weights once more. No session option is read from the artifact: a graph may carry options in its
+    for the next time: optimized and prepacked graphs of CLIP-L and a 0.5B decoder open 0.4 s sooner, and take the disk
+    space of the weights once more. No session option is read from the artifact: a graph may carry options in its
     metadata, which ONNX Runtime ignores unless asked.
 
     Args:

@@ -197,7 +197,8 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
 
 def _describe_cost(plan: dict[str, Any]) -> str:
     size, memory = plan["bytes"] / 1e6, plan["device_memory_bytes"] / 1e6
-    return f"on the device: files of about {size:.1f} MB, memory about {memory:.1f} MB while answering"
+    full = f"with its context of {plan['context']} tokens full"
+    return f"on the device: files of about {size:.1f} MB, memory about {memory:.1f} MB while answering {full}"
 
 
 def _describe_report(report: dict[str, Any]) -> Iterator[str]:

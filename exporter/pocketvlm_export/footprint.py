@@ -61,7 +61,7 @@ class Footprint:
 
 
 def estimate_footprint(spec: VLMSpec, files: Iterable[Opened], *, budget: int, context: int, onnx: bool) -> Footprint:
-    """Estimate what answering takes; measured peaks of the shipped demo and of larger checkpoints stay below.
+    """Estimate what answering takes at most: with a short conversation it is less, by most of the cache.
 
     Args:
         spec: the checkpoint.

@@ -25,6 +25,8 @@ from pocketvlm import VLM
 print(VLM.load(".").generate("What is in the picture?", images=["photo.jpg"]).text)
 ```
 
+From Kotlin, Swift or JavaScript: see USING.md.
+
 Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow the checkpoint is recorded in
 `pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it again, where PocketVLM was installed
 by `pip install '.[export]'`.

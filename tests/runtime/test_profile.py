@@ -284,6 +284,10 @@ def test_a_sweep_is_every_combination(tiny_export):
     }
     assert len(found) == len(expected) == 16
     assert set(found) == expected
+    pairs = sweep(manifest, budgets=[9], decoder_precisions=("fp16", "fp16+fp32"))
+    assert [case.decoder_precision for case in pairs] == ["fp16", "fp16+fp32"]
+    with pytest.raises(PocketVLMError, match="no precision of the decoder 'int4'"):
+        sweep(manifest, decoder_precisions=("fp16+int4",))
     assert sweep(manifest, budgets=[5, 5]) == [Case(5, "onnx", "fp32", "fp32")]
 
 

@@ -55,7 +55,8 @@ def sweep(
         manifest: of the artifact.
         budgets: visual tokens a picture; none means those that were exported.
         decoders: engines; none is the one that answers by default, ``("all",)`` each that the artifact has.
-        decoder_precisions: none is each engine's default, ``("all",)`` all. Of a list every engine takes what it has.
+        decoder_precisions: none is each engine's default, ``("all",)`` all. Of a list every engine takes what it has;
+            ``A+B`` reads in A and answers in B.
         vision_precisions: none is the artifact's default, ``("all",)`` all.
         threads: for each engine.
 
@@ -70,7 +71,7 @@ def sweep(
     engines = _chosen(decoders, spec.engines, default, "decoder engine")
     precisions = {engine: spec.graphs if engine == "onnx" else spec.gguf for engine in engines}
     everything = dict.fromkeys(name for names in precisions.values() for name in names)
-    _chosen(decoder_precisions, list(everything), "", "precision of the decoder")
+    _chosen(_parts(decoder_precisions), list(everything), "", "precision of the decoder")
     pairs = [
         (engine, precision)
         for engine, present in precisions.items()
@@ -96,10 +97,19 @@ def _vision(manifest: Manifest, budgets: Iterable[int], asked: Sequence[str]) ->
     return chosen
 
 
+def _parts(precisions: Sequence[str]) -> list[str]:
+    return [part for name in precisions for part in name.split("+")]
+
+
 def _of_engine(engine: str, asked: Sequence[str], present: list[str]) -> list[str]:
     if not asked:
         return present[:1]
-    found = [name for name in present if name in asked or tuple(asked) == (ALL,)]
+    if tuple(asked) == (ALL,):
+        return present
+    # ONNX Runtime reads in one precision and answers in another where both are named: A+B.
+    found = [
+        name for name in dict.fromkeys(asked) if set(name.split("+") if engine == "onnx" else [name]) <= set(present)
+    ]
     if not found:
         raise PocketVLMError(
             f"decoder engine {engine} has no precision {', '.join(asked)}: this artifact has {', '.join(present)}"

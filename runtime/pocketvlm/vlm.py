@@ -68,7 +68,8 @@ class VLM:
             threads: for each engine; None leaves its default.
             budget: visual tokens a picture, the default of `generate`; None is the artifact's default.
             vision_precision: None is the artifact's default, as is ``decoder_precision``'s.
-            decoder_precision: see ``vision_precision``; for llama.cpp the type of the GGUF file.
+            decoder_precision: see ``vision_precision``; for llama.cpp the type of the GGUF file. With ONNX Runtime
+                ``A+B`` reads prompts in A and answers in B, as in ``int8+int4``, where memory allows both.
             context: longest sequence in tokens, at most the artifact's own, which None leaves: a bound on memory.
             check: ``"auto"`` reads files whose checksum was not yet verified, ``"full"`` all, ``"sizes"`` none.
             limits: caps on pictures; None is 64 MiB and 100 megapixels.

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pocketvlm import VLM, Artifact, PocketVLMError
-from pocketvlm.decoders import open_decoder
+from pocketvlm.decoders import TokenSegment, open_decoder
+from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.plan import make_plan
@@ -67,6 +68,27 @@ def test_the_runtime_takes_the_one_asked_for(artifact, precision, name):
     answer = vlm.generate("what is it?", images=[PICTURE], max_new_tokens=4)
     assert vlm.decoder == name
     assert answer.visual_tokens["after"] == 5
+
+
+def test_one_precision_reads_and_another_answers(artifact):
+    """The second goes on from the very cache that the first has left."""
+    # With one table, the answering decoder's.
+    pair = ("int8+int4", "int8", "int4")
+    both, reads, answers = (OnnxDecoder.open(artifact, precision=name, table="int4") for name in pair)
+    prompt = [TokenSegment(np.array([5, 9, 17, 4]))]
+    np.testing.assert_array_equal(both.prefill(prompt), reads.prefill(prompt))
+    answers._cache, answers.position = reads._cache, reads.position
+    np.testing.assert_array_equal(both.decode(7), answers.decode(7))
+    np.testing.assert_array_equal(both.prefill(prompt[:1]), reads_after(reads, answers, prompt))
+    assert both.name == "onnx int8+int4"
+    with pytest.raises(PocketVLMError, match="no precision 'fp32'"):
+        open_decoder(artifact, precision="int8+fp32")
+
+
+def reads_after(reads, answers, prompt):
+    """What the reading decoder says of a prompt after what the answering one has written."""
+    reads._cache, reads.position = answers._cache, answers.position
+    return reads.prefill(prompt)
 
 
 def test_a_precision_that_is_not_there(artifact):

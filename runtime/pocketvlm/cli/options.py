@@ -30,7 +30,11 @@ _MODEL = [
         "--budget", type=int, metavar="K", help="Visual tokens a picture; the artifact's default if not given."
     ),
     click.option("--vision-precision", metavar="P", help="Precision of the vision graph, as listed by `inspect`."),
-    click.option("--decoder-precision", metavar="P", help="Precision of the decoder, as listed by `inspect`."),
+    click.option(
+        "--decoder-precision",
+        metavar="P",
+        help="Precision of the decoder, as listed by `inspect`; A+B reads in A and answers in B.",
+    ),
     click.option("--threads", type=int, metavar="N", help="Threads for each engine; its own default if not given."),
     click.option("--context", type=int, metavar="N", help="Longest sequence in tokens, at most the artifact's own."),
     click.option(

@@ -24,17 +24,25 @@ class OnnxDecoder:
 
     The cache stays inside ONNX Runtime: each run's ``present`` outputs are the next run's ``past_key_values`` inputs
     as OrtValues, float32 (1, kv_heads, position, head_dim). They become numpy arrays only where `keep` cuts them.
+    All precisions read and write the same cache, so one may read prompts and another go on from there.
     """
 
     def __init__(
-        self, spec: DecoderSpec, embed: ort.InferenceSession, decoder: ort.InferenceSession, name: str = "onnx"
+        self,
+        spec: DecoderSpec,
+        embed: ort.InferenceSession,
+        decoder: ort.InferenceSession,
+        name: str = "onnx",
+        reader: ort.InferenceSession | None = None,
     ) -> None:
+        """Put opened graphs together; ``reader`` takes the place of ``decoder`` for several tokens at once."""
         names = cache_names(spec.layers)
         self._past = [f"past_key_values.{name}" for name in names]
         self._outputs = ["logits", *(f"present.{name}" for name in names)]
         self._spec = spec
         self._embed = embed
         self._decoder = decoder
+        self._reader = reader or decoder
         self._cache: list[ort.OrtValue] = []
         self.name = name
         self.context = spec.context
@@ -51,17 +59,31 @@ class OnnxDecoder:
         threads: int | None = None,
         table: str | None = None,
     ) -> Self:
-        """Open both graphs; ``table`` is the embedding's precision, by default the one that goes with the decoder's."""
+        """Open the graphs.
+
+        Args:
+            artifact: an opened artifact.
+            precision: as named in the manifest; None is the artifact's default. ``A+B`` reads prompts in A and answers
+                in B, with B's table: eight bits read faster, four bits write faster, at the memory of both.
+            threads: see `open_decoder`.
+            table: the embedding's precision; None is the one that goes with the decoder's.
+
+        Raises:
+            PocketVLMError: the artifact has no such precision.
+        """
         spec = artifact.manifest.decoder
         precision = next(iter(spec.graphs)) if precision is None else precision
-        graph = pick_precision(spec.graphs, precision, "decoder")
-        table = table or spec.tables.get(precision, precision if precision in spec.embed else None)
+        reading, _, writing = precision.rpartition("+")
+        decoder = pick_precision(spec.graphs, writing, "decoder")
+        reader = pick_precision(spec.graphs, reading, "decoder") if reading else decoder
+        table = table or spec.tables.get(writing, writing if writing in spec.embed else None)
         embed = pick_precision(spec.embed, table, "embedding graph")
         return cls(
             spec,
             open_session(artifact, embed, metadata.EMBED_TOKENS, threads=threads),
-            open_session(artifact, graph, metadata.DECODER, threads=threads),
+            open_session(artifact, decoder, metadata.DECODER, threads=threads),
             name=f"onnx {precision}",
+            reader=None if reader == decoder else open_session(artifact, reader, metadata.DECODER, threads=threads),
         )
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
@@ -97,7 +119,7 @@ class OnnxDecoder:
     def close(self) -> None:
         """See `Decoder.close`."""
         self.reset()
-        del self._embed, self._decoder
+        del self._embed, self._decoder, self._reader
 
     def sampler(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> Sampler:
         """See `Decoder.sampler`."""
@@ -124,8 +146,9 @@ class OnnxDecoder:
         }
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
         values |= zip(self._past, self._cache or self._empty_cache(), strict=True)
+        graph = self._decoder if n == 1 else self._reader
         with ort_errors("the decoder graph failed"):
-            logits, *present = self._decoder.run_with_ort_values(self._outputs, values)
+            logits, *present = graph.run_with_ort_values(self._outputs, values)
         self._cache = present
         self.position += n
         last: npt.NDArray[np.float32] = logits.numpy().reshape(-1, self._spec.vocab)[-1]

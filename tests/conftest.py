@@ -1,5 +1,6 @@
 """Fixtures for every test: tiny checkpoints in the real Hugging Face format, and artifacts exported from them once."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,19 @@ logging.getLogger("torch.__trace").disabled = True
 
 # Written and exported at most once a session: an export costs seconds.
 BUDGETS = (9, 18)
+
+
+@pytest.fixture
+def board(tmp_path) -> Callable[..., Path]:
+    """Write a deployment target with these values and return its path."""
+
+    def write(**values) -> Path:
+        path = tmp_path / "board.toml"
+        lines = [f"{key} = {json.dumps(value)}" for key, value in {"description": "a board", **values}.items()]
+        path.write_text("\n".join(lines))
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -15,17 +15,6 @@ from pocketvlm_profiles import load_target, target_names
 
 
 @pytest.fixture
-def board(tmp_path):
-    def write(**values):
-        path = tmp_path / "board.toml"
-        lines = [f"{key} = {json.dumps(value)}" for key, value in {"description": "a board", **values}.items()]
-        path.write_text("\n".join(lines))
-        return path
-
-    return write
-
-
-@pytest.fixture
 def plan_of(tiny_checkpoint, tmp_path):
     """The result of ``export --dry-run`` with these arguments, and what it printed as JSON."""
 

@@ -16,19 +16,6 @@ def pocketvlm(*arguments, **options):
 
 
 @pytest.fixture
-def board(tmp_path):
-    """Write a target file beside nothing else and return its path."""
-
-    def write(**values):
-        path = tmp_path / "board.toml"
-        lines = [f"{key} = {json.dumps(value)}" for key, value in {"description": "a board", **values}.items()]
-        path.write_text("\n".join(lines))
-        return path
-
-    return write
-
-
-@pytest.fixture
 def asked(monkeypatch):
     """What `VLM.load` is asked for; nothing is loaded."""
     seen = {}

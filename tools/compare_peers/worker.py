@@ -70,7 +70,7 @@ class Worker:
             if line.startswith("{"):
                 found: dict[str, Any] = json.loads(line)
                 return found
-        self._process.wait()
+        status = self._process.wait()
         self._complaints.seek(0)
         said = self._complaints.read().strip().splitlines()
-        raise click.ClickException(f"{self.name} ended: {said[-1] if said else 'it said nothing'}")
+        raise click.ClickException(f"{self.name} ended: {said[-1] if said else f'with status {status}'}")

@@ -15,7 +15,7 @@ import click
 
 from pocketvlm.cli.options import answering_options
 from pocketvlm.cli.run import summary
-from pocketvlm.cli.terminal import printable, without_leading_space
+from pocketvlm.cli.terminal import print_pieces, printable
 from pocketvlm.errors import PocketVLMError
 
 if TYPE_CHECKING:
@@ -107,9 +107,7 @@ class _Conversation:
                 answer = dataclasses.asdict(stream.answer)
                 click.echo(json.dumps(answer | {"dropped_turns": self._chat.dropped_turns}, ensure_ascii=False))
                 return
-            for piece in without_leading_space(stream):
-                click.echo(piece, nl=False)
-            click.echo()
+            print_pieces(stream)
         if sys.stderr.isatty():
             click.echo(summary(stream.answer), err=True)
             if (more := self._chat.dropped_turns - dropped) > 0:

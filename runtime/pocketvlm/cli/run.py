@@ -13,7 +13,7 @@ import click
 
 from pocketvlm.answer import Answer
 from pocketvlm.cli.options import answering_options
-from pocketvlm.cli.terminal import without_leading_space
+from pocketvlm.cli.terminal import print_pieces
 from pocketvlm.errors import PocketVLMError
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def run(
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(stream.answer), ensure_ascii=False))
         return
-    for piece in without_leading_space(stream):
-        click.echo(piece, nl=False)
-    click.echo()
+    print_pieces(stream)
     if sys.stderr.isatty():
         click.echo(summary(stream.answer), err=True)
 

@@ -2,7 +2,9 @@
 
 import io
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+
+import click
 
 
 def printable(text: str) -> str:
@@ -10,13 +12,14 @@ def printable(text: str) -> str:
     return "".join(character for character in text if character.isprintable())
 
 
-def without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
-    """Pieces of a text without the space that it begins with, as models have learnt to write."""
+def print_pieces(pieces: Iterable[str]) -> None:
+    """Print a text as it comes, without the space that it begins with, as models have learnt to write."""
     begun = False
     for piece in pieces:
         shown = piece if begun else piece.lstrip()
         begun = begun or bool(shown)
-        yield shown
+        click.echo(shown, nl=False)
+    click.echo()
 
 
 def replace_unknown_characters() -> None:

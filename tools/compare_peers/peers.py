@@ -95,6 +95,6 @@ def peers(tokens: int, budget: int) -> list[Peer]:
         ours(budget, "fp32", "llama.cpp", "q4_0"),
         ours(tokens, "int8", "onnx", "int4_b128"),
         ours(budget, "int8", "llama.cpp", "q4_0"),
-        ours(budget, "int8", "onnx", "int8"),
         ours(budget, "int8", "onnx", "int4_b128"),
+        ours(budget, "int8", "onnx", "int8+int4_b128"),
     ]

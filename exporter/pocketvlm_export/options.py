@@ -66,7 +66,7 @@ class ExportOptions:
         _check_known("embedding precision", self.embed, names_for("embed"))
         if self.portable and self.format == "ort":
             raise PocketVLMError(
-                "--portable asks for standard operators, --format ort for files that only ONNX Runtime reads: choose one"
+                "--portable asks for standard operators, --format ort for files only ONNX Runtime reads: choose one"
             )
         if self.portable:
             _check_standard((*self.decoder_precisions, *self.embed))

@@ -31,14 +31,15 @@ Answers = dict[str, list[dict[str, Any]]]
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
 @click.option("--qemu", default="qemu-x86_64", show_default=True, help="The emulator.")
 @click.option("--cpu", default="Haswell", show_default=True, help="The CPU that it plays.")
+@click.option("--only", multiple=True, metavar="PAIR", help="Only this pair, as in 'int8 int4'; repeat for several.")
 @click.option("--questions", type=click.Path(path_type=Path, exists=True), default=QUESTIONS, help="As in examples/.")
-def main(folder: Path, qemu: str, cpu: str, questions: Path) -> None:
+def main(folder: Path, qemu: str, cpu: str, only: tuple[str, ...], questions: Path) -> None:
     """Ask both, compare, exit 1 where a pair disagrees."""
     if (emulator := shutil.which(qemu)) is None:
         raise click.ClickException(f"{qemu} is not there: install qemu-user, or give its path with --qemu")
     manifest = Artifact.open(folder).manifest
     vision = manifest.vision.graphs[manifest.pruning.default_budget]
-    pairs = list(itertools.product(vision, manifest.decoder.graphs))
+    pairs = [pair for pair in itertools.product(vision, manifest.decoder.graphs) if not only or " ".join(pair) in only]
     here = ask([], folder, questions, pairs)
     there = ask([emulator, "-cpu", cpu], folder, questions, pairs)
     click.echo("| vision | decoder | equal answers | kept patches in common, % |\n|---|---|---|---|")

@@ -224,7 +224,7 @@ REFERENCE = DecoderReference(np.arange(3), [int(row.argmax()) for row in LOGITS]
         ("f16", {"cosine": 0.99}, False),
         ("q8_0", {"greedy_equal": 0, "cosine": 0.991}, True),
         ("q8_0", {"cosine": float("nan")}, False),
-        ("q4_0", {"cosine": 0.6}, False),
+        ("q4_0", {"cosine": 0.4}, False),
     ],
 )
 def test_what_the_gate_lets_pass(kind, changed, passes):

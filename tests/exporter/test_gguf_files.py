@@ -91,7 +91,7 @@ def decoder_alone(source, folder):
     """Write the language model of a LLaVA checkpoint as a text-only checkpoint."""
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json", "p*processor*"))
     config = json.loads((source / "config.json").read_text())["text_config"]
-    name = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}[config["model_type"]]
+    name = config["model_type"].capitalize()
     (folder / "config.json").write_text(json.dumps(config | {"architectures": [f"{name}ForCausalLM"]}))
     weights = {key: value for file in source.glob("*.safetensors") for key, value in load_file(file).items()}
     prefix = "language_model."

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,10 @@ logging.getLogger("torch.__trace").disabled = True
 
 # Written and exported at most once a session: an export costs seconds.
 BUDGETS = (9, 18)
+
+# Shells let background jobs ignore Ctrl-C, and processes started from there with them; what is tested must not.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

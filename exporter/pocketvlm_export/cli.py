@@ -44,6 +44,20 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     return {key: value for key, _, value in pairs}
 
 
+def _precision_option(
+    part: Part, of: str, default: Any, note: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--PART-precision``: a list of the precisions that a kind of graph comes in."""
+    return click.option(
+        f"--{part}-precision",
+        type=_precisions(part),
+        default=default,
+        show_default=bool(default),
+        metavar="P[,P...]",
+        help=f"Of {of}: {', '.join(names_for(part))}{note}.",
+    )
+
+
 @click.command(epilog="Example: pocketvlm export llava-hf/llava-1.5-7b-hf -o llava-64 --budget 64,144")
 @click.argument("model")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder to write.")
@@ -53,29 +67,9 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     "--budget", type=NUMBERS, default=(), metavar="K[,K...]", help="Visual tokens kept; a quarter by default."
 )
 @click.option("--decoder", type=click.Choice(list(DECODERS)), default="onnx", show_default=True, help="Decoder engine.")
-@click.option(
-    "--vision-precision",
-    type=_precisions("vision"),
-    default="fp32",
-    show_default=True,
-    metavar="P[,P...]",
-    help=f"Of the vision graphs: {', '.join(names_for('vision'))}.",
-)
-@click.option(
-    "--decoder-precision",
-    type=_precisions("decoder"),
-    default="fp32",
-    show_default=True,
-    metavar="P[,P...]",
-    help=f"Of the ONNX decoder: {', '.join(names_for('decoder'))}.",
-)
-@click.option(
-    "--embed-precision",
-    type=_precisions("embed"),
-    default=(),
-    metavar="P[,P...]",
-    help=f"Of its embedding table: {', '.join(names_for('embed'))}; by default what goes with the decoder's.",
-)
+@_precision_option("vision", "the vision graphs", "fp32")
+@_precision_option("decoder", "the ONNX decoder", "fp32")
+@_precision_option("embed", "its embedding table", (), "; by default what goes with the decoder's")
 @click.option(
     "--gguf-type",
     type=TYPES,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import click
-import numpy as np
-from PIL import Image
 
 from benchmark.interleave import check_quiet, take_turns
 from benchmark.options import EXISTING, NUMBERS, Section, Timing, into_section, timed
 from pocketvlm import VLM, Artifact
+from pocketvlm.profiler.questions import noise_picture
 
 FIRST = "What is in the picture, and where is it?"
 SECOND = "And what colour does it have?"
@@ -26,18 +26,18 @@ SECOND = "And what colour does it have?"
 def conversation(folder: Path, sizes: tuple[int, ...], new_tokens: int, timing: Timing, section: Section) -> None:
     """Time to first token of a first and a second question about a picture, with every decoder of an artifact."""
     line = check_quiet(timing.allow_busy)
-    manifest = Artifact.open(folder).manifest
+    artifact = Artifact.open(folder)
+    manifest = artifact.manifest
     files = [("onnx", name) for name in manifest.decoder.graphs]
     files += [("llama.cpp", name) for name in manifest.decoder.gguf]
-    height, width = manifest.vision.image_size
-    noise = np.random.default_rng(0)
+    seeds = itertools.count()
 
     def measure(engine: str, precision: str, budget: int) -> Callable[[], dict[str, float]]:
         vlm = VLM.load(folder, decoder=engine, decoder_precision=precision, budget=budget, threads=timing.threads)
 
         def once() -> dict[str, float]:
             # A picture that was not seen before, or its features would be known already.
-            picture = Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8))
+            picture = noise_picture(artifact, next(seeds))
             chat = vlm.chat()
             first = chat.ask(FIRST, images=[picture], max_new_tokens=new_tokens)
             second = chat.ask(SECOND, max_new_tokens=1)

@@ -7,14 +7,14 @@ CHECKPOINT exported with all its visual tokens and with the decoders that `peers
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import click
-import numpy as np
 from PIL import Image
 
 from benchmark.interleave import Spread, check_quiet, take_turns
@@ -23,25 +23,8 @@ from compare_peers.environments import make_environment
 from compare_peers.peers import ENVIRONMENTS, Peer, Sources, peers
 from compare_peers.worker import Worker
 from pocketvlm import Artifact
-from pocketvlm.profiler.questions import made_up_prompt
+from pocketvlm.profiler.questions import made_up_prompt, noise_picture
 from pocketvlm.prompts import Prompter
-from pocketvlm.templates import ChatTemplate
-
-
-@dataclass
-class Pictures:
-    """Pictures that nobody has seen: noise of the tower's size, a new one for everybody who asks."""
-
-    size: tuple[int, int]
-    path: Path
-    seed: int = 0
-
-    def next(self) -> Path:
-        """Write the next one."""
-        self.seed += 1
-        noise = np.random.default_rng(self.seed).integers(0, 256, (*self.size, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(self.path)
-        return self.path
 
 
 @click.command(help=__doc__)
@@ -81,9 +64,9 @@ def main(
         "threads": timing.threads,
         "new_tokens": new_tokens,
         "question": question,
-        "prompt": render(opened, question),
+        "prompt": Prompter.from_artifact(opened).render(question, pictures=1),
     }
-    pictures = Pictures(opened.manifest.vision.image_size, folder / "picture.png")
+    seeds = itertools.count()
     line = check_quiet(timing.allow_busy)
     with ExitStack() as running:
         workers: dict[str, Worker] = {}
@@ -92,7 +75,10 @@ def main(
             made = peer.prepare(Sources(checkpoint.resolve(), artifact.resolve(), folder, python))
             workers[peer.name] = running.enter_context(Worker(peer.name, python, peer.program, told | made))
         spreads = take_turns(
-            {name: partial(show_next, worker, pictures) for name, worker in workers.items()},
+            {
+                name: partial(show_next, worker, opened, seeds, folder / "picture.png")
+                for name, worker in workers.items()
+            },
             timing.repeat,
         )
     note = f"{opened.manifest.source.model}, {timing.threads} threads, {timing.repeat} interleaved turns; {line}."
@@ -103,15 +89,10 @@ def main(
         json_path.write_text(json.dumps({"note": note, "versions": versions, "samples": samples}, indent=1) + "\n")
 
 
-def render(artifact: Artifact, question: str) -> str:
-    """The prompt as the chat template writes it, ``<image>`` in it."""
-    messages = Prompter.from_artifact(artifact).messages(question, pictures=1)
-    return ChatTemplate(artifact.read_text("chat_template.jinja"), {}).render(messages)
-
-
-def show_next(worker: Worker, pictures: Pictures) -> dict[str, float]:
-    """Ask about a picture that is new."""
-    return worker.ask(pictures.next())
+def show_next(worker: Worker, artifact: Artifact, seeds: Iterator[int], path: Path) -> dict[str, float]:
+    """Ask about a picture that nobody has seen."""
+    Image.fromarray(noise_picture(artifact, next(seeds))).save(path)
+    return worker.ask(path)
 
 
 def table(chosen: list[Peer], spreads: dict[str, dict[str, Spread]]) -> list[str]:

@@ -44,10 +44,10 @@ def check_question(artifact: Artifact, question: Question, budget: int) -> None:
     check_room(len(prompt), question.new_tokens - 1, artifact.manifest.decoder.context)
 
 
-def noise_picture(artifact: Artifact) -> npt.NDArray[np.uint8]:
-    """A picture of noise, always the same, of the size that the tower reads: uint8 (height, width, 3)."""
+def noise_picture(artifact: Artifact, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """A picture of noise, one for each seed, of the size that the tower reads: uint8 (height, width, 3)."""
     height, width = artifact.manifest.vision.image_size
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def made_up_prompt(artifact: Artifact, pictures: int = 1, text_tokens: int = TEXT_TOKENS) -> str:

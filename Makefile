@@ -55,9 +55,9 @@ interop: install
 arm64: install
 	$(TOOL) arm64
 
-# The README's accuracy tables; minutes.
+# The accuracy tables of docs/measured.md; minutes.
 figures: install
-	$(TOOL) demo_accuracy --readme README.md --output docs/demo-accuracy.json
+	$(TOOL) demo_accuracy --page docs/measured.md --output docs/demo-accuracy.json
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules

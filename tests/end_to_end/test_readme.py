@@ -38,6 +38,6 @@ def test_the_programs_run(folder):
 
 def test_the_command_reference_is_up_to_date():
     done = subprocess.run(
-        [sys.executable, "-m", "pocketvlm.cli.reference", str(ROOT / "README.md"), "--check"], check=False
+        [sys.executable, "-m", "pocketvlm.cli.reference", str(ROOT / "docs" / "commands.md"), "--check"], check=False
     )
-    assert done.returncode == 0, "run: python -m pocketvlm.cli.reference README.md"
+    assert done.returncode == 0, "run: python -m pocketvlm.cli.reference docs/commands.md"

@@ -267,7 +267,7 @@ def test_the_command_reference_is_placed_between_its_markers(tmp_path):
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "--max-new-tokens" in text
-    assert "#### `pocketvlm inspect`" in text
+    assert "## `pocketvlm inspect`" in text
     assert runner.invoke(reference.write_reference, [str(readme), "--check"]).exit_code == 0
     readme.write_text("no markers")
     assert runner.invoke(reference.write_reference, [str(readme)]).exit_code == 1

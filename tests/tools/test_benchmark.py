@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-import readme_section
+import page_section
 from benchmark.__main__ import main
 from benchmark.export_memory import Watch
 from benchmark.options import NUMBERS, Section, Timing, into_section, timed
@@ -32,19 +32,19 @@ def test_shared_options_arrive_as_one_value(tmp_path):
     def command(**given):
         taken.update(given)
 
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- table -->\nold\n<!-- /table -->\nafter\n")
-    arguments = ["x", "--budgets", "4,2", "--repeat", "3", "--threads", "1", "--allow-busy", "--readme", str(readme)]
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- table -->\nold\n<!-- /table -->\nafter\n")
+    arguments = ["x", "--budgets", "4,2", "--repeat", "3", "--threads", "1", "--allow-busy", "--page", str(page)]
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 0, result.output
     assert taken == {
         "name": "x",
         "budgets": (4, 2),
         "timing": Timing(repeat=3, threads=1, allow_busy=True),
-        "section": Section(readme, "table"),
+        "section": Section(page, "table"),
     }
     taken["section"].publish("new")
-    assert readme.read_text() == "before\n<!-- table -->\nnew\n<!-- /table -->\nafter\n"
+    assert page.read_text() == "before\n<!-- table -->\nnew\n<!-- /table -->\nafter\n"
     assert CliRunner().invoke(command, ["x", "--budgets", "many"]).exit_code == 2
 
 
@@ -52,16 +52,16 @@ def test_shared_options_arrive_as_one_value(tmp_path):
 def test_every_command_explains_itself(name):
     result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0
-    assert "--readme" in result.output
+    assert "--page" in result.output
 
 
 def test_a_file_goes_into_its_section_and_nowhere_else(tmp_path):
-    readme, file = tmp_path / "README.md", tmp_path / "table.md"
-    readme.write_text("<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\nstays\n<!-- /b -->\n")
+    page, file = tmp_path / "README.md", tmp_path / "table.md"
+    page.write_text("<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\nstays\n<!-- /b -->\n")
     file.write_text("| new |\n\n")
-    assert CliRunner().invoke(readme_section.main, [str(readme), "a", str(file)]).exit_code == 0
-    assert readme.read_text() == "<!-- a -->\n| new |\n<!-- /a -->\n<!-- b -->\nstays\n<!-- /b -->\n"
-    assert isinstance(CliRunner().invoke(readme_section.main, [str(readme), "c", str(file)]).exception, ValueError)
+    assert CliRunner().invoke(page_section.main, [str(page), "a", str(file)]).exit_code == 0
+    assert page.read_text() == "<!-- a -->\n| new |\n<!-- /a -->\n<!-- b -->\nstays\n<!-- /b -->\n"
+    assert isinstance(CliRunner().invoke(page_section.main, [str(page), "c", str(file)]).exception, ValueError)
 
 
 def test_peak_memory_is_that_of_the_process_alone():

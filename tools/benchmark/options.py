@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pocketvlm.cli.lists import NUMBERS
-from readme_section import replace_section
+from page_section import replace_section
 
 __all__ = ["EXISTING", "NUMBERS", "Section", "Timing", "into_section", "timed"]
 
@@ -20,16 +20,16 @@ EXISTING = click.Path(path_type=Path, exists=True)
 
 @dataclass(frozen=True)
 class Section:
-    """Where a result goes beside the terminal: the README's section ``name``, where a README is given."""
+    """Where a result goes beside the terminal: section ``name`` of a page, where one is given."""
 
-    readme: Path | None
+    page: Path | None
     name: str
 
     def publish(self, text: str) -> None:
         """Print ``text`` and write it into the section."""
         click.echo(text)
-        if self.readme is not None:
-            replace_section(self.readme, self.name, text)
+        if self.page is not None:
+            replace_section(self.page, self.name, text)
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Timing:
 
 
 def into_section(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add ``--readme`` and ``--section``; the command takes them as ``section``."""
+    """Add ``--page`` and ``--section``; the command takes them as ``section``."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @click.option("--readme", type=EXISTING, help="Write the result into this file.")
+        @click.option("--page", type=EXISTING, help="Write the result into this file.")
         @click.option("--section", default=name, show_default=True, help="Its section.")
         @functools.wraps(command)
-        def run(readme: Path | None, section: str, **others: Any) -> None:
-            command(section=Section(readme, section), **others)
+        def run(page: Path | None, section: str, **others: Any) -> None:
+            command(section=Section(page, section), **others)
 
         return run
 

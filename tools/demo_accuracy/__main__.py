@@ -1,7 +1,7 @@
 """Exact match of the demo checkpoint on held-out questions: ``PYTHONPATH=tools python -m demo_accuracy``.
 
 Unpruned through Hugging Face's ``generate``, then at fewer visual tokens for FasterVLM, evenly spaced and random
-patches, with McNemar's exact test on the paired answers. ``--readme`` writes the tables between README's markers.
+patches, with McNemar's exact test on the paired answers. ``--page`` writes the tables between a page's markers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from demo_accuracy.answers import PrunedModel, Selection, evenly_spaced, fastervlm, generate_answers, random_choice
-from readme_section import replace_section
+from page_section import replace_section
 from train_demo.__main__ import DEMO
 from train_demo.scenes import KINDS, Question, question_set
 
@@ -31,10 +31,10 @@ SEEDS = 3
 @click.option("--generated", default=1_000, show_default=True, help="Questions through generate(), unpruned.")
 @click.option("--pruned", default=2_000, show_default=True, help="Questions for the table of budgets.")
 @click.option("--original-positions", is_flag=True, help="Keep the positions that the patches had before pruning.")
-@click.option("--readme", type=click.Path(path_type=Path, exists=True), help="Write the tables into this file.")
+@click.option("--page", type=click.Path(path_type=Path, exists=True), help="Write the tables into this file.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def main(
-    checkpoint: Path, generated: int, pruned: int, original_positions: bool, readme: Path | None, output: Path | None
+    checkpoint: Path, generated: int, pruned: int, original_positions: bool, page: Path | None, output: Path | None
 ) -> None:
     """Measure, print, and write where asked."""
     model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
@@ -47,8 +47,8 @@ def main(
     click.echo(text)
     if output:
         output.write_text(json.dumps(figures, indent=1) + "\n")
-    if readme:
-        replace_section(readme, "demo-accuracy", text)
+    if page:
+        replace_section(page, "demo-accuracy", text)
 
 
 def measure_unpruned(model: LlavaForConditionalGeneration, processor: AutoProcessor, count: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ from pocketvlm import VLM, Artifact
 from pocketvlm.decoders import open_decoder
 from pocketvlm.preprocessing import Preprocessor
 from pocketvlm.vision import VisionEncoder
-from readme_section import replace_section
+from page_section import replace_section
 from train_demo.scenes import question_set
 
 SHARE = 0.1  # of the patches: what overlap of kept patches is measured at
@@ -35,8 +35,8 @@ _EXACT = "fp32"
 @click.option("--questions", default=1_000, show_default=True, help="Held-out questions.")
 @click.option("--budget", type=int, help="Visual tokens; the artifact's default if not given.")
 @click.option("--only", multiple=True, metavar="PAIR", help="Only this pair, as in 'int8 int4'; repeat for several.")
-@click.option("--readme", type=click.Path(path_type=Path, exists=True), help="Write the table into this file.")
-def main(folder: Path, questions: int, budget: int | None, only: tuple[str, ...], readme: Path | None) -> None:
+@click.option("--page", type=click.Path(path_type=Path, exists=True), help="Write the table into this file.")
+def main(folder: Path, questions: int, budget: int | None, only: tuple[str, ...], page: Path | None) -> None:
     """Ask every decoder the same questions, print the table, write it where asked."""
     artifact = Artifact.open(folder)
     manifest = artifact.manifest
@@ -58,8 +58,8 @@ def main(folder: Path, questions: int, budget: int | None, only: tuple[str, ...]
             lines += ["", f"Of the patches that {_EXACT} keeps at {SHARE:.0%}, {precision} keeps {told}."]
     text = "\n".join(lines)
     click.echo(text)
-    if readme:
-        replace_section(readme, "engines", text)
+    if page:
+        replace_section(page, "engines", text)
 
 
 def candidates(artifact: Artifact, only: Collection[str]) -> Iterator[tuple[str, str, str, set[str]]]:

@@ -1,6 +1,6 @@
 """Knows the command reference: every command's help as Markdown, placed in a file between two markers.
 
-Run as ``python -m pocketvlm.cli.reference README.md [--check]``.
+Run as ``python -m pocketvlm.cli.reference docs/commands.md [--check]``.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def place(text: str) -> str:
 
 
 def _section(title: str, help_text: str) -> str:
-    return f"#### `{title}`\n\n```text\n{help_text.strip()}\n```"
+    return f"## `{title}`\n\n```text\n{help_text.strip()}\n```"
 
 
-@click.command(epilog="Example: python -m pocketvlm.cli.reference README.md --check")
+@click.command(epilog="Example: python -m pocketvlm.cli.reference docs/commands.md --check")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--check", is_flag=True, help="Change nothing; exit 1 where the reference is stale.")
 def write_reference(file: Path, check: bool) -> None:

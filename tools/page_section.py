@@ -1,6 +1,6 @@
-"""Knows how generated text gets into the README: between ``<!-- name -->`` and ``<!-- /name -->``.
+"""Knows how generated text gets into a page: between ``<!-- name -->`` and ``<!-- /name -->``.
 
-``PYTHONPATH=tools python -m readme_section README.md NAME FILE`` puts a file there.
+``PYTHONPATH=tools python -m page_section docs/measured.md NAME FILE`` puts a file there.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def replace_section(path: Path, name: str, text: str) -> None:
 
 
 @click.command()
-@click.argument("readme", type=_FILE)
+@click.argument("page", type=_FILE)
 @click.argument("name")
 @click.argument("file", type=_FILE)
-def main(readme: Path, name: str, file: Path) -> None:
-    """Put the text of FILE into section NAME of README."""
-    replace_section(readme, name, file.read_text().strip())
+def main(page: Path, name: str, file: Path) -> None:
+    """Put the text of FILE into section NAME of PAGE."""
+    replace_section(page, name, file.read_text().strip())
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from pocketvlm.cli.lists import NUMBERS
 from page_section import replace_section
+from pocketvlm.cli.lists import NUMBERS
 
 __all__ = ["EXISTING", "NUMBERS", "Section", "Timing", "into_section", "timed"]
 

@@ -17,11 +17,11 @@ import numpy as np
 from tqdm import tqdm
 
 from demo_accuracy.answers import NEW_TOKENS
+from page_section import replace_section
 from pocketvlm import VLM, Artifact
 from pocketvlm.decoders import open_decoder
 from pocketvlm.preprocessing import Preprocessor
 from pocketvlm.vision import VisionEncoder
-from page_section import replace_section
 from train_demo.scenes import question_set
 
 SHARE = 0.1  # of the patches: what overlap of kept patches is measured at

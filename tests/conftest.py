@@ -2,11 +2,13 @@
 
 import json
 import logging
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from make_checkpoint import PRESETS, Preset, make_checkpoint
 from pocketvlm_export import ExportOptions, export
@@ -14,6 +16,11 @@ from pocketvlm_export import ExportOptions, export
 # pytest captures every level; torch's tracer then formats thousands of records that nobody reads.
 logging.getLogger("torch").setLevel(logging.WARNING)
 logging.getLogger("torch.__trace").disabled = True
+
+# Several processes of tests share the cores: one thread each for torch, theirs and their children's.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 # Written and exported at most once a session: an export costs seconds.
 BUDGETS = (9, 18)

@@ -60,13 +60,13 @@ class Footprint:
         return int(_BASELINE) + self.weights + self.cache + self.activations
 
 
-def estimate_footprint(spec: VLMSpec, files: Iterable[Opened], *, budget: int, context: int, onnx: bool) -> Footprint:
+def estimate_footprint(spec: VLMSpec, files: Iterable[Opened], *, slots: int, context: int, onnx: bool) -> Footprint:
     """Estimate what answering takes at most: with a short conversation it is less, by most of the cache.
 
     Args:
         spec: the checkpoint.
         files: the graphs and GGUF files that are open.
-        budget: visual tokens of the picture.
+        slots: visual tokens of the picture.
         context: longest sequence in tokens.
         onnx: whether ONNX Runtime decodes, rather than llama.cpp.
     """
@@ -74,7 +74,7 @@ def estimate_footprint(spec: VLMSpec, files: Iterable[Opened], *, budget: int, c
     token = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
     # ONNX Runtime holds the cache of a step and of the one before in float32, llama.cpp one in float16.
     cache = token * context * (2 * _FLOAT if onnx else _FLOAT // 2)
-    prompt = min(context, budget + _TEXT)
+    prompt = min(context, slots + _TEXT)
     reading = _layer(prompt, decoder.hidden, decoder.config.intermediate_size, decoder.heads) + _FLOAT * decoder.vocab
     seeing = _layer(
         vision.tokens + 1, vision.config.hidden_size, vision.intermediate, vision.config.num_attention_heads

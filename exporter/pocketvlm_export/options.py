@@ -30,6 +30,7 @@ class ExportOptions:
         pruner: name of a method in `pocketvlm_export.pruning`.
         pruner_options: the method's own options, as text.
         budgets: visual tokens kept per picture, a graph each; empty for the method's default.
+        layout: how pictures become tiles, one of the family's names for it; None for its default.
         decoder: a key of `DECODERS`.
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its graphs.
         embed_precisions: of the embedding tables; empty for those that go with the decoder's.
@@ -46,6 +47,7 @@ class ExportOptions:
     pruner: str = "fastervlm"
     pruner_options: Mapping[str, str] = field(default_factory=dict)
     budgets: tuple[int, ...] = ()
+    layout: str | None = None
     decoder: str = "onnx"
     vision_precisions: tuple[str, ...] = ("fp32",)
     decoder_precisions: tuple[str, ...] = ("fp32",)

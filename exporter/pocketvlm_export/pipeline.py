@@ -109,7 +109,7 @@ def prepare(model: str, output: Path, options: ExportOptions) -> tuple[Checkpoin
         ort_format.check_sizes(plan)
     if plan.gguf:
         library()  # what quantizes, and what the gate runs
-    check_device_settings(checkpoint)
+    check_device_settings(checkpoint, plan.layout)
     check_destination(output, checkpoint.source.folder, overwrite=options.overwrite)
     if options.keep_failed is not None:
         check_keep_failed(options.keep_failed, output, checkpoint.source.folder)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pocketvlm import PocketVLMError
-from pocketvlm_export.families import VLMSpec
+from pocketvlm_export.families import LayoutSpec, VLMSpec
 from pocketvlm_export.footprint import Footprint, Opened, estimate_footprint
 from pocketvlm_export.gguf import architecture, context_length
+from pocketvlm_export.layouts import pick_layout, totals
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.options import GATE_GGUF_TYPE, ExportOptions, check_budgets
@@ -27,6 +28,7 @@ class ExportPlan:
     Attributes:
         vision: {budget: {precision: file}}; embed, decoder: {precision: file}; gguf: {type: file}. What the gate holds
             against the checkpoint is always among them; an engine that is not asked for has none.
+        layout: how pictures become tiles and slots.
         context: longest sequence in tokens, the same for each engine.
         vision_bytes, embed_bytes, decoder_bytes, gguf_bytes: of the weights of one file in float32.
         memory_bytes: estimated peak of resident memory while exporting.
@@ -34,6 +36,7 @@ class ExportPlan:
 
     spec: VLMSpec
     pruner: Pruner
+    layout: LayoutSpec
     budgets: tuple[int, ...]
     options: ExportOptions
     vision: dict[int, dict[str, str]]
@@ -94,9 +97,12 @@ class ExportPlan:
             files.append(Opened("embed", table, sizes[self.embed[table]]))
         else:
             files.append(Opened("gguf", options.gguf[0], sizes[self.gguf[options.gguf[0]]]))
-        return estimate_footprint(
-            self.spec, files, budget=self.budgets[0], context=self.context, onnx=bool(self.decoder)
-        )
+        slots = max(self.totals()[self.budgets[0]].values())
+        return estimate_footprint(self.spec, files, slots=slots, context=self.context, onnx=bool(self.decoder))
+
+    def totals(self) -> dict[int, dict[str, int]]:
+        """Return how many visual tokens a picture takes at most, by budget and grid of tiles."""
+        return {budget: totals(self.spec, self.layout, budget) for budget in self.budgets}
 
     def renamed(self, rename: Callable[[str], str]) -> Self:
         """Return the plan with other names for its graphs' files."""
@@ -137,6 +143,8 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
             f"pruner {pruner.name} keeps all {spec.vision.tokens} tokens, but --budget says {budgets[0]}: "
             "leave the budget out or choose a pruner"
         )
+    layout = pick_layout(spec, options.layout, prunes=pruner.prunes)
+    most = max(totals(spec, layout, max(budgets)).values())
     count = checkpoint.weights.parameters
     embed = 4 * spec.decoder.vocab * spec.decoder.hidden
     # The head is as large as the embedding; tied checkpoints store one of them or both.
@@ -148,13 +156,14 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     plan = ExportPlan(
         spec=spec,
         pruner=pruner,
+        layout=layout,
         budgets=budgets,
         options=options,
         vision={budget: _vision_names(budget, budgets, options) for budget in budgets},
         embed=_names("embed_tokens", options.embed) if onnx else {},
         decoder=_names("decoder_model_merged", options.decoder_precisions) if onnx else {},
         gguf=_gguf_names(options) if llama_cpp else {},
-        context=_context(context_length(spec.decoder) if llama_cpp else spec.decoder.context, options, max(budgets)),
+        context=_context(context_length(spec.decoder) if llama_cpp else spec.decoder.context, options, most),
         vision_bytes=vision,
         embed_bytes=embed,
         decoder_bytes=decoder,
@@ -165,14 +174,14 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     return plan
 
 
-def _context(own: int, options: ExportOptions, budget: int) -> int:
+def _context(own: int, options: ExportOptions, slots: int) -> int:
     """Return the longest sequence: the checkpoint's ``own``, or what is asked for where that is less."""
     if options.context is None:
         return own
-    if options.context < budget + _LEAST_TEXT:
+    if options.context < slots + _LEAST_TEXT:
         raise PocketVLMError(
-            f"context {options.context} does not hold a picture of {budget} tokens with {_LEAST_TEXT} tokens of text: "
-            f"give at least {budget + _LEAST_TEXT}, or a smaller budget"
+            f"context {options.context} does not hold a picture of {slots} tokens with {_LEAST_TEXT} tokens of text: "
+            f"give at least {slots + _LEAST_TEXT}, or a smaller budget"
         )
     return min(own, options.context)
 

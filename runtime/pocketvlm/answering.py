@@ -35,7 +35,7 @@ class Request:
     """A question made ready: everything that can be refused has been checked.
 
     Attributes:
-        ids: int64 (n,), image slots expanded.
+        ids: int64 (n,), an image token for each picture.
         looks: its pictures, in order.
         max_new_tokens: the answer's limit.
         sampler: picks the tokens.
@@ -103,7 +103,8 @@ class Answerer:
         started = time.perf_counter()
         pictures = [self.viewer.see(look, cached=request.cached) for look in request.looks]
         vision_ms = ms_since(started)
-        segments = self.prompter.segments(request.ids, pictures)
+        ids = self.prompter.place(request.ids, [look.ids for look in request.looks])
+        segments = self.prompter.segments(ids, pictures)
         try:
             if not request.continued:
                 self._sequence.reset()
@@ -120,10 +121,10 @@ class Answerer:
             token_ids=speech.token_ids,
             kept_indices=[look.kept_indices for look in request.looks],
             visual_tokens={
-                "before": self.viewer.tokens_before * len(pictures),
+                "before": sum(look.tokens_before for look in request.looks),
                 "after": sum(len(picture) for picture in pictures),
             },
-            prompt_tokens={"total": len(request.ids), "cached": known},
+            prompt_tokens={"total": len(ids), "cached": known},
             decoder=self.decoder.name,
             timings_ms={
                 "load": self.load_ms,

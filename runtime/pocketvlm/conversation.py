@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -124,28 +125,32 @@ class Chat:
                 messages.append(prompter.reply(turn.answer))
         return messages
 
-    def _ids(self, turns: Sequence[_Turn]) -> npt.NDArray[np.int64]:
-        pictures = sum(len(turn.looks) for turn in turns)
-        return self._answerer.prompter.encode_messages(self._messages(turns), pictures, self._budget)
+    def _ids(self, turns: Sequence[_Turn]) -> tuple[npt.NDArray[np.int64], int]:
+        """Their ids with an image token for each picture, and how many there are once all are placed."""
+        looks = [look for turn in turns for look in turn.looks]
+        prompter = self._answerer.prompter
+        ids = prompter.encode_messages(self._messages(turns), len(looks))
+        return ids, len(prompter.place(ids, [look.ids for look in looks]))
 
     def _fit(self, turns: list[_Turn], max_new_tokens: int) -> tuple[list[_Turn], npt.NDArray[np.int64]]:
-        """The turns that stay, by the rule above, and their ids with image slots expanded."""
+        """The turns that stay, by the rule above, and their ids with an image token for each picture."""
         context = self._answerer.decoder.context
         room = context - (max_new_tokens - 1)
-        ids = self._ids(turns)
-        if len(ids) > room:
-            while len(turns) > 1 and len(ids) > room * 3 // 4:
-                turns = _without_oldest(turns, most=context // 2 // self._budget)
-                ids = self._ids(turns)
-            while len(ids) > room and turns[0].carried:
+        ids, length = self._ids(turns)
+        if length > room:
+            while len(turns) > 1 and length > room * 3 // 4:
+                turns = _without_oldest(turns, most=context // 2)
+                ids, length = self._ids(turns)
+            while length > room and turns[0].carried:
                 turns = [replace(turns[0], carried=turns[0].carried[1:]), *turns[1:]]
-                ids = self._ids(turns)
-            self._answerer.check_room(len(ids), max_new_tokens)
+                ids, length = self._ids(turns)
+            self._answerer.check_room(length, max_new_tokens)
         return turns, ids
 
 
 def _without_oldest(turns: list[_Turn], most: int) -> list[_Turn]:
-    """One turn fewer; the last ``most`` of its pictures go to the front of the next."""
+    """One turn fewer; the latest of its pictures, of ``most`` visual tokens at most, go to the front of the next."""
     oldest, heir, *rest = turns
-    looks = oldest.looks
-    return [replace(heir, carried=looks[max(0, len(looks) - most) :]), *rest]
+    taken = list(itertools.accumulate(look.slots for look in reversed(oldest.looks)))
+    carried = sum(slots <= most for slots in taken)
+    return [replace(heir, carried=oldest.looks[len(taken) - carried :]), *rest]

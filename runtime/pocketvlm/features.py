@@ -35,7 +35,7 @@ class FeatureSource:
 
     Attributes:
         name: the artifact and its vision graph, as part of a file name.
-        tokens: k, the tokens of a picture.
+        tokens: k, the tokens of a tile.
         hidden: the width of a token.
         nested: see `VisionFeatures`.
     """
@@ -79,9 +79,9 @@ class FeatureCache:
                     f"no features can be kept in {folder} ({error.strerror}): name a folder"
                 ) from error
 
-    def get(self, key: str) -> VisionFeatures | None:
-        """The features of one picture, (1, k, hidden) and so on, or None."""
-        features = self._kept.pop(key, None) or self._read(key)
+    def get(self, key: str, tiles: int = 1) -> VisionFeatures | None:
+        """The features of one picture of so many tiles, (tiles, k, hidden) and so on, or None."""
+        features = self._kept.pop(key, None) or self._read(key, tiles)
         if features is not None:
             self._remember(key, features)
         return features
@@ -100,27 +100,29 @@ class FeatureCache:
     def _path(self, folder: Path, key: str) -> Path:
         return folder / f"{self._source.name}-{key}{_SUFFIX}"
 
-    def _read(self, key: str) -> VisionFeatures | None:
+    def _read(self, key: str, tiles: int) -> VisionFeatures | None:
         if self._folder is None:
             return None
         path = self._path(self._folder, key)
         k, hidden = self._source.tokens, self._source.hidden
+        rows = tiles * k
         try:
             with path.open("rb") as stream:
-                data = stream.read(len(_MAGIC) + 32 + k * (4 * hidden + 12) + 1)
+                data = stream.read(len(_MAGIC) + 32 + rows * (4 * hidden + 12) + 1)
             os.utime(path)  # used now
         except OSError as error:
             _log.debug("no kept features: %s", error)
             return None
         digest, body = data[len(_MAGIC) : len(_MAGIC) + 32], data[len(_MAGIC) + 32 :]
-        if not data.startswith(_MAGIC) or len(body) != k * (4 * hidden + 12) or hashlib.sha256(body).digest() != digest:
+        sound = data.startswith(_MAGIC) and len(body) == rows * (4 * hidden + 12)
+        if not sound or hashlib.sha256(body).digest() != digest:
             _log.debug("%s is damaged and is made again", path)
             return None
-        features, rest = body[: 4 * k * hidden], body[4 * k * hidden :]
+        features, rest = body[: 4 * rows * hidden], body[4 * rows * hidden :]
         return VisionFeatures(
-            np.frombuffer(features, "<f4").reshape(1, k, hidden),
-            np.frombuffer(rest[: 8 * k], "<i8").reshape(1, k),
-            np.frombuffer(rest[8 * k :], "<f4").reshape(1, k),
+            np.frombuffer(features, "<f4").reshape(tiles, k, hidden),
+            np.frombuffer(rest[: 8 * rows], "<i8").reshape(tiles, k),
+            np.frombuffer(rest[8 * rows :], "<f4").reshape(tiles, k),
             nested=self._source.nested,
         )
 

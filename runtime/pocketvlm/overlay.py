@@ -11,13 +11,15 @@ from PIL import Image
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.layouts import Grid, open_layout
 from pocketvlm.pictures import Picture, open_picture
-from pocketvlm.preprocessing import Preprocessor
+from pocketvlm.viewing import Look
 from pocketvlm.vision import VisionEncoder, pick_graph
 
 _MIN_EDGE = 512  # pixels of the drawing's longer edge, at least
 _DIM = 0.38  # brightness of dropped patches, which also lose their colour
 _WEAKEST = 0.55  # how far the kept patch of lowest score comes out of the dim; the best comes out wholly
+_GAP = 32  # pixels between the whole picture and its parts
 _OUTLINE = np.array([255, 196, 0], dtype=np.float32)
 
 
@@ -35,20 +37,44 @@ def draw_budgets(
     Raises:
         PocketVLMError: a picture or budget that is refused, or patches that are no grid.
     """
-    manifest = artifact.manifest
-    preprocessor = Preprocessor.from_artifact(artifact)
+    manifest, layout = artifact.manifest, open_layout(artifact)
     upright = open_picture(picture)
-    seen, pixels = preprocessor.resize_and_crop(upright), preprocessor(upright)[None]
+    views, tiles = layout.views(upright), layout.cut(upright)
     features = {
-        k: VisionEncoder.open(artifact, budget=k, precision=precision).encode(pixels)
+        k: VisionEncoder.open(artifact, budget=k, precision=precision).encode(tiles.pixel_values)
         for k in {pick_graph(manifest, budget) for budget in budgets}
     }
     drawn = {}
     for budget in budgets:
-        kept = features[pick_graph(manifest, budget)].narrow(budget)
-        indices, scores = kept.kept_indices[0], kept.kept_scores[0]
-        drawn[budget] = (draw_kept(seen, indices, scores, manifest.pruning.tokens_before), indices.tolist())
+        look = Look(layout, tiles, budget)
+        look.features = kept = features[pick_graph(manifest, budget)].narrow(budget)
+        drawings = [
+            draw_kept(view, indices, scores, layout.setting.patches)
+            for view, indices, scores in zip(views, kept.kept_indices, kept.kept_scores, strict=True)
+        ]
+        drawn[budget] = (join_tiles(drawings, tiles.grid), look.kept_indices)
     return drawn
+
+
+def join_tiles(drawings: Sequence[Image.Image], grid: Grid) -> Image.Image:
+    """Drawings of the tiles of one picture, all of a size: its parts side by side as they lie in it, the whole first.
+
+    Args:
+        drawings: in the order of the batch.
+        grid: how the picture was cut.
+    """
+    if len(drawings) == 1:
+        return drawings[0]
+    parts = list(drawings)
+    whole = [] if grid.whole is None else [parts.pop(0 if grid.whole == "first" else -1)]
+    width, height = parts[0].size
+    left = (width + _GAP) * len(whole)
+    sheet = Image.new("RGB", (left + width * grid.columns, height * grid.rows), "white")
+    for drawing in whole:
+        sheet.paste(drawing, (0, 0))
+    for number, drawing in enumerate(parts):
+        sheet.paste(drawing, (left + number % grid.columns * width, number // grid.columns * height))
+    return sheet
 
 
 def draw_kept(

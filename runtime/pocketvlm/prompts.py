@@ -57,7 +57,7 @@ class Prompter:
         return cls(tokenizer, template, artifact.manifest.decoder.image_token_id, special.get("bos_token"))
 
     def encode(self, prompt: str, pictures: int = 0, slots: int = 1) -> npt.NDArray[np.int64]:
-        """Token ids int64 (n,) of one question; every picture takes ``slots`` image tokens.
+        """Token ids int64 (n,) of one question; every picture takes ``slots`` image tokens, see `place` for others.
 
         ``<image>`` in the prompt places a picture there, in order; without any, pictures come first, where the chat
         template puts them.
@@ -89,7 +89,7 @@ class Prompter:
         said = text.replace(self._image_token, "").strip()
         return {"role": "assistant", "content": [{"type": "text", "text": said}]}
 
-    def encode_messages(self, messages: Sequence[Message], pictures: int, slots: int) -> npt.NDArray[np.int64]:
+    def encode_messages(self, messages: Sequence[Message], pictures: int, slots: int = 1) -> npt.NDArray[np.int64]:
         """As `encode`, for a conversation in the form that chat templates read."""
         text = self._template.render(messages)
         # One pass, and no second BOS where the template has written one already.
@@ -103,22 +103,45 @@ class Prompter:
             )
         return np.repeat(ids, np.where(is_image, slots, 1))
 
+    def place(self, ids: npt.NDArray[np.int64], pictures: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+        """Ids with one image token a picture -> ids with what stands for each in its place, see `Layout.expand`."""
+        at = np.flatnonzero(ids == self.image_token_id)
+        texts = np.split(ids, np.sort(np.concatenate([at, at + 1])))  # text and image tokens in turns
+        texts[1::2] = pictures
+        return np.concatenate(texts)
+
     def segments(
         self, ids: npt.NDArray[np.int64], pictures: Iterable[EmbeddingSegment | npt.NDArray[np.float32]]
     ) -> list[Segment]:
-        """Cut ids at the image slots and put each picture's features, float32 (slots, hidden), in their place."""
+        """Cut ids at the image slots and put each picture's features, float32 (slots, hidden), in their place.
+
+        Other ids may stand between the slots of a picture: its features are then cut there too.
+        """
         segments: list[Segment] = []
+        is_slot = np.append(ids == self.image_token_id, False)
         at = 0
         for given in pictures:
             picture = given if isinstance(given, EmbeddingSegment) else EmbeddingSegment(given)
-            start = at + int(np.argmax(ids[at:] == self.image_token_id))
-            if start > at:
-                segments.append(TokenSegment(ids[at:start]))
-            segments.append(picture)
-            at = start + len(picture)
+            filled = 0
+            while filled < len(picture):
+                start = at + int(np.argmax(is_slot[at:]))
+                run = int(np.argmin(is_slot[start:]))
+                if start > at:
+                    segments.append(TokenSegment(ids[at:start]))
+                segments.append(part := _part(picture, filled, filled + run))
+                filled += len(part)
+                at = start + len(part)
         if at < len(ids):
             segments.append(TokenSegment(ids[at:]))
         return segments
+
+
+def _part(picture: EmbeddingSegment, start: int, end: int) -> EmbeddingSegment:
+    """Rows of a picture, at most as many as it has; the whole of it where that is asked for."""
+    if start == 0 and end >= len(picture):
+        return picture
+    key = None if picture.key is None else f"{picture.key}/{start}"
+    return EmbeddingSegment(picture.inputs_embeds[start:end], key)
 
 
 def _token_ids(tokenizer: tokenizers.Tokenizer, text: str, *, add_special: bool) -> list[int]:

@@ -37,6 +37,7 @@ def signature(manifest: Manifest, kind: str, budget: int | None = None) -> Signa
                 "image_features": (None, budget, spec.hidden),
                 "kept_indices": (None, budget),
                 "kept_scores": (None, budget),
+                **dict.fromkeys(manifest.vision.constants, (spec.hidden,)),
             },
         )
     if kind == metadata.EMBED_TOKENS:

@@ -14,25 +14,44 @@ from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import EmbeddingSegment
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.features import FeatureCache, picture_key
+from pocketvlm.layouts import Layout, Tiles, open_layout, slot_count, tokens_before
 from pocketvlm.pictures import Picture, PictureLimits, open_picture
-from pocketvlm.preprocessing import Preprocessor
 from pocketvlm.vision import VisionEncoder, VisionFeatures
 
 
 class Look:
     """One picture of a prompt at one budget: its pixels until it is encoded, its features from then on."""
 
-    def __init__(self, pixel_values: npt.NDArray[np.float32], budget: int) -> None:
-        self.pixel_values: npt.NDArray[np.float32] | None = pixel_values  # (3, height, width)
+    def __init__(self, layout: Layout, tiles: Tiles, budget: int) -> None:
+        self.pixel_values: npt.NDArray[np.float32] | None = tiles.pixel_values  # (tiles, 3, height, width)
+        self.grid = tiles.grid
         self.budget = budget
-        self.features: VisionFeatures | None = None  # (1, budget, hidden)
+        self.features: VisionFeatures | None = None  # (tiles, budget, hidden)
+        self._layout = layout
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """What stands for it in a prompt, int64 (n,); before it is encoded perhaps more than after, never less."""
+        kept = None if self.features is None else self.features.kept_indices
+        return self._layout.expand(self.grid, self.budget, kept)
+
+    @property
+    def slots(self) -> int:
+        """Visual tokens among the ids."""
+        return slot_count(self._layout, self.ids)
+
+    @property
+    def tokens_before(self) -> int:
+        """Visual tokens that it would take without pruning."""
+        return tokens_before(self._layout, self.grid)
 
     @property
     def kept_indices(self) -> list[int]:
-        """The patches kept, in raster order; of a picture that has been encoded."""
+        """The patches kept of each tile, in raster order, numbered on from tile to tile; of an encoded picture."""
         if self.features is None:
             raise RuntimeError("this picture has not been encoded")
-        kept: list[int] = self.features.kept_indices[0].tolist()
+        first = np.arange(self.grid.tiles, dtype=np.int64) * self._layout.setting.patches  # of each tile
+        kept: list[int] = (self.features.kept_indices + first[:, None]).ravel().tolist()
         return kept
 
     @functools.cached_property
@@ -56,9 +75,7 @@ class Viewer:
     def __init__(
         self, artifact: Artifact, encoder: VisionEncoder, limits: PictureLimits | None, cache: FeatureCache
     ) -> None:
-        self.tokens_before = artifact.manifest.pruning.tokens_before
-        self._size = artifact.manifest.vision.image_size
-        self._preprocessor = Preprocessor.from_artifact(artifact)
+        self.layout = open_layout(artifact)
         self._encoder = encoder
         self._limits = limits
         self._cache = cache
@@ -72,28 +89,30 @@ class Viewer:
         if isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray)):
             raise PocketVLMError("images is a single picture: give a list of pictures")
         self.check_budget(budget)
-        return [Look(self._pixels(image), budget) for image in images or []]
+        return [Look(self.layout, self._cut(image), budget) for image in images or []]
 
     def see(self, look: Look, *, cached: bool) -> EmbeddingSegment:
-        """Encode a picture by itself: memory stays that of one, and a quantized graph's activation scales, taken over
-        a whole batch, do not let one picture change another's features. ``cached`` ones are kept and come back."""
+        """Encode the tiles of one picture: memory stays that of one, and a quantized graph's activation scales, taken
+        over a whole batch, do not let one picture change another's features. ``cached`` ones are kept and come back."""
         if look.features is None:
-            features = self._cache.get(look.key) if cached else None
+            features = self._cache.get(look.key, look.grid.tiles) if cached else None
             if features is None and look.pixel_values is not None:
-                features = self._encoder.encode(look.pixel_values[None])
+                features = self._encoder.encode(look.pixel_values)
                 if cached:
                     self._cache.put(look.key, features)
             if features is None:
                 raise RuntimeError("a picture has neither pixels nor features")
             look.features, look.pixel_values = features.narrow(look.budget), None
-        key = f"{look.key}/{look.budget}" if cached else None
-        return EmbeddingSegment(look.features.image_features[0], key)
+        # The same tiles are arranged otherwise where they were cut otherwise.
+        key = f"{look.key}/{look.budget}/{look.grid}/{look.grid.size}" if cached else None
+        return EmbeddingSegment(self.layout.arrange(look.grid, look.features, self._encoder.constants), key)
 
-    def _pixels(self, image: Picture) -> npt.NDArray[np.float32]:
-        pixels = self._preprocessor(open_picture(image, self._limits))
-        if pixels.shape[1:] != self._size:
+    def _cut(self, image: Picture) -> Tiles:
+        tiles = self.layout.cut(open_picture(image, self._limits))
+        found, expected = tiles.pixel_values.shape[2:], self.layout.setting.image_size
+        if found != expected:
             raise PocketVLMError(
-                f"preprocessing makes {pixels.shape[1]}x{pixels.shape[2]} pixels, the vision graph reads "
-                f"{self._size[0]}x{self._size[1]}: export the artifact again"
+                f"preprocessing makes {found[0]}x{found[1]} pixels, the vision graph reads "
+                f"{expected[0]}x{expected[1]}: export the artifact again"
             )
-        return pixels
+        return tiles

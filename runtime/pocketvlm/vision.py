@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -19,7 +19,7 @@ _OUTPUTS = ["image_features", "kept_indices", "kept_scores"]
 
 @dataclass(frozen=True)
 class VisionFeatures:
-    """What the vision graph says about a batch of pictures; tokens stand in raster order.
+    """What the vision graph says about a batch of pictures or tiles; tokens stand in raster order.
 
     Attributes:
         image_features: float32 (batch, k, hidden), ready for the decoder.
@@ -68,13 +68,23 @@ class VisionFeatures:
 
 
 class VisionEncoder:
-    """The vision graph of one budget and precision."""
+    """The vision graph of one budget and precision; ``constants`` are its outputs that no picture changes, by name."""
 
-    def __init__(self, session: ort.InferenceSession, budget: int, precision: str, *, nested: bool) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        budget: int,
+        precision: str,
+        *,
+        nested: bool,
+        constants: Sequence[str] = (),
+        image_size: tuple[int, int] = (1, 1),
+    ) -> None:
         self._session = session
         self.budget = budget
         self.precision = precision
         self.nested = nested
+        self.constants = self._read(constants, image_size) if constants else {}
 
     @classmethod
     def open(
@@ -102,7 +112,10 @@ class VisionEncoder:
         precision = next(iter(graphs)) if precision is None else precision
         name = pick_precision(graphs, precision, f"vision graph at budget {k}")
         session = open_session(artifact, name, metadata.VISION_ENCODER, budget=k, threads=threads)
-        return cls(session, k, precision, nested=is_nested(manifest))
+        vision = manifest.vision
+        return cls(
+            session, k, precision, nested=is_nested(manifest), constants=vision.constants, image_size=vision.image_size
+        )
 
     def check_budget(self, budget: int) -> int:
         """Return ``budget`` if this graph serves it; raises `PocketVLMError` with what it serves."""
@@ -116,6 +129,15 @@ class VisionEncoder:
         with ort_errors("the vision graph failed"):
             features, indices, scores = self._session.run(_OUTPUTS, {"pixel_values": pixel_values})
         return VisionFeatures(features, indices, scores, nested=self.nested)
+
+    def _read(self, names: Sequence[str], image_size: tuple[int, int]) -> dict[str, npt.NDArray[np.float32]]:
+        """Outputs that no picture changes; the graph is not run for them but where they are made."""
+        options = ort.RunOptions()
+        options.only_execute_path_to_fetches = True
+        blank = np.zeros((1, 3, *image_size), dtype=np.float32)
+        with ort_errors("the vision graph failed"):
+            found = self._session.run(list(names), {"pixel_values": blank}, options)
+        return dict(zip(names, found, strict=True))
 
 
 def is_nested(manifest: Manifest) -> bool:

@@ -135,8 +135,9 @@ class VLM:
         sampler = self._answerer.sampler(Sampling(max_new_tokens, temperature, top_p, seed))
         budget = self._budget if budget is None else budget
         looks = self._answerer.viewer.look(images, budget)
-        ids = self._answerer.prompter.encode(prompt, len(looks), budget)
-        self._answerer.check_room(len(ids), max_new_tokens)
+        prompter = self._answerer.prompter
+        ids = prompter.encode(prompt, len(looks))
+        self._answerer.check_room(len(prompter.place(ids, [look.ids for look in looks])), max_new_tokens)
         spent_ms = ms_since(started)
         return self._answerer.begin(
             Request(ids, looks, max_new_tokens, sampler, spent_ms, cached=self._keeps_features, continued=False)

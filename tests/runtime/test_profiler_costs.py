@@ -75,7 +75,7 @@ def test_as_many_key_heads_as_heads_is_what_the_papers_count(n, heads, head_dim,
 def test_of_an_artifact(tiny_export):
     """Against the same sums written out from the checkpoint's shape: see tools/make_checkpoint/presets.py."""
     manifest = Manifest.from_dict(read_manifest(tiny_export))
-    costs = costs_of(manifest, pictures=2, visual=18, prompt=50, value_bytes=4)
+    costs = costs_of(manifest, tiles=2, visual=18, prompt=50, value_bytes=4)
     d, m, layers, heads, kv_heads, head_dim = 64, 96, 2, 4, 2, 16
     assert costs.flops == 2 * layers * (4 * 18 * d * d + 2 * 18 * 18 * d + 3 * 18 * d * m)
     projections = d * heads * head_dim + 2 * d * kv_heads * head_dim + heads * head_dim * d
@@ -87,6 +87,6 @@ def test_of_an_artifact(tiny_export):
 
 
 def test_an_artifact_that_does_not_state_its_widths(artifact_dir):
-    costs = costs_of(Manifest.from_dict(read_manifest(artifact_dir)), pictures=1, visual=6, prompt=9, value_bytes=4)
+    costs = costs_of(Manifest.from_dict(read_manifest(artifact_dir)), tiles=1, visual=6, prompt=9, value_bytes=4)
     assert (costs.flops, costs.flops_prompt, costs.flops_vision, costs.flops_first_token) == (None,) * 4
     assert costs.kv_bytes == 6 * 2 * 2 * 8 * 4

@@ -1,8 +1,10 @@
 """Knows what the exporter must learn about a VLM family, whatever the family."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -61,14 +63,37 @@ class DecoderSpec:
 
 
 @dataclass(frozen=True)
+class LayoutSpec:
+    """One way in which a family's pictures become tiles and slots.
+
+    Attributes:
+        stated: ``vision.layout`` of the manifest: the name of a layout of `pocketvlm.layouts`, and its options.
+        exact: with every token kept it gives what transformers gives; without pruning no other is exported.
+        constants: outputs of the vision graph that it reads beside the features, see `Family.load_constants`.
+    """
+
+    stated: Mapping[str, Any]
+    exact: bool = True
+    constants: tuple[str, ...] = ()
+
+
+# The layout of the families whose pictures are one tile each.
+ONE_TILE: Mapping[str, LayoutSpec] = {"single": LayoutSpec({"name": "single"})}
+
+
+@dataclass(frozen=True)
 class VLMSpec:
-    """A checkpoint as the exporter sees it: parsed, checked, nothing loaded."""
+    """A checkpoint as the exporter sees it: parsed, checked, nothing loaded.
+
+    ``layouts`` are those of its family by what ``--layout`` calls them, the default when pruning first.
+    """
 
     family: "Family"
     config: PretrainedConfig
     vision: VisionSpec
     decoder: DecoderSpec
     image_token_id: int
+    layouts: Mapping[str, LayoutSpec] = field(default_factory=lambda: ONE_TILE)
 
 
 class Family(Protocol):
@@ -90,6 +115,9 @@ class Family(Protocol):
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """Return the projector: (..., features) -> (..., decoder hidden)."""
+
+    def load_constants(self, weights: Weights, spec: VLMSpec) -> Mapping[str, torch.Tensor]:
+        """Return what its layouts read beside features, by name, (decoder hidden,) each; none for most families."""
 
     def load_decoder(self, weights: Weights, spec: VLMSpec, *, attention: str) -> PreTrainedModel:
         """Return the causal language model without its input embedding: it is fed ``inputs_embeds``."""

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -74,6 +75,10 @@ class Llava:
             projector = LlavaMultiModalProjector(spec.config)
         _assign(projector, weights.component("projector."), "projector")
         return projector.eval()
+
+    def load_constants(self, weights: Weights, spec: VLMSpec) -> Mapping[str, torch.Tensor]:
+        """None."""
+        return {}
 
     def load_decoder(self, weights: Weights, spec: VLMSpec, *, attention: str) -> PreTrainedModel:
         """See `Family.load_decoder`."""

@@ -7,9 +7,11 @@ from pathlib import Path
 from PIL import Image
 
 from pocketvlm import PocketVLMError
-from pocketvlm.preprocessing import Preprocessor
+from pocketvlm.layouts import make_layout
 from pocketvlm.prompts import Prompter
 from pocketvlm.templates import ChatTemplate
+from pocketvlm_export.families import LayoutSpec
+from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import Checkpoint, load_tokenizer
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.packaging.manifest import eos_token_ids
@@ -18,26 +20,29 @@ from pocketvlm_export.packaging.sidecars import chat_template, image_processor
 _SHAPES = ((64, 48), (48, 64))  # (width, height): wide and tall
 
 
-def check_device_settings(checkpoint: Checkpoint) -> None:
+def check_device_settings(checkpoint: Checkpoint, layout: LayoutSpec) -> None:
     """Refuse a checkpoint whose pictures or prompts an artifact could not prepare as transformers does.
+
+    Args:
+        checkpoint: what is to be exported.
+        layout: how its pictures are cut.
 
     Raises:
         PocketVLMError: image processor, tokenizer, chat template or special ids are missing, damaged or not supported.
     """
-    _check_pictures(checkpoint)
+    _check_pictures(checkpoint, layout)
     _check_image_token(checkpoint)
     eos_token_ids(checkpoint)
     _check_prompt(checkpoint)
 
 
-def _check_pictures(checkpoint: Checkpoint) -> None:
+def _check_pictures(checkpoint: Checkpoint, layout: LayoutSpec) -> None:
     source, size = checkpoint.source.folder, checkpoint.spec.vision.image_size
     config = image_processor(source)
     with _advising(source, "the image processor"):
-        preprocessor = Preprocessor.from_config(config)
-        preprocessor.check_size(size)
+        made = make_layout(setting(checkpoint.spec, layout), config)
     for shape in _SHAPES:  # without a crop the size may depend on the picture
-        height, width = preprocessor.resize_and_crop(Image.new("RGB", shape)).shape[:2]
+        height, width = made.views(Image.new("RGB", shape)).shape[1:3]
         if (height, width) != size:
             raise PocketVLMError(
                 f"the image processor of {source} makes {width}x{height} pixels of a picture of {shape[0]}x{shape[1]}, "

@@ -70,6 +70,9 @@ def write_manifest(
             spec.vision.image_size,
             {budget: _present(files, present) for budget, files in plan.vision.items()},
             _tower(spec.vision),
+            layout=plan.layout.stated,
+            constants=plan.layout.constants,
+            totals={str(budget): by_grid for budget, by_grid in plan.totals().items()},
         ),
         decoder=DecoderSpec(
             engines=plan.options.engines,

@@ -68,12 +68,18 @@ class Tower:
 class Vision:
     """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height, width) in pixels.
 
-    ``tower`` is for estimates; artifacts of earlier versions do not state it.
+    ``tower`` is for estimates; artifacts of earlier versions do not state it. ``layout`` says how a picture becomes
+    tiles and slots, by name and that layout's own options, see `pocketvlm.layouts`. ``constants`` are further outputs
+    of every vision graph that no picture changes, (hidden,) each. ``totals[budget][grid]`` is how many visual tokens a
+    picture cut into that grid takes at most, for people and other clients.
     """
 
     image_size: tuple[int, int]
     graphs: Mapping[int, Mapping[str, str]]
     tower: Tower | None = None
+    layout: Mapping[str, Any] = field(default_factory=lambda: {"name": "single"})
+    constants: tuple[str, ...] = ()
+    totals: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
     """Open each graph and the prompt and picture settings; raises `PocketVLMError` at the first that is not sound."""
     from pocketvlm.artifact import metadata
     from pocketvlm.decoders.gguf_header import expected_dimensions, read_header
-    from pocketvlm.preprocessing import Preprocessor
+    from pocketvlm.layouts import open_layout
     from pocketvlm.prompts import Prompter
     from pocketvlm.sessions import open_session
 
@@ -63,7 +63,7 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
         open_session(artifact, name, kind, budget=budget)
     for name in manifest.decoder.gguf.values():
         read_header(artifact.path(name)).check(name, **expected_dimensions(manifest.decoder))
-    Preprocessor.from_artifact(artifact)
+    open_layout(artifact)
     Prompter.from_artifact(artifact)
     return {
         "artifact_id": manifest.artifact_id,

@@ -57,7 +57,7 @@ class Costs:
     Attributes:
         flops: of the prefill of the visual tokens alone, `prefill_flops`: the papers' figure.
         flops_prompt: of the prefill of the whole prompt with grouped queries as this decoder has them.
-        flops_vision: of the vision tower over all pictures, before any pruning inside its last layer.
+        flops_vision: of the vision tower over all tiles of all pictures, before any pruning inside its last layer.
         kv_bytes: of the visual tokens' keys and values, at the width this engine keeps them in.
         kv_bytes_prompt: of the whole prompt's.
     """
@@ -76,14 +76,14 @@ class Costs:
         return self.flops_prompt + self.flops_vision
 
 
-def costs_of(manifest: Manifest, *, pictures: int, visual: int, prompt: int, value_bytes: int) -> Costs:
-    """The `Costs` of a prompt of ``prompt`` tokens, ``visual`` of them visual tokens of ``pictures`` pictures."""
+def costs_of(manifest: Manifest, *, tiles: int, visual: int, prompt: int, value_bytes: int) -> Costs:
+    """The `Costs` of a prompt of ``prompt`` tokens, ``visual`` of them visual tokens, its pictures in ``tiles``."""
     decoder = manifest.decoder
     shape = (decoder.layers, decoder.kv_heads, decoder.head_dim, value_bytes)
     return Costs(
         flops=_papers_flops(decoder, visual),
         flops_prompt=_decoder_flops(decoder, prompt),
-        flops_vision=_vision_flops(manifest.vision.tower, pictures),
+        flops_vision=_vision_flops(manifest.vision.tower, tiles),
         kv_bytes=cache_bytes(visual, *shape),
         kv_bytes_prompt=cache_bytes(prompt, *shape),
     )
@@ -102,7 +102,7 @@ def _decoder_flops(decoder: DecoderSpec, n: int) -> float | None:
     return 2 * decoder.layers * macs_of_grouped_queries(n, *width)
 
 
-def _vision_flops(tower: Tower | None, pictures: int) -> float | None:
+def _vision_flops(tower: Tower | None, tiles: int) -> float | None:
     if tower is None:
         return None
-    return pictures * tower_flops(tower.sequence, tower.hidden, tower.intermediate, tower.layers)
+    return tiles * tower_flops(tower.sequence, tower.hidden, tower.intermediate, tower.layers)

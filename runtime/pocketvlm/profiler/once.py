@@ -21,7 +21,7 @@ from pocketvlm.errors import PocketVLMError
 from pocketvlm.profiler.cases import Case
 from pocketvlm.profiler.machine import LoadWatch
 from pocketvlm.profiler.memory import peak_memory
-from pocketvlm.profiler.questions import Question, noise_picture
+from pocketvlm.profiler.questions import Question, noise_picture, picture_grids
 from pocketvlm.profiler.selection import measure_selection
 from pocketvlm.vision import VisionEncoder
 from pocketvlm.vlm import VLM
@@ -39,6 +39,7 @@ class Sample:
         value_bytes: of one number in the decoder's cache.
         peak_bytes: the process's peak memory; None where the system does not tell.
         other_load: per cent of all CPUs that others used from loading to the last token; None where nobody can tell.
+        tiles: of all pictures.
     """
 
     stages: dict[str, float]
@@ -49,6 +50,7 @@ class Sample:
     value_bytes: int
     peak_bytes: int | None
     other_load: float | None
+    tiles: int = 1
 
 
 def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sample:
@@ -72,6 +74,7 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
         value_bytes=decoder.cache_value_bytes,
         peak_bytes=peak_memory(),
         other_load=watch.seen(),
+        tiles=sum(grid.tiles for grid in picture_grids(artifact, question)),
     )
 
 

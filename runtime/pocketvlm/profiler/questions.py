@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import check_room
+from pocketvlm.layouts import Grid, make_layout, open_layout, setting_of
 from pocketvlm.pictures import open_picture
 from pocketvlm.prompts import Prompter
 
@@ -21,7 +22,7 @@ class Question:
 
     Attributes:
         prompt: the question.
-        images: paths of pictures; none means one of noise, as large as the tower reads.
+        images: paths of pictures; none means one of noise, as large as is read in the most tiles.
         new_tokens: tokens made, the end-of-sequence token being taken for any other: all runs do the same work.
     """
 
@@ -38,16 +39,26 @@ class Question:
 def check_question(artifact: Artifact, question: Question, budget: int) -> None:
     """Refuse at once what each run would refuse: a picture, or a prompt beyond the context at ``budget`` tokens a
     picture; raises `PocketVLMError`."""
-    for image in question.images:
-        open_picture(image)
-    prompt = Prompter.from_artifact(artifact).encode(question.prompt, question.pictures, budget)
-    check_room(len(prompt), question.new_tokens - 1, artifact.manifest.decoder.context)
+    layout = open_layout(artifact)
+    grids = picture_grids(artifact, question)
+    prompter = Prompter.from_artifact(artifact)
+    ids = prompter.place(prompter.encode(question.prompt, len(grids)), [layout.expand(grid, budget) for grid in grids])
+    check_room(len(ids), question.new_tokens - 1, artifact.manifest.decoder.context)
+
+
+def picture_grids(artifact: Artifact, question: Question) -> list[Grid]:
+    """How each picture of a question is cut; raises `PocketVLMError` for one that is refused."""
+    layout = open_layout(artifact)
+    images = [open_picture(image) for image in question.images or [noise_picture(artifact)]]
+    return [layout.grid(image.height, image.width) for image in images]
 
 
 def noise_picture(artifact: Artifact, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """A picture of noise, one for each seed, of the size that the tower reads: uint8 (height, width, 3)."""
-    height, width = artifact.manifest.vision.image_size
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    """A picture of noise, one for each seed, as large as is read in the most tiles: uint8 (height, width, 3)."""
+    layout = make_layout(setting_of(artifact.manifest))
+    (height, width), largest = layout.setting.image_size, layout.grids()[-1]
+    shape = (height * largest.rows, width * largest.columns, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def made_up_prompt(artifact: Artifact, pictures: int = 1, text_tokens: int = TEXT_TOKENS) -> str:

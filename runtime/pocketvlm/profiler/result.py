@@ -63,7 +63,7 @@ class Result:
         first = self.samples[0]
         return costs_of(
             self.manifest,
-            pictures=self.pictures,
+            tiles=first.tiles,
             visual=first.visual_after,
             prompt=first.prompt_tokens,
             value_bytes=first.value_bytes,

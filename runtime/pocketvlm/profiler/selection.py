@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.artifact import Artifact, metadata
+from pocketvlm.layouts import open_layout
 from pocketvlm.pictures import open_picture
-from pocketvlm.preprocessing import Preprocessor
 from pocketvlm.profiler.questions import noise_picture
 from pocketvlm.profiler.spread import Spread
 from pocketvlm.sessions import open_session
@@ -43,7 +43,7 @@ def measure_selection(
     manifest = artifact.manifest
     k = pick_graph(manifest, budget)
     name = pick_precision(manifest.vision.graphs[k], precision, f"vision graph at budget {k}")
-    pixels = Preprocessor.from_artifact(artifact)(open_picture(noise_picture(artifact)))[None]
+    pixels = open_layout(artifact).cut(open_picture(noise_picture(artifact))).pixel_values[:1]
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(
             artifact, name, metadata.VISION_ENCODER, budget=k, threads=threads, profile=Path(folder) / "nodes"

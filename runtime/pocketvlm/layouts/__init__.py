@@ -1,0 +1,49 @@
+"""How pictures become tiles, slots and features, by layout; a new one is a module here and one line of `LAYOUTS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pocketvlm.artifact import Artifact, Manifest
+from pocketvlm.errors import PocketVLMError
+from pocketvlm.layouts.base import Grid, Layout, Setting, Tiles, slot_count, tokens_before
+from pocketvlm.layouts.single import Single
+
+LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in (Single,)}
+
+__all__ = [
+    "LAYOUTS",
+    "Grid",
+    "Layout",
+    "Setting",
+    "Tiles",
+    "make_layout",
+    "open_layout",
+    "setting_of",
+    "slot_count",
+    "tokens_before",
+]
+
+
+def open_layout(artifact: Artifact) -> Layout:
+    """The layout of an artifact, ready to cut; raises `PocketVLMError` where its settings cannot be followed."""
+    return make_layout(setting_of(artifact.manifest), artifact.read_json("preprocessor_config.json"))
+
+
+def setting_of(manifest: Manifest) -> Setting:
+    """What the layout of an artifact is made for."""
+    vision = manifest.vision
+    return Setting(
+        vision.image_size, manifest.pruning.tokens_before, manifest.decoder.image_token_id, dict(vision.layout)
+    )
+
+
+def make_layout(setting: Setting, config: Mapping[str, Any] | None = None) -> Layout:
+    """See `Layout.make`; raises `PocketVLMError` for a layout that this runtime does not have, too."""
+    name = setting.options.get("name")
+    if name not in LAYOUTS:
+        raise PocketVLMError(
+            f"picture layout {name!r} is unknown to this runtime, which has {', '.join(LAYOUTS)}: update pocketvlm"
+        )
+    return LAYOUTS[name].make(setting, config)

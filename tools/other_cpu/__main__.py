@@ -1,8 +1,9 @@
-"""Answers on arm64 against this machine's: ``PYTHONPATH=tools python -m arm64``.
+"""Answers on another CPU against this machine's: ``PYTHONPATH=tools python -m other_cpu arm64|haswell``.
 
-Exports the demo checkpoint, answers every question about the three example scenes with the real arm64 wheels of ONNX
-Runtime and the other libraries under qemu-user, and with this machine's. In fp32 the tokens must be equal; integer
-arithmetic differs from CPU to CPU by rounding, so there the logits must be close. Needs apt and dpkg-deb.
+Exports the demo checkpoint and answers every question about the three example scenes twice, here and under qemu-user:
+``arm64`` with the real arm64 wheels of ONNX Runtime and the other libraries, ``haswell`` on an x86 CPU whose sums of
+products of bytes overflow, which the runtime must notice. In fp32 the tokens must be equal; integer arithmetic differs
+from CPU to CPU by rounding, so there the logits must be close. Needs apt and dpkg-deb.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
-from arm64.machine import Machine, make_machine
+from other_cpu.machines import MACHINES, Machine
 from pocketvlm_export import ExportOptions, export
 
 HERE = Path(__file__).parent
@@ -49,12 +50,14 @@ CONFIGURATIONS = (Configuration("fp32", "fp32"), Configuration("int8", "int8"), 
 
 
 @click.command(help=__doc__)
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("build/arm64"), help="Where all of it is kept.")
+@click.argument("name", type=click.Choice(list(MACHINES)))
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("build"), help="Where all of it is kept.")
 @click.option("--mirror", help="URI of a Debian archive; apt's own if not given.")
 @click.option("--questions", "most", type=int, help="Only so many of the questions.")
-def main(folder: Path, mirror: str | None, most: int | None) -> None:
+def main(name: str, folder: Path, mirror: str | None, most: int | None) -> None:
     """Make the machine, ask both, compare; exit 1 on a difference."""
-    machine = make_machine(folder / "machine", mirror)
+    folder = folder.resolve() / name
+    machine = MACHINES[name](folder / "machine", mirror)
     vision, decoder = (
         tuple(dict.fromkeys(names)) for names in zip(*((c.vision, c.decoder) for c in CONFIGURATIONS), strict=True)
     )
@@ -73,8 +76,7 @@ def main(folder: Path, mirror: str | None, most: int | None) -> None:
 
 def ask(machine: Machine | None, artifact: Path, pairs: list[Any], configuration: Configuration) -> list[Answer]:
     """Let a machine answer, this one where None is given."""
-    command = [sys.executable] if machine is None else machine.command
-    environment = dict(os.environ) if machine is None else machine.environment
+    machine = machine or Machine([sys.executable])
     with tempfile.NamedTemporaryFile("w", suffix=".json") as questions:
         json.dump([(image, question["question"]) for image, question in pairs], questions)
         questions.flush()
@@ -85,9 +87,15 @@ def ask(machine: Machine | None, artifact: Path, pairs: list[Any], configuration
             configuration.vision,
             configuration.decoder,
         ]
-        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*machine.command, *arguments],
+            env={**os.environ, **machine.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode:
-        raise SystemExit(f"{command[0]} failed:\n{done.stderr}")
+        raise SystemExit(f"{machine.command[0]} failed:\n{done.stderr}")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -109,9 +117,8 @@ def compare(configuration: Configuration, pairs: list[Any], here: list[Answer], 
     tolerance = TOLERANCE.get(configuration.decoder, TOLERANCE_QUANTIZED)
     exact = configuration == Configuration(EXACT, EXACT)
     passed = worst <= tolerance and (not exact or same == kept == len(pairs))
-    machines = f"{here[0]['machine']} and {there[0]['machine']}"
     click.echo(
-        f"{'ok' if passed else 'DIFFERENT'}  {configuration}, {machines}: "
+        f"{'ok' if passed else 'DIFFERENT'}  {configuration}: "
         f"tokens of {same} of {len(pairs)} answers are the same, patches of {kept}; right {right[0]} and {right[1]}; "
         f"logits differ by at most {worst:.1e} of the largest (allowed {tolerance:.0e})"
     )

@@ -1,0 +1,1 @@
+"""Answers on another CPU, emulated, held against this machine's."""

@@ -41,7 +41,7 @@ def draw_budgets(
     upright = open_picture(picture)
     views, tiles = layout.views(upright), layout.cut(upright)
     features = {
-        k: VisionEncoder.open(artifact, budget=k, precision=precision).encode(tiles.pixel_values)
+        k: VisionEncoder.open(artifact, budget=k, precision=precision, prepack=False).encode(tiles.pixel_values)
         for k in {pick_graph(manifest, budget) for budget in budgets}
     }
     drawn = {}

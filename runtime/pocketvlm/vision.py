@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.sessions import open_session, ort_errors
+from pocketvlm.sessions import open_session, ort_errors, wants_prepacking
 
 _OUTPUTS = ["image_features", "kept_indices", "kept_scores"]
 
@@ -94,6 +94,7 @@ class VisionEncoder:
         budget: int | None = None,
         precision: str | None = None,
         threads: int | None = None,
+        prepack: bool = True,
     ) -> Self:
         """Open the graph that serves ``budget``: the one exported at it, else the next larger one.
 
@@ -102,6 +103,7 @@ class VisionEncoder:
             budget: visual tokens a picture; None is the artifact's default.
             precision: as named in the manifest; None is the artifact's default, the first listed.
             threads: intra-op threads; None leaves ONNX Runtime's default.
+            prepack: False opens a float32 graph at once and runs it slower, see `open_session`.
 
         Raises:
             PocketVLMError: no graph can serve the budget, or none has the precision.
@@ -111,7 +113,14 @@ class VisionEncoder:
         graphs = manifest.vision.graphs[k]
         precision = next(iter(graphs)) if precision is None else precision
         name = pick_precision(graphs, precision, f"vision graph at budget {k}")
-        session = open_session(artifact, name, metadata.VISION_ENCODER, budget=k, threads=threads)
+        session = open_session(
+            artifact,
+            name,
+            metadata.VISION_ENCODER,
+            budget=k,
+            threads=threads,
+            prepack=wants_prepacking(precision, prepack),
+        )
         vision = manifest.vision
         return cls(
             session, k, precision, nested=is_nested(manifest), constants=vision.constants, image_size=vision.image_size

@@ -55,6 +55,7 @@ class VLM:
         vision_precision: str | None = None,
         decoder_precision: str | None = None,
         context: int | None = None,
+        prepack: bool = True,
         check: Check = "auto",
         limits: PictureLimits | None = None,
         feature_cache: str | os.PathLike[str] | None = None,
@@ -71,6 +72,8 @@ class VLM:
             decoder_precision: see ``vision_precision``; for llama.cpp the type of the GGUF file. With ONNX Runtime
                 ``A+B`` reads prompts in A and answers in B, as in ``int8+int4``, where memory allows both.
             context: longest sequence in tokens, at most the artifact's own, which None leaves: a bound on memory.
+            prepack: False is for a question or two: float32 graphs then open at once, as mapped files, and each answer
+                takes up to half as long again; other precisions are opened as ever.
             check: ``"auto"`` reads files whose checksum was not yet verified, ``"full"`` all, ``"sizes"`` none.
             limits: caps on pictures; None is 64 MiB and 100 megapixels.
             feature_cache: a folder for the features of pictures, so that none is encoded twice, in another process or
@@ -82,8 +85,10 @@ class VLM:
         """
         started = time.perf_counter()
         artifact = Artifact.open(path, check).shortened(context)
-        encoder = VisionEncoder.open(artifact, budget=budget, precision=vision_precision, threads=threads)
-        engine = open_decoder(artifact, engine=decoder, precision=decoder_precision, threads=threads)
+        encoder = VisionEncoder.open(
+            artifact, budget=budget, precision=vision_precision, threads=threads, prepack=prepack
+        )
+        engine = open_decoder(artifact, engine=decoder, precision=decoder_precision, threads=threads, prepack=prepack)
         vlm = cls(artifact, encoder, engine, limits, feature_cache, feature_limits)
         vlm._budget = artifact.manifest.pruning.default_budget if budget is None else budget
         vlm._answerer.load_ms = ms_since(started)

@@ -10,10 +10,10 @@ from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 from support.tiny_graphs import CONTEXT, HIDDEN, reference_logits
 
 
-@pytest.fixture
-def model(tmp_path):
+@pytest.fixture(params=[True, False], ids=["prepacked", "mapped"])
+def model(request, tmp_path):
     weights = write_artifact(tmp_path / "a")
-    return open_decoder(Artifact.open(tmp_path / "a")), weights
+    return open_decoder(Artifact.open(tmp_path / "a"), prepack=request.param), weights
 
 
 def tokens(*ids):

@@ -60,7 +60,7 @@ def answering_options(command: _Command) -> _Command:
         sampling = {name: given.pop(name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
         names = ("decoder", "budget", "vision_precision", "decoder_precision", "threads", "context", "feature_cache")
         model = {name: given.pop(name) for name in names}
-        return command(*arguments, **given, sampling=sampling, load=lambda directory: _load(directory, model))
+        return command(*arguments, **given, sampling=sampling, load=functools.partial(_load, model))
 
     decorated: Any = takes_target(answering_wishes)(with_groups)
     for option in reversed([_IMAGE, *_MODEL, *_SAMPLING]):
@@ -69,7 +69,7 @@ def answering_options(command: _Command) -> _Command:
     return result
 
 
-def _load(directory: Path, model: dict[str, Any]) -> VLM:
+def _load(model: dict[str, Any], directory: Path, **more: Any) -> VLM:
     from pocketvlm.vlm import VLM
 
-    return VLM.load(directory, **model)
+    return VLM.load(directory, **model, **more)

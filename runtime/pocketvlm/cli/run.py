@@ -29,7 +29,7 @@ def run(
     directory: Path,
     images: tuple[Path, ...],
     prompt: str,
-    load: Callable[[Path], VLM],
+    load: Callable[..., VLM],
     sampling: dict[str, Any],
     as_json: bool,
 ) -> None:
@@ -39,7 +39,8 @@ def run(
     """
     if prompt == "-":
         prompt = read_prompt()
-    stream = load(directory).stream(prompt, images, **sampling)
+    # A process that answers once ends before copies of the weights would pay.
+    stream = load(directory, prepack=False).stream(prompt, images, **sampling)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(stream.answer), ensure_ascii=False))
         return

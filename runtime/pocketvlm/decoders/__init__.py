@@ -96,7 +96,12 @@ class Decoder(Protocol):
 
 
 def open_decoder(
-    artifact: Artifact, *, engine: str | None = None, precision: str | None = None, threads: int | None = None
+    artifact: Artifact,
+    *,
+    engine: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    prepack: bool = True,
 ) -> Decoder:
     """Open the artifact's decoder.
 
@@ -105,6 +110,7 @@ def open_decoder(
         engine: a name from the manifest's engines; None prefers ONNX Runtime.
         precision: as named in the manifest; None is the artifact's default.
         threads: None leaves the engine's default.
+        prepack: see `pocketvlm.VLM.load`.
 
     Raises:
         PocketVLMError: an engine that the artifact or this runtime does not have.
@@ -123,7 +129,7 @@ def open_decoder(
         )
     module, _, name = ENGINES[wanted].partition(":")
     decoder: Decoder = getattr(importlib.import_module(module), name).open(
-        artifact, precision=precision, threads=threads
+        artifact, precision=precision, threads=threads, prepack=prepack
     )
     return decoder
 

@@ -98,8 +98,13 @@ class LlamaCppDecoder:
         self._reserve(1)
 
     @classmethod
-    def open(cls, artifact: Artifact, *, precision: str | None = None, threads: int | None = None) -> Self:
-        """Open the artifact's GGUF file of a precision; None is the first listed. See `from_file` for the errors."""
+    def open(
+        cls, artifact: Artifact, *, precision: str | None = None, threads: int | None = None, prepack: bool = True
+    ) -> Self:
+        """Open the artifact's GGUF file of a precision; None is the first listed. See `from_file` for the errors.
+
+        ``prepack`` changes nothing: llama.cpp repacks or maps weights by their type.
+        """
         spec = artifact.manifest.decoder
         precision = next(iter(spec.gguf), "") if precision is None else precision
         path = artifact.path(pick_precision(spec.gguf, precision, "GGUF decoder"))

@@ -14,7 +14,7 @@ from pocketvlm.artifact import Artifact, metadata
 from pocketvlm.artifact.manifest import DecoderSpec
 from pocketvlm.decoders import EmbeddingSegment, Segment, check_room, check_widths
 from pocketvlm.sampling import Sampler
-from pocketvlm.sessions import open_session, ort_errors
+from pocketvlm.sessions import open_session, ort_errors, wants_prepacking
 from pocketvlm.signatures import cache_names
 from pocketvlm.vision import pick_precision
 
@@ -57,6 +57,7 @@ class OnnxDecoder:
         *,
         precision: str | None = None,
         threads: int | None = None,
+        prepack: bool = True,
         table: str | None = None,
     ) -> Self:
         """Open the graphs.
@@ -65,7 +66,7 @@ class OnnxDecoder:
             artifact: an opened artifact.
             precision: as named in the manifest; None is the artifact's default. ``A+B`` reads prompts in A and answers
                 in B, with B's table: eight bits read faster, four bits write faster, at the memory of both.
-            threads: see `open_decoder`.
+            threads: see `open_decoder`, as for ``prepack``.
             table: the embedding's precision; None is the one that goes with the decoder's.
 
         Raises:
@@ -78,12 +79,17 @@ class OnnxDecoder:
         reader = pick_precision(spec.graphs, reading, "decoder") if reading else decoder
         table = table or spec.tables.get(writing, writing if writing in spec.embed else None)
         embed = pick_precision(spec.embed, table, "embedding graph")
+
+        def opened(name: str, of: str) -> ort.InferenceSession:
+            packed = wants_prepacking(of, prepack)
+            return open_session(artifact, name, metadata.DECODER, threads=threads, prepack=packed)
+
         return cls(
             spec,
             open_session(artifact, embed, metadata.EMBED_TOKENS, threads=threads),
-            open_session(artifact, decoder, metadata.DECODER, threads=threads),
+            opened(decoder, writing),
             name=f"onnx {precision}",
-            reader=None if reader == decoder else open_session(artifact, reader, metadata.DECODER, threads=threads),
+            reader=None if reader == decoder else opened(reader, reading),
         )
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:

@@ -35,15 +35,18 @@ class VLM:
         limits: PictureLimits | None = None,
         feature_cache: str | os.PathLike[str] | None = None,
         feature_limits: FeatureLimits | None = None,
+        *,
+        keep_features: bool = False,
     ) -> None:
-        """Put opened parts together, see `load`; a decoder may be lent to several for `generate`, not for `chat`."""
+        """Put opened parts together, see `load`; a decoder may be lent to several for `generate`, not for `chat`.
+        ``keep_features``: `generate` keeps them in memory too, where many questions are about the same picture."""
         folder = None if feature_cache is None else Path(feature_cache)
         cache = FeatureCache(_feature_source(artifact.manifest, encoder), feature_limits, folder)
         viewer = Viewer(artifact, encoder, limits, cache)
         self.artifact = artifact
         self._answerer = Answerer(artifact.manifest, viewer, decoder, Prompter.from_artifact(artifact))
         self._budget = encoder.budget
-        self._keeps_features = folder is not None
+        self._keeps_features = keep_features or folder is not None
 
     @classmethod
     def load(

@@ -151,12 +151,14 @@ def questions(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
     yield Question("description", _pick(rng, "Describe the picture.", "Describe this image."), caption(scene))
 
 
-def question_set(split: str, count: int, first_scene: int = 0) -> Iterator[tuple[Image.Image, Question]]:
-    """``count`` pairs of picture and question, one question a scene, the kinds in turn."""
-    for i in range(count):
-        rng = scene_rng(split, first_scene + i)
+def question_set(split: str, count: int, per_picture: int = 1) -> Iterator[tuple[Image.Image, Question]]:
+    """``count`` pairs of picture and question, the kinds in turn, ``per_picture`` (1-7) of them about each scene."""
+    for number in range(-(-count // per_picture)):
+        rng = scene_rng(split, number)
         scene = make_scene(rng)
-        yield render(scene), list(questions(scene, rng))[i % len(KINDS)]
+        picture, asked = render(scene), list(questions(scene, rng))
+        for i in range(number * per_picture, min(count, (number + 1) * per_picture)):
+            yield picture, asked[i % len(KINDS)]
 
 
 def _presence(scene: Scene, rng: np.random.Generator) -> Question:

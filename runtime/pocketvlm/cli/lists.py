@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -26,6 +26,20 @@ class Comma(click.ParamType):
             return tuple(self._convert_item(item) for item in items)
         except ValueError:
             self.fail(f"{value!r} is not a comma-separated list of {self.name}", param, ctx)
+
+    @classmethod
+    def numbers_or_all(cls) -> Comma:
+        """Whole numbers, or the word ``all``; see `without_all`."""
+        return cls("whole numbers, or all", lambda text: text if text == "all" else int(text))
+
+    @staticmethod
+    def without_all(values: Sequence[Any], flag: str) -> list[int]:
+        """The numbers asked for; empty for all. Both at once are a usage error."""
+        if "all" not in values:
+            return list(values)
+        if len(values) > 1:
+            raise click.UsageError(f"{flag} all stands alone")
+        return []
 
 
 NUMBERS = Comma("whole numbers", int)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pocketvlm.cli.lists import NAMES, NUMBERS, Comma
+from pocketvlm.cli.output import check_folders, printable_lines, write_text
 from pocketvlm.cli.target import profiling_wishes, takes_target
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.files import replace_file
 
 if TYPE_CHECKING:
     from pocketvlm.artifact import Artifact
@@ -22,17 +22,13 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 
 
-def _budget(text: str) -> int | str:
-    return text if text == "all" else int(text)
-
-
 @click.command(epilog="Example: pocketvlm profile my-artifact --image photo.jpg --budget 576,144,64")
 @click.argument("directory", metavar="[DIR]", type=_FILE, required=False)
 @click.option("--image", "images", metavar="FILE", multiple=True, type=_FILE, help="A picture; noise if none is given.")
 @click.option("--prompt", metavar="TEXT", help="The question; one of 40 text tokens if not given.")
 @click.option(
     "--budget",
-    type=Comma("whole numbers, or all", _budget),
+    type=Comma.numbers_or_all(),
     default=("all",),
     metavar="all|K[,K...]",
     help="Visual tokens a picture; all that were exported if not given.",
@@ -93,9 +89,7 @@ def profile(
         return
     assert directory is not None
     writers = {path: _writer(path) for path in outputs}
-    for path in [*outputs, *([report] if report else [])]:
-        if not path.parent.is_dir():
-            raise PocketVLMError(f"no such folder: {path.parent}; make it, or write {path.name} elsewhere")
+    check_folders([*outputs, *([report] if report else [])])
     _check_report(report)
 
     from pocketvlm.artifact import Artifact
@@ -106,7 +100,7 @@ def profile(
     artifact = Artifact.open(directory)
     cases = sweep(
         artifact.manifest,
-        budgets=_numbers(budget),
+        budgets=Comma.without_all(budget, "--budget"),
         decoders=decoder,
         decoder_precisions=decoder_precision,
         vision_precisions=vision_precision,
@@ -117,7 +111,7 @@ def profile(
 
     def save(found: Profile) -> None:
         for path, to_text in writers.items():
-            _write(path, to_text(found))
+            write_text(path, to_text(found))
 
     found = measure(artifact, cases, question, repeat=repeat, warmup=warmup, after_turn=save)
     if found.results:
@@ -133,7 +127,7 @@ def _show(found: Profile, artifact: Artifact, report: Path | None, as_json: bool
     if report is not None:
         from pocketvlm.profiler.report import to_html
 
-        _write(report, to_html(found, artifact))
+        write_text(report, to_html(found, artifact))
     if as_json:
         click.echo(json.dumps(to_dict(found), ensure_ascii=False))
     else:
@@ -162,11 +156,6 @@ def _compare(a: Path, b: Path, *, as_json: bool) -> None:
         click.echo(f"warning: not measured alike: {printable(difference)}", err=True)
 
 
-def printable_lines(text: str) -> str:
-    """`printable`, line by line."""
-    return "\n".join(printable(line) for line in text.split("\n"))
-
-
 def _writer(path: Path) -> Callable[[Profile], str]:
     """What makes the text of an output file, by its ending."""
     from pocketvlm.profiler import rows, tables
@@ -186,19 +175,3 @@ def _check_report(report: Path | None) -> None:
         from pocketvlm.profiler.plots import check_plots
 
         check_plots()
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        replace_file(path, text.encode())
-    except OSError as error:
-        raise PocketVLMError(f"{path} cannot be written ({error.strerror}): give another file") from error
-
-
-def _numbers(budgets: tuple[Any, ...]) -> list[int]:
-    """The budgets asked for; empty for all."""
-    if "all" not in budgets:
-        return list(budgets)
-    if len(budgets) > 1:
-        raise click.UsageError("--budget all stands alone")
-    return []

@@ -51,11 +51,11 @@ def headline(profile: Profile) -> str:
     """What was measured, in a line."""
     first = profile.results[0]
     sample, pruning = first.samples[0], profile.manifest.pruning
-    turns = _count(profile.repeat, "interleaved turn") + (", interrupted" if profile.interrupted else "")
+    turns = count(profile.repeat, "interleaved turn") + (", interrupted" if profile.interrupted else "")
     text_tokens = sample.prompt_tokens - sample.visual_after
     return (
         f"{profile.manifest.source.model}, {pruning.method}, {pruning.tokens_before} visual tokens a picture before "
-        f"pruning; {_count(first.pictures, 'picture')} and {text_tokens} text tokens in, "
+        f"pruning; {count(first.pictures, 'picture')} and {text_tokens} text tokens in, "
         f"{sample.new_tokens} tokens out; {_same(profile)}{turns}"
     )
 
@@ -116,9 +116,10 @@ def _case_cells(profile: Profile, result: Result) -> list[str]:
 def _same(profile: Profile) -> str:
     """The parts that are the same for all results."""
     decoder, precision, vision, threads = profile.results[0].case.family
-    said = {0: decoder, 1: precision, 2: f"vision {vision}", 3: _count(threads, "thread")}
+    said = {0: decoder, 1: precision, 2: f"vision {vision}", 3: count(threads, "thread")}
     return "".join(f"{text}, " for part, text in said.items() if part not in profile.varying)
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """``1 turn``, ``2 turns``."""
     return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,105 @@
+"""`pocketvlm evaluate` as people call it: what it prints and writes, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pocketvlm import VLM, cli
+
+
+def pocketvlm(*arguments):
+    return CliRunner().invoke(cli.main, [str(a) for a in arguments], prog_name="pocketvlm")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder that commands run in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def data(here, artifact_dir):
+    """A set whose expected answers are what the model says with 12 tokens."""
+    vlm, rows = VLM.load(artifact_dir, budget=12), []
+    for number in range(6):
+        noise = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(here / f"{number}.png")
+        answer = vlm.generate("what?", [here / f"{number}.png"], max_new_tokens=4).text
+        tags = ["odd" if number % 2 else "even"]
+        rows.append({"image": f"{number}.png", "question": "what?", "answers": [answer], "tags": tags})
+    (here / "set.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return here / "set.jsonl"
+
+
+def run(artifact_dir, data, *more):
+    return pocketvlm("evaluate", artifact_dir, "--data", data, "--max-new-tokens", 4, *more)
+
+
+def test_figures_are_printed_written_and_kept(artifact_dir, data, here):
+    result = run(artifact_dir, data, "--budget", "12,3", "--json", here / "out.json")
+    assert result.exit_code == 0, result.output
+    assert "set.jsonl: 6 questions about 6 pictures, exact in per cent" in result.stdout
+    assert " 12  100.0 [54.1, 100.0]" in result.stdout
+    assert "even          3" in result.stdout
+    written = json.loads((here / "out.json").read_text())
+    whole, few = written["results"]
+    assert (whole["budget"], few["budget"], written["questions"], written["skipped"]) == (12, 3, 6, [])
+    assert whole["figures"]["accuracy"]["value"] == 1
+    assert few["baseline"]["budget"] == 12
+    assert few["baseline"]["estimate"]["value"] == few["figures"]["accuracy"]["value"] - 1
+    kept = here / "answers-set-artifact.jsonl"
+    assert len(kept.read_text().splitlines()) == 1 + 12
+    again = run(artifact_dir, data, "--budget", "12,3", "--resume", "--metric", "contains", "--json")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["metric"] == "contains"
+    assert len(kept.read_text().splitlines()) == 1 + 12
+
+
+def test_a_baseline_may_be_a_budget_that_is_not_listed(artifact_dir, data):
+    result = run(artifact_dir, data, "--budget", "6", "--baseline", 12, "--json")
+    assert result.exit_code == 0, result.output
+    assert [found["budget"] for found in json.loads(result.stdout)["results"]] == [12, 6]
+
+
+def test_what_is_left_out_is_said(artifact_dir, data):
+    with data.open("a") as file:
+        file.write("no JSON\n")
+    result = run(artifact_dir, data, "--limit", 6)
+    assert result.exit_code == 0, result.output  # the broken line lies behind the last that is asked
+    result = run(artifact_dir, data, "--broken", "skip", "--resume")
+    assert result.exit_code == 0, result.output
+    assert "warning: 1 line left out of every case: line 7: is no JSON" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "reason"),
+    [
+        (["--metric", "bleu"], 2, "--metric"),
+        (["--budget", "all,6"], 2, "stands alone"),
+        (["--budget", "17"], 1, "budget 17 is not within 1..16"),
+        (["--baseline", "17"], 1, "budget 17 is not within 1..16"),
+        (["--baseline", "nowhere"], 1, "nowhere"),
+        (["--decoder", "llama.cpp"], 1, "llama.cpp"),
+        (["--workers", "0"], 2, "--workers"),
+        (["--answers", "nowhere/a.jsonl"], 1, "no such folder: nowhere"),
+        (["--json", "nowhere/a.json"], 1, "no such folder: nowhere"),
+        (["--metric", "vqa"], 1, "line 1: metric vqa expects the answers of at least 4 annotators"),
+        (["--data", "missing.jsonl"], 1, "missing.jsonl cannot be read"),
+    ],
+)
+def test_refusals(artifact_dir, data, arguments, exit_code, reason):
+    result = run(artifact_dir, data, *arguments)
+    assert result.exit_code == exit_code
+    assert result.stdout == ""
+    assert reason in result.stderr
+
+
+def test_answers_that_are_there_are_not_overwritten(artifact_dir, data):
+    assert run(artifact_dir, data).exit_code == 0
+    result = run(artifact_dir, data)
+    assert result.exit_code == 1
+    assert "answers-set-artifact.jsonl is there already: --resume" in result.stderr

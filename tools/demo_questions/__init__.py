@@ -1,0 +1,1 @@
+"""Writes the demo's questions as files that `pocketvlm evaluate` reads."""

@@ -15,6 +15,7 @@ from pocketvlm.cli.lists import NUMBERS, Comma
 from pocketvlm.cli.target import takes_target
 from pocketvlm_export.options import DECODERS, DEFAULT_GGUF_TYPE, FORMATS, GGUF_TYPES, ExportOptions
 from pocketvlm_export.precisions import Part, names_for
+from pocketvlm_export.pruning import PRUNERS
 from pocketvlm_export.requirements import check_transformers
 from pocketvlm_export.targets import export_wishes
 
@@ -61,7 +62,13 @@ def _precision_option(
 @click.command(epilog="Example: pocketvlm export llava-hf/llava-1.5-7b-hf -o llava-64 --budget 64,144")
 @click.argument("model")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder to write.")
-@click.option("--pruner", default="fastervlm", show_default=True, metavar="NAME", help="Pruning method, or none.")
+@click.option(
+    "--pruner",
+    default="fastervlm",
+    show_default=True,
+    metavar="NAME",
+    help=f"Pruning method: {', '.join(PRUNERS)}.",
+)
 @click.option("--pruner-option", multiple=True, metavar="KEY=VALUE", callback=_pairs, help="Option of the method.")
 @click.option(
     "--budget", type=NUMBERS, default=(), metavar="K[,K...]", help="Visual tokens kept; a quarter by default."

@@ -13,7 +13,8 @@ from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.options import GATE_GGUF_TYPE, ExportOptions, check_budgets
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
-from pocketvlm_export.pruning import Pruner, make_pruner
+from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
+from pocketvlm_export.pruning.base import Pruner
 
 # A parameter in a GGUF file, in bits, and one of the head, to which llama.cpp gives more: blocks carry their scales.
 _GGUF_BITS = {"f32": (32.0, 32.0), "f16": (16.0, 16.0), "q8_0": (8.5, 8.5), "q4_0": (4.5, 8.5), "q4_k_m": (5.2, 8.5)}
@@ -197,11 +198,14 @@ def _check_limit(plan: ExportPlan) -> None:
 
 
 def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
+    """Refuse a method that the tower has nothing for; settles the options that depend on it."""
     if "cls_row" in pruner.reads and not spec.vision.has_cls:
+        others = ", ".join(name for name in PRUNERS if "cls_row" not in find_pruner(name).reads)
         raise PocketVLMError(
             f"the vision tower is a {spec.vision.config.model_type}, which has no [CLS] token that {pruner.name} could "
-            "rank patches by: use a checkpoint with a CLIP tower"
+            f"rank patches by: choose from {others}"
         )
+    pruner.settle(spec.vision)
 
 
 def _vision_names(budget: int, budgets: tuple[int, ...], options: ExportOptions) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pocketvlm import Artifact, PocketVLMError
 from pocketvlm.cli import main
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs import vision_encoder
-from pocketvlm_export.pruning import Selection, base
+from pocketvlm_export.pruning import base
 from pocketvlm_export.verification import ParityError, verify_against
 from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 
@@ -31,13 +31,13 @@ def logits_instead_of_probabilities(monkeypatch):
 
 
 def unsorted_indices(monkeypatch):
-    monkeypatch.setattr(base, "take_best", lambda scores, k: Selection(*reversed(torch.topk(scores, k, dim=1))))
+    monkeypatch.setattr(base, "take_best", lambda scores, k: base.Selection(*reversed(torch.topk(scores, k, dim=1))))
 
 
 def scores_of_the_wrong_tokens(monkeypatch):
     sound = base.take_best
     monkeypatch.setattr(
-        base, "take_best", lambda scores, k: Selection(sound(scores, k).indices, torch.topk(scores, k, dim=1)[0])
+        base, "take_best", lambda scores, k: base.Selection(sound(scores, k).indices, torch.topk(scores, k, dim=1)[0])
     )
 
 

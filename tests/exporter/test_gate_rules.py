@@ -7,6 +7,7 @@ import pytest
 
 from pocketvlm.vision import VisionFeatures
 from pocketvlm_export.verification import gate
+from pocketvlm_export.verification.oracles import Ranking
 from pocketvlm_export.verification.reference import DecoderReference, VisionReference
 
 SCORES = np.array([[0.4, 0.3, 0.2, 0.1], [0.3, 0.2, 0.2, 0.1]], np.float32)  # the second picture is tied at the cut
@@ -21,7 +22,7 @@ def take(values, kept):
 
 @pytest.fixture
 def references():
-    vision = VisionReference(take(FEATURES, KEPT), KEPT, take(SCORES, KEPT), np.array([1 / 3, 0.0]), SCORES)
+    vision = VisionReference(take(FEATURES, KEPT), KEPT, [Ranking(row.astype(np.float64)) for row in SCORES])
     tokens = [int(row.argmax()) for row in LOGITS]
     return gate.References(None, {2: vision}, DecoderReference(np.arange(3), tokens, LOGITS))
 

@@ -1,5 +1,6 @@
 """Knows what the exporter must learn about a VLM family, whatever the family."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -29,6 +30,13 @@ class VisionSpec:
     tokens: int
     has_cls: bool
     feature_layers: tuple[int, ...]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches: as the picture is shaped, ``tokens`` in all."""
+        height, width = self.image_size
+        columns = math.isqrt(self.tokens * width // height)
+        return self.tokens // columns, columns
 
     @property
     def score_layer(self) -> int:

@@ -1,6 +1,7 @@
-"""The vision graph: tower, pruning by its [CLS] attention, projector. Computes only what the kept tokens need."""
+"""The vision graph: tower, pruning, projector. Computes only what the method reads and the kept tokens need."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,16 +11,17 @@ from transformers import PreTrainedModel
 from pocketvlm.artifact import metadata
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs.base import BATCH
-from pocketvlm_export.pruning import Evidence, Pruner, Selection
+from pocketvlm_export.pruning.base import LATE, Evidence, Pruner, Selection
 from pocketvlm_export.towers import TOWERS, Block
 
 
 class PrunedVisionEncoder(nn.Module):
     """pixel_values (B, 3, H, W) -> image_features (B, k, hidden), kept_indices (B, k), kept_scores (B, k).
 
-    The selection is made as soon as the score layer's [CLS] row is known; from there on the deepest layer computes
-    queries, output projection and MLP for kept tokens only. That is exact: in the last layer used, a token's output
-    depends on other tokens through their keys and values alone, and those are computed for all.
+    A method that reads attention selects as soon as the score layer's is known; from there on the deepest layer
+    computes queries, output projection and MLP for kept tokens only. That is exact: in the last layer used, a token's
+    output depends on other tokens through their keys and values alone, and those are computed for all. A method that
+    reads features needs all of them, and one that reads what the projector makes of them projects all of them.
     """
 
     def __init__(
@@ -33,34 +35,60 @@ class PrunedVisionEncoder(nn.Module):
         self.spec = spec
         self.pruner = pruner
         self.budget = budget
+        self.before = int(spec.has_cls)  # tokens in front of the patches
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See the class."""
-        hidden = self.embeddings(pixel_values)  # (B, N + 1, C)
-        kept = None if self.pruner.prunes else self._keep_all(hidden)
+        hidden = self.embeddings(pixel_values)  # (B, tokens, C)
+        evidence = Evidence(hidden.shape[0], self.spec.grid)
+        kept: Selection | None = None
         states: dict[int, torch.Tensor] = {}  # the listed hidden states, kept patches only
-        listed = dict.fromkeys(self.spec.feature_layers)
         # Hidden states below the score layer are listed before it is known what is kept: held whole until then.
         whole: dict[int, torch.Tensor] = {}
         for number, layer in enumerate(self.layers, start=1):
-            if kept is None and number - 1 == self.spec.score_layer:
-                kept = self.pruner.select(Evidence(cls_row=cls_attention(self.kind.block(layer), hidden)), self.budget)
-            if number == self.spec.depth:
-                assert kept is not None
-                states[number] = layer_for_rows(self.kind.block(layer), hidden, patch_rows(hidden, kept.indices))
+            evidence = self._watch(number - 1, layer, hidden, evidence)
+            if number - 1 == self.spec.score_layer and not self.pruner.reads & LATE:
+                kept = self.pruner.select(evidence, self.budget)
+            if number == self.spec.depth and kept is not None:
+                states[number] = layer_for_rows(self.kind.block(layer), hidden, self._patches(hidden, kept.indices))
             else:
                 hidden = layer(hidden, None)
-                if number in listed:
+                if number in self.spec.feature_layers:
                     whole[number] = hidden
-        assert kept is not None
-        states |= {number: patch_rows(state, kept.indices) for number, state in whole.items()}
-        features = torch.cat([states[index] for index in self.spec.feature_layers], dim=-1)  # (B, k, C * listed)
-        return self.projector(features), kept.indices, kept.scores
+        if kept is None:
+            return self._select_late(evidence, self._joined({n: s[:, self.before :] for n, s in whole.items()}))
+        states |= {number: self._patches(state, kept.indices) for number, state in whole.items()}
+        return self.projector(self._joined(states)), kept.indices, kept.scores
 
-    def _keep_all(self, hidden: torch.Tensor) -> Selection:
-        """Every patch, at score 0: nothing was ranked."""
-        indices = torch.arange(self.spec.tokens, device=hidden.device).expand(hidden.shape[0], -1)
-        return Selection(indices, torch.zeros_like(indices, dtype=torch.float32))
+    def _watch(self, number: int, layer: nn.Module, hidden: torch.Tensor, evidence: Evidence) -> Evidence:
+        """Add what the method reads of the layer of this number, counted from 0, which is about to read ``hidden``."""
+        reads, last = self.pruner.reads, self.spec.score_layer
+        if "cls_row" in reads and self.pruner.first_layer(last) <= number <= last:
+            row = cls_attention(self.kind.block(layer), hidden)
+            evidence = replace(evidence, cls_rows=(*evidence.cls_rows, row))
+        if "attention" in reads and number == last:
+            attention = patch_attention(self.kind.block(layer), hidden, self.before)
+            evidence = replace(evidence, attention=attention)
+        return evidence
+
+    def _select_late(
+        self, evidence: Evidence, features: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Select by ``features`` (B, N, C); all of them are projected only where the method reads that."""
+        if "projected" not in self.pruner.reads:
+            kept = self.pruner.select(replace(evidence, features=features), self.budget)
+            return self.projector(rows_of(features, kept.indices)), kept.indices, kept.scores
+        projected = self.projector(features)
+        kept = self.pruner.select(replace(evidence, features=features, projected=projected), self.budget)
+        return rows_of(projected, kept.indices), kept.indices, kept.scores
+
+    def _patches(self, hidden: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """Return the given patches of ``hidden`` (B, tokens, C), by indices (B, k): (B, k, C)."""
+        return rows_of(hidden, indices + self.before if self.before else indices)
+
+    def _joined(self, states: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """What the projector reads: hidden states side by side, as they are listed."""
+        return torch.cat([states[index] for index in self.spec.feature_layers], dim=-1)
 
 
 def cls_attention(block: Block, hidden: torch.Tensor) -> torch.Tensor:
@@ -76,6 +104,18 @@ def cls_attention(block: Block, hidden: torch.Tensor) -> torch.Tensor:
     return logits.softmax(dim=-1)[:, :, 0, 1:]
 
 
+def patch_attention(block: Block, hidden: torch.Tensor, before: int) -> torch.Tensor:
+    """Return the attention that patches pay to patches in a layer, (B, tokens, C) -> (B, heads, N, N).
+
+    The softmax is over all tokens; the ``before`` tokens in front of the patches are left out of it afterwards.
+    """
+    normed = block.norm1(hidden)
+    queries = _heads(block.query(normed[:, before:]), block)  # (B, heads, N, d)
+    keys = _heads(block.key(normed), block)  # (B, heads, tokens, d)
+    logits = torch.matmul(queries, keys.transpose(-1, -2)) * block.scaling
+    return logits.softmax(dim=-1)[..., before:]
+
+
 def layer_for_rows(block: Block, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Return a layer's output for some of its tokens: (B, N + 1, C) and their ``rows`` (B, k, C) -> (B, k, C)."""
     normed = block.norm1(hidden)
@@ -88,9 +128,9 @@ def layer_for_rows(block: Block, hidden: torch.Tensor, rows: torch.Tensor) -> to
     return rows + block.scale2(block.mlp(block.norm2(rows)))
 
 
-def patch_rows(hidden: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Return the given patches of ``hidden`` (B, N + 1, C), whose row 0 is [CLS]: indices (B, k) -> (B, k, C)."""
-    return torch.gather(hidden, 1, (indices + 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+def rows_of(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Return the given rows of ``tokens`` (B, n, C), by indices (B, k): (B, k, C)."""
+    return torch.gather(tokens, 1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def _heads(x: torch.Tensor, block: Block) -> torch.Tensor:

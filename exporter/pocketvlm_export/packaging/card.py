@@ -42,12 +42,6 @@ _ENGINES = {
 def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
     """Write README.md with the front matter that the Hub reads."""
     tokens, budget = checkpoint.spec.vision.tokens, plan.budgets[0]
-    pruning = (
-        f"Its vision graph keeps the {budget} patches that its [CLS] token attends to most (FasterVLM, "
-        "[arXiv 2412.01818](https://arxiv.org/abs/2412.01818)); any smaller number can be asked for when it runs."
-        if plan.pruner.prunes
-        else "No visual token is pruned."
-    )
     source = checkpoint.source
     front = huggingface_hub.ModelCardData(
         base_model=source.model if source.on_hub else None,
@@ -62,13 +56,25 @@ def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
         budget=budget,
         tokens=tokens,
         version=pocketvlm.__version__,
-        pruning=pruning,
+        pruning=_pruning(plan, budget),
         vision=", ".join(plan.options.vision_precisions),
         engines=_ENGINES[plan.options.decoder],
         install="'.[llama]'" if plan.gguf else ".",
         decoder=_decoders(plan),
     )
     (folder / "README.md").write_text(f"---\n{front.to_yaml()}\n---\n{body}", encoding="utf-8")
+
+
+def _pruning(plan: ExportPlan, budget: int) -> str:
+    """Say which patches are kept, by which method with which options, and whether fewer can be asked for."""
+    pruner = plan.pruner
+    if not pruner.prunes:
+        return "No visual token is pruned."
+    options = ", ".join(f"{name} {value}" for name, value in pruner.options.items())
+    method = ", ".join(part for part in (pruner.title, pruner.paper) if part)
+    smaller = "any smaller number can be asked for" if pruner.nested else "no other number can be asked for"
+    stated = f"{method}; {options}" if options else method
+    return f"Its vision graph keeps the {budget} patches {pruner.keeps} ({stated}); {smaller} when it runs."
 
 
 def _decoders(plan: ExportPlan) -> str:

@@ -7,24 +7,46 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 
 from pocketvlm import PocketVLMError
+from pocketvlm_export.families import VisionSpec
+from pocketvlm_export.pruning.options import Number, Option
 
-Reads = Literal["cls_row"]
+Reads = Literal["cls_row", "attention", "features", "projected"]
+# What is known only when every token has been through the whole tower: nothing is saved there by selecting.
+LATE: frozenset[Reads] = frozenset({"features", "projected"})
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What the vision graph computes for a method, only where the method says it reads it.
 
+    Probabilities are those of the softmax over all tokens: columns are dropped afterwards and nothing is renormalised.
+
     Attributes:
-        cls_row: softmaxed attention that [CLS] pays to each patch in the layer whose output the decoder sees,
-            (batch, heads, patches); the [CLS] column was dropped after the softmax, without renormalising.
+        batch: B, pictures; each is selected from by itself.
+        grid: rows and columns of patches, N in all.
+        cls_rows: attention that [CLS] pays to each patch, (B, heads, N), of the layers from `Pruner.first_layer` to
+            the score layer, whose output the decoder sees.
+        attention: attention that each patch pays to each patch in the score layer, (B, heads, N, N); the row and the
+            column of [CLS] are left out.
+        features: what the projector reads, (B, N, C).
+        projected: what it makes of that, (B, N, hidden).
     """
 
-    cls_row: torch.Tensor | None = None
+    batch: int
+    grid: tuple[int, int]
+    cls_rows: tuple[torch.Tensor, ...] = ()
+    attention: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+    projected: torch.Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.grid[0] * self.grid[1]
 
 
 class Selection(NamedTuple):
-    """Kept patches in raster order: ``indices`` int64 (batch, k), ``scores`` float32 (batch, k)."""
+    """Kept patches in raster order: ``indices`` int64 (B, k), ``scores`` float32 (B, k)."""
 
     indices: torch.Tensor
     scores: torch.Tensor
@@ -33,36 +55,55 @@ class Selection(NamedTuple):
 class Pruner:
     """A pruning method. A subclass is a module of this package and one line of its registry.
 
+    A method scores patches (`score`), or selects them in a way of its own (`select`). One that merges what it drops
+    into what it keeps, as VisionZip does, returns features beside the kept indices: `Selection` would get a field for
+    them, (B, k, C), which the vision graph would project in place of the gathered rows, and ``nested`` would be False.
+
     Attributes:
         name: as its paper names it.
-        reads: which fields of `Evidence` it needs.
+        title: for people.
+        paper: where it is described, a link in Markdown; empty for what no paper needs to describe.
+        keeps: which patches, to end the sentence "It keeps the 64 patches ...".
+        reads: what `Evidence` must hold for it.
         nested: the tokens kept at a small budget are among those kept at a larger one, and a kept token's feature does
-            not depend on which others are kept; then any smaller budget is served from one graph.
+            not depend on which others are kept; then any smaller budget is served from one graph, by ``scores``.
         prunes: False for the method that keeps every token.
+        known: what it can be told.
     """
 
     name: ClassVar[str]
-    reads: ClassVar[frozenset[Reads]]
-    nested: ClassVar[bool]
+    title: ClassVar[str]
+    paper: ClassVar[str] = ""
+    keeps: ClassVar[str]
+    reads: ClassVar[frozenset[Reads]] = frozenset()
+    nested: ClassVar[bool] = True
     prunes: ClassVar[bool] = True
+    known: ClassVar[Mapping[str, Option]] = {}
 
     def __init__(self, options: Mapping[str, str]) -> None:
-        self.options = dict(options)
-        if unknown := sorted(set(options) - self.known_options()):
-            known = ", ".join(sorted(self.known_options())) or "none"
+        if unknown := sorted(set(options) - set(self.known)):
+            known = ", ".join(sorted(self.known)) or "none"
             raise PocketVLMError(f"pruner {self.name} has no option {unknown[0]!r}: its options are: {known}")
+        # Those without a default are settled when the tower is known.
+        self.options: dict[str, Number] = {
+            name: option.default for name, option in self.known.items() if option.default is not None
+        }
+        for name, text in options.items():
+            self.options[name] = self.known[name].read(f"{self.name} option {name}", text)
 
-    @classmethod
-    def known_options(cls) -> set[str]:
-        """Names accepted by ``--pruner-option``."""
-        return set()
+    def settle(self, vision: VisionSpec) -> None:
+        """Fill in the options that depend on the tower; raises `PocketVLMError` for one that it has no room for."""
+
+    def first_layer(self, score_layer: int) -> int:
+        """The first of the encoder layers, counted from 0, whose [CLS] rows it reads; the score layer is the last."""
+        return score_layer
 
     def default_budget(self, tokens: int) -> int:
         """Visual tokens kept of ``tokens`` where nobody says how many: a quarter, at least one."""
         return max(1, round(tokens / 4))
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        """Return one score a patch, float32 (batch, patches); higher is kept first."""
+        """Return one score a patch, float32 (B, N); higher is kept first."""
         raise NotImplementedError
 
     def select(self, evidence: Evidence, budget: int) -> Selection:
@@ -71,7 +112,7 @@ class Pruner:
 
 
 def take_best(scores: torch.Tensor, budget: int) -> Selection:
-    """Take the ``budget`` highest of ``scores`` (batch, patches) and return them by ascending index.
+    """Take the ``budget`` highest of ``scores`` (B, N) and return them by ascending index.
 
     ONNX has no Sort: a second TopK, over the indices, restores raster order. Ties go to the lower index where this is
     run as ONNX, whose TopK says so; torch leaves ties open.

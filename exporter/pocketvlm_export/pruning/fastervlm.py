@@ -11,10 +11,11 @@ class FasterVLM(Pruner):
     """Mean over heads of the [CLS] row of the feature layer's attention."""
 
     name: ClassVar[str] = "fastervlm"
+    title: ClassVar[str] = "FasterVLM"
+    paper: ClassVar[str] = "[arXiv 2412.01818](https://arxiv.org/abs/2412.01818)"
+    keeps: ClassVar[str] = "that its [CLS] token attends to most"
     reads: ClassVar[frozenset[Reads]] = frozenset({"cls_row"})
-    nested: ClassVar[bool] = True
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        """Return the mean over heads of probabilities, not of logits: (batch, heads, patches) -> (batch, patches)."""
-        assert evidence.cls_row is not None
-        return evidence.cls_row.mean(dim=1)
+        """Return the mean over heads of probabilities, not of logits: (B, heads, N) -> (B, N)."""
+        return evidence.cls_rows[-1].mean(dim=1)

@@ -4,14 +4,15 @@ from typing import ClassVar
 
 import torch
 
-from pocketvlm_export.pruning.base import Evidence, Pruner, Reads
+from pocketvlm_export.pruning.base import Evidence, Pruner, Selection
 
 
 class NoPruning(Pruner):
     """Keeps all tokens; it ranks nothing, so smaller budgets cannot be served from its graph."""
 
     name: ClassVar[str] = "none"
-    reads: ClassVar[frozenset[Reads]] = frozenset()
+    title: ClassVar[str] = "No pruning"
+    keeps: ClassVar[str] = "that there are"
     nested: ClassVar[bool] = False
     prunes: ClassVar[bool] = False
 
@@ -19,6 +20,7 @@ class NoPruning(Pruner):
         """Return ``tokens``."""
         return tokens
 
-    def score(self, evidence: Evidence) -> torch.Tensor:
-        """There is nothing to rank by."""
-        raise NotImplementedError("the unpruned graph takes no selection")
+    def select(self, evidence: Evidence, budget: int) -> Selection:
+        """Every patch, at score 0: nothing was ranked."""
+        indices = torch.arange(evidence.tokens).expand(evidence.batch, -1)
+        return Selection(indices, torch.zeros_like(indices, dtype=torch.float32))

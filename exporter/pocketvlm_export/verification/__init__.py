@@ -10,7 +10,7 @@ from pocketvlm_export.loading import Checkpoint, open_checkpoint
 from pocketvlm_export.options import GGUF_TYPES
 from pocketvlm_export.precisions import PRECISIONS
 from pocketvlm_export.verification.gate import ParityError, check_parity, failures
-from pocketvlm_export.verification.reference import SCORES
+from pocketvlm_export.verification.oracles import ORACLES
 
 __all__ = ["ParityError", "check_parity", "failures", "verify_against"]
 
@@ -44,7 +44,7 @@ def _check_known(artifact: Artifact) -> None:
     manifest = artifact.manifest
     precisions = [*manifest.decoder.graphs, *(name for graphs in manifest.vision.graphs.values() for name in graphs)]
     for what, names, known in (
-        ("pruning method", [manifest.pruning.method], SCORES),
+        ("pruning method", [manifest.pruning.method], ORACLES),
         ("precision", precisions, PRECISIONS),
         ("GGUF type", manifest.decoder.gguf, GGUF_TYPES),
     ):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pocketvlm.vision import VisionFeatures
-from pocketvlm_export.verification.reference import Floats, Ints, VisionReference
+from pocketvlm_export.verification.reference import Floats, VisionReference
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,9 @@ class KeptRow:
         same: the kept indices are equal, order included.
         ascending: ours are in raster order, none twice.
         overlap: part of the reference's patches that we kept too.
-        cut_distance: how far from the cut the patches lie that one side alone kept, as the largest difference of their
-            reference scores from that of the last patch kept, relative to it; 0 where both kept the same.
+        cut_distance: how far what we kept is from what the method would have kept, see `Ranking.distance`.
         ours, theirs: features of the patches that both kept, (n, hidden).
-        score_difference: largest difference of those patches' scores.
+        score_difference: see `Ranking.score_difference`; infinite where a number is no patch's.
     """
 
     same: bool
@@ -35,29 +34,20 @@ class KeptRow:
 def compare_kept(found: VisionFeatures, reference: VisionReference) -> Iterator[KeptRow]:
     """Compare picture by picture."""
     for row, theirs in enumerate(reference.kept_indices):
-        ours = found.kept_indices[row]
+        ours, scores = found.kept_indices[row], found.kept_scores[row]
+        ranking = reference.rankings[row]
         common, at_ours, at_theirs = np.intersect1d(ours, theirs, return_indices=True)
         yield KeptRow(
             same=np.array_equal(ours, theirs),
             ascending=bool((np.diff(ours) > 0).all()),
             overlap=len(common) / len(theirs),
-            cut_distance=_cut_distance(np.setxor1d(ours, theirs), theirs, reference.scores[row]),
+            cut_distance=ranking.distance(ours, scores),
             ours=found.image_features[row][at_ours],
             theirs=reference.image_features[row][at_theirs],
-            score_difference=largest(found.kept_scores[row][at_ours] - reference.kept_scores[row][at_theirs]),
+            score_difference=ranking.score_difference(ours, scores) if ranking.known(ours) else float("inf"),
         )
 
 
 def largest(values: Floats) -> float:
     """Return the largest absolute value, NaN where there is one, 0 of nothing."""
     return float(np.abs(values).max()) if values.size else 0.0
-
-
-def _cut_distance(exchanged: Ints, kept: Ints, scores: Floats) -> float:
-    if not exchanged.size:
-        return 0.0
-    if exchanged.min() < 0 or exchanged.max() >= len(scores):
-        return float("inf")
-    cut = float(scores[kept].min())
-    distance = float(np.abs(scores[exchanged].astype(np.float64) - cut).max())
-    return distance / cut if cut else float("inf" if distance else 0.0)

@@ -1,11 +1,11 @@
 """The Hugging Face side of the parity gate: transformers' own modules in float32 with full eager attention maps.
 
-Selection is written again in numpy, on the whole maps, and the layers run as transformers runs them. The weights reach
-both sides by way of the family's loaders, which this gate therefore cannot check: the tests hold those against
-``LlavaForConditionalGeneration.from_pretrained``.
+Selection is written again in numpy, on the whole maps (`oracles`), and the layers run as transformers runs them. The
+weights reach both sides by way of the family's loaders, which this gate therefore cannot check: the tests hold those
+against ``LlavaForConditionalGeneration.from_pretrained``.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +15,11 @@ import numpy.typing as npt
 import torch
 from transformers import DynamicCache
 
+from pocketvlm.artifact.manifest import Pruning
 from pocketvlm_export.loading import Checkpoint, load_tokenizer
 from pocketvlm_export.memory import release_memory
 from pocketvlm_export.packaging import chat_template
+from pocketvlm_export.verification.oracles import ORACLES, Ranking, Seen
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -30,16 +32,17 @@ class VisionReference:
     Attributes:
         image_features: (B, k, hidden).
         kept_indices: (B, k), in raster order.
-        kept_scores: (B, k), 0 where nothing is ranked.
-        gaps: (B,), relative score gaps at the cut.
-        scores: (B, N), of every patch.
+        rankings: of each picture's patches.
     """
 
     image_features: Floats
     kept_indices: Ints
-    kept_scores: Floats
-    gaps: npt.NDArray[np.float64]
-    scores: Floats
+    rankings: Sequence[Ranking]
+
+    @property
+    def gap(self) -> float:
+        """The smallest at the cut of a picture, see `Ranking.gap`."""
+        return min(ranking.gap(self.kept_indices.shape[1]) for ranking in self.rankings)
 
 
 @dataclass(frozen=True)
@@ -59,20 +62,8 @@ class DecoderReference:
     sequence_logits: list[Floats] = field(default_factory=list)
 
 
-def fastervlm_scores(attention: Floats) -> Floats:
-    """FasterVLM's score from a whole attention map: (heads, N + 1, N + 1) -> (N,), mean over heads of row 0."""
-    mean: Floats = attention[:, 0, 1:].mean(axis=0)
-    return mean
-
-
-# How each pruning method ranks patches, from whole maps; None keeps all.
-SCORES: Mapping[str, Callable[[Floats], Floats] | None] = {"fastervlm": fastervlm_scores, "none": None}
-
-
-def vision_reference(
-    checkpoint: Checkpoint, method: str, budgets: Sequence[int], pixel_values: Floats
-) -> dict[int, VisionReference]:
-    """Run tower and projector on ``pixel_values`` (B, 3, H, W) and select ``budgets`` by ``method``.
+def vision_reference(checkpoint: Checkpoint, pruning: Pruning, pixel_values: Floats) -> dict[int, VisionReference]:
+    """Run tower and projector on ``pixel_values`` (B, 3, H, W) and select as ``pruning`` says, at all its budgets.
 
     One picture at a time: the attention maps of all layers are large.
     """
@@ -80,25 +71,34 @@ def vision_reference(
     depth = spec.vision.config.num_hidden_layers
     tower = family.load_tower(checkpoint.weights, spec, layers=depth, attention="eager")
     projector = family.load_projector(checkpoint.weights, spec)
-    rows: dict[int, list[tuple[Floats, Ints, Floats, float, Floats]]] = {budget: [] for budget in budgets}
+    rank = ORACLES[pruning.method]
+    all_features: list[Floats] = []  # of every patch; the kept rows are taken afterwards
+    rankings: list[Ranking] = []
     for picture in pixel_values:
         with torch.inference_mode():
             output = tower(torch.from_numpy(picture[None]), output_hidden_states=True, output_attentions=True)
-            features, attention = _llava_features(spec.config, output)
-            projected = projector(features)[0].numpy()  # every patch; the kept rows are taken afterwards
-        rank = SCORES[method]
-        scores = rank(attention) if rank else np.zeros(len(projected), dtype=np.float32)
-        for budget in budgets:
-            kept, gap = _select(scores, budget)
-            rows[budget].append((projected[kept], kept, scores[kept], gap, scores))
-        del output, features, attention
+            features, attentions = _llava_features(spec.config, output)
+            projected = projector(features)
+        all_features.append(projected[0].numpy())
+        seen = Seen(
+            [layer[0].numpy() for layer in attentions],
+            int(spec.vision.has_cls),
+            features[0].double().numpy(),
+            projected[0].double().numpy(),
+            spec.vision.grid,
+        )
+        rankings.append(rank(seen, pruning.options))
+        del output, features, attentions, seen
         release_memory()  # the next picture's maps would not all fit where these lay
     del tower, projector
     release_memory()
-    return {
-        budget: VisionReference(*(np.stack(column) for column in zip(*found, strict=True)))
-        for budget, found in rows.items()
-    }
+    return {budget: _at_budget(budget, all_features, rankings) for budget in pruning.budgets}
+
+
+def _at_budget(budget: int, features: Sequence[Floats], rankings: Sequence[Ranking]) -> VisionReference:
+    kept = np.stack([ranking.kept(budget) for ranking in rankings])
+    rows = [picture[indices] for picture, indices in zip(features, kept, strict=True)]
+    return VisionReference(np.stack(rows), kept, rankings)
 
 
 def decoder_reference(
@@ -157,8 +157,8 @@ def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int) -> Ints:
     return np.repeat(ids, np.where(ids == checkpoint.spec.image_token_id, slots, 1))
 
 
-def _llava_features(config: Any, output: Any) -> tuple[torch.Tensor, Floats]:
-    """Features as LlavaModel.get_image_features takes them, (1, N, C), and the attention map behind the last of them.
+def _llava_features(config: Any, output: Any) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+    """Features as LlavaModel.get_image_features takes them, (1, N, C), and all maps up to that behind the last of them.
 
     ``hidden_states`` has one entry more than ``attentions``: the embeddings. Counted from the end the two agree;
     counted from the start, hidden state i is the output of layer i - 1.
@@ -167,14 +167,5 @@ def _llava_features(config: Any, output: Any) -> tuple[torch.Tensor, Floats]:
     layers = [listed] if isinstance(listed, int) else list(listed)
     features = torch.cat([output.hidden_states[index][:, 1:] for index in layers], dim=-1)
     last = layers[-1]
-    attention = output.attentions[last if last < 0 else last - 1]
-    return features, attention[0].numpy()
-
-
-def _select(scores: Floats, budget: int) -> tuple[Ints, float]:
-    """Kept indices in raster order, ties to the lower index, and the relative gap at the cut, 1 without a cut."""
-    order = np.argsort(-scores, kind="stable")
-    if budget == len(scores):
-        return np.sort(order), 1.0
-    last, first_out = float(scores[order[budget - 1]]), float(scores[order[budget]])
-    return np.sort(order[:budget]), (last - first_out) / last if last else 0.0
+    maps = output.attentions
+    return features, maps[: last + len(maps) + 1 if last < 0 else last]

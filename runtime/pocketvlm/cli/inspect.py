@@ -96,7 +96,9 @@ def describe(manifest: Manifest) -> Iterator[str]:
     yield f"source     {source.model}{commit} ({source.family}, licence {source.license or 'not stated'})"
     budgets = ", ".join(f"{k}{' (default)' if k == pruning.default_budget else ''}" for k in pruning.budgets)
     before = f"{pruning.tokens_before} tokens a picture"
-    yield f"pruning    {pruning.method}, {before} -> {budgets}, {pruning.positions} positions"
+    options = ", ".join(f"{name} {value}" for name, value in pruning.options.items())
+    method = f"{pruning.method} ({options})" if options else pruning.method
+    yield f"pruning    {method}, {before} -> {budgets}, {pruning.positions} positions"
     height, width = manifest.vision.image_size
     yield f"pictures   {width}x{height} pixels"
     yield (

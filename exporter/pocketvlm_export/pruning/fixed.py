@@ -1,0 +1,22 @@
+"""Knows methods that look at no picture: the same patches of every one, known when the graph is made."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pocketvlm_export.pruning.base import Evidence, Pruner, Selection
+
+
+class FixedOrder(Pruner):
+    """Keeps the first patches of a fixed order; scores say where in it a patch stands, 1 - place / N."""
+
+    def order(self, grid: tuple[int, int]) -> npt.NDArray[np.int64]:
+        """Return the numbers of all N patches of a grid of (rows, columns), those kept first in front."""
+        raise NotImplementedError
+
+    def select(self, evidence: Evidence, budget: int) -> Selection:
+        """Return constants, the same for every picture of the batch."""
+        kept = self.order(evidence.grid)[:budget]
+        indices = torch.tensor(np.sort(kept).tolist())
+        scores = torch.tensor([1 - place / evidence.tokens for place in np.argsort(kept).tolist()])
+        return Selection(indices.expand(evidence.batch, -1), scores.expand(evidence.batch, -1))

@@ -1,0 +1,34 @@
+"""Knows how the numbers that a pruning method can be told are read from text and kept within their limits."""
+
+from dataclasses import dataclass
+
+from pocketvlm import PocketVLMError
+
+Number = int | float
+
+
+@dataclass(frozen=True)
+class Option:
+    """A number with its limits, which belong to what is allowed.
+
+    Attributes:
+        kind: ``int`` or ``float``.
+        low, high: limits.
+        default: None for what the method makes of the tower.
+    """
+
+    kind: type[int] | type[float]
+    low: Number
+    high: Number
+    default: Number | None = None
+
+    def read(self, what: str, text: str) -> Number:
+        """Return the number that ``text`` is; raises `PocketVLMError`, beginning with ``what``, where it is none."""
+        expected = f"expected {'a whole number' if self.kind is int else 'a number'} within {self.low}..{self.high}"
+        try:
+            value = self.kind(text)
+        except ValueError:
+            raise PocketVLMError(f"{what} is {text!r}: {expected}") from None
+        if not self.low <= value <= self.high:  # nor is NaN
+            raise PocketVLMError(f"{what} is {text}: {expected}")
+        return value

@@ -1,0 +1,24 @@
+"""Random: patches drawn by chance, once for all pictures, a baseline."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm_export.pruning.fixed import FixedOrder
+from pocketvlm_export.pruning.options import Option
+
+
+class Random(FixedOrder):
+    """The first of a permutation drawn with ``seed``; another seed is another draw."""
+
+    name: ClassVar[str] = "random"
+    title: ClassVar[str] = "Random"
+    keeps: ClassVar[str] = "drawn by chance, the same for every picture"
+    known: ClassVar[Mapping[str, Option]] = {"seed": Option(int, 0, 2**32 - 1, 0)}
+
+    def order(self, grid: tuple[int, int]) -> npt.NDArray[np.int64]:
+        """See `FixedOrder.order`; numpy promises that this generator's draws never change."""
+        order: npt.NDArray[np.int64] = np.random.RandomState(int(self.options["seed"])).permutation(grid[0] * grid[1])
+        return order

@@ -1,0 +1,95 @@
+"""Knows how a method's own ranking of a picture's patches is held against what a graph kept of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What transformers' own modules computed for one picture.
+
+    Attributes:
+        attentions: whole softmaxed maps, float32 (heads, tokens, tokens), of the encoder layers up to the one whose
+            output the decoder sees.
+        before: tokens in front of the patches: 1 where there is a [CLS].
+        features: every patch as the projector reads it, (N, C).
+        projected: and as it leaves it, (N, hidden).
+        grid: rows and columns of patches.
+    """
+
+    attentions: Sequence[npt.NDArray[np.float32]]
+    before: int
+    features: Doubles
+    projected: Doubles
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Scores of a picture's N patches, higher kept first, ties to the lower index.
+
+    Attributes:
+        scores: (N,).
+        slack: (N,), how far each may be off because rounding decides on which side of a bound something lies.
+    """
+
+    scores: Doubles
+    slack: Doubles | float = 0.0
+
+    def kept(self, budget: int) -> Ints:
+        """The best, in raster order."""
+        return np.sort(self._order()[:budget])
+
+    def gap(self, budget: int) -> float:
+        """Relative distance of the last patch kept from the first that is not, 1 where all are kept."""
+        if budget == len(self.scores):
+            return 1.0
+        last, first_out = self.scores[self._order()[budget - 1 : budget + 1]]
+        return float((last - first_out) / abs(last)) if last else 0.0
+
+    def distance(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
+        """How far the patches ``kept``, by the ``scores`` (k,) that a graph gave them, are from those that should be.
+
+        The largest relative distance from the cut of a patch that one side alone kept; 0 where both kept the same,
+        infinite where a number is no patch's.
+        """
+        theirs = self.kept(len(kept))
+        exchanged = np.setxor1d(kept, theirs)
+        if not exchanged.size:
+            return 0.0
+        if not self.known(exchanged):
+            return float("inf")
+        cut = float(self.scores[theirs].min())
+        slack = np.broadcast_to(self.slack, self.scores.shape)
+        off = np.abs(self.scores[exchanged] - cut) - slack[exchanged] - slack[theirs].max()
+        return _relative(float(np.maximum(off, 0).max()), cut)
+
+    def score_difference(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
+        """Largest difference of a graph's ``scores`` (k,) of patches it kept, relative to the largest score over 1.
+
+        NaN where one is NaN.
+        """
+        slack = np.broadcast_to(self.slack, self.scores.shape)
+        off = np.abs(scores - self.scores[kept]) - slack[kept]
+        return float(np.maximum(off, 0).max() / max(1.0, np.abs(self.scores).max()))
+
+    def known(self, patches: Ints) -> bool:
+        """Whether all are numbers of patches."""
+        return bool(patches.min() >= 0 and patches.max() < len(self.scores))
+
+    def _order(self) -> Ints:
+        return np.argsort(-self.scores, kind="stable")
+
+
+Oracle = Callable[[Seen, Mapping[str, Any]], Ranking]  # the second are the method's options, as the manifest has them
+
+
+def _relative(distance: float, to: float) -> float:
+    return distance / abs(to) if to else float("inf" if distance else 0.0)

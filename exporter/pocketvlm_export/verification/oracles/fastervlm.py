@@ -1,0 +1,13 @@
+"""FasterVLM (arXiv 2412.01818): the mean over heads of the [CLS] row of the last map."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pocketvlm_export.verification.oracles.base import Ranking, Seen
+
+
+def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
+    """Row 0, without its own column."""
+    return Ranking(seen.attentions[-1][:, 0, 1:].mean(axis=0, dtype=np.float64))

@@ -18,10 +18,13 @@ from pocketvlm_export.graphs import (
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import release_memory
 from pocketvlm_export.onnx_passes import (
+    LOGITS,
     PRECISION_PASSES,
     ExternalWeights,
     NameSelection,
     Stamp,
+    TieHead,
+    UntieHead,
     WeightsFile,
     fuse,
     tidy,
@@ -29,7 +32,7 @@ from pocketvlm_export.onnx_passes import (
 from pocketvlm_export.options import GATE_GGUF_TYPE
 from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.plan import ExportPlan
-from pocketvlm_export.precisions import GATE_PRECISION
+from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 
 Step = Callable[[str], None]  # called with what begins now
 
@@ -117,11 +120,16 @@ def _write(
     tidy(model, graph.output_axes)
     if not plan.options.portable:
         fuse(model, graph.kind)
+    tied = plan.spec.decoder.tied and LOGITS in graph.output_names
+    if tied:
+        TieHead()(model)
     Stamp({metadata.GRAPH: graph.kind, metadata.SCHEMA: SCHEMA_VERSION, **stamps})(model)
     for precision in sorted(files, key=lambda name: name != GATE_PRECISION):
         path = folder / files[precision]
         weights = shared.setdefault(precision, WeightsFile(_weights_path(folder, files[precision])))
         variant = model if precision == GATE_PRECISION else model.clone()
+        if tied and not PRECISIONS[precision].floats:
+            UntieHead()(variant)
         if precision != GATE_PRECISION:
             PRECISION_PASSES[precision]()(variant)
         NameSelection()(variant)

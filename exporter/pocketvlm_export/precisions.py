@@ -31,14 +31,19 @@ class Precision:
     standard: bool = True
     shares_head: bool = False
 
+    @property
+    def floats(self) -> bool:
+        """Whether weights are multiplied as floating-point numbers."""
+        return self.bits >= 16
 
+
+# A browser, which loads one weights file a graph, needs a table of another precision where the two share theirs.
 _LISTED = (
-    Precision("fp32", "", 32, ("vision", "decoder", "embed"), table="fp32", js="fp32"),
-    Precision("fp16", "_fp16", 16, ("vision", "decoder", "embed"), table="fp16", js="fp16"),
+    Precision("fp32", "", 32, ("vision", "decoder", "embed"), table="fp32", js="fp32", shares_head=True),
+    Precision("fp16", "_fp16", 16, ("vision", "decoder", "embed"), table="fp16", js="fp16", shares_head=True),
     # Dynamic: weights signed and per channel, activations unsigned and measured as they come.
     Precision("int8", "_quantized", 8.1, ("vision", "decoder"), table="fp16", js="q8"),
-    # Blocks of 32 as the onnx-community layout has them; of 128 decode a little faster and lose more. A browser, which
-    # loads one weights file a graph, needs a table of another precision where the two share theirs.
+    # Blocks of 32 as the onnx-community layout has them; of 128 decode a little faster and lose more.
     *(
         Precision(name, suffix, bits, ("decoder", "embed"), table=name, js=js, standard=False, shares_head=True)
         for name, suffix, bits, js in (("int4", "_q4", 5, "q4"), ("int4_b128", "_q4_b128", 4.25, None))

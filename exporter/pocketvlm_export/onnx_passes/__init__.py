@@ -19,6 +19,7 @@ from pocketvlm_export.onnx_passes.name_selection import NameSelection
 from pocketvlm_export.onnx_passes.rotary import Rotary
 from pocketvlm_export.onnx_passes.skip_norms import SkipNorms
 from pocketvlm_export.onnx_passes.stamp import Stamp
+from pocketvlm_export.onnx_passes.tied_head import LOGITS, TieHead, UntieHead
 from pocketvlm_export.onnx_passes.transpose_weights import TransposeWeights
 
 # What turns a float32 graph into another precision; a new precision is a pass and one line.
@@ -37,6 +38,7 @@ FUSIONS: Mapping[str, tuple[type[ir.passes.InPlacePass], ...]] = {
 __all__ = [
     "FUSIONS",
     "INLINE_LIMIT",
+    "LOGITS",
     "PRECISION_PASSES",
     "BlockInt4",
     "DynamicInt8",
@@ -49,7 +51,9 @@ __all__ = [
     "Rotary",
     "SkipNorms",
     "Stamp",
+    "TieHead",
     "TransposeWeights",
+    "UntieHead",
     "WeightsFile",
     "fuse",
     "tidy",

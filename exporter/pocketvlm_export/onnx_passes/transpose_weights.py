@@ -1,7 +1,8 @@
 """Stores weights the way their MatMul reads them, so that a device need not transpose them at load."""
 
-import numpy as np
 import onnx_ir as ir
+
+from pocketvlm_export.onnx_passes.weights import transposed
 
 
 class TransposeWeights(ir.passes.InPlacePass):
@@ -22,7 +23,7 @@ class TransposeWeights(ir.passes.InPlacePass):
             attribute = node.attributes.get("perm")
             order = tuple(attribute.as_ints()) if attribute else tuple(reversed(range(len(weight.const_value.shape))))
             name = f"{weight.name}.{''.join(map(str, order))}"
-            folded = model.graph.initializers.get(name) or _transposed(weight, order, name)
+            folded = model.graph.initializers.get(name) or transposed(weight, order, name)
             model.graph.initializers[name] = folded
             output.replace_all_uses_with(folded)
             model.graph.remove(node, safe=True)
@@ -50,15 +51,3 @@ def _drop(graph: ir.Graph, weight: ir.Value) -> None:
 
 def _is_weight(value: ir.Value | None) -> bool:
     return value is not None and value.is_initializer() and value.const_value is not None
-
-
-def _transposed(weight: ir.Value, order: tuple[int, ...], name: str) -> ir.Value:
-    source = weight.const_value
-    assert source is not None
-    shape = ir.Shape([source.shape[axis] for axis in order])
-
-    def evaluate() -> ir.TensorProtocol:
-        return ir.tensor(np.ascontiguousarray(source.numpy().transpose(order)), name=name)
-
-    tensor = ir.LazyTensor(evaluate, dtype=source.dtype, shape=shape, name=name)
-    return ir.Value(name=name, shape=shape, type=ir.TensorType(source.dtype), const_value=tensor)

@@ -39,6 +39,17 @@ def lazy_weights(compute: Callable[[], Sequence[np.ndarray]], *specs: Spec) -> l
     return values
 
 
+def transposed(weight: ir.Value, order: Sequence[int], name: str) -> ir.Value:
+    """Return an initializer that holds ``weight`` with its axes in another order, computed when it is written."""
+    source = weight.const_value
+    assert source is not None
+    shape = [int(source.shape[axis]) for axis in order]
+    (value,) = lazy_weights(
+        lambda: [np.ascontiguousarray(source.numpy().transpose(order))], Spec(name, source.dtype, shape)
+    )
+    return value
+
+
 def weight_products(graph: ir.Graph, wide: Sequence[str] = ()) -> Iterator[tuple[ir.Node, ir.Value]]:
     """MatMuls by a float32 matrix of weights, with the matrix; not those with one of ``wide`` in their name."""
     for node in graph:

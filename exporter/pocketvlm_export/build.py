@@ -20,6 +20,7 @@ from pocketvlm_export.memory import release_memory
 from pocketvlm_export.onnx_passes import (
     LOGITS,
     PRECISION_PASSES,
+    AddConstants,
     ExternalWeights,
     NameSelection,
     Stamp,
@@ -51,13 +52,15 @@ def build_vision(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: S
     # Eager attention, here and below, traces to plain MatMul and Softmax; sdpa's decomposition adds detours and guards.
     tower = family.load_tower(checkpoint.weights, spec, layers=spec.vision.depth, attention="eager")
     projector = family.load_projector(checkpoint.weights, spec)
+    constants = family.load_constants(checkpoint.weights, spec) if plan.layout.constants else {}
     shared: dict[str, WeightsFile] = {}
     for budget in plan.budgets:
         step(f"vision graph, {budget} of {spec.vision.tokens} tokens")
-        graph = VisionEncoderGraph(PrunedVisionEncoder(tower, projector, spec.vision, plan.pruner, budget))
+        module = PrunedVisionEncoder(tower, projector, spec.vision, plan.pruner, budget)
+        graph = VisionEncoderGraph(module, constants)
         stamps = {metadata.PRUNER: plan.pruner.name, metadata.BUDGET: str(budget)}
         _write(graph, plan, plan.vision[budget], folder, stamps, shared)
-    del tower, projector, graph
+    del tower, projector, module, graph
     release_memory()
 
 
@@ -118,6 +121,7 @@ def _write(
     """
     model = trace(graph)
     tidy(model, graph.output_axes)
+    AddConstants(graph.constants)(model)
     if not plan.options.portable:
         fuse(model, graph.kind)
     tied = plan.spec.decoder.tied and LOGITS in graph.output_names

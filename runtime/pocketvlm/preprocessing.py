@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,6 +23,8 @@ _MAX_SQUARE = 10_000  # edge of a padded picture: as many pixels as a picture ma
 _SUFFIXES = ("", "Pil", "Fast")
 _CLIP_TYPES = (*(f"CLIPImageProcessor{suffix}" for suffix in _SUFFIXES), "CLIPFeatureExtractor")
 _LLAVA_TYPES = tuple(f"LlavaImageProcessor{suffix}" for suffix in _SUFFIXES)
+ONE_TILE_TYPES = (*_CLIP_TYPES, *_LLAVA_TYPES)
+NEXT_TYPES = tuple(f"LlavaNextImageProcessor{suffix}" for suffix in _SUFFIXES)  # CLIP's steps on each tile
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,12 @@ class Preprocessor:
         return preprocessor
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Read the configuration of a CLIP or LLaVA image processor; raises `PocketVLMError` for any other."""
+    def from_config(cls, config: Mapping[str, Any], kinds: Sequence[str] = ONE_TILE_TYPES) -> Self:
+        """Read the configuration of an image processor; raises `PocketVLMError` for any but those of ``kinds``."""
         config = {key: value for key, value in config.items() if value is not None}  # null means the default
-        kind = config.get("image_processor_type", _LLAVA_TYPES[0])
-        if kind not in (*_CLIP_TYPES, *_LLAVA_TYPES):
-            known = f"{', '.join(_CLIP_TYPES)} and {', '.join(_LLAVA_TYPES)}"
-            raise PocketVLMError(f"image processor {kind!r} is unknown, {known} are known: update pocketvlm")
+        kind = config.get("image_processor_type", kinds[-1])
+        if kind not in kinds:
+            raise PocketVLMError(f"image processor {kind!r} is unknown, {', '.join(kinds)} are known: update pocketvlm")
         try:
             mean = _channels(config.get("image_mean") or _CLIP_MEAN)
             pads = bool(config.get("do_pad")) and kind in _LLAVA_TYPES  # CLIP's pads a batch, one picture stays
@@ -100,6 +101,14 @@ class Preprocessor:
                 f"preprocessing resizes to {largest} pixels where the vision graph reads {expected[0]}x{expected[1]}: "
                 "export the artifact again"
             )
+
+    @property
+    def base_size(self) -> tuple[int, int]:
+        """(height, width) that a whole picture is squeezed into where it is one of several tiles."""
+        if self.resize_to is not None:
+            return self.resize_to
+        edge = self.shortest_edge or (self.crop_to or (1,))[0]
+        return edge, edge
 
     def resize_and_crop(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """What the model sees before normalising: uint8 (height, width, 3) of an RGB image."""

@@ -38,6 +38,11 @@ class VisionFeatures:
         """k, the visual tokens of a picture."""
         return self.kept_indices.shape[1]
 
+    def first(self, count: int) -> VisionFeatures:
+        """Those of the first ``count`` pictures of the batch."""
+        kept = self.kept_indices[:count], self.kept_scores[:count]
+        return VisionFeatures(self.image_features[:count], *kept, nested=self.nested)
+
     def narrow(self, budget: int) -> VisionFeatures:
         """The same pictures at a smaller budget j: the j best scores, ties to the lower index, in raster order.
 

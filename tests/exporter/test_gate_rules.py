@@ -24,7 +24,7 @@ def take(values, kept):
 def references():
     vision = VisionReference(take(FEATURES, KEPT), KEPT, [Ranking(row.astype(np.float64)) for row in SCORES])
     tokens = [int(row.argmax()) for row in LOGITS]
-    return gate.References(None, {2: vision}, DecoderReference(np.arange(3), tokens, LOGITS))
+    return gate.References(None, {2: vision}, None, DecoderReference(np.arange(3), tokens, LOGITS))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_logits_that_are_not_finite_fail(references, monkeypatch, where, value):
     spoilt = ours if where == "ours" else (theirs := LOGITS.copy())
     spoilt[3, tokens[3] - 1] = value
     if where == "reference":
-        references = gate.References(None, {}, DecoderReference(np.arange(3), tokens, theirs))
+        references = gate.References(None, {}, None, DecoderReference(np.arange(3), tokens, theirs))
     monkeypatch.setattr(gate, "_answer", lambda *_: (tokens, ours, True))
     assert gate._measure_decoder(None, references, "fp32")["passed"] is False
 

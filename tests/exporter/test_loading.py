@@ -14,7 +14,7 @@ from pocketvlm import PocketVLMError
 from pocketvlm_export.loading import open_checkpoint, quiet_transformers
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import make_plan
-from pocketvlm_export.verification.gate import gate_pictures
+from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.reference import vision_reference
 
 EMBEDDING, HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"

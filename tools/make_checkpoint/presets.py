@@ -12,7 +12,7 @@ class Preset:
     """One checkpoint's shape: keyword arguments of the Hugging Face configuration classes.
 
     ``vision`` goes to the configuration class of ``tower``, ``text`` to the decoder's own configuration
-    class named by ``decoder``, ``llava`` to ``LlavaConfig``. ``residual`` scales what a layer adds to its input and
+    class named by ``decoder``, ``llava`` to that of ``family``. ``residual`` scales what a layer adds to its input and
     ``embedding`` is the embeddings' standard deviation: small ones keep a deep decoder as calm as a trained one, whose
     rounding errors do not grow from layer to layer.
     """
@@ -23,6 +23,7 @@ class Preset:
     chat: Literal["vicuna", "chatml"] = "vicuna"
     tower: Literal["clip_vision_model", "dinov2", "siglip_vision_model"] = "clip_vision_model"
     llava: Mapping[str, Any] = field(default_factory=dict)
+    family: Literal["llava", "llava_next"] = "llava"
     residual: float = 1.0
     embedding: float = 0.5
 
@@ -54,6 +55,16 @@ _TINY_TEXT = {
     "max_position_embeddings": 256,
 }
 
+_QWEN2_HALF = {
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+}
 _CLIP_L = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -63,6 +74,13 @@ _CLIP_L = {
     "patch_size": 14,
     "projection_dim": 768,
 }
+
+
+def _pinpoints(tile: int) -> list[list[int]]:
+    """The grids that the llava-v1.6 checkpoints have, as (height, width) in pixels."""
+    grids = [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]
+    return [[rows * tile, columns * tile] for rows, columns in grids]
+
 
 _CALM: Any = {"residual": 0.1, "embedding": 0.1}
 
@@ -77,20 +95,17 @@ PRESETS: dict[str, Preset] = {
         _TINY_TEXT,
         tower="dinov2",
     ),
-    "clip-l-qwen2-0.5b": Preset(
+    "tiny-llava-next": Preset(
+        "mistral", _TINY_TOWER, _TINY_TEXT, family="llava_next", llava={"image_grid_pinpoints": _pinpoints(42)}
+    ),
+    "clip-l-qwen2-0.5b": Preset("qwen2", _CLIP_L, _QWEN2_HALF, chat="chatml", **_CALM),
+    "next-clip-l-qwen2-0.5b": Preset(
         "qwen2",
         _CLIP_L,
-        {
-            "hidden_size": 896,
-            "intermediate_size": 4864,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 14,
-            "num_key_value_heads": 2,
-            "vocab_size": 151936,
-            "max_position_embeddings": 4096,
-            "tie_word_embeddings": True,
-        },
+        _QWEN2_HALF,
         chat="chatml",
+        family="llava_next",
+        llava={"image_grid_pinpoints": _pinpoints(336)},
         **_CALM,
     ),
     "clip-l-qwen2-1.5b": Preset(

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlavaProcessor, PreTrainedTokenizerFast
+from transformers import LlavaNextProcessor, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 # The template that ships with llava-hf/llava-1.5-7b-hf, `{% generation %}` blocks included.
 VICUNA_TEMPLATE = (
@@ -80,13 +81,17 @@ def make_processor(
     chat: Literal["vicuna", "chatml", "smollm"],
     cls_tokens: int = 1,
     strategy: str = "default",
-) -> LlavaProcessor:
-    """A LLaVA processor over CLIP's image processor, for square pictures of ``image_size`` pixels."""
-    images = CLIPImageProcessorPil(
-        size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
-    )
-    return LlavaProcessor(
-        images,
+    pinpoints: list[list[int]] | None = None,
+) -> LlavaProcessor | LlavaNextProcessor:
+    """A LLaVA processor over CLIP's image processor, for square pictures of ``image_size`` pixels.
+
+    With ``pinpoints`` it is LLaVA-NeXT's, which cuts pictures into tiles of that size.
+    """
+    sizes = {"size": {"shortest_edge": image_size}, "crop_size": {"height": image_size, "width": image_size}}
+    images = LlavaNextImageProcessorPil(**sizes, image_grid_pinpoints=pinpoints) if pinpoints else None
+    processor = LlavaNextProcessor if pinpoints else LlavaProcessor
+    return processor(
+        images or CLIPImageProcessorPil(**sizes),
         tokenizer,
         patch_size=patch_size,
         vision_feature_select_strategy=strategy,
@@ -95,7 +100,7 @@ def make_processor(
     )
 
 
-def save_processor(processor: LlavaProcessor, folder: Path) -> None:
+def save_processor(processor: LlavaProcessor | LlavaNextProcessor, folder: Path) -> None:
     """Write tokenizer, processor, image processor and chat template.
 
     transformers 5 nests the image processor inside ``processor_config.json``; other readers look for

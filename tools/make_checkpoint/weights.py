@@ -16,13 +16,13 @@ LAYOUTS: dict[str, list[tuple[str, str]]] = {
         (r"^model\.vision_tower\.", "vision_tower.vision_model."),
         (r"^model\.language_model\.", "language_model.model."),
         (r"^lm_head", "language_model.lm_head"),
-        (r"^model\.multi_modal_projector", "multi_modal_projector"),
+        (r"^model\.(multi_modal_projector|image_newline)", r"\1"),
     ],
     "flat": [
         (r"^model\.vision_tower\.", "vision_tower."),
         (r"^model\.language_model\.", "language_model.model."),
         (r"^lm_head", "language_model.lm_head"),
-        (r"^model\.multi_modal_projector", "multi_modal_projector"),
+        (r"^model\.(multi_modal_projector|image_newline)", r"\1"),
     ],
     "nested": [],
 }

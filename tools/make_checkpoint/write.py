@@ -10,8 +10,11 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
     MistralConfig,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -33,6 +36,10 @@ _TOWERS: dict[str, type[PretrainedConfig]] = {
     "dinov2": Dinov2Config,
     "siglip_vision_model": SiglipVisionConfig,
 }
+_FAMILIES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
+    "llava": (LlavaConfig, LlavaForConditionalGeneration),
+    "llava_next": (LlavaNextConfig, LlavaNextForConditionalGeneration),
+}
 
 
 def make_checkpoint(
@@ -44,7 +51,7 @@ def make_checkpoint(
     layout: str = "classic",
     shard_bytes: int = 10**9,
 ) -> Path:
-    """Write a checkpoint with random weights that ``LlavaForConditionalGeneration.from_pretrained`` loads.
+    """Write a checkpoint with random weights that the ``from_pretrained`` of its family's class loads.
 
     The same ``seed`` gives the same values whatever the ``layout`` and the shards (``dtype`` rounds them).
     Memory stays near ``shard_bytes`` plus the largest tensor in float32. Returns ``folder``.
@@ -70,21 +77,22 @@ def make_checkpoint(
     return folder
 
 
-def weight_shapes(config: LlavaConfig) -> dict[str, torch.Size]:
+def weight_shapes(config: PretrainedConfig) -> dict[str, torch.Size]:
     """Shape of every stored weight, by the name that transformers 5 gives it in memory; nothing is allocated."""
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
+        model = _FAMILIES[config.model_type][1](config)
     shapes = {name: parameter.shape for name, parameter in model.state_dict().items()}
     if config.tie_word_embeddings:
         shapes.pop("lm_head.weight")
     return shapes
 
 
-def build_config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+def build_config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
     """Return the configuration of ``preset`` with the special ids of its tokenizer."""
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = _DECODERS[preset.decoder](**preset.text, **ids, pad_token_id=tokenizer.pad_token_id)
-    config = LlavaConfig(
+    config_class, model_class = _FAMILIES[preset.family]
+    config = config_class(
         vision_config=_TOWERS[preset.tower](**preset.vision),
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
@@ -92,7 +100,7 @@ def build_config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> LlavaCon
         tie_word_embeddings=text.tie_word_embeddings,
         **preset.llava,
     )
-    config.architectures = ["LlavaForConditionalGeneration"]
+    config.architectures = [model_class.__name__]
     return config
 
 
@@ -105,5 +113,6 @@ def write_processor(preset: Preset, tokenizer: PreTrainedTokenizerFast, folder: 
         chat=preset.chat,
         cls_tokens=int(preset.tower != "siglip_vision_model"),
         strategy=preset.llava.get("vision_feature_select_strategy", "default"),
+        pinpoints=preset.llava.get("image_grid_pinpoints"),
     )
     save_processor(processor, folder)

@@ -2,7 +2,8 @@
 
 from pocketvlm_export.families.base import DecoderSpec, Family, LayoutSpec, VisionSpec, VLMSpec
 from pocketvlm_export.families.llava import Llava
+from pocketvlm_export.families.llava_next import LlavaNext
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (Llava(),)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (Llava(), LlavaNext())}
 
 __all__ = ["FAMILIES", "DecoderSpec", "Family", "LayoutSpec", "VLMSpec", "VisionSpec"]

@@ -47,6 +47,7 @@ class Llava:
     """The `Family` of LLaVA 1.5 and its like."""
 
     model_type = "llava"
+    projector: type[nn.Module] = LlavaMultiModalProjector
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
@@ -72,7 +73,7 @@ class Llava:
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """See `Family.load_projector`."""
         with torch.device("meta"):
-            projector = LlavaMultiModalProjector(spec.config)
+            projector = self.projector(spec.config)
         _assign(projector, weights.component("projector."), "projector")
         return projector.eval()
 
@@ -127,7 +128,8 @@ def _decoder(config: Any) -> DecoderSpec:
     text = config.text_config
     if text.model_type not in DECODERS:
         raise PocketVLMError(
-            f"the decoder is a {text.model_type}: llava checkpoints with {', '.join(DECODERS)} can be exported"
+            f"the decoder is a {text.model_type}: {config.model_type} checkpoints with {', '.join(DECODERS)} can be "
+            "exported"
         )
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _STATIC_ROPE:

@@ -8,6 +8,7 @@ import onnxscript.optimizer
 
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact import metadata
+from pocketvlm_export.onnx_passes.add_constants import AddConstants
 from pocketvlm_export.onnx_passes.block_int4 import BlockInt4
 from pocketvlm_export.onnx_passes.dynamic_int8 import DynamicInt8
 from pocketvlm_export.onnx_passes.external_weights import INLINE_LIMIT, ExternalWeights, WeightsFile
@@ -40,6 +41,7 @@ __all__ = [
     "INLINE_LIMIT",
     "LOGITS",
     "PRECISION_PASSES",
+    "AddConstants",
     "BlockInt4",
     "DynamicInt8",
     "ExternalWeights",

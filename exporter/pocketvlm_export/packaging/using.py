@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
+from pocketvlm.layouts import open_layout
 from pocketvlm.preprocessing import Preprocessor
 from pocketvlm.prompts import Prompter
 from pocketvlm.signatures import Shapes, signature
@@ -37,7 +38,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
     """
     manifest = artifact.manifest
     pruning, decoder = manifest.pruning, manifest.decoder
-    budget = pruning.default_budget
+    budget, layout = pruning.default_budget, open_layout(artifact)
     vision = next(iter(manifest.vision.graphs[budget].values()))
     graphs = {"vision": _graph(manifest, vision, metadata.VISION_ENCODER, budget)}
     if decoder.graphs:
@@ -51,7 +52,8 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "patches": pruning.tokens_before,
         "graphs": graphs,
         "gguf": next(iter(decoder.gguf.values()), None),
-        "picture": _picture(Preprocessor.from_artifact(artifact), manifest.vision.image_size),
+        "tiles": layout.recipe,
+        "picture": _picture(layout.steps, manifest.vision.image_size),
         "prompt": _prompt(Prompter.from_artifact(artifact)),
         "image_token_id": decoder.image_token_id,
         "eos_token_ids": list(decoder.eos_token_ids),

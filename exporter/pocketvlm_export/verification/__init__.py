@@ -9,6 +9,7 @@ from pocketvlm.artifact import Artifact
 from pocketvlm_export.loading import Checkpoint, open_checkpoint
 from pocketvlm_export.options import GGUF_TYPES
 from pocketvlm_export.precisions import PRECISIONS
+from pocketvlm_export.verification.arrangement import ORDERS
 from pocketvlm_export.verification.gate import ParityError, check_parity, failures
 from pocketvlm_export.verification.oracles import ORACLES
 
@@ -45,6 +46,7 @@ def _check_known(artifact: Artifact) -> None:
     precisions = [*manifest.decoder.graphs, *(name for graphs in manifest.vision.graphs.values() for name in graphs)]
     for what, names, known in (
         ("pruning method", [manifest.pruning.method], ORACLES),
+        ("layout", [manifest.vision.layout["name"]], ORDERS),
         ("precision", precisions, PRECISIONS),
         ("GGUF type", manifest.decoder.gguf, GGUF_TYPES),
     ):

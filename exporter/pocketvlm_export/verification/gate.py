@@ -13,16 +13,19 @@ from pocketvlm import PocketVLMError
 from pocketvlm.artifact import Artifact
 from pocketvlm.artifact.manifest import Parity
 from pocketvlm.decoders.onnx import OnnxDecoder
+from pocketvlm.layouts import open_layout
 from pocketvlm.prompts import Prompter
 from pocketvlm.vision import VisionEncoder, VisionFeatures
 from pocketvlm_export.loading import Checkpoint, quiet_transformers
 from pocketvlm_export.memory import release_memory
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import GATE_PRECISION
+from pocketvlm_export.verification.arrangement import arrange_reference
 from pocketvlm_export.verification.bounds import LOGITS_COSINE, STEPS, TOLERANCE, agreement, within
 from pocketvlm_export.verification.gguf import measure_gguf
 from pocketvlm_export.verification.kept import KeptRow, compare_kept, largest
-from pocketvlm_export.verification.lost import gate_sequences, judge_kept, measure_logits
+from pocketvlm_export.verification.lost import Prompt, gate_sequences, judge_kept, measure_logits
+from pocketvlm_export.verification.pictures import Shown, show
 from pocketvlm_export.verification.reference import (
     DecoderReference,
     Floats,
@@ -32,7 +35,6 @@ from pocketvlm_export.verification.reference import (
 )
 
 TIE = 1e-6  # relative distance below which keeping another patch is a tie, not an error, see `Ranking.distance`
-_PICTURES = 2
 
 
 class ParityError(PocketVLMError):
@@ -43,10 +45,18 @@ class ParityError(PocketVLMError):
 
 @dataclass(frozen=True)
 class References:
-    """The checkpoint's own results on the gate's pictures and prompt."""
+    """The checkpoint's own results on the gate's pictures and prompt.
 
-    pixel_values: Floats
+    Attributes:
+        shown: the pictures.
+        vision: of each budget.
+        features: what the decoder reads of the picture asked about at the default budget, (slots, hidden).
+        decoder: the answer.
+    """
+
+    shown: Shown
     vision: dict[int, VisionReference]
+    features: Floats
     decoder: DecoderReference
 
 
@@ -72,31 +82,16 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
 
 def run_references(checkpoint: Checkpoint, artifact: Artifact) -> References:
     """Run transformers on the gate's pictures, for every budget of the artifact, and on its prompt."""
-    pruning = artifact.manifest.pruning
-    pixel_values = gate_pictures(_PICTURES, checkpoint.spec.vision.image_size)
+    pruning, shown = artifact.manifest.pruning, show(artifact)
     with quiet_transformers():
-        vision = vision_reference(checkpoint, pruning, pixel_values)
-        features = vision[pruning.default_budget].image_features[0]
+        vision = vision_reference(checkpoint, pruning, shown.pixel_values)
+        asked = vision[pruning.default_budget].first(shown.grid.tiles)
+        features = arrange_reference(checkpoint, artifact.manifest.vision.layout["name"], asked, shown.size)
         spec = artifact.manifest.decoder
         inexact = spec.gguf or any(name != GATE_PRECISION for name in spec.graphs)
         sequences = gate_sequences(spec.vocab, spec.context) if inexact else ()
         decoder = decoder_reference(checkpoint, GATE_PROMPT, features, STEPS, sequences)
-    return References(pixel_values, vision, decoder)
-
-
-def gate_pictures(count: int, size: tuple[int, int]) -> Floats:
-    """Return pictures with structure at several scales: float32 (count, 3, height, width), the same at every call."""
-    height, width = size
-    random = np.random.default_rng(20241202)
-    y, x = np.mgrid[0:height, 0:width] / max(size)
-    waves = random.normal(size=(count, 3, 6, 4))
-    pictures = sum(
-        waves[:, :, i, 0, None, None]
-        * np.cos(2**i * (waves[:, :, i, 1, None, None] * x + waves[:, :, i, 2, None, None] * y + i))
-        for i in range(6)
-    )
-    noise = 0.3 * random.normal(size=(count, 3, height, width))
-    return (0.6 * pictures + noise).astype(np.float32)
+    return References(shown, vision, features, decoder)
 
 
 def failures(parity: Parity) -> str:
@@ -177,9 +172,9 @@ def _measure_lost(artifact: Artifact, references: References, precision: str) ->
     """Figures of an inexact decoder, which reads the features that transformers made."""
     spec = artifact.manifest.decoder
     decoder = OnnxDecoder.open(artifact, precision=precision)
-    features = references.vision[artifact.manifest.pruning.default_budget].image_features[0]
     sequences = gate_sequences(spec.vocab, spec.context)
-    figures, _ = measure_logits(decoder, Prompter.from_artifact(artifact), references.decoder, features, sequences)
+    ids, features = gate_prompt(artifact, references), references.features
+    figures, _ = measure_logits(decoder, ids, references.decoder, features, sequences)
     decoder.close()
     release_memory()
     return {**figures, "passed": bool(figures["prompt_equal"] and figures["cosine"] >= LOGITS_COSINE[precision])}
@@ -202,12 +197,27 @@ def _rows(artifact: Artifact, references: References, precision: str) -> list[Ke
 
 def _measure_gguf(artifact: Artifact, references: References) -> dict[str, dict[str, Any]]:
     """Figures of each GGUF type, which reads the features that transformers made: nothing but the decoder differs."""
-    features = references.vision[artifact.manifest.pruning.default_budget].image_features[0]
-    return {kind: measure_gguf(artifact, references.decoder, features, kind) for kind in artifact.manifest.decoder.gguf}
+    ids, features = gate_prompt(artifact, references), references.features
+    return {
+        kind: measure_gguf(artifact, ids, references.decoder, features, kind) for kind in artifact.manifest.decoder.gguf
+    }
+
+
+def gate_prompt(artifact: Artifact, references: References) -> Prompt:
+    """Return the gate's prompt as the runtime writes it, where its graphs keep what the reference keeps."""
+    kept = _asked(artifact, references).kept_indices
+    prompter = Prompter.from_artifact(artifact)
+    stands = open_layout(artifact).expand(references.shown.grid, kept.shape[1], kept)
+    return Prompt(prompter, prompter.place(prompter.encode(GATE_PROMPT, pictures=1), [stands]))
+
+
+def _asked(artifact: Artifact, references: References) -> VisionReference:
+    """What of the picture that the prompt is about is kept by default."""
+    return references.vision[artifact.manifest.pruning.default_budget].first(references.shown.grid.tiles)
 
 
 def _encode(artifact: Artifact, references: References, budget: int, precision: str | None) -> VisionFeatures:
-    features = VisionEncoder.open(artifact, budget=budget, precision=precision).encode(references.pixel_values)
+    features = VisionEncoder.open(artifact, budget=budget, precision=precision).encode(references.shown.pixel_values)
     release_memory()  # a session's weights go with it
     return features
 
@@ -215,21 +225,25 @@ def _encode(artifact: Artifact, references: References, budget: int, precision: 
 def _answer(artifact: Artifact, references: References, precision: str) -> tuple[list[int], Floats, bool]:
     """Greedy tokens, the logits before each (steps, vocab), and whether the prompt's ids were those of transformers."""
     vision = precision if precision in _vision_precisions(artifact) else None
-    budget = artifact.manifest.pruning.default_budget
-    found, expected = _encode(artifact, references, budget, vision), references.vision[budget]
+    layout, grid = open_layout(artifact), references.shown.grid
+    encoder = VisionEncoder.open(artifact, precision=vision)
+    found = encoder.encode(references.shown.pixel_values).first(grid.tiles)
+    features, constants = references.features, encoder.constants
+    del encoder
+    release_memory()
+    prompt = gate_prompt(artifact, references)
     # About other patches, which only a tie excuses, there is another answer.
-    same = np.array_equal(found.kept_indices[0], expected.kept_indices[0])
-    features = (found if same else expected).image_features[0]
-    prompter = Prompter.from_artifact(artifact)
-    ids = prompter.encode(GATE_PROMPT, pictures=1, slots=len(features))
+    if np.array_equal(found.kept_indices, _asked(artifact, references).kept_indices):
+        features = layout.arrange(grid, found, constants)
     table = precision if precision in artifact.manifest.decoder.embed else None
     decoder = OnnxDecoder.open(artifact, precision=precision, table=table)
-    logits = [decoder.prefill(prompter.segments(ids, [features]))]
+    logits = [decoder.prefill(prompt.filled(features))]
     while len(logits) < STEPS:
         logits.append(decoder.decode(int(logits[-1].argmax())))
     del decoder
     release_memory()
-    return [int(row.argmax()) for row in logits], np.stack(logits), np.array_equal(ids, references.decoder.prompt_ids)
+    equal = np.array_equal(prompt.ids, references.decoder.prompt_ids)
+    return [int(row.argmax()) for row in logits], np.stack(logits), equal
 
 
 def _short(value: Any) -> str:

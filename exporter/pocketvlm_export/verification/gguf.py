@@ -8,25 +8,27 @@ from typing import Any
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
-from pocketvlm.prompts import Prompter
 from pocketvlm_export.memory import release_memory
 from pocketvlm_export.options import GATE_GGUF_TYPE
 from pocketvlm_export.verification.bounds import LOGITS_COSINE, within
 from pocketvlm_export.verification.kept import largest
-from pocketvlm_export.verification.lost import gate_sequences, measure_logits
+from pocketvlm_export.verification.lost import Prompt, gate_sequences, measure_logits
 from pocketvlm_export.verification.reference import DecoderReference, Floats
 
 # float16 may prefer another token where the reference's two logits are this close, relative to the largest of all.
 NEAR = 1e-3
 
 
-def measure_gguf(artifact: Artifact, reference: DecoderReference, features: Floats, kind: str) -> dict[str, Any]:
+def measure_gguf(
+    artifact: Artifact, prompt: Prompt, reference: DecoderReference, features: Floats, kind: str
+) -> dict[str, Any]:
     """Hold the artifact's GGUF file of a type against transformers.
 
     Args:
         artifact: whose file.
-        reference: of the gate's prompt about a picture, and of `gate_sequences`.
-        features: of that picture's kept patches, (k, hidden).
+        prompt: the gate's about a picture.
+        reference: of that prompt, and of `gate_sequences`.
+        features: of that picture, (slots, hidden).
         kind: the type.
     """
     spec = artifact.manifest.decoder
@@ -38,8 +40,8 @@ def measure_gguf(artifact: Artifact, reference: DecoderReference, features: Floa
         threads=1,  # several wait for each other at every operation, which on a busy machine takes them minutes
         f32_cache=True,
     )
-    prompter, sequences = Prompter.from_artifact(artifact), gate_sequences(spec.vocab, spec.context)
-    figures, answer = measure_logits(decoder, prompter, reference, features, sequences)
+    sequences = gate_sequences(spec.vocab, spec.context)
+    figures, answer = measure_logits(decoder, prompt, reference, features, sequences)
     decoder.close()
     release_memory()
     return {**figures, "passed": bool(figures["prompt_equal"]) and judge(kind, figures, answer, reference)}

@@ -4,13 +4,13 @@ Both sides read the same tokens whatever they would have said themselves, so tha
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pocketvlm.decoders import Decoder, Segment, TokenSegment
 from pocketvlm.prompts import Prompter
-from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.verification.bounds import VISION_BOUNDS, agreement, cosine, divergence
 from pocketvlm_export.verification.kept import KeptRow, largest
 from pocketvlm_export.verification.reference import DecoderReference, Floats, Ints
@@ -24,21 +24,31 @@ def gate_sequences(vocab: int, context: int) -> list[Ints]:
     return list(np.random.default_rng(20241202).integers(0, vocab, size=shape))
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """The gate's prompt as the runtime writes it: its ids, slots expanded."""
+
+    prompter: Prompter
+    ids: Ints
+
+    def filled(self, features: Floats) -> list[Segment]:
+        """Return it with features (slots, hidden) in its slots."""
+        return self.prompter.segments(self.ids, [features])
+
+
 def measure_logits(
-    decoder: Decoder, prompter: Prompter, reference: DecoderReference, features: Floats, sequences: Sequence[Ints]
+    decoder: Decoder, prompt: Prompt, reference: DecoderReference, features: Floats, sequences: Sequence[Ints]
 ) -> tuple[dict[str, Any], Floats]:
     """Return what a decoder's logits have to do with transformers', and those before each token of the answer.
 
     Args:
         decoder: what is measured.
-        prompter: makes its prompt.
-        reference: of the gate's prompt about a picture, and of ``sequences``.
-        features: of that picture's kept patches as transformers made them, (k, hidden): nothing but the decoder
-            differs.
+        prompt: what it reads.
+        reference: of that prompt about a picture, and of ``sequences``.
+        features: that picture's as transformers made them, (slots, hidden): nothing but the decoder differs.
         sequences: see `gate_sequences`.
     """
-    ids = prompter.encode(GATE_PROMPT, pictures=1, slots=len(features))
-    answer = _read(decoder, prompter.segments(ids, [features]), reference.token_ids[:-1])
+    answer = _read(decoder, prompt.filled(features), reference.token_ids[:-1])
     others = [_read(decoder, [TokenSegment(row[:1])], row[1:].tolist()) for row in sequences]
     ours, theirs = np.concatenate([answer, *others]), np.concatenate([reference.logits, *reference.sequence_logits])
     lost = divergence(theirs, ours)
@@ -48,7 +58,7 @@ def measure_logits(
         "cosine": cosine(ours, theirs),
         "greedy_tokens": len(reference.token_ids),
         "greedy_equal": agreement([int(row.argmax()) for row in answer], reference.token_ids),
-        "prompt_equal": np.array_equal(ids, reference.prompt_ids),
+        "prompt_equal": np.array_equal(prompt.ids, reference.prompt_ids),
         "positions": len(ours),
         "argmax_agreement": float(np.mean(ours.argmax(axis=1) == theirs.argmax(axis=1))),
         "kl_mean": float(lost.mean()),

@@ -7,8 +7,8 @@ against ``LlavaForConditionalGeneration.from_pretrained``.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,10 @@ class VisionReference:
     def gap(self) -> float:
         """The smallest at the cut of a picture, see `Ranking.gap`."""
         return min(ranking.gap(self.kept_indices.shape[1]) for ranking in self.rankings)
+
+    def first(self, count: int) -> Self:
+        """Return that of the first ``count`` rows of the batch."""
+        return replace(self, **{name: values[:count] for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How pictures become tiles, slots and features, by layout; a new one is a module here and one line of `LAYOUTS`."""
+"""How pictures become tiles, slots and features, by layout; a new one is a module here and a name in `_KNOWN`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.layouts.anyres import AnyRes
+from pocketvlm.layouts.anyres_unpadded import AnyResUnpadded
 from pocketvlm.layouts.base import Grid, Layout, Setting, Tiles, slot_count, tokens_before
 from pocketvlm.layouts.single import Single
 
-LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in (Single,)}
+_KNOWN: tuple[type[Layout], ...] = (Single, AnyRes, AnyResUnpadded)
+LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in _KNOWN}
 
 __all__ = [
     "LAYOUTS",

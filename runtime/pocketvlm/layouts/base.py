@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 if TYPE_CHECKING:
+    from pocketvlm.preprocessing import Preprocessor
     from pocketvlm.vision import VisionFeatures
 
 Floats = npt.NDArray[np.float32]
@@ -67,7 +68,7 @@ class Setting:
 
 
 class Layout(Protocol):
-    """One way from a picture to the features in a prompt. A new one is a module here and one line of `LAYOUTS`.
+    """One way from a picture to the features in a prompt. A new one is a module here and a name in the registry.
 
     Tiles of one picture run as one batch, those of two pictures never do. Every tile keeps the same number of tokens,
     the budget, which may differ from picture to picture.
@@ -79,6 +80,17 @@ class Layout(Protocol):
 
     name: ClassVar[str]
     setting: Setting
+
+    @property
+    def recipe(self) -> str:
+        """How a client in another language cuts a picture and puts the tiles' features together, as Markdown.
+
+        It is to stand before the `steps`; empty where a picture is one tile.
+        """
+
+    @property
+    def steps(self) -> Preprocessor:
+        """What each tile goes through."""
 
     @classmethod
     def make(cls, setting: Setting, config: Mapping[str, Any] | None = None) -> Self:

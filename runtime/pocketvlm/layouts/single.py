@@ -34,6 +34,11 @@ class Single:
         preprocessor.check_size(setting.image_size)
         return cls(setting, preprocessor)
 
+    @property
+    def recipe(self) -> str:
+        """None is needed."""
+        return ""
+
     def grids(self) -> Sequence[Grid]:
         """One tile."""
         return [Grid()]
@@ -44,11 +49,11 @@ class Single:
 
     def views(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """The picture as resized and cropped."""
-        return self._steps.resize_and_crop(image)[None]
+        return self.steps.resize_and_crop(image)[None]
 
     def cut(self, image: Image.Image) -> Tiles:
         """The picture in one tile."""
-        return Tiles(self._steps(image)[None], Grid())
+        return Tiles(self.steps(image)[None], Grid())
 
     def expand(self, grid: Grid, budget: int, kept: Ints | None = None) -> Ints:
         """A slot for each kept token."""
@@ -59,7 +64,8 @@ class Single:
         return features.image_features[0]
 
     @property
-    def _steps(self) -> Preprocessor:
+    def steps(self) -> Preprocessor:
+        """See `Layout.steps`."""
         if self._preprocessor is None:
             raise RuntimeError("this layout was made to count, not to cut")
         return self._preprocessor

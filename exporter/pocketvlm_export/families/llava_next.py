@@ -1,0 +1,46 @@
+"""LLaVA-NeXT (``model_type: llava_next``): LLaVA's parts, and pictures cut into tiles of which rows end in newlines."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
+
+from pocketvlm import PocketVLMError
+from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.families.base import LayoutSpec, VLMSpec
+from pocketvlm_export.families.llava import Llava
+
+_NEWLINE = "image_newline"
+
+
+class LlavaNext(Llava):
+    """The `Family` of LLaVA 1.6 and its like."""
+
+    model_type = "llava_next"
+    projector: type[nn.Module] = LlavaNextMultiModalProjector
+
+    def parse(self, config: PretrainedConfig) -> VLMSpec:
+        """See `Family.parse`."""
+        pinpoints = [list(size) for size in config.image_grid_pinpoints]
+        layouts = {
+            "fastervlm": LayoutSpec({"name": "anyres-fastervlm", "pinpoints": pinpoints}, exact=False),
+            "hf": LayoutSpec({"name": "anyres-hf", "pinpoints": pinpoints}, constants=(_NEWLINE,)),
+        }
+        return replace(super().parse(config), layouts=layouts)
+
+    def canonical(self, stored: str) -> str | None:
+        """See `Family.canonical`."""
+        return _NEWLINE if stored.removeprefix("model.") == _NEWLINE else super().canonical(stored)
+
+    def load_constants(self, weights: Weights, spec: VLMSpec) -> Mapping[str, torch.Tensor]:
+        """The newline."""
+        newline = weights.tensor(_NEWLINE)
+        if newline.shape != (spec.decoder.hidden,):
+            raise PocketVLMError(
+                f"weight {_NEWLINE} has shape {tuple(newline.shape)}, config.json says ({spec.decoder.hidden},): "
+                "they belong to two models"
+            )
+        return {_NEWLINE: newline}

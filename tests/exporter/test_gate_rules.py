@@ -7,7 +7,7 @@ import pytest
 
 from pocketvlm.vision import VisionFeatures
 from pocketvlm_export.verification import gate
-from pocketvlm_export.verification.oracles import Ranking
+from pocketvlm_export.verification.oracles import ORACLES, Ranking, Seen
 from pocketvlm_export.verification.reference import DecoderReference, VisionReference
 
 SCORES = np.array([[0.4, 0.3, 0.2, 0.1], [0.3, 0.2, 0.2, 0.1]], np.float32)  # the second picture is tied at the cut
@@ -127,3 +127,63 @@ def test_logits_that_are_not_finite_fail(references, monkeypatch, where, value):
 def test_logits_that_are_close_pass(references, monkeypatch):
     monkeypatch.setattr(gate, "_answer", lambda *_: (references.decoder.token_ids, LOGITS + 1e-5, True))
     assert gate._measure_decoder(None, references, "fp32")["passed"] is True
+
+
+def picks_of(rows):
+    projected = np.array(rows, float)
+    return ORACLES["divprune"](Seen([], 0, projected, projected, (2, 2)), {})
+
+
+def told(order, tokens=4):
+    """Kept indices and the scores that tell the order of picking."""
+    order = np.array(order)
+    return np.sort(order), (1 - np.argsort(order) / tokens).astype(np.float32)
+
+
+# Angles of 0, 90, 180 and 190 degrees: 1 is farthest from its nearest, then 3 and 0 are about as far from it.
+ROWS = [[1, 0], [0, 1], [-1, 0], [-np.cos(np.pi / 18), -np.sin(np.pi / 18)]]
+
+
+@pytest.mark.parametrize(
+    ("order", "distance"),
+    [
+        ([1, 3, 0], 0),
+        ([1, 3, 2], pytest.approx(1 - (1 - np.cos(np.pi / 18)) / 1, abs=1e-6)),  # 0 lay at distance 1 from both
+        ([3, 1, 0], pytest.approx(1 - (1 - np.cos(np.pi / 18)), abs=1e-6)),  # 1 was farther from its nearest
+        ([0, 1, 9], np.inf),
+    ],
+    ids=str,
+)
+def test_each_pick_of_divprune_is_judged_by_those_before_it(order, distance):
+    kept, scores = told(order)
+    assert picks_of(ROWS).distance(kept, scores) == distance
+    assert picks_of(ROWS).score_difference(kept, scores) == pytest.approx(0, abs=1e-7)
+
+
+def test_two_patches_equally_far_may_be_picked_in_either_order():
+    square = picks_of([[1, 0], [0, 1], [-1, 0], [0, -1]])
+    for order in ([0, 2, 1], [0, 2, 3], [1, 3, 2], [3, 1, 0]):
+        assert square.distance(*told(order)) == 0, order
+    assert square.distance(*told([0, 1, 2])) == pytest.approx(0.5, abs=1e-6)
+    assert square.gap(2) == pytest.approx(0)
+
+
+def test_scores_of_picks_must_tell_an_order():
+    kept, scores = told([1, 3, 0])
+    assert picks_of(ROWS).score_difference(kept, scores * 0.9) > 0.05
+    assert np.isnan(picks_of(ROWS).score_difference(kept, np.full_like(scores, np.nan)))
+
+
+@pytest.mark.parametrize(("offset", "excused"), [(1e-7, True), (1e-3, False)])
+def test_an_edge_in_doubt_excuses_what_it_changes_of_gprunes_scores(offset, excused):
+    """Three patches alike, the fourth at the threshold; a graph that sees the edge otherwise has other scores."""
+
+    def ranking(cosine):
+        rows = np.array([[1, 0], [2, 0], [3, 0], [cosine, np.sqrt(1 - cosine**2)]])
+        options = {"threshold": 0.5, "temperature": 0.1, "steps": 2}
+        return ORACLES["gprune"](Seen([], 0, rows, rows, (2, 2)), options)
+
+    joined, apart = ranking(0.5 + offset), ranking(0.5 - offset)
+    assert np.abs(joined.scores - apart.scores).max() > 0.1
+    difference = joined.score_difference(np.arange(4), apart.scores.astype(np.float32))
+    assert (difference < 1e-3) is excused

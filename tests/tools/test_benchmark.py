@@ -115,3 +115,14 @@ def test_export_memory(make_tiny, tmp_path):
     assert (tmp_path / "a" / "pocketvlm.json").is_file()
     for row in ("| decoder graph |", "| parity gate |", "LLaVA-1.5-7B (28.3 GB in float32)"):
         assert row in result.stdout
+
+
+def test_selection_is_measured_for_the_methods_asked_for(tiny_checkpoint):
+    arguments = ["selection", str(tiny_checkpoint), "--methods", "gprune", "--budget", "7", "--repeat", "1"]
+    result = CliRunner().invoke(main, [*arguments, "--allow-busy", "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    assert "36 patches, 7 kept, fp32" in result.output
+    row = result.output.splitlines()[-1].split("|")
+    assert row[1].strip() == "G-Prune (a graph a picture)"
+    assert 0 < float(row[4].strip(" %")) < 100
+    assert CliRunner().invoke(main, ["selection", "x", "--methods", "magic"]).exit_code == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,14 @@ _GAP = 32  # pixels between the whole picture and its parts
 _OUTLINE = np.array([255, 196, 0], dtype=np.float32)
 
 
+def open_encoders(artifact: Artifact, budgets: Iterable[int], precision: str | None = None) -> dict[int, VisionEncoder]:
+    """The vision graphs that serve ``budgets``, by their own; precision None is the artifact's default."""
+    graphs = {pick_graph(artifact.manifest, budget) for budget in budgets}
+    return {k: VisionEncoder.open(artifact, budget=k, precision=precision, prepack=False) for k in graphs}
+
+
 def draw_budgets(
-    artifact: Artifact, picture: Picture, budgets: Sequence[int], precision: str | None = None
+    artifact: Artifact, picture: Picture, budgets: Sequence[int], encoders: Mapping[int, VisionEncoder] | None = None
 ) -> dict[int, tuple[Image.Image, list[int]]]:
     """For each budget the drawing of `draw_kept`, and the patches kept in raster order.
 
@@ -32,7 +38,7 @@ def draw_budgets(
         artifact: an opened artifact.
         picture: see `open_picture`.
         budgets: visual tokens; each graph that serves some of them runs once.
-        precision: of the vision graph; None is the artifact's default.
+        encoders: see `open_encoders`, where several pictures are drawn; None opens those of the default precision.
 
     Raises:
         PocketVLMError: a picture or budget that is refused, or patches that are no grid.
@@ -40,10 +46,8 @@ def draw_budgets(
     manifest, layout = artifact.manifest, open_layout(artifact)
     upright = open_picture(picture)
     views, tiles = layout.views(upright), layout.cut(upright)
-    features = {
-        k: VisionEncoder.open(artifact, budget=k, precision=precision, prepack=False).encode(tiles.pixel_values)
-        for k in {pick_graph(manifest, budget) for budget in budgets}
-    }
+    encoders = encoders or open_encoders(artifact, budgets)
+    features = {k: encoders[k].encode(tiles.pixel_values) for k in {pick_graph(manifest, budget) for budget in budgets}}
     drawn = {}
     for budget in budgets:
         look = Look(layout, tiles, budget)

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pocketvlm import VLM, cli
+from support.web_page import Page
 
 
 def pocketvlm(*arguments):
@@ -57,6 +58,26 @@ def test_figures_are_printed_written_and_kept(artifact_dir, data, here):
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["metric"] == "contains"
     assert len(kept.read_text().splitlines()) == 1 + 12
+
+
+def test_the_report_is_one_page_with_plots_and_changed_answers(artifact_dir, data, here):
+    """What 12 tokens say is right; the page shows what fewer change, and only pictures that lie inside it."""
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for row in rows:
+        row["question"] = "what? <b>"
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    result = run(artifact_dir, data, "--budget", "12,6,1", "--report", here / "x.html", "--json")
+    assert result.exit_code == 0, result.output
+    found = (here / "answers-set-artifact.jsonl").read_text().splitlines()[1:]
+    said = {(row["line"], row["budget"]): row["text"] for row in map(json.loads, found)}
+    changed = [line for line in range(1, 7) if len({said[line, budget] for budget in (12, 6, 1)}) > 1]
+    assert changed
+    page = Page((here / "x.html").read_text())
+    assert all(reference.startswith("data:image/") for reference in page.references)
+    assert sum(reference.startswith("data:image/svg") for reference in page.references) == 2
+    assert sum(reference.startswith("data:image/jpeg") for reference in page.references) == 2 * len(changed)
+    assert not {"script", "link", "b"} & set(page.tags)
+    assert page.text.count("what? <b>") == len(changed)
 
 
 def test_a_baseline_may_be_a_budget_that_is_not_listed(artifact_dir, data):

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from pocketvlm.profiler.selection import read_events
 from pocketvlm.prompts import Prompter
 from support.processes import heed_interrupts
 from support.tiny_artifact import read_manifest, write_artifact, write_manifest
+from support.web_page import Page
 
 PROMPT = "what is <b>in</b> the picture?"
 LLAMA_BENCH = {
@@ -110,22 +110,6 @@ def test_the_files_say_what_json_says(measured):
     assert [json.loads(row["samples_ns"]) for row in cells] == [line["samples_ns"] for line in lines]
     tables = [line for line in (folder / "x.md").read_text().splitlines() if line.startswith("| 12 ")]
     assert len(tables) == 2
-
-
-class Page(HTMLParser):
-    """What a page refers to, and what it shows."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.references, self.tags, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.references += [value for name, value in attributes if name in ("src", "href")]
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_the_report_is_one_page_with_plots_and_kept_patches(measured):

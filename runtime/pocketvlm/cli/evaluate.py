@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -104,6 +104,10 @@ def evaluate(
     """
     outputs = [path for path in (report, Path(json_to) if json_to not in (None, _STDOUT) else None, answers) if path]
     check_folders(outputs)
+    if report is not None:
+        from pocketvlm.reports.plots import check_plots
+
+        check_plots()
 
     from pocketvlm.artifact import Artifact
     from pocketvlm.evaluation.baselines import against, budget_named
@@ -143,14 +147,21 @@ def evaluate(
     except KeyboardInterrupt:
         click.echo(f"\nanswers so far are in {kept}: --resume goes on", err=True)
         raise
-    _show(summarise(found, other.of(found)), json_to)
+    _show(summarise(found, other.of(found)), json_to, report)
 
 
-def _show(summary: Summary, json_to: str | None) -> None:
+def _show(summary: Summary, json_to: str | None, report: Path | None) -> None:
+    from pocketvlm.evaluation.summary import to_dict
     from pocketvlm.evaluation.tables import headline, notes, tables, warnings
+    from pocketvlm.profiler.machine import Machine
 
+    machine = Machine.look(0).describe() if json_to or report else ""
+    if report is not None:
+        from pocketvlm.evaluation.report import to_html
+
+        write_text(report, to_html(summary, machine))
     if json_to is not None:
-        text = json.dumps(_facts(summary), ensure_ascii=False)
+        text = json.dumps(to_dict(summary) | {"machine": machine}, ensure_ascii=False)
         if json_to != _STDOUT:
             write_text(Path(json_to), f"{text}\n")
     if json_to == _STDOUT:
@@ -163,10 +174,3 @@ def _show(summary: Summary, json_to: str | None) -> None:
             click.echo(f"\n{printable(note)}")
     for warning in warnings(summary):
         click.echo(f"warning: {printable(warning)}", err=True)
-
-
-def _facts(summary: Summary) -> dict[str, Any]:
-    from pocketvlm.evaluation.summary import to_dict
-    from pocketvlm.profiler.machine import Machine
-
-    return to_dict(summary) | {"machine": Machine.look(0).describe()}

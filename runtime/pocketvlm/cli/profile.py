@@ -172,6 +172,6 @@ def _writer(path: Path) -> Callable[[Profile], str]:
 
 def _check_report(report: Path | None) -> None:
     if report is not None:
-        from pocketvlm.profiler.plots import check_plots
+        from pocketvlm.reports.plots import check_plots
 
         check_plots()

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm.errors import PocketVLMError
 from pocketvlm.profiler.result import Profile, Result
+from pocketvlm.reports.plots import to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # What the time to the first token and the rest consist of, in order; vision without what selection takes of it.
 _PARTS = ("preprocess", "vision", "select", "embed", "prefill", "decode")
-_STYLE = "tableau-colorblind10"
-
-
-def check_plots() -> None:
-    """Raise `PocketVLMError` where matplotlib is not installed; to be asked before measuring for minutes."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise PocketVLMError(f"--report draws with matplotlib ({error}): pip install 'pocketvlm[report]'") from error
 
 
 def stacked_stages(profile: Profile) -> bytes:
@@ -39,7 +29,7 @@ def stacked_stages(profile: Profile) -> bytes:
         axes.set_xlabel("milliseconds, medians")
         axes.figure.legend(ncols=len(_PARTS), loc="outside upper center", frameon=False)
 
-    return _svg(draw, height=1.4 + 0.4 * len(profile.results))
+    return to_svg(draw, height=1.4 + 0.4 * len(profile.results))
 
 
 def first_token(profile: Profile) -> bytes:
@@ -56,7 +46,7 @@ def first_token(profile: Profile) -> bytes:
         axes.set_ylabel("time to first token, ms")
         _against_budgets(axes, profile)
 
-    return _svg(draw)
+    return to_svg(draw)
 
 
 def peak_memory(profile: Profile) -> bytes | None:
@@ -71,7 +61,7 @@ def peak_memory(profile: Profile) -> bytes | None:
         axes.set_ylabel("peak memory, MB")
         _against_budgets(axes, profile)
 
-    return _svg(draw)
+    return to_svg(draw)
 
 
 def decode_rate(profile: Profile) -> bytes | None:
@@ -85,7 +75,7 @@ def decode_rate(profile: Profile) -> bytes | None:
         axes.set_ylabel("decode, tokens/s")
         _against_budgets(axes, profile)
 
-    return _svg(draw)
+    return to_svg(draw)
 
 
 def _family(profile: Profile, result: Result) -> str:
@@ -120,16 +110,3 @@ def _against_budgets(axes: Axes, profile: Profile) -> None:
     axes.grid(alpha=0.3)
     if profile.varying:
         axes.legend(frameon=False)
-
-
-def _svg(draw: Callable[[Axes], None], height: float = 3.6) -> bytes:
-    import matplotlib
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"font.size": 9, "svg.hashsalt": "pocketvlm"}), style.context(_STYLE):
-        figure = Figure(figsize=(7.2, height), layout="constrained")
-        draw(figure.subplots())
-        file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()

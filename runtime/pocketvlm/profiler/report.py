@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import importlib.resources
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
-import jinja2
-from PIL import Image
-
 from pocketvlm.artifact import Artifact
-from pocketvlm.overlay import draw_budgets
+from pocketvlm.overlay import draw_budgets, open_encoders
 from pocketvlm.profiler import plots
 from pocketvlm.profiler.result import Profile
 from pocketvlm.profiler.tables import Table, compact, headline, notes, tables
+from pocketvlm.reports.page import jpeg_uri, render, svg_uri
+from pocketvlm.reports.plots import check_plots
 
 
 def to_html(profile: Profile, artifact: Artifact) -> str:
-    """The page; raises `PocketVLMError` without matplotlib.
-
-    Text from artifacts and prompts is escaped, the page holds no script, and its pictures lie inside it.
-    """
-    plots.check_plots()
-    source = importlib.resources.files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
-    return template.render(
+    """The page; raises `PocketVLMError` without matplotlib."""
+    check_plots()
+    return render(
+        __package__,
+        "report.html.jinja",
         headline=headline(profile),
         prompt=profile.question.prompt,
         folder=profile.folder,
@@ -49,25 +42,17 @@ def _plots(profile: Profile) -> Iterator[tuple[str, str]]:
     }
     for title, svg in drawn.items():
         if svg is not None:
-            yield title, _data_uri("image/svg+xml", svg)
+            yield title, svg_uri(svg)
 
 
 def _overlays(profile: Profile, artifact: Artifact) -> Iterator[tuple[str, list[tuple[int, str]]]]:
     """(picture, [(budget, data URI)]) of each picture given; noise is not worth looking at."""
     budgets = sorted({result.case.budget for result in profile.results}, reverse=True)
-    for image in profile.question.images:
-        drawn = draw_budgets(artifact, image, budgets, profile.results[0].case.vision_precision)
-        yield Path(image).name, [(budget, _jpeg(drawing)) for budget, (drawing, _) in drawn.items()]
-
-
-def _jpeg(drawing: Image.Image) -> str:
-    file = io.BytesIO()
-    drawing.save(file, format="JPEG", quality=90)
-    return _data_uri("image/jpeg", file.getvalue())
-
-
-def _data_uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    images = profile.question.images
+    encoders = open_encoders(artifact, budgets if images else [], profile.results[0].case.vision_precision)
+    for image in images:
+        drawn = draw_budgets(artifact, image, budgets, encoders)
+        yield Path(image).name, [(budget, jpeg_uri(drawing)) for budget, (drawing, _) in drawn.items()]
 
 
 def _spreads(profile: Profile) -> Table:

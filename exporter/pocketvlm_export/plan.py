@@ -18,7 +18,7 @@ from pocketvlm_export.pruning.base import Pruner
 
 # A parameter in a GGUF file, in bits, and one of the head, to which llama.cpp gives more: blocks carry their scales.
 _GGUF_BITS = {"f32": (32.0, 32.0), "f16": (16.0, 16.0), "q8_0": (8.5, 8.5), "q4_0": (4.5, 8.5), "q4_k_m": (5.2, 8.5)}
-_GRAPH_BYTES = 1 << 20  # a graph without its weights, rounded up
+_GRAPH_BYTES = 1 << 19  # a graph without its weights, rounded up
 _LEAST_TEXT = 64  # tokens that a context must hold beside a picture: the parity gate's question, and its answer
 
 

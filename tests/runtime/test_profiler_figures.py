@@ -232,6 +232,14 @@ def test_a_busy_machine_is_warned_of(artifact_dir, before, meanwhile, warning):
     assert found == [] if warning is None else warning in "".join(found)
 
 
+@pytest.mark.parametrize(("limit", "warned"), [(99, True), (100, False), (0, False), (None, False)])
+def test_what_takes_more_memory_than_the_limit_is_warned_of(artifact_dir, limit, warned):
+    found = profile_of(Manifest.from_dict(read_manifest(artifact_dir)), {6: [10.0, 11.0, 12.0]})
+    found.memory_limit = limit
+    expected = ["6 tokens, onnx fp32, vision fp32, 2 threads: 100 MB are over the limit of 99 MB"]
+    assert found.warnings() == (expected if warned else [])
+
+
 def test_savings_stand_beside_what_the_formulas_promise(tiny_export):
     manifest = Manifest.from_dict(read_manifest(tiny_export))
     found = profile_of(manifest, {18: [200.0, 210.0, 190.0], 9: [100.0, 90.0, 600.0]})

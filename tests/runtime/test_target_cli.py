@@ -75,12 +75,13 @@ def test_a_flag_beats_a_target_and_a_target_a_default(asked, board, command):
     target = {"budget": 5, "decoder": "onnx", "vision_precision": "int8", "decoder_precision": "int4"}
     target |= {"threads": 3, "context": 99}
     assert "looked at" in pocketvlm(*command, "--target", path).stderr
-    assert asked == target | {"feature_cache": None}
+    once = {"prepack": False} if command[0] == "run" else {}
+    assert asked == target | {"feature_cache": None} | once
     flags = ["--budget", 2, "--vision-precision", "fp16", "--threads", 1]
     pocketvlm(*command, *flags, "--target", path)
-    assert asked == target | {"budget": 2, "vision_precision": "fp16", "threads": 1, "feature_cache": None}
+    assert asked == target | {"budget": 2, "vision_precision": "fp16", "threads": 1, "feature_cache": None} | once
     pocketvlm(*command)
-    assert set(asked.values()) == {None}
+    assert set(asked.values()) - {False} == {None}
 
 
 def test_precisions_of_one_engine_are_not_asked_of_another(asked, board):
@@ -105,7 +106,7 @@ def test_profile_measures_what_the_target_lists(artifact_dir, board, monkeypatch
     assert tuple(seen["budgets"]) == (5, 3)
     assert seen["decoders"] == ("onnx", "llama.cpp")
     assert seen["decoder_precisions"] == ("int4", "q8_0")
-    assert (seen["vision_precisions"], seen["threads"]) == ((), (3,))
+    assert (seen["vision_precisions"], seen["threads"], seen["context"]) == ((), (3,), 99)
     pocketvlm("profile", artifact_dir, "--target", path, "--budget", "2,1", "--threads", "1", "--decoder", "onnx")
     assert (tuple(seen["budgets"]), seen["threads"], seen["decoders"]) == ((2, 1), (1,), ("onnx",))
 
@@ -120,9 +121,14 @@ def test_the_answer_is_the_targets(artifact_dir, board):
 
 
 def test_what_the_artifact_lacks_is_refused(artifact_dir, board):
-    result = pocketvlm("run", artifact_dir, "--prompt", "what?", "--target", board(vision_precision=["int8"]))
+    path = board(vision_precision=["int8"], threads=1)
+    result = pocketvlm("run", artifact_dir, "--prompt", "what?", "--target", path)
     assert result.exit_code == 1
     assert "no precision 'int8'" in result.stderr
+    assert result.stderr.endswith(f"(target {path} says so: --vision-precision would beat it)\n")
+    typed = pocketvlm("run", artifact_dir, "--prompt", "what?", "--target", path, "--vision-precision", "int4")
+    assert "no precision 'int4'" in typed.stderr
+    assert "says so" not in typed.stderr
 
 
 def test_a_shorter_context(artifact_dir):

@@ -37,6 +37,13 @@ _FILE = click.Path(path_type=Path)
 @click.option("--decoder-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the decoder.")
 @click.option("--vision-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the vision.")
 @click.option("--threads", type=NUMBERS, default=(None,), metavar="N[,N...]", help="Of each engine.")
+@click.option("--context", type=int, metavar="N", help="Longest sequence in tokens, at most the artifact's own.")
+@click.option(
+    "--memory-limit",
+    type=click.IntRange(0),
+    metavar="MB",
+    help="Warn of what takes more; 0 is no limit.",
+)
 @takes_target(profiling_wishes)
 @click.option("--repeat", type=click.IntRange(1), default=7, show_default=True, metavar="N", help="Runs of each.")
 @click.option(
@@ -69,6 +76,8 @@ def profile(
     decoder_precision: tuple[str, ...],
     vision_precision: tuple[str, ...],
     threads: tuple[int | None, ...],
+    context: int | None,
+    memory_limit: int | None,
     repeat: int,
     warmup: int,
     new_tokens: int,
@@ -97,7 +106,7 @@ def profile(
     from pocketvlm.profiler.measure import profile as measure
     from pocketvlm.profiler.questions import Question, made_up_prompt
 
-    artifact = Artifact.open(directory)
+    artifact = Artifact.open(directory).shortened(context)
     cases = sweep(
         artifact.manifest,
         budgets=Comma.without_all(budget, "--budget"),
@@ -105,6 +114,7 @@ def profile(
         decoder_precisions=decoder_precision,
         vision_precisions=vision_precision,
         threads=threads,
+        context=context,
     )
     paths = tuple(str(path) for path in images)
     question = Question(prompt or made_up_prompt(artifact, len(paths) or 1), paths, new_tokens)
@@ -113,7 +123,7 @@ def profile(
         for path, to_text in writers.items():
             write_text(path, to_text(found))
 
-    found = measure(artifact, cases, question, repeat=repeat, warmup=warmup, after_turn=save)
+    found = measure(artifact, cases, question, repeat=repeat, warmup=warmup, memory_limit=memory_limit, after_turn=save)
     if found.results:
         _show(found, artifact, report, as_json)
     if found.interrupted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,9 +33,13 @@ def takes_target(wishes: Wishes) -> Callable[[_Command], _Command]:
     def decorate(command: _Command) -> _Command:
         @functools.wraps(command)
         def with_target(*arguments: Any, target: str | None, **given: Any) -> Any:
-            if target is not None:
-                given |= _from_target(target, given, wishes)
-            return command(*arguments, **given)
+            if target is None:
+                return command(*arguments, **given)
+            taken = _from_target(target, given, wishes)
+            try:
+                return command(*arguments, **given | taken)
+            except PocketVLMError as error:
+                raise _with_source(error, target, taken) from error
 
         decorated: Any = _TARGET(with_target)
         result: _Command = decorated
@@ -65,6 +70,8 @@ def profiling_wishes(target: Target, _given: Mapping[str, Any]) -> dict[str, Any
         "vision_precision": target.vision_precision,
         "decoder_precision": (*target.decoder_precision, *target.gguf_type),
         "threads": target.threads,
+        "context": target.context,
+        "memory_limit": target.memory_limit,
     }
     return {name: value for name, value in wanted.items() if value}
 
@@ -95,6 +102,20 @@ def _from_target(name_or_file: str, given: Mapping[str, Any], wishes: Wishes) ->
                 f"{target.name}: {name}: {error.message.rstrip('.')}: change it or say {flag}"
             ) from error
     return taken
+
+
+def _with_source(error: PocketVLMError, target: str, taken: Mapping[str, Any]) -> PocketVLMError:
+    """The refusal, with what of it nobody typed: the names or values that the target gave and the refusal mentions."""
+    words = set(re.findall(r"[\w.+]+", str(error)))
+    options = {option.name: option.opts[0] for option in click.get_current_context().command.params}
+    named = [options[name] for name, value in taken.items() if words & _words(value)]
+    if not named:
+        return error
+    return PocketVLMError(f"{error} (target {target} says so: {' and '.join(named)} would beat it)")
+
+
+def _words(value: Any) -> set[str]:
+    return {str(item) for item in (value if isinstance(value, tuple) else (value,))}
 
 
 def _typed(context: click.Context, name: str) -> bool:

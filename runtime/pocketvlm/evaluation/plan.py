@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.errors import PocketVLMError
@@ -89,8 +90,8 @@ def _nearest(manifest: Manifest, case: Case, budget: int) -> Case:
     }
     # Given up one by one, the engine last, until the artifact has what is left.
     for names in (tuple(wishes), ("decoders", "decoder_precisions"), ("decoders", "vision_precisions"), ("decoders",)):
+        wanted: dict[str, Any] = {name: wishes[name] for name in names}
         try:
-            wanted = {name: wishes[name] for name in names}
             return sweep(manifest, budgets=[budget], threads=[case.threads], **wanted)[0]
         except PocketVLMError:
             continue

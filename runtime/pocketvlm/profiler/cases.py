@@ -15,13 +15,14 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration; ``threads`` is None where each engine takes its own default."""
+    """One configuration; ``threads`` is None where each engine takes its own default, ``context`` the artifact's."""
 
     budget: int
     decoder: str
     decoder_precision: str
     vision_precision: str
     threads: int | None = None
+    context: int | None = None
 
     @property
     def n_threads(self) -> int:
@@ -48,6 +49,7 @@ def sweep(
     decoder_precisions: Sequence[str] = (),
     vision_precisions: Sequence[str] = (),
     threads: Sequence[int | None] = (None,),
+    context: int | None = None,
 ) -> list[Case]:
     """Every combination of what is asked for, the most visual tokens first.
 
@@ -59,6 +61,7 @@ def sweep(
             ``A+B`` reads in A and answers in B.
         vision_precisions: none is the artifact's default, ``("all",)`` all.
         threads: for each engine.
+        context: the longest sequence, for which llama.cpp sets memory aside.
 
     Raises:
         PocketVLMError: something that the artifact does not have.
@@ -78,7 +81,7 @@ def sweep(
         for precision in _of_engine(engine, decoder_precisions, list(present))
     ]
     return [
-        Case(budget, engine, precision, seen, number)
+        Case(budget, engine, precision, seen, number, context)
         for number in dict.fromkeys(threads)
         for engine, precision in pairs
         for seen in _vision(manifest, wanted, vision_precisions)

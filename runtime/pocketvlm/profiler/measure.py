@@ -35,6 +35,7 @@ def profile(
     *,
     repeat: int = 7,
     warmup: int = 1,
+    memory_limit: int | None = None,
     after_turn: Callable[[Profile], None] = lambda _: None,
 ) -> Profile:
     """Measure every case ``repeat`` times in interleaved turns.
@@ -45,6 +46,7 @@ def profile(
         question: what is answered.
         repeat: runs of each case that count.
         warmup: answers in each run's process before the one that counts.
+        memory_limit: MB (10^6 bytes) beyond which `Profile.warnings` says so; None or 0 is no limit.
         after_turn: called with what there is so far, after each turn; an interrupt loses no more than a run.
 
     Returns:
@@ -57,7 +59,16 @@ def profile(
     folder = str(artifact.root.resolve())
     results = {case: Result(case, question.pictures, artifact.manifest) for case in cases}
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    report = Profile(str(artifact.root), artifact.manifest, Machine.look(), question, repeat, warmup, started)
+    report = Profile(
+        str(artifact.root),
+        artifact.manifest,
+        Machine.look(),
+        question,
+        repeat,
+        warmup,
+        started,
+        memory_limit=memory_limit,
+    )
     done = 0
     try:
         selections = _selections(folder, artifact, cases)

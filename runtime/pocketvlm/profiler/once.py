@@ -57,7 +57,7 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
     """Load, answer ``warmup`` times unmeasured, then once; raises `PocketVLMError` for what `VLM.load` would refuse."""
     watch = LoadWatch()
     started = time.perf_counter()
-    artifact = _endless(Artifact.open(folder))
+    artifact = _endless(Artifact.open(folder).shortened(case.context))
     encoder = VisionEncoder.open(artifact, budget=case.budget, precision=case.vision_precision, threads=case.threads)
     decoder = open_decoder(artifact, engine=case.decoder, precision=case.decoder_precision, threads=case.threads)
     vlm = VLM(artifact, encoder, decoder)

@@ -79,6 +79,7 @@ class Profile:
         results: those configurations that have a sample.
         started: when, in UTC, as ISO 8601.
         interrupted: not every run was made.
+        memory_limit: MB (10^6 bytes) that a process should not take; None or 0 is no limit.
     """
 
     folder: str
@@ -90,6 +91,7 @@ class Profile:
     started: str
     results: list[Result] = field(default_factory=list)
     interrupted: bool = False
+    memory_limit: int | None = None
 
     def reference(self, result: Result) -> Result:
         """What a result is compared with: the one with the most visual tokens that differs in nothing else."""
@@ -120,6 +122,10 @@ class Profile:
                 f"the machine was busy: during {len(busy)} of {len(loads)} runs others used over {BUSY:.0f} % of its "
                 f"CPUs, {max(busy):.0f} % at most"
             )
+        for result in self.results:
+            peak = result.peak_bytes
+            if self.memory_limit and peak is not None and max(peak.samples) > self.memory_limit * 1e6:
+                yield f"{result.case}: {max(peak.samples) / 1e6:.0f} MB are over the limit of {self.memory_limit} MB"
         few = [r for r in self.results if len(r.samples) < 3]
         if few and not self.interrupted:
             yield f"few runs ({self.repeat} of each) say little about the spread: --repeat 5 or more does"

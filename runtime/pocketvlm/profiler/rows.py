@@ -88,6 +88,7 @@ def _case(profile: Profile, result: Result) -> dict[str, Any]:
         "artifact_id": manifest.artifact_id,
         "pruner": manifest.pruning.method,
         "n_threads": case.n_threads,
+        "context": case.context or manifest.decoder.context,
         "type_k": cache,
         "type_v": cache,
         "budget": case.budget,

@@ -11,15 +11,16 @@ _NEAR = 1e-5  # cosines this near to the threshold may lie on its other side in 
 
 
 def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
-    """r_i / deg_i. Where an edge is in doubt, each score may be off by what the edge changes of it."""
+    """r_i / deg_i. Where edges are in doubt, each score may be off by what they change of it, each alone and together."""
     x = seen.projected
     norms = np.sqrt((x**2).sum(axis=1))
     unit = x / np.maximum(norms, 1e-12)[:, None]
     cosines = unit @ unit.T
     joined = cosines >= options["threshold"]
     scores = _scores(cosines, joined, norms, options)
-    slack = np.zeros(len(x))
-    for i, j in zip(*np.nonzero(np.triu(np.abs(cosines - options["threshold"]) < _NEAR)), strict=True):
+    doubtful = np.abs(cosines - options["threshold"]) < _NEAR
+    slack = np.abs(_scores(cosines, joined ^ doubtful, norms, options) - scores)
+    for i, j in zip(*np.nonzero(np.triu(doubtful)), strict=True):
         otherwise = joined.copy()
         otherwise[i, j] = otherwise[j, i] = not joined[i, j]
         slack += np.abs(_scores(cosines, otherwise, norms, options) - scores)

@@ -19,7 +19,7 @@ def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
     joined = cosines >= options["threshold"]
     scores = _scores(cosines, joined, norms, options)
     doubtful = np.abs(cosines - options["threshold"]) < _NEAR
-    slack = np.abs(_scores(cosines, joined ^ doubtful, norms, options) - scores)
+    slack: Doubles = np.abs(_scores(cosines, joined ^ doubtful, norms, options) - scores)
     for i, j in zip(*np.nonzero(np.triu(doubtful)), strict=True):
         otherwise = joined.copy()
         otherwise[i, j] = otherwise[j, i] = not joined[i, j]

@@ -11,7 +11,7 @@ _NEAR = 1e-5  # cosines this near to the threshold may lie on its other side in 
 
 
 def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
-    """r_i / deg_i. Where edges are in doubt, each score may be off by what they change of it, each alone and together."""
+    """r_i / deg_i. Where edges are in doubt, a score may be off by what they change of it, each alone and together."""
     x = seen.projected
     norms = np.sqrt((x**2).sum(axis=1))
     unit = x / np.maximum(norms, 1e-12)[:, None]

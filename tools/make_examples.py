@@ -7,13 +7,13 @@ argument.
 from __future__ import annotations
 
 import io
-import json
 import sys
 import zipfile
 from pathlib import Path
 
 from PIL import Image
 
+from demo_questions.__main__ import question_row, write_rows
 from train_demo.scenes import make_scene, questions, render, scene_rng
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -21,16 +21,16 @@ PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png")
 
 
 def main(wheel: Path) -> None:
-    """Write the six pictures and ``questions.json``."""
+    """Write the six pictures and ``questions.jsonl``."""
     EXAMPLES.mkdir(exist_ok=True)
-    asked: dict[str, list[dict[str, str]]] = {}
+    asked = []
     for number in (1, 2, 3):  # one, two and three objects, from the split that no figure uses
         rng = scene_rng("example", number)
         scene = make_scene(rng, count=number)
         name = f"scene-{number}.png"
         render(scene).save(EXAMPLES / name)
-        asked[name] = [{"question": q.text, "answer": q.answer} for q in questions(scene, rng)]
-    (EXAMPLES / "questions.json").write_text(json.dumps(asked, indent=1) + "\n")
+        asked += [question_row(name, question) for question in questions(scene, rng)]
+    write_rows(EXAMPLES / "questions.jsonl", asked)
     with zipfile.ZipFile(wheel) as archive:
         for name in PHOTOGRAPHS:
             picture = Image.open(io.BytesIO(archive.read(f"skimage/data/{name}"))).convert("RGB")

@@ -1,4 +1,4 @@
-"""Every command that the README shows does what it says, in the order it shows them."""
+"""Every command that the README and the pages beside it show does what it says, in the order they show them."""
 
 import re
 import shlex
@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^(?:\$ )?(pocketvlm .*)$", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)), re.M)
-PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = ("README.md", "docs/evaluate.md")
+TEXT = "\n".join((ROOT / page).read_text() for page in PAGES)
+COMMANDS = re.findall(r"^(?:\$ )?(pocketvlm .*)$", "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)), re.M)
+PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pocketvlm import VLM, cli
+from pocketvlm.evaluation.published import PUBLISHED
 from support.web_page import Page
 
 
@@ -78,6 +79,23 @@ def test_the_report_is_one_page_with_plots_and_changed_answers(artifact_dir, dat
     assert sum(reference.startswith("data:image/jpeg") for reference in page.references) == 2 * len(changed)
     assert not {"script", "link", "b"} & set(page.tags)
     assert page.text.count("what? <b>") == len(changed)
+
+
+def test_papers_figures_stand_beside(artifact_dir, data, monkeypatch):
+    monkeypatch.setitem(PUBLISHED["pope"].columns["FasterVLM"], 12, 85.88)
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["answers"] = ["no" if number in (3, 5) else "yes"]  # the model never says no: F1 of 1 and of 0.5 by tag
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    options = ["--budget", 12, "--metric", "yesno-f1", "--published", "pope"]
+    result = run(artifact_dir, data, *options)
+    assert result.exit_code == 0, result.output
+    assert "Beside what papers report for LLaVA-1.5-7B, the mean over tags, in per cent:" in result.stdout
+    assert "12 tokens  75.00      85.88" in result.stdout
+    found = json.loads(run(artifact_dir, data, *options, "--resume", "--json").stdout)
+    assert found["results"][0]["mean_over_tags"] == pytest.approx(0.75)
+    assert found["results"][0]["figures"]["f1"]["value"] == pytest.approx(0.8)
+    assert found["results"][0]["figures"]["yes"]["value"] == 1
 
 
 def test_a_baseline_may_be_a_budget_that_is_not_listed(artifact_dir, data):

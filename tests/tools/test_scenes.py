@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from demo_questions.__main__ import write_set
+from pocketvlm.evaluation.questions import picture_of, read_questions
+from pocketvlm.pictures import open_picture
 from train_demo.scenes import CELL, KINDS, NUMBERS, SPLITS, make_scene, question_set, questions, render, scene_rng
 
 
@@ -42,3 +45,20 @@ def test_scenes_depend_on_split_and_index_alone():
 
 def test_a_question_set_takes_the_kinds_in_turn():
     assert [question.kind for _, question in question_set("test", 14)] == [*KINDS, *KINDS]
+
+
+def test_questions_about_the_same_picture_are_of_different_kinds():
+    asked = list(question_set("validation", 10, per_picture=4))
+    assert [question.kind for _, question in asked] == [KINDS[i % len(KINDS)] for i in range(10)]
+    pictures = [picture.tobytes() for picture, _ in asked]
+    assert [pictures.index(picture) for picture in pictures] == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8]
+
+
+def test_a_set_is_what_evaluate_reads(tmp_path):
+    found = read_questions(write_set(tmp_path, "validation", 6, per_picture=3))
+    expected = question_set("validation", 6, per_picture=3)
+    for question, (picture, asked) in zip(found.questions, expected, strict=True):
+        assert (question.text, question.answers, question.tags) == (asked.text, (asked.answer,), (asked.kind,))
+        assert open_picture(picture_of(question.images[0])).tobytes() == picture.tobytes()
+    assert not found.broken
+    assert len(list(tmp_path.glob("*.png"))) == 2

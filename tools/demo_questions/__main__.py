@@ -7,12 +7,14 @@ trained on, or that was looked at while training, is in ``test``.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
 
-from train_demo.scenes import SPLITS, question_set
+from train_demo.scenes import SPLITS, Question, question_set
 
 
 @click.command(help=__doc__)
@@ -34,11 +36,20 @@ def write_set(out: Path, split: str, count: int, per_picture: int = 1) -> Path:
         name = f"{split}-{number // per_picture:06d}.png"
         if number % per_picture == 0:
             picture.save(out / name)
-        row = {"image": name, "question": question.text, "answers": [question.answer], "tags": [question.kind]}
-        rows.append(json.dumps(row))
+        rows.append(question_row(name, question))
     path = out / "questions.jsonl"
-    path.write_text("".join(f"{row}\n" for row in rows))
+    write_rows(path, rows)
     return path
+
+
+def question_row(image: str, question: Question) -> dict[str, Any]:
+    """A question as the set has it; its kind is its tag."""
+    return {"image": image, "question": question.text, "answers": [question.answer], "tags": [question.kind]}
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a set."""
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from demo_accuracy.answers import PrunedModel, fastervlm, prompt_of
+from demo_reference.answers import PrunedModel, fastervlm, prompt_of
 from interop.page import answer_with_the_page
 from pocketvlm import VLM
+from pocketvlm.evaluation.questions import read_questions
 from pocketvlm_export import ExportOptions, export
 from train_demo.__main__ import DEMO
 from train_demo.scenes import Question
@@ -37,8 +38,8 @@ def main(folder: Path) -> None:
         npm = ["npm", "ci", "--no-audit", "--no-fund", "--onnxruntime-node-install=skip"]
         subprocess.run(npm, cwd=HERE, check=True, stdout=sys.stderr)
     export("demo", folder, ExportOptions(budgets=(BUDGET,), overwrite=True))
-    asked = json.loads((EXAMPLES / "questions.json").read_text())
-    pairs = [(EXAMPLES / name, Question("", q["question"], q["answer"])) for name, qs in asked.items() for q in qs]
+    asked = read_questions(EXAMPLES / "questions.jsonl").questions
+    pairs = [(Path(q.images[0]), Question(q.tags[0], q.text, q.answers[0])) for q in asked]
     processor = AutoProcessor.from_pretrained(DEMO)
 
     ours = VLM.load(folder)
@@ -76,7 +77,7 @@ def hugging_face_tokens(pairs: list[tuple[Path, Question]], processor: AutoProce
     model = LlavaForConditionalGeneration.from_pretrained(DEMO, dtype=torch.float32).eval()
     pruned = PrunedModel(model, processor)
     features, scores = pruned.encode([Image.open(path).convert("RGB") for path, _ in pairs])
-    kept = [fastervlm(row, BUDGET, i) for i, row in enumerate(scores)]
+    kept = [fastervlm(row, BUDGET) for row in scores]
     return [pruned.tokens(features[i : i + 1], kept[i][None], [question])[0] for i, (_, question) in enumerate(pairs)]
 
 

@@ -21,6 +21,7 @@ import click
 import numpy as np
 
 from other_cpu.machines import MACHINES, Machine
+from pocketvlm.evaluation.questions import Question, read_questions
 from pocketvlm_export import ExportOptions, export
 
 HERE = Path(__file__).parent
@@ -64,8 +65,8 @@ def main(name: str, folder: Path, mirror: str | None, most: int | None) -> None:
     artifact = folder / "demo"
     options = ExportOptions(budgets=(BUDGET,), vision_precisions=vision, decoder_precisions=decoder, overwrite=True)
     export("demo", artifact, options)
-    asked = json.loads((EXAMPLES / "questions.json").read_text())
-    pairs = [(str(EXAMPLES / name), question) for name, listed in asked.items() for question in listed][:most]
+    asked = read_questions(EXAMPLES / "questions.jsonl", most).questions
+    pairs = [(question.images[0], question) for question in asked]
     failed = False
     for configuration in CONFIGURATIONS:
         here = ask(None, artifact, pairs, configuration)
@@ -74,11 +75,13 @@ def main(name: str, folder: Path, mirror: str | None, most: int | None) -> None:
     raise SystemExit(int(failed))
 
 
-def ask(machine: Machine | None, artifact: Path, pairs: list[Any], configuration: Configuration) -> list[Answer]:
+def ask(
+    machine: Machine | None, artifact: Path, pairs: list[tuple[str, Question]], configuration: Configuration
+) -> list[Answer]:
     """Let a machine answer, this one where None is given."""
     machine = machine or Machine([sys.executable])
     with tempfile.NamedTemporaryFile("w", suffix=".json") as questions:
-        json.dump([(image, question["question"]) for image, question in pairs], questions)
+        json.dump([(image, question.text) for image, question in pairs], questions)
         questions.flush()
         arguments = [
             str(HERE / "answer.py"),
@@ -99,11 +102,13 @@ def ask(machine: Machine | None, artifact: Path, pairs: list[Any], configuration
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def compare(configuration: Configuration, pairs: list[Any], here: list[Answer], there: list[Answer]) -> bool:
+def compare(
+    configuration: Configuration, pairs: list[tuple[str, Question]], here: list[Answer], there: list[Answer]
+) -> bool:
     """Print what each question came to, and whether the machines agree."""
     worst, same, kept = 0.0, 0, 0
     right = [
-        sum(answer["text"] == question["answer"] for answer, (_, question) in zip(answers, pairs, strict=True))
+        sum(answer["text"] == question.answers[0] for answer, (_, question) in zip(answers, pairs, strict=True))
         for answers in (here, there)
     ]
     for (image, question), mine, theirs in zip(pairs, here, there, strict=True):
@@ -113,7 +118,7 @@ def compare(configuration: Configuration, pairs: list[Any], here: list[Answer], 
         same += equal
         kept += mine["kept"] == theirs["kept"]
         if not equal:
-            click.echo(f"  {Path(image).name}  {question['question']}  {mine['text']!r} / {theirs['text']!r}")
+            click.echo(f"  {Path(image).name}  {question.text}  {mine['text']!r} / {theirs['text']!r}")
     tolerance = TOLERANCE.get(configuration.decoder, TOLERANCE_QUANTIZED)
     exact = configuration == Configuration(EXACT, EXACT)
     passed = worst <= tolerance and (not exact or same == kept == len(pairs))

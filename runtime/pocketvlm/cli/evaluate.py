@@ -21,6 +21,7 @@ _FILE = click.Path(path_type=Path)
 _STDOUT = "-"
 METRICS = ("exact", "vqa", "textvqa", "anls", "contains", "choice", "yesno-f1")
 ENGINES = ("local", "ray")
+PUBLISHED = ("vqav2", "gqa", "textvqa", "pope", "scienceqa")
 
 
 @click.command(epilog="Example: pocketvlm evaluate my-artifact --data questions.jsonl --budget 576,144,64")
@@ -68,6 +69,7 @@ ENGINES = ("local", "ray")
     "--answers", type=_FILE, metavar="FILE", help="Where answers are kept; named after DIR and the data if not given."
 )
 @click.option("--resume", is_flag=True, help="Go on with the answers that are there.")
+@click.option("--published", type=click.Choice(PUBLISHED), help="Put papers' figures for LLaVA-1.5-7B beside.")
 @click.option("--report", type=_FILE, metavar="OUT.html", help="Write one page with plots and changed answers.")
 @click.option(
     "--json",
@@ -94,6 +96,7 @@ def evaluate(
     engine: str,
     answers: Path | None,
     resume: bool,
+    published: str | None,
     report: Path | None,
     json_to: str | None,
 ) -> None:
@@ -147,7 +150,7 @@ def evaluate(
     except KeyboardInterrupt:
         click.echo(f"\nanswers so far are in {kept}: --resume goes on", err=True)
         raise
-    _show(summarise(found, other.of(found)), json_to, report)
+    _show(summarise(found, other.of(found), published), json_to, report)
 
 
 def _show(summary: Summary, json_to: str | None, report: Path | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.evaluation.published import PUBLISHED
 from pocketvlm.evaluation.run import Answered, Evaluation
 from pocketvlm.evaluation.statistics import CONFIDENCE, DRAWS, Difference, Estimate, difference, estimate, numbered
 from pocketvlm.profiler.spread import Spread
@@ -51,10 +52,17 @@ class Score:
 
 @dataclass(frozen=True)
 class Summary:
-    """An evaluation, scored."""
+    """An evaluation, scored.
+
+    Attributes:
+        evaluation: what was answered.
+        scores: of each case, in its order.
+        published: the name of what it is put beside, a key of `PUBLISHED`; None for nothing.
+    """
 
     evaluation: Evaluation
     scores: Sequence[Score]
+    published: str | None = None
 
     @property
     def pictures(self) -> int:
@@ -62,8 +70,8 @@ class Summary:
         return len({question.images for question in self.evaluation.questions})
 
 
-def summarise(evaluation: Evaluation, baseline: Baseline | None = None) -> Summary:
-    """Score every case, and hold it against what ``baseline`` names, by default `most_tokens`."""
+def summarise(evaluation: Evaluation, baseline: Baseline | None = None, published: str | None = None) -> Summary:
+    """Score every case, and hold it against what ``baseline`` names, by default `most_tokens`; see `Summary`."""
     metric, questions = evaluation.metric, evaluation.questions
     # A question without a picture shares none.
     pictures = numbered([question.images or question.line for question in questions])
@@ -96,7 +104,7 @@ def summarise(evaluation: Evaluation, baseline: Baseline | None = None) -> Summa
             Spread([reply.ttft_ms for reply in answered.replies]),
         )
 
-    return Summary(evaluation, [score(answered) for answered in evaluation.answered])
+    return Summary(evaluation, [score(answered) for answered in evaluation.answered], published)
 
 
 def most_tokens(evaluation: Evaluation) -> Baseline:
@@ -121,6 +129,7 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "metric": summary.evaluation.metric.name,
         "confidence": CONFIDENCE,
         "bootstrap_draws": DRAWS,
+        "published": None if summary.published is None else dataclasses.asdict(PUBLISHED[summary.published]),
         "results": [_result(score) for score in summary.scores],
     }
 
@@ -129,6 +138,7 @@ def _result(score: Score) -> dict[str, Any]:
     return {
         **_names(score.answered),
         "figures": _figures(score.figures),
+        "mean_over_tags": score.mean_over_tags,
         "tags": {tag: {"questions": count, **_figures(figures)} for tag, (count, figures) in score.tags.items()},
         "baseline": None if score.baseline is None else _names(score.baseline[0]) | _difference(score.baseline[1]),
         "ttft_ms": {"median": score.ttft_ms.median, "p95": score.ttft_ms.p95},

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from pocketvlm.evaluation.published import PUBLISHED, Published
 from pocketvlm.evaluation.statistics import Difference, Estimate
 from pocketvlm.evaluation.summary import Score, Summary
 from pocketvlm.profiler.tables import Table, compact, count
@@ -31,6 +32,8 @@ def tables(summary: Summary) -> list[Table]:
     found = [_cases(summary)]
     if len(summary.scores[0].tags) > 1:
         found.append(_tags(summary))
+    if summary.published is not None:
+        found.append(_beside(summary, PUBLISHED[summary.published]))
     return found
 
 
@@ -110,6 +113,19 @@ def _tags(summary: Summary) -> Table:
         for tag, (questions, _) in summary.scores[0].tags.items()
     ]
     return Table(f"{figure.capitalize()} by tag:", head, body)
+
+
+def _beside(summary: Summary, published: Published) -> Table:
+    head = ["tokens", "here", *published.columns]
+    body = []
+    for score in summary.scores:
+        here = score.mean_over_tags if published.mean_over_tags else score.headline.value
+        tokens = score.answered.case.budget
+        theirs = [f"{column[tokens]:.2f}" if tokens in column else "" for column in published.columns.values()]
+        body.append([case_name(summary, score), f"{100 * here:.2f}", *theirs])
+    mean = ", the mean over tags" if published.mean_over_tags else ""
+    remark = f"; {published.remark}" if published.remark else ""
+    return Table(f"Beside what papers report for LLaVA-1.5-7B{mean}, in per cent{remark}:", head, body)
 
 
 def _varying(summary: Summary) -> list[str]:

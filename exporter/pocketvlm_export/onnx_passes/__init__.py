@@ -30,10 +30,12 @@ PRECISION_PASSES: Mapping[str, Callable[[], ir.passes.InPlacePass]] = {
     "int4": partial(BlockInt4, 32),
     "int4_b128": partial(BlockInt4, 128),
 }
+_DECODER = (Rotary, GroupQueryAttention, SkipNorms)
 # What puts ONNX Runtime's own operators into a kind of graph, in this order.
 FUSIONS: Mapping[str, tuple[type[ir.passes.InPlacePass], ...]] = {
     metadata.VISION_ENCODER: (MultiHeadAttention,),
-    metadata.DECODER: (Rotary, GroupQueryAttention, SkipNorms),
+    metadata.DECODER: _DECODER,
+    metadata.FASTV_DECODER: _DECODER,
 }
 
 __all__ = [

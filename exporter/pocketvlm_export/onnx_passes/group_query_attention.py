@@ -9,8 +9,6 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from pocketvlm_export.onnx_passes.attention import Attention, attentions, constant, join_heads, made_by
 from pocketvlm_export.onnx_passes.block_int4 import MICROSOFT
 
-_MASK = "attention_mask"
-
 
 @dataclass(frozen=True)
 class _Update:
@@ -24,15 +22,14 @@ class _Update:
 class GroupQueryAttention(ir.passes.InPlacePass):
     """Fuse the repeating of key-value heads, the growing of the cache and attention itself, a node a layer.
 
-    The operator's own idea of which keys count is the whole length for every row; the graph's mask, with its padding
-    and sliding window, goes in as the bias and decides. Rotary embeddings, and with them ``position_ids``, stay apart.
+    The operator's own idea of which keys count is the whole length for every row, read off the bias, so that layers may
+    have caches of two lengths; the graph's mask, with its padding and sliding window, goes in as that bias and decides.
+    Rotary embeddings, and with them ``position_ids``, stay apart.
     ONNX Runtime refuses one case that the separate nodes allow: several tokens after a past for more than one row.
     """
 
     def requires(self, model: ir.Model) -> None:
         """Every attention reads a cache and adds a mask."""
-        if not any(value.name == _MASK for value in model.graph.inputs):
-            raise ir.passes.PreconditionError(f"the graph has no input {_MASK}")
         found = list(attentions(model.graph))
         if not found or any(_updates(attention) is None or attention.bias is None for attention in found):
             raise ir.passes.PreconditionError("attention was found that reads no cache, or none at all")
@@ -41,9 +38,12 @@ class GroupQueryAttention(ir.passes.InPlacePass):
         """Fuse."""
         graph = model.graph
         found = list(attentions(graph))
-        lengths = _lengths(graph)
+        lengths: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
         for attention in found:
-            _fuse(graph, attention, lengths)
+            assert attention.bias is not None
+            if attention.bias not in lengths:
+                lengths[attention.bias] = _lengths(graph, attention)
+            _fuse(graph, attention, lengths[attention.bias])
         model.opset_imports[MICROSOFT] = 1
         RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, modified=bool(found))
@@ -83,16 +83,17 @@ def _fuse(graph: ir.Graph, attention: Attention, lengths: tuple[ir.Value, ir.Val
             old.name, new.name = f"{name}.unfused", name
 
 
-def _lengths(graph: ir.Graph) -> tuple[ir.Value, ir.Value]:
-    """Nodes at the head of the graph: int32 (batch,) of the total length less one, and the total length as a scalar."""
-    mask = next(value for value in graph.inputs if value.name == _MASK)
-    batch = ir.node("Shape", [mask], {"start": 0, "end": 1})
-    total = ir.node("Shape", [mask], {"start": 1, "end": 2})
+def _lengths(graph: ir.Graph, attention: Attention) -> tuple[ir.Value, ir.Value]:
+    """Nodes before an attention: int32 (batch,) of the total length less one, and the total length as a scalar."""
+    updates = _updates(attention)
+    assert updates is not None
+    batch = ir.node("Shape", [updates[0].past], {"start": 0, "end": 1})
+    total = ir.node("Shape", [attention.bias], {"start": 3, "end": 4})
     narrow = ir.node("Cast", [total.outputs[0]], {"to": ir.DataType.INT32})
     scalar = ir.node("Squeeze", [narrow.outputs[0]])
     before = ir.node("Sub", [narrow.outputs[0], constant(graph, "int32 [1]", [1], np.int32)])
     rows = ir.node("Expand", [before.outputs[0], batch.outputs[0]])
-    graph.insert_before(graph[0], [batch, total, narrow, scalar, before, rows])
+    graph.insert_before(attention.last, [batch, total, narrow, scalar, before, rows])
     return rows.outputs[0], scalar.outputs[0]
 
 

@@ -83,11 +83,23 @@ class Vision:
 
 
 @dataclass(frozen=True)
+class FastV:
+    """Visual tokens dropped inside the decoder: layers from ``layer`` on, counted from 0, read ``keep`` a picture.
+
+    All others keep their original positions.
+    """
+
+    layer: int
+    keep: int
+
+
+@dataclass(frozen=True)
 class DecoderSpec:
     """The language model: file names by precision for each engine, and the dimensions a client needs.
 
     ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables`` says which precision
-    of ``embed`` a decoder reads: {decoder's precision: table's}.
+    of ``embed`` a decoder reads: {decoder's precision: table's}. With ``fastv`` the graphs are of another kind, which
+    drops visual tokens on its way.
     """
 
     engines: tuple[str, ...]
@@ -105,6 +117,7 @@ class DecoderSpec:
     graphs: Mapping[str, str] = field(default_factory=dict)
     gguf: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, str] = field(default_factory=dict)
+    fastv: FastV | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ GRAPH: Final = "pocketvlm.graph"  # one of GRAPH_KINDS
 VISION_ENCODER: Final = "vision_encoder"
 EMBED_TOKENS: Final = "embed_tokens"
 DECODER: Final = "decoder"
-GRAPH_KINDS: Final = (VISION_ENCODER, EMBED_TOKENS, DECODER)
+FASTV_DECODER: Final = "decoder_fastv"  # drops visual tokens between two layers: other inputs, caches of two lengths
+GRAPH_KINDS: Final = (VISION_ENCODER, EMBED_TOKENS, DECODER, FASTV_DECODER)
 
 SELECTION: Final = "select/"  # begins the name of every node of a vision graph that selects tokens

@@ -10,6 +10,7 @@ from pocketvlm_export.gguf import WRITTEN_TYPES, quantize_gguf, write_gguf
 from pocketvlm_export.graphs import (
     DecoderGraph,
     EmbedTokensGraph,
+    FastVDecoderGraph,
     Graph,
     PrunedVisionEncoder,
     VisionEncoderGraph,
@@ -81,8 +82,13 @@ def build_decoder(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: 
     step("decoder graph")
     model = checkpoint.family.load_decoder(checkpoint.weights, checkpoint.spec, attention="eager")
     written: dict[str, WeightsFile] = {}
-    _write(DecoderGraph(model, checkpoint.spec.decoder), plan, plan.decoder, folder, {}, written)
-    del model
+    graph: Graph = DecoderGraph(model, checkpoint.spec.decoder)
+    stamps: dict[str, str] = {}
+    if fastv := plan.options.fastv:
+        graph = FastVDecoderGraph(model, checkpoint.spec.decoder, fastv)
+        stamps[metadata.FASTV] = f"{fastv.layer},{fastv.keep}"
+    _write(graph, plan, plan.decoder, folder, stamps, written)
+    del model, graph
     release_memory()
     return {name: file for name, file in written.items() if plan.decoder[name] not in plan.extra}
 

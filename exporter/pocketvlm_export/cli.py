@@ -10,6 +10,7 @@ import click
 from tqdm import tqdm
 
 from pocketvlm import PocketVLMError
+from pocketvlm.artifact.manifest import FastV
 from pocketvlm.cli.inspect import figures_text
 from pocketvlm.cli.lists import NUMBERS, Comma
 from pocketvlm.cli.target import takes_target
@@ -73,6 +74,8 @@ def _precision_option(
 @click.option(
     "--budget", type=NUMBERS, default=(), metavar="K[,K...]", help="Visual tokens kept; a quarter by default."
 )
+@click.option("--fastv-layer", type=int, metavar="K", help="FastV: drop visual tokens before this layer, from 1.")
+@click.option("--fastv-keep", type=int, metavar="R", help="FastV: visual tokens a picture that go on from there.")
 @click.option("--decoder", type=click.Choice(list(DECODERS)), default="onnx", show_default=True, help="Decoder engine.")
 @_precision_option("vision", "the vision graphs", "fp32")
 @_precision_option("decoder", "the ONNX decoder", "fp32")
@@ -112,6 +115,8 @@ def export(
     pruner: str,
     pruner_option: dict[str, str],
     budget: tuple[int, ...],
+    fastv_layer: int | None,
+    fastv_keep: int | None,
     decoder: str,
     vision_precision: tuple[str, ...],
     decoder_precision: tuple[str, ...],
@@ -132,10 +137,13 @@ def export(
     The first value of a list is the artifact's default. Nothing is written unless the graphs do what the checkpoint
     does in transformers.
     """
+    if (fastv_layer is None) != (fastv_keep is None):
+        raise click.UsageError("--fastv-layer and --fastv-keep go together")
     options = ExportOptions(
         pruner=pruner,
         pruner_options=pruner_option,
         budgets=budget,
+        fastv=None if fastv_layer is None or fastv_keep is None else FastV(fastv_layer, fastv_keep),
         decoder=decoder,
         vision_precisions=vision_precision,
         decoder_precisions=decoder_precision,
@@ -188,7 +196,8 @@ def _print(data: dict[str, Any], as_json: bool, describe: Callable[[dict[str, An
 
 
 def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
-    yield f"{plan['pruner']}, visual tokens {', '.join(map(str, plan['budgets']))}; nothing written"
+    fastv = f", FastV keeps {plan['fastv']['keep']} from layer {plan['fastv']['layer']} on" if plan["fastv"] else ""
+    yield f"{plan['pruner']}, visual tokens {', '.join(map(str, plan['budgets']))}{fastv}; nothing written"
     for file, size in plan["files"].items():
         yield f"  {file:44} about {size / 1e6:10.1f} MB"
     disk, memory = plan["disk_bytes"] / 1e6, plan["memory_bytes"] / 1e6

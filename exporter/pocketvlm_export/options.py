@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pocketvlm import PocketVLMError
+from pocketvlm.artifact.manifest import FastV
 from pocketvlm_export.precisions import PRECISIONS, names_for
 
 # What --decoder can be told, and the engines that an artifact then serves, the preferred one first.
@@ -31,6 +32,7 @@ class ExportOptions:
         pruner_options: the method's own options, as text.
         budgets: visual tokens kept per picture, a graph each; empty for the method's default.
         layout: how pictures become tiles, one of the family's names for it; None for its default.
+        fastv: visual tokens that the decoder drops between two of its layers; None for none.
         decoder: a key of `DECODERS`.
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its graphs.
         embed_precisions: of the embedding tables; empty for those that go with the decoder's.
@@ -48,6 +50,7 @@ class ExportOptions:
     pruner_options: Mapping[str, str] = field(default_factory=dict)
     budgets: tuple[int, ...] = ()
     layout: str | None = None
+    fastv: FastV | None = None
     decoder: str = "onnx"
     vision_precisions: tuple[str, ...] = ("fp32",)
     decoder_precisions: tuple[str, ...] = ("fp32",)
@@ -76,6 +79,11 @@ class ExportOptions:
         _check_known("GGUF type", self.gguf_types or (DEFAULT_GGUF_TYPE,), GGUF_TYPES)
         if self.gguf_types and "llama.cpp" not in self.engines:
             raise PocketVLMError(f"GGUF type {self.gguf_types[0]} is for llama.cpp: give --decoder llama.cpp or both")
+        if self.fastv and "llama.cpp" in self.engines:
+            raise PocketVLMError(
+                "FastV drops tokens between two layers, and llama.cpp's cache has one length for all of them: "
+                "give --decoder onnx, or prune in the vision graph alone, without --fastv-layer and --fastv-keep"
+            )
         if "onnx" not in self.engines:
             for what, given in (("decoder", self.decoder_precisions), ("embedding", self.embed_precisions)):
                 if given not in ((), ("fp32",)):

@@ -1,10 +1,14 @@
 """Knows, before anything is built, which files an export will write and what they will cost in bytes and memory."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from transformers import PretrainedConfig
+
 from pocketvlm import PocketVLMError
+from pocketvlm.artifact.manifest import FastV
 from pocketvlm_export.families import LayoutSpec, VLMSpec
 from pocketvlm_export.footprint import Footprint, Opened, estimate_footprint
 from pocketvlm_export.gguf import architecture, context_length
@@ -120,6 +124,7 @@ class ExportPlan:
         return {
             "pruner": self.pruner.name,
             "budgets": list(self.budgets),
+            "fastv": dataclasses.asdict(self.options.fastv) if self.options.fastv else None,
             "files": kept,
             "bytes": sum(kept.values()),
             "disk_bytes": self.disk_bytes(),
@@ -162,7 +167,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         options=options,
         vision={budget: _vision_names(budget, budgets, options) for budget in budgets},
         embed=_names("embed_tokens", options.embed) if onnx else {},
-        decoder=_names("decoder_model_merged", options.decoder_precisions) if onnx else {},
+        decoder=_names(_decoder_name(options), options.decoder_precisions) if onnx else {},
         gguf=_gguf_names(options) if llama_cpp else {},
         context=_context(context_length(spec.decoder) if llama_cpp else spec.decoder.context, options, most),
         vision_bytes=vision,
@@ -171,6 +176,8 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         gguf_bytes=decoder + (0 if spec.decoder.tied else embed),
         memory_bytes=estimate_peak(spec, vision, embed, decoder),
     )
+    if options.fastv:
+        _check_fastv(options.fastv, plan)
     _check_limit(plan)
     return plan
 
@@ -206,6 +213,37 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
             f"rank patches by: choose from {others}"
         )
     pruner.settle(spec.vision)
+
+
+def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:
+    layers, budget = plan.spec.decoder.layers, plan.budgets[0]
+    slots, window = max(plan.totals()[budget].values()), _window(plan.spec.decoder.config)
+    if not 1 <= fastv.layer < layers:
+        raise PocketVLMError(
+            f"FastV layer {fastv.layer} is outside 1..{layers - 1}: this decoder has {layers} layers, and tokens are "
+            "ranked by the attention of the one before"
+        )
+    if not 1 <= fastv.keep < slots:
+        raise PocketVLMError(
+            f"FastV keep {fastv.keep} is outside 1..{slots - 1}: at budget {budget} a picture has {slots} visual "
+            "tokens to drop from; keep fewer, or leave --fastv-layer and --fastv-keep out"
+        )
+    if window is not None and window < plan.context:
+        raise PocketVLMError(
+            f"the decoder's attention slides over {window} tokens, and with FastV it would reach further than the "
+            f"checkpoint's: give --context {window}, or prune in the vision graph alone"
+        )
+
+
+def _window(config: PretrainedConfig) -> int | None:
+    """How many tokens the layers whose attention slides can see, None where none does."""
+    types = getattr(config, "layer_types", None) or ["sliding_attention"]
+    return getattr(config, "sliding_window", None) if "sliding_attention" in types else None
+
+
+def _decoder_name(options: ExportOptions) -> str:
+    """Stock clients know the first name; what they cannot drive has another."""
+    return "decoder_fastv" if options.fastv else "decoder_model_merged"
 
 
 def _vision_names(budget: int, budgets: tuple[int, ...], options: ExportOptions) -> dict[str, str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 FinishReason = Literal["stop", "length", "interrupted"]
 
 
 class VisualTokens(TypedDict):
-    """Visual tokens over all pictures, before and after pruning."""
+    """Visual tokens over all pictures, before and after pruning; ``fastv`` of them go on inside a decoder that drops
+    more on its way, and is stated for such decoders alone."""
 
     before: int
     after: int
+    fastv: NotRequired[int]
 
 
 class PromptTokens(TypedDict):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.answer import Answer, FinishReason
+from pocketvlm.answer import Answer, FinishReason, VisualTokens
 from pocketvlm.artifact import Manifest
 from pocketvlm.decoders import Decoder, TokenSampler, check_room
 from pocketvlm.decoders.prefix import CachedSequence
@@ -72,6 +72,7 @@ class Answerer:
         self.prompter = prompter
         self.load_ms = 0.0
         self._eos = frozenset(manifest.decoder.eos_token_ids)
+        self._fastv = manifest.decoder.fastv
         self._sequence = CachedSequence(decoder)
         self._turn = 0  # counts answers begun; only the latest owns the decoder's cache
 
@@ -109,7 +110,7 @@ class Answerer:
             if not request.continued:
                 self._sequence.reset()
             logits, known = self._sequence.prefill(segments)
-            spent = dict(self.decoder.timings_ms)
+            spent, dropped = dict(self.decoder.timings_ms), self.decoder.dropped
             speech = _Speech(Detokenizer(self.prompter.tokenizer), [request.sampler.pick(logits)])
             ttft_ms = request.preprocess_ms + ms_since(started)
             yield from self._speak(request, speech, turn, stop)
@@ -120,10 +121,9 @@ class Answerer:
             text=speech.detokenizer.text,
             token_ids=speech.token_ids,
             kept_indices=[look.kept_indices for look in request.looks],
-            visual_tokens={
-                "before": sum(look.tokens_before for look in request.looks),
-                "after": sum(len(picture) for picture in pictures),
-            },
+            visual_tokens=self._visual_tokens(
+                sum(look.tokens_before for look in request.looks), sum(map(len, pictures)), dropped
+            ),
             prompt_tokens={"total": len(ids), "cached": known},
             decoder=self.decoder.name,
             timings_ms={
@@ -138,6 +138,11 @@ class Answerer:
             },
             finish_reason=speech.finish_reason,
         )
+
+    def _visual_tokens(self, before: int, after: int, dropped: int) -> VisualTokens:
+        if self._fastv is None:
+            return {"before": before, "after": after}
+        return {"before": before, "after": after, "fastv": after - dropped}
 
     def _speak(self, request: Request, speech: _Speech, turn: int, stop: threading.Event) -> Generator[str, None, None]:
         """Decode token by token from the first until the end of sequence, the limit or a stop; yields text pieces."""

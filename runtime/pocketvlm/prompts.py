@@ -141,7 +141,7 @@ def _part(picture: EmbeddingSegment, start: int, end: int) -> EmbeddingSegment:
     if start == 0 and end >= len(picture):
         return picture
     key = None if picture.key is None else f"{picture.key}/{start}"
-    return EmbeddingSegment(picture.inputs_embeds[start:end], key)
+    return EmbeddingSegment(picture.inputs_embeds[start:end], key, continues=start > 0)
 
 
 def _token_ids(tokenizer: tokenizers.Tokenizer, text: str, *, add_special: bool) -> list[int]:

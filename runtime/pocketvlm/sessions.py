@@ -113,6 +113,8 @@ def _check_metadata(
     expected = {metadata.ARTIFACT_ID: manifest.artifact_id, metadata.GRAPH: kind}
     if budget is not None:
         expected |= {metadata.BUDGET: str(budget), metadata.PRUNER: manifest.pruning.method}
+    if kind == metadata.FASTV_DECODER and (fastv := manifest.decoder.fastv):
+        expected |= {metadata.FASTV: f"{fastv.layer},{fastv.keep}"}
     for key, value in expected.items():
         if (found := stamped.get(key)) != value:
             raise PocketVLMError(

@@ -42,7 +42,7 @@ def signature(manifest: Manifest, kind: str, budget: int | None = None) -> Signa
         )
     if kind == metadata.EMBED_TOKENS:
         return Signature({"input_ids": (None, None)}, {"inputs_embeds": (None, None, spec.hidden)})
-    return _decoder(spec)
+    return _decoder(spec, kind)
 
 
 def cache_names(layers: int) -> list[str]:
@@ -50,17 +50,23 @@ def cache_names(layers: int) -> list[str]:
     return [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
 
 
-def _decoder(spec: DecoderSpec) -> Signature:
+def _decoder(spec: DecoderSpec, kind: str) -> Signature:
     cache = (None, spec.kv_heads, None, spec.head_dim)
     names = cache_names(spec.layers)
+    fastv = kind == metadata.FASTV_DECODER
     return Signature(
         {
             "inputs_embeds": (None, None, spec.hidden),
-            "attention_mask": (None, None),
+            **({} if fastv else {"attention_mask": (None, None)}),
             "position_ids": (None, None),
+            **({"picture_ids": (None, None)} if fastv else {}),
             **{f"past_key_values.{name}": cache for name in names},
         },
-        {"logits": (None, 1, spec.vocab), **{f"present.{name}": cache for name in names}},
+        {
+            "logits": (None, 1, spec.vocab),
+            **({"kept_tokens": (None, None)} if fastv else {}),
+            **{f"present.{name}": cache for name in names},
+        },
     )
 
 

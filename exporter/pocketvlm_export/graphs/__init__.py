@@ -3,6 +3,7 @@
 from pocketvlm_export.graphs.base import BATCH, OPSET, Graph, trace
 from pocketvlm_export.graphs.decoder import DecoderGraph
 from pocketvlm_export.graphs.embed_tokens import EmbedTokensGraph
+from pocketvlm_export.graphs.fastv_decoder import FastVDecoderGraph
 from pocketvlm_export.graphs.vision_encoder import PrunedVisionEncoder, VisionEncoderGraph
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "OPSET",
     "DecoderGraph",
     "EmbedTokensGraph",
+    "FastVDecoderGraph",
     "Graph",
     "PrunedVisionEncoder",
     "VisionEncoderGraph",

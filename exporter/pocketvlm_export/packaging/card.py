@@ -48,7 +48,13 @@ def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
         license=source_license(source.folder),
         pipeline_tag="image-text-to-text",
         library_name="pocketvlm",
-        tags=["onnx", *(["gguf"] if plan.gguf else []), "token-pruning", plan.pruner.name],
+        tags=[
+            "onnx",
+            *(["gguf"] if plan.gguf else []),
+            "token-pruning",
+            plan.pruner.name,
+            *(["fastv"] if plan.options.fastv else []),
+        ],
     )
     body = _BODY.format(
         model=source.name,
@@ -56,7 +62,7 @@ def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
         budget=budget,
         tokens=tokens,
         version=pocketvlm.__version__,
-        pruning=_pruning(plan, budget),
+        pruning=_pruning(plan, budget) + _fastv(plan),
         vision=", ".join(plan.options.vision_precisions),
         engines=_ENGINES[plan.options.decoder],
         install="'.[llama]'" if plan.gguf else ".",
@@ -75,6 +81,18 @@ def _pruning(plan: ExportPlan, budget: int) -> str:
     smaller = "any smaller number can be asked for" if pruner.nested else "no other number can be asked for"
     stated = f"{method}; {options}" if options else method
     return f"Its vision graph keeps the {budget} patches {pruner.keeps} ({stated}); {smaller} when it runs."
+
+
+def _fastv(plan: ExportPlan) -> str:
+    fastv = plan.options.fastv
+    if fastv is None:
+        return ""
+    return (
+        f" Inside the decoder, layers from {fastv.layer} on (the first is 0) read {fastv.keep} visual tokens a "
+        "picture, those that the question attends to most (FastV, "
+        "[arXiv 2403.06764](https://arxiv.org/abs/2403.06764)), at their original positions. In a conversation "
+        "pictures are therefore read again with every question."
+    )
 
 
 def _decoders(plan: ExportPlan) -> str:

@@ -80,6 +80,7 @@ def write_manifest(
             graphs=_present(plan.decoder, present),
             tables={precision: plan.options.table(precision) for precision in _present(plan.decoder, present)},
             gguf=_present(plan.gguf, present),
+            fastv=plan.options.fastv,
             layers=spec.decoder.layers,
             heads=spec.decoder.heads,
             kv_heads=spec.decoder.kv_heads,

@@ -1,5 +1,6 @@
 """Knows the page that says how an artifact is called from other languages: its own names, shapes, constants and ids."""
 
+import dataclasses
 import importlib.resources
 import json
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         precision = next(iter(decoder.graphs))
         table = decoder.embed[decoder.tables.get(precision, next(iter(decoder.embed)))]
         graphs["embed"] = _graph(manifest, table, metadata.EMBED_TOKENS)
-        graphs["decoder"] = _graph(manifest, decoder.graphs[precision], metadata.DECODER)
+        graphs["decoder"] = _graph(manifest, decoder.graphs[precision], decoder.graph_kind)
     return {
         "model": manifest.source.model,
         "visual_tokens": budget,
@@ -57,6 +58,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "prompt": _prompt(Prompter.from_artifact(artifact)),
         "image_token_id": decoder.image_token_id,
         "eos_token_ids": list(decoder.eos_token_ids),
+        "fastv": dataclasses.asdict(decoder.fastv) if decoder.fastv else None,
         "layers": decoder.layers,
         "kv_heads": decoder.kv_heads,
         "head_dim": decoder.head_dim,

@@ -12,6 +12,8 @@ import numpy as np
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact import Artifact
 from pocketvlm.artifact.manifest import Parity
+from pocketvlm.decoders import engine_class
+from pocketvlm.decoders.fastv import FastVDecoder
 from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm.layouts import open_layout
 from pocketvlm.prompts import Prompter
@@ -24,11 +26,12 @@ from pocketvlm_export.verification.arrangement import arrange_reference
 from pocketvlm_export.verification.bounds import LOGITS_COSINE, STEPS, TOLERANCE, agreement, within
 from pocketvlm_export.verification.gguf import measure_gguf
 from pocketvlm_export.verification.kept import KeptRow, compare_kept, largest
-from pocketvlm_export.verification.lost import Prompt, gate_sequences, judge_kept, measure_logits
+from pocketvlm_export.verification.lost import Prompt, gate_sequences, judge_dropped, judge_kept, measure_logits
 from pocketvlm_export.verification.pictures import Shown, show
 from pocketvlm_export.verification.reference import (
     DecoderReference,
     Floats,
+    Ints,
     VisionReference,
     decoder_reference,
     vision_reference,
@@ -90,7 +93,7 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact) -> References:
         spec = artifact.manifest.decoder
         inexact = spec.gguf or any(name != GATE_PRECISION for name in spec.graphs)
         sequences = gate_sequences(spec.vocab, spec.context) if inexact else ()
-        decoder = decoder_reference(checkpoint, GATE_PROMPT, features, STEPS, sequences)
+        decoder = decoder_reference(checkpoint, GATE_PROMPT, features, STEPS, sequences, spec.fastv)
     return References(shown, vision, features, decoder)
 
 
@@ -138,18 +141,21 @@ def _measure_vision(artifact: Artifact, references: References, precision: str) 
 def _measure_decoder(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
     """Answer the gate's prompt about its first picture, end to end, and compare ids, logits and tokens."""
     reference = references.decoder
-    tokens, logits, prompt_equal = _answer(artifact, references, precision)
+    tokens, logits, prompt_equal, kept = _answer(artifact, references, precision)
     agreed = agreement(tokens, reference.token_ids)
     compared = min(agreed + 1, STEPS)  # logits after another token answer another question
     difference = largest(logits[:compared] - reference.logits[:compared])
     scale = float(np.max([1.0, largest(reference.logits)]))
+    dropping = judge_dropped(kept, reference)
     passed = prompt_equal and agreed == STEPS and within(difference, scale)
+    passed = passed and dropping.get("cut_distance", 0.0) < TIE
     return {
         "max_abs": difference,
         "max_reference": scale,
         "greedy_tokens": STEPS,
         "greedy_equal": agreed,
         "prompt_equal": prompt_equal,
+        **dropping,
         "passed": passed,
     }
 
@@ -171,7 +177,7 @@ def _measure_other(artifact: Artifact, references: References, precision: str) -
 def _measure_lost(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
     """Figures of an inexact decoder, which reads the features that transformers made."""
     spec = artifact.manifest.decoder
-    decoder = OnnxDecoder.open(artifact, precision=precision)
+    decoder = _open(artifact, precision=precision)
     sequences = gate_sequences(spec.vocab, spec.context)
     ids, features = gate_prompt(artifact, references), references.features
     figures, _ = measure_logits(decoder, ids, references.decoder, features, sequences)
@@ -222,8 +228,14 @@ def _encode(artifact: Artifact, references: References, budget: int, precision: 
     return features
 
 
-def _answer(artifact: Artifact, references: References, precision: str) -> tuple[list[int], Floats, bool]:
-    """Greedy tokens, the logits before each (steps, vocab), and whether the prompt's ids were those of transformers."""
+def _open(artifact: Artifact, **options: Any) -> OnnxDecoder:
+    decoder: OnnxDecoder = engine_class(artifact, "onnx").open(artifact, **options)
+    return decoder
+
+
+def _answer(artifact: Artifact, references: References, precision: str) -> tuple[list[int], Floats, bool, Ints | None]:
+    """Greedy tokens, the logits before each (steps, vocab), whether the prompt's ids were those of transformers, and
+    which of its tokens a decoder that drops some of them kept."""
     vision = precision if precision in _vision_precisions(artifact) else None
     layout, grid = open_layout(artifact), references.shown.grid
     encoder = VisionEncoder.open(artifact, precision=vision)
@@ -236,14 +248,15 @@ def _answer(artifact: Artifact, references: References, precision: str) -> tuple
     if np.array_equal(found.kept_indices, _asked(artifact, references).kept_indices):
         features = layout.arrange(grid, found, constants)
     table = precision if precision in artifact.manifest.decoder.embed else None
-    decoder = OnnxDecoder.open(artifact, precision=precision, table=table)
+    decoder = _open(artifact, precision=precision, table=table)
     logits = [decoder.prefill(prompt.filled(features))]
+    kept = decoder.kept_prompt if isinstance(decoder, FastVDecoder) else None
     while len(logits) < STEPS:
         logits.append(decoder.decode(int(logits[-1].argmax())))
     del decoder
     release_memory()
     equal = np.array_equal(prompt.ids, references.decoder.prompt_ids)
-    return [int(row.argmax()) for row in logits], np.stack(logits), equal
+    return [int(row.argmax()) for row in logits], np.stack(logits), equal, kept
 
 
 def _short(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.decoders import Decoder, Segment, TokenSegment
+from pocketvlm.decoders.fastv import FastVDecoder
 from pocketvlm.prompts import Prompter
 from pocketvlm_export.verification.bounds import VISION_BOUNDS, agreement, cosine, divergence
 from pocketvlm_export.verification.kept import KeptRow, largest
@@ -49,10 +50,11 @@ def measure_logits(
         sequences: see `gate_sequences`.
     """
     answer = _read(decoder, prompt.filled(features), reference.token_ids[:-1])
+    kept = decoder.kept_prompt if isinstance(decoder, FastVDecoder) else None
     others = [_read(decoder, [TokenSegment(row[:1])], row[1:].tolist()) for row in sequences]
     ours, theirs = np.concatenate([answer, *others]), np.concatenate([reference.logits, *reference.sequence_logits])
     lost = divergence(theirs, ours)
-    figures = {
+    figures: dict[str, Any] = {
         "max_abs": largest(ours - theirs),
         "max_reference": float(np.max([1.0, largest(theirs)])),
         "cosine": cosine(ours, theirs),
@@ -64,7 +66,23 @@ def measure_logits(
         "kl_mean": float(lost.mean()),
         "kl_max": float(lost.max()),
     }
-    return figures, answer
+    return {**figures, **judge_dropped(kept, reference)}, answer
+
+
+def judge_dropped(kept: Ints | None, reference: DecoderReference) -> dict[str, Any]:
+    """Return what the tokens that a decoder with FastV ``kept`` of its prompt have to do with those of its reference;
+    nothing of a decoder that drops none."""
+    theirs = reference.dropping
+    if kept is None or theirs is None:
+        return {}
+    ours = np.flatnonzero(np.isin(theirs.visual, kept))
+    as_many = len(kept) == len(theirs.kept) and len(ours) == theirs.keep
+    return {
+        "kept_equal": np.array_equal(kept, theirs.kept),
+        "kept_overlap": len(np.intersect1d(ours, theirs.ranking.kept(theirs.keep))) / theirs.keep,
+        "cut_distance": theirs.ranking.distance(ours, np.zeros(0, np.float32)) if as_many else float("inf"),
+        "min_gap": theirs.ranking.gap(theirs.keep),
+    }
 
 
 def judge_kept(rows: Sequence[KeptRow], precision: str) -> dict[str, Any]:

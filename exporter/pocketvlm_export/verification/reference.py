@@ -13,13 +13,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import DynamicCache
 
-from pocketvlm.artifact.manifest import Pruning
+from pocketvlm.artifact.manifest import FastV, Pruning
 from pocketvlm_export.loading import Checkpoint, load_tokenizer
 from pocketvlm_export.memory import release_memory
 from pocketvlm_export.packaging import chat_template
 from pocketvlm_export.verification.oracles import ORACLES, Ranking, Seen
+from pocketvlm_export.verification.readers import Dropping, FastVReader, PlainReader
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -58,12 +58,14 @@ class DecoderReference:
         token_ids: (steps,).
         logits: before each of them, (steps, vocab).
         sequence_logits: after each token of every sequence, (tokens, vocab) each.
+        dropping: what of the prompt went on inside the decoder, None where all of it did.
     """
 
     prompt_ids: Ints
     token_ids: list[int]
     logits: Floats
     sequence_logits: list[Floats] = field(default_factory=list)
+    dropping: Dropping | None = None
 
 
 def vision_reference(checkpoint: Checkpoint, pruning: Pruning, pixel_values: Floats) -> dict[int, VisionReference]:
@@ -106,31 +108,38 @@ def _at_budget(budget: int, features: Sequence[Floats], rankings: Sequence[Ranki
 
 
 def decoder_reference(
-    checkpoint: Checkpoint, prompt: str, features: Floats, steps: int, sequences: Sequence[Ints] = ()
+    checkpoint: Checkpoint,
+    prompt: str,
+    features: Floats,
+    steps: int,
+    sequences: Sequence[Ints] = (),
+    fastv: FastV | None = None,
 ) -> DecoderReference:
     """Answer ``prompt`` about one picture, whose kept ``features`` are (k, hidden), greedily for ``steps`` tokens.
 
-    ``sequences`` are token ids, (tokens,) each, that are read without a prompt.
+    ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``fastv`` drops visual tokens inside.
     """
     family, spec = checkpoint.family, checkpoint.spec
     ids = prompt_ids(checkpoint, prompt, len(features))
     embedding = family.load_embedding(checkpoint.weights, spec)
     model = family.load_decoder(checkpoint.weights, spec, attention="eager")
-    cache = DynamicCache()
+    reader = FastVReader(model, fastv) if fastv else PlainReader(model)
     token_ids: list[int] = []
     logits: list[Floats] = []
     with one_thread(), torch.inference_mode():
         inputs = embedding(torch.from_numpy(ids)[None])
-        inputs[0, torch.from_numpy(ids == spec.image_token_id)] = torch.from_numpy(features)
-        for _ in range(steps):
-            output = model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
-            logits.append(output.logits[0, -1].numpy().copy())
+        is_visual = ids == spec.image_token_id
+        inputs[0, torch.from_numpy(is_visual)] = torch.from_numpy(features)
+        logits.append(reader.prefill(inputs, is_visual).numpy().copy())
+        token_ids.append(int(logits[-1].argmax()))
+        while len(token_ids) < steps:
+            logits.append(reader.step(embedding(torch.tensor([token_ids[-1:]]))).numpy().copy())
             token_ids.append(int(logits[-1].argmax()))
-            inputs = embedding(torch.tensor([token_ids[-1:]]))
         read = [model(inputs_embeds=embedding(torch.from_numpy(row)[None])).logits[0].numpy() for row in sequences]
-    del model, embedding, output, inputs, cache
+    dropping = reader.dropping
+    del model, embedding, inputs, reader
     release_memory()
-    return DecoderReference(ids, token_ids, np.stack(logits), read)
+    return DecoderReference(ids, token_ids, np.stack(logits), read, dropping)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import fastjsonschema
 
+from pocketvlm.artifact.metadata import DECODER, FASTV_DECODER
 from pocketvlm.errors import PocketVLMError
 
 SCHEMA_VERSION = "1.0"
@@ -119,6 +120,11 @@ class DecoderSpec:
     tables: Mapping[str, str] = field(default_factory=dict)
     fastv: FastV | None = None
 
+    @property
+    def graph_kind(self) -> str:
+        """What ``graphs`` are, one of `metadata.GRAPH_KINDS`."""
+        return FASTV_DECODER if self.fastv else DECODER
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -169,8 +175,10 @@ class Manifest:
             artifact_id=data["artifact_id"],
             source=_build(Source, data["source"]),
             pruning=_build(Pruning, data["pruning"]),
-            vision=_build(Vision, {**data["vision"], "graphs": graphs, "tower": _tower(data["vision"])}),
-            decoder=_build(DecoderSpec, data["decoder"]),
+            vision=_build(
+                Vision, {**data["vision"], "graphs": graphs, "tower": _optional(Tower, data["vision"].get("tower"))}
+            ),
+            decoder=_build(DecoderSpec, {**data["decoder"], "fastv": _optional(FastV, data["decoder"].get("fastv"))}),
             parity=_build(Parity, data["parity"]),
             files={name: _build(FileEntry, entry) for name, entry in data["files"].items()},
             created_by=dict(data.get("created_by", {})),
@@ -227,9 +235,8 @@ def _build(cls: type[Any], data: Mapping[str, Any]) -> Any:
     return cls(**values)
 
 
-def _tower(vision: Mapping[str, Any]) -> Tower | None:
-    stated = vision.get("tower")
-    return None if stated is None else _build(Tower, stated)
+def _optional(cls: type[Any], data: Mapping[str, Any] | None) -> Any:
+    return None if data is None else _build(cls, data)
 
 
 def _check_version(data: Any) -> None:
@@ -264,6 +271,12 @@ def _check_consistency(manifest: Manifest) -> None:
         "the llama.cpp engine is promised without a GGUF file": "llama.cpp" in decoder.engines and not decoder.gguf,
         "llama.cpp numbers tokens without gaps, and positions are original": (
             "llama.cpp" in decoder.engines and pruning.positions == "original"
+        ),
+        "llama.cpp cannot drop tokens between two layers, and FastV is promised": (
+            "llama.cpp" in decoder.engines and decoder.fastv is not None
+        ),
+        f"FastV begins at no layer of a decoder with {decoder.layers}": (
+            decoder.fastv is not None and decoder.fastv.layer >= decoder.layers
         ),
         "a token id lies outside the vocabulary": (
             max([decoder.image_token_id, *decoder.eos_token_ids]) >= decoder.vocab

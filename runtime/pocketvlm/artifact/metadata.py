@@ -6,6 +6,7 @@ from typing import Final
 ARTIFACT_ID: Final = "pocketvlm.artifact_id"
 PRUNER: Final = "pocketvlm.pruner"
 BUDGET: Final = "pocketvlm.budget"  # k as a decimal; on vision graphs only
+FASTV: Final = "pocketvlm.fastv"  # "layer,keep" in decimal; on decoder graphs with FastV only
 SCHEMA: Final = "pocketvlm.schema_version"
 GRAPH: Final = "pocketvlm.graph"  # one of GRAPH_KINDS
 

@@ -99,6 +99,11 @@ def describe(manifest: Manifest) -> Iterator[str]:
     options = ", ".join(f"{name} {value}" for name, value in pruning.options.items())
     method = f"{pruning.method} ({options})" if options else pruning.method
     yield f"pruning    {method}, {before} -> {budgets}, {pruning.positions} positions"
+    if fastv := decoder.fastv:
+        yield (
+            f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read {fastv.keep} tokens a picture, "
+            "original positions"
+        )
     height, width = manifest.vision.image_size
     yield f"pictures   {width}x{height} pixels"
     yield (

@@ -62,6 +62,7 @@ def summary(answer: Answer) -> str:
     tokens, prompt, timings = answer.visual_tokens, answer.prompt_tokens, answer.timings_ms
     line = f"{answer.decoder}: "
     line += f"{tokens['after']} of {tokens['before']} visual tokens, " if tokens["before"] else ""
+    line += f"{tokens['fastv']} of them in later layers, " if "fastv" in tokens and tokens["before"] else ""
     line += f"{prompt['cached']} of {prompt['total']} prompt tokens known, " if prompt["cached"] else ""
     line += f"first token after {timings['ttft']:.0f} ms"
     if (further := len(answer.token_ids) - 1) and timings["decode"] > 0:

@@ -58,7 +58,7 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
         for name in by_precision.values()
     ]
     wanted += [(name, metadata.EMBED_TOKENS, None) for name in manifest.decoder.embed.values()]
-    wanted += [(name, metadata.DECODER, None) for name in manifest.decoder.graphs.values()]
+    wanted += [(name, manifest.decoder.graph_kind, None) for name in manifest.decoder.graphs.values()]
     for name, kind, budget in wanted:
         open_session(artifact, name, kind, budget=budget)
     for name in manifest.decoder.gguf.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ ENGINES = {
     "onnx": "pocketvlm.decoders.onnx:OnnxDecoder",
     "llama.cpp": "pocketvlm.decoders.llama_cpp:LlamaCppDecoder",
 }
+# What takes the place of the first where the graphs drop visual tokens on their way.
+FASTV = "pocketvlm.decoders.fastv:FastVDecoder"
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,15 @@ class TokenSegment:
 
 @dataclass(frozen=True)
 class EmbeddingSegment:
-    """A picture's kept tokens: inputs_embeds float32 (n, hidden).
+    """A picture's kept tokens, or some of them: inputs_embeds float32 (n, hidden).
 
-    Segments with the same ``key`` hold the same embeddings; without a key nothing is known of their content.
+    Segments with the same ``key`` hold the same embeddings; without a key nothing is known of their content. One that
+    ``continues`` is of the same picture as the last before it, with text between them.
     """
 
     inputs_embeds: npt.NDArray[np.float32]
     key: str | None = None
+    continues: bool = False
 
     def __len__(self) -> int:
         return len(self.inputs_embeds)
@@ -60,6 +64,7 @@ class Decoder(Protocol):
     Attributes:
         name: the engine and the precision, as in ``"onnx fp32"``.
         position: tokens in the cache so far; the next token's position.
+        dropped: of these, visual tokens that only the first layers hold: none where an engine drops none.
         context: the most tokens the cache may hold.
         cache_value_bytes: bytes of one number in the cache.
         timings_ms: ``embed`` and ``prefill`` of the last `prefill`, in milliseconds.
@@ -70,6 +75,10 @@ class Decoder(Protocol):
     context: int
     cache_value_bytes: int
     timings_ms: dict[str, float]
+
+    @property
+    def dropped(self) -> int:
+        """See the class."""
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """Append segments to the sequence and return the last position's logits, float32 (vocab,).
@@ -127,11 +136,17 @@ def open_decoder(
         raise PocketVLMError(
             f"decoder engine {wanted!r} is unknown to this runtime, which has {have}: update pocketvlm"
         )
-    module, _, name = ENGINES[wanted].partition(":")
-    decoder: Decoder = getattr(importlib.import_module(module), name).open(
+    decoder: Decoder = engine_class(artifact, wanted).open(
         artifact, precision=precision, threads=threads, prepack=prepack
     )
     return decoder
+
+
+def engine_class(artifact: Artifact, engine: str) -> Any:
+    """The class behind an engine of this artifact, a key of `ENGINES`."""
+    fastv = engine == "onnx" and artifact.manifest.decoder.fastv is not None
+    module, _, name = (FASTV if fastv else ENGINES[engine]).partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def check_room(position: int, added: int, context: int) -> None:

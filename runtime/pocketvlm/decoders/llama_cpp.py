@@ -94,6 +94,7 @@ class LlamaCppDecoder:
         self.context = context
         self.cache_value_bytes = cache_value_bytes
         self.position = 0
+        self.dropped = 0
         self.timings_ms: dict[str, float] = {}
         self._reserve(1)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,12 @@ class OnnxDecoder:
     The cache stays inside ONNX Runtime: each run's ``present`` outputs are the next run's ``past_key_values`` inputs
     as OrtValues, float32 (1, kv_heads, position, head_dim). They become numpy arrays only where `keep` cuts them.
     All precisions read and write the same cache, so one may read prompts and another go on from there.
+
+    Attributes:
+        kind: of the decoder graphs, one of `metadata.GRAPH_KINDS`.
     """
+
+    kind: ClassVar[str] = metadata.DECODER
 
     def __init__(
         self,
@@ -38,7 +43,8 @@ class OnnxDecoder:
         """Put opened graphs together; ``reader`` takes the place of ``decoder`` for several tokens at once."""
         names = cache_names(spec.layers)
         self._past = [f"past_key_values.{name}" for name in names]
-        self._outputs = ["logits", *(f"present.{name}" for name in names)]
+        self._present = [f"present.{name}" for name in names]
+        self._outputs = ["logits", *self._present]
         self._spec = spec
         self._embed = embed
         self._decoder = decoder
@@ -82,7 +88,7 @@ class OnnxDecoder:
 
         def opened(name: str, of: str) -> ort.InferenceSession:
             packed = wants_prepacking(of, prepack)
-            return open_session(artifact, name, metadata.DECODER, threads=threads, prepack=packed)
+            return open_session(artifact, name, cls.kind, threads=threads, prepack=packed)
 
         return cls(
             spec,
@@ -92,13 +98,18 @@ class OnnxDecoder:
             reader=None if reader == decoder else opened(reader, reading),
         )
 
+    @property
+    def dropped(self) -> int:
+        """See `Decoder`: what the last layer holds less than the first."""
+        return self.position - int(self._cache[-1].shape()[2]) if self._cache else 0
+
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """See `Decoder.prefill`: one run over all segments."""
         check_room(self.position, check_widths(segments, self._spec.hidden), self.context)
         started = time.perf_counter()
         inputs_embeds = np.concatenate([self._embeddings(segment) for segment in segments])  # (n, hidden)
         embedded = time.perf_counter()
-        logits = self._run(inputs_embeds)
+        logits = self._run(inputs_embeds, segments)
         done = time.perf_counter()
         self.timings_ms = {"embed": (embedded - started) * 1e3, "prefill": (done - embedded) * 1e3}
         return logits
@@ -142,23 +153,34 @@ class OnnxDecoder:
             inputs_embeds: npt.NDArray[np.float32] = self._embed.run(None, {"input_ids": ids[None]})[0][0]
         return inputs_embeds
 
-    def _run(self, inputs_embeds: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Append (n, hidden) embeddings; the cache and the position move only when the run succeeds."""
+    def _run(self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment] = ()) -> npt.NDArray[np.float32]:
+        """Append (n, hidden) embeddings, of ``segments`` or of a token of text; the cache and the position move only
+        when the run succeeds."""
         n = len(inputs_embeds)
-        feed = {
-            "inputs_embeds": inputs_embeds[None],
-            "attention_mask": np.ones((1, self.position + n), dtype=np.int64),
-            "position_ids": np.arange(self.position, self.position + n, dtype=np.int64)[None],
-        }
+        feed = self._feed(inputs_embeds, segments)
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
         values |= zip(self._past, self._cache or self._empty_cache(), strict=True)
         graph = self._decoder if n == 1 else self._reader
         with ort_errors("the decoder graph failed"):
-            logits, *present = graph.run_with_ort_values(self._outputs, values)
-        self._cache = present
-        self.position += n
-        last: npt.NDArray[np.float32] = logits.numpy().reshape(-1, self._spec.vocab)[-1]
+            found = graph.run_with_ort_values(self._outputs, values)
+        outputs = dict(zip(self._outputs, found, strict=True))
+        self._took(outputs, n)
+        last: npt.NDArray[np.float32] = outputs["logits"].numpy().reshape(-1, self._spec.vocab)[-1]
         return last
+
+    def _feed(self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment]) -> dict[str, npt.NDArray[Any]]:
+        """What the graph reads besides its cache; ``segments`` are none for a single token."""
+        n = len(inputs_embeds)
+        return {
+            "inputs_embeds": inputs_embeds[None],
+            "attention_mask": np.ones((1, self.position + n), dtype=np.int64),
+            "position_ids": np.arange(self.position, self.position + n, dtype=np.int64)[None],
+        }
+
+    def _took(self, outputs: Mapping[str, ort.OrtValue], tokens: int) -> None:
+        """Keep what a run over so many tokens gave."""
+        self._cache = [outputs[name] for name in self._present]
+        self.position += tokens
 
     def _empty_cache(self) -> list[ort.OrtValue]:
         shape = (1, self._spec.kv_heads, 0, self._spec.head_dim)

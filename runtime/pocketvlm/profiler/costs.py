@@ -7,6 +7,7 @@ the headline: the papers count visual tokens only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pocketvlm.artifact import Manifest
@@ -76,30 +77,40 @@ class Costs:
         return self.flops_prompt + self.flops_vision
 
 
-def costs_of(manifest: Manifest, *, tiles: int, visual: int, prompt: int, value_bytes: int) -> Costs:
-    """The `Costs` of a prompt of ``prompt`` tokens, ``visual`` of them visual tokens, its pictures in ``tiles``."""
+def costs_of(manifest: Manifest, *, tiles: int, visual: int, prompt: int, value_bytes: int, dropped: int = 0) -> Costs:
+    """The `Costs` of a prompt of ``prompt`` tokens, ``visual`` of them visual tokens, its pictures in ``tiles``.
+
+    ``dropped`` of the visual tokens do not reach the decoder's later layers, see `pocketvlm.artifact.manifest.FastV`.
+    """
     decoder = manifest.decoder
-    shape = (decoder.layers, decoder.kv_heads, decoder.head_dim, value_bytes)
+    size = (decoder.kv_heads, decoder.head_dim, value_bytes)
+    seen, read = _by_layer(decoder, visual, dropped), _by_layer(decoder, prompt, dropped)
     return Costs(
-        flops=_papers_flops(decoder, visual),
-        flops_prompt=_decoder_flops(decoder, prompt),
+        flops=_papers_flops(decoder, seen),
+        flops_prompt=_decoder_flops(decoder, read),
         flops_vision=_vision_flops(manifest.vision.tower, tiles),
-        kv_bytes=cache_bytes(visual, *shape),
-        kv_bytes_prompt=cache_bytes(prompt, *shape),
+        kv_bytes=sum(cache_bytes(n, layers, *size) for layers, n in seen),
+        kv_bytes_prompt=sum(cache_bytes(n, layers, *size) for layers, n in read),
     )
 
 
-def _papers_flops(decoder: DecoderSpec, n: int) -> float | None:
+def _by_layer(decoder: DecoderSpec, n: int, dropped: int) -> list[tuple[int, int]]:
+    """(how many layers, tokens that each of them reads), of n tokens of which some are dropped on their way."""
+    first = decoder.fastv.layer if decoder.fastv else decoder.layers
+    return [(first, n), (decoder.layers - first, n - dropped)]
+
+
+def _papers_flops(decoder: DecoderSpec, read: Sequence[tuple[int, int]]) -> float | None:
     if decoder.intermediate is None:
         return None
-    return prefill_flops(n, decoder.hidden, decoder.intermediate, decoder.layers)
+    return sum(prefill_flops(n, decoder.hidden, decoder.intermediate, layers) for layers, n in read)
 
 
-def _decoder_flops(decoder: DecoderSpec, n: int) -> float | None:
+def _decoder_flops(decoder: DecoderSpec, read: Sequence[tuple[int, int]]) -> float | None:
     if decoder.intermediate is None or decoder.heads is None:
         return None
     width = (decoder.hidden, decoder.intermediate, decoder.heads, decoder.kv_heads, decoder.head_dim)
-    return 2 * decoder.layers * macs_of_grouped_queries(n, *width)
+    return sum(2 * layers * macs_of_grouped_queries(n, *width) for layers, n in read)
 
 
 def _vision_flops(tower: Tower | None, tiles: int) -> float | None:

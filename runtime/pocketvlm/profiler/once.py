@@ -40,6 +40,7 @@ class Sample:
         peak_bytes: the process's peak memory; None where the system does not tell.
         other_load: per cent of all CPUs that others used from loading to the last token; None where nobody can tell.
         tiles: of all pictures.
+        visual_dropped: visual tokens that the decoder's later layers do not read.
     """
 
     stages: dict[str, float]
@@ -51,6 +52,7 @@ class Sample:
     peak_bytes: int | None
     other_load: float | None
     tiles: int = 1
+    visual_dropped: int = 0
 
 
 def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sample:
@@ -74,6 +76,7 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
         value_bytes=decoder.cache_value_bytes,
         peak_bytes=peak_memory(),
         other_load=watch.seen(),
+        visual_dropped=answer.visual_tokens["after"] - answer.visual_tokens.get("fastv", answer.visual_tokens["after"]),
         tiles=sum(grid.tiles for grid in picture_grids(artifact, question)),
     )
 

@@ -67,6 +67,7 @@ class Result:
             visual=first.visual_after,
             prompt=first.prompt_tokens,
             value_bytes=first.value_bytes,
+            dropped=first.visual_dropped,
         )
 
 

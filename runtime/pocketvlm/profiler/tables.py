@@ -53,9 +53,11 @@ def headline(profile: Profile) -> str:
     sample, pruning = first.samples[0], profile.manifest.pruning
     turns = count(profile.repeat, "interleaved turn") + (", interrupted" if profile.interrupted else "")
     text_tokens = sample.prompt_tokens - sample.visual_after
+    fastv = profile.manifest.decoder.fastv
+    inside = f" and FastV ({fastv.keep} a picture from layer {fastv.layer} on)" if fastv else ""
     return (
-        f"{profile.manifest.source.model}, {pruning.method}, {pruning.tokens_before} visual tokens a picture before "
-        f"pruning; {count(first.pictures, 'picture')} and {text_tokens} text tokens in, "
+        f"{profile.manifest.source.model}, {pruning.method}{inside}, {pruning.tokens_before} visual tokens a picture "
+        f"before pruning; {count(first.pictures, 'picture')} and {text_tokens} text tokens in, "
         f"{sample.new_tokens} tokens out; {_same(profile)}{turns}"
     )
 

@@ -1,0 +1,73 @@
+"""Knows the ONNX decoder whose graphs drop visual tokens between two layers (FastV, arXiv 2403.06764)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from pocketvlm.artifact import metadata
+from pocketvlm.decoders import EmbeddingSegment, Segment
+from pocketvlm.decoders.onnx import OnnxDecoder
+
+_KEPT: Final = "kept_tokens"
+
+
+class FastVDecoder(OnnxDecoder):
+    """As `OnnxDecoder`, with caches of two lengths: layers from FastV's on hold fewer visual tokens.
+
+    Which ones is decided as a prompt is read, by its last token: the question. So a cache that has lost tokens answers
+    that prompt and what follows it, but is no beginning of another: `keep` then keeps nothing from the first picture
+    on, and a conversation reads its pictures again with every question. It answers each as if it were asked alone.
+
+    Attributes:
+        kept_prompt: positions of those tokens that all layers read of what was read last, int64 (n,), ascending.
+    """
+
+    kind: ClassVar[str] = metadata.FASTV_DECODER
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """See `OnnxDecoder`."""
+        super().__init__(*arguments, **options)
+        self._outputs = [*self._outputs, _KEPT]
+        self._first_picture: int | None = None  # where the first picture in the cache begins, or before it
+        self.kept_prompt = np.zeros(0, dtype=np.int64)
+
+    def keep(self, length: int) -> None:
+        """See `Decoder.keep` and the class."""
+        if self.dropped and self._first_picture is not None:
+            length = min(length, self._first_picture)
+        super().keep(length)
+
+    def reset(self) -> None:
+        """See `Decoder.reset`."""
+        super().reset()
+        self._first_picture = None
+
+    def _feed(self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment]) -> dict[str, npt.NDArray[Any]]:
+        numbers = picture_ids(segments) if segments else np.zeros(len(inputs_embeds), dtype=np.int64)
+        if self._first_picture is None and numbers.any():
+            self._first_picture = self.position + int(np.argmax(numbers > 0))
+        feed = super()._feed(inputs_embeds, segments)
+        del feed["attention_mask"]
+        return feed | {"picture_ids": numbers[None]}
+
+    def _took(self, outputs: Mapping[str, ort.OrtValue], tokens: int) -> None:
+        super()._took(outputs, tokens)
+        if tokens > 1:
+            self.kept_prompt = self.position - tokens + outputs[_KEPT].numpy()[0]
+
+
+def picture_ids(segments: Sequence[Segment]) -> npt.NDArray[np.int64]:
+    """0 for each token of text, for each of a picture its number from 1: int64 (n,)."""
+    numbers, pictures = [], 0
+    for segment in segments:
+        number = 0
+        if isinstance(segment, EmbeddingSegment):
+            pictures += not (segment.continues and pictures)
+            number = pictures
+        numbers.append(np.full(len(segment), number, dtype=np.int64))
+    return np.concatenate(numbers)

@@ -18,6 +18,7 @@ from pocketvlm import VLM, Artifact, PocketVLMError
 from pocketvlm.artifact import metadata
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.cli import main
+from pocketvlm.decoders import fastv
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.graphs import FastVDecoderGraph, trace
 from pocketvlm_export.graphs.fastv_decoder import kept_tokens
@@ -103,14 +104,14 @@ def layer_in_float64(layer, x, positions, theta):
     return x + project(gate / (1 + np.exp(-gate)) * up, "mlp.down_proj"), weights
 
 
-def in_float64(model, embeds, is_visual, fastv):
+def in_float64(model, embeds, is_visual, at):
     """The logits and the kept tokens of a whole prompt, rows gathered at their original positions."""
     x, positions = embeds.astype(np.float64), np.arange(len(embeds))
     theta, weights = model.config.rope_parameters["rope_theta"], np.zeros(0)
     for number, layer in enumerate(model.model.layers):
-        if number == fastv.layer:
+        if number == at.layer:
             visual = np.flatnonzero(is_visual)
-            best = visual[np.argsort(-weights.mean(axis=0)[-1][visual], kind="stable")[: fastv.keep]]
+            best = visual[np.argsort(-weights.mean(axis=0)[-1][visual], kind="stable")[: at.keep]]
             positions = np.sort(np.concatenate([np.flatnonzero(~is_visual), best]))
             x = x[positions]
         x, weights = layer_in_float64(layer, x, positions, theta)
@@ -353,30 +354,24 @@ def test_a_sliding_window(make_tiny, tmp_path):
     assert CliRunner().invoke(main, [*arguments, "--context", "128"]).exit_code == 0
 
 
-def test_a_wrong_graph_fails_the_gate(tiny_checkpoint, tmp_path, monkeypatch):
-    """Gapped positions are what the gate must tell from contiguous ones, the best tokens from the worst."""
-    from pocketvlm_export.graphs import fastv_decoder
-
-    best = fastv_decoder.take_best
-    monkeypatch.setattr(
-        fastv_decoder, "take_best", lambda scores, count: best(torch.where(scores > 1, 2, -scores), count)
-    )
-    options = ExportOptions(budgets=(18,), fastv=FastV(1, 6), portable=True)
+def test_the_gate_tells_a_span_that_begins_one_token_late(fastv_export, tiny_checkpoint, monkeypatch):
+    sound = fastv.picture_ids
+    monkeypatch.setattr(fastv, "picture_ids", lambda segments: np.roll(sound(segments), 1))
     with pytest.raises(ParityError, match="kept_equal False"):
-        export(str(tiny_checkpoint), tmp_path / "a", options)
-    monkeypatch.setattr(fastv_decoder, "take_best", best)
-    gather = torch.gather
-    monkeypatch.setattr(
-        fastv_decoder.torch,
-        "gather",
-        lambda source, axis, index: (
-            torch.arange(index.shape[1]).expand_as(index)
-            if source.dtype == torch.int64
-            else gather(source, axis, index)
-        ),
-    )
+        verify_against(fastv_export, str(tiny_checkpoint))
+
+
+def test_the_gate_tells_positions_that_close_the_gap(fastv_export, tiny_checkpoint, monkeypatch):
+    """An answer whose tokens count on from what is left of the prompt, as contiguous positions would."""
+    sound = fastv.FastVDecoder._feed
+
+    def closed(self, inputs_embeds, segments):
+        feed = sound(self, inputs_embeds, segments)
+        return feed | {"position_ids": feed["position_ids"] - self.dropped}
+
+    monkeypatch.setattr(fastv.FastVDecoder, "_feed", closed)
     with pytest.raises(ParityError, match="kept_equal True"):
-        export(str(tiny_checkpoint), tmp_path / "a", options)
+        verify_against(fastv_export, str(tiny_checkpoint))
 
 
 @pytest.mark.parametrize(

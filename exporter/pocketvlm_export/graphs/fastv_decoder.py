@@ -11,7 +11,7 @@ from pocketvlm.artifact import metadata
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.graphs.base import BATCH
-from pocketvlm_export.pruning import take_best
+from pocketvlm_export.pruning.base import take_best
 
 _Past = list[tuple[torch.Tensor, torch.Tensor]]
 _KEPT_ANYWAY = 2.0  # the score of what is not ranked: above any probability
@@ -120,6 +120,7 @@ class FastVDecoderGraph:
     """`DecoderWithFastV` as a graph to trace."""
 
     kind = metadata.FASTV_DECODER
+    constants: Mapping[str, Any] = {}
 
     def __init__(self, model: PreTrainedModel, spec: DecoderSpec, fastv: FastV) -> None:
         self.module: nn.Module = DecoderWithFastV(model, fastv).eval()

@@ -120,12 +120,12 @@ def test_logits_that_are_not_finite_fail(references, monkeypatch, where, value):
     spoilt[3, tokens[3] - 1] = value
     if where == "reference":
         references = gate.References(None, {}, None, DecoderReference(np.arange(3), tokens, theirs))
-    monkeypatch.setattr(gate, "_answer", lambda *_: (tokens, ours, True))
+    monkeypatch.setattr(gate, "_answer", lambda *_: (tokens, ours, True, None))
     assert gate._measure_decoder(None, references, "fp32")["passed"] is False
 
 
 def test_logits_that_are_close_pass(references, monkeypatch):
-    monkeypatch.setattr(gate, "_answer", lambda *_: (references.decoder.token_ids, LOGITS + 1e-5, True))
+    monkeypatch.setattr(gate, "_answer", lambda *_: (references.decoder.token_ids, LOGITS + 1e-5, True, None))
     assert gate._measure_decoder(None, references, "fp32")["passed"] is True
 
 

@@ -53,6 +53,7 @@ class Answer:
         token_ids: what the model said, with the end-of-sequence token where it came to one.
         kept_indices: for each picture the patches kept, in raster order.
         visual_tokens: how many there were before and after pruning.
+        tokens_per_picture: visual tokens of each picture after pruning.
         prompt_tokens: how many there were in all, and how many of them cost nothing.
         decoder: the engine and precision that answered, as in ``"onnx fp32"``.
         timings_ms: see `Timings`.
@@ -64,6 +65,7 @@ class Answer:
     token_ids: list[int]
     kept_indices: list[list[int]]
     visual_tokens: VisualTokens
+    tokens_per_picture: list[int]
     prompt_tokens: PromptTokens
     decoder: str
     timings_ms: Timings

@@ -124,6 +124,7 @@ class Answerer:
             visual_tokens=self._visual_tokens(
                 sum(look.tokens_before for look in request.looks), sum(map(len, pictures)), dropped
             ),
+            tokens_per_picture=[len(picture) for picture in pictures],
             prompt_tokens={"total": len(ids), "cached": known},
             decoder=self.decoder.name,
             timings_ms={

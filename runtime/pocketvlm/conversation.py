@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.adaptive import AutoBudget
 from pocketvlm.answer import Answer
 from pocketvlm.answering import Answerer, Request, Sampling, ms_since
 from pocketvlm.pictures import Picture
@@ -47,7 +48,7 @@ class Chat:
     the same `pocketvlm.VLM` may come between: they cost this conversation a longer prefill, nothing else.
     """
 
-    def __init__(self, answerer: Answerer, budget: int) -> None:
+    def __init__(self, answerer: Answerer, budget: int | AutoBudget) -> None:
         self._answerer = answerer
         self._budget = budget
         self._turns: list[_Turn] = []

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pocketvlm.adaptive import AutoBudget
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import EmbeddingSegment
 from pocketvlm.errors import PocketVLMError
@@ -20,12 +21,16 @@ from pocketvlm.vision import VisionEncoder, VisionFeatures
 
 
 class Look:
-    """One picture of a prompt at one budget: its pixels until it is encoded, its features from then on."""
+    """One picture of a prompt at one budget: its pixels until it is encoded, its features from then on.
 
-    def __init__(self, layout: Layout, tiles: Tiles, budget: int) -> None:
+    Where ``auto`` decides, ``budget`` is the most that it may come to, and what it came to from then on.
+    """
+
+    def __init__(self, layout: Layout, tiles: Tiles, budget: int, auto: AutoBudget | None = None) -> None:
         self.pixel_values: npt.NDArray[np.float32] | None = tiles.pixel_values  # (tiles, 3, height, width)
         self.grid = tiles.grid
         self.budget = budget
+        self.auto = auto
         self.features: VisionFeatures | None = None  # (tiles, budget, hidden)
         self._layout = layout
 
@@ -76,20 +81,28 @@ class Viewer:
         self, artifact: Artifact, encoder: VisionEncoder, limits: PictureLimits | None, cache: FeatureCache
     ) -> None:
         self.layout = open_layout(artifact)
+        self._method = artifact.manifest.pruning.method
         self._encoder = encoder
         self._limits = limits
         self._cache = cache
 
-    def check_budget(self, budget: int) -> int:
-        """See `VisionEncoder.check_budget`."""
-        return self._encoder.check_budget(budget)
+    def check_budget(self, budget: int | AutoBudget) -> int:
+        """Return the most tokens that a picture, or each of its tiles, will take.
 
-    def look(self, images: Sequence[Picture] | None, budget: int) -> list[Look]:
+        Raises:
+            PocketVLMError: the graph does not serve them, see `VisionEncoder.check_budget` and `AutoBudget.check`.
+        """
+        if isinstance(budget, int):
+            return self._encoder.check_budget(budget)
+        budget.check(self._method, self._encoder.budget)
+        return self._encoder.budget
+
+    def look(self, images: Sequence[Picture] | None, budget: int | AutoBudget) -> list[Look]:
         """Read and preprocess pictures; raises `PocketVLMError` for one that is refused, or for none in a list."""
         if isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray)):
             raise PocketVLMError("images is a single picture: give a list of pictures")
-        self.check_budget(budget)
-        return [Look(self.layout, self._cut(image), budget) for image in images or []]
+        most, auto = self.check_budget(budget), budget if isinstance(budget, AutoBudget) else None
+        return [Look(self.layout, self._cut(image), most, auto) for image in images or []]
 
     def see(self, look: Look, *, cached: bool) -> EmbeddingSegment:
         """Encode the tiles of one picture: memory stays that of one, and a quantized graph's activation scales, taken
@@ -102,6 +115,8 @@ class Viewer:
                     self._cache.put(look.key, features)
             if features is None:
                 raise RuntimeError("a picture has neither pixels nor features")
+            if look.auto is not None:
+                look.budget = look.auto.count(features)
             look.features, look.pixel_values = features.narrow(look.budget), None
         # The same tiles are arranged otherwise where they were cut otherwise.
         key = f"{look.key}/{look.budget}/{look.grid}/{look.grid.size}" if cached else None

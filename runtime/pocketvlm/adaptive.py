@@ -56,7 +56,7 @@ class AutoBudget:
 
         The same number of each; together they hold the share of what all tiles' tokens hold.
         """
-        scores = features.kept_scores.astype(float)  # (tiles, k)
+        scores = features.kept_scores.astype(float).clip(0)  # (tiles, k); a share is not negative
         scores.sort(axis=1)
         held = scores[:, ::-1].sum(axis=0).cumsum()  # by the 1..k best
         return max(int((held < self.score_share * held[-1]).sum()) + 1, self.min_tokens)

@@ -1,0 +1,1 @@
+"""Measures what the adaptive budget gains on the demo's questions."""

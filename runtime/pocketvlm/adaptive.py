@@ -23,11 +23,15 @@ class AutoBudget:
     over a background would otherwise make a plain picture the dearest. k is the most that is kept, and the same share
     is more tokens where k is larger.
 
+    What it finds is where attention is concentrated, which is not the same as a plain picture: of the demo's questions
+    it answers no more than a fixed budget of as many tokens, and fewer where k is half of the patches or all.
+
     Attributes:
         score_share: above 0, up to 1; 1 keeps all k.
         min_tokens: least number of tokens of a picture, or of a tile where it is cut into several.
     """
 
+    # Of the shares tried on the demo's validation scenes, at its default k, that which loses least to a fixed budget.
     score_share: float = 0.9
     min_tokens: int = 1
 

@@ -99,7 +99,7 @@ def answering_options(command: _Command) -> _Command:
 
 def _budget(budget: int | str | None, score_share: float | None, min_tokens: int | None) -> int | AutoBudget | None:
     """What was asked for; the options of ``auto`` are wrong usage without it."""
-    stated = {"score_share": score_share, "min_tokens": min_tokens}
+    stated: dict[str, Any] = {"score_share": score_share, "min_tokens": min_tokens}
     given = {name: value for name, value in stated.items() if value is not None}
     if given and budget != AUTO:
         raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} is for --budget {AUTO}")

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact.manifest import FastV
-from pocketvlm.cli.inspect import figures_text
+from pocketvlm.cli.inspect import figures_text, totals_text
 from pocketvlm.cli.lists import NUMBERS, Comma
 from pocketvlm.cli.target import takes_target
 from pocketvlm_export.options import DECODERS, DEFAULT_GGUF_TYPE, FORMATS, GGUF_TYPES, ExportOptions
@@ -72,7 +72,23 @@ def _precision_option(
 )
 @click.option("--pruner-option", multiple=True, metavar="KEY=VALUE", callback=_pairs, help="Option of the method.")
 @click.option(
-    "--budget", type=NUMBERS, default=(), metavar="K[,K...]", help="Visual tokens kept; a quarter by default."
+    "--budget",
+    type=NUMBERS,
+    default=(),
+    metavar="K[,K...]",
+    help="Visual tokens kept of a picture, or of each tile that it is cut into; a quarter by default.",
+)
+@click.option(
+    "--total-budget",
+    type=NUMBERS,
+    default=(),
+    metavar="T[,T...]",
+    help="Instead: visual tokens of a whole picture at most, where it is cut into the most tiles.",
+)
+@click.option(
+    "--layout",
+    metavar="NAME",
+    help="How tiles of a picture are put together: for LLaVA-NeXT fastervlm (when pruning) or hf.",
 )
 @click.option("--fastv-layer", type=int, metavar="K", help="FastV: drop visual tokens before this layer, from 1.")
 @click.option("--fastv-keep", type=int, metavar="R", help="FastV: visual tokens a picture that go on from there.")
@@ -117,6 +133,8 @@ def export(
     budget: tuple[int, ...],
     fastv_layer: int | None,
     fastv_keep: int | None,
+    total_budget: tuple[int, ...],
+    layout: str | None,
     decoder: str,
     vision_precision: tuple[str, ...],
     decoder_precision: tuple[str, ...],
@@ -144,6 +162,8 @@ def export(
         pruner_options=pruner_option,
         budgets=budget,
         fastv=None if fastv_layer is None or fastv_keep is None else FastV(fastv_layer, fastv_keep),
+        total_budgets=total_budget,
+        layout=layout,
         decoder=decoder,
         vision_precisions=vision_precision,
         decoder_precisions=decoder_precision,
@@ -198,11 +218,18 @@ def _print(data: dict[str, Any], as_json: bool, describe: Callable[[dict[str, An
 def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
     fastv = f", FastV keeps {plan['fastv']['keep']} from layer {plan['fastv']['layer']} on" if plan["fastv"] else ""
     yield f"{plan['pruner']}, visual tokens {', '.join(map(str, plan['budgets']))}{fastv}; nothing written"
+    yield from _describe_totals(plan["totals"])
     for file, size in plan["files"].items():
         yield f"  {file:44} about {size / 1e6:10.1f} MB"
     disk, memory = plan["disk_bytes"] / 1e6, plan["memory_bytes"] / 1e6
     yield f"  while exporting: disk about {disk:.1f} MB, memory about {memory:.1f} MB"
     yield f"  {_describe_cost(plan)}"
+
+
+def _describe_totals(totals: dict[str, dict[str, int]]) -> Iterator[str]:
+    """Nothing where a picture is one tile: its budget says it all."""
+    for budget, text in totals_text(totals):
+        yield f"  {budget} a tile come to {text}"
 
 
 def _describe_cost(plan: dict[str, Any]) -> str:
@@ -215,6 +242,7 @@ def _describe_report(report: dict[str, Any]) -> Iterator[str]:
     pruning, parity = report["pruning"], report["parity"]
     kept = f"{', '.join(map(str, pruning['budgets']))} of {pruning['tokens_before']} visual tokens"
     yield f"{report['output']}: {report['bytes'] / 1e6:.1f} MB, {pruning['method']}, {kept}"
+    yield from _describe_totals(report["totals"])
     for name in ("vision", "decoder"):
         if not (part := parity[name]):
             continue

@@ -60,13 +60,16 @@ class Footprint:
         return int(_BASELINE) + self.weights + self.cache + self.activations
 
 
-def estimate_footprint(spec: VLMSpec, files: Iterable[Opened], *, slots: int, context: int, onnx: bool) -> Footprint:
+def estimate_footprint(
+    spec: VLMSpec, files: Iterable[Opened], *, slots: int, tiles: int, context: int, onnx: bool
+) -> Footprint:
     """Estimate what answering takes at most: with a short conversation it is less, by most of the cache.
 
     Args:
         spec: the checkpoint.
         files: the graphs and GGUF files that are open.
         slots: visual tokens of the picture.
+        tiles: parts of it that the tower sees at once.
         context: longest sequence in tokens.
         onnx: whether ONNX Runtime decodes, rather than llama.cpp.
     """
@@ -76,7 +79,7 @@ def estimate_footprint(spec: VLMSpec, files: Iterable[Opened], *, slots: int, co
     cache = token * context * (2 * _FLOAT if onnx else _FLOAT // 2)
     prompt = min(context, slots + _TEXT)
     reading = _layer(prompt, decoder.hidden, decoder.config.intermediate_size, decoder.heads) + _FLOAT * decoder.vocab
-    seeing = _layer(
+    seeing = tiles * _layer(
         vision.tokens + 1, vision.config.hidden_size, vision.intermediate, vision.config.num_attention_heads
     )
     return Footprint(sum(file.resident for file in files), cache, max(reading, seeing))

@@ -1,5 +1,8 @@
 """Knows which layout of its family an export uses, and how many visual tokens that comes to."""
 
+from bisect import bisect_right
+from collections.abc import Sequence
+
 from pocketvlm import PocketVLMError
 from pocketvlm.layouts import Layout, Setting, make_layout, slot_count
 from pocketvlm_export.families import LayoutSpec, VLMSpec
@@ -36,3 +39,27 @@ def totals(spec: VLMSpec, layout: LayoutSpec, budget: int) -> dict[str, int]:
     """Return how many visual tokens a picture takes at most, by the grid of tiles that it is cut into."""
     made: Layout = make_layout(setting(spec, layout))
     return {str(grid): slot_count(made, made.expand(grid, budget)) for grid in made.grids()}
+
+
+def most_tiles(spec: VLMSpec, layout: LayoutSpec) -> int:
+    """Return the tiles that a picture is cut into at most."""
+    return make_layout(setting(spec, layout)).grids()[-1].tiles
+
+
+def budgets_within(spec: VLMSpec, layout: LayoutSpec, most: Sequence[int]) -> tuple[int, ...]:
+    """Return the largest budgets of a tile with which no picture takes more visual tokens than each of ``most``.
+
+    Raises:
+        PocketVLMError: a single token of each tile is more than that.
+    """
+
+    def largest(budget: int) -> int:
+        return max(totals(spec, layout, budget).values())
+
+    for total in most:
+        if total < largest(1):
+            raise PocketVLMError(
+                f"total budget {total} is less than a picture takes with one token of each tile: "
+                f"give at least {largest(1)}"
+            )
+    return tuple(bisect_right(range(1, spec.vision.tokens + 1), total, key=largest) for total in most)

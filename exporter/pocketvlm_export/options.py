@@ -30,7 +30,8 @@ class ExportOptions:
     Attributes:
         pruner: name of a method in `pocketvlm_export.pruning`.
         pruner_options: the method's own options, as text.
-        budgets: visual tokens kept per picture, a graph each; empty for the method's default.
+        budgets: visual tokens kept of a picture or of each of its tiles, a graph each; empty for the method's default.
+        total_budgets: instead, visual tokens of a whole picture at most, where it is cut into the most tiles.
         layout: how pictures become tiles, one of the family's names for it; None for its default.
         fastv: visual tokens that the decoder drops between two of its layers; None for none.
         decoder: a key of `DECODERS`.
@@ -49,6 +50,7 @@ class ExportOptions:
     pruner: str = "fastervlm"
     pruner_options: Mapping[str, str] = field(default_factory=dict)
     budgets: tuple[int, ...] = ()
+    total_budgets: tuple[int, ...] = ()
     layout: str | None = None
     fastv: FastV | None = None
     decoder: str = "onnx"
@@ -65,6 +67,11 @@ class ExportOptions:
     keep_failed: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.budgets and self.total_budgets:
+            raise PocketVLMError(
+                f"--budget {self.budgets[0]} is of a tile, --total-budget {self.total_budgets[0]} of a whole picture: "
+                "give one of them"
+            )
         _check_known("decoder", (self.decoder,), tuple(DECODERS))
         _check_known("vision precision", self.vision_precisions, names_for("vision"))
         _check_known("decoder precision", self.decoder_precisions, names_for("decoder"))

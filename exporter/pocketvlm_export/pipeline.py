@@ -45,6 +45,7 @@ class ExportReport:
             "output": str(self.output),
             "artifact_id": data["artifact_id"],
             "pruning": data["pruning"],
+            "totals": data["vision"]["totals"],
             "parity": data["parity"],
             "bytes": sum(entry.bytes for entry in self.manifest.files.values()),
             "files": {name: entry.bytes for name, entry in self.manifest.files.items()},

@@ -12,7 +12,7 @@ from pocketvlm.artifact.manifest import FastV
 from pocketvlm_export.families import LayoutSpec, VLMSpec
 from pocketvlm_export.footprint import Footprint, Opened, estimate_footprint
 from pocketvlm_export.gguf import architecture, context_length
-from pocketvlm_export.layouts import pick_layout, totals
+from pocketvlm_export.layouts import budgets_within, most_tiles, pick_layout, totals
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.options import GATE_GGUF_TYPE, ExportOptions, check_budgets
@@ -103,7 +103,10 @@ class ExportPlan:
         else:
             files.append(Opened("gguf", options.gguf[0], sizes[self.gguf[options.gguf[0]]]))
         slots = max(self.totals()[self.budgets[0]].values())
-        return estimate_footprint(self.spec, files, slots=slots, context=self.context, onnx=bool(self.decoder))
+        tiles = most_tiles(self.spec, self.layout)
+        return estimate_footprint(
+            self.spec, files, slots=slots, tiles=tiles, context=self.context, onnx=bool(self.decoder)
+        )
 
     def totals(self) -> dict[int, dict[str, int]]:
         """Return how many visual tokens a picture takes at most, by budget and grid of tiles."""
@@ -125,6 +128,7 @@ class ExportPlan:
             "pruner": self.pruner.name,
             "budgets": list(self.budgets),
             "fastv": dataclasses.asdict(self.options.fastv) if self.options.fastv else None,
+            "totals": {str(budget): by_grid for budget, by_grid in self.totals().items()},
             "files": kept,
             "bytes": sum(kept.values()),
             "disk_bytes": self.disk_bytes(),
@@ -143,13 +147,14 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     spec = checkpoint.spec
     pruner = make_pruner(options.pruner, options.pruner_options)
     _check_pruner(pruner, spec)
-    budgets = check_budgets(options.budgets, spec.vision.tokens, pruner.default_budget(spec.vision.tokens))
+    layout = pick_layout(spec, options.layout, prunes=pruner.prunes)
+    asked = options.budgets or budgets_within(spec, layout, options.total_budgets)
+    budgets = check_budgets(asked, spec.vision.tokens, pruner.default_budget(spec.vision.tokens))
     if not pruner.prunes and budgets != (spec.vision.tokens,):
         raise PocketVLMError(
-            f"pruner {pruner.name} keeps all {spec.vision.tokens} tokens, but --budget says {budgets[0]}: "
+            f"pruner {pruner.name} keeps all {spec.vision.tokens} tokens, but the budget says {budgets[0]}: "
             "leave the budget out or choose a pruner"
         )
-    layout = pick_layout(spec, options.layout, prunes=pruner.prunes)
     most = max(totals(spec, layout, max(budgets)).values())
     count = checkpoint.weights.parameters
     embed = 4 * spec.decoder.vocab * spec.decoder.hidden
@@ -184,14 +189,13 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
 
 def _context(own: int, options: ExportOptions, slots: int) -> int:
     """Return the longest sequence: the checkpoint's ``own``, or what is asked for where that is less."""
-    if options.context is None:
-        return own
-    if options.context < slots + _LEAST_TEXT:
+    context = own if options.context is None else min(own, options.context)
+    if context < slots + _LEAST_TEXT:
         raise PocketVLMError(
-            f"context {options.context} does not hold a picture of {slots} tokens with {_LEAST_TEXT} tokens of text: "
+            f"context {context} does not hold a picture of {slots} tokens with {_LEAST_TEXT} tokens of text: "
             f"give at least {slots + _LEAST_TEXT}, or a smaller budget"
         )
-    return min(own, options.context)
+    return context
 
 
 def _check_limit(plan: ExportPlan) -> None:

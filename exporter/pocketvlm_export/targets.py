@@ -17,6 +17,8 @@ def export_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
     wanted = {key: value for key, value in target.settings().items() if _OF_ENGINE.get(key) in (None, *engines)}
     if given["pruner"] == "none":  # which keeps all tokens, whatever the device likes
         wanted.pop("budget", None)
+    if given.get("total_budget"):
+        wanted.pop("budget", None)
     if "format" in wanted:
         wanted["graph_format"] = wanted.pop("format")
     if not wanted.get("portable"):  # as it is anyway

@@ -84,6 +84,11 @@ class LayoutSpec:
     exact: bool = True
     constants: tuple[str, ...] = ()
 
+    @property
+    def one_tile(self) -> bool:
+        """Whether a picture is one tile, which is what other clients than our runtime are promised."""
+        return self.stated["name"] == "single"
+
 
 # The layout of the families whose pictures are one tile each.
 ONE_TILE: Mapping[str, LayoutSpec] = {"single": LayoutSpec({"name": "single"})}
@@ -107,10 +112,12 @@ class VLMSpec:
 class Family(Protocol):
     """One VLM family: how its configuration reads, how its weights are named, how its parts are built.
 
-    Every ``load_*`` returns a float32 module in eval mode and reads no weights but its own.
+    Every ``load_*`` returns a float32 module in eval mode and reads no weights but its own. ``processor`` is the name
+    of transformers' class.
     """
 
     model_type: str
+    processor: str
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """Check a configuration and return what it says; raises `PocketVLMError` for what is not supported."""

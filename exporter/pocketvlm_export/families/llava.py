@@ -47,6 +47,7 @@ class Llava:
     """The `Family` of LLaVA 1.5 and its like."""
 
     model_type = "llava"
+    processor = "LlavaProcessor"
     projector: type[nn.Module] = LlavaMultiModalProjector
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:

@@ -20,6 +20,7 @@ class LlavaNext(Llava):
     """The `Family` of LLaVA 1.6 and its like."""
 
     model_type = "llava_next"
+    processor = "LlavaNextProcessor"
     projector: type[nn.Module] = LlavaNextMultiModalProjector
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:

@@ -25,7 +25,7 @@ from pocketvlm import VLM
 print(VLM.load(".").generate("What is in the picture?", images=["photo.jpg"]).text)
 ```
 
-From Kotlin, Swift or JavaScript: see USING.md.
+From Kotlin, Swift or JavaScript: see USING.md.{tiles}
 
 Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow the checkpoint is recorded in
 `pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it again, where PocketVLM was installed
@@ -63,12 +63,24 @@ def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
         tokens=tokens,
         version=pocketvlm.__version__,
         pruning=_pruning(plan, budget) + _fastv(plan),
+        tiles="" if plan.layout.one_tile else _tiles(plan, budget),
         vision=", ".join(plan.options.vision_precisions),
         engines=_ENGINES[plan.options.decoder],
         install="'.[llama]'" if plan.gguf else ".",
         decoder=_decoders(plan),
     )
     (folder / "README.md").write_text(f"---\n{front.to_yaml()}\n---\n{body}", encoding="utf-8")
+
+
+def _tiles(plan: ExportPlan, budget: int) -> str:
+    """Say that pictures are cut, what that comes to, and what is not promised."""
+    cut = ", ".join(f"{slots} ({grid})" for grid, slots in plan.totals()[budget].items())
+    return (
+        f"\n\nA picture is shown to the model whole and in parts: {budget} visual tokens of each tile come to at most\n"
+        f"{cut} a picture, by the rows and columns of its parts. Only PocketVLM's runtime does this by itself:\n"
+        "transformers.js and other clients are promised nothing, and processor_config.json counts the tokens of the\n"
+        "unpruned checkpoint."
+    )
 
 
 def _pruning(plan: ExportPlan, budget: int) -> str:

@@ -14,7 +14,6 @@ from pocketvlm_export.precisions import PRECISIONS
 
 _GENERATION = "generation_config.json"
 _TEMPLATE = "chat_template.jinja"
-_PROCESSOR = "LlavaProcessor"
 
 
 def write_sidecars(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
@@ -30,7 +29,8 @@ def write_sidecars(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> No
     processor = read_json(source / "processor_config.json")
     (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
     # transformers.js takes the kind of processor from this file, Hugging Face from the next.
-    _write(folder / "preprocessor_config.json", {**image_processor(source), "processor_class": _PROCESSOR})
+    kind = checkpoint.family.processor
+    _write(folder / "preprocessor_config.json", {**image_processor(source), "processor_class": kind})
     _write(folder / "processor_config.json", _processor_config(processor, checkpoint, plan))
     _write(folder / "config.json", _model_config(source, plan, folder))
 
@@ -73,13 +73,18 @@ def image_processor(source: Path) -> dict[str, Any]:
 
 
 def _processor_config(config: dict[str, Any], checkpoint: Checkpoint, plan: ExportPlan) -> dict[str, Any]:
-    """Say the default budget in the terms of LLaVA's processor: patches, plus a correction that may be negative."""
+    """Say the default budget in the terms of LLaVA's processor: patches, plus a correction that may be negative.
+
+    These terms cannot say it of a picture in tiles: there the checkpoint's own stand, which count all tokens.
+    """
     vision = checkpoint.spec.vision
     defaults = {
-        "processor_class": _PROCESSOR,
+        "processor_class": checkpoint.family.processor,
         "image_token": "<image>",
         "patch_size": int(vision.config.patch_size),
     }
+    if not plan.layout.one_tile:
+        return {**defaults, **config}
     return {
         **defaults,
         **config,
@@ -89,8 +94,8 @@ def _processor_config(config: dict[str, Any], checkpoint: Checkpoint, plan: Expo
 
 
 def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any]:
-    """Return the checkpoint's config.json with what transformers.js must be told, where it can read the graphs."""
-    if plan.options.format != "onnx":
+    """Return the checkpoint's config.json with what transformers.js must be told, where it can use the graphs."""
+    if plan.options.format != "onnx" or not plan.layout.one_tile:
         return read_json(source / "config.json")
     kept = [file for file in plan.sizes() if file not in plan.extra]
     external = {Path(file).name: True for file in kept if (folder / file).with_suffix(".onnx_data").is_file()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,17 +95,20 @@ def describe(manifest: Manifest) -> Iterator[str]:
     commit = f" at {source.commit}" if source.commit else ""
     yield f"source     {source.model}{commit} ({source.family}, licence {source.license or 'not stated'})"
     budgets = ", ".join(f"{k}{' (default)' if k == pruning.default_budget else ''}" for k in pruning.budgets)
-    before = f"{pruning.tokens_before} tokens a picture"
+    tiled = any(len(by_grid) > 1 for by_grid in manifest.vision.totals.values())
+    before = f"{pruning.tokens_before} tokens a {'tile' if tiled else 'picture'}"
     options = ", ".join(f"{name} {value}" for name, value in pruning.options.items())
     method = f"{pruning.method} ({options})" if options else pruning.method
     yield f"pruning    {method}, {before} -> {budgets}, {pruning.positions} positions"
+    for budget, text in totals_text(manifest.vision.totals):
+        yield f"           {budget} a tile come to {text}"
     if fastv := decoder.fastv:
         yield (
             f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read {fastv.keep} tokens a picture, "
             "original positions"
         )
-    height, width = manifest.vision.image_size
-    yield f"pictures   {width}x{height} pixels"
+    (height, width), layout = manifest.vision.image_size, manifest.vision.layout["name"]
+    yield f"pictures   {width}x{height} pixels{f' a tile, layout {layout}' if tiled else ''}"
     yield (
         f"decoder    {', '.join(decoder.engines)}: {decoder.layers} layers, hidden {decoder.hidden}, "
         f"{decoder.kv_heads} KV heads of {decoder.head_dim}, vocabulary {decoder.vocab}, context {decoder.context}"
@@ -121,6 +124,14 @@ def describe(manifest: Manifest) -> Iterator[str]:
     makers = ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())
     yield f"made by    {makers or 'not stated'}"
     yield f"id         {manifest.artifact_id}"
+
+
+def totals_text(totals: Mapping[str, Mapping[str, int]]) -> Iterator[tuple[str, str]]:
+    """(budget, what it comes to by grid of tiles) for people; none where a picture is one tile."""
+    for budget, by_grid in totals.items():
+        if len(by_grid) > 1:
+            cut = ", ".join(f"{slots} ({grid})" for grid, slots in by_grid.items())
+            yield budget, f"{cut} visual tokens a picture, by the parts that it is cut into"
 
 
 def size_text(size: int) -> str:

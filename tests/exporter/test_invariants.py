@@ -1,0 +1,144 @@
+"""What holds of every family and each of its layouts, whatever is exported. A new family is a line of `FAMILIES`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvlm import VLM, Artifact
+from pocketvlm.layouts import slot_count
+from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.families import FAMILIES as KNOWN
+from pocketvlm_export.loading import inspect_checkpoint
+
+SMALL = 7
+SIZES = [(60, 84), (84, 84), (150, 40), (9, 200)]  # (width, height)
+
+
+@dataclass(frozen=True)
+class Case:
+    """The preset of a family's tiny checkpoint, a method that it takes, and one of its layouts."""
+
+    preset: str
+    layout: str
+    pruner: str = "fastervlm"
+
+
+FAMILIES = {
+    "llava": [Case("tiny-llama", "single")],
+    "llava_next": [Case("tiny-llava-next", "fastervlm"), Case("tiny-llava-next", "hf")],
+}
+CASES = [case for cases in FAMILIES.values() for case in cases]
+
+
+def pictures():
+    """Of each size, coarse noise."""
+    random = np.random.default_rng(5)
+    noise = [random.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8) for width, height in SIZES]
+    return [Image.fromarray(pixels).resize(size) for pixels, size in zip(noise, SIZES, strict=True)]
+
+
+class Exports:
+    """One case's checkpoint, and the artifact of it whose graph ranks all tokens: smaller budgets are cut from it."""
+
+    def __init__(self, case, checkpoint, folder):
+        self.case, self.checkpoint, self.folder = case, checkpoint, folder
+        self.spec = inspect_checkpoint(str(checkpoint)).spec
+        self.tokens = self.spec.vision.tokens
+        export(
+            str(checkpoint),
+            folder / "pruned",
+            ExportOptions(pruner=case.pruner, budgets=(self.tokens,), layout=case.layout),
+        )
+        self.pruned = VLM.load(folder / "pruned")
+
+    def sees(self, image, budget):
+        """A picture seen by itself at a budget: the look, and what fills its slots."""
+        viewer = self.pruned._answerer.viewer
+        (look,) = viewer.look([image], budget)
+        return look, viewer.see(look, cached=False).inputs_embeds
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case.preset}-{case.layout}")
+def exports(request, make_tiny, tmp_path_factory):
+    return Exports(request.param, make_tiny(request.param.preset), tmp_path_factory.mktemp("invariants"))
+
+
+def test_every_family_and_layout_is_here():
+    assert FAMILIES.keys() == KNOWN.keys()
+
+
+def test_all_layouts_of_the_family_are_here(exports):
+    tested = {case.layout for case in FAMILIES[exports.spec.family.model_type]}
+    assert tested == exports.spec.layouts.keys()
+
+
+@pytest.mark.parametrize("budget", [1, SMALL - 1, SMALL, 36])
+def test_slots_equal_features(exports, budget):
+    manifest = Artifact.open(exports.folder / "pruned").manifest
+    for image in pictures():
+        look, features = exports.sees(image, budget)
+        assert look.slots == len(features) == slot_count(look._layout, look.ids)
+        assert look.slots <= look.tokens_before
+        if str(budget) in manifest.vision.totals:
+            assert look.slots <= manifest.vision.totals[str(budget)][str(look.grid)]
+        answer = exports.pruned.generate("what?", [image], budget=budget, max_new_tokens=1)
+        assert answer.visual_tokens == {"before": look.tokens_before, "after": len(features)}
+
+
+def test_all_tokens_kept_is_no_pruning(exports):
+    """At budget N nothing is lost: under transformers' own layout it is the unpruned artifact."""
+    for image in pictures():
+        look, features = exports.sees(image, exports.tokens)
+        assert look.kept_indices == list(range(look.grid.tiles * exports.tokens))
+        assert len(features) == look.tokens_before
+    if not exports.spec.layouts[exports.case.layout].exact:
+        return
+    export(str(exports.checkpoint), exports.folder / "none", ExportOptions(pruner="none"))
+    whole = VLM.load(exports.folder / "none")
+    for image in pictures():
+        unpruned = whole._answerer.viewer
+        (look,) = unpruned.look([image], exports.tokens)
+        expected = unpruned.see(look, cached=False).inputs_embeds
+        np.testing.assert_allclose(exports.sees(image, exports.tokens)[1], expected, atol=2e-5)
+        left, right = (vlm.generate("what?", [image], max_new_tokens=8) for vlm in (exports.pruned, whole))
+        assert (left.token_ids, left.visual_tokens) == (right.token_ids, right.visual_tokens)
+
+
+@pytest.mark.parametrize("budget", [1, SMALL])
+def test_kept_tokens_stand_in_raster_order(exports, budget):
+    for image in pictures():
+        look, features = exports.sees(image, budget)
+        kept = look.features.kept_indices
+        assert kept.shape == (look.grid.tiles, budget)
+        assert (np.diff(kept, axis=1) > 0).all()
+        assert look.kept_indices == sorted(set(look.kept_indices))
+        # Every feature of the picture is one of those of all tokens, and they stand in the same order.
+        every = exports.sees(image, exports.tokens)[1]
+        distance = np.abs(features[:, None] - every[None]).max(axis=2)
+        places = distance.argmin(axis=1)
+        assert distance.min(axis=1).max() < 2e-5
+        assert (np.diff(places) > 0).all() or len(np.unique(every, axis=0)) < len(every)
+
+
+def test_a_batch_of_two_equals_two_batches(exports):
+    viewer = exports.pruned._answerer.viewer
+    first, second = (look.pixel_values for look in viewer.look(pictures()[:2], SMALL))
+    encode = viewer._encoder.encode
+    both, alone = encode(np.concatenate([first, second])), [encode(first), encode(second)]
+    for name, close in (("kept_indices", 0), ("kept_scores", 1e-6), ("image_features", 2e-5)):
+        apart = np.concatenate([getattr(features, name) for features in alone])
+        np.testing.assert_allclose(getattr(both, name), apart, atol=close)
+
+
+def test_pictures_do_not_see_each_other(exports):
+    """Bit by bit: each picture is encoded by itself."""
+    viewer = exports.pruned._answerer.viewer
+    images = pictures()
+    looks = viewer.look(images, SMALL)
+    together = [viewer.see(look, cached=False).inputs_embeds for look in looks]
+    for image, features in zip(images, together, strict=True):
+        np.testing.assert_array_equal(exports.sees(image, SMALL)[1], features)
+    answer = exports.pruned.generate("what?", images[1:3], budget=SMALL, max_new_tokens=1)
+    assert answer.kept_indices == [look.kept_indices for look in looks[1:3]]

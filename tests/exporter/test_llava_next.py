@@ -5,12 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
 from make_checkpoint import PRESETS
 from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm.cli import main
 from pocketvlm.layouts import open_layout
+from pocketvlm.profiler.costs import prefill_flops, tower_flops
+from pocketvlm.profiler.questions import noise_picture
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.plan import make_plan
@@ -265,3 +269,32 @@ def test_a_context_that_the_largest_grid_outgrows_is_refused(make_tiny):
     short = make_tiny(PRESETS["tiny-llava-next"].but(text={"max_position_embeddings": 250}))
     with pytest.raises(PocketVLMError, match="context 250 does not hold a picture of 192 tokens"):
         make_plan(inspect_checkpoint(str(short)), ExportOptions(pruner="none"))
+
+
+def test_a_profile_counts_tokens_and_flops_of_all_tiles(exported, tmp_path):
+    folder = exported("fastervlm")
+    Image.new("RGB", (84, 84)).save(tmp_path / "square.png")
+    arguments = ["profile", str(folder), "--image", str(tmp_path / "square.png"), "--repeat", "1", "--warmup", "0"]
+    result = CliRunner().invoke(main, [*arguments, "--new-tokens", "2", "-o", str(tmp_path / "p.jsonl")])
+    assert result.exit_code == 0, result.stderr
+    assert "180 visual tokens in 5 tiles before pruning" in result.output
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    found = {(row["budget"], row["visual_tokens_before"], row["visual_tokens_after"], row["tiles"]) for row in rows}
+    assert found == {(9, 180, 45, 5)}
+    tower = Artifact.open(folder).manifest.vision.tower
+    one = tower_flops(tower.sequence, tower.hidden, tower.intermediate, tower.layers)
+    assert {row["flops_vision"] for row in rows} == {5 * one}
+    assert {row["flops"] for row in rows} == {prefill_flops(45, 64, 96, 2)}
+    # Noise, where no picture is given, is as large as the largest grid.
+    assert noise_picture(Artifact.open(folder)).shape == (84, 84, 3)
+
+
+def test_inspect_says_what_a_budget_comes_to(exported, tmp_path):
+    picture(60, 84).save(tmp_path / "p.png")
+    arguments = ["--image", str(tmp_path / "p.png"), "--overlay", str(tmp_path / "o.png"), "--budget", "2"]
+    result = CliRunner().invoke(main, ["inspect", str(exported("fastervlm")), *arguments])
+    assert "36 tokens a tile -> 9 (default)" in result.output
+    assert "9 a tile come to 27 (1x2), 27 (2x1), 36 (1x3), 36 (3x1), 45 (2x2) visual tokens a picture" in result.output
+    assert f"{tmp_path / 'o.png'}: 10 patches kept" in result.output
+    with Image.open(tmp_path / "o.png") as drawn:
+        assert drawn.width > drawn.height  # the whole beside its parts

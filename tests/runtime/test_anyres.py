@@ -19,7 +19,7 @@ from pocketvlm.vision import VisionFeatures
 TILE, PATCH = 28, 7
 SIDE = TILE // PATCH
 N = SIDE**2
-GRIDS = [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]
+GRIDS = [(2, 2), (1, 2), (2, 1), (3, 1), (1, 3)]  # the first is not the smallest: ties are decided by waste
 PINPOINTS = [[rows * TILE, columns * TILE] for rows, columns in GRIDS]
 CONFIG = {
     "image_processor_type": "LlavaNextImageProcessor",
@@ -40,8 +40,9 @@ MODEL = SimpleNamespace(
     )
 )
 IMAGE_TOKEN = 3
-# (width, height): even and odd, exact grids, a pixel, slivers, and just beside a change of grid
+# (width, height): even and odd, exact grids, a pixel, slivers, beside a change of grid, and two that fall just short of an integer
 SIZES = [(56, 56), (56, 28), (28, 84), (57, 55), (1, 1), (1, 500), (700, 1), (30, 41), (41, 42), (999, 333), (13, 40)]
+SIZES += [(47, 188), (188, 47)]
 sizes = st.tuples(st.integers(1, 200), st.integers(1, 200))
 
 

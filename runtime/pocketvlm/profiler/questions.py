@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import check_room
-from pocketvlm.layouts import Grid, make_layout, open_layout, setting_of
+from pocketvlm.layouts import Grid, make_layout, setting_of
 from pocketvlm.pictures import open_picture
 from pocketvlm.prompts import Prompter
 
@@ -39,16 +39,15 @@ class Question:
 def check_question(artifact: Artifact, question: Question, budget: int) -> None:
     """Refuse at once what each run would refuse: a picture, or a prompt beyond the context at ``budget`` tokens a
     picture; raises `PocketVLMError`."""
-    layout = open_layout(artifact)
-    grids = picture_grids(artifact, question)
-    prompter = Prompter.from_artifact(artifact)
-    ids = prompter.place(prompter.encode(question.prompt, len(grids)), [layout.expand(grid, budget) for grid in grids])
+    layout, prompter = make_layout(setting_of(artifact.manifest)), Prompter.from_artifact(artifact)
+    stands = [layout.expand(grid, budget) for grid in picture_grids(artifact, question)]
+    ids = prompter.place(prompter.encode(question.prompt, len(stands)), stands)
     check_room(len(ids), question.new_tokens - 1, artifact.manifest.decoder.context)
 
 
 def picture_grids(artifact: Artifact, question: Question) -> list[Grid]:
     """How each picture of a question is cut; raises `PocketVLMError` for one that is refused."""
-    layout = open_layout(artifact)
+    layout = make_layout(setting_of(artifact.manifest))
     images = [open_picture(image) for image in question.images or [noise_picture(artifact)]]
     return [layout.grid(image.height, image.width) for image in images]
 

@@ -96,6 +96,7 @@ def _case(profile: Profile, result: Result) -> dict[str, Any]:
         "decoder_precision": case.decoder_precision,
         "vision_precision": case.vision_precision,
         "pictures": result.pictures,
+        "tiles": first.tiles,
         "visual_tokens_before": first.visual_before,
         "visual_tokens_after": first.visual_after,
         "visual_tokens_fastv": first.visual_after - first.visual_dropped if manifest.decoder.fastv else None,

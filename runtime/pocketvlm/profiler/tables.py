@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pocketvlm.profiler.once import Sample
 from pocketvlm.profiler.result import STAGES, Profile, Result
 
 _PARTS = ("decoder", "its precision", "vision", "threads")  # of `Case.family`, as heads of columns
@@ -56,8 +57,8 @@ def headline(profile: Profile) -> str:
     fastv = profile.manifest.decoder.fastv
     inside = f" and FastV ({fastv.keep} a picture from layer {fastv.layer} on)" if fastv else ""
     return (
-        f"{profile.manifest.source.model}, {pruning.method}{inside}, {pruning.tokens_before} visual tokens a picture "
-        f"before pruning; {count(first.pictures, 'picture')} and {text_tokens} text tokens in, "
+        f"{profile.manifest.source.model}, {pruning.method}{inside}, {_before(sample, first.pictures)} before "
+        f"pruning; {count(first.pictures, 'picture')} and {text_tokens} text tokens in, "
         f"{sample.new_tokens} tokens out; {_same(profile)}{turns}"
     )
 
@@ -107,12 +108,26 @@ def _times(before: float | None, after: float | None) -> str:
     return f"{before / after:.2f}x" if before and after else "?"
 
 
+def _before(sample: Sample, pictures: int) -> str:
+    if sample.tiles == pictures:
+        return f"{sample.visual_before // pictures} visual tokens a picture"
+    return f"{sample.visual_before} visual tokens in {sample.tiles} tiles"
+
+
+def _in_tiles(profile: Profile) -> bool:
+    first = profile.results[0]
+    return first.samples[0].tiles > first.pictures
+
+
 def _case_head(profile: Profile) -> list[str]:
-    return ["tokens", *(_PARTS[part] for part in profile.varying)]
+    """A picture in several tiles takes more tokens than its budget, which is of each: both are shown."""
+    return [*(["a tile"] if _in_tiles(profile) else []), "tokens", *(_PARTS[part] for part in profile.varying)]
 
 
 def _case_cells(profile: Profile, result: Result) -> list[str]:
-    return [str(result.case.budget), *(str(result.case.family[part]) for part in profile.varying)]
+    first, in_tiles = result.samples[0], _in_tiles(profile)
+    tokens = [result.case.budget, first.visual_after // result.pictures] if in_tiles else [result.case.budget]
+    return [*map(str, tokens), *(str(result.case.family[part]) for part in profile.varying)]
 
 
 def _same(profile: Profile) -> str:

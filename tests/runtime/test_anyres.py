@@ -40,7 +40,7 @@ MODEL = SimpleNamespace(
     )
 )
 IMAGE_TOKEN = 3
-# (width, height): even and odd, exact grids, a pixel, slivers, beside a change of grid, and two that fall just short of an integer
+# (width, height): even and odd, exact grids, a pixel, slivers, beside a change of grid, just short of an integer
 SIZES = [(56, 56), (56, 28), (28, 84), (57, 55), (1, 1), (1, 500), (700, 1), (30, 41), (41, 42), (999, 333), (13, 40)]
 SIZES += [(47, 188), (188, 47)]
 sizes = st.tuples(st.integers(1, 200), st.integers(1, 200))

@@ -57,9 +57,9 @@ interop: install
 arm64 haswell: install
 	$(TOOL) other_cpu $@
 
-# The accuracy tables of docs/measured.md; minutes.
+# The accuracy tables of docs/measured.md: half an hour; what is in build/demo-tables is not made again.
 figures: install
-	$(TOOL) demo_accuracy --page docs/measured.md --output docs/demo-accuracy.json
+	$(TOOL) demo_tables --page docs/measured.md --figures docs/demo-accuracy.json
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules

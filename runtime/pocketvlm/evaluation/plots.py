@@ -29,8 +29,9 @@ def _against(summary: Summary, label: str, where: Callable[[Score], float]) -> b
         for name, scores in _families(summary):
             names.append(name)
             values = [100 * score.headline.value for score in scores]
-            below = [100 * (score.headline.value - score.headline.low) for score in scores]
-            above = [100 * (score.headline.high - score.headline.value) for score in scores]
+            # Of very few pictures an interval need not hold its figure; a bar that points the wrong way is not drawn.
+            below = [max(0.0, 100 * (score.headline.value - score.headline.low)) for score in scores]
+            above = [max(0.0, 100 * (score.headline.high - score.headline.value)) for score in scores]
             axes.errorbar([where(s) for s in scores], values, [below, above], marker="o", capsize=3, label=name)
             for score, value in zip(scores, values, strict=True):
                 said = (f"{score.answered.case.budget}", (where(score), value))

@@ -1,1 +1,0 @@
-"""Measures what the demo checkpoint answers, unpruned and with fewer visual tokens."""

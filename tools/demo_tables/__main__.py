@@ -1,0 +1,48 @@
+"""The accuracy tables of docs/measured.md, through `pocketvlm evaluate`: ``PYTHONPATH=tools python -m demo_tables``.
+
+Exact match of the demo on held-out questions: every pruning method by the share of visual tokens kept, FasterVLM by
+kind of question, every precision and decoder with all tokens, beside the checkpoint in Hugging Face's ``generate``.
+Artifacts and answers stay in BUILD: what is there is not made again, so that a run that was ended goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from demo_questions.__main__ import write_set
+from demo_tables import engines, methods
+from page_section import replace_section
+from pocketvlm.evaluation.questions import read_questions
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(help=__doc__)
+@click.option("--build", type=_PATH, default=Path("build/demo-tables"), show_default=True)
+@click.option("--questions", default=1_000, show_default=True, help="Held-out questions.")
+@click.option("--workers", default=1, show_default=True, help="Processes.")
+@click.option("--page", type=_PATH, help="Write the tables between this file's markers.")
+@click.option("--figures", type=_PATH, help="Write the figures as JSON.")
+def main(build: Path, questions: int, workers: int, page: Path | None, figures: Path | None) -> None:
+    """Measure, print, and write where asked."""
+    folder = build / f"questions-{questions}"
+    path = folder / "questions.jsonl"
+    data = read_questions(path if path.exists() else write_set(folder, "test", questions))
+    by_method = methods.measure(build, data, workers)
+    sections = {"methods": methods.table(by_method), "kinds": methods.kinds_table(by_method)}
+    by_engine = engines.measure(build, data, workers)
+    sections["engines"] = engines.table(by_engine, len(data.questions))
+    for name, text in sections.items():
+        click.echo(f"{text}\n")
+        if page:
+            replace_section(page, name, text)
+    if figures:
+        found = {"methods": methods.figures(by_method), "engines": {row.name: row.percent for row in by_engine}}
+        figures.write_text(json.dumps({"questions": len(data.questions), **found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Knows which artifacts of the demo are measured: one of every pruning method, and one with every engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.options import GGUF_TYPES
+from pocketvlm_export.precisions import names_for
+from pocketvlm_export.pruning import PRUNERS, find_pruner
+
+BUDGETS = (144, 72, 36, 14, 7)  # 100, 50, 25, 10 and 5 % of the patches
+SEEDS = 3  # of a method that draws by chance
+
+
+def methods() -> Iterator[tuple[str, Mapping[str, str]]]:
+    """(name, options) of every method that prunes, as often as it has draws to show."""
+    for name in PRUNERS:
+        method = find_pruner(name)
+        if method.prunes:
+            seeds = range(SEEDS) if "seed" in method.known else [None]
+            yield from ((name, {} if seed is None else {"seed": str(seed)}) for seed in seeds)
+
+
+def export_method(build: Path, name: str, options: Mapping[str, str]) -> Path:
+    """The folder of the demo pruned so, exported where it is not there yet."""
+    budgets = BUDGETS[:1] if find_pruner(name).nested else BUDGETS
+    folder = build / "-".join([name, *options.values()])
+    return _export(folder, ExportOptions(pruner=name, pruner_options=options, budgets=budgets))
+
+
+def export_engines(build: Path) -> Path:
+    """The folder of the demo with every precision of tower and decoder and every GGUF type."""
+    options = ExportOptions(
+        budgets=BUDGETS[:1],
+        decoder="both",
+        vision_precisions=names_for("vision"),
+        decoder_precisions=names_for("decoder"),
+        gguf_types=GGUF_TYPES,
+    )
+    return _export(build / "engines", options)
+
+
+def _export(folder: Path, options: ExportOptions) -> Path:
+    if not (folder / "pocketvlm.json").exists():
+        export("demo", folder, options)
+    return folder
+
+
+def graph_bytes(folder: Path, names: set[str]) -> int:
+    """Bytes of these graphs of an artifact with their weights."""
+    files = json.loads((folder / "pocketvlm.json").read_text())["files"]
+    return sum(entry["bytes"] for name, entry in files.items() if name.removesuffix("_data") in names)

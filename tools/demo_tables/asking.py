@@ -1,0 +1,26 @@
+"""Knows how the cases of one artifact are listed for an evaluation, whatever it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pocketvlm import Artifact
+from pocketvlm.evaluation.plan import Subject, subjects
+from pocketvlm.profiler.cases import ALL, sweep
+
+THREADS = 1  # the demo is too small to gain from more
+
+
+def cases_of(folder: Path, workers: int, budgets: Sequence[int]) -> list[Subject]:
+    """Every decoder and precision that the artifact has, at these budgets."""
+    artifact = Artifact.open(folder)
+    cases = sweep(
+        artifact.manifest,
+        budgets=budgets,
+        decoders=(ALL,),
+        decoder_precisions=(ALL,),
+        vision_precisions=(ALL,),
+        threads=(THREADS,),
+    )
+    return subjects(folder, artifact, cases, workers)

@@ -44,7 +44,7 @@ def traced(request, make_tiny):
     tidy(plain, graph.output_axes)
     fused = plain.clone()
     fuse(fused, metadata.FASTV_DECODER)
-    return plain, fused, model, layer, spec
+    return plain, fused.clone(), model, layer, spec  # other precisions are made of a copy
 
 
 def reader(model, layer, spec):

@@ -22,6 +22,7 @@ class SkipNorms(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse."""
         fused = fuse_rms_normalization(model) + fuse_skip_rms_normalization(model)
+        model.graph.sort()  # a fused node stands where the norm stood; what else reads the sum may stand before it
         model.opset_imports[MICROSOFT] = 1
         RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, modified=fused > 0)

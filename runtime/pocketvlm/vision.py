@@ -73,7 +73,7 @@ class VisionFeatures:
 
 
 class VisionEncoder:
-    """The vision graph of one budget and precision; ``constants`` are its outputs that no picture changes, by name."""
+    """The vision graph of one budget and precision."""
 
     def __init__(
         self,
@@ -89,7 +89,8 @@ class VisionEncoder:
         self.budget = budget
         self.precision = precision
         self.nested = nested
-        self.constants = self._read(constants, image_size) if constants else {}
+        self._constants: dict[str, npt.NDArray[np.float32] | None] = dict.fromkeys(constants)
+        self._image_size = image_size
 
     @classmethod
     def open(
@@ -138,20 +139,25 @@ class VisionEncoder:
         served = f"1..{self.budget}" if self.nested else f"{self.budget} only"
         raise PocketVLMError(f"budget {budget} is not served by the loaded graph ({served}): load with that budget")
 
+    @property
+    def constants(self) -> Mapping[str, npt.NDArray[np.float32]]:
+        """The outputs that no picture changes, by name, (hidden,) each; known once something has been encoded.
+
+        Where nothing has, all features having come from a cache, a blank tile is: ONNX Runtime 1.31 computes the whole
+        graph whichever outputs are asked for, ``only_execute_path_to_fetches`` or not.
+        """
+        if any(value is None for value in self._constants.values()):
+            self.encode(np.zeros((1, 3, *self._image_size), dtype=np.float32))
+        return {name: value for name, value in self._constants.items() if value is not None}
+
     def encode(self, pixel_values: npt.NDArray[np.float32]) -> VisionFeatures:
         """Run the graph on ``pixel_values`` float32 (batch, 3, height, width), normalised as preprocessing does."""
         with ort_errors("the vision graph failed"):
-            features, indices, scores = self._session.run(_OUTPUTS, {"pixel_values": pixel_values})
+            features, indices, scores, *constants = self._session.run(
+                [*_OUTPUTS, *self._constants], {"pixel_values": pixel_values}
+            )
+        self._constants = dict(zip(self._constants, constants, strict=True))
         return VisionFeatures(features, indices, scores, nested=self.nested)
-
-    def _read(self, names: Sequence[str], image_size: tuple[int, int]) -> dict[str, npt.NDArray[np.float32]]:
-        """Outputs that no picture changes; the graph is not run for them but where they are made."""
-        options = ort.RunOptions()
-        options.only_execute_path_to_fetches = True
-        blank = np.zeros((1, 3, *image_size), dtype=np.float32)
-        with ort_errors("the vision graph failed"):
-            found = self._session.run(list(names), {"pixel_values": blank}, options)
-        return dict(zip(names, found, strict=True))
 
 
 def is_nested(manifest: Manifest) -> bool:

@@ -15,6 +15,7 @@ from pocketvlm.cli import main
 from pocketvlm.layouts import open_layout
 from pocketvlm.profiler.costs import prefill_flops, tower_flops
 from pocketvlm.profiler.questions import noise_picture
+from pocketvlm.vision import VisionEncoder
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.plan import make_plan
@@ -298,3 +299,17 @@ def test_inspect_says_what_a_budget_comes_to(exported, tmp_path):
     assert f"{tmp_path / 'o.png'}: 10 patches kept" in result.output
     with Image.open(tmp_path / "o.png") as drawn:
         assert drawn.width > drawn.height  # the whole beside its parts
+
+
+def test_the_newline_costs_no_run_of_the_graph_but_from_a_cache(exported, tmp_path, monkeypatch):
+    image, calls, real = picture(60, 84), [], VisionEncoder.encode
+    monkeypatch.setattr(VisionEncoder, "encode", lambda self, pixels: calls.append(len(pixels)) or real(self, pixels))
+    answers = []
+    for expected in ([5], [1]):  # the tiles; then a blank one, as the features lie in the folder
+        vlm = VLM.load(exported("none"), feature_cache=tmp_path / "kept")
+        assert calls == []
+        answers.append(vlm.generate(QUESTION, [image], max_new_tokens=6).token_ids)
+        vlm.generate(QUESTION, [image], max_new_tokens=1)
+        assert calls == expected
+        calls.clear()
+    assert answers[0] == answers[1]

@@ -80,7 +80,7 @@ def estimate_footprint(
     prompt = min(context, slots + _TEXT)
     reading = _layer(prompt, decoder.hidden, decoder.config.intermediate_size, decoder.heads) + _FLOAT * decoder.vocab
     seeing = tiles * _layer(
-        vision.tokens + 1, vision.config.hidden_size, vision.intermediate, vision.config.num_attention_heads
+        vision.sequence, vision.config.hidden_size, vision.intermediate, vision.config.num_attention_heads
     )
     return Footprint(sum(file.resident for file in files), cache, max(reading, seeing))
 

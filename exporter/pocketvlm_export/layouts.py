@@ -63,3 +63,9 @@ def budgets_within(spec: VLMSpec, layout: LayoutSpec, most: Sequence[int]) -> tu
                 f"give at least {largest(1)}"
             )
     return tuple(bisect_right(range(1, spec.vision.tokens + 1), total, key=largest) for total in most)
+
+
+def longest(spec: VLMSpec, layout: LayoutSpec, budget: int) -> int:
+    """Return how many tokens stand for a picture at most, those between its tiles included."""
+    made = make_layout(setting(spec, layout))
+    return max(len(made.expand(grid, budget)) for grid in made.grids())

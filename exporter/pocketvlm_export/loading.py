@@ -1,16 +1,21 @@
 """Knows how a named model becomes an opened checkpoint: located, identified, parsed by its family, weights indexed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-import transformers
-
-from pocketvlm import PocketVLMError
-from pocketvlm_export.checkpoint import Source, Weights, fetch_weights, locate, read_config, read_headers
+from pocketvlm_export.checkpoint import (
+    Source,
+    Weights,
+    fetch_weights,
+    load_tokenizer,
+    locate,
+    quiet_transformers,
+    read_config,
+    read_headers,
+)
 from pocketvlm_export.families import FAMILIES, Family, VLMSpec
 from pocketvlm_export.requirements import check_transformers
+
+__all__ = ["Checkpoint", "fetch", "inspect_checkpoint", "load_tokenizer", "open_checkpoint", "quiet_transformers"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     source = locate(model, revision)
     with quiet_transformers():
         config = read_config(source, frozenset(FAMILIES))
-    spec = FAMILIES[config.model_type].parse(config)
+    family = FAMILIES[config.model_type]
+    spec = family.read_processor(family.parse(config), source.folder)
     return _indexed(source, spec)
 
 
@@ -56,32 +62,3 @@ def fetch(checkpoint: Checkpoint) -> Checkpoint:
 
 def _indexed(source: Source, spec: VLMSpec) -> Checkpoint:
     return Checkpoint(source, spec, Weights(source.folder, read_headers(source), spec.family.canonical))
-
-
-def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
-    """The tokenizer as transformers builds it from ``folder``, without running any code of the checkpoint.
-
-    Raises:
-        PocketVLMError: its files cannot be read.
-    """
-    try:
-        with quiet_transformers():
-            return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises the bare base class
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise PocketVLMError(f"{folder / 'tokenizer.json'} cannot be read ({reason}): download it again") from error
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own notices and bars off the terminal while this exporter uses it, then restore them."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()

@@ -21,7 +21,7 @@ def estimate_peak(spec: VLMSpec, vision: int, embed: int, decoder: int) -> int:
         spec: the checkpoint.
         vision, embed, decoder: float32 bytes of tower with projector, of the embedding, of the decoder with its head.
     """
-    config, tokens = spec.vision.config, spec.vision.tokens + 1
+    config, tokens = spec.vision.config, spec.vision.sequence
     maps = 4 * config.num_hidden_layers * config.num_attention_heads * tokens**2
     return _BASELINE + max(vision + int(_MAPS * maps), decoder + embed + embed // 2)
 

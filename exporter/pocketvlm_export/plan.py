@@ -12,7 +12,7 @@ from pocketvlm.artifact.manifest import FastV
 from pocketvlm_export.families import LayoutSpec, VLMSpec
 from pocketvlm_export.footprint import Footprint, Opened, estimate_footprint
 from pocketvlm_export.gguf import architecture, context_length
-from pocketvlm_export.layouts import budgets_within, most_tiles, pick_layout, totals
+from pocketvlm_export.layouts import budgets_within, longest, most_tiles, pick_layout, totals
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.options import GATE_GGUF_TYPE, ExportOptions, check_budgets
@@ -155,7 +155,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
             f"pruner {pruner.name} keeps all {spec.vision.tokens} tokens, but the budget says {budgets[0]}: "
             "leave the budget out or choose a pruner"
         )
-    most = max(totals(spec, layout, max(budgets)).values())
+    most = longest(spec, layout, max(budgets))
     count = checkpoint.weights.parameters
     embed = 4 * spec.decoder.vocab * spec.decoder.hidden
     # The head is as large as the embedding; tied checkpoints store one of them or both.
@@ -214,7 +214,7 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
         others = ", ".join(name for name in PRUNERS if "cls_row" not in find_pruner(name).reads)
         raise PocketVLMError(
             f"the vision tower is a {spec.vision.config.model_type}, which has no [CLS] token that {pruner.name} could "
-            f"rank patches by: choose from {others}"
+            f"rank patches by: choose from {others} (--pruner received-attention comes nearest to it)"
         )
     pruner.settle(spec.vision)
 

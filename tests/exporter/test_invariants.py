@@ -28,6 +28,8 @@ class Case:
 FAMILIES = {
     "llava": [Case("tiny-llama", "single")],
     "llava_next": [Case("tiny-llava-next", "fastervlm"), Case("tiny-llava-next", "hf")],
+    "smolvlm": [Case("tiny-smolvlm", "hf", "received-attention")],
+    "idefics3": [Case("tiny-idefics3", "hf", "received-attention")],
 }
 CASES = [case for cases in FAMILIES.values() for case in cases]
 

@@ -160,7 +160,9 @@ def test_one_tile_is_the_layout_of_artifacts_that_state_none(artifact_dir):
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
 def test_what_every_layout_says_of_itself(name):
     """Slots are counted alike everywhere, and the largest grid is last."""
-    layout = make_layout(Setting((8, 8), 4, 7, {"name": name, "pinpoints": [[8, 16], [16, 16]]}))
+    names = {"around": [1], "whole": [2], "row_end": [3], "last_row_end": [4]}
+    tiles = {"longest_edge": 16, "splits": True, "marks": names, "parts": [[[5], [6]], [[8], [9]]]}
+    layout = make_layout(Setting((8, 8), 4, 7, {"name": name, "pinpoints": [[8, 16], [16, 16]], **tiles}))
     sizes = [grid.tiles for grid in layout.grids()]
     assert sizes == sorted(sizes)
     for grid in layout.grids():

@@ -12,7 +12,8 @@ class Preset:
     """One checkpoint's shape: keyword arguments of the Hugging Face configuration classes.
 
     ``vision`` goes to the configuration class of ``tower``, ``text`` to the decoder's own configuration
-    class named by ``decoder``, ``llava`` to that of ``family``. ``residual`` scales what a layer adds to its input and
+    class named by ``decoder``, ``llava`` to that of ``family``, ``pictures`` to an image processor that cuts pictures
+    by settings of its own. ``residual`` scales what a layer adds to its input and
     ``embedding`` is the embeddings' standard deviation: small ones keep a deep decoder as calm as a trained one, whose
     rounding errors do not grow from layer to layer.
     """
@@ -20,15 +21,18 @@ class Preset:
     decoder: Literal["llama", "mistral", "qwen2", "qwen3"]
     vision: Mapping[str, Any]
     text: Mapping[str, Any]
-    chat: Literal["vicuna", "chatml"] = "vicuna"
-    tower: Literal["clip_vision_model", "dinov2", "siglip_vision_model"] = "clip_vision_model"
+    chat: Literal["vicuna", "chatml", "smolvlm"] = "vicuna"
+    tower: Literal["clip_vision_model", "dinov2", "siglip_vision_model", "idefics3_vision", "smolvlm_vision"] = (
+        "clip_vision_model"
+    )
     llava: Mapping[str, Any] = field(default_factory=dict)
-    family: Literal["llava", "llava_next"] = "llava"
+    family: Literal["llava", "llava_next", "idefics3", "smolvlm"] = "llava"
+    pictures: Mapping[str, Any] = field(default_factory=dict)
     residual: float = 1.0
     embedding: float = 0.5
 
     def but(self, **changes: Any) -> "Preset":
-        """Return a copy with mappings (``vision``, ``text``, ``llava``) merged in and other fields replaced."""
+        """Return a copy with mappings (``vision``, ``text`` and so on) merged in and other fields replaced."""
         merged: dict[str, Any] = {
             name: {**getattr(self, name), **value} if isinstance(value, Mapping) else value
             for name, value in changes.items()
@@ -53,6 +57,22 @@ _TINY_TEXT = {
     "num_key_value_heads": 2,
     "vocab_size": VOCABULARY,
     "max_position_embeddings": 256,
+}
+
+_TINY_SIGLIP = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 84,
+    "patch_size": 7,  # 144 patches, which scale_factor 2 makes 36 tokens of
+}
+# A picture is cut into 2 x 2 parts at most.
+_TINY_TILES: Any = {
+    "chat": "smolvlm",
+    "llava": {"scale_factor": 2},
+    "text": {**_TINY_TEXT, "max_position_embeddings": 512},
+    "pictures": {"size": {"longest_edge": 168}, "max_image_size": {"longest_edge": 84}},
 }
 
 _QWEN2_HALF = {
@@ -97,6 +117,37 @@ PRESETS: dict[str, Preset] = {
     ),
     "tiny-llava-next": Preset(
         "mistral", _TINY_TOWER, _TINY_TEXT, family="llava_next", llava={"image_grid_pinpoints": _pinpoints(42)}
+    ),
+    "tiny-smolvlm": Preset("llama", _TINY_SIGLIP, tower="smolvlm_vision", family="smolvlm", **_TINY_TILES),
+    "tiny-idefics3": Preset("llama", _TINY_SIGLIP, tower="idefics3_vision", family="idefics3", **_TINY_TILES),
+    # The dimensions of HuggingFaceTB/SmolVLM-256M-Instruct.
+    "smolvlm-256m": Preset(
+        "llama",
+        {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 512,
+            "patch_size": 16,
+        },
+        {
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "head_dim": 64,
+            "vocab_size": 49280,
+            "max_position_embeddings": 8192,
+            "rope_theta": 100000.0,
+        },
+        chat="smolvlm",
+        tower="idefics3_vision",
+        family="idefics3",
+        llava={"scale_factor": 4},
+        pictures={"size": {"longest_edge": 2048}, "max_image_size": {"longest_edge": 512}},
+        **_CALM,
     ),
     "clip-l-qwen2-0.5b": Preset("qwen2", _CLIP_L, _QWEN2_HALF, chat="chatml", **_CALM),
     "next-clip-l-qwen2-0.5b": Preset(

@@ -1,13 +1,15 @@
 """Knows the text and picture side of the written checkpoints: byte-level BPE, public chat templates, processors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlavaNextProcessor, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import Idefics3Processor, LlavaNextProcessor, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 # The template that ships with llava-hf/llava-1.5-7b-hf, `{% generation %}` blocks included.
 VICUNA_TEMPLATE = (
@@ -31,20 +33,47 @@ SMOLLM_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
     "trained by Hugging Face<|im_end|>\n' }}{% endif %}" + CHATML_TEMPLATE
 )
-TEMPLATES = {"vicuna": VICUNA_TEMPLATE, "chatml": CHATML_TEMPLATE, "smollm": SMOLLM_TEMPLATE}
+# That of HuggingFaceTB/SmolVLM-256M-Instruct.
+SMOLVLM_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+TEMPLATES = {
+    "vicuna": VICUNA_TEMPLATE,
+    "chatml": CHATML_TEMPLATE,
+    "smollm": SMOLLM_TEMPLATE,
+    "smolvlm": SMOLVLM_TEMPLATE,
+}
 _CORPUS = [
     "what is in the picture? a red circle is to the left of the blue square.",
     "how many shapes are there? which colour is the triangle? is there a green star?",
     "USER: describe the image in one sentence. ASSISTANT: there are two yellow shapes on a grey background.",
 ]
+_SMOLVLM_TOKENS = [
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<global-img>"),
+    *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+    *("<fake_token_around_image>", "<image>", "<end_of_utterance>"),
+]
 
 
-def make_tokenizer(chat: Literal["vicuna", "chatml"]) -> PreTrainedTokenizerFast:
-    """Train a small byte-level BPE tokenizer; ``vicuna`` puts ``<s>`` before every text, ``chatml`` puts nothing."""
+def make_tokenizer(chat: Literal["vicuna", "chatml", "smolvlm"]) -> PreTrainedTokenizerFast:
+    """Train a small byte-level BPE tokenizer; ``vicuna`` puts ``<s>`` before every text, the others put nothing.
+
+    That of ``smolvlm`` has SmolVLM's special tokens, which name the parts of a picture among others.
+    """
     if chat == "vicuna":
         core = train_bpe(_CORPUS, 401, ["<unk>", "<s>", "</s>", "<image>"])
         begin_with(core, "<s>")
         names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
+    elif chat == "smolvlm":
+        core = train_bpe(_CORPUS, 440, _SMOLVLM_TOKENS)
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        names = {"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>", "pad_token": "<|im_end|>"}
     else:
         core = train_bpe(_CORPUS, 401, ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"])
         names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
@@ -78,7 +107,7 @@ def make_processor(
     *,
     image_size: int,
     patch_size: int,
-    chat: Literal["vicuna", "chatml", "smollm"],
+    chat: Literal["vicuna", "chatml", "smollm", "smolvlm"],
     cls_tokens: int = 1,
     strategy: str = "default",
     pinpoints: list[list[int]] | None = None,
@@ -100,7 +129,20 @@ def make_processor(
     )
 
 
-def save_processor(processor: LlavaProcessor | LlavaNextProcessor, folder: Path) -> None:
+def make_tiling_processor(
+    tokenizer: PreTrainedTokenizerFast, family: str, pictures: Mapping[str, Any], image_seq_len: int
+) -> Idefics3Processor:
+    """Idefics3's or SmolVLM's processor, whose image processor cuts as ``pictures`` says.
+
+    SmolVLM's own class asks for packages that prepare videos; of pictures and prompts it does the same.
+    """
+    kind = Idefics3ImageProcessorPil if family == "idefics3" else SmolVLMImageProcessorPil
+    return Idefics3Processor(
+        kind(**pictures), tokenizer, image_seq_len=image_seq_len, chat_template=TEMPLATES["smolvlm"]
+    )
+
+
+def save_processor(processor: LlavaProcessor | LlavaNextProcessor | Idefics3Processor, folder: Path) -> None:
     """Write tokenizer, processor, image processor and chat template.
 
     transformers 5 nests the image processor inside ``processor_config.json``; other readers look for

@@ -7,6 +7,8 @@ from transformers import (
     CLIPVisionConfig,
     Dinov2Config,
     GenerationConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -19,10 +21,14 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
+from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
+from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
 from make_checkpoint.presets import Preset
-from make_checkpoint.text import make_processor, make_tokenizer, save_processor
+from make_checkpoint.text import make_processor, make_tiling_processor, make_tokenizer, save_processor
 from make_checkpoint.weights import write_weights
 
 _DECODERS: dict[str, type[PretrainedConfig]] = {
@@ -35,11 +41,17 @@ _TOWERS: dict[str, type[PretrainedConfig]] = {
     "clip_vision_model": CLIPVisionConfig,
     "dinov2": Dinov2Config,
     "siglip_vision_model": SiglipVisionConfig,
+    "idefics3_vision": Idefics3VisionConfig,
+    "smolvlm_vision": SmolVLMVisionConfig,
 }
 _FAMILIES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
     "llava": (LlavaConfig, LlavaForConditionalGeneration),
     "llava_next": (LlavaNextConfig, LlavaNextForConditionalGeneration),
+    "idefics3": (Idefics3Config, Idefics3ForConditionalGeneration),
+    "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration),
 }
+# These name their settings otherwise than LLaVA does, and their weights as transformers has always held them.
+_TILING = ("idefics3", "smolvlm")
 
 
 def make_checkpoint(
@@ -69,7 +81,7 @@ def make_checkpoint(
         folder,
         seed=seed,
         dtype=getattr(torch, dtype),
-        layout=layout,
+        layout="nested" if preset.family in _TILING else layout,
         shard_bytes=shard_bytes,
         residual=preset.residual,
         embedding=preset.embedding,
@@ -92,11 +104,17 @@ def build_config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> Pretrain
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = _DECODERS[preset.decoder](**preset.text, **ids, pad_token_id=tokenizer.pad_token_id)
     config_class, model_class = _FAMILIES[preset.family]
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    pictures = {
+        "image_token_index": image_token,
+        "image_seq_length": (preset.vision["image_size"] // preset.vision["patch_size"]) ** 2,
+    }
+    if preset.family in _TILING:
+        pictures = {"image_token_id": image_token}
     config = config_class(
         vision_config=_TOWERS[preset.tower](**preset.vision),
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=(preset.vision["image_size"] // preset.vision["patch_size"]) ** 2,
+        **pictures,
         tie_word_embeddings=text.tie_word_embeddings,
         **preset.llava,
     )
@@ -106,6 +124,10 @@ def build_config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> Pretrain
 
 def write_processor(preset: Preset, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write tokenizer, processor, image processor and chat template."""
+    if preset.family in _TILING:
+        side = preset.vision["image_size"] // preset.vision["patch_size"] // preset.llava["scale_factor"]
+        save_processor(make_tiling_processor(tokenizer, preset.family, preset.pictures, side**2), folder)
+        return
     processor = make_processor(
         tokenizer,
         image_size=preset.vision["image_size"],

@@ -3,7 +3,19 @@
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.checkpoint.headers import fetch_weights, read_headers
 from pocketvlm_export.checkpoint.identify import read_config
+from pocketvlm_export.checkpoint.processor import image_processor, load_tokenizer, quiet_transformers
 from pocketvlm_export.checkpoint.source import Source, locate
 from pocketvlm_export.checkpoint.weights import Weights
 
-__all__ = ["Source", "Weights", "fetch_weights", "locate", "read_config", "read_headers", "read_json"]
+__all__ = [
+    "Source",
+    "Weights",
+    "fetch_weights",
+    "image_processor",
+    "load_tokenizer",
+    "locate",
+    "quiet_transformers",
+    "read_config",
+    "read_headers",
+    "read_json",
+]

@@ -3,7 +3,8 @@
 from pocketvlm_export.families.base import DecoderSpec, Family, LayoutSpec, VisionSpec, VLMSpec
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.llava_next import LlavaNext
+from pocketvlm_export.families.smolvlm import Idefics3, SmolVLM
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (Llava(), LlavaNext())}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (Llava(), LlavaNext(), SmolVLM(), Idefics3())}
 
 __all__ = ["FAMILIES", "DecoderSpec", "Family", "LayoutSpec", "VLMSpec", "VisionSpec"]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -19,10 +20,12 @@ class VisionSpec:
     Attributes:
         config: the tower's own configuration.
         image_size: (height, width) in pixels.
-        tokens: N, patch tokens a picture, [CLS] not counted.
+        tokens: N, tokens that the decoder may see of a picture, [CLS] not counted.
         has_cls: whether token 0 is a [CLS] token.
         feature_layers: indices into the tower's hidden states (0 is the embeddings, i the output of layer i - 1),
             in the order in which their features are concatenated; all >= 1.
+        merge: edge of the square of patches whose features, side by side row by row, the projector reads as one token;
+            1 where each patch is a token.
     """
 
     config: PretrainedConfig
@@ -30,13 +33,19 @@ class VisionSpec:
     tokens: int
     has_cls: bool
     feature_layers: tuple[int, ...]
+    merge: int = 1
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches: as the picture is shaped, ``tokens`` in all."""
+        """Rows and columns of tokens: as the picture is shaped, ``tokens`` in all."""
         height, width = self.image_size
         columns = math.isqrt(self.tokens * width // height)
         return self.tokens // columns, columns
+
+    @property
+    def sequence(self) -> int:
+        """How many tokens the tower's layers see: every patch, and [CLS]."""
+        return self.tokens * self.merge**2 + int(self.has_cls)
 
     @property
     def score_layer(self) -> int:
@@ -122,6 +131,12 @@ class Family(Protocol):
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """Check a configuration and return what it says; raises `PocketVLMError` for what is not supported."""
 
+    def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
+        """Return ``spec`` with what only the tokenizer's and the image processor's files in ``folder`` say.
+
+        Most families have nothing to add. Raises `PocketVLMError` for what is not supported.
+        """
+
     def canonical(self, stored: str) -> str | None:
         """Return the component-wise name of a stored weight: ``vision_tower.``, ``projector.``, ``decoder.`` + rest."""
 
@@ -130,6 +145,12 @@ class Family(Protocol):
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """Return the projector: (..., features) -> (..., decoder hidden)."""
+
+    def load_connector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
+        """Return transformers' own module from the features of all patches to those of all tokens, for the parity gate.
+
+        Where each patch is a token it is the projector: (B, patches, C) -> (B, N, decoder hidden).
+        """
 
     def load_constants(self, weights: Weights, spec: VLMSpec) -> Mapping[str, torch.Tensor]:
         """Return what its layouts read beside features, by name, (decoder hidden,) each; none for most families."""

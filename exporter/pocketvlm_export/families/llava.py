@@ -2,7 +2,8 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,14 +50,19 @@ class Llava:
     model_type = "llava"
     processor = "LlavaProcessor"
     projector: type[nn.Module] = LlavaMultiModalProjector
+    rules: Sequence[tuple[re.Pattern[str], str]] = _RULES
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
-        return VLMSpec(self, config, _vision(config), _decoder(config), int(config.image_token_id))
+        return VLMSpec(self, config, _vision(config), decoder_spec(config), int(config.image_token_id))
+
+    def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
+        """As it is."""
+        return spec
 
     def canonical(self, stored: str) -> str | None:
         """See `Family.canonical`."""
-        for pattern, component in _RULES:
+        for pattern, component in self.rules:
             name, count = pattern.subn(component, stored)
             if count:
                 return name
@@ -64,7 +70,7 @@ class Llava:
 
     def load_tower(self, weights: Weights, spec: VLMSpec, *, layers: int, attention: str) -> PreTrainedModel:
         """See `Family.load_tower`."""
-        config = _with(spec.vision.config, num_hidden_layers=layers)
+        config = with_changes(spec.vision.config, num_hidden_layers=layers)
         tower = TOWERS[config.model_type]
         above = (f"{tower.layers_prefix}{i}." for i in range(layers, spec.vision.config.num_hidden_layers))
         unused = "|".join(re.escape(name) for name in (*above, *tower.unread))
@@ -78,13 +84,17 @@ class Llava:
         _assign(projector, weights.component("projector."), "projector")
         return projector.eval()
 
+    def load_connector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
+        """The projector."""
+        return self.load_projector(weights, spec)
+
     def load_constants(self, weights: Weights, spec: VLMSpec) -> Mapping[str, torch.Tensor]:
         """None."""
         return {}
 
     def load_decoder(self, weights: Weights, spec: VLMSpec, *, attention: str) -> PreTrainedModel:
         """See `Family.load_decoder`."""
-        config = _with(spec.decoder.config, tie_word_embeddings=False)
+        config = with_changes(spec.decoder.config, tie_word_embeddings=False)
         state = weights.component("decoder.", without=r"lm_head\.|model\.embed_tokens\.|.*rotary_emb\.inv_freq")
         head = _table(_HEAD, _EMBEDDING, weights, spec.decoder)
         # The input embedding is never read: the head stands in its place while the model is built, at no memory.
@@ -101,9 +111,10 @@ class Llava:
 
 def _vision(config: Any) -> VisionSpec:
     tower = config.vision_config
-    if tower.model_type not in TOWERS:
+    known = [name for name, kind in TOWERS.items() if kind.has_cls]
+    if tower.model_type not in known:
         lacks = " and has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
-        have = " or ".join(TOWERS)
+        have = " or ".join(known)
         raise PocketVLMError(
             f"the vision tower is a {tower.model_type}, which is not supported{lacks}: use a checkpoint with a "
             f"{have} tower"
@@ -125,7 +136,8 @@ def _vision(config: Any) -> VisionSpec:
     return VisionSpec(tower, (side, side), (side // patch) ** 2, has_cls=True, feature_layers=layers)
 
 
-def _decoder(config: Any) -> DecoderSpec:
+def decoder_spec(config: Any) -> DecoderSpec:
+    """Return what the configuration of a family says of its decoder; raises `PocketVLMError` for one not supported."""
     text = config.text_config
     if text.model_type not in DECODERS:
         raise PocketVLMError(
@@ -150,7 +162,8 @@ def _decoder(config: Any) -> DecoderSpec:
     )
 
 
-def _with(config: PretrainedConfig, **changes: Any) -> PretrainedConfig:
+def with_changes(config: PretrainedConfig, **changes: Any) -> PretrainedConfig:
+    """Return a copy with some values replaced."""
     changed = copy.deepcopy(config)  # not by way of a dict: DINOv2's lists stages that a cut tower no longer has
     for name, value in changes.items():
         setattr(changed, name, value)

@@ -22,6 +22,9 @@ class PrunedVisionEncoder(nn.Module):
     computes queries, output projection and MLP for kept tokens only. That is exact: in the last layer used, a token's
     output depends on other tokens through their keys and values alone, and those are computed for all. A method that
     reads features needs all of them, and one that reads what the projector makes of them projects all of them.
+
+    Where a token is a square of patches (`VisionSpec.merge`), methods see and keep whole tokens: attention
+    is averaged over squares, and what is computed for a kept token is computed for all patches of its square.
     """
 
     def __init__(
@@ -31,11 +34,13 @@ class PrunedVisionEncoder(nn.Module):
         self.kind = TOWERS[spec.config.model_type]
         self.embeddings = self.kind.embeddings(tower)
         self.layers = self.kind.layers(tower)
+        self.final = self.kind.final(tower)
         self.projector = projector
         self.spec = spec
         self.pruner = pruner
         self.budget = budget
         self.before = int(spec.has_cls)  # tokens in front of the patches
+        self.squares = _squares(spec)  # (N, patches of a token)
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See the class."""
@@ -56,7 +61,8 @@ class PrunedVisionEncoder(nn.Module):
                 if number in self.spec.feature_layers:
                     whole[number] = hidden
         if kept is None:
-            return self._select_late(evidence, self._joined({n: s[:, self.before :] for n, s in whole.items()}))
+            every = {number: self._every(state) for number, state in whole.items()}
+            return self._select_late(evidence, self._joined(every))
         states |= {number: self._patches(state, kept.indices) for number, state in whole.items()}
         return self.projector(self._joined(states)), kept.indices, kept.scores
 
@@ -68,7 +74,7 @@ class PrunedVisionEncoder(nn.Module):
             evidence = replace(evidence, cls_rows=(*evidence.cls_rows, row))
         if "attention" in reads and number == last:
             attention = patch_attention(self.kind.block(layer), hidden, self.before)
-            evidence = replace(evidence, attention=attention)
+            evidence = replace(evidence, attention=mean_of_squares(attention, self.spec))
         return evidence
 
     def _select_late(
@@ -83,12 +89,20 @@ class PrunedVisionEncoder(nn.Module):
         return rows_of(projected, kept.indices), kept.indices, kept.scores
 
     def _patches(self, hidden: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Return the given patches of ``hidden`` (B, tokens, C), by indices (B, k): (B, k, C)."""
+        """Return the patches of the given tokens, token by token: (B, tokens, C), (B, k) -> (B, k merge^2, C)."""
+        if self.spec.merge > 1:
+            indices = self.squares[indices].flatten(1)
         return rows_of(hidden, indices + self.before if self.before else indices)
 
+    def _every(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the patches of all tokens, token by token: (B, tokens, C) -> (B, N merge^2, C)."""
+        patches = hidden[:, self.before :]
+        return patches if self.spec.merge == 1 else patches[:, self.squares.flatten()]
+
     def _joined(self, states: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """What the projector reads: hidden states side by side, as they are listed."""
-        return torch.cat([states[index] for index in self.spec.feature_layers], dim=-1)
+        """What the projector reads of each token: hidden states side by side, as they are listed, then its patches."""
+        patches = self.final(torch.cat([states[index] for index in self.spec.feature_layers], dim=-1))
+        return patches if self.spec.merge == 1 else patches.unflatten(1, (-1, self.spec.merge**2)).flatten(2)
 
 
 def cls_attention(block: Block, hidden: torch.Tensor) -> torch.Tensor:
@@ -114,6 +128,25 @@ def patch_attention(block: Block, hidden: torch.Tensor, before: int) -> torch.Te
     keys = _heads(block.key(normed), block)  # (B, heads, tokens, d)
     logits = torch.matmul(queries, keys.transpose(-1, -2)) * block.scaling
     return logits.softmax(dim=-1)[..., before:]
+
+
+def mean_of_squares(attention: torch.Tensor, spec: VisionSpec) -> torch.Tensor:
+    """Return what tokens pay to tokens of what patches pay to patches: (B, heads, P, P) -> (B, heads, N, N).
+
+    A token's is the mean over its square of patches. Rows first: that leaves little to sum within them.
+    """
+    if spec.merge == 1:
+        return attention
+    (rows, columns), edge = spec.grid, spec.merge
+    paid = attention.unflatten(2, (rows, edge, columns, edge)).mean(dim=(3, 5)).flatten(2, 3)  # (B, heads, N, P)
+    return paid.unflatten(3, (rows, edge, columns, edge)).mean(dim=(4, 6)).flatten(3)
+
+
+def _squares(spec: VisionSpec) -> torch.Tensor:
+    """Numbers of the patches of each token, row by row: int64 (N, merge^2)."""
+    (rows, columns), edge = spec.grid, spec.merge
+    patches = torch.arange(spec.tokens * edge**2).view(rows, edge, columns, edge)
+    return patches.transpose(1, 2).reshape(spec.tokens, edge**2)
 
 
 def layer_for_rows(block: Block, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

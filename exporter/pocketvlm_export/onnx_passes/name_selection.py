@@ -64,5 +64,11 @@ def _fetching(kept: ir.Value) -> set[ir.Node]:
         for node, _ in pending.pop().uses():
             if node not in found:
                 found.add(node)
-                pending += [] if node.op_type.startswith("Gather") else list(node.outputs)
+                pending += [] if _gathers_rows(node) else list(node.outputs)
     return found
+
+
+def _gathers_rows(node: ir.Node) -> bool:
+    """Whether it fetches what was computed, not what a constant table says of the kept indices."""
+    source = node.inputs[0] if node.inputs else None
+    return node.op_type.startswith("Gather") and source is not None and source.const_value is None

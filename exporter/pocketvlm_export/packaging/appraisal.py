@@ -10,12 +10,13 @@ from pocketvlm import PocketVLMError
 from pocketvlm.layouts import make_layout
 from pocketvlm.prompts import Prompter
 from pocketvlm.templates import ChatTemplate
+from pocketvlm_export.checkpoint import image_processor
 from pocketvlm_export.families import LayoutSpec
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import Checkpoint, load_tokenizer
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.packaging.manifest import eos_token_ids
-from pocketvlm_export.packaging.sidecars import chat_template, image_processor
+from pocketvlm_export.packaging.sidecars import chat_template
 
 _SHAPES = ((64, 48), (48, 64))  # (width, height): wide and tall
 

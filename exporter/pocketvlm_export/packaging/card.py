@@ -6,6 +6,7 @@ import huggingface_hub
 import yaml  # type: ignore[import-untyped]
 
 import pocketvlm
+from pocketvlm_export.layouts import most_tiles
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.plan import ExportPlan
 
@@ -74,6 +75,11 @@ def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
 
 def _tiles(plan: ExportPlan, budget: int) -> str:
     """Say that pictures are cut, what that comes to, and what is not promised."""
+    if most_tiles(plan.spec, plan.layout) == 1:
+        return (
+            "\n\nOf tokens that stand around a picture in the prompt transformers.js and other clients are promised\n"
+            "nothing, and processor_config.json counts the tokens of the unpruned checkpoint."
+        )
     cut = ", ".join(f"{slots} ({grid})" for grid, slots in plan.totals()[budget].items())
     return (
         f"\n\nA picture is shown to the model whole and in parts: {budget} visual tokens of each tile come to at most\n"

@@ -103,7 +103,7 @@ def write_manifest(
 
 def _tower(spec: VisionSpec) -> Tower:
     config = spec.config
-    return Tower(spec.depth, config.hidden_size, spec.intermediate, spec.tokens + int(spec.has_cls))
+    return Tower(spec.depth, config.hidden_size, spec.intermediate, spec.sequence)
 
 
 def files_table(folder: Path) -> dict[str, FileEntry]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm import PocketVLMError
-from pocketvlm_export.checkpoint import read_json
+from pocketvlm_export.checkpoint import image_processor, read_json
 from pocketvlm_export.loading import Checkpoint, load_tokenizer
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import PRECISIONS
@@ -62,16 +62,6 @@ def chat_template(source: Path) -> str:
     )
 
 
-def image_processor(source: Path) -> dict[str, Any]:
-    """Return the image processor's configuration; transformers 5 nests it inside processor_config.json."""
-    config = read_json(source / "preprocessor_config.json") or read_json(source / "processor_config.json").get(
-        "image_processor"
-    )
-    if not isinstance(config, dict) or not config:
-        raise PocketVLMError(f"{source} has no preprocessor_config.json: download the whole checkpoint")
-    return config
-
-
 def _processor_config(config: dict[str, Any], checkpoint: Checkpoint, plan: ExportPlan) -> dict[str, Any]:
     """Say the default budget in the terms of LLaVA's processor: patches, plus a correction that may be negative.
 
@@ -83,6 +73,8 @@ def _processor_config(config: dict[str, Any], checkpoint: Checkpoint, plan: Expo
         "image_token": "<image>",
         "patch_size": int(vision.config.patch_size),
     }
+    if vision.merge > 1:  # no processor of LLaVA's kind
+        return {"processor_class": checkpoint.family.processor, **config}
     if not plan.layout.one_tile:
         return {**defaults, **config}
     return {

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
-from pocketvlm.layouts import open_layout
+from pocketvlm.layouts import Layout, open_layout, slot_count
 from pocketvlm.preprocessing import Preprocessor
 from pocketvlm.prompts import Prompter
 from pocketvlm.signatures import Shapes, signature
@@ -40,6 +41,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
     manifest = artifact.manifest
     pruning, decoder = manifest.pruning, manifest.decoder
     budget, layout = pruning.default_budget, open_layout(artifact)
+    stands = layout.expand(layout.grids()[-1], 1)
     vision = next(iter(manifest.vision.graphs[budget].values()))
     graphs = {"vision": _graph(manifest, vision, metadata.VISION_ENCODER, budget)}
     if decoder.graphs:
@@ -54,8 +56,10 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "graphs": graphs,
         "gguf": next(iter(decoder.gguf.values()), None),
         "tiles": layout.recipe,
+        "cut": layout.grids()[-1].tiles > 1,
+        "named": len(stands) > slot_count(layout, stands),
         "picture": _picture(layout.steps, manifest.vision.image_size),
-        "prompt": _prompt(Prompter.from_artifact(artifact)),
+        "prompt": _prompt(Prompter.from_artifact(artifact), layout),
         "image_token_id": decoder.image_token_id,
         "eos_token_ids": list(decoder.eos_token_ids),
         "fastv": dataclasses.asdict(decoder.fastv) if decoder.fastv else None,
@@ -105,9 +109,15 @@ def _listed(values: tuple[int, ...] | None) -> list[int] | None:
     return None if values is None else list(values)
 
 
-def _prompt(prompter: Prompter) -> Mapping[str, Any]:
-    """A question about one picture: its text, its ids with one image token, and whether the tokenizer adds tokens."""
+def _prompt(prompter: Prompter, layout: Layout) -> Mapping[str, Any]:
+    """A question about one picture: its text, its ids with one image token, and whether the tokenizer adds tokens.
+
+    Among the ids are those that the layout puts around the picture, where that is never cut.
+    """
     text = prompter.render(GATE_PROMPT, pictures=1)
     ids = prompter.encode(GATE_PROMPT, pictures=1).tolist()
     plain = prompter.tokenizer.encode(text, add_special_tokens=False).ids
-    return {"question": GATE_PROMPT, "text": text, "ids": ids, "adds_special_tokens": ids != plain}
+    adds = ids != plain
+    if layout.grids()[-1].tiles == 1:
+        ids = prompter.place(np.array(ids), [layout.expand(layout.grids()[-1], 1)]).tolist()
+    return {"question": GATE_PROMPT, "text": text, "ids": ids, "adds_special_tokens": adds}

@@ -23,7 +23,8 @@ class Evidence:
 
     Attributes:
         batch: B, pictures; each is selected from by itself.
-        grid: rows and columns of patches, N in all.
+        grid: rows and columns of patches, N in all. Where a tower's patches are merged before the decoder sees them,
+            each square of them is one patch here, and attention is the mean over it (`VisionSpec.merge`).
         cls_rows: attention that [CLS] pays to each patch, (B, heads, N), of the layers from `Pruner.first_layer` to
             the score layer, whose output the decoder sees.
         attention: attention that each patch pays to each patch in the score layer, (B, heads, N, N); the row and the

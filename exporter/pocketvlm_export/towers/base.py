@@ -30,25 +30,30 @@ class Block:
 
 
 class Tower(Protocol):
-    """One architecture of vision tower, a ViT whose token 0 is [CLS].
+    """One architecture of vision tower, a ViT.
 
     Attributes:
         model_type: of its configuration.
+        has_cls: whether token 0 is [CLS].
         model: transformers' class.
         layers_prefix: before the number of a layer, in names of weights.
         unread: weights that a checkpoint may hold and an encoder never reads, by name within the tower.
     """
 
     model_type: str
+    has_cls: bool
     model: type[PreTrainedModel]
     layers_prefix: str
     unread: tuple[str, ...]
 
     def embeddings(self, tower: Any) -> nn.Module:
-        """Return what makes the first hidden state: pixel_values (B, 3, H, W) -> (B, N + 1, C)."""
+        """Return what makes the first hidden state: pixel_values (B, 3, H, W) -> (B, tokens, C)."""
 
     def layers(self, tower: Any) -> nn.ModuleList:
         """Return the encoder's layers, each called as ``layer(hidden, None)``."""
+
+    def final(self, tower: Any) -> nn.Module:
+        """Return what each token of the deepest layer goes through before the projector."""
 
     def block(self, layer: Any) -> Block:
         """Return the parts of one of them."""

@@ -12,6 +12,7 @@ class Clip:
     """The `Tower` of LLaVA 1.5."""
 
     model_type = "clip_vision_model"
+    has_cls = True
     model: type[PreTrainedModel] = CLIPVisionModel
     layers_prefix = "encoder.layers."
     unread: tuple[str, ...] = ("embeddings.position_ids",)
@@ -24,6 +25,10 @@ class Clip:
         """See `Tower.layers`."""
         layers: nn.ModuleList = tower.encoder.layers
         return layers
+
+    def final(self, tower: Any) -> nn.Module:
+        """Nothing: LLaVA takes hidden states as they are."""
+        return nn.Identity()
 
     def block(self, layer: Any) -> Block:
         """See `Tower.block`."""

@@ -12,6 +12,7 @@ class DINOv2:
     """The `Tower` of LLaVA checkpoints whose pictures are seen by DINOv2 (arXiv 2304.07193)."""
 
     model_type = "dinov2"
+    has_cls = True
     model: type[PreTrainedModel] = Dinov2Model
     layers_prefix = "encoder.layer."
     unread: tuple[str, ...] = ()
@@ -25,6 +26,10 @@ class DINOv2:
         """See `Tower.layers`."""
         layers: nn.ModuleList = tower.encoder.layer
         return layers
+
+    def final(self, tower: Any) -> nn.Module:
+        """Nothing: LLaVA takes hidden states as they are."""
+        return nn.Identity()
 
     def block(self, layer: Any) -> Block:
         """See `Tower.block`."""

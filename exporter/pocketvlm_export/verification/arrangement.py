@@ -1,4 +1,4 @@
-"""The reference's side of layouts: in which order the tokens of a picture's tiles stand, from transformers' own code.
+"""The reference's side of layouts, from transformers' own code: in which order tokens stand, and what around them.
 
 Tokens are numbered on from tile to tile. What is written here shares nothing with `pocketvlm.layouts`.
 """
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel, get_anyres_image_grid_shape
+from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
-from pocketvlm_export.loading import Checkpoint
+from pocketvlm.layouts import Grid
+from pocketvlm_export.loading import Checkpoint, load_tokenizer
 from pocketvlm_export.verification.reference import Floats, VisionReference
 
 NEWLINE = -1  # in place of a token's number
@@ -40,8 +42,29 @@ def _stitched(config: Any, tiles: int, patches: int, size: tuple[int, int]) -> l
     return [*whole.tolist(), *stitched.flatten().tolist()]
 
 
+def _tile_after_tile(config: Any, tiles: int, patches: int, size: tuple[int, int]) -> list[int]:
+    return list(range(tiles * patches))
+
+
+def stands_for_picture(checkpoint: Checkpoint, layout: str, grid: Grid) -> str:
+    """Return the text that transformers' processor puts in place of a picture, an image token for each tile in it.
+
+    Empty where that is nothing but image tokens.
+    """
+    if layout != "idefics3":
+        return ""
+    image_token = load_tokenizer(checkpoint.source.folder).convert_ids_to_tokens(checkpoint.spec.image_token_id)
+    rows, columns = (grid.rows, grid.columns) if grid.tiles > 1 else (0, 0)
+    return get_image_prompt_string(rows, columns, 1, "<fake_token_around_image>", image_token, "<global-img>")
+
+
 # By the name of the layout in the manifest: (configuration, tiles, patches of a tile, size of the picture) -> order.
-ORDERS: Mapping[str, Order] = {"single": _one_tile, "anyres-hf": _packed, "anyres-fastervlm": _stitched}
+ORDERS: Mapping[str, Order] = {
+    "single": _one_tile,
+    "anyres-hf": _packed,
+    "anyres-fastervlm": _stitched,
+    "idefics3": _tile_after_tile,
+}
 
 
 def arrange_reference(checkpoint: Checkpoint, layout: str, tiles: VisionReference, size: tuple[int, int]) -> Floats:

@@ -22,7 +22,7 @@ from pocketvlm_export.loading import Checkpoint, quiet_transformers
 from pocketvlm_export.memory import release_memory
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import GATE_PRECISION
-from pocketvlm_export.verification.arrangement import arrange_reference
+from pocketvlm_export.verification.arrangement import arrange_reference, stands_for_picture
 from pocketvlm_export.verification.bounds import LOGITS_COSINE, STEPS, TOLERANCE, agreement, within
 from pocketvlm_export.verification.gguf import measure_gguf
 from pocketvlm_export.verification.kept import KeptRow, compare_kept, largest
@@ -93,7 +93,8 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact) -> References:
         spec = artifact.manifest.decoder
         inexact = spec.gguf or any(name != GATE_PRECISION for name in spec.graphs)
         sequences = gate_sequences(spec.vocab, spec.context) if inexact else ()
-        decoder = decoder_reference(checkpoint, GATE_PROMPT, features, STEPS, sequences, spec.fastv)
+        stands = stands_for_picture(checkpoint, artifact.manifest.vision.layout["name"], shown.grid)
+        decoder = decoder_reference(checkpoint, GATE_PROMPT, features, STEPS, sequences, spec.fastv, stands)
     return References(shown, vision, features, decoder)
 
 

@@ -69,34 +69,35 @@ class DecoderReference:
 
 
 def vision_reference(checkpoint: Checkpoint, pruning: Pruning, pixel_values: Floats) -> dict[int, VisionReference]:
-    """Run tower and projector on ``pixel_values`` (B, 3, H, W) and select as ``pruning`` says, at all its budgets.
+    """Run tower and connector on ``pixel_values`` (B, 3, H, W) and select as ``pruning`` says, at all its budgets.
 
     One picture at a time: the attention maps of all layers are large.
     """
     family, spec = checkpoint.family, checkpoint.spec
     depth = spec.vision.config.num_hidden_layers
     tower = family.load_tower(checkpoint.weights, spec, layers=depth, attention="eager")
-    projector = family.load_projector(checkpoint.weights, spec)
+    connector = family.load_connector(checkpoint.weights, spec)
     rank = ORACLES[pruning.method]
     all_features: list[Floats] = []  # of every patch; the kept rows are taken afterwards
     rankings: list[Ranking] = []
     for picture in pixel_values:
         with torch.inference_mode():
             output = tower(torch.from_numpy(picture[None]), output_hidden_states=True, output_attentions=True)
-            features, attentions = _llava_features(spec.config, output)
-            projected = projector(features)
+            features, attentions = _tower_features(spec.config, output)
+            projected = connector(features)
         all_features.append(projected[0].numpy())
         seen = Seen(
             [layer[0].numpy() for layer in attentions],
             int(spec.vision.has_cls),
-            features[0].double().numpy(),
+            merge_patches(features[0].double().numpy(), spec.vision.grid, spec.vision.merge),
             projected[0].double().numpy(),
             spec.vision.grid,
+            spec.vision.merge,
         )
         rankings.append(rank(seen, pruning.options))
         del output, features, attentions, seen
         release_memory()  # the next picture's maps would not all fit where these lay
-    del tower, projector
+    del tower, connector
     release_memory()
     return {budget: _at_budget(budget, all_features, rankings) for budget in pruning.budgets}
 
@@ -114,13 +115,15 @@ def decoder_reference(
     steps: int,
     sequences: Sequence[Ints] = (),
     fastv: FastV | None = None,
+    stands: str = "",
 ) -> DecoderReference:
-    """Answer ``prompt`` about one picture, whose kept ``features`` are (k, hidden), greedily for ``steps`` tokens.
+    """Answer ``prompt`` about one picture, whose kept ``features`` are (slots, hidden), greedily for ``steps`` tokens.
 
-    ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``fastv`` drops visual tokens inside.
+    ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``fastv`` drops visual tokens inside;
+    ``stands`` as for `prompt_ids`.
     """
     family, spec = checkpoint.family, checkpoint.spec
-    ids = prompt_ids(checkpoint, prompt, len(features))
+    ids = prompt_ids(checkpoint, prompt, len(features), stands)
     embedding = family.load_embedding(checkpoint.weights, spec)
     model = family.load_decoder(checkpoint.weights, spec, attention="eager")
     reader = FastVReader(model, fastv) if fastv else PlainReader(model)
@@ -155,9 +158,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int) -> Ints:
+def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, stands: str = "") -> Ints:
     """Return the token ids of a question about one picture, as transformers' processors make them, with its slots.
 
+    ``stands`` is the text in place of the picture, an image token for each tile in it; without it there is one.
     Processors render the template to text and tokenize that once, without a second BOS where the template wrote one;
     a tokenizer's own ``apply_chat_template`` would add none at all.
     """
@@ -165,17 +169,35 @@ def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int) -> Ints:
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
     template = chat_template(checkpoint.source.folder)
     text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    if stands:
+        text = text.replace(str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id)), stands)
     has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     ids: Ints = np.array(tokenizer(text, add_special_tokens=not has_bos)["input_ids"], dtype=np.int64)
-    return np.repeat(ids, np.where(ids == checkpoint.spec.image_token_id, slots, 1))
+    is_image = ids == checkpoint.spec.image_token_id
+    return np.repeat(ids, np.where(is_image, slots // is_image.sum(), 1))
 
 
-def _llava_features(config: Any, output: Any) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-    """Features as LlavaModel.get_image_features takes them, (1, N, C), and all maps up to that behind the last of them.
+def merge_patches(features: npt.NDArray[np.float64], grid: tuple[int, int], merge: int) -> npt.NDArray[np.float64]:
+    """Return the patches of each token side by side, row by row: (N merge^2, C) -> (N, merge^2 C)."""
+    rows, columns = grid
+    width = columns * merge
+    tokens = [
+        [(row * merge + y) * width + column * merge + x for y in range(merge) for x in range(merge)]
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return features[np.array(tokens)].reshape(rows * columns, -1)
 
-    ``hidden_states`` has one entry more than ``attentions``: the embeddings. Counted from the end the two agree;
+
+def _tower_features(config: Any, output: Any) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+    """Features of all patches, (1, patches, C), and all maps up to that behind the last of them.
+
+    They are taken as LlavaModel.get_image_features takes them, or, of families that choose no layer, as the tower gives
+    them. ``hidden_states`` has one entry more than ``attentions``: the embeddings. Counted from the end the two agree;
     counted from the start, hidden state i is the output of layer i - 1.
     """
+    if not hasattr(config, "vision_feature_layer"):
+        return output.last_hidden_state, output.attentions
     listed = config.vision_feature_layer
     layers = [listed] if isinstance(listed, int) else list(listed)
     features = torch.cat([output.hidden_states[index][:, 1:] for index in layers], dim=-1)

@@ -10,9 +10,10 @@ from pocketvlm.errors import PocketVLMError
 from pocketvlm.layouts.anyres import AnyRes
 from pocketvlm.layouts.anyres_unpadded import AnyResUnpadded
 from pocketvlm.layouts.base import Grid, Layout, Setting, Tiles, slot_count, tokens_before
+from pocketvlm.layouts.idefics3 import Idefics3
 from pocketvlm.layouts.single import Single
 
-_KNOWN: tuple[type[Layout], ...] = (Single, AnyRes, AnyResUnpadded)
+_KNOWN: tuple[type[Layout], ...] = (Single, AnyRes, AnyResUnpadded, Idefics3)
 LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in _KNOWN}
 
 __all__ = [

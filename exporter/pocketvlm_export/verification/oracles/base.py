@@ -19,9 +19,10 @@ class Seen:
         attentions: whole softmaxed maps, float32 (heads, tokens, tokens), of the encoder layers up to the one whose
             output the decoder sees.
         before: tokens in front of the patches: 1 where there is a [CLS].
-        features: every patch as the projector reads it, (N, C).
+        features: every token as the projector reads it, (N, C).
         projected: and as it leaves it, (N, hidden).
-        grid: rows and columns of patches.
+        grid: rows and columns of tokens.
+        merge: edge of the square of patches that is one token; attention is between patches.
     """
 
     attentions: Sequence[npt.NDArray[np.float32]]
@@ -29,6 +30,7 @@ class Seen:
     features: Doubles
     projected: Doubles
     grid: tuple[int, int]
+    merge: int = 1
 
 
 @dataclass(frozen=True)

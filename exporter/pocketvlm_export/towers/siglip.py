@@ -1,0 +1,66 @@
+"""SigLIP as Idefics3 and SmolVLM have it (``idefics3_vision``, ``smolvlm_vision``): no [CLS], a norm behind the layers.
+
+Position embeddings are looked up by where in the picture a patch begins, so that pictures of any shape could be read.
+Here every tile fills the tower's whole square, and the table that transformers looks up for such a tile is a constant.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
+from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionTransformer
+
+from pocketvlm_export.towers.clip import Clip
+
+
+class Idefics3Vision(Clip):
+    """The `Tower` of Idefics3 and the first SmolVLM; its layers are CLIP's."""
+
+    model_type = "idefics3_vision"
+    has_cls = False
+    model: type[PreTrainedModel] = Idefics3VisionTransformer
+    unread: tuple[str, ...] = ()
+
+    def embeddings(self, tower: Any) -> nn.Module:
+        """See `Tower.embeddings`."""
+        return FullTile(tower.embeddings)
+
+    def final(self, tower: Any) -> nn.Module:
+        """The norm."""
+        norm: nn.Module = tower.post_layernorm
+        return norm
+
+
+class SmolVLMVision(Idefics3Vision):
+    """The `Tower` of SmolVLM2."""
+
+    model_type = "smolvlm_vision"
+    model: type[PreTrainedModel] = SmolVLMVisionTransformer
+
+
+class FullTile(nn.Module):
+    """Patches and their positions of a picture that fills the tower's square: (B, 3, H, W) -> (B, patches, C)."""
+
+    def __init__(self, embeddings: Any) -> None:
+        super().__init__()
+        self.patches = embeddings.patch_embedding
+        self.positions = nn.Parameter(_positions(embeddings), requires_grad=False)  # (1, patches, C)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        return self.patches(pixel_values).flatten(2).transpose(1, 2) + self.positions
+
+
+def _positions(embeddings: Any) -> torch.Tensor:
+    """What transformers looks up for a full tile; its own arithmetic decides, rounding included."""
+    found: list[torch.Tensor] = []
+    hook = embeddings.position_embedding.register_forward_hook(lambda _, __, output: found.append(output))
+    edge, side = embeddings.image_size, embeddings.num_patches_per_side
+    try:
+        with torch.no_grad():
+            embeddings(torch.zeros(1, 3, edge, edge), torch.ones(1, side, side, dtype=torch.bool))
+    finally:
+        hook.remove()
+    return found[0].detach()

@@ -1,0 +1,262 @@
+"""Idefics3's and SmolVLM's tiles: the picture cut into parts row by row, then the whole of it, named in the prompt.
+
+Around the slots of every tile stand tokens that say which part of the picture it is. A picture that is not cut is one
+tile, announced as the whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pocketvlm.errors import PocketVLMError
+from pocketvlm.layouts.base import Floats, Grid, Ints, Setting, Tiles
+from pocketvlm.preprocessing import IDEFICS3_TYPES, Preprocessor
+
+if TYPE_CHECKING:
+    from pocketvlm.vision import VisionFeatures
+
+_MOST_EDGE = 4096  # transformers makes pictures smaller than that, whatever longest_edge says
+_MOST_TILES = 100  # published models cut into 4 x 4 and 5 x 5
+_MOST_IDS = 64  # of the name of a part
+_MARKS = ("around", "whole", "row_end", "last_row_end")
+_STANDARD = [0.5, 0.5, 0.5]  # mean and standard deviation where the configuration is silent
+
+_RECIPE_ONE = """\
+Resize the picture to {longest} pixels along its longer edge by the filter {filter} (the shorter edge cut to an integer,
+made even by adding 1, at least 1), then to {tile} by the same, whatever its aspect ratio."""
+_RECIPE = """\
+A picture of W x H pixels is cut into tiles of {tile}; every resize is by the filter {filter}, of 8-bit samples:
+
+1. Resize it to {longest} pixels along its longer edge, the shorter edge in proportion: cut to an integer, made even by
+   adding 1, at least 1.
+2. Resize it to whole tiles: the longer edge rounded up to a multiple of {edge}, the shorter in proportion to that, cut
+   to an integer and rounded up to a multiple of {edge}.
+3. Cut that into parts, row by row, and after them, as the last tile, put all of it resized to {tile}. Where it is one
+   tile already, that is the only one.
+
+The tiles of one picture are one batch of the vision graph; those of two pictures are two. In the place of the picture's
+token stand, for each part in row r and column c (from 1): {around}, the ids of its name below, and an image token for
+each row of its `image_features`; after each row of parts {row_end}, after the last {last_row_end} instead. Then come
+{around}, {whole}, the image tokens of the last tile, {around}. Rows of features fill the image tokens in that order."""
+
+
+class Idefics3:
+    """See `pocketvlm.layouts.base.Layout`.
+
+    Options: ``longest_edge`` in pixels; ``splits``, whether pictures are cut at all; ``marks``, token ids by the names
+    of `_MARKS`; ``parts``, the token ids that name the part in each row and column, ``[row][column]``.
+    """
+
+    name: ClassVar[str] = "idefics3"
+
+    def __init__(self, setting: Setting, preprocessor: Preprocessor | None) -> None:
+        self.setting = setting
+        self.edge = setting.image_size[0]
+        self.longest_edge, self.splits = _geometry(setting)
+        self._check_grids()
+        self.marks, self.parts = self._names()
+        self._preprocessor = preprocessor
+
+    @classmethod
+    def make(cls, setting: Setting, config: Mapping[str, Any] | None = None) -> Self:
+        """See `Layout.make`."""
+        if config is None:
+            return cls(setting, None)
+        layout = cls(setting, tile_steps(config))
+        stated = geometry_of(config)
+        if stated != (layout.longest_edge, layout.splits, layout.edge):
+            raise PocketVLMError(
+                f"the image processor makes tiles of {stated[2]} pixels of pictures of {stated[0]}, "
+                f"{'cut' if stated[1] else 'not cut'}; the vision graph reads tiles of {layout.edge} of pictures of "
+                f"{layout.longest_edge}, {'cut' if layout.splits else 'not cut'}: export the artifact again"
+            )
+        return layout
+
+    @property
+    def recipe(self) -> str:
+        """See `Layout.recipe`."""
+        longest = min(self.longest_edge, _MOST_EDGE)
+        shown: dict[str, Any] = {"longest": longest, "edge": self.edge, "tile": f"{self.edge} x {self.edge}"}
+        shown["filter"] = self.steps.resample.name.lower()
+        if len(self.grids()) == 1 and self.grids()[0].tiles == 1:
+            return _RECIPE_ONE.format(**shown)
+        shown |= {name: f"`{ids}`" for name, ids in self.marks.items()}
+        names = "\n".join(
+            f"- row {row}, column {column}: `{ids}`"
+            for row, line in enumerate(self.parts, start=1)
+            for column, ids in enumerate(line, start=1)
+        )
+        return f"{_RECIPE.format(**shown)}\n\n{names}"
+
+    @functools.cached_property
+    def _grids(self) -> list[Grid]:
+        longest = self.longest_edge
+        wide = [(short, longest) for short in (1, *range(2, longest + 2, 2))]
+        tall = [(longest, short) for short in (1, *range(2, longest + 1, 2))]
+        found = {self._grid_of(*self._whole_tiles(*_below_most(*size))) for size in wide + tall}
+        return sorted(found, key=lambda grid: (grid.tiles, grid.rows))
+
+    def grids(self) -> Sequence[Grid]:
+        """Those of all shapes that the first resize can give."""
+        return self._grids
+
+    def grid(self, height: int, width: int) -> Grid:
+        """As many tiles as the resized picture covers."""
+        return self._grid_of(*self._resized(height, width))
+
+    def views(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """The parts, row by row, then the whole picture."""
+        return np.stack([self.steps.resize_and_crop(tile) for tile in self._tiles(image)])
+
+    def cut(self, image: Image.Image) -> Tiles:
+        """As `views`, normalised."""
+        pixels = np.stack([self.steps(tile) for tile in self._tiles(image)])
+        return Tiles(pixels, self.grid(image.height, image.width))
+
+    def expand(self, grid: Grid, budget: int, kept: Ints | None = None) -> Ints:
+        """The slots of each tile behind the ids that name it."""
+        slots = [self.setting.image_token_id] * budget
+        around, whole = self.marks["around"], self.marks["whole"]
+        ids: list[int] = []
+        if grid.whole is not None:
+            for row in range(grid.rows):
+                for column in range(grid.columns):
+                    ids += around + self.parts[row][column] + slots
+                ids += self.marks["last_row_end" if row == grid.rows - 1 else "row_end"]
+        return np.array(ids + around + whole + slots + around, dtype=np.int64)
+
+    def arrange(self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]) -> Floats:
+        """Tile after tile."""
+        return features.image_features.reshape(-1, features.image_features.shape[-1])
+
+    @property
+    def steps(self) -> Preprocessor:
+        """See `Layout.steps`."""
+        if self._preprocessor is None:
+            raise RuntimeError("this layout was made to count, not to cut")
+        return self._preprocessor
+
+    def _tiles(self, image: Image.Image) -> list[Image.Image]:
+        """Resized as often as transformers does: each resize rounds to 8 bits."""
+        resample, edge = self.steps.resample, self.edge
+        first = _below_most(*_scaled(image.height, image.width, self.longest_edge))
+        height, width = self._whole_tiles(*first)
+        resized = image.resize(first[::-1], resample).resize((width, height), resample)
+        if self._grid_of(height, width).tiles == 1:
+            return [resized]
+        corners = [(x, y) for y in range(0, height, edge) for x in range(0, width, edge)]
+        parts = [resized.crop((x, y, x + edge, y + edge)) for x, y in corners]
+        return [*parts, resized.resize((edge, edge), resample)]
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        return self._whole_tiles(*_below_most(*_scaled(height, width, self.longest_edge)))
+
+    def _whole_tiles(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in whole tiles; computed in this order, as transformers does, rounding included."""
+        if not self.splits:
+            return self.edge, self.edge
+        aspect = width / height
+        if width >= height:
+            width = self._up(width)
+            return self._up(int(width / aspect)), width
+        height = self._up(height)
+        return height, self._up(int(height * aspect))
+
+    def _up(self, length: int) -> int:
+        return math.ceil(length / self.edge) * self.edge
+
+    def _grid_of(self, height: int, width: int) -> Grid:
+        rows, columns = height // self.edge, width // self.edge
+        return Grid(rows, columns, "last") if rows * columns > 1 else Grid()
+
+    def _check_grids(self) -> None:
+        square = self.setting.image_size == (self.edge, self.edge)
+        most = self._up(min(self.longest_edge, _MOST_EDGE)) // self.edge if self.splits else 1
+        if not square or most**2 > _MOST_TILES:
+            raise PocketVLMError(
+                f"pictures of {self.longest_edge} pixels cannot be cut into tiles of {self.setting.image_size} pixels: "
+                f"expected square tiles, {_MOST_TILES} of a picture at most"
+            )
+
+    def _names(self) -> tuple[dict[str, list[int]], list[list[list[int]]]]:
+        """The ids in the options, checked: the manifest may be anyone's."""
+        marks, parts = self.setting.options.get("marks"), self.setting.options.get("parts")
+        sound = isinstance(marks, Mapping) and all(self._are_ids(marks.get(name)) for name in _MARKS)
+        sound = sound and isinstance(parts, list) and all(isinstance(row, list) for row in parts)
+        for grid in self.grids() if sound else []:
+            if grid.whole is not None:
+                named = [row[: grid.columns] for row in (parts or [])[: grid.rows]]
+                sound = sound and len(named) == grid.rows
+                sound = sound and all(len(row) == grid.columns and all(map(self._are_ids, row)) for row in named)
+        if not sound:
+            raise PocketVLMError(
+                "the layout's token ids do not name all parts that a picture may be cut into: export the artifact again"
+            )
+        return {name: list((marks or {})[name]) for name in _MARKS}, list(parts or [])
+
+    def _are_ids(self, ids: Any) -> bool:
+        if not isinstance(ids, list) or len(ids) > _MOST_IDS:
+            return False
+        return all(type(token) is int and token >= 0 and token != self.setting.image_token_id for token in ids)
+
+
+def geometry_of(config: Mapping[str, Any]) -> tuple[int, bool, int]:
+    """(longest edge, whether pictures are cut, edge of a tile) that an image processor's configuration states.
+
+    Raises:
+        PocketVLMError: it resizes otherwise.
+    """
+    size, most = config.get("size") or {"longest_edge": 4 * 364}, config.get("max_image_size") or {"longest_edge": 364}
+    longest, edge = (value.get("longest_edge") if isinstance(value, Mapping) else None for value in (size, most))
+    if config.get("do_resize") is False or not (_is_edge(longest) and _is_edge(edge)):
+        raise PocketVLMError(
+            f"the image processor has size {size}, max_image_size {most}, do_resize {config.get('do_resize', True)}: "
+            "only a longest_edge of whole pixels for both, with do_resize, is supported"
+        )
+    return longest, bool(config.get("do_image_splitting", True)), edge
+
+
+def tile_steps(config: Mapping[str, Any]) -> Preprocessor:
+    """What is done to each tile once it is cut: samples are scaled and normalised."""
+    stated = {key: value for key, value in config.items() if value is not None}
+    defaults = {"resample": Image.Resampling.LANCZOS, "image_mean": _STANDARD, "image_std": _STANDARD}
+    return Preprocessor.from_config({**defaults, **stated, "do_resize": False, "do_center_crop": False}, IDEFICS3_TYPES)
+
+
+def _geometry(setting: Setting) -> tuple[int, bool]:
+    longest, splits = setting.options.get("longest_edge"), setting.options.get("splits")
+    if not _is_edge(longest) or not isinstance(splits, bool):
+        raise PocketVLMError(
+            f"the layout says longest_edge {longest!r}, splits {splits!r}: expected pixels, and true or false"
+        )
+    return longest, splits
+
+
+def _is_edge(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 1 <= value <= 4 * _MOST_EDGE
+
+
+def _scaled(height: int, width: int, longest: int) -> tuple[int, int]:
+    """(height, width) with the longer edge at ``longest`` and the shorter one even; as transformers rounds."""
+    aspect = width / height
+    if width >= height:
+        short = int(longest / aspect)
+        return max(short + short % 2, 1), longest
+    short = int(longest * aspect)
+    return longest, max(short + short % 2, 1)
+
+
+def _below_most(height: int, width: int) -> tuple[int, int]:
+    aspect = width / height
+    if width >= height and width > _MOST_EDGE:
+        return max(int(_MOST_EDGE / aspect), 1), _MOST_EDGE
+    if height > width and height > _MOST_EDGE:
+        return _MOST_EDGE, max(int(_MOST_EDGE * aspect), 1)
+    return height, width

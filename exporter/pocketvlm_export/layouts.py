@@ -12,15 +12,21 @@ def pick_layout(spec: VLMSpec, name: str | None, *, prunes: bool) -> LayoutSpec:
     """Return the layout called ``name``, or the default: without pruning that which is transformers' own.
 
     Raises:
-        PocketVLMError: the family has no such layout, or nothing is pruned and it would give another result.
+        PocketVLMError: the family has no such layout, tokens cannot be pruned under it, or nothing is pruned and it
+            would give another result.
     """
     if name is None:
-        return next(layout for layout in spec.layouts.values() if prunes or layout.exact)
+        return next(layout for layout in spec.layouts.values() if (prunes and not layout.with_cls) or layout.exact)
     if name not in spec.layouts:
         raise PocketVLMError(
             f"layout {name!r} is unknown to {spec.family.model_type} checkpoints: choose from {', '.join(spec.layouts)}"
         )
     layout = spec.layouts[name]
+    if prunes and layout.with_cls:
+        raise PocketVLMError(
+            f"layout {name} shows [CLS] of each tile to the decoder, which no method ranks: "
+            "leave --layout out, or say --pruner none"
+        )
     if not (prunes or layout.exact):
         exact = next(other for other, found in spec.layouts.items() if found.exact)
         raise PocketVLMError(

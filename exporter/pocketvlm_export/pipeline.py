@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,7 @@ def prepare(model: str, output: Path, options: ExportOptions) -> tuple[Checkpoin
     """Refuse what can be refused before any work is done; writes nothing and fetches no weights."""
     checkpoint = inspect_checkpoint(model, options.revision)
     plan = make_plan(checkpoint, options)
+    checkpoint = replace(checkpoint, spec=plan.spec)
     if options.format == "ort":
         ort_format.check_sizes(plan)
     if plan.gguf:

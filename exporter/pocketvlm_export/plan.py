@@ -148,6 +148,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     pruner = make_pruner(options.pruner, options.pruner_options)
     _check_pruner(pruner, spec)
     layout = pick_layout(spec, options.layout, prunes=pruner.prunes)
+    spec = spec.under(layout)
     asked = options.budgets or budgets_within(spec, layout, options.total_budgets)
     budgets = check_budgets(asked, spec.vision.tokens, pruner.default_budget(spec.vision.tokens))
     if not pruner.prunes and budgets != (spec.vision.tokens,):

@@ -51,7 +51,8 @@ class Answer:
     Attributes:
         text: the answer, special tokens left out.
         token_ids: what the model said, with the end-of-sequence token where it came to one.
-        kept_indices: for each picture the patches kept, in raster order.
+        kept_indices: for each picture the patches kept, in raster order; those of tiles, or of a clip's frames, are
+            numbered on from one to the next.
         visual_tokens: how many there were before and after pruning.
         tokens_per_picture: visual tokens of each picture after pruning.
         prompt_tokens: how many there were in all, and how many of them cost nothing.

@@ -16,6 +16,7 @@ from pocketvlm.answering import Answerer, Request, Sampling, ms_since
 from pocketvlm.pictures import Picture
 from pocketvlm.prompts import Message
 from pocketvlm.streaming import Stream
+from pocketvlm.videos import Video
 from pocketvlm.viewing import Look
 
 
@@ -67,9 +68,10 @@ class Chat:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        videos: Sequence[Video] | None = None,
     ) -> Answer:
-        """Ask the next question, with pictures of its own or about those shown before; see `VLM.generate`."""
-        return self.stream(prompt, images, max_new_tokens, temperature, top_p, seed).answer
+        """Ask the next question, with pictures or clips of its own or about those shown before; see `VLM.generate`."""
+        return self.stream(prompt, images, max_new_tokens, temperature, top_p, seed, videos).answer
 
     def stream(
         self,
@@ -79,11 +81,12 @@ class Chat:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        videos: Sequence[Video] | None = None,
     ) -> Stream:
         """As `ask`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not while iterating."""
         started = time.perf_counter()
         sampler = self._answerer.sampler(Sampling(max_new_tokens, temperature, top_p, seed))
-        looks = tuple(self._answerer.viewer.look(images, self._budget))
+        looks = tuple(self._answerer.viewer.look(images, self._budget, videos))
         turns, ids = self._fit([*self._turns, _Turn(prompt, looks)], max_new_tokens)
         seen = [look for turn in turns for look in turn.looks]
         request = Request(ids, seen, max_new_tokens, sampler, ms_since(started), cached=True, continued=True)

@@ -12,8 +12,9 @@ from PIL import Image
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.layouts import Grid, open_layout
-from pocketvlm.pictures import Picture, open_picture
-from pocketvlm.viewing import Look
+from pocketvlm.pictures import Picture
+from pocketvlm.videos import Video
+from pocketvlm.viewing import Look, open_shown
 from pocketvlm.vision import VisionEncoder, pick_graph
 
 _MIN_EDGE = 512  # pixels of the drawing's longer edge, at least
@@ -30,13 +31,16 @@ def open_encoders(artifact: Artifact, budgets: Iterable[int], precision: str | N
 
 
 def draw_budgets(
-    artifact: Artifact, picture: Picture, budgets: Sequence[int], encoders: Mapping[int, VisionEncoder] | None = None
+    artifact: Artifact,
+    picture: Picture | Video,
+    budgets: Sequence[int],
+    encoders: Mapping[int, VisionEncoder] | None = None,
 ) -> dict[int, tuple[Image.Image, list[int]]]:
     """For each budget the drawing of `draw_kept`, and the patches kept in raster order.
 
     Args:
         artifact: an opened artifact.
-        picture: see `open_picture`.
+        picture: see `open_picture`; where the model is shown clips, `open_video`.
         budgets: visual tokens; each graph that serves some of them runs once.
         encoders: see `open_encoders`, where several pictures are drawn; None opens those of the default precision.
 
@@ -44,7 +48,7 @@ def draw_budgets(
         PocketVLMError: a picture or budget that is refused, or patches that are no grid.
     """
     manifest, layout = artifact.manifest, open_layout(artifact)
-    upright = open_picture(picture)
+    upright = open_shown(layout, picture)
     views, tiles = layout.views(upright), layout.cut(upright)
     encoders = encoders or open_encoders(artifact, budgets)
     features = {k: encoders[k].encode(tiles.pixel_values) for k in {pick_graph(manifest, budget) for budget in budgets}}

@@ -25,6 +25,7 @@ _CLIP_TYPES = (*(f"CLIPImageProcessor{suffix}" for suffix in _SUFFIXES), "CLIPFe
 _LLAVA_TYPES = tuple(f"LlavaImageProcessor{suffix}" for suffix in _SUFFIXES)
 ONE_TILE_TYPES = (*_CLIP_TYPES, *_LLAVA_TYPES)
 NEXT_TYPES = tuple(f"LlavaNextImageProcessor{suffix}" for suffix in _SUFFIXES)  # CLIP's steps on each tile
+VIDEO_TYPES = ("VideoLlavaImageProcessor",)  # and on each frame of a clip
 # These cut and resize by themselves, see their layout; of CLIP's steps each tile goes through the last.
 IDEFICS3_TYPES = tuple(f"{name}ImageProcessor{suffix}" for name in ("Idefics3", "SmolVLM") for suffix in _SUFFIXES)
 

@@ -12,10 +12,13 @@ import tokenizers
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import EmbeddingSegment, Segment, TokenSegment
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.layouts import LAYOUTS, Medium
 from pocketvlm.templates import ChatTemplate
 
 _MAX_TOKENIZER_BYTES = 64 << 20  # vocabularies of 256k tokens take about half of it
-PLACEHOLDER = "<image>"  # what people type where a picture belongs
+# What people type where a picture belongs, or a clip, and what those are called.
+PLACEHOLDERS: Mapping[Medium, str] = {"image": "<image>", "video": "<video>"}
+_NAMES: Mapping[Medium, str] = {"image": "pictures", "video": "clips"}
 
 Message = Mapping[str, Any]
 
@@ -26,10 +29,18 @@ class Prompter:
     The ids equal ``processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)`` of
     transformers, with ``slots`` image tokens a picture. As there, special tokens typed by a user are read as special
     tokens: an application that passes on text from strangers strips them first.
+
+    Where the model is shown clips, ``medium`` is ``"video"``, and what is said of pictures and ``<image>`` below holds
+    for clips and ``<video>``.
     """
 
     def __init__(
-        self, tokenizer: tokenizers.Tokenizer, template: ChatTemplate, image_token_id: int, bos_token: str | None
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        template: ChatTemplate,
+        image_token_id: int,
+        bos_token: str | None,
+        medium: Medium = "image",
     ) -> None:
         image_token = tokenizer.id_to_token(image_token_id)
         if image_token is None or _token_ids(tokenizer, image_token, add_special=False) != [image_token_id]:
@@ -42,6 +53,7 @@ class Prompter:
         self._image_token = image_token
         self._template = template
         self._bos_token = bos_token
+        self._medium = medium
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
@@ -54,7 +66,10 @@ class Prompter:
         except Exception as error:  # the tokenizers library raises the bare base class
             raise PocketVLMError(f"{artifact.root}/tokenizer.json cannot be read ({error}): export it again") from error
         template = ChatTemplate(artifact.read_text("chat_template.jinja"), special)
-        return cls(tokenizer, template, artifact.manifest.decoder.image_token_id, special.get("bos_token"))
+        manifest = artifact.manifest
+        layout = LAYOUTS.get(manifest.vision.layout["name"])  # one that is unknown is refused where it is opened
+        medium = "image" if layout is None else layout.medium
+        return cls(tokenizer, template, manifest.decoder.image_token_id, special.get("bos_token"), medium)
 
     def encode(self, prompt: str, pictures: int = 0, slots: int = 1) -> npt.NDArray[np.int64]:
         """Token ids int64 (n,) of one question; every picture takes ``slots`` image tokens, see `place` for others.
@@ -73,14 +88,17 @@ class Prompter:
 
     def messages(self, prompt: str, pictures: int, carried: int = 0) -> list[Message]:
         """The conversation that `encode` renders; ``carried`` more pictures come before all else."""
-        placed = prompt.count(PLACEHOLDER)
+        placeholder, name = PLACEHOLDERS[self._medium], _NAMES[self._medium]
+        if self._medium == "video" and PLACEHOLDERS["image"] in prompt:
+            raise PocketVLMError(f"the prompt places a picture, and this model is shown clips: write {placeholder}")
+        placed = prompt.count(placeholder)
         if placed not in (0, pictures):
             raise PocketVLMError(
-                f"the prompt has {placed} {PLACEHOLDER} for {pictures} pictures: give as many pictures"
-                + (f", or no {PLACEHOLDER} at all to put them first" if pictures else f", or no {PLACEHOLDER}")
+                f"the prompt has {placed} {placeholder} for {pictures} {name}: give as many {name}"
+                + (f", or no {placeholder} at all to put them first" if pictures else f", or no {placeholder}")
             )
-        text = {"type": "text", "text": prompt.replace(PLACEHOLDER, self._image_token)}
-        first = [{"type": "image"}] * (carried if placed else carried + pictures)
+        text = {"type": "text", "text": prompt.replace(placeholder, self._image_token)}
+        first = [{"type": self._medium}] * (carried if placed else carried + pictures)
         return [{"role": "user", "content": [*first, text]}]
 
     def reply(self, text: str) -> Message:
@@ -98,8 +116,8 @@ class Prompter:
         is_image = ids == self.image_token_id
         if (found := int(is_image.sum())) != pictures:
             raise PocketVLMError(
-                f"the rendered prompt holds {found} {self._image_token} for {pictures} pictures: "
-                f"the chat template does not take pictures here, or the text contains {self._image_token}"
+                f"the rendered prompt holds {found} {self._image_token} for {pictures} {_NAMES[self._medium]}: "
+                f"the chat template does not take {_NAMES[self._medium]} here, or the text contains {self._image_token}"
             )
         return np.repeat(ids, np.where(is_image, slots, 1))
 

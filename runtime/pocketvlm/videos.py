@@ -6,23 +6,26 @@ import io
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.pictures import PictureLimits, open_picture
 
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-Video = str | os.PathLike[str] | bytes
+Frame = Image.Image | npt.NDArray[np.uint8]
+Video = str | os.PathLike[str] | bytes | Sequence[Frame]
 
 # Files that hold their own pictures: playlists and their like would make FFmpeg open other files or addresses.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,gif"
@@ -48,7 +51,8 @@ def open_video(video: Video, count: int, limits: VideoLimits | None = None) -> l
     where a header says they are, but no other frame is kept. A rotation that the file asks for is applied.
 
     Args:
-        video: a path, or the bytes of a file.
+        video: a path, the bytes of a file, or frames decoded already, PIL images or uint8 (height, width, 3), in time
+            order.
         count: frames to take, at least 1.
         limits: None takes the defaults of `VideoLimits`.
 
@@ -57,6 +61,8 @@ def open_video(video: Video, count: int, limits: VideoLimits | None = None) -> l
             tells (MPEG-TS and GIF do not), or without pictures; it names the file.
     """
     limits = limits or VideoLimits()
+    if isinstance(video, (list, tuple)):
+        return _of_frames(video, count, limits)
     name = "the video" if isinstance(video, bytes) else _path(video)
     library = _library()
     with _source(video, name, limits) as source, _decoding(name, library):
@@ -84,7 +90,7 @@ class _Clip:
 
     def take(self, count: int, expected: int) -> tuple[list[Image.Image], int]:
         """The frames wanted of so many, as far as they come, and how many there are."""
-        wanted = np.linspace(0, max(expected - 1, 0), count, dtype=int).tolist()
+        wanted = _wanted(count, expected)
         kept: dict[int, Image.Image] = {}
         decoded = 0
         with _open(self.library, self.source, self.limits) as container:
@@ -102,6 +108,18 @@ class _Clip:
         return [kept[number] for number in wanted if number in kept], decoded
 
 
+def _wanted(count: int, of: int) -> list[int]:
+    numbers: list[int] = np.linspace(0, max(of - 1, 0), count, dtype=int).tolist()
+    return numbers
+
+
+def _of_frames(frames: Sequence[Frame], count: int, limits: VideoLimits) -> list[Image.Image]:
+    if not frames:
+        raise PocketVLMError("the video is a list without frames: give at least one")
+    pixels = PictureLimits(max_pixels=limits.max_pixels)
+    return [open_picture(frames[number], pixels) for number in _wanted(count, len(frames))]
+
+
 def _library() -> Any:
     try:
         import av
@@ -114,12 +132,14 @@ def _library() -> Any:
 
 def _path(video: Any) -> str:
     if not isinstance(video, (str, os.PathLike)):
-        raise PocketVLMError(f"a {type(video).__name__} is no video: give a path or the bytes of a file")
+        raise PocketVLMError(
+            f"a {type(video).__name__} is no video: give a path, the bytes of a file or a list of frames"
+        )
     return os.fspath(video)
 
 
 @contextmanager
-def _source(video: Video, name: str, limits: VideoLimits) -> Iterator[BinaryIO]:
+def _source(video: Any, name: str, limits: VideoLimits) -> Iterator[BinaryIO]:
     """The bytes, opened here: FFmpeg would take some names for addresses or devices."""
     if isinstance(video, bytes):
         _check_size(len(video), name, limits)

@@ -1,10 +1,11 @@
-"""Knows how a picture becomes features: read and checked at once, encoded when an answer needs it, at most once."""
+"""Knows how a picture or a clip becomes features: checked at once, encoded when an answer needs it, at most once."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from pocketvlm.errors import PocketVLMError
 from pocketvlm.features import FeatureCache, picture_key
 from pocketvlm.layouts import Layout, Tiles, open_layout, slot_count, tokens_before
 from pocketvlm.pictures import Picture, PictureLimits, open_picture
+from pocketvlm.videos import Video, VideoLimits, open_video
 from pocketvlm.vision import VisionEncoder, VisionFeatures
 
 
@@ -75,15 +77,22 @@ class Viewer:
         encoder: its vision graph.
         limits: caps on pictures.
         cache: features kept between answers; read by those who ask for it.
+        video_limits: caps on clips.
     """
 
     def __init__(
-        self, artifact: Artifact, encoder: VisionEncoder, limits: PictureLimits | None, cache: FeatureCache
+        self,
+        artifact: Artifact,
+        encoder: VisionEncoder,
+        limits: PictureLimits | None,
+        cache: FeatureCache,
+        video_limits: VideoLimits | None = None,
     ) -> None:
         self.layout = open_layout(artifact)
         self._method = artifact.manifest.pruning.method
         self._encoder = encoder
         self._limits = limits
+        self._video_limits = video_limits
         self._cache = cache
 
     def check_budget(self, budget: int | AutoBudget) -> int:
@@ -97,12 +106,18 @@ class Viewer:
         budget.check(self._method, self._encoder.budget)
         return self._encoder.budget
 
-    def look(self, images: Sequence[Picture] | None, budget: int | AutoBudget) -> list[Look]:
-        """Read and preprocess pictures; raises `PocketVLMError` for one that is refused, or for none in a list."""
+    def look(
+        self, images: Sequence[Picture] | None, budget: int | AutoBudget, videos: Sequence[Video] | None = None
+    ) -> list[Look]:
+        """Read and preprocess pictures, or clips; raises `PocketVLMError` for one that is refused, for one that is not
+        in a list, or for the kind that the model is not shown."""
         if isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray)):
             raise PocketVLMError("images is a single picture: give a list of pictures")
+        if isinstance(videos, (str, bytes, os.PathLike)):
+            raise PocketVLMError("videos is a single clip: give a list of clips")
         most, auto = self.check_budget(budget), budget if isinstance(budget, AutoBudget) else None
-        return [Look(self.layout, self._cut(image), most, auto) for image in images or []]
+        check_medium(self.layout, pictures=bool(images), clips=bool(videos))
+        return [Look(self.layout, self._cut(shown), most, auto) for shown in videos or images or []]
 
     def see(self, look: Look, *, cached: bool) -> EmbeddingSegment:
         """Encode the tiles of one picture: memory stays that of one, and a quantized graph's activation scales, taken
@@ -122,8 +137,8 @@ class Viewer:
         key = f"{look.key}/{look.budget}/{look.grid}/{look.grid.size}" if cached else None
         return EmbeddingSegment(self.layout.arrange(look.grid, look.features, self._encoder.constants), key)
 
-    def _cut(self, image: Picture) -> Tiles:
-        tiles = self.layout.cut(open_picture(image, self._limits))
+    def _cut(self, shown: Picture | Video) -> Tiles:
+        tiles = self.layout.cut(open_shown(self.layout, shown, self._limits, self._video_limits))
         found, expected = tiles.pixel_values.shape[2:], self.layout.setting.image_size
         if found != expected:
             raise PocketVLMError(
@@ -131,3 +146,23 @@ class Viewer:
                 f"{expected[0]}x{expected[1]}: export the artifact again"
             )
         return tiles
+
+
+def check_medium(layout: Layout[Any], *, pictures: bool = False, clips: bool = False) -> None:
+    """Raise `PocketVLMError` where pictures, or clips, are given to a model that is shown the other."""
+    if pictures and layout.medium == "video":
+        raise PocketVLMError("this artifact answers questions about clips, not pictures: give videos (--video) instead")
+    if clips and layout.medium == "image":
+        raise PocketVLMError("this artifact answers questions about pictures, not clips: give images (--image) instead")
+
+
+def open_shown(
+    layout: Layout[Any],
+    shown: Any,
+    limits: PictureLimits | None = None,
+    video_limits: VideoLimits | None = None,
+) -> Any:
+    """What a layout cuts: an image of a `Picture`, or the frames of a `Video`; raises `PocketVLMError`."""
+    if layout.medium == "image":
+        return open_picture(shown, limits)
+    return open_video(shown, layout.grids()[0].tiles, video_limits)

@@ -18,6 +18,7 @@ from pocketvlm.features import FeatureCache, FeatureLimits, FeatureSource
 from pocketvlm.pictures import Picture, PictureLimits
 from pocketvlm.prompts import Prompter
 from pocketvlm.streaming import Stream
+from pocketvlm.videos import Video, VideoLimits
 from pocketvlm.viewing import Viewer
 from pocketvlm.vision import VisionEncoder
 
@@ -38,12 +39,13 @@ class VLM:
         feature_limits: FeatureLimits | None = None,
         *,
         keep_features: bool = False,
+        video_limits: VideoLimits | None = None,
     ) -> None:
         """Put opened parts together, see `load`; a decoder may be lent to several for `generate`, not for `chat`.
         ``keep_features``: `generate` keeps them in memory too, where many questions are about the same picture."""
         folder = None if feature_cache is None else Path(feature_cache)
         cache = FeatureCache(_feature_source(artifact.manifest, encoder), feature_limits, folder)
-        viewer = Viewer(artifact, encoder, limits, cache)
+        viewer = Viewer(artifact, encoder, limits, cache, video_limits)
         self.artifact = artifact
         self._answerer = Answerer(artifact.manifest, viewer, decoder, Prompter.from_artifact(artifact))
         self._budget: int | AutoBudget = encoder.budget
@@ -64,6 +66,7 @@ class VLM:
         limits: PictureLimits | None = None,
         feature_cache: str | os.PathLike[str] | None = None,
         feature_limits: FeatureLimits | None = None,
+        video_limits: VideoLimits | None = None,
     ) -> Self:
         """Load an artifact.
 
@@ -84,6 +87,7 @@ class VLM:
             feature_cache: a folder for the features of pictures, so that none is encoded twice, in another process or
                 on another day either; `generate` uses it too. None keeps them in memory, for conversations.
             feature_limits: bytes of features kept; None is 64 MiB in memory and 1 GiB in the folder.
+            video_limits: caps on clips; None is 1 GiB, 36 megapixels, 100,000 frames and five minutes of decoding.
 
         Raises:
             PocketVLMError: the folder is not a sound artifact, or lacks what is asked for.
@@ -99,7 +103,7 @@ class VLM:
             prepack=prepack,
         )
         engine = open_decoder(artifact, engine=decoder, precision=decoder_precision, threads=threads, prepack=prepack)
-        vlm = cls(artifact, encoder, engine, limits, feature_cache, feature_limits)
+        vlm = cls(artifact, encoder, engine, limits, feature_cache, feature_limits, video_limits=video_limits)
         vlm._budget = artifact.manifest.pruning.default_budget if wanted is None else wanted
         vlm._answerer.viewer.check_budget(vlm._budget)
         vlm._answerer.load_ms = ms_since(started)
@@ -119,11 +123,12 @@ class VLM:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        videos: Sequence[Video] | None = None,
     ) -> Answer:
-        """Answer a question about pictures, or about none.
+        """Answer a question about pictures, about clips where the model is shown those, or about none.
 
         Args:
-            prompt: the question; ``<image>`` in it places a picture, else pictures come first.
+            prompt: the question; ``<image>`` in it places a picture, ``<video>`` a clip, else they come first.
             images: paths, file contents, PIL images or uint8 arrays; None is no picture.
             budget: visual tokens a picture, up to those of the loaded graph; None is what was loaded for. See `load`
                 for ``"auto"``.
@@ -131,11 +136,13 @@ class VLM:
             temperature: 0 is greedy.
             top_p: nucleus sampling, see `Sampler`.
             seed: makes sampling repeatable.
+            videos: paths, or file contents; for models that are shown clips, in place of pictures. Each frame of a
+                clip keeps ``budget`` tokens.
 
         Raises:
-            PocketVLMError: a picture, budget, count or setting that is refused, or a prompt beyond the context.
+            PocketVLMError: a picture, clip, budget, count or setting that is refused, or a prompt beyond the context.
         """
-        return self.stream(prompt, images, budget, max_new_tokens, temperature, top_p, seed).answer
+        return self.stream(prompt, images, budget, max_new_tokens, temperature, top_p, seed, videos).answer
 
     def stream(
         self,
@@ -146,11 +153,12 @@ class VLM:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        videos: Sequence[Video] | None = None,
     ) -> Stream:
         """As `generate`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not while iterating."""
         started = time.perf_counter()
         sampler = self._answerer.sampler(Sampling(max_new_tokens, temperature, top_p, seed))
-        looks = self._answerer.viewer.look(images, self._chosen(budget))
+        looks = self._answerer.viewer.look(images, self._chosen(budget), videos)
         prompter = self._answerer.prompter
         ids = prompter.encode(prompt, len(looks))
         self._answerer.check_room(len(prompter.place(ids, [look.ids for look in looks])), max_new_tokens)

@@ -23,6 +23,7 @@ class Halves:
     """The upper half, the lower half, then the whole picture, a text token between them."""
 
     name = "halves"
+    medium = "image"
 
     def __init__(self, setting, steps):
         self.setting, self.steps = setting, steps
@@ -162,7 +163,7 @@ def test_what_every_layout_says_of_itself(name):
     """Slots are counted alike everywhere, and the largest grid is last."""
     names = {"around": [1], "whole": [2], "row_end": [3], "last_row_end": [4]}
     tiles = {"longest_edge": 16, "splits": True, "marks": names, "parts": [[[5], [6]], [[8], [9]]]}
-    layout = make_layout(Setting((8, 8), 4, 7, {"name": name, "pinpoints": [[8, 16], [16, 16]], **tiles}))
+    layout = make_layout(Setting((8, 8), 4, 7, {"name": name, "pinpoints": [[8, 16], [16, 16]], "frames": 3, **tiles}))
     sizes = [grid.tiles for grid in layout.grids()]
     assert sizes == sorted(sizes)
     for grid in layout.grids():

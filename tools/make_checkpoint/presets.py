@@ -21,12 +21,12 @@ class Preset:
     decoder: Literal["llama", "mistral", "qwen2", "qwen3"]
     vision: Mapping[str, Any]
     text: Mapping[str, Any]
-    chat: Literal["vicuna", "chatml", "smolvlm"] = "vicuna"
+    chat: Literal["vicuna", "chatml", "smolvlm", "vicuna-video"] = "vicuna"
     tower: Literal["clip_vision_model", "dinov2", "siglip_vision_model", "idefics3_vision", "smolvlm_vision"] = (
         "clip_vision_model"
     )
     llava: Mapping[str, Any] = field(default_factory=dict)
-    family: Literal["llava", "llava_next", "idefics3", "smolvlm"] = "llava"
+    family: Literal["llava", "llava_next", "idefics3", "smolvlm", "video_llava"] = "llava"
     pictures: Mapping[str, Any] = field(default_factory=dict)
     residual: float = 1.0
     embedding: float = 0.5
@@ -148,6 +148,13 @@ PRESETS: dict[str, Preset] = {
         llava={"scale_factor": 4},
         pictures={"size": {"longest_edge": 2048}, "max_image_size": {"longest_edge": 512}},
         **_CALM,
+    ),
+    "tiny-video-llava": Preset(
+        "llama",
+        _TINY_TOWER,
+        {**_TINY_TEXT, "max_position_embeddings": 512},
+        chat="vicuna-video",
+        family="video_llava",
     ),
     "clip-l-qwen2-0.5b": Preset("qwen2", _CLIP_L, _QWEN2_HALF, chat="chatml", **_CALM),
     "next-clip-l-qwen2-0.5b": Preset(

@@ -1,5 +1,6 @@
 """Knows the text and picture side of the written checkpoints: byte-level BPE, public chat templates, processors."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 
 # The template that ships with llava-hf/llava-1.5-7b-hf, `{% generation %}` blocks included.
 VICUNA_TEMPLATE = (
@@ -33,6 +35,12 @@ SMOLLM_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
     "trained by Hugging Face<|im_end|>\n' }}{% endif %}" + CHATML_TEMPLATE
 )
+# Video-LLaVA's: Vicuna's, with clips after pictures.
+VIDEO_TEMPLATE = VICUNA_TEMPLATE.replace(
+    "{# Render all text next #}",
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}{{ '<video>\n' }}{% endfor %}"
+    "{# Render all text next #}",
+)
 # That of HuggingFaceTB/SmolVLM-256M-Instruct.
 SMOLVLM_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
@@ -46,6 +54,7 @@ TEMPLATES = {
     "chatml": CHATML_TEMPLATE,
     "smollm": SMOLLM_TEMPLATE,
     "smolvlm": SMOLVLM_TEMPLATE,
+    "vicuna-video": VIDEO_TEMPLATE,
 }
 _CORPUS = [
     "what is in the picture? a red circle is to the left of the blue square.",
@@ -59,13 +68,15 @@ _SMOLVLM_TOKENS = [
 ]
 
 
-def make_tokenizer(chat: Literal["vicuna", "chatml", "smolvlm"]) -> PreTrainedTokenizerFast:
-    """Train a small byte-level BPE tokenizer; ``vicuna`` puts ``<s>`` before every text, the others put nothing.
+def make_tokenizer(chat: Literal["vicuna", "chatml", "smolvlm", "vicuna-video"]) -> PreTrainedTokenizerFast:
+    """Train a small byte-level BPE tokenizer; ``vicuna`` puts ``<s>`` before every text, ``chatml`` and ``smolvlm`` put
+    nothing.
 
     That of ``smolvlm`` has SmolVLM's special tokens, which name the parts of a picture among others.
     """
-    if chat == "vicuna":
-        core = train_bpe(_CORPUS, 401, ["<unk>", "<s>", "</s>", "<image>"])
+    if chat in ("vicuna", "vicuna-video"):
+        video = ["<video>"] if chat == "vicuna-video" else []
+        core = train_bpe(_CORPUS, 401, ["<unk>", "<s>", "</s>", "<image>", *video])
         begin_with(core, "<s>")
         names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
     elif chat == "smolvlm":
@@ -150,3 +161,20 @@ def save_processor(processor: LlavaProcessor | LlavaNextProcessor | Idefics3Proc
     """
     processor.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
+
+
+def save_video_processor(tokenizer: PreTrainedTokenizerFast, folder: Path, *, image_size: int, patch_size: int) -> None:
+    """As `save_processor`, of Video-LLaVA: its processor itself needs torchvision, so its file is written by hand."""
+    sizes = {"size": {"shortest_edge": image_size}, "crop_size": {"height": image_size, "width": image_size}}
+    tokenizer.save_pretrained(folder)
+    VideoLlavaImageProcessor(**sizes).save_pretrained(folder)
+    stated: dict[str, Any] = {
+        "processor_class": "VideoLlavaProcessor",
+        "image_token": "<image>",
+        "video_token": "<video>",
+        "patch_size": patch_size,
+        "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": "default",
+    }
+    (folder / "processor_config.json").write_text(json.dumps(stated, indent=2) + "\n")
+    (folder / "chat_template.jinja").write_text(VIDEO_TEMPLATE)

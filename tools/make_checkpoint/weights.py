@@ -14,12 +14,14 @@ from safetensors.torch import save_file
 LAYOUTS: dict[str, list[tuple[str, str]]] = {
     "classic": [
         (r"^model\.vision_tower\.", "vision_tower.vision_model."),
+        (r"^model\.(video|image)_tower\.", r"\1_tower.vision_model."),
         (r"^model\.language_model\.", "language_model.model."),
         (r"^lm_head", "language_model.lm_head"),
         (r"^model\.(multi_modal_projector|image_newline)", r"\1"),
     ],
     "flat": [
         (r"^model\.vision_tower\.", "vision_tower."),
+        (r"^model\.(video|image)_tower\.", r"\1_tower."),
         (r"^model\.language_model\.", "language_model.model."),
         (r"^lm_head", "language_model.lm_head"),
         (r"^model\.(multi_modal_projector|image_newline)", r"\1"),

@@ -1,6 +1,7 @@
 """Knows which files a LLaVA checkpoint is made of, and writes all of them."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -23,12 +24,20 @@ from transformers import (
     SiglipVisionConfig,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
 )
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
 from make_checkpoint.presets import Preset
-from make_checkpoint.text import make_processor, make_tiling_processor, make_tokenizer, save_processor
+from make_checkpoint.text import (
+    make_processor,
+    make_tiling_processor,
+    make_tokenizer,
+    save_processor,
+    save_video_processor,
+)
 from make_checkpoint.weights import write_weights
 
 _DECODERS: dict[str, type[PretrainedConfig]] = {
@@ -49,6 +58,7 @@ _FAMILIES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
     "llava_next": (LlavaNextConfig, LlavaNextForConditionalGeneration),
     "idefics3": (Idefics3Config, Idefics3ForConditionalGeneration),
     "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration),
+    "video_llava": (VideoLlavaConfig, VideoLlavaForConditionalGeneration),
 }
 # These name their settings otherwise than LLaVA does, and their weights as transformers has always held them.
 _TILING = ("idefics3", "smolvlm")
@@ -105,16 +115,17 @@ def build_config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> Pretrain
     text = _DECODERS[preset.decoder](**preset.text, **ids, pad_token_id=tokenizer.pad_token_id)
     config_class, model_class = _FAMILIES[preset.family]
     image_token = tokenizer.convert_tokens_to_ids("<image>")
-    pictures = {
-        "image_token_index": image_token,
-        "image_seq_length": (preset.vision["image_size"] // preset.vision["patch_size"]) ** 2,
-    }
+    tokens = (preset.vision["image_size"] // preset.vision["patch_size"]) ** 2
+    shown = {"image_token_index": image_token, "image_seq_length": tokens}
     if preset.family in _TILING:
-        pictures = {"image_token_id": image_token}
+        shown = {"image_token_id": image_token}
+    if preset.family == "video_llava":  # of which transformers reads 8 frames with their [CLS]
+        shown["video_token_index"] = tokenizer.convert_tokens_to_ids("<video>")
+        shown["video_seq_length"] = 8 * (tokens + 1)
     config = config_class(
         vision_config=_TOWERS[preset.tower](**preset.vision),
         text_config=text,
-        **pictures,
+        **shown,
         tie_word_embeddings=text.tie_word_embeddings,
         **preset.llava,
     )
@@ -127,6 +138,10 @@ def write_processor(preset: Preset, tokenizer: PreTrainedTokenizerFast, folder: 
     if preset.family in _TILING:
         side = preset.vision["image_size"] // preset.vision["patch_size"] // preset.llava["scale_factor"]
         save_processor(make_tiling_processor(tokenizer, preset.family, preset.pictures, side**2), folder)
+        return
+    if preset.family == "video_llava":
+        sizes = {name: preset.vision[name] for name in ("image_size", "patch_size")}
+        save_video_processor(tokenizer, folder, **sizes)
         return
     processor = make_processor(
         tokenizer,

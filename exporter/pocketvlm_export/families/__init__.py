@@ -4,7 +4,9 @@ from pocketvlm_export.families.base import DecoderSpec, Family, LayoutSpec, Visi
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.llava_next import LlavaNext
 from pocketvlm_export.families.smolvlm import Idefics3, SmolVLM
+from pocketvlm_export.families.video_llava import VideoLlava
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (Llava(), LlavaNext(), SmolVLM(), Idefics3())}
+_KNOWN: tuple[Family, ...] = (Llava(), LlavaNext(), SmolVLM(), Idefics3(), VideoLlava())
+FAMILIES: dict[str, Family] = {family.model_type: family for family in _KNOWN}
 
 __all__ = ["FAMILIES", "DecoderSpec", "Family", "LayoutSpec", "VLMSpec", "VisionSpec"]

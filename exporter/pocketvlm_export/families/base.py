@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from pocketvlm.layouts import Medium
 from pocketvlm_export.checkpoint.weights import Weights
 
 
@@ -37,10 +38,11 @@ class VisionSpec:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens: as the picture is shaped, ``tokens`` in all."""
+        """Rows and columns of tokens: as the picture is shaped, ``tokens`` in all; else a single row."""
         height, width = self.image_size
         columns = math.isqrt(self.tokens * width // height)
-        return self.tokens // columns, columns
+        rows = self.tokens // columns
+        return (rows, columns) if rows * columns == self.tokens else (1, self.tokens)
 
     @property
     def sequence(self) -> int:
@@ -87,11 +89,13 @@ class LayoutSpec:
         stated: ``vision.layout`` of the manifest: the name of a layout of `pocketvlm.layouts`, and its options.
         exact: with every token kept it gives what transformers gives; without pruning no other is exported.
         constants: outputs of the vision graph that it reads beside the features, see `Family.load_constants`.
+        with_cls: the decoder reads [CLS] of each tile too, in front of its patches; under it nothing is pruned.
     """
 
     stated: Mapping[str, Any]
     exact: bool = True
     constants: tuple[str, ...] = ()
+    with_cls: bool = False
 
     @property
     def one_tile(self) -> bool:
@@ -107,7 +111,8 @@ ONE_TILE: Mapping[str, LayoutSpec] = {"single": LayoutSpec({"name": "single"})}
 class VLMSpec:
     """A checkpoint as the exporter sees it: parsed, checked, nothing loaded.
 
-    ``layouts`` are those of its family by what ``--layout`` calls them, the default when pruning first.
+    ``layouts`` are those of its family by what ``--layout`` calls them, the default when pruning first. Token
+    ``image_token_id`` stands for what the model is shown.
     """
 
     family: "Family"
@@ -117,16 +122,23 @@ class VLMSpec:
     image_token_id: int
     layouts: Mapping[str, LayoutSpec] = field(default_factory=lambda: ONE_TILE)
 
+    def under(self, layout: LayoutSpec) -> Self:
+        """Return what it is under a layout: where the decoder reads [CLS], that is a token like any other."""
+        if not (layout.with_cls and self.vision.has_cls):
+            return self
+        return replace(self, vision=replace(self.vision, tokens=self.vision.tokens + 1, has_cls=False))
+
 
 class Family(Protocol):
     """One VLM family: how its configuration reads, how its weights are named, how its parts are built.
 
     Every ``load_*`` returns a float32 module in eval mode and reads no weights but its own. ``processor`` is the name
-    of transformers' class.
+    of transformers' class, ``medium`` what its checkpoints are shown.
     """
 
     model_type: str
     processor: str
+    medium: Medium
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """Check a configuration and return what it says; raises `PocketVLMError` for what is not supported."""

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from pocketvlm import PocketVLMError
+from pocketvlm.layouts import Medium
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.base import DecoderSpec, VisionSpec, VLMSpec
 from pocketvlm_export.towers import TOWERS
@@ -49,6 +50,7 @@ class Llava:
 
     model_type = "llava"
     processor = "LlavaProcessor"
+    medium: Medium = "image"
     projector: type[nn.Module] = LlavaMultiModalProjector
     rules: Sequence[tuple[re.Pattern[str], str]] = _RULES
 

@@ -43,7 +43,8 @@ def _check_pictures(checkpoint: Checkpoint, layout: LayoutSpec) -> None:
     with _advising(source, "the image processor"):
         made = make_layout(setting(checkpoint.spec, layout), config)
     for shape in _SHAPES:  # without a crop the size may depend on the picture
-        height, width = made.views(Image.new("RGB", shape)).shape[1:3]
+        picture = Image.new("RGB", shape)
+        height, width = made.views([picture] if made.medium == "video" else picture).shape[1:3]
         if (height, width) != size:
             raise PocketVLMError(
                 f"the image processor of {source} makes {width}x{height} pixels of a picture of {shape[0]}x{shape[1]}, "
@@ -72,6 +73,7 @@ def _check_prompt(checkpoint: Checkpoint) -> None:
             ChatTemplate(template, special),
             checkpoint.spec.image_token_id,
             special.get("bos_token"),
+            checkpoint.family.medium,
         )
         ids = prompter.encode(GATE_PROMPT, pictures=1)
     if ids.max() >= checkpoint.spec.decoder.vocab:

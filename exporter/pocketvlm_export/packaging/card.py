@@ -6,6 +6,7 @@ import huggingface_hub
 import yaml  # type: ignore[import-untyped]
 
 import pocketvlm
+from pocketvlm.layouts import Medium
 from pocketvlm_export.layouts import most_tiles
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.plan import ExportPlan
@@ -17,13 +18,13 @@ _BODY = """
 
 ```bash
 pip install {install}  # in a clone of PocketVLM
-pocketvlm run . --image photo.jpg --prompt "What is in the picture?"
+pocketvlm run . {option} --prompt "{question}"
 ```
 
 ```python
 from pocketvlm import VLM
 
-print(VLM.load(".").generate("What is in the picture?", images=["photo.jpg"]).text)
+print(VLM.load(".").generate("{question}", {argument}).text)
 ```
 
 From Kotlin, Swift or JavaScript: see USING.md.{tiles}
@@ -33,6 +34,11 @@ Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow th
 by `pip install '.[export]'`.
 """
 
+# By what a model is shown: the Hub's task, an option, an argument, a question.
+_SHOWN: dict[Medium, tuple[str, str, str, str]] = {
+    "image": ("image-text-to-text", "--image photo.jpg", 'images=["photo.jpg"]', "What is in the picture?"),
+    "video": ("video-text-to-text", "--video clip.mp4", 'videos=["clip.mp4"]', "What happens in the video?"),
+}
 _ENGINES = {
     "onnx": "ONNX Runtime",
     "llama.cpp": "ONNX Runtime (pictures) and llama.cpp (text)",
@@ -43,11 +49,13 @@ _ENGINES = {
 def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
     """Write README.md with the front matter that the Hub reads."""
     tokens, budget = checkpoint.spec.vision.tokens, plan.budgets[0]
-    source = checkpoint.source
+    source, medium = checkpoint.source, checkpoint.family.medium
+    task, option, argument, question = _SHOWN[medium]
+    extras = [*(["llama"] if plan.gguf else []), *(["video"] if medium == "video" else [])]
     front = huggingface_hub.ModelCardData(
         base_model=source.model if source.on_hub else None,
         license=source_license(source.folder),
-        pipeline_tag="image-text-to-text",
+        pipeline_tag=task,
         library_name="pocketvlm",
         tags=[
             "onnx",
@@ -64,28 +72,39 @@ def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
         tokens=tokens,
         version=pocketvlm.__version__,
         pruning=_pruning(plan, budget) + _fastv(plan),
-        tiles="" if plan.layout.one_tile else _tiles(plan, budget),
+        tiles="" if plan.layout.one_tile else _tiles(plan, budget, medium),
+        option=option,
+        argument=argument,
+        question=question,
         vision=", ".join(plan.options.vision_precisions),
         engines=_ENGINES[plan.options.decoder],
-        install="'.[llama]'" if plan.gguf else ".",
+        install=f"'.[{','.join(extras)}]'" if extras else ".",
         decoder=_decoders(plan),
     )
     (folder / "README.md").write_text(f"---\n{front.to_yaml()}\n---\n{body}", encoding="utf-8")
 
 
-def _tiles(plan: ExportPlan, budget: int) -> str:
-    """Say that pictures are cut, what that comes to, and what is not promised."""
+def _tiles(plan: ExportPlan, budget: int, medium: Medium) -> str:
+    """Say that pictures are cut or clips are shown, what that comes to, and what is not promised."""
     if most_tiles(plan.spec, plan.layout) == 1:
         return (
             "\n\nOf tokens that stand around a picture in the prompt transformers.js and other clients are promised\n"
             "nothing, and processor_config.json counts the tokens of the unpruned checkpoint."
         )
+    promise = (
+        "Only PocketVLM's runtime does this by itself:\ntransformers.js and other clients are promised nothing, and "
+        "processor_config.json counts the tokens of the\nunpruned checkpoint."
+    )
+    if medium == "video":
+        ((grid, slots),) = plan.totals()[budget].items()
+        return (
+            f"\n\nOf a clip {grid.partition('x')[2]} frames are shown, {budget} visual tokens of each: {slots} a clip. "
+            f"Still pictures are refused. {promise}"
+        )
     cut = ", ".join(f"{slots} ({grid})" for grid, slots in plan.totals()[budget].items())
     return (
         f"\n\nA picture is shown to the model whole and in parts: {budget} visual tokens of each tile come to at most\n"
-        f"{cut} a picture, by the rows and columns of its parts. Only PocketVLM's runtime does this by itself:\n"
-        "transformers.js and other clients are promised nothing, and processor_config.json counts the tokens of the\n"
-        "unpruned checkpoint."
+        f"{cut} a picture, by the rows and columns of its parts. {promise}"
     )
 
 

@@ -58,6 +58,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "tiles": layout.recipe,
         "cut": layout.grids()[-1].tiles > 1,
         "named": len(stands) > slot_count(layout, stands),
+        "medium": {"image": "picture", "video": "clip"}[layout.medium],
         "picture": _picture(layout.steps, manifest.vision.image_size),
         "prompt": _prompt(Prompter.from_artifact(artifact), layout),
         "image_token_id": decoder.image_token_id,

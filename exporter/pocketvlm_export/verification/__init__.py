@@ -34,6 +34,9 @@ def verify_against(artifact_dir: Path, model: str) -> dict[str, Any]:
     # The same commit, where one was recorded: a branch moves on. It says nothing of any other repository.
     same = model == source.model and not Path(model).expanduser().is_dir()
     checkpoint = open_checkpoint(model, source.commit if same else None)
+    spec = checkpoint.spec
+    layouts = [layout for layout in spec.layouts.values() if layout.stated == artifact.manifest.vision.layout]
+    checkpoint = dataclasses.replace(checkpoint, spec=spec.under(layouts[0]) if layouts else spec)
     _check_same_shape(artifact, checkpoint)
     parity = check_parity(checkpoint, artifact)
     if not parity.passed:

@@ -24,6 +24,11 @@ def _one_tile(config: Any, tiles: int, patches: int, size: tuple[int, int]) -> l
     return list(range(patches))
 
 
+def _frame_after_frame(config: Any, tiles: int, patches: int, size: tuple[int, int]) -> list[int]:
+    """As `VideoLlavaModel.get_placeholder_mask` flattens frames and tokens into one axis."""
+    return torch.arange(tiles * patches).reshape(tiles, patches).flatten(0, 1).tolist()
+
+
 def _packed(config: Any, tiles: int, patches: int, size: tuple[int, int]) -> list[int]:
     """As transformers packs LLaVA-NeXT's features, done to the numbers of tokens instead."""
     numbers = torch.arange(tiles * patches, dtype=torch.float32).reshape(tiles, patches, 1)
@@ -64,6 +69,7 @@ ORDERS: Mapping[str, Order] = {
     "anyres-hf": _packed,
     "anyres-fastervlm": _stitched,
     "idefics3": _tile_after_tile,
+    "frames": _frame_after_frame,
 }
 
 

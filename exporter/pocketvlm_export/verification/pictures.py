@@ -29,14 +29,21 @@ class Shown:
 
 
 def show(artifact: Artifact) -> Shown:
-    """Return several pictures of one tile each, or the tiles of one picture."""
+    """Return several pictures of one tile each, or the tiles of one picture, or the frames of one clip."""
     layout, (height, width) = open_layout(artifact), artifact.manifest.vision.image_size
     if [grid.tiles for grid in layout.grids()] == [1]:
         return Shown(gate_pictures(_PICTURES, (height, width)), Grid(), (height, width))
+    if layout.medium == "video":
+        frames = [_image(frame) for frame in gate_pictures(layout.grids()[0].tiles, (height, width))]
+        return Shown(layout.cut(frames).pixel_values, layout.grids()[0], (height, width))
     size = (round(_CUT[0] * height), round(_CUT[1] * width))
-    samples = (gate_pictures(1, size)[0] * 48 + 128).clip(0, 255).astype(np.uint8)
-    tiles = layout.cut(Image.fromarray(np.ascontiguousarray(samples.transpose(1, 2, 0))))
+    tiles = layout.cut(_image(gate_pictures(1, size)[0]))
     return Shown(tiles.pixel_values, tiles.grid, size)
+
+
+def _image(pixels: Floats) -> Image.Image:
+    samples = (pixels * 48 + 128).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(samples.transpose(1, 2, 0)))
 
 
 def gate_pictures(count: int, size: tuple[int, int]) -> Floats:

@@ -83,7 +83,7 @@ def vision_reference(checkpoint: Checkpoint, pruning: Pruning, pixel_values: Flo
     for picture in pixel_values:
         with torch.inference_mode():
             output = tower(torch.from_numpy(picture[None]), output_hidden_states=True, output_attentions=True)
-            features, attentions = _tower_features(spec.config, output)
+            features, attentions = _tower_features(spec.config, output, before=int(spec.vision.has_cls))
             projected = connector(features)
         all_features.append(projected[0].numpy())
         seen = Seen(
@@ -166,7 +166,7 @@ def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, stands: str = ""
     a tokenizer's own ``apply_chat_template`` would add none at all.
     """
     tokenizer = load_tokenizer(checkpoint.source.folder)
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+    messages = [{"role": "user", "content": [{"type": checkpoint.family.medium}, {"type": "text", "text": prompt}]}]
     template = chat_template(checkpoint.source.folder)
     text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
     if stands:
@@ -189,7 +189,7 @@ def merge_patches(features: npt.NDArray[np.float64], grid: tuple[int, int], merg
     return features[np.array(tokens)].reshape(rows * columns, -1)
 
 
-def _tower_features(config: Any, output: Any) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+def _tower_features(config: Any, output: Any, *, before: int) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
     """Features of all patches, (1, patches, C), and all maps up to that behind the last of them.
 
     They are taken as LlavaModel.get_image_features takes them, or, of families that choose no layer, as the tower gives
@@ -200,7 +200,7 @@ def _tower_features(config: Any, output: Any) -> tuple[torch.Tensor, Sequence[to
         return output.last_hidden_state, output.attentions
     listed = config.vision_feature_layer
     layers = [listed] if isinstance(listed, int) else list(listed)
-    features = torch.cat([output.hidden_states[index][:, 1:] for index in layers], dim=-1)
+    features = torch.cat([output.hidden_states[index][:, before:] for index in layers], dim=-1)
     last = layers[-1]
     maps = output.attentions
     return features, maps[: last + len(maps) + 1 if last < 0 else last]

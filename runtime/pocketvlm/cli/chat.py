@@ -21,10 +21,10 @@ from pocketvlm.errors import PocketVLMError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pocketvlm import VLM, Chat
+    from pocketvlm import VLM
     from pocketvlm.streaming import Stream
 
-_COMMANDS = "/image FILE, /reset, /quit"
+_COMMANDS = "/image FILE, /video FILE, /reset, /quit"
 
 
 @click.command(epilog="Example: pocketvlm chat my-artifact --image photo.jpg")
@@ -36,22 +36,26 @@ def chat(
     ctx: click.Context,
     directory: Path,
     images: tuple[Path, ...],
+    videos: tuple[Path, ...],
     load: Callable[[Path], VLM],
     sampling: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Talk about pictures with the artifact in DIR, a question a line.
 
-    /image FILE shows another picture with the next question, /reset begins anew, /quit or the end of the input ends.
+    /image FILE shows another picture with the next question, /video FILE a clip; /reset begins anew, /quit or the end
+    of the input ends.
     Ctrl-C stops an answer, not the program. When the context is full the oldest questions and answers are dropped;
     their pictures stay as long as they fit in half of it.
 
     From a pipe, a line that is refused does not end the conversation, but the exit code is then 1.
     """
     vlm = load(directory)
-    conversation = _Conversation(vlm.chat(), sampling, as_json)
+    conversation = _Conversation(vlm, sampling, as_json)
     for image in images:
         conversation.show(image)
+    for video in videos:
+        conversation.show_clip(video)
     if conversation.interactive:
         click.echo(f"{vlm.decoder}; {_COMMANDS}", err=True)
     conversation.run()
@@ -62,13 +66,17 @@ def chat(
 class _Conversation:
     """Lines in, answers out."""
 
-    def __init__(self, chat: Chat, sampling: dict[str, Any], as_json: bool) -> None:
+    def __init__(self, vlm: VLM, sampling: dict[str, Any], as_json: bool) -> None:
+        from pocketvlm.layouts import open_layout
+
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
         self.refused = False
-        self._chat = chat
+        self._chat = vlm.chat()
+        self._layout = open_layout(vlm.artifact)
         self._sampling = sampling
         self._as_json = as_json
         self._pictures: list[Image.Image] = []  # to be shown with the next question
+        self._clips: list[list[Image.Image]] = []  # their frames
 
     def run(self) -> None:
         """Until the input ends."""
@@ -82,17 +90,27 @@ class _Conversation:
 
     def show(self, path: Path) -> None:
         """Read a picture now, so that what is wrong with it is said now."""
-        from pocketvlm.pictures import open_picture
+        from pocketvlm.viewing import check_medium, open_shown
 
-        self._pictures.append(open_picture(path))
+        check_medium(self._layout, pictures=True)
+        self._pictures.append(open_shown(self._layout, path))
+
+    def show_clip(self, path: Path) -> None:
+        """As `show`, of a clip."""
+        from pocketvlm.viewing import check_medium, open_shown
+
+        check_medium(self._layout, clips=True)
+        self._clips.append(open_shown(self._layout, path))
 
     def _obey(self, line: str) -> None:
         command, _, argument = line.partition(" ")
         if command == "/image" and argument:
             self.show(Path(argument.strip()).expanduser())
+        elif command == "/video" and argument:
+            self.show_clip(Path(argument.strip()).expanduser())
         elif command == "/reset":
             self._chat.reset()
-            self._pictures = []
+            self._pictures, self._clips = [], []
         elif command.startswith("/"):
             raise PocketVLMError(f"{command} is no command that this knows: {_COMMANDS}")
         elif line:
@@ -100,8 +118,8 @@ class _Conversation:
 
     def _ask(self, question: str) -> None:
         dropped = self._chat.dropped_turns
-        stream = self._chat.stream(question, self._pictures, **self._sampling)
-        self._pictures = []
+        stream = self._chat.stream(question, self._pictures, videos=self._clips, **self._sampling)
+        self._pictures, self._clips = [], []
         with _interrupts_stop(stream):
             if self._as_json:
                 answer = dataclasses.asdict(stream.answer)

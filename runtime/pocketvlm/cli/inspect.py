@@ -21,24 +21,29 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: pocketvlm inspect my-artifact --image photo.jpg --overlay kept.png")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="A picture to show the kept patches of.")
+@click.option("--video", type=click.Path(path_type=Path), metavar="FILE", help="Or a clip, frame beside frame.")
 @click.option("--overlay", type=click.Path(path_type=Path), metavar="OUT.png", help="Where to draw them.")
 @click.option("--budget", type=int, metavar="K", help="Visual tokens to keep; the artifact's default if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def inspect(directory: Path, image: Path | None, overlay: Path | None, budget: int | None, as_json: bool) -> None:
+def inspect(
+    directory: Path, image: Path | None, video: Path | None, overlay: Path | None, budget: int | None, as_json: bool
+) -> None:
     """Show the graphs, sizes, budgets, precisions and parity figures of the artifact in DIR.
 
-    With --image and --overlay, draw which patches of a picture are kept: those in colour, the others dimmed.
+    With --image or --video and --overlay, draw which patches of a picture, or of the frames of a clip, are kept: those
+    in colour, the others dimmed.
     """
     from pocketvlm.artifact import Artifact
 
-    if (image is None) != (overlay is None):
-        raise click.UsageError("--image and --overlay go together")
-    if overlay is not None and image is not None and overlay.exists() and image.exists() and overlay.samefile(image):
+    shown = video if image is None else image
+    if (shown is None) != (overlay is None) or (image is not None and video is not None):
+        raise click.UsageError("--image and --overlay go together, or --video and --overlay")
+    if overlay is not None and shown is not None and overlay.exists() and shown.exists() and overlay.samefile(shown):
         raise PocketVLMError(f"--overlay {overlay} is the picture itself: give another file to draw into")
     artifact = Artifact.open(directory, allow_rejected=True)
     kept: dict[str, Any] = {}
-    if image is not None and overlay is not None:
-        kept = draw_overlay(artifact, image, overlay, budget)
+    if shown is not None and overlay is not None:
+        kept = draw_overlay(artifact, shown, overlay, budget, is_clip=video is not None)
     if as_json:
         click.echo(json.dumps(facts(artifact.manifest) | kept, ensure_ascii=False))
         return
@@ -48,12 +53,17 @@ def inspect(directory: Path, image: Path | None, overlay: Path | None, budget: i
         click.echo(f"overlay    {kept['overlay']}: {len(kept['kept_indices'])} patches kept")
 
 
-def draw_overlay(artifact: Artifact, image: Path, overlay: Path, budget: int | None) -> dict[str, Any]:
+def draw_overlay(
+    artifact: Artifact, shown: Path, overlay: Path, budget: int | None, *, is_clip: bool = False
+) -> dict[str, Any]:
     """Write the drawing as PNG in one step; returns ``overlay`` (its path) and ``kept_indices`` in raster order."""
+    from pocketvlm.layouts import open_layout
     from pocketvlm.overlay import draw_budgets
+    from pocketvlm.viewing import check_medium
 
+    check_medium(open_layout(artifact), pictures=not is_clip, clips=is_clip)
     wanted = artifact.manifest.pruning.default_budget if budget is None else budget
-    drawing, kept = draw_budgets(artifact, image, [wanted])[wanted]
+    drawing, kept = draw_budgets(artifact, shown, [wanted])[wanted]
     encoded = io.BytesIO()
     drawing.save(encoded, format="PNG")
     try:
@@ -95,8 +105,10 @@ def describe(manifest: Manifest) -> Iterator[str]:
     commit = f" at {source.commit}" if source.commit else ""
     yield f"source     {source.model}{commit} ({source.family}, licence {source.license or 'not stated'})"
     budgets = ", ".join(f"{k}{' (default)' if k == pruning.default_budget else ''}" for k in pruning.budgets)
+    (height, width), layout = manifest.vision.image_size, manifest.vision.layout
     tiled = any(len(by_grid) > 1 for by_grid in manifest.vision.totals.values())
-    before = f"{pruning.tokens_before} tokens a {'tile' if tiled else 'picture'}"
+    name, frames = layout["name"], layout.get("frames")  # of a clip, where the model is shown those
+    before = f"{pruning.tokens_before} tokens a {'frame' if frames else 'tile' if tiled else 'picture'}"
     options = ", ".join(f"{name} {value}" for name, value in pruning.options.items())
     method = f"{pruning.method} ({options})" if options else pruning.method
     yield f"pruning    {method}, {before} -> {budgets}, {pruning.positions} positions"
@@ -107,8 +119,10 @@ def describe(manifest: Manifest) -> Iterator[str]:
             f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read {fastv.keep} tokens a picture, "
             "original positions"
         )
-    (height, width), layout = manifest.vision.image_size, manifest.vision.layout["name"]
-    yield f"pictures   {width}x{height} pixels{f' a tile, layout {layout}' if tiled else ''}"
+    if frames:
+        yield f"clips      {frames} frames of {width}x{height} pixels{', [CLS] among their tokens' * ('cls' in layout)}"
+    else:
+        yield f"pictures   {width}x{height} pixels{f' a tile, layout {name}' if tiled else ''}"
     yield (
         f"decoder    {', '.join(decoder.engines)}: {decoder.layers} layers, hidden {decoder.hidden}, "
         f"{decoder.kv_heads} KV heads of {decoder.head_dim}, vocabulary {decoder.vocab}, context {decoder.context}"

@@ -41,6 +41,14 @@ _IMAGE = click.option(
     type=click.Path(path_type=Path),
     help="A picture; repeat for several. <image> in the prompt places one, else they come first.",
 )
+_VIDEO = click.option(
+    "--video",
+    "videos",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A clip, for models that are shown clips; <video> in the prompt places one.",
+)
 _MODEL = [
     click.option("--decoder", metavar="NAME", help="Decoder engine: onnx where the artifact has it, or llama.cpp."),
     click.option(
@@ -80,7 +88,7 @@ _SAMPLING = [
 
 
 def answering_options(command: _Command) -> _Command:
-    """Add ``images``, ``sampling`` (keyword arguments of an answer) and ``load`` (gives the VLM of a folder)."""
+    """Add ``images``, ``videos``, ``sampling`` (arguments of an answer) and ``load`` (gives the VLM of a folder)."""
 
     @functools.wraps(command)
     def with_groups(*arguments: Any, **given: Any) -> Any:
@@ -91,7 +99,7 @@ def answering_options(command: _Command) -> _Command:
         return command(*arguments, **given, sampling=sampling, load=functools.partial(_load, model))
 
     decorated: Any = takes_target(answering_wishes)(with_groups)
-    for option in reversed([_IMAGE, *_MODEL, *_SAMPLING]):
+    for option in reversed([_IMAGE, _VIDEO, *_MODEL, *_SAMPLING]):
         decorated = option(decorated)
     result: _Command = decorated
     return result

@@ -28,19 +28,20 @@ if TYPE_CHECKING:
 def run(
     directory: Path,
     images: tuple[Path, ...],
+    videos: tuple[Path, ...],
     prompt: str,
     load: Callable[..., VLM],
     sampling: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Answer a question about pictures with the artifact in DIR.
+    """Answer a question about pictures, or clips, with the artifact in DIR.
 
     The answer goes to standard output as it is generated; on a terminal, what it cost goes to standard error.
     """
     if prompt == "-":
         prompt = read_prompt()
     # A process that answers once ends before copies of the weights would pay.
-    stream = load(directory, prepack=False).stream(prompt, images, **sampling)
+    stream = load(directory, prepack=False).stream(prompt, images, videos=videos, **sampling)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(stream.answer), ensure_ascii=False))
         return

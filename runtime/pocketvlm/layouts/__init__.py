@@ -1,4 +1,4 @@
-"""How pictures become tiles, slots and features, by layout; a new one is a module here and a name in `_KNOWN`."""
+"""How what is shown becomes tiles, slots and features, by layout; a new one is a module here and a name in `_KNOWN`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.layouts.anyres import AnyRes
 from pocketvlm.layouts.anyres_unpadded import AnyResUnpadded
-from pocketvlm.layouts.base import Grid, Layout, Setting, Tiles, slot_count, tokens_before
+from pocketvlm.layouts.base import Grid, Layout, Medium, Setting, Tiles, slot_count, tokens_before
+from pocketvlm.layouts.frames import Frames
 from pocketvlm.layouts.idefics3 import Idefics3
 from pocketvlm.layouts.single import Single
 
-_KNOWN: tuple[type[Layout], ...] = (Single, AnyRes, AnyResUnpadded, Idefics3)
+_KNOWN: tuple[type[Layout], ...] = (Single, AnyRes, AnyResUnpadded, Idefics3, Frames)
 LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in _KNOWN}
 
 __all__ = [
     "LAYOUTS",
     "Grid",
     "Layout",
+    "Medium",
     "Setting",
     "Tiles",
     "make_layout",

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.layouts.base import Floats, Grid, Ints, Setting, Tiles
+from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Setting, Tiles
 from pocketvlm.preprocessing import NEXT_TYPES, Preprocessor
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class AnyRes:
     """See `pocketvlm.layouts.base.Layout`; its option ``pinpoints`` lists sizes (height, width) in pixels."""
 
     name: ClassVar[str] = "anyres-fastervlm"
+    medium: ClassVar[Medium] = "image"
     recipe_of_rows: ClassVar[str] = "Its rows follow one after the other, each from left to right."
 
     def __init__(self, setting: Setting, preprocessor: Preprocessor | None) -> None:

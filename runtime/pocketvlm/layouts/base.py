@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 if TYPE_CHECKING:
     from pocketvlm.preprocessing import Preprocessor
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Medium = Literal["image", "video"]
+_Shown = TypeVar("_Shown", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,23 @@ class Setting:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Layout(Protocol):
+class Layout(Protocol[_Shown]):
     """One way from a picture to the features in a prompt. A new one is a module here and a name in the registry.
 
     Tiles of one picture run as one batch, those of two pictures never do. Every tile keeps the same number of tokens,
     the budget, which may differ from picture to picture.
 
+    What it cuts is an RGB image where its ``medium`` is ``"image"``. Where it is ``"video"`` that is a sequence of
+    them, as many as its only grid has tiles; what is said of pictures below holds for clips then.
+
     Attributes:
         name: in the manifest.
+        medium: what it is shown.
         setting: what it was made for.
     """
 
     name: ClassVar[str]
+    medium: ClassVar[Medium]
     setting: Setting
 
     @property
@@ -106,11 +112,11 @@ class Layout(Protocol):
     def grid(self, height: int, width: int) -> Grid:
         """The grid of a picture of so many pixels."""
 
-    def views(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """What the tower sees of an RGB image before it is normalised, for people: uint8 (tiles, height, width, 3)."""
+    def views(self, image: _Shown) -> npt.NDArray[np.uint8]:
+        """What the tower sees of a picture before it is normalised, for people: uint8 (tiles, height, width, 3)."""
 
-    def cut(self, image: Image.Image) -> Tiles:
-        """The tiles of an RGB image, as from `pocketvlm.pictures.open_picture`; raises `PocketVLMError`."""
+    def cut(self, image: _Shown) -> Tiles:
+        """The tiles of a picture, as from `pocketvlm.viewing.open_shown`; raises `PocketVLMError`."""
 
     def expand(self, grid: Grid, budget: int, kept: Ints | None = None) -> Ints:
         """What stands for a picture in place of its image token: int64 (n,), ``image_token_id`` in every slot.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.layouts.base import Floats, Grid, Ints, Setting, Tiles
+from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Setting, Tiles
 from pocketvlm.preprocessing import IDEFICS3_TYPES, Preprocessor
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Idefics3:
     """
 
     name: ClassVar[str] = "idefics3"
+    medium: ClassVar[Medium] = "image"
 
     def __init__(self, setting: Setting, preprocessor: Preprocessor | None) -> None:
         self.setting = setting

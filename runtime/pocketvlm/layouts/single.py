@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.layouts.base import Floats, Grid, Ints, Setting, Tiles
+from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Setting, Tiles
 from pocketvlm.preprocessing import Preprocessor
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class Single:
     """See `pocketvlm.layouts.base.Layout`."""
 
     name: ClassVar[str] = "single"
+    medium: ClassVar[Medium] = "image"
 
     def __init__(self, setting: Setting, preprocessor: Preprocessor | None) -> None:
         self.setting = setting

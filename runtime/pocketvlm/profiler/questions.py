@@ -12,6 +12,7 @@ from pocketvlm.decoders import check_room
 from pocketvlm.layouts import Grid, make_layout, setting_of
 from pocketvlm.pictures import open_picture
 from pocketvlm.prompts import Prompter
+from pocketvlm.viewing import check_medium
 
 TEXT_TOKENS = 40  # of the prompt that is made up where none is given
 
@@ -40,6 +41,7 @@ def check_question(artifact: Artifact, question: Question, budget: int) -> None:
     """Refuse at once what each run would refuse: a picture, or a prompt beyond the context at ``budget`` tokens a
     picture; raises `PocketVLMError`."""
     layout, prompter = make_layout(setting_of(artifact.manifest)), Prompter.from_artifact(artifact)
+    check_medium(layout, pictures=True)
     stands = [layout.expand(grid, budget) for grid in picture_grids(artifact, question)]
     ids = prompter.place(prompter.encode(question.prompt, len(stands)), stands)
     check_room(len(ids), question.new_tokens - 1, artifact.manifest.decoder.context)

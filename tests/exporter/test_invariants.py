@@ -30,6 +30,8 @@ FAMILIES = {
     "llava_next": [Case("tiny-llava-next", "fastervlm"), Case("tiny-llava-next", "hf")],
     "smolvlm": [Case("tiny-smolvlm", "hf", "received-attention")],
     "idefics3": [Case("tiny-idefics3", "hf", "received-attention")],
+    # Under transformers' own layout [CLS] is a token, and none is pruned.
+    "video_llava": [Case("tiny-video-llava", "fastervlm"), Case("tiny-video-llava", "hf", "none")],
 }
 CASES = [case for cases in FAMILIES.values() for case in cases]
 
@@ -41,13 +43,20 @@ def pictures():
     return [Image.fromarray(pixels).resize(size) for pixels, size in zip(noise, SIZES, strict=True)]
 
 
+def clips():
+    """Of each size, frames of a clip that differ: a number that is not the one that is taken of it."""
+    return [[image, image.transpose(Image.Transpose.ROTATE_180), image] for image in pictures()]
+
+
 class Exports:
     """One case's checkpoint, and the artifact of it whose graph ranks all tokens: smaller budgets are cut from it."""
 
     def __init__(self, case, checkpoint, folder):
         self.case, self.checkpoint, self.folder = case, checkpoint, folder
         self.spec = inspect_checkpoint(str(checkpoint)).spec
-        self.tokens = self.spec.vision.tokens
+        self.tokens = self.spec.under(self.spec.layouts[case.layout]).vision.tokens
+        self.asks = "videos" if self.spec.family.medium == "video" else "images"
+        self.shown = clips() if self.asks == "videos" else pictures()
         export(
             str(checkpoint),
             folder / "pruned",
@@ -55,11 +64,20 @@ class Exports:
         )
         self.pruned = VLM.load(folder / "pruned")
 
-    def sees(self, image, budget):
-        """A picture seen by itself at a budget: the look, and what fills its slots."""
-        viewer = self.pruned._answerer.viewer
-        (look,) = viewer.look([image], budget)
-        return look, viewer.see(look, cached=False).inputs_embeds
+    def look(self, images, budget, vlm=None):
+        """The looks of what is shown, at a budget or at the only one that is served."""
+        budget = self.tokens if self.case.pruner == "none" else budget
+        viewer = (vlm or self.pruned)._answerer.viewer
+        return viewer.look(budget=budget, **{"images": None, self.asks: images})
+
+    def sees(self, image, budget, vlm=None):
+        """A picture or clip seen by itself at a budget: the look, and what fills its slots."""
+        (look,) = self.look([image], budget, vlm)
+        return look, (vlm or self.pruned)._answerer.viewer.see(look, cached=False).inputs_embeds
+
+    def answer(self, images, vlm=None, budget=None, **more):
+        budget = None if self.case.pruner == "none" else budget
+        return (vlm or self.pruned).generate("what?", budget=budget, **{self.asks: images}, **more)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case.preset}-{case.layout}")
@@ -79,41 +97,39 @@ def test_all_layouts_of_the_family_are_here(exports):
 @pytest.mark.parametrize("budget", [1, SMALL - 1, SMALL, 36])
 def test_slots_equal_features(exports, budget):
     manifest = Artifact.open(exports.folder / "pruned").manifest
-    for image in pictures():
+    for image in exports.shown:
         look, features = exports.sees(image, budget)
         assert look.slots == len(features) == slot_count(look._layout, look.ids)
         assert look.slots <= look.tokens_before
         if str(budget) in manifest.vision.totals:
             assert look.slots <= manifest.vision.totals[str(budget)][str(look.grid)]
-        answer = exports.pruned.generate("what?", [image], budget=budget, max_new_tokens=1)
+        answer = exports.answer([image], budget=budget, max_new_tokens=1)
         assert answer.visual_tokens == {"before": look.tokens_before, "after": len(features)}
 
 
 def test_all_tokens_kept_is_no_pruning(exports):
     """At budget N nothing is lost: under transformers' own layout it is the unpruned artifact."""
-    for image in pictures():
+    for image in exports.shown:
         look, features = exports.sees(image, exports.tokens)
         assert look.kept_indices == list(range(look.grid.tiles * exports.tokens))
         assert len(features) == look.tokens_before
-    if not exports.spec.layouts[exports.case.layout].exact:
+    if not exports.spec.layouts[exports.case.layout].exact or exports.case.pruner == "none":
         return
     export(str(exports.checkpoint), exports.folder / "none", ExportOptions(pruner="none"))
     whole = VLM.load(exports.folder / "none")
-    for image in pictures():
-        unpruned = whole._answerer.viewer
-        (look,) = unpruned.look([image], exports.tokens)
-        expected = unpruned.see(look, cached=False).inputs_embeds
+    for image in exports.shown:
+        expected = exports.sees(image, exports.tokens, whole)[1]
         np.testing.assert_allclose(exports.sees(image, exports.tokens)[1], expected, atol=2e-5)
-        left, right = (vlm.generate("what?", [image], max_new_tokens=8) for vlm in (exports.pruned, whole))
+        left, right = (exports.answer([image], vlm, max_new_tokens=8) for vlm in (exports.pruned, whole))
         assert (left.token_ids, left.visual_tokens) == (right.token_ids, right.visual_tokens)
 
 
 @pytest.mark.parametrize("budget", [1, SMALL])
 def test_kept_tokens_stand_in_raster_order(exports, budget):
-    for image in pictures():
+    for image in exports.shown:
         look, features = exports.sees(image, budget)
         kept = look.features.kept_indices
-        assert kept.shape == (look.grid.tiles, budget)
+        assert kept.shape == (look.grid.tiles, look.budget)
         assert (np.diff(kept, axis=1) > 0).all()
         assert look.kept_indices == sorted(set(look.kept_indices))
         # Every feature of the picture is one of those of all tokens, and they stand in the same order.
@@ -126,7 +142,7 @@ def test_kept_tokens_stand_in_raster_order(exports, budget):
 
 def test_a_batch_of_two_equals_two_batches(exports):
     viewer = exports.pruned._answerer.viewer
-    first, second = (look.pixel_values for look in viewer.look(pictures()[:2], SMALL))
+    first, second = (look.pixel_values for look in exports.look(exports.shown[:2], SMALL))
     encode = viewer._encoder.encode
     both, alone = encode(np.concatenate([first, second])), [encode(first), encode(second)]
     for name, close in (("kept_indices", 0), ("kept_scores", 1e-6), ("image_features", 2e-5)):
@@ -137,10 +153,10 @@ def test_a_batch_of_two_equals_two_batches(exports):
 def test_pictures_do_not_see_each_other(exports):
     """Bit by bit: each picture is encoded by itself."""
     viewer = exports.pruned._answerer.viewer
-    images = pictures()
-    looks = viewer.look(images, SMALL)
+    images = exports.shown
+    looks = exports.look(images, SMALL)
     together = [viewer.see(look, cached=False).inputs_embeds for look in looks]
     for image, features in zip(images, together, strict=True):
         np.testing.assert_array_equal(exports.sees(image, SMALL)[1], features)
-    answer = exports.pruned.generate("what?", images[1:3], budget=SMALL, max_new_tokens=1)
+    answer = exports.answer(images[1:3], budget=SMALL, max_new_tokens=1)
     assert answer.kept_indices == [look.kept_indices for look in looks[1:3]]

@@ -152,7 +152,7 @@ PRESETS: dict[str, Preset] = {
     "tiny-video-llava": Preset(
         "llama",
         _TINY_TOWER,
-        {**_TINY_TEXT, "max_position_embeddings": 512},
+        {**_TINY_TEXT, "max_position_embeddings": 1024},
         chat="vicuna-video",
         family="video_llava",
     ),

@@ -118,7 +118,7 @@ def make_processor(
     *,
     image_size: int,
     patch_size: int,
-    chat: Literal["vicuna", "chatml", "smollm", "smolvlm"],
+    chat: Literal["vicuna", "chatml", "smollm", "smolvlm", "vicuna-video"],
     cls_tokens: int = 1,
     strategy: str = "default",
     pinpoints: list[list[int]] | None = None,

@@ -1,7 +1,6 @@
 """Knows which files a LLaVA checkpoint is made of, and writes all of them."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (

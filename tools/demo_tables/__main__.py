@@ -40,7 +40,10 @@ def main(build: Path, questions: int, workers: int, page: Path | None, figures: 
         if page:
             replace_section(page, name, text)
     if figures:
-        found = {"methods": methods.figures(by_method), "engines": {row.name: row.percent for row in by_engine}}
+        found = {
+            "methods": methods.figures(by_method),
+            "engines": {row.name: round(row.percent, 2) for row in by_engine},
+        }
         figures.write_text(json.dumps({"questions": len(data.questions), **found}, indent=1) + "\n")
 
 

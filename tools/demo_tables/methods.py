@@ -94,6 +94,8 @@ def _accuracy(score: Score, kind: str) -> float:
 def figures(summary: Summary) -> dict[str, Any]:
     """{method: {budget: per cent, one a draw}}."""
     return {
-        name: {budget: [100 * score.headline.value for score in scores] for budget, scores in by_budget.items()}
+        name: {
+            budget: [round(100 * score.headline.value, 2) for score in scores] for budget, scores in by_budget.items()
+        }
         for name, by_budget in _cells(summary).items()
     }

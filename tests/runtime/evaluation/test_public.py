@@ -9,6 +9,7 @@ from PIL import Image
 from pocketvlm import cli
 from pocketvlm.cli import evaluate as command
 from pocketvlm.cli.questions import BENCHMARKS as NAMED
+from pocketvlm.evaluation.engines import ENGINES
 from pocketvlm.evaluation.metrics import METRICS
 from pocketvlm.evaluation.public import BENCHMARKS
 from pocketvlm.evaluation.published import PUBLISHED
@@ -172,6 +173,7 @@ def test_what_is_no_public_file_is_refused(public, tmp_path):
     assert "there is no question" in refusal("gqa", tmp_path / "empty.json", "--images", images)
 
 
-def test_the_command_line_names_every_benchmark():
+def test_the_command_line_names_every_benchmark_and_engine():
+    assert tuple(ENGINES) == command.ENGINES
     assert tuple(BENCHMARKS) == NAMED
     assert tuple(PUBLISHED) == command.PUBLISHED == NAMED

@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import os
 
 import psutil
 import pytest
 
 from pocketvlm import PocketVLMError
 from pocketvlm.evaluation.engines.local import Inline
-from pocketvlm.evaluation.engines.ray import Ray
+from pocketvlm.evaluation.engines.ray import Ray, _connect
 from pocketvlm.evaluation.metrics import METRICS
 from pocketvlm.evaluation.questions import read_questions
 from pocketvlm.evaluation.run import evaluate
@@ -20,8 +19,8 @@ EXACT = METRICS["exact"]
 
 @pytest.fixture(scope="module")
 def cluster():
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    """One of this machine alone, as ``--engine ray`` starts it."""
+    _connect(ray, cpus=2)
     yield
     ray.shutdown()
 

@@ -14,6 +14,7 @@ from pocketvlm.evaluation.plan import Task
 
 _AHEAD = 4  # tasks handed out for each worker
 _RETRIES = 5  # of a task whose worker was lost
+_STORE = 100 << 20  # bytes of a cluster of our own
 
 
 class Ray:
@@ -68,7 +69,8 @@ def _connect(ray: Any, cpus: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" not in os.environ:
-        options |= {"num_cpus": cpus, "include_dashboard": False}
+        # Whatever else runs on this machine is not joined; tasks and replies are small.
+        options |= {"address": "local", "num_cpus": cpus, "object_store_memory": _STORE, "include_dashboard": False}
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:

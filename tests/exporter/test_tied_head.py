@@ -53,6 +53,7 @@ def test_untied_again_it_is_what_it_was():
     TieHead()(model)
     UntieHead()(model)
     assert [node.op_type for node in model.graph] == ["Gather", "MatMul"]
+    assert len(model.graph.initializers) == 2
     np.testing.assert_array_equal(run(model), run(decoder()))
 
 

@@ -54,8 +54,9 @@ class UntieHead(ir.passes.InPlacePass):
             graph.initializers[str(weight.name)] = weight
             product = ir.node("MatMul", [flat.inputs[0], weight])
             replace_node(graph, shaped, [product])
+            sizes = [flat.inputs[1], shaped.inputs[1]]
             graph.remove([node, flat], safe=True)
-            remove_unread(graph, [table])
+            remove_unread(graph, [table, *(size for size in sizes if size is not None)])
         return ir.passes.PassResult(model, modified=True)
 
 

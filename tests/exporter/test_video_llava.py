@@ -1,6 +1,9 @@
 """Video-LLaVA end to end: both layouts and both engines, held against transformers' own model and an own oracle."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +25,7 @@ from support.tiny_artifact import write_artifact
 
 BUDGET, N, FRAMES, STEPS = 9, 36, 8, 16
 QUESTION = "what is in the picture?"
+PAGE = Path(__file__).parents[2] / "docs" / "video.md"
 ENGINES = {"decoder": "both", "gguf_types": ("f32",)} if HAS_LLAMA_CPP else {}
 
 
@@ -239,6 +243,20 @@ def test_the_commands_take_clips(pruned, clip, tmp_path):
     assert invoke("inspect", pruned, "--video", clip).exit_code == 2
     assert "36 tokens a frame" in invoke("inspect", pruned).stdout
     assert "8 frames of 42x42" in invoke("inspect", pruned).stdout
+
+
+def test_the_commands_and_the_program_of_the_page_run(checkpoint, pruned, clip, tmp_path, monkeypatch):
+    (tmp_path / "clips").symlink_to(pruned)
+    (tmp_path / "clip.mp4").symlink_to(clip)
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^pocketvlm (.*)$", PAGE.read_text(), re.M)
+    assert [command.split()[0] for command in commands] == ["export", "run", "inspect"]
+    for command in commands:
+        words = shlex.split(command.replace("LanguageBind/Video-LLaVA-7B-hf", str(checkpoint)).replace("64", "9"))
+        done = invoke(*words, *(["--dry-run", "--overwrite"] if words[0] == "export" else []))
+        assert done.exit_code == 0, f"{command}\n{done.output}"
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    exec(program)  # from docs/video.md
 
 
 def test_the_card_and_the_page_for_other_languages_speak_of_clips(pruned, whole):

@@ -24,7 +24,7 @@ class AutoBudget:
     is more tokens where k is larger.
 
     What it finds is where attention is concentrated, which is not the same as a plain picture: of the demo's questions
-    it answers no more than a fixed budget of as many tokens, and fewer where k is half of the patches or all.
+    it answers no more than a fixed budget of as many tokens, and from a share of 0.8 on 2 to 3 in 100 fewer.
 
     Attributes:
         score_share: above 0, up to 1; 1 keeps all k.

@@ -50,13 +50,13 @@ class UntieHead(ir.passes.InPlacePass):
             table = node.inputs[1]
             assert flat is not None
             assert table is not None
+            sizes = [size for size in (flat.inputs[1], shaped.inputs[1]) if size is not None]
             weight = transposed(table, (1, 0), str(table.name).removesuffix(".table"))
             graph.initializers[str(weight.name)] = weight
             product = ir.node("MatMul", [flat.inputs[0], weight])
             replace_node(graph, shaped, [product])
-            sizes = [flat.inputs[1], shaped.inputs[1]]
             graph.remove([node, flat], safe=True)
-            remove_unread(graph, [table, *(size for size in sizes if size is not None)])
+            remove_unread(graph, [table, *sizes])
         return ir.passes.PassResult(model, modified=True)
 
 

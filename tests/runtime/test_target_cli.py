@@ -111,6 +111,18 @@ def test_profile_measures_what_the_target_lists(artifact_dir, board, monkeypatch
     assert (tuple(seen["budgets"]), seen["threads"], seen["decoders"]) == ((2, 1), (1,), ("onnx",))
 
 
+def test_evaluate_asks_what_the_target_lists(artifact_dir, board, tmp_path):
+    (tmp_path / "set.jsonl").write_text('{"question": "what?", "answers": ["that"]}\n')
+    path = board(budget=[3], context=99, memory_limit=1000, threads=1)
+    result = pocketvlm(
+        *("evaluate", artifact_dir, "--data", tmp_path / "set.jsonl", "--target", path, "--max-new-tokens", 2),
+        *("--answers", tmp_path / "answers.jsonl", "--json", tmp_path / "found.json"),
+    )
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(row) for row in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert {row["budget"] for row in rows if "budget" in row} == {3}
+
+
 def test_the_answer_is_the_targets(artifact_dir, board):
     path = board(budget=[3], threads=1, context=60, vision_precision=["fp32"])
     result = pocketvlm("run", artifact_dir, "--prompt", "what?", "--json", "--max-new-tokens", 3, "--target", path)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.lists import NAMES, Comma
+from pocketvlm.cli.lists import Comma
+from pocketvlm.cli.options import case_options
 from pocketvlm.cli.output import check_folders, printable_lines, write_text
-from pocketvlm.cli.target import profiling_wishes, takes_target
+from pocketvlm.cli.target import case_wishes, takes_target
 from pocketvlm.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -28,18 +29,9 @@ PUBLISHED = ("vqav2", "gqa", "textvqa", "pope", "scienceqa")
 @click.argument("directory", metavar="DIR", type=_FILE)
 @click.option("--data", type=_FILE, required=True, metavar="FILE.jsonl", help="The questions; see docs/evaluate.md.")
 @click.option("--metric", type=click.Choice(METRICS), default="exact", show_default=True, help="What scores an answer.")
-@click.option(
-    "--budget",
-    type=Comma.numbers_or_all(),
-    default=("all",),
-    metavar="all|K[,K...]",
-    help="Visual tokens a picture; all that were exported if not given.",
-)
-@click.option("--decoder", type=NAMES, default=(), metavar="all|NAME[,...]", help="Decoder engines.")
-@click.option("--decoder-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the decoder.")
-@click.option("--vision-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the vision.")
+@case_options
 @click.option("--threads", type=int, metavar="N", help="Of each engine; workers share the cores if not given.")
-@takes_target(profiling_wishes)
+@takes_target(case_wishes)
 @click.option(
     "--baseline",
     metavar="K|DIR",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pocketvlm.adaptive import AUTO, AutoBudget, read_budget
+from pocketvlm.cli.lists import NAMES, Comma
 from pocketvlm.cli.target import answering_wishes, takes_target
 
 if TYPE_CHECKING:
@@ -85,6 +86,33 @@ _SAMPLING = [
     click.option("--top-p", type=float, default=1.0, show_default=True, metavar="P", help="Nucleus sampling."),
     click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
 ]
+
+
+_CASES = [
+    click.option(
+        "--budget",
+        type=Comma.numbers_or_all(),
+        default=("all",),
+        metavar="all|K[,K...]",
+        help="Visual tokens a picture; all that were exported if not given.",
+    ),
+    click.option("--decoder", type=NAMES, default=(), metavar="all|NAME[,...]", help="Decoder engines."),
+    click.option(
+        "--decoder-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the decoder."
+    ),
+    click.option(
+        "--vision-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the vision."
+    ),
+]
+
+
+def case_options(command: _Command) -> _Command:
+    """Add what lists cases of an artifact, of which every combination is taken, see `profiler.cases.sweep`."""
+    decorated: Any = command
+    for option in reversed(_CASES):
+        decorated = option(decorated)
+    result: _Command = decorated
+    return result
 
 
 def answering_options(command: _Command) -> _Command:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.lists import NAMES, NUMBERS, Comma
+from pocketvlm.cli.lists import NUMBERS, Comma
+from pocketvlm.cli.options import case_options
 from pocketvlm.cli.output import check_folders, printable_lines, write_text
 from pocketvlm.cli.target import profiling_wishes, takes_target
 from pocketvlm.cli.terminal import printable
@@ -26,16 +27,7 @@ _FILE = click.Path(path_type=Path)
 @click.argument("directory", metavar="[DIR]", type=_FILE, required=False)
 @click.option("--image", "images", metavar="FILE", multiple=True, type=_FILE, help="A picture; noise if none is given.")
 @click.option("--prompt", metavar="TEXT", help="The question; one of 40 text tokens if not given.")
-@click.option(
-    "--budget",
-    type=Comma.numbers_or_all(),
-    default=("all",),
-    metavar="all|K[,K...]",
-    help="Visual tokens a picture; all that were exported if not given.",
-)
-@click.option("--decoder", type=NAMES, default=(), metavar="all|NAME[,...]", help="Decoder engines.")
-@click.option("--decoder-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the decoder.")
-@click.option("--vision-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the vision.")
+@case_options
 @click.option("--threads", type=NUMBERS, default=(None,), metavar="N[,N...]", help="Of each engine.")
 @click.option("--context", type=int, metavar="N", help="Longest sequence in tokens, at most the artifact's own.")
 @click.option(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Setting, Tiles
+from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles
 from pocketvlm.preprocessing import NEXT_TYPES, Preprocessor
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ of the first tile come first. Index p in `kept_indices` of the part in row r and
 _MOST_TILES = 100  # published models have up to 36 and the whole picture
 
 
-class AnyRes:
+class AnyRes(Prepared):
     """See `pocketvlm.layouts.base.Layout`; its option ``pinpoints`` lists sizes (height, width) in pixels."""
 
     name: ClassVar[str] = "anyres-fastervlm"
@@ -47,10 +47,9 @@ class AnyRes:
     recipe_of_rows: ClassVar[str] = "Its rows follow one after the other, each from left to right."
 
     def __init__(self, setting: Setting, preprocessor: Preprocessor | None) -> None:
-        self.setting = setting
+        super().__init__(setting, preprocessor)
         self.pinpoints = _pinpoints(setting)
         self.side = math.isqrt(setting.patches)  # patches along an edge of a tile
-        self._preprocessor = preprocessor
 
     @classmethod
     def make(cls, setting: Setting, config: Mapping[str, Any] | None = None) -> Self:
@@ -133,13 +132,6 @@ class AnyRes:
             return -shown, pinpoint[0] * pinpoint[1] - shown
 
         return min(self.pinpoints, key=badness)
-
-    @property
-    def steps(self) -> Preprocessor:
-        """See `Layout.steps`."""
-        if self._preprocessor is None:
-            raise RuntimeError("this layout was made to count, not to cut")
-        return self._preprocessor
 
 
 def _pinpoints(setting: Setting) -> tuple[tuple[int, int], ...]:

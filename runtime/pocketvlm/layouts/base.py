@@ -138,6 +138,27 @@ class Layout(Protocol[_Shown]):
         """
 
 
+class Prepared:
+    """What layouts have in common: their setting, and the steps of a tile where they were made to cut."""
+
+    def __init__(self, setting: Setting, preprocessor: Preprocessor | None) -> None:
+        self.setting = setting
+        self._preprocessor = preprocessor
+
+    @property
+    def steps(self) -> Preprocessor:
+        """See `Layout.steps`."""
+        if self._preprocessor is None:
+            raise RuntimeError("this layout was made to count, not to cut")
+        return self._preprocessor
+
+
+def one_after_another(features: VisionFeatures) -> Floats:
+    """The tokens of the first tile, then those of the next: (tiles, k, hidden) -> (tiles * k, hidden)."""
+    tokens: Floats = features.image_features.reshape(-1, features.image_features.shape[-1])
+    return tokens
+
+
 def tokens_before(layout: Layout, grid: Grid) -> int:
     """Slots that a picture takes when no token is pruned."""
     patches = layout.setting.patches

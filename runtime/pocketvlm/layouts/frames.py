@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Setting, Tiles
+from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles, one_after_another
 from pocketvlm.preprocessing import VIDEO_TYPES, Preprocessor
 
 if TYPE_CHECKING:
@@ -36,16 +36,15 @@ frame after frame in time order."""
 _MOST_FRAMES = 128  # published models read 8
 
 
-class Frames:
+class Frames(Prepared):
     """See `pocketvlm.layouts.base.Layout`; its option ``frames`` says how many are taken of a clip."""
 
     name: ClassVar[str] = "frames"
     medium: ClassVar[Medium] = "video"
 
     def __init__(self, setting: Setting, preprocessor: Preprocessor | None) -> None:
-        self.setting = setting
+        super().__init__(setting, preprocessor)
         self.count = _count(setting)
-        self._preprocessor = preprocessor
 
     @classmethod
     def make(cls, setting: Setting, config: Mapping[str, Any] | None = None) -> Self:
@@ -85,14 +84,7 @@ class Frames:
 
     def arrange(self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]) -> Floats:
         """Frame after frame."""
-        return features.image_features.reshape(-1, features.image_features.shape[-1])
-
-    @property
-    def steps(self) -> Preprocessor:
-        """See `Layout.steps`."""
-        if self._preprocessor is None:
-            raise RuntimeError("this layout was made to count, not to cut")
-        return self._preprocessor
+        return one_after_another(features)
 
 
 def _count(setting: Setting) -> int:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Setting, Tiles
+from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles, one_after_another
 from pocketvlm.preprocessing import IDEFICS3_TYPES, Preprocessor
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ each row of its `image_features`; after each row of parts {row_end}, after the l
 {around}, {whole}, the image tokens of the last tile, {around}. Rows of features fill the image tokens in that order."""
 
 
-class Idefics3:
+class Idefics3(Prepared):
     """See `pocketvlm.layouts.base.Layout`.
 
     Options: ``longest_edge`` in pixels; ``splits``, whether pictures are cut at all; ``marks``, token ids by the names
@@ -58,12 +58,11 @@ class Idefics3:
     medium: ClassVar[Medium] = "image"
 
     def __init__(self, setting: Setting, preprocessor: Preprocessor | None) -> None:
-        self.setting = setting
+        super().__init__(setting, preprocessor)
         self.edge = setting.image_size[0]
         self.longest_edge, self.splits = _geometry(setting)
         self._check_grids()
         self.marks, self.parts = self._names()
-        self._preprocessor = preprocessor
 
     @classmethod
     def make(cls, setting: Setting, config: Mapping[str, Any] | None = None) -> Self:
@@ -135,14 +134,7 @@ class Idefics3:
 
     def arrange(self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]) -> Floats:
         """Tile after tile."""
-        return features.image_features.reshape(-1, features.image_features.shape[-1])
-
-    @property
-    def steps(self) -> Preprocessor:
-        """See `Layout.steps`."""
-        if self._preprocessor is None:
-            raise RuntimeError("this layout was made to count, not to cut")
-        return self._preprocessor
+        return one_after_another(features)
 
     def _tiles(self, image: Image.Image) -> list[Image.Image]:
         """Resized as often as transformers does: each resize rounds to 8 bits."""

@@ -9,22 +9,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Setting, Tiles
+from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles
 from pocketvlm.preprocessing import Preprocessor
 
 if TYPE_CHECKING:
     from pocketvlm.vision import VisionFeatures
 
 
-class Single:
+class Single(Prepared):
     """See `pocketvlm.layouts.base.Layout`."""
 
     name: ClassVar[str] = "single"
     medium: ClassVar[Medium] = "image"
-
-    def __init__(self, setting: Setting, preprocessor: Preprocessor | None) -> None:
-        self.setting = setting
-        self._preprocessor = preprocessor
 
     @classmethod
     def make(cls, setting: Setting, config: Mapping[str, Any] | None = None) -> Self:
@@ -63,10 +59,3 @@ class Single:
     def arrange(self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]) -> Floats:
         """As they are."""
         return features.image_features[0]
-
-    @property
-    def steps(self) -> Preprocessor:
-        """See `Layout.steps`."""
-        if self._preprocessor is None:
-            raise RuntimeError("this layout was made to count, not to cut")
-        return self._preprocessor

@@ -31,6 +31,10 @@ def summary(tmp_path):
         subject = Subject(str(tmp_path / "-".join([name, *options.values()])), name, cases)
         replies = [Reply(q.line, 1, "yes" if q.line <= right else "no") for q in questions]
         answered += [Answered(subject, case, replies) for case in cases]
+    for keep in BUDGETS[1:]:  # as good as FasterVLM at 72 tokens
+        subject = Subject(str(tmp_path / f"fastv-{keep}"), "fastv", (Case(BUDGETS[0], "onnx", "fp32", "fp32"),))
+        replies = [Reply(q.line, 1, "yes" if q.line <= (18 if keep == 72 else 12) else "no") for q in questions]
+        answered.append(Answered(subject, subject.cases[0], replies))
     data = QuestionSet(tmp_path, questions, [], "")
     found = Evaluation(data, questions, [], answered, METRICS["exact"])
     return summarise(found, lambda one: methods._ours(found, one))
@@ -43,12 +47,13 @@ def cells(table):
 
 def test_a_row_a_method_and_a_column_a_budget(summary):
     rows = cells(methods.table(summary))
-    assert len(rows) == 1 + sum(name != "none" for name in PRUNERS)
+    assert len(rows) == 2 + sum(name != "none" for name in PRUNERS)
     assert all(len(row) == 1 + len(BUDGETS) for row in rows.values())
     assert rows["FasterVLM"][1].startswith("90.0 [")
     assert rows["DivPrune"][1] == f"60.0 ({mcnemar(0, 6):.2g})"
     assert rows["Random"][5] == f"30.0 ({mcnemar(0, 11):.2g})"  # of 5, 6 and 7 of 20; the largest p is that of 7
     assert SEEDS == 3
+    assert rows["FastV from layer 2 of 4"][1:4] == ["", "90.0 (1)", f"60.0 ({mcnemar(0, 6):.2g})"]
 
 
 def test_kinds_are_of_their_own_questions(summary):

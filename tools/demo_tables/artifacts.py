@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from pocketvlm.artifact.manifest import FastV
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.options import GGUF_TYPES
 from pocketvlm_export.precisions import names_for
@@ -13,6 +14,8 @@ from pocketvlm_export.pruning import PRUNERS, find_pruner
 
 BUDGETS = (144, 72, 36, 14, 7)  # 100, 50, 25, 10 and 5 % of the patches
 SEEDS = 3  # of a method that draws by chance
+FASTV = "fastv"
+FASTV_LAYER = 2  # of the demo's 4: those below it read every token
 
 
 def methods() -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -29,6 +32,12 @@ def export_method(build: Path, name: str, options: Mapping[str, str]) -> Path:
     budgets = BUDGETS[:1] if find_pruner(name).nested else BUDGETS
     folder = build / "-".join([name, *options.values()])
     return _export(folder, ExportOptions(pruner=name, pruner_options=options, budgets=budgets))
+
+
+def export_fastv(build: Path, keep: int) -> Path:
+    """The folder of the demo with ``keep`` of all tokens going on from `FASTV_LAYER` of its decoder."""
+    options = ExportOptions(pruner="none", fastv=FastV(layer=FASTV_LAYER, keep=keep))
+    return _export(build / f"{FASTV}-{keep}", options)
 
 
 def export_engines(build: Path) -> Path:

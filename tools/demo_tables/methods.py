@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from demo_tables.artifacts import BUDGETS, export_method, methods
+from demo_tables.artifacts import BUDGETS, FASTV, FASTV_LAYER, export_fastv, export_method, methods
 from demo_tables.asking import cases_of
 from pocketvlm.evaluation.engines import ENGINES
 from pocketvlm.evaluation.metrics import METRICS
@@ -21,17 +21,18 @@ _FEW = 14  # tokens at which methods differ most between kinds of question
 
 
 def measure(build: Path, data: QuestionSet, workers: int) -> Summary:
-    """Every method at every budget, FasterVLM first."""
+    """Every method at every budget, FasterVLM first, and FastV where it drops any."""
     subjects = []
     for name, options in methods():
         subjects += cases_of(export_method(build, name, options), workers, budgets=BUDGETS)
+    for keep in BUDGETS[1:]:
+        subjects += cases_of(export_fastv(build, keep), workers, budgets=BUDGETS[:1])
     found = evaluate(data, subjects, METRICS["exact"], build / "methods.jsonl", ENGINES["local"](workers), resume=True)
     return summarise(found, lambda answered: _ours(found, answered))
 
 
 def _ours(found: Evaluation, answered: Answered) -> Answered:
-    budget = answered.case.budget
-    return next(a for a in found.answered if method_of(a) == _OURS and a.case.budget == budget)
+    return next(a for a in found.answered if method_of(a) == _OURS and kept(a) == kept(answered))
 
 
 def method_of(answered: Answered) -> str:
@@ -40,12 +41,24 @@ def method_of(answered: Answered) -> str:
     return folder if folder in dict(methods()) else folder.rpartition("-")[0]
 
 
+def kept(answered: Answered) -> int:
+    """Visual tokens of a picture that reach the end of the decoder."""
+    if method_of(answered) == FASTV:
+        return int(answered.subject.folder.rpartition("-")[2])  # as `export_fastv` names it
+    return answered.case.budget
+
+
+def title(method: str) -> str:
+    """For people."""
+    return f"FastV from layer {FASTV_LAYER} of 4" if method == FASTV else find_pruner(method).title
+
+
 def _cells(summary: Summary) -> dict[str, dict[int, list[Score]]]:
     """{method: {budget: scores, one a draw}}."""
     cells: dict[str, dict[int, list[Score]]] = {}
     for score in summary.scores:
         by_budget = cells.setdefault(method_of(score.answered), {})
-        by_budget.setdefault(score.answered.case.budget, []).append(score)
+        by_budget.setdefault(kept(score.answered), []).append(score)
     return cells
 
 
@@ -62,8 +75,8 @@ def table(summary: Summary) -> str:
         f"|---|{'---|' * len(BUDGETS)}",
     ]
     for name, by_budget in _cells(summary).items():
-        cells = [_cell(by_budget[budget]) for budget in BUDGETS]
-        lines.append(f"| {find_pruner(name).title} | {' | '.join(cells)} |")
+        cells = [_cell(by_budget[budget]) if budget in by_budget else "" for budget in BUDGETS]
+        lines.append(f"| {title(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -83,7 +96,7 @@ def kinds_table(summary: Summary) -> str:
     for name, by_budget in cells.items():
         for budget in BUDGETS if name == _OURS else (_FEW,):
             means = [fmean(100 * _accuracy(score, kind) for score in by_budget[budget]) for kind in kinds]
-            lines.append(f"| {find_pruner(name).title} | {budget} | {' | '.join(f'{mean:.1f}' for mean in means)} |")
+            lines.append(f"| {title(name)} | {budget} | {' | '.join(f'{mean:.1f}' for mean in means)} |")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from transformers import LlavaForConditionalGeneration
 
 from make_checkpoint import PRESETS
 from pocketvlm import PocketVLMError
+from pocketvlm.artifact.manifest import Pruning
 from pocketvlm_export.loading import open_checkpoint, quiet_transformers
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import make_plan
@@ -69,7 +70,7 @@ def test_parts_equal_the_whole_model(make_tiny, preset, change):
         embedding = checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec)
         decoder = checkpoint.family.load_decoder(checkpoint.weights, checkpoint.spec, attention="eager")
         logits = decoder(inputs_embeds=embedding(ids)).logits
-        found = vision_reference(checkpoint, "none", [36], pictures)[36].image_features[0]
+        found = vision_reference(checkpoint, Pruning("none", 36, (36,), 36), pictures)[36].image_features[0]
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(found, features, atol=1e-5)
     parameters = sum(p.numel() for p in decoder.parameters())

@@ -25,7 +25,7 @@ from pocketvlm_export.pipeline import run_gate
 from pocketvlm_export.plan import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.pruning.base import Pruner
-from pocketvlm_export.verification.gate import gate_pictures
+from pocketvlm_export.verification.pictures import gate_pictures
 
 # The others' graphs are no different: that of fastervlm is every other test's, random is uniform with other constants.
 TRACED = ["vtc-cls", "gprune", "divprune", "received-attention", "uniform"]

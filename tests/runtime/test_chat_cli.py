@@ -128,7 +128,7 @@ def terminal(artifact_dir):
 
 
 def test_a_terminal_shows_what_answers_and_what_it_costs(terminal):
-    assert "onnx fp32; /image FILE, /reset, /quit" in terminal.read_until("> ")
+    assert "onnx fp32; /image FILE, /video FILE, /reset, /quit" in terminal.read_until("> ")
     terminal.type("what?\n")
     shown = terminal.read_until("tokens/s")
     assert re.search(r"onnx fp32: first token after \d+ ms, then [\d.]+ tokens/s", shown)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from transformers import LlavaNextProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
@@ -15,6 +14,7 @@ from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 from pocketvlm import PocketVLMError
 from pocketvlm.layouts import Setting, make_layout, tokens_before
 from pocketvlm.vision import VisionFeatures
+from support.noise import picture
 
 TILE, PATCH = 28, 7
 SIDE = TILE // PATCH
@@ -52,11 +52,6 @@ def layout(name, **options):
 
 
 HF, FASTERVLM = layout("anyres-hf"), layout("anyres-fastervlm")
-
-
-def picture(width, height):
-    pixels = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def cases(test):

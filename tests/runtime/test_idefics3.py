@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
@@ -12,6 +11,7 @@ from make_checkpoint.text import make_tiling_processor, make_tokenizer
 from pocketvlm import PocketVLMError
 from pocketvlm.layouts import Setting, make_layout, slot_count, tokens_before
 from pocketvlm.vision import VisionFeatures
+from support.noise import picture
 
 N = 4
 TOKENIZER = make_tokenizer("smolvlm")
@@ -51,11 +51,6 @@ def both(longest, tile, splits=True, kind=Idefics3ImageProcessorPil, most=6):
 
 
 LAYOUTS = {(*geometry, splits): both(*geometry, splits) for geometry in GEOMETRIES for splits in (True, False)}
-
-
-def picture(width, height):
-    pixels = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def cases(test):

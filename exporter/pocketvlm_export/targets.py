@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pocketvlm.targets import Target
 from pocketvlm_export.options import DECODERS
+from pocketvlm_targets import Target
 
 # Keys that only say something where the decoder in force has that engine.
 _OF_ENGINE = {"decoder_precision": "onnx", "embed_precision": "onnx", "gguf_type": "llama.cpp"}

@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING, Any
 from pocketvlm.errors import PocketVLMError
 
 if TYPE_CHECKING:
-    from pocketvlm.adaptive import AutoBudget
     from pocketvlm.answer import Answer
     from pocketvlm.artifact import Artifact
-    from pocketvlm.conversation import Chat
+    from pocketvlm.chat import Chat
     from pocketvlm.vlm import VLM
 
 __version__ = version("pocketvlm")
-__all__ = ["VLM", "Answer", "Artifact", "AutoBudget", "Chat", "PocketVLMError", "__version__"]
+__all__ = ["VLM", "Answer", "Artifact", "Chat", "PocketVLMError", "__version__"]
 
 # Loaded on first use, so that the command line answers --help without waiting for ONNX Runtime.
 _LAZY = {
     "VLM": "pocketvlm.vlm",
     "Answer": "pocketvlm.answer",
     "Artifact": "pocketvlm.artifact",
-    "AutoBudget": "pocketvlm.adaptive",
-    "Chat": "pocketvlm.conversation",
+    "Chat": "pocketvlm.chat",
 }
 
 

@@ -15,9 +15,9 @@ from pocketvlm.artifact import Manifest
 from pocketvlm.decoders import Decoder, TokenSampler, check_room
 from pocketvlm.decoders.prefix import CachedSequence
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.prompts import Prompter
-from pocketvlm.streaming import Detokenizer, Stream
-from pocketvlm.viewing import Look, Viewer
+from pocketvlm.text.prompts import Prompter
+from pocketvlm.text.streaming import Detokenizer, Stream
+from pocketvlm.vision.viewer import Look, Viewer
 
 
 @dataclass(frozen=True)

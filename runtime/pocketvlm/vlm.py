@@ -8,19 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from pocketvlm.adaptive import AutoBudget, read_budget
 from pocketvlm.answer import Answer
 from pocketvlm.answering import Answerer, Request, Sampling, ms_since
 from pocketvlm.artifact import Artifact, Check, Manifest
-from pocketvlm.conversation import Chat
+from pocketvlm.chat import Chat
 from pocketvlm.decoders import Decoder, open_decoder
-from pocketvlm.features import FeatureCache, FeatureLimits, FeatureSource
-from pocketvlm.pictures import Picture, PictureLimits
-from pocketvlm.prompts import Prompter
-from pocketvlm.streaming import Stream
-from pocketvlm.videos import Video, VideoLimits
-from pocketvlm.viewing import Viewer
-from pocketvlm.vision import VisionEncoder
+from pocketvlm.media.pictures import Picture, PictureLimits
+from pocketvlm.media.videos import Video, VideoLimits
+from pocketvlm.text.prompts import Prompter
+from pocketvlm.text.streaming import Stream
+from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm.vision.feature_cache import FeatureCache, FeatureLimits, FeatureSource
+from pocketvlm.vision.viewer import Viewer
 
 
 class VLM:
@@ -48,7 +47,7 @@ class VLM:
         viewer = Viewer(artifact, encoder, limits, cache, video_limits)
         self.artifact = artifact
         self._answerer = Answerer(artifact.manifest, viewer, decoder, Prompter.from_artifact(artifact))
-        self._budget: int | AutoBudget = encoder.budget
+        self._budget: int = encoder.budget
         self._keeps_features = keep_features or folder is not None
 
     @classmethod
@@ -57,7 +56,7 @@ class VLM:
         path: str | os.PathLike[str],
         decoder: str | None = None,
         threads: int | None = None,
-        budget: int | str | AutoBudget | None = None,
+        budget: int | None = None,
         vision_precision: str | None = None,
         decoder_precision: str | None = None,
         context: int | None = None,
@@ -74,8 +73,7 @@ class VLM:
             path: a folder written by `pocketvlm export`.
             decoder: engine, ``"onnx"`` or ``"llama.cpp"``; None prefers the first where the artifact has both.
             threads: for each engine; None leaves its default.
-            budget: visual tokens a picture, the default of `generate`; None is the artifact's default. ``"auto"``, or
-                an `AutoBudget`, lets each picture's scores decide, up to the artifact's default.
+            budget: visual tokens a picture, the default of `generate`; None is the artifact's default.
             vision_precision: None is the artifact's default, as is ``decoder_precision``'s.
             decoder_precision: see ``vision_precision``; for llama.cpp the type of the GGUF file. With ONNX Runtime
                 ``A+B`` reads prompts in A and answers in B, as in ``int8+int4``, where memory allows both.
@@ -93,18 +91,17 @@ class VLM:
             PocketVLMError: the folder is not a sound artifact, or lacks what is asked for.
         """
         started = time.perf_counter()
-        wanted = read_budget(budget)
         artifact = Artifact.open(path, check).shortened(context)
         encoder = VisionEncoder.open(
             artifact,
-            budget=wanted if isinstance(wanted, int) else None,
+            budget=budget,
             precision=vision_precision,
             threads=threads,
             prepack=prepack,
         )
         engine = open_decoder(artifact, engine=decoder, precision=decoder_precision, threads=threads, prepack=prepack)
         vlm = cls(artifact, encoder, engine, limits, feature_cache, feature_limits, video_limits=video_limits)
-        vlm._budget = artifact.manifest.pruning.default_budget if wanted is None else wanted
+        vlm._budget = artifact.manifest.pruning.default_budget if budget is None else budget
         vlm._answerer.viewer.check_budget(vlm._budget)
         vlm._answerer.load_ms = ms_since(started)
         return vlm
@@ -118,7 +115,7 @@ class VLM:
         self,
         prompt: str,
         images: Sequence[Picture] | None = None,
-        budget: int | str | AutoBudget | None = None,
+        budget: int | None = None,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -130,8 +127,7 @@ class VLM:
         Args:
             prompt: the question; ``<image>`` in it places a picture, ``<video>`` a clip, else they come first.
             images: paths, file contents, PIL images or uint8 arrays; None is no picture.
-            budget: visual tokens a picture, up to those of the loaded graph; None is what was loaded for. See `load`
-                for ``"auto"``.
+            budget: visual tokens a picture, up to those of the loaded graph; None is what was loaded for.
             max_new_tokens: the answer's limit in tokens.
             temperature: 0 is greedy.
             top_p: nucleus sampling, see `Sampler`.
@@ -148,7 +144,7 @@ class VLM:
         self,
         prompt: str,
         images: Sequence[Picture] | None = None,
-        budget: int | str | AutoBudget | None = None,
+        budget: int | None = None,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -167,15 +163,14 @@ class VLM:
             Request(ids, looks, max_new_tokens, sampler, spent_ms, cached=self._keeps_features, continued=False)
         )
 
-    def chat(self, budget: int | str | AutoBudget | None = None) -> Chat:
+    def chat(self, budget: int | None = None) -> Chat:
         """Begin a conversation; ``budget`` is as in `generate`, for all of its pictures."""
         chosen = self._chosen(budget)
         self._answerer.viewer.check_budget(chosen)
         return Chat(self._answerer, chosen)
 
-    def _chosen(self, budget: int | str | AutoBudget | None) -> int | AutoBudget:
-        wanted = read_budget(budget)
-        return self._budget if wanted is None else wanted
+    def _chosen(self, budget: int | None) -> int:
+        return self._budget if budget is None else budget
 
     def close(self) -> None:
         """Free the decoder at once, instead of when the object goes; nothing can be asked afterwards."""

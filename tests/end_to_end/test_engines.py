@@ -7,12 +7,12 @@ from click.testing import CliRunner
 
 from pocketvlm import VLM, Artifact, PocketVLMError
 from pocketvlm.cli import main
-from pocketvlm.profiler.cases import sweep
-from pocketvlm.profiler.measure import profile
-from pocketvlm.profiler.questions import Question
-from pocketvlm.profiler.result import STAGES
-from pocketvlm.profiler.rows import rows
 from pocketvlm_export import ExportOptions, export
+from pocketvlm_measure.cases import sweep
+from pocketvlm_measure.profiler.measure import profile
+from pocketvlm_measure.profiler.questions import Question
+from pocketvlm_measure.profiler.result import STAGES
+from pocketvlm_measure.profiler.rows import rows
 from train_demo.scenes import question_set
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: pip install 'pocketvlm[llama]'")

@@ -10,13 +10,13 @@ from click.testing import CliRunner
 
 from pocketvlm import Artifact
 from pocketvlm.cli import main
-from pocketvlm.evaluation.questions import read_questions
-from pocketvlm_profiles import load_target, target_names
+from pocketvlm_measure.evaluation.questions import read_questions
+from pocketvlm_targets import load_target, target_names
 
 PEAK = """
 import sys
 from pocketvlm import VLM
-from pocketvlm.profiler.memory import peak_memory
+from pocketvlm_measure.profiler.memory import peak_memory
 VLM.load(sys.argv[1], threads=1).generate("Describe the picture.", [sys.argv[2]])
 print(peak_memory())
 """

@@ -4,10 +4,9 @@ import shutil
 
 import pytest
 
+from support.fixtures import checksum_cache
 
-@pytest.fixture(autouse=True)
-def checksum_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+__all__ = ["checksum_cache", "copied_checkpoint"]
 
 
 @pytest.fixture

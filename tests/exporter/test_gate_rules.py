@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from pocketvlm.vision import VisionFeatures
+from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.verification import gate
 from pocketvlm_export.verification.oracles import ORACLES, Ranking, Seen
 from pocketvlm_export.verification.reference import DecoderReference, VisionReference

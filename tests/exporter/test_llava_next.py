@@ -13,12 +13,12 @@ from make_checkpoint import PRESETS
 from pocketvlm import VLM, Artifact, PocketVLMError
 from pocketvlm.cli import main
 from pocketvlm.layouts import open_layout
-from pocketvlm.profiler.costs import prefill_flops, tower_flops
-from pocketvlm.profiler.questions import noise_picture
-from pocketvlm.vision import VisionEncoder
+from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.plan import make_plan
+from pocketvlm_measure.profiler.costs import prefill_flops, tower_flops
+from pocketvlm_measure.profiler.questions import noise_picture
 from support.gguf_files import needs_llama_cpp
 
 BUDGET, N, SIDE = 9, 36, 6

@@ -15,7 +15,7 @@ from onnx.utils import Extractor
 from pocketvlm import VLM, Artifact, PocketVLMError
 from pocketvlm.artifact.metadata import SELECTION
 from pocketvlm.cli import main
-from pocketvlm.vision import VisionEncoder
+from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export import ExportOptions
 from pocketvlm_export.build import build_vision
 from pocketvlm_export.graphs import PrunedVisionEncoder

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketvlm.vision import VisionFeatures
+from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.pruning.base import Evidence
 from pocketvlm_export.verification.oracles import ORACLES, Seen

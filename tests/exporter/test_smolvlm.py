@@ -15,7 +15,7 @@ from make_checkpoint.text import make_tiling_processor
 from pocketvlm import VLM, Artifact, PocketVLMError
 from pocketvlm.artifact.manifest import Pruning
 from pocketvlm.cli import main
-from pocketvlm.vision import VisionEncoder
+from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs import PrunedVisionEncoder

@@ -11,7 +11,7 @@ from pocketvlm_export.footprint import Footprint
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.pipeline import prepare
 from pocketvlm_export.plan import make_plan
-from pocketvlm_profiles import load_target, target_names
+from pocketvlm_targets import load_target, target_names
 
 
 @pytest.fixture

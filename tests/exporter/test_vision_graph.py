@@ -7,7 +7,7 @@ import pytest
 
 from make_checkpoint import PRESETS
 from pocketvlm import Artifact
-from pocketvlm.vision import VisionEncoder
+from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.build import build_vision
 from pocketvlm_export.loading import open_checkpoint, quiet_transformers
 from pocketvlm_export.options import ExportOptions

@@ -12,9 +12,9 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from pocketvlm import VLM, Artifact
 from pocketvlm.cli import main
-from pocketvlm.pictures import open_picture
-from pocketvlm.preprocessing import Preprocessor
-from pocketvlm.vision import VisionEncoder
+from pocketvlm.media.pictures import open_picture
+from pocketvlm.media.preprocessing import Preprocessor
+from pocketvlm.vision.encoder import VisionEncoder
 
 STEPS = 12
 PROMPT = "what is in the picture?"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pocketvlm import VLM, PocketVLMError
-from pocketvlm.vision import VisionEncoder
+from pocketvlm.vision.encoder import VisionEncoder
 from support.tiny_artifact import write_artifact
 from support.tiny_graphs import CONTEXT, PATCHES, reference_logits, reference_vision
 
@@ -86,7 +86,7 @@ def test_what_was_computed_is_not_computed_again(vlm, picture, encoded):
 
 
 def test_a_picture_is_encoded_once_even_where_no_features_may_be_kept(tmp_path, weights, picture, encoded):
-    from pocketvlm.features import FeatureLimits
+    from pocketvlm.vision.feature_cache import FeatureLimits
 
     vlm = VLM.load(tmp_path / "a", feature_limits=FeatureLimits(memory_bytes=0))
     chat = vlm.chat()

@@ -22,7 +22,7 @@ def modules_after(code):
     [
         "import pocketvlm",
         "from pocketvlm import VLM, Answer, Artifact",
-        "import pocketvlm.decoders.onnx, pocketvlm.overlay, pocketvlm.cli.run, pocketvlm.cli.verify",
+        "import pocketvlm.decoders.onnx, pocketvlm.vision.overlay, pocketvlm.cli.run, pocketvlm.cli.verify",
     ],
 )
 def test_the_runtime_needs_none_of_the_exporters_libraries(code):
@@ -40,7 +40,7 @@ def test_the_command_line_waits_for_no_engine():
 
 
 def test_the_public_names():
-    names = ["VLM", "Answer", "Artifact", "AutoBudget", "Chat", "PocketVLMError", "__version__"]
+    names = ["VLM", "Answer", "Artifact", "Chat", "PocketVLMError", "__version__"]
     assert sorted(pocketvlm.__all__) == sorted(names)
     assert all(getattr(pocketvlm, name) is not None for name in pocketvlm.__all__)
     with pytest.raises(AttributeError, match="nonsense"):

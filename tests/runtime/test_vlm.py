@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM, PocketVLMError
-from pocketvlm.pictures import PictureLimits, open_picture
-from pocketvlm.preprocessing import Preprocessor
+from pocketvlm.media.pictures import PictureLimits, open_picture
+from pocketvlm.media.preprocessing import Preprocessor
 from support.tiny_artifact import PREPROCESSOR, read_manifest, write_artifact, write_manifest
 from support.tiny_graphs import CONTEXT, PATCHES, reference_logits, reference_vision
 

@@ -4,15 +4,15 @@ import pytest
 
 from demo_tables import methods
 from demo_tables.artifacts import BUDGETS, SEEDS
-from pocketvlm.evaluation.asking import Reply
-from pocketvlm.evaluation.metrics import METRICS
-from pocketvlm.evaluation.plan import Subject
-from pocketvlm.evaluation.questions import Question, QuestionSet
-from pocketvlm.evaluation.run import Answered, Evaluation
-from pocketvlm.evaluation.statistics import mcnemar
-from pocketvlm.evaluation.summary import summarise
-from pocketvlm.profiler.cases import Case
 from pocketvlm_export.pruning import PRUNERS
+from pocketvlm_measure.cases import Case
+from pocketvlm_measure.evaluation.asking import Reply
+from pocketvlm_measure.evaluation.metrics import METRICS
+from pocketvlm_measure.evaluation.plan import Subject
+from pocketvlm_measure.evaluation.questions import Question, QuestionSet
+from pocketvlm_measure.evaluation.run import Answered, Evaluation
+from pocketvlm_measure.evaluation.statistics import mcnemar
+from pocketvlm_measure.evaluation.summary import summarise
 
 COUNT = 20
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from demo_questions.__main__ import write_set
-from pocketvlm.evaluation.questions import picture_of, read_questions
-from pocketvlm.pictures import open_picture
+from pocketvlm.media.pictures import open_picture
+from pocketvlm_measure.evaluation.questions import picture_of, read_questions
 from train_demo.scenes import CELL, KINDS, NUMBERS, SPLITS, make_scene, question_set, questions, render, scene_rng
 
 

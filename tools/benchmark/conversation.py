@@ -11,7 +11,7 @@ import click
 from benchmark.interleave import check_quiet, take_turns
 from benchmark.options import EXISTING, NUMBERS, Section, Timing, into_section, timed
 from pocketvlm import VLM, Artifact
-from pocketvlm.profiler.questions import noise_picture
+from pocketvlm_measure.profiler.questions import noise_picture
 
 FIRST = "What is in the picture, and where is it?"
 SECOND = "And what colour does it have?"

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import click
 
-from pocketvlm.profiler.machine import BUSY, other_load
-from pocketvlm.profiler.spread import Spread
-from pocketvlm.profiler.turns import measure_in_turns
+from pocketvlm_measure.machine import BUSY, other_load
+from pocketvlm_measure.spread import Spread
+from pocketvlm_measure.turns import measure_in_turns
 
 Candidate = TypeVar("Candidate", bound=Hashable)
 

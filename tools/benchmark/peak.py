@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pocketvlm.profiler import memory
+from pocketvlm_measure.profiler import memory
 
 
 def peak_memory() -> float:

@@ -15,13 +15,13 @@ import onnxruntime as ort
 from benchmark.interleave import Spread, check_quiet, take_turns
 from benchmark.options import Section, Timing, into_section, timed
 from pocketvlm.cli.lists import Comma
-from pocketvlm.profiler.selection import read_events
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs import PrunedVisionEncoder, VisionEncoderGraph, trace
 from pocketvlm_export.loading import open_checkpoint, quiet_transformers
 from pocketvlm_export.onnx_passes import PRECISION_PASSES, ExternalWeights, NameSelection, WeightsFile, fuse, tidy
 from pocketvlm_export.precisions import GATE_PRECISION, names_for
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
+from pocketvlm_measure.profiler.selection import read_events
 
 _RUNS = 3  # of a graph that is open, each turn, after one that warms it up
 

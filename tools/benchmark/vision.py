@@ -12,7 +12,7 @@ import numpy as np
 from benchmark.interleave import check_quiet, take_turns
 from benchmark.options import EXISTING, NUMBERS, Section, Timing, into_section, timed
 from pocketvlm import Artifact
-from pocketvlm.vision import VisionEncoder
+from pocketvlm.vision.encoder import VisionEncoder
 
 
 @click.command()

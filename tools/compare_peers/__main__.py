@@ -23,8 +23,8 @@ from compare_peers.environments import make_environment
 from compare_peers.peers import ENVIRONMENTS, Peer, Sources, peers
 from compare_peers.worker import Worker
 from pocketvlm import Artifact
-from pocketvlm.profiler.questions import made_up_prompt, noise_picture
-from pocketvlm.prompts import Prompter
+from pocketvlm.text.prompts import Prompter
+from pocketvlm_measure.profiler.questions import made_up_prompt, noise_picture
 
 
 @click.command(help=__doc__)

@@ -15,7 +15,7 @@ import click
 from demo_questions.__main__ import write_set
 from demo_tables import engines, methods
 from page_section import replace_section
-from pocketvlm.evaluation.questions import read_questions
+from pocketvlm_measure.evaluation.questions import read_questions
 
 _PATH = click.Path(path_type=Path)
 

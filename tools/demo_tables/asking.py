@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pocketvlm import Artifact
-from pocketvlm.evaluation.plan import Subject, subjects
-from pocketvlm.profiler.cases import ALL, sweep
+from pocketvlm_measure.cases import ALL, sweep
+from pocketvlm_measure.evaluation.plan import Subject, subjects
 
 THREADS = 1  # the demo is too small to gain from more
 

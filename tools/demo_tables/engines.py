@@ -14,12 +14,12 @@ from demo_tables.artifacts import BUDGETS, export_engines, graph_bytes
 from demo_tables.asking import cases_of
 from pocketvlm import Artifact
 from pocketvlm.artifact import Manifest
-from pocketvlm.evaluation.engines import ENGINES
-from pocketvlm.evaluation.metrics import METRICS
-from pocketvlm.evaluation.questions import QuestionSet
-from pocketvlm.evaluation.run import evaluate
-from pocketvlm.evaluation.summary import Score, summarise
-from pocketvlm.profiler.cases import Case
+from pocketvlm_measure.cases import Case
+from pocketvlm_measure.evaluation.engines import ENGINES
+from pocketvlm_measure.evaluation.metrics import METRICS
+from pocketvlm_measure.evaluation.questions import QuestionSet
+from pocketvlm_measure.evaluation.run import evaluate
+from pocketvlm_measure.evaluation.summary import Score, summarise
 from train_demo.__main__ import DEMO
 from train_demo.scenes import Question
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from demo_tables.artifacts import BUDGETS, FASTV, FASTV_LAYER, export_fastv, export_method, methods
 from demo_tables.asking import cases_of
-from pocketvlm.evaluation.engines import ENGINES
-from pocketvlm.evaluation.metrics import METRICS
-from pocketvlm.evaluation.questions import QuestionSet
-from pocketvlm.evaluation.run import Answered, Evaluation, evaluate
-from pocketvlm.evaluation.summary import Score, Summary, summarise
-from pocketvlm.evaluation.tables import chance, percent
 from pocketvlm_export.pruning import find_pruner
+from pocketvlm_measure.evaluation.engines import ENGINES
+from pocketvlm_measure.evaluation.metrics import METRICS
+from pocketvlm_measure.evaluation.questions import QuestionSet
+from pocketvlm_measure.evaluation.run import Answered, Evaluation, evaluate
+from pocketvlm_measure.evaluation.summary import Score, Summary, summarise
+from pocketvlm_measure.evaluation.tables import chance, percent
 
 _OURS = "fastervlm"
 _FEW = 14  # tokens at which methods differ most between kinds of question

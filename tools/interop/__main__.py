@@ -20,8 +20,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from demo_reference.answers import PrunedModel, fastervlm, prompt_of
 from interop.page import answer_with_the_page
 from pocketvlm import VLM
-from pocketvlm.evaluation.questions import read_questions
 from pocketvlm_export import ExportOptions, export
+from pocketvlm_measure.evaluation.questions import read_questions
 from train_demo.__main__ import DEMO
 from train_demo.scenes import Question
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from pocketvlm import Artifact
-from pocketvlm.pictures import open_picture
-from pocketvlm.preprocessing import Preprocessor
-from pocketvlm.prompts import Prompter
+from pocketvlm.media.pictures import open_picture
+from pocketvlm.media.preprocessing import Preprocessor
+from pocketvlm.text.prompts import Prompter
 
 # What a page would do around the code: fetch the files, draw the picture to the size, tokenize the question.
 _DRIVER = """

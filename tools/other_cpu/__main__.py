@@ -21,8 +21,8 @@ import click
 import numpy as np
 
 from other_cpu.machines import MACHINES, Machine
-from pocketvlm.evaluation.questions import Question, read_questions
 from pocketvlm_export import ExportOptions, export
+from pocketvlm_measure.evaluation.questions import Question, read_questions
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"

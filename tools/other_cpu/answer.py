@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pocketvlm import VLM, Artifact
 from pocketvlm.decoders import EmbeddingSegment, open_decoder
-from pocketvlm.pictures import open_picture
-from pocketvlm.preprocessing import Preprocessor
-from pocketvlm.prompts import Prompter
-from pocketvlm.vision import VisionEncoder
+from pocketvlm.media.pictures import open_picture
+from pocketvlm.media.preprocessing import Preprocessor
+from pocketvlm.text.prompts import Prompter
+from pocketvlm.vision.encoder import VisionEncoder
 
 folder, questions, vision, precision = sys.argv[1:5]
 artifact = Artifact.open(folder)

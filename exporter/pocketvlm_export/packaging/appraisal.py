@@ -8,8 +8,8 @@ from PIL import Image
 
 from pocketvlm import PocketVLMError
 from pocketvlm.layouts import make_layout
-from pocketvlm.prompts import Prompter
-from pocketvlm.templates import ChatTemplate
+from pocketvlm.text.prompts import Prompter
+from pocketvlm.text.templates import ChatTemplate
 from pocketvlm_export.checkpoint import image_processor
 from pocketvlm_export.families import LayoutSpec
 from pocketvlm_export.layouts import setting

@@ -12,9 +12,9 @@ import numpy as np
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
 from pocketvlm.layouts import Layout, open_layout, slot_count
-from pocketvlm.preprocessing import Preprocessor
-from pocketvlm.prompts import Prompter
-from pocketvlm.signatures import Shapes, signature
+from pocketvlm.media.preprocessing import Preprocessor
+from pocketvlm.ort.signatures import Shapes, signature
+from pocketvlm.text.prompts import Prompter
 from pocketvlm_export.options import GATE_PROMPT
 
 USING = "USING.md"

@@ -16,8 +16,9 @@ from pocketvlm.decoders import engine_class
 from pocketvlm.decoders.fastv import FastVDecoder
 from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm.layouts import open_layout
-from pocketvlm.prompts import Prompter
-from pocketvlm.vision import VisionEncoder, VisionFeatures
+from pocketvlm.text.prompts import Prompter
+from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.loading import Checkpoint, quiet_transformers
 from pocketvlm_export.memory import release_memory
 from pocketvlm_export.options import GATE_PROMPT

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pocketvlm.vision import VisionFeatures
+from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.verification.reference import Floats, VisionReference
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pocketvlm.decoders import Decoder, Segment, TokenSegment
 from pocketvlm.decoders.fastv import FastVDecoder
-from pocketvlm.prompts import Prompter
+from pocketvlm.text.prompts import Prompter
 from pocketvlm_export.verification.bounds import VISION_BOUNDS, agreement, cosine, divergence
 from pocketvlm_export.verification.kept import KeptRow, largest
 from pocketvlm_export.verification.reference import DecoderReference, Floats, Ints

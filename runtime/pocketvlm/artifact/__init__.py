@@ -11,6 +11,7 @@ from typing import Any, Self
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from pocketvlm.artifact import metadata
+from pocketvlm.artifact.choices import is_nested, pick_graph, pick_precision
 from pocketvlm.artifact.integrity import Check, check_files, resolve
 from pocketvlm.artifact.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest, files_digest
 from pocketvlm.errors import PocketVLMError
@@ -23,7 +24,10 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "files_digest",
+    "is_nested",
     "metadata",
+    "pick_graph",
+    "pick_precision",
 ]
 
 _MAX_MANIFEST_BYTES = 16 << 20

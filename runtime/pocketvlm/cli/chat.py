@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from pocketvlm import VLM
-    from pocketvlm.streaming import Stream
+    from pocketvlm.text.streaming import Stream
 
 _COMMANDS = "/image FILE, /video FILE, /reset, /quit"
 
@@ -90,14 +90,14 @@ class _Conversation:
 
     def show(self, path: Path) -> None:
         """Read a picture now, so that what is wrong with it is said now."""
-        from pocketvlm.viewing import check_medium, open_shown
+        from pocketvlm.vision.viewer import check_medium, open_shown
 
         check_medium(self._layout, pictures=True)
         self._pictures.append(open_shown(self._layout, path))
 
     def show_clip(self, path: Path) -> None:
         """As `show`, of a clip."""
-        from pocketvlm.viewing import check_medium, open_shown
+        from pocketvlm.vision.viewer import check_medium, open_shown
 
         check_medium(self._layout, clips=True)
         self._clips.append(open_shown(self._layout, path))

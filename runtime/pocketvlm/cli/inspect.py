@@ -58,8 +58,8 @@ def draw_overlay(
 ) -> dict[str, Any]:
     """Write the drawing as PNG in one step; returns ``overlay`` (its path) and ``kept_indices`` in raster order."""
     from pocketvlm.layouts import open_layout
-    from pocketvlm.overlay import draw_budgets
-    from pocketvlm.viewing import check_medium
+    from pocketvlm.vision.overlay import draw_budgets
+    from pocketvlm.vision.viewer import check_medium
 
     check_medium(open_layout(artifact), pictures=not is_clip, clips=is_clip)
     wanted = artifact.manifest.pruning.default_budget if budget is None else budget

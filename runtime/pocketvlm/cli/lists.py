@@ -1,4 +1,4 @@
-"""Knows options whose value is a comma-separated list."""
+"""Knows the values that options take beside click's own: comma-separated lists, and budgets."""
 
 from __future__ import annotations
 
@@ -44,3 +44,21 @@ class Comma(click.ParamType):
 
 NUMBERS = Comma("whole numbers", int)
 NAMES = Comma("names")
+
+
+class _Budget(click.ParamType):
+    """A whole number of visual tokens; ``auto``, which an earlier version took, is refused with the reason."""
+
+    name = "budget"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it."""
+        if value == "auto":
+            self.fail("auto was removed: it answered no more questions than a fixed budget; give a number", param, ctx)
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+
+
+BUDGET = _Budget()

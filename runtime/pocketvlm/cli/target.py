@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +14,7 @@ from click.core import ParameterSource
 from pocketvlm.errors import PocketVLMError
 
 if TYPE_CHECKING:
-    from pocketvlm.targets import Target
+    from pocketvlm_targets import Target
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 # What a target wants of a command, by parameter name. It is told what is in force so far, ``decoder`` being the typed
@@ -48,6 +49,16 @@ def takes_target(wishes: Wishes) -> Callable[[_Command], _Command]:
     return decorate
 
 
+def load_target(name_or_file: str | os.PathLike[str]) -> Target:
+    """Read a shipped target by name, or a TOML file; raises `PocketVLMError` naming the file and the key."""
+    import pocketvlm_targets
+
+    try:
+        return pocketvlm_targets.load_target(name_or_file)
+    except pocketvlm_targets.TargetError as error:
+        raise PocketVLMError(str(error)) from error
+
+
 def answering_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a target wants of a command that answers: the first value of each list."""
     precisions = target.gguf_type if given["decoder"] == "llama.cpp" else target.decoder_precision
@@ -62,28 +73,8 @@ def answering_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]
     return {name: value for name, value in wanted.items() if value is not None}
 
 
-def case_wishes(target: Target, _given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a target wants of a command that goes through cases: its lists, of which every engine takes what it has."""
-    wanted = {
-        "decoder": ("onnx", "llama.cpp") if target.decoder == "both" else target.decoder,
-        "budget": target.budget,
-        "vision_precision": target.vision_precision,
-        "decoder_precision": (*target.decoder_precision, *target.gguf_type),
-        "threads": target.threads,
-    }
-    return {name: value for name, value in wanted.items() if value}
-
-
-def profiling_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a target wants of a command that measures: its lists and its limits."""
-    limits = {"context": target.context, "memory_limit": target.memory_limit}
-    return case_wishes(target, given) | {name: value for name, value in limits.items() if value}
-
-
 def _from_target(name_or_file: str, given: Mapping[str, Any], wishes: Wishes) -> dict[str, Any]:
     """The target's values for the options that nobody typed, converted as the options convert what is typed."""
-    from pocketvlm.targets import load_target
-
     context = click.get_current_context()
     target = load_target(name_or_file)
     decoder = given["decoder"] if target.decoder is None or _typed(context, "decoder") else target.decoder

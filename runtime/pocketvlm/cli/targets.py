@@ -12,7 +12,7 @@ import click
 from pocketvlm.cli.terminal import printable
 
 if TYPE_CHECKING:
-    from pocketvlm.targets import Target
+    from pocketvlm_targets import Target
 
 _WIDTH = 100
 _WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}  # addresses stay whole
@@ -27,8 +27,8 @@ def targets(target: str | None, as_json: bool) -> None:
     A target is a TOML file with the options that suit a device: --target takes what no option says from it. To make one
     of your own, save what this prints for the nearest as a file that ends in .toml, and change it.
     """
-    from pocketvlm.targets import load_target
-    from pocketvlm_profiles import target_names
+    from pocketvlm.cli.target import load_target
+    from pocketvlm_targets import target_names
 
     if target is None:
         listed = {name: load_target(name).description for name in target_names()}

@@ -48,8 +48,8 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
     from pocketvlm.artifact import metadata
     from pocketvlm.decoders.gguf_header import expected_dimensions, read_header
     from pocketvlm.layouts import open_layout
-    from pocketvlm.prompts import Prompter
-    from pocketvlm.sessions import open_session
+    from pocketvlm.ort.sessions import open_session
+    from pocketvlm.text.prompts import Prompter
 
     manifest = artifact.manifest
     wanted: list[tuple[str, str, int | None]] = [

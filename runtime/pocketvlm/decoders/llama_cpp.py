@@ -23,13 +23,12 @@ import numpy as np
 import numpy.typing as npt
 from packaging.specifiers import SpecifierSet
 
-from pocketvlm.artifact import Artifact
+from pocketvlm.artifact import Artifact, pick_precision
 from pocketvlm.decoders import EmbeddingSegment, Segment, TokenSegment, check_room, check_widths
 from pocketvlm.decoders.gguf_header import expected_dimensions, read_header
+from pocketvlm.decoders.sampling import check, check_finite
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.sampling import check, check_finite
-from pocketvlm.threads import check_threads, physical_cores
-from pocketvlm.vision import pick_precision
+from pocketvlm.ort.threads import check_threads, physical_cores
 
 SUPPORTED = SpecifierSet(">=0.3.20,<0.4")
 _INSTALL = "pip install 'pocketvlm[llama]'"
@@ -304,7 +303,7 @@ class LlamaCppDecoder:
 class LlamaCppSampler:
     """Picks tokens with llama.cpp's sampler chain: temperature, nucleus, then a draw; or greedy at temperature 0.
 
-    The parameters mean what they mean to `pocketvlm.sampling.Sampler`; the same seed draws other tokens than there.
+    The parameters mean what they mean to `pocketvlm.decoders.sampling.Sampler`; the same seed draws other tokens than there.
     """
 
     def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> None:

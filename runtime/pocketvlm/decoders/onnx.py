@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from pocketvlm.artifact import Artifact, metadata
+from pocketvlm.artifact import Artifact, metadata, pick_precision
 from pocketvlm.artifact.manifest import DecoderSpec
 from pocketvlm.decoders import EmbeddingSegment, Segment, check_room, check_widths
-from pocketvlm.sampling import Sampler
-from pocketvlm.sessions import open_session, ort_errors, wants_prepacking
-from pocketvlm.signatures import cache_names
-from pocketvlm.vision import pick_precision
+from pocketvlm.decoders.sampling import Sampler
+from pocketvlm.ort.sessions import open_session, ort_errors, wants_prepacking
+from pocketvlm.ort.signatures import cache_names
 
 
 class OnnxDecoder:

@@ -18,10 +18,10 @@ from PIL import Image
 
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles
-from pocketvlm.preprocessing import NEXT_TYPES, Preprocessor
+from pocketvlm.media.preprocessing import NEXT_TYPES, Preprocessor
 
 if TYPE_CHECKING:
-    from pocketvlm.vision import VisionFeatures
+    from pocketvlm.vision.features import VisionFeatures
 
 _RECIPE = """\
 A picture of W x H pixels is cut into tiles, and each tile goes through the steps below (sizes are height x width):

@@ -13,7 +13,7 @@ from pocketvlm.layouts.anyres import AnyRes
 from pocketvlm.layouts.base import Floats, Grid, Ints, Tiles
 
 if TYPE_CHECKING:
-    from pocketvlm.vision import VisionFeatures
+    from pocketvlm.vision.features import VisionFeatures
 
 _RECIPE = """\
 Its rows follow one after the

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from pocketvlm.preprocessing import Preprocessor
-    from pocketvlm.vision import VisionFeatures
+    from pocketvlm.media.preprocessing import Preprocessor
+    from pocketvlm.vision.features import VisionFeatures
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -116,7 +116,7 @@ class Layout(Protocol[_Shown]):
         """What the tower sees of a picture before it is normalised, for people: uint8 (tiles, height, width, 3)."""
 
     def cut(self, image: _Shown) -> Tiles:
-        """The tiles of a picture, as from `pocketvlm.viewing.open_shown`; raises `PocketVLMError`."""
+        """The tiles of a picture, as from `pocketvlm.vision.viewer.open_shown`; raises `PocketVLMError`."""
 
     def expand(self, grid: Grid, budget: int, kept: Ints | None = None) -> Ints:
         """What stands for a picture in place of its image token: int64 (n,), ``image_token_id`` in every slot.

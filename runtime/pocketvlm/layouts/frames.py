@@ -23,10 +23,10 @@ from PIL import Image
 
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles, one_after_another
-from pocketvlm.preprocessing import VIDEO_TYPES, Preprocessor
+from pocketvlm.media.preprocessing import VIDEO_TYPES, Preprocessor
 
 if TYPE_CHECKING:
-    from pocketvlm.vision import VisionFeatures
+    from pocketvlm.vision.features import VisionFeatures
 
 _RECIPE = """\
 This model is shown clips, not pictures: {count} frames of a clip, each a tile. Of n decoded frames, counted from 0,
@@ -75,7 +75,7 @@ class Frames(Prepared):
         return np.stack([self.steps.resize_and_crop(frame) for frame in frames])
 
     def cut(self, frames: Sequence[Image.Image]) -> Tiles:
-        """As many frames as `grids` says, in time order, as from `pocketvlm.videos.open_video`."""
+        """As many frames as `grids` says, in time order, as from `pocketvlm.media.videos.open_video`."""
         return Tiles(np.stack([self.steps(frame) for frame in frames]), Grid(1, self.count))
 
     def expand(self, grid: Grid, budget: int, kept: Ints | None = None) -> Ints:

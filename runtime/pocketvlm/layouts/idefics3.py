@@ -17,10 +17,10 @@ from PIL import Image
 
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles, one_after_another
-from pocketvlm.preprocessing import IDEFICS3_TYPES, Preprocessor
+from pocketvlm.media.preprocessing import IDEFICS3_TYPES, Preprocessor
 
 if TYPE_CHECKING:
-    from pocketvlm.vision import VisionFeatures
+    from pocketvlm.vision.features import VisionFeatures
 
 _MOST_EDGE = 4096  # transformers makes pictures smaller than that, whatever longest_edge says
 _MOST_TILES = 100  # published models cut into 4 x 4 and 5 x 5

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles
-from pocketvlm.preprocessing import Preprocessor
+from pocketvlm.media.preprocessing import Preprocessor
 
 if TYPE_CHECKING:
-    from pocketvlm.vision import VisionFeatures
+    from pocketvlm.vision.features import VisionFeatures
 
 
 class Single(Prepared):

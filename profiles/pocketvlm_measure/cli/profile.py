@@ -1,0 +1,180 @@
+"""Knows `pocketvlm profile`: what is measured, where the figures go, and how two measurements are compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pocketvlm.cli.lists import NUMBERS, Comma
+from pocketvlm.cli.target import takes_target
+from pocketvlm.cli.terminal import printable
+from pocketvlm.errors import PocketVLMError
+from pocketvlm_measure.cli.options import case_options
+from pocketvlm_measure.cli.output import check_folders, printable_lines, write_text
+from pocketvlm_measure.cli.target import profiling_wishes
+
+if TYPE_CHECKING:
+    from pocketvlm.artifact import Artifact
+    from pocketvlm_measure.profiler.result import Profile
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(epilog="Example: pocketvlm profile my-artifact --image photo.jpg --budget 576,144,64")
+@click.argument("directory", metavar="[DIR]", type=_FILE, required=False)
+@click.option("--image", "images", metavar="FILE", multiple=True, type=_FILE, help="A picture; noise if none is given.")
+@click.option("--prompt", metavar="TEXT", help="The question; one of 40 text tokens if not given.")
+@case_options
+@click.option("--threads", type=NUMBERS, default=(None,), metavar="N[,N...]", help="Of each engine.")
+@click.option("--context", type=int, metavar="N", help="Longest sequence in tokens, at most the artifact's own.")
+@click.option(
+    "--memory-limit",
+    type=click.IntRange(0),
+    metavar="MB",
+    help="Warn of what takes more; 0 is no limit.",
+)
+@takes_target(profiling_wishes)
+@click.option("--repeat", type=click.IntRange(1), default=7, show_default=True, metavar="N", help="Runs of each.")
+@click.option(
+    "--warmup",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Answers before each that counts.",
+)
+@click.option("--new-tokens", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Tokens made.")
+@click.option(
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    type=_FILE,
+    metavar="FILE",
+    help="Write the figures: .jsonl with llama-bench's keys and every sample, .csv, or .md for the tables.",
+)
+@click.option("--report", type=_FILE, metavar="OUT.html", help="Write one page with plots and kept patches.")
+@click.option("--compare", nargs=2, type=_FILE, metavar="A.jsonl B.jsonl", help="Measure nothing; compare two outputs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def profile(
+    directory: Path | None,
+    images: tuple[Path, ...],
+    prompt: str | None,
+    budget: tuple[int | str, ...],
+    decoder: tuple[str, ...],
+    decoder_precision: tuple[str, ...],
+    vision_precision: tuple[str, ...],
+    threads: tuple[int | None, ...],
+    context: int | None,
+    memory_limit: int | None,
+    repeat: int,
+    warmup: int,
+    new_tokens: int,
+    outputs: tuple[Path, ...],
+    report: Path | None,
+    compare: tuple[Path, Path] | None,
+    as_json: bool,
+) -> None:
+    """Measure what the artifact in DIR costs here: time by stage, memory, beside what the formulas say.
+
+    Every combination of the lists is measured, in interleaved turns, each run in a fresh process. All runs make the
+    same number of tokens and all samples count. Ctrl-C ends the measurement and keeps what was measured.
+    """
+    if (directory is None) == (compare is None):
+        raise click.UsageError("give either DIR, to measure it, or --compare with two files")
+    if compare is not None:
+        _compare(*compare, as_json=as_json)
+        return
+    assert directory is not None
+    writers = {path: _writer(path) for path in outputs}
+    check_folders([*outputs, *([report] if report else [])])
+    _check_report(report)
+
+    from pocketvlm.artifact import Artifact
+    from pocketvlm_measure.cases import sweep
+    from pocketvlm_measure.profiler.measure import profile as measure
+    from pocketvlm_measure.profiler.questions import Question, made_up_prompt
+
+    artifact = Artifact.open(directory).shortened(context)
+    cases = sweep(
+        artifact.manifest,
+        budgets=Comma.without_all(budget, "--budget"),
+        decoders=decoder,
+        decoder_precisions=decoder_precision,
+        vision_precisions=vision_precision,
+        threads=threads,
+        context=context,
+    )
+    paths = tuple(str(path) for path in images)
+    question = Question(prompt or made_up_prompt(artifact, len(paths) or 1), paths, new_tokens)
+
+    def save(found: Profile) -> None:
+        for path, to_text in writers.items():
+            write_text(path, to_text(found))
+
+    found = measure(artifact, cases, question, repeat=repeat, warmup=warmup, memory_limit=memory_limit, after_turn=save)
+    if found.results:
+        _show(found, artifact, report, as_json)
+    if found.interrupted:
+        raise KeyboardInterrupt
+
+
+def _show(found: Profile, artifact: Artifact, report: Path | None, as_json: bool) -> None:
+    from pocketvlm_measure.profiler.rows import to_dict
+    from pocketvlm_measure.profiler.tables import headline, notes, tables
+
+    if report is not None:
+        from pocketvlm_measure.profiler.report import to_html
+
+        write_text(report, to_html(found, artifact))
+    if as_json:
+        click.echo(json.dumps(to_dict(found), ensure_ascii=False))
+    else:
+        click.echo(printable(headline(found)))
+        for table in tables(found):
+            click.echo(f"\n{table.text()}")
+        click.echo()
+        for note in notes(found):
+            click.echo(printable(note))
+    for warning in found.warnings():
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _compare(a: Path, b: Path, *, as_json: bool) -> None:
+    import dataclasses
+
+    from pocketvlm_measure.profiler.compare import compare, comparison_table
+
+    found, differences = compare(a, b)
+    if as_json:
+        rows = [dataclasses.asdict(item) | {"verdict": item.verdict} for item in found]
+        click.echo(json.dumps({"a": str(a), "b": str(b), "differences": differences, "results": rows}))
+        return
+    click.echo(printable_lines(comparison_table(found).text()))
+    for difference in differences:
+        click.echo(f"warning: not measured alike: {printable(difference)}", err=True)
+
+
+def _writer(path: Path) -> Callable[[Profile], str]:
+    """What makes the text of an output file, by its ending."""
+    from pocketvlm_measure.profiler import rows, tables
+
+    def markdown(found: Profile) -> str:
+        parts = [tables.headline(found), *(table.markdown() for table in tables.tables(found)), *tables.notes(found)]
+        return "\n\n".join(parts) + "\n"
+
+    known: dict[str, Callable[[Profile], str]] = {".jsonl": rows.to_jsonl, ".csv": rows.to_csv, ".md": markdown}
+    if path.suffix not in known:
+        raise PocketVLMError(f"{path} has no ending that says what to write: expected {', '.join(known)}")
+    return known[path.suffix]
+
+
+def _check_report(report: Path | None) -> None:
+    if report is not None:
+        from pocketvlm_measure.reports.plots import check_plots
+
+        check_plots()

@@ -1,0 +1,69 @@
+"""Knows what `--baseline` names: a budget of the same artifact, or another artifact that is asked too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pocketvlm.artifact import Artifact
+from pocketvlm.errors import PocketVLMError
+from pocketvlm_measure.cases import Case
+from pocketvlm_measure.evaluation.plan import Subject, baseline_cases, subjects
+from pocketvlm_measure.evaluation.run import Answered, Evaluation
+from pocketvlm_measure.evaluation.summary import Baseline, budget, most_tokens
+
+
+@dataclass(frozen=True)
+class Against:
+    """What cases are held against.
+
+    Attributes:
+        tokens: a budget of the same artifact; None where it is none.
+        artifact_id: of another artifact; None where it is none.
+        cases: for each case the other artifact's.
+        subjects: what of the other artifact is to be asked.
+    """
+
+    tokens: int | None = None
+    artifact_id: str | None = None
+    cases: dict[Case, Case] = field(default_factory=dict)
+    subjects: Sequence[Subject] = ()
+
+    def of(self, evaluation: Evaluation) -> Baseline:
+        """The baseline of each case of an evaluation; that of the other artifact's own cases is none."""
+        if self.artifact_id is not None:
+            return lambda answered: self._other(evaluation, answered)
+        return most_tokens(evaluation) if self.tokens is None else budget(evaluation, self.tokens)
+
+    def _other(self, evaluation: Evaluation, answered: Answered) -> Answered | None:
+        if answered.subject.artifact_id == self.artifact_id:
+            return None
+        wanted = self.cases[answered.case]
+        return next(
+            other
+            for other in evaluation.answered
+            if other.subject.artifact_id == self.artifact_id and other.case == wanted
+        )
+
+
+def budget_named(baseline: str | None) -> int | None:
+    """The number of tokens that ``--baseline`` names; None where it names something else, or nothing."""
+    return int(baseline) if baseline is not None and baseline.isdecimal() else None
+
+
+def against(baseline: str | None, asked: Sequence[Subject], workers: int) -> Against:
+    """What ``--baseline`` names; nothing means the most visual tokens of each family.
+
+    Raises:
+        PocketVLMError: it is no artifact, or the one that is evaluated.
+    """
+    if baseline is None or budget_named(baseline) is not None:
+        return Against(tokens=budget_named(baseline))
+    artifact = Artifact.open(baseline)
+    if artifact.manifest.artifact_id == asked[0].artifact_id:
+        raise PocketVLMError(f"--baseline {baseline} is the artifact that is evaluated: name another, or a budget")
+    cases = [case for subject in asked for case in subject.cases]
+    pairs = baseline_cases(artifact.manifest, cases)
+    others = subjects(Path(baseline), artifact, dict.fromkeys(pairs.values()), workers)
+    return Against(None, artifact.manifest.artifact_id, pairs, others)

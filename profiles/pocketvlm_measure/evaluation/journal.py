@@ -1,0 +1,140 @@
+"""Knows how answers are kept, a line each, so that a run that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pocketvlm.errors import PocketVLMError
+from pocketvlm_measure.evaluation.asking import Reply
+from pocketvlm_measure.evaluation.plan import Key, Subject
+
+_FORMAT = "pocketvlm answers 1"
+_CASE = ("artifact", "line", "budget", "decoder", "decoder_precision", "vision_precision")
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "line": int,
+    "budget": int,
+    "text": str,
+    "tokens": int,
+    "visual_tokens": int,
+    "ttft_ms": (int, float),
+}
+
+
+class Journal:
+    """The answers of one run, in a file that only grows.
+
+    The first line says what was asked and how; an answer given under other conditions is never taken for one of this
+    run. A last line that was cut off when the run was killed is dropped, and its question asked again.
+
+    Attributes:
+        replies: what has been answered, refusals not included.
+    """
+
+    def __init__(self, path: Path, head: dict[str, Any], *, resume: bool) -> None:
+        """Open ``path`` to continue it, where ``resume`` and it is there, or else a new one.
+
+        Args:
+            path: the file.
+            head: what must be the same for answers to count: JSON values.
+            resume: go on with what there is; without it a file that is there is refused.
+
+        Raises:
+            PocketVLMError: the file is there and not to be resumed, is of another run, damaged, or not writable.
+        """
+        self.path = path
+        self.replies: dict[Key, Reply] = {}
+        head = {"format": _FORMAT, **head}
+        if path.exists() and not resume:
+            raise PocketVLMError(f"{path} is there already: --resume goes on with it, --answers names another file")
+        try:
+            kept = self._read(head) if path.exists() else 0
+            self._file = path.open("r+b" if kept else "wb")
+            self._file.truncate(kept)
+            self._file.seek(kept)
+            if not kept:
+                self._write([head])
+        except OSError as error:
+            raise PocketVLMError(f"{path} cannot be written ({error.strerror}): name another with --answers") from error
+
+    def add(self, subject: Subject, replies: list[Reply]) -> None:
+        """Write replies down, all at once; those that refuse are written for people to read, and asked again."""
+        rows = []
+        by_budget = {case.budget: case for case in subject.cases}
+        for reply in replies:
+            key = subject.key(reply.line, by_budget[reply.budget])
+            said = dataclasses.asdict(reply)
+            rows.append(dict(zip(_CASE, key, strict=True)) | {k: v for k, v in said.items() if v is not None})
+            if reply.error is None:
+                self.replies[key] = reply
+        try:
+            self._write(rows)
+        except OSError as error:
+            raise PocketVLMError(
+                f"{self.path} cannot be written ({error.strerror}): make room, then --resume"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        self._file.write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self, head: dict[str, Any]) -> int:
+        """Take the answers that are there; returns how many bytes of the file are whole lines."""
+        whole = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                row = _row(line)
+                if row is None and not file.peek(1):
+                    break  # cut off
+                if row is None:
+                    raise PocketVLMError(f"{self.path} line {number} is damaged: delete that line, or the file")
+                if number == 1:
+                    self._check(row, head)
+                elif row.get("error") is None:
+                    self._take(row, number)
+                whole += len(line)
+        return whole
+
+    def _check(self, found: dict[str, Any], head: dict[str, Any]) -> None:
+        if found.get("format") != _FORMAT:
+            raise PocketVLMError(f"{self.path} holds no answers of ours: name another file with --answers")
+        for name, value in head.items():
+            if found.get(name) != value:
+                raise PocketVLMError(
+                    f"{self.path} was answered with {name} {found.get(name)}, now it is {value}: "
+                    "name another file with --answers, or go back"
+                )
+
+    def _take(self, row: dict[str, Any], number: int) -> None:
+        if not all(isinstance(row.get(name), kind) for name, kind in _TYPES.items()) or not all(
+            isinstance(row.get(name), str) for name in ("artifact", *_CASE[3:])
+        ):
+            raise PocketVLMError(f"{self.path} line {number} is no answer of ours: delete that line, or the file")
+        key: Key = tuple(row[name] for name in _CASE)
+        self.replies.setdefault(key, Reply(**{name: row[name] for name in _TYPES}))
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The object in a whole line, else None."""
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None

@@ -1,0 +1,157 @@
+"""Knows a question set: one JSON object a line, and what is wrong with a line that is none of ours."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.errors import PocketVLMError
+from pocketvlm.media.pictures import Picture, PictureLimits
+
+_DATA = "data:"
+_LONGEST = 2 * PictureLimits().max_bytes  # of a line, in bytes: a picture in base64, and words
+
+
+@dataclass(frozen=True)
+class Question:
+    """One line of a set.
+
+    Attributes:
+        line: its number in the file, from 1.
+        id: as the file names it, else the line's number.
+        text: the question, as it is put to the model.
+        answers: those expected; what several mean is for the metric to say.
+        images: absolute paths or data URIs.
+        tags: what it belongs to.
+    """
+
+    line: int
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    images: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A line that cannot be asked, and why."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """A file of questions.
+
+    Attributes:
+        path: the file.
+        questions: its sound lines, in order.
+        broken: the others.
+        sha256: of the file.
+    """
+
+    path: Path
+    questions: Sequence[Question]
+    broken: Sequence[Broken]
+    sha256: str
+
+
+class _WrongLine(ValueError):
+    """What is wrong with a line."""
+
+
+def read_questions(path: Path, limit: int | None = None) -> QuestionSet:
+    """Read a set: JSON Lines with ``question`` (text), ``answers`` (texts), and ``image`` (a path, from the file's
+    folder if relative, a data URI, or a list of such), ``tags`` (texts) and ``id`` where there are any.
+
+    Args:
+        path: the file. Empty lines mean nothing.
+        limit: sound lines to take; the rest is not looked at. None takes all.
+
+    Raises:
+        PocketVLMError: the file cannot be read, or has no sound line.
+    """
+    questions: list[Question] = []
+    broken: list[Broken] = []
+    digest = hashlib.sha256()
+    folder = path.resolve().parent
+    for number, line in enumerate(_lines(path, digest.update), start=1):
+        if not line.strip() or (limit is not None and len(questions) >= limit):
+            continue
+        try:
+            questions.append(_question(line, number, folder))
+        except _WrongLine as error:
+            broken.append(Broken(number, str(error)))
+    if not questions:
+        why = f"{path} line {broken[0].line}: {broken[0].reason}" if broken else f"{path} is empty"
+        raise PocketVLMError(f"no question: {why}; expected JSON Lines with image, question and answers")
+    return QuestionSet(path, questions, broken, digest.hexdigest())
+
+
+def picture_of(reference: str) -> Picture:
+    """What `open_picture` takes, of an image in a question; raises `PocketVLMError` for a data URI that is none."""
+    if not reference.startswith(_DATA):
+        return Path(reference)
+    head, comma, body = reference.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise PocketVLMError(f"{reference[:40]} is no data URI this can read: expected data:image/png;base64,...")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PocketVLMError(f"the data URI {reference[:40]}... is damaged ({error}): write it again") from error
+
+
+def _lines(path: Path, see: Callable[[bytes], None]) -> Iterator[bytes]:
+    """The lines with their ends, of one that is too long no more than shows that it is; ``see`` gets every byte."""
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(_LONGEST + 1):
+                see(line)
+                yield line
+                while len(line) > _LONGEST and not line.endswith(b"\n"):
+                    line = file.readline(_LONGEST + 1)
+                    see(line)
+    except OSError as error:
+        raise PocketVLMError(f"{path} cannot be read ({error.strerror}): give a question set as JSON Lines") from error
+
+
+def _question(line: bytes, number: int, folder: Path) -> Question:
+    if len(line) > _LONGEST:
+        raise _WrongLine(f"has more than {_LONGEST} bytes")
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _WrongLine(f"is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise _WrongLine("is no JSON object")
+    text = found.get("question")
+    if not isinstance(text, str) or not text.strip():
+        raise _WrongLine("has no question: expected a text")
+    name = found.get("id", number)
+    if not isinstance(name, str | int):
+        raise _WrongLine("has an id that is no text")
+    answers = _texts(found, "answers")
+    if not answers:
+        raise _WrongLine("has no answers: expected a list of texts")
+    images = [found["image"]] if isinstance(found.get("image"), str) else _texts(found, "image")
+    return Question(number, str(name), text, answers, tuple(_place(i, folder) for i in images), _texts(found, "tags"))
+
+
+def _texts(found: dict[str, Any], key: str) -> tuple[str, ...]:
+    texts = found.get(key) or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise _WrongLine(f"has {key} that are no list of texts")
+    return tuple(texts)
+
+
+def _place(image: str, folder: Path) -> str:
+    """Absolute, so that another process finds it."""
+    return image if image.startswith(_DATA) else str(folder / image)

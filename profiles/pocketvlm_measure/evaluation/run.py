@@ -1,0 +1,134 @@
+"""Knows how an evaluation is run: what is left is asked, every answer is written down at once, all are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from pocketvlm.errors import PocketVLMError
+from pocketvlm_measure.cases import Case
+from pocketvlm_measure.evaluation.asking import Reply
+from pocketvlm_measure.evaluation.engines import Engine
+from pocketvlm_measure.evaluation.journal import Journal
+from pocketvlm_measure.evaluation.metrics import Metric
+from pocketvlm_measure.evaluation.plan import Subject, Task, tasks
+from pocketvlm_measure.evaluation.questions import Broken, Question, QuestionSet
+
+OnBroken = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One case of one artifact, with a reply to every question that counts, in their order."""
+
+    subject: Subject
+    case: Case
+    replies: Sequence[Reply]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was answered.
+
+    Attributes:
+        data: the set that was asked.
+        questions: those that count: asked and answered in every case, so that cases are compared on the same ones.
+        skipped: the others, by line.
+        answered: every case.
+        metric: what scores them.
+    """
+
+    data: QuestionSet
+    questions: Sequence[Question]
+    skipped: Sequence[Broken]
+    answered: Sequence[Answered]
+    metric: Metric
+
+
+def evaluate(
+    data: QuestionSet,
+    subjects: Sequence[Subject],
+    metric: Metric,
+    answers: Path,
+    engine: Engine,
+    *,
+    resume: bool = False,
+    on_broken: OnBroken = "stop",
+    max_new_tokens: int = 64,
+) -> Evaluation:
+    """Have every case answer every question, greedily.
+
+    Args:
+        data: see `read_questions`.
+        subjects: what is asked, see `plan.subjects`.
+        metric: one of `METRICS`.
+        answers: the file that keeps the answers, see `Journal`.
+        engine: one of `ENGINES`.
+        resume: go on with ``answers``.
+        on_broken: what a line, picture or question that is refused does: end the run, or be left out and reported.
+        max_new_tokens: limit of an answer.
+
+    Raises:
+        PocketVLMError: something was refused and ``on_broken`` is ``"stop"``, no question is left, or see `Journal`.
+            What was answered until then is kept.
+    """
+    questions, broken = _askable(data, metric)
+    if on_broken == "stop" and broken:
+        raise PocketVLMError(_refusal(data, min(broken, key=lambda item: item.line)))
+    head = {"data_sha256": data.sha256, "max_new_tokens": max_new_tokens}
+    refused: dict[int, Broken] = {}
+    with Journal(answers, head, resume=resume) as journal:
+        for item in _ask(journal, subjects, questions, engine, max_new_tokens):
+            if on_broken == "stop":
+                raise PocketVLMError(_refusal(data, item))
+            refused.setdefault(item.line, item)
+        counted = [question for question in questions if question.line not in refused]
+        if not counted:
+            raise PocketVLMError(_refusal(data, next(iter(refused.values()))))
+        found = [
+            Answered(subject, case, [journal.replies[subject.key(question.line, case)] for question in counted])
+            for subject in subjects
+            for case in subject.cases
+        ]
+    skipped = sorted([*broken, *refused.values()], key=lambda item: item.line)
+    return Evaluation(data, counted, skipped, found, metric)
+
+
+def _ask(
+    journal: Journal, subjects: Sequence[Subject], questions: Sequence[Question], engine: Engine, max_new_tokens: int
+) -> Iterator[Broken]:
+    """Ask what the journal has no answer to, and write it down; yields what is refused."""
+    left = [task for subject in subjects for task in tasks(subject, questions, journal.replies, max_new_tokens)]
+    total = len(questions) * sum(len(subject.cases) for subject in subjects)
+    done = total - sum(task.answers for task in left)
+    with tqdm(total=total, initial=done, desc="answering", unit="answer", disable=None, smoothing=0.05) as bar:
+        for task, replies in _whole(engine.answered(left)):
+            journal.add(task.subject, replies)
+            bar.update(len(replies))
+            yield from (Broken(reply.line, reply.error) for reply in replies if reply.error is not None)
+
+
+def _whole(answered: Iterable[tuple[Task, list[Reply]]]) -> Iterator[tuple[Task, list[Reply]]]:
+    """As given; an engine that loses a question is an error of ours, and must not look like a result."""
+    for task, replies in answered:
+        if len(replies) != task.answers:
+            raise RuntimeError(f"{task.answers} answers were asked for, {len(replies)} came")
+        yield task, replies
+
+
+def _askable(data: QuestionSet, metric: Metric) -> tuple[list[Question], list[Broken]]:
+    """The questions that the metric can score, and everything else."""
+    reasons = {question.line: metric.refusal(question.answers) for question in data.questions}
+    wrong = [Broken(line, reason) for line, reason in reasons.items() if reason is not None]
+    questions = [question for question in data.questions if reasons[question.line] is None]
+    if not questions:
+        raise PocketVLMError(_refusal(data, wrong[0]))
+    return questions, [*data.broken, *wrong]
+
+
+def _refusal(data: QuestionSet, item: Broken) -> str:
+    return f"{data.path} line {item.line}: {item.reason}; --broken skip leaves such lines out and counts them"

@@ -1,0 +1,175 @@
+"""Knows what an evaluation says: figures with intervals for every case and tag, differences from a baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics as plain_statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm_measure.evaluation.published import PUBLISHED
+from pocketvlm_measure.evaluation.run import Answered, Evaluation
+from pocketvlm_measure.evaluation.statistics import (
+    CONFIDENCE,
+    DRAWS,
+    Difference,
+    Estimate,
+    difference,
+    estimate,
+    numbered,
+)
+from pocketvlm_measure.spread import Spread
+
+Baseline = Callable[[Answered], Answered | None]
+Figures = Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One case.
+
+    Attributes:
+        answered: what was said.
+        figures: of all questions, by the metric's names.
+        tags: of the questions of each tag, with how many they are.
+        baseline: what it is held against, and the difference; None where it is the baseline itself.
+        ttft_ms: to the first token, as if each question were the first about its picture.
+    """
+
+    answered: Answered
+    figures: Figures
+    tags: Mapping[str, tuple[int, Figures]]
+    baseline: tuple[Answered, Difference] | None
+    ttft_ms: Spread
+
+    @property
+    def headline(self) -> Estimate:
+        """The metric's first figure."""
+        return next(iter(self.figures.values()))
+
+    @property
+    def mean_over_tags(self) -> float:
+        """The mean of the headline figure over tags, all weighing the same; of all questions where there is none."""
+        values = [next(iter(figures.values())).value for _, figures in self.tags.values()]
+        return plain_statistics.fmean(values) if values else self.headline.value
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An evaluation, scored.
+
+    Attributes:
+        evaluation: what was answered.
+        scores: of each case, in its order.
+        published: the name of what it is put beside, a key of `PUBLISHED`; None for nothing.
+    """
+
+    evaluation: Evaluation
+    scores: Sequence[Score]
+    published: str | None = None
+
+    @property
+    def pictures(self) -> int:
+        """How many different pictures there are, several that belong to one question counting as one."""
+        return len({question.images for question in self.evaluation.questions})
+
+
+def summarise(evaluation: Evaluation, baseline: Baseline | None = None, published: str | None = None) -> Summary:
+    """Score every case, and hold it against what ``baseline`` names, by default `most_tokens`; see `Summary`."""
+    metric, questions = evaluation.metric, evaluation.questions
+    # A question without a picture shares none.
+    pictures = numbered([question.images or question.line for question in questions])
+    by_tag: dict[str, list[int]] = {}
+    for row, question in enumerate(questions):
+        for tag in dict.fromkeys(question.tags):
+            by_tag.setdefault(tag, []).append(row)
+    parts = {
+        id(answered): np.array(
+            [metric.parts(reply.text, q.answers) for q, reply in zip(questions, answered.replies, strict=True)],
+            dtype=np.float64,
+        )
+        for answered in evaluation.answered
+    }
+
+    def figures(rows: npt.NDArray[np.float64], of: npt.NDArray[np.int64]) -> Figures:
+        return dict(zip(metric.figures, estimate(rows, of, metric.combine), strict=True))
+
+    def score(answered: Answered) -> Score:
+        ours = parts[id(answered)]
+        against = (baseline or most_tokens(evaluation))(answered)
+        held = None
+        if against is not None and against is not answered:
+            held = against, difference(ours, parts[id(against)], pictures, metric.combine, metric.is_right)
+        return Score(
+            answered,
+            figures(ours, pictures),
+            {tag: (len(rows), figures(ours[rows], pictures[rows])) for tag, rows in by_tag.items()},
+            held,
+            Spread([reply.ttft_ms for reply in answered.replies]),
+        )
+
+    return Summary(evaluation, [score(answered) for answered in evaluation.answered], published)
+
+
+def most_tokens(evaluation: Evaluation) -> Baseline:
+    """The case of the most visual tokens that differs in nothing else."""
+    return lambda answered: max(_family(evaluation, answered), key=lambda other: other.case.budget)
+
+
+def budget(evaluation: Evaluation, tokens: int) -> Baseline:
+    """The case of so many tokens that differs in nothing else."""
+    return lambda answered: next((a for a in _family(evaluation, answered) if a.case.budget == tokens), None)
+
+
+def to_dict(summary: Summary) -> dict[str, Any]:
+    """What ``--json`` prints, but for the machine."""
+    data = summary.evaluation.data
+    return {
+        "data": str(data.path),
+        "data_sha256": data.sha256,
+        "questions": len(summary.evaluation.questions),
+        "pictures": summary.pictures,
+        "skipped": [dataclasses.asdict(item) for item in summary.evaluation.skipped],
+        "metric": summary.evaluation.metric.name,
+        "confidence": CONFIDENCE,
+        "bootstrap_draws": DRAWS,
+        "published": None if summary.published is None else dataclasses.asdict(PUBLISHED[summary.published]),
+        "results": [_result(score) for score in summary.scores],
+    }
+
+
+def _result(score: Score) -> dict[str, Any]:
+    return {
+        **_names(score.answered),
+        "figures": _figures(score.figures),
+        "mean_over_tags": score.mean_over_tags,
+        "tags": {tag: {"questions": count, **_figures(figures)} for tag, (count, figures) in score.tags.items()},
+        "baseline": None if score.baseline is None else _names(score.baseline[0]) | _difference(score.baseline[1]),
+        "ttft_ms": {"median": score.ttft_ms.median, "p95": score.ttft_ms.p95},
+    }
+
+
+def _names(answered: Answered) -> dict[str, Any]:
+    case = dataclasses.asdict(answered.case)
+    return {"folder": answered.subject.folder, "artifact_id": answered.subject.artifact_id, **case}
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    return {name: _estimate(found) for name, found in figures.items()}
+
+
+def _difference(found: Difference) -> dict[str, Any]:
+    return dataclasses.asdict(found) | {"estimate": _estimate(found.estimate)}
+
+
+def _estimate(found: Estimate) -> dict[str, float | None]:
+    """Not a number is no JSON."""
+    return {name: None if np.isnan(value) else value for name, value in dataclasses.asdict(found).items()}
+
+
+def _family(evaluation: Evaluation, answered: Answered) -> list[Answered]:
+    return [other for other in evaluation.answered if other.subject == answered.subject]

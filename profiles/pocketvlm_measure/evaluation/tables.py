@@ -1,0 +1,138 @@
+"""Knows a summary as tables for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from pocketvlm_measure.evaluation.published import PUBLISHED, Published
+from pocketvlm_measure.evaluation.statistics import Difference, Estimate
+from pocketvlm_measure.evaluation.summary import Score, Summary
+from pocketvlm_measure.table import Table, compact, count
+
+_MOST_LINES = 5  # of skipped ones that are named
+_PARTS = ("artifact", "decoder", "its precision", "vision")
+
+
+def headline(summary: Summary) -> str:
+    """What was measured, in a line."""
+    found = summary.evaluation
+    said = dict(zip(_PARTS, _names(summary.scores[0]), strict=True))
+    same = ", ".join(f"{part} {said[part]}" for part in _PARTS if part not in _varying(summary))
+    return (
+        f"{found.data.path.name}: {count(len(found.questions), 'question')} about "
+        f"{count(summary.pictures, 'picture')}, {found.metric.name} in per cent with 95 % intervals over pictures"
+        + (f"; {same}" if same else "")
+    )
+
+
+def tables(summary: Summary) -> list[Table]:
+    """The cases, and where there are tags, each tag."""
+    found = [_cases(summary)]
+    if len(summary.scores[0].tags) > 1:
+        found.append(_tags(summary))
+    if summary.published is not None:
+        found.append(_beside(summary, PUBLISHED[summary.published]))
+    return found
+
+
+def notes(summary: Summary) -> Iterator[str]:
+    """What belongs under the tables."""
+    if any(score.baseline for score in summary.scores):
+        yield (
+            "p is McNemar's exact test on the questions that only one of the two answers rightly; it takes questions "
+            "for independent, the intervals take pictures"
+        )
+
+
+def warnings(summary: Summary) -> Iterator[str]:
+    """What was left out."""
+    if skipped := summary.evaluation.skipped:
+        shown = "; ".join(f"line {item.line}: {item.reason}" for item in skipped[:_MOST_LINES])
+        more = f"; and {len(skipped) - _MOST_LINES} more, see --json" if len(skipped) > _MOST_LINES else ""
+        yield f"{count(len(skipped), 'line')} left out of every case: {shown}{more}"
+
+
+def percent(found: Estimate) -> str:
+    """A figure with its interval."""
+    if math.isnan(found.value):
+        return "?"
+    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def points(found: Difference) -> str:
+    """A difference with its interval, in points of a per cent."""
+    said = found.estimate
+    return f"{100 * said.value:+.1f} [{100 * said.low:+.1f}, {100 * said.high:+.1f}]"
+
+
+def chance(p: float) -> str:
+    """A p value for people."""
+    return "<0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def case_name(summary: Summary, score: Score) -> str:
+    """What tells a case from the others."""
+    return f"{score.answered.case.budget} tokens {family_name(summary, score)}".strip()
+
+
+def family_name(summary: Summary, score: Score) -> str:
+    """As `case_name`, its budget left out."""
+    varying = _varying(summary)
+    return " ".join(name for part, name in zip(_PARTS, _names(score), strict=True) if part in varying)
+
+
+def _cases(summary: Summary) -> Table:
+    metric, varying = summary.evaluation.metric, _varying(summary)
+    head = ["tokens", *varying, *metric.figures, "difference", "p", "ttft ms"]
+    body = []
+    for score in summary.scores:
+        cells = [str(score.answered.case.budget)]
+        cells += [name for part, name in zip(_PARTS, _names(score), strict=True) if part in varying]
+        cells += [percent(score.figures[figure]) for figure in metric.figures]
+        cells += ["", ""] if score.baseline is None else [points(score.baseline[1]), chance(score.baseline[1].p)]
+        body.append([*cells, compact(score.ttft_ms.median)])
+    against = dict.fromkeys(case_name(summary, _of(summary, score)) for score in summary.scores if score.baseline)
+    title = f"{metric.figures[0].capitalize()}"
+    title += f", the difference being from {' or '.join(against)}" if 0 < len(against) <= 2 else ""
+    return Table(f"{title}; time to the first token, median:", head, body)
+
+
+def _of(summary: Summary, score: Score) -> Score:
+    """The baseline's own score."""
+    assert score.baseline is not None
+    return next(other for other in summary.scores if other.answered is score.baseline[0])
+
+
+def _tags(summary: Summary) -> Table:
+    figure = summary.evaluation.metric.figures[0]
+    head = ["tag", "questions", *(case_name(summary, score) for score in summary.scores)]
+    body = [
+        [tag, str(questions), *(percent(score.tags[tag][1][figure]) for score in summary.scores)]
+        for tag, (questions, _) in summary.scores[0].tags.items()
+    ]
+    return Table(f"{figure.capitalize()} by tag:", head, body)
+
+
+def _beside(summary: Summary, published: Published) -> Table:
+    head = ["tokens", "here", *published.columns]
+    body = []
+    for score in summary.scores:
+        here = score.mean_over_tags if published.mean_over_tags else score.headline.value
+        tokens = score.answered.case.budget
+        theirs = [f"{column[tokens]:.2f}" if tokens in column else "" for column in published.columns.values()]
+        body.append([case_name(summary, score), f"{100 * here:.2f}", *theirs])
+    mean = ", the mean over tags" if published.mean_over_tags else ""
+    remark = f"; {published.remark}" if published.remark else ""
+    return Table(f"Beside what papers report for LLaVA-1.5-7B{mean}, in per cent{remark}:", head, body)
+
+
+def _varying(summary: Summary) -> list[str]:
+    columns = zip(*(_names(score) for score in summary.scores), strict=True)
+    return [part for part, column in zip(_PARTS, columns, strict=True) if len(set(column)) > 1]
+
+
+def _names(score: Score) -> tuple[str, str, str, str]:
+    case = score.answered.case
+    return Path(score.answered.subject.folder).name, case.decoder, case.decoder_precision, case.vision_precision

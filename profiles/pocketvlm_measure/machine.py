@@ -1,0 +1,148 @@
+"""Knows the machine that is measured on: its CPU, what governs its clock, what else it is doing, which versions run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pocketvlm.ort.threads import physical_cores
+
+BUSY = 15.0  # per cent of all CPUs used by others, from which on figures are not to be trusted
+
+_STAT = Path("/proc/stat")  # Linux
+_PACKAGES = ("pocketvlm", "onnxruntime", "numpy", "llama_cpp_python")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a measurement depends on beside the model.
+
+    Attributes:
+        cpu: as the system names it.
+        cpus: hardware threads that this process may use.
+        cores: of these, the physical ones.
+        memory_bytes: main memory; None where the system does not tell.
+        system: operating system and architecture.
+        governor: what sets the clock rate, as Linux names it; None where it does not tell, as in virtual machines.
+        other_load: per cent of all CPUs that others used just before; None where nobody can tell.
+        versions: of the packages at work, and of Python.
+    """
+
+    cpu: str
+    cpus: int
+    cores: int
+    memory_bytes: int | None
+    system: str
+    governor: str | None
+    other_load: float | None
+    versions: Mapping[str, str]
+
+    @classmethod
+    def look(cls, seconds: float = 1.0) -> Machine:
+        """Describe this machine; waits ``seconds`` to see what else it does."""
+        return cls(
+            cpu=_cpu_name(),
+            cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            cores=physical_cores(),
+            memory_bytes=_memory(),
+            system=f"{platform.system()} {platform.release()} {platform.machine()}",
+            governor=_governor(),
+            other_load=other_load(seconds),
+            versions={name: found for name in _PACKAGES if (found := _installed(name))}
+            | {"python": platform.python_version()},
+        )
+
+    def describe(self) -> str:
+        """One line for people."""
+        load = "other load unknown" if self.other_load is None else f"other load {self.other_load:.0f} %"
+        memory = "" if self.memory_bytes is None else f"{self.memory_bytes / 1e9:.0f} GB, "
+        ran = ", ".join(f"{name} {found}" for name, found in self.versions.items())
+        return (
+            f"{self.cpu}, {self.cores} cores ({self.cpus} CPUs), {memory}{self.system}, "
+            f"governor {self.governor or 'unknown'}, {load}; {ran}"
+        )
+
+
+class LoadWatch:
+    """Tells how much of the machine others used between `__init__` and `seen`, this process not counted."""
+
+    def __init__(self) -> None:
+        self._before, self._own = cpu_times(), time.process_time()
+
+    def seen(self) -> float | None:
+        """Per cent of all CPUs; None where nobody can tell. Counts in steps of 10 ms of CPU time."""
+        after, own = cpu_times(), time.process_time() - self._own
+        if self._before is None or after is None or after[1] <= self._before[1]:
+            return None
+        return max(0.0, 100 * (after[0] - self._before[0] - own) / (after[1] - self._before[1]))
+
+
+def other_load(seconds: float) -> float | None:
+    """Per cent of all CPUs that are used while this process waits ``seconds``; None where nobody can tell."""
+    watch = LoadWatch()
+    time.sleep(seconds)
+    return watch.seen()
+
+
+def cpu_times() -> tuple[float, float] | None:
+    """(busy, all) seconds of all CPUs since some moment; from Linux itself, elsewhere from psutil where installed.
+
+    Time that a virtual machine's host gave to others counts as busy: it was not there to be used.
+    """
+    if _STAT.exists():
+        ticks = [int(text) for text in _STAT.read_text().split("\n", 1)[0].split()[1:9]]  # user ... steal
+        idle = ticks[3] + ticks[4]  # waiting for a disk is idle too
+        scale = os.sysconf("SC_CLK_TCK")
+        return (sum(ticks) - idle) / scale, sum(ticks) / scale
+    try:
+        import psutil
+    except ImportError:
+        return None
+    times = psutil.cpu_times()
+    return sum(times) - times.idle, sum(times)
+
+
+def _cpu_name() -> str:
+    if sys.platform == "darwin":
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    for path, key in (("/proc/cpuinfo", "model name"), ("/proc/device-tree/model", ""), ("/proc/cpuinfo", "Hardware")):
+        try:
+            lines = Path(path).read_text().replace("\0", "").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            if line.startswith(key):
+                return line.partition(":")[2].strip() if key else line.strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _governor() -> str | None:
+    found = set()
+    for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor"):
+        try:
+            found.add(path.read_text().strip())
+        except OSError:
+            continue
+    return ", ".join(sorted(found)) or None
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

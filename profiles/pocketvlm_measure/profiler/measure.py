@@ -1,0 +1,122 @@
+"""Knows how a profile is taken: configurations in turns, a fresh process for each run, nothing lost on an interrupt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from tqdm import tqdm
+
+from pocketvlm.artifact import Artifact, pick_graph
+from pocketvlm.errors import PocketVLMError
+from pocketvlm_measure.cases import Case
+from pocketvlm_measure.machine import Machine
+from pocketvlm_measure.profiler.once import Sample
+from pocketvlm_measure.profiler.questions import Question, check_question
+from pocketvlm_measure.profiler.result import Profile, Result
+from pocketvlm_measure.profiler.selection import Selection
+from pocketvlm_measure.turns import take_turns
+
+_NODE_RUNS = 5  # of each vision graph with its nodes timed
+# -P: no module is taken from the folder that a person happens to be in.
+_CHILD = (sys.executable, "-P", "-m", "pocketvlm_measure.profiler.once")
+
+
+def profile(
+    artifact: Artifact,
+    cases: Sequence[Case],
+    question: Question,
+    *,
+    repeat: int = 7,
+    warmup: int = 1,
+    memory_limit: int | None = None,
+    after_turn: Callable[[Profile], None] = lambda _: None,
+) -> Profile:
+    """Measure every case ``repeat`` times in interleaved turns.
+
+    Args:
+        artifact: an opened artifact.
+        cases: see `sweep`.
+        question: what is answered.
+        repeat: runs of each case that count.
+        warmup: answers in each run's process before the one that counts.
+        memory_limit: MB (10^6 bytes) beyond which `Profile.warnings` says so; None or 0 is no limit.
+        after_turn: called with what there is so far, after each turn; an interrupt loses no more than a run.
+
+    Returns:
+        What was measured; on an interrupt (Ctrl-C) what was measured until then, with ``interrupted`` set.
+
+    Raises:
+        PocketVLMError: the question is refused, or a run failed; ``after_turn`` was given what had been measured.
+    """
+    check_question(artifact, question, max(case.budget for case in cases))
+    folder = str(artifact.root.resolve())
+    results = {case: Result(case, question.pictures, artifact.manifest) for case in cases}
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    report = Profile(
+        str(artifact.root),
+        artifact.manifest,
+        Machine.look(),
+        question,
+        repeat,
+        warmup,
+        started,
+        memory_limit=memory_limit,
+    )
+    done = 0
+    try:
+        selections = _selections(folder, artifact, cases)
+        for turn, case, sample in take_turns(cases, lambda case: _run(folder, case, question, warmup), repeat):
+            if turn > done:
+                done = turn
+                after_turn(report)
+            result = results[case]
+            result.samples.append(sample)
+            result.selection = selections[case]
+            report.results = [found for found in results.values() if found.samples]
+    except KeyboardInterrupt:
+        report.interrupted = True
+    finally:
+        if report.results:
+            after_turn(report)
+    return report
+
+
+def _selections(folder: str, artifact: Artifact, cases: Sequence[Case]) -> dict[Case, Selection | None]:
+    """What selection costs in each case; cases that run the same vision graph alike share one measurement."""
+    graphs = {case: (pick_graph(artifact.manifest, case.budget), case.vision_precision, case.threads) for case in cases}
+    job = {"task": "select", "folder": folder, "runs": _NODE_RUNS}
+    known: dict[tuple[int, str, int | None], Selection | None] = {}
+    for case, graph in tqdm(graphs.items(), desc="timing nodes", leave=False, disable=None):
+        if graph not in known:
+            told = _ask({**job, "case": dataclasses.asdict(case)}, case)
+            known[graph] = told and Selection(tuple(told["select"]), tuple(told["nodes"]))
+    return {case: known[graph] for case, graph in graphs.items()}
+
+
+def _run(folder: str, case: Case, question: Question, warmup: int) -> Sample:
+    job = {"task": "answer", "folder": folder, "case": dataclasses.asdict(case), "warmup": warmup}
+    return Sample(**_ask({**job, "question": dataclasses.asdict(question)}, case))
+
+
+def _ask(job: dict[str, Any], case: Case) -> Any:
+    """The result of a job done in a process of its own; raises `PocketVLMError` with its refusal, or that it died."""
+    # Ctrl-C reaches the child too; what it says of that is nobody's business.
+    child = subprocess.run(_CHILD, input=json.dumps(job), capture_output=True, text=True, check=False)
+    if child.returncode < 0:
+        raise PocketVLMError(
+            f"the process that measured {case} was ended by signal {-child.returncode}: it may need more memory than "
+            "there is, leave this configuration out"
+        )
+    if child.returncode:
+        said = next(reversed(child.stderr.strip().splitlines()), "nothing")
+        raise PocketVLMError(f"the process that measured {case} failed ({said}): leave this configuration out")
+    answer = json.loads(child.stdout.splitlines()[-1])
+    if "error" in answer:
+        raise PocketVLMError(f"{case}: {answer['error']}")
+    return answer["result"]

@@ -1,0 +1,71 @@
+"""Knows a profile as one web page that needs nothing else: plots, tables with every sample, what the model looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pocketvlm.artifact import Artifact
+from pocketvlm.vision.overlay import draw_budgets, open_encoders
+from pocketvlm_measure.profiler import plots
+from pocketvlm_measure.profiler.result import Profile
+from pocketvlm_measure.profiler.tables import headline, notes, tables
+from pocketvlm_measure.reports.page import jpeg_uri, render, svg_uri
+from pocketvlm_measure.reports.plots import check_plots
+from pocketvlm_measure.table import Table, compact
+
+
+def to_html(profile: Profile, artifact: Artifact) -> str:
+    """The page; raises `PocketVLMError` without matplotlib."""
+    check_plots()
+    return render(
+        __package__,
+        "report.html.jinja",
+        headline=headline(profile),
+        prompt=profile.question.prompt,
+        folder=profile.folder,
+        started=profile.started,
+        notes=list(notes(profile)),
+        warnings=profile.warnings(),
+        plots=list(_plots(profile)),
+        tables=[*tables(profile), _spreads(profile)],
+        overlays=list(_overlays(profile, artifact)),
+    )
+
+
+def _plots(profile: Profile) -> Iterator[tuple[str, str]]:
+    """(title, data URI) of each plot that can be drawn."""
+    drawn = {
+        "Where the time of an answer goes": plots.stacked_stages(profile),
+        "Time to first token": plots.first_token(profile),
+        "Peak memory": plots.peak_memory(profile),
+        "Decoding": plots.decode_rate(profile),
+    }
+    for title, svg in drawn.items():
+        if svg is not None:
+            yield title, svg_uri(svg)
+
+
+def _overlays(profile: Profile, artifact: Artifact) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """(picture, [(budget, data URI)]) of each picture given; noise is not worth looking at."""
+    budgets = sorted({result.case.budget for result in profile.results}, reverse=True)
+    images = profile.question.images
+    encoders = open_encoders(artifact, budgets if images else [], profile.results[0].case.vision_precision)
+    for image in images:
+        drawn = draw_budgets(artifact, image, budgets, encoders)
+        yield Path(image).name, [(budget, jpeg_uri(drawing)) for budget, (drawing, _) in drawn.items()]
+
+
+def _spreads(profile: Profile) -> Table:
+    head = ["configuration", "stage", "median", "p95", "stddev", "every sample, in order"]
+    body = [
+        [
+            str(result.case),
+            stage,
+            *(compact(value) for value in (spread.median, spread.p95, spread.deviation)),
+            " ".join(compact(sample) for sample in spread.samples),
+        ]
+        for result in profile.results
+        for stage, spread in result.stages.items()
+    ]
+    return Table("Every stage in milliseconds:", head, body)

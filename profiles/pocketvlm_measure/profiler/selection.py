@@ -1,0 +1,70 @@
+"""Knows what selecting visual tokens costs within the vision graph, from ONNX Runtime's own times of its nodes."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.artifact import Artifact, is_nested, metadata, pick_graph, pick_precision
+from pocketvlm.layouts import open_layout
+from pocketvlm.media.pictures import open_picture
+from pocketvlm.ort.sessions import open_session
+from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm_measure.profiler.questions import noise_picture
+from pocketvlm_measure.spread import Spread
+
+_KERNEL = "_kernel_time"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Time of the nodes that select, and of all nodes, in milliseconds, for each run."""
+
+    select: tuple[float, ...]
+    nodes: tuple[float, ...]
+
+    @property
+    def share(self) -> float:
+        """The part of the vision graph's time, 0 to 1: the median over runs."""
+        return Spread([part / whole for part, whole in zip(self.select, self.nodes, strict=True)]).median
+
+
+def measure_selection(
+    artifact: Artifact, *, budget: int, precision: str, threads: int | None, runs: int
+) -> Selection | None:
+    """Run the vision graph that serves ``budget`` once to warm up and then ``runs`` times with its nodes timed.
+
+    None where the graph names no node as selecting: it was exported before graphs did.
+    """
+    manifest = artifact.manifest
+    k = pick_graph(manifest, budget)
+    name = pick_precision(manifest.vision.graphs[k], precision, f"vision graph at budget {k}")
+    pixels = open_layout(artifact).cut(open_picture(noise_picture(artifact))).pixel_values[:1]
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(
+            artifact, name, metadata.VISION_ENCODER, budget=k, threads=threads, profile=Path(folder) / "nodes"
+        )
+        encoder = VisionEncoder(session, k, precision, nested=is_nested(manifest))
+        for _ in range(1 + runs):
+            encoder.encode(pixels)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    return read_events(events)
+
+
+def read_events(events: Iterable[Mapping[str, Any]]) -> Selection | None:
+    """The `Selection` in ONNX Runtime's profile, the first run left out; durations there are in microseconds."""
+    runs = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e.get("name") == "model_run")[1:]
+    kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL)]
+    if not any(e["name"].startswith(metadata.SELECTION) for e in kernels):
+        return None
+    of_run = [[e for e in kernels if begin <= e["ts"] <= end] for begin, end in runs]
+    selecting = [[e for e in found if e["name"].startswith(metadata.SELECTION)] for found in of_run]
+    return Selection(tuple(map(_milliseconds, selecting)), tuple(map(_milliseconds, of_run)))
+
+
+def _milliseconds(events: Iterable[Mapping[str, Any]]) -> float:
+    return sum(float(event["dur"]) for event in events) / 1e3

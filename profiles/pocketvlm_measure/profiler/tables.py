@@ -1,0 +1,111 @@
+"""Knows a profile as tables for people: aligned text for a terminal, Markdown for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pocketvlm_measure.profiler.once import Sample
+from pocketvlm_measure.profiler.result import STAGES, Profile, Result
+from pocketvlm_measure.table import Table, compact, count
+
+_PARTS = ("decoder", "its precision", "vision", "threads")  # of `Case.family`, as heads of columns
+
+
+def tables(profile: Profile) -> list[Table]:
+    """Stages, then the time to first token with what was saved, measured and by formula."""
+    return [_stages(profile), _savings(profile)]
+
+
+def notes(profile: Profile) -> Iterator[str]:
+    """What belongs under the tables."""
+    yield profile.machine.describe()
+    if outliers := profile.outliers():
+        taken = sum(len(spread.samples) for result in profile.results for spread in result.stages.values())
+        far = sum(len(outlier["samples_ms"]) for outlier in outliers)
+        yield f"{far} of {taken} samples lie far from the others of their stage; all count, --json lists them"
+    if any(result.selection is None for result in profile.results):
+        yield "select is not known: the artifact was exported before graphs named the nodes that select"
+
+
+def headline(profile: Profile) -> str:
+    """What was measured, in a line."""
+    first = profile.results[0]
+    sample, pruning = first.samples[0], profile.manifest.pruning
+    turns = count(profile.repeat, "interleaved turn") + (", interrupted" if profile.interrupted else "")
+    text_tokens = sample.prompt_tokens - sample.visual_after
+    fastv = profile.manifest.decoder.fastv
+    inside = f" and FastV ({fastv.keep} a picture from layer {fastv.layer} on)" if fastv else ""
+    return (
+        f"{profile.manifest.source.model}, {pruning.method}{inside}, {_before(sample, first.pictures)} before "
+        f"pruning; {count(first.pictures, 'picture')} and {text_tokens} text tokens in, "
+        f"{sample.new_tokens} tokens out; {_same(profile)}{turns}"
+    )
+
+
+def _stages(profile: Profile) -> Table:
+    head = [*_case_head(profile), *STAGES]
+    body = []
+    for result in profile.results:
+        found = {stage: compact(spread.median) for stage, spread in result.stages.items()}
+        if result.selection is not None:
+            found["select"] = f"{100 * result.selection.share:.2g} %"
+        body.append([*_case_cells(profile, result), *(found.get(stage, "?") for stage in STAGES)])
+    return Table(
+        "Milliseconds, median; select is a part of vision, ttft all up to the first token but load:", head, body
+    )
+
+
+def _savings(profile: Profile) -> Table:
+    head = [*_case_head(profile), "ttft", "p95", "stddev", "sooner", "by FLOPs"]
+    head += ["prefill", "by FLOPs", "decode tokens/s", "KV cache", "peak memory"]
+    body = []
+    for result in profile.results:
+        base = profile.reference(result)
+        spread, costs, before = result.stages["ttft"], result.costs, base.costs
+        rate, peak = result.decode_rate, result.peak_bytes
+        cells = [compact(spread.median), compact(spread.p95), compact(spread.deviation)]
+        cells += [_times(base.stages["ttft"].median, spread.median)]
+        cells += [_times(before.flops_first_token, costs.flops_first_token)]
+        cells += [_times(base.stages["prefill"].median, result.stages["prefill"].median)]
+        cells += [_times(before.flops_prompt, costs.flops_prompt)]
+        cells += [compact(rate) if rate else "", f"{costs.kv_bytes_prompt / 1e6:.2f} MB"]
+        cells += [f"{peak.median / 1e6:.0f} MB" if peak else "?"]
+        body.append([*_case_cells(profile, result), *cells])
+    title = (
+        "Time to first token in milliseconds, and how many times sooner it and the prefill are done than with the most "
+        "tokens, measured and by formula:"
+    )
+    return Table(title, head, body)
+
+
+def _times(before: float | None, after: float | None) -> str:
+    return f"{before / after:.2f}x" if before and after else "?"
+
+
+def _before(sample: Sample, pictures: int) -> str:
+    if sample.tiles == pictures:
+        return f"{sample.visual_before // pictures} visual tokens a picture"
+    return f"{sample.visual_before} visual tokens in {sample.tiles} tiles"
+
+
+def _in_tiles(profile: Profile) -> bool:
+    first = profile.results[0]
+    return first.samples[0].tiles > first.pictures
+
+
+def _case_head(profile: Profile) -> list[str]:
+    """A picture in several tiles takes more tokens than its budget, which is of each: both are shown."""
+    return [*(["a tile"] if _in_tiles(profile) else []), "tokens", *(_PARTS[part] for part in profile.varying)]
+
+
+def _case_cells(profile: Profile, result: Result) -> list[str]:
+    first, in_tiles = result.samples[0], _in_tiles(profile)
+    tokens = [result.case.budget, first.visual_after // result.pictures] if in_tiles else [result.case.budget]
+    return [*map(str, tokens), *(str(result.case.family[part]) for part in profile.varying)]
+
+
+def _same(profile: Profile) -> str:
+    """The parts that are the same for all results."""
+    decoder, precision, vision, threads = profile.results[0].case.family
+    said = {0: decoder, 1: precision, 2: f"vision {vision}", 3: count(threads, "thread")}
+    return "".join(f"{text}, " for part, text in said.items() if part not in profile.varying)

@@ -1,0 +1,65 @@
+"""Knows what the vision graph gives of a picture, and how a smaller budget is cut from a larger one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.errors import PocketVLMError
+
+
+@dataclass(frozen=True)
+class VisionFeatures:
+    """What the vision graph says about a batch of pictures or tiles; tokens stand in raster order.
+
+    Attributes:
+        image_features: float32 (batch, k, hidden), ready for the decoder.
+        kept_indices: int64 (batch, k), patch numbers in raster order of the whole picture.
+        kept_scores: float32 (batch, k), the score by which each token was kept; higher is better.
+        nested: whether the method allows `narrow`.
+    """
+
+    image_features: npt.NDArray[np.float32]
+    kept_indices: npt.NDArray[np.int64]
+    kept_scores: npt.NDArray[np.float32]
+    nested: bool = True
+
+    @property
+    def budget(self) -> int:
+        """k, the visual tokens of a picture."""
+        return self.kept_indices.shape[1]
+
+    def first(self, count: int) -> VisionFeatures:
+        """Those of the first ``count`` pictures of the batch."""
+        kept = self.kept_indices[:count], self.kept_scores[:count]
+        return VisionFeatures(self.image_features[:count], *kept, nested=self.nested)
+
+    def narrow(self, budget: int) -> VisionFeatures:
+        """The same pictures at a smaller budget j: the j best scores, ties to the lower index, in raster order.
+
+        Exact for nested methods, where the set kept at j is a subset of the set kept at k >= j and a kept token's
+        feature does not depend on which others are kept. An int8 graph measures its activations over all the tokens
+        that it keeps: there the features are those of a graph made for j within that precision, the kept set is equal.
+
+        Raises:
+            PocketVLMError: ``budget`` lies outside 1..k, or the method is not nested.
+        """
+        if budget == self.budget:
+            return self
+        if not 1 <= budget <= self.budget:
+            raise PocketVLMError(f"budget {budget} is not within 1..{self.budget}, the tokens this graph keeps")
+        if not self.nested:
+            raise PocketVLMError(
+                f"budget {budget} cannot be cut from {self.budget} tokens: this pruning method is not nested; "
+                f"use {self.budget} or export with --budget {budget}"
+            )
+        # Tokens already stand in raster order, so a stable sort leaves the lower index first among equal scores.
+        best = np.argsort(-self.kept_scores, axis=1, kind="stable")[:, :budget]
+        rows = np.sort(best, axis=1)  # (batch, j)
+        return VisionFeatures(
+            image_features=np.take_along_axis(self.image_features, rows[:, :, None], axis=1),
+            kept_indices=np.take_along_axis(self.kept_indices, rows, axis=1),
+            kept_scores=np.take_along_axis(self.kept_scores, rows, axis=1),
+        )

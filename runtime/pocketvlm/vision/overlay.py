@@ -1,0 +1,146 @@
+"""Knows how to draw which patches of a picture the model keeps, for people to look at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pocketvlm.artifact import Artifact, pick_graph
+from pocketvlm.errors import PocketVLMError
+from pocketvlm.layouts import Grid, open_layout
+from pocketvlm.media.pictures import Picture
+from pocketvlm.media.videos import Video
+from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm.vision.viewer import Look, open_shown
+
+_MIN_EDGE = 512  # pixels of the drawing's longer edge, at least
+_DIM = 0.38  # brightness of dropped patches, which also lose their colour
+_WEAKEST = 0.55  # how far the kept patch of lowest score comes out of the dim; the best comes out wholly
+_GAP = 32  # pixels between the whole picture and its parts
+_OUTLINE = np.array([255, 196, 0], dtype=np.float32)
+
+
+def open_encoders(artifact: Artifact, budgets: Iterable[int], precision: str | None = None) -> dict[int, VisionEncoder]:
+    """The vision graphs that serve ``budgets``, by their own; precision None is the artifact's default."""
+    graphs = {pick_graph(artifact.manifest, budget) for budget in budgets}
+    return {k: VisionEncoder.open(artifact, budget=k, precision=precision, prepack=False) for k in graphs}
+
+
+def draw_budgets(
+    artifact: Artifact,
+    picture: Picture | Video,
+    budgets: Sequence[int],
+    encoders: Mapping[int, VisionEncoder] | None = None,
+) -> dict[int, tuple[Image.Image, list[int]]]:
+    """For each budget the drawing of `draw_kept`, and the patches kept in raster order.
+
+    Args:
+        artifact: an opened artifact.
+        picture: see `open_picture`; where the model is shown clips, `open_video`.
+        budgets: visual tokens; each graph that serves some of them runs once.
+        encoders: see `open_encoders`, where several pictures are drawn; None opens those of the default precision.
+
+    Raises:
+        PocketVLMError: a picture or budget that is refused, or patches that are no grid.
+    """
+    manifest, layout = artifact.manifest, open_layout(artifact)
+    upright = open_shown(layout, picture)
+    views, tiles = layout.views(upright), layout.cut(upright)
+    encoders = encoders or open_encoders(artifact, budgets)
+    features = {k: encoders[k].encode(tiles.pixel_values) for k in {pick_graph(manifest, budget) for budget in budgets}}
+    drawn = {}
+    for budget in budgets:
+        look = Look(layout, tiles, budget)
+        look.features = kept = features[pick_graph(manifest, budget)].narrow(budget)
+        drawings = [
+            draw_kept(view, indices, scores, layout.setting.patches)
+            for view, indices, scores in zip(views, kept.kept_indices, kept.kept_scores, strict=True)
+        ]
+        drawn[budget] = (join_tiles(drawings, tiles.grid), look.kept_indices)
+    return drawn
+
+
+def join_tiles(drawings: Sequence[Image.Image], grid: Grid) -> Image.Image:
+    """Drawings of the tiles of one picture, all of a size: its parts side by side as they lie in it, the whole first.
+
+    Args:
+        drawings: in the order of the batch.
+        grid: how the picture was cut.
+    """
+    if len(drawings) == 1:
+        return drawings[0]
+    parts = list(drawings)
+    whole = [] if grid.whole is None else [parts.pop(0 if grid.whole == "first" else -1)]
+    width, height = parts[0].size
+    left = (width + _GAP) * len(whole)
+    sheet = Image.new("RGB", (left + width * grid.columns, height * grid.rows), "white")
+    for drawing in whole:
+        sheet.paste(drawing, (0, 0))
+    for number, drawing in enumerate(parts):
+        sheet.paste(drawing, (left + number % grid.columns * width, number // grid.columns * height))
+    return sheet
+
+
+def draw_kept(
+    picture: npt.NDArray[np.uint8],
+    kept_indices: npt.NDArray[np.int64],
+    kept_scores: npt.NDArray[np.float32],
+    patches: int,
+) -> Image.Image:
+    """The picture with kept patches in colour, brighter for a higher score and outlined, the others dim and grey.
+
+    Args:
+        picture: uint8 (height, width, 3), resized and cropped as the model sees it.
+        kept_indices: int64 (k,), patch numbers in raster order.
+        kept_scores: float32 (k,), in the same order; only their order matters.
+        patches: N, the patches of the whole picture.
+
+    Raises:
+        PocketVLMError: ``patches`` is not a grid of the picture's proportions.
+    """
+    height, width = picture.shape[:2]
+    rows, columns = patch_grid(height, width, patches)
+    scale = math.ceil(_MIN_EDGE / max(height, width))
+    size = (width * scale, height * scale)
+    colour = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+    grey = colour.mean(axis=2, keepdims=True) * _DIM  # (height, width, 1)
+
+    weights = np.zeros(patches, dtype=np.float32)
+    rank = np.argsort(np.argsort(kept_scores, kind="stable"), kind="stable")  # 0 is the lowest score
+    weights[kept_indices] = _WEAKEST + (1 - _WEAKEST) * (rank + 1) / len(rank)
+    weight = _enlarge(weights.reshape(rows, columns), size)[:, :, None]
+    drawing = grey + (colour - grey) * weight
+    drawing[_borders(weight[:, :, 0] > 0, thickness=max(2, max(size) // 256))] = _OUTLINE
+    return Image.fromarray(drawing.clip(0, 255).astype(np.uint8))
+
+
+def patch_grid(height: int, width: int, patches: int) -> tuple[int, int]:
+    """(rows, columns) of square patches that cover height x width pixels."""
+    rows = round(math.sqrt(patches * height / width))
+    if rows < 1 or patches % rows or rows * width != (patches // rows) * height:
+        raise PocketVLMError(
+            f"{patches} patches are no grid over {width}x{height} pixels: this artifact has no overlay"
+        )
+    return rows, patches // rows
+
+
+def _enlarge(grid: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """(rows, columns) to (height, width), each cell a flat rectangle."""
+    return np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.NEAREST))
+
+
+def _borders(kept: npt.NDArray[np.bool_], thickness: int) -> npt.NDArray[np.bool_]:
+    """Kept pixels within ``thickness`` of a dropped one."""
+    inner = kept.copy()
+    for axis in (0, 1):
+        for step in range(1, thickness + 1):
+            for shift in (step, -step):
+                moved = np.roll(kept, shift, axis=axis)
+                edge = slice(0, shift) if shift > 0 else slice(shift, None)
+                moved[(edge, slice(None)) if axis == 0 else (slice(None), edge)] = True  # the frame is no border
+                inner &= moved
+    return kept & ~inner

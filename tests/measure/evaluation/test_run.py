@@ -1,0 +1,233 @@
+"""A run asks every question of every case once, whatever interrupts it and wherever it runs."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm_measure.cases import sweep
+from pocketvlm_measure.evaluation.baselines import against
+from pocketvlm_measure.evaluation.engines.local import Inline, Processes
+from pocketvlm_measure.evaluation.metrics import METRICS
+from pocketvlm_measure.evaluation.plan import subjects
+from pocketvlm_measure.evaluation.questions import read_questions
+from pocketvlm_measure.evaluation.run import evaluate
+from pocketvlm_measure.evaluation.summary import summarise, to_dict
+from support.tiny_artifact import write_artifact
+
+EXACT = METRICS["exact"]
+
+
+def texts(found):
+    """{(budget, line): answer}."""
+    return {(a.case.budget, reply.line): reply.text for a in found.answered for reply in a.replies}
+
+
+def rows(path):
+    """What a file of answers says, its times left out, in no order."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return sorted(json.dumps({k: v for k, v in row.items() if k != "ttft_ms"}, sort_keys=True) for row in found)
+
+
+def test_answers_are_those_of_the_model_at_each_budget(artifact_dir, asked, write_set, tmp_path):
+    data = read_questions(write_set())
+    found = evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=5)
+    for budget in (12, 6, 3):
+        vlm = VLM.load(artifact_dir, budget=budget, threads=1)
+        for question in data.questions:
+            answer = vlm.generate(question.text, list(question.images), max_new_tokens=5)
+            assert texts(found)[budget, question.line] == answer.text.strip()
+    replies = [reply for answered in found.answered for reply in answered.replies]
+    assert all(reply.ttft_ms > 0 and 0 < reply.tokens <= 5 for reply in replies)
+    assert {reply.visual_tokens for reply in replies} == {12, 6, 3}
+
+
+def test_a_picture_is_encoded_once_for_all_questions_and_budgets(asked, write_set, tmp_path, monkeypatch):
+    encoded, encode = [], VisionEncoder.encode
+
+    def counted(self, pixels):
+        encoded.append(len(pixels))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(VisionEncoder, "encode", counted)
+    evaluate(read_questions(write_set(8)), asked, EXACT, tmp_path / "a.jsonl", Inline())
+    assert encoded == [1, 1, 1, 1]
+
+
+def test_a_method_that_is_not_nested_answers_from_the_graph_of_each_budget(write_set, tmp_path):
+    write_artifact(tmp_path / "artifact", budgets=(6, 12), nested=False)
+    artifact = Artifact.open(tmp_path / "artifact")
+    asked = subjects(tmp_path / "artifact", artifact, sweep(artifact.manifest, budgets=[12, 6]))
+    data = read_questions(write_set(2))
+    found = evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=5)
+    for budget in (12, 6):
+        vlm = VLM.load(tmp_path / "artifact", budget=budget)
+        answer = vlm.generate(data.questions[1].text, list(data.questions[1].images), max_new_tokens=5)
+        assert texts(found)[budget, 2] == answer.text.strip()
+
+
+def test_more_processes_answer_the_same(asked, write_set, tmp_path):
+    data = read_questions(write_set(8))
+    alone = evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline())
+    together = evaluate(data, asked, EXACT, tmp_path / "b.jsonl", Processes(2))
+    assert texts(alone) == texts(together)
+    assert rows(tmp_path / "a.jsonl") == rows(tmp_path / "b.jsonl")
+
+
+def test_resuming_asks_what_is_left_and_nothing_twice(asked, write_set, tmp_path):
+    data = read_questions(write_set())
+    whole = evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline())
+    lines = (tmp_path / "a.jsonl").read_bytes().splitlines(keepends=True)
+    for kept, cut in ((1, 0), (7, 0), (7, 30), (len(lines), 0), (0, 5)):
+        path = tmp_path / f"{kept}-{cut}.jsonl"
+        path.write_bytes(b"".join(lines[:kept]) + (lines[kept][:cut] if cut else b""))
+        again = evaluate(data, asked, EXACT, path, Inline(), resume=True)
+        assert texts(again) == texts(whole)
+        assert rows(path) == rows(tmp_path / "a.jsonl")
+
+
+def test_more_questions_and_budgets_of_the_same_set_go_on_too(artifact_dir, asked, write_set, tmp_path):
+    path = write_set()
+    part = [dataclasses.replace(subject, cases=subject.cases[:1]) for subject in asked]
+    evaluate(read_questions(path, limit=3), part, EXACT, tmp_path / "a.jsonl", Inline())
+    evaluate(read_questions(path), asked, EXACT, tmp_path / "a.jsonl", Inline(), resume=True)
+    evaluate(read_questions(path), asked, EXACT, tmp_path / "b.jsonl", Inline())
+    assert rows(tmp_path / "a.jsonl") == rows(tmp_path / "b.jsonl")
+
+
+def test_answers_to_other_questions_or_conditions_are_not_taken(asked, write_set, tmp_path):
+    data, answers = read_questions(write_set()), tmp_path / "a.jsonl"
+    evaluate(data, asked, EXACT, answers, Inline(), max_new_tokens=3)
+    with pytest.raises(PocketVLMError, match="is there already: --resume"):
+        evaluate(data, asked, EXACT, answers, Inline(), max_new_tokens=3)
+    with pytest.raises(PocketVLMError, match="answered with max_new_tokens 3, now it is 4"):
+        evaluate(data, asked, EXACT, answers, Inline(), max_new_tokens=4, resume=True)
+    with pytest.raises(PocketVLMError, match="answered with data_sha256"):
+        evaluate(read_questions(write_set(5)), asked, EXACT, answers, Inline(), max_new_tokens=3, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "reason"),
+    [
+        (1, b'{"format": "x"}\n', "holds no answers of ours"),
+        (3, b"half a li\n", "line 3 is damaged"),
+        (3, b"[]\n", "line 3 is damaged"),
+        (3, b'{"line": 1}\n', "line 3 is no answer of ours"),
+        (3, b'{"line": "1", "budget": 3}\n', "line 3 is no answer of ours"),
+    ],
+)
+def test_a_file_that_is_no_answers_of_ours_is_refused(asked, write_set, tmp_path, number, line, reason):
+    data, answers = read_questions(write_set()), tmp_path / "a.jsonl"
+    evaluate(data, asked, EXACT, answers, Inline())
+    lines = answers.read_bytes().splitlines(keepends=True)
+    lines[number - 1] = line
+    answers.write_bytes(b"".join(lines))
+    with pytest.raises(PocketVLMError, match=reason):
+        evaluate(data, asked, EXACT, answers, Inline(), resume=True)
+    assert answers.read_bytes() == b"".join(lines)
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was(artifact_dir, asked, write_set, tmp_path):
+    path, answers = write_set(400), tmp_path / "a.jsonl"
+    command = ["evaluate", artifact_dir, "--data", path, "--budget", "12,6,3", "--threads", 1, "--workers", 2]
+    command += ["--max-new-tokens", 4]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pocketvlm", *map(str, command), "--answers", str(answers)], stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while (answers.stat().st_size if answers.exists() else 0) < 5_000 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    written = answers.read_bytes()
+    assert len(written.splitlines()) < 1 + 3 * 400
+    answers.write_bytes(written + b'{"artifact": "abc", "line')  # as a disk that was slower would leave it
+    data = read_questions(path)
+    evaluate(data, asked, EXACT, answers, Inline(), resume=True, max_new_tokens=4)
+    evaluate(data, asked, EXACT, tmp_path / "b.jsonl", Inline(), max_new_tokens=4)
+    assert answers.read_bytes().startswith(written[: written.rindex(b"\n")])
+    assert rows(answers) == rows(tmp_path / "b.jsonl")
+    assert not psutil.wait_procs(workers, timeout=30)[1]  # nobody is left behind
+
+
+def test_a_broken_line_or_picture_ends_the_run_or_is_left_out_of_every_case(asked, write_set, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    extra = [
+        '{"image": "text.png", "question": "what?", "answers": ["red"]}',
+        "no JSON",
+        '{"image": "missing.png", "question": "what?", "answers": ["red"]}',
+        json.dumps({"image": "0.png", "question": "what? " * 80, "answers": ["red"]}),  # beyond the context with 12
+    ]
+    data = read_questions(write_set(4, extra=extra))
+    with pytest.raises(PocketVLMError, match=r"set.jsonl line 6: is no JSON .*; --broken skip leaves"):
+        evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline())
+    found = evaluate(data, asked, EXACT, tmp_path / "b.jsonl", Inline(), on_broken="skip")
+    assert [q.line for q in found.questions] == [1, 2, 3, 4]
+    reasons = {item.line: item.reason for item in found.skipped}
+    assert list(reasons) == [5, 6, 7, 8]
+    assert "not a picture" in reasons[5]
+    assert "missing.png cannot be read" in reasons[7]
+    assert "context" in reasons[8]
+    assert all([reply.line for reply in answered.replies] == [1, 2, 3, 4] for answered in found.answered)
+    again = evaluate(data, asked, EXACT, tmp_path / "b.jsonl", Inline(), on_broken="skip", resume=True)
+    assert (texts(again), again.skipped) == (texts(found), found.skipped)
+    sound = read_questions(write_set(4, name="sound.jsonl", extra=[extra[0]]))
+    with pytest.raises(PocketVLMError, match=r"sound.jsonl line 5: .*text.png is not a picture"):
+        evaluate(sound, asked, EXACT, tmp_path / "c.jsonl", Inline())
+
+
+def test_a_question_that_the_metric_cannot_score_is_found_before_anything_is_asked(asked, write_set, tmp_path):
+    data = read_questions(write_set())
+    with pytest.raises(PocketVLMError, match="line 1: metric yesno-f1 expects"):
+        evaluate(data, asked, METRICS["yesno-f1"], tmp_path / "a.jsonl", Inline(), on_broken="skip")
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_another_artifact_is_asked_and_held_against(artifact_dir, asked, write_set, tmp_path):
+    write_artifact(tmp_path / "other", budgets=(12,), seed=1)
+    held = against(str(tmp_path / "other"), asked, workers=1)
+    data = read_questions(write_set(20))
+    found = evaluate(data, [*asked, *held.subjects], EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=2)
+    # What the other says first is what is expected from now on, so that it is always right.
+    replies = {(a.subject.folder, a.case.budget): {r.line: r.text for r in a.replies} for a in found.answered}
+    other = replies[str((tmp_path / "other").resolve()), 12]
+    right = [dataclasses.replace(q, answers=(other[q.line],)) for q in found.questions]
+    summary = summarise(dataclasses.replace(found, questions=right), held.of(found))
+    by_name = {(s.answered.subject.folder, s.answered.case.budget): s for s in summary.scores}
+    assert len(by_name) == 6
+    theirs = by_name[str((tmp_path / "other").resolve()), 12]
+    assert (theirs.headline.value, theirs.baseline) == (1.0, None)
+    ours = by_name[str(artifact_dir.resolve()), 12]
+    same = sum(replies[str(artifact_dir.resolve()), 12][q.line] == other[q.line] for q in found.questions)
+    assert ours.headline.value == pytest.approx(same / 20)
+    assert ours.baseline[1].estimate.value == pytest.approx(same / 20 - 1)
+    assert (ours.baseline[1].only_here, ours.baseline[1].only_there) == (0, 20 - same)
+    assert to_dict(summary)["results"][0]["baseline"]["budget"] == 12
+    with pytest.raises(PocketVLMError, match="is the artifact that is evaluated"):
+        against(str(artifact_dir), asked, workers=1)
+
+
+def test_tags_and_baseline_are_of_the_right_questions(asked, write_set, tmp_path):
+    found = evaluate(read_questions(write_set(6)), asked, EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=2)
+    first = {reply.line: reply.text for reply in found.answered[0].replies}
+    # Right are all of the first case's answers to the odd questions, and none to the even.
+    right = [dataclasses.replace(q, answers=(first[q.line] if "odd" in q.tags else "x y",)) for q in found.questions]
+    summary = summarise(dataclasses.replace(found, questions=right))
+    whole = summary.scores[0]
+    assert (whole.headline.value, whole.baseline) == (0.5, None)
+    assert {tag: (n, figures["accuracy"].value) for tag, (n, figures) in whole.tags.items()} == {
+        "even": (3, 0.0),
+        "odd": (3, 1.0),
+    }
+    assert whole.mean_over_tags == 0.5
+    assert all(score.baseline[0] is whole.answered for score in summary.scores[1:])

@@ -1,0 +1,218 @@
+"""llama.cpp's decoder against a numpy twin of the same weights, and everything that must not end the process."""
+
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketvlm import PocketVLMError
+from pocketvlm.decoders import EmbeddingSegment, TokenSegment, llama_cpp
+from pocketvlm.decoders.sampling import Sampler
+
+pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: pip install 'pocketvlm[llama]'")
+pytest.importorskip("gguf", reason="the PyPI package gguf writes the files: pip install 'pocketvlm[export]'")
+
+from support.tiny_gguf import CONTEXT, HIDDEN, VOCAB, TinyLlama, write_gguf
+
+TESTS = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    write_gguf(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def twin():
+    return TinyLlama.random()
+
+
+def opened(file, **options):
+    known = {"context": CONTEXT, "hidden": HIDDEN, "vocab": VOCAB, "threads": 1, "f32_cache": True}
+    return llama_cpp.LlamaCppDecoder.from_file(file, **(known | options))
+
+
+@pytest.fixture
+def decoder(file):
+    decoder = opened(file)
+    yield decoder
+    decoder.close()
+
+
+def tokens(*ids):
+    return TokenSegment(np.array(ids, np.int64))
+
+
+def picture(n, seed=1):
+    return np.random.default_rng(seed).normal(size=(n, HIDDEN)).astype(np.float32)
+
+
+def assert_logits(actual, twin, embeddings, atol=5e-4):
+    assert (actual.dtype, actual.shape) == (np.float32, (VOCAB,))
+    np.testing.assert_allclose(actual, twin.logits(np.stack(embeddings)), rtol=1e-3, atol=atol)
+
+
+def test_text_and_pictures_in_turn_equal_the_whole_sequence_at_once(decoder, twin):
+    first, second = picture(5), picture(7, seed=2)
+    logits = decoder.prefill(
+        [tokens(7, 3), EmbeddingSegment(first), tokens(250), tokens(11), EmbeddingSegment(second), tokens(1)]
+    )
+    embeddings = [*twin.embed[[7, 3]], *first, *twin.embed[[250, 11]], *second, twin.embed[1]]
+    assert_logits(logits, twin, embeddings)
+    assert decoder.position == len(embeddings)
+    assert set(decoder.timings_ms) == {"embed", "prefill"}
+    for token in (42, 1, 200):
+        embeddings.append(twin.embed[token])
+        assert_logits(decoder.decode(token), twin, embeddings)
+    embeddings += [twin.embed[5], twin.embed[6]]
+    assert_logits(decoder.prefill([tokens(5, 6)]), twin, embeddings)
+
+
+def test_more_than_a_batch_and_more_than_the_first_cache(decoder, twin):
+    """1,020 embeddings take two batches; with what follows the cache is moved into a larger one."""
+    many, more = picture(1020), picture(30, seed=3)
+    decoder.prefill([EmbeddingSegment(many[:600]), EmbeddingSegment(many[600:]), tokens(0, 1, 2)])
+    decoder.prefill([EmbeddingSegment(more)])
+    embeddings = [*many, *twin.embed[:3], *more, twin.embed[9]]
+    assert_logits(decoder.decode(9), twin, embeddings)
+    decoder.reset()
+    assert decoder.position == 0
+    assert_logits(decoder.prefill([tokens(9)]), twin, [twin.embed[9]])
+
+
+def test_the_sequence_can_be_cut_anywhere(decoder, twin):
+    seen = picture(6)
+    embeddings = [*twin.embed[[1, 2]], *seen, *twin.embed[[3, 4]]]
+    decoder.prefill([tokens(1, 2), EmbeddingSegment(seen), tokens(3, 4)])
+    for length in (10, 9, 5, 1, 0):
+        decoder.keep(length)
+        assert decoder.position == length
+        embeddings = [*embeddings[:length], twin.embed[77]]
+        assert_logits(decoder.decode(77), twin, embeddings)
+
+
+def test_a_refusal_leaves_the_sequence_as_it_was(decoder, twin):
+    decoder.prefill([tokens(4, 5)])
+    for refused in (
+        lambda: decoder.decode(VOCAB),
+        lambda: decoder.prefill([tokens(1), EmbeddingSegment(np.ones((2, 4), np.float32))]),
+        lambda: decoder.prefill([tokens(*[1] * CONTEXT)]),
+    ):
+        with pytest.raises(PocketVLMError):
+            refused()
+    assert decoder.position == 2
+    assert_logits(decoder.decode(6), twin, twin.embed[[4, 5, 6]])
+
+
+def test_an_interrupt_between_batches_leaves_the_sequence_as_it_was(decoder, twin, monkeypatch):
+    decoder.prefill([tokens(4, 5)])
+    feed, fed = decoder._feed, []
+
+    def interrupted(values):
+        feed(values)
+        fed.append(len(values))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decoder, "_feed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        decoder.prefill([EmbeddingSegment(picture(600))])
+    monkeypatch.undo()
+    assert fed == [512]
+    assert decoder.position == 2
+    assert_logits(decoder.decode(6), twin, twin.embed[[4, 5, 6]])
+
+
+def test_flash_attention_and_a_half_precision_cache_stay_close(file, twin):
+    seen = picture(40)
+    for options in ({"f32_cache": False}, {"flash_attention": True}, {"f32_cache": False, "flash_attention": True}):
+        decoder = opened(file, **options)
+        assert_logits(decoder.prefill([EmbeddingSegment(seen)]), twin, seen, atol=0.05)
+
+
+def test_a_decoder_that_nobody_needs_any_more_is_freed(file, monkeypatch):
+    freed = []
+    lib = llama_cpp.library()
+    real = lib.llama_model_free
+    monkeypatch.setattr(lib, "llama_model_free", lambda model: (freed.append(model), real(model)))
+    decoder = opened(file)
+    gone = weakref.ref(decoder)
+    del decoder
+    gc.collect()
+    assert gone() is None
+    assert len(freed) == 1
+    closed = opened(file)
+    closed.close()
+    closed.close()
+    assert len(freed) == 2
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.7), (1.7, 0.4)])
+def test_the_sampler_chain_draws_from_our_distribution(temperature, top_p):
+    logits = np.random.default_rng(5).normal(size=24).astype(np.float32) * 2
+    expected = Sampler(temperature, top_p).probabilities(logits)
+    sampler = llama_cpp.LlamaCppSampler(temperature, top_p, seed=7)
+    draws = 4000
+    found = np.bincount([sampler.pick(logits) for _ in range(draws)], minlength=24) / draws
+    assert (found[expected == 0] == 0).all()
+    np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(0.25 / draws))
+
+
+def test_the_sampler_is_greedy_at_zero_and_repeatable_by_seed():
+    logits = np.array([0, 3, 1, 3, -1], np.float32)
+    assert llama_cpp.LlamaCppSampler().pick(logits) == 1
+    flat = np.zeros(1000, np.float32)
+
+    def draw(seed):
+        sampler = llama_cpp.LlamaCppSampler(1.0, 1.0, seed)
+        return [sampler.pick(flat) for _ in range(5)]
+
+    assert draw(3) == draw(3) != draw(4)
+    assert draw(2**32 - 1) == draw(2**32 - 1)  # llama.cpp's word for "any"
+    assert draw(None) != draw(None)
+    assert llama_cpp.LlamaCppSampler(1e-30, 0.9, 1).pick(logits) in (1, 3)
+
+
+@pytest.mark.parametrize("bad", [{"temperature": -1}, {"temperature": float("inf")}, {"top_p": 0}, {"seed": -1}])
+def test_sampling_parameters_are_refused_as_by_the_other_engine(bad):
+    for sampler in (Sampler, llama_cpp.LlamaCppSampler):
+        with pytest.raises(PocketVLMError, match=next(iter(bad))):
+            sampler(**bad)
+
+
+def test_logits_that_are_not_finite_are_refused():
+    with pytest.raises(PocketVLMError, match="not finite"):
+        llama_cpp.LlamaCppSampler().pick(np.array([0, np.nan], np.float32))
+
+
+def test_nothing_is_written_to_the_terminal(file, capfd):
+    opened(file).decode(1)
+    with pytest.raises(PocketVLMError):
+        opened(file, hidden=HIDDEN + 1)
+    assert capfd.readouterr() == ("", "")
+
+
+def hostile(*arguments):
+    """How each case ended in a process of its own."""
+    command = [sys.executable, "-m", "support.hostile_gguf", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(TESTS)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=TESTS, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
+    return done.stdout.split("\n")[:-1]
+
+
+def test_no_damaged_file_ends_the_process(file, tmp_path):
+    endings = hostile(file, tmp_path, "damage", 1, 400)
+    assert len(endings) == 400
+    assert endings.count("refused") > 100
+    assert set(endings) <= {"refused", "used"}
+
+
+def test_no_request_ends_the_process(file, tmp_path):
+    assert hostile(file, tmp_path, "limits") == ["refused"] * 12 + ["used"]

@@ -1,0 +1,176 @@
+"""Clips: the frames that come out, and every way in which a file can be no clip."""
+
+import contextlib
+import os
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvlm import PocketVLMError
+from pocketvlm.media.videos import VideoLimits, open_video
+from support.clips import numbered, write_clip
+
+FASTSTART = {"movflags": "faststart"}
+
+
+def numbers(images) -> list[int]:
+    return [int(np.asarray(image)[0, 0, 0]) for image in images]
+
+
+def refused(video, limits=None) -> str:
+    with pytest.raises(PocketVLMError) as caught:
+        open_video(video, 8, limits)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return numbered(30)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, frames):
+    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mkv", frames)
+
+
+@pytest.fixture(scope="module")
+def mp4(tmp_path_factory, frames):
+    """Header first, then frames that depend on each other."""
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    return write_clip(path, frames, codec="libx264", pixels="yuv420p", **FASTSTART)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 9, 30, 101])
+def test_frames_are_those_of_linspace(tmp_path, count):
+    frames = numbered(count, (16, 16))
+    images = open_video(write_clip(tmp_path / "clip.mkv", frames), 8)
+    wanted = np.linspace(0, count - 1, 8, dtype=int)  # as Video-LLaVA's own code has it
+    assert numbers(images) == wanted.tolist()
+    for image, number in zip(images, wanted, strict=True):
+        assert np.array_equal(image, frames[number])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pixels"),
+    [("mp4", "libx264", "yuv420p"), ("webm", "libvpx-vp9", "yuv420p"), ("avi", "mjpeg", "yuvj420p"),
+     ("ts", "mpeg2video", "yuv420p"), ("gif", "gif", "rgb8")],
+)  # fmt: skip
+def test_common_files_are_read(tmp_path, suffix, codec, pixels):
+    grey = [np.full((48, 64, 3), 8 * number, np.uint8) for number in range(20)]
+    images = open_video(write_clip(tmp_path / f"clip.{suffix}", grey, codec, pixels), 8)
+    assert [image.size for image in images] == [(64, 48)] * 8
+    found = np.array([np.asarray(image).mean() for image in images])
+    assert np.abs(found - 8 * np.linspace(0, 19, 8, dtype=int)).max() < 12
+
+
+def test_bytes_are_read_too_and_sound_is_passed_over(tmp_path, frames):
+    path = write_clip(tmp_path / "clip.mkv", frames, audio=True)
+    assert numbers(open_video(path.read_bytes(), 3)) == [0, 14, 29]
+
+
+def test_the_rotation_that_a_file_asks_for_is_applied(tmp_path):
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[:16, :16] = 255  # top left
+    path = write_clip(tmp_path / "clip.mp4", [frame] * 3, codec="libx264", pixels="yuv420p")
+    identity = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    quarter = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)  # clockwise when shown
+    data = path.read_bytes()
+    at = data.rindex(identity)  # that of the track, after that of the film
+    turned = open_video(data[:at] + quarter + data[at + len(identity) :], 1)[0]
+    assert turned.size == (48, 64)
+    assert np.asarray(turned)[:16, -16:].min() > 200
+    assert np.asarray(turned)[:16, :16].max() < 50
+
+
+def test_what_is_no_clip_is_refused(tmp_path, mp4):
+    folder, empty, junk = tmp_path / "folder.mp4", tmp_path / "empty.mp4", tmp_path / "junk.mp4"
+    folder.mkdir()
+    empty.touch()
+    junk.write_bytes(np.random.default_rng(0).bytes(9000))
+    picture, pipe = tmp_path / "picture.png", tmp_path / "pipe.mp4"
+    Image.new("RGB", (16, 16)).save(picture)
+    os.mkfifo(pipe)
+    assert "No such file" in refused(tmp_path / "missing.mp4")
+    assert "no file but a folder" in refused(folder)
+    assert "no file but a folder, pipe or device" in refused(pipe)
+    assert "no file but a folder, pipe or device" in refused("/dev/zero")
+    assert "is empty" in refused(empty)
+    assert "is empty" in refused(b"")
+    assert "no video that this can read" in refused(junk)
+    assert "no video that this can read" in refused(picture)
+    assert "a int is no video" in refused(7)
+
+
+@pytest.mark.parametrize(
+    ("container", "part"), [("clip", 0.02), ("clip", 0.3), ("clip", 0.8), ("mp4", 0.02), ("mp4", 0.5), ("mp4", 0.97)]
+)
+def test_a_truncated_clip_is_refused(request, container, part):
+    data = request.getfixturevalue(container).read_bytes()
+    assert "truncated" in refused(data[: int(len(data) * part)])
+
+
+def test_a_damaged_clip_is_refused_or_read_but_never_more(mp4):
+    data = mp4.read_bytes()
+    rng = np.random.default_rng(7)
+    for _ in range(40):
+        damaged = bytearray(data)
+        for at in rng.integers(0, len(data), 8):
+            damaged[at] = rng.integers(0, 256)
+        with contextlib.suppress(PocketVLMError):
+            assert len(open_video(bytes(damaged), 8, VideoLimits(max_pixels=100_000))) == 8
+
+
+def test_sound_alone_is_refused(tmp_path):
+    assert "no moving pictures in it, only audio" in refused(write_clip(tmp_path / "sound.mp4", [], audio=True))
+
+
+def test_an_absurd_count_in_the_header_is_not_believed(mp4):
+    data = bytearray(mp4.read_bytes())
+    at = data.index(b"stts") + 8  # one entry: samples, and how long each is shown
+    assert struct.unpack_from(">2I", data, at) == (1, 30)
+    struct.pack_into(">I", data, at + 4, 2**30)
+    assert [image.tobytes() for image in open_video(bytes(data), 8)] == [
+        image.tobytes() for image in open_video(mp4, 8)
+    ]
+
+
+def test_an_absurd_length_in_the_header_is_refused(clip):
+    data = bytearray(clip.read_bytes())
+    at = data.index(b"\x44\x89\x88") + 3  # Matroska's Duration, a float64 of milliseconds
+    assert struct.unpack_from(">d", data, at)[0] == 3000
+    struct.pack_into(">d", data, at, 1e12)
+    assert "ends after 3 of the 1e+09 seconds" in refused(bytes(data))
+
+
+def test_limits_are_kept(clip, mp4):
+    size = clip.stat().st_size
+    assert f"has {size} bytes, the limit is {size - 1}" in refused(clip, VideoLimits(max_bytes=size - 1))
+    assert "64x48 pixels, the limit is 3071" in refused(mp4, VideoLimits(max_pixels=3071))
+    assert "more than 29 frames" in refused(mp4, VideoLimits(max_frames=29))
+    assert "more than 0 seconds" in refused(mp4, VideoLimits(max_seconds=0))
+    assert len(open_video(clip, 8, VideoLimits(size, 3072, 30))) == 8
+
+
+@pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:5,\nfile:{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"])
+def test_a_list_of_other_files_opens_none_of_them(tmp_path, clip, text):
+    path = tmp_path / "list.mp4"
+    path.write_text(text.format(clip))
+    assert "no video that this can read" in refused(path)
+
+
+def test_without_pyav_one_line_says_what_to_install(clip):
+    code = (
+        "import sys; sys.modules['av'] = None\n"
+        "from pocketvlm.media.videos import open_video\n"
+        "from pocketvlm import PocketVLMError\n"
+        f"try: open_video({str(clip)!r}, 8)\n"
+        "except PocketVLMError as error: print(error)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "pip install 'pocketvlm[video]'" in out
+    assert out.count("\n") == 1

@@ -1,1 +1,0 @@
-"""Measures what the adaptive budget gains on the demo's questions."""

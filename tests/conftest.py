@@ -1,4 +1,5 @@
-"""Fixtures for every test: tiny checkpoints in the real Hugging Face format, and artifacts exported from them once."""
+"""Fixtures for every test: tiny checkpoints in the real Hugging Face format, and artifacts exported
+from them once."""
 
 import json
 import logging
@@ -17,7 +18,8 @@ from pocketvlm_export import ExportOptions, export
 logging.getLogger("torch").setLevel(logging.WARNING)
 logging.getLogger("torch.__trace").disabled = True
 
-# Several processes of tests share the cores: one thread each for torch, theirs and their children's.
+# Several processes of tests share the cores: one thread each for torch, theirs and their
+# children's.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
@@ -25,7 +27,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Written and exported at most once a session: an export costs seconds.
 BUDGETS = (9, 18)
 
-# Shells let background jobs ignore Ctrl-C, and processes started from there with them; what is tested must not.
+# Shells let background jobs ignore Ctrl-C, and processes started from there with them; what is
+# tested must not.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -36,7 +39,10 @@ def board(tmp_path) -> Callable[..., Path]:
 
     def write(**values) -> Path:
         path = tmp_path / "board.toml"
-        lines = [f"{key} = {json.dumps(value)}" for key, value in {"description": "a board", **values}.items()]
+        lines = [
+            f"{key} = {json.dumps(value)}"
+            for key, value in {"description": "a board", **values}.items()
+        ]
         path.write_text("\n".join(lines))
         return path
 
@@ -64,6 +70,8 @@ def tiny_checkpoint(make_tiny) -> Path:
 def tiny_export(tiny_checkpoint, tmp_path_factory) -> Path:
     """The artifact of `tiny_checkpoint` at budgets 9 and 18, vision in fp32 and fp16; read only."""
     folder = tmp_path_factory.mktemp("export") / "tiny"
-    options = ExportOptions(budgets=BUDGETS, vision_precisions=("fp32", "fp16"), decoder_precisions=("fp32", "fp16"))
+    options = ExportOptions(
+        budgets=BUDGETS, vision_precisions=("fp32", "fp16"), decoder_precisions=("fp32", "fp16")
+    )
     export(str(tiny_checkpoint), folder, options)
     return folder

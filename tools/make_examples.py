@@ -1,7 +1,8 @@
-"""Makes ``examples/``: three generated scenes with questions and answers, and three photographs, made small.
+"""Makes ``examples/``: three generated scenes with questions and answers, and three photographs,
+made small.
 
-The photographs come out of the scikit-image wheel (``pip download --no-deps scikit-image==0.25.2``): its path is the
-argument.
+The photographs come out of the scikit-image wheel (``pip download --no-deps
+scikit-image==0.25.2``): its path is the argument.
 """
 
 from __future__ import annotations

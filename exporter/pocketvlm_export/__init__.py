@@ -1,4 +1,5 @@
-"""PocketVLM's exporter: turns a Hugging Face checkpoint into an artifact; runs at build time, not on the device."""
+"""PocketVLM's exporter: turns a Hugging Face checkpoint into an artifact; runs at build time, not
+on the device."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ __all__ = ["ExportOptions", "ExportReport", "export"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only once something is exported: the command line must answer ``--help`` without it."""
+    """Import torch only once something is exported: the command line must answer ``--help`` without
+    it."""
     if name in {"ExportReport", "export"}:
         from pocketvlm_export import pipeline
 

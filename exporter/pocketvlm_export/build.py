@@ -1,4 +1,5 @@
-"""Knows how a checkpoint's components become files: each is loaded, written and freed before the next."""
+"""Knows how a checkpoint's components become files: each is loaded, written and freed before the
+next."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,17 +41,21 @@ Step = Callable[[str], None]  # called with what begins now
 
 
 def build_graphs(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
-    """Write every graph of ``plan`` under ``folder``; at most one component is in memory at any time."""
+    """Write every graph of ``plan`` under ``folder``; at most one component is in memory at any
+    time."""
     (folder / "onnx").mkdir()
     build_vision(checkpoint, plan, folder, step)
     if plan.decoder:
-        build_embedding(checkpoint, plan, folder, step, build_decoder(checkpoint, plan, folder, step))
+        build_embedding(
+            checkpoint, plan, folder, step, build_decoder(checkpoint, plan, folder, step)
+        )
 
 
 def build_vision(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
     """Write the vision graphs of all budgets, which share one weights file a precision."""
     family, spec = checkpoint.family, checkpoint.spec
-    # Eager attention, here and below, traces to plain MatMul and Softmax; sdpa's decomposition adds detours and guards.
+    # Eager attention, here and below, traces to plain MatMul and Softmax; sdpa's decomposition adds
+    # detours and guards.
     tower = family.load_tower(checkpoint.weights, spec, layers=spec.vision.depth, attention="eager")
     projector = family.load_projector(checkpoint.weights, spec)
     constants = family.load_constants(checkpoint.weights, spec) if plan.layout.constants else {}
@@ -66,19 +71,30 @@ def build_vision(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: S
 
 
 def build_embedding(
-    checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step, decoder: Mapping[str, WeightsFile]
+    checkpoint: Checkpoint,
+    plan: ExportPlan,
+    folder: Path,
+    step: Step,
+    decoder: Mapping[str, WeightsFile],
 ) -> None:
-    """Write the embedding graph; a tied table whose bytes the ``decoder``'s weights have is not stored again."""
+    """Write the embedding graph; a tied table whose bytes the ``decoder``'s weights have is not
+    stored again."""
     step("embedding graph")
     graph = EmbedTokensGraph(checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec))
-    own = {name: WeightsFile(_weights_path(folder, file), decoder.get(name)) for name, file in plan.embed.items()}
+    own = {
+        name: WeightsFile(_weights_path(folder, file), decoder.get(name))
+        for name, file in plan.embed.items()
+    }
     _write(graph, plan, plan.embed, folder, {}, own)
     del graph
     release_memory()
 
 
-def build_decoder(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> dict[str, WeightsFile]:
-    """Write the decoder graph; returns its weights files, without those that are removed before publishing."""
+def build_decoder(
+    checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step
+) -> dict[str, WeightsFile]:
+    """Write the decoder graph; returns its weights files, without those that are removed before
+    publishing."""
     step("decoder graph")
     model = checkpoint.family.load_decoder(checkpoint.weights, checkpoint.spec, attention="eager")
     written: dict[str, WeightsFile] = {}
@@ -94,7 +110,8 @@ def build_decoder(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: 
 
 
 def build_gguf(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, step: Step) -> None:
-    """Write the decoder as GGUF in each type of ``plan``; ``folder`` holds the tokenizer's files by now.
+    """Write the decoder as GGUF in each type of ``plan``; ``folder`` holds the tokenizer's files by
+    now.
 
     float32 comes first: llama.cpp makes the quantized ones of it.
     """
@@ -121,9 +138,11 @@ def _write(
     stamps: Mapping[str, str],
     shared: dict[str, WeightsFile],
 ) -> None:
-    """Trace ``graph`` and write it at each precision of ``files``; ``shared`` holds the weights files to append to.
+    """Trace ``graph`` and write it at each precision of ``files``; ``shared`` holds the weights
+    files to append to.
 
-    float32 comes first: other precisions are then converted from its file, not from the traced module.
+    float32 comes first: other precisions are then converted from its file, not from the traced
+    module.
     """
     model = trace(graph)
     tidy(model, graph.output_axes)

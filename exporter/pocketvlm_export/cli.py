@@ -60,9 +60,18 @@ def _precision_option(
     )
 
 
-@click.command(epilog="Example: pocketvlm export llava-hf/llava-1.5-7b-hf -o llava-64 --budget 64,144")
+@click.command(
+    epilog="Example: pocketvlm export llava-hf/llava-1.5-7b-hf -o llava-64 --budget 64,144"
+)
 @click.argument("model")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder to write.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="Folder to write.",
+)
 @click.option(
     "--pruner",
     default="fastervlm",
@@ -70,13 +79,20 @@ def _precision_option(
     metavar="NAME",
     help=f"Pruning method: {', '.join(PRUNERS)}.",
 )
-@click.option("--pruner-option", multiple=True, metavar="KEY=VALUE", callback=_pairs, help="Option of the method.")
+@click.option(
+    "--pruner-option",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_pairs,
+    help="Option of the method.",
+)
 @click.option(
     "--budget",
     type=NUMBERS,
     default=(),
     metavar="K[,K...]",
-    help="Visual tokens kept of a picture, or of each tile that it is cut into; a quarter by default.",
+    help="Visual tokens kept of a picture, or of each tile that it is cut into; a quarter by "
+    "default.",
 )
 @click.option(
     "--total-budget",
@@ -90,9 +106,25 @@ def _precision_option(
     metavar="NAME",
     help="How tiles of a picture are put together: for LLaVA-NeXT fastervlm (when pruning) or hf.",
 )
-@click.option("--fastv-layer", type=int, metavar="K", help="FastV: drop visual tokens before this layer, from 1.")
-@click.option("--fastv-keep", type=int, metavar="R", help="FastV: visual tokens a picture that go on from there.")
-@click.option("--decoder", type=click.Choice(list(DECODERS)), default="onnx", show_default=True, help="Decoder engine.")
+@click.option(
+    "--fastv-layer",
+    type=int,
+    metavar="K",
+    help="FastV: drop visual tokens before this layer, from 1.",
+)
+@click.option(
+    "--fastv-keep",
+    type=int,
+    metavar="R",
+    help="FastV: visual tokens a picture that go on from there.",
+)
+@click.option(
+    "--decoder",
+    type=click.Choice(list(DECODERS)),
+    default="onnx",
+    show_default=True,
+    help="Decoder engine.",
+)
 @_precision_option("vision", "the vision graphs", "fp32")
 @_precision_option("decoder", "the ONNX decoder", "fp32")
 @_precision_option("embed", "its embedding table", (), "; by default what goes with the decoder's")
@@ -103,7 +135,11 @@ def _precision_option(
     metavar="T[,T...]",
     help=f"For llama.cpp: {', '.join(GGUF_TYPES)}; {DEFAULT_GGUF_TYPE} by default.",
 )
-@click.option("--portable", is_flag=True, help="Standard ONNX operators alone, for other engines; slower here.")
+@click.option(
+    "--portable",
+    is_flag=True,
+    help="Standard ONNX operators alone, for other engines; slower here.",
+)
 @click.option(
     "--format",
     "graph_format",
@@ -112,7 +148,12 @@ def _precision_option(
     show_default=True,
     help="Of the graphs; ort is for reduced builds of ONNX Runtime.",
 )
-@click.option("--context", type=int, metavar="N", help="Longest sequence in tokens, at most the checkpoint's own.")
+@click.option(
+    "--context",
+    type=int,
+    metavar="N",
+    help="Longest sequence in tokens, at most the checkpoint's own.",
+)
 @click.option(
     "--memory-limit",
     type=click.IntRange(min=0),
@@ -122,8 +163,15 @@ def _precision_option(
 @takes_target(export_wishes)
 @click.option("--revision", metavar="REV", help="Commit, tag or branch of a Hub checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is already there.")
-@click.option("--dry-run", is_flag=True, help="Say what would be written and what it costs; write nothing.")
-@click.option("--keep-failed", type=click.Path(path_type=Path), metavar="DIR", help="Keep what fails the parity gate.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be written and what it costs; write nothing."
+)
+@click.option(
+    "--keep-failed",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep what fails the parity gate.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export(
     model: str,
@@ -150,10 +198,11 @@ def export(
     keep_failed: Path | None,
     as_json: bool,
 ) -> None:
-    """Export the checkpoint MODEL (a folder, a Hub id or demo) with its visual tokens pruned inside the graph.
+    """Export the checkpoint MODEL (a folder, a Hub id or demo) with its visual tokens pruned inside
+    the graph.
 
-    The first value of a list is the artifact's default. Nothing is written unless the graphs do what the checkpoint
-    does in transformers.
+    The first value of a list is the artifact's default. Nothing is written unless the graphs do
+    what the checkpoint does in transformers.
     """
     if (fastv_layer is None) != (fastv_keep is None):
         raise click.UsageError("--fastv-layer and --fastv-keep go together")
@@ -194,9 +243,13 @@ def _pipeline() -> Any:
     try:
         from pocketvlm_export import pipeline
     except ModuleNotFoundError as error:
-        raise PocketVLMError(f"export needs more packages ({error.name}): pip install 'pocketvlm[export]'") from error
+        raise PocketVLMError(
+            f"export needs more packages ({error.name}): pip install 'pocketvlm[export]'"
+        ) from error
     except ImportError as error:  # installed, but another release
-        raise PocketVLMError(f"export needs other releases ({error}): pip install 'pocketvlm[export]'") from error
+        raise PocketVLMError(
+            f"export needs other releases ({error}): pip install 'pocketvlm[export]'"
+        ) from error
     return pipeline
 
 
@@ -207,7 +260,9 @@ def _progress() -> Iterator[Callable[[str], None]]:
         yield lambda text: bar.set_description_str(text, refresh=True)
 
 
-def _print(data: dict[str, Any], as_json: bool, describe: Callable[[dict[str, Any]], Iterator[str]]) -> None:
+def _print(
+    data: dict[str, Any], as_json: bool, describe: Callable[[dict[str, Any]], Iterator[str]]
+) -> None:
     if as_json:
         click.echo(json.dumps(data))
         return
@@ -216,8 +271,15 @@ def _print(data: dict[str, Any], as_json: bool, describe: Callable[[dict[str, An
 
 
 def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
-    fastv = f", FastV keeps {plan['fastv']['keep']} from layer {plan['fastv']['layer']} on" if plan["fastv"] else ""
-    yield f"{plan['pruner']}, visual tokens {', '.join(map(str, plan['budgets']))}{fastv}; nothing written"
+    fastv = (
+        f", FastV keeps {plan['fastv']['keep']} from layer {plan['fastv']['layer']} on"
+        if plan["fastv"]
+        else ""
+    )
+    yield (
+        f"{plan['pruner']}, visual tokens {', '.join(map(str, plan['budgets']))}{fastv}; nothing "
+        f"written"
+    )
     yield from _describe_totals(plan["totals"])
     for file, size in plan["files"].items():
         yield f"  {file:44} about {size / 1e6:10.1f} MB"
@@ -235,7 +297,10 @@ def _describe_totals(totals: dict[str, dict[str, int]]) -> Iterator[str]:
 def _describe_cost(plan: dict[str, Any]) -> str:
     size, memory = plan["bytes"] / 1e6, plan["device_memory_bytes"] / 1e6
     full = f"with its context of {plan['context']} tokens full"
-    return f"on the device: files of about {size:.1f} MB, memory about {memory:.1f} MB while answering {full}"
+    return (
+        f"on the device: files of about {size:.1f} MB, memory about {memory:.1f} MB while "
+        f"answering {full}"
+    )
 
 
 def _describe_report(report: dict[str, Any]) -> Iterator[str]:
@@ -251,6 +316,9 @@ def _describe_report(report: dict[str, Any]) -> Iterator[str]:
             if name == "vision"
             else f"{part['greedy_equal']} tokens equal"
         )
-        yield f"  parity {name:8} max difference {part['max_abs']:.1e} of {part['max_reference']:.3g}; {detail}"
+        yield (
+            f"  parity {name:8} max difference {part['max_abs']:.1e} of "
+            f"{part['max_reference']:.3g}; {detail}"
+        )
     for precision, figures in parity["by_precision"].items():
         yield f"  parity {precision:8} {figures_text(figures)}"

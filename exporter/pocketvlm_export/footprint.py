@@ -1,4 +1,5 @@
-"""Knows what answering is expected to take on a device: bytes of files, and resident memory at its peak."""
+"""Knows what answering is expected to take on a device: bytes of files, and resident memory at its
+peak."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,10 +7,12 @@ from typing import Literal
 
 from pocketvlm_export.families import VLMSpec
 
-_BASELINE = 95e6  # bytes: Python with this runtime, ONNX Runtime and the libraries beside it, nothing loaded
-# Resident bytes for each byte of a graph on disk, measured with a decoder of 135M weights and rounded up: ONNX Runtime
-# packs the matrices of a memory-mapped file anew, those in 4 bits beside the file, and weights stored as float16 become
-# float32. Of an embedding table only rows are read; a GGUF file is mapped, with llama.cpp's buffers beside it.
+# bytes: Python with this runtime, ONNX Runtime and the libraries beside it, nothing loaded
+_BASELINE = 95e6
+# Resident bytes for each byte of a graph on disk, measured with a decoder of 135M weights and
+# rounded up: ONNX Runtime packs the matrices of a memory-mapped file anew, those in 4 bits beside
+# the file, and weights stored as float16 become float32. Of an embedding table only rows are read;
+# a GGUF file is mapped, with llama.cpp's buffers beside it.
 _RESIDENT: Mapping[str, float] = {"fp32": 1.15, "fp16": 2.2, "int8": 1.6}
 _RESIDENT_OTHER = 2.5
 _RESIDENT_TABLE = 1.0
@@ -21,7 +24,8 @@ _FLOAT = 4  # bytes
 
 @dataclass(frozen=True)
 class Opened:
-    """A file that is open while answering: what it is, in which precision or type, its bytes on disk."""
+    """A file that is open while answering: what it is, in which precision or type, its bytes on
+    disk."""
 
     part: Literal["vision", "embed", "decoder", "gguf"]
     precision: str
@@ -63,7 +67,8 @@ class Footprint:
 def estimate_footprint(
     spec: VLMSpec, files: Iterable[Opened], *, slots: int, tiles: int, context: int, onnx: bool
 ) -> Footprint:
-    """Estimate what answering takes at most: with a short conversation it is less, by most of the cache.
+    """Estimate what answering takes at most: with a short conversation it is less, by most of the
+    cache.
 
     Args:
         spec: the checkpoint.
@@ -75,12 +80,19 @@ def estimate_footprint(
     """
     decoder, vision = spec.decoder, spec.vision
     token = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
-    # ONNX Runtime holds the cache of a step and of the one before in float32, llama.cpp one in float16.
+    # ONNX Runtime holds the cache of a step and of the one before in float32, llama.cpp one in
+    # float16.
     cache = token * context * (2 * _FLOAT if onnx else _FLOAT // 2)
     prompt = min(context, slots + _TEXT)
-    reading = _layer(prompt, decoder.hidden, decoder.config.intermediate_size, decoder.heads) + _FLOAT * decoder.vocab
+    reading = (
+        _layer(prompt, decoder.hidden, decoder.config.intermediate_size, decoder.heads)
+        + _FLOAT * decoder.vocab
+    )
     seeing = tiles * _layer(
-        vision.sequence, vision.config.hidden_size, vision.intermediate, vision.config.num_attention_heads
+        vision.sequence,
+        vision.config.hidden_size,
+        vision.intermediate,
+        vision.config.num_attention_heads,
     )
     return Footprint(sum(file.resident for file in files), cache, max(reading, seeing))
 

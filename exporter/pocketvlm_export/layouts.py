@@ -9,17 +9,23 @@ from pocketvlm_export.families import LayoutSpec, VLMSpec
 
 
 def pick_layout(spec: VLMSpec, name: str | None, *, prunes: bool) -> LayoutSpec:
-    """Return the layout called ``name``, or the default: without pruning that which is transformers' own.
+    """Return the layout called ``name``, or the default: without pruning that which is
+    transformers' own.
 
     Raises:
-        PocketVLMError: the family has no such layout, tokens cannot be pruned under it, or nothing is pruned and it
-            would give another result.
+        PocketVLMError: the family has no such layout, tokens cannot be pruned under it, or nothing
+            is pruned and it would give another result.
     """
     if name is None:
-        return next(layout for layout in spec.layouts.values() if (prunes and not layout.with_cls) or layout.exact)
+        return next(
+            layout
+            for layout in spec.layouts.values()
+            if (prunes and not layout.with_cls) or layout.exact
+        )
     if name not in spec.layouts:
         raise PocketVLMError(
-            f"layout {name!r} is unknown to {spec.family.model_type} checkpoints: choose from {', '.join(spec.layouts)}"
+            f"layout {name!r} is unknown to {spec.family.model_type} checkpoints: choose from "
+            f"{', '.join(spec.layouts)}"
         )
     layout = spec.layouts[name]
     if prunes and layout.with_cls:
@@ -42,7 +48,8 @@ def setting(spec: VLMSpec, layout: LayoutSpec) -> Setting:
 
 
 def totals(spec: VLMSpec, layout: LayoutSpec, budget: int) -> dict[str, int]:
-    """Return how many visual tokens a picture takes at most, by the grid of tiles that it is cut into."""
+    """Return how many visual tokens a picture takes at most, by the grid of tiles that it is cut
+    into."""
     made: Layout = make_layout(setting(spec, layout))
     return {str(grid): slot_count(made, made.expand(grid, budget)) for grid in made.grids()}
 
@@ -53,7 +60,8 @@ def most_tiles(spec: VLMSpec, layout: LayoutSpec) -> int:
 
 
 def budgets_within(spec: VLMSpec, layout: LayoutSpec, most: Sequence[int]) -> tuple[int, ...]:
-    """Return the largest budgets of a tile with which no picture takes more visual tokens than each of ``most``.
+    """Return the largest budgets of a tile with which no picture takes more visual tokens than each
+    of ``most``.
 
     Raises:
         PocketVLMError: a single token of each tile is more than that.
@@ -68,7 +76,9 @@ def budgets_within(spec: VLMSpec, layout: LayoutSpec, most: Sequence[int]) -> tu
                 f"total budget {total} is less than a picture takes with one token of each tile: "
                 f"give at least {largest(1)}"
             )
-    return tuple(bisect_right(range(1, spec.vision.tokens + 1), total, key=largest) for total in most)
+    return tuple(
+        bisect_right(range(1, spec.vision.tokens + 1), total, key=largest) for total in most
+    )
 
 
 def longest(spec: VLMSpec, layout: LayoutSpec, budget: int) -> int:

@@ -1,4 +1,5 @@
-"""Knows how a named model becomes an opened checkpoint: located, identified, parsed by its family, weights indexed."""
+"""Knows how a named model becomes an opened checkpoint: located, identified, parsed by its family,
+weights indexed."""
 
 from dataclasses import dataclass
 
@@ -15,12 +16,20 @@ from pocketvlm_export.checkpoint import (
 from pocketvlm_export.families import FAMILIES, Family, VLMSpec
 from pocketvlm_export.requirements import check_transformers
 
-__all__ = ["Checkpoint", "fetch", "inspect_checkpoint", "load_tokenizer", "open_checkpoint", "quiet_transformers"]
+__all__ = [
+    "Checkpoint",
+    "fetch",
+    "inspect_checkpoint",
+    "load_tokenizer",
+    "open_checkpoint",
+    "quiet_transformers",
+]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: where it lies, what it is, and its weights, none of which is loaded yet."""
+    """An opened checkpoint: where it lies, what it is, and its weights, none of which is loaded
+    yet."""
 
     source: Source
     spec: VLMSpec
@@ -33,12 +42,14 @@ class Checkpoint:
 
 
 def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
-    """Open ``model`` (folder, Hub id or ``demo``); raises `PocketVLMError` for whatever cannot be exported."""
+    """Open ``model`` (folder, Hub id or ``demo``); raises `PocketVLMError` for whatever cannot be
+    exported."""
     return fetch(inspect_checkpoint(model, revision))
 
 
 def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
-    """Open ``model`` without its weights: of those on the Hub only names, types and shapes are read, see `fetch`.
+    """Open ``model`` without its weights: of those on the Hub only names, types and shapes are
+    read, see `fetch`.
 
     Raises:
         PocketVLMError: whatever of ``model`` cannot be exported.
@@ -53,7 +64,8 @@ def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
 
 
 def fetch(checkpoint: Checkpoint) -> Checkpoint:
-    """Bring the weights to this machine and return the checkpoint with what their files say there."""
+    """Bring the weights to this machine and return the checkpoint with what their files say
+    there."""
     if not checkpoint.source.on_hub:
         return checkpoint
     fetch_weights(checkpoint.source)
@@ -61,4 +73,6 @@ def fetch(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _indexed(source: Source, spec: VLMSpec) -> Checkpoint:
-    return Checkpoint(source, spec, Weights(source.folder, read_headers(source), spec.family.canonical))
+    return Checkpoint(
+        source, spec, Weights(source.folder, read_headers(source), spec.family.canonical)
+    )

@@ -1,4 +1,5 @@
-"""Knows what an export holds in memory at its peak, and how a freed component's part goes back to the system."""
+"""Knows what an export holds in memory at its peak, and how a freed component's part goes back to
+the system."""
 
 import ctypes
 import gc
@@ -6,20 +7,26 @@ import sys
 
 from pocketvlm_export.families import VLMSpec
 
-_BASELINE = 700 << 20  # torch, transformers and ONNX Runtime, and what they keep of the graphs that they have seen
+_BASELINE = (
+    700 << 20
+)  # torch, transformers and ONNX Runtime, and what they keep of the graphs that they have seen
 _MAPS = 1.5  # an eager attention map with its softmax under way, against the map alone
 
 
 def estimate_peak(spec: VLMSpec, vision: int, embed: int, decoder: int) -> int:
-    """Return the resident memory that an export of ``spec`` reaches, in bytes, whatever its budgets.
+    """Return the resident memory that an export of ``spec`` reaches, in bytes, whatever its
+    budgets.
 
-    One component is loaded at a time, each twice: to be traced, and as the parity gate's reference. The reference takes
-    more: of the tower, the attention maps of all layers for one picture; of the decoder, its embedding beside it, which
-    is still mapped from its file, in two bytes or four, while it becomes float32. ONNX Runtime's sessions stay below.
+    One component is loaded at a time, each twice: to be traced, and as the parity gate's reference.
+    The reference takes
+    more: of the tower, the attention maps of all layers for one picture; of the decoder, its
+    embedding beside it, which is still mapped from its file, in two bytes or four, while it becomes
+    float32. ONNX Runtime's sessions stay below.
 
     Args:
         spec: the checkpoint.
-        vision, embed, decoder: float32 bytes of tower with projector, of the embedding, of the decoder with its head.
+        vision, embed, decoder: float32 bytes of tower with projector, of the embedding, of the
+            decoder with its head.
     """
     config, tokens = spec.vision.config, spec.vision.sequence
     maps = 4 * config.num_hidden_layers * config.num_attention_heads * tokens**2
@@ -29,9 +36,9 @@ def estimate_peak(spec: VLMSpec, vision: int, embed: int, decoder: int) -> int:
 def release_memory() -> None:
     """Collect garbage and give freed heap pages back.
 
-    Weights are loaded by several threads in pieces below glibc's mmap threshold: once freed they stay in those threads'
-    arenas, where the next component's weights do not find them. ``malloc_trim`` returns them; other systems' allocators
-    need no such call.
+    Weights are loaded by several threads in pieces below glibc's mmap threshold: once freed they
+    stay in those threads' arenas, where the next component's weights do not find them.
+    ``malloc_trim`` returns them; other systems' allocators need no such call.
     """
     gc.collect()
     if sys.platform != "linux":

@@ -1,4 +1,5 @@
-"""Knows what can be asked of an export and which requests make no sense; imports neither torch nor transformers."""
+"""Knows what can be asked of an export and which requests make no sense; imports neither torch nor
+transformers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,18 +31,23 @@ class ExportOptions:
     Attributes:
         pruner: name of a method in `pocketvlm_export.pruning`.
         pruner_options: the method's own options, as text.
-        budgets: visual tokens kept of a picture or of each of its tiles, a graph each; empty for the method's default.
-        total_budgets: instead, visual tokens of a whole picture at most, where it is cut into the most tiles.
+        budgets: visual tokens kept of a picture or of each of its tiles, a graph each; empty for
+            the method's default.
+        total_budgets: instead, visual tokens of a whole picture at most, where it is cut into the
+            most tiles.
         layout: how pictures become tiles, one of the family's names for it; None for its default.
         fastv: visual tokens that the decoder drops between two of its layers; None for none.
         decoder: a key of `DECODERS`.
-        vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its graphs.
+        vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its
+            graphs.
         embed_precisions: of the embedding tables; empty for those that go with the decoder's.
-        gguf_types: of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for `DEFAULT_GGUF_TYPE`.
+        gguf_types: of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for
+            `DEFAULT_GGUF_TYPE`.
         portable: standard ONNX operators alone, for other engines than ONNX Runtime.
         format: of the graph files, one of `FORMATS`.
         context: longest sequence in tokens, at most the checkpoint's own; None is that.
-        memory_limit: MB (10^6 bytes) that answering may be expected to take on the device; None or 0 is no limit.
+        memory_limit: MB (10^6 bytes) that answering may be expected to take on the device; None or
+            0 is no limit.
         revision: branch, tag or commit of a hub checkpoint.
         overwrite: replace an artifact that is already at the destination.
         keep_failed: where an artifact that failed the parity gate is kept for inspection.
@@ -69,7 +75,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.budgets and self.total_budgets:
             raise PocketVLMError(
-                f"--budget {self.budgets[0]} is of a tile, --total-budget {self.total_budgets[0]} of a whole picture: "
+                f"--budget {self.budgets[0]} is of a tile, --total-budget {self.total_budgets[0]} "
+                f"of a whole picture: "
                 "give one of them"
             )
         _check_known("decoder", (self.decoder,), tuple(DECODERS))
@@ -78,24 +85,33 @@ class ExportOptions:
         _check_known("embedding precision", self.embed, names_for("embed"))
         if self.portable and self.format == "ort":
             raise PocketVLMError(
-                "--portable asks for standard operators, --format ort for files only ONNX Runtime reads: choose one"
+                "--portable asks for standard operators, --format ort for files only ONNX Runtime "
+                "reads: choose one"
             )
         if self.portable:
             _check_standard((*self.decoder_precisions, *self.embed))
         _check_known("format", (self.format,), FORMATS)
         _check_known("GGUF type", self.gguf_types or (DEFAULT_GGUF_TYPE,), GGUF_TYPES)
         if self.gguf_types and "llama.cpp" not in self.engines:
-            raise PocketVLMError(f"GGUF type {self.gguf_types[0]} is for llama.cpp: give --decoder llama.cpp or both")
+            raise PocketVLMError(
+                f"GGUF type {self.gguf_types[0]} is for llama.cpp: give --decoder llama.cpp or both"
+            )
         if self.fastv and "llama.cpp" in self.engines:
             raise PocketVLMError(
-                "FastV drops tokens between two layers, and llama.cpp's cache has one length for all of them: "
-                "give --decoder onnx, or prune in the vision graph alone, without --fastv-layer and --fastv-keep"
+                "FastV drops tokens between two layers, and llama.cpp's cache has one length for "
+                "all of them: "
+                "give --decoder onnx, or prune in the vision graph alone, without --fastv-layer "
+                "and --fastv-keep"
             )
         if "onnx" not in self.engines:
-            for what, given in (("decoder", self.decoder_precisions), ("embedding", self.embed_precisions)):
+            for what, given in (
+                ("decoder", self.decoder_precisions),
+                ("embedding", self.embed_precisions),
+            ):
                 if given not in ((), ("fp32",)):
                     raise PocketVLMError(
-                        f"{what} precision {given[0]} is for ONNX Runtime, the decoder is for llama.cpp: "
+                        f"{what} precision {given[0]} is for ONNX Runtime, the decoder is for "
+                        f"llama.cpp: "
                         "give --gguf-type instead"
                     )
 
@@ -107,7 +123,9 @@ class ExportOptions:
     @property
     def embed(self) -> tuple[str, ...]:
         """Precisions of the embedding tables to publish, the default first."""
-        return self.embed_precisions or tuple(dict.fromkeys(PRECISIONS[name].table for name in self.decoder_precisions))
+        return self.embed_precisions or tuple(
+            dict.fromkeys(PRECISIONS[name].table for name in self.decoder_precisions)
+        )
 
     def table(self, decoder: str) -> str:
         """Return the precision of the table that a decoder of this precision reads."""
@@ -116,7 +134,8 @@ class ExportOptions:
 
     @property
     def gguf(self) -> tuple[str, ...]:
-        """Types of the GGUF files to publish, the default first; none where llama.cpp is not asked for."""
+        """Types of the GGUF files to publish, the default first; none where llama.cpp is not asked
+        for."""
         return (self.gguf_types or (DEFAULT_GGUF_TYPE,)) if "llama.cpp" in self.engines else ()
 
 
@@ -124,8 +143,10 @@ def _check_standard(precisions: tuple[str, ...]) -> None:
     for name in precisions:
         if not PRECISIONS[name].standard:
             raise PocketVLMError(
-                f"precision {name} needs ONNX Runtime's own operators, --portable keeps to standard ones: "
-                f"choose from {', '.join(name for name, known in PRECISIONS.items() if known.standard)}"
+                f"precision {name} needs ONNX Runtime's own operators, --portable keeps to "
+                f"standard ones: "
+                f"choose from "
+                f"{', '.join(name for name, known in PRECISIONS.items() if known.standard)}"
             )
 
 
@@ -138,7 +159,8 @@ def _check_known(what: str, values: tuple[str, ...], known: tuple[str, ...]) -> 
 
 
 def check_budgets(budgets: tuple[int, ...], tokens: int, default: int) -> tuple[int, ...]:
-    """Return the budgets to export for a tower that makes ``tokens`` tokens, ``(default,)`` where none is asked.
+    """Return the budgets to export for a tower that makes ``tokens`` tokens, ``(default,)`` where
+    none is asked.
 
     Raises:
         PocketVLMError: a budget lies outside 1..``tokens``, or is named twice.
@@ -147,7 +169,8 @@ def check_budgets(budgets: tuple[int, ...], tokens: int, default: int) -> tuple[
     for budget in chosen:
         if not 1 <= budget <= tokens:
             raise PocketVLMError(
-                f"budget {budget} is outside 1..{tokens}: this checkpoint makes {tokens} visual tokens a picture"
+                f"budget {budget} is outside 1..{tokens}: this checkpoint makes {tokens} visual "
+                f"tokens a picture"
             )
     if len(set(chosen)) != len(chosen):
         raise PocketVLMError(f"budgets {list(chosen)} repeat a value: name each one once")

@@ -53,7 +53,10 @@ class ExportReport:
 
 
 def export(
-    model: str, output: Path, options: ExportOptions | None = None, step: Callable[[str], None] = lambda _: None
+    model: str,
+    output: Path,
+    options: ExportOptions | None = None,
+    step: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Export ``model`` (folder, Hub id or ``demo``) to the folder ``output``, whole or not at all.
 
@@ -71,7 +74,10 @@ def export(
 
 
 def carry_out(
-    checkpoint: Checkpoint, plan: ExportPlan, output: Path, step: Callable[[str], None] = lambda _: None
+    checkpoint: Checkpoint,
+    plan: ExportPlan,
+    output: Path,
+    step: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Do what `prepare` found possible; arguments and errors as of `export`."""
     step("weights")
@@ -133,9 +139,12 @@ def remove_extra(plan: ExportPlan, folder: Path) -> None:
 
 
 def reject(folder: Path, parity: Parity, options: ExportOptions) -> None:
-    """Keep the folder where it was asked for, graphs built for the gate included, and raise `ParityError`."""
+    """Keep the folder where it was asked for, graphs built for the gate included, and raise
+    `ParityError`."""
     kept = "give --keep-failed DIR to look at it"
     if options.keep_failed is not None:
         shutil.move(folder, options.keep_failed)
         kept = f"the rejected folder is in {options.keep_failed}"
-    raise ParityError(f"the graphs differ from the checkpoint ({failures(parity)}): nothing was published; {kept}")
+    raise ParityError(
+        f"the graphs differ from the checkpoint ({failures(parity)}): nothing was published; {kept}"
+    )

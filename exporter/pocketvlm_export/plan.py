@@ -1,4 +1,5 @@
-"""Knows, before anything is built, which files an export will write and what they will cost in bytes and memory."""
+"""Knows, before anything is built, which files an export will write and what they will cost in
+bytes and memory."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -20,10 +21,18 @@ from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.pruning.base import Pruner
 
-# A parameter in a GGUF file, in bits, and one of the head, to which llama.cpp gives more: blocks carry their scales.
-_GGUF_BITS = {"f32": (32.0, 32.0), "f16": (16.0, 16.0), "q8_0": (8.5, 8.5), "q4_0": (4.5, 8.5), "q4_k_m": (5.2, 8.5)}
+# A parameter in a GGUF file, in bits, and one of the head, to which llama.cpp gives more: blocks
+# carry their scales.
+_GGUF_BITS = {
+    "f32": (32.0, 32.0),
+    "f16": (16.0, 16.0),
+    "q8_0": (8.5, 8.5),
+    "q4_0": (4.5, 8.5),
+    "q4_k_m": (5.2, 8.5),
+}
 _GRAPH_BYTES = 1 << 19  # a graph without its weights, rounded up
-_LEAST_TEXT = 64  # tokens that a context must hold beside a picture: the parity gate's question, and its answer
+# tokens that a context must hold beside a picture: the parity gate's question, and its answer
+_LEAST_TEXT = 64
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,9 @@ class ExportPlan:
     """What will be written: graph file names by budget and precision, and what they cost.
 
     Attributes:
-        vision: {budget: {precision: file}}; embed, decoder: {precision: file}; gguf: {type: file}. What the gate holds
-            against the checkpoint is always among them; an engine that is not asked for has none.
+        vision: {budget: {precision: file}}; embed, decoder: {precision: file}; gguf: {type: file}.
+            What the gate holds against the checkpoint is always among them; an engine that is not
+            asked for has none.
         layout: how pictures become tiles and slots.
         context: longest sequence in tokens, the same for each engine.
         vision_bytes, embed_bytes, decoder_bytes, gguf_bytes: of the weights of one file in float32.
@@ -59,19 +69,30 @@ class ExportPlan:
     def extra(self) -> set[str]:
         """Graph and GGUF files that are built for the gate only and removed before publishing."""
         options = self.options
-        files = {file for graphs in self.vision.values() for file in _unasked(graphs, options.vision_precisions)}
-        files |= _unasked(self.embed, options.embed) | _unasked(self.decoder, options.decoder_precisions)
+        files = {
+            file
+            for graphs in self.vision.values()
+            for file in _unasked(graphs, options.vision_precisions)
+        }
+        files |= _unasked(self.embed, options.embed) | _unasked(
+            self.decoder, options.decoder_precisions
+        )
         return files | _unasked(self.gguf, options.gguf)
 
     def sizes(self) -> dict[str, int]:
-        """Return the estimated bytes of each file, weights counted with the first graph that needs them."""
+        """Return the estimated bytes of each file, weights counted with the first graph that needs
+        them."""
         sizes = {
-            file: _GRAPH_BYTES + (self._weights(self.vision_bytes, precision) if budget == self.budgets[0] else 0)
+            file: _GRAPH_BYTES
+            + (self._weights(self.vision_bytes, precision) if budget == self.budgets[0] else 0)
             for budget, graphs in self.vision.items()
             for precision, file in graphs.items()
         }
         for files, weights in ((self.embed, self.embed_bytes), (self.decoder, self.decoder_bytes)):
-            sizes |= {file: _GRAPH_BYTES + self._weights(weights, precision) for precision, file in files.items()}
+            sizes |= {
+                file: _GRAPH_BYTES + self._weights(weights, precision)
+                for precision, file in files.items()
+            }
         shared = {file for precision, file in self.embed.items() if self._shares_head(precision)}
         sizes |= dict.fromkeys(shared, _GRAPH_BYTES)
         return sizes | {file: self.gguf_size(kind) for kind, file in self.gguf.items()}
@@ -85,19 +106,25 @@ class ExportPlan:
     def gguf_size(self, kind: str) -> int:
         """Return the estimated bytes of a GGUF file of a type."""
         most, head = _GGUF_BITS[kind]
-        return _GRAPH_BYTES + int(((self.gguf_bytes - self.embed_bytes) * most + self.embed_bytes * head) / 32)
+        return _GRAPH_BYTES + int(
+            ((self.gguf_bytes - self.embed_bytes) * most + self.embed_bytes * head) / 32
+        )
 
     def disk_bytes(self) -> int:
         """Return the bytes needed while exporting, graphs built for the gate included."""
         return sum(self.sizes().values())
 
     def footprint(self) -> Footprint:
-        """Estimate what the device takes as it answers by default: engine, budget and precisions."""
+        """Estimate what the device takes as it answers by default: engine, budget and
+        precisions."""
         options, sizes = self.options, self.sizes()
         vision = options.vision_precisions[0]
         files = [Opened("vision", vision, sizes[self.vision[self.budgets[0]][vision]])]
         if self.decoder:
-            decoder, table = options.decoder_precisions[0], options.table(options.decoder_precisions[0])
+            decoder, table = (
+                options.decoder_precisions[0],
+                options.table(options.decoder_precisions[0]),
+            )
             files.append(Opened("decoder", decoder, sizes[self.decoder[decoder]]))
             files.append(Opened("embed", table, sizes[self.embed[table]]))
         else:
@@ -105,7 +132,12 @@ class ExportPlan:
         slots = max(self.totals()[self.budgets[0]].values())
         tiles = most_tiles(self.spec, self.layout)
         return estimate_footprint(
-            self.spec, files, slots=slots, tiles=tiles, context=self.context, onnx=bool(self.decoder)
+            self.spec,
+            files,
+            slots=slots,
+            tiles=tiles,
+            context=self.context,
+            onnx=bool(self.decoder),
         )
 
     def totals(self) -> dict[int, dict[str, int]]:
@@ -143,7 +175,8 @@ class ExportPlan:
 
 
 def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
-    """Decide what to write; raises `PocketVLMError` for a method or budget that this checkpoint cannot serve."""
+    """Decide what to write; raises `PocketVLMError` for a method or budget that this checkpoint
+    cannot serve."""
     spec = checkpoint.spec
     pruner = make_pruner(options.pruner, options.pruner_options)
     _check_pruner(pruner, spec)
@@ -153,14 +186,18 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     budgets = check_budgets(asked, spec.vision.tokens, pruner.default_budget(spec.vision.tokens))
     if not pruner.prunes and budgets != (spec.vision.tokens,):
         raise PocketVLMError(
-            f"pruner {pruner.name} keeps all {spec.vision.tokens} tokens, but the budget says {budgets[0]}: "
+            f"pruner {pruner.name} keeps all {spec.vision.tokens} tokens, but the budget says "
+            f"{budgets[0]}: "
             "leave the budget out or choose a pruner"
         )
     most = longest(spec, layout, max(budgets))
     count = checkpoint.weights.parameters
     embed = 4 * spec.decoder.vocab * spec.decoder.hidden
     # The head is as large as the embedding; tied checkpoints store one of them or both.
-    decoder = 4 * (count("decoder.") - count("decoder.model.embed_tokens.") - count("decoder.lm_head.")) + embed
+    decoder = (
+        4 * (count("decoder.") - count("decoder.model.embed_tokens.") - count("decoder.lm_head."))
+        + embed
+    )
     vision = 4 * (count("vision_tower.") + count("projector."))
     onnx, llama_cpp = ("onnx" in options.engines, "llama.cpp" in options.engines)
     if llama_cpp:
@@ -175,7 +212,9 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         embed=_names("embed_tokens", options.embed) if onnx else {},
         decoder=_names(_decoder_name(options), options.decoder_precisions) if onnx else {},
         gguf=_gguf_names(options) if llama_cpp else {},
-        context=_context(context_length(spec.decoder) if llama_cpp else spec.decoder.context, options, most),
+        context=_context(
+            context_length(spec.decoder) if llama_cpp else spec.decoder.context, options, most
+        ),
         vision_bytes=vision,
         embed_bytes=embed,
         decoder_bytes=decoder,
@@ -189,11 +228,13 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
 
 
 def _context(own: int, options: ExportOptions, slots: int) -> int:
-    """Return the longest sequence: the checkpoint's ``own``, or what is asked for where that is less."""
+    """Return the longest sequence: the checkpoint's ``own``, or what is asked for where that is
+    less."""
     context = own if options.context is None else min(own, options.context)
     if context < slots + _LEAST_TEXT:
         raise PocketVLMError(
-            f"context {context} does not hold a picture of {slots} tokens with {_LEAST_TEXT} tokens of text: "
+            f"context {context} does not hold a picture of {slots} tokens with {_LEAST_TEXT} "
+            f"tokens of text: "
             f"give at least {slots + _LEAST_TEXT}, or a smaller budget"
         )
     return context
@@ -204,8 +245,10 @@ def _check_limit(plan: ExportPlan) -> None:
     if limit and needed.total > limit * 1e6:
         raise PocketVLMError(
             f"answering is expected to take {needed.total / 1e6:.0f} MB on the device (weights "
-            f"{needed.weights / 1e6:.0f}, cache of {plan.context} tokens {needed.cache / 1e6:.0f}), the limit is "
-            f"{limit} MB: choose smaller precisions or a smaller context, or export all the same with --memory-limit 0"
+            f"{needed.weights / 1e6:.0f}, cache of {plan.context} tokens "
+            f"{needed.cache / 1e6:.0f}), the limit is "
+            f"{limit} MB: choose smaller precisions or a smaller context, or export all the same "
+            f"with --memory-limit 0"
         )
 
 
@@ -214,8 +257,10 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
     if "cls_row" in pruner.reads and not spec.vision.has_cls:
         others = ", ".join(name for name in PRUNERS if "cls_row" not in find_pruner(name).reads)
         raise PocketVLMError(
-            f"the vision tower is a {spec.vision.config.model_type}, which has no [CLS] token that {pruner.name} could "
-            f"rank patches by: choose from {others} (--pruner received-attention comes nearest to it)"
+            f"the vision tower is a {spec.vision.config.model_type}, which has no [CLS] token that "
+            f"{pruner.name} could "
+            f"rank patches by: choose from {others} (--pruner received-attention comes nearest to "
+            f"it)"
         )
     pruner.settle(spec.vision)
 
@@ -225,17 +270,20 @@ def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:
     slots, window = max(plan.totals()[budget].values()), _window(plan.spec.decoder.config)
     if not 1 <= fastv.layer < layers:
         raise PocketVLMError(
-            f"FastV layer {fastv.layer} is outside 1..{layers - 1}: this decoder has {layers} layers, and tokens are "
+            f"FastV layer {fastv.layer} is outside 1..{layers - 1}: this decoder has {layers} "
+            f"layers, and tokens are "
             "ranked by the attention of the one before"
         )
     if not 1 <= fastv.keep < slots:
         raise PocketVLMError(
-            f"FastV keep {fastv.keep} is outside 1..{slots - 1}: at budget {budget} a picture has {slots} visual "
+            f"FastV keep {fastv.keep} is outside 1..{slots - 1}: at budget {budget} a picture has "
+            f"{slots} visual "
             "tokens to drop from; keep fewer, or leave --fastv-layer and --fastv-keep out"
         )
     if window is not None and window < plan.context:
         raise PocketVLMError(
-            f"the decoder's attention slides over {window} tokens, and with FastV it would reach further than the "
+            f"the decoder's attention slides over {window} tokens, and with FastV it would reach "
+            f"further than the "
             f"checkpoint's: give --context {window}, or prune in the vision graph alone"
         )
 
@@ -252,13 +300,19 @@ def _decoder_name(options: ExportOptions) -> str:
 
 
 def _vision_names(budget: int, budgets: tuple[int, ...], options: ExportOptions) -> dict[str, str]:
-    return _names("vision_encoder", options.vision_precisions, "" if budget == budgets[0] else f".k{budget}")
+    return _names(
+        "vision_encoder", options.vision_precisions, "" if budget == budgets[0] else f".k{budget}"
+    )
 
 
 def _names(graph: str, precisions: Iterable[str], budget: str = "") -> dict[str, str]:
-    """Return {precision: file}, in the order asked for, the gate's precision added last where it is not asked for."""
+    """Return {precision: file}, in the order asked for, the gate's precision added last where it is
+    not asked for."""
     wanted = dict.fromkeys((*precisions, GATE_PRECISION))
-    return {precision: f"onnx/{graph}{PRECISIONS[precision].suffix}{budget}.onnx" for precision in wanted}
+    return {
+        precision: f"onnx/{graph}{PRECISIONS[precision].suffix}{budget}.onnx"
+        for precision in wanted
+    }
 
 
 def _gguf_names(options: ExportOptions) -> dict[str, str]:

@@ -8,9 +8,11 @@ from pocketvlm import PocketVLMError
 
 
 def check_transformers() -> None:
-    """Refuse a transformers release outside the range that the ``[export]`` extra names: its model code is what runs.
+    """Refuse a transformers release outside the range that the ``[export]`` extra names: its model
+    code is what runs.
 
-    To be called before anything imports transformers: other releases may lack the very names that are imported.
+    To be called before anything imports transformers: other releases may lack the very names that
+    are imported.
 
     Raises:
         PocketVLMError: it is not installed, or naming the installed and the tested versions.
@@ -20,7 +22,9 @@ def check_transformers() -> None:
     try:
         installed = metadata.version("transformers")
     except metadata.PackageNotFoundError as error:
-        raise PocketVLMError("export needs more packages (transformers): pip install 'pocketvlm[export]'") from error
+        raise PocketVLMError(
+            "export needs more packages (transformers): pip install 'pocketvlm[export]'"
+        ) from error
     if not tested.contains(installed, prereleases=True):
         raise PocketVLMError(
             f"transformers {installed} is not tested with this exporter, which knows {tested}: "

@@ -14,7 +14,11 @@ _OF_ANSWERING = {"description", "threads"}
 def export_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the target's values for `pocketvlm export`, as `pocketvlm.cli.target.Wishes`."""
     engines = DECODERS[given["decoder"]]
-    wanted = {key: value for key, value in target.settings().items() if _OF_ENGINE.get(key) in (None, *engines)}
+    wanted = {
+        key: value
+        for key, value in target.settings().items()
+        if _OF_ENGINE.get(key) in (None, *engines)
+    }
     if given["pruner"] == "none":  # which keeps all tokens, whatever the device likes
         wanted.pop("budget", None)
     if given.get("total_budget"):

@@ -14,7 +14,8 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration; ``threads`` is None where each engine takes its own default, ``context`` the artifact's."""
+    """One configuration; ``threads`` is None where each engine takes its own default, ``context``
+    the artifact's."""
 
     budget: int
     decoder: str
@@ -35,7 +36,8 @@ class Case:
 
     def __str__(self) -> str:
         return (
-            f"{self.budget} tokens, {self.decoder} {self.decoder_precision}, vision {self.vision_precision}, "
+            f"{self.budget} tokens, {self.decoder} {self.decoder_precision}, vision "
+            f"{self.vision_precision}, "
             f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
         )
 
@@ -55,9 +57,10 @@ def sweep(
     Args:
         manifest: of the artifact.
         budgets: visual tokens a picture; none means those that were exported.
-        decoders: engines; none is the one that answers by default, ``("all",)`` each that the artifact has.
-        decoder_precisions: none is each engine's default, ``("all",)`` all. Of a list every engine takes what it has;
-            ``A+B`` reads in A and answers in B.
+        decoders: engines; none is the one that answers by default, ``("all",)`` each that the
+            artifact has.
+        decoder_precisions: none is each engine's default, ``("all",)`` all. Of a list every engine
+            takes what it has; ``A+B`` reads in A and answers in B.
         vision_precisions: none is the artifact's default, ``("all",)`` all.
         threads: for each engine.
         context: the longest sequence, for which llama.cpp sets memory aside.
@@ -110,11 +113,14 @@ def _of_engine(engine: str, asked: Sequence[str], present: list[str]) -> list[st
         return present
     # ONNX Runtime reads in one precision and answers in another where both are named: A+B.
     found = [
-        name for name in dict.fromkeys(asked) if set(name.split("+") if engine == "onnx" else [name]) <= set(present)
+        name
+        for name in dict.fromkeys(asked)
+        if set(name.split("+") if engine == "onnx" else [name]) <= set(present)
     ]
     if not found:
         raise PocketVLMError(
-            f"decoder engine {engine} has no precision {', '.join(asked)}: this artifact has {', '.join(present)}"
+            f"decoder engine {engine} has no precision {', '.join(asked)}: this artifact has "
+            f"{', '.join(present)}"
         )
     return found
 
@@ -125,5 +131,7 @@ def _chosen(asked: Sequence[str], present: Sequence[str], default: str, what: st
     if tuple(asked) == (ALL,):
         return list(present)
     if unknown := [name for name in asked if name not in present]:
-        raise PocketVLMError(f"no {what} {unknown[0]!r} in this artifact, which has {', '.join(present)}")
+        raise PocketVLMError(
+            f"no {what} {unknown[0]!r} in this artifact, which has {', '.join(present)}"
+        )
     return list(dict.fromkeys(asked))

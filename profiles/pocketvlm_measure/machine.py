@@ -1,4 +1,5 @@
-"""Knows the machine that is measured on: its CPU, what governs its clock, what else it is doing, which versions run."""
+"""Knows the machine that is measured on: its CPU, what governs its clock, what else it is doing,
+which versions run."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Machine:
         cores: of these, the physical ones.
         memory_bytes: main memory; None where the system does not tell.
         system: operating system and architecture.
-        governor: what sets the clock rate, as Linux names it; None where it does not tell, as in virtual machines.
+        governor: what sets the clock rate, as Linux names it; None where it does not tell, as in
+            virtual machines.
         other_load: per cent of all CPUs that others used just before; None where nobody can tell.
         versions: of the packages at work, and of Python.
     """
@@ -49,7 +51,9 @@ class Machine:
         """Describe this machine; waits ``seconds`` to see what else it does."""
         return cls(
             cpu=_cpu_name(),
-            cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            cpus=len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1,
             cores=physical_cores(),
             memory_bytes=_memory(),
             system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -61,7 +65,11 @@ class Machine:
 
     def describe(self) -> str:
         """One line for people."""
-        load = "other load unknown" if self.other_load is None else f"other load {self.other_load:.0f} %"
+        load = (
+            "other load unknown"
+            if self.other_load is None
+            else f"other load {self.other_load:.0f} %"
+        )
         memory = "" if self.memory_bytes is None else f"{self.memory_bytes / 1e9:.0f} GB, "
         ran = ", ".join(f"{name} {found}" for name, found in self.versions.items())
         return (
@@ -71,13 +79,15 @@ class Machine:
 
 
 class LoadWatch:
-    """Tells how much of the machine others used between `__init__` and `seen`, this process not counted."""
+    """Tells how much of the machine others used between `__init__` and `seen`, this process not
+    counted."""
 
     def __init__(self) -> None:
         self._before, self._own = cpu_times(), time.process_time()
 
     def seen(self) -> float | None:
-        """Per cent of all CPUs; None where nobody can tell. Counts in steps of 10 ms of CPU time."""
+        """Per cent of all CPUs; None where nobody can tell. Counts in steps of 10 ms of CPU
+        time."""
         after, own = cpu_times(), time.process_time() - self._own
         if self._before is None or after is None or after[1] <= self._before[1]:
             return None
@@ -85,19 +95,23 @@ class LoadWatch:
 
 
 def other_load(seconds: float) -> float | None:
-    """Per cent of all CPUs that are used while this process waits ``seconds``; None where nobody can tell."""
+    """Per cent of all CPUs that are used while this process waits ``seconds``; None where nobody
+    can tell."""
     watch = LoadWatch()
     time.sleep(seconds)
     return watch.seen()
 
 
 def cpu_times() -> tuple[float, float] | None:
-    """(busy, all) seconds of all CPUs since some moment; from Linux itself, elsewhere from psutil where installed.
+    """(busy, all) seconds of all CPUs since some moment; from Linux itself, elsewhere from psutil
+    where installed.
 
     Time that a virtual machine's host gave to others counts as busy: it was not there to be used.
     """
     if _STAT.exists():
-        ticks = [int(text) for text in _STAT.read_text().split("\n", 1)[0].split()[1:9]]  # user ... steal
+        ticks = [
+            int(text) for text in _STAT.read_text().split("\n", 1)[0].split()[1:9]
+        ]  # user ... steal
         idle = ticks[3] + ticks[4]  # waiting for a disk is idle too
         scale = os.sysconf("SC_CLK_TCK")
         return (sum(ticks) - idle) / scale, sum(ticks) / scale
@@ -112,8 +126,15 @@ def cpu_times() -> tuple[float, float] | None:
 def _cpu_name() -> str:
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    for path, key in (("/proc/cpuinfo", "model name"), ("/proc/device-tree/model", ""), ("/proc/cpuinfo", "Hardware")):
+        return (
+            subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+            or "unknown"
+        )
+    for path, key in (
+        ("/proc/cpuinfo", "model name"),
+        ("/proc/device-tree/model", ""),
+        ("/proc/cpuinfo", "Hardware"),
+    ):
         try:
             lines = Path(path).read_text().replace("\0", "").splitlines()
         except OSError:

@@ -34,7 +34,8 @@ class Spread:
 
     @property
     def deviation(self) -> float:
-        """The standard deviation with Bessel's correction, as llama-bench gives it; 0 of a single sample."""
+        """The standard deviation with Bessel's correction, as llama-bench gives it; 0 of a single
+        sample."""
         return statistics.stdev(self.samples) if len(self.samples) > 1 else 0.0
 
     @property

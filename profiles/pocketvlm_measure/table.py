@@ -1,4 +1,5 @@
-"""Knows a table for people: aligned text for a terminal, Markdown for a page, and how numbers stand in it."""
+"""Knows a table for people: aligned text for a terminal, Markdown for a page, and how numbers stand
+in it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ class Table:
         """For a terminal: columns aligned right."""
         lines = [self.head, *self.rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        body = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        body = [
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+            for line in lines
+        ]
         return "\n".join([self.title, *body])
 
     def markdown(self) -> str:
@@ -29,7 +33,9 @@ class Table:
 
 def compact(value: float) -> str:
     """Three significant digits, no exponent."""
-    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+    return (
+        f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+    )
 
 
 def count(number: int, what: str) -> str:

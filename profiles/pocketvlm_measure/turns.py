@@ -1,4 +1,5 @@
-"""Knows how to compare fairly: candidates take turns in one run, so that what slows the machine slows all alike."""
+"""Knows how to compare fairly: candidates take turns in one run, so that what slows the machine
+slows all alike."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ Sample = TypeVar("Sample")
 def take_turns(
     candidates: Sequence[Candidate], measure: Callable[[Candidate], Sample], repeat: int
 ) -> Iterator[tuple[int, Candidate, Sample]]:
-    """Measure every candidate ``repeat`` times, turn by turn: yields (turn, candidate, sample) as they come.
+    """Measure every candidate ``repeat`` times, turn by turn: yields (turn, candidate, sample) as
+    they come.
 
-    Each turn begins with another candidate, so that none always comes first. A progress bar shows on a terminal.
+    Each turn begins with another candidate, so that none always comes first. A progress bar shows
+    on a terminal.
     """
     with tqdm(total=repeat * len(candidates), desc="measuring", unit="run", disable=None) as bar:
         for turn in range(repeat):
@@ -31,9 +34,12 @@ def take_turns(
 def measure_in_turns(
     measured: Mapping[Candidate, Callable[[], Sample]], repeat: int, warmup: int = 1
 ) -> dict[Candidate, list[Sample]]:
-    """Call every candidate's function in turns; the samples of each, without those of the first ``warmup`` turns."""
+    """Call every candidate's function in turns; the samples of each, without those of the first
+    ``warmup`` turns."""
     taken: dict[Candidate, list[Sample]] = {name: [] for name in measured}
-    for turn, name, sample in take_turns(list(measured), lambda name: measured[name](), warmup + repeat):
+    for turn, name, sample in take_turns(
+        list(measured), lambda name: measured[name](), warmup + repeat
+    ):
         if turn >= warmup:
             taken[name].append(sample)
     return taken

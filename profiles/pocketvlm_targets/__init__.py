@@ -1,7 +1,8 @@
-"""Knows deployment targets; imports neither the runtime nor the exporter, which turn `TargetError` into their own.
+"""Knows deployment targets; imports neither the runtime nor the exporter, which turn `TargetError`
+into their own.
 
-A target is a TOML file: one flat table whose keys are named as the options of the command line, a comment above each
-that says why. Those shipped lie in this folder; a new one is a new file.
+A target is a TOML file: one flat table whose keys are named as the options of the command line, a
+comment above each that says why. Those shipped lie in this folder; a new one is a new file.
 """
 
 from pocketvlm_targets.reading import load_target, target_names

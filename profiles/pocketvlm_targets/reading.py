@@ -1,4 +1,5 @@
-"""Knows where targets lie and how a file is read: the values by tomllib, the reasons from the comments above them."""
+"""Knows where targets lie and how a file is read: the values by tomllib, the reasons from the
+comments above them."""
 
 from __future__ import annotations
 
@@ -32,13 +33,16 @@ def load_target(name_or_file: str | os.PathLike[str]) -> Target:
     path = Path(given)
     if path.suffix != _SUFFIX:
         raise TargetError(
-            f"no target {given!r}: choose from {', '.join(target_names())}, or give a file that ends in {_SUFFIX}"
+            f"no target {given!r}: choose from {', '.join(target_names())}, or give a file that "
+            f"ends in {_SUFFIX}"
         )
     try:
         with path.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise TargetError(f"{given} cannot be read ({_reason(error)}): give the file of a target") from error
+        raise TargetError(
+            f"{given} cannot be read ({_reason(error)}): give the file of a target"
+        ) from error
     return _parse(given, content)
 
 
@@ -48,7 +52,10 @@ def _parse(name: str, content: bytes) -> Target:
     try:
         text = content.decode("utf-8")
         table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
         raise TargetError(f"{name} is not valid TOML ({_reason(error)}): correct it") from error
     return make_target(name, table, _reasons(text))
 
@@ -68,4 +75,8 @@ def _reasons(text: str) -> dict[str, str]:
 
 
 def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return (
+        error.strerror
+        if isinstance(error, OSError) and error.strerror
+        else str(error) or type(error).__name__
+    )

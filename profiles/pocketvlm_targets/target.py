@@ -1,4 +1,5 @@
-"""Knows what a deployment target may say, and which of it contradicts itself; nothing about files or comments."""
+"""Knows what a deployment target may say, and which of it contradicts itself; nothing about files
+or comments."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _MOST = 10_000_000
 
 
 class TargetError(ValueError):
-    """A target that cannot be used: one line with the file, the key, what was found and what was expected."""
+    """A target that cannot be used: one line with the file, the key, what was found and what was
+    expected."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Target:
         description: one line for people.
         budget: visual tokens a picture, a graph each, the default first.
         decoder: engine, one of `DECODERS`.
-        vision_precision, decoder_precision, embed_precision: names of the exporter's precisions, the default first.
+        vision_precision, decoder_precision, embed_precision: names of the exporter's precisions,
+            the default first.
         gguf_type: types of GGUF files, the default first.
         portable: keep to standard ONNX operators, for engines that lack ONNX Runtime's own.
         format: of the graphs, one of `FORMATS`.
@@ -102,7 +105,8 @@ def _list_of(check: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     return check_all
 
 
-# One line for each key of a target: what its value must be. A key is named as the option it stands for.
+# One line for each key of a target: what its value must be. A key is named as the option it stands
+# for.
 KEYS: Mapping[str, Callable[[Any], Any]] = {
     "description": _text,
     "budget": _list_of(_count),
@@ -128,12 +132,15 @@ def make_target(name: str, table: Mapping[str, Any], reasons: Mapping[str, str])
         reasons: {key: why}.
 
     Raises:
-        TargetError: an unknown key, a value of another type, no description, or values that contradict each other.
+        TargetError: an unknown key, a value of another type, no description, or values that
+            contradict each other.
     """
     values = {}
     for key, value in table.items():
         if key not in KEYS:
-            raise TargetError(f"{name}: {_short(key)} is no key of a target: choose from {', '.join(KEYS)}")
+            raise TargetError(
+                f"{name}: {_short(key)} is no key of a target: choose from {', '.join(KEYS)}"
+            )
         try:
             values[key] = KEYS[key](value)
         except ValueError as error:
@@ -151,14 +158,14 @@ def _check_combinations(target: Target) -> None:
         "decoder_precision is for ONNX Runtime, decoder is llama.cpp: name a gguf_type instead": (
             bool(target.decoder_precision) and not onnx
         ),
-        "embed_precision is for ONNX Runtime, decoder is llama.cpp, which has its table in the GGUF file: "
+        "embed_precision is for ONNX Runtime, decoder is llama.cpp, which has its table in the "
+        "GGUF file: "
         "leave it out": bool(target.embed_precision) and not onnx,
         'gguf_type is for llama.cpp, decoder is onnx: say decoder = "llama.cpp" or "both"': (
             bool(target.gguf_type) and not llama_cpp
         ),
-        "portable asks for standard operators, format is ort, which only ONNX Runtime reads: choose one": (
-            target.portable is True and target.format == "ort"
-        ),
+        "portable asks for standard operators, format is ort, which only ONNX Runtime reads: "
+        "choose one": (target.portable is True and target.format == "ort"),
         f"context is {target.context}, budget is {max(target.budget, default=0)}: "
         "a picture must leave room for a question and an answer": (
             target.context is not None and target.context <= max(target.budget, default=0)

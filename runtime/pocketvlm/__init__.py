@@ -1,4 +1,5 @@
-"""PocketVLM's on-device runtime: answers questions about pictures from an exported folder. Imports no torch.
+"""PocketVLM's on-device runtime: answers questions about pictures from an exported folder. Imports
+no torch.
 
 >>> from pocketvlm import VLM
 >>> vlm = VLM.load("my-artifact")

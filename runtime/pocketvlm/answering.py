@@ -41,7 +41,8 @@ class Request:
         sampler: picks the tokens.
         preprocess_ms: spent so far.
         cached: features may come from the cache and go there.
-        continued: the decoder keeps what it has computed, before and after, for prompts that begin alike.
+        continued: the decoder keeps what it has computed, before and after, for prompts that begin
+            alike.
     """
 
     ids: npt.NDArray[np.int64]
@@ -59,14 +60,18 @@ class _Speech:
 
     detokenizer: Detokenizer
     token_ids: list[int]
-    decode_ms: float = 0.0  # picking tokens after the first; not what the reader of the stream does meanwhile
+    decode_ms: float = (
+        0.0  # picking tokens after the first; not what the reader of the stream does meanwhile
+    )
     finish_reason: FinishReason = "length"
 
 
 class Answerer:
     """The parts of a loaded model at work on one answer at a time."""
 
-    def __init__(self, manifest: Manifest, viewer: Viewer, decoder: Decoder, prompter: Prompter) -> None:
+    def __init__(
+        self, manifest: Manifest, viewer: Viewer, decoder: Decoder, prompter: Prompter
+    ) -> None:
         self.viewer = viewer
         self.decoder = decoder
         self.prompter = prompter
@@ -98,8 +103,11 @@ class Answerer:
         self._turn += 1
         self._sequence.reset()
 
-    def _run(self, request: Request, turn: int, stop: threading.Event) -> Generator[str, None, Answer]:
-        """Vision, prefill and decoding of one request; yields text pieces and returns the answer."""
+    def _run(
+        self, request: Request, turn: int, stop: threading.Event
+    ) -> Generator[str, None, Answer]:
+        """Vision, prefill and decoding of one request; yields text pieces and returns the
+        answer."""
         self._own_decoder(turn)
         started = time.perf_counter()
         pictures = [self.viewer.see(look, cached=request.cached) for look in request.looks]
@@ -145,8 +153,11 @@ class Answerer:
             return {"before": before, "after": after}
         return {"before": before, "after": after, "fastv": after - dropped}
 
-    def _speak(self, request: Request, speech: _Speech, turn: int, stop: threading.Event) -> Generator[str, None, None]:
-        """Decode token by token from the first until the end of sequence, the limit or a stop; yields text pieces."""
+    def _speak(
+        self, request: Request, speech: _Speech, turn: int, stop: threading.Event
+    ) -> Generator[str, None, None]:
+        """Decode token by token from the first until the end of sequence, the limit or a stop;
+        yields text pieces."""
         while speech.token_ids[-1] not in self._eos:
             if piece := speech.detokenizer.push(speech.token_ids[-1]):
                 yield piece
@@ -167,7 +178,9 @@ class Answerer:
 
     def _own_decoder(self, turn: int) -> None:
         if turn != self._turn:
-            raise PocketVLMError("another answer was begun on this VLM before this stream ended: finish one first")
+            raise PocketVLMError(
+                "another answer was begun on this VLM before this stream ended: finish one first"
+            )
 
 
 def ms_since(started: float) -> float:

@@ -1,4 +1,5 @@
-"""Knows a conversation: questions, pictures and answers so far, what of them fits the context, and what is dropped."""
+"""Knows a conversation: questions, pictures and answers so far, what of them fits the context, and
+what is dropped."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from pocketvlm.vision.viewer import Look
 
 @dataclass(frozen=True)
 class _Turn:
-    """A question with its pictures and its answer (None: being asked); ``carried`` are pictures of dropped turns."""
+    """A question with its pictures and its answer (None: being asked); ``carried`` are pictures of
+    dropped turns."""
 
     question: str
     pictures: tuple[Look, ...]
@@ -36,16 +38,19 @@ class _Turn:
 class Chat:
     """A conversation about pictures, from `pocketvlm.VLM.chat`.
 
-    The prompt of every answer is the whole conversation as the chat template renders it; the decoder keeps what it
-    has computed, so only what is new is computed. No picture is encoded twice.
+    The prompt of every answer is the whole conversation as the chat template renders it; the
+    decoder keeps what it has computed, so only what is new is computed. No picture is encoded
+    twice.
 
-    **When the context is full** the oldest turns (a question with its answer) are dropped, until the rest takes at
-    most three quarters of the room, so that not every answer must drop again. Their pictures stay: they go to the
-    front of the oldest turn that is left, the latest of them, as many as fit in half of the context. Only what is
-    dropped for an answer is gone for good; a question that does not fit even alone is refused and changes nothing.
+    **When the context is full** the oldest turns (a question with its answer) are dropped, until
+    the rest takes at most three quarters of the room, so that not every answer must drop again.
+    Their pictures stay: they go to the front of the oldest turn that is left, the latest of them,
+    as many as fit in half of the context. Only what is dropped for an answer is gone for good; a
+    question that does not fit even alone is refused and changes nothing.
 
-    An answer stopped early stays in the conversation as far as it went, one that failed does not. Other answers of
-    the same `pocketvlm.VLM` may come between: they cost this conversation a longer prefill, nothing else.
+    An answer stopped early stays in the conversation as far as it went, one that failed does not.
+    Other answers of the same `pocketvlm.VLM` may come between: they cost this conversation a longer
+    prefill, nothing else.
     """
 
     def __init__(self, answerer: Answerer, budget: int) -> None:
@@ -69,7 +74,8 @@ class Chat:
         seed: int | None = None,
         videos: Sequence[Video] | None = None,
     ) -> Answer:
-        """Ask the next question, with pictures or clips of its own or about those shown before; see `VLM.generate`."""
+        """Ask the next question, with pictures or clips of its own or about those shown before; see
+        `VLM.generate`."""
         return self.stream(prompt, images, max_new_tokens, temperature, top_p, seed, videos).answer
 
     def stream(
@@ -82,18 +88,22 @@ class Chat:
         seed: int | None = None,
         videos: Sequence[Video] | None = None,
     ) -> Stream:
-        """As `ask`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not while iterating."""
+        """As `ask`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not
+        while iterating."""
         started = time.perf_counter()
         sampler = self._answerer.sampler(Sampling(max_new_tokens, temperature, top_p, seed))
         looks = tuple(self._answerer.viewer.look(images, self._budget, videos))
         turns, ids = self._fit([*self._turns, _Turn(prompt, looks)], max_new_tokens)
         seen = [look for turn in turns for look in turn.looks]
-        request = Request(ids, seen, max_new_tokens, sampler, ms_since(started), cached=True, continued=True)
+        request = Request(
+            ids, seen, max_new_tokens, sampler, ms_since(started), cached=True, continued=True
+        )
         answer = self._answerer.begin(request)
         return Stream(self._record(answer, turns), answer.stop)
 
     def reset(self) -> None:
-        """Forget the conversation and free the decoder's cache; features of pictures stay in theirs."""
+        """Forget the conversation and free the decoder's cache; features of pictures stay in
+        theirs."""
         self._turns = []
         self.dropped_turns = 0
         self._answerer.forget()
@@ -115,7 +125,9 @@ class Chat:
         return answer.answer
 
     def _add(self, before: list[_Turn], turns: list[_Turn], said: str) -> None:
-        if self._turns is before:  # not so where it was reset, or another question has been answered meanwhile
+        if (
+            self._turns is before
+        ):  # not so where it was reset, or another question has been answered meanwhile
             self._turns = [*turns[:-1], replace(turns[-1], answer=said)]
             self.dropped_turns += len(before) + 1 - len(turns)
 
@@ -123,20 +135,26 @@ class Chat:
         messages: list[Message] = []
         prompter = self._answerer.prompter
         for turn in turns:
-            messages += prompter.messages(turn.question, len(turn.pictures), carried=len(turn.carried))
+            messages += prompter.messages(
+                turn.question, len(turn.pictures), carried=len(turn.carried)
+            )
             if turn.answer is not None:
                 messages.append(prompter.reply(turn.answer))
         return messages
 
     def _ids(self, turns: Sequence[_Turn]) -> tuple[npt.NDArray[np.int64], int]:
-        """Their ids with an image token for each picture, and how many there are once all are placed."""
+        """Their ids with an image token for each picture, and how many there are once all are
+        placed."""
         looks = [look for turn in turns for look in turn.looks]
         prompter = self._answerer.prompter
         ids = prompter.encode_messages(self._messages(turns), len(looks))
         return ids, len(prompter.place(ids, [look.ids for look in looks]))
 
-    def _fit(self, turns: list[_Turn], max_new_tokens: int) -> tuple[list[_Turn], npt.NDArray[np.int64]]:
-        """The turns that stay, by the rule above, and their ids with an image token for each picture."""
+    def _fit(
+        self, turns: list[_Turn], max_new_tokens: int
+    ) -> tuple[list[_Turn], npt.NDArray[np.int64]]:
+        """The turns that stay, by the rule above, and their ids with an image token for each
+        picture."""
         context = self._answerer.decoder.context
         room = context - (max_new_tokens - 1)
         ids, length = self._ids(turns)
@@ -152,7 +170,8 @@ class Chat:
 
 
 def _without_oldest(turns: list[_Turn], most: int) -> list[_Turn]:
-    """One turn fewer; the latest of its pictures, of ``most`` visual tokens at most, go to the front of the next."""
+    """One turn fewer; the latest of its pictures, of ``most`` visual tokens at most, go to the
+    front of the next."""
     oldest, heir, *rest = turns
     taken = list(itertools.accumulate(look.slots for look in reversed(oldest.looks)))
     carried = sum(slots <= most for slots in taken)

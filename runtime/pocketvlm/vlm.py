@@ -1,4 +1,5 @@
-"""Knows what can be asked of a loaded artifact: an answer, a stream, a conversation. The runtime's front door."""
+"""Knows what can be asked of a loaded artifact: an answer, a stream, a conversation. The runtime's
+front door."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from pocketvlm.vision.viewer import Viewer
 class VLM:
     """A vision-language model loaded from an artifact.
 
-    One answer at a time: the object holds the decoder's cache, so threads take turns or load one each.
+    One answer at a time: the object holds the decoder's cache, so threads take turns or load one
+    each.
     """
 
     def __init__(
@@ -40,13 +42,17 @@ class VLM:
         keep_features: bool = False,
         video_limits: VideoLimits | None = None,
     ) -> None:
-        """Put opened parts together, see `load`; a decoder may be lent to several for `generate`, not for `chat`.
-        ``keep_features``: `generate` keeps them in memory too, where many questions are about the same picture."""
+        """Put opened parts together, see `load`; a decoder may be lent to several for `generate`,
+        not for `chat`.
+        ``keep_features``: `generate` keeps them in memory too, where many questions are about the
+            same picture."""
         folder = None if feature_cache is None else Path(feature_cache)
         cache = FeatureCache(_feature_source(artifact.manifest, encoder), feature_limits, folder)
         viewer = Viewer(artifact, encoder, limits, cache, video_limits)
         self.artifact = artifact
-        self._answerer = Answerer(artifact.manifest, viewer, decoder, Prompter.from_artifact(artifact))
+        self._answerer = Answerer(
+            artifact.manifest, viewer, decoder, Prompter.from_artifact(artifact)
+        )
         self._budget: int = encoder.budget
         self._keeps_features = keep_features or folder is not None
 
@@ -71,21 +77,30 @@ class VLM:
 
         Args:
             path: a folder written by `pocketvlm export`.
-            decoder: engine, ``"onnx"`` or ``"llama.cpp"``; None prefers the first where the artifact has both.
+            decoder: engine, ``"onnx"`` or ``"llama.cpp"``; None prefers the first where the
+                artifact has both.
             threads: for each engine; None leaves its default.
-            budget: visual tokens a picture, the default of `generate`; None is the artifact's default.
+            budget: visual tokens a picture, the default of `generate`; None is the artifact's
+                default.
             vision_precision: None is the artifact's default, as is ``decoder_precision``'s.
-            decoder_precision: see ``vision_precision``; for llama.cpp the type of the GGUF file. With ONNX Runtime
-                ``A+B`` reads prompts in A and answers in B, as in ``int8+int4``, where memory allows both.
-            context: longest sequence in tokens, at most the artifact's own, which None leaves: a bound on memory.
-            prepack: False is for a question or two: float32 graphs then open at once, as mapped files, and each answer
-                takes up to half as long again; other precisions are opened as ever.
-            check: ``"auto"`` reads files whose checksum was not yet verified, ``"full"`` all, ``"sizes"`` none.
+            decoder_precision: see ``vision_precision``; for llama.cpp the type of the GGUF file.
+                With ONNX Runtime ``A+B`` reads prompts in A and answers in B, as in ``int8+int4``,
+                where memory allows both.
+            context: longest sequence in tokens, at most the artifact's own, which None leaves: a
+                bound on memory.
+            prepack: False is for a question or two: float32 graphs then open at once, as mapped
+                files, and each answer takes up to half as long again; other precisions are opened
+                as ever.
+            check: ``"auto"`` reads files whose checksum was not yet verified, ``"full"`` all,
+                ``"sizes"`` none.
             limits: caps on pictures; None is 64 MiB and 100 megapixels.
-            feature_cache: a folder for the features of pictures, so that none is encoded twice, in another process or
-                on another day either; `generate` uses it too. None keeps them in memory, for conversations.
-            feature_limits: bytes of features kept; None is 64 MiB in memory and 1 GiB in the folder.
-            video_limits: caps on clips; None is 1 GiB, 36 megapixels, 100,000 frames and five minutes of decoding.
+            feature_cache: a folder for the features of pictures, so that none is encoded twice, in
+                another process or on another day either; `generate` uses it too. None keeps them in
+                memory, for conversations.
+            feature_limits: bytes of features kept; None is 64 MiB in memory and 1 GiB in the
+                folder.
+            video_limits: caps on clips; None is 1 GiB, 36 megapixels, 100,000 frames and five
+                minutes of decoding.
 
         Raises:
             PocketVLMError: the folder is not a sound artifact, or lacks what is asked for.
@@ -99,8 +114,18 @@ class VLM:
             threads=threads,
             prepack=prepack,
         )
-        engine = open_decoder(artifact, engine=decoder, precision=decoder_precision, threads=threads, prepack=prepack)
-        vlm = cls(artifact, encoder, engine, limits, feature_cache, feature_limits, video_limits=video_limits)
+        engine = open_decoder(
+            artifact, engine=decoder, precision=decoder_precision, threads=threads, prepack=prepack
+        )
+        vlm = cls(
+            artifact,
+            encoder,
+            engine,
+            limits,
+            feature_cache,
+            feature_limits,
+            video_limits=video_limits,
+        )
         vlm._budget = artifact.manifest.pruning.default_budget if budget is None else budget
         vlm._answerer.viewer.check_budget(vlm._budget)
         vlm._answerer.load_ms = ms_since(started)
@@ -122,23 +147,29 @@ class VLM:
         seed: int | None = None,
         videos: Sequence[Video] | None = None,
     ) -> Answer:
-        """Answer a question about pictures, about clips where the model is shown those, or about none.
+        """Answer a question about pictures, about clips where the model is shown those, or about
+        none.
 
         Args:
-            prompt: the question; ``<image>`` in it places a picture, ``<video>`` a clip, else they come first.
+            prompt: the question; ``<image>`` in it places a picture, ``<video>`` a clip, else they
+                come first.
             images: paths, file contents, PIL images or uint8 arrays; None is no picture.
-            budget: visual tokens a picture, up to those of the loaded graph; None is what was loaded for.
+            budget: visual tokens a picture, up to those of the loaded graph; None is what was
+                loaded for.
             max_new_tokens: the answer's limit in tokens.
             temperature: 0 is greedy.
             top_p: nucleus sampling, see `Sampler`.
             seed: makes sampling repeatable.
-            videos: paths, or file contents; for models that are shown clips, in place of pictures. Each frame of a
-                clip keeps ``budget`` tokens.
+            videos: paths, or file contents; for models that are shown clips, in place of pictures.
+                Each frame of a clip keeps ``budget`` tokens.
 
         Raises:
-            PocketVLMError: a picture, clip, budget, count or setting that is refused, or a prompt beyond the context.
+            PocketVLMError: a picture, clip, budget, count or setting that is refused, or a prompt
+                beyond the context.
         """
-        return self.stream(prompt, images, budget, max_new_tokens, temperature, top_p, seed, videos).answer
+        return self.stream(
+            prompt, images, budget, max_new_tokens, temperature, top_p, seed, videos
+        ).answer
 
     def stream(
         self,
@@ -151,16 +182,27 @@ class VLM:
         seed: int | None = None,
         videos: Sequence[Video] | None = None,
     ) -> Stream:
-        """As `generate`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not while iterating."""
+        """As `generate`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not
+        while iterating."""
         started = time.perf_counter()
         sampler = self._answerer.sampler(Sampling(max_new_tokens, temperature, top_p, seed))
         looks = self._answerer.viewer.look(images, self._chosen(budget), videos)
         prompter = self._answerer.prompter
         ids = prompter.encode(prompt, len(looks))
-        self._answerer.check_room(len(prompter.place(ids, [look.ids for look in looks])), max_new_tokens)
+        self._answerer.check_room(
+            len(prompter.place(ids, [look.ids for look in looks])), max_new_tokens
+        )
         spent_ms = ms_since(started)
         return self._answerer.begin(
-            Request(ids, looks, max_new_tokens, sampler, spent_ms, cached=self._keeps_features, continued=False)
+            Request(
+                ids,
+                looks,
+                max_new_tokens,
+                sampler,
+                spent_ms,
+                cached=self._keeps_features,
+                continued=False,
+            )
         )
 
     def chat(self, budget: int | None = None) -> Chat:
@@ -173,7 +215,8 @@ class VLM:
         return self._budget if budget is None else budget
 
     def close(self) -> None:
-        """Free the decoder at once, instead of when the object goes; nothing can be asked afterwards."""
+        """Free the decoder at once, instead of when the object goes; nothing can be asked
+        afterwards."""
         self._answerer.forget()
         self._answerer.decoder.close()
 

@@ -1,4 +1,5 @@
-"""The demo, whole: what the checkpoint is, and that the exported folder answers as Hugging Face does."""
+"""The demo, whole: what the checkpoint is, and that the exported folder answers as Hugging Face
+does."""
 
 import json
 from pathlib import Path
@@ -17,7 +18,9 @@ FIGURES = Path(__file__).parents[2] / "docs" / "demo-accuracy.json"
 
 @pytest.fixture(scope="module")
 def hugging_face(demo_checkpoint):
-    model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint, dtype=torch.float32).eval()
+    model = LlavaForConditionalGeneration.from_pretrained(
+        demo_checkpoint, dtype=torch.float32
+    ).eval()
     return model, AutoProcessor.from_pretrained(demo_checkpoint)
 
 
@@ -43,14 +46,18 @@ def test_the_checkpoint_takes_the_path_of_llava_1_5(demo_checkpoint):
 def test_unpruned_answers_equal_generate(vlm, hugging_face):
     asked = list(question_set("validation", 70))
     expected = generate_answers(*hugging_face, asked)
-    found = [vlm.generate(question.text, images=[picture]).text.strip() for picture, question in asked]
+    found = [
+        vlm.generate(question.text, images=[picture]).text.strip() for picture, question in asked
+    ]
     assert found == expected
 
 
 def test_held_out_questions_are_answered_as_published(vlm):
     published = json.loads(FIGURES.read_text())["engines"]["transformers fp32"] / 100
     asked = list(question_set("test", 210))
-    right = [vlm.generate(q.text, images=[picture]).text.strip() == q.answer for picture, q in asked]
+    right = [
+        vlm.generate(q.text, images=[picture]).text.strip() == q.answer for picture, q in asked
+    ]
     # The published figure is over more questions; four standard errors of this sample are allowed.
     assert np.mean(right) >= published - 4 * np.sqrt(published * (1 - published) / len(asked))
 
@@ -72,7 +79,9 @@ def test_pruned_tokens_and_kept_patches_equal_hugging_face(vlm, hugging_face):
 def test_a_budget_from_the_large_graph_is_the_small_graph(vlm, demo_artifact):
     small = VLM.load(demo_artifact, budget=36)
     for picture, question in question_set("validation", 14):
-        ours, theirs = (v.generate(question.text, images=[picture], budget=36) for v in (vlm, small))
+        ours, theirs = (
+            v.generate(question.text, images=[picture], budget=36) for v in (vlm, small)
+        )
         assert (ours.token_ids, ours.kept_indices) == (theirs.token_ids, theirs.kept_indices)
 
 

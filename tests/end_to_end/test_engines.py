@@ -1,4 +1,5 @@
-"""The same artifact on both engines: the same answers, conversations included, and each says who gave them."""
+"""The same artifact on both engines: the same answers, conversations included, and each says who
+gave them."""
 
 import json
 
@@ -15,7 +16,9 @@ from pocketvlm_measure.profiler.result import STAGES
 from pocketvlm_measure.profiler.rows import rows
 from train_demo.scenes import question_set
 
-pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: pip install 'pocketvlm[llama]'")
+pytest.importorskip(
+    "llama_cpp", reason="llama-cpp-python is not installed: pip install 'pocketvlm[llama]'"
+)
 
 ENGINES = {"onnx": "onnx fp32", "llama.cpp": "llama.cpp f16"}
 QUESTIONS = ["Describe the picture.", "How many objects are there?", "Describe the picture."]
@@ -51,7 +54,10 @@ def test_both_converse_alike(loaded, examples):
     for engine, vlm in loaded.items():
         chat = vlm.chat()
         pictures = [[examples / "scene-1.png"], [], [examples / "scene-2.png"]]
-        answers = [chat.ask(q, shown, max_new_tokens=40) for q, shown in zip(QUESTIONS, pictures, strict=True)]
+        answers = [
+            chat.ask(q, shown, max_new_tokens=40)
+            for q, shown in zip(QUESTIONS, pictures, strict=True)
+        ]
         assert answers[1].prompt_tokens["cached"] >= answers[0].prompt_tokens["total"]
         assert answers[2].visual_tokens == {"before": 288, "after": 72}
         said[engine] = [(answer.token_ids, answer.prompt_tokens) for answer in answers]
@@ -64,7 +70,10 @@ def test_a_conversation_equals_its_questions_asked_without_memory(loaded, exampl
     chat, forgetful = vlm.chat(), vlm.chat()
     chat.reset()
     shown = [[examples / "scene-1.png"], [], []]
-    kept = [chat.ask(q, pictures, max_new_tokens=30) for q, pictures in zip(QUESTIONS, shown, strict=True)]
+    kept = [
+        chat.ask(q, pictures, max_new_tokens=30)
+        for q, pictures in zip(QUESTIONS, shown, strict=True)
+    ]
     assert [answer.prompt_tokens["cached"] > 0 for answer in kept] == [False, True, True]
     for question, pictures, expected in zip(QUESTIONS, shown, kept, strict=True):
         vlm.generate("", max_new_tokens=1)  # after which the decoder has forgotten
@@ -78,11 +87,15 @@ def test_sampling_means_the_same_and_is_repeatable(loaded, examples):
 
         def sample(seed, vlm=vlm, **setting):
             options = {"temperature": 1.5, "max_new_tokens": 12, "seed": seed} | setting
-            return vlm.generate("Describe the picture.", [examples / "scene-1.png"], **options).token_ids
+            return vlm.generate(
+                "Describe the picture.", [examples / "scene-1.png"], **options
+            ).token_ids
 
         assert sample(1) == sample(1)
         assert len({tuple(sample(seed)) for seed in range(4)}) > 1
-        greedy = vlm.generate("Describe the picture.", [examples / "scene-1.png"], max_new_tokens=12).token_ids
+        greedy = vlm.generate(
+            "Describe the picture.", [examples / "scene-1.png"], max_new_tokens=12
+        ).token_ids
         assert sample(3, top_p=1e-6) == greedy
         with pytest.raises(PocketVLMError, match="top_p 0"):
             sample(1, top_p=0)
@@ -90,7 +103,9 @@ def test_sampling_means_the_same_and_is_repeatable(loaded, examples):
 
 def test_the_timings_have_the_same_fields(loaded, examples):
     timings = [
-        vlm.generate("Describe the picture.", [examples / "scene-1.png"], max_new_tokens=3).timings_ms
+        vlm.generate(
+            "Describe the picture.", [examples / "scene-1.png"], max_new_tokens=3
+        ).timings_ms
         for vlm in loaded.values()
     ]
     assert list(timings[0]) == list(timings[1])
@@ -102,9 +117,14 @@ def test_the_timings_have_the_same_fields(loaded, examples):
 def test_the_commands_take_either_engine(artifact, examples):
     for engine, name in ENGINES.items():
         options = ["--image", examples / "scene-3.png", "--decoder", engine, "--json"]
-        for command, extra, typed in (("run", ["--prompt", QUESTIONS[0]], None), ("chat", [], QUESTIONS[0])):
+        for command, extra, typed in (
+            ("run", ["--prompt", QUESTIONS[0]], None),
+            ("chat", [], QUESTIONS[0]),
+        ):
             arguments = [command, artifact, *options, *extra]
-            result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=typed)
+            result = CliRunner().invoke(
+                main, [str(argument) for argument in arguments], input=typed
+            )
             assert result.exit_code == 0, result.output
             assert json.loads(result.stdout)["decoder"] == name
     result = CliRunner().invoke(main, ["verify", str(artifact), "--json"])
@@ -112,11 +132,18 @@ def test_the_commands_take_either_engine(artifact, examples):
 
 
 def test_an_artifact_for_llama_cpp_alone_answers(tmp_path, examples):
-    export("demo", tmp_path / "a", ExportOptions(budgets=(36,), decoder="llama.cpp", gguf_types=("q8_0",)))
+    export(
+        "demo",
+        tmp_path / "a",
+        ExportOptions(budgets=(36,), decoder="llama.cpp", gguf_types=("q8_0",)),
+    )
     assert not list((tmp_path / "a" / "onnx").glob("decoder*"))
     vlm = VLM.load(tmp_path / "a", threads=1)
     assert vlm.decoder == "llama.cpp q8_0"
-    assert vlm.generate("How many objects are there?", [examples / "scene-3.png"]).text.strip() == "three"
+    assert (
+        vlm.generate("How many objects are there?", [examples / "scene-3.png"]).text.strip()
+        == "three"
+    )
     with pytest.raises(PocketVLMError, match="'onnx' is not in this artifact"):
         VLM.load(tmp_path / "a", decoder="onnx")
 
@@ -124,11 +151,23 @@ def test_an_artifact_for_llama_cpp_alone_answers(tmp_path, examples):
 def test_a_profile_sets_the_engines_side_by_side(artifact, examples):
     opened = Artifact.open(artifact)
     question = Question("Describe the picture.", (str(examples / "scene-2.png"),), new_tokens=4)
-    found = profile(opened, sweep(opened.manifest, decoders=("all",), threads=(1,)), question, repeat=1, warmup=0)
+    found = profile(
+        opened,
+        sweep(opened.manifest, decoders=("all",), threads=(1,)),
+        question,
+        repeat=1,
+        warmup=0,
+    )
     onnx, llama = found.results
     assert (onnx.case.decoder, llama.case.decoder) == ("onnx", "llama.cpp")
     assert llama.stages["embed"].median == 0  # llama.cpp looks embeddings up itself
-    assert onnx.costs.kv_bytes == 2 * llama.costs.kv_bytes == 36 * 2 * 4 * 2 * 64 * 4  # float32 against float16
-    assert onnx.costs.flops == llama.costs.flops == 8 * (4 * 36 * 256**2 + 2 * 36**2 * 256 + 3 * 36 * 256 * 768)
+    assert (
+        onnx.costs.kv_bytes == 2 * llama.costs.kv_bytes == 36 * 2 * 4 * 2 * 64 * 4
+    )  # float32 against float16
+    assert (
+        onnx.costs.flops
+        == llama.costs.flops
+        == 8 * (4 * 36 * 256**2 + 2 * 36**2 * 256 + 3 * 36 * 256 * 768)
+    )
     assert {result.samples[0].new_tokens for result in found.results} == {4}
     assert len(list(rows(found))) == 2 * len(STAGES)

@@ -1,4 +1,5 @@
-"""Real pretrained weights from a checkpoint to an answer: DINOv2-small and SmolLM2-135M-Instruct out of packages."""
+"""Real pretrained weights from a checkpoint to an answer: DINOv2-small and SmolLM2-135M-Instruct
+out of packages."""
 
 import subprocess
 
@@ -16,7 +17,10 @@ from reference_vlm.parts import LANGUAGE, TOWER, fetch
 from reference_vlm.tower import load_tower
 from support.gguf_files import HAS_LLAMA_CPP, needs_llama_cpp
 
-QUESTIONS = {"What is the capital of France?": "The capital of France is Paris.", "What is 2 + 3?": "2 + 3 = 5"}
+QUESTIONS = {
+    "What is the capital of France?": "The capital of France is Paris.",
+    "What is 2 + 3?": "2 + 3 = 5",
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +56,15 @@ def expected(checkpoint):
     for question in QUESTIONS:
         messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
         inputs = processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
         )
-        ids = model.generate(**inputs, do_sample=False, max_new_tokens=24)[0, inputs["input_ids"].shape[1] :]
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=24)[
+            0, inputs["input_ids"].shape[1] :
+        ]
         answers[question] = ids.tolist()
     return answers
 
@@ -65,16 +75,21 @@ def test_tower_is_the_one_in_the_package(parts, tmp_path):
     last = [node for node in graph.node if "backbone.layernorm.bias" in node.input][-1].output[0]
     onnx.utils.extract_model(str(parts[0]), str(cut), ["input_image"], [last], check_model=False)
     pictures = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
-    expected = ort.InferenceSession(cut, providers=["CPUExecutionProvider"]).run(None, {"input_image": pictures})[0]
+    expected = ort.InferenceSession(cut, providers=["CPUExecutionProvider"]).run(
+        None, {"input_image": pictures}
+    )[0]
     with torch.inference_mode():
         found = load_tower(parts[0], 224)(torch.from_numpy(pictures)).last_hidden_state.numpy()
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
-    ("engine", "precision"), [("onnx", "fp32"), pytest.param("llama.cpp", "f16", marks=needs_llama_cpp)]
+    ("engine", "precision"),
+    [("onnx", "fp32"), pytest.param("llama.cpp", "f16", marks=needs_llama_cpp)],
 )
-def test_text_only_answers_are_those_of_transformers_and_sensible(artifact, expected, engine, precision):
+def test_text_only_answers_are_those_of_transformers_and_sensible(
+    artifact, expected, engine, precision
+):
     vlm = VLM.load(artifact, decoder=engine, decoder_precision=precision)
     for question, sensible in QUESTIONS.items():
         answer = vlm.generate(question, max_new_tokens=24)
@@ -86,7 +101,9 @@ def test_what_matters_is_kept_of_a_photograph(artifact, request):
     """The cat's left eye, in the picture's upper left, fills about one patch in 17."""
     vlm = VLM.load(artifact)
     answer = vlm.generate(
-        "What is it?", images=[request.config.rootpath / "examples" / "chelsea.jpg"], max_new_tokens=1
+        "What is it?",
+        images=[request.config.rootpath / "examples" / "chelsea.jpg"],
+        max_new_tokens=1,
     )
     rows, columns = np.divmod(np.array(answer.kept_indices[0]), 24)
     eye = (rows >= 7) & (rows <= 11) & (columns >= 5) & (columns <= 10)

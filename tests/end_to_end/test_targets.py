@@ -1,4 +1,5 @@
-"""The shipped targets with the demo: exported for real, answered from, within what was said of their memory."""
+"""The shipped targets with the demo: exported for real, answered from, within what was said of
+their memory."""
 
 import json
 import subprocess
@@ -36,7 +37,9 @@ GROUPS = [list(names) for _, names in groupby(sorted(target_names(), key=exports
 def exported(request, tmp_path_factory):
     """The artifact of the first of targets that export alike, and their names."""
     folder = tmp_path_factory.mktemp("target") / "artifact"
-    result = CliRunner().invoke(main, ["export", "demo", "-o", str(folder), "--target", request.param[0], "--json"])
+    result = CliRunner().invoke(
+        main, ["export", "demo", "-o", str(folder), "--target", request.param[0], "--json"]
+    )
     assert result.exit_code == 0, result.stderr
     return folder, request.param, result
 
@@ -53,11 +56,23 @@ def test_the_artifact_is_what_the_target_says(exported):
 
 def test_its_targets_answer_from_it(exported, examples):
     folder, names, _ = exported
-    asked = [q for q in read_questions(examples / "questions.jsonl").questions if "scene-3.png" in q.images[0]]
+    asked = [
+        q
+        for q in read_questions(examples / "questions.jsonl").questions
+        if "scene-3.png" in q.images[0]
+    ]
     for name in names:
         right = 0
         for question in asked[:4]:
-            command = ["run", folder, "--image", examples / "scene-3.png", "--prompt", question.text, "--json"]
+            command = [
+                "run",
+                folder,
+                "--image",
+                examples / "scene-3.png",
+                "--prompt",
+                question.text,
+                "--json",
+            ]
             result = CliRunner().invoke(main, [*map(str, command), "--target", name])
             assert result.exit_code == 0, result.stderr
             answer = json.loads(result.stdout)

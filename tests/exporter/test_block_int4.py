@@ -22,7 +22,10 @@ def graph_of(nodes, weights, outputs):
         nodes,
         "test",
         [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "m"])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "m", width]) for name, width in outputs.items()],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "m", width])
+            for name, width in outputs.items()
+        ],
         [numpy_helper.from_array(weight, name) for name, weight in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -55,11 +58,14 @@ def test_equal_to_what_onnxruntime_makes_of_it(block, inputs):
     ]
     model = graph_of(nodes, {"weight": weight}, {"y": 24})
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = inputs
-    quantizer = MatMulNBitsQuantizer(copy.deepcopy(model), block_size=block, is_symmetric=True, accuracy_level=4)
+    quantizer = MatMulNBitsQuantizer(
+        copy.deepcopy(model), block_size=block, is_symmetric=True, accuracy_level=4
+    )
     quantizer.process()
     theirs, ours = quantizer.model.model, ir.to_proto(converted(model, block))
     node, expected = (
-        next(node for node in graph.graph.node if node.op_type == "MatMulNBits") for graph in (ours, theirs)
+        next(node for node in graph.graph.node if node.op_type == "MatMulNBits")
+        for graph in (ours, theirs)
     )
     assert {a.name: a.i for a in node.attribute} == {a.name: a.i for a in expected.attribute}
     stored = {item.name: numpy_helper.to_array(item) for item in theirs.graph.initializer}
@@ -94,7 +100,9 @@ def test_rows_and_products_of_one_table(block, width):
 
 def test_a_tied_table_is_stored_once(tmp_path):
     table = RANDOM.normal(size=(2560, 1024)).astype(np.float32)
-    look = graph_of([helper.make_node("Gather", ["table", "ids"], ["rows"])], {"table": table}, {"rows": 1024})
+    look = graph_of(
+        [helper.make_node("Gather", ["table", "ids"], ["rows"])], {"table": table}, {"rows": 1024}
+    )
     nodes = [
         helper.make_node("Gather", ["other", "ids"], ["rows"]),
         helper.make_node("MatMul", ["rows", "head"], ["logits"]),
@@ -102,7 +110,10 @@ def test_a_tied_table_is_stored_once(tmp_path):
     weights = {"other": RANDOM.normal(size=(64, 1024)).astype(np.float32), "head": table.T.copy()}
     decoder = WeightsFile(tmp_path / "decoder.onnx_data")
     files = {"decoder": decoder, "embed": WeightsFile(tmp_path / "embed.onnx_data", decoder)}
-    for name, model in {"decoder": graph_of(nodes, weights, {"logits": 2560}), "embed": look}.items():
+    for name, model in {
+        "decoder": graph_of(nodes, weights, {"logits": 2560}),
+        "embed": look,
+    }.items():
         expected = run(converted(model, 32))
         stored = converted(model, 32)
         ExternalWeights(files[name])(stored)
@@ -113,7 +124,10 @@ def test_a_tied_table_is_stored_once(tmp_path):
 
 
 def test_wide_weights_stay():
-    weights = {"a": RANDOM.normal(size=(3, 8)).astype(np.float32), "b": RANDOM.normal(size=(8, 8)).astype(np.float32)}
+    weights = {
+        "a": RANDOM.normal(size=(3, 8)).astype(np.float32),
+        "b": RANDOM.normal(size=(8, 8)).astype(np.float32),
+    }
     nodes = [
         helper.make_node("Cast", ["ids"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("MatMul", ["float", "a"], ["x"]),

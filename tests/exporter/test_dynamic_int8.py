@@ -18,7 +18,8 @@ RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(2, 5, 32)).astype(np.float32)
 WEIGHTS = {
     "query": RANDOM.normal(size=(32, 48)).astype(np.float32),
-    "key": RANDOM.normal(size=(32, 48)).astype(np.float32) * [[0.0] + [1.0] * 46 + [1e-3]],  # a column of zeros
+    "key": RANDOM.normal(size=(32, 48)).astype(np.float32)
+    * [[0.0] + [1.0] * 46 + [1e-3]],  # a column of zeros
     "out": RANDOM.normal(size=(48, 16)).astype(np.float32),
 }
 WEIGHTS = {name: weight.astype(np.float32) for name, weight in WEIGHTS.items()}
@@ -39,7 +40,10 @@ def model():
         nodes,
         "test",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 5, 32])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 5, n]) for name, n in (("y", 16), ("scores", 5))],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 5, n])
+            for name, n in (("y", 16), ("scores", 5))
+        ],
         [numpy_helper.from_array(weight, name) for name, weight in WEIGHTS.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -74,7 +78,9 @@ def test_equal_to_what_onnxruntime_makes_of_it(model, tmp_path):
     found = {item.name: numpy_helper.to_array(item) for item in ours.graph.initializer}
     for number, name in enumerate(WEIGHTS):
         np.testing.assert_array_equal(found[f"{name}.int8.{number}"], expected[f"{name}_quantized"])
-        np.testing.assert_allclose(found[f"{name}.scale.{number}"], expected[f"{name}_scale"], rtol=1e-6)
+        np.testing.assert_allclose(
+            found[f"{name}.scale.{number}"], expected[f"{name}_scale"], rtol=1e-6
+        )
     for a, b in zip(run(ours), run(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     for a, b in zip(run(ours), run(model), strict=True):
@@ -84,7 +90,9 @@ def test_equal_to_what_onnxruntime_makes_of_it(model, tmp_path):
 def test_onnxruntime_fuses_all_of_it(model, tmp_path):
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "fused.onnx")
-    ort.InferenceSession(converted(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ort.InferenceSession(
+        converted(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     kinds = {node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node}
     assert {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"} <= kinds
     assert not {"MatMulInteger", "Cast"} & kinds
@@ -92,7 +100,9 @@ def test_onnxruntime_fuses_all_of_it(model, tmp_path):
 
 def test_wide_weights_stay(model):
     proto = converted(model, wide=["ke"])
-    assert {item.name for item in proto.graph.initializer if item.data_type == TensorProto.FLOAT} >= {"key"}
+    assert {
+        item.name for item in proto.graph.initializer if item.data_type == TensorProto.FLOAT
+    } >= {"key"}
     assert [node.op_type for node in proto.graph.node].count("MatMulInteger") == 2
 
 

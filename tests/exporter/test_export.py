@@ -1,4 +1,5 @@
-"""Whole exports: each decoder family, weight layout and element type, and what lies in the published folder."""
+"""Whole exports: each decoder family, weight layout and element type, and what lies in the
+published folder."""
 
 import json
 import shutil
@@ -32,7 +33,9 @@ from pocketvlm_export.verification.reference import decoder_reference, prompt_id
     ],
 )
 def test_families_layouts_and_types(make_tiny, tmp_path, preset, options):
-    report = export(str(make_tiny(preset, **options)), tmp_path / "artifact", ExportOptions(budgets=(4,)))
+    report = export(
+        str(make_tiny(preset, **options)), tmp_path / "artifact", ExportOptions(budgets=(4,))
+    )
     parity = report.manifest.parity
     assert parity.passed
     assert parity.vision["kept_equal"]
@@ -45,22 +48,50 @@ def test_families_layouts_and_types(make_tiny, tmp_path, preset, options):
 
 
 def test_published_files(tiny_export):
-    names = {path.relative_to(tiny_export).as_posix() for path in tiny_export.rglob("*") if path.is_file()}
+    names = {
+        path.relative_to(tiny_export).as_posix()
+        for path in tiny_export.rglob("*")
+        if path.is_file()
+    }
     graphs = {"vision_encoder", "vision_encoder.k18", "embed_tokens", "decoder_model_merged"}
-    graphs |= {"vision_encoder_fp16", "vision_encoder_fp16.k18", "embed_tokens_fp16", "decoder_model_merged_fp16"}
-    sidecars = "README.md USING.md config.json generation_config.json preprocessor_config.json processor_config.json"
-    texts = {*sidecars.split(), "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "pocketvlm.json"}
+    graphs |= {
+        "vision_encoder_fp16",
+        "vision_encoder_fp16.k18",
+        "embed_tokens_fp16",
+        "decoder_model_merged_fp16",
+    }
+    sidecars = (
+        "README.md USING.md config.json generation_config.json preprocessor_config.json "
+        "processor_config.json"
+    )
+    texts = {
+        *sidecars.split(),
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "pocketvlm.json",
+    }
     assert names == {f"onnx/{name}.onnx" for name in graphs} | texts
-    assert set(Artifact.open(tiny_export, check="full").manifest.files) == names - {"pocketvlm.json", "README.md"}
+    assert set(Artifact.open(tiny_export, check="full").manifest.files) == names - {
+        "pocketvlm.json",
+        "README.md",
+    }
 
 
 def test_what_other_clients_read(tiny_export):
     processor = json.loads((tiny_export / "processor_config.json").read_text())
     assert processor["vision_feature_select_strategy"] == "full"
     assert processor["num_additional_image_tokens"] == 9 - 36
-    assert json.loads((tiny_export / "preprocessor_config.json").read_text())["processor_class"] == "LlavaProcessor"
+    assert (
+        json.loads((tiny_export / "preprocessor_config.json").read_text())["processor_class"]
+        == "LlavaProcessor"
+    )
     told = json.loads((tiny_export / "config.json").read_text())["transformers.js_config"]
-    assert told["dtype"] == {"vision_encoder": "fp32", "embed_tokens": "fp32", "decoder_model_merged": "fp32"}
+    assert told["dtype"] == {
+        "vision_encoder": "fp32",
+        "embed_tokens": "fp32",
+        "decoder_model_merged": "fp32",
+    }
     card = (tiny_export / "README.md").read_text()
     assert "pipeline_tag: image-text-to-text" in card
     assert "9 of 36 visual tokens" in card
@@ -92,7 +123,11 @@ def test_every_graph_is_stamped_and_says_nothing_of_this_machine(tiny_export, ti
 
 def test_graphs_load_at_opset_20_without_custom_operators(tiny_checkpoint, tmp_path):
     integers = {"vision_precisions": ("fp32", "int8"), "decoder_precisions": ("fp32", "int8")}
-    export(str(tiny_checkpoint), tmp_path / "artifact", ExportOptions(budgets=(9,), portable=True, **integers))
+    export(
+        str(tiny_checkpoint),
+        tmp_path / "artifact",
+        ExportOptions(budgets=(9,), portable=True, **integers),
+    )
     for path in (tmp_path / "artifact" / "onnx").glob("*.onnx"):
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
@@ -108,7 +143,15 @@ def test_half_precision_halves_the_file_and_keeps_its_types(tiny_export):
 
 
 def test_precision_that_was_not_asked_for_is_not_published(tiny_checkpoint, tmp_path):
-    arguments = ["export", str(tiny_checkpoint), "-o", str(tmp_path / "a"), "--budget", "2", "--json"]
+    arguments = [
+        "export",
+        str(tiny_checkpoint),
+        "-o",
+        str(tmp_path / "a"),
+        "--budget",
+        "2",
+        "--json",
+    ]
     result = CliRunner().invoke(main, [*arguments, "--decoder-precision", "fp16"])
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
@@ -119,17 +162,22 @@ def test_precision_that_was_not_asked_for_is_not_published(tiny_checkpoint, tmp_
 
 
 def test_decoder_takes_a_batch_with_padding(tiny_export):
-    """Two sequences of different length, the shorter padded on the left, give what each gives alone."""
+    """Two sequences of different length, the shorter padded on the left, give what each gives
+    alone."""
     session = ort.InferenceSession(tiny_export / "onnx" / "decoder_model_merged.onnx")
     random = np.random.default_rng(0)
     long, short = (random.normal(size=(1, n, 64)).astype(np.float32) for n in (7, 4))
 
     def run(embeds, mask, positions):
-        past = {x.name: np.zeros((len(embeds), 2, 0, 16), np.float32) for x in session.get_inputs()[3:]}
+        past = {
+            x.name: np.zeros((len(embeds), 2, 0, 16), np.float32) for x in session.get_inputs()[3:]
+        }
         feed = {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions, **past}
         return session.run(["logits"], feed)[0]
 
-    alone = [run(x, np.ones(x.shape[:2], np.int64), np.arange(x.shape[1])[None]) for x in (long, short)]
+    alone = [
+        run(x, np.ones(x.shape[:2], np.int64), np.arange(x.shape[1])[None]) for x in (long, short)
+    ]
     padded = np.concatenate([np.zeros((1, 3, 64), np.float32), short], axis=1)
     mask = np.array([[1] * 7, [0] * 3 + [1] * 4])
     positions = np.array([[0, 1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 1, 2, 3]])
@@ -138,8 +186,11 @@ def test_decoder_takes_a_batch_with_padding(tiny_export):
 
 
 def test_sliding_window(make_tiny, tmp_path):
-    """A Mistral window shorter than the prompt: the graph's mask has it too, in prefill and in decode."""
-    checkpoint = open_checkpoint(str(make_tiny(PRESETS["tiny-mistral"].but(text={"sliding_window": 8}))))
+    """A Mistral window shorter than the prompt: the graph's mask has it too, in prefill and in
+    decode."""
+    checkpoint = open_checkpoint(
+        str(make_tiny(PRESETS["tiny-mistral"].but(text={"sliding_window": 8})))
+    )
     plan = make_plan(checkpoint, ExportOptions(budgets=(9,)))
     (tmp_path / "onnx").mkdir()
     features = np.random.default_rng(1).normal(size=(9, 64)).astype(np.float32)

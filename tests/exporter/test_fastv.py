@@ -1,4 +1,5 @@
-"""FastV: the selection against numpy in float64, the graph against transformers' own layers, and whole artifacts."""
+"""FastV: the selection against numpy in float64, the graph against transformers' own layers, and
+whole artifacts."""
 
 import json
 import shutil
@@ -31,14 +32,19 @@ KEEP = 3
 PICTURE = np.random.default_rng(5).integers(0, 256, (50, 60, 3), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module", params=[("tiny-llama", 2), ("tiny-qwen2", 1)], ids=["llama", "qwen2"])
+@pytest.fixture(
+    scope="module", params=[("tiny-llama", 2), ("tiny-qwen2", 1)], ids=["llama", "qwen2"]
+)
 def traced(request, make_tiny):
-    """A decoder of three layers with FastV: plain and fused graph, its model, where it drops, its dimensions."""
+    """A decoder of three layers with FastV: plain and fused graph, its model, where it drops, its
+    dimensions."""
     preset, layer = request.param
     checkpoint = open_checkpoint(str(make_tiny(PRESETS[preset].but(text={"num_hidden_layers": 3}))))
     spec = checkpoint.spec.decoder
     with quiet_transformers():
-        model = checkpoint.family.load_decoder(checkpoint.weights, checkpoint.spec, attention="eager")
+        model = checkpoint.family.load_decoder(
+            checkpoint.weights, checkpoint.spec, attention="eager"
+        )
         graph = FastVDecoderGraph(model, spec, FastV(layer, KEEP))
         plain = trace(graph)
     tidy(plain, graph.output_axes)
@@ -60,10 +66,17 @@ def reader(model, layer, spec):
             for value in session.get_inputs()[3:]
         }
         positions = np.tile(np.arange(state["position"], state["position"] + tokens), (rows, 1))
-        feed = {"inputs_embeds": embeds, "position_ids": positions, "picture_ids": np.array(pictures), **cache}
+        feed = {
+            "inputs_embeds": embeds,
+            "position_ids": positions,
+            "picture_ids": np.array(pictures),
+            **cache,
+        }
         found = dict(zip(names, session.run(None, feed), strict=True))
         state["position"] += tokens
-        state["cache"] = {name.replace("present", "past_key_values"): found[name] for name in names[2:]}
+        state["cache"] = {
+            name.replace("present", "past_key_values"): found[name] for name in names[2:]
+        }
         return found
 
     return read
@@ -74,12 +87,19 @@ def embeddings(spec, tokens, seed=0, rows=1):
 
 
 def layer_in_float64(layer, x, positions, theta):
-    """One transformer layer over rows at these positions, from its formulas: (n, hidden) -> that, and its map."""
+    """One transformer layer over rows at these positions, from its formulas: (n, hidden) -> that,
+    and its map."""
     state = {name: value.double().numpy() for name, value in layer.state_dict().items()}
-    heads, groups, d = layer.self_attn.config.num_attention_heads, layer.self_attn.num_key_value_groups, 16
+    heads, groups, d = (
+        layer.self_attn.config.num_attention_heads,
+        layer.self_attn.num_key_value_groups,
+        16,
+    )
 
     def norm(rows, name):
-        return rows / np.sqrt((rows**2).mean(axis=-1, keepdims=True) + 1e-6) * state[f"{name}.weight"]
+        return (
+            rows / np.sqrt((rows**2).mean(axis=-1, keepdims=True) + 1e-6) * state[f"{name}.weight"]
+        )
 
     def project(rows, name):
         return rows @ state[f"{name}.weight"].T + state.get(f"{name}.bias", 0.0)
@@ -98,14 +118,17 @@ def layer_in_float64(layer, x, positions, theta):
     scores[:, np.triu(np.ones((len(x), len(x)), bool), 1)] = -np.inf
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    x = x + project(np.einsum("hij,jhd->ihd", weights, v).reshape(len(x), heads * d), "self_attn.o_proj")
+    x = x + project(
+        np.einsum("hij,jhd->ihd", weights, v).reshape(len(x), heads * d), "self_attn.o_proj"
+    )
     normed = norm(x, "post_attention_layernorm")
     gate, up = project(normed, "mlp.gate_proj"), project(normed, "mlp.up_proj")
     return x + project(gate / (1 + np.exp(-gate)) * up, "mlp.down_proj"), weights
 
 
 def in_float64(model, embeds, is_visual, at):
-    """The logits and the kept tokens of a whole prompt, rows gathered at their original positions."""
+    """The logits and the kept tokens of a whole prompt, rows gathered at their original
+    positions."""
     x, positions = embeds.astype(np.float64), np.arange(len(embeds))
     theta, weights = model.config.rope_parameters["rope_theta"], np.zeros(0)
     for number, layer in enumerate(model.model.layers):
@@ -115,7 +138,11 @@ def in_float64(model, embeds, is_visual, at):
             positions = np.sort(np.concatenate([np.flatnonzero(~is_visual), best]))
             x = x[positions]
         x, weights = layer_in_float64(layer, x, positions, theta)
-    last = x[-1] / np.sqrt((x[-1] ** 2).mean() + 1e-6) * model.model.norm.weight.detach().double().numpy()
+    last = (
+        x[-1]
+        / np.sqrt((x[-1] ** 2).mean() + 1e-6)
+        * model.model.norm.weight.detach().double().numpy()
+    )
     return model.lm_head.weight.detach().double().numpy() @ last, positions
 
 
@@ -127,19 +154,24 @@ def test_a_prompt_against_float64(traced):
     for graph in (plain, fused):
         found = reader(graph, layer, spec)(embeds, pictures)
         assert found["kept_tokens"][0].tolist() == kept.tolist()
-        np.testing.assert_allclose(found["logits"][0, 0], logits, atol=1e-4 * max(1, np.abs(logits).max()))
+        np.testing.assert_allclose(
+            found["logits"][0, 0], logits, atol=1e-4 * max(1, np.abs(logits).max())
+        )
         assert found["present.0.key"].shape[2] == 17
         assert found["present.2.key"].shape[2] == 17 - 10 + KEEP
 
 
 def test_sixteen_tokens_against_the_mask(traced):
-    """Token by token against transformers' layers over every token, where dropped ones are hidden by the mask."""
+    """Token by token against transformers' layers over every token, where dropped ones are hidden
+    by the mask."""
     _, fused, model, layer, spec = traced
     embeds, pictures = embeddings(spec, 30, seed=1), np.array([[0] * 3 + [1] * 9 + [0] * 3])
     read, reference = reader(fused, layer, spec), FastVReader(model, FastV(layer, KEEP))
     with torch.inference_mode():
         expected = [reference.prefill(torch.from_numpy(embeds[:, :15]), pictures[0] > 0)]
-        expected += [reference.step(torch.from_numpy(embeds[:, at : at + 1])) for at in range(15, 30)]
+        expected += [
+            reference.step(torch.from_numpy(embeds[:, at : at + 1])) for at in range(15, 30)
+        ]
     found = [read(embeds[:, :15], pictures)]
     assert found[0]["kept_tokens"][0].tolist() == reference.dropping.kept.tolist()
     found += [read(embeds[:, at : at + 1], [[0]]) for at in range(15, 30)]
@@ -190,7 +222,8 @@ def test_everything_is_fused(traced):
     st.randoms(use_true_random=False),
 )
 def test_what_is_kept(is_visual, keep, random):
-    """All text, the last token and the best of the others, ascending; of distinct scores: torch leaves ties open."""
+    """All text, the last token and the best of the others, ascending; of distinct scores: torch
+    leaves ties open."""
     scores = np.array(random.sample(range(1000), len(is_visual)), np.float32)[None] / 1000
     visual = np.flatnonzero(is_visual[:-1])
     expected = set(range(len(is_visual))) - set(visual)
@@ -221,16 +254,30 @@ def test_ties_go_to_the_lower_index():
     session = ort.InferenceSession(program.model_proto.SerializeToString())
     pictures = np.array([[0] + [1] * 10 + [0]])
     scores = np.full((1, 12), 0.5, np.float32)
-    assert session.run(None, {"scores": scores, "pictures": pictures})[0].tolist() == [[0, 1, 2, 3, 4, 11]]
+    assert session.run(None, {"scores": scores, "pictures": pictures})[0].tolist() == [
+        [0, 1, 2, 3, 4, 11]
+    ]
     scores[0, 7] = 0.75
-    assert session.run(None, {"scores": scores, "pictures": pictures})[0].tolist() == [[0, 1, 2, 3, 7, 11]]
+    assert session.run(None, {"scores": scores, "pictures": pictures})[0].tolist() == [
+        [0, 1, 2, 3, 7, 11]
+    ]
 
 
 @pytest.fixture(scope="module")
 def fastv_export(tiny_checkpoint, tmp_path_factory):
-    """tiny-llama without vision-side pruning: 36 tokens, 9 of which the second of two layers reads."""
+    """tiny-llama without vision-side pruning: 36 tokens, 9 of which the second of two layers
+    reads."""
     folder = tmp_path_factory.mktemp("fastv") / "artifact"
-    arguments = ["export", str(tiny_checkpoint), "-o", str(folder), "--pruner", "none", "--fastv-layer", "1"]
+    arguments = [
+        "export",
+        str(tiny_checkpoint),
+        "-o",
+        str(folder),
+        "--pruner",
+        "none",
+        "--fastv-layer",
+        "1",
+    ]
     arguments += ["--fastv-keep", "9", "--decoder-precision", "fp32,int8,int4"]
     result = CliRunner().invoke(main, [*arguments, "--json"])
     assert result.exit_code == 0, result.stderr
@@ -250,7 +297,10 @@ def test_an_artifact(fastv_export, tiny_checkpoint):
     assert 0 < manifest.parity.by_precision["int8"]["decoder"]["kept_overlap"] <= 1
     told = json.loads((fastv_export / "config.json").read_text())["transformers.js_config"]
     assert "decoder_model_merged" not in told["dtype"]
-    properties = {item.key: item.value for item in onnx.load(fastv_export / "onnx/decoder_fastv.onnx").metadata_props}
+    properties = {
+        item.key: item.value
+        for item in onnx.load(fastv_export / "onnx/decoder_fastv.onnx").metadata_props
+    }
     assert properties[metadata.GRAPH] == "decoder_fastv"
     assert properties[metadata.FASTV] == "1,9"
     assert verify_against(fastv_export, str(tiny_checkpoint))["passed"]
@@ -258,7 +308,9 @@ def test_an_artifact(fastv_export, tiny_checkpoint):
 
 def test_what_people_are_told(fastv_export):
     shown = CliRunner().invoke(main, ["inspect", str(fastv_export)]).stdout
-    assert "fastv      layers 1..1 of the decoder read 9 tokens a picture, original positions" in shown
+    assert (
+        "fastv      layers 1..1 of the decoder read 9 tokens a picture, original positions" in shown
+    )
     assert "FastV" in (fastv_export / "README.md").read_text()
     using = (fastv_export / "USING.md").read_text()
     assert "`picture_ids` is 0 for text" in using
@@ -272,18 +324,23 @@ def test_run(fastv_export):
     assert vlm.generate("what is it?", max_new_tokens=2).visual_tokens["fastv"] == 0
     two = vlm.generate("what are they?", images=[PICTURE, PICTURE[:, ::-1]], max_new_tokens=5)
     assert two.visual_tokens == {"before": 72, "after": 72, "fastv": 18}
-    pair = VLM.load(fastv_export, decoder_precision="int8+int4").generate("?", images=[PICTURE], max_new_tokens=3)
+    pair = VLM.load(fastv_export, decoder_precision="int8+int4").generate(
+        "?", images=[PICTURE], max_new_tokens=3
+    )
     assert pair.visual_tokens["fastv"] == 9
 
 
 def test_a_question_in_a_conversation_is_answered_as_if_asked_alone(fastv_export, tmp_path):
-    """What a picture's tokens were dropped for was another question: of the cache only what stands before is used."""
+    """What a picture's tokens were dropped for was another question: of the cache only what stands
+    before is used."""
     vlm = VLM.load(fastv_export)
     chat = vlm.chat()
     first = chat.ask("what is it?", images=[PICTURE], max_new_tokens=5)
     second = chat.ask("and what colour?", max_new_tokens=5)
     before_the_picture = (
-        vlm._answerer.prompter.encode("what is it?", 1).tolist().index(vlm._answerer.prompter.image_token_id)
+        vlm._answerer.prompter.encode("what is it?", 1)
+        .tolist()
+        .index(vlm._answerer.prompter.image_token_id)
     )
     assert 0 < second.prompt_tokens["cached"] <= before_the_picture
     assert second.visual_tokens["fastv"] == 9
@@ -291,7 +348,9 @@ def test_a_question_in_a_conversation_is_answered_as_if_asked_alone(fastv_export
     other._turns = [*chat._turns[:1]]  # the same conversation, nothing computed yet
     alone = other.ask("and what colour?", max_new_tokens=5)
     assert (alone.prompt_tokens["cached"], alone.token_ids) == (0, second.token_ids)
-    assert first.token_ids == vlm.generate("what is it?", images=[PICTURE], max_new_tokens=5).token_ids
+    assert (
+        first.token_ids == vlm.generate("what is it?", images=[PICTURE], max_new_tokens=5).token_ids
+    )
 
 
 def test_text_alone_is_continued(fastv_export):
@@ -307,24 +366,38 @@ def test_after_a_vision_side_pruner(make_tiny, tmp_path):
     assert report.manifest.parity.decoder["kept_equal"]
     answer = VLM.load(tmp_path / "a").generate("what is it?", images=[PICTURE], max_new_tokens=3)
     assert answer.visual_tokens == {"before": 36, "after": 18, "fastv": 6}
-    few = VLM.load(tmp_path / "a").generate("what is it?", images=[PICTURE], budget=4, max_new_tokens=3)
-    assert few.visual_tokens == {"before": 36, "after": 4, "fastv": 4}  # fewer than are kept: none is dropped
+    few = VLM.load(tmp_path / "a").generate(
+        "what is it?", images=[PICTURE], budget=4, max_new_tokens=3
+    )
+    assert few.visual_tokens == {
+        "before": 36,
+        "after": 4,
+        "fastv": 4,
+    }  # fewer than are kept: none is dropped
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--fastv-layer", "1", "--fastv-keep", "9"], "keep 9 is outside 1..8: at budget 9"),
-        (["--pruner", "none", "--fastv-layer", "1", "--fastv-keep", "36"], "keep 36 is outside 1..35"),
+        (
+            ["--pruner", "none", "--fastv-layer", "1", "--fastv-keep", "36"],
+            "keep 36 is outside 1..35",
+        ),
         (["--fastv-layer", "1", "--fastv-keep", "0"], "keep 0 is outside 1..8"),
         (["--fastv-layer", "0", "--fastv-keep", "4"], "layer 0 is outside 1..1"),
         (["--fastv-layer", "2", "--fastv-keep", "4"], "layer 2 is outside 1..1"),
-        (["--fastv-layer", "1", "--fastv-keep", "4", "--decoder", "both"], "llama.cpp's cache has one length"),
+        (
+            ["--fastv-layer", "1", "--fastv-keep", "4", "--decoder", "both"],
+            "llama.cpp's cache has one length",
+        ),
     ],
     ids=" ".join,
 )
 def test_refused_up_front(tiny_checkpoint, tmp_path, arguments, message):
-    result = CliRunner().invoke(main, ["export", str(tiny_checkpoint), "-o", str(tmp_path / "a"), *arguments])
+    result = CliRunner().invoke(
+        main, ["export", str(tiny_checkpoint), "-o", str(tmp_path / "a"), *arguments]
+    )
     assert result.exit_code == 1
     assert message in result.stderr.replace("\n", " ")
     assert not list(tmp_path.iterdir())
@@ -354,7 +427,9 @@ def test_a_sliding_window(make_tiny, tmp_path):
     assert CliRunner().invoke(main, [*arguments, "--context", "128"]).exit_code == 0
 
 
-def test_the_gate_tells_a_span_that_begins_one_token_late(fastv_export, tiny_checkpoint, monkeypatch):
+def test_the_gate_tells_a_span_that_begins_one_token_late(
+    fastv_export, tiny_checkpoint, monkeypatch
+):
     sound = fastv.picture_ids
     monkeypatch.setattr(fastv, "picture_ids", lambda segments: np.roll(sound(segments), 1))
     with pytest.raises(ParityError, match="kept_equal False"):
@@ -362,7 +437,8 @@ def test_the_gate_tells_a_span_that_begins_one_token_late(fastv_export, tiny_che
 
 
 def test_the_gate_tells_positions_that_close_the_gap(fastv_export, tiny_checkpoint, monkeypatch):
-    """An answer whose tokens count on from what is left of the prompt, as contiguous positions would."""
+    """An answer whose tokens count on from what is left of the prompt, as contiguous positions
+    would."""
     sound = fastv.FastVDecoder._feed
 
     def closed(self, inputs_embeds, segments):
@@ -382,7 +458,10 @@ def test_the_gate_tells_positions_that_close_the_gap(fastv_export, tiny_checkpoi
         (lambda decoder: decoder["fastv"].update(layer=2), "FastV begins at no layer"),
         (lambda decoder: decoder["fastv"].update(layer=0), "is damaged"),
         (lambda decoder: decoder["fastv"].update(keep=2.0), "is damaged"),
-        (lambda decoder: decoder.update(engines=["onnx", "llama.cpp"], gguf=decoder["embed"]), "FastV is promised"),
+        (
+            lambda decoder: decoder.update(engines=["onnx", "llama.cpp"], gguf=decoder["embed"]),
+            "FastV is promised",
+        ),
     ],
     ids=["not stated", "another number", "no such layer", "layer 0", "a fraction", "llama.cpp"],
 )

@@ -17,7 +17,9 @@ from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 
 
 def wrong_layer(monkeypatch):
-    monkeypatch.setattr(VisionSpec, "score_layer", property(lambda self: self.feature_layers[-1] - 2))
+    monkeypatch.setattr(
+        VisionSpec, "score_layer", property(lambda self: self.feature_layers[-1] - 2)
+    )
 
 
 def logits_instead_of_probabilities(monkeypatch):
@@ -31,13 +33,17 @@ def logits_instead_of_probabilities(monkeypatch):
 
 
 def unsorted_indices(monkeypatch):
-    monkeypatch.setattr(base, "take_best", lambda scores, k: base.Selection(*reversed(torch.topk(scores, k, dim=1))))
+    monkeypatch.setattr(
+        base, "take_best", lambda scores, k: base.Selection(*reversed(torch.topk(scores, k, dim=1)))
+    )
 
 
 def scores_of_the_wrong_tokens(monkeypatch):
     sound = base.take_best
     monkeypatch.setattr(
-        base, "take_best", lambda scores, k: base.Selection(sound(scores, k).indices, torch.topk(scores, k, dim=1)[0])
+        base,
+        "take_best",
+        lambda scores, k: base.Selection(sound(scores, k).indices, torch.topk(scores, k, dim=1)[0]),
     )
 
 
@@ -46,7 +52,11 @@ def first_positions(monkeypatch):
     from pocketvlm_export.graphs.decoder import DecoderWithPast
 
     sound = DecoderWithPast.forward
-    monkeypatch.setattr(DecoderWithPast, "forward", lambda self, e, m, p, past: sound(self, e, m, p - p[:, :1], past))
+    monkeypatch.setattr(
+        DecoderWithPast,
+        "forward",
+        lambda self, e, m, p, past: sound(self, e, m, p - p[:, :1], past),
+    )
 
 
 BREAKS = [
@@ -61,7 +71,9 @@ BREAKS = [
 @pytest.mark.parametrize("break_it", BREAKS)
 def test_a_broken_export_is_not_published(break_it, tiny_checkpoint, tmp_path, monkeypatch):
     break_it(monkeypatch)
-    result = CliRunner().invoke(main, ["export", str(tiny_checkpoint), "-o", str(tmp_path / "out" / "artifact")])
+    result = CliRunner().invoke(
+        main, ["export", str(tiny_checkpoint), "-o", str(tmp_path / "out" / "artifact")]
+    )
     assert result.exit_code == 3, result.stderr
     assert "the graphs differ from the checkpoint" in result.stderr
     assert result.stdout == ""
@@ -71,14 +83,23 @@ def test_a_broken_export_is_not_published(break_it, tiny_checkpoint, tmp_path, m
 def test_a_failed_export_can_be_kept(tiny_checkpoint, tmp_path, monkeypatch):
     unsorted_indices(monkeypatch)
     kept = tmp_path / "kept"
-    arguments = ["export", str(tiny_checkpoint), "-o", str(tmp_path / "artifact"), "--keep-failed", str(kept)]
+    arguments = [
+        "export",
+        str(tiny_checkpoint),
+        "-o",
+        str(tmp_path / "artifact"),
+        "--keep-failed",
+        str(kept),
+    ]
     result = CliRunner().invoke(main, [*arguments, "--vision-precision", "fp16"])
     assert result.exit_code == 3, result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     parity = json.loads((kept / "pocketvlm.json").read_text())["parity"]
     assert parity["passed"] is False
     assert parity["vision"]["kept_equal"] is False
-    assert (kept / "onnx" / "vision_encoder.onnx").is_file()  # built for the gate alone, and it is what failed
+    assert (
+        kept / "onnx" / "vision_encoder.onnx"
+    ).is_file()  # built for the gate alone, and it is what failed
     with pytest.raises(PocketVLMError, match="failed its parity check"):
         Artifact.open(kept)
 
@@ -95,14 +116,24 @@ def test_verify_against_another_checkpoint(tiny_export, make_tiny):
     with pytest.raises(ParityError, match="differs from"):
         verify_against(tiny_export, str(make_tiny(seed=1)))
     with pytest.raises(PocketVLMError, match="was not exported from"):
-        verify_against(tiny_export, str(make_tiny(PRESETS["tiny-llama"].but(text={"hidden_size": 128}))))
+        verify_against(
+            tiny_export, str(make_tiny(PRESETS["tiny-llama"].but(text={"hidden_size": 128})))
+        )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda manifest: manifest["pruning"].update(method="visionzip"), "pruning method 'visionzip'"),
-        (lambda manifest: manifest["decoder"]["graphs"].update(int3="onnx/decoder_model_merged.onnx"), "'int3'"),
+        (
+            lambda manifest: manifest["pruning"].update(method="visionzip"),
+            "pruning method 'visionzip'",
+        ),
+        (
+            lambda manifest: manifest["decoder"]["graphs"].update(
+                int3="onnx/decoder_model_merged.onnx"
+            ),
+            "'int3'",
+        ),
     ],
 )
 def test_verify_an_artifact_of_another_exporter(tmp_path, change, message):

@@ -10,7 +10,9 @@ from pocketvlm_export.verification import gate
 from pocketvlm_export.verification.oracles import ORACLES, Ranking, Seen
 from pocketvlm_export.verification.reference import DecoderReference, VisionReference
 
-SCORES = np.array([[0.4, 0.3, 0.2, 0.1], [0.3, 0.2, 0.2, 0.1]], np.float32)  # the second picture is tied at the cut
+SCORES = np.array(
+    [[0.4, 0.3, 0.2, 0.1], [0.3, 0.2, 0.2, 0.1]], np.float32
+)  # the second picture is tied at the cut
 FEATURES = np.arange(2 * 4 * 3, dtype=np.float32).reshape(2, 4, 3) / 10
 KEPT = np.array([[0, 1], [0, 1]])
 LOGITS = np.random.default_rng(0).normal(size=(gate.STEPS, 7)).astype(np.float32)
@@ -22,14 +24,17 @@ def take(values, kept):
 
 @pytest.fixture
 def references():
-    vision = VisionReference(take(FEATURES, KEPT), KEPT, [Ranking(row.astype(np.float64)) for row in SCORES])
+    vision = VisionReference(
+        take(FEATURES, KEPT), KEPT, [Ranking(row.astype(np.float64)) for row in SCORES]
+    )
     tokens = [int(row.argmax()) for row in LOGITS]
     return gate.References(None, {2: vision}, None, DecoderReference(np.arange(3), tokens, LOGITS))
 
 
 @pytest.fixture
 def measure(references, monkeypatch):
-    """The gate's figures of a graph that keeps ``kept``, with features and scores changed by ``spoil``."""
+    """The gate's figures of a graph that keeps ``kept``, with features and scores changed by
+    ``spoil``."""
 
     def call(kept=KEPT, spoil=lambda features, scores: None, precision="fp32"):
         kept = np.array(kept)
@@ -125,7 +130,9 @@ def test_logits_that_are_not_finite_fail(references, monkeypatch, where, value):
 
 
 def test_logits_that_are_close_pass(references, monkeypatch):
-    monkeypatch.setattr(gate, "_answer", lambda *_: (references.decoder.token_ids, LOGITS + 1e-5, True, None))
+    monkeypatch.setattr(
+        gate, "_answer", lambda *_: (references.decoder.token_ids, LOGITS + 1e-5, True, None)
+    )
     assert gate._measure_decoder(None, references, "fp32")["passed"] is True
 
 
@@ -140,7 +147,8 @@ def told(order, tokens=4):
     return np.sort(order), (1 - np.argsort(order) / tokens).astype(np.float32)
 
 
-# Angles of 0, 90, 180 and 190 degrees: 1 is farthest from its nearest, then 3 and 0 are about as far from it.
+# Angles of 0, 90, 180 and 190 degrees: 1 is farthest from its nearest, then 3 and 0 are about as
+# far from it.
 ROWS = [[1, 0], [0, 1], [-1, 0], [-np.cos(np.pi / 18), -np.sin(np.pi / 18)]]
 
 
@@ -148,8 +156,14 @@ ROWS = [[1, 0], [0, 1], [-1, 0], [-np.cos(np.pi / 18), -np.sin(np.pi / 18)]]
     ("order", "distance"),
     [
         ([1, 3, 0], 0),
-        ([1, 3, 2], pytest.approx(1 - (1 - np.cos(np.pi / 18)) / 1, abs=1e-6)),  # 0 lay at distance 1 from both
-        ([3, 1, 0], pytest.approx(1 - (1 - np.cos(np.pi / 18)), abs=1e-6)),  # 1 was farther from its nearest
+        (
+            [1, 3, 2],
+            pytest.approx(1 - (1 - np.cos(np.pi / 18)) / 1, abs=1e-6),
+        ),  # 0 lay at distance 1 from both
+        (
+            [3, 1, 0],
+            pytest.approx(1 - (1 - np.cos(np.pi / 18)), abs=1e-6),
+        ),  # 1 was farther from its nearest
         ([0, 1, 9], np.inf),
     ],
     ids=str,
@@ -176,7 +190,8 @@ def test_scores_of_picks_must_tell_an_order():
 
 @pytest.mark.parametrize(("offset", "excused"), [(1e-7, True), (1e-3, False)])
 def test_an_edge_in_doubt_excuses_what_it_changes_of_gprunes_scores(offset, excused):
-    """Three patches alike, the fourth at the threshold; a graph that sees the edge otherwise has other scores."""
+    """Three patches alike, the fourth at the threshold; a graph that sees the edge otherwise has
+    other scores."""
 
     def ranking(cosine):
         rows = np.array([[1, 0], [2, 0], [3, 0], [cosine, np.sqrt(1 - cosine**2)]])

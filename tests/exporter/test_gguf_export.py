@@ -1,4 +1,5 @@
-"""Exports for llama.cpp: every decoder family and rope passes the gate, broken files do not, the folder is whole."""
+"""Exports for llama.cpp: every decoder family and rope passes the gate, broken files do not, the
+folder is whole."""
 
 import dataclasses
 import json
@@ -19,9 +20,20 @@ from pocketvlm_export.verification import ParityError, bounds, gguf, verify_agai
 from pocketvlm_export.verification.reference import DecoderReference
 from support.gguf_files import needs_llama_cpp
 
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 500.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "rope_theta": 500.0,
+}
 LLAMA3 |= {"original_max_position_embeddings": 64}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 500.0}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "rope_theta": 500.0,
+}
 LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}
 PICTURE = np.full((50, 60, 3), 90, dtype=np.uint8)
 ANY = ExportOptions(budgets=(9,), decoder="llama.cpp", gguf_types=("f16",))
@@ -59,7 +71,9 @@ def without_scaling(monkeypatch):
     sound = hyper_parameters.add_rope
 
     def add(writer, config, head_dim):
-        plain = config.__class__.from_dict(config.to_dict() | rope({"rope_type": "default", "rope_theta": 500.0}))
+        plain = config.__class__.from_dict(
+            config.to_dict() | rope({"rope_type": "default", "rope_theta": 500.0})
+        )
         sound(writer, plain, head_dim)
 
     monkeypatch.setattr(hyper_parameters, "add_rope", add)
@@ -75,12 +89,17 @@ def without_factors(monkeypatch):
 
 @needs_llama_cpp
 @pytest.mark.parametrize(
-    ("break_it", "parameters"), [(without_scaling, YARN), (without_factors, LLAMA3), (halves_apart, LINEAR)]
+    ("break_it", "parameters"),
+    [(without_scaling, YARN), (without_factors, LLAMA3), (halves_apart, LINEAR)],
 )
 def test_a_broken_file_is_not_published(make_tiny, tmp_path, monkeypatch, break_it, parameters):
     break_it(monkeypatch)
     with pytest.raises(ParityError, match=r"f32: max_abs"):
-        export(str(make_tiny(PRESETS["tiny-llama"].but(text=rope(parameters)))), tmp_path / "artifact", ANY)
+        export(
+            str(make_tiny(PRESETS["tiny-llama"].but(text=rope(parameters)))),
+            tmp_path / "artifact",
+            ANY,
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,7 +107,9 @@ def test_a_broken_file_is_not_published(make_tiny, tmp_path, monkeypatch, break_
 def both(tiny_checkpoint, tmp_path_factory):
     """The artifact of `tiny_checkpoint` for both engines; read only."""
     folder = tmp_path_factory.mktemp("both") / "artifact"
-    options = ExportOptions(budgets=(9,), decoder="both", gguf_types=("q4_k_m", "f16", "q4_0", "q8_0", "f32"))
+    options = ExportOptions(
+        budgets=(9,), decoder="both", gguf_types=("q4_k_m", "f16", "q4_0", "q8_0", "f32")
+    )
     export(str(tiny_checkpoint), folder, options)
     return folder
 
@@ -96,9 +117,14 @@ def both(tiny_checkpoint, tmp_path_factory):
 @needs_llama_cpp
 def test_the_folder_for_llama_cpp_alone(tiny_checkpoint, tmp_path):
     folder, steps = tmp_path / "artifact", []
-    export(str(tiny_checkpoint), folder, ExportOptions(budgets=(9,), decoder="llama.cpp"), steps.append)
+    export(
+        str(tiny_checkpoint), folder, ExportOptions(budgets=(9,), decoder="llama.cpp"), steps.append
+    )
     listed = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {name for name in listed if "/" in name} == {"onnx/vision_encoder.onnx", "gguf/decoder-q8_0.gguf"}
+    assert {name for name in listed if "/" in name} == {
+        "onnx/vision_encoder.onnx",
+        "gguf/decoder-q8_0.gguf",
+    }
     manifest = Artifact.open(folder, check="full").manifest
     assert set(manifest.files) == listed - {"pocketvlm.json", "README.md"}
     decoder = manifest.decoder
@@ -112,7 +138,11 @@ def test_the_folder_for_llama_cpp_alone(tiny_checkpoint, tmp_path):
     card = (folder / "README.md").read_text()
     assert "GGUF q8_0" in card
     assert "- gguf" in card
-    assert {"decoder as GGUF f32, 100%", "decoder as GGUF q8_0, 0%", "decoder as GGUF q8_0, 100%"} <= set(steps)
+    assert {
+        "decoder as GGUF f32, 100%",
+        "decoder as GGUF q8_0, 0%",
+        "decoder as GGUF q8_0, 100%",
+    } <= set(steps)
     answer = VLM.load(folder).generate("what is it?", images=[PICTURE], max_new_tokens=4)
     assert len(answer.token_ids) == 4
 
@@ -121,7 +151,13 @@ def test_the_folder_for_llama_cpp_alone(tiny_checkpoint, tmp_path):
 def test_both_engines_answer_alike(both):
     asked = {"prompt": "what is it?", "images": [PICTURE], "max_new_tokens": 12}
     onnx, exact = (VLM.load(both, decoder=name).generate(**asked) for name in (None, "llama.cpp"))
-    assert list(Artifact.open(both).manifest.decoder.gguf) == ["q4_k_m", "f16", "q4_0", "q8_0", "f32"]
+    assert list(Artifact.open(both).manifest.decoder.gguf) == [
+        "q4_k_m",
+        "f16",
+        "q4_0",
+        "q8_0",
+        "f32",
+    ]
     assert exact.kept_indices == onnx.kept_indices
     for kind in ("f32", "f16"):
         answer = VLM.load(both, decoder="llama.cpp", decoder_precision=kind).generate(**asked)
@@ -146,7 +182,9 @@ def test_verify_against_the_source(both, tiny_checkpoint, make_tiny):
         verify_against(both, str(make_tiny(seed=1)))
 
 
-def test_without_llama_cpp_the_export_is_refused_before_any_work(tiny_checkpoint, tmp_path, monkeypatch):
+def test_without_llama_cpp_the_export_is_refused_before_any_work(
+    tiny_checkpoint, tmp_path, monkeypatch
+):
     def missing(name):
         raise llama_cpp.PackageNotFoundError(name)
 
@@ -163,9 +201,15 @@ def test_without_llama_cpp_the_export_is_refused_before_any_work(tiny_checkpoint
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gguf_types": ("q8_0",)}, "GGUF type q8_0 is for llama.cpp: give --decoder llama.cpp or both"),
+        (
+            {"gguf_types": ("q8_0",)},
+            "GGUF type q8_0 is for llama.cpp: give --decoder llama.cpp or both",
+        ),
         ({"decoder": "llama.cpp", "decoder_precisions": ("fp16",)}, "give --gguf-type instead"),
-        ({"decoder": "both", "gguf_types": ("q5_0",)}, "GGUF type 'q5_0' is unknown: choose from f32, f16, q8_0"),
+        (
+            {"decoder": "both", "gguf_types": ("q5_0",)},
+            "GGUF type 'q5_0' is unknown: choose from f32, f16, q8_0",
+        ),
         ({"decoder": "both", "gguf_types": ("f16", "f16")}, "repeated"),
         ({"decoder": "mlx"}, "decoder 'mlx' is unknown"),
     ],
@@ -192,13 +236,17 @@ def test_decoders_that_llama_cpp_cannot_run(make_tiny, preset, text, message):
 
 
 def test_a_sliding_window_is_the_longest_sequence(make_tiny):
-    checkpoint = open_checkpoint(str(make_tiny(PRESETS["tiny-mistral"].but(text={"sliding_window": 100}))))
+    checkpoint = open_checkpoint(
+        str(make_tiny(PRESETS["tiny-mistral"].but(text={"sliding_window": 100})))
+    )
     assert make_plan(checkpoint, ANY).context == 100
     assert make_plan(checkpoint, ExportOptions()).context == 256
 
 
 def test_the_plan_counts_the_files(tiny_checkpoint):
-    plan = make_plan(open_checkpoint(str(tiny_checkpoint)), dataclasses.replace(ANY, gguf_types=("q4_0", "q8_0")))
+    plan = make_plan(
+        open_checkpoint(str(tiny_checkpoint)), dataclasses.replace(ANY, gguf_types=("q4_0", "q8_0"))
+    )
     assert plan.extra == {"gguf/decoder-f32.gguf"}
     assert set(plan.to_dict()["files"]) == {
         "onnx/vision_encoder.onnx",
@@ -228,7 +276,13 @@ REFERENCE = DecoderReference(np.arange(3), [int(row.argmax()) for row in LOGITS]
     ],
 )
 def test_what_the_gate_lets_pass(kind, changed, passes):
-    figures = {"max_abs": 1e-4, "max_reference": 10.0, "cosine": 1.0, "greedy_tokens": 16, "greedy_equal": 16}
+    figures = {
+        "max_abs": 1e-4,
+        "max_reference": 10.0,
+        "cosine": 1.0,
+        "greedy_tokens": 16,
+        "greedy_equal": 16,
+    }
     other = np.roll(LOGITS, 1, axis=1)  # prefers the next token everywhere
     assert gguf.judge(kind, figures | changed, other, REFERENCE) is passes
 
@@ -249,5 +303,8 @@ def test_divergence_is_that_of_scipy():
     from scipy.stats import entropy
 
     a, b = np.random.default_rng(0).normal(size=(2, 5, 7)).astype(np.float32)
-    expected = [entropy(p, q) for p, q in zip(softmax(a.astype(float), 1), softmax(b.astype(float), 1), strict=True)]
+    expected = [
+        entropy(p, q)
+        for p, q in zip(softmax(a.astype(float), 1), softmax(b.astype(float), 1), strict=True)
+    ]
     np.testing.assert_allclose(bounds.divergence(a, b), expected, rtol=1e-6)

@@ -17,10 +17,15 @@ def halved(nodes, outputs):
         nodes,
         "test",
         [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "m"])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "m", width]) for name, width in outputs.items()],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "m", width])
+            for name, width in outputs.items()
+        ],
         [numpy_helper.from_array(TABLE, "table")],
     )
-    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
+    model = ir.from_proto(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    )
     HalfWeights()(model)
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)

@@ -1,4 +1,5 @@
-"""Checkpoints on the Hub, with huggingface_hub patched: what is fetched, in which order, and what is refused before."""
+"""Checkpoints on the Hub, with huggingface_hub patched: what is fetched, in which order, and what
+is refused before."""
 
 import json
 import shutil
@@ -19,7 +20,8 @@ from pocketvlm_export.loading import open_checkpoint
 
 @pytest.fixture
 def hub(copied_checkpoint, tmp_path, monkeypatch):
-    """A repository with the files of `copied_checkpoint`; returns the list of patterns that were asked for.
+    """A repository with the files of `copied_checkpoint`; returns the list of patterns that were
+    asked for.
 
     Ranges of its weights are served by `ranges`.
     """
@@ -45,7 +47,8 @@ def hub(copied_checkpoint, tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def ranges(copied_checkpoint, monkeypatch):
-    """A server of the bytes that a request's range names; returns how many were asked for, by file."""
+    """A server of the bytes that a request's range names; returns how many were asked for, by
+    file."""
     sent = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -67,7 +70,9 @@ def ranges(copied_checkpoint, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         api = huggingface_hub.HfApi(endpoint=f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(huggingface_hub, "parse_safetensors_file_metadata", api.parse_safetensors_file_metadata)
+        monkeypatch.setattr(
+            huggingface_hub, "parse_safetensors_file_metadata", api.parse_safetensors_file_metadata
+        )
         yield sent
         huggingface_hub.close_session()
         server.shutdown()
@@ -97,7 +102,9 @@ def test_refused_by_name_before_weights_are_fetched(hub, copied_checkpoint, file
     assert len(hub) == 1
 
 
-@pytest.mark.parametrize("error", [HTTPError("the read timed out"), ConnectionError("the read timed out")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [HTTPError("the read timed out"), ConnectionError("the read timed out")], ids=repr
+)
 def test_network_that_fails(monkeypatch, error):
     def fail(*_, **__):
         raise error
@@ -125,16 +132,22 @@ def test_without_a_network_the_cache_is_enough(hub, monkeypatch, copied_checkpoi
         raise HTTPError("no network")
 
     monkeypatch.setattr(huggingface_hub, "list_repo_files", fail)
-    shutil.copyfile(copied_checkpoint / "model.safetensors", tmp_path / "snapshots" / "c0ffee" / "model.safetensors")
+    shutil.copyfile(
+        copied_checkpoint / "model.safetensors",
+        tmp_path / "snapshots" / "c0ffee" / "model.safetensors",
+    )
     assert open_checkpoint("org/model").source.commit == "c0ffee"
 
 
 def dry_run(tmp_path, model="org/model"):
-    return CliRunner().invoke(main, ["export", str(model), "-o", str(tmp_path / "artifact"), "--dry-run", "--json"])
+    return CliRunner().invoke(
+        main, ["export", str(model), "-o", str(tmp_path / "artifact"), "--dry-run", "--json"]
+    )
 
 
 def test_dry_run_reads_headers_only(hub, ranges, make_tiny, copied_checkpoint, tmp_path):
-    """Shards too: the plan is that of the same files in a folder, and no weights are on this machine afterwards."""
+    """Shards too: the plan is that of the same files in a folder, and no weights are on this
+    machine afterwards."""
     shutil.rmtree(copied_checkpoint)
     shutil.copytree(make_tiny("tiny-llama", shard_bytes=600_000), copied_checkpoint)
     shards = {path.name for path in copied_checkpoint.glob("*.safetensors")}
@@ -160,7 +173,9 @@ def test_header_longer_than_the_first_range(hub, ranges, copied_checkpoint, tmp_
 
 
 def test_wrong_budget_is_refused_before_weights_are_fetched(hub, tmp_path):
-    result = CliRunner().invoke(main, ["export", "org/model", "-o", str(tmp_path / "artifact"), "--budget", "37"])
+    result = CliRunner().invoke(
+        main, ["export", "org/model", "-o", str(tmp_path / "artifact"), "--budget", "37"]
+    )
     assert result.exit_code == 1
     assert "budget 37 is outside 1..36" in result.stderr
     assert len(hub) == 1
@@ -187,7 +202,9 @@ def header(text):
         b"",
         b"\xff" * 100,
         header(b"no JSON"),
-        header(b'{"language_model.lm_head.weight": {"dtype": "F32", "shape": ["many"], "data_offsets": [0, 4]}}'),
+        header(
+            b'{"language_model.lm_head.weight": {"dtype": "F32", "shape": ["many"], "data_offsets": [0, 4]}}'  # noqa: E501
+        ),
         header(b'{"language_model.lm_head.weight": []}'),
     ],
     ids=["empty", "huge", "no JSON", "no shape", "no tensor"],

@@ -1,4 +1,5 @@
-"""What holds of every family and each of its layouts, whatever is exported. A new family is a line of `FAMILIES`."""
+"""What holds of every family and each of its layouts, whatever is exported. A new family is a line
+of `FAMILIES`."""
 
 from dataclasses import dataclass
 
@@ -39,17 +40,22 @@ CASES = [case for cases in FAMILIES.values() for case in cases]
 def pictures():
     """Of each size, coarse noise."""
     random = np.random.default_rng(5)
-    noise = [random.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8) for width, height in SIZES]
+    noise = [
+        random.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+        for width, height in SIZES
+    ]
     return [Image.fromarray(pixels).resize(size) for pixels, size in zip(noise, SIZES, strict=True)]
 
 
 def clips():
-    """Of each size, frames of a clip that differ: a number that is not the one that is taken of it."""
+    """Of each size, frames of a clip that differ: a number that is not the one that is taken of
+    it."""
     return [[image, image.transpose(Image.Transpose.ROTATE_180), image] for image in pictures()]
 
 
 class Exports:
-    """One case's checkpoint, and the artifact of it whose graph ranks all tokens: smaller budgets are cut from it."""
+    """One case's checkpoint, and the artifact of it whose graph ranks all tokens: smaller budgets
+    are cut from it."""
 
     def __init__(self, case, checkpoint, folder):
         self.case, self.checkpoint, self.folder = case, checkpoint, folder
@@ -82,7 +88,9 @@ class Exports:
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case.preset}-{case.layout}")
 def exports(request, make_tiny, tmp_path_factory):
-    return Exports(request.param, make_tiny(request.param.preset), tmp_path_factory.mktemp("invariants"))
+    return Exports(
+        request.param, make_tiny(request.param.preset), tmp_path_factory.mktemp("invariants")
+    )
 
 
 def test_every_family_and_layout_is_here():
@@ -120,7 +128,9 @@ def test_all_tokens_kept_is_no_pruning(exports):
     for image in exports.shown:
         expected = exports.sees(image, exports.tokens, whole)[1]
         np.testing.assert_allclose(exports.sees(image, exports.tokens)[1], expected, atol=2e-5)
-        left, right = (exports.answer([image], vlm, max_new_tokens=8) for vlm in (exports.pruned, whole))
+        left, right = (
+            exports.answer([image], vlm, max_new_tokens=8) for vlm in (exports.pruned, whole)
+        )
         assert (left.token_ids, left.visual_tokens) == (right.token_ids, right.visual_tokens)
 
 
@@ -132,7 +142,8 @@ def test_kept_tokens_stand_in_raster_order(exports, budget):
         assert kept.shape == (look.grid.tiles, look.budget)
         assert (np.diff(kept, axis=1) > 0).all()
         assert look.kept_indices == sorted(set(look.kept_indices))
-        # Every feature of the picture is one of those of all tokens, and they stand in the same order.
+        # Every feature of the picture is one of those of all tokens, and they stand in the same
+        # order.
         every = exports.sees(image, exports.tokens)[1]
         distance = np.abs(features[:, None] - every[None]).max(axis=2)
         places = distance.argmin(axis=1)

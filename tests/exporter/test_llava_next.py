@@ -1,4 +1,5 @@
-"""LLaVA-NeXT end to end: artifacts in both layouts and for both engines, held against transformers' own model."""
+"""LLaVA-NeXT end to end: artifacts in both layouts and for both engines, held against transformers'
+own model."""
 
 import json
 
@@ -60,7 +61,8 @@ def exported(checkpoint, tmp_path_factory):
 
 
 class Theirs:
-    """transformers' model and processor; what they do not do, pruning, is spelt out in torch over their modules."""
+    """transformers' model and processor; what they do not do, pruning, is spelt out in torch over
+    their modules."""
 
     def __init__(self, folder):
         self.model = LlavaNextForConditionalGeneration.from_pretrained(
@@ -69,18 +71,23 @@ class Theirs:
         self.processor = AutoProcessor.from_pretrained(folder, use_fast=False)
 
     def inputs(self, image):
-        messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+        messages = [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
+        ]
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         return self.processor(images=image, text=text, return_tensors="pt")
 
     @torch.inference_mode()
     def features(self, image):
         given = self.inputs(image)
-        return self.model.model.get_image_features(given["pixel_values"], given["image_sizes"]).pooler_output[0]
+        return self.model.model.get_image_features(
+            given["pixel_values"], given["image_sizes"]
+        ).pooler_output[0]
 
     @torch.inference_mode()
     def pruned(self, image, layout):
-        """[CLS]'s attention in the layer that is read, the best of each tile, in the order that ``layout`` says."""
+        """[CLS]'s attention in the layer that is read, the best of each tile, in the order that
+        ``layout`` says."""
         given, model = self.inputs(image), self.model.model
         tiles = given["pixel_values"][0]
         seen = model.vision_tower(tiles, output_hidden_states=True, output_attentions=True)
@@ -88,15 +95,23 @@ class Theirs:
         features = model.multi_modal_projector(seen.hidden_states[-2][:, 1:])
         best = torch.argsort(-scores, dim=1, stable=True)[:, :BUDGET]
         keep = torch.zeros(len(tiles), N, dtype=torch.bool).scatter(1, best, True)
-        marked = torch.cat([features, keep[..., None].float()], dim=-1)  # whether it is kept travels with a feature
+        marked = torch.cat(
+            [features, keep[..., None].float()], dim=-1
+        )  # whether it is kept travels with a feature
         if layout == "hf":
             newline = torch.cat([model.image_newline, torch.ones(1)])  # never dropped
-            (packed,), _ = model.pack_image_features([marked], given["image_sizes"], "default", image_newline=newline)
+            (packed,), _ = model.pack_image_features(
+                [marked], given["image_sizes"], "default", image_newline=newline
+            )
         else:
             rows, columns = self.grid(given["image_sizes"][0])
-            parts = marked[1:].view(rows, columns, SIDE, SIDE, -1).permute(0, 2, 1, 3, 4).flatten(0, 3)
+            parts = (
+                marked[1:].view(rows, columns, SIDE, SIDE, -1).permute(0, 2, 1, 3, 4).flatten(0, 3)
+            )
             packed = torch.cat([marked[0], parts])
-        kept = torch.stack([torch.arange(N)[row] + number * N for number, row in enumerate(keep)]).flatten()
+        kept = torch.stack(
+            [torch.arange(N)[row] + number * N for number, row in enumerate(keep)]
+        ).flatten()
         return packed[packed[:, -1] > 0.5][:, :-1], kept.tolist()
 
     def grid(self, size):
@@ -106,7 +121,8 @@ class Theirs:
 
     @torch.inference_mode()
     def answer(self, image, features):
-        """Greedy tokens, and the logits before the first, with ``features`` in place of the picture."""
+        """Greedy tokens, and the logits before the first, with ``features`` in place of the
+        picture."""
         ids = self.inputs(image)["input_ids"][0]
         slots = ids == self.model.config.image_token_id
         first = int(slots.nonzero()[0])
@@ -116,11 +132,15 @@ class Theirs:
         while len(said) < STEPS and self.eos not in said:
             logits.append(self.logits(embeds))
             said.append(int(logits[-1].argmax()))
-            embeds = torch.cat([embeds, self.model.get_input_embeddings()(torch.tensor([[said[-1]]]))], dim=1)
+            embeds = torch.cat(
+                [embeds, self.model.get_input_embeddings()(torch.tensor([[said[-1]]]))], dim=1
+            )
         return said, logits[0].numpy()
 
     def logits(self, embeds):
-        return self.model.lm_head(self.model.model.language_model(inputs_embeds=embeds).last_hidden_state[0, -1])
+        return self.model.lm_head(
+            self.model.model.language_model(inputs_embeds=embeds).last_hidden_state[0, -1]
+        )
 
     @property
     def eos(self):
@@ -133,7 +153,8 @@ def theirs(checkpoint):
 
 
 def ours(folder, image, **options):
-    """What the runtime's parts make of a picture: prompt ids, features, logits before the first token, the answer."""
+    """What the runtime's parts make of a picture: prompt ids, features, logits before the first
+    token, the answer."""
     vlm = VLM.load(folder, **options)
     answerer = vlm._answerer
     (look,) = answerer.viewer.look([image], vlm._budget)
@@ -155,7 +176,9 @@ def test_unpruned_it_is_transformers(exported, theirs, size):
     features = theirs.features(image).numpy()
     with torch.inference_mode():
         whole = theirs.model(**given).logits[0, -1].numpy()
-        said = theirs.model.generate(**given, max_new_tokens=STEPS, do_sample=False)[0, given["input_ids"].shape[1] :]
+        said = theirs.model.generate(**given, max_new_tokens=STEPS, do_sample=False)[
+            0, given["input_ids"].shape[1] :
+        ]
     ids, found, logits, answer = ours(exported("none"), image)
     assert ids.tolist() == given["input_ids"][0].tolist()
     assert found.shape == features.shape
@@ -188,29 +211,45 @@ def test_pruned_it_is_what_the_layout_says(exported, theirs, size, layout):
 
 @needs_llama_cpp
 def test_llama_cpp_answers_as_transformers_does(checkpoint, theirs, tmp_path):
-    options = ExportOptions(budgets=(BUDGET,), layout="hf", decoder="llama.cpp", gguf_types=("f32",))
+    options = ExportOptions(
+        budgets=(BUDGET,), layout="hf", decoder="llama.cpp", gguf_types=("f32",)
+    )
     report = export(str(checkpoint), tmp_path / "artifact", options)
     assert report.manifest.parity.by_precision["f32"]["greedy_equal"] == STEPS
     image = picture(60, 84)
     expected, _ = theirs.pruned(image, "hf")
     vlm = VLM.load(tmp_path / "artifact")
-    assert vlm.generate(QUESTION, [image], max_new_tokens=STEPS).token_ids == theirs.answer(image, expected)[0]
+    assert (
+        vlm.generate(QUESTION, [image], max_new_tokens=STEPS).token_ids
+        == theirs.answer(image, expected)[0]
+    )
 
 
 def test_two_pictures_of_different_grids(exported):
     vlm = VLM.load(exported("hf"))
     images = [picture(84, 84), picture(200, 50)]
     both = vlm.generate("which is larger?", images, budget=2, max_new_tokens=3)
-    alone = [vlm.generate("which is larger?", [image], budget=2, max_new_tokens=1) for image in images]
+    alone = [
+        vlm.generate("which is larger?", [image], budget=2, max_new_tokens=1) for image in images
+    ]
     assert both.kept_indices == [answer.kept_indices[0] for answer in alone]
     assert both.visual_tokens["after"] == sum(answer.visual_tokens["after"] for answer in alone)
 
 
 def test_the_manifest_says_what_each_grid_comes_to(exported):
-    totals = {name: Artifact.open(exported(name)).manifest.vision.totals for name in ("none", "fastervlm", "hf")}
+    totals = {
+        name: Artifact.open(exported(name)).manifest.vision.totals
+        for name in ("none", "fastervlm", "hf")
+    }
     assert totals["fastervlm"] == {"9": {"1x2": 27, "2x1": 27, "1x3": 36, "3x1": 36, "2x2": 45}}
     # 36 of the whole, and rows of patches and a newline each
-    assert totals["none"]["36"] == {"1x2": 36 + 6 * 13, "2x1": 36 + 12 * 7, "1x3": 150, "3x1": 162, "2x2": 36 + 12 * 13}
+    assert totals["none"]["36"] == {
+        "1x2": 36 + 6 * 13,
+        "2x1": 36 + 12 * 7,
+        "1x3": 150,
+        "3x1": 162,
+        "2x2": 36 + 12 * 13,
+    }
     assert totals["hf"]["9"]["2x2"] == 45 + 12
     layout = open_layout(Artifact.open(exported("hf")))
     assert layout.steps.crop_to == (42, 42)
@@ -220,7 +259,10 @@ def test_other_clients_are_promised_nothing(exported):
     folder = exported("fastervlm")
     processor = json.loads((folder / "processor_config.json").read_text())
     assert processor["processor_class"] == "LlavaNextProcessor"
-    assert (processor["num_additional_image_tokens"], processor["vision_feature_select_strategy"]) == (1, "default")
+    assert (
+        processor["num_additional_image_tokens"],
+        processor["vision_feature_select_strategy"],
+    ) == (1, "default")
     assert "transformers.js_config" not in json.loads((folder / "config.json").read_text())
     card = " ".join((folder / "README.md").read_text().split())
     assert "transformers.js and other clients are promised nothing" in card
@@ -243,7 +285,9 @@ def test_other_clients_are_promised_nothing(exported):
     ],
 )
 def test_total_budgets_are_of_the_largest_grid(checkpoint, total, layout, budget, largest):
-    plan = make_plan(inspect_checkpoint(str(checkpoint)), ExportOptions(total_budgets=(total,), layout=layout))
+    plan = make_plan(
+        inspect_checkpoint(str(checkpoint)), ExportOptions(total_budgets=(total,), layout=layout)
+    )
     assert plan.budgets == (budget,)
     assert max(plan.totals()[budget].values()) == largest <= total
 
@@ -251,14 +295,26 @@ def test_total_budgets_are_of_the_largest_grid(checkpoint, total, layout, budget
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"total_budgets": (4,)}, "total budget 4 is less than a picture takes .*: give at least 5"),
-        ({"total_budgets": (45,), "budgets": (9,)}, "--budget 9 is of a tile, --total-budget 45 of a whole picture"),
+        (
+            {"total_budgets": (4,)},
+            "total budget 4 is less than a picture takes .*: give at least 5",
+        ),
+        (
+            {"total_budgets": (45,), "budgets": (9,)},
+            "--budget 9 is of a tile, --total-budget 45 of a whole picture",
+        ),
         ({"total_budgets": (45, 46)}, "repeat a value"),
         ({"total_budgets": (45,), "pruner": "none"}, "keeps all 36 tokens, but the budget says 6"),
         ({"layout": "fastervlm", "pruner": "none"}, "leave --layout out or say hf"),
-        ({"layout": "single"}, "layout 'single' is unknown to llava_next checkpoints: choose from fastervlm, hf"),
+        (
+            {"layout": "single"},
+            "layout 'single' is unknown to llava_next checkpoints: choose from fastervlm, hf",
+        ),
         ({"budgets": (36,), "context": 200}, "context 200 does not hold a picture of 180 tokens"),
-        ({"budgets": (36,), "context": 255, "layout": "hf"}, "context 255 does not hold a picture of 192 tokens"),
+        (
+            {"budgets": (36,), "context": 255, "layout": "hf"},
+            "context 255 does not hold a picture of 192 tokens",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(checkpoint, options, message):
@@ -275,12 +331,26 @@ def test_a_context_that_the_largest_grid_outgrows_is_refused(make_tiny):
 def test_a_profile_counts_tokens_and_flops_of_all_tiles(exported, tmp_path):
     folder = exported("fastervlm")
     Image.new("RGB", (84, 84)).save(tmp_path / "square.png")
-    arguments = ["profile", str(folder), "--image", str(tmp_path / "square.png"), "--repeat", "1", "--warmup", "0"]
-    result = CliRunner().invoke(main, [*arguments, "--new-tokens", "2", "-o", str(tmp_path / "p.jsonl")])
+    arguments = [
+        "profile",
+        str(folder),
+        "--image",
+        str(tmp_path / "square.png"),
+        "--repeat",
+        "1",
+        "--warmup",
+        "0",
+    ]
+    result = CliRunner().invoke(
+        main, [*arguments, "--new-tokens", "2", "-o", str(tmp_path / "p.jsonl")]
+    )
     assert result.exit_code == 0, result.stderr
     assert "180 visual tokens in 5 tiles before pruning" in result.output
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
-    found = {(row["budget"], row["visual_tokens_before"], row["visual_tokens_after"], row["tiles"]) for row in rows}
+    found = {
+        (row["budget"], row["visual_tokens_before"], row["visual_tokens_after"], row["tiles"])
+        for row in rows
+    }
     assert found == {(9, 180, 45, 5)}
     tower = Artifact.open(folder).manifest.vision.tower
     one = tower_flops(tower.sequence, tower.hidden, tower.intermediate, tower.layers)
@@ -292,10 +362,20 @@ def test_a_profile_counts_tokens_and_flops_of_all_tiles(exported, tmp_path):
 
 def test_inspect_says_what_a_budget_comes_to(exported, tmp_path):
     picture(60, 84).save(tmp_path / "p.png")
-    arguments = ["--image", str(tmp_path / "p.png"), "--overlay", str(tmp_path / "o.png"), "--budget", "2"]
+    arguments = [
+        "--image",
+        str(tmp_path / "p.png"),
+        "--overlay",
+        str(tmp_path / "o.png"),
+        "--budget",
+        "2",
+    ]
     result = CliRunner().invoke(main, ["inspect", str(exported("fastervlm")), *arguments])
     assert "36 tokens a tile -> 9 (default)" in result.output
-    assert "9 a tile come to 27 (1x2), 27 (2x1), 36 (1x3), 36 (3x1), 45 (2x2) visual tokens a picture" in result.output
+    assert (
+        "9 a tile come to 27 (1x2), 27 (2x1), 36 (1x3), 36 (3x1), 45 (2x2) visual tokens a picture"
+        in result.output
+    )
     assert f"{tmp_path / 'o.png'}: 10 patches kept" in result.output
     with Image.open(tmp_path / "o.png") as drawn:
         assert drawn.width > drawn.height  # the whole beside its parts
@@ -303,7 +383,11 @@ def test_inspect_says_what_a_budget_comes_to(exported, tmp_path):
 
 def test_the_newline_costs_no_run_of_the_graph_but_from_a_cache(exported, tmp_path, monkeypatch):
     image, calls, real = picture(60, 84), [], VisionEncoder.encode
-    monkeypatch.setattr(VisionEncoder, "encode", lambda self, pixels: calls.append(len(pixels)) or real(self, pixels))
+    monkeypatch.setattr(
+        VisionEncoder,
+        "encode",
+        lambda self, pixels: calls.append(len(pixels)) or real(self, pixels),
+    )
     answers = []
     for expected in ([5], [1]):  # the tiles; then a blank one, as the features lie in the folder
         vlm = VLM.load(exported("none"), feature_cache=tmp_path / "kept")

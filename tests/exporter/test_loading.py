@@ -1,4 +1,5 @@
-"""Checkpoints opened part by part hold what transformers' own from_pretrained makes of them as a whole."""
+"""Checkpoints opened part by part hold what transformers' own from_pretrained makes of them as a
+whole."""
 
 import json
 from dataclasses import replace
@@ -30,7 +31,9 @@ def edit_weights(folder, change):
 
 
 def another_head(tensors):
-    tensors[HEAD] = torch.randn(tensors[EMBEDDING].shape, generator=torch.Generator().manual_seed(1)) / 8
+    tensors[HEAD] = (
+        torch.randn(tensors[EMBEDDING].shape, generator=torch.Generator().manual_seed(1)) / 8
+    )
 
 
 def same_head(tensors):
@@ -58,19 +61,27 @@ def nothing(tensors):
     ids=["untied", "tied", "tied-stored-twice", "tied-but-different", "tied-head-alone", "dinov2"],
 )
 def test_parts_equal_the_whole_model(make_tiny, preset, change):
-    folder = make_tiny(preset, layout="flat" if preset.tower == "dinov2" else "classic")  # the older is CLIP's own
+    folder = make_tiny(
+        preset, layout="flat" if preset.tower == "dinov2" else "classic"
+    )  # the older is CLIP's own
     edit_weights(folder, change)
     checkpoint = open_checkpoint(str(folder))
     pictures = gate_pictures(1, (42, 42))
     ids = torch.tensor([[5, 9, 40, 41]])
     with quiet_transformers(), torch.inference_mode():
-        whole = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        whole = LlavaForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        )
         features = whole.get_image_features(torch.from_numpy(pictures)).pooler_output[0]
         expected = whole(input_ids=ids).logits
         embedding = checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec)
-        decoder = checkpoint.family.load_decoder(checkpoint.weights, checkpoint.spec, attention="eager")
+        decoder = checkpoint.family.load_decoder(
+            checkpoint.weights, checkpoint.spec, attention="eager"
+        )
         logits = decoder(inputs_embeds=embedding(ids)).logits
-        found = vision_reference(checkpoint, Pruning("none", 36, (36,), 36), pictures)[36].image_features[0]
+        found = vision_reference(checkpoint, Pruning("none", 36, (36,), 36), pictures)[
+            36
+        ].image_features[0]
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(found, features, atol=1e-5)
     parameters = sum(p.numel() for p in decoder.parameters())
@@ -85,7 +96,9 @@ def test_parts_equal_the_whole_model(make_tiny, preset, change):
             "lacks the weight projector.linear_2.bias",
         ),
         (
-            lambda tensors: tensors.update({"multi_modal_projector.linear_3.weight": torch.zeros(2, 2)}),
+            lambda tensors: tensors.update(
+                {"multi_modal_projector.linear_3.weight": torch.zeros(2, 2)}
+            ),
             "does not speak of the weight projector",
         ),
     ],
@@ -102,14 +115,22 @@ def test_model_safetensors_is_read_before_other_files(make_tiny):
     """As transformers does, though an index or another file lies beside it."""
     folder = make_tiny()
     safetensors.torch.save_file({EMBEDDING: torch.zeros(3, 3)}, folder / "another.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {EMBEDDING: "another.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {EMBEDDING: "another.safetensors"}})
+    )
     checkpoint = open_checkpoint(str(folder))
-    assert checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec).weight.shape == (512, 64)
+    assert checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec).weight.shape == (
+        512,
+        64,
+    )
 
 
 def test_only_exported_weights_must_be_floating_point(make_tiny):
     folder = make_tiny()
-    edit_weights(folder, lambda tensors: tensors.update({"optimizer.step": torch.zeros(1, dtype=torch.int64)}))
+    edit_weights(
+        folder,
+        lambda tensors: tensors.update({"optimizer.step": torch.zeros(1, dtype=torch.int64)}),
+    )
     open_checkpoint(str(folder))
     edit_weights(folder, lambda tensors: tensors.update({HEAD: tensors[HEAD].to(torch.int8)}))
     with pytest.raises(PocketVLMError, match="as I8"):

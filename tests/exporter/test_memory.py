@@ -33,8 +33,11 @@ def loaded(monkeypatch):
 
 
 @pytest.mark.parametrize("build", [build_vision, build_decoder])
-def test_weights_of_a_written_graph_are_freed(tiny_checkpoint, tmp_path, monkeypatch, loaded, build):
-    """All but the few kilobytes that stay inside a graph: onnxscript's rules remember the graph that they saw last."""
+def test_weights_of_a_written_graph_are_freed(
+    tiny_checkpoint, tmp_path, monkeypatch, loaded, build
+):
+    """All but the few kilobytes that stay inside a graph: onnxscript's rules remember the graph
+    that they saw last."""
     monkeypatch.setattr(external_weights, "INLINE_LIMIT", 30_000)
     checkpoint = open_checkpoint(str(tiny_checkpoint))
     (tmp_path / "onnx").mkdir()

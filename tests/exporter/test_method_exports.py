@@ -1,4 +1,5 @@
-"""Every method in a vision graph: through the parity gate, cut to smaller budgets, named, and answered from."""
+"""Every method in a vision graph: through the parity gate, cut to smaller budgets, named, and
+answered from."""
 
 import json
 import re
@@ -27,7 +28,8 @@ from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.pruning.base import Pruner
 from pocketvlm_export.verification.pictures import gate_pictures
 
-# The others' graphs are no different: that of fastervlm is every other test's, random is uniform with other constants.
+# The others' graphs are no different: that of fastervlm is every other test's, random is uniform
+# with other constants.
 TRACED = ["vtc-cls", "gprune", "divprune", "received-attention", "uniform"]
 OPTIONS = {"vtc-cls": {"start_layer": "0"}}
 PICTURES = gate_pictures(3, (42, 42))
@@ -36,18 +38,23 @@ NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def artifacts(tiny_checkpoint, tiny_export, tmp_path_factory):
-    """Artifacts of the methods at budget 18, int8 beside fp32, made once each; only vision graphs are built."""
+    """Artifacts of the methods at budget 18, int8 beside fp32, made once each; only vision graphs
+    are built."""
     made = {}
 
     def make(name):
         if name not in made:
             checkpoint = open_checkpoint(str(tiny_checkpoint))
-            options = ExportOptions(name, OPTIONS.get(name, {}), (18,), vision_precisions=("fp32", "int8"))
+            options = ExportOptions(
+                name, OPTIONS.get(name, {}), (18,), vision_precisions=("fp32", "int8")
+            )
             plan = make_plan(checkpoint, options)
             folder = shutil.copytree(tiny_export, tmp_path_factory.mktemp("methods") / name)
             for old in folder.glob("onnx/vision_encoder*"):
                 old.unlink()
-            decoder = {file.name: file.rename(folder / file.name) for file in (folder / "onnx").iterdir()}
+            decoder = {
+                file.name: file.rename(folder / file.name) for file in (folder / "onnx").iterdir()
+            }
             (folder / "onnx").rmdir()
             (folder / "onnx").mkdir()
             with quiet_transformers():
@@ -70,7 +77,10 @@ def test_it_passes_the_gate_and_answers(artifacts, name):
     assert parity.passed, parity
     assert parity.vision["kept_equal"]
     artifact = Artifact.open(folder)
-    assert (artifact.manifest.pruning.method, artifact.manifest.pruning.nested) == (name, find_pruner(name).nested)
+    assert (artifact.manifest.pruning.method, artifact.manifest.pruning.nested) == (
+        name,
+        find_pruner(name).nested,
+    )
     answer = VLM.load(folder, budget=5).generate("What is it?", images=[NOISE], max_new_tokens=2)
     assert len(answer.kept_indices[0]) == 5
     assert answer.visual_tokens == {"before": 36, "after": 5}
@@ -79,8 +89,13 @@ def test_it_passes_the_gate_and_answers(artifacts, name):
 @pytest.mark.parametrize("name", TRACED)
 def test_a_batch_equals_its_pictures_one_by_one(artifacts, name):
     encoder = VisionEncoder.open(Artifact.open(artifacts(name)[0]))
-    together, alone = encoder.encode(PICTURES), [encoder.encode(picture[None]) for picture in PICTURES]
-    np.testing.assert_array_equal(together.kept_indices, np.concatenate([each.kept_indices for each in alone]))
+    together, alone = (
+        encoder.encode(PICTURES),
+        [encoder.encode(picture[None]) for picture in PICTURES],
+    )
+    np.testing.assert_array_equal(
+        together.kept_indices, np.concatenate([each.kept_indices for each in alone])
+    )
     features = np.concatenate([each.image_features for each in alone])
     np.testing.assert_allclose(together.image_features, features, atol=1e-5)
 
@@ -95,14 +110,18 @@ def test_the_graph_is_static_and_its_selection_is_named(artifacts, name):
         tower = Extractor(model).extract_model(["pixel_values", "kept_indices"], ["image_features"])
         named = {node.name for node in model.graph.node if node.name.startswith(SELECTION)}
         # Whatever the features could be computed without, once the kept tokens are given, selects.
-        assert {node.name for node in model.graph.node} - {node.name for node in tower.graph.node} <= named
+        assert {node.name for node in model.graph.node} - {
+            node.name for node in tower.graph.node
+        } <= named
         # Nor is anything named that computes features.
         weights = {node.op_type for node in tower.graph.node if node.name in named}
         assert weights <= {"Add", "Unsqueeze", "Expand", "GatherElements", "Concat"}
 
 
 def test_divprune_takes_four_nodes_a_pick(artifacts):
-    model = onnx.load(artifacts("divprune")[0] / "onnx" / "vision_encoder.onnx", load_external_data=False)
+    model = onnx.load(
+        artifacts("divprune")[0] / "onnx" / "vision_encoder.onnx", load_external_data=False
+    )
     operators = [node.op_type for node in model.graph.node]
     assert [operators.count(name) for name in ("ArgMax", "Min")] == [18, 16]
 
@@ -122,9 +141,18 @@ def refuse(checkpoint, tmp_path, *arguments):
             ["vtc-cls", "--pruner-option", "start_layer=3"],
             "start_layer is 3: the layer whose output .* is 2, give 0..2",
         ),
-        (["gprune", "--pruner-option", "temperature=0.002"], "weakest edges vanish in float32, give at least 0.00714"),
-        (["gprune", "--pruner-option", "treshold=0.4"], "has no option 'treshold': its options are: steps, "),
-        (["random", "--pruner-option", "seed=x"], "random option seed is 'x': expected a whole number"),
+        (
+            ["gprune", "--pruner-option", "temperature=0.002"],
+            "weakest edges vanish in float32, give at least 0.00714",
+        ),
+        (
+            ["gprune", "--pruner-option", "treshold=0.4"],
+            "has no option 'treshold': its options are: steps, ",
+        ),
+        (
+            ["random", "--pruner-option", "seed=x"],
+            "random option seed is 'x': expected a whole number",
+        ),
         (["divprune", "--budget", "37"], r"budget 37 is outside 1\.\.36"),
         (["visionzip"], "pruner 'visionzip' is unknown: choose from fastervlm, vtc-cls"),
     ],
@@ -141,17 +169,26 @@ def test_without_cls_only_methods_that_need_it_are_refused(tiny_checkpoint, name
         assert make_plan(replace(checkpoint, spec=spec), ExportOptions(name)).pruner.name == name
         return
     others = "choose from gprune, divprune, received-attention, uniform, random, none"
-    with pytest.raises(PocketVLMError, match=f"no .CLS. token that {name} could rank patches by: {others}"):
+    with pytest.raises(
+        PocketVLMError, match=f"no .CLS. token that {name} could rank patches by: {others}"
+    ):
         make_plan(replace(checkpoint, spec=spec), ExportOptions(name))
 
 
 def test_options_are_recorded_and_shown(artifacts):
     out, _ = artifacts("vtc-cls")
     pruning = json.loads((out / "pocketvlm.json").read_text())["pruning"]
-    assert (pruning["method"], pruning["options"], pruning["nested"]) == ("vtc-cls", {"start_layer": 0}, True)
+    assert (pruning["method"], pruning["options"], pruning["nested"]) == (
+        "vtc-cls",
+        {"start_layer": 0},
+        True,
+    )
     paper = "[arXiv 2412.05819](https://arxiv.org/abs/2412.05819)"
     assert f"(VTC-CLS, {paper}; start_layer 0)" in (out / "README.md").read_text()
-    assert "vtc-cls (start_layer 0), 36 tokens" in CliRunner().invoke(main, ["inspect", str(out)]).stdout
+    assert (
+        "vtc-cls (start_layer 0), 36 tokens"
+        in CliRunner().invoke(main, ["inspect", str(out)]).stdout
+    )
 
 
 class LargestFeatures(Pruner):
@@ -168,7 +205,9 @@ def test_a_method_may_read_features(tiny_checkpoint):
     checkpoint = open_checkpoint(str(tiny_checkpoint))
     spec = checkpoint.spec.vision
     with quiet_transformers(), torch.inference_mode():
-        tower = checkpoint.family.load_tower(checkpoint.weights, checkpoint.spec, layers=spec.depth, attention="eager")
+        tower = checkpoint.family.load_tower(
+            checkpoint.weights, checkpoint.spec, layers=spec.depth, attention="eager"
+        )
         projector = checkpoint.family.load_projector(checkpoint.weights, checkpoint.spec)
         encoder = PrunedVisionEncoder(tower, projector, spec, LargestFeatures({}), 5)
         pixels = torch.from_numpy(PICTURES)

@@ -1,4 +1,5 @@
-"""Every method on made-up evidence: against an oracle in float64, and what must hold of it whatever the picture."""
+"""Every method on made-up evidence: against an oracle in float64, and what must hold of it whatever
+the picture."""
 
 from dataclasses import dataclass
 
@@ -38,18 +39,28 @@ class Scene:
         random = np.random.default_rng(seed)
         maps = np.exp(2 * random.normal(size=(LAYERS, HEADS, TOKENS + 1, TOKENS + 1)))
         centres = random.normal(size=(4, HIDDEN))
-        projected = centres[random.integers(0, 4, TOKENS)] + 0.6 * random.normal(size=(TOKENS, HIDDEN))
+        projected = centres[random.integers(0, 4, TOKENS)] + 0.6 * random.normal(
+            size=(TOKENS, HIDDEN)
+        )
         features = random.normal(size=(TOKENS, WIDTH)).astype(np.float32)
-        return cls((maps / maps.sum(-1, keepdims=True)).astype(np.float32), features, projected.astype(np.float32))
+        return cls(
+            (maps / maps.sum(-1, keepdims=True)).astype(np.float32),
+            features,
+            projected.astype(np.float32),
+        )
 
     def reordered(self, order: np.ndarray) -> "Scene":
         """The same patches in another order."""
         tokens = np.concatenate([[0], order + 1])
-        return Scene(self.maps[:, :, tokens][:, :, :, tokens], self.features[order], self.projected[order])
+        return Scene(
+            self.maps[:, :, tokens][:, :, :, tokens], self.features[order], self.projected[order]
+        )
 
     def seen(self) -> Seen:
         """As the gate gives it to an oracle."""
-        return Seen(self.maps, 1, self.features.astype(float), self.projected.astype(float), (SIDE, SIDE))
+        return Seen(
+            self.maps, 1, self.features.astype(float), self.projected.astype(float), (SIDE, SIDE)
+        )
 
 
 def evidence(name, *scenes) -> Evidence:
@@ -58,7 +69,8 @@ def evidence(name, *scenes) -> Evidence:
     first = pruner.first_layer(LAYERS - 1)
     stack = {
         "cls_rows": tuple(
-            torch.from_numpy(np.stack([s.maps[i, :, 0, 1:] for s in scenes])) for i in range(first, LAYERS)
+            torch.from_numpy(np.stack([s.maps[i, :, 0, 1:] for s in scenes]))
+            for i in range(first, LAYERS)
         ),
         "attention": torch.from_numpy(np.stack([scene.maps[-1, :, 1:, 1:] for scene in scenes])),
         "features": torch.from_numpy(np.stack([scene.features for scene in scenes])),
@@ -117,7 +129,9 @@ def test_a_picture_is_selected_from_by_itself(name, seed):
     one, other = Scene.draw(seed), Scene.draw(seed + 1)
     together, alone = kept(name, one, other), (kept(name, one), kept(name, other))
     np.testing.assert_array_equal(together[0], np.concatenate([indices for indices, _ in alone]))
-    np.testing.assert_allclose(together[1], np.concatenate([scores for _, scores in alone]), rtol=1e-5)
+    np.testing.assert_allclose(
+        together[1], np.concatenate([scores for _, scores in alone]), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", SCORING)
@@ -127,7 +141,9 @@ def test_patches_in_another_order_are_kept_in_that_order(name, seed):
     scene, order = Scene.draw(seed), np.random.default_rng(seed).permutation(TOKENS)
     indices, scores = kept(name, scene)
     moved, moved_scores = kept(name, scene.reordered(order))
-    if name == "divprune":  # two patches are nearest to each other, and which comes first is picked first
+    if (
+        name == "divprune"
+    ):  # two patches are nearest to each other, and which comes first is picked first
         assert ORACLES[name](scene.seen(), {}).distance(order[moved[0]], moved_scores[0]) < 1e-6
         return
     back = np.argsort(order[moved[0]])
@@ -147,7 +163,8 @@ def test_the_scale_of_the_features_does_not_matter(name, factor):
 def test_vtc_cls_from_the_score_layer_on_is_fastervlm(start, same, monkeypatch):
     monkeypatch.setitem(OPTIONS, "vtc-cls", {"start_layer": str(start)})
     found = [
-        kept("vtc-cls", Scene.draw(seed))[0].tolist() == kept("fastervlm", Scene.draw(seed))[0].tolist()
+        kept("vtc-cls", Scene.draw(seed))[0].tolist()
+        == kept("fastervlm", Scene.draw(seed))[0].tolist()
         for seed in range(9)
     ]
     assert all(found) if same else not all(found)
@@ -155,7 +172,8 @@ def test_vtc_cls_from_the_score_layer_on_is_fastervlm(start, same, monkeypatch):
 
 def test_gprune_without_a_step_ranks_by_norm_and_degree():
     pruner = make_pruner("gprune", {"steps": "0", "threshold": "0.01"})
-    # Three patches alike, one that is like none: (norm, degree) = (1, 3), (2, 3), (3, 3) and (1, 1).
+    # Three patches alike, one that is like none: (norm, degree) = (1, 3), (2, 3), (3, 3) and (1,
+    # 1).
     rows = np.array([[1, 0], [2, 0], [3, 0], [0, 1]], np.float32)
     scores = pruner.score(Evidence(1, (2, 2), projected=torch.from_numpy(rows[None])))
     np.testing.assert_allclose(scores[0], [1 / 3, 2 / 3, 1, 1], rtol=1e-6)
@@ -163,12 +181,20 @@ def test_gprune_without_a_step_ranks_by_norm_and_degree():
 
 def test_divprune_never_picks_a_patch_twice():
     same = torch.ones(1, 9, 4)
-    assert make_pruner("divprune", {}).select(Evidence(1, (3, 3), projected=same), 9).indices[0].tolist() == [*range(9)]
+    assert make_pruner("divprune", {}).select(Evidence(1, (3, 3), projected=same), 9).indices[
+        0
+    ].tolist() == [*range(9)]
 
 
 def test_received_attention_needs_no_cls():
-    maps = np.random.default_rng(3).dirichlet(np.ones(TOKENS), size=(1, HEADS, TOKENS)).astype(np.float32)
-    scores = make_pruner("received-attention", {}).score(Evidence(1, (4, 4), attention=torch.from_numpy(maps)))
+    maps = (
+        np.random.default_rng(3)
+        .dirichlet(np.ones(TOKENS), size=(1, HEADS, TOKENS))
+        .astype(np.float32)
+    )
+    scores = make_pruner("received-attention", {}).score(
+        Evidence(1, (4, 4), attention=torch.from_numpy(maps))
+    )
     np.testing.assert_allclose(scores[0], maps[0].mean(axis=(0, 1)), rtol=1e-5)
     assert scores.sum() == pytest.approx(1)
 
@@ -180,11 +206,16 @@ def test_uniform_is_even_at_every_budget():
         quarters = np.histogram2d(rows, columns, bins=[2, 2], range=[[0, 24], [0, 24]])[0]
         assert quarters.min() > budget / 4 * 0.75, (budget, quarters)
         # A grid's every patch has one within a distance; chance leaves holes.
-        gaps = np.abs(np.arange(24)[:, None, None] - rows) ** 2 + np.abs(np.arange(24)[None, :, None] - columns) ** 2
+        gaps = (
+            np.abs(np.arange(24)[:, None, None] - rows) ** 2
+            + np.abs(np.arange(24)[None, :, None] - columns) ** 2
+        )
         assert np.sqrt(gaps.min(axis=-1).max()) < 1.5 * 24 / np.sqrt(budget), budget
 
 
 def test_another_seed_is_another_draw():
-    orders = [make_pruner("random", {"seed": str(seed)}).order((6, 6)).tolist() for seed in (0, 0, 1)]
+    orders = [
+        make_pruner("random", {"seed": str(seed)}).order((6, 6)).tolist() for seed in (0, 0, 1)
+    ]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[2]) == list(range(36))

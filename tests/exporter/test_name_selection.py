@@ -1,4 +1,5 @@
-"""Which nodes of a vision graph are named as selecting: those that the features could be computed without."""
+"""Which nodes of a vision graph are named as selecting: those that the features could be computed
+without."""
 
 import onnx
 import pytest
@@ -17,7 +18,9 @@ def selecting(model):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_features_need_no_selecting_node_once_the_kept_tokens_are_given(tiny_export, precision):
     artifact = Artifact.open(tiny_export)
-    model = onnx.load(artifact.path(artifact.manifest.vision.graphs[9][precision]), load_external_data=False)
+    model = onnx.load(
+        artifact.path(artifact.manifest.vision.graphs[9][precision]), load_external_data=False
+    )
     tower = Extractor(model).extract_model(["pixel_values", "kept_indices"], ["image_features"])
     needed = {node.name for node in tower.graph.node}
     left_out = {node.name for node in model.graph.node} - needed

@@ -1,4 +1,5 @@
-"""`--format ort`: the same answers from .ort files, and the list of operators that a reduced build needs."""
+"""`--format ort`: the same answers from .ort files, and the list of operators that a reduced build
+needs."""
 
 import json
 import re
@@ -25,8 +26,15 @@ def artifact(tiny_checkpoint, tmp_path_factory):
 
 
 def test_what_lies_there(artifact):
-    names = {path.relative_to(artifact).as_posix() for path in artifact.rglob("*") if path.is_file()}
-    graphs = {"vision_encoder_fp16", "vision_encoder_fp16.k18", "vision_encoder", "vision_encoder.k18"}
+    names = {
+        path.relative_to(artifact).as_posix() for path in artifact.rglob("*") if path.is_file()
+    }
+    graphs = {
+        "vision_encoder_fp16",
+        "vision_encoder_fp16.k18",
+        "vision_encoder",
+        "vision_encoder.k18",
+    }
     graphs |= {"embed_tokens", "decoder_model_merged"}
     assert {name for name in names if name.startswith(("ort/", "onnx/"))} == {
         OPERATORS,
@@ -72,7 +80,9 @@ def test_the_operators_listed_are_those_that_run(artifact, tmp_path):
     options.enable_profiling = True
     options.profile_file_prefix = str(tmp_path / "profile")
     session = ort.InferenceSession(artifact / "ort" / "vision_encoder.ort", options)
-    session.run(None, {"pixel_values": np.zeros((1, *session.get_inputs()[0].shape[1:]), np.float32)})
+    session.run(
+        None, {"pixel_values": np.zeros((1, *session.get_inputs()[0].shape[1:]), np.float32)}
+    )
     events = json.loads(open(session.end_profiling()).read())  # noqa: PTH123, SIM115
     ran = {event["args"]["op_name"] for event in events if event.get("args", {}).get("op_name")}
     assert {"TopK", "LayerNormalization"} <= ran
@@ -89,5 +99,7 @@ def test_a_graph_beyond_a_flatbuffer_is_refused(tiny_checkpoint):
     plan = make_plan(inspect_checkpoint(str(tiny_checkpoint), None), ExportOptions(format="ort"))
     check_sizes(plan)
     object.__setattr__(plan, "decoder_bytes", 1 << 31)
-    with pytest.raises(PocketVLMError, match=r"decoder_model_merged\.onnx takes about .* --format onnx"):
+    with pytest.raises(
+        PocketVLMError, match=r"decoder_model_merged\.onnx takes about .* --format onnx"
+    ):
         check_sizes(plan)

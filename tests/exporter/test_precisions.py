@@ -1,4 +1,5 @@
-"""Several precisions in one artifact: what is written, what is recorded of each, and which one answers."""
+"""Several precisions in one artifact: what is written, what is recorded of each, and which one
+answers."""
 
 import json
 
@@ -20,7 +21,9 @@ def artifact(make_tiny, tmp_path_factory):
     """tiny-qwen2, whose table is tied, in integers alone; read only."""
     folder = tmp_path_factory.mktemp("integers") / "artifact"
     options = ExportOptions(
-        budgets=(9, 18), vision_precisions=("int8",), decoder_precisions=("int4", "int8", "int4_b128")
+        budgets=(9, 18),
+        vision_precisions=("int8",),
+        decoder_precisions=("int4", "int8", "int4_b128"),
     )
     export(str(make_tiny("tiny-qwen2")), folder, options)
     return Artifact.open(folder, check="full")
@@ -41,7 +44,9 @@ def test_files_of_each_precision(artifact):
     decoder = artifact.manifest.decoder
     assert list(decoder.graphs) == ["int4", "int8", "int4_b128"]
     assert decoder.tables == {"int4": "int4", "int8": "fp16", "int4_b128": "int4_b128"}
-    told = json.loads((artifact.root / "config.json").read_text())["transformers.js_config"]["dtype"]
+    told = json.loads((artifact.root / "config.json").read_text())["transformers.js_config"][
+        "dtype"
+    ]
     assert told == {"vision_encoder": "q8", "embed_tokens": "q4", "decoder_model_merged": "q4"}
 
 
@@ -54,7 +59,9 @@ def test_what_each_loses_is_recorded(artifact):
     assert 0.99 <= vision["cosine"] < 1
     assert 0 < vision["kept_overlap"] <= vision["kept_overlap_mean"] <= 1
     files = artifact.manifest.files
-    assert vision["bytes"] == sum(entry.bytes for name, entry in files.items() if "vision_encoder" in name)
+    assert vision["bytes"] == sum(
+        entry.bytes for name, entry in files.items() if "vision_encoder" in name
+    )
     decoders = {name: figures["decoder"] for name, figures in parity.by_precision.items()}
     lost = [decoders[name]["kl_mean"] for name in ("int8", "int4")]
     assert 0 < lost[0] < lost[1]
@@ -74,7 +81,9 @@ def test_one_precision_reads_and_another_answers(artifact):
     """The second goes on from the very cache that the first has left."""
     # With one table, the answering decoder's.
     pair = ("int8+int4", "int8", "int4")
-    both, reads, answers = (OnnxDecoder.open(artifact, precision=name, table="int4") for name in pair)
+    both, reads, answers = (
+        OnnxDecoder.open(artifact, precision=name, table="int4") for name in pair
+    )
     prompt = [TokenSegment(np.array([5, 9, 17, 4]))]
     np.testing.assert_array_equal(both.prefill(prompt), reads.prefill(prompt))
     answers._cache, answers.position = reads._cache, reads.position
@@ -92,18 +101,29 @@ def reads_after(reads, answers, prompt):
 
 
 def test_a_precision_that_is_not_there(artifact):
-    with pytest.raises(PocketVLMError, match="no precision 'fp32': this artifact has int4, int8, int4_b128"):
+    with pytest.raises(
+        PocketVLMError, match="no precision 'fp32': this artifact has int4, int8, int4_b128"
+    ):
         open_decoder(artifact, precision="fp32")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vision_precisions": ("int4",)}, "vision precision 'int4' is unknown: choose from fp32, fp16, int8"),
+        (
+            {"vision_precisions": ("int4",)},
+            "vision precision 'int4' is unknown: choose from fp32, fp16, int8",
+        ),
         ({"embed_precisions": ("int8",)}, "embedding precision 'int8' is unknown"),
         ({"decoder_precisions": ("int4", "int4")}, "repeated"),
-        ({"decoder_precisions": ("int4",), "portable": True}, "int4 needs ONNX Runtime's own .* from fp32, fp16, int8"),
-        ({"decoder": "llama.cpp", "embed_precisions": ("fp16",)}, "embedding precision fp16 is for ONNX Runtime"),
+        (
+            {"decoder_precisions": ("int4",), "portable": True},
+            "int4 needs ONNX Runtime's own .* from fp32, fp16, int8",
+        ),
+        (
+            {"decoder": "llama.cpp", "embed_precisions": ("fp16",)},
+            "embedding precision fp16 is for ONNX Runtime",
+        ),
     ],
 )
 def test_options_that_make_no_sense(options, message):
@@ -113,8 +133,14 @@ def test_options_that_make_no_sense(options, message):
 
 def test_the_plan_counts_a_shared_table_once(make_tiny):
     options = ExportOptions(decoder_precisions=("int4", "int8"))
-    tied, apart = (make_plan(open_checkpoint(str(make_tiny(name))), options) for name in ("tiny-qwen2", "tiny-llama"))
-    sizes = [{precision: plan.sizes()[file] for precision, file in plan.embed.items()} for plan in (tied, apart)]
+    tied, apart = (
+        make_plan(open_checkpoint(str(make_tiny(name))), options)
+        for name in ("tiny-qwen2", "tiny-llama")
+    )
+    sizes = [
+        {precision: plan.sizes()[file] for precision, file in plan.embed.items()}
+        for plan in (tied, apart)
+    ]
     assert sizes[0]["int4"] < sizes[1]["int4"] < sizes[1]["fp16"] == sizes[0]["fp16"]
 
 

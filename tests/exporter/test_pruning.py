@@ -1,4 +1,5 @@
-"""Selection: vectors that the methods' own code gave, ties, raster order; in torch and as ONNX Runtime runs it."""
+"""Selection: vectors that the methods' own code gave, ties, raster order; in torch and as ONNX
+Runtime runs it."""
 
 import hashlib
 import json
@@ -22,13 +23,16 @@ from pocketvlm_export.pruning.base import Evidence, take_best
 from pocketvlm_export.verification.oracles import ORACLES
 from support.clip_oracle import best
 
-# Made by the functions that the methods' authors published; those of methods that there are none of here lie with them.
+# Made by the functions that the methods' authors published; those of methods that there are none of
+# here lie with them.
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "selector_golden.json").read_text())
 
 
 def uniform(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """splitmix64 to 24-bit uniforms in [-0.5, 0.5): the generator of the golden vectors."""
-    z = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
+    z = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) * np.uint64(
+        0x9E3779B97F4A7C15
+    ) + np.uint64(seed)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)
@@ -36,7 +40,8 @@ def uniform(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def golden_row(seed: int, heads: int, patches: int) -> torch.Tensor:
-    """[CLS] attention (1, heads, patches): softmax over [CLS] and patches, the [CLS] column then dropped."""
+    """[CLS] attention (1, heads, patches): softmax over [CLS] and patches, the [CLS] column then
+    dropped."""
     logits = 8 * uniform(seed + 3, (heads, patches + 1)).astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     return torch.from_numpy(probabilities.astype(np.float32)[None, :, 1:])
@@ -45,7 +50,9 @@ def golden_row(seed: int, heads: int, patches: int) -> torch.Tensor:
 def golden_features(seed: int, patches: int, width: int, clusters: int) -> torch.Tensor:
     """Noise around centres, (1, patches, width)."""
     centres, noise = uniform(seed + 1, (clusters, width)), uniform(seed + 2, (patches, width))
-    return torch.from_numpy(centres[np.arange(patches) * 5 // 3 % clusters] + np.float32(0.75) * noise)[None]
+    return torch.from_numpy(
+        centres[np.arange(patches) * 5 // 3 % clusters] + np.float32(0.75) * noise
+    )[None]
 
 
 def short_hash(indices: np.ndarray) -> str:
@@ -69,7 +76,8 @@ def test_divprune_picks_what_the_authors_function_picks():
 
 
 def test_gprune_keeps_what_the_authors_function_keeps():
-    """The paper's form, put together from ours: half of the whole picture, half of its tiles, every end of a line."""
+    """The paper's form, put together from ours: half of the whole picture, half of its tiles, every
+    end of a line."""
     golden = GOLDEN["gprune_24x48_C64_seed62"]
     features = golden_features(62, patches=576 + 24 * 49, width=64, clusters=40)
     number = np.arange(features.shape[1])
@@ -97,21 +105,36 @@ class Select(torch.nn.Module):
 def session() -> ort.InferenceSession:
     """Nine of 36, as a graph."""
     program = torch.onnx.export(
-        Select(9), (torch.randn(2, 36),), dynamo=True, dynamic_shapes=({0: "batch_size"},), verbose=False
+        Select(9),
+        (torch.randn(2, 36),),
+        dynamo=True,
+        dynamic_shapes=({0: "batch_size"},),
+        verbose=False,
     )
-    return ort.InferenceSession(ir.to_proto(program.model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        ir.to_proto(program.model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
 
 
-@given(scores=arrays.arrays(np.float32, (2, 36), elements=st.sampled_from([0.0, 0.125, 0.25, 0.5, 1.0])))
+@given(
+    scores=arrays.arrays(
+        np.float32, (2, 36), elements=st.sampled_from([0.0, 0.125, 0.25, 0.5, 1.0])
+    )
+)
 def test_onnx_takes_the_best_and_gives_ties_to_the_lower_index(session, scores):
     indices, kept = session.run(None, {session.get_inputs()[0].name: scores})
     np.testing.assert_array_equal(indices, [best(row, 9) for row in scores])
     np.testing.assert_array_equal(kept, np.take_along_axis(scores, indices, axis=1))
 
 
-@given(scores=arrays.arrays(np.float32, 36, elements=st.floats(0, 1, width=32), unique=True), j=st.integers(1, 35))
+@given(
+    scores=arrays.arrays(np.float32, 36, elements=st.floats(0, 1, width=32), unique=True),
+    j=st.integers(1, 35),
+)
 def test_kept_sets_are_nested(scores, j):
-    small, large = (set(take_best(torch.from_numpy(scores[None]), k).indices[0].tolist()) for k in (j, j + 1))
+    small, large = (
+        set(take_best(torch.from_numpy(scores[None]), k).indices[0].tolist()) for k in (j, j + 1)
+    )
     assert small < large
 
 
@@ -140,16 +163,28 @@ def test_unknown_pruner_and_option():
         make_pruner("magic", {})
     with pytest.raises(PocketVLMError, match="no option 'ratio': its options are: none"):
         make_pruner("fastervlm", {"ratio": "0.5"})
-    with pytest.raises(PocketVLMError, match="no option 'ratio': its options are: steps, temperature, threshold"):
+    with pytest.raises(
+        PocketVLMError, match="no option 'ratio': its options are: steps, temperature, threshold"
+    ):
         make_pruner("gprune", {"ratio": "0.5"})
 
 
 @pytest.mark.parametrize(
     ("method", "name", "text", "expected"),
     [
-        ("random", "seed", "-1", r"random option seed is -1: expected a whole number within 0\.\.4294967295"),
+        (
+            "random",
+            "seed",
+            "-1",
+            r"random option seed is -1: expected a whole number within 0\.\.4294967295",
+        ),
         ("random", "seed", "1.5", "'1.5': expected a whole number"),
-        ("gprune", "threshold", "high", r"gprune option threshold is 'high': expected a number within 0\.01\.\.0\.99"),
+        (
+            "gprune",
+            "threshold",
+            "high",
+            r"gprune option threshold is 'high': expected a number within 0\.01\.\.0\.99",
+        ),
         ("gprune", "threshold", "1", "expected a number within"),
         ("gprune", "threshold", "nan", "expected a number within"),
         ("gprune", "temperature", "inf", "expected a number within"),
@@ -163,6 +198,10 @@ def test_values_that_are_refused(method, name, text, expected):
 
 
 def test_options_are_read_and_have_defaults():
-    assert make_pruner("gprune", {"steps": "3"}).options == {"threshold": 0.5, "temperature": 0.03, "steps": 3}
+    assert make_pruner("gprune", {"steps": "3"}).options == {
+        "threshold": 0.5,
+        "temperature": 0.03,
+        "steps": 3,
+    }
     assert make_pruner("random", {}).options == {"seed": 0}
     assert make_pruner("vtc-cls", {"start_layer": "7"}).options == {"start_layer": 7}

@@ -71,11 +71,14 @@ def test_an_old_artifact_is_replaced(published):
     assert list(published.parent.iterdir()) == [published]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "input/output error"), SystemExit(143)], ids=repr)
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "input/output error"), SystemExit(143)], ids=repr
+)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("number", [1, 2])
 def test_an_old_artifact_is_never_lost(published, monkeypatch, number, after, error):
-    """Interrupted right before or after each rename: the old artifact or the new one, whole, and nothing beside it."""
+    """Interrupted right before or after each rename: the old artifact or the new one, whole, and
+    nothing beside it."""
     rename, calls = type(published).rename, []
 
     def interrupted(self, target):
@@ -89,7 +92,9 @@ def test_an_old_artifact_is_never_lost(published, monkeypatch, number, after, er
     monkeypatch.setattr(type(published), "rename", interrupted)
     with pytest.raises((PocketVLMError, SystemExit)):
         build_into(published)
-    assert files(published) == {"pocketvlm.json": b"new" if (number, after) == (2, True) else b"old"}
+    assert files(published) == {
+        "pocketvlm.json": b"new" if (number, after) == (2, True) else b"old"
+    }
     assert list(published.parent.iterdir()) == [published]
 
 
@@ -126,7 +131,9 @@ def fail_in(output, error):
         raise error
 
 
-@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "permission denied"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [PermissionError(errno.EACCES, "permission denied"), KeyboardInterrupt()], ids=repr
+)
 def test_parents_made_for_nothing_are_removed(tmp_path, error):
     (tmp_path / "there").mkdir()
     with pytest.raises((PocketVLMError, KeyboardInterrupt), match=r"permission denied|^$"):
@@ -208,14 +215,22 @@ def test_overwrite_replaces_an_artifact(tiny_checkpoint, tiny_export, tmp_path):
 
 
 def test_dry_run_writes_nothing(tiny_checkpoint, tiny_export, tmp_path):
-    arguments = ["export", str(tiny_checkpoint), "-o", str(tmp_path / "artifact"), "--budget=9,18", "--dry-run"]
+    arguments = [
+        "export",
+        str(tiny_checkpoint),
+        "-o",
+        str(tmp_path / "artifact"),
+        "--budget=9,18",
+        "--dry-run",
+    ]
     result = CliRunner().invoke(main, [*arguments, "--json"])
     assert result.exit_code == 0, result.stderr
     assert list(tmp_path.iterdir()) == []
     plan = json.loads(result.stdout)
     assert plan["budgets"] == [9, 18]
     assert set(plan["files"]) == {
-        f"onnx/{name}.onnx" for name in ("vision_encoder", "vision_encoder.k18", "embed_tokens", "decoder_model_merged")
+        f"onnx/{name}.onnx"
+        for name in ("vision_encoder", "vision_encoder.k18", "embed_tokens", "decoder_model_merged")
     }
     for name, estimate in plan["files"].items():
         assert (tiny_export / name).stat().st_size <= estimate
@@ -226,7 +241,9 @@ def test_dry_run_writes_nothing(tiny_checkpoint, tiny_export, tmp_path):
 def test_a_signal_leaves_nothing_behind(tiny_checkpoint, tmp_path, number):
     output = tmp_path / "out" / "artifact"
     command = [sys.executable, "-m", "pocketvlm", "export", str(tiny_checkpoint), "-o", str(output)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts
+    )
     deadline = time.monotonic() + 240
     while not list(tmp_path.glob("out/.artifact.*.partial/onnx/*.onnx")):  # in the midst of writing
         assert process.poll() is None, process.stderr.read().decode()

@@ -1,4 +1,5 @@
-"""Bad input gets one line that names the next step, exit code 1 (2 for wrong usage), and leaves nothing behind."""
+"""Bad input gets one line that names the next step, exit code 1 (2 for wrong usage), and leaves
+nothing behind."""
 
 import importlib.metadata
 import json
@@ -18,12 +19,15 @@ from pocketvlm_export.pipeline import prepare
 
 @pytest.fixture
 def run(tmp_path):
-    """Call ``pocketvlm export MODEL -o OUT`` and return the result; nothing may be left in the folder of OUT."""
+    """Call ``pocketvlm export MODEL -o OUT`` and return the result; nothing may be left in the
+    folder of OUT."""
     out = tmp_path / "out" / "artifact"
     out.parent.mkdir()
 
     def call(model, *arguments):
-        result = CliRunner().invoke(main, ["export", str(model), "-o", str(out), *map(str, arguments)])
+        result = CliRunner().invoke(
+            main, ["export", str(model), "-o", str(out), *map(str, arguments)]
+        )
         assert list(out.parent.iterdir()) == []
         assert result.stdout == ""
         return result
@@ -38,7 +42,9 @@ def refuse(run):
     def call(model, *arguments):
         result = run(model, *arguments)
         # What the export would cost is said before, where it can be told.
-        lines = [line for line in result.stderr.splitlines() if not line.startswith("on the device: ")]
+        lines = [
+            line for line in result.stderr.splitlines() if not line.startswith("on the device: ")
+        ]
         assert result.exit_code == 1
         assert len(lines) == 1, lines
         return lines[0]
@@ -92,11 +98,15 @@ def test_not_a_vlm(refuse, copied_checkpoint):
 
 def test_family_that_is_not_supported(refuse, copied_checkpoint):
     edit_config(copied_checkpoint, model_type="qwen2_vl")
-    assert "qwen2_vl model, a family that is not supported: use idefics3, llava" in refuse(copied_checkpoint)
+    assert "qwen2_vl model, a family that is not supported: use idefics3, llava" in refuse(
+        copied_checkpoint
+    )
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mm_vision_tower": "openai/clip"}, {"architectures": ["LlavaLlamaForCausalLM"]}], ids=str
+    "changes",
+    [{"mm_vision_tower": "openai/clip"}, {"architectures": ["LlavaLlamaForCausalLM"]}],
+    ids=str,
 )
 def test_original_llava_checkpoint(refuse, copied_checkpoint, changes):
     edit_config(copied_checkpoint, **changes)
@@ -124,7 +134,9 @@ def test_decoder_that_is_not_supported(refuse, copied_checkpoint):
 
 
 def test_tower_without_cls(refuse, make_tiny):
-    vision = {key: value for key, value in PRESETS["tiny-llama"].vision.items() if key != "projection_dim"}
+    vision = {
+        key: value for key, value in PRESETS["tiny-llama"].vision.items() if key != "projection_dim"
+    }
     preset = PRESETS["tiny-llama"].but(tower="siglip_vision_model")
     object.__setattr__(preset, "vision", vision)
     folder = make_tiny(preset)
@@ -147,7 +159,8 @@ def test_feature_layer_that_does_not_exist(refuse, copied_checkpoint, layer):
 def test_transformers_outside_the_tested_range(refuse, tiny_checkpoint, monkeypatch):
     version = importlib.metadata.version
     monkeypatch.setattr(
-        "importlib.metadata.version", lambda name: "4.57.6" if name == "transformers" else version(name)
+        "importlib.metadata.version",
+        lambda name: "4.57.6" if name == "transformers" else version(name),
     )
     # Said before its modules are imported, which lack what the exporter asks of them.
     monkeypatch.setitem(sys.modules, "pocketvlm_export.pipeline", None)
@@ -262,13 +275,18 @@ def test_weights_of_another_size(refuse, copied_checkpoint):
     ("changes", "message"),
     [
         ({"image_processor_type": "FuyuImageProcessor"}, "is unknown"),
-        ({"crop_size": {"height": 28, "width": 28}}, "makes 28x28 pixels, the vision graph reads 42x42"),
+        (
+            {"crop_size": {"height": 28, "width": 28}},
+            "makes 28x28 pixels, the vision graph reads 42x42",
+        ),
         ({"do_center_crop": False}, "makes 56x42 pixels of a picture of 64x48"),
         ({"size": {"longest_edge": 42}}, "only shortest_edge, or height and width"),
     ],
     ids=str,
 )
-def test_pictures_that_the_runtime_would_prepare_otherwise(refuse, copied_checkpoint, changes, message):
+def test_pictures_that_the_runtime_would_prepare_otherwise(
+    refuse, copied_checkpoint, changes, message
+):
     edit_config(copied_checkpoint, "preprocessor_config.json", **changes)
     line = refuse(copied_checkpoint, "--dry-run")
     assert message in line
@@ -276,7 +294,11 @@ def test_pictures_that_the_runtime_would_prepare_otherwise(refuse, copied_checkp
 
 
 def test_pictures_that_are_padded_to_a_square(copied_checkpoint):
-    changes = {"image_processor_type": "LlavaImageProcessor", "do_pad": True, "do_center_crop": False}
+    changes = {
+        "image_processor_type": "LlavaImageProcessor",
+        "do_pad": True,
+        "do_center_crop": False,
+    }
     edit_config(copied_checkpoint, "preprocessor_config.json", **changes)
     prepare(str(copied_checkpoint), copied_checkpoint.parent / "artifact", ExportOptions())
 
@@ -284,8 +306,14 @@ def test_pictures_that_are_padded_to_a_square(copied_checkpoint):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}", "refuses this conversation"),
-        ("{% for m in messages %}{{ m['role'] }}: {{ m['content'][-1]['text'] }}{% endfor %}", "holds 0 <image>"),
+        (
+            "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}",
+            "refuses this conversation",
+        ),
+        (
+            "{% for m in messages %}{{ m['role'] }}: {{ m['content'][-1]['text'] }}{% endfor %}",
+            "holds 0 <image>",
+        ),
         ("{% for m in messages %}", "does not compile"),
     ],
     ids=["text-only", "drops-the-picture", "broken"],
@@ -328,7 +356,11 @@ def test_demo_that_is_not_installed(refuse, tmp_path, monkeypatch):
 
 
 def test_export_without_torch(refuse, tiny_checkpoint, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("pocketvlm_export.") and not name.endswith("cli")]:
+    for name in [
+        name
+        for name in sys.modules
+        if name.startswith("pocketvlm_export.") and not name.endswith("cli")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("pocketvlm_export.pipeline", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -336,7 +368,11 @@ def test_export_without_torch(refuse, tiny_checkpoint, monkeypatch):
 
 
 def test_export_with_packages_of_another_release(refuse, tiny_checkpoint, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("pocketvlm_export.") and not name.endswith("cli")]:
+    for name in [
+        name
+        for name in sys.modules
+        if name.startswith("pocketvlm_export.") and not name.endswith("cli")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("pocketvlm_export.pipeline", raising=False)
     monkeypatch.delattr("transformers.models.llava.modeling_llava.LlavaMultiModalProjector")

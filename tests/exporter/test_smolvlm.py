@@ -1,4 +1,5 @@
-"""SmolVLM and Idefics3 from checkpoint to answer, against transformers' own models, processor and numpy."""
+"""SmolVLM and Idefics3 from checkpoint to answer, against transformers' own models, processor and
+numpy."""
 
 import json
 import shutil
@@ -34,23 +35,35 @@ WITHOUT_CLS = [name for name in PRUNERS if "cls_row" not in find_pruner(name).re
 
 
 def picture(width, height, seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (height // 3, width // 3, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(
+        0, 256, (height // 3, width // 3, 3), dtype=np.uint8
+    )
     return Image.fromarray(pixels).resize((width, height))
 
 
 class Theirs:
-    """transformers' model of a checkpoint with its processor, whose tiles take ``budget`` slots each."""
+    """transformers' model of a checkpoint with its processor, whose tiles take ``budget`` slots
+    each."""
 
     def __init__(self, folder):
         with quiet_transformers():
-            self.model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager").eval()
+            self.model = AutoModelForImageTextToText.from_pretrained(
+                folder, attn_implementation="eager"
+            ).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
         stated = json.loads((folder / "preprocessor_config.json").read_text())
-        self.pictures = {key: stated[key] for key in ("size", "max_image_size", "do_image_splitting")}
+        self.pictures = {
+            key: stated[key] for key in ("size", "max_image_size", "do_image_splitting")
+        }
 
     def prepare(self, text, images, budget=N):
-        processor = make_tiling_processor(self.tokenizer, self.model.config.model_type, self.pictures, budget)
-        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
+        processor = make_tiling_processor(
+            self.tokenizer, self.model.config.model_type, self.pictures, budget
+        )
+        content = [
+            *({"type": "image", "image": image} for image in images),
+            {"type": "text", "text": text},
+        ]
         with quiet_transformers():
             return processor.apply_chat_template(
                 [{"role": "user", "content": content}],
@@ -64,7 +77,9 @@ class Theirs:
         """Scores of a tile's tokens, (N,): what their patches are paid on average, in float64."""
         seen = self.model.model.vision_model(tile[None], output_attentions=True)
         paid = seen.attentions[-1][0].double().mean(dim=(0, 1)).numpy().reshape(12, 12)
-        return np.array([paid[y : y + 2, x : x + 2].mean() for y in range(0, 12, 2) for x in range(0, 12, 2)])
+        return np.array(
+            [paid[y : y + 2, x : x + 2].mean() for y in range(0, 12, 2) for x in range(0, 12, 2)]
+        )
 
     @torch.inference_mode()
     def answer(self, text, images, budget=N, steps=16, kept=None):
@@ -74,15 +89,29 @@ class Theirs:
         """
         inputs = self.prepare(text, images, budget)
         tiles = inputs["pixel_values"][0]
-        features = self.model.model.get_image_features(inputs["pixel_values"]).pooler_output[0].unflatten(0, (-1, N))
+        features = (
+            self.model.model.get_image_features(inputs["pixel_values"])
+            .pooler_output[0]
+            .unflatten(0, (-1, N))
+        )
         if kept is None:
-            kept = [np.sort(np.argsort(-self.received(tile), kind="stable")[:budget]) for tile in tiles]
-        rows = torch.stack([each[torch.from_numpy(at)] for each, at in zip(features, kept, strict=True)])
+            kept = [
+                np.sort(np.argsort(-self.received(tile), kind="stable")[:budget]) for tile in tiles
+            ]
+        rows = torch.stack(
+            [each[torch.from_numpy(at)] for each, at in zip(features, kept, strict=True)]
+        )
         embeds = self.model.get_input_embeddings()(inputs["input_ids"])
         embeds[inputs["input_ids"] == self.model.config.image_token_id] = rows.flatten(0, 1)
         logits = self.model(inputs_embeds=embeds).logits[0, -1].numpy()
-        said = self.model.generate(inputs_embeds=embeds, max_new_tokens=steps, do_sample=False)[0].tolist()
-        return said, logits, [int(number) for number in np.concatenate([at + N * i for i, at in enumerate(kept)])]
+        said = self.model.generate(inputs_embeds=embeds, max_new_tokens=steps, do_sample=False)[
+            0
+        ].tolist()
+        return (
+            said,
+            logits,
+            [int(number) for number in np.concatenate([at + N * i for i, at in enumerate(kept)])],
+        )
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +149,9 @@ def test_unpruned_it_is_transformers(checkpoint, tmp_path):
         said, logits, _ = theirs.answer(QUESTION, [image])
         features = vlm._answerer.viewer.see(look, cached=False)
         with torch.inference_mode():
-            (expected,) = theirs.model.model.get_image_features(inputs["pixel_values"]).pooler_output
+            (expected,) = theirs.model.model.get_image_features(
+                inputs["pixel_values"]
+            ).pooler_output
         np.testing.assert_allclose(features.inputs_embeds, expected, atol=1e-4)
         prompter = vlm._answerer.prompter
         ids = prompter.place(prompter.encode(QUESTION, 1), [look.ids])
@@ -161,7 +192,9 @@ def test_every_method_without_cls_keeps_what_its_oracle_keeps(smolvlm, name):
     with quiet_transformers(), torch.inference_mode():
         pruning = Pruning(name, N, (budget,), budget, pruner.options)
         expected = vision_reference(checkpoint, pruning, pixels)[budget]
-        tower = checkpoint.family.load_tower(checkpoint.weights, spec, layers=spec.vision.depth, attention="eager")
+        tower = checkpoint.family.load_tower(
+            checkpoint.weights, spec, layers=spec.vision.depth, attention="eager"
+        )
         projector = checkpoint.family.load_projector(checkpoint.weights, spec)
         encoder = PrunedVisionEncoder(tower, projector, spec.vision, pruner, budget)
         features, indices, _ = encoder(torch.from_numpy(pixels))
@@ -179,7 +212,9 @@ def test_what_the_manifest_says_of_tokens(pruned):
 
 @needs_llama_cpp
 def test_llama_cpp_answers_alike_with_a_tied_head(tied, tmp_path):
-    options = ExportOptions("received-attention", budgets=(9,), decoder="llama.cpp", gguf_types=("f32",))
+    options = ExportOptions(
+        "received-attention", budgets=(9,), decoder="llama.cpp", gguf_types=("f32",)
+    )
     report = export(str(tied), tmp_path / "out", options)
     assert report.manifest.parity.by_precision["f32"]["greedy_equal"] == 16
     image = picture(90, 90)
@@ -194,19 +229,30 @@ def test_a_picture_that_is_not_cut_and_a_method_that_reads_projected_tokens(make
     image, theirs = picture(100, 60), Theirs(source)
     answer = VLM.load(tmp_path / "out").generate(QUESTION, [image], max_new_tokens=16)
     assert answer.visual_tokens == {"before": N, "after": 9}
-    assert answer.token_ids == theirs.answer(QUESTION, [image], 9, kept=np.array(answer.kept_indices))[0]
-    stated = json.loads((tmp_path / "out" / "USING.md").read_text().rpartition("```json")[2].rpartition("```")[0])
+    assert (
+        answer.token_ids
+        == theirs.answer(QUESTION, [image], 9, kept=np.array(answer.kept_indices))[0]
+    )
+    stated = json.loads(
+        (tmp_path / "out" / "USING.md").read_text().rpartition("```json")[2].rpartition("```")[0]
+    )
     expected = theirs.prepare(stated["prompt"]["question"], [image], 1)["input_ids"][0]
     assert stated["prompt"]["ids"] == expected.tolist()
     assert stated["cut"] is False
 
 
 def test_mean_of_squares_is_a_mean_of_squares():
-    spec = VisionSpec(PretrainedConfig(), (6, 9), tokens=6, has_cls=False, feature_layers=(1,), merge=3)
+    spec = VisionSpec(
+        PretrainedConfig(), (6, 9), tokens=6, has_cls=False, feature_layers=(1,), merge=3
+    )
     assert spec.grid == (2, 3)
     maps = np.random.default_rng(0).random((2, 2, 54, 54)).astype(np.float32)
     found = mean_of_squares(torch.from_numpy(maps), spec).numpy()
-    square = [[(3 * r + y) * 9 + 3 * c + x for y in range(3) for x in range(3)] for r in range(2) for c in range(3)]
+    square = [
+        [(3 * r + y) * 9 + 3 * c + x for y in range(3) for x in range(3)]
+        for r in range(2)
+        for c in range(3)
+    ]
     for i, payer in enumerate(square):
         for j, payee in enumerate(square):
             expected = maps[:, :, payer][:, :, :, payee].mean(axis=(2, 3), dtype=np.float64)
@@ -216,10 +262,13 @@ def test_mean_of_squares_is_a_mean_of_squares():
 @pytest.mark.parametrize("name", ["fastervlm", "vtc-cls"])
 def test_what_needs_cls_is_refused_with_what_does_not(checkpoint, tmp_path, name):
     asked = [] if name == "fastervlm" else ["--pruner", name]  # the first is the default
-    result = CliRunner().invoke(main, ["export", str(checkpoint), "-o", str(tmp_path / "out"), *asked])
+    result = CliRunner().invoke(
+        main, ["export", str(checkpoint), "-o", str(tmp_path / "out"), *asked]
+    )
     assert result.exit_code == 1
     assert (
-        f"no [CLS] token that {name} could rank patches by: choose from gprune, divprune, received-att" in result.stderr
+        f"no [CLS] token that {name} could rank patches by: choose from gprune, divprune, "
+        f"received-att" in result.stderr
     )
     assert "--pruner received-attention" in result.stderr
     assert not (tmp_path / "out").exists()
@@ -232,7 +281,9 @@ def with_json(folder, file, **changes):
 
 def without_added_tokens(folder):
     stated = json.loads((folder / "tokenizer.json").read_text())
-    stated["added_tokens"] = [each for each in stated["added_tokens"] if "fake" not in each["content"]]
+    stated["added_tokens"] = [
+        each for each in stated["added_tokens"] if "fake" not in each["content"]
+    ]
     stated["model"]["vocab"].pop("<fake_token_around_image>")
     (folder / "tokenizer.json").write_text(json.dumps(stated))
     named = json.loads((folder / "tokenizer_config.json").read_text())
@@ -245,11 +296,16 @@ def without_added_tokens(folder):
     ("damage", "line"),
     [
         (
-            lambda at: with_json(at, "preprocessor_config.json", max_image_size={"longest_edge": 42}),
+            lambda at: with_json(
+                at, "preprocessor_config.json", max_image_size={"longest_edge": 42}
+            ),
             "tiles of 42 pixels",
         ),
         (lambda at: with_json(at, "preprocessor_config.json", do_resize=False), "do_resize"),
-        (lambda at: with_json(at, "config.json", scale_factor=5), "do not make whole squares of 5x5"),
+        (
+            lambda at: with_json(at, "config.json", scale_factor=5),
+            "do not make whole squares of 5x5",
+        ),
         (without_added_tokens, "no token <fake_token_around_image>"),
     ],
 )
@@ -272,7 +328,9 @@ def test_the_pages_beside_it_say_how_tiles_are_named(pruned):
 def test_commands_work_on_it(pruned, tmp_path):
     file = tmp_path / "picture.png"
     picture(100, 50).save(file)
-    run = CliRunner().invoke(main, ["run", str(pruned), "--image", str(file), "--prompt", "what?", "--json"])
+    run = CliRunner().invoke(
+        main, ["run", str(pruned), "--image", str(file), "--prompt", "what?", "--json"]
+    )
     assert len(json.loads(run.stdout)["kept_indices"][0]) == 3 * 9
     drawn = ["inspect", str(pruned), "--image", str(file), "--overlay", str(tmp_path / "kept.png")]
     assert "27 patches kept" in CliRunner().invoke(main, drawn).stdout
@@ -292,7 +350,10 @@ def test_commands_work_on_it(pruned, tmp_path):
     ]
     assert CliRunner().invoke(main, asked).exit_code == 0
     chat = VLM.load(pruned).chat()
-    first, second = chat.ask("what?", [picture(90, 90)], max_new_tokens=2), chat.ask("and?", max_new_tokens=2)
+    first, second = (
+        chat.ask("what?", [picture(90, 90)], max_new_tokens=2),
+        chat.ask("and?", max_new_tokens=2),
+    )
     assert second.prompt_tokens["cached"] >= first.prompt_tokens["total"] - 2
 
 
@@ -300,7 +361,9 @@ def test_one_tile_of_a_batch_is_seen_as_alone(pruned):
     encoder = VisionEncoder.open(Artifact.open(pruned))
     pixels = gate_pictures(3, (TILE, TILE))
     together, alone = encoder.encode(pixels), [encoder.encode(tile[None]) for tile in pixels]
-    np.testing.assert_array_equal(together.kept_indices, np.concatenate([each.kept_indices for each in alone]))
+    np.testing.assert_array_equal(
+        together.kept_indices, np.concatenate([each.kept_indices for each in alone])
+    )
 
 
 def test_a_token_is_the_part_of_the_picture_that_its_number_says(smolvlm):
@@ -308,7 +371,9 @@ def test_a_token_is_the_part_of_the_picture_that_its_number_says(smolvlm):
     checkpoint = open_checkpoint(str(smolvlm))
     spec = checkpoint.spec
     with quiet_transformers():
-        tower = checkpoint.family.load_tower(checkpoint.weights, spec, layers=spec.vision.depth, attention="eager")
+        tower = checkpoint.family.load_tower(
+            checkpoint.weights, spec, layers=spec.vision.depth, attention="eager"
+        )
         projector = checkpoint.family.load_projector(checkpoint.weights, spec)
     encoder = PrunedVisionEncoder(tower, projector, spec.vision, make_pruner("none", {}), N)
     pixels = torch.from_numpy(gate_pictures(1, (TILE, TILE))).requires_grad_()

@@ -1,4 +1,5 @@
-"""`export --target`: the target's values where no flag is given, what it costs on the device, and its memory limit."""
+"""`export --target`: the target's values where no flag is given, what it costs on the device, and
+its memory limit."""
 
 import json
 
@@ -19,7 +20,15 @@ def plan_of(tiny_checkpoint, tmp_path):
     """The result of ``export --dry-run`` with these arguments, and what it printed as JSON."""
 
     def call(*arguments, model=tiny_checkpoint):
-        command = ["export", str(model), "-o", str(tmp_path / "out"), "--dry-run", "--json", *map(str, arguments)]
+        command = [
+            "export",
+            str(model),
+            "-o",
+            str(tmp_path / "out"),
+            "--dry-run",
+            "--json",
+            *map(str, arguments),
+        ]
         result = CliRunner().invoke(main, command)
         return result, json.loads(result.stdout) if result.exit_code == 0 else None
 
@@ -34,16 +43,25 @@ def refused(result, *words):
 
 
 def test_a_flag_beats_a_target_and_a_target_a_default(plan_of, board):
-    path = board(budget=[7, 5], vision_precision=["fp16"], decoder_precision=["fp16", "fp32"], context=100, threads=3)
+    path = board(
+        budget=[7, 5],
+        vision_precision=["fp16"],
+        decoder_precision=["fp16", "fp32"],
+        context=100,
+        threads=3,
+    )
     _, plan = plan_of("--target", path)
     assert (plan["budgets"], plan["context"]) == ([7, 5], 100)
     graphs = {"vision_encoder_fp16", "vision_encoder_fp16.k5", "embed_tokens_fp16", "embed_tokens"}
     graphs |= {"decoder_model_merged_fp16", "decoder_model_merged"}
     assert set(plan["files"]) == {f"onnx/{name}.onnx" for name in graphs}
-    _, plan = plan_of("--budget", 3, "--decoder-precision", "fp32", "--context", 90, "--target", path)
+    _, plan = plan_of(
+        "--budget", 3, "--decoder-precision", "fp32", "--context", 90, "--target", path
+    )
     assert (plan["budgets"], plan["context"]) == ([3], 90)
     assert set(plan["files"]) == {
-        f"onnx/{name}.onnx" for name in ("vision_encoder_fp16", "embed_tokens", "decoder_model_merged")
+        f"onnx/{name}.onnx"
+        for name in ("vision_encoder_fp16", "embed_tokens", "decoder_model_merged")
     }
     _, plan = plan_of()
     assert plan["budgets"] == [9]
@@ -63,7 +81,14 @@ def test_no_pruning_needs_no_budget(plan_of, board):
 
 def test_what_cannot_be_exported_names_target_and_key(plan_of, board):
     path = board(vision_precision=["int3"])
-    refused(plan_of("--target", path)[0], str(path), "vision_precision", "'int3'", "fp32", "--vision-precision")
+    refused(
+        plan_of("--target", path)[0],
+        str(path),
+        "vision_precision",
+        "'int3'",
+        "fp32",
+        "--vision-precision",
+    )
     assert plan_of("--target", path, "--vision-precision", "fp16")[0].exit_code == 0
     path = board(decoder="both", gguf_type=["q2_k"])
     refused(plan_of("--target", path)[0], str(path), "gguf_type", "'q2_k'", "q8_0")
@@ -80,7 +105,12 @@ def test_a_context_must_hold_a_picture_and_a_question(plan_of, tiny_checkpoint):
 def test_the_limit_is_held_against_the_estimate(plan_of, board):
     needed = plan_of()[1]["device_memory_bytes"] / 1e6
     path = board(memory_limit=int(needed) - 1)
-    refused(plan_of("--target", path)[0], f"{needed:.0f} MB", f"{int(needed) - 1} MB", "--memory-limit 0")
+    refused(
+        plan_of("--target", path)[0],
+        f"{needed:.0f} MB",
+        f"{int(needed) - 1} MB",
+        "--memory-limit 0",
+    )
     for enough in (0, int(needed) + 1):
         assert plan_of("--target", path, "--memory-limit", enough)[0].exit_code == 0
     assert plan_of("--target", path, "--context", 80)[0].exit_code == 0  # less cache
@@ -89,7 +119,9 @@ def test_the_limit_is_held_against_the_estimate(plan_of, board):
 
 def test_cost_is_said_before_exporting(tiny_checkpoint, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("pocketvlm_export.pipeline.carry_out", lambda *_: said.append("export") or 1 / 0)
+    monkeypatch.setattr(
+        "pocketvlm_export.pipeline.carry_out", lambda *_: said.append("export") or 1 / 0
+    )
     result = CliRunner().invoke(main, ["export", str(tiny_checkpoint), "-o", str(tmp_path / "out")])
     assert said == ["export"]
     assert result.stderr.startswith("on the device: files of about ")

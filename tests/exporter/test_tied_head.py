@@ -6,7 +6,13 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pocketvlm_export.onnx_passes import ExternalWeights, HalfWeights, TieHead, UntieHead, WeightsFile
+from pocketvlm_export.onnx_passes import (
+    ExternalWeights,
+    HalfWeights,
+    TieHead,
+    UntieHead,
+    WeightsFile,
+)
 
 TABLE = np.random.default_rng(0).normal(size=(640, 512)).astype(np.float32)  # (vocab, hidden)
 IDS = np.array([[1], [63]])
@@ -20,7 +26,9 @@ def graph_of(nodes, weights, output, width):
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", 1, width])],
         [numpy_helper.from_array(weight, name) for name, weight in weights.items()],
     )
-    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
+    return ir.from_proto(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    )
 
 
 def decoder():
@@ -28,7 +36,9 @@ def decoder():
         helper.make_node("Gather", ["other", "ids"], ["rows"]),
         helper.make_node("MatMul", ["rows", "head"], ["logits"]),
     ]
-    return graph_of(nodes, {"other": TABLE[:64], "head": np.ascontiguousarray(TABLE.T)}, "logits", len(TABLE))
+    return graph_of(
+        nodes, {"other": TABLE[:64], "head": np.ascontiguousarray(TABLE.T)}, "logits", len(TABLE)
+    )
 
 
 def embedding():
@@ -60,7 +70,10 @@ def test_untied_again_it_is_what_it_was():
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_table_is_stored_once(precision, tmp_path):
     decoder_weights = WeightsFile(tmp_path / "decoder.onnx_data")
-    files = {"decoder": decoder_weights, "embed": WeightsFile(tmp_path / "embed.onnx_data", decoder_weights)}
+    files = {
+        "decoder": decoder_weights,
+        "embed": WeightsFile(tmp_path / "embed.onnx_data", decoder_weights),
+    }
     models = {"decoder": decoder(), "embed": embedding()}
     TieHead()(models["decoder"])
     for name, model in models.items():

@@ -1,4 +1,5 @@
-"""USING.md: who knows nothing but the page gets the runtime's answers, and every language has the page's numbers."""
+"""USING.md: who knows nothing but the page gets the runtime's answers, and every language has the
+page's numbers."""
 
 import json
 import re
@@ -26,11 +27,15 @@ def page(tiny_export):
 
 
 class Client:
-    """A client in another language would do this; it reads the page's JSON, the graphs and tokenizer.json."""
+    """A client in another language would do this; it reads the page's JSON, the graphs and
+    tokenizer.json."""
 
     def __init__(self, folder, known):
         self.known = known
-        self.sessions = {role: ort.InferenceSession(folder / graph["file"]) for role, graph in known["graphs"].items()}
+        self.sessions = {
+            role: ort.InferenceSession(folder / graph["file"])
+            for role, graph in known["graphs"].items()
+        }
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def see(self, image):
@@ -53,15 +58,22 @@ class Client:
         at = ids.index(self.known["image_token_id"])
         embeds = np.concatenate([self.embed(ids[:at]), self.see(image), self.embed(ids[at + 1 :])])
         shape = (1, self.known["kv_heads"], 0, self.known["head_dim"])
-        names = [f"{layer}.{kind}" for layer in range(self.known["layers"]) for kind in ("key", "value")]
+        names = [
+            f"{layer}.{kind}" for layer in range(self.known["layers"]) for kind in ("key", "value")
+        ]
         cache = {name: np.zeros(shape, np.float32) for name in names}
         answer, length = [], 0
         while len(answer) < steps and not (answer and answer[-1] in self.known["eos_token_ids"]):
             n = len(embeds)
-            feed = {"inputs_embeds": embeds[None], "attention_mask": np.ones((1, length + n), np.int64)}
+            feed = {
+                "inputs_embeds": embeds[None],
+                "attention_mask": np.ones((1, length + n), np.int64),
+            }
             feed["position_ids"] = np.arange(length, length + n)[None]
             feed |= {f"past_key_values.{name}": value for name, value in cache.items()}
-            logits, *present = self.sessions["decoder"].run(["logits", *(f"present.{name}" for name in names)], feed)
+            logits, *present = self.sessions["decoder"].run(
+                ["logits", *(f"present.{name}" for name in names)], feed
+            )
             cache = dict(zip(names, present, strict=True))
             length += n
             answer.append(int(logits[0, -1].argmax()))
@@ -87,7 +99,10 @@ def test_the_ids_on_the_page_are_the_prompts(tiny_export, page):
     client = Client(tiny_export, known)
     prompt = known["prompt"]
     assert (
-        client.tokenizer.encode(prompt["text"], add_special_tokens=prompt["adds_special_tokens"]).ids == prompt["ids"]
+        client.tokenizer.encode(
+            prompt["text"], add_special_tokens=prompt["adds_special_tokens"]
+        ).ids
+        == prompt["ids"]
     )
     assert ", ".join(map(str, prompt["ids"])) in page
 
@@ -96,25 +111,42 @@ def test_every_name_and_number_is_in_every_language(page):
     known = json.loads(block(page, "json"))
     picture = known["picture"]
     numbers = [*picture["size"], picture["scale"], *picture["mean"], *picture["std"]]
-    numbers += [known[key] for key in ("visual_tokens", "image_token_id", "layers", "kv_heads", "head_dim", "hidden")]
+    numbers += [
+        known[key]
+        for key in ("visual_tokens", "image_token_id", "layers", "kv_heads", "head_dim", "hidden")
+    ]
     numbers += [*known["eos_token_ids"], *known["prompt"]["ids"]]
     names = [graph["file"] for graph in known["graphs"].values()]
-    names += ["pixel_values", "image_features", "input_ids", "inputs_embeds", "attention_mask", "position_ids"]
+    names += [
+        "pixel_values",
+        "image_features",
+        "input_ids",
+        "inputs_embeds",
+        "attention_mask",
+        "position_ids",
+    ]
     for language in LANGUAGES:
         code = block(page, language)
         found = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?", code))
         assert {str(number) for number in numbers} <= found, language
-        assert [name for name in [*names, "past_key_values.", "present", "logits"] if name not in code] == [], language
+        assert [
+            name for name in [*names, "past_key_values.", "present", "logits"] if name not in code
+        ] == [], language
 
 
 def test_the_page_lists_the_tensors_that_the_graphs_have(tiny_export, page):
     for graph in json.loads(block(page, "json"))["graphs"].values():
         session = ort.InferenceSession(tiny_export / graph["file"])
-        for stated, tensors in ((graph["inputs"], session.get_inputs()), (graph["outputs"], session.get_outputs())):
+        for stated, tensors in (
+            (graph["inputs"], session.get_inputs()),
+            (graph["outputs"], session.get_outputs()),
+        ):
             assert list(stated) == [tensor.name for tensor in tensors]
             for tensor in tensors:
                 sizes = zip(stated[tensor.name], tensor.shape, strict=True)
-                assert all(isinstance(size, str) or size == found for size, found in sizes), tensor.name
+                assert all(isinstance(size, str) or size == found for size, found in sizes), (
+                    tensor.name
+                )
 
 
 def test_the_page_is_part_of_the_artifact_and_names_no_machine(tiny_export, tiny_checkpoint, page):

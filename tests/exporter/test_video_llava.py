@@ -1,4 +1,5 @@
-"""Video-LLaVA end to end: both layouts and both engines, held against transformers' own model and an own oracle."""
+"""Video-LLaVA end to end: both layouts and both engines, held against transformers' own model and
+an own oracle."""
 
 import json
 import re
@@ -60,26 +61,38 @@ def whole(checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(checkpoint):
-    return VideoLlavaForConditionalGeneration.from_pretrained(checkpoint, attn_implementation="eager").eval()
+    return VideoLlavaForConditionalGeneration.from_pretrained(
+        checkpoint, attn_implementation="eager"
+    ).eval()
 
 
 @pytest.fixture(scope="module")
 def pixels(checkpoint, frames):
-    """What transformers' image processor makes of the frames that Video-LLaVA's own code takes: (8, 3, H, W)."""
+    """What transformers' image processor makes of the frames that Video-LLaVA's own code takes: (8,
+    3, H, W)."""
     processor = VideoLlavaImageProcessor.from_pretrained(checkpoint)
-    taken = [Image.fromarray(frames[number]) for number in np.linspace(0, len(frames) - 1, FRAMES, dtype=int)]
+    taken = [
+        Image.fromarray(frames[number])
+        for number in np.linspace(0, len(frames) - 1, FRAMES, dtype=int)
+    ]
     return np.stack(processor(taken, return_legacy_image_output=False)["pixel_values"])
 
 
 def transformers_ids(checkpoint, pixels):
-    """The prompt with as many slots as transformers' processor counts; the whole of that class needs torchvision."""
+    """The prompt with as many slots as transformers' processor counts; the whole of that class
+    needs torchvision."""
     processor = SimpleNamespace(patch_size=7, num_additional_image_tokens=1, video_token="<video>")
-    slots = VideoLlavaProcessor.replace_video_token(processor, {"pixel_values_videos": pixels[None]}, 0)
+    slots = VideoLlavaProcessor.replace_video_token(
+        processor, {"pixel_values_videos": pixels[None]}, 0
+    )
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
     template = (checkpoint / "chat_template.jinja").read_text()
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True, tokenize=False
+        [{"role": "user", "content": content}],
+        chat_template=template,
+        add_generation_prompt=True,
+        tokenize=False,
     )
     return torch.tensor([tokenizer(text.replace("<video>", slots))["input_ids"]])
 
@@ -92,15 +105,21 @@ def seen(vlm, clip, budget):
 
 
 def oracle(model, pixels, budget):
-    """FasterVLM on each frame by itself, spelt out over transformers' modules: kept patches and features."""
+    """FasterVLM on each frame by itself, spelt out over transformers' modules: kept patches and
+    features."""
     with torch.inference_mode():
         output = model.model.video_tower(
-            torch.from_numpy(pixels), output_hidden_states=True, output_attentions=True, return_dict=True
+            torch.from_numpy(pixels),
+            output_hidden_states=True,
+            output_attentions=True,
+            return_dict=True,
         )
         scores = output.attentions[-2][:, :, 0, 1:].double().mean(dim=1).numpy()
         kept = np.sort(np.argsort(-scores, axis=1, kind="stable")[:, :budget], axis=1)
         patches = output.hidden_states[-2][:, 1:].numpy()
-        rows = np.concatenate([frame[indices] for frame, indices in zip(patches, kept, strict=True)])
+        rows = np.concatenate(
+            [frame[indices] for frame, indices in zip(patches, kept, strict=True)]
+        )
         return kept, model.model.multi_modal_projector(torch.from_numpy(rows)).numpy()
 
 
@@ -108,9 +127,13 @@ def greedy(model, embeds):
     tokens = []
     with torch.inference_mode():
         for _ in range(STEPS):
-            logits = model.lm_head(model.model.language_model(inputs_embeds=embeds).last_hidden_state[:, -1])
+            logits = model.lm_head(
+                model.model.language_model(inputs_embeds=embeds).last_hidden_state[:, -1]
+            )
             tokens.append(int(logits.argmax()))
-            embeds = torch.cat([embeds, model.get_input_embeddings()(torch.tensor([tokens[-1:]]))], dim=1)
+            embeds = torch.cat(
+                [embeds, model.get_input_embeddings()(torch.tensor([tokens[-1:]]))], dim=1
+            )
     return tokens
 
 
@@ -134,14 +157,22 @@ def test_without_pruning_all_is_as_in_transformers(whole, checkpoint, clip, pixe
     ids = transformers_ids(checkpoint, pixels)
     given = {"input_ids": ids, "pixel_values_videos": torch.from_numpy(pixels)[None]}
     with torch.inference_mode():
-        expected = model.model.get_video_features(given["pixel_values_videos"]).pooler_output.flatten(0, 1).numpy()
+        expected = (
+            model.model.get_video_features(given["pixel_values_videos"])
+            .pooler_output.flatten(0, 1)
+            .numpy()
+        )
         logits = model(**given).logits[0, -1].numpy()
-        tokens = model.generate(**given, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False)[0, ids.shape[1] :]
+        tokens = model.generate(
+            **given, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False
+        )[0, ids.shape[1] :]
     np.testing.assert_allclose(features, expected, atol=1e-4)
     prompter, decoder = vlm._answerer.prompter, vlm._answerer.decoder
     placed = prompter.place(prompter.encode(QUESTION, 1), [look.ids])
     assert placed.tolist() == ids[0].tolist()
-    np.testing.assert_allclose(decoder.prefill(prompter.segments(placed, [features])), logits, atol=1e-4)
+    np.testing.assert_allclose(
+        decoder.prefill(prompter.segments(placed, [features])), logits, atol=1e-4
+    )
     answer = vlm.generate(QUESTION, videos=[clip], max_new_tokens=STEPS)
     said = tokens.tolist()[: len(answer.token_ids)]
     assert answer.token_ids == said
@@ -168,7 +199,10 @@ def test_pruned_clips_are_as_the_oracle_says(pruned, checkpoint, clip, pixels, m
 
 @needs_llama_cpp
 def test_llama_cpp_answers_as_onnx_runtime_does(pruned, clip):
-    answers = [VLM.load(pruned, decoder=engine).generate(QUESTION, videos=[clip]) for engine in ("onnx", "llama.cpp")]
+    answers = [
+        VLM.load(pruned, decoder=engine).generate(QUESTION, videos=[clip])
+        for engine in ("onnx", "llama.cpp")
+    ]
     assert [answer.decoder for answer in answers] == ["onnx fp32", "llama.cpp f32"]
     assert answers[0].token_ids == answers[1].token_ids
     assert answers[0].kept_indices == answers[1].kept_indices
@@ -197,11 +231,17 @@ def test_what_the_model_is_not_shown_is_refused(pruned, clip, tmp_path):
     vlm, pictures = VLM.load(pruned), VLM.load(tmp_path / "pictures")
     picture = Image.new("RGB", (42, 42))
     assert "about clips, not pictures" in refused(lambda: vlm.generate(QUESTION, [picture]))
-    assert "about pictures, not clips" in refused(lambda: pictures.generate(QUESTION, videos=[clip]))
+    assert "about pictures, not clips" in refused(
+        lambda: pictures.generate(QUESTION, videos=[clip])
+    )
     assert "give a list of clips" in refused(lambda: vlm.generate(QUESTION, videos=str(clip)))
     assert "write <video>" in refused(lambda: vlm.generate("what is <image>?", videos=[clip]))
-    assert "2 <video> for 1 clips" in refused(lambda: vlm.generate("<video> <video>", videos=[clip]))
-    assert "cannot be read" in refused(lambda: vlm.generate(QUESTION, videos=[tmp_path / "missing.mp4"]))
+    assert "2 <video> for 1 clips" in refused(
+        lambda: vlm.generate("<video> <video>", videos=[clip])
+    )
+    assert "cannot be read" in refused(
+        lambda: vlm.generate(QUESTION, videos=[tmp_path / "missing.mp4"])
+    )
 
 
 def test_layouts_that_do_not_go_with_pruning_are_refused(checkpoint, tmp_path):
@@ -210,7 +250,9 @@ def test_layouts_that_do_not_go_with_pruning_are_refused(checkpoint, tmp_path):
         (ExportOptions(layout="fastervlm", pruner="none"), "is for pruning"),
         (ExportOptions(context=130, budgets=(9,)), "does not hold a picture of 72"),
     ):
-        assert reason in refused(lambda options=options: export(str(checkpoint), tmp_path / "a", options))
+        assert reason in refused(
+            lambda options=options: export(str(checkpoint), tmp_path / "a", options)
+        )
 
 
 def test_features_of_a_clip_are_kept(pruned, clip, tmp_path):
@@ -228,7 +270,9 @@ def invoke(*arguments, stdin=None):
 
 def test_the_commands_take_clips(pruned, clip, tmp_path):
     expected = VLM.load(pruned).generate(QUESTION, videos=[clip], max_new_tokens=3)
-    ran = invoke("run", pruned, "--video", clip, "--prompt", QUESTION, "--max-new-tokens", 3, "--json")
+    ran = invoke(
+        "run", pruned, "--video", clip, "--prompt", QUESTION, "--max-new-tokens", 3, "--json"
+    )
     assert json.loads(ran.stdout)["token_ids"] == expected.token_ids
     script = f"/video {clip}\n{QUESTION}\n/image {clip}\n"
     chatted = invoke("chat", pruned, "--max-new-tokens", 3, "--json", stdin=script)
@@ -245,14 +289,18 @@ def test_the_commands_take_clips(pruned, clip, tmp_path):
     assert "8 frames of 42x42" in invoke("inspect", pruned).stdout
 
 
-def test_the_commands_and_the_program_of_the_page_run(checkpoint, pruned, clip, tmp_path, monkeypatch):
+def test_the_commands_and_the_program_of_the_page_run(
+    checkpoint, pruned, clip, tmp_path, monkeypatch
+):
     (tmp_path / "clips").symlink_to(pruned)
     (tmp_path / "clip.mp4").symlink_to(clip)
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^pocketvlm (.*)$", PAGE.read_text(), re.M)
     assert [command.split()[0] for command in commands] == ["export", "run", "inspect"]
     for command in commands:
-        words = shlex.split(command.replace("LanguageBind/Video-LLaVA-7B-hf", str(checkpoint)).replace("64", "9"))
+        words = shlex.split(
+            command.replace("LanguageBind/Video-LLaVA-7B-hf", str(checkpoint)).replace("64", "9")
+        )
         done = invoke(*words, *(["--dry-run", "--overwrite"] if words[0] == "export" else []))
         assert done.exit_code == 0, f"{command}\n{done.output}"
     (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -268,7 +316,11 @@ def test_the_card_and_the_page_for_other_languages_speak_of_clips(pruned, whole)
     using = (pruned / "USING.md").read_text()
     assert "floor(i (n - 1) / 7) for i = 0 to 7" in using
     assert "transformers.js_config" not in json.loads((pruned / "config.json").read_text())
-    assert Artifact.open(whole).manifest.vision.layout == {"name": "frames", "frames": 8, "cls": True}
+    assert Artifact.open(whole).manifest.vision.layout == {
+        "name": "frames",
+        "frames": 8,
+        "cls": True,
+    }
 
 
 def test_verify_knows_by_which_layout_an_artifact_was_exported(checkpoint, whole):
@@ -278,7 +330,11 @@ def test_verify_knows_by_which_layout_an_artifact_was_exported(checkpoint, whole
 @pytest.mark.parametrize("layout", ["classic", "flat", "nested"])
 def test_the_tower_for_pictures_is_never_read(layout):
     family = FAMILIES["video_llava"]
-    named = {"classic": "image_tower.vision_model.", "flat": "image_tower.", "nested": "model.image_tower."}[layout]
+    named = {
+        "classic": "image_tower.vision_model.",
+        "flat": "image_tower.",
+        "nested": "model.image_tower.",
+    }[layout]
     assert family.canonical(f"{named}embeddings.class_embedding") is None
     stored = named.replace("image", "video") + "embeddings.class_embedding"
     assert family.canonical(stored) == "vision_tower.embeddings.class_embedding"

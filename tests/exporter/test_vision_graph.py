@@ -1,4 +1,5 @@
-"""The exported vision graph against a float64 oracle, at other budgets, batches and feature layers."""
+"""The exported vision graph against a float64 oracle, at other budgets, batches and feature
+layers."""
 
 import numpy as np
 import onnx
@@ -22,7 +23,9 @@ PICTURES = gate_pictures(3, (42, 42))
 @pytest.fixture(scope="module")
 def traces(tiny_checkpoint):
     """Every layer of the first picture."""
-    oracle = ClipOracle(tiny_checkpoint, heads=TOWER["num_attention_heads"], patch=TOWER["patch_size"])
+    oracle = ClipOracle(
+        tiny_checkpoint, heads=TOWER["num_attention_heads"], patch=TOWER["patch_size"]
+    )
     return oracle, oracle.run(PICTURES[0])
 
 
@@ -34,7 +37,8 @@ def encode(tiny_export):
 
 
 def build(checkpoint, folder, **options):
-    """Only the vision graphs of a checkpoint; returns a function from (pictures, budget) to the graph's outputs."""
+    """Only the vision graphs of a checkpoint; returns a function from (pictures, budget) to the
+    graph's outputs."""
     opened = open_checkpoint(str(checkpoint))
     plan = make_plan(opened, ExportOptions(**options))
     (folder / "onnx").mkdir(parents=True)
@@ -58,7 +62,9 @@ def test_graph_equals_the_oracle(traces, encode):
     kept = best(scores, 9)
     np.testing.assert_array_equal(found.kept_indices[0], kept)
     np.testing.assert_allclose(found.kept_scores[0], scores[kept], atol=1e-6)
-    np.testing.assert_allclose(found.image_features[0], oracle.project(layer.output[1:])[kept], atol=1e-4)
+    np.testing.assert_allclose(
+        found.image_features[0], oracle.project(layer.output[1:])[kept], atol=1e-4
+    )
 
 
 def test_the_oracle_tells_likely_mistakes_apart(traces):
@@ -91,8 +97,12 @@ def test_second_budget_serves_the_first_exactly(encode):
 def test_a_batch_equals_its_pictures_one_by_one(encode):
     together = encode(PICTURES)
     alone = [encode(PICTURES[i : i + 1]) for i in range(len(PICTURES))]
-    np.testing.assert_array_equal(together.kept_indices, np.concatenate([x.kept_indices for x in alone]))
-    np.testing.assert_allclose(together.image_features, np.concatenate([x.image_features for x in alone]), atol=1e-5)
+    np.testing.assert_array_equal(
+        together.kept_indices, np.concatenate([x.kept_indices for x in alone])
+    )
+    np.testing.assert_allclose(
+        together.image_features, np.concatenate([x.image_features for x in alone]), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("layers", [[-2, -1], [1, 3, -2], [-1, 2], 4])
@@ -114,7 +124,9 @@ def test_unpruned_graph_keeps_every_patch(tiny_checkpoint, traces, tmp_path):
     oracle, layers = traces
     found = build(tiny_checkpoint, tmp_path, pruner="none")(PICTURES[:1], 36)
     np.testing.assert_array_equal(found["kept_indices"], [np.arange(36)])
-    np.testing.assert_allclose(found["image_features"][0], oracle.project(layers[-2].output[1:]), atol=1e-4)
+    np.testing.assert_allclose(
+        found["image_features"][0], oracle.project(layers[-2].output[1:]), atol=1e-4
+    )
 
 
 def test_graph_computes_only_what_is_kept(tiny_export):
@@ -123,7 +135,8 @@ def test_graph_computes_only_what_is_kept(tiny_export):
     used = {int(name.split(".")[1]) for name in names if name.startswith("layers.")}
     assert used == {0, 1, 2}  # the fourth layer lies above the features
     operators = [node.op_type for node in model.graph.node]
-    # Three layers of six products, the projector's two, and two for the [CLS] row: its keys are not computed twice.
+    # Three layers of six products, the projector's two, and two for the [CLS] row: its keys are not
+    # computed twice.
     assert operators.count("MatMul") == 3 * 6 + 2 + 2
     assert operators.count("MultiHeadAttention") == 3
     assert operators.count("TopK") == 2
@@ -152,4 +165,6 @@ def test_a_second_budget_costs_a_graph_not_a_tower(make_tiny, tmp_path):
         assert run(PICTURES, budgets[-1])["kept_indices"].shape == (3, budgets[-1])
     assert sizes[(9,)] > 30e6
     assert sizes[(9, 18)] - sizes[(9,)] < 1e6
-    assert [path.name for path in (tmp_path / "2" / "onnx").glob("*_data")] == ["vision_encoder.onnx_data"]
+    assert [path.name for path in (tmp_path / "2" / "onnx").glob("*_data")] == [
+        "vision_encoder.onnx_data"
+    ]

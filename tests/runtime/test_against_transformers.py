@@ -1,4 +1,5 @@
-"""From a picture file to greedy tokens: the exported tiny checkpoint against transformers with the same pruning."""
+"""From a picture file to greedy tokens: the exported tiny checkpoint against transformers with the
+same pruning."""
 
 import json
 import shutil
@@ -34,7 +35,8 @@ def processor(tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
-    """A photograph-like picture in JPEG, held upright by its EXIF orientation, as phones write them."""
+    """A photograph-like picture in JPEG, held upright by its EXIF orientation, as phones write
+    them."""
     noise = np.random.default_rng(5).normal(size=(9, 12, 3)).cumsum(axis=0).cumsum(axis=1)
     noise = ((noise - noise.min()) / np.ptp(noise) * 255).astype(np.uint8)
     exif = Image.Exif()
@@ -45,23 +47,36 @@ def photo(tmp_path_factory):
 
 
 def user(text, pictures):
-    return {"role": "user", "content": [{"type": "image"}] * pictures + [{"type": "text", "text": text}]}
+    return {
+        "role": "user",
+        "content": [{"type": "image"}] * pictures + [{"type": "text", "text": text}],
+    }
 
 
 def pruned_generate(model, processor, messages, pictures, budget):
-    """Greedy tokens and kept patches by FasterVLM from full eager attention maps (arXiv 2412.01818)."""
+    """Greedy tokens and kept patches by FasterVLM from full eager attention maps (arXiv
+    2412.01818)."""
     from transformers.image_utils import load_image
 
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    inputs = processor(images=[load_image(str(p)) for p in pictures], text=text, return_tensors="pt")
+    inputs = processor(
+        images=[load_image(str(p)) for p in pictures], text=text, return_tensors="pt"
+    )
     with torch.no_grad():
         tower = model.model.vision_tower(
-            inputs["pixel_values"], output_attentions=True, output_hidden_states=True, return_dict=True
+            inputs["pixel_values"],
+            output_attentions=True,
+            output_hidden_states=True,
+            return_dict=True,
         )
         scores = tower.attentions[-2][:, :, 0, 1:].mean(dim=1)
         features = model.model.multi_modal_projector(tower.hidden_states[-2][:, 1:])
-        kept = [np.sort(np.argsort(-row, kind="stable")[:budget]) for row in scores.double().numpy()]
-        visual = torch.cat([row[torch.tensor(indices)] for row, indices in zip(features, kept, strict=True)])
+        kept = [
+            np.sort(np.argsort(-row, kind="stable")[:budget]) for row in scores.double().numpy()
+        ]
+        visual = torch.cat(
+            [row[torch.tensor(indices)] for row, indices in zip(features, kept, strict=True)]
+        )
         # Each picture's patches become one run of image tokens, of which the budget stays.
         ids = inputs["input_ids"][0]
         image = model.config.image_token_id
@@ -80,22 +95,32 @@ def pruned_generate(model, processor, messages, pictures, budget):
 
 @pytest.mark.parametrize("budget", [1, 4, 9, 13, 18])
 @pytest.mark.parametrize("count", [1, 2])
-def test_tokens_and_kept_patches_equal_those_of_transformers(model, processor, tiny_export, photo, budget, count):
+def test_tokens_and_kept_patches_equal_those_of_transformers(
+    model, processor, tiny_export, photo, budget, count
+):
     vlm = VLM.load(tiny_export, budget=18)
     answer = vlm.generate(PROMPT, [photo] * count, budget=budget, max_new_tokens=STEPS)
-    token_ids, kept = pruned_generate(model, processor, [user(PROMPT, count)], [photo] * count, budget)
+    token_ids, kept = pruned_generate(
+        model, processor, [user(PROMPT, count)], [photo] * count, budget
+    )
     assert answer.kept_indices == kept
     assert answer.token_ids == token_ids
     assert answer.text == processor.decode(token_ids, skip_special_tokens=True)
 
 
 def test_a_conversation_equals_that_of_transformers(model, processor, tiny_export, photo, tmp_path):
-    """Every turn against the whole conversation given to transformers at once, which keeps nothing between turns."""
+    """Every turn against the whole conversation given to transformers at once, which keeps nothing
+    between turns."""
     with Image.open(photo) as picture:
         picture.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "other.png")
     chat = VLM.load(tiny_export).chat()
     messages, shown = [], []
-    for text, pictures in [(PROMPT, [photo]), ("and a circle?", []), (PROMPT, [tmp_path / "other.png"]), ("red?", [])]:
+    for text, pictures in [
+        (PROMPT, [photo]),
+        ("and a circle?", []),
+        (PROMPT, [tmp_path / "other.png"]),
+        ("red?", []),
+    ]:
         shown += pictures
         messages.append(user(text, len(pictures)))
         answer = chat.ask(text, pictures, max_new_tokens=STEPS)
@@ -130,8 +155,26 @@ def test_half_precision_is_chosen_by_name(tiny_export, photo):
 def test_the_commands_agree_with_each_other(tiny_export, photo, tmp_path):
     folder = shutil.copytree(tiny_export, tmp_path / "artifact")
     runner = CliRunner()
-    ask = ["run", str(folder), "--image", str(photo), "--prompt", PROMPT, "--max-new-tokens", "3", "--json"]
-    draw = ["inspect", str(folder), "--image", str(photo), "--overlay", str(tmp_path / "kept.png"), "--json"]
+    ask = [
+        "run",
+        str(folder),
+        "--image",
+        str(photo),
+        "--prompt",
+        PROMPT,
+        "--max-new-tokens",
+        "3",
+        "--json",
+    ]
+    draw = [
+        "inspect",
+        str(folder),
+        "--image",
+        str(photo),
+        "--overlay",
+        str(tmp_path / "kept.png"),
+        "--json",
+    ]
     answer, drawn = (json.loads(runner.invoke(main, arguments).stdout) for arguments in (ask, draw))
     assert answer["kept_indices"] == [drawn["kept_indices"]]
     assert runner.invoke(main, ["verify", str(folder)]).exit_code == 0

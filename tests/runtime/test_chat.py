@@ -1,4 +1,5 @@
-"""Conversations: every answer equals that to the whole conversation asked at once, and nothing is computed twice."""
+"""Conversations: every answer equals that to the whole conversation asked at once, and nothing is
+computed twice."""
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ def encoded(monkeypatch):
 
 
 def by_hand(weights, vlm, chat, question, pictures, steps):
-    """Greedy ids after the whole conversation and one more question, from the numpy twins of the graphs."""
+    """Greedy ids after the whole conversation and one more question, from the numpy twins of the
+    graphs."""
     messages = [*chat.messages, *question]
     ids = vlm._answerer.prompter.encode_messages(messages, len(pictures), BUDGET)
     embeddings = weights.embed[ids].astype(np.float64)
@@ -56,18 +58,29 @@ def by_hand(weights, vlm, chat, question, pictures, steps):
 
 
 def user(text, pictures=0):
-    return {"role": "user", "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": text}]}
+    return {
+        "role": "user",
+        "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": text}],
+    }
 
 
 def test_every_answer_is_that_to_the_whole_conversation(weights, vlm, picture, other):
     chat = vlm.chat()
     shown = []
-    for question, pictures in [("what?", [picture]), ("and a circle?", []), ("is it red?", [other]), ("why?", [])]:
+    for question, pictures in [
+        ("what?", [picture]),
+        ("and a circle?", []),
+        ("is it red?", [other]),
+        ("why?", []),
+    ]:
         shown += pictures
         expected = by_hand(weights, vlm, chat, [user(question, len(pictures))], shown, 4)
         answer = chat.ask(question, pictures, max_new_tokens=4)
         assert answer.token_ids == expected
-        assert answer.visual_tokens == {"before": PATCHES * len(shown), "after": BUDGET * len(shown)}
+        assert answer.visual_tokens == {
+            "before": PATCHES * len(shown),
+            "after": BUDGET * len(shown),
+        }
         assert len(answer.kept_indices) == len(shown)
     assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 4
 
@@ -79,13 +92,17 @@ def test_what_was_computed_is_not_computed_again(vlm, picture, encoded):
     assert first.prompt_tokens["cached"] == 0
     assert second.prompt_tokens["cached"] >= first.prompt_tokens["total"]
     assert second.prompt_tokens["total"] > second.prompt_tokens["cached"]
-    again = vlm.chat().ask("another thing?", [picture.copy()], max_new_tokens=1)  # the same content, another array
+    again = vlm.chat().ask(
+        "another thing?", [picture.copy()], max_new_tokens=1
+    )  # the same content, another array
     assert again.prompt_tokens["cached"] > BUDGET
     assert again.kept_indices == first.kept_indices
     assert len(encoded) == 1
 
 
-def test_a_picture_is_encoded_once_even_where_no_features_may_be_kept(tmp_path, weights, picture, encoded):
+def test_a_picture_is_encoded_once_even_where_no_features_may_be_kept(
+    tmp_path, weights, picture, encoded
+):
     from pocketvlm.vision.feature_cache import FeatureLimits
 
     vlm = VLM.load(tmp_path / "a", feature_limits=FeatureLimits(memory_bytes=0))
@@ -98,7 +115,10 @@ def test_a_picture_is_encoded_once_even_where_no_features_may_be_kept(tmp_path, 
 
 def test_other_answers_between_change_nothing(vlm, picture, other):
     alone, mixed, rival = vlm.chat(), vlm.chat(), vlm.chat()
-    expected = [alone.ask(q, [picture] if i == 0 else [], max_new_tokens=5).token_ids for i, q in enumerate("abc")]
+    expected = [
+        alone.ask(q, [picture] if i == 0 else [], max_new_tokens=5).token_ids
+        for i, q in enumerate("abc")
+    ]
     found = []
     for i, question in enumerate("abc"):
         found.append(mixed.ask(question, [picture] if i == 0 else [], max_new_tokens=5).token_ids)
@@ -107,7 +127,9 @@ def test_other_answers_between_change_nothing(vlm, picture, other):
     assert found == expected
 
 
-def test_when_the_context_is_full_the_oldest_turns_go_and_their_pictures_stay(weights, vlm, picture):
+def test_when_the_context_is_full_the_oldest_turns_go_and_their_pictures_stay(
+    weights, vlm, picture
+):
     chat = vlm.chat()
     chat.ask("first?", [picture], max_new_tokens=8)
     while chat.dropped_turns == 0:
@@ -147,7 +169,9 @@ def test_a_question_that_does_not_fit_even_alone_is_refused_and_changes_nothing(
         chat.ask("what?", max_new_tokens=CONTEXT + 2)
     assert chat.messages == before
     assert chat.dropped_turns == 0
-    assert chat.ask("and?", max_new_tokens=2).prompt_tokens["cached"] >= answer.prompt_tokens["total"]
+    assert (
+        chat.ask("and?", max_new_tokens=2).prompt_tokens["cached"] >= answer.prompt_tokens["total"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,7 +201,10 @@ def test_an_answer_left_early_stays_as_far_as_it_went(vlm, picture):
     stream = chat.stream("what is it?", [picture], max_new_tokens=30)
     said = next(stream) + next(stream)
     stream.close()
-    assert chat.messages[-1] == {"role": "assistant", "content": [{"type": "text", "text": said.strip()}]}
+    assert chat.messages[-1] == {
+        "role": "assistant",
+        "content": [{"type": "text", "text": said.strip()}],
+    }
     unread = chat.stream("and?", max_new_tokens=30)
     unread.close()
     assert len(chat.messages) == 2
@@ -217,7 +244,9 @@ def test_reset_begins_anew(vlm, picture):
 
 
 def test_an_image_token_that_the_model_spells_out_is_no_picture(vlm):
-    assert vlm._answerer.prompter.reply(" it is <image> red ")["content"] == [{"type": "text", "text": "it is  red"}]
+    assert vlm._answerer.prompter.reply(" it is <image> red ")["content"] == [
+        {"type": "text", "text": "it is  red"}
+    ]
 
 
 def test_a_closed_model_frees_its_decoder(vlm):

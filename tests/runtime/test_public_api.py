@@ -11,9 +11,14 @@ FORBIDDEN = {"torch", "transformers", "onnx", "pocketvlm_export"}
 
 
 def modules_after(code):
-    """Top-level modules loaded once ``code`` has run in a fresh interpreter; what it prints is ignored."""
-    script = f"import sys; {code}; print(); print(*(name for name in sys.modules if '.' not in name))"
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    """Top-level modules loaded once ``code`` has run in a fresh interpreter; what it prints is
+    ignored."""
+    script = (
+        f"import sys; {code}; print(); print(*(name for name in sys.modules if '.' not in name))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
     return set(done.stdout.splitlines()[-1].split())
 
 
@@ -22,7 +27,8 @@ def modules_after(code):
     [
         "import pocketvlm",
         "from pocketvlm import VLM, Answer, Artifact",
-        "import pocketvlm.decoders.onnx, pocketvlm.vision.overlay, pocketvlm.cli.run, pocketvlm.cli.verify",
+        "import pocketvlm.decoders.onnx, pocketvlm.vision.overlay, pocketvlm.cli.run, "
+        "pocketvlm.cli.verify",
     ],
 )
 def test_the_runtime_needs_none_of_the_exporters_libraries(code):
@@ -30,12 +36,17 @@ def test_the_runtime_needs_none_of_the_exporters_libraries(code):
 
 
 def test_an_answer_on_the_device_needs_none_of_them_either(artifact_dir):
-    code = f"from pocketvlm import VLM; VLM.load({str(artifact_dir)!r}).generate('hi', max_new_tokens=2)"
+    code = (
+        f"from pocketvlm import VLM; VLM.load({str(artifact_dir)!r}).generate('hi', "
+        f"max_new_tokens=2)"
+    )
     assert not modules_after(code) & FORBIDDEN
 
 
 def test_the_command_line_waits_for_no_engine():
-    loaded = modules_after("from pocketvlm.cli import main; main(['run', '--help'], standalone_mode=False)")
+    loaded = modules_after(
+        "from pocketvlm.cli import main; main(['run', '--help'], standalone_mode=False)"
+    )
     assert not loaded & (FORBIDDEN | {"onnxruntime", "numpy"})
 
 

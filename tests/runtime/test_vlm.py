@@ -1,4 +1,5 @@
-"""The whole path from pictures and a question to an answer, against numpy doing the same by hand."""
+"""The whole path from pictures and a question to an answer, against numpy doing the same by
+hand."""
 
 import io
 
@@ -25,7 +26,9 @@ def by_hand(weights, vlm, prompt, pictures, budget, steps):
     ids = vlm._answerer.prompter.encode(prompt, len(pictures), budget)
     embeddings = weights.embed[ids].astype(np.float64)
     if seen:
-        embeddings[ids == vlm._answerer.prompter.image_token_id] = np.concatenate([features for features, _ in seen])
+        embeddings[ids == vlm._answerer.prompter.image_token_id] = np.concatenate(
+            [features for features, _ in seen]
+        )
     said = []
     eos = vlm.artifact.manifest.decoder.eos_token_ids
     while len(said) < steps and not (said and said[-1] in eos):
@@ -57,7 +60,9 @@ def test_a_narrowed_answer_equals_that_of_a_graph_exported_at_the_budget(tmp_pat
 
 def test_load_budget_sets_the_default_and_picks_the_graph(artifact_dir, picture):
     kept = {
-        budget: VLM.load(artifact_dir, budget=budget).generate("?", [picture], max_new_tokens=1).visual_tokens["after"]
+        budget: VLM.load(artifact_dir, budget=budget)
+        .generate("?", [picture], max_new_tokens=1)
+        .visual_tokens["after"]
         for budget in (None, 3, 9, 12)
     }
     assert kept == {None: 6, 3: 3, 9: 9, 12: 12}
@@ -76,7 +81,9 @@ def test_every_kind_of_picture_source_gives_the_same_answer(vlm, picture, tmp_pa
 
 def test_pictures_do_not_change_each_other(vlm, picture, other):
     both = vlm.generate("?", [picture, other], max_new_tokens=1).kept_indices
-    assert both == [vlm.generate("?", [one], max_new_tokens=1).kept_indices[0] for one in (picture, other)]
+    assert both == [
+        vlm.generate("?", [one], max_new_tokens=1).kept_indices[0] for one in (picture, other)
+    ]
     assert both[0] != both[1]
 
 
@@ -97,10 +104,22 @@ def test_a_stream_gives_the_pieces_of_the_answer(vlm, picture):
 
 def test_timings_add_up(vlm, picture):
     timings = vlm.generate("what is it?", [picture], max_new_tokens=3).timings_ms
-    assert list(timings) == ["load", "preprocess", "vision", "embed", "prefill", "ttft", "decode", "total"]
+    assert list(timings) == [
+        "load",
+        "preprocess",
+        "vision",
+        "embed",
+        "prefill",
+        "ttft",
+        "decode",
+        "total",
+    ]
     assert all(value > 0 for value in timings.values())
     assert timings["total"] == pytest.approx(timings["ttft"] + timings["decode"])
-    assert timings["ttft"] >= timings["preprocess"] + timings["vision"] + timings["embed"] + timings["prefill"]
+    assert (
+        timings["ttft"]
+        >= timings["preprocess"] + timings["vision"] + timings["embed"] + timings["prefill"]
+    )
 
 
 def test_the_end_of_sequence_stops_and_is_not_part_of_the_text(tmp_path):
@@ -120,7 +139,9 @@ def test_the_end_of_sequence_stops_and_is_not_part_of_the_text(tmp_path):
 
 def test_sampling_is_repeatable_by_seed(vlm):
     def sample(seed):
-        return vlm.generate("what?", max_new_tokens=12, temperature=100, top_p=0.9, seed=seed).token_ids
+        return vlm.generate(
+            "what?", max_new_tokens=12, temperature=100, top_p=0.9, seed=seed
+        ).token_ids
 
     assert sample(1) == sample(1)
     assert len({tuple(sample(seed)) for seed in range(5)}) > 1
@@ -131,7 +152,9 @@ def test_a_prompt_that_outgrows_the_context_is_refused_up_front(vlm, picture):
     room = CONTEXT - length + 1  # the last token picked is not fed back
     assert len(vlm.generate("what?", [picture], max_new_tokens=3).token_ids) == 3
     vlm.stream("what?", [picture], max_new_tokens=room).close()
-    with pytest.raises(PocketVLMError, match=f"{CONTEXT + 1} tokens are more than the model's context of {CONTEXT}"):
+    with pytest.raises(
+        PocketVLMError, match=f"{CONTEXT + 1} tokens are more than the model's context of {CONTEXT}"
+    ):
         vlm.stream("what?", [picture], max_new_tokens=room + 1)
     with pytest.raises(PocketVLMError, match="context"):
         vlm.stream("word " * 500)

@@ -1,4 +1,5 @@
-"""A CLIP vision tower in numpy and float64, written from the architecture alone, to hold the vision graph against."""
+"""A CLIP vision tower in numpy and float64, written from the architecture alone, to hold the vision
+graph against."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ PREFIX = "vision_tower.vision_model."
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """One encoder layer of one picture: logits and probabilities (heads, N + 1, N + 1), output (N + 1, C)."""
+    """One encoder layer of one picture: logits and probabilities (heads, N + 1, N + 1), output (N +
+    1, C)."""
 
     logits: np.ndarray
     probabilities: np.ndarray
@@ -44,14 +46,18 @@ class ClipOracle:
     def _embed(self, pixels: np.ndarray) -> np.ndarray:
         kernel = self.tensors[PREFIX + "embeddings.patch_embedding.weight"]
         p, side = self.patch, pixels.shape[1] // self.patch
-        tiles = pixels.reshape(3, side, p, side, p).transpose(1, 3, 0, 2, 4).reshape(side * side, -1)
+        tiles = (
+            pixels.reshape(3, side, p, side, p).transpose(1, 3, 0, 2, 4).reshape(side * side, -1)
+        )
         patches = tiles @ kernel.reshape(len(kernel), -1).T
         tokens = np.vstack([self.tensors[PREFIX + "embeddings.class_embedding"], patches])
         return tokens + self.tensors[PREFIX + "embeddings.position_embedding.weight"]
 
     def _layer(self, name: str, hidden: np.ndarray) -> LayerTrace:
         x = self._norm(name + "layer_norm1", hidden)
-        q, k, v = (self._split(self._linear(f"{PREFIX}{name}self_attn.{part}_proj", x)) for part in "qkv")
+        q, k, v = (
+            self._split(self._linear(f"{PREFIX}{name}self_attn.{part}_proj", x)) for part in "qkv"
+        )
         logits = q @ k.transpose(0, 2, 1) / np.sqrt(q.shape[-1])
         probabilities = np.exp(logits - logits.max(-1, keepdims=True))
         probabilities /= probabilities.sum(-1, keepdims=True)
@@ -69,7 +75,9 @@ class ClipOracle:
 
     def _norm(self, name: str, x: np.ndarray) -> np.ndarray:
         scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-        return scaled * self.tensors[f"{PREFIX}{name}.weight"] + self.tensors[f"{PREFIX}{name}.bias"]
+        return (
+            scaled * self.tensors[f"{PREFIX}{name}.weight"] + self.tensors[f"{PREFIX}{name}.bias"]
+        )
 
 
 def best(scores: np.ndarray, budget: int) -> np.ndarray:

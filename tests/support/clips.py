@@ -23,8 +23,11 @@ def write_clip(
     audio: bool = False,
     **options: Any,
 ) -> Path:
-    """Write frames of one size at 10 a second, losslessly unless told otherwise; ``options`` are the container's."""
-    with av.open(str(path), "w", options={name: str(value) for name, value in options.items()}) as container:
+    """Write frames of one size at 10 a second, losslessly unless told otherwise; ``options`` are
+    the container's."""
+    with av.open(
+        str(path), "w", options={name: str(value) for name, value in options.items()}
+    ) as container:
         if frames:
             video = container.add_stream(codec, rate=10)
             video.height, video.width = frames[0].shape[:2]
@@ -40,7 +43,9 @@ def write_clip(
 
 def write_silence(container: Any, samples: int = 8000) -> None:
     stream = container.add_stream("aac", rate=8000)
-    frame = av.AudioFrame.from_ndarray(np.zeros((1, samples), np.float32), format="fltp", layout="mono")
+    frame = av.AudioFrame.from_ndarray(
+        np.zeros((1, samples), np.float32), format="fltp", layout="mono"
+    )
     frame.sample_rate = 8000
     container.mux(stream.encode(frame))
     container.mux(stream.encode())

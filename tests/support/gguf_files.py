@@ -1,4 +1,5 @@
-"""What a GGUF file holds, read with the gguf package; and the mark of tests that need llama.cpp itself."""
+"""What a GGUF file holds, read with the gguf package; and the mark of tests that need llama.cpp
+itself."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,11 @@ def read_gguf(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors as float32 or in raw blocks, and metadata, by name."""
     reader = gguf.GGUFReader(path)
     tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
-    fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    fields = {
+        name: field.contents()
+        for name, field in reader.fields.items()
+        if not name.startswith("GGUF.")
+    }
     return tensors, fields
 
 

@@ -1,7 +1,9 @@
-"""A program that opens damaged copies of a GGUF file, and asks for what llama.cpp would not survive.
+"""A program that opens damaged copies of a GGUF file, and asks for what llama.cpp would not
+survive.
 
-``python -m support.hostile_gguf FILE FOLDER damage SEED COUNT`` or ``... FILE FOLDER limits``. It prints how each case
-ended. Only the death of the process, or another error than `PocketVLMError`, is a failure.
+``python -m support.hostile_gguf FILE FOLDER damage SEED COUNT`` or ``... FILE FOLDER limits``. It
+prints how each case ended. Only the death of the process, or another error than `PocketVLMError`,
+is a failure.
 """
 
 import sys
@@ -29,7 +31,8 @@ def attempt(path: Path) -> str:
 
 
 def damaged(data: bytes, header: int, rng: np.random.Generator) -> bytes:
-    """A copy with some bits, bytes or whole numbers of its header changed, a stretch left out, or cut short."""
+    """A copy with some bits, bytes or whole numbers of its header changed, a stretch left out, or
+    cut short."""
     copy = bytearray(data)
     kind = rng.integers(5)
     places = rng.integers(0, header - 8, size=rng.integers(1, 4))
@@ -61,7 +64,8 @@ def try_damage(source: Path, folder: Path, seed: int, count: int) -> None:
 
 
 def try_limits(source: Path) -> None:
-    """Each would end the process if it reached llama.cpp, or be taken for something else without a word."""
+    """Each would end the process if it reached llama.cpp, or be taken for something else without a
+    word."""
 
     def opened(**options) -> LlamaCppDecoder:
         known = {"context": CONTEXT, "hidden": HIDDEN, "vocab": VOCAB, "threads": 1}
@@ -76,8 +80,12 @@ def try_limits(source: Path) -> None:
         "id beyond the vocabulary": lambda: small.prefill([tokens(1, VOCAB)]),
         "negative id": lambda: small.decode(-1),
         "id beyond 32 bits": lambda: small.decode((1 << 32) + 1),
-        "narrow features": lambda: small.prefill([EmbeddingSegment(np.ones((2, HIDDEN // 2), np.float32))]),
-        "wide features": lambda: small.prefill([EmbeddingSegment(np.ones((2, HIDDEN * 2), np.float32))]),
+        "narrow features": lambda: small.prefill(
+            [EmbeddingSegment(np.ones((2, HIDDEN // 2), np.float32))]
+        ),
+        "wide features": lambda: small.prefill(
+            [EmbeddingSegment(np.ones((2, HIDDEN * 2), np.float32))]
+        ),
         "no tokens": lambda: small.prefill([tokens()]),
         "another hidden size": lambda: opened(hidden=HIDDEN + 1),
         "another vocabulary": lambda: opened(vocab=VOCAB - 1),

@@ -1,8 +1,9 @@
 """Runs llama.cpp's own converter as a process of its own: ``run_converter.py SOURCE JOBS``.
 
-SOURCE is a folder with llama.cpp's ``convert_hf_to_gguf.py``, ``conversion`` and ``gguf-py``, which must come before
-any other gguf. JOBS is a JSON list of [checkpoint, file, type, pre-tokenizer]: the converter knows pre-tokenizers by
-the ids they give, so those of a made-up vocabulary are told to it.
+SOURCE is a folder with llama.cpp's ``convert_hf_to_gguf.py``, ``conversion`` and ``gguf-py``, which
+must come before any other gguf. JOBS is a JSON list of [checkpoint, file, type, pre-tokenizer]: the
+converter knows pre-tokenizers by the ids they give, so those of a made-up vocabulary are told to
+it.
 """
 
 import json

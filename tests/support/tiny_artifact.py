@@ -30,7 +30,10 @@ TEMPLATE = (
     "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}\n{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-CORPUS = ["USER: what is in the picture?\nASSISTANT: a red square and a blue circle", "naïve café 你好 🙂"]
+CORPUS = [
+    "USER: what is in the picture?\nASSISTANT: a red square and a blue circle",
+    "naïve café 你好 🙂",
+]
 PREPROCESSOR = {
     "image_processor_type": "CLIPImageProcessor",
     "do_resize": True,
@@ -53,7 +56,9 @@ def byte_tokenizer(*, add_bos: bool = True) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<s>", "</s>"]
+        vocab_size=300,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<s>", "</s>"],
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
@@ -74,7 +79,8 @@ def write_artifact(
     tokenizer: Tokenizer | None = None,
     **pruning: Any,
 ) -> Weights:
-    """Write an artifact of the tiny graphs; the first budget is the default. Returns its weights."""
+    """Write an artifact of the tiny graphs; the first budget is the default. Returns its
+    weights."""
     tokenizer = tokenizer or byte_tokenizer()
     weights = Weights.random(tokenizer.get_vocab_size(), seed)
     (root / "onnx").mkdir(parents=True)
@@ -91,10 +97,14 @@ def write_artifact(
         onnx.save(model, root / name)
     artifact_id = files_digest(files_table(root))
     for name, (model, props) in graphs.items():
-        helper.set_model_props(model, {metadata.ARTIFACT_ID: artifact_id, metadata.SCHEMA: "1.0", **props})
+        helper.set_model_props(
+            model, {metadata.ARTIFACT_ID: artifact_id, metadata.SCHEMA: "1.0", **props}
+        )
         onnx.save(model, root / name)
     tokenizer.save(str(root / "tokenizer.json"))
-    (root / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}}))
+    (root / "tokenizer_config.json").write_text(
+        json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}})
+    )
     (root / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
     (root / "chat_template.jinja").write_text(template)
     write_manifest(root, _manifest(artifact_id, tokenizer, method, budgets, pruning))
@@ -106,8 +116,12 @@ def vision_name(k: int, budgets: tuple[int, ...]) -> str:
 
 
 def files_table(root: Path) -> dict[str, FileEntry]:
-    found = sorted(path for path in root.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
-    return {p.relative_to(root).as_posix(): FileEntry(p.stat().st_size, sha256_of(p)) for p in found}
+    found = sorted(
+        path for path in root.rglob("*") if path.is_file() and path.name != MANIFEST_NAME
+    )
+    return {
+        p.relative_to(root).as_posix(): FileEntry(p.stat().st_size, sha256_of(p)) for p in found
+    }
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -118,12 +132,18 @@ def write_manifest(root: Path, manifest: dict[str, Any], *, recount: bool = True
     """Write pocketvlm.json, by default with a files table of what lies in the folder now."""
     if recount:
         table = files_table(root)
-        manifest["files"] = {name: {"bytes": entry.bytes, "sha256": entry.sha256} for name, entry in table.items()}
+        manifest["files"] = {
+            name: {"bytes": entry.bytes, "sha256": entry.sha256} for name, entry in table.items()
+        }
     (root / MANIFEST_NAME).write_text(json.dumps(manifest))
 
 
 def _manifest(
-    artifact_id: str, tokenizer: tokenizers.Tokenizer, method: str, budgets: tuple[int, ...], pruning: dict[str, Any]
+    artifact_id: str,
+    tokenizer: tokenizers.Tokenizer,
+    method: str,
+    budgets: tuple[int, ...],
+    pruning: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "schema_version": "1.0",

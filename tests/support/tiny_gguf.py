@@ -24,7 +24,10 @@ class TinyLlama:
         def draw(*shape: int) -> np.ndarray:
             return (rng.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
 
-        tensors = {"token_embd.weight": draw(vocab, hidden) * 4, "output_norm.weight": 1 + draw(hidden)}
+        tensors = {
+            "token_embd.weight": draw(vocab, hidden) * 4,
+            "output_norm.weight": 1 + draw(hidden),
+        }
         tensors["output.weight"] = draw(vocab, hidden) * 4
         for layer in range(LAYERS):
             block = {
@@ -50,7 +53,11 @@ class TinyLlama:
         x = inputs_embeds.astype(np.float64)
         later = np.triu(np.ones((len(x), len(x)), bool), 1)
         for layer in range(LAYERS):
-            w = {name.split(".")[2]: t for name, t in self.tensors.items() if name.startswith(f"blk.{layer}.")}
+            w = {
+                name.split(".")[2]: t
+                for name, t in self.tensors.items()
+                if name.startswith(f"blk.{layer}.")
+            }
             y = _norm(x, w["attn_norm"])
             q, k, v = (_heads(y @ w[f"attn_{name}"].T) for name in "qkv")
             k, v = (np.repeat(part, HEADS // KV_HEADS, axis=0) for part in (_rotate(k), v))
@@ -67,7 +74,8 @@ class TinyLlama:
 def write_gguf(
     path: Path, model: TinyLlama | None = None, tokens: list[str] | None = None, **changed: Any
 ) -> TinyLlama:
-    """Write a model; ``changed`` replaces settings by name, with ``__`` for dots (None leaves one out)."""
+    """Write a model; ``changed`` replaces settings by name, with ``__`` for dots (None leaves one
+    out)."""
     model = model or TinyLlama.random()
     vocab, hidden = model.embed.shape
     tokens = tokens or [f"token{i}" for i in range(vocab)]
@@ -89,7 +97,9 @@ def write_gguf(
         if isinstance(value, str):
             writer.add_string(f"llama.{name}", value)
         elif value is not None:
-            (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(f"llama.{name}", value)
+            (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(
+                f"llama.{name}", value
+            )
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)

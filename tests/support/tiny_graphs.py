@@ -1,7 +1,9 @@
-"""Knows how to write tiny but real ONNX graphs in the artifact's layout, with numpy twins to compare them with.
+"""Knows how to write tiny but real ONNX graphs in the artifact's layout, with numpy twins to
+compare them with.
 
-The vision graph scores 4x4 patches and keeps the best k in raster order; the decoder is causal attention with learnt
-positions and a cache. Both are small enough to be read, and strict enough that a wrong position or cache shows.
+The vision graph scores 4x4 patches and keeps the best k in raster order; the decoder is causal
+attention with learnt positions and a cache. Both are small enough to be read, and strict enough
+that a wrong position or cache shows.
 """
 
 from dataclasses import dataclass
@@ -49,8 +51,12 @@ def vision_graph(weights: Weights, k: int) -> onnx.ModelProto:
         helper.make_node("Transpose", ["channels_first"], ["features"], perm=[0, 2, 1]),
         helper.make_node("MatMul", ["features", "score"], ["scores_3d"], "select/score"),
         helper.make_node("Squeeze", ["scores_3d", "last"], ["scores"]),
-        helper.make_node("TopK", ["scores", "k"], ["best_scores", "by_score"], "select/best", axis=1),
-        helper.make_node("TopK", ["by_score", "k"], ["kept_indices", "order"], "select/order", axis=1, largest=0),
+        helper.make_node(
+            "TopK", ["scores", "k"], ["best_scores", "by_score"], "select/best", axis=1
+        ),
+        helper.make_node(
+            "TopK", ["by_score", "k"], ["kept_indices", "order"], "select/order", axis=1, largest=0
+        ),
         helper.make_node("GatherElements", ["scores", "kept_indices"], ["kept_scores"], axis=1),
         helper.make_node("Unsqueeze", ["kept_indices", "last"], ["rows"]),
         helper.make_node("Tile", ["rows", "one_hot_shape"], ["wide_rows"]),
@@ -111,7 +117,9 @@ def decoder_graph(weights: Weights) -> onnx.ModelProto:
         _value("position_ids", TensorProto.INT64, ["batch_size", "n"]),
     ]
     inputs += [
-        _value(f"past_key_values.{layer}.{kind}", TensorProto.FLOAT, ["batch_size", 1, "past", HIDDEN])
+        _value(
+            f"past_key_values.{layer}.{kind}", TensorProto.FLOAT, ["batch_size", 1, "past", HIDDEN]
+        )
         for layer, kind in cache
     ]
     outputs = [_value("logits", TensorProto.FLOAT, ["batch_size", 1, len(weights.embed)])]
@@ -134,10 +142,16 @@ def reference_logits(weights: Weights, inputs_embeds: np.ndarray) -> np.ndarray:
     return x[-1] @ weights.embed.T
 
 
-def reference_vision(weights: Weights, pixel_values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def reference_vision(
+    weights: Weights, pixel_values: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(features (k, hidden), indices (k,)) of one picture (3, height, width) in numpy."""
     side = IMAGE // PATCH
-    patches = pixel_values.reshape(3, side, PATCH, side, PATCH).transpose(1, 3, 0, 2, 4).reshape(PATCHES, -1)
+    patches = (
+        pixel_values.reshape(3, side, PATCH, side, PATCH)
+        .transpose(1, 3, 0, 2, 4)
+        .reshape(PATCHES, -1)
+    )
     features = patches @ weights.patch.reshape(HIDDEN, -1).T
     indices = np.sort(np.argsort(-(features @ weights.score)[:, 0], kind="stable")[:k])
     return features[indices], indices
@@ -146,9 +160,14 @@ def reference_vision(weights: Weights, pixel_values: np.ndarray, k: int) -> tupl
 def _attention(layer: int) -> list[onnx.NodeProto]:
     """One head of causal attention over past and present, added to the stream x."""
     x = f"x.{layer}"
-    nodes = [helper.make_node("MatMul", [x, f"{name}.{layer}"], [f"{name}_flat.{layer}"]) for name in ("q", "k", "v")]
+    nodes = [
+        helper.make_node("MatMul", [x, f"{name}.{layer}"], [f"{name}_flat.{layer}"])
+        for name in ("q", "k", "v")
+    ]
     nodes += [
-        helper.make_node("Unsqueeze", [f"{name}_flat.{layer}", "heads_axis"], [f"{name}_new.{layer}"])
+        helper.make_node(
+            "Unsqueeze", [f"{name}_flat.{layer}", "heads_axis"], [f"{name}_new.{layer}"]
+        )
         for name in ("q", "k", "v")
     ]
     for name, kind in (("k", "key"), ("v", "value")):
@@ -160,7 +179,9 @@ def _attention(layer: int) -> list[onnx.NodeProto]:
         helper.make_node("MatMul", [f"q_new.{layer}", f"kt.{layer}"], [f"raw.{layer}"]),
         helper.make_node("Where", ["hidden_keys", "far", f"raw.{layer}"], [f"scores.{layer}"]),
         helper.make_node("Softmax", [f"scores.{layer}"], [f"attention.{layer}"], axis=-1),
-        helper.make_node("MatMul", [f"attention.{layer}", f"present.{layer}.value"], [f"mixed.{layer}"]),
+        helper.make_node(
+            "MatMul", [f"attention.{layer}", f"present.{layer}.value"], [f"mixed.{layer}"]
+        ),
         helper.make_node("Squeeze", [f"mixed.{layer}", "heads_axis"], [f"mixed_flat.{layer}"]),
         helper.make_node("MatMul", [f"mixed_flat.{layer}", f"o.{layer}"], [f"out.{layer}"]),
         helper.make_node("Add", [x, f"out.{layer}"], [f"x.{layer + 1}"]),
@@ -177,7 +198,10 @@ def _model(
     outputs: list[onnx.ValueInfoProto],
     constants: dict[str, np.ndarray],
 ) -> onnx.ModelProto:
-    initializers = [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()]
+    initializers = [
+        numpy_helper.from_array(np.ascontiguousarray(value), name)
+        for name, value in constants.items()
+    ]
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)

@@ -1,4 +1,5 @@
-"""Target files: what each shipped one must say, and that anything else is refused with the file and the key."""
+"""Target files: what each shipped one must say, and that anything else is refused with the file and
+the key."""
 
 import re
 import subprocess
@@ -42,9 +43,15 @@ def test_every_shipped_value_says_why_and_from_where(name):
     assert target.settings() == {key: as_read(value) for key, value in raw(name).items()}
     for key in target.settings().keys() - {"description"}:
         assert re.search("https://|measured|assum", target.reasons[key], re.IGNORECASE), key
-    assert {"budget", "vision_precision", "decoder_precision", "decoder", "portable", "context", "memory_limit"} <= set(
-        target.settings()
-    )
+    assert {
+        "budget",
+        "vision_precision",
+        "decoder_precision",
+        "decoder",
+        "portable",
+        "context",
+        "memory_limit",
+    } <= set(target.settings())
 
 
 def raw(name):
@@ -57,10 +64,15 @@ def as_read(value):
 
 def test_a_file_of_ones_own(write):
     path = write(
-        '# because\n# I say so\nbudget = [9, 4]\n\n# elsewhere\n\nthreads = 2\ngguf_type=["q8_0"]\ndecoder="both"'
+        '# because\n# I say so\nbudget = [9, 4]\n\n# elsewhere\n\nthreads = 2\ngguf_type=["q8_0"]\ndecoder="both"'  # noqa: E501
     )
     target = load_target(path)
-    assert (target.budget, target.threads, target.gguf_type, target.decoder) == ((9, 4), 2, ("q8_0",), "both")
+    assert (target.budget, target.threads, target.gguf_type, target.decoder) == (
+        (9, 4),
+        2,
+        ("q8_0",),
+        "both",
+    )
     assert target.portable is None
     assert target.reasons == {"budget": "because I say so"}
     assert target.name == str(path)
@@ -101,8 +113,16 @@ def test_unknown_keys_and_wrong_types(write, text, key, expected):
 @pytest.mark.parametrize(
     ("text", "key", "expected"),
     [
-        ('decoder = "llama.cpp"\ndecoder_precision = ["int4"]', "decoder_precision", "decoder is llama.cpp"),
-        ('decoder = "llama.cpp"\nembed_precision = ["fp16"]', "embed_precision", "decoder is llama.cpp"),
+        (
+            'decoder = "llama.cpp"\ndecoder_precision = ["int4"]',
+            "decoder_precision",
+            "decoder is llama.cpp",
+        ),
+        (
+            'decoder = "llama.cpp"\nembed_precision = ["fp16"]',
+            "embed_precision",
+            "decoder is llama.cpp",
+        ),
         ('gguf_type = ["q8_0"]', "gguf_type", "decoder is onnx"),
         ('portable = true\nformat = "ort"', "portable", "format is ort"),
         ("budget = [9, 64]\ncontext = 64", "context", "budget is 64"),
@@ -156,7 +176,10 @@ def test_no_such_target(tmp_path):
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=60) | st.text("budget_portcx =[]{}\"',.#\n0123456789", max_size=60).map(str.encode))
+@given(
+    st.binary(max_size=60)
+    | st.text("budget_portcx =[]{}\"',.#\n0123456789", max_size=60).map(str.encode)
+)
 def test_no_file_does_anything_but_load_or_be_refused(tmp_path, content):
     path = tmp_path / "board.toml"
     path.write_bytes(SOUND.encode() + content)
@@ -166,6 +189,8 @@ def test_no_file_does_anything_but_load_or_be_refused(tmp_path, content):
 
 def test_the_targets_need_nothing_of_ours():
     script = "import sys, pocketvlm_targets as p; p.load_target('ios'); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"pocketvlm", "pocketvlm_export", "numpy", "click"}

@@ -34,7 +34,18 @@ def test_shared_options_arrive_as_one_value(tmp_path):
 
     page = tmp_path / "README.md"
     page.write_text("before\n<!-- table -->\nold\n<!-- /table -->\nafter\n")
-    arguments = ["x", "--budgets", "4,2", "--repeat", "3", "--threads", "1", "--allow-busy", "--page", str(page)]
+    arguments = [
+        "x",
+        "--budgets",
+        "4,2",
+        "--repeat",
+        "3",
+        "--threads",
+        "1",
+        "--allow-busy",
+        "--page",
+        str(page),
+    ]
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 0, result.output
     assert taken == {
@@ -61,7 +72,9 @@ def test_a_file_goes_into_its_section_and_nowhere_else(tmp_path):
     file.write_text("| new |\n\n")
     assert CliRunner().invoke(page_section.main, [str(page), "a", str(file)]).exit_code == 0
     assert page.read_text() == "<!-- a -->\n| new |\n<!-- /a -->\n<!-- b -->\nstays\n<!-- /b -->\n"
-    assert isinstance(CliRunner().invoke(page_section.main, [str(page), "c", str(file)]).exception, ValueError)
+    assert isinstance(
+        CliRunner().invoke(page_section.main, [str(page), "c", str(file)]).exception, ValueError
+    )
 
 
 def test_peak_memory_is_that_of_the_process_alone():
@@ -70,9 +83,8 @@ def test_peak_memory_is_that_of_the_process_alone():
     outer = f"""
 import subprocess, sys
 held = bytearray(300_000_000)
-print(subprocess.run([sys.executable, "-c", {inner!r}], capture_output=True, text=True, check=True).stdout)
-from benchmark.peak import peak_memory
-print(peak_memory())
+print(subprocess.run([sys.executable, "-c", {inner!r}], capture_output=True, text=True,
+check=True).stdout) from benchmark.peak import peak_memory print(peak_memory())
 """
     done = subprocess.run([sys.executable, "-c", outer], capture_output=True, text=True, check=True)
     started, starting = map(float, done.stdout.split())
@@ -89,7 +101,9 @@ held = bytearray(300_000_000)
 print("held", flush=True)
 sys.stdin.readline()
 """
-    with subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=-1, stdout=-1, text=True
+    ) as process:
         assert process.stdout.readline() == "ready\n"
         with Watch(process.pid) as watch:
             time.sleep(0.2)
@@ -110,7 +124,9 @@ def test_large_preset_has_the_published_size():
 
 
 def test_export_memory(make_tiny, tmp_path):
-    result = CliRunner().invoke(main, ["export-memory", str(make_tiny()), "-o", str(tmp_path / "a"), "--budget", "4"])
+    result = CliRunner().invoke(
+        main, ["export-memory", str(make_tiny()), "-o", str(tmp_path / "a"), "--budget", "4"]
+    )
     assert result.exit_code == 0, result.output
     assert (tmp_path / "a" / "pocketvlm.json").is_file()
     for row in ("| decoder graph |", "| parity gate |", "LLaVA-1.5-7B (28.3 GB in float32)"):
@@ -118,7 +134,16 @@ def test_export_memory(make_tiny, tmp_path):
 
 
 def test_selection_is_measured_for_the_methods_asked_for(tiny_checkpoint):
-    arguments = ["selection", str(tiny_checkpoint), "--methods", "gprune", "--budget", "7", "--repeat", "1"]
+    arguments = [
+        "selection",
+        str(tiny_checkpoint),
+        "--methods",
+        "gprune",
+        "--budget",
+        "7",
+        "--repeat",
+        "1",
+    ]
     result = CliRunner().invoke(main, [*arguments, "--allow-busy", "--threads", "1"])
     assert result.exit_code == 0, result.output
     assert "36 patches, 7 kept, fp32" in result.output

@@ -1,4 +1,5 @@
-"""Peers: the tower as llama.cpp wants it, programs that answer, suspended between their turns, and what fails."""
+"""Peers: the tower as llama.cpp wants it, programs that answer, suspended between their turns, and
+what fails."""
 
 import sys
 import time
@@ -29,7 +30,9 @@ def checkpoint(make_tiny):
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory):
     path = tmp_path_factory.mktemp("picture") / "noise.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (42, 42, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (42, 42, 3), dtype=np.uint8)).save(
+        path
+    )
     return path
 
 
@@ -55,18 +58,30 @@ def test_the_tower_is_the_checkpoints(checkpoint, tmp_path, kind):
     write_mmproj(checkpoint, tmp_path / "mmproj.gguf", kind)
     written = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "mmproj.gguf").tensors}
     stored = load_file(checkpoint / "model.safetensors")
-    seen = {name: values for name, values in stored.items() if name.startswith(("vision_tower", "multi_modal"))}
+    seen = {
+        name: values
+        for name, values in stored.items()
+        if name.startswith(("vision_tower", "multi_modal"))
+    }
     assert len(written) == len(seen)
     query = seen["vision_tower.vision_model.encoder.layers.1.self_attn.q_proj.weight"]
-    found = gguf.dequantize(written["v.blk.1.attn_q.weight"].data, written["v.blk.1.attn_q.weight"].tensor_type)
+    found = gguf.dequantize(
+        written["v.blk.1.attn_q.weight"].data, written["v.blk.1.attn_q.weight"].tensor_type
+    )
     np.testing.assert_allclose(found, query, atol={"f16": 1e-3, "q8_0": 1e-2}[kind])
-    np.testing.assert_array_equal(written["mm.2.bias"].data, seen["multi_modal_projector.linear_2.bias"])
+    np.testing.assert_array_equal(
+        written["mm.2.bias"].data, seen["multi_modal_projector.linear_2.bias"]
+    )
 
 
 @needs_llama_cpp
 def test_mtmd_answers_about_all_patches(checkpoint, picture, tmp_path):
     write_mmproj(checkpoint, tmp_path / "mmproj.gguf", "f16")
-    export(str(checkpoint), tmp_path / "artifact", ExportOptions(decoder="llama.cpp", gguf_types=("f16",)))
+    export(
+        str(checkpoint),
+        tmp_path / "artifact",
+        ExportOptions(decoder="llama.cpp", gguf_types=("f16",)),
+    )
     files = {
         "model": str(tmp_path / "artifact" / "gguf" / "decoder-f16.gguf"),
         "mmproj": str(tmp_path / "mmproj.gguf"),
@@ -80,7 +95,9 @@ def test_mtmd_answers_about_all_patches(checkpoint, picture, tmp_path):
 
 
 def test_transformers_answers(checkpoint, picture):
-    version, reports = ask_twice("with_transformers", told(checkpoint=str(checkpoint), dtype="float32"), picture)
+    version, reports = ask_twice(
+        "with_transformers", told(checkpoint=str(checkpoint), dtype="float32"), picture
+    )
     assert "torch" in version
     assert [report["tokens"] for report in reports] == [3, 3]
     assert reports[0]["prompt_tokens"] > 36
@@ -94,7 +111,9 @@ def test_our_own_program_says_what_it_kept(tiny_export, picture):
 
 
 def test_a_worker_sleeps_until_it_is_asked(tiny_export, picture):
-    with Worker("peer", Path(sys.executable), "with_pocketvlm", told(folder=str(tiny_export), load={})) as worker:
+    with Worker(
+        "peer", Path(sys.executable), "with_pocketvlm", told(folder=str(tiny_export), load={})
+    ) as worker:
         process = psutil.Process(worker._process.pid)
         assert stops(process)
         worker.ask(picture)
@@ -103,8 +122,15 @@ def test_a_worker_sleeps_until_it_is_asked(tiny_export, picture):
 
 
 def test_a_program_that_fails_is_named_with_its_reason(tmp_path):
-    with pytest.raises(click.ClickException, match=r"^peer ended: .*(no such folder|pocketvlm\.json)"):
-        Worker("peer", Path(sys.executable), "with_pocketvlm", told(folder=str(tmp_path / "none"), load={}))
+    with pytest.raises(
+        click.ClickException, match=r"^peer ended: .*(no such folder|pocketvlm\.json)"
+    ):
+        Worker(
+            "peer",
+            Path(sys.executable),
+            "with_pocketvlm",
+            told(folder=str(tmp_path / "none"), load={}),
+        )
 
 
 def test_an_environment_that_cannot_be_made_is_not_kept(tmp_path):

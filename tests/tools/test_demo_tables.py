@@ -1,4 +1,5 @@
-"""The tables of the demo say what was answered: every method is there, draws are averaged, p is against FasterVLM."""
+"""The tables of the demo say what was answered: every method is there, draws are averaged, p is
+against FasterVLM."""
 
 import pytest
 
@@ -19,7 +20,8 @@ COUNT = 20
 
 @pytest.fixture
 def summary(tmp_path):
-    """Every method answers the first so many of 20 questions rightly: FasterVLM 18, the draws 5, 6 and 7, others 12."""
+    """Every method answers the first so many of 20 questions rightly: FasterVLM 18, the draws 5, 6
+    and 7, others 12."""
     questions = [
         Question(n, str(n), "?", ("yes",), (f"{n}.png",), (("first", "rest")[n > COUNT / 2],))
         for n in range(1, COUNT + 1)
@@ -32,8 +34,13 @@ def summary(tmp_path):
         replies = [Reply(q.line, 1, "yes" if q.line <= right else "no") for q in questions]
         answered += [Answered(subject, case, replies) for case in cases]
     for keep in BUDGETS[1:]:  # as good as FasterVLM at 72 tokens
-        subject = Subject(str(tmp_path / f"fastv-{keep}"), "fastv", (Case(BUDGETS[0], "onnx", "fp32", "fp32"),))
-        replies = [Reply(q.line, 1, "yes" if q.line <= (18 if keep == 72 else 12) else "no") for q in questions]
+        subject = Subject(
+            str(tmp_path / f"fastv-{keep}"), "fastv", (Case(BUDGETS[0], "onnx", "fp32", "fp32"),)
+        )
+        replies = [
+            Reply(q.line, 1, "yes" if q.line <= (18 if keep == 72 else 12) else "no")
+            for q in questions
+        ]
         answered.append(Answered(subject, subject.cases[0], replies))
     data = QuestionSet(tmp_path, questions, [], "")
     found = Evaluation(data, questions, [], answered, METRICS["exact"])
@@ -51,7 +58,9 @@ def test_a_row_a_method_and_a_column_a_budget(summary):
     assert all(len(row) == 1 + len(BUDGETS) for row in rows.values())
     assert rows["FasterVLM"][1].startswith("90.0 [")
     assert rows["DivPrune"][1] == f"60.0 ({mcnemar(0, 6):.2g})"
-    assert rows["Random"][5] == f"30.0 ({mcnemar(0, 11):.2g})"  # of 5, 6 and 7 of 20; the largest p is that of 7
+    assert (
+        rows["Random"][5] == f"30.0 ({mcnemar(0, 11):.2g})"
+    )  # of 5, 6 and 7 of 20; the largest p is that of 7
     assert SEEDS == 3
     assert rows["FastV from layer 2 of 4"][1:4] == ["", "90.0 (1)", f"60.0 ({mcnemar(0, 6):.2g})"]
 

@@ -5,7 +5,17 @@ import numpy as np
 from demo_questions.__main__ import write_set
 from pocketvlm.media.pictures import open_picture
 from pocketvlm_measure.evaluation.questions import picture_of, read_questions
-from train_demo.scenes import CELL, KINDS, NUMBERS, SPLITS, make_scene, question_set, questions, render, scene_rng
+from train_demo.scenes import (
+    CELL,
+    KINDS,
+    NUMBERS,
+    SPLITS,
+    make_scene,
+    question_set,
+    questions,
+    render,
+    scene_rng,
+)
 
 
 def test_answers_follow_from_the_scene():
@@ -16,12 +26,19 @@ def test_answers_follow_from_the_scene():
         assert [q.kind for q in asked] == list(KINDS)
         by_kind = {q.kind: q for q in asked}
         names = {(t.colour, t.kind) for t in scene.things}
-        assert len({t.colour for t in scene.things}) == len({t.kind for t in scene.things}) == len(scene.things)
+        assert (
+            len({t.colour for t in scene.things})
+            == len({t.kind for t in scene.things})
+            == len(scene.things)
+        )
         assert by_kind["count"].answer == NUMBERS[len(scene.things)]
-        colour, kind = by_kind["presence"].text.removeprefix("Is there a ").removesuffix("?").split()
+        colour, kind = (
+            by_kind["presence"].text.removeprefix("Is there a ").removesuffix("?").split()
+        )
         assert (by_kind["presence"].answer == "yes") == ((colour, kind) in names)
         assert all(
-            t.name in by_kind["description"].answer and t.place in by_kind["description"].answer for t in scene.things
+            t.name in by_kind["description"].answer and t.place in by_kind["description"].answer
+            for t in scene.things
         )
 
 
@@ -39,7 +56,9 @@ def test_objects_show_their_colour_in_their_cell():
 def test_scenes_depend_on_split_and_index_alone():
     again = [make_scene(scene_rng("test", i)) for i in range(20)]
     assert again == [make_scene(scene_rng("test", i)) for i in range(20)]
-    scenes = {split: {repr(make_scene(scene_rng(split, i))) for i in range(200)} for split in SPLITS}
+    scenes = {
+        split: {repr(make_scene(scene_rng(split, i))) for i in range(200)} for split in SPLITS
+    }
     assert all(not scenes[a] & scenes[b] for a in SPLITS for b in SPLITS if a < b)
 
 
@@ -58,7 +77,11 @@ def test_a_set_is_what_evaluate_reads(tmp_path):
     found = read_questions(write_set(tmp_path, "validation", 6, per_picture=3))
     expected = question_set("validation", 6, per_picture=3)
     for question, (picture, asked) in zip(found.questions, expected, strict=True):
-        assert (question.text, question.answers, question.tags) == (asked.text, (asked.answer,), (asked.kind,))
+        assert (question.text, question.answers, question.tags) == (
+            asked.text,
+            (asked.answer,),
+            (asked.kind,),
+        )
         assert open_picture(picture_of(question.images[0])).tobytes() == picture.tobytes()
     assert not found.broken
     assert len(list(tmp_path.glob("*.png"))) == 2

@@ -1,4 +1,5 @@
-"""Speed and memory of artifacts, one command a measurement: ``PYTHONPATH=tools python -m benchmark COMMAND --help``."""
+"""Speed and memory of artifacts, one command a measurement: ``PYTHONPATH=tools python -m benchmark
+COMMAND --help``."""
 
 from __future__ import annotations
 

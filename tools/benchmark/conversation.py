@@ -1,4 +1,5 @@
-"""Knows what a second question costs: its time to first token against the first's, about the same picture."""
+"""Knows what a second question costs: its time to first token against the first's, about the same
+picture."""
 
 from __future__ import annotations
 
@@ -23,8 +24,11 @@ SECOND = "And what colour does it have?"
 @click.option("--new-tokens", default=16, show_default=True, help="Length of the first answer.")
 @timed
 @into_section("conversation")
-def conversation(folder: Path, sizes: tuple[int, ...], new_tokens: int, timing: Timing, section: Section) -> None:
-    """Time to first token of a first and a second question about a picture, with every decoder of an artifact."""
+def conversation(
+    folder: Path, sizes: tuple[int, ...], new_tokens: int, timing: Timing, section: Section
+) -> None:
+    """Time to first token of a first and a second question about a picture, with every decoder of
+    an artifact."""
     line = check_quiet(timing.allow_busy)
     artifact = Artifact.open(folder)
     manifest = artifact.manifest
@@ -33,7 +37,13 @@ def conversation(folder: Path, sizes: tuple[int, ...], new_tokens: int, timing: 
     seeds = itertools.count()
 
     def measure(engine: str, precision: str, budget: int) -> Callable[[], dict[str, float]]:
-        vlm = VLM.load(folder, decoder=engine, decoder_precision=precision, budget=budget, threads=timing.threads)
+        vlm = VLM.load(
+            folder,
+            decoder=engine,
+            decoder_precision=precision,
+            budget=budget,
+            threads=timing.threads,
+        )
 
         def once() -> dict[str, float]:
             # A picture that was not seen before, or its features would be known already.
@@ -48,12 +58,16 @@ def conversation(folder: Path, sizes: tuple[int, ...], new_tokens: int, timing: 
     candidates = {(*file, budget): measure(*file, budget) for file in files for budget in sizes}
     spreads = take_turns(candidates, timing.repeat)
     lines = [
-        f"{manifest.source.model}, {timing.threads} threads, {timing.repeat} interleaved turns, milliseconds to the"
+        f"{manifest.source.model}, {timing.threads} threads, {timing.repeat} interleaved turns, "
+        f"milliseconds to the"
         f" first token, median (smallest-largest); {line}.\n",
         "| decoder | visual tokens | first question | second question | of the first |",
         "|---|---|---|---|---|",
     ]
     for (engine, precision, budget), found in spreads.items():
         ratio = found["second"].median / found["first"].median
-        lines.append(f"| {engine} {precision} | {budget} | {found['first']} | {found['second']} | **{ratio:.2f}** |")
+        lines.append(
+            f"| {engine} {precision} | {budget} | {found['first']} | {found['second']} | "
+            f"**{ratio:.2f}** |"
+        )
     section.publish("\n".join(lines))

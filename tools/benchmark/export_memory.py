@@ -1,4 +1,5 @@
-"""Knows the peak memory of an export, step by step, against the weights and against what the plan estimates."""
+"""Knows the peak memory of an export, step by step, against the weights and against what the plan
+estimates."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ _INTERVAL = 0.02  # seconds between two looks
 
 @dataclass
 class Peak:
-    """The most memory seen while one step ran, in bytes: resident, and of that anonymous, which no file backs."""
+    """The most memory seen while one step ran, in bytes: resident, and of that anonymous, which no
+    file backs."""
 
     resident: int = 0
     anonymous: int = 0
@@ -41,7 +43,8 @@ class Peak:
 
 
 class Watch:
-    """Looks at a process for as long as the block runs; what is seen belongs to the step that was begun last.
+    """Looks at a process for as long as the block runs; what is seen belongs to the step that was
+    begun last.
 
     From outside: a thread of its own would see nothing while a copy holds the interpreter.
     """
@@ -75,11 +78,18 @@ class Watch:
 
 @click.command()
 @click.argument("checkpoint", type=EXISTING)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Where the artifact goes.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where the artifact goes.",
+)
 @click.option("--budget", default="64", show_default=True, help="As of `pocketvlm export`.")
 @into_section("export-memory")
 def export_memory(checkpoint: Path, output: Path, budget: str, section: Section) -> None:
-    """Peak memory of an export, parity gate included, against the checkpoint's weights in float32."""
+    """Peak memory of an export, parity gate included, against the checkpoint's weights in
+    float32."""
     command = [sys.executable, "-m", "benchmark.export_once", str(checkpoint), str(output), budget]
     total = 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -93,15 +103,19 @@ def export_memory(checkpoint: Path, output: Path, budget: str, section: Section)
                     click.echo(said["step"], err=True)
     if process.returncode:
         raise click.ClickException(f"the export failed with exit code {process.returncode}")
-    section.publish("\n".join(_report(inspect_checkpoint(str(checkpoint)), watch.peaks, total * 1e6)))
+    section.publish(
+        "\n".join(_report(inspect_checkpoint(str(checkpoint)), watch.peaks, total * 1e6))
+    )
 
 
 def _report(checkpoint: Checkpoint, peaks: dict[str, Peak], total: float) -> Iterator[str]:
     weights = 4.0 * checkpoint.weights.parameters()
     estimate = make_plan(checkpoint, ExportOptions()).memory_bytes
     yield (
-        f"`{checkpoint.source.name}`: {weights / 1e9:.2f} GB of weights in float32, peak resident memory of the export"
-        f" {total / 1e9:.2f} GB, **{total / weights:.2f}x**; `--dry-run` estimates {estimate / 1e9:.2f} GB.\n"
+        f"`{checkpoint.source.name}`: {weights / 1e9:.2f} GB of weights in float32, peak resident "
+        f"memory of the export"
+        f" {total / 1e9:.2f} GB, **{total / weights:.2f}x**; `--dry-run` estimates "
+        f"{estimate / 1e9:.2f} GB.\n"
     )
     yield "| step | peak resident, GB | of that anonymous |"
     yield "|---|---|---|"
@@ -113,8 +127,10 @@ def _report(checkpoint: Checkpoint, peaks: dict[str, Peak], total: float) -> Ite
     yield ""
     yield (
         f"{LARGE_NAME} ({weights / 1e9:.1f} GB in float32) was not exported: the same formula gives"
-        f" {plan.memory_bytes / 1e9:.1f} GB, {plan.memory_bytes / weights:.2f}x, since one component is in memory at a"
-        f" time and the largest, the decoder with its head and embedding, takes {held / 1e9:.1f} GB."
+        f" {plan.memory_bytes / 1e9:.1f} GB, {plan.memory_bytes / weights:.2f}x, since one "
+        f"component is in memory at a"
+        f" time and the largest, the decoder with its head and embedding, takes {held / 1e9:.1f} "
+        f"GB."
     )
 
 

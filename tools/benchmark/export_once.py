@@ -1,4 +1,5 @@
-"""Exports a checkpoint and prints its steps and its peak memory as JSON lines: CHECKPOINT OUTPUT BUDGETS."""
+"""Exports a checkpoint and prints its steps and its peak memory as JSON lines: CHECKPOINT OUTPUT
+BUDGETS."""
 
 import json
 import sys
@@ -9,5 +10,7 @@ from pocketvlm_export import ExportOptions, export
 
 checkpoint, output, budgets = sys.argv[1:4]
 options = ExportOptions(budgets=tuple(int(budget) for budget in budgets.split(",")), overwrite=True)
-export(checkpoint, Path(output), options, lambda text: print(json.dumps({"step": text}), flush=True))
+export(
+    checkpoint, Path(output), options, lambda text: print(json.dumps({"step": text}), flush=True)
+)
 print(json.dumps({"peak_mb": peak_memory()}))

@@ -34,5 +34,7 @@ def check_quiet(allow_busy: bool) -> str:
         return "other load before measuring: unknown"
     line = f"other load before measuring: {busy:.0f} % of {os.cpu_count()} CPUs"
     if busy > BUSY and not allow_busy:
-        raise click.ClickException(f"{line}; expected at most {BUSY:.0f} %: wait, or pass --allow-busy")
+        raise click.ClickException(
+            f"{line}; expected at most {BUSY:.0f} %: wait, or pass --allow-busy"
+        )
     return line

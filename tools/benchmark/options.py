@@ -34,7 +34,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Timing:
-    """How durations are measured: turns that count, threads of each engine, whether on a busy machine too."""
+    """How durations are measured: turns that count, threads of each engine, whether on a busy
+    machine too."""
 
     repeat: int
     threads: int

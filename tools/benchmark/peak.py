@@ -6,7 +6,8 @@ from pocketvlm_measure.profiler import memory
 
 
 def peak_memory() -> float:
-    """Largest resident set of this process so far, in MB; RuntimeError where the system does not tell."""
+    """Largest resident set of this process so far, in MB; RuntimeError where the system does not
+    tell."""
     peak = memory.peak_memory()
     if peak is None:
         raise RuntimeError("this system does not tell a process's peak memory")

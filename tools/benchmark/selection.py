@@ -1,4 +1,5 @@
-"""Knows what each pruning method's selection costs within the vision graph, all methods side by side."""
+"""Knows what each pruning method's selection costs within the vision graph, all methods side by
+side."""
 
 from __future__ import annotations
 
@@ -18,7 +19,14 @@ from pocketvlm.cli.lists import Comma
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs import PrunedVisionEncoder, VisionEncoderGraph, trace
 from pocketvlm_export.loading import open_checkpoint, quiet_transformers
-from pocketvlm_export.onnx_passes import PRECISION_PASSES, ExternalWeights, NameSelection, WeightsFile, fuse, tidy
+from pocketvlm_export.onnx_passes import (
+    PRECISION_PASSES,
+    ExternalWeights,
+    NameSelection,
+    WeightsFile,
+    fuse,
+    tidy,
+)
 from pocketvlm_export.precisions import GATE_PRECISION, names_for
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_measure.profiler.selection import read_events
@@ -34,13 +42,22 @@ def _known(name: str) -> str:
 
 @click.command()
 @click.argument("model")
-@click.option("--methods", type=Comma("methods", _known), default=tuple(PRUNERS), help="All by default.")
+@click.option(
+    "--methods", type=Comma("methods", _known), default=tuple(PRUNERS), help="All by default."
+)
 @click.option("--budget", type=int, help="Visual tokens kept; a quarter by default.")
-@click.option("--precision", type=click.Choice(names_for("vision")), default=GATE_PRECISION, show_default=True)
+@click.option(
+    "--precision", type=click.Choice(names_for("vision")), default=GATE_PRECISION, show_default=True
+)
 @timed
 @into_section("selection")
 def selection(
-    model: str, methods: Sequence[str], budget: int | None, precision: str, timing: Timing, section: Section
+    model: str,
+    methods: Sequence[str],
+    budget: int | None,
+    precision: str,
+    timing: Timing,
+    section: Section,
 ) -> None:
     """Selection's share of the vision graph's time, for each method on the checkpoint MODEL.
 
@@ -49,12 +66,16 @@ def selection(
     with tempfile.TemporaryDirectory() as folder:
         spec, files = build(model, methods, budget, precision, Path(folder))
         line = check_quiet(timing.allow_busy)
-        spreads = take_turns({name: _measure(file, spec, timing) for name, file in files}, timing.repeat, warmup=0)
+        spreads = take_turns(
+            {name: _measure(file, spec, timing) for name, file in files}, timing.repeat, warmup=0
+        )
     kept = budget or round(spec.tokens / 4)
     lines = [
-        f"{spec.tokens} patches, {kept} kept, {precision}; {timing.threads} threads, {timing.repeat} interleaved turns "
+        f"{spec.tokens} patches, {kept} kept, {precision}; {timing.threads} threads, "
+        f"{timing.repeat} interleaved turns "
         f"of {_RUNS} pictures; {line}.\n",
-        "| method | vision graph, ms: median (smallest-largest) | selection, ms | of the vision graph | nodes |",
+        "| method | vision graph, ms: median (smallest-largest) | selection, ms | of the vision "
+        "graph | nodes |",
         "|---|---|---|---|---|",
     ]
     lines += [_row(name, spread) for name, spread in spreads.items()]
@@ -64,13 +85,16 @@ def selection(
 def build(
     model: str, methods: Sequence[str], budget: int | None, precision: str, folder: Path
 ) -> tuple[VisionSpec, list[tuple[str, Path]]]:
-    """Write the vision graph of each method into ``folder``; returns the tower's spec with (method, file) of each."""
+    """Write the vision graph of each method into ``folder``; returns the tower's spec with (method,
+    file) of each."""
     checkpoint = open_checkpoint(model)
     spec = checkpoint.spec.vision
     weights = WeightsFile(folder / "weights.onnx_data")
     files = []
     with quiet_transformers():
-        tower = checkpoint.family.load_tower(checkpoint.weights, checkpoint.spec, layers=spec.depth, attention="eager")
+        tower = checkpoint.family.load_tower(
+            checkpoint.weights, checkpoint.spec, layers=spec.depth, attention="eager"
+        )
         projector = checkpoint.family.load_projector(checkpoint.weights, checkpoint.spec)
         for name in methods:
             pruner = make_pruner(name, {})
@@ -104,7 +128,11 @@ def _measure(file: Path, spec: VisionSpec, timing: Timing) -> Callable[[], dict[
         nodes = float(len(ir.load(file).graph))
         if found is None:
             raise click.ClickException(f"{file.stem} names no node as selecting")
-        return {"vision": Spread(found.nodes).median, "select": Spread(found.select).median, "nodes": nodes}
+        return {
+            "vision": Spread(found.nodes).median,
+            "select": Spread(found.select).median,
+            "nodes": nodes,
+        }
 
     return once
 

@@ -22,13 +22,24 @@ from benchmark.options import EXISTING, Section, Timing, into_section, timed
 @click.option("--prompt", required=True)
 @timed
 @into_section("startup")
-def startup(folder: Path, checkpoint: Path, image: Path, prompt: str, timing: Timing, section: Section) -> None:
-    """A new process from its start to its first answer: this runtime against transformers on the same checkpoint."""
+def startup(
+    folder: Path, checkpoint: Path, image: Path, prompt: str, timing: Timing, section: Section
+) -> None:
+    """A new process from its start to its first answer: this runtime against transformers on the
+    same checkpoint."""
     line = check_quiet(timing.allow_busy)
     texts: dict[str, str] = {}
 
     def measure(script: str, source: Path) -> Callable[[], dict[str, float]]:
-        command = [sys.executable, "-m", script, str(source), str(image), prompt, str(timing.threads)]
+        command = [
+            sys.executable,
+            "-m",
+            script,
+            str(source),
+            str(image),
+            prompt,
+            str(timing.threads),
+        ]
 
         def once() -> dict[str, float]:
             started = time.perf_counter()
@@ -49,11 +60,14 @@ def startup(folder: Path, checkpoint: Path, image: Path, prompt: str, timing: Ti
         raise click.ClickException(f"the two do not answer alike: {texts}")
     base = spreads["transformers"]
     lines = [
-        f"New process to answer, {timing.threads} threads, {timing.repeat} interleaved turns; {line}.\n",
+        f"New process to answer, {timing.threads} threads, {timing.repeat} interleaved turns; "
+        f"{line}.\n",
         "| | milliseconds, median (smallest-largest) | faster | peak memory |",
         "|---|---|---|---|",
     ]
     for name, found in spreads.items():
         ratio = base["process"].median / found["process"].median
-        lines.append(f"| {name} | {found['process']} | {ratio:.1f}x | {found['peak_mb'].median:.0f} MB |")
+        lines.append(
+            f"| {name} | {found['process']} | {ratio:.1f}x | {found['peak_mb'].median:.0f} MB |"
+        )
     section.publish("\n".join(lines))

@@ -18,10 +18,14 @@ from pocketvlm.vision.encoder import VisionEncoder
 @click.command()
 @click.argument("pruned", type=EXISTING)
 @click.argument("unpruned", type=EXISTING)
-@click.option("--budgets", "sizes", type=NUMBERS, help="Visual tokens; all graphs of PRUNED by default.")
+@click.option(
+    "--budgets", "sizes", type=NUMBERS, help="Visual tokens; all graphs of PRUNED by default."
+)
 @timed
 @into_section("vision")
-def vision(pruned: Path, unpruned: Path, sizes: tuple[int, ...] | None, timing: Timing, section: Section) -> None:
+def vision(
+    pruned: Path, unpruned: Path, sizes: tuple[int, ...] | None, timing: Timing, section: Section
+) -> None:
     """The pruned vision graphs against the unpruned one, by themselves."""
     line = check_quiet(timing.allow_busy)
     ours, whole = Artifact.open(pruned), Artifact.open(unpruned)
@@ -39,7 +43,9 @@ def vision(pruned: Path, unpruned: Path, sizes: tuple[int, ...] | None, timing: 
         return once
 
     chosen = sizes or sorted(ours.manifest.vision.graphs, reverse=True)
-    candidates = {"unpruned": measure(whole, None)} | {str(size): measure(ours, size) for size in chosen}
+    candidates = {"unpruned": measure(whole, None)} | {
+        str(size): measure(ours, size) for size in chosen
+    }
     spreads = take_turns(candidates, timing.repeat)
     base = spreads["unpruned"]["vision"].median
     lines = [
@@ -47,13 +53,24 @@ def vision(pruned: Path, unpruned: Path, sizes: tuple[int, ...] | None, timing: 
         "| vision graph | milliseconds, median (smallest-largest) | of the unpruned |",
         "|---|---|---|",
     ]
-    lines += [f"| {name} | {s['vision']} | {s['vision'].median / base:.2f}x |" for name, s in spreads.items()]
+    lines += [
+        f"| {name} | {s['vision']} | {s['vision'].median / base:.2f}x |"
+        for name, s in spreads.items()
+    ]
     lines += ["", f"Each further budget adds {further_budget(ours):.2f} MB to the folder."]
     section.publish("\n".join(lines))
 
 
 def further_budget(artifact: Artifact) -> float:
-    """Megabytes that the largest graph beside the default's adds: budgets share their weights file."""
+    """Megabytes that the largest graph beside the default's adds: budgets share their weights
+    file."""
     graphs = artifact.manifest.vision.graphs
-    others = [names for budget, names in graphs.items() if budget != artifact.manifest.pruning.default_budget]
-    return max((artifact.manifest.files[name].bytes / 1e6 for names in others for name in names.values()), default=0.0)
+    others = [
+        names
+        for budget, names in graphs.items()
+        if budget != artifact.manifest.pruning.default_budget
+    ]
+    return max(
+        (artifact.manifest.files[name].bytes / 1e6 for names in others for name in names.values()),
+        default=0.0,
+    )

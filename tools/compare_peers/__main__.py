@@ -1,8 +1,10 @@
-"""Time to first token against other runtimes: ``PYTHONPATH=tools python -m compare_peers CHECKPOINT ARTIFACT``.
+"""Time to first token against other runtimes: ``PYTHONPATH=tools python -m compare_peers CHECKPOINT
+ARTIFACT``.
 
-The same checkpoint everywhere, the same prompt, a new picture every turn (some keep what a repeated prompt computed),
-every peer in an environment and a process of its own, one at a time while the others are suspended. ARTIFACT is
-CHECKPOINT exported with all its visual tokens and with the decoders that `peers` lists.
+The same checkpoint everywhere, the same prompt, a new picture every turn (some keep what a repeated
+prompt computed), every peer in an environment and a process of its own, one at a time while the
+others are suspended. ARTIFACT is CHECKPOINT exported with all its visual tokens and with the
+decoders that `peers` lists.
 """
 
 from __future__ import annotations
@@ -33,9 +35,13 @@ from pocketvlm_measure.profiler.questions import made_up_prompt, noise_picture
 @click.option("--budget", default=64, show_default=True, help="Visual tokens that we keep.")
 @click.option("--new-tokens", default=16, show_default=True, help="Tokens of every answer.")
 @click.option("--only", multiple=True, help="Peers whose name contains this; repeat for several.")
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("build/peers"), show_default=True)
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path("build/peers"), show_default=True
+)
 @click.option("--pip-args", default="", help="For pip, as in the Makefile.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write every sample here.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Write every sample here."
+)
 @timed
 @into_section("peers")
 def main(
@@ -71,9 +77,13 @@ def main(
     with ExitStack() as running:
         workers: dict[str, Worker] = {}
         for peer in chosen:
-            python = make_environment(folder / peer.environment, ENVIRONMENTS[peer.environment], pip_args.split())
+            python = make_environment(
+                folder / peer.environment, ENVIRONMENTS[peer.environment], pip_args.split()
+            )
             made = peer.prepare(Sources(checkpoint.resolve(), artifact.resolve(), folder, python))
-            workers[peer.name] = running.enter_context(Worker(peer.name, python, peer.program, told | made))
+            workers[peer.name] = running.enter_context(
+                Worker(peer.name, python, peer.program, told | made)
+            )
         spreads = take_turns(
             {
                 name: partial(show_next, worker, opened, seeds, folder / "picture.png")
@@ -81,15 +91,25 @@ def main(
             },
             timing.repeat,
         )
-    note = f"{opened.manifest.source.model}, {timing.threads} threads, {timing.repeat} interleaved turns; {line}."
+    note = (
+        f"{opened.manifest.source.model}, {timing.threads} threads, {timing.repeat} interleaved "
+        f"turns; {line}."
+    )
     section.publish("\n".join([note, "", *table(chosen, spreads)]))
     if json_path:
-        samples = {name: {stage: list(s.samples) for stage, s in found.items()} for name, found in spreads.items()}
+        samples = {
+            name: {stage: list(s.samples) for stage, s in found.items()}
+            for name, found in spreads.items()
+        }
         versions = {name: worker.version for name, worker in workers.items()}
-        json_path.write_text(json.dumps({"note": note, "versions": versions, "samples": samples}, indent=1) + "\n")
+        json_path.write_text(
+            json.dumps({"note": note, "versions": versions, "samples": samples}, indent=1) + "\n"
+        )
 
 
-def show_next(worker: Worker, artifact: Artifact, seeds: Iterator[int], path: Path) -> dict[str, float]:
+def show_next(
+    worker: Worker, artifact: Artifact, seeds: Iterator[int], path: Path
+) -> dict[str, float]:
     """Ask about a picture that nobody has seen."""
     Image.fromarray(noise_picture(artifact, next(seeds))).save(path)
     return worker.ask(path)
@@ -99,7 +119,8 @@ def table(chosen: list[Peer], spreads: dict[str, dict[str, Spread]]) -> list[str
     """Markdown: a row a peer; the last column against the last row, what we do best."""
     best = spreads[chosen[-1].name]["ttft"].median
     lines = [
-        "| | prompt tokens | first token, ms: median (smallest-largest) | ms a further token | peak memory, MB |"
+        "| | prompt tokens | first token, ms: median (smallest-largest) | ms a further token | "
+        "peak memory, MB |"
         " of the last row |",
         "|---|---|---|---|---|---|",
     ]

@@ -1,4 +1,5 @@
-"""Knows how a peer gets an environment of its own, made from package names and kept for the next run."""
+"""Knows how a peer gets an environment of its own, made from package names and kept for the next
+run."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequence[str]) -> Path:
     """The environment's Python; made where it is not there, or was made from other requirements.
 
-    A requirement that begins with ``!`` is taken out again: a package asks for it, and does without.
+    A requirement that begins with ``!`` is taken out again: a package asks for it, and does
+    without.
 
     Raises:
         click.ClickException: pip cannot install them; its last line is said.
@@ -30,7 +32,11 @@ def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequen
         return python
     click.echo(f"making {folder} from {', '.join(requirements)}", err=True)
     venv.create(folder, with_pip=True, clear=True)
-    native = ["--find-links", str(native_llama_cpp(folder.parent / "wheels"))] if _needs_llama_cpp(wanted) else []
+    native = (
+        ["--find-links", str(native_llama_cpp(folder.parent / "wheels"))]
+        if _needs_llama_cpp(wanted)
+        else []
+    )
     installed = [name for name in requirements if not name.startswith("!")]
     unwanted = [name.removeprefix("!") for name in requirements if name.startswith("!")]
     steps = [["install", "--quiet", *native, *pip_args, *installed]]
@@ -39,21 +45,34 @@ def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequen
         command = [str(python), "-m", "pip", *step]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise click.ClickException(f"pip cannot make {folder}: {(done.stderr.strip() or '?').splitlines()[-1]}")
+            raise click.ClickException(
+                f"pip cannot make {folder}: {(done.stderr.strip() or '?').splitlines()[-1]}"
+            )
     made_from.write_text(wanted)
     return python
 
 
 def native_llama_cpp(folder: Path) -> Path:
-    """The folder with a wheel compiled for this very CPU, as who compares would have it; minutes when it is new.
+    """The folder with a wheel compiled for this very CPU, as who compares would have it; minutes
+    when it is new.
 
-    CMAKE_ARGS counts: the native build of 0.3.36 crashes in the picture encoder on CPUs with AMX, one with
-    ``-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON`` does not.
+    CMAKE_ARGS counts: the native build of 0.3.36 crashes in the picture encoder on CPUs with AMX,
+    one with ``-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON
+    -DGGML_AVX512_BF16=ON`` does not.
     """
     if not list(folder.glob("llama_cpp_python-*.whl")):
         click.echo("compiling llama-cpp-python for this CPU", err=True)
-        build = ["wheel", "--quiet", "--no-deps", "--no-cache-dir", "--no-binary", "llama_cpp_python"]
-        subprocess.run([sys.executable, "-m", "pip", *build, "--wheel-dir", str(folder), pinned()], check=True)
+        build = [
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-cache-dir",
+            "--no-binary",
+            "llama_cpp_python",
+        ]
+        subprocess.run(
+            [sys.executable, "-m", "pip", *build, "--wheel-dir", str(folder), pinned()], check=True
+        )
     return folder
 
 

@@ -1,4 +1,5 @@
-"""Knows llama.cpp's mmproj file: a CLIP tower and LLaVA's projector as GGUF, which its converter no longer writes."""
+"""Knows llama.cpp's mmproj file: a CLIP tower and LLaVA's projector as GGUF, which its converter no
+longer writes."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ _NAMES = [
 
 
 def write_mmproj(checkpoint: Path, path: Path, kind: str) -> None:
-    """Write the tower and projector of a LLaVA checkpoint; ``kind`` of its matrices is ``f16`` or ``q8_0``."""
+    """Write the tower and projector of a LLaVA checkpoint; ``kind`` of its matrices is ``f16`` or
+    ``q8_0``."""
     vision = json.loads((checkpoint / "config.json").read_text())["vision_config"]
     pictures = json.loads((checkpoint / "preprocessor_config.json").read_text())
     writer = gguf.GGUFWriter(path, "clip")
@@ -41,7 +43,9 @@ def write_mmproj(checkpoint: Path, path: Path, kind: str) -> None:
     writer.add_vision_embedding_length(vision["hidden_size"])
     writer.add_vision_feed_forward_length(vision["intermediate_size"])
     writer.add_vision_projection_dim(vision["projection_dim"])
-    writer.add_vision_block_count(vision["num_hidden_layers"])  # it computes one less: LLaVA's feature layer -2
+    writer.add_vision_block_count(
+        vision["num_hidden_layers"]
+    )  # it computes one less: LLaVA's feature layer -2
     writer.add_vision_head_count(vision["num_attention_heads"])
     writer.add_vision_attention_layernorm_eps(vision["layer_norm_eps"])
     writer.add_vision_image_mean(pictures["image_mean"])

@@ -1,4 +1,5 @@
-"""Knows the peers: what each is made of, what it needs from a checkpoint, and the program that asks it."""
+"""Knows the peers: what each is made of, what it needs from a checkpoint, and the program that asks
+it."""
 
 from __future__ import annotations
 
@@ -15,8 +16,15 @@ from compare_peers.mmproj import write_mmproj
 # The environment of a peer -> what it is made of, beside the Python that runs this tool.
 ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     "transformers": ("-c", "constraints.txt", "torch", "transformers", "pillow"),
-    # torchvision is another build than torch where torch is the one for CPUs, and then breaks transformers.
-    "openvino": ("torch==2.13.0", "optimum-intel==2.2.0", "openvino-genai==2026.4.1.0", "pillow", "!torchvision"),
+    # torchvision is another build than torch where torch is the one for CPUs, and then breaks
+    # transformers.
+    "openvino": (
+        "torch==2.13.0",
+        "optimum-intel==2.2.0",
+        "openvino-genai==2026.4.1.0",
+        "pillow",
+        "!torchvision",
+    ),
     "llama.cpp": ("-c", "constraints.txt", "llama-cpp-python", "pillow"),
     "pocketvlm": ("-c", "constraints.txt", ".[llama]"),
 }
@@ -24,7 +32,8 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Sources:
-    """What the peers are made from: a checkpoint, our artifact of it, and a folder for what they write."""
+    """What the peers are made from: a checkpoint, our artifact of it, and a folder for what they
+    write."""
 
     checkpoint: Path
     artifact: Path
@@ -34,7 +43,8 @@ class Sources:
 
 @dataclass(frozen=True)
 class Peer:
-    """One row of the table; ``prepare`` gives the settings of its program, and writes once what they name."""
+    """One row of the table; ``prepare`` gives the settings of its program, and writes once what
+    they name."""
 
     name: str
     environment: str
@@ -52,7 +62,15 @@ def _openvino(sources: Sources) -> dict[str, Any]:
     if not (folder / "openvino_language_model.xml").is_file():
         tool = sources.python.with_name("optimum-cli")
         task = ["--task", "image-text-to-text", "--weight-format", "int4"]
-        command = [str(tool), "export", "openvino", "--model", str(sources.checkpoint), *task, str(folder)]
+        command = [
+            str(tool),
+            "export",
+            "openvino",
+            "--model",
+            str(sources.checkpoint),
+            *task,
+            str(folder),
+        ]
         subprocess.run(command, check=True, stdout=sys.stderr)
     return {"folder": str(folder)}
 
@@ -83,10 +101,21 @@ def ours(budget: int, vision: str, decoder: str, precision: str) -> Peer:
 
 
 def peers(tokens: int, budget: int) -> list[Peer]:
-    """All peers, those that cannot prune first; ``tokens`` is what the tower sees and ``budget`` what we keep."""
+    """All peers, those that cannot prune first; ``tokens`` is what the tower sees and ``budget``
+    what we keep."""
     return [
-        Peer("transformers, fp32", "transformers", "with_transformers", partial(_transformers, "float32")),
-        Peer("transformers, bf16", "transformers", "with_transformers", partial(_transformers, "bfloat16")),
+        Peer(
+            "transformers, fp32",
+            "transformers",
+            "with_transformers",
+            partial(_transformers, "float32"),
+        ),
+        Peer(
+            "transformers, bf16",
+            "transformers",
+            "with_transformers",
+            partial(_transformers, "bfloat16"),
+        ),
         Peer("OpenVINO GenAI, int8 tower, int4", "openvino", "with_openvino", _openvino),
         Peer("llama.cpp mtmd, f16 tower, Q4_0", "llama.cpp", "with_mtmd", partial(_mtmd, "f16")),
         Peer("llama.cpp mtmd, q8_0 tower, Q4_0", "llama.cpp", "with_mtmd", partial(_mtmd, "q8_0")),

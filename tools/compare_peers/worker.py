@@ -1,4 +1,5 @@
-"""Knows a peer's running program: asked about a picture it answers with times; between its turns it is suspended."""
+"""Knows a peer's running program: asked about a picture it answers with times; between its turns it
+is suspended."""
 
 from __future__ import annotations
 
@@ -56,7 +57,10 @@ class Worker:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """End the program."""
         self._process.kill()
@@ -73,4 +77,6 @@ class Worker:
         status = self._process.wait()
         self._complaints.seek(0)
         said = self._complaints.read().strip().splitlines()
-        raise click.ClickException(f"{self.name} ended: {said[-1] if said else f'with status {status}'}")
+        raise click.ClickException(
+            f"{self.name} ended: {said[-1] if said else f'with status {status}'}"
+        )

@@ -1,7 +1,8 @@
-"""The demo's questions as a set for `pocketvlm evaluate`: ``PYTHONPATH=tools python -m demo_questions OUT``.
+"""The demo's questions as a set for `pocketvlm evaluate`: ``PYTHONPATH=tools python -m
+demo_questions OUT``.
 
-OUT/questions.jsonl and a PNG for each picture. The splits draw from seeds of their own: nothing that the demo was
-trained on, or that was looked at while training, is in ``test``.
+OUT/questions.jsonl and a PNG for each picture. The splits draw from seeds of their own: nothing
+that the demo was trained on, or that was looked at while training, is in ``test``.
 """
 
 from __future__ import annotations
@@ -21,14 +22,20 @@ from train_demo.scenes import SPLITS, Question, question_set
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--split", type=click.Choice(list(SPLITS)), default="test", show_default=True)
 @click.option("--count", default=1_000, show_default=True, help="Questions.")
-@click.option("--per-picture", default=1, show_default=True, help="Questions about each picture, of different kinds.")
+@click.option(
+    "--per-picture",
+    default=1,
+    show_default=True,
+    help="Questions about each picture, of different kinds.",
+)
 def main(out: Path, split: str, count: int, per_picture: int) -> None:
     """Write a set."""
     click.echo(write_set(out, split, count, per_picture))
 
 
 def write_set(out: Path, split: str, count: int, per_picture: int = 1) -> Path:
-    """Write ``count`` questions of a split with their pictures into ``out``; returns the JSONL file."""
+    """Write ``count`` questions of a split with their pictures into ``out``; returns the JSONL
+    file."""
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     asked = question_set(split, count, per_picture=per_picture)
@@ -44,7 +51,12 @@ def write_set(out: Path, split: str, count: int, per_picture: int = 1) -> Path:
 
 def question_row(image: str, question: Question) -> dict[str, Any]:
     """A question as the set has it; its kind is its tag."""
-    return {"image": image, "question": question.text, "answers": [question.answer], "tags": [question.kind]}
+    return {
+        "image": image,
+        "question": question.text,
+        "answers": [question.answer],
+        "tags": [question.kind],
+    }
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -1,4 +1,5 @@
-"""Knows how to ask the Hugging Face model: its own ``generate``, and the same model on a subset of the patches."""
+"""Knows how to ask the Hugging Face model: its own ``generate``, and the same model on a subset of
+the patches."""
 
 from __future__ import annotations
 
@@ -23,12 +24,18 @@ def fastervlm(scores: np.ndarray, budget: int) -> np.ndarray:
 def prompt_of(question: Question, processor: LlavaProcessor) -> str:
     """The chat prompt with one ``<image>`` in it."""
     content = [{"type": "image"}, {"type": "text", "text": question.text}]
-    return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+    return str(
+        processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+    )
 
 
 @torch.no_grad()
 def generate_answers(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, asked: Sequence[tuple[Image.Image, Question]]
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    asked: Sequence[tuple[Image.Image, Question]],
 ) -> list[str]:
     """Greedy answers of the whole model through ``generate``, nothing pruned."""
     texts: list[str] = []
@@ -41,7 +48,9 @@ def generate_answers(
             padding=True,
         )
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=NEW_TOKENS)
-        texts += processor.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+        texts += processor.batch_decode(
+            ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True
+        )
     return [text.strip() for text in texts]
 
 
@@ -49,24 +58,33 @@ class PrunedModel:
     """Answers from a part of the patches; tower and [CLS] scores are computed once a picture."""
 
     def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
-        model.model.vision_tower.set_attn_implementation("eager")  # only eager attention can be looked at
+        model.model.vision_tower.set_attn_implementation(
+            "eager"
+        )  # only eager attention can be looked at
         self.model, self.processor = model, processor
         self.image_token = model.config.image_token_id
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[Image.Image]) -> tuple[torch.Tensor, np.ndarray]:
-        """Projected features (n, patches, hidden) and [CLS] scores (n, patches) of the layer LLaVA reads."""
+        """Projected features (n, patches, hidden) and [CLS] scores (n, patches) of the layer LLaVA
+        reads."""
         layer = self.model.config.vision_feature_layer
         features, scores = [], []
         for start in range(0, len(pictures), BATCH):
-            pixels = self.processor.image_processor(list(pictures[start : start + BATCH]), return_tensors="pt")
-            out = self.model.model.vision_tower(**pixels, output_attentions=True, output_hidden_states=True)
+            pixels = self.processor.image_processor(
+                list(pictures[start : start + BATCH]), return_tensors="pt"
+            )
+            out = self.model.model.vision_tower(
+                **pixels, output_attentions=True, output_hidden_states=True
+            )
             features.append(self.model.model.multi_modal_projector(out.hidden_states[layer][:, 1:]))
             scores.append(out.attentions[layer][:, :, 0, 1:].mean(1).numpy())
         return torch.cat(features), np.concatenate(scores)
 
     @torch.no_grad()
-    def tokens(self, features: torch.Tensor, kept: np.ndarray, asked: Sequence[Question]) -> list[list[int]]:
+    def tokens(
+        self, features: torch.Tensor, kept: np.ndarray, asked: Sequence[Question]
+    ) -> list[list[int]]:
         """The token ids of those answers, filled up with end tokens within a batch."""
         ids: list[list[int]] = []
         for start in range(0, len(asked), BATCH):
@@ -88,13 +106,20 @@ class PrunedModel:
             table = self.model.get_input_embeddings()(torch.tensor(ids))
             filled = torch.cat([table[:at], image[row], table[at + 1 :]])
             place = torch.arange(len(filled))
-            embeds[row, -len(filled) :], mask[row, -len(filled) :], positions[row, -len(filled) :] = filled, 1, place
+            (
+                embeds[row, -len(filled) :],
+                mask[row, -len(filled) :],
+                positions[row, -len(filled) :],
+            ) = filled, 1, place
         cache = DynamicCache(config=language.config)
         position, done = positions[:, -1:], torch.zeros(len(asked), dtype=torch.bool)
         written: list[torch.Tensor] = []
         for _ in range(NEW_TOKENS):
             hidden = language(
-                inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
             ).last_hidden_state
             token = self.model.lm_head(hidden[:, -1]).argmax(-1)
             written.append(torch.where(done, tokenizer.eos_token_id, token))
@@ -102,5 +127,8 @@ class PrunedModel:
             if done.all():
                 break
             embeds, position = self.model.get_input_embeddings()(token)[:, None], position + 1
-            mask, positions = torch.cat([mask, torch.ones(len(asked), 1, dtype=torch.long)], 1), position
+            mask, positions = (
+                torch.cat([mask, torch.ones(len(asked), 1, dtype=torch.long)], 1),
+                position,
+            )
         return torch.stack(written, 1).tolist()

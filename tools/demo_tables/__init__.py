@@ -1,1 +1,2 @@
-"""Measures what the demo answers, with every pruning method, precision and decoder, and writes the tables."""
+"""Measures what the demo answers, with every pruning method, precision and decoder, and writes the
+tables."""

@@ -1,8 +1,10 @@
-"""The accuracy tables of docs/measured.md, through `pocketvlm evaluate`: ``PYTHONPATH=tools python -m demo_tables``.
+"""The accuracy tables of docs/measured.md, through `pocketvlm evaluate`: ``PYTHONPATH=tools python
+-m demo_tables``.
 
-Exact match of the demo on held-out questions: every pruning method by the share of visual tokens kept, FasterVLM by
-kind of question, every precision and decoder with all tokens, beside the checkpoint in Hugging Face's ``generate``.
-Artifacts and answers stay in BUILD: what is there is not made again, so that a run that was ended goes on.
+Exact match of the demo on held-out questions: every pruning method by the share of visual tokens
+kept, FasterVLM by kind of question, every precision and decoder with all tokens, beside the
+checkpoint in Hugging Face's ``generate``. Artifacts and answers stay in BUILD: what is there is not
+made again, so that a run that was ended goes on.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--workers", default=1, show_default=True, help="Processes.")
 @click.option("--page", type=_PATH, help="Write the tables between this file's markers.")
 @click.option("--figures", type=_PATH, help="Write the figures as JSON.")
-def main(build: Path, questions: int, workers: int, page: Path | None, figures: Path | None) -> None:
+def main(
+    build: Path, questions: int, workers: int, page: Path | None, figures: Path | None
+) -> None:
     """Measure, print, and write where asked."""
     folder = build / f"questions-{questions}"
     path = folder / "questions.jsonl"

@@ -1,4 +1,5 @@
-"""Knows which artifacts of the demo are measured: one of every pruning method, and one with every engine."""
+"""Knows which artifacts of the demo are measured: one of every pruning method, and one with every
+engine."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def export_method(build: Path, name: str, options: Mapping[str, str]) -> Path:
 
 
 def export_fastv(build: Path, keep: int) -> Path:
-    """The folder of the demo with ``keep`` of all tokens going on from `FASTV_LAYER` of its decoder."""
+    """The folder of the demo with ``keep`` of all tokens going on from `FASTV_LAYER` of its
+    decoder."""
     options = ExportOptions(pruner="none", fastv=FastV(layer=FASTV_LAYER, keep=keep))
     return _export(build / f"{FASTV}-{keep}", options)
 
@@ -61,4 +63,6 @@ def _export(folder: Path, options: ExportOptions) -> Path:
 def graph_bytes(folder: Path, names: set[str]) -> int:
     """Bytes of these graphs of an artifact with their weights."""
     files = json.loads((folder / "pocketvlm.json").read_text())["files"]
-    return sum(entry["bytes"] for name, entry in files.items() if name.removesuffix("_data") in names)
+    return sum(
+        entry["bytes"] for name, entry in files.items() if name.removesuffix("_data") in names
+    )

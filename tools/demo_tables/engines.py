@@ -1,4 +1,5 @@
-"""Knows the table of engines: exact match of every precision and decoder with all tokens, and how large each is."""
+"""Knows the table of engines: exact match of every precision and decoder with all tokens, and how
+large each is."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ _EXACT = METRICS["exact"]
 
 @dataclass(frozen=True)
 class Row:
-    """One way to answer: a decoder with its precision, the vision graph's, megabytes of both, exact match."""
+    """One way to answer: a decoder with its precision, the vision graph's, megabytes of both, exact
+    match."""
 
     decoder: str
     precision: str
@@ -46,7 +48,14 @@ def measure(build: Path, data: QuestionSet, workers: int) -> list[Row]:
     """Hugging Face's ``generate``, then every pair of a vision graph and a decoder."""
     folder = export_engines(build)
     engine = ENGINES["local"](workers)
-    found = evaluate(data, cases_of(folder, workers, BUDGETS[:1]), _EXACT, build / "engines.jsonl", engine, resume=True)
+    found = evaluate(
+        data,
+        cases_of(folder, workers, BUDGETS[:1]),
+        _EXACT,
+        build / "engines.jsonl",
+        engine,
+        resume=True,
+    )
     manifest = Artifact.open(folder).manifest
     return [_reference(data), *(_row(folder, manifest, score) for score in summarise(found).scores)]
 
@@ -54,23 +63,37 @@ def measure(build: Path, data: QuestionSet, workers: int) -> list[Row]:
 def _row(folder: Path, manifest: Manifest, score: Score) -> Row:
     case = score.answered.case
     size = graph_bytes(folder, _graphs(manifest, case)) / 1e6
-    return Row(case.decoder, case.decoder_precision, case.vision_precision, size, 100 * score.headline.value)
+    return Row(
+        case.decoder,
+        case.decoder_precision,
+        case.vision_precision,
+        size,
+        100 * score.headline.value,
+    )
 
 
 def _graphs(manifest: Manifest, case: Case) -> set[str]:
     decoder = manifest.decoder.graphs if case.decoder == "onnx" else manifest.decoder.gguf
-    return {manifest.vision.graphs[case.budget][case.vision_precision], decoder[case.decoder_precision]}
+    return {
+        manifest.vision.graphs[case.budget][case.vision_precision],
+        decoder[case.decoder_precision],
+    }
 
 
 def _reference(data: QuestionSet) -> Row:
     """The checkpoint itself, nothing pruned; the questions are read from the same file."""
     model = LlavaForConditionalGeneration.from_pretrained(DEMO, dtype=torch.float32).eval()
     asked = [
-        (Image.open(question.images[0]).convert("RGB"), Question(question.tags[0], question.text, question.answers[0]))
+        (
+            Image.open(question.images[0]).convert("RGB"),
+            Question(question.tags[0], question.text, question.answers[0]),
+        )
         for question in data.questions
     ]
     texts = generate_answers(model, AutoProcessor.from_pretrained(DEMO), asked)
-    right = [_EXACT.parts(text, q.answers)[0] for text, q in zip(texts, data.questions, strict=True)]
+    right = [
+        _EXACT.parts(text, q.answers)[0] for text, q in zip(texts, data.questions, strict=True)
+    ]
     size = (DEMO / "model.safetensors").stat().st_size / 1e6
     return Row("transformers", "fp32", "", size, 100 * sum(right) / len(right))
 
@@ -78,10 +101,14 @@ def _reference(data: QuestionSet) -> Row:
 def table(rows: list[Row], questions: int) -> str:
     """Markdown: a row a way to answer."""
     lines = [
-        f"Exact match on {questions} held-out questions, {BUDGETS[0]} of {BUDGETS[0]} visual tokens:",
+        f"Exact match on {questions} held-out questions, {BUDGETS[0]} of {BUDGETS[0]} visual "
+        f"tokens:",
         "",
         "| decoder | its precision | vision | size of both, MB | exact match, % |",
         "|---|---|---|---|---|",
     ]
-    lines += [f"| {r.decoder} | {r.precision} | {r.vision} | {r.megabytes:.1f} | {r.percent:.1f} |" for r in rows]
+    lines += [
+        f"| {r.decoder} | {r.precision} | {r.vision} | {r.megabytes:.1f} | {r.percent:.1f} |"
+        for r in rows
+    ]
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""Knows the tables of pruning methods: exact match by share of tokens kept, beside FasterVLM at the same share."""
+"""Knows the tables of pruning methods: exact match by share of tokens kept, beside FasterVLM at the
+same share."""
 
 from __future__ import annotations
 
@@ -27,7 +28,14 @@ def measure(build: Path, data: QuestionSet, workers: int) -> Summary:
         subjects += cases_of(export_method(build, name, options), workers, budgets=BUDGETS)
     for keep in BUDGETS[1:]:
         subjects += cases_of(export_fastv(build, keep), workers, budgets=BUDGETS[:1])
-    found = evaluate(data, subjects, METRICS["exact"], build / "methods.jsonl", ENGINES["local"](workers), resume=True)
+    found = evaluate(
+        data,
+        subjects,
+        METRICS["exact"],
+        build / "methods.jsonl",
+        ENGINES["local"](workers),
+        resume=True,
+    )
     return summarise(found, lambda answered: _ours(found, answered))
 
 
@@ -67,8 +75,10 @@ def table(summary: Summary) -> str:
     questions, patches = len(summary.evaluation.questions), max(BUDGETS)
     shares = [f"{budget / patches:.0%} ({budget})" for budget in BUDGETS]
     lines = [
-        f"Exact match in per cent on {questions} held-out questions by the share of visual tokens kept; FasterVLM with "
-        "95 % intervals, the others with p of McNemar's exact test against FasterVLM at the same share (of several "
+        f"Exact match in per cent on {questions} held-out questions by the share of visual tokens "
+        f"kept; FasterVLM with "
+        "95 % intervals, the others with p of McNemar's exact test against FasterVLM at the same "
+        "share (of several "
         "draws the mean, and the largest p):",
         "",
         f"| method | {' | '.join(shares)} |",
@@ -95,8 +105,12 @@ def kinds_table(summary: Summary) -> str:
     lines += [f"|---|---|{'---|' * len(kinds)}"]
     for name, by_budget in cells.items():
         for budget in BUDGETS if name == _OURS else (_FEW,):
-            means = [fmean(100 * _accuracy(score, kind) for score in by_budget[budget]) for kind in kinds]
-            lines.append(f"| {title(name)} | {budget} | {' | '.join(f'{mean:.1f}' for mean in means)} |")
+            means = [
+                fmean(100 * _accuracy(score, kind) for score in by_budget[budget]) for kind in kinds
+            ]
+            lines.append(
+                f"| {title(name)} | {budget} | {' | '.join(f'{mean:.1f}' for mean in means)} |"
+            )
     return "\n".join(lines)
 
 
@@ -108,7 +122,8 @@ def figures(summary: Summary) -> dict[str, Any]:
     """{method: {budget: per cent, one a draw}}."""
     return {
         name: {
-            budget: [round(100 * score.headline.value, 2) for score in scores] for budget, scores in by_budget.items()
+            budget: [round(100 * score.headline.value, 2) for score in scores]
+            for budget, scores in by_budget.items()
         }
         for name, by_budget in _cells(summary).items()
     }

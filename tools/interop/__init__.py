@@ -1,1 +1,2 @@
-"""Checks that another client, transformers.js, answers from an exported folder as Hugging Face does."""
+"""Checks that another client, transformers.js, answers from an exported folder as Hugging Face
+does."""

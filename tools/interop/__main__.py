@@ -1,8 +1,10 @@
-"""transformers.js in Node against Hugging Face, token by token: ``PYTHONPATH=tools python -m interop``.
+"""transformers.js in Node against Hugging Face, token by token: ``PYTHONPATH=tools python -m
+interop``.
 
-Exports the demo checkpoint, lets Node answer every question about the three example scenes from that folder, and
-compares with Hugging Face's modules on the same kept patches and with this project's runtime; then runs the JavaScript
-that the artifact's USING.md shows, in onnxruntime-web. Needs node and npm.
+Exports the demo checkpoint, lets Node answer every question about the three example scenes from
+that folder, and compares with Hugging Face's modules on the same kept patches and with this
+project's runtime; then runs the JavaScript that the artifact's USING.md shows, in onnxruntime-web.
+Needs node and npm.
 """
 
 from __future__ import annotations
@@ -31,7 +33,12 @@ BUDGET = 36
 
 
 @click.command(help=__doc__)
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("build/interop/demo"), help="Where to export.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("build/interop/demo"),
+    help="Where to export.",
+)
 def main(folder: Path) -> None:
     """Export, ask everyone, compare; exit 1 on the first difference."""
     if not (HERE / "node_modules" / "@huggingface" / "transformers").exists():
@@ -43,13 +50,17 @@ def main(folder: Path) -> None:
     processor = AutoProcessor.from_pretrained(DEMO)
 
     ours = VLM.load(folder)
-    runtime = [list(ours.generate(q.text, images=[path], max_new_tokens=32).token_ids) for path, q in pairs]
+    runtime = [
+        list(ours.generate(q.text, images=[path], max_new_tokens=32).token_ids) for path, q in pairs
+    ]
     request = {
         "folder": str(folder),
         "asked": [{"image": str(path), "prompt": prompt_of(q, processor)} for path, q in pairs],
     }
     command = ["node", str(HERE / "answer.mjs")]
-    node = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
+    node = subprocess.run(
+        command, input=json.dumps(request), capture_output=True, text=True, check=False
+    )
     if node.returncode:
         raise SystemExit(f"node failed:\n{node.stderr}")
     javascript = json.loads(node.stdout.splitlines()[-1])
@@ -57,7 +68,9 @@ def main(folder: Path) -> None:
 
     end = processor.tokenizer.eos_token_id
     differ = 0
-    for (path, question), theirs, js, mine in zip(pairs, reference, javascript, runtime, strict=True):
+    for (path, question), theirs, js, mine in zip(
+        pairs, reference, javascript, runtime, strict=True
+    ):
         same = _until(end, theirs) == _until(end, js) == _until(end, mine)
         differ += not same
         text = processor.tokenizer.decode(js, skip_special_tokens=True).strip()
@@ -67,18 +80,25 @@ def main(folder: Path) -> None:
     click.echo(f"{len(pairs) - differ} of {len(pairs)} answers have the same tokens in all three")
     shown = answer_with_the_page(folder, [(path, question.text) for path, question in pairs], HERE)
     alike = sum(theirs[: len(mine)] == mine for theirs, mine in zip(shown, runtime, strict=True))
-    click.echo(f"{alike} of {len(pairs)} answers of the JavaScript in USING.md have the same tokens")
+    click.echo(
+        f"{alike} of {len(pairs)} answers of the JavaScript in USING.md have the same tokens"
+    )
     differ += len(pairs) - alike
     raise SystemExit(1 if differ else 0)
 
 
-def hugging_face_tokens(pairs: list[tuple[Path, Question]], processor: AutoProcessor) -> list[list[int]]:
+def hugging_face_tokens(
+    pairs: list[tuple[Path, Question]], processor: AutoProcessor
+) -> list[list[int]]:
     """Greedy tokens of Hugging Face's modules on the patches that FasterVLM keeps."""
     model = LlavaForConditionalGeneration.from_pretrained(DEMO, dtype=torch.float32).eval()
     pruned = PrunedModel(model, processor)
     features, scores = pruned.encode([Image.open(path).convert("RGB") for path, _ in pairs])
     kept = [fastervlm(row, BUDGET) for row in scores]
-    return [pruned.tokens(features[i : i + 1], kept[i][None], [question])[0] for i, (_, question) in enumerate(pairs)]
+    return [
+        pruned.tokens(features[i : i + 1], kept[i][None], [question])[0]
+        for i, (_, question) in enumerate(pairs)
+    ]
 
 
 def _until(end: int, tokens: list[int]) -> list[int]:

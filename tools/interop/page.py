@@ -1,4 +1,5 @@
-"""Knows how to run the JavaScript that stands in an artifact's USING.md, as it stands there, with onnxruntime-web."""
+"""Knows how to run the JavaScript that stands in an artifact's USING.md, as it stands there, with
+onnxruntime-web."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from pocketvlm.media.pictures import open_picture
 from pocketvlm.media.preprocessing import Preprocessor
 from pocketvlm.text.prompts import Prompter
 
-# What a page would do around the code: fetch the files, draw the picture to the size, tokenize the question.
+# What a page would do around the code: fetch the files, draw the picture to the size, tokenize the
+# question.
 _DRIVER = """
 import { readFileSync } from "node:fs";
 const given = JSON.parse(readFileSync(%s));
@@ -27,8 +29,11 @@ console.log(JSON.stringify(answers));
 """
 
 
-def answer_with_the_page(folder: Path, asked: Sequence[tuple[Path, str]], modules: Path) -> list[list[int]]:
-    """Return the token ids of each answer; ``modules`` is the folder whose node_modules has onnxruntime-web."""
+def answer_with_the_page(
+    folder: Path, asked: Sequence[tuple[Path, str]], modules: Path
+) -> list[list[int]]:
+    """Return the token ids of each answer; ``modules`` is the folder whose node_modules has
+    onnxruntime-web."""
     artifact = Artifact.open(folder)
     preprocessor, prompter = Preprocessor.from_artifact(artifact), Prompter.from_artifact(artifact)
     (code,) = re.findall(r"```javascript\n(.*?)```", (folder / "USING.md").read_text(), re.DOTALL)

@@ -1,7 +1,15 @@
-"""Writes LLaVA checkpoints with random weights in the real Hugging Face format, tiny or at real dimensions."""
+"""Writes LLaVA checkpoints with random weights in the real Hugging Face format, tiny or at real
+dimensions."""
 
 from make_checkpoint.presets import PRESETS, Preset
 from make_checkpoint.text import make_tokenizer
 from make_checkpoint.write import build_config, make_checkpoint, weight_shapes
 
-__all__ = ["PRESETS", "Preset", "build_config", "make_checkpoint", "make_tokenizer", "weight_shapes"]
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "build_config",
+    "make_checkpoint",
+    "make_tokenizer",
+    "weight_shapes",
+]

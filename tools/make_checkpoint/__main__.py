@@ -12,10 +12,14 @@ def main() -> None:
     """Parse the arguments and write one checkpoint."""
     parser = argparse.ArgumentParser(prog="make_checkpoint", description=__doc__)
     parser.add_argument("preset", choices=sorted(PRESETS))
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write; created when absent")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder to write; created when absent"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
-    parser.add_argument("--layout", choices=sorted(LAYOUTS), default="classic", help="how the weights are named")
+    parser.add_argument(
+        "--layout", choices=sorted(LAYOUTS), default="classic", help="how the weights are named"
+    )
     parser.add_argument("--shard-mb", type=int, default=1000, help="largest weights file, in MB")
     arguments = parser.parse_args()
     make_checkpoint(

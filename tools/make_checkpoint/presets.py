@@ -11,20 +11,20 @@ VOCABULARY = 512  # ids of the tiny presets; the tokenizer fills fewer of them
 class Preset:
     """One checkpoint's shape: keyword arguments of the Hugging Face configuration classes.
 
-    ``vision`` goes to the configuration class of ``tower``, ``text`` to the decoder's own configuration
-    class named by ``decoder``, ``llava`` to that of ``family``, ``pictures`` to an image processor that cuts pictures
-    by settings of its own. ``residual`` scales what a layer adds to its input and
-    ``embedding`` is the embeddings' standard deviation: small ones keep a deep decoder as calm as a trained one, whose
-    rounding errors do not grow from layer to layer.
+    ``vision`` goes to the configuration class of ``tower``, ``text`` to the decoder's own
+    configuration class named by ``decoder``, ``llava`` to that of ``family``, ``pictures`` to an
+    image processor that cuts pictures by settings of its own. ``residual`` scales what a layer adds
+    to its input and ``embedding`` is the embeddings' standard deviation: small ones keep a deep
+    decoder as calm as a trained one, whose rounding errors do not grow from layer to layer.
     """
 
     decoder: Literal["llama", "mistral", "qwen2", "qwen3"]
     vision: Mapping[str, Any]
     text: Mapping[str, Any]
     chat: Literal["vicuna", "chatml", "smolvlm", "vicuna-video"] = "vicuna"
-    tower: Literal["clip_vision_model", "dinov2", "siglip_vision_model", "idefics3_vision", "smolvlm_vision"] = (
-        "clip_vision_model"
-    )
+    tower: Literal[
+        "clip_vision_model", "dinov2", "siglip_vision_model", "idefics3_vision", "smolvlm_vision"
+    ] = "clip_vision_model"
     llava: Mapping[str, Any] = field(default_factory=dict)
     family: Literal["llava", "llava_next", "idefics3", "smolvlm", "video_llava"] = "llava"
     pictures: Mapping[str, Any] = field(default_factory=dict)
@@ -32,7 +32,8 @@ class Preset:
     embedding: float = 0.5
 
     def but(self, **changes: Any) -> "Preset":
-        """Return a copy with mappings (``vision``, ``text`` and so on) merged in and other fields replaced."""
+        """Return a copy with mappings (``vision``, ``text`` and so on) merged in and other fields
+        replaced."""
         merged: dict[str, Any] = {
             name: {**getattr(self, name), **value} if isinstance(value, Mapping) else value
             for name, value in changes.items()
@@ -106,20 +107,41 @@ _CALM: Any = {"residual": 0.1, "embedding": 0.1}
 
 PRESETS: dict[str, Preset] = {
     "tiny-llama": Preset("llama", _TINY_TOWER, _TINY_TEXT),
-    "tiny-mistral": Preset("mistral", _TINY_TOWER, {**_TINY_TEXT, "num_key_value_heads": 1, "head_dim": 32}),
-    "tiny-qwen2": Preset("qwen2", _TINY_TOWER, {**_TINY_TEXT, "tie_word_embeddings": True}, chat="chatml"),
-    "tiny-qwen3": Preset("qwen3", _TINY_TOWER, {**_TINY_TEXT, "head_dim": 32, "num_hidden_layers": 3}, chat="chatml"),
+    "tiny-mistral": Preset(
+        "mistral", _TINY_TOWER, {**_TINY_TEXT, "num_key_value_heads": 1, "head_dim": 32}
+    ),
+    "tiny-qwen2": Preset(
+        "qwen2", _TINY_TOWER, {**_TINY_TEXT, "tie_word_embeddings": True}, chat="chatml"
+    ),
+    "tiny-qwen3": Preset(
+        "qwen3", _TINY_TOWER, {**_TINY_TEXT, "head_dim": 32, "num_hidden_layers": 3}, chat="chatml"
+    ),
     "tiny-dinov2": Preset(
         "llama",
-        {**{k: v for k, v in _TINY_TOWER.items() if k not in ("intermediate_size", "projection_dim")}, "mlp_ratio": 2},
+        {
+            **{
+                k: v
+                for k, v in _TINY_TOWER.items()
+                if k not in ("intermediate_size", "projection_dim")
+            },
+            "mlp_ratio": 2,
+        },
         _TINY_TEXT,
         tower="dinov2",
     ),
     "tiny-llava-next": Preset(
-        "mistral", _TINY_TOWER, _TINY_TEXT, family="llava_next", llava={"image_grid_pinpoints": _pinpoints(42)}
+        "mistral",
+        _TINY_TOWER,
+        _TINY_TEXT,
+        family="llava_next",
+        llava={"image_grid_pinpoints": _pinpoints(42)},
     ),
-    "tiny-smolvlm": Preset("llama", _TINY_SIGLIP, tower="smolvlm_vision", family="smolvlm", **_TINY_TILES),
-    "tiny-idefics3": Preset("llama", _TINY_SIGLIP, tower="idefics3_vision", family="idefics3", **_TINY_TILES),
+    "tiny-smolvlm": Preset(
+        "llama", _TINY_SIGLIP, tower="smolvlm_vision", family="smolvlm", **_TINY_TILES
+    ),
+    "tiny-idefics3": Preset(
+        "llama", _TINY_SIGLIP, tower="idefics3_vision", family="idefics3", **_TINY_TILES
+    ),
     # The dimensions of HuggingFaceTB/SmolVLM-256M-Instruct.
     "smolvlm-256m": Preset(
         "llama",

@@ -1,4 +1,5 @@
-"""Knows how to fill a model with seeded noise and write it as safetensors shards, one shard in memory at a time."""
+"""Knows how to fill a model with seeded noise and write it as safetensors shards, one shard in
+memory at a time."""
 
 import json
 import re
@@ -9,8 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-# Parameter names as transformers 5 holds them -> as checkpoints store them. "classic": what llava-hf uploaded to the
-# hub and transformers 4 saved; "flat": what transformers 5 saves; "nested": the module names themselves.
+# Parameter names as transformers 5 holds them -> as checkpoints store them. "classic": what
+# llava-hf uploaded to the hub and transformers 4 saved; "flat": what transformers 5 saves;
+# "nested": the module names themselves.
 LAYOUTS: dict[str, list[tuple[str, str]]] = {
     "classic": [
         (r"^model\.vision_tower\.", "vision_tower.vision_model."),
@@ -41,25 +43,36 @@ def write_weights(
     residual: float,
     embedding: float,
 ) -> None:
-    """Write ``model.safetensors``, or numbered shards and their index where the weights outgrow ``shard_bytes``."""
+    """Write ``model.safetensors``, or numbered shards and their index where the weights outgrow
+    ``shard_bytes``."""
     shards = list(_plan(shapes, dtype, shard_bytes))
     where: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         single = len(shards) == 1
-        file = "model.safetensors" if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = (
+            "model.safetensors"
+            if single
+            else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        )
         tensors = {
-            _stored(name, layout): noise(name, shapes[name], seed, residual, embedding).to(dtype) for name in names
+            _stored(name, layout): noise(name, shapes[name], seed, residual, embedding).to(dtype)
+            for name in names
         }
         save_file(tensors, folder / file, metadata={"format": "pt"})
         where.update(dict.fromkeys(tensors, file))
     if len(shards) > 1:
         total = sum(shape.numel() for shape in shapes.values()) * dtype.itemsize
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps(index, indent=2, sort_keys=True) + "\n"
+        )
 
 
-def noise(name: str, shape: torch.Size, seed: int, residual: float = 1.0, embedding: float = 0.5) -> torch.Tensor:
-    """Return a float32 parameter that depends on its name, the seed and the two scales of a `Preset` alone.
+def noise(
+    name: str, shape: torch.Size, seed: int, residual: float = 1.0, embedding: float = 0.5
+) -> torch.Tensor:
+    """Return a float32 parameter that depends on its name, the seed and the two scales of a
+    `Preset` alone.
 
     Scaled by fan-in, so that signals keep their size through the layers.
     """
@@ -72,7 +85,8 @@ def noise(name: str, shape: torch.Size, seed: int, residual: float = 1.0, embedd
     if "embed" in name and "patch" not in name:
         return embedding * values
     fan_in = shape[1:].numel()
-    # Twice the usual gain on queries and keys: attention that differs from patch to patch, as trained towers have it.
+    # Twice the usual gain on queries and keys: attention that differs from patch to patch, as
+    # trained towers have it.
     gain = 2.0 if re.search(r"[qk]_proj", name) else 1.0
     if re.search(r"(o_proj|out_proj|down_proj|fc2)\.weight", name):
         gain = residual
@@ -87,7 +101,9 @@ def _stored(name: str, layout: str) -> str:
     return name
 
 
-def _plan(shapes: dict[str, torch.Size], dtype: torch.dtype, shard_bytes: int) -> Iterator[list[str]]:
+def _plan(
+    shapes: dict[str, torch.Size], dtype: torch.dtype, shard_bytes: int
+) -> Iterator[list[str]]:
     names: list[str] = []
     held = 0
     for name, shape in shapes.items():

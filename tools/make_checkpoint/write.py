@@ -59,7 +59,8 @@ _FAMILIES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
     "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration),
     "video_llava": (VideoLlavaConfig, VideoLlavaForConditionalGeneration),
 }
-# These name their settings otherwise than LLaVA does, and their weights as transformers has always held them.
+# These name their settings otherwise than LLaVA does, and their weights as transformers has always
+# held them.
 _TILING = ("idefics3", "smolvlm")
 
 
@@ -72,17 +73,20 @@ def make_checkpoint(
     layout: str = "classic",
     shard_bytes: int = 10**9,
 ) -> Path:
-    """Write a checkpoint with random weights that the ``from_pretrained`` of its family's class loads.
+    """Write a checkpoint with random weights that the ``from_pretrained`` of its family's class
+    loads.
 
-    The same ``seed`` gives the same values whatever the ``layout`` and the shards (``dtype`` rounds them).
-    Memory stays near ``shard_bytes`` plus the largest tensor in float32. Returns ``folder``.
+    The same ``seed`` gives the same values whatever the ``layout`` and the shards (``dtype`` rounds
+    them). Memory stays near ``shard_bytes`` plus the largest tensor in float32. Returns ``folder``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(preset.chat)
     config = build_config(preset, tokenizer)
     config.dtype = dtype
     config.save_pretrained(folder)
-    GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
+    GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    ).save_pretrained(folder)
     write_processor(preset, tokenizer, folder)
     shapes = weight_shapes(config)
     write_weights(
@@ -99,7 +103,8 @@ def make_checkpoint(
 
 
 def weight_shapes(config: PretrainedConfig) -> dict[str, torch.Size]:
-    """Shape of every stored weight, by the name that transformers 5 gives it in memory; nothing is allocated."""
+    """Shape of every stored weight, by the name that transformers 5 gives it in memory; nothing is
+    allocated."""
     with torch.device("meta"):
         model = _FAMILIES[config.model_type][1](config)
     shapes = {name: parameter.shape for name, parameter in model.state_dict().items()}
@@ -135,8 +140,14 @@ def build_config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> Pretrain
 def write_processor(preset: Preset, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write tokenizer, processor, image processor and chat template."""
     if preset.family in _TILING:
-        side = preset.vision["image_size"] // preset.vision["patch_size"] // preset.llava["scale_factor"]
-        save_processor(make_tiling_processor(tokenizer, preset.family, preset.pictures, side**2), folder)
+        side = (
+            preset.vision["image_size"]
+            // preset.vision["patch_size"]
+            // preset.llava["scale_factor"]
+        )
+        save_processor(
+            make_tiling_processor(tokenizer, preset.family, preset.pictures, side**2), folder
+        )
         return
     if preset.family == "video_llava":
         sizes = {name: preset.vision[name] for name in ("image_size", "patch_size")}

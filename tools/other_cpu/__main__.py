@@ -1,9 +1,11 @@
-"""Answers on another CPU against this machine's: ``PYTHONPATH=tools python -m other_cpu arm64|haswell``.
+"""Answers on another CPU against this machine's: ``PYTHONPATH=tools python -m other_cpu
+arm64|haswell``.
 
-Exports the demo checkpoint and answers every question about the three example scenes twice, here and under qemu-user:
-``arm64`` with the real arm64 wheels of ONNX Runtime and the other libraries, ``haswell`` on an x86 CPU whose sums of
-products of bytes overflow, which the runtime must notice. In fp32 the tokens must be equal; integer arithmetic differs
-from CPU to CPU by rounding, so there the logits must be close. Needs apt and dpkg-deb.
+Exports the demo checkpoint and answers every question about the three example scenes twice, here
+and under qemu-user: ``arm64`` with the real arm64 wheels of ONNX Runtime and the other libraries,
+``haswell`` on an x86 CPU whose sums of products of bytes overflow, which the runtime must notice.
+In fp32 the tokens must be equal; integer arithmetic differs from CPU to CPU by rounding, so there
+the logits must be close. Needs apt and dpkg-deb.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
 BUDGET = 36
 EXACT = "fp32"
-# Differences of logits against the largest of them: what the parity gate allows in float32, and what quantization does.
+# Differences of logits against the largest of them: what the parity gate allows in float32, and
+# what quantization does.
 TOLERANCE = {EXACT: 1e-4}
 TOLERANCE_QUANTIZED = 0.05
 
@@ -47,12 +50,21 @@ class Configuration:
         return f"vision {self.vision}, decoder {self.decoder}"
 
 
-CONFIGURATIONS = (Configuration("fp32", "fp32"), Configuration("int8", "int8"), Configuration("int8", "int4"))
+CONFIGURATIONS = (
+    Configuration("fp32", "fp32"),
+    Configuration("int8", "int8"),
+    Configuration("int8", "int4"),
+)
 
 
 @click.command(help=__doc__)
 @click.argument("name", type=click.Choice(list(MACHINES)))
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("build"), help="Where all of it is kept.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("build"),
+    help="Where all of it is kept.",
+)
 @click.option("--mirror", help="URI of a Debian archive; apt's own if not given.")
 @click.option("--questions", "most", type=int, help="Only so many of the questions.")
 def main(name: str, folder: Path, mirror: str | None, most: int | None) -> None:
@@ -60,10 +72,13 @@ def main(name: str, folder: Path, mirror: str | None, most: int | None) -> None:
     folder = folder.resolve() / name
     machine = MACHINES[name](folder / "machine", mirror)
     vision, decoder = (
-        tuple(dict.fromkeys(names)) for names in zip(*((c.vision, c.decoder) for c in CONFIGURATIONS), strict=True)
+        tuple(dict.fromkeys(names))
+        for names in zip(*((c.vision, c.decoder) for c in CONFIGURATIONS), strict=True)
     )
     artifact = folder / "demo"
-    options = ExportOptions(budgets=(BUDGET,), vision_precisions=vision, decoder_precisions=decoder, overwrite=True)
+    options = ExportOptions(
+        budgets=(BUDGET,), vision_precisions=vision, decoder_precisions=decoder, overwrite=True
+    )
     export("demo", artifact, options)
     asked = read_questions(EXAMPLES / "questions.jsonl", most).questions
     pairs = [(question.images[0], question) for question in asked]
@@ -76,7 +91,10 @@ def main(name: str, folder: Path, mirror: str | None, most: int | None) -> None:
 
 
 def ask(
-    machine: Machine | None, artifact: Path, pairs: list[tuple[str, Question]], configuration: Configuration
+    machine: Machine | None,
+    artifact: Path,
+    pairs: list[tuple[str, Question]],
+    configuration: Configuration,
 ) -> list[Answer]:
     """Let a machine answer, this one where None is given."""
     machine = machine or Machine([sys.executable])
@@ -103,12 +121,18 @@ def ask(
 
 
 def compare(
-    configuration: Configuration, pairs: list[tuple[str, Question]], here: list[Answer], there: list[Answer]
+    configuration: Configuration,
+    pairs: list[tuple[str, Question]],
+    here: list[Answer],
+    there: list[Answer],
 ) -> bool:
     """Print what each question came to, and whether the machines agree."""
     worst, same, kept = 0.0, 0, 0
     right = [
-        sum(answer["text"] == question.answers[0] for answer, (_, question) in zip(answers, pairs, strict=True))
+        sum(
+            answer["text"] == question.answers[0]
+            for answer, (_, question) in zip(answers, pairs, strict=True)
+        )
         for answers in (here, there)
     ]
     for (image, question), mine, theirs in zip(pairs, here, there, strict=True):
@@ -118,13 +142,16 @@ def compare(
         same += equal
         kept += mine["kept"] == theirs["kept"]
         if not equal:
-            click.echo(f"  {Path(image).name}  {question.text}  {mine['text']!r} / {theirs['text']!r}")
+            click.echo(
+                f"  {Path(image).name}  {question.text}  {mine['text']!r} / {theirs['text']!r}"
+            )
     tolerance = TOLERANCE.get(configuration.decoder, TOLERANCE_QUANTIZED)
     exact = configuration == Configuration(EXACT, EXACT)
     passed = worst <= tolerance and (not exact or same == kept == len(pairs))
     click.echo(
         f"{'ok' if passed else 'DIFFERENT'}  {configuration}: "
-        f"tokens of {same} of {len(pairs)} answers are the same, patches of {kept}; right {right[0]} and {right[1]}; "
+        f"tokens of {same} of {len(pairs)} answers are the same, patches of {kept}; right "
+        f"{right[0]} and {right[1]}; "
         f"logits differ by at most {worst:.1e} of the largest (allowed {tolerance:.0e})"
     )
     return passed

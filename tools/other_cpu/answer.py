@@ -1,6 +1,8 @@
-"""Answers questions with the runtime, on whichever machine runs it: FOLDER QUESTIONS.json VISION DECODER.
+"""Answers questions with the runtime, on whichever machine runs it: FOLDER QUESTIONS.json VISION
+DECODER.
 
-Writes one JSON object a question, ``token_ids``, ``text``, ``kept``, and the prompt's last ``logits``.
+Writes one JSON object a question, ``token_ids``, ``text``, ``kept``, and the prompt's last
+``logits``.
 """
 
 import functools
@@ -18,7 +20,9 @@ from pocketvlm.vision.encoder import VisionEncoder
 
 folder, questions, vision, precision = sys.argv[1:5]
 artifact = Artifact.open(folder)
-encoder = VisionEncoder.open(artifact, precision=vision, threads=1)  # emulated threads wait for each other by spinning
+encoder = VisionEncoder.open(
+    artifact, precision=vision, threads=1
+)  # emulated threads wait for each other by spinning
 decoder = open_decoder(artifact, engine="onnx", precision=precision, threads=1)
 prompter, preprocessor = Prompter.from_artifact(artifact), Preprocessor.from_artifact(artifact)
 
@@ -26,15 +30,23 @@ prompter, preprocessor = Prompter.from_artifact(artifact), Preprocessor.from_art
 @functools.cache
 def look(image: str) -> EmbeddingSegment:
     """A picture's features; float32 towers take most of the time where they are emulated."""
-    return EmbeddingSegment(encoder.encode(preprocessor(open_picture(image))[None]).image_features[0])
+    return EmbeddingSegment(
+        encoder.encode(preprocessor(open_picture(image))[None]).image_features[0]
+    )
 
 
 with tempfile.TemporaryDirectory() as features:
     vlm = VLM(artifact, encoder, decoder, feature_cache=features)
     for image, question in json.loads(Path(questions).read_text()):
         picture = look(image)
-        logits = decoder.prefill(prompter.segments(prompter.encode(question, 1, len(picture)), [picture]))
+        logits = decoder.prefill(
+            prompter.segments(prompter.encode(question, 1, len(picture)), [picture])
+        )
         decoder.reset()
         answer = vlm.generate(question, images=[image], max_new_tokens=32)
-        found = {"token_ids": answer.token_ids, "text": answer.text.strip(), "kept": answer.kept_indices[0]}
+        found = {
+            "token_ids": answer.token_ids,
+            "text": answer.text.strip(),
+            "kept": answer.kept_indices[0],
+        }
         print(json.dumps({"logits": logits.tolist(), **found}), flush=True)

@@ -1,7 +1,8 @@
-"""Knows how to get an emulator, and a root for another architecture, out of a Debian archive into one folder.
+"""Knows how to get an emulator, and a root for another architecture, out of a Debian archive into
+one folder.
 
-apt works in that folder alone and checks signatures; nothing is installed on this machine and nothing needs root; apt
-and dpkg-deb must be there.
+apt works in that folder alone and checks signatures; nothing is installed on this machine and
+nothing needs root; apt and dpkg-deb must be there.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ _SUITE = "trixie"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
-def fetch(folder: Path, mirror: str | None, architecture: str | None = None, packages: Sequence[str] = ()) -> None:
-    """Unpack qemu-user into ``folder``/emulator and ``packages`` of ``architecture`` into ``folder``/root, once."""
+def fetch(
+    folder: Path, mirror: str | None, architecture: str | None = None, packages: Sequence[str] = ()
+) -> None:
+    """Unpack qemu-user into ``folder``/emulator and ``packages`` of ``architecture`` into
+    ``folder``/root, once."""
     if (folder / "done").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    host = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
+    host = subprocess.run(
+        ["dpkg", "--print-architecture"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     _unpack(folder, mirror or _own_mirror(), host, architecture or host, packages)
     (folder / "done").touch()
 
@@ -42,9 +48,17 @@ def _own_mirror() -> str:
     raise SystemExit("apt knows no Debian archive here: run apt-get update, or give --mirror URI")
 
 
-def _unpack(folder: Path, mirror: str, host: str, architecture: str, packages: Sequence[str]) -> None:
+def _unpack(
+    folder: Path, mirror: str, host: str, architecture: str, packages: Sequence[str]
+) -> None:
     """See `fetch`; apt sees nothing as installed."""
-    for name in ("apt/state/lists/partial", "apt/cache/archives/partial", "root/usr/lib", "root/usr/bin", "emulator"):
+    for name in (
+        "apt/state/lists/partial",
+        "apt/cache/archives/partial",
+        "root/usr/lib",
+        "root/usr/bin",
+        "emulator",
+    ):
         (folder / name).mkdir(parents=True)
     (folder / "apt/state/status").touch()
     both = ",".join(dict.fromkeys((architecture, host)))
@@ -64,17 +78,24 @@ def _unpack(folder: Path, mirror: str, host: str, architecture: str, packages: S
         "Debug::NoLocking": "true",
     }
     lines = [f'{name} "{value}";\n' for name, value in settings.items()]
-    (folder / "apt/apt.conf").write_text("".join(lines) + f'APT::Architectures {{ "{architecture}"; "{host}"; }};\n')
+    (folder / "apt/apt.conf").write_text(
+        "".join(lines) + f'APT::Architectures {{ "{architecture}"; "{host}"; }};\n'
+    )
 
     def apt(*arguments: str, cwd: Path = folder) -> None:
         environment = {**os.environ, "APT_CONFIG": str(folder / "apt/apt.conf")}
-        subprocess.run(["apt-get", "-q", *arguments], cwd=cwd, env=environment, check=True, stdout=sys.stderr)
+        subprocess.run(
+            ["apt-get", "-q", *arguments], cwd=cwd, env=environment, check=True, stdout=sys.stderr
+        )
 
     apt("update")
     if packages:
         apt("install", "--yes", "--download-only", *packages)
     apt("download", f"qemu-user:{host}", cwd=folder / "apt")
-    for name in ("lib", "bin"):  # programs look here; the package that makes these links is not among ours
+    for name in (
+        "lib",
+        "bin",
+    ):  # programs look here; the package that makes these links is not among ours
         (folder / "root" / name).symlink_to(f"usr/{name}")
     for package in sorted((folder / "apt/cache/archives").glob("*.deb")):
         subprocess.run(["dpkg-deb", "--extract", package, folder / "root"], check=True)

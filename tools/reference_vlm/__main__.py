@@ -1,7 +1,9 @@
-"""A LLaVA-shaped checkpoint of real parts: ``PYTHONPATH=tools python -m reference_vlm -o build/reference``.
+"""A LLaVA-shaped checkpoint of real parts: ``PYTHONPATH=tools python -m reference_vlm -o
+build/reference``.
 
-DINOv2-small sees, SmolLM2-135M-Instruct speaks. The projector between them is **untrained** (seeded noise): answers to
-questions without a picture are SmolLM2's own, answers about pictures mean nothing, and what the tower looks at is real.
+DINOv2-small sees, SmolLM2-135M-Instruct speaks. The projector between them is **untrained** (seeded
+noise): answers to questions without a picture are SmolLM2's own, answers about pictures mean
+nothing, and what the tower looks at is real.
 """
 
 from __future__ import annotations
@@ -27,13 +29,26 @@ from reference_vlm.tower import IMAGE_SIZE, PATCH_SIZE, load_tower
 
 
 @click.command(help=__doc__)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The checkpoint's folder.")
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("build/parts"), help="Where wheels are kept.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The checkpoint's folder.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path("build/parts"),
+    help="Where wheels are kept.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the projector.")
 def main(output: Path, cache: Path, seed: int) -> None:
     """Fetch the parts, put them together, write the folder."""
     write(fetch(TOWER, cache), fetch(LANGUAGE, cache), output, seed)
-    click.echo(f"written: {output} (the projector is untrained: answers about pictures mean nothing)")
+    click.echo(
+        f"written: {output} (the projector is untrained: answers about pictures mean nothing)"
+    )
 
 
 def write(tower_file: Path, language_file: Path, output: Path, seed: int = 0) -> None:
@@ -42,8 +57,14 @@ def write(tower_file: Path, language_file: Path, output: Path, seed: int = 0) ->
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     join(tower, language, tokenizer, seed).half().save_pretrained(partial)
-    processor = make_processor(tokenizer, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, chat="smollm")
-    processor.image_processor.image_mean = [0.485, 0.456, 0.406]  # ImageNet's, as DINOv2 was trained
+    processor = make_processor(
+        tokenizer, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, chat="smollm"
+    )
+    processor.image_processor.image_mean = [
+        0.485,
+        0.456,
+        0.406,
+    ]  # ImageNet's, as DINOv2 was trained
     processor.image_processor.image_std = [0.229, 0.224, 0.225]
     save_processor(processor, partial)
     shutil.rmtree(output, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""Knows SmolLM2-135M-Instruct as a GGUF file holds it, and makes transformers' model and tokenizer of it."""
+"""Knows SmolLM2-135M-Instruct as a GGUF file holds it, and makes transformers' model and tokenizer
+of it."""
 
 from __future__ import annotations
 
@@ -62,13 +63,16 @@ def build_config(reader: GGUFReader, tokenizer: PreTrainedTokenizerFast) -> Llam
 
 
 def read_weights(reader: GGUFReader, config: LlamaConfig) -> dict[str, torch.Tensor]:
-    """All tensors in float32 by transformers' names; the embedding gets a row of zeros for the picture's token."""
+    """All tensors in float32 by transformers' names; the embedding gets a row of zeros for the
+    picture's token."""
     weights: dict[str, torch.Tensor] = {}
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     for tensor in reader.tensors:
         value = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy()).float()
         if tensor.name == "token_embd.weight":
-            weights["model.embed_tokens.weight"] = torch.cat([value, torch.zeros(1, config.hidden_size)])
+            weights["model.embed_tokens.weight"] = torch.cat(
+                [value, torch.zeros(1, config.hidden_size)]
+            )
         elif tensor.name == "output_norm.weight":
             weights["model.norm.weight"] = value
         else:
@@ -80,14 +84,16 @@ def read_weights(reader: GGUFReader, config: LlamaConfig) -> dict[str, torch.Ten
 
 
 def _half_split(rows: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rotary pairs lie side by side in llama.cpp's Llama and half a head apart in transformers': put them back."""
+    """Rotary pairs lie side by side in llama.cpp's Llama and half a head apart in transformers':
+    put them back."""
     return rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
 def build_tokenizer(reader: GGUFReader) -> PreTrainedTokenizerFast:
     """Byte-level BPE over single digits, which is what ``tokenizer.ggml.pre = smollm`` stands for.
 
-    transformers' own reading of the file is wrong here: it keeps digits together and prepends a token.
+    transformers' own reading of the file is wrong here: it keeps digits together and prepends a
+    token.
     """
 
     def read(name: str) -> list[str]:
@@ -97,11 +103,16 @@ def build_tokenizer(reader: GGUFReader) -> PreTrainedTokenizerFast:
     merges = [(left, right) for left, right in (merge.split(" ") for merge in read("merges"))]
     core = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
     core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     core.decoder = decoders.ByteLevel()
     special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
-    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*special, IMAGE_TOKEN)])
+    core.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in (*special, IMAGE_TOKEN)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         unk_token="<|endoftext|>",

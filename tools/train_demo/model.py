@@ -22,7 +22,8 @@ VOCABULARY = 512
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (GPT-2's pre-tokenizer, Llama's special tokens) learnt from ``texts``."""
+    """A byte-level BPE tokenizer (GPT-2's pre-tokenizer, Llama's special tokens) learnt from
+    ``texts``."""
     core = train_bpe(texts, VOCABULARY, ["<unk>", "<s>", "</s>", "<pad>", "<image>"])
     begin_with(core, "<s>")
     return PreTrainedTokenizerFast(
@@ -39,7 +40,8 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """Pictures to pixel_values as CLIP does; prompts as llava-1.5 phrases them, one ``<image>`` a patch."""
+    """Pictures to pixel_values as CLIP does; prompts as llava-1.5 phrases them, one ``<image>`` a
+    patch."""
     return make_processor(tokenizer, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, chat="vicuna")
 
 
@@ -70,11 +72,14 @@ def clip_config(tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return CLIPConfig(text_config=text.to_dict(), vision_config=vision_config().to_dict(), projection_dim=128)
+    return CLIPConfig(
+        text_config=text.to_dict(), vision_config=vision_config().to_dict(), projection_dim=128
+    )
 
 
 def llava_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
-    """The whole model: tower, two-layer GELU projector, Llama of width 256 with grouped-query attention."""
+    """The whole model: tower, two-layer GELU projector, Llama of width 256 with grouped-query
+    attention."""
     text = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,

@@ -1,4 +1,5 @@
-"""Knows what the tower learns from: whole captions for [CLS], short phrases for the parts of the picture."""
+"""Knows what the tower learns from: whole captions for [CLS], short phrases for the parts of the
+picture."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class Eyes(nn.Module):
         self.tower = tower
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, 3, 96, 96) -> patches of the second-to-last layer (batch, 144, 128), pooled [CLS] (batch, 128)."""
+        """(batch, 3, 96, 96) -> patches of the second-to-last layer (batch, 144, 128), pooled [CLS]
+        (batch, 128)."""
         tower = self.tower
         with torch.autocast("cpu", torch.bfloat16):
             hidden = tower.pre_layrnorm(tower.embeddings(pixel_values))
@@ -50,18 +52,26 @@ class Contrast(nn.Module):
     def loss(self, scenes: list[Scene], pooled: torch.Tensor) -> torch.Tensor:
         """CLIP's symmetric cross-entropy."""
         scores, target = self(scenes, pooled), torch.arange(len(scenes))
-        return (nn.functional.cross_entropy(scores, target) + nn.functional.cross_entropy(scores.T, target)) / 2
+        return (
+            nn.functional.cross_entropy(scores, target)
+            + nn.functional.cross_entropy(scores.T, target)
+        ) / 2
 
 
 class Regions(nn.Module):
-    """CLIP's text side against the nine cells of the picture: which phrase says what lies in each?"""
+    """CLIP's text side against the nine cells of the picture: which phrase says what lies in
+    each?"""
 
     def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.text_model, self.text_projection = clip.text_model, clip.text_projection
-        self.projection = nn.Linear(clip.config.vision_config.hidden_size, clip.config.projection_dim)
+        self.projection = nn.Linear(
+            clip.config.vision_config.hidden_size, clip.config.projection_dim
+        )
         self.scale = nn.Parameter(torch.tensor(2.6))
-        self.contents, self.places = (_phrase_ids(phrases, tokenizer) for phrases in (CONTENTS, PLACES))
+        self.contents, self.places = (
+            _phrase_ids(phrases, tokenizer) for phrases in (CONTENTS, PLACES)
+        )
         self.pad = tokenizer.pad_token_id
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -70,7 +80,8 @@ class Regions(nn.Module):
         return self._likeness(grid, self.contents)
 
     def place_loss(self, features: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of every patch (batch, 144, 128) over the nine places: in which does it lie?"""
+        """Cross-entropy of every patch (batch, 144, 128) over the nine places: in which does it
+        lie?"""
         logits = self._likeness(features, self.places)  # (batch, 144, 9)
         cells = torch.arange(9).view(3, 1, 3, 1).expand(3, 4, 3, 4).reshape(-1)
         return nn.functional.cross_entropy(logits.flatten(0, 1), cells.repeat(len(features)))
@@ -84,7 +95,8 @@ class Regions(nn.Module):
         return self.scale.exp() * seen @ text.T
 
     def loss(self, scenes: list[Scene], features: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy over the phrases; empty cells, the many, weigh as much in all as those with objects."""
+        """Cross-entropy over the phrases; empty cells, the many, weigh as much in all as those with
+        objects."""
         logits, targets = self(features).flatten(0, 1), self.targets(scenes).flatten()
         losses = nn.functional.cross_entropy(logits, targets, reduction="none")
         return losses[targets > 0].mean() + losses[targets == 0].mean()
@@ -107,10 +119,11 @@ def _phrase_ids(phrases: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> t
 
 
 def _read(text_model: nn.Module, ids: torch.Tensor, pad: int) -> torch.Tensor:
-    """What the text tower makes of texts, token ids (texts, length): its state at the end token, (texts, 128).
+    """What the text tower makes of texts, token ids (texts, length): its state at the end token,
+    (texts, 128).
 
-    Not its own ``pooler_output``: with end token 2 transformers takes the highest id for the end, as CLIP's first
-    vocabulary had it, and reads a text only up to there.
+    Not its own ``pooler_output``: with end token 2 transformers takes the highest id for the end,
+    as CLIP's first vocabulary had it, and reads a text only up to there.
     """
     mask = ids != pad
     states = text_model(input_ids=ids, attention_mask=mask).last_hidden_state

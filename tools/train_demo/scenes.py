@@ -1,4 +1,5 @@
-"""Knows the demo's world: seeded scenes of coloured shapes and letters, their pictures, captions and questions."""
+"""Knows the demo's world: seeded scenes of coloured shapes and letters, their pictures, captions
+and questions."""
 
 from __future__ import annotations
 
@@ -23,7 +24,17 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 LETTERS = "ACEHKMTZ"
-PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
+PLACES = (
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "middle",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+)
 NUMBERS = ("zero", "one", "two", "three")
 MAX_OBJECTS = 3
 KINDS = ("colour", "shape", "place", "count", "presence", "reading", "description")
@@ -80,12 +91,14 @@ class Scene:
 
 
 def scene_rng(split: str, index: int) -> np.random.Generator:
-    """The random stream of the scene ``index`` of ``split``: every scene can be made alone, in any order."""
+    """The random stream of the scene ``index`` of ``split``: every scene can be made alone, in any
+    order."""
     return np.random.default_rng([SPLITS[split], index])
 
 
 def make_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
-    """Draw a scene of ``count`` objects (1-3, at random when None); colours and kinds never repeat in a scene."""
+    """Draw a scene of ``count`` objects (1-3, at random when None); colours and kinds never repeat
+    in a scene."""
     count = count or int(rng.integers(1, MAX_OBJECTS + 1))
     cells = np.sort(rng.choice(9, size=count, replace=False))
     colours = rng.choice(list(COLOURS), size=count, replace=False)
@@ -96,11 +109,23 @@ def make_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
     for cell, colour, kind in zip(cells, colours, kinds, strict=True):
         radius = rng.uniform(11, 15)
         slack = CELL / 2 + 2 - radius  # may reach two pixels into the neighbouring cell
-        centre = tuple(float((c + 0.5) * CELL + rng.uniform(-slack, slack)) for c in (cell % 3, cell // 3))
+        centre = tuple(
+            float((c + 0.5) * CELL + rng.uniform(-slack, slack)) for c in (cell % 3, cell // 3)
+        )
         centre = tuple(float(np.clip(c, radius, IMAGE_SIZE - radius)) for c in centre)
         letter = str(rng.choice(list(LETTERS))) if kind == "letter" else ""
         angle = float(rng.uniform(-0.25, 0.25))
-        things.append(Thing(str(kind), str(colour), int(cell), (centre[0], centre[1]), float(radius), angle, letter))
+        things.append(
+            Thing(
+                str(kind),
+                str(colour),
+                int(cell),
+                (centre[0], centre[1]),
+                float(radius),
+                angle,
+                letter,
+            )
+        )
     return Scene(tuple(things), int(rng.integers(2**31)))
 
 
@@ -115,13 +140,17 @@ def render(scene: Scene) -> Image.Image:
         colour = tuple(int(np.clip(c * shade, 0, 255)) for c in COLOURS[thing.colour])
         _draw_thing(draw, thing, (colour[0], colour[1], colour[2]))
     picture = picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
-    noisy = np.asarray(picture, dtype=np.float32) + rng.normal(0, rng.uniform(0, 8), (IMAGE_SIZE, IMAGE_SIZE, 1))
+    noisy = np.asarray(picture, dtype=np.float32) + rng.normal(
+        0, rng.uniform(0, 8), (IMAGE_SIZE, IMAGE_SIZE, 1)
+    )
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
 def caption(scene: Scene) -> str:
     """One sentence that names every object with its colour and place, in reading order."""
-    parts = [f"a {t.name} {'in' if t.place == 'middle' else 'at'} the {t.place}" for t in scene.things]
+    parts = [
+        f"a {t.name} {'in' if t.place == 'middle' else 'at'} the {t.place}" for t in scene.things
+    ]
     text = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
     return text[0].upper() + text[1:] + "."
 
@@ -148,11 +177,16 @@ def questions(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
     text = _pick(rng, "Which letter is shown?", "What letter do you see?")
     yield Question("reading", text, letters[0] if letters else "none")
 
-    yield Question("description", _pick(rng, "Describe the picture.", "Describe this image."), caption(scene))
+    yield Question(
+        "description", _pick(rng, "Describe the picture.", "Describe this image."), caption(scene)
+    )
 
 
-def question_set(split: str, count: int, per_picture: int = 1) -> Iterator[tuple[Image.Image, Question]]:
-    """``count`` pairs of picture and question, the kinds in turn, ``per_picture`` (1-7) of them about each scene."""
+def question_set(
+    split: str, count: int, per_picture: int = 1
+) -> Iterator[tuple[Image.Image, Question]]:
+    """``count`` pairs of picture and question, the kinds in turn, ``per_picture`` (1-7) of them
+    about each scene."""
     for number in range(-(-count // per_picture)):
         rng = scene_rng(split, number)
         scene = make_scene(rng)
@@ -166,7 +200,8 @@ def _presence(scene: Scene, rng: np.random.Generator) -> Question:
     if rng.random() < 0.5:
         colour, kind = sorted(present)[int(rng.integers(len(present)))]
         return Question("presence", f"Is there a {colour} {kind}?", "yes")
-    # Half of the absent ones borrow a colour or a shape that is there, so that neither alone gives the answer away.
+    # Half of the absent ones borrow a colour or a shape that is there, so that neither alone gives
+    # the answer away.
     thing = scene.things[int(rng.integers(len(scene.things)))]
     while True:
         colour, kind = str(rng.choice(list(COLOURS))), str(rng.choice((*SHAPES, "letter")))
@@ -184,7 +219,9 @@ def _background(rng: np.random.Generator) -> Image.Image:
     """A muted, dim texture: gradient with noise, stripes, checks or soft blobs."""
     y, x = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE].astype(np.float32) / IMAGE_SIZE
     base = rng.uniform(70, 140) + rng.uniform(-14, 14, 3)
-    ramp = (np.cos(a := rng.uniform(0, 2 * math.pi)) * x + np.sin(a) * y)[..., None] * rng.uniform(0, 40)
+    ramp = (np.cos(a := rng.uniform(0, 2 * math.pi)) * x + np.sin(a) * y)[..., None] * rng.uniform(
+        0, 40
+    )
     texture = rng.integers(4)
     if texture == 0:
         pattern = rng.normal(0, 10, (IMAGE_SIZE, IMAGE_SIZE))
@@ -204,7 +241,9 @@ def _clutter(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     """Thin muted lines and specks that mean nothing."""
     extent = IMAGE_SIZE * _SCALE
     for _ in range(int(rng.integers(0, 7))):
-        shade = tuple(int(v) for v in np.clip(rng.uniform(50, 170) + rng.uniform(-12, 12, 3), 0, 255))
+        shade = tuple(
+            int(v) for v in np.clip(rng.uniform(50, 170) + rng.uniform(-12, 12, 3), 0, 255)
+        )
         x, y = rng.uniform(0, extent, 2)
         if rng.random() < 0.5:
             dx, dy = rng.uniform(-50, 50, 2)
@@ -220,18 +259,34 @@ def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, colour: tuple[int, int,
         draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
     elif thing.kind == "letter":
         font = ImageFont.load_default(size=2.1 * r)
-        draw.text((x, y), thing.letter, fill=colour, font=font, anchor="mm", stroke_width=2, stroke_fill=colour)
+        draw.text(
+            (x, y),
+            thing.letter,
+            fill=colour,
+            font=font,
+            anchor="mm",
+            stroke_width=2,
+            stroke_fill=colour,
+        )
     else:
-        draw.polygon([(x + r * px, y + r * py) for px, py in _outline(thing.kind, thing.angle)], fill=colour)
+        draw.polygon(
+            [(x + r * px, y + r * py) for px, py in _outline(thing.kind, thing.angle)], fill=colour
+        )
 
 
 def _outline(kind: str, angle: float) -> list[tuple[float, float]]:
     """The polygon of a shape in the unit circle, turned by ``angle``."""
     up = -math.pi / 2
     if kind == "square":
-        points = [(math.cos(t), math.sin(t)) for t in (up + math.pi / 4 + i * math.pi / 2 for i in range(4))]
+        points = [
+            (math.cos(t), math.sin(t))
+            for t in (up + math.pi / 4 + i * math.pi / 2 for i in range(4))
+        ]
     elif kind == "triangle":
-        points = [(math.cos(up + i * 2 * math.pi / 3), math.sin(up + i * 2 * math.pi / 3)) for i in range(3)]
+        points = [
+            (math.cos(up + i * 2 * math.pi / 3), math.sin(up + i * 2 * math.pi / 3))
+            for i in range(3)
+        ]
     elif kind == "star":
         radii = (1.0, 0.42)
         points = [

@@ -1,4 +1,5 @@
-"""Knows the stages: tower on captions and regions; decoder on the frozen tower; both; both with patches left out."""
+"""Knows the stages: tower on captions and regions; decoder on the frozen tower; both; both with
+patches left out."""
 
 from __future__ import annotations
 
@@ -29,11 +30,11 @@ TOWER_WEIGHT = 0.2  # of both beside the questions'
 class Stage:
     """Length and pace of one stage.
 
-    ``cycle`` is the length of the one-cycle schedule, cut off after ``steps`` where it is longer; ``curriculum`` is
-    (up to which step, objects at most) in order, without limit after the last. ``leave_out`` is the share of pictures
-    that lack patches; where there are any, every kind of question weighs the same (else every token: descriptions, the
-    longest, lead).
-    ``places`` weighs a loss by which every patch must tell from its features in which cell it lies, since once
+    ``cycle`` is the length of the one-cycle schedule, cut off after ``steps`` where it is longer;
+    ``curriculum`` is (up to which step, objects at most) in order, without limit after the last.
+    ``leave_out`` is the share of pictures that lack patches; where there are any, every kind of
+    question weighs the same (else every token: descriptions, the longest, lead). ``places`` weighs
+    a loss by which every patch must tell from its features in which cell it lies, since once
     patches are left out the number of a token no longer tells.
     """
 
@@ -49,11 +50,17 @@ class Stage:
 
 CONTRASTIVE = Stage("contrastive", steps=600, batch=192, learning_rate=1e-3, cycle=600)
 REGIONS = Stage("regions", steps=450, batch=96, learning_rate=1e-3, cycle=450)
-FROZEN = Stage("frozen", steps=600, batch=64, learning_rate=1.5e-3, cycle=1200, curriculum=((60, 1), (180, 2)))
+FROZEN = Stage(
+    "frozen", steps=600, batch=64, learning_rate=1.5e-3, cycle=1200, curriculum=((60, 1), (180, 2))
+)
 TOGETHER = Stage("together", steps=1000, batch=32, learning_rate=8e-4, cycle=1000)
 LEFT_OUT = Stage("left-out", steps=1400, batch=32, learning_rate=8e-4, cycle=2600, leave_out=0.5)
-PLACED = Stage("placed", steps=800, batch=32, learning_rate=8e-4, cycle=1800, leave_out=0.5, places=0.2)
-LAST = Stage("last", steps=1000, batch=32, learning_rate=6e-4, cycle=1200, leave_out=0.5, places=1.0)
+PLACED = Stage(
+    "placed", steps=800, batch=32, learning_rate=8e-4, cycle=1800, leave_out=0.5, places=0.2
+)
+LAST = Stage(
+    "last", steps=1000, batch=32, learning_rate=6e-4, cycle=1200, leave_out=0.5, places=1.0
+)
 THINNED = Stage("thinned", steps=900, batch=64, learning_rate=6e-4, cycle=900, leave_out=0.9)
 REPORT_EVERY = 100  # steps
 
@@ -62,11 +69,19 @@ class Run:
     """One stage's optimizer, schedule and checkpoint; resumes where the file says it stopped."""
 
     def __init__(self, stage: Stage, modules: nn.Module, folder: Path, seed: int) -> None:
-        self.stage, self.modules, self.path, self.seed = stage, modules, folder / f"{stage.name}.pt", seed
+        self.stage, self.modules, self.path, self.seed = (
+            stage,
+            modules,
+            folder / f"{stage.name}.pt",
+            seed,
+        )
         self.trained = [p for p in modules.parameters() if p.requires_grad]
         decayed = [p for p in self.trained if p.ndim > 1]
         others = [p for p in self.trained if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": 0.05},
+            {"params": others, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98))
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, stage.learning_rate, stage.cycle, pct_start=0.1, cycle_momentum=False
@@ -94,7 +109,9 @@ class Run:
         """Scene indices and a random stream for every step left; both depend on the step alone."""
         pools = {most: scenes.with_at_most(most) for most in range(1, MAX_OBJECTS + 1)}
         for step in range(self.step, self.stage.steps):
-            most = next((most for until, most in self.stage.curriculum if step < until), MAX_OBJECTS)
+            most = next(
+                (most for until, most in self.stage.curriculum if step < until), MAX_OBJECTS
+            )
             rng = np.random.default_rng([self.seed, step])
             yield rng.choice(pools[most], size=self.stage.batch, replace=False), rng
 
@@ -107,8 +124,8 @@ class Run:
     ) -> None:
         """Step through the stage.
 
-        ``prepare(indices, rng)`` makes a batch, one ahead in a thread; ``loss_of(batch)`` gives its loss and
-        ``report()`` a line of validation.
+        ``prepare(indices, rng)`` makes a batch, one ahead in a thread; ``loss_of(batch)`` gives its
+        loss and ``report()`` a line of validation.
         """
         bar = tqdm(total=self.stage.steps, initial=self.step, desc=self.stage.name, disable=None)
         started, smooth = time.time(), 0.0
@@ -126,14 +143,18 @@ class Run:
             if self.step % REPORT_EVERY == 0 or self.step == self.stage.steps:
                 self.save()
                 minutes = (time.time() - started) / 60
-                tqdm.write(f"{self.stage.name} {self.step}: {minutes:.1f} min, loss {smooth:.3f}, {report()}")
+                tqdm.write(
+                    f"{self.stage.name} {self.step}: {minutes:.1f} min, loss {smooth:.3f}, "
+                    f"{report()}"
+                )
         bar.close()
 
 
 def train_tower(
     tokenizer: PreTrainedTokenizerFast, train: Scenes, validation: Scenes, folder: Path, seed: int
 ) -> CLIPModel:
-    """Stage 1, as CLIP (arXiv 2103.00020): pictures against captions, so that [CLS] must look at what is there."""
+    """Stage 1, as CLIP (arXiv 2103.00020): pictures against captions, so that [CLS] must look at
+    what is there."""
     torch.manual_seed(seed)
     clip = CLIPModel(clip_config(tokenizer))
     run = Run(CONTRASTIVE, clip, folder, seed)
@@ -145,7 +166,9 @@ def train_tower(
 
     @torch.no_grad()
     def report() -> str:
-        found = scores(validation, np.arange(CONTRASTIVE.batch)).argmax(0) == torch.arange(CONTRASTIVE.batch)
+        found = scores(validation, np.arange(CONTRASTIVE.batch)).argmax(0) == torch.arange(
+            CONTRASTIVE.batch
+        )
         return f"retrieval of {len(found)}: {found.float().mean():.3f}"
 
     def prepare(indices: np.ndarray, _: np.random.Generator) -> tuple[torch.Tensor, list[Scene]]:
@@ -160,9 +183,15 @@ def train_tower(
 
 
 def train_regions(
-    clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, train: Scenes, validation: Scenes, folder: Path, seed: int
+    clip: CLIPModel,
+    tokenizer: PreTrainedTokenizerFast,
+    train: Scenes,
+    validation: Scenes,
+    folder: Path,
+    seed: int,
 ) -> Regions:
-    """Stage 2, as RegionCLIP (arXiv 2112.09106): parts of the picture against short phrases, captions going on."""
+    """Stage 2, as RegionCLIP (arXiv 2112.09106): parts of the picture against short phrases,
+    captions going on."""
     regions = Regions(clip, tokenizer)
     run = Run(REGIONS, nn.ModuleList([clip, regions]), folder, seed)
     see, contrast = torch.compile(Eyes(clip.vision_model)), Contrast(clip, tokenizer)
@@ -197,7 +226,8 @@ def train_model(
     folder: Path,
     seed: int,
 ) -> LlavaForConditionalGeneration:
-    """Stages 3 to 8: projector and decoder on the frozen tower's features, the tower as well, the decoder again."""
+    """Stages 3 to 8: projector and decoder on the frozen tower's features, the tower as well, the
+    decoder again."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(llava_config(tokenizer))
     model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
@@ -210,17 +240,23 @@ def train_model(
     return model
 
 
-def train_decoder(stage: Stage, learner: Learner, train: Scenes, validation: Scenes, folder: Path, seed: int) -> None:
+def train_decoder(
+    stage: Stage, learner: Learner, train: Scenes, validation: Scenes, folder: Path, seed: int
+) -> None:
     """Stages 3 and 8: projector and decoder; the frozen tower's features are computed once."""
     parts = learner.model.model
-    trained = nn.ModuleList([parts.multi_modal_projector, parts.language_model, learner.model.lm_head])
+    trained = nn.ModuleList(
+        [parts.multi_modal_projector, parts.language_model, learner.model.lm_head]
+    )
     run = Run(stage, trained, folder, seed)
     if run.step == stage.steps:
         return
     features, held_out = learner.features_of(train), learner.features_of(validation)
 
     def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed]:
-        return features[indices], learner.pack([train.scenes[i] for i in indices], rng, stage.leave_out)
+        return features[indices], learner.pack(
+            [train.scenes[i] for i in indices], rng, stage.leave_out
+        )
 
     def loss_of(batch: tuple[torch.Tensor, Packed]) -> torch.Tensor:
         return learner.loss(*batch, kinds_alike=stage.leave_out > 0)
@@ -237,15 +273,18 @@ def train_together(
     folder: Path,
     seed: int,
 ) -> None:
-    """Stages 4 to 7: everything on questions; captions and regions stay on, so that [CLS] goes on meaning something.
+    """Stages 4 to 7: everything on questions; captions and regions stay on, so that [CLS] goes on
+    meaning something.
 
-    ``modules`` are the model, Contrast and Regions. Where patches are left out the decoder learns to do without them;
-    the tower learns from whole pictures alone, as a CLIP tower did.
+    ``modules`` are the model, Contrast and Regions. Where patches are left out the decoder learns
+    to do without them; the tower learns from whole pictures alone, as a CLIP tower did.
     """
     run = Run(stage, modules, folder, seed)
     _, contrast, regions = modules
 
-    def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed, list[Scene]]:
+    def prepare(
+        indices: np.ndarray, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, Packed, list[Scene]]:
         scenes = [train.scenes[i] for i in indices]
         return train.pixel_values(indices), learner.pack(scenes, rng, stage.leave_out), scenes
 
@@ -255,9 +294,15 @@ def train_together(
         tower = regions.loss(scenes, features) + CAPTIONS_WEIGHT * contrast.loss(scenes, pooled)
         places = stage.places * regions.place_loss(features) if stage.places else 0
         features = torch.where(packed.whole[:, None, None], features, features.detach())
-        return learner.loss(features, packed, kinds_alike=stage.leave_out > 0) + TOWER_WEIGHT * tower + places
+        return (
+            learner.loss(features, packed, kinds_alike=stage.leave_out > 0)
+            + TOWER_WEIGHT * tower
+            + places
+        )
 
-    run.train(train, prepare, loss_of, lambda: learner.report(learner.features_of(validation), validation))
+    run.train(
+        train, prepare, loss_of, lambda: learner.report(learner.features_of(validation), validation)
+    )
 
 
 class Learner:
@@ -287,21 +332,31 @@ class Learner:
             at = self.packer.image_positions
             embeds = torch.cat([embeds[:, : at.start], image, embeds[:, at.stop :]], dim=1)
             hidden = self._decoder(
-                inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.position_ids, use_cache=False
+                inputs_embeds=embeds,
+                attention_mask=batch.mask,
+                position_ids=batch.position_ids,
+                use_cache=False,
             ).last_hidden_state
             return self.model.lm_head(hidden).float()
 
-    def loss(self, features: torch.Tensor, batch: Packed, *, kinds_alike: bool = False) -> torch.Tensor:
-        """Cross-entropy over answer tokens, the end token included; of all tokens, or of the kinds' means."""
+    def loss(
+        self, features: torch.Tensor, batch: Packed, *, kinds_alike: bool = False
+    ) -> torch.Tensor:
+        """Cross-entropy over answer tokens, the end token included; of all tokens, or of the kinds'
+        means."""
         logits, labels = self.logits(features, batch).flatten(0, 1), batch.labels.flatten()
         if not kinds_alike:
             return nn.functional.cross_entropy(logits, labels)
-        losses, kinds = nn.functional.cross_entropy(logits, labels, reduction="none"), batch.kinds.flatten()
+        losses, kinds = (
+            nn.functional.cross_entropy(logits, labels, reduction="none"),
+            batch.kinds.flatten(),
+        )
         return torch.stack([losses[kinds == kind].mean() for kind in range(len(KINDS))]).mean()
 
     @torch.no_grad()
     def report(self, features: torch.Tensor, scenes: Scenes) -> str:
-        """Exact match by kind: an answer whose every token is the most likely one is what greedy decoding writes."""
+        """Exact match by kind: an answer whose every token is the most likely one is what greedy
+        decoding writes."""
         right: dict[int, list[float]] = {kind: [] for kind in range(len(KINDS))}
         rng = np.random.default_rng(0)
         for chunk in np.split(np.arange(len(scenes.scenes)), len(scenes.scenes) // 64):
@@ -311,7 +366,9 @@ class Learner:
                 found += (~(wrong & (batch.kinds == kind)).any(1)).float().tolist()
         shares = {KINDS[kind]: float(np.mean(found)) for kind, found in right.items()}
         return (
-            f"exact {np.mean(list(shares.values())):.3f} (" + " ".join(f"{k} {v:.2f}" for k, v in shares.items()) + ")"
+            f"exact {np.mean(list(shares.values())):.3f} ("
+            + " ".join(f"{k} {v:.2f}" for k, v in shares.items())
+            + ")"
         )
 
 

@@ -1,9 +1,14 @@
-"""Opens a Hugging Face checkpoint safely: safetensors only, no code of the checkpoint, revision recorded."""
+"""Opens a Hugging Face checkpoint safely: safetensors only, no code of the checkpoint, revision
+recorded."""
 
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.checkpoint.headers import fetch_weights, read_headers
 from pocketvlm_export.checkpoint.identify import read_config
-from pocketvlm_export.checkpoint.processor import image_processor, load_tokenizer, quiet_transformers
+from pocketvlm_export.checkpoint.processor import (
+    image_processor,
+    load_tokenizer,
+    quiet_transformers,
+)
 from pocketvlm_export.checkpoint.source import Source, locate
 from pocketvlm_export.checkpoint.weights import Weights
 

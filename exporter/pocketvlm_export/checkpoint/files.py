@@ -8,7 +8,8 @@ from pocketvlm import PocketVLMError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in ``path``, {} where there is no such file; raises `PocketVLMError` for anything else."""
+    """Return the object in ``path``, {} where there is no such file; raises `PocketVLMError` for
+    anything else."""
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,5 @@
-"""Knows which files hold a checkpoint's weights and what their headers say, on this machine or on the Hub."""
+"""Knows which files hold a checkpoint's weights and what their headers say, on this machine or on
+the Hub."""
 
 import json
 from collections.abc import Mapping
@@ -21,10 +22,12 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def read_headers(source: Source) -> dict[str, Header]:
-    """Return the header of each weights file by its name; of the Hub a few kilobytes are read, not the weights.
+    """Return the header of each weights file by its name; of the Hub a few kilobytes are read, not
+    the weights.
 
     Raises:
-        PocketVLMError: no safetensors, a missing or damaged file, an unsafe name, or the Hub cannot be reached.
+        PocketVLMError: no safetensors, a missing or damaged file, an unsafe name, or the Hub cannot
+            be reached.
     """
     files = _weight_files(source)
     if not source.on_hub or all((source.folder / file).is_file() for file in files):
@@ -34,7 +37,8 @@ def read_headers(source: Source) -> dict[str, Header]:
 
 
 def fetch_weights(source: Source) -> None:
-    """Bring the weights of a checkpoint on the Hub to this machine; raises `PocketVLMError` where they cannot be."""
+    """Bring the weights of a checkpoint on the Hub to this machine; raises `PocketVLMError` where
+    they cannot be."""
     if source.on_hub:
         with hub_errors(source.model, source.commit):
             huggingface_hub.snapshot_download(
@@ -43,7 +47,8 @@ def fetch_weights(source: Source) -> None:
 
 
 def _weight_files(source: Source) -> list[str]:
-    """Names of the files that transformers would read, in its order of preference; any other safetensors last."""
+    """Names of the files that transformers would read, in its order of preference; any other
+    safetensors last."""
     place = source.place
     if _SINGLE in source.files:
         return [_SINGLE]
@@ -53,11 +58,14 @@ def _weight_files(source: Source) -> list[str]:
     found = listed or sorted(name for name in source.files if name.endswith(".safetensors"))
     if source.offline and (missing or not found):
         raise PocketVLMError(
-            f"the weights of {place} are not on this machine, nor can their sizes be read while the Hub is out of "
+            f"the weights of {place} are not on this machine, nor can their sizes be read while "
+            f"the Hub is out of "
             "reach: connect (HF_HUB_OFFLINE unset), or download it elsewhere and give the folder"
         )
     if missing:
-        raise PocketVLMError(f"{place} lacks the shard {missing[0]} named in {_INDEX}: download the rest of it")
+        raise PocketVLMError(
+            f"{place} lacks the shard {missing[0]} named in {_INDEX}: download the rest of it"
+        )
     if not found:
         raise PocketVLMError(_advice(source))
     return found
@@ -67,10 +75,14 @@ def _indexed(index: Path) -> list[str]:
     try:
         listed = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise PocketVLMError(f"{index} is not a safetensors index: download the checkpoint again") from error
+        raise PocketVLMError(
+            f"{index} is not a safetensors index: download the checkpoint again"
+        ) from error
     for file in listed:
         if not isinstance(file, str) or Path(file).name != file:
-            raise PocketVLMError(f"{index} names {file!r}, which is no plain file name: the checkpoint is unsafe")
+            raise PocketVLMError(
+                f"{index} names {file!r}, which is no plain file name: the checkpoint is unsafe"
+            )
     return listed
 
 
@@ -78,8 +90,10 @@ def _advice(source: Source) -> str:
     pickles = sorted(name for name in source.files if name.endswith(_PICKLES))
     if pickles:
         return (
-            f"{source.place} holds pickle weights only ({pickles[0]}), which can run code and are never loaded: "
-            "save the checkpoint as safetensors (model.save_pretrained with safetensors, or the Hub's convert space)"
+            f"{source.place} holds pickle weights only ({pickles[0]}), which can run code and are "
+            f"never loaded: "
+            "save the checkpoint as safetensors (model.save_pretrained with safetensors, or the "
+            "Hub's convert space)"
         )
     return f"{source.place} holds no *.safetensors weights: give a complete checkpoint"
 
@@ -88,15 +102,32 @@ def _read_header(file: Path) -> Header:
     try:
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-            return {name: (piece.get_dtype(), tuple(piece.get_shape())) for name, piece in slices.items()}
+            return {
+                name: (piece.get_dtype(), tuple(piece.get_shape()))
+                for name, piece in slices.items()
+            }
     except (SafetensorError, OSError) as error:
-        raise PocketVLMError(f"{file} is truncated or damaged ({error}): download it again") from error
+        raise PocketVLMError(
+            f"{file} is truncated or damaged ({error}): download it again"
+        ) from error
 
 
 def _fetch_header(source: Source, file: str) -> Header:
     try:
-        found = huggingface_hub.parse_safetensors_file_metadata(source.model, file, revision=source.commit)
-        return {name: (tensor.dtype, tuple(torch.Size(tensor.shape))) for name, tensor in found.tensors.items()}
-    except (SafetensorsParsingError, TypeError, ValueError, AttributeError) as error:  # the header is untrusted
+        found = huggingface_hub.parse_safetensors_file_metadata(
+            source.model, file, revision=source.commit
+        )
+        return {
+            name: (tensor.dtype, tuple(torch.Size(tensor.shape)))
+            for name, tensor in found.tensors.items()
+        }
+    except (
+        SafetensorsParsingError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:  # the header is untrusted
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise PocketVLMError(f"{file} of {source.model} is no safetensors file ({reason}): use another one") from error
+        raise PocketVLMError(
+            f"{file} of {source.model} is no safetensors file ({reason}): use another one"
+        ) from error

@@ -1,4 +1,5 @@
-"""Knows the files beside the weights that say how pictures and prompts are prepared, as transformers reads them."""
+"""Knows the files beside the weights that say how pictures and prompts are prepared, as
+transformers reads them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,32 +13,41 @@ from pocketvlm_export.checkpoint.files import read_json
 
 
 def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
-    """The tokenizer as transformers builds it from ``folder``, without running any code of the checkpoint.
+    """The tokenizer as transformers builds it from ``folder``, without running any code of the
+    checkpoint.
 
     Raises:
         PocketVLMError: its files cannot be read.
     """
     try:
         with quiet_transformers():
-            return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            return transformers.AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
     except Exception as error:  # the tokenizers library raises the bare base class
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise PocketVLMError(f"{folder / 'tokenizer.json'} cannot be read ({reason}): download it again") from error
+        raise PocketVLMError(
+            f"{folder / 'tokenizer.json'} cannot be read ({reason}): download it again"
+        ) from error
 
 
 def image_processor(source: Path) -> dict[str, Any]:
-    """Return the image processor's configuration; transformers 5 nests it inside processor_config.json."""
-    config = read_json(source / "preprocessor_config.json") or read_json(source / "processor_config.json").get(
-        "image_processor"
-    )
+    """Return the image processor's configuration; transformers 5 nests it inside
+    processor_config.json."""
+    config = read_json(source / "preprocessor_config.json") or read_json(
+        source / "processor_config.json"
+    ).get("image_processor")
     if not isinstance(config, dict) or not config:
-        raise PocketVLMError(f"{source} has no preprocessor_config.json: download the whole checkpoint")
+        raise PocketVLMError(
+            f"{source} has no preprocessor_config.json: download the whole checkpoint"
+        )
     return config
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own notices and bars off the terminal while this exporter uses it, then restore them."""
+    """Keep transformers' own notices and bars off the terminal while this exporter uses it, then
+    restore them."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

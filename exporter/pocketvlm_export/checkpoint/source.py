@@ -1,4 +1,5 @@
-"""Knows where a checkpoint comes from: a local folder, the Hugging Face Hub, or the demo that is shipped."""
+"""Knows where a checkpoint comes from: a local folder, the Hugging Face Hub, or the demo that is
+shipped."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from pocketvlm import PocketVLMError
 
 DEMO = "demo"
 _DEMO_FOLDER = Path(__file__).parent.parent / "demo_checkpoint"
-# Weights as safetensors, everything else as text: a pickle or a script of the repository never reaches this machine.
+# Weights as safetensors, everything else as text: a pickle or a script of the repository never
+# reaches this machine.
 _TEXTS = ["*.json", "*.jinja", "README.md"]
 
 
@@ -48,29 +50,35 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What an artifact says of its source: a Hub id, or a folder's last part, never a path of this machine."""
+        """What an artifact says of its source: a Hub id, or a folder's last part, never a path of
+        this machine."""
         return self.model if self.on_hub else Path(self.model).expanduser().resolve().name
 
 
 def locate(model: str, revision: str | None = None) -> Source:
-    """Find ``model``: an existing folder first, then ``demo``, then a Hub id at ``revision`` (downloaded or cached).
+    """Find ``model``: an existing folder first, then ``demo``, then a Hub id at ``revision``
+    (downloaded or cached).
 
-    Of the Hub everything but the weights is fetched. ``HF_HUB_OFFLINE`` and the usual cache variables are honoured by
-    huggingface_hub.
+    Of the Hub everything but the weights is fetched. ``HF_HUB_OFFLINE`` and the usual cache
+    variables are honoured by huggingface_hub.
 
     Raises:
-        PocketVLMError: no such folder, a revision given for a folder, or the Hub's refusal in one line.
+        PocketVLMError: no such folder, a revision given for a folder, or the Hub's refusal in one
+            line.
     """
     folder = Path(model).expanduser()
     if revision is not None and (model == DEMO or folder.is_dir()):
-        raise PocketVLMError(f"--revision {revision} was given with {model}, which is not on the Hub: leave it out")
+        raise PocketVLMError(
+            f"--revision {revision} was given with {model}, which is not on the Hub: leave it out"
+        )
     if model == DEMO and not folder.is_dir():
         return _demo()
     if folder.is_dir():
         return Source(model, folder.resolve(), _names(folder))
     if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise PocketVLMError(
-            f"no such folder: {model}; give a checkpoint folder, a Hub id like llava-hf/llava-1.5-7b-hf, or {DEMO!r}"
+            f"no such folder: {model}; give a checkpoint folder, a Hub id like "
+            f"llava-hf/llava-1.5-7b-hf, or {DEMO!r}"
         )
     return _from_hub(model, revision)
 
@@ -78,7 +86,8 @@ def locate(model: str, revision: str | None = None) -> Source:
 def _demo() -> Source:
     if not (_DEMO_FOLDER / "config.json").is_file():
         raise PocketVLMError(
-            f"the demo checkpoint is not part of this installation ({_DEMO_FOLDER}): install pocketvlm from its "
+            f"the demo checkpoint is not part of this installation ({_DEMO_FOLDER}): install "
+            f"pocketvlm from its "
             "repository or give another checkpoint"
         )
     return Source(DEMO, _DEMO_FOLDER, _names(_DEMO_FOLDER))
@@ -86,9 +95,14 @@ def _demo() -> Source:
 
 def _from_hub(model: str, revision: str | None) -> Source:
     with hub_errors(model, revision):
-        folder = Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=_TEXTS))
+        folder = Path(
+            huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=_TEXTS)
+        )
     try:
-        files, offline = frozenset(huggingface_hub.list_repo_files(model, revision=folder.name)), False
+        files, offline = (
+            frozenset(huggingface_hub.list_repo_files(model, revision=folder.name)),
+            False,
+        )
     except (HTTPError, OSError):
         files, offline = _names(folder), True
     return Source(model, folder, files, commit=folder.name, on_hub=True, offline=offline)
@@ -104,12 +118,21 @@ def hub_errors(model: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise PocketVLMError(f"{model} is gated: accept its terms on huggingface.co and run `hf auth login`") from error
+        raise PocketVLMError(
+            f"{model} is gated: accept its terms on huggingface.co and run `hf auth login`"
+        ) from error
     except RevisionNotFoundError as error:
-        raise PocketVLMError(f"{model} has no revision {revision!r}: see its commits on huggingface.co") from error
+        raise PocketVLMError(
+            f"{model} has no revision {revision!r}: see its commits on huggingface.co"
+        ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise PocketVLMError(f"no such folder and no such model on the Hub: {model}; check the name") from error
-    except (HTTPError, OSError) as error:  # HTTPError: of the HTTP client, timeouts and broken transfers among them
+        raise PocketVLMError(
+            f"no such folder and no such model on the Hub: {model}; check the name"
+        ) from error
+    except (
+        HTTPError,
+        OSError,
+    ) as error:  # HTTPError: of the HTTP client, timeouts and broken transfers among them
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise PocketVLMError(
             f"no such folder: {model}, and it cannot be fetched from the Hub ({reason}): "

@@ -14,14 +14,18 @@ _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class Weights:
-    """The tensors of a checkpoint by component-wise name, read one at a time from memory-mapped files.
+    """The tensors of a checkpoint by component-wise name, read one at a time from memory-mapped
+    files.
 
     Attributes:
         names: component-wise name -> (file, stored name, shape).
     """
 
-    def __init__(self, folder: Path, headers: Mapping[str, Header], canonical: Callable[[str], str | None]) -> None:
-        """Index the weights files of ``folder`` by their headers; the files need not be there until one is read.
+    def __init__(
+        self, folder: Path, headers: Mapping[str, Header], canonical: Callable[[str], str | None]
+    ) -> None:
+        """Index the weights files of ``folder`` by their headers; the files need not be there until
+        one is read.
 
         Raises:
             PocketVLMError: a weight of the model is not floating point.
@@ -44,16 +48,19 @@ class Weights:
         """Return one tensor as float32. A float32 file is mapped, not copied."""
         if name not in self.names:
             raise PocketVLMError(
-                f"{self.folder} lacks the weight {name}: the checkpoint is incomplete or of another layout; "
+                f"{self.folder} lacks the weight {name}: the checkpoint is incomplete or of "
+                f"another layout; "
                 "download it again"
             )
         file, stored, _ = self.names[name]
-        # The file is opened for this tensor alone, so that pages already converted do not stay mapped.
+        # The file is opened for this tensor alone, so that pages already converted do not stay
+        # mapped.
         with safe_open(file, framework="pt") as opened:
             return opened.get_tensor(stored).to(torch.float32)
 
     def component(self, prefix: str, *, without: str = r"(?!)") -> dict[str, torch.Tensor]:
-        """Return the tensors under ``prefix``, the prefix removed; names matching ``without`` are left on disk."""
+        """Return the tensors under ``prefix``, the prefix removed; names matching ``without`` are
+        left on disk."""
         return {
             name.removeprefix(prefix): self.tensor(name)
             for name in self.names
@@ -64,6 +71,7 @@ class Weights:
 def _check_type(file: str, stored: str, kind: str) -> None:
     if kind not in _DTYPES and not stored.endswith("position_ids"):
         raise PocketVLMError(
-            f"{file} stores {stored} as {kind}: only {', '.join(_DTYPES)} checkpoints can be exported; "
+            f"{file} stores {stored} as {kind}: only {', '.join(_DTYPES)} checkpoints can be "
+            f"exported; "
             "give the unquantized one"
         )

@@ -1,4 +1,5 @@
-"""VLM families by Hugging Face ``model_type``; a new one is a module here and one line of `FAMILIES`."""
+"""VLM families by Hugging Face ``model_type``; a new one is a module here and one line of
+`FAMILIES`."""
 
 from pocketvlm_export.families.base import DecoderSpec, Family, LayoutSpec, VisionSpec, VLMSpec
 from pocketvlm_export.families.llava import Llava

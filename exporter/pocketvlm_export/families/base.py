@@ -23,10 +23,10 @@ class VisionSpec:
         image_size: (height, width) in pixels.
         tokens: N, tokens that the decoder may see of a picture, [CLS] not counted.
         has_cls: whether token 0 is a [CLS] token.
-        feature_layers: indices into the tower's hidden states (0 is the embeddings, i the output of layer i - 1),
-            in the order in which their features are concatenated; all >= 1.
-        merge: edge of the square of patches whose features, side by side row by row, the projector reads as one token;
-            1 where each patch is a token.
+        feature_layers: indices into the tower's hidden states (0 is the embeddings, i the output of
+            layer i - 1), in the order in which their features are concatenated; all >= 1.
+        merge: edge of the square of patches whose features, side by side row by row, the projector
+            reads as one token; 1 where each patch is a token.
     """
 
     config: PretrainedConfig
@@ -38,7 +38,8 @@ class VisionSpec:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens: as the picture is shaped, ``tokens`` in all; else a single row."""
+        """Rows and columns of tokens: as the picture is shaped, ``tokens`` in all; else a single
+        row."""
         height, width = self.image_size
         columns = math.isqrt(self.tokens * width // height)
         rows = self.tokens // columns
@@ -51,12 +52,14 @@ class VisionSpec:
 
     @property
     def score_layer(self) -> int:
-        """0-based encoder layer whose attention ranks patches: the one whose output is the last listed feature."""
+        """0-based encoder layer whose attention ranks patches: the one whose output is the last
+        listed feature."""
         return self.feature_layers[-1] - 1
 
     @property
     def depth(self) -> int:
-        """Encoder layers that are needed at all; the layers above the deepest feature are not exported."""
+        """Encoder layers that are needed at all; the layers above the deepest feature are not
+        exported."""
         return max(self.feature_layers)
 
     @property
@@ -86,10 +89,14 @@ class LayoutSpec:
     """One way in which a family's pictures become tiles and slots.
 
     Attributes:
-        stated: ``vision.layout`` of the manifest: the name of a layout of `pocketvlm.layouts`, and its options.
-        exact: with every token kept it gives what transformers gives; without pruning no other is exported.
-        constants: outputs of the vision graph that it reads beside the features, see `Family.load_constants`.
-        with_cls: the decoder reads [CLS] of each tile too, in front of its patches; under it nothing is pruned.
+        stated: ``vision.layout`` of the manifest: the name of a layout of `pocketvlm.layouts`, and
+            its options.
+        exact: with every token kept it gives what transformers gives; without pruning no other is
+            exported.
+        constants: outputs of the vision graph that it reads beside the features, see
+            `Family.load_constants`.
+        with_cls: the decoder reads [CLS] of each tile too, in front of its patches; under it
+            nothing is pruned.
     """
 
     stated: Mapping[str, Any]
@@ -99,7 +106,8 @@ class LayoutSpec:
 
     @property
     def one_tile(self) -> bool:
-        """Whether a picture is one tile, which is what other clients than our runtime are promised."""
+        """Whether a picture is one tile, which is what other clients than our runtime are
+        promised."""
         return self.stated["name"] == "single"
 
 
@@ -111,8 +119,8 @@ ONE_TILE: Mapping[str, LayoutSpec] = {"single": LayoutSpec({"name": "single"})}
 class VLMSpec:
     """A checkpoint as the exporter sees it: parsed, checked, nothing loaded.
 
-    ``layouts`` are those of its family by what ``--layout`` calls them, the default when pruning first. Token
-    ``image_token_id`` stands for what the model is shown.
+    ``layouts`` are those of its family by what ``--layout`` calls them, the default when pruning
+    first. Token ``image_token_id`` stands for what the model is shown.
     """
 
     family: "Family"
@@ -123,17 +131,21 @@ class VLMSpec:
     layouts: Mapping[str, LayoutSpec] = field(default_factory=lambda: ONE_TILE)
 
     def under(self, layout: LayoutSpec) -> Self:
-        """Return what it is under a layout: where the decoder reads [CLS], that is a token like any other."""
+        """Return what it is under a layout: where the decoder reads [CLS], that is a token like any
+        other."""
         if not (layout.with_cls and self.vision.has_cls):
             return self
-        return replace(self, vision=replace(self.vision, tokens=self.vision.tokens + 1, has_cls=False))
+        return replace(
+            self, vision=replace(self.vision, tokens=self.vision.tokens + 1, has_cls=False)
+        )
 
 
 class Family(Protocol):
-    """One VLM family: how its configuration reads, how its weights are named, how its parts are built.
+    """One VLM family: how its configuration reads, how its weights are named, how its parts are
+    built.
 
-    Every ``load_*`` returns a float32 module in eval mode and reads no weights but its own. ``processor`` is the name
-    of transformers' class, ``medium`` what its checkpoints are shown.
+    Every ``load_*`` returns a float32 module in eval mode and reads no weights but its own.
+    ``processor`` is the name of transformers' class, ``medium`` what its checkpoints are shown.
     """
 
     model_type: str
@@ -141,34 +153,42 @@ class Family(Protocol):
     medium: Medium
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
-        """Check a configuration and return what it says; raises `PocketVLMError` for what is not supported."""
+        """Check a configuration and return what it says; raises `PocketVLMError` for what is not
+        supported."""
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
-        """Return ``spec`` with what only the tokenizer's and the image processor's files in ``folder`` say.
+        """Return ``spec`` with what only the tokenizer's and the image processor's files in
+        ``folder`` say.
 
         Most families have nothing to add. Raises `PocketVLMError` for what is not supported.
         """
 
     def canonical(self, stored: str) -> str | None:
-        """Return the component-wise name of a stored weight: ``vision_tower.``, ``projector.``, ``decoder.`` + rest."""
+        """Return the component-wise name of a stored weight: ``vision_tower.``, ``projector.``,
+        ``decoder.`` + rest."""
 
-    def load_tower(self, weights: Weights, spec: VLMSpec, *, layers: int, attention: str) -> PreTrainedModel:
+    def load_tower(
+        self, weights: Weights, spec: VLMSpec, *, layers: int, attention: str
+    ) -> PreTrainedModel:
         """Return the vision tower cut after ``layers`` encoder layers."""
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """Return the projector: (..., features) -> (..., decoder hidden)."""
 
     def load_connector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
-        """Return transformers' own module from the features of all patches to those of all tokens, for the parity gate.
+        """Return transformers' own module from the features of all patches to those of all tokens,
+        for the parity gate.
 
         Where each patch is a token it is the projector: (B, patches, C) -> (B, N, decoder hidden).
         """
 
     def load_constants(self, weights: Weights, spec: VLMSpec) -> Mapping[str, torch.Tensor]:
-        """Return what its layouts read beside features, by name, (decoder hidden,) each; none for most families."""
+        """Return what its layouts read beside features, by name, (decoder hidden,) each; none for
+        most families."""
 
     def load_decoder(self, weights: Weights, spec: VLMSpec, *, attention: str) -> PreTrainedModel:
-        """Return the causal language model without its input embedding: it is fed ``inputs_embeds``."""
+        """Return the causal language model without its input embedding: it is fed
+        ``inputs_embeds``."""
 
     def load_embedding(self, weights: Weights, spec: VLMSpec) -> nn.Embedding:
         """Return the input embedding, (vocab, hidden)."""

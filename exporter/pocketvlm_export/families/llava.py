@@ -1,4 +1,5 @@
-"""LLaVA (``model_type: llava``): a CLIP or DINOv2 tower, a two-layer projector, a Llama, Mistral or Qwen2 decoder."""
+"""LLaVA (``model_type: llava``): a CLIP or DINOv2 tower, a two-layer projector, a Llama, Mistral or
+Qwen2 decoder."""
 
 import copy
 import re
@@ -34,9 +35,11 @@ DECODERS: dict[str, type[PreTrainedModel]] = {
 _WITHOUT_CLS = {"pixtral", "siglip_vision_model", "siglip2_vision_model"}
 _EMBEDDING = "decoder.model.embed_tokens.weight"
 _HEAD = "decoder.lm_head.weight"
-# Others change their frequencies with the sequence at hand, which one graph for prefill and decode cannot.
+# Others change their frequencies with the sequence at hand, which one graph for prefill and decode
+# cannot.
 _STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
-# Published files, transformers 4 and transformers 5 name the same weights differently; the first match decides.
+# Published files, transformers 4 and transformers 5 name the same weights differently; the first
+# match decides.
 _RULES = [
     (re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?"), "vision_tower."),
     (re.compile(r"^(model\.)?multi_modal_projector\."), "projector."),
@@ -56,7 +59,9 @@ class Llava:
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
-        return VLMSpec(self, config, _vision(config), decoder_spec(config), int(config.image_token_id))
+        return VLMSpec(
+            self, config, _vision(config), decoder_spec(config), int(config.image_token_id)
+        )
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """As it is."""
@@ -70,11 +75,16 @@ class Llava:
                 return name
         return None
 
-    def load_tower(self, weights: Weights, spec: VLMSpec, *, layers: int, attention: str) -> PreTrainedModel:
+    def load_tower(
+        self, weights: Weights, spec: VLMSpec, *, layers: int, attention: str
+    ) -> PreTrainedModel:
         """See `Family.load_tower`."""
         config = with_changes(spec.vision.config, num_hidden_layers=layers)
         tower = TOWERS[config.model_type]
-        above = (f"{tower.layers_prefix}{i}." for i in range(layers, spec.vision.config.num_hidden_layers))
+        above = (
+            f"{tower.layers_prefix}{i}."
+            for i in range(layers, spec.vision.config.num_hidden_layers)
+        )
         unused = "|".join(re.escape(name) for name in (*above, *tower.unread))
         state = weights.component("vision_tower.", without=unused or "(?!)")
         return _fill(tower.model, config, state, attention)
@@ -97,9 +107,12 @@ class Llava:
     def load_decoder(self, weights: Weights, spec: VLMSpec, *, attention: str) -> PreTrainedModel:
         """See `Family.load_decoder`."""
         config = with_changes(spec.decoder.config, tie_word_embeddings=False)
-        state = weights.component("decoder.", without=r"lm_head\.|model\.embed_tokens\.|.*rotary_emb\.inv_freq")
+        state = weights.component(
+            "decoder.", without=r"lm_head\.|model\.embed_tokens\.|.*rotary_emb\.inv_freq"
+        )
         head = _table(_HEAD, _EMBEDDING, weights, spec.decoder)
-        # The input embedding is never read: the head stands in its place while the model is built, at no memory.
+        # The input embedding is never read: the head stands in its place while the model is built,
+        # at no memory.
         state |= {"lm_head.weight": head, "model.embed_tokens.weight": head}
         model = _fill(DECODERS[config.model_type], config, state, attention, whole=True)
         model.set_input_embeddings(nn.Identity())
@@ -115,10 +128,13 @@ def _vision(config: Any) -> VisionSpec:
     tower = config.vision_config
     known = [name for name, kind in TOWERS.items() if kind.has_cls]
     if tower.model_type not in known:
-        lacks = " and has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
+        lacks = (
+            " and has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
+        )
         have = " or ".join(known)
         raise PocketVLMError(
-            f"the vision tower is a {tower.model_type}, which is not supported{lacks}: use a checkpoint with a "
+            f"the vision tower is a {tower.model_type}, which is not supported{lacks}: use a "
+            f"checkpoint with a "
             f"{have} tower"
         )
     listed = config.vision_feature_layer
@@ -127,28 +143,37 @@ def _vision(config: Any) -> VisionSpec:
     layers = tuple(index if index >= 0 else depth + 1 + index for index in wanted)
     if not layers or not all(1 <= index <= depth for index in layers):
         raise PocketVLMError(
-            f"vision_feature_layer {listed} names no layer of a tower with {depth}: expected -{depth}..-1 or 1..{depth}"
+            f"vision_feature_layer {listed} names no layer of a tower with {depth}: expected "
+            f"-{depth}..-1 or 1..{depth}"
         )
     if config.vision_feature_select_strategy != "default":
         raise PocketVLMError(
-            f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} feeds [CLS] to the decoder, "
+            f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} feeds [CLS] "
+            f"to the decoder, "
             "which is not supported: export a checkpoint that uses 'default'"
         )
     side, patch = int(tower.image_size), int(tower.patch_size)
-    return VisionSpec(tower, (side, side), (side // patch) ** 2, has_cls=True, feature_layers=layers)
+    return VisionSpec(
+        tower, (side, side), (side // patch) ** 2, has_cls=True, feature_layers=layers
+    )
 
 
 def decoder_spec(config: Any) -> DecoderSpec:
-    """Return what the configuration of a family says of its decoder; raises `PocketVLMError` for one not supported."""
+    """Return what the configuration of a family says of its decoder; raises `PocketVLMError` for
+    one not supported."""
     text = config.text_config
     if text.model_type not in DECODERS:
         raise PocketVLMError(
-            f"the decoder is a {text.model_type}: {config.model_type} checkpoints with {', '.join(DECODERS)} can be "
+            f"the decoder is a {text.model_type}: {config.model_type} checkpoints with "
+            f"{', '.join(DECODERS)} can be "
             "exported"
         )
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _STATIC_ROPE:
-        raise PocketVLMError(f"rope type {rope!r} is not supported: expected one of {', '.join(sorted(_STATIC_ROPE))}")
+        raise PocketVLMError(
+            f"rope type {rope!r} is not supported: expected one of "
+            f"{', '.join(sorted(_STATIC_ROPE))}"
+        )
     normal = NormalizedConfigManager.get_normalized_config_class(text.model_type)(text)
     heads = normal.num_attention_heads
     return DecoderSpec(
@@ -166,7 +191,9 @@ def decoder_spec(config: Any) -> DecoderSpec:
 
 def with_changes(config: PretrainedConfig, **changes: Any) -> PretrainedConfig:
     """Return a copy with some values replaced."""
-    changed = copy.deepcopy(config)  # not by way of a dict: DINOv2's lists stages that a cut tower no longer has
+    changed = copy.deepcopy(
+        config
+    )  # not by way of a dict: DINOv2's lists stages that a cut tower no longer has
     for name, value in changes.items():
         setattr(changed, name, value)
     return changed
@@ -180,7 +207,8 @@ def _fill(
     *,
     whole: bool = False,
 ) -> PreTrainedModel:
-    """Build ``cls`` around the given tensors without allocating its parameters first; ``whole`` leaves none unused."""
+    """Build ``cls`` around the given tensors without allocating its parameters first; ``whole``
+    leaves none unused."""
     model, info = cls.from_pretrained(
         None,
         config=config,
@@ -193,7 +221,8 @@ def _fill(
     problems += sorted(info["unexpected_keys"]) if whole else []
     if problems:
         raise PocketVLMError(
-            f"{cls.__name__} weights do not fit its configuration ({problems[0]}): the checkpoint is incomplete "
+            f"{cls.__name__} weights do not fit its configuration ({problems[0]}): the checkpoint "
+            f"is incomplete "
             "or its config.json is another model's"
         )
     return model.eval()
@@ -202,8 +231,8 @@ def _fill(
 def _table(name: str, other: str, weights: Weights, spec: DecoderSpec) -> torch.Tensor:
     """Return the embedding or the head, (vocab, hidden).
 
-    Where they are tied one is stored for both. Where both are stored each keeps its own values, whatever the
-    configuration says of tying: so transformers does (`PreTrainedModel.tie_weights`).
+    Where they are tied one is stored for both. Where both are stored each keeps its own values,
+    whatever the configuration says of tying: so transformers does (`PreTrainedModel.tie_weights`).
     """
     stored = other if spec.tied and name not in weights.names else name
     table = weights.tensor(stored)
@@ -216,7 +245,8 @@ def _assign(module: nn.Module, state: dict[str, torch.Tensor], name: str) -> Non
     if odd := sorted(expected.keys() ^ state.keys()):
         problem = "the checkpoint lacks" if odd[0] in expected else "config.json does not speak of"
         raise PocketVLMError(
-            f"{problem} the weight {name}.{odd[0]}: weights and configuration belong to two models, or the checkpoint "
+            f"{problem} the weight {name}.{odd[0]}: weights and configuration belong to two "
+            f"models, or the checkpoint "
             "is incomplete; download it again"
         )
     for key, parameter in expected.items():
@@ -227,5 +257,6 @@ def _assign(module: nn.Module, state: dict[str, torch.Tensor], name: str) -> Non
 def _check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != expected:
         raise PocketVLMError(
-            f"weight {name} has shape {tuple(tensor.shape)}, config.json says {expected}: they belong to two models"
+            f"weight {name} has shape {tuple(tensor.shape)}, config.json says {expected}: they "
+            f"belong to two models"
         )

@@ -1,4 +1,5 @@
-"""LLaVA-NeXT (``model_type: llava_next``): LLaVA's parts, and pictures cut into tiles of which rows end in newlines."""
+"""LLaVA-NeXT (``model_type: llava_next``): LLaVA's parts, and pictures cut into tiles of which rows
+end in newlines."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,7 +28,9 @@ class LlavaNext(Llava):
         """See `Family.parse`."""
         pinpoints = [list(size) for size in config.image_grid_pinpoints]
         layouts = {
-            "fastervlm": LayoutSpec({"name": "anyres-fastervlm", "pinpoints": pinpoints}, exact=False),
+            "fastervlm": LayoutSpec(
+                {"name": "anyres-fastervlm", "pinpoints": pinpoints}, exact=False
+            ),
             "hf": LayoutSpec({"name": "anyres-hf", "pinpoints": pinpoints}, constants=(_NEWLINE,)),
         }
         return replace(super().parse(config), layouts=layouts)
@@ -41,7 +44,8 @@ class LlavaNext(Llava):
         newline = weights.tensor(_NEWLINE)
         if newline.shape != (spec.decoder.hidden,):
             raise PocketVLMError(
-                f"weight {_NEWLINE} has shape {tuple(newline.shape)}, config.json says ({spec.decoder.hidden},): "
+                f"weight {_NEWLINE} has shape {tuple(newline.shape)}, config.json says "
+                f"({spec.decoder.hidden},): "
                 "they belong to two models"
             )
         return {_NEWLINE: newline}

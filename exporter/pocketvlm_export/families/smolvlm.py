@@ -1,14 +1,17 @@
-"""SmolVLM and Idefics3 (``smolvlm``, ``idefics3``): a SigLIP tower, squares of patches made one token, a Llama decoder.
+"""SmolVLM and Idefics3 (``smolvlm``, ``idefics3``): a SigLIP tower, squares of patches made one
+token, a Llama decoder.
 
 Checkpoints of the first SmolVLM call themselves ``idefics3``. What to know when they are pruned:
 
-- SigLIP has no [CLS] token, so methods that rank patches by what [CLS] attends to (``fastervlm``, the default, and
-  ``vtc-cls``) are refused: give ``--pruner received-attention``, ``divprune``, ``gprune``, ``uniform`` or ``random``.
-- Methods see tokens after the pixel shuffle, which makes one of each square of ``scale_factor`` x ``scale_factor``
-  patches: a budget counts those (64 a tile in SmolVLM-256M), and a token's score is the mean over its patches.
-- A budget is per tile. A picture is up to 17 tiles (4 x 4 and the whole) at the usual 2048 pixels; tokens that name the
-  tiles stand between them and are not pruned. The image processor's ``size`` decides how many tiles there are, and
-  ``do_image_splitting: false`` makes it one.
+- SigLIP has no [CLS] token, so methods that rank patches by what [CLS] attends to (``fastervlm``,
+  the default, and ``vtc-cls``) are refused: give ``--pruner received-attention``, ``divprune``,
+  ``gprune``, ``uniform`` or ``random``.
+- Methods see tokens after the pixel shuffle, which makes one of each square of ``scale_factor`` x
+  ``scale_factor`` patches: a budget counts those (64 a tile in SmolVLM-256M), and a token's score
+  is the mean over its patches.
+- A budget is per tile. A picture is up to 17 tiles (4 x 4 and the whole) at the usual 2048 pixels;
+  tokens that name the tiles stand between them and are not pruned. The image processor's ``size``
+  decides how many tiles there are, and ``do_image_splitting: false`` makes it one.
 """
 
 import re
@@ -52,26 +55,41 @@ class SmolVLM(Llava):
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
-        return VLMSpec(self, config, self._vision(config), decoder_spec(config), int(config.image_token_id))
+        return VLMSpec(
+            self, config, self._vision(config), decoder_spec(config), int(config.image_token_id)
+        )
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
-        """See `Family.read_processor`: how pictures are cut, and which token ids stand around their tiles."""
+        """See `Family.read_processor`: how pictures are cut, and which token ids stand around their
+        tiles."""
         longest, splits, edge = geometry_of(image_processor(folder))
         if spec.vision.image_size != (edge, edge):
             raise PocketVLMError(
-                f"the image processor in {folder} cuts tiles of {edge} pixels, the vision tower is made for "
-                f"{spec.vision.image_size[0]}: set max_image_size to that, or give the processor of this model"
+                f"the image processor in {folder} cuts tiles of {edge} pixels, the vision tower is "
+                f"made for "
+                f"{spec.vision.image_size[0]}: set max_image_size to that, or give the processor "
+                f"of this model"
             )
         tokenizer = load_tokenizer(folder)
-        stated = {"name": "idefics3", "longest_edge": longest, "splits": splits, **_names(tokenizer, spec, folder)}
-        largest = make_layout(Setting(spec.vision.image_size, spec.vision.tokens, spec.image_token_id, stated))
+        stated = {
+            "name": "idefics3",
+            "longest_edge": longest,
+            "splits": splits,
+            **_names(tokenizer, spec, folder),
+        }
+        largest = make_layout(
+            Setting(spec.vision.image_size, spec.vision.tokens, spec.image_token_id, stated)
+        )
         grids = [grid for grid in largest.grids() if grid.whole is not None]
-        rows, columns = (max((getattr(grid, name) for grid in grids), default=0) for name in ("rows", "columns"))
+        rows, columns = (
+            max((getattr(grid, name) for grid in grids), default=0) for name in ("rows", "columns")
+        )
         stated["parts"] = [row[:columns] for row in stated["parts"][:rows]]
         return replace(spec, layouts={"hf": LayoutSpec(stated)})
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
-        """The connector without its pixel shuffle: it reads the patches of a token side by side already."""
+        """The connector without its pixel shuffle: it reads the patches of a token side by side
+        already."""
         projection: nn.Module = self.load_connector(weights, spec).modality_projection
         return projection
 
@@ -84,14 +102,22 @@ class SmolVLM(Llava):
         tower = with_changes(config.vision_config, model_type=self.tower)
         edge, patch, merge = tower.image_size, tower.patch_size, config.scale_factor
         sizes = (edge, patch, merge)
-        if not all(type(size) is int and size > 0 for size in sizes) or edge % patch or edge // patch % merge:
+        if (
+            not all(type(size) is int and size > 0 for size in sizes)
+            or edge % patch
+            or edge // patch % merge
+        ):
             raise PocketVLMError(
-                f"image_size {edge}, patch_size {patch} and scale_factor {merge} do not make whole squares of "
-                f"{merge}x{merge} patches: give a checkpoint where image_size / patch_size / scale_factor is whole"
+                f"image_size {edge}, patch_size {patch} and scale_factor {merge} do not make whole "
+                f"squares of "
+                f"{merge}x{merge} patches: give a checkpoint where image_size / patch_size / "
+                f"scale_factor is whole"
             )
         side = edge // patch // merge
         depth = tower.num_hidden_layers
-        return VisionSpec(tower, (edge, edge), side**2, has_cls=False, feature_layers=(depth,), merge=merge)
+        return VisionSpec(
+            tower, (edge, edge), side**2, has_cls=False, feature_layers=(depth,), merge=merge
+        )
 
 
 class Idefics3(SmolVLM):
@@ -103,28 +129,42 @@ class Idefics3(SmolVLM):
     projector: type[nn.Module] = Idefics3Connector
 
 
-def _names(tokenizer: transformers.PreTrainedTokenizerFast, spec: VLMSpec, folder: Path) -> dict[str, Any]:
+def _names(
+    tokenizer: transformers.PreTrainedTokenizerFast, spec: VLMSpec, folder: Path
+) -> dict[str, Any]:
     """Token ids of what transformers' processor writes around the slots of a tile.
 
-    It tokenizes prompts whole. What stands between two image tokens can be tokenized alone, because special tokens
-    split a text: that is checked.
+    It tokenizes prompts whole. What stands between two image tokens can be tokenized alone, because
+    special tokens split a text: that is checked.
     """
     image = tokenizer.convert_ids_to_tokens(spec.image_token_id)
 
     def between(text: str) -> list[int]:
         ids: list[int] = tokenizer(f"{image}{text}{image}", add_special_tokens=False)["input_ids"]
-        if len(ids) < 2 or {ids[0], ids[-1]} != {spec.image_token_id} or spec.image_token_id in ids[1:-1]:
+        if (
+            len(ids) < 2
+            or {ids[0], ids[-1]} != {spec.image_token_id}
+            or spec.image_token_id in ids[1:-1]
+        ):
             raise PocketVLMError(
-                f"the tokenizer in {folder} does not read {image} and {_AROUND} as special tokens: give the whole "
+                f"the tokenizer in {folder} does not read {image} and {_AROUND} as special tokens: "
+                f"give the whole "
                 "checkpoint, with the tokenizer's added tokens"
             )
         return ids[1:-1]
 
     around = between(_AROUND)
     if len(around) != 1:
-        raise PocketVLMError(f"the tokenizer in {folder} has no token {_AROUND}: give the whole checkpoint")
+        raise PocketVLMError(
+            f"the tokenizer in {folder} has no token {_AROUND}: give the whole checkpoint"
+        )
     marks = {"around": around, "whole": between(f"{_AROUND}{_WHOLE}")[1:]}
-    marks |= {"row_end": between(f"\n{_AROUND}")[:-1], "last_row_end": between(f"\n\n{_AROUND}")[:-1]}
+    marks |= {
+        "row_end": between(f"\n{_AROUND}")[:-1],
+        "last_row_end": between(f"\n\n{_AROUND}")[:-1],
+    }
     numbers = range(1, _MOST_ROWS + 1)
-    parts = [[between(f"{_AROUND}<row_{row}_col_{column}>")[1:] for column in numbers] for row in numbers]
+    parts = [
+        [between(f"{_AROUND}<row_{row}_col_{column}>")[1:] for column in numbers] for row in numbers
+    ]
     return {"marks": marks, "parts": parts}

@@ -1,7 +1,8 @@
-"""Video-LLaVA (``model_type: video_llava``): LLaVA's parts, shown eight frames of a clip; `pocketvlm.layouts.frames`.
+"""Video-LLaVA (``model_type: video_llava``): LLaVA's parts, shown eight frames of a clip;
+`pocketvlm.layouts.frames`.
 
-Its two towers are alike but for their weights. Only that for clips is exported: questions about still pictures are
-refused, which would take a second tower in every artifact.
+Its two towers are alike but for their weights. Only that for clips is exported: questions about
+still pictures are refused, which would take a second tower in every artifact.
 """
 
 import re
@@ -34,7 +35,9 @@ class VideoLlava(Llava):
             "fastervlm": LayoutSpec({"name": "frames", "frames": _FRAMES}, exact=False),
             "hf": LayoutSpec({"name": "frames", "frames": _FRAMES, "cls": True}, with_cls=True),
         }
-        return replace(super().parse(config), image_token_id=int(config.video_token_id), layouts=layouts)
+        return replace(
+            super().parse(config), image_token_id=int(config.video_token_id), layouts=layouts
+        )
 
     def canonical(self, stored: str) -> str | None:
         """See `Family.canonical`."""

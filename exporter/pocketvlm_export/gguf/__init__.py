@@ -4,4 +4,11 @@ from pocketvlm_export.gguf.architectures import ARCHITECTURES, architecture, con
 from pocketvlm_export.gguf.quantize import quantize_gguf
 from pocketvlm_export.gguf.write import WRITTEN_TYPES, write_gguf
 
-__all__ = ["ARCHITECTURES", "WRITTEN_TYPES", "architecture", "context_length", "quantize_gguf", "write_gguf"]
+__all__ = [
+    "ARCHITECTURES",
+    "WRITTEN_TYPES",
+    "architecture",
+    "context_length",
+    "quantize_gguf",
+    "write_gguf",
+]

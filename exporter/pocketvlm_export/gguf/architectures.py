@@ -1,4 +1,5 @@
-"""Knows which decoders can be written as GGUF, and what sets one of llama.cpp's architectures apart from another."""
+"""Knows which decoders can be written as GGUF, and what sets one of llama.cpp's architectures apart
+from another."""
 
 from dataclasses import dataclass
 
@@ -17,8 +18,8 @@ class Architecture:
 
     Attributes:
         name: what GGUF files call it.
-        interleaved: rotary embedding turns neighbouring pairs of a head's dimensions, where transformers turns its two
-            halves: rows of queries and keys are reordered.
+        interleaved: rotary embedding turns neighbouring pairs of a head's dimensions, where
+            transformers turns its two halves: rows of queries and keys are reordered.
         rope_factors: it reads a tensor of factors, one a frequency.
         free_heads: heads need not add up to the hidden size.
     """
@@ -30,35 +31,46 @@ class Architecture:
 
 
 _LLAMA = Architecture(gguf.MODEL_ARCH.LLAMA, interleaved=True, rope_factors=True, free_heads=True)
-# By the decoder's model_type; a new one is a line here, where tests show that it answers as transformers does.
+# By the decoder's model_type; a new one is a line here, where tests show that it answers as
+# transformers does.
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
-    "qwen2": Architecture(gguf.MODEL_ARCH.QWEN2, interleaved=False, rope_factors=False, free_heads=False),
-    "qwen3": Architecture(gguf.MODEL_ARCH.QWEN3, interleaved=False, rope_factors=False, free_heads=True),
+    "qwen2": Architecture(
+        gguf.MODEL_ARCH.QWEN2, interleaved=False, rope_factors=False, free_heads=False
+    ),
+    "qwen3": Architecture(
+        gguf.MODEL_ARCH.QWEN3, interleaved=False, rope_factors=False, free_heads=True
+    ),
 }
 
 
 def architecture(spec: DecoderSpec) -> Architecture:
-    """Return how a decoder is written; raises `PocketVLMError` where llama.cpp would compute something else."""
+    """Return how a decoder is written; raises `PocketVLMError` where llama.cpp would compute
+    something else."""
     config = spec.config
     found = ARCHITECTURES.get(config.model_type)
     if found is None:
         raise PocketVLMError(
-            f"a {config.model_type} decoder cannot be written as GGUF, {', '.join(ARCHITECTURES)} can: "
+            f"a {config.model_type} decoder cannot be written as GGUF, {', '.join(ARCHITECTURES)} "
+            f"can: "
             "export it with --decoder onnx"
         )
     problems = {
-        f"hidden_act is {config.hidden_act}, llama.cpp has {_ACTIVATION}": config.hidden_act != _ACTIVATION,
-        f"its heads make {config.num_attention_heads * spec.head_dim} of a hidden size of {spec.hidden}": (
+        f"hidden_act is {config.hidden_act}, llama.cpp has {_ACTIVATION}": config.hidden_act
+        != _ACTIVATION,
+        f"its heads make {config.num_attention_heads * spec.head_dim} of a hidden size of "
+        f"{spec.hidden}": (
             not found.free_heads and config.num_attention_heads * spec.head_dim != spec.hidden
         ),
-        f"its rope is scaled by {config.rope_parameters}": not found.rope_factors and not is_told_in_figures(config),
+        f"its rope is scaled by {config.rope_parameters}": not found.rope_factors
+        and not is_told_in_figures(config),
     }
     for problem, present in problems.items():
         if present:
             raise PocketVLMError(
-                f"this {config.model_type} decoder cannot run in llama.cpp ({problem}): export it with --decoder onnx"
+                f"this {config.model_type} decoder cannot run in llama.cpp ({problem}): export it "
+                f"with --decoder onnx"
             )
     return found
 
@@ -66,10 +78,13 @@ def architecture(spec: DecoderSpec) -> Architecture:
 def context_length(spec: DecoderSpec) -> int:
     """Return the longest sequence on which llama.cpp computes what the checkpoint does.
 
-    These architectures have no sliding window there; up to the window's length there is no difference.
+    These architectures have no sliding window there; up to the window's length there is no
+    difference.
     """
     window = getattr(spec.config, "sliding_window", None)
-    layers = getattr(spec.config, "layer_types", None)  # without this list the window is every layer's
+    layers = getattr(
+        spec.config, "layer_types", None
+    )  # without this list the window is every layer's
     if window is None or (layers is not None and "sliding_attention" not in layers):
         return spec.context
     return min(spec.context, int(window))

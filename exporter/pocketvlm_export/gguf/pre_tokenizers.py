@@ -1,19 +1,23 @@
-"""Knows llama.cpp's names for the ways in which byte-level BPE tokenizers split text before merging."""
+"""Knows llama.cpp's names for the ways in which byte-level BPE tokenizers split text before
+merging."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 _LETTERS = (  # %s: how many digits go together
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
     r"\s+(?!\S)|\s+"
 )
 _TEKKEN = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n/]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# What happens to text before merging, in the words of `_describe` -> llama.cpp's name. A tokenizer of another kind is
-# written as the last resort: llama.cpp splits its text much like GPT-2's, so that other clients may get other tokens.
+# What happens to text before merging, in the words of `_describe` -> llama.cpp's name. A tokenizer
+# of another kind is written as the last resort: llama.cpp splits its text much like GPT-2's, so
+# that other clients may get other tokens.
 _NAMES: Mapping[tuple[str, ...], str] = {
     ("ByteLevel regex",): "gpt-2",
     (f"Split {_LETTERS % '{1,3}'}", "ByteLevel"): "llama-bpe",

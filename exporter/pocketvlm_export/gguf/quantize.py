@@ -19,11 +19,16 @@ _LOOK_EVERY = 0.2  # seconds between looks at how long the file has grown
 
 
 def quantize_gguf(
-    source: Path, target: Path, kind: str, expected: int, progress: Callable[[float], None] = lambda _: None
+    source: Path,
+    target: Path,
+    kind: str,
+    expected: int,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> None:
     """Write ``target`` as ``kind`` from the float32 file ``source``.
 
-    Rows that a type's blocks do not divide become another type of similar size, which llama.cpp chooses.
+    Rows that a type's blocks do not divide become another type of similar size, which llama.cpp
+    chooses.
 
     Args:
         source: a file of float32 matrices.
@@ -37,7 +42,9 @@ def quantize_gguf(
     """
     library()  # refuses here, not in the thread
     code: list[int] = []
-    worker = threading.Thread(target=lambda: code.append(_quantize(source, target, kind)), daemon=True)
+    worker = threading.Thread(
+        target=lambda: code.append(_quantize(source, target, kind)), daemon=True
+    )
     # In a thread of its own, so that an interrupt is heard while llama.cpp works.
     worker.start()
     while worker.is_alive():
@@ -56,5 +63,7 @@ def _quantize(source: Path, target: Path, kind: str) -> int:
     llama_cpp = library()
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama_cpp, _FILE_TYPES[kind])
-    done: int = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(parameters))
+    done: int = llama_cpp.llama_model_quantize(
+        os.fsencode(source), os.fsencode(target), ctypes.byref(parameters)
+    )
     return done

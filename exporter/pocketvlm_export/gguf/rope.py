@@ -11,7 +11,8 @@ _BETAS = {"beta_fast": 32, "beta_slow": 1}  # the only ones llama.cpp has for th
 
 
 def add_rope(writer: gguf.GGUFWriter, config: PretrainedConfig, head_dim: int) -> None:
-    """Write the frequencies' base and their scaling, as far as it can be said in figures; see `rope_factors`."""
+    """Write the frequencies' base and their scaling, as far as it can be said in figures; see
+    `rope_factors`."""
     rope, kind = config.rope_parameters, _kind(config)
     writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(rope["rope_theta"])
@@ -23,15 +24,19 @@ def add_rope(writer: gguf.GGUFWriter, config: PretrainedConfig, head_dim: int) -
 
 
 def is_told_in_figures(config: PretrainedConfig) -> bool:
-    """Whether llama.cpp computes the same frequencies from a few figures, so that it needs no tensor of factors."""
+    """Whether llama.cpp computes the same frequencies from a few figures, so that it needs no
+    tensor of factors."""
     rope, kind = config.rope_parameters, _kind(config)
     if kind != "yarn":
         return kind != "llama3"
-    return rope.get("truncate", True) and all((rope.get(name) or value) == value for name, value in _BETAS.items())
+    return rope.get("truncate", True) and all(
+        (rope.get(name) or value) == value for name, value in _BETAS.items()
+    )
 
 
 def rope_factors(config: PretrainedConfig, head_dim: int) -> torch.Tensor | None:
-    """Return what each plain frequency is divided by, float32 (head_dim / 2,); None where figures tell it."""
+    """Return what each plain frequency is divided by, float32 (head_dim / 2,); None where figures
+    tell it."""
     if is_told_in_figures(config):
         return None
     frequencies, _ = ROPE_INIT_FUNCTIONS[_kind(config)](config, device="cpu")

@@ -1,4 +1,5 @@
-"""Knows which tensors a GGUF decoder is made of, and how each comes from the checkpoint; loads one at a time."""
+"""Knows which tensors a GGUF decoder is made of, and how each comes from the checkpoint; loads one
+at a time."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +17,9 @@ from pocketvlm_export.loading import Checkpoint
 _PREFIX = "decoder."
 _EMBEDDING = "decoder.model.embed_tokens.weight"
 _HEAD = "decoder.lm_head.weight"
-_UNUSED = re.compile(r".*rotary_emb\.inv_freq$")  # older checkpoints store what follows from the configuration
+_UNUSED = re.compile(
+    r".*rotary_emb\.inv_freq$"
+)  # older checkpoints store what follows from the configuration
 _QUERY_OR_KEY = re.compile(r".*self_attn\.([qk])_proj\.(weight|bias)$")
 
 
@@ -41,26 +44,30 @@ def decoder_tensors(checkpoint: Checkpoint) -> Iterator[DecoderTensor]:
     factors = rope_factors(spec.config, spec.head_dim)
     if factors is not None:
         yield DecoderTensor(
-            f"{gguf.TENSOR_NAMES[gguf.MODEL_TENSOR.ROPE_FREQS]}.weight", tuple(factors.shape), lambda: factors
+            f"{gguf.TENSOR_NAMES[gguf.MODEL_TENSOR.ROPE_FREQS]}.weight",
+            tuple(factors.shape),
+            lambda: factors,
         )
     dropped = _tied(checkpoint)
     for stored, (_, _, shape) in weights.names.items():
         if not stored.startswith(_PREFIX) or _UNUSED.match(stored) or stored == dropped:
             continue
-        # Where the tied table lies under the head's name alone, it is the embedding that llama.cpp wants.
+        # Where the tied table lies under the head's name alone, it is the embedding that llama.cpp
+        # wants.
         ours = _EMBEDDING if stored == _HEAD and dropped == _EMBEDDING else stored
         name = names.get_name(ours.removeprefix(_PREFIX), try_suffixes=(".weight", ".bias"))
         if name is None:
             raise PocketVLMError(
-                f"the decoder has a weight {stored} that llama.cpp's {arch.name.name.lower()} has no place for: "
+                f"the decoder has a weight {stored} that llama.cpp's {arch.name.name.lower()} has "
+                f"no place for: "
                 "export it with --decoder onnx"
             )
         yield DecoderTensor(name, shape, _loader(checkpoint, stored, interleave=arch.interleaved))
 
 
 def interleave_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
-    """Reorder the rows of queries or keys, (heads * head_dim, ...), so that the partners of a rotation, which lie half
-    a head apart, become neighbours."""
+    """Reorder the rows of queries or keys, (heads * head_dim, ...), so that the partners of a
+    rotation, which lie half a head apart, become neighbours."""
     halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
@@ -79,10 +86,12 @@ def _heads(spec: DecoderSpec, kind: str) -> int:
 
 
 def _tied(checkpoint: Checkpoint) -> str | None:
-    """Return which of the embedding and the head is left out of the file because it is the other one again.
+    """Return which of the embedding and the head is left out of the file because it is the other
+    one again.
 
-    llama.cpp takes the embedding for the head where there is none. Where a checkpoint stores both, each keeps its own
-    values in transformers, whatever the configuration says: one is left out only if they are equal.
+    llama.cpp takes the embedding for the head where there is none. Where a checkpoint stores both,
+    each keeps its own values in transformers, whatever the configuration says: one is left out only
+    if they are equal.
     """
     weights = checkpoint.weights
     if not checkpoint.spec.decoder.tied:

@@ -1,7 +1,7 @@
 """Knows how a tokenizer becomes the vocabulary of a GGUF file.
 
-PocketVLM's runtime feeds token ids and never asks llama.cpp to tokenize: what is written here is for llama.cpp's other
-clients, and so that token ids and rows of the embedding stay in step.
+PocketVLM's runtime feeds token ids and never asks llama.cpp to tokenize: what is written here is
+for llama.cpp's other clients, and so that token ids and rows of the embedding stay in step.
 """
 
 import json
@@ -28,7 +28,8 @@ class Vocabulary:
         model: ``gpt2`` for byte-level BPE, ``llama`` for SentencePiece's BPE with byte fallback.
         pre: how text is split before merging, by llama.cpp's name.
         tokens, types: of every id, one for each row of the embedding.
-        scores: which pairs ``llama`` merges first, the highest; None for ``gpt2``, which has merges.
+        scores: which pairs ``llama`` merges first, the highest; None for ``gpt2``, which has
+            merges.
         space_prefix: whether ``llama`` puts a space before the text.
     """
 
@@ -57,11 +58,14 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     tokens, types = _tokens(tokenizer, size, pieces=pieces)
     if not pieces:
         return Vocabulary("gpt2", pre_tokenizer_name(tokenizer), tokens, types)
-    return Vocabulary("llama", "default", tokens, types, _scores(model, tokens), _has_space_prefix(tokenizer))
+    return Vocabulary(
+        "llama", "default", tokens, types, _scores(model, tokens), _has_space_prefix(tokenizer)
+    )
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary, folder: Path, eos: int) -> None:
-    """Write it, with the special tokens and the chat template of the tokenizer's files in ``folder``.
+    """Write it, with the special tokens and the chat template of the tokenizer's files in
+    ``folder``.
 
     ``eos`` is the id that ends an answer, for tokenizers that name none.
     """
@@ -73,21 +77,28 @@ def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary, folder: Path
         writer.add_token_scores(vocabulary.scores)
     if vocabulary.space_prefix is not None:
         writer.add_add_space_prefix(vocabulary.space_prefix)
-    special = gguf.SpecialVocab(folder, load_merges=vocabulary.model == "gpt2", n_vocab=len(vocabulary.tokens))
+    special = gguf.SpecialVocab(
+        folder, load_merges=vocabulary.model == "gpt2", n_vocab=len(vocabulary.tokens)
+    )
     special.special_token_ids.setdefault("eos", eos)
     special.chat_template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     special.add_to_gguf(writer, quiet=True)
 
 
-def _tokens(tokenizer: Mapping[str, Any], size: int, *, pieces: bool) -> tuple[list[str], list[gguf.TokenType]]:
-    """Text and type of each id; ids that the tokenizer does not fill are padding, ids without a row are left out."""
+def _tokens(
+    tokenizer: Mapping[str, Any], size: int, *, pieces: bool
+) -> tuple[list[str], list[gguf.TokenType]]:
+    """Text and type of each id; ids that the tokenizer does not fill are padding, ids without a row
+    are left out."""
     tokens = [f"[PAD{i}]" for i in range(size)]
     types = [gguf.TokenType.UNUSED] * size
     for text, i in tokenizer["model"]["vocab"].items():
         if i >= size:
             continue
         tokens[i] = text
-        types[i] = gguf.TokenType.BYTE if pieces and _BYTE.fullmatch(text) else gguf.TokenType.NORMAL
+        types[i] = (
+            gguf.TokenType.BYTE if pieces and _BYTE.fullmatch(text) else gguf.TokenType.NORMAL
+        )
     for added in tokenizer.get("added_tokens", []):
         i, text = added["id"], added["content"]
         if i >= size:
@@ -100,7 +111,8 @@ def _tokens(tokenizer: Mapping[str, Any], size: int, *, pieces: bool) -> tuple[l
 
 
 def _scores(model: Mapping[str, Any], tokens: list[str]) -> list[float]:
-    """Scores that rank pieces as the merges do: SentencePiece merges first what has the highest score."""
+    """Scores that rank pieces as the merges do: SentencePiece merges first what has the highest
+    score."""
     merged: dict[str, int] = {}
     for merge in model["merges"]:
         pair = merge.split(" ") if isinstance(merge, str) else merge
@@ -110,7 +122,11 @@ def _scores(model: Mapping[str, Any], tokens: list[str]) -> list[float]:
 
 def _has_space_prefix(tokenizer: Mapping[str, Any]) -> bool:
     prepends = any(step.get("prepend") == _SPACE for step in _steps(tokenizer, "normalizer"))
-    schemes = [step.get("prepend_scheme") for step in _steps(tokenizer, "pre_tokenizer") if step["type"] == "Metaspace"]
+    schemes = [
+        step.get("prepend_scheme")
+        for step in _steps(tokenizer, "pre_tokenizer")
+        if step["type"] == "Metaspace"
+    ]
     return prepends or any(scheme != "never" for scheme in schemes)
 
 
@@ -124,6 +140,8 @@ def _steps(tokenizer: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
     if found is None:
         return []
     if found["type"] == "Sequence":
-        steps: list[Mapping[str, Any]] = found.get("normalizers") or found.get("pretokenizers") or []
+        steps: list[Mapping[str, Any]] = (
+            found.get("normalizers") or found.get("pretokenizers") or []
+        )
         return steps
     return [found]

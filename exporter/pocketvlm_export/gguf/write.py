@@ -33,14 +33,16 @@ def write_gguf(
 
     Args:
         checkpoint: whose decoder.
-        texts: the folder with its tokenizer.json, tokenizer_config.json, config.json and chat_template.jinja.
+        texts: the folder with its tokenizer.json, tokenizer_config.json, config.json and
+            chat_template.jinja.
         path: the file, replaced where it exists.
         kind: element type of the matrices, ``f32`` or ``f16``; vectors are always float32.
         eos: the id that ends an answer.
         progress: called with the part that is written, up to 1.
 
     Raises:
-        PocketVLMError: llama.cpp has nothing that computes the same, or the checkpoint lacks a weight.
+        PocketVLMError: llama.cpp has nothing that computes the same, or the checkpoint lacks a
+            weight.
     """
     spec = checkpoint.spec.decoder
     matrices, file_type = WRITTEN_TYPES[kind]
@@ -60,10 +62,15 @@ def write_gguf(
 
 
 def _write_tensors(
-    writer: gguf.GGUFWriter, tensors: list[DecoderTensor], matrices: torch.dtype, progress: Callable[[float], None]
+    writer: gguf.GGUFWriter,
+    tensors: list[DecoderTensor],
+    matrices: torch.dtype,
+    progress: Callable[[float], None],
 ) -> None:
     """Write the list of tensors, then each as it is loaded."""
-    sizes = [torch.Size(tensor.shape).numel() * _dtype(tensor, matrices).itemsize for tensor in tensors]
+    sizes = [
+        torch.Size(tensor.shape).numel() * _dtype(tensor, matrices).itemsize for tensor in tensors
+    ]
     for tensor, size in zip(tensors, sizes, strict=True):
         element = torch.empty(0, dtype=_dtype(tensor, matrices)).numpy().dtype
         writer.add_tensor_info(tensor.name, tensor.shape, element, size)

@@ -23,7 +23,8 @@ class Graph(Protocol):
         input_names, output_names: in the order of the module's flattened arguments and results.
         dynamic_axes: for each argument, {axis: name}, nested as the arguments are.
         output_axes: names of an output's dynamic axes, {output: {axis: name}}.
-        constants: float32 arrays that the graph gives as further outputs, by name, whatever it is given.
+        constants: float32 arrays that the graph gives as further outputs, by name, whatever it is
+            given.
     """
 
     kind: str
@@ -41,7 +42,8 @@ class Graph(Protocol):
 def trace(graph: Graph) -> ir.Model:
     """Trace ``graph`` with torch's dynamo exporter at opset `OPSET`.
 
-    The model's weights are still the module's tensors, not copies of them: free the module only after saving.
+    The model's weights are still the module's tensors, not copies of them: free the module only
+    after saving.
     """
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
@@ -52,7 +54,8 @@ def trace(graph: Graph) -> ir.Model:
             input_names=list(graph.input_names),
             output_names=list(graph.output_names),
             dynamic_shapes=graph.dynamic_axes,
-            # Torch's folding would copy every transposed weight at once; `onnx_passes` does it a weight at a time.
+            # Torch's folding would copy every transposed weight at once; `onnx_passes` does it a
+            # weight at a time.
             optimize=False,
             verbose=False,
         )
@@ -62,7 +65,8 @@ def trace(graph: Graph) -> ir.Model:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Silence notices that no one can act on: torchvision operators that are absent, axis names used twice."""
+    """Silence notices that no one can act on: torchvision operators that are absent, axis names
+    used twice."""
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,5 @@
-"""The decoder graph: one graph for prefill and decode, its past as inputs and outputs, logits of the last position."""
+"""The decoder graph: one graph for prefill and decode, its past as inputs and outputs, logits of
+the last position."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,9 +18,10 @@ _Past = list[tuple[torch.Tensor, torch.Tensor]]
 class DecoderWithPast(nn.Module):
     """A causal language model whose cache is a list of tensors.
 
-    inputs_embeds (B, S, hidden), attention_mask (B, past + S), position_ids (B, S), past: a (key, value) pair a layer,
-    each (B, kv_heads, past, head_dim) -> logits (B, 1, vocab), then each layer's key and value (B, kv_heads, past + S,
-    head_dim). Logits of all positions would cost 1.4 times the prefill at 616 tokens.
+    inputs_embeds (B, S, hidden), attention_mask (B, past + S), position_ids (B, S), past: a (key,
+    value) pair a layer, each (B, kv_heads, past, head_dim) -> logits (B, 1, vocab), then each
+    layer's key and value (B, kv_heads, past + S, head_dim). Logits of all positions would cost 1.4
+    times the prefill at 616 tokens.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -27,7 +29,11 @@ class DecoderWithPast(nn.Module):
         self.model = model
 
     def forward(
-        self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor, past: _Past
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        past: _Past,
     ) -> tuple[torch.Tensor, ...]:
         """See the class."""
         output = self.model(
@@ -38,7 +44,11 @@ class DecoderWithPast(nn.Module):
             use_cache=True,
             logits_to_keep=1,
         )
-        present = [tensor for layer in output.past_key_values.layers for tensor in (layer.keys, layer.values)]
+        present = [
+            tensor
+            for layer in output.past_key_values.layers
+            for tensor in (layer.keys, layer.values)
+        ]
         return (output.logits, *present)
 
 

@@ -18,7 +18,9 @@ class EmbedTokensGraph:
     input_names: Sequence[str] = ("input_ids",)
     output_names: Sequence[str] = ("inputs_embeds",)
     dynamic_axes: tuple[Any, ...] = ({0: BATCH, 1: "sequence_length"},)
-    output_axes: Mapping[str, Mapping[int, str]] = {"inputs_embeds": {0: BATCH, 1: "sequence_length"}}
+    output_axes: Mapping[str, Mapping[int, str]] = {
+        "inputs_embeds": {0: BATCH, 1: "sequence_length"}
+    }
 
     def __init__(self, embedding: nn.Embedding) -> None:
         self.module: nn.Module = embedding

@@ -1,4 +1,5 @@
-"""The vision graph: tower, pruning, projector. Computes only what the method reads and the kept tokens need."""
+"""The vision graph: tower, pruning, projector. Computes only what the method reads and the kept
+tokens need."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,19 +17,27 @@ from pocketvlm_export.towers import TOWERS, Block
 
 
 class PrunedVisionEncoder(nn.Module):
-    """pixel_values (B, 3, H, W) -> image_features (B, k, hidden), kept_indices (B, k), kept_scores (B, k).
+    """pixel_values (B, 3, H, W) -> image_features (B, k, hidden), kept_indices (B, k), kept_scores
+    (B, k).
 
-    A method that reads attention selects as soon as the score layer's is known; from there on the deepest layer
-    computes queries, output projection and MLP for kept tokens only. That is exact: in the last layer used, a token's
-    output depends on other tokens through their keys and values alone, and those are computed for all. A method that
-    reads features needs all of them, and one that reads what the projector makes of them projects all of them.
+    A method that reads attention selects as soon as the score layer's is known; from there on the
+    deepest layer computes queries, output projection and MLP for kept tokens only. That is exact:
+    in the last layer used, a token's output depends on other tokens through their keys and values
+    alone, and those are computed for all. A method that reads features needs all of them, and one
+    that reads what the projector makes of them projects all of them.
 
-    Where a token is a square of patches (`VisionSpec.merge`), methods see and keep whole tokens: attention
-    is averaged over squares, and what is computed for a kept token is computed for all patches of its square.
+    Where a token is a square of patches (`VisionSpec.merge`), methods see and keep whole tokens:
+    attention is averaged over squares, and what is computed for a kept token is computed for all
+    patches of its square.
     """
 
     def __init__(
-        self, tower: PreTrainedModel, projector: nn.Module, spec: VisionSpec, pruner: Pruner, budget: int
+        self,
+        tower: PreTrainedModel,
+        projector: nn.Module,
+        spec: VisionSpec,
+        pruner: Pruner,
+        budget: int,
     ) -> None:
         super().__init__()
         self.kind = TOWERS[spec.config.model_type]
@@ -42,20 +51,25 @@ class PrunedVisionEncoder(nn.Module):
         self.before = int(spec.has_cls)  # tokens in front of the patches
         self.squares = _squares(spec)  # (N, patches of a token)
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(
+        self, pixel_values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See the class."""
         hidden = self.embeddings(pixel_values)  # (B, tokens, C)
         evidence = Evidence(hidden.shape[0], self.spec.grid)
         kept: Selection | None = None
         states: dict[int, torch.Tensor] = {}  # the listed hidden states, kept patches only
-        # Hidden states below the score layer are listed before it is known what is kept: held whole until then.
+        # Hidden states below the score layer are listed before it is known what is kept: held whole
+        # until then.
         whole: dict[int, torch.Tensor] = {}
         for number, layer in enumerate(self.layers, start=1):
             evidence = self._watch(number - 1, layer, hidden, evidence)
             if number - 1 == self.spec.score_layer and not self.pruner.reads & LATE:
                 kept = self.pruner.select(evidence, self.budget)
             if number == self.spec.depth and kept is not None:
-                states[number] = layer_for_rows(self.kind.block(layer), hidden, self._patches(hidden, kept.indices))
+                states[number] = layer_for_rows(
+                    self.kind.block(layer), hidden, self._patches(hidden, kept.indices)
+                )
             else:
                 hidden = layer(hidden, None)
                 if number in self.spec.feature_layers:
@@ -66,8 +80,11 @@ class PrunedVisionEncoder(nn.Module):
         states |= {number: self._patches(state, kept.indices) for number, state in whole.items()}
         return self.projector(self._joined(states)), kept.indices, kept.scores
 
-    def _watch(self, number: int, layer: nn.Module, hidden: torch.Tensor, evidence: Evidence) -> Evidence:
-        """Add what the method reads of the layer of this number, counted from 0, which is about to read ``hidden``."""
+    def _watch(
+        self, number: int, layer: nn.Module, hidden: torch.Tensor, evidence: Evidence
+    ) -> Evidence:
+        """Add what the method reads of the layer of this number, counted from 0, which is about to
+        read ``hidden``."""
         reads, last = self.pruner.reads, self.spec.score_layer
         if "cls_row" in reads and self.pruner.first_layer(last) <= number <= last:
             row = cls_attention(self.kind.block(layer), hidden)
@@ -80,16 +97,20 @@ class PrunedVisionEncoder(nn.Module):
     def _select_late(
         self, evidence: Evidence, features: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Select by ``features`` (B, N, C); all of them are projected only where the method reads that."""
+        """Select by ``features`` (B, N, C); all of them are projected only where the method reads
+        that."""
         if "projected" not in self.pruner.reads:
             kept = self.pruner.select(replace(evidence, features=features), self.budget)
             return self.projector(rows_of(features, kept.indices)), kept.indices, kept.scores
         projected = self.projector(features)
-        kept = self.pruner.select(replace(evidence, features=features, projected=projected), self.budget)
+        kept = self.pruner.select(
+            replace(evidence, features=features, projected=projected), self.budget
+        )
         return rows_of(projected, kept.indices), kept.indices, kept.scores
 
     def _patches(self, hidden: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Return the patches of the given tokens, token by token: (B, tokens, C), (B, k) -> (B, k merge^2, C)."""
+        """Return the patches of the given tokens, token by token: (B, tokens, C), (B, k) -> (B, k
+        merge^2, C)."""
         if self.spec.merge > 1:
             indices = self.squares[indices].flatten(1)
         return rows_of(hidden, indices + self.before if self.before else indices)
@@ -100,16 +121,25 @@ class PrunedVisionEncoder(nn.Module):
         return patches if self.spec.merge == 1 else patches[:, self.squares.flatten()]
 
     def _joined(self, states: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """What the projector reads of each token: hidden states side by side, as they are listed, then its patches."""
-        patches = self.final(torch.cat([states[index] for index in self.spec.feature_layers], dim=-1))
-        return patches if self.spec.merge == 1 else patches.unflatten(1, (-1, self.spec.merge**2)).flatten(2)
+        """What the projector reads of each token: hidden states side by side, as they are listed,
+        then its patches."""
+        patches = self.final(
+            torch.cat([states[index] for index in self.spec.feature_layers], dim=-1)
+        )
+        return (
+            patches
+            if self.spec.merge == 1
+            else patches.unflatten(1, (-1, self.spec.merge**2)).flatten(2)
+        )
 
 
 def cls_attention(block: Block, hidden: torch.Tensor) -> torch.Tensor:
-    """Return one row of a layer's attention: what [CLS] pays to each patch, (B, N + 1, C) -> (B, heads, N).
+    """Return one row of a layer's attention: what [CLS] pays to each patch, (B, N + 1, C) -> (B,
+    heads, N).
 
-    softmax(q_cls k^T / sqrt(d)) with the [CLS] column dropped afterwards and nothing renormalised (FasterVLM,
-    arXiv 2412.01818, section 3.2); costs heads x (N + 1) x d products instead of a full map.
+    softmax(q_cls k^T / sqrt(d)) with the [CLS] column dropped afterwards and nothing renormalised
+    (FasterVLM, arXiv 2412.01818, section 3.2); costs heads x (N + 1) x d products instead of a full
+    map.
     """
     normed = block.norm1(hidden)
     query = _heads(block.query(normed[:, :1]), block)  # (B, heads, 1, d)
@@ -119,9 +149,11 @@ def cls_attention(block: Block, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def patch_attention(block: Block, hidden: torch.Tensor, before: int) -> torch.Tensor:
-    """Return the attention that patches pay to patches in a layer, (B, tokens, C) -> (B, heads, N, N).
+    """Return the attention that patches pay to patches in a layer, (B, tokens, C) -> (B, heads, N,
+    N).
 
-    The softmax is over all tokens; the ``before`` tokens in front of the patches are left out of it afterwards.
+    The softmax is over all tokens; the ``before`` tokens in front of the patches are left out of it
+    afterwards.
     """
     normed = block.norm1(hidden)
     queries = _heads(block.query(normed[:, before:]), block)  # (B, heads, N, d)
@@ -131,14 +163,18 @@ def patch_attention(block: Block, hidden: torch.Tensor, before: int) -> torch.Te
 
 
 def mean_of_squares(attention: torch.Tensor, spec: VisionSpec) -> torch.Tensor:
-    """Return what tokens pay to tokens of what patches pay to patches: (B, heads, P, P) -> (B, heads, N, N).
+    """Return what tokens pay to tokens of what patches pay to patches: (B, heads, P, P) -> (B,
+    heads, N, N).
 
-    A token's is the mean over its square of patches. Rows first: that leaves little to sum within them.
+    A token's is the mean over its square of patches. Rows first: that leaves little to sum within
+    them.
     """
     if spec.merge == 1:
         return attention
     (rows, columns), edge = spec.grid, spec.merge
-    paid = attention.unflatten(2, (rows, edge, columns, edge)).mean(dim=(3, 5)).flatten(2, 3)  # (B, heads, N, P)
+    paid = (
+        attention.unflatten(2, (rows, edge, columns, edge)).mean(dim=(3, 5)).flatten(2, 3)
+    )  # (B, heads, N, P)
     return paid.unflatten(3, (rows, edge, columns, edge)).mean(dim=(4, 6)).flatten(3)
 
 
@@ -150,12 +186,15 @@ def _squares(spec: VisionSpec) -> torch.Tensor:
 
 
 def layer_for_rows(block: Block, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Return a layer's output for some of its tokens: (B, N + 1, C) and their ``rows`` (B, k, C) -> (B, k, C)."""
+    """Return a layer's output for some of its tokens: (B, N + 1, C) and their ``rows`` (B, k, C) ->
+    (B, k, C)."""
     normed = block.norm1(hidden)
     keys, values = (_heads(project(normed), block) for project in (block.key, block.value))
     queries = _heads(block.query(block.norm1(rows)), block)  # (B, heads, k, d)
     # Spelt out as in eager attention, so that it is traced as that is.
-    maps = (torch.matmul(queries, keys.transpose(-1, -2)) * block.scaling).softmax(dim=-1)  # (B, heads, k, N + 1)
+    maps = (torch.matmul(queries, keys.transpose(-1, -2)) * block.scaling).softmax(
+        dim=-1
+    )  # (B, heads, k, N + 1)
     context = torch.matmul(maps, values)  # (B, heads, k, d)
     rows = rows + block.scale1(block.output(context.transpose(1, 2).flatten(2)))
     return rows + block.scale2(block.mlp(block.norm2(rows)))
@@ -179,9 +218,13 @@ class VisionEncoderGraph:
     dynamic_axes: tuple[Any, ...] = ({0: BATCH},)
     output_axes: Mapping[str, Mapping[int, str]] = {name: {0: BATCH} for name in output_names}
 
-    def __init__(self, module: PrunedVisionEncoder, constants: Mapping[str, torch.Tensor] | None = None) -> None:
+    def __init__(
+        self, module: PrunedVisionEncoder, constants: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         self.module = module.eval()
-        self.constants: Mapping[str, Any] = {name: value.numpy() for name, value in (constants or {}).items()}
+        self.constants: Mapping[str, Any] = {
+            name: value.numpy() for name, value in (constants or {}).items()
+        }
 
     def sample_inputs(self) -> tuple[torch.Tensor, ...]:
         """Return two pictures of noise."""

@@ -1,4 +1,5 @@
-"""What happens to a graph after tracing: a pass a module, each `requires -> call -> ensures` as in onnx_ir."""
+"""What happens to a graph after tracing: a pass a module, each `requires -> call -> ensures` as in
+onnx_ir."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -65,7 +66,8 @@ __all__ = [
 
 
 def tidy(model: ir.Model, output_axes: Mapping[str, Mapping[int, str]]) -> None:
-    """Bring a freshly traced graph into shape: weights as they are read, constants folded, axes named."""
+    """Bring a freshly traced graph into shape: weights as they are read, constants folded, axes
+    named."""
     TransposeWeights()(model)
     onnxscript.optimizer.optimize(model)
     NameAxes(output_axes)(model)
@@ -83,5 +85,6 @@ def fuse(model: ir.Model, kind: str) -> None:
         except (ir.passes.InvariantError, ir.passes.PassError) as error:
             reason = error.__cause__ or error
             raise PocketVLMError(
-                f"{fusion.__name__} cannot be put into the {kind} graph ({reason}): export with --portable"
+                f"{fusion.__name__} cannot be put into the {kind} graph ({reason}): export with "
+                f"--portable"
             ) from error

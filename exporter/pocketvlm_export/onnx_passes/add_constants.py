@@ -1,4 +1,5 @@
-"""Gives a graph outputs that no input changes: what clients put between the features of a picture."""
+"""Gives a graph outputs that no input changes: what clients put between the features of a
+picture."""
 
 from collections.abc import Mapping
 
@@ -25,7 +26,9 @@ class AddConstants(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Add them."""
         for name, array in self.values.items():
-            weight = ir.Value(name=f"{name}.weight", const_value=ir.tensor(array, name=f"{name}.weight"))
+            weight = ir.Value(
+                name=f"{name}.weight", const_value=ir.tensor(array, name=f"{name}.weight")
+            )
             weight.shape, weight.dtype = ir.Shape(array.shape), ir.DataType.FLOAT
             model.graph.register_initializer(weight)
             node = ir.node("Identity", [weight], name=name)

@@ -1,4 +1,5 @@
-"""Knows the shape that attention has in a traced graph, so that passes can put one operator in its place."""
+"""Knows the shape that attention has in a traced graph, so that passes can put one operator in its
+place."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ class Attention:
     """softmax(query key^T * scale + bias) value.
 
     Attributes:
-        query, key, value: (batch, heads, tokens, d) each; keys and values are already repeated for their query heads.
-            A key may also be (batch, tokens, heads, d).
+        query, key, value: (batch, heads, tokens, d) each; keys and values are already repeated for
+            their query heads. A key may also be (batch, tokens, heads, d).
         bias: broadcasts against (batch, heads, queries, keys), None where nothing is added.
         scale: what the products are multiplied by.
         output: (batch, queries, heads * d), the heads joined.
@@ -51,18 +52,27 @@ def turned(value: ir.Value | None, order: list[int]) -> ir.Value | None:
     """What ``value`` is the transpose of, in this order of axes."""
     node = made_by(value, "Transpose")
     attribute = node.attributes.get("perm") if node is not None else None
-    return node.inputs[0] if node is not None and attribute and list(attribute.as_ints()) == order else None
+    return (
+        node.inputs[0]
+        if node is not None and attribute and list(attribute.as_ints()) == order
+        else None
+    )
 
 
 def joined_heads(value: ir.Value) -> ir.Value | None:
     """(batch, tokens, heads * d) of which ``value``, one of an `Attention`, is a view."""
     split = made_by(turned(value, HEADS_FIRST) or value, "Reshape")
     source = split.inputs[0] if split is not None else None
-    return source if source is not None and source.shape is not None and len(source.shape) == 3 else None
+    return (
+        source
+        if source is not None and source.shape is not None and len(source.shape) == 3
+        else None
+    )
 
 
 def join_heads(graph: ir.Graph, before: ir.Node, heads: ir.Value) -> ir.Value:
-    """(batch, heads, tokens, d) -> (batch, tokens, heads * d): what it is a view of, or a view by new nodes."""
+    """(batch, heads, tokens, d) -> (batch, tokens, heads * d): what it is a view of, or a view by
+    new nodes."""
     if (joined := joined_heads(heads)) is not None:
         return joined
     tokens_first = turned(heads, HEADS_FIRST)
@@ -75,7 +85,9 @@ def join_heads(graph: ir.Graph, before: ir.Node, heads: ir.Value) -> ir.Value:
     return reshaped.outputs[0]
 
 
-def split_heads(graph: ir.Graph, before: ir.Node, joined: ir.Value, heads: int, size: int) -> ir.Value:
+def split_heads(
+    graph: ir.Graph, before: ir.Node, joined: ir.Value, heads: int, size: int
+) -> ir.Value:
     """(batch, tokens, heads * d) -> (batch, heads, tokens, d), by new nodes."""
     shape = [0, 0, heads, size]
     reshaped = ir.node("Reshape", [joined, constant(graph, str(shape), shape)])
@@ -90,7 +102,9 @@ def constant(graph: ir.Graph, name: str, value: Any, dtype: type = np.int64) -> 
     if name not in graph.initializers:
         tensor = ir.tensor(np.array(value, dtype=dtype), name=name)
         graph.register_initializer(
-            ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+            ir.Value(
+                name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
         )
     return graph.initializers[name]
 

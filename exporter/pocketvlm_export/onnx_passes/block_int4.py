@@ -1,4 +1,5 @@
-"""Stores weights in 4 bits with a scale a block, in ONNX Runtime's own operators: the `int4` precisions."""
+"""Stores weights in 4 bits with a scale a block, in ONNX Runtime's own operators: the `int4`
+precisions."""
 
 from collections.abc import Sequence
 
@@ -16,14 +17,17 @@ from pocketvlm_export.onnx_passes.weights import (
 )
 
 MICROSOFT = "com.microsoft"
-_INTEGER_ACTIVATIONS = 4  # accuracy_level: activations become int8 on the way, 1.4 times the speed of decoding
+_INTEGER_ACTIVATIONS = (
+    4  # accuracy_level: activations become int8 on the way, 1.4 times the speed of decoding
+)
 
 
 class BlockInt4(ir.passes.InPlacePass):
-    """Turn each MatMul by a weight into MatMulNBits and each look-up in a table into GatherBlockQuantized.
+    """Turn each MatMul by a weight into MatMulNBits and each look-up in a table into
+    GatherBlockQuantized.
 
-    ``block`` inputs of one output share a scale; zero is always 8. A table that is both looked up and multiplied
-    becomes the same bytes either way, so that two graphs can share them.
+    ``block`` inputs of one output share a scale; zero is always 8. A table that is both looked up
+    and multiplied becomes the same bytes either way, so that two graphs can share them.
     """
 
     def __init__(self, block: int, wide: Sequence[str] = ()) -> None:
@@ -33,9 +37,17 @@ class BlockInt4(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Convert; the values are computed when they are written, a weight at a time."""
-        products, lookups = list(weight_products(model.graph, self.wide)), list(table_lookups(model.graph))
-        stored = {weight: self._weight(model.graph, weight) for weight in dict.fromkeys(w for _, w in products)}
-        tables = {table: self._table(model.graph, table) for table in dict.fromkeys(t for _, t in lookups)}
+        products, lookups = (
+            list(weight_products(model.graph, self.wide)),
+            list(table_lookups(model.graph)),
+        )
+        stored = {
+            weight: self._weight(model.graph, weight)
+            for weight in dict.fromkeys(w for _, w in products)
+        }
+        tables = {
+            table: self._table(model.graph, table) for table in dict.fromkeys(t for _, t in lookups)
+        }
         for node, weight in products:
             replace_node(model.graph, node, [self._product(node, weight, stored[weight])])
         for node, table in lookups:
@@ -62,10 +74,16 @@ class BlockInt4(ir.passes.InPlacePass):
 
     def _lookup(self, node: ir.Node, stored: Sequence[ir.Value]) -> ir.Node:
         attributes = {"bits": 4, "block_size": self.block, "gather_axis": 0, "quantize_axis": 1}
-        return ir.node("GatherBlockQuantized", [stored[0], node.inputs[1], stored[1]], attributes, domain=MICROSOFT)
+        return ir.node(
+            "GatherBlockQuantized",
+            [stored[0], node.inputs[1], stored[1]],
+            attributes,
+            domain=MICROSOFT,
+        )
 
     def _weight(self, graph: ir.Graph, weight: ir.Value) -> list[ir.Value]:
-        """(inputs, outputs) float32 -> two values a byte, the lower first, (outputs, blocks, block / 2), and scales."""
+        """(inputs, outputs) float32 -> two values a byte, the lower first, (outputs, blocks, block
+        / 2), and scales."""
         tensor, (inputs, outputs) = weight.const_value, _sizes(weight)
         assert tensor is not None
         blocks = -(-inputs // self.block)
@@ -79,7 +97,8 @@ class BlockInt4(ir.passes.InPlacePass):
         )
 
     def _table(self, graph: ir.Graph, table: ir.Value) -> list[ir.Value]:
-        """(rows, width) float32 -> (rows, width / 2) and (rows, blocks): the bytes of `_weight` of its transpose."""
+        """(rows, width) float32 -> (rows, width / 2) and (rows, blocks): the bytes of `_weight` of
+        its transpose."""
         tensor, (rows, width) = table.const_value, _sizes(table)
         assert tensor is not None
 
@@ -98,18 +117,23 @@ class BlockInt4(ir.passes.InPlacePass):
 
 
 def quantize_blocks(weight: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``weight`` float32 (inputs, outputs) as MatMulNBits reads it, and its scales, symmetric around 8.
+    """Return ``weight`` float32 (inputs, outputs) as MatMulNBits reads it, and its scales,
+    symmetric around 8.
 
-    By the kernel behind ``onnxruntime.quantization.MatMulNBitsQuantizer``, whose module sets up logging for the whole
-    process when it is imported.
+    By the kernel behind ``onnxruntime.quantization.MatMulNBitsQuantizer``, whose module sets up
+    logging for the whole process when it is imported.
     """
     inputs, outputs = weight.shape
     blocks = -(-inputs // block)
-    padded = np.pad(weight, ((0, blocks * block - inputs), (0, 0)))  # a copy in any case: the kernel reads it in order
+    padded = np.pad(
+        weight, ((0, blocks * block - inputs), (0, 0))
+    )  # a copy in any case: the kernel reads it in order
     packed = np.zeros((outputs, blocks, block // 2), dtype=np.uint8)
     scale = np.zeros((outputs, blocks), dtype=np.float32)
     zero = np.zeros((outputs, -(-blocks // 2)), dtype=np.uint8)
-    quantize_matmul_4bits(packed, np.ascontiguousarray(padded), scale, zero, block, outputs, inputs, True)
+    quantize_matmul_4bits(
+        packed, np.ascontiguousarray(padded), scale, zero, block, outputs, inputs, True
+    )
     return packed, scale
 
 

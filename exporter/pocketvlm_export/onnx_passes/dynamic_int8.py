@@ -1,4 +1,5 @@
-"""Stores weights as signed 8-bit integers, a scale a column, and multiplies in integers: the `int8` precision."""
+"""Stores weights as signed 8-bit integers, a scale a column, and multiplies in integers: the `int8`
+precision."""
 
 from collections.abc import Sequence
 
@@ -7,18 +8,28 @@ import onnx
 import onnx_ir as ir
 from onnxruntime.quantization.quant_utils import get_qmin_qmax_for_qType, quantize_nparray
 
-from pocketvlm_export.onnx_passes.weights import Spec, lazy_weights, remove_unread, replace_node, weight_products
+from pocketvlm_export.onnx_passes.weights import (
+    Spec,
+    lazy_weights,
+    remove_unread,
+    replace_node,
+    weight_products,
+)
 
-_COLUMNS = 4096  # quantized at once: what rounding takes in passing stays small beside a large weight
+_COLUMNS = (
+    4096  # quantized at once: what rounding takes in passing stays small beside a large weight
+)
 
 
 class DynamicInt8(ir.passes.InPlacePass):
-    """Turn each MatMul by a weight into MatMulInteger: signed symmetric weights, unsigned activations.
+    """Turn each MatMul by a weight into MatMulInteger: signed symmetric weights, unsigned
+    activations.
 
-    The nodes are those of ``onnxruntime.quantization.quantize_dynamic`` (QInt8, per channel, constant B only), which
-    ONNX Runtime fuses at load; they are standard ONNX. That function itself takes whole models, twice in memory and
-    once more on disk, and loops over columns in Python; here a weight is quantized when it is written. Activations are
-    unsigned, since signed ones have no fast path on x86. What reads the same activations shares their quantization.
+    The nodes are those of ``onnxruntime.quantization.quantize_dynamic`` (QInt8, per channel,
+    constant B only), which ONNX Runtime fuses at load; they are standard ONNX. That function itself
+    takes whole models, twice in memory and once more on disk, and loops over columns in Python;
+    here a weight is quantized when it is written. Activations are unsigned, since signed ones have
+    no fast path on x86. What reads the same activations shares their quantization.
     """
 
     def __init__(self, wide: Sequence[str] = ()) -> None:
@@ -46,10 +57,11 @@ class DynamicInt8(ir.passes.InPlacePass):
 
 
 def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ``weight`` float32 (inputs, outputs) as int8, with scale and zero point of each column, (outputs,).
+    """Return ``weight`` float32 (inputs, outputs) as int8, with scale and zero point of each
+    column, (outputs,).
 
-    scale = max|w| / 127 and round(w / scale), as onnxruntime.quantization has it for symmetric weights: -128 is unused
-    and the zero point 0.
+    scale = max|w| / 127 and round(w / scale), as onnxruntime.quantization has it for symmetric
+    weights: -128 is unused and the zero point 0.
     """
     low, high = (int(end) for end in get_qmin_qmax_for_qType(onnx.TensorProto.INT8, symmetric=True))
     largest = np.maximum(weight.max(axis=0), -weight.min(axis=0)).astype(np.float64)
@@ -58,16 +70,20 @@ def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     result = np.empty(weight.shape, dtype=np.int8)
     for start in range(0, weight.shape[1], _COLUMNS):
         part = np.s_[start : start + _COLUMNS]
-        rounded = quantize_nparray(onnx.TensorProto.INT8, weight[:, part], scale[part], 0, low, high)
+        rounded = quantize_nparray(
+            onnx.TensorProto.INT8, weight[:, part], scale[part], 0, low, high
+        )
         result[:, part] = rounded
     return result, scale, np.zeros(weight.shape[1], dtype=np.int8)
 
 
 def _stored(graph: ir.Graph, weight: ir.Value, number: int) -> list[ir.Value]:
-    """Register the integer weight, the scales and the zero points of a float32 weight, for one node alone.
+    """Register the integer weight, the scales and the zero points of a float32 weight, for one node
+    alone.
 
-    Where two nodes read a weight each has initializers of its own, whose bytes are stored once: on CPUs where ONNX
-    Runtime makes weights unsigned as it opens a graph, it takes fright at one that it has already made so (1.31).
+    Where two nodes read a weight each has initializers of its own, whose bytes are stored once: on
+    CPUs where ONNX Runtime makes weights unsigned as it opens a graph, it takes fright at one that
+    it has already made so (1.31).
     """
     tensor = weight.const_value
     assert tensor is not None
@@ -91,7 +107,9 @@ def _quantize_before(graph: ir.Graph, node: ir.Node, source: ir.Value) -> Sequen
     return quantize.outputs
 
 
-def _multiply(graph: ir.Graph, node: ir.Node, activation: Sequence[ir.Value], weight: Sequence[ir.Value]) -> None:
+def _multiply(
+    graph: ir.Graph, node: ir.Node, activation: Sequence[ir.Value], weight: Sequence[ir.Value]
+) -> None:
     product = ir.node("MatMulInteger", [activation[0], weight[0], activation[2], weight[2]])
     as_float = ir.node("Cast", [product.outputs[0]], {"to": ir.DataType.FLOAT})
     scales = ir.node("Mul", [activation[1], weight[1]])

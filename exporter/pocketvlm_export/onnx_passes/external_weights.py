@@ -12,7 +12,8 @@ _PAGE = 4096  # offsets are multiples of this, so that each weight can be memory
 
 
 class WeightsFile:
-    """A data file that stores equal tensors once, whichever graph brings them; ``beside`` it another may have them."""
+    """A data file that stores equal tensors once, whichever graph brings them; ``beside`` it
+    another may have them."""
 
     def __init__(self, path: Path, beside: "WeightsFile | None" = None) -> None:
         self.path = path
@@ -20,9 +21,14 @@ class WeightsFile:
         self._offsets: dict[bytes, int] = {}
 
     def store(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
-        """Append ``tensor`` unless its bytes are there already, and return it as a reference into the file."""
+        """Append ``tensor`` unless its bytes are there already, and return it as a reference into
+        the file."""
         array = np.ascontiguousarray(tensor.numpy())
-        digest = hashlib.sha256(array.data).digest() if array.ndim else hashlib.sha256(array.tobytes()).digest()
+        digest = (
+            hashlib.sha256(array.data).digest()
+            if array.ndim
+            else hashlib.sha256(array.tobytes()).digest()
+        )
         file = self.beside if self.beside is not None and digest in self.beside._offsets else self
         if digest not in file._offsets:
             file._offsets[digest] = self._append(array)
@@ -45,7 +51,8 @@ class WeightsFile:
 
 
 class ExternalWeights(ir.passes.InPlacePass):
-    """Move a graph's weights into ``file``, where they outgrow `INLINE_LIMIT` together; one tensor in memory at a time.
+    """Move a graph's weights into ``file``, where they outgrow `INLINE_LIMIT` together; one tensor
+    in memory at a time.
 
     Afterwards the graph holds references only: the module it was traced from can be freed.
     """
@@ -55,8 +62,13 @@ class ExternalWeights(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Write and refer."""
-        weights = [value for value in model.graph.initializers.values() if value.const_value is not None]
-        if sum(value.const_value.nbytes for value in weights if value.const_value is not None) <= INLINE_LIMIT:
+        weights = [
+            value for value in model.graph.initializers.values() if value.const_value is not None
+        ]
+        if (
+            sum(value.const_value.nbytes for value in weights if value.const_value is not None)
+            <= INLINE_LIMIT
+        ):
             return ir.passes.PassResult(model, modified=False)
         for value in weights:
             tensor = value.const_value
@@ -70,7 +82,10 @@ class ExternalWeights(ir.passes.InPlacePass):
         inside = sum(
             value.const_value.nbytes
             for value in model.graph.initializers.values()
-            if value.const_value is not None and not isinstance(value.const_value, ir.ExternalTensor)
+            if value.const_value is not None
+            and not isinstance(value.const_value, ir.ExternalTensor)
         )
         if inside > INLINE_LIMIT:
-            raise ir.passes.PostconditionError(f"{inside} bytes of weights are still inside the graph")
+            raise ir.passes.PostconditionError(
+                f"{inside} bytes of weights are still inside the graph"
+            )

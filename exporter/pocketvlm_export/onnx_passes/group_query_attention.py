@@ -1,4 +1,5 @@
-"""Puts ONNX Runtime's GroupQueryAttention in the place of each attention of a decoder, with its cache."""
+"""Puts ONNX Runtime's GroupQueryAttention in the place of each attention of a decoder, with its
+cache."""
 
 from dataclasses import dataclass
 
@@ -6,13 +7,20 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from pocketvlm_export.onnx_passes.attention import Attention, attentions, constant, join_heads, made_by
+from pocketvlm_export.onnx_passes.attention import (
+    Attention,
+    attentions,
+    constant,
+    join_heads,
+    made_by,
+)
 from pocketvlm_export.onnx_passes.block_int4 import MICROSOFT
 
 
 @dataclass(frozen=True)
 class _Update:
-    """One half of a layer's cache: ``present`` (batch, kv_heads, past + tokens, d) is ``past`` and then ``new``."""
+    """One half of a layer's cache: ``present`` (batch, kv_heads, past + tokens, d) is ``past`` and
+    then ``new``."""
 
     past: ir.Value
     new: ir.Value
@@ -20,19 +28,25 @@ class _Update:
 
 
 class GroupQueryAttention(ir.passes.InPlacePass):
-    """Fuse the repeating of key-value heads, the growing of the cache and attention itself, a node a layer.
+    """Fuse the repeating of key-value heads, the growing of the cache and attention itself, a node
+    a layer.
 
-    The operator's own idea of which keys count is the whole length for every row, read off the bias, so that layers may
-    have caches of two lengths; the graph's mask, with its padding and sliding window, goes in as that bias and decides.
-    Rotary embeddings, and with them ``position_ids``, stay apart.
-    ONNX Runtime refuses one case that the separate nodes allow: several tokens after a past for more than one row.
+    The operator's own idea of which keys count is the whole length for every row, read off the
+    bias, so that layers may have caches of two lengths; the graph's mask, with its padding and
+    sliding window, goes in as that bias and decides. Rotary embeddings, and with them
+    ``position_ids``, stay apart. ONNX Runtime refuses one case that the separate nodes allow:
+    several tokens after a past for more than one row.
     """
 
     def requires(self, model: ir.Model) -> None:
         """Every attention reads a cache and adds a mask."""
         found = list(attentions(model.graph))
-        if not found or any(_updates(attention) is None or attention.bias is None for attention in found):
-            raise ir.passes.PreconditionError("attention was found that reads no cache, or none at all")
+        if not found or any(
+            _updates(attention) is None or attention.bias is None for attention in found
+        ):
+            raise ir.passes.PreconditionError(
+                "attention was found that reads no cache, or none at all"
+            )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse."""
@@ -52,7 +66,9 @@ class GroupQueryAttention(ir.passes.InPlacePass):
         """Every output of the cache is an attention's."""
         for value in model.graph.outputs:
             maker = value.producer()
-            if str(value.name).startswith("present.") and (maker is None or maker.op_type != "GroupQueryAttention"):
+            if str(value.name).startswith("present.") and (
+                maker is None or maker.op_type != "GroupQueryAttention"
+            ):
                 raise ir.passes.PostconditionError(f"{value.name} is not made by a fused attention")
 
 
@@ -60,7 +76,9 @@ def _fuse(graph: ir.Graph, attention: Attention, lengths: tuple[ir.Value, ir.Val
     updates = _updates(attention)
     assert updates is not None
     keys, values = updates
-    inputs = [join_heads(graph, attention.last, part) for part in (attention.query, keys.new, values.new)]
+    inputs = [
+        join_heads(graph, attention.last, part) for part in (attention.query, keys.new, values.new)
+    ]
     attributes = {
         "num_heads": _size(attention.query, 1),
         "kv_num_heads": _size(keys.past, 1),
@@ -84,7 +102,8 @@ def _fuse(graph: ir.Graph, attention: Attention, lengths: tuple[ir.Value, ir.Val
 
 
 def _lengths(graph: ir.Graph, attention: Attention) -> tuple[ir.Value, ir.Value]:
-    """Nodes before an attention: int32 (batch,) of the total length less one, and the total length as a scalar."""
+    """Nodes before an attention: int32 (batch,) of the total length less one, and the total length
+    as a scalar."""
     updates = _updates(attention)
     assert updates is not None
     batch = ir.node("Shape", [updates[0].past], {"start": 0, "end": 1})
@@ -103,7 +122,8 @@ def _updates(attention: Attention) -> tuple[_Update, _Update] | None:
 
 
 def _update(states: ir.Value) -> _Update | None:
-    """The growing of a cache behind keys or values, which may be repeated for groups of query heads since."""
+    """The growing of a cache behind keys or values, which may be repeated for groups of query heads
+    since."""
     repeated = made_by(states, "Reshape")
     expanded = made_by(repeated.inputs[0], "Expand") if repeated is not None else None
     widened = made_by(expanded.inputs[0], "Unsqueeze") if expanded is not None else None

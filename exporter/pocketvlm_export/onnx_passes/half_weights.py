@@ -9,10 +9,11 @@ _SMALLEST = 1024  # elements; norms and biases below this save nothing worth a n
 class HalfWeights(ir.passes.InPlacePass):
     """Replace each large float32 weight by a float16 one and a Cast back to float32.
 
-    ONNX Runtime folds the Cast when it loads the graph; that of a table whose rows are looked up stands behind the
-    look-up, where it cannot be folded: the table stays float16 in memory. CPUs have next to no float16 arithmetic: a
-    graph whose activations are float16 too runs slower there than float32, and its top-k can pick other tokens. For a
-    checkpoint published in float16 this loses nothing at all.
+    ONNX Runtime folds the Cast when it loads the graph; that of a table whose rows are looked up
+    stands behind the look-up, where it cannot be folded: the table stays float16 in memory. CPUs
+    have next to no float16 arithmetic: a graph whose activations are float16 too runs slower there
+    than float32, and its top-k can pick other tokens. For a checkpoint published in float16 this
+    loses nothing at all.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -28,7 +29,10 @@ class HalfWeights(ir.passes.InPlacePass):
                 _cast_rows(model.graph, gather, half)
             if value.uses():
                 cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT})
-                cast.outputs[0].shape, cast.outputs[0].type = value.shape, ir.TensorType(ir.DataType.FLOAT)
+                cast.outputs[0].shape, cast.outputs[0].type = (
+                    value.shape,
+                    ir.TensorType(ir.DataType.FLOAT),
+                )
                 cast.outputs[0].name = f"{value.name}.fp32"
                 model.graph.insert_before(model.graph[0], cast)
                 value.replace_all_uses_with(cast.outputs[0])
@@ -51,9 +55,14 @@ def _cast_rows(graph: ir.Graph, gather: ir.Node, half: ir.Value) -> None:
     """Look rows up in ``half`` instead and cast those; the result keeps its name."""
     rows = ir.node("Gather", [half, gather.inputs[1]], gather.attributes)
     cast = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})
-    rows.outputs[0].shape, rows.outputs[0].type = gather.outputs[0].shape, ir.TensorType(ir.DataType.FLOAT16)
+    rows.outputs[0].shape, rows.outputs[0].type = (
+        gather.outputs[0].shape,
+        ir.TensorType(ir.DataType.FLOAT16),
+    )
     rows.outputs[0].name = f"{gather.outputs[0].name}.fp16"
-    ir.convenience.replace_nodes_and_values(graph, gather, [gather], [rows, cast], gather.outputs, cast.outputs)
+    ir.convenience.replace_nodes_and_values(
+        graph, gather, [gather], [rows, cast], gather.outputs, cast.outputs
+    )
 
 
 def _half(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
@@ -64,4 +73,6 @@ def _half(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
         return ir.tensor(np.clip(tensor.numpy(), -limit, limit).astype(np.float16), name=name)
 
     lazy = ir.LazyTensor(evaluate, dtype=ir.DataType.FLOAT16, shape=tensor.shape, name=name)
-    return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=lazy)
+    return ir.Value(
+        name=name, shape=tensor.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=lazy
+    )

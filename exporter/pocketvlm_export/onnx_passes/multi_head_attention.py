@@ -9,10 +9,12 @@ from pocketvlm_export.onnx_passes.weights import replace_node
 
 
 class MultiHeadAttention(ir.passes.InPlacePass):
-    """Fuse attention whose queries, keys and values are heads of projections, without mask or cache."""
+    """Fuse attention whose queries, keys and values are heads of projections, without mask or
+    cache."""
 
     def requires(self, model: ir.Model) -> None:
-        """The graph has attention as it is traced; one whose heads cannot be counted would be left as it is."""
+        """The graph has attention as it is traced; one whose heads cannot be counted would be left
+        as it is."""
         if not any(_fits(found) for found in attentions(model.graph)):
             raise ir.passes.PreconditionError("no attention was found that could be fused")
 
@@ -20,7 +22,9 @@ class MultiHeadAttention(ir.passes.InPlacePass):
         """Fuse."""
         found = [attention for attention in attentions(model.graph) if _fits(attention)]
         for attention in found:
-            inputs = [joined_heads(part) for part in (attention.query, attention.key, attention.value)]
+            inputs = [
+                joined_heads(part) for part in (attention.query, attention.key, attention.value)
+            ]
             attributes = {"num_heads": _heads(attention), "scale": attention.scale}
             node = ir.node("MultiHeadAttention", inputs, attributes, domain=MICROSOFT)
             replace_node(model.graph, attention.last, [node])
@@ -42,4 +46,8 @@ def _heads(attention: Attention) -> int:
 
 def _fits(attention: Attention) -> bool:
     parts = (attention.query, attention.key, attention.value)
-    return attention.bias is None and all(joined_heads(part) is not None for part in parts) and _heads(attention) > 0
+    return (
+        attention.bias is None
+        and all(joined_heads(part) is not None for part in parts)
+        and _heads(attention) > 0
+    )

@@ -6,7 +6,8 @@ import onnx_ir as ir
 
 
 class NameAxes(ir.passes.InPlacePass):
-    """Give outputs' dynamic axes plain names; the tracer leaves expressions such as "s29 + past_sequence_length".
+    """Give outputs' dynamic axes plain names; the tracer leaves expressions such as "s29 +
+    past_sequence_length".
 
     Input axes are named when tracing.
     """
@@ -33,4 +34,6 @@ class NameAxes(ir.passes.InPlacePass):
         for value in (*model.graph.inputs, *model.graph.outputs):
             for size in value.shape or ():
                 if isinstance(size, ir.SymbolicDim) and not str(size.value).isidentifier():
-                    raise ir.passes.PostconditionError(f"{value.name} has an axis called {size.value!r}")
+                    raise ir.passes.PostconditionError(
+                        f"{value.name} has an axis called {size.value!r}"
+                    )

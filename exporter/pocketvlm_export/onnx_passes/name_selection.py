@@ -1,4 +1,5 @@
-"""Names the nodes that select visual tokens, so that a profile of the graph can tell what selection costs."""
+"""Names the nodes that select visual tokens, so that a profile of the graph can tell what selection
+costs."""
 
 from collections.abc import Collection, Iterable
 
@@ -11,10 +12,12 @@ _FEATURES = "image_features"
 
 
 class NameSelection(ir.passes.InPlacePass):
-    """Prefix the names of selecting nodes with `SELECTION`; graphs without kept_indices stay as they are.
+    """Prefix the names of selecting nodes with `SELECTION`; graphs without kept_indices stay as
+    they are.
 
-    Selecting is what the features would be computed without: everything that leads to the kept tokens and to nothing
-    else, and from there what fetches the kept rows. ONNX Runtime keeps the names, through its own fusions too.
+    Selecting is what the features would be computed without: everything that leads to the kept
+    tokens and to nothing else, and from there what fetches the kept rows. ONNX Runtime keeps the
+    names, through its own fusions too.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -32,14 +35,21 @@ class NameSelection(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def ensures(self, model: ir.Model) -> None:
-        """The node that yields the kept tokens is named as one that selects, and names are still unique."""
+        """The node that yields the kept tokens is named as one that selects, and names are still
+        unique."""
         names = [node.name for node in model.graph]
         if len(set(names)) != len(names):
             raise ir.passes.PostconditionError("two nodes have the same name")
         for value in model.graph.outputs:
             maker = value.producer()
-            if value.name in _KEPT and maker is not None and not str(maker.name).startswith(SELECTION):
-                raise ir.passes.PostconditionError(f"{value.name} comes from {maker.name}, which is not named")
+            if (
+                value.name in _KEPT
+                and maker is not None
+                and not str(maker.name).startswith(SELECTION)
+            ):
+                raise ir.passes.PostconditionError(
+                    f"{value.name} comes from {maker.name}, which is not named"
+                )
 
 
 def _leading_to(values: Iterable[ir.Value], stop: Collection[ir.Value] = ()) -> set[ir.Node]:

@@ -29,8 +29,9 @@ class Rotation:
 class Rotary(ir.passes.InPlacePass):
     """Fuse rotations as transformers' models are traced, before heads are moved in front of tokens.
 
-    Cosines and sines are still computed from ``position_ids``, however the model scales them: the operator, which looks
-    them up by position, is given those of the tokens at hand as its table, and their numbers in it as positions.
+    Cosines and sines are still computed from ``position_ids``, however the model scales them: the
+    operator, which looks them up by position, is given those of the tokens at hand as its table,
+    and their numbers in it as positions.
     """
 
     def requires(self, model: ir.Model) -> None:
@@ -69,22 +70,38 @@ def _at(last: ir.Node) -> Rotation | None:
     straight, crossed = (made_by(value, "Mul") for value in last.inputs)
     turned_half = made_by(crossed.inputs[0], "Concat") if crossed is not None else None
     negated = made_by(turned_half.inputs[0], "Neg") if turned_half is not None else None
-    if straight is None or crossed is None or turned_half is None or negated is None or len(turned_half.inputs) != 2:
+    if (
+        straight is None
+        or crossed is None
+        or turned_half is None
+        or negated is None
+        or len(turned_half.inputs) != 2
+    ):
         return None
-    x, halves = straight.inputs[0], [made_by(value, "Slice") for value in (negated.inputs[0], turned_half.inputs[1])]
+    x, halves = (
+        straight.inputs[0],
+        [made_by(value, "Slice") for value in (negated.inputs[0], turned_half.inputs[1])],
+    )
     angles = [made_by(node.inputs[1], "Unsqueeze") for node in (straight, crossed)]
     if x is None or None in halves or None in angles:
         return None
     if any(half is None or half.inputs[0] is not x for half in halves):
         return None
     cos, sin = (node.inputs[0] if node is not None else None for node in angles)
-    if cos is None or sin is None or cos.shape is None or x.shape is None or cos.shape[-1] != x.shape[-1]:
+    if (
+        cos is None
+        or sin is None
+        or cos.shape is None
+        or x.shape is None
+        or cos.shape[-1] != x.shape[-1]
+    ):
         return None  # a part of each head alone is rotated
     return Rotation(last, x, cos, sin)
 
 
 def _tables(graph: ir.Graph, rotation: Rotation) -> list[ir.Value]:
-    """Nodes before the first use: positions int64 (batch, tokens), and cosines and sines (batch * tokens, d / 2)."""
+    """Nodes before the first use: positions int64 (batch, tokens), and cosines and sines (batch *
+    tokens, d / 2)."""
     assert rotation.x.shape is not None
     half = int(rotation.x.shape[-1]) // 2
     sizes = ir.node("Shape", [rotation.cos], {"start": 0, "end": 2})
@@ -95,7 +112,10 @@ def _tables(graph: ir.Graph, rotation: Rotation) -> list[ir.Value]:
     for angles in (rotation.cos, rotation.sin):
         bounds = [constant(graph, f"[{number}]", [number]) for number in (0, half, -1)]
         part = ir.node("Slice", [angles, *bounds])
-        nodes += [part, ir.node("Reshape", [part.outputs[0], constant(graph, f"[-1, {half}]", [-1, half])])]
+        nodes += [
+            part,
+            ir.node("Reshape", [part.outputs[0], constant(graph, f"[-1, {half}]", [-1, half])]),
+        ]
     graph.insert_before(rotation.last, nodes)
     return [positions.outputs[0], nodes[-3].outputs[0], nodes[-1].outputs[0]]
 

@@ -1,4 +1,5 @@
-"""Puts SkipSimplifiedLayerNormalization in the place of a decoder's residual sums and the RMS norms that follow."""
+"""Puts SkipSimplifiedLayerNormalization in the place of a decoder's residual sums and the RMS norms
+that follow."""
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -12,7 +13,8 @@ _SIMPLIFIED = "SimplifiedLayerNormalization"
 
 
 class SkipNorms(ir.passes.InPlacePass):
-    """Fuse by onnxscript's rules: first the norms by themselves, then each with the sum before it."""
+    """Fuse by onnxscript's rules: first the norms by themselves, then each with the sum before
+    it."""
 
     def requires(self, model: ir.Model) -> None:
         """The graph has RMS norms as torch's exporter writes them."""
@@ -22,7 +24,8 @@ class SkipNorms(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse."""
         fused = fuse_rms_normalization(model) + fuse_skip_rms_normalization(model)
-        model.graph.sort()  # a fused node stands where the norm stood; what else reads the sum may stand before it
+        # a fused node stands where the norm stood; what else reads the sum may stand before it
+        model.graph.sort()
         model.opset_imports[MICROSOFT] = 1
         RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, modified=fused > 0)
@@ -30,6 +33,10 @@ class SkipNorms(ir.passes.InPlacePass):
     def ensures(self, model: ir.Model) -> None:
         """No RMS norm is left in pieces, and none that follows a sum by itself."""
         pieces = any(node.op_type == "Reciprocal" for node in model.graph)
-        after_sums = [node for node in model.graph if node.op_type == _SIMPLIFIED and made_by(node.inputs[0], "Add")]
+        after_sums = [
+            node
+            for node in model.graph
+            if node.op_type == _SIMPLIFIED and made_by(node.inputs[0], "Add")
+        ]
         if pieces or after_sums:
             raise ir.passes.PostconditionError("norms are left that could be fused")

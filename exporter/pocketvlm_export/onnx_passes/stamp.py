@@ -1,4 +1,5 @@
-"""Writes the metadata that ties a graph to its artifact, and removes what the tracer noted about this machine."""
+"""Writes the metadata that ties a graph to its artifact, and removes what the tracer noted about
+this machine."""
 
 from collections.abc import Mapping
 
@@ -7,7 +8,8 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 
 class Stamp(ir.passes.InPlacePass):
-    """Merge ``properties`` into the model's metadata_props; node metadata (stack traces, local paths) is cleared."""
+    """Merge ``properties`` into the model's metadata_props; node metadata (stack traces, local
+    paths) is cleared."""
 
     def __init__(self, properties: Mapping[str, str]) -> None:
         self.properties = properties

@@ -3,13 +3,19 @@
 import numpy as np
 import onnx_ir as ir
 
-from pocketvlm_export.onnx_passes.weights import remove_unread, replace_node, transposed, weight_products
+from pocketvlm_export.onnx_passes.weights import (
+    remove_unread,
+    replace_node,
+    transposed,
+    weight_products,
+)
 
 LOGITS = "logits"
 
 
 class TieHead(ir.passes.InPlacePass):
-    """Replace MatMul(x, W) that makes the logits by Gemm(x, table, transB=1), where W (hidden, vocab) is table^T.
+    """Replace MatMul(x, W) that makes the logits by Gemm(x, table, transB=1), where W (hidden,
+    vocab) is table^T.
 
     Prefill and decode take as long either way: ONNX Runtime packs the one as it packs the other.
     """
@@ -24,7 +30,9 @@ class TieHead(ir.passes.InPlacePass):
         graph.initializers[str(table.name)] = table
         flat = ir.node("Reshape", [node.inputs[0], _sizes(graph, "head.rows", [-1, hidden])])
         product = ir.node("Gemm", [flat.outputs[0], table], {"transB": 1})
-        shaped = ir.node("Reshape", [product.outputs[0], _sizes(graph, "head.logits", [-1, 1, vocab])])
+        shaped = ir.node(
+            "Reshape", [product.outputs[0], _sizes(graph, "head.logits", [-1, 1, vocab])]
+        )
         replace_node(graph, node, [flat, product, shaped])
         remove_unread(graph, [weight])
         return ir.passes.PassResult(model, modified=True)
@@ -45,7 +53,9 @@ class UntieHead(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Undo `TieHead` where it was done."""
         graph = model.graph
-        for node in [node for node in graph if node.op_type == "Gemm" and "transB" in node.attributes]:
+        for node in [
+            node for node in graph if node.op_type == "Gemm" and "transB" in node.attributes
+        ]:
             flat, shaped = node.inputs[0].producer(), node.outputs[0].uses()[0].node
             table = node.inputs[1]
             assert flat is not None

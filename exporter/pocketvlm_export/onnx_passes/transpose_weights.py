@@ -1,4 +1,5 @@
-"""Stores weights the way their MatMul reads them, so that a device need not transpose them at load."""
+"""Stores weights the way their MatMul reads them, so that a device need not transpose them at
+load."""
 
 import onnx_ir as ir
 
@@ -8,7 +9,8 @@ from pocketvlm_export.onnx_passes.weights import transposed
 class TransposeWeights(ir.passes.InPlacePass):
     """Replace Transpose(weight) by a weight stored transposed.
 
-    The transposed values are computed when they are written, a weight at a time, so that folding costs no memory.
+    The transposed values are computed when they are written, a weight at a time, so that folding
+    costs no memory.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -21,7 +23,11 @@ class TransposeWeights(ir.passes.InPlacePass):
             assert weight is not None
             assert weight.const_value is not None
             attribute = node.attributes.get("perm")
-            order = tuple(attribute.as_ints()) if attribute else tuple(reversed(range(len(weight.const_value.shape))))
+            order = (
+                tuple(attribute.as_ints())
+                if attribute
+                else tuple(reversed(range(len(weight.const_value.shape))))
+            )
             name = f"{weight.name}.{''.join(map(str, order))}"
             folded = model.graph.initializers.get(name) or transposed(weight, order, name)
             model.graph.initializers[name] = folded
@@ -34,16 +40,23 @@ class TransposeWeights(ir.passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """No Transpose of an initializer is left."""
-        left = [node for node in model.graph if node.op_type == "Transpose" and _is_weight(node.inputs[0])]
+        left = [
+            node
+            for node in model.graph
+            if node.op_type == "Transpose" and _is_weight(node.inputs[0])
+        ]
         if left:
-            raise ir.passes.PostconditionError(f"{len(left)} weights are still transposed at run time")
+            raise ir.passes.PostconditionError(
+                f"{len(left)} weights are still transposed at run time"
+            )
 
 
 def _drop(graph: ir.Graph, weight: ir.Value) -> None:
     """Remove ``weight`` and let go of its values.
 
-    A graph remembers the initializers it once had, and onnxscript's rules the last graph that they looked at, for as
-    long as the process runs: with its values in it that would be the largest part of a freed module.
+    A graph remembers the initializers it once had, and onnxscript's rules the last graph that they
+    looked at, for as long as the process runs: with its values in it that would be the largest part
+    of a freed module.
     """
     graph.initializers.pop(str(weight.name))
     weight.const_value = None

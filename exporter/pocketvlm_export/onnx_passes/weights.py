@@ -1,4 +1,5 @@
-"""Knows how a pass finds the weights of matrix products and puts others in their place, computed when written."""
+"""Knows how a pass finds the weights of matrix products and puts others in their place, computed
+when written."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -18,8 +19,8 @@ class Spec(NamedTuple):
 def lazy_weights(compute: Callable[[], Sequence[np.ndarray]], *specs: Spec) -> list[ir.Value]:
     """Return initializers whose values ``compute`` gives together, an array for each of ``specs``.
 
-    They are computed when the first is written and forgotten with the last, so that a graph's new weights are never in
-    memory all at once.
+    They are computed when the first is written and forgotten with the last, so that a graph's new
+    weights are never in memory all at once.
     """
     found: dict[int, np.ndarray] = {}
 
@@ -35,23 +36,30 @@ def lazy_weights(compute: Callable[[], Sequence[np.ndarray]], *specs: Spec) -> l
     for number, (name, dtype, sizes) in enumerate(specs):
         shape = ir.Shape(list(sizes))
         tensor = ir.LazyTensor(piece(number), dtype=dtype, shape=shape, name=name)
-        values.append(ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=tensor))
+        values.append(
+            ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=tensor)
+        )
     return values
 
 
 def transposed(weight: ir.Value, order: Sequence[int], name: str) -> ir.Value:
-    """Return an initializer that holds ``weight`` with its axes in another order, computed when it is written."""
+    """Return an initializer that holds ``weight`` with its axes in another order, computed when it
+    is written."""
     source = weight.const_value
     assert source is not None
     shape = [int(source.shape[axis]) for axis in order]
     (value,) = lazy_weights(
-        lambda: [np.ascontiguousarray(source.numpy().transpose(order))], Spec(name, source.dtype, shape)
+        lambda: [np.ascontiguousarray(source.numpy().transpose(order))],
+        Spec(name, source.dtype, shape),
     )
     return value
 
 
-def weight_products(graph: ir.Graph, wide: Sequence[str] = ()) -> Iterator[tuple[ir.Node, ir.Value]]:
-    """MatMuls by a float32 matrix of weights, with the matrix; not those with one of ``wide`` in their name."""
+def weight_products(
+    graph: ir.Graph, wide: Sequence[str] = ()
+) -> Iterator[tuple[ir.Node, ir.Value]]:
+    """MatMuls by a float32 matrix of weights, with the matrix; not those with one of ``wide`` in
+    their name."""
     for node in graph:
         weight = node.inputs[1] if node.op_type == "MatMul" and node.domain == "" else None
         if weight is None or not weight.is_initializer() or weight.const_value is None:

@@ -1,9 +1,16 @@
-"""Everything about an artifact that is not a graph: side files, manifest, checksums, model card, atomic publishing."""
+"""Everything about an artifact that is not a graph: side files, manifest, checksums, model card,
+atomic publishing."""
 
 from pocketvlm_export.packaging.appraisal import check_device_settings
 from pocketvlm_export.packaging.card import write_card
 from pocketvlm_export.packaging.manifest import UNCHECKED, eos_token_ids, seal, write_manifest
-from pocketvlm_export.packaging.publish import check_destination, check_keep_failed, check_space, publish, staging
+from pocketvlm_export.packaging.publish import (
+    check_destination,
+    check_keep_failed,
+    check_space,
+    publish,
+    staging,
+)
 from pocketvlm_export.packaging.sidecars import chat_template, write_sidecars
 from pocketvlm_export.packaging.using import write_using
 

@@ -1,4 +1,5 @@
-"""Knows which picture and prompt settings of a checkpoint the runtime can follow, before anything is built."""
+"""Knows which picture and prompt settings of a checkpoint the runtime can follow, before anything
+is built."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,14 +23,16 @@ _SHAPES = ((64, 48), (48, 64))  # (width, height): wide and tall
 
 
 def check_device_settings(checkpoint: Checkpoint, layout: LayoutSpec) -> None:
-    """Refuse a checkpoint whose pictures or prompts an artifact could not prepare as transformers does.
+    """Refuse a checkpoint whose pictures or prompts an artifact could not prepare as transformers
+    does.
 
     Args:
         checkpoint: what is to be exported.
         layout: how its pictures are cut.
 
     Raises:
-        PocketVLMError: image processor, tokenizer, chat template or special ids are missing, damaged or not supported.
+        PocketVLMError: image processor, tokenizer, chat template or special ids are missing,
+            damaged or not supported.
     """
     _check_pictures(checkpoint, layout)
     _check_image_token(checkpoint)
@@ -47,8 +50,10 @@ def _check_pictures(checkpoint: Checkpoint, layout: LayoutSpec) -> None:
         height, width = made.views([picture] if made.medium == "video" else picture).shape[1:3]
         if (height, width) != size:
             raise PocketVLMError(
-                f"the image processor of {source} makes {width}x{height} pixels of a picture of {shape[0]}x{shape[1]}, "
-                f"the vision graph reads {size[1]}x{size[0]}: set do_center_crop, or size to a height and a width"
+                f"the image processor of {source} makes {width}x{height} pixels of a picture of "
+                f"{shape[0]}x{shape[1]}, "
+                f"the vision graph reads {size[1]}x{size[0]}: set do_center_crop, or size to a "
+                f"height and a width"
             )
 
 
@@ -56,7 +61,8 @@ def _check_image_token(checkpoint: Checkpoint) -> None:
     token, vocab = checkpoint.spec.image_token_id, checkpoint.spec.decoder.vocab
     if not 0 <= token < vocab:
         raise PocketVLMError(
-            f"{checkpoint.source.folder} has image_token_index {token}, outside its vocabulary of {vocab}: "
+            f"{checkpoint.source.folder} has image_token_index {token}, outside its vocabulary of "
+            f"{vocab}: "
             "resize the embedding and save the checkpoint again"
         )
 
@@ -65,7 +71,11 @@ def _check_prompt(checkpoint: Checkpoint) -> None:
     """Ask about one picture, as the parity gate will."""
     source = checkpoint.source.folder
     tokenizer = load_tokenizer(source)
-    special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    special = {
+        name: token
+        for name, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str)
+    }
     template = chat_template(source)
     with _advising(source, "the prompt"):
         prompter = Prompter(
@@ -85,9 +95,14 @@ def _check_prompt(checkpoint: Checkpoint) -> None:
 
 @contextmanager
 def _advising(source: Path, what: str) -> Iterator[None]:
-    """Say of which checkpoint the runtime complains; its advice, to export again, is of no use here."""
+    """Say of which checkpoint the runtime complains; its advice, to export again, is of no use
+    here."""
     try:
         yield
     except PocketVLMError as error:
-        reason = str(error).removesuffix(": export it again").removesuffix(": export the artifact again")
-        raise PocketVLMError(f"{what} of {source} cannot be used ({reason}): correct the checkpoint's files") from error
+        reason = (
+            str(error).removesuffix(": export it again").removesuffix(": export the artifact again")
+        )
+        raise PocketVLMError(
+            f"{what} of {source} cannot be used ({reason}): correct the checkpoint's files"
+        ) from error

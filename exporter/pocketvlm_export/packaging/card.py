@@ -29,15 +29,25 @@ print(VLM.load(".").generate("{question}", {argument}).text)
 
 From Kotlin, Swift or JavaScript: see USING.md.{tiles}
 
-Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow the checkpoint is recorded in
-`pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it again, where PocketVLM was installed
-by `pip install '.[export]'`.
+Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow the checkpoint is
+recorded in `pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it
+again, where PocketVLM was installed by `pip install '.[export]'`.
 """
 
 # By what a model is shown: the Hub's task, an option, an argument, a question.
 _SHOWN: dict[Medium, tuple[str, str, str, str]] = {
-    "image": ("image-text-to-text", "--image photo.jpg", 'images=["photo.jpg"]', "What is in the picture?"),
-    "video": ("video-text-to-text", "--video clip.mp4", 'videos=["clip.mp4"]', "What happens in the video?"),
+    "image": (
+        "image-text-to-text",
+        "--image photo.jpg",
+        'images=["photo.jpg"]',
+        "What is in the picture?",
+    ),
+    "video": (
+        "video-text-to-text",
+        "--video clip.mp4",
+        'videos=["clip.mp4"]',
+        "What happens in the video?",
+    ),
 }
 _ENGINES = {
     "onnx": "ONNX Runtime",
@@ -85,39 +95,52 @@ def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
 
 
 def _tiles(plan: ExportPlan, budget: int, medium: Medium) -> str:
-    """Say that pictures are cut or clips are shown, what that comes to, and what is not promised."""
+    """Say that pictures are cut or clips are shown, what that comes to, and what is not
+    promised."""
     if most_tiles(plan.spec, plan.layout) == 1:
         return (
-            "\n\nOf tokens that stand around a picture in the prompt transformers.js and other clients are promised\n"
+            "\n\nOf tokens that stand around a picture in the prompt transformers.js and other "
+            "clients are promised\n"
             "nothing, and processor_config.json counts the tokens of the unpruned checkpoint."
         )
     promise = (
-        "Only PocketVLM's runtime does this by itself:\ntransformers.js and other clients are promised nothing, and "
+        "Only PocketVLM's runtime does this by itself:\ntransformers.js and other clients are "
+        "promised nothing, and "
         "processor_config.json counts the tokens of the\nunpruned checkpoint."
     )
     if medium == "video":
         ((grid, slots),) = plan.totals()[budget].items()
         return (
-            f"\n\nOf a clip {grid.partition('x')[2]} frames are shown, {budget} visual tokens of each: {slots} a clip. "
+            f"\n\nOf a clip {grid.partition('x')[2]} frames are shown, {budget} visual tokens of "
+            f"each: {slots} a clip. "
             f"Still pictures are refused. {promise}"
         )
     cut = ", ".join(f"{slots} ({grid})" for grid, slots in plan.totals()[budget].items())
     return (
-        f"\n\nA picture is shown to the model whole and in parts: {budget} visual tokens of each tile come to at most\n"
+        f"\n\nA picture is shown to the model whole and in parts: {budget} visual tokens of each "
+        f"tile come to at most\n"
         f"{cut} a picture, by the rows and columns of its parts. {promise}"
     )
 
 
 def _pruning(plan: ExportPlan, budget: int) -> str:
-    """Say which patches are kept, by which method with which options, and whether fewer can be asked for."""
+    """Say which patches are kept, by which method with which options, and whether fewer can be
+    asked for."""
     pruner = plan.pruner
     if not pruner.prunes:
         return "No visual token is pruned."
     options = ", ".join(f"{name} {value}" for name, value in pruner.options.items())
     method = ", ".join(part for part in (pruner.title, pruner.paper) if part)
-    smaller = "any smaller number can be asked for" if pruner.nested else "no other number can be asked for"
+    smaller = (
+        "any smaller number can be asked for"
+        if pruner.nested
+        else "no other number can be asked for"
+    )
     stated = f"{method}; {options}" if options else method
-    return f"Its vision graph keeps the {budget} patches {pruner.keeps} ({stated}); {smaller} when it runs."
+    return (
+        f"Its vision graph keeps the {budget} patches {pruner.keeps} ({stated}); {smaller} when "
+        f"it runs."
+    )
 
 
 def _fastv(plan: ExportPlan) -> str:
@@ -125,27 +148,33 @@ def _fastv(plan: ExportPlan) -> str:
     if fastv is None:
         return ""
     return (
-        f" Inside the decoder, layers from {fastv.layer} on (the first is 0) read {fastv.keep} visual tokens a "
+        f" Inside the decoder, layers from {fastv.layer} on (the first is 0) read {fastv.keep} "
+        f"visual tokens a "
         "picture, those that the question attends to most (FastV, "
-        "[arXiv 2403.06764](https://arxiv.org/abs/2403.06764)), at their original positions. In a conversation "
+        "[arXiv 2403.06764](https://arxiv.org/abs/2403.06764)), at their original positions. In a "
+        "conversation "
         "pictures are therefore read again with every question."
     )
 
 
 def _decoders(plan: ExportPlan) -> str:
-    """Say which decoders lie in the folder, the one that is used unless another is asked for first."""
+    """Say which decoders lie in the folder, the one that is used unless another is asked for
+    first."""
     graphs = f"ONNX {', '.join(plan.options.decoder_precisions)}" if plan.decoder else ""
     files = f"GGUF {', '.join(plan.options.gguf)} (`--decoder llama.cpp`)" if plan.gguf else ""
     return " and ".join(part for part in (graphs, files) if part)
 
 
 def source_license(source: Path) -> str | None:
-    """Return the licence that the checkpoint's own card names, None where there is no card or it does not say."""
+    """Return the licence that the checkpoint's own card names, None where there is no card or it
+    does not say."""
     path = source / "README.md"
     if not path.is_file():
         return None
     try:
-        data = huggingface_hub.ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+        data = huggingface_hub.ModelCard(
+            path.read_text(encoding="utf-8"), ignore_metadata_errors=True
+        ).data
     except (ValueError, yaml.YAMLError):  # a card that cannot be parsed says nothing
         return None
     found = data.get("license")

@@ -1,4 +1,5 @@
-"""Knows how an artifact's manifest is filled in: what was exported, from where, with which checksums."""
+"""Knows how an artifact's manifest is filled in: what was exported, from where, with which
+checksums."""
 
 import functools
 from collections.abc import Mapping
@@ -28,16 +29,22 @@ UNCHECKED = Parity(passed=False, reference="transformers fp32")
 def seal(folder: Path, plan: ExportPlan) -> str:
     """Compute the artifact id and stamp it into every graph; returns the id.
 
-    The id is the digest of the table of published files as it stands before stamping: a graph cannot contain its own
-    hash.
+    The id is the digest of the table of published files as it stands before stamping: a graph
+    cannot contain its own hash.
     """
-    published = {name: entry for name, entry in files_table(folder).items() if name not in plan.extra}
+    published = {
+        name: entry for name, entry in files_table(folder).items() if name not in plan.extra
+    }
     artifact_id = files_digest(published)
     for path in sorted(folder.glob("onnx/*.onnx")):
         # Weights in data files are references here and stay unread.
         model = onnx.load(path, load_external_data=False)
         onnx.helper.set_model_props(
-            model, {**{prop.key: prop.value for prop in model.metadata_props}, metadata.ARTIFACT_ID: artifact_id}
+            model,
+            {
+                **{prop.key: prop.value for prop in model.metadata_props},
+                metadata.ARTIFACT_ID: artifact_id,
+            },
         )
         onnx.save(model, path)
     return artifact_id
@@ -46,7 +53,8 @@ def seal(folder: Path, plan: ExportPlan) -> str:
 def write_manifest(
     checkpoint: Checkpoint, plan: ExportPlan, folder: Path, artifact_id: str, parity: Parity
 ) -> Manifest:
-    """Write pocketvlm.json about the files that lie in ``folder`` now, validate it and return it."""
+    """Write pocketvlm.json about the files that lie in ``folder`` now, validate it and return
+    it."""
     present = files_table(folder)
     spec = checkpoint.spec
     manifest = Manifest(
@@ -78,7 +86,10 @@ def write_manifest(
             engines=plan.options.engines,
             embed=_present(plan.embed, present),
             graphs=_present(plan.decoder, present),
-            tables={precision: plan.options.table(precision) for precision in _present(plan.decoder, present)},
+            tables={
+                precision: plan.options.table(precision)
+                for precision in _present(plan.decoder, present)
+            },
             gguf=_present(plan.gguf, present),
             fastv=plan.options.fastv,
             layers=spec.decoder.layers,
@@ -97,7 +108,9 @@ def write_manifest(
         created_by={name: version(name) for name in (*_TOOLS, *(_GGUF_TOOLS if plan.gguf else ()))},
         requires=_REQUIRES,
     )
-    (folder / MANIFEST_NAME).write_text(Manifest.from_json(manifest.to_json()).to_json(), encoding="utf-8")
+    (folder / MANIFEST_NAME).write_text(
+        Manifest.from_json(manifest.to_json()).to_json(), encoding="utf-8"
+    )
     return manifest
 
 
@@ -107,8 +120,11 @@ def _tower(spec: VisionSpec) -> Tower:
 
 
 def files_table(folder: Path) -> dict[str, FileEntry]:
-    """Return size and SHA-256 of every file under ``folder`` that a runtime may read, by relative name."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _NOT_LISTED)
+    """Return size and SHA-256 of every file under ``folder`` that a runtime may read, by relative
+    name."""
+    paths = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.name not in _NOT_LISTED
+    )
     return {path.relative_to(folder).as_posix(): _entry(path) for path in paths}
 
 
@@ -119,7 +135,8 @@ def _entry(path: Path) -> FileEntry:
 
 @functools.lru_cache(maxsize=256)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Hash a file once for as long as it stays the same: weights are large and asked about at every step."""
+    """Hash a file once for as long as it stays the same: weights are large and asked about at every
+    step."""
     return sha256_of(path)
 
 
@@ -133,12 +150,15 @@ def eos_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
     if listed is None:
         listed = checkpoint.spec.decoder.config.eos_token_id
     if listed is None:
-        raise PocketVLMError(f"{checkpoint.source.folder} names no eos_token_id: add it to generation_config.json")
+        raise PocketVLMError(
+            f"{checkpoint.source.folder} names no eos_token_id: add it to generation_config.json"
+        )
     ids = tuple(listed) if isinstance(listed, list) else (listed,)
     vocab = checkpoint.spec.decoder.vocab
     if not ids or not all(type(token) is int and 0 <= token < vocab for token in ids):
         raise PocketVLMError(
-            f"{checkpoint.source.folder} has eos_token_id {listed!r}, no token of a vocabulary of {vocab}: "
+            f"{checkpoint.source.folder} has eos_token_id {listed!r}, no token of a vocabulary of "
+            f"{vocab}: "
             "correct it in generation_config.json"
         )
     return ids

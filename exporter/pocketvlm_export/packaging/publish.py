@@ -22,20 +22,23 @@ _log = logging.getLogger(__name__)
 
 
 def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
-    """Refuse a destination that holds something else, cannot be replaced, or would touch the source checkpoint.
+    """Refuse a destination that holds something else, cannot be replaced, or would touch the source
+    checkpoint.
 
     Raises:
-        PocketVLMError: a file, a folder with other content, an artifact without ``overwrite``, the source itself, a
-            mount point, the current folder or one above it.
+        PocketVLMError: a file, a folder with other content, an artifact without ``overwrite``, the
+            source itself, a mount point, the current folder or one above it.
     """
     target = output.resolve()
     if _overlap(target, source):
         raise PocketVLMError(
-            f"{output} overlaps the checkpoint {source}, which is never touched: choose another folder"
+            f"{output} overlaps the checkpoint {source}, which is never touched: choose another "
+            f"folder"
         )
     if os.path.ismount(target) or Path.cwd().is_relative_to(target):
         raise PocketVLMError(
-            f"{output} is a mount point or the folder you are in, which cannot be replaced as a whole: "
+            f"{output} is a mount point or the folder you are in, which cannot be replaced as a "
+            f"whole: "
             "name a folder inside it"
         )
     try:
@@ -45,31 +48,44 @@ def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
     except NotADirectoryError as error:
         raise PocketVLMError(f"{output} is a file or lies in one: give a folder") from error
     except OSError as error:
-        raise PocketVLMError(f"{output} cannot be read ({error.strerror}): choose another folder") from error
+        raise PocketVLMError(
+            f"{output} cannot be read ({error.strerror}): choose another folder"
+        ) from error
     if names and MANIFEST_NAME not in names:
-        raise PocketVLMError(f"{output} is not empty and holds no artifact: choose a new or empty folder")
+        raise PocketVLMError(
+            f"{output} is not empty and holds no artifact: choose a new or empty folder"
+        )
     if names and not overwrite:
-        raise PocketVLMError(f"{output} already holds an artifact: give --overwrite to replace it, or another folder")
+        raise PocketVLMError(
+            f"{output} already holds an artifact: give --overwrite to replace it, or another folder"
+        )
 
 
 def check_keep_failed(kept: Path, output: Path, source: Path) -> None:
-    """Refuse a folder for a failed export that exists, that cannot be made, or that would touch anything else."""
+    """Refuse a folder for a failed export that exists, that cannot be made, or that would touch
+    anything else."""
     target = kept.resolve()
     if _overlap(target, output.resolve()) or _overlap(target, source):
-        raise PocketVLMError(f"--keep-failed {kept} overlaps the output or the checkpoint: name a folder beside them")
+        raise PocketVLMError(
+            f"--keep-failed {kept} overlaps the output or the checkpoint: name a folder beside them"
+        )
     if os.path.lexists(kept):
         raise PocketVLMError(f"--keep-failed {kept} exists already: name a new folder")
     if not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
-        raise PocketVLMError(f"--keep-failed {kept} cannot be made in {target.parent}: create that folder first")
+        raise PocketVLMError(
+            f"--keep-failed {kept} cannot be made in {target.parent}: create that folder first"
+        )
 
 
 def check_space(output: Path, needed: int) -> None:
-    """Refuse to begin where ``needed`` bytes do not fit; raises `PocketVLMError` with both figures."""
+    """Refuse to begin where ``needed`` bytes do not fit; raises `PocketVLMError` with both
+    figures."""
     parent = next(folder for folder in output.resolve().parents if folder.is_dir())
     free = shutil.disk_usage(parent).free
     if free < needed + _MARGIN:
         raise PocketVLMError(
-            f"{parent} has {free / 1e9:.1f} GB free, the export needs about {(needed + _MARGIN) / 1e9:.1f} GB: "
+            f"{parent} has {free / 1e9:.1f} GB free, the export needs about "
+            f"{(needed + _MARGIN) / 1e9:.1f} GB: "
             "free some space or choose another disk"
         )
 
@@ -78,8 +94,9 @@ def check_space(output: Path, needed: int) -> None:
 def staging(output: Path) -> Iterator[Path]:
     """Give a folder beside ``output``, a resolved path, to build in.
 
-    It is removed on the way out unless `publish` moved it, and so are parents that were made for it and stay empty.
-    SIGTERM and SIGHUP are turned into an exit, so that an interrupted export leaves nothing behind either.
+    It is removed on the way out unless `publish` moved it, and so are parents that were made for it
+    and stay empty. SIGTERM and SIGHUP are turned into an exit, so that an interrupted export leaves
+    nothing behind either.
 
     Raises:
         PocketVLMError: the destination cannot be written, or the disk filled up meanwhile.
@@ -90,7 +107,9 @@ def staging(output: Path) -> Iterator[Path]:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
             _speak_of_leftovers(output)
-            folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+            folder = Path(
+                tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent)
+            )
             yield folder
         except OSError as error:
             raise PocketVLMError(_cannot_write(output, error)) from error
@@ -103,18 +122,25 @@ def staging(output: Path) -> Iterator[Path]:
 
 
 def _speak_of_leftovers(output: Path) -> None:
-    """Name what killed exports left beside ``output``; whether one of them is still at work cannot be known here."""
+    """Name what killed exports left beside ``output``; whether one of them is still at work cannot
+    be known here."""
     for left in sorted(output.parent.glob(f".{glob.escape(output.name)}.*.partial")):
-        _log.warning("%s is an export that was killed, or is still at work: remove it if it was killed", left)
+        _log.warning(
+            "%s is an export that was killed, or is still at work: remove it if it was killed", left
+        )
 
 
 def publish(folder: Path, output: Path) -> None:
     """Rename ``folder`` to ``output``, a resolved path, in one step.
 
-    What was there is set aside, and put back if ``output`` is missing afterwards for whatever reason.
+    What was there is set aside, and put back if ``output`` is missing afterwards for whatever
+    reason.
     """
     folder.chmod(0o777 & ~_umask())  # mkdtemp made it private
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".old", dir=output.parent)) / "artifact"
+    aside = (
+        Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".old", dir=output.parent))
+        / "artifact"
+    )
     try:
         if output.exists():
             output.rename(aside)
@@ -131,7 +157,8 @@ def _put_back(aside: Path, output: Path) -> None:
         aside.rename(output)
     except OSError as error:
         raise PocketVLMError(
-            f"{output} could not be replaced ({error.strerror}), and what was there lies in {aside}: move it back"
+            f"{output} could not be replaced ({error.strerror}), and what was there lies in "
+            f"{aside}: move it back"
         ) from error
 
 
@@ -142,7 +169,8 @@ def _overlap(a: Path, b: Path) -> bool:
 def _cannot_write(output: Path, error: OSError) -> str:
     if error.errno in _NO_SPACE:
         return (
-            f"no space left on the disk of {output}: nothing was written there; free some space or choose another disk"
+            f"no space left on the disk of {output}: nothing was written there; free some space "
+            f"or choose another disk"
         )
     return f"{output} cannot be written ({error}): choose another folder"
 
@@ -158,7 +186,11 @@ def _signals_as_exit() -> Iterator[None]:
 
     wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     # Who asked to ignore one, as nohup does, is obeyed.
-    previous = {number: signal.signal(number, leave) for number in wanted if signal.getsignal(number) != signal.SIG_IGN}
+    previous = {
+        number: signal.signal(number, leave)
+        for number in wanted
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:

@@ -1,4 +1,5 @@
-"""Knows the configuration files that stand beside the graphs, and what other clients read in them."""
+"""Knows the configuration files that stand beside the graphs, and what other clients read in
+them."""
 
 import json
 import shutil
@@ -30,25 +31,35 @@ def write_sidecars(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> No
     (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
     # transformers.js takes the kind of processor from this file, Hugging Face from the next.
     kind = checkpoint.family.processor
-    _write(folder / "preprocessor_config.json", {**image_processor(source), "processor_class": kind})
+    _write(
+        folder / "preprocessor_config.json", {**image_processor(source), "processor_class": kind}
+    )
     _write(folder / "processor_config.json", _processor_config(processor, checkpoint, plan))
     _write(folder / "config.json", _model_config(source, plan, folder))
 
 
 def write_tokenizer(source: Path, folder: Path) -> None:
-    """Write the tokenizer as transformers makes it, not as it lies there: that is what the checkpoint was used with.
+    """Write the tokenizer as transformers makes it, not as it lies there: that is what the
+    checkpoint was used with.
 
-    Some tokenizers (Llama's among them) are rebuilt instead of read from tokenizer.json, and special tokens may come
-    from older files or from the class.
+    Some tokenizers (Llama's among them) are rebuilt instead of read from tokenizer.json, and
+    special tokens may come from older files or from the class.
     """
     tokenizer = load_tokenizer(source)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    _write(folder / "tokenizer_config.json", {**read_json(source / "tokenizer_config.json"), **special})
+    special = {
+        name: token
+        for name, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str)
+    }
+    _write(
+        folder / "tokenizer_config.json", {**read_json(source / "tokenizer_config.json"), **special}
+    )
 
 
 def chat_template(source: Path) -> str:
-    """Return the chat template of a checkpoint, looked for where transformers looks; raises `PocketVLMError`."""
+    """Return the chat template of a checkpoint, looked for where transformers looks; raises
+    `PocketVLMError`."""
     if (source / _TEMPLATE).is_file():
         return (source / _TEMPLATE).read_text(encoding="utf-8")
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
@@ -58,14 +69,19 @@ def chat_template(source: Path) -> str:
         if isinstance(found, str):
             return found
     raise PocketVLMError(
-        f"{source} has no chat template: add chat_template.jinja, as the checkpoint's model card describes its prompt"
+        f"{source} has no chat template: add chat_template.jinja, as the checkpoint's model card "
+        f"describes its prompt"
     )
 
 
-def _processor_config(config: dict[str, Any], checkpoint: Checkpoint, plan: ExportPlan) -> dict[str, Any]:
-    """Say the default budget in the terms of LLaVA's processor: patches, plus a correction that may be negative.
+def _processor_config(
+    config: dict[str, Any], checkpoint: Checkpoint, plan: ExportPlan
+) -> dict[str, Any]:
+    """Say the default budget in the terms of LLaVA's processor: patches, plus a correction that may
+    be negative.
 
-    These terms cannot say it of a picture in tiles: there the checkpoint's own stand, which count all tokens.
+    These terms cannot say it of a picture in tiles: there the checkpoint's own stand, which count
+    all tokens.
     """
     vision = checkpoint.spec.vision
     defaults = {
@@ -86,11 +102,16 @@ def _processor_config(config: dict[str, Any], checkpoint: Checkpoint, plan: Expo
 
 
 def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any]:
-    """Return the checkpoint's config.json with what transformers.js must be told, where it can use the graphs."""
+    """Return the checkpoint's config.json with what transformers.js must be told, where it can use
+    the graphs."""
     if plan.options.format != "onnx" or not plan.layout.one_tile:
         return read_json(source / "config.json")
     kept = [file for file in plan.sizes() if file not in plan.extra]
-    external = {Path(file).name: True for file in kept if (folder / file).with_suffix(".onnx_data").is_file()}
+    external = {
+        Path(file).name: True
+        for file in kept
+        if (folder / file).with_suffix(".onnx_data").is_file()
+    }
     told: dict[str, Any] = {"dtype": _dtypes(plan)}
     if external:
         told["use_external_data_format"] = external
@@ -98,7 +119,8 @@ def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any
 
 
 def _dtypes(plan: ExportPlan) -> dict[str, str]:
-    """What transformers.js loads unless told otherwise: of each graph the first precision that it has a name for."""
+    """What transformers.js loads unless told otherwise: of each graph the first precision that it
+    has a name for."""
     options = plan.options
     listed = {"vision_encoder": options.vision_precisions}
     if plan.decoder:

@@ -1,4 +1,5 @@
-"""Knows the page that says how an artifact is called from other languages: its own names, shapes, constants and ids."""
+"""Knows the page that says how an artifact is called from other languages: its own names, shapes,
+constants and ids."""
 
 import dataclasses
 import importlib.resources
@@ -25,18 +26,25 @@ def write_using(artifact: Artifact) -> None:
     """Write USING.md into an artifact's folder; it is no part of the files table yet."""
     source = importlib.resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(  # Markdown, not HTML: nothing is escaped
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     stated = facts(artifact)
-    text = environment.from_string(source).render(stated, facts=json.dumps(stated, indent=1, ensure_ascii=False))
+    text = environment.from_string(source).render(
+        stated, facts=json.dumps(stated, indent=1, ensure_ascii=False)
+    )
     (artifact.root / USING).write_text(text, encoding="utf-8")
 
 
 def facts(artifact: Artifact) -> dict[str, Any]:
-    """Return all that a client must know: which graph reads what, how a picture is prepared, how a prompt is written.
+    """Return all that a client must know: which graph reads what, how a picture is prepared, how a
+    prompt is written.
 
-    Of each list of precisions the default is named. Axes of any size are given by name: ``batch``, ``tokens``.
+    Of each list of precisions the default is named. Axes of any size are given by name: ``batch``,
+    ``tokens``.
     """
     manifest = artifact.manifest
     pruning, decoder = manifest.pruning, manifest.decoder
@@ -87,7 +95,10 @@ def _graph(manifest: Manifest, file: str, kind: str, budget: int | None = None) 
 def _shapes(tensors: Shapes) -> dict[str, list[int | str]]:
     """Name the axes that may have any size: the first is the batch, any other counts tokens."""
     return {
-        name: [size if size is not None else "tokens" if axis else "batch" for axis, size in enumerate(shape)]
+        name: [
+            size if size is not None else "tokens" if axis else "batch"
+            for axis, size in enumerate(shape)
+        ]
         for name, shape in tensors.items()
     }
 
@@ -111,7 +122,8 @@ def _listed(values: tuple[int, ...] | None) -> list[int] | None:
 
 
 def _prompt(prompter: Prompter, layout: Layout) -> Mapping[str, Any]:
-    """A question about one picture: its text, its ids with one image token, and whether the tokenizer adds tokens.
+    """A question about one picture: its text, its ids with one image token, and whether the
+    tokenizer adds tokens.
 
     Among the ids are those that the layout puts around the picture, where that is never cut.
     """

@@ -1,4 +1,5 @@
-"""Pruning methods by name; a new one is a module here and one line of `PRUNERS`. Importing this imports no torch."""
+"""Pruning methods by name; a new one is a module here and one line of `PRUNERS`. Importing this
+imports no torch."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -25,7 +26,8 @@ PRUNERS: Mapping[str, str] = {
 
 
 def find_pruner(name: str) -> "type[Pruner]":
-    """Return the class of the method called ``name``; raises `PocketVLMError` where there is none."""
+    """Return the class of the method called ``name``; raises `PocketVLMError` where there is
+    none."""
     if name not in PRUNERS:
         raise PocketVLMError(f"pruner {name!r} is unknown: choose from {', '.join(PRUNERS)}")
     module = import_module(f"{__name__}.{name.replace('-', '_')}")
@@ -34,5 +36,6 @@ def find_pruner(name: str) -> "type[Pruner]":
 
 
 def make_pruner(name: str, options: Mapping[str, str]) -> "Pruner":
-    """Return the method called ``name``; raises `PocketVLMError` for an unknown name or option, or a value refused."""
+    """Return the method called ``name``; raises `PocketVLMError` for an unknown name or option, or
+    a value refused."""
     return find_pruner(name)(options)

@@ -1,4 +1,5 @@
-"""Knows what a pruning method is: what it reads of the tower, how it scores patches, how the best are taken."""
+"""Knows what a pruning method is: what it reads of the tower, how it scores patches, how the best
+are taken."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning.options import Number, Option
 
 Reads = Literal["cls_row", "attention", "features", "projected"]
-# What is known only when every token has been through the whole tower: nothing is saved there by selecting.
+# What is known only when every token has been through the whole tower: nothing is saved there by
+# selecting.
 LATE: frozenset[Reads] = frozenset({"features", "projected"})
 
 
@@ -19,16 +21,18 @@ LATE: frozenset[Reads] = frozenset({"features", "projected"})
 class Evidence:
     """What the vision graph computes for a method, only where the method says it reads it.
 
-    Probabilities are those of the softmax over all tokens: columns are dropped afterwards and nothing is renormalised.
+    Probabilities are those of the softmax over all tokens: columns are dropped afterwards and
+    nothing is renormalised.
 
     Attributes:
         batch: B, pictures; each is selected from by itself.
-        grid: rows and columns of patches, N in all. Where a tower's patches are merged before the decoder sees them,
-            each square of them is one patch here, and attention is the mean over it (`VisionSpec.merge`).
-        cls_rows: attention that [CLS] pays to each patch, (B, heads, N), of the layers from `Pruner.first_layer` to
-            the score layer, whose output the decoder sees.
-        attention: attention that each patch pays to each patch in the score layer, (B, heads, N, N); the row and the
-            column of [CLS] are left out.
+        grid: rows and columns of patches, N in all. Where a tower's patches are merged before the
+            decoder sees them, each square of them is one patch here, and attention is the mean over
+            it (`VisionSpec.merge`).
+        cls_rows: attention that [CLS] pays to each patch, (B, heads, N), of the layers from
+            `Pruner.first_layer` to the score layer, whose output the decoder sees.
+        attention: attention that each patch pays to each patch in the score layer, (B, heads, N,
+            N); the row and the column of [CLS] are left out.
         features: what the projector reads, (B, N, C).
         projected: what it makes of that, (B, N, hidden).
     """
@@ -56,9 +60,10 @@ class Selection(NamedTuple):
 class Pruner:
     """A pruning method. A subclass is a module of this package and one line of its registry.
 
-    A method scores patches (`score`), or selects them in a way of its own (`select`). One that merges what it drops
-    into what it keeps, as VisionZip does, returns features beside the kept indices: `Selection` would get a field for
-    them, (B, k, C), which the vision graph would project in place of the gathered rows, and ``nested`` would be False.
+    A method scores patches (`score`), or selects them in a way of its own (`select`). One that
+    merges what it drops into what it keeps, as VisionZip does, returns features beside the kept
+    indices: `Selection` would get a field for them, (B, k, C), which the vision graph would project
+    in place of the gathered rows, and ``nested`` would be False.
 
     Attributes:
         name: as its paper names it.
@@ -66,8 +71,9 @@ class Pruner:
         paper: where it is described, a link in Markdown; empty for what no paper needs to describe.
         keeps: which patches, to end the sentence "It keeps the 64 patches ...".
         reads: what `Evidence` must hold for it.
-        nested: the tokens kept at a small budget are among those kept at a larger one, and a kept token's feature does
-            not depend on which others are kept; then any smaller budget is served from one graph, by ``scores``.
+        nested: the tokens kept at a small budget are among those kept at a larger one, and a kept
+            token's feature does not depend on which others are kept; then any smaller budget is
+            served from one graph, by ``scores``.
         prunes: False for the method that keeps every token.
         known: what it can be told.
     """
@@ -84,19 +90,25 @@ class Pruner:
     def __init__(self, options: Mapping[str, str]) -> None:
         if unknown := sorted(set(options) - set(self.known)):
             known = ", ".join(sorted(self.known)) or "none"
-            raise PocketVLMError(f"pruner {self.name} has no option {unknown[0]!r}: its options are: {known}")
+            raise PocketVLMError(
+                f"pruner {self.name} has no option {unknown[0]!r}: its options are: {known}"
+            )
         # Those without a default are settled when the tower is known.
         self.options: dict[str, Number] = {
-            name: option.default for name, option in self.known.items() if option.default is not None
+            name: option.default
+            for name, option in self.known.items()
+            if option.default is not None
         }
         for name, text in options.items():
             self.options[name] = self.known[name].read(f"{self.name} option {name}", text)
 
     def settle(self, vision: VisionSpec) -> None:
-        """Fill in the options that depend on the tower; raises `PocketVLMError` for one that it has no room for."""
+        """Fill in the options that depend on the tower; raises `PocketVLMError` for one that it has
+        no room for."""
 
     def first_layer(self, score_layer: int) -> int:
-        """The first of the encoder layers, counted from 0, whose [CLS] rows it reads; the score layer is the last."""
+        """The first of the encoder layers, counted from 0, whose [CLS] rows it reads; the score
+        layer is the last."""
         return score_layer
 
     def default_budget(self, tokens: int) -> int:
@@ -115,8 +127,8 @@ class Pruner:
 def take_best(scores: torch.Tensor, budget: int) -> Selection:
     """Take the ``budget`` highest of ``scores`` (B, N) and return them by ascending index.
 
-    ONNX has no Sort: a second TopK, over the indices, restores raster order. Ties go to the lower index where this is
-    run as ONNX, whose TopK says so; torch leaves ties open.
+    ONNX has no Sort: a second TopK, over the indices, restores raster order. Ties go to the lower
+    index where this is run as ONNX, whose TopK says so; torch leaves ties open.
     """
     _, best = torch.topk(scores, budget, dim=1)
     indices, _ = torch.topk(best, budget, dim=1, largest=False, sorted=True)

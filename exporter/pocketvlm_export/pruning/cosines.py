@@ -4,6 +4,7 @@ import torch
 
 
 def cosines(vectors: torch.Tensor) -> torch.Tensor:
-    """Return the cosine of each vector with each: (B, N, C) -> (B, N, N); 0 with a vector of zeros."""
+    """Return the cosine of each vector with each: (B, N, C) -> (B, N, N); 0 with a vector of
+    zeros."""
     unit = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     return torch.matmul(unit, unit.transpose(1, 2))

@@ -1,4 +1,5 @@
-"""DivPrune: the patches that differ most from each other (Alvar et al., CVPR 2025, arXiv 2503.02175)."""
+"""DivPrune: the patches that differ most from each other (Alvar et al., CVPR 2025, arXiv
+2503.02175)."""
 
 from typing import ClassVar
 
@@ -11,11 +12,12 @@ from pocketvlm_export.pruning.cosines import cosines
 class DivPrune(Pruner):
     """Greedy max-min over distances 1 - cosine of the projected features.
 
-    First the patch whose nearest neighbour is farthest away, then, again and again, the one farthest from all that are
-    kept. The order of picking does not depend on the budget: the j first picks are those of a budget of j, and scores
-    tell the order, 1 - pick / N. The authors do not keep the selection from picking a patch again where features are
-    equal; here it is kept. In float32 whatever the precision of the graph; where several features are equal up to
-    rounding, rounding decides which is picked.
+    First the patch whose nearest neighbour is farthest away, then, again and again, the one
+    farthest from all that are kept. The order of picking does not depend on the budget: the j first
+    picks are those of a budget of j, and scores tell the order, 1 - pick / N. The authors do not
+    keep the selection from picking a patch again where features are equal; here it is kept. In
+    float32 whatever the precision of the graph; where several features are equal up to rounding,
+    rounding decides which is picked.
     """
 
     name: ClassVar[str] = "divprune"
@@ -35,7 +37,8 @@ class DivPrune(Pruner):
 def farthest_first(distances: torch.Tensor, count: int) -> torch.Tensor:
     """Return the ``count`` first picks in order, int64: (B, N, N) -> (B, count).
 
-    Unrolled, four nodes a pick: the distance of each patch from its nearest pick is kept as it is, never computed anew.
+    Unrolled, four nodes a pick: the distance of each patch from its nearest pick is kept as it is,
+    never computed anew.
     """
     tokens = distances.shape[-1]
     itself = torch.eye(tokens, dtype=torch.bool)

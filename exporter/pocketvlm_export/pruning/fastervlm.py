@@ -1,4 +1,5 @@
-"""FasterVLM: patches ranked by the attention that [CLS] pays them (Zhang et al. 2024, arXiv 2412.01818, section 3)."""
+"""FasterVLM: patches ranked by the attention that [CLS] pays them (Zhang et al. 2024, arXiv
+2412.01818, section 3)."""
 
 from typing import ClassVar
 

@@ -1,4 +1,5 @@
-"""Knows methods that look at no picture: the same patches of every one, known when the graph is made."""
+"""Knows methods that look at no picture: the same patches of every one, known when the graph is
+made."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,10 +9,12 @@ from pocketvlm_export.pruning.base import Evidence, Pruner, Selection
 
 
 class FixedOrder(Pruner):
-    """Keeps the first patches of a fixed order; scores say where in it a patch stands, 1 - place / N."""
+    """Keeps the first patches of a fixed order; scores say where in it a patch stands, 1 - place /
+    N."""
 
     def order(self, grid: tuple[int, int]) -> npt.NDArray[np.int64]:
-        """Return the numbers of all N patches of a grid of (rows, columns), those kept first in front."""
+        """Return the numbers of all N patches of a grid of (rows, columns), those kept first in
+        front."""
         raise NotImplementedError
 
     def select(self, evidence: Evidence, budget: int) -> Selection:

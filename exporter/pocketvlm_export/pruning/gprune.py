@@ -1,8 +1,9 @@
-"""G-Prune: importance that spreads over a graph of alike patches (Jiang et al., AAAI 2025, arXiv 2501.02268).
+"""G-Prune: importance that spreads over a graph of alike patches (Jiang et al., AAAI 2025, arXiv
+2501.02268).
 
-This is a variant of the paper's form, which makes one graph of the whole picture at low resolution and another of all
-its tiles together, keeps half of each, and keeps every end of a line: here every picture, or tile, is a graph of its
-own, and what is kept of it is the budget.
+This is a variant of the paper's form, which makes one graph of the whole picture at low resolution
+and another of all its tiles together, keeps half of each, and keeps every end of a line: here every
+picture, or tile, is a graph of its own, and what is kept of it is the budget.
 """
 
 from collections.abc import Mapping
@@ -21,11 +22,12 @@ _UNDERFLOW = 70.0  # logits this far below the largest still give a float32 abov
 
 
 class GPrune(Pruner):
-    """Patches are nodes, joined where the cosine s_ij of their projected features is at least ``threshold``.
+    """Patches are nodes, joined where the cosine s_ij of their projected features is at least
+    ``threshold``.
 
-    P = softmax over j of s_ij / ``temperature``, nothing where they are not joined. The norms of the features spread
-    over it, r = |x|^T P^t with t = ``steps``, and the score is r_i / deg_i, with deg_i = #{j: P_ij > 0}. In float32
-    whatever the precision of the graph.
+    P = softmax over j of s_ij / ``temperature``, nothing where they are not joined. The norms of
+    the features spread over it, r = |x|^T P^t with t = ``steps``, and the score is r_i / deg_i,
+    with deg_i = #{j: P_ij > 0}. In float32 whatever the precision of the graph.
     """
 
     name: ClassVar[str] = "gprune"
@@ -40,12 +42,14 @@ class GPrune(Pruner):
     }
 
     def settle(self, vision: VisionSpec) -> None:
-        """Refuse a temperature at which rounding would decide what is joined; raises `PocketVLMError`."""
+        """Refuse a temperature at which rounding would decide what is joined; raises
+        `PocketVLMError`."""
         coldest = (1 - self.options["threshold"]) / _UNDERFLOW
         if self.options["temperature"] < coldest:
             raise PocketVLMError(
                 f"{self.name} option temperature is {self.options['temperature']}: with threshold "
-                f"{self.options['threshold']} the weakest edges vanish in float32, give at least {coldest:.3g}"
+                f"{self.options['threshold']} the weakest edges vanish in float32, give at least "
+                f"{coldest:.3g}"
             )
 
     def score(self, evidence: Evidence) -> torch.Tensor:
@@ -53,9 +57,13 @@ class GPrune(Pruner):
         assert evidence.projected is not None
         weights = evidence.projected.norm(dim=-1, keepdim=True)  # (B, N, 1)
         alike = cosines(evidence.projected)  # (B, N, N)
-        logits = torch.where(alike < self.options["threshold"], _FAR, alike / self.options["temperature"])
+        logits = torch.where(
+            alike < self.options["threshold"], _FAR, alike / self.options["temperature"]
+        )
         walk = logits.softmax(dim=-1)
         spread = weights.transpose(1, 2)  # (B, 1, N)
-        for _ in range(int(self.options["steps"])):  # vector by matrix: P^t itself would cost N times as much
+        for _ in range(
+            int(self.options["steps"])
+        ):  # vector by matrix: P^t itself would cost N times as much
             spread = torch.matmul(spread, walk)
         return spread.squeeze(1) / (walk > 0).to(spread.dtype).sum(dim=-1)

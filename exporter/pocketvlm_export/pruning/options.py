@@ -1,4 +1,5 @@
-"""Knows how the numbers that a pruning method can be told are read from text and kept within their limits."""
+"""Knows how the numbers that a pruning method can be told are read from text and kept within their
+limits."""
 
 from dataclasses import dataclass
 
@@ -23,8 +24,12 @@ class Option:
     default: Number | None = None
 
     def read(self, what: str, text: str) -> Number:
-        """Return the number that ``text`` is; raises `PocketVLMError`, beginning with ``what``, where it is none."""
-        expected = f"expected {'a whole number' if self.kind is int else 'a number'} within {self.low}..{self.high}"
+        """Return the number that ``text`` is; raises `PocketVLMError`, beginning with ``what``,
+        where it is none."""
+        expected = (
+            f"expected {'a whole number' if self.kind is int else 'a number'} within "
+            f"{self.low}..{self.high}"
+        )
         try:
             value = self.kind(text)
         except ValueError:

@@ -20,5 +20,7 @@ class Random(FixedOrder):
 
     def order(self, grid: tuple[int, int]) -> npt.NDArray[np.int64]:
         """See `FixedOrder.order`; numpy promises that this generator's draws never change."""
-        order: npt.NDArray[np.int64] = np.random.RandomState(int(self.options["seed"])).permutation(grid[0] * grid[1])
+        order: npt.NDArray[np.int64] = np.random.RandomState(int(self.options["seed"])).permutation(
+            grid[0] * grid[1]
+        )
         return order

@@ -1,7 +1,8 @@
-"""Received attention: patches ranked by what the other patches pay them, for towers with or without a [CLS] token.
+"""Received attention: patches ranked by what the other patches pay them, for towers with or without
+a [CLS] token.
 
-It is what VisionZip (arXiv 2412.04467) and others put in the place of the [CLS] row where an encoder has none; it ranks
-patches otherwise than that row does, and is another method.
+It is what VisionZip (arXiv 2412.04467) and others put in the place of the [CLS] row where an
+encoder has none; it ranks patches otherwise than that row does, and is another method.
 """
 
 from typing import ClassVar
@@ -16,7 +17,9 @@ class ReceivedAttention(Pruner):
 
     name: ClassVar[str] = "received-attention"
     title: ClassVar[str] = "Received attention"
-    paper: ClassVar[str] = "as [VisionZip](https://arxiv.org/abs/2412.04467) does without a [CLS] token"
+    paper: ClassVar[str] = (
+        "as [VisionZip](https://arxiv.org/abs/2412.04467) does without a [CLS] token"
+    )
     keeps: ClassVar[str] = "that the other patches attend to most"
     reads: ClassVar[frozenset[Reads]] = frozenset({"attention"})
 

@@ -11,8 +11,8 @@ from pocketvlm_export.pruning.fixed import FixedOrder
 class Uniform(FixedOrder):
     """The patches that Halton's sequence (1960), bases 2 and 3, comes to first.
 
-    Every part of the sequence is spread evenly over the square, so that each budget is, and budgets are nested; rows
-    and columns at equal distances would do neither for most numbers.
+    Every part of the sequence is spread evenly over the square, so that each budget is, and budgets
+    are nested; rows and columns at equal distances would do neither for most numbers.
     """
 
     name: ClassVar[str] = "uniform"
@@ -32,7 +32,8 @@ class Uniform(FixedOrder):
 
 
 def _cell(number: int, base: int, cells: int) -> int:
-    """In which of ``cells`` equal parts of 0..1 the radical inverse of ``number`` lies, in whole numbers."""
+    """In which of ``cells`` equal parts of 0..1 the radical inverse of ``number`` lies, in whole
+    numbers."""
     reversed_digits, size = 0, 1
     while number:
         number, digit = divmod(number, base)

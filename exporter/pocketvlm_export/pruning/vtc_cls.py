@@ -1,4 +1,5 @@
-"""VTC-CLS: patches ranked by the attention that [CLS] pays them over several layers (arXiv 2412.05819)."""
+"""VTC-CLS: patches ranked by the attention that [CLS] pays them over several layers (arXiv
+2412.05819)."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -10,11 +11,15 @@ from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning.base import Evidence, Pruner, Reads
 from pocketvlm_export.pruning.options import Option
 
-_AUTHORS_START, _AUTHORS_LAST = 16, 22  # what the authors' script starts from, and CLIP-L's feature layer in LLaVA
+_AUTHORS_START, _AUTHORS_LAST = (
+    16,
+    22,
+)  # what the authors' script starts from, and CLIP-L's feature layer in LLaVA
 
 
 class VTCCLS(Pruner):
-    """Sum over layers, from ``start_layer`` to the feature layer, of the mean over heads of the [CLS] row.
+    """Sum over layers, from ``start_layer`` to the feature layer, of the mean over heads of the
+    [CLS] row.
 
     Layers count from 0. With the feature layer as the start it is FasterVLM.
     """
@@ -27,12 +32,14 @@ class VTCCLS(Pruner):
     known: ClassVar[Mapping[str, Option]] = {"start_layer": Option(int, 0, 999)}
 
     def settle(self, vision: VisionSpec) -> None:
-        """Start where the authors do, in proportion; raises `PocketVLMError` beyond the feature layer."""
+        """Start where the authors do, in proportion; raises `PocketVLMError` beyond the feature
+        layer."""
         last = vision.score_layer
         start = self.options.setdefault("start_layer", round(last * _AUTHORS_START / _AUTHORS_LAST))
         if start > last:
             raise PocketVLMError(
-                f"{self.name} option start_layer is {start}: the layer whose output this checkpoint uses is {last}, "
+                f"{self.name} option start_layer is {start}: the layer whose output this "
+                f"checkpoint uses is {last}, "
                 f"give 0..{last}"
             )
 

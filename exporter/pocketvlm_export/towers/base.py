@@ -9,10 +9,11 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True)
 class Block:
-    """The parts of one pre-norm transformer layer; ``scale1`` and ``scale2`` multiply what is added to the residual.
+    """The parts of one pre-norm transformer layer; ``scale1`` and ``scale2`` multiply what is added
+    to the residual.
 
-    ``query``, ``key`` and ``value`` map (..., C) to (..., heads x head_dim), ``output`` back; ``scaling`` multiplies
-    their products before the softmax.
+    ``query``, ``key`` and ``value`` map (..., C) to (..., heads x head_dim), ``output`` back;
+    ``scaling`` multiplies their products before the softmax.
     """
 
     norm1: nn.Module
@@ -37,7 +38,8 @@ class Tower(Protocol):
         has_cls: whether token 0 is [CLS].
         model: transformers' class.
         layers_prefix: before the number of a layer, in names of weights.
-        unread: weights that a checkpoint may hold and an encoder never reads, by name within the tower.
+        unread: weights that a checkpoint may hold and an encoder never reads, by name within the
+            tower.
     """
 
     model_type: str

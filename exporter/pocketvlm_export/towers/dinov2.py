@@ -1,4 +1,5 @@
-"""DINOv2's vision tower (``dinov2``): no norm before the first layer, a learnt scale on every residual branch."""
+"""DINOv2's vision tower (``dinov2``): no norm before the first layer, a learnt scale on every
+residual branch."""
 
 from typing import Any
 

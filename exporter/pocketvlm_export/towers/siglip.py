@@ -1,7 +1,9 @@
-"""SigLIP as Idefics3 and SmolVLM have it (``idefics3_vision``, ``smolvlm_vision``): no [CLS], a norm behind the layers.
+"""SigLIP as Idefics3 and SmolVLM have it (``idefics3_vision``, ``smolvlm_vision``): no [CLS], a
+norm behind the layers.
 
-Position embeddings are looked up by where in the picture a patch begins, so that pictures of any shape could be read.
-Here every tile fills the tower's whole square, and the table that transformers looks up for such a tile is a constant.
+Position embeddings are looked up by where in the picture a patch begins, so that pictures of any
+shape could be read. Here every tile fills the tower's whole square, and the table that transformers
+looks up for such a tile is a constant.
 """
 
 from typing import Any
@@ -41,12 +43,15 @@ class SmolVLMVision(Idefics3Vision):
 
 
 class FullTile(nn.Module):
-    """Patches and their positions of a picture that fills the tower's square: (B, 3, H, W) -> (B, patches, C)."""
+    """Patches and their positions of a picture that fills the tower's square: (B, 3, H, W) -> (B,
+    patches, C)."""
 
     def __init__(self, embeddings: Any) -> None:
         super().__init__()
         self.patches = embeddings.patch_embedding
-        self.positions = nn.Parameter(_positions(embeddings), requires_grad=False)  # (1, patches, C)
+        self.positions = nn.Parameter(
+            _positions(embeddings), requires_grad=False
+        )  # (1, patches, C)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -56,7 +61,9 @@ class FullTile(nn.Module):
 def _positions(embeddings: Any) -> torch.Tensor:
     """What transformers looks up for a full tile; its own arithmetic decides, rounding included."""
     found: list[torch.Tensor] = []
-    hook = embeddings.position_embedding.register_forward_hook(lambda _, __, output: found.append(output))
+    hook = embeddings.position_embedding.register_forward_hook(
+        lambda _, __, output: found.append(output)
+    )
     edge, side = embeddings.image_size, embeddings.num_patches_per_side
     try:
         with torch.no_grad():

@@ -1,4 +1,5 @@
-"""The parity gate: an artifact is published only when it does what its checkpoint does in transformers."""
+"""The parity gate: an artifact is published only when it does what its checkpoint does in
+transformers."""
 
 import dataclasses
 from pathlib import Path
@@ -25,28 +26,38 @@ def verify_against(artifact_dir: Path, model: str) -> dict[str, Any]:
 
     Raises:
         ParityError: they differ.
-        PocketVLMError: the artifact or the checkpoint cannot be opened, they are of different shape, or the artifact
-            has a method or a precision that this exporter does not know.
+        PocketVLMError: the artifact or the checkpoint cannot be opened, they are of different
+            shape, or the artifact has a method or a precision that this exporter does not know.
     """
     artifact = Artifact.open(artifact_dir)
     _check_known(artifact)
     source = artifact.manifest.source
-    # The same commit, where one was recorded: a branch moves on. It says nothing of any other repository.
+    # The same commit, where one was recorded: a branch moves on. It says nothing of any other
+    # repository.
     same = model == source.model and not Path(model).expanduser().is_dir()
     checkpoint = open_checkpoint(model, source.commit if same else None)
     spec = checkpoint.spec
-    layouts = [layout for layout in spec.layouts.values() if layout.stated == artifact.manifest.vision.layout]
+    layouts = [
+        layout
+        for layout in spec.layouts.values()
+        if layout.stated == artifact.manifest.vision.layout
+    ]
     checkpoint = dataclasses.replace(checkpoint, spec=spec.under(layouts[0]) if layouts else spec)
     _check_same_shape(artifact, checkpoint)
     parity = check_parity(checkpoint, artifact)
     if not parity.passed:
-        raise ParityError(f"{artifact_dir} differs from {model}: {failures(parity)}; export it again")
+        raise ParityError(
+            f"{artifact_dir} differs from {model}: {failures(parity)}; export it again"
+        )
     return dataclasses.asdict(parity)
 
 
 def _check_known(artifact: Artifact) -> None:
     manifest = artifact.manifest
-    precisions = [*manifest.decoder.graphs, *(name for graphs in manifest.vision.graphs.values() for name in graphs)]
+    precisions = [
+        *manifest.decoder.graphs,
+        *(name for graphs in manifest.vision.graphs.values() for name in graphs),
+    ]
     for what, names, known in (
         ("pruning method", [manifest.pruning.method], ORACLES),
         ("layout", [manifest.vision.layout["name"]], ORDERS),
@@ -56,7 +67,8 @@ def _check_known(artifact: Artifact) -> None:
         for name in names:
             if name not in known:
                 raise PocketVLMError(
-                    f"{artifact.root} has the {what} {name!r}, this exporter can check {', '.join(known)}: "
+                    f"{artifact.root} has the {what} {name!r}, this exporter can check "
+                    f"{', '.join(known)}: "
                     "use the version that exported it"
                 )
 
@@ -73,6 +85,7 @@ def _check_same_shape(artifact: Artifact, checkpoint: Checkpoint) -> None:
     for name, (ours, theirs) in figures.items():
         if ours != theirs:
             raise PocketVLMError(
-                f"{artifact.root} was not exported from {checkpoint.source.model}: {name} is {ours} in the artifact "
+                f"{artifact.root} was not exported from {checkpoint.source.model}: {name} is "
+                f"{ours} in the artifact "
                 f"and {theirs} in the checkpoint"
             )

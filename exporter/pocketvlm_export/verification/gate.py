@@ -1,4 +1,5 @@
-"""Knows the parity gate: which differences from Hugging Face an artifact may show, and how they are measured.
+"""Knows the parity gate: which differences from Hugging Face an artifact may show, and how they are
+measured.
 
 What is measured is what a device runs: the runtime's own vision encoder, prompts and decoder.
 """
@@ -27,7 +28,13 @@ from pocketvlm_export.verification.arrangement import arrange_reference, stands_
 from pocketvlm_export.verification.bounds import LOGITS_COSINE, STEPS, TOLERANCE, agreement, within
 from pocketvlm_export.verification.gguf import measure_gguf
 from pocketvlm_export.verification.kept import KeptRow, compare_kept, largest
-from pocketvlm_export.verification.lost import Prompt, gate_sequences, judge_dropped, judge_kept, measure_logits
+from pocketvlm_export.verification.lost import (
+    Prompt,
+    gate_sequences,
+    judge_dropped,
+    judge_kept,
+    measure_logits,
+)
 from pocketvlm_export.verification.pictures import Shown, show
 from pocketvlm_export.verification.reference import (
     DecoderReference,
@@ -38,7 +45,8 @@ from pocketvlm_export.verification.reference import (
     vision_reference,
 )
 
-TIE = 1e-6  # relative distance below which keeping another patch is a tie, not an error, see `Ranking.distance`
+# relative distance below which keeping another patch is a tie, not an error, see `Ranking.distance`
+TIE = 1e-6
 
 
 class ParityError(PocketVLMError):
@@ -54,7 +62,8 @@ class References:
     Attributes:
         shown: the pictures.
         vision: of each budget.
-        features: what the decoder reads of the picture asked about at the default budget, (slots, hidden).
+        features: what the decoder reads of the picture asked about at the default budget, (slots,
+            hidden).
         decoder: the answer.
     """
 
@@ -71,8 +80,14 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
     """
     references = run_references(checkpoint, artifact)
     in_vision, in_decoder = _vision_precisions(artifact), artifact.manifest.decoder.graphs
-    vision = _measure_vision(artifact, references, GATE_PRECISION) if GATE_PRECISION in in_vision else {}
-    decoder = _measure_decoder(artifact, references, GATE_PRECISION) if GATE_PRECISION in in_decoder else {}
+    vision = (
+        _measure_vision(artifact, references, GATE_PRECISION) if GATE_PRECISION in in_vision else {}
+    )
+    decoder = (
+        _measure_decoder(artifact, references, GATE_PRECISION)
+        if GATE_PRECISION in in_decoder
+        else {}
+    )
     others = {
         precision: _measure_other(artifact, references, precision)
         for precision in dict.fromkeys((*in_vision, *in_decoder))
@@ -85,17 +100,22 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
 
 
 def run_references(checkpoint: Checkpoint, artifact: Artifact) -> References:
-    """Run transformers on the gate's pictures, for every budget of the artifact, and on its prompt."""
+    """Run transformers on the gate's pictures, for every budget of the artifact, and on its
+    prompt."""
     pruning, shown = artifact.manifest.pruning, show(artifact)
     with quiet_transformers():
         vision = vision_reference(checkpoint, pruning, shown.pixel_values)
         asked = vision[pruning.default_budget].first(shown.grid.tiles)
-        features = arrange_reference(checkpoint, artifact.manifest.vision.layout["name"], asked, shown.size)
+        features = arrange_reference(
+            checkpoint, artifact.manifest.vision.layout["name"], asked, shown.size
+        )
         spec = artifact.manifest.decoder
         inexact = spec.gguf or any(name != GATE_PRECISION for name in spec.graphs)
         sequences = gate_sequences(spec.vocab, spec.context) if inexact else ()
         stands = stands_for_picture(checkpoint, artifact.manifest.vision.layout["name"], shown.grid)
-        decoder = decoder_reference(checkpoint, GATE_PROMPT, features, STEPS, sequences, spec.fastv, stands)
+        decoder = decoder_reference(
+            checkpoint, GATE_PROMPT, features, STEPS, sequences, spec.fastv, stands
+        )
     return References(shown, vision, features, decoder)
 
 
@@ -103,11 +123,17 @@ def failures(parity: Parity) -> str:
     """Say in a few words which part of the gate failed."""
     parts = {"vision": parity.vision, "decoder": parity.decoder}
     for precision, figures in parity.by_precision.items():
-        # A GGUF type has the decoder's figures alone, a precision of ONNX graphs those of each part.
-        nested = {f"{precision} {part}": figures[part] for part in ("vision", "decoder") if part in figures}
+        # A GGUF type has the decoder's figures alone, a precision of ONNX graphs those of each
+        # part.
+        nested = {
+            f"{precision} {part}": figures[part]
+            for part in ("vision", "decoder")
+            if part in figures
+        }
         parts |= nested or {precision: figures}
     return "; ".join(
-        f"{name}: " + ", ".join(f"{key} {_short(value)}" for key, value in part.items() if key != "passed")
+        f"{name}: "
+        + ", ".join(f"{key} {_short(value)}" for key, value in part.items() if key != "passed")
         for name, part in parts.items()
         if part and not part["passed"]
     )
@@ -123,10 +149,14 @@ def _measure_vision(artifact: Artifact, references: References, precision: str) 
     # Maxima are numpy's, here and below: Python's own pass over NaN.
     difference = float(np.max([largest(row.ours - row.theirs) for row in rows]))
     score_difference = float(np.max([row.score_difference for row in rows]))
-    scale = float(np.max([1.0, *(largest(reference.image_features) for reference in references.vision.values())]))
+    scale = float(
+        np.max(
+            [1.0, *(largest(reference.image_features) for reference in references.vision.values())]
+        )
+    )
     equal = all(row.same for row in rows)
-    # Each row alone: a tie in one picture excuses nothing in another. Those that are the same are asked too: the order
-    # that their scores put them in may matter.
+    # Each row alone: a tie in one picture excuses nothing in another. Those that are the same are
+    # asked too: the order that their scores put them in may matter.
     kept = all(row.ascending and row.cut_distance < TIE for row in rows)
     # Another budget is cut from the scores at run time, so they are held to the same bound.
     passed = kept and within(difference, scale) and score_difference <= TOLERANCE
@@ -141,7 +171,8 @@ def _measure_vision(artifact: Artifact, references: References, precision: str) 
 
 
 def _measure_decoder(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
-    """Answer the gate's prompt about its first picture, end to end, and compare ids, logits and tokens."""
+    """Answer the gate's prompt about its first picture, end to end, and compare ids, logits and
+    tokens."""
     reference = references.decoder
     tokens, logits, prompt_equal, kept = _answer(artifact, references, precision)
     agreed = agreement(tokens, reference.token_ids)
@@ -163,7 +194,8 @@ def _measure_decoder(artifact: Artifact, references: References, precision: str)
 
 
 def _measure_other(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
-    """Measure what a precision that is not float32 loses, in the vision graphs and in the decoder, each by itself."""
+    """Measure what a precision that is not float32 loses, in the vision graphs and in the decoder,
+    each by itself."""
     result: dict[str, Any] = {}
     manifest = artifact.manifest
     if precision in _vision_precisions(artifact):
@@ -172,7 +204,10 @@ def _measure_other(artifact: Artifact, references: References, precision: str) -
         result["vision"] = {**figures, "bytes": _bytes(artifact, files)}
     if precision in manifest.decoder.graphs:
         figures = _measure_lost(artifact, references, precision)
-        result["decoder"] = {**figures, "bytes": _bytes(artifact, [manifest.decoder.graphs[precision]])}
+        result["decoder"] = {
+            **figures,
+            "bytes": _bytes(artifact, [manifest.decoder.graphs[precision]]),
+        }
     return {**result, "passed": all(figures["passed"] for figures in result.values())}
 
 
@@ -185,13 +220,18 @@ def _measure_lost(artifact: Artifact, references: References, precision: str) ->
     figures, _ = measure_logits(decoder, ids, references.decoder, features, sequences)
     decoder.close()
     release_memory()
-    return {**figures, "passed": bool(figures["prompt_equal"] and figures["cosine"] >= LOGITS_COSINE[precision])}
+    return {
+        **figures,
+        "passed": bool(figures["prompt_equal"] and figures["cosine"] >= LOGITS_COSINE[precision]),
+    }
 
 
 def _bytes(artifact: Artifact, graphs: Sequence[str]) -> int:
     """Bytes of graphs and of the weights that lie beside them; budgets share theirs."""
     files = artifact.manifest.files
-    return sum(files[name].bytes for graph in graphs for name in (graph, f"{graph}_data") if name in files)
+    return sum(
+        files[name].bytes for graph in graphs for name in (graph, f"{graph}_data") if name in files
+    )
 
 
 def _rows(artifact: Artifact, references: References, precision: str) -> list[KeptRow]:
@@ -204,15 +244,18 @@ def _rows(artifact: Artifact, references: References, precision: str) -> list[Ke
 
 
 def _measure_gguf(artifact: Artifact, references: References) -> dict[str, dict[str, Any]]:
-    """Figures of each GGUF type, which reads the features that transformers made: nothing but the decoder differs."""
+    """Figures of each GGUF type, which reads the features that transformers made: nothing but the
+    decoder differs."""
     ids, features = gate_prompt(artifact, references), references.features
     return {
-        kind: measure_gguf(artifact, ids, references.decoder, features, kind) for kind in artifact.manifest.decoder.gguf
+        kind: measure_gguf(artifact, ids, references.decoder, features, kind)
+        for kind in artifact.manifest.decoder.gguf
     }
 
 
 def gate_prompt(artifact: Artifact, references: References) -> Prompt:
-    """Return the gate's prompt as the runtime writes it, where its graphs keep what the reference keeps."""
+    """Return the gate's prompt as the runtime writes it, where its graphs keep what the reference
+    keeps."""
     kept = _asked(artifact, references).kept_indices
     prompter = Prompter.from_artifact(artifact)
     stands = open_layout(artifact).expand(references.shown.grid, kept.shape[1], kept)
@@ -221,11 +264,17 @@ def gate_prompt(artifact: Artifact, references: References) -> Prompt:
 
 def _asked(artifact: Artifact, references: References) -> VisionReference:
     """What of the picture that the prompt is about is kept by default."""
-    return references.vision[artifact.manifest.pruning.default_budget].first(references.shown.grid.tiles)
+    return references.vision[artifact.manifest.pruning.default_budget].first(
+        references.shown.grid.tiles
+    )
 
 
-def _encode(artifact: Artifact, references: References, budget: int, precision: str | None) -> VisionFeatures:
-    features = VisionEncoder.open(artifact, budget=budget, precision=precision).encode(references.shown.pixel_values)
+def _encode(
+    artifact: Artifact, references: References, budget: int, precision: str | None
+) -> VisionFeatures:
+    features = VisionEncoder.open(artifact, budget=budget, precision=precision).encode(
+        references.shown.pixel_values
+    )
     release_memory()  # a session's weights go with it
     return features
 
@@ -235,9 +284,11 @@ def _open(artifact: Artifact, **options: Any) -> OnnxDecoder:
     return decoder
 
 
-def _answer(artifact: Artifact, references: References, precision: str) -> tuple[list[int], Floats, bool, Ints | None]:
-    """Greedy tokens, the logits before each (steps, vocab), whether the prompt's ids were those of transformers, and
-    which of its tokens a decoder that drops some of them kept."""
+def _answer(
+    artifact: Artifact, references: References, precision: str
+) -> tuple[list[int], Floats, bool, Ints | None]:
+    """Greedy tokens, the logits before each (steps, vocab), whether the prompt's ids were those of
+    transformers, and which of its tokens a decoder that drops some of them kept."""
     vision = precision if precision in _vision_precisions(artifact) else None
     layout, grid = open_layout(artifact), references.shown.grid
     encoder = VisionEncoder.open(artifact, precision=vision)

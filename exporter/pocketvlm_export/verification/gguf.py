@@ -1,4 +1,5 @@
-"""Knows how a GGUF decoder is held against transformers: in float32 exactly, in other types by what they lose.
+"""Knows how a GGUF decoder is held against transformers: in float32 exactly, in other types by what
+they lose.
 
 llama.cpp computes as exactly as it can meanwhile: flash attention off, the cache in float32.
 """
@@ -15,7 +16,8 @@ from pocketvlm_export.verification.kept import largest
 from pocketvlm_export.verification.lost import Prompt, gate_sequences, measure_logits
 from pocketvlm_export.verification.reference import DecoderReference, Floats
 
-# float16 may prefer another token where the reference's two logits are this close, relative to the largest of all.
+# float16 may prefer another token where the reference's two logits are this close, relative to the
+# largest of all.
 NEAR = 1e-3
 
 
@@ -37,18 +39,25 @@ def measure_gguf(
         context=spec.context,
         hidden=spec.hidden,
         vocab=spec.vocab,
-        threads=1,  # several wait for each other at every operation, which on a busy machine takes them minutes
+        # several wait for each other at every operation, which on a busy machine takes them minutes
+        threads=1,
         f32_cache=True,
     )
     sequences = gate_sequences(spec.vocab, spec.context)
     figures, answer = measure_logits(decoder, prompt, reference, features, sequences)
     decoder.close()
     release_memory()
-    return {**figures, "passed": bool(figures["prompt_equal"]) and judge(kind, figures, answer, reference)}
+    return {
+        **figures,
+        "passed": bool(figures["prompt_equal"]) and judge(kind, figures, answer, reference),
+    }
 
 
-def judge(kind: str, figures: Mapping[str, Any], answer: Floats, reference: DecoderReference) -> bool:
-    """Whether a type loses no more than it may; ``answer`` are the logits before each token of the reference's."""
+def judge(
+    kind: str, figures: Mapping[str, Any], answer: Floats, reference: DecoderReference
+) -> bool:
+    """Whether a type loses no more than it may; ``answer`` are the logits before each token of the
+    reference's."""
     equal = figures["greedy_equal"] == figures["greedy_tokens"]
     if kind == GATE_GGUF_TYPE:
         return equal and within(figures["max_abs"], figures["max_reference"])
@@ -58,7 +67,8 @@ def judge(kind: str, figures: Mapping[str, Any], answer: Floats, reference: Deco
 
 
 def _near_tie(step: int, answer: Floats, reference: DecoderReference) -> bool:
-    """Whether the reference can hardly tell the token that is ours at ``step``, the first to differ, from its own."""
+    """Whether the reference can hardly tell the token that is ours at ``step``, the first to
+    differ, from its own."""
     theirs = reference.logits[step]
     gap = theirs.max() - theirs[int(answer[step].argmax())]
     return bool(gap <= NEAR * max(1.0, largest(theirs)))

@@ -1,4 +1,5 @@
-"""Knows how the patches that a graph kept compare with those of its reference, a picture at a time."""
+"""Knows how the patches that a graph kept compare with those of its reference, a picture at a
+time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ class KeptRow:
         same: the kept indices are equal, order included.
         ascending: ours are in raster order, none twice.
         overlap: part of the reference's patches that we kept too.
-        cut_distance: how far what we kept is from what the method would have kept, see `Ranking.distance`.
+        cut_distance: how far what we kept is from what the method would have kept, see
+            `Ranking.distance`.
         ours, theirs: features of the patches that both kept, (n, hidden).
         score_difference: see `Ranking.score_difference`; infinite where a number is no patch's.
     """
@@ -44,7 +46,9 @@ def compare_kept(found: VisionFeatures, reference: VisionReference) -> Iterator[
             cut_distance=ranking.distance(ours, scores),
             ours=found.image_features[row][at_ours],
             theirs=reference.image_features[row][at_theirs],
-            score_difference=ranking.score_difference(ours, scores) if ranking.known(ours) else float("inf"),
+            score_difference=ranking.score_difference(ours, scores)
+            if ranking.known(ours)
+            else float("inf"),
         )
 
 

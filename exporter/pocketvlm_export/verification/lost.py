@@ -1,6 +1,7 @@
 """Knows how it is measured what a decoder or a vision graph loses that is not the exact one.
 
-Both sides read the same tokens whatever they would have said themselves, so that every position can be compared.
+Both sides read the same tokens whatever they would have said themselves, so that every position can
+be compared.
 """
 
 from collections.abc import Sequence
@@ -38,21 +39,30 @@ class Prompt:
 
 
 def measure_logits(
-    decoder: Decoder, prompt: Prompt, reference: DecoderReference, features: Floats, sequences: Sequence[Ints]
+    decoder: Decoder,
+    prompt: Prompt,
+    reference: DecoderReference,
+    features: Floats,
+    sequences: Sequence[Ints],
 ) -> tuple[dict[str, Any], Floats]:
-    """Return what a decoder's logits have to do with transformers', and those before each token of the answer.
+    """Return what a decoder's logits have to do with transformers', and those before each token of
+    the answer.
 
     Args:
         decoder: what is measured.
         prompt: what it reads.
         reference: of that prompt about a picture, and of ``sequences``.
-        features: that picture's as transformers made them, (slots, hidden): nothing but the decoder differs.
+        features: that picture's as transformers made them, (slots, hidden): nothing but the decoder
+            differs.
         sequences: see `gate_sequences`.
     """
     answer = _read(decoder, prompt.filled(features), reference.token_ids[:-1])
     kept = decoder.kept_prompt if isinstance(decoder, FastVDecoder) else None
     others = [_read(decoder, [TokenSegment(row[:1])], row[1:].tolist()) for row in sequences]
-    ours, theirs = np.concatenate([answer, *others]), np.concatenate([reference.logits, *reference.sequence_logits])
+    ours, theirs = (
+        np.concatenate([answer, *others]),
+        np.concatenate([reference.logits, *reference.sequence_logits]),
+    )
     lost = divergence(theirs, ours)
     figures: dict[str, Any] = {
         "max_abs": largest(ours - theirs),
@@ -70,8 +80,8 @@ def measure_logits(
 
 
 def judge_dropped(kept: Ints | None, reference: DecoderReference) -> dict[str, Any]:
-    """Return what the tokens that a decoder with FastV ``kept`` of its prompt have to do with those of its reference;
-    nothing of a decoder that drops none."""
+    """Return what the tokens that a decoder with FastV ``kept`` of its prompt have to do with those
+    of its reference; nothing of a decoder that drops none."""
     theirs = reference.dropping
     if kept is None or theirs is None:
         return {}
@@ -80,16 +90,22 @@ def judge_dropped(kept: Ints | None, reference: DecoderReference) -> dict[str, A
     return {
         "kept_equal": np.array_equal(kept, theirs.kept),
         "kept_overlap": len(np.intersect1d(ours, theirs.ranking.kept(theirs.keep))) / theirs.keep,
-        "cut_distance": theirs.ranking.distance(ours, np.zeros(0, np.float32)) if as_many else float("inf"),
+        "cut_distance": theirs.ranking.distance(ours, np.zeros(0, np.float32))
+        if as_many
+        else float("inf"),
         "min_gap": theirs.ranking.gap(theirs.keep),
     }
 
 
 def judge_kept(rows: Sequence[KeptRow], precision: str) -> dict[str, Any]:
-    """Return what a vision graph of a precision keeps of the features and of the kept patches; ``passed`` among it."""
+    """Return what a vision graph of a precision keeps of the features and of the kept patches;
+    ``passed`` among it."""
     bounds = VISION_BOUNDS[precision]
     least = float(np.min([cosine(row.ours, row.theirs) if row.overlap else 0.0 for row in rows]))
-    kept = all(row.ascending and (row.overlap >= bounds.overlap or row.cut_distance <= bounds.near) for row in rows)
+    kept = all(
+        row.ascending and (row.overlap >= bounds.overlap or row.cut_distance <= bounds.near)
+        for row in rows
+    )
     return {
         "cosine": least,
         "kept_overlap": min(row.overlap for row in rows),
@@ -100,6 +116,7 @@ def judge_kept(rows: Sequence[KeptRow], precision: str) -> dict[str, Any]:
 
 
 def _read(decoder: Decoder, segments: Sequence[Segment], following: Sequence[int]) -> Floats:
-    """Logits after ``segments`` and after each of the ``following`` tokens: (1 + following, vocab)."""
+    """Logits after ``segments`` and after each of the ``following`` tokens: (1 + following,
+    vocab)."""
     decoder.reset()
     return np.stack([decoder.prefill(segments), *(decoder.decode(token) for token in following)])

@@ -1,4 +1,5 @@
-"""Knows what the parity gate shows: pictures of waves and noise, cut into tiles where the artifact's layout cuts."""
+"""Knows what the parity gate shows: pictures of waves and noise, cut into tiles where the
+artifact's layout cuts."""
 
 from dataclasses import dataclass
 
@@ -10,7 +11,10 @@ from pocketvlm.layouts import Grid, open_layout
 from pocketvlm_export.verification.reference import Floats
 
 _PICTURES = 2
-_CUT = (1.5, 1.2)  # height and width of a picture that is cut, in tiles: no grid fits it without padding
+_CUT = (
+    1.5,
+    1.2,
+)  # height and width of a picture that is cut, in tiles: no grid fits it without padding
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class Shown:
 
     Attributes:
         pixel_values: float32 (B, 3, height, width).
-        grid: how the picture was cut that the gate's prompt is about; its tiles are the first of the batch.
+        grid: how the picture was cut that the gate's prompt is about; its tiles are the first of
+            the batch.
         size: (height, width) of that picture in pixels.
     """
 
@@ -29,12 +34,15 @@ class Shown:
 
 
 def show(artifact: Artifact) -> Shown:
-    """Return several pictures of one tile each, or the tiles of one picture, or the frames of one clip."""
+    """Return several pictures of one tile each, or the tiles of one picture, or the frames of one
+    clip."""
     layout, (height, width) = open_layout(artifact), artifact.manifest.vision.image_size
     if [grid.tiles for grid in layout.grids()] == [1]:
         return Shown(gate_pictures(_PICTURES, (height, width)), Grid(), (height, width))
     if layout.medium == "video":
-        frames = [_image(frame) for frame in gate_pictures(layout.grids()[0].tiles, (height, width))]
+        frames = [
+            _image(frame) for frame in gate_pictures(layout.grids()[0].tiles, (height, width))
+        ]
         return Shown(layout.cut(frames).pixel_values, layout.grids()[0], (height, width))
     size = (round(_CUT[0] * height), round(_CUT[1] * width))
     tiles = layout.cut(_image(gate_pictures(1, size)[0]))
@@ -47,7 +55,8 @@ def _image(pixels: Floats) -> Image.Image:
 
 
 def gate_pictures(count: int, size: tuple[int, int]) -> Floats:
-    """Return pictures with structure at several scales: float32 (count, 3, height, width), the same at every call."""
+    """Return pictures with structure at several scales: float32 (count, 3, height, width), the same
+    at every call."""
     height, width = size
     random = np.random.default_rng(20241202)
     y, x = np.mgrid[0:height, 0:width] / max(size)

@@ -1,4 +1,5 @@
-"""How the gate's side reads a sequence: transformers' model as it is, or with FastV between two of its layers."""
+"""How the gate's side reads a sequence: transformers' model as it is, or with FastV between two of
+its layers."""
 
 from dataclasses import dataclass
 
@@ -43,21 +44,25 @@ class PlainReader:
         self._model = model
         self._cache = DynamicCache()
 
-    def prefill(self, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]) -> torch.Tensor:
+    def prefill(
+        self, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
+    ) -> torch.Tensor:
         """Read a prompt, (1, S, hidden); returns the last token's logits (vocab,)."""
         return self.step(inputs_embeds)
 
     def step(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """Read what follows, (1, n, hidden); returns the last token's logits (vocab,)."""
-        output = self._model(inputs_embeds=inputs_embeds, past_key_values=self._cache, use_cache=True)
+        output = self._model(
+            inputs_embeds=inputs_embeds, past_key_values=self._cache, use_cache=True
+        )
         logits: torch.Tensor = output.logits[0, -1]
         return logits
 
 
 class FastVReader:
-    """The same with FastV in its token-mask form (arXiv 2403.06764): transformers' own layers run over every token, and
-    from FastV's on the mask hides those that are dropped. Nothing is gathered here and every layer's cache is of one
-    length, so that no mistake is made on both sides.
+    """The same with FastV in its token-mask form (arXiv 2403.06764): transformers' own layers run
+    over every token, and from FastV's on the mask hides those that are dropped. Nothing is gathered
+    here and every layer's cache is of one length, so that no mistake is made on both sides.
 
     Attributes:
         dropping: what `prefill` found.
@@ -71,8 +76,11 @@ class FastVReader:
         self._cache = DynamicCache()
         self._visual: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # positions
 
-    def prefill(self, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]) -> torch.Tensor:
-        """Read a prompt about one picture, (1, S, hidden); returns the last token's logits (vocab,)."""
+    def prefill(
+        self, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
+    ) -> torch.Tensor:
+        """Read a prompt about one picture, (1, S, hidden); returns the last token's logits
+        (vocab,)."""
         self._visual = np.flatnonzero(is_visual)
         attention = self._model.model.layers[self._fastv.layer - 1].self_attn
         seen = attention.register_forward_hook(lambda module, given, found: self._rank(found[1]))
@@ -92,15 +100,22 @@ class FastVReader:
             if number == self._fastv.layer and self.dropping is not None:
                 lost = np.setdiff1d(np.arange(self.dropping.tokens), self.dropping.kept)
                 visible = visible & ~torch.isin(columns, torch.from_numpy(lost))
-            mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[None, None]
+            mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[
+                None, None
+            ]
             hidden = layer(
-                hidden, attention_mask=mask, position_embeddings=angles, past_key_values=self._cache, use_cache=True
+                hidden,
+                attention_mask=mask,
+                position_embeddings=angles,
+                past_key_values=self._cache,
+                use_cache=True,
             )
         logits: torch.Tensor = self._model.lm_head(decoder.norm(hidden[:, -1:]))[0, 0]
         return logits
 
     def _rank(self, attention: torch.Tensor) -> None:
-        """Choose by whole maps, (1, heads, S, S): ties to the lower index, everything that is no picture kept."""
+        """Choose by whole maps, (1, heads, S, S): ties to the lower index, everything that is no
+        picture kept."""
         scores = attention[0, :, -1].double().mean(dim=0).numpy()
         keep = min(self._fastv.keep, len(self._visual))
         self.dropping = Dropping(self._visual, Ranking(scores[self._visual]), keep, len(scores))

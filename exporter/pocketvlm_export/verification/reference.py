@@ -1,8 +1,10 @@
-"""The Hugging Face side of the parity gate: transformers' own modules in float32 with full eager attention maps.
+"""The Hugging Face side of the parity gate: transformers' own modules in float32 with full eager
+attention maps.
 
-Selection is written again in numpy, on the whole maps (`oracles`), and the layers run as transformers runs them. The
-weights reach both sides by way of the family's loaders, which this gate therefore cannot check: the tests hold those
-against ``LlavaForConditionalGeneration.from_pretrained``.
+Selection is written again in numpy, on the whole maps (`oracles`), and the layers run as
+transformers runs them. The weights reach both sides by way of the family's loaders, which this gate
+therefore cannot check: the tests hold those against
+``LlavaForConditionalGeneration.from_pretrained``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -68,8 +70,11 @@ class DecoderReference:
     dropping: Dropping | None = None
 
 
-def vision_reference(checkpoint: Checkpoint, pruning: Pruning, pixel_values: Floats) -> dict[int, VisionReference]:
-    """Run tower and connector on ``pixel_values`` (B, 3, H, W) and select as ``pruning`` says, at all its budgets.
+def vision_reference(
+    checkpoint: Checkpoint, pruning: Pruning, pixel_values: Floats
+) -> dict[int, VisionReference]:
+    """Run tower and connector on ``pixel_values`` (B, 3, H, W) and select as ``pruning`` says, at
+    all its budgets.
 
     One picture at a time: the attention maps of all layers are large.
     """
@@ -82,8 +87,12 @@ def vision_reference(checkpoint: Checkpoint, pruning: Pruning, pixel_values: Flo
     rankings: list[Ranking] = []
     for picture in pixel_values:
         with torch.inference_mode():
-            output = tower(torch.from_numpy(picture[None]), output_hidden_states=True, output_attentions=True)
-            features, attentions = _tower_features(spec.config, output, before=int(spec.vision.has_cls))
+            output = tower(
+                torch.from_numpy(picture[None]), output_hidden_states=True, output_attentions=True
+            )
+            features, attentions = _tower_features(
+                spec.config, output, before=int(spec.vision.has_cls)
+            )
             projected = connector(features)
         all_features.append(projected[0].numpy())
         seen = Seen(
@@ -102,7 +111,9 @@ def vision_reference(checkpoint: Checkpoint, pruning: Pruning, pixel_values: Flo
     return {budget: _at_budget(budget, all_features, rankings) for budget in pruning.budgets}
 
 
-def _at_budget(budget: int, features: Sequence[Floats], rankings: Sequence[Ranking]) -> VisionReference:
+def _at_budget(
+    budget: int, features: Sequence[Floats], rankings: Sequence[Ranking]
+) -> VisionReference:
     kept = np.stack([ranking.kept(budget) for ranking in rankings])
     rows = [picture[indices] for picture, indices in zip(features, kept, strict=True)]
     return VisionReference(np.stack(rows), kept, rankings)
@@ -117,10 +128,11 @@ def decoder_reference(
     fastv: FastV | None = None,
     stands: str = "",
 ) -> DecoderReference:
-    """Answer ``prompt`` about one picture, whose kept ``features`` are (slots, hidden), greedily for ``steps`` tokens.
+    """Answer ``prompt`` about one picture, whose kept ``features`` are (slots, hidden), greedily
+    for ``steps`` tokens.
 
-    ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``fastv`` drops visual tokens inside;
-    ``stands`` as for `prompt_ids`.
+    ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``fastv`` drops
+    visual tokens inside; ``stands`` as for `prompt_ids`.
     """
     family, spec = checkpoint.family, checkpoint.spec
     ids = prompt_ids(checkpoint, prompt, len(features), stands)
@@ -138,7 +150,10 @@ def decoder_reference(
         while len(token_ids) < steps:
             logits.append(reader.step(embedding(torch.tensor([token_ids[-1:]]))).numpy().copy())
             token_ids.append(int(logits[-1].argmax()))
-        read = [model(inputs_embeds=embedding(torch.from_numpy(row)[None])).logits[0].numpy() for row in sequences]
+        read = [
+            model(inputs_embeds=embedding(torch.from_numpy(row)[None])).logits[0].numpy()
+            for row in sequences
+        ]
     dropping = reader.dropping
     del model, embedding, inputs, reader
     release_memory()
@@ -147,8 +162,9 @@ def decoder_reference(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: with more, one small decoder gave either of two results 4e-3 apart, the rarer
-    once in ten runs, on a CPU with AMX; with one it gave the same bits every time. A reference must not depend on luck.
+    """Let torch compute with one thread: with more, one small decoder gave either of two results
+    4e-3 apart, the rarer once in ten runs, on a CPU with AMX; with one it gave the same bits every
+    time. A reference must not depend on luck.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -159,26 +175,42 @@ def one_thread() -> Iterator[None]:
 
 
 def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, stands: str = "") -> Ints:
-    """Return the token ids of a question about one picture, as transformers' processors make them, with its slots.
+    """Return the token ids of a question about one picture, as transformers' processors make them,
+    with its slots.
 
-    ``stands`` is the text in place of the picture, an image token for each tile in it; without it there is one.
-    Processors render the template to text and tokenize that once, without a second BOS where the template wrote one;
-    a tokenizer's own ``apply_chat_template`` would add none at all.
+    ``stands`` is the text in place of the picture, an image token for each tile in it; without it
+    there is one. Processors render the template to text and tokenize that once, without a second
+    BOS where the template wrote one; a tokenizer's own ``apply_chat_template`` would add none at
+    all.
     """
     tokenizer = load_tokenizer(checkpoint.source.folder)
-    messages = [{"role": "user", "content": [{"type": checkpoint.family.medium}, {"type": "text", "text": prompt}]}]
+    messages = [
+        {
+            "role": "user",
+            "content": [{"type": checkpoint.family.medium}, {"type": "text", "text": prompt}],
+        }
+    ]
     template = chat_template(checkpoint.source.folder)
-    text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(
+        messages, chat_template=template, add_generation_prompt=True, tokenize=False
+    )
     if stands:
-        text = text.replace(str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id)), stands)
+        text = text.replace(
+            str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id)), stands
+        )
     has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    ids: Ints = np.array(tokenizer(text, add_special_tokens=not has_bos)["input_ids"], dtype=np.int64)
+    ids: Ints = np.array(
+        tokenizer(text, add_special_tokens=not has_bos)["input_ids"], dtype=np.int64
+    )
     is_image = ids == checkpoint.spec.image_token_id
     return np.repeat(ids, np.where(is_image, slots // is_image.sum(), 1))
 
 
-def merge_patches(features: npt.NDArray[np.float64], grid: tuple[int, int], merge: int) -> npt.NDArray[np.float64]:
-    """Return the patches of each token side by side, row by row: (N merge^2, C) -> (N, merge^2 C)."""
+def merge_patches(
+    features: npt.NDArray[np.float64], grid: tuple[int, int], merge: int
+) -> npt.NDArray[np.float64]:
+    """Return the patches of each token side by side, row by row: (N merge^2, C) -> (N, merge^2
+    C)."""
     rows, columns = grid
     width = columns * merge
     tokens = [
@@ -189,12 +221,15 @@ def merge_patches(features: npt.NDArray[np.float64], grid: tuple[int, int], merg
     return features[np.array(tokens)].reshape(rows * columns, -1)
 
 
-def _tower_features(config: Any, output: Any, *, before: int) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+def _tower_features(
+    config: Any, output: Any, *, before: int
+) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
     """Features of all patches, (1, patches, C), and all maps up to that behind the last of them.
 
-    They are taken as LlavaModel.get_image_features takes them, or, of families that choose no layer, as the tower gives
-    them. ``hidden_states`` has one entry more than ``attentions``: the embeddings. Counted from the end the two agree;
-    counted from the start, hidden state i is the output of layer i - 1.
+    They are taken as LlavaModel.get_image_features takes them, or, of families that choose no
+    layer, as the tower gives them. ``hidden_states`` has one entry more than ``attentions``: the
+    embeddings. Counted from the end the two agree; counted from the start, hidden state i is the
+    output of layer i - 1.
     """
     if not hasattr(config, "vision_feature_layer"):
         return output.last_hidden_state, output.attentions

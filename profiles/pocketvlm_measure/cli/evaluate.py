@@ -26,21 +26,40 @@ ENGINES = ("local", "ray")
 PUBLISHED = ("vqav2", "gqa", "textvqa", "pope", "scienceqa")
 
 
-@click.command(epilog="Example: pocketvlm evaluate my-artifact --data questions.jsonl --budget 576,144,64")
+@click.command(
+    epilog="Example: pocketvlm evaluate my-artifact --data questions.jsonl --budget 576,144,64"
+)
 @click.argument("directory", metavar="DIR", type=_FILE)
-@click.option("--data", type=_FILE, required=True, metavar="FILE.jsonl", help="The questions; see docs/evaluate.md.")
-@click.option("--metric", type=click.Choice(METRICS), default="exact", show_default=True, help="What scores an answer.")
+@click.option(
+    "--data",
+    type=_FILE,
+    required=True,
+    metavar="FILE.jsonl",
+    help="The questions; see docs/evaluate.md.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(METRICS),
+    default="exact",
+    show_default=True,
+    help="What scores an answer.",
+)
 @case_options
-@click.option("--threads", type=int, metavar="N", help="Of each engine; workers share the cores if not given.")
+@click.option(
+    "--threads", type=int, metavar="N", help="Of each engine; workers share the cores if not given."
+)
 @takes_target(case_wishes)
 @click.option(
     "--baseline",
     metavar="K|DIR",
-    help="What each is held against: a budget, or another artifact, which is asked too; the largest budget if not "
+    help="What each is held against: a budget, or another artifact, which is asked too; the "
+    "largest budget if not "
     "given.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Ask the first N questions.")
-@click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, metavar="N")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, metavar="N"
+)
 @click.option(
     "--broken",
     type=click.Choice(["stop", "skip"]),
@@ -49,7 +68,12 @@ PUBLISHED = ("vqav2", "gqa", "textvqa", "pope", "scienceqa")
     help="What a broken line or picture does: end the run, or be left out and reported.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Processes, a model in each."
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes, a model in each.",
 )
 @click.option(
     "--engine",
@@ -59,11 +83,21 @@ PUBLISHED = ("vqav2", "gqa", "textvqa", "pope", "scienceqa")
     help="Where they run; ray is a Ray cluster and needs pocketvlm[cluster].",
 )
 @click.option(
-    "--answers", type=_FILE, metavar="FILE", help="Where answers are kept; named after DIR and the data if not given."
+    "--answers",
+    type=_FILE,
+    metavar="FILE",
+    help="Where answers are kept; named after DIR and the data if not given.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the answers that are there.")
-@click.option("--published", type=click.Choice(PUBLISHED), help="Put papers' figures for LLaVA-1.5-7B beside.")
-@click.option("--report", type=_FILE, metavar="OUT.html", help="Write one page with plots and changed answers.")
+@click.option(
+    "--published", type=click.Choice(PUBLISHED), help="Put papers' figures for LLaVA-1.5-7B beside."
+)
+@click.option(
+    "--report",
+    type=_FILE,
+    metavar="OUT.html",
+    help="Write one page with plots and changed answers.",
+)
 @click.option(
     "--json",
     "json_to",
@@ -95,10 +129,15 @@ def evaluate(
 ) -> None:
     """Measure what the artifact in DIR answers: accuracy against budget on a set of questions.
 
-    Every combination of the lists answers every question, greedily. A picture is encoded once for all its questions
-    and budgets. Answers are kept as they come: --resume goes on where a run ended.
+    Every combination of the lists answers every question, greedily. A picture is encoded once for
+    all its questions and budgets. Answers are kept as they come: --resume goes on where a run
+    ended.
     """
-    outputs = [path for path in (report, Path(json_to) if json_to not in (None, _STDOUT) else None, answers) if path]
+    outputs = [
+        path
+        for path in (report, Path(json_to) if json_to not in (None, _STDOUT) else None, answers)
+        if path
+    ]
     check_folders(outputs)
     if report is not None:
         from pocketvlm_measure.reports.plots import check_plots

@@ -1,4 +1,5 @@
-"""Knows the options of commands that go through cases of an artifact: lists, of which every combination is taken."""
+"""Knows the options of commands that go through cases of an artifact: lists, of which every
+combination is taken."""
 
 from __future__ import annotations
 
@@ -19,18 +20,29 @@ _CASES = [
         metavar="all|K[,K...]",
         help="Visual tokens a picture; all that were exported if not given.",
     ),
-    click.option("--decoder", type=NAMES, default=(), metavar="all|NAME[,...]", help="Decoder engines."),
     click.option(
-        "--decoder-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the decoder."
+        "--decoder", type=NAMES, default=(), metavar="all|NAME[,...]", help="Decoder engines."
     ),
     click.option(
-        "--vision-precision", type=NAMES, default=(), metavar="all|P[,P...]", help="Precisions of the vision."
+        "--decoder-precision",
+        type=NAMES,
+        default=(),
+        metavar="all|P[,P...]",
+        help="Precisions of the decoder.",
+    ),
+    click.option(
+        "--vision-precision",
+        type=NAMES,
+        default=(),
+        metavar="all|P[,P...]",
+        help="Precisions of the vision.",
     ),
 ]
 
 
 def case_options(command: _Command) -> _Command:
-    """Add what lists cases of an artifact, of which every combination is taken, see `pocketvlm_measure.cases.sweep`."""
+    """Add what lists cases of an artifact, of which every combination is taken, see
+    `pocketvlm_measure.cases.sweep`."""
     decorated: Any = command
     for option in reversed(_CASES):
         decorated = option(decorated)

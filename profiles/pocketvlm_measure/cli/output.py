@@ -1,4 +1,5 @@
-"""Knows how commands that measure write their results: into folders that are there, in one step, fit for a terminal."""
+"""Knows how commands that measure write their results: into folders that are there, in one step,
+fit for a terminal."""
 
 from __future__ import annotations
 
@@ -11,10 +12,13 @@ from pocketvlm.files import replace_file
 
 
 def check_folders(paths: Iterable[Path]) -> None:
-    """Raise `PocketVLMError` for a file in a folder that is not there; to be asked before measuring for minutes."""
+    """Raise `PocketVLMError` for a file in a folder that is not there; to be asked before measuring
+    for minutes."""
     for path in paths:
         if not path.parent.is_dir():
-            raise PocketVLMError(f"no such folder: {path.parent}; make it, or write {path.name} elsewhere")
+            raise PocketVLMError(
+                f"no such folder: {path.parent}; make it, or write {path.name} elsewhere"
+            )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -22,7 +26,9 @@ def write_text(path: Path, text: str) -> None:
     try:
         replace_file(path, text.encode())
     except OSError as error:
-        raise PocketVLMError(f"{path} cannot be written ({error.strerror}): give another file") from error
+        raise PocketVLMError(
+            f"{path} cannot be written ({error.strerror}): give another file"
+        ) from error
 
 
 def printable_lines(text: str) -> str:

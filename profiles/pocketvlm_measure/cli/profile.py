@@ -1,4 +1,5 @@
-"""Knows `pocketvlm profile`: what is measured, where the figures go, and how two measurements are compared."""
+"""Knows `pocketvlm profile`: what is measured, where the figures go, and how two measurements are
+compared."""
 
 from __future__ import annotations
 
@@ -24,13 +25,29 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(epilog="Example: pocketvlm profile my-artifact --image photo.jpg --budget 576,144,64")
+@click.command(
+    epilog="Example: pocketvlm profile my-artifact --image photo.jpg --budget 576,144,64"
+)
 @click.argument("directory", metavar="[DIR]", type=_FILE, required=False)
-@click.option("--image", "images", metavar="FILE", multiple=True, type=_FILE, help="A picture; noise if none is given.")
+@click.option(
+    "--image",
+    "images",
+    metavar="FILE",
+    multiple=True,
+    type=_FILE,
+    help="A picture; noise if none is given.",
+)
 @click.option("--prompt", metavar="TEXT", help="The question; one of 40 text tokens if not given.")
 @case_options
-@click.option("--threads", type=NUMBERS, default=(None,), metavar="N[,N...]", help="Of each engine.")
-@click.option("--context", type=int, metavar="N", help="Longest sequence in tokens, at most the artifact's own.")
+@click.option(
+    "--threads", type=NUMBERS, default=(None,), metavar="N[,N...]", help="Of each engine."
+)
+@click.option(
+    "--context",
+    type=int,
+    metavar="N",
+    help="Longest sequence in tokens, at most the artifact's own.",
+)
 @click.option(
     "--memory-limit",
     type=click.IntRange(0),
@@ -38,7 +55,14 @@ _FILE = click.Path(path_type=Path)
     help="Warn of what takes more; 0 is no limit.",
 )
 @takes_target(profiling_wishes)
-@click.option("--repeat", type=click.IntRange(1), default=7, show_default=True, metavar="N", help="Runs of each.")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1),
+    default=7,
+    show_default=True,
+    metavar="N",
+    help="Runs of each.",
+)
 @click.option(
     "--warmup",
     type=click.IntRange(0),
@@ -47,7 +71,14 @@ _FILE = click.Path(path_type=Path)
     metavar="N",
     help="Answers before each that counts.",
 )
-@click.option("--new-tokens", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Tokens made.")
+@click.option(
+    "--new-tokens",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Tokens made.",
+)
 @click.option(
     "-o",
     "--output",
@@ -55,10 +86,19 @@ _FILE = click.Path(path_type=Path)
     multiple=True,
     type=_FILE,
     metavar="FILE",
-    help="Write the figures: .jsonl with llama-bench's keys and every sample, .csv, or .md for the tables.",
+    help="Write the figures: .jsonl with llama-bench's keys and every sample, .csv, or .md for the "
+    "tables.",
 )
-@click.option("--report", type=_FILE, metavar="OUT.html", help="Write one page with plots and kept patches.")
-@click.option("--compare", nargs=2, type=_FILE, metavar="A.jsonl B.jsonl", help="Measure nothing; compare two outputs.")
+@click.option(
+    "--report", type=_FILE, metavar="OUT.html", help="Write one page with plots and kept patches."
+)
+@click.option(
+    "--compare",
+    nargs=2,
+    type=_FILE,
+    metavar="A.jsonl B.jsonl",
+    help="Measure nothing; compare two outputs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def profile(
     directory: Path | None,
@@ -79,10 +119,12 @@ def profile(
     compare: tuple[Path, Path] | None,
     as_json: bool,
 ) -> None:
-    """Measure what the artifact in DIR costs here: time by stage, memory, beside what the formulas say.
+    """Measure what the artifact in DIR costs here: time by stage, memory, beside what the formulas
+    say.
 
-    Every combination of the lists is measured, in interleaved turns, each run in a fresh process. All runs make the
-    same number of tokens and all samples count. Ctrl-C ends the measurement and keeps what was measured.
+    Every combination of the lists is measured, in interleaved turns, each run in a fresh process.
+    All runs make the same number of tokens and all samples count. Ctrl-C ends the measurement and
+    keeps what was measured.
     """
     if (directory is None) == (compare is None):
         raise click.UsageError("give either DIR, to measure it, or --compare with two files")
@@ -116,7 +158,15 @@ def profile(
         for path, to_text in writers.items():
             write_text(path, to_text(found))
 
-    found = measure(artifact, cases, question, repeat=repeat, warmup=warmup, memory_limit=memory_limit, after_turn=save)
+    found = measure(
+        artifact,
+        cases,
+        question,
+        repeat=repeat,
+        warmup=warmup,
+        memory_limit=memory_limit,
+        after_turn=save,
+    )
     if found.results:
         _show(found, artifact, report, as_json)
     if found.interrupted:
@@ -152,7 +202,9 @@ def _compare(a: Path, b: Path, *, as_json: bool) -> None:
     found, differences = compare(a, b)
     if as_json:
         rows = [dataclasses.asdict(item) | {"verdict": item.verdict} for item in found]
-        click.echo(json.dumps({"a": str(a), "b": str(b), "differences": differences, "results": rows}))
+        click.echo(
+            json.dumps({"a": str(a), "b": str(b), "differences": differences, "results": rows})
+        )
         return
     click.echo(printable_lines(comparison_table(found).text()))
     for difference in differences:
@@ -164,12 +216,22 @@ def _writer(path: Path) -> Callable[[Profile], str]:
     from pocketvlm_measure.profiler import rows, tables
 
     def markdown(found: Profile) -> str:
-        parts = [tables.headline(found), *(table.markdown() for table in tables.tables(found)), *tables.notes(found)]
+        parts = [
+            tables.headline(found),
+            *(table.markdown() for table in tables.tables(found)),
+            *tables.notes(found),
+        ]
         return "\n\n".join(parts) + "\n"
 
-    known: dict[str, Callable[[Profile], str]] = {".jsonl": rows.to_jsonl, ".csv": rows.to_csv, ".md": markdown}
+    known: dict[str, Callable[[Profile], str]] = {
+        ".jsonl": rows.to_jsonl,
+        ".csv": rows.to_csv,
+        ".md": markdown,
+    }
     if path.suffix not in known:
-        raise PocketVLMError(f"{path} has no ending that says what to write: expected {', '.join(known)}")
+        raise PocketVLMError(
+            f"{path} has no ending that says what to write: expected {', '.join(known)}"
+        )
     return known[path.suffix]
 
 

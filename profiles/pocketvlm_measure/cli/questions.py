@@ -1,4 +1,5 @@
-"""Knows `pocketvlm questions`: the files of a public benchmark become a set that `evaluate` reads."""
+"""Knows `pocketvlm questions`: the files of a public benchmark become a set that `evaluate`
+reads."""
 
 from __future__ import annotations
 
@@ -11,12 +12,21 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command(
-    epilog="Example: pocketvlm questions gqa testdev_balanced_questions.json --images gqa/images -o gqa.jsonl"
+    epilog="Example: pocketvlm questions gqa testdev_balanced_questions.json --images gqa/images "
+    "-o gqa.jsonl"
 )
 @click.argument("benchmark", type=click.Choice(BENCHMARKS))
 @click.argument("files", metavar="FILE...", type=_PATH, nargs=-1, required=True)
-@click.option("--images", type=_PATH, required=True, metavar="FOLDER", help="Where the benchmark's pictures lie.")
-@click.option("-o", "--output", type=_PATH, required=True, metavar="OUT.jsonl", help="The set to write.")
+@click.option(
+    "--images",
+    type=_PATH,
+    required=True,
+    metavar="FOLDER",
+    help="Where the benchmark's pictures lie.",
+)
+@click.option(
+    "-o", "--output", type=_PATH, required=True, metavar="OUT.jsonl", help="The set to write."
+)
 def questions(benchmark: str, files: tuple[Path, ...], images: Path, output: Path) -> None:
     """Write a public benchmark as a set of questions that `evaluate` reads.
 
@@ -34,4 +44,6 @@ def questions(benchmark: str, files: tuple[Path, ...], images: Path, output: Pat
 
     chosen = FOUND[benchmark]
     count = chosen.convert(files, images, output)
-    click.echo(printable(f"{output}: {count} questions; evaluate them with --metric {chosen.metric}"))
+    click.echo(
+        printable(f"{output}: {count} questions; evaluate them with --metric {chosen.metric}")
+    )

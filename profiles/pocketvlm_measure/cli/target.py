@@ -9,7 +9,8 @@ from pocketvlm_targets import Target
 
 
 def case_wishes(target: Target, _given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a target wants of a command that goes through cases: its lists, of which every engine takes what it has."""
+    """What a target wants of a command that goes through cases: its lists, of which every engine
+    takes what it has."""
     wanted = {
         "decoder": ("onnx", "llama.cpp") if target.decoder == "both" else target.decoder,
         "budget": target.budget,

@@ -1,4 +1,5 @@
-"""Knows how the questions about a picture are answered: the picture is encoded once for all of them and all budgets."""
+"""Knows how the questions about a picture are answered: the picture is encoded once for all of them
+and all budgets."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class Reply:
         text: the answer without spaces around it; empty where there is none.
         tokens: how many it took.
         visual_tokens: those of its pictures that the decoder read.
-        ttft_ms: to the first token, as if the picture had not been seen before; loading not counted.
+        ttft_ms: to the first token, as if the picture had not been seen before; loading not
+            counted.
         error: why there is no answer.
     """
 
@@ -42,14 +44,17 @@ class Reply:
 
 
 class Asker:
-    """A subject, loaded. Budgets share a vision graph where the method allows, and the decoder always."""
+    """A subject, loaded. Budgets share a vision graph where the method allows, and the decoder
+    always."""
 
     def __init__(self, subject: Subject) -> None:
         first = subject.cases[0]
         artifact = Artifact.open(subject.folder)
         if artifact.manifest.artifact_id != subject.artifact_id:
             raise PocketVLMError(f"{subject.folder} is another artifact than it was: begin again")
-        decoder = open_decoder(artifact, engine=first.decoder, precision=first.decoder_precision, threads=first.threads)
+        decoder = open_decoder(
+            artifact, engine=first.decoder, precision=first.decoder_precision, threads=first.threads
+        )
         budgets = [case.budget for case in subject.cases]
         graphs = [max(budgets)] if is_nested(artifact.manifest) else budgets
         self._vlms = {}
@@ -60,12 +65,17 @@ class Asker:
             self._vlms[budget] = VLM(artifact, encoder, decoder, keep_features=True)
 
     def answer(self, task: Task) -> Iterator[Reply]:
-        """Answer a task's questions one by one; a picture or question that is refused gives replies that say why."""
+        """Answer a task's questions one by one; a picture or question that is refused gives replies
+        that say why."""
         asked = task.asked
         try:
             images = [open_picture(picture_of(image)) for image in asked[0][0].images]
         except PocketVLMError as error:
-            yield from (Reply(question.line, budget, error=str(error)) for question, left in asked for budget in left)
+            yield from (
+                Reply(question.line, budget, error=str(error))
+                for question, left in asked
+                for budget in left
+            )
             return
         seen_ms = dict.fromkeys(self._vlms, 0.0)
         for question, left in asked:
@@ -73,12 +83,20 @@ class Asker:
                 yield self._answer(question, images, budget, task.max_new_tokens, seen_ms)
 
     def _answer(
-        self, question: Question, images: list[Image.Image], budget: int, max_new_tokens: int, seen_ms: dict[int, float]
+        self,
+        question: Question,
+        images: list[Image.Image],
+        budget: int,
+        max_new_tokens: int,
+        seen_ms: dict[int, float],
     ) -> Reply:
-        """One reply; ``seen_ms`` remembers what encoding the pictures took each graph, the first time."""
+        """One reply; ``seen_ms`` remembers what encoding the pictures took each graph, the first
+        time."""
         graph = budget if budget in self._vlms else max(self._vlms)
         try:
-            answer = self._vlms[graph].generate(question.text, images, budget, max_new_tokens=max_new_tokens)
+            answer = self._vlms[graph].generate(
+                question.text, images, budget, max_new_tokens=max_new_tokens
+            )
         except PocketVLMError as error:
             return Reply(question.line, budget, error=str(error))
         vision_ms = answer.timings_ms["vision"]

@@ -1,4 +1,5 @@
-"""Knows what `--baseline` names: a budget of the same artifact, or another artifact that is asked too."""
+"""Knows what `--baseline` names: a budget of the same artifact, or another artifact that is asked
+too."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Against:
     subjects: Sequence[Subject] = ()
 
     def of(self, evaluation: Evaluation) -> Baseline:
-        """The baseline of each case of an evaluation; that of the other artifact's own cases is none."""
+        """The baseline of each case of an evaluation; that of the other artifact's own cases is
+        none."""
         if self.artifact_id is not None:
             return lambda answered: self._other(evaluation, answered)
         return most_tokens(evaluation) if self.tokens is None else budget(evaluation, self.tokens)
@@ -48,7 +50,8 @@ class Against:
 
 
 def budget_named(baseline: str | None) -> int | None:
-    """The number of tokens that ``--baseline`` names; None where it names something else, or nothing."""
+    """The number of tokens that ``--baseline`` names; None where it names something else, or
+    nothing."""
     return int(baseline) if baseline is not None and baseline.isdecimal() else None
 
 
@@ -62,7 +65,9 @@ def against(baseline: str | None, asked: Sequence[Subject], workers: int) -> Aga
         return Against(tokens=budget_named(baseline))
     artifact = Artifact.open(baseline)
     if artifact.manifest.artifact_id == asked[0].artifact_id:
-        raise PocketVLMError(f"--baseline {baseline} is the artifact that is evaluated: name another, or a budget")
+        raise PocketVLMError(
+            f"--baseline {baseline} is the artifact that is evaluated: name another, or a budget"
+        )
     cases = [case for subject in asked for case in subject.cases]
     pairs = baseline_cases(artifact.manifest, cases)
     others = subjects(Path(baseline), artifact, dict.fromkeys(pairs.values()), workers)

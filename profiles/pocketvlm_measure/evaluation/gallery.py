@@ -42,7 +42,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Shown:
-    """A change with drawings of what is kept before and after it, as addresses; several pictures in their order."""
+    """A change with drawings of what is kept before and after it, as addresses; several pictures in
+    their order."""
 
     change: Change
     before: Sequence[str]
@@ -50,12 +51,15 @@ class Shown:
 
 
 def changes(evaluation: Evaluation) -> list[Change]:
-    """Every change of the first family, what became wrong first, then what became right; at most `SHOWN`."""
+    """Every change of the first family, what became wrong first, then what became right; at most
+    `SHOWN`."""
     subject = evaluation.answered[0].subject
     family = [answered for answered in evaluation.answered if answered.subject == subject]
     family.sort(key=lambda answered: -answered.case.budget)
     found = [
-        change for row in range(len(evaluation.questions)) if (change := _change(evaluation, family, row)) is not None
+        change
+        for row in range(len(evaluation.questions))
+        if (change := _change(evaluation, family, row)) is not None
     ]
     found.sort(key=lambda change: (change.was_right == change.is_right, not change.was_right))
     return found[:SHOWN]
@@ -73,21 +77,31 @@ def shown(evaluation: Evaluation) -> Iterator[Shown]:
     for change in found:
         wanted = [change.before[0], change.after[0]]
         try:
-            drawn = [draw_budgets(artifact, picture_of(i), wanted, encoders) for i in change.question.images]
+            drawn = [
+                draw_budgets(artifact, picture_of(i), wanted, encoders)
+                for i in change.question.images
+            ]
         except PocketVLMError:
             continue
         if drawn:
-            before, after = ([jpeg_uri(by_budget[tokens][0]) for by_budget in drawn] for tokens in wanted)
+            before, after = (
+                [jpeg_uri(by_budget[tokens][0]) for by_budget in drawn] for tokens in wanted
+            )
             yield Shown(change, before, after)
 
 
 def _change(evaluation: Evaluation, family: Sequence[Answered], row: int) -> Change | None:
-    """Where the answer to one question first becomes another as tokens become fewer; None where it never does."""
+    """Where the answer to one question first becomes another as tokens become fewer; None where it
+    never does."""
     metric, question = evaluation.metric, evaluation.questions[row]
     whole = family[0].replies[row].text
     for before, after in itertools.pairwise(family):
         text = after.replies[row].text
         if text != whole:
-            right = [metric.is_right(metric.parts(said, question.answers)) for said in (whole, text)]
-            return Change(question, (before.case.budget, whole), (after.case.budget, text), right[0], right[1])
+            right = [
+                metric.is_right(metric.parts(said, question.answers)) for said in (whole, text)
+            ]
+            return Change(
+                question, (before.case.budget, whole), (after.case.budget, text), right[0], right[1]
+            )
     return None

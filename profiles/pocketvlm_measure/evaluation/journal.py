@@ -28,8 +28,9 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 class Journal:
     """The answers of one run, in a file that only grows.
 
-    The first line says what was asked and how; an answer given under other conditions is never taken for one of this
-    run. A last line that was cut off when the run was killed is dropped, and its question asked again.
+    The first line says what was asked and how; an answer given under other conditions is never
+    taken for one of this run. A last line that was cut off when the run was killed is dropped, and
+    its question asked again.
 
     Attributes:
         replies: what has been answered, refusals not included.
@@ -44,13 +45,16 @@ class Journal:
             resume: go on with what there is; without it a file that is there is refused.
 
         Raises:
-            PocketVLMError: the file is there and not to be resumed, is of another run, damaged, or not writable.
+            PocketVLMError: the file is there and not to be resumed, is of another run, damaged, or
+                not writable.
         """
         self.path = path
         self.replies: dict[Key, Reply] = {}
         head = {"format": _FORMAT, **head}
         if path.exists() and not resume:
-            raise PocketVLMError(f"{path} is there already: --resume goes on with it, --answers names another file")
+            raise PocketVLMError(
+                f"{path} is there already: --resume goes on with it, --answers names another file"
+            )
         try:
             kept = self._read(head) if path.exists() else 0
             self._file = path.open("r+b" if kept else "wb")
@@ -59,16 +63,22 @@ class Journal:
             if not kept:
                 self._write([head])
         except OSError as error:
-            raise PocketVLMError(f"{path} cannot be written ({error.strerror}): name another with --answers") from error
+            raise PocketVLMError(
+                f"{path} cannot be written ({error.strerror}): name another with --answers"
+            ) from error
 
     def add(self, subject: Subject, replies: list[Reply]) -> None:
-        """Write replies down, all at once; those that refuse are written for people to read, and asked again."""
+        """Write replies down, all at once; those that refuse are written for people to read, and
+        asked again."""
         rows = []
         by_budget = {case.budget: case for case in subject.cases}
         for reply in replies:
             key = subject.key(reply.line, by_budget[reply.budget])
             said = dataclasses.asdict(reply)
-            rows.append(dict(zip(_CASE, key, strict=True)) | {k: v for k, v in said.items() if v is not None})
+            rows.append(
+                dict(zip(_CASE, key, strict=True))
+                | {k: v for k, v in said.items() if v is not None}
+            )
             if reply.error is None:
                 self.replies[key] = reply
         try:
@@ -86,12 +96,17 @@ class Journal:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        self._file.write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
+        self._file.write(
+            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
+        )
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -104,7 +119,9 @@ class Journal:
                 if row is None and not file.peek(1):
                     break  # cut off
                 if row is None:
-                    raise PocketVLMError(f"{self.path} line {number} is damaged: delete that line, or the file")
+                    raise PocketVLMError(
+                        f"{self.path} line {number} is damaged: delete that line, or the file"
+                    )
                 if number == 1:
                     self._check(row, head)
                 elif row.get("error") is None:
@@ -114,7 +131,9 @@ class Journal:
 
     def _check(self, found: dict[str, Any], head: dict[str, Any]) -> None:
         if found.get("format") != _FORMAT:
-            raise PocketVLMError(f"{self.path} holds no answers of ours: name another file with --answers")
+            raise PocketVLMError(
+                f"{self.path} holds no answers of ours: name another file with --answers"
+            )
         for name, value in head.items():
             if found.get(name) != value:
                 raise PocketVLMError(
@@ -126,7 +145,9 @@ class Journal:
         if not all(isinstance(row.get(name), kind) for name, kind in _TYPES.items()) or not all(
             isinstance(row.get(name), str) for name in ("artifact", *_CASE[3:])
         ):
-            raise PocketVLMError(f"{self.path} line {number} is no answer of ours: delete that line, or the file")
+            raise PocketVLMError(
+                f"{self.path} line {number} is no answer of ours: delete that line, or the file"
+            )
         key: Key = tuple(row[name] for name in _CASE)
         self.replies.setdefault(key, Reply(**{name: row[name] for name in _TYPES}))
 

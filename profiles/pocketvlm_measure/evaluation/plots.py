@@ -1,4 +1,5 @@
-"""Knows how a summary is drawn: each plot as an SVG file's bytes. Needs matplotlib, the extra ``[report]``."""
+"""Knows how a summary is drawn: each plot as an SVG file's bytes. Needs matplotlib, the extra
+``[report]``."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 def against_budget(summary: Summary) -> bytes:
     """The headline figure with its interval against the visual tokens kept, a line a family."""
-    return _against(summary, "visual tokens kept of a picture", lambda score: score.answered.case.budget)
+    return _against(
+        summary, "visual tokens kept of a picture", lambda score: score.answered.case.budget
+    )
 
 
 def against_first_token(summary: Summary) -> bytes:
@@ -29,10 +32,22 @@ def _against(summary: Summary, label: str, where: Callable[[Score], float]) -> b
         for name, scores in _families(summary):
             names.append(name)
             values = [100 * score.headline.value for score in scores]
-            # Of very few pictures an interval need not hold its figure; a bar that points the wrong way is not drawn.
-            below = [max(0.0, 100 * (score.headline.value - score.headline.low)) for score in scores]
-            above = [max(0.0, 100 * (score.headline.high - score.headline.value)) for score in scores]
-            axes.errorbar([where(s) for s in scores], values, [below, above], marker="o", capsize=3, label=name)
+            # Of very few pictures an interval need not hold its figure; a bar that points the wrong
+            # way is not drawn.
+            below = [
+                max(0.0, 100 * (score.headline.value - score.headline.low)) for score in scores
+            ]
+            above = [
+                max(0.0, 100 * (score.headline.high - score.headline.value)) for score in scores
+            ]
+            axes.errorbar(
+                [where(s) for s in scores],
+                values,
+                [below, above],
+                marker="o",
+                capsize=3,
+                label=name,
+            )
             for score, value in zip(scores, values, strict=True):
                 said = (f"{score.answered.case.budget}", (where(score), value))
                 axes.annotate(*said, xytext=(4, -10), textcoords="offset points", fontsize=7)
@@ -47,7 +62,8 @@ def _against(summary: Summary, label: str, where: Callable[[Score], float]) -> b
 
 
 def _families(summary: Summary) -> Iterator[tuple[str, list[Score]]]:
-    """(name, scores by budget) of cases that differ in their budgets only; figures that say nothing are left out."""
+    """(name, scores by budget) of cases that differ in their budgets only; figures that say nothing
+    are left out."""
     by_subject: dict[int, list[Score]] = {}
     for score in summary.scores:
         if score.headline.value == score.headline.value:  # a number

@@ -1,4 +1,5 @@
-"""Knows a question set: one JSON object a line, and what is wrong with a line that is none of ours."""
+"""Knows a question set: one JSON object a line, and what is wrong with a line that is none of
+ours."""
 
 from __future__ import annotations
 
@@ -69,8 +70,9 @@ class _WrongLine(ValueError):
 
 
 def read_questions(path: Path, limit: int | None = None) -> QuestionSet:
-    """Read a set: JSON Lines with ``question`` (text), ``answers`` (texts), and ``image`` (a path, from the file's
-    folder if relative, a data URI, or a list of such), ``tags`` (texts) and ``id`` where there are any.
+    """Read a set: JSON Lines with ``question`` (text), ``answers`` (texts), and ``image`` (a path,
+    from the file's folder if relative, a data URI, or a list of such), ``tags`` (texts) and ``id``
+    where there are any.
 
     Args:
         path: the file. Empty lines mean nothing.
@@ -92,25 +94,33 @@ def read_questions(path: Path, limit: int | None = None) -> QuestionSet:
             broken.append(Broken(number, str(error)))
     if not questions:
         why = f"{path} line {broken[0].line}: {broken[0].reason}" if broken else f"{path} is empty"
-        raise PocketVLMError(f"no question: {why}; expected JSON Lines with image, question and answers")
+        raise PocketVLMError(
+            f"no question: {why}; expected JSON Lines with image, question and answers"
+        )
     return QuestionSet(path, questions, broken, digest.hexdigest())
 
 
 def picture_of(reference: str) -> Picture:
-    """What `open_picture` takes, of an image in a question; raises `PocketVLMError` for a data URI that is none."""
+    """What `open_picture` takes, of an image in a question; raises `PocketVLMError` for a data URI
+    that is none."""
     if not reference.startswith(_DATA):
         return Path(reference)
     head, comma, body = reference.partition(",")
     if not comma or not head.endswith(";base64"):
-        raise PocketVLMError(f"{reference[:40]} is no data URI this can read: expected data:image/png;base64,...")
+        raise PocketVLMError(
+            f"{reference[:40]} is no data URI this can read: expected data:image/png;base64,..."
+        )
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise PocketVLMError(f"the data URI {reference[:40]}... is damaged ({error}): write it again") from error
+        raise PocketVLMError(
+            f"the data URI {reference[:40]}... is damaged ({error}): write it again"
+        ) from error
 
 
 def _lines(path: Path, see: Callable[[bytes], None]) -> Iterator[bytes]:
-    """The lines with their ends, of one that is too long no more than shows that it is; ``see`` gets every byte."""
+    """The lines with their ends, of one that is too long no more than shows that it is; ``see``
+    gets every byte."""
     try:
         with path.open("rb") as file:
             while line := file.readline(_LONGEST + 1):
@@ -120,7 +130,9 @@ def _lines(path: Path, see: Callable[[bytes], None]) -> Iterator[bytes]:
                     line = file.readline(_LONGEST + 1)
                     see(line)
     except OSError as error:
-        raise PocketVLMError(f"{path} cannot be read ({error.strerror}): give a question set as JSON Lines") from error
+        raise PocketVLMError(
+            f"{path} cannot be read ({error.strerror}): give a question set as JSON Lines"
+        ) from error
 
 
 def _question(line: bytes, number: int, folder: Path) -> Question:
@@ -142,7 +154,14 @@ def _question(line: bytes, number: int, folder: Path) -> Question:
     if not answers:
         raise _WrongLine("has no answers: expected a list of texts")
     images = [found["image"]] if isinstance(found.get("image"), str) else _texts(found, "image")
-    return Question(number, str(name), text, answers, tuple(_place(i, folder) for i in images), _texts(found, "tags"))
+    return Question(
+        number,
+        str(name),
+        text,
+        answers,
+        tuple(_place(i, folder) for i in images),
+        _texts(found, "tags"),
+    )
 
 
 def _texts(found: dict[str, Any], key: str) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""Knows a summary as one web page that needs nothing else: plots, tables, and what pruning changed."""
+"""Knows a summary as one web page that needs nothing else: plots, tables, and what pruning
+changed."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from pocketvlm_measure.reports.plots import check_plots
 
 
 def to_html(summary: Summary, machine: str) -> str:
-    """The page; raises `PocketVLMError` without matplotlib. ``machine`` is what was measured on, for people."""
+    """The page; raises `PocketVLMError` without matplotlib. ``machine`` is what was measured on,
+    for people."""
     check_plots()
     figure = summary.evaluation.metric.figures[0].capitalize()
     drawn = {

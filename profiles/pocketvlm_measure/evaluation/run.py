@@ -1,4 +1,5 @@
-"""Knows how an evaluation is run: what is left is asked, every answer is written down at once, all are scored."""
+"""Knows how an evaluation is run: what is left is asked, every answer is written down at once, all
+are scored."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Evaluation:
 
     Attributes:
         data: the set that was asked.
-        questions: those that count: asked and answered in every case, so that cases are compared on the same ones.
+        questions: those that count: asked and answered in every case, so that cases are compared on
+            the same ones.
         skipped: the others, by line.
         answered: every case.
         metric: what scores them.
@@ -69,12 +71,13 @@ def evaluate(
         answers: the file that keeps the answers, see `Journal`.
         engine: one of `ENGINES`.
         resume: go on with ``answers``.
-        on_broken: what a line, picture or question that is refused does: end the run, or be left out and reported.
+        on_broken: what a line, picture or question that is refused does: end the run, or be left
+            out and reported.
         max_new_tokens: limit of an answer.
 
     Raises:
-        PocketVLMError: something was refused and ``on_broken`` is ``"stop"``, no question is left, or see `Journal`.
-            What was answered until then is kept.
+        PocketVLMError: something was refused and ``on_broken`` is ``"stop"``, no question is left,
+            or see `Journal`. What was answered until then is kept.
     """
     questions, broken = _askable(data, metric)
     if on_broken == "stop" and broken:
@@ -90,7 +93,11 @@ def evaluate(
         if not counted:
             raise PocketVLMError(_refusal(data, next(iter(refused.values()))))
         found = [
-            Answered(subject, case, [journal.replies[subject.key(question.line, case)] for question in counted])
+            Answered(
+                subject,
+                case,
+                [journal.replies[subject.key(question.line, case)] for question in counted],
+            )
             for subject in subjects
             for case in subject.cases
         ]
@@ -99,21 +106,34 @@ def evaluate(
 
 
 def _ask(
-    journal: Journal, subjects: Sequence[Subject], questions: Sequence[Question], engine: Engine, max_new_tokens: int
+    journal: Journal,
+    subjects: Sequence[Subject],
+    questions: Sequence[Question],
+    engine: Engine,
+    max_new_tokens: int,
 ) -> Iterator[Broken]:
     """Ask what the journal has no answer to, and write it down; yields what is refused."""
-    left = [task for subject in subjects for task in tasks(subject, questions, journal.replies, max_new_tokens)]
+    left = [
+        task
+        for subject in subjects
+        for task in tasks(subject, questions, journal.replies, max_new_tokens)
+    ]
     total = len(questions) * sum(len(subject.cases) for subject in subjects)
     done = total - sum(task.answers for task in left)
-    with tqdm(total=total, initial=done, desc="answering", unit="answer", disable=None, smoothing=0.05) as bar:
+    with tqdm(
+        total=total, initial=done, desc="answering", unit="answer", disable=None, smoothing=0.05
+    ) as bar:
         for task, replies in _whole(engine.answered(left)):
             journal.add(task.subject, replies)
             bar.update(len(replies))
-            yield from (Broken(reply.line, reply.error) for reply in replies if reply.error is not None)
+            yield from (
+                Broken(reply.line, reply.error) for reply in replies if reply.error is not None
+            )
 
 
 def _whole(answered: Iterable[tuple[Task, list[Reply]]]) -> Iterator[tuple[Task, list[Reply]]]:
-    """As given; an engine that loses a question is an error of ours, and must not look like a result."""
+    """As given; an engine that loses a question is an error of ours, and must not look like a
+    result."""
     for task, replies in answered:
         if len(replies) != task.answers:
             raise RuntimeError(f"{task.answers} answers were asked for, {len(replies)} came")
@@ -131,4 +151,7 @@ def _askable(data: QuestionSet, metric: Metric) -> tuple[list[Question], list[Br
 
 
 def _refusal(data: QuestionSet, item: Broken) -> str:
-    return f"{data.path} line {item.line}: {item.reason}; --broken skip leaves such lines out and counts them"
+    return (
+        f"{data.path} line {item.line}: {item.reason}; --broken skip leaves such lines out and "
+        f"counts them"
+    )

@@ -1,7 +1,9 @@
-"""Knows how sure a figure is: bootstrap intervals over pictures, paired differences, McNemar's exact test.
+"""Knows how sure a figure is: bootstrap intervals over pictures, paired differences, McNemar's
+exact test.
 
-Questions about one picture fail together, so pictures are drawn, not questions (the cluster bootstrap: Davison &
-Hinkley 1997, *Bootstrap Methods and their Application*, section 3.8; percentile intervals, section 5.3).
+Questions about one picture fail together, so pictures are drawn, not questions (the cluster
+bootstrap: Davison & Hinkley 1997, *Bootstrap Methods and their Application*, section 3.8;
+percentile intervals, section 5.3).
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class Difference:
     questions: int
 
 
-def estimate(parts: Numbers, pictures: npt.NDArray[np.int64], combine: Combine, seed: int = 0) -> list[Estimate]:
+def estimate(
+    parts: Numbers, pictures: npt.NDArray[np.int64], combine: Combine, seed: int = 0
+) -> list[Estimate]:
     """Each figure of many answers with its interval.
 
     Args:
@@ -57,8 +61,9 @@ def estimate(parts: Numbers, pictures: npt.NDArray[np.int64], combine: Combine, 
         seed: of the draws; the same pictures are drawn in the same order for every case.
 
     Returns:
-        One estimate a figure. Where all pictures say the same, no draw can differ: there the interval is the exact one
-        of a proportion of 0 or 1 (Clopper & Pearson 1934), on as many trials as there are pictures.
+        One estimate a figure. Where all pictures say the same, no draw can differ: there the
+        interval is the exact one of a proportion of 0 or 1 (Clopper & Pearson 1934), on as many
+        trials as there are pictures.
     """
     sums = _by_picture(parts, pictures)
     values = combine(sums.sum(axis=0))
@@ -81,7 +86,8 @@ def difference(
     right: Callable[[Sequence[float]], bool],
     seed: int = 0,
 ) -> Difference:
-    """One case less another, on the same questions in the same order; see `estimate` for the arguments."""
+    """One case less another, on the same questions in the same order; see `estimate` for the
+    arguments."""
     sums = _by_picture(np.concatenate([here, there], axis=1), pictures)
     width = here.shape[1]
 
@@ -96,8 +102,8 @@ def difference(
 
 
 def mcnemar(only_here: int, only_there: int) -> float:
-    """Two-sided p of McNemar's exact test: each of the questions that only one side answered rightly is a fair coin
-    (McNemar 1947; the exact form is a sign test)."""
+    """Two-sided p of McNemar's exact test: each of the questions that only one side answered
+    rightly is a fair coin (McNemar 1947; the exact form is a sign test)."""
     count, fewer = only_here + only_there, min(only_here, only_there)
     ways, below = 1, 0
     for i in range(fewer + 1):  # the ways that at most so many fall to one side, in whole numbers

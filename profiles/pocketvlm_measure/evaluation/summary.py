@@ -1,4 +1,5 @@
-"""Knows what an evaluation says: figures with intervals for every case and tag, differences from a baseline."""
+"""Knows what an evaluation says: figures with intervals for every case and tag, differences from a
+baseline."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Score:
 
     @property
     def mean_over_tags(self) -> float:
-        """The mean of the headline figure over tags, all weighing the same; of all questions where there is none."""
+        """The mean of the headline figure over tags, all weighing the same; of all questions where
+        there is none."""
         values = [next(iter(figures.values())).value for _, figures in self.tags.values()]
         return plain_statistics.fmean(values) if values else self.headline.value
 
@@ -74,12 +76,16 @@ class Summary:
 
     @property
     def pictures(self) -> int:
-        """How many different pictures there are, several that belong to one question counting as one."""
+        """How many different pictures there are, several that belong to one question counting as
+        one."""
         return len({question.images for question in self.evaluation.questions})
 
 
-def summarise(evaluation: Evaluation, baseline: Baseline | None = None, published: str | None = None) -> Summary:
-    """Score every case, and hold it against what ``baseline`` names, by default `most_tokens`; see `Summary`."""
+def summarise(
+    evaluation: Evaluation, baseline: Baseline | None = None, published: str | None = None
+) -> Summary:
+    """Score every case, and hold it against what ``baseline`` names, by default `most_tokens`; see
+    `Summary`."""
     metric, questions = evaluation.metric, evaluation.questions
     # A question without a picture shares none.
     pictures = numbered([question.images or question.line for question in questions])
@@ -89,7 +95,10 @@ def summarise(evaluation: Evaluation, baseline: Baseline | None = None, publishe
             by_tag.setdefault(tag, []).append(row)
     parts = {
         id(answered): np.array(
-            [metric.parts(reply.text, q.answers) for q, reply in zip(questions, answered.replies, strict=True)],
+            [
+                metric.parts(reply.text, q.answers)
+                for q, reply in zip(questions, answered.replies, strict=True)
+            ],
             dtype=np.float64,
         )
         for answered in evaluation.answered
@@ -103,7 +112,10 @@ def summarise(evaluation: Evaluation, baseline: Baseline | None = None, publishe
         against = (baseline or most_tokens(evaluation))(answered)
         held = None
         if against is not None and against is not answered:
-            held = against, difference(ours, parts[id(against)], pictures, metric.combine, metric.is_right)
+            held = (
+                against,
+                difference(ours, parts[id(against)], pictures, metric.combine, metric.is_right),
+            )
         return Score(
             answered,
             figures(ours, pictures),
@@ -122,7 +134,9 @@ def most_tokens(evaluation: Evaluation) -> Baseline:
 
 def budget(evaluation: Evaluation, tokens: int) -> Baseline:
     """The case of so many tokens that differs in nothing else."""
-    return lambda answered: next((a for a in _family(evaluation, answered) if a.case.budget == tokens), None)
+    return lambda answered: next(
+        (a for a in _family(evaluation, answered) if a.case.budget == tokens), None
+    )
 
 
 def to_dict(summary: Summary) -> dict[str, Any]:
@@ -137,7 +151,9 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "metric": summary.evaluation.metric.name,
         "confidence": CONFIDENCE,
         "bootstrap_draws": DRAWS,
-        "published": None if summary.published is None else dataclasses.asdict(PUBLISHED[summary.published]),
+        "published": None
+        if summary.published is None
+        else dataclasses.asdict(PUBLISHED[summary.published]),
         "results": [_result(score) for score in summary.scores],
     }
 
@@ -147,8 +163,13 @@ def _result(score: Score) -> dict[str, Any]:
         **_names(score.answered),
         "figures": _figures(score.figures),
         "mean_over_tags": score.mean_over_tags,
-        "tags": {tag: {"questions": count, **_figures(figures)} for tag, (count, figures) in score.tags.items()},
-        "baseline": None if score.baseline is None else _names(score.baseline[0]) | _difference(score.baseline[1]),
+        "tags": {
+            tag: {"questions": count, **_figures(figures)}
+            for tag, (count, figures) in score.tags.items()
+        },
+        "baseline": None
+        if score.baseline is None
+        else _names(score.baseline[0]) | _difference(score.baseline[1]),
         "ttft_ms": {"median": score.ttft_ms.median, "p95": score.ttft_ms.p95},
     }
 
@@ -168,7 +189,10 @@ def _difference(found: Difference) -> dict[str, Any]:
 
 def _estimate(found: Estimate) -> dict[str, float | None]:
     """Not a number is no JSON."""
-    return {name: None if np.isnan(value) else value for name, value in dataclasses.asdict(found).items()}
+    return {
+        name: None if np.isnan(value) else value
+        for name, value in dataclasses.asdict(found).items()
+    }
 
 
 def _family(evaluation: Evaluation, answered: Answered) -> list[Answered]:

@@ -22,8 +22,8 @@ def headline(summary: Summary) -> str:
     same = ", ".join(f"{part} {said[part]}" for part in _PARTS if part not in _varying(summary))
     return (
         f"{found.data.path.name}: {count(len(found.questions), 'question')} about "
-        f"{count(summary.pictures, 'picture')}, {found.metric.name} in per cent with 95 % intervals over pictures"
-        + (f"; {same}" if same else "")
+        f"{count(summary.pictures, 'picture')}, {found.metric.name} in per cent with 95 % "
+        f"intervals over pictures" + (f"; {same}" if same else "")
     )
 
 
@@ -41,7 +41,8 @@ def notes(summary: Summary) -> Iterator[str]:
     """What belongs under the tables."""
     if any(score.baseline for score in summary.scores):
         yield (
-            "p is McNemar's exact test on the questions that only one of the two answers rightly; it takes questions "
+            "p is McNemar's exact test on the questions that only one of the two answers rightly; "
+            "it takes questions "
             "for independent, the intervals take pictures"
         )
 
@@ -50,7 +51,11 @@ def warnings(summary: Summary) -> Iterator[str]:
     """What was left out."""
     if skipped := summary.evaluation.skipped:
         shown = "; ".join(f"line {item.line}: {item.reason}" for item in skipped[:_MOST_LINES])
-        more = f"; and {len(skipped) - _MOST_LINES} more, see --json" if len(skipped) > _MOST_LINES else ""
+        more = (
+            f"; and {len(skipped) - _MOST_LINES} more, see --json"
+            if len(skipped) > _MOST_LINES
+            else ""
+        )
         yield f"{count(len(skipped), 'line')} left out of every case: {shown}{more}"
 
 
@@ -80,7 +85,9 @@ def case_name(summary: Summary, score: Score) -> str:
 def family_name(summary: Summary, score: Score) -> str:
     """As `case_name`, its budget left out."""
     varying = _varying(summary)
-    return " ".join(name for part, name in zip(_PARTS, _names(score), strict=True) if part in varying)
+    return " ".join(
+        name for part, name in zip(_PARTS, _names(score), strict=True) if part in varying
+    )
 
 
 def _cases(summary: Summary) -> Table:
@@ -91,9 +98,15 @@ def _cases(summary: Summary) -> Table:
         cells = [str(score.answered.case.budget)]
         cells += [name for part, name in zip(_PARTS, _names(score), strict=True) if part in varying]
         cells += [percent(score.figures[figure]) for figure in metric.figures]
-        cells += ["", ""] if score.baseline is None else [points(score.baseline[1]), chance(score.baseline[1].p)]
+        cells += (
+            ["", ""]
+            if score.baseline is None
+            else [points(score.baseline[1]), chance(score.baseline[1].p)]
+        )
         body.append([*cells, compact(score.ttft_ms.median)])
-    against = dict.fromkeys(case_name(summary, _of(summary, score)) for score in summary.scores if score.baseline)
+    against = dict.fromkeys(
+        case_name(summary, _of(summary, score)) for score in summary.scores if score.baseline
+    )
     title = f"{metric.figures[0].capitalize()}"
     title += f", the difference being from {' or '.join(against)}" if 0 < len(against) <= 2 else ""
     return Table(f"{title}; time to the first token, median:", head, body)
@@ -121,11 +134,16 @@ def _beside(summary: Summary, published: Published) -> Table:
     for score in summary.scores:
         here = score.mean_over_tags if published.mean_over_tags else score.headline.value
         tokens = score.answered.case.budget
-        theirs = [f"{column[tokens]:.2f}" if tokens in column else "" for column in published.columns.values()]
+        theirs = [
+            f"{column[tokens]:.2f}" if tokens in column else ""
+            for column in published.columns.values()
+        ]
         body.append([case_name(summary, score), f"{100 * here:.2f}", *theirs])
     mean = ", the mean over tags" if published.mean_over_tags else ""
     remark = f"; {published.remark}" if published.remark else ""
-    return Table(f"Beside what papers report for LLaVA-1.5-7B{mean}, in per cent{remark}:", head, body)
+    return Table(
+        f"Beside what papers report for LLaVA-1.5-7B{mean}, in per cent{remark}:", head, body
+    )
 
 
 def _varying(summary: Summary) -> list[str]:
@@ -135,4 +153,9 @@ def _varying(summary: Summary) -> list[str]:
 
 def _names(score: Score) -> tuple[str, str, str, str]:
     case = score.answered.case
-    return Path(score.answered.subject.folder).name, case.decoder, case.decoder_precision, case.vision_precision
+    return (
+        Path(score.answered.subject.folder).name,
+        case.decoder,
+        case.decoder_precision,
+        case.vision_precision,
+    )

@@ -1,8 +1,10 @@
-"""Knows whether one profile is faster than another, as far as the spread of their samples allows to say.
+"""Knows whether one profile is faster than another, as far as the spread of their samples allows to
+say.
 
-The ratio is the Hodges-Lehmann estimate on logarithms: the median over all pairs of one sample of each side. Its
-interval holds at 99 % whatever the distribution (Mann-Whitney's exact test turned round; Hollander & Wolfe,
-*Nonparametric Statistical Methods*, section 4.3). Nothing is assumed of the samples but that they were taken alike.
+The ratio is the Hodges-Lehmann estimate on logarithms: the median over all pairs of one sample of
+each side. Its interval holds at 99 % whatever the distribution (Mann-Whitney's exact test turned
+round; Hollander & Wolfe, *Nonparametric Statistical Methods*, section 4.3). Nothing is assumed of
+the samples but that they were taken alike.
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ CONFIDENCE = 0.99
 SMALL = 0.02  # two runs at different times differ by this much for no reason that matters
 
 _KEY = ("budget", "decoder", "decoder_precision", "vision_precision", "n_threads")
-_CONDITIONS = ("cpu_info", "system", "governor", "prompt_tokens", "new_tokens", "version_pocketvlm", "backends")
+_CONDITIONS = (
+    "cpu_info",
+    "system",
+    "governor",
+    "prompt_tokens",
+    "new_tokens",
+    "version_pocketvlm",
+    "backends",
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,11 @@ class Comparison:
         return "more" if self.low > 1 + SMALL else "same within the spread"
 
 
-def ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """(ratio of b to a, lower, upper end of its interval at `CONFIDENCE`); no ends where the samples are too few."""
+def ratio_interval(
+    a: Sequence[float], b: Sequence[float]
+) -> tuple[float, float | None, float | None]:
+    """(ratio of b to a, lower, upper end of its interval at `CONFIDENCE`); no ends where the
+    samples are too few."""
     pairs = np.sort(np.subtract.outer(np.log(b), np.log(a)).ravel())
     middle = math.exp(float(np.median(pairs)))
     outside = _outside(len(a), len(b))
@@ -69,7 +82,8 @@ def ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float
 
 @functools.cache
 def _outside(n: int, m: int) -> int:
-    """How many of the n * m sorted pairs may lie beyond each end of the interval, the end itself counted."""
+    """How many of the n * m sorted pairs may lie beyond each end of the interval, the end itself
+    counted."""
     chances = rank_sum_chances(n, m)
     below, count = 0.0, 0
     for chance in chances:
@@ -83,7 +97,8 @@ def _outside(n: int, m: int) -> int:
 @functools.cache
 def rank_sum_chances(n: int, m: int) -> tuple[float, ...]:
     """The chance of each value 0..n*m of Mann-Whitney's U where both sides are alike."""
-    # Coefficients of the Gaussian binomial [n+m over n], built factor by factor: (1 - q^(m+i)) / (1 - q^i).
+    # Coefficients of the Gaussian binomial [n+m over n], built factor by factor: (1 - q^(m+i)) / (1
+    # - q^i).
     ways = [1] + [0] * (n * m)
     for i in range(1, n + 1):
         for u in range(n * m, m + i - 1, -1):
@@ -97,7 +112,8 @@ def rank_sum_chances(n: int, m: int) -> tuple[float, ...]:
 def compare(a: Path, b: Path) -> tuple[list[Comparison], list[str]]:
     """Compare two JSONL files of profiles stage by stage, and say in which conditions they differ.
 
-    Configurations that both have are compared; where each file has only one, those two are, whatever they are.
+    Configurations that both have are compared; where each file has only one, those two are,
+    whatever they are.
 
     Raises:
         PocketVLMError: a file that is none of ours, or nothing in common.
@@ -108,18 +124,32 @@ def compare(a: Path, b: Path) -> tuple[list[Comparison], list[str]]:
     if not pairs and len(ours) == len(theirs) == 1:
         pairs = [(next(iter(ours.values())), next(iter(theirs.values())))]
     if not pairs:
-        raise PocketVLMError(f"{a} and {b} have no configuration in common: profile the same budgets and precisions")
+        raise PocketVLMError(
+            f"{a} and {b} have no configuration in common: profile the same budgets and precisions"
+        )
     found = [comparison for one, other in pairs for comparison in _stages(one, other)]
-    return found, list(dict.fromkeys(text for one, other in pairs for text in _differences(one, other)))
+    return found, list(
+        dict.fromkeys(text for one, other in pairs for text in _differences(one, other))
+    )
 
 
 def comparison_table(found: Sequence[Comparison]) -> Table:
     """For people."""
     body = []
     for item in found:
-        interval = "" if item.low is None or item.high is None else f"{item.low:.2f}-{item.high:.2f}"
+        interval = (
+            "" if item.low is None or item.high is None else f"{item.low:.2f}-{item.high:.2f}"
+        )
         body.append(
-            [item.case, item.stage, compact(item.a), compact(item.b), f"{item.ratio:.2f}x", interval, item.verdict]
+            [
+                item.case,
+                item.stage,
+                compact(item.a),
+                compact(item.b),
+                f"{item.ratio:.2f}x",
+                interval,
+                item.verdict,
+            ]
         )
     title = f"B beside A: medians in ms (memory in MB), ratio with its {CONFIDENCE:.0%} interval:"
     return Table(title, ["configuration", "stage", "A", "B", "B/A", "interval", "B takes"], body)
@@ -137,11 +167,15 @@ def _stages(ours: _Rows, theirs: _Rows) -> Iterator[Comparison]:
     yield from _compared(case, "peak memory", first.get(peaks, []), other.get(peaks, []))
 
 
-def _compared(case: str, stage: str, a: Sequence[float], b: Sequence[float]) -> Iterator[Comparison]:
+def _compared(
+    case: str, stage: str, a: Sequence[float], b: Sequence[float]
+) -> Iterator[Comparison]:
     """Nothing where a stage took no time at all, as the embedding inside llama.cpp."""
     if not a or not b or min(*a, *b) <= 0:
         return
-    yield Comparison(case, stage, float(np.median(a)) / 1e6, float(np.median(b)) / 1e6, *ratio_interval(a, b))
+    yield Comparison(
+        case, stage, float(np.median(a)) / 1e6, float(np.median(b)) / 1e6, *ratio_interval(a, b)
+    )
 
 
 def _differences(ours: _Rows, theirs: _Rows) -> Iterator[str]:
@@ -153,7 +187,8 @@ def _differences(ours: _Rows, theirs: _Rows) -> Iterator[str]:
 
 def _name(row: Mapping[str, Any]) -> str:
     return (
-        f"{row['budget']} tokens, {row['decoder']} {row['decoder_precision']}, vision {row['vision_precision']}, "
+        f"{row['budget']} tokens, {row['decoder']} {row['decoder_precision']}, vision "
+        f"{row['vision_precision']}, "
         f"{row['n_threads']} threads"
     )
 
@@ -163,13 +198,16 @@ def _read(path: Path) -> dict[tuple[Any, ...], _Rows]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise PocketVLMError(f"{path} cannot be read ({error}): give a JSONL file of `pocketvlm profile`") from error
+        raise PocketVLMError(
+            f"{path} cannot be read ({error}): give a JSONL file of `pocketvlm profile`"
+        ) from error
     found: dict[tuple[Any, ...], _Rows] = {}
     for number, line in enumerate(lines, start=1):
         row = _row(line)
         if row is None:
             raise PocketVLMError(
-                f"{path} line {number} is no row of a profile: give a JSONL file that `pocketvlm profile` wrote"
+                f"{path} line {number} is no row of a profile: give a JSONL file that `pocketvlm "
+                f"profile` wrote"
             )
         found.setdefault(tuple(row[key] for key in _KEY), {})[row["stage"]] = row
     if not found:
@@ -178,12 +216,15 @@ def _read(path: Path) -> dict[tuple[Any, ...], _Rows]:
 
 
 def _row(line: str) -> Mapping[str, Any] | None:
-    """The row in a line, or None: strings and numbers as keys, samples that are positive or zero."""
+    """The row in a line, or None: strings and numbers as keys, samples that are positive or
+    zero."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or not all(isinstance(row.get(key), str | int) for key in (*_KEY, "stage")):
+    if not isinstance(row, dict) or not all(
+        isinstance(row.get(key), str | int) for key in (*_KEY, "stage")
+    ):
         return None
     lists = (row.get("samples_ns"), row.get("samples_peak_memory_bytes", []))
     return row if all(_are_numbers(values) for values in lists) else None
@@ -191,5 +232,6 @@ def _row(line: str) -> Mapping[str, Any] | None:
 
 def _are_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf for value in values
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+        for value in values
     )

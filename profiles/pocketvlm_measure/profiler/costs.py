@@ -1,8 +1,9 @@
-"""Knows what a prompt costs by the formulas of the papers: products, cache bytes. Nothing is measured here.
+"""Knows what a prompt costs by the formulas of the papers: products, cache bytes. Nothing is
+measured here.
 
-``n`` is a number of tokens, ``d`` the model's width, ``m`` the width of its MLP's hidden layer, of ``layers`` layers.
-No formula counts the output head, norms, the softmax, or that attention is causal. Which tokens ``n`` counts changes
-the headline: the papers count visual tokens only.
+``n`` is a number of tokens, ``d`` the model's width, ``m`` the width of its MLP's hidden layer, of
+``layers`` layers. No formula counts the output head, norms, the softmax, or that attention is
+causal. Which tokens ``n`` counts changes the headline: the papers count visual tokens only.
 """
 
 from __future__ import annotations
@@ -15,35 +16,45 @@ from pocketvlm.artifact.manifest import DecoderSpec, Tower
 
 
 def macs_of_mlp_with_two_matrices(n: float, d: int, m: int) -> float:
-    """Multiply-adds of one layer, 4nd^2 + 2n^2d + 2ndm: FastV (arXiv 2403.06764) and DivPrune; a ViT's layer too."""
+    """Multiply-adds of one layer, 4nd^2 + 2n^2d + 2ndm: FastV (arXiv 2403.06764) and DivPrune; a
+    ViT's layer too."""
     return 4 * n * d**2 + 2 * n**2 * d + 2 * n * d * m
 
 
 def macs_of_mlp_with_three_matrices(n: float, d: int, m: int) -> float:
-    """Multiply-adds of one layer, 4nd^2 + 2n^2d + 3ndm: SparseVLM's counter, right for a gated MLP as in Llama."""
+    """Multiply-adds of one layer, 4nd^2 + 2n^2d + 3ndm: SparseVLM's counter, right for a gated MLP
+    as in Llama."""
     return 4 * n * d**2 + 2 * n**2 * d + 3 * n * d * m
 
 
-def macs_of_grouped_queries(n: float, d: int, m: int, heads: int, kv_heads: int, head_dim: int) -> float:
-    """Multiply-adds of one layer with a gated MLP and ``kv_heads`` key-value heads for ``heads`` query heads."""
+def macs_of_grouped_queries(
+    n: float, d: int, m: int, heads: int, kv_heads: int, head_dim: int
+) -> float:
+    """Multiply-adds of one layer with a gated MLP and ``kv_heads`` key-value heads for ``heads``
+    query heads."""
     projections = n * d * (2 * heads * head_dim + 2 * kv_heads * head_dim)
     return projections + 2 * n**2 * heads * head_dim + 3 * n * d * m
 
 
 def prefill_flops(n: float, d: int, m: int, layers: int) -> float:
-    """Floating-point operations of a prefill as in FasterVLM's and CDPruner's tables: two for each multiply-add."""
+    """Floating-point operations of a prefill as in FasterVLM's and CDPruner's tables: two for each
+    multiply-add."""
     return 2 * layers * macs_of_mlp_with_three_matrices(n, d, m)
 
 
 def tower_flops(n: float, d: int, m: int, layers: int) -> float:
-    """Floating-point operations of a ViT over one picture or tile of n tokens, [CLS] counted, as FasterVLM adds it."""
+    """Floating-point operations of a ViT over one picture or tile of n tokens, [CLS] counted, as
+    FasterVLM adds it."""
     return 2 * layers * macs_of_mlp_with_two_matrices(n, d, m)
 
 
 def fastv_ratio(n: int, kept: int, after: int, d: int, m: int, layers: int) -> float:
-    """What FastV leaves of the multiply-adds when only ``kept`` of n tokens go on after the first ``after`` layers."""
+    """What FastV leaves of the multiply-adds when only ``kept`` of n tokens go on after the first
+    ``after`` layers."""
     whole = macs_of_mlp_with_two_matrices(n, d, m)
-    return (after * whole + (layers - after) * macs_of_mlp_with_two_matrices(kept, d, m)) / (layers * whole)
+    return (after * whole + (layers - after) * macs_of_mlp_with_two_matrices(kept, d, m)) / (
+        layers * whole
+    )
 
 
 def cache_bytes(n: int, layers: int, kv_heads: int, head_dim: int, value_bytes: int) -> int:
@@ -53,12 +64,15 @@ def cache_bytes(n: int, layers: int, kv_heads: int, head_dim: int, value_bytes: 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one question costs by formula; None where the artifact does not state the widths that it takes.
+    """What one question costs by formula; None where the artifact does not state the widths that it
+    takes.
 
     Attributes:
         flops: of the prefill of the visual tokens alone, `prefill_flops`: the papers' figure.
-        flops_prompt: of the prefill of the whole prompt with grouped queries as this decoder has them.
-        flops_vision: of the vision tower over all tiles of all pictures, before any pruning inside its last layer.
+        flops_prompt: of the prefill of the whole prompt with grouped queries as this decoder has
+            them.
+        flops_vision: of the vision tower over all tiles of all pictures, before any pruning inside
+            its last layer.
         kv_bytes: of the visual tokens' keys and values, at the width this engine keeps them in.
         kv_bytes_prompt: of the whole prompt's.
     """
@@ -77,10 +91,14 @@ class Costs:
         return self.flops_prompt + self.flops_vision
 
 
-def costs_of(manifest: Manifest, *, tiles: int, visual: int, prompt: int, value_bytes: int, dropped: int = 0) -> Costs:
-    """The `Costs` of a prompt of ``prompt`` tokens, ``visual`` of them visual tokens, its pictures in ``tiles``.
+def costs_of(
+    manifest: Manifest, *, tiles: int, visual: int, prompt: int, value_bytes: int, dropped: int = 0
+) -> Costs:
+    """The `Costs` of a prompt of ``prompt`` tokens, ``visual`` of them visual tokens, its pictures
+    in ``tiles``.
 
-    ``dropped`` of the visual tokens do not reach the decoder's later layers, see `pocketvlm.artifact.manifest.FastV`.
+    ``dropped`` of the visual tokens do not reach the decoder's later layers, see
+    `pocketvlm.artifact.manifest.FastV`.
     """
     decoder = manifest.decoder
     size = (decoder.kv_heads, decoder.head_dim, value_bytes)
@@ -95,7 +113,8 @@ def costs_of(manifest: Manifest, *, tiles: int, visual: int, prompt: int, value_
 
 
 def _by_layer(decoder: DecoderSpec, n: int, dropped: int) -> list[tuple[int, int]]:
-    """(how many layers, tokens that each of them reads), of n tokens of which some are dropped on their way."""
+    """(how many layers, tokens that each of them reads), of n tokens of which some are dropped on
+    their way."""
     first = decoder.fastv.layer if decoder.fastv else decoder.layers
     return [(first, n), (decoder.layers - first, n - dropped)]
 
@@ -109,7 +128,13 @@ def _papers_flops(decoder: DecoderSpec, read: Sequence[tuple[int, int]]) -> floa
 def _decoder_flops(decoder: DecoderSpec, read: Sequence[tuple[int, int]]) -> float | None:
     if decoder.intermediate is None or decoder.heads is None:
         return None
-    width = (decoder.hidden, decoder.intermediate, decoder.heads, decoder.kv_heads, decoder.head_dim)
+    width = (
+        decoder.hidden,
+        decoder.intermediate,
+        decoder.heads,
+        decoder.kv_heads,
+        decoder.head_dim,
+    )
     return sum(2 * layers * macs_of_grouped_queries(n, *width) for layers, n in read)
 
 

@@ -1,4 +1,5 @@
-"""Knows how a profile is taken: configurations in turns, a fresh process for each run, nothing lost on an interrupt."""
+"""Knows how a profile is taken: configurations in turns, a fresh process for each run, nothing lost
+on an interrupt."""
 
 from __future__ import annotations
 
@@ -45,14 +46,18 @@ def profile(
         question: what is answered.
         repeat: runs of each case that count.
         warmup: answers in each run's process before the one that counts.
-        memory_limit: MB (10^6 bytes) beyond which `Profile.warnings` says so; None or 0 is no limit.
-        after_turn: called with what there is so far, after each turn; an interrupt loses no more than a run.
+        memory_limit: MB (10^6 bytes) beyond which `Profile.warnings` says so; None or 0 is no
+            limit.
+        after_turn: called with what there is so far, after each turn; an interrupt loses no more
+            than a run.
 
     Returns:
-        What was measured; on an interrupt (Ctrl-C) what was measured until then, with ``interrupted`` set.
+        What was measured; on an interrupt (Ctrl-C) what was measured until then, with
+        ``interrupted`` set.
 
     Raises:
-        PocketVLMError: the question is refused, or a run failed; ``after_turn`` was given what had been measured.
+        PocketVLMError: the question is refused, or a run failed; ``after_turn`` was given what had
+            been measured.
     """
     check_question(artifact, question, max(case.budget for case in cases))
     folder = str(artifact.root.resolve())
@@ -71,7 +76,9 @@ def profile(
     done = 0
     try:
         selections = _selections(folder, artifact, cases)
-        for turn, case, sample in take_turns(cases, lambda case: _run(folder, case, question, warmup), repeat):
+        for turn, case, sample in take_turns(
+            cases, lambda case: _run(folder, case, question, warmup), repeat
+        ):
             if turn > done:
                 done = turn
                 after_turn(report)
@@ -87,9 +94,15 @@ def profile(
     return report
 
 
-def _selections(folder: str, artifact: Artifact, cases: Sequence[Case]) -> dict[Case, Selection | None]:
-    """What selection costs in each case; cases that run the same vision graph alike share one measurement."""
-    graphs = {case: (pick_graph(artifact.manifest, case.budget), case.vision_precision, case.threads) for case in cases}
+def _selections(
+    folder: str, artifact: Artifact, cases: Sequence[Case]
+) -> dict[Case, Selection | None]:
+    """What selection costs in each case; cases that run the same vision graph alike share one
+    measurement."""
+    graphs = {
+        case: (pick_graph(artifact.manifest, case.budget), case.vision_precision, case.threads)
+        for case in cases
+    }
     job = {"task": "select", "folder": folder, "runs": _NODE_RUNS}
     known: dict[tuple[int, str, int | None], Selection | None] = {}
     for case, graph in tqdm(graphs.items(), desc="timing nodes", leave=False, disable=None):
@@ -105,17 +118,23 @@ def _run(folder: str, case: Case, question: Question, warmup: int) -> Sample:
 
 
 def _ask(job: dict[str, Any], case: Case) -> Any:
-    """The result of a job done in a process of its own; raises `PocketVLMError` with its refusal, or that it died."""
+    """The result of a job done in a process of its own; raises `PocketVLMError` with its refusal,
+    or that it died."""
     # Ctrl-C reaches the child too; what it says of that is nobody's business.
-    child = subprocess.run(_CHILD, input=json.dumps(job), capture_output=True, text=True, check=False)
+    child = subprocess.run(
+        _CHILD, input=json.dumps(job), capture_output=True, text=True, check=False
+    )
     if child.returncode < 0:
         raise PocketVLMError(
-            f"the process that measured {case} was ended by signal {-child.returncode}: it may need more memory than "
+            f"the process that measured {case} was ended by signal {-child.returncode}: it may "
+            f"need more memory than "
             "there is, leave this configuration out"
         )
     if child.returncode:
         said = next(reversed(child.stderr.strip().splitlines()), "nothing")
-        raise PocketVLMError(f"the process that measured {case} failed ({said}): leave this configuration out")
+        raise PocketVLMError(
+            f"the process that measured {case} failed ({said}): leave this configuration out"
+        )
     answer = json.loads(child.stdout.splitlines()[-1])
     if "error" in answer:
         raise PocketVLMError(f"{case}: {answer['error']}")

@@ -9,12 +9,19 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_memory() -> int | None:
-    """Largest resident set so far in bytes, memory-mapped files included; None where the system does not tell.
+    """Largest resident set so far in bytes, memory-mapped files included; None where the system
+    does not tell.
 
-    On Linux not what getrusage says: there a process starts with the peak of the one that started it.
+    On Linux not what getrusage says: there a process starts with the peak of the one that started
+    it.
     """
     if _STATUS.exists():
-        return next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if "VmHWM" in line) * 1024
+        return (
+            next(
+                int(line.split()[1]) for line in _STATUS.read_text().splitlines() if "VmHWM" in line
+            )
+            * 1024
+        )
     try:
         import resource
     except ImportError:

@@ -1,7 +1,8 @@
-"""The process that is measured: loads, warms up, answers once, says what it took. A job comes in, a result goes out.
+"""The process that is measured: loads, warms up, answers once, says what it took. A job comes in, a
+result goes out.
 
-A process a run: what one configuration leaves behind in memory or caches is no burden to the next, the peak of memory
-is its own, and an engine that ends its process ends no more than that.
+A process a run: what one configuration leaves behind in memory or caches is no burden to the next,
+the peak of memory is its own, and an engine that ends its process ends no more than that.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Sample:
         new_tokens: tokens made.
         value_bytes: of one number in the decoder's cache.
         peak_bytes: the process's peak memory; None where the system does not tell.
-        other_load: per cent of all CPUs that others used from loading to the last token; None where nobody can tell.
+        other_load: per cent of all CPUs that others used from loading to the last token; None where
+            nobody can tell.
         tiles: of all pictures.
         visual_dropped: visual tokens that the decoder's later layers do not read.
     """
@@ -56,17 +58,24 @@ class Sample:
 
 
 def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sample:
-    """Load, answer ``warmup`` times unmeasured, then once; raises `PocketVLMError` for what `VLM.load` would refuse."""
+    """Load, answer ``warmup`` times unmeasured, then once; raises `PocketVLMError` for what
+    `VLM.load` would refuse."""
     watch = LoadWatch()
     started = time.perf_counter()
     artifact = _endless(Artifact.open(folder).shortened(case.context))
-    encoder = VisionEncoder.open(artifact, budget=case.budget, precision=case.vision_precision, threads=case.threads)
-    decoder = open_decoder(artifact, engine=case.decoder, precision=case.decoder_precision, threads=case.threads)
+    encoder = VisionEncoder.open(
+        artifact, budget=case.budget, precision=case.vision_precision, threads=case.threads
+    )
+    decoder = open_decoder(
+        artifact, engine=case.decoder, precision=case.decoder_precision, threads=case.threads
+    )
     vlm = VLM(artifact, encoder, decoder)
     load_ms = ms_since(started)
     images = question.images or [noise_picture(artifact)]
     for _ in range(warmup + 1):
-        answer = vlm.generate(question.prompt, images, case.budget, max_new_tokens=question.new_tokens)
+        answer = vlm.generate(
+            question.prompt, images, case.budget, max_new_tokens=question.new_tokens
+        )
     return Sample(
         stages={**cast(dict[str, float], answer.timings_ms), "load": load_ms},
         visual_before=answer.visual_tokens["before"],
@@ -76,7 +85,8 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
         value_bytes=decoder.cache_value_bytes,
         peak_bytes=peak_memory(),
         other_load=watch.seen(),
-        visual_dropped=answer.visual_tokens["after"] - answer.visual_tokens.get("fastv", answer.visual_tokens["after"]),
+        visual_dropped=answer.visual_tokens["after"]
+        - answer.visual_tokens.get("fastv", answer.visual_tokens["after"]),
         tiles=sum(grid.tiles for grid in picture_grids(artifact, question)),
     )
 
@@ -84,11 +94,14 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
 def _endless(artifact: Artifact) -> Artifact:
     """The artifact without end-of-sequence tokens: every answer is as long as it may be."""
     decoder = dataclasses.replace(artifact.manifest.decoder, eos_token_ids=())
-    return dataclasses.replace(artifact, manifest=dataclasses.replace(artifact.manifest, decoder=decoder))
+    return dataclasses.replace(
+        artifact, manifest=dataclasses.replace(artifact.manifest, decoder=decoder)
+    )
 
 
 def main() -> None:
-    """Read a job from standard input, write the result or the refusal to standard output, both JSON."""
+    """Read a job from standard input, write the result or the refusal to standard output, both
+    JSON."""
     job: dict[str, Any] = json.load(sys.stdin)
     case = Case(**job["case"])
     try:
@@ -103,7 +116,9 @@ def main() -> None:
             result = None if found is None else dataclasses.asdict(found)
         else:
             question = Question(**job["question"] | {"images": tuple(job["question"]["images"])})
-            result = dataclasses.asdict(answer_once(Path(job["folder"]), case, question, job["warmup"]))
+            result = dataclasses.asdict(
+                answer_once(Path(job["folder"]), case, question, job["warmup"])
+            )
     except PocketVLMError as error:
         json.dump({"error": str(error)}, sys.stdout)
         return

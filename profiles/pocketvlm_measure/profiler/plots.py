@@ -1,4 +1,5 @@
-"""Knows how a profile is drawn: each plot as an SVG file's bytes. Needs matplotlib, the extra ``[report]``."""
+"""Knows how a profile is drawn: each plot as an SVG file's bytes. Needs matplotlib, the extra
+``[report]``."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from pocketvlm_measure.reports.plots import to_svg
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# What the time to the first token and the rest consist of, in order; vision without what selection takes of it.
+# What the time to the first token and the rest consist of, in order; vision without what selection
+# takes of it.
 _PARTS = ("preprocess", "vision", "select", "embed", "prefill", "decode")
 
 
@@ -38,11 +40,19 @@ def first_token(profile: Profile) -> bytes:
     def draw(axes: Axes) -> None:
         for name, budgets, results in _families(profile):
             spreads = [result.stages["ttft"] for result in results]
-            (line,) = axes.plot(budgets, [spread.median for spread in spreads], marker="o", label=name)
+            (line,) = axes.plot(
+                budgets, [spread.median for spread in spreads], marker="o", label=name
+            )
             low, high = ([pick(s.samples) for s in spreads] for pick in (min, max))
             axes.fill_between(budgets, low, high, alpha=0.2, color=line.get_color())
             for budget, spread in zip(budgets, spreads, strict=True):
-                axes.plot([budget] * len(spread.samples), spread.samples, ".", color=line.get_color(), alpha=0.5)
+                axes.plot(
+                    [budget] * len(spread.samples),
+                    spread.samples,
+                    ".",
+                    color=line.get_color(),
+                    alpha=0.5,
+                )
         axes.set_ylabel("time to first token, ms")
         _against_budgets(axes, profile)
 
@@ -71,7 +81,9 @@ def decode_rate(profile: Profile) -> bytes | None:
 
     def draw(axes: Axes) -> None:
         for name, budgets, results in _families(profile):
-            axes.plot(budgets, [result.decode_rate or 0.0 for result in results], marker="o", label=name)
+            axes.plot(
+                budgets, [result.decode_rate or 0.0 for result in results], marker="o", label=name
+            )
         axes.set_ylabel("decode, tokens/s")
         _against_budgets(axes, profile)
 

@@ -24,7 +24,8 @@ class Question:
     Attributes:
         prompt: the question.
         images: paths of pictures; none means one of noise, as large as is read in the most tiles.
-        new_tokens: tokens made, the end-of-sequence token being taken for any other: all runs do the same work.
+        new_tokens: tokens made, the end-of-sequence token being taken for any other: all runs do
+            the same work.
     """
 
     prompt: str
@@ -38,8 +39,8 @@ class Question:
 
 
 def check_question(artifact: Artifact, question: Question, budget: int) -> None:
-    """Refuse at once what each run would refuse: a picture, or a prompt beyond the context at ``budget`` tokens a
-    picture; raises `PocketVLMError`."""
+    """Refuse at once what each run would refuse: a picture, or a prompt beyond the context at
+    ``budget`` tokens a picture; raises `PocketVLMError`."""
     layout, prompter = make_layout(setting_of(artifact.manifest)), Prompter.from_artifact(artifact)
     check_medium(layout, pictures=True)
     stands = [layout.expand(grid, budget) for grid in picture_grids(artifact, question)]
@@ -55,7 +56,8 @@ def picture_grids(artifact: Artifact, question: Question) -> list[Grid]:
 
 
 def noise_picture(artifact: Artifact, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """A picture of noise, one for each seed, as large as is read in the most tiles: uint8 (height, width, 3)."""
+    """A picture of noise, one for each seed, as large as is read in the most tiles: uint8 (height,
+    width, 3)."""
     layout = make_layout(setting_of(artifact.manifest))
     (height, width), largest = layout.setting.image_size, layout.grids()[-1]
     shape = (height * largest.rows, width * largest.columns, 3)
@@ -63,7 +65,8 @@ def noise_picture(artifact: Artifact, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 
 def made_up_prompt(artifact: Artifact, pictures: int = 1, text_tokens: int = TEXT_TOKENS) -> str:
-    """A prompt of ``text_tokens`` tokens beside those of the pictures, template included; at least one word."""
+    """A prompt of ``text_tokens`` tokens beside those of the pictures, template included; at least
+    one word."""
     prompter = Prompter.from_artifact(artifact)
     prompt = "What"
     while len(prompter.encode(f"{prompt} is", pictures, 1)) - pictures <= text_tokens:

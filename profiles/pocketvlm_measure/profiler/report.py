@@ -1,4 +1,5 @@
-"""Knows a profile as one web page that needs nothing else: plots, tables with every sample, what the model looks at."""
+"""Knows a profile as one web page that needs nothing else: plots, tables with every sample, what
+the model looks at."""
 
 from __future__ import annotations
 
@@ -50,10 +51,15 @@ def _overlays(profile: Profile, artifact: Artifact) -> Iterator[tuple[str, list[
     """(picture, [(budget, data URI)]) of each picture given; noise is not worth looking at."""
     budgets = sorted({result.case.budget for result in profile.results}, reverse=True)
     images = profile.question.images
-    encoders = open_encoders(artifact, budgets if images else [], profile.results[0].case.vision_precision)
+    encoders = open_encoders(
+        artifact, budgets if images else [], profile.results[0].case.vision_precision
+    )
     for image in images:
         drawn = draw_budgets(artifact, image, budgets, encoders)
-        yield Path(image).name, [(budget, jpeg_uri(drawing)) for budget, (drawing, _) in drawn.items()]
+        yield (
+            Path(image).name,
+            [(budget, jpeg_uri(drawing)) for budget, (drawing, _) in drawn.items()],
+        )
 
 
 def _spreads(profile: Profile) -> Table:

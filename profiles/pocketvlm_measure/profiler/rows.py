@@ -1,6 +1,8 @@
-"""Knows a profile as rows for other programs: llama-bench's keys where they mean the same, ours beside them.
+"""Knows a profile as rows for other programs: llama-bench's keys where they mean the same, ours
+beside them.
 
-A row is one stage of one configuration. JSONL has a row a line; CSV the same columns, lists as JSON in their cell.
+A row is one stage of one configuration. JSONL has a row a line; CSV the same columns, lists as JSON
+in their cell.
 """
 
 from __future__ import annotations
@@ -99,7 +101,9 @@ def _case(profile: Profile, result: Result) -> dict[str, Any]:
         "tiles": first.tiles,
         "visual_tokens_before": first.visual_before,
         "visual_tokens_after": first.visual_after,
-        "visual_tokens_fastv": first.visual_after - first.visual_dropped if manifest.decoder.fastv else None,
+        "visual_tokens_fastv": first.visual_after - first.visual_dropped
+        if manifest.decoder.fastv
+        else None,
         "prompt_tokens": first.prompt_tokens,
         "new_tokens": first.new_tokens,
         "select_share": result.selection.share if result.selection else None,
@@ -116,7 +120,8 @@ def _case(profile: Profile, result: Result) -> dict[str, Any]:
 
 
 def _tokens(result: Result, stage: str) -> dict[str, Any]:
-    """What the stage reads and makes, as llama-bench counts a test's tokens: a decode begins behind the prompt."""
+    """What the stage reads and makes, as llama-bench counts a test's tokens: a decode begins behind
+    the prompt."""
     first = result.samples[0]
     made = first.new_tokens - 1
     read, written, depth = {

@@ -1,4 +1,5 @@
-"""Knows what selecting visual tokens costs within the vision graph, from ONNX Runtime's own times of its nodes."""
+"""Knows what selecting visual tokens costs within the vision graph, from ONNX Runtime's own times
+of its nodes."""
 
 from __future__ import annotations
 
@@ -30,13 +31,16 @@ class Selection:
     @property
     def share(self) -> float:
         """The part of the vision graph's time, 0 to 1: the median over runs."""
-        return Spread([part / whole for part, whole in zip(self.select, self.nodes, strict=True)]).median
+        return Spread(
+            [part / whole for part, whole in zip(self.select, self.nodes, strict=True)]
+        ).median
 
 
 def measure_selection(
     artifact: Artifact, *, budget: int, precision: str, threads: int | None, runs: int
 ) -> Selection | None:
-    """Run the vision graph that serves ``budget`` once to warm up and then ``runs`` times with its nodes timed.
+    """Run the vision graph that serves ``budget`` once to warm up and then ``runs`` times with its
+    nodes timed.
 
     None where the graph names no node as selecting: it was exported before graphs did.
     """
@@ -46,7 +50,12 @@ def measure_selection(
     pixels = open_layout(artifact).cut(open_picture(noise_picture(artifact))).pixel_values[:1]
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(
-            artifact, name, metadata.VISION_ENCODER, budget=k, threads=threads, profile=Path(folder) / "nodes"
+            artifact,
+            name,
+            metadata.VISION_ENCODER,
+            budget=k,
+            threads=threads,
+            profile=Path(folder) / "nodes",
         )
         encoder = VisionEncoder(session, k, precision, nested=is_nested(manifest))
         for _ in range(1 + runs):
@@ -56,7 +65,8 @@ def measure_selection(
 
 
 def read_events(events: Iterable[Mapping[str, Any]]) -> Selection | None:
-    """The `Selection` in ONNX Runtime's profile, the first run left out; durations there are in microseconds."""
+    """The `Selection` in ONNX Runtime's profile, the first run left out; durations there are in
+    microseconds."""
     runs = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e.get("name") == "model_run")[1:]
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL)]
     if not any(e["name"].startswith(metadata.SELECTION) for e in kernels):

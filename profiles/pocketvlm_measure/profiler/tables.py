@@ -20,23 +20,34 @@ def notes(profile: Profile) -> Iterator[str]:
     """What belongs under the tables."""
     yield profile.machine.describe()
     if outliers := profile.outliers():
-        taken = sum(len(spread.samples) for result in profile.results for spread in result.stages.values())
+        taken = sum(
+            len(spread.samples) for result in profile.results for spread in result.stages.values()
+        )
         far = sum(len(outlier["samples_ms"]) for outlier in outliers)
-        yield f"{far} of {taken} samples lie far from the others of their stage; all count, --json lists them"
+        yield (
+            f"{far} of {taken} samples lie far from the others of their stage; all count, --json "
+            f"lists them"
+        )
     if any(result.selection is None for result in profile.results):
-        yield "select is not known: the artifact was exported before graphs named the nodes that select"
+        yield (
+            "select is not known: the artifact was exported before graphs named the nodes that "
+            "select"
+        )
 
 
 def headline(profile: Profile) -> str:
     """What was measured, in a line."""
     first = profile.results[0]
     sample, pruning = first.samples[0], profile.manifest.pruning
-    turns = count(profile.repeat, "interleaved turn") + (", interrupted" if profile.interrupted else "")
+    turns = count(profile.repeat, "interleaved turn") + (
+        ", interrupted" if profile.interrupted else ""
+    )
     text_tokens = sample.prompt_tokens - sample.visual_after
     fastv = profile.manifest.decoder.fastv
     inside = f" and FastV ({fastv.keep} a picture from layer {fastv.layer} on)" if fastv else ""
     return (
-        f"{profile.manifest.source.model}, {pruning.method}{inside}, {_before(sample, first.pictures)} before "
+        f"{profile.manifest.source.model}, {pruning.method}{inside}, "
+        f"{_before(sample, first.pictures)} before "
         f"pruning; {count(first.pictures, 'picture')} and {text_tokens} text tokens in, "
         f"{sample.new_tokens} tokens out; {_same(profile)}{turns}"
     )
@@ -51,7 +62,10 @@ def _stages(profile: Profile) -> Table:
             found["select"] = f"{100 * result.selection.share:.2g} %"
         body.append([*_case_cells(profile, result), *(found.get(stage, "?") for stage in STAGES)])
     return Table(
-        "Milliseconds, median; select is a part of vision, ttft all up to the first token but load:", head, body
+        "Milliseconds, median; select is a part of vision, ttft all up to the first token but "
+        "load:",
+        head,
+        body,
     )
 
 
@@ -72,7 +86,8 @@ def _savings(profile: Profile) -> Table:
         cells += [f"{peak.median / 1e6:.0f} MB" if peak else "?"]
         body.append([*_case_cells(profile, result), *cells])
     title = (
-        "Time to first token in milliseconds, and how many times sooner it and the prefill are done than with the most "
+        "Time to first token in milliseconds, and how many times sooner it and the prefill are "
+        "done than with the most "
         "tokens, measured and by formula:"
     )
     return Table(title, head, body)
@@ -94,13 +109,22 @@ def _in_tiles(profile: Profile) -> bool:
 
 
 def _case_head(profile: Profile) -> list[str]:
-    """A picture in several tiles takes more tokens than its budget, which is of each: both are shown."""
-    return [*(["a tile"] if _in_tiles(profile) else []), "tokens", *(_PARTS[part] for part in profile.varying)]
+    """A picture in several tiles takes more tokens than its budget, which is of each: both are
+    shown."""
+    return [
+        *(["a tile"] if _in_tiles(profile) else []),
+        "tokens",
+        *(_PARTS[part] for part in profile.varying),
+    ]
 
 
 def _case_cells(profile: Profile, result: Result) -> list[str]:
     first, in_tiles = result.samples[0], _in_tiles(profile)
-    tokens = [result.case.budget, first.visual_after // result.pictures] if in_tiles else [result.case.budget]
+    tokens = (
+        [result.case.budget, first.visual_after // result.pictures]
+        if in_tiles
+        else [result.case.budget]
+    )
     return [*map(str, tokens), *(str(result.case.family[part]) for part in profile.varying)]
 
 

@@ -1,1 +1,2 @@
-"""What the web pages of all measurements share: their looks, pictures that lie inside them, plots."""
+"""What the web pages of all measurements share: their looks, pictures that lie inside them,
+plots."""

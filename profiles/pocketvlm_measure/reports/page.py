@@ -1,4 +1,5 @@
-"""Knows how a page is made that needs nothing else: text is escaped, no script, pictures lie inside it."""
+"""Knows how a page is made that needs nothing else: text is escaped, no script, pictures lie inside
+it."""
 
 from __future__ import annotations
 
@@ -11,9 +12,14 @@ from PIL import Image
 
 
 def render(package: str, template: str, **values: Any) -> str:
-    """The page of a template beside the module that asks, which extends ``page.html.jinja`` of this folder."""
-    loaders = jinja2.ChoiceLoader([jinja2.PackageLoader(package, "."), jinja2.PackageLoader(__package__, ".")])
-    environment = jinja2.Environment(loader=loaders, autoescape=True, undefined=jinja2.StrictUndefined)
+    """The page of a template beside the module that asks, which extends ``page.html.jinja`` of this
+    folder."""
+    loaders = jinja2.ChoiceLoader(
+        [jinja2.PackageLoader(package, "."), jinja2.PackageLoader(__package__, ".")]
+    )
+    environment = jinja2.Environment(
+        loader=loaders, autoescape=True, undefined=jinja2.StrictUndefined
+    )
     return environment.get_template(template).render(**values)
 
 

@@ -15,11 +15,14 @@ _STYLE = "tableau-colorblind10"
 
 
 def check_plots() -> None:
-    """Raise `PocketVLMError` where matplotlib is not installed; to be asked before measuring for minutes."""
+    """Raise `PocketVLMError` where matplotlib is not installed; to be asked before measuring for
+    minutes."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise PocketVLMError(f"--report draws with matplotlib ({error}): pip install 'pocketvlm[report]'") from error
+        raise PocketVLMError(
+            f"--report draws with matplotlib ({error}): pip install 'pocketvlm[report]'"
+        ) from error
 
 
 def to_svg(draw: Callable[[Axes], None], height: float = 3.6) -> bytes:
@@ -28,7 +31,10 @@ def to_svg(draw: Callable[[Axes], None], height: float = 3.6) -> bytes:
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"font.size": 9, "svg.hashsalt": "pocketvlm"}), style.context(_STYLE):
+    with (
+        matplotlib.rc_context({"font.size": 9, "svg.hashsalt": "pocketvlm"}),
+        style.context(_STYLE),
+    ):
         figure = Figure(figsize=(7.2, height), layout="constrained")
         draw(figure.subplots())
         file = io.BytesIO()

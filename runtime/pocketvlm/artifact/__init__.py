@@ -1,4 +1,5 @@
-"""Knows how an exported folder is opened: its manifest read and its files checked before anything uses them."""
+"""Knows how an exported folder is opened: its manifest read and its files checked before anything
+uses them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,13 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pocketvlm.artifact import metadata
 from pocketvlm.artifact.choices import is_nested, pick_graph, pick_precision
 from pocketvlm.artifact.integrity import Check, check_files, resolve
-from pocketvlm.artifact.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest, files_digest
+from pocketvlm.artifact.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    FileEntry,
+    Manifest,
+    files_digest,
+)
 from pocketvlm.errors import PocketVLMError
 
 __all__ = [
@@ -31,7 +38,9 @@ __all__ = [
 ]
 
 _MAX_MANIFEST_BYTES = 16 << 20
-_MAX_TEXT_BYTES = 4 << 20  # templates and configurations; the largest published ones have about one MiB
+_MAX_TEXT_BYTES = (
+    4 << 20
+)  # templates and configurations; the largest published ones have about one MiB
 
 
 @dataclass(frozen=True)
@@ -42,30 +51,37 @@ class Artifact:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], check: Check = "auto", *, allow_rejected: bool = False) -> Self:
+    def open(
+        cls, path: str | os.PathLike[str], check: Check = "auto", *, allow_rejected: bool = False
+    ) -> Self:
         """Open an exported folder.
 
         Args:
             path: the folder that holds pocketvlm.json.
-            check: ``"auto"`` (checksums of files not yet verified), ``"full"`` (all checksums) or ``"sizes"``, which
-                reads no content: weights (.onnx_data) exchanged for others of the same size then go unnoticed.
-            allow_rejected: open a folder whose export failed its parity gate too; for looking at, not for answering.
+            check: ``"auto"`` (checksums of files not yet verified), ``"full"`` (all checksums) or
+                ``"sizes"``, which reads no content: weights (.onnx_data) exchanged for others of
+                the same size then go unnoticed.
+            allow_rejected: open a folder whose export failed its parity gate too; for looking at,
+                not for answering.
 
         Raises:
-            PocketVLMError: no such folder, a damaged or unknown manifest, a file that differs from it.
+            PocketVLMError: no such folder, a damaged or unknown manifest, a file that differs from
+                it.
         """
         root = Path(path)
         manifest = _read_manifest(root)
         if not manifest.parity.passed and not allow_rejected:
             raise PocketVLMError(
-                f"{root} failed its parity check when it was exported and is not for use: export again"
+                f"{root} failed its parity check when it was exported and is not for use: export "
+                f"again"
             )
         _check_requirements(root, manifest)
         check_files(root, manifest.files, check)
         return cls(root, manifest)
 
     def shortened(self, context: int | None) -> Self:
-        """The same artifact for sequences of at most ``context`` tokens, and never more than it was made for.
+        """The same artifact for sequences of at most ``context`` tokens, and never more than it was
+        made for.
 
         Raises:
             PocketVLMError: ``context`` is below one; None leaves the artifact's own.
@@ -73,14 +89,21 @@ class Artifact:
         if context is None:
             return self
         if context < 1:
-            raise PocketVLMError(f"context {context}: expected at least 1 token, or none for the artifact's own")
-        decoder = replace(self.manifest.decoder, context=min(context, self.manifest.decoder.context))
+            raise PocketVLMError(
+                f"context {context}: expected at least 1 token, or none for the artifact's own"
+            )
+        decoder = replace(
+            self.manifest.decoder, context=min(context, self.manifest.decoder.context)
+        )
         return replace(self, manifest=replace(self.manifest, decoder=decoder))
 
     def path(self, name: str) -> Path:
-        """The absolute path of a file listed in the manifest; raises `PocketVLMError` for any other name."""
+        """The absolute path of a file listed in the manifest; raises `PocketVLMError` for any other
+        name."""
         if name not in self.manifest.files:
-            raise PocketVLMError(f"{self.root} holds no {name} according to its manifest: export it again")
+            raise PocketVLMError(
+                f"{self.root} holds no {name} according to its manifest: export it again"
+            )
         return resolve(self.root, name)
 
     def has(self, name: str) -> bool:
@@ -88,23 +111,29 @@ class Artifact:
         return name in self.manifest.files
 
     def read_text(self, name: str, max_bytes: int = _MAX_TEXT_BYTES) -> str:
-        """The text of a listed file; raises `PocketVLMError` where it is missing, too large or not UTF-8."""
+        """The text of a listed file; raises `PocketVLMError` where it is missing, too large or not
+        UTF-8."""
         path = self.path(name)
         if (size := self.manifest.files[name].bytes) > max_bytes:
             raise PocketVLMError(
-                f"{self.root / name} has {size} bytes, at most {max_bytes} are read: export the artifact again"
+                f"{self.root / name} has {size} bytes, at most {max_bytes} are read: export the "
+                f"artifact again"
             )
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise PocketVLMError(f"{self.root / name} cannot be read ({error}): export it again") from error
+            raise PocketVLMError(
+                f"{self.root / name} cannot be read ({error}): export it again"
+            ) from error
 
     def read_json(self, name: str) -> dict[str, Any]:
         """The JSON object in a listed file; raises `PocketVLMError` where there is none."""
         try:
             data = json.loads(self.read_text(name))
         except (ValueError, RecursionError) as error:
-            raise PocketVLMError(f"{self.root / name} is not valid JSON ({error}): export it again") from error
+            raise PocketVLMError(
+                f"{self.root / name} is not valid JSON ({error}): export it again"
+            ) from error
         if not isinstance(data, dict):
             raise PocketVLMError(f"{self.root / name} holds no JSON object: export it again")
         return data
@@ -115,18 +144,23 @@ def _read_manifest(root: Path) -> Manifest:
         problem = f"{root} is a file" if root.exists() else f"no such folder: {root}"
         raise PocketVLMError(f"{problem}; give a folder written by `pocketvlm export`")
     if not (root / MANIFEST_NAME).exists():
-        raise PocketVLMError(f"{root} has no {MANIFEST_NAME}: give a folder written by `pocketvlm export`")
+        raise PocketVLMError(
+            f"{root} has no {MANIFEST_NAME}: give a folder written by `pocketvlm export`"
+        )
     path = resolve(root, MANIFEST_NAME)
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise PocketVLMError(f"{path} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB: this is no manifest")
+            raise PocketVLMError(
+                f"{path} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB: this is no manifest"
+            )
         return Manifest.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise PocketVLMError(f"{path} cannot be read ({error}): copy or export it again") from error
 
 
 def _check_requirements(root: Path, manifest: Manifest) -> None:
-    """Hold ``requires.onnxruntime`` against the installed version; other names are for other clients."""
+    """Hold ``requires.onnxruntime`` against the installed version; other names are for other
+    clients."""
     import onnxruntime  # here, because importing it costs more than all the rest of this module
 
     installed = onnxruntime.__version__
@@ -134,8 +168,11 @@ def _check_requirements(root: Path, manifest: Manifest) -> None:
     try:
         fits = SpecifierSet(wanted).contains(installed, prereleases=True)
     except InvalidSpecifier as error:
-        raise PocketVLMError(f"{root}/{MANIFEST_NAME} asks for onnxruntime {wanted!r}: not a version range") from error
+        raise PocketVLMError(
+            f"{root}/{MANIFEST_NAME} asks for onnxruntime {wanted!r}: not a version range"
+        ) from error
     if not fits:
         raise PocketVLMError(
-            f"{root} needs onnxruntime {wanted}, {installed} is installed: pip install 'onnxruntime{wanted}'"
+            f"{root} needs onnxruntime {wanted}, {installed} is installed: pip install "
+            f"'onnxruntime{wanted}'"
         )

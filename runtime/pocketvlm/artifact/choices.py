@@ -9,16 +9,20 @@ from pocketvlm.errors import PocketVLMError
 
 
 def is_nested(manifest: Manifest) -> bool:
-    """Whether smaller budgets may be cut from a larger graph; never without a method, whose scores mean nothing."""
+    """Whether smaller budgets may be cut from a larger graph; never without a method, whose scores
+    mean nothing."""
     return manifest.pruning.nested and manifest.pruning.method != "none"
 
 
 def pick_graph(manifest: Manifest, budget: int | None) -> int:
-    """The exported k that serves ``budget``: equal, or the smallest larger one where the method is nested."""
+    """The exported k that serves ``budget``: equal, or the smallest larger one where the method is
+    nested."""
     exported = sorted(manifest.vision.graphs)
     wanted = manifest.pruning.default_budget if budget is None else budget
     if not 1 <= wanted <= manifest.pruning.tokens_before:
-        raise PocketVLMError(f"budget {wanted} is not within 1..{manifest.pruning.tokens_before}, a picture's tokens")
+        raise PocketVLMError(
+            f"budget {wanted} is not within 1..{manifest.pruning.tokens_before}, a picture's tokens"
+        )
     if wanted in exported:
         return wanted
     larger = [k for k in exported if k > wanted]
@@ -26,15 +30,19 @@ def pick_graph(manifest: Manifest, budget: int | None) -> int:
         return larger[0]
     served = f"1..{exported[-1]}" if is_nested(manifest) else " or ".join(map(str, exported))
     raise PocketVLMError(
-        f"budget {wanted} is not in this artifact, which serves {served} of {manifest.pruning.tokens_before} tokens: "
+        f"budget {wanted} is not in this artifact, which serves {served} of "
+        f"{manifest.pruning.tokens_before} tokens: "
         f"choose one of these or export again with --budget {wanted}"
     )
 
 
 def pick_precision(graphs: Mapping[str, str], precision: str | None, what: str) -> str:
-    """The file name for a precision; None takes the first listed, which is the artifact's default."""
+    """The file name for a precision; None takes the first listed, which is the artifact's
+    default."""
     if precision is None:
         return next(iter(graphs.values()))
     if precision not in graphs:
-        raise PocketVLMError(f"the {what} has no precision {precision!r}: this artifact has {', '.join(graphs)}")
+        raise PocketVLMError(
+            f"the {what} has no precision {precision!r}: this artifact has {', '.join(graphs)}"
+        )
     return graphs[precision]

@@ -1,4 +1,5 @@
-"""Knows how a folder is held against its files table: names, links, sizes, and checksums remembered between loads."""
+"""Knows how a folder is held against its files table: names, links, sizes, and checksums remembered
+between loads."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from pocketvlm.files import replace_file
 Check = Literal["auto", "full", "sizes"]
 
 _log = logging.getLogger(__name__)
-# One plain name after another: nothing hidden, no "..", no drive, no backslash, nothing that a shell or Windows minds.
+# One plain name after another: nothing hidden, no "..", no drive, no backslash, nothing that a
+# shell or Windows minds.
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-]*")
 _REMEMBERED = 4096  # entries kept in the cache file, newest last
 _CHUNK = 1 << 20
@@ -29,12 +31,13 @@ _CHUNK = 1 << 20
 def check_files(root: Path, files: Mapping[str, FileEntry], check: Check = "auto") -> None:
     """Hold every file of the table against the folder ``root``.
 
-    Names, links and sizes are checked always. Checksums: ``"full"`` reads every file, ``"auto"`` reads those not
-    remembered from an earlier load with the same size, modification time and inode, ``"sizes"`` reads none and so
-    cannot tell a file from another of the same size.
+    Names, links and sizes are checked always. Checksums: ``"full"`` reads every file, ``"auto"``
+    reads those not remembered from an earlier load with the same size, modification time and inode,
+    ``"sizes"`` reads none and so cannot tell a file from another of the same size.
 
     Raises:
-        PocketVLMError: naming the first file that is missing, leaves the folder, or differs from the table.
+        PocketVLMError: naming the first file that is missing, leaves the folder, or differs from
+            the table.
     """
     if check not in get_args(Check):
         raise PocketVLMError(f"check={check!r} is not one of {', '.join(get_args(Check))}")
@@ -43,23 +46,29 @@ def check_files(root: Path, files: Mapping[str, FileEntry], check: Check = "auto
         size = path.stat().st_size
         if size != files[name].bytes:
             raise PocketVLMError(
-                f"{root / name} has {size} bytes, the manifest says {files[name].bytes}: copy or export it again"
+                f"{root / name} has {size} bytes, the manifest says {files[name].bytes}: copy or "
+                f"export it again"
             )
     if check != "sizes":
         _check_hashes(root, files, resolved, use_memory=check == "auto")
 
 
 def resolve(root: Path, name: str) -> Path:
-    """The regular file that ``name`` means inside ``root``; refuses names and links that leave the folder."""
+    """The regular file that ``name`` means inside ``root``; refuses names and links that leave the
+    folder."""
     parts = name.split("/")
     if not all(_PART.fullmatch(part) for part in parts):
-        raise PocketVLMError(f"{root} lists the file name {name!r}: only plain relative names are allowed")
+        raise PocketVLMError(
+            f"{root} lists the file name {name!r}: only plain relative names are allowed"
+        )
     path = root.joinpath(*parts)
     try:
         target = path.resolve(strict=True)
         mode = target.stat().st_mode
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        raise PocketVLMError(f"{path} is listed in the manifest but cannot be read: copy or export it again") from error
+        raise PocketVLMError(
+            f"{path} is listed in the manifest but cannot be read: copy or export it again"
+        ) from error
     if not target.is_relative_to(root.resolve()):
         raise PocketVLMError(
             f"{path} is a link that leaves the folder: copy the real files (cp -rL), "
@@ -99,19 +108,24 @@ def _check_hashes(
     fresh: dict[str, list[int | str]] = {}
     for name, path in resolved.items():
         expected = files[name].sha256
-        info = path.stat()  # before reading: a file that changes meanwhile is then read again next time
+        info = (
+            path.stat()
+        )  # before reading: a file that changes meanwhile is then read again next time
         row: list[int | str] = [info.st_size, info.st_mtime_ns, info.st_ino, expected]
         if use_memory and memory.get(str(path)) == row:
             continue
         if sha256_of(path) != expected:
-            raise PocketVLMError(f"{root / name} was altered (its SHA-256 differs): copy or export it again")
+            raise PocketVLMError(
+                f"{root / name} was altered (its SHA-256 differs): copy or export it again"
+            )
         fresh[str(path)] = row
     if fresh:
         _write_memory({**memory, **fresh})
 
 
 def _read_memory() -> dict[str, list[int | str]]:
-    """What earlier loads verified; an unreadable or damaged cache only means reading the files again."""
+    """What earlier loads verified; an unreadable or damaged cache only means reading the files
+    again."""
     try:
         data = json.loads(cache_file().read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError) as error:

@@ -30,7 +30,8 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint an artifact was exported from; ``commit`` and ``license`` are None where nobody knows."""
+    """The checkpoint an artifact was exported from; ``commit`` and ``license`` are None where
+    nobody knows."""
 
     model: str
     family: str
@@ -40,10 +41,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Pruning:
-    """How visual tokens were dropped: N ``tokens_before``, and a graph for each of ``budgets`` (k, tokens a picture).
+    """How visual tokens were dropped: N ``tokens_before``, and a graph for each of ``budgets`` (k,
+    tokens a picture).
 
-    ``nested`` says that the tokens kept at a small budget are a subset of those kept at a larger one, and that a kept
-    token's feature does not depend on which others are kept: then any smaller budget can be served from one graph.
+    ``nested`` says that the tokens kept at a small budget are a subset of those kept at a larger
+    one, and that a kept token's feature does not depend on which others are kept: then any smaller
+    budget can be served from one graph.
     """
 
     method: str
@@ -57,7 +60,8 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Tower:
-    """What a vision graph multiplies: transformer layers, their widths, and the tokens they see, [CLS] counted."""
+    """What a vision graph multiplies: transformer layers, their widths, and the tokens they see,
+    [CLS] counted."""
 
     layers: int
     hidden: int
@@ -67,12 +71,14 @@ class Tower:
 
 @dataclass(frozen=True)
 class Vision:
-    """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height, width) in pixels.
+    """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height,
+    width) in pixels.
 
-    ``tower`` is for estimates; artifacts of earlier versions do not state it. ``layout`` says how a picture becomes
-    tiles and slots, by name and that layout's own options, see `pocketvlm.layouts`. ``constants`` are further outputs
-    of every vision graph that no picture changes, (hidden,) each. ``totals[budget][grid]`` is how many visual tokens a
-    picture cut into that grid takes at most, for people and other clients.
+    ``tower`` is for estimates; artifacts of earlier versions do not state it. ``layout`` says how a
+    picture becomes tiles and slots, by name and that layout's own options, see `pocketvlm.layouts`.
+    ``constants`` are further outputs of every vision graph that no picture changes, (hidden,) each.
+    ``totals[budget][grid]`` is how many visual tokens a picture cut into that grid takes at most,
+    for people and other clients.
     """
 
     image_size: tuple[int, int]
@@ -85,7 +91,8 @@ class Vision:
 
 @dataclass(frozen=True)
 class FastV:
-    """Visual tokens dropped inside the decoder: layers from ``layer`` on, counted from 0, read ``keep`` a picture.
+    """Visual tokens dropped inside the decoder: layers from ``layer`` on, counted from 0, read
+    ``keep`` a picture.
 
     All others keep their original positions.
     """
@@ -96,11 +103,12 @@ class FastV:
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """The language model: file names by precision for each engine, and the dimensions a client needs.
+    """The language model: file names by precision for each engine, and the dimensions a client
+    needs.
 
-    ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables`` says which precision
-    of ``embed`` a decoder reads: {decoder's precision: table's}. With ``fastv`` the graphs are of another kind, which
-    drops visual tokens on its way.
+    ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables``
+    says which precision of ``embed`` a decoder reads: {decoder's precision: table's}. With
+    ``fastv`` the graphs are of another kind, which drops visual tokens on its way.
     """
 
     engines: tuple[str, ...]
@@ -128,7 +136,8 @@ class DecoderSpec:
 
 @dataclass(frozen=True)
 class Parity:
-    """What the exporter measured against the reference; an artifact whose ``passed`` is false is not for use."""
+    """What the exporter measured against the reference; an artifact whose ``passed`` is false is
+    not for use."""
 
     passed: bool
     reference: str
@@ -139,7 +148,8 @@ class Parity:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of pocketvlm.json. Fields that a later minor version adds are accepted and ignored."""
+    """The whole of pocketvlm.json. Fields that a later minor version adds are accepted and
+    ignored."""
 
     artifact_id: str
     source: Source
@@ -158,27 +168,47 @@ class Manifest:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise PocketVLMError(f"{MANIFEST_NAME} is not valid JSON ({error}): export or download it again") from error
+            raise PocketVLMError(
+                f"{MANIFEST_NAME} is not valid JSON ({error}): export or download it again"
+            ) from error
         return cls.from_dict(data)
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Validate against the JSON Schema and the rules it cannot express, then build; raises `PocketVLMError`."""
+        """Validate against the JSON Schema and the rules it cannot express, then build; raises
+        `PocketVLMError`."""
         _check_version(data)
         try:
             _validator()(data)
         except fastjsonschema.JsonSchemaValueException as error:
-            reason = error.message.replace("data", "the object", 1) if error.name == "data" else error.message
-            raise PocketVLMError(f"{MANIFEST_NAME} is damaged: {reason}; export or download it again") from error
-        graphs = {int(budget): dict(by_precision) for budget, by_precision in data["vision"]["graphs"].items()}
+            reason = (
+                error.message.replace("data", "the object", 1)
+                if error.name == "data"
+                else error.message
+            )
+            raise PocketVLMError(
+                f"{MANIFEST_NAME} is damaged: {reason}; export or download it again"
+            ) from error
+        graphs = {
+            int(budget): dict(by_precision)
+            for budget, by_precision in data["vision"]["graphs"].items()
+        }
         manifest = cls(
             artifact_id=data["artifact_id"],
             source=_build(Source, data["source"]),
             pruning=_build(Pruning, data["pruning"]),
             vision=_build(
-                Vision, {**data["vision"], "graphs": graphs, "tower": _optional(Tower, data["vision"].get("tower"))}
+                Vision,
+                {
+                    **data["vision"],
+                    "graphs": graphs,
+                    "tower": _optional(Tower, data["vision"].get("tower")),
+                },
             ),
-            decoder=_build(DecoderSpec, {**data["decoder"], "fastv": _optional(FastV, data["decoder"].get("fastv"))}),
+            decoder=_build(
+                DecoderSpec,
+                {**data["decoder"], "fastv": _optional(FastV, data["decoder"].get("fastv"))},
+            ),
             parity=_build(Parity, data["parity"]),
             files={name: _build(FileEntry, entry) for name, entry in data["files"].items()},
             created_by=dict(data.get("created_by", {})),
@@ -191,9 +221,22 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, in the order people read it."""
         data = dataclasses.asdict(self)
-        data["vision"]["graphs"] = {str(budget): graphs for budget, graphs in data["vision"]["graphs"].items()}
-        order = ["schema_version", "artifact_id", "created_by", "source", "pruning", "vision", "decoder", "parity"]
-        plain: dict[str, Any] = json.loads(json.dumps({key: data[key] for key in [*order, "requires", "files"]}))
+        data["vision"]["graphs"] = {
+            str(budget): graphs for budget, graphs in data["vision"]["graphs"].items()
+        }
+        order = [
+            "schema_version",
+            "artifact_id",
+            "created_by",
+            "source",
+            "pruning",
+            "vision",
+            "decoder",
+            "parity",
+        ]
+        plain: dict[str, Any] = json.loads(
+            json.dumps({key: data[key] for key in [*order, "requires", "files"]})
+        )
         return plain
 
     def to_json(self) -> str:
@@ -211,7 +254,11 @@ def files_digest(files: Mapping[str, FileEntry]) -> str:
 @functools.cache
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft-07) of pocketvlm.json, as shipped beside this module."""
-    text = importlib.resources.files(__package__).joinpath("manifest.schema.json").read_text(encoding="utf-8")
+    text = (
+        importlib.resources.files(__package__)
+        .joinpath("manifest.schema.json")
+        .read_text(encoding="utf-8")
+    )
     schema: dict[str, Any] = json.loads(text)
     return schema
 
@@ -224,12 +271,20 @@ def _validator() -> Any:
 def _build(cls: type[Any], data: Mapping[str, Any]) -> Any:
     """A dataclass from the fields it knows; JSON arrays become tuples."""
     known = {f.name for f in dataclasses.fields(cls)}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known}
+    values = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in data.items()
+        if key in known
+    }
     for key, value in values.items():
-        # JSON Schema takes 2.0 for an integer, Python's shapes and indices do not; no field here is a fraction.
-        if any(isinstance(item, float) for item in (value if isinstance(value, tuple) else (value,))):
+        # JSON Schema takes 2.0 for an integer, Python's shapes and indices do not; no field here is
+        # a fraction.
+        if any(
+            isinstance(item, float) for item in (value if isinstance(value, tuple) else (value,))
+        ):
             raise PocketVLMError(
-                f"{MANIFEST_NAME} is damaged: {key} must be an integer without a decimal point, not {value}; "
+                f"{MANIFEST_NAME} is damaged: {key} must be an integer without a decimal point, "
+                f"not {value}; "
                 "export or download it again"
             )
     return cls(**values)
@@ -240,7 +295,8 @@ def _optional(cls: type[Any], data: Mapping[str, Any] | None) -> Any:
 
 
 def _check_version(data: Any) -> None:
-    """Refuse another major version before anything else is read; a newer minor version only adds fields."""
+    """Refuse another major version before anything else is read; a newer minor version only adds
+    fields."""
     version = data.get("schema_version") if isinstance(data, dict) else None
     major = SCHEMA_VERSION.partition(".")[0]
     if not isinstance(version, str) or version.partition(".")[0] != major:
@@ -262,13 +318,17 @@ def _check_consistency(manifest: Manifest) -> None:
         f"default budget {pruning.default_budget} is not one of {list(pruning.budgets)}": (
             pruning.default_budget not in pruning.budgets
         ),
-        "the vision graphs do not match the budgets": set(manifest.vision.graphs) != set(pruning.budgets),
-        "a graph or GGUF file it names is missing from its files table": not set(named) <= set(manifest.files),
+        "the vision graphs do not match the budgets": set(manifest.vision.graphs)
+        != set(pruning.budgets),
+        "a graph or GGUF file it names is missing from its files table": not set(named)
+        <= set(manifest.files),
         "the ONNX engine is promised without its graphs": (
             "onnx" in decoder.engines and not (decoder.embed and decoder.graphs)
         ),
-        "a decoder's embedding table is missing": not set(decoder.tables.values()) <= set(decoder.embed),
-        "the llama.cpp engine is promised without a GGUF file": "llama.cpp" in decoder.engines and not decoder.gguf,
+        "a decoder's embedding table is missing": not set(decoder.tables.values())
+        <= set(decoder.embed),
+        "the llama.cpp engine is promised without a GGUF file": "llama.cpp" in decoder.engines
+        and not decoder.gguf,
         "llama.cpp numbers tokens without gaps, and positions are original": (
             "llama.cpp" in decoder.engines and pruning.positions == "original"
         ),
@@ -284,4 +344,6 @@ def _check_consistency(manifest: Manifest) -> None:
     }
     for problem, found in problems.items():
         if found:
-            raise PocketVLMError(f"{MANIFEST_NAME} contradicts itself: {problem}; export or download it again")
+            raise PocketVLMError(
+                f"{MANIFEST_NAME} contradicts itself: {problem}; export or download it again"
+            )

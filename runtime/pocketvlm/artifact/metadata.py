@@ -1,5 +1,5 @@
-"""Knows what graphs say of themselves: the ONNX ``metadata_props`` that tie one to its artifact, so that mixed-up
-files are caught, and the names of nodes that mean something."""
+"""Knows what graphs say of themselves: the ONNX ``metadata_props`` that tie one to its artifact, so
+that mixed-up files are caught, and the names of nodes that mean something."""
 
 from typing import Final
 
@@ -13,7 +13,9 @@ GRAPH: Final = "pocketvlm.graph"  # one of GRAPH_KINDS
 VISION_ENCODER: Final = "vision_encoder"
 EMBED_TOKENS: Final = "embed_tokens"
 DECODER: Final = "decoder"
-FASTV_DECODER: Final = "decoder_fastv"  # drops visual tokens between two layers: other inputs, caches of two lengths
+FASTV_DECODER: Final = (
+    "decoder_fastv"  # drops visual tokens between two layers: other inputs, caches of two lengths
+)
 GRAPH_KINDS: Final = (VISION_ENCODER, EMBED_TOKENS, DECODER, FASTV_DECODER)
 
 SELECTION: Final = "select/"  # begins the name of every node of a vision graph that selects tokens

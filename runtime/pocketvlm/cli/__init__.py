@@ -1,4 +1,5 @@
-"""Knows the `pocketvlm` command: it finds its subcommands and turns refusals into one line and an exit code."""
+"""Knows the `pocketvlm` command: it finds its subcommands and turns refusals into one line and an
+exit code."""
 
 from __future__ import annotations
 
@@ -17,14 +18,16 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class PluginGroup(click.Group):
-    """A group whose commands register through the entry-point group ``pocketvlm.commands``, each loaded when used."""
+    """A group whose commands register through the entry-point group ``pocketvlm.commands``, each
+    loaded when used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of all registered commands."""
         return sorted({*super().list_commands(ctx), *_entry_points()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one command; where the exporter's dependencies are missing, a stand-in that says what to install."""
+        """Load one command; where the exporter's dependencies are missing, a stand-in that says
+        what to install."""
         if cmd_name not in self.commands and cmd_name in _entry_points():
             self.add_command(_load(_entry_points()[cmd_name]), cmd_name)
         return super().get_command(ctx, cmd_name)
@@ -69,7 +72,9 @@ def _unavailable(name: str, error: Exception) -> click.Command:
         help="Needs more packages: pip install 'pocketvlm[export]'.",
     )
     def stand_in() -> None:
-        raise PocketVLMError(f"`pocketvlm {name}` needs more packages ({error}): pip install 'pocketvlm[export]'")
+        raise PocketVLMError(
+            f"`pocketvlm {name}` needs more packages ({error}): pip install 'pocketvlm[export]'"
+        )
 
     return stand_in
 
@@ -82,7 +87,11 @@ def _debug_option() -> click.Option:
             ctx.find_root().obj = {"debug": True}
 
     return click.Option(
-        ["--debug"], is_flag=True, expose_value=False, callback=remember, help="Show the traceback of an error."
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        callback=remember,
+        help="Show the traceback of an error.",
     )
 
 
@@ -90,7 +99,8 @@ def _debug_option() -> click.Option:
     cls=PluginGroup,
     params=[_debug_option()],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: pocketvlm run my-artifact --image photo.jpg --prompt 'What is in the picture?'",
+    epilog="Example: pocketvlm run my-artifact --image photo.jpg --prompt 'What is in the "
+    "picture?'",
 )
 @click.version_option(__version__, prog_name="pocketvlm")
 def main() -> None:

@@ -30,7 +30,12 @@ _COMMANDS = "/image FILE, /video FILE, /reset, /quit"
 @click.command(epilog="Example: pocketvlm chat my-artifact --image photo.jpg")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @answering_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an answer, or a refusal, on a line.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object an answer, or a refusal, on a line.",
+)
 @click.pass_context
 def chat(
     ctx: click.Context,
@@ -43,10 +48,10 @@ def chat(
 ) -> None:
     """Talk about pictures with the artifact in DIR, a question a line.
 
-    /image FILE shows another picture with the next question, /video FILE a clip; /reset begins anew, /quit or the end
-    of the input ends.
-    Ctrl-C stops an answer, not the program. When the context is full the oldest questions and answers are dropped;
-    their pictures stay as long as they fit in half of it.
+    /image FILE shows another picture with the next question, /video FILE a clip; /reset begins
+    anew, /quit or the end of the input ends. Ctrl-C stops an answer, not the program. When the
+    context is full the oldest questions and answers are dropped; their pictures stay as long as
+    they fit in half of it.
 
     From a pipe, a line that is refused does not end the conversation, but the exit code is then 1.
     """
@@ -123,13 +128,19 @@ class _Conversation:
         with _interrupts_stop(stream):
             if self._as_json:
                 answer = dataclasses.asdict(stream.answer)
-                click.echo(json.dumps(answer | {"dropped_turns": self._chat.dropped_turns}, ensure_ascii=False))
+                click.echo(
+                    json.dumps(
+                        answer | {"dropped_turns": self._chat.dropped_turns}, ensure_ascii=False
+                    )
+                )
                 return
             print_pieces(stream)
         if sys.stderr.isatty():
             click.echo(summary(stream.answer), err=True)
             if (more := self._chat.dropped_turns - dropped) > 0:
-                click.echo(f"the context is full: the oldest {more} questions were dropped", err=True)
+                click.echo(
+                    f"the context is full: the oldest {more} questions were dropped", err=True
+                )
 
     def _refuse(self, error: PocketVLMError) -> None:
         self.refused = True
@@ -148,7 +159,9 @@ class _Conversation:
             for line in sys.stdin:
                 yield line.strip()
         except UnicodeDecodeError as error:
-            raise PocketVLMError(f"standard input is not valid {error.encoding} ({error.reason}): give text") from error
+            raise PocketVLMError(
+                f"standard input is not valid {error.encoding} ({error.reason}): give text"
+            ) from error
 
 
 def _typed_lines() -> Iterator[str]:
@@ -166,7 +179,8 @@ def _typed_lines() -> Iterator[str]:
 
 @contextmanager
 def _interrupts_stop(stream: Stream) -> Iterator[None]:
-    """The first Ctrl-C asks the stream to stop after the token on its way, a second one does not wait for it."""
+    """The first Ctrl-C asks the stream to stop after the token on its way, a second one does not
+    wait for it."""
 
     def stop(_number: int, _frame: Any) -> None:
         signal.signal(signal.SIGINT, before)

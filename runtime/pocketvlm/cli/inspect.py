@@ -20,26 +20,56 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: pocketvlm inspect my-artifact --image photo.jpg --overlay kept.png")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="A picture to show the kept patches of.")
-@click.option("--video", type=click.Path(path_type=Path), metavar="FILE", help="Or a clip, frame beside frame.")
-@click.option("--overlay", type=click.Path(path_type=Path), metavar="OUT.png", help="Where to draw them.")
-@click.option("--budget", type=int, metavar="K", help="Visual tokens to keep; the artifact's default if not given.")
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A picture to show the kept patches of.",
+)
+@click.option(
+    "--video",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Or a clip, frame beside frame.",
+)
+@click.option(
+    "--overlay", type=click.Path(path_type=Path), metavar="OUT.png", help="Where to draw them."
+)
+@click.option(
+    "--budget",
+    type=int,
+    metavar="K",
+    help="Visual tokens to keep; the artifact's default if not given.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def inspect(
-    directory: Path, image: Path | None, video: Path | None, overlay: Path | None, budget: int | None, as_json: bool
+    directory: Path,
+    image: Path | None,
+    video: Path | None,
+    overlay: Path | None,
+    budget: int | None,
+    as_json: bool,
 ) -> None:
     """Show the graphs, sizes, budgets, precisions and parity figures of the artifact in DIR.
 
-    With --image or --video and --overlay, draw which patches of a picture, or of the frames of a clip, are kept: those
-    in colour, the others dimmed.
+    With --image or --video and --overlay, draw which patches of a picture, or of the frames of a
+    clip, are kept: those in colour, the others dimmed.
     """
     from pocketvlm.artifact import Artifact
 
     shown = video if image is None else image
     if (shown is None) != (overlay is None) or (image is not None and video is not None):
         raise click.UsageError("--image and --overlay go together, or --video and --overlay")
-    if overlay is not None and shown is not None and overlay.exists() and shown.exists() and overlay.samefile(shown):
-        raise PocketVLMError(f"--overlay {overlay} is the picture itself: give another file to draw into")
+    if (
+        overlay is not None
+        and shown is not None
+        and overlay.exists()
+        and shown.exists()
+        and overlay.samefile(shown)
+    ):
+        raise PocketVLMError(
+            f"--overlay {overlay} is the picture itself: give another file to draw into"
+        )
     artifact = Artifact.open(directory, allow_rejected=True)
     kept: dict[str, Any] = {}
     if shown is not None and overlay is not None:
@@ -56,7 +86,8 @@ def inspect(
 def draw_overlay(
     artifact: Artifact, shown: Path, overlay: Path, budget: int | None, *, is_clip: bool = False
 ) -> dict[str, Any]:
-    """Write the drawing as PNG in one step; returns ``overlay`` (its path) and ``kept_indices`` in raster order."""
+    """Write the drawing as PNG in one step; returns ``overlay`` (its path) and ``kept_indices`` in
+    raster order."""
     from pocketvlm.layouts import open_layout
     from pocketvlm.vision.overlay import draw_budgets
     from pocketvlm.vision.viewer import check_medium
@@ -69,12 +100,15 @@ def draw_overlay(
     try:
         replace_file(overlay, encoded.getvalue())
     except OSError as error:
-        raise PocketVLMError(f"{overlay} cannot be written ({error.strerror}): give another --overlay") from error
+        raise PocketVLMError(
+            f"{overlay} cannot be written ({error.strerror}): give another --overlay"
+        ) from error
     return {"overlay": str(overlay), "kept_indices": kept}
 
 
 def facts(manifest: Manifest) -> dict[str, Any]:
-    """The manifest, with ``bytes`` (of all files) and ``graph_bytes`` (of each graph with its data file) added."""
+    """The manifest, with ``bytes`` (of all files) and ``graph_bytes`` (of each graph with its data
+    file) added."""
     data = manifest.to_dict()
     data["bytes"] = sum(entry.bytes for entry in manifest.files.values())
     data["graph_bytes"] = {name: graph_bytes(manifest, name) for _, name in graphs(manifest)}
@@ -95,20 +129,35 @@ def graphs(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def graph_bytes(manifest: Manifest, name: str) -> int:
-    """Bytes of a graph and the data file that bears its name; further budgets share the first one's data file."""
-    return sum(manifest.files[file].bytes for file in (name, f"{name}_data") if file in manifest.files)
+    """Bytes of a graph and the data file that bears its name; further budgets share the first one's
+    data file."""
+    return sum(
+        manifest.files[file].bytes for file in (name, f"{name}_data") if file in manifest.files
+    )
 
 
 def describe(manifest: Manifest) -> Iterator[str]:
     """Lines for people."""
-    source, pruning, decoder, parity = manifest.source, manifest.pruning, manifest.decoder, manifest.parity
+    source, pruning, decoder, parity = (
+        manifest.source,
+        manifest.pruning,
+        manifest.decoder,
+        manifest.parity,
+    )
     commit = f" at {source.commit}" if source.commit else ""
-    yield f"source     {source.model}{commit} ({source.family}, licence {source.license or 'not stated'})"
-    budgets = ", ".join(f"{k}{' (default)' if k == pruning.default_budget else ''}" for k in pruning.budgets)
+    yield (
+        f"source     {source.model}{commit} ({source.family}, licence "
+        f"{source.license or 'not stated'})"
+    )
+    budgets = ", ".join(
+        f"{k}{' (default)' if k == pruning.default_budget else ''}" for k in pruning.budgets
+    )
     (height, width), layout = manifest.vision.image_size, manifest.vision.layout
     tiled = any(len(by_grid) > 1 for by_grid in manifest.vision.totals.values())
     name, frames = layout["name"], layout.get("frames")  # of a clip, where the model is shown those
-    before = f"{pruning.tokens_before} tokens a {'frame' if frames else 'tile' if tiled else 'picture'}"
+    before = (
+        f"{pruning.tokens_before} tokens a {'frame' if frames else 'tile' if tiled else 'picture'}"
+    )
     options = ", ".join(f"{name} {value}" for name, value in pruning.options.items())
     method = f"{pruning.method} ({options})" if options else pruning.method
     yield f"pruning    {method}, {before} -> {budgets}, {pruning.positions} positions"
@@ -116,23 +165,36 @@ def describe(manifest: Manifest) -> Iterator[str]:
         yield f"           {budget} a tile come to {text}"
     if fastv := decoder.fastv:
         yield (
-            f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read {fastv.keep} tokens a picture, "
+            f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read "
+            f"{fastv.keep} tokens a picture, "
             "original positions"
         )
     if frames:
-        yield f"clips      {frames} frames of {width}x{height} pixels{', [CLS] among their tokens' * ('cls' in layout)}"
+        yield (
+            f"clips      {frames} frames of {width}x{height} "
+            f"pixels{', [CLS] among their tokens' * ('cls' in layout)}"
+        )
     else:
         yield f"pictures   {width}x{height} pixels{f' a tile, layout {name}' if tiled else ''}"
     yield (
-        f"decoder    {', '.join(decoder.engines)}: {decoder.layers} layers, hidden {decoder.hidden}, "
-        f"{decoder.kv_heads} KV heads of {decoder.head_dim}, vocabulary {decoder.vocab}, context {decoder.context}"
+        f"decoder    {', '.join(decoder.engines)}: {decoder.layers} layers, hidden "
+        f"{decoder.hidden}, "
+        f"{decoder.kv_heads} KV heads of {decoder.head_dim}, vocabulary {decoder.vocab}, context "
+        f"{decoder.context}"
     )
     for what, name in graphs(manifest):
         yield f"graph      {what:<20} {size_text(graph_bytes(manifest, name)):>10}  {name}"
     total = sum(entry.bytes for entry in manifest.files.values())
     yield f"files      {len(manifest.files)}, {size_text(total)} in all"
-    yield f"parity     {'passed' if parity.passed else 'FAILED, not for use'} against {parity.reference}"
-    for part, figures in (("vision", parity.vision), ("decoder", parity.decoder), *parity.by_precision.items()):
+    yield (
+        f"parity     {'passed' if parity.passed else 'FAILED, not for use'} against "
+        f"{parity.reference}"
+    )
+    for part, figures in (
+        ("vision", parity.vision),
+        ("decoder", parity.decoder),
+        *parity.by_precision.items(),
+    ):
         if figures:
             yield f"           {part}: {figures_text(figures)}"
     makers = ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())

@@ -47,14 +47,20 @@ NAMES = Comma("names")
 
 
 class _Budget(click.ParamType):
-    """A whole number of visual tokens; ``auto``, which an earlier version took, is refused with the reason."""
+    """A whole number of visual tokens; ``auto``, which an earlier version took, is refused with the
+    reason."""
 
     name = "budget"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read it."""
         if value == "auto":
-            self.fail("auto was removed: it answered no more questions than a fixed budget; give a number", param, ctx)
+            self.fail(
+                "auto was removed: it answered no more questions than a fixed budget; give a "
+                "number",
+                param,
+                ctx,
+            )
         try:
             return int(value)
         except ValueError:

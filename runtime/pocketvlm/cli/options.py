@@ -1,4 +1,5 @@
-"""Knows the options that every command which answers has in common: what is loaded, and how tokens are picked."""
+"""Knows the options that every command which answers has in common: what is loaded, and how tokens
+are picked."""
 
 from __future__ import annotations
 
@@ -35,21 +36,39 @@ _VIDEO = click.option(
     help="A clip, for models that are shown clips; <video> in the prompt places one.",
 )
 _MODEL = [
-    click.option("--decoder", metavar="NAME", help="Decoder engine: onnx where the artifact has it, or llama.cpp."),
+    click.option(
+        "--decoder",
+        metavar="NAME",
+        help="Decoder engine: onnx where the artifact has it, or llama.cpp.",
+    ),
     click.option(
         "--budget",
         type=BUDGET,
         metavar="K",
         help="Visual tokens per picture; the artifact's default if not given.",
     ),
-    click.option("--vision-precision", metavar="P", help="Precision of the vision graph, as listed by `inspect`."),
+    click.option(
+        "--vision-precision",
+        metavar="P",
+        help="Precision of the vision graph, as listed by `inspect`.",
+    ),
     click.option(
         "--decoder-precision",
         metavar="P",
         help="Precision of the decoder, as listed by `inspect`; A+B reads in A and answers in B.",
     ),
-    click.option("--threads", type=int, metavar="N", help="Threads for each engine; its own default if not given."),
-    click.option("--context", type=int, metavar="N", help="Longest sequence in tokens, at most the artifact's own."),
+    click.option(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="Threads for each engine; its own default if not given.",
+    ),
+    click.option(
+        "--context",
+        type=int,
+        metavar="N",
+        help="Longest sequence in tokens, at most the artifact's own.",
+    ),
     click.option(
         "--feature-cache",
         metavar="FOLDER",
@@ -58,20 +77,47 @@ _MODEL = [
     ),
 ]
 _SAMPLING = [
-    click.option("--max-new-tokens", type=int, default=64, show_default=True, metavar="N", help="Limit of the answer."),
-    click.option("--temperature", type=float, default=0.0, show_default=True, metavar="T", help="0 is greedy."),
-    click.option("--top-p", type=float, default=1.0, show_default=True, metavar="P", help="Nucleus sampling."),
+    click.option(
+        "--max-new-tokens",
+        type=int,
+        default=64,
+        show_default=True,
+        metavar="N",
+        help="Limit of the answer.",
+    ),
+    click.option(
+        "--temperature",
+        type=float,
+        default=0.0,
+        show_default=True,
+        metavar="T",
+        help="0 is greedy.",
+    ),
+    click.option(
+        "--top-p", type=float, default=1.0, show_default=True, metavar="P", help="Nucleus sampling."
+    ),
     click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
 ]
 
 
 def answering_options(command: _Command) -> _Command:
-    """Add ``images``, ``videos``, ``sampling`` (arguments of an answer) and ``load`` (gives the VLM of a folder)."""
+    """Add ``images``, ``videos``, ``sampling`` (arguments of an answer) and ``load`` (gives the VLM
+    of a folder)."""
 
     @functools.wraps(command)
     def with_groups(*arguments: Any, **given: Any) -> Any:
-        sampling = {name: given.pop(name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
-        names = ("decoder", "budget", "vision_precision", "decoder_precision", "threads", "context", "feature_cache")
+        sampling = {
+            name: given.pop(name) for name in ("max_new_tokens", "temperature", "top_p", "seed")
+        }
+        names = (
+            "decoder",
+            "budget",
+            "vision_precision",
+            "decoder_precision",
+            "threads",
+            "context",
+            "feature_cache",
+        )
         model = {name: given.pop(name) for name in names}
         return command(*arguments, **given, sampling=sampling, load=functools.partial(_load, model))
 

@@ -1,4 +1,5 @@
-"""Knows the command reference: every command's help as Markdown, placed in a file between two markers.
+"""Knows the command reference: every command's help as Markdown, placed in a file between two
+markers.
 
 Run as ``python -m pocketvlm.cli.reference docs/commands.md [--check]``.
 """
@@ -19,7 +20,9 @@ _WIDTH = 100
 
 def render() -> str:
     """Help of `pocketvlm` and of each subcommand, as Markdown."""
-    root = click.Context(main, info_name="pocketvlm", terminal_width=_WIDTH, **main.context_settings)
+    root = click.Context(
+        main, info_name="pocketvlm", terminal_width=_WIDTH, **main.context_settings
+    )
     sections = [_section("pocketvlm", main.get_help(root))]
     for name in main.list_commands(root):
         command = main.get_command(root, name)
@@ -30,11 +33,14 @@ def render() -> str:
 
 
 def place(text: str) -> str:
-    """``text`` with what lies between the markers replaced by `render`; raises `PocketVLMError` without markers."""
+    """``text`` with what lies between the markers replaced by `render`; raises `PocketVLMError`
+    without markers."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise PocketVLMError(f"no place for the command reference: expected a line {BEGIN} and a line {END}")
+        raise PocketVLMError(
+            f"no place for the command reference: expected a line {BEGIN} and a line {END}"
+        )
     return f"{before}{BEGIN}\n{render()}\n{END}{after}"
 
 
@@ -55,7 +61,9 @@ def write_reference(file: Path, check: bool) -> None:
     if placed == text:
         return
     if check:
-        raise click.ClickException(f"the command reference in {file} is stale: run this command without --check")
+        raise click.ClickException(
+            f"the command reference in {file} is stale: run this command without --check"
+        )
     replace_file(file, placed.encode())
 
 

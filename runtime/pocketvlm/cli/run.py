@@ -20,11 +20,20 @@ if TYPE_CHECKING:
     from pocketvlm import VLM
 
 
-@click.command(epilog="Example: pocketvlm run my-artifact --image photo.jpg --prompt 'What is in the picture?'")
+@click.command(
+    epilog="Example: pocketvlm run my-artifact --image photo.jpg --prompt 'What is in the picture?'"
+)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--prompt", required=True, metavar="TEXT|-", help="The question; - reads it from standard input.")
+@click.option(
+    "--prompt",
+    required=True,
+    metavar="TEXT|-",
+    help="The question; - reads it from standard input.",
+)
 @answering_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with text, tokens and timings.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object with text, tokens and timings."
+)
 def run(
     directory: Path,
     images: tuple[Path, ...],
@@ -36,7 +45,8 @@ def run(
 ) -> None:
     """Answer a question about pictures, or clips, with the artifact in DIR.
 
-    The answer goes to standard output as it is generated; on a terminal, what it cost goes to standard error.
+    The answer goes to standard output as it is generated; on a terminal, what it cost goes to
+    standard error.
     """
     if prompt == "-":
         prompt = read_prompt()
@@ -51,11 +61,14 @@ def run(
 
 
 def read_prompt() -> str:
-    """The question on standard input, without its line end; raises `PocketVLMError` where it is no text."""
+    """The question on standard input, without its line end; raises `PocketVLMError` where it is no
+    text."""
     try:
         return sys.stdin.read().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise PocketVLMError(f"standard input is not valid {error.encoding} ({error.reason}): give text") from error
+        raise PocketVLMError(
+            f"standard input is not valid {error.encoding} ({error.reason}): give text"
+        ) from error
 
 
 def summary(answer: Answer) -> str:
@@ -63,8 +76,14 @@ def summary(answer: Answer) -> str:
     tokens, prompt, timings = answer.visual_tokens, answer.prompt_tokens, answer.timings_ms
     line = f"{answer.decoder}: "
     line += f"{tokens['after']} of {tokens['before']} visual tokens, " if tokens["before"] else ""
-    line += f"{tokens['fastv']} of them in later layers, " if "fastv" in tokens and tokens["before"] else ""
-    line += f"{prompt['cached']} of {prompt['total']} prompt tokens known, " if prompt["cached"] else ""
+    line += (
+        f"{tokens['fastv']} of them in later layers, "
+        if "fastv" in tokens and tokens["before"]
+        else ""
+    )
+    line += (
+        f"{prompt['cached']} of {prompt['total']} prompt tokens known, " if prompt["cached"] else ""
+    )
     line += f"first token after {timings['ttft']:.0f} ms"
     if (further := len(answer.token_ids) - 1) and timings["decode"] > 0:
         line += f", then {further / timings['decode'] * 1e3:.1f} tokens/s"

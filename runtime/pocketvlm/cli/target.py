@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from pocketvlm_targets import Target
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-# What a target wants of a command, by parameter name. It is told what is in force so far, ``decoder`` being the typed
-# one or else the target's, so that precisions for one engine are not asked of another.
+# What a target wants of a command, by parameter name. It is told what is in force so far,
+# ``decoder`` being the typed one or else the target's, so that precisions for one engine are not
+# asked of another.
 Wishes = Callable[["Target", Mapping[str, Any]], Mapping[str, Any]]
 
 _TARGET = click.option(
@@ -50,7 +51,8 @@ def takes_target(wishes: Wishes) -> Callable[[_Command], _Command]:
 
 
 def load_target(name_or_file: str | os.PathLike[str]) -> Target:
-    """Read a shipped target by name, or a TOML file; raises `PocketVLMError` naming the file and the key."""
+    """Read a shipped target by name, or a TOML file; raises `PocketVLMError` naming the file and
+    the key."""
     import pocketvlm_targets
 
     try:
@@ -74,10 +76,13 @@ def answering_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _from_target(name_or_file: str, given: Mapping[str, Any], wishes: Wishes) -> dict[str, Any]:
-    """The target's values for the options that nobody typed, converted as the options convert what is typed."""
+    """The target's values for the options that nobody typed, converted as the options convert what
+    is typed."""
     context = click.get_current_context()
     target = load_target(name_or_file)
-    decoder = given["decoder"] if target.decoder is None or _typed(context, "decoder") else target.decoder
+    decoder = (
+        given["decoder"] if target.decoder is None or _typed(context, "decoder") else target.decoder
+    )
     wanted = wishes(target, {**given, "decoder": decoder})
     options = {option.name: option for option in context.command.params}
     taken = {}
@@ -89,7 +94,8 @@ def _from_target(name_or_file: str, given: Mapping[str, Any], wishes: Wishes) ->
             taken[name] = options[name].type_cast_value(context, text)
         except KeyError as error:
             raise PocketVLMError(
-                f"{target.name}: {name} is not for this version's `{context.info_name}`: leave it out"
+                f"{target.name}: {name} is not for this version's `{context.info_name}`: leave it "
+                f"out"
             ) from error
         except click.BadParameter as error:
             flag = options[name].opts[0]
@@ -100,7 +106,8 @@ def _from_target(name_or_file: str, given: Mapping[str, Any], wishes: Wishes) ->
 
 
 def _with_source(error: PocketVLMError, target: str, taken: Mapping[str, Any]) -> PocketVLMError:
-    """The refusal, with what of it nobody typed: the names or values that the target gave and the refusal mentions."""
+    """The refusal, with what of it nobody typed: the names or values that the target gave and the
+    refusal mentions."""
     words = set(re.findall(r"[\w.+]+", str(error)))
     options = {option.name: option.opts[0] for option in click.get_current_context().command.params}
     named = [options[name] for name, value in taken.items() if words & _words(value)]
@@ -114,4 +121,8 @@ def _words(value: Any) -> set[str]:
 
 
 def _typed(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    return context.get_parameter_source(name) not in (
+        None,
+        ParameterSource.DEFAULT,
+        ParameterSource.DEFAULT_MAP,
+    )

@@ -24,8 +24,9 @@ _WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}  # addresse
 def targets(target: str | None, as_json: bool) -> None:
     """List the deployment targets, or show what one says and why.
 
-    A target is a TOML file with the options that suit a device: --target takes what no option says from it. To make one
-    of your own, save what this prints for the nearest as a file that ends in .toml, and change it.
+    A target is a TOML file with the options that suit a device: --target takes what no option says
+    from it. To make one of your own, save what this prints for the nearest as a file that ends in
+    .toml, and change it.
     """
     from pocketvlm.cli.target import load_target
     from pocketvlm_targets import target_names
@@ -49,7 +50,10 @@ def targets(target: str | None, as_json: bool) -> None:
 def facts(target: Target) -> dict[str, Any]:
     """``name``, ``description``, and ``settings``: {key: {``value``, ``reason``}}."""
     settings = {
-        key: {"value": list(value) if isinstance(value, tuple) else value, "reason": target.reasons.get(key)}
+        key: {
+            "value": list(value) if isinstance(value, tuple) else value,
+            "reason": target.reasons.get(key),
+        }
         for key, value in target.settings().items()
         if key != "description"
     }
@@ -60,6 +64,11 @@ def describe(target: Target) -> Iterator[str]:
     """The target as TOML, each value below its reason."""
     for key, value in target.settings().items():
         if reason := target.reasons.get(key):
-            yield from textwrap.wrap(reason, _WIDTH, initial_indent="# ", subsequent_indent="# ", **_WHOLE)
+            yield from textwrap.wrap(
+                reason, _WIDTH, initial_indent="# ", subsequent_indent="# ", **_WHOLE
+            )
         # JSON writes the types that a target has just as TOML does.
-        yield f"{key} = {json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)}"
+        yield (
+            f"{key} = "
+            f"{json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)}"
+        )

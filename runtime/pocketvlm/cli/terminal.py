@@ -1,4 +1,5 @@
-"""Knows what may go to a terminal: text without control characters, in an encoding that may not have them all."""
+"""Knows what may go to a terminal: text without control characters, in an encoding that may not
+have them all."""
 
 import io
 import sys
@@ -8,12 +9,14 @@ import click
 
 
 def printable(text: str) -> str:
-    """``text`` without control and formatting characters: an artifact's own words must not steer the terminal."""
+    """``text`` without control and formatting characters: an artifact's own words must not steer
+    the terminal."""
     return "".join(character for character in text if character.isprintable())
 
 
 def print_pieces(pieces: Iterable[str]) -> None:
-    """Print a text as it comes, without the space that it begins with, as models have learnt to write."""
+    """Print a text as it comes, without the space that it begins with, as models have learnt to
+    write."""
     begun = False
     for piece in pieces:
         shown = piece if begun else piece.lstrip()
@@ -23,6 +26,7 @@ def print_pieces(pieces: Iterable[str]) -> None:
 
 
 def replace_unknown_characters() -> None:
-    """Print ``?`` for what the encoding of standard output lacks, as consoles on Windows do, instead of failing."""
+    """Print ``?`` for what the encoding of standard output lacks, as consoles on Windows do,
+    instead of failing."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")

@@ -1,4 +1,5 @@
-"""Knows `pocketvlm verify`: that an artifact is whole, opens, and (on request) still equals its checkpoint."""
+"""Knows `pocketvlm verify`: that an artifact is whole, opens, and (on request) still equals its
+checkpoint."""
 
 from __future__ import annotations
 
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: pocketvlm verify my-artifact --against llava-hf/llava-1.5-7b-hf")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--against", metavar="MODEL", help="Also compare with this checkpoint: a folder, a hub id or demo.")
+@click.option(
+    "--against",
+    metavar="MODEL",
+    help="Also compare with this checkpoint: a folder, a hub id or demo.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(directory: Path, against: str | None, as_json: bool) -> None:
     """Check every file, checksum and graph of the artifact in DIR.
 
-    With --against, run the checkpoint in transformers too and compare; this needs pocketvlm[export].
+    With --against, run the checkpoint in transformers too and compare; this needs
+    pocketvlm[export].
     """
     from pocketvlm.artifact import Artifact
 
@@ -44,7 +50,8 @@ def verify(directory: Path, against: str | None, as_json: bool) -> None:
 
 
 def check_contents(artifact: Artifact) -> dict[str, Any]:
-    """Open each graph and the prompt and picture settings; raises `PocketVLMError` at the first that is not sound."""
+    """Open each graph and the prompt and picture settings; raises `PocketVLMError` at the first
+    that is not sound."""
     from pocketvlm.artifact import metadata
     from pocketvlm.decoders.gguf_header import expected_dimensions, read_header
     from pocketvlm.layouts import open_layout
@@ -58,7 +65,9 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
         for name in by_precision.values()
     ]
     wanted += [(name, metadata.EMBED_TOKENS, None) for name in manifest.decoder.embed.values()]
-    wanted += [(name, manifest.decoder.graph_kind, None) for name in manifest.decoder.graphs.values()]
+    wanted += [
+        (name, manifest.decoder.graph_kind, None) for name in manifest.decoder.graphs.values()
+    ]
     for name, kind, budget in wanted:
         open_session(artifact, name, kind, budget=budget)
     for name in manifest.decoder.gguf.values():
@@ -76,11 +85,17 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
 
 def _reference() -> Any:
     """``verify_against(artifact_dir, model) -> dict`` of the exporter."""
-    found = [entry for entry in entry_points(group="pocketvlm.references") if entry.name == "transformers"]
+    found = [
+        entry
+        for entry in entry_points(group="pocketvlm.references")
+        if entry.name == "transformers"
+    ]
     try:
         if found:
             return found[0].load()
         reason = "no reference is registered"
     except ImportError as error:
         reason = str(error)
-    raise PocketVLMError(f"--against needs the exporter ({reason}): pip install 'pocketvlm[export]'")
+    raise PocketVLMError(
+        f"--against needs the exporter ({reason}): pip install 'pocketvlm[export]'"
+    )

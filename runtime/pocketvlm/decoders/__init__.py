@@ -13,7 +13,8 @@ import numpy.typing as npt
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import PocketVLMError
 
-# One line for each engine: its name in the manifest, and "module:class" with an `open` as in `open_decoder`.
+# One line for each engine: its name in the manifest, and "module:class" with an `open` as in
+# `open_decoder`.
 ENGINES = {
     "onnx": "pocketvlm.decoders.onnx:OnnxDecoder",
     "llama.cpp": "pocketvlm.decoders.llama_cpp:LlamaCppDecoder",
@@ -36,8 +37,9 @@ class TokenSegment:
 class EmbeddingSegment:
     """A picture's kept tokens, or some of them: inputs_embeds float32 (n, hidden).
 
-    Segments with the same ``key`` hold the same embeddings; without a key nothing is known of their content. One that
-    ``continues`` is of the same picture as the last before it, with text between them.
+    Segments with the same ``key`` hold the same embeddings; without a key nothing is known of their
+    content. One that ``continues`` is of the same picture as the last before it, with text between
+    them.
     """
 
     inputs_embeds: npt.NDArray[np.float32]
@@ -55,16 +57,19 @@ class TokenSampler(Protocol):
     """Picks the next token from logits."""
 
     def pick(self, logits: npt.NDArray[np.float32]) -> int:
-        """The next token id from float32 (vocab,) logits; raises `PocketVLMError` where they are not finite."""
+        """The next token id from float32 (vocab,) logits; raises `PocketVLMError` where they are
+        not finite."""
 
 
 class Decoder(Protocol):
-    """A language model with its KV cache: one sequence at a time, positions 0, 1, 2, ... without gaps.
+    """A language model with its KV cache: one sequence at a time, positions 0, 1, 2, ... without
+    gaps.
 
     Attributes:
         name: the engine and the precision, as in ``"onnx fp32"``.
         position: tokens in the cache so far; the next token's position.
-        dropped: of these, visual tokens that only the first layers hold: none where an engine drops none.
+        dropped: of these, visual tokens that only the first layers hold: none where an engine drops
+            none.
         context: the most tokens the cache may hold.
         cache_value_bytes: bytes of one number in the cache.
         timings_ms: ``embed`` and ``prefill`` of the last `prefill`, in milliseconds.
@@ -84,15 +89,17 @@ class Decoder(Protocol):
         """Append segments to the sequence and return the last position's logits, float32 (vocab,).
 
         Raises:
-            PocketVLMError: the sequence would outgrow the context, a segment has another width than the model, or a
-                token id lies outside the vocabulary. The sequence is then what it was.
+            PocketVLMError: the sequence would outgrow the context, a segment has another width than
+                the model, or a token id lies outside the vocabulary. The sequence is then what it
+                was.
         """
 
     def decode(self, token_id: int) -> npt.NDArray[np.float32]:
         """Append one token and return the logits of the next, float32 (vocab,)."""
 
     def keep(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens. `position` says how many are left: fewer, if need be."""
+        """Forget all but the first ``length`` tokens. `position` says how many are left: fewer, if
+        need be."""
 
     def reset(self) -> None:
         """Forget the sequence and free its cache."""
@@ -100,8 +107,11 @@ class Decoder(Protocol):
     def close(self) -> None:
         """Free the model too; nothing else may be called afterwards."""
 
-    def sampler(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> TokenSampler:
-        """The engine's own sampler; raises `PocketVLMError` for a parameter out of range, see `sampling.check`."""
+    def sampler(
+        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
+    ) -> TokenSampler:
+        """The engine's own sampler; raises `PocketVLMError` for a parameter out of range, see
+        `sampling.check`."""
 
 
 def open_decoder(
@@ -129,12 +139,14 @@ def open_decoder(
     if wanted not in present:
         have = ", ".join(present)
         raise PocketVLMError(
-            f"decoder engine {wanted!r} is not in this artifact, which has {have}: export it with that"
+            f"decoder engine {wanted!r} is not in this artifact, which has {have}: export it with "
+            f"that"
         )
     if wanted not in ENGINES:
         have = ", ".join(ENGINES)
         raise PocketVLMError(
-            f"decoder engine {wanted!r} is unknown to this runtime, which has {have}: update pocketvlm"
+            f"decoder engine {wanted!r} is unknown to this runtime, which has {have}: update "
+            f"pocketvlm"
         )
     decoder: Decoder = engine_class(artifact, wanted).open(
         artifact, precision=precision, threads=threads, prepack=prepack
@@ -159,9 +171,13 @@ def check_room(position: int, added: int, context: int) -> None:
 
 
 def check_widths(segments: Sequence[Segment], hidden: int) -> int:
-    """How many tokens the segments have; refuses none at all, and features of another width than the model reads."""
+    """How many tokens the segments have; refuses none at all, and features of another width than
+    the model reads."""
     for segment in segments:
-        if isinstance(segment, EmbeddingSegment) and (width := segment.inputs_embeds.shape[-1]) != hidden:
+        if (
+            isinstance(segment, EmbeddingSegment)
+            and (width := segment.inputs_embeds.shape[-1]) != hidden
+        ):
             raise PocketVLMError(
                 f"image features are {width} wide, the decoder reads {hidden}: "
                 "the vision graph belongs to another model, export it again"

@@ -1,4 +1,5 @@
-"""Knows the ONNX decoder whose graphs drop visual tokens between two layers (FastV, arXiv 2403.06764)."""
+"""Knows the ONNX decoder whose graphs drop visual tokens between two layers (FastV, arXiv
+2403.06764)."""
 
 from __future__ import annotations
 
@@ -17,14 +18,17 @@ _KEPT: Final = "kept_tokens"
 
 
 class FastVDecoder(OnnxDecoder):
-    """As `OnnxDecoder`, with caches of two lengths: layers from FastV's on hold fewer visual tokens.
+    """As `OnnxDecoder`, with caches of two lengths: layers from FastV's on hold fewer visual
+    tokens.
 
-    Which ones is decided as a prompt is read, by its last token: the question. So a cache that has lost tokens answers
-    that prompt and what follows it, but is no beginning of another: `keep` then keeps nothing from the first picture
-    on, and a conversation reads its pictures again with every question. It answers each as if it were asked alone.
+    Which ones is decided as a prompt is read, by its last token: the question. So a cache that has
+    lost tokens answers that prompt and what follows it, but is no beginning of another: `keep` then
+    keeps nothing from the first picture on, and a conversation reads its pictures again with every
+    question. It answers each as if it were asked alone.
 
     Attributes:
-        kept_prompt: positions of those tokens that all layers read of what was read last, int64 (n,), ascending.
+        kept_prompt: positions of those tokens that all layers read of what was read last, int64
+            (n,), ascending.
     """
 
     kind: ClassVar[str] = metadata.FASTV_DECODER
@@ -33,7 +37,9 @@ class FastVDecoder(OnnxDecoder):
         """See `OnnxDecoder`."""
         super().__init__(*arguments, **options)
         self._outputs = [*self._outputs, _KEPT]
-        self._first_picture: int | None = None  # where the first picture in the cache begins, or before it
+        self._first_picture: int | None = (
+            None  # where the first picture in the cache begins, or before it
+        )
         self.kept_prompt = np.zeros(0, dtype=np.int64)
 
     def keep(self, length: int) -> None:
@@ -47,8 +53,12 @@ class FastVDecoder(OnnxDecoder):
         super().reset()
         self._first_picture = None
 
-    def _feed(self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment]) -> dict[str, npt.NDArray[Any]]:
-        numbers = picture_ids(segments) if segments else np.zeros(len(inputs_embeds), dtype=np.int64)
+    def _feed(
+        self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment]
+    ) -> dict[str, npt.NDArray[Any]]:
+        numbers = (
+            picture_ids(segments) if segments else np.zeros(len(inputs_embeds), dtype=np.int64)
+        )
         if self._first_picture is None and numbers.any():
             self._first_picture = self.position + int(np.argmax(numbers > 0))
         feed = super()._feed(inputs_embeds, segments)

@@ -1,7 +1,9 @@
-"""Knows a GGUF file's header, and what in it would make llama.cpp end the process instead of reporting an error.
+"""Knows a GGUF file's header, and what in it would make llama.cpp end the process instead of
+reporting an error.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Only what exports write is let through: a
-setting that this module does not know is refused, since nobody has checked what llama.cpp does with its values.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Only what exports write is
+let through: a setting that this module does not know is refused, since nobody has checked what
+llama.cpp does with its values.
 """
 
 from __future__ import annotations
@@ -25,10 +27,23 @@ _ALIGNMENT = 32
 _VERSIONS = (2, 3)
 
 _STRING, _ARRAY = 8, 9
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _UINT32, _INT32, _FLOAT32, _BOOL = 4, 5, 6, 7
 
-# Tensor types that a decoder's matrices may have: id -> (weights a block, bytes a block). Vectors are float32.
+# Tensor types that a decoder's matrices may have: id -> (weights a block, bytes a block). Vectors
+# are float32.
 F32 = 0
 TENSOR_TYPES = {
     F32: (1, 4),
@@ -81,13 +96,18 @@ _NUMBERS = (
 _OTHER = ("rope.scaling.type", "rope.scaling.finetuned")
 # Arrays of a vocabulary, with the type of their items; those of _PER_TOKEN have one item a token.
 _TOKENS = "tokenizer.ggml.tokens"
-_PER_TOKEN = {_TOKENS: _STRING, "tokenizer.ggml.scores": _FLOAT32, "tokenizer.ggml.token_type": _INT32}
+_PER_TOKEN = {
+    _TOKENS: _STRING,
+    "tokenizer.ggml.scores": _FLOAT32,
+    "tokenizer.ggml.token_type": _INT32,
+}
 _VOCABULARY = _PER_TOKEN | {"tokenizer.ggml.merges": _STRING}
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The dimensions that a GGUF file states, checked against its own tensors' place in the file."""
+    """The dimensions that a GGUF file states, checked against its own tensors' place in the
+    file."""
 
     architecture: str
     layers: int
@@ -99,9 +119,12 @@ class GgufHeader:
     context: int
 
     def check(self, name: str, **expected: int) -> None:
-        """Raise `PocketVLMError` where a dimension is not the ``expected`` one, which the manifest states."""
+        """Raise `PocketVLMError` where a dimension is not the ``expected`` one, which the manifest
+        states."""
         if (context := expected.pop("context", 1)) > self.context or context < 1:
-            raise PocketVLMError(f"{name} was made for {self.context} tokens, not {context}: export it again")
+            raise PocketVLMError(
+                f"{name} was made for {self.context} tokens, not {context}: export it again"
+            )
         for field, value in expected.items():
             if (found := getattr(self, field)) != value:
                 raise PocketVLMError(
@@ -121,20 +144,29 @@ class _Array:
 
 def expected_dimensions(spec: DecoderSpec) -> dict[str, int]:
     """What `GgufHeader.check` holds a file of an artifact against."""
-    return {name: getattr(spec, name) for name in ("layers", "kv_heads", "head_dim", "hidden", "vocab", "context")}
+    return {
+        name: getattr(spec, name)
+        for name in ("layers", "kv_heads", "head_dim", "hidden", "vocab", "context")
+    }
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Read and check a file's header: seconds at most, and nothing is allocated that the file does not contain.
+    """Read and check a file's header: seconds at most, and nothing is allocated that the file does
+    not contain.
 
     Raises:
         PocketVLMError: no GGUF file, a truncated one, or one that llama.cpp could not open safely.
     """
     try:
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with (
+            path.open("rb") as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
             return _Reader(path.name, data).header()
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        raise PocketVLMError(f"{path.name} cannot be read as GGUF ({error}): copy or export it again") from error
+        raise PocketVLMError(
+            f"{path.name} cannot be read as GGUF ({error}): copy or export it again"
+        ) from error
 
 
 class _Reader:
@@ -158,7 +190,9 @@ class _Reader:
         return header
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise PocketVLMError(f"{self._name} is no sound GGUF file ({reason}): copy or export it again")
+        raise PocketVLMError(
+            f"{self._name} is no sound GGUF file ({reason}): copy or export it again"
+        )
 
     def _take(self, size: int) -> bytes:
         start, end = self._at, self._at + size
@@ -225,10 +259,15 @@ class _Reader:
 
     def _dimensions(self, settings: dict[str, tuple[int, Any]]) -> GgufHeader:
         kind, architecture = settings.get("general.architecture", (_STRING, b"none"))
-        if kind != _STRING or (known := architecture.decode("ascii", "replace")) not in ARCHITECTURES:
+        if (
+            kind != _STRING
+            or (known := architecture.decode("ascii", "replace")) not in ARCHITECTURES
+        ):
             self._refuse(f"its architecture is not one of {', '.join(ARCHITECTURES)}")
         own = {
-            name.removeprefix(f"{known}."): value for name, value in settings.items() if name.startswith(f"{known}.")
+            name.removeprefix(f"{known}."): value
+            for name, value in settings.items()
+            if name.startswith(f"{known}.")
         }
         for name in settings:
             if not name.startswith((f"{known}.", "general.", "tokenizer.", "quantize.")):
@@ -246,10 +285,13 @@ class _Reader:
         rules = {
             f"{layers} layers": layers <= MAX_LAYERS,
             f"{heads} heads share {kv_heads} KV heads": heads % kv_heads == 0,
-            f"{heads} heads in a width of {hidden}": "attention.key_length" in own or hidden % heads == 0,
-            "keys and values differ in width": own.get("attention.value_length", (0, head_dim))[1] == head_dim,
+            f"{heads} heads in a width of {hidden}": "attention.key_length" in own
+            or hidden % heads == 0,
+            "keys and values differ in width": own.get("attention.value_length", (0, head_dim))[1]
+            == head_dim,
             f"{rotated} of {head_dim} dimensions are rotated": (
-                rotated % 2 == 0 and (rotated <= head_dim if known == "phi3" else rotated == head_dim)
+                rotated % 2 == 0
+                and (rotated <= head_dim if known == "phi3" else rotated == head_dim)
             ),
         }
         for problem, holds in rules.items():
@@ -262,10 +304,13 @@ class _Reader:
         return GgufHeader(known, layers, heads, kv_heads, head_dim, hidden, length, context)
 
     def _check_setting(self, name: str, kind: int, value: Any) -> None:
-        """A setting of the architecture: known, of the right type and within what llama.cpp can compute with."""
+        """A setting of the architecture: known, of the right type and within what llama.cpp can
+        compute with."""
         if name in (*_WIDTHS, *_OPTIONAL_WIDTHS):
             limit = (
-                _MAX_ITEMS if name in ("vocab_size", "context_length", "rope.scaling.original_context_length") else 0
+                _MAX_ITEMS
+                if name in ("vocab_size", "context_length", "rope.scaling.original_context_length")
+                else 0
             )
             if kind != _UINT32 or not 1 <= value <= (limit or _MAX_WIDTH):
                 self._refuse(f"{name} is no usable count")
@@ -279,8 +324,11 @@ class _Reader:
             self._refuse(f"the setting {name} is not one that exports write")
 
     def _check_vocabulary(self, settings: dict[str, tuple[int, Any]]) -> None:
-        """llama.cpp aborts on a token that stands in the list twice; it names empty ones by their place."""
-        if settings.get("tokenizer.ggml.model", (0, b""))[1] not in [name.encode() for name in _TOKENIZERS]:
+        """llama.cpp aborts on a token that stands in the list twice; it names empty ones by their
+        place."""
+        if settings.get("tokenizer.ggml.model", (0, b""))[1] not in [
+            name.encode() for name in _TOKENIZERS
+        ]:
             self._refuse(f"its tokenizer is not one of {', '.join(_TOKENIZERS)}")
         arrays = {name: value for name, (_, value) in settings.items() if isinstance(value, _Array)}
         for name, array in arrays.items():
@@ -290,7 +338,9 @@ class _Reader:
         for name in _PER_TOKEN:
             if name in settings and (name not in arrays or arrays[name].length != len(tokens)):
                 self._refuse(f"{name} does not have an item for each of the {len(tokens)} tokens")
-        if len({token or b"[EMPTY_%d]" % place for place, token in enumerate(tokens)}) != len(tokens):
+        if len({token or b"[EMPTY_%d]" % place for place, token in enumerate(tokens)}) != len(
+            tokens
+        ):
             self._refuse("a token stands in its vocabulary twice")
 
     def _check_tensors(self, count: int) -> None:
@@ -300,11 +350,22 @@ class _Reader:
             name = self._name_of("tensor")
             if len(name) > _MAX_NAME:
                 self._refuse(f"the name of a tensor has {len(name)} characters")
-            shape = [self._count(f"values in {name}", _MAX_ITEMS) for _ in range(self._dimension_count(name))]
+            shape = [
+                self._count(f"values in {name}", _MAX_ITEMS)
+                for _ in range(self._dimension_count(name))
+            ]
             kind, offset = self._number("<I"), self._number("<Q")
             block, size = TENSOR_TYPES.get(kind, (0, 0))
-            if block == 0 or 0 in shape or shape[0] % block or (math.prod(shape[1:]) == 1 and kind != F32):
-                self._refuse(f"{name} {shape} has the type {kind}, which a decoder's tensor of this shape cannot have")
+            if (
+                block == 0
+                or 0 in shape
+                or shape[0] % block
+                or (math.prod(shape[1:]) == 1 and kind != F32)
+            ):
+                self._refuse(
+                    f"{name} {shape} has the type {kind}, which a decoder's tensor of this shape "
+                    f"cannot have"
+                )
             if offset != expected:
                 self._refuse(f"{name} lies at {offset}, expected at {expected}")
             expected += -(-math.prod(shape) // block * size // _ALIGNMENT) * _ALIGNMENT

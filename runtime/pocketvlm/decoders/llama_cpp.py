@@ -1,8 +1,11 @@
-"""Knows llama.cpp, the only module that does: a GGUF decoder through llama-cpp-python's low-level calls.
+"""Knows llama.cpp, the only module that does: a GGUF decoder through llama-cpp-python's low-level
+calls.
 
-llama.cpp ends the whole process where it is given what it does not expect, so everything is checked before it is
-asked: the file's header (`pocketvlm.decoders.gguf_header`), widths, token ids, batch sizes, room in the context.
-Leave the environment variable OMP_WAIT_POLICY unset: ``passive`` halves llama.cpp's speed.
+llama.cpp ends the whole process where it is given what it does not expect, so everything is checked
+before it is
+asked: the file's header (`pocketvlm.decoders.gguf_header`), widths, token ids, batch sizes, room in
+the context. Leave the environment variable OMP_WAIT_POLICY unset: ``passive`` halves llama.cpp's
+speed.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ SUPPORTED = SpecifierSet(">=0.3.20,<0.4")
 _INSTALL = "pip install 'pocketvlm[llama]'"
 _FIRST_CAPACITY = 1024  # tokens; the cache doubles when a sequence needs more, up to the context
 _MAX_BATCH = 512
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+_CANDIDATE = np.dtype(
+    [("id", np.int32), ("logit", np.float32), ("p", np.float32)]
+)  # llama_token_data
 _LOG_ERROR, _LOG_CONTINUED = 4, 5  # ggml_log_level
 
 _log = logging.getLogger(__name__)
@@ -54,13 +59,19 @@ def library() -> Any:
     try:
         installed = version("llama_cpp_python")
     except PackageNotFoundError as error:
-        raise PocketVLMError(f"the decoder engine llama.cpp needs llama-cpp-python: {_INSTALL}") from error
+        raise PocketVLMError(
+            f"the decoder engine llama.cpp needs llama-cpp-python: {_INSTALL}"
+        ) from error
     if not SUPPORTED.contains(installed, prereleases=True):
-        raise PocketVLMError(f"llama-cpp-python {installed} is installed, {SUPPORTED} is needed: {_INSTALL}")
+        raise PocketVLMError(
+            f"llama-cpp-python {installed} is installed, {SUPPORTED} is needed: {_INSTALL}"
+        )
     try:
         lib = importlib.import_module("llama_cpp.llama_cpp")
     except (ImportError, OSError, RuntimeError) as error:
-        raise PocketVLMError(f"llama-cpp-python {installed} does not load ({error}): {_INSTALL}") from error
+        raise PocketVLMError(
+            f"llama-cpp-python {installed} does not load ({error}): {_INSTALL}"
+        ) from error
     _callbacks.append(lib.llama_log_callback(_on_log))
     lib.llama_log_set(_callbacks[-1], ctypes.c_void_p(0))
     lib.llama_backend_init()
@@ -68,7 +79,8 @@ def library() -> Any:
 
 
 class LlamaCppDecoder:
-    """`pocketvlm.decoders.Decoder` on llama.cpp: the weights are memory-mapped, the cache lies inside llama.cpp."""
+    """`pocketvlm.decoders.Decoder` on llama.cpp: the weights are memory-mapped, the cache lies
+    inside llama.cpp."""
 
     def __init__(
         self,
@@ -81,7 +93,8 @@ class LlamaCppDecoder:
         cache_value_bytes: int,
         make_context: Callable[[int], int],
     ) -> None:
-        """Take over an opened model; ``make_context(capacity)`` opens a cache for so many tokens."""
+        """Take over an opened model; ``make_context(capacity)`` opens a cache for so many
+        tokens."""
         self._lib = library()
         self._native: dict[str, int] = {"model": model}
         self._free = weakref.finalize(self, _free, self._lib, self._native)
@@ -99,9 +112,15 @@ class LlamaCppDecoder:
 
     @classmethod
     def open(
-        cls, artifact: Artifact, *, precision: str | None = None, threads: int | None = None, prepack: bool = True
+        cls,
+        artifact: Artifact,
+        *,
+        precision: str | None = None,
+        threads: int | None = None,
+        prepack: bool = True,
     ) -> Self:
-        """Open the artifact's GGUF file of a precision; None is the first listed. See `from_file` for the errors.
+        """Open the artifact's GGUF file of a precision; None is the first listed. See `from_file`
+        for the errors.
 
         ``prepack`` changes nothing: llama.cpp repacks or maps weights by their type.
         """
@@ -134,10 +153,13 @@ class LlamaCppDecoder:
             flash_attention: use llama.cpp's fused attention, whose sums are ordered otherwise.
 
         Raises:
-            PocketVLMError: llama-cpp-python is missing, or the file is damaged, unsafe to open, or another model's.
+            PocketVLMError: llama-cpp-python is missing, or the file is damaged, unsafe to open, or
+                another model's.
         """
         expected = {"hidden": hidden, "vocab": vocab, "context": context}
-        return cls._load(path, expected, threads, f32_cache=f32_cache, flash_attention=flash_attention)
+        return cls._load(
+            path, expected, threads, f32_cache=f32_cache, flash_attention=flash_attention
+        )
 
     @classmethod
     def _load(
@@ -165,7 +187,9 @@ class LlamaCppDecoder:
         options = _params(lib.llama_model_default_params(), n_gpu_layers=0)
         model = lib.llama_model_load_from_file(str(path).encode(), options)
         if not model:
-            raise PocketVLMError(f"{path.name} cannot be opened by llama.cpp{_complaint()}: copy or export it again")
+            raise PocketVLMError(
+                f"{path.name} cannot be opened by llama.cpp{_complaint()}: copy or export it again"
+            )
 
         def make_context(capacity: int) -> int:
             size = {"n_ctx": capacity, "n_batch": min(capacity, _MAX_BATCH)}
@@ -174,15 +198,23 @@ class LlamaCppDecoder:
             )
             if not opened:
                 raise PocketVLMError(
-                    f"llama.cpp cannot hold {capacity} tokens{_complaint()}: shorten the prompt, or free memory"
+                    f"llama.cpp cannot hold {capacity} tokens{_complaint()}: shorten the prompt, "
+                    f"or free memory"
                 )
             return opened
 
         size = {"context": expected["context"], "hidden": header.hidden, "vocab": header.vocab}
-        return cls(model, name=name, cache_value_bytes=4 if f32_cache else 2, make_context=make_context, **size)
+        return cls(
+            model,
+            name=name,
+            cache_value_bytes=4 if f32_cache else 2,
+            make_context=make_context,
+            **size,
+        )
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
-        """See `Decoder.prefill`; llama.cpp looks token embeddings up itself, so ``embed`` takes no time."""
+        """See `Decoder.prefill`; llama.cpp looks token embeddings up itself, so ``embed`` takes no
+        time."""
         total = check_widths(segments, self._hidden)
         check_room(self.position, total, self.context)
         for segment in segments:
@@ -218,12 +250,15 @@ class LlamaCppDecoder:
         """See `Decoder.close`."""
         self._free()
 
-    def sampler(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> LlamaCppSampler:
+    def sampler(
+        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
+    ) -> LlamaCppSampler:
         """See `Decoder.sampler`: llama.cpp's sampler chain."""
         return LlamaCppSampler(temperature, top_p, seed)
 
     def _append(self, runs: Iterator[Array] | list[Array], total: int) -> npt.NDArray[np.float32]:
-        """Feed runs of ids or embeddings in batches; should one fail, the sequence is what it was."""
+        """Feed runs of ids or embeddings in batches; should one fail, the sequence is what it
+        was."""
         before = self.position
         self._reserve(before + total)
         try:
@@ -236,8 +271,11 @@ class LlamaCppDecoder:
             raise
 
     def _feed(self, values: Array) -> None:
-        """One batch: int32 (n,) ids or float32 (n, hidden) embeddings, at the next n positions of the only sequence."""
-        batch = self._lib.llama_batch()  # all zero: llama.cpp counts positions itself and gives the last logits
+        """One batch: int32 (n,) ids or float32 (n, hidden) embeddings, at the next n positions of
+        the only sequence."""
+        batch = (
+            self._lib.llama_batch()
+        )  # all zero: llama.cpp counts positions itself and gives the last logits
         batch.n_tokens = len(values)
         if values.dtype == np.int32:
             batch.token = values.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
@@ -245,7 +283,8 @@ class LlamaCppDecoder:
             batch.embd = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         if code := self._lib.llama_decode(self._native["context"], batch):
             raise PocketVLMError(
-                f"llama.cpp failed on {len(values)} tokens with code {code}{_complaint()}: try a shorter prompt"
+                f"llama.cpp failed on {len(values)} tokens with code {code}{_complaint()}: try a "
+                f"shorter prompt"
             )
         self.position += len(values)
 
@@ -253,8 +292,12 @@ class LlamaCppDecoder:
         """The last position's, float32 (vocab,), copied: llama.cpp overwrites its own."""
         pointer = self._lib.llama_get_logits_ith(self._native["context"], -1)
         if not pointer:
-            raise PocketVLMError(f"llama.cpp gave no logits{_complaint()}: export the artifact again")
-        logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self._vocab,)).copy()
+            raise PocketVLMError(
+                f"llama.cpp gave no logits{_complaint()}: export the artifact again"
+            )
+        logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(
+            pointer, shape=(self._vocab,)
+        ).copy()
         return logits
 
     def _cut(self, length: int) -> None:
@@ -269,12 +312,14 @@ class LlamaCppDecoder:
     def _check_ids(self, ids: npt.NDArray[np.int64]) -> None:
         if len(ids) and not 0 <= ids.min() <= ids.max() < self._vocab:
             raise PocketVLMError(
-                f"token ids {ids.min()}..{ids.max()} are not within the vocabulary of {self._vocab}: "
+                f"token ids {ids.min()}..{ids.max()} are not within the vocabulary of "
+                f"{self._vocab}: "
                 "the tokenizer belongs to another model, export it again"
             )
 
     def _reserve(self, needed: int) -> None:
-        """Make room for so many tokens in all. The cache is written when it is made, so none is larger than of use."""
+        """Make room for so many tokens in all. The cache is written when it is made, so none is
+        larger than of use."""
         if needed <= self._capacity:
             return
         capacity = min(self.context, max(_FIRST_CAPACITY, 1 << (needed - 1).bit_length()))
@@ -297,16 +342,22 @@ class LlamaCppDecoder:
         state = (ctypes.c_uint8 * size)()
         written = self._lib.llama_state_seq_get_data(old, state, size, 0)
         if not written or not self._lib.llama_state_seq_set_data(fresh, state, written, 0):
-            raise PocketVLMError(f"llama.cpp cannot enlarge its cache{_complaint()}: start a new conversation")
+            raise PocketVLMError(
+                f"llama.cpp cannot enlarge its cache{_complaint()}: start a new conversation"
+            )
 
 
 class LlamaCppSampler:
-    """Picks tokens with llama.cpp's sampler chain: temperature, nucleus, then a draw; or greedy at temperature 0.
+    """Picks tokens with llama.cpp's sampler chain: temperature, nucleus, then a draw; or greedy at
+    temperature 0.
 
-    The parameters mean what they mean to `pocketvlm.decoders.sampling.Sampler`; the same seed draws other tokens than there.
+    The parameters mean what they mean to `pocketvlm.decoders.sampling.Sampler`; the same seed draws
+    other tokens than there.
     """
 
-    def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> None:
+    def __init__(
+        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
+    ) -> None:
         check(temperature, top_p, seed)
         lib = self._lib = library()
         self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
@@ -332,24 +383,36 @@ class LlamaCppSampler:
         array = self._lib.llama_token_data_array(data, len(candidates), -1, False)
         self._lib.llama_sampler_apply(self._chain, ctypes.byref(array))
         if not 0 <= array.selected < array.size:
-            raise PocketVLMError("llama.cpp's sampler picked no token: use another temperature or top_p")
+            raise PocketVLMError(
+                "llama.cpp's sampler picked no token: use another temperature or top_p"
+            )
         token = int(array.data[array.selected].id)
         self._lib.llama_sampler_accept(self._chain, token)
         return token
 
 
 def _runs(segments: Sequence[Segment]) -> Iterator[Array]:
-    """Neighbouring segments of one kind joined: int32 (n,) ids or float32 (n, hidden) embeddings."""
-    for is_picture, group in itertools.groupby(segments, lambda segment: isinstance(segment, EmbeddingSegment)):
-        parts = [part.inputs_embeds if isinstance(part, EmbeddingSegment) else part.ids for part in group]
-        yield np.ascontiguousarray(np.concatenate(parts), dtype=np.float32 if is_picture else np.int32)
+    """Neighbouring segments of one kind joined: int32 (n,) ids or float32 (n, hidden)
+    embeddings."""
+    for is_picture, group in itertools.groupby(
+        segments, lambda segment: isinstance(segment, EmbeddingSegment)
+    ):
+        parts = [
+            part.inputs_embeds if isinstance(part, EmbeddingSegment) else part.ids for part in group
+        ]
+        yield np.ascontiguousarray(
+            np.concatenate(parts), dtype=np.float32 if is_picture else np.int32
+        )
 
 
 def _params(params: Any, **fields: Any) -> Any:
-    """Default parameters with some set: ctypes would take a name that is no field without a word."""
+    """Default parameters with some set: ctypes would take a name that is no field without a
+    word."""
     for name, value in fields.items():
         if name not in {field for field, *_ in params._fields_}:
-            raise PocketVLMError(f"llama-cpp-python has no setting {name}, another version is needed: {_INSTALL}")
+            raise PocketVLMError(
+                f"llama-cpp-python has no setting {name}, another version is needed: {_INSTALL}"
+            )
         setattr(params, name, value)
     return params
 

@@ -1,4 +1,5 @@
-"""Knows the ONNX decoder: the embedding graph, the merged graph for prefill and decode, and the cache between runs."""
+"""Knows the ONNX decoder: the embedding graph, the merged graph for prefill and decode, and the
+cache between runs."""
 
 from __future__ import annotations
 
@@ -21,9 +22,10 @@ from pocketvlm.ort.signatures import cache_names
 class OnnxDecoder:
     """`pocketvlm.decoders.Decoder` on ONNX Runtime.
 
-    The cache stays inside ONNX Runtime: each run's ``present`` outputs are the next run's ``past_key_values`` inputs
-    as OrtValues, float32 (1, kv_heads, position, head_dim). They become numpy arrays only where `keep` cuts them.
-    All precisions read and write the same cache, so one may read prompts and another go on from there.
+    The cache stays inside ONNX Runtime: each run's ``present`` outputs are the next run's
+    ``past_key_values`` inputs as OrtValues, float32 (1, kv_heads, position, head_dim). They become
+    numpy arrays only where `keep` cuts them. All precisions read and write the same cache, so one
+    may read prompts and another go on from there.
 
     Attributes:
         kind: of the decoder graphs, one of `metadata.GRAPH_KINDS`.
@@ -39,7 +41,8 @@ class OnnxDecoder:
         name: str = "onnx",
         reader: ort.InferenceSession | None = None,
     ) -> None:
-        """Put opened graphs together; ``reader`` takes the place of ``decoder`` for several tokens at once."""
+        """Put opened graphs together; ``reader`` takes the place of ``decoder`` for several tokens
+        at once."""
         names = cache_names(spec.layers)
         self._past = [f"past_key_values.{name}" for name in names]
         self._present = [f"present.{name}" for name in names]
@@ -69,8 +72,9 @@ class OnnxDecoder:
 
         Args:
             artifact: an opened artifact.
-            precision: as named in the manifest; None is the artifact's default. ``A+B`` reads prompts in A and answers
-                in B, with B's table: eight bits read faster, four bits write faster, at the memory of both.
+            precision: as named in the manifest; None is the artifact's default. ``A+B`` reads
+                prompts in A and answers in B, with B's table: eight bits read faster, four bits
+                write faster, at the memory of both.
             threads: see `open_decoder`, as for ``prepack``.
             table: the embedding's precision; None is the one that goes with the decoder's.
 
@@ -106,7 +110,9 @@ class OnnxDecoder:
         """See `Decoder.prefill`: one run over all segments."""
         check_room(self.position, check_widths(segments, self._spec.hidden), self.context)
         started = time.perf_counter()
-        inputs_embeds = np.concatenate([self._embeddings(segment) for segment in segments])  # (n, hidden)
+        inputs_embeds = np.concatenate(
+            [self._embeddings(segment) for segment in segments]
+        )  # (n, hidden)
         embedded = time.perf_counter()
         logits = self._run(inputs_embeds, segments)
         done = time.perf_counter()
@@ -137,7 +143,9 @@ class OnnxDecoder:
         self.reset()
         del self._embed, self._decoder, self._reader
 
-    def sampler(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> Sampler:
+    def sampler(
+        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
+    ) -> Sampler:
         """See `Decoder.sampler`."""
         return Sampler(temperature, top_p, seed)
 
@@ -149,12 +157,16 @@ class OnnxDecoder:
     def _look_up(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Token embeddings, float32 (n, hidden)."""
         with ort_errors("the embedding graph failed"):
-            inputs_embeds: npt.NDArray[np.float32] = self._embed.run(None, {"input_ids": ids[None]})[0][0]
+            inputs_embeds: npt.NDArray[np.float32] = self._embed.run(
+                None, {"input_ids": ids[None]}
+            )[0][0]
         return inputs_embeds
 
-    def _run(self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment] = ()) -> npt.NDArray[np.float32]:
-        """Append (n, hidden) embeddings, of ``segments`` or of a token of text; the cache and the position move only
-        when the run succeeds."""
+    def _run(
+        self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment] = ()
+    ) -> npt.NDArray[np.float32]:
+        """Append (n, hidden) embeddings, of ``segments`` or of a token of text; the cache and the
+        position move only when the run succeeds."""
         n = len(inputs_embeds)
         feed = self._feed(inputs_embeds, segments)
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
@@ -167,7 +179,9 @@ class OnnxDecoder:
         last: npt.NDArray[np.float32] = outputs["logits"].numpy().reshape(-1, self._spec.vocab)[-1]
         return last
 
-    def _feed(self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment]) -> dict[str, npt.NDArray[Any]]:
+    def _feed(
+        self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment]
+    ) -> dict[str, npt.NDArray[Any]]:
         """What the graph reads besides its cache; ``segments`` are none for a single token."""
         n = len(inputs_embeds)
         return {

@@ -1,4 +1,5 @@
-"""Knows what a decoder's cache holds, so that of a prompt only what differs from the one before is computed."""
+"""Knows what a decoder's cache holds, so that of a prompt only what differs from the one before is
+computed."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from pocketvlm.decoders import Decoder, EmbeddingSegment, Segment, TokenSegment
 class CachedSequence:
     """A decoder that is given whole prompts and computes only what its cache does not hold yet.
 
-    Text is compared token by token, pictures by the keys of their segments. What the cache holds is written down
-    after a step has succeeded, so an interrupt at any moment costs a longer prefill, never a wrong answer.
+    Text is compared token by token, pictures by the keys of their segments. What the cache holds is
+    written down after a step has succeeded, so an interrupt at any moment costs a longer prefill,
+    never a wrong answer.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -23,7 +25,8 @@ class CachedSequence:
         self._said: list[int] = []  # tokens decoded since
 
     def prefill(self, segments: Sequence[Segment]) -> tuple[npt.NDArray[np.float32], int]:
-        """Logits float32 (vocab,) after ``segments``, a whole prompt, and how many of its tokens were held already.
+        """Logits float32 (vocab,) after ``segments``, a whole prompt, and how many of its tokens
+        were held already.
 
         Raises:
             PocketVLMError: see `Decoder.prefill`.
@@ -54,7 +57,8 @@ class CachedSequence:
 
 
 def joined(segments: Sequence[Segment]) -> list[Segment]:
-    """The same sequence with neighbouring stretches of text made one, and empty segments left out."""
+    """The same sequence with neighbouring stretches of text made one, and empty segments left
+    out."""
     result: list[Segment] = []
     for segment in segments:
         if len(segment) == 0:

@@ -1,4 +1,5 @@
-"""How what is shown becomes tiles, slots and features, by layout; a new one is a module here and a name in `_KNOWN`."""
+"""How what is shown becomes tiles, slots and features, by layout; a new one is a module here and a
+name in `_KNOWN`."""
 
 from __future__ import annotations
 
@@ -33,23 +34,31 @@ __all__ = [
 
 
 def open_layout(artifact: Artifact) -> Layout:
-    """The layout of an artifact, ready to cut; raises `PocketVLMError` where its settings cannot be followed."""
-    return make_layout(setting_of(artifact.manifest), artifact.read_json("preprocessor_config.json"))
+    """The layout of an artifact, ready to cut; raises `PocketVLMError` where its settings cannot be
+    followed."""
+    return make_layout(
+        setting_of(artifact.manifest), artifact.read_json("preprocessor_config.json")
+    )
 
 
 def setting_of(manifest: Manifest) -> Setting:
     """What the layout of an artifact is made for."""
     vision = manifest.vision
     return Setting(
-        vision.image_size, manifest.pruning.tokens_before, manifest.decoder.image_token_id, dict(vision.layout)
+        vision.image_size,
+        manifest.pruning.tokens_before,
+        manifest.decoder.image_token_id,
+        dict(vision.layout),
     )
 
 
 def make_layout(setting: Setting, config: Mapping[str, Any] | None = None) -> Layout:
-    """See `Layout.make`; raises `PocketVLMError` for a layout that this runtime does not have, too."""
+    """See `Layout.make`; raises `PocketVLMError` for a layout that this runtime does not have,
+    too."""
     name = setting.options.get("name")
     if name not in LAYOUTS:
         raise PocketVLMError(
-            f"picture layout {name!r} is unknown to this runtime, which has {', '.join(LAYOUTS)}: update pocketvlm"
+            f"picture layout {name!r} is unknown to this runtime, which has {', '.join(LAYOUTS)}: "
+            f"update pocketvlm"
         )
     return LAYOUTS[name].make(setting, config)

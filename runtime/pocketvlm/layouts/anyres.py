@@ -1,9 +1,11 @@
-"""LLaVA-NeXT's tiles: the whole picture squeezed into one, and the picture cut into the grid that wastes least.
+"""LLaVA-NeXT's tiles: the whole picture squeezed into one, and the picture cut into the grid that
+wastes least.
 
-Kept tokens are put together as FasterVLM's own code does (Zhang et al. 2024, arXiv 2412.01818, on LLaVA-NeXT): those of
-the whole picture first, in raster order, then those of the grid in raster order of the map that its tiles make up
-together. No token says where a row ends, and those that fall into padding compete like any other. `AnyResUnpadded`
-says how that differs from what transformers does.
+Kept tokens are put together as FasterVLM's own code does (Zhang et al. 2024, arXiv 2412.01818, on
+LLaVA-NeXT): those of the whole picture first, in raster order, then those of the grid in raster
+order of the map that its tiles make up together. No token says where a row ends, and those that
+fall into padding compete like any other. `AnyResUnpadded` says how that differs from what
+transformers does.
 """
 
 from __future__ import annotations
@@ -24,23 +26,28 @@ if TYPE_CHECKING:
     from pocketvlm.vision.features import VisionFeatures
 
 _RECIPE = """\
-A picture of W x H pixels is cut into tiles, and each tile goes through the steps below (sizes are height x width):
+A picture of W x H pixels is cut into tiles, and each tile goes through the steps below (sizes are
+height x width):
 
 1. Of {sizes} take the size h x w that shows most of it: with
-   s = min(w / W, h / H) it shows min(floor(W s) floor(H s), W H) pixels; of equals the smallest, then the first.
-2. Resize the picture by the same filter to fit into that size, the aspect ratio kept, the edge that does not fill its
-   side rounded up; put it in the middle of black (an odd pixel is left over at the right or bottom) and cut that into
-   parts of {tile}, row by row.
-3. The first tile is the whole picture resized to {base}, whatever its aspect ratio; the parts follow.
+   s = min(w / W, h / H) it shows min(floor(W s) floor(H s), W H) pixels; of equals the smallest,
+   then the first.
+2. Resize the picture by the same filter to fit into that size, the aspect ratio kept, the edge that
+   does not fill its side rounded up; put it in the middle of black (an odd pixel is left over at
+   the right or bottom) and cut that into parts of {tile}, row by row.
+3. The first tile is the whole picture resized to {base}, whatever its aspect ratio; the parts
+   follow.
 
-The tiles of one picture are one batch of the vision graph; those of two pictures are two. Of what comes back, the rows
-of the first tile come first. Index p in `kept_indices` of the part in row r and column c of parts has its place in row
-{side} r + floor(p / {side}) and column {side} c + p mod {side} of a map of all parts. {rows}"""
+The tiles of one picture are one batch of the vision graph; those of two pictures are two. Of what
+comes back, the rows of the first tile come first. Index p in `kept_indices` of the part in row r
+and column c of parts has its place in row {side} r + floor(p / {side}) and column {side} c + p mod
+{side} of a map of all parts. {rows}"""
 _MOST_TILES = 100  # published models have up to 36 and the whole picture
 
 
 class AnyRes(Prepared):
-    """See `pocketvlm.layouts.base.Layout`; its option ``pinpoints`` lists sizes (height, width) in pixels."""
+    """See `pocketvlm.layouts.base.Layout`; its option ``pinpoints`` lists sizes (height, width) in
+    pixels."""
 
     name: ClassVar[str] = "anyres-fastervlm"
     medium: ClassVar[Medium] = "image"
@@ -57,14 +64,17 @@ class AnyRes(Prepared):
         if config is None:
             return cls(setting, None)
         if config.get("do_resize") is False:
-            raise PocketVLMError("the image processor resizes no tile (do_resize): this is not supported")
+            raise PocketVLMError(
+                "the image processor resizes no tile (do_resize): this is not supported"
+            )
         preprocessor = Preprocessor.from_config(config, NEXT_TYPES)
         preprocessor.check_size(setting.image_size)
         layout = cls(setting, preprocessor)
         stated = config.get("image_grid_pinpoints")
         if stated is not None and [list(size) for size in layout.pinpoints] != stated:
             raise PocketVLMError(
-                f"the image processor cuts pictures into {stated}, the model puts {layout.pinpoints} together: "
+                f"the image processor cuts pictures into {stated}, the model puts "
+                f"{layout.pinpoints} together: "
                 "the two configurations belong to two models"
             )
         return layout
@@ -74,19 +84,29 @@ class AnyRes(Prepared):
         """See `Layout.recipe`."""
         sizes = ", ".join(f"{height} x {width}" for height, width in self.pinpoints)
         (tall, wide), base = self.setting.image_size, self.steps.base_size
-        shown = {"sizes": sizes, "base": f"{base[0]} x {base[1]}", "tile": f"{tall} x {wide}", "side": self.side}
+        shown = {
+            "sizes": sizes,
+            "base": f"{base[0]} x {base[1]}",
+            "tile": f"{tall} x {wide}",
+            "side": self.side,
+        }
         return _RECIPE.format(**shown, rows=self.recipe_of_rows)
 
     def grids(self) -> Sequence[Grid]:
         """One for each pinpoint."""
         height, width = self.setting.image_size
-        found = {Grid(rows // height, columns // width, "first") for rows, columns in self.pinpoints}
+        found = {
+            Grid(rows // height, columns // width, "first") for rows, columns in self.pinpoints
+        }
         return sorted(found, key=lambda grid: (grid.tiles, grid.rows))
 
     def grid(self, height: int, width: int) -> Grid:
-        """That of the pinpoint which shows most of the picture's pixels, and of those the one with least around it."""
+        """That of the pinpoint which shows most of the picture's pixels, and of those the one with
+        least around it."""
         rows, columns = self._target(height, width)
-        return Grid(rows // self.setting.image_size[0], columns // self.setting.image_size[1], "first")
+        return Grid(
+            rows // self.setting.image_size[0], columns // self.setting.image_size[1], "first"
+        )
 
     def views(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """The whole picture in one tile, then its parts, row by row."""
@@ -101,15 +121,20 @@ class AnyRes(Prepared):
         """A slot for each kept token."""
         return np.full(budget * grid.tiles, self.setting.image_token_id, dtype=np.int64)
 
-    def arrange(self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]) -> Floats:
+    def arrange(
+        self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]
+    ) -> Floats:
         """The whole picture's, then the parts' in raster order of their common map."""
         rows, columns = self.places(grid, features.kept_indices)
         order = np.argsort(rows * self.side * grid.columns + columns, kind="stable")
         width = features.image_features.shape[-1]
-        return np.concatenate([features.image_features[0], features.image_features[1:].reshape(-1, width)[order]])
+        return np.concatenate(
+            [features.image_features[0], features.image_features[1:].reshape(-1, width)[order]]
+        )
 
     def places(self, grid: Grid, kept: Ints) -> tuple[Ints, Ints]:
-        """(rows, columns) in the map of all parts of the tokens kept of them: (tiles, k) -> (parts * k,) each."""
+        """(rows, columns) in the map of all parts of the tokens kept of them: (tiles, k) -> (parts
+        * k,) each."""
         part = np.arange(grid.rows * grid.columns)[:, None]
         rows = part // grid.columns * self.side + kept[1:] // self.side
         columns = part % grid.columns * self.side + kept[1:] % self.side
@@ -138,24 +163,35 @@ def _pinpoints(setting: Setting) -> tuple[tuple[int, int], ...]:
     """The option, checked; the manifest may be anyone's."""
     height, width = setting.image_size
     stated = setting.options.get("pinpoints")
-    sound = isinstance(stated, list) and bool(stated) and all(_is_size(size, height, width) for size in stated)
+    sound = (
+        isinstance(stated, list)
+        and bool(stated)
+        and all(_is_size(size, height, width) for size in stated)
+    )
     if not sound or math.isqrt(setting.patches) ** 2 != setting.patches:
         raise PocketVLMError(
-            f"pictures cannot be cut into {stated!r}: expected sizes [height, width] of whole tiles of "
-            f"{height}x{width} pixels, {_MOST_TILES} at most, and a square number of patches in each"
+            f"pictures cannot be cut into {stated!r}: expected sizes [height, width] of whole "
+            f"tiles of "
+            f"{height}x{width} pixels, {_MOST_TILES} at most, and a square number of patches in "
+            f"each"
         )
     return tuple((size[0], size[1]) for size in stated or ())
 
 
 def _is_size(size: Any, height: int, width: int) -> bool:
-    if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(edge) is int for edge in size)):
+    if not (
+        isinstance(size, list | tuple)
+        and len(size) == 2
+        and all(type(edge) is int for edge in size)
+    ):
         return False
     whole = size[0] % height == 0 and size[1] % width == 0 and min(size) > 0
     return whole and (size[0] // height) * (size[1] // width) <= _MOST_TILES
 
 
 def _fit(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) as large as fits, the aspect ratio kept; the edge that does not fill its side is rounded up."""
+    """(width, height) as large as fits, the aspect ratio kept; the edge that does not fill its side
+    is rounded up."""
     across, down = into[0] / size[0], into[1] / size[1]
     if across < down:
         return into[0], min(math.ceil(size[1] * across), into[1])

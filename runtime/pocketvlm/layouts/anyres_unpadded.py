@@ -1,4 +1,5 @@
-"""LLaVA-NeXT's tiles put together as transformers does: padding left out, a newline after each row."""
+"""LLaVA-NeXT's tiles put together as transformers does: padding left out, a newline after each
+row."""
 
 from __future__ import annotations
 
@@ -17,19 +18,20 @@ if TYPE_CHECKING:
 
 _RECIPE = """\
 Its rows follow one after the
-other, each from left to right, and after each row the output `image_newline`. Left out are what lies in padding and the
-newlines of rows that are padding. Let the map have m x n places: where W / H > n / m, the first and the last
-floor((m - floor(round(H n / W, 7 digits))) / 2) rows are padding; else the first and the last
-floor((n - floor(round(W m / H, 7 digits))) / 2) columns."""
+other, each from left to right, and after each row the output `image_newline`. Left out are what
+lies in padding and the newlines of rows that are padding. Let the map have m x n places: where W /
+H > n / m, the first and the last floor((m - floor(round(H n / W, 7 digits))) / 2) rows are padding;
+else the first and the last floor((n - floor(round(W m / H, 7 digits))) / 2) columns."""
 
 
 class AnyResUnpadded(AnyRes):
     """The same tiles put together as transformers' ``LlavaNextModel.pack_image_features`` does.
 
-    Of the map that the parts make up, rows or columns that show nothing but padding are left out, and the learnt
-    vector ``image_newline`` follows each row that is left. With every token kept the result is that of transformers.
-    With fewer it is what pruning leaves of that sequence: kept tokens in their order, those that lie in padding
-    dropped with it, every newline kept. How many slots a picture takes therefore depends on which tokens are kept.
+    Of the map that the parts make up, rows or columns that show nothing but padding are left out,
+    and the learnt vector ``image_newline`` follows each row that is left. With every token kept the
+    result is that of transformers. With fewer it is what pruning leaves of that sequence: kept
+    tokens in their order, those that lie in padding dropped with it, every newline kept. How many
+    slots a picture takes therefore depends on which tokens are kept.
     """
 
     name: ClassVar[str] = "anyres-hf"
@@ -53,25 +55,34 @@ class AnyResUnpadded(AnyRes):
             inside = int(self._inside(grid, kept).sum())
         return np.full(budget + inside + len(rows), self.setting.image_token_id, dtype=np.int64)
 
-    def arrange(self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]) -> Floats:
+    def arrange(
+        self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]
+    ) -> Floats:
         """The whole picture's, then row by row the parts' and a newline."""
         rows, columns = self.places(grid, features.kept_indices)
         inside = self._inside(grid, features.kept_indices)
         ends = np.asarray(self.unpadded(grid)[0])
         width = self.side * grid.columns + 1  # of a row with its newline
-        order = np.argsort(np.concatenate([(rows * width + columns)[inside], ends * width + width - 1]), kind="stable")
+        order = np.argsort(
+            np.concatenate([(rows * width + columns)[inside], ends * width + width - 1]),
+            kind="stable",
+        )
         hidden = features.image_features.shape[-1]
         parts = features.image_features[1:].reshape(-1, hidden)[inside]
         newlines = np.broadcast_to(constants["image_newline"], (len(ends), hidden))
-        return np.concatenate([features.image_features[0], np.concatenate([parts, newlines])[order]])
+        return np.concatenate(
+            [features.image_features[0], np.concatenate([parts, newlines])[order]]
+        )
 
     def unpadded(self, grid: Grid) -> tuple[range, range]:
-        """Rows and columns of the parts' map that show the picture, all of them where its size is not known."""
+        """Rows and columns of the parts' map that show the picture, all of them where its size is
+        not known."""
         height, width = self.side * grid.rows, self.side * grid.columns
         if grid.size is None:
             return range(height), range(width)
         tall, wide = grid.size
-        # Rounded and cut in this order, as transformers does: other orders differ by a row for some sizes.
+        # Rounded and cut in this order, as transformers does: other orders differ by a row for some
+        # sizes.
         if wide / tall > width / height:
             padding = (height - int(round(tall * (width / wide), 7))) // 2
             return range(padding, height - padding), range(width)
@@ -81,4 +92,9 @@ class AnyResUnpadded(AnyRes):
     def _inside(self, grid: Grid, kept: Ints) -> npt.NDArray[np.bool_]:
         rows, columns = self.places(grid, kept)
         tall, wide = self.unpadded(grid)
-        return (rows >= tall.start) & (rows < tall.stop) & (columns >= wide.start) & (columns < wide.stop)
+        return (
+            (rows >= tall.start)
+            & (rows < tall.stop)
+            & (columns >= wide.start)
+            & (columns < wide.stop)
+        )

@@ -1,13 +1,16 @@
-"""Video-LLaVA's layout: a clip is a few frames, each a tile, their kept tokens one frame after the other in time.
+"""Video-LLaVA's layout: a clip is a few frames, each a tile, their kept tokens one frame after the
+other in time.
 
 Two ways of reading a frame, which an export chooses between by name:
 
-- ``fastervlm``, when pruning, as FasterVLM's own code (Zhang et al. 2024, arXiv 2412.01818, on Video-LLaVA): [CLS]
-  ranks the patches of each frame and is dropped, the best of each frame are kept in raster order, and the projector
-  reads those alone. 8 frames of 256 patches make 2048 tokens, and k of each frame 8 k.
-- ``hf``, without pruning, as transformers' ``VideoLlavaModel.get_video_features``: [CLS] of each frame stands in front
-  of its patches and is read by the decoder too, 8 x 257 = 2056 tokens. In `kept_indices` it is number 0 then, and the
-  patches follow from 1; the manifest says ``"cls": true``.
+- ``fastervlm``, when pruning, as FasterVLM's own code (Zhang et al. 2024, arXiv 2412.01818, on
+  Video-LLaVA): [CLS] ranks the patches of each frame and is dropped, the best of each frame are
+  kept in raster order, and the projector reads those alone. 8 frames of 256 patches make 2048
+  tokens, and k of each frame 8 k.
+- ``hf``, without pruning, as transformers' ``VideoLlavaModel.get_video_features``: [CLS] of each
+  frame stands in front of its patches and is read by the decoder too, 8 x 257 = 2056 tokens. In
+  `kept_indices` it is number 0 then, and the patches follow from 1; the manifest says ``"cls":
+  true``.
 
 Without [CLS] at a budget of all 256 patches the first is therefore not the second.
 """
@@ -22,22 +25,32 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles, one_after_another
+from pocketvlm.layouts.base import (
+    Floats,
+    Grid,
+    Ints,
+    Medium,
+    Prepared,
+    Setting,
+    Tiles,
+    one_after_another,
+)
 from pocketvlm.media.preprocessing import VIDEO_TYPES, Preprocessor
 
 if TYPE_CHECKING:
     from pocketvlm.vision.features import VisionFeatures
 
 _RECIPE = """\
-This model is shown clips, not pictures: {count} frames of a clip, each a tile. Of n decoded frames, counted from 0,
-they are numbers {numbers}; of a short clip some come twice.
-Each frame goes through the steps below, all are one batch of the vision graph, and what comes back is put together
-frame after frame in time order."""
+This model is shown clips, not pictures: {count} frames of a clip, each a tile. Of n decoded frames,
+counted from 0, they are numbers {numbers}; of a short clip some come twice. Each frame goes through
+the steps below, all are one batch of the vision graph, and what comes back is put together frame
+after frame in time order."""
 _MOST_FRAMES = 128  # published models read 8
 
 
 class Frames(Prepared):
-    """See `pocketvlm.layouts.base.Layout`; its option ``frames`` says how many are taken of a clip."""
+    """See `pocketvlm.layouts.base.Layout`; its option ``frames`` says how many are taken of a
+    clip."""
 
     name: ClassVar[str] = "frames"
     medium: ClassVar[Medium] = "video"
@@ -75,14 +88,17 @@ class Frames(Prepared):
         return np.stack([self.steps.resize_and_crop(frame) for frame in frames])
 
     def cut(self, frames: Sequence[Image.Image]) -> Tiles:
-        """As many frames as `grids` says, in time order, as from `pocketvlm.media.videos.open_video`."""
+        """As many frames as `grids` says, in time order, as from
+        `pocketvlm.media.videos.open_video`."""
         return Tiles(np.stack([self.steps(frame) for frame in frames]), Grid(1, self.count))
 
     def expand(self, grid: Grid, budget: int, kept: Ints | None = None) -> Ints:
         """A slot for each kept token."""
         return np.full(budget * grid.tiles, self.setting.image_token_id, dtype=np.int64)
 
-    def arrange(self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]) -> Floats:
+    def arrange(
+        self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]
+    ) -> Floats:
         """Frame after frame."""
         return one_after_another(features)
 
@@ -91,5 +107,7 @@ def _count(setting: Setting) -> int:
     """The option, checked; the manifest may be anyone's."""
     count = setting.options.get("frames")
     if type(count) is not int or not 1 <= count <= _MOST_FRAMES:
-        raise PocketVLMError(f"clips cannot be shown as {count!r} frames: expected 1 to {_MOST_FRAMES}")
+        raise PocketVLMError(
+            f"clips cannot be shown as {count!r} frames: expected 1 to {_MOST_FRAMES}"
+        )
     return count

@@ -1,7 +1,8 @@
-"""Idefics3's and SmolVLM's tiles: the picture cut into parts row by row, then the whole of it, named in the prompt.
+"""Idefics3's and SmolVLM's tiles: the picture cut into parts row by row, then the whole of it,
+named in the prompt.
 
-Around the slots of every tile stand tokens that say which part of the picture it is. A picture that is not cut is one
-tile, announced as the whole.
+Around the slots of every tile stand tokens that say which part of the picture it is. A picture that
+is not cut is one tile, announced as the whole.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles, one_after_another
+from pocketvlm.layouts.base import (
+    Floats,
+    Grid,
+    Ints,
+    Medium,
+    Prepared,
+    Setting,
+    Tiles,
+    one_after_another,
+)
 from pocketvlm.media.preprocessing import IDEFICS3_TYPES, Preprocessor
 
 if TYPE_CHECKING:
@@ -29,29 +39,33 @@ _MARKS = ("around", "whole", "row_end", "last_row_end")
 _STANDARD = [0.5, 0.5, 0.5]  # mean and standard deviation where the configuration is silent
 
 _RECIPE_ONE = """\
-Resize the picture to {longest} pixels along its longer edge by the filter {filter} (the shorter edge cut to an integer,
-made even by adding 1, at least 1), then to {tile} by the same, whatever its aspect ratio."""
+Resize the picture to {longest} pixels along its longer edge by the filter {filter} (the shorter
+edge cut to an integer, made even by adding 1, at least 1), then to {tile} by the same, whatever its
+aspect ratio."""
 _RECIPE = """\
-A picture of W x H pixels is cut into tiles of {tile}; every resize is by the filter {filter}, of 8-bit samples:
+A picture of W x H pixels is cut into tiles of {tile}; every resize is by the filter {filter}, of
+8-bit samples:
 
-1. Resize it to {longest} pixels along its longer edge, the shorter edge in proportion: cut to an integer, made even by
-   adding 1, at least 1.
-2. Resize it to whole tiles: the longer edge rounded up to a multiple of {edge}, the shorter in proportion to that, cut
-   to an integer and rounded up to a multiple of {edge}.
-3. Cut that into parts, row by row, and after them, as the last tile, put all of it resized to {tile}. Where it is one
-   tile already, that is the only one.
+1. Resize it to {longest} pixels along its longer edge, the shorter edge in proportion: cut to an
+   integer, made even by adding 1, at least 1.
+2. Resize it to whole tiles: the longer edge rounded up to a multiple of {edge}, the shorter in
+   proportion to that, cut to an integer and rounded up to a multiple of {edge}.
+3. Cut that into parts, row by row, and after them, as the last tile, put all of it resized to
+   {tile}. Where it is one tile already, that is the only one.
 
-The tiles of one picture are one batch of the vision graph; those of two pictures are two. In the place of the picture's
-token stand, for each part in row r and column c (from 1): {around}, the ids of its name below, and an image token for
-each row of its `image_features`; after each row of parts {row_end}, after the last {last_row_end} instead. Then come
-{around}, {whole}, the image tokens of the last tile, {around}. Rows of features fill the image tokens in that order."""
+The tiles of one picture are one batch of the vision graph; those of two pictures are two. In the
+place of the picture's token stand, for each part in row r and column c (from 1): {around}, the ids
+of its name below, and an image token for each row of its `image_features`; after each row of parts
+{row_end}, after the last {last_row_end} instead. Then come {around}, {whole}, the image tokens of
+the last tile, {around}. Rows of features fill the image tokens in that order."""
 
 
 class Idefics3(Prepared):
     """See `pocketvlm.layouts.base.Layout`.
 
-    Options: ``longest_edge`` in pixels; ``splits``, whether pictures are cut at all; ``marks``, token ids by the names
-    of `_MARKS`; ``parts``, the token ids that name the part in each row and column, ``[row][column]``.
+    Options: ``longest_edge`` in pixels; ``splits``, whether pictures are cut at all; ``marks``,
+    token ids by the names of `_MARKS`; ``parts``, the token ids that name the part in each row and
+    column, ``[row][column]``.
     """
 
     name: ClassVar[str] = "idefics3"
@@ -73,9 +87,12 @@ class Idefics3(Prepared):
         stated = geometry_of(config)
         if stated != (layout.longest_edge, layout.splits, layout.edge):
             raise PocketVLMError(
-                f"the image processor makes tiles of {stated[2]} pixels of pictures of {stated[0]}, "
-                f"{'cut' if stated[1] else 'not cut'}; the vision graph reads tiles of {layout.edge} of pictures of "
-                f"{layout.longest_edge}, {'cut' if layout.splits else 'not cut'}: export the artifact again"
+                f"the image processor makes tiles of {stated[2]} pixels of pictures of "
+                f"{stated[0]}, "
+                f"{'cut' if stated[1] else 'not cut'}; the vision graph reads tiles of "
+                f"{layout.edge} of pictures of "
+                f"{layout.longest_edge}, {'cut' if layout.splits else 'not cut'}: export the "
+                f"artifact again"
             )
         return layout
 
@@ -83,7 +100,11 @@ class Idefics3(Prepared):
     def recipe(self) -> str:
         """See `Layout.recipe`."""
         longest = min(self.longest_edge, _MOST_EDGE)
-        shown: dict[str, Any] = {"longest": longest, "edge": self.edge, "tile": f"{self.edge} x {self.edge}"}
+        shown: dict[str, Any] = {
+            "longest": longest,
+            "edge": self.edge,
+            "tile": f"{self.edge} x {self.edge}",
+        }
         shown["filter"] = self.steps.resample.name.lower()
         if len(self.grids()) == 1 and self.grids()[0].tiles == 1:
             return _RECIPE_ONE.format(**shown)
@@ -132,7 +153,9 @@ class Idefics3(Prepared):
                 ids += self.marks["last_row_end" if row == grid.rows - 1 else "row_end"]
         return np.array(ids + around + whole + slots + around, dtype=np.int64)
 
-    def arrange(self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]) -> Floats:
+    def arrange(
+        self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]
+    ) -> Floats:
         """Tile after tile."""
         return one_after_another(features)
 
@@ -152,7 +175,8 @@ class Idefics3(Prepared):
         return self._whole_tiles(*_below_most(*_scaled(height, width, self.longest_edge)))
 
     def _whole_tiles(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) in whole tiles; computed in this order, as transformers does, rounding included."""
+        """(height, width) in whole tiles; computed in this order, as transformers does, rounding
+        included."""
         if not self.splits:
             return self.edge, self.edge
         aspect = width / height
@@ -174,43 +198,59 @@ class Idefics3(Prepared):
         most = self._up(min(self.longest_edge, _MOST_EDGE)) // self.edge if self.splits else 1
         if not square or most**2 > _MOST_TILES:
             raise PocketVLMError(
-                f"pictures of {self.longest_edge} pixels cannot be cut into tiles of {self.setting.image_size} pixels: "
+                f"pictures of {self.longest_edge} pixels cannot be cut into tiles of "
+                f"{self.setting.image_size} pixels: "
                 f"expected square tiles, {_MOST_TILES} of a picture at most"
             )
 
     def _names(self) -> tuple[dict[str, list[int]], list[list[list[int]]]]:
         """The ids in the options, checked: the manifest may be anyone's."""
         marks, parts = self.setting.options.get("marks"), self.setting.options.get("parts")
-        sound = isinstance(marks, Mapping) and all(self._are_ids(marks.get(name)) for name in _MARKS)
+        sound = isinstance(marks, Mapping) and all(
+            self._are_ids(marks.get(name)) for name in _MARKS
+        )
         sound = sound and isinstance(parts, list) and all(isinstance(row, list) for row in parts)
         for grid in self.grids() if sound else []:
             if grid.whole is not None:
                 named = [row[: grid.columns] for row in (parts or [])[: grid.rows]]
                 sound = sound and len(named) == grid.rows
-                sound = sound and all(len(row) == grid.columns and all(map(self._are_ids, row)) for row in named)
+                sound = sound and all(
+                    len(row) == grid.columns and all(map(self._are_ids, row)) for row in named
+                )
         if not sound:
             raise PocketVLMError(
-                "the layout's token ids do not name all parts that a picture may be cut into: export the artifact again"
+                "the layout's token ids do not name all parts that a picture may be cut into: "
+                "export the artifact again"
             )
         return {name: list((marks or {})[name]) for name in _MARKS}, list(parts or [])
 
     def _are_ids(self, ids: Any) -> bool:
         if not isinstance(ids, list) or len(ids) > _MOST_IDS:
             return False
-        return all(type(token) is int and token >= 0 and token != self.setting.image_token_id for token in ids)
+        return all(
+            type(token) is int and token >= 0 and token != self.setting.image_token_id
+            for token in ids
+        )
 
 
 def geometry_of(config: Mapping[str, Any]) -> tuple[int, bool, int]:
-    """(longest edge, whether pictures are cut, edge of a tile) that an image processor's configuration states.
+    """(longest edge, whether pictures are cut, edge of a tile) that an image processor's
+    configuration states.
 
     Raises:
         PocketVLMError: it resizes otherwise.
     """
-    size, most = config.get("size") or {"longest_edge": 4 * 364}, config.get("max_image_size") or {"longest_edge": 364}
-    longest, edge = (value.get("longest_edge") if isinstance(value, Mapping) else None for value in (size, most))
+    size, most = (
+        config.get("size") or {"longest_edge": 4 * 364},
+        config.get("max_image_size") or {"longest_edge": 364},
+    )
+    longest, edge = (
+        value.get("longest_edge") if isinstance(value, Mapping) else None for value in (size, most)
+    )
     if config.get("do_resize") is False or not (_is_edge(longest) and _is_edge(edge)):
         raise PocketVLMError(
-            f"the image processor has size {size}, max_image_size {most}, do_resize {config.get('do_resize', True)}: "
+            f"the image processor has size {size}, max_image_size {most}, do_resize "
+            f"{config.get('do_resize', True)}: "
             "only a longest_edge of whole pixels for both, with do_resize, is supported"
         )
     return longest, bool(config.get("do_image_splitting", True)), edge
@@ -219,15 +259,22 @@ def geometry_of(config: Mapping[str, Any]) -> tuple[int, bool, int]:
 def tile_steps(config: Mapping[str, Any]) -> Preprocessor:
     """What is done to each tile once it is cut: samples are scaled and normalised."""
     stated = {key: value for key, value in config.items() if value is not None}
-    defaults = {"resample": Image.Resampling.LANCZOS, "image_mean": _STANDARD, "image_std": _STANDARD}
-    return Preprocessor.from_config({**defaults, **stated, "do_resize": False, "do_center_crop": False}, IDEFICS3_TYPES)
+    defaults = {
+        "resample": Image.Resampling.LANCZOS,
+        "image_mean": _STANDARD,
+        "image_std": _STANDARD,
+    }
+    return Preprocessor.from_config(
+        {**defaults, **stated, "do_resize": False, "do_center_crop": False}, IDEFICS3_TYPES
+    )
 
 
 def _geometry(setting: Setting) -> tuple[int, bool]:
     longest, splits = setting.options.get("longest_edge"), setting.options.get("splits")
     if not _is_edge(longest) or not isinstance(splits, bool):
         raise PocketVLMError(
-            f"the layout says longest_edge {longest!r}, splits {splits!r}: expected pixels, and true or false"
+            f"the layout says longest_edge {longest!r}, splits {splits!r}: expected pixels, and "
+            f"true or false"
         )
     return longest, splits
 
@@ -237,7 +284,8 @@ def _is_edge(value: Any) -> TypeGuard[int]:
 
 
 def _scaled(height: int, width: int, longest: int) -> tuple[int, int]:
-    """(height, width) with the longer edge at ``longest`` and the shorter one even; as transformers rounds."""
+    """(height, width) with the longer edge at ``longest`` and the shorter one even; as transformers
+    rounds."""
     aspect = width / height
     if width >= height:
         short = int(longest / aspect)

@@ -56,6 +56,8 @@ class Single(Prepared):
         """A slot for each kept token."""
         return np.full(budget, self.setting.image_token_id, dtype=np.int64)
 
-    def arrange(self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]) -> Floats:
+    def arrange(
+        self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]
+    ) -> Floats:
         """As they are."""
         return features.image_features[0]

@@ -1,4 +1,5 @@
-"""Knows how a picture from anywhere becomes upright 8-bit RGB, and what is refused before it is decoded."""
+"""Knows how a picture from anywhere becomes upright 8-bit RGB, and what is refused before it is
+decoded."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ from pocketvlm.errors import PocketVLMError
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
-# Raster formats only: Pillow would hand EPS to Ghostscript, and others read further files. The common ones are tried
-# first, as importing the plug-ins of the others takes Pillow a tenth of a second.
+# Raster formats only: Pillow would hand EPS to Ghostscript, and others read further files. The
+# common ones are tried first, as importing the plug-ins of the others takes Pillow a tenth of a
+# second.
 _COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")
 _RARE = ("WEBP", "TIFF", "AVIF", "JPEG2000", "ICO")
 # What Pillow's decoders raise on bytes that are not what their header promises.
@@ -52,15 +54,17 @@ class PictureLimits:
 def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image.Image:
     """Read a picture as an upright RGB image.
 
-    EXIF orientation is applied, the first frame of an animation is taken, 16-bit samples keep their upper byte, and
-    transparency is composited onto white, as transformers' image processors do since version 5.
+    EXIF orientation is applied, the first frame of an animation is taken, 16-bit samples keep their
+    upper byte, and transparency is composited onto white, as transformers' image processors do
+    since version 5.
 
     Args:
         picture: a path, the bytes of a file, a PIL image, or uint8 (height, width[, 1 | 3 | 4]).
         limits: caps on bytes and pixels; None takes the defaults of `PictureLimits`.
 
     Raises:
-        PocketVLMError: no such file, beyond a limit, empty, truncated, or no picture; it names the file.
+        PocketVLMError: no such file, beyond a limit, empty, truncated, or no picture; it names the
+            file.
     """
     limits = limits or PictureLimits()
     if isinstance(picture, np.ndarray):
@@ -74,7 +78,8 @@ def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image
             image = _identify(data)
     except Image.DecompressionBombError as error:
         raise PocketVLMError(
-            f"{name} has over {2 * limits.max_pixels} pixels, the limit is {limits.max_pixels}: scale it down"
+            f"{name} has over {2 * limits.max_pixels} pixels, the limit is {limits.max_pixels}: "
+            f"scale it down"
         ) from error
     except _DECODE_ERRORS as error:
         raise PocketVLMError(
@@ -87,9 +92,11 @@ def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image
 
 @contextmanager
 def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """The caller's limit in place of Pillow's, a global: Pillow warns above it and refuses above twice as many pixels.
+    """The caller's limit in place of Pillow's, a global: Pillow warns above it and refuses above
+    twice as many pixels.
 
-    It holds while the header is read, which is when Pillow looks; sizes up to twice the limit are left to us.
+    It holds while the header is read, which is when Pillow looks; sizes up to twice the limit are
+    left to us.
     """
     with _PILLOW_LIMIT, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -110,34 +117,48 @@ def _identify(data: bytes) -> Image.Image:
 
 
 def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tuple[str, bytes]:
-    """A name for messages, and the bytes: never more than the limit is read, whatever the file grows to."""
+    """A name for messages, and the bytes: never more than the limit is read, whatever the file
+    grows to."""
     if isinstance(picture, bytes):
         name, data = "the picture", picture
     elif not isinstance(picture, (str, os.PathLike)):
-        raise PocketVLMError(f"a {type(picture).__name__} is no picture: give a path, bytes, a PIL image or an array")
+        raise PocketVLMError(
+            f"a {type(picture).__name__} is no picture: give a path, bytes, a PIL image or an array"
+        )
     else:
         name = os.fspath(picture)
         if name.startswith(("http:", "https:", "data:")):
-            raise PocketVLMError(f"{name[:80]} is no file: nothing is fetched; download the picture and give its path")
+            raise PocketVLMError(
+                f"{name[:80]} is no file: nothing is fetched; download the picture and give its "
+                f"path"
+            )
         try:
             with Path(name).open("rb") as stream:
                 data = stream.read(limits.max_bytes + 1)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             reason = getattr(error, "strerror", None) or error
-            raise PocketVLMError(f"picture {name} cannot be read ({reason}): give the path of a picture") from error
+            raise PocketVLMError(
+                f"picture {name} cannot be read ({reason}): give the path of a picture"
+            ) from error
     if not data:
         raise PocketVLMError(f"{name} is empty: give a picture file")
     if len(data) > limits.max_bytes:
-        raise PocketVLMError(f"{name} has more than {limits.max_bytes} bytes, the limit: give a smaller file")
+        raise PocketVLMError(
+            f"{name} has more than {limits.max_bytes} bytes, the limit: give a smaller file"
+        )
     return name, data
 
 
 def _check_pixels(image: Image.Image, name: str, limits: PictureLimits) -> None:
     width, height = image.size
     if width * height > limits.max_pixels:
-        raise PocketVLMError(f"{name} has {width}x{height} pixels, the limit is {limits.max_pixels}: scale it down")
+        raise PocketVLMError(
+            f"{name} has {width}x{height} pixels, the limit is {limits.max_pixels}: scale it down"
+        )
     if width == 0 or height == 0:
-        raise PocketVLMError(f"{name} has {width}x{height} pixels: give a picture that is not empty")
+        raise PocketVLMError(
+            f"{name} has {width}x{height} pixels: give a picture that is not empty"
+        )
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -149,7 +170,9 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
             return Image.alpha_composite(white, upright).convert("RGB")
         return _to_8_bits(upright).convert("RGB")
     except _DECODE_ERRORS as error:
-        raise PocketVLMError(f"{name} is damaged or truncated ({error}): give the whole picture") from error
+        raise PocketVLMError(
+            f"{name} is damaged or truncated ({error}): give the whole picture"
+        ) from error
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -165,11 +188,16 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 def _from_array(array: npt.NDArray[np.uint8], limits: PictureLimits) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+    if array.dtype != np.uint8 or not (
+        array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    ):
         raise PocketVLMError(
-            f"an array of {array.dtype} {array.shape} is no picture: give uint8 (height, width, 1|3|4)"
+            f"an array of {array.dtype} {array.shape} is no picture: give uint8 (height, width, "
+            f"1|3|4)"
         )
     height, width = array.shape[:2]
     if not 0 < height * width <= limits.max_pixels:
-        raise PocketVLMError(f"the array has {width}x{height} pixels: give 1 to {limits.max_pixels}")
+        raise PocketVLMError(
+            f"the array has {width}x{height} pixels: give 1 to {limits.max_pixels}"
+        )
     return Image.fromarray(array)

@@ -1,4 +1,5 @@
-"""Knows how an RGB image becomes pixel_values exactly as Hugging Face's CLIP image processor makes them."""
+"""Knows how an RGB image becomes pixel_values exactly as Hugging Face's CLIP image processor makes
+them."""
 
 from __future__ import annotations
 
@@ -19,15 +20,21 @@ _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _MAX_EDGE = 16_384  # a resize target beyond this is no vision model's
 _MAX_SQUARE = 10_000  # edge of a padded picture: as many pixels as a picture may have by default
-# Processors with CLIP's steps, by their names over the years; those of LLaVA can pad to a square first.
+# Processors with CLIP's steps, by their names over the years; those of LLaVA can pad to a square
+# first.
 _SUFFIXES = ("", "Pil", "Fast")
 _CLIP_TYPES = (*(f"CLIPImageProcessor{suffix}" for suffix in _SUFFIXES), "CLIPFeatureExtractor")
 _LLAVA_TYPES = tuple(f"LlavaImageProcessor{suffix}" for suffix in _SUFFIXES)
 ONE_TILE_TYPES = (*_CLIP_TYPES, *_LLAVA_TYPES)
-NEXT_TYPES = tuple(f"LlavaNextImageProcessor{suffix}" for suffix in _SUFFIXES)  # CLIP's steps on each tile
+NEXT_TYPES = tuple(
+    f"LlavaNextImageProcessor{suffix}" for suffix in _SUFFIXES
+)  # CLIP's steps on each tile
 VIDEO_TYPES = ("VideoLlavaImageProcessor",)  # and on each frame of a clip
-# These cut and resize by themselves, see their layout; of CLIP's steps each tile goes through the last.
-IDEFICS3_TYPES = tuple(f"{name}ImageProcessor{suffix}" for name in ("Idefics3", "SmolVLM") for suffix in _SUFFIXES)
+# These cut and resize by themselves, see their layout; of CLIP's steps each tile goes through the
+# last.
+IDEFICS3_TYPES = tuple(
+    f"{name}ImageProcessor{suffix}" for name in ("Idefics3", "SmolVLM") for suffix in _SUFFIXES
+)
 
 
 @dataclass(frozen=True)
@@ -35,11 +42,15 @@ class Preprocessor:
     """Pad, resize, centre crop, rescale, normalise; each step may be off.
 
     Attributes:
-        pad_colour: (red, green, blue) of the square that the picture is put in the middle of; None is no padding.
-        shortest_edge: target of the shorter edge in pixels, the aspect ratio kept; None resizes to ``resize_to``.
-        resize_to: (height, width) in pixels, the aspect ratio ignored; None with ``shortest_edge`` None is no resize.
+        pad_colour: (red, green, blue) of the square that the picture is put in the middle of; None
+            is no padding.
+        shortest_edge: target of the shorter edge in pixels, the aspect ratio kept; None resizes to
+            ``resize_to``.
+        resize_to: (height, width) in pixels, the aspect ratio ignored; None with ``shortest_edge``
+            None is no resize.
         resample: Pillow's filter.
-        crop_to: (height, width) of the centre crop, padded with black where the image is smaller; None is no crop.
+        crop_to: (height, width) of the centre crop, padded with black where the image is smaller;
+            None is no crop.
         rescale_factor: multiplies the 8-bit samples; None leaves them.
         mean: subtracted a channel, and ``std`` divides; None for both is no normalisation.
         std: see ``mean``.
@@ -56,22 +67,33 @@ class Preprocessor:
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
-        """Read preprocessor_config.json; raises `PocketVLMError` where it makes other sizes than the graph reads."""
+        """Read preprocessor_config.json; raises `PocketVLMError` where it makes other sizes than
+        the graph reads."""
         preprocessor = cls.from_config(artifact.read_json("preprocessor_config.json"))
         preprocessor.check_size(artifact.manifest.vision.image_size)
         return preprocessor
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], kinds: Sequence[str] = ONE_TILE_TYPES) -> Self:
-        """Read the configuration of an image processor; raises `PocketVLMError` for any but those of ``kinds``."""
-        config = {key: value for key, value in config.items() if value is not None}  # null means the default
+        """Read the configuration of an image processor; raises `PocketVLMError` for any but those
+        of ``kinds``."""
+        config = {
+            key: value for key, value in config.items() if value is not None
+        }  # null means the default
         kind = config.get("image_processor_type", kinds[-1])
         if kind not in kinds:
-            raise PocketVLMError(f"image processor {kind!r} is unknown, {', '.join(kinds)} are known: update pocketvlm")
+            raise PocketVLMError(
+                f"image processor {kind!r} is unknown, {', '.join(kinds)} are known: update "
+                f"pocketvlm"
+            )
         try:
             mean = _channels(config.get("image_mean") or _CLIP_MEAN)
-            pads = bool(config.get("do_pad")) and kind in _LLAVA_TYPES  # CLIP's pads a batch, one picture stays
-            shortest_edge, resize_to = _resize_target(config) if config.get("do_resize", True) else (None, None)
+            pads = (
+                bool(config.get("do_pad")) and kind in _LLAVA_TYPES
+            )  # CLIP's pads a batch, one picture stays
+            shortest_edge, resize_to = (
+                _resize_target(config) if config.get("do_resize", True) else (None, None)
+            )
             crop = config.get("crop_size", 224) if config.get("do_center_crop", True) else None
             normalise = config.get("do_normalize", True)
             return cls(
@@ -80,17 +102,23 @@ class Preprocessor:
                 resize_to=resize_to,
                 resample=Image.Resampling(config.get("resample", Image.Resampling.BICUBIC)),
                 crop_to=None if crop is None else _height_width(crop),
-                rescale_factor=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else None,
+                rescale_factor=float(config.get("rescale_factor", 1 / 255))
+                if config.get("do_rescale", True)
+                else None,
                 mean=mean if normalise else None,
                 std=_channels(config.get("image_std") or _CLIP_STD) if normalise else None,
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise PocketVLMError(f"the preprocessor configuration is damaged ({error!r}): export it again") from error
+            raise PocketVLMError(
+                f"the preprocessor configuration is damaged ({error!r}): export it again"
+            ) from error
 
     def check_size(self, expected: tuple[int, int]) -> None:
-        """Raise `PocketVLMError` where pictures do not come out as ``expected`` (height, width), or are blown up first.
+        """Raise `PocketVLMError` where pictures do not come out as ``expected`` (height, width), or
+        are blown up first.
 
-        Where neither crop nor resize fixes the size it depends on the picture, and is checked with each.
+        Where neither crop nor resize fixes the size it depends on the picture, and is checked with
+        each.
         """
         made = self.crop_to or self.resize_to or expected
         if made != expected:
@@ -101,13 +129,15 @@ class Preprocessor:
         largest = max(self.shortest_edge or 0, *(self.resize_to or (0,)))
         if largest > 4 * max(expected):  # processors resize to a little more than the crop
             raise PocketVLMError(
-                f"preprocessing resizes to {largest} pixels where the vision graph reads {expected[0]}x{expected[1]}: "
+                f"preprocessing resizes to {largest} pixels where the vision graph reads "
+                f"{expected[0]}x{expected[1]}: "
                 "export the artifact again"
             )
 
     @property
     def base_size(self) -> tuple[int, int]:
-        """(height, width) that a whole picture is squeezed into where it is one of several tiles."""
+        """(height, width) that a whole picture is squeezed into where it is one of several
+        tiles."""
         if self.resize_to is not None:
             return self.resize_to
         edge = self.shortest_edge or (self.crop_to or (1,))[0]
@@ -126,7 +156,8 @@ class Preprocessor:
         return samples if self.crop_to is None else _center_crop(samples, self.crop_to)
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.float32]:
-        """``pixel_values`` float32 (3, height, width) of an RGB image, as from `pocketvlm.media.pictures.open_picture`."""
+        """``pixel_values`` float32 (3, height, width) of an RGB image, as from
+        `pocketvlm.media.pictures.open_picture`."""
         pixels: npt.NDArray[np.float32] = self.resize_and_crop(image).astype(np.float32)
         if self.rescale_factor is not None:
             # In float64 and back, as transformers does: float32 throughout differs in the last bit.
@@ -134,11 +165,14 @@ class Preprocessor:
         if self.mean is not None and self.std is not None:
             pixels -= np.array(self.mean, dtype=np.float32)
             pixels /= np.array(self.std, dtype=np.float32)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (height, width, 3) -> (3, height, width)
+        return np.ascontiguousarray(
+            pixels.transpose(2, 0, 1)
+        )  # (height, width, 3) -> (3, height, width)
 
 
 def _resize_target(config: Mapping[str, Any]) -> tuple[int | None, tuple[int, int] | None]:
-    """``size`` as (shortest_edge, None) or (None, (height, width)); an old plain number is a shortest edge."""
+    """``size`` as (shortest_edge, None) or (None, (height, width)); an old plain number is a
+    shortest edge."""
     size = config.get("size", {"shortest_edge": 224})
     if isinstance(size, int):
         size = {"shortest_edge": size}
@@ -164,7 +198,11 @@ def _edge(value: Any) -> int:
 
 
 def _channels(values: Any) -> tuple[float, ...]:
-    channels = (float(values),) * 3 if isinstance(values, (int, float)) else tuple(float(v) for v in values)
+    channels = (
+        (float(values),) * 3
+        if isinstance(values, (int, float))
+        else tuple(float(v) for v in values)
+    )
     if len(channels) != 3:
         raise ValueError(f"{len(channels)} channel statistics instead of 3")
     return channels
@@ -181,14 +219,17 @@ def _colour(mean: tuple[float, ...]) -> tuple[int, int, int]:
 def _pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     edge = max(image.size)
     if edge > _MAX_SQUARE:
-        raise PocketVLMError(f"a picture of {image.width}x{image.height} pixels is too large to be padded: crop it")
+        raise PocketVLMError(
+            f"a picture of {image.width}x{image.height} pixels is too large to be padded: crop it"
+        )
     square = Image.new("RGB", (edge, edge), colour)
     square.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
     return square
 
 
 def _keep_aspect(size: tuple[int, int], shortest_edge: int) -> tuple[int, int]:
-    """(width, height) with the shorter edge at the target; the longer one is cut to an integer, not rounded."""
+    """(width, height) with the shorter edge at the target; the longer one is cut to an integer, not
+    rounded."""
     width, height = size
     longest = int(shortest_edge * max(size) / min(size))
     if longest > _MAX_EDGE:
@@ -197,16 +238,19 @@ def _keep_aspect(size: tuple[int, int], shortest_edge: int) -> tuple[int, int]:
 
 
 def _center_crop(samples: npt.NDArray[np.uint8], crop: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """(height, width, 3) cut, or padded with black, to ``crop``; an odd remainder goes as in transformers.
+    """(height, width, 3) cut, or padded with black, to ``crop``; an odd remainder goes as in
+    transformers.
 
-    transformers pads with ceil((new - old) / 2) on the top and left, and cuts at floor((old - crop) / 2); where one
-    edge is padded and the other cut, both rules apply.
+    transformers pads with ceil((new - old) / 2) on the top and left, and cuts at floor((old - crop)
+    / 2); where one edge is padded and the other cut, both rules apply.
     """
     height, width = samples.shape[:2]
     padded_to = (max(crop[0], height), max(crop[1], width))
     fits = crop[0] <= height and crop[1] <= width
     top_pad, left_pad = (
-        (0, 0) if fits else (math.ceil((padded_to[0] - height) / 2), math.ceil((padded_to[1] - width) / 2))
+        (0, 0)
+        if fits
+        else (math.ceil((padded_to[0] - height) / 2), math.ceil((padded_to[1] - width) / 2))
     )
     canvas = np.zeros((*padded_to, samples.shape[2]), samples.dtype)
     canvas[top_pad : top_pad + height, left_pad : left_pad + width] = samples

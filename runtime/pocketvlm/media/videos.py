@@ -1,4 +1,5 @@
-"""Knows how a clip becomes a few upright RGB frames, and what is refused before and while it is decoded."""
+"""Knows how a clip becomes a few upright RGB frames, and what is refused before and while it is
+decoded."""
 
 from __future__ import annotations
 
@@ -27,15 +28,19 @@ if TYPE_CHECKING:
 Frame = Image.Image | npt.NDArray[np.uint8]
 Video = str | os.PathLike[str] | bytes | Sequence[Frame]
 
-# Files that hold their own pictures: playlists and their like would make FFmpeg open other files or addresses.
+# Files that hold their own pictures: playlists and their like would make FFmpeg open other files or
+# addresses.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,gif"
 _ADVICE = "give a whole MP4, WebM, MKV, AVI or MPEG-TS file"
-_TRUNCATED = 0.9  # of the length that the header states: streams of a whole file may end a little earlier
+_TRUNCATED = (
+    0.9  # of the length that the header states: streams of a whole file may end a little earlier
+)
 
 
 @dataclass(frozen=True)
 class VideoLimits:
-    """What is refused: bytes of a file, pixels and number of its frames, seconds that decoding it may take."""
+    """What is refused: bytes of a file, pixels and number of its frames, seconds that decoding it
+    may take."""
 
     max_bytes: int = 1 << 30
     max_pixels: int = 36_000_000
@@ -44,21 +49,24 @@ class VideoLimits:
 
 
 def open_video(video: Video, count: int, limits: VideoLimits | None = None) -> list[Image.Image]:
-    """Read ``count`` frames of a clip, evenly spaced from its first to its last, as upright RGB images in time order.
+    """Read ``count`` frames of a clip, evenly spaced from its first to its last, as upright RGB
+    images in time order.
 
-    Of n decoded frames, counted from 0, these are numbers ``np.linspace(0, n - 1, count)`` cut to integers, as
-    Video-LLaVA's own code takes them; of a shorter clip some come twice. The whole clip is decoded, as frames are not
-    where a header says they are, but no other frame is kept. A rotation that the file asks for is applied.
+    Of n decoded frames, counted from 0, these are numbers ``np.linspace(0, n - 1, count)`` cut to
+    integers, as Video-LLaVA's own code takes them; of a shorter clip some come twice. The whole
+    clip is decoded, as frames are not where a header says they are, but no other frame is kept. A
+    rotation that the file asks for is applied.
 
     Args:
-        video: a path, the bytes of a file, or frames decoded already, PIL images or uint8 (height, width, 3), in time
-            order.
+        video: a path, the bytes of a file, or frames decoded already, PIL images or uint8 (height,
+            width, 3), in time order.
         count: frames to take, at least 1.
         limits: None takes the defaults of `VideoLimits`.
 
     Raises:
-        PocketVLMError: no PyAV, no such file, a pipe, beyond a limit, empty, damaged, truncated as far as its header
-            tells (MPEG-TS and GIF do not), or without pictures; it names the file.
+        PocketVLMError: no PyAV, no such file, a pipe, beyond a limit, empty, damaged, truncated as
+            far as its header tells (MPEG-TS and GIF do not), or without pictures; it names the
+            file.
     """
     limits = limits or VideoLimits()
     if isinstance(video, (list, tuple)):
@@ -102,7 +110,8 @@ class _Clip:
                 _check_count(decoded, self.name, self.limits)
                 if time.monotonic() > self.deadline:
                     raise PocketVLMError(
-                        f"{self.name} takes more than {self.limits.max_seconds:g} seconds to decode, the limit: "
+                        f"{self.name} takes more than {self.limits.max_seconds:g} seconds to "
+                        f"decode, the limit: "
                         "give a shorter or smaller clip"
                     )
         return [kept[number] for number in wanted if number in kept], decoded
@@ -125,7 +134,8 @@ def _library() -> Any:
         import av
     except ImportError as error:  # also where a library that it needs is missing
         raise PocketVLMError(
-            f"videos are decoded by PyAV, which cannot be used ({error}): pip install 'pocketvlm[video]'"
+            f"videos are decoded by PyAV, which cannot be used ({error}): pip install "
+            f"'pocketvlm[video]'"
         ) from error
     return av
 
@@ -133,7 +143,8 @@ def _library() -> Any:
 def _path(video: Any) -> str:
     if not isinstance(video, (str, os.PathLike)):
         raise PocketVLMError(
-            f"a {type(video).__name__} is no video: give a path, the bytes of a file or a list of frames"
+            f"a {type(video).__name__} is no video: give a path, the bytes of a file or a list of "
+            f"frames"
         )
     return os.fspath(video)
 
@@ -148,12 +159,16 @@ def _source(video: Any, name: str, limits: VideoLimits) -> Iterator[BinaryIO]:
     try:
         found = Path(name).stat()
         if not stat.S_ISREG(found.st_mode):
-            raise PocketVLMError(f"{name} is no file but a folder, pipe or device: record it into a file first")
+            raise PocketVLMError(
+                f"{name} is no file but a folder, pipe or device: record it into a file first"
+            )
         _check_size(found.st_size, name, limits)
         opened = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
-        raise PocketVLMError(f"video {name} cannot be read ({reason}): give the path of a video file") from error
+        raise PocketVLMError(
+            f"video {name} cannot be read ({reason}): give the path of a video file"
+        ) from error
     with os.fdopen(opened, "rb") as stream:
         yield stream
 
@@ -162,7 +177,9 @@ def _check_size(size: int, name: str, limits: VideoLimits) -> None:
     if not size:
         raise PocketVLMError(f"{name} is empty: give a video file")
     if size > limits.max_bytes:
-        raise PocketVLMError(f"{name} has {size} bytes, the limit is {limits.max_bytes}: give a shorter clip")
+        raise PocketVLMError(
+            f"{name} has {size} bytes, the limit is {limits.max_bytes}: give a shorter clip"
+        )
 
 
 @contextmanager
@@ -170,18 +187,32 @@ def _decoding(name: str, library: Any) -> Iterator[None]:
     """What FFmpeg raises on bytes that are not what they promise, as one line."""
     try:
         yield
-    except (library.FFmpegError, ValueError, OverflowError, LookupError, EOFError, OSError, MemoryError) as error:
+    except (
+        library.FFmpegError,
+        ValueError,
+        OverflowError,
+        LookupError,
+        EOFError,
+        OSError,
+        MemoryError,
+    ) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise PocketVLMError(
-            f"{name} is no video that this can read, or is damaged or truncated ({reason}): {_ADVICE}"
+            f"{name} is no video that this can read, or is damaged or truncated ({reason}): "
+            f"{_ADVICE}"
         ) from error
 
 
 @contextmanager
 def _open(library: Any, source: BinaryIO, limits: VideoLimits) -> Iterator[InputContainer]:
-    """The file from its beginning; the limit on pixels holds for what FFmpeg decodes to find out what it is, too."""
+    """The file from its beginning; the limit on pixels holds for what FFmpeg decodes to find out
+    what it is, too."""
     source.seek(0)
-    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "", "max_pixels": str(limits.max_pixels)}
+    options = {
+        "format_whitelist": _FORMATS,
+        "protocol_whitelist": "",
+        "max_pixels": str(limits.max_pixels),
+    }
     with library.open(source, options=options) as container:
         yield container
 
@@ -195,10 +226,13 @@ def _stream(container: InputContainer, name: str, limits: VideoLimits) -> VideoS
     context = streams[0].codec_context
     if context.width * context.height > limits.max_pixels:
         raise PocketVLMError(
-            f"{name} has frames of {context.width}x{context.height} pixels, the limit is {limits.max_pixels}: "
+            f"{name} has frames of {context.width}x{context.height} pixels, the limit is "
+            f"{limits.max_pixels}: "
             "scale it down"
         )
-    context.options = {"max_pixels": str(limits.max_pixels)}  # which the stream itself may change on its way
+    context.options = {
+        "max_pixels": str(limits.max_pixels)
+    }  # which the stream itself may change on its way
     context.thread_type = "AUTO"
     return streams[0]
 
@@ -208,7 +242,8 @@ def _is_cover(stream: VideoStream) -> bool:
 
 
 def _survey(container: InputContainer, stream: VideoStream, name: str, limits: VideoLimits) -> int:
-    """The number of its packets, about as many as frames, without decoding them; refuses what ends too early."""
+    """The number of its packets, about as many as frames, without decoding them; refuses what ends
+    too early."""
     frames, reached = 0, 0.0
     for packet in container.demux():
         if not packet.size:  # the sign that a stream has ended
@@ -223,7 +258,8 @@ def _survey(container: InputContainer, stream: VideoStream, name: str, limits: V
     reached -= (container.start_time or 0) / 1e6
     if reached < _TRUNCATED * length:
         raise PocketVLMError(
-            f"{name} ends after {reached:.3g} of the {length:.3g} seconds that its header promises: it is truncated, "
+            f"{name} ends after {reached:.3g} of the {length:.3g} seconds that its header "
+            f"promises: it is truncated, "
             f"{_ADVICE}"
         )
     return frames
@@ -231,7 +267,9 @@ def _survey(container: InputContainer, stream: VideoStream, name: str, limits: V
 
 def _check_count(frames: int, name: str, limits: VideoLimits) -> None:
     if frames > limits.max_frames:
-        raise PocketVLMError(f"{name} has more than {limits.max_frames} frames, the limit: give a shorter clip")
+        raise PocketVLMError(
+            f"{name} has more than {limits.max_frames} frames, the limit: give a shorter clip"
+        )
 
 
 def _upright(frame: av.VideoFrame, name: str) -> Image.Image:
@@ -240,5 +278,9 @@ def _upright(frame: av.VideoFrame, name: str) -> Image.Image:
         raise PocketVLMError(f"{name} has a damaged frame: {_ADVICE}")
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
     turned = round(frame.rotation) % 360  # degrees counter-clockwise
-    turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+    turns = {
+        90: Image.Transpose.ROTATE_90,
+        180: Image.Transpose.ROTATE_180,
+        270: Image.Transpose.ROTATE_270,
+    }
     return image.transpose(turns[turned]) if turned in turns else image

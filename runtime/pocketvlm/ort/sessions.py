@@ -1,4 +1,5 @@
-"""Knows how an ONNX Runtime session is opened, the only place that does: options, checks, errors for people."""
+"""Knows how an ONNX Runtime session is opened, the only place that does: options, checks, errors
+for people."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from pocketvlm.ort.overflow import integer_options
 from pocketvlm.ort.signatures import signature
 from pocketvlm.ort.threads import check_threads
 
-# ONNX Runtime's status exceptions share no base class of their own; not every release has all of them.
+# ONNX Runtime's status exceptions share no base class of their own; not every release has all of
+# them.
 _STATUS = [
     "Fail",
     "InvalidArgument",
@@ -35,7 +37,9 @@ _ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
 )
-_ERRORS_ONLY = 3  # log severity: warnings about a graph's nodes are of no use to whoever asks a question
+_ERRORS_ONLY = (
+    3  # log severity: warnings about a graph's nodes are of no use to whoever asks a question
+)
 
 
 def open_session(
@@ -50,10 +54,11 @@ def open_session(
 ) -> ort.InferenceSession:
     """Open one graph of an artifact on the CPU.
 
-    External weights lie beside the graph and are memory-mapped by ONNX Runtime. Nothing that it makes of them is kept
-    for the next time: optimized and prepacked graphs of CLIP-L and a 0.5B decoder open 0.4 s sooner, and take the disk
-    space of the weights once more. No session option is read from the artifact: a graph may carry options in its
-    metadata, which ONNX Runtime ignores unless asked.
+    External weights lie beside the graph and are memory-mapped by ONNX Runtime. Nothing that it
+    makes of them is kept for the next time: optimized and prepacked graphs of CLIP-L and a 0.5B
+    decoder open 0.4 s sooner, and take the disk space of the weights once more. No session option
+    is read from the artifact: a graph may carry options in its metadata, which ONNX Runtime ignores
+    unless asked.
 
     Args:
         artifact: the opened artifact; ``name`` must be listed in its manifest.
@@ -61,15 +66,17 @@ def open_session(
         kind: what the graph must be, one of `metadata.GRAPH_KINDS`.
         budget: the k that the graph must carry, for vision graphs.
         threads: intra-op threads; None leaves ONNX Runtime's default (the physical cores).
-        prepack: copy each weight into the order that products read fastest. Without, a float32 graph multiplies
-            straight from the mapped file: 3.2 GB of CLIP-L and a 0.5B decoder opened in 0.1 s instead of 13, and each
-            picture and prompt then cost a fifth to a half more, each token a tenth. For integers it is no choice:
-            their products take 3 to 40 times as long without; see `wants_prepacking`.
-        profile: note the time of every node; `end_profiling` of the session then writes a file that begins with this.
+        prepack: copy each weight into the order that products read fastest. Without, a float32
+            graph multiplies straight from the mapped file: 3.2 GB of CLIP-L and a 0.5B decoder
+            opened in 0.1 s instead of 13, and each picture and prompt then cost a fifth to a half
+            more, each token a tenth. For integers it is no choice: their products take 3 to 40
+            times as long without; see `wants_prepacking`.
+        profile: note the time of every node; `end_profiling` of the session then writes a file that
+            begins with this.
 
     Raises:
-        PocketVLMError: the file is no graph, belongs to another artifact, budget or role, or its inputs and outputs
-            are not those that the manifest's dimensions call for.
+        PocketVLMError: the file is no graph, belongs to another artifact, budget or role, or its
+            inputs and outputs are not those that the manifest's dimensions call for.
     """
     check_threads(threads)
     options = ort.SessionOptions()
@@ -92,7 +99,8 @@ def open_session(
 
 
 def wants_prepacking(precision: str, prepack: bool) -> bool:
-    """What `open_session` is told for a graph of this precision where ``prepack`` is asked for in general."""
+    """What `open_session` is told for a graph of this precision where ``prepack`` is asked for in
+    general."""
     return prepack or precision != "fp32"
 
 

@@ -1,4 +1,5 @@
-"""Knows which inputs and outputs each kind of graph has, and which of their sizes the manifest fixes."""
+"""Knows which inputs and outputs each kind of graph has, and which of their sizes the manifest
+fixes."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from pocketvlm.artifact import Manifest, metadata
 from pocketvlm.artifact.manifest import DecoderSpec
 from pocketvlm.errors import PocketVLMError
 
-Shapes = Mapping[str, tuple[int | None, ...]]  # by tensor name; None is an axis that may have any size
+Shapes = Mapping[
+    str, tuple[int | None, ...]
+]  # by tensor name; None is an axis that may have any size
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,15 @@ class Signature:
     outputs: Shapes
 
     def check(self, name: str, session: ort.InferenceSession) -> None:
-        """Raise `PocketVLMError` where the graph called ``name`` lacks a tensor, or gives it another shape."""
+        """Raise `PocketVLMError` where the graph called ``name`` lacks a tensor, or gives it
+        another shape."""
         _check(name, {tensor.name: tensor.shape for tensor in session.get_inputs()}, self.inputs)
         _check(name, {tensor.name: tensor.shape for tensor in session.get_outputs()}, self.outputs)
 
 
 def signature(manifest: Manifest, kind: str, budget: int | None = None) -> Signature:
-    """What a graph of this kind, one of `metadata.GRAPH_KINDS`, has; vision graphs keep ``budget`` tokens."""
+    """What a graph of this kind, one of `metadata.GRAPH_KINDS`, has; vision graphs keep ``budget``
+    tokens."""
     spec = manifest.decoder
     if kind == metadata.VISION_ENCODER:
         return Signature(
@@ -46,7 +51,8 @@ def signature(manifest: Manifest, kind: str, budget: int | None = None) -> Signa
 
 
 def cache_names(layers: int) -> list[str]:
-    """``0.key``, ``0.value``, ``1.key``, ...: after ``past_key_values.`` an input, after ``present.`` an output."""
+    """``0.key``, ``0.value``, ``1.key``, ...: after ``past_key_values.`` an input, after
+    ``present.`` an output."""
     return [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
 
 
@@ -72,11 +78,16 @@ def _decoder(spec: DecoderSpec, kind: str) -> Signature:
 
 def _check(name: str, found: Mapping[str, list[int | str | None]], expected: Shapes) -> None:
     if missing := [tensor for tensor in expected if tensor not in found]:
-        raise PocketVLMError(f"{name} has no {', '.join(missing)}: the graph is not one of ours, export it again")
+        raise PocketVLMError(
+            f"{name} has no {', '.join(missing)}: the graph is not one of ours, export it again"
+        )
     for tensor, shape in expected.items():
         sizes = found[tensor]
-        # A size that the graph leaves open where the manifest fixes it is refused too: it could be anything.
-        if len(sizes) != len(shape) or any(want not in (None, have) for want, have in zip(shape, sizes, strict=True)):
+        # A size that the graph leaves open where the manifest fixes it is refused too: it could be
+        # anything.
+        if len(sizes) != len(shape) or any(
+            want not in (None, have) for want, have in zip(shape, sizes, strict=True)
+        ):
             raise PocketVLMError(
                 f"{name} has {tensor} of shape {_text(sizes)}, the manifest says {_text(shape)}: "
                 "files of two artifacts are mixed, copy or export it again"

@@ -1,4 +1,5 @@
-"""Knows how many threads an engine may be given, and how many cores it has to itself if nobody says."""
+"""Knows how many threads an engine may be given, and how many cores it has to itself if nobody
+says."""
 
 from __future__ import annotations
 
@@ -12,22 +13,27 @@ _MOST = 4  # threads a processor; many more bring the whole machine to a halt
 
 
 def check_threads(threads: int | None) -> None:
-    """Raise `PocketVLMError` for a number of threads that no machine like this has use for; None is the default."""
+    """Raise `PocketVLMError` for a number of threads that no machine like this has use for; None is
+    the default."""
     processors = os.cpu_count() or 1
     if threads is not None and not 1 <= threads <= _MOST * processors:
         raise PocketVLMError(
-            f"threads={threads}: expected 1..{_MOST * processors} on a machine of {processors} processors, "
+            f"threads={threads}: expected 1..{_MOST * processors} on a machine of {processors} "
+            f"processors, "
             "or none for its default"
         )
 
 
 def physical_cores() -> int:
-    """Cores that this process may use; two hardware threads of one core count once where the system tells."""
+    """Cores that this process may use; two hardware threads of one core count once where the system
+    tells."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     usable = os.sched_getaffinity(0)
     try:
-        siblings = {(_TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in usable}
+        siblings = {
+            (_TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in usable
+        }
     except OSError:
         return len(usable)
     return len(siblings)

@@ -1,4 +1,5 @@
-"""Knows how a question and its pictures become token ids, equal to those of the checkpoint's own processor."""
+"""Knows how a question and its pictures become token ids, equal to those of the checkpoint's own
+processor."""
 
 from __future__ import annotations
 
@@ -26,12 +27,13 @@ Message = Mapping[str, Any]
 class Prompter:
     """Chat template and tokenizer of an artifact.
 
-    The ids equal ``processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)`` of
-    transformers, with ``slots`` image tokens a picture. As there, special tokens typed by a user are read as special
+    The ids equal ``processor.apply_chat_template(messages, add_generation_prompt=True,
+    tokenize=True)`` of transformers, with ``slots`` image tokens a picture. As there, special
+    tokens typed by a user are read as special
     tokens: an application that passes on text from strangers strips them first.
 
-    Where the model is shown clips, ``medium`` is ``"video"``, and what is said of pictures and ``<image>`` below holds
-    for clips and ``<video>``.
+    Where the model is shown clips, ``medium`` is ``"video"``, and what is said of pictures and
+    ``<image>`` below holds for clips and ``<video>``.
     """
 
     def __init__(
@@ -43,8 +45,12 @@ class Prompter:
         medium: Medium = "image",
     ) -> None:
         image_token = tokenizer.id_to_token(image_token_id)
-        if image_token is None or _token_ids(tokenizer, image_token, add_special=False) != [image_token_id]:
-            raise PocketVLMError(f"the tokenizer has no image token {image_token_id}: export the artifact again")
+        if image_token is None or _token_ids(tokenizer, image_token, add_special=False) != [
+            image_token_id
+        ]:
+            raise PocketVLMError(
+                f"the tokenizer has no image token {image_token_id}: export the artifact again"
+            )
         # As transformers, whatever tokenizer.json says: a prompt is never cut or padded.
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -57,28 +63,41 @@ class Prompter:
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
-        """Read tokenizer.json, tokenizer_config.json and the chat template; raises `PocketVLMError`."""
-        config = artifact.read_json("tokenizer_config.json") if artifact.has("tokenizer_config.json") else {}
+        """Read tokenizer.json, tokenizer_config.json and the chat template; raises
+        `PocketVLMError`."""
+        config = (
+            artifact.read_json("tokenizer_config.json")
+            if artifact.has("tokenizer_config.json")
+            else {}
+        )
         special = _special_tokens(config)
         text = artifact.read_text("tokenizer.json", max_bytes=_MAX_TOKENIZER_BYTES)
         try:
             tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the tokenizers library raises the bare base class
-            raise PocketVLMError(f"{artifact.root}/tokenizer.json cannot be read ({error}): export it again") from error
+            raise PocketVLMError(
+                f"{artifact.root}/tokenizer.json cannot be read ({error}): export it again"
+            ) from error
         template = ChatTemplate(artifact.read_text("chat_template.jinja"), special)
         manifest = artifact.manifest
-        layout = LAYOUTS.get(manifest.vision.layout["name"])  # one that is unknown is refused where it is opened
+        layout = LAYOUTS.get(
+            manifest.vision.layout["name"]
+        )  # one that is unknown is refused where it is opened
         medium = "image" if layout is None else layout.medium
-        return cls(tokenizer, template, manifest.decoder.image_token_id, special.get("bos_token"), medium)
+        return cls(
+            tokenizer, template, manifest.decoder.image_token_id, special.get("bos_token"), medium
+        )
 
     def encode(self, prompt: str, pictures: int = 0, slots: int = 1) -> npt.NDArray[np.int64]:
-        """Token ids int64 (n,) of one question; every picture takes ``slots`` image tokens, see `place` for others.
+        """Token ids int64 (n,) of one question; every picture takes ``slots`` image tokens, see
+        `place` for others.
 
-        ``<image>`` in the prompt places a picture there, in order; without any, pictures come first, where the chat
-        template puts them.
+        ``<image>`` in the prompt places a picture there, in order; without any, pictures come
+        first, where the chat template puts them.
 
         Raises:
-            PocketVLMError: the prompt places another number of pictures than are given, or is not valid Unicode.
+            PocketVLMError: the prompt places another number of pictures than are given, or is not
+                valid Unicode.
         """
         return self.encode_messages(self.messages(prompt, pictures), pictures, slots)
 
@@ -87,27 +106,36 @@ class Prompter:
         return self._template.render(self.messages(prompt, pictures))
 
     def messages(self, prompt: str, pictures: int, carried: int = 0) -> list[Message]:
-        """The conversation that `encode` renders; ``carried`` more pictures come before all else."""
+        """The conversation that `encode` renders; ``carried`` more pictures come before all
+        else."""
         placeholder, name = PLACEHOLDERS[self._medium], _NAMES[self._medium]
         if self._medium == "video" and PLACEHOLDERS["image"] in prompt:
-            raise PocketVLMError(f"the prompt places a picture, and this model is shown clips: write {placeholder}")
+            raise PocketVLMError(
+                f"the prompt places a picture, and this model is shown clips: write {placeholder}"
+            )
         placed = prompt.count(placeholder)
         if placed not in (0, pictures):
             raise PocketVLMError(
                 f"the prompt has {placed} {placeholder} for {pictures} {name}: give as many {name}"
-                + (f", or no {placeholder} at all to put them first" if pictures else f", or no {placeholder}")
+                + (
+                    f", or no {placeholder} at all to put them first"
+                    if pictures
+                    else f", or no {placeholder}"
+                )
             )
         text = {"type": "text", "text": prompt.replace(placeholder, self._image_token)}
         first = [{"type": self._medium}] * (carried if placed else carried + pictures)
         return [{"role": "user", "content": [*first, text]}]
 
     def reply(self, text: str) -> Message:
-        """What the assistant said, as a message. Templates put their own spaces around it, and an image token that
-        the model spelt out is no picture."""
+        """What the assistant said, as a message. Templates put their own spaces around it, and an
+        image token that the model spelt out is no picture."""
         said = text.replace(self._image_token, "").strip()
         return {"role": "assistant", "content": [{"type": "text", "text": said}]}
 
-    def encode_messages(self, messages: Sequence[Message], pictures: int, slots: int = 1) -> npt.NDArray[np.int64]:
+    def encode_messages(
+        self, messages: Sequence[Message], pictures: int, slots: int = 1
+    ) -> npt.NDArray[np.int64]:
         """As `encode`, for a conversation in the form that chat templates read."""
         text = self._template.render(messages)
         # One pass, and no second BOS where the template has written one already.
@@ -116,22 +144,32 @@ class Prompter:
         is_image = ids == self.image_token_id
         if (found := int(is_image.sum())) != pictures:
             raise PocketVLMError(
-                f"the rendered prompt holds {found} {self._image_token} for {pictures} {_NAMES[self._medium]}: "
-                f"the chat template does not take {_NAMES[self._medium]} here, or the text contains {self._image_token}"
+                f"the rendered prompt holds {found} {self._image_token} for {pictures} "
+                f"{_NAMES[self._medium]}: "
+                f"the chat template does not take {_NAMES[self._medium]} here, or the text "
+                f"contains {self._image_token}"
             )
         return np.repeat(ids, np.where(is_image, slots, 1))
 
-    def place(self, ids: npt.NDArray[np.int64], pictures: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-        """Ids with one image token a picture -> ids with what stands for each in its place, see `Layout.expand`."""
+    def place(
+        self, ids: npt.NDArray[np.int64], pictures: Sequence[npt.NDArray[np.int64]]
+    ) -> npt.NDArray[np.int64]:
+        """Ids with one image token a picture -> ids with what stands for each in its place, see
+        `Layout.expand`."""
         at = np.flatnonzero(ids == self.image_token_id)
-        texts = np.split(ids, np.sort(np.concatenate([at, at + 1])))  # text and image tokens in turns
+        texts = np.split(
+            ids, np.sort(np.concatenate([at, at + 1]))
+        )  # text and image tokens in turns
         texts[1::2] = pictures
         return np.concatenate(texts)
 
     def segments(
-        self, ids: npt.NDArray[np.int64], pictures: Iterable[EmbeddingSegment | npt.NDArray[np.float32]]
+        self,
+        ids: npt.NDArray[np.int64],
+        pictures: Iterable[EmbeddingSegment | npt.NDArray[np.float32]],
     ) -> list[Segment]:
-        """Cut ids at the image slots and put each picture's features, float32 (slots, hidden), in their place.
+        """Cut ids at the image slots and put each picture's features, float32 (slots, hidden), in
+        their place.
 
         Other ids may stand between the slots of a picture: its features are then cut there too.
         """
@@ -165,13 +203,21 @@ def _part(picture: EmbeddingSegment, start: int, end: int) -> EmbeddingSegment:
 def _token_ids(tokenizer: tokenizers.Tokenizer, text: str, *, add_special: bool) -> list[int]:
     try:
         ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special).ids
-    except Exception as error:  # TypeError for a lone surrogate, the bare base class for what a vocabulary lacks
-        raise PocketVLMError(f"the tokenizer cannot read the prompt ({error}): give valid Unicode text") from error
+    except (
+        Exception
+    ) as error:  # TypeError for a lone surrogate, the bare base class for what a vocabulary lacks
+        raise PocketVLMError(
+            f"the tokenizer cannot read the prompt ({error}): give valid Unicode text"
+        ) from error
     return ids
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """``bos_token`` and its like from tokenizer_config.json, where each is a text or an object with ``content``."""
+    """``bos_token`` and its like from tokenizer_config.json, where each is a text or an object with
+    ``content``."""
     named = {key: value for key, value in config.items() if key.endswith("_token")}
-    texts = {key: value.get("content") if isinstance(value, dict) else value for key, value in named.items()}
+    texts = {
+        key: value.get("content") if isinstance(value, dict) else value
+        for key, value in named.items()
+    }
     return {key: text for key, text in texts.items() if isinstance(text, str)}

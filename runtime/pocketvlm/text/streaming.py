@@ -1,4 +1,5 @@
-"""Knows how tokens become text piece by piece, never half a character, and how a stream ends in an answer."""
+"""Knows how tokens become text piece by piece, never half a character, and how a stream ends in an
+answer."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ _INCOMPLETE = "\ufffd"  # what tokenizers writes for bytes that are not yet a wh
 class Detokenizer:
     """Turns token ids into text pieces whose concatenation equals decoding all ids at once.
 
-    Byte-level tokens may end inside a character, so a piece is held back until its character is whole. Decoding
-    restarts a little before the pending tokens, as decoders treat the first token of a text apart (a leading space).
+    Byte-level tokens may end inside a character, so a piece is held back until its character is
+    whole. Decoding restarts a little before the pending tokens, as decoders treat the first token
+    of a text apart (a leading space).
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
@@ -56,11 +58,14 @@ class Stream(Iterator[str]):
     """An answer on its way: iterate over its text pieces, then read `answer`.
 
     Attributes:
-        stop: call it, from any thread or signal handler, to end the answer after the token on its way. It is a whole
-            answer then, with the finish reason ``"interrupted"``; `close` leaves none.
+        stop: call it, from any thread or signal handler, to end the answer after the token on its
+            way. It is a whole answer then, with the finish reason ``"interrupted"``; `close` leaves
+            none.
     """
 
-    def __init__(self, pieces: Generator[str, None, Answer], stop: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, pieces: Generator[str, None, Answer], stop: Callable[[], None] = lambda: None
+    ) -> None:
         self._pieces = pieces
         self.stop = stop
         self._answer: Answer | None = None

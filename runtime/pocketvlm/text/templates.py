@@ -1,4 +1,5 @@
-"""Knows how a chat template is rendered: jinja2's sandbox, set up as transformers does; templates are untrusted."""
+"""Knows how a chat template is rendered: jinja2's sandbox, set up as transformers does; templates
+are untrusted."""
 
 from __future__ import annotations
 
@@ -28,14 +29,16 @@ _TEMPLATE_ERRORS = (
     RecursionError,
     MemoryError,
 )
-# Far beyond any conversation that fits a model's context; what a hostile template would exceed without end.
+# Far beyond any conversation that fits a model's context; what a hostile template would exceed
+# without end.
 _MAX_STEPS = 100_000  # loop passes and macro calls of one rendering
 _MAX_PRODUCT = 1_000_000  # items of a repeated sequence, bits of an integer
 _MAX_CHARACTERS = 16 << 20  # of the rendered prompt
 
 
 class ChatTemplate:
-    """A compiled chat template. It cannot run forever: steps, products and the length of the prompt are bounded.
+    """A compiled chat template. It cannot run forever: steps, products and the length of the prompt
+    are bounded.
 
     Args:
         source: the jinja2 source, as in chat_template.jinja.
@@ -53,11 +56,19 @@ class ChatTemplate:
             _count_steps(tree, self._environment)
             self._template = self._environment.from_string(tree)
         except _TEMPLATE_ERRORS as error:
-            raise PocketVLMError(f"the chat template does not compile ({_reason(error)}): export it again") from error
+            raise PocketVLMError(
+                f"the chat template does not compile ({_reason(error)}): export it again"
+            ) from error
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt text up to where the assistant begins to speak; raises `PocketVLMError` where it refuses."""
-        given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+        """The prompt text up to where the assistant begins to speak; raises `PocketVLMError` where
+        it refuses."""
+        given = {
+            "messages": messages,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
         self._environment.steps = itertools.count(1)
         pieces: list[str] = []
         characters = 0
@@ -68,12 +79,15 @@ class ChatTemplate:
                     raise SecurityError(f"it writes more than {_MAX_CHARACTERS} characters")
                 pieces.append(piece)
         except _TEMPLATE_ERRORS as error:
-            raise PocketVLMError(f"the chat template refuses this conversation: {_reason(error)}") from error
+            raise PocketVLMError(
+                f"the chat template refuses this conversation: {_reason(error)}"
+            ) from error
         return "".join(pieces)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """jinja2's sandbox guards objects; this one also counts steps and bounds what a product makes."""
+    """jinja2's sandbox guards objects; this one also counts steps and bounds what a product
+    makes."""
 
     intercepted_binops = frozenset({"*", "**"})
 
@@ -94,10 +108,15 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _product_size(operator: str, left: Any, right: Any) -> int:
-    """How large a product or power can get: items of a sequence, bits of an integer; 0 where it cannot grow."""
+    """How large a product or power can get: items of a sequence, bits of an integer; 0 where it
+    cannot grow."""
     match left, right:
         case int(), int():
-            return left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+            return (
+                left.bit_length() * right
+                if operator == "**"
+                else left.bit_length() + right.bit_length()
+            )
         case (Sized(), int()):
             return len(left) * right
         case (int(), Sized()):
@@ -107,7 +126,10 @@ def _product_size(operator: str, left: Any, right: Any) -> int:
 
 def _count_steps(tree: nodes.Template, environment: _Sandbox) -> None:
     """Put a call of `_Sandbox.count_step` at the head of every loop and macro."""
-    repeated: list[nodes.For | nodes.Macro] = [*tree.find_all(nodes.For), *tree.find_all(nodes.Macro)]
+    repeated: list[nodes.For | nodes.Macro] = [
+        *tree.find_all(nodes.For),
+        *tree.find_all(nodes.Macro),
+    ]
     for node in repeated:
         call = nodes.Call(nodes.EnvironmentAttribute("count_step"), [], [], None, None)
         node.body.insert(0, nodes.ExprStmt(call, lineno=node.lineno))
@@ -119,7 +141,8 @@ def _reason(error: Exception) -> str:
 
 
 class _Generation(Extension):
-    """``{% generation %}`` marks what the assistant said, for training; for a prompt its body is plain text."""
+    """``{% generation %}`` marks what the assistant said, for training; for a prompt its body is
+    plain text."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own class attribute
 
@@ -129,7 +152,9 @@ class _Generation(Extension):
 
 
 def _environment() -> _Sandbox:
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    environment = _Sandbox(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
@@ -144,7 +169,9 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """jinja2's own filter escapes HTML; models were trained on plain JSON."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: str) -> NoReturn:

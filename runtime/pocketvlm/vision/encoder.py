@@ -1,4 +1,5 @@
-"""Knows the vision graph: pixels in, kept visual tokens out, and how a smaller budget is served from a larger one."""
+"""Knows the vision graph: pixels in, kept visual tokens out, and how a smaller budget is served
+from a larger one."""
 
 from __future__ import annotations
 
@@ -74,29 +75,40 @@ class VisionEncoder:
         )
         vision = manifest.vision
         return cls(
-            session, k, precision, nested=is_nested(manifest), constants=vision.constants, image_size=vision.image_size
+            session,
+            k,
+            precision,
+            nested=is_nested(manifest),
+            constants=vision.constants,
+            image_size=vision.image_size,
         )
 
     def check_budget(self, budget: int) -> int:
-        """Return ``budget`` if this graph serves it; raises `PocketVLMError` with what it serves."""
+        """Return ``budget`` if this graph serves it; raises `PocketVLMError` with what it
+        serves."""
         if budget == self.budget or (self.nested and 1 <= budget < self.budget):
             return budget
         served = f"1..{self.budget}" if self.nested else f"{self.budget} only"
-        raise PocketVLMError(f"budget {budget} is not served by the loaded graph ({served}): load with that budget")
+        raise PocketVLMError(
+            f"budget {budget} is not served by the loaded graph ({served}): load with that budget"
+        )
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[np.float32]]:
-        """The outputs that no picture changes, by name, (hidden,) each; known once something has been encoded.
+        """The outputs that no picture changes, by name, (hidden,) each; known once something has
+        been encoded.
 
-        Where nothing has, all features having come from a cache, a blank tile is: ONNX Runtime 1.31 computes the whole
-        graph whichever outputs are asked for, ``only_execute_path_to_fetches`` or not.
+        Where nothing has, all features having come from a cache, a blank tile is: ONNX Runtime 1.31
+        computes the whole graph whichever outputs are asked for, ``only_execute_path_to_fetches``
+        or not.
         """
         if any(value is None for value in self._constants.values()):
             self.encode(np.zeros((1, 3, *self._image_size), dtype=np.float32))
         return {name: value for name, value in self._constants.items() if value is not None}
 
     def encode(self, pixel_values: npt.NDArray[np.float32]) -> VisionFeatures:
-        """Run the graph on ``pixel_values`` float32 (batch, 3, height, width), normalised as preprocessing does."""
+        """Run the graph on ``pixel_values`` float32 (batch, 3, height, width), normalised as
+        preprocessing does."""
         with ort_errors("the vision graph failed"):
             features, indices, scores, *constants = self._session.run(
                 [*_OUTPUTS, *self._constants], {"pixel_values": pixel_values}

@@ -1,4 +1,5 @@
-"""Knows how the features of pictures are kept, so that none is encoded twice: in memory, and in a folder if asked."""
+"""Knows how the features of pictures are kept, so that none is encoded twice: in memory, and in a
+folder if asked."""
 
 from __future__ import annotations
 
@@ -47,26 +48,32 @@ class FeatureSource:
 
 
 def picture_key(pixel_values: npt.NDArray[np.float32]) -> str:
-    """What a picture is known by: SHA-256 (hex) of its pixel_values, so the same content from any file is the same."""
+    """What a picture is known by: SHA-256 (hex) of its pixel_values, so the same content from any
+    file is the same."""
     return hashlib.sha256(pixel_values.tobytes()).hexdigest()
 
 
 class FeatureCache:
-    """Features of pictures at the whole budget of their graph, by `picture_key`; smaller budgets are cut from them.
+    """Features of pictures at the whole budget of their graph, by `picture_key`; smaller budgets
+    are cut from them.
 
-    A file holds a checksum, then the arrays as they are: reading one allocates what its size says and runs no code.
-    A damaged file is as good as none and is written again. Whoever can write to the folder decides what is seen.
+    A file holds a checksum, then the arrays as they are: reading one allocates what its size says
+    and runs no code. A damaged file is as good as none and is written again. Whoever can write to
+    the folder decides what is seen.
 
     Args:
         source: what makes the features.
         limits: see `FeatureLimits`.
-        folder: keep them here too, for other processes; made if need be. Several may use it at once.
+        folder: keep them here too, for other processes; made if need be. Several may use it at
+            once.
 
     Raises:
         PocketVLMError: the folder cannot be made.
     """
 
-    def __init__(self, source: FeatureSource, limits: FeatureLimits | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, source: FeatureSource, limits: FeatureLimits | None = None, folder: Path | None = None
+    ) -> None:
         self._source = source
         self._limits = limits or FeatureLimits()
         self._folder = folder
@@ -130,16 +137,23 @@ class FeatureCache:
         """A full or read-only disk is no reason to refuse an answer."""
         if self._folder is None:
             return
-        parts = [(features.image_features, "<f4"), (features.kept_indices, "<i8"), (features.kept_scores, "<f4")]
+        parts = [
+            (features.image_features, "<f4"),
+            (features.kept_indices, "<i8"),
+            (features.kept_scores, "<f4"),
+        ]
         body = b"".join(np.ascontiguousarray(array, dtype=kind).tobytes() for array, kind in parts)
         try:
-            replace_file(self._path(self._folder, key), _MAGIC + hashlib.sha256(body).digest() + body)
+            replace_file(
+                self._path(self._folder, key), _MAGIC + hashlib.sha256(body).digest() + body
+            )
             self._trim(self._folder)
         except OSError as error:
             _log.debug("features are not kept: %s", error)
 
     def _trim(self, folder: Path) -> None:
-        """Delete those used longest ago until the rest is within the limit, whichever artifact they are of."""
+        """Delete those used longest ago until the rest is within the limit, whichever artifact they
+        are of."""
         found = sorted((info.st_mtime_ns, info.st_size, path) for path, info in _files(folder))
         total = sum(size for _, size, _ in found)
         for _, size, path in found:
@@ -151,8 +165,12 @@ class FeatureCache:
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
     with os.scandir(folder) as entries:
-        return [(Path(e.path), e.stat()) for e in entries if e.name.endswith(_SUFFIX) and e.is_file()]
+        return [
+            (Path(e.path), e.stat()) for e in entries if e.name.endswith(_SUFFIX) and e.is_file()
+        ]
 
 
 def _bytes(features: VisionFeatures) -> int:
-    return features.image_features.nbytes + features.kept_indices.nbytes + features.kept_scores.nbytes
+    return (
+        features.image_features.nbytes + features.kept_indices.nbytes + features.kept_scores.nbytes
+    )

@@ -1,4 +1,5 @@
-"""Knows what the vision graph gives of a picture, and how a smaller budget is cut from a larger one."""
+"""Knows what the vision graph gives of a picture, and how a smaller budget is cut from a larger
+one."""
 
 from __future__ import annotations
 
@@ -37,11 +38,13 @@ class VisionFeatures:
         return VisionFeatures(self.image_features[:count], *kept, nested=self.nested)
 
     def narrow(self, budget: int) -> VisionFeatures:
-        """The same pictures at a smaller budget j: the j best scores, ties to the lower index, in raster order.
+        """The same pictures at a smaller budget j: the j best scores, ties to the lower index, in
+        raster order.
 
-        Exact for nested methods, where the set kept at j is a subset of the set kept at k >= j and a kept token's
-        feature does not depend on which others are kept. An int8 graph measures its activations over all the tokens
-        that it keeps: there the features are those of a graph made for j within that precision, the kept set is equal.
+        Exact for nested methods, where the set kept at j is a subset of the set kept at k >= j and
+        a kept token's feature does not depend on which others are kept. An int8 graph measures its
+        activations over all the tokens that it keeps: there the features are those of a graph made
+        for j within that precision, the kept set is equal.
 
         Raises:
             PocketVLMError: ``budget`` lies outside 1..k, or the method is not nested.
@@ -49,13 +52,17 @@ class VisionFeatures:
         if budget == self.budget:
             return self
         if not 1 <= budget <= self.budget:
-            raise PocketVLMError(f"budget {budget} is not within 1..{self.budget}, the tokens this graph keeps")
+            raise PocketVLMError(
+                f"budget {budget} is not within 1..{self.budget}, the tokens this graph keeps"
+            )
         if not self.nested:
             raise PocketVLMError(
-                f"budget {budget} cannot be cut from {self.budget} tokens: this pruning method is not nested; "
+                f"budget {budget} cannot be cut from {self.budget} tokens: this pruning method is "
+                f"not nested; "
                 f"use {self.budget} or export with --budget {budget}"
             )
-        # Tokens already stand in raster order, so a stable sort leaves the lower index first among equal scores.
+        # Tokens already stand in raster order, so a stable sort leaves the lower index first among
+        # equal scores.
         best = np.argsort(-self.kept_scores, axis=1, kind="stable")[:, :budget]
         rows = np.sort(best, axis=1)  # (batch, j)
         return VisionFeatures(

@@ -19,15 +19,23 @@ from pocketvlm.vision.viewer import Look, open_shown
 
 _MIN_EDGE = 512  # pixels of the drawing's longer edge, at least
 _DIM = 0.38  # brightness of dropped patches, which also lose their colour
-_WEAKEST = 0.55  # how far the kept patch of lowest score comes out of the dim; the best comes out wholly
+_WEAKEST = (
+    0.55  # how far the kept patch of lowest score comes out of the dim; the best comes out wholly
+)
 _GAP = 32  # pixels between the whole picture and its parts
 _OUTLINE = np.array([255, 196, 0], dtype=np.float32)
 
 
-def open_encoders(artifact: Artifact, budgets: Iterable[int], precision: str | None = None) -> dict[int, VisionEncoder]:
-    """The vision graphs that serve ``budgets``, by their own; precision None is the artifact's default."""
+def open_encoders(
+    artifact: Artifact, budgets: Iterable[int], precision: str | None = None
+) -> dict[int, VisionEncoder]:
+    """The vision graphs that serve ``budgets``, by their own; precision None is the artifact's
+    default."""
     graphs = {pick_graph(artifact.manifest, budget) for budget in budgets}
-    return {k: VisionEncoder.open(artifact, budget=k, precision=precision, prepack=False) for k in graphs}
+    return {
+        k: VisionEncoder.open(artifact, budget=k, precision=precision, prepack=False)
+        for k in graphs
+    }
 
 
 def draw_budgets(
@@ -42,7 +50,8 @@ def draw_budgets(
         artifact: an opened artifact.
         picture: see `open_picture`; where the model is shown clips, `open_video`.
         budgets: visual tokens; each graph that serves some of them runs once.
-        encoders: see `open_encoders`, where several pictures are drawn; None opens those of the default precision.
+        encoders: see `open_encoders`, where several pictures are drawn; None opens those of the
+            default precision.
 
     Raises:
         PocketVLMError: a picture or budget that is refused, or patches that are no grid.
@@ -51,21 +60,27 @@ def draw_budgets(
     upright = open_shown(layout, picture)
     views, tiles = layout.views(upright), layout.cut(upright)
     encoders = encoders or open_encoders(artifact, budgets)
-    features = {k: encoders[k].encode(tiles.pixel_values) for k in {pick_graph(manifest, budget) for budget in budgets}}
+    features = {
+        k: encoders[k].encode(tiles.pixel_values)
+        for k in {pick_graph(manifest, budget) for budget in budgets}
+    }
     drawn = {}
     for budget in budgets:
         look = Look(layout, tiles, budget)
         look.features = kept = features[pick_graph(manifest, budget)].narrow(budget)
         drawings = [
             draw_kept(view, indices, scores, layout.setting.patches)
-            for view, indices, scores in zip(views, kept.kept_indices, kept.kept_scores, strict=True)
+            for view, indices, scores in zip(
+                views, kept.kept_indices, kept.kept_scores, strict=True
+            )
         ]
         drawn[budget] = (join_tiles(drawings, tiles.grid), look.kept_indices)
     return drawn
 
 
 def join_tiles(drawings: Sequence[Image.Image], grid: Grid) -> Image.Image:
-    """Drawings of the tiles of one picture, all of a size: its parts side by side as they lie in it, the whole first.
+    """Drawings of the tiles of one picture, all of a size: its parts side by side as they lie in
+    it, the whole first.
 
     Args:
         drawings: in the order of the batch.
@@ -81,7 +96,9 @@ def join_tiles(drawings: Sequence[Image.Image], grid: Grid) -> Image.Image:
     for drawing in whole:
         sheet.paste(drawing, (0, 0))
     for number, drawing in enumerate(parts):
-        sheet.paste(drawing, (left + number % grid.columns * width, number // grid.columns * height))
+        sheet.paste(
+            drawing, (left + number % grid.columns * width, number // grid.columns * height)
+        )
     return sheet
 
 
@@ -91,7 +108,8 @@ def draw_kept(
     kept_scores: npt.NDArray[np.float32],
     patches: int,
 ) -> Image.Image:
-    """The picture with kept patches in colour, brighter for a higher score and outlined, the others dim and grey.
+    """The picture with kept patches in colour, brighter for a higher score and outlined, the others
+    dim and grey.
 
     Args:
         picture: uint8 (height, width, 3), resized and cropped as the model sees it.
@@ -106,11 +124,15 @@ def draw_kept(
     rows, columns = patch_grid(height, width, patches)
     scale = math.ceil(_MIN_EDGE / max(height, width))
     size = (width * scale, height * scale)
-    colour = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+    colour = np.asarray(
+        Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), dtype=np.float32
+    )
     grey = colour.mean(axis=2, keepdims=True) * _DIM  # (height, width, 1)
 
     weights = np.zeros(patches, dtype=np.float32)
-    rank = np.argsort(np.argsort(kept_scores, kind="stable"), kind="stable")  # 0 is the lowest score
+    rank = np.argsort(
+        np.argsort(kept_scores, kind="stable"), kind="stable"
+    )  # 0 is the lowest score
     weights[kept_indices] = _WEAKEST + (1 - _WEAKEST) * (rank + 1) / len(rank)
     weight = _enlarge(weights.reshape(rows, columns), size)[:, :, None]
     drawing = grey + (colour - grey) * weight
@@ -123,7 +145,8 @@ def patch_grid(height: int, width: int, patches: int) -> tuple[int, int]:
     rows = round(math.sqrt(patches * height / width))
     if rows < 1 or patches % rows or rows * width != (patches // rows) * height:
         raise PocketVLMError(
-            f"{patches} patches are no grid over {width}x{height} pixels: this artifact has no overlay"
+            f"{patches} patches are no grid over {width}x{height} pixels: this artifact has no "
+            f"overlay"
         )
     return rows, patches // rows
 
@@ -141,6 +164,8 @@ def _borders(kept: npt.NDArray[np.bool_], thickness: int) -> npt.NDArray[np.bool
             for shift in (step, -step):
                 moved = np.roll(kept, shift, axis=axis)
                 edge = slice(0, shift) if shift > 0 else slice(shift, None)
-                moved[(edge, slice(None)) if axis == 0 else (slice(None), edge)] = True  # the frame is no border
+                moved[(edge, slice(None)) if axis == 0 else (slice(None), edge)] = (
+                    True  # the frame is no border
+                )
                 inner &= moved
     return kept & ~inner

@@ -1,4 +1,5 @@
-"""Knows how a picture or a clip becomes features: checked at once, encoded when an answer needs it, at most once."""
+"""Knows how a picture or a clip becomes features: checked at once, encoded when an answer needs it,
+at most once."""
 
 from __future__ import annotations
 
@@ -23,10 +24,13 @@ from pocketvlm.vision.features import VisionFeatures
 
 
 class Look:
-    """One picture of a prompt at one budget: its pixels until it is encoded, its features from then on."""
+    """One picture of a prompt at one budget: its pixels until it is encoded, its features from then
+    on."""
 
     def __init__(self, layout: Layout, tiles: Tiles, budget: int) -> None:
-        self.pixel_values: npt.NDArray[np.float32] | None = tiles.pixel_values  # (tiles, 3, height, width)
+        self.pixel_values: npt.NDArray[np.float32] | None = (
+            tiles.pixel_values
+        )  # (tiles, 3, height, width)
         self.grid = tiles.grid
         self.budget = budget
         self.features: VisionFeatures | None = None  # (tiles, budget, hidden)
@@ -34,7 +38,8 @@ class Look:
 
     @property
     def ids(self) -> npt.NDArray[np.int64]:
-        """What stands for it in a prompt, int64 (n,); before it is encoded perhaps more than after, never less."""
+        """What stands for it in a prompt, int64 (n,); before it is encoded perhaps more than after,
+        never less."""
         kept = None if self.features is None else self.features.kept_indices
         return self._layout.expand(self.grid, self.budget, kept)
 
@@ -50,10 +55,13 @@ class Look:
 
     @property
     def kept_indices(self) -> list[int]:
-        """The patches kept of each tile, in raster order, numbered on from tile to tile; of an encoded picture."""
+        """The patches kept of each tile, in raster order, numbered on from tile to tile; of an
+        encoded picture."""
         if self.features is None:
             raise RuntimeError("this picture has not been encoded")
-        first = np.arange(self.grid.tiles, dtype=np.int64) * self._layout.setting.patches  # of each tile
+        first = (
+            np.arange(self.grid.tiles, dtype=np.int64) * self._layout.setting.patches
+        )  # of each tile
         kept: list[int] = (self.features.kept_indices + first[:, None]).ravel().tolist()
         return kept
 
@@ -94,9 +102,11 @@ class Viewer:
         """Return ``budget``; raises `PocketVLMError` where the graph does not serve it."""
         return self._encoder.check_budget(budget)
 
-    def look(self, images: Sequence[Picture] | None, budget: int, videos: Sequence[Video] | None = None) -> list[Look]:
-        """Read and preprocess pictures, or clips; raises `PocketVLMError` for one that is refused, for one that is not
-        in a list, or for the kind that the model is not shown."""
+    def look(
+        self, images: Sequence[Picture] | None, budget: int, videos: Sequence[Video] | None = None
+    ) -> list[Look]:
+        """Read and preprocess pictures, or clips; raises `PocketVLMError` for one that is refused,
+        for one that is not in a list, or for the kind that the model is not shown."""
         if isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray)):
             raise PocketVLMError("images is a single picture: give a list of pictures")
         if isinstance(videos, (str, bytes, os.PathLike)):
@@ -106,8 +116,9 @@ class Viewer:
         return [Look(self.layout, self._cut(shown), budget) for shown in videos or images or []]
 
     def see(self, look: Look, *, cached: bool) -> EmbeddingSegment:
-        """Encode the tiles of one picture: memory stays that of one, and a quantized graph's activation scales, taken
-        over a whole batch, do not let one picture change another's features. ``cached`` ones are kept and come back."""
+        """Encode the tiles of one picture: memory stays that of one, and a quantized graph's
+        activation scales, taken over a whole batch, do not let one picture change another's
+        features. ``cached`` ones are kept and come back."""
         if look.features is None:
             features = self._cache.get(look.key, look.grid.tiles) if cached else None
             if features is None and look.pixel_values is not None:
@@ -119,7 +130,9 @@ class Viewer:
             look.features, look.pixel_values = features.narrow(look.budget), None
         # The same tiles are arranged otherwise where they were cut otherwise.
         key = f"{look.key}/{look.budget}/{look.grid}/{look.grid.size}" if cached else None
-        return EmbeddingSegment(self.layout.arrange(look.grid, look.features, self._encoder.constants), key)
+        return EmbeddingSegment(
+            self.layout.arrange(look.grid, look.features, self._encoder.constants), key
+        )
 
     def _cut(self, shown: Picture | Video) -> Tiles:
         tiles = self.layout.cut(open_shown(self.layout, shown, self._limits, self._video_limits))
@@ -133,11 +146,18 @@ class Viewer:
 
 
 def check_medium(layout: Layout[Any], *, pictures: bool = False, clips: bool = False) -> None:
-    """Raise `PocketVLMError` where pictures, or clips, are given to a model that is shown the other."""
+    """Raise `PocketVLMError` where pictures, or clips, are given to a model that is shown the
+    other."""
     if pictures and layout.medium == "video":
-        raise PocketVLMError("this artifact answers questions about clips, not pictures: give videos (--video) instead")
+        raise PocketVLMError(
+            "this artifact answers questions about clips, not pictures: give videos (--video) "
+            "instead"
+        )
     if clips and layout.medium == "image":
-        raise PocketVLMError("this artifact answers questions about pictures, not clips: give images (--image) instead")
+        raise PocketVLMError(
+            "this artifact answers questions about pictures, not clips: give images (--image) "
+            "instead"
+        )
 
 
 def open_shown(
@@ -146,7 +166,8 @@ def open_shown(
     limits: PictureLimits | None = None,
     video_limits: VideoLimits | None = None,
 ) -> Any:
-    """What a layout cuts: an image of a `Picture`, or the frames of a `Video`; raises `PocketVLMError`."""
+    """What a layout cuts: an image of a `Picture`, or the frames of a `Video`; raises
+    `PocketVLMError`."""
     if layout.medium == "image":
         return open_picture(shown, limits)
     return open_video(shown, layout.grids()[0].tiles, video_limits)

@@ -32,7 +32,9 @@ def data(here, artifact_dir):
         Image.fromarray(noise).save(here / f"{number}.png")
         answer = vlm.generate("what?", [here / f"{number}.png"], max_new_tokens=4).text
         tags = ["odd" if number % 2 else "even"]
-        rows.append({"image": f"{number}.png", "question": "what?", "answers": [answer], "tags": tags})
+        rows.append(
+            {"image": f"{number}.png", "question": "what?", "answers": [answer], "tags": tags}
+        )
     (here / "set.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return here / "set.jsonl"
 
@@ -49,20 +51,28 @@ def test_figures_are_printed_written_and_kept(artifact_dir, data, here):
     assert "even          3" in result.stdout
     written = json.loads((here / "out.json").read_text())
     whole, few = written["results"]
-    assert (whole["budget"], few["budget"], written["questions"], written["skipped"]) == (12, 3, 6, [])
+    assert (whole["budget"], few["budget"], written["questions"], written["skipped"]) == (
+        12,
+        3,
+        6,
+        [],
+    )
     assert whole["figures"]["accuracy"]["value"] == 1
     assert few["baseline"]["budget"] == 12
     assert few["baseline"]["estimate"]["value"] == few["figures"]["accuracy"]["value"] - 1
     kept = here / "answers-set-artifact.jsonl"
     assert len(kept.read_text().splitlines()) == 1 + 12
-    again = run(artifact_dir, data, "--budget", "12,3", "--resume", "--metric", "contains", "--json")
+    again = run(
+        artifact_dir, data, "--budget", "12,3", "--resume", "--metric", "contains", "--json"
+    )
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["metric"] == "contains"
     assert len(kept.read_text().splitlines()) == 1 + 12
 
 
 def test_the_report_is_one_page_with_plots_and_changed_answers(artifact_dir, data, here):
-    """What 12 tokens say is right; the page shows what fewer change, and only pictures that lie inside it."""
+    """What 12 tokens say is right; the page shows what fewer change, and only pictures that lie
+    inside it."""
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     for row in rows:
         row["question"] = "what? <b>"
@@ -71,12 +81,16 @@ def test_the_report_is_one_page_with_plots_and_changed_answers(artifact_dir, dat
     assert result.exit_code == 0, result.output
     found = (here / "answers-set-artifact.jsonl").read_text().splitlines()[1:]
     said = {(row["line"], row["budget"]): row["text"] for row in map(json.loads, found)}
-    changed = [line for line in range(1, 7) if len({said[line, budget] for budget in (12, 6, 1)}) > 1]
+    changed = [
+        line for line in range(1, 7) if len({said[line, budget] for budget in (12, 6, 1)}) > 1
+    ]
     assert changed
     page = Page((here / "x.html").read_text())
     assert all(reference.startswith("data:image/") for reference in page.references)
     assert sum(reference.startswith("data:image/svg") for reference in page.references) == 2
-    assert sum(reference.startswith("data:image/jpeg") for reference in page.references) == 2 * len(changed)
+    assert sum(reference.startswith("data:image/jpeg") for reference in page.references) == 2 * len(
+        changed
+    )
     assert not {"script", "link", "b"} & set(page.tags)
     assert page.text.count("what? <b>") == len(changed)
 
@@ -85,12 +99,17 @@ def test_papers_figures_stand_beside(artifact_dir, data, monkeypatch):
     monkeypatch.setitem(PUBLISHED["pope"].columns["FasterVLM"], 12, 85.88)
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     for number, row in enumerate(rows):
-        row["answers"] = ["no" if number in (3, 5) else "yes"]  # the model never says no: F1 of 1 and of 0.5 by tag
+        row["answers"] = [
+            "no" if number in (3, 5) else "yes"
+        ]  # the model never says no: F1 of 1 and of 0.5 by tag
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     options = ["--budget", 12, "--metric", "yesno-f1", "--published", "pope"]
     result = run(artifact_dir, data, *options)
     assert result.exit_code == 0, result.output
-    assert "Beside what papers report for LLaVA-1.5-7B, the mean over tags, in per cent:" in result.stdout
+    assert (
+        "Beside what papers report for LLaVA-1.5-7B, the mean over tags, in per cent:"
+        in result.stdout
+    )
     assert "12 tokens  75.00      85.88" in result.stdout
     found = json.loads(run(artifact_dir, data, *options, "--resume", "--json").stdout)
     assert found["results"][0]["mean_over_tags"] == pytest.approx(0.75)
@@ -108,7 +127,9 @@ def test_what_is_left_out_is_said(artifact_dir, data):
     with data.open("a") as file:
         file.write("no JSON\n")
     result = run(artifact_dir, data, "--limit", 6)
-    assert result.exit_code == 0, result.output  # the broken line lies behind the last that is asked
+    assert result.exit_code == 0, (
+        result.output
+    )  # the broken line lies behind the last that is asked
     result = run(artifact_dir, data, "--broken", "skip", "--resume")
     assert result.exit_code == 0, result.output
     assert "warning: 1 line left out of every case: line 7: is no JSON" in result.stderr

@@ -23,7 +23,14 @@ def write_set(tmp_path):
             noise = np.random.default_rng(number // 2).integers(0, 256, (20, 30, 3), dtype=np.uint8)
             Image.fromarray(noise).save(tmp_path / picture)
             tags = [("even", "odd")[number % 2]]
-            rows.append({"image": picture, "question": f"what is {number}?", "answers": ["red", "blue"], "tags": tags})
+            rows.append(
+                {
+                    "image": picture,
+                    "question": f"what is {number}?",
+                    "answers": ["red", "blue"],
+                    "tags": tags,
+                }
+            )
         lines = [json.dumps(row) for row in rows] + list(extra)
         (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
         return tmp_path / name
@@ -35,7 +42,9 @@ def write_set(tmp_path):
 def asked(artifact_dir):
     """The tiny artifact's cases at three budgets from two graphs."""
     artifact = Artifact.open(artifact_dir)
-    return subjects(artifact_dir, artifact, sweep(artifact.manifest, budgets=[12, 6, 3], threads=[1]))
+    return subjects(
+        artifact_dir, artifact, sweep(artifact.manifest, budgets=[12, 6, 3], threads=[1])
+    )
 
 
 @pytest.fixture

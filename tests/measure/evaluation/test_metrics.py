@@ -12,10 +12,12 @@ from pocketvlm_measure.evaluation.metrics import METRICS
 from pocketvlm_measure.evaluation.metrics.anls import edit_distance
 from pocketvlm_measure.evaluation.metrics.vqa_text import normalise
 
-WORDS = st.sampled_from(["two", "2", "a red car", "dont", "can't", "1,000", "no.", "-", "Yes", "it's", ""])
+WORDS = st.sampled_from(
+    ["two", "2", "a red car", "dont", "can't", "1,000", "no.", "-", "Yes", "it's", ""]
+)
 
-# (answer, annotators' answers with how often each, VQA's score, TextVQA's), as the VQA authors' evaluation script and
-# the evaluator that LLaVA uses for TextVQA gave them.
+# (answer, annotators' answers with how often each, VQA's score, TextVQA's), as the VQA authors'
+# evaluation script and the evaluator that LLaVA uses for TextVQA gave them.
 SCRIPTS = [
     ("Two.", {"2": 6, "two": 2, "3": 2}, 1.0, 1.0),
     ("the Red car", {"red car": 2, "car": 8}, 0.6, 0.6),
@@ -48,11 +50,17 @@ def test_soft_accuracy_is_that_of_the_original_scripts(answer, said, vqa, textvq
     assert METRICS["textvqa"].score(answer, annotators) == pytest.approx(textvqa, abs=1e-4)
 
 
-@given(st.text(alphabet="abc ", max_size=3), st.lists(st.sampled_from(["a b", "c", "b"]), min_size=4, max_size=10))
+@given(
+    st.text(alphabet="abc ", max_size=3),
+    st.lists(st.sampled_from(["a b", "c", "b"]), min_size=4, max_size=10),
+)
 def test_soft_accuracy_leaves_out_each_annotator_in_turn(answer, annotators):
     said = normalise(answer)
     alone = [
-        min(Fraction(1), Fraction(sum(other == said for other in annotators[:i] + annotators[i + 1 :]), 3))
+        min(
+            Fraction(1),
+            Fraction(sum(other == said for other in annotators[:i] + annotators[i + 1 :]), 3),
+        )
         for i in range(len(annotators))
     ]
     assert METRICS["vqa"].score(answer, annotators) == pytest.approx(float(sum(alone) / len(alone)))
@@ -101,7 +109,16 @@ def test_contains(answer, expected, right):
 
 @pytest.mark.parametrize(
     ("answer", "right"),
-    [("B", 1), (" B\n", 1), ("B. iron", 1), ("The answer is B.", 1), ("B iron", 0), ("A", 0), ("b", 0), ("", 0)],
+    [
+        ("B", 1),
+        (" B\n", 1),
+        ("B. iron", 1),
+        ("The answer is B.", 1),
+        ("B iron", 0),
+        ("A", 0),
+        ("b", 0),
+        ("", 0),
+    ],
 )
 def test_a_letter_is_read_as_in_llavas_evaluation(answer, right):
     assert METRICS["choice"].score(answer, ["B"]) == right
@@ -109,7 +126,8 @@ def test_a_letter_is_read_as_in_llavas_evaluation(answer, right):
     assert METRICS["choice"].refusal(["iron"])
 
 
-# Examples of ST-VQA's task description: a wholly right answer, one letter off, too far off, the best of several.
+# Examples of ST-VQA's task description: a wholly right answer, one letter off, too far off, the
+# best of several.
 @pytest.mark.parametrize(
     ("answer", "expected", "score"),
     [
@@ -131,14 +149,18 @@ def test_edit_distance_is_the_recursion(a, b):
     def distance(i, j):
         if not i or not j:
             return i + j
-        return min(distance(i - 1, j) + 1, distance(i, j - 1) + 1, distance(i - 1, j - 1) + (a[i - 1] != b[j - 1]))
+        return min(
+            distance(i - 1, j) + 1,
+            distance(i, j - 1) + 1,
+            distance(i - 1, j - 1) + (a[i - 1] != b[j - 1]),
+        )
 
     assert edit_distance(a, b) == distance(len(a), len(b))
 
 
 # As POPE's own script prints them for these eight answers.
 ANSWERS = [
-    ("Yes", "yes"), ("No, there is not.", "no"), ("There is no dog", "yes"), ("yes. No.", "yes"), ("Nope", "no"),
+    ("Yes", "yes"), ("No, there is not.", "no"), ("There is no dog", "yes"), ("yes. No.", "yes"), ("Nope", "no"),  # noqa: E501
     ("not sure", "no"), ("NO", "no"), ("", "yes"),
 ]  # fmt: skip
 
@@ -149,7 +171,11 @@ def test_popes_figures():
     assert parts.sum(axis=0).tolist() == [3, 2, 2, 1]
     found = dict(zip(metric.figures, metric.combine(parts.sum(axis=0)), strict=True))
     precision, recall = 3 / 5, 3 / 4
-    expected = {"f1": 2 * precision * recall / (precision + recall), "precision": precision, "recall": recall}
+    expected = {
+        "f1": 2 * precision * recall / (precision + recall),
+        "precision": precision,
+        "recall": recall,
+    }
     assert found == pytest.approx({**expected, "accuracy": 5 / 8, "yes": 5 / 8})
     assert [metric.is_right(row) for row in parts].count(True) == 5
     assert np.isnan(metric.combine(np.array([0.0, 0.0, 5.0, 0.0]))[0])
@@ -162,6 +188,7 @@ def test_popes_figures():
 def test_a_score_is_a_share(name, answer, expected):
     score = METRICS[name].score(answer, expected)
     assert 0 <= score <= 1
-    # The annotators' answers keep their articles and numbers, which an answer loses: that is the script's way.
+    # The annotators' answers keep their articles and numbers, which an answer loses: that is the
+    # script's way.
     if name != "vqa" and expected.count(expected[0]) >= 4:
         assert METRICS[name].score(expected[0], expected) == 1

@@ -1,4 +1,5 @@
-"""A question set is read line by line, and a line that is none of ours is named, whatever it holds."""
+"""A question set is read line by line, and a line that is none of ours is named, whatever it
+holds."""
 
 import base64
 import hashlib
@@ -18,7 +19,12 @@ GOOD = {"image": "a.png", "question": "what?", "answers": ["red"]}
 def test_lines_are_read(tmp_path):
     rows = [
         GOOD,
-        {"image": ["/x/a.png", "data:image/png;base64,AA=="], "question": "é?", "answers": ["1", "2"], "tags": ["t"]},
+        {
+            "image": ["/x/a.png", "data:image/png;base64,AA=="],
+            "question": "é?",
+            "answers": ["1", "2"],
+            "tags": ["t"],
+        },
         {"question": "no picture?", "answers": ["red"], "id": 7, "image": None, "other": {}},
     ]
     path = tmp_path / "set.jsonl"
@@ -31,7 +37,11 @@ def test_lines_are_read(tmp_path):
         ("/x/a.png", "data:image/png;base64,AA=="),
         (),
     ]
-    assert (found.questions[1].text, found.questions[1].answers, found.questions[1].tags) == ("é?", ("1", "2"), ("t",))
+    assert (found.questions[1].text, found.questions[1].answers, found.questions[1].tags) == (
+        "é?",
+        ("1", "2"),
+        ("t",),
+    )
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert not found.broken
     short = read_questions(path, limit=1)
@@ -99,7 +109,15 @@ def test_no_file_and_an_empty_one_are_refused(tmp_path):
 def test_a_picture_in_the_line_is_the_picture(examples_dir):
     data = (examples_dir / "scene-1.png").read_bytes()
     uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    assert open_picture(picture_of(uri)).tobytes() == open_picture(examples_dir / "scene-1.png").tobytes()
-    for wrong in ("data:image/png,abc", "data:image/png;base64", "data:;base64,***", "data:;base64,é"):
+    assert (
+        open_picture(picture_of(uri)).tobytes()
+        == open_picture(examples_dir / "scene-1.png").tobytes()
+    )
+    for wrong in (
+        "data:image/png,abc",
+        "data:image/png;base64",
+        "data:;base64,***",
+        "data:;base64,é",
+    ):
         with pytest.raises(PocketVLMError, match="data URI"):
             picture_of(wrong)

@@ -1,4 +1,5 @@
-"""A Ray cluster of two workers answers as one process does, though a worker is killed in the middle."""
+"""A Ray cluster of two workers answers as one process does, though a worker is killed in the
+middle."""
 
 import contextlib
 import json
@@ -49,7 +50,10 @@ def kill_a_worker():
 
 def rows(path):
     found = [json.loads(line) for line in path.read_text().splitlines()]
-    return sorted(json.dumps({k: v for k, v in row.items() if k != "ttft_ms"}, sort_keys=True) for row in found)
+    return sorted(
+        json.dumps({k: v for k, v in row.items() if k != "ttft_ms"}, sort_keys=True)
+        for row in found
+    )
 
 
 def test_a_worker_that_is_killed_changes_nothing(cluster, asked, write_set, tmp_path):

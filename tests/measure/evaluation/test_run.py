@@ -34,7 +34,10 @@ def texts(found):
 def rows(path):
     """What a file of answers says, its times left out, in no order."""
     found = [json.loads(line) for line in path.read_text().splitlines()]
-    return sorted(json.dumps({k: v for k, v in row.items() if k != "ttft_ms"}, sort_keys=True) for row in found)
+    return sorted(
+        json.dumps({k: v for k, v in row.items() if k != "ttft_ms"}, sort_keys=True)
+        for row in found
+    )
 
 
 def test_answers_are_those_of_the_model_at_each_budget(artifact_dir, asked, write_set, tmp_path):
@@ -50,7 +53,9 @@ def test_answers_are_those_of_the_model_at_each_budget(artifact_dir, asked, writ
     assert {reply.visual_tokens for reply in replies} == {12, 6, 3}
 
 
-def test_a_picture_is_encoded_once_for_all_questions_and_budgets(asked, write_set, tmp_path, monkeypatch):
+def test_a_picture_is_encoded_once_for_all_questions_and_budgets(
+    asked, write_set, tmp_path, monkeypatch
+):
     encoded, encode = [], VisionEncoder.encode
 
     def counted(self, pixels):
@@ -70,7 +75,9 @@ def test_a_method_that_is_not_nested_answers_from_the_graph_of_each_budget(write
     found = evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=5)
     for budget in (12, 6):
         vlm = VLM.load(tmp_path / "artifact", budget=budget)
-        answer = vlm.generate(data.questions[1].text, list(data.questions[1].images), max_new_tokens=5)
+        answer = vlm.generate(
+            data.questions[1].text, list(data.questions[1].images), max_new_tokens=5
+        )
         assert texts(found)[budget, 2] == answer.text.strip()
 
 
@@ -94,7 +101,9 @@ def test_resuming_asks_what_is_left_and_nothing_twice(asked, write_set, tmp_path
         assert rows(path) == rows(tmp_path / "a.jsonl")
 
 
-def test_more_questions_and_budgets_of_the_same_set_go_on_too(artifact_dir, asked, write_set, tmp_path):
+def test_more_questions_and_budgets_of_the_same_set_go_on_too(
+    artifact_dir, asked, write_set, tmp_path
+):
     path = write_set()
     part = [dataclasses.replace(subject, cases=subject.cases[:1]) for subject in asked]
     evaluate(read_questions(path, limit=3), part, EXACT, tmp_path / "a.jsonl", Inline())
@@ -111,7 +120,15 @@ def test_answers_to_other_questions_or_conditions_are_not_taken(asked, write_set
     with pytest.raises(PocketVLMError, match="answered with max_new_tokens 3, now it is 4"):
         evaluate(data, asked, EXACT, answers, Inline(), max_new_tokens=4, resume=True)
     with pytest.raises(PocketVLMError, match="answered with data_sha256"):
-        evaluate(read_questions(write_set(5)), asked, EXACT, answers, Inline(), max_new_tokens=3, resume=True)
+        evaluate(
+            read_questions(write_set(5)),
+            asked,
+            EXACT,
+            answers,
+            Inline(),
+            max_new_tokens=3,
+            resume=True,
+        )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +141,9 @@ def test_answers_to_other_questions_or_conditions_are_not_taken(asked, write_set
         (3, b'{"line": "1", "budget": 3}\n', "line 3 is no answer of ours"),
     ],
 )
-def test_a_file_that_is_no_answers_of_ours_is_refused(asked, write_set, tmp_path, number, line, reason):
+def test_a_file_that_is_no_answers_of_ours_is_refused(
+    asked, write_set, tmp_path, number, line, reason
+):
     data, answers = read_questions(write_set()), tmp_path / "a.jsonl"
     evaluate(data, asked, EXACT, answers, Inline())
     lines = answers.read_bytes().splitlines(keepends=True)
@@ -137,10 +156,22 @@ def test_a_file_that_is_no_answers_of_ours_is_refused(asked, write_set, tmp_path
 
 def test_a_run_that_was_killed_goes_on_where_it_was(artifact_dir, asked, write_set, tmp_path):
     path, answers = write_set(400), tmp_path / "a.jsonl"
-    command = ["evaluate", artifact_dir, "--data", path, "--budget", "12,6,3", "--threads", 1, "--workers", 2]
+    command = [
+        "evaluate",
+        artifact_dir,
+        "--data",
+        path,
+        "--budget",
+        "12,6,3",
+        "--threads",
+        1,
+        "--workers",
+        2,
+    ]
     command += ["--max-new-tokens", 4]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pocketvlm", *map(str, command), "--answers", str(answers)], stderr=subprocess.PIPE
+        [sys.executable, "-m", "pocketvlm", *map(str, command), "--answers", str(answers)],
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 120
     while (answers.stat().st_size if answers.exists() else 0) < 5_000 and process.poll() is None:
@@ -151,7 +182,9 @@ def test_a_run_that_was_killed_goes_on_where_it_was(artifact_dir, asked, write_s
     process.communicate()
     written = answers.read_bytes()
     assert len(written.splitlines()) < 1 + 3 * 400
-    answers.write_bytes(written + b'{"artifact": "abc", "line')  # as a disk that was slower would leave it
+    answers.write_bytes(
+        written + b'{"artifact": "abc", "line'
+    )  # as a disk that was slower would leave it
     data = read_questions(path)
     evaluate(data, asked, EXACT, answers, Inline(), resume=True, max_new_tokens=4)
     evaluate(data, asked, EXACT, tmp_path / "b.jsonl", Inline(), max_new_tokens=4)
@@ -160,16 +193,22 @@ def test_a_run_that_was_killed_goes_on_where_it_was(artifact_dir, asked, write_s
     assert not psutil.wait_procs(workers, timeout=30)[1]  # nobody is left behind
 
 
-def test_a_broken_line_or_picture_ends_the_run_or_is_left_out_of_every_case(asked, write_set, tmp_path):
+def test_a_broken_line_or_picture_ends_the_run_or_is_left_out_of_every_case(
+    asked, write_set, tmp_path
+):
     (tmp_path / "text.png").write_text("no picture")
     extra = [
         '{"image": "text.png", "question": "what?", "answers": ["red"]}',
         "no JSON",
         '{"image": "missing.png", "question": "what?", "answers": ["red"]}',
-        json.dumps({"image": "0.png", "question": "what? " * 80, "answers": ["red"]}),  # beyond the context with 12
+        json.dumps(
+            {"image": "0.png", "question": "what? " * 80, "answers": ["red"]}
+        ),  # beyond the context with 12
     ]
     data = read_questions(write_set(4, extra=extra))
-    with pytest.raises(PocketVLMError, match=r"set.jsonl line 6: is no JSON .*; --broken skip leaves"):
+    with pytest.raises(
+        PocketVLMError, match=r"set.jsonl line 6: is no JSON .*; --broken skip leaves"
+    ):
         evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline())
     found = evaluate(data, asked, EXACT, tmp_path / "b.jsonl", Inline(), on_broken="skip")
     assert [q.line for q in found.questions] == [1, 2, 3, 4]
@@ -178,15 +217,21 @@ def test_a_broken_line_or_picture_ends_the_run_or_is_left_out_of_every_case(aske
     assert "not a picture" in reasons[5]
     assert "missing.png cannot be read" in reasons[7]
     assert "context" in reasons[8]
-    assert all([reply.line for reply in answered.replies] == [1, 2, 3, 4] for answered in found.answered)
-    again = evaluate(data, asked, EXACT, tmp_path / "b.jsonl", Inline(), on_broken="skip", resume=True)
+    assert all(
+        [reply.line for reply in answered.replies] == [1, 2, 3, 4] for answered in found.answered
+    )
+    again = evaluate(
+        data, asked, EXACT, tmp_path / "b.jsonl", Inline(), on_broken="skip", resume=True
+    )
     assert (texts(again), again.skipped) == (texts(found), found.skipped)
     sound = read_questions(write_set(4, name="sound.jsonl", extra=[extra[0]]))
     with pytest.raises(PocketVLMError, match=r"sound.jsonl line 5: .*text.png is not a picture"):
         evaluate(sound, asked, EXACT, tmp_path / "c.jsonl", Inline())
 
 
-def test_a_question_that_the_metric_cannot_score_is_found_before_anything_is_asked(asked, write_set, tmp_path):
+def test_a_question_that_the_metric_cannot_score_is_found_before_anything_is_asked(
+    asked, write_set, tmp_path
+):
     data = read_questions(write_set())
     with pytest.raises(PocketVLMError, match="line 1: metric yesno-f1 expects"):
         evaluate(data, asked, METRICS["yesno-f1"], tmp_path / "a.jsonl", Inline(), on_broken="skip")
@@ -197,9 +242,14 @@ def test_another_artifact_is_asked_and_held_against(artifact_dir, asked, write_s
     write_artifact(tmp_path / "other", budgets=(12,), seed=1)
     held = against(str(tmp_path / "other"), asked, workers=1)
     data = read_questions(write_set(20))
-    found = evaluate(data, [*asked, *held.subjects], EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=2)
+    found = evaluate(
+        data, [*asked, *held.subjects], EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=2
+    )
     # What the other says first is what is expected from now on, so that it is always right.
-    replies = {(a.subject.folder, a.case.budget): {r.line: r.text for r in a.replies} for a in found.answered}
+    replies = {
+        (a.subject.folder, a.case.budget): {r.line: r.text for r in a.replies}
+        for a in found.answered
+    }
     other = replies[str((tmp_path / "other").resolve()), 12]
     right = [dataclasses.replace(q, answers=(other[q.line],)) for q in found.questions]
     summary = summarise(dataclasses.replace(found, questions=right), held.of(found))
@@ -208,7 +258,9 @@ def test_another_artifact_is_asked_and_held_against(artifact_dir, asked, write_s
     theirs = by_name[str((tmp_path / "other").resolve()), 12]
     assert (theirs.headline.value, theirs.baseline) == (1.0, None)
     ours = by_name[str(artifact_dir.resolve()), 12]
-    same = sum(replies[str(artifact_dir.resolve()), 12][q.line] == other[q.line] for q in found.questions)
+    same = sum(
+        replies[str(artifact_dir.resolve()), 12][q.line] == other[q.line] for q in found.questions
+    )
     assert ours.headline.value == pytest.approx(same / 20)
     assert ours.baseline[1].estimate.value == pytest.approx(same / 20 - 1)
     assert (ours.baseline[1].only_here, ours.baseline[1].only_there) == (0, 20 - same)
@@ -218,10 +270,15 @@ def test_another_artifact_is_asked_and_held_against(artifact_dir, asked, write_s
 
 
 def test_tags_and_baseline_are_of_the_right_questions(asked, write_set, tmp_path):
-    found = evaluate(read_questions(write_set(6)), asked, EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=2)
+    found = evaluate(
+        read_questions(write_set(6)), asked, EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=2
+    )
     first = {reply.line: reply.text for reply in found.answered[0].replies}
     # Right are all of the first case's answers to the odd questions, and none to the even.
-    right = [dataclasses.replace(q, answers=(first[q.line] if "odd" in q.tags else "x y",)) for q in found.questions]
+    right = [
+        dataclasses.replace(q, answers=(first[q.line] if "odd" in q.tags else "x y",))
+        for q in found.questions
+    ]
     summary = summarise(dataclasses.replace(found, questions=right))
     whole = summary.scores[0]
     assert (whole.headline.value, whole.baseline) == (0.5, None)

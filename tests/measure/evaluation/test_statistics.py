@@ -1,4 +1,5 @@
-"""Intervals hold as often as they say, a planted difference is found, and one that is not there is not."""
+"""Intervals hold as often as they say, a planted difference is found, and one that is not there is
+not."""
 
 import numpy as np
 import pytest
@@ -34,13 +35,15 @@ def few_draws(monkeypatch):
 
 
 def a_set(rng, pictures=400):
-    """Right or wrong of two questions about each of ``pictures``; some pictures are harder than others."""
+    """Right or wrong of two questions about each of ``pictures``; some pictures are harder than
+    others."""
     chance = rng.beta(9, 1, pictures).repeat(2)  # 0.9 on average
     return rng.random(2 * pictures) < chance, np.arange(pictures).repeat(2)
 
 
 def flipped(rng, right, lost, won):
-    """The answers of another model: of all, a share ``lost`` goes wrong and a share ``won`` comes right."""
+    """The answers of another model: of all, a share ``lost`` goes wrong and a share ``won`` comes
+    right."""
     change = rng.random(len(right))
     return np.where(right, change >= lost / 0.9, change < won / 0.1)
 
@@ -69,13 +72,19 @@ def test_intervals_over_questions_would_not_hold_where_they_share_pictures(few_d
 
 
 @pytest.mark.parametrize(("lost", "won", "true"), [(0.03, 0.01, -0.02), (0.02, 0.02, 0.0)])
-def test_a_planted_difference_of_two_points_is_found_and_none_where_there_is_none(few_draws, lost, won, true):
+def test_a_planted_difference_of_two_points_is_found_and_none_where_there_is_none(
+    few_draws, lost, won, true
+):
     rng = np.random.default_rng(1)
     held, seen = [], []
     for _ in range(500):
         right, pictures = a_set(rng, pictures=750)
         found = difference(
-            scores(flipped(rng, right, lost, won)), scores(right), pictures, EXACT.combine, EXACT.is_right
+            scores(flipped(rng, right, lost, won)),
+            scores(right),
+            pictures,
+            EXACT.combine,
+            EXACT.is_right,
         )
         held.append(found.estimate.low <= true <= found.estimate.high)
         seen.append(found.p < 0.05)
@@ -86,7 +95,12 @@ def test_a_planted_difference_of_two_points_is_found_and_none_where_there_is_non
 def test_shuffled_answers_score_at_chance():
     rng = np.random.default_rng(2)
     wanted = rng.choice(["red", "blue", "green", "white"], 4_000, p=[0.4, 0.3, 0.2, 0.1])
-    parts = np.array([EXACT.parts(said, [want]) for said, want in zip(rng.permutation(wanted), wanted, strict=True)])
+    parts = np.array(
+        [
+            EXACT.parts(said, [want])
+            for said, want in zip(rng.permutation(wanted), wanted, strict=True)
+        ]
+    )
     (found,) = estimate(parts, np.arange(len(wanted)), EXACT.combine)
     assert found.low < 0.4**2 + 0.3**2 + 0.2**2 + 0.1**2 < found.high
     assert found.high - found.low < 0.04
@@ -105,7 +119,9 @@ def test_the_interval_of_f1_is_that_of_resampled_f1():
     metric, rng = METRICS["yesno-f1"], np.random.default_rng(3)
     wanted, said = rng.random(300) < 0.5, rng.random(300) < 0.7
     words = {True: "yes", False: "no"}
-    parts = np.array([metric.parts(words[bool(s)], [words[bool(w)]]) for s, w in zip(said, wanted, strict=True)])
+    parts = np.array(
+        [metric.parts(words[bool(s)], [words[bool(w)]]) for s, w in zip(said, wanted, strict=True)]
+    )
     found = estimate(parts, np.arange(300), metric.combine)[0]
     draws = []
     for _ in range(1_000):
@@ -113,7 +129,9 @@ def test_the_interval_of_f1_is_that_of_resampled_f1():
         hit = (said[i] & wanted[i]).sum()
         precision, recall = hit / said[i].sum(), hit / wanted[i].sum()
         draws.append(2 * precision * recall / (precision + recall))
-    np.testing.assert_allclose([found.low, found.high], np.percentile(draws, [2.5, 97.5]), atol=0.01)
+    np.testing.assert_allclose(
+        [found.low, found.high], np.percentile(draws, [2.5, 97.5]), atol=0.01
+    )
 
 
 def test_without_a_single_yes_f1_says_nothing():

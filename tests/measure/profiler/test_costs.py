@@ -23,13 +23,17 @@ CLIP_L = {"n": 577, "d": 1024, "m": 4096}
 MIB = 1 << 20
 
 
-@pytest.mark.parametrize(("n", "tera"), [(2880, 41.650), (320, 4.198), (576, 7.634), (144, 1.876), (64, 0.831)])
+@pytest.mark.parametrize(
+    ("n", "tera"), [(2880, 41.650), (320, 4.198), (576, 7.634), (144, 1.876), (64, 0.831)]
+)
 def test_prefill_of_vicuna_7b(n, tera):
     """CDPruner prints 41.7 and 4.2 for the first two."""
     assert prefill_flops(n, **LLAMA_7B) / 1e12 == pytest.approx(tera, abs=5e-4)
 
 
-@pytest.mark.parametrize(("n", "tera"), [(576, 14.888), (288, 7.376), (144, 3.671), (58, 1.475), (29, 0.737)])
+@pytest.mark.parametrize(
+    ("n", "tera"), [(576, 14.888), (288, 7.376), (144, 3.671), (58, 1.475), (29, 0.737)]
+)
 def test_prefill_of_vicuna_13b(n, tera):
     assert prefill_flops(n, **LLAMA_13B) / 1e12 == pytest.approx(tera, abs=5e-4)
 
@@ -73,45 +77,70 @@ def test_as_many_key_heads_as_heads_is_what_the_papers_count(n, heads, head_dim,
 
 
 def test_of_an_artifact(tiny_export):
-    """Against the same sums written out from the checkpoint's shape: see tools/make_checkpoint/presets.py."""
+    """Against the same sums written out from the checkpoint's shape: see
+    tools/make_checkpoint/presets.py."""
     manifest = Manifest.from_dict(read_manifest(tiny_export))
     costs = costs_of(manifest, tiles=2, visual=18, prompt=50, value_bytes=4)
     d, m, layers, heads, kv_heads, head_dim = 64, 96, 2, 4, 2, 16
     assert costs.flops == 2 * layers * (4 * 18 * d * d + 2 * 18 * 18 * d + 3 * 18 * d * m)
     projections = d * heads * head_dim + 2 * d * kv_heads * head_dim + heads * head_dim * d
-    assert costs.flops_prompt == 2 * layers * (50 * projections + 2 * 50 * 50 * heads * head_dim + 3 * 50 * d * m)
+    assert costs.flops_prompt == 2 * layers * (
+        50 * projections + 2 * 50 * 50 * heads * head_dim + 3 * 50 * d * m
+    )
     tower = 2 * 37 * (4 * 32 * 32 + 2 * 37 * 32 + 2 * 32 * 64)
-    assert costs.flops_vision == 2 * 3 * tower  # two pictures through three of the tower's four layers
+    assert (
+        costs.flops_vision == 2 * 3 * tower
+    )  # two pictures through three of the tower's four layers
     assert costs.flops_first_token == costs.flops_prompt + costs.flops_vision
-    assert (costs.kv_bytes, costs.kv_bytes_prompt) == (18 * 2 * 2 * 2 * 16 * 4, 50 * 2 * 2 * 2 * 16 * 4)
+    assert (costs.kv_bytes, costs.kv_bytes_prompt) == (
+        18 * 2 * 2 * 2 * 16 * 4,
+        50 * 2 * 2 * 2 * 16 * 4,
+    )
 
 
 def test_an_artifact_that_does_not_state_its_widths(artifact_dir):
-    costs = costs_of(Manifest.from_dict(read_manifest(artifact_dir)), tiles=1, visual=6, prompt=9, value_bytes=4)
-    assert (costs.flops, costs.flops_prompt, costs.flops_vision, costs.flops_first_token) == (None,) * 4
+    costs = costs_of(
+        Manifest.from_dict(read_manifest(artifact_dir)), tiles=1, visual=6, prompt=9, value_bytes=4
+    )
+    assert (costs.flops, costs.flops_prompt, costs.flops_vision, costs.flops_first_token) == (
+        None,
+    ) * 4
     assert costs.kv_bytes == 6 * 2 * 2 * 8 * 4
 
 
 def test_of_an_artifact_with_fastv(artifact_dir):
-    """FastV's own example through what `profile` calls: K=3, half of 576 visual tokens, a decoder of the 7B shape."""
+    """FastV's own example through what `profile` calls: K=3, half of 576 visual tokens, a decoder
+    of the 7B shape."""
     data = read_manifest(artifact_dir)
-    shape = {"layers": 32, "hidden": 4096, "intermediate": 11008, "heads": 32, "kv_heads": 32, "head_dim": 128}
+    shape = {
+        "layers": 32,
+        "hidden": 4096,
+        "intermediate": 11008,
+        "heads": 32,
+        "kv_heads": 32,
+        "head_dim": 128,
+    }
     data["decoder"] |= {**shape, "fastv": {"layer": 3, "keep": 288}}
     manifest = Manifest.from_dict(data)
     prompt = {"tiles": 1, "visual": 576, "prompt": 640, "value_bytes": 2}
     whole, part = costs_of(manifest, **prompt), costs_of(manifest, **prompt, dropped=288)
     by_layer = [macs_of_mlp_with_three_matrices(n, 4096, 11008) for n in (576, 288)]
-    assert part.flops / whole.flops == pytest.approx((3 * by_layer[0] + 29 * by_layer[1]) / (32 * by_layer[0]))
+    assert part.flops / whole.flops == pytest.approx(
+        (3 * by_layer[0] + 29 * by_layer[1]) / (32 * by_layer[0])
+    )
     assert whole.flops / 1e12 == pytest.approx(7.634, abs=5e-4)
     grouped = [macs_of_grouped_queries(n, 4096, 11008, 32, 32, 128) for n in (640, 352)]
     assert part.flops_prompt == pytest.approx(2 * (3 * grouped[0] + 29 * grouped[1]))
     # Keys and values of each layer for the tokens that it reads: half a MiB a token over all 32.
     assert part.kv_bytes / MIB == (3 * 576 + 29 * 288) / 32 * 0.5
-    assert (whole.kv_bytes - part.kv_bytes, whole.kv_bytes_prompt - part.kv_bytes_prompt) == (29 * 288 * MIB / 64,) * 2
+    assert (whole.kv_bytes - part.kv_bytes, whole.kv_bytes_prompt - part.kv_bytes_prompt) == (
+        29 * 288 * MIB / 64,
+    ) * 2
 
 
 def test_fastervlms_table_of_fastv():
-    """FasterVLM's table at half the tokens, 23.04 T and 765 MiB: two layers of 2880 tokens, thirty of 1440."""
+    """FasterVLM's table at half the tokens, 23.04 T and 765 MiB: two layers of 2880 tokens, thirty
+    of 1440."""
     found = prefill_flops(2880, 4096, 11008, 2) + prefill_flops(1440, 4096, 11008, 30)
     assert (found + 5 * tower_flops(**CLIP_L, layers=24)) / 1e12 == pytest.approx(23.04, rel=1.5e-3)
     assert cache_bytes(2880, 2, 32, 128, 2) + cache_bytes(1440, 30, 32, 128, 2) == 765 * MIB

@@ -1,4 +1,5 @@
-"""Spread, turns, comparison, and what is said of the machine: against numpy, scipy and figures written by hand."""
+"""Spread, turns, comparison, and what is said of the machine: against numpy, scipy and figures
+written by hand."""
 
 import json
 import subprocess
@@ -48,17 +49,27 @@ def test_outliers_are_named_and_kept():
 @given(st.integers(1, 6), st.integers(1, 6))
 def test_turns_are_interleaved_and_begin_with_another_candidate_each(candidates, repeat):
     names = list(range(candidates))
-    taken = [(turn, name) for turn, name, sample in take_turns(names, lambda name: name, repeat) if sample == name]
+    taken = [
+        (turn, name)
+        for turn, name, sample in take_turns(names, lambda name: name, repeat)
+        if sample == name
+    ]
     assert len(taken) == candidates * repeat
     for turn in range(repeat):
-        of_turn = [name for number, name in taken[turn * candidates : (turn + 1) * candidates] if number == turn]
+        of_turn = [
+            name
+            for number, name in taken[turn * candidates : (turn + 1) * candidates]
+            if number == turn
+        ]
         assert sorted(of_turn) == names
         assert of_turn[0] == names[turn % candidates]
 
 
 def test_turns_to_warm_up_do_not_count():
     calls = iter(range(100))
-    found = measure_in_turns({"a": lambda: next(calls), "b": lambda: next(calls)}, repeat=3, warmup=2)
+    found = measure_in_turns(
+        {"a": lambda: next(calls), "b": lambda: next(calls)}, repeat=3, warmup=2
+    )
     assert {name: len(samples) for name, samples in found.items()} == {"a": 3, "b": 3}
     assert min(min(samples) for samples in found.values()) == 4  # two turns of two came before
 
@@ -67,7 +78,9 @@ def test_turns_to_warm_up_do_not_count():
 def test_chances_of_the_rank_sum_equal_scipys(n, m):
     chances = np.array(rank_sum_chances(n, m))
     assert chances.sum() == pytest.approx(1)
-    lowest = stats.mannwhitneyu(np.arange(n), np.arange(n, n + m), alternative="less", method="exact").pvalue
+    lowest = stats.mannwhitneyu(
+        np.arange(n), np.arange(n, n + m), alternative="less", method="exact"
+    ).pvalue
     assert chances[0] == pytest.approx(lowest)
     shuffled = np.random.default_rng(n * 10 + m).permutation(n + m)
     u, p = stats.mannwhitneyu(shuffled[:n], shuffled[n:], alternative="less", method="exact")
@@ -115,7 +128,12 @@ def write(path, *found):
 
 @pytest.mark.parametrize(
     ("factor", "verdict"),
-    [(1.0, "same within the spread"), (0.5, "less"), (2.0, "more"), (1.03, "same within the spread")],
+    [
+        (1.0, "same within the spread"),
+        (0.5, "less"),
+        (2.0, "more"),
+        (1.03, "same within the spread"),
+    ],
 )
 def test_verdicts_respect_the_spread(tmp_path, factor, verdict):
     ours = row()
@@ -155,7 +173,15 @@ def test_files_that_cannot_be_compared(tmp_path):
     good = write(tmp_path / "good", row(), row(budget=9))
     with pytest.raises(PocketVLMError, match="no configuration in common"):
         compare(good, write(tmp_path / "other", row(budget=7)))
-    hostile = ["{", "[]", "null", "{}", json.dumps(row(samples_ns=["x"])), json.dumps(row(stage=[])), "[" * 100_000]
+    hostile = [
+        "{",
+        "[]",
+        "null",
+        "{}",
+        json.dumps(row(samples_ns=["x"])),
+        json.dumps(row(stage=[])),
+        "[" * 100_000,
+    ]
     hostile += [json.dumps(row()).replace("100000000", "NaN"), json.dumps(row(samples_ns=[True]))]
     for text in hostile:
         (tmp_path / "bad").write_text(json.dumps(row()) + "\n" + text)
@@ -201,12 +227,16 @@ def test_the_machine_is_described():
 
 
 def machine_with(other_load):
-    return machine.Machine("a CPU", 2, 2, None, "Linux", "powersave", other_load, {"pocketvlm": "0"})
+    return machine.Machine(
+        "a CPU", 2, 2, None, "Linux", "powersave", other_load, {"pocketvlm": "0"}
+    )
 
 
 def profile_of(manifest, ttfts, other_load=1.0, load_meanwhile=1.0):
     """A profile whose samples are written by hand: {budget: milliseconds to the first token}."""
-    stages = dict.fromkeys(("load", "preprocess", "vision", "embed", "prefill", "decode", "total"), 10.0)
+    stages = dict.fromkeys(
+        ("load", "preprocess", "vision", "embed", "prefill", "decode", "total"), 10.0
+    )
     found = Profile("folder", manifest, machine_with(other_load), Question("what?"), 3, 1, "now")
     for budget, samples in ttfts.items():
         result = Result(Case(budget, "onnx", "fp32", "fp32", 2), 1, manifest)
@@ -251,7 +281,10 @@ def test_savings_stand_beside_what_the_formulas_promise(tiny_export):
     # "by FLOPs" stands twice: of all before the first token, and of the prefill.
     first_token, prefill = (at for at, name in enumerate(savings.head) if name == "by FLOPs")
     costs = [result.costs for result in found.results]
-    assert savings.rows[1][first_token] == f"{costs[0].flops_first_token / costs[1].flops_first_token:.2f}x"
+    assert (
+        savings.rows[1][first_token]
+        == f"{costs[0].flops_first_token / costs[1].flops_first_token:.2f}x"
+    )
     assert savings.rows[1][prefill] == f"{costs[0].flops_prompt / costs[1].flops_prompt:.2f}x"
     assert [row[stages.head.index("ttft")] for row in stages.rows] == ["200", "100"]
     (outlier,) = profile_of(manifest, {9: [100.0, 101.0, 99.0, 100.0, 600.0]}).outliers()[:1]

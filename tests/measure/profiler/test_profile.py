@@ -1,4 +1,5 @@
-"""`pocketvlm profile` on real runs: what it measures and where that goes, what it refuses, what an interrupt leaves."""
+"""`pocketvlm profile` on real runs: what it measures and where that goes, what it refuses, what an
+interrupt leaves."""
 
 import csv
 import json
@@ -27,8 +28,8 @@ from support.web_page import Page
 
 PROMPT = "what is <b>in</b> the picture?"
 LLAMA_BENCH = {
-    "build_commit", "cpu_info", "gpu_info", "backends", "model_filename", "model_type", "n_threads", "type_k", "type_v",
-    "n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns",
+    "build_commit", "cpu_info", "gpu_info", "backends", "model_filename", "model_type", "n_threads", "type_k", "type_v",  # noqa: E501
+    "n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns",  # noqa: E501
     "samples_ts",
 }  # fmt: skip
 
@@ -46,8 +47,8 @@ def measured(tmp_path_factory):
     Image.fromarray(noise).save(folder / "photo.png")
     outputs = [part for name in ("x.jsonl", "x.csv", "x.md") for part in ("-o", folder / name)]
     result = pocketvlm(
-        "profile", folder / "artifact", "--image", folder / "photo.png", "--prompt", PROMPT, "--budget", "3,12,6",
-        "--threads", 1, "--repeat", 2, "--warmup", 0, "--new-tokens", 4, "--json", "--report", folder / "x.html",
+        "profile", folder / "artifact", "--image", folder / "photo.png", "--prompt", PROMPT, "--budget", "3,12,6",  # noqa: E501
+        "--threads", 1, "--repeat", 2, "--warmup", 0, "--new-tokens", 4, "--json", "--report", folder / "x.html",  # noqa: E501
         *outputs,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -78,9 +79,13 @@ def test_every_stage_of_every_budget_is_there_with_every_sample(measured):
 
 def test_samples_of_a_run_belong_together(measured):
     for stages in by_case(measured[1]).values():
-        ns = {stage: np.array(row["samples_ns"]) for stage, row in stages.items() if stage != "select"}
+        ns = {
+            stage: np.array(row["samples_ns"]) for stage, row in stages.items() if stage != "select"
+        }
         np.testing.assert_allclose(ns["total"], ns["ttft"] + ns["decode"], atol=2)
-        assert (ns["ttft"] >= ns["preprocess"] + ns["vision"] + ns["embed"] + ns["prefill"] - 4).all()
+        assert (
+            ns["ttft"] >= ns["preprocess"] + ns["vision"] + ns["embed"] + ns["prefill"] - 4
+        ).all()
         assert all(samples.min() > 0 for samples in ns.values())
         assert 0 < stages["vision"]["select_share"] < 1
 
@@ -91,8 +96,14 @@ def test_tokens_and_bytes_are_those_of_the_prompt(measured):
     for budget, stages in by_case(printed).items():
         tokens = len(prompter.encode(PROMPT, 1, budget))
         assert stages["prefill"]["n_prompt"] == stages["prefill"]["prompt_tokens"] == tokens
-        assert (stages["decode"]["n_prompt"], stages["decode"]["n_gen"], stages["decode"]["n_depth"]) == (0, 3, tokens)
-        assert stages["prefill"]["kv_bytes_prompt"] == tokens * 2 * 2 * 8 * 4  # two layers, keys and values, float32
+        assert (
+            stages["decode"]["n_prompt"],
+            stages["decode"]["n_gen"],
+            stages["decode"]["n_depth"],
+        ) == (0, 3, tokens)
+        assert (
+            stages["prefill"]["kv_bytes_prompt"] == tokens * 2 * 2 * 8 * 4
+        )  # two layers, keys and values, float32
         rates = stages["decode"]["samples_ts"]
         np.testing.assert_allclose(rates, 3e9 / np.array(stages["decode"]["samples_ns"]), rtol=1e-5)
         # A Python with NumPy and ONNX Runtime takes some, this model next to nothing.
@@ -107,8 +118,12 @@ def test_the_files_say_what_json_says(measured):
     with (folder / "x.csv").open(newline="") as file:
         cells = list(csv.DictReader(file))
     assert [list(row) for row in cells] == [list(line) for line in lines]
-    assert [json.loads(row["samples_ns"]) for row in cells] == [line["samples_ns"] for line in lines]
-    tables = [line for line in (folder / "x.md").read_text().splitlines() if line.startswith("| 12 ")]
+    assert [json.loads(row["samples_ns"]) for row in cells] == [
+        line["samples_ns"] for line in lines
+    ]
+    tables = [
+        line for line in (folder / "x.md").read_text().splitlines() if line.startswith("| 12 ")
+    ]
     assert len(tables) == 2
 
 
@@ -116,7 +131,9 @@ def test_the_report_is_one_page_with_plots_and_kept_patches(measured):
     page = Page((measured[0] / "x.html").read_text())
     assert all(reference.startswith("data:image/") for reference in page.references)
     assert sum(reference.startswith("data:image/svg") for reference in page.references) == 4
-    assert sum(reference.startswith("data:image/jpeg") for reference in page.references) == 3  # one a budget
+    assert (
+        sum(reference.startswith("data:image/jpeg") for reference in page.references) == 3
+    )  # one a budget
     assert not {"script", "link", "b"} & set(page.tags)
     assert PROMPT in page.text
 
@@ -126,7 +143,9 @@ def test_a_file_compared_with_itself(measured):
     result = pocketvlm("profile", "--compare", file, file, "--json")
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
-    assert [item["ratio"] for item in printed["results"]] == [pytest.approx(1.0)] * (3 * (len(STAGES) + 1))
+    assert [item["ratio"] for item in printed["results"]] == [pytest.approx(1.0)] * (
+        3 * (len(STAGES) + 1)
+    )
     verdicts = {item["stage"]: item["verdict"] for item in printed["results"]}
     assert verdicts["ttft"] == "too few samples"  # of two runs
     assert verdicts["select"] == "same within the spread"
@@ -176,7 +195,9 @@ def test_refusals(artifact_dir, tmp_path, monkeypatch, arguments, exit_code, rea
     assert reason in result.stderr
 
 
-def test_without_matplotlib_a_report_is_refused_before_anything_is_measured(artifact_dir, tmp_path, monkeypatch):
+def test_without_matplotlib_a_report_is_refused_before_anything_is_measured(
+    artifact_dir, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = pocketvlm("profile", artifact_dir, "--report", tmp_path / "x.html")
     assert result.exit_code == 1
@@ -185,7 +206,18 @@ def test_without_matplotlib_a_report_is_refused_before_anything_is_measured(arti
 
 def test_an_interrupt_keeps_what_was_measured(artifact_dir, tmp_path):
     kept = tmp_path / "x.jsonl"
-    command = ["profile", artifact_dir, "--budget", "6,3", "--repeat", 1000, "--warmup", 0, "-o", kept]
+    command = [
+        "profile",
+        artifact_dir,
+        "--budget",
+        "6,3",
+        "--repeat",
+        1000,
+        "--warmup",
+        0,
+        "-o",
+        kept,
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "pocketvlm", *map(str, command)],
         stdout=subprocess.PIPE,
@@ -216,7 +248,9 @@ def test_an_interrupt_keeps_what_was_measured(artifact_dir, tmp_path):
         ("raise SystemExit('no room')", "failed .no room.: leave this configuration out"),
     ],
 )
-def test_a_run_that_dies_is_reported_and_earlier_ones_are_kept(artifact_dir, monkeypatch, program, reason):
+def test_a_run_that_dies_is_reported_and_earlier_ones_are_kept(
+    artifact_dir, monkeypatch, program, reason
+):
     artifact = Artifact.open(artifact_dir)
     cases = sweep(artifact.manifest, budgets=[6])
     run, runs, saved = measure._run, [], []
@@ -241,7 +275,9 @@ def test_answers_do_not_end_early(tmp_path):
     write_manifest(tmp_path / "a", manifest)
     assert len(VLM.load(tmp_path / "a").generate("what?", max_new_tokens=5).token_ids) == 1
     artifact = Artifact.open(tmp_path / "a")
-    found = profile(artifact, sweep(artifact.manifest), Question("what?", new_tokens=5), repeat=1, warmup=0)
+    found = profile(
+        artifact, sweep(artifact.manifest), Question("what?", new_tokens=5), repeat=1, warmup=0
+    )
     assert found.results[0].samples[0].new_tokens == 5
 
 
@@ -257,7 +293,11 @@ def test_prompts_made_up_have_the_tokens_asked_for(artifact_dir):
 def test_a_sweep_is_every_combination(tiny_export):
     manifest = Artifact.open(tiny_export).manifest
     found = sweep(
-        manifest, decoders=("all",), decoder_precisions=("all",), vision_precisions=("fp16", "fp32"), threads=(1, 2)
+        manifest,
+        decoders=("all",),
+        decoder_precisions=("all",),
+        vision_precisions=("fp16", "fp32"),
+        threads=(1, 2),
     )
     expected = {
         Case(budget, "onnx", decoder, vision, threads)
@@ -282,10 +322,22 @@ def test_selection_is_read_from_the_nodes_of_each_run():
     def run(ts, dur):
         return {"cat": "Session", "name": "model_run", "ts": ts, "dur": dur}
 
-    events = [run(0, 100), node("select/topk", 5, 90), node("conv", 50, 9)]  # warms up, does not count
-    events += [run(200, 100), node("conv", 201, 70), node("select/topk/Fused", 280, 10), node("add", 295, 20)]
+    events = [
+        run(0, 100),
+        node("select/topk", 5, 90),
+        node("conv", 50, 9),
+    ]  # warms up, does not count
+    events += [
+        run(200, 100),
+        node("conv", 201, 70),
+        node("select/topk/Fused", 280, 10),
+        node("add", 295, 20),
+    ]
     events += [run(400, 100), node("conv", 401, 90), node("select/topk", 490, 30)]
-    events += [{"cat": "Node", "name": "select/topk_fence_before", "ts": 490, "dur": 7}, {"name": "no node"}]
+    events += [
+        {"cat": "Node", "name": "select/topk_fence_before", "ts": 490, "dur": 7},
+        {"name": "no node"},
+    ]
     found = read_events(events)
     assert (found.select, found.nodes) == ((0.01, 0.03), (0.1, 0.12))
     assert found.share == pytest.approx((0.1 + 0.25) / 2)

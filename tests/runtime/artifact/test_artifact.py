@@ -102,7 +102,9 @@ def test_integers_written_as_fractions_are_refused(artifact_dir, section, key, v
     refuse(artifact_dir, "must be an integer without a decimal point")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"schema_version": "1.0"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "[" * 100_000, '{"schema_version": "1.0"}']
+)
 def test_a_manifest_that_is_none_is_refused(artifact_dir, text):
     (artifact_dir / MANIFEST_NAME).write_text(text)
     refuse(artifact_dir, MANIFEST_NAME)
@@ -143,7 +145,9 @@ def test_a_truncated_file(artifact_dir, check):
     refuse(artifact_dir, r"decoder_model_merged\.onnx has \d+ bytes, the manifest says", check)
 
 
-def test_an_altered_file_is_caught_at_the_first_load_and_after_a_later_change(artifact_dir, checksum_cache):
+def test_an_altered_file_is_caught_at_the_first_load_and_after_a_later_change(
+    artifact_dir, checksum_cache
+):
     template = artifact_dir / "chat_template.jinja"
     original = template.read_bytes()
     template.write_bytes(original[::-1])
@@ -156,7 +160,9 @@ def test_an_altered_file_is_caught_at_the_first_load_and_after_a_later_change(ar
     refuse(artifact_dir, r"chat_template\.jinja was altered")
 
 
-def test_checksums_are_read_once_and_never_remembered_inside(artifact_dir, checksum_cache, monkeypatch):
+def test_checksums_are_read_once_and_never_remembered_inside(
+    artifact_dir, checksum_cache, monkeypatch
+):
     before = sorted(artifact_dir.rglob("*"))
     Artifact.open(artifact_dir)
     assert sorted(artifact_dir.rglob("*")) == before
@@ -234,8 +240,12 @@ def test_a_pipe_in_place_of_a_file_is_refused_without_reading(artifact_dir):
 
 def test_weights_exchanged_at_equal_size_are_caught_by_their_checksum(artifact_dir, tmp_path):
     write_artifact(tmp_path / "other", seed=1)
-    data_files = [root / "onnx" / "embed_tokens.onnx_data" for root in (artifact_dir, tmp_path / "other")]
-    for root, file, fill in zip((artifact_dir, tmp_path / "other"), data_files, (b"a", b"b"), strict=True):
+    data_files = [
+        root / "onnx" / "embed_tokens.onnx_data" for root in (artifact_dir, tmp_path / "other")
+    ]
+    for root, file, fill in zip(
+        (artifact_dir, tmp_path / "other"), data_files, (b"a", b"b"), strict=True
+    ):
         file.write_bytes(fill * 4096)
         write_manifest(root, read_manifest(root))
         Artifact.open(root)  # remembered, so that "auto" has something to be misled by
@@ -245,7 +255,9 @@ def test_weights_exchanged_at_equal_size_are_caught_by_their_checksum(artifact_d
         refuse(artifact_dir, r"embed_tokens\.onnx_data was altered", check)
 
 
-@pytest.mark.parametrize("name", ["vision_encoder.onnx", "embed_tokens.onnx", "decoder_model_merged.onnx"])
+@pytest.mark.parametrize(
+    "name", ["vision_encoder.onnx", "embed_tokens.onnx", "decoder_model_merged.onnx"]
+)
 def test_graphs_of_two_artifacts_do_not_mix(artifact_dir, tmp_path, name):
     write_artifact(tmp_path / "other", seed=1, budgets=(6, 12))
     (artifact_dir / "onnx" / name).write_bytes((tmp_path / "other" / "onnx" / name).read_bytes())
@@ -262,14 +274,18 @@ def test_graphs_of_two_budgets_or_roles_do_not_mix(artifact_dir):
         VLM.load(artifact_dir)
     graph.write_bytes((artifact_dir / "onnx" / "embed_tokens.onnx").read_bytes())
     write_manifest(artifact_dir, read_manifest(artifact_dir))
-    with pytest.raises(PocketVLMError, match="graph=embed_tokens, the manifest says vision_encoder"):
+    with pytest.raises(
+        PocketVLMError, match="graph=embed_tokens, the manifest says vision_encoder"
+    ):
         VLM.load(artifact_dir)
 
 
 def test_a_file_that_is_no_graph_is_refused(artifact_dir):
     (artifact_dir / "onnx" / "embed_tokens.onnx").write_bytes(b"not a protobuf at all")
     write_manifest(artifact_dir, read_manifest(artifact_dir))
-    with pytest.raises(PocketVLMError, match=r"embed_tokens\.onnx cannot be opened by ONNX Runtime"):
+    with pytest.raises(
+        PocketVLMError, match=r"embed_tokens\.onnx cannot be opened by ONNX Runtime"
+    ):
         VLM.load(artifact_dir)
 
 
@@ -281,14 +297,18 @@ def test_a_graph_may_not_read_weights_from_outside_the_folder(artifact_dir, loca
     path = artifact_dir / "onnx" / "embed_tokens.onnx"
     model = onnx.load(path)
     weights = model.graph.initializer[0]
-    set_external_data(weights, location.format(root=artifact_dir.parent), length=len(weights.raw_data))
+    set_external_data(
+        weights, location.format(root=artifact_dir.parent), length=len(weights.raw_data)
+    )
     weights.ClearField("raw_data")
     path.write_bytes(model.SerializeToString())
     data = read_manifest(artifact_dir)
     write_manifest(artifact_dir, data)
     del data["files"]["onnx/link"]  # the graph alone knows of the link
     write_manifest(artifact_dir, data, recount=False)
-    with pytest.raises(PocketVLMError, match=r"embed_tokens\.onnx cannot be opened .*External data path"):
+    with pytest.raises(
+        PocketVLMError, match=r"embed_tokens\.onnx cannot be opened .*External data path"
+    ):
         VLM.load(artifact_dir)
 
 

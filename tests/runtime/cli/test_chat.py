@@ -33,16 +33,31 @@ def other_file(tmp_path, picture):
 
 def chat(*arguments, lines):
     text = "".join(f"{line}\n" for line in lines)
-    return CliRunner().invoke(cli.main, ["chat", *map(str, arguments)], prog_name="pocketvlm", input=text)
+    return CliRunner().invoke(
+        cli.main, ["chat", *map(str, arguments)], prog_name="pocketvlm", input=text
+    )
 
 
 def test_lines_from_a_pipe_are_answered_one_by_one(artifact_dir, image_file, other_file):
-    lines = ["what is it?", "", "and?", f"/image {other_file}", "is it red?", "/reset", "what is it?", "/quit", "more?"]
+    lines = [
+        "what is it?",
+        "",
+        "and?",
+        f"/image {other_file}",
+        "is it red?",
+        "/reset",
+        "what is it?",
+        "/quit",
+        "more?",
+    ]
     result = chat(artifact_dir, "--image", image_file, "--max-new-tokens", 5, lines=lines)
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
     own = VLM.load(artifact_dir).chat()
-    expected = [own.ask("what is it?", [image_file], max_new_tokens=5), own.ask("and?", max_new_tokens=5)]
+    expected = [
+        own.ask("what is it?", [image_file], max_new_tokens=5),
+        own.ask("and?", max_new_tokens=5),
+    ]
     expected.append(own.ask("is it red?", [other_file], max_new_tokens=5))
     own.reset()
     expected.append(own.ask("what is it?", max_new_tokens=5))
@@ -50,7 +65,17 @@ def test_lines_from_a_pipe_are_answered_one_by_one(artifact_dir, image_file, oth
 
 
 def test_json_is_a_line_an_answer(artifact_dir, image_file):
-    options = ["--image", image_file, "--json", "--max-new-tokens", 3, "--temperature", 0.8, "--seed", 1]
+    options = [
+        "--image",
+        image_file,
+        "--json",
+        "--max-new-tokens",
+        3,
+        "--temperature",
+        0.8,
+        "--seed",
+        1,
+    ]
     result = chat(artifact_dir, *options, lines=["what?", "and?"])
     first, second = map(json.loads, result.stdout.splitlines())
     own = VLM.load(artifact_dir).chat()
@@ -69,7 +94,9 @@ def test_a_refused_line_does_not_end_the_conversation(artifact_dir):
     errors = result.stderr.splitlines()
     assert [line.startswith("error: ") for line in errors] == [True] * 4
     for line, reason in zip(
-        errors, ["missing.png", "/sing is no command", "context of 160", "for 0 pictures"], strict=True
+        errors,
+        ["missing.png", "/sing is no command", "context of 160", "for 0 pictures"],
+        strict=True,
     ):
         assert reason in line
     refused = json.loads(chat(artifact_dir, "--json", lines=["/sing"]).stdout)
@@ -83,7 +110,9 @@ def test_a_picture_that_is_wrong_from_the_start_is_refused_at_once(artifact_dir)
 
 
 def test_a_full_context_drops_the_oldest_questions(artifact_dir):
-    result = chat(artifact_dir, "--json", "--max-new-tokens", 8, lines=["what is in the picture?"] * 12)
+    result = chat(
+        artifact_dir, "--json", "--max-new-tokens", 8, lines=["what is in the picture?"] * 12
+    )
     answers = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(answers) == 12
     assert answers[-1]["dropped_turns"] > 0
@@ -97,7 +126,9 @@ class Terminal:
         self.ours, theirs = pty.openpty()
         command = [sys.executable, "-m", "pocketvlm", "chat", *map(str, arguments)]
         streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-        self.process = subprocess.Popen(command, **streams, start_new_session=True, preexec_fn=heed_interrupts)
+        self.process = subprocess.Popen(
+            command, **streams, start_new_session=True, preexec_fn=heed_interrupts
+        )
         os.close(theirs)
         self.seen = ""
 
@@ -134,7 +165,10 @@ def test_a_terminal_shows_what_answers_and_what_it_costs(terminal):
     assert re.search(r"onnx fp32: first token after \d+ ms, then [\d.]+ tokens/s", shown)
     terminal.read_until("> ")
     terminal.type("and?\n")
-    assert re.search(r"onnx fp32: \d+ of \d+ prompt tokens known, first token after", terminal.read_until("tokens/s"))
+    assert re.search(
+        r"onnx fp32: \d+ of \d+ prompt tokens known, first token after",
+        terminal.read_until("tokens/s"),
+    )
     terminal.read_until("> ")
     terminal.type("/quit\n")
     assert terminal.process.wait(timeout=60) == 0
@@ -169,7 +203,9 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(monkeypatch, artifact_dir, i
         echo(text, **options)
 
     monkeypatch.setattr(module.click, "echo", interrupting_echo)
-    result = chat(artifact_dir, "--image", image_file, "--max-new-tokens", 30, lines=["what is it?", "and?"])
+    result = chat(
+        artifact_dir, "--image", image_file, "--max-new-tokens", 30, lines=["what is it?", "and?"]
+    )
     assert result.exit_code == 0, result.output
     own = VLM.load(artifact_dir).chat()
     full = VLM.load(artifact_dir).generate("what is it?", [image_file], max_new_tokens=30)

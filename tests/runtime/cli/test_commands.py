@@ -28,7 +28,9 @@ def image_file(tmp_path, picture):
 
 
 def pocketvlm(*arguments, **options):
-    return CliRunner().invoke(cli.main, [str(a) for a in arguments], prog_name="pocketvlm", **options)
+    return CliRunner().invoke(
+        cli.main, [str(a) for a in arguments], prog_name="pocketvlm", **options
+    )
 
 
 def assert_refused(result, reason, exit_code=1):
@@ -40,7 +42,9 @@ def assert_refused(result, reason, exit_code=1):
 
 
 def test_run_prints_the_answer_alone(artifact_dir, image_file):
-    result = pocketvlm("run", artifact_dir, "--image", image_file, "--prompt", "what?", "--max-new-tokens", 5)
+    result = pocketvlm(
+        "run", artifact_dir, "--image", image_file, "--prompt", "what?", "--max-new-tokens", 5
+    )
     assert result.exit_code == 0, result.stderr
     answer = VLM.load(artifact_dir).generate("what?", [image_file], max_new_tokens=5)
     assert result.stdout == answer.text + "\n"
@@ -49,22 +53,59 @@ def test_run_prints_the_answer_alone(artifact_dir, image_file):
 
 def test_run_on_a_terminal_adds_what_the_answer_cost(artifact_dir, image_file):
     terminal, stderr = os.openpty()
-    command = ["run", artifact_dir, "--image", image_file, "--prompt", "what?", "--max-new-tokens", 5]
+    command = [
+        "run",
+        artifact_dir,
+        "--image",
+        image_file,
+        "--prompt",
+        "what?",
+        "--max-new-tokens",
+        5,
+    ]
     process = start(*command, stderr=stderr)
     answer, _ = process.communicate(timeout=60)
     os.close(stderr)
     summary = os.read(terminal, 4096).decode()
     os.close(terminal)
     assert answer.endswith("\n")
-    assert re.match(r"onnx fp32: 6 of 16 visual tokens, first token after \d+ ms, then [\d.]+ tokens/s\r\n$", summary)
+    assert re.match(
+        r"onnx fp32: 6 of 16 visual tokens, first token after \d+ ms, then [\d.]+ tokens/s\r\n$",
+        summary,
+    )
 
 
 def test_run_json_has_the_documented_fields(artifact_dir, image_file):
-    options = ["--max-new-tokens", 4, "--budget", 3, "--temperature", 0.8, "--top-p", 0.9, "--seed", 1, "--threads", 1]
-    result = pocketvlm("run", artifact_dir, "--image", image_file, "--prompt", "-", "--json", *options, input="what?\n")
+    options = [
+        "--max-new-tokens",
+        4,
+        "--budget",
+        3,
+        "--temperature",
+        0.8,
+        "--top-p",
+        0.9,
+        "--seed",
+        1,
+        "--threads",
+        1,
+    ]
+    result = pocketvlm(
+        "run",
+        artifact_dir,
+        "--image",
+        image_file,
+        "--prompt",
+        "-",
+        "--json",
+        *options,
+        input="what?\n",
+    )
     printed = json.loads(result.stdout)
     vlm = VLM.load(artifact_dir, budget=3, threads=1)
-    answer = vlm.generate("what?", [image_file], max_new_tokens=4, temperature=0.8, top_p=0.9, seed=1)
+    answer = vlm.generate(
+        "what?", [image_file], max_new_tokens=4, temperature=0.8, top_p=0.9, seed=1
+    )
     assert printed["text"] == answer.text
     assert printed["token_ids"] == answer.token_ids
     assert printed["kept_indices"] == answer.kept_indices
@@ -96,12 +137,20 @@ def test_run_refuses_with_one_line_and_exit_code_1(artifact_dir, arguments, reas
 
 def test_a_prompt_that_is_no_text_is_refused(artifact_dir):
     assert_refused(pocketvlm("run", artifact_dir, "--prompt", "\udcff"), "valid Unicode")
-    assert_refused(pocketvlm("run", artifact_dir, "--prompt", "-", input=b"what \xff?"), "not valid utf-8")
+    assert_refused(
+        pocketvlm("run", artifact_dir, "--prompt", "-", input=b"what \xff?"), "not valid utf-8"
+    )
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["run"], ["run", "d"], ["run", "d", "--prompt", "x", "--budget", "many"], ["no-such-command"], ["run", "--nope"]],
+    [
+        ["run"],
+        ["run", "d"],
+        ["run", "d", "--prompt", "x", "--budget", "many"],
+        ["no-such-command"],
+        ["run", "--nope"],
+    ],
 )
 def test_wrong_usage_is_exit_code_2(arguments):
     assert pocketvlm(*arguments).exit_code == 2
@@ -122,7 +171,13 @@ def test_debug_gives_the_traceback_before_or_after_the_command(tmp_path):
 
 def test_inspect_says_what_there_is(artifact_dir):
     text = pocketvlm("inspect", artifact_dir).stdout
-    for expected in ("fastervlm", "6 (default), 12", "vision k=12 fp32", "decoder fp32", "passed against numpy"):
+    for expected in (
+        "fastervlm",
+        "6 (default), 12",
+        "vision k=12 fp32",
+        "decoder fp32",
+        "passed against numpy",
+    ):
         assert expected in text
     printed = json.loads(pocketvlm("inspect", artifact_dir, "--json").stdout)
     assert printed["pruning"]["budgets"] == [6, 12]
@@ -147,7 +202,10 @@ def test_an_artifact_cannot_steer_the_terminal(artifact_dir):
 
 def test_text_that_the_console_lacks_is_replaced(artifact_dir):
     data = read_manifest(artifact_dir)
-    data["source"] |= {"model": "modèle", "license": "木"}  # cp437, of older Windows consoles, has è but not 木
+    data["source"] |= {
+        "model": "modèle",
+        "license": "木",
+    }  # cp437, of older Windows consoles, has è but not 木
     write_manifest(artifact_dir, data)
     command = [sys.executable, "-m", "pocketvlm", "inspect", str(artifact_dir)]
     environment = {**os.environ, "PYTHONIOENCODING": "cp437:strict", "PYTHONUTF8": "0"}
@@ -167,7 +225,17 @@ def test_inspect_shows_a_rejected_export_that_run_refuses(artifact_dir):
 def test_the_overlay_shows_what_run_keeps(artifact_dir, image_file, tmp_path):
     overlay = tmp_path / "out" / "kept.png"
     overlay.parent.mkdir()
-    arguments = ["inspect", artifact_dir, "--image", image_file, "--overlay", overlay, "--budget", 4, "--json"]
+    arguments = [
+        "inspect",
+        artifact_dir,
+        "--image",
+        image_file,
+        "--overlay",
+        overlay,
+        "--budget",
+        4,
+        "--json",
+    ]
     printed = json.loads(pocketvlm(*arguments).stdout)
     answer = VLM.load(artifact_dir).generate("?", [image_file], budget=4, max_new_tokens=1)
     assert [printed["kept_indices"]] == answer.kept_indices
@@ -176,13 +244,20 @@ def test_the_overlay_shows_what_run_keeps(artifact_dir, image_file, tmp_path):
         assert min(drawing.size) >= 512
         grey = np.ptp(np.asarray(drawing).astype(int), axis=2) == 0
     side = grey.shape[0] // 4
-    dim_cells = [cell for cell in range(16) if grey[side * (cell // 4) + side // 2, side * (cell % 4) + side // 2]]
+    dim_cells = [
+        cell
+        for cell in range(16)
+        if grey[side * (cell // 4) + side // 2, side * (cell % 4) + side // 2]
+    ]
     assert dim_cells == sorted(set(range(16)) - set(printed["kept_indices"]))
 
 
 def test_an_overlay_that_cannot_be_written_leaves_nothing(artifact_dir, image_file, tmp_path):
     missing = tmp_path / "nowhere" / "kept.png"
-    assert_refused(pocketvlm("inspect", artifact_dir, "--image", image_file, "--overlay", missing), "cannot be written")
+    assert_refused(
+        pocketvlm("inspect", artifact_dir, "--image", image_file, "--overlay", missing),
+        "cannot be written",
+    )
     assert not missing.parent.exists()
     assert pocketvlm("inspect", artifact_dir, "--image", image_file).exit_code == 2
 
@@ -225,24 +300,32 @@ def test_verify_against_asks_the_exporter(artifact_dir, monkeypatch):
     monkeypatch.setattr(verify_module, "_reference", lambda: compare)
     printed = json.loads(pocketvlm("verify", artifact_dir, "--against", "same", "--json").stdout)
     assert printed["against"] == {"model": "same", "folder": "artifact", "kept_equal": True}
-    assert_refused(pocketvlm("verify", artifact_dir, "--against", "other"), "features differ", exit_code=3)
+    assert_refused(
+        pocketvlm("verify", artifact_dir, "--against", "other"), "features differ", exit_code=3
+    )
 
 
 def test_a_missing_exporter_is_named(artifact_dir, monkeypatch):
     broken = EntryPoint("transformers", "no_such_module:verify_against", "pocketvlm.references")
     monkeypatch.setattr(verify_module, "entry_points", lambda group: [broken])
-    assert_refused(pocketvlm("verify", artifact_dir, "--against", "x"), "pip install 'pocketvlm[export]'")
+    assert_refused(
+        pocketvlm("verify", artifact_dir, "--against", "x"), "pip install 'pocketvlm[export]'"
+    )
     export = EntryPoint("export", "pocketvlm_export.no_such_module:export", "pocketvlm.commands")
     monkeypatch.setattr(cli.main, "commands", {})
     monkeypatch.setattr(cli, "_entry_points", lambda: {"export": export})
-    assert_refused(pocketvlm("export", "model", "-o", "x", "--budget", "4"), "pip install 'pocketvlm[export]'")
+    assert_refused(
+        pocketvlm("export", "model", "-o", "x", "--budget", "4"), "pip install 'pocketvlm[export]'"
+    )
     assert "export" in pocketvlm("--help").stdout
 
 
 @pytest.mark.parametrize("value", ["pocketvlm.cli.run:no_such_command", "no_such_module:run"])
 def test_a_broken_command_of_the_runtime_is_not_blamed_on_the_exporter(monkeypatch, value):
     monkeypatch.setattr(cli.main, "commands", {})
-    monkeypatch.setattr(cli, "_entry_points", lambda: {"run": EntryPoint("run", value, "pocketvlm.commands")})
+    monkeypatch.setattr(
+        cli, "_entry_points", lambda: {"run": EntryPoint("run", value, "pocketvlm.commands")}
+    )
     result = pocketvlm("run", "d", "--prompt", "x")
     assert isinstance(result.exception, (ImportError, AttributeError))
     assert "pip install" not in result.output
@@ -286,7 +369,9 @@ def test_ctrl_c_is_quiet_and_exits_with_130(monkeypatch):
 
 def start(*arguments, stderr=subprocess.PIPE):
     command = [sys.executable, "-m", "pocketvlm", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=heed_interrupts)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=heed_interrupts
+    )
 
 
 def test_sigint_stops_a_running_command_cleanly(artifact_dir, tmp_path):

@@ -1,4 +1,5 @@
-"""`pocketvlm targets`, and `--target` on commands that answer: a flag beats a target, a target beats a default."""
+"""`pocketvlm targets`, and `--target` on commands that answer: a flag beats a target, a target
+beats a default."""
 
 import json
 import tomllib
@@ -12,7 +13,9 @@ from pocketvlm_targets import target_names
 
 
 def pocketvlm(*arguments, **options):
-    return CliRunner().invoke(cli.main, [str(a) for a in arguments], prog_name="pocketvlm", **options)
+    return CliRunner().invoke(
+        cli.main, [str(a) for a in arguments], prog_name="pocketvlm", **options
+    )
 
 
 @pytest.fixture
@@ -33,7 +36,9 @@ def test_the_list():
     assert result.exit_code == 0
     for line, name in zip(result.stdout.splitlines(), target_names(), strict=True):
         assert line.split(None, 1) == [name, load_target(name).description]
-    assert list(json.loads(pocketvlm("targets", "--json").stdout)["targets"]) == list(target_names())
+    assert list(json.loads(pocketvlm("targets", "--json").stdout)["targets"]) == list(
+        target_names()
+    )
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -55,7 +60,10 @@ def test_a_bad_target_is_one_line(board, command):
     path = board(threads="two")
     result = pocketvlm(*command, path)
     assert result.exit_code == 1
-    assert result.stderr == f"error: {path}: threads is 'two': expected a whole number from 1 to 10000000\n"
+    assert (
+        result.stderr
+        == f"error: {path}: threads is 'two': expected a whole number from 1 to 10000000\n"
+    )
     result = pocketvlm(*command, "no-such-device")
     assert result.exit_code == 1
     assert "choose from android-arm64" in result.stderr
@@ -72,14 +80,24 @@ def test_a_flag_beats_a_target_and_a_target_a_default(asked, board, command):
         context=99,
         memory_limit=1000,
     )
-    target = {"budget": 5, "decoder": "onnx", "vision_precision": "int8", "decoder_precision": "int4"}
+    target = {
+        "budget": 5,
+        "decoder": "onnx",
+        "vision_precision": "int8",
+        "decoder_precision": "int4",
+    }
     target |= {"threads": 3, "context": 99}
     assert "looked at" in pocketvlm(*command, "--target", path).stderr
     once = {"prepack": False} if command[0] == "run" else {}
     assert asked == target | {"feature_cache": None} | once
     flags = ["--budget", 2, "--vision-precision", "fp16", "--threads", 1]
     pocketvlm(*command, *flags, "--target", path)
-    assert asked == target | {"budget": 2, "vision_precision": "fp16", "threads": 1, "feature_cache": None} | once
+    assert (
+        asked
+        == target
+        | {"budget": 2, "vision_precision": "fp16", "threads": 1, "feature_cache": None}
+        | once
+    )
     pocketvlm(*command)
     assert set(asked.values()) - {False} == {None}
 
@@ -100,14 +118,32 @@ def test_profile_measures_what_the_target_lists(artifact_dir, board, monkeypatch
         raise PocketVLMError("looked at")
 
     monkeypatch.setattr("pocketvlm_measure.cases.sweep", sweep)
-    path = board(budget=[5, 3], decoder="both", decoder_precision=["int4"], gguf_type=["q8_0"], threads=3, context=99)
+    path = board(
+        budget=[5, 3],
+        decoder="both",
+        decoder_precision=["int4"],
+        gguf_type=["q8_0"],
+        threads=3,
+        context=99,
+    )
     result = pocketvlm("profile", artifact_dir, "--target", path)
     assert "looked at" in result.stderr, result.output
     assert tuple(seen["budgets"]) == (5, 3)
     assert seen["decoders"] == ("onnx", "llama.cpp")
     assert seen["decoder_precisions"] == ("int4", "q8_0")
     assert (seen["vision_precisions"], seen["threads"], seen["context"]) == ((), (3,), 99)
-    pocketvlm("profile", artifact_dir, "--target", path, "--budget", "2,1", "--threads", "1", "--decoder", "onnx")
+    pocketvlm(
+        "profile",
+        artifact_dir,
+        "--target",
+        path,
+        "--budget",
+        "2,1",
+        "--threads",
+        "1",
+        "--decoder",
+        "onnx",
+    )
     assert (tuple(seen["budgets"]), seen["threads"], seen["decoders"]) == ((2, 1), (1,), ("onnx",))
 
 
@@ -115,7 +151,16 @@ def test_evaluate_asks_what_the_target_lists(artifact_dir, board, tmp_path):
     (tmp_path / "set.jsonl").write_text('{"question": "what?", "answers": ["that"]}\n')
     path = board(budget=[3], context=99, memory_limit=1000, threads=1)
     result = pocketvlm(
-        *("evaluate", artifact_dir, "--data", tmp_path / "set.jsonl", "--target", path, "--max-new-tokens", 2),
+        *(
+            "evaluate",
+            artifact_dir,
+            "--data",
+            tmp_path / "set.jsonl",
+            "--target",
+            path,
+            "--max-new-tokens",
+            2,
+        ),
         *("--answers", tmp_path / "answers.jsonl", "--json", tmp_path / "found.json"),
     )
     assert result.exit_code == 0, result.output
@@ -125,10 +170,14 @@ def test_evaluate_asks_what_the_target_lists(artifact_dir, board, tmp_path):
 
 def test_the_answer_is_the_targets(artifact_dir, board):
     path = board(budget=[3], threads=1, context=60, vision_precision=["fp32"])
-    result = pocketvlm("run", artifact_dir, "--prompt", "what?", "--json", "--max-new-tokens", 3, "--target", path)
+    result = pocketvlm(
+        "run", artifact_dir, "--prompt", "what?", "--json", "--max-new-tokens", 3, "--target", path
+    )
     expected = VLM.load(artifact_dir, budget=3, threads=1).generate("what?", max_new_tokens=3)
     assert json.loads(result.stdout)["token_ids"] == expected.token_ids
-    result = pocketvlm("run", artifact_dir, "--prompt", "what?", "--max-new-tokens", 70, "--target", path)
+    result = pocketvlm(
+        "run", artifact_dir, "--prompt", "what?", "--max-new-tokens", 70, "--target", path
+    )
     assert "context of 60" in result.stderr
 
 
@@ -138,7 +187,9 @@ def test_what_the_artifact_lacks_is_refused(artifact_dir, board):
     assert result.exit_code == 1
     assert "no precision 'int8'" in result.stderr
     assert result.stderr.endswith(f"(target {path} says so: --vision-precision would beat it)\n")
-    typed = pocketvlm("run", artifact_dir, "--prompt", "what?", "--target", path, "--vision-precision", "int4")
+    typed = pocketvlm(
+        "run", artifact_dir, "--prompt", "what?", "--target", path, "--vision-precision", "int4"
+    )
     assert "no precision 'int4'" in typed.stderr
     assert "says so" not in typed.stderr
 

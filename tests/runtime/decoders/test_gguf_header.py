@@ -8,11 +8,23 @@ import pytest
 from pocketvlm import PocketVLMError
 from pocketvlm.decoders.gguf_header import TENSOR_TYPES, read_header
 
-pytest.importorskip("gguf", reason="the PyPI package gguf writes the files: pip install 'pocketvlm[export]'")
+pytest.importorskip(
+    "gguf", reason="the PyPI package gguf writes the files: pip install 'pocketvlm[export]'"
+)
 
 import gguf
 
-from support.tiny_gguf import CONTEXT, HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, VOCAB, TinyLlama, write_gguf
+from support.tiny_gguf import (
+    CONTEXT,
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    LAYERS,
+    VOCAB,
+    TinyLlama,
+    write_gguf,
+)
 
 
 @pytest.fixture
@@ -23,8 +35,18 @@ def path(tmp_path):
 
 def test_the_dimensions_are_read(path):
     header = read_header(path)
-    assert (header.architecture, header.layers, header.heads, header.kv_heads) == ("llama", LAYERS, HEADS, KV_HEADS)
-    assert (header.head_dim, header.hidden, header.vocab, header.context) == (HEAD_DIM, HIDDEN, VOCAB, CONTEXT)
+    assert (header.architecture, header.layers, header.heads, header.kv_heads) == (
+        "llama",
+        LAYERS,
+        HEADS,
+        KV_HEADS,
+    )
+    assert (header.head_dim, header.hidden, header.vocab, header.context) == (
+        HEAD_DIM,
+        HIDDEN,
+        VOCAB,
+        CONTEXT,
+    )
     header.check("file", hidden=HIDDEN, layers=LAYERS)
     with pytest.raises(PocketVLMError, match=f"vocab {VOCAB}, the manifest says 7"):
         header.check("file", vocab=7)
@@ -32,7 +54,9 @@ def test_the_dimensions_are_read(path):
 
 def test_the_head_width_follows_from_the_hidden_size_where_it_is_not_said(tmp_path):
     model = TinyLlama.random(hidden=HEADS * HEAD_DIM)
-    left_out = dict.fromkeys(["attention__key_length", "attention__value_length", "rope__dimension_count"])
+    left_out = dict.fromkeys(
+        ["attention__key_length", "attention__value_length", "rope__dimension_count"]
+    )
     write_gguf(tmp_path / "a.gguf", model, **left_out)
     assert read_header(tmp_path / "a.gguf").head_dim == HEAD_DIM
 
@@ -94,7 +118,10 @@ def test_a_token_that_stands_twice_is_refused(tmp_path):
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 63), "settings, at most"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 60), "bytes in a text"),
         (b"GGUF" + struct.pack("<IQQQ3sI", 3, 0, 1, 3, b"a.b", 77), "unknown type 77"),
-        (b"GGUF" + struct.pack("<IQQQ3sIIQ", 3, 0, 1, 3, b"a.b", 9, 4, 1 << 40), "items in a.b, at most"),
+        (
+            b"GGUF" + struct.pack("<IQQQ3sIIQ", 3, 0, 1, 3, b"a.b", 9, 4, 1 << 40),
+            "items in a.b, at most",
+        ),
         (b"GGUF" + struct.pack("<IQQQ3sIIQ", 3, 0, 1, 3, b"a.b", 9, 9, 2), "array of the type 9"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "its architecture is not one of"),
     ],

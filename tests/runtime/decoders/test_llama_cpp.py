@@ -1,4 +1,5 @@
-"""llama.cpp's decoder against a numpy twin of the same weights, and everything that must not end the process."""
+"""llama.cpp's decoder against a numpy twin of the same weights, and everything that must not end
+the process."""
 
 import gc
 import os
@@ -14,8 +15,12 @@ from pocketvlm import PocketVLMError
 from pocketvlm.decoders import EmbeddingSegment, TokenSegment, llama_cpp
 from pocketvlm.decoders.sampling import Sampler
 
-pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: pip install 'pocketvlm[llama]'")
-pytest.importorskip("gguf", reason="the PyPI package gguf writes the files: pip install 'pocketvlm[export]'")
+pytest.importorskip(
+    "llama_cpp", reason="llama-cpp-python is not installed: pip install 'pocketvlm[llama]'"
+)
+pytest.importorskip(
+    "gguf", reason="the PyPI package gguf writes the files: pip install 'pocketvlm[export]'"
+)
 
 from support.tiny_gguf import CONTEXT, HIDDEN, VOCAB, TinyLlama, write_gguf
 
@@ -62,7 +67,14 @@ def assert_logits(actual, twin, embeddings, atol=5e-4):
 def test_text_and_pictures_in_turn_equal_the_whole_sequence_at_once(decoder, twin):
     first, second = picture(5), picture(7, seed=2)
     logits = decoder.prefill(
-        [tokens(7, 3), EmbeddingSegment(first), tokens(250), tokens(11), EmbeddingSegment(second), tokens(1)]
+        [
+            tokens(7, 3),
+            EmbeddingSegment(first),
+            tokens(250),
+            tokens(11),
+            EmbeddingSegment(second),
+            tokens(1),
+        ]
     )
     embeddings = [*twin.embed[[7, 3]], *first, *twin.embed[[250, 11]], *second, twin.embed[1]]
     assert_logits(logits, twin, embeddings)
@@ -131,7 +143,11 @@ def test_an_interrupt_between_batches_leaves_the_sequence_as_it_was(decoder, twi
 
 def test_flash_attention_and_a_half_precision_cache_stay_close(file, twin):
     seen = picture(40)
-    for options in ({"f32_cache": False}, {"flash_attention": True}, {"f32_cache": False, "flash_attention": True}):
+    for options in (
+        {"f32_cache": False},
+        {"flash_attention": True},
+        {"f32_cache": False, "flash_attention": True},
+    ):
         decoder = opened(file, **options)
         assert_logits(decoder.prefill([EmbeddingSegment(seen)]), twin, seen, atol=0.05)
 
@@ -179,7 +195,9 @@ def test_the_sampler_is_greedy_at_zero_and_repeatable_by_seed():
     assert llama_cpp.LlamaCppSampler(1e-30, 0.9, 1).pick(logits) in (1, 3)
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1}, {"temperature": float("inf")}, {"top_p": 0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"temperature": -1}, {"temperature": float("inf")}, {"top_p": 0}, {"seed": -1}]
+)
 def test_sampling_parameters_are_refused_as_by_the_other_engine(bad):
     for sampler in (Sampler, llama_cpp.LlamaCppSampler):
         with pytest.raises(PocketVLMError, match=next(iter(bad))):
@@ -202,7 +220,9 @@ def hostile(*arguments):
     """How each case ended in a process of its own."""
     command = [sys.executable, "-m", "support.hostile_gguf", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(TESTS)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=TESTS, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=TESTS, check=False
+    )
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     return done.stdout.split("\n")[:-1]
 

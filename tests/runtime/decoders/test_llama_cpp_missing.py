@@ -1,4 +1,5 @@
-"""Where llama-cpp-python is missing or of another version, one line says what to install; this needs neither."""
+"""Where llama-cpp-python is missing or of another version, one line says what to install; this
+needs neither."""
 
 from importlib.metadata import PackageNotFoundError
 
@@ -30,7 +31,9 @@ def test_versions_outside_the_range_are_refused(monkeypatch, installed):
     refused(f"llama-cpp-python {installed} is installed, .*0.3.20")
 
 
-@pytest.mark.parametrize("error", [ImportError("no module"), OSError("libllama.so is missing"), RuntimeError("broken")])
+@pytest.mark.parametrize(
+    "error", [ImportError("no module"), OSError("libllama.so is missing"), RuntimeError("broken")]
+)
 def test_a_package_that_does_not_load_is_refused(monkeypatch, error):
     def broken(name):
         raise error

@@ -1,4 +1,5 @@
-"""The ONNX decoder and its cache, against causal attention in numpy over the whole sequence at once."""
+"""The ONNX decoder and its cache, against causal attention in numpy over the whole sequence at
+once."""
 
 import numpy as np
 import onnx
@@ -22,14 +23,22 @@ def tokens(*ids):
 
 def assert_logits(actual, weights, embeddings):
     assert (actual.dtype, actual.shape) == (np.float32, (len(weights.embed),))
-    np.testing.assert_allclose(actual, reference_logits(weights, np.stack(embeddings)), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        actual, reference_logits(weights, np.stack(embeddings)), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_prefill_and_decode_equal_the_whole_sequence_at_once(model):
     decoder, weights = model
     picture = np.random.default_rng(1).normal(size=(5, HIDDEN)).astype(np.float32)
     ids = [7, 3, 250, 11]
-    embeddings = [weights.embed[7], weights.embed[3], *picture, weights.embed[250], weights.embed[11]]
+    embeddings = [
+        weights.embed[7],
+        weights.embed[3],
+        *picture,
+        weights.embed[250],
+        weights.embed[11],
+    ]
     logits = decoder.prefill([tokens(*ids[:2]), EmbeddingSegment(picture), tokens(*ids[2:])])
     assert_logits(logits, weights, embeddings)
     assert decoder.position == 9
@@ -53,7 +62,9 @@ def test_reset_forgets(model):
 
 def test_the_context_is_checked_before_anything_moves(model):
     decoder, _ = model
-    with pytest.raises(PocketVLMError, match=f"{CONTEXT + 1} tokens are more than the model's context of {CONTEXT}"):
+    with pytest.raises(
+        PocketVLMError, match=f"{CONTEXT + 1} tokens are more than the model's context of {CONTEXT}"
+    ):
         decoder.prefill([tokens(*[1] * (CONTEXT + 1))])
     assert decoder.position == 0
     decoder.prefill([tokens(*[1] * CONTEXT)])
@@ -79,7 +90,9 @@ def test_features_of_another_width_are_refused(model):
 
 def test_engines_that_are_not_there_are_refused(artifact_dir):
     artifact = Artifact.open(artifact_dir)
-    with pytest.raises(PocketVLMError, match=r"'llama\.cpp' is not in this artifact, which has onnx"):
+    with pytest.raises(
+        PocketVLMError, match=r"'llama\.cpp' is not in this artifact, which has onnx"
+    ):
         open_decoder(artifact, engine="llama.cpp")
     data = read_manifest(artifact_dir)
     data["decoder"]["engines"] = ["quantum"]
@@ -105,11 +118,15 @@ def test_a_graph_without_the_layers_the_manifest_promises_is_refused(artifact_di
         ("head_dim", 4, r"past_key_values\.0\.key"),
     ],
 )
-def test_graphs_of_other_dimensions_than_the_manifest_says_are_refused(artifact_dir, dimension, value, tensor):
+def test_graphs_of_other_dimensions_than_the_manifest_says_are_refused(
+    artifact_dir, dimension, value, tensor
+):
     data = read_manifest(artifact_dir)
     data["decoder"][dimension] = value
     write_manifest(artifact_dir, data)
-    with pytest.raises(PocketVLMError, match=rf"{tensor} of shape \(.*\), the manifest says \(.*{value}"):
+    with pytest.raises(
+        PocketVLMError, match=rf"{tensor} of shape \(.*\), the manifest says \(.*{value}"
+    ):
         open_decoder(Artifact.open(artifact_dir))
 
 

@@ -48,7 +48,9 @@ def flat(segments):
         item
         for segment in segments
         for item in (
-            segment.ids.tolist() if isinstance(segment, TokenSegment) else segment.inputs_embeds[:, 0].tolist()
+            segment.ids.tolist()
+            if isinstance(segment, TokenSegment)
+            else segment.inputs_embeds[:, 0].tolist()
         )
     ]
 
@@ -67,10 +69,15 @@ segment = st.one_of(
     st.integers(0, 1).map(picture),
     st.integers(0, 1).map(lambda number: picture(number, key=False)),
 )
-prompt = st.lists(segment, min_size=1, max_size=5).filter(lambda segments: sum(map(len, segments)) > 0)
+prompt = st.lists(segment, min_size=1, max_size=5).filter(
+    lambda segments: sum(map(len, segments)) > 0
+)
 
 
-@given(st.lists(st.tuples(prompt, st.lists(st.integers(0, 2), max_size=3)), min_size=1, max_size=4), st.booleans())
+@given(
+    st.lists(st.tuples(prompt, st.lists(st.integers(0, 2), max_size=3)), min_size=1, max_size=4),
+    st.booleans(),
+)
 def test_the_cache_always_holds_the_prompt_and_no_more_is_fed_than_differs(turns, cuttable):
     decoder = Recorder(cuttable)
     sequence = CachedSequence(decoder)
@@ -94,11 +101,17 @@ def test_a_conversation_feeds_only_what_is_new():
         sequence.decode(token)
     _, known = sequence.prefill([text(1, 2), picture(0), text(3, 4, 7, 8, 9, 10)])
     assert (known, decoder.fed) == (9, [9, 10])
-    _, known = sequence.prefill([text(1, 2), picture(0), text(3, 5)])  # another question about the same picture
+    _, known = sequence.prefill(
+        [text(1, 2), picture(0), text(3, 5)]
+    )  # another question about the same picture
     assert (known, decoder.fed) == (6, [5])
-    _, known = sequence.prefill([text(1, 2), picture(1), text(3, 5)])  # the same question about another picture
+    _, known = sequence.prefill(
+        [text(1, 2), picture(1), text(3, 5)]
+    )  # the same question about another picture
     assert (known, len(decoder.fed)) == (2, 5)
-    _, known = sequence.prefill([text(1, 2), picture(1), text(3, 5)])  # nothing new: the last logits are asked for
+    _, known = sequence.prefill(
+        [text(1, 2), picture(1), text(3, 5)]
+    )  # nothing new: the last logits are asked for
     assert (known, decoder.fed) == (6, [5])
 
 

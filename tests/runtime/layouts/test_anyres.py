@@ -8,7 +8,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import LlavaNextProcessor
-from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
 from pocketvlm import PocketVLMError
@@ -19,7 +21,13 @@ from support.noise import picture
 TILE, PATCH = 28, 7
 SIDE = TILE // PATCH
 N = SIDE**2
-GRIDS = [(2, 2), (1, 2), (2, 1), (3, 1), (1, 3)]  # the first is not the smallest: ties are decided by waste
+GRIDS = [
+    (2, 2),
+    (1, 2),
+    (2, 1),
+    (3, 1),
+    (1, 3),
+]  # the first is not the smallest: ties are decided by waste
 PINPOINTS = [[rows * TILE, columns * TILE] for rows, columns in GRIDS]
 CONFIG = {
     "image_processor_type": "LlavaNextImageProcessor",
@@ -27,7 +35,9 @@ CONFIG = {
     "crop_size": {"height": TILE, "width": TILE},
     "image_grid_pinpoints": PINPOINTS,
 }
-THEIRS = LlavaNextImageProcessorPil(size=CONFIG["size"], crop_size=CONFIG["crop_size"], image_grid_pinpoints=PINPOINTS)
+THEIRS = LlavaNextImageProcessorPil(
+    size=CONFIG["size"], crop_size=CONFIG["crop_size"], image_grid_pinpoints=PINPOINTS
+)
 COUNTING = SimpleNamespace(
     image_processor=THEIRS,
     patch_size=PATCH,
@@ -36,18 +46,34 @@ COUNTING = SimpleNamespace(
 )
 MODEL = SimpleNamespace(
     config=SimpleNamespace(
-        vision_config=SimpleNamespace(image_size=TILE, patch_size=PATCH), image_grid_pinpoints=PINPOINTS
+        vision_config=SimpleNamespace(image_size=TILE, patch_size=PATCH),
+        image_grid_pinpoints=PINPOINTS,
     )
 )
 IMAGE_TOKEN = 3
-# (width, height): even and odd, exact grids, a pixel, slivers, beside a change of grid, just short of an integer
-SIZES = [(56, 56), (56, 28), (28, 84), (57, 55), (1, 1), (1, 500), (700, 1), (30, 41), (41, 42), (999, 333), (13, 40)]
+# (width, height): even and odd, exact grids, a pixel, slivers, beside a change of grid, just short
+# of an integer
+SIZES = [
+    (56, 56),
+    (56, 28),
+    (28, 84),
+    (57, 55),
+    (1, 1),
+    (1, 500),
+    (700, 1),
+    (30, 41),
+    (41, 42),
+    (999, 333),
+    (13, 40),
+]
 SIZES += [(47, 188), (188, 47)]
 sizes = st.tuples(st.integers(1, 200), st.integers(1, 200))
 
 
 def layout(name, **options):
-    setting = Setting((TILE, TILE), N, IMAGE_TOKEN, {"name": name, "pinpoints": PINPOINTS, **options})
+    setting = Setting(
+        (TILE, TILE), N, IMAGE_TOKEN, {"name": name, "pinpoints": PINPOINTS, **options}
+    )
     return make_layout(setting, CONFIG)
 
 
@@ -90,7 +116,8 @@ def packed(width, height, tiles):
 
 
 def stitched(grid):
-    """FasterVLM's order of all tokens: (rows, columns, side, side) is permuted to (rows, side, columns, side)."""
+    """FasterVLM's order of all tokens: (rows, columns, side, side) is permuted to (rows, side,
+    columns, side)."""
     numbers = torch.arange(grid.tiles * N).reshape(grid.tiles, N)
     parts = numbers[1:].view(grid.rows, grid.columns, SIDE, SIDE).permute(0, 2, 1, 3)
     return [*numbers[0].tolist(), *parts.flatten().tolist()]
@@ -127,7 +154,9 @@ def test_tiles_of_real_size_equal_those_of_transformers():
         ("3x1", 2376),
         ("2x2", 2928),
     ]
-    plain = make_layout(Setting((336, 336), 576, 0, {"name": "anyres-fastervlm", "pinpoints": pinpoints}))
+    plain = make_layout(
+        Setting((336, 336), 576, 0, {"name": "anyres-fastervlm", "pinpoints": pinpoints})
+    )
     assert [tokens_before(plain, grid) for grid in plain.grids()] == [1728, 1728, 2304, 2304, 2880]
 
 
@@ -140,8 +169,12 @@ def test_unpruned_sequences_equal_those_of_transformers(size):
     assert sequence(HF, grid, every) == expected
     slots = HF.expand(grid, N, every)
     assert slots.tolist() == [IMAGE_TOKEN] * len(expected)
-    # and as many as transformers' processor puts into the prompt, less one for the [CLS] that "default" leaves out
-    assert len(slots) == LlavaNextProcessor._get_number_of_features(COUNTING, height, width, TILE, TILE) - 1
+    # and as many as transformers' processor puts into the prompt, less one for the [CLS] that
+    # "default" leaves out
+    assert (
+        len(slots)
+        == LlavaNextProcessor._get_number_of_features(COUNTING, height, width, TILE, TILE) - 1
+    )
     assert tokens_before(HF, grid) == len(expected) <= len(HF.expand(grid, N))
 
 
@@ -153,7 +186,9 @@ def test_pruned_sequences_are_what_pruning_leaves(size):
         kept = kept_of(grid, budget, seed=width)
         survivors = {int(tile * N + patch) for tile, row in enumerate(kept) for patch in row} | {-1}
         found = sequence(HF, grid, kept)
-        assert found == [number for number in packed(width, height, grid.tiles) if number in survivors]
+        assert found == [
+            number for number in packed(width, height, grid.tiles) if number in survivors
+        ]
         assert len(HF.expand(grid, budget, kept)) == len(found) <= len(HF.expand(grid, budget))
 
         grid = FASTERVLM.grid(height, width)

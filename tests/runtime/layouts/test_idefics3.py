@@ -1,4 +1,5 @@
-"""Idefics3's and SmolVLM's tiles and the tokens around them, against transformers' image processors and processor."""
+"""Idefics3's and SmolVLM's tiles and the tokens around them, against transformers' image processors
+and processor."""
 
 import numpy as np
 import pytest
@@ -17,8 +18,21 @@ N = 4
 TOKENIZER = make_tokenizer("smolvlm")
 IMAGE_TOKEN = TOKENIZER.convert_tokens_to_ids("<image>")
 # (width, height): even and odd, whole tiles, a pixel, slivers, and just beside a change of grid
-SIZES = [(56, 56), (56, 28), (28, 84), (57, 55), (1, 1), (1, 500), (700, 1), (30, 41), (41, 42), (999, 333), (84, 43)]
-# Longest edge and tile: whole multiples, none, odd ones, a picture smaller than a tile, and just one tile.
+SIZES = [
+    (56, 56),
+    (56, 28),
+    (28, 84),
+    (57, 55),
+    (1, 1),
+    (1, 500),
+    (700, 1),
+    (30, 41),
+    (41, 42),
+    (999, 333),
+    (84, 43),
+]
+# Longest edge and tile: whole multiples, none, odd ones, a picture smaller than a tile, and just
+# one tile.
 GEOMETRIES = [(56, 28), (70, 28), (63, 21), (77, 26), (20, 28), (28, 28)]
 sizes = st.tuples(st.integers(1, 200), st.integers(1, 200))
 
@@ -38,19 +52,29 @@ def options(longest, splits, most=6):
             "row_end": ids_of("\n"),
             "last_row_end": ids_of("\n\n"),
         },
-        "parts": [[ids_of(f"<row_{r}_col_{c}>") for c in range(1, most + 1)] for r in range(1, most + 1)],
+        "parts": [
+            [ids_of(f"<row_{r}_col_{c}>") for c in range(1, most + 1)] for r in range(1, most + 1)
+        ],
     }
 
 
 def both(longest, tile, splits=True, kind=Idefics3ImageProcessorPil, most=6):
     """Ours and transformers'."""
-    stated = {"size": {"longest_edge": longest}, "max_image_size": {"longest_edge": tile}, "do_image_splitting": splits}
+    stated = {
+        "size": {"longest_edge": longest},
+        "max_image_size": {"longest_edge": tile},
+        "do_image_splitting": splits,
+    }
     config = {"image_processor_type": kind.__name__.removesuffix("Pil"), **stated}
     setting = Setting((tile, tile), N, IMAGE_TOKEN, options(longest, splits, most))
     return make_layout(setting, config), kind(**stated)
 
 
-LAYOUTS = {(*geometry, splits): both(*geometry, splits) for geometry in GEOMETRIES for splits in (True, False)}
+LAYOUTS = {
+    (*geometry, splits): both(*geometry, splits)
+    for geometry in GEOMETRIES
+    for splits in (True, False)
+}
 
 
 def cases(test):
@@ -83,7 +107,15 @@ def test_tiles_of_published_sizes_equal_those_of_transformers(kind):
         expected = theirs(image, return_tensors="np")["pixel_values"][0]
         assert np.abs(ours.cut(image).pixel_values - expected).max() < 1e-5
     grids = [(str(grid), grid.tiles) for grid in ours.grids()]
-    assert grids == [("1x4", 5), ("4x1", 5), ("2x4", 9), ("4x2", 9), ("3x4", 13), ("4x3", 13), ("4x4", 17)]
+    assert grids == [
+        ("1x4", 5),
+        ("4x1", 5),
+        ("2x4", 9),
+        ("4x2", 9),
+        ("3x4", 13),
+        ("4x3", 13),
+        ("4x4", 17),
+    ]
 
 
 def test_pictures_are_not_made_larger_than_transformers_makes_them():
@@ -107,7 +139,11 @@ def test_every_grid_is_reached_and_none_is_missing(geometry):
 @pytest.mark.parametrize("splits", [True, False])
 @pytest.mark.parametrize("budget", [1, N])
 def test_prompts_equal_those_of_transformers_processor(splits, budget):
-    stated = {"size": {"longest_edge": 84}, "max_image_size": {"longest_edge": 28}, "do_image_splitting": splits}
+    stated = {
+        "size": {"longest_edge": 84},
+        "max_image_size": {"longest_edge": 28},
+        "do_image_splitting": splits,
+    }
     ours, _ = both(84, 28, splits)
     processor = make_tiling_processor(TOKENIZER, "idefics3", stated, budget)
     for size in [(84, 84), (84, 50), (20, 84), (9, 9)]:

@@ -1,4 +1,5 @@
-"""Layouts: a picture in several tiles goes the whole way, with text between its slots, against numpy by hand."""
+"""Layouts: a picture in several tiles goes the whole way, with text between its slots, against
+numpy by hand."""
 
 import dataclasses
 
@@ -8,7 +9,16 @@ from PIL import Image
 
 from pocketvlm import VLM, Artifact, PocketVLMError
 from pocketvlm.decoders import EmbeddingSegment, TokenSegment
-from pocketvlm.layouts import LAYOUTS, Grid, Setting, Tiles, make_layout, open_layout, slot_count, tokens_before
+from pocketvlm.layouts import (
+    LAYOUTS,
+    Grid,
+    Setting,
+    Tiles,
+    make_layout,
+    open_layout,
+    slot_count,
+    tokens_before,
+)
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.media.preprocessing import Preprocessor
 from pocketvlm.vision.encoder import VisionEncoder
@@ -40,13 +50,19 @@ class Halves:
 
     def _tiles(self, image):
         width, height = image.size
-        return [image.crop((0, 0, width, height // 2)), image.crop((0, height // 2, width, height)), image]
+        return [
+            image.crop((0, 0, width, height // 2)),
+            image.crop((0, height // 2, width, height)),
+            image,
+        ]
 
     def views(self, image):
         return np.stack([self.steps.resize_and_crop(tile) for tile in self._tiles(image)])
 
     def cut(self, image):
-        return Tiles(np.stack([self.steps(tile) for tile in self._tiles(image)]), Grid(2, 1, "last"))
+        return Tiles(
+            np.stack([self.steps(tile) for tile in self._tiles(image)]), Grid(2, 1, "last")
+        )
 
     def expand(self, grid, budget, kept=None):
         slots = [self.setting.image_token_id] * budget
@@ -101,7 +117,11 @@ def by_hand(weights, vlm, prompt, pictures, budget, steps):
 @pytest.fixture
 def batches(monkeypatch):
     calls, real = [], VisionEncoder.encode
-    monkeypatch.setattr(VisionEncoder, "encode", lambda self, pixels: calls.append(len(pixels)) or real(self, pixels))
+    monkeypatch.setattr(
+        VisionEncoder,
+        "encode",
+        lambda self, pixels: calls.append(len(pixels)) or real(self, pixels),
+    )
     return calls
 
 
@@ -126,7 +146,9 @@ def test_a_conversation_reads_the_tiles_of_a_picture_once(halves, picture, batch
     first = chat.ask("what?", [picture], max_new_tokens=3)
     second = chat.ask("and?", max_new_tokens=3)
     assert first.token_ids == by_hand(weights, vlm, "what?", [picture], 2, 3)[0]
-    assert second.prompt_tokens["cached"] >= first.prompt_tokens["total"] - 8  # up to the answer, pictures included
+    assert (
+        second.prompt_tokens["cached"] >= first.prompt_tokens["total"] - 8
+    )  # up to the answer, pictures included
     assert second.visual_tokens["after"] == 6
     assert batches == [3]
 
@@ -134,7 +156,9 @@ def test_a_conversation_reads_the_tiles_of_a_picture_once(halves, picture, batch
 def test_features_of_tiles_are_kept_on_disk(halves, picture, tmp_path, batches):
     folder, _ = halves
     answers = [
-        VLM.load(folder, feature_cache=tmp_path / "kept").generate("what?", [picture], budget=b, max_new_tokens=4)
+        VLM.load(folder, feature_cache=tmp_path / "kept").generate(
+            "what?", [picture], budget=b, max_new_tokens=4
+        )
         for b in (6, 3, 6)
     ]
     assert batches == [3]
@@ -146,7 +170,9 @@ def test_a_layout_of_a_later_version_is_refused(artifact_dir):
     manifest = read_manifest(artifact_dir)
     manifest["vision"]["layout"] = {"name": "spiral"}
     write_manifest(artifact_dir, manifest)
-    with pytest.raises(PocketVLMError, match="picture layout 'spiral' is unknown to this runtime, which has single"):
+    with pytest.raises(
+        PocketVLMError, match="picture layout 'spiral' is unknown to this runtime, which has single"
+    ):
         open_layout(Artifact.open(artifact_dir))
 
 
@@ -163,7 +189,11 @@ def test_what_every_layout_says_of_itself(name):
     """Slots are counted alike everywhere, and the largest grid is last."""
     names = {"around": [1], "whole": [2], "row_end": [3], "last_row_end": [4]}
     tiles = {"longest_edge": 16, "splits": True, "marks": names, "parts": [[[5], [6]], [[8], [9]]]}
-    layout = make_layout(Setting((8, 8), 4, 7, {"name": name, "pinpoints": [[8, 16], [16, 16]], "frames": 3, **tiles}))
+    layout = make_layout(
+        Setting(
+            (8, 8), 4, 7, {"name": name, "pinpoints": [[8, 16], [16, 16]], "frames": 3, **tiles}
+        )
+    )
     sizes = [grid.tiles for grid in layout.grids()]
     assert sizes == sorted(sizes)
     for grid in layout.grids():
@@ -181,8 +211,13 @@ def test_features_are_cut_where_text_stands_between_their_slots(artifact_dir):
     ids = prompter.place(np.array([1, slot, slot, 2]), [stands, np.array([slot])])
     assert ids.tolist() == [1, *stands, slot, 2]
     rows = np.arange(4, dtype=np.float32)[:, None]
-    found = prompter.segments(ids, [EmbeddingSegment(rows[:3], "a"), EmbeddingSegment(rows[3:], "b")])
-    filled = [s.inputs_embeds[:, 0].tolist() if isinstance(s, EmbeddingSegment) else s.ids.tolist() for s in found]
+    found = prompter.segments(
+        ids, [EmbeddingSegment(rows[:3], "a"), EmbeddingSegment(rows[3:], "b")]
+    )
+    filled = [
+        s.inputs_embeds[:, 0].tolist() if isinstance(s, EmbeddingSegment) else s.ids.tolist()
+        for s in found
+    ]
     assert filled == [[1, 5], [0, 1], [6, 6], [2], [7], [3], [2]]
     keys = [s.key for s in found if isinstance(s, EmbeddingSegment)]
     assert len(set(keys)) == 3
@@ -198,5 +233,9 @@ def test_drawings_of_tiles_lie_as_in_the_picture():
     assert sheet.getpixel((0, 0)) == colours[4]
     assert [sheet.getpixel((left + x, y)) for y in (0, 4) for x in (0, 4)] == colours[:4]
     first = join_tiles(drawings, Grid(2, 2, "first"))
-    assert [first.getpixel(at) for at in [(0, 0), (left, 0), (left + 4, 4)]] == [colours[0], colours[1], colours[4]]
+    assert [first.getpixel(at) for at in [(0, 0), (left, 0), (left + 4, 4)]] == [
+        colours[0],
+        colours[1],
+        colours[4],
+    ]
     assert join_tiles(drawings[:1], dataclasses.replace(Grid())) is drawings[0]

@@ -68,7 +68,9 @@ def test_an_animation_gives_its_first_frame(photo):
 
 def test_cmyk(photo):
     data = encoded(photo.convert("CMYK"), "TIFF")
-    np.testing.assert_array_equal(np.asarray(open_picture(data)), np.asarray(photo.convert("CMYK").convert("RGB")))
+    np.testing.assert_array_equal(
+        np.asarray(open_picture(data)), np.asarray(photo.convert("CMYK").convert("RGB"))
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3), (4, 5, 4)])
@@ -78,7 +80,8 @@ def test_arrays(shape):
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((4, 5, 3), np.float32), np.zeros((3, 4, 5), np.uint8), np.zeros((0, 5, 3), np.uint8)]
+    "array",
+    [np.zeros((4, 5, 3), np.float32), np.zeros((3, 4, 5), np.uint8), np.zeros((0, 5, 3), np.uint8)],
 )
 def test_other_arrays_are_refused(array):
     with pytest.raises(PocketVLMError, match="array"):
@@ -131,7 +134,9 @@ def test_a_decompression_bomb_is_refused_by_default():
 
 
 def test_the_callers_limit_counts_and_not_pillows(photo, monkeypatch, recwarn):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow alone would refuse these 864 pixels
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 100
+    )  # Pillow alone would refuse these 864 pixels
     data = encoded(photo, "PNG")
     assert open_picture(data).size == (36, 24)
     for limit, found in ((863, "36x24 pixels"), (431, "over 862 pixels")):

@@ -1,4 +1,5 @@
-"""pixel_values against transformers' CLIPImageProcessorPil: equal for every size, mode and configuration."""
+"""pixel_values against transformers' CLIPImageProcessorPil: equal for every size, mode and
+configuration."""
 
 import numpy as np
 import pytest
@@ -27,7 +28,9 @@ def noise(width, height, mode="RGB", seed=0):
     rng = np.random.default_rng(seed)
     channels = len(Image.new(mode, (1, 1)).getbands())
     shape = (height, width) if channels == 1 else (height, width, channels)
-    return Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8), mode="P" if mode == "P" else None).convert(mode)
+    return Image.fromarray(
+        rng.integers(0, 256, shape, dtype=np.uint8), mode="P" if mode == "P" else None
+    ).convert(mode)
 
 
 def reference(image, config):
@@ -47,10 +50,15 @@ def ours(image, config):
     crop=st.tuples(st.integers(1, 50), st.integers(1, 50)),
     resample=st.sampled_from(list(Image.Resampling)),
     flags=st.fixed_dictionaries(
-        {name: st.booleans() for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize")}
+        {
+            name: st.booleans()
+            for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+        }
     ),
 )
-def test_equal_to_transformers_for_any_size_mode_and_flags(width, height, mode, edge, crop, resample, flags):
+def test_equal_to_transformers_for_any_size_mode_and_flags(
+    width, height, mode, edge, crop, resample, flags
+):
     image = noise(width, height, mode)
     size = {"size": {"shortest_edge": edge}, "crop_size": {"height": crop[0], "width": crop[1]}}
     config = {**PREPROCESSOR, **size, "resample": int(resample), **flags}
@@ -76,7 +84,12 @@ def test_a_fixed_height_and_width_ignores_the_aspect_ratio():
 @pytest.mark.parametrize("size", [(50, 40), (31, 44), (40, 40), (1, 7)])
 @pytest.mark.parametrize("normalise", [True, False])
 def test_padding_to_a_square_equals_llava(size, normalise):
-    config = {**PREPROCESSOR, "do_pad": True, "do_normalize": normalise, "image_processor_type": "LlavaImageProcessor"}
+    config = {
+        **PREPROCESSOR,
+        "do_pad": True,
+        "do_normalize": normalise,
+        "image_processor_type": "LlavaImageProcessor",
+    }
     image = noise(*size)
     expected = LlavaImageProcessorPil(**config)(image, return_tensors="np")["pixel_values"][0]
     np.testing.assert_allclose(ours(image, config), expected, rtol=0, atol=1e-5)
@@ -92,7 +105,9 @@ def test_a_picture_too_large_for_its_square_is_refused():
 
 @pytest.mark.parametrize("kind", ["SiglipImageProcessor", ["CLIPImageProcessor"], 3])
 def test_another_image_processor_is_refused_with_those_there_are(kind):
-    with pytest.raises(PocketVLMError, match=r"is unknown, CLIPImageProcessor, .*LlavaImageProcessorFast are known"):
+    with pytest.raises(
+        PocketVLMError, match=r"is unknown, CLIPImageProcessor, .*LlavaImageProcessorFast are known"
+    ):
         Preprocessor.from_config({**PREPROCESSOR, "image_processor_type": kind})
 
 

@@ -78,7 +78,9 @@ def test_the_rotation_that_a_file_asks_for_is_applied(tmp_path):
     frame[:16, :16] = 255  # top left
     path = write_clip(tmp_path / "clip.mp4", [frame] * 3, codec="libx264", pixels="yuv420p")
     identity = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
-    quarter = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)  # clockwise when shown
+    quarter = struct.pack(
+        ">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000
+    )  # clockwise when shown
     data = path.read_bytes()
     at = data.rindex(identity)  # that of the track, after that of the film
     turned = open_video(data[:at] + quarter + data[at + len(identity) :], 1)[0]
@@ -107,7 +109,8 @@ def test_what_is_no_clip_is_refused(tmp_path, mp4):
 
 
 @pytest.mark.parametrize(
-    ("container", "part"), [("clip", 0.02), ("clip", 0.3), ("clip", 0.8), ("mp4", 0.02), ("mp4", 0.5), ("mp4", 0.97)]
+    ("container", "part"),
+    [("clip", 0.02), ("clip", 0.3), ("clip", 0.8), ("mp4", 0.02), ("mp4", 0.5), ("mp4", 0.97)],
 )
 def test_a_truncated_clip_is_refused(request, container, part):
     data = request.getfixturevalue(container).read_bytes()
@@ -126,7 +129,9 @@ def test_a_damaged_clip_is_refused_or_read_but_never_more(mp4):
 
 
 def test_sound_alone_is_refused(tmp_path):
-    assert "no moving pictures in it, only audio" in refused(write_clip(tmp_path / "sound.mp4", [], audio=True))
+    assert "no moving pictures in it, only audio" in refused(
+        write_clip(tmp_path / "sound.mp4", [], audio=True)
+    )
 
 
 def test_an_absurd_count_in_the_header_is_not_believed(mp4):
@@ -149,14 +154,18 @@ def test_an_absurd_length_in_the_header_is_refused(clip):
 
 def test_limits_are_kept(clip, mp4):
     size = clip.stat().st_size
-    assert f"has {size} bytes, the limit is {size - 1}" in refused(clip, VideoLimits(max_bytes=size - 1))
+    assert f"has {size} bytes, the limit is {size - 1}" in refused(
+        clip, VideoLimits(max_bytes=size - 1)
+    )
     assert "64x48 pixels, the limit is 3071" in refused(mp4, VideoLimits(max_pixels=3071))
     assert "more than 29 frames" in refused(mp4, VideoLimits(max_frames=29))
     assert "more than 0 seconds" in refused(mp4, VideoLimits(max_seconds=0))
     assert len(open_video(clip, 8, VideoLimits(size, 3072, 30))) == 8
 
 
-@pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:5,\nfile:{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"])
+@pytest.mark.parametrize(
+    "text", ["#EXTM3U\n#EXTINF:5,\nfile:{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"]
+)
 def test_a_list_of_other_files_opens_none_of_them(tmp_path, clip, text):
     path = tmp_path / "list.mp4"
     path.write_text(text.format(clip))
@@ -171,6 +180,8 @@ def test_without_pyav_one_line_says_what_to_install(clip):
         f"try: open_video({str(clip)!r}, 8)\n"
         "except PocketVLMError as error: print(error)\n"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert "pip install 'pocketvlm[video]'" in out
     assert out.count("\n") == 1

@@ -22,7 +22,11 @@ def opened(tmp_path):
 
 
 def test_the_graph_that_is_asked():
-    sizes = {"a": (TensorProto.UINT8, [4, 64]), "b": (TensorProto.INT8, [64, 16]), "y": (TensorProto.INT32, [4, 16])}
+    sizes = {
+        "a": (TensorProto.UINT8, [4, 64]),
+        "b": (TensorProto.INT8, [64, 16]),
+        "y": (TensorProto.INT32, [4, 16]),
+    }
     a, b, y = (helper.make_tensor_value_info(name, *size) for name, size in sizes.items())
     node = helper.make_node("MatMulInteger", ["a", "b"], ["y"])
     graph = helper.make_graph([node], "g", [a, b], [y])

@@ -1,4 +1,5 @@
-"""Float graphs opened as mapped files: which graphs, on whose behalf, and that answers stay what they are."""
+"""Float graphs opened as mapped files: which graphs, on whose behalf, and that answers stay what
+they are."""
 
 import numpy as np
 import pytest
@@ -20,7 +21,10 @@ def opened(monkeypatch):
     def note(path, options, **arguments):
         session = real(path, options, **arguments)
         try:
-            packed.append(session.get_session_options().get_session_config_entry("session.disable_prepacking") != "1")
+            packed.append(
+                session.get_session_options().get_session_config_entry("session.disable_prepacking")
+                != "1"
+            )
         except RuntimeError:  # what was never set
             packed.append(True)
         return session
@@ -30,7 +34,9 @@ def opened(monkeypatch):
 
 
 def test_a_process_that_answers_once_does_not_prepack(artifact_dir, opened):
-    result = CliRunner().invoke(main, ["run", str(artifact_dir), "--prompt", "what?", "--max-new-tokens", "1"])
+    result = CliRunner().invoke(
+        main, ["run", str(artifact_dir), "--prompt", "what?", "--max-new-tokens", "1"]
+    )
     assert result.exit_code == 0, result.output
     assert opened.count(False) == 2  # tower and decoder
 
@@ -40,7 +46,9 @@ def test_a_loaded_model_does(artifact_dir, opened):
     assert opened.count(False) == 0
 
 
-@pytest.mark.parametrize(("precision", "packed"), [("fp32", False), ("fp16", True), ("int8", True), ("int4", True)])
+@pytest.mark.parametrize(
+    ("precision", "packed"), [("fp32", False), ("fp16", True), ("int8", True), ("int4", True)]
+)
 def test_integers_are_prepacked_in_any_case(precision, packed):
     assert sessions.wants_prepacking(precision, prepack=False) == packed
     assert sessions.wants_prepacking(precision, prepack=True)
@@ -49,7 +57,13 @@ def test_integers_are_prepacked_in_any_case(precision, packed):
 def test_features_are_the_same(tmp_path):
     write_artifact(tmp_path / "a")
     artifact = Artifact.open(tmp_path / "a")
-    pixels = np.random.default_rng(0).normal(size=(1, 3, *artifact.manifest.vision.image_size)).astype(np.float32)
-    packed, mapped = (VisionEncoder.open(artifact, prepack=choice).encode(pixels) for choice in (True, False))
+    pixels = (
+        np.random.default_rng(0)
+        .normal(size=(1, 3, *artifact.manifest.vision.image_size))
+        .astype(np.float32)
+    )
+    packed, mapped = (
+        VisionEncoder.open(artifact, prepack=choice).encode(pixels) for choice in (True, False)
+    )
     np.testing.assert_array_equal(packed.kept_indices, mapped.kept_indices)
     np.testing.assert_allclose(packed.image_features, mapped.image_features, rtol=1e-5, atol=1e-5)

@@ -14,14 +14,22 @@ from pocketvlm import Artifact, PocketVLMError
 from pocketvlm.decoders import EmbeddingSegment, TokenSegment
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate
-from support.tiny_artifact import PREPROCESSOR, TEMPLATE, byte_tokenizer, read_manifest, write_manifest
+from support.tiny_artifact import (
+    PREPROCESSOR,
+    TEMPLATE,
+    byte_tokenizer,
+    read_manifest,
+    write_manifest,
+)
 from support.tiny_graphs import PATCHES
 
 # As llava-hf/llava-1.5-7b-hf writes it: all pictures first, whatever their place among the parts.
 VICUNA = (
-    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + "
+    "': ' }}{% endif %}"
     "{# Render all images first #}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ "
+    "'<image>\n' }}{% endfor %}"
     "{# Render all text next #}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
     "{{ content['text'] + ' '}}{% endfor %}{% endfor %}"
@@ -46,12 +54,17 @@ PICTURE = np.zeros((20, 20, 3), np.uint8)
 def prompter(template, *, add_bos=True):
     tokenizer = byte_tokenizer(add_bos=add_bos)
     special = {"bos_token": "<s>", "eos_token": "</s>"}
-    return Prompter(tokenizer, ChatTemplate(template, special), tokenizer.token_to_id("<image>"), "<s>")
+    return Prompter(
+        tokenizer, ChatTemplate(template, special), tokenizer.token_to_id("<image>"), "<s>"
+    )
 
 
 def processor(template, budget, *, add_bos=True):
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=byte_tokenizer(add_bos=add_bos), bos_token="<s>", eos_token="</s>", pad_token="</s>"
+        tokenizer_object=byte_tokenizer(add_bos=add_bos),
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
     )
     return LlavaProcessor(
         CLIPImageProcessorPil(**PREPROCESSOR),
@@ -107,13 +120,20 @@ def test_ids_equal_for_any_text(text):
 
 
 def sentencepiece_style_tokenizer():
-    """As tokenizer.json of the LLaMA checkpoints: BPE with byte fallback over text whose spaces are written as ▁."""
+    """As tokenizer.json of the LLaMA checkpoints: BPE with byte fallback over text whose spaces are
+    written as ▁."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special)
-    tokenizer.train_from_iterator(["what is in the picture? USER: a red square ASSISTANT:"] * 3, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.train_from_iterator(
+        ["what is in the picture? USER: a red square ASSISTANT:"] * 3, trainer
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
     tokenizer.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
     return tokenizer
 
@@ -121,15 +141,24 @@ def sentencepiece_style_tokenizer():
 @pytest.mark.parametrize("legacy", [True, False])
 @pytest.mark.parametrize("template", [VICUNA, WITH_BOS])
 def test_ids_equal_for_a_llama_tokenizer_as_transformers_saves_it(tmp_path, legacy, template):
-    """transformers 5 rebuilds LlamaTokenizer rather than reading tokenizer.json: what it saves is what it uses."""
+    """transformers 5 rebuilds LlamaTokenizer rather than reading tokenizer.json: what it saves is
+    what it uses."""
     sentencepiece_style_tokenizer().save(str(tmp_path / "tokenizer.json"))
-    config = {"tokenizer_class": "LlamaTokenizer", "legacy": legacy, "bos_token": "<s>", "eos_token": "</s>"}
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "legacy": legacy,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+    }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     loaded = LlamaTokenizer.from_pretrained(tmp_path)
     loaded.save_pretrained(tmp_path / "saved")
     tokenizer = Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
     ours = Prompter(
-        tokenizer, ChatTemplate(template, {"bos_token": "<s>"}), tokenizer.token_to_id("<image>"), bos_token="<s>"
+        tokenizer,
+        ChatTemplate(template, {"bos_token": "<s>"}),
+        tokenizer.token_to_id("<image>"),
+        bos_token="<s>",
     )
     hf = LlavaProcessor(
         CLIPImageProcessorPil(**PREPROCESSOR),
@@ -146,10 +175,14 @@ def test_ids_equal_for_a_llama_tokenizer_as_transformers_saves_it(tmp_path, lega
 
 
 def test_special_tokens_render_as_in_transformers_for_what_it_saves(artifact_dir):
-    """In any notation, and those that a tokenizer class names without its configuration doing so."""
+    """In any notation, and those that a tokenizer class names without its configuration doing
+    so."""
     source = "{{ bos_token }}|{{ eos_token }}|{{ pad_token }}|{{ unk_token }}|{{ mask_token }}"
     sentencepiece_style_tokenizer().save(str(artifact_dir / "tokenizer.json"))
-    config = {"tokenizer_class": "LlamaTokenizer", "pad_token": {"content": "</s>", "__type": "AddedToken"}}
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "pad_token": {"content": "</s>", "__type": "AddedToken"},
+    }
     (artifact_dir / "tokenizer_config.json").write_text(json.dumps(config))
     loaded = LlamaTokenizer.from_pretrained(artifact_dir)
     messages = [{"role": "user", "content": []}]
@@ -158,9 +191,14 @@ def test_special_tokens_render_as_in_transformers_for_what_it_saves(artifact_dir
     loaded.save_pretrained(artifact_dir)
     (artifact_dir / "chat_template.jinja").write_text(source)
     data = read_manifest(artifact_dir)
-    data["decoder"] |= {"image_token_id": loaded.convert_tokens_to_ids("<image>"), "vocab": len(loaded)}
+    data["decoder"] |= {
+        "image_token_id": loaded.convert_tokens_to_ids("<image>"),
+        "vocab": len(loaded),
+    }
     write_manifest(artifact_dir, data)
-    assert Prompter.from_artifact(Artifact.open(artifact_dir))._template.render(messages) == expected
+    assert (
+        Prompter.from_artifact(Artifact.open(artifact_dir))._template.render(messages) == expected
+    )
 
 
 def test_the_beginning_of_sequence_comes_once():
@@ -170,7 +208,9 @@ def test_the_beginning_of_sequence_comes_once():
     assert prompter(VICUNA).encode("hi").tolist().count(bos) == 1
 
 
-@pytest.mark.parametrize(("text", "pictures"), [("a <image> b", 0), ("a <image> b", 2), ("<image><image>", 1)])
+@pytest.mark.parametrize(
+    ("text", "pictures"), [("a <image> b", 0), ("a <image> b", 2), ("<image><image>", 1)]
+)
 def test_another_number_of_pictures_is_refused(text, pictures):
     with pytest.raises(PocketVLMError, match=f"for {pictures} pictures"):
         prompter(VICUNA).encode(text, pictures)
@@ -205,10 +245,18 @@ def test_templates_that_fail_or_break_out_are_refused(source):
         ("{{ 'a' * 10**12 }}", "too large"),
         ("{{ 10**12 * [1] }}", "too large"),
         ("{{ 10**(10**8) }}", "too large"),
-        ("{% set n = namespace(x=10**100) %}{% for i in range(90000) %}{% set n.x = n.x * n.x %}{% endfor %}", "large"),
+        (
+            "{% set n = namespace(x=10**100) %}{% for i in range(90000) %}{% set n.x = n.x * n.x "
+            "%}{% endfor %}",
+            "large",
+        ),
         ("{{ 'a'.center(10**18) }}", "MemoryError"),
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "steps"),
-        ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}", "steps"),
+        (
+            "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ "
+            "f(60) }}",
+            "steps",
+        ),
         ("{% for a in range(99999) %}{{ 'a' * 999999 }}{% endfor %}", "characters"),
     ],
 )
@@ -218,7 +266,9 @@ def test_templates_that_would_never_end_are_refused(source, reason):
 
 
 def test_small_products_and_long_conversations_are_rendered():
-    source = "{{ '-' * 3 }}{{ 2 * 3.5 }}{{ 2 ** 10 }}{% for m in messages %}{{ m.role }}{% endfor %}"
+    source = (
+        "{{ '-' * 3 }}{{ 2 * 3.5 }}{{ 2 ** 10 }}{% for m in messages %}{{ m.role }}{% endfor %}"
+    )
     template = ChatTemplate(source, {})
     for _ in range(3):  # steps are counted anew
         assert template.render([{"role": "x"}] * 40_000) == "---7.01024" + "x" * 40_000
@@ -230,7 +280,9 @@ def test_text_that_is_not_unicode_is_refused():
 
 
 def test_text_that_the_vocabulary_lacks_is_refused():
-    tokenizer = Tokenizer(models.WordLevel({"<image>": 0, "known": 1}, unk_token="<unk>"))  # which it has not
+    tokenizer = Tokenizer(
+        models.WordLevel({"<image>": 0, "known": 1}, unk_token="<unk>")
+    )  # which it has not
     tokenizer.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
     ours = Prompter(tokenizer, ChatTemplate("{{ messages[0].content[0].text }}", {}), 0, None)
     assert ours.encode("known").tolist() == [1]

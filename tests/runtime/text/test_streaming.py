@@ -42,9 +42,16 @@ def test_a_character_of_many_tokens_is_held_back_until_it_is_whole():
 
 def test_spaces_of_a_sentencepiece_style_tokenizer_survive():
     words = ["▁a", "▁red", "▁square", "s", "<0xC3>", "<0xA9>"]
-    tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [], byte_fallback=True))
+    tokenizer = Tokenizer(
+        models.BPE({word: i for i, word in enumerate(words)}, [], byte_fallback=True)
+    )
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     pieces, whole = pieces_of(tokenizer, range(6))
     assert "".join(pieces) == whole == "a red squaresé"

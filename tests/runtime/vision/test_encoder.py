@@ -1,4 +1,5 @@
-"""The vision graph and its narrowing, against numpy and against graphs exported at the smaller budget."""
+"""The vision graph and its narrowing, against numpy and against graphs exported at the smaller
+budget."""
 
 import numpy as np
 import onnx
@@ -23,8 +24,12 @@ def test_narrow_takes_the_best_with_ties_to_the_lower_index_in_raster_order(data
     k = data.draw(st.integers(1, 20))
     batch = data.draw(st.integers(1, 3))
     budget = data.draw(st.integers(1, k))
-    indices = np.stack([np.sort(np.random.default_rng(b).choice(50, k, replace=False)) for b in range(batch)])
-    scores = np.array(data.draw(st.lists(st.integers(0, 4), min_size=batch * k, max_size=batch * k)), np.float32)
+    indices = np.stack(
+        [np.sort(np.random.default_rng(b).choice(50, k, replace=False)) for b in range(batch)]
+    )
+    scores = np.array(
+        data.draw(st.lists(st.integers(0, 4), min_size=batch * k, max_size=batch * k)), np.float32
+    )
     scores = scores.reshape(batch, k)
     values = np.arange(batch * k * 2, dtype=np.float32).reshape(batch, k, 2)
     narrow = VisionFeatures(values, indices, scores).narrow(budget)
@@ -61,9 +66,17 @@ def test_narrowing_equals_a_graph_exported_at_that_budget(tmp_path, pixel_values
 
 def test_the_smallest_graph_that_serves_a_budget_is_opened(artifact_dir):
     artifact = Artifact.open(artifact_dir)
-    served = {budget: VisionEncoder.open(artifact, budget=budget).budget for budget in (None, 1, 5, 6, 7, 12)}
+    served = {
+        budget: VisionEncoder.open(artifact, budget=budget).budget
+        for budget in (None, 1, 5, 6, 7, 12)
+    }
     assert served == {None: 6, 1: 6, 5: 6, 6: 6, 7: 12, 12: 12}
-    for budget, reason in ((13, "not in this artifact"), (0, r"within 1\.\.16"), (-4, "within"), (17, "within")):
+    for budget, reason in (
+        (13, "not in this artifact"),
+        (0, r"within 1\.\.16"),
+        (-4, "within"),
+        (17, "within"),
+    ):
         with pytest.raises(PocketVLMError, match=f"budget {budget} .*{reason}"):
             VisionEncoder.open(artifact, budget=budget)
 
@@ -84,7 +97,9 @@ def test_methods_that_are_not_nested_refuse_other_budgets(tmp_path, pixel_values
 
 
 def test_budgets_beyond_the_graph_are_refused():
-    features = VisionFeatures(np.zeros((1, 4, 2), np.float32), np.arange(4)[None], np.zeros((1, 4), np.float32))
+    features = VisionFeatures(
+        np.zeros((1, 4, 2), np.float32), np.arange(4)[None], np.zeros((1, 4), np.float32)
+    )
     for budget in (0, -1, 5):
         with pytest.raises(PocketVLMError, match=rf"budget {budget} is not within 1\.\.4"):
             features.narrow(budget)
@@ -107,7 +122,9 @@ def test_pixels_of_another_size_are_refused_in_one_line(artifact_dir):
         ("decoder", "hidden", 9, r"image_features of shape .*says \(any, 6, 9\)"),
     ],
 )
-def test_a_graph_of_other_sizes_than_the_manifest_says_is_refused(artifact_dir, section, key, value, reason):
+def test_a_graph_of_other_sizes_than_the_manifest_says_is_refused(
+    artifact_dir, section, key, value, reason
+):
     data = read_manifest(artifact_dir)
     data[section][key] = value
     write_manifest(artifact_dir, data)
@@ -116,11 +133,15 @@ def test_a_graph_of_other_sizes_than_the_manifest_says_is_refused(artifact_dir, 
 
 
 def test_a_graph_that_keeps_another_number_of_tokens_than_it_says_is_refused(artifact_dir):
-    paths = [artifact_dir / "onnx" / name for name in ("vision_encoder.onnx", "vision_encoder.k12.onnx")]
+    paths = [
+        artifact_dir / "onnx" / name for name in ("vision_encoder.onnx", "vision_encoder.k12.onnx")
+    ]
     stamped, other = (onnx.load(path) for path in paths)
     del other.metadata_props[:]
     other.metadata_props.extend(stamped.metadata_props)
     onnx.save(other, paths[0])
     write_manifest(artifact_dir, read_manifest(artifact_dir))
-    with pytest.raises(PocketVLMError, match=r"\(batch_size, 12, 8\), the manifest says \(any, 6, 8\)"):
+    with pytest.raises(
+        PocketVLMError, match=r"\(batch_size, 12, 8\), the manifest says \(any, 6, 8\)"
+    ):
         VisionEncoder.open(Artifact.open(artifact_dir))

@@ -1,4 +1,5 @@
-"""Features kept between answers: the same ones come back, within bounds, whatever happens to the files."""
+"""Features kept between answers: the same ones come back, within bounds, whatever happens to the
+files."""
 
 import os
 
@@ -69,7 +70,14 @@ def test_a_damaged_file_is_ignored_and_made_again(tmp_path):
     FeatureCache(SOURCE, folder=tmp_path).put("a", features(1))
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
-    damaged = [b"", whole[:-1], whole + b"x", b"x" + whole[1:], whole[:60] + b"\xff" + whole[61:], b"PVLMFEAT1\n"]
+    damaged = [
+        b"",
+        whole[:-1],
+        whole + b"x",
+        b"x" + whole[1:],
+        whole[:60] + b"\xff" + whole[61:],
+        b"PVLMFEAT1\n",
+    ]
     for content in damaged:
         path.write_bytes(content)
         cache = FeatureCache(SOURCE, folder=tmp_path)
@@ -80,7 +88,9 @@ def test_a_damaged_file_is_ignored_and_made_again(tmp_path):
 
 def test_the_folder_is_bounded_too(tmp_path):
     (tmp_path / "keep.txt").write_text("not ours")
-    cache = FeatureCache(SOURCE, FeatureLimits(memory_bytes=0, disk_bytes=3 * (SIZE + 100)), tmp_path)
+    cache = FeatureCache(
+        SOURCE, FeatureLimits(memory_bytes=0, disk_bytes=3 * (SIZE + 100)), tmp_path
+    )
     for number in range(3):
         cache.put(str(number), features(number))
         os.utime(tmp_path / f"{SOURCE.name}-{number}.features", (number, number))
@@ -90,7 +100,9 @@ def test_the_folder_is_bounded_too(tmp_path):
     assert left == {"keep.txt", *(f"{SOURCE.name}-{number}.features" for number in (0, 2, 3))}
 
 
-def test_a_folder_that_cannot_be_made_is_refused_one_that_cannot_be_written_is_not(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_made_is_refused_one_that_cannot_be_written_is_not(
+    tmp_path, monkeypatch
+):
     (tmp_path / "file").write_text("")
     with pytest.raises(PocketVLMError, match=r"no features can be kept in .*Not a directory"):
         FeatureCache(SOURCE, folder=tmp_path / "file" / "sub")
@@ -120,7 +132,10 @@ def test_answers_from_a_folder_equal_those_without(artifact_dir, picture, tmp_pa
         for budget in (6, 6, 3):
             answer = vlm.generate("what?", [picture], budget=budget, max_new_tokens=6)
             if budget == 6:
-                assert (answer.token_ids, answer.kept_indices) == (plain.token_ids, plain.kept_indices)
+                assert (answer.token_ids, answer.kept_indices) == (
+                    plain.token_ids,
+                    plain.kept_indices,
+                )
     assert len(encoded) == 2  # once without, once for all others
 
 

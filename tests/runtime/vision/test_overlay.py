@@ -1,4 +1,5 @@
-"""The drawing: kept patches in colour and outlined, brighter for a higher score, the others grey and dim."""
+"""The drawing: kept patches in colour and outlined, brighter for a higher score, the others grey
+and dim."""
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from pocketvlm.vision.overlay import draw_kept, patch_grid
 
 def test_kept_patches_stand_out():
     picture = np.full((32, 32, 3), (200, 40, 40), np.uint8)
-    drawing = np.asarray(draw_kept(picture, np.array([0, 5]), np.array([0.9, 0.1], np.float32), patches=16))
+    drawing = np.asarray(
+        draw_kept(picture, np.array([0, 5]), np.array([0.9, 0.1], np.float32), patches=16)
+    )
     assert drawing.shape == (512, 512, 3)
     best, weaker, dropped = drawing[64, 64], drawing[192, 192], drawing[320, 320]
     assert best.tolist() == [200, 40, 40]
@@ -28,7 +31,9 @@ def test_all_patches_kept_is_the_picture_without_outlines():
     assert not (drawing == [255, 196, 0]).all(axis=2).any()
 
 
-@pytest.mark.parametrize(("size", "patches", "grid"), [((336, 336), 576, (24, 24)), ((64, 32), 8, (4, 2))])
+@pytest.mark.parametrize(
+    ("size", "patches", "grid"), [((336, 336), 576, (24, 24)), ((64, 32), 8, (4, 2))]
+)
 def test_the_grid_follows_the_proportions(size, patches, grid):
     assert patch_grid(*size, patches) == grid
 

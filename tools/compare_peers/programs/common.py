@@ -1,6 +1,8 @@
-"""Knows how a peer's program talks: settings in, ``{"ready": ...}`` out, then a line out for every picture in.
+"""Knows how a peer's program talks: settings in, ``{"ready": ...}`` out, then a line out for every
+picture in.
 
-The programs run in their peers' own environments, so nothing here needs more than Python and Pillow.
+The programs run in their peers' own environments, so nothing here needs more than Python and
+Pillow.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def settings() -> dict[str, Any]:
 
 
 def serve(answer: Callable[[Path, Stopwatch], int], version: str) -> None:
-    """Answer about a picture a line of standard input; ``answer`` returns how many tokens the prompt had."""
+    """Answer about a picture a line of standard input; ``answer`` returns how many tokens the
+    prompt had."""
     speak = sys.stdout.write
     speak(json.dumps({"ready": version}) + "\n")
     sys.stdout.flush()
@@ -61,4 +64,8 @@ def peak_mb() -> float:
     """Largest resident set so far in MB; 0 where the system does not say."""
     if not _STATUS.exists():
         return 0.0
-    return next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if "VmHWM" in line) * 1024 / 1e6
+    return (
+        next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if "VmHWM" in line)
+        * 1024
+        / 1e6
+    )

@@ -35,7 +35,9 @@ if not (model and context and vision):
     raise SystemExit("llama.cpp does not open the files")
 sampler = llama.llama_sampler_init_greedy()
 prompt = told["prompt"].replace("<image>", mtmd.mtmd_default_marker().decode()).encode()
-text = mtmd.mtmd_input_text(text=prompt, text_len=len(prompt), add_special=False, parse_special=True)
+text = mtmd.mtmd_input_text(
+    text=prompt, text_len=len(prompt), add_special=False, parse_special=True
+)
 
 
 def answer(picture: Path, watch: Stopwatch) -> int:
@@ -49,7 +51,9 @@ def answer(picture: Path, watch: Stopwatch) -> int:
     if mtmd.mtmd_tokenize(vision, chunks, ctypes.byref(text), bitmaps, 1):
         raise SystemExit("mtmd does not take the prompt")
     past = llama.llama_pos(0)
-    if mtmd.mtmd_helper_eval_chunks(vision, context, chunks, 0, 0, batch_size, True, ctypes.byref(past)):
+    if mtmd.mtmd_helper_eval_chunks(
+        vision, context, chunks, 0, 0, batch_size, True, ctypes.byref(past)
+    ):
         raise SystemExit("mtmd does not evaluate the prompt")
     length = past.value
     for _ in range(told["new_tokens"]):

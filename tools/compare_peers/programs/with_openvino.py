@@ -39,7 +39,9 @@ class Streamer(openvino_genai.StreamerBase):
 def answer(picture: Path, watch: Stopwatch) -> int:
     """See `serve`."""
     pixels = openvino.Tensor(np.asarray(Image.open(picture).convert("RGB"))[None])
-    done = pipeline.generate(told["prompt"], images=[pixels], generation_config=config, streamer=Streamer(watch))
+    done = pipeline.generate(
+        told["prompt"], images=[pixels], generation_config=config, streamer=Streamer(watch)
+    )
     return int(done.perf_metrics.get_num_input_tokens())
 
 

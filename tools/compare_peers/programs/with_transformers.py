@@ -42,7 +42,11 @@ def answer(picture: Path, watch: Stopwatch) -> int:
     length = told["new_tokens"]
     with torch.inference_mode():
         model.generate(
-            **inputs, do_sample=False, min_new_tokens=length, max_new_tokens=length, streamer=Streamer(watch)
+            **inputs,
+            do_sample=False,
+            min_new_tokens=length,
+            max_new_tokens=length,
+            streamer=Streamer(watch),
         )
     return int(inputs["input_ids"].shape[1])
 

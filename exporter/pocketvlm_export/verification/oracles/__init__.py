@@ -1,4 +1,5 @@
-"""What each pruning method should keep, written again in numpy and float64; a new one is a module and a line here."""
+"""What each pruning method should keep, written again in numpy and float64; a new one is a module
+and a line here."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,5 @@
-"""Knows how a method's own ranking of a picture's patches is held against what a graph kept of them."""
+"""Knows how a method's own ranking of a picture's patches is held against what a graph kept of
+them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ class Seen:
     """What transformers' own modules computed for one picture.
 
     Attributes:
-        attentions: whole softmaxed maps, float32 (heads, tokens, tokens), of the encoder layers up to the one whose
-            output the decoder sees.
+        attentions: whole softmaxed maps, float32 (heads, tokens, tokens), of the encoder layers up
+            to the one whose output the decoder sees.
         before: tokens in front of the patches: 1 where there is a [CLS].
         features: every token as the projector reads it, (N, C).
         projected: and as it leaves it, (N, hidden).
@@ -39,7 +40,8 @@ class Ranking:
 
     Attributes:
         scores: (N,).
-        slack: (N,), how far each may be off because rounding decides on which side of a bound something lies.
+        slack: (N,), how far each may be off because rounding decides on which side of a bound
+            something lies.
     """
 
     scores: Doubles
@@ -50,17 +52,19 @@ class Ranking:
         return np.sort(self._order()[:budget])
 
     def gap(self, budget: int) -> float:
-        """Relative distance of the last patch kept from the first that is not, 1 where all are kept."""
+        """Relative distance of the last patch kept from the first that is not, 1 where all are
+        kept."""
         if budget == len(self.scores):
             return 1.0
         last, first_out = self.scores[self._order()[budget - 1 : budget + 1]]
         return float((last - first_out) / abs(last)) if last else 0.0
 
     def distance(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
-        """How far the patches ``kept``, by the ``scores`` (k,) that a graph gave them, are from those that should be.
+        """How far the patches ``kept``, by the ``scores`` (k,) that a graph gave them, are from
+        those that should be.
 
-        The largest relative distance from the cut of a patch that one side alone kept; 0 where both kept the same,
-        infinite where a number is no patch's.
+        The largest relative distance from the cut of a patch that one side alone kept; 0 where both
+        kept the same, infinite where a number is no patch's.
         """
         theirs = self.kept(len(kept))
         exchanged = np.setxor1d(kept, theirs)
@@ -74,7 +78,8 @@ class Ranking:
         return _relative(float(np.maximum(off, 0).max()), cut)
 
     def score_difference(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
-        """Largest difference of a graph's ``scores`` (k,) of patches it kept, relative to the largest score over 1.
+        """Largest difference of a graph's ``scores`` (k,) of patches it kept, relative to the
+        largest score over 1.
 
         NaN where one is NaN.
         """
@@ -90,7 +95,9 @@ class Ranking:
         return np.argsort(-self.scores, kind="stable")
 
 
-Oracle = Callable[[Seen, Mapping[str, Any]], Ranking]  # the second are the method's options, as the manifest has them
+Oracle = Callable[
+    [Seen, Mapping[str, Any]], Ranking
+]  # the second are the method's options, as the manifest has them
 
 
 def _relative(distance: float, to: float) -> float:

@@ -1,4 +1,5 @@
-"""DivPrune (arXiv 2503.02175): its greedy picks replayed, and what another order of picking would have given away."""
+"""DivPrune (arXiv 2503.02175): its greedy picks replayed, and what another order of picking would
+have given away."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,24 +17,29 @@ _ROUNDING = 1e-6  # of a cosine in float32: distances within it are equal
 class Picks(Ranking):
     """Picks, told by their scores 1 - pick / N, and the distances that they were made by.
 
-    Whether a graph's picks are right is asked of each by itself, given those before it: two patches about equally far
-    from all that is kept may be picked in either order, and all later picks may then be others.
+    Whether a graph's picks are right is asked of each by itself, given those before it: two patches
+    about equally far from all that is kept may be picked in either order, and all later picks may
+    then be others.
     """
 
     distances: Doubles = field(kw_only=True)
 
     def gap(self, budget: int) -> float:
-        """The smallest of the picks' own: how much nearer the best patch that was not picked lies, relatively."""
+        """The smallest of the picks' own: how much nearer the best patch that was not picked lies,
+        relatively."""
         smallest = 1.0
         for pick, nearest in self._replay(self._order()[:budget]):
             others = np.delete(nearest, pick)
             second = others.max() if others.size else -np.inf
             if np.isfinite(second):
-                smallest = min(smallest, (nearest[pick] - second) / nearest[pick] if nearest[pick] > 0 else 0.0)
+                smallest = min(
+                    smallest, (nearest[pick] - second) / nearest[pick] if nearest[pick] > 0 else 0.0
+                )
         return float(smallest)
 
     def distance(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
-        """The largest part, over all picks, by which a patch not yet picked lay farther from those before."""
+        """The largest part, over all picks, by which a patch not yet picked lay farther from those
+        before."""
         if not self.known(kept):
             return float("inf")
         worst = 0.0
@@ -51,17 +57,23 @@ class Picks(Ranking):
         return float(np.abs(np.sort(scores)[::-1] - told).max())
 
     def _replay(self, order: Ints) -> Any:
-        """Each pick with the distance of every patch from its nearest pick before; -inf is what was picked."""
+        """Each pick with the distance of every patch from its nearest pick before; -inf is what was
+        picked."""
         far = self.distances + np.diag(np.full(len(self.distances), np.inf))
         nearest = far.min(axis=0)
         for number, pick in enumerate(order):
             yield pick, nearest
-            nearest = self.distances[pick].copy() if number == 0 else np.minimum(nearest, self.distances[pick])
+            nearest = (
+                self.distances[pick].copy()
+                if number == 0
+                else np.minimum(nearest, self.distances[pick])
+            )
             nearest[order[: number + 1]] = -np.inf
 
 
 def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
-    """Pick all patches, one after the other: the one that is farthest from the nearest of those before."""
+    """Pick all patches, one after the other: the one that is farthest from the nearest of those
+    before."""
     norms = np.linalg.norm(seen.projected, axis=1, keepdims=True)
     unit = seen.projected / np.maximum(norms, 1e-12)
     distances = 1 - unit @ unit.T

@@ -1,4 +1,5 @@
-"""G-Prune (arXiv 2501.02268), one graph a picture: edges one by one, the matrix power written as such."""
+"""G-Prune (arXiv 2501.02268), one graph a picture: edges one by one, the matrix power written as
+such."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,8 @@ _NEAR = 1e-5  # cosines this near to the threshold may lie on its other side in 
 
 
 def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
-    """r_i / deg_i. Where edges are in doubt, a score may be off by what they change of it, each alone and together."""
+    """r_i / deg_i. Where edges are in doubt, a score may be off by what they change of it, each
+    alone and together."""
     x = seen.projected
     norms = np.sqrt((x**2).sum(axis=1))
     unit = x / np.maximum(norms, 1e-12)[:, None]
@@ -27,7 +29,9 @@ def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
     return Ranking(scores, slack)
 
 
-def _scores(cosines: Doubles, joined: np.ndarray, norms: Doubles, options: Mapping[str, Any]) -> Doubles:
+def _scores(
+    cosines: Doubles, joined: np.ndarray, norms: Doubles, options: Mapping[str, Any]
+) -> Doubles:
     weights = np.where(joined, np.exp((cosines - 1) / options["temperature"]), 0.0)
     # A patch that is joined to none, not even to itself, is like all others to the softmax.
     weights[~joined.any(axis=1)] = 1.0

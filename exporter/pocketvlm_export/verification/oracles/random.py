@@ -1,4 +1,5 @@
-"""Random: a permutation drawn with the method's seed; that it is this one is all that can be checked."""
+"""Random: a permutation drawn with the method's seed; that it is this one is all that can be
+checked."""
 
 from collections.abc import Mapping
 from typing import Any

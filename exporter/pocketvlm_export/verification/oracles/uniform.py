@@ -19,7 +19,9 @@ def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
             break
         patch = int(_mirrored(number, 3) * rows) * columns + int(_mirrored(number, 2) * columns)
         places.setdefault(patch, len(places))
-    return Ranking(1 - np.array([places[patch] for patch in range(rows * columns)]) / (rows * columns))
+    return Ranking(
+        1 - np.array([places[patch] for patch in range(rows * columns)]) / (rows * columns)
+    )
 
 
 def _mirrored(number: int, base: int) -> Fraction:

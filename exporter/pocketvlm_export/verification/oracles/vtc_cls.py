@@ -1,4 +1,5 @@
-"""VTC-CLS (arXiv 2412.05819): the [CLS] rows of all maps from ``start_layer`` on, means over heads, added up."""
+"""VTC-CLS (arXiv 2412.05819): the [CLS] rows of all maps from ``start_layer`` on, means over heads,
+added up."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,5 +11,7 @@ from pocketvlm_export.verification.oracles.base import Ranking, Seen
 
 def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
     """Rows 0, without their own columns."""
-    rows = np.stack([layer[:, 0, 1:] for layer in seen.attentions[options["start_layer"] :]])  # (layers, heads, N)
+    rows = np.stack(
+        [layer[:, 0, 1:] for layer in seen.attentions[options["start_layer"] :]]
+    )  # (layers, heads, N)
     return Ranking(rows.mean(axis=1, dtype=np.float64).sum(axis=0))

@@ -1,4 +1,5 @@
-"""Where tasks are answered: in this process, in several, on a cluster. One module each, and a line in the registry."""
+"""Where tasks are answered: in this process, in several, on a cluster. One module each, and a line
+in the registry."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ class Engine(Protocol):
     """Answers tasks, in any order."""
 
     def answered(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, list[Reply]]]:
-        """Each task with its replies, as they come; raises `PocketVLMError` where a worker cannot go on."""
+        """Each task with its replies, as they come; raises `PocketVLMError` where a worker cannot
+        go on."""
         ...
 
 

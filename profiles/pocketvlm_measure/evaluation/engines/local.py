@@ -35,7 +35,8 @@ class Processes:
         self._workers = workers
 
     def answered(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, list[Reply]]]:
-        """See `Engine`; the first tasks of a subject wait until the last ones of another are done."""
+        """See `Engine`; the first tasks of a subject wait until the last ones of another are
+        done."""
         # Spawned, not forked: engines hold threads that a fork would cut off.
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_obey_the_parent)
@@ -51,7 +52,8 @@ class Processes:
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool as error:
             raise PocketVLMError(
-                "a worker process was ended from outside, perhaps for want of memory: --resume goes on, with fewer "
+                "a worker process was ended from outside, perhaps for want of memory: --resume "
+                "goes on, with fewer "
                 "--workers"
             ) from error
         finally:

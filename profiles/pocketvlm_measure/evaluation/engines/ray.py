@@ -1,4 +1,5 @@
-"""Knows how tasks are answered on a Ray cluster, which hands them out and repeats those lost with a worker."""
+"""Knows how tasks are answered on a Ray cluster, which hands them out and repeats those lost with a
+worker."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Ray:
         ours = not ray.is_initialized()
         if ours:
             _connect(ray, self._workers * threads)
-        # A worker is a process of its own that keeps its model; num_cpus is what bounds how many there are.
+        # A worker is a process of its own that keeps its model; num_cpus is what bounds how many
+        # there are.
         remote = ray.remote(answer_task).options(num_cpus=threads, max_retries=_RETRIES)
         waiting: dict[Any, Task] = {}
         left = itertools.chain([first], left)
@@ -61,7 +63,9 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise PocketVLMError(f"--engine ray needs Ray ({error}): pip install 'pocketvlm[cluster]'") from error
+        raise PocketVLMError(
+            f"--engine ray needs Ray ({error}): pip install 'pocketvlm[cluster]'"
+        ) from error
     return ray
 
 
@@ -70,11 +74,18 @@ def _connect(ray: Any, cpus: int) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" not in os.environ:
         # Whatever else runs on this machine is not joined; tasks and replies are small.
-        options |= {"address": "local", "num_cpus": cpus, "object_store_memory": _STORE, "include_dashboard": False}
+        options |= {
+            "address": "local",
+            "num_cpus": cpus,
+            "object_store_memory": _STORE,
+            "include_dashboard": False,
+        }
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise PocketVLMError(f"no Ray cluster can be reached ({error}): check RAY_ADDRESS") from error
+        raise PocketVLMError(
+            f"no Ray cluster can be reached ({error}): check RAY_ADDRESS"
+        ) from error
 
 
 def _result(ray: Any, reference: Any) -> list[Reply]:
@@ -84,6 +95,7 @@ def _result(ray: Any, reference: Any) -> list[Reply]:
         raise PocketVLMError(str(getattr(error, "cause", error))) from error
     except ray.exceptions.RayError as error:
         raise PocketVLMError(
-            f"a worker on the cluster was lost {_RETRIES + 1} times ({type(error).__name__}): --resume goes on"
+            f"a worker on the cluster was lost {_RETRIES + 1} times ({type(error).__name__}): "
+            f"--resume goes on"
         ) from error
     return found

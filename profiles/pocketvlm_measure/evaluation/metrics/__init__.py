@@ -1,4 +1,5 @@
-"""How an answer is scored, one module each. A new one is a module here and one line in the registry below."""
+"""How an answer is scored, one module each. A new one is a module here and one line in the registry
+below."""
 
 from pocketvlm_measure.evaluation.metrics.anls import Anls
 from pocketvlm_measure.evaluation.metrics.base import Metric
@@ -10,7 +11,8 @@ from pocketvlm_measure.evaluation.metrics.vqa import Vqa
 from pocketvlm_measure.evaluation.metrics.yesno import YesNo
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (Exact(), Vqa(), TextVqa(), Anls(), Contains(), Choice(), YesNo())
+    metric.name: metric
+    for metric in (Exact(), Vqa(), TextVqa(), Anls(), Contains(), Choice(), YesNo())
 }
 
 __all__ = ["METRICS", "Metric"]

@@ -10,10 +10,11 @@ _THRESHOLD = 0.5  # tau: what is further off is no misspelling but another answe
 
 
 class Anls(MeanMetric):
-    """1 - NL(answer, expected) where the normalised Levenshtein distance NL is at most 0.5, else 0; the best counts.
+    """1 - NL(answer, expected) where the normalised Levenshtein distance NL is at most 0.5, else 0;
+    the best counts.
 
-    Case and runs of spaces do not count. The paper says below 0.5; the authors' scorer keeps 0.5 itself, and so does
-    this.
+    Case and runs of spaces do not count. The paper says below 0.5; the authors' scorer keeps 0.5
+    itself, and so does this.
     """
 
     name = "anls"
@@ -34,7 +35,8 @@ def _similarity(answer: str, wanted: str) -> float:
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Levenshtein's: the fewest insertions, deletions and replacements of a character that make ``b`` of ``a``."""
+    """Levenshtein's: the fewest insertions, deletions and replacements of a character that make
+    ``b`` of ``a``."""
     row = list(range(len(b) + 1))
     for i, ours in enumerate(a, start=1):
         diagonal, row[0] = row[0], i

@@ -29,11 +29,13 @@ class Metric(ABC):
 
     @abstractmethod
     def combine(self, sums: Numbers) -> Numbers:
-        """The figures, 0 to 1, (..., figures), of sums of `parts`, (..., parts); NaN where they say nothing."""
+        """The figures, 0 to 1, (..., figures), of sums of `parts`, (..., parts); NaN where they say
+        nothing."""
 
     @abstractmethod
     def is_right(self, parts: Sequence[float]) -> bool:
-        """Whether these parts are those of a right answer, for tests that know right and wrong alone."""
+        """Whether these parts are those of a right answer, for tests that know right and wrong
+        alone."""
 
     def refusal(self, expected: Sequence[str]) -> str | None:
         """Why a question with these expected answers cannot be scored; None if it can."""
@@ -41,7 +43,8 @@ class Metric(ABC):
 
 
 class MeanMetric(Metric):
-    """A score from 0 to 1 for each answer; the figure is their mean. An answer with at least half counts as right."""
+    """A score from 0 to 1 for each answer; the figure is their mean. An answer with at least half
+    counts as right."""
 
     figures = ("accuracy",)
 
@@ -64,4 +67,6 @@ class MeanMetric(Metric):
 
 def ratio(part: Numbers, whole: Numbers) -> Numbers:
     """``part / whole``, not a number where nothing is divided by nothing."""
-    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole != 0)
+    return np.divide(
+        part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole != 0
+    )

@@ -13,7 +13,8 @@ _SAID = re.compile(r"The answer is ([A-E])")
 
 
 class Choice(MeanMetric):
-    """1 for the expected letter A to E: by itself, before ". " at the beginning, or after "The answer is"."""
+    """1 for the expected letter A to E: by itself, before ". " at the beginning, or after "The
+    answer is"."""
 
     name = "choice"
 

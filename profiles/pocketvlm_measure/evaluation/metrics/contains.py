@@ -1,4 +1,5 @@
-"""Knows whether an answer contains what was expected, word for word: lenient towards models that write sentences."""
+"""Knows whether an answer contains what was expected, word for word: lenient towards models that
+write sentences."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ _WORD = re.compile(r"\w+")
 
 
 class Contains(MeanMetric):
-    """1 for an answer in which the words of an expected one stand, in order and together; case does not count.
+    """1 for an answer in which the words of an expected one stand, in order and together; case does
+    not count.
 
-    Words are compared, not letters: "cat" is not in "concatenate". An expected answer without a word, such as "?", is
-    compared as it is.
+    Words are compared, not letters: "cat" is not in "concatenate". An expected answer without a
+    word, such as "?", is compared as it is.
     """
 
     name = "contains"

@@ -1,4 +1,5 @@
-"""Knows exact match, as LLaVA scores GQA: case, spaces at the ends and a full stop at the end do not count."""
+"""Knows exact match, as LLaVA scores GQA: case, spaces at the ends and a full stop at the end do
+not count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Knows TextVQA's accuracy: VQA's, with both sides normalised and a little more, as LLaVA and Pythia score it."""
+"""Knows TextVQA's accuracy: VQA's, with both sides normalised and a little more, as LLaVA and
+Pythia score it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Knows VQA's soft accuracy (Antol et al. 2015, arXiv 1505.00468, section 5; averaged over annotators as in VQA v2)."""
+"""Knows VQA's soft accuracy (Antol et al. 2015, arXiv 1505.00468, section 5; averaged over
+annotators as in VQA v2)."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ _FEWEST = _AGREEING + 1  # one of them being left out at a time
 
 
 class Vqa(MeanMetric):
-    """min(1, annotators who said the same / 3), each annotator being left out in turn, the mean of it.
+    """min(1, annotators who said the same / 3), each annotator being left out in turn, the mean of
+    it.
 
-    The answer is normalised. Those of annotators lose their punctuation alone, and only where they differ, as in the
-    authors' script.
+    The answer is normalised. Those of annotators lose their punctuation alone, and only where they
+    differ, as in the authors' script.
     """
 
     name = "vqa"
@@ -23,7 +25,9 @@ class Vqa(MeanMetric):
     def score(self, answer: str, expected: Sequence[str]) -> float:
         """0 to 1."""
         differ = len(set(expected)) > 1
-        return agreement(normalise(answer), [without_punctuation(said) if differ else said for said in expected])
+        return agreement(
+            normalise(answer), [without_punctuation(said) if differ else said for said in expected]
+        )
 
     def refusal(self, expected: Sequence[str]) -> str | None:
         """One answer of each annotator is needed."""
@@ -34,11 +38,16 @@ def agreement(answer: str, annotators: Sequence[str]) -> float:
     """The soft accuracy of texts that have been made comparable."""
     # Leaving out one who said the same leaves one fewer; there are `same` such ways out of all.
     count, same = len(annotators), sum(said == answer for said in annotators)
-    return (same * min(1, (same - 1) / _AGREEING) + (count - same) * min(1, same / _AGREEING)) / count
+    return (
+        same * min(1, (same - 1) / _AGREEING) + (count - same) * min(1, same / _AGREEING)
+    ) / count
 
 
 def too_few(name: str, expected: Sequence[str]) -> str | None:
     """Why so many answers are not enough; None if they are."""
     if len(expected) >= _FEWEST:
         return None
-    return f"metric {name} expects the answers of at least {_FEWEST} annotators, this has {len(expected)}: use exact"
+    return (
+        f"metric {name} expects the answers of at least {_FEWEST} annotators, this has "
+        f"{len(expected)}: use exact"
+    )

@@ -1,8 +1,9 @@
-"""Knows how the VQA authors make answers comparable, by the rules on their evaluation page and what their script does.
+"""Knows how the VQA authors make answers comparable, by the rules on their evaluation page and what
+their script does.
 
-Punctuation goes, number words become digits, articles go, apostrophes that people leave out come back
-(visualqa.org/evaluation.html). Where the page and the script differ, the script is followed: it is what figures in
-papers were made with.
+Punctuation goes, number words become digits, articles go, apostrophes that people leave out come
+back (visualqa.org/evaluation.html). Where the page and the script differ, the script is followed:
+it is what figures in papers were made with.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
 _DIGITS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split())} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})
-# Each is put right where one of its apostrophes is missing. That leaves out what is a word without it: its, well, were.
+# Each is put right where one of its apostrophes is missing. That leaves out what is a word without
+# it: its, well, were.
 _CONTRACTIONS = """
-ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
-he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
-o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
-someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're
-there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've
-when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
-wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
+haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've
+might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've
+shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll
+someone's something'd something'd've something'll that's there'd there'd've there're there's they'd
+they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've
+when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
+would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
 _RESTORED = {
     whole[: mark.start()] + whole[mark.end() :]: whole
@@ -30,12 +33,14 @@ _RESTORED = {
 } | {"somebody'd": "somebodyd"}  # turned round in the script
 _PERIOD = re.compile(r"\.(?!\d)")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
-_MOST_PERIODS = 32  # that the script takes out: it hands a flag of that value to a parameter that counts
+_MOST_PERIODS = (
+    32  # that the script takes out: it hands a flag of that value to a parameter that counts
+)
 
 
 def without_punctuation(text: str) -> str:
-    """Marks beside a space go, others become a space; all go where a comma stands between digits. A full stop goes
-    unless a digit follows it."""
+    """Marks beside a space go, others become a space; all go where a comma stands between digits. A
+    full stop goes unless a digit follows it."""
     in_number = _COMMA_IN_NUMBER.search(text) is not None
     cleaned = text
     for mark in _MARKS:
@@ -45,7 +50,8 @@ def without_punctuation(text: str) -> str:
 
 
 def plain_words(text: str) -> str:
-    """Small letters, numbers up to ten as digits, no articles, apostrophes restored, one space between words."""
+    """Small letters, numbers up to ten as digits, no articles, apostrophes restored, one space
+    between words."""
     words = [_DIGITS.get(word, word) for word in text.lower().split()]
     return " ".join(_RESTORED.get(word, word) for word in words if word not in _ARTICLES)
 

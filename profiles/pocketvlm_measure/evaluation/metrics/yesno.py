@@ -1,4 +1,5 @@
-"""Knows POPE's figures (Li et al. 2023, arXiv 2305.10355, section 5.1): yes-or-no questions, yes being positive."""
+"""Knows POPE's figures (Li et al. 2023, arXiv 2305.10355, section 5.1): yes-or-no questions, yes
+being positive."""
 
 from __future__ import annotations
 
@@ -14,14 +15,16 @@ _NO = frozenset({"No", "no", "not"})
 class YesNo(Metric):
     """F1, precision, recall, accuracy, and the share of answers that say yes.
 
-    As POPE's authors read an answer: its first sentence says no where "No", "no" or "not" is a word of it, else yes.
+    As POPE's authors read an answer: its first sentence says no where "No", "no" or "not" is a word
+    of it, else yes.
     """
 
     name = "yesno-f1"
     figures = ("f1", "precision", "recall", "accuracy", "yes")
 
     def parts(self, answer: str, expected: Sequence[str]) -> tuple[float, ...]:
-        """(true positives, false positives, true negatives, false negatives) of this answer: one of them is 1."""
+        """(true positives, false positives, true negatives, false negatives) of this answer: one of
+        them is 1."""
         said, wanted = says_yes(answer), _is_yes(expected)
         return tuple(float(said == s and wanted == w) for s, w in ((1, 1), (1, 0), (0, 0), (0, 1)))
 
@@ -29,7 +32,13 @@ class YesNo(Metric):
         """The five figures, (..., 5)."""
         tp, fp, tn, fn = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
         total = tp + fp + tn + fn
-        shares = [(2 * tp, 2 * tp + fp + fn), (tp, tp + fp), (tp, tp + fn), (tp + tn, total), (tp + fp, total)]
+        shares = [
+            (2 * tp, 2 * tp + fp + fn),
+            (tp, tp + fp),
+            (tp, tp + fn),
+            (tp + tn, total),
+            (tp + fp, total),
+        ]
         return np.stack([ratio(part, whole) for part, whole in shares], axis=-1)
 
     def is_right(self, parts: Sequence[float]) -> bool:

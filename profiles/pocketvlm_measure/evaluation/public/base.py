@@ -46,29 +46,38 @@ class Benchmark:
         """Write the set that `read_questions` reads; returns how many questions it has.
 
         Raises:
-            PocketVLMError: another number of files than there should be, one that is not what it should be, pictures
-                that are not in ``images``, or a file that cannot be written.
+            PocketVLMError: another number of files than there should be, one that is not what it
+                should be, pictures that are not in ``images``, or a file that cannot be written.
         """
         least = sum(not name.startswith("[") for name in self.files)
         if not least <= len(files) <= len(self.files):
-            raise PocketVLMError(f"{self.name} has {len(files)} files: expected {' '.join(self.files)}")
+            raise PocketVLMError(
+                f"{self.name} has {len(files)} files: expected {' '.join(self.files)}"
+            )
         lines: list[str] = []
         try:
             for row in self.read(files):
                 picture = (images / row.image).resolve()
                 if not lines and not picture.is_file():
-                    raise PocketVLMError(f"there is no picture {picture}: give the folder that holds {row.image}")
+                    raise PocketVLMError(
+                        f"there is no picture {picture}: give the folder that holds {row.image}"
+                    )
                 lines.append(json.dumps({**vars(row), "image": str(picture)}, ensure_ascii=False))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise PocketVLMError(
-                f"these are no files of {self.name} ({type(error).__name__}: {error}): expected {' '.join(self.files)}"
+                f"these are no files of {self.name} ({type(error).__name__}: {error}): expected "
+                f"{' '.join(self.files)}"
             ) from error
         if not lines:
-            raise PocketVLMError(f"there is no question in these files: expected {' '.join(self.files)}")
+            raise PocketVLMError(
+                f"there is no question in these files: expected {' '.join(self.files)}"
+            )
         try:
             replace_file(out, "".join(f"{line}\n" for line in lines).encode())
         except OSError as error:
-            raise PocketVLMError(f"{out} cannot be written ({error.strerror}): name another file") from error
+            raise PocketVLMError(
+                f"{out} cannot be written ({error.strerror}): name another file"
+            ) from error
         return len(lines)
 
 
@@ -77,7 +86,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise PocketVLMError(f"{path} cannot be read as JSON ({error}): give the benchmark's own file") from error
+        raise PocketVLMError(
+            f"{path} cannot be read as JSON ({error}): give the benchmark's own file"
+        ) from error
 
 
 def read_json_lines(path: Path) -> list[Any]:
@@ -85,7 +96,9 @@ def read_json_lines(path: Path) -> list[Any]:
     try:
         return [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
     except (OSError, ValueError, RecursionError) as error:
-        raise PocketVLMError(f"{path} cannot be read as JSON Lines ({error}): give the benchmark's own file") from error
+        raise PocketVLMError(
+            f"{path} cannot be read as JSON Lines ({error}): give the benchmark's own file"
+        ) from error
 
 
 def text(found: Mapping[str, Any], key: str) -> str:

@@ -1,4 +1,5 @@
-"""POPE (github.com/AoiDragon/POPE): three files of yes-or-no questions, one a way of choosing what is asked for."""
+"""POPE (github.com/AoiDragon/POPE): three files of yes-or-no questions, one a way of choosing what
+is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""ScienceQA (github.com/lupantech/ScienceQA): the test questions with a picture, SQA-I in papers."""
+"""ScienceQA (github.com/lupantech/ScienceQA): the test questions with a picture, SQA-I in
+papers."""
 
 from __future__ import annotations
 
@@ -20,10 +21,17 @@ def _rows(files: Sequence[Path]) -> Iterator[Row]:
         hint = text(found, "hint")
         lines = [f"Context: {hint}"] if hint else []
         lines += [text(found, "question")]
-        lines += [f"{letter}. {choice}" for letter, choice in zip(_LETTERS, found["choices"], strict=False)]
+        lines += [
+            f"{letter}. {choice}"
+            for letter, choice in zip(_LETTERS, found["choices"], strict=False)
+        ]
         answer = _LETTERS[found["answer"]]
         yield Row(
-            name, f"{name}/{text(found, 'image')}", "\n".join([*lines, LETTER]), (answer,), (text(found, "subject"),)
+            name,
+            f"{name}/{text(found, 'image')}",
+            "\n".join([*lines, LETTER]),
+            (answer,),
+            (text(found, "subject"),),
         )
 
 

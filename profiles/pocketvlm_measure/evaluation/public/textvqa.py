@@ -1,4 +1,5 @@
-"""TextVQA (textvqa.org), with the words that Rosetta read where they are given: LLaVA-1.5 is shown them."""
+"""TextVQA (textvqa.org), with the words that Rosetta read where they are given: LLaVA-1.5 is shown
+them."""
 
 from __future__ import annotations
 
@@ -16,7 +17,15 @@ def _rows(files: Sequence[Path]) -> Iterator[Row]:
         image = text(found, "image_id")
         seen = f"Reference OCR token: {', '.join(words.get(image, []))}\n" if len(files) > 1 else ""
         answers = tuple(str(answer) for answer in found["answers"])
-        yield Row(str(found["question_id"]), f"{image}.jpg", f"{text(found, 'question')}\n{seen}{SHORT}", answers, ())
+        yield Row(
+            str(found["question_id"]),
+            f"{image}.jpg",
+            f"{text(found, 'question')}\n{seen}{SHORT}",
+            answers,
+            (),
+        )
 
 
-TEXTVQA = Benchmark("textvqa", ("TextVQA_0.5.1_val.json", "[TextVQA_Rosetta_OCR_v0.2_val.json]"), "textvqa", _rows)
+TEXTVQA = Benchmark(
+    "textvqa", ("TextVQA_0.5.1_val.json", "[TextVQA_Rosetta_OCR_v0.2_val.json]"), "textvqa", _rows
+)

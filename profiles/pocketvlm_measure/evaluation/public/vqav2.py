@@ -1,4 +1,5 @@
-"""VQA v2 (visualqa.org): the questions and annotations of a split whose answers are public, as the validation split."""
+"""VQA v2 (visualqa.org): the questions and annotations of a split whose answers are public, as the
+validation split."""
 
 from __future__ import annotations
 
@@ -24,5 +25,8 @@ def _rows(files: Sequence[Path]) -> Iterator[Row]:
 
 
 VQAV2 = Benchmark(
-    "vqav2", ("v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"), "vqa", _rows
+    "vqav2",
+    ("v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"),
+    "vqa",
+    _rows,
 )

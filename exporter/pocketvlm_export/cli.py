@@ -9,11 +9,11 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from pocketvlm import PocketVLMError
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.cli.inspect import figures_text, totals_text
 from pocketvlm.cli.lists import NUMBERS, Comma
 from pocketvlm.cli.target import takes_target
+from pocketvlm.errors import RequestError
 from pocketvlm_export.options import DECODERS, DEFAULT_GGUF_TYPE, FORMATS, GGUF_TYPES, ExportOptions
 from pocketvlm_export.precisions import Part, names_for
 from pocketvlm_export.pruning import PRUNERS
@@ -243,12 +243,12 @@ def _pipeline() -> Any:
     try:
         from pocketvlm_export import pipeline
     except ModuleNotFoundError as error:
-        raise PocketVLMError(
-            f"export needs more packages ({error.name}): pip install 'pocketvlm[export]'"
+        raise RequestError(
+            f"export needs more packages ({error.name})", advice="pip install 'pocketvlm[export]'"
         ) from error
     except ImportError as error:  # installed, but another release
-        raise PocketVLMError(
-            f"export needs other releases ({error}): pip install 'pocketvlm[export]'"
+        raise RequestError(
+            f"export needs other releases ({error})", advice="pip install 'pocketvlm[export]'"
         ) from error
     return pipeline
 

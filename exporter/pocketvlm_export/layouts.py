@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm.layouts import Layout, Setting, make_layout, slot_count
 from pocketvlm_export.families import LayoutSpec, VLMSpec
 
@@ -23,21 +23,21 @@ def pick_layout(spec: VLMSpec, name: str | None, *, prunes: bool) -> LayoutSpec:
             if (prunes and not layout.with_cls) or layout.exact
         )
     if name not in spec.layouts:
-        raise PocketVLMError(
-            f"layout {name!r} is unknown to {spec.family.model_type} checkpoints: choose from "
-            f"{', '.join(spec.layouts)}"
+        raise RequestError(
+            f"layout {name!r} is unknown to {spec.family.model_type} checkpoints",
+            advice=f"choose from {', '.join(spec.layouts)}",
         )
     layout = spec.layouts[name]
     if prunes and layout.with_cls:
-        raise PocketVLMError(
-            f"layout {name} shows [CLS] of each tile to the decoder, which no method ranks: "
-            "leave --layout out, or say --pruner none"
+        raise RequestError(
+            f"layout {name} shows [CLS] of each tile to the decoder, which no method ranks",
+            advice="leave --layout out, or say --pruner none",
         )
     if not (prunes or layout.exact):
         exact = next(other for other, found in spec.layouts.items() if found.exact)
-        raise PocketVLMError(
-            f"layout {name} is for pruning, without which an export gives what transformers gives: "
-            f"leave --layout out or say {exact}"
+        raise RequestError(
+            f"layout {name} is for pruning, without which an export gives what transformers gives",
+            advice=f"leave --layout out or say {exact}",
         )
     return layout
 
@@ -72,9 +72,9 @@ def budgets_within(spec: VLMSpec, layout: LayoutSpec, most: Sequence[int]) -> tu
 
     for total in most:
         if total < largest(1):
-            raise PocketVLMError(
-                f"total budget {total} is less than a picture takes with one token of each tile: "
-                f"give at least {largest(1)}"
+            raise RequestError(
+                f"total budget {total} is less than a picture takes with one token of each tile",
+                advice=f"give at least {largest(1)}",
             )
     return tuple(
         bisect_right(range(1, spec.vision.tokens + 1), total, key=largest) for total in most

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pocketvlm import PocketVLMError
 from pocketvlm.artifact.manifest import FastV
+from pocketvlm.errors import RequestError
 from pocketvlm_export.precisions import PRECISIONS, names_for
 
 # What --decoder can be told, and the engines that an artifact then serves, the preferred one first.
@@ -74,34 +74,44 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.budgets and self.total_budgets:
-            raise PocketVLMError(
-                f"--budget {self.budgets[0]} is of a tile, --total-budget {self.total_budgets[0]} "
-                f"of a whole picture: "
-                "give one of them"
+            raise RequestError(
+                (
+                    f"--budget {self.budgets[0]} is of a tile, --total-budget "
+                    f"{self.total_budgets[0]} of a whole picture"
+                ),
+                advice="give one of them",
             )
         _check_known("decoder", (self.decoder,), tuple(DECODERS))
         _check_known("vision precision", self.vision_precisions, names_for("vision"))
         _check_known("decoder precision", self.decoder_precisions, names_for("decoder"))
         _check_known("embedding precision", self.embed, names_for("embed"))
         if self.portable and self.format == "ort":
-            raise PocketVLMError(
-                "--portable asks for standard operators, --format ort for files only ONNX Runtime "
-                "reads: choose one"
+            raise RequestError(
+                (
+                    "--portable asks for standard operators, --format ort for files only ONNX "
+                    "Runtime reads"
+                ),
+                advice="choose one",
             )
         if self.portable:
             _check_standard((*self.decoder_precisions, *self.embed))
         _check_known("format", (self.format,), FORMATS)
         _check_known("GGUF type", self.gguf_types or (DEFAULT_GGUF_TYPE,), GGUF_TYPES)
         if self.gguf_types and "llama.cpp" not in self.engines:
-            raise PocketVLMError(
-                f"GGUF type {self.gguf_types[0]} is for llama.cpp: give --decoder llama.cpp or both"
+            raise RequestError(
+                f"GGUF type {self.gguf_types[0]} is for llama.cpp",
+                advice="give --decoder llama.cpp or both",
             )
         if self.fastv and "llama.cpp" in self.engines:
-            raise PocketVLMError(
-                "FastV drops tokens between two layers, and llama.cpp's cache has one length for "
-                "all of them: "
-                "give --decoder onnx, or prune in the vision graph alone, without --fastv-layer "
-                "and --fastv-keep"
+            raise RequestError(
+                (
+                    "FastV drops tokens between two layers, and llama.cpp's cache has one length "
+                    "for all of them"
+                ),
+                advice=(
+                    "give --decoder onnx, or prune in the vision graph alone, without "
+                    "--fastv-layer and --fastv-keep"
+                ),
             )
         if "onnx" not in self.engines:
             for what, given in (
@@ -109,10 +119,12 @@ class ExportOptions:
                 ("embedding", self.embed_precisions),
             ):
                 if given not in ((), ("fp32",)):
-                    raise PocketVLMError(
-                        f"{what} precision {given[0]} is for ONNX Runtime, the decoder is for "
-                        f"llama.cpp: "
-                        "give --gguf-type instead"
+                    raise RequestError(
+                        (
+                            f"{what} precision {given[0]} is for ONNX Runtime, the decoder is for "
+                            "llama.cpp"
+                        ),
+                        advice="give --gguf-type instead",
                     )
 
     @property
@@ -142,20 +154,28 @@ class ExportOptions:
 def _check_standard(precisions: tuple[str, ...]) -> None:
     for name in precisions:
         if not PRECISIONS[name].standard:
-            raise PocketVLMError(
-                f"precision {name} needs ONNX Runtime's own operators, --portable keeps to "
-                f"standard ones: "
-                f"choose from "
-                f"{', '.join(name for name, known in PRECISIONS.items() if known.standard)}"
+            raise RequestError(
+                (
+                    f"precision {name} needs ONNX Runtime's own operators, --portable keeps to "
+                    "standard ones"
+                ),
+                advice=(
+                    "choose from "
+                    f"{', '.join(name for name, known in PRECISIONS.items() if known.standard)}"
+                ),
             )
 
 
 def _check_known(what: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
     for value in values:
         if value not in known:
-            raise PocketVLMError(f"{what} {value!r} is unknown: choose from {', '.join(known)}")
+            raise RequestError(
+                f"{what} {value!r} is unknown", advice=f"choose from {', '.join(known)}"
+            )
     if not values or len(set(values)) != len(values):
-        raise PocketVLMError(f"{what}s {list(values)} are empty or repeated: name each one once")
+        raise RequestError(
+            f"{what}s {list(values)} are empty or repeated", advice="name each one once"
+        )
 
 
 def check_budgets(budgets: tuple[int, ...], tokens: int, default: int) -> tuple[int, ...]:
@@ -168,10 +188,10 @@ def check_budgets(budgets: tuple[int, ...], tokens: int, default: int) -> tuple[
     chosen = budgets or (default,)
     for budget in chosen:
         if not 1 <= budget <= tokens:
-            raise PocketVLMError(
-                f"budget {budget} is outside 1..{tokens}: this checkpoint makes {tokens} visual "
-                f"tokens a picture"
+            raise RequestError(
+                f"budget {budget} is outside 1..{tokens}",
+                advice=f"this checkpoint makes {tokens} visual tokens a picture",
             )
     if len(set(chosen)) != len(chosen):
-        raise PocketVLMError(f"budgets {list(chosen)} repeat a value: name each one once")
+        raise RequestError(f"budgets {list(chosen)} repeat a value", advice="name each one once")
     return chosen

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm_export.plan import ExportPlan
 
 FOLDER = "ort"
@@ -30,10 +30,12 @@ def check_sizes(plan: ExportPlan) -> None:
             # has its own.
             size = weights.setdefault(f"{file.partition('.')[0]}{precision}", plan.sizes()[file])
             if size > _MOST_BYTES:
-                raise PocketVLMError(
-                    f"{file} takes about {size / 1e6:.0f} MB, an .ort file at most "
-                    f"{_MOST_BYTES / 1e6:.0f}: "
-                    "choose --format onnx, which keeps weights apart"
+                raise RequestError(
+                    (
+                        f"{file} takes about {size / 1e6:.0f} MB, an .ort file at most "
+                        f"{_MOST_BYTES / 1e6:.0f}"
+                    ),
+                    advice="choose --format onnx, which keeps weights apart",
                 )
 
 
@@ -56,8 +58,8 @@ def convert(plan: ExportPlan, folder: Path) -> ExportPlan:
             Exception
         ) as error:  # the tool raises what ONNX Runtime raises, which shares no base class
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise PocketVLMError(
-                f"a graph cannot be written as .ort ({reason[:200]}): choose --format onnx"
+            raise RequestError(
+                f"a graph cannot be written as .ort ({reason[:200]})", advice="choose --format onnx"
             ) from error
     shutil.rmtree(folder / "onnx")
     return plan.renamed(lambda file: f"{FOLDER}/{Path(file).with_suffix('.ort').name}")

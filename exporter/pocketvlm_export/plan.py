@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from transformers import PretrainedConfig
 
-from pocketvlm import PocketVLMError
 from pocketvlm.artifact.manifest import FastV
+from pocketvlm.errors import RequestError
 from pocketvlm_export.families import LayoutSpec, VLMSpec
 from pocketvlm_export.footprint import Footprint, Opened, estimate_footprint
 from pocketvlm_export.gguf import architecture, context_length
@@ -185,10 +185,12 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     asked = options.budgets or budgets_within(spec, layout, options.total_budgets)
     budgets = check_budgets(asked, spec.vision.tokens, pruner.default_budget(spec.vision.tokens))
     if not pruner.prunes and budgets != (spec.vision.tokens,):
-        raise PocketVLMError(
-            f"pruner {pruner.name} keeps all {spec.vision.tokens} tokens, but the budget says "
-            f"{budgets[0]}: "
-            "leave the budget out or choose a pruner"
+        raise RequestError(
+            (
+                f"pruner {pruner.name} keeps all {spec.vision.tokens} tokens, but the budget says "
+                f"{budgets[0]}"
+            ),
+            advice="leave the budget out or choose a pruner",
         )
     most = longest(spec, layout, max(budgets))
     count = checkpoint.weights.parameters
@@ -232,10 +234,12 @@ def _context(own: int, options: ExportOptions, slots: int) -> int:
     less."""
     context = own if options.context is None else min(own, options.context)
     if context < slots + _LEAST_TEXT:
-        raise PocketVLMError(
-            f"context {context} does not hold a picture of {slots} tokens with {_LEAST_TEXT} "
-            f"tokens of text: "
-            f"give at least {slots + _LEAST_TEXT}, or a smaller budget"
+        raise RequestError(
+            (
+                f"context {context} does not hold a picture of {slots} tokens with {_LEAST_TEXT} "
+                "tokens of text"
+            ),
+            advice=f"give at least {slots + _LEAST_TEXT}, or a smaller budget",
         )
     return context
 
@@ -243,12 +247,16 @@ def _context(own: int, options: ExportOptions, slots: int) -> int:
 def _check_limit(plan: ExportPlan) -> None:
     limit, needed = plan.options.memory_limit, plan.footprint()
     if limit and needed.total > limit * 1e6:
-        raise PocketVLMError(
-            f"answering is expected to take {needed.total / 1e6:.0f} MB on the device (weights "
-            f"{needed.weights / 1e6:.0f}, cache of {plan.context} tokens "
-            f"{needed.cache / 1e6:.0f}), the limit is "
-            f"{limit} MB: choose smaller precisions or a smaller context, or export all the same "
-            f"with --memory-limit 0"
+        raise RequestError(
+            (
+                f"answering is expected to take {needed.total / 1e6:.0f} MB on the device "
+                f"(weights {needed.weights / 1e6:.0f}, cache of {plan.context} tokens "
+                f"{needed.cache / 1e6:.0f}), the limit is {limit} MB"
+            ),
+            advice=(
+                "choose smaller precisions or a smaller context, or export all the same "
+                "with --memory-limit 0"
+            ),
         )
 
 
@@ -256,11 +264,12 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
     """Refuse a method that the tower has nothing for; settles the options that depend on it."""
     if "cls_row" in pruner.reads and not spec.vision.has_cls:
         others = ", ".join(name for name in PRUNERS if "cls_row" not in find_pruner(name).reads)
-        raise PocketVLMError(
-            f"the vision tower is a {spec.vision.config.model_type}, which has no [CLS] token that "
-            f"{pruner.name} could "
-            f"rank patches by: choose from {others} (--pruner received-attention comes nearest to "
-            f"it)"
+        raise RequestError(
+            (
+                f"the vision tower is a {spec.vision.config.model_type}, which has no [CLS] token "
+                f"that {pruner.name} could rank patches by"
+            ),
+            advice=f"choose from {others} (--pruner received-attention comes nearest to it)",
         )
     pruner.settle(spec.vision)
 
@@ -269,22 +278,28 @@ def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:
     layers, budget = plan.spec.decoder.layers, plan.budgets[0]
     slots, window = max(plan.totals()[budget].values()), _window(plan.spec.decoder.config)
     if not 1 <= fastv.layer < layers:
-        raise PocketVLMError(
-            f"FastV layer {fastv.layer} is outside 1..{layers - 1}: this decoder has {layers} "
-            f"layers, and tokens are "
-            "ranked by the attention of the one before"
+        raise RequestError(
+            f"FastV layer {fastv.layer} is outside 1..{layers - 1}",
+            advice=(
+                f"this decoder has {layers} layers, and tokens are ranked by the attention of the "
+                "one before"
+            ),
         )
     if not 1 <= fastv.keep < slots:
-        raise PocketVLMError(
-            f"FastV keep {fastv.keep} is outside 1..{slots - 1}: at budget {budget} a picture has "
-            f"{slots} visual "
-            "tokens to drop from; keep fewer, or leave --fastv-layer and --fastv-keep out"
+        raise RequestError(
+            f"FastV keep {fastv.keep} is outside 1..{slots - 1}",
+            advice=(
+                f"at budget {budget} a picture has {slots} visual tokens to drop from; keep "
+                "fewer, or leave --fastv-layer and --fastv-keep out"
+            ),
         )
     if window is not None and window < plan.context:
-        raise PocketVLMError(
-            f"the decoder's attention slides over {window} tokens, and with FastV it would reach "
-            f"further than the "
-            f"checkpoint's: give --context {window}, or prune in the vision graph alone"
+        raise RequestError(
+            (
+                f"the decoder's attention slides over {window} tokens, and with FastV it would "
+                "reach further than the checkpoint's"
+            ),
+            advice=f"give --context {window}, or prune in the vision graph alone",
         )
 
 

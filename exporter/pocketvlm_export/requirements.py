@@ -4,7 +4,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import PocketVLMError
 
 
 def check_transformers() -> None:
@@ -23,10 +23,10 @@ def check_transformers() -> None:
         installed = metadata.version("transformers")
     except metadata.PackageNotFoundError as error:
         raise PocketVLMError(
-            "export needs more packages (transformers): pip install 'pocketvlm[export]'"
+            "export needs more packages (transformers)", advice="pip install 'pocketvlm[export]'"
         ) from error
     if not tested.contains(installed, prereleases=True):
         raise PocketVLMError(
-            f"transformers {installed} is not tested with this exporter, which knows {tested}: "
-            f"pip install 'transformers{tested}'"
+            f"transformers {installed} is not tested with this exporter, which knows {tested}",
+            advice=f"pip install 'transformers{tested}'",
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pocketvlm.artifact import Manifest, pick_graph, pick_precision
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm.ort.threads import check_threads, physical_cores
 
 ALL = "all"
@@ -37,8 +37,7 @@ class Case:
     def __str__(self) -> str:
         return (
             f"{self.budget} tokens, {self.decoder} {self.decoder_precision}, vision "
-            f"{self.vision_precision}, "
-            f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
+            f"{self.vision_precision}, {self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
         )
 
 
@@ -118,9 +117,9 @@ def _of_engine(engine: str, asked: Sequence[str], present: list[str]) -> list[st
         if set(name.split("+") if engine == "onnx" else [name]) <= set(present)
     ]
     if not found:
-        raise PocketVLMError(
-            f"decoder engine {engine} has no precision {', '.join(asked)}: this artifact has "
-            f"{', '.join(present)}"
+        raise RequestError(
+            f"decoder engine {engine} has no precision {', '.join(asked)}",
+            advice=f"this artifact has {', '.join(present)}",
         )
     return found
 
@@ -131,7 +130,7 @@ def _chosen(asked: Sequence[str], present: Sequence[str], default: str, what: st
     if tuple(asked) == (ALL,):
         return list(present)
     if unknown := [name for name in asked if name not in present]:
-        raise PocketVLMError(
+        raise RequestError(
             f"no {what} {unknown[0]!r} in this artifact, which has {', '.join(present)}"
         )
     return list(dict.fromkeys(asked))

@@ -159,8 +159,7 @@ def _check_combinations(target: Target) -> None:
             bool(target.decoder_precision) and not onnx
         ),
         "embed_precision is for ONNX Runtime, decoder is llama.cpp, which has its table in the "
-        "GGUF file: "
-        "leave it out": bool(target.embed_precision) and not onnx,
+        "GGUF file: leave it out": bool(target.embed_precision) and not onnx,
         'gguf_type is for llama.cpp, decoder is onnx: say decoder = "llama.cpp" or "both"': (
             bool(target.gguf_type) and not llama_cpp
         ),

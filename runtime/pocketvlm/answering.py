@@ -14,7 +14,7 @@ from pocketvlm.answer import Answer, FinishReason, VisualTokens
 from pocketvlm.artifact import Manifest
 from pocketvlm.decoders import Decoder, TokenSampler, check_room
 from pocketvlm.decoders.prefix import CachedSequence
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Detokenizer, Stream
 from pocketvlm.vision.viewer import Look, Viewer
@@ -84,7 +84,7 @@ class Answerer:
     def sampler(self, sampling: Sampling) -> TokenSampler:
         """The engine's sampler; raises `PocketVLMError` for a setting out of range."""
         if sampling.max_new_tokens < 1:
-            raise PocketVLMError(f"max_new_tokens {sampling.max_new_tokens}: expected at least 1")
+            raise RequestError(f"max_new_tokens {sampling.max_new_tokens}", expected="at least 1")
         return self.decoder.sampler(sampling.temperature, sampling.top_p, sampling.seed)
 
     def check_room(self, prompt: int, max_new_tokens: int) -> None:
@@ -178,8 +178,9 @@ class Answerer:
 
     def _own_decoder(self, turn: int) -> None:
         if turn != self._turn:
-            raise PocketVLMError(
-                "another answer was begun on this VLM before this stream ended: finish one first"
+            raise RequestError(
+                "another answer was begun on this VLM before this stream ended",
+                advice="finish one first",
             )
 
 

@@ -1,13 +1,62 @@
-"""Knows the one kind of error that people see: one line saying what was found, what was expected,
-what to do next."""
+"""Knows the errors that people see: what was found, what was expected, what to do next, as fields
+and as one line."""
+
+from __future__ import annotations
 
 
 class PocketVLMError(Exception):
-    """A refusal meant for a person.
+    """A refusal meant for a person, or for a program that reads its fields instead of its text.
 
-    The message is one line: what was found, what was expected, what to do next.
-    The command line prints it without a traceback (unless ``--debug``) and exits with
-    ``exit_code``.
+    As text it is one line, ``found: expected ...; advice``. The command line prints it without a
+    traceback (unless ``--debug``) and exits with ``exit_code``.
+
+    Attributes:
+        found: what was found.
+        expected: what was expected instead, as words that follow "expected"; empty where ``found``
+            says it.
+        advice: what to do next, as an imperative; empty where nothing can be done.
+        setting: the setting that was refused, by the name of its option ("budget",
+            "decoder_precision"); empty where it was none.
     """
 
     exit_code: int = 1
+
+    def __init__(
+        self, found: str, expected: str = "", advice: str = "", *, setting: str = ""
+    ) -> None:
+        super().__init__(found, expected, advice)
+        self.found = found
+        self.expected = expected
+        self.advice = advice
+        self.setting = setting  # travels in __dict__ when the error is pickled
+
+    def __str__(self) -> str:
+        """The one line."""
+        rest = [f"expected {self.expected}"] if self.expected else []
+        rest += [self.advice] if self.advice else []
+        return f"{self.found}: {'; '.join(rest)}" if rest else self.found
+
+    @property
+    def reason(self) -> str:
+        """The line without its advice, for those who have better advice to give."""
+        return f"{self.found}: expected {self.expected}" if self.expected else self.found
+
+
+class CheckpointError(PocketVLMError):
+    """A checkpoint that cannot be exported: incomplete, damaged, of an unsupported kind."""
+
+
+class ArtifactError(PocketVLMError):
+    """An artifact that cannot be used: incomplete, altered, mixed up, of another version."""
+
+
+class PictureError(PocketVLMError):
+    """A picture or clip that cannot be read, or that is beyond a limit."""
+
+
+class RequestError(PocketVLMError):
+    """A question, setting or option that this artifact or this version cannot serve."""
+
+
+class EngineError(PocketVLMError):
+    """An engine that is missing, or that failed while it computed."""

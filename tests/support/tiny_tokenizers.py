@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerFast
 _LINES = [
     "what is in the picture? a red circle is to the left of the blue square. don't! we've 1234567 "
     "of them",
-    "how many shapes are there? which colour is the triangle? is there a green star? naïve café 中文",  # noqa: E501
+    "how many shapes are there? which colour is the triangle? is there a green star? naïve café "
+    "中文",
     "  two  spaces, 2026,\n\n\tand tabs; CamelCase and UPPER CASE words ...",
 ] * 2
 _LETTERS = (

@@ -126,11 +126,10 @@ def _report(checkpoint: Checkpoint, peaks: dict[str, Peak], total: float) -> Ite
     held = plan.decoder_bytes + plan.embed_bytes
     yield ""
     yield (
-        f"{LARGE_NAME} ({weights / 1e9:.1f} GB in float32) was not exported: the same formula gives"
-        f" {plan.memory_bytes / 1e9:.1f} GB, {plan.memory_bytes / weights:.2f}x, since one "
-        f"component is in memory at a"
-        f" time and the largest, the decoder with its head and embedding, takes {held / 1e9:.1f} "
-        f"GB."
+        f"{LARGE_NAME} ({weights / 1e9:.1f} GB in float32) was not exported: the same formula "
+        f"gives {plan.memory_bytes / 1e9:.1f} GB, {plan.memory_bytes / weights:.2f}x, since one "
+        "component is in memory at a time and the largest, the decoder with its head and "
+        f"embedding, takes {held / 1e9:.1f} GB."
     )
 
 

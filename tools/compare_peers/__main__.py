@@ -120,8 +120,7 @@ def table(chosen: list[Peer], spreads: dict[str, dict[str, Spread]]) -> list[str
     best = spreads[chosen[-1].name]["ttft"].median
     lines = [
         "| | prompt tokens | first token, ms: median (smallest-largest) | ms a further token | "
-        "peak memory, MB |"
-        " of the last row |",
+        "peak memory, MB | of the last row |",
         "|---|---|---|---|---|---|",
     ]
     for peer in chosen:

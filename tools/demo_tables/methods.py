@@ -76,10 +76,8 @@ def table(summary: Summary) -> str:
     shares = [f"{budget / patches:.0%} ({budget})" for budget in BUDGETS]
     lines = [
         f"Exact match in per cent on {questions} held-out questions by the share of visual tokens "
-        f"kept; FasterVLM with "
-        "95 % intervals, the others with p of McNemar's exact test against FasterVLM at the same "
-        "share (of several "
-        "draws the mean, and the largest p):",
+        "kept; FasterVLM with 95 % intervals, the others with p of McNemar's exact test against "
+        "FasterVLM at the same share (of several draws the mean, and the largest p):",
         "",
         f"| method | {' | '.join(shares)} |",
         f"|---|{'---|' * len(BUDGETS)}",

@@ -149,10 +149,9 @@ def compare(
     exact = configuration == Configuration(EXACT, EXACT)
     passed = worst <= tolerance and (not exact or same == kept == len(pairs))
     click.echo(
-        f"{'ok' if passed else 'DIFFERENT'}  {configuration}: "
-        f"tokens of {same} of {len(pairs)} answers are the same, patches of {kept}; right "
-        f"{right[0]} and {right[1]}; "
-        f"logits differ by at most {worst:.1e} of the largest (allowed {tolerance:.0e})"
+        f"{'ok' if passed else 'DIFFERENT'}  {configuration}: tokens of {same} of {len(pairs)} "
+        f"answers are the same, patches of {kept}; right {right[0]} and {right[1]}; logits differ "
+        f"by at most {worst:.1e} of the largest (allowed {tolerance:.0e})"
     )
     return passed
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -15,7 +15,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise PocketVLMError(f"{path} is not readable JSON ({error}): download it again") from error
+        raise CheckpointError(
+            f"{path} is not readable JSON ({error})", advice="download it again"
+        ) from error
     if not isinstance(content, dict):
-        raise PocketVLMError(f"{path} holds no JSON object: download it again")
+        raise CheckpointError(f"{path} holds no JSON object", advice="download it again")
     return content

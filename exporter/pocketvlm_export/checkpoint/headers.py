@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import SafetensorsParsingError
 from safetensors import SafetensorError, safe_open
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export.checkpoint.source import Source, hub_errors
 
 # Element type ("F32", "BF16", ...) and shape of each tensor in a file, by stored name.
@@ -57,17 +57,20 @@ def _weight_files(source: Source) -> list[str]:
     missing = [file for file in listed if file not in source.files]
     found = listed or sorted(name for name in source.files if name.endswith(".safetensors"))
     if source.offline and (missing or not found):
-        raise PocketVLMError(
-            f"the weights of {place} are not on this machine, nor can their sizes be read while "
-            f"the Hub is out of "
-            "reach: connect (HF_HUB_OFFLINE unset), or download it elsewhere and give the folder"
+        raise CheckpointError(
+            (
+                f"the weights of {place} are not on this machine, nor can their sizes be read "
+                "while the Hub is out of reach"
+            ),
+            advice="connect (HF_HUB_OFFLINE unset), or download it elsewhere and give the folder",
         )
     if missing:
-        raise PocketVLMError(
-            f"{place} lacks the shard {missing[0]} named in {_INDEX}: download the rest of it"
+        raise CheckpointError(
+            f"{place} lacks the shard {missing[0]} named in {_INDEX}",
+            advice="download the rest of it",
         )
     if not found:
-        raise PocketVLMError(_advice(source))
+        raise _without_weights(source)
     return found
 
 
@@ -75,27 +78,30 @@ def _indexed(index: Path) -> list[str]:
     try:
         listed = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise PocketVLMError(
-            f"{index} is not a safetensors index: download the checkpoint again"
+        raise CheckpointError(
+            f"{index} is not a safetensors index", advice="download the checkpoint again"
         ) from error
     for file in listed:
         if not isinstance(file, str) or Path(file).name != file:
-            raise PocketVLMError(
-                f"{index} names {file!r}, which is no plain file name: the checkpoint is unsafe"
+            raise CheckpointError(
+                f"{index} names {file!r}, which is no plain file name",
+                advice="the checkpoint is unsafe",
             )
     return listed
 
 
-def _advice(source: Source) -> str:
+def _without_weights(source: Source) -> CheckpointError:
     pickles = sorted(name for name in source.files if name.endswith(_PICKLES))
     if pickles:
-        return (
+        return CheckpointError(
             f"{source.place} holds pickle weights only ({pickles[0]}), which can run code and are "
-            f"never loaded: "
-            "save the checkpoint as safetensors (model.save_pretrained with safetensors, or the "
-            "Hub's convert space)"
+            "never loaded",
+            advice="save the checkpoint as safetensors (model.save_pretrained with safetensors, or "
+            "the Hub's convert space)",
         )
-    return f"{source.place} holds no *.safetensors weights: give a complete checkpoint"
+    return CheckpointError(
+        f"{source.place} holds no *.safetensors weights", advice="give a complete checkpoint"
+    )
 
 
 def _read_header(file: Path) -> Header:
@@ -107,8 +113,8 @@ def _read_header(file: Path) -> Header:
                 for name, piece in slices.items()
             }
     except (SafetensorError, OSError) as error:
-        raise PocketVLMError(
-            f"{file} is truncated or damaged ({error}): download it again"
+        raise CheckpointError(
+            f"{file} is truncated or damaged ({error})", advice="download it again"
         ) from error
 
 
@@ -128,6 +134,6 @@ def _fetch_header(source: Source, file: str) -> Header:
         AttributeError,
     ) as error:  # the header is untrusted
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise PocketVLMError(
-            f"{file} of {source.model} is no safetensors file ({reason}): use another one"
+        raise CheckpointError(
+            f"{file} of {source.model} is no safetensors file ({reason})", advice="use another one"
         ) from error

@@ -7,7 +7,7 @@ from typing import Any
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.checkpoint.source import Source
 
@@ -30,22 +30,23 @@ def read_config(source: Source, families: frozenset[str]) -> transformers.Pretra
     _refuse_originals(folder, raw)
     model_type = raw.get("model_type")
     if "vision_config" not in raw and model_type not in families:
-        raise PocketVLMError(
+        raise CheckpointError(
             f"{folder} is a {model_type or 'nameless'} model without vision_config, not a "
-            f"vision-language model: "
-            f"families that can be exported: {', '.join(sorted(families))}"
+            "vision-language model",
+            expected=f"one of the families {', '.join(sorted(families))}",
         )
     if model_type not in families:
-        raise PocketVLMError(
-            f"{folder} is a {model_type} model, a family that is not supported: use "
-            f"{', '.join(sorted(families))}"
+        raise CheckpointError(
+            f"{folder} is a {model_type} model, a family that is not supported",
+            expected=f"one of the families {', '.join(sorted(families))}",
         )
     if "quantization_config" in raw:
-        raise PocketVLMError(
-            f"{folder} is already quantized: give the float16, bfloat16 or float32 checkpoint"
+        raise CheckpointError(
+            f"{folder} is already quantized",
+            advice="give the float16, bfloat16 or float32 checkpoint",
         )
     if not (folder / "tokenizer.json").is_file():
-        raise PocketVLMError(_tokenizer_advice(source))
+        raise _without_tokenizer(source)
     try:
         return transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
@@ -60,20 +61,23 @@ def read_config(source: Source, families: frozenset[str]) -> transformers.Pretra
     ) as error:
         # transformers validates strictly and raises whichever of these its dataclasses meet first.
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise PocketVLMError(
-            f"{folder / 'config.json'} cannot be understood ({reason}): fix or replace it"
+        raise CheckpointError(
+            f"{folder / 'config.json'} cannot be understood ({reason})", advice="fix or replace it"
         ) from error
 
 
 def _refuse_adapters(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
-        raise PocketVLMError(
-            f"{folder} is a LoRA adapter, not a whole model: merge it into its base model first "
-            "(peft: model.merge_and_unload(), then save_pretrained) and give that folder"
+        raise CheckpointError(
+            f"{folder} is a LoRA adapter, not a whole model",
+            advice=(
+                "merge it into its base model first (peft: model.merge_and_unload(), then "
+                "save_pretrained) and give that folder"
+            ),
         )
     if not (folder / "config.json").is_file():
-        raise PocketVLMError(
-            f"{folder} has no config.json: give the folder of a Hugging Face checkpoint"
+        raise CheckpointError(
+            f"{folder} has no config.json", advice="give the folder of a Hugging Face checkpoint"
         )
 
 
@@ -84,24 +88,28 @@ def _refuse_originals(folder: Path, raw: dict[str, Any]) -> None:
         for name in names
     )
     if original:
-        raise PocketVLMError(
-            f"{folder} is in the original LLaVA format (liuhaotian/llava-*): convert it with "
-            f"transformers' "
-            f"convert_llava_weights_to_hf.py, or take it ready-made: {_CONVERTED}"
+        raise CheckpointError(
+            (
+                f"{folder} is in the original LLaVA format (liuhaotian/llava-*): convert it with "
+                "transformers' convert_llava_weights_to_hf.py, or take it ready-made"
+            ),
+            advice=_CONVERTED,
         )
 
 
-def _tokenizer_advice(source: Source) -> str:
+def _without_tokenizer(source: Source) -> CheckpointError:
     place = source.place
     if "tokenizer.model" not in source.files:
-        return f"{place} has no tokenizer.json: give a complete checkpoint"
+        return CheckpointError(
+            f"{place} has no tokenizer.json", advice="give a complete checkpoint"
+        )
     folder = source.folder.name if not source.on_hub else source.model.rpartition("/")[2]
     first = (
         f"download it (hf download {place} --local-dir {folder}), then " if source.on_hub else ""
     )
     where = folder if source.on_hub else place
-    return (
-        f"{place} has tokenizer.model but no tokenizer.json: {first}write it with "
-        f'python -c "from transformers import AutoTokenizer as T; '
-        f"T.from_pretrained('{where}').save_pretrained('{where}')\""
+    return CheckpointError(
+        f"{place} has tokenizer.model but no tokenizer.json",
+        advice=f'{first}write it with python -c "from transformers import AutoTokenizer as T; '
+        f"T.from_pretrained('{where}').save_pretrained('{where}')\"",
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import transformers
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export.checkpoint.files import read_json
 
 
@@ -26,8 +26,8 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
             )
     except Exception as error:  # the tokenizers library raises the bare base class
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise PocketVLMError(
-            f"{folder / 'tokenizer.json'} cannot be read ({reason}): download it again"
+        raise CheckpointError(
+            f"{folder / 'tokenizer.json'} cannot be read ({reason})", advice="download it again"
         ) from error
 
 
@@ -38,8 +38,8 @@ def image_processor(source: Path) -> dict[str, Any]:
         source / "processor_config.json"
     ).get("image_processor")
     if not isinstance(config, dict) or not config:
-        raise PocketVLMError(
-            f"{source} has no preprocessor_config.json: download the whole checkpoint"
+        raise CheckpointError(
+            f"{source} has no preprocessor_config.json", advice="download the whole checkpoint"
         )
     return config
 

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 
 DEMO = "demo"
 _DEMO_FOLDER = Path(__file__).parent.parent / "demo_checkpoint"
@@ -68,27 +68,29 @@ def locate(model: str, revision: str | None = None) -> Source:
     """
     folder = Path(model).expanduser()
     if revision is not None and (model == DEMO or folder.is_dir()):
-        raise PocketVLMError(
-            f"--revision {revision} was given with {model}, which is not on the Hub: leave it out"
+        raise CheckpointError(
+            f"--revision {revision} was given with {model}, which is not on the Hub",
+            advice="leave it out",
         )
     if model == DEMO and not folder.is_dir():
         return _demo()
     if folder.is_dir():
         return Source(model, folder.resolve(), _names(folder))
     if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise PocketVLMError(
-            f"no such folder: {model}; give a checkpoint folder, a Hub id like "
-            f"llava-hf/llava-1.5-7b-hf, or {DEMO!r}"
+        raise CheckpointError(
+            f"no such folder: {model}",
+            advice=(
+                f"give a checkpoint folder, a Hub id like llava-hf/llava-1.5-7b-hf, or {DEMO!r}"
+            ),
         )
     return _from_hub(model, revision)
 
 
 def _demo() -> Source:
     if not (_DEMO_FOLDER / "config.json").is_file():
-        raise PocketVLMError(
-            f"the demo checkpoint is not part of this installation ({_DEMO_FOLDER}): install "
-            f"pocketvlm from its "
-            "repository or give another checkpoint"
+        raise CheckpointError(
+            f"the demo checkpoint is not part of this installation ({_DEMO_FOLDER})",
+            advice="install pocketvlm from its repository or give another checkpoint",
         )
     return Source(DEMO, _DEMO_FOLDER, _names(_DEMO_FOLDER))
 
@@ -118,23 +120,23 @@ def hub_errors(model: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise PocketVLMError(
-            f"{model} is gated: accept its terms on huggingface.co and run `hf auth login`"
+        raise CheckpointError(
+            f"{model} is gated", advice="accept its terms on huggingface.co and run `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
-        raise PocketVLMError(
-            f"{model} has no revision {revision!r}: see its commits on huggingface.co"
+        raise CheckpointError(
+            f"{model} has no revision {revision!r}", advice="see its commits on huggingface.co"
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise PocketVLMError(
-            f"no such folder and no such model on the Hub: {model}; check the name"
+        raise CheckpointError(
+            f"no such folder and no such model on the Hub: {model}", advice="check the name"
         ) from error
     except (
         HTTPError,
         OSError,
     ) as error:  # HTTPError: of the HTTP client, timeouts and broken transfers among them
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise PocketVLMError(
-            f"no such folder: {model}, and it cannot be fetched from the Hub ({reason}): "
-            "check the name and the network, or download it elsewhere and give the folder"
+        raise CheckpointError(
+            f"no such folder: {model}, and it cannot be fetched from the Hub ({reason})",
+            advice="check the name and the network, or download it elsewhere and give the folder",
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export.checkpoint.headers import Header
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -47,10 +47,9 @@ class Weights:
     def tensor(self, name: str) -> torch.Tensor:
         """Return one tensor as float32. A float32 file is mapped, not copied."""
         if name not in self.names:
-            raise PocketVLMError(
-                f"{self.folder} lacks the weight {name}: the checkpoint is incomplete or of "
-                f"another layout; "
-                "download it again"
+            raise CheckpointError(
+                f"{self.folder} lacks the weight {name}",
+                advice="the checkpoint is incomplete or of another layout; download it again",
             )
         file, stored, _ = self.names[name]
         # The file is opened for this tensor alone, so that pages already converted do not stay
@@ -70,8 +69,9 @@ class Weights:
 
 def _check_type(file: str, stored: str, kind: str) -> None:
     if kind not in _DTYPES and not stored.endswith("position_ids"):
-        raise PocketVLMError(
-            f"{file} stores {stored} as {kind}: only {', '.join(_DTYPES)} checkpoints can be "
-            f"exported; "
-            "give the unquantized one"
+        raise CheckpointError(
+            f"{file} stores {stored} as {kind}",
+            advice=(
+                f"only {', '.join(_DTYPES)} checkpoints can be exported; give the unquantized one"
+            ),
         )

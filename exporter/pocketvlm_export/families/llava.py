@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import Medium
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.base import DecoderSpec, VisionSpec, VLMSpec
@@ -132,25 +132,26 @@ def _vision(config: Any) -> VisionSpec:
             " and has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
         )
         have = " or ".join(known)
-        raise PocketVLMError(
-            f"the vision tower is a {tower.model_type}, which is not supported{lacks}: use a "
-            f"checkpoint with a "
-            f"{have} tower"
+        raise CheckpointError(
+            f"the vision tower is a {tower.model_type}, which is not supported{lacks}",
+            advice=f"use a checkpoint with a {have} tower",
         )
     listed = config.vision_feature_layer
     wanted = [listed] if isinstance(listed, int) else list(listed)
     depth = tower.num_hidden_layers
     layers = tuple(index if index >= 0 else depth + 1 + index for index in wanted)
     if not layers or not all(1 <= index <= depth for index in layers):
-        raise PocketVLMError(
-            f"vision_feature_layer {listed} names no layer of a tower with {depth}: expected "
-            f"-{depth}..-1 or 1..{depth}"
+        raise CheckpointError(
+            f"vision_feature_layer {listed} names no layer of a tower with {depth}",
+            expected=f"-{depth}..-1 or 1..{depth}",
         )
     if config.vision_feature_select_strategy != "default":
-        raise PocketVLMError(
-            f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} feeds [CLS] "
-            f"to the decoder, "
-            "which is not supported: export a checkpoint that uses 'default'"
+        raise CheckpointError(
+            (
+                f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} feeds "
+                "[CLS] to the decoder, which is not supported"
+            ),
+            advice="export a checkpoint that uses 'default'",
         )
     side, patch = int(tower.image_size), int(tower.patch_size)
     return VisionSpec(
@@ -163,16 +164,15 @@ def decoder_spec(config: Any) -> DecoderSpec:
     one not supported."""
     text = config.text_config
     if text.model_type not in DECODERS:
-        raise PocketVLMError(
-            f"the decoder is a {text.model_type}: {config.model_type} checkpoints with "
-            f"{', '.join(DECODERS)} can be "
-            "exported"
+        raise CheckpointError(
+            f"the decoder is a {text.model_type}",
+            advice=f"{config.model_type} checkpoints with {', '.join(DECODERS)} can be exported",
         )
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _STATIC_ROPE:
-        raise PocketVLMError(
-            f"rope type {rope!r} is not supported: expected one of "
-            f"{', '.join(sorted(_STATIC_ROPE))}"
+        raise CheckpointError(
+            f"rope type {rope!r} is not supported",
+            expected=f"one of {', '.join(sorted(_STATIC_ROPE))}",
         )
     normal = NormalizedConfigManager.get_normalized_config_class(text.model_type)(text)
     heads = normal.num_attention_heads
@@ -220,10 +220,9 @@ def _fill(
     problems = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     problems += sorted(info["unexpected_keys"]) if whole else []
     if problems:
-        raise PocketVLMError(
-            f"{cls.__name__} weights do not fit its configuration ({problems[0]}): the checkpoint "
-            f"is incomplete "
-            "or its config.json is another model's"
+        raise CheckpointError(
+            f"{cls.__name__} weights do not fit its configuration ({problems[0]})",
+            advice="the checkpoint is incomplete or its config.json is another model's",
         )
     return model.eval()
 
@@ -244,10 +243,12 @@ def _assign(module: nn.Module, state: dict[str, torch.Tensor], name: str) -> Non
     expected = module.state_dict()
     if odd := sorted(expected.keys() ^ state.keys()):
         problem = "the checkpoint lacks" if odd[0] in expected else "config.json does not speak of"
-        raise PocketVLMError(
-            f"{problem} the weight {name}.{odd[0]}: weights and configuration belong to two "
-            f"models, or the checkpoint "
-            "is incomplete; download it again"
+        raise CheckpointError(
+            f"{problem} the weight {name}.{odd[0]}",
+            advice=(
+                "weights and configuration belong to two models, or the checkpoint is incomplete; "
+                "download it again"
+            ),
         )
     for key, parameter in expected.items():
         _check_shape(f"{name}.{key}", state[key], tuple(parameter.shape))
@@ -256,7 +257,7 @@ def _assign(module: nn.Module, state: dict[str, torch.Tensor], name: str) -> Non
 
 def _check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != expected:
-        raise PocketVLMError(
-            f"weight {name} has shape {tuple(tensor.shape)}, config.json says {expected}: they "
-            f"belong to two models"
+        raise CheckpointError(
+            f"weight {name} has shape {tuple(tensor.shape)}, config.json says {expected}",
+            advice="they belong to two models",
         )

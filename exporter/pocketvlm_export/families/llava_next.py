@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PretrainedConfig
 from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.base import LayoutSpec, VLMSpec
 from pocketvlm_export.families.llava import Llava
@@ -43,9 +43,11 @@ class LlavaNext(Llava):
         """The newline."""
         newline = weights.tensor(_NEWLINE)
         if newline.shape != (spec.decoder.hidden,):
-            raise PocketVLMError(
-                f"weight {_NEWLINE} has shape {tuple(newline.shape)}, config.json says "
-                f"({spec.decoder.hidden},): "
-                "they belong to two models"
+            raise CheckpointError(
+                (
+                    f"weight {_NEWLINE} has shape {tuple(newline.shape)}, config.json says "
+                    f"({spec.decoder.hidden},)"
+                ),
+                advice="they belong to two models",
             )
         return {_NEWLINE: newline}

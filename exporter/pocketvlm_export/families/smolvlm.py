@@ -26,7 +26,7 @@ from transformers import PretrainedConfig
 from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import Setting, make_layout
 from pocketvlm.layouts.idefics3 import geometry_of
 from pocketvlm_export.checkpoint import image_processor, load_tokenizer
@@ -64,11 +64,12 @@ class SmolVLM(Llava):
         tiles."""
         longest, splits, edge = geometry_of(image_processor(folder))
         if spec.vision.image_size != (edge, edge):
-            raise PocketVLMError(
-                f"the image processor in {folder} cuts tiles of {edge} pixels, the vision tower is "
-                f"made for "
-                f"{spec.vision.image_size[0]}: set max_image_size to that, or give the processor "
-                f"of this model"
+            raise CheckpointError(
+                (
+                    f"the image processor in {folder} cuts tiles of {edge} pixels, the vision "
+                    f"tower is made for {spec.vision.image_size[0]}"
+                ),
+                advice="set max_image_size to that, or give the processor of this model",
             )
         tokenizer = load_tokenizer(folder)
         stated = {
@@ -107,11 +108,12 @@ class SmolVLM(Llava):
             or edge % patch
             or edge // patch % merge
         ):
-            raise PocketVLMError(
-                f"image_size {edge}, patch_size {patch} and scale_factor {merge} do not make whole "
-                f"squares of "
-                f"{merge}x{merge} patches: give a checkpoint where image_size / patch_size / "
-                f"scale_factor is whole"
+            raise CheckpointError(
+                (
+                    f"image_size {edge}, patch_size {patch} and scale_factor {merge} do not make "
+                    f"whole squares of {merge}x{merge} patches"
+                ),
+                advice="give a checkpoint where image_size / patch_size / scale_factor is whole",
             )
         side = edge // patch // merge
         depth = tower.num_hidden_layers
@@ -146,17 +148,16 @@ def _names(
             or {ids[0], ids[-1]} != {spec.image_token_id}
             or spec.image_token_id in ids[1:-1]
         ):
-            raise PocketVLMError(
-                f"the tokenizer in {folder} does not read {image} and {_AROUND} as special tokens: "
-                f"give the whole "
-                "checkpoint, with the tokenizer's added tokens"
+            raise CheckpointError(
+                f"the tokenizer in {folder} does not read {image} and {_AROUND} as special tokens",
+                advice="give the whole checkpoint, with the tokenizer's added tokens",
             )
         return ids[1:-1]
 
     around = between(_AROUND)
     if len(around) != 1:
-        raise PocketVLMError(
-            f"the tokenizer in {folder} has no token {_AROUND}: give the whole checkpoint"
+        raise CheckpointError(
+            f"the tokenizer in {folder} has no token {_AROUND}", advice="give the whole checkpoint"
         )
     marks = {"around": around, "whole": between(f"{_AROUND}{_WHOLE}")[1:]}
     marks |= {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import gguf
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.gguf.rope import is_told_in_figures
 
@@ -51,10 +51,12 @@ def architecture(spec: DecoderSpec) -> Architecture:
     config = spec.config
     found = ARCHITECTURES.get(config.model_type)
     if found is None:
-        raise PocketVLMError(
-            f"a {config.model_type} decoder cannot be written as GGUF, {', '.join(ARCHITECTURES)} "
-            f"can: "
-            "export it with --decoder onnx"
+        raise CheckpointError(
+            (
+                f"a {config.model_type} decoder cannot be written as GGUF, "
+                f"{', '.join(ARCHITECTURES)} can"
+            ),
+            advice="export it with --decoder onnx",
         )
     problems = {
         f"hidden_act is {config.hidden_act}, llama.cpp has {_ACTIVATION}": config.hidden_act
@@ -68,9 +70,9 @@ def architecture(spec: DecoderSpec) -> Architecture:
     }
     for problem, present in problems.items():
         if present:
-            raise PocketVLMError(
-                f"this {config.model_type} decoder cannot run in llama.cpp ({problem}): export it "
-                f"with --decoder onnx"
+            raise CheckpointError(
+                f"this {config.model_type} decoder cannot run in llama.cpp ({problem})",
+                advice="export it with --decoder onnx",
             )
     return found
 

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from pocketvlm import PocketVLMError
 from pocketvlm.decoders.llama_cpp import library
+from pocketvlm.errors import CheckpointError
 
 # Types that llama.cpp writes, by its own names.
 _FILE_TYPES = {
@@ -52,9 +52,9 @@ def quantize_gguf(
         if target.exists():
             progress(min(1.0, target.stat().st_size / expected))
     if code != [0]:
-        raise PocketVLMError(
-            f"llama.cpp could not write {target.name} (code {code[0] if code else 'unknown'}): "
-            "see that the disk has room, or leave the type out of --gguf-type"
+        raise CheckpointError(
+            f"llama.cpp could not write {target.name} (code {code[0] if code else 'unknown'})",
+            advice="see that the disk has room, or leave the type out of --gguf-type",
         )
     progress(1.0)
 

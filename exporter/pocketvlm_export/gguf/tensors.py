@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import gguf
 import torch
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.gguf.architectures import architecture
 from pocketvlm_export.gguf.rope import rope_factors
@@ -57,10 +57,12 @@ def decoder_tensors(checkpoint: Checkpoint) -> Iterator[DecoderTensor]:
         ours = _EMBEDDING if stored == _HEAD and dropped == _EMBEDDING else stored
         name = names.get_name(ours.removeprefix(_PREFIX), try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise PocketVLMError(
-                f"the decoder has a weight {stored} that llama.cpp's {arch.name.name.lower()} has "
-                f"no place for: "
-                "export it with --decoder onnx"
+            raise CheckpointError(
+                (
+                    f"the decoder has a weight {stored} that llama.cpp's {arch.name.name.lower()} "
+                    "has no place for"
+                ),
+                advice="export it with --decoder onnx",
             )
         yield DecoderTensor(name, shape, _loader(checkpoint, stored, interleave=arch.interleaved))
 

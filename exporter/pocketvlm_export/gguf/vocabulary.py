@@ -13,7 +13,7 @@ from typing import Any
 
 import gguf
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export.gguf.pre_tokenizers import pre_tokenizer_name
 
 _SPACE = "\u2581"  # SentencePiece's visible space
@@ -50,9 +50,9 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     model = tokenizer["model"]
     if model.get("type") != "BPE":
-        raise PocketVLMError(
-            f"the tokenizer is of kind {model.get('type')}, only BPE can be written as GGUF: "
-            "export it with --decoder onnx"
+        raise CheckpointError(
+            f"the tokenizer is of kind {model.get('type')}, only BPE can be written as GGUF",
+            advice="export it with --decoder onnx",
         )
     pieces = bool(model.get("byte_fallback")) and not _uses(tokenizer, "ByteLevel")
     tokens, types = _tokens(tokenizer, size, pieces=pieces)

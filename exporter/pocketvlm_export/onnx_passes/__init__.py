@@ -7,8 +7,8 @@ from functools import partial
 import onnx_ir as ir
 import onnxscript.optimizer
 
-from pocketvlm import PocketVLMError
 from pocketvlm.artifact import metadata
+from pocketvlm.errors import PocketVLMError
 from pocketvlm_export.onnx_passes.add_constants import AddConstants
 from pocketvlm_export.onnx_passes.block_int4 import BlockInt4
 from pocketvlm_export.onnx_passes.dynamic_int8 import DynamicInt8
@@ -85,6 +85,6 @@ def fuse(model: ir.Model, kind: str) -> None:
         except (ir.passes.InvariantError, ir.passes.PassError) as error:
             reason = error.__cause__ or error
             raise PocketVLMError(
-                f"{fusion.__name__} cannot be put into the {kind} graph ({reason}): export with "
-                f"--portable"
+                f"{fusion.__name__} cannot be put into the {kind} graph ({reason})",
+                advice="export with --portable",
             ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError, PocketVLMError
 from pocketvlm.layouts import make_layout
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate
@@ -49,21 +49,24 @@ def _check_pictures(checkpoint: Checkpoint, layout: LayoutSpec) -> None:
         picture = Image.new("RGB", shape)
         height, width = made.views([picture] if made.medium == "video" else picture).shape[1:3]
         if (height, width) != size:
-            raise PocketVLMError(
-                f"the image processor of {source} makes {width}x{height} pixels of a picture of "
-                f"{shape[0]}x{shape[1]}, "
-                f"the vision graph reads {size[1]}x{size[0]}: set do_center_crop, or size to a "
-                f"height and a width"
+            raise CheckpointError(
+                (
+                    f"the image processor of {source} makes {width}x{height} pixels of a picture "
+                    f"of {shape[0]}x{shape[1]}, the vision graph reads {size[1]}x{size[0]}"
+                ),
+                advice="set do_center_crop, or size to a height and a width",
             )
 
 
 def _check_image_token(checkpoint: Checkpoint) -> None:
     token, vocab = checkpoint.spec.image_token_id, checkpoint.spec.decoder.vocab
     if not 0 <= token < vocab:
-        raise PocketVLMError(
-            f"{checkpoint.source.folder} has image_token_index {token}, outside its vocabulary of "
-            f"{vocab}: "
-            "resize the embedding and save the checkpoint again"
+        raise CheckpointError(
+            (
+                f"{checkpoint.source.folder} has image_token_index {token}, outside its "
+                f"vocabulary of {vocab}"
+            ),
+            advice="resize the embedding and save the checkpoint again",
         )
 
 
@@ -87,9 +90,12 @@ def _check_prompt(checkpoint: Checkpoint) -> None:
         )
         ids = prompter.encode(GATE_PROMPT, pictures=1)
     if ids.max() >= checkpoint.spec.decoder.vocab:
-        raise PocketVLMError(
-            f"the tokenizer in {source} gives token {ids.max()}, the vocabulary ends at "
-            f"{checkpoint.spec.decoder.vocab - 1}: tokenizer and weights belong to two models"
+        raise CheckpointError(
+            (
+                f"the tokenizer in {source} gives token {ids.max()}, the vocabulary ends at "
+                f"{checkpoint.spec.decoder.vocab - 1}"
+            ),
+            advice="tokenizer and weights belong to two models",
         )
 
 
@@ -100,9 +106,7 @@ def _advising(source: Path, what: str) -> Iterator[None]:
     try:
         yield
     except PocketVLMError as error:
-        reason = (
-            str(error).removesuffix(": export it again").removesuffix(": export the artifact again")
-        )
-        raise PocketVLMError(
-            f"{what} of {source} cannot be used ({reason}): correct the checkpoint's files"
+        raise CheckpointError(
+            f"{what} of {source} cannot be used ({error.reason})",
+            advice="correct the checkpoint's files",
         ) from error

@@ -149,11 +149,9 @@ def _fastv(plan: ExportPlan) -> str:
         return ""
     return (
         f" Inside the decoder, layers from {fastv.layer} on (the first is 0) read {fastv.keep} "
-        f"visual tokens a "
-        "picture, those that the question attends to most (FastV, "
-        "[arXiv 2403.06764](https://arxiv.org/abs/2403.06764)), at their original positions. In a "
-        "conversation "
-        "pictures are therefore read again with every question."
+        "visual tokens a picture, those that the question attends to most (FastV, [arXiv "
+        "2403.06764](https://arxiv.org/abs/2403.06764)), at their original positions. In a "
+        "conversation pictures are therefore read again with every question."
     )
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import onnx
 
-from pocketvlm import PocketVLMError
 from pocketvlm.artifact import MANIFEST_NAME, FileEntry, Manifest, files_digest, metadata
 from pocketvlm.artifact.integrity import sha256_of
 from pocketvlm.artifact.manifest import DecoderSpec, Parity, Pruning, Source, Tower, Vision
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export.checkpoint import read_json
 from pocketvlm_export.families.base import VisionSpec
 from pocketvlm_export.loading import Checkpoint
@@ -150,16 +150,19 @@ def eos_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
     if listed is None:
         listed = checkpoint.spec.decoder.config.eos_token_id
     if listed is None:
-        raise PocketVLMError(
-            f"{checkpoint.source.folder} names no eos_token_id: add it to generation_config.json"
+        raise CheckpointError(
+            f"{checkpoint.source.folder} names no eos_token_id",
+            advice="add it to generation_config.json",
         )
     ids = tuple(listed) if isinstance(listed, list) else (listed,)
     vocab = checkpoint.spec.decoder.vocab
     if not ids or not all(type(token) is int and 0 <= token < vocab for token in ids):
-        raise PocketVLMError(
-            f"{checkpoint.source.folder} has eos_token_id {listed!r}, no token of a vocabulary of "
-            f"{vocab}: "
-            "correct it in generation_config.json"
+        raise CheckpointError(
+            (
+                f"{checkpoint.source.folder} has eos_token_id {listed!r}, no token of a "
+                f"vocabulary of {vocab}"
+            ),
+            advice="correct it in generation_config.json",
         )
     return ids
 

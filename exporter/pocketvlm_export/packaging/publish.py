@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from pocketvlm import PocketVLMError
 from pocketvlm.artifact import MANIFEST_NAME
+from pocketvlm.errors import PocketVLMError, RequestError
 
 _MARGIN = 64 << 20  # bytes kept free beside what is estimated
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -31,33 +31,36 @@ def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
     """
     target = output.resolve()
     if _overlap(target, source):
-        raise PocketVLMError(
-            f"{output} overlaps the checkpoint {source}, which is never touched: choose another "
-            f"folder"
+        raise RequestError(
+            f"{output} overlaps the checkpoint {source}, which is never touched",
+            advice="choose another folder",
         )
     if os.path.ismount(target) or Path.cwd().is_relative_to(target):
-        raise PocketVLMError(
-            f"{output} is a mount point or the folder you are in, which cannot be replaced as a "
-            f"whole: "
-            "name a folder inside it"
+        raise RequestError(
+            (
+                f"{output} is a mount point or the folder you are in, which cannot be replaced as "
+                "a whole"
+            ),
+            advice="name a folder inside it",
         )
     try:
         names = [path.name for path in target.iterdir()]
     except FileNotFoundError:
         return
     except NotADirectoryError as error:
-        raise PocketVLMError(f"{output} is a file or lies in one: give a folder") from error
+        raise RequestError(f"{output} is a file or lies in one", advice="give a folder") from error
     except OSError as error:
-        raise PocketVLMError(
-            f"{output} cannot be read ({error.strerror}): choose another folder"
+        raise RequestError(
+            f"{output} cannot be read ({error.strerror})", advice="choose another folder"
         ) from error
     if names and MANIFEST_NAME not in names:
-        raise PocketVLMError(
-            f"{output} is not empty and holds no artifact: choose a new or empty folder"
+        raise RequestError(
+            f"{output} is not empty and holds no artifact", advice="choose a new or empty folder"
         )
     if names and not overwrite:
-        raise PocketVLMError(
-            f"{output} already holds an artifact: give --overwrite to replace it, or another folder"
+        raise RequestError(
+            f"{output} already holds an artifact",
+            advice="give --overwrite to replace it, or another folder",
         )
 
 
@@ -66,14 +69,16 @@ def check_keep_failed(kept: Path, output: Path, source: Path) -> None:
     anything else."""
     target = kept.resolve()
     if _overlap(target, output.resolve()) or _overlap(target, source):
-        raise PocketVLMError(
-            f"--keep-failed {kept} overlaps the output or the checkpoint: name a folder beside them"
+        raise RequestError(
+            f"--keep-failed {kept} overlaps the output or the checkpoint",
+            advice="name a folder beside them",
         )
     if os.path.lexists(kept):
-        raise PocketVLMError(f"--keep-failed {kept} exists already: name a new folder")
+        raise RequestError(f"--keep-failed {kept} exists already", advice="name a new folder")
     if not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
-        raise PocketVLMError(
-            f"--keep-failed {kept} cannot be made in {target.parent}: create that folder first"
+        raise RequestError(
+            f"--keep-failed {kept} cannot be made in {target.parent}",
+            advice="create that folder first",
         )
 
 
@@ -83,10 +88,12 @@ def check_space(output: Path, needed: int) -> None:
     parent = next(folder for folder in output.resolve().parents if folder.is_dir())
     free = shutil.disk_usage(parent).free
     if free < needed + _MARGIN:
-        raise PocketVLMError(
-            f"{parent} has {free / 1e9:.1f} GB free, the export needs about "
-            f"{(needed + _MARGIN) / 1e9:.1f} GB: "
-            "free some space or choose another disk"
+        raise RequestError(
+            (
+                f"{parent} has {free / 1e9:.1f} GB free, the export needs about "
+                f"{(needed + _MARGIN) / 1e9:.1f} GB"
+            ),
+            advice="free some space or choose another disk",
         )
 
 
@@ -112,7 +119,7 @@ def staging(output: Path) -> Iterator[Path]:
             )
             yield folder
         except OSError as error:
-            raise PocketVLMError(_cannot_write(output, error)) from error
+            raise _cannot_write(output, error) from error
         finally:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -156,9 +163,12 @@ def _put_back(aside: Path, output: Path) -> None:
     try:
         aside.rename(output)
     except OSError as error:
-        raise PocketVLMError(
-            f"{output} could not be replaced ({error.strerror}), and what was there lies in "
-            f"{aside}: move it back"
+        raise RequestError(
+            (
+                f"{output} could not be replaced ({error.strerror}), and what was there lies in "
+                f"{aside}"
+            ),
+            advice="move it back",
         ) from error
 
 
@@ -166,13 +176,13 @@ def _overlap(a: Path, b: Path) -> bool:
     return a.is_relative_to(b) or b.is_relative_to(a)
 
 
-def _cannot_write(output: Path, error: OSError) -> str:
+def _cannot_write(output: Path, error: OSError) -> PocketVLMError:
     if error.errno in _NO_SPACE:
-        return (
-            f"no space left on the disk of {output}: nothing was written there; free some space "
-            f"or choose another disk"
+        return PocketVLMError(
+            f"no space left on the disk of {output}: nothing was written there",
+            advice="free some space or choose another disk",
         )
-    return f"{output} cannot be written ({error}): choose another folder"
+    return PocketVLMError(f"{output} cannot be written ({error})", advice="choose another folder")
 
 
 @contextmanager

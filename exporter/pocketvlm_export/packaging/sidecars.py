@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export.checkpoint import image_processor, read_json
 from pocketvlm_export.loading import Checkpoint, load_tokenizer
 from pocketvlm_export.plan import ExportPlan
@@ -68,9 +68,9 @@ def chat_template(source: Path) -> str:
             found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
         if isinstance(found, str):
             return found
-    raise PocketVLMError(
-        f"{source} has no chat template: add chat_template.jinja, as the checkpoint's model card "
-        f"describes its prompt"
+    raise CheckpointError(
+        f"{source} has no chat template",
+        advice="add chat_template.jinja, as the checkpoint's model card describes its prompt",
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
     from pocketvlm_export.pruning.base import Pruner
@@ -29,7 +29,9 @@ def find_pruner(name: str) -> "type[Pruner]":
     """Return the class of the method called ``name``; raises `PocketVLMError` where there is
     none."""
     if name not in PRUNERS:
-        raise PocketVLMError(f"pruner {name!r} is unknown: choose from {', '.join(PRUNERS)}")
+        raise RequestError(
+            f"pruner {name!r} is unknown", advice=f"choose from {', '.join(PRUNERS)}"
+        )
     module = import_module(f"{__name__}.{name.replace('-', '_')}")
     found: type[Pruner] = getattr(module, PRUNERS[name])
     return found

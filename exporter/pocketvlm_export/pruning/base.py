@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning.options import Number, Option
 
@@ -90,8 +90,9 @@ class Pruner:
     def __init__(self, options: Mapping[str, str]) -> None:
         if unknown := sorted(set(options) - set(self.known)):
             known = ", ".join(sorted(self.known)) or "none"
-            raise PocketVLMError(
-                f"pruner {self.name} has no option {unknown[0]!r}: its options are: {known}"
+            raise RequestError(
+                f"pruner {self.name} has no option {unknown[0]!r}",
+                advice=f"its options are: {known}",
             )
         # Those without a default are settled when the tower is known.
         self.options: dict[str, Number] = {

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning.base import Evidence, Pruner, Reads
 from pocketvlm_export.pruning.cosines import cosines
@@ -46,10 +46,12 @@ class GPrune(Pruner):
         `PocketVLMError`."""
         coldest = (1 - self.options["threshold"]) / _UNDERFLOW
         if self.options["temperature"] < coldest:
-            raise PocketVLMError(
-                f"{self.name} option temperature is {self.options['temperature']}: with threshold "
-                f"{self.options['threshold']} the weakest edges vanish in float32, give at least "
-                f"{coldest:.3g}"
+            raise RequestError(
+                f"{self.name} option temperature is {self.options['temperature']}",
+                advice=(
+                    f"with threshold {self.options['threshold']} the weakest edges vanish in "
+                    f"float32, give at least {coldest:.3g}"
+                ),
             )
 
     def score(self, evidence: Evidence) -> torch.Tensor:

@@ -3,7 +3,7 @@ limits."""
 
 from dataclasses import dataclass
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import RequestError
 
 Number = int | float
 
@@ -26,14 +26,12 @@ class Option:
     def read(self, what: str, text: str) -> Number:
         """Return the number that ``text`` is; raises `PocketVLMError`, beginning with ``what``,
         where it is none."""
-        expected = (
-            f"expected {'a whole number' if self.kind is int else 'a number'} within "
-            f"{self.low}..{self.high}"
-        )
+        number = "a whole number" if self.kind is int else "a number"
+        expected = f"{number} within {self.low}..{self.high}"
         try:
             value = self.kind(text)
         except ValueError:
-            raise PocketVLMError(f"{what} is {text!r}: {expected}") from None
+            raise RequestError(f"{what} is {text!r}", expected=expected) from None
         if not self.low <= value <= self.high:  # nor is NaN
-            raise PocketVLMError(f"{what} is {text}: {expected}")
+            raise RequestError(f"{what} is {text}", expected=expected)
         return value

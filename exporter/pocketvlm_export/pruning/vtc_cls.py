@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from pocketvlm import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning.base import Evidence, Pruner, Reads
 from pocketvlm_export.pruning.options import Option
@@ -37,10 +37,9 @@ class VTCCLS(Pruner):
         last = vision.score_layer
         start = self.options.setdefault("start_layer", round(last * _AUTHORS_START / _AUTHORS_LAST))
         if start > last:
-            raise PocketVLMError(
-                f"{self.name} option start_layer is {start}: the layer whose output this "
-                f"checkpoint uses is {last}, "
-                f"give 0..{last}"
+            raise RequestError(
+                f"{self.name} option start_layer is {start}",
+                advice=f"the layer whose output this checkpoint uses is {last}, give 0..{last}",
             )
 
     def first_layer(self, score_layer: int) -> int:

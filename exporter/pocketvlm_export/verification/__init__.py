@@ -5,8 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from pocketvlm import PocketVLMError
 from pocketvlm.artifact import Artifact
+from pocketvlm.errors import RequestError
 from pocketvlm_export.loading import Checkpoint, open_checkpoint
 from pocketvlm_export.options import GGUF_TYPES
 from pocketvlm_export.precisions import PRECISIONS
@@ -66,10 +66,12 @@ def _check_known(artifact: Artifact) -> None:
     ):
         for name in names:
             if name not in known:
-                raise PocketVLMError(
-                    f"{artifact.root} has the {what} {name!r}, this exporter can check "
-                    f"{', '.join(known)}: "
-                    "use the version that exported it"
+                raise RequestError(
+                    (
+                        f"{artifact.root} has the {what} {name!r}, this exporter can check "
+                        f"{', '.join(known)}"
+                    ),
+                    advice="use the version that exported it",
                 )
 
 
@@ -84,8 +86,7 @@ def _check_same_shape(artifact: Artifact, checkpoint: Checkpoint) -> None:
     }
     for name, (ours, theirs) in figures.items():
         if ours != theirs:
-            raise PocketVLMError(
-                f"{artifact.root} was not exported from {checkpoint.source.model}: {name} is "
-                f"{ours} in the artifact "
-                f"and {theirs} in the checkpoint"
+            raise RequestError(
+                f"{artifact.root} was not exported from {checkpoint.source.model}",
+                advice=f"{name} is {ours} in the artifact and {theirs} in the checkpoint",
             )

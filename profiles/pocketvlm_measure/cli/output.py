@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pocketvlm.cli.terminal import printable
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
 
 
@@ -16,8 +16,8 @@ def check_folders(paths: Iterable[Path]) -> None:
     for minutes."""
     for path in paths:
         if not path.parent.is_dir():
-            raise PocketVLMError(
-                f"no such folder: {path.parent}; make it, or write {path.name} elsewhere"
+            raise RequestError(
+                f"no such folder: {path.parent}", advice=f"make it, or write {path.name} elsewhere"
             )
 
 
@@ -26,8 +26,8 @@ def write_text(path: Path, text: str) -> None:
     try:
         replace_file(path, text.encode())
     except OSError as error:
-        raise PocketVLMError(
-            f"{path} cannot be written ({error.strerror}): give another file"
+        raise RequestError(
+            f"{path} cannot be written ({error.strerror})", advice="give another file"
         ) from error
 
 

@@ -13,7 +13,7 @@ import click
 from pocketvlm.cli.lists import NUMBERS, Comma
 from pocketvlm.cli.target import takes_target
 from pocketvlm.cli.terminal import printable
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm_measure.cli.options import case_options
 from pocketvlm_measure.cli.output import check_folders, printable_lines, write_text
 from pocketvlm_measure.cli.target import profiling_wishes
@@ -229,8 +229,8 @@ def _writer(path: Path) -> Callable[[Profile], str]:
         ".md": markdown,
     }
     if path.suffix not in known:
-        raise PocketVLMError(
-            f"{path} has no ending that says what to write: expected {', '.join(known)}"
+        raise RequestError(
+            f"{path} has no ending that says what to write", expected=f"{', '.join(known)}"
         )
     return known[path.suffix]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pocketvlm.artifact import Artifact, is_nested
 from pocketvlm.decoders import open_decoder
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vlm import VLM
@@ -51,7 +51,9 @@ class Asker:
         first = subject.cases[0]
         artifact = Artifact.open(subject.folder)
         if artifact.manifest.artifact_id != subject.artifact_id:
-            raise PocketVLMError(f"{subject.folder} is another artifact than it was: begin again")
+            raise RequestError(
+                f"{subject.folder} is another artifact than it was", advice="begin again"
+            )
         decoder = open_decoder(
             artifact, engine=first.decoder, precision=first.decoder_precision, threads=first.threads
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.evaluation.plan import Subject, baseline_cases, subjects
 from pocketvlm_measure.evaluation.run import Answered, Evaluation
@@ -65,8 +65,9 @@ def against(baseline: str | None, asked: Sequence[Subject], workers: int) -> Aga
         return Against(tokens=budget_named(baseline))
     artifact = Artifact.open(baseline)
     if artifact.manifest.artifact_id == asked[0].artifact_id:
-        raise PocketVLMError(
-            f"--baseline {baseline} is the artifact that is evaluated: name another, or a budget"
+        raise RequestError(
+            f"--baseline {baseline} is the artifact that is evaluated",
+            advice="name another, or a budget",
         )
     cases = [case for subject in asked for case in subject.cases]
     pairs = baseline_cases(artifact.manifest, cases)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm_measure.evaluation.asking import Reply
 from pocketvlm_measure.evaluation.plan import Key, Subject
 
@@ -52,8 +52,9 @@ class Journal:
         self.replies: dict[Key, Reply] = {}
         head = {"format": _FORMAT, **head}
         if path.exists() and not resume:
-            raise PocketVLMError(
-                f"{path} is there already: --resume goes on with it, --answers names another file"
+            raise RequestError(
+                f"{path} is there already",
+                advice="--resume goes on with it, --answers names another file",
             )
         try:
             kept = self._read(head) if path.exists() else 0
@@ -63,8 +64,8 @@ class Journal:
             if not kept:
                 self._write([head])
         except OSError as error:
-            raise PocketVLMError(
-                f"{path} cannot be written ({error.strerror}): name another with --answers"
+            raise RequestError(
+                f"{path} cannot be written ({error.strerror})", advice="name another with --answers"
             ) from error
 
     def add(self, subject: Subject, replies: list[Reply]) -> None:
@@ -84,8 +85,9 @@ class Journal:
         try:
             self._write(rows)
         except OSError as error:
-            raise PocketVLMError(
-                f"{self.path} cannot be written ({error.strerror}): make room, then --resume"
+            raise RequestError(
+                f"{self.path} cannot be written ({error.strerror})",
+                advice="make room, then --resume",
             ) from error
 
     def close(self) -> None:
@@ -119,8 +121,9 @@ class Journal:
                 if row is None and not file.peek(1):
                     break  # cut off
                 if row is None:
-                    raise PocketVLMError(
-                        f"{self.path} line {number} is damaged: delete that line, or the file"
+                    raise RequestError(
+                        f"{self.path} line {number} is damaged",
+                        advice="delete that line, or the file",
                     )
                 if number == 1:
                     self._check(row, head)
@@ -131,22 +134,23 @@ class Journal:
 
     def _check(self, found: dict[str, Any], head: dict[str, Any]) -> None:
         if found.get("format") != _FORMAT:
-            raise PocketVLMError(
-                f"{self.path} holds no answers of ours: name another file with --answers"
+            raise RequestError(
+                f"{self.path} holds no answers of ours", advice="name another file with --answers"
             )
         for name, value in head.items():
             if found.get(name) != value:
-                raise PocketVLMError(
-                    f"{self.path} was answered with {name} {found.get(name)}, now it is {value}: "
-                    "name another file with --answers, or go back"
+                raise RequestError(
+                    f"{self.path} was answered with {name} {found.get(name)}, now it is {value}",
+                    advice="name another file with --answers, or go back",
                 )
 
     def _take(self, row: dict[str, Any], number: int) -> None:
         if not all(isinstance(row.get(name), kind) for name, kind in _TYPES.items()) or not all(
             isinstance(row.get(name), str) for name in ("artifact", *_CASE[3:])
         ):
-            raise PocketVLMError(
-                f"{self.path} line {number} is no answer of ours: delete that line, or the file"
+            raise RequestError(
+                f"{self.path} line {number} is no answer of ours",
+                advice="delete that line, or the file",
             )
         key: Key = tuple(row[name] for name in _CASE)
         self.replies.setdefault(key, Reply(**{name: row[name] for name in _TYPES}))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm.media.pictures import Picture, PictureLimits
 
 _DATA = "data:"
@@ -94,8 +94,8 @@ def read_questions(path: Path, limit: int | None = None) -> QuestionSet:
             broken.append(Broken(number, str(error)))
     if not questions:
         why = f"{path} line {broken[0].line}: {broken[0].reason}" if broken else f"{path} is empty"
-        raise PocketVLMError(
-            f"no question: {why}; expected JSON Lines with image, question and answers"
+        raise RequestError(
+            f"no question: {why}", expected="JSON Lines with image, question and answers"
         )
     return QuestionSet(path, questions, broken, digest.hexdigest())
 
@@ -107,14 +107,14 @@ def picture_of(reference: str) -> Picture:
         return Path(reference)
     head, comma, body = reference.partition(",")
     if not comma or not head.endswith(";base64"):
-        raise PocketVLMError(
-            f"{reference[:40]} is no data URI this can read: expected data:image/png;base64,..."
+        raise RequestError(
+            f"{reference[:40]} is no data URI this can read", expected="data:image/png;base64,..."
         )
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise PocketVLMError(
-            f"the data URI {reference[:40]}... is damaged ({error}): write it again"
+        raise RequestError(
+            f"the data URI {reference[:40]}... is damaged ({error})", advice="write it again"
         ) from error
 
 
@@ -130,8 +130,8 @@ def _lines(path: Path, see: Callable[[bytes], None]) -> Iterator[bytes]:
                     line = file.readline(_LONGEST + 1)
                     see(line)
     except OSError as error:
-        raise PocketVLMError(
-            f"{path} cannot be read ({error.strerror}): give a question set as JSON Lines"
+        raise RequestError(
+            f"{path} cannot be read ({error.strerror})", advice="give a question set as JSON Lines"
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.evaluation.asking import Reply
 from pocketvlm_measure.evaluation.engines import Engine
@@ -81,17 +81,17 @@ def evaluate(
     """
     questions, broken = _askable(data, metric)
     if on_broken == "stop" and broken:
-        raise PocketVLMError(_refusal(data, min(broken, key=lambda item: item.line)))
+        raise _refusal(data, min(broken, key=lambda item: item.line))
     head = {"data_sha256": data.sha256, "max_new_tokens": max_new_tokens}
     refused: dict[int, Broken] = {}
     with Journal(answers, head, resume=resume) as journal:
         for item in _ask(journal, subjects, questions, engine, max_new_tokens):
             if on_broken == "stop":
-                raise PocketVLMError(_refusal(data, item))
+                raise _refusal(data, item)
             refused.setdefault(item.line, item)
         counted = [question for question in questions if question.line not in refused]
         if not counted:
-            raise PocketVLMError(_refusal(data, next(iter(refused.values()))))
+            raise _refusal(data, next(iter(refused.values())))
         found = [
             Answered(
                 subject,
@@ -146,12 +146,12 @@ def _askable(data: QuestionSet, metric: Metric) -> tuple[list[Question], list[Br
     wrong = [Broken(line, reason) for line, reason in reasons.items() if reason is not None]
     questions = [question for question in data.questions if reasons[question.line] is None]
     if not questions:
-        raise PocketVLMError(_refusal(data, wrong[0]))
+        raise _refusal(data, wrong[0])
     return questions, [*data.broken, *wrong]
 
 
-def _refusal(data: QuestionSet, item: Broken) -> str:
-    return (
-        f"{data.path} line {item.line}: {item.reason}; --broken skip leaves such lines out and "
-        f"counts them"
+def _refusal(data: QuestionSet, item: Broken) -> RequestError:
+    return RequestError(
+        f"{data.path} line {item.line}: {item.reason}",
+        advice="--broken skip leaves such lines out and counts them",
     )

@@ -42,8 +42,7 @@ def notes(summary: Summary) -> Iterator[str]:
     if any(score.baseline for score in summary.scores):
         yield (
             "p is McNemar's exact test on the questions that only one of the two answers rightly; "
-            "it takes questions "
-            "for independent, the intervals take pictures"
+            "it takes questions for independent, the intervals take pictures"
         )
 
 

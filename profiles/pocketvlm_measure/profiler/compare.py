@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm_measure.table import Table, compact
 
 CONFIDENCE = 0.99
@@ -124,8 +124,9 @@ def compare(a: Path, b: Path) -> tuple[list[Comparison], list[str]]:
     if not pairs and len(ours) == len(theirs) == 1:
         pairs = [(next(iter(ours.values())), next(iter(theirs.values())))]
     if not pairs:
-        raise PocketVLMError(
-            f"{a} and {b} have no configuration in common: profile the same budgets and precisions"
+        raise RequestError(
+            f"{a} and {b} have no configuration in common",
+            advice="profile the same budgets and precisions",
         )
     found = [comparison for one, other in pairs for comparison in _stages(one, other)]
     return found, list(
@@ -188,8 +189,7 @@ def _differences(ours: _Rows, theirs: _Rows) -> Iterator[str]:
 def _name(row: Mapping[str, Any]) -> str:
     return (
         f"{row['budget']} tokens, {row['decoder']} {row['decoder_precision']}, vision "
-        f"{row['vision_precision']}, "
-        f"{row['n_threads']} threads"
+        f"{row['vision_precision']}, {row['n_threads']} threads"
     )
 
 
@@ -198,20 +198,22 @@ def _read(path: Path) -> dict[tuple[Any, ...], _Rows]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise PocketVLMError(
-            f"{path} cannot be read ({error}): give a JSONL file of `pocketvlm profile`"
+        raise RequestError(
+            f"{path} cannot be read ({error})", advice="give a JSONL file of `pocketvlm profile`"
         ) from error
     found: dict[tuple[Any, ...], _Rows] = {}
     for number, line in enumerate(lines, start=1):
         row = _row(line)
         if row is None:
-            raise PocketVLMError(
-                f"{path} line {number} is no row of a profile: give a JSONL file that `pocketvlm "
-                f"profile` wrote"
+            raise RequestError(
+                f"{path} line {number} is no row of a profile",
+                advice="give a JSONL file that `pocketvlm profile` wrote",
             )
         found.setdefault(tuple(row[key] for key in _KEY), {})[row["stage"]] = row
     if not found:
-        raise PocketVLMError(f"{path} is empty: give a JSONL file that `pocketvlm profile` wrote")
+        raise RequestError(
+            f"{path} is empty", advice="give a JSONL file that `pocketvlm profile` wrote"
+        )
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pocketvlm.artifact import Artifact, pick_graph
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.machine import Machine
 from pocketvlm_measure.profiler.once import Sample
@@ -125,17 +125,17 @@ def _ask(job: dict[str, Any], case: Case) -> Any:
         _CHILD, input=json.dumps(job), capture_output=True, text=True, check=False
     )
     if child.returncode < 0:
-        raise PocketVLMError(
-            f"the process that measured {case} was ended by signal {-child.returncode}: it may "
-            f"need more memory than "
-            "there is, leave this configuration out"
+        raise RequestError(
+            f"the process that measured {case} was ended by signal {-child.returncode}",
+            advice="it may need more memory than there is, leave this configuration out",
         )
     if child.returncode:
         said = next(reversed(child.stderr.strip().splitlines()), "nothing")
-        raise PocketVLMError(
-            f"the process that measured {case} failed ({said}): leave this configuration out"
+        raise RequestError(
+            f"the process that measured {case} failed ({said})",
+            advice="leave this configuration out",
         )
     answer = json.loads(child.stdout.splitlines()[-1])
     if "error" in answer:
-        raise PocketVLMError(f"{case}: {answer['error']}")
+        raise RequestError(f"{case}: {answer['error']}")
     return answer["result"]

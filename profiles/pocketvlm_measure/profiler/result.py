@@ -146,8 +146,7 @@ class Profile:
         if busy := [load for load in loads if load > BUSY]:
             yield (
                 f"the machine was busy: during {len(busy)} of {len(loads)} runs others used over "
-                f"{BUSY:.0f} % of its "
-                f"CPUs, {max(busy):.0f} % at most"
+                f"{BUSY:.0f} % of its CPUs, {max(busy):.0f} % at most"
             )
         for result in self.results:
             peak = result.peak_bytes

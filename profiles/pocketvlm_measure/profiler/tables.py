@@ -87,8 +87,7 @@ def _savings(profile: Profile) -> Table:
         body.append([*_case_cells(profile, result), *cells])
     title = (
         "Time to first token in milliseconds, and how many times sooner it and the prefill are "
-        "done than with the most "
-        "tokens, measured and by formula:"
+        "done than with the most tokens, measured and by formula:"
     )
     return Table(title, head, body)
 

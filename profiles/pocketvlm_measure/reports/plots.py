@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +20,8 @@ def check_plots() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise PocketVLMError(
-            f"--report draws with matplotlib ({error}): pip install 'pocketvlm[report]'"
+        raise RequestError(
+            f"--report draws with matplotlib ({error})", advice="pip install 'pocketvlm[report]'"
         ) from error
 
 

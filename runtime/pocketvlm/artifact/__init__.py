@@ -21,7 +21,7 @@ from pocketvlm.artifact.manifest import (
     Manifest,
     files_digest,
 )
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import ArtifactError
 
 __all__ = [
     "MANIFEST_NAME",
@@ -71,9 +71,9 @@ class Artifact:
         root = Path(path)
         manifest = _read_manifest(root)
         if not manifest.parity.passed and not allow_rejected:
-            raise PocketVLMError(
-                f"{root} failed its parity check when it was exported and is not for use: export "
-                f"again"
+            raise ArtifactError(
+                f"{root} failed its parity check when it was exported and is not for use",
+                advice="export again",
             )
         _check_requirements(root, manifest)
         check_files(root, manifest.files, check)
@@ -89,8 +89,10 @@ class Artifact:
         if context is None:
             return self
         if context < 1:
-            raise PocketVLMError(
-                f"context {context}: expected at least 1 token, or none for the artifact's own"
+            raise ArtifactError(
+                f"context {context}",
+                expected="at least 1 token",
+                advice="or none for the artifact's own",
             )
         decoder = replace(
             self.manifest.decoder, context=min(context, self.manifest.decoder.context)
@@ -101,8 +103,8 @@ class Artifact:
         """The absolute path of a file listed in the manifest; raises `PocketVLMError` for any other
         name."""
         if name not in self.manifest.files:
-            raise PocketVLMError(
-                f"{self.root} holds no {name} according to its manifest: export it again"
+            raise ArtifactError(
+                f"{self.root} holds no {name} according to its manifest", advice="export it again"
             )
         return resolve(self.root, name)
 
@@ -115,15 +117,15 @@ class Artifact:
         UTF-8."""
         path = self.path(name)
         if (size := self.manifest.files[name].bytes) > max_bytes:
-            raise PocketVLMError(
-                f"{self.root / name} has {size} bytes, at most {max_bytes} are read: export the "
-                f"artifact again"
+            raise ArtifactError(
+                f"{self.root / name} has {size} bytes, at most {max_bytes} are read",
+                advice="export the artifact again",
             )
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise PocketVLMError(
-                f"{self.root / name} cannot be read ({error}): export it again"
+            raise ArtifactError(
+                f"{self.root / name} cannot be read ({error})", advice="export it again"
             ) from error
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -131,31 +133,36 @@ class Artifact:
         try:
             data = json.loads(self.read_text(name))
         except (ValueError, RecursionError) as error:
-            raise PocketVLMError(
-                f"{self.root / name} is not valid JSON ({error}): export it again"
+            raise ArtifactError(
+                f"{self.root / name} is not valid JSON ({error})", advice="export it again"
             ) from error
         if not isinstance(data, dict):
-            raise PocketVLMError(f"{self.root / name} holds no JSON object: export it again")
+            raise ArtifactError(
+                f"{self.root / name} holds no JSON object", advice="export it again"
+            )
         return data
 
 
 def _read_manifest(root: Path) -> Manifest:
     if not root.is_dir():
         problem = f"{root} is a file" if root.exists() else f"no such folder: {root}"
-        raise PocketVLMError(f"{problem}; give a folder written by `pocketvlm export`")
+        raise ArtifactError(f"{problem}; give a folder written by `pocketvlm export`")
     if not (root / MANIFEST_NAME).exists():
-        raise PocketVLMError(
-            f"{root} has no {MANIFEST_NAME}: give a folder written by `pocketvlm export`"
+        raise ArtifactError(
+            f"{root} has no {MANIFEST_NAME}", advice="give a folder written by `pocketvlm export`"
         )
     path = resolve(root, MANIFEST_NAME)
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise PocketVLMError(
-                f"{path} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB: this is no manifest"
+            raise ArtifactError(
+                f"{path} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB",
+                advice="this is no manifest",
             )
         return Manifest.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise PocketVLMError(f"{path} cannot be read ({error}): copy or export it again") from error
+        raise ArtifactError(
+            f"{path} cannot be read ({error})", advice="copy or export it again"
+        ) from error
 
 
 def _check_requirements(root: Path, manifest: Manifest) -> None:
@@ -168,11 +175,11 @@ def _check_requirements(root: Path, manifest: Manifest) -> None:
     try:
         fits = SpecifierSet(wanted).contains(installed, prereleases=True)
     except InvalidSpecifier as error:
-        raise PocketVLMError(
-            f"{root}/{MANIFEST_NAME} asks for onnxruntime {wanted!r}: not a version range"
+        raise ArtifactError(
+            f"{root}/{MANIFEST_NAME} asks for onnxruntime {wanted!r}", advice="not a version range"
         ) from error
     if not fits:
-        raise PocketVLMError(
-            f"{root} needs onnxruntime {wanted}, {installed} is installed: pip install "
-            f"'onnxruntime{wanted}'"
+        raise ArtifactError(
+            f"{root} needs onnxruntime {wanted}, {installed} is installed",
+            advice=f"pip install 'onnxruntime{wanted}'",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pocketvlm.artifact.manifest import Manifest
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 
 
 def is_nested(manifest: Manifest) -> bool:
@@ -20,7 +20,7 @@ def pick_graph(manifest: Manifest, budget: int | None) -> int:
     exported = sorted(manifest.vision.graphs)
     wanted = manifest.pruning.default_budget if budget is None else budget
     if not 1 <= wanted <= manifest.pruning.tokens_before:
-        raise PocketVLMError(
+        raise RequestError(
             f"budget {wanted} is not within 1..{manifest.pruning.tokens_before}, a picture's tokens"
         )
     if wanted in exported:
@@ -29,10 +29,12 @@ def pick_graph(manifest: Manifest, budget: int | None) -> int:
     if larger and is_nested(manifest):
         return larger[0]
     served = f"1..{exported[-1]}" if is_nested(manifest) else " or ".join(map(str, exported))
-    raise PocketVLMError(
-        f"budget {wanted} is not in this artifact, which serves {served} of "
-        f"{manifest.pruning.tokens_before} tokens: "
-        f"choose one of these or export again with --budget {wanted}"
+    raise RequestError(
+        (
+            f"budget {wanted} is not in this artifact, which serves {served} of "
+            f"{manifest.pruning.tokens_before} tokens"
+        ),
+        advice=f"choose one of these or export again with --budget {wanted}",
     )
 
 
@@ -42,7 +44,8 @@ def pick_precision(graphs: Mapping[str, str], precision: str | None, what: str) 
     if precision is None:
         return next(iter(graphs.values()))
     if precision not in graphs:
-        raise PocketVLMError(
-            f"the {what} has no precision {precision!r}: this artifact has {', '.join(graphs)}"
+        raise RequestError(
+            f"the {what} has no precision {precision!r}",
+            advice=f"this artifact has {', '.join(graphs)}",
         )
     return graphs[precision]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pocketvlm.artifact.manifest import FileEntry
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import ArtifactError
 from pocketvlm.files import replace_file
 
 Check = Literal["auto", "full", "sizes"]
@@ -40,14 +40,14 @@ def check_files(root: Path, files: Mapping[str, FileEntry], check: Check = "auto
             the table.
     """
     if check not in get_args(Check):
-        raise PocketVLMError(f"check={check!r} is not one of {', '.join(get_args(Check))}")
+        raise ArtifactError(f"check={check!r} is not one of {', '.join(get_args(Check))}")
     resolved = {name: resolve(root, name) for name in files}
     for name, path in resolved.items():
         size = path.stat().st_size
         if size != files[name].bytes:
-            raise PocketVLMError(
-                f"{root / name} has {size} bytes, the manifest says {files[name].bytes}: copy or "
-                f"export it again"
+            raise ArtifactError(
+                f"{root / name} has {size} bytes, the manifest says {files[name].bytes}",
+                advice="copy or export it again",
             )
     if check != "sizes":
         _check_hashes(root, files, resolved, use_memory=check == "auto")
@@ -58,24 +58,27 @@ def resolve(root: Path, name: str) -> Path:
     folder."""
     parts = name.split("/")
     if not all(_PART.fullmatch(part) for part in parts):
-        raise PocketVLMError(
-            f"{root} lists the file name {name!r}: only plain relative names are allowed"
+        raise ArtifactError(
+            f"{root} lists the file name {name!r}", advice="only plain relative names are allowed"
         )
     path = root.joinpath(*parts)
     try:
         target = path.resolve(strict=True)
         mode = target.stat().st_mode
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        raise PocketVLMError(
-            f"{path} is listed in the manifest but cannot be read: copy or export it again"
+        raise ArtifactError(
+            f"{path} is listed in the manifest but cannot be read", advice="copy or export it again"
         ) from error
     if not target.is_relative_to(root.resolve()):
-        raise PocketVLMError(
-            f"{path} is a link that leaves the folder: copy the real files (cp -rL), "
-            "or download them with local_dir= of huggingface_hub.snapshot_download"
+        raise ArtifactError(
+            f"{path} is a link that leaves the folder",
+            advice=(
+                "copy the real files (cp -rL), or download them with local_dir= of "
+                "huggingface_hub.snapshot_download"
+            ),
         )
     if not stat.S_ISREG(mode):
-        raise PocketVLMError(f"{path} is not a regular file: copy or export it again")
+        raise ArtifactError(f"{path} is not a regular file", advice="copy or export it again")
     return target
 
 
@@ -115,8 +118,8 @@ def _check_hashes(
         if use_memory and memory.get(str(path)) == row:
             continue
         if sha256_of(path) != expected:
-            raise PocketVLMError(
-                f"{root / name} was altered (its SHA-256 differs): copy or export it again"
+            raise ArtifactError(
+                f"{root / name} was altered (its SHA-256 differs)", advice="copy or export it again"
             )
         fresh[str(path)] = row
     if fresh:

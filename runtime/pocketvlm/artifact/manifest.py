@@ -14,7 +14,7 @@ from typing import Any, Self
 import fastjsonschema
 
 from pocketvlm.artifact.metadata import DECODER, FASTV_DECODER
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import ArtifactError
 
 SCHEMA_VERSION = "1.0"
 MANIFEST_NAME = "pocketvlm.json"
@@ -168,8 +168,8 @@ class Manifest:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise PocketVLMError(
-                f"{MANIFEST_NAME} is not valid JSON ({error}): export or download it again"
+            raise ArtifactError(
+                f"{MANIFEST_NAME} is not valid JSON ({error})", advice="export or download it again"
             ) from error
         return cls.from_dict(data)
 
@@ -186,8 +186,8 @@ class Manifest:
                 if error.name == "data"
                 else error.message
             )
-            raise PocketVLMError(
-                f"{MANIFEST_NAME} is damaged: {reason}; export or download it again"
+            raise ArtifactError(
+                f"{MANIFEST_NAME} is damaged: {reason}", advice="export or download it again"
             ) from error
         graphs = {
             int(budget): dict(by_precision)
@@ -282,10 +282,10 @@ def _build(cls: type[Any], data: Mapping[str, Any]) -> Any:
         if any(
             isinstance(item, float) for item in (value if isinstance(value, tuple) else (value,))
         ):
-            raise PocketVLMError(
-                f"{MANIFEST_NAME} is damaged: {key} must be an integer without a decimal point, "
-                f"not {value}; "
-                "export or download it again"
+            raise ArtifactError(
+                f"{MANIFEST_NAME} is damaged: {key} is {value}",
+                expected="an integer without a decimal point",
+                advice="export or download it again",
             )
     return cls(**values)
 
@@ -300,9 +300,9 @@ def _check_version(data: Any) -> None:
     version = data.get("schema_version") if isinstance(data, dict) else None
     major = SCHEMA_VERSION.partition(".")[0]
     if not isinstance(version, str) or version.partition(".")[0] != major:
-        raise PocketVLMError(
-            f"{MANIFEST_NAME} has schema version {version!r}, this runtime reads {major}.x: "
-            "use a matching pocketvlm version or export again"
+        raise ArtifactError(
+            f"{MANIFEST_NAME} has schema version {version!r}, this runtime reads {major}.x",
+            advice="use a matching pocketvlm version or export again",
         )
 
 
@@ -344,6 +344,7 @@ def _check_consistency(manifest: Manifest) -> None:
     }
     for problem, found in problems.items():
         if found:
-            raise PocketVLMError(
-                f"{MANIFEST_NAME} contradicts itself: {problem}; export or download it again"
+            raise ArtifactError(
+                f"{MANIFEST_NAME} contradicts itself: {problem}",
+                advice="export or download it again",
             )

@@ -11,7 +11,7 @@ import click
 
 from pocketvlm import __version__
 from pocketvlm.cli.terminal import printable, replace_unknown_characters
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import PocketVLMError, RequestError
 
 _EXPORTER = "pocketvlm_export"  # whose dependencies are an extra
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -72,8 +72,9 @@ def _unavailable(name: str, error: Exception) -> click.Command:
         help="Needs more packages: pip install 'pocketvlm[export]'.",
     )
     def stand_in() -> None:
-        raise PocketVLMError(
-            f"`pocketvlm {name}` needs more packages ({error}): pip install 'pocketvlm[export]'"
+        raise RequestError(
+            f"`pocketvlm {name}` needs more packages ({error})",
+            advice="pip install 'pocketvlm[export]'",
         )
 
     return stand_in

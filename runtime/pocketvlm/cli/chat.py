@@ -16,7 +16,7 @@ import click
 from pocketvlm.cli.options import answering_options
 from pocketvlm.cli.run import summary
 from pocketvlm.cli.terminal import print_pieces, printable
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import PocketVLMError, RequestError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -117,7 +117,7 @@ class _Conversation:
             self._chat.reset()
             self._pictures, self._clips = [], []
         elif command.startswith("/"):
-            raise PocketVLMError(f"{command} is no command that this knows: {_COMMANDS}")
+            raise RequestError(f"{command} is not a command", expected=_COMMANDS)
         elif line:
             self._ask(line)
 
@@ -159,8 +159,8 @@ class _Conversation:
             for line in sys.stdin:
                 yield line.strip()
         except UnicodeDecodeError as error:
-            raise PocketVLMError(
-                f"standard input is not valid {error.encoding} ({error.reason}): give text"
+            raise RequestError(
+                f"standard input is not valid {error.encoding} ({error.reason})", advice="give text"
             ) from error
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.terminal import printable
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def inspect(
         and shown.exists()
         and overlay.samefile(shown)
     ):
-        raise PocketVLMError(
-            f"--overlay {overlay} is the picture itself: give another file to draw into"
+        raise RequestError(
+            f"--overlay {overlay} is the picture itself", advice="give another file to draw into"
         )
     artifact = Artifact.open(directory, allow_rejected=True)
     kept: dict[str, Any] = {}
@@ -100,8 +100,8 @@ def draw_overlay(
     try:
         replace_file(overlay, encoded.getvalue())
     except OSError as error:
-        raise PocketVLMError(
-            f"{overlay} cannot be written ({error.strerror}): give another --overlay"
+        raise RequestError(
+            f"{overlay} cannot be written ({error.strerror})", advice="give another --overlay"
         ) from error
     return {"overlay": str(overlay), "kept_indices": kept}
 
@@ -166,8 +166,7 @@ def describe(manifest: Manifest) -> Iterator[str]:
     if fastv := decoder.fastv:
         yield (
             f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read "
-            f"{fastv.keep} tokens a picture, "
-            "original positions"
+            f"{fastv.keep} tokens a picture, original positions"
         )
     if frames:
         yield (
@@ -178,9 +177,8 @@ def describe(manifest: Manifest) -> Iterator[str]:
         yield f"pictures   {width}x{height} pixels{f' a tile, layout {name}' if tiled else ''}"
     yield (
         f"decoder    {', '.join(decoder.engines)}: {decoder.layers} layers, hidden "
-        f"{decoder.hidden}, "
-        f"{decoder.kv_heads} KV heads of {decoder.head_dim}, vocabulary {decoder.vocab}, context "
-        f"{decoder.context}"
+        f"{decoder.hidden}, {decoder.kv_heads} KV heads of {decoder.head_dim}, vocabulary "
+        f"{decoder.vocab}, context {decoder.context}"
     )
     for what, name in graphs(manifest):
         yield f"graph      {what:<20} {size_text(graph_bytes(manifest, name)):>10}  {name}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from pocketvlm.cli import main
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.files import replace_file
 
 BEGIN, END = "<!-- commands -->", "<!-- /commands -->"
@@ -38,8 +38,8 @@ def place(text: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise PocketVLMError(
-            f"no place for the command reference: expected a line {BEGIN} and a line {END}"
+        raise RequestError(
+            "no place for the command reference", expected=f"a line {BEGIN} and a line {END}"
         )
     return f"{before}{BEGIN}\n{render()}\n{END}{after}"
 

@@ -14,7 +14,7 @@ import click
 from pocketvlm.answer import Answer
 from pocketvlm.cli.options import answering_options
 from pocketvlm.cli.terminal import print_pieces
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
     from pocketvlm import VLM
@@ -66,8 +66,8 @@ def read_prompt() -> str:
     try:
         return sys.stdin.read().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise PocketVLMError(
-            f"standard input is not valid {error.encoding} ({error.reason}): give text"
+        raise RequestError(
+            f"standard input is not valid {error.encoding} ({error.reason})", advice="give text"
         ) from error
 
 

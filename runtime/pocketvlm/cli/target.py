@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import PocketVLMError, RequestError
 
 if TYPE_CHECKING:
     from pocketvlm_targets import Target
@@ -58,7 +58,7 @@ def load_target(name_or_file: str | os.PathLike[str]) -> Target:
     try:
         return pocketvlm_targets.load_target(name_or_file)
     except pocketvlm_targets.TargetError as error:
-        raise PocketVLMError(str(error)) from error
+        raise RequestError(str(error)) from error
 
 
 def answering_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,14 +93,15 @@ def _from_target(name_or_file: str, given: Mapping[str, Any], wishes: Wishes) ->
         try:
             taken[name] = options[name].type_cast_value(context, text)
         except KeyError as error:
-            raise PocketVLMError(
-                f"{target.name}: {name} is not for this version's `{context.info_name}`: leave it "
-                f"out"
+            raise RequestError(
+                f"{target.name}: {name} is not for this version's `{context.info_name}`",
+                advice="leave it out",
             ) from error
         except click.BadParameter as error:
             flag = options[name].opts[0]
-            raise PocketVLMError(
-                f"{target.name}: {name}: {error.message.rstrip('.')}: change it or say {flag}"
+            raise RequestError(
+                f"{target.name}: {name}: {error.message.rstrip('.')}",
+                advice=f"change it or say {flag}",
             ) from error
     return taken
 
@@ -113,7 +114,7 @@ def _with_source(error: PocketVLMError, target: str, taken: Mapping[str, Any]) -
     named = [options[name] for name, value in taken.items() if words & _words(value)]
     if not named:
         return error
-    return PocketVLMError(f"{error} (target {target} says so: {' and '.join(named)} would beat it)")
+    return RequestError(f"{error} (target {target} says so: {' and '.join(named)} would beat it)")
 
 
 def _words(value: Any) -> set[str]:

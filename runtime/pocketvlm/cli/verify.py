@@ -12,7 +12,7 @@ import click
 
 from pocketvlm.cli.inspect import figures_text
 from pocketvlm.cli.terminal import printable
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
     from pocketvlm.artifact import Artifact
@@ -96,6 +96,6 @@ def _reference() -> Any:
         reason = "no reference is registered"
     except ImportError as error:
         reason = str(error)
-    raise PocketVLMError(
-        f"--against needs the exporter ({reason}): pip install 'pocketvlm[export]'"
+    raise RequestError(
+        f"--against needs the exporter ({reason})", advice="pip install 'pocketvlm[export]'"
     )

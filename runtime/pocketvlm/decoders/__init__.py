@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 
 # One line for each engine: its name in the manifest, and "module:class" with an `open` as in
 # `open_decoder`.
@@ -138,15 +138,15 @@ def open_decoder(
     wanted = engine or ("onnx" if "onnx" in present else present[0])
     if wanted not in present:
         have = ", ".join(present)
-        raise PocketVLMError(
-            f"decoder engine {wanted!r} is not in this artifact, which has {have}: export it with "
-            f"that"
+        raise RequestError(
+            f"decoder engine {wanted!r} is not in this artifact, which has {have}",
+            advice="export it with that",
         )
     if wanted not in ENGINES:
         have = ", ".join(ENGINES)
-        raise PocketVLMError(
-            f"decoder engine {wanted!r} is unknown to this runtime, which has {have}: update "
-            f"pocketvlm"
+        raise RequestError(
+            f"decoder engine {wanted!r} is unknown to this runtime, which has {have}",
+            advice="update pocketvlm",
         )
     decoder: Decoder = engine_class(artifact, wanted).open(
         artifact, precision=precision, threads=threads, prepack=prepack
@@ -164,9 +164,9 @@ def engine_class(artifact: Artifact, engine: str) -> Any:
 def check_room(position: int, added: int, context: int) -> None:
     """Refuse a sequence that would outgrow the context, before any work is done on it."""
     if position + added > context:
-        raise PocketVLMError(
-            f"{position + added} tokens are more than the model's context of {context}: "
-            "shorten the prompt, lower max_new_tokens or use a smaller budget"
+        raise RequestError(
+            f"{position + added} tokens are more than the model's context of {context}",
+            advice="shorten the prompt, lower max_new_tokens or use a smaller budget",
         )
 
 
@@ -178,11 +178,11 @@ def check_widths(segments: Sequence[Segment], hidden: int) -> int:
             isinstance(segment, EmbeddingSegment)
             and (width := segment.inputs_embeds.shape[-1]) != hidden
         ):
-            raise PocketVLMError(
-                f"image features are {width} wide, the decoder reads {hidden}: "
-                "the vision graph belongs to another model, export it again"
+            raise RequestError(
+                f"image features are {width} wide, the decoder reads {hidden}",
+                advice="the vision graph belongs to another model, export it again",
             )
     total = sum(len(segment) for segment in segments)
     if total == 0:
-        raise PocketVLMError("nothing to prefill: the prompt has no tokens")
+        raise RequestError("nothing to prefill", advice="the prompt has no tokens")
     return total

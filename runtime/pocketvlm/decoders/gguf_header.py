@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pocketvlm.artifact.manifest import DecoderSpec
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import ArtifactError
 
 MAX_LAYERS = 512  # llama.cpp's own limit
 _MAX_KEYS, _MAX_TENSORS, _MAX_ITEMS = 4096, 16_384, 4_000_000
@@ -122,14 +122,15 @@ class GgufHeader:
         """Raise `PocketVLMError` where a dimension is not the ``expected`` one, which the manifest
         states."""
         if (context := expected.pop("context", 1)) > self.context or context < 1:
-            raise PocketVLMError(
-                f"{name} was made for {self.context} tokens, not {context}: export it again"
+            raise ArtifactError(
+                f"{name} was made for {self.context} tokens, not {context}",
+                advice="export it again",
             )
         for field, value in expected.items():
             if (found := getattr(self, field)) != value:
-                raise PocketVLMError(
-                    f"{name} has {field} {found}, the manifest says {value}: "
-                    "files of two artifacts are mixed, copy or export it again"
+                raise ArtifactError(
+                    f"{name} has {field} {found}, the manifest says {value}",
+                    advice="files of two artifacts are mixed, copy or export it again",
                 )
 
 
@@ -164,8 +165,8 @@ def read_header(path: Path) -> GgufHeader:
         ):
             return _Reader(path.name, data).header()
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        raise PocketVLMError(
-            f"{path.name} cannot be read as GGUF ({error}): copy or export it again"
+        raise ArtifactError(
+            f"{path.name} cannot be read as GGUF ({error})", advice="copy or export it again"
         ) from error
 
 
@@ -190,8 +191,8 @@ class _Reader:
         return header
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise PocketVLMError(
-            f"{self._name} is no sound GGUF file ({reason}): copy or export it again"
+        raise ArtifactError(
+            f"{self._name} is no sound GGUF file ({reason})", advice="copy or export it again"
         )
 
     def _take(self, size: int) -> bytes:

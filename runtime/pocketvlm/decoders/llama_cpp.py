@@ -30,7 +30,7 @@ from pocketvlm.artifact import Artifact, pick_precision
 from pocketvlm.decoders import EmbeddingSegment, Segment, TokenSegment, check_room, check_widths
 from pocketvlm.decoders.gguf_header import expected_dimensions, read_header
 from pocketvlm.decoders.sampling import check, check_finite
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import EngineError
 from pocketvlm.ort.threads import check_threads, physical_cores
 
 SUPPORTED = SpecifierSet(">=0.3.20,<0.4")
@@ -59,18 +59,18 @@ def library() -> Any:
     try:
         installed = version("llama_cpp_python")
     except PackageNotFoundError as error:
-        raise PocketVLMError(
-            f"the decoder engine llama.cpp needs llama-cpp-python: {_INSTALL}"
+        raise EngineError(
+            "the decoder engine llama.cpp needs llama-cpp-python", advice=_INSTALL
         ) from error
     if not SUPPORTED.contains(installed, prereleases=True):
-        raise PocketVLMError(
-            f"llama-cpp-python {installed} is installed, {SUPPORTED} is needed: {_INSTALL}"
+        raise EngineError(
+            f"llama-cpp-python {installed} is installed, {SUPPORTED} is needed", advice=_INSTALL
         )
     try:
         lib = importlib.import_module("llama_cpp.llama_cpp")
     except (ImportError, OSError, RuntimeError) as error:
-        raise PocketVLMError(
-            f"llama-cpp-python {installed} does not load ({error}): {_INSTALL}"
+        raise EngineError(
+            f"llama-cpp-python {installed} does not load ({error})", advice=_INSTALL
         ) from error
     _callbacks.append(lib.llama_log_callback(_on_log))
     lib.llama_log_set(_callbacks[-1], ctypes.c_void_p(0))
@@ -187,8 +187,9 @@ class LlamaCppDecoder:
         options = _params(lib.llama_model_default_params(), n_gpu_layers=0)
         model = lib.llama_model_load_from_file(str(path).encode(), options)
         if not model:
-            raise PocketVLMError(
-                f"{path.name} cannot be opened by llama.cpp{_complaint()}: copy or export it again"
+            raise EngineError(
+                f"{path.name} cannot be opened by llama.cpp{_complaint()}",
+                advice="copy or export it again",
             )
 
         def make_context(capacity: int) -> int:
@@ -197,9 +198,9 @@ class LlamaCppDecoder:
                 model, _params(lib.llama_context_default_params(), **settings, **size)
             )
             if not opened:
-                raise PocketVLMError(
-                    f"llama.cpp cannot hold {capacity} tokens{_complaint()}: shorten the prompt, "
-                    f"or free memory"
+                raise EngineError(
+                    f"llama.cpp cannot hold {capacity} tokens{_complaint()}",
+                    advice="shorten the prompt, or free memory",
                 )
             return opened
 
@@ -282,9 +283,9 @@ class LlamaCppDecoder:
         else:
             batch.embd = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         if code := self._lib.llama_decode(self._native["context"], batch):
-            raise PocketVLMError(
-                f"llama.cpp failed on {len(values)} tokens with code {code}{_complaint()}: try a "
-                f"shorter prompt"
+            raise EngineError(
+                f"llama.cpp failed on {len(values)} tokens with code {code}{_complaint()}",
+                advice="try a shorter prompt",
             )
         self.position += len(values)
 
@@ -292,8 +293,8 @@ class LlamaCppDecoder:
         """The last position's, float32 (vocab,), copied: llama.cpp overwrites its own."""
         pointer = self._lib.llama_get_logits_ith(self._native["context"], -1)
         if not pointer:
-            raise PocketVLMError(
-                f"llama.cpp gave no logits{_complaint()}: export the artifact again"
+            raise EngineError(
+                f"llama.cpp gave no logits{_complaint()}", advice="export the artifact again"
             )
         logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(
             pointer, shape=(self._vocab,)
@@ -311,10 +312,12 @@ class LlamaCppDecoder:
 
     def _check_ids(self, ids: npt.NDArray[np.int64]) -> None:
         if len(ids) and not 0 <= ids.min() <= ids.max() < self._vocab:
-            raise PocketVLMError(
-                f"token ids {ids.min()}..{ids.max()} are not within the vocabulary of "
-                f"{self._vocab}: "
-                "the tokenizer belongs to another model, export it again"
+            raise EngineError(
+                (
+                    f"token ids {ids.min()}..{ids.max()} are not within the vocabulary of "
+                    f"{self._vocab}"
+                ),
+                advice="the tokenizer belongs to another model, export it again",
             )
 
     def _reserve(self, needed: int) -> None:
@@ -342,8 +345,9 @@ class LlamaCppDecoder:
         state = (ctypes.c_uint8 * size)()
         written = self._lib.llama_state_seq_get_data(old, state, size, 0)
         if not written or not self._lib.llama_state_seq_set_data(fresh, state, written, 0):
-            raise PocketVLMError(
-                f"llama.cpp cannot enlarge its cache{_complaint()}: start a new conversation"
+            raise EngineError(
+                f"llama.cpp cannot enlarge its cache{_complaint()}",
+                advice="start a new conversation",
             )
 
 
@@ -383,8 +387,8 @@ class LlamaCppSampler:
         array = self._lib.llama_token_data_array(data, len(candidates), -1, False)
         self._lib.llama_sampler_apply(self._chain, ctypes.byref(array))
         if not 0 <= array.selected < array.size:
-            raise PocketVLMError(
-                "llama.cpp's sampler picked no token: use another temperature or top_p"
+            raise EngineError(
+                "llama.cpp's sampler picked no token", advice="use another temperature or top_p"
             )
         token = int(array.data[array.selected].id)
         self._lib.llama_sampler_accept(self._chain, token)
@@ -410,8 +414,9 @@ def _params(params: Any, **fields: Any) -> Any:
     word."""
     for name, value in fields.items():
         if name not in {field for field, *_ in params._fields_}:
-            raise PocketVLMError(
-                f"llama-cpp-python has no setting {name}, another version is needed: {_INSTALL}"
+            raise EngineError(
+                f"llama-cpp-python has no setting {name}, another version is needed",
+                advice=_INSTALL,
             )
         setattr(params, name, value)
     return params

@@ -8,25 +8,26 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 
 
 def check(temperature: float, top_p: float, seed: int | None) -> None:
     """Raise `PocketVLMError` for a temperature below 0 or not finite, top_p outside (0, 1], or a
     seed below 0."""
     if not (math.isfinite(temperature) and temperature >= 0):
-        raise PocketVLMError(f"temperature {temperature}: expected 0 (greedy) or a number above it")
+        raise RequestError(f"temperature {temperature}", expected="0 (greedy) or a number above it")
     if not 0 < top_p <= 1:
-        raise PocketVLMError(f"top_p {top_p}: expected a number above 0, up to 1")
+        raise RequestError(f"top_p {top_p}", expected="a number above 0, up to 1")
     if seed is not None and seed < 0:
-        raise PocketVLMError(f"seed {seed}: expected 0 or a number above it")
+        raise RequestError(f"seed {seed}", expected="0 or a number above it")
 
 
 def check_finite(logits: npt.NDArray[np.float32]) -> None:
     """Raise `PocketVLMError` for logits that are NaN or overflowed."""
     if not np.isfinite(logits.max()):  # NaN wherever one logit is
-        raise PocketVLMError(
-            "the decoder's logits are not finite: try another --decoder-precision, or export again"
+        raise RequestError(
+            "the decoder's logits are not finite",
+            advice="try another --decoder-precision, or export again",
         )
 
 

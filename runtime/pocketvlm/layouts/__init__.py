@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pocketvlm.artifact import Artifact, Manifest
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts.anyres import AnyRes
 from pocketvlm.layouts.anyres_unpadded import AnyResUnpadded
 from pocketvlm.layouts.base import Grid, Layout, Medium, Setting, Tiles, slot_count, tokens_before
@@ -57,8 +57,8 @@ def make_layout(setting: Setting, config: Mapping[str, Any] | None = None) -> La
     too."""
     name = setting.options.get("name")
     if name not in LAYOUTS:
-        raise PocketVLMError(
-            f"picture layout {name!r} is unknown to this runtime, which has {', '.join(LAYOUTS)}: "
-            f"update pocketvlm"
+        raise ArtifactError(
+            f"picture layout {name!r} is unknown to this runtime, which has {', '.join(LAYOUTS)}",
+            advice="update pocketvlm",
         )
     return LAYOUTS[name].make(setting, config)

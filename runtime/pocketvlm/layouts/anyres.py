@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles
 from pocketvlm.media.preprocessing import NEXT_TYPES, Preprocessor
 
@@ -64,18 +64,20 @@ class AnyRes(Prepared):
         if config is None:
             return cls(setting, None)
         if config.get("do_resize") is False:
-            raise PocketVLMError(
-                "the image processor resizes no tile (do_resize): this is not supported"
+            raise ArtifactError(
+                "the image processor resizes no tile (do_resize)", advice="this is not supported"
             )
         preprocessor = Preprocessor.from_config(config, NEXT_TYPES)
         preprocessor.check_size(setting.image_size)
         layout = cls(setting, preprocessor)
         stated = config.get("image_grid_pinpoints")
         if stated is not None and [list(size) for size in layout.pinpoints] != stated:
-            raise PocketVLMError(
-                f"the image processor cuts pictures into {stated}, the model puts "
-                f"{layout.pinpoints} together: "
-                "the two configurations belong to two models"
+            raise ArtifactError(
+                (
+                    f"the image processor cuts pictures into {stated}, the model puts "
+                    f"{layout.pinpoints} together"
+                ),
+                advice="the two configurations belong to two models",
             )
         return layout
 
@@ -169,11 +171,12 @@ def _pinpoints(setting: Setting) -> tuple[tuple[int, int], ...]:
         and all(_is_size(size, height, width) for size in stated)
     )
     if not sound or math.isqrt(setting.patches) ** 2 != setting.patches:
-        raise PocketVLMError(
-            f"pictures cannot be cut into {stated!r}: expected sizes [height, width] of whole "
-            f"tiles of "
-            f"{height}x{width} pixels, {_MOST_TILES} at most, and a square number of patches in "
-            f"each"
+        raise ArtifactError(
+            f"pictures cannot be cut into {stated!r}",
+            expected=(
+                f"sizes [height, width] of whole tiles of {height}x{width} pixels, {_MOST_TILES} "
+                "at most, and a square number of patches in each"
+            ),
         )
     return tuple((size[0], size[1]) for size in stated or ())
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts.base import (
     Floats,
     Grid,
@@ -107,7 +107,7 @@ def _count(setting: Setting) -> int:
     """The option, checked; the manifest may be anyone's."""
     count = setting.options.get("frames")
     if type(count) is not int or not 1 <= count <= _MOST_FRAMES:
-        raise PocketVLMError(
-            f"clips cannot be shown as {count!r} frames: expected 1 to {_MOST_FRAMES}"
+        raise ArtifactError(
+            f"clips cannot be shown as {count!r} frames", expected=f"1 to {_MOST_FRAMES}"
         )
     return count

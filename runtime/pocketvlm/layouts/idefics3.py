@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts.base import (
     Floats,
     Grid,
@@ -86,13 +86,14 @@ class Idefics3(Prepared):
         layout = cls(setting, tile_steps(config))
         stated = geometry_of(config)
         if stated != (layout.longest_edge, layout.splits, layout.edge):
-            raise PocketVLMError(
-                f"the image processor makes tiles of {stated[2]} pixels of pictures of "
-                f"{stated[0]}, "
-                f"{'cut' if stated[1] else 'not cut'}; the vision graph reads tiles of "
-                f"{layout.edge} of pictures of "
-                f"{layout.longest_edge}, {'cut' if layout.splits else 'not cut'}: export the "
-                f"artifact again"
+            raise ArtifactError(
+                (
+                    f"the image processor makes tiles of {stated[2]} pixels of pictures of "
+                    f"{stated[0]}, {'cut' if stated[1] else 'not cut'}; the vision graph reads "
+                    f"tiles of {layout.edge} of pictures of {layout.longest_edge}, "
+                    f"{'cut' if layout.splits else 'not cut'}"
+                ),
+                advice="export the artifact again",
             )
         return layout
 
@@ -197,10 +198,12 @@ class Idefics3(Prepared):
         square = self.setting.image_size == (self.edge, self.edge)
         most = self._up(min(self.longest_edge, _MOST_EDGE)) // self.edge if self.splits else 1
         if not square or most**2 > _MOST_TILES:
-            raise PocketVLMError(
-                f"pictures of {self.longest_edge} pixels cannot be cut into tiles of "
-                f"{self.setting.image_size} pixels: "
-                f"expected square tiles, {_MOST_TILES} of a picture at most"
+            raise ArtifactError(
+                (
+                    f"pictures of {self.longest_edge} pixels cannot be cut into tiles of "
+                    f"{self.setting.image_size} pixels"
+                ),
+                expected=f"square tiles, {_MOST_TILES} of a picture at most",
             )
 
     def _names(self) -> tuple[dict[str, list[int]], list[list[list[int]]]]:
@@ -218,9 +221,9 @@ class Idefics3(Prepared):
                     len(row) == grid.columns and all(map(self._are_ids, row)) for row in named
                 )
         if not sound:
-            raise PocketVLMError(
-                "the layout's token ids do not name all parts that a picture may be cut into: "
-                "export the artifact again"
+            raise ArtifactError(
+                "the layout's token ids do not name all parts that a picture may be cut into",
+                advice="export the artifact again",
             )
         return {name: list((marks or {})[name]) for name in _MARKS}, list(parts or [])
 
@@ -248,10 +251,12 @@ def geometry_of(config: Mapping[str, Any]) -> tuple[int, bool, int]:
         value.get("longest_edge") if isinstance(value, Mapping) else None for value in (size, most)
     )
     if config.get("do_resize") is False or not (_is_edge(longest) and _is_edge(edge)):
-        raise PocketVLMError(
-            f"the image processor has size {size}, max_image_size {most}, do_resize "
-            f"{config.get('do_resize', True)}: "
-            "only a longest_edge of whole pixels for both, with do_resize, is supported"
+        raise ArtifactError(
+            (
+                f"the image processor has size {size}, max_image_size {most}, do_resize "
+                f"{config.get('do_resize', True)}"
+            ),
+            advice="only a longest_edge of whole pixels for both, with do_resize, is supported",
         )
     return longest, bool(config.get("do_image_splitting", True)), edge
 
@@ -272,9 +277,9 @@ def tile_steps(config: Mapping[str, Any]) -> Preprocessor:
 def _geometry(setting: Setting) -> tuple[int, bool]:
     longest, splits = setting.options.get("longest_edge"), setting.options.get("splits")
     if not _is_edge(longest) or not isinstance(splits, bool):
-        raise PocketVLMError(
-            f"the layout says longest_edge {longest!r}, splits {splits!r}: expected pixels, and "
-            f"true or false"
+        raise ArtifactError(
+            f"the layout says longest_edge {longest!r}, splits {splits!r}",
+            expected="pixels, and true or false",
         )
     return longest, splits
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import PictureError
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -77,13 +77,14 @@ def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image
         with _pillow_limit(limits.max_pixels):
             image = _identify(data)
     except Image.DecompressionBombError as error:
-        raise PocketVLMError(
-            f"{name} has over {2 * limits.max_pixels} pixels, the limit is {limits.max_pixels}: "
-            f"scale it down"
+        raise PictureError(
+            f"{name} has over {2 * limits.max_pixels} pixels, the limit is {limits.max_pixels}",
+            advice="scale it down",
         ) from error
     except _DECODE_ERRORS as error:
-        raise PocketVLMError(
-            f"{name} is not a picture this can read: give JPEG, PNG, WebP, GIF, BMP or TIFF"
+        raise PictureError(
+            f"{name} is not a picture this can read",
+            advice="give JPEG, PNG, WebP, GIF, BMP or TIFF",
         ) from error
     with image:
         _check_pixels(image, name, limits)
@@ -122,29 +123,31 @@ def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tup
     if isinstance(picture, bytes):
         name, data = "the picture", picture
     elif not isinstance(picture, (str, os.PathLike)):
-        raise PocketVLMError(
-            f"a {type(picture).__name__} is no picture: give a path, bytes, a PIL image or an array"
+        raise PictureError(
+            f"a {type(picture).__name__} is no picture",
+            advice="give a path, bytes, a PIL image or an array",
         )
     else:
         name = os.fspath(picture)
         if name.startswith(("http:", "https:", "data:")):
-            raise PocketVLMError(
-                f"{name[:80]} is no file: nothing is fetched; download the picture and give its "
-                f"path"
+            raise PictureError(
+                f"{name[:80]} is no file",
+                advice="nothing is fetched; download the picture and give its path",
             )
         try:
             with Path(name).open("rb") as stream:
                 data = stream.read(limits.max_bytes + 1)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             reason = getattr(error, "strerror", None) or error
-            raise PocketVLMError(
-                f"picture {name} cannot be read ({reason}): give the path of a picture"
+            raise PictureError(
+                f"picture {name} cannot be read ({reason})", advice="give the path of a picture"
             ) from error
     if not data:
-        raise PocketVLMError(f"{name} is empty: give a picture file")
+        raise PictureError(f"{name} is empty", advice="give a picture file")
     if len(data) > limits.max_bytes:
-        raise PocketVLMError(
-            f"{name} has more than {limits.max_bytes} bytes, the limit: give a smaller file"
+        raise PictureError(
+            f"{name} has more than {limits.max_bytes} bytes, the limit",
+            advice="give a smaller file",
         )
     return name, data
 
@@ -152,12 +155,13 @@ def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tup
 def _check_pixels(image: Image.Image, name: str, limits: PictureLimits) -> None:
     width, height = image.size
     if width * height > limits.max_pixels:
-        raise PocketVLMError(
-            f"{name} has {width}x{height} pixels, the limit is {limits.max_pixels}: scale it down"
+        raise PictureError(
+            f"{name} has {width}x{height} pixels, the limit is {limits.max_pixels}",
+            advice="scale it down",
         )
     if width == 0 or height == 0:
-        raise PocketVLMError(
-            f"{name} has {width}x{height} pixels: give a picture that is not empty"
+        raise PictureError(
+            f"{name} has {width}x{height} pixels", advice="give a picture that is not empty"
         )
 
 
@@ -170,8 +174,8 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
             return Image.alpha_composite(white, upright).convert("RGB")
         return _to_8_bits(upright).convert("RGB")
     except _DECODE_ERRORS as error:
-        raise PocketVLMError(
-            f"{name} is damaged or truncated ({error}): give the whole picture"
+        raise PictureError(
+            f"{name} is damaged or truncated ({error})", advice="give the whole picture"
         ) from error
 
 
@@ -191,13 +195,13 @@ def _from_array(array: npt.NDArray[np.uint8], limits: PictureLimits) -> Image.Im
     if array.dtype != np.uint8 or not (
         array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     ):
-        raise PocketVLMError(
-            f"an array of {array.dtype} {array.shape} is no picture: give uint8 (height, width, "
-            f"1|3|4)"
+        raise PictureError(
+            f"an array of {array.dtype} {array.shape} is no picture",
+            advice="give uint8 (height, width, 1|3|4)",
         )
     height, width = array.shape[:2]
     if not 0 < height * width <= limits.max_pixels:
-        raise PocketVLMError(
-            f"the array has {width}x{height} pixels: give 1 to {limits.max_pixels}"
+        raise PictureError(
+            f"the array has {width}x{height} pixels", advice=f"give 1 to {limits.max_pixels}"
         )
     return Image.fromarray(array)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import ArtifactError
 
 # OpenAI CLIP's statistics, which the processor falls back on where its configuration is silent.
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -82,9 +82,9 @@ class Preprocessor:
         }  # null means the default
         kind = config.get("image_processor_type", kinds[-1])
         if kind not in kinds:
-            raise PocketVLMError(
-                f"image processor {kind!r} is unknown, {', '.join(kinds)} are known: update "
-                f"pocketvlm"
+            raise ArtifactError(
+                f"image processor {kind!r} is unknown, {', '.join(kinds)} are known",
+                advice="update pocketvlm",
             )
         try:
             mean = _channels(config.get("image_mean") or _CLIP_MEAN)
@@ -109,8 +109,8 @@ class Preprocessor:
                 std=_channels(config.get("image_std") or _CLIP_STD) if normalise else None,
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise PocketVLMError(
-                f"the preprocessor configuration is damaged ({error!r}): export it again"
+            raise ArtifactError(
+                f"the preprocessor configuration is damaged ({error!r})", advice="export it again"
             ) from error
 
     def check_size(self, expected: tuple[int, int]) -> None:
@@ -122,16 +122,21 @@ class Preprocessor:
         """
         made = self.crop_to or self.resize_to or expected
         if made != expected:
-            raise PocketVLMError(
-                f"preprocessing makes {made[0]}x{made[1]} pixels, the vision graph reads "
-                f"{expected[0]}x{expected[1]}: export the artifact again"
+            raise ArtifactError(
+                (
+                    f"preprocessing makes {made[0]}x{made[1]} pixels, the vision graph reads "
+                    f"{expected[0]}x{expected[1]}"
+                ),
+                advice="export the artifact again",
             )
         largest = max(self.shortest_edge or 0, *(self.resize_to or (0,)))
         if largest > 4 * max(expected):  # processors resize to a little more than the crop
-            raise PocketVLMError(
-                f"preprocessing resizes to {largest} pixels where the vision graph reads "
-                f"{expected[0]}x{expected[1]}: "
-                "export the artifact again"
+            raise ArtifactError(
+                (
+                    f"preprocessing resizes to {largest} pixels where the vision graph reads "
+                    f"{expected[0]}x{expected[1]}"
+                ),
+                advice="export the artifact again",
             )
 
     @property
@@ -219,8 +224,9 @@ def _colour(mean: tuple[float, ...]) -> tuple[int, int, int]:
 def _pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     edge = max(image.size)
     if edge > _MAX_SQUARE:
-        raise PocketVLMError(
-            f"a picture of {image.width}x{image.height} pixels is too large to be padded: crop it"
+        raise ArtifactError(
+            f"a picture of {image.width}x{image.height} pixels is too large to be padded",
+            advice="crop it",
         )
     square = Image.new("RGB", (edge, edge), colour)
     square.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
@@ -233,7 +239,9 @@ def _keep_aspect(size: tuple[int, int], shortest_edge: int) -> tuple[int, int]:
     width, height = size
     longest = int(shortest_edge * max(size) / min(size))
     if longest > _MAX_EDGE:
-        raise PocketVLMError(f"a picture of {width}x{height} pixels is too narrow: crop it first")
+        raise ArtifactError(
+            f"a picture of {width}x{height} pixels is too narrow", advice="crop it first"
+        )
     return (shortest_edge, longest) if width <= height else (longest, shortest_edge)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import PictureError
 from pocketvlm.media.pictures import PictureLimits, open_picture
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def open_video(video: Video, count: int, limits: VideoLimits | None = None) -> l
         if decoded != expected:  # some packets hold no picture, or two
             frames, decoded = clip.take(count, decoded)
     if not decoded:
-        raise PocketVLMError(f"{name} has no frame that can be decoded: {_ADVICE}")
+        raise PictureError(f"{name} has no frame that can be decoded", advice=_ADVICE)
     return frames
 
 
@@ -109,10 +109,12 @@ class _Clip:
                 decoded += 1
                 _check_count(decoded, self.name, self.limits)
                 if time.monotonic() > self.deadline:
-                    raise PocketVLMError(
-                        f"{self.name} takes more than {self.limits.max_seconds:g} seconds to "
-                        f"decode, the limit: "
-                        "give a shorter or smaller clip"
+                    raise PictureError(
+                        (
+                            f"{self.name} takes more than {self.limits.max_seconds:g} seconds to "
+                            "decode, the limit"
+                        ),
+                        advice="give a shorter or smaller clip",
                     )
         return [kept[number] for number in wanted if number in kept], decoded
 
@@ -124,7 +126,7 @@ def _wanted(count: int, of: int) -> list[int]:
 
 def _of_frames(frames: Sequence[Frame], count: int, limits: VideoLimits) -> list[Image.Image]:
     if not frames:
-        raise PocketVLMError("the video is a list without frames: give at least one")
+        raise PictureError("the video is a list without frames", advice="give at least one")
     pixels = PictureLimits(max_pixels=limits.max_pixels)
     return [open_picture(frames[number], pixels) for number in _wanted(count, len(frames))]
 
@@ -133,18 +135,18 @@ def _library() -> Any:
     try:
         import av
     except ImportError as error:  # also where a library that it needs is missing
-        raise PocketVLMError(
-            f"videos are decoded by PyAV, which cannot be used ({error}): pip install "
-            f"'pocketvlm[video]'"
+        raise PictureError(
+            f"videos are decoded by PyAV, which cannot be used ({error})",
+            advice="pip install 'pocketvlm[video]'",
         ) from error
     return av
 
 
 def _path(video: Any) -> str:
     if not isinstance(video, (str, os.PathLike)):
-        raise PocketVLMError(
-            f"a {type(video).__name__} is no video: give a path, the bytes of a file or a list of "
-            f"frames"
+        raise PictureError(
+            f"a {type(video).__name__} is no video",
+            advice="give a path, the bytes of a file or a list of frames",
         )
     return os.fspath(video)
 
@@ -159,15 +161,16 @@ def _source(video: Any, name: str, limits: VideoLimits) -> Iterator[BinaryIO]:
     try:
         found = Path(name).stat()
         if not stat.S_ISREG(found.st_mode):
-            raise PocketVLMError(
-                f"{name} is no file but a folder, pipe or device: record it into a file first"
+            raise PictureError(
+                f"{name} is no file but a folder, pipe or device",
+                advice="record it into a file first",
             )
         _check_size(found.st_size, name, limits)
         opened = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
-        raise PocketVLMError(
-            f"video {name} cannot be read ({reason}): give the path of a video file"
+        raise PictureError(
+            f"video {name} cannot be read ({reason})", advice="give the path of a video file"
         ) from error
     with os.fdopen(opened, "rb") as stream:
         yield stream
@@ -175,10 +178,11 @@ def _source(video: Any, name: str, limits: VideoLimits) -> Iterator[BinaryIO]:
 
 def _check_size(size: int, name: str, limits: VideoLimits) -> None:
     if not size:
-        raise PocketVLMError(f"{name} is empty: give a video file")
+        raise PictureError(f"{name} is empty", advice="give a video file")
     if size > limits.max_bytes:
-        raise PocketVLMError(
-            f"{name} has {size} bytes, the limit is {limits.max_bytes}: give a shorter clip"
+        raise PictureError(
+            f"{name} has {size} bytes, the limit is {limits.max_bytes}",
+            advice="give a shorter clip",
         )
 
 
@@ -197,9 +201,9 @@ def _decoding(name: str, library: Any) -> Iterator[None]:
         MemoryError,
     ) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise PocketVLMError(
-            f"{name} is no video that this can read, or is damaged or truncated ({reason}): "
-            f"{_ADVICE}"
+        raise PictureError(
+            f"{name} is no video that this can read, or is damaged or truncated ({reason})",
+            advice=_ADVICE,
         ) from error
 
 
@@ -222,13 +226,15 @@ def _stream(container: InputContainer, name: str, limits: VideoLimits) -> VideoS
     streams = [found for found in container.streams.video if not _is_cover(found)]
     if not streams:
         kinds = ", ".join(sorted({found.type for found in container.streams})) or "nothing"
-        raise PocketVLMError(f"{name} has no moving pictures in it, only {kinds}: {_ADVICE}")
+        raise PictureError(f"{name} has no moving pictures in it, only {kinds}", advice=_ADVICE)
     context = streams[0].codec_context
     if context.width * context.height > limits.max_pixels:
-        raise PocketVLMError(
-            f"{name} has frames of {context.width}x{context.height} pixels, the limit is "
-            f"{limits.max_pixels}: "
-            "scale it down"
+        raise PictureError(
+            (
+                f"{name} has frames of {context.width}x{context.height} pixels, the limit is "
+                f"{limits.max_pixels}"
+            ),
+            advice="scale it down",
         )
     context.options = {
         "max_pixels": str(limits.max_pixels)
@@ -249,7 +255,7 @@ def _survey(container: InputContainer, stream: VideoStream, name: str, limits: V
         if not packet.size:  # the sign that a stream has ended
             continue
         if packet.is_corrupt:
-            raise PocketVLMError(f"{name} is damaged or truncated at frame {frames}: {_ADVICE}")
+            raise PictureError(f"{name} is damaged or truncated at frame {frames}", advice=_ADVICE)
         if packet.pts is not None and packet.time_base is not None:
             reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         frames += packet.stream_index == stream.index
@@ -257,25 +263,28 @@ def _survey(container: InputContainer, stream: VideoStream, name: str, limits: V
     length = (container.duration or 0) / 1e6  # of the longest stream, in seconds
     reached -= (container.start_time or 0) / 1e6
     if reached < _TRUNCATED * length:
-        raise PocketVLMError(
-            f"{name} ends after {reached:.3g} of the {length:.3g} seconds that its header "
-            f"promises: it is truncated, "
-            f"{_ADVICE}"
+        raise PictureError(
+            (
+                f"{name} ends after {reached:.3g} of the {length:.3g} seconds that its header "
+                "promises"
+            ),
+            advice=f"it is truncated, {_ADVICE}",
         )
     return frames
 
 
 def _check_count(frames: int, name: str, limits: VideoLimits) -> None:
     if frames > limits.max_frames:
-        raise PocketVLMError(
-            f"{name} has more than {limits.max_frames} frames, the limit: give a shorter clip"
+        raise PictureError(
+            f"{name} has more than {limits.max_frames} frames, the limit",
+            advice="give a shorter clip",
         )
 
 
 def _upright(frame: av.VideoFrame, name: str) -> Image.Image:
     """The frame turned as its file asks; quarter turns are exact."""
     if frame.is_corrupt:
-        raise PocketVLMError(f"{name} has a damaged frame: {_ADVICE}")
+        raise PictureError(f"{name} has a damaged frame", advice=_ADVICE)
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
     turned = round(frame.rotation) % 360  # degrees counter-clockwise
     turns = {

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import ArtifactError, EngineError
 from pocketvlm.ort.overflow import integer_options
 from pocketvlm.ort.signatures import signature
 from pocketvlm.ort.threads import check_threads
@@ -111,7 +111,7 @@ def ort_errors(what: str) -> Iterator[None]:
         yield
     except _ORT_ERRORS as error:
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise PocketVLMError(f"{what}: {first_line[:300]}") from error
+        raise EngineError(f"{what}: {first_line[:300]}") from error
 
 
 def _check_metadata(
@@ -125,9 +125,9 @@ def _check_metadata(
         expected |= {metadata.FASTV: f"{fastv.layer},{fastv.keep}"}
     for key, value in expected.items():
         if (found := stamped.get(key)) != value:
-            raise PocketVLMError(
-                f"{name} carries {key}={_short(found)}, the manifest says {_short(value)}: "
-                "files of two artifacts are mixed, copy or export it again"
+            raise ArtifactError(
+                f"{name} carries {key}={_short(found)}, the manifest says {_short(value)}",
+                advice="files of two artifacts are mixed, copy or export it again",
             )
 
 

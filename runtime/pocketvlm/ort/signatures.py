@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from pocketvlm.artifact import Manifest, metadata
 from pocketvlm.artifact.manifest import DecoderSpec
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import ArtifactError
 
 Shapes = Mapping[
     str, tuple[int | None, ...]
@@ -78,8 +78,9 @@ def _decoder(spec: DecoderSpec, kind: str) -> Signature:
 
 def _check(name: str, found: Mapping[str, list[int | str | None]], expected: Shapes) -> None:
     if missing := [tensor for tensor in expected if tensor not in found]:
-        raise PocketVLMError(
-            f"{name} has no {', '.join(missing)}: the graph is not one of ours, export it again"
+        raise ArtifactError(
+            f"{name} has no {', '.join(missing)}",
+            advice="the graph is not one of ours, export it again",
         )
     for tensor, shape in expected.items():
         sizes = found[tensor]
@@ -88,9 +89,9 @@ def _check(name: str, found: Mapping[str, list[int | str | None]], expected: Sha
         if len(sizes) != len(shape) or any(
             want not in (None, have) for want, have in zip(shape, sizes, strict=True)
         ):
-            raise PocketVLMError(
-                f"{name} has {tensor} of shape {_text(sizes)}, the manifest says {_text(shape)}: "
-                "files of two artifacts are mixed, copy or export it again"
+            raise ArtifactError(
+                f"{name} has {tensor} of shape {_text(sizes)}, the manifest says {_text(shape)}",
+                advice="files of two artifacts are mixed, copy or export it again",
             )
 
 

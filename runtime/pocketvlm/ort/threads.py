@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")  # Linux
 _MOST = 4  # threads a processor; many more bring the whole machine to a halt
@@ -17,10 +17,10 @@ def check_threads(threads: int | None) -> None:
     the default."""
     processors = os.cpu_count() or 1
     if threads is not None and not 1 <= threads <= _MOST * processors:
-        raise PocketVLMError(
-            f"threads={threads}: expected 1..{_MOST * processors} on a machine of {processors} "
-            f"processors, "
-            "or none for its default"
+        raise RequestError(
+            f"threads={threads}",
+            expected=f"1..{_MOST * processors} on a machine of {processors} processors",
+            advice="or none for its default",
         )
 
 

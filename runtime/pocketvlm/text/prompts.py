@@ -12,7 +12,7 @@ import tokenizers
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import EmbeddingSegment, Segment, TokenSegment
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm.layouts import LAYOUTS, Medium
 from pocketvlm.text.templates import ChatTemplate
 
@@ -48,8 +48,9 @@ class Prompter:
         if image_token is None or _token_ids(tokenizer, image_token, add_special=False) != [
             image_token_id
         ]:
-            raise PocketVLMError(
-                f"the tokenizer has no image token {image_token_id}: export the artifact again"
+            raise RequestError(
+                f"the tokenizer has no image token {image_token_id}",
+                advice="export the artifact again",
             )
         # As transformers, whatever tokenizer.json says: a prompt is never cut or padded.
         tokenizer.no_truncation()
@@ -75,8 +76,8 @@ class Prompter:
         try:
             tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the tokenizers library raises the bare base class
-            raise PocketVLMError(
-                f"{artifact.root}/tokenizer.json cannot be read ({error}): export it again"
+            raise RequestError(
+                f"{artifact.root}/tokenizer.json cannot be read ({error})", advice="export it again"
             ) from error
         template = ChatTemplate(artifact.read_text("chat_template.jinja"), special)
         manifest = artifact.manifest
@@ -110,18 +111,16 @@ class Prompter:
         else."""
         placeholder, name = PLACEHOLDERS[self._medium], _NAMES[self._medium]
         if self._medium == "video" and PLACEHOLDERS["image"] in prompt:
-            raise PocketVLMError(
-                f"the prompt places a picture, and this model is shown clips: write {placeholder}"
+            raise RequestError(
+                "the prompt places a picture, and this model is shown clips",
+                advice=f"write {placeholder}",
             )
         placed = prompt.count(placeholder)
         if placed not in (0, pictures):
-            raise PocketVLMError(
-                f"the prompt has {placed} {placeholder} for {pictures} {name}: give as many {name}"
-                + (
-                    f", or no {placeholder} at all to put them first"
-                    if pictures
-                    else f", or no {placeholder}"
-                )
+            raise RequestError(
+                f"the prompt has {placed} {placeholder} for {pictures} {name}",
+                advice=f"give as many {name}, or no {placeholder}"
+                + (" at all to put them first" if pictures else ""),
             )
         text = {"type": "text", "text": prompt.replace(placeholder, self._image_token)}
         first = [{"type": self._medium}] * (carried if placed else carried + pictures)
@@ -143,11 +142,15 @@ class Prompter:
         ids = np.array(_token_ids(self.tokenizer, text, add_special=add_special), dtype=np.int64)
         is_image = ids == self.image_token_id
         if (found := int(is_image.sum())) != pictures:
-            raise PocketVLMError(
-                f"the rendered prompt holds {found} {self._image_token} for {pictures} "
-                f"{_NAMES[self._medium]}: "
-                f"the chat template does not take {_NAMES[self._medium]} here, or the text "
-                f"contains {self._image_token}"
+            raise RequestError(
+                (
+                    f"the rendered prompt holds {found} {self._image_token} for {pictures} "
+                    f"{_NAMES[self._medium]}"
+                ),
+                advice=(
+                    f"the chat template does not take {_NAMES[self._medium]} here, or the text "
+                    f"contains {self._image_token}"
+                ),
             )
         return np.repeat(ids, np.where(is_image, slots, 1))
 
@@ -206,8 +209,8 @@ def _token_ids(tokenizer: tokenizers.Tokenizer, text: str, *, add_special: bool)
     except (
         Exception
     ) as error:  # TypeError for a lone surrogate, the bare base class for what a vocabulary lacks
-        raise PocketVLMError(
-            f"the tokenizer cannot read the prompt ({error}): give valid Unicode text"
+        raise RequestError(
+            f"the tokenizer cannot read the prompt ({error})", advice="give valid Unicode text"
         ) from error
     return ids
 

@@ -16,7 +16,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import ArtifactError, RequestError
 
 # jinja2's own errors, and what a template's expressions raise on data they do not expect.
 _TEMPLATE_ERRORS = (
@@ -56,8 +56,8 @@ class ChatTemplate:
             _count_steps(tree, self._environment)
             self._template = self._environment.from_string(tree)
         except _TEMPLATE_ERRORS as error:
-            raise PocketVLMError(
-                f"the chat template does not compile ({_reason(error)}): export it again"
+            raise ArtifactError(
+                f"the chat template does not compile ({_reason(error)})", advice="export it again"
             ) from error
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
@@ -79,7 +79,7 @@ class ChatTemplate:
                     raise SecurityError(f"it writes more than {_MAX_CHARACTERS} characters")
                 pieces.append(piece)
         except _TEMPLATE_ERRORS as error:
-            raise PocketVLMError(
+            raise RequestError(
                 f"the chat template refuses this conversation: {_reason(error)}"
             ) from error
         return "".join(pieces)

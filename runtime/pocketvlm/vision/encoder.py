@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from pocketvlm.artifact import Artifact, is_nested, metadata, pick_graph, pick_precision
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm.ort.sessions import open_session, ort_errors, wants_prepacking
 from pocketvlm.vision.features import VisionFeatures
 
@@ -89,8 +89,9 @@ class VisionEncoder:
         if budget == self.budget or (self.nested and 1 <= budget < self.budget):
             return budget
         served = f"1..{self.budget}" if self.nested else f"{self.budget} only"
-        raise PocketVLMError(
-            f"budget {budget} is not served by the loaded graph ({served}): load with that budget"
+        raise RequestError(
+            f"budget {budget} is not served by the loaded graph ({served})",
+            advice="load with that budget",
         )
 
     @property

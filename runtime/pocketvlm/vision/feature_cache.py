@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
 from pocketvlm.vision.features import VisionFeatures
 
@@ -82,8 +82,9 @@ class FeatureCache:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise PocketVLMError(
-                    f"no features can be kept in {folder} ({error.strerror}): name a folder"
+                raise RequestError(
+                    f"no features can be kept in {folder} ({error.strerror})",
+                    advice="name a folder",
                 ) from error
 
     def get(self, key: str, tiles: int = 1) -> VisionFeatures | None:

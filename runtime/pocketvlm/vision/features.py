@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,16 @@ class VisionFeatures:
         if budget == self.budget:
             return self
         if not 1 <= budget <= self.budget:
-            raise PocketVLMError(
+            raise RequestError(
                 f"budget {budget} is not within 1..{self.budget}, the tokens this graph keeps"
             )
         if not self.nested:
-            raise PocketVLMError(
-                f"budget {budget} cannot be cut from {self.budget} tokens: this pruning method is "
-                f"not nested; "
-                f"use {self.budget} or export with --budget {budget}"
+            raise RequestError(
+                f"budget {budget} cannot be cut from {self.budget} tokens",
+                advice=(
+                    f"this pruning method is not nested; use {self.budget} or export with "
+                    f"--budget {budget}"
+                ),
             )
         # Tokens already stand in raster order, so a stable sort leaves the lower index first among
         # equal scores.

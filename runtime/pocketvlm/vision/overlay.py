@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.artifact import Artifact, pick_graph
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm.layouts import Grid, open_layout
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
@@ -144,9 +144,9 @@ def patch_grid(height: int, width: int, patches: int) -> tuple[int, int]:
     """(rows, columns) of square patches that cover height x width pixels."""
     rows = round(math.sqrt(patches * height / width))
     if rows < 1 or patches % rows or rows * width != (patches // rows) * height:
-        raise PocketVLMError(
-            f"{patches} patches are no grid over {width}x{height} pixels: this artifact has no "
-            f"overlay"
+        raise RequestError(
+            f"{patches} patches are no grid over {width}x{height} pixels",
+            advice="this artifact has no overlay",
         )
     return rows, patches // rows
 

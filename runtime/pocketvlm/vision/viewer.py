@@ -14,7 +14,7 @@ from PIL import Image
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import EmbeddingSegment
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm.layouts import Layout, Tiles, open_layout, slot_count, tokens_before
 from pocketvlm.media.pictures import Picture, PictureLimits, open_picture
 from pocketvlm.media.videos import Video, VideoLimits, open_video
@@ -108,9 +108,9 @@ class Viewer:
         """Read and preprocess pictures, or clips; raises `PocketVLMError` for one that is refused,
         for one that is not in a list, or for the kind that the model is not shown."""
         if isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray)):
-            raise PocketVLMError("images is a single picture: give a list of pictures")
+            raise RequestError("images is a single picture", advice="give a list of pictures")
         if isinstance(videos, (str, bytes, os.PathLike)):
-            raise PocketVLMError("videos is a single clip: give a list of clips")
+            raise RequestError("videos is a single clip", advice="give a list of clips")
         self.check_budget(budget)
         check_medium(self.layout, pictures=bool(images), clips=bool(videos))
         return [Look(self.layout, self._cut(shown), budget) for shown in videos or images or []]
@@ -138,9 +138,12 @@ class Viewer:
         tiles = self.layout.cut(open_shown(self.layout, shown, self._limits, self._video_limits))
         found, expected = tiles.pixel_values.shape[2:], self.layout.setting.image_size
         if found != expected:
-            raise PocketVLMError(
-                f"preprocessing makes {found[0]}x{found[1]} pixels, the vision graph reads "
-                f"{expected[0]}x{expected[1]}: export the artifact again"
+            raise RequestError(
+                (
+                    f"preprocessing makes {found[0]}x{found[1]} pixels, the vision graph reads "
+                    f"{expected[0]}x{expected[1]}"
+                ),
+                advice="export the artifact again",
             )
         return tiles
 
@@ -149,14 +152,14 @@ def check_medium(layout: Layout[Any], *, pictures: bool = False, clips: bool = F
     """Raise `PocketVLMError` where pictures, or clips, are given to a model that is shown the
     other."""
     if pictures and layout.medium == "video":
-        raise PocketVLMError(
-            "this artifact answers questions about clips, not pictures: give videos (--video) "
-            "instead"
+        raise RequestError(
+            "this artifact answers questions about clips, not pictures",
+            advice="give videos (--video) instead",
         )
     if clips and layout.medium == "image":
-        raise PocketVLMError(
-            "this artifact answers questions about pictures, not clips: give images (--image) "
-            "instead"
+        raise RequestError(
+            "this artifact answers questions about pictures, not clips",
+            advice="give images (--image) instead",
         )
 
 

@@ -207,7 +207,7 @@ def test_a_broken_line_or_picture_ends_the_run_or_is_left_out_of_every_case(
     ]
     data = read_questions(write_set(4, extra=extra))
     with pytest.raises(
-        PocketVLMError, match=r"set.jsonl line 6: is no JSON .*; --broken skip leaves"
+        PocketVLMError, match=r"set.jsonl line 6: is no JSON .*: --broken skip leaves"
     ):
         evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline())
     found = evaluate(data, asked, EXACT, tmp_path / "b.jsonl", Inline(), on_broken="skip")

@@ -99,7 +99,7 @@ def test_integers_written_as_fractions_are_refused(artifact_dir, section, key, v
     data = read_manifest(artifact_dir)
     data[section][key] = value
     write_manifest(artifact_dir, data, recount=False)
-    refuse(artifact_dir, "must be an integer without a decimal point")
+    refuse(artifact_dir, "expected an integer without a decimal point")
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_refused_line_does_not_end_the_conversation(artifact_dir):
     assert [line.startswith("error: ") for line in errors] == [True] * 4
     for line, reason in zip(
         errors,
-        ["missing.png", "/sing is no command", "context of 160", "for 0 pictures"],
+        ["missing.png", "/sing is not a command", "context of 160", "for 0 pictures"],
         strict=True,
     ):
         assert reason in line

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm_measure.evaluation.asking import Reply, answer_task
 from pocketvlm_measure.evaluation.plan import Task
 
@@ -51,10 +51,9 @@ class Processes:
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool as error:
-            raise PocketVLMError(
-                "a worker process was ended from outside, perhaps for want of memory: --resume "
-                "goes on, with fewer "
-                "--workers"
+            raise RequestError(
+                "a worker process was ended from outside, perhaps for want of memory",
+                advice="--resume goes on, with fewer --workers",
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm_measure.evaluation.asking import Reply, answer_task
 from pocketvlm_measure.evaluation.plan import Task
 
@@ -63,8 +63,8 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise PocketVLMError(
-            f"--engine ray needs Ray ({error}): pip install 'pocketvlm[cluster]'"
+        raise RequestError(
+            f"--engine ray needs Ray ({error})", advice="pip install 'pocketvlm[cluster]'"
         ) from error
     return ray
 
@@ -83,8 +83,8 @@ def _connect(ray: Any, cpus: int) -> None:
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise PocketVLMError(
-            f"no Ray cluster can be reached ({error}): check RAY_ADDRESS"
+        raise RequestError(
+            f"no Ray cluster can be reached ({error})", advice="check RAY_ADDRESS"
         ) from error
 
 
@@ -92,10 +92,10 @@ def _result(ray: Any, reference: Any) -> list[Reply]:
     try:
         found: list[Reply] = ray.get(reference)
     except PocketVLMError as error:  # which Ray hands on with the worker's traceback as its text
-        raise PocketVLMError(str(getattr(error, "cause", error))) from error
+        raise RequestError(str(getattr(error, "cause", error))) from error
     except ray.exceptions.RayError as error:
-        raise PocketVLMError(
-            f"a worker on the cluster was lost {_RETRIES + 1} times ({type(error).__name__}): "
-            f"--resume goes on"
+        raise RequestError(
+            f"a worker on the cluster was lost {_RETRIES + 1} times ({type(error).__name__})",
+            advice="--resume goes on",
         ) from error
     return found

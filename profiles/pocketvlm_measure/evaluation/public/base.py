@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
 
 SHORT = "Answer the question using a single word or phrase."
@@ -51,32 +51,33 @@ class Benchmark:
         """
         least = sum(not name.startswith("[") for name in self.files)
         if not least <= len(files) <= len(self.files):
-            raise PocketVLMError(
-                f"{self.name} has {len(files)} files: expected {' '.join(self.files)}"
+            raise RequestError(
+                f"{self.name} has {len(files)} files", expected=f"{' '.join(self.files)}"
             )
         lines: list[str] = []
         try:
             for row in self.read(files):
                 picture = (images / row.image).resolve()
                 if not lines and not picture.is_file():
-                    raise PocketVLMError(
-                        f"there is no picture {picture}: give the folder that holds {row.image}"
+                    raise RequestError(
+                        f"there is no picture {picture}",
+                        advice=f"give the folder that holds {row.image}",
                     )
                 lines.append(json.dumps({**vars(row), "image": str(picture)}, ensure_ascii=False))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise PocketVLMError(
-                f"these are no files of {self.name} ({type(error).__name__}: {error}): expected "
-                f"{' '.join(self.files)}"
+            raise RequestError(
+                f"these are no files of {self.name} ({type(error).__name__}: {error})",
+                expected=f"{' '.join(self.files)}",
             ) from error
         if not lines:
-            raise PocketVLMError(
-                f"there is no question in these files: expected {' '.join(self.files)}"
+            raise RequestError(
+                "there is no question in these files", expected=f"{' '.join(self.files)}"
             )
         try:
             replace_file(out, "".join(f"{line}\n" for line in lines).encode())
         except OSError as error:
-            raise PocketVLMError(
-                f"{out} cannot be written ({error.strerror}): name another file"
+            raise RequestError(
+                f"{out} cannot be written ({error.strerror})", advice="name another file"
             ) from error
         return len(lines)
 
@@ -86,8 +87,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise PocketVLMError(
-            f"{path} cannot be read as JSON ({error}): give the benchmark's own file"
+        raise RequestError(
+            f"{path} cannot be read as JSON ({error})", advice="give the benchmark's own file"
         ) from error
 
 
@@ -96,8 +97,8 @@ def read_json_lines(path: Path) -> list[Any]:
     try:
         return [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
     except (OSError, ValueError, RecursionError) as error:
-        raise PocketVLMError(
-            f"{path} cannot be read as JSON Lines ({error}): give the benchmark's own file"
+        raise RequestError(
+            f"{path} cannot be read as JSON Lines ({error})", advice="give the benchmark's own file"
         ) from error
 
 

@@ -133,6 +133,12 @@ class ExportOptions:
         return DECODERS[self.decoder]
 
     @property
+    def default_precisions(self) -> dict[str, str]:
+        """Of each engine, the decoder's precision or GGUF type that answers by default."""
+        first = {"onnx": self.decoder_precisions[0], "llama.cpp": next(iter(self.gguf), "")}
+        return {engine: first[engine] for engine in self.engines}
+
+    @property
     def embed(self) -> tuple[str, ...]:
         """Precisions of the embedding tables to publish, the default first."""
         return self.embed_precisions or tuple(

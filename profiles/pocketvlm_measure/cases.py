@@ -71,15 +71,16 @@ def sweep(
         check_threads(number)
     spec = manifest.decoder
     wanted = budgets or manifest.pruning.budgets
-    default = "onnx" if "onnx" in spec.engines else spec.engines[0]
-    engines = _chosen(decoders, spec.engines, default, "decoder engine")
-    precisions = {engine: spec.graphs if engine == "onnx" else spec.gguf for engine in engines}
+    engines = _chosen(decoders, spec.engines, spec.default_engine, "decoder engine")
+    precisions = {engine: spec.by_engine[engine] for engine in engines}
     everything = dict.fromkeys(name for names in precisions.values() for name in names)
     _chosen(_parts(decoder_precisions), list(everything), "", "precision of the decoder")
     pairs = [
         (engine, precision)
         for engine, present in precisions.items()
-        for precision in _of_engine(engine, decoder_precisions, list(present))
+        for precision in _of_engine(
+            engine, decoder_precisions, list(present), spec.default_precisions[engine]
+        )
     ]
     return [
         Case(budget, engine, precision, seen, number, context)
@@ -94,7 +95,8 @@ def _vision(manifest: Manifest, budgets: Iterable[int], asked: Sequence[str]) ->
     """Precisions that serve all budgets; refuses a budget or a precision that nothing serves."""
     graphs = {budget: manifest.vision.graphs[pick_graph(manifest, budget)] for budget in budgets}
     first = next(iter(graphs.values()))
-    chosen = _chosen(asked, list(first), next(iter(first)), "precision of the vision graph")
+    default = manifest.vision.default_precision
+    chosen = _chosen(asked, list(first), default, "precision of the vision graph")
     for budget, by_precision in graphs.items():
         for precision in chosen:
             pick_precision(by_precision, precision, f"vision graph for budget {budget}")
@@ -105,9 +107,9 @@ def _parts(precisions: Sequence[str]) -> list[str]:
     return [part for name in precisions for part in name.split("+")]
 
 
-def _of_engine(engine: str, asked: Sequence[str], present: list[str]) -> list[str]:
+def _of_engine(engine: str, asked: Sequence[str], present: list[str], default: str) -> list[str]:
     if not asked:
-        return present[:1]
+        return [default]
     if tuple(asked) == (ALL,):
         return present
     # ONNX Runtime reads in one precision and answers in another where both are named: A+B.

@@ -9,7 +9,7 @@ import tokenizers
 from onnx import helper
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from pocketvlm.artifact import FileEntry, files_digest, metadata
+from pocketvlm.artifact import SCHEMA_VERSION, FileEntry, files_digest, metadata
 from pocketvlm.artifact.integrity import sha256_of
 from pocketvlm.artifact.manifest import MANIFEST_NAME
 from support.tiny_graphs import (
@@ -98,7 +98,7 @@ def write_artifact(
     artifact_id = files_digest(files_table(root))
     for name, (model, props) in graphs.items():
         helper.set_model_props(
-            model, {metadata.ARTIFACT_ID: artifact_id, metadata.SCHEMA: "1.0", **props}
+            model, {metadata.ARTIFACT_ID: artifact_id, metadata.SCHEMA: SCHEMA_VERSION, **props}
         )
         onnx.save(model, root / name)
     tokenizer.save(str(root / "tokenizer.json"))
@@ -146,14 +146,13 @@ def _manifest(
     pruning: dict[str, Any],
 ) -> dict[str, Any]:
     return {
-        "schema_version": "1.0",
+        "schema_version": SCHEMA_VERSION,
         "artifact_id": artifact_id,
         "created_by": {"pocketvlm": "0.1.0"},
         "source": {"model": "tiny", "commit": None, "family": "llava", "license": None},
         "pruning": {
             "method": method,
             "options": {},
-            "positions": "contiguous",
             "tokens_before": PATCHES,
             "budgets": list(budgets),
             "default_budget": budgets[0],
@@ -162,11 +161,15 @@ def _manifest(
         "vision": {
             "image_size": [IMAGE, IMAGE],
             "graphs": {str(k): {"fp32": vision_name(k, budgets)} for k in budgets},
+            "default_precision": "fp32",
         },
         "decoder": {
             "engines": ["onnx"],
+            "default_engine": "onnx",
+            "default_precisions": {"onnx": "fp32"},
             "embed": {"fp32": "onnx/embed_tokens.onnx"},
             "graphs": {"fp32": "onnx/decoder_model_merged.onnx"},
+            "tables": {"fp32": "fp32"},
             "gguf": {},
             "layers": LAYERS,
             "kv_heads": 1,

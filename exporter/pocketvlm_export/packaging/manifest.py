@@ -68,7 +68,6 @@ def write_manifest(
         pruning=Pruning(
             method=plan.pruner.name,
             options=plan.pruner.options,
-            positions="contiguous",
             nested=plan.pruner.nested,
             tokens_before=spec.vision.tokens,
             budgets=plan.budgets,
@@ -77,6 +76,7 @@ def write_manifest(
         vision=Vision(
             spec.vision.image_size,
             {budget: _present(files, present) for budget, files in plan.vision.items()},
+            plan.options.vision_precisions[0],
             _tower(spec.vision),
             layout=plan.layout.stated,
             constants=plan.layout.constants,
@@ -84,6 +84,8 @@ def write_manifest(
         ),
         decoder=DecoderSpec(
             engines=plan.options.engines,
+            default_engine=plan.options.engines[0],
+            default_precisions=plan.options.default_precisions,
             embed=_present(plan.embed, present),
             graphs=_present(plan.decoder, present),
             tables={

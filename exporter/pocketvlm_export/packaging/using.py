@@ -50,11 +50,11 @@ def facts(artifact: Artifact) -> dict[str, Any]:
     pruning, decoder = manifest.pruning, manifest.decoder
     budget, layout = pruning.default_budget, open_layout(artifact)
     stands = layout.expand(layout.grids()[-1], 1)
-    vision = next(iter(manifest.vision.graphs[budget].values()))
+    vision = manifest.vision.graphs[budget][manifest.vision.default_precision]
     graphs = {"vision": _graph(manifest, vision, metadata.VISION_ENCODER, budget)}
     if decoder.graphs:
-        precision = next(iter(decoder.graphs))
-        table = decoder.embed[decoder.tables.get(precision, next(iter(decoder.embed)))]
+        precision = decoder.default_precisions["onnx"]
+        table = decoder.embed[decoder.tables[precision]]
         graphs["embed"] = _graph(manifest, table, metadata.EMBED_TOKENS)
         graphs["decoder"] = _graph(manifest, decoder.graphs[precision], decoder.graph_kind)
     return {
@@ -62,7 +62,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "visual_tokens": budget,
         "patches": pruning.tokens_before,
         "graphs": graphs,
-        "gguf": next(iter(decoder.gguf.values()), None),
+        "gguf": decoder.gguf.get(decoder.default_precisions.get("llama.cpp", "")),
         "tiles": layout.recipe,
         "cut": layout.grids()[-1].tiles > 1,
         "named": len(stands) > slot_count(layout, stands),

@@ -38,11 +38,8 @@ def pick_graph(manifest: Manifest, budget: int | None) -> int:
     )
 
 
-def pick_precision(graphs: Mapping[str, str], precision: str | None, what: str) -> str:
-    """The file name for a precision; None takes the first listed, which is the artifact's
-    default."""
-    if precision is None:
-        return next(iter(graphs.values()))
+def pick_precision(graphs: Mapping[str, str], precision: str, what: str) -> str:
+    """The file name for a precision of ``what``; raises `RequestError` where there is none."""
     if precision not in graphs:
         raise RequestError(
             f"the {what} has no precision {precision!r}",

@@ -16,7 +16,7 @@ import fastjsonschema
 from pocketvlm.artifact.metadata import DECODER, FASTV_DECODER
 from pocketvlm.errors import ArtifactError
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
 MANIFEST_NAME = "pocketvlm.json"
 
 
@@ -54,7 +54,6 @@ class Pruning:
     budgets: tuple[int, ...]
     default_budget: int
     options: Mapping[str, Any] = field(default_factory=dict)
-    positions: str = "contiguous"
     nested: bool = True
 
 
@@ -72,9 +71,9 @@ class Tower:
 @dataclass(frozen=True)
 class Vision:
     """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height,
-    width) in pixels.
+    width) in pixels. ``default_precision`` is used unless another is asked for.
 
-    ``tower`` is for estimates; artifacts of earlier versions do not state it. ``layout`` says how a
+    ``tower`` is for estimates. ``layout`` says how a
     picture becomes tiles and slots, by name and that layout's own options, see `pocketvlm.layouts`.
     ``constants`` are further outputs of every vision graph that no picture changes, (hidden,) each.
     ``totals[budget][grid]`` is how many visual tokens a picture cut into that grid takes at most,
@@ -83,6 +82,7 @@ class Vision:
 
     image_size: tuple[int, int]
     graphs: Mapping[int, Mapping[str, str]]
+    default_precision: str
     tower: Tower | None = None
     layout: Mapping[str, Any] = field(default_factory=lambda: {"name": "single"})
     constants: tuple[str, ...] = ()
@@ -106,12 +106,17 @@ class DecoderSpec:
     """The language model: file names by precision for each engine, and the dimensions a client
     needs.
 
+    ``default_engine`` answers unless another is asked for, and each engine in its default of
+    ``default_precisions``, {engine: precision or GGUF type}.
+
     ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables``
-    says which precision of ``embed`` a decoder reads: {decoder's precision: table's}. With
+    says which precision of ``embed`` each decoder reads: {decoder's precision: table's}. With
     ``fastv`` the graphs are of another kind, which drops visual tokens on its way.
     """
 
     engines: tuple[str, ...]
+    default_engine: str
+    default_precisions: Mapping[str, str]
     layers: int
     kv_heads: int
     head_dim: int
@@ -127,6 +132,11 @@ class DecoderSpec:
     gguf: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, str] = field(default_factory=dict)
     fastv: FastV | None = None
+
+    @property
+    def by_engine(self) -> Mapping[str, Mapping[str, str]]:
+        """File names of each engine's decoders, by precision or GGUF type."""
+        return {"onnx": self.graphs, "llama.cpp": self.gguf}
 
     @property
     def graph_kind(self) -> str:
@@ -302,7 +312,7 @@ def _check_version(data: Any) -> None:
     if not isinstance(version, str) or version.partition(".")[0] != major:
         raise ArtifactError(
             f"{MANIFEST_NAME} has schema version {version!r}, this runtime reads {major}.x",
-            advice="use a matching pocketvlm version or export again",
+            advice="export again, or use the pocketvlm version that exported it",
         )
 
 
@@ -325,18 +335,28 @@ def _check_consistency(manifest: Manifest) -> None:
         "the ONNX engine is promised without its graphs": (
             "onnx" in decoder.engines and not (decoder.embed and decoder.graphs)
         ),
-        "a decoder's embedding table is missing": not set(decoder.tables.values())
-        <= set(decoder.embed),
+        "a decoder's embedding table is missing": not all(
+            decoder.tables.get(precision) in decoder.embed for precision in decoder.graphs
+        ),
         "the llama.cpp engine is promised without a GGUF file": "llama.cpp" in decoder.engines
         and not decoder.gguf,
-        "llama.cpp numbers tokens without gaps, and positions are original": (
-            "llama.cpp" in decoder.engines and pruning.positions == "original"
-        ),
         "llama.cpp cannot drop tokens between two layers, and FastV is promised": (
             "llama.cpp" in decoder.engines and decoder.fastv is not None
         ),
         f"FastV begins at no layer of a decoder with {decoder.layers}": (
             decoder.fastv is not None and decoder.fastv.layer >= decoder.layers
+        ),
+        f"its default engine {decoder.default_engine} is not one of {list(decoder.engines)}": (
+            decoder.default_engine not in decoder.engines
+        ),
+        "an engine's default precision is not one that it has": not all(
+            decoder.default_precisions.get(engine) in files
+            for engine, files in decoder.by_engine.items()
+            if engine in decoder.engines
+        ),
+        "a budget has no vision graph of the default precision": not all(
+            manifest.vision.default_precision in graphs
+            for graphs in manifest.vision.graphs.values()
         ),
         "a token id lies outside the vocabulary": (
             max([decoder.image_token_id, *decoder.eos_token_ids]) >= decoder.vocab

@@ -160,7 +160,7 @@ def describe(manifest: Manifest) -> Iterator[str]:
     )
     options = ", ".join(f"{name} {value}" for name, value in pruning.options.items())
     method = f"{pruning.method} ({options})" if options else pruning.method
-    yield f"pruning    {method}, {before} -> {budgets}, {pruning.positions} positions"
+    yield f"pruning    {method}, {before} -> {budgets}"
     for budget, text in totals_text(manifest.vision.totals):
         yield f"           {budget} a tile come to {text}"
     if fastv := decoder.fastv:

@@ -126,7 +126,7 @@ def open_decoder(
 
     Args:
         artifact: an opened artifact.
-        engine: a name from the manifest's engines; None prefers ONNX Runtime.
+        engine: a name from the manifest's engines; None is the artifact's default.
         precision: as named in the manifest; None is the artifact's default.
         threads: None leaves the engine's default.
         prepack: see `pocketvlm.VLM.load`.
@@ -135,7 +135,7 @@ def open_decoder(
         PocketVLMError: an engine that the artifact or this runtime does not have.
     """
     present = artifact.manifest.decoder.engines
-    wanted = engine or ("onnx" if "onnx" in present else present[0])
+    wanted = engine or artifact.manifest.decoder.default_engine
     if wanted not in present:
         have = ", ".join(present)
         raise RequestError(

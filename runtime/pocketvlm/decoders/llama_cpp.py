@@ -119,13 +119,13 @@ class LlamaCppDecoder:
         threads: int | None = None,
         prepack: bool = True,
     ) -> Self:
-        """Open the artifact's GGUF file of a precision; None is the first listed. See `from_file`
+        """Open the artifact's GGUF file of a precision; None is the default. See `from_file`
         for the errors.
 
         ``prepack`` changes nothing: llama.cpp repacks or maps weights by their type.
         """
         spec = artifact.manifest.decoder
-        precision = next(iter(spec.gguf), "") if precision is None else precision
+        precision = precision or spec.default_precisions["llama.cpp"]
         path = artifact.path(pick_precision(spec.gguf, precision, "GGUF decoder"))
         return cls._load(path, expected_dimensions(spec), threads, name=f"llama.cpp {precision}")
 

@@ -82,12 +82,11 @@ class OnnxDecoder:
             PocketVLMError: the artifact has no such precision.
         """
         spec = artifact.manifest.decoder
-        precision = next(iter(spec.graphs)) if precision is None else precision
+        precision = precision or spec.default_precisions["onnx"]
         reading, _, writing = precision.rpartition("+")
         decoder = pick_precision(spec.graphs, writing, "decoder")
         reader = pick_precision(spec.graphs, reading, "decoder") if reading else decoder
-        table = table or spec.tables.get(writing, writing if writing in spec.embed else None)
-        embed = pick_precision(spec.embed, table, "embedding graph")
+        embed = pick_precision(spec.embed, table or spec.tables[writing], "embedding graph")
 
         def opened(name: str, of: str) -> ort.InferenceSession:
             packed = wants_prepacking(of, prepack)

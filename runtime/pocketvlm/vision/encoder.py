@@ -53,7 +53,7 @@ class VisionEncoder:
         Args:
             artifact: an opened artifact.
             budget: visual tokens a picture; None is the artifact's default.
-            precision: as named in the manifest; None is the artifact's default, the first listed.
+            precision: as named in the manifest; None is the artifact's default.
             threads: intra-op threads; None leaves ONNX Runtime's default.
             prepack: False opens a float32 graph at once and runs it slower, see `open_session`.
 
@@ -63,7 +63,7 @@ class VisionEncoder:
         manifest = artifact.manifest
         k = pick_graph(manifest, budget)
         graphs = manifest.vision.graphs[k]
-        precision = next(iter(graphs)) if precision is None else precision
+        precision = precision or manifest.vision.default_precision
         name = pick_precision(graphs, precision, f"vision graph at budget {k}")
         session = open_session(
             artifact,

@@ -11,6 +11,9 @@ from onnx.external_data_helper import set_external_data
 from pocketvlm import VLM, Artifact, PocketVLMError
 from pocketvlm.artifact import MANIFEST_NAME, Manifest, integrity
 from pocketvlm.artifact.manifest import json_schema
+from pocketvlm.decoders import open_decoder
+from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm_measure.cases import sweep
 from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 
 
@@ -31,28 +34,32 @@ def test_a_manifest_survives_the_round_trip(artifact_dir):
 
 def test_later_fields_and_minor_versions_are_accepted(artifact_dir):
     data = read_manifest(artifact_dir)
-    data["schema_version"] = "1.7"
+    data["schema_version"] = "2.7"
     data["fastv"] = {"layer": 2}
     data["decoder"]["speculative"] = {"q8_0": {"file": "gguf/draft-q8_0.gguf"}}
     write_manifest(artifact_dir, data)
-    assert Artifact.open(artifact_dir).manifest.schema_version == "1.7"
+    assert Artifact.open(artifact_dir).manifest.schema_version == "2.7"
 
 
-@pytest.mark.parametrize("version", ["2.0", "0.9", "", None, 1.0, "one"])
+@pytest.mark.parametrize("version", ["1.0", "3.0", "0.9", "", None, 2.0, "two"])
 def test_an_unknown_schema_version_is_refused(artifact_dir, version):
     write_manifest(artifact_dir, read_manifest(artifact_dir) | {"schema_version": version})
-    refuse(artifact_dir, "schema version")
+    refuse(artifact_dir, "schema version .* export again")
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
+        (("vision", "default_precision"), "int8"),
+        (("decoder", "default_engine"), "llama.cpp"),
+        (("decoder", "default_precisions"), {}),
+        (("decoder", "default_precisions"), {"onnx": "int8"}),
+        (("decoder", "tables"), {}),
         (("artifact_id",), "short"),
         (("pruning", "budgets"), []),
         (("pruning", "budgets"), [6, 0]),
         (("pruning", "default_budget"), 7),
         (("pruning", "tokens_before"), 3),
-        (("pruning", "positions"), "none"),
         (("vision", "graphs"), {"6": {"fp32": "onnx/elsewhere.onnx"}}),
         (("vision", "graphs"), {"0": {}}),
         (("vision", "graphs"), {"6": {}}),
@@ -103,21 +110,36 @@ def test_integers_written_as_fractions_are_refused(artifact_dir, section, key, v
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "[" * 100_000, '{"schema_version": "1.0"}']
+    "text", ["", "{", "[]", "null", "[" * 100_000, '{"schema_version": "2.0"}']
 )
 def test_a_manifest_that_is_none_is_refused(artifact_dir, text):
     (artifact_dir / MANIFEST_NAME).write_text(text)
     refuse(artifact_dir, MANIFEST_NAME)
 
 
-def test_llama_cpp_with_original_positions_is_refused(artifact_dir):
+def test_the_order_of_json_keys_chooses_nothing(artifact_dir):
     data = read_manifest(artifact_dir)
-    data["decoder"] |= {"engines": ["llama.cpp"], "gguf": {"q8_0": "tokenizer.json"}}
-    write_manifest(artifact_dir, data)
-    assert Artifact.open(artifact_dir).manifest.decoder.gguf == {"q8_0": "tokenizer.json"}
-    data["pruning"]["positions"] = "original"
-    write_manifest(artifact_dir, data)
-    refuse(artifact_dir, "positions are original")
+    for graphs in data["vision"]["graphs"].values():
+        graphs["fp16"] = graphs["fp32"]
+    data["decoder"]["graphs"]["fp16"] = data["decoder"]["graphs"]["fp32"]
+    data["decoder"]["tables"]["fp16"] = "fp32"
+    data["vision"]["default_precision"] = "fp16"
+    data["decoder"]["default_precisions"] = {"onnx": "fp16"}
+    for turned in (data, _turned(data)):
+        write_manifest(artifact_dir, turned)
+        artifact = Artifact.open(artifact_dir)
+        assert VisionEncoder.open(artifact).precision == "fp16"
+        assert open_decoder(artifact).name == "onnx fp16"
+        assert [str(case) for case in sweep(artifact.manifest, budgets=[6], threads=[1])] == [
+            "6 tokens, onnx fp16, vision fp16, 1 thread"
+        ]
+
+
+def _turned(value):
+    """The same JSON with the keys of all its objects in reverse order."""
+    if isinstance(value, dict):
+        return {key: _turned(value[key]) for key in reversed(value)}
+    return value
 
 
 def test_no_folder_and_no_manifest(tmp_path):

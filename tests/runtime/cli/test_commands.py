@@ -194,7 +194,7 @@ def test_an_artifact_cannot_steer_the_terminal(artifact_dir):
     lines = pocketvlm("inspect", artifact_dir).stdout.split("\n")
     assert all(line.isprintable() for line in lines)
     assert "source     good[2Jbad (llava, licence MITgnp1m)" in lines
-    data["decoder"]["engines"] = ["onnx\x1b[2J"]
+    data["decoder"] |= {"engines": ["onnx\x1b[2J"], "default_engine": "onnx\x1b[2J"}
     write_manifest(artifact_dir, data)
     refusal = pocketvlm("run", artifact_dir, "--prompt", "x", "--decoder", "none")
     assert_refused(refusal, "which has onnx[2J: export it")

@@ -57,6 +57,7 @@ def test_a_damaged_gguf_file_is_refused_before_llama_cpp_is_looked_for(artifact_
     (artifact_dir / "gguf" / "decoder-f16.gguf").write_bytes(b"GGUF, they said")
     data = read_manifest(artifact_dir)
     data["decoder"] |= {"engines": ["onnx", "llama.cpp"], "gguf": {"f16": "gguf/decoder-f16.gguf"}}
+    data["decoder"]["default_precisions"] |= {"llama.cpp": "f16"}
     write_manifest(artifact_dir, data)
     assert VLM.load(artifact_dir).decoder == "onnx fp32"
     with pytest.raises(PocketVLMError, match=r"decoder-f16\.gguf is no sound GGUF file"):

@@ -95,7 +95,7 @@ def test_engines_that_are_not_there_are_refused(artifact_dir):
     ):
         open_decoder(artifact, engine="llama.cpp")
     data = read_manifest(artifact_dir)
-    data["decoder"]["engines"] = ["quantum"]
+    data["decoder"] |= {"engines": ["quantum"], "default_engine": "quantum"}
     write_manifest(artifact_dir, data)
     with pytest.raises(PocketVLMError, match="'quantum' is unknown to this runtime"):
         open_decoder(Artifact.open(artifact_dir))

@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test lint format interop arm64 haswell figures clean
+.PHONY: install demo test test-all lint format interop arm64 haswell figures clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -38,6 +38,10 @@ demo: install
 
 test: install $(VENV)/.llama
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Every combination of families, methods, engines and precisions instead of every pair of them.
+test-all: PYTEST_ARGS += --all-combinations
+test-all: test
 
 lint: install
 	$(BIN)/ruff check .

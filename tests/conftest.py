@@ -33,6 +33,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all-combinations",
+        action="store_true",
+        help="Try every combination of registry entries, not only every pair of them.",
+    )
+
+
 @pytest.fixture
 def board(tmp_path) -> Callable[..., Path]:
     """Write a deployment target with these values and return its path."""

@@ -1,0 +1,107 @@
+"""Families, methods, engines and precisions together: every pair of them is exported and answers.
+
+``make test-all`` tries the whole product.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvlm import VLM, Artifact
+from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.families import FAMILIES
+from pocketvlm_export.pruning import PRUNERS, find_pruner
+from support.products import combinations
+
+pytest.importorskip("llama_cpp")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A preset, one of its family's layouts, and whether its tower has a [CLS] token."""
+
+    preset: str
+    layout: str
+    has_cls: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.preset}-{self.layout}"
+
+
+MODELS = [
+    Model("tiny-llama", "single"),
+    Model("tiny-llava-next", "fastervlm"),
+    Model("tiny-llava-next", "hf"),
+    Model("tiny-smolvlm", "hf", has_cls=False),
+    Model("tiny-idefics3", "hf", has_cls=False),
+    Model("tiny-video-llava", "fastervlm"),
+]
+# What --decoder, --decoder-precision and --gguf-type are given.
+DECODERS = [
+    ("onnx", ("fp32", "fp16", "int8"), ()),
+    ("onnx", ("int4", "int4_b128"), ()),
+    ("llama.cpp", (), ("f32", "q4_0", "q4_k_m")),
+    ("both", ("fp32",), ("q8_0", "f16")),
+]
+VISION = [("fp32",), ("fp16", "int8")]
+BUDGET = 9
+
+
+def allowed(combination):
+    """Whether the family has what the method reads, and the layout is for it."""
+    model, pruner = combination.get("model"), combination.get("pruner")
+    if model is None or pruner is None:
+        return True
+    if pruner == "none":  # under which a family has one layout: that of transformers
+        return model.layout in ("single", "hf")
+    return model.has_cls or "cls_row" not in find_pruner(pruner).reads
+
+
+def pytest_generate_tests(metafunc):
+    if "combination" in metafunc.fixturenames:
+        factors = {"model": MODELS, "pruner": list(PRUNERS), "decoder": DECODERS, "vision": VISION}
+        rows = combinations(metafunc.config, factors, allowed)
+        names = ["-".join((str(r["model"]), r["pruner"], r["decoder"][0])) for r in rows]
+        metafunc.parametrize("combination", rows, ids=names)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(make_tiny):
+    """A preset's checkpoint, written once."""
+    return functools.cache(make_tiny)
+
+
+def test_every_family_is_here():
+    presets = {model.preset.removeprefix("tiny-").replace("-", "_") for model in MODELS}
+    assert presets - {"llama"} | {"llava"} == FAMILIES.keys()
+
+
+def test_it_passes_the_gate_and_every_engine_answers(combination, checkpoints, tmp_path):
+    model, (decoder, precisions, gguf) = combination["model"], combination["decoder"]
+    options = ExportOptions(
+        pruner=combination["pruner"],
+        budgets=() if combination["pruner"] == "none" else (BUDGET,),
+        layout=model.layout,
+        decoder=decoder,
+        vision_precisions=combination["vision"],
+        decoder_precisions=precisions or ("fp32",),
+        gguf_types=gguf,
+    )
+    export(str(checkpoints(model.preset)), tmp_path / "artifact", options)
+    manifest = Artifact.open(tmp_path / "artifact").manifest
+    assert manifest.parity.passed
+    assert manifest.decoder.engines == options.engines
+    noise = np.random.default_rng(0).integers(0, 256, (60, 84, 3), dtype=np.uint8)
+    frame = Image.fromarray(noise)
+    media = {"videos": [[frame] * 3]} if "video" in model.preset else {"images": [frame]}
+    for engine in manifest.decoder.engines:
+        for precision in manifest.decoder.by_engine[engine]:
+            vlm = VLM.load(tmp_path / "artifact", decoder=engine, decoder_precision=precision)
+            answer = vlm.generate("what is it?", max_new_tokens=3, **media)
+            assert answer.decoder == f"{engine} {precision}"
+            assert 1 <= len(answer.token_ids) <= 3
+            assert 0 < answer.visual_tokens["after"] <= answer.visual_tokens["before"]
+            vlm.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pocketvlm.artifact import Manifest, pick_graph, pick_precision
 from pocketvlm.errors import RequestError
-from pocketvlm.ort.threads import check_threads, physical_cores
+from pocketvlm.ort.settings import EngineSettings, check_threads, physical_cores
 
 ALL = "all"
 
@@ -28,6 +28,11 @@ class Case:
     def n_threads(self) -> int:
         """The threads at work: both engines' default is a physical core each."""
         return self.threads or physical_cores()
+
+    @property
+    def settings(self) -> EngineSettings:
+        """How its engines are opened."""
+        return EngineSettings(threads=self.threads)
 
     @property
     def family(self) -> tuple[str, str, str, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pocketvlm.ort.threads import physical_cores
+from pocketvlm.ort.settings import physical_cores
 
 BUSY = 15.0  # per cent of all CPUs used by others, from which on figures are not to be trusted
 

@@ -16,10 +16,20 @@ if TYPE_CHECKING:
     from pocketvlm.answer import Answer
     from pocketvlm.artifact import Artifact
     from pocketvlm.chat import Chat
+    from pocketvlm.ort.settings import EngineSettings, Provider
     from pocketvlm.vlm import VLM
 
 __version__ = version("pocketvlm")
-__all__ = ["VLM", "Answer", "Artifact", "Chat", "PocketVLMError", "__version__"]
+__all__ = [
+    "VLM",
+    "Answer",
+    "Artifact",
+    "Chat",
+    "EngineSettings",
+    "PocketVLMError",
+    "Provider",
+    "__version__",
+]
 
 # Loaded on first use, so that the command line answers --help without waiting for ONNX Runtime.
 _LAZY = {
@@ -27,6 +37,8 @@ _LAZY = {
     "Answer": "pocketvlm.answer",
     "Artifact": "pocketvlm.artifact",
     "Chat": "pocketvlm.chat",
+    "EngineSettings": "pocketvlm.ort.settings",
+    "Provider": "pocketvlm.ort.settings",
 }
 
 

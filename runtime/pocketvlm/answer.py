@@ -9,8 +9,11 @@ FinishReason = Literal["stop", "length", "interrupted"]
 
 
 class VisualTokens(TypedDict):
-    """Visual tokens over all pictures, before and after pruning; ``fastv`` of them go on inside a
-    decoder that drops more on its way, and is stated for such decoders alone."""
+    """Visual tokens over all pictures, before and after pruning.
+
+    ``fastv``: those of them that the later layers of a decoder hold; only of decoders that drop
+    some.
+    """
 
     before: int
     after: int
@@ -18,8 +21,8 @@ class VisualTokens(TypedDict):
 
 
 class PromptTokens(TypedDict):
-    """Tokens of the prompt, pictures included, and those of them that the decoder still held from
-    the turn before."""
+    """Tokens of the prompt, pictures included, and those of them that the conversation's KV cache
+    held already."""
 
     total: int
     cached: int
@@ -29,13 +32,14 @@ class Timings(TypedDict):
     """Wall-clock milliseconds.
 
     ``load``: `VLM.load`, once for all answers. ``preprocess``: pictures to pixel_values, and the
-        prompt to ids.
-    ``vision``: the vision graph over all pictures not seen before. ``embed``: token embeddings of
-    the prompt, where the decoder does not look them up itself. ``prefill``: the decoder over what
-    of the prompt it does not hold yet.
-    ``ttft``: from the call to the first token picked; spans all of the above but load. ``decode``:
-    making all further tokens. ``total``: ttft + decode; what the reader of a stream does meanwhile
-    is not counted.
+    prompt to ids. ``vision``: the vision graph over all pictures that were not encoded before.
+    ``embed``: token embeddings of the prompt, where the decoder does not look them up itself.
+    ``prefill``: the decoder over what of the prompt its cache does not hold yet. ``ttft``: time to
+    the first token, which spans all of the above but load. ``decode``: all further tokens.
+    ``total``: ttft + decode.
+
+    What the reader of a stream does meanwhile is not counted. Where other answers are under way,
+    ttft and decode count the waiting for their steps, the parts of ttft do not.
     """
 
     load: float
@@ -54,12 +58,12 @@ class Answer:
 
     Attributes:
         text: the answer, special tokens left out.
-        token_ids: what the model said, with the end-of-sequence token where it came to one.
+        token_ids: all tokens generated, with the end-of-sequence token where there is one.
         kept_indices: for each picture the patches kept, in raster order; those of tiles, or of a
             clip's frames, are numbered on from one to the next.
         visual_tokens: how many there were before and after pruning.
         tokens_per_picture: visual tokens of each picture after pruning.
-        prompt_tokens: how many there were in all, and how many of them cost nothing.
+        prompt_tokens: how many there were in all, and how many of them were in the KV cache.
         decoder: the engine and precision that answered, as in ``"onnx fp32"``.
         timings_ms: see `Timings`.
         finish_reason: ``"stop"`` at an end-of-sequence token, ``"length"`` at max_new_tokens,

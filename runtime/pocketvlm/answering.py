@@ -1,4 +1,4 @@
-"""Knows how an answer comes about: pictures seen, prompt read, tokens picked one by one."""
+"""Knows how an answer comes about: pictures encoded, a prompt prefilled, tokens decoded."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ import numpy.typing as npt
 
 from pocketvlm.answer import Answer, FinishReason, VisualTokens
 from pocketvlm.artifact import Manifest
-from pocketvlm.decoders import Decoder, TokenSampler, check_room
-from pocketvlm.decoders.prefix import CachedSequence
+from pocketvlm.decoders.base import Decoder, EmbeddingSegment, TokenSampler, check_room
+from pocketvlm.decoders.pool import (
+    ConversationCache,
+    PooledSequence,
+    SequenceLimits,
+    SequencePool,
+)
 from pocketvlm.errors import RequestError
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Detokenizer, Stream
-from pocketvlm.vision.viewer import Look, Viewer
+from pocketvlm.vision.viewer import PictureInput, Viewer
 
 
 @dataclass(frozen=True)
@@ -36,50 +41,65 @@ class Request:
 
     Attributes:
         ids: int64 (n,), an image token for each picture.
-        looks: its pictures, in order.
+        pictures: its pictures, in order.
         max_new_tokens: the answer's limit.
         sampler: picks the tokens.
         preprocess_ms: spent so far.
-        cached: features may come from the cache and go there.
-        continued: the decoder keeps what it has computed, before and after, for prompts that begin
-            alike.
+        cached: features may come from the feature cache and go there.
+        conversation: whose KV cache is used and extended; None takes a sequence of its own, which
+            ends with the answer.
     """
 
     ids: npt.NDArray[np.int64]
-    looks: Sequence[Look]
+    pictures: Sequence[PictureInput]
     max_new_tokens: int
     sampler: TokenSampler
     preprocess_ms: float
     cached: bool
-    continued: bool
+    conversation: ConversationCache | None = None
 
 
 @dataclass
-class _Speech:
-    """What has been said so far."""
+class _Generation:
+    """The tokens of an answer so far.
+
+    Attributes:
+        detokenizer: has read all of them but the end of sequence.
+        token_ids: all of them.
+        decode_ms: spent on tokens after the first; not what the reader of the stream does
+            meanwhile.
+        finish_reason: why there is no further one.
+    """
 
     detokenizer: Detokenizer
     token_ids: list[int]
-    decode_ms: float = (
-        0.0  # picking tokens after the first; not what the reader of the stream does meanwhile
-    )
+    decode_ms: float = 0.0
     finish_reason: FinishReason = "length"
 
 
 class Answerer:
-    """The parts of a loaded model at work on one answer at a time."""
+    """The parts of a loaded model at work on any number of answers.
+
+    Answers take turns by steps: one picture encoded, one prefill, one token decoded. The lock is
+    held for a step and never while a stream waits for its reader.
+    """
 
     def __init__(
-        self, manifest: Manifest, viewer: Viewer, decoder: Decoder, prompter: Prompter
+        self,
+        manifest: Manifest,
+        viewer: Viewer,
+        decoder: Decoder,
+        prompter: Prompter,
+        limits: SequenceLimits | None = None,
     ) -> None:
         self.viewer = viewer
         self.decoder = decoder
         self.prompter = prompter
+        self.pool = SequencePool(decoder, limits)
         self.load_ms = 0.0
         self._eos = frozenset(manifest.decoder.eos_token_ids)
         self._fastv = manifest.decoder.fastv
-        self._sequence = CachedSequence(decoder)
-        self._turn = 0  # counts answers begun; only the latest owns the decoder's cache
+        self._step = threading.Lock()
 
     def sampler(self, sampling: Sampling) -> TokenSampler:
         """The engine's sampler; raises `PocketVLMError` for a setting out of range."""
@@ -94,94 +114,106 @@ class Answerer:
 
     def begin(self, request: Request) -> Stream:
         """The answer as a stream; work begins when it is read."""
-        self._turn += 1
         stop = threading.Event()
-        return Stream(self._run(request, self._turn, stop), stop.set)
+        return Stream(self._run(request, stop), stop.set)
 
-    def forget(self) -> None:
-        """Free the decoder's cache."""
-        self._turn += 1
-        self._sequence.reset()
+    def forget(self, conversation: ConversationCache) -> None:
+        """Free the KV cache of a conversation."""
+        with self._step:
+            self.pool.forget(conversation)
 
-    def _run(
-        self, request: Request, turn: int, stop: threading.Event
-    ) -> Generator[str, None, Answer]:
+    def close(self) -> None:
+        """Free all KV caches and the decoder; answers under way go on to their end."""
+        with self._step:
+            self.pool.close()
+            self.decoder.close()
+
+    def _run(self, request: Request, stop: threading.Event) -> Generator[str, None, Answer]:
         """Vision, prefill and decoding of one request; yields text pieces and returns the
         answer."""
-        self._own_decoder(turn)
         started = time.perf_counter()
-        pictures = [self.viewer.see(look, cached=request.cached) for look in request.looks]
-        vision_ms = ms_since(started)
-        ids = self.prompter.place(request.ids, [look.ids for look in request.looks])
-        segments = self.prompter.segments(ids, pictures)
+        features, vision_ms = self._encode(request)
+        ids = self.prompter.place(request.ids, [picture.ids for picture in request.pictures])
+        segments = self.prompter.segments(ids, features)
+        with self._step:
+            cached = self.pool.borrow(request.conversation)
         try:
-            if not request.continued:
-                self._sequence.reset()
-            logits, known = self._sequence.prefill(segments)
-            spent, dropped = dict(self.decoder.timings_ms), self.decoder.dropped
-            speech = _Speech(Detokenizer(self.prompter.tokenizer), [request.sampler.pick(logits)])
+            with self._step:
+                logits, cached_tokens = cached.prefill(segments)
+                self.pool.trim()
+            token = request.sampler.pick(logits)
+            prefill, dropped = dict(cached.sequence.timings_ms), cached.sequence.dropped
+            generation = _Generation(Detokenizer(self.prompter.tokenizer), [token])
             ttft_ms = request.preprocess_ms + ms_since(started)
-            yield from self._speak(request, speech, turn, stop)
+            yield from self._decode(request, generation, cached, stop)
         finally:
-            if turn == self._turn and not request.continued:
-                self._sequence.reset()
+            # Takes no lock: of a stream that nobody holds any more this may run in any thread.
+            self.pool.give_back(cached, request.conversation)
+        with self._step:
+            self.pool.trim()
+        before = sum(picture.tokens_before for picture in request.pictures)
         return Answer(
-            text=speech.detokenizer.text,
-            token_ids=speech.token_ids,
-            kept_indices=[look.kept_indices for look in request.looks],
-            visual_tokens=self._visual_tokens(
-                sum(look.tokens_before for look in request.looks), sum(map(len, pictures)), dropped
-            ),
-            tokens_per_picture=[len(picture) for picture in pictures],
-            prompt_tokens={"total": len(ids), "cached": known},
+            text=generation.detokenizer.text,
+            token_ids=generation.token_ids,
+            kept_indices=[picture.kept_indices for picture in request.pictures],
+            visual_tokens=self._visual_tokens(before, sum(map(len, features)), dropped),
+            tokens_per_picture=[len(feature) for feature in features],
+            prompt_tokens={"total": len(ids), "cached": cached_tokens},
             decoder=self.decoder.name,
             timings_ms={
                 "load": self.load_ms,
                 "preprocess": request.preprocess_ms,
                 "vision": vision_ms,
-                "embed": spent["embed"],
-                "prefill": spent["prefill"],
+                "embed": prefill["embed"],
+                "prefill": prefill["prefill"],
                 "ttft": ttft_ms,
-                "decode": speech.decode_ms,
-                "total": ttft_ms + speech.decode_ms,
+                "decode": generation.decode_ms,
+                "total": ttft_ms + generation.decode_ms,
             },
-            finish_reason=speech.finish_reason,
+            finish_reason=generation.finish_reason,
         )
+
+    def _encode(self, request: Request) -> tuple[list[EmbeddingSegment], float]:
+        """The features of each picture, and the milliseconds that they took."""
+        features, spent_ms = [], 0.0
+        for picture in request.pictures:
+            with self._step:
+                started = time.perf_counter()
+                features.append(self.viewer.encode(picture, cached=request.cached))
+                spent_ms += ms_since(started)
+        return features, spent_ms
 
     def _visual_tokens(self, before: int, after: int, dropped: int) -> VisualTokens:
         if self._fastv is None:
             return {"before": before, "after": after}
         return {"before": before, "after": after, "fastv": after - dropped}
 
-    def _speak(
-        self, request: Request, speech: _Speech, turn: int, stop: threading.Event
+    def _decode(
+        self,
+        request: Request,
+        generation: _Generation,
+        cached: PooledSequence,
+        stop: threading.Event,
     ) -> Generator[str, None, None]:
         """Decode token by token from the first until the end of sequence, the limit or a stop;
         yields text pieces."""
-        while speech.token_ids[-1] not in self._eos:
-            if piece := speech.detokenizer.push(speech.token_ids[-1]):
+        while generation.token_ids[-1] not in self._eos:
+            if piece := generation.detokenizer.push(generation.token_ids[-1]):
                 yield piece
-                self._own_decoder(turn)
-            if len(speech.token_ids) == request.max_new_tokens:
+            if len(generation.token_ids) == request.max_new_tokens:
                 break
             if stop.is_set():
-                speech.finish_reason = "interrupted"
+                generation.finish_reason = "interrupted"
                 break
             started = time.perf_counter()
-            logits = self._sequence.decode(speech.token_ids[-1])
-            speech.token_ids.append(request.sampler.pick(logits))
-            speech.decode_ms += ms_since(started)
+            with self._step:
+                logits = cached.decode(generation.token_ids[-1])
+            generation.token_ids.append(request.sampler.pick(logits))
+            generation.decode_ms += ms_since(started)
         else:
-            speech.finish_reason = "stop"
-        if rest := speech.detokenizer.finish():
+            generation.finish_reason = "stop"
+        if rest := generation.detokenizer.finish():
             yield rest
-
-    def _own_decoder(self, turn: int) -> None:
-        if turn != self._turn:
-            raise RequestError(
-                "another answer was begun on this VLM before this stream ended",
-                advice="finish one first",
-            )
 
 
 def ms_since(started: float) -> float:

@@ -13,56 +13,67 @@ import numpy.typing as npt
 
 from pocketvlm.answer import Answer
 from pocketvlm.answering import Answerer, Request, Sampling, ms_since
+from pocketvlm.decoders.pool import ConversationCache
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
 from pocketvlm.text.prompts import Message
 from pocketvlm.text.streaming import Stream
-from pocketvlm.vision.viewer import Look
+from pocketvlm.vision.viewer import PictureInput
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """A question with its pictures and its answer (None: being asked); ``carried`` are pictures of
-    dropped turns."""
+class _Exchange:
+    """A question with its pictures and its answer.
+
+    Attributes:
+        question: as typed.
+        pictures: its own.
+        answer: None while it is being answered.
+        carried: pictures of dropped exchanges.
+    """
 
     question: str
-    pictures: tuple[Look, ...]
+    pictures: tuple[PictureInput, ...]
     answer: str | None = None
-    carried: tuple[Look, ...] = ()
+    carried: tuple[PictureInput, ...] = ()
 
     @property
-    def looks(self) -> tuple[Look, ...]:
+    def all_pictures(self) -> tuple[PictureInput, ...]:
         return self.carried + self.pictures
 
 
 class Chat:
     """A conversation about pictures, from `pocketvlm.VLM.chat`.
 
-    The prompt of every answer is the whole conversation as the chat template renders it; the
-    decoder keeps what it has computed, so only what is new is computed. No picture is encoded
+    The prompt of every answer is the whole conversation as the chat template renders it. Each
+    conversation has a KV cache of its own, so only what is new is computed. No picture is encoded
     twice.
 
-    **When the context is full** the oldest turns (a question with its answer) are dropped, until
-    the rest takes at most three quarters of the room, so that not every answer must drop again.
-    Their pictures stay: they go to the front of the oldest turn that is left, the latest of them,
-    as many as fit in half of the context. Only what is dropped for an answer is gone for good; a
+    **When the context is full** the oldest questions are dropped with their answers, until the rest
+    takes at most three quarters of the room, so that not every answer must drop again. Their
+    pictures stay: they go to the front of the oldest question that is left, the latest of them, as
+    many as fit in half of the context. Only what is dropped for an answer is gone for good; a
     question that does not fit even alone is refused and changes nothing.
 
     An answer stopped early stays in the conversation as far as it went, one that failed does not.
-    Other answers of the same `pocketvlm.VLM` may come between: they cost this conversation a longer
-    prefill, nothing else.
+    Of two answers begun from the same point of the conversation, the one that ends first stays.
+
+    Conversations of one `pocketvlm.VLM` do not disturb each other. One that waits while many others
+    are answered may lose its cache to `SequenceLimits`: that costs a longer prefill, nothing else.
+    A conversation is used by one thread at a time.
     """
 
     def __init__(self, answerer: Answerer, budget: int) -> None:
         self._answerer = answerer
         self._budget = budget
-        self._turns: list[_Turn] = []
+        self._cache = ConversationCache()
+        self._exchanges: list[_Exchange] = []
         self.dropped_turns = 0
 
     @property
     def messages(self) -> list[Message]:
         """The conversation so far, in the form that chat templates read."""
-        return self._messages(self._turns)
+        return self._messages(self._exchanges)
 
     def ask(
         self,
@@ -74,7 +85,7 @@ class Chat:
         seed: int | None = None,
         videos: Sequence[Video] | None = None,
     ) -> Answer:
-        """Ask the next question, with pictures or clips of its own or about those shown before; see
+        """Ask the next question, with pictures or clips of its own or about earlier ones; see
         `VLM.generate`."""
         return self.stream(prompt, images, max_new_tokens, temperature, top_p, seed, videos).answer
 
@@ -92,87 +103,92 @@ class Chat:
         while iterating."""
         started = time.perf_counter()
         sampler = self._answerer.sampler(Sampling(max_new_tokens, temperature, top_p, seed))
-        looks = tuple(self._answerer.viewer.look(images, self._budget, videos))
-        turns, ids = self._fit([*self._turns, _Turn(prompt, looks)], max_new_tokens)
-        seen = [look for turn in turns for look in turn.looks]
+        pictures = tuple(self._answerer.viewer.prepare(images, self._budget, videos))
+        exchanges, ids = self._fit([*self._exchanges, _Exchange(prompt, pictures)], max_new_tokens)
         request = Request(
-            ids, seen, max_new_tokens, sampler, ms_since(started), cached=True, continued=True
+            ids,
+            [picture for exchange in exchanges for picture in exchange.all_pictures],
+            max_new_tokens,
+            sampler,
+            ms_since(started),
+            cached=True,
+            conversation=self._cache,
         )
         answer = self._answerer.begin(request)
-        return Stream(self._record(answer, turns), answer.stop)
+        return Stream(self._record(answer, exchanges), answer.stop)
 
     def reset(self) -> None:
-        """Forget the conversation and free the decoder's cache; features of pictures stay in
-        theirs."""
-        self._turns = []
+        """Forget the conversation and free its KV cache; features of pictures stay in theirs."""
+        self._exchanges = []
         self.dropped_turns = 0
-        self._answerer.forget()
+        self._answerer.forget(self._cache)
 
-    def _record(self, answer: Stream, turns: list[_Turn]) -> Generator[str, None, Answer]:
-        """Pass the answer on, and write down what was said once it ends or is left."""
-        before = self._turns
-        said = ""
+    def _record(self, answer: Stream, exchanges: list[_Exchange]) -> Generator[str, None, Answer]:
+        """Pass the answer on, and add it to the conversation once it ends or is left."""
+        before = self._exchanges
+        text = ""
         try:
             for piece in answer:
-                said += piece
+                text += piece
                 yield piece
         except GeneratorExit:
             answer.close()
-            if said:
-                self._add(before, turns, said)
+            if text:
+                self._add(before, exchanges, text)
             raise
-        self._add(before, turns, answer.answer.text)
+        self._add(before, exchanges, answer.answer.text)
         return answer.answer
 
-    def _add(self, before: list[_Turn], turns: list[_Turn], said: str) -> None:
-        if (
-            self._turns is before
-        ):  # not so where it was reset, or another question has been answered meanwhile
-            self._turns = [*turns[:-1], replace(turns[-1], answer=said)]
-            self.dropped_turns += len(before) + 1 - len(turns)
+    def _add(self, before: list[_Exchange], exchanges: list[_Exchange], text: str) -> None:
+        # Not where it was reset, or another question has been answered meanwhile.
+        if self._exchanges is before:
+            self._exchanges = [*exchanges[:-1], replace(exchanges[-1], answer=text)]
+            self.dropped_turns += len(before) + 1 - len(exchanges)
 
-    def _messages(self, turns: Sequence[_Turn]) -> list[Message]:
+    def _messages(self, exchanges: Sequence[_Exchange]) -> list[Message]:
         messages: list[Message] = []
         prompter = self._answerer.prompter
-        for turn in turns:
+        for exchange in exchanges:
             messages += prompter.messages(
-                turn.question, len(turn.pictures), carried=len(turn.carried)
+                exchange.question, len(exchange.pictures), carried=len(exchange.carried)
             )
-            if turn.answer is not None:
-                messages.append(prompter.reply(turn.answer))
+            if exchange.answer is not None:
+                messages.append(prompter.reply(exchange.answer))
         return messages
 
-    def _ids(self, turns: Sequence[_Turn]) -> tuple[npt.NDArray[np.int64], int]:
+    def _ids(self, exchanges: Sequence[_Exchange]) -> tuple[npt.NDArray[np.int64], int]:
         """Their ids with an image token for each picture, and how many there are once all are
         placed."""
-        looks = [look for turn in turns for look in turn.looks]
+        pictures = [picture for exchange in exchanges for picture in exchange.all_pictures]
         prompter = self._answerer.prompter
-        ids = prompter.encode_messages(self._messages(turns), len(looks))
-        return ids, len(prompter.place(ids, [look.ids for look in looks]))
+        ids = prompter.encode_messages(self._messages(exchanges), len(pictures))
+        return ids, len(prompter.place(ids, [picture.ids for picture in pictures]))
 
     def _fit(
-        self, turns: list[_Turn], max_new_tokens: int
-    ) -> tuple[list[_Turn], npt.NDArray[np.int64]]:
-        """The turns that stay, by the rule above, and their ids with an image token for each
+        self, exchanges: list[_Exchange], max_new_tokens: int
+    ) -> tuple[list[_Exchange], npt.NDArray[np.int64]]:
+        """The exchanges that stay, by the rule above, and their ids with an image token for each
         picture."""
         context = self._answerer.decoder.context
         room = context - (max_new_tokens - 1)
-        ids, length = self._ids(turns)
+        ids, length = self._ids(exchanges)
         if length > room:
-            while len(turns) > 1 and length > room * 3 // 4:
-                turns = _without_oldest(turns, most=context // 2)
-                ids, length = self._ids(turns)
-            while length > room and turns[0].carried:
-                turns = [replace(turns[0], carried=turns[0].carried[1:]), *turns[1:]]
-                ids, length = self._ids(turns)
+            while len(exchanges) > 1 and length > room * 3 // 4:
+                exchanges = _without_oldest(exchanges, most=context // 2)
+                ids, length = self._ids(exchanges)
+            while length > room and exchanges[0].carried:
+                fewer = replace(exchanges[0], carried=exchanges[0].carried[1:])
+                exchanges = [fewer, *exchanges[1:]]
+                ids, length = self._ids(exchanges)
             self._answerer.check_room(length, max_new_tokens)
-        return turns, ids
+        return exchanges, ids
 
 
-def _without_oldest(turns: list[_Turn], most: int) -> list[_Turn]:
-    """One turn fewer; the latest of its pictures, of ``most`` visual tokens at most, go to the
+def _without_oldest(exchanges: list[_Exchange], most: int) -> list[_Exchange]:
+    """One exchange fewer; the latest of its pictures, of ``most`` visual tokens at most, go to the
     front of the next."""
-    oldest, heir, *rest = turns
-    taken = list(itertools.accumulate(look.slots for look in reversed(oldest.looks)))
-    carried = sum(slots <= most for slots in taken)
-    return [replace(heir, carried=oldest.looks[len(taken) - carried :]), *rest]
+    oldest, heir, *rest = exchanges
+    pictures = oldest.all_pictures
+    totals = itertools.accumulate(picture.slots for picture in reversed(pictures))
+    carried = sum(total <= most for total in totals)
+    return [replace(heir, carried=pictures[len(pictures) - carried :]), *rest]

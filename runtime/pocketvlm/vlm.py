@@ -13,9 +13,12 @@ from pocketvlm.answer import Answer
 from pocketvlm.answering import Answerer, Request, Sampling, ms_since
 from pocketvlm.artifact import Artifact, Check, Manifest
 from pocketvlm.chat import Chat
-from pocketvlm.decoders import Decoder, open_decoder
+from pocketvlm.decoders import open_decoder
+from pocketvlm.decoders.base import Decoder
+from pocketvlm.decoders.pool import SequenceLimits
 from pocketvlm.media.pictures import Picture, PictureLimits
 from pocketvlm.media.videos import Video, VideoLimits
+from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Stream
 from pocketvlm.vision.encoder import VisionEncoder
@@ -26,8 +29,13 @@ from pocketvlm.vision.viewer import Viewer
 class VLM:
     """A vision-language model loaded from an artifact.
 
-    One answer at a time: the object holds the decoder's cache, so threads take turns or load one
-    each.
+    **Threads.** Any number of threads may ask one object at once, and any number of streams may be
+    open: every answer is what it would be alone. Each answer has a KV cache of its own, each `Chat`
+    one that lasts. The engines compute one step at a time (one picture encoded, one prefill, one
+    token), so answers under way share the processor in turns. Between the steps nothing is held: a
+    stream that nobody reads delays nobody. A single `Stream` or `Chat` is used by one thread at a
+    time, except for `Stream.stop`. After `close` nothing can be asked; answers under way end as
+    they would.
     """
 
     def __init__(
@@ -41,18 +49,19 @@ class VLM:
         *,
         keep_features: bool = False,
         video_limits: VideoLimits | None = None,
+        sequence_limits: SequenceLimits | None = None,
     ) -> None:
-        """Put opened parts together, see `load`; a decoder may be lent to several for `generate`,
-        not for `chat`.
+        """Put opened parts together, see `load`; several objects may share a decoder.
+
         ``keep_features``: `generate` keeps them in memory too, where many questions are about the
-            same picture."""
+        same picture.
+        """
         folder = None if feature_cache is None else Path(feature_cache)
         cache = FeatureCache(_feature_source(artifact.manifest, encoder), feature_limits, folder)
         viewer = Viewer(artifact, encoder, limits, cache, video_limits)
         self.artifact = artifact
-        self._answerer = Answerer(
-            artifact.manifest, viewer, decoder, Prompter.from_artifact(artifact)
-        )
+        prompter = Prompter.from_artifact(artifact)
+        self._answerer = Answerer(artifact.manifest, viewer, decoder, prompter, sequence_limits)
         self._budget: int = encoder.budget
         self._keeps_features = keep_features or folder is not None
 
@@ -61,17 +70,18 @@ class VLM:
         cls,
         path: str | os.PathLike[str],
         decoder: str | None = None,
-        threads: int | None = None,
         budget: int | None = None,
         vision_precision: str | None = None,
         decoder_precision: str | None = None,
         context: int | None = None,
-        prepack: bool = True,
         check: Check = "auto",
         limits: PictureLimits | None = None,
         feature_cache: str | os.PathLike[str] | None = None,
         feature_limits: FeatureLimits | None = None,
         video_limits: VideoLimits | None = None,
+        *,
+        settings: EngineSettings = DEFAULT_SETTINGS,
+        sequence_limits: SequenceLimits | None = None,
     ) -> Self:
         """Load an artifact.
 
@@ -79,18 +89,14 @@ class VLM:
             path: a folder written by `pocketvlm export`.
             decoder: engine, ``"onnx"`` or ``"llama.cpp"``; None prefers the first where the
                 artifact has both.
-            threads: for each engine; None leaves its default.
-            budget: visual tokens a picture, the default of `generate`; None is the artifact's
+            budget: visual tokens per tile, the default of `generate`; None is the artifact's
                 default.
             vision_precision: None is the artifact's default, as is ``decoder_precision``'s.
             decoder_precision: see ``vision_precision``; for llama.cpp the type of the GGUF file.
-                With ONNX Runtime ``A+B`` reads prompts in A and answers in B, as in ``int8+int4``,
-                where memory allows both.
+                With ONNX Runtime ``A+B`` prefills in A and decodes in B, as in ``int8+int4``, where
+                memory allows both.
             context: longest sequence in tokens, at most the artifact's own, which None leaves: a
                 bound on memory.
-            prepack: False is for a question or two: float32 graphs then open at once, as mapped
-                files, and each answer takes up to half as long again; other precisions are opened
-                as ever.
             check: ``"auto"`` reads files whose checksum was not yet verified, ``"full"`` all,
                 ``"sizes"`` none.
             limits: caps on pictures; None is 64 MiB and 100 megapixels.
@@ -101,6 +107,11 @@ class VLM:
                 folder.
             video_limits: caps on clips; None is 1 GiB, 36 megapixels, 100,000 frames and five
                 minutes of decoding.
+            settings: threads, execution providers and prepacking of each engine.
+                ``EngineSettings(prepack=False)`` is for a question or two: float32 graphs then open
+                at once, as mapped files, and each answer takes up to half as long again.
+            sequence_limits: bytes of KV cache that conversations keep between their answers; None
+                is 1 GiB.
 
         Raises:
             PocketVLMError: the folder is not a sound artifact, or lacks what is asked for.
@@ -108,14 +119,10 @@ class VLM:
         started = time.perf_counter()
         artifact = Artifact.open(path, check).shortened(context)
         encoder = VisionEncoder.open(
-            artifact,
-            budget=budget,
-            precision=vision_precision,
-            threads=threads,
-            prepack=prepack,
+            artifact, budget=budget, precision=vision_precision, settings=settings
         )
         engine = open_decoder(
-            artifact, engine=decoder, precision=decoder_precision, threads=threads, prepack=prepack
+            artifact, engine=decoder, precision=decoder_precision, settings=settings
         )
         vlm = cls(
             artifact,
@@ -125,6 +132,7 @@ class VLM:
             feature_cache,
             feature_limits,
             video_limits=video_limits,
+            sequence_limits=sequence_limits,
         )
         vlm._budget = artifact.manifest.pruning.default_budget if budget is None else budget
         vlm._answerer.viewer.check_budget(vlm._budget)
@@ -147,20 +155,19 @@ class VLM:
         seed: int | None = None,
         videos: Sequence[Video] | None = None,
     ) -> Answer:
-        """Answer a question about pictures, about clips where the model is shown those, or about
-        none.
+        """Answer a question about pictures, about clips where the model reads those, or about none.
 
         Args:
             prompt: the question; ``<image>`` in it places a picture, ``<video>`` a clip, else they
                 come first.
             images: paths, file contents, PIL images or uint8 arrays; None is no picture.
-            budget: visual tokens a picture, up to those of the loaded graph; None is what was
-                loaded for.
+            budget: visual tokens per tile, up to those of the loaded graph; None is what was loaded
+                for.
             max_new_tokens: the answer's limit in tokens.
             temperature: 0 is greedy.
             top_p: nucleus sampling, see `Sampler`.
             seed: makes sampling repeatable.
-            videos: paths, or file contents; for models that are shown clips, in place of pictures.
+            videos: paths, or file contents; for models that read clips, in place of pictures.
                 Each frame of a clip keeps ``budget`` tokens.
 
         Raises:
@@ -186,22 +193,19 @@ class VLM:
         while iterating."""
         started = time.perf_counter()
         sampler = self._answerer.sampler(Sampling(max_new_tokens, temperature, top_p, seed))
-        looks = self._answerer.viewer.look(images, self._chosen(budget), videos)
+        pictures = self._answerer.viewer.prepare(images, self._chosen(budget), videos)
         prompter = self._answerer.prompter
-        ids = prompter.encode(prompt, len(looks))
-        self._answerer.check_room(
-            len(prompter.place(ids, [look.ids for look in looks])), max_new_tokens
-        )
-        spent_ms = ms_since(started)
+        ids = prompter.encode(prompt, len(pictures))
+        length = len(prompter.place(ids, [picture.ids for picture in pictures]))
+        self._answerer.check_room(length, max_new_tokens)
         return self._answerer.begin(
             Request(
                 ids,
-                looks,
+                pictures,
                 max_new_tokens,
                 sampler,
-                spent_ms,
+                ms_since(started),
                 cached=self._keeps_features,
-                continued=False,
             )
         )
 
@@ -215,10 +219,12 @@ class VLM:
         return self._budget if budget is None else budget
 
     def close(self) -> None:
-        """Free the decoder at once, instead of when the object goes; nothing can be asked
-        afterwards."""
-        self._answerer.forget()
-        self._answerer.decoder.close()
+        """Free the decoder and all KV caches at once, instead of when the object goes.
+
+        Nothing can be asked afterwards. Answers under way go on to their end, and keep what they
+        need until then.
+        """
+        self._answerer.close()
 
 
 def _feature_source(manifest: Manifest, encoder: VisionEncoder) -> FeatureSource:

@@ -6,8 +6,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
 from pocketvlm.cli import main
+from pocketvlm.decoders.pool import SequenceLimits
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_measure.cases import sweep
 from pocketvlm_measure.profiler.measure import profile
@@ -33,7 +34,8 @@ def artifact(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(artifact):
-    return {engine: VLM.load(artifact, decoder=engine, threads=1) for engine in ENGINES}
+    settings = EngineSettings(threads=1)
+    return {engine: VLM.load(artifact, decoder=engine, settings=settings) for engine in ENGINES}
 
 
 def test_onnx_answers_unless_asked(artifact, loaded):
@@ -64,11 +66,14 @@ def test_both_converse_alike(loaded, examples):
     assert said["onnx"] == said["llama.cpp"]
 
 
-def test_a_conversation_equals_its_questions_asked_without_memory(loaded, examples):
-    """llama.cpp's kept cache against a fresh one, which computes the whole conversation at once."""
-    vlm = loaded["llama.cpp"]
-    chat, forgetful = vlm.chat(), vlm.chat()
-    chat.reset()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_conversation_equals_its_questions_asked_without_memory(
+    artifact, loaded, examples, engine
+):
+    """A kept cache against a fresh one, which computes the whole conversation at once."""
+    settings, no_room = EngineSettings(threads=1), SequenceLimits(memory_bytes=0)
+    small = VLM.load(artifact, decoder=engine, settings=settings, sequence_limits=no_room)
+    chat, forgetful, rival = loaded[engine].chat(), small.chat(), small.chat()
     shown = [[examples / "scene-1.png"], [], []]
     kept = [
         chat.ask(q, pictures, max_new_tokens=30)
@@ -76,7 +81,7 @@ def test_a_conversation_equals_its_questions_asked_without_memory(loaded, exampl
     ]
     assert [answer.prompt_tokens["cached"] > 0 for answer in kept] == [False, True, True]
     for question, pictures, expected in zip(QUESTIONS, shown, kept, strict=True):
-        vlm.generate("", max_new_tokens=1)  # after which the decoder has forgotten
+        rival.ask("", max_new_tokens=1)  # which takes the other conversation's room
         answer = forgetful.ask(question, pictures, max_new_tokens=30)
         assert answer.prompt_tokens["cached"] == 0
         assert answer.token_ids == expected.token_ids
@@ -138,7 +143,7 @@ def test_an_artifact_for_llama_cpp_alone_answers(tmp_path, examples):
         ExportOptions(budgets=(36,), decoder="llama.cpp", gguf_types=("q8_0",)),
     )
     assert not list((tmp_path / "a" / "onnx").glob("decoder*"))
-    vlm = VLM.load(tmp_path / "a", threads=1)
+    vlm = VLM.load(tmp_path / "a", settings=EngineSettings(threads=1))
     assert vlm.decoder == "llama.cpp q8_0"
     assert (
         vlm.generate("How many objects are there?", [examples / "scene-3.png"]).text.strip()

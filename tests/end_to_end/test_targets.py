@@ -16,9 +16,10 @@ from pocketvlm_targets import load_target, target_names
 
 PEAK = """
 import sys
-from pocketvlm import VLM
+from pocketvlm import VLM, EngineSettings
 from pocketvlm_measure.profiler.memory import peak_memory
-VLM.load(sys.argv[1], threads=1).generate("Describe the picture.", [sys.argv[2]])
+vlm = VLM.load(sys.argv[1], settings=EngineSettings(threads=1))
+vlm.generate("Describe the picture.", [sys.argv[2]])
 print(peak_memory())
 """
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from make_checkpoint import PRESETS
 from pocketvlm import VLM, Artifact, PocketVLMError
 from pocketvlm.cli import main
-from pocketvlm.decoders import llama_cpp
+from pocketvlm.decoders import llama_library
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.gguf import hyper_parameters, tensors
 from pocketvlm_export.loading import open_checkpoint
@@ -186,16 +186,16 @@ def test_without_llama_cpp_the_export_is_refused_before_any_work(
     tiny_checkpoint, tmp_path, monkeypatch
 ):
     def missing(name):
-        raise llama_cpp.PackageNotFoundError(name)
+        raise llama_library.PackageNotFoundError(name)
 
-    monkeypatch.setattr(llama_cpp, "version", missing)
-    llama_cpp.library.cache_clear()
+    monkeypatch.setattr(llama_library, "version", missing)
+    llama_library.library.cache_clear()
     arguments = ["export", str(tiny_checkpoint), "-o", str(tmp_path / "a"), "--decoder", "both"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert "pip install 'pocketvlm[llama]'" in result.stderr
     assert list(tmp_path.iterdir()) == []
-    llama_cpp.library.cache_clear()
+    llama_library.library.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -70,16 +70,17 @@ class Exports:
         )
         self.pruned = VLM.load(folder / "pruned")
 
-    def look(self, images, budget, vlm=None):
-        """The looks of what is shown, at a budget or at the only one that is served."""
+    def prepare(self, images, budget, vlm=None):
+        """The prepared pictures or clips, at a budget or at the only one that is served."""
         budget = self.tokens if self.case.pruner == "none" else budget
         viewer = (vlm or self.pruned)._answerer.viewer
-        return viewer.look(budget=budget, **{"images": None, self.asks: images})
+        return viewer.prepare(budget=budget, **{"images": None, self.asks: images})
 
-    def sees(self, image, budget, vlm=None):
-        """A picture or clip seen by itself at a budget: the look, and what fills its slots."""
-        (look,) = self.look([image], budget, vlm)
-        return look, (vlm or self.pruned)._answerer.viewer.see(look, cached=False).inputs_embeds
+    def encode(self, image, budget, vlm=None):
+        """A picture or clip encoded by itself at a budget, and what fills its slots."""
+        (encoded,) = self.prepare([image], budget, vlm)
+        viewer = (vlm or self.pruned)._answerer.viewer
+        return encoded, viewer.encode(encoded, cached=False).inputs_embeds
 
     def answer(self, images, vlm=None, budget=None, **more):
         budget = None if self.case.pruner == "none" else budget
@@ -106,28 +107,28 @@ def test_all_layouts_of_the_family_are_here(exports):
 def test_slots_equal_features(exports, budget):
     manifest = Artifact.open(exports.folder / "pruned").manifest
     for image in exports.shown:
-        look, features = exports.sees(image, budget)
-        assert look.slots == len(features) == slot_count(look._layout, look.ids)
-        assert look.slots <= look.tokens_before
+        encoded, features = exports.encode(image, budget)
+        assert encoded.slots == len(features) == slot_count(encoded._layout, encoded.ids)
+        assert encoded.slots <= encoded.tokens_before
         if str(budget) in manifest.vision.totals:
-            assert look.slots <= manifest.vision.totals[str(budget)][str(look.grid)]
+            assert encoded.slots <= manifest.vision.totals[str(budget)][str(encoded.grid)]
         answer = exports.answer([image], budget=budget, max_new_tokens=1)
-        assert answer.visual_tokens == {"before": look.tokens_before, "after": len(features)}
+        assert answer.visual_tokens == {"before": encoded.tokens_before, "after": len(features)}
 
 
 def test_all_tokens_kept_is_no_pruning(exports):
     """At budget N nothing is lost: under transformers' own layout it is the unpruned artifact."""
     for image in exports.shown:
-        look, features = exports.sees(image, exports.tokens)
-        assert look.kept_indices == list(range(look.grid.tiles * exports.tokens))
-        assert len(features) == look.tokens_before
+        encoded, features = exports.encode(image, exports.tokens)
+        assert encoded.kept_indices == list(range(encoded.grid.tiles * exports.tokens))
+        assert len(features) == encoded.tokens_before
     if not exports.spec.layouts[exports.case.layout].exact or exports.case.pruner == "none":
         return
     export(str(exports.checkpoint), exports.folder / "none", ExportOptions(pruner="none"))
     whole = VLM.load(exports.folder / "none")
     for image in exports.shown:
-        expected = exports.sees(image, exports.tokens, whole)[1]
-        np.testing.assert_allclose(exports.sees(image, exports.tokens)[1], expected, atol=2e-5)
+        expected = exports.encode(image, exports.tokens, whole)[1]
+        np.testing.assert_allclose(exports.encode(image, exports.tokens)[1], expected, atol=2e-5)
         left, right = (
             exports.answer([image], vlm, max_new_tokens=8) for vlm in (exports.pruned, whole)
         )
@@ -137,14 +138,14 @@ def test_all_tokens_kept_is_no_pruning(exports):
 @pytest.mark.parametrize("budget", [1, SMALL])
 def test_kept_tokens_stand_in_raster_order(exports, budget):
     for image in exports.shown:
-        look, features = exports.sees(image, budget)
-        kept = look.features.kept_indices
-        assert kept.shape == (look.grid.tiles, look.budget)
+        encoded, features = exports.encode(image, budget)
+        kept = encoded.features.kept_indices
+        assert kept.shape == (encoded.grid.tiles, encoded.budget)
         assert (np.diff(kept, axis=1) > 0).all()
-        assert look.kept_indices == sorted(set(look.kept_indices))
+        assert encoded.kept_indices == sorted(set(encoded.kept_indices))
         # Every feature of the picture is one of those of all tokens, and they stand in the same
         # order.
-        every = exports.sees(image, exports.tokens)[1]
+        every = exports.encode(image, exports.tokens)[1]
         distance = np.abs(features[:, None] - every[None]).max(axis=2)
         places = distance.argmin(axis=1)
         assert distance.min(axis=1).max() < 2e-5
@@ -153,7 +154,7 @@ def test_kept_tokens_stand_in_raster_order(exports, budget):
 
 def test_a_batch_of_two_equals_two_batches(exports):
     viewer = exports.pruned._answerer.viewer
-    first, second = (look.pixel_values for look in exports.look(exports.shown[:2], SMALL))
+    first, second = (encoded.pixel_values for encoded in exports.prepare(exports.shown[:2], SMALL))
     encode = viewer._encoder.encode
     both, alone = encode(np.concatenate([first, second])), [encode(first), encode(second)]
     for name, close in (("kept_indices", 0), ("kept_scores", 1e-6), ("image_features", 2e-5)):
@@ -165,9 +166,9 @@ def test_pictures_do_not_see_each_other(exports):
     """Bit by bit: each picture is encoded by itself."""
     viewer = exports.pruned._answerer.viewer
     images = exports.shown
-    looks = exports.look(images, SMALL)
-    together = [viewer.see(look, cached=False).inputs_embeds for look in looks]
+    prepared = exports.prepare(images, SMALL)
+    together = [viewer.encode(encoded, cached=False).inputs_embeds for encoded in prepared]
     for image, features in zip(images, together, strict=True):
-        np.testing.assert_array_equal(exports.sees(image, SMALL)[1], features)
+        np.testing.assert_array_equal(exports.encode(image, SMALL)[1], features)
     answer = exports.answer(images[1:3], budget=SMALL, max_new_tokens=1)
-    assert answer.kept_indices == [look.kept_indices for look in looks[1:3]]
+    assert answer.kept_indices == [encoded.kept_indices for encoded in prepared[1:3]]

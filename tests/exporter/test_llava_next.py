@@ -157,11 +157,10 @@ def ours(folder, image, **options):
     token, the answer."""
     vlm = VLM.load(folder, **options)
     answerer = vlm._answerer
-    (look,) = answerer.viewer.look([image], vlm._budget)
-    segment = answerer.viewer.see(look, cached=False)
-    ids = answerer.prompter.place(answerer.prompter.encode(QUESTION, 1), [look.ids])
-    logits = answerer.decoder.prefill(answerer.prompter.segments(ids, [segment]))
-    answerer.decoder.reset()
+    (prepared,) = answerer.viewer.prepare([image], vlm._budget)
+    segment = answerer.viewer.encode(prepared, cached=False)
+    ids = answerer.prompter.place(answerer.prompter.encode(QUESTION, 1), [prepared.ids])
+    logits = answerer.decoder.sequence().prefill(answerer.prompter.segments(ids, [segment]))
     return ids, segment.inputs_embeds, logits, vlm.generate(QUESTION, [image], max_new_tokens=STEPS)
 
 

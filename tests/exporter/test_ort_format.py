@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
 from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import inspect_checkpoint
@@ -50,9 +50,12 @@ def test_the_answers_are_those_of_the_onnx_graphs(artifact, tiny_export):
     picture = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     for precision, budget in (("fp32", 9), ("fp16", 9), ("fp32", 18), ("fp32", 3)):
         expected, found = (
-            VLM.load(folder, vision_precision=precision, budget=budget, threads=1).generate(
-                "what is it?", [picture], max_new_tokens=8
-            )
+            VLM.load(
+                folder,
+                vision_precision=precision,
+                budget=budget,
+                settings=EngineSettings(threads=1),
+            ).generate("what is it?", [picture], max_new_tokens=8)
             for folder in (tiny_export, artifact)
         )
         assert (found.token_ids, found.kept_indices) == (expected.token_ids, expected.kept_indices)

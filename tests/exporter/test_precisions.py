@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pocketvlm import VLM, Artifact, PocketVLMError
-from pocketvlm.decoders import TokenSegment, open_decoder
+from pocketvlm.decoders import open_decoder
+from pocketvlm.decoders.base import TokenSegment
 from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import open_checkpoint
@@ -82,21 +83,21 @@ def test_one_precision_reads_and_another_answers(artifact):
     # With one table, the answering decoder's.
     pair = ("int8+int4", "int8", "int4")
     both, reads, answers = (
-        OnnxDecoder.open(artifact, precision=name, table="int4") for name in pair
+        OnnxDecoder.open(artifact, precision=name, table="int4").sequence() for name in pair
     )
     prompt = [TokenSegment(np.array([5, 9, 17, 4]))]
     np.testing.assert_array_equal(both.prefill(prompt), reads.prefill(prompt))
-    answers._cache, answers.position = reads._cache, reads.position
+    answers._cache, answers.length = reads._cache, reads.length
     np.testing.assert_array_equal(both.decode(7), answers.decode(7))
     np.testing.assert_array_equal(both.prefill(prompt[:1]), reads_after(reads, answers, prompt))
-    assert both.name == "onnx int8+int4"
+    assert OnnxDecoder.open(artifact, precision=pair[0]).name == "onnx int8+int4"
     with pytest.raises(PocketVLMError, match="no precision 'fp32'"):
         open_decoder(artifact, precision="int8+fp32")
 
 
 def reads_after(reads, answers, prompt):
     """What the reading decoder says of a prompt after what the answering one has written."""
-    reads._cache, reads.position = answers._cache, answers.position
+    reads._cache, reads.length = answers._cache, answers.length
     return reads.prefill(prompt)
 
 

@@ -144,21 +144,20 @@ def test_unpruned_it_is_transformers(checkpoint, tmp_path):
     for size in SIZES:
         image = picture(*size)
         inputs = theirs.prepare(QUESTION, [image])
-        (look,) = vlm._answerer.viewer.look([image], N)
-        assert np.abs(look.pixel_values - inputs["pixel_values"][0].numpy()).max() < 1e-5
+        (prepared,) = vlm._answerer.viewer.prepare([image], N)
+        assert np.abs(prepared.pixel_values - inputs["pixel_values"][0].numpy()).max() < 1e-5
         said, logits, _ = theirs.answer(QUESTION, [image])
-        features = vlm._answerer.viewer.see(look, cached=False)
+        features = vlm._answerer.viewer.encode(prepared, cached=False)
         with torch.inference_mode():
             (expected,) = theirs.model.model.get_image_features(
                 inputs["pixel_values"]
             ).pooler_output
         np.testing.assert_allclose(features.inputs_embeds, expected, atol=1e-4)
         prompter = vlm._answerer.prompter
-        ids = prompter.place(prompter.encode(QUESTION, 1), [look.ids])
+        ids = prompter.place(prompter.encode(QUESTION, 1), [prepared.ids])
         assert ids.tolist() == inputs["input_ids"][0].tolist()
-        ours = vlm._answerer.decoder.prefill(prompter.segments(ids, [features]))
+        ours = vlm._answerer.decoder.sequence().prefill(prompter.segments(ids, [features]))
         assert np.abs(ours - logits).max() <= 1e-4 * max(1, np.abs(logits).max())
-        vlm._answerer.decoder.reset()
         assert vlm.generate(QUESTION, [image], max_new_tokens=16).token_ids == said
 
 

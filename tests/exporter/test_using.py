@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer
 
-from pocketvlm import VLM, Artifact
+from pocketvlm import VLM, Artifact, EngineSettings
 from pocketvlm_export.packaging.using import USING, facts
 
 LANGUAGES = ("kotlin", "swift", "javascript")
@@ -90,7 +90,8 @@ def test_the_page_is_enough_to_answer(tiny_export, page, question):
     random = np.random.default_rng(3)
     for size in ((40, 60), (90, 31)):
         image = Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8))
-        expected = VLM.load(tiny_export, threads=1).generate(question, [image], max_new_tokens=6)
+        vlm = VLM.load(tiny_export, settings=EngineSettings(threads=1))
+        expected = vlm.generate(question, [image], max_new_tokens=6)
         assert client.answer(question, image, 6) == expected.token_ids
 
 

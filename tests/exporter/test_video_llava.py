@@ -99,9 +99,9 @@ def transformers_ids(checkpoint, pixels):
 
 def seen(vlm, clip, budget):
     viewer = vlm._answerer.viewer
-    (look,) = viewer.look(None, budget, [clip])
-    pixels = look.pixel_values
-    return look, pixels, viewer.see(look, cached=False).inputs_embeds
+    (prepared,) = viewer.prepare(None, budget, [clip])
+    pixels = prepared.pixel_values
+    return prepared, pixels, viewer.encode(prepared, cached=False).inputs_embeds
 
 
 def oracle(model, pixels, budget):
@@ -171,7 +171,7 @@ def test_without_pruning_all_is_as_in_transformers(whole, checkpoint, clip, pixe
     placed = prompter.place(prompter.encode(QUESTION, 1), [look.ids])
     assert placed.tolist() == ids[0].tolist()
     np.testing.assert_allclose(
-        decoder.prefill(prompter.segments(placed, [features])), logits, atol=1e-4
+        decoder.sequence().prefill(prompter.segments(placed, [features])), logits, atol=1e-4
     )
     answer = vlm.generate(QUESTION, videos=[clip], max_new_tokens=STEPS)
     said = tokens.tolist()[: len(answer.token_ids)]

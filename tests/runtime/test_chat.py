@@ -1,10 +1,16 @@
 """Conversations: every answer equals that to the whole conversation asked at once, and nothing is
 computed twice."""
 
+import gc
+import itertools
+
 import numpy as np
 import pytest
 
 from pocketvlm import VLM, PocketVLMError
+from pocketvlm.decoders.onnx import OnnxSequence
+from pocketvlm.decoders.pool import SequenceLimits
+from pocketvlm.errors import EngineError
 from pocketvlm.vision.encoder import VisionEncoder
 from support.tiny_artifact import write_artifact
 from support.tiny_graphs import CONTEXT, PATCHES, reference_logits, reference_vision
@@ -46,15 +52,15 @@ def by_hand(weights, vlm, chat, question, pictures, steps):
     ids = vlm._answerer.prompter.encode_messages(messages, len(pictures), BUDGET)
     embeddings = weights.embed[ids].astype(np.float64)
     if pictures:
-        looks = vlm._answerer.viewer.look(pictures, BUDGET)
-        seen = [reference_vision(weights, look.pixel_values, BUDGET)[0] for look in looks]
-        embeddings[ids == vlm._answerer.prompter.image_token_id] = np.concatenate(seen)
-    said = []
+        prepared = vlm._answerer.viewer.prepare(pictures, BUDGET)
+        features = [reference_vision(weights, one.pixel_values, BUDGET)[0] for one in prepared]
+        embeddings[ids == vlm._answerer.prompter.image_token_id] = np.concatenate(features)
+    tokens = []
     eos = vlm.artifact.manifest.decoder.eos_token_ids
-    while len(said) < steps and not (said and said[-1] in eos):
-        said.append(int(np.argmax(reference_logits(weights, embeddings))))
-        embeddings = np.vstack([embeddings, weights.embed[said[-1]]])
-    return said
+    while len(tokens) < steps and not (tokens and tokens[-1] in eos):
+        tokens.append(int(np.argmax(reference_logits(weights, embeddings))))
+        embeddings = np.vstack([embeddings, weights.embed[tokens[-1]]])
+    return tokens
 
 
 def user(text, pictures=0):
@@ -66,22 +72,22 @@ def user(text, pictures=0):
 
 def test_every_answer_is_that_to_the_whole_conversation(weights, vlm, picture, other):
     chat = vlm.chat()
-    shown = []
+    pictures_so_far = []
     for question, pictures in [
         ("what?", [picture]),
         ("and a circle?", []),
         ("is it red?", [other]),
         ("why?", []),
     ]:
-        shown += pictures
-        expected = by_hand(weights, vlm, chat, [user(question, len(pictures))], shown, 4)
+        pictures_so_far += pictures
+        expected = by_hand(weights, vlm, chat, [user(question, len(pictures))], pictures_so_far, 4)
         answer = chat.ask(question, pictures, max_new_tokens=4)
         assert answer.token_ids == expected
         assert answer.visual_tokens == {
-            "before": PATCHES * len(shown),
-            "after": BUDGET * len(shown),
+            "before": PATCHES * len(pictures_so_far),
+            "after": BUDGET * len(pictures_so_far),
         }
-        assert len(answer.kept_indices) == len(shown)
+        assert len(answer.kept_indices) == len(pictures_so_far)
     assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 4
 
 
@@ -92,12 +98,13 @@ def test_what_was_computed_is_not_computed_again(vlm, picture, encoded):
     assert first.prompt_tokens["cached"] == 0
     assert second.prompt_tokens["cached"] >= first.prompt_tokens["total"]
     assert second.prompt_tokens["total"] > second.prompt_tokens["cached"]
-    again = vlm.chat().ask(
-        "another thing?", [picture.copy()], max_new_tokens=1
-    )  # the same content, another array
-    assert again.prompt_tokens["cached"] > BUDGET
+    # Another conversation has a KV cache of its own; features go by content, not by array.
+    again = vlm.chat().ask("another thing?", [picture.copy()], max_new_tokens=1)
+    assert again.prompt_tokens["cached"] == 0
     assert again.kept_indices == first.kept_indices
     assert len(encoded) == 1
+    other_question = chat.ask("what else?", max_new_tokens=1)
+    assert other_question.prompt_tokens["cached"] >= second.prompt_tokens["total"]
 
 
 def test_a_picture_is_encoded_once_even_where_no_features_may_be_kept(
@@ -105,11 +112,15 @@ def test_a_picture_is_encoded_once_even_where_no_features_may_be_kept(
 ):
     from pocketvlm.vision.feature_cache import FeatureLimits
 
-    vlm = VLM.load(tmp_path / "a", feature_limits=FeatureLimits(memory_bytes=0))
+    vlm = VLM.load(
+        tmp_path / "a",
+        feature_limits=FeatureLimits(memory_bytes=0),
+        sequence_limits=SequenceLimits(memory_bytes=0),
+    )
     chat = vlm.chat()
     chat.ask("what?", [picture], max_new_tokens=2)
-    vlm.generate("something else")  # the decoder forgets the conversation
-    chat.ask("and?", max_new_tokens=2)
+    vlm.chat().ask("something else")  # costs the conversation its KV cache
+    assert chat.ask("and?", max_new_tokens=2).prompt_tokens["cached"] == 0
     assert len(encoded) == 1
 
 
@@ -119,12 +130,14 @@ def test_other_answers_between_change_nothing(vlm, picture, other):
         alone.ask(q, [picture] if i == 0 else [], max_new_tokens=5).token_ids
         for i, q in enumerate("abc")
     ]
-    found = []
+    answers = []
     for i, question in enumerate("abc"):
-        found.append(mixed.ask(question, [picture] if i == 0 else [], max_new_tokens=5).token_ids)
+        answers.append(mixed.ask(question, [picture] if i == 0 else [], max_new_tokens=5))
         vlm.generate("something", [other], max_new_tokens=3)
         rival.ask("else", [other], max_new_tokens=3)
-    assert found == expected
+    assert [answer.token_ids for answer in answers] == expected
+    for before, after in itertools.pairwise(answers):  # nothing was computed twice
+        assert after.prompt_tokens["cached"] >= before.prompt_tokens["total"]
 
 
 def test_when_the_context_is_full_the_oldest_turns_go_and_their_pictures_stay(
@@ -199,11 +212,11 @@ def test_a_budget_that_is_not_served_is_refused_at_once(vlm):
 def test_an_answer_left_early_stays_as_far_as_it_went(vlm, picture):
     chat = vlm.chat()
     stream = chat.stream("what is it?", [picture], max_new_tokens=30)
-    said = next(stream) + next(stream)
+    text = next(stream) + next(stream)
     stream.close()
     assert chat.messages[-1] == {
         "role": "assistant",
-        "content": [{"type": "text", "text": said.strip()}],
+        "content": [{"type": "text", "text": text.strip()}],
     }
     unread = chat.stream("and?", max_new_tokens=30)
     unread.close()
@@ -223,15 +236,39 @@ def test_an_answer_asked_to_stop_is_a_whole_one(vlm, picture):
     assert chat.messages[-1]["content"][0]["text"] == answer.text.strip()
 
 
-def test_an_answer_that_failed_is_not_part_of_the_conversation(vlm, picture):
+def test_an_answer_that_failed_is_not_part_of_the_conversation(vlm, picture, monkeypatch):
     chat = vlm.chat()
+    expected = vlm.generate("something", max_new_tokens=3).token_ids
     first = chat.stream("what is it?", [picture], max_new_tokens=30)
     next(first)
-    expected = vlm.generate("something", max_new_tokens=3).token_ids
-    with pytest.raises(PocketVLMError, match="another answer was begun"):
-        list(first)
+    with monkeypatch.context() as patch:
+
+        def broken(self, token_id):
+            raise EngineError("the decoder graph failed")
+
+        patch.setattr(OnnxSequence, "decode", broken)
+        with pytest.raises(PocketVLMError, match="the decoder graph failed"):
+            list(first)
     assert chat.messages == []
     assert chat.ask("something", max_new_tokens=3).token_ids == expected
+
+
+def test_two_answers_of_one_conversation_at_once_are_both_right(vlm, picture):
+    chat = vlm.chat()
+    chat.ask("what is it?", [picture], max_new_tokens=4)
+    alone = vlm.chat()
+    alone.ask("what is it?", [picture], max_new_tokens=4)
+    expected = alone.ask("why?", max_new_tokens=20)
+    first, second = chat.stream("why?", max_new_tokens=20), chat.stream("how?", max_new_tokens=20)
+    text = next(first)
+    list(second)
+    assert text + "".join(first) == expected.text
+    assert first.answer.token_ids == expected.token_ids
+    assert first.answer.prompt_tokens["cached"] > 0 == second.answer.prompt_tokens["cached"]
+    # The one that ended first stays, and its cache goes on with the conversation.
+    assert chat.messages[-2]["content"][0]["text"] == "how?"
+    after = chat.ask("so?", max_new_tokens=2)
+    assert after.prompt_tokens["cached"] >= second.answer.prompt_tokens["total"]
 
 
 def test_reset_begins_anew(vlm, picture):
@@ -239,7 +276,7 @@ def test_reset_begins_anew(vlm, picture):
     first = chat.ask("what?", [picture], max_new_tokens=4)
     chat.reset()
     assert chat.messages == []
-    assert vlm._answerer.decoder.position == 0
+    assert vlm._answerer.pool.cache_bytes == 0
     assert chat.ask("what?", [picture], max_new_tokens=4).token_ids == first.token_ids
 
 
@@ -249,7 +286,10 @@ def test_an_image_token_that_the_model_spells_out_is_no_picture(vlm):
     ]
 
 
-def test_a_closed_model_frees_its_decoder(vlm):
-    vlm.chat().ask("what?", max_new_tokens=1)
-    vlm.close()
-    assert not hasattr(vlm._answerer.decoder, "_decoder")
+def test_a_conversation_that_nobody_holds_any_more_frees_its_cache(vlm):
+    chat = vlm.chat()
+    chat.ask("what?", max_new_tokens=1)
+    assert vlm._answerer.pool.cache_bytes > 0
+    del chat
+    gc.collect()
+    assert vlm._answerer.pool.cache_bytes == 0

@@ -51,7 +51,16 @@ def test_the_command_line_waits_for_no_engine():
 
 
 def test_the_public_names():
-    names = ["VLM", "Answer", "Artifact", "Chat", "PocketVLMError", "__version__"]
+    names = [
+        "VLM",
+        "Answer",
+        "Artifact",
+        "Chat",
+        "EngineSettings",
+        "PocketVLMError",
+        "Provider",
+        "__version__",
+    ]
     assert sorted(pocketvlm.__all__) == sorted(names)
     assert all(getattr(pocketvlm, name) is not None for name in pocketvlm.__all__)
     with pytest.raises(AttributeError, match="nonsense"):

@@ -1,7 +1,9 @@
 """The whole path from pictures and a question to an answer, against numpy doing the same by
 hand."""
 
+import gc
 import io
+import weakref
 
 import numpy as np
 import pytest
@@ -22,19 +24,19 @@ def other(picture):
 def by_hand(weights, vlm, prompt, pictures, budget, steps):
     """Greedy token ids and kept indices, from the numpy twins of the graphs."""
     preprocess = Preprocessor.from_config(PREPROCESSOR)
-    seen = [reference_vision(weights, preprocess(open_picture(p)), budget) for p in pictures]
+    encoded = [reference_vision(weights, preprocess(open_picture(p)), budget) for p in pictures]
     ids = vlm._answerer.prompter.encode(prompt, len(pictures), budget)
     embeddings = weights.embed[ids].astype(np.float64)
-    if seen:
+    if encoded:
         embeddings[ids == vlm._answerer.prompter.image_token_id] = np.concatenate(
-            [features for features, _ in seen]
+            [features for features, _ in encoded]
         )
-    said = []
+    tokens = []
     eos = vlm.artifact.manifest.decoder.eos_token_ids
-    while len(said) < steps and not (said and said[-1] in eos):
-        said.append(int(np.argmax(reference_logits(weights, embeddings))))
-        embeddings = np.vstack([embeddings, weights.embed[said[-1]]])
-    return said, [indices.tolist() for _, indices in seen]
+    while len(tokens) < steps and not (tokens and tokens[-1] in eos):
+        tokens.append(int(np.argmax(reference_logits(weights, embeddings))))
+        embeddings = np.vstack([embeddings, weights.embed[tokens[-1]]])
+    return tokens, [indices.tolist() for _, indices in encoded]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -190,22 +192,45 @@ def test_picture_limits_can_be_set(artifact_dir, picture):
 
 
 def test_two_streams_on_one_model_do_not_mix(vlm):
-    alone = vlm.generate("what?", max_new_tokens=10).token_ids
+    alone = [
+        vlm.generate(question, max_new_tokens=30).token_ids for question in ("something", "what?")
+    ]
     first = vlm.stream("something", max_new_tokens=30)
     next(first)
-    second = vlm.stream("what?", max_new_tokens=10)
+    second = vlm.stream("what?", max_new_tokens=30)
     next(second)
-    with pytest.raises(PocketVLMError, match="another answer was begun"):
-        list(first)
-    assert second.answer.token_ids == alone
+    list(first)
+    assert [first.answer.token_ids, second.answer.token_ids] == alone
 
 
-def test_a_stream_left_early_frees_the_decoder(vlm):
+@pytest.mark.parametrize("leave", [lambda stream: stream.close(), lambda stream: None])
+def test_a_stream_left_early_frees_its_cache(vlm, leave):
     stream = vlm.stream("what?", max_new_tokens=30)
     next(stream)
-    assert vlm._answerer.decoder.position > 0
-    stream.close()
-    assert vlm._answerer.decoder.position == 0
+    assert vlm._answerer.pool.cache_bytes > 0
+    leave(stream)
+    del stream
+    gc.collect()
+    assert vlm._answerer.pool.cache_bytes == 0
+
+
+def test_a_closed_model_frees_its_decoder_and_answers_no_more(vlm):
+    session = weakref.ref(vlm._answerer.decoder._graphs.decode)
+    chat = vlm.chat()
+    chat.ask("what?", max_new_tokens=1)
+    expected = vlm.generate("what?", max_new_tokens=10).token_ids
+    stream = vlm.stream("what?", max_new_tokens=10)
+    next(stream)
+    vlm.close()
+    vlm.close()
+    for ask in (vlm.generate, chat.ask):
+        with pytest.raises(PocketVLMError, match="this model is closed: load it again"):
+            ask("what?")
+    assert stream.answer.token_ids == expected  # what is under way ends as it would
+    del stream
+    gc.collect()
+    assert session() is None
+    assert vlm._answerer.pool.cache_bytes == 0
 
 
 def test_preprocessing_that_does_not_fit_the_graph_is_refused(artifact_dir):

@@ -11,19 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketvlm import PocketVLMError
-from pocketvlm.decoders import EmbeddingSegment, TokenSegment
-from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
+from pocketvlm import EngineSettings, PocketVLMError
+from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
+from pocketvlm.decoders.llama_cpp import LlamaCppDecoder, LlamaCppSequence
 from support.tiny_gguf import CONTEXT, HIDDEN, VOCAB, TinyLlama
 
 
 def attempt(path: Path) -> str:
     """Open a file and use it; ``"refused"`` or ``"used"``."""
     try:
-        decoder = LlamaCppDecoder.from_file(path, context=64, hidden=HIDDEN, vocab=VOCAB, threads=1)
+        decoder = LlamaCppDecoder.from_file(
+            path, context=64, hidden=HIDDEN, vocab=VOCAB, settings=EngineSettings(threads=1)
+        )
+        sequence = decoder.sequence()
         picture = EmbeddingSegment(np.ones((3, HIDDEN), np.float32))
-        decoder.prefill([TokenSegment(np.arange(4)), picture])
-        decoder.sampler(0.7, 0.9, 1).pick(decoder.decode(1))
+        sequence.prefill([TokenSegment(np.arange(4)), picture])
+        decoder.sampler(0.7, 0.9, 1).pick(sequence.decode(1))
+        sequence.close()
         decoder.close()
     except PocketVLMError:
         return "refused"
@@ -67,9 +71,10 @@ def try_limits(source: Path) -> None:
     """Each would end the process if it reached llama.cpp, or be taken for something else without a
     word."""
 
-    def opened(**options) -> LlamaCppDecoder:
-        known = {"context": CONTEXT, "hidden": HIDDEN, "vocab": VOCAB, "threads": 1}
-        return LlamaCppDecoder.from_file(source, **(known | options))
+    def opened(threads=1, **options) -> LlamaCppSequence:
+        dimensions = {"context": CONTEXT, "hidden": HIDDEN, "vocab": VOCAB} | options
+        settings = EngineSettings(threads=threads)
+        return LlamaCppDecoder.from_file(source, **dimensions, settings=settings).sequence()
 
     def tokens(*ids) -> TokenSegment:
         return TokenSegment(np.array(ids, np.int64))
@@ -105,7 +110,7 @@ def try_limits(source: Path) -> None:
     large.prefill([EmbeddingSegment(np.ones((2000, HIDDEN), np.float32)), tokens(*[1] * 1500)])
     large.keep(3)
     large.decode(5)
-    print("used" if large.position == 4 else "positions are off")
+    print("used" if large.length == 4 else "positions are off")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import click
 
 from benchmark.interleave import check_quiet, take_turns
 from benchmark.options import EXISTING, NUMBERS, Section, Timing, into_section, timed
-from pocketvlm import VLM, Artifact
+from pocketvlm import VLM, Artifact, EngineSettings
 from pocketvlm_measure.profiler.questions import noise_picture
 
 FIRST = "What is in the picture, and where is it?"
@@ -42,7 +42,7 @@ def conversation(
             decoder=engine,
             decoder_precision=precision,
             budget=budget,
-            threads=timing.threads,
+            settings=EngineSettings(threads=timing.threads),
         )
 
         def once() -> dict[str, float]:

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from benchmark.interleave import Spread, check_quiet, take_turns
 from benchmark.options import Section, Timing, into_section, timed
 from pocketvlm.cli.lists import Comma
+from pocketvlm.ort.settings import CPU_PROVIDER
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs import PrunedVisionEncoder, VisionEncoderGraph, trace
 from pocketvlm_export.loading import open_checkpoint, quiet_transformers
@@ -120,7 +121,7 @@ def _measure(file: Path, spec: VisionSpec, timing: Timing) -> Callable[[], dict[
         options = ort.SessionOptions()
         options.intra_op_num_threads = timing.threads
         options.enable_profiling, options.profile_file_prefix = True, str(file.with_suffix(""))
-        session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(file, options, providers=[CPU_PROVIDER])
         for _ in range(1 + _RUNS):
             session.run(None, {"pixel_values": pixels})
         events = json.loads(Path(session.end_profiling()).read_text())

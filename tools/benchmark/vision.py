@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmark.interleave import check_quiet, take_turns
 from benchmark.options import EXISTING, NUMBERS, Section, Timing, into_section, timed
-from pocketvlm import Artifact
+from pocketvlm import Artifact, EngineSettings
 from pocketvlm.vision.encoder import VisionEncoder
 
 
@@ -33,7 +33,8 @@ def vision(
     pixel_values = np.random.default_rng(0).standard_normal((1, 3, height, width), dtype=np.float32)
 
     def measure(artifact: Artifact, budget: int | None) -> Callable[[], dict[str, float]]:
-        encoder = VisionEncoder.open(artifact, budget=budget, threads=timing.threads)
+        settings = EngineSettings(threads=timing.threads)
+        encoder = VisionEncoder.open(artifact, budget=budget, settings=settings)
 
         def once() -> dict[str, float]:
             started = time.perf_counter()

@@ -11,8 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pocketvlm import VLM, Artifact
-from pocketvlm.decoders import EmbeddingSegment, open_decoder
+from pocketvlm import VLM, Artifact, EngineSettings
+from pocketvlm.decoders import open_decoder
+from pocketvlm.decoders.base import EmbeddingSegment
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.media.preprocessing import Preprocessor
 from pocketvlm.text.prompts import Prompter
@@ -20,15 +21,14 @@ from pocketvlm.vision.encoder import VisionEncoder
 
 folder, questions, vision, precision = sys.argv[1:5]
 artifact = Artifact.open(folder)
-encoder = VisionEncoder.open(
-    artifact, precision=vision, threads=1
-)  # emulated threads wait for each other by spinning
-decoder = open_decoder(artifact, engine="onnx", precision=precision, threads=1)
+settings = EngineSettings(threads=1)  # emulated threads wait for each other by spinning
+encoder = VisionEncoder.open(artifact, precision=vision, settings=settings)
+decoder = open_decoder(artifact, engine="onnx", precision=precision, settings=settings)
 prompter, preprocessor = Prompter.from_artifact(artifact), Preprocessor.from_artifact(artifact)
 
 
 @functools.cache
-def look(image: str) -> EmbeddingSegment:
+def encoded(image: str) -> EmbeddingSegment:
     """A picture's features; float32 towers take most of the time where they are emulated."""
     return EmbeddingSegment(
         encoder.encode(preprocessor(open_picture(image))[None]).image_features[0]
@@ -38,15 +38,16 @@ def look(image: str) -> EmbeddingSegment:
 with tempfile.TemporaryDirectory() as features:
     vlm = VLM(artifact, encoder, decoder, feature_cache=features)
     for image, question in json.loads(Path(questions).read_text()):
-        picture = look(image)
-        logits = decoder.prefill(
+        picture = encoded(image)
+        sequence = decoder.sequence()
+        logits = sequence.prefill(
             prompter.segments(prompter.encode(question, 1, len(picture)), [picture])
         )
-        decoder.reset()
+        sequence.close()
         answer = vlm.generate(question, images=[image], max_new_tokens=32)
-        found = {
+        result = {
             "token_ids": answer.token_ids,
             "text": answer.text.strip(),
             "kept": answer.kept_indices[0],
         }
-        print(json.dumps({"logits": logits.tolist(), **found}), flush=True)
+        print(json.dumps({"logits": logits.tolist(), **result}), flush=True)

@@ -14,7 +14,7 @@ from pocketvlm import PocketVLMError
 from pocketvlm.artifact import Artifact
 from pocketvlm.artifact.manifest import Parity
 from pocketvlm.decoders import engine_class
-from pocketvlm.decoders.fastv import FastVDecoder
+from pocketvlm.decoders.fastv import FastVSequence
 from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm.layouts import open_layout
 from pocketvlm.text.prompts import Prompter
@@ -292,21 +292,22 @@ def _answer(
     vision = precision if precision in _vision_precisions(artifact) else None
     layout, grid = open_layout(artifact), references.shown.grid
     encoder = VisionEncoder.open(artifact, precision=vision)
-    found = encoder.encode(references.shown.pixel_values).first(grid.tiles)
+    encoded = encoder.encode(references.shown.pixel_values).first(grid.tiles)
     features, constants = references.features, encoder.constants
     del encoder
     release_memory()
     prompt = gate_prompt(artifact, references)
     # About other patches, which only a tie excuses, there is another answer.
-    if np.array_equal(found.kept_indices, _asked(artifact, references).kept_indices):
-        features = layout.arrange(grid, found, constants)
+    if np.array_equal(encoded.kept_indices, _asked(artifact, references).kept_indices):
+        features = layout.arrange(grid, encoded, constants)
     table = precision if precision in artifact.manifest.decoder.embed else None
     decoder = _open(artifact, precision=precision, table=table)
-    logits = [decoder.prefill(prompt.filled(features))]
-    kept = decoder.kept_prompt if isinstance(decoder, FastVDecoder) else None
+    sequence = decoder.sequence()
+    logits = [sequence.prefill(prompt.filled(features))]
+    kept = sequence.kept_prompt if isinstance(sequence, FastVSequence) else None
     while len(logits) < STEPS:
-        logits.append(decoder.decode(int(logits[-1].argmax())))
-    del decoder
+        logits.append(sequence.decode(int(logits[-1].argmax())))
+    del decoder, sequence
     release_memory()
     equal = np.array_equal(prompt.ids, references.decoder.prompt_ids)
     return [int(row.argmax()) for row in logits], np.stack(logits), equal, kept

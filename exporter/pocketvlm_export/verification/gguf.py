@@ -9,6 +9,7 @@ from typing import Any
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
+from pocketvlm.ort.settings import EngineSettings
 from pocketvlm_export.memory import release_memory
 from pocketvlm_export.options import GATE_GGUF_TYPE
 from pocketvlm_export.verification.bounds import LOGITS_COSINE, within
@@ -39,8 +40,8 @@ def measure_gguf(
         context=spec.context,
         hidden=spec.hidden,
         vocab=spec.vocab,
-        # several wait for each other at every operation, which on a busy machine takes them minutes
-        threads=1,
+        # Several wait for each other at every operation, which on a busy machine takes minutes.
+        settings=EngineSettings(threads=1),
         f32_cache=True,
     )
     sequences = gate_sequences(spec.vocab, spec.context)

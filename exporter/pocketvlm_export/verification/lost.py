@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm.decoders import Decoder, Segment, TokenSegment
-from pocketvlm.decoders.fastv import FastVDecoder
+from pocketvlm.decoders.base import Decoder, DecoderSequence, Segment, TokenSegment
+from pocketvlm.decoders.fastv import FastVSequence
 from pocketvlm.text.prompts import Prompter
 from pocketvlm_export.verification.bounds import VISION_BOUNDS, agreement, cosine, divergence
 from pocketvlm_export.verification.kept import KeptRow, largest
@@ -56,9 +56,11 @@ def measure_logits(
             differs.
         sequences: see `gate_sequences`.
     """
-    answer = _read(decoder, prompt.filled(features), reference.token_ids[:-1])
-    kept = decoder.kept_prompt if isinstance(decoder, FastVDecoder) else None
-    others = [_read(decoder, [TokenSegment(row[:1])], row[1:].tolist()) for row in sequences]
+    sequence = decoder.sequence()
+    answer = _read(sequence, prompt.filled(features), reference.token_ids[:-1])
+    kept = sequence.kept_prompt if isinstance(sequence, FastVSequence) else None
+    others = [_read(sequence, [TokenSegment(row[:1])], row[1:].tolist()) for row in sequences]
+    sequence.close()
     ours, theirs = (
         np.concatenate([answer, *others]),
         np.concatenate([reference.logits, *reference.sequence_logits]),
@@ -115,8 +117,10 @@ def judge_kept(rows: Sequence[KeptRow], precision: str) -> dict[str, Any]:
     }
 
 
-def _read(decoder: Decoder, segments: Sequence[Segment], following: Sequence[int]) -> Floats:
+def _read(
+    sequence: DecoderSequence, segments: Sequence[Segment], following: Sequence[int]
+) -> Floats:
     """Logits after ``segments`` and after each of the ``following`` tokens: (1 + following,
     vocab)."""
-    decoder.reset()
-    return np.stack([decoder.prefill(segments), *(decoder.decode(token) for token in following)])
+    sequence.reset()
+    return np.stack([sequence.prefill(segments), *map(sequence.decode, following)])

@@ -55,14 +55,17 @@ class Asker:
                 f"{subject.folder} is another artifact than it was", advice="begin again"
             )
         decoder = open_decoder(
-            artifact, engine=first.decoder, precision=first.decoder_precision, threads=first.threads
+            artifact,
+            engine=first.decoder,
+            precision=first.decoder_precision,
+            settings=first.settings,
         )
         budgets = [case.budget for case in subject.cases]
         graphs = [max(budgets)] if is_nested(artifact.manifest) else budgets
         self._vlms = {}
         for budget in graphs:
             encoder = VisionEncoder.open(
-                artifact, budget=budget, precision=first.vision_precision, threads=first.threads
+                artifact, budget=budget, precision=first.vision_precision, settings=first.settings
             )
             self._vlms[budget] = VLM(artifact, encoder, decoder, keep_features=True)
 
@@ -79,10 +82,10 @@ class Asker:
                 for budget in left
             )
             return
-        seen_ms = dict.fromkeys(self._vlms, 0.0)
+        encode_ms = dict.fromkeys(self._vlms, 0.0)
         for question, left in asked:
             for budget in left:
-                yield self._answer(question, images, budget, task.max_new_tokens, seen_ms)
+                yield self._answer(question, images, budget, task.max_new_tokens, encode_ms)
 
     def _answer(
         self,
@@ -90,9 +93,9 @@ class Asker:
         images: list[Image.Image],
         budget: int,
         max_new_tokens: int,
-        seen_ms: dict[int, float],
+        encode_ms: dict[int, float],
     ) -> Reply:
-        """One reply; ``seen_ms`` remembers what encoding the pictures took each graph, the first
+        """One reply; ``encode_ms`` remembers what encoding the pictures took each graph, the first
         time."""
         graph = budget if budget in self._vlms else max(self._vlms)
         try:
@@ -102,14 +105,14 @@ class Asker:
         except PocketVLMError as error:
             return Reply(question.line, budget, error=str(error))
         vision_ms = answer.timings_ms["vision"]
-        seen_ms[graph] = max(seen_ms[graph], vision_ms)
+        encode_ms[graph] = max(encode_ms[graph], vision_ms)
         return Reply(
             question.line,
             budget,
             answer.text.strip(),
             len(answer.token_ids),
             answer.visual_tokens["after"],
-            round(answer.timings_ms["ttft"] - vision_ms + seen_ms[graph], 3),
+            round(answer.timings_ms["ttft"] - vision_ms + encode_ms[graph], 3),
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pocketvlm.artifact import Artifact, Manifest, pick_graph
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.ort.threads import physical_cores
+from pocketvlm.ort.settings import physical_cores
 from pocketvlm_measure.cases import Case, sweep
 from pocketvlm_measure.evaluation.questions import Question
 

@@ -64,10 +64,10 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
     started = time.perf_counter()
     artifact = _endless(Artifact.open(folder).shortened(case.context))
     encoder = VisionEncoder.open(
-        artifact, budget=case.budget, precision=case.vision_precision, threads=case.threads
+        artifact, budget=case.budget, precision=case.vision_precision, settings=case.settings
     )
     decoder = open_decoder(
-        artifact, engine=case.decoder, precision=case.decoder_precision, threads=case.threads
+        artifact, engine=case.decoder, precision=case.decoder_precision, settings=case.settings
     )
     vlm = VLM(artifact, encoder, decoder)
     load_ms = ms_since(started)
@@ -106,14 +106,14 @@ def main() -> None:
     case = Case(**job["case"])
     try:
         if job["task"] == "select":
-            found = measure_selection(
+            selection = measure_selection(
                 Artifact.open(job["folder"]),
                 budget=case.budget,
                 precision=case.vision_precision,
-                threads=case.threads,
+                settings=case.settings,
                 runs=job["runs"],
             )
-            result = None if found is None else dataclasses.asdict(found)
+            result = None if selection is None else dataclasses.asdict(selection)
         else:
             question = Question(**job["question"] | {"images": tuple(job["question"]["images"])})
             result = dataclasses.asdict(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.decoders import check_room
+from pocketvlm.decoders.base import check_room
 from pocketvlm.layouts import Grid, make_layout, setting_of
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.prompts import Prompter

@@ -14,6 +14,7 @@ from pocketvlm.artifact import Artifact, is_nested, metadata, pick_graph, pick_p
 from pocketvlm.layouts import open_layout
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.ort.sessions import open_session
+from pocketvlm.ort.settings import EngineSettings
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_measure.profiler.questions import noise_picture
 from pocketvlm_measure.spread import Spread
@@ -37,7 +38,7 @@ class Selection:
 
 
 def measure_selection(
-    artifact: Artifact, *, budget: int, precision: str, threads: int | None, runs: int
+    artifact: Artifact, *, budget: int, precision: str, settings: EngineSettings, runs: int
 ) -> Selection | None:
     """Run the vision graph that serves ``budget`` once to warm up and then ``runs`` times with its
     nodes timed.
@@ -54,7 +55,7 @@ def measure_selection(
             name,
             metadata.VISION_ENCODER,
             budget=k,
-            threads=threads,
+            settings=settings,
             profile=Path(folder) / "nodes",
         )
         encoder = VisionEncoder(session, k, precision, nested=is_nested(manifest))
@@ -72,7 +73,7 @@ def read_events(events: Iterable[Mapping[str, Any]]) -> Selection | None:
     if not any(e["name"].startswith(metadata.SELECTION) for e in kernels):
         return None
     of_run = [[e for e in kernels if begin <= e["ts"] <= end] for begin, end in runs]
-    selecting = [[e for e in found if e["name"].startswith(metadata.SELECTION)] for found in of_run]
+    selecting = [[e for e in run if e["name"].startswith(metadata.SELECTION)] for run in of_run]
     return Selection(tuple(map(_milliseconds, selecting)), tuple(map(_milliseconds, of_run)))
 
 

@@ -128,7 +128,10 @@ def answering_options(command: _Command) -> _Command:
     return result
 
 
-def _load(model: dict[str, Any], directory: Path, **more: Any) -> VLM:
+def _load(model: dict[str, Any], directory: Path, *, prepack: bool = True) -> VLM:
+    from pocketvlm.ort.settings import EngineSettings
     from pocketvlm.vlm import VLM
 
-    return VLM.load(directory, **model, **more)
+    settings = EngineSettings(threads=model["threads"], prepack=prepack)
+    others = {name: value for name, value in model.items() if name != "threads"}
+    return VLM.load(directory, **others, settings=settings)

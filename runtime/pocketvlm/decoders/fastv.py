@@ -11,45 +11,51 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from pocketvlm.artifact import metadata
-from pocketvlm.decoders import EmbeddingSegment, Segment
-from pocketvlm.decoders.onnx import OnnxDecoder
+from pocketvlm.decoders.base import EmbeddingSegment, Segment
+from pocketvlm.decoders.onnx import Graphs, OnnxDecoder, OnnxSequence
 
 _KEPT: Final = "kept_tokens"
 
 
 class FastVDecoder(OnnxDecoder):
-    """As `OnnxDecoder`, with caches of two lengths: layers from FastV's on hold fewer visual
-    tokens.
-
-    Which ones is decided as a prompt is read, by its last token: the question. So a cache that has
-    lost tokens answers that prompt and what follows it, but is no beginning of another: `keep` then
-    keeps nothing from the first picture on, and a conversation reads its pictures again with every
-    question. It answers each as if it were asked alone.
-
-    Attributes:
-        kept_prompt: positions of those tokens that all layers read of what was read last, int64
-            (n,), ascending.
-    """
+    """As `OnnxDecoder`; its sequences are `FastVSequence`."""
 
     kind: ClassVar[str] = metadata.FASTV_DECODER
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        """See `OnnxDecoder`."""
-        super().__init__(*arguments, **options)
+    def sequence(self) -> FastVSequence:
+        """See `Decoder.sequence`."""
+        return FastVSequence(self._opened())
+
+
+class FastVSequence(OnnxSequence):
+    """As `OnnxSequence`, with caches of two lengths: layers from FastV's on hold fewer visual
+    tokens.
+
+    Which ones is decided during prefill, by the prompt's last token: the question. So a cache that
+    has lost tokens answers that prompt and what follows it, but is no beginning of another: `keep`
+    then keeps nothing from the first picture on, and a conversation prefills its pictures again
+    with every question. It answers each as if it were asked alone.
+
+    Attributes:
+        kept_prompt: positions of those tokens that all layers hold of the last prefill, int64 (n,),
+            ascending.
+    """
+
+    def __init__(self, graphs: Graphs) -> None:
+        super().__init__(graphs)
         self._outputs = [*self._outputs, _KEPT]
-        self._first_picture: int | None = (
-            None  # where the first picture in the cache begins, or before it
-        )
+        # Where the first picture in the cache begins, or before it; None without a picture.
+        self._first_picture: int | None = None
         self.kept_prompt = np.zeros(0, dtype=np.int64)
 
     def keep(self, length: int) -> None:
-        """See `Decoder.keep` and the class."""
+        """See `DecoderSequence.keep` and the class."""
         if self.dropped and self._first_picture is not None:
             length = min(length, self._first_picture)
         super().keep(length)
 
     def reset(self) -> None:
-        """See `Decoder.reset`."""
+        """See `DecoderSequence.reset`."""
         super().reset()
         self._first_picture = None
 
@@ -60,15 +66,15 @@ class FastVDecoder(OnnxDecoder):
             picture_ids(segments) if segments else np.zeros(len(inputs_embeds), dtype=np.int64)
         )
         if self._first_picture is None and numbers.any():
-            self._first_picture = self.position + int(np.argmax(numbers > 0))
+            self._first_picture = self.length + int(np.argmax(numbers > 0))
         feed = super()._feed(inputs_embeds, segments)
         del feed["attention_mask"]
         return feed | {"picture_ids": numbers[None]}
 
-    def _took(self, outputs: Mapping[str, ort.OrtValue], tokens: int) -> None:
-        super()._took(outputs, tokens)
+    def _store(self, outputs: Mapping[str, ort.OrtValue], tokens: int) -> None:
+        super()._store(outputs, tokens)
         if tokens > 1:
-            self.kept_prompt = self.position - tokens + outputs[_KEPT].numpy()[0]
+            self.kept_prompt = self.length - tokens + outputs[_KEPT].numpy()[0]
 
 
 def picture_ids(segments: Sequence[Segment]) -> npt.NDArray[np.int64]:

@@ -127,9 +127,9 @@ class GgufHeader:
                 advice="export it again",
             )
         for field, value in expected.items():
-            if (found := getattr(self, field)) != value:
+            if (stated := getattr(self, field)) != value:
                 raise ArtifactError(
-                    f"{name} has {field} {found}, the manifest says {value}",
+                    f"{name} has {field} {stated}, the manifest says {value}",
                     advice="files of two artifacts are mixed, copy or export it again",
                 )
 
@@ -225,12 +225,12 @@ class _Reader:
 
     def _settings(self, count: int) -> Iterator[tuple[str, tuple[int, Any]]]:
         """(name, (type, value)) of each."""
-        seen: set[str] = set()
+        names: set[str] = set()
         for _ in range(count):
             name = self._name_of("setting")
-            if name in seen:
+            if name in names:
                 self._refuse(f"{name} is set twice")
-            seen.add(name)
+            names.add(name)
             kind = self._number("<I")
             yield name, (kind, self._value(name, kind))
 
@@ -262,22 +262,22 @@ class _Reader:
         kind, architecture = settings.get("general.architecture", (_STRING, b"none"))
         if (
             kind != _STRING
-            or (known := architecture.decode("ascii", "replace")) not in ARCHITECTURES
+            or (family := architecture.decode("ascii", "replace")) not in ARCHITECTURES
         ):
             self._refuse(f"its architecture is not one of {', '.join(ARCHITECTURES)}")
         own = {
-            name.removeprefix(f"{known}."): value
+            name.removeprefix(f"{family}."): value
             for name, value in settings.items()
-            if name.startswith(f"{known}.")
+            if name.startswith(f"{family}.")
         }
         for name in settings:
-            if not name.startswith((f"{known}.", "general.", "tokenizer.", "quantize.")):
+            if not name.startswith((f"{family}.", "general.", "tokenizer.", "quantize.")):
                 self._refuse(f"the setting {name} is not one that exports write")
         for name, (kind, value) in own.items():
             self._check_setting(name, kind, value)
         for name in (*_WIDTHS, "attention.layer_norm_rms_epsilon"):
             if name not in own:
-                self._refuse(f"{known}.{name} is missing")
+                self._refuse(f"{family}.{name} is missing")
         if settings.get("general.alignment", (_UINT32, _ALIGNMENT)) != (_UINT32, _ALIGNMENT):
             self._refuse(f"its alignment is not {_ALIGNMENT}")
         context, hidden, layers, _, heads, kv_heads = (own[name][1] for name in _WIDTHS)
@@ -292,7 +292,7 @@ class _Reader:
             == head_dim,
             f"{rotated} of {head_dim} dimensions are rotated": (
                 rotated % 2 == 0
-                and (rotated <= head_dim if known == "phi3" else rotated == head_dim)
+                and (rotated <= head_dim if family == "phi3" else rotated == head_dim)
             ),
         }
         for problem, holds in rules.items():
@@ -302,7 +302,7 @@ class _Reader:
         length = vocab.length if isinstance(vocab, _Array) else 0
         if own.get("vocab_size", (0, length))[1] != length or length == 0:
             self._refuse(f"a vocabulary of {length} tokens")
-        return GgufHeader(known, layers, heads, kv_heads, head_dim, hidden, length, context)
+        return GgufHeader(family, layers, heads, kv_heads, head_dim, hidden, length, context)
 
     def _check_setting(self, name: str, kind: int, value: Any) -> None:
         """A setting of the architecture: known, of the right type and within what llama.cpp can

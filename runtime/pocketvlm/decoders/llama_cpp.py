@@ -1,114 +1,108 @@
 """Knows llama.cpp, the only module that does: a GGUF decoder through llama-cpp-python's low-level
 calls.
 
-llama.cpp ends the whole process where it is given what it does not expect, so everything is checked
-before it is
-asked: the file's header (`pocketvlm.decoders.gguf_header`), widths, token ids, batch sizes, room in
-the context. Leave the environment variable OMP_WAIT_POLICY unset: ``passive`` halves llama.cpp's
-speed.
+llama.cpp ends the whole process where it is given what it does not expect. So everything is checked
+before it is asked: the file's header (`pocketvlm.decoders.gguf_header`), widths, token ids, batch
+sizes, room in the context. Leave the environment variable OMP_WAIT_POLICY unset: ``passive`` halves
+llama.cpp's speed.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import importlib
 import itertools
-import logging
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from packaging.specifiers import SpecifierSet
 
 from pocketvlm.artifact import Artifact, pick_precision
-from pocketvlm.decoders import EmbeddingSegment, Segment, TokenSegment, check_room, check_widths
-from pocketvlm.decoders.gguf_header import expected_dimensions, read_header
+from pocketvlm.decoders.base import (
+    EmbeddingSegment,
+    Segment,
+    TokenSegment,
+    check_room,
+    check_widths,
+    closed,
+)
+from pocketvlm.decoders.gguf_header import GgufHeader, expected_dimensions, read_header
+from pocketvlm.decoders.llama_library import LlamaContext, LlamaModel, complaint, library
 from pocketvlm.decoders.sampling import check, check_finite
 from pocketvlm.errors import EngineError
-from pocketvlm.ort.threads import check_threads, physical_cores
+from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings, physical_cores
 
-SUPPORTED = SpecifierSet(">=0.3.20,<0.4")
-_INSTALL = "pip install 'pocketvlm[llama]'"
 _FIRST_CAPACITY = 1024  # tokens; the cache doubles when a sequence needs more, up to the context
-_MAX_BATCH = 512
 _CANDIDATE = np.dtype(
     [("id", np.int32), ("logit", np.float32), ("p", np.float32)]
 )  # llama_token_data
-_LOG_ERROR, _LOG_CONTINUED = 4, 5  # ggml_log_level
-
-_log = logging.getLogger(__name__)
-_complaints: list[str] = []  # llama.cpp's last error, for our messages
-_callbacks: list[Any] = []  # what C calls must outlive every call
 
 Array = npt.NDArray[Any]  # int32 (n,) ids or float32 (n, hidden) embeddings
 
 
-@functools.cache
-def library() -> Any:
-    """llama-cpp-python's low-level module, with llama.cpp's log turned to ours (level debug).
+@dataclass(frozen=True)
+class _Size:
+    """What sequences must know of their model.
 
-    Raises:
-        PocketVLMError: it is not installed, has a version not known to work, or does not load.
+    Attributes:
+        context: the most tokens of a sequence.
+        hidden: width of an embedding.
+        vocab: tokens of the vocabulary.
+        token_bytes: of one token in the cache, keys and values of all layers.
     """
-    try:
-        installed = version("llama_cpp_python")
-    except PackageNotFoundError as error:
-        raise EngineError(
-            "the decoder engine llama.cpp needs llama-cpp-python", advice=_INSTALL
-        ) from error
-    if not SUPPORTED.contains(installed, prereleases=True):
-        raise EngineError(
-            f"llama-cpp-python {installed} is installed, {SUPPORTED} is needed", advice=_INSTALL
-        )
-    try:
-        lib = importlib.import_module("llama_cpp.llama_cpp")
-    except (ImportError, OSError, RuntimeError) as error:
-        raise EngineError(
-            f"llama-cpp-python {installed} does not load ({error})", advice=_INSTALL
-        ) from error
-    _callbacks.append(lib.llama_log_callback(_on_log))
-    lib.llama_log_set(_callbacks[-1], ctypes.c_void_p(0))
-    lib.llama_backend_init()
-    return lib
+
+    context: int
+    hidden: int
+    vocab: int
+    token_bytes: int
 
 
 class LlamaCppDecoder:
-    """`pocketvlm.decoders.Decoder` on llama.cpp: the weights are memory-mapped, the cache lies
-    inside llama.cpp."""
+    """`pocketvlm.decoders.base.Decoder` on llama.cpp: memory-mapped weights, which sequences share.
+
+    Every sequence has a llama.cpp context of its own. One idle context of the first size is kept,
+    so that a new sequence costs next to nothing.
+    """
 
     def __init__(
         self,
-        model: int,
+        path: Path,
+        header: GgufHeader,
         *,
-        name: str,
         context: int,
-        hidden: int,
-        vocab: int,
-        cache_value_bytes: int,
-        make_context: Callable[[int], int],
+        name: str,
+        settings: EngineSettings,
+        f32_cache: bool,
+        flash_attention: bool,
     ) -> None:
-        """Take over an opened model; ``make_context(capacity)`` opens a cache for so many
-        tokens."""
+        """Load a file whose header has been read and checked; see `open` and `from_file`."""
         self._lib = library()
-        self._native: dict[str, int] = {"model": model}
-        self._free = weakref.finalize(self, _free, self._lib, self._native)
-        self._make_context = make_context
-        self._capacity = 0
-        self._hidden = hidden
-        self._vocab = vocab
         self.name = name
         self.context = context
-        self.cache_value_bytes = cache_value_bytes
-        self.position = 0
-        self.dropped = 0
-        self.timings_ms: dict[str, float] = {}
-        self._reserve(1)
+        self.cache_value_bytes = 4 if f32_cache else 2
+        numbers = 2 * header.layers * header.kv_heads * header.head_dim
+        self._size = _Size(
+            context, header.hidden, header.vocab, token_bytes=numbers * self.cache_value_bytes
+        )
+        threads = settings.threads or physical_cores()
+        self._options: dict[str, Any] = {
+            "n_threads": threads,
+            "n_threads_batch": threads,
+            "flash_attn_type": int(flash_attention),
+            "swa_full": True,  # else a sliding window's cache could not be cut back
+        }
+        if f32_cache:
+            kind = self._lib.GGML_TYPE_F32
+            self._options |= {"type_k": kind, "type_v": kind}
+        # At most one. Lists take and give single items without a lock, from any thread.
+        self._idle: list[LlamaContext] = []
+        self._model: LlamaModel | None = LlamaModel(self._lib, path)
+        self._idle.append(self.make_context(self._model, self.first_capacity))
 
     @classmethod
     def open(
@@ -116,18 +110,20 @@ class LlamaCppDecoder:
         artifact: Artifact,
         *,
         precision: str | None = None,
-        threads: int | None = None,
-        prepack: bool = True,
+        settings: EngineSettings = DEFAULT_SETTINGS,
     ) -> Self:
         """Open the artifact's GGUF file of a precision; None is the default. See `from_file`
         for the errors.
 
-        ``prepack`` changes nothing: llama.cpp repacks or maps weights by their type.
+        Of ``settings`` only the threads are read: llama.cpp repacks or maps weights by their type,
+        and computes on the CPU.
         """
         spec = artifact.manifest.decoder
         precision = precision or spec.default_precisions["llama.cpp"]
         path = artifact.path(pick_precision(spec.gguf, precision, "GGUF decoder"))
-        return cls._load(path, expected_dimensions(spec), threads, name=f"llama.cpp {precision}")
+        return cls._load(
+            path, expected_dimensions(spec), settings=settings, name=f"llama.cpp {precision}"
+        )
 
     @classmethod
     def from_file(
@@ -137,7 +133,7 @@ class LlamaCppDecoder:
         context: int,
         hidden: int,
         vocab: int,
-        threads: int | None = None,
+        settings: EngineSettings = DEFAULT_SETTINGS,
         f32_cache: bool = False,
         flash_attention: bool = False,
     ) -> Self:
@@ -145,10 +141,10 @@ class LlamaCppDecoder:
 
         Args:
             path: the file.
-            context: the most tokens of a sequence; the cache grows up to it as it is needed.
+            context: the most tokens of a sequence; its cache grows up to that as it is needed.
             hidden: width of the embeddings that the file must have.
             vocab: tokens that the file must have.
-            threads: None takes the physical cores.
+            settings: see `open`.
             f32_cache: keep keys and values in float32 instead of float16.
             flash_attention: use llama.cpp's fused attention, whose sums are ordered otherwise.
 
@@ -156,9 +152,13 @@ class LlamaCppDecoder:
             PocketVLMError: llama-cpp-python is missing, or the file is damaged, unsafe to open, or
                 another model's.
         """
-        expected = {"hidden": hidden, "vocab": vocab, "context": context}
         return cls._load(
-            path, expected, threads, f32_cache=f32_cache, flash_attention=flash_attention
+            path,
+            {"hidden": hidden, "vocab": vocab, "context": context},
+            settings=settings,
+            name="llama.cpp",
+            f32_cache=f32_cache,
+            flash_attention=flash_attention,
         )
 
     @classmethod
@@ -166,58 +166,96 @@ class LlamaCppDecoder:
         cls,
         path: Path,
         expected: dict[str, int],
-        threads: int | None,
         *,
-        name: str = "llama.cpp",
+        settings: EngineSettings,
+        name: str,
         f32_cache: bool = False,
         flash_attention: bool = False,
     ) -> Self:
-        check_threads(threads)
         header = read_header(path)
         header.check(path.name, **expected)
-        lib = library()
-        settings = {
-            "n_threads": threads or physical_cores(),
-            "n_threads_batch": threads or physical_cores(),
-            "flash_attn_type": int(flash_attention),
-            "swa_full": True,  # else a sliding window's cache could not be cut back
-        }
-        if f32_cache:
-            settings |= {"type_k": lib.GGML_TYPE_F32, "type_v": lib.GGML_TYPE_F32}
-        options = _params(lib.llama_model_default_params(), n_gpu_layers=0)
-        model = lib.llama_model_load_from_file(str(path).encode(), options)
-        if not model:
-            raise EngineError(
-                f"{path.name} cannot be opened by llama.cpp{_complaint()}",
-                advice="copy or export it again",
-            )
-
-        def make_context(capacity: int) -> int:
-            size = {"n_ctx": capacity, "n_batch": min(capacity, _MAX_BATCH)}
-            opened: int | None = lib.llama_init_from_model(
-                model, _params(lib.llama_context_default_params(), **settings, **size)
-            )
-            if not opened:
-                raise EngineError(
-                    f"llama.cpp cannot hold {capacity} tokens{_complaint()}",
-                    advice="shorten the prompt, or free memory",
-                )
-            return opened
-
-        size = {"context": expected["context"], "hidden": header.hidden, "vocab": header.vocab}
         return cls(
-            model,
+            path,
+            header,
+            context=expected["context"],
             name=name,
-            cache_value_bytes=4 if f32_cache else 2,
-            make_context=make_context,
-            **size,
+            settings=settings,
+            f32_cache=f32_cache,
+            flash_attention=flash_attention,
         )
 
+    @property
+    def first_capacity(self) -> int:
+        """Tokens that the cache of a new sequence holds."""
+        return min(self.context, _FIRST_CAPACITY)
+
+    def sequence(self) -> LlamaCppSequence:
+        """See `Decoder.sequence`."""
+        if self._model is None:
+            raise closed(f"the decoder {self.name}")
+        return LlamaCppSequence(self, self._model, self._size)
+
+    def close(self) -> None:
+        """See `Decoder.close`."""
+        self._model = None
+        self._idle.clear()
+
+    def sampler(
+        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
+    ) -> LlamaCppSampler:
+        """See `Decoder.sampler`: llama.cpp's sampler chain."""
+        return LlamaCppSampler(temperature, top_p, seed)
+
+    def make_context(self, model: LlamaModel, capacity: int) -> LlamaContext:
+        """An empty context; the idle one, where there is one of that size."""
+        if capacity == self.first_capacity:
+            with suppress(IndexError):
+                return self._idle.pop()
+        return LlamaContext(self._lib, model, capacity, self._options)
+
+    def give_back(self, context: LlamaContext) -> None:
+        """Take a context that its sequence needs no more: keep it as the idle one, or free it."""
+        if self._model is None or self._idle or context.capacity != self.first_capacity:
+            context.free()
+            return
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(context.pointer), True)
+        self._idle.append(context)
+        if self._model is None:  # closed meanwhile, by another thread
+            self._idle.clear()
+
+
+class LlamaCppSequence:
+    """`pocketvlm.decoders.base.DecoderSequence` on llama.cpp: the cache lies inside llama.cpp.
+
+    A context is written when it is made, so none is larger than of use: the first holds
+    ``first_capacity`` tokens, each further one twice as many. A new or reset sequence has none.
+    """
+
+    def __init__(self, decoder: LlamaCppDecoder, model: LlamaModel, size: _Size) -> None:
+        self._lib = library()
+        self._decoder = decoder
+        self._model: LlamaModel | None = model
+        self._size = size
+        self._contexts: list[LlamaContext] = []  # one or none
+        self.length = 0
+        self.dropped = 0
+        self.timings_ms: dict[str, float] = {}
+
+    @property
+    def next_position(self) -> int:
+        """See `DecoderSequence`: positions are 0, 1, 2, ... without gaps."""
+        return self.length
+
+    @property
+    def cache_bytes(self) -> int:
+        """See `DecoderSequence`: what llama.cpp has set aside, filled or not."""
+        return sum(context.cells for context in self._contexts) * self._size.token_bytes
+
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
-        """See `Decoder.prefill`; llama.cpp looks token embeddings up itself, so ``embed`` takes no
-        time."""
-        total = check_widths(segments, self._hidden)
-        check_room(self.position, total, self.context)
+        """See `DecoderSequence.prefill`; llama.cpp looks token embeddings up itself, so ``embed``
+        takes no time."""
+        total = check_widths(segments, self._size.hidden)
+        check_room(self.length, total, self._size.context)
         for segment in segments:
             if isinstance(segment, TokenSegment):
                 self._check_ids(segment.ids)
@@ -227,126 +265,116 @@ class LlamaCppDecoder:
         return logits
 
     def decode(self, token_id: int) -> npt.NDArray[np.float32]:
-        """See `Decoder.decode`."""
-        check_room(self.position, 1, self.context)
+        """See `DecoderSequence.decode`."""
+        check_room(self.length, 1, self._size.context)
         ids = np.array([token_id], dtype=np.int64)
         self._check_ids(ids)
         return self._append([ids.astype(np.int32)], 1)
 
     def keep(self, length: int) -> None:
-        """See `Decoder.keep`."""
-        if length < self.position:
+        """See `DecoderSequence.keep`."""
+        if length < self.length:
             self._cut(length)
 
     def reset(self) -> None:
-        """See `Decoder.reset`; a cache of the first size stays, empty."""
-        self.position = 0
-        if self._capacity > _FIRST_CAPACITY:
-            self._lib.llama_free(self._native.pop("context"))
-            self._capacity = 0
-        elif "context" in self._native:
-            self._lib.llama_memory_clear(self._memory(), True)
+        """See `DecoderSequence.reset`."""
+        self.length = 0
+        while self._contexts:
+            self._decoder.give_back(self._contexts.pop())
 
     def close(self) -> None:
-        """See `Decoder.close`."""
-        self._free()
-
-    def sampler(
-        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
-    ) -> LlamaCppSampler:
-        """See `Decoder.sampler`: llama.cpp's sampler chain."""
-        return LlamaCppSampler(temperature, top_p, seed)
+        """See `DecoderSequence.close`."""
+        self.reset()
+        self._model = None
 
     def _append(self, runs: Iterator[Array] | list[Array], total: int) -> npt.NDArray[np.float32]:
         """Feed runs of ids or embeddings in batches; should one fail, the sequence is what it
         was."""
-        before = self.position
-        self._reserve(before + total)
+        before = self.length
+        context = self._reserve(before + total)
         try:
             for run in runs:
-                for start in range(0, len(run), self._batch):
-                    self._feed(run[start : start + self._batch])
-            return self._logits()
+                for start in range(0, len(run), context.batch):
+                    self._feed(context, run[start : start + context.batch])
+            return self._logits(context)
         except BaseException:  # an interrupt may come between llama.cpp's step and ours
             self._cut(before)
             raise
 
-    def _feed(self, values: Array) -> None:
+    def _feed(self, context: LlamaContext, values: Array) -> None:
         """One batch: int32 (n,) ids or float32 (n, hidden) embeddings, at the next n positions of
         the only sequence."""
-        batch = (
-            self._lib.llama_batch()
-        )  # all zero: llama.cpp counts positions itself and gives the last logits
+        # All zero: llama.cpp then counts positions itself and gives the last logits.
+        batch = self._lib.llama_batch()
         batch.n_tokens = len(values)
         if values.dtype == np.int32:
             batch.token = values.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         else:
             batch.embd = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        if code := self._lib.llama_decode(self._native["context"], batch):
+        if code := self._lib.llama_decode(context.pointer, batch):
             raise EngineError(
-                f"llama.cpp failed on {len(values)} tokens with code {code}{_complaint()}",
+                f"llama.cpp failed on {len(values)} tokens with code {code}{complaint()}",
                 advice="try a shorter prompt",
             )
-        self.position += len(values)
+        self.length += len(values)
 
-    def _logits(self) -> npt.NDArray[np.float32]:
+    def _logits(self, context: LlamaContext) -> npt.NDArray[np.float32]:
         """The last position's, float32 (vocab,), copied: llama.cpp overwrites its own."""
-        pointer = self._lib.llama_get_logits_ith(self._native["context"], -1)
+        pointer = self._lib.llama_get_logits_ith(context.pointer, -1)
         if not pointer:
             raise EngineError(
-                f"llama.cpp gave no logits{_complaint()}", advice="export the artifact again"
+                f"llama.cpp gave no logits{complaint()}", advice="export the artifact again"
             )
         logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(
-            pointer, shape=(self._vocab,)
+            pointer, shape=(self._size.vocab,)
         ).copy()
         return logits
 
     def _cut(self, length: int) -> None:
-        if self._lib.llama_memory_seq_rm(self._memory(), 0, length, -1):
-            self.position = length
-        else:  # some architectures' state cannot be cut
-            self.reset()
+        for context in self._contexts:
+            if not self._lib.llama_memory_seq_rm(self._memory(context), 0, length, -1):
+                length = 0  # some architectures' state cannot be cut
+                self._lib.llama_memory_clear(self._memory(context), True)
+        self.length = length
 
-    def _memory(self) -> Any:
-        return self._lib.llama_get_memory(self._native["context"])
+    def _memory(self, context: LlamaContext) -> Any:
+        return self._lib.llama_get_memory(context.pointer)
 
     def _check_ids(self, ids: npt.NDArray[np.int64]) -> None:
-        if len(ids) and not 0 <= ids.min() <= ids.max() < self._vocab:
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self._size.vocab:
             raise EngineError(
                 (
                     f"token ids {ids.min()}..{ids.max()} are not within the vocabulary of "
-                    f"{self._vocab}"
+                    f"{self._size.vocab}"
                 ),
                 advice="the tokenizer belongs to another model, export it again",
             )
 
-    def _reserve(self, needed: int) -> None:
-        """Make room for so many tokens in all. The cache is written when it is made, so none is
-        larger than of use."""
-        if needed <= self._capacity:
-            return
-        capacity = min(self.context, max(_FIRST_CAPACITY, 1 << (needed - 1).bit_length()))
-        fresh = self._make_context(capacity)
-        if self.position:
-            try:
-                self._move_sequence(fresh)
-            except BaseException:
-                self._lib.llama_free(fresh)
-                raise
-        if "context" in self._native:
-            self._lib.llama_free(self._native["context"])
-        self._native["context"] = fresh
-        self._capacity = capacity
-        self._batch: int = self._lib.llama_n_batch(fresh)
+    def _reserve(self, needed: int) -> LlamaContext:
+        """A context with room for so many tokens in all, and what the sequence holds in it."""
+        if self._model is None:
+            raise closed("this sequence")
+        current = self._contexts[0] if self._contexts else None
+        if current is not None and needed <= current.capacity:
+            return current
+        first = self._decoder.first_capacity
+        capacity = min(self._size.context, max(first, 1 << (needed - 1).bit_length()))
+        fresh = self._decoder.make_context(self._model, capacity)
+        if current is not None and self.length:
+            self._copy(current, fresh)
+        self._contexts[:] = [fresh]
+        if current is not None:
+            self._decoder.give_back(current)
+        return fresh
 
-    def _move_sequence(self, fresh: int) -> None:
-        old = self._native["context"]
-        size = self._lib.llama_state_seq_get_size(old, 0)
+    def _copy(self, current: LlamaContext, fresh: LlamaContext) -> None:
+        """Bring what the sequence holds into another context."""
+        size = self._lib.llama_state_seq_get_size(current.pointer, 0)
         state = (ctypes.c_uint8 * size)()
-        written = self._lib.llama_state_seq_get_data(old, state, size, 0)
-        if not written or not self._lib.llama_state_seq_set_data(fresh, state, written, 0):
+        written = self._lib.llama_state_seq_get_data(current.pointer, state, size, 0)
+        if not written or not self._lib.llama_state_seq_set_data(fresh.pointer, state, written, 0):
             raise EngineError(
-                f"llama.cpp cannot enlarge its cache{_complaint()}",
+                f"llama.cpp cannot enlarge its cache{complaint()}",
                 advice="start a new conversation",
             )
 
@@ -407,36 +435,3 @@ def _runs(segments: Sequence[Segment]) -> Iterator[Array]:
         yield np.ascontiguousarray(
             np.concatenate(parts), dtype=np.float32 if is_picture else np.int32
         )
-
-
-def _params(params: Any, **fields: Any) -> Any:
-    """Default parameters with some set: ctypes would take a name that is no field without a
-    word."""
-    for name, value in fields.items():
-        if name not in {field for field, *_ in params._fields_}:
-            raise EngineError(
-                f"llama-cpp-python has no setting {name}, another version is needed",
-                advice=_INSTALL,
-            )
-        setattr(params, name, value)
-    return params
-
-
-def _free(lib: Any, native: dict[str, int]) -> None:
-    if "context" in native:
-        lib.llama_free(native.pop("context"))
-    lib.llama_model_free(native.pop("model"))
-
-
-def _on_log(level: int, text: bytes | None, _data: Any) -> None:
-    """llama.cpp's log: for us at debug level, its last error kept for a message."""
-    if not (line := (text or b"").decode("utf-8", "replace").strip()):
-        return
-    _log.debug("%s", line)
-    if level == _LOG_ERROR:
-        _complaints[:] = [line]
-
-
-def _complaint() -> str:
-    """What llama.cpp last complained about, in brackets, once."""
-    return f" ({_complaints.pop()[:200]})" if _complaints else ""

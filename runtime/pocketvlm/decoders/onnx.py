@@ -3,8 +3,10 @@ cache between runs."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,19 +15,34 @@ import onnxruntime as ort
 
 from pocketvlm.artifact import Artifact, metadata, pick_precision
 from pocketvlm.artifact.manifest import DecoderSpec
-from pocketvlm.decoders import EmbeddingSegment, Segment, check_room, check_widths
+from pocketvlm.decoders.base import EmbeddingSegment, Segment, check_room, check_widths, closed
 from pocketvlm.decoders.sampling import Sampler
-from pocketvlm.ort.sessions import open_session, ort_errors, wants_prepacking
+from pocketvlm.ort.sessions import open_session, ort_errors
+from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.ort.signatures import cache_names
+
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """The opened graphs of one decoder; ONNX Runtime lets any number of threads run them at once.
+
+    Attributes:
+        spec: what the manifest says about them.
+        embed: token ids to embeddings.
+        prefill: for several tokens at once.
+        decode: for one token; the same session as ``prefill`` where one precision does both.
+    """
+
+    spec: DecoderSpec
+    embed: ort.InferenceSession
+    prefill: ort.InferenceSession
+    decode: ort.InferenceSession
 
 
 class OnnxDecoder:
-    """`pocketvlm.decoders.Decoder` on ONNX Runtime.
-
-    The cache stays inside ONNX Runtime: each run's ``present`` outputs are the next run's
-    ``past_key_values`` inputs as OrtValues, float32 (1, kv_heads, position, head_dim). They become
-    numpy arrays only where `keep` cuts them. All precisions read and write the same cache, so one
-    may read prompts and another go on from there.
+    """`pocketvlm.decoders.base.Decoder` on ONNX Runtime: the sessions that all sequences share.
 
     Attributes:
         kind: of the decoder graphs, one of `metadata.GRAPH_KINDS`.
@@ -33,30 +50,11 @@ class OnnxDecoder:
 
     kind: ClassVar[str] = metadata.DECODER
 
-    def __init__(
-        self,
-        spec: DecoderSpec,
-        embed: ort.InferenceSession,
-        decoder: ort.InferenceSession,
-        name: str = "onnx",
-        reader: ort.InferenceSession | None = None,
-    ) -> None:
-        """Put opened graphs together; ``reader`` takes the place of ``decoder`` for several tokens
-        at once."""
-        names = cache_names(spec.layers)
-        self._past = [f"past_key_values.{name}" for name in names]
-        self._present = [f"present.{name}" for name in names]
-        self._outputs = ["logits", *self._present]
-        self._spec = spec
-        self._embed = embed
-        self._decoder = decoder
-        self._reader = reader or decoder
-        self._cache: list[ort.OrtValue] = []
+    def __init__(self, graphs: Graphs, name: str = "onnx") -> None:
+        self._graphs: Graphs | None = graphs
         self.name = name
-        self.context = spec.context
-        self.cache_value_bytes = 4
-        self.position = 0
-        self.timings_ms: dict[str, float] = {}
+        self.context = graphs.spec.context
+        self.cache_value_bytes = _FLOAT32_BYTES
 
     @classmethod
     def open(
@@ -64,18 +62,17 @@ class OnnxDecoder:
         artifact: Artifact,
         *,
         precision: str | None = None,
-        threads: int | None = None,
-        prepack: bool = True,
+        settings: EngineSettings = DEFAULT_SETTINGS,
         table: str | None = None,
     ) -> Self:
         """Open the graphs.
 
         Args:
             artifact: an opened artifact.
-            precision: as named in the manifest; None is the artifact's default. ``A+B`` reads
-                prompts in A and answers in B, with B's table: eight bits read faster, four bits
-                write faster, at the memory of both.
-            threads: see `open_decoder`, as for ``prepack``.
+            precision: as named in the manifest; None is the artifact's default. ``A+B`` prefills in
+                A and decodes in B, with B's table: eight bits prefill faster, four bits decode
+                faster, at the memory of both.
+            settings: threads, providers and whether float32 graphs are prepacked.
             table: the embedding's precision; None is the one that goes with the decoder's.
 
         Raises:
@@ -84,30 +81,81 @@ class OnnxDecoder:
         spec = artifact.manifest.decoder
         precision = precision or spec.default_precisions["onnx"]
         reading, _, writing = precision.rpartition("+")
-        decoder = pick_precision(spec.graphs, writing, "decoder")
-        reader = pick_precision(spec.graphs, reading, "decoder") if reading else decoder
-        embed = pick_precision(spec.embed, table or spec.tables[writing], "embedding graph")
+        decode = pick_precision(spec.graphs, writing, "decoder")
+        prefill = pick_precision(spec.graphs, reading, "decoder") if reading else decode
+        table = table or spec.tables[writing]
+        embed = pick_precision(spec.embed, table, "embedding graph")
 
-        def opened(name: str, of: str) -> ort.InferenceSession:
-            packed = wants_prepacking(of, prepack)
-            return open_session(artifact, name, cls.kind, threads=threads, prepack=packed)
+        def opened(name: str, kind: str, of: str) -> ort.InferenceSession:
+            return open_session(artifact, name, kind, settings=settings.for_precision(of))
 
-        return cls(
+        decode_session = opened(decode, cls.kind, writing)
+        graphs = Graphs(
             spec,
-            open_session(artifact, embed, metadata.EMBED_TOKENS, threads=threads),
-            opened(decoder, writing),
-            name=f"onnx {precision}",
-            reader=None if reader == decoder else opened(reader, reading),
+            embed=opened(embed, metadata.EMBED_TOKENS, table),
+            prefill=decode_session if prefill == decode else opened(prefill, cls.kind, reading),
+            decode=decode_session,
         )
+        return cls(graphs, f"onnx {precision}")
+
+    def sequence(self) -> OnnxSequence:
+        """See `Decoder.sequence`."""
+        return OnnxSequence(self._opened())
+
+    def close(self) -> None:
+        """See `Decoder.close`."""
+        self._graphs = None
+
+    def sampler(
+        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
+    ) -> Sampler:
+        """See `Decoder.sampler`."""
+        return Sampler(temperature, top_p, seed)
+
+    def _opened(self) -> Graphs:
+        if self._graphs is None:
+            raise closed(f"the decoder {self.name}")
+        return self._graphs
+
+
+class OnnxSequence:
+    """`pocketvlm.decoders.base.DecoderSequence` on ONNX Runtime.
+
+    The cache stays inside ONNX Runtime: each run's ``present`` outputs are the next run's
+    ``past_key_values`` inputs as OrtValues, float32 (1, kv_heads, length, head_dim). They become
+    numpy arrays only where `keep` cuts them. All precisions read and write the same cache, so one
+    may prefill and another go on from there.
+    """
+
+    def __init__(self, graphs: Graphs) -> None:
+        names = cache_names(graphs.spec.layers)
+        self._past = [f"past_key_values.{name}" for name in names]
+        self._present = [f"present.{name}" for name in names]
+        self._outputs = ["logits", *self._present]
+        self._graphs: Graphs | None = graphs
+        self._spec = graphs.spec
+        self._cache: list[ort.OrtValue] = []
+        self.length = 0
+        self.timings_ms: dict[str, float] = {}
+
+    @property
+    def next_position(self) -> int:
+        """See `DecoderSequence`: positions are 0, 1, 2, ... without gaps."""
+        return self.length
 
     @property
     def dropped(self) -> int:
-        """See `Decoder`: what the last layer holds less than the first."""
-        return self.position - int(self._cache[-1].shape()[2]) if self._cache else 0
+        """See `DecoderSequence`: what the last layer holds less than the first."""
+        return self.length - int(self._cache[-1].shape()[2]) if self._cache else 0
+
+    @property
+    def cache_bytes(self) -> int:
+        """See `DecoderSequence`."""
+        return sum(math.prod(value.shape()) for value in self._cache) * _FLOAT32_BYTES
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
-        """See `Decoder.prefill`: one run over all segments."""
-        check_room(self.position, check_widths(segments, self._spec.hidden), self.context)
+        """See `DecoderSequence.prefill`: one run over all segments."""
+        check_room(self.length, check_widths(segments, self._spec.hidden), self._spec.context)
         started = time.perf_counter()
         inputs_embeds = np.concatenate(
             [self._embeddings(segment) for segment in segments]
@@ -119,34 +167,33 @@ class OnnxDecoder:
         return logits
 
     def decode(self, token_id: int) -> npt.NDArray[np.float32]:
-        """See `Decoder.decode`."""
-        check_room(self.position, 1, self.context)
+        """See `DecoderSequence.decode`."""
+        check_room(self.length, 1, self._spec.context)
         return self._run(self._look_up(np.array([token_id], dtype=np.int64)))
 
     def keep(self, length: int) -> None:
-        """See `Decoder.keep`: the kept part of the cache is copied once."""
+        """See `DecoderSequence.keep`: the kept part of the cache is copied once."""
         if length == 0:
             self.reset()
-        elif length < self.position:
+        elif length < self.length:
             kept = [np.ascontiguousarray(value.numpy()[:, :, :length]) for value in self._cache]
             self._cache = [ort.OrtValue.ortvalue_from_numpy(array) for array in kept]
-            self.position = length
+            self.length = length
 
     def reset(self) -> None:
-        """See `Decoder.reset`."""
+        """See `DecoderSequence.reset`."""
         self._cache = []
-        self.position = 0
+        self.length = 0
 
     def close(self) -> None:
-        """See `Decoder.close`."""
+        """See `DecoderSequence.close`."""
         self.reset()
-        del self._embed, self._decoder, self._reader
+        self._graphs = None
 
-    def sampler(
-        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
-    ) -> Sampler:
-        """See `Decoder.sampler`."""
-        return Sampler(temperature, top_p, seed)
+    def _opened(self) -> Graphs:
+        if self._graphs is None:
+            raise closed("this sequence")
+        return self._graphs
 
     def _embeddings(self, segment: Segment) -> npt.NDArray[np.float32]:
         if isinstance(segment, EmbeddingSegment):
@@ -156,7 +203,7 @@ class OnnxDecoder:
     def _look_up(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Token embeddings, float32 (n, hidden)."""
         with ort_errors("the embedding graph failed"):
-            inputs_embeds: npt.NDArray[np.float32] = self._embed.run(
+            inputs_embeds: npt.NDArray[np.float32] = self._opened().embed.run(
                 None, {"input_ids": ids[None]}
             )[0][0]
         return inputs_embeds
@@ -164,17 +211,19 @@ class OnnxDecoder:
     def _run(
         self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment] = ()
     ) -> npt.NDArray[np.float32]:
-        """Append (n, hidden) embeddings, of ``segments`` or of a token of text; the cache and the
-        position move only when the run succeeds."""
+        """Append (n, hidden) embeddings, of ``segments`` or of a token of text.
+
+        The cache and the length change only when the run succeeds.
+        """
         n = len(inputs_embeds)
         feed = self._feed(inputs_embeds, segments)
-        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
-        values |= zip(self._past, self._cache or self._empty_cache(), strict=True)
-        graph = self._decoder if n == 1 else self._reader
+        inputs = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
+        inputs |= zip(self._past, self._cache or self._empty_cache(), strict=True)
+        graph = self._opened().decode if n == 1 else self._opened().prefill
         with ort_errors("the decoder graph failed"):
-            found = graph.run_with_ort_values(self._outputs, values)
-        outputs = dict(zip(self._outputs, found, strict=True))
-        self._took(outputs, n)
+            values = graph.run_with_ort_values(self._outputs, inputs)
+        outputs = dict(zip(self._outputs, values, strict=True))
+        self._store(outputs, n)
         last: npt.NDArray[np.float32] = outputs["logits"].numpy().reshape(-1, self._spec.vocab)[-1]
         return last
 
@@ -182,17 +231,17 @@ class OnnxDecoder:
         self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment]
     ) -> dict[str, npt.NDArray[Any]]:
         """What the graph reads besides its cache; ``segments`` are none for a single token."""
-        n = len(inputs_embeds)
+        n, start = len(inputs_embeds), self.next_position
         return {
             "inputs_embeds": inputs_embeds[None],
-            "attention_mask": np.ones((1, self.position + n), dtype=np.int64),
-            "position_ids": np.arange(self.position, self.position + n, dtype=np.int64)[None],
+            "attention_mask": np.ones((1, self.length + n), dtype=np.int64),
+            "position_ids": np.arange(start, start + n, dtype=np.int64)[None],
         }
 
-    def _took(self, outputs: Mapping[str, ort.OrtValue], tokens: int) -> None:
-        """Keep what a run over so many tokens gave."""
+    def _store(self, outputs: Mapping[str, ort.OrtValue], tokens: int) -> None:
+        """Keep the cache that a run over so many tokens has extended."""
         self._cache = [outputs[name] for name in self._present]
-        self.position += tokens
+        self.length += tokens
 
     def _empty_cache(self) -> list[ort.OrtValue]:
         shape = (1, self._spec.kv_heads, 0, self._spec.head_dim)

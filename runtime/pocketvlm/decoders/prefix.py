@@ -1,4 +1,4 @@
-"""Knows what a decoder's cache holds, so that of a prompt only what differs from the one before is
+"""Knows what a sequence's cache holds, so that of a prompt only what differs from the one before is
 computed."""
 
 from __future__ import annotations
@@ -8,52 +8,61 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.decoders import Decoder, EmbeddingSegment, Segment, TokenSegment
+from pocketvlm.decoders.base import DecoderSequence, EmbeddingSegment, Segment, TokenSegment
 
 
 class CachedSequence:
-    """A decoder that is given whole prompts and computes only what its cache does not hold yet.
+    """A sequence that is given whole prompts and computes only what its cache does not hold yet.
 
     Text is compared token by token, pictures by the keys of their segments. What the cache holds is
     written down after a step has succeeded, so an interrupt at any moment costs a longer prefill,
     never a wrong answer.
+
+    Attributes:
+        sequence: the one it wraps, which nobody else may change.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self._held: list[Segment] = []
-        self._said: list[int] = []  # tokens decoded since
+    def __init__(self, sequence: DecoderSequence) -> None:
+        self.sequence = sequence
+        self._prompt: list[Segment] = []  # prefilled last
+        self._decoded: list[int] = []  # tokens decoded since
 
     def prefill(self, segments: Sequence[Segment]) -> tuple[npt.NDArray[np.float32], int]:
         """Logits float32 (vocab,) after ``segments``, a whole prompt, and how many of its tokens
-        were held already.
+        were in the cache already.
 
         Raises:
-            PocketVLMError: see `Decoder.prefill`.
+            PocketVLMError: see `DecoderSequence.prefill`.
         """
-        wanted = joined(segments)
+        prompt = joined(segments)
         # The last token is always computed: its logits are what is asked for.
-        known = max(0, min(common_length(self._all_held(), wanted), sum(map(len, wanted)) - 1))
-        self._held, self._said = [], []
-        self._decoder.keep(known)
-        known = self._decoder.position
-        logits = self._decoder.prefill(after(wanted, known))
-        self._held = wanted
-        return logits, known
+        cached = max(0, min(common_length(self._held(), prompt), sum(map(len, prompt)) - 1))
+        self._prompt, self._decoded = [], []
+        self.sequence.keep(cached)
+        cached = self.sequence.length
+        logits = self.sequence.prefill(after(prompt, cached))
+        self._prompt = prompt
+        return logits, cached
 
     def decode(self, token_id: int) -> npt.NDArray[np.float32]:
-        """See `Decoder.decode`."""
-        logits = self._decoder.decode(token_id)
-        self._said.append(token_id)
+        """See `DecoderSequence.decode`."""
+        logits = self.sequence.decode(token_id)
+        self._decoded.append(token_id)
         return logits
 
     def reset(self) -> None:
-        """See `Decoder.reset`."""
-        self._held, self._said = [], []
-        self._decoder.reset()
+        """See `DecoderSequence.reset`."""
+        self._prompt, self._decoded = [], []
+        self.sequence.reset()
 
-    def _all_held(self) -> list[Segment]:
-        return joined([*self._held, TokenSegment(np.array(self._said, dtype=np.int64))])
+    def close(self) -> None:
+        """See `DecoderSequence.close`."""
+        self._prompt, self._decoded = [], []
+        self.sequence.close()
+
+    def _held(self) -> list[Segment]:
+        """What the cache holds, `joined`."""
+        return joined([*self._prompt, TokenSegment(np.array(self._decoded, dtype=np.int64))])
 
 
 def joined(segments: Sequence[Segment]) -> list[Segment]:

@@ -126,7 +126,7 @@ class Layout(Protocol[_Shown]):
         height, width, 3)."""
 
     def cut(self, image: _Shown) -> Tiles:
-        """The tiles of a picture, as from `pocketvlm.vision.viewer.open_shown`; raises
+        """The tiles of a picture, as from `pocketvlm.vision.viewer.open_medium`; raises
         `PocketVLMError`."""
 
     def expand(self, grid: Grid, budget: int, kept: Ints | None = None) -> Ints:

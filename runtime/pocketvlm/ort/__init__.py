@@ -1,1 +1,1 @@
-"""ONNX Runtime: how sessions are opened, what graphs must look like, what this CPU must be told."""
+"""ONNX Runtime: how sessions are opened, what graphs must look like, what this CPU needs."""

@@ -1,4 +1,4 @@
-"""Knows whether products of bytes overflow on this CPU, and what ONNX Runtime must then be told."""
+"""Knows whether products of bytes overflow on this CPU, and how ONNX Runtime is then set up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Final
 
 import numpy as np
 import onnxruntime as ort
+
+from pocketvlm.ort.settings import CPU_PROVIDER
 
 # MatMulInteger of uint8 (4, 64) and int8 (64, 16), as an ONNX file: the runtime has no library that
 # writes them.
@@ -40,7 +42,7 @@ def overflows() -> bool:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = 1
-    session = ort.InferenceSession(_PRODUCT, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(_PRODUCT, options, providers=[CPU_PROVIDER])
     largest = {
         "a": np.full((4, 64), 255, dtype=np.uint8),
         "b": np.full((64, 16), 127, dtype=np.int8),

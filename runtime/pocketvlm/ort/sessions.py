@@ -8,38 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from pocketvlm import upstream
 from pocketvlm.artifact import Artifact, Manifest, metadata
 from pocketvlm.errors import ArtifactError, EngineError
 from pocketvlm.ort.overflow import integer_options
+from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.ort.signatures import signature
-from pocketvlm.ort.threads import check_threads
 
-# ONNX Runtime's status exceptions share no base class of their own; not every release has all of
-# them.
-_STATUS = [
-    "Fail",
-    "InvalidArgument",
-    "NoSuchFile",
-    "NoModel",
-    "EngineError",
-    "RuntimeException",
-    "InvalidProtobuf",
-    "ModelLoaded",
-    "NotImplemented",
-    "InvalidGraph",
-    "EPFail",
-    "NotFound",
-]
-_ORT_ERRORS: tuple[type[Exception], ...] = (
-    *(getattr(ort_state, name) for name in _STATUS if hasattr(ort_state, name)),
-    RuntimeError,
-    ValueError,
-)
-_ERRORS_ONLY = (
-    3  # log severity: warnings about a graph's nodes are of no use to whoever asks a question
-)
+# Log severity: warnings about a graph's nodes are of no use to whoever asks a question.
+_ERRORS_ONLY = 3
 
 
 def open_session(
@@ -48,11 +26,10 @@ def open_session(
     kind: str,
     *,
     budget: int | None = None,
-    threads: int | None = None,
-    prepack: bool = True,
+    settings: EngineSettings = DEFAULT_SETTINGS,
     profile: Path | None = None,
 ) -> ort.InferenceSession:
-    """Open one graph of an artifact on the CPU.
+    """Open one graph of an artifact.
 
     External weights lie beside the graph and are memory-mapped by ONNX Runtime. Nothing that it
     makes of them is kept for the next time: optimized and prepacked graphs of CLIP-L and a 0.5B
@@ -65,12 +42,8 @@ def open_session(
         name: file name inside the artifact.
         kind: what the graph must be, one of `metadata.GRAPH_KINDS`.
         budget: the k that the graph must carry, for vision graphs.
-        threads: intra-op threads; None leaves ONNX Runtime's default (the physical cores).
-        prepack: copy each weight into the order that products read fastest. Without, a float32
-            graph multiplies straight from the mapped file: 3.2 GB of CLIP-L and a 0.5B decoder
-            opened in 0.1 s instead of 13, and each picture and prompt then cost a fifth to a half
-            more, each token a tenth. For integers it is no choice: their products take 3 to 40
-            times as long without; see `wants_prepacking`.
+        settings: threads, providers, and whether weights are prepacked; for integers they have to
+            be, see `EngineSettings.for_precision`.
         profile: note the time of every node; `end_profiling` of the session then writes a file that
             begins with this.
 
@@ -78,30 +51,26 @@ def open_session(
         PocketVLMError: the file is no graph, belongs to another artifact, budget or role, or its
             inputs and outputs are not those that the manifest's dimensions call for.
     """
-    check_threads(threads)
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     for key, value in integer_options().items():
         options.add_session_config_entry(key, value)
-    if not prepack:
+    if not settings.prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    if settings.threads is not None:
+        options.intra_op_num_threads = settings.threads
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
+    providers = [(provider.name, dict(provider.options)) for provider in settings.providers]
     path = artifact.path(name)
     with ort_errors(f"{artifact.root / name} cannot be opened by ONNX Runtime {ort.__version__}"):
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            path, options, providers=providers, **upstream.ORT_NO_FALLBACK
+        )
     _check_metadata(f"{artifact.root / name}", session, artifact.manifest, kind, budget)
     signature(artifact.manifest, kind, budget).check(f"{artifact.root / name}", session)
     return session
-
-
-def wants_prepacking(precision: str, prepack: bool) -> bool:
-    """What `open_session` is told for a graph of this precision where ``prepack`` is asked for in
-    general."""
-    return prepack or precision != "fp32"
 
 
 @contextmanager
@@ -109,7 +78,7 @@ def ort_errors(what: str) -> Iterator[None]:
     """Turn what ONNX Runtime raises into a one-line `PocketVLMError` that begins with ``what``."""
     try:
         yield
-    except _ORT_ERRORS as error:
+    except upstream.ort_errors() as error:
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         raise EngineError(f"{what}: {first_line[:300]}") from error
 
@@ -124,9 +93,9 @@ def _check_metadata(
     if kind == metadata.FASTV_DECODER and (fastv := manifest.decoder.fastv):
         expected |= {metadata.FASTV: f"{fastv.layer},{fastv.keep}"}
     for key, value in expected.items():
-        if (found := stamped.get(key)) != value:
+        if (carried := stamped.get(key)) != value:
             raise ArtifactError(
-                f"{name} carries {key}={_short(found)}, the manifest says {_short(value)}",
+                f"{name} carries {key}={_short(carried)}, the manifest says {_short(value)}",
                 advice="files of two artifacts are mixed, copy or export it again",
             )
 

@@ -76,14 +76,14 @@ def _decoder(spec: DecoderSpec, kind: str) -> Signature:
     )
 
 
-def _check(name: str, found: Mapping[str, list[int | str | None]], expected: Shapes) -> None:
-    if missing := [tensor for tensor in expected if tensor not in found]:
+def _check(name: str, actual: Mapping[str, list[int | str | None]], expected: Shapes) -> None:
+    if missing := [tensor for tensor in expected if tensor not in actual]:
         raise ArtifactError(
             f"{name} has no {', '.join(missing)}",
             advice="the graph is not one of ours, export it again",
         )
     for tensor, shape in expected.items():
-        sizes = found[tensor]
+        sizes = actual[tensor]
         # A size that the graph leaves open where the manifest fixes it is refused too: it could be
         # anything.
         if len(sizes) != len(shape) or any(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import tokenizers
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.decoders import EmbeddingSegment, Segment, TokenSegment
+from pocketvlm.decoders.base import EmbeddingSegment, Segment, TokenSegment
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import LAYOUTS, Medium
 from pocketvlm.text.templates import ChatTemplate

@@ -12,7 +12,8 @@ import onnxruntime as ort
 
 from pocketvlm.artifact import Artifact, is_nested, metadata, pick_graph, pick_precision
 from pocketvlm.errors import RequestError
-from pocketvlm.ort.sessions import open_session, ort_errors, wants_prepacking
+from pocketvlm.ort.sessions import open_session, ort_errors
+from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.vision.features import VisionFeatures
 
 _OUTPUTS = ["image_features", "kept_indices", "kept_scores"]
@@ -45,17 +46,15 @@ class VisionEncoder:
         *,
         budget: int | None = None,
         precision: str | None = None,
-        threads: int | None = None,
-        prepack: bool = True,
+        settings: EngineSettings = DEFAULT_SETTINGS,
     ) -> Self:
         """Open the graph that serves ``budget``: the one exported at it, else the next larger one.
 
         Args:
             artifact: an opened artifact.
-            budget: visual tokens a picture; None is the artifact's default.
+            budget: visual tokens per tile; None is the artifact's default.
             precision: as named in the manifest; None is the artifact's default.
-            threads: intra-op threads; None leaves ONNX Runtime's default.
-            prepack: False opens a float32 graph at once and runs it slower, see `open_session`.
+            settings: threads, providers and whether a float32 graph is prepacked.
 
         Raises:
             PocketVLMError: no graph can serve the budget, or none has the precision.
@@ -70,8 +69,7 @@ class VisionEncoder:
             name,
             metadata.VISION_ENCODER,
             budget=k,
-            threads=threads,
-            prepack=wants_prepacking(precision, prepack),
+            settings=settings.for_precision(precision),
         )
         vision = manifest.vision
         return cls(

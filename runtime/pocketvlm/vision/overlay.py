@@ -14,8 +14,9 @@ from pocketvlm.errors import RequestError
 from pocketvlm.layouts import Grid, open_layout
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
+from pocketvlm.ort.settings import EngineSettings
 from pocketvlm.vision.encoder import VisionEncoder
-from pocketvlm.vision.viewer import Look, open_shown
+from pocketvlm.vision.viewer import PictureInput, open_medium
 
 _MIN_EDGE = 512  # pixels of the drawing's longer edge, at least
 _DIM = 0.38  # brightness of dropped patches, which also lose their colour
@@ -32,8 +33,9 @@ def open_encoders(
     """The vision graphs that serve ``budgets``, by their own; precision None is the artifact's
     default."""
     graphs = {pick_graph(artifact.manifest, budget) for budget in budgets}
+    once = EngineSettings(prepack=False)
     return {
-        k: VisionEncoder.open(artifact, budget=k, precision=precision, prepack=False)
+        k: VisionEncoder.open(artifact, budget=k, precision=precision, settings=once)
         for k in graphs
     }
 
@@ -57,7 +59,7 @@ def draw_budgets(
         PocketVLMError: a picture or budget that is refused, or patches that are no grid.
     """
     manifest, layout = artifact.manifest, open_layout(artifact)
-    upright = open_shown(layout, picture)
+    upright = open_medium(layout, picture)
     views, tiles = layout.views(upright), layout.cut(upright)
     encoders = encoders or open_encoders(artifact, budgets)
     features = {
@@ -66,15 +68,15 @@ def draw_budgets(
     }
     drawn = {}
     for budget in budgets:
-        look = Look(layout, tiles, budget)
-        look.features = kept = features[pick_graph(manifest, budget)].narrow(budget)
+        encoded = PictureInput(layout, tiles, budget)
+        encoded.features = kept = features[pick_graph(manifest, budget)].narrow(budget)
         drawings = [
             draw_kept(view, indices, scores, layout.setting.patches)
             for view, indices, scores in zip(
                 views, kept.kept_indices, kept.kept_scores, strict=True
             )
         ]
-        drawn[budget] = (join_tiles(drawings, tiles.grid), look.kept_indices)
+        drawn[budget] = (join_tiles(drawings, tiles.grid), encoded.kept_indices)
     return drawn
 
 

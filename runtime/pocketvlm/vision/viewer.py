@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.decoders import EmbeddingSegment
+from pocketvlm.decoders.base import EmbeddingSegment
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import Layout, Tiles, open_layout, slot_count, tokens_before
 from pocketvlm.media.pictures import Picture, PictureLimits, open_picture
@@ -23,23 +23,27 @@ from pocketvlm.vision.feature_cache import FeatureCache, picture_key
 from pocketvlm.vision.features import VisionFeatures
 
 
-class Look:
-    """One picture of a prompt at one budget: its pixels until it is encoded, its features from then
-    on."""
+class PictureInput:
+    """One picture or clip of a prompt at one budget.
+
+    Attributes:
+        pixel_values: float32 (tiles, 3, height, width), until it is encoded; None from then on.
+        grid: how it was cut into tiles.
+        budget: visual tokens per tile.
+        features: (tiles, budget, hidden), from its encoding on; None until then.
+    """
 
     def __init__(self, layout: Layout, tiles: Tiles, budget: int) -> None:
-        self.pixel_values: npt.NDArray[np.float32] | None = (
-            tiles.pixel_values
-        )  # (tiles, 3, height, width)
+        self.pixel_values: npt.NDArray[np.float32] | None = tiles.pixel_values
         self.grid = tiles.grid
         self.budget = budget
-        self.features: VisionFeatures | None = None  # (tiles, budget, hidden)
+        self.features: VisionFeatures | None = None
         self._layout = layout
 
     @property
     def ids(self) -> npt.NDArray[np.int64]:
-        """What stands for it in a prompt, int64 (n,); before it is encoded perhaps more than after,
-        never less."""
+        """Its token ids in a prompt, int64 (n,); before it is encoded perhaps more than after,
+        never fewer."""
         kept = None if self.features is None else self.features.kept_indices
         return self._layout.expand(self.grid, self.budget, kept)
 
@@ -102,45 +106,57 @@ class Viewer:
         """Return ``budget``; raises `PocketVLMError` where the graph does not serve it."""
         return self._encoder.check_budget(budget)
 
-    def look(
+    def prepare(
         self, images: Sequence[Picture] | None, budget: int, videos: Sequence[Video] | None = None
-    ) -> list[Look]:
-        """Read and preprocess pictures, or clips; raises `PocketVLMError` for one that is refused,
-        for one that is not in a list, or for the kind that the model is not shown."""
+    ) -> list[PictureInput]:
+        """Read and preprocess pictures, or clips.
+
+        Raises:
+            PocketVLMError: one of them is refused, is not in a list, or is not of the kind that the
+                model reads.
+        """
         if isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray)):
             raise RequestError("images is a single picture", advice="give a list of pictures")
         if isinstance(videos, (str, bytes, os.PathLike)):
             raise RequestError("videos is a single clip", advice="give a list of clips")
         self.check_budget(budget)
         check_medium(self.layout, pictures=bool(images), clips=bool(videos))
-        return [Look(self.layout, self._cut(shown), budget) for shown in videos or images or []]
+        return [
+            PictureInput(self.layout, self._cut(medium), budget)
+            for medium in videos or images or []
+        ]
 
-    def see(self, look: Look, *, cached: bool) -> EmbeddingSegment:
-        """Encode the tiles of one picture: memory stays that of one, and a quantized graph's
-        activation scales, taken over a whole batch, do not let one picture change another's
-        features. ``cached`` ones are kept and come back."""
-        if look.features is None:
-            features = self._cache.get(look.key, look.grid.tiles) if cached else None
-            if features is None and look.pixel_values is not None:
-                features = self._encoder.encode(look.pixel_values)
+    def encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
+        """The features of one picture, as what fills its slots.
+
+        The tiles of one picture are encoded together and never with those of another: memory stays
+        that of one, and a quantized graph's activation scales, taken over a whole batch, do not let
+        one picture change another's features. Features that are ``cached`` come from the feature
+        cache and go there. One thread at a time may call this.
+        """
+        if picture.features is None:
+            features = self._cache.get(picture.key, picture.grid.tiles) if cached else None
+            if features is None and picture.pixel_values is not None:
+                features = self._encoder.encode(picture.pixel_values)
                 if cached:
-                    self._cache.put(look.key, features)
+                    self._cache.put(picture.key, features)
             if features is None:
                 raise RuntimeError("a picture has neither pixels nor features")
-            look.features, look.pixel_values = features.narrow(look.budget), None
+            picture.features, picture.pixel_values = features.narrow(picture.budget), None
         # The same tiles are arranged otherwise where they were cut otherwise.
-        key = f"{look.key}/{look.budget}/{look.grid}/{look.grid.size}" if cached else None
+        grid = picture.grid
+        key = f"{picture.key}/{picture.budget}/{grid}/{grid.size}" if cached else None
         return EmbeddingSegment(
-            self.layout.arrange(look.grid, look.features, self._encoder.constants), key
+            self.layout.arrange(grid, picture.features, self._encoder.constants), key
         )
 
-    def _cut(self, shown: Picture | Video) -> Tiles:
-        tiles = self.layout.cut(open_shown(self.layout, shown, self._limits, self._video_limits))
-        found, expected = tiles.pixel_values.shape[2:], self.layout.setting.image_size
-        if found != expected:
+    def _cut(self, medium: Picture | Video) -> Tiles:
+        tiles = self.layout.cut(open_medium(self.layout, medium, self._limits, self._video_limits))
+        size, expected = tiles.pixel_values.shape[2:], self.layout.setting.image_size
+        if size != expected:
             raise RequestError(
                 (
-                    f"preprocessing makes {found[0]}x{found[1]} pixels, the vision graph reads "
+                    f"preprocessing makes {size[0]}x{size[1]} pixels, the vision graph reads "
                     f"{expected[0]}x{expected[1]}"
                 ),
                 advice="export the artifact again",
@@ -149,8 +165,8 @@ class Viewer:
 
 
 def check_medium(layout: Layout[Any], *, pictures: bool = False, clips: bool = False) -> None:
-    """Raise `PocketVLMError` where pictures, or clips, are given to a model that is shown the
-    other."""
+    """Raise `PocketVLMError` where pictures are given to a model that reads clips, or clips to one
+    that reads pictures."""
     if pictures and layout.medium == "video":
         raise RequestError(
             "this artifact answers questions about clips, not pictures",
@@ -163,14 +179,14 @@ def check_medium(layout: Layout[Any], *, pictures: bool = False, clips: bool = F
         )
 
 
-def open_shown(
+def open_medium(
     layout: Layout[Any],
-    shown: Any,
+    medium: Any,
     limits: PictureLimits | None = None,
     video_limits: VideoLimits | None = None,
 ) -> Any:
     """What a layout cuts: an image of a `Picture`, or the frames of a `Video`; raises
     `PocketVLMError`."""
     if layout.medium == "image":
-        return open_picture(shown, limits)
-    return open_video(shown, layout.grids()[0].tiles, video_limits)
+        return open_picture(medium, limits)
+    return open_video(medium, layout.grids()[0].tiles, video_limits)

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_measure.cases import sweep
 from pocketvlm_measure.evaluation.baselines import against
@@ -44,7 +44,7 @@ def test_answers_are_those_of_the_model_at_each_budget(artifact_dir, asked, writ
     data = read_questions(write_set())
     found = evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=5)
     for budget in (12, 6, 3):
-        vlm = VLM.load(artifact_dir, budget=budget, threads=1)
+        vlm = VLM.load(artifact_dir, budget=budget, settings=EngineSettings(threads=1))
         for question in data.questions:
             answer = vlm.generate(question.text, list(question.images), max_new_tokens=5)
             assert texts(found)[budget, question.line] == answer.text.strip()

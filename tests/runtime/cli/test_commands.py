@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pocketvlm import VLM, PocketVLMError, cli
+from pocketvlm import VLM, EngineSettings, PocketVLMError, cli
 from pocketvlm.cli import reference
 from pocketvlm.cli import verify as verify_module
 from support.processes import heed_interrupts
@@ -102,7 +102,7 @@ def test_run_json_has_the_documented_fields(artifact_dir, image_file):
         input="what?\n",
     )
     printed = json.loads(result.stdout)
-    vlm = VLM.load(artifact_dir, budget=3, threads=1)
+    vlm = VLM.load(artifact_dir, budget=3, settings=EngineSettings(threads=1))
     answer = vlm.generate(
         "what?", [image_file], max_new_tokens=4, temperature=0.8, top_p=0.9, seed=1
     )

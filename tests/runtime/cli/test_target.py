@@ -7,7 +7,7 @@ import tomllib
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm import VLM, PocketVLMError, cli
+from pocketvlm import VLM, EngineSettings, PocketVLMError, cli
 from pocketvlm.cli.target import load_target
 from pocketvlm_targets import target_names
 
@@ -86,20 +86,17 @@ def test_a_flag_beats_a_target_and_a_target_a_default(asked, board, command):
         "vision_precision": "int8",
         "decoder_precision": "int4",
     }
-    target |= {"threads": 3, "context": 99}
+    target |= {"context": 99, "feature_cache": None}
+    prepack = command[0] != "run"
     assert "looked at" in pocketvlm(*command, "--target", path).stderr
-    once = {"prepack": False} if command[0] == "run" else {}
-    assert asked == target | {"feature_cache": None} | once
+    assert asked == target | {"settings": EngineSettings(threads=3, prepack=prepack)}
     flags = ["--budget", 2, "--vision-precision", "fp16", "--threads", 1]
     pocketvlm(*command, *flags, "--target", path)
-    assert (
-        asked
-        == target
-        | {"budget": 2, "vision_precision": "fp16", "threads": 1, "feature_cache": None}
-        | once
-    )
+    typed = {"budget": 2, "vision_precision": "fp16"}
+    assert asked == target | typed | {"settings": EngineSettings(threads=1, prepack=prepack)}
     pocketvlm(*command)
-    assert set(asked.values()) - {False} == {None}
+    assert asked.pop("settings") == EngineSettings(prepack=prepack)
+    assert set(asked.values()) == {None}
 
 
 def test_precisions_of_one_engine_are_not_asked_of_another(asked, board):
@@ -173,7 +170,7 @@ def test_the_answer_is_the_targets(artifact_dir, board):
     result = pocketvlm(
         "run", artifact_dir, "--prompt", "what?", "--json", "--max-new-tokens", 3, "--target", path
     )
-    expected = VLM.load(artifact_dir, budget=3, threads=1).generate("what?", max_new_tokens=3)
+    expected = VLM.load(artifact_dir, budget=3).generate("what?", max_new_tokens=3)
     assert json.loads(result.stdout)["token_ids"] == expected.token_ids
     result = pocketvlm(
         "run", artifact_dir, "--prompt", "what?", "--max-new-tokens", 70, "--target", path

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketvlm import PocketVLMError
-from pocketvlm.decoders import EmbeddingSegment, TokenSegment, llama_cpp
+from pocketvlm import EngineSettings, PocketVLMError
+from pocketvlm.decoders import llama_cpp
+from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.decoders.sampling import Sampler
 
 pytest.importorskip(
@@ -40,14 +41,15 @@ def twin():
 
 
 def opened(file, **options):
-    known = {"context": CONTEXT, "hidden": HIDDEN, "vocab": VOCAB, "threads": 1, "f32_cache": True}
-    return llama_cpp.LlamaCppDecoder.from_file(file, **(known | options))
+    defaults = {"context": CONTEXT, "hidden": HIDDEN, "vocab": VOCAB, "f32_cache": True}
+    settings = EngineSettings(threads=1)
+    return llama_cpp.LlamaCppDecoder.from_file(file, settings=settings, **(defaults | options))
 
 
 @pytest.fixture
-def decoder(file):
+def sequence(file):
     decoder = opened(file)
-    yield decoder
+    yield decoder.sequence()
     decoder.close()
 
 
@@ -64,9 +66,9 @@ def assert_logits(actual, twin, embeddings, atol=5e-4):
     np.testing.assert_allclose(actual, twin.logits(np.stack(embeddings)), rtol=1e-3, atol=atol)
 
 
-def test_text_and_pictures_in_turn_equal_the_whole_sequence_at_once(decoder, twin):
+def test_text_and_pictures_in_turn_equal_the_whole_sequence_at_once(sequence, twin):
     first, second = picture(5), picture(7, seed=2)
-    logits = decoder.prefill(
+    logits = sequence.prefill(
         [
             tokens(7, 3),
             EmbeddingSegment(first),
@@ -78,78 +80,79 @@ def test_text_and_pictures_in_turn_equal_the_whole_sequence_at_once(decoder, twi
     )
     embeddings = [*twin.embed[[7, 3]], *first, *twin.embed[[250, 11]], *second, twin.embed[1]]
     assert_logits(logits, twin, embeddings)
-    assert decoder.position == len(embeddings)
-    assert set(decoder.timings_ms) == {"embed", "prefill"}
+    assert sequence.length == sequence.next_position == len(embeddings)
+    assert set(sequence.timings_ms) == {"embed", "prefill"}
     for token in (42, 1, 200):
         embeddings.append(twin.embed[token])
-        assert_logits(decoder.decode(token), twin, embeddings)
+        assert_logits(sequence.decode(token), twin, embeddings)
     embeddings += [twin.embed[5], twin.embed[6]]
-    assert_logits(decoder.prefill([tokens(5, 6)]), twin, embeddings)
+    assert_logits(sequence.prefill([tokens(5, 6)]), twin, embeddings)
 
 
-def test_more_than_a_batch_and_more_than_the_first_cache(decoder, twin):
+def test_more_than_a_batch_and_more_than_the_first_cache(sequence, twin):
     """1,020 embeddings take two batches; with what follows the cache is moved into a larger one."""
     many, more = picture(1020), picture(30, seed=3)
-    decoder.prefill([EmbeddingSegment(many[:600]), EmbeddingSegment(many[600:]), tokens(0, 1, 2)])
-    decoder.prefill([EmbeddingSegment(more)])
+    sequence.prefill([EmbeddingSegment(many[:600]), EmbeddingSegment(many[600:]), tokens(0, 1, 2)])
+    sequence.prefill([EmbeddingSegment(more)])
     embeddings = [*many, *twin.embed[:3], *more, twin.embed[9]]
-    assert_logits(decoder.decode(9), twin, embeddings)
-    decoder.reset()
-    assert decoder.position == 0
-    assert_logits(decoder.prefill([tokens(9)]), twin, [twin.embed[9]])
+    assert_logits(sequence.decode(9), twin, embeddings)
+    sequence.reset()
+    assert sequence.length == 0
+    assert_logits(sequence.prefill([tokens(9)]), twin, [twin.embed[9]])
 
 
-def test_the_sequence_can_be_cut_anywhere(decoder, twin):
-    seen = picture(6)
-    embeddings = [*twin.embed[[1, 2]], *seen, *twin.embed[[3, 4]]]
-    decoder.prefill([tokens(1, 2), EmbeddingSegment(seen), tokens(3, 4)])
+def test_the_sequence_can_be_cut_anywhere(sequence, twin):
+    features = picture(6)
+    embeddings = [*twin.embed[[1, 2]], *features, *twin.embed[[3, 4]]]
+    sequence.prefill([tokens(1, 2), EmbeddingSegment(features), tokens(3, 4)])
     for length in (10, 9, 5, 1, 0):
-        decoder.keep(length)
-        assert decoder.position == length
+        sequence.keep(length)
+        assert sequence.length == length
         embeddings = [*embeddings[:length], twin.embed[77]]
-        assert_logits(decoder.decode(77), twin, embeddings)
+        assert_logits(sequence.decode(77), twin, embeddings)
 
 
-def test_a_refusal_leaves_the_sequence_as_it_was(decoder, twin):
-    decoder.prefill([tokens(4, 5)])
+def test_a_refusal_leaves_the_sequence_as_it_was(sequence, twin):
+    sequence.prefill([tokens(4, 5)])
     for refused in (
-        lambda: decoder.decode(VOCAB),
-        lambda: decoder.prefill([tokens(1), EmbeddingSegment(np.ones((2, 4), np.float32))]),
-        lambda: decoder.prefill([tokens(*[1] * CONTEXT)]),
+        lambda: sequence.decode(VOCAB),
+        lambda: sequence.prefill([tokens(1), EmbeddingSegment(np.ones((2, 4), np.float32))]),
+        lambda: sequence.prefill([tokens(*[1] * CONTEXT)]),
     ):
         with pytest.raises(PocketVLMError):
             refused()
-    assert decoder.position == 2
-    assert_logits(decoder.decode(6), twin, twin.embed[[4, 5, 6]])
+    assert sequence.length == 2
+    assert_logits(sequence.decode(6), twin, twin.embed[[4, 5, 6]])
 
 
-def test_an_interrupt_between_batches_leaves_the_sequence_as_it_was(decoder, twin, monkeypatch):
-    decoder.prefill([tokens(4, 5)])
-    feed, fed = decoder._feed, []
+def test_an_interrupt_between_batches_leaves_the_sequence_as_it_was(sequence, twin, monkeypatch):
+    sequence.prefill([tokens(4, 5)])
+    feed, fed = sequence._feed, []
 
-    def interrupted(values):
-        feed(values)
+    def interrupted(context, values):
+        feed(context, values)
         fed.append(len(values))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(decoder, "_feed", interrupted)
+    monkeypatch.setattr(sequence, "_feed", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        decoder.prefill([EmbeddingSegment(picture(600))])
+        sequence.prefill([EmbeddingSegment(picture(600))])
     monkeypatch.undo()
     assert fed == [512]
-    assert decoder.position == 2
-    assert_logits(decoder.decode(6), twin, twin.embed[[4, 5, 6]])
+    assert sequence.length == 2
+    assert_logits(sequence.decode(6), twin, twin.embed[[4, 5, 6]])
 
 
 def test_flash_attention_and_a_half_precision_cache_stay_close(file, twin):
-    seen = picture(40)
+    features = picture(40)
     for options in (
         {"f32_cache": False},
         {"flash_attention": True},
         {"f32_cache": False, "flash_attention": True},
     ):
-        decoder = opened(file, **options)
-        assert_logits(decoder.prefill([EmbeddingSegment(seen)]), twin, seen, atol=0.05)
+        sequence = opened(file, **options).sequence()
+        logits = sequence.prefill([EmbeddingSegment(features)])
+        assert_logits(logits, twin, features, atol=0.05)
 
 
 def test_a_decoder_that_nobody_needs_any_more_is_freed(file, monkeypatch):
@@ -210,7 +213,7 @@ def test_logits_that_are_not_finite_are_refused():
 
 
 def test_nothing_is_written_to_the_terminal(file, capfd):
-    opened(file).decode(1)
+    opened(file).sequence().decode(1)
     with pytest.raises(PocketVLMError):
         opened(file, hidden=HIDDEN + 1)
     assert capfd.readouterr() == ("", "")
@@ -219,7 +222,8 @@ def test_nothing_is_written_to_the_terminal(file, capfd):
 def hostile(*arguments):
     """How each case ended in a process of its own."""
     command = [sys.executable, "-m", "support.hostile_gguf", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(TESTS)}
+    path = filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=TESTS, check=False
     )

@@ -6,13 +6,13 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from pocketvlm import VLM, PocketVLMError
-from pocketvlm.decoders import llama_cpp
+from pocketvlm.decoders import llama_library
 from support.tiny_artifact import read_manifest, write_manifest
 
 
 def refused(reason):
     with pytest.raises(PocketVLMError, match=reason) as refusal:
-        llama_cpp.library.__wrapped__()
+        llama_library.library.__wrapped__()
     assert "pip install 'pocketvlm[llama]'" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -21,13 +21,13 @@ def test_a_missing_package_is_named(monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(llama_cpp, "version", missing)
+    monkeypatch.setattr(llama_library, "version", missing)
     refused("needs llama-cpp-python")
 
 
 @pytest.mark.parametrize("installed", ["0.2.90", "0.3.19", "0.4.0", "1.0"])
 def test_versions_outside_the_range_are_refused(monkeypatch, installed):
-    monkeypatch.setattr(llama_cpp, "version", lambda name: installed)
+    monkeypatch.setattr(llama_library, "version", lambda name: installed)
     refused(f"llama-cpp-python {installed} is installed, .*0.3.20")
 
 
@@ -38,8 +38,8 @@ def test_a_package_that_does_not_load_is_refused(monkeypatch, error):
     def broken(name):
         raise error
 
-    monkeypatch.setattr(llama_cpp, "version", lambda name: "0.3.36")
-    monkeypatch.setattr(llama_cpp.importlib, "import_module", broken)
+    monkeypatch.setattr(llama_library, "version", lambda name: "0.3.36")
+    monkeypatch.setattr(llama_library.importlib, "import_module", broken)
     refused(f"does not load .*{error}")
 
 
@@ -47,9 +47,9 @@ def test_a_setting_that_the_version_lacks_is_refused():
     class Parameters:
         _fields_ = (("n_ctx", int),)
 
-    assert llama_cpp._params(Parameters(), n_ctx=3).n_ctx == 3
+    assert llama_library.with_settings(Parameters(), n_ctx=3).n_ctx == 3
     with pytest.raises(PocketVLMError, match="no setting n_batch"):
-        llama_cpp._params(Parameters(), n_batch=3)
+        llama_library.with_settings(Parameters(), n_batch=3)
 
 
 def test_a_damaged_gguf_file_is_refused_before_llama_cpp_is_looked_for(artifact_dir, monkeypatch):

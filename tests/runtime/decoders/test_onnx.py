@@ -5,8 +5,9 @@ import numpy as np
 import onnx
 import pytest
 
-from pocketvlm import Artifact, PocketVLMError
-from pocketvlm.decoders import EmbeddingSegment, TokenSegment, open_decoder
+from pocketvlm import Artifact, EngineSettings, PocketVLMError
+from pocketvlm.decoders import open_decoder
+from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 from support.tiny_graphs import CONTEXT, HIDDEN, reference_logits
 
@@ -14,7 +15,8 @@ from support.tiny_graphs import CONTEXT, HIDDEN, reference_logits
 @pytest.fixture(params=[True, False], ids=["prepacked", "mapped"])
 def model(request, tmp_path):
     weights = write_artifact(tmp_path / "a")
-    return open_decoder(Artifact.open(tmp_path / "a"), prepack=request.param), weights
+    settings = EngineSettings(prepack=request.param)
+    return open_decoder(Artifact.open(tmp_path / "a"), settings=settings).sequence(), weights
 
 
 def tokens(*ids):
@@ -29,7 +31,7 @@ def assert_logits(actual, weights, embeddings):
 
 
 def test_prefill_and_decode_equal_the_whole_sequence_at_once(model):
-    decoder, weights = model
+    sequence, weights = model
     picture = np.random.default_rng(1).normal(size=(5, HIDDEN)).astype(np.float32)
     ids = [7, 3, 250, 11]
     embeddings = [
@@ -39,46 +41,46 @@ def test_prefill_and_decode_equal_the_whole_sequence_at_once(model):
         weights.embed[250],
         weights.embed[11],
     ]
-    logits = decoder.prefill([tokens(*ids[:2]), EmbeddingSegment(picture), tokens(*ids[2:])])
+    logits = sequence.prefill([tokens(*ids[:2]), EmbeddingSegment(picture), tokens(*ids[2:])])
     assert_logits(logits, weights, embeddings)
-    assert decoder.position == 9
-    assert set(decoder.timings_ms) == {"embed", "prefill"}
+    assert sequence.length == sequence.next_position == 9
+    assert set(sequence.timings_ms) == {"embed", "prefill"}
     for token in (42, 1, 200):
         embeddings.append(weights.embed[token])
-        assert_logits(decoder.decode(token), weights, embeddings)
+        assert_logits(sequence.decode(token), weights, embeddings)
     # a second prefill continues the sequence, as the next turn of a chat does
     embeddings += [weights.embed[5], weights.embed[6]]
-    assert_logits(decoder.prefill([tokens(5, 6)]), weights, embeddings)
-    assert decoder.position == len(embeddings)
+    assert_logits(sequence.prefill([tokens(5, 6)]), weights, embeddings)
+    assert sequence.length == len(embeddings)
 
 
 def test_reset_forgets(model):
-    decoder, weights = model
-    decoder.prefill([tokens(1, 2, 3)])
-    decoder.reset()
-    assert decoder.position == 0
-    assert_logits(decoder.prefill([tokens(9)]), weights, [weights.embed[9]])
+    sequence, weights = model
+    sequence.prefill([tokens(1, 2, 3)])
+    sequence.reset()
+    assert sequence.length == 0
+    assert_logits(sequence.prefill([tokens(9)]), weights, [weights.embed[9]])
 
 
 def test_the_context_is_checked_before_anything_moves(model):
-    decoder, _ = model
+    sequence, _ = model
     with pytest.raises(
         PocketVLMError, match=f"{CONTEXT + 1} tokens are more than the model's context of {CONTEXT}"
     ):
-        decoder.prefill([tokens(*[1] * (CONTEXT + 1))])
-    assert decoder.position == 0
-    decoder.prefill([tokens(*[1] * CONTEXT)])
+        sequence.prefill([tokens(*[1] * (CONTEXT + 1))])
+    assert sequence.length == 0
+    sequence.prefill([tokens(*[1] * CONTEXT)])
     with pytest.raises(PocketVLMError, match="context"):
-        decoder.decode(1)
-    assert decoder.position == CONTEXT
+        sequence.decode(1)
+    assert sequence.length == CONTEXT
 
 
 def test_a_failed_run_leaves_the_sequence_as_it_was(model):
-    decoder, weights = model
-    decoder.prefill([tokens(4, 5)])
+    sequence, weights = model
+    sequence.prefill([tokens(4, 5)])
     with pytest.raises(PocketVLMError, match="embedding graph failed"):
-        decoder.decode(1 << 20)
-    assert_logits(decoder.decode(6), weights, [weights.embed[i] for i in (4, 5, 6)])
+        sequence.decode(1 << 20)
+    assert_logits(sequence.decode(6), weights, [weights.embed[i] for i in (4, 5, 6)])
 
 
 def test_features_of_another_width_are_refused(model):
@@ -140,12 +142,6 @@ def test_a_dimension_that_the_graph_leaves_open_is_refused(artifact_dir):
         open_decoder(Artifact.open(artifact_dir))
 
 
-@pytest.mark.parametrize("threads", [0, -1])
-def test_threads_below_one_are_refused(artifact_dir, threads):
-    with pytest.raises(PocketVLMError, match=f"threads={threads}"):
-        open_decoder(Artifact.open(artifact_dir), threads=threads)
-
-
 def test_the_table_that_goes_with_a_decoder(tmp_path):
     weights = write_artifact(tmp_path / "a")
     manifest = read_manifest(tmp_path / "a")
@@ -156,5 +152,5 @@ def test_the_table_that_goes_with_a_decoder(tmp_path):
     table = manifest["decoder"]["embed"]["fp32"]
     manifest["decoder"]["embed"] = {"missing": table, "other": table}
     write_manifest(tmp_path / "a", manifest)
-    logits = open_decoder(Artifact.open(tmp_path / "a")).prefill([tokens(5)])
+    logits = open_decoder(Artifact.open(tmp_path / "a")).sequence().prefill([tokens(5)])
     assert_logits(logits, weights, [weights.embed[5]])

@@ -1,16 +1,16 @@
-"""What of a prompt is computed again, against a decoder that only writes down what it is given."""
+"""What of a prompt is computed again, against a sequence that only writes down what it is given."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.decoders import EmbeddingSegment, TokenSegment
+from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.decoders.prefix import CachedSequence, after, common_length, joined
 
 
 class Recorder:
-    """A decoder whose cache is the list of what it was fed; one that cannot be cut begins anew."""
+    """A sequence whose cache is the list of what it was fed; one that cannot be cut begins anew."""
 
     def __init__(self, cuttable=True):
         self.cache = []
@@ -19,7 +19,7 @@ class Recorder:
         self.fails = False
 
     @property
-    def position(self):
+    def length(self):
         return len(self.cache)
 
     def prefill(self, segments):
@@ -40,6 +40,9 @@ class Recorder:
 
     def reset(self):
         self.cache = []
+
+    def close(self):
+        self.reset()
 
 
 def flat(segments):
@@ -78,41 +81,41 @@ prompt = st.lists(segment, min_size=1, max_size=5).filter(
     st.lists(st.tuples(prompt, st.lists(st.integers(0, 2), max_size=3)), min_size=1, max_size=4),
     st.booleans(),
 )
-def test_the_cache_always_holds_the_prompt_and_no_more_is_fed_than_differs(turns, cuttable):
-    decoder = Recorder(cuttable)
-    sequence = CachedSequence(decoder)
-    for wanted, said in turns:
-        before = decoder.cache
-        _, known = sequence.prefill(wanted)
-        assert decoder.cache == flat(wanted)
-        assert decoder.fed == flat(wanted)[known:]
-        assert known < len(flat(wanted))
-        assert before[:known] == flat(wanted)[:known]
-        for token in said:
+def test_the_cache_always_holds_the_prompt_and_no_more_is_fed_than_differs(exchanges, cuttable):
+    recorder = Recorder(cuttable)
+    sequence = CachedSequence(recorder)
+    for prompted, decoded in exchanges:
+        before = recorder.cache
+        _, cached = sequence.prefill(prompted)
+        assert recorder.cache == flat(prompted)
+        assert recorder.fed == flat(prompted)[cached:]
+        assert cached < len(flat(prompted))
+        assert before[:cached] == flat(prompted)[:cached]
+        for token in decoded:
             sequence.decode(token)
 
 
 def test_a_conversation_feeds_only_what_is_new():
-    decoder = Recorder()
-    sequence = CachedSequence(decoder)
+    recorder = Recorder()
+    sequence = CachedSequence(recorder)
     question = [text(1, 2), picture(0), text(3, 4)]
     assert sequence.prefill(question)[1] == 0
     for token in (7, 8):
         sequence.decode(token)
-    _, known = sequence.prefill([text(1, 2), picture(0), text(3, 4, 7, 8, 9, 10)])
-    assert (known, decoder.fed) == (9, [9, 10])
-    _, known = sequence.prefill(
+    _, cached = sequence.prefill([text(1, 2), picture(0), text(3, 4, 7, 8, 9, 10)])
+    assert (cached, recorder.fed) == (9, [9, 10])
+    _, cached = sequence.prefill(
         [text(1, 2), picture(0), text(3, 5)]
     )  # another question about the same picture
-    assert (known, decoder.fed) == (6, [5])
-    _, known = sequence.prefill(
+    assert (cached, recorder.fed) == (6, [5])
+    _, cached = sequence.prefill(
         [text(1, 2), picture(1), text(3, 5)]
     )  # the same question about another picture
-    assert (known, len(decoder.fed)) == (2, 5)
-    _, known = sequence.prefill(
+    assert (cached, len(recorder.fed)) == (2, 5)
+    _, cached = sequence.prefill(
         [text(1, 2), picture(1), text(3, 5)]
     )  # nothing new: the last logits are asked for
-    assert (known, decoder.fed) == (6, [5])
+    assert (cached, recorder.fed) == (6, [5])
 
 
 def test_pictures_without_a_key_or_of_another_size_are_not_taken_for_the_same():
@@ -123,23 +126,23 @@ def test_pictures_without_a_key_or_of_another_size_are_not_taken_for_the_same():
 
 
 def test_an_interrupted_prefill_leaves_nothing_believed():
-    decoder = Recorder()
-    sequence = CachedSequence(decoder)
+    recorder = Recorder()
+    sequence = CachedSequence(recorder)
     sequence.prefill([text(1, 2, 3)])
-    decoder.fails = True
+    recorder.fails = True
     with pytest.raises(KeyboardInterrupt):
         sequence.prefill([text(1, 2, 4, 5)])
-    decoder.fails = False
-    _, known = sequence.prefill([text(1, 2, 3)])
-    assert (known, decoder.cache) == (0, [1, 2, 3])
+    recorder.fails = False
+    _, cached = sequence.prefill([text(1, 2, 3)])
+    assert (cached, recorder.cache) == (0, [1, 2, 3])
 
 
 def test_reset_forgets():
-    decoder = Recorder()
-    sequence = CachedSequence(decoder)
+    recorder = Recorder()
+    sequence = CachedSequence(recorder)
     sequence.prefill([text(1, 2, 3)])
     sequence.reset()
-    assert decoder.cache == []
+    assert recorder.cache == []
     assert sequence.prefill([text(1, 2, 3)])[1] == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM, Artifact, PocketVLMError
-from pocketvlm.decoders import EmbeddingSegment, TokenSegment
+from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.layouts import (
     LAYOUTS,
     Grid,

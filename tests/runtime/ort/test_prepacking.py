@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm import VLM, Artifact
+from pocketvlm import VLM, Artifact, EngineSettings
 from pocketvlm.cli import main
 from pocketvlm.ort import sessions
 from pocketvlm.vision.encoder import VisionEncoder
@@ -38,7 +38,7 @@ def test_a_process_that_answers_once_does_not_prepack(artifact_dir, opened):
         main, ["run", str(artifact_dir), "--prompt", "what?", "--max-new-tokens", "1"]
     )
     assert result.exit_code == 0, result.output
-    assert opened.count(False) == 2  # tower and decoder
+    assert opened.count(False) == 3  # tower, table and decoder
 
 
 def test_a_loaded_model_does(artifact_dir, opened):
@@ -50,8 +50,8 @@ def test_a_loaded_model_does(artifact_dir, opened):
     ("precision", "packed"), [("fp32", False), ("fp16", True), ("int8", True), ("int4", True)]
 )
 def test_integers_are_prepacked_in_any_case(precision, packed):
-    assert sessions.wants_prepacking(precision, prepack=False) == packed
-    assert sessions.wants_prepacking(precision, prepack=True)
+    assert EngineSettings(prepack=False).for_precision(precision).prepack == packed
+    assert EngineSettings().for_precision(precision).prepack
 
 
 def test_features_are_the_same(tmp_path):
@@ -63,7 +63,8 @@ def test_features_are_the_same(tmp_path):
         .astype(np.float32)
     )
     packed, mapped = (
-        VisionEncoder.open(artifact, prepack=choice).encode(pixels) for choice in (True, False)
+        VisionEncoder.open(artifact, settings=EngineSettings(prepack=choice)).encode(pixels)
+        for choice in (True, False)
     )
     np.testing.assert_array_equal(packed.kept_indices, mapped.kept_indices)
     np.testing.assert_allclose(packed.image_features, mapped.image_features, rtol=1e-5, atol=1e-5)

@@ -11,7 +11,7 @@ from transformers import LlamaTokenizer, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from pocketvlm import Artifact, PocketVLMError
-from pocketvlm.decoders import EmbeddingSegment, TokenSegment
+from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate
 from support.tiny_artifact import (

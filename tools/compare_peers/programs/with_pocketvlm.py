@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from compare_peers.programs.common import Stopwatch, serve, settings
-from pocketvlm import VLM, __version__
+from pocketvlm import VLM, EngineSettings, __version__
 
 told = settings()
-vlm = VLM.load(told["folder"], threads=told["threads"], **told["load"])
+engines = EngineSettings(threads=told["threads"])
+vlm = VLM.load(told["folder"], settings=engines, **told["load"])
 
 
 def answer(picture: Path, watch: Stopwatch) -> int:

@@ -1,0 +1,168 @@
+"""Knows what a decoder and its sequences are, whichever engine runs them, and what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.errors import EngineError, RequestError
+
+
+@dataclass(frozen=True)
+class TokenSegment:
+    """A stretch of text: token ids int64 (n,)."""
+
+    ids: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class EmbeddingSegment:
+    """A picture's kept tokens, or some of them: inputs_embeds float32 (n, hidden).
+
+    Segments with the same ``key`` hold the same embeddings; one without a key equals no other. One
+    that ``continues`` is of the same picture as the last before it, with text between them.
+    """
+
+    inputs_embeds: npt.NDArray[np.float32]
+    key: str | None = None
+    continues: bool = False
+
+    def __len__(self) -> int:
+        return len(self.inputs_embeds)
+
+
+Segment = TokenSegment | EmbeddingSegment
+
+
+class TokenSampler(Protocol):
+    """Picks the next token from logits."""
+
+    def pick(self, logits: npt.NDArray[np.float32]) -> int:
+        """The next token id from float32 (vocab,) logits; raises `PocketVLMError` where they are
+        not finite."""
+
+
+class DecoderSequence(Protocol):
+    """One sequence of tokens and its KV cache, from `Decoder.sequence`.
+
+    Sequences of one decoder know nothing of each other and may be computed at the same time; a
+    single one belongs to one thread at a time.
+
+    Attributes:
+        length: tokens that take room in the cache.
+        next_position: the position of the next token; today the same number as ``length``.
+        dropped: of the tokens, visual ones that only the first layers hold; 0 where an engine drops
+            none.
+        cache_bytes: bytes of memory that the cache takes now.
+        timings_ms: ``embed`` and ``prefill`` of the last `prefill`, in milliseconds.
+    """
+
+    timings_ms: dict[str, float]
+
+    @property
+    def length(self) -> int:
+        """See the class."""
+
+    @property
+    def next_position(self) -> int:
+        """See the class."""
+
+    @property
+    def dropped(self) -> int:
+        """See the class."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """See the class."""
+
+    def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
+        """Append segments to the sequence and return the last position's logits, float32 (vocab,).
+
+        Raises:
+            PocketVLMError: the sequence would outgrow the context, a segment has another width than
+                the model, or a token id lies outside the vocabulary. The sequence is then what it
+                was.
+        """
+
+    def decode(self, token_id: int) -> npt.NDArray[np.float32]:
+        """Append one token and return the logits of the next, float32 (vocab,)."""
+
+    def keep(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens. ``self.length`` says how many are left:
+        fewer, if need be."""
+
+    def reset(self) -> None:
+        """Forget all tokens and free the cache; the sequence can be used again."""
+
+    def close(self) -> None:
+        """Free the cache for good; a second time does nothing. Only close may be called then."""
+
+
+class Decoder(Protocol):
+    """A language model's weights, which any number of sequences and threads share.
+
+    Attributes:
+        name: the engine and the precision, as in ``"onnx fp32"``.
+        context: the most tokens that a sequence may hold.
+        cache_value_bytes: bytes of one number in a cache.
+    """
+
+    name: str
+    context: int
+    cache_value_bytes: int
+
+    def sequence(self) -> DecoderSequence:
+        """A new sequence, empty; raises `PocketVLMError` once the decoder is closed."""
+
+    def close(self) -> None:
+        """Open no more sequences, and free the weights with the last that is left.
+
+        At once, where none is. A second time does nothing.
+        """
+
+    def sampler(
+        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
+    ) -> TokenSampler:
+        """The engine's own sampler; raises `PocketVLMError` for a parameter out of range, see
+        `sampling.check`."""
+
+
+def closed(name: str) -> EngineError:
+    """The refusal of a decoder, or of a sequence, that has been closed."""
+    return EngineError(f"{name} is closed", advice="load the model again")
+
+
+def check_room(length: int, added: int, context: int) -> None:
+    """Refuse a sequence that would outgrow the context, before any work is done on it."""
+    if length + added > context:
+        raise RequestError(
+            f"{length + added} tokens are more than the model's context of {context}",
+            advice="shorten the prompt, lower max_new_tokens or use a smaller budget",
+        )
+
+
+def check_widths(segments: Sequence[Segment], hidden: int) -> int:
+    """How many tokens the segments have.
+
+    Refuses none at all, and features of another width than the model reads.
+    """
+    for segment in segments:
+        if (
+            isinstance(segment, EmbeddingSegment)
+            and (width := segment.inputs_embeds.shape[-1]) != hidden
+        ):
+            raise RequestError(
+                f"image features are {width} wide, the decoder reads {hidden}",
+                advice="the vision graph belongs to another model, export it again",
+            )
+    total = sum(len(segment) for segment in segments)
+    if total == 0:
+        raise RequestError("nothing to prefill", advice="the prompt has no tokens")
+    return total

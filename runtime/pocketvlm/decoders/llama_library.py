@@ -1,0 +1,137 @@
+"""Knows how llama-cpp-python's low-level module is loaded, when what llama.cpp makes is freed, and
+what it complained about."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import logging
+import weakref
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+
+from pocketvlm.errors import EngineError
+
+SUPPORTED = SpecifierSet(">=0.3.20,<0.4")
+_INSTALL = "pip install 'pocketvlm[llama]'"
+_MAX_BATCH = 512  # tokens
+_LOG_ERROR = 4  # ggml_log_level
+
+_log = logging.getLogger(__name__)
+_complaints: list[str] = []  # llama.cpp's last error, for our messages
+_callbacks: list[Any] = []  # what C calls must outlive every call
+
+
+@functools.cache
+def library() -> Any:
+    """llama-cpp-python's low-level module, with llama.cpp's log turned to ours (level debug).
+
+    Raises:
+        PocketVLMError: it is not installed, has a version not known to work, or does not load.
+    """
+    try:
+        installed = version("llama_cpp_python")
+    except PackageNotFoundError as error:
+        raise EngineError(
+            "the decoder engine llama.cpp needs llama-cpp-python", advice=_INSTALL
+        ) from error
+    if not SUPPORTED.contains(installed, prereleases=True):
+        raise EngineError(
+            f"llama-cpp-python {installed} is installed, {SUPPORTED} is needed", advice=_INSTALL
+        )
+    try:
+        lib = importlib.import_module("llama_cpp.llama_cpp")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise EngineError(
+            f"llama-cpp-python {installed} does not load ({error})", advice=_INSTALL
+        ) from error
+    _callbacks.append(lib.llama_log_callback(_on_log))
+    lib.llama_log_set(_callbacks[-1], ctypes.c_void_p(0))
+    lib.llama_backend_init()
+    return lib
+
+
+class LlamaModel:
+    """A model in llama.cpp's memory, freed when nothing needs it any more.
+
+    Raises:
+        PocketVLMError: llama.cpp cannot open the file.
+    """
+
+    def __init__(self, lib: Any, path: Path) -> None:
+        options = with_settings(lib.llama_model_default_params(), n_gpu_layers=0)
+        self.pointer = lib.llama_model_load_from_file(str(path).encode(), options)
+        if not self.pointer:
+            raise EngineError(
+                f"{path.name} cannot be opened by llama.cpp{complaint()}",
+                advice="copy or export it again",
+            )
+        weakref.finalize(self, lib.llama_model_free, self.pointer)
+
+
+class LlamaContext:
+    """A llama.cpp context: the cache of one sequence, and the batches that fill it.
+
+    It is freed by `free`, or when nothing needs it any more. Its finalizer holds the model, so the
+    model always outlives it.
+
+    Attributes:
+        capacity: tokens that it holds, as asked for.
+        cells: tokens that llama.cpp has set memory aside for, at least ``capacity``.
+        batch: tokens that it takes at once.
+    """
+
+    def __init__(self, lib: Any, model: LlamaModel, capacity: int, options: dict[str, Any]) -> None:
+        size = {"n_ctx": capacity, "n_batch": min(capacity, _MAX_BATCH)}
+        self.pointer = lib.llama_init_from_model(
+            model.pointer,
+            with_settings(lib.llama_context_default_params(), **options, **size),
+        )
+        if not self.pointer:
+            raise EngineError(
+                f"llama.cpp cannot hold {capacity} tokens{complaint()}",
+                advice="shorten the prompt, or free memory",
+            )
+        self.free = weakref.finalize(self, _free_context, lib, self.pointer, model)
+        self.capacity = capacity
+        self.cells: int = lib.llama_n_ctx(self.pointer)
+        self.batch: int = lib.llama_n_batch(self.pointer)
+
+
+def _free_context(lib: Any, context: int, _model: LlamaModel) -> None:
+    lib.llama_free(context)
+
+
+def with_settings(params: Any, **fields: Any) -> Any:
+    """Default parameters with some set: ctypes would take a name that is no field without a
+    word."""
+    for name, value in fields.items():
+        if name not in {field for field, *_ in params._fields_}:
+            raise EngineError(
+                f"llama-cpp-python has no setting {name}, another version is needed",
+                advice=_INSTALL,
+            )
+        setattr(params, name, value)
+    return params
+
+
+def _on_log(level: int, text: bytes | None, _data: Any) -> None:
+    """llama.cpp's log: for us at debug level, its last error kept for a message."""
+    if not (line := (text or b"").decode("utf-8", "replace").strip()):
+        return
+    _log.debug("%s", line)
+    if level == _LOG_ERROR:
+        _complaints[:] = [line]
+
+
+def complaint() -> str:
+    """What llama.cpp last complained about, in brackets, once."""
+    try:
+        line = _complaints.pop()
+    except IndexError:
+        return ""
+    return f" ({line[:200]})"

@@ -1,0 +1,127 @@
+"""Knows how engines are set up: threads, prepacking, execution providers; and the cores of this
+machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Self
+
+from pocketvlm.errors import RequestError
+
+CPU_PROVIDER: Final = "CPUExecutionProvider"  # every build of ONNX Runtime has it
+ProviderOption = str | int | float | bool
+
+_TOPOLOGY = Path("/sys/devices/system/cpu")  # Linux
+_MAX_PER_PROCESSOR = 4  # threads; many more bring the whole machine to a halt
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One of ONNX Runtime's execution providers: what computes the nodes of a graph.
+
+    Two with the same name and options are equal and hash alike.
+
+    Attributes:
+        name: as ONNX Runtime spells it, ``"CPUExecutionProvider"``.
+        options: the provider's own, as ONNX Runtime documents them.
+    """
+
+    name: str
+    options: Mapping[str, ProviderOption] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", dict(self.options))  # the caller's may change later
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How the engines of an artifact are opened. Nothing in an artifact can change it.
+
+    Attributes:
+        threads: of each engine; None leaves its default, the physical cores.
+        prepack: whether ONNX Runtime copies each weight into the order that products read fastest.
+            Without, a float32 graph multiplies straight from the mapped file: 3.2 GB of CLIP-L and
+            a 0.5B decoder opened in 0.1 s instead of 13. Each picture and prompt then cost a fifth
+            to a half more, each token a tenth. Graphs of other precisions are always prepacked, see
+            `for_precision`; llama.cpp repacks or maps weights by their type.
+        providers: ONNX Runtime's, the preferred one first. It gives the CPU what none of them
+            computes. llama.cpp does not read them.
+
+    Raises:
+        PocketVLMError: more threads than a machine like this has use for, no provider at all, or
+            one that the installed ONNX Runtime does not have.
+    """
+
+    threads: int | None = None
+    prepack: bool = True
+    providers: tuple[Provider, ...] = (Provider(CPU_PROVIDER),)
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
+        object.__setattr__(self, "providers", tuple(self.providers))
+        _check_providers(self.providers)
+
+    def for_precision(self, precision: str) -> Self:
+        """These settings for a graph of ``precision``, ``"fp32"`` or another.
+
+        Products of integers take 3 to 40 times as long where their weights are not prepacked, so
+        for them it is no choice.
+        """
+        return self if precision == "fp32" else replace(self, prepack=True)
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise `PocketVLMError` for a number of threads that no machine like this has use for.
+
+    None is the engine's default.
+    """
+    processors = os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= _MAX_PER_PROCESSOR * processors:
+        raise RequestError(
+            f"threads={threads}",
+            expected=f"1..{_MAX_PER_PROCESSOR * processors} on a machine of {processors} "
+            f"processors",
+            advice="or none for its default",
+            setting="threads",
+        )
+
+
+def physical_cores() -> int:
+    """Cores that this process may use.
+
+    Two hardware threads of one core count once, where the system says which are.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    usable = os.sched_getaffinity(0)
+    try:
+        siblings = {
+            (_TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in usable
+        }
+    except OSError:
+        return len(usable)
+    return len(siblings)
+
+
+def _check_providers(providers: tuple[Provider, ...]) -> None:
+    if not providers:
+        raise RequestError("no execution provider", advice="name one", setting="providers")
+    if {provider.name for provider in providers} == {CPU_PROVIDER}:
+        return
+    import onnxruntime  # here, because most settings need not wait for it
+
+    available = onnxruntime.get_available_providers()
+    for provider in providers:
+        if provider.name not in available:
+            raise RequestError(
+                f"execution provider {provider.name!r} is not in this ONNX Runtime, which has "
+                f"{', '.join(available)}",
+                advice="install a build of onnxruntime that has it",
+                setting="providers",
+            )
+
+
+DEFAULT_SETTINGS: Final = EngineSettings()

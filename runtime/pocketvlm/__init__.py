@@ -16,10 +16,29 @@ if TYPE_CHECKING:
     from pocketvlm.answer import Answer
     from pocketvlm.artifact import Artifact
     from pocketvlm.chat import Chat
+    from pocketvlm.limits import (
+        FeatureLimits,
+        Limits,
+        PictureLimits,
+        SequenceLimits,
+        VideoLimits,
+    )
     from pocketvlm.vlm import VLM
 
 __version__ = version("pocketvlm")
-__all__ = ["VLM", "Answer", "Artifact", "Chat", "PocketVLMError", "__version__"]
+__all__ = [
+    "VLM",
+    "Answer",
+    "Artifact",
+    "Chat",
+    "FeatureLimits",
+    "Limits",
+    "PictureLimits",
+    "PocketVLMError",
+    "SequenceLimits",
+    "VideoLimits",
+    "__version__",
+]
 
 # Loaded on first use, so that the command line answers --help without waiting for ONNX Runtime.
 _LAZY = {
@@ -27,6 +46,11 @@ _LAZY = {
     "Answer": "pocketvlm.answer",
     "Artifact": "pocketvlm.artifact",
     "Chat": "pocketvlm.chat",
+    "FeatureLimits": "pocketvlm.limits",
+    "Limits": "pocketvlm.limits",
+    "PictureLimits": "pocketvlm.limits",
+    "SequenceLimits": "pocketvlm.limits",
+    "VideoLimits": "pocketvlm.limits",
 }
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pocketvlm.answer import Answer
     from pocketvlm.artifact import Artifact
     from pocketvlm.chat import Chat
+    from pocketvlm.decoders.sampling import Sampling
     from pocketvlm.limits import (
         FeatureLimits,
         Limits,
@@ -35,6 +36,7 @@ __all__ = [
     "Limits",
     "PictureLimits",
     "PocketVLMError",
+    "Sampling",
     "SequenceLimits",
     "VideoLimits",
     "__version__",
@@ -49,6 +51,7 @@ _LAZY = {
     "FeatureLimits": "pocketvlm.limits",
     "Limits": "pocketvlm.limits",
     "PictureLimits": "pocketvlm.limits",
+    "Sampling": "pocketvlm.decoders.sampling",
     "SequenceLimits": "pocketvlm.limits",
     "VideoLimits": "pocketvlm.limits",
 }

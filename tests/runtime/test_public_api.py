@@ -66,7 +66,7 @@ def test_the_limits_that_are_used_are_the_public_ones():
 
 
 def test_the_public_names():
-    names = ["VLM", "Answer", "Artifact", "Chat", "PocketVLMError", "__version__"]
+    names = ["VLM", "Answer", "Artifact", "Chat", "PocketVLMError", "Sampling", "__version__"]
     limits = ["Limits", "PictureLimits", "VideoLimits", "FeatureLimits", "SequenceLimits"]
     assert sorted(pocketvlm.__all__) == sorted([*names, *limits])
     assert all(getattr(pocketvlm, name) is not None for name in pocketvlm.__all__)

@@ -100,6 +100,19 @@ class Sampling:
             raise RequestError(f"{name} {text[:80]}", expected=expected, setting=name)
 
 
+def _takes_old_arguments(init: Any) -> Any:
+    """Until no engine has a sampler of its own: they ask by (temperature, top_p, seed)."""
+
+    def either(sampler: Sampler, *arguments: Any, **named: Any) -> None:
+        if isinstance(arguments[0] if arguments else named.get("sampling"), Sampling):
+            init(sampler, *arguments, **named)
+        else:
+            names = ("temperature", "top_p", "seed")
+            init(sampler, Sampling(**dict(zip(names, arguments, strict=False)), **named))
+
+    return either
+
+
 class Sampler:
     """Picks the tokens of one answer, for every engine; the same seed and logits give the same.
 
@@ -112,6 +125,7 @@ class Sampler:
         eos_token_ids: those that end an answer.
     """
 
+    @_takes_old_arguments
     def __init__(
         self,
         sampling: Sampling | None = None,
@@ -171,6 +185,11 @@ class Sampler:
     def _distribution(self, scores: Scores) -> npt.NDArray[np.float64]:
         warped = steps.apply(self._warpers, self._ids, scores.astype(np.float64))
         return steps.softmax(warped).astype(np.float64, copy=False)
+
+
+def check(temperature: float, top_p: float, seed: int | None) -> None:
+    """Raise `RequestError` for a setting out of range; until the engines' own samplers are gone."""
+    Sampling(temperature=temperature, top_p=top_p, seed=seed)
 
 
 def check_finite(logits: npt.NDArray[np.float32]) -> None:

@@ -64,7 +64,7 @@ def scale(ids: Ints, scores: Scores, *, temperature: float) -> Scores:
     """Divide by the temperature; transformers' ``TemperatureLogitsWarper``.
 
     A tiny temperature makes infinities, and inf - inf later on. Then the highest score is taken off
-    first, which changes no probability. Not otherwise: it rounds, which makes ties for `keep_top_k`.
+    first, which changes no probability; only then, as it rounds and makes ties for `keep_top_k`.
     """
     with np.errstate(over="ignore"):
         scaled: Scores = scores / temperature

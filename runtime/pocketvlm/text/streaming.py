@@ -18,7 +18,7 @@ class StopTexts:
 
     The first is the one that is complete first; of those that are complete with the same character
     the longest. So what comes out does not depend on how a text is cut into pieces. What may be the
-    beginning of a stop text is held back until it is known to be none.
+    beginning of a stop text is held back until more text decides it.
     """
 
     def __init__(self, texts: Sequence[str] = ()) -> None:

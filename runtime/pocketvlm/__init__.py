@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from pocketvlm.answer import Answer
     from pocketvlm.artifact import Artifact
     from pocketvlm.chat import Chat
+    from pocketvlm.decoders.sampling import Sampling
+    from pocketvlm.limits import (
+        FeatureLimits,
+        Limits,
+        PictureLimits,
+        SequenceLimits,
+        VideoLimits,
+    )
     from pocketvlm.ort.settings import EngineSettings, Provider
     from pocketvlm.vlm import VLM
 
@@ -26,8 +34,14 @@ __all__ = [
     "Artifact",
     "Chat",
     "EngineSettings",
+    "FeatureLimits",
+    "Limits",
+    "PictureLimits",
     "PocketVLMError",
     "Provider",
+    "Sampling",
+    "SequenceLimits",
+    "VideoLimits",
     "__version__",
 ]
 
@@ -39,6 +53,12 @@ _LAZY = {
     "Chat": "pocketvlm.chat",
     "EngineSettings": "pocketvlm.ort.settings",
     "Provider": "pocketvlm.ort.settings",
+    "FeatureLimits": "pocketvlm.limits",
+    "Limits": "pocketvlm.limits",
+    "PictureLimits": "pocketvlm.limits",
+    "Sampling": "pocketvlm.decoders.sampling",
+    "SequenceLimits": "pocketvlm.limits",
+    "VideoLimits": "pocketvlm.limits",
 }
 
 

@@ -12,27 +12,13 @@ import numpy.typing as npt
 
 from pocketvlm.answer import Answer, FinishReason, VisualTokens
 from pocketvlm.artifact import Manifest
-from pocketvlm.decoders.base import Decoder, EmbeddingSegment, TokenSampler, check_room
-from pocketvlm.decoders.pool import (
-    ConversationCache,
-    PooledSequence,
-    SequenceLimits,
-    SequencePool,
-)
-from pocketvlm.errors import RequestError
+from pocketvlm.decoders.base import Decoder, EmbeddingSegment, check_room
+from pocketvlm.decoders.pool import ConversationCache, PooledSequence, SequencePool
+from pocketvlm.decoders.sampling import Sampler, Sampling
+from pocketvlm.limits import SequenceLimits
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Detokenizer, Stream
 from pocketvlm.vision.viewer import PictureInput, Viewer
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are picked: see `pocketvlm.VLM.generate`."""
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +28,7 @@ class Request:
     Attributes:
         ids: int64 (n,), an image token for each picture.
         pictures: its pictures, in order.
-        max_new_tokens: the answer's limit.
-        sampler: picks the tokens.
+        sampling: how tokens are picked, and when the answer ends.
         preprocess_ms: spent so far.
         cached: features may come from the feature cache and go there.
         conversation: whose KV cache is used and extended; None takes a sequence of its own, which
@@ -52,8 +37,7 @@ class Request:
 
     ids: npt.NDArray[np.int64]
     pictures: Sequence[PictureInput]
-    max_new_tokens: int
-    sampler: TokenSampler
+    sampling: Sampling
     preprocess_ms: float
     cached: bool
     conversation: ConversationCache | None = None
@@ -64,6 +48,7 @@ class _Generation:
     """The tokens of an answer so far.
 
     Attributes:
+        sampler: picked them.
         detokenizer: has read all of them but the end of sequence.
         token_ids: all of them.
         decode_ms: spent on tokens after the first; not what the reader of the stream does
@@ -71,6 +56,7 @@ class _Generation:
         finish_reason: why there is no further one.
     """
 
+    sampler: Sampler
     detokenizer: Detokenizer
     token_ids: list[int]
     decode_ms: float = 0.0
@@ -101,16 +87,10 @@ class Answerer:
         self._fastv = manifest.decoder.fastv
         self._step = threading.Lock()
 
-    def sampler(self, sampling: Sampling) -> TokenSampler:
-        """The engine's sampler; raises `PocketVLMError` for a setting out of range."""
-        if sampling.max_new_tokens < 1:
-            raise RequestError(f"max_new_tokens {sampling.max_new_tokens}", expected="at least 1")
-        return self.decoder.sampler(sampling.temperature, sampling.top_p, sampling.seed)
-
-    def check_room(self, prompt: int, max_new_tokens: int) -> None:
+    def check_room(self, prompt: int, sampling: Sampling) -> None:
         """Refuse a prompt of so many tokens with its answer beyond the context."""
         # The last token picked is never fed back, so it takes no room.
-        check_room(prompt, max_new_tokens - 1, self.decoder.context)
+        check_room(prompt, sampling.max_new_tokens - 1, self.decoder.context)
 
     def begin(self, request: Request) -> Stream:
         """The answer as a stream; work begins when it is read."""
@@ -141,9 +121,10 @@ class Answerer:
             with self._step:
                 logits, cached_tokens = cached.prefill(segments)
                 self.pool.trim()
-            token = request.sampler.pick(logits)
+            sampler = Sampler(request.sampling, ids, self._eos)
+            detokenizer = Detokenizer(self.prompter.tokenizer, request.sampling.stop)
+            generation = _Generation(sampler, detokenizer, [sampler.pick(logits)])
             prefill, dropped = dict(cached.sequence.timings_ms), cached.sequence.dropped
-            generation = _Generation(Detokenizer(self.prompter.tokenizer), [token])
             ttft_ms = request.preprocess_ms + ms_since(started)
             yield from self._decode(request, generation, cached, stop)
         finally:
@@ -195,12 +176,15 @@ class Answerer:
         cached: PooledSequence,
         stop: threading.Event,
     ) -> Generator[str, None, None]:
-        """Decode token by token from the first until the end of sequence, the limit or a stop;
-        yields text pieces."""
+        """Decode token by token from the first until the end of sequence, a stop text, the limit
+        or a request to stop; yields text pieces."""
         while generation.token_ids[-1] not in self._eos:
             if piece := generation.detokenizer.push(generation.token_ids[-1]):
                 yield piece
-            if len(generation.token_ids) == request.max_new_tokens:
+            if generation.detokenizer.stopped:
+                generation.finish_reason = "stop"
+                break
+            if len(generation.token_ids) == request.sampling.max_new_tokens:
                 break
             if stop.is_set():
                 generation.finish_reason = "interrupted"
@@ -208,7 +192,7 @@ class Answerer:
             started = time.perf_counter()
             with self._step:
                 logits = cached.decode(generation.token_ids[-1])
-            generation.token_ids.append(request.sampler.pick(logits))
+            generation.token_ids.append(generation.sampler.pick(logits))
             generation.decode_ms += ms_since(started)
         else:
             generation.finish_reason = "stop"

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.answer import Answer
-from pocketvlm.answering import Answerer, Request, Sampling, ms_since
+from pocketvlm.answering import Answerer, Request, ms_since
 from pocketvlm.decoders.pool import ConversationCache
+from pocketvlm.decoders.sampling import GREEDY, Sampling
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
-from pocketvlm.text.prompts import Message
+from pocketvlm.text.messages import Message
 from pocketvlm.text.streaming import Stream
 from pocketvlm.vision.viewer import PictureInput
 
@@ -63,9 +64,10 @@ class Chat:
     A conversation is used by one thread at a time.
     """
 
-    def __init__(self, answerer: Answerer, budget: int) -> None:
+    def __init__(self, answerer: Answerer, budget: int, system: str | None = None) -> None:
         self._answerer = answerer
         self._budget = budget
+        self._system = system
         self._cache = ConversationCache()
         self._exchanges: list[_Exchange] = []
         self.dropped_turns = 0
@@ -79,37 +81,32 @@ class Chat:
         self,
         prompt: str,
         images: Sequence[Picture] | None = None,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
+        *,
         videos: Sequence[Video] | None = None,
+        sampling: Sampling = GREEDY,
     ) -> Answer:
         """Ask the next question, with pictures or clips of its own or about earlier ones; see
         `VLM.generate`."""
-        return self.stream(prompt, images, max_new_tokens, temperature, top_p, seed, videos).answer
+        return self.stream(prompt, images, videos=videos, sampling=sampling).answer
 
     def stream(
         self,
         prompt: str,
         images: Sequence[Picture] | None = None,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
+        *,
         videos: Sequence[Video] | None = None,
+        sampling: Sampling = GREEDY,
     ) -> Stream:
         """As `ask`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not
         while iterating."""
         started = time.perf_counter()
-        sampler = self._answerer.sampler(Sampling(max_new_tokens, temperature, top_p, seed))
-        pictures = tuple(self._answerer.viewer.prepare(images, self._budget, videos))
-        exchanges, ids = self._fit([*self._exchanges, _Exchange(prompt, pictures)], max_new_tokens)
+        media = self._answerer.prompter.conversation(prompt, images, videos).media
+        pictures = tuple(self._answerer.viewer.prepare(media, self._budget))
+        exchanges, ids = self._fit([*self._exchanges, _Exchange(prompt, pictures)], sampling)
         request = Request(
             ids,
             [picture for exchange in exchanges for picture in exchange.all_pictures],
-            max_new_tokens,
-            sampler,
+            sampling,
             ms_since(started),
             cached=True,
             conversation=self._cache,
@@ -146,8 +143,8 @@ class Chat:
             self.dropped_turns += len(before) + 1 - len(exchanges)
 
     def _messages(self, exchanges: Sequence[_Exchange]) -> list[Message]:
-        messages: list[Message] = []
         prompter = self._answerer.prompter
+        messages = [] if self._system is None else [prompter.system(self._system)]
         for exchange in exchanges:
             messages += prompter.messages(
                 exchange.question, len(exchange.pictures), carried=len(exchange.carried)
@@ -165,12 +162,12 @@ class Chat:
         return ids, len(prompter.place(ids, [picture.ids for picture in pictures]))
 
     def _fit(
-        self, exchanges: list[_Exchange], max_new_tokens: int
+        self, exchanges: list[_Exchange], sampling: Sampling
     ) -> tuple[list[_Exchange], npt.NDArray[np.int64]]:
         """The exchanges that stay, by the rule above, and their ids with an image token for each
         picture."""
         context = self._answerer.decoder.context
-        room = context - (max_new_tokens - 1)
+        room = context - (sampling.max_new_tokens - 1)
         ids, length = self._ids(exchanges)
         if length > room:
             while len(exchanges) > 1 and length > room * 3 // 4:
@@ -180,7 +177,7 @@ class Chat:
                 fewer = replace(exchanges[0], carried=exchanges[0].carried[1:])
                 exchanges = [fewer, *exchanges[1:]]
                 ids, length = self._ids(exchanges)
-            self._answerer.check_room(length, max_new_tokens)
+            self._answerer.check_room(length, sampling)
         return exchanges, ids
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
+from pocketvlm import VLM, Artifact, EngineSettings, Limits, PocketVLMError, Sampling
 from pocketvlm.cli import main
 from pocketvlm.decoders.pool import SequenceLimits
 from pocketvlm_export import ExportOptions, export
@@ -57,7 +57,7 @@ def test_both_converse_alike(loaded, examples):
         chat = vlm.chat()
         pictures = [[examples / "scene-1.png"], [], [examples / "scene-2.png"]]
         answers = [
-            chat.ask(q, shown, max_new_tokens=40)
+            chat.ask(q, shown, sampling=Sampling(max_new_tokens=40))
             for q, shown in zip(QUESTIONS, pictures, strict=True)
         ]
         assert answers[1].prompt_tokens["cached"] >= answers[0].prompt_tokens["total"]
@@ -72,17 +72,24 @@ def test_a_conversation_equals_its_questions_asked_without_memory(
 ):
     """A kept cache against a fresh one, which computes the whole conversation at once."""
     settings, no_room = EngineSettings(threads=1), SequenceLimits(memory_bytes=0)
-    small = VLM.load(artifact, decoder=engine, settings=settings, sequence_limits=no_room)
+    small = VLM.load(
+        artifact,
+        decoder=engine,
+        settings=settings,
+        limits=Limits(pictures=Limits(sequences=no_room)),
+    )
     chat, forgetful, rival = loaded[engine].chat(), small.chat(), small.chat()
     shown = [[examples / "scene-1.png"], [], []]
     kept = [
-        chat.ask(q, pictures, max_new_tokens=30)
+        chat.ask(q, pictures, sampling=Sampling(max_new_tokens=30))
         for q, pictures in zip(QUESTIONS, shown, strict=True)
     ]
     assert [answer.prompt_tokens["cached"] > 0 for answer in kept] == [False, True, True]
     for question, pictures, expected in zip(QUESTIONS, shown, kept, strict=True):
-        rival.ask("", max_new_tokens=1)  # which takes the other conversation's room
-        answer = forgetful.ask(question, pictures, max_new_tokens=30)
+        rival.ask(
+            "", sampling=Sampling(max_new_tokens=1)
+        )  # which takes the other conversation's room
+        answer = forgetful.ask(question, pictures, sampling=Sampling(max_new_tokens=30))
         assert answer.prompt_tokens["cached"] == 0
         assert answer.token_ids == expected.token_ids
 
@@ -99,7 +106,9 @@ def test_sampling_means_the_same_and_is_repeatable(loaded, examples):
         assert sample(1) == sample(1)
         assert len({tuple(sample(seed)) for seed in range(4)}) > 1
         greedy = vlm.generate(
-            "Describe the picture.", [examples / "scene-1.png"], max_new_tokens=12
+            "Describe the picture.",
+            [examples / "scene-1.png"],
+            sampling=Sampling(max_new_tokens=12),
         ).token_ids
         assert sample(3, top_p=1e-6) == greedy
         with pytest.raises(PocketVLMError, match="top_p 0"):
@@ -109,7 +118,7 @@ def test_sampling_means_the_same_and_is_repeatable(loaded, examples):
 def test_the_timings_have_the_same_fields(loaded, examples):
     timings = [
         vlm.generate(
-            "Describe the picture.", [examples / "scene-1.png"], max_new_tokens=3
+            "Describe the picture.", [examples / "scene-1.png"], sampling=Sampling(max_new_tokens=3)
         ).timings_ms
         for vlm in loaded.values()
     ]

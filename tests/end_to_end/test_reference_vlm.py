@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from pocketvlm import VLM
+from pocketvlm import VLM, Sampling
 from pocketvlm_export import ExportOptions, export
 from reference_vlm.__main__ import write
 from reference_vlm.parts import LANGUAGE, TOWER, fetch
@@ -92,7 +92,7 @@ def test_text_only_answers_are_those_of_transformers_and_sensible(
 ):
     vlm = VLM.load(artifact, decoder=engine, decoder_precision=precision)
     for question, sensible in QUESTIONS.items():
-        answer = vlm.generate(question, max_new_tokens=24)
+        answer = vlm.generate(question, sampling=Sampling(max_new_tokens=24))
         assert answer.text == sensible
         assert answer.token_ids == expected[question]
 
@@ -103,7 +103,7 @@ def test_what_matters_is_kept_of_a_photograph(artifact, request):
     answer = vlm.generate(
         "What is it?",
         images=[request.config.rootpath / "examples" / "chelsea.jpg"],
-        max_new_tokens=1,
+        sampling=Sampling(max_new_tokens=1),
     )
     rows, columns = np.divmod(np.array(answer.kept_indices[0]), 24)
     eye = (rows >= 7) & (rows <= 11) & (columns >= 5) & (columns <= 10)

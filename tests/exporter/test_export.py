@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from transformers import AutoTokenizer
 
 from make_checkpoint import PRESETS
-from pocketvlm import VLM, Artifact
+from pocketvlm import VLM, Artifact, Sampling
 from pocketvlm.artifact import metadata
 from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions, export
@@ -42,7 +42,9 @@ def test_families_layouts_and_types(make_tiny, tmp_path, preset, options):
     assert parity.vision["max_abs"] <= 1e-4 * parity.vision["max_reference"]
     assert parity.decoder["greedy_equal"] == 16
     answer = VLM.load(tmp_path / "artifact").generate(
-        "what is it?", images=[np.full((50, 60, 3), 90, dtype=np.uint8)], max_new_tokens=4
+        "what is it?",
+        images=[np.full((50, 60, 3), 90, dtype=np.uint8)],
+        sampling=Sampling(max_new_tokens=4),
     )
     assert answer.visual_tokens["after"] == 4
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from make_checkpoint import PRESETS
-from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.artifact import metadata
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.cli import main
@@ -319,13 +319,17 @@ def test_what_people_are_told(fastv_export):
 
 def test_run(fastv_export):
     vlm = VLM.load(fastv_export)
-    answer = vlm.generate("what is it?", images=[PICTURE], max_new_tokens=5)
+    answer = vlm.generate("what is it?", images=[PICTURE], sampling=Sampling(max_new_tokens=5))
     assert answer.visual_tokens == {"before": 36, "after": 36, "fastv": 9}
-    assert vlm.generate("what is it?", max_new_tokens=2).visual_tokens["fastv"] == 0
-    two = vlm.generate("what are they?", images=[PICTURE, PICTURE[:, ::-1]], max_new_tokens=5)
+    assert (
+        vlm.generate("what is it?", sampling=Sampling(max_new_tokens=2)).visual_tokens["fastv"] == 0
+    )
+    two = vlm.generate(
+        "what are they?", images=[PICTURE, PICTURE[:, ::-1]], sampling=Sampling(max_new_tokens=5)
+    )
     assert two.visual_tokens == {"before": 72, "after": 72, "fastv": 18}
     pair = VLM.load(fastv_export, decoder_precision="int8+int4").generate(
-        "?", images=[PICTURE], max_new_tokens=3
+        "?", images=[PICTURE], sampling=Sampling(max_new_tokens=3)
     )
     assert pair.visual_tokens["fastv"] == 9
 
@@ -335,28 +339,31 @@ def test_a_question_in_a_conversation_is_answered_as_if_asked_alone(fastv_export
     before is used."""
     vlm = VLM.load(fastv_export)
     chat = vlm.chat()
-    first = chat.ask("what is it?", images=[PICTURE], max_new_tokens=5)
-    second = chat.ask("and what colour?", max_new_tokens=5)
+    first = chat.ask("what is it?", images=[PICTURE], sampling=Sampling(max_new_tokens=5))
+    second = chat.ask("and what colour?", sampling=Sampling(max_new_tokens=5))
     before_the_picture = (
-        vlm._answerer.prompter.encode("what is it?", 1)
+        vlm.parts.prompter.encode("what is it?", 1)
         .tolist()
-        .index(vlm._answerer.prompter.image_token_id)
+        .index(vlm.parts.prompter.image_token_id)
     )
     assert 0 < second.prompt_tokens["cached"] <= before_the_picture
     assert second.visual_tokens["fastv"] == 9
     other = VLM.load(fastv_export).chat()
     other._exchanges = [*chat._exchanges[:1]]  # the same conversation, nothing computed yet
-    alone = other.ask("and what colour?", max_new_tokens=5)
+    alone = other.ask("and what colour?", sampling=Sampling(max_new_tokens=5))
     assert (alone.prompt_tokens["cached"], alone.token_ids) == (0, second.token_ids)
     assert (
-        first.token_ids == vlm.generate("what is it?", images=[PICTURE], max_new_tokens=5).token_ids
+        first.token_ids
+        == vlm.generate(
+            "what is it?", images=[PICTURE], sampling=Sampling(max_new_tokens=5)
+        ).token_ids
     )
 
 
 def test_text_alone_is_continued(fastv_export):
     chat = VLM.load(fastv_export).chat()
-    first = chat.ask("what is it?", max_new_tokens=3)
-    second = chat.ask("why?", max_new_tokens=3)
+    first = chat.ask("what is it?", sampling=Sampling(max_new_tokens=3))
+    second = chat.ask("why?", sampling=Sampling(max_new_tokens=3))
     assert second.prompt_tokens["cached"] >= first.prompt_tokens["total"] - 1
 
 
@@ -364,10 +371,12 @@ def test_after_a_vision_side_pruner(make_tiny, tmp_path):
     options = ExportOptions(budgets=(18,), fastv=FastV(1, 6), portable=True)
     report = export(str(make_tiny("tiny-qwen2")), tmp_path / "a", options)
     assert report.manifest.parity.decoder["kept_equal"]
-    answer = VLM.load(tmp_path / "a").generate("what is it?", images=[PICTURE], max_new_tokens=3)
+    answer = VLM.load(tmp_path / "a").generate(
+        "what is it?", images=[PICTURE], sampling=Sampling(max_new_tokens=3)
+    )
     assert answer.visual_tokens == {"before": 36, "after": 18, "fastv": 6}
     few = VLM.load(tmp_path / "a").generate(
-        "what is it?", images=[PICTURE], budget=4, max_new_tokens=3
+        "what is it?", images=[PICTURE], budget=4, sampling=Sampling(max_new_tokens=3)
     )
     assert few.visual_tokens == {
         "before": 36,

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from make_checkpoint import PRESETS
-from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.cli import main
 from pocketvlm.decoders import llama_library
 from pocketvlm_export import ExportOptions, export
@@ -143,7 +143,9 @@ def test_the_folder_for_llama_cpp_alone(tiny_checkpoint, tmp_path):
         "decoder as GGUF q8_0, 0%",
         "decoder as GGUF q8_0, 100%",
     } <= set(steps)
-    answer = VLM.load(folder).generate("what is it?", images=[PICTURE], max_new_tokens=4)
+    answer = VLM.load(folder).generate(
+        "what is it?", images=[PICTURE], sampling=Sampling(max_new_tokens=4)
+    )
     assert len(answer.token_ids) == 4
 
 

@@ -73,13 +73,13 @@ class Exports:
     def prepare(self, images, budget, vlm=None):
         """The prepared pictures or clips, at a budget or at the only one that is served."""
         budget = self.tokens if self.case.pruner == "none" else budget
-        viewer = (vlm or self.pruned)._answerer.viewer
+        viewer = (vlm or self.pruned).parts.viewer
         return viewer.prepare(budget=budget, **{"images": None, self.asks: images})
 
     def encode(self, image, budget, vlm=None):
         """A picture or clip encoded by itself at a budget, and what fills its slots."""
         (encoded,) = self.prepare([image], budget, vlm)
-        viewer = (vlm or self.pruned)._answerer.viewer
+        viewer = (vlm or self.pruned).parts.viewer
         return encoded, viewer.encode(encoded, cached=False).inputs_embeds
 
     def answer(self, images, vlm=None, budget=None, **more):
@@ -153,9 +153,9 @@ def test_kept_tokens_stand_in_raster_order(exports, budget):
 
 
 def test_a_batch_of_two_equals_two_batches(exports):
-    viewer = exports.pruned._answerer.viewer
+    viewer = exports.pruned.parts.viewer
     first, second = (encoded.pixel_values for encoded in exports.prepare(exports.shown[:2], SMALL))
-    encode = viewer._encoder.encode
+    encode = viewer.encoder.encode
     both, alone = encode(np.concatenate([first, second])), [encode(first), encode(second)]
     for name, close in (("kept_indices", 0), ("kept_scores", 1e-6), ("image_features", 2e-5)):
         apart = np.concatenate([getattr(features, name) for features in alone])
@@ -164,7 +164,7 @@ def test_a_batch_of_two_equals_two_batches(exports):
 
 def test_pictures_do_not_see_each_other(exports):
     """Bit by bit: each picture is encoded by itself."""
-    viewer = exports.pruned._answerer.viewer
+    viewer = exports.pruned.parts.viewer
     images = exports.shown
     prepared = exports.prepare(images, SMALL)
     together = [viewer.encode(encoded, cached=False).inputs_embeds for encoded in prepared]

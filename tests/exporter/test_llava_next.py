@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
 from make_checkpoint import PRESETS
-from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.cli import main
 from pocketvlm.layouts import open_layout
 from pocketvlm.vision.encoder import VisionEncoder
@@ -156,12 +156,17 @@ def ours(folder, image, **options):
     """What the runtime's parts make of a picture: prompt ids, features, logits before the first
     token, the answer."""
     vlm = VLM.load(folder, **options)
-    answerer = vlm._answerer
+    answerer = vlm.parts
     (prepared,) = answerer.viewer.prepare([image], vlm._budget)
     segment = answerer.viewer.encode(prepared, cached=False)
     ids = answerer.prompter.place(answerer.prompter.encode(QUESTION, 1), [prepared.ids])
     logits = answerer.decoder.sequence().prefill(answerer.prompter.segments(ids, [segment]))
-    return ids, segment.inputs_embeds, logits, vlm.generate(QUESTION, [image], max_new_tokens=STEPS)
+    return (
+        ids,
+        segment.inputs_embeds,
+        logits,
+        vlm.generate(QUESTION, [image], sampling=Sampling(max_new_tokens=STEPS)),
+    )
 
 
 def near(found, expected):
@@ -175,9 +180,9 @@ def test_unpruned_it_is_transformers(exported, theirs, size):
     features = theirs.features(image).numpy()
     with torch.inference_mode():
         whole = theirs.model(**given).logits[0, -1].numpy()
-        said = theirs.model.generate(**given, max_new_tokens=STEPS, do_sample=False)[
-            0, given["input_ids"].shape[1] :
-        ]
+        said = theirs.model.generate(
+            do_sample=False, sampling=Sampling(max_new_tokens=STEPS), **given
+        )[0, given["input_ids"].shape[1] :]
     ids, found, logits, answer = ours(exported("none"), image)
     assert ids.tolist() == given["input_ids"][0].tolist()
     assert found.shape == features.shape
@@ -219,7 +224,7 @@ def test_llama_cpp_answers_as_transformers_does(checkpoint, theirs, tmp_path):
     expected, _ = theirs.pruned(image, "hf")
     vlm = VLM.load(tmp_path / "artifact")
     assert (
-        vlm.generate(QUESTION, [image], max_new_tokens=STEPS).token_ids
+        vlm.generate(QUESTION, [image], sampling=Sampling(max_new_tokens=STEPS)).token_ids
         == theirs.answer(image, expected)[0]
     )
 
@@ -227,9 +232,10 @@ def test_llama_cpp_answers_as_transformers_does(checkpoint, theirs, tmp_path):
 def test_two_pictures_of_different_grids(exported):
     vlm = VLM.load(exported("hf"))
     images = [picture(84, 84), picture(200, 50)]
-    both = vlm.generate("which is larger?", images, budget=2, max_new_tokens=3)
+    both = vlm.generate("which is larger?", images, budget=2, sampling=Sampling(max_new_tokens=3))
     alone = [
-        vlm.generate("which is larger?", [image], budget=2, max_new_tokens=1) for image in images
+        vlm.generate("which is larger?", [image], budget=2, sampling=Sampling(max_new_tokens=1))
+        for image in images
     ]
     assert both.kept_indices == [answer.kept_indices[0] for answer in alone]
     assert both.visual_tokens["after"] == sum(answer.visual_tokens["after"] for answer in alone)
@@ -391,8 +397,10 @@ def test_the_newline_costs_no_run_of_the_graph_but_from_a_cache(exported, tmp_pa
     for expected in ([5], [1]):  # the tiles; then a blank one, as the features lie in the folder
         vlm = VLM.load(exported("none"), feature_cache=tmp_path / "kept")
         assert calls == []
-        answers.append(vlm.generate(QUESTION, [image], max_new_tokens=6).token_ids)
-        vlm.generate(QUESTION, [image], max_new_tokens=1)
+        answers.append(
+            vlm.generate(QUESTION, [image], sampling=Sampling(max_new_tokens=6)).token_ids
+        )
+        vlm.generate(QUESTION, [image], sampling=Sampling(max_new_tokens=1))
         assert calls == expected
         calls.clear()
     assert answers[0] == answers[1]

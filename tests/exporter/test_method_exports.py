@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from onnx.utils import Extractor
 
-from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.artifact.metadata import SELECTION
 from pocketvlm.cli import main
 from pocketvlm.vision.encoder import VisionEncoder
@@ -81,7 +81,9 @@ def test_it_passes_the_gate_and_answers(artifacts, name):
         name,
         find_pruner(name).nested,
     )
-    answer = VLM.load(folder, budget=5).generate("What is it?", images=[NOISE], max_new_tokens=2)
+    answer = VLM.load(folder, budget=5).generate(
+        "What is it?", images=[NOISE], sampling=Sampling(max_new_tokens=2)
+    )
     assert len(answer.kept_indices[0]) == 5
     assert answer.visual_tokens == {"before": 36, "after": 5}
 

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
+from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError, Sampling
 from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import inspect_checkpoint
@@ -55,7 +55,7 @@ def test_the_answers_are_those_of_the_onnx_graphs(artifact, tiny_export):
                 vision_precision=precision,
                 budget=budget,
                 settings=EngineSettings(threads=1),
-            ).generate("what is it?", [picture], max_new_tokens=8)
+            ).generate("what is it?", [picture], sampling=Sampling(max_new_tokens=8))
             for folder in (tiny_export, artifact)
         )
         assert (found.token_ids, found.kept_indices) == (expected.token_ids, expected.kept_indices)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import TokenSegment
 from pocketvlm.decoders.onnx import OnnxDecoder
@@ -73,7 +73,7 @@ def test_what_each_loses_is_recorded(artifact):
 @pytest.mark.parametrize(("precision", "name"), [(None, "onnx int4"), ("int8", "onnx int8")])
 def test_the_runtime_takes_the_one_asked_for(artifact, precision, name):
     vlm = VLM.load(artifact.root, decoder_precision=precision, vision_precision="int8", budget=5)
-    answer = vlm.generate("what is it?", images=[PICTURE], max_new_tokens=4)
+    answer = vlm.generate("what is it?", images=[PICTURE], sampling=Sampling(max_new_tokens=4))
     assert vlm.decoder == name
     assert answer.visual_tokens["after"] == 5
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvlm import VLM, Artifact
+from pocketvlm import VLM, Artifact, Sampling
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.families import FAMILIES
 from pocketvlm_export.pruning import PRUNERS, find_pruner
@@ -100,7 +100,7 @@ def test_it_passes_the_gate_and_every_engine_answers(combination, checkpoints, t
     for engine in manifest.decoder.engines:
         for precision in manifest.decoder.by_engine[engine]:
             vlm = VLM.load(tmp_path / "artifact", decoder=engine, decoder_precision=precision)
-            answer = vlm.generate("what is it?", max_new_tokens=3, **media)
+            answer = vlm.generate("what is it?", sampling=Sampling(max_new_tokens=3), **media)
             assert answer.decoder == f"{engine} {precision}"
             assert 1 <= len(answer.token_ids) <= 3
             assert 0 < answer.visual_tokens["after"] <= answer.visual_tokens["before"]

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, PretrainedC
 
 from make_checkpoint import PRESETS
 from make_checkpoint.text import make_tiling_processor
-from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.artifact.manifest import Pruning
 from pocketvlm.cli import main
 from pocketvlm.vision.encoder import VisionEncoder
@@ -104,9 +104,9 @@ class Theirs:
         embeds = self.model.get_input_embeddings()(inputs["input_ids"])
         embeds[inputs["input_ids"] == self.model.config.image_token_id] = rows.flatten(0, 1)
         logits = self.model(inputs_embeds=embeds).logits[0, -1].numpy()
-        said = self.model.generate(inputs_embeds=embeds, max_new_tokens=steps, do_sample=False)[
-            0
-        ].tolist()
+        said = self.model.generate(
+            inputs_embeds=embeds, do_sample=False, sampling=Sampling(max_new_tokens=steps)
+        )[0].tolist()
         return (
             said,
             logits,
@@ -144,27 +144,31 @@ def test_unpruned_it_is_transformers(checkpoint, tmp_path):
     for size in SIZES:
         image = picture(*size)
         inputs = theirs.prepare(QUESTION, [image])
-        (prepared,) = vlm._answerer.viewer.prepare([image], N)
+        (prepared,) = vlm.parts.viewer.prepare([image], N)
         assert np.abs(prepared.pixel_values - inputs["pixel_values"][0].numpy()).max() < 1e-5
         said, logits, _ = theirs.answer(QUESTION, [image])
-        features = vlm._answerer.viewer.encode(prepared, cached=False)
+        features = vlm.parts.viewer.encode(prepared, cached=False)
         with torch.inference_mode():
             (expected,) = theirs.model.model.get_image_features(
                 inputs["pixel_values"]
             ).pooler_output
         np.testing.assert_allclose(features.inputs_embeds, expected, atol=1e-4)
-        prompter = vlm._answerer.prompter
+        prompter = vlm.parts.prompter
         ids = prompter.place(prompter.encode(QUESTION, 1), [prepared.ids])
         assert ids.tolist() == inputs["input_ids"][0].tolist()
-        ours = vlm._answerer.decoder.sequence().prefill(prompter.segments(ids, [features]))
+        ours = vlm.parts.decoder.sequence().prefill(prompter.segments(ids, [features]))
         assert np.abs(ours - logits).max() <= 1e-4 * max(1, np.abs(logits).max())
-        assert vlm.generate(QUESTION, [image], max_new_tokens=16).token_ids == said
+        assert (
+            vlm.generate(QUESTION, [image], sampling=Sampling(max_new_tokens=16)).token_ids == said
+        )
 
 
 def test_several_pictures_of_different_grids(smolvlm, pruned):
     images = [picture(100, 40, seed=1), picture(90, 90, seed=2)]
     said, _, kept = Theirs(smolvlm).answer(QUESTION, images, budget=3, steps=6)
-    answer = VLM.load(pruned).generate(QUESTION, images, budget=3, max_new_tokens=6)
+    answer = VLM.load(pruned).generate(
+        QUESTION, images, budget=3, sampling=Sampling(max_new_tokens=6)
+    )
     assert answer.token_ids == said
     first = 3 * 3  # of 1 x 2 parts and the whole
     assert [*answer.kept_indices[0], *(number + 3 * N for number in answer.kept_indices[1])] == kept
@@ -177,7 +181,9 @@ def test_pruned_it_keeps_the_squares_that_are_attended_to_most(smolvlm, pruned, 
     theirs, vlm = Theirs(smolvlm), VLM.load(pruned)
     for size in SIZES:
         said, _, kept = theirs.answer(QUESTION, [picture(*size)], budget)
-        answer = vlm.generate(QUESTION, [picture(*size)], budget=budget, max_new_tokens=16)
+        answer = vlm.generate(
+            QUESTION, [picture(*size)], budget=budget, sampling=Sampling(max_new_tokens=16)
+        )
         assert answer.kept_indices == [kept]
         assert answer.token_ids == said
 
@@ -217,7 +223,9 @@ def test_llama_cpp_answers_alike_with_a_tied_head(tied, tmp_path):
     report = export(str(tied), tmp_path / "out", options)
     assert report.manifest.parity.by_precision["f32"]["greedy_equal"] == 16
     image = picture(90, 90)
-    answer = VLM.load(tmp_path / "out").generate(QUESTION, [image], max_new_tokens=8)
+    answer = VLM.load(tmp_path / "out").generate(
+        QUESTION, [image], sampling=Sampling(max_new_tokens=8)
+    )
     assert answer.token_ids == Theirs(tied).answer(QUESTION, [image], budget=9, steps=8)[0]
 
 
@@ -226,7 +234,9 @@ def test_a_picture_that_is_not_cut_and_a_method_that_reads_projected_tokens(make
     report = export(str(source), tmp_path / "out", ExportOptions("divprune", budgets=(9,)))
     assert report.manifest.parity.vision["kept_equal"]
     image, theirs = picture(100, 60), Theirs(source)
-    answer = VLM.load(tmp_path / "out").generate(QUESTION, [image], max_new_tokens=16)
+    answer = VLM.load(tmp_path / "out").generate(
+        QUESTION, [image], sampling=Sampling(max_new_tokens=16)
+    )
     assert answer.visual_tokens == {"before": N, "after": 9}
     assert (
         answer.token_ids
@@ -350,8 +360,8 @@ def test_commands_work_on_it(pruned, tmp_path):
     assert CliRunner().invoke(main, asked).exit_code == 0
     chat = VLM.load(pruned).chat()
     first, second = (
-        chat.ask("what?", [picture(90, 90)], max_new_tokens=2),
-        chat.ask("and?", max_new_tokens=2),
+        chat.ask("what?", [picture(90, 90)], sampling=Sampling(max_new_tokens=2)),
+        chat.ask("and?", sampling=Sampling(max_new_tokens=2)),
     )
     assert second.prompt_tokens["cached"] >= first.prompt_tokens["total"] - 2
 

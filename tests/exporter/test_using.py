@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer
 
-from pocketvlm import VLM, Artifact, EngineSettings
+from pocketvlm import VLM, Artifact, EngineSettings, Sampling
 from pocketvlm_export.packaging.using import USING, facts
 
 LANGUAGES = ("kotlin", "swift", "javascript")
@@ -91,7 +91,7 @@ def test_the_page_is_enough_to_answer(tiny_export, page, question):
     for size in ((40, 60), (90, 31)):
         image = Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8))
         vlm = VLM.load(tiny_export, settings=EngineSettings(threads=1))
-        expected = vlm.generate(question, [image], max_new_tokens=6)
+        expected = vlm.generate(question, [image], sampling=Sampling(max_new_tokens=6))
         assert client.answer(question, image, 6) == expected.token_ids
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 
-from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.cli import main
 from pocketvlm.layouts import open_layout
 from pocketvlm_export import ExportOptions, export
@@ -98,7 +98,7 @@ def transformers_ids(checkpoint, pixels):
 
 
 def seen(vlm, clip, budget):
-    viewer = vlm._answerer.viewer
+    viewer = vlm.parts.viewer
     (prepared,) = viewer.prepare(None, budget, [clip])
     pixels = prepared.pixel_values
     return prepared, pixels, viewer.encode(prepared, cached=False).inputs_embeds
@@ -167,13 +167,13 @@ def test_without_pruning_all_is_as_in_transformers(whole, checkpoint, clip, pixe
             **given, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False
         )[0, ids.shape[1] :]
     np.testing.assert_allclose(features, expected, atol=1e-4)
-    prompter, decoder = vlm._answerer.prompter, vlm._answerer.decoder
+    prompter, decoder = vlm.parts.prompter, vlm.parts.decoder
     placed = prompter.place(prompter.encode(QUESTION, 1), [look.ids])
     assert placed.tolist() == ids[0].tolist()
     np.testing.assert_allclose(
         decoder.sequence().prefill(prompter.segments(placed, [features])), logits, atol=1e-4
     )
-    answer = vlm.generate(QUESTION, videos=[clip], max_new_tokens=STEPS)
+    answer = vlm.generate(QUESTION, videos=[clip], sampling=Sampling(max_new_tokens=STEPS))
     said = tokens.tolist()[: len(answer.token_ids)]
     assert answer.token_ids == said
     assert answer.visual_tokens == {"before": FRAMES * (N + 1), "after": FRAMES * (N + 1)}
@@ -186,7 +186,9 @@ def test_pruned_clips_are_as_the_oracle_says(pruned, checkpoint, clip, pixels, m
     kept, expected = oracle(model, pixels, budget)
     np.testing.assert_array_equal(look.features.kept_indices, kept)
     np.testing.assert_allclose(features, expected, atol=1e-4)
-    answer = vlm.generate(QUESTION, videos=[clip], budget=budget, max_new_tokens=STEPS)
+    answer = vlm.generate(
+        QUESTION, videos=[clip], budget=budget, sampling=Sampling(max_new_tokens=STEPS)
+    )
     assert answer.kept_indices == [(kept + N * np.arange(FRAMES)[:, None]).ravel().tolist()]
     assert answer.visual_tokens == {"before": FRAMES * N, "after": FRAMES * budget}
     ids = transformers_ids(checkpoint, pixels)[0]
@@ -210,13 +212,16 @@ def test_llama_cpp_answers_as_onnx_runtime_does(pruned, clip):
 
 def test_a_clip_stands_where_the_prompt_says(pruned, clip, frames):
     vlm = VLM.load(pruned)
-    placed = vlm.generate(f"{QUESTION} <video>", videos=[clip], max_new_tokens=1)
-    first = vlm.generate(QUESTION, videos=[clip], max_new_tokens=1)
+    placed = vlm.generate(f"{QUESTION} <video>", videos=[clip], sampling=Sampling(max_new_tokens=1))
+    first = vlm.generate(QUESTION, videos=[clip], sampling=Sampling(max_new_tokens=1))
     assert placed.kept_indices == first.kept_indices
-    prompter = vlm._answerer.prompter
+    prompter = vlm.parts.prompter
     assert prompter.encode("a <video> b <video> c", 2).tolist().count(prompter.image_token_id) == 2
-    decoded = vlm.generate(QUESTION, videos=[frames], max_new_tokens=4)
-    assert decoded.token_ids == vlm.generate(QUESTION, videos=[clip], max_new_tokens=4).token_ids
+    decoded = vlm.generate(QUESTION, videos=[frames], sampling=Sampling(max_new_tokens=4))
+    assert (
+        decoded.token_ids
+        == vlm.generate(QUESTION, videos=[clip], sampling=Sampling(max_new_tokens=4)).token_ids
+    )
 
 
 def refused(call) -> str:
@@ -257,11 +262,14 @@ def test_layouts_that_do_not_go_with_pruning_are_refused(checkpoint, tmp_path):
 
 def test_features_of_a_clip_are_kept(pruned, clip, tmp_path):
     vlm = VLM.load(pruned, feature_cache=tmp_path)
-    first = vlm.generate(QUESTION, videos=[clip], max_new_tokens=2)
+    first = vlm.generate(QUESTION, videos=[clip], sampling=Sampling(max_new_tokens=2))
     assert len(list(tmp_path.glob("*.features"))) == 1
     again = VLM.load(pruned, feature_cache=tmp_path)
-    again._answerer.viewer._encoder.encode = None  # would be called for a clip not known
-    assert again.generate(QUESTION, videos=[clip], max_new_tokens=2).token_ids == first.token_ids
+    again.parts.viewer.encoder.encode = None  # would be called for a clip not known
+    assert (
+        again.generate(QUESTION, videos=[clip], sampling=Sampling(max_new_tokens=2)).token_ids
+        == first.token_ids
+    )
 
 
 def invoke(*arguments, stdin=None):
@@ -269,7 +277,9 @@ def invoke(*arguments, stdin=None):
 
 
 def test_the_commands_take_clips(pruned, clip, tmp_path):
-    expected = VLM.load(pruned).generate(QUESTION, videos=[clip], max_new_tokens=3)
+    expected = VLM.load(pruned).generate(
+        QUESTION, videos=[clip], sampling=Sampling(max_new_tokens=3)
+    )
     ran = invoke(
         "run", pruned, "--video", clip, "--prompt", QUESTION, "--max-new-tokens", 3, "--json"
     )

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from pocketvlm import VLM, Artifact
+from pocketvlm import VLM, Artifact, Sampling
 from pocketvlm.cli import main
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.media.preprocessing import Preprocessor
@@ -99,7 +99,9 @@ def test_tokens_and_kept_patches_equal_those_of_transformers(
     model, processor, tiny_export, photo, budget, count
 ):
     vlm = VLM.load(tiny_export, budget=18)
-    answer = vlm.generate(PROMPT, [photo] * count, budget=budget, max_new_tokens=STEPS)
+    answer = vlm.generate(
+        PROMPT, [photo] * count, budget=budget, sampling=Sampling(max_new_tokens=STEPS)
+    )
     token_ids, kept = pruned_generate(
         model, processor, [user(PROMPT, count)], [photo] * count, budget
     )
@@ -123,7 +125,7 @@ def test_a_conversation_equals_that_of_transformers(model, processor, tiny_expor
     ]:
         shown += pictures
         messages.append(user(text, len(pictures)))
-        answer = chat.ask(text, pictures, max_new_tokens=STEPS)
+        answer = chat.ask(text, pictures, sampling=Sampling(max_new_tokens=STEPS))
         token_ids, kept = pruned_generate(model, processor, messages, shown, 9)
         assert answer.token_ids == token_ids
         assert answer.kept_indices == kept
@@ -146,7 +148,9 @@ def test_any_budget_is_served_exactly_by_the_larger_graph(tiny_export, photo):
 def test_half_precision_is_chosen_by_name(tiny_export, photo):
     half = VLM.load(tiny_export, vision_precision="fp16", decoder_precision="fp16")
     full = VLM.load(tiny_export)
-    answers = [vlm.generate(PROMPT, [photo], max_new_tokens=1) for vlm in (half, full)]
+    answers = [
+        vlm.generate(PROMPT, [photo], sampling=Sampling(max_new_tokens=1)) for vlm in (half, full)
+    ]
     assert answers[0].visual_tokens == answers[1].visual_tokens
     overlap = set(answers[0].kept_indices[0]) & set(answers[1].kept_indices[0])
     assert len(overlap) >= 8

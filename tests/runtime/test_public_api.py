@@ -50,17 +50,25 @@ def test_the_command_line_waits_for_no_engine():
     assert not loaded & (FORBIDDEN | {"onnxruntime", "numpy"})
 
 
+def test_limits_can_be_stated_before_anything_heavy_is_loaded():
+    code = "from pocketvlm import Limits, PictureLimits; Limits(PictureLimits(max_bytes=1))"
+    assert not modules_after(code) & (FORBIDDEN | {"onnxruntime", "numpy", "PIL"})
+
+
+def test_the_limits_that_are_used_are_the_public_ones():
+    from pocketvlm.media import pictures, videos
+    from pocketvlm.vision import feature_cache
+
+    assert pictures.PictureLimits is pocketvlm.PictureLimits
+    assert videos.VideoLimits is pocketvlm.VideoLimits
+    assert feature_cache.FeatureLimits is pocketvlm.FeatureLimits
+    assert pocketvlm.Limits().sequences == pocketvlm.SequenceLimits(memory_bytes=2**30)
+
+
 def test_the_public_names():
-    names = [
-        "VLM",
-        "Answer",
-        "Artifact",
-        "Chat",
-        "EngineSettings",
-        "PocketVLMError",
-        "Provider",
-        "__version__",
-    ]
+    names = ["VLM", "Answer", "Artifact", "Chat", "PocketVLMError", "Sampling", "__version__"]
+    names += ["Limits", "PictureLimits", "VideoLimits", "FeatureLimits", "SequenceLimits"]
+    names += ["EngineSettings", "Provider"]
     assert sorted(pocketvlm.__all__) == sorted(names)
     assert all(getattr(pocketvlm, name) is not None for name in pocketvlm.__all__)
     with pytest.raises(AttributeError, match="nonsense"):

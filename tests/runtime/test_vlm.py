@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvlm import VLM, PocketVLMError
+from pocketvlm import VLM, Limits, PocketVLMError, Sampling
 from pocketvlm.media.pictures import PictureLimits, open_picture
 from pocketvlm.media.preprocessing import Preprocessor
 from support.tiny_artifact import PREPROCESSOR, read_manifest, write_artifact, write_manifest
@@ -25,10 +25,10 @@ def by_hand(weights, vlm, prompt, pictures, budget, steps):
     """Greedy token ids and kept indices, from the numpy twins of the graphs."""
     preprocess = Preprocessor.from_config(PREPROCESSOR)
     encoded = [reference_vision(weights, preprocess(open_picture(p)), budget) for p in pictures]
-    ids = vlm._answerer.prompter.encode(prompt, len(pictures), budget)
+    ids = vlm.parts.prompter.encode(prompt, len(pictures), budget)
     embeddings = weights.embed[ids].astype(np.float64)
     if encoded:
-        embeddings[ids == vlm._answerer.prompter.image_token_id] = np.concatenate(
+        embeddings[ids == vlm.parts.prompter.image_token_id] = np.concatenate(
             [features for features, _ in encoded]
         )
     tokens = []
@@ -45,7 +45,9 @@ def test_answers_equal_those_computed_by_hand(tmp_path, picture, other, count, b
     weights = write_artifact(tmp_path / "a")
     vlm = VLM.load(tmp_path / "a")
     pictures = [picture, other][:count]
-    answer = vlm.generate("what is it?", pictures, budget=budget, max_new_tokens=6)
+    answer = vlm.generate(
+        "what is it?", pictures, budget=budget, sampling=Sampling(max_new_tokens=6)
+    )
     token_ids, kept = by_hand(weights, vlm, "what is it?", pictures, budget, 6)
     assert answer.token_ids == token_ids
     assert answer.kept_indices == kept
@@ -55,15 +57,19 @@ def test_answers_equal_those_computed_by_hand(tmp_path, picture, other, count, b
 def test_a_narrowed_answer_equals_that_of_a_graph_exported_at_the_budget(tmp_path, picture):
     write_artifact(tmp_path / "wide", budgets=(PATCHES,))
     write_artifact(tmp_path / "narrow", budgets=(5,))
-    wide = VLM.load(tmp_path / "wide").generate("what?", [picture], budget=5, max_new_tokens=8)
-    narrow = VLM.load(tmp_path / "narrow").generate("what?", [picture], max_new_tokens=8)
+    wide = VLM.load(tmp_path / "wide").generate(
+        "what?", [picture], budget=5, sampling=Sampling(max_new_tokens=8)
+    )
+    narrow = VLM.load(tmp_path / "narrow").generate(
+        "what?", [picture], sampling=Sampling(max_new_tokens=8)
+    )
     assert (wide.token_ids, wide.kept_indices) == (narrow.token_ids, narrow.kept_indices)
 
 
 def test_load_budget_sets_the_default_and_picks_the_graph(artifact_dir, picture):
     kept = {
         budget: VLM.load(artifact_dir, budget=budget)
-        .generate("?", [picture], max_new_tokens=1)
+        .generate("?", [picture], sampling=Sampling(max_new_tokens=1))
         .visual_tokens["after"]
         for budget in (None, 3, 9, 12)
     }
@@ -76,36 +82,42 @@ def test_every_kind_of_picture_source_gives_the_same_answer(vlm, picture, tmp_pa
     data = io.BytesIO()
     image.save(data, "PNG")
     sources = [picture, image, tmp_path / "p.png", str(tmp_path / "p.png"), data.getvalue()]
-    answers = [vlm.generate("what?", [source], max_new_tokens=4) for source in sources]
+    answers = [
+        vlm.generate("what?", [source], sampling=Sampling(max_new_tokens=4)) for source in sources
+    ]
     assert len({tuple(answer.token_ids) for answer in answers}) == 1
     assert len({str(answer.kept_indices) for answer in answers}) == 1
 
 
 def test_pictures_do_not_change_each_other(vlm, picture, other):
-    both = vlm.generate("?", [picture, other], max_new_tokens=1).kept_indices
+    both = vlm.generate("?", [picture, other], sampling=Sampling(max_new_tokens=1)).kept_indices
     assert both == [
-        vlm.generate("?", [one], max_new_tokens=1).kept_indices[0] for one in (picture, other)
+        vlm.generate("?", [one], sampling=Sampling(max_new_tokens=1)).kept_indices[0]
+        for one in (picture, other)
     ]
     assert both[0] != both[1]
 
 
 def test_answers_do_not_depend_on_what_was_asked_before(vlm, picture):
-    first = vlm.generate("what is it?", [picture], max_new_tokens=8)
-    vlm.generate("something else entirely", max_new_tokens=5)
-    assert vlm.generate("what is it?", [picture], max_new_tokens=8).token_ids == first.token_ids
+    first = vlm.generate("what is it?", [picture], sampling=Sampling(max_new_tokens=8))
+    vlm.generate("something else entirely", sampling=Sampling(max_new_tokens=5))
+    assert (
+        vlm.generate("what is it?", [picture], sampling=Sampling(max_new_tokens=8)).token_ids
+        == first.token_ids
+    )
 
 
 def test_a_stream_gives_the_pieces_of_the_answer(vlm, picture):
-    stream = vlm.stream("what is it?", [picture], max_new_tokens=12)
+    stream = vlm.stream("what is it?", [picture], sampling=Sampling(max_new_tokens=12))
     pieces = list(stream)
-    answer = vlm.generate("what is it?", [picture], max_new_tokens=12)
+    answer = vlm.generate("what is it?", [picture], sampling=Sampling(max_new_tokens=12))
     assert "".join(pieces) == stream.answer.text == answer.text
     assert len(pieces) > 1
     assert stream.answer.token_ids == answer.token_ids
 
 
 def test_timings_add_up(vlm, picture):
-    timings = vlm.generate("what is it?", [picture], max_new_tokens=3).timings_ms
+    timings = vlm.generate("what is it?", [picture], sampling=Sampling(max_new_tokens=3)).timings_ms
     assert list(timings) == [
         "load",
         "preprocess",
@@ -127,22 +139,22 @@ def test_timings_add_up(vlm, picture):
 def test_the_end_of_sequence_stops_and_is_not_part_of_the_text(tmp_path):
     write_artifact(tmp_path / "a")
     vlm = VLM.load(tmp_path / "a")
-    full = vlm.generate("what?", max_new_tokens=6)
+    full = vlm.generate("what?", sampling=Sampling(max_new_tokens=6))
     assert full.finish_reason == "length"
     data = read_manifest(tmp_path / "a")
     data["decoder"]["eos_token_ids"] = [full.token_ids[3]]
     write_manifest(tmp_path / "a", data)
     first = full.token_ids.index(full.token_ids[3])
-    stopped = VLM.load(tmp_path / "a").generate("what?", max_new_tokens=6)
+    stopped = VLM.load(tmp_path / "a").generate("what?", sampling=Sampling(max_new_tokens=6))
     assert stopped.finish_reason == "stop"
     assert stopped.token_ids == full.token_ids[: first + 1]
-    assert stopped.text == vlm._answerer.prompter.tokenizer.decode(full.token_ids[:first])
+    assert stopped.text == vlm.parts.prompter.tokenizer.decode(full.token_ids[:first])
 
 
 def test_sampling_is_repeatable_by_seed(vlm):
     def sample(seed):
         return vlm.generate(
-            "what?", max_new_tokens=12, temperature=100, top_p=0.9, seed=seed
+            "what?", sampling=Sampling(max_new_tokens=12, temperature=100, top_p=0.9, seed=seed)
         ).token_ids
 
     assert sample(1) == sample(1)
@@ -150,14 +162,14 @@ def test_sampling_is_repeatable_by_seed(vlm):
 
 
 def test_a_prompt_that_outgrows_the_context_is_refused_up_front(vlm, picture):
-    length = len(vlm._answerer.prompter.encode("what?", 1, 6))
+    length = len(vlm.parts.prompter.encode("what?", 1, 6))
     room = CONTEXT - length + 1  # the last token picked is not fed back
-    assert len(vlm.generate("what?", [picture], max_new_tokens=3).token_ids) == 3
-    vlm.stream("what?", [picture], max_new_tokens=room).close()
+    assert len(vlm.generate("what?", [picture], sampling=Sampling(max_new_tokens=3)).token_ids) == 3
+    vlm.stream("what?", [picture], sampling=Sampling(max_new_tokens=room)).close()
     with pytest.raises(
         PocketVLMError, match=f"{CONTEXT + 1} tokens are more than the model's context of {CONTEXT}"
     ):
-        vlm.stream("what?", [picture], max_new_tokens=room + 1)
+        vlm.stream("what?", [picture], sampling=Sampling(max_new_tokens=room + 1))
     with pytest.raises(PocketVLMError, match="context"):
         vlm.stream("word " * 500)
 
@@ -180,24 +192,29 @@ def test_refusals_come_before_any_work(vlm, arguments, reason):
 
 
 def test_none_is_no_picture(vlm):
-    answers = [vlm.generate("what?", images, max_new_tokens=3) for images in (None, [])]
+    answers = [
+        vlm.generate("what?", images, sampling=Sampling(max_new_tokens=3)) for images in (None, [])
+    ]
     assert answers[0].token_ids == answers[1].token_ids
     assert answers[0].kept_indices == []
 
 
 def test_picture_limits_can_be_set(artifact_dir, picture):
-    vlm = VLM.load(artifact_dir, limits=PictureLimits(max_pixels=100))
+    vlm = VLM.load(
+        artifact_dir, limits=Limits(pictures=Limits(pictures=PictureLimits(max_pixels=100)))
+    )
     with pytest.raises(PocketVLMError, match="pixels"):
         vlm.generate("?", [picture])
 
 
 def test_two_streams_on_one_model_do_not_mix(vlm):
     alone = [
-        vlm.generate(question, max_new_tokens=30).token_ids for question in ("something", "what?")
+        vlm.generate(question, sampling=Sampling(max_new_tokens=30)).token_ids
+        for question in ("something", "what?")
     ]
-    first = vlm.stream("something", max_new_tokens=30)
+    first = vlm.stream("something", sampling=Sampling(max_new_tokens=30))
     next(first)
-    second = vlm.stream("what?", max_new_tokens=30)
+    second = vlm.stream("what?", sampling=Sampling(max_new_tokens=30))
     next(second)
     list(first)
     assert [first.answer.token_ids, second.answer.token_ids] == alone
@@ -205,21 +222,21 @@ def test_two_streams_on_one_model_do_not_mix(vlm):
 
 @pytest.mark.parametrize("leave", [lambda stream: stream.close(), lambda stream: None])
 def test_a_stream_left_early_frees_its_cache(vlm, leave):
-    stream = vlm.stream("what?", max_new_tokens=30)
+    stream = vlm.stream("what?", sampling=Sampling(max_new_tokens=30))
     next(stream)
-    assert vlm._answerer.pool.cache_bytes > 0
+    assert vlm.parts.pool.cache_bytes > 0
     leave(stream)
     del stream
     gc.collect()
-    assert vlm._answerer.pool.cache_bytes == 0
+    assert vlm.parts.pool.cache_bytes == 0
 
 
 def test_a_closed_model_frees_its_decoder_and_answers_no_more(vlm):
-    session = weakref.ref(vlm._answerer.decoder._graphs.decode)
+    session = weakref.ref(vlm.parts.decoder._graphs.decode)
     chat = vlm.chat()
-    chat.ask("what?", max_new_tokens=1)
-    expected = vlm.generate("what?", max_new_tokens=10).token_ids
-    stream = vlm.stream("what?", max_new_tokens=10)
+    chat.ask("what?", sampling=Sampling(max_new_tokens=1))
+    expected = vlm.generate("what?", sampling=Sampling(max_new_tokens=10)).token_ids
+    stream = vlm.stream("what?", sampling=Sampling(max_new_tokens=10))
     next(stream)
     vlm.close()
     vlm.close()
@@ -230,7 +247,7 @@ def test_a_closed_model_frees_its_decoder_and_answers_no_more(vlm):
     del stream
     gc.collect()
     assert session() is None
-    assert vlm._answerer.pool.cache_bytes == 0
+    assert vlm.parts.pool.cache_bytes == 0
 
 
 def test_preprocessing_that_does_not_fit_the_graph_is_refused(artifact_dir):

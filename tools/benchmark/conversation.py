@@ -11,7 +11,7 @@ import click
 
 from benchmark.interleave import check_quiet, take_turns
 from benchmark.options import EXISTING, NUMBERS, Section, Timing, into_section, timed
-from pocketvlm import VLM, Artifact, EngineSettings
+from pocketvlm import VLM, Artifact, EngineSettings, Sampling
 from pocketvlm_measure.profiler.questions import noise_picture
 
 FIRST = "What is in the picture, and where is it?"
@@ -49,8 +49,8 @@ def conversation(
             # A picture that was not seen before, or its features would be known already.
             picture = noise_picture(artifact, next(seeds))
             chat = vlm.chat()
-            first = chat.ask(FIRST, images=[picture], max_new_tokens=new_tokens)
-            second = chat.ask(SECOND, max_new_tokens=1)
+            first = chat.ask(FIRST, images=[picture], sampling=Sampling(max_new_tokens=new_tokens))
+            second = chat.ask(SECOND, sampling=Sampling(max_new_tokens=1))
             return {"first": first.timings_ms["ttft"], "second": second.timings_ms["ttft"]}
 
         return once

@@ -21,7 +21,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from demo_reference.answers import PrunedModel, fastervlm, prompt_of
 from interop.page import answer_with_the_page
-from pocketvlm import VLM
+from pocketvlm import VLM, Sampling
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_measure.evaluation.questions import read_questions
 from train_demo.__main__ import DEMO
@@ -51,7 +51,8 @@ def main(folder: Path) -> None:
 
     ours = VLM.load(folder)
     runtime = [
-        list(ours.generate(q.text, images=[path], max_new_tokens=32).token_ids) for path, q in pairs
+        list(ours.generate(q.text, images=[path], sampling=Sampling(max_new_tokens=32)).token_ids)
+        for path, q in pairs
     ]
     request = {
         "folder": str(folder),

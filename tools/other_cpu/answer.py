@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pocketvlm import VLM, Artifact, EngineSettings
+from pocketvlm import VLM, Artifact, EngineSettings, Sampling
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import EmbeddingSegment
 from pocketvlm.media.pictures import open_picture
@@ -44,7 +44,7 @@ with tempfile.TemporaryDirectory() as features:
             prompter.segments(prompter.encode(question, 1, len(picture)), [picture])
         )
         sequence.close()
-        answer = vlm.generate(question, images=[image], max_new_tokens=32)
+        answer = vlm.generate(question, images=[image], sampling=Sampling(max_new_tokens=32))
         result = {
             "token_ids": answer.token_ids,
             "text": answer.text.strip(),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from pocketvlm import Sampling
 from pocketvlm.artifact import Artifact, is_nested
 from pocketvlm.decoders import open_decoder
 from pocketvlm.errors import PocketVLMError, RequestError
@@ -100,7 +101,10 @@ class Asker:
         graph = budget if budget in self._vlms else max(self._vlms)
         try:
             answer = self._vlms[graph].generate(
-                question.text, images, budget, max_new_tokens=max_new_tokens
+                question.text,
+                images,
+                budget=budget,
+                sampling=Sampling(max_new_tokens=max_new_tokens),
             )
         except PocketVLMError as error:
             return Reply(question.line, budget, error=str(error))

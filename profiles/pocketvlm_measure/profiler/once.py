@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from pocketvlm import Sampling
 from pocketvlm.answering import ms_since
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import open_decoder
@@ -74,7 +75,10 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
     images = question.images or [noise_picture(artifact)]
     for _ in range(warmup + 1):
         answer = vlm.generate(
-            question.prompt, images, case.budget, max_new_tokens=question.new_tokens
+            question.prompt,
+            images,
+            budget=case.budget,
+            sampling=Sampling(max_new_tokens=question.new_tokens),
         )
     return Sample(
         stages={**cast(dict[str, float], answer.timings_ms), "load": load_ms},

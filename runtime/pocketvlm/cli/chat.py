@@ -21,7 +21,7 @@ from pocketvlm.errors import PocketVLMError, RequestError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pocketvlm import VLM
+    from pocketvlm import VLM, Sampling
     from pocketvlm.text.streaming import Stream
 
 _COMMANDS = "/image FILE, /video FILE, /reset, /quit"
@@ -42,8 +42,9 @@ def chat(
     directory: Path,
     images: tuple[Path, ...],
     videos: tuple[Path, ...],
+    system: str | None,
     load: Callable[[Path], VLM],
-    sampling: dict[str, Any],
+    sampling: Sampling,
     as_json: bool,
 ) -> None:
     """Talk about pictures with the artifact in DIR, a question a line.
@@ -56,7 +57,7 @@ def chat(
     From a pipe, a line that is refused does not end the conversation, but the exit code is then 1.
     """
     vlm = load(directory)
-    conversation = _Conversation(vlm, sampling, as_json)
+    conversation = _Conversation(vlm, system, sampling, as_json)
     for image in images:
         conversation.show(image)
     for video in videos:
@@ -71,13 +72,11 @@ def chat(
 class _Conversation:
     """Lines in, answers out."""
 
-    def __init__(self, vlm: VLM, sampling: dict[str, Any], as_json: bool) -> None:
-        from pocketvlm.layouts import open_layout
-
+    def __init__(self, vlm: VLM, system: str | None, sampling: Sampling, as_json: bool) -> None:
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
         self.refused = False
-        self._chat = vlm.chat()
-        self._layout = open_layout(vlm.artifact)
+        self._chat = vlm.chat(system=system)
+        self._layout = vlm.parts.viewer.layout
         self._sampling = sampling
         self._as_json = as_json
         self._pictures: list[Image.Image] = []  # to be shown with the next question
@@ -123,7 +122,9 @@ class _Conversation:
 
     def _ask(self, question: str) -> None:
         dropped = self._chat.dropped_turns
-        stream = self._chat.stream(question, self._pictures, videos=self._clips, **self._sampling)
+        stream = self._chat.stream(
+            question, self._pictures, videos=self._clips, sampling=self._sampling
+        )
         self._pictures, self._clips = [], []
         with _interrupts_stop(stream):
             if self._as_json:

@@ -3,6 +3,7 @@ are picked."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -33,13 +34,13 @@ _VIDEO = click.option(
     metavar="FILE",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A clip, for models that are shown clips; <video> in the prompt places one.",
+    help="A clip, for models that read clips; <video> in the prompt places one.",
 )
 _MODEL = [
     click.option(
         "--decoder",
         metavar="NAME",
-        help="Decoder engine: onnx where the artifact has it, or llama.cpp.",
+        help="Decoder engine, onnx or llama.cpp; the artifact's default if not given.",
     ),
     click.option(
         "--budget",
@@ -55,7 +56,7 @@ _MODEL = [
     click.option(
         "--decoder-precision",
         metavar="P",
-        help="Precision of the decoder, as listed by `inspect`; A+B reads in A and answers in B.",
+        help="Precision of the decoder, as listed by `inspect`; A+B prefills in A, decodes in B.",
     ),
     click.option(
         "--threads",
@@ -76,6 +77,16 @@ _MODEL = [
         help="Keep the features of pictures here, so that none is encoded twice.",
     ),
 ]
+_LOADED = (
+    "decoder",
+    "budget",
+    "vision_precision",
+    "decoder_precision",
+    "threads",
+    "context",
+    "feature_cache",
+)
+# Each is named as the field of `pocketvlm.Sampling` that it fills.
 _SAMPLING = [
     click.option(
         "--max-new-tokens",
@@ -93,36 +104,51 @@ _SAMPLING = [
         metavar="T",
         help="0 is greedy.",
     ),
+    click.option("--top-k", type=int, metavar="N", help="Sample among the N most probable tokens."),
     click.option(
         "--top-p", type=float, default=1.0, show_default=True, metavar="P", help="Nucleus sampling."
     ),
+    click.option(
+        "--min-p",
+        type=float,
+        default=0.0,
+        show_default=True,
+        metavar="P",
+        help="Sample among tokens at least P times as probable as the first.",
+    ),
+    click.option(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        show_default=True,
+        metavar="R",
+        help="Above 1 makes tokens less probable that occurred before.",
+    ),
     click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
+    click.option(
+        "--stop", multiple=True, metavar="TEXT", help="Ends the answer before it; repeatable."
+    ),
 ]
+_SYSTEM = click.option(
+    "--system", metavar="TEXT", help="A system message, where the chat template takes one."
+)
 
 
 def answering_options(command: _Command) -> _Command:
-    """Add ``images``, ``videos``, ``sampling`` (arguments of an answer) and ``load`` (gives the VLM
-    of a folder)."""
+    """Add ``images``, ``videos``, ``system``, ``sampling`` (a `Sampling`) and ``load`` (gives the
+    VLM of a folder)."""
 
     @functools.wraps(command)
     def with_groups(*arguments: Any, **given: Any) -> Any:
-        sampling = {
-            name: given.pop(name) for name in ("max_new_tokens", "temperature", "top_p", "seed")
-        }
-        names = (
-            "decoder",
-            "budget",
-            "vision_precision",
-            "decoder_precision",
-            "threads",
-            "context",
-            "feature_cache",
-        )
-        model = {name: given.pop(name) for name in names}
+        from pocketvlm.decoders.sampling import Sampling
+
+        fields = {field.name for field in dataclasses.fields(Sampling)}
+        sampling = Sampling(**{name: given.pop(name) for name in fields & given.keys()})
+        model = {name: given.pop(name) for name in _LOADED}
         return command(*arguments, **given, sampling=sampling, load=functools.partial(_load, model))
 
     decorated: Any = takes_target(answering_wishes)(with_groups)
-    for option in reversed([_IMAGE, _VIDEO, *_MODEL, *_SAMPLING]):
+    for option in reversed([_IMAGE, _VIDEO, _SYSTEM, *_MODEL, *_SAMPLING]):
         decorated = option(decorated)
     result: _Command = decorated
     return result

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,7 +17,7 @@ from pocketvlm.cli.terminal import print_pieces
 from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
-    from pocketvlm import VLM
+    from pocketvlm import VLM, Sampling
 
 
 @click.command(
@@ -39,8 +39,9 @@ def run(
     images: tuple[Path, ...],
     videos: tuple[Path, ...],
     prompt: str,
+    system: str | None,
     load: Callable[..., VLM],
-    sampling: dict[str, Any],
+    sampling: Sampling,
     as_json: bool,
 ) -> None:
     """Answer a question about pictures, or clips, with the artifact in DIR.
@@ -51,7 +52,9 @@ def run(
     if prompt == "-":
         prompt = read_prompt()
     # A process that answers once ends before copies of the weights would pay.
-    stream = load(directory, prepack=False).stream(prompt, images, videos=videos, **sampling)
+    vlm = load(directory, prepack=False)
+    asked = vlm if system is None else vlm.chat(system=system)
+    stream = asked.stream(prompt, images, videos=videos, sampling=sampling)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(stream.answer), ensure_ascii=False))
         return

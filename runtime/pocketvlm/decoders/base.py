@@ -41,14 +41,6 @@ class EmbeddingSegment:
 Segment = TokenSegment | EmbeddingSegment
 
 
-class TokenSampler(Protocol):
-    """Picks the next token from logits."""
-
-    def pick(self, logits: npt.NDArray[np.float32]) -> int:
-        """The next token id from float32 (vocab,) logits; raises `PocketVLMError` where they are
-        not finite."""
-
-
 class DecoderSequence(Protocol):
     """One sequence of tokens and its KV cache, from `Decoder.sequence`.
 
@@ -126,12 +118,6 @@ class Decoder(Protocol):
 
         At once, where none is. A second time does nothing.
         """
-
-    def sampler(
-        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
-    ) -> TokenSampler:
-        """The engine's own sampler; raises `PocketVLMError` for a parameter out of range, see
-        `sampling.check`."""
 
 
 def closed(name: str) -> EngineError:

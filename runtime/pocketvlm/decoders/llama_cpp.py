@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import time
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ from pocketvlm.decoders.base import (
 )
 from pocketvlm.decoders.gguf_header import GgufHeader, expected_dimensions, read_header
 from pocketvlm.decoders.llama_library import LlamaContext, LlamaModel, complaint, library
-from pocketvlm.decoders.sampling import check, check_finite
 from pocketvlm.errors import EngineError
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings, physical_cores
 
@@ -199,12 +197,6 @@ class LlamaCppDecoder:
         """See `Decoder.close`."""
         self._model = None
         self._idle.clear()
-
-    def sampler(
-        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
-    ) -> LlamaCppSampler:
-        """See `Decoder.sampler`: llama.cpp's sampler chain."""
-        return LlamaCppSampler(temperature, top_p, seed)
 
     def make_context(self, model: LlamaModel, capacity: int) -> LlamaContext:
         """An empty context; the idle one, where there is one of that size."""
@@ -377,50 +369,6 @@ class LlamaCppSequence:
                 f"llama.cpp cannot enlarge its cache{complaint()}",
                 advice="start a new conversation",
             )
-
-
-class LlamaCppSampler:
-    """Picks tokens with llama.cpp's sampler chain: temperature, nucleus, then a draw; or greedy at
-    temperature 0.
-
-    The parameters mean what they mean to `pocketvlm.decoders.sampling.Sampler`; the same seed draws
-    other tokens than there.
-    """
-
-    def __init__(
-        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
-    ) -> None:
-        check(temperature, top_p, seed)
-        lib = self._lib = library()
-        self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        weakref.finalize(self, lib.llama_sampler_free, self._chain)
-        if temperature == 0:
-            steps = [lib.llama_sampler_init_greedy()]
-        else:
-            # The default seed stands for fresh entropy, so no seed of ours may become it.
-            number = lib.LLAMA_DEFAULT_SEED if seed is None else seed % lib.LLAMA_DEFAULT_SEED
-            steps = [lib.llama_sampler_init_temp(temperature), lib.llama_sampler_init_dist(number)]
-            if top_p < 1:
-                steps.insert(1, lib.llama_sampler_init_top_p(top_p, 1))
-        for step in steps:
-            lib.llama_sampler_chain_add(self._chain, step)
-
-    def pick(self, logits: npt.NDArray[np.float32]) -> int:
-        """See `TokenSampler.pick`."""
-        check_finite(logits)
-        candidates = np.zeros(len(logits), dtype=_CANDIDATE)
-        candidates["id"] = np.arange(len(logits))
-        candidates["logit"] = logits - logits.max()  # a tiny temperature must not make inf - inf
-        data = candidates.ctypes.data_as(ctypes.POINTER(self._lib.llama_token_data))
-        array = self._lib.llama_token_data_array(data, len(candidates), -1, False)
-        self._lib.llama_sampler_apply(self._chain, ctypes.byref(array))
-        if not 0 <= array.selected < array.size:
-            raise EngineError(
-                "llama.cpp's sampler picked no token", advice="use another temperature or top_p"
-            )
-        token = int(array.data[array.selected].id)
-        self._lib.llama_sampler_accept(self._chain, token)
-        return token
 
 
 def _runs(segments: Sequence[Segment]) -> Iterator[Array]:

@@ -16,7 +16,6 @@ import onnxruntime as ort
 from pocketvlm.artifact import Artifact, metadata, pick_precision
 from pocketvlm.artifact.manifest import DecoderSpec
 from pocketvlm.decoders.base import EmbeddingSegment, Segment, check_room, check_widths, closed
-from pocketvlm.decoders.sampling import Sampler
 from pocketvlm.ort.sessions import open_session, ort_errors
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.ort.signatures import cache_names
@@ -105,12 +104,6 @@ class OnnxDecoder:
     def close(self) -> None:
         """See `Decoder.close`."""
         self._graphs = None
-
-    def sampler(
-        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
-    ) -> Sampler:
-        """See `Decoder.sampler`."""
-        return Sampler(temperature, top_p, seed)
 
     def _opened(self) -> Graphs:
         if self._graphs is None:

@@ -5,23 +5,11 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from dataclasses import dataclass
 
 from pocketvlm.decoders.base import Decoder
 from pocketvlm.decoders.prefix import CachedSequence
 from pocketvlm.errors import EngineError
-
-
-@dataclass(frozen=True)
-class SequenceLimits:
-    """Bytes that the caches of a model's sequences take at most.
-
-    Beyond them, conversations that wait for their next question lose their caches, those unused for
-    longest first. Their next answer then costs a longer prefill and is the same. Sequences that are
-    being answered are always allowed, and so is that of the conversation answered last.
-    """
-
-    memory_bytes: int = 1 << 30
+from pocketvlm.limits import SequenceLimits
 
 
 class ConversationCache:

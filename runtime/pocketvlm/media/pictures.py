@@ -11,7 +11,6 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pocketvlm.errors import PictureError
+from pocketvlm.limits import PictureLimits
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -41,14 +41,6 @@ _DECODE_ERRORS = (
     Image.DecompressionBombError,
 )
 _PILLOW_LIMIT = threading.Lock()
-
-
-@dataclass(frozen=True)
-class PictureLimits:
-    """What is refused before decoding: size of the file in bytes, size of the picture in pixels."""
-
-    max_bytes: int = 64 << 20
-    max_pixels: int = 100_000_000
 
 
 def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image.Image:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import PictureError
-from pocketvlm.media.pictures import PictureLimits, open_picture
+from pocketvlm.limits import PictureLimits, VideoLimits
+from pocketvlm.media.pictures import open_picture
 
 if TYPE_CHECKING:
     import av
@@ -35,17 +36,6 @@ _ADVICE = "give a whole MP4, WebM, MKV, AVI or MPEG-TS file"
 _TRUNCATED = (
     0.9  # of the length that the header states: streams of a whole file may end a little earlier
 )
-
-
-@dataclass(frozen=True)
-class VideoLimits:
-    """What is refused: bytes of a file, pixels and number of its frames, seconds that decoding it
-    may take."""
-
-    max_bytes: int = 1 << 30
-    max_pixels: int = 36_000_000
-    max_frames: int = 100_000
-    max_seconds: float = 300.0
 
 
 def open_video(video: Video, count: int, limits: VideoLimits | None = None) -> list[Image.Image]:

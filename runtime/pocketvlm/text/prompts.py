@@ -1,4 +1,4 @@
-"""Knows how a question and its pictures become token ids, equal to those of the checkpoint's own
+"""Knows how questions and conversations become token ids, equal to those of the checkpoint's own
 processor."""
 
 from __future__ import annotations
@@ -14,25 +14,30 @@ from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import EmbeddingSegment, Segment, TokenSegment
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import LAYOUTS, Medium
+from pocketvlm.media.pictures import Picture
+from pocketvlm.media.videos import Video
+from pocketvlm.text.messages import (
+    PLACEHOLDERS,
+    PLURALS,
+    Conversation,
+    Message,
+    MessageReader,
+    media_of,
+)
 from pocketvlm.text.templates import ChatTemplate
 
 _MAX_TOKENIZER_BYTES = 64 << 20  # vocabularies of 256k tokens take about half of it
-# What people type where a picture belongs, or a clip, and what those are called.
-PLACEHOLDERS: Mapping[Medium, str] = {"image": "<image>", "video": "<video>"}
-_NAMES: Mapping[Medium, str] = {"image": "pictures", "video": "clips"}
-
-Message = Mapping[str, Any]
 
 
 class Prompter:
     """Chat template and tokenizer of an artifact.
 
     The ids equal ``processor.apply_chat_template(messages, add_generation_prompt=True,
-    tokenize=True)`` of transformers, with ``slots`` image tokens a picture. As there, special
-    tokens typed by a user are read as special
-    tokens: an application that passes on text from strangers strips them first.
+    tokenize=True)`` of transformers, with ``slots`` image tokens per picture. As there, special
+    tokens typed by a user are read as special tokens: an application that passes on text from
+    strangers strips them first.
 
-    Where the model is shown clips, ``medium`` is ``"video"``, and what is said of pictures and
+    Where the model reads clips, ``medium`` is ``"video"``, and what is written of pictures and
     ``<image>`` below holds for clips and ``<video>``.
     """
 
@@ -61,6 +66,7 @@ class Prompter:
         self._template = template
         self._bos_token = bos_token
         self._medium = medium
+        self._reader = MessageReader(medium, image_token)
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
@@ -81,13 +87,46 @@ class Prompter:
             ) from error
         template = ChatTemplate(artifact.read_text("chat_template.jinja"), special)
         manifest = artifact.manifest
-        layout = LAYOUTS.get(
-            manifest.vision.layout["name"]
-        )  # one that is unknown is refused where it is opened
+        # One that is unknown is refused where it is opened.
+        layout = LAYOUTS.get(manifest.vision.layout["name"])
         medium = "image" if layout is None else layout.medium
         return cls(
             tokenizer, template, manifest.decoder.image_token_id, special.get("bos_token"), medium
         )
+
+    def conversation(
+        self,
+        prompt: str | None = None,
+        images: Sequence[Picture] | None = None,
+        videos: Sequence[Video] | None = None,
+        messages: Sequence[Message] | None = None,
+    ) -> Conversation:
+        """Either form of a request as one: what `encode_messages` reads, and its pictures or clips.
+
+        Args:
+            prompt: one question; ``<image>`` in it places a picture, see `messages`.
+            images: pictures of the prompt.
+            videos: clips of the prompt.
+            messages: a whole conversation in place of these, see `MessageReader.read`.
+
+        Raises:
+            RequestError: both forms or neither, or what either refuses.
+        """
+        if messages is None:
+            if not isinstance(prompt, str):
+                kind = "nothing" if prompt is None else f"a {type(prompt).__name__}"
+                raise RequestError(
+                    f"{kind} is asked", expected="a prompt or messages", setting="prompt"
+                )
+            media = media_of(images, videos, self._medium)
+            return Conversation(self.messages(prompt, len(media)), media)
+        if prompt is not None or media_of(images, videos, self._medium):
+            raise RequestError(
+                "messages come with a prompt, images or videos beside them",
+                advice="put these into the messages",
+                setting="messages",
+            )
+        return self._reader.read(messages)
 
     def encode(self, prompt: str, pictures: int = 0, slots: int = 1) -> npt.NDArray[np.int64]:
         """Token ids int64 (n,) of one question; every picture takes ``slots`` image tokens, see
@@ -109,10 +148,10 @@ class Prompter:
     def messages(self, prompt: str, pictures: int, carried: int = 0) -> list[Message]:
         """The conversation that `encode` renders; ``carried`` more pictures come before all
         else."""
-        placeholder, name = PLACEHOLDERS[self._medium], _NAMES[self._medium]
+        placeholder, name = PLACEHOLDERS[self._medium], PLURALS[self._medium]
         if self._medium == "video" and PLACEHOLDERS["image"] in prompt:
             raise RequestError(
-                "the prompt places a picture, and this model is shown clips",
+                "the prompt places a picture, and this model reads clips",
                 advice=f"write {placeholder}",
             )
         placed = prompt.count(placeholder)
@@ -126,11 +165,17 @@ class Prompter:
         first = [{"type": self._medium}] * (carried if placed else carried + pictures)
         return [{"role": "user", "content": [*first, text]}]
 
+    def system(self, text: str) -> Message:
+        """What comes before the first question, as a message; raises `RequestError` where it spells
+        out a picture's place."""
+        turns = [{"role": "system", "content": text}, {"role": "user", "content": "?"}]
+        return self._reader.read(turns).messages[0]
+
     def reply(self, text: str) -> Message:
-        """What the assistant said, as a message. Templates put their own spaces around it, and an
-        image token that the model spelt out is no picture."""
-        said = text.replace(self._image_token, "").strip()
-        return {"role": "assistant", "content": [{"type": "text", "text": said}]}
+        """An answer as a message. Templates put their own spaces around it, and an image token
+        that the model spelt out is no picture."""
+        answer = self._reader.reply(text).strip()
+        return {"role": "assistant", "content": [{"type": "text", "text": answer}]}
 
     def encode_messages(
         self, messages: Sequence[Message], pictures: int, slots: int = 1
@@ -141,14 +186,14 @@ class Prompter:
         add_special = not (self._bos_token and text.startswith(self._bos_token))
         ids = np.array(_token_ids(self.tokenizer, text, add_special=add_special), dtype=np.int64)
         is_image = ids == self.image_token_id
-        if (found := int(is_image.sum())) != pictures:
+        if (placed := int(is_image.sum())) != pictures:
             raise RequestError(
                 (
-                    f"the rendered prompt holds {found} {self._image_token} for {pictures} "
-                    f"{_NAMES[self._medium]}"
+                    f"the rendered prompt holds {placed} {self._image_token} for {pictures} "
+                    f"{PLURALS[self._medium]}"
                 ),
                 advice=(
-                    f"the chat template does not take {_NAMES[self._medium]} here, or the text "
+                    f"the chat template does not take {PLURALS[self._medium]} here, or the text "
                     f"contains {self._image_token}"
                 ),
             )
@@ -157,7 +202,7 @@ class Prompter:
     def place(
         self, ids: npt.NDArray[np.int64], pictures: Sequence[npt.NDArray[np.int64]]
     ) -> npt.NDArray[np.int64]:
-        """Ids with one image token a picture -> ids with what stands for each in its place, see
+        """Ids with one image token per picture -> ids with each picture's own in its place, see
         `Layout.expand`."""
         at = np.flatnonzero(ids == self.image_token_id)
         texts = np.split(
@@ -174,13 +219,15 @@ class Prompter:
         """Cut ids at the image slots and put each picture's features, float32 (slots, hidden), in
         their place.
 
-        Other ids may stand between the slots of a picture: its features are then cut there too.
+        Other ids may come between the slots of a picture: its features are then cut there too.
         """
         segments: list[Segment] = []
         is_slot = np.append(ids == self.image_token_id, False)
         at = 0
-        for given in pictures:
-            picture = given if isinstance(given, EmbeddingSegment) else EmbeddingSegment(given)
+        for features in pictures:
+            picture = (
+                features if isinstance(features, EmbeddingSegment) else EmbeddingSegment(features)
+            )
             filled = 0
             while filled < len(picture):
                 start = at + int(np.argmax(is_slot[at:]))

@@ -1,9 +1,9 @@
-"""Knows how tokens become text piece by piece, never half a character, and how a stream ends in an
-answer."""
+"""Knows how tokens become text piece by piece, never half a character nor a stop text, and how a
+stream ends in an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Self
 
 import tokenizers
@@ -13,41 +13,104 @@ from pocketvlm.answer import Answer
 _INCOMPLETE = "\ufffd"  # what tokenizers writes for bytes that are not yet a whole character
 
 
+class StopTexts:
+    """Lets text pieces through up to the first stop text, which is left out, and stops there.
+
+    The first is the one that is complete first; of those that are complete with the same character
+    the longest. So what comes out does not depend on how a text is cut into pieces. What may be the
+    beginning of a stop text is held back until more text decides it.
+    """
+
+    def __init__(self, texts: Sequence[str] = ()) -> None:
+        self._texts = tuple(texts)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, piece: str) -> str:
+        """What may be given out after this piece; nothing once a stop text was met."""
+        if self.stopped:
+            return ""
+        text = self._held + piece
+        start = self._first(text)
+        self.stopped = start is not None
+        end = len(text) - self._beginning(text) if start is None else start
+        self._held = "" if self.stopped else text[end:]
+        return text[:end]
+
+    def finish(self) -> str:
+        """What was held back and is no stop text, as nothing follows."""
+        held, self._held = self._held, ""
+        return held
+
+    def cut(self, text: str) -> str:
+        """A whole text up to the first stop text."""
+        return text[: self._first(text)]
+
+    def _first(self, text: str) -> int | None:
+        """Where the first stop text begins; None without one."""
+        starts = [(text.find(stop), len(stop)) for stop in self._texts]
+        ends = [(start + length, start) for start, length in starts if start >= 0]
+        return min(ends)[1] if ends else None
+
+    def _beginning(self, text: str) -> int:
+        """Length of the longest end of the text that a stop text begins with."""
+        lengths = (
+            length
+            for stop in self._texts
+            for length in range(min(len(stop) - 1, len(text)), 0, -1)
+            if text.endswith(stop[:length])
+        )
+        return max(lengths, default=0)
+
+
 class Detokenizer:
-    """Turns token ids into text pieces whose concatenation equals decoding all ids at once.
+    """Turns token ids into text pieces whose concatenation equals decoding all ids at once, up to
+    the first stop text.
 
     Byte-level tokens may end inside a character, so a piece is held back until its character is
     whole. Decoding restarts a little before the pending tokens, as decoders treat the first token
     of a text apart (a leading space).
+
+    Args:
+        tokenizer: of the model; special tokens are no text, so no stop text is found in them.
+        stop: texts that end the answer, see `StopTexts`.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
+        self._stop = StopTexts(stop)
         self._ids: list[int] = []
-        self._emitted = ""
+        self._decoded = ""  # as far as characters are whole
         self._context = 0  # where decoding restarts
-        self._pending = 0  # tokens from here on are not yet given out
+        self._pending = 0  # tokens from here on are not yet part of it
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text was met: the answer is complete."""
+        return self._stop.stopped
 
     def push(self, token_id: int) -> str:
         """The text that is certain after this token; may be empty."""
         self._ids.append(token_id)
-        known = self._decode(self._context, self._pending)
+        context = self._decode(self._context, self._pending)
         text = self._decode(self._context, len(self._ids))
-        if text.endswith(_INCOMPLETE) or not text.startswith(known):
+        if text.endswith(_INCOMPLETE) or not text.startswith(context):
             return ""
         self._context, self._pending = self._pending, len(self._ids)
-        piece = text[len(known) :]
-        self._emitted += piece
-        return piece
+        piece = text[len(context) :]
+        self._decoded += piece
+        return self._stop.push(piece)
 
     def finish(self) -> str:
         """What was held back, incomplete characters included as U+FFFD."""
-        return self.text[len(self._emitted) :]
+        rest = self._decode(0, len(self._ids))[len(self._decoded) :]
+        self._decoded += rest
+        return self._stop.push(rest) + self._stop.finish()
 
     @property
     def text(self) -> str:
-        """All tokens decoded at once."""
-        return self._decode(0, len(self._ids))
+        """All tokens decoded at once, up to the first stop text."""
+        return self._stop.cut(self._decode(0, len(self._ids)))
 
     def _decode(self, start: int, end: int) -> str:
         text: str = self._tokenizer.decode(self._ids[start:end], skip_special_tokens=True)

@@ -34,6 +34,7 @@ _TEMPLATE_ERRORS = (
 _MAX_STEPS = 100_000  # loop passes and macro calls of one rendering
 _MAX_PRODUCT = 1_000_000  # items of a repeated sequence, bits of an integer
 _MAX_CHARACTERS = 16 << 20  # of the rendered prompt
+_MAX_REASON = 300  # characters of a refusal
 
 
 class ChatTemplate:
@@ -63,7 +64,7 @@ class ChatTemplate:
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The prompt text up to where the assistant begins to speak; raises `PocketVLMError` where
         it refuses."""
-        given = {
+        variables = {
             "messages": messages,
             "tools": None,
             "documents": None,
@@ -73,7 +74,7 @@ class ChatTemplate:
         pieces: list[str] = []
         characters = 0
         try:
-            for piece in self._template.generate(self._special_tokens | given):
+            for piece in self._template.generate(self._special_tokens | variables):
                 characters += len(piece)
                 if characters > _MAX_CHARACTERS:
                     raise SecurityError(f"it writes more than {_MAX_CHARACTERS} characters")
@@ -137,12 +138,12 @@ def _count_steps(tree: nodes.Template, environment: _Sandbox) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    """One line, whatever a template raises."""
+    return " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
 
 
 class _Generation(Extension):
-    """``{% generation %}`` marks what the assistant said, for training; for a prompt its body is
-    plain text."""
+    """``{% generation %}`` marks answers, for training; for a prompt its body is plain text."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own class attribute
 

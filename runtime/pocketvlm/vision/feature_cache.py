@@ -15,19 +15,12 @@ import numpy.typing as npt
 
 from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
+from pocketvlm.limits import FeatureLimits
 from pocketvlm.vision.features import VisionFeatures
 
 _log = logging.getLogger(__name__)
 _MAGIC = b"PVLMFEAT1\n"
 _SUFFIX = ".features"
-
-
-@dataclass(frozen=True)
-class FeatureLimits:
-    """Bytes of features kept at most; beyond them those not used for longest go first."""
-
-    memory_bytes: int = 64 << 20
-    disk_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,19 @@ at most once."""
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import EmbeddingSegment
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import Layout, Tiles, open_layout, slot_count, tokens_before
-from pocketvlm.media.pictures import Picture, PictureLimits, open_picture
-from pocketvlm.media.videos import Video, VideoLimits, open_video
+from pocketvlm.limits import Limits
+from pocketvlm.media.pictures import Picture, open_picture
+from pocketvlm.media.videos import Video, open_video
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.feature_cache import FeatureCache, picture_key
 from pocketvlm.vision.features import VisionFeatures
@@ -38,24 +37,24 @@ class PictureInput:
         self.grid = tiles.grid
         self.budget = budget
         self.features: VisionFeatures | None = None
-        self._layout = layout
+        self.layout = layout
 
     @property
     def ids(self) -> npt.NDArray[np.int64]:
         """Its token ids in a prompt, int64 (n,); before it is encoded perhaps more than after,
         never fewer."""
         kept = None if self.features is None else self.features.kept_indices
-        return self._layout.expand(self.grid, self.budget, kept)
+        return self.layout.expand(self.grid, self.budget, kept)
 
     @property
     def slots(self) -> int:
         """Visual tokens among the ids."""
-        return slot_count(self._layout, self.ids)
+        return slot_count(self.layout, self.ids)
 
     @property
     def tokens_before(self) -> int:
         """Visual tokens that it would take without pruning."""
-        return tokens_before(self._layout, self.grid)
+        return tokens_before(self.layout, self.grid)
 
     @property
     def kept_indices(self) -> list[int]:
@@ -64,7 +63,7 @@ class PictureInput:
         if self.features is None:
             raise RuntimeError("this picture has not been encoded")
         first = (
-            np.arange(self.grid.tiles, dtype=np.int64) * self._layout.setting.patches
+            np.arange(self.grid.tiles, dtype=np.int64) * self.layout.setting.patches
         )  # of each tile
         kept: list[int] = (self.features.kept_indices + first[:, None]).ravel().tolist()
         return kept
@@ -83,48 +82,31 @@ class Viewer:
     Args:
         artifact: an opened artifact.
         encoder: its vision graph.
-        limits: caps on pictures.
+        limits: caps on pictures and clips.
         cache: features kept between answers; read by those who ask for it.
-        video_limits: caps on clips.
     """
 
     def __init__(
         self,
         artifact: Artifact,
         encoder: VisionEncoder,
-        limits: PictureLimits | None,
+        limits: Limits,
         cache: FeatureCache,
-        video_limits: VideoLimits | None = None,
     ) -> None:
         self.layout = open_layout(artifact)
-        self._encoder = encoder
+        self.encoder = encoder
         self._limits = limits
-        self._video_limits = video_limits
         self._cache = cache
 
     def check_budget(self, budget: int) -> int:
         """Return ``budget``; raises `PocketVLMError` where the graph does not serve it."""
-        return self._encoder.check_budget(budget)
+        return self.encoder.check_budget(budget)
 
-    def prepare(
-        self, images: Sequence[Picture] | None, budget: int, videos: Sequence[Video] | None = None
-    ) -> list[PictureInput]:
-        """Read and preprocess pictures, or clips.
-
-        Raises:
-            PocketVLMError: one of them is refused, is not in a list, or is not of the kind that the
-                model reads.
-        """
-        if isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray)):
-            raise RequestError("images is a single picture", advice="give a list of pictures")
-        if isinstance(videos, (str, bytes, os.PathLike)):
-            raise RequestError("videos is a single clip", advice="give a list of clips")
+    def prepare(self, media: Sequence[Picture | Video], budget: int) -> list[PictureInput]:
+        """Read and preprocess pictures, or clips where the model reads those; raises
+        `PocketVLMError` for one that is refused, or for a budget that is not served."""
         self.check_budget(budget)
-        check_medium(self.layout, pictures=bool(images), clips=bool(videos))
-        return [
-            PictureInput(self.layout, self._cut(medium), budget)
-            for medium in videos or images or []
-        ]
+        return [PictureInput(self.layout, self._cut(medium), budget) for medium in media]
 
     def encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
         """The features of one picture, as what fills its slots.
@@ -137,7 +119,7 @@ class Viewer:
         if picture.features is None:
             features = self._cache.get(picture.key, picture.grid.tiles) if cached else None
             if features is None and picture.pixel_values is not None:
-                features = self._encoder.encode(picture.pixel_values)
+                features = self.encoder.encode(picture.pixel_values)
                 if cached:
                     self._cache.put(picture.key, features)
             if features is None:
@@ -147,11 +129,11 @@ class Viewer:
         grid = picture.grid
         key = f"{picture.key}/{picture.budget}/{grid}/{grid.size}" if cached else None
         return EmbeddingSegment(
-            self.layout.arrange(grid, picture.features, self._encoder.constants), key
+            self.layout.arrange(grid, picture.features, self.encoder.constants), key
         )
 
     def _cut(self, medium: Picture | Video) -> Tiles:
-        tiles = self.layout.cut(open_medium(self.layout, medium, self._limits, self._video_limits))
+        tiles = self.layout.cut(open_medium(self.layout, medium, self._limits))
         size, expected = tiles.pixel_values.shape[2:], self.layout.setting.image_size
         if size != expected:
             raise RequestError(
@@ -182,11 +164,11 @@ def check_medium(layout: Layout[Any], *, pictures: bool = False, clips: bool = F
 def open_medium(
     layout: Layout[Any],
     medium: Any,
-    limits: PictureLimits | None = None,
-    video_limits: VideoLimits | None = None,
+    limits: Limits | None = None,
 ) -> Any:
     """What a layout cuts: an image of a `Picture`, or the frames of a `Video`; raises
     `PocketVLMError`."""
+    limits = limits or Limits()
     if layout.medium == "image":
-        return open_picture(medium, limits)
-    return open_video(medium, layout.grids()[0].tiles, video_limits)
+        return open_picture(medium, limits.pictures)
+    return open_video(medium, layout.grids()[0].tiles, limits.videos)

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pocketvlm import VLM, cli
+from pocketvlm import VLM, Sampling, cli
 from pocketvlm_measure.evaluation.published import PUBLISHED
 from support.web_page import Page
 
@@ -30,7 +30,9 @@ def data(here, artifact_dir):
     for number in range(6):
         noise = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
         Image.fromarray(noise).save(here / f"{number}.png")
-        answer = vlm.generate("what?", [here / f"{number}.png"], max_new_tokens=4).text
+        answer = vlm.generate(
+            "what?", [here / f"{number}.png"], sampling=Sampling(max_new_tokens=4)
+        ).text
         tags = ["odd" if number % 2 else "even"]
         rows.append(
             {"image": f"{number}.png", "question": "what?", "answers": [answer], "tags": tags}

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
+from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError, Sampling
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_measure.cases import sweep
 from pocketvlm_measure.evaluation.baselines import against
@@ -46,7 +46,9 @@ def test_answers_are_those_of_the_model_at_each_budget(artifact_dir, asked, writ
     for budget in (12, 6, 3):
         vlm = VLM.load(artifact_dir, budget=budget, settings=EngineSettings(threads=1))
         for question in data.questions:
-            answer = vlm.generate(question.text, list(question.images), max_new_tokens=5)
+            answer = vlm.generate(
+                question.text, list(question.images), sampling=Sampling(max_new_tokens=5)
+            )
             assert texts(found)[budget, question.line] == answer.text.strip()
     replies = [reply for answered in found.answered for reply in answered.replies]
     assert all(reply.ttft_ms > 0 and 0 < reply.tokens <= 5 for reply in replies)
@@ -76,7 +78,9 @@ def test_a_method_that_is_not_nested_answers_from_the_graph_of_each_budget(write
     for budget in (12, 6):
         vlm = VLM.load(tmp_path / "artifact", budget=budget)
         answer = vlm.generate(
-            data.questions[1].text, list(data.questions[1].images), max_new_tokens=5
+            data.questions[1].text,
+            list(data.questions[1].images),
+            sampling=Sampling(max_new_tokens=5),
         )
         assert texts(found)[budget, 2] == answer.text.strip()
 

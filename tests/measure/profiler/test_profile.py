@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pocketvlm import VLM, Artifact, PocketVLMError, cli
+from pocketvlm import VLM, Artifact, PocketVLMError, Sampling, cli
 from pocketvlm.text.prompts import Prompter
 from pocketvlm_measure.cases import Case, sweep
 from pocketvlm_measure.profiler import measure
@@ -273,7 +273,14 @@ def test_answers_do_not_end_early(tmp_path):
     manifest = read_manifest(tmp_path / "a")
     manifest["decoder"]["eos_token_ids"] = list(range(manifest["decoder"]["vocab"]))
     write_manifest(tmp_path / "a", manifest)
-    assert len(VLM.load(tmp_path / "a").generate("what?", max_new_tokens=5).token_ids) == 1
+    assert (
+        len(
+            VLM.load(tmp_path / "a")
+            .generate("what?", sampling=Sampling(max_new_tokens=5))
+            .token_ids
+        )
+        == 1
+    )
     artifact = Artifact.open(tmp_path / "a")
     found = profile(
         artifact, sweep(artifact.manifest), Question("what?", new_tokens=5), repeat=1, warmup=0

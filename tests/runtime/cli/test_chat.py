@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pocketvlm import VLM, cli
+from pocketvlm import VLM, Sampling, cli
 from support.processes import heed_interrupts
 
 
@@ -55,12 +55,12 @@ def test_lines_from_a_pipe_are_answered_one_by_one(artifact_dir, image_file, oth
     assert result.stderr == ""
     own = VLM.load(artifact_dir).chat()
     expected = [
-        own.ask("what is it?", [image_file], max_new_tokens=5),
-        own.ask("and?", max_new_tokens=5),
+        own.ask("what is it?", [image_file], sampling=Sampling(max_new_tokens=5)),
+        own.ask("and?", sampling=Sampling(max_new_tokens=5)),
     ]
-    expected.append(own.ask("is it red?", [other_file], max_new_tokens=5))
+    expected.append(own.ask("is it red?", [other_file], sampling=Sampling(max_new_tokens=5)))
     own.reset()
-    expected.append(own.ask("what is it?", max_new_tokens=5))
+    expected.append(own.ask("what is it?", sampling=Sampling(max_new_tokens=5)))
     assert result.stdout == "".join(f"{answer.text}\n" for answer in expected)
 
 
@@ -79,7 +79,9 @@ def test_json_is_a_line_an_answer(artifact_dir, image_file):
     result = chat(artifact_dir, *options, lines=["what?", "and?"])
     first, second = map(json.loads, result.stdout.splitlines())
     own = VLM.load(artifact_dir).chat()
-    answer = own.ask("what?", [image_file], max_new_tokens=3, temperature=0.8, seed=1)
+    answer = own.ask(
+        "what?", [image_file], sampling=Sampling(max_new_tokens=3, temperature=0.8, seed=1)
+    )
     assert first["token_ids"] == answer.token_ids
     assert first["decoder"] == "onnx fp32"
     assert second["prompt_tokens"]["cached"] >= first["prompt_tokens"]["total"]
@@ -90,7 +92,11 @@ def test_a_refused_line_does_not_end_the_conversation(artifact_dir):
     lines = ["/image missing.png", "/sing", "word " * 300, "<image>", "what?"]
     result = chat(artifact_dir, "--max-new-tokens", 2, lines=lines)
     assert result.exit_code == 1
-    assert result.stdout == VLM.load(artifact_dir).chat().ask("what?", max_new_tokens=2).text + "\n"
+    assert (
+        result.stdout
+        == VLM.load(artifact_dir).chat().ask("what?", sampling=Sampling(max_new_tokens=2)).text
+        + "\n"
+    )
     errors = result.stderr.splitlines()
     assert [line.startswith("error: ") for line in errors] == [True] * 4
     for line, reason in zip(
@@ -208,14 +214,19 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(monkeypatch, artifact_dir, i
     )
     assert result.exit_code == 0, result.output
     own = VLM.load(artifact_dir).chat()
-    full = VLM.load(artifact_dir).generate("what is it?", [image_file], max_new_tokens=30)
-    stream = own.stream("what is it?", [image_file], max_new_tokens=30)
+    full = VLM.load(artifact_dir).generate(
+        "what is it?", [image_file], sampling=Sampling(max_new_tokens=30)
+    )
+    stream = own.stream("what is it?", [image_file], sampling=Sampling(max_new_tokens=30))
     said = [next(stream), next(stream)]
     stream.stop()
     assert pieces[:2] == said
     first = stream.answer
     assert len(first.token_ids) < len(full.token_ids)
-    assert result.stdout == f"{first.text}\n{own.ask('and?', max_new_tokens=30).text}\n"
+    assert (
+        result.stdout
+        == f"{first.text}\n{own.ask('and?', sampling=Sampling(max_new_tokens=30)).text}\n"
+    )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pocketvlm import VLM, EngineSettings, PocketVLMError, cli
+from pocketvlm import VLM, EngineSettings, PocketVLMError, Sampling, cli
 from pocketvlm.cli import reference
 from pocketvlm.cli import verify as verify_module
 from support.processes import heed_interrupts
@@ -46,7 +46,9 @@ def test_run_prints_the_answer_alone(artifact_dir, image_file):
         "run", artifact_dir, "--image", image_file, "--prompt", "what?", "--max-new-tokens", 5
     )
     assert result.exit_code == 0, result.stderr
-    answer = VLM.load(artifact_dir).generate("what?", [image_file], max_new_tokens=5)
+    answer = VLM.load(artifact_dir).generate(
+        "what?", [image_file], sampling=Sampling(max_new_tokens=5)
+    )
     assert result.stdout == answer.text + "\n"
     assert result.stderr == ""
 
@@ -104,7 +106,9 @@ def test_run_json_has_the_documented_fields(artifact_dir, image_file):
     printed = json.loads(result.stdout)
     vlm = VLM.load(artifact_dir, budget=3, settings=EngineSettings(threads=1))
     answer = vlm.generate(
-        "what?", [image_file], max_new_tokens=4, temperature=0.8, top_p=0.9, seed=1
+        "what?",
+        [image_file],
+        sampling=Sampling(max_new_tokens=4, temperature=0.8, top_p=0.9, seed=1),
     )
     assert printed["text"] == answer.text
     assert printed["token_ids"] == answer.token_ids
@@ -237,7 +241,9 @@ def test_the_overlay_shows_what_run_keeps(artifact_dir, image_file, tmp_path):
         "--json",
     ]
     printed = json.loads(pocketvlm(*arguments).stdout)
-    answer = VLM.load(artifact_dir).generate("?", [image_file], budget=4, max_new_tokens=1)
+    answer = VLM.load(artifact_dir).generate(
+        "?", [image_file], budget=4, sampling=Sampling(max_new_tokens=1)
+    )
     assert [printed["kept_indices"]] == answer.kept_indices
     assert [path.name for path in overlay.parent.iterdir()] == ["kept.png"]
     with Image.open(overlay) as drawing:

@@ -7,7 +7,7 @@ import tomllib
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm import VLM, EngineSettings, PocketVLMError, cli
+from pocketvlm import VLM, EngineSettings, PocketVLMError, Sampling, cli
 from pocketvlm.cli.target import load_target
 from pocketvlm_targets import target_names
 
@@ -170,7 +170,9 @@ def test_the_answer_is_the_targets(artifact_dir, board):
     result = pocketvlm(
         "run", artifact_dir, "--prompt", "what?", "--json", "--max-new-tokens", 3, "--target", path
     )
-    expected = VLM.load(artifact_dir, budget=3).generate("what?", max_new_tokens=3)
+    expected = VLM.load(artifact_dir, budget=3).generate(
+        "what?", sampling=Sampling(max_new_tokens=3)
+    )
     assert json.loads(result.stdout)["token_ids"] == expected.token_ids
     result = pocketvlm(
         "run", artifact_dir, "--prompt", "what?", "--max-new-tokens", 70, "--target", path
@@ -192,8 +194,8 @@ def test_what_the_artifact_lacks_is_refused(artifact_dir, board):
 
 
 def test_a_shorter_context(artifact_dir):
-    assert VLM.load(artifact_dir, context=10_000)._answerer.decoder.context == 160
+    assert VLM.load(artifact_dir, context=10_000).parts.decoder.context == 160
     with pytest.raises(PocketVLMError, match="context of 20"):
-        VLM.load(artifact_dir, context=20).generate("what?", max_new_tokens=64)
+        VLM.load(artifact_dir, context=20).generate("what?", sampling=Sampling(max_new_tokens=64))
     with pytest.raises(PocketVLMError, match="at least 1"):
         VLM.load(artifact_dir, context=0)

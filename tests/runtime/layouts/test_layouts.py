@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvlm import VLM, Artifact, PocketVLMError
+from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.layouts import (
     LAYOUTS,
@@ -86,7 +86,7 @@ def by_hand(weights, vlm, prompt, pictures, budget, steps):
     """Greedy token ids and kept indices, from the numpy twins of the graphs."""
     preprocess = Preprocessor.from_config(PREPROCESSOR)
     seen, rows = [], []
-    prompter = vlm._answerer.prompter
+    prompter = vlm.parts.prompter
     ids = prompter.encode(prompt, len(pictures)).tolist()
     for picture in pictures:
         at = ids.index(prompter.image_token_id)
@@ -130,7 +130,9 @@ def test_answers_in_tiles_equal_those_computed_by_hand(halves, picture, batches,
     folder, weights = halves
     vlm = VLM.load(folder)
     pictures = [picture, np.ascontiguousarray(255 - picture[::-1])][:count]
-    answer = vlm.generate("what is it?", pictures, budget=budget, max_new_tokens=5)
+    answer = vlm.generate(
+        "what is it?", pictures, budget=budget, sampling=Sampling(max_new_tokens=5)
+    )
     token_ids, kept, length = by_hand(weights, vlm, "what is it?", pictures, budget, 5)
     assert answer.token_ids == token_ids
     assert answer.kept_indices == kept
@@ -143,8 +145,8 @@ def test_a_conversation_reads_the_tiles_of_a_picture_once(halves, picture, batch
     folder, weights = halves
     vlm = VLM.load(folder)
     chat = vlm.chat(budget=2)
-    first = chat.ask("what?", [picture], max_new_tokens=3)
-    second = chat.ask("and?", max_new_tokens=3)
+    first = chat.ask("what?", [picture], sampling=Sampling(max_new_tokens=3))
+    second = chat.ask("and?", sampling=Sampling(max_new_tokens=3))
     assert first.token_ids == by_hand(weights, vlm, "what?", [picture], 2, 3)[0]
     assert (
         second.prompt_tokens["cached"] >= first.prompt_tokens["total"] - 8
@@ -157,7 +159,7 @@ def test_features_of_tiles_are_kept_on_disk(halves, picture, tmp_path, batches):
     folder, _ = halves
     answers = [
         VLM.load(folder, feature_cache=tmp_path / "kept").generate(
-            "what?", [picture], budget=b, max_new_tokens=4
+            "what?", [picture], budget=b, sampling=Sampling(max_new_tokens=4)
         )
         for b in (6, 3, 6)
     ]
@@ -205,7 +207,7 @@ def test_what_every_layout_says_of_itself(name):
 
 
 def test_features_are_cut_where_text_stands_between_their_slots(artifact_dir):
-    prompter = VLM.load(artifact_dir)._answerer.prompter
+    prompter = VLM.load(artifact_dir).parts.prompter
     slot = prompter.image_token_id
     stands = np.array([5, slot, slot, 6, 6, slot, 7])
     ids = prompter.place(np.array([1, slot, slot, 2]), [stands, np.array([slot])])

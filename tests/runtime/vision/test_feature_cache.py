@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from pocketvlm import VLM, PocketVLMError
+from pocketvlm import VLM, PocketVLMError, Sampling
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.feature_cache import FeatureCache, FeatureLimits, FeatureSource, picture_key
 from pocketvlm.vision.features import VisionFeatures
@@ -126,11 +126,13 @@ def encoded(monkeypatch):
 
 
 def test_answers_from_a_folder_equal_those_without(artifact_dir, picture, tmp_path, encoded):
-    plain = VLM.load(artifact_dir).generate("what?", [picture], max_new_tokens=6)
+    plain = VLM.load(artifact_dir).generate("what?", [picture], sampling=Sampling(max_new_tokens=6))
     for _ in range(2):
         vlm = VLM.load(artifact_dir, budget=12, feature_cache=tmp_path / "kept")
         for budget in (6, 6, 3):
-            answer = vlm.generate("what?", [picture], budget=budget, max_new_tokens=6)
+            answer = vlm.generate(
+                "what?", [picture], budget=budget, sampling=Sampling(max_new_tokens=6)
+            )
             if budget == 6:
                 assert (answer.token_ids, answer.kept_indices) == (
                     plain.token_ids,
@@ -141,5 +143,5 @@ def test_answers_from_a_folder_equal_those_without(artifact_dir, picture, tmp_pa
 
 def test_without_a_folder_every_answer_sees_for_itself(vlm, picture, encoded):
     for _ in range(2):
-        vlm.generate("what?", [picture], max_new_tokens=1)
+        vlm.generate("what?", [picture], sampling=Sampling(max_new_tokens=1))
     assert len(encoded) == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compare_peers.programs.common import Stopwatch, serve, settings
-from pocketvlm import VLM, EngineSettings, __version__
+from pocketvlm import VLM, EngineSettings, Sampling, __version__
 
 told = settings()
 engines = EngineSettings(threads=told["threads"])
@@ -14,7 +14,9 @@ vlm = VLM.load(told["folder"], settings=engines, **told["load"])
 
 def answer(picture: Path, watch: Stopwatch) -> int:
     """See `serve`."""
-    done = vlm.generate(told["question"], images=[picture], max_new_tokens=told["new_tokens"])
+    done = vlm.generate(
+        told["question"], images=[picture], sampling=Sampling(max_new_tokens=told["new_tokens"])
+    )
     watch.first = watch.started + done.timings_ms["ttft"] / 1e3
     watch.tokens = len(done.token_ids)
     watch.last = watch.first + done.timings_ms["decode"] / 1e3

@@ -41,6 +41,7 @@ class VLM:
 
     Attributes:
         artifact: what was loaded.
+        budget: visual tokens per tile where a request names none.
         parts: prompter, viewer and decoder behind it, for tests and tools: an `Answerer`, which may
             change from release to release.
     """
@@ -67,7 +68,7 @@ class VLM:
         prompter = Prompter.from_artifact(artifact)
         self.artifact = artifact
         self.parts = Answerer(artifact.manifest, viewer, decoder, prompter, limits.sequences)
-        self._budget: int = encoder.budget
+        self.budget: int = encoder.budget
         self._keeps_features = keep_features or folder is not None
 
     @classmethod
@@ -122,8 +123,8 @@ class VLM:
             artifact, engine=decoder, precision=decoder_precision, settings=settings
         )
         vlm = cls(artifact, encoder, engine, limits=limits, feature_cache=feature_cache)
-        vlm._budget = artifact.manifest.pruning.default_budget if budget is None else budget
-        vlm.parts.viewer.check_budget(vlm._budget)
+        vlm.budget = artifact.manifest.pruning.default_budget if budget is None else budget
+        vlm.parts.viewer.check_budget(vlm.budget)
         vlm.parts.load_ms = ms_since(started)
         return vlm
 
@@ -197,7 +198,7 @@ class VLM:
         started = time.perf_counter()
         prompter, viewer = self.parts.prompter, self.parts.viewer
         conversation = prompter.conversation(prompt, images, videos, messages)
-        budget = self._budget if budget is None else budget
+        budget = self.budget if budget is None else budget
         pictures = viewer.prepare(conversation.media, budget)
         ids = prompter.encode_messages(conversation.messages, len(pictures))
         length = len(prompter.place(ids, [picture.ids for picture in pictures]))
@@ -216,7 +217,7 @@ class VLM:
         Raises:
             RequestError: a budget that is not served.
         """
-        budget = self._budget if budget is None else budget
+        budget = self.budget if budget is None else budget
         self.parts.viewer.check_budget(budget)
         return Chat(self.parts, budget, system)
 

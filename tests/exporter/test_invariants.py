@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvlm import VLM, Artifact
+from pocketvlm import VLM, Artifact, Sampling
 from pocketvlm.layouts import slot_count
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.families import FAMILIES as KNOWN
@@ -112,7 +112,7 @@ def test_slots_equal_features(exports, budget):
         assert encoded.slots <= encoded.tokens_before
         if str(budget) in manifest.vision.totals:
             assert encoded.slots <= manifest.vision.totals[str(budget)][str(encoded.grid)]
-        answer = exports.answer([image], budget=budget, max_new_tokens=1)
+        answer = exports.answer([image], budget=budget, sampling=Sampling(max_new_tokens=1))
         assert answer.visual_tokens == {"before": encoded.tokens_before, "after": len(features)}
 
 
@@ -130,7 +130,8 @@ def test_all_tokens_kept_is_no_pruning(exports):
         expected = exports.encode(image, exports.tokens, whole)[1]
         np.testing.assert_allclose(exports.encode(image, exports.tokens)[1], expected, atol=2e-5)
         left, right = (
-            exports.answer([image], vlm, max_new_tokens=8) for vlm in (exports.pruned, whole)
+            exports.answer([image], vlm, sampling=Sampling(max_new_tokens=8))
+            for vlm in (exports.pruned, whole)
         )
         assert (left.token_ids, left.visual_tokens) == (right.token_ids, right.visual_tokens)
 
@@ -170,5 +171,5 @@ def test_pictures_do_not_see_each_other(exports):
     together = [viewer.encode(encoded, cached=False).inputs_embeds for encoded in prepared]
     for image, features in zip(images, together, strict=True):
         np.testing.assert_array_equal(exports.encode(image, SMALL)[1], features)
-    answer = exports.answer(images[1:3], budget=SMALL, max_new_tokens=1)
+    answer = exports.answer(images[1:3], budget=SMALL, sampling=Sampling(max_new_tokens=1))
     assert answer.kept_indices == [encoded.kept_indices for encoded in prepared[1:3]]

@@ -157,7 +157,7 @@ def ours(folder, image, **options):
     token, the answer."""
     vlm = VLM.load(folder, **options)
     answerer = vlm.parts
-    (prepared,) = answerer.viewer.prepare([image], vlm._budget)
+    (prepared,) = answerer.viewer.prepare([image], vlm.budget)
     segment = answerer.viewer.encode(prepared, cached=False)
     ids = answerer.prompter.place(answerer.prompter.encode(QUESTION, 1), [prepared.ids])
     logits = answerer.decoder.sequence().prefill(answerer.prompter.segments(ids, [segment]))

@@ -37,8 +37,8 @@ def test_the_runtime_needs_none_of_the_exporters_libraries(code):
 
 def test_an_answer_on_the_device_needs_none_of_them_either(artifact_dir):
     code = (
-        f"from pocketvlm import VLM; VLM.load({str(artifact_dir)!r}).generate('hi', "
-        f"max_new_tokens=2)"
+        f"from pocketvlm import VLM, Sampling; VLM.load({str(artifact_dir)!r}).generate('hi', "
+        f"sampling=Sampling(max_new_tokens=2))"
     )
     assert not modules_after(code) & FORBIDDEN
 

@@ -177,10 +177,11 @@ def test_a_prompt_that_outgrows_the_context_is_refused_up_front(vlm, picture):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens 0"),
         ({"budget": 0}, "budget 0"),
         ({"budget": 7}, "budget 7 is not served"),
-        ({"temperature": -1}, "temperature"),
+        ({"messages": []}, "messages come with a prompt"),
+        ({"prompt": None}, "nothing is asked"),
+        ({"prompt": None, "messages": []}, "messages is empty"),
         ({"images": "photo.jpg"}, "give a list"),
         ({"images": ["missing.jpg"]}, r"missing\.jpg"),
         ({"prompt": "<image>"}, "for 0 pictures"),
@@ -200,9 +201,7 @@ def test_none_is_no_picture(vlm):
 
 
 def test_picture_limits_can_be_set(artifact_dir, picture):
-    vlm = VLM.load(
-        artifact_dir, limits=Limits(pictures=Limits(pictures=PictureLimits(max_pixels=100)))
-    )
+    vlm = VLM.load(artifact_dir, limits=Limits(pictures=PictureLimits(max_pixels=100)))
     with pytest.raises(PocketVLMError, match="pixels"):
         vlm.generate("?", [picture])
 

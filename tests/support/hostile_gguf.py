@@ -14,6 +14,7 @@ import numpy as np
 from pocketvlm import EngineSettings, PocketVLMError
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder, LlamaCppSequence
+from pocketvlm.decoders.sampling import Sampler, Sampling
 from support.tiny_gguf import CONTEXT, HIDDEN, VOCAB, TinyLlama
 
 
@@ -26,7 +27,7 @@ def attempt(path: Path) -> str:
         sequence = decoder.sequence()
         picture = EmbeddingSegment(np.ones((3, HIDDEN), np.float32))
         sequence.prefill([TokenSegment(np.arange(4)), picture])
-        decoder.sampler(0.7, 0.9, 1).pick(sequence.decode(1))
+        Sampler(Sampling(temperature=0.7, top_p=0.9, seed=1)).pick(sequence.decode(1))
         sequence.close()
         decoder.close()
     except PocketVLMError:

@@ -100,9 +100,6 @@ class Sampling:
             raise RequestError(f"{name} {text[:80]}", expected=expected, setting=name)
 
 
-GREEDY = Sampling()
-
-
 class Sampler:
     """Picks the tokens of one answer, for every engine; the same seed and logits give the same.
 
@@ -233,3 +230,6 @@ def _is_int(value: Any, least: int = 0) -> bool:
 def _is_number(value: Any) -> bool:
     numeric = isinstance(value, (int, float, np.integer, np.floating))
     return numeric and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
+
+
+GREEDY = Sampling()

@@ -14,7 +14,6 @@ import pytest
 from pocketvlm import EngineSettings, PocketVLMError
 from pocketvlm.decoders import llama_cpp
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
-from pocketvlm.decoders.sampling import Sampler
 
 pytest.importorskip(
     "llama_cpp", reason="llama-cpp-python is not installed: pip install 'pocketvlm[llama]'"
@@ -170,46 +169,6 @@ def test_a_decoder_that_nobody_needs_any_more_is_freed(file, monkeypatch):
     closed.close()
     closed.close()
     assert len(freed) == 2
-
-
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.7), (1.7, 0.4)])
-def test_the_sampler_chain_draws_from_our_distribution(temperature, top_p):
-    logits = np.random.default_rng(5).normal(size=24).astype(np.float32) * 2
-    expected = Sampler(temperature, top_p).probabilities(logits)
-    sampler = llama_cpp.LlamaCppSampler(temperature, top_p, seed=7)
-    draws = 4000
-    found = np.bincount([sampler.pick(logits) for _ in range(draws)], minlength=24) / draws
-    assert (found[expected == 0] == 0).all()
-    np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(0.25 / draws))
-
-
-def test_the_sampler_is_greedy_at_zero_and_repeatable_by_seed():
-    logits = np.array([0, 3, 1, 3, -1], np.float32)
-    assert llama_cpp.LlamaCppSampler().pick(logits) == 1
-    flat = np.zeros(1000, np.float32)
-
-    def draw(seed):
-        sampler = llama_cpp.LlamaCppSampler(1.0, 1.0, seed)
-        return [sampler.pick(flat) for _ in range(5)]
-
-    assert draw(3) == draw(3) != draw(4)
-    assert draw(2**32 - 1) == draw(2**32 - 1)  # llama.cpp's word for "any"
-    assert draw(None) != draw(None)
-    assert llama_cpp.LlamaCppSampler(1e-30, 0.9, 1).pick(logits) in (1, 3)
-
-
-@pytest.mark.parametrize(
-    "bad", [{"temperature": -1}, {"temperature": float("inf")}, {"top_p": 0}, {"seed": -1}]
-)
-def test_sampling_parameters_are_refused_as_by_the_other_engine(bad):
-    for sampler in (Sampler, llama_cpp.LlamaCppSampler):
-        with pytest.raises(PocketVLMError, match=next(iter(bad))):
-            sampler(**bad)
-
-
-def test_logits_that_are_not_finite_are_refused():
-    with pytest.raises(PocketVLMError, match="not finite"):
-        llama_cpp.LlamaCppSampler().pick(np.array([0, np.nan], np.float32))
 
 
 def test_nothing_is_written_to_the_terminal(file, capfd):

@@ -198,6 +198,8 @@ class Answerer:
             generation.finish_reason = "stop"
         if rest := generation.detokenizer.finish():
             yield rest
+        if generation.detokenizer.stopped:  # a stop text may be complete only now
+            generation.finish_reason = "stop"
 
 
 def ms_since(started: float) -> float:

@@ -1,6 +1,7 @@
 """The same artifact on both engines: the same answers, conversations included, and each says who
 gave them."""
 
+import itertools
 import json
 
 import pytest
@@ -100,7 +101,9 @@ def test_sampling_means_the_same_and_is_repeatable(loaded, examples):
         def sample(seed, vlm=vlm, **setting):
             options = {"temperature": 1.5, "max_new_tokens": 12, "seed": seed} | setting
             return vlm.generate(
-                "Describe the picture.", [examples / "scene-1.png"], **options
+                "Describe the picture.",
+                [examples / "scene-1.png"],
+                sampling=Sampling(**options),
             ).token_ids
 
         assert sample(1) == sample(1)
@@ -111,8 +114,21 @@ def test_sampling_means_the_same_and_is_repeatable(loaded, examples):
             sampling=Sampling(max_new_tokens=12),
         ).token_ids
         assert sample(3, top_p=1e-6) == greedy
-        with pytest.raises(PocketVLMError, match="top_p 0"):
-            sample(1, top_p=0)
+        assert sample(3, top_k=1) == greedy
+
+
+def test_penalties_mean_the_same_to_both(loaded, examples):
+    sampling = Sampling(
+        max_new_tokens=24, min_new_tokens=24, repetition_penalty=1.3, no_repeat_ngram_size=2
+    )
+    answers = [
+        vlm.generate("Describe the picture.", [examples / "scene-1.png"], sampling=sampling)
+        for vlm in loaded.values()
+    ]
+    plain = loaded["onnx"].generate("Describe the picture.", [examples / "scene-1.png"])
+    assert answers[0].token_ids == answers[1].token_ids != plain.token_ids
+    pairs = list(itertools.pairwise(answers[0].token_ids))
+    assert len(set(pairs)) == len(pairs)
 
 
 def test_the_timings_have_the_same_fields(loaded, examples):

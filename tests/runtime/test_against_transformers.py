@@ -53,6 +53,10 @@ def user(text, pictures):
     }
 
 
+def with_picture(part, picture):
+    return part | {"image": picture} if part["type"] == "image" else part
+
+
 def pruned_generate(model, processor, messages, pictures, budget):
     """Greedy tokens and kept patches by FasterVLM from full eager attention maps (arXiv
     2412.01818)."""
@@ -132,6 +136,57 @@ def test_a_conversation_equals_that_of_transformers(model, processor, tiny_expor
         said = processor.decode(token_ids, skip_special_tokens=True).strip()
         messages.append({"role": "assistant", "content": [{"type": "text", "text": said}]})
         assert chat.messages == messages
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 1.4},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": STEPS, "repetition_penalty": 0.8},
+        {"suppress_tokens": list(range(3, 120))},
+        {"no_repeat_ngram_size": 3, "repetition_penalty": 1.1, "min_new_tokens": 5},
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_what_changes_greedy_answers_does_so_as_in_generate(
+    model, processor, tiny_export, settings
+):
+    text = processor.apply_chat_template([user(PROMPT, 0)], add_generation_prompt=True)
+    inputs = processor(text=text, return_tensors="pt")
+    with torch.no_grad():
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=STEPS, **settings)
+    expected = ids[0, inputs["input_ids"].shape[1] :].tolist()
+    answer = VLM.load(tiny_export).generate(
+        PROMPT, sampling=Sampling(max_new_tokens=STEPS, **settings)
+    )
+    assert answer.token_ids == expected
+
+
+def test_messages_with_a_system_turn_equal_those_of_transformers(
+    model, processor, tiny_export, photo
+):
+    """A system turn, and pictures between texts, as one request."""
+    system = {"role": "system", "content": [{"type": "text", "text": "Answer briefly."}]}
+    first, second = user(PROMPT, 1), user("and here?", 1)
+    reply = {"role": "assistant", "content": [{"type": "text", "text": "a square"}]}
+    messages = [system, first, reply, second]
+    token_ids, kept = pruned_generate(model, processor, messages, [photo, photo], 9)
+    asked = [
+        {
+            "role": turn["role"],
+            "content": [
+                part | {"image": photo} if part["type"] == "image" else part
+                for part in turn["content"]
+            ],
+        }
+        for turn in messages
+    ]
+    vlm, sampling = VLM.load(tiny_export), Sampling(max_new_tokens=STEPS)
+    answer = vlm.generate(messages=asked, sampling=sampling)
+    assert (answer.token_ids, answer.kept_indices) == (token_ids, kept)
+    streamed = "".join(vlm.stream(messages=asked, sampling=sampling))
+    assert streamed == answer.text
 
 
 def test_any_budget_is_served_exactly_by_the_larger_graph(tiny_export, photo):

@@ -90,12 +90,29 @@ def keep_top_p(ids: Ints, scores: Scores, *, mass: float) -> Scores:
     ``TopPLogitsWarper``, as many, is left to the order its sort happens to give them. Holtzman et
     al. 2020, section 3.1 (arXiv 1904.09751).
     """
+    probabilities = softmax(scores)
+    likely, rest = _likely(scores, probabilities, mass)
+    rising = likely[np.argsort(-scores[likely], kind="stable")][::-1]
+    removed = rest + np.cumsum(probabilities[rising]) <= 1 - mass
+    removed[-1] = False
+    return _only(scores, rising[~removed])
+
+
+def _likely(scores: Scores, probabilities: Scores, mass: float) -> tuple[Ints, float]:
+    """Ids among which the nucleus is, and the probability of all others together.
+
+    Sorting a whole vocabulary takes longer than many a step of a decoder, and is seldom needed.
+    """
     possible = np.flatnonzero(scores > -np.inf)
-    rising = possible[np.argsort(-scores[possible], kind="stable")][::-1]
-    cumulative = np.cumsum(softmax(scores[rising]))
-    removed = cumulative <= 1 - mass
-    removed[-1:] = False
-    return _without(scores, rising[removed])
+    for count in (1 << 10, 1 << 13, 1 << 16):
+        if count >= len(possible):
+            break
+        lowest = np.partition(scores[possible], -count)[-count]
+        likely = possible[scores[possible] >= lowest]
+        rest = 1 - float(probabilities[likely].sum())
+        if rest <= 1 - mass:
+            return likely, rest
+    return possible, 0.0
 
 
 def keep_min_p(ids: Ints, scores: Scores, *, share: float) -> Scores:
@@ -118,6 +135,13 @@ def softmax(scores: Scores) -> Scores:
     """Probabilities (n,) of scores (n,), of which the highest must be finite."""
     exponentials: Scores = np.exp(scores - scores.max())
     return exponentials / exponentials.sum()
+
+
+def _only(scores: Scores, token_ids: Ints) -> Scores:
+    """A copy in which no other ids can be picked."""
+    after = np.full_like(scores, -np.inf)
+    after[token_ids] = scores[token_ids]
+    return after
 
 
 def _without(scores: Scores, token_ids: Ints) -> Scores:

@@ -175,6 +175,21 @@ def test_a_real_vocabulary_in_float32_as_transformers_computes_it(changes):
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("top_k", [None, 3000])
+@pytest.mark.parametrize("top_p", [0.1, 0.9, 0.999])
+@pytest.mark.parametrize("spread", [0.1, 1, 4, 12])
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_the_nucleus_of_a_real_vocabulary_is_that_of_transformers(top_k, top_p, spread, decimals):
+    """However many tokens it takes, and with many equal ones."""
+    rng = np.random.default_rng(4)
+    logits = rng.normal(scale=spread, size=20_000).astype(np.float32).round(decimals)
+    sampling = Sampling(temperature=1.0, top_p=top_p, top_k=top_k)
+    expected = torch.softmax(scored(theirs(sampling), [], logits), dim=-1).numpy()
+    actual = Sampler(sampling).probabilities(logits)
+    # 20,000 terms are summed in another order: 20,000 * 2^-53 = 2e-12 at most.
+    np.testing.assert_allclose(np.sort(actual), np.sort(expected), rtol=1e-11, atol=1e-14)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     hnp.arrays(np.float32, VOCABULARY, elements=st.sampled_from([-1.0, 0.0, 2.0])),

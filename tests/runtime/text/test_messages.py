@@ -117,10 +117,10 @@ def test_what_is_malformed_is_refused_in_one_line(messages, reason):
 )
 def test_addresses_are_refused_with_what_to_give_instead(part):
     with pytest.raises(
-        RequestError, match=r"message 1, part 1 is of the type .*nothing is fetch"
-    ) as e:
+        RequestError, match=r"message 1, part 1 is of .*nothing is fetched"
+    ) as error:
         READER.read([user(part)])
-    assert e.value.advice == 'give {"type": "image", "image": ...} with its bytes or a path'
+    assert error.value.advice == 'give {"type": "image", "image": ...} with its bytes or a path'
 
 
 def test_models_that_read_clips_refuse_pictures_and_placeholders_of_both():

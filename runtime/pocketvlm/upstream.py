@@ -45,8 +45,13 @@ def ort_errors() -> tuple[type[Exception], ...]:
     return (*(error for error in named if error is not None), RuntimeError, ValueError)
 
 
-# Keyword arguments of ``onnxruntime.InferenceSession`` that make it raise where an execution
-# provider fails, instead of printing to standard output and going on with another one. Undocumented
-# at the constructor; ``InferenceSession.disable_fallback`` is documented, and comes too late.
-# Tried with onnxruntime 1.31.
-ORT_NO_FALLBACK: Final[Mapping[str, int]] = MappingProxyType({"enable_fallback": 0})
+# Keyword arguments of ``onnxruntime.InferenceSession``, undocumented at its constructor. Tried with
+# onnxruntime 1.31.
+#
+# ``enable_fallback``: raise where an execution provider fails, instead of printing to standard
+# output and going on with another one; the documented ``disable_fallback`` comes too late.
+# ``read_config_from_model``: take no session options from a graph. Where the environment variable
+# ``ORT_LOAD_CONFIG_FROM_MODEL`` is 1, which asks for them, the session is then refused.
+ORT_SESSION_ARGUMENTS: Final[Mapping[str, int]] = MappingProxyType(
+    {"enable_fallback": 0, "read_config_from_model": 0}
+)

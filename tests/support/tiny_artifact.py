@@ -111,6 +111,24 @@ def write_artifact(
     return weights
 
 
+def give_gguf(root: Path, seed: int = 0) -> None:
+    """Make llama.cpp the engine of a tiny artifact: a random Llama that reads the same features."""
+    from support.tiny_gguf import KV_HEADS, TinyLlama, write_gguf  # needs the package gguf
+
+    data = read_manifest(root)
+    vocab = data["decoder"]["vocab"]
+    (root / "gguf").mkdir()
+    write_gguf(root / "gguf" / "decoder-f32.gguf", TinyLlama.random(seed, vocab, HIDDEN))
+    data["decoder"] |= {
+        "engines": ["llama.cpp"],
+        "default_engine": "llama.cpp",
+        "default_precisions": {"llama.cpp": "f32"},
+        "gguf": {"f32": "gguf/decoder-f32.gguf"},
+        "kv_heads": KV_HEADS,
+    }
+    write_manifest(root, data)
+
+
 def vision_name(k: int, budgets: tuple[int, ...]) -> str:
     return "onnx/vision_encoder.onnx" if k == budgets[0] else f"onnx/vision_encoder.k{k}.onnx"
 

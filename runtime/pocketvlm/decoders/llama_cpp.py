@@ -207,6 +207,8 @@ class LlamaCppDecoder:
 
     def give_back(self, context: LlamaContext) -> None:
         """Take a context that its sequence needs no more: keep it as the idle one, or free it."""
+        if not context.free.alive:
+            return  # where a stream and its model are garbage together, this is freed first
         if self._model is None or self._idle or context.capacity != self.first_capacity:
             context.free()
             return

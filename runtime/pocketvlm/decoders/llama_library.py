@@ -83,6 +83,7 @@ class LlamaContext:
         capacity: tokens that it holds, as asked for.
         cells: tokens that llama.cpp has set memory aside for, at least ``capacity``.
         batch: tokens that it takes at once.
+        free: frees it; a second call does nothing. ``free.alive`` says whether it still is there.
     """
 
     def __init__(self, lib: Any, model: LlamaModel, capacity: int, options: dict[str, Any]) -> None:

@@ -34,8 +34,7 @@ def open_session(
     External weights lie beside the graph and are memory-mapped by ONNX Runtime. Nothing that it
     makes of them is kept for the next time: optimized and prepacked graphs of CLIP-L and a 0.5B
     decoder open 0.4 s sooner, and take the disk space of the weights once more. No session option
-    is read from the artifact: a graph may carry options in its metadata, which ONNX Runtime ignores
-    unless asked.
+    is read from the artifact: a graph may carry options in its metadata, which are ignored.
 
     Args:
         artifact: the opened artifact; ``name`` must be listed in its manifest.
@@ -66,7 +65,7 @@ def open_session(
     path = artifact.path(name)
     with ort_errors(f"{artifact.root / name} cannot be opened by ONNX Runtime {ort.__version__}"):
         session = ort.InferenceSession(
-            path, options, providers=providers, **upstream.ORT_NO_FALLBACK
+            path, options, providers=providers, **upstream.ORT_SESSION_ARGUMENTS
         )
     _check_metadata(f"{artifact.root / name}", session, artifact.manifest, kind, budget)
     signature(artifact.manifest, kind, budget).check(f"{artifact.root / name}", session)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -154,21 +155,148 @@ def test_flash_attention_and_a_half_precision_cache_stay_close(file, twin):
         assert_logits(logits, twin, features, atol=0.05)
 
 
-def test_a_decoder_that_nobody_needs_any_more_is_freed(file, monkeypatch):
-    freed = []
+@pytest.fixture
+def freed(monkeypatch):
+    """What of llama.cpp's is freed, in order: "context" or "model"."""
+    names = []
     lib = llama_cpp.library()
-    real = lib.llama_model_free
-    monkeypatch.setattr(lib, "llama_model_free", lambda model: (freed.append(model), real(model)))
+    for name, function in (("context", lib.llama_free), ("model", lib.llama_model_free)):
+
+        def free(pointer, name=name, function=function):
+            names.append(name)
+            function(pointer)
+
+        monkeypatch.setattr(lib, function.__name__, free)
+    return names
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The contexts that llama.cpp makes."""
+    pointers = []
+    lib = llama_cpp.library()
+    make = lib.llama_init_from_model
+
+    def note(*arguments):
+        pointers.append(make(*arguments))
+        return pointers[-1]
+
+    monkeypatch.setattr(lib, "llama_init_from_model", note)
+    return pointers
+
+
+def test_a_decoder_that_nobody_needs_any_more_is_freed(file, freed):
     decoder = opened(file)
     gone = weakref.ref(decoder)
     del decoder
     gc.collect()
     assert gone() is None
-    assert len(freed) == 1
+    assert freed == ["context", "model"]
     closed = opened(file)
     closed.close()
     closed.close()
-    assert len(freed) == 2
+    assert freed == ["context", "model"] * 2
+
+
+def test_sequences_share_a_model_and_know_nothing_of_each_other(file, twin):
+    decoder = opened(file)
+    first, second = decoder.sequence(), decoder.sequence()
+    assert_logits(first.prefill([tokens(1, 2)]), twin, twin.embed[[1, 2]])
+    assert_logits(second.prefill([tokens(9)]), twin, twin.embed[[9]])
+    assert_logits(first.decode(3), twin, twin.embed[[1, 2, 3]])
+    assert_logits(second.decode(8), twin, twin.embed[[9, 8]])
+    first.reset()
+    assert_logits(second.decode(7), twin, twin.embed[[9, 8, 7]])
+    assert (first.length, second.length) == (0, 3)
+
+
+def test_sequences_compute_in_threads_at_once(file, twin):
+    decoder = opened(file)
+
+    def answer(start):
+        sequence = decoder.sequence()
+        logits = [sequence.prefill([tokens(start)])]
+        logits += [sequence.decode(start + step) for step in range(1, 6)]
+        sequence.close()
+        return logits
+
+    with ThreadPoolExecutor(4) as pool:
+        for start, answers in zip(range(20), pool.map(answer, range(20)), strict=True):
+            for length, logits in enumerate(answers, 1):
+                assert_logits(logits, twin, twin.embed[start : start + length])
+
+
+def test_one_idle_context_is_kept_and_used_again_empty(file, twin, made, freed):
+    decoder = opened(file)
+    for token in range(5):
+        sequence = decoder.sequence()
+        assert_logits(sequence.prefill([tokens(token)]), twin, twin.embed[[token]])
+        sequence.close()
+    assert (len(made), freed) == (1, [])
+    first, second = decoder.sequence(), decoder.sequence()
+    first.decode(1)
+    second.decode(1)
+    assert len(made) == 2
+    first.close()
+    second.close()
+    assert freed == ["context"]  # of the two one is kept
+    large = decoder.sequence()
+    large.prefill([EmbeddingSegment(picture(1100))])
+    large.close()
+    assert (len(made), freed) == (3, ["context"] * 2)  # one of another size is not
+
+
+def test_closing_a_decoder_leaves_its_sequences_alone(file, twin, freed):
+    decoder = opened(file)
+    idle, busy = decoder.sequence(), decoder.sequence()
+    busy.prefill([tokens(4, 5)])
+    decoder.close()
+    decoder.close()
+    with pytest.raises(PocketVLMError, match=r"llama\.cpp is closed: load the model again"):
+        decoder.sequence()
+    assert_logits(busy.decode(6), twin, twin.embed[[4, 5, 6]])
+    # A larger cache needs the model, which is still there.
+    many = picture(1100)
+    logits = busy.prefill([EmbeddingSegment(many)])
+    assert_logits(logits, twin, [*twin.embed[[4, 5, 6]], *many])
+    del decoder
+    for sequence in (busy, idle, busy):
+        assert "model" not in freed[:-1]
+        sequence.close()
+    gc.collect()
+    assert freed == ["context", "context", "model"]
+    with pytest.raises(PocketVLMError, match="this sequence is closed"):
+        busy.decode(1)
+
+
+def test_a_model_goes_after_its_contexts_in_whatever_order_they_become_garbage(file, freed):
+    decoder = opened(file)
+    sequences = [decoder.sequence() for _ in range(3)]
+    for sequence in sequences:
+        sequence.decode(1)
+    cycle = [decoder, *sequences]
+    cycle.append(cycle)
+    del decoder, sequence, sequences, cycle
+    gc.collect()
+    assert freed == ["context"] * 3 + ["model"]
+
+
+def test_the_bytes_of_a_cache_are_those_that_llama_cpp_sets_aside(file):
+    lib = llama_cpp.library()
+    for f32_cache in (True, False):
+        sequence = opened(file, f32_cache=f32_cache).sequence()
+        assert sequence.cache_bytes == 0
+        sizes = []
+        for _ in range(2):
+            sequence.prefill([EmbeddingSegment(picture(400))])
+            sizes.append(lib.llama_state_seq_get_size(sequence._contexts[0].pointer, 0))
+        # A state holds a position for each token too, and little else.
+        each = sequence.cache_bytes / 1024
+        assert each <= (sizes[1] - sizes[0]) / 400 <= each + 64
+        sequence.prefill([EmbeddingSegment(picture(400))])
+        assert sequence.cache_bytes == 2048 * each
+        sequence.reset()
+        assert sequence.cache_bytes == 0
 
 
 def test_nothing_is_written_to_the_terminal(file, capfd):

@@ -90,6 +90,38 @@ def test_features_of_another_width_are_refused(model):
         model[0].prefill([])
 
 
+def test_sequences_share_the_graphs_and_know_nothing_of_each_other(tmp_path):
+    weights = write_artifact(tmp_path / "a")
+    decoder = open_decoder(Artifact.open(tmp_path / "a"))
+    first, second = decoder.sequence(), decoder.sequence()
+    assert_logits(first.prefill([tokens(1, 2)]), weights, [weights.embed[i] for i in (1, 2)])
+    assert_logits(second.prefill([tokens(9)]), weights, [weights.embed[9]])
+    assert_logits(first.decode(3), weights, [weights.embed[i] for i in (1, 2, 3)])
+    first.reset()
+    assert_logits(second.decode(8), weights, [weights.embed[i] for i in (9, 8)])
+    decoder.close()
+    decoder.close()
+    with pytest.raises(PocketVLMError, match="onnx fp32 is closed: load the model again"):
+        decoder.sequence()
+    assert_logits(second.decode(7), weights, [weights.embed[i] for i in (9, 8, 7)])
+    second.close()
+    second.close()
+    with pytest.raises(PocketVLMError, match="this sequence is closed"):
+        second.decode(1)
+
+
+def test_the_bytes_of_a_cache_are_those_of_its_arrays(model):
+    sequence, _ = model
+    assert sequence.cache_bytes == 0
+    sequence.prefill([tokens(1, 2, 3)])
+    sequence.decode(4)
+    assert sequence.cache_bytes == sum(value.numpy().nbytes for value in sequence._cache) > 0
+    sequence.keep(2)
+    assert sequence.cache_bytes == sum(value.numpy().nbytes for value in sequence._cache) > 0
+    sequence.reset()
+    assert sequence.cache_bytes == 0
+
+
 def test_engines_that_are_not_there_are_refused(artifact_dir):
     artifact = Artifact.open(artifact_dir)
     with pytest.raises(

@@ -141,12 +141,14 @@ def open_decoder(
         raise RequestError(
             f"decoder engine {wanted!r} is not in this artifact, which has {have}",
             advice="export it with that",
+            setting="decoder",
         )
     if wanted not in ENGINES:
         have = ", ".join(ENGINES)
         raise RequestError(
             f"decoder engine {wanted!r} is unknown to this runtime, which has {have}",
             advice="update pocketvlm",
+            setting="decoder",
         )
     decoder: Decoder = engine_class(artifact, wanted).open(
         artifact, precision=precision, threads=threads, prepack=prepack
@@ -167,6 +169,7 @@ def check_room(position: int, added: int, context: int) -> None:
         raise RequestError(
             f"{position + added} tokens are more than the model's context of {context}",
             advice="shorten the prompt, lower max_new_tokens or use a smaller budget",
+            setting="context",
         )
 
 

@@ -21,6 +21,7 @@ def check_threads(threads: int | None) -> None:
             f"threads={threads}",
             expected=f"1..{_MOST * processors} on a machine of {processors} processors",
             advice="or none for its default",
+            setting="threads",
         )
 
 

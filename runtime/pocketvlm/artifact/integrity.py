@@ -6,13 +6,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import stat
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
+
+import platformdirs
 
 from pocketvlm.artifact.manifest import FileEntry
 from pocketvlm.errors import ArtifactError
@@ -93,15 +93,7 @@ def sha256_of(path: Path) -> str:
 
 def cache_file() -> Path:
     """Where checksums are remembered: in the user's cache folder, never inside an artifact."""
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        root = Path(base)
-    elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        root = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        root = Path.home() / ".cache"
-    return root / "pocketvlm" / "verified.json"
+    return platformdirs.user_cache_path("pocketvlm", appauthor=False) / "verified.json"
 
 
 def _check_hashes(

@@ -60,7 +60,7 @@ class Look:
         if self.features is None:
             raise RuntimeError("this picture has not been encoded")
         first = (
-            np.arange(self.grid.tiles, dtype=np.int64) * self._layout.setting.patches
+            np.arange(self.grid.tiles, dtype=np.int64) * self._layout.config.patches
         )  # of each tile
         kept: list[int] = (self.features.kept_indices + first[:, None]).ravel().tolist()
         return kept
@@ -131,12 +131,18 @@ class Viewer:
         # The same tiles are arranged otherwise where they were cut otherwise.
         key = f"{look.key}/{look.budget}/{look.grid}/{look.grid.size}" if cached else None
         return EmbeddingSegment(
-            self.layout.arrange(look.grid, look.features, self._encoder.constants), key
+            self.layout.arrange(
+                look.grid,
+                look.features.image_features,
+                look.features.kept_indices,
+                self._encoder.constants,
+            ),
+            key,
         )
 
-    def _cut(self, shown: Picture | Video) -> Tiles:
-        tiles = self.layout.cut(open_shown(self.layout, shown, self._limits, self._video_limits))
-        found, expected = tiles.pixel_values.shape[2:], self.layout.setting.image_size
+    def _cut(self, medium: Picture | Video) -> Tiles:
+        tiles = self.layout.cut(open_medium(self.layout, medium, self._limits, self._video_limits))
+        found, expected = tiles.pixel_values.shape[2:], self.layout.config.image_size
         if found != expected:
             raise RequestError(
                 (
@@ -163,14 +169,14 @@ def check_medium(layout: Layout[Any], *, pictures: bool = False, clips: bool = F
         )
 
 
-def open_shown(
+def open_medium(
     layout: Layout[Any],
-    shown: Any,
+    medium: Any,
     limits: PictureLimits | None = None,
     video_limits: VideoLimits | None = None,
 ) -> Any:
     """What a layout cuts: an image of a `Picture`, or the frames of a `Video`; raises
     `PocketVLMError`."""
     if layout.medium == "image":
-        return open_picture(shown, limits)
-    return open_video(shown, layout.grids()[0].tiles, video_limits)
+        return open_picture(medium, limits)
+    return open_video(medium, layout.grids()[0].tiles, video_limits)

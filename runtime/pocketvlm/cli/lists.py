@@ -38,7 +38,7 @@ class Comma(click.ParamType):
         if "all" not in values:
             return list(values)
         if len(values) > 1:
-            raise click.UsageError(f"{flag} all stands alone")
+            raise click.UsageError(f"{flag} all cannot be combined with other values")
         return []
 
 

@@ -59,16 +59,16 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
     from pocketvlm.text.prompts import Prompter
 
     manifest = artifact.manifest
-    wanted: list[tuple[str, str, int | None]] = [
+    graphs: list[tuple[str, str, int | None]] = [
         (name, metadata.VISION_ENCODER, budget)
         for budget, by_precision in manifest.vision.graphs.items()
         for name in by_precision.values()
     ]
-    wanted += [(name, metadata.EMBED_TOKENS, None) for name in manifest.decoder.embed.values()]
-    wanted += [
+    graphs += [(name, metadata.EMBED_TOKENS, None) for name in manifest.decoder.embed.values()]
+    graphs += [
         (name, manifest.decoder.graph_kind, None) for name in manifest.decoder.graphs.values()
     ]
-    for name, kind, budget in wanted:
+    for name, kind, budget in graphs:
         open_session(artifact, name, kind, budget=budget)
     for name in manifest.decoder.gguf.values():
         read_header(artifact.path(name)).check(name, **expected_dimensions(manifest.decoder))
@@ -78,21 +78,17 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
         "artifact_id": manifest.artifact_id,
         "files": len(manifest.files),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
-        "graphs": [*(name for name, _, _ in wanted), *manifest.decoder.gguf.values()],
+        "graphs": [*(name for name, _, _ in graphs), *manifest.decoder.gguf.values()],
         "parity": manifest.to_dict()["parity"],
     }
 
 
 def _reference() -> Any:
     """``verify_against(artifact_dir, model) -> dict`` of the exporter."""
-    found = [
-        entry
-        for entry in entry_points(group="pocketvlm.references")
-        if entry.name == "transformers"
-    ]
+    references = entry_points(group="pocketvlm.references", name="transformers")
     try:
-        if found:
-            return found[0].load()
+        for reference in references:
+            return reference.load()
         reason = "no reference is registered"
     except ImportError as error:
         reason = str(error)

@@ -2,8 +2,8 @@
 reporting an error.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Only what exports write is
-let through: a setting that this module does not know is refused, since nobody has checked what
-llama.cpp does with its values.
+let through: any other setting is refused, since nobody has checked what llama.cpp does with its
+values.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ _OPTIONAL_WIDTHS = (
     "rope.dimension_count",
     "rope.scaling.original_context_length",
 )
-_LENGTHS = ("vocab_size", "context_length", "rope.scaling.original_context_length")
+# Of these, the ones that count tokens and so may exceed `_MAX_WIDTH`.
+_TOKEN_COUNTS = ("vocab_size", "context_length", "rope.scaling.original_context_length")
 _NUMBERS = (
     "attention.layer_norm_rms_epsilon",
     "attn_logit_softcapping",
@@ -127,10 +128,11 @@ class GgufHeader:
                 advice="export it again",
             )
         for field, value in expected.items():
-            if (found := getattr(self, field)) != value:
+            if (own := getattr(self, field)) != value:
                 raise ArtifactError(
-                    f"{name} has {field} {found}, the manifest says {value}",
-                    advice="files of two artifacts are mixed, copy or export it again",
+                    f"{name} has {field} {own}, the manifest says {value}: files of two artifacts "
+                    "are mixed",
+                    advice="copy or export it again",
                 )
 
 
@@ -182,7 +184,7 @@ class _Reader:
         if self._take(4) != b"GGUF":
             self._refuse("its first bytes are not GGUF")
         if (version := self._number("<I")) not in _VERSIONS:
-            self._refuse(f"its version is {version}, known are {_VERSIONS}")
+            self._refuse(f"its version is {version}, supported are {_VERSIONS}")
         tensors = self._count("tensors", _MAX_TENSORS)
         settings = dict(self._settings(self._count("settings", _MAX_KEYS)))
         header = self._dimensions(settings)
@@ -225,12 +227,12 @@ class _Reader:
 
     def _settings(self, count: int) -> Iterator[tuple[str, tuple[int, Any]]]:
         """(name, (type, value)) of each."""
-        seen: set[str] = set()
+        names: set[str] = set()
         for _ in range(count):
             name = self._name_of("setting")
-            if name in seen:
+            if name in names:
                 self._refuse(f"{name} is set twice")
-            seen.add(name)
+            names.add(name)
             kind = self._number("<I")
             yield name, (kind, self._value(name, kind))
 
@@ -262,22 +264,22 @@ class _Reader:
         kind, architecture = settings.get("general.architecture", (_STRING, b"none"))
         if (
             kind != _STRING
-            or (known := architecture.decode("ascii", "replace")) not in ARCHITECTURES
+            or (family := architecture.decode("ascii", "replace")) not in ARCHITECTURES
         ):
             self._refuse(f"its architecture is not one of {', '.join(ARCHITECTURES)}")
         own = {
-            name.removeprefix(f"{known}."): value
+            name.removeprefix(f"{family}."): value
             for name, value in settings.items()
-            if name.startswith(f"{known}.")
+            if name.startswith(f"{family}.")
         }
         for name in settings:
-            if not name.startswith((f"{known}.", "general.", "tokenizer.", "quantize.")):
+            if not name.startswith((f"{family}.", "general.", "tokenizer.", "quantize.")):
                 self._refuse(f"the setting {name} is not one that exports write")
         for name, (kind, value) in own.items():
             self._check_setting(name, kind, value)
         for name in (*_WIDTHS, "attention.layer_norm_rms_epsilon"):
             if name not in own:
-                self._refuse(f"{known}.{name} is missing")
+                self._refuse(f"{family}.{name} is missing")
         if settings.get("general.alignment", (_UINT32, _ALIGNMENT)) != (_UINT32, _ALIGNMENT):
             self._refuse(f"its alignment is not {_ALIGNMENT}")
         context, hidden, layers, _, heads, kv_heads = (own[name][1] for name in _WIDTHS)
@@ -292,7 +294,7 @@ class _Reader:
             == head_dim,
             f"{rotated} of {head_dim} dimensions are rotated": (
                 rotated % 2 == 0
-                and (rotated <= head_dim if known == "phi3" else rotated == head_dim)
+                and (rotated <= head_dim if family == "phi3" else rotated == head_dim)
             ),
         }
         for problem, holds in rules.items():
@@ -302,18 +304,14 @@ class _Reader:
         length = vocab.length if isinstance(vocab, _Array) else 0
         if own.get("vocab_size", (0, length))[1] != length or length == 0:
             self._refuse(f"a vocabulary of {length} tokens")
-        return GgufHeader(known, layers, heads, kv_heads, head_dim, hidden, length, context)
+        return GgufHeader(family, layers, heads, kv_heads, head_dim, hidden, length, context)
 
     def _check_setting(self, name: str, kind: int, value: Any) -> None:
         """A setting of the architecture: known, of the right type and within what llama.cpp can
         compute with."""
         if name in (*_WIDTHS, *_OPTIONAL_WIDTHS):
-            limit = (
-                _MAX_ITEMS
-                if name in ("vocab_size", "context_length", "rope.scaling.original_context_length")
-                else 0
-            )
-            if kind != _UINT32 or not 1 <= value <= (limit or _MAX_WIDTH):
+            limit = _MAX_ITEMS if name in _TOKEN_COUNTS else _MAX_WIDTH
+            if kind != _UINT32 or not 1 <= value <= limit:
                 self._refuse(f"{name} is no usable count")
         elif name in _NUMBERS:
             if kind != _FLOAT32 or not math.isfinite(value) or value < 0:
@@ -325,7 +323,7 @@ class _Reader:
             self._refuse(f"the setting {name} is not one that exports write")
 
     def _check_vocabulary(self, settings: dict[str, tuple[int, Any]]) -> None:
-        """llama.cpp aborts on a token that stands in the list twice; it names empty ones by their
+        """llama.cpp aborts on a token that is in the list twice; it names empty ones by their
         place."""
         if settings.get("tokenizer.ggml.model", (0, b""))[1] not in [
             name.encode() for name in _TOKENIZERS
@@ -342,7 +340,7 @@ class _Reader:
         if len({token or b"[EMPTY_%d]" % place for place, token in enumerate(tokens)}) != len(
             tokens
         ):
-            self._refuse("a token stands in its vocabulary twice")
+            self._refuse("a token is in its vocabulary twice")
 
     def _check_tensors(self, count: int) -> None:
         """Every tensor follows the one before, aligned, and lies within the file."""

@@ -131,8 +131,8 @@ def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tup
         name = os.fspath(picture)
         if name.startswith(("http:", "https:", "data:")):
             raise PictureError(
-                f"{name[:80]} is no file",
-                advice="nothing is fetched; download the picture and give its path",
+                f"{name[:80]} is no file, and nothing is fetched",
+                advice="download the picture and give its path",
             )
         try:
             with Path(name).open("rb") as stream:
@@ -202,6 +202,6 @@ def _from_array(array: npt.NDArray[np.uint8], limits: PictureLimits) -> Image.Im
     height, width = array.shape[:2]
     if not 0 < height * width <= limits.max_pixels:
         raise PictureError(
-            f"the array has {width}x{height} pixels", advice=f"give 1 to {limits.max_pixels}"
+            f"the array has {width}x{height} pixels", expected=f"1 to {limits.max_pixels}"
         )
     return Image.fromarray(array)

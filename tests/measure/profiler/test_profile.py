@@ -168,7 +168,7 @@ def test_a_terminal_gets_a_table_and_the_machine(measured):
     [
         ([], 2, "give either DIR"),
         (["DIR", "--compare", "a", "b"], 2, "give either DIR"),
-        (["DIR", "--budget", "6,all"], 2, "stands alone"),
+        (["DIR", "--budget", "6,all"], 2, "cannot be combined"),
         (["DIR", "--budget", "6,,3"], 2, "comma-separated"),
         (["DIR", "--threads", "two"], 2, "comma-separated"),
         (["DIR", "--repeat", "0"], 2, "repeat"),

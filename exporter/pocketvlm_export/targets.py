@@ -9,7 +9,7 @@ import click
 from pocketvlm_export.options import DECODERS
 from pocketvlm_targets import Target
 
-# Keys that only say something where the decoder in force has that engine.
+# Keys that mean something only where the decoder in force has that engine.
 _OF_ENGINE = {"decoder_precision": "onnx", "embed_precision": "onnx", "gguf_type": "llama.cpp"}
 _OF_ANSWERING = {"description", "threads"}
 _PARAMETERS = {"format": "graph_format"}  # keys whose parameter has another name

@@ -105,8 +105,7 @@ def _list_of(check: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     return check_all
 
 
-# One line for each key of a target: what its value must be. A key is named as the option it stands
-# for.
+# One line for each key of a target: what its value must be. A key is named as its option.
 KEYS: Mapping[str, Callable[[Any], Any]] = {
     "description": _text,
     "budget": _list_of(_count),
@@ -160,7 +159,7 @@ def _check_combinations(target: Target) -> None:
         ),
         "embed_precision is for ONNX Runtime, decoder is llama.cpp, which has its table in the "
         "GGUF file: leave it out": bool(target.embed_precision) and not onnx,
-        'gguf_type is for llama.cpp, decoder is onnx: say decoder = "llama.cpp" or "both"': (
+        'gguf_type is for llama.cpp, decoder is onnx: write decoder = "llama.cpp" or "both"': (
             bool(target.gguf_type) and not llama_cpp
         ),
         "portable asks for standard operators, format is ort, which only ONNX Runtime reads: "

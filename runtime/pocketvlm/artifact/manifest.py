@@ -45,7 +45,7 @@ class Pruning:
     """How visual tokens were dropped: N ``tokens_before``, and a graph for each of ``budgets`` (k,
     tokens per tile).
 
-    ``nested`` says that the tokens kept at a small budget are a subset of those kept at a larger
+    ``nested`` means that the tokens kept at a small budget are a subset of those kept at a larger
     one, and that a kept token's feature does not depend on which others are kept: then any smaller
     budget can be served from one graph.
     """
@@ -72,10 +72,10 @@ class Tower:
 @dataclass(frozen=True)
 class Vision:
     """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height,
-    width) in pixels. ``default_precision`` is used unless another is asked for.
+    width) in pixels. ``default_precision`` is used unless another is requested.
 
-    ``tower`` is for estimates. ``layout`` says how a
-    picture becomes tiles and slots, by name and that layout's own options, see `pocketvlm.layouts`.
+    ``tower`` is for estimates. ``layout`` is the name of a layout and its own options: how a
+    picture becomes tiles and slots, see `pocketvlm.layouts`.
     ``constants`` are further outputs of every vision graph that no picture changes, (hidden,) each.
     ``totals[budget][grid]`` is how many visual tokens a picture cut into that grid takes at most,
     for people and other clients.
@@ -107,11 +107,11 @@ class DecoderSpec:
     """The language model: file names by precision for each engine, and the dimensions a client
     needs.
 
-    ``default_engine`` answers unless another is asked for, and each engine in its default of
+    ``default_engine`` answers unless another is requested, and each engine in its default of
     ``default_precisions``, {engine: precision or GGUF type}.
 
     ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables``
-    says which precision of ``embed`` each decoder reads: {decoder's precision: table's}. With
+    maps each decoder's precision to that of the table in ``embed`` that it reads. With
     ``fastv`` the graphs are of another kind, which drops visual tokens on its way.
     """
 
@@ -141,7 +141,7 @@ class DecoderSpec:
 
     @property
     def graph_kind(self) -> str:
-        """What ``graphs`` are, one of `metadata.GRAPH_KINDS`."""
+        """The kind of ``graphs``, one of `metadata.GRAPH_KINDS`."""
         return FASTV_DECODER if self.fastv else DECODER
 
 
@@ -175,7 +175,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Parse and validate; raises `PocketVLMError` saying which field is wrong."""
+        """Parse and validate; raises `ArtifactError` naming the field that is wrong."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:

@@ -33,7 +33,7 @@ class _InForce(NamedTuple):
 
 
 def takes_target(defaults: TargetDefaults) -> Callable[[_Command], _Command]:
-    """Add ``--target`` to a command; ``defaults`` says which values of a target are its
+    """Add ``--target`` to a command; ``defaults`` picks the values of a target that are its
     options'."""
 
     def apply(ctx: click.Context, _param: click.Parameter, name: str | None) -> None:
@@ -82,7 +82,7 @@ def answering_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
 
 @contextmanager
 def naming_target(ctx: click.Context) -> Iterator[None]:
-    """Make a refusal of a value that a target gave say so, and which flag beats it.
+    """Name the target, and the flag that beats it, in a refusal of a value that the target gave.
 
     Args:
         ctx: of the command, or of any command above it.

@@ -146,7 +146,7 @@ class _Array:
 
 
 def expected_dimensions(spec: DecoderSpec) -> dict[str, int]:
-    """What `GgufHeader.check` holds a file of an artifact against."""
+    """The dimensions in a manifest that `GgufHeader.check` compares a file of its artifact with."""
     return {
         name: getattr(spec, name)
         for name in ("layers", "kv_heads", "head_dim", "hidden", "vocab", "context")

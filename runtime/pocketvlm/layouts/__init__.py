@@ -50,7 +50,7 @@ def open_layout(artifact: Artifact) -> Layout:
 
 
 def layout_config(manifest: Manifest) -> LayoutConfig:
-    """What the layout of an artifact is for, as its manifest states it."""
+    """The part of an artifact's manifest that its layout reads."""
     vision = manifest.vision
     return LayoutConfig(
         vision.image_size,

@@ -3,9 +3,9 @@ wastes least.
 
 Kept tokens are put together as FasterVLM's own code does (Zhang et al. 2024, arXiv 2412.01818, on
 LLaVA-NeXT): those of the whole picture first, in raster order, then those of the grid in raster
-order of the map that its tiles make up together. No token says where a row ends, and those that
-fall into padding compete like any other. `AnyResUnpadded` says how that differs from what
-transformers does.
+order of the map that its tiles make up together. No token marks the end of a row, and those that
+fall into padding compete like any other. `AnyResUnpadded` describes how that differs from
+transformers.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class AnyRes(Prepared):
         return sorted(grids, key=lambda grid: (grid.tiles, grid.rows))
 
     def grid(self, height: int, width: int) -> TileGrid:
-        """That of the pinpoint which keeps most of the picture's pixels, and of those the one with
-        least padding."""
+        """The grid of the pinpoint that keeps most of the picture's pixels, and of equals the one
+        with least padding."""
         rows, columns = self._target(height, width)
         return TileGrid(
             rows // self.config.image_size[0], columns // self.config.image_size[1], "first"

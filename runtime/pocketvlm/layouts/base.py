@@ -25,7 +25,7 @@ class TileGrid:
 
     Attributes:
         rows, columns: of the tiles that are parts of the picture, in raster order in the batch.
-        whole: where in the batch a further tile shows the whole picture, smaller; None where none
+        whole: where in the batch a further tile holds the whole picture, smaller; None where none
             does.
         size: (height, width) of the picture in pixels, for layouts whose slots depend on it; else
             None.
@@ -56,7 +56,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class LayoutConfig:
-    """What a layout is made for, as the manifest states it.
+    """The part of a manifest that a layout reads.
 
     Attributes:
         image_size: (height, width) of a tile in pixels.
@@ -101,7 +101,7 @@ class Layout(Protocol[_Input]):
 
     @property
     def steps(self) -> Preprocessor:
-        """What each tile goes through."""
+        """The preprocessing of each tile."""
 
     @classmethod
     def make(cls, config: LayoutConfig, processor_config: Mapping[str, Any] | None = None) -> Self:

@@ -46,7 +46,7 @@ _MOST_FRAMES = 128  # published models read 8
 
 
 class Frames(Prepared):
-    """See `pocketvlm.layouts.base.Layout`; its option ``frames`` says how many are taken of a
+    """See `pocketvlm.layouts.base.Layout`; its option ``frames`` is how many are taken of a
     clip."""
 
     name: ClassVar[str] = "frames"

@@ -121,7 +121,7 @@ class Idefics3(Prepared):
         return sorted(grids, key=lambda grid: (grid.tiles, grid.rows))
 
     def grids(self) -> Sequence[TileGrid]:
-        """Those of all shapes that the first resize can give."""
+        """The grids of all shapes that the first resize can give."""
         return self._grids
 
     def grid(self, height: int, width: int) -> TileGrid:
@@ -257,7 +257,7 @@ def geometry_of(processor_config: Mapping[str, Any]) -> tuple[int, bool, int]:
 
 
 def tile_steps(processor_config: Mapping[str, Any]) -> Preprocessor:
-    """What is done to each tile once it is cut: samples are scaled and normalised."""
+    """The preprocessing of a tile once it is cut: samples are scaled and normalised."""
     stated = {key: value for key, value in processor_config.items() if value is not None}
     defaults = {
         "resample": Image.Resampling.LANCZOS,
@@ -273,7 +273,7 @@ def _geometry(config: LayoutConfig) -> tuple[int, bool]:
     longest, splits = config.options.get("longest_edge"), config.options.get("splits")
     if not _is_edge(longest) or not isinstance(splits, bool):
         raise ArtifactError(
-            f"the layout says longest_edge {longest!r}, splits {splits!r}",
+            f"the layout has longest_edge {longest!r}, splits {splits!r}",
             expected="pixels, and true or false",
         )
     return longest, splits

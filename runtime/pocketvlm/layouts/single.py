@@ -60,5 +60,5 @@ class Single(Prepared):
         kept_indices: Ints,
         constants: Mapping[str, Floats],
     ) -> Floats:
-        """As they are."""
+        """The features of the only tile, in their order."""
         return image_features[0]

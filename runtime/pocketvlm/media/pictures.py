@@ -109,7 +109,7 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
 
 
 def _identify(data: bytes) -> Image.Image:
-    """Read the header only; pixels are decoded when they are asked for."""
+    """Read the header only; pixels are decoded when they are first read."""
     try:
         return Image.open(io.BytesIO(data), formats=_COMMON)
     except UnidentifiedImageError:

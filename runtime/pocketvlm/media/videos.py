@@ -54,8 +54,8 @@ def open_video(video: Video, count: int, limits: VideoLimits | None = None) -> l
 
     Of n decoded frames, counted from 0, these are numbers ``np.linspace(0, n - 1, count)`` cut to
     integers, as Video-LLaVA's own code takes them; of a shorter clip some come twice. The whole
-    clip is decoded, as frames are not where a header says they are, but no other frame is kept. A
-    rotation that the file asks for is applied.
+    clip is decoded, since a header does not reliably tell where frames are, but no other frame is
+    kept. A rotation stated in the file is applied.
 
     Args:
         video: a path, the bytes of a file, or frames decoded already, PIL images or uint8 (height,
@@ -188,7 +188,7 @@ def _check_size(size: int, name: str, limits: VideoLimits) -> None:
 
 @contextmanager
 def _decoding(name: str, library: Any) -> Iterator[None]:
-    """What FFmpeg raises on bytes that are not what they promise, as one line."""
+    """Turns FFmpeg's exceptions on damaged bytes into a `PictureError`."""
     try:
         yield
     except (

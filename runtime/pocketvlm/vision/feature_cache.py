@@ -1,5 +1,5 @@
 """Knows how the features of pictures are kept, so that none is encoded twice: in memory, and in a
-folder if asked."""
+folder on request."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FeatureLimits:
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """What makes the features, and their shape: a cache never mixes those of two graphs.
+    """The graph that makes the features, and their shape: a cache never mixes those of two graphs.
 
     Attributes:
         name: the artifact and its vision graph, as part of a file name.

@@ -1,4 +1,4 @@
-"""Knows what the vision graph gives of a picture, and how a smaller budget is cut from a larger
+"""Knows the outputs of the vision graph for pictures, and how a smaller budget is cut from a larger
 one."""
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class VisionFeatures:
         return self.kept_indices.shape[1]
 
     def first(self, count: int) -> VisionFeatures:
-        """Those of the first ``count`` pictures of the batch."""
+        """The features of the first ``count`` pictures of the batch."""
         kept = self.kept_indices[:count], self.kept_scores[:count]
         return VisionFeatures(self.image_features[:count], *kept, nested=self.nested)
 

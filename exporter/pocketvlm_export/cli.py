@@ -18,7 +18,7 @@ from pocketvlm_export.options import DECODERS, DEFAULT_GGUF_TYPE, FORMATS, GGUF_
 from pocketvlm_export.precisions import Part, names_for
 from pocketvlm_export.pruning import PRUNERS
 from pocketvlm_export.requirements import check_transformers
-from pocketvlm_export.targets import export_wishes
+from pocketvlm_export.targets import export_defaults
 
 
 def _one_of(known: Collection[str]) -> Callable[[str], str]:
@@ -160,7 +160,7 @@ def _precision_option(
     metavar="MB",
     help="Refuse what is expected to take more on the device; 0 is no limit.",
 )
-@takes_target(export_wishes)
+@takes_target(export_defaults)
 @click.option("--revision", metavar="REV", help="Commit, tag or branch of a Hub checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is already there.")
 @click.option(

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from pocketvlm.errors import RequestError
-from pocketvlm.layouts import Layout, Setting, make_layout, slot_count
+from pocketvlm.layouts import Layout, LayoutConfig, make_layout, slot_count
 from pocketvlm_export.families import LayoutSpec, VLMSpec
 
 
@@ -42,9 +42,11 @@ def pick_layout(spec: VLMSpec, name: str | None, *, prunes: bool) -> LayoutSpec:
     return layout
 
 
-def setting(spec: VLMSpec, layout: LayoutSpec) -> Setting:
+def setting(spec: VLMSpec, layout: LayoutSpec) -> LayoutConfig:
     """Return what the runtime's layout is made for."""
-    return Setting(spec.vision.image_size, spec.vision.tokens, spec.image_token_id, layout.stated)
+    return LayoutConfig(
+        spec.vision.image_size, spec.vision.tokens, spec.image_token_id, layout.stated
+    )
 
 
 def totals(spec: VLMSpec, layout: LayoutSpec, budget: int) -> dict[str, int]:

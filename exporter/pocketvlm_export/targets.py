@@ -1,30 +1,37 @@
-"""Knows what a deployment target asks of an export; imports neither torch nor transformers."""
+"""Knows which options of an export a deployment target gives; imports neither torch nor
+transformers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
+
+import click
 
 from pocketvlm_export.options import DECODERS
 from pocketvlm_targets import Target
 
-# Keys that only say something where the decoder in force has that engine.
+# Keys that mean something only where the decoder in force has that engine.
 _OF_ENGINE = {"decoder_precision": "onnx", "embed_precision": "onnx", "gguf_type": "llama.cpp"}
 _OF_ANSWERING = {"description", "threads"}
+_PARAMETERS = {"format": "graph_format"}  # keys whose parameter has another name
 
 
-def export_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the target's values for `pocketvlm export`, as `pocketvlm.cli.target.Wishes`."""
-    engines = DECODERS[given["decoder"]]
-    wanted = {
-        key: value
+def export_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
+    """A target's values for `pocketvlm export`, as `pocketvlm.cli.target.TargetDefaults`."""
+
+    def of_engine(value: Any, engine: str) -> Callable[[], Any]:
+        return lambda: value if engine in DECODERS[ctx.params["decoder"]] else None
+
+    def budget() -> Any:
+        # Without pruning every token is kept, and a total budget sets the budgets of tiles.
+        # The latter is declared later, and so is there only if it was typed.
+        unused = ctx.params["pruner"] == "none" or ctx.params.get("total_budget")
+        return None if unused else target.budget
+
+    values = {
+        _PARAMETERS.get(key, key): (
+            of_engine(value, _OF_ENGINE[key]) if key in _OF_ENGINE else value
+        )
         for key, value in target.settings().items()
-        if _OF_ENGINE.get(key) in (None, *engines)
+        if key not in _OF_ANSWERING
     }
-    if given["pruner"] == "none":  # which keeps all tokens, whatever the device likes
-        wanted.pop("budget", None)
-    if given.get("total_budget"):
-        wanted.pop("budget", None)
-    if "format" in wanted:
-        wanted["graph_format"] = wanted.pop("format")
-    if not wanted.get("portable"):  # as it is anyway
-        wanted.pop("portable", None)
-    return {key: value for key, value in wanted.items() if key not in _OF_ANSWERING}
+    return values | ({"budget": budget} if target.budget else {})

@@ -104,7 +104,12 @@ def _vision(manifest: Manifest, budgets: Iterable[int], asked: Sequence[str]) ->
     chosen = _chosen(asked, list(first), default, "precision of the vision graph")
     for budget, by_precision in graphs.items():
         for precision in chosen:
-            pick_precision(by_precision, precision, f"vision graph for budget {budget}")
+            pick_precision(
+                by_precision,
+                precision,
+                f"vision graph for budget {budget}",
+                setting="vision_precision",
+            )
     return chosen
 
 

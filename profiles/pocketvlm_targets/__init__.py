@@ -2,7 +2,7 @@
 into their own.
 
 A target is a TOML file: one flat table whose keys are named as the options of the command line, a
-comment above each that says why. Those shipped lie in this folder; a new one is a new file.
+comment above each that gives the reason. Those shipped lie in this folder; a new one is a new file.
 """
 
 from pocketvlm_targets.reading import load_target, target_names

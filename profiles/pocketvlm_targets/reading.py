@@ -25,7 +25,7 @@ def load_target(name_or_file: str | os.PathLike[str]) -> Target:
     """Read a shipped target by name, or a file.
 
     Raises:
-        TargetError: neither exists, it is no TOML, or `make_target` refuses what it says.
+        TargetError: neither exists, it is no TOML, or `make_target` refuses a value.
     """
     given = os.fspath(name_or_file)
     if given in target_names():
@@ -48,7 +48,9 @@ def load_target(name_or_file: str | os.PathLike[str]) -> Target:
 
 def _parse(name: str, content: bytes) -> Target:
     if len(content) > _MAX_BYTES:
-        raise TargetError(f"{name} has more than {_MAX_BYTES >> 10} KiB: this is no target")
+        raise TargetError(
+            f"{name} is no target, it has more than {_MAX_BYTES >> 10} KiB: give the file of one"
+        )
     try:
         text = content.decode("utf-8")
         table = tomllib.loads(text)
@@ -61,7 +63,7 @@ def _parse(name: str, content: bytes) -> Target:
 
 
 def _reasons(text: str) -> dict[str, str]:
-    """Return the comment that stands right above each key, as one line."""
+    """Return the comment right above each key, as one line."""
     reasons: dict[str, str] = {}
     comment: list[str] = []
     for line in map(str.strip, text.splitlines()):

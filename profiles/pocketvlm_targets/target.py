@@ -1,5 +1,5 @@
-"""Knows what a deployment target may say, and which of it contradicts itself; nothing about files
-or comments."""
+"""Knows the keys of a deployment target, their values, and which of them contradict each other;
+nothing about files or comments."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class TargetError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """What a device wants. None, and an empty tuple, leave the command's default.
+    """The settings that suit a device. None, and an empty tuple, leave the command's default.
 
     Attributes:
         name: of a shipped target, or the file as it was given.
         description: one line for people.
-        budget: visual tokens a picture, a graph each, the default first.
+        budget: visual tokens per picture, a graph each, the default first.
         decoder: engine, one of `DECODERS`.
         vision_precision, decoder_precision, embed_precision: names of the exporter's precisions,
             the default first.
@@ -56,8 +56,8 @@ class Target:
 
     def settings(self) -> dict[str, Any]:
         """Return the values that the file gives, by key, in the order of `KEYS`."""
-        found = {key: getattr(self, key) for key in KEYS}
-        return {key: value for key, value in found.items() if value is not None and value != ()}
+        values = {key: getattr(self, key) for key in KEYS}
+        return {key: value for key, value in values.items() if value is not None and value != ()}
 
 
 def _text(value: Any) -> str:
@@ -78,10 +78,10 @@ def _flag(value: Any) -> bool:
     return value
 
 
-def _one_of(*known: str) -> Callable[[Any], str]:
+def _one_of(*names: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
-        if value not in known:
-            raise ValueError(" or ".join(f'"{name}"' for name in known))
+        if value not in names:
+            raise ValueError(" or ".join(f'"{name}"' for name in names))
         return str(value)
 
     return check
@@ -105,8 +105,7 @@ def _list_of(check: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     return check_all
 
 
-# One line for each key of a target: what its value must be. A key is named as the option it stands
-# for.
+# One line for each key of a target: what its value must be. A key is named as its option.
 KEYS: Mapping[str, Callable[[Any], Any]] = {
     "description": _text,
     "budget": _list_of(_count),
@@ -124,7 +123,7 @@ KEYS: Mapping[str, Callable[[Any], Any]] = {
 
 
 def make_target(name: str, table: Mapping[str, Any], reasons: Mapping[str, str]) -> Target:
-    """Check a table and return what it says.
+    """Check a table and return the target that it describes.
 
     Args:
         name: what to call it in errors.
@@ -146,7 +145,7 @@ def make_target(name: str, table: Mapping[str, Any], reasons: Mapping[str, str])
         except ValueError as error:
             raise TargetError(f"{name}: {key} is {_short(value)}: expected {error}") from error
     if "description" not in values:
-        raise TargetError(f"{name}: description is missing: say in a line which device this is")
+        raise TargetError(f"{name}: description is missing: name the device in one line")
     target = Target(name, **values, reasons=dict(reasons))
     _check_combinations(target)
     return target
@@ -160,18 +159,18 @@ def _check_combinations(target: Target) -> None:
         ),
         "embed_precision is for ONNX Runtime, decoder is llama.cpp, which has its table in the "
         "GGUF file: leave it out": bool(target.embed_precision) and not onnx,
-        'gguf_type is for llama.cpp, decoder is onnx: say decoder = "llama.cpp" or "both"': (
+        'gguf_type is for llama.cpp, decoder is onnx: write decoder = "llama.cpp" or "both"': (
             bool(target.gguf_type) and not llama_cpp
         ),
         "portable asks for standard operators, format is ort, which only ONNX Runtime reads: "
         "choose one": (target.portable is True and target.format == "ort"),
         f"context is {target.context}, budget is {max(target.budget, default=0)}: "
-        "a picture must leave room for a question and an answer": (
+        "choose them so that a picture leaves room for a question and an answer": (
             target.context is not None and target.context <= max(target.budget, default=0)
         ),
     }
-    for problem, found in problems.items():
-        if found:
+    for problem, holds in problems.items():
+        if holds:
             raise TargetError(f"{target.name}: {problem}")
 
 

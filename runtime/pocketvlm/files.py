@@ -1,4 +1,4 @@
-"""Knows how a file is written so that nobody ever sees half of it."""
+"""Knows how a file is written so that no other process ever reads half of it."""
 
 import os
 from pathlib import Path

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm import Artifact, EngineSettings, Limits, PocketVLMError, Sampling, VLM
+from pocketvlm import VLM, Artifact, EngineSettings, Limits, PocketVLMError, Sampling
 from pocketvlm.cli import main
 from pocketvlm.decoders.pool import SequenceLimits
 from pocketvlm_export import ExportOptions, export
@@ -73,7 +73,12 @@ def test_a_conversation_equals_its_questions_asked_without_memory(
 ):
     """A kept cache against a fresh one, which computes the whole conversation at once."""
     settings, no_room = EngineSettings(threads=1), SequenceLimits(memory_bytes=0)
-    small = VLM.load(artifact, decoder=engine, settings=settings, limits=Limits(pictures=Limits(sequences=no_room)))
+    small = VLM.load(
+        artifact,
+        decoder=engine,
+        settings=settings,
+        limits=Limits(pictures=Limits(sequences=no_room)),
+    )
     chat, forgetful, rival = loaded[engine].chat(), small.chat(), small.chat()
     shown = [[examples / "scene-1.png"], [], []]
     kept = [

@@ -376,10 +376,10 @@ def test_inspect_says_what_a_budget_comes_to(exported, tmp_path):
         "2",
     ]
     result = CliRunner().invoke(main, ["inspect", str(exported("fastervlm")), *arguments])
-    assert "36 tokens a tile -> 9 (default)" in result.output
+    assert "36 tokens per tile -> 9 (default)" in result.output
     assert (
-        "9 a tile come to 27 (1x2), 27 (2x1), 36 (1x3), 36 (3x1), 45 (2x2) visual tokens a picture"
-        in result.output
+        "9 per tile come to 27 (1x2), 27 (2x1), 36 (1x3), 36 (3x1), 45 (2x2) visual tokens "
+        "per picture" in result.output
     )
     assert f"{tmp_path / 'o.png'}: 10 patches kept" in result.output
     with Image.open(tmp_path / "o.png") as drawn:

@@ -79,6 +79,19 @@ def test_no_pruning_needs_no_budget(plan_of, board):
     assert plan["budgets"] == [36]
 
 
+def test_a_total_budget_that_is_typed_leaves_no_place_for_the_targets(make_tiny, board, plan_of):
+    model = make_tiny("tiny-llava-next")
+    path = board(budget=[4])
+    _, plan = plan_of("--target", path, model=model)
+    assert plan["budgets"] == [4]
+    for order in (
+        ["--target", path, "--total-budget", 60],
+        ["--total-budget", 60, "--target", path],
+    ):
+        _, totals = plan_of(*order, model=model)
+        assert totals["budgets"] == plan_of("--total-budget", 60, model=model)[1]["budgets"]
+
+
 def test_what_cannot_be_exported_names_target_and_key(plan_of, board):
     path = board(vision_precision=["int3"])
     refused(

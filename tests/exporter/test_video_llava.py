@@ -263,7 +263,7 @@ def test_layouts_that_do_not_go_with_pruning_are_refused(checkpoint, tmp_path):
 def test_features_of_a_clip_are_kept(pruned, clip, tmp_path):
     vlm = VLM.load(pruned, feature_cache=tmp_path)
     first = vlm.generate(QUESTION, videos=[clip], sampling=Sampling(max_new_tokens=2))
-    assert len(list(tmp_path.glob("*.features"))) == 1
+    assert len(list(tmp_path.glob("*.features.safetensors"))) == 1
     again = VLM.load(pruned, feature_cache=tmp_path)
     again.parts.viewer.encoder.encode = None  # would be called for a clip not known
     assert (
@@ -295,7 +295,7 @@ def test_the_commands_take_clips(pruned, clip, tmp_path):
     sheet = Image.open(tmp_path / "kept.png")
     assert sheet.width == FRAMES * sheet.height
     assert invoke("inspect", pruned, "--video", clip).exit_code == 2
-    assert "36 tokens a frame" in invoke("inspect", pruned).stdout
+    assert "36 tokens per frame" in invoke("inspect", pruned).stdout
     assert "8 frames of 42x42" in invoke("inspect", pruned).stdout
 
 

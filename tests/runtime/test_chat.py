@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pocketvlm import Limits, PocketVLMError, Sampling, VLM
+from pocketvlm import VLM, Limits, PocketVLMError, Sampling
 from pocketvlm.decoders.onnx import OnnxSequence
 from pocketvlm.decoders.pool import SequenceLimits
 from pocketvlm.errors import EngineError
@@ -112,9 +112,14 @@ def test_a_picture_is_encoded_once_even_where_no_features_may_be_kept(
 ):
     from pocketvlm.vision.feature_cache import FeatureLimits
 
-    vlm = VLM.load(tmp_path / "a", limits=Limits(pictures=Limits(
-            features=FeatureLimits(memory_bytes=0), sequences=SequenceLimits(memory_bytes=0)
-        )))
+    vlm = VLM.load(
+        tmp_path / "a",
+        limits=Limits(
+            pictures=Limits(
+                features=FeatureLimits(memory_bytes=0), sequences=SequenceLimits(memory_bytes=0)
+            )
+        ),
+    )
     chat = vlm.chat()
     chat.ask("what?", [picture], sampling=Sampling(max_new_tokens=2))
     vlm.chat().ask("something else")  # costs the conversation its KV cache

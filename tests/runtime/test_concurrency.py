@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
 
-from pocketvlm import EngineSettings, Sampling, VLM
+from pocketvlm import VLM, EngineSettings, Sampling
 from pocketvlm.decoders.pool import SequenceLimits
 from support.tiny_artifact import give_gguf, write_artifact
 
@@ -185,7 +185,9 @@ def converse(chats, limit=8):
     for turn, question in enumerate(questions):
         for number, chat in enumerate(chats):
             pictures = [PICTURES[number]] if turn == 0 else []
-            answers[number].append(chat.ask(question, pictures, sampling=Sampling(max_new_tokens=limit)))
+            answers[number].append(
+                chat.ask(question, pictures, sampling=Sampling(max_new_tokens=limit))
+            )
     return answers
 
 
@@ -207,7 +209,9 @@ def test_two_conversations_in_two_threads(artifact):
     def talk(number):
         questions = ["what is it?", "and?", "why is it red?"]
         return [
-            chats[number].ask(question, [PICTURES[number]] if i == 0 else [], sampling=Sampling(max_new_tokens=8))
+            chats[number].ask(
+                question, [PICTURES[number]] if i == 0 else [], sampling=Sampling(max_new_tokens=8)
+            )
             for i, question in enumerate(questions)
         ]
 

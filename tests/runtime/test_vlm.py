@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvlm import Limits, PocketVLMError, Sampling, VLM
+from pocketvlm import VLM, Limits, PocketVLMError, Sampling
 from pocketvlm.media.pictures import PictureLimits, open_picture
 from pocketvlm.media.preprocessing import Preprocessor
 from support.tiny_artifact import PREPROCESSOR, read_manifest, write_artifact, write_manifest
@@ -201,7 +201,9 @@ def test_none_is_no_picture(vlm):
 
 
 def test_picture_limits_can_be_set(artifact_dir, picture):
-    vlm = VLM.load(artifact_dir, limits=Limits(pictures=Limits(pictures=PictureLimits(max_pixels=100))))
+    vlm = VLM.load(
+        artifact_dir, limits=Limits(pictures=Limits(pictures=PictureLimits(max_pixels=100)))
+    )
     with pytest.raises(PocketVLMError, match="pixels"):
         vlm.generate("?", [picture])
 

@@ -145,7 +145,7 @@ def refused(path, key, expected):
 
 def test_a_file_without_a_description(tmp_path):
     (tmp_path / "board.toml").write_text("threads = 2")
-    refused(tmp_path / "board.toml", "description", "which device")
+    refused(tmp_path / "board.toml", "description", "name the device")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm.layouts import Setting, make_layout
+from pocketvlm.layouts import LayoutConfig, make_layout
 from pocketvlm.layouts.idefics3 import geometry_of
 from pocketvlm_export.checkpoint import image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
@@ -79,7 +79,7 @@ class SmolVLM(Llava):
             **_names(tokenizer, spec, folder),
         }
         largest = make_layout(
-            Setting(spec.vision.image_size, spec.vision.tokens, spec.image_token_id, stated)
+            LayoutConfig(spec.vision.image_size, spec.vision.tokens, spec.image_token_id, stated)
         )
         grids = [grid for grid in largest.grids() if grid.whole is not None]
         rows, columns = (

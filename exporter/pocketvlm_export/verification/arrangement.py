@@ -17,7 +17,7 @@ from transformers.models.llava_next.modeling_llava_next import (
 )
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
-from pocketvlm.layouts import Grid
+from pocketvlm.layouts import TileGrid
 from pocketvlm_export.loading import Checkpoint, load_tokenizer
 from pocketvlm_export.verification.reference import Floats, VisionReference
 
@@ -63,7 +63,7 @@ def _tile_after_tile(config: Any, tiles: int, patches: int, size: tuple[int, int
     return list(range(tiles * patches))
 
 
-def stands_for_picture(checkpoint: Checkpoint, layout: str, grid: Grid) -> str:
+def stands_for_picture(checkpoint: Checkpoint, layout: str, grid: TileGrid) -> str:
     """Return the text that transformers' processor puts in place of a picture, an image token for
     each tile in it.
 

@@ -299,7 +299,7 @@ def _answer(
     prompt = gate_prompt(artifact, references)
     # About other patches, which only a tie excuses, there is another answer.
     if np.array_equal(encoded.kept_indices, _asked(artifact, references).kept_indices):
-        features = layout.arrange(grid, encoded, constants)
+        features = layout.arrange(grid, encoded.image_features, encoded.kept_indices, constants)
     table = precision if precision in artifact.manifest.decoder.embed else None
     decoder = _open(artifact, precision=precision, table=table)
     sequence = decoder.sequence()

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.layouts import Grid, open_layout
+from pocketvlm.layouts import TileGrid, open_layout
 from pocketvlm_export.verification.reference import Floats
 
 _PICTURES = 2
@@ -29,7 +29,7 @@ class Shown:
     """
 
     pixel_values: Floats
-    grid: Grid
+    grid: TileGrid
     size: tuple[int, int]
 
 
@@ -38,7 +38,7 @@ def show(artifact: Artifact) -> Shown:
     clip."""
     layout, (height, width) = open_layout(artifact), artifact.manifest.vision.image_size
     if [grid.tiles for grid in layout.grids()] == [1]:
-        return Shown(gate_pictures(_PICTURES, (height, width)), Grid(), (height, width))
+        return Shown(gate_pictures(_PICTURES, (height, width)), TileGrid(), (height, width))
     if layout.medium == "video":
         frames = [
             _image(frame) for frame in gate_pictures(layout.grids()[0].tiles, (height, width))

@@ -13,7 +13,7 @@ from pocketvlm.cli.target import takes_target
 from pocketvlm.cli.terminal import printable
 from pocketvlm_measure.cli.options import case_options
 from pocketvlm_measure.cli.output import check_folders, printable_lines, write_text
-from pocketvlm_measure.cli.target import case_wishes
+from pocketvlm_measure.cli.target import case_defaults
 
 if TYPE_CHECKING:
     from pocketvlm_measure.evaluation.run import OnBroken
@@ -48,7 +48,7 @@ PUBLISHED = ("vqav2", "gqa", "textvqa", "pope", "scienceqa")
 @click.option(
     "--threads", type=int, metavar="N", help="Of each engine; workers share the cores if not given."
 )
-@takes_target(case_wishes)
+@takes_target(case_defaults)
 @click.option(
     "--baseline",
     metavar="K|DIR",

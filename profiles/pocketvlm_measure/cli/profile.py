@@ -16,7 +16,7 @@ from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import RequestError
 from pocketvlm_measure.cli.options import case_options
 from pocketvlm_measure.cli.output import check_folders, printable_lines, write_text
-from pocketvlm_measure.cli.target import profiling_wishes
+from pocketvlm_measure.cli.target import profiling_defaults
 
 if TYPE_CHECKING:
     from pocketvlm.artifact import Artifact
@@ -54,7 +54,7 @@ _FILE = click.Path(path_type=Path)
     metavar="MB",
     help="Warn of what takes more; 0 is no limit.",
 )
-@takes_target(profiling_wishes)
+@takes_target(profiling_defaults)
 @click.option(
     "--repeat",
     type=click.IntRange(1),

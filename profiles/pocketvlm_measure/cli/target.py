@@ -1,27 +1,28 @@
-"""Knows what a deployment target asks of commands that measure."""
+"""Knows which options of commands that measure a deployment target gives."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
+
+import click
 
 from pocketvlm_targets import Target
 
 
-def case_wishes(target: Target, _given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a target wants of a command that goes through cases: its lists, of which every engine
+def case_defaults(target: Target, _ctx: click.Context) -> dict[str, Any]:
+    """A target's values for a command that goes through cases: its lists, of which every engine
     takes what it has."""
-    wanted = {
+    values = {
         "decoder": ("onnx", "llama.cpp") if target.decoder == "both" else target.decoder,
         "budget": target.budget,
         "vision_precision": target.vision_precision,
         "decoder_precision": (*target.decoder_precision, *target.gguf_type),
         "threads": target.threads,
     }
-    return {name: value for name, value in wanted.items() if value}
+    return {name: value for name, value in values.items() if value}
 
 
-def profiling_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a target wants of a command that measures: its lists and its limits."""
+def profiling_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
+    """A target's values for `pocketvlm profile`: its lists and its limits."""
     limits = {"context": target.context, "memory_limit": target.memory_limit}
-    return case_wishes(target, given) | {name: value for name, value in limits.items() if value}
+    return case_defaults(target, ctx) | limits

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import check_room
-from pocketvlm.layouts import Grid, make_layout, setting_of
+from pocketvlm.layouts import TileGrid, layout_config, make_layout
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.viewer import check_medium
@@ -41,16 +41,17 @@ class Question:
 def check_question(artifact: Artifact, question: Question, budget: int) -> None:
     """Refuse at once what each run would refuse: a picture, or a prompt beyond the context at
     ``budget`` tokens a picture; raises `PocketVLMError`."""
-    layout, prompter = make_layout(setting_of(artifact.manifest)), Prompter.from_artifact(artifact)
+    layout = make_layout(layout_config(artifact.manifest))
+    prompter = Prompter.from_artifact(artifact)
     check_medium(layout, pictures=True)
     stands = [layout.expand(grid, budget) for grid in picture_grids(artifact, question)]
     ids = prompter.place(prompter.encode(question.prompt, len(stands)), stands)
     check_room(len(ids), question.new_tokens - 1, artifact.manifest.decoder.context)
 
 
-def picture_grids(artifact: Artifact, question: Question) -> list[Grid]:
+def picture_grids(artifact: Artifact, question: Question) -> list[TileGrid]:
     """How each picture of a question is cut; raises `PocketVLMError` for one that is refused."""
-    layout = make_layout(setting_of(artifact.manifest))
+    layout = make_layout(layout_config(artifact.manifest))
     images = [open_picture(image) for image in question.images or [noise_picture(artifact)]]
     return [layout.grid(image.height, image.width) for image in images]
 
@@ -58,8 +59,8 @@ def picture_grids(artifact: Artifact, question: Question) -> list[Grid]:
 def noise_picture(artifact: Artifact, seed: int = 0) -> npt.NDArray[np.uint8]:
     """A picture of noise, one for each seed, as large as is read in the most tiles: uint8 (height,
     width, 3)."""
-    layout = make_layout(setting_of(artifact.manifest))
-    (height, width), largest = layout.setting.image_size, layout.grids()[-1]
+    layout = make_layout(layout_config(artifact.manifest))
+    (height, width), largest = layout.config.image_size, layout.grids()[-1]
     shape = (height * largest.rows, width * largest.columns, 3)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 

@@ -47,7 +47,12 @@ def measure_selection(
     """
     manifest = artifact.manifest
     k = pick_graph(manifest, budget)
-    name = pick_precision(manifest.vision.graphs[k], precision, f"vision graph at budget {k}")
+    name = pick_precision(
+        manifest.vision.graphs[k],
+        precision,
+        f"vision graph at budget {k}",
+        setting="vision_precision",
+    )
     pixels = open_layout(artifact).cut(open_picture(noise_picture(artifact))).pixel_values[:1]
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(

@@ -21,7 +21,7 @@ from pocketvlm.artifact.manifest import (
     Manifest,
     files_digest,
 )
-from pocketvlm.errors import ArtifactError
+from pocketvlm.errors import ArtifactError, RequestError
 
 __all__ = [
     "MANIFEST_NAME",
@@ -61,8 +61,8 @@ class Artifact:
             check: ``"auto"`` (checksums of files not yet verified), ``"full"`` (all checksums) or
                 ``"sizes"``, which reads no content: weights (.onnx_data) exchanged for others of
                 the same size then go unnoticed.
-            allow_rejected: open a folder whose export failed its parity gate too; for looking at,
-                not for answering.
+            allow_rejected: open a folder whose export failed its parity gate too; to inspect it,
+                not to answer from it.
 
         Raises:
             PocketVLMError: no such folder, a damaged or unknown manifest, a file that differs from
@@ -72,7 +72,7 @@ class Artifact:
         manifest = _read_manifest(root)
         if not manifest.parity.passed and not allow_rejected:
             raise ArtifactError(
-                f"{root} failed its parity check when it was exported and is not for use",
+                f"{root} failed its parity check when it was exported",
                 advice="export again",
             )
         _check_requirements(root, manifest)
@@ -84,15 +84,16 @@ class Artifact:
         made for.
 
         Raises:
-            PocketVLMError: ``context`` is below one; None leaves the artifact's own.
+            RequestError: ``context`` is below one; None leaves the artifact's own.
         """
         if context is None:
             return self
         if context < 1:
-            raise ArtifactError(
+            raise RequestError(
                 f"context {context}",
                 expected="at least 1 token",
-                advice="or none for the artifact's own",
+                advice="leave it out for the artifact's own",
+                setting="context",
             )
         decoder = replace(
             self.manifest.decoder, context=min(context, self.manifest.decoder.context)
@@ -146,7 +147,7 @@ class Artifact:
 def _read_manifest(root: Path) -> Manifest:
     if not root.is_dir():
         problem = f"{root} is a file" if root.exists() else f"no such folder: {root}"
-        raise ArtifactError(f"{problem}; give a folder written by `pocketvlm export`")
+        raise ArtifactError(problem, advice="give a folder written by `pocketvlm export`")
     if not (root / MANIFEST_NAME).exists():
         raise ArtifactError(
             f"{root} has no {MANIFEST_NAME}", advice="give a folder written by `pocketvlm export`"
@@ -155,8 +156,8 @@ def _read_manifest(root: Path) -> Manifest:
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise ArtifactError(
-                f"{path} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB",
-                advice="this is no manifest",
+                f"{path} is no manifest, it is larger than {_MAX_MANIFEST_BYTES >> 20} MiB",
+                advice="copy or export it again",
             )
         return Manifest.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -171,15 +172,17 @@ def _check_requirements(root: Path, manifest: Manifest) -> None:
     import onnxruntime  # here, because importing it costs more than all the rest of this module
 
     installed = onnxruntime.__version__
-    wanted = manifest.requires.get("onnxruntime", "")
+    required = manifest.requires.get("onnxruntime", "")
     try:
-        fits = SpecifierSet(wanted).contains(installed, prereleases=True)
+        fits = SpecifierSet(required).contains(installed, prereleases=True)
     except InvalidSpecifier as error:
         raise ArtifactError(
-            f"{root}/{MANIFEST_NAME} asks for onnxruntime {wanted!r}", advice="not a version range"
+            f"{root}/{MANIFEST_NAME} requires onnxruntime {required!r}",
+            expected="a range of versions",
+            advice="export or download it again",
         ) from error
     if not fits:
         raise ArtifactError(
-            f"{root} needs onnxruntime {wanted}, {installed} is installed",
-            advice=f"pip install 'onnxruntime{wanted}'",
+            f"{root} needs onnxruntime {required}, {installed} is installed",
+            advice=f"pip install 'onnxruntime{required}'",
         )

@@ -16,33 +16,55 @@ def is_nested(manifest: Manifest) -> bool:
 
 def pick_graph(manifest: Manifest, budget: int | None) -> int:
     """The exported k that serves ``budget``: equal, or the smallest larger one where the method is
-    nested."""
+    nested.
+
+    Args:
+        manifest: of the artifact.
+        budget: visual tokens per tile; None is the artifact's default.
+
+    Raises:
+        RequestError: no graph serves it.
+    """
     exported = sorted(manifest.vision.graphs)
-    wanted = manifest.pruning.default_budget if budget is None else budget
-    if not 1 <= wanted <= manifest.pruning.tokens_before:
+    requested = manifest.pruning.default_budget if budget is None else budget
+    if not 1 <= requested <= manifest.pruning.tokens_before:
         raise RequestError(
-            f"budget {wanted} is not within 1..{manifest.pruning.tokens_before}, a picture's tokens"
+            f"budget {requested}",
+            expected=f"1..{manifest.pruning.tokens_before}, the tokens of a picture",
+            setting="budget",
         )
-    if wanted in exported:
-        return wanted
-    larger = [k for k in exported if k > wanted]
+    if requested in exported:
+        return requested
+    larger = [k for k in exported if k > requested]
     if larger and is_nested(manifest):
         return larger[0]
     served = f"1..{exported[-1]}" if is_nested(manifest) else " or ".join(map(str, exported))
     raise RequestError(
-        (
-            f"budget {wanted} is not in this artifact, which serves {served} of "
-            f"{manifest.pruning.tokens_before} tokens"
-        ),
-        advice=f"choose one of these or export again with --budget {wanted}",
+        f"budget {requested} is not in this artifact, which serves {served} of "
+        f"{manifest.pruning.tokens_before} tokens",
+        advice=f"choose one of these or export again with --budget {requested}",
+        setting="budget",
     )
 
 
-def pick_precision(graphs: Mapping[str, str], precision: str, what: str) -> str:
-    """The file name for a precision of ``what``; raises `RequestError` where there is none."""
+def pick_precision(
+    graphs: Mapping[str, str], precision: str, what: str, *, setting: str = "decoder_precision"
+) -> str:
+    """The file of a precision.
+
+    Args:
+        graphs: {precision: file name}.
+        precision: the requested one.
+        what: the graphs' name in a refusal.
+        setting: see `PocketVLMError.setting`.
+
+    Raises:
+        RequestError: there is none of this precision.
+    """
     if precision not in graphs:
         raise RequestError(
             f"the {what} has no precision {precision!r}",
-            advice=f"this artifact has {', '.join(graphs)}",
+            expected=f"one of {', '.join(graphs)}",
+            setting=setting,
         )
     return graphs[precision]

@@ -6,16 +6,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import stat
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
+import platformdirs
+
 from pocketvlm.artifact.manifest import FileEntry
-from pocketvlm.errors import ArtifactError
+from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.files import replace_file
 
 Check = Literal["auto", "full", "sizes"]
@@ -40,7 +40,9 @@ def check_files(root: Path, files: Mapping[str, FileEntry], check: Check = "auto
             the table.
     """
     if check not in get_args(Check):
-        raise ArtifactError(f"check={check!r} is not one of {', '.join(get_args(Check))}")
+        raise RequestError(
+            f"check {check!r}", expected=f"one of {', '.join(get_args(Check))}", setting="check"
+        )
     resolved = {name: resolve(root, name) for name in files}
     for name, path in resolved.items():
         size = path.stat().st_size
@@ -54,12 +56,14 @@ def check_files(root: Path, files: Mapping[str, FileEntry], check: Check = "auto
 
 
 def resolve(root: Path, name: str) -> Path:
-    """The regular file that ``name`` means inside ``root``; refuses names and links that leave the
+    """The regular file of this name inside ``root``; refuses names and links that leave the
     folder."""
     parts = name.split("/")
     if not all(_PART.fullmatch(part) for part in parts):
         raise ArtifactError(
-            f"{root} lists the file name {name!r}", advice="only plain relative names are allowed"
+            f"{root} lists the file name {name!r}",
+            expected="plain relative names",
+            advice="export it again",
         )
     path = root.joinpath(*parts)
     try:
@@ -72,10 +76,8 @@ def resolve(root: Path, name: str) -> Path:
     if not target.is_relative_to(root.resolve()):
         raise ArtifactError(
             f"{path} is a link that leaves the folder",
-            advice=(
-                "copy the real files (cp -rL), or download them with local_dir= of "
-                "huggingface_hub.snapshot_download"
-            ),
+            advice="copy the real files (cp -rL), or download them with local_dir= of "
+            "huggingface_hub.snapshot_download",
         )
     if not stat.S_ISREG(mode):
         raise ArtifactError(f"{path} is not a regular file", advice="copy or export it again")
@@ -93,15 +95,7 @@ def sha256_of(path: Path) -> str:
 
 def cache_file() -> Path:
     """Where checksums are remembered: in the user's cache folder, never inside an artifact."""
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        root = Path(base)
-    elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        root = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        root = Path.home() / ".cache"
-    return root / "pocketvlm" / "verified.json"
+    return platformdirs.user_cache_path("pocketvlm", appauthor=False) / "verified.json"
 
 
 def _check_hashes(
@@ -127,8 +121,8 @@ def _check_hashes(
 
 
 def _read_memory() -> dict[str, list[int | str]]:
-    """What earlier loads verified; an unreadable or damaged cache only means reading the files
-    again."""
+    """The rows that earlier loads verified, by path; an unreadable or damaged cache has none, and
+    files are read again."""
     try:
         data = json.loads(cache_file().read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError) as error:

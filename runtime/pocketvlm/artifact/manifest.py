@@ -1,4 +1,5 @@
-"""Knows what pocketvlm.json says and in which shape; knows nothing of the files it lists."""
+"""Knows the fields of pocketvlm.json and the rules between them; knows nothing of the files it
+lists."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint an artifact was exported from; ``commit`` and ``license`` are None where
-    nobody knows."""
+    """The checkpoint an artifact was exported from; ``commit`` and ``license`` are None where the
+    checkpoint does not state them."""
 
     model: str
     family: str
@@ -42,9 +43,9 @@ class Source:
 @dataclass(frozen=True)
 class Pruning:
     """How visual tokens were dropped: N ``tokens_before``, and a graph for each of ``budgets`` (k,
-    tokens a picture).
+    tokens per tile).
 
-    ``nested`` says that the tokens kept at a small budget are a subset of those kept at a larger
+    ``nested`` means that the tokens kept at a small budget are a subset of those kept at a larger
     one, and that a kept token's feature does not depend on which others are kept: then any smaller
     budget can be served from one graph.
     """
@@ -59,8 +60,8 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Tower:
-    """What a vision graph multiplies: transformer layers, their widths, and the tokens they see,
-    [CLS] counted."""
+    """The dimensions of a vision graph's matrices: transformer layers, their widths, and the tokens
+    of a tile in them, [CLS] counted."""
 
     layers: int
     hidden: int
@@ -71,10 +72,10 @@ class Tower:
 @dataclass(frozen=True)
 class Vision:
     """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height,
-    width) in pixels. ``default_precision`` is used unless another is asked for.
+    width) in pixels. ``default_precision`` is used unless another is requested.
 
-    ``tower`` is for estimates. ``layout`` says how a
-    picture becomes tiles and slots, by name and that layout's own options, see `pocketvlm.layouts`.
+    ``tower`` is for estimates. ``layout`` is the name of a layout and its own options: how a
+    picture becomes tiles and slots, see `pocketvlm.layouts`.
     ``constants`` are further outputs of every vision graph that no picture changes, (hidden,) each.
     ``totals[budget][grid]`` is how many visual tokens a picture cut into that grid takes at most,
     for people and other clients.
@@ -92,7 +93,7 @@ class Vision:
 @dataclass(frozen=True)
 class FastV:
     """Visual tokens dropped inside the decoder: layers from ``layer`` on, counted from 0, read
-    ``keep`` a picture.
+    ``keep`` per picture.
 
     All others keep their original positions.
     """
@@ -106,11 +107,11 @@ class DecoderSpec:
     """The language model: file names by precision for each engine, and the dimensions a client
     needs.
 
-    ``default_engine`` answers unless another is asked for, and each engine in its default of
+    ``default_engine`` answers unless another is requested, and each engine in its default of
     ``default_precisions``, {engine: precision or GGUF type}.
 
     ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables``
-    says which precision of ``embed`` each decoder reads: {decoder's precision: table's}. With
+    maps each decoder's precision to that of the table in ``embed`` that it reads. With
     ``fastv`` the graphs are of another kind, which drops visual tokens on its way.
     """
 
@@ -140,14 +141,14 @@ class DecoderSpec:
 
     @property
     def graph_kind(self) -> str:
-        """What ``graphs`` are, one of `metadata.GRAPH_KINDS`."""
+        """The kind of ``graphs``, one of `metadata.GRAPH_KINDS`."""
         return FASTV_DECODER if self.fastv else DECODER
 
 
 @dataclass(frozen=True)
 class Parity:
     """What the exporter measured against the reference; an artifact whose ``passed`` is false is
-    not for use."""
+    refused."""
 
     passed: bool
     reference: str
@@ -174,7 +175,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Parse and validate; raises `PocketVLMError` saying which field is wrong."""
+        """Parse and validate; raises `ArtifactError` naming the field that is wrong."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -279,12 +280,12 @@ def _validator() -> Any:
 
 
 def _build(cls: type[Any], data: Mapping[str, Any]) -> Any:
-    """A dataclass from the fields it knows; JSON arrays become tuples."""
-    known = {f.name for f in dataclasses.fields(cls)}
+    """A dataclass from the fields that it has; JSON arrays become tuples."""
+    names = {f.name for f in dataclasses.fields(cls)}
     values = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in data.items()
-        if key in known
+        if key in names
     }
     for key, value in values.items():
         # JSON Schema takes 2.0 for an integer, Python's shapes and indices do not; no field here is
@@ -362,8 +363,8 @@ def _check_consistency(manifest: Manifest) -> None:
             max([decoder.image_token_id, *decoder.eos_token_ids]) >= decoder.vocab
         ),
     }
-    for problem, found in problems.items():
-        if found:
+    for problem, holds in problems.items():
+        if holds:
             raise ArtifactError(
                 f"{MANIFEST_NAME} contradicts itself: {problem}",
                 advice="export or download it again",

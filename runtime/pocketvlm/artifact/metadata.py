@@ -1,4 +1,4 @@
-"""Knows what graphs say of themselves: the ONNX ``metadata_props`` that tie one to its artifact, so
+"""Knows what is stored inside graphs: the ONNX ``metadata_props`` that tie one to its artifact, so
 that mixed-up files are caught, and the names of nodes that mean something."""
 
 from typing import Final

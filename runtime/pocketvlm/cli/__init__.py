@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from pocketvlm import __version__
+from pocketvlm.cli.target import naming_target
 from pocketvlm.cli.terminal import printable, replace_unknown_characters
 from pocketvlm.errors import PocketVLMError, RequestError
 
@@ -36,7 +37,8 @@ class PluginGroup(click.Group):
         """Run; the only place where a `PocketVLMError` or Ctrl-C becomes an exit code."""
         replace_unknown_characters()
         try:
-            return super().invoke(ctx)
+            with naming_target(ctx):
+                return super().invoke(ctx)
         except PocketVLMError as error:
             if (ctx.obj or {}).get("debug"):
                 raise

@@ -1,4 +1,4 @@
-"""Knows `pocketvlm inspect`: what an artifact holds, and a drawing of what it looks at."""
+"""Knows `pocketvlm inspect`: the contents of an artifact, and a drawing of the patches it keeps."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     "--image",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A picture to show the kept patches of.",
+    help="A picture to draw the kept patches of.",
 )
 @click.option(
     "--video",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Or a clip, frame beside frame.",
+    help="A clip instead, frame beside frame.",
 )
 @click.option(
-    "--overlay", type=click.Path(path_type=Path), metavar="OUT.png", help="Where to draw them."
+    "--overlay", type=click.Path(path_type=Path), metavar="OUT.png", help="The drawing to write."
 )
 @click.option(
     "--budget",
     type=int,
     metavar="K",
-    help="Visual tokens to keep; the artifact's default if not given.",
+    help="Visual tokens to keep per tile; the artifact's default if not given.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def inspect(
@@ -50,30 +50,32 @@ def inspect(
     budget: int | None,
     as_json: bool,
 ) -> None:
-    """Show the graphs, sizes, budgets, precisions and parity figures of the artifact in DIR.
+    """Print the graphs, sizes, budgets, precisions and parity figures of the artifact in DIR.
 
     With --image or --video and --overlay, draw which patches of a picture, or of the frames of a
     clip, are kept: those in colour, the others dimmed.
     """
     from pocketvlm.artifact import Artifact
 
-    shown = video if image is None else image
-    if (shown is None) != (overlay is None) or (image is not None and video is not None):
+    medium = video if image is None else image
+    if (medium is None) != (overlay is None) or (image is not None and video is not None):
         raise click.UsageError("--image and --overlay go together, or --video and --overlay")
     if (
         overlay is not None
-        and shown is not None
+        and medium is not None
         and overlay.exists()
-        and shown.exists()
-        and overlay.samefile(shown)
+        and medium.exists()
+        and overlay.samefile(medium)
     ):
         raise RequestError(
-            f"--overlay {overlay} is the picture itself", advice="give another file to draw into"
+            f"--overlay {overlay} is the picture itself",
+            advice="give another file to draw into",
+            setting="overlay",
         )
     artifact = Artifact.open(directory, allow_rejected=True)
     kept: dict[str, Any] = {}
-    if shown is not None and overlay is not None:
-        kept = draw_overlay(artifact, shown, overlay, budget, is_clip=video is not None)
+    if medium is not None and overlay is not None:
+        kept = draw_overlay(artifact, medium, overlay, budget, is_clip=video is not None)
     if as_json:
         click.echo(json.dumps(facts(artifact.manifest) | kept, ensure_ascii=False))
         return
@@ -84,24 +86,39 @@ def inspect(
 
 
 def draw_overlay(
-    artifact: Artifact, shown: Path, overlay: Path, budget: int | None, *, is_clip: bool = False
+    artifact: Artifact, medium: Path, overlay: Path, budget: int | None, *, is_clip: bool
 ) -> dict[str, Any]:
-    """Write the drawing as PNG in one step; returns ``overlay`` (its path) and ``kept_indices`` in
-    raster order."""
+    """Write the drawing as PNG in one step.
+
+    Args:
+        artifact: an opened artifact.
+        medium: the file of a picture or clip.
+        overlay: the PNG file to write.
+        budget: visual tokens per tile; None is the artifact's default.
+        is_clip: whether ``medium`` is a clip.
+
+    Returns:
+        ``overlay`` (the path) and ``kept_indices`` in raster order.
+
+    Raises:
+        PocketVLMError: the picture, the budget or the file to write is refused.
+    """
     from pocketvlm.layouts import open_layout
     from pocketvlm.vision.overlay import draw_budgets
     from pocketvlm.vision.viewer import check_medium
 
     check_medium(open_layout(artifact), pictures=not is_clip, clips=is_clip)
-    wanted = artifact.manifest.pruning.default_budget if budget is None else budget
-    drawing, kept = draw_budgets(artifact, shown, [wanted])[wanted]
+    drawn_at = artifact.manifest.pruning.default_budget if budget is None else budget
+    drawing, kept = draw_budgets(artifact, medium, [drawn_at])[drawn_at]
     encoded = io.BytesIO()
     drawing.save(encoded, format="PNG")
     try:
         replace_file(overlay, encoded.getvalue())
     except OSError as error:
         raise RequestError(
-            f"{overlay} cannot be written ({error.strerror})", advice="give another --overlay"
+            f"{overlay} cannot be written ({error.strerror})",
+            advice="give another --overlay",
+            setting="overlay",
         ) from error
     return {"overlay": str(overlay), "kept_indices": kept}
 
@@ -116,16 +133,22 @@ def facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def graphs(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """(what it is, file name) of each graph, and of each GGUF file."""
-    for budget, by_precision in sorted(manifest.vision.graphs.items(), reverse=True):
+    """(what it is, file name) of each graph and GGUF file; those that answer unless another
+    precision is given are marked as the default."""
+    vision, decoder = manifest.vision, manifest.decoder
+    for budget, by_precision in sorted(vision.graphs.items(), reverse=True):
         for precision, name in by_precision.items():
-            yield f"vision k={budget} {precision}", name
-    for precision, name in manifest.decoder.embed.items():
+            yield f"vision k={budget} {_marked(precision, vision.default_precision)}", name
+    for precision, name in decoder.embed.items():
         yield f"embed {precision}", name
-    for precision, name in manifest.decoder.graphs.items():
-        yield f"decoder {precision}", name
-    for precision, name in manifest.decoder.gguf.items():
-        yield f"llama.cpp {precision}", name
+    for kind, engine in (("decoder", "onnx"), ("llama.cpp", "llama.cpp")):
+        for precision, name in decoder.by_engine[engine].items():
+            default = decoder.default_precisions.get(engine)
+            yield f"{kind} {_marked(precision, default)}", name
+
+
+def _marked(value: Any, default: Any) -> str:
+    return f"{value} (default)" if value == default else str(value)
 
 
 def graph_bytes(manifest: Manifest, name: str) -> int:
@@ -149,24 +172,21 @@ def describe(manifest: Manifest) -> Iterator[str]:
         f"source     {source.model}{commit} ({source.family}, licence "
         f"{source.license or 'not stated'})"
     )
-    budgets = ", ".join(
-        f"{k}{' (default)' if k == pruning.default_budget else ''}" for k in pruning.budgets
-    )
+    budgets = ", ".join(_marked(k, pruning.default_budget) for k in pruning.budgets)
     (height, width), layout = manifest.vision.image_size, manifest.vision.layout
     tiled = any(len(by_grid) > 1 for by_grid in manifest.vision.totals.values())
-    name, frames = layout["name"], layout.get("frames")  # of a clip, where the model is shown those
-    before = (
-        f"{pruning.tokens_before} tokens a {'frame' if frames else 'tile' if tiled else 'picture'}"
-    )
+    name, frames = layout["name"], layout.get("frames")  # of a clip, where the model reads those
+    unit = "frame" if frames else "tile" if tiled else "picture"
+    before = f"{pruning.tokens_before} tokens per {unit}"
     options = ", ".join(f"{name} {value}" for name, value in pruning.options.items())
     method = f"{pruning.method} ({options})" if options else pruning.method
     yield f"pruning    {method}, {before} -> {budgets}"
     for budget, text in totals_text(manifest.vision.totals):
-        yield f"           {budget} a tile come to {text}"
+        yield f"           {budget} per tile come to {text}"
     if fastv := decoder.fastv:
         yield (
             f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read "
-            f"{fastv.keep} tokens a picture, original positions"
+            f"{fastv.keep} tokens per picture, original positions"
         )
     if frames:
         yield (
@@ -174,14 +194,15 @@ def describe(manifest: Manifest) -> Iterator[str]:
             f"pixels{', [CLS] among their tokens' * ('cls' in layout)}"
         )
     else:
-        yield f"pictures   {width}x{height} pixels{f' a tile, layout {name}' if tiled else ''}"
+        yield f"pictures   {width}x{height} pixels{f' per tile, layout {name}' if tiled else ''}"
+    engines = ", ".join(_marked(engine, decoder.default_engine) for engine in decoder.engines)
     yield (
-        f"decoder    {', '.join(decoder.engines)}: {decoder.layers} layers, hidden "
+        f"decoder    {engines}: {decoder.layers} layers, hidden "
         f"{decoder.hidden}, {decoder.kv_heads} KV heads of {decoder.head_dim}, vocabulary "
         f"{decoder.vocab}, context {decoder.context}"
     )
     for what, name in graphs(manifest):
-        yield f"graph      {what:<20} {size_text(graph_bytes(manifest, name)):>10}  {name}"
+        yield f"graph      {what:<26} {size_text(graph_bytes(manifest, name)):>10}  {name}"
     total = sum(entry.bytes for entry in manifest.files.values())
     yield f"files      {len(manifest.files)}, {size_text(total)} in all"
     yield (
@@ -201,11 +222,12 @@ def describe(manifest: Manifest) -> Iterator[str]:
 
 
 def totals_text(totals: Mapping[str, Mapping[str, int]]) -> Iterator[tuple[str, str]]:
-    """(budget, what it comes to by grid of tiles) for people; none where a picture is one tile."""
+    """(budget, visual tokens by grid of tiles as words) of each; none where a picture is one
+    tile."""
     for budget, by_grid in totals.items():
         if len(by_grid) > 1:
             cut = ", ".join(f"{slots} ({grid})" for grid, slots in by_grid.items())
-            yield budget, f"{cut} visual tokens a picture, by the parts that it is cut into"
+            yield budget, f"{cut} visual tokens per picture, by the parts that it is cut into"
 
 
 def size_text(size: int) -> str:

@@ -34,11 +34,11 @@ class Comma(click.ParamType):
 
     @staticmethod
     def without_all(values: Sequence[Any], flag: str) -> list[int]:
-        """The numbers asked for; empty for all. Both at once are a usage error."""
+        """The requested numbers; empty for all. Both at once are a usage error."""
         if "all" not in values:
             return list(values)
         if len(values) > 1:
-            raise click.UsageError(f"{flag} all stands alone")
+            raise click.UsageError(f"{flag} all cannot be combined with other values")
         return []
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pocketvlm.cli.lists import BUDGET
-from pocketvlm.cli.target import answering_wishes, takes_target
+from pocketvlm.cli.target import answering_defaults, takes_target
 
 if TYPE_CHECKING:
     from pocketvlm import VLM
@@ -147,7 +147,7 @@ def answering_options(command: _Command) -> _Command:
         model = {name: given.pop(name) for name in _LOADED}
         return command(*arguments, **given, sampling=sampling, load=functools.partial(_load, model))
 
-    decorated: Any = takes_target(answering_wishes)(with_groups)
+    decorated: Any = takes_target(answering_defaults)(with_groups)
     for option in reversed([_IMAGE, _VIDEO, _SYSTEM, *_MODEL, *_SAMPLING]):
         decorated = option(decorated)
     result: _Command = decorated

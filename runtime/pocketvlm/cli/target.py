@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import copy
 import os
-import re
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -17,113 +17,144 @@ if TYPE_CHECKING:
     from pocketvlm_targets import Target
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-# What a target wants of a command, by parameter name. It is told what is in force so far,
-# ``decoder`` being the typed one or else the target's, so that precisions for one engine are not
-# asked of another.
-Wishes = Callable[["Target", Mapping[str, Any]], Mapping[str, Any]]
-
-_TARGET = click.option(
-    "--target",
-    metavar="NAME|FILE",
-    help="Take what no option says from a deployment target; see `pocketvlm targets`.",
-)
+# What a target sets for a command, by parameter name: a value, or a function without arguments that
+# gives it, or None for the command's own default. A function is called when its option is
+# processed: after all options on the command line and those declared before it, so that it finds
+# the engine in force in ``ctx.params``.
+TargetDefaults = Callable[["Target", click.Context], Mapping[str, Any]]
+_IN_FORCE = "pocketvlm.target"  # key of the invocation's `click.Context.meta`
 
 
-def takes_target(wishes: Wishes) -> Callable[[_Command], _Command]:
-    """Add ``--target`` to a command; what the target says arrives as if it had been typed."""
+class _InForce(NamedTuple):
+    """The target of an invocation, as it was named, and the context of the command it is for."""
 
-    def decorate(command: _Command) -> _Command:
-        @functools.wraps(command)
-        def with_target(*arguments: Any, target: str | None, **given: Any) -> Any:
-            if target is None:
-                return command(*arguments, **given)
-            taken = _from_target(target, given, wishes)
-            try:
-                return command(*arguments, **given | taken)
-            except PocketVLMError as error:
-                raise _with_source(error, target, taken) from error
+    name: str
+    command: click.Context
 
-        decorated: Any = _TARGET(with_target)
-        result: _Command = decorated
-        return result
 
-    return decorate
+def takes_target(defaults: TargetDefaults) -> Callable[[_Command], _Command]:
+    """Add ``--target`` to a command; ``defaults`` picks the values of a target that are its
+    options'."""
+
+    def apply(ctx: click.Context, _param: click.Parameter, name: str | None) -> None:
+        if name is not None and not ctx.resilient_parsing:
+            ctx.default_map = _default_map(ctx, name, defaults(load_target(name), ctx))
+            ctx.meta[_IN_FORCE] = _InForce(name, ctx)
+
+    return click.option(
+        "--target",
+        metavar="NAME|FILE",
+        is_eager=True,  # before the options whose defaults it gives
+        expose_value=False,
+        callback=apply,
+        help="Take the options that are not given from a deployment target; see `pocketvlm "
+        "targets`.",
+    )
 
 
 def load_target(name_or_file: str | os.PathLike[str]) -> Target:
-    """Read a shipped target by name, or a TOML file; raises `PocketVLMError` naming the file and
-    the key."""
+    """Read a shipped target by name, or a TOML file; raises `RequestError` naming the file and the
+    key."""
     import pocketvlm_targets
 
     try:
         return pocketvlm_targets.load_target(name_or_file)
     except pocketvlm_targets.TargetError as error:
-        raise RequestError(str(error)) from error
+        raise RequestError(str(error), setting="target") from error
 
 
-def answering_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a target wants of a command that answers: the first value of each list."""
-    precisions = target.gguf_type if given["decoder"] == "llama.cpp" else target.decoder_precision
-    wanted = {
+def answering_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
+    """A target's values for a command that answers: the first of each list."""
+
+    def decoder_precision() -> str | None:
+        on_llama = ctx.params["decoder"] == "llama.cpp"
+        return next(iter(target.gguf_type if on_llama else target.decoder_precision), None)
+
+    return {
         "decoder": None if target.decoder == "both" else target.decoder,
         "budget": next(iter(target.budget), None),
         "vision_precision": next(iter(target.vision_precision), None),
-        "decoder_precision": next(iter(precisions), None),
+        "decoder_precision": decoder_precision,
         "threads": target.threads,
         "context": target.context,
     }
-    return {name: value for name, value in wanted.items() if value is not None}
 
 
-def _from_target(name_or_file: str, given: Mapping[str, Any], wishes: Wishes) -> dict[str, Any]:
-    """The target's values for the options that nobody typed, converted as the options convert what
-    is typed."""
-    context = click.get_current_context()
-    target = load_target(name_or_file)
-    decoder = (
-        given["decoder"] if target.decoder is None or _typed(context, "decoder") else target.decoder
-    )
-    wanted = wishes(target, {**given, "decoder": decoder})
-    options = {option.name: option for option in context.command.params}
-    taken = {}
-    for name, value in wanted.items():
-        if _typed(context, name):
-            continue
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        try:
-            taken[name] = options[name].type_cast_value(context, text)
-        except KeyError as error:
+@contextmanager
+def naming_target(ctx: click.Context) -> Iterator[None]:
+    """Name the target, and the flag that beats it, in a refusal of a value that the target gave.
+
+    Args:
+        ctx: of the command, or of any command above it.
+
+    Raises:
+        RequestError: in place of click's usage error, where an option refused a target's value.
+        PocketVLMError: a later refusal whose ``setting`` came from the target.
+    """
+    try:
+        yield
+    except click.BadParameter as error:
+        refusing = error.param
+        flag = _flag_from_target(ctx, lambda option: option is refusing)
+        if flag is None:
+            raise
+        key = flag.removeprefix("--").replace("-", "_")
+        raise RequestError(
+            f"{ctx.meta[_IN_FORCE].name}: {key}: {error.message.rstrip('.')}",
+            advice=f"change it or give {flag}",
+            setting=key,
+        ) from error
+    except PocketVLMError as error:
+        setting = f"--{error.setting.replace('_', '-')}"
+        flag = _flag_from_target(ctx, lambda option: setting in option.opts)
+        if flag is None:
+            raise
+        note = f"(target {ctx.meta[_IN_FORCE].name} says so: {flag} would beat it)"
+        raise _with_note(error, note) from error
+
+
+def _default_map(ctx: click.Context, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` as click's ``default_map``, written as if they had been typed, so that the options
+    check them."""
+    options = {option.name: option for option in ctx.command.params}
+    for key in values:
+        if key not in options:
             raise RequestError(
-                f"{target.name}: {name} is not for this version's `{context.info_name}`",
+                f"{name}: {key} is not for this version's `{ctx.info_name}`",
                 advice="leave it out",
-            ) from error
-        except click.BadParameter as error:
-            flag = options[name].opts[0]
-            raise RequestError(
-                f"{target.name}: {name}: {error.message.rstrip('.')}",
-                advice=f"change it or say {flag}",
-            ) from error
-    return taken
+                setting="target",
+            )
+
+    def late(option: click.Parameter, value: Callable[[], Any]) -> Callable[[], Any]:
+        # click takes an entry of the map for an answer, None too.
+        return lambda: option.default if (given := value()) is None else _as_typed(given)
+
+    return {
+        key: late(options[key], value) if callable(value) else _as_typed(value)
+        for key, value in values.items()
+        if value is not None
+    }
 
 
-def _with_source(error: PocketVLMError, target: str, taken: Mapping[str, Any]) -> PocketVLMError:
-    """The refusal, with what of it nobody typed: the names or values that the target gave and the
-    refusal mentions."""
-    words = set(re.findall(r"[\w.+]+", str(error)))
-    options = {option.name: option.opts[0] for option in click.get_current_context().command.params}
-    named = [options[name] for name, value in taken.items() if words & _words(value)]
-    if not named:
-        return error
-    return RequestError(f"{error} (target {target} says so: {' and '.join(named)} would beat it)")
+def _as_typed(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def _words(value: Any) -> set[str]:
-    return {str(item) for item in (value if isinstance(value, tuple) else (value,))}
+def _flag_from_target(ctx: click.Context, matches: Callable[[click.Parameter], bool]) -> str | None:
+    """The flag of the option that ``matches``, where the target gave its value; else None."""
+    if _IN_FORCE not in ctx.meta:
+        return None
+    command: click.Context = ctx.meta[_IN_FORCE].command
+    for option in command.command.params:
+        if matches(option) and option.name is not None:
+            given_by = command.get_parameter_source(option.name)
+            return option.opts[0] if given_by is ParameterSource.DEFAULT_MAP else None
+    return None
 
 
-def _typed(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) not in (
-        None,
-        ParameterSource.DEFAULT,
-        ParameterSource.DEFAULT_MAP,
-    )
+def _with_note(error: PocketVLMError, note: str) -> PocketVLMError:
+    """The same refusal with a note at the end of its line."""
+    noted = copy.copy(error)
+    last = "advice" if error.advice else "expected" if error.expected else "found"
+    setattr(noted, last, f"{getattr(error, last)} {note}")
+    return noted

@@ -1,4 +1,5 @@
-"""Knows `pocketvlm targets`: the deployment targets there are, and what one says and why."""
+"""Knows `pocketvlm targets`: the deployment targets there are, and the settings of one with their
+reasons."""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ _WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}  # addresse
 @click.argument("target", metavar="[NAME|FILE]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def targets(target: str | None, as_json: bool) -> None:
-    """List the deployment targets, or show what one says and why.
+    """List the deployment targets, or print the settings of one and the reasons for them.
 
-    A target is a TOML file with the options that suit a device: --target takes what no option says
-    from it. To make one of your own, save what this prints for the nearest as a file that ends in
-    .toml, and change it.
+    A target is a TOML file with the options that suit a device: --target takes the options that are
+    not given from it. To make one of your own, save what this prints for the nearest as a file that
+    ends in .toml, and change it.
     """
     from pocketvlm.cli.target import load_target
     from pocketvlm_targets import target_names
@@ -39,11 +40,11 @@ def targets(target: str | None, as_json: bool) -> None:
         for name, description in listed.items():
             click.echo(f"{name:<16} {description}")
         return
-    found = load_target(target)
+    loaded = load_target(target)
     if as_json:
-        click.echo(json.dumps(facts(found), ensure_ascii=False))
+        click.echo(json.dumps(facts(loaded), ensure_ascii=False))
         return
-    for line in describe(found):
+    for line in describe(loaded):
         click.echo(printable(line))
 
 

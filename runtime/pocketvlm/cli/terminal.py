@@ -19,9 +19,9 @@ def print_pieces(pieces: Iterable[str]) -> None:
     write."""
     begun = False
     for piece in pieces:
-        shown = piece if begun else piece.lstrip()
-        begun = begun or bool(shown)
-        click.echo(shown, nl=False)
+        text = piece if begun else piece.lstrip()
+        begun = begun or bool(text)
+        click.echo(text, nl=False)
     click.echo()
 
 

@@ -85,14 +85,10 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
 
 def _reference() -> Any:
     """``verify_against(artifact_dir, model) -> dict`` of the exporter."""
-    references = [
-        entry
-        for entry in entry_points(group="pocketvlm.references")
-        if entry.name == "transformers"
-    ]
+    references = entry_points(group="pocketvlm.references", name="transformers")
     try:
-        if references:
-            return references[0].load()
+        for reference in references:
+            return reference.load()
         reason = "no reference is registered"
     except ImportError as error:
         reason = str(error)

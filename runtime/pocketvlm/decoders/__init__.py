@@ -44,12 +44,14 @@ def open_decoder(
         raise RequestError(
             f"decoder engine {requested!r} is not in this artifact, which has {', '.join(present)}",
             advice="export it with that",
+            setting="decoder",
         )
     if requested not in ENGINES:
         raise RequestError(
             f"decoder engine {requested!r} is unknown to this runtime, which has "
             f"{', '.join(ENGINES)}",
             advice="update pocketvlm",
+            setting="decoder",
         )
     decoder: Decoder = engine_class(artifact, requested).open(
         artifact, precision=precision, settings=settings

@@ -131,6 +131,7 @@ def check_room(length: int, added: int, context: int) -> None:
         raise RequestError(
             f"{length + added} tokens are more than the model's context of {context}",
             advice="shorten the prompt, lower max_new_tokens or use a smaller budget",
+            setting="context",
         )
 
 

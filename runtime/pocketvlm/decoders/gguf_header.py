@@ -2,8 +2,8 @@
 reporting an error.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Only what exports write is
-let through: a setting that this module does not know is refused, since nobody has checked what
-llama.cpp does with its values.
+let through: any other setting is refused, since nobody has checked what llama.cpp does with its
+values.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ _OPTIONAL_WIDTHS = (
     "rope.dimension_count",
     "rope.scaling.original_context_length",
 )
-_LENGTHS = ("vocab_size", "context_length", "rope.scaling.original_context_length")
+# Of these, the ones that count tokens and so may exceed `_MAX_WIDTH`.
+_TOKEN_COUNTS = ("vocab_size", "context_length", "rope.scaling.original_context_length")
 _NUMBERS = (
     "attention.layer_norm_rms_epsilon",
     "attn_logit_softcapping",
@@ -129,8 +130,9 @@ class GgufHeader:
         for field, value in expected.items():
             if (stated := getattr(self, field)) != value:
                 raise ArtifactError(
-                    f"{name} has {field} {stated}, the manifest says {value}",
-                    advice="files of two artifacts are mixed, copy or export it again",
+                    f"{name} has {field} {stated}, the manifest says {value}: files of two "
+                    "artifacts are mixed",
+                    advice="copy or export it again",
                 )
 
 
@@ -144,7 +146,7 @@ class _Array:
 
 
 def expected_dimensions(spec: DecoderSpec) -> dict[str, int]:
-    """What `GgufHeader.check` holds a file of an artifact against."""
+    """The dimensions in a manifest that `GgufHeader.check` compares a file of its artifact with."""
     return {
         name: getattr(spec, name)
         for name in ("layers", "kv_heads", "head_dim", "hidden", "vocab", "context")
@@ -182,7 +184,7 @@ class _Reader:
         if self._take(4) != b"GGUF":
             self._refuse("its first bytes are not GGUF")
         if (version := self._number("<I")) not in _VERSIONS:
-            self._refuse(f"its version is {version}, known are {_VERSIONS}")
+            self._refuse(f"its version is {version}, supported are {_VERSIONS}")
         tensors = self._count("tensors", _MAX_TENSORS)
         settings = dict(self._settings(self._count("settings", _MAX_KEYS)))
         header = self._dimensions(settings)
@@ -308,12 +310,8 @@ class _Reader:
         """A setting of the architecture: known, of the right type and within what llama.cpp can
         compute with."""
         if name in (*_WIDTHS, *_OPTIONAL_WIDTHS):
-            limit = (
-                _MAX_ITEMS
-                if name in ("vocab_size", "context_length", "rope.scaling.original_context_length")
-                else 0
-            )
-            if kind != _UINT32 or not 1 <= value <= (limit or _MAX_WIDTH):
+            limit = _MAX_ITEMS if name in _TOKEN_COUNTS else _MAX_WIDTH
+            if kind != _UINT32 or not 1 <= value <= limit:
                 self._refuse(f"{name} is no usable count")
         elif name in _NUMBERS:
             if kind != _FLOAT32 or not math.isfinite(value) or value < 0:
@@ -325,7 +323,7 @@ class _Reader:
             self._refuse(f"the setting {name} is not one that exports write")
 
     def _check_vocabulary(self, settings: dict[str, tuple[int, Any]]) -> None:
-        """llama.cpp aborts on a token that stands in the list twice; it names empty ones by their
+        """llama.cpp aborts on a token that is in the list twice; it names empty ones by their
         place."""
         if settings.get("tokenizer.ggml.model", (0, b""))[1] not in [
             name.encode() for name in _TOKENIZERS
@@ -342,7 +340,7 @@ class _Reader:
         if len({token or b"[EMPTY_%d]" % place for place, token in enumerate(tokens)}) != len(
             tokens
         ):
-            self._refuse("a token stands in its vocabulary twice")
+            self._refuse("a token is in its vocabulary twice")
 
     def _check_tensors(self, count: int) -> None:
         """Every tensor follows the one before, aligned, and lies within the file."""

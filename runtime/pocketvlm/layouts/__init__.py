@@ -1,5 +1,5 @@
-"""How what is shown becomes tiles, slots and features, by layout; a new one is a module here and a
-name in `_KNOWN`."""
+"""How a picture or clip becomes tiles, slots and features; a new layout is a module here and a name
+in `_ALL`."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts.anyres import AnyRes
 from pocketvlm.layouts.anyres_unpadded import AnyResUnpadded
-from pocketvlm.layouts.base import Grid, Layout, Medium, Setting, Tiles, slot_count, tokens_before
+from pocketvlm.layouts.base import (
+    Layout,
+    LayoutConfig,
+    Medium,
+    TileGrid,
+    Tiles,
+    slot_count,
+    tokens_before,
+)
 from pocketvlm.layouts.frames import Frames
 from pocketvlm.layouts.idefics3 import Idefics3
 from pocketvlm.layouts.single import Single
 
-_KNOWN: tuple[type[Layout], ...] = (Single, AnyRes, AnyResUnpadded, Idefics3, Frames)
-LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in _KNOWN}
+_ALL: tuple[type[Layout], ...] = (Single, AnyRes, AnyResUnpadded, Idefics3, Frames)
+LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in _ALL}
 
 __all__ = [
     "LAYOUTS",
-    "Grid",
     "Layout",
+    "LayoutConfig",
     "Medium",
-    "Setting",
+    "TileGrid",
     "Tiles",
+    "layout_config",
     "make_layout",
     "open_layout",
-    "setting_of",
     "slot_count",
     "tokens_before",
 ]
@@ -37,14 +45,14 @@ def open_layout(artifact: Artifact) -> Layout:
     """The layout of an artifact, ready to cut; raises `PocketVLMError` where its settings cannot be
     followed."""
     return make_layout(
-        setting_of(artifact.manifest), artifact.read_json("preprocessor_config.json")
+        layout_config(artifact.manifest), artifact.read_json("preprocessor_config.json")
     )
 
 
-def setting_of(manifest: Manifest) -> Setting:
-    """What the layout of an artifact is made for."""
+def layout_config(manifest: Manifest) -> LayoutConfig:
+    """The part of an artifact's manifest that its layout reads."""
     vision = manifest.vision
-    return Setting(
+    return LayoutConfig(
         vision.image_size,
         manifest.pruning.tokens_before,
         manifest.decoder.image_token_id,
@@ -52,13 +60,13 @@ def setting_of(manifest: Manifest) -> Setting:
     )
 
 
-def make_layout(setting: Setting, config: Mapping[str, Any] | None = None) -> Layout:
+def make_layout(config: LayoutConfig, processor_config: Mapping[str, Any] | None = None) -> Layout:
     """See `Layout.make`; raises `PocketVLMError` for a layout that this runtime does not have,
     too."""
-    name = setting.options.get("name")
+    name = config.options.get("name")
     if name not in LAYOUTS:
         raise ArtifactError(
             f"picture layout {name!r} is unknown to this runtime, which has {', '.join(LAYOUTS)}",
             advice="update pocketvlm",
         )
-    return LAYOUTS[name].make(setting, config)
+    return LAYOUTS[name].make(config, processor_config)

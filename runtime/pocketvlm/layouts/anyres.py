@@ -3,27 +3,24 @@ wastes least.
 
 Kept tokens are put together as FasterVLM's own code does (Zhang et al. 2024, arXiv 2412.01818, on
 LLaVA-NeXT): those of the whole picture first, in raster order, then those of the grid in raster
-order of the map that its tiles make up together. No token says where a row ends, and those that
-fall into padding compete like any other. `AnyResUnpadded` says how that differs from what
-transformers does.
+order of the map that its tiles make up together. No token marks the end of a row, and those that
+fall into padding compete like any other. `AnyResUnpadded` describes how that differs from
+transformers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import ArtifactError
-from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles
+from pocketvlm.layouts.base import Floats, Ints, LayoutConfig, Medium, Prepared, TileGrid, Tiles
 from pocketvlm.media.preprocessing import NEXT_TYPES, Preprocessor
-
-if TYPE_CHECKING:
-    from pocketvlm.vision.features import VisionFeatures
 
 _RECIPE = """\
 A picture of W x H pixels is cut into tiles, and each tile goes through the steps below (sizes are
@@ -53,31 +50,27 @@ class AnyRes(Prepared):
     medium: ClassVar[Medium] = "image"
     recipe_of_rows: ClassVar[str] = "Its rows follow one after the other, each from left to right."
 
-    def __init__(self, setting: Setting, preprocessor: Preprocessor | None) -> None:
-        super().__init__(setting, preprocessor)
-        self.pinpoints = _pinpoints(setting)
-        self.side = math.isqrt(setting.patches)  # patches along an edge of a tile
+    def __init__(self, config: LayoutConfig, preprocessor: Preprocessor | None) -> None:
+        super().__init__(config, preprocessor)
+        self.pinpoints = _pinpoints(config)
+        self.side = math.isqrt(config.patches)  # patches along an edge of a tile
 
     @classmethod
-    def make(cls, setting: Setting, config: Mapping[str, Any] | None = None) -> Self:
+    def make(cls, config: LayoutConfig, processor_config: Mapping[str, Any] | None = None) -> Self:
         """See `Layout.make`."""
-        if config is None:
-            return cls(setting, None)
-        if config.get("do_resize") is False:
-            raise ArtifactError(
-                "the image processor resizes no tile (do_resize)", advice="this is not supported"
-            )
-        preprocessor = Preprocessor.from_config(config, NEXT_TYPES)
-        preprocessor.check_size(setting.image_size)
-        layout = cls(setting, preprocessor)
-        stated = config.get("image_grid_pinpoints")
+        if processor_config is None:
+            return cls(config, None)
+        if processor_config.get("do_resize") is False:
+            raise ArtifactError("the image processor has do_resize false, which is not supported")
+        preprocessor = Preprocessor.from_config(processor_config, NEXT_TYPES)
+        preprocessor.check_size(config.image_size)
+        layout = cls(config, preprocessor)
+        stated = processor_config.get("image_grid_pinpoints")
         if stated is not None and [list(size) for size in layout.pinpoints] != stated:
             raise ArtifactError(
-                (
-                    f"the image processor cuts pictures into {stated}, the model puts "
-                    f"{layout.pinpoints} together"
-                ),
-                advice="the two configurations belong to two models",
+                f"the image processor cuts pictures into {stated}, the model puts "
+                f"{layout.pinpoints} together: the two configurations are of two models",
+                advice="export the artifact again",
             )
         return layout
 
@@ -85,29 +78,29 @@ class AnyRes(Prepared):
     def recipe(self) -> str:
         """See `Layout.recipe`."""
         sizes = ", ".join(f"{height} x {width}" for height, width in self.pinpoints)
-        (tall, wide), base = self.setting.image_size, self.steps.base_size
-        shown = {
+        (tall, wide), base = self.config.image_size, self.steps.base_size
+        lengths = {
             "sizes": sizes,
             "base": f"{base[0]} x {base[1]}",
             "tile": f"{tall} x {wide}",
             "side": self.side,
         }
-        return _RECIPE.format(**shown, rows=self.recipe_of_rows)
+        return _RECIPE.format(**lengths, rows=self.recipe_of_rows)
 
-    def grids(self) -> Sequence[Grid]:
+    def grids(self) -> Sequence[TileGrid]:
         """One for each pinpoint."""
-        height, width = self.setting.image_size
-        found = {
-            Grid(rows // height, columns // width, "first") for rows, columns in self.pinpoints
+        height, width = self.config.image_size
+        grids = {
+            TileGrid(rows // height, columns // width, "first") for rows, columns in self.pinpoints
         }
-        return sorted(found, key=lambda grid: (grid.tiles, grid.rows))
+        return sorted(grids, key=lambda grid: (grid.tiles, grid.rows))
 
-    def grid(self, height: int, width: int) -> Grid:
-        """That of the pinpoint which shows most of the picture's pixels, and of those the one with
-        least around it."""
+    def grid(self, height: int, width: int) -> TileGrid:
+        """The grid of the pinpoint that keeps most of the picture's pixels, and of equals the one
+        with least padding."""
         rows, columns = self._target(height, width)
-        return Grid(
-            rows // self.setting.image_size[0], columns // self.setting.image_size[1], "first"
+        return TileGrid(
+            rows // self.config.image_size[0], columns // self.config.image_size[1], "first"
         )
 
     def views(self, image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -119,22 +112,24 @@ class AnyRes(Prepared):
         pixels = np.stack([self.steps(tile) for tile in self._tiles(image)])
         return Tiles(pixels, self.grid(image.height, image.width))
 
-    def expand(self, grid: Grid, budget: int, kept: Ints | None = None) -> Ints:
+    def expand(self, grid: TileGrid, budget: int, kept: Ints | None = None) -> Ints:
         """A slot for each kept token."""
-        return np.full(budget * grid.tiles, self.setting.image_token_id, dtype=np.int64)
+        return np.full(budget * grid.tiles, self.config.image_token_id, dtype=np.int64)
 
     def arrange(
-        self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]
+        self,
+        grid: TileGrid,
+        image_features: Floats,
+        kept_indices: Ints,
+        constants: Mapping[str, Floats],
     ) -> Floats:
         """The whole picture's, then the parts' in raster order of their common map."""
-        rows, columns = self.places(grid, features.kept_indices)
+        rows, columns = self.places(grid, kept_indices)
         order = np.argsort(rows * self.side * grid.columns + columns, kind="stable")
-        width = features.image_features.shape[-1]
-        return np.concatenate(
-            [features.image_features[0], features.image_features[1:].reshape(-1, width)[order]]
-        )
+        width = image_features.shape[-1]
+        return np.concatenate([image_features[0], image_features[1:].reshape(-1, width)[order]])
 
-    def places(self, grid: Grid, kept: Ints) -> tuple[Ints, Ints]:
+    def places(self, grid: TileGrid, kept: Ints) -> tuple[Ints, Ints]:
         """(rows, columns) in the map of all parts of the tokens kept of them: (tiles, k) -> (parts
         * k,) each."""
         part = np.arange(grid.rows * grid.columns)[:, None]
@@ -148,35 +143,33 @@ class AnyRes(Prepared):
         canvas = Image.new("RGB", (width, height))  # black around what the picture does not fill
         fitted = image.resize(_fit(image.size, (width, height)), steps.resample)
         canvas.paste(fitted, ((width - fitted.width) // 2, (height - fitted.height) // 2))
-        tall, wide = self.setting.image_size
+        tall, wide = self.config.image_size
         corners = [(x, y) for y in range(0, height, tall) for x in range(0, width, wide)]
         return [whole, *(canvas.crop((x, y, x + wide, y + tall)) for x, y in corners)]
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
         def badness(pinpoint: tuple[int, int]) -> tuple[int, int]:
             scale = min(pinpoint[1] / width, pinpoint[0] / height)
-            shown = min(int(width * scale) * int(height * scale), width * height)
-            return -shown, pinpoint[0] * pinpoint[1] - shown
+            used = min(int(width * scale) * int(height * scale), width * height)
+            return -used, pinpoint[0] * pinpoint[1] - used
 
         return min(self.pinpoints, key=badness)
 
 
-def _pinpoints(setting: Setting) -> tuple[tuple[int, int], ...]:
-    """The option, checked; the manifest may be anyone's."""
-    height, width = setting.image_size
-    stated = setting.options.get("pinpoints")
+def _pinpoints(config: LayoutConfig) -> tuple[tuple[int, int], ...]:
+    """The option, checked, as the manifest is untrusted."""
+    height, width = config.image_size
+    stated = config.options.get("pinpoints")
     sound = (
         isinstance(stated, list)
         and bool(stated)
         and all(_is_size(size, height, width) for size in stated)
     )
-    if not sound or math.isqrt(setting.patches) ** 2 != setting.patches:
+    if not sound or math.isqrt(config.patches) ** 2 != config.patches:
         raise ArtifactError(
             f"pictures cannot be cut into {stated!r}",
-            expected=(
-                f"sizes [height, width] of whole tiles of {height}x{width} pixels, {_MOST_TILES} "
-                "at most, and a square number of patches in each"
-            ),
+            expected=f"sizes [height, width] of whole tiles of {height}x{width} pixels, "
+            f"{_MOST_TILES} at most, and a square number of patches in each",
         )
     return tuple((size[0], size[1]) for size in stated or ())
 

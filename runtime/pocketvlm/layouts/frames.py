@@ -8,7 +8,7 @@ Two ways of reading a frame, which an export chooses between by name:
   kept in raster order, and the projector reads those alone. 8 frames of 256 patches make 2048
   tokens, and k of each frame 8 k.
 - ``hf``, without pruning, as transformers' ``VideoLlavaModel.get_video_features``: [CLS] of each
-  frame stands in front of its patches and is read by the decoder too, 8 x 257 = 2056 tokens. In
+  frame comes before its patches and is read by the decoder too, 8 x 257 = 2056 tokens. In
   `kept_indices` it is number 0 then, and the patches follow from 1; the manifest says ``"cls":
   true``.
 
@@ -18,7 +18,7 @@ Without [CLS] at a budget of all 256 patches the first is therefore not the seco
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,21 +27,18 @@ from PIL import Image
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts.base import (
     Floats,
-    Grid,
     Ints,
+    LayoutConfig,
     Medium,
     Prepared,
-    Setting,
+    TileGrid,
     Tiles,
     one_after_another,
 )
 from pocketvlm.media.preprocessing import VIDEO_TYPES, Preprocessor
 
-if TYPE_CHECKING:
-    from pocketvlm.vision.features import VisionFeatures
-
 _RECIPE = """\
-This model is shown clips, not pictures: {count} frames of a clip, each a tile. Of n decoded frames,
+This model reads clips, not pictures: {count} frames of a clip, each a tile. Of n decoded frames,
 counted from 0, they are numbers {numbers}; of a short clip some come twice. Each frame goes through
 the steps below, all are one batch of the vision graph, and what comes back is put together frame
 after frame in time order."""
@@ -49,24 +46,24 @@ _MOST_FRAMES = 128  # published models read 8
 
 
 class Frames(Prepared):
-    """See `pocketvlm.layouts.base.Layout`; its option ``frames`` says how many are taken of a
+    """See `pocketvlm.layouts.base.Layout`; its option ``frames`` is how many are taken of a
     clip."""
 
     name: ClassVar[str] = "frames"
     medium: ClassVar[Medium] = "video"
 
-    def __init__(self, setting: Setting, preprocessor: Preprocessor | None) -> None:
-        super().__init__(setting, preprocessor)
-        self.count = _count(setting)
+    def __init__(self, config: LayoutConfig, preprocessor: Preprocessor | None) -> None:
+        super().__init__(config, preprocessor)
+        self.count = _count(config)
 
     @classmethod
-    def make(cls, setting: Setting, config: Mapping[str, Any] | None = None) -> Self:
+    def make(cls, config: LayoutConfig, processor_config: Mapping[str, Any] | None = None) -> Self:
         """See `Layout.make`."""
-        if config is None:
-            return cls(setting, None)
-        preprocessor = Preprocessor.from_config(config, VIDEO_TYPES)
-        preprocessor.check_size(setting.image_size)
-        return cls(setting, preprocessor)
+        if processor_config is None:
+            return cls(config, None)
+        preprocessor = Preprocessor.from_config(processor_config, VIDEO_TYPES)
+        preprocessor.check_size(config.image_size)
+        return cls(config, preprocessor)
 
     @property
     def recipe(self) -> str:
@@ -75,13 +72,13 @@ class Frames(Prepared):
         numbers = f"floor(i (n - 1) / {last}) for i = 0 to {last}" if last else "0"
         return _RECIPE.format(count=self.count, numbers=numbers)
 
-    def grids(self) -> Sequence[Grid]:
+    def grids(self) -> Sequence[TileGrid]:
         """One: the frames of every clip, side by side."""
-        return [Grid(1, self.count)]
+        return [TileGrid(1, self.count)]
 
-    def grid(self, height: int, width: int) -> Grid:
+    def grid(self, height: int, width: int) -> TileGrid:
         """The same for every clip."""
-        return Grid(1, self.count)
+        return TileGrid(1, self.count)
 
     def views(self, frames: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
         """Each frame as resized and cropped."""
@@ -90,24 +87,28 @@ class Frames(Prepared):
     def cut(self, frames: Sequence[Image.Image]) -> Tiles:
         """As many frames as `grids` says, in time order, as from
         `pocketvlm.media.videos.open_video`."""
-        return Tiles(np.stack([self.steps(frame) for frame in frames]), Grid(1, self.count))
+        return Tiles(np.stack([self.steps(frame) for frame in frames]), TileGrid(1, self.count))
 
-    def expand(self, grid: Grid, budget: int, kept: Ints | None = None) -> Ints:
+    def expand(self, grid: TileGrid, budget: int, kept: Ints | None = None) -> Ints:
         """A slot for each kept token."""
-        return np.full(budget * grid.tiles, self.setting.image_token_id, dtype=np.int64)
+        return np.full(budget * grid.tiles, self.config.image_token_id, dtype=np.int64)
 
     def arrange(
-        self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]
+        self,
+        grid: TileGrid,
+        image_features: Floats,
+        kept_indices: Ints,
+        constants: Mapping[str, Floats],
     ) -> Floats:
         """Frame after frame."""
-        return one_after_another(features)
+        return one_after_another(image_features)
 
 
-def _count(setting: Setting) -> int:
-    """The option, checked; the manifest may be anyone's."""
-    count = setting.options.get("frames")
+def _count(config: LayoutConfig) -> int:
+    """The option, checked, as the manifest is untrusted."""
+    count = config.options.get("frames")
     if type(count) is not int or not 1 <= count <= _MOST_FRAMES:
         raise ArtifactError(
-            f"clips cannot be shown as {count!r} frames", expected=f"1 to {_MOST_FRAMES}"
+            f"the layout takes {count!r} frames of a clip", expected=f"1 to {_MOST_FRAMES}"
         )
     return count

@@ -1,7 +1,7 @@
 """Idefics3's and SmolVLM's tiles: the picture cut into parts row by row, then the whole of it,
 named in the prompt.
 
-Around the slots of every tile stand tokens that say which part of the picture it is. A picture that
+Around the slots of every tile are tokens that name its part of the picture. A picture that
 is not cut is one tile, announced as the whole.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard
+from typing import Any, ClassVar, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +19,15 @@ from PIL import Image
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts.base import (
     Floats,
-    Grid,
     Ints,
+    LayoutConfig,
     Medium,
     Prepared,
-    Setting,
+    TileGrid,
     Tiles,
     one_after_another,
 )
 from pocketvlm.media.preprocessing import IDEFICS3_TYPES, Preprocessor
-
-if TYPE_CHECKING:
-    from pocketvlm.vision.features import VisionFeatures
 
 _MOST_EDGE = 4096  # transformers makes pictures smaller than that, whatever longest_edge says
 _MOST_TILES = 100  # published models cut into 4 x 4 and 5 x 5
@@ -54,7 +51,7 @@ A picture of W x H pixels is cut into tiles of {tile}; every resize is by the fi
    {tile}. Where it is one tile already, that is the only one.
 
 The tiles of one picture are one batch of the vision graph; those of two pictures are two. In the
-place of the picture's token stand, for each part in row r and column c (from 1): {around}, the ids
+place of the picture's token come, for each part in row r and column c (from 1): {around}, the ids
 of its name below, and an image token for each row of its `image_features`; after each row of parts
 {row_end}, after the last {last_row_end} instead. Then come {around}, {whole}, the image tokens of
 the last tile, {around}. Rows of features fill the image tokens in that order."""
@@ -71,28 +68,26 @@ class Idefics3(Prepared):
     name: ClassVar[str] = "idefics3"
     medium: ClassVar[Medium] = "image"
 
-    def __init__(self, setting: Setting, preprocessor: Preprocessor | None) -> None:
-        super().__init__(setting, preprocessor)
-        self.edge = setting.image_size[0]
-        self.longest_edge, self.splits = _geometry(setting)
+    def __init__(self, config: LayoutConfig, preprocessor: Preprocessor | None) -> None:
+        super().__init__(config, preprocessor)
+        self.edge = config.image_size[0]
+        self.longest_edge, self.splits = _geometry(config)
         self._check_grids()
         self.marks, self.parts = self._names()
 
     @classmethod
-    def make(cls, setting: Setting, config: Mapping[str, Any] | None = None) -> Self:
+    def make(cls, config: LayoutConfig, processor_config: Mapping[str, Any] | None = None) -> Self:
         """See `Layout.make`."""
-        if config is None:
-            return cls(setting, None)
-        layout = cls(setting, tile_steps(config))
-        stated = geometry_of(config)
+        if processor_config is None:
+            return cls(config, None)
+        layout = cls(config, tile_steps(processor_config))
+        stated = geometry_of(processor_config)
         if stated != (layout.longest_edge, layout.splits, layout.edge):
             raise ArtifactError(
-                (
-                    f"the image processor makes tiles of {stated[2]} pixels of pictures of "
-                    f"{stated[0]}, {'cut' if stated[1] else 'not cut'}; the vision graph reads "
-                    f"tiles of {layout.edge} of pictures of {layout.longest_edge}, "
-                    f"{'cut' if layout.splits else 'not cut'}"
-                ),
+                f"the image processor makes tiles of {stated[2]} pixels of pictures of "
+                f"{stated[0]}, {'cut' if stated[1] else 'not cut'}; the vision graph reads "
+                f"tiles of {layout.edge} of pictures of {layout.longest_edge}, "
+                f"{'cut' if layout.splits else 'not cut'}",
                 advice="export the artifact again",
             )
         return layout
@@ -101,35 +96,35 @@ class Idefics3(Prepared):
     def recipe(self) -> str:
         """See `Layout.recipe`."""
         longest = min(self.longest_edge, _MOST_EDGE)
-        shown: dict[str, Any] = {
+        values: dict[str, Any] = {
             "longest": longest,
             "edge": self.edge,
             "tile": f"{self.edge} x {self.edge}",
         }
-        shown["filter"] = self.steps.resample.name.lower()
+        values["filter"] = self.steps.resample.name.lower()
         if len(self.grids()) == 1 and self.grids()[0].tiles == 1:
-            return _RECIPE_ONE.format(**shown)
-        shown |= {name: f"`{ids}`" for name, ids in self.marks.items()}
+            return _RECIPE_ONE.format(**values)
+        values |= {name: f"`{ids}`" for name, ids in self.marks.items()}
         names = "\n".join(
             f"- row {row}, column {column}: `{ids}`"
             for row, line in enumerate(self.parts, start=1)
             for column, ids in enumerate(line, start=1)
         )
-        return f"{_RECIPE.format(**shown)}\n\n{names}"
+        return f"{_RECIPE.format(**values)}\n\n{names}"
 
     @functools.cached_property
-    def _grids(self) -> list[Grid]:
+    def _grids(self) -> list[TileGrid]:
         longest = self.longest_edge
         wide = [(short, longest) for short in (1, *range(2, longest + 2, 2))]
         tall = [(longest, short) for short in (1, *range(2, longest + 1, 2))]
-        found = {self._grid_of(*self._whole_tiles(*_below_most(*size))) for size in wide + tall}
-        return sorted(found, key=lambda grid: (grid.tiles, grid.rows))
+        grids = {self._grid_of(*self._whole_tiles(*_below_most(*size))) for size in wide + tall}
+        return sorted(grids, key=lambda grid: (grid.tiles, grid.rows))
 
-    def grids(self) -> Sequence[Grid]:
-        """Those of all shapes that the first resize can give."""
+    def grids(self) -> Sequence[TileGrid]:
+        """The grids of all shapes that the first resize can give."""
         return self._grids
 
-    def grid(self, height: int, width: int) -> Grid:
+    def grid(self, height: int, width: int) -> TileGrid:
         """As many tiles as the resized picture covers."""
         return self._grid_of(*self._resized(height, width))
 
@@ -142,9 +137,9 @@ class Idefics3(Prepared):
         pixels = np.stack([self.steps(tile) for tile in self._tiles(image)])
         return Tiles(pixels, self.grid(image.height, image.width))
 
-    def expand(self, grid: Grid, budget: int, kept: Ints | None = None) -> Ints:
+    def expand(self, grid: TileGrid, budget: int, kept: Ints | None = None) -> Ints:
         """The slots of each tile behind the ids that name it."""
-        slots = [self.setting.image_token_id] * budget
+        slots = [self.config.image_token_id] * budget
         around, whole = self.marks["around"], self.marks["whole"]
         ids: list[int] = []
         if grid.whole is not None:
@@ -155,10 +150,14 @@ class Idefics3(Prepared):
         return np.array(ids + around + whole + slots + around, dtype=np.int64)
 
     def arrange(
-        self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]
+        self,
+        grid: TileGrid,
+        image_features: Floats,
+        kept_indices: Ints,
+        constants: Mapping[str, Floats],
     ) -> Floats:
         """Tile after tile."""
-        return one_after_another(features)
+        return one_after_another(image_features)
 
     def _tiles(self, image: Image.Image) -> list[Image.Image]:
         """Resized as often as transformers does: each resize rounds to 8 bits."""
@@ -190,25 +189,23 @@ class Idefics3(Prepared):
     def _up(self, length: int) -> int:
         return math.ceil(length / self.edge) * self.edge
 
-    def _grid_of(self, height: int, width: int) -> Grid:
+    def _grid_of(self, height: int, width: int) -> TileGrid:
         rows, columns = height // self.edge, width // self.edge
-        return Grid(rows, columns, "last") if rows * columns > 1 else Grid()
+        return TileGrid(rows, columns, "last") if rows * columns > 1 else TileGrid()
 
     def _check_grids(self) -> None:
-        square = self.setting.image_size == (self.edge, self.edge)
+        square = self.config.image_size == (self.edge, self.edge)
         most = self._up(min(self.longest_edge, _MOST_EDGE)) // self.edge if self.splits else 1
         if not square or most**2 > _MOST_TILES:
             raise ArtifactError(
-                (
-                    f"pictures of {self.longest_edge} pixels cannot be cut into tiles of "
-                    f"{self.setting.image_size} pixels"
-                ),
+                f"pictures of {self.longest_edge} pixels cannot be cut into tiles of "
+                f"{self.config.image_size} pixels",
                 expected=f"square tiles, {_MOST_TILES} of a picture at most",
             )
 
     def _names(self) -> tuple[dict[str, list[int]], list[list[list[int]]]]:
-        """The ids in the options, checked: the manifest may be anyone's."""
-        marks, parts = self.setting.options.get("marks"), self.setting.options.get("parts")
+        """The ids in the options, checked, as the manifest is untrusted."""
+        marks, parts = self.config.options.get("marks"), self.config.options.get("parts")
         sound = isinstance(marks, Mapping) and all(
             self._are_ids(marks.get(name)) for name in _MARKS
         )
@@ -231,12 +228,12 @@ class Idefics3(Prepared):
         if not isinstance(ids, list) or len(ids) > _MOST_IDS:
             return False
         return all(
-            type(token) is int and token >= 0 and token != self.setting.image_token_id
+            type(token) is int and token >= 0 and token != self.config.image_token_id
             for token in ids
         )
 
 
-def geometry_of(config: Mapping[str, Any]) -> tuple[int, bool, int]:
+def geometry_of(processor_config: Mapping[str, Any]) -> tuple[int, bool, int]:
     """(longest edge, whether pictures are cut, edge of a tile) that an image processor's
     configuration states.
 
@@ -244,26 +241,24 @@ def geometry_of(config: Mapping[str, Any]) -> tuple[int, bool, int]:
         PocketVLMError: it resizes otherwise.
     """
     size, most = (
-        config.get("size") or {"longest_edge": 4 * 364},
-        config.get("max_image_size") or {"longest_edge": 364},
+        processor_config.get("size") or {"longest_edge": 4 * 364},
+        processor_config.get("max_image_size") or {"longest_edge": 364},
     )
     longest, edge = (
         value.get("longest_edge") if isinstance(value, Mapping) else None for value in (size, most)
     )
-    if config.get("do_resize") is False or not (_is_edge(longest) and _is_edge(edge)):
+    if processor_config.get("do_resize") is False or not (_is_edge(longest) and _is_edge(edge)):
         raise ArtifactError(
-            (
-                f"the image processor has size {size}, max_image_size {most}, do_resize "
-                f"{config.get('do_resize', True)}"
-            ),
-            advice="only a longest_edge of whole pixels for both, with do_resize, is supported",
+            f"the image processor has size {size}, max_image_size {most}, do_resize "
+            f"{processor_config.get('do_resize', True)}",
+            expected="a longest_edge of whole pixels in both, and do_resize true",
         )
-    return longest, bool(config.get("do_image_splitting", True)), edge
+    return longest, bool(processor_config.get("do_image_splitting", True)), edge
 
 
-def tile_steps(config: Mapping[str, Any]) -> Preprocessor:
-    """What is done to each tile once it is cut: samples are scaled and normalised."""
-    stated = {key: value for key, value in config.items() if value is not None}
+def tile_steps(processor_config: Mapping[str, Any]) -> Preprocessor:
+    """The preprocessing of a tile once it is cut: samples are scaled and normalised."""
+    stated = {key: value for key, value in processor_config.items() if value is not None}
     defaults = {
         "resample": Image.Resampling.LANCZOS,
         "image_mean": _STANDARD,
@@ -274,11 +269,11 @@ def tile_steps(config: Mapping[str, Any]) -> Preprocessor:
     )
 
 
-def _geometry(setting: Setting) -> tuple[int, bool]:
-    longest, splits = setting.options.get("longest_edge"), setting.options.get("splits")
+def _geometry(config: LayoutConfig) -> tuple[int, bool]:
+    longest, splits = config.options.get("longest_edge"), config.options.get("splits")
     if not _is_edge(longest) or not isinstance(splits, bool):
         raise ArtifactError(
-            f"the layout says longest_edge {longest!r}, splits {splits!r}",
+            f"the layout has longest_edge {longest!r}, splits {splits!r}",
             expected="pixels, and true or false",
         )
     return longest, splits

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.layouts.base import Floats, Grid, Ints, Medium, Prepared, Setting, Tiles
+from pocketvlm.layouts.base import Floats, Ints, LayoutConfig, Medium, Prepared, TileGrid, Tiles
 from pocketvlm.media.preprocessing import Preprocessor
-
-if TYPE_CHECKING:
-    from pocketvlm.vision.features import VisionFeatures
 
 
 class Single(Prepared):
@@ -23,26 +20,26 @@ class Single(Prepared):
     medium: ClassVar[Medium] = "image"
 
     @classmethod
-    def make(cls, setting: Setting, config: Mapping[str, Any] | None = None) -> Self:
+    def make(cls, config: LayoutConfig, processor_config: Mapping[str, Any] | None = None) -> Self:
         """See `Layout.make`."""
-        if config is None:
-            return cls(setting, None)
-        preprocessor = Preprocessor.from_config(config)
-        preprocessor.check_size(setting.image_size)
-        return cls(setting, preprocessor)
+        if processor_config is None:
+            return cls(config, None)
+        preprocessor = Preprocessor.from_config(processor_config)
+        preprocessor.check_size(config.image_size)
+        return cls(config, preprocessor)
 
     @property
     def recipe(self) -> str:
         """None is needed."""
         return ""
 
-    def grids(self) -> Sequence[Grid]:
+    def grids(self) -> Sequence[TileGrid]:
         """One tile."""
-        return [Grid()]
+        return [TileGrid()]
 
-    def grid(self, height: int, width: int) -> Grid:
+    def grid(self, height: int, width: int) -> TileGrid:
         """The same for every picture."""
-        return Grid()
+        return TileGrid()
 
     def views(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """The picture as resized and cropped."""
@@ -50,14 +47,18 @@ class Single(Prepared):
 
     def cut(self, image: Image.Image) -> Tiles:
         """The picture in one tile."""
-        return Tiles(self.steps(image)[None], Grid())
+        return Tiles(self.steps(image)[None], TileGrid())
 
-    def expand(self, grid: Grid, budget: int, kept: Ints | None = None) -> Ints:
+    def expand(self, grid: TileGrid, budget: int, kept: Ints | None = None) -> Ints:
         """A slot for each kept token."""
-        return np.full(budget, self.setting.image_token_id, dtype=np.int64)
+        return np.full(budget, self.config.image_token_id, dtype=np.int64)
 
     def arrange(
-        self, grid: Grid, features: VisionFeatures, constants: Mapping[str, Floats]
+        self,
+        grid: TileGrid,
+        image_features: Floats,
+        kept_indices: Ints,
+        constants: Mapping[str, Floats],
     ) -> Floats:
-        """As they are."""
-        return features.image_features[0]
+        """The features of the only tile, in their order."""
+        return image_features[0]

@@ -101,7 +101,7 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
 
 
 def _identify(data: bytes) -> Image.Image:
-    """Read the header only; pixels are decoded when they are asked for."""
+    """Read the header only; pixels are decoded when they are first read."""
     try:
         return Image.open(io.BytesIO(data), formats=_COMMON)
     except UnidentifiedImageError:
@@ -123,8 +123,8 @@ def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tup
         name = os.fspath(picture)
         if name.startswith(("http:", "https:", "data:")):
             raise PictureError(
-                f"{name[:80]} is no file",
-                advice="nothing is fetched; download the picture and give its path",
+                f"{name[:80]} is no file, and nothing is fetched",
+                advice="download the picture and give its path",
             )
         try:
             with Path(name).open("rb") as stream:
@@ -194,6 +194,6 @@ def _from_array(array: npt.NDArray[np.uint8], limits: PictureLimits) -> Image.Im
     height, width = array.shape[:2]
     if not 0 < height * width <= limits.max_pixels:
         raise PictureError(
-            f"the array has {width}x{height} pixels", advice=f"give 1 to {limits.max_pixels}"
+            f"the array has {width}x{height} pixels", expected=f"1 to {limits.max_pixels}"
         )
     return Image.fromarray(array)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.errors import ArtifactError
+from pocketvlm.errors import ArtifactError, PictureError
 
 # OpenAI CLIP's statistics, which the processor falls back on where its configuration is silent.
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -83,7 +83,8 @@ class Preprocessor:
         kind = config.get("image_processor_type", kinds[-1])
         if kind not in kinds:
             raise ArtifactError(
-                f"image processor {kind!r} is unknown, {', '.join(kinds)} are known",
+                f"image processor {kind!r} is unknown to this runtime",
+                expected=f"one of {', '.join(kinds)}",
                 advice="update pocketvlm",
             )
         try:
@@ -123,19 +124,15 @@ class Preprocessor:
         made = self.crop_to or self.resize_to or expected
         if made != expected:
             raise ArtifactError(
-                (
-                    f"preprocessing makes {made[0]}x{made[1]} pixels, the vision graph reads "
-                    f"{expected[0]}x{expected[1]}"
-                ),
+                f"preprocessing makes {made[0]}x{made[1]} pixels, the vision graph reads "
+                f"{expected[0]}x{expected[1]}",
                 advice="export the artifact again",
             )
         largest = max(self.shortest_edge or 0, *(self.resize_to or (0,)))
         if largest > 4 * max(expected):  # processors resize to a little more than the crop
             raise ArtifactError(
-                (
-                    f"preprocessing resizes to {largest} pixels where the vision graph reads "
-                    f"{expected[0]}x{expected[1]}"
-                ),
+                f"preprocessing resizes to {largest} pixels where the vision graph reads "
+                f"{expected[0]}x{expected[1]}",
                 advice="export the artifact again",
             )
 
@@ -149,7 +146,7 @@ class Preprocessor:
         return edge, edge
 
     def resize_and_crop(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """What the model sees before normalising: uint8 (height, width, 3) of an RGB image."""
+        """The pixels before normalising: uint8 (height, width, 3) of an RGB image."""
         if self.pad_colour is not None:
             image = _pad_to_square(image, self.pad_colour)
         if self.shortest_edge is not None:
@@ -224,7 +221,7 @@ def _colour(mean: tuple[float, ...]) -> tuple[int, int, int]:
 def _pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     edge = max(image.size)
     if edge > _MAX_SQUARE:
-        raise ArtifactError(
+        raise PictureError(
             f"a picture of {image.width}x{image.height} pixels is too large to be padded",
             advice="crop it",
         )
@@ -239,7 +236,7 @@ def _keep_aspect(size: tuple[int, int], shortest_edge: int) -> tuple[int, int]:
     width, height = size
     longest = int(shortest_edge * max(size) / min(size))
     if longest > _MAX_EDGE:
-        raise ArtifactError(
+        raise PictureError(
             f"a picture of {width}x{height} pixels is too narrow", advice="crop it first"
         )
     return (shortest_edge, longest) if width <= height else (longest, shortest_edge)

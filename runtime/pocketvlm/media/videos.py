@@ -44,8 +44,8 @@ def open_video(video: Video, count: int, limits: VideoLimits | None = None) -> l
 
     Of n decoded frames, counted from 0, these are numbers ``np.linspace(0, n - 1, count)`` cut to
     integers, as Video-LLaVA's own code takes them; of a shorter clip some come twice. The whole
-    clip is decoded, as frames are not where a header says they are, but no other frame is kept. A
-    rotation that the file asks for is applied.
+    clip is decoded, since a header does not reliably tell where frames are, but no other frame is
+    kept. A rotation stated in the file is applied.
 
     Args:
         video: a path, the bytes of a file, or frames decoded already, PIL images or uint8 (height,
@@ -78,7 +78,8 @@ def open_video(video: Video, count: int, limits: VideoLimits | None = None) -> l
 
 @dataclass(frozen=True)
 class _Clip:
-    """A file that has been looked over."""
+    """A file whose header has been checked, to be decoded until ``deadline``, a `time.monotonic`
+    reading."""
 
     library: Any
     source: BinaryIO
@@ -87,29 +88,28 @@ class _Clip:
     deadline: float
 
     def take(self, count: int, expected: int) -> tuple[list[Image.Image], int]:
-        """The frames wanted of so many, as far as they come, and how many there are."""
-        wanted = _wanted(count, expected)
+        """``count`` frames of ``expected``, as far as the clip has them, and how many it has."""
+        numbers = _frame_numbers(count, expected)
         kept: dict[int, Image.Image] = {}
         decoded = 0
         with _open(self.library, self.source, self.limits) as container:
             stream = _stream(container, self.name, self.limits)
             for frame in container.decode(stream):
-                if decoded in wanted:
+                if decoded in numbers:
                     kept[decoded] = _upright(frame, self.name)
                 decoded += 1
                 _check_count(decoded, self.name, self.limits)
                 if time.monotonic() > self.deadline:
                     raise PictureError(
-                        (
-                            f"{self.name} takes more than {self.limits.max_seconds:g} seconds to "
-                            "decode, the limit"
-                        ),
+                        f"{self.name} takes more than {self.limits.max_seconds:g} seconds to "
+                        "decode, the limit",
                         advice="give a shorter or smaller clip",
                     )
-        return [kept[number] for number in wanted if number in kept], decoded
+        return [kept[number] for number in numbers if number in kept], decoded
 
 
-def _wanted(count: int, of: int) -> list[int]:
+def _frame_numbers(count: int, of: int) -> list[int]:
+    """``count`` frames of ``of``, counted from 0, evenly spaced from the first to the last."""
     numbers: list[int] = np.linspace(0, max(of - 1, 0), count, dtype=int).tolist()
     return numbers
 
@@ -118,7 +118,7 @@ def _of_frames(frames: Sequence[Frame], count: int, limits: VideoLimits) -> list
     if not frames:
         raise PictureError("the video is a list without frames", advice="give at least one")
     pixels = PictureLimits(max_pixels=limits.max_pixels)
-    return [open_picture(frames[number], pixels) for number in _wanted(count, len(frames))]
+    return [open_picture(frames[number], pixels) for number in _frame_numbers(count, len(frames))]
 
 
 def _library() -> Any:
@@ -149,13 +149,13 @@ def _source(video: Any, name: str, limits: VideoLimits) -> Iterator[BinaryIO]:
         yield io.BytesIO(video)
         return
     try:
-        found = Path(name).stat()
-        if not stat.S_ISREG(found.st_mode):
+        info = Path(name).stat()
+        if not stat.S_ISREG(info.st_mode):
             raise PictureError(
                 f"{name} is no file but a folder, pipe or device",
                 advice="record it into a file first",
             )
-        _check_size(found.st_size, name, limits)
+        _check_size(info.st_size, name, limits)
         opened = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
@@ -178,7 +178,7 @@ def _check_size(size: int, name: str, limits: VideoLimits) -> None:
 
 @contextmanager
 def _decoding(name: str, library: Any) -> Iterator[None]:
-    """What FFmpeg raises on bytes that are not what they promise, as one line."""
+    """Turns FFmpeg's exceptions on damaged bytes into a `PictureError`."""
     try:
         yield
     except (
@@ -213,17 +213,15 @@ def _open(library: Any, source: BinaryIO, limits: VideoLimits) -> Iterator[Input
 
 def _stream(container: InputContainer, name: str, limits: VideoLimits) -> VideoStream:
     """The first stream of pictures that is no cover of an album, ready to be decoded."""
-    streams = [found for found in container.streams.video if not _is_cover(found)]
+    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not streams:
-        kinds = ", ".join(sorted({found.type for found in container.streams})) or "nothing"
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise PictureError(f"{name} has no moving pictures in it, only {kinds}", advice=_ADVICE)
     context = streams[0].codec_context
     if context.width * context.height > limits.max_pixels:
         raise PictureError(
-            (
-                f"{name} has frames of {context.width}x{context.height} pixels, the limit is "
-                f"{limits.max_pixels}"
-            ),
+            f"{name} has frames of {context.width}x{context.height} pixels, the limit is "
+            f"{limits.max_pixels}",
             advice="scale it down",
         )
     context.options = {
@@ -254,11 +252,9 @@ def _survey(container: InputContainer, stream: VideoStream, name: str, limits: V
     reached -= (container.start_time or 0) / 1e6
     if reached < _TRUNCATED * length:
         raise PictureError(
-            (
-                f"{name} ends after {reached:.3g} of the {length:.3g} seconds that its header "
-                "promises"
-            ),
-            advice=f"it is truncated, {_ADVICE}",
+            f"{name} is truncated: it ends after {reached:.3g} of the {length:.3g} seconds in its "
+            "header",
+            advice=_ADVICE,
         )
     return frames
 

@@ -63,7 +63,9 @@ class VisionEncoder:
         k = pick_graph(manifest, budget)
         graphs = manifest.vision.graphs[k]
         precision = precision or manifest.vision.default_precision
-        name = pick_precision(graphs, precision, f"vision graph at budget {k}")
+        name = pick_precision(
+            graphs, precision, f"vision graph at budget {k}", setting="vision_precision"
+        )
         session = open_session(
             artifact,
             name,
@@ -90,6 +92,7 @@ class VisionEncoder:
         raise RequestError(
             f"budget {budget} is not served by the loaded graph ({served})",
             advice="load with that budget",
+            setting="budget",
         )
 
     @property

@@ -1,17 +1,23 @@
 """Knows how the features of pictures are kept, so that none is encoded twice: in memory, and in a
-folder if asked."""
+folder on request."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import math
 import os
+import stat
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.numpy
 
 from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
@@ -19,13 +25,15 @@ from pocketvlm.limits import FeatureLimits
 from pocketvlm.vision.features import VisionFeatures
 
 _log = logging.getLogger(__name__)
-_MAGIC = b"PVLMFEAT1\n"
-_SUFFIX = ".features"
+# Not safetensors' own ending alone: the oldest of these are deleted where they take too much room.
+_SUFFIX = ".features.safetensors"
+_DIGEST = "sha256"  # its key in the metadata
+_MAX_HEADER = 4096  # bytes; three tensors and their checksum take about 400
 
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """What makes the features, and their shape: a cache never mixes those of two graphs.
+    """The graph that makes the features, and their shape: a cache never mixes those of two graphs.
 
     Attributes:
         name: the artifact and its vision graph, as part of a file name.
@@ -41,8 +49,8 @@ class FeatureSource:
 
 
 def picture_key(pixel_values: npt.NDArray[np.float32]) -> str:
-    """What a picture is known by: SHA-256 (hex) of its pixel_values, so the same content from any
-    file is the same."""
+    """SHA-256 (hex) of a picture's pixel_values, so that the same content from any file is the
+    same picture."""
     return hashlib.sha256(pixel_values.tobytes()).hexdigest()
 
 
@@ -50,9 +58,10 @@ class FeatureCache:
     """Features of pictures at the whole budget of their graph, by `picture_key`; smaller budgets
     are cut from them.
 
-    A file holds a checksum, then the arrays as they are: reading one allocates what its size says
-    and runs no code. A damaged file is as good as none and is written again. Whoever can write to
-    the folder decides what is seen.
+    On disk each picture is a safetensors file with the tensors of `_expected`, and the SHA-256 of
+    their bytes in its metadata. Reading one takes memory for what this graph gives and no more, and
+    runs no code. A damaged or foreign file is as good as none and is written again. Whoever can
+    write to the folder decides which features a picture has.
 
     Args:
         source: what makes the features.
@@ -61,7 +70,7 @@ class FeatureCache:
             once.
 
     Raises:
-        PocketVLMError: the folder cannot be made.
+        RequestError: the folder cannot be made.
     """
 
     def __init__(
@@ -78,6 +87,7 @@ class FeatureCache:
                 raise RequestError(
                     f"no features can be kept in {folder} ({error.strerror})",
                     advice="name a folder",
+                    setting="feature_cache",
                 ) from error
 
     def get(self, key: str, tiles: int = 1) -> VisionFeatures | None:
@@ -101,46 +111,40 @@ class FeatureCache:
     def _path(self, folder: Path, key: str) -> Path:
         return folder / f"{self._source.name}-{key}{_SUFFIX}"
 
+    def _expected(self, tiles: int) -> dict[str, tuple[npt.DTypeLike, tuple[int, ...]]]:
+        """dtype and shape of each tensor that a file holds, by name."""
+        k, hidden = self._source.tokens, self._source.hidden
+        return {
+            "image_features": (np.dtype(np.float32), (tiles, k, hidden)),
+            "kept_indices": (np.dtype(np.int64), (tiles, k)),
+            "kept_scores": (np.dtype(np.float32), (tiles, k)),
+        }
+
     def _read(self, key: str, tiles: int) -> VisionFeatures | None:
         if self._folder is None:
             return None
         path = self._path(self._folder, key)
-        k, hidden = self._source.tokens, self._source.hidden
-        rows = tiles * k
         try:
-            with path.open("rb") as stream:
-                data = stream.read(len(_MAGIC) + 32 + rows * (4 * hidden + 12) + 1)
+            tensors = _tensors(path, self._expected(tiles))
             os.utime(path)  # used now
-        except OSError as error:
-            _log.debug("no kept features: %s", error)
+        except FileNotFoundError:
             return None
-        digest, body = data[len(_MAGIC) : len(_MAGIC) + 32], data[len(_MAGIC) + 32 :]
-        sound = data.startswith(_MAGIC) and len(body) == rows * (4 * hidden + 12)
-        if not sound or hashlib.sha256(body).digest() != digest:
-            _log.debug("%s is damaged and is made again", path)
+        except (OSError, ValueError) as error:
+            _log.debug("%s cannot be used and is made again: %s", path, error)
             return None
-        features, rest = body[: 4 * rows * hidden], body[4 * rows * hidden :]
-        return VisionFeatures(
-            np.frombuffer(features, "<f4").reshape(tiles, k, hidden),
-            np.frombuffer(rest[: 8 * rows], "<i8").reshape(tiles, k),
-            np.frombuffer(rest[8 * rows :], "<f4").reshape(tiles, k),
-            nested=self._source.nested,
-        )
+        return VisionFeatures(**tensors, nested=self._source.nested)
 
     def _write(self, key: str, features: VisionFeatures) -> None:
         """A full or read-only disk is no reason to refuse an answer."""
         if self._folder is None:
             return
-        parts = [
-            (features.image_features, "<f4"),
-            (features.kept_indices, "<i8"),
-            (features.kept_scores, "<f4"),
-        ]
-        body = b"".join(np.ascontiguousarray(array, dtype=kind).tobytes() for array, kind in parts)
+        tensors = {
+            name: np.ascontiguousarray(getattr(features, name), dtype=dtype)
+            for name, (dtype, _) in self._expected(1).items()
+        }
+        content = safetensors.numpy.save(tensors, {_DIGEST: _digest(tensors)})
         try:
-            replace_file(
-                self._path(self._folder, key), _MAGIC + hashlib.sha256(body).digest() + body
-            )
+            replace_file(self._path(self._folder, key), content)
             self._trim(self._folder)
         except OSError as error:
             _log.debug("features are not kept: %s", error)
@@ -148,13 +152,47 @@ class FeatureCache:
     def _trim(self, folder: Path) -> None:
         """Delete those used longest ago until the rest is within the limit, whichever artifact they
         are of."""
-        found = sorted((info.st_mtime_ns, info.st_size, path) for path, info in _files(folder))
-        total = sum(size for _, size, _ in found)
-        for _, size, path in found:
+        files = sorted((info.st_mtime_ns, info.st_size, path) for path, info in _files(folder))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in files:
             if total <= self._limits.disk_bytes:
                 break
             path.unlink(missing_ok=True)
             total -= size
+
+
+def _tensors(
+    path: Path, expected: Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]
+) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a file; raises ValueError for any but the ``expected`` ones, as they were
+    written, and OSError."""
+    size = sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in expected.values())
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode) or not size < info.st_size <= size + _MAX_HEADER:
+        raise ValueError(f"{info.st_size} bytes for {size} of tensors")
+    with path.open("rb") as stream:
+        content = stream.read(size + _MAX_HEADER)
+    try:
+        # Parses and checks the header first: its length, and that tensors fill the rest exactly.
+        tensors = safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, KeyError, OverflowError) as error:
+        # KeyError: a type that numpy lacks. OverflowError: an empty tensor with an edge beyond it.
+        raise ValueError(f"no safetensors file of these types ({error})") from error
+    if {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()} != expected:
+        raise ValueError("other tensors than this graph gives")
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    if (header.get("__metadata__") or {}).get(_DIGEST) != _digest(tensors):
+        raise ValueError(f"another {_DIGEST} than its tensors have")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 (hex) of the tensors' bytes, little-endian as in the file, one after the other in the
+    order of their names."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(tensors.items()):
+        digest.update(tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).data)
+    return digest.hexdigest()
 
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:

@@ -1,4 +1,4 @@
-"""Knows what the vision graph gives of a picture, and how a smaller budget is cut from a larger
+"""Knows the outputs of the vision graph for pictures, and how a smaller budget is cut from a larger
 one."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pocketvlm.errors import RequestError
 
 @dataclass(frozen=True)
 class VisionFeatures:
-    """What the vision graph says about a batch of pictures or tiles; tokens stand in raster order.
+    """The vision graph's outputs for a batch of pictures or tiles; tokens are in raster order.
 
     Attributes:
         image_features: float32 (batch, k, hidden), ready for the decoder.
@@ -33,7 +33,7 @@ class VisionFeatures:
         return self.kept_indices.shape[1]
 
     def first(self, count: int) -> VisionFeatures:
-        """Those of the first ``count`` pictures of the batch."""
+        """The features of the first ``count`` pictures of the batch."""
         kept = self.kept_indices[:count], self.kept_scores[:count]
         return VisionFeatures(self.image_features[:count], *kept, nested=self.nested)
 
@@ -53,17 +53,18 @@ class VisionFeatures:
             return self
         if not 1 <= budget <= self.budget:
             raise RequestError(
-                f"budget {budget} is not within 1..{self.budget}, the tokens this graph keeps"
+                f"budget {budget}",
+                expected=f"1..{self.budget}, the tokens this graph keeps",
+                setting="budget",
             )
         if not self.nested:
             raise RequestError(
-                f"budget {budget} cannot be cut from {self.budget} tokens",
-                advice=(
-                    f"this pruning method is not nested; use {self.budget} or export with "
-                    f"--budget {budget}"
-                ),
+                f"budget {budget} cannot be cut from {self.budget} tokens, as this pruning method "
+                "is not nested",
+                advice=f"use {self.budget} or export with --budget {budget}",
+                setting="budget",
             )
-        # Tokens already stand in raster order, so a stable sort leaves the lower index first among
+        # Tokens are in raster order already, so a stable sort leaves the lower index first among
         # equal scores.
         best = np.argsort(-self.kept_scores, axis=1, kind="stable")[:, :budget]
         rows = np.sort(best, axis=1)  # (batch, j)

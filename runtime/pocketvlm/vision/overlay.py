@@ -11,7 +11,7 @@ from PIL import Image
 
 from pocketvlm.artifact import Artifact, pick_graph
 from pocketvlm.errors import RequestError
-from pocketvlm.layouts import Grid, open_layout
+from pocketvlm.layouts import TileGrid, open_layout
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
 from pocketvlm.ort.settings import EngineSettings
@@ -50,7 +50,7 @@ def draw_budgets(
 
     Args:
         artifact: an opened artifact.
-        picture: see `open_picture`; where the model is shown clips, `open_video`.
+        picture: see `open_picture`; where the model reads clips, `open_video`.
         budgets: visual tokens; each graph that serves some of them runs once.
         encoders: see `open_encoders`, where several pictures are drawn; None opens those of the
             default precision.
@@ -71,7 +71,7 @@ def draw_budgets(
         encoded = PictureInput(layout, tiles, budget)
         encoded.features = kept = features[pick_graph(manifest, budget)].narrow(budget)
         drawings = [
-            draw_kept(view, indices, scores, layout.setting.patches)
+            draw_kept(view, indices, scores, layout.config.patches)
             for view, indices, scores in zip(
                 views, kept.kept_indices, kept.kept_scores, strict=True
             )
@@ -80,7 +80,7 @@ def draw_budgets(
     return drawn
 
 
-def join_tiles(drawings: Sequence[Image.Image], grid: Grid) -> Image.Image:
+def join_tiles(drawings: Sequence[Image.Image], grid: TileGrid) -> Image.Image:
     """Drawings of the tiles of one picture, all of a size: its parts side by side as they lie in
     it, the whole first.
 
@@ -147,8 +147,8 @@ def patch_grid(height: int, width: int, patches: int) -> tuple[int, int]:
     rows = round(math.sqrt(patches * height / width))
     if rows < 1 or patches % rows or rows * width != (patches // rows) * height:
         raise RequestError(
-            f"{patches} patches are no grid over {width}x{height} pixels",
-            advice="this artifact has no overlay",
+            f"this artifact has no overlay, as its {patches} patches are no grid over "
+            f"{width}x{height} pixels",
         )
     return rows, patches // rows
 

@@ -63,7 +63,7 @@ class PictureInput:
         if self.features is None:
             raise RuntimeError("this picture has not been encoded")
         first = (
-            np.arange(self.grid.tiles, dtype=np.int64) * self.layout.setting.patches
+            np.arange(self.grid.tiles, dtype=np.int64) * self.layout.config.patches
         )  # of each tile
         kept: list[int] = (self.features.kept_indices + first[:, None]).ravel().tolist()
         return kept
@@ -129,12 +129,18 @@ class Viewer:
         grid = picture.grid
         key = f"{picture.key}/{picture.budget}/{grid}/{grid.size}" if cached else None
         return EmbeddingSegment(
-            self.layout.arrange(grid, picture.features, self.encoder.constants), key
+            self.layout.arrange(
+                grid,
+                picture.features.image_features,
+                picture.features.kept_indices,
+                self.encoder.constants,
+            ),
+            key,
         )
 
     def _cut(self, medium: Picture | Video) -> Tiles:
         tiles = self.layout.cut(open_medium(self.layout, medium, self._limits))
-        size, expected = tiles.pixel_values.shape[2:], self.layout.setting.image_size
+        size, expected = tiles.pixel_values.shape[2:], self.layout.config.image_size
         if size != expected:
             raise RequestError(
                 (

@@ -168,11 +168,11 @@ def test_a_terminal_gets_a_table_and_the_machine(measured):
     [
         ([], 2, "give either DIR"),
         (["DIR", "--compare", "a", "b"], 2, "give either DIR"),
-        (["DIR", "--budget", "6,all"], 2, "stands alone"),
+        (["DIR", "--budget", "6,all"], 2, "cannot be combined"),
         (["DIR", "--budget", "6,,3"], 2, "comma-separated"),
         (["DIR", "--threads", "two"], 2, "comma-separated"),
         (["DIR", "--repeat", "0"], 2, "repeat"),
-        (["DIR", "--budget", "17"], 1, "budget 17 is not within 1..16"),
+        (["DIR", "--budget", "17"], 1, "budget 17: expected 1..16"),
         (["DIR", "--budget", "13"], 1, "budget 13"),
         (["DIR", "--decoder", "llama.cpp"], 1, "llama.cpp"),
         (["DIR", "--decoder-precision", "int4"], 1, "int4"),

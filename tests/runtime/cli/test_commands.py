@@ -121,10 +121,10 @@ def test_run_json_has_the_documented_fields(artifact_dir, image_file):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--budget", "0"], "budget 0 is not within 1..16"),
-        (["--budget", "-3"], "budget -3 is not within 1..16"),
+        (["--budget", "0"], "budget 0: expected 1..16"),
+        (["--budget", "-3"], "budget -3: expected 1..16"),
         (["--budget", "13"], "budget 13"),
-        (["--budget", "17"], "budget 17 is not within 1..16"),
+        (["--budget", "17"], "budget 17: expected 1..16"),
         (["--image", "missing.png"], "missing.png"),
         (["--decoder", "llama.cpp"], "llama.cpp"),
         (["--vision-precision", "int8"], "int8"),
@@ -188,6 +188,24 @@ def test_inspect_says_what_there_is(artifact_dir):
     graph = "onnx/embed_tokens.onnx"
     assert printed["graph_bytes"][graph] == (artifact_dir / graph).stat().st_size
     assert printed["bytes"] == sum(entry["bytes"] for entry in printed["files"].values())
+
+
+def test_inspect_marks_the_defaults_that_the_manifest_states(artifact_dir):
+    data = read_manifest(artifact_dir)
+    vision, decoder = data["vision"], data["decoder"]
+    # First in their tables, and yet not the defaults.
+    vision["graphs"] = {k: {"int8": g["fp32"]} | g for k, g in vision["graphs"].items()}
+    decoder["graphs"] = {"int8": decoder["graphs"]["fp32"]} | decoder["graphs"]
+    decoder["tables"] = {"int8": "fp32"} | decoder["tables"]
+    write_manifest(artifact_dir, data)
+    lines = pocketvlm("inspect", artifact_dir).stdout.splitlines()
+    marked = [line.split("(default)")[0].split(None, 1)[1] for line in lines if "(default)" in line]
+    assert [line.strip() for line in marked[1:]] == [
+        "onnx",
+        "vision k=12 fp32",
+        "vision k=6 fp32",
+        "decoder fp32",
+    ]
 
 
 def test_an_artifact_cannot_steer_the_terminal(artifact_dir):
@@ -313,7 +331,7 @@ def test_verify_against_asks_the_exporter(artifact_dir, monkeypatch):
 
 def test_a_missing_exporter_is_named(artifact_dir, monkeypatch):
     broken = EntryPoint("transformers", "no_such_module:verify_against", "pocketvlm.references")
-    monkeypatch.setattr(verify_module, "entry_points", lambda group: [broken])
+    monkeypatch.setattr(verify_module, "entry_points", lambda group, name: [broken])
     assert_refused(
         pocketvlm("verify", artifact_dir, "--against", "x"), "pip install 'pocketvlm[export]'"
     )

@@ -4,6 +4,7 @@ beats a default."""
 import json
 import tomllib
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -191,6 +192,80 @@ def test_what_the_artifact_lacks_is_refused(artifact_dir, board):
     )
     assert "no precision 'int4'" in typed.stderr
     assert "says so" not in typed.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("budget", [17], "budget 17: expected 1..16"),
+        ("decoder", "llama.cpp", "engine 'llama.cpp' is not in this artifact"),
+        ("vision_precision", ["int8"], "has no precision 'int8'"),
+        ("decoder_precision", ["int8"], "has no precision 'int8'"),
+        ("threads", 1_000_000, "threads=1000000"),
+        ("context", 20, "context of 20"),
+    ],
+)
+def test_a_refused_value_names_the_target_and_the_flag_that_beats_it(
+    artifact_dir, board, key, value, reason
+):
+    path = board(**{key: value})
+    result = pocketvlm("run", artifact_dir, "--prompt", "what?", "--target", path)
+    flag = f"--{key.replace('_', '-')}"
+    assert result.exit_code == 1
+    assert reason in result.stderr
+    assert result.stderr.endswith(f"(target {path} says so: {flag} would beat it)\n")
+    typed = value[0] if isinstance(value, list) else value
+    for order in (["--target", path, flag, typed], [flag, typed, "--target", path]):
+        beaten = pocketvlm("run", artifact_dir, "--prompt", "what?", *order)
+        assert beaten.exit_code == 1
+        assert reason in beaten.stderr
+        assert "says so" not in beaten.stderr
+
+
+def test_a_refusal_of_what_was_typed_is_not_the_targets(artifact_dir, board):
+    path = board(threads=1, vision_precision=["fp32"])  # "1" and "fp32" are in the refusals below
+    for flag in (["--budget", 0], ["--decoder-precision", "fp32+int8"], ["--top-p", 1.5]):
+        result = pocketvlm("run", artifact_dir, "--prompt", "what?", "--target", path, *flag)
+        assert result.exit_code == 1
+        assert "says so" not in result.stderr
+
+
+def test_an_option_refuses_a_targets_value_as_it_refuses_a_typed_one(artifact_dir, board):
+    path = board(memory_limit=5)
+    option = next(
+        option
+        for option in cli.main.get_command(None, "profile").params
+        if option.name == "memory_limit"
+    )
+    before, option.type = option.type, click.IntRange(10)
+    try:
+        result = pocketvlm("profile", artifact_dir, "--target", path)
+    finally:
+        option.type = before
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"error: {path}: memory_limit: 5 is not in the range x>=10: change it or give "
+        "--memory-limit\n"
+    )
+
+
+def test_a_key_that_a_command_lacks_is_refused(artifact_dir, board):
+    command = cli.main.get_command(None, "profile")
+    before = list(command.params)
+    command.params = [option for option in before if option.name != "memory_limit"]
+    try:
+        result = pocketvlm("profile", artifact_dir, "--target", board(memory_limit=5))
+    finally:
+        command.params = before
+    assert result.exit_code == 1
+    assert "memory_limit is not for this version's `profile`: leave it out" in result.stderr
+
+
+def test_help_after_a_target_needs_no_value_of_it(board):
+    path = board(decoder="both", decoder_precision=["int4"], gguf_type=["q8_0"], budget=[5])
+    for command in ("run", "chat", "profile", "evaluate", "export"):
+        result = pocketvlm(command, "--target", path, "--help")
+        assert result.exit_code == 0, result.output
 
 
 def test_a_shorter_context(artifact_dir):

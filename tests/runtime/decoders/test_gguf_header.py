@@ -100,10 +100,10 @@ def test_settings_that_llama_cpp_does_not_survive_are_refused(tmp_path, setting,
 
 def test_a_token_that_stands_twice_is_refused(tmp_path):
     write_gguf(tmp_path / "a.gguf", tokens=["same"] * 2 + [f"t{i}" for i in range(VOCAB - 2)])
-    refused(tmp_path / "a.gguf", "stands in its vocabulary twice")
+    refused(tmp_path / "a.gguf", "is in its vocabulary twice")
     # llama.cpp calls an empty token by its place, which another token may be called
     write_gguf(tmp_path / "a.gguf", tokens=["", "[EMPTY_0]", *(f"t{i}" for i in range(VOCAB - 2))])
-    refused(tmp_path / "a.gguf", "stands in its vocabulary twice")
+    refused(tmp_path / "a.gguf", "is in its vocabulary twice")
 
 
 @pytest.mark.parametrize(

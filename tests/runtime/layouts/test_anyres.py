@@ -14,8 +14,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
 from pocketvlm import PocketVLMError
-from pocketvlm.layouts import Setting, make_layout, tokens_before
-from pocketvlm.vision.features import VisionFeatures
+from pocketvlm.layouts import LayoutConfig, make_layout, tokens_before
 from support.noise import picture
 
 TILE, PATCH = 28, 7
@@ -71,7 +70,7 @@ sizes = st.tuples(st.integers(1, 200), st.integers(1, 200))
 
 
 def layout(name, **options):
-    setting = Setting(
+    setting = LayoutConfig(
         (TILE, TILE), N, IMAGE_TOKEN, {"name": name, "pinpoints": PINPOINTS, **options}
     )
     return make_layout(setting, CONFIG)
@@ -96,14 +95,10 @@ def kept_of(grid, budget, seed=0):
     return np.sort(np.stack([rng.permutation(N)[:budget] for _ in range(grid.tiles)]), axis=1)
 
 
-def features(grid, kept):
-    picked = np.take_along_axis(numbered(grid), kept[:, :, None], axis=1)
-    return VisionFeatures(picked, kept, np.ones(kept.shape, np.float32))
-
-
 def sequence(layout, grid, kept):
     newline = {"image_newline": np.array([-1], np.float32)}
-    return layout.arrange(grid, features(grid, kept), newline)[:, 0].astype(int).tolist()
+    picked = np.take_along_axis(numbered(grid), kept[:, :, None], axis=1)
+    return layout.arrange(grid, picked, kept, newline)[:, 0].astype(int).tolist()
 
 
 def packed(width, height, tiles):
@@ -140,7 +135,7 @@ def test_tiles_of_real_size_equal_those_of_transformers():
     theirs = LlavaNextImageProcessorPil(**config)
     pinpoints = [list(size) for size in theirs.image_grid_pinpoints]
     ours = make_layout(
-        Setting((336, 336), 576, 0, {"name": "anyres-hf", "pinpoints": pinpoints}),
+        LayoutConfig((336, 336), 576, 0, {"name": "anyres-hf", "pinpoints": pinpoints}),
         {"image_processor_type": "LlavaNextImageProcessor", **config},
     )
     for size in [(672, 672), (640, 427), (300, 900), (1, 1000)]:
@@ -155,7 +150,7 @@ def test_tiles_of_real_size_equal_those_of_transformers():
         ("2x2", 2928),
     ]
     plain = make_layout(
-        Setting((336, 336), 576, 0, {"name": "anyres-fastervlm", "pinpoints": pinpoints})
+        LayoutConfig((336, 336), 576, 0, {"name": "anyres-fastervlm", "pinpoints": pinpoints})
     )
     assert [tokens_before(plain, grid) for grid in plain.grids()] == [1728, 1728, 2304, 2304, 2880]
 
@@ -221,6 +216,8 @@ def test_without_pruning_fastervlm_keeps_every_token_and_no_newline():
     ],
 )
 def test_settings_that_cannot_be_followed_are_refused(pinpoints, config):
-    setting = Setting((TILE, TILE), N, IMAGE_TOKEN, {"name": "anyres-hf", "pinpoints": pinpoints})
+    setting = LayoutConfig(
+        (TILE, TILE), N, IMAGE_TOKEN, {"name": "anyres-hf", "pinpoints": pinpoints}
+    )
     with pytest.raises(PocketVLMError):
         make_layout(setting, {**CONFIG, **config})

@@ -10,8 +10,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from make_checkpoint.text import make_tiling_processor, make_tokenizer
 from pocketvlm import PocketVLMError
-from pocketvlm.layouts import Setting, make_layout, slot_count, tokens_before
-from pocketvlm.vision.features import VisionFeatures
+from pocketvlm.layouts import LayoutConfig, make_layout, slot_count, tokens_before
 from support.noise import picture
 
 N = 4
@@ -66,7 +65,7 @@ def both(longest, tile, splits=True, kind=Idefics3ImageProcessorPil, most=6):
         "do_image_splitting": splits,
     }
     config = {"image_processor_type": kind.__name__.removesuffix("Pil"), **stated}
-    setting = Setting((tile, tile), N, IMAGE_TOKEN, options(longest, splits, most))
+    setting = LayoutConfig((tile, tile), N, IMAGE_TOKEN, options(longest, splits, most))
     return make_layout(setting, config), kind(**stated)
 
 
@@ -161,8 +160,8 @@ def test_features_stand_tile_after_tile():
     grid = ours.grid(56, 56)
     kept = np.tile(np.array([0, 2]), (5, 1))
     numbers = np.arange(5 * 2, dtype=np.float32).reshape(5, 2, 1)
-    found = ours.arrange(grid, VisionFeatures(numbers, kept, np.ones(kept.shape, np.float32)), {})
-    assert found[:, 0].tolist() == list(range(10))
+    arranged = ours.arrange(grid, numbers, kept, {})
+    assert arranged[:, 0].tolist() == list(range(10))
 
 
 def test_the_recipe_names_every_part():
@@ -207,11 +206,11 @@ MARKS = options(56, True)["marks"]
 def test_settings_that_cannot_be_followed_are_refused(stated, config):
     sound = {"image_processor_type": "Idefics3ImageProcessor", "size": {"longest_edge": 56}}
     sound |= {"max_image_size": {"longest_edge": 28}}
-    make_layout(Setting((28, 28), N, IMAGE_TOKEN, change()), sound)
+    make_layout(LayoutConfig((28, 28), N, IMAGE_TOKEN, change()), sound)
     with pytest.raises(PocketVLMError):
-        make_layout(Setting((28, 28), N, IMAGE_TOKEN, stated), {**sound, **config})
+        make_layout(LayoutConfig((28, 28), N, IMAGE_TOKEN, stated), {**sound, **config})
 
 
 def test_tiles_that_are_no_squares_are_refused():
     with pytest.raises(PocketVLMError, match="square tiles"):
-        make_layout(Setting((28, 14), N, IMAGE_TOKEN, change()))
+        make_layout(LayoutConfig((28, 14), N, IMAGE_TOKEN, change()))

@@ -2,17 +2,18 @@
 numpy by hand."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
+from pocketvlm import VLM, Artifact, PocketVLMError, Sampling, layouts
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.layouts import (
     LAYOUTS,
-    Grid,
-    Setting,
+    LayoutConfig,
+    TileGrid,
     Tiles,
     make_layout,
     open_layout,
@@ -35,18 +36,18 @@ class Halves:
     name = "halves"
     medium = "image"
 
-    def __init__(self, setting, steps):
-        self.setting, self.steps = setting, steps
+    def __init__(self, config, steps):
+        self.config, self.steps = config, steps
 
     @classmethod
-    def make(cls, setting, config=None):
-        return cls(setting, config and Preprocessor.from_config(config))
+    def make(cls, config, processor_config=None):
+        return cls(config, processor_config and Preprocessor.from_config(processor_config))
 
     def grids(self):
-        return [Grid(2, 1, "last")]
+        return [TileGrid(2, 1, "last")]
 
     def grid(self, height, width):
-        return Grid(2, 1, "last")
+        return TileGrid(2, 1, "last")
 
     def _tiles(self, image):
         width, height = image.size
@@ -61,15 +62,20 @@ class Halves:
 
     def cut(self, image):
         return Tiles(
-            np.stack([self.steps(tile) for tile in self._tiles(image)]), Grid(2, 1, "last")
+            np.stack([self.steps(tile) for tile in self._tiles(image)]), TileGrid(2, 1, "last")
         )
 
     def expand(self, grid, budget, kept=None):
-        slots = [self.setting.image_token_id] * budget
+        slots = [self.config.image_token_id] * budget
         return np.array([*slots, COMMA, *slots, COMMA, *slots])
 
-    def arrange(self, grid, features, constants):
-        return features.image_features.reshape(-1, features.image_features.shape[-1])
+    def arrange(self, grid, image_features, kept_indices, constants):
+        return image_features.reshape(-1, image_features.shape[-1])
+
+
+def test_layouts_import_nothing_of_the_vision_graph():
+    for path in Path(layouts.__file__).parent.glob("*.py"):
+        assert "pocketvlm.vision" not in path.read_text().replace("`pocketvlm.vision.viewer", "")
 
 
 @pytest.fixture
@@ -183,7 +189,7 @@ def test_one_tile_is_the_layout_of_artifacts_that_state_none(artifact_dir):
     assert "layout" not in manifest["vision"]
     layout = open_layout(Artifact.open(artifact_dir))
     assert layout.name == "single"
-    assert (layout.setting.image_size, layout.setting.patches) == ((IMAGE, IMAGE), PATCHES)
+    assert (layout.config.image_size, layout.config.patches) == ((IMAGE, IMAGE), PATCHES)
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
@@ -192,7 +198,7 @@ def test_what_every_layout_says_of_itself(name):
     names = {"around": [1], "whole": [2], "row_end": [3], "last_row_end": [4]}
     tiles = {"longest_edge": 16, "splits": True, "marks": names, "parts": [[[5], [6]], [[8], [9]]]}
     layout = make_layout(
-        Setting(
+        LayoutConfig(
             (8, 8), 4, 7, {"name": name, "pinpoints": [[8, 16], [16, 16]], "frames": 3, **tiles}
         )
     )
@@ -230,14 +236,14 @@ def test_features_are_cut_where_text_stands_between_their_slots(artifact_dir):
 def test_drawings_of_tiles_lie_as_in_the_picture():
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (9, 9, 9)]
     drawings = [Image.new("RGB", (4, 4), colour) for colour in colours]
-    sheet = join_tiles(drawings, Grid(2, 2, "last"))
+    sheet = join_tiles(drawings, TileGrid(2, 2, "last"))
     left = sheet.width - 8
     assert sheet.getpixel((0, 0)) == colours[4]
     assert [sheet.getpixel((left + x, y)) for y in (0, 4) for x in (0, 4)] == colours[:4]
-    first = join_tiles(drawings, Grid(2, 2, "first"))
+    first = join_tiles(drawings, TileGrid(2, 2, "first"))
     assert [first.getpixel(at) for at in [(0, 0), (left, 0), (left + 4, 4)]] == [
         colours[0],
         colours[1],
         colours[4],
     ]
-    assert join_tiles(drawings[:1], dataclasses.replace(Grid())) is drawings[0]
+    assert join_tiles(drawings[:1], dataclasses.replace(TileGrid())) is drawings[0]

@@ -106,7 +106,7 @@ def test_a_picture_too_large_for_its_square_is_refused():
 @pytest.mark.parametrize("kind", ["SiglipImageProcessor", ["CLIPImageProcessor"], 3])
 def test_another_image_processor_is_refused_with_those_there_are(kind):
     with pytest.raises(
-        PocketVLMError, match=r"is unknown, CLIPImageProcessor, .*LlavaImageProcessorFast are known"
+        PocketVLMError, match=r"is unknown .*one of CLIPImageProcessor, .*LlavaImageProcessorFast"
     ):
         Preprocessor.from_config({**PREPROCESSOR, "image_processor_type": kind})
 

@@ -1,10 +1,19 @@
 """Features kept between answers: the same ones come back, within bounds, whatever happens to the
 files."""
 
+import hashlib
+import json
 import os
+import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from pocketvlm import VLM, PocketVLMError, Sampling
 from pocketvlm.vision.encoder import VisionEncoder
@@ -25,9 +34,9 @@ def features(seed):
     )
 
 
-def assert_same(found, expected):
+def assert_same(kept, expected):
     for name in ("image_features", "kept_indices", "kept_scores"):
-        left, right = getattr(found, name), getattr(expected, name)
+        left, right = getattr(kept, name), getattr(expected, name)
         assert left.dtype == right.dtype
         np.testing.assert_array_equal(left, right)
 
@@ -58,46 +67,190 @@ def test_nothing_is_kept_beyond_the_bound():
 
 def test_a_folder_outlives_the_process(tmp_path):
     FeatureCache(SOURCE, folder=tmp_path / "new" / "folder").put("a", features(1))
-    found = FeatureCache(SOURCE, folder=tmp_path / "new" / "folder").get("a")
-    assert_same(found, features(1))
-    assert_same(found.narrow(3), features(1).narrow(3))
+    kept = FeatureCache(SOURCE, folder=tmp_path / "new" / "folder").get("a")
+    assert_same(kept, features(1))
+    assert_same(kept.narrow(3), features(1).narrow(3))
     for other in ("artifact-k6-int8", "other-k6-fp32"):
         source = FeatureSource(other, K, HIDDEN, nested=True)
         assert FeatureCache(source, folder=tmp_path / "new" / "folder").get("a") is None
 
 
-def test_a_damaged_file_is_ignored_and_made_again(tmp_path):
+def test_a_file_is_safetensors_with_a_checksum_of_its_tensors(tmp_path):
+    expected = features(1)
+    FeatureCache(SOURCE, folder=tmp_path).put("a", expected)
+    (path,) = tmp_path.iterdir()
+    assert path.name == f"{SOURCE.name}-a.features.safetensors"
+    with safe_open(path, "np") as file:
+        assert set(file.keys()) == {"image_features", "kept_indices", "kept_scores"}
+        for name in file.keys():  # noqa: SIM118 - it is no mapping
+            np.testing.assert_array_equal(file.get_tensor(name), getattr(expected, name))
+        parts = (expected.image_features, expected.kept_indices, expected.kept_scores)
+        content = b"".join(part.tobytes() for part in parts)
+        assert file.metadata() == {"sha256": hashlib.sha256(content).hexdigest()}
+
+
+def packed(header, data):
+    """A file in safetensors' format, of a header (an object, or bytes as they are) and what follows
+    it."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def hostile_files(whole):
+    """Files that are none of this picture's features, by what is wrong with them."""
+    length = int.from_bytes(whole[:8], "little")
+    data, header = whole[8 + length :], json.loads(whole[8 : 8 + length])
+
+    def changed(name, **fields):
+        return packed(header | {name: header[name] | fields}, data)
+
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    rest = {name: entry for name, entry in header.items() if name != "kept_scores"}
+    digest = header["__metadata__"]
+    begin, end = header["image_features"]["data_offsets"]
+    return {
+        "empty": b"",
+        "cut": whole[:-1],
+        "longer": whole + b"x",
+        "another first byte": b"x" + whole[1:],
+        "a flipped bit in a tensor": whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:],
+        "nothing but an old mark": b"PVLMFEAT1\n",
+        "a header of 2^64 - 1 bytes": b"\xff" * 8 + whole[8:],
+        "a header of 2^40 bytes": struct.pack("<Q", 1 << 40) + whole[8:],
+        "a header longer than the file": struct.pack("<Q", len(whole)) + whole[8:],
+        "a header of 0 bytes": struct.pack("<Q", 0) + whole[8:],
+        "a header that is no JSON": packed(b"{" * length, data),
+        "a header of other JSON": packed(b"[]" + b" " * (length - 2), data),
+        "a header beyond what is read": packed({**header, "__metadata__": {"x": "y" * 5000}}, data),
+        "overlapping offsets": changed(
+            "kept_scores", data_offsets=header["kept_indices"]["data_offsets"][:1] * 2
+        ),
+        "offsets past the end": changed("kept_scores", data_offsets=[len(data), len(data) + 24]),
+        "offsets backwards": changed("image_features", data_offsets=[end, begin]),
+        "another dtype of the same size": changed("image_features", dtype="I32"),
+        "a dtype that numpy lacks": changed("image_features", dtype="F8_E4M3"),
+        "another shape of the same size": changed("image_features", shape=[1, HIDDEN, K]),
+        "a shape beyond any memory": changed("image_features", shape=[1 << 62, 1 << 62, 4]),
+        "an empty tensor with a long edge": packed(
+            {**header, "x": {"dtype": "F32", "shape": [0, (1 << 64) - 1], "data_offsets": [0, 0]}},
+            data,
+        ),
+        "a tensor too few": packed(rest, data),
+        "a tensor too many": packed(
+            {**header, "x": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}, data
+        ),
+        "another name": packed({**rest, "scores": header["kept_scores"]}, data),
+        "no checksum": packed(tensors, data),
+        "null for metadata": packed({**tensors, "__metadata__": None}, data),
+        "another checksum": packed(
+            {**header, "__metadata__": {"sha256": digest["sha256"][::-1]}}, data
+        ),
+        "sound, of another picture": save(
+            {
+                name: np.zeros_like(getattr(features(1), name))
+                for name in ("image_features", "kept_indices", "kept_scores")
+            },
+            digest,
+        ),
+    }
+
+
+def test_a_damaged_hostile_or_foreign_file_is_ignored_and_made_again(tmp_path):
     FeatureCache(SOURCE, folder=tmp_path).put("a", features(1))
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
-    damaged = [
-        b"",
-        whole[:-1],
-        whole + b"x",
-        b"x" + whole[1:],
-        whole[:60] + b"\xff" + whole[61:],
-        b"PVLMFEAT1\n",
-    ]
-    for content in damaged:
+    for wrong, content in hostile_files(whole).items():
         path.write_bytes(content)
         cache = FeatureCache(SOURCE, folder=tmp_path)
-        assert cache.get("a") is None
+        assert cache.get("a") is None, wrong
         cache.put("a", features(1))
         assert path.read_bytes() == whole
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_whatever_bytes_change_the_features_are_the_same_or_none(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("kept")
+    FeatureCache(SOURCE, folder=folder).put("a", features(1))
+    (path,) = folder.iterdir()
+    content = bytearray(path.read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    kept = FeatureCache(SOURCE, folder=folder).get("a")
+    if kept is not None:
+        assert_same(kept, features(1))
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    FeatureCache(SOURCE, folder=tmp_path).put("a", features(1))
+    (path,) = tmp_path.iterdir()
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)  # sparse
+    monkeypatch.setattr(type(path), "open", lambda *_: pytest.fail("opened"))
+    assert FeatureCache(SOURCE, folder=tmp_path).get("a") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_pipe_or_folder_in_a_files_place_is_none(tmp_path):
+    path = tmp_path / f"{SOURCE.name}-a.features.safetensors"
+    for make, remove in ((os.mkfifo, os.unlink), (os.mkdir, os.rmdir)):
+        make(path)
+        assert FeatureCache(SOURCE, folder=tmp_path).get("a") is None
+        remove(path)
+
+
+WRITER = """
+import sys
+import numpy as np
+from pathlib import Path
+from pocketvlm.vision.feature_cache import FeatureCache, FeatureSource
+from pocketvlm.vision.features import VisionFeatures
+
+value, k, hidden = map(int, sys.argv[3:])
+features = VisionFeatures(
+    np.full((1, k, hidden), value, np.float32),
+    np.arange(k)[None] + value,
+    np.full((1, k), value, np.float32),
+)
+source = FeatureSource(sys.argv[2], k, hidden, nested=True)
+for _ in range(200):
+    FeatureCache(source, folder=Path(sys.argv[1])).put("a", features)
+"""
+
+
+def test_several_processes_write_and_read_one_file(tmp_path):
+    command = [sys.executable, "-c", WRITER, str(tmp_path), SOURCE.name]
+    writers = [subprocess.Popen([*command, str(value), str(K), str(HIDDEN)]) for value in (1, 2)]
+    results = []
+    while any(writer.poll() is None for writer in writers):
+        if (kept := FeatureCache(SOURCE, folder=tmp_path).get("a")) is not None:
+            results.append(kept)
+    assert [writer.returncode for writer in writers] == [0, 0]
+    results.append(FeatureCache(SOURCE, folder=tmp_path).get("a"))
+    for kept in results:
+        value = kept.kept_indices[0, 0]
+        assert value in (1, 2)
+        assert (kept.image_features == value).all()
+        assert (kept.kept_scores == value).all()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{SOURCE.name}-a.features.safetensors"]
 
 
 def test_the_folder_is_bounded_too(tmp_path):
     (tmp_path / "keep.txt").write_text("not ours")
     cache = FeatureCache(
-        SOURCE, FeatureLimits(memory_bytes=0, disk_bytes=3 * (SIZE + 100)), tmp_path
+        SOURCE, FeatureLimits(memory_bytes=0, disk_bytes=3 * (SIZE + 450)), tmp_path
     )
     for number in range(3):
         cache.put(str(number), features(number))
-        os.utime(tmp_path / f"{SOURCE.name}-{number}.features", (number, number))
+        os.utime(tmp_path / f"{SOURCE.name}-{number}.features.safetensors", (number, number))
     assert_same(cache.get("0"), features(0))  # used now
     cache.put("3", features(3))
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"keep.txt", *(f"{SOURCE.name}-{number}.features" for number in (0, 2, 3))}
+    assert left == {
+        "keep.txt",
+        *(f"{SOURCE.name}-{number}.features.safetensors" for number in (0, 2, 3)),
+    }
 
 
 def test_a_folder_that_cannot_be_made_is_refused_one_that_cannot_be_written_is_not(

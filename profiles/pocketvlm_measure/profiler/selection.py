@@ -1,5 +1,5 @@
-"""Knows what selecting visual tokens costs within the vision graph, from ONNX Runtime's own times
-of its nodes."""
+"""Knows what selecting visual tokens costs within the vision graph: ONNX Runtime profiles its
+nodes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _KERNEL = "_kernel_time"
 
 @dataclass(frozen=True)
 class Selection:
-    """Time of the nodes that select, and of all nodes, in milliseconds, for each run."""
+    """Milliseconds of the nodes that select, and of all nodes, for each run."""
 
     select: tuple[float, ...]
     nodes: tuple[float, ...]
 
     @property
     def share(self) -> float:
-        """The part of the vision graph's time, 0 to 1: the median over runs."""
+        """Selection's share of the vision graph's time, 0 to 1: the median over runs."""
         return Spread(
             [part / whole for part, whole in zip(self.select, self.nodes, strict=True)]
         ).median
@@ -42,11 +42,16 @@ def measure_selection(
     """Run the vision graph that serves ``budget`` once to warm up and then ``runs`` times with its
     nodes timed.
 
-    None where the graph names no node as selecting: it was exported before graphs did.
+    None where no node of the graph is named as selecting.
     """
     manifest = artifact.manifest
     k = pick_graph(manifest, budget)
-    name = pick_precision(manifest.vision.graphs[k], precision, f"vision graph at budget {k}")
+    name = pick_precision(
+        manifest.vision.graphs[k],
+        precision,
+        f"vision graph at budget {k}",
+        setting="vision_precision",
+    )
     pixels = open_layout(artifact).cut(open_picture(noise_picture(artifact))).pixel_values[:1]
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(
@@ -65,15 +70,15 @@ def measure_selection(
 
 
 def read_events(events: Iterable[Mapping[str, Any]]) -> Selection | None:
-    """The `Selection` in ONNX Runtime's profile, the first run left out; durations there are in
-    microseconds."""
+    """The `Selection` in ONNX Runtime's profile (in microseconds), without the first run; None
+    where no node is named as selecting."""
     runs = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e.get("name") == "model_run")[1:]
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL)]
     if not any(e["name"].startswith(metadata.SELECTION) for e in kernels):
         return None
-    of_run = [[e for e in kernels if begin <= e["ts"] <= end] for begin, end in runs]
-    selecting = [[e for e in found if e["name"].startswith(metadata.SELECTION)] for found in of_run]
-    return Selection(tuple(map(_milliseconds, selecting)), tuple(map(_milliseconds, of_run)))
+    by_run = [[e for e in kernels if begin <= e["ts"] <= end] for begin, end in runs]
+    selecting = [[e for e in run if e["name"].startswith(metadata.SELECTION)] for run in by_run]
+    return Selection(tuple(map(_milliseconds, selecting)), tuple(map(_milliseconds, by_run)))
 
 
 def _milliseconds(events: Iterable[Mapping[str, Any]]) -> float:

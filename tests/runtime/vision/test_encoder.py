@@ -106,7 +106,7 @@ def test_budgets_beyond_the_graph_are_refused():
 
 
 def test_an_unknown_precision_is_refused_with_those_there_are(artifact_dir):
-    with pytest.raises(PocketVLMError, match="no precision 'int8': this artifact has fp32"):
+    with pytest.raises(PocketVLMError, match="no precision 'int8': expected fp32"):
         VisionEncoder.open(Artifact.open(artifact_dir), precision="int8")
 
 

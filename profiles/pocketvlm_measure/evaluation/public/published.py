@@ -1,9 +1,7 @@
-"""Knows what papers report for LLaVA-1.5-7B, so that figures measured here stand beside them.
+"""Knows what papers report for LLaVA-1.5-7B, so that figures measured here can be put beside them.
 
 FasterVLM's table (arXiv 2412.01818) has its own figures and those of FastV as its authors ran it
-(pruned after layer 2); FastV's own (arXiv 2403.06764, after layer 3) are few. SQA-I is ScienceQA's
-questions with a picture; POPE is the mean F1 of its three files; VQA v2 is test-dev, whose answers
-are not public.
+(pruned after layer 2). FastV's own figures (arXiv 2403.06764, after layer 3) are few.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ _FASTV_TOKENS = (288, 144, 58, 29)
 
 @dataclass(frozen=True)
 class Published:
-    """A benchmark in papers.
+    """A benchmark's figures in papers.
 
     Attributes:
         columns: {who: {visual tokens kept: per cent}}.
@@ -30,32 +28,17 @@ class Published:
     remark: str = ""
 
 
-def _table(
+def fastervlm_table(
     fastervlm: str, fastv: str, **more: Mapping[int, float]
 ) -> dict[str, Mapping[int, float]]:
-    ours = dict(zip(_TOKENS, map(float, fastervlm.split()), strict=True))
-    theirs = dict(zip(_FASTV_TOKENS, map(float, fastv.split()), strict=True))
-    return {"FasterVLM": ours, "FastV, by FasterVLM": theirs, **more}
+    """The columns of a benchmark in FasterVLM's table, each as the paper prints it: per cent, the
+    most tokens first.
 
-
-PUBLISHED: dict[str, Published] = {
-    "vqav2": Published(
-        _table("78.52 78.39 77.86 76.19 71.92 66.75", "77.67 74.07 65.38 55.92"),
-        remark="papers ask test-dev, whose answers are not public",
-    ),
-    "gqa": Published(
-        _table(
-            "61.94 61.51 60.64 58.34 54.91 51.51",
-            "60.05 56.58 51.20 46.03",
-            **{"FastV": {576: 62.0, 288: 60.4}},
-        )
-    ),
-    "textvqa": Published(_table("58.21 57.91 57.90 57.07 55.28 53.09", "58.25 57.38 54.75 51.56")),
-    "pope": Published(
-        _table("85.88 85.92 86.20 83.46 75.85 67.24", "82.45 73.74 57.30 35.47"),
-        mean_over_tags=True,
-    ),
-    "scienceqa": Published(
-        _table("69.51 68.57 68.37 67.92 68.91 69.56", "68.96 69.11 69.81 70.00")
-    ),
-}
+    Args:
+        fastervlm: six figures, at 576, 432, 288, 144, 58 and 29 tokens.
+        fastv: four, at 288, 144, 58 and 29 tokens.
+        more: further columns by name.
+    """
+    own = dict(zip(_TOKENS, map(float, fastervlm.split()), strict=True))
+    rerun = dict(zip(_FASTV_TOKENS, map(float, fastv.split()), strict=True))
+    return {"FasterVLM": own, "FastV, by FasterVLM": rerun, **more}

@@ -1,5 +1,5 @@
-"""Knows how the questions about a picture are answered: the picture is encoded once for all of them
-and all budgets."""
+"""Knows how the questions about a picture are answered: it is encoded once for all of them and all
+budgets."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from pocketvlm_measure.evaluation.questions import Question, picture_of
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one question at one budget.
+    """The result of one question at one budget.
 
     Attributes:
         line: the question's.
-        budget: visual tokens a picture.
+        budget: visual tokens per picture or tile.
         text: the answer without spaces around it; empty where there is none.
-        tokens: how many it took.
+        tokens: how many were generated.
         visual_tokens: those of its pictures that the decoder read.
-        ttft_ms: to the first token, as if the picture had not been seen before; loading not
-            counted.
-        error: why there is no answer.
+        ttft_ms: milliseconds to the first token, with encoding the pictures, which later questions
+            about them do not repeat; without loading.
+        error: why there is no answer, as one line; None where there is one.
     """
 
     line: int
@@ -44,15 +44,16 @@ class Reply:
 
 
 class Asker:
-    """A subject, loaded. Budgets share a vision graph where the method allows, and the decoder
-    always."""
+    """A subject, loaded. All budgets share the decoder, and a vision graph where the method is
+    nested."""
 
     def __init__(self, subject: Subject) -> None:
         first = subject.cases[0]
         artifact = Artifact.open(subject.folder)
         if artifact.manifest.artifact_id != subject.artifact_id:
             raise RequestError(
-                f"{subject.folder} is another artifact than it was", advice="begin again"
+                f"{subject.folder} is another artifact than when the run began",
+                advice="begin again",
             )
         decoder = open_decoder(
             artifact, engine=first.decoder, precision=first.decoder_precision, threads=first.threads
@@ -67,8 +68,8 @@ class Asker:
             self._vlms[budget] = VLM(artifact, encoder, decoder, keep_features=True)
 
     def answer(self, task: Task) -> Iterator[Reply]:
-        """Answer a task's questions one by one; a picture or question that is refused gives replies
-        that say why."""
+        """Answer a task's questions one by one; a refused picture or question gives replies with an
+        ``error``."""
         asked = task.asked
         try:
             images = [open_picture(picture_of(image)) for image in asked[0][0].images]
@@ -79,10 +80,10 @@ class Asker:
                 for budget in left
             )
             return
-        seen_ms = dict.fromkeys(self._vlms, 0.0)
+        encoding_ms = dict.fromkeys(self._vlms, 0.0)
         for question, left in asked:
             for budget in left:
-                yield self._answer(question, images, budget, task.max_new_tokens, seen_ms)
+                yield self._answer(question, images, budget, task.max_new_tokens, encoding_ms)
 
     def _answer(
         self,
@@ -90,10 +91,10 @@ class Asker:
         images: list[Image.Image],
         budget: int,
         max_new_tokens: int,
-        seen_ms: dict[int, float],
+        encoding_ms: dict[int, float],
     ) -> Reply:
-        """One reply; ``seen_ms`` remembers what encoding the pictures took each graph, the first
-        time."""
+        """One reply; ``encoding_ms`` remembers how long each graph took to encode the pictures, the
+        first time."""
         graph = budget if budget in self._vlms else max(self._vlms)
         try:
             answer = self._vlms[graph].generate(
@@ -102,14 +103,14 @@ class Asker:
         except PocketVLMError as error:
             return Reply(question.line, budget, error=str(error))
         vision_ms = answer.timings_ms["vision"]
-        seen_ms[graph] = max(seen_ms[graph], vision_ms)
+        encoding_ms[graph] = max(encoding_ms[graph], vision_ms)
         return Reply(
             question.line,
             budget,
             answer.text.strip(),
             len(answer.token_ids),
             answer.visual_tokens["after"],
-            round(answer.timings_ms["ttft"] - vision_ms + seen_ms[graph], 3),
+            round(answer.timings_ms["ttft"] - vision_ms + encoding_ms[graph], 3),
         )
 
 

@@ -51,8 +51,8 @@ def test_prefill_of_vicuna_13b(n, tera):
 )
 def test_fastervlms_table_of_llava_next(n, tera, mib):
     """Five tiles through all 24 layers of the tower; keys and values in float16."""
-    found = prefill_flops(n, **LLAMA_7B) + 5 * tower_flops(**CLIP_L, layers=24)
-    assert found / 1e12 == pytest.approx(tera, rel=1.5e-3)
+    flops = prefill_flops(n, **LLAMA_7B) + 5 * tower_flops(**CLIP_L, layers=24)
+    assert flops / 1e12 == pytest.approx(tera, rel=1.5e-3)
     assert cache_bytes(n, layers=32, kv_heads=32, head_dim=128, value_bytes=2) / MIB == mib
 
 
@@ -141,6 +141,6 @@ def test_of_an_artifact_with_fastv(artifact_dir):
 def test_fastervlms_table_of_fastv():
     """FasterVLM's table at half the tokens, 23.04 T and 765 MiB: two layers of 2880 tokens, thirty
     of 1440."""
-    found = prefill_flops(2880, 4096, 11008, 2) + prefill_flops(1440, 4096, 11008, 30)
-    assert (found + 5 * tower_flops(**CLIP_L, layers=24)) / 1e12 == pytest.approx(23.04, rel=1.5e-3)
+    flops = prefill_flops(2880, 4096, 11008, 2) + prefill_flops(1440, 4096, 11008, 30)
+    assert (flops + 5 * tower_flops(**CLIP_L, layers=24)) / 1e12 == pytest.approx(23.04, rel=1.5e-3)
     assert cache_bytes(2880, 2, 32, 128, 2) + cache_bytes(1440, 30, 32, 128, 2) == 765 * MIB

@@ -35,12 +35,12 @@ def vision(
     def measure(artifact: Artifact, budget: int | None) -> Callable[[], dict[str, float]]:
         encoder = VisionEncoder.open(artifact, budget=budget, threads=timing.threads)
 
-        def once() -> dict[str, float]:
+        def encode() -> dict[str, float]:
             started = time.perf_counter()
             encoder.encode(pixel_values)
             return {"vision": (time.perf_counter() - started) * 1e3}
 
-        return once
+        return encode
 
     chosen = sizes or sorted(ours.manifest.vision.graphs, reverse=True)
     candidates = {"unpruned": measure(whole, None)} | {

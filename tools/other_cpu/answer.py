@@ -1,7 +1,7 @@
 """Answers questions with the runtime, on whichever machine runs it: FOLDER QUESTIONS.json VISION
 DECODER.
 
-Writes one JSON object a question, ``token_ids``, ``text``, ``kept``, and the prompt's last
+Writes one JSON object per question, ``token_ids``, ``text``, ``kept``, and the prompt's last
 ``logits``.
 """
 
@@ -44,9 +44,9 @@ with tempfile.TemporaryDirectory() as features:
         )
         decoder.reset()
         answer = vlm.generate(question, images=[image], max_new_tokens=32)
-        found = {
+        result = {
             "token_ids": answer.token_ids,
             "text": answer.text.strip(),
             "kept": answer.kept_indices[0],
         }
-        print(json.dumps({"logits": logits.tolist(), **found}), flush=True)
+        print(json.dumps({"logits": logits.tolist(), **result}), flush=True)

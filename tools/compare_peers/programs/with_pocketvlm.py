@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compare_peers.programs.common import Stopwatch, serve, settings
+from compare_peers.programs.common import Stopwatch, read_settings, serve
 from pocketvlm import VLM, __version__
 
-told = settings()
-vlm = VLM.load(told["folder"], threads=told["threads"], **told["load"])
+options = read_settings()
+vlm = VLM.load(options["folder"], threads=options["threads"], **options["load"])
 
 
 def answer(picture: Path, watch: Stopwatch) -> int:
     """See `serve`."""
-    done = vlm.generate(told["question"], images=[picture], max_new_tokens=told["new_tokens"])
+    done = vlm.generate(options["question"], images=[picture], max_new_tokens=options["new_tokens"])
     watch.first = watch.started + done.timings_ms["ttft"] / 1e3
     watch.tokens = len(done.token_ids)
     watch.last = watch.first + done.timings_ms["decode"] / 1e3

@@ -90,7 +90,7 @@ def test_methods_that_are_not_nested_refuse_other_budgets(tmp_path, pixel_values
     assert features.narrow(PATCHES) is features
     with pytest.raises(PocketVLMError, match="not nested"):
         features.narrow(3)
-    with pytest.raises(PocketVLMError, match=f"serves {PATCHES} of {PATCHES}"):
+    with pytest.raises(PocketVLMError, match=f"expected {PATCHES} of {PATCHES}"):
         VisionEncoder.open(artifact, budget=3)
     with pytest.raises(PocketVLMError, match="16 only"):
         encoder.check_budget(3)

@@ -52,7 +52,8 @@ class Asker:
         artifact = Artifact.open(subject.folder)
         if artifact.manifest.artifact_id != subject.artifact_id:
             raise RequestError(
-                f"{subject.folder} is another artifact than when the run began",
+                f"{subject.folder} has changed since the run began",
+                expected=f"the artifact {subject.artifact_id}",
                 advice="begin again",
             )
         decoder = open_decoder(

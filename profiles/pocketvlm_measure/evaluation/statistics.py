@@ -20,6 +20,7 @@ Combine = Callable[[Numbers], Numbers]  # sums (..., parts) to figures (..., fig
 
 CONFIDENCE = 0.95
 DRAWS = 2_000
+SEED = 0  # of the draws: every case has the same pictures drawn in the same order
 _AT_ONCE = 4_000_000  # numbers of a block of draws, which bounds memory
 
 
@@ -50,16 +51,13 @@ class Difference:
     questions: int
 
 
-def estimate(
-    parts: Numbers, pictures: npt.NDArray[np.int64], combine: Combine, seed: int = 0
-) -> list[Estimate]:
+def estimate(parts: Numbers, pictures: npt.NDArray[np.int64], combine: Combine) -> list[Estimate]:
     """Each figure of many answers with its interval.
 
     Args:
         parts: (questions, parts), see `Metric.parts`.
         pictures: (questions,), a number for each picture; questions about the same one share it.
         combine: see `Metric.combine`.
-        seed: of the draws; the same pictures are drawn in the same order for every case.
 
     Returns:
         One estimate per figure. Where all pictures have the same score of 0 or 1, no draw can
@@ -68,7 +66,7 @@ def estimate(
     """
     sums = _by_picture(parts, pictures)
     values = combine(sums.sum(axis=0))
-    draws = combine(np.concatenate(list(_resampled(sums, seed))))  # (draws, figures)
+    draws = combine(np.concatenate(list(_resampled(sums))))  # (draws, figures)
     estimates = []
     for value, drawn in zip(values, draws.T, strict=True):
         low, high = _percentiles(drawn)
@@ -86,7 +84,6 @@ def difference(
     pictures: npt.NDArray[np.int64],
     combine: Combine,
     right: Callable[[Sequence[float]], bool],
-    seed: int = 0,
 ) -> Difference:
     """One case less another, on the same questions in the same order; see `estimate` for the
     arguments."""
@@ -96,7 +93,7 @@ def difference(
     def less(both: Numbers) -> Numbers:
         return combine(both[..., :width])[..., 0] - combine(both[..., width:])[..., 0]
 
-    drawn = less(np.concatenate(list(_resampled(sums, seed))))
+    drawn = less(np.concatenate(list(_resampled(sums))))
     ours, theirs = (np.array([right(row) for row in rows], dtype=bool) for rows in (here, there))
     only_here, only_there = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     headline = Estimate(float(less(sums.sum(axis=0))), *_percentiles(drawn))
@@ -124,9 +121,9 @@ def _by_picture(parts: Numbers, pictures: npt.NDArray[np.int64]) -> Numbers:
     return sums
 
 
-def _resampled(sums: Numbers, seed: int) -> Iterator[Numbers]:
+def _resampled(sums: Numbers) -> Iterator[Numbers]:
     """Sums over as many pictures as there are, drawn with replacement: blocks of (draws, parts)."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     count = len(sums)
     block = max(1, _AT_ONCE // (count * sums.shape[1]))
     for start in range(0, DRAWS, block):

@@ -48,15 +48,6 @@ def tower_flops(n: float, d: int, m: int, layers: int) -> float:
     return 2 * layers * macs_of_mlp_with_two_matrices(n, d, m)
 
 
-def fastv_ratio(n: int, kept: int, after: int, d: int, m: int, layers: int) -> float:
-    """FastV's share of the multiply-adds, when only ``kept`` of n tokens go on after the first
-    ``after`` layers."""
-    whole = macs_of_mlp_with_two_matrices(n, d, m)
-    return (after * whole + (layers - after) * macs_of_mlp_with_two_matrices(kept, d, m)) / (
-        layers * whole
-    )
-
-
 def cache_bytes(n: int, layers: int, kv_heads: int, head_dim: int, value_bytes: int) -> int:
     """Bytes of keys and values of n tokens."""
     return 2 * layers * kv_heads * head_dim * value_bytes * n

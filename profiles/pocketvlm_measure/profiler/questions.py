@@ -65,11 +65,11 @@ def noise_picture(artifact: Artifact, seed: int = 0) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def made_up_prompt(artifact: Artifact, pictures: int = 1, text_tokens: int = TEXT_TOKENS) -> str:
-    """A prompt of at most ``text_tokens`` tokens, the template's included and the pictures' not; at
+def made_up_prompt(artifact: Artifact, pictures: int = 1) -> str:
+    """A prompt of at most `TEXT_TOKENS` tokens, the template's included and the pictures' not; at
     least one word."""
     prompter = Prompter.from_artifact(artifact)
     prompt = "What"
-    while len(prompter.encode(f"{prompt} is", pictures, 1)) - pictures <= text_tokens:
+    while len(prompter.encode(f"{prompt} is", pictures, 1)) - pictures <= TEXT_TOKENS:
         prompt += " is"
     return prompt

@@ -57,12 +57,13 @@ def flipped(rng, right, lost, won):
     return np.where(right, change >= lost / 0.9, change < won / 0.1)
 
 
-def test_intervals_hold_as_often_as_they_say(few_draws):
+def test_intervals_hold_as_often_as_they_say(few_draws, monkeypatch):
     rng = np.random.default_rng(0)
     held = []
     for number in range(500):  # each with draws of its own: shared ones err alike
         right, pictures = a_set(rng)
-        (figure,) = estimate(scores(right), pictures, EXACT.combine, seed=number + 1)
+        monkeypatch.setattr(statistics, "SEED", number + 1)
+        (figure,) = estimate(scores(right), pictures, EXACT.combine)
         held.append(figure.low <= 0.9 <= figure.high)
     assert np.mean(held) == pytest.approx(0.95, abs=0.03)
 

@@ -56,8 +56,8 @@ class Target:
 
     def settings(self) -> dict[str, Any]:
         """Return the values that the file gives, by key, in the order of `KEYS`."""
-        values = {key: getattr(self, key) for key in KEYS}
-        return {key: value for key, value in values.items() if value is not None and value != ()}
+        found = {key: getattr(self, key) for key in KEYS}
+        return {key: value for key, value in found.items() if value is not None and value != ()}
 
 
 def _text(value: Any) -> str:
@@ -78,10 +78,10 @@ def _flag(value: Any) -> bool:
     return value
 
 
-def _one_of(*names: str) -> Callable[[Any], str]:
+def _one_of(*known: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
-        if value not in names:
-            raise ValueError(" or ".join(f'"{name}"' for name in names))
+        if value not in known:
+            raise ValueError(" or ".join(f'"{name}"' for name in known))
         return str(value)
 
     return check
@@ -170,8 +170,8 @@ def _check_combinations(target: Target) -> None:
             target.context is not None and target.context <= max(target.budget, default=0)
         ),
     }
-    for problem, is_so in problems.items():
-        if is_so:
+    for problem, found in problems.items():
+        if found:
             raise TargetError(f"{target.name}: {problem}")
 
 

@@ -102,7 +102,7 @@ def reads_after(reads, answers, prompt):
 
 def test_a_precision_that_is_not_there(artifact):
     with pytest.raises(
-        PocketVLMError, match="no precision 'fp32': expected int4 or int8 or int4_b128"
+        PocketVLMError, match="no precision 'fp32': expected one of int4, int8, int4_b128"
     ):
         open_decoder(artifact, precision="fp32")
 

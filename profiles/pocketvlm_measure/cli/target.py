@@ -1,4 +1,4 @@
-"""Knows which options a deployment target sets in commands that measure."""
+"""Knows what a deployment target asks of commands that measure."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pocketvlm_targets import Target
 
 
 def case_wishes(target: Target, _given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a command that goes through cases: a target's lists, of which every engine
+    """What a target wants of a command that goes through cases: its lists, of which every engine
     takes what it has."""
-    options = {
+    wanted = {
         "decoder": ("onnx", "llama.cpp") if target.decoder == "both" else target.decoder,
         "budget": target.budget,
         "vision_precision": target.vision_precision,
         "decoder_precision": (*target.decoder_precision, *target.gguf_type),
         "threads": target.threads,
     }
-    return {name: value for name, value in options.items() if value}
+    return {name: value for name, value in wanted.items() if value}
 
 
 def profiling_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `profile`: a target's lists and its limits."""
+    """What a target wants of a command that measures: its lists and its limits."""
     limits = {"context": target.context, "memory_limit": target.memory_limit}
     return case_wishes(target, given) | {name: value for name, value in limits.items() if value}

@@ -81,10 +81,10 @@ class Asker:
                 for budget in left
             )
             return
-        encoding_ms = dict.fromkeys(self._vlms, 0.0)
+        encode_ms = dict.fromkeys(self._vlms, 0.0)
         for question, left in asked:
             for budget in left:
-                yield self._answer(question, images, budget, task.max_new_tokens, encoding_ms)
+                yield self._answer(question, images, budget, task.max_new_tokens, encode_ms)
 
     def _answer(
         self,
@@ -92,9 +92,9 @@ class Asker:
         images: list[Image.Image],
         budget: int,
         max_new_tokens: int,
-        encoding_ms: dict[int, float],
+        encode_ms: dict[int, float],
     ) -> Reply:
-        """One reply; ``encoding_ms`` remembers how long each graph took to encode the pictures, the
+        """One reply; ``encode_ms`` remembers how long each graph took to encode the pictures, the
         first time."""
         graph = budget if budget in self._vlms else max(self._vlms)
         try:
@@ -104,14 +104,14 @@ class Asker:
         except PocketVLMError as error:
             return Reply(question.line, budget, error=str(error))
         vision_ms = answer.timings_ms["vision"]
-        encoding_ms[graph] = max(encoding_ms[graph], vision_ms)
+        encode_ms[graph] = max(encode_ms[graph], vision_ms)
         return Reply(
             question.line,
             budget,
             answer.text.strip(),
             len(answer.token_ids),
             answer.visual_tokens["after"],
-            round(answer.timings_ms["ttft"] - vision_ms + encoding_ms[graph], 3),
+            round(answer.timings_ms["ttft"] - vision_ms + encode_ms[graph], 3),
         )
 
 

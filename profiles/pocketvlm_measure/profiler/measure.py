@@ -123,7 +123,7 @@ def _ask(job: dict[str, Any], case: Case) -> Any:
         RequestError: the job was refused there.
         EngineError: the process died or failed.
     """
-    # Ctrl-C reaches the child too, whose traceback of it is not shown.
+    # Ctrl-C reaches the child too; the traceback that it writes is captured and dropped.
     child = subprocess.run(
         _CHILD, input=json.dumps(job), capture_output=True, text=True, check=False
     )

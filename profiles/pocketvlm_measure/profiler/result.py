@@ -153,7 +153,7 @@ class Profile:
         few = [r for r in self.results if len(r.samples) < 3]
         if few and not self.interrupted:
             yield (
-                f"few runs per configuration ({self.repeat}) tell little about the spread: use "
+                f"few runs per configuration ({self.repeat}), so the spread is uncertain: use "
                 f"--repeat 5 or more"
             )
 

@@ -76,9 +76,9 @@ def read_events(events: Iterable[Mapping[str, Any]]) -> Selection | None:
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL)]
     if not any(e["name"].startswith(metadata.SELECTION) for e in kernels):
         return None
-    by_run = [[e for e in kernels if begin <= e["ts"] <= end] for begin, end in runs]
-    selecting = [[e for e in run if e["name"].startswith(metadata.SELECTION)] for run in by_run]
-    return Selection(tuple(map(_milliseconds, selecting)), tuple(map(_milliseconds, by_run)))
+    of_run = [[e for e in kernels if begin <= e["ts"] <= end] for begin, end in runs]
+    selecting = [[e for e in run if e["name"].startswith(metadata.SELECTION)] for run in of_run]
+    return Selection(tuple(map(_milliseconds, selecting)), tuple(map(_milliseconds, of_run)))
 
 
 def _milliseconds(events: Iterable[Mapping[str, Any]]) -> float:

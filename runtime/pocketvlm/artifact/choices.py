@@ -15,63 +15,65 @@ def is_nested(manifest: Manifest) -> bool:
 
 
 def serving_graph(manifest: Manifest, budget: int) -> int | None:
-    """The exported k that serves ``budget``, or None where no graph does.
-
-    It is the graph of ``budget`` itself, or the smallest larger one where the method is nested.
-    """
+    """The exported k that serves ``budget``: equal, or the smallest larger one where the method is
+    nested. None where no graph serves it."""
     if not 1 <= budget <= manifest.pruning.tokens_before:
         return None
-    graphs = manifest.vision.graphs
-    if budget in graphs:
+    exported = manifest.vision.graphs
+    if budget in exported:
         return budget
-    larger = [k for k in graphs if k > budget] if is_nested(manifest) else []
+    larger = [k for k in exported if k > budget] if is_nested(manifest) else []
     return min(larger, default=None)
 
 
 def pick_graph(manifest: Manifest, budget: int | None) -> int:
-    """The exported k that serves ``budget``, by default the artifact's; see `serving_graph`.
+    """The exported k that serves ``budget``, see `serving_graph`.
+
+    Args:
+        manifest: of the artifact.
+        budget: visual tokens per tile; None is the artifact's default.
 
     Raises:
         RequestError: no graph serves it.
     """
-    k = manifest.pruning.default_budget if budget is None else budget
-    graph = serving_graph(manifest, k)
+    requested = manifest.pruning.default_budget if budget is None else budget
+    graph = serving_graph(manifest, requested)
     if graph is not None:
         return graph
-    most = manifest.pruning.tokens_before
-    if not 1 <= k <= most:
+    if not 1 <= requested <= manifest.pruning.tokens_before:
         raise RequestError(
-            f"budget {k} is not within 1..{most}, the visual tokens per picture or tile",
+            f"budget {requested}",
+            expected=f"1..{manifest.pruning.tokens_before}, the tokens of a picture",
             setting="budget",
         )
     exported = sorted(manifest.vision.graphs)
     served = f"1..{exported[-1]}" if is_nested(manifest) else " or ".join(map(str, exported))
     raise RequestError(
-        f"budget {k} is not in this artifact",
-        expected=f"{served} of {most} visual tokens",
-        advice=f"choose one of these or export again with --budget {k}",
+        f"budget {requested} is not in this artifact, which serves {served} of "
+        f"{manifest.pruning.tokens_before} tokens",
+        advice=f"choose one of these or export again with --budget {requested}",
         setting="budget",
     )
 
 
 def pick_precision(
-    graphs: Mapping[str, str], precision: str, what: str, *, setting: str = ""
+    graphs: Mapping[str, str], precision: str, what: str, *, setting: str = "decoder_precision"
 ) -> str:
-    """The file name for a precision.
+    """The file of a precision.
 
     Args:
         graphs: {precision: file name}.
-        precision: the one that is asked for.
-        what: the graphs in words, for the refusal.
-        setting: the option that asked for it, see `pocketvlm.errors.PocketVLMError`.
+        precision: the requested one.
+        what: the graphs' name in a refusal.
+        setting: see `PocketVLMError.setting`.
 
     Raises:
-        RequestError: there is none.
+        RequestError: there is none of this precision.
     """
     if precision not in graphs:
         raise RequestError(
             f"the {what} has no precision {precision!r}",
-            expected=" or ".join(graphs),
+            expected=f"one of {', '.join(graphs)}",
             setting=setting,
         )
     return graphs[precision]

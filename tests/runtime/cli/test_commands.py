@@ -117,10 +117,10 @@ def test_run_json_has_the_documented_fields(artifact_dir, image_file):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--budget", "0"], "budget 0 is not within 1..16"),
-        (["--budget", "-3"], "budget -3 is not within 1..16"),
+        (["--budget", "0"], "budget 0: expected 1..16"),
+        (["--budget", "-3"], "budget -3: expected 1..16"),
         (["--budget", "13"], "budget 13"),
-        (["--budget", "17"], "budget 17 is not within 1..16"),
+        (["--budget", "17"], "budget 17: expected 1..16"),
         (["--image", "missing.png"], "missing.png"),
         (["--decoder", "llama.cpp"], "llama.cpp"),
         (["--vision-precision", "int8"], "int8"),

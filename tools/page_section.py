@@ -19,9 +19,9 @@ def replace_section(path: Path, name: str, text: str) -> None:
     pattern = re.compile(
         rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.DOTALL
     )
-    page, found = pattern.subn(lambda match: f"{match[1]}{text}\n{match[2]}", path.read_text())
-    if found != 1:
-        raise ValueError(f"{path} has {found} sections '{name}'; expected one '<!-- {name} -->'")
+    page, count = pattern.subn(lambda match: f"{match[1]}{text}\n{match[2]}", path.read_text())
+    if count != 1:
+        raise ValueError(f"{path} has {count} sections '{name}'; expected one '<!-- {name} -->'")
     path.write_text(page)
 
 

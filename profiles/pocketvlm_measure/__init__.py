@@ -1,6 +1,6 @@
-"""Measures artifacts: what an answer costs (`profiler`), how many are right (`evaluation`); the
-extra ``[measure]``.
+"""Measures artifacts: what an answer costs (`profiler`), how many answers are right (`evaluation`).
 
-Stands above the runtime, which knows nothing of it, and beside the exporter, which it never
-imports.
+It needs the extra ``[measure]``. It imports the runtime, which knows nothing of it, and never the
+exporter. The profiler and the evaluation share the modules beside them and import nothing of each
+other.
 """

@@ -1,8 +1,8 @@
-"""Knows which configurations of an artifact there are to measure, and which were asked for."""
+"""Knows which configurations of an artifact can be measured, and which were requested."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pocketvlm.artifact import Manifest, pick_graph, pick_precision
@@ -10,12 +10,21 @@ from pocketvlm.errors import RequestError
 from pocketvlm.ort.settings import EngineSettings, check_threads, physical_cores
 
 ALL = "all"
+_ONNX = "onnx"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration; ``threads`` is None where each engine takes its own default, ``context``
-    the artifact's."""
+    """One configuration of an artifact.
+
+    Attributes:
+        budget: visual tokens per picture or tile.
+        decoder: the engine.
+        decoder_precision: a precision, a GGUF type, or ``A+B``, see `has_precision`.
+        vision_precision: of the vision graph.
+        threads: of each engine; None leaves it its default.
+        context: the longest sequence in tokens; None is the artifact's own.
+    """
 
     budget: int
     decoder: str
@@ -26,7 +35,7 @@ class Case:
 
     @property
     def n_threads(self) -> int:
-        """The threads at work: both engines' default is a physical core each."""
+        """The number of threads; the default of both engines is one per physical core."""
         return self.threads or physical_cores()
 
     @property
@@ -46,6 +55,15 @@ class Case:
         )
 
 
+def has_precision(manifest: Manifest, engine: str, precision: str) -> bool:
+    """Whether an engine of the artifact can decode in a precision.
+
+    ONNX Runtime also takes ``A+B``: prefill in A, decode in B.
+    """
+    parts = precision.split("+") if engine == _ONNX else [precision]
+    return set(parts) <= set(manifest.decoder.by_engine.get(engine, {}))
+
+
 def sweep(
     manifest: Manifest,
     *,
@@ -56,93 +74,96 @@ def sweep(
     threads: Sequence[int | None] = (None,),
     context: int | None = None,
 ) -> list[Case]:
-    """Every combination of what is asked for, the most visual tokens first.
+    """Every combination of what is requested, the most visual tokens first.
 
     Args:
         manifest: of the artifact.
-        budgets: visual tokens a picture; none means those that were exported.
-        decoders: engines; none is the one that answers by default, ``("all",)`` each that the
-            artifact has.
+        budgets: visual tokens per picture or tile; none means those that were exported.
+        decoders: engines; none is the default one, ``("all",)`` each that the artifact has.
         decoder_precisions: none is each engine's default, ``("all",)`` all. Of a list every engine
-            takes what it has; ``A+B`` reads in A and answers in B.
+            takes what it has, see `has_precision`.
         vision_precisions: none is the artifact's default, ``("all",)`` all.
         threads: for each engine.
         context: the longest sequence, for which llama.cpp sets memory aside.
 
     Raises:
-        PocketVLMError: something that the artifact does not have.
+        RequestError: something that the artifact does not have; its ``setting`` names the option.
     """
     for number in threads:
         check_threads(number)
     spec = manifest.decoder
-    wanted = budgets or manifest.pruning.budgets
-    engines = _chosen(decoders, spec.engines, spec.default_engine, "decoder engine")
-    precisions = {engine: spec.by_engine[engine] for engine in engines}
-    everything = dict.fromkeys(name for names in precisions.values() for name in names)
-    _chosen(_parts(decoder_precisions), list(everything), "", "precision of the decoder")
-    pairs = [
+    requested = sorted(set(budgets or manifest.pruning.budgets), reverse=True)
+    engines = _chosen(decoders, spec.engines, spec.default_engine, "decoder engine", "decoder")
+    _check_decoder_precisions(manifest, engines, decoder_precisions)
+    decoder_pairs = [
         (engine, precision)
-        for engine, present in precisions.items()
-        for precision in _of_engine(
-            engine, decoder_precisions, list(present), spec.default_precisions[engine]
-        )
+        for engine in engines
+        for precision in _of_engine(manifest, engine, decoder_precisions)
     ]
+    visions = _vision_precisions(manifest, requested, vision_precisions)
     return [
-        Case(budget, engine, precision, seen, number, context)
+        Case(budget, engine, precision, vision, number, context)
         for number in dict.fromkeys(threads)
-        for engine, precision in pairs
-        for seen in _vision(manifest, wanted, vision_precisions)
-        for budget in sorted(set(wanted), reverse=True)
+        for engine, precision in decoder_pairs
+        for vision in visions
+        for budget in requested
     ]
 
 
-def _vision(manifest: Manifest, budgets: Iterable[int], asked: Sequence[str]) -> list[str]:
+def _vision_precisions(
+    manifest: Manifest, budgets: Sequence[int], requested: Sequence[str]
+) -> list[str]:
     """Precisions that serve all budgets; refuses a budget or a precision that nothing serves."""
     graphs = {budget: manifest.vision.graphs[pick_graph(manifest, budget)] for budget in budgets}
-    first = next(iter(graphs.values()))
-    default = manifest.vision.default_precision
-    chosen = _chosen(asked, list(first), default, "precision of the vision graph")
+    present, default = list(graphs[budgets[0]]), manifest.vision.default_precision
+    what, setting = "precision of the vision graph", "vision_precision"
+    chosen = _chosen(requested, present, default, what, setting)
     for budget, by_precision in graphs.items():
         for precision in chosen:
-            pick_precision(
-                by_precision,
-                precision,
-                f"vision graph for budget {budget}",
-                setting="vision_precision",
-            )
+            what = f"vision graph for budget {budget}"
+            pick_precision(by_precision, precision, what, setting=setting)
     return chosen
 
 
-def _parts(precisions: Sequence[str]) -> list[str]:
-    return [part for name in precisions for part in name.split("+")]
+def _check_decoder_precisions(
+    manifest: Manifest, engines: Sequence[str], requested: Sequence[str]
+) -> None:
+    """Refuse a precision that none of the engines has."""
+    present = dict.fromkeys(
+        name for engine in engines for name in manifest.decoder.by_engine[engine]
+    )
+    parts = [part for name in requested for part in name.split("+")]
+    _chosen(parts, list(present), "", "precision of the decoder", "decoder_precision")
 
 
-def _of_engine(engine: str, asked: Sequence[str], present: list[str], default: str) -> list[str]:
-    if not asked:
-        return [default]
-    if tuple(asked) == (ALL,):
+def _of_engine(manifest: Manifest, engine: str, requested: Sequence[str]) -> list[str]:
+    """The requested precisions that an engine has; refuses where that is none."""
+    present = list(manifest.decoder.by_engine[engine])
+    if not requested:
+        return [manifest.decoder.default_precisions[engine]]
+    if tuple(requested) == (ALL,):
         return present
-    # ONNX Runtime reads in one precision and answers in another where both are named: A+B.
-    found = [
-        name
-        for name in dict.fromkeys(asked)
-        if set(name.split("+") if engine == "onnx" else [name]) <= set(present)
-    ]
-    if not found:
+    chosen = [name for name in dict.fromkeys(requested) if has_precision(manifest, engine, name)]
+    if not chosen:
         raise RequestError(
-            f"decoder engine {engine} has no precision {', '.join(asked)}",
-            advice=f"this artifact has {', '.join(present)}",
+            f"decoder engine {engine} has no precision {', '.join(requested)}",
+            expected=" or ".join(present),
+            setting="decoder_precision",
         )
-    return found
+    return chosen
 
 
-def _chosen(asked: Sequence[str], present: Sequence[str], default: str, what: str) -> list[str]:
-    if not asked:
+def _chosen(
+    requested: Sequence[str], present: Sequence[str], default: str, what: str, setting: str
+) -> list[str]:
+    if not requested:
         return [default]
-    if tuple(asked) == (ALL,):
+    if tuple(requested) == (ALL,):
         return list(present)
-    if unknown := [name for name in asked if name not in present]:
+    if unknown := [name for name in requested if name not in present]:
         raise RequestError(
-            f"no {what} {unknown[0]!r} in this artifact, which has {', '.join(present)}"
+            f"no {what} {unknown[0]!r} in this artifact",
+            expected=" or ".join(present),
+            setting=setting,
         )
-    return list(dict.fromkeys(asked))
+    return list(dict.fromkeys(requested))

@@ -1,5 +1,5 @@
-"""Knows the machine that is measured on: its CPU, what governs its clock, what else it is doing,
-which versions run."""
+"""Knows the machine that is measured on: its CPU, what governs its clock, its other load, and the
+versions at work."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ class Machine:
         cpu: as the system names it.
         cpus: hardware threads that this process may use.
         cores: of these, the physical ones.
-        memory_bytes: main memory; None where the system does not tell.
+        memory_bytes: main memory; None where the system does not state it.
         system: operating system and architecture.
-        governor: what sets the clock rate, as Linux names it; None where it does not tell, as in
+        governor: what sets the clock rate, as Linux names it; None where there is none, as in
             virtual machines.
-        other_load: per cent of all CPUs that others used just before; None where nobody can tell.
+        other_load: per cent of all CPUs that others used just before; None where it cannot be
+            measured.
         versions: of the packages at work, and of Python.
     """
 
@@ -48,7 +49,7 @@ class Machine:
 
     @classmethod
     def look(cls, seconds: float = 1.0) -> Machine:
-        """Describe this machine; waits ``seconds`` to see what else it does."""
+        """Describe this machine; waits ``seconds`` to measure its other load."""
         return cls(
             cpu=_cpu_name(),
             cpus=len(os.sched_getaffinity(0))
@@ -59,7 +60,7 @@ class Machine:
             system=f"{platform.system()} {platform.release()} {platform.machine()}",
             governor=_governor(),
             other_load=other_load(seconds),
-            versions={name: found for name in _PACKAGES if (found := _installed(name))}
+            versions={name: release for name in _PACKAGES if (release := _installed(name))}
             | {"python": platform.python_version()},
         )
 
@@ -71,42 +72,41 @@ class Machine:
             else f"other load {self.other_load:.0f} %"
         )
         memory = "" if self.memory_bytes is None else f"{self.memory_bytes / 1e9:.0f} GB, "
-        ran = ", ".join(f"{name} {found}" for name, found in self.versions.items())
+        versions = ", ".join(f"{name} {release}" for name, release in self.versions.items())
         return (
             f"{self.cpu}, {self.cores} cores ({self.cpus} CPUs), {memory}{self.system}, "
-            f"governor {self.governor or 'unknown'}, {load}; {ran}"
+            f"governor {self.governor or 'unknown'}, {load}; {versions}"
         )
 
 
 class LoadWatch:
-    """Tells how much of the machine others used between `__init__` and `seen`, this process not
-    counted."""
+    """Measures how much of the machine others use from `__init__` to `other_load`, without this
+    process."""
 
     def __init__(self) -> None:
         self._before, self._own = cpu_times(), time.process_time()
 
-    def seen(self) -> float | None:
-        """Per cent of all CPUs; None where nobody can tell. Counts in steps of 10 ms of CPU
-        time."""
+    def other_load(self) -> float | None:
+        """Per cent of all CPUs; None where no time has passed that the system counts, in steps of
+        10 ms."""
         after, own = cpu_times(), time.process_time() - self._own
-        if self._before is None or after is None or after[1] <= self._before[1]:
+        if after[1] <= self._before[1]:
             return None
         return max(0.0, 100 * (after[0] - self._before[0] - own) / (after[1] - self._before[1]))
 
 
 def other_load(seconds: float) -> float | None:
-    """Per cent of all CPUs that are used while this process waits ``seconds``; None where nobody
-    can tell."""
+    """Per cent of all CPUs that are used while this process waits ``seconds``; see `LoadWatch`."""
     watch = LoadWatch()
     time.sleep(seconds)
-    return watch.seen()
+    return watch.other_load()
 
 
-def cpu_times() -> tuple[float, float] | None:
-    """(busy, all) seconds of all CPUs since some moment; from Linux itself, elsewhere from psutil
-    where installed.
+def cpu_times() -> tuple[float, float]:
+    """(busy, all) seconds of all CPUs since the system started; psutil's except on Linux.
 
-    Time that a virtual machine's host gave to others counts as busy: it was not there to be used.
+    On Linux, waiting for a disk counts as idle, and time that a virtual machine's host gave to
+    others as busy: it could not be used.
     """
     if _STAT.exists():
         ticks = [
@@ -115,10 +115,8 @@ def cpu_times() -> tuple[float, float] | None:
         idle = ticks[3] + ticks[4]  # waiting for a disk is idle too
         scale = os.sysconf("SC_CLK_TCK")
         return (sum(ticks) - idle) / scale, sum(ticks) / scale
-    try:
-        import psutil
-    except ImportError:
-        return None
+    import psutil
+
     times = psutil.cpu_times()
     return sum(times) - times.idle, sum(times)
 
@@ -146,13 +144,13 @@ def _cpu_name() -> str:
 
 
 def _governor() -> str | None:
-    found = set()
+    governors = set()
     for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor"):
         try:
-            found.add(path.read_text().strip())
+            governors.add(path.read_text().strip())
         except OSError:
             continue
-    return ", ".join(sorted(found)) or None
+    return ", ".join(sorted(governors)) or None
 
 
 def _memory() -> int | None:

@@ -1,4 +1,4 @@
-"""Knows what is said of repeated measurements: a middle, a spread, and every sample."""
+"""Knows the figures of repeated measurements: a middle, a spread, and every sample."""
 
 from __future__ import annotations
 
@@ -34,13 +34,12 @@ class Spread:
 
     @property
     def deviation(self) -> float:
-        """The standard deviation with Bessel's correction, as llama-bench gives it; 0 of a single
-        sample."""
+        """The standard deviation with Bessel's correction, as in llama-bench; 0 for one sample."""
         return statistics.stdev(self.samples) if len(self.samples) > 1 else 0.0
 
     @property
     def outliers(self) -> list[float]:
-        """Samples that a box plot would draw by themselves; they count like all others."""
+        """Samples that a box plot would draw as single points; they count like all others."""
         if len(self.samples) < 4:
             return []
         low, high = np.percentile(self.samples, [25, 75])

@@ -1,5 +1,4 @@
-"""Knows a table for people: aligned text for a terminal, Markdown for a page, and how numbers stand
-in it."""
+"""Knows a table for people: aligned text for a terminal, Markdown for a page, and numbers in it."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ class Table:
         return "\n".join([self.title, *body])
 
     def markdown(self) -> str:
-        """For a page; the title above it."""
+        """For a page, with the title above the table."""
         lines = [self.head, ["---"] * len(self.head), *self.rows]
         return "\n".join([f"{self.title}\n", *(f"| {' | '.join(line)} |" for line in lines)])
 

@@ -1,5 +1,5 @@
-"""Knows how to compare fairly: candidates take turns in one run, so that what slows the machine
-slows all alike."""
+"""Knows how to compare fairly: candidates take turns in one run, so that a slow machine slows all
+of them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Sample = TypeVar("Sample")
 def take_turns(
     candidates: Sequence[Candidate], measure: Callable[[Candidate], Sample], repeat: int
 ) -> Iterator[tuple[int, Candidate, Sample]]:
-    """Measure every candidate ``repeat`` times, turn by turn: yields (turn, candidate, sample) as
-    they come.
+    """Measure every candidate ``repeat`` times in turns: yields (turn, candidate, sample) as they
+    come.
 
     Each turn begins with another candidate, so that none always comes first. A progress bar shows
     on a terminal.
@@ -32,14 +32,14 @@ def take_turns(
 
 
 def measure_in_turns(
-    measured: Mapping[Candidate, Callable[[], Sample]], repeat: int, warmup: int = 1
+    functions: Mapping[Candidate, Callable[[], Sample]], repeat: int, warmup: int = 1
 ) -> dict[Candidate, list[Sample]]:
     """Call every candidate's function in turns; the samples of each, without those of the first
     ``warmup`` turns."""
-    taken: dict[Candidate, list[Sample]] = {name: [] for name in measured}
+    samples: dict[Candidate, list[Sample]] = {name: [] for name in functions}
     for turn, name, sample in take_turns(
-        list(measured), lambda name: measured[name](), warmup + repeat
+        list(functions), lambda name: functions[name](), warmup + repeat
     ):
         if turn >= warmup:
-            taken[name].append(sample)
-    return taken
+            samples[name].append(sample)
+    return samples

@@ -83,8 +83,10 @@ def test_peak_memory_is_that_of_the_process_alone():
     outer = f"""
 import subprocess, sys
 held = bytearray(300_000_000)
-print(subprocess.run([sys.executable, "-c", {inner!r}], capture_output=True, text=True,
-check=True).stdout) from benchmark.peak import peak_memory print(peak_memory())
+command = [sys.executable, "-c", {inner!r}]
+print(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+from benchmark.peak import peak_memory
+print(peak_memory())
 """
     done = subprocess.run([sys.executable, "-c", outer], capture_output=True, text=True, check=True)
     started, starting = map(float, done.stdout.split())

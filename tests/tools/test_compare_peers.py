@@ -36,7 +36,7 @@ def picture(tmp_path_factory):
     return path
 
 
-def told(**more):
+def settings_of(**more):
     return {"threads": 1, "new_tokens": 3, "prompt": PROMPT, "question": "What is it?", **more}
 
 
@@ -58,19 +58,19 @@ def test_the_tower_is_the_checkpoints(checkpoint, tmp_path, kind):
     write_mmproj(checkpoint, tmp_path / "mmproj.gguf", kind)
     written = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "mmproj.gguf").tensors}
     stored = load_file(checkpoint / "model.safetensors")
-    seen = {
+    vision_weights = {
         name: values
         for name, values in stored.items()
         if name.startswith(("vision_tower", "multi_modal"))
     }
-    assert len(written) == len(seen)
-    query = seen["vision_tower.vision_model.encoder.layers.1.self_attn.q_proj.weight"]
-    found = gguf.dequantize(
+    assert len(written) == len(vision_weights)
+    query = vision_weights["vision_tower.vision_model.encoder.layers.1.self_attn.q_proj.weight"]
+    dequantized = gguf.dequantize(
         written["v.blk.1.attn_q.weight"].data, written["v.blk.1.attn_q.weight"].tensor_type
     )
-    np.testing.assert_allclose(found, query, atol={"f16": 1e-3, "q8_0": 1e-2}[kind])
+    np.testing.assert_allclose(dequantized, query, atol={"f16": 1e-3, "q8_0": 1e-2}[kind])
     np.testing.assert_array_equal(
-        written["mm.2.bias"].data, seen["multi_modal_projector.linear_2.bias"]
+        written["mm.2.bias"].data, vision_weights["multi_modal_projector.linear_2.bias"]
     )
 
 
@@ -86,7 +86,7 @@ def test_mtmd_answers_about_all_patches(checkpoint, picture, tmp_path):
         "model": str(tmp_path / "artifact" / "gguf" / "decoder-f16.gguf"),
         "mmproj": str(tmp_path / "mmproj.gguf"),
     }
-    version, reports = ask_twice("with_mtmd", told(**files), picture)
+    version, reports = ask_twice("with_mtmd", settings_of(**files), picture)
     assert "llama-cpp-python" in version
     for report in reports:
         assert report["tokens"] == 3
@@ -96,7 +96,7 @@ def test_mtmd_answers_about_all_patches(checkpoint, picture, tmp_path):
 
 def test_transformers_answers(checkpoint, picture):
     version, reports = ask_twice(
-        "with_transformers", told(checkpoint=str(checkpoint), dtype="float32"), picture
+        "with_transformers", settings_of(checkpoint=str(checkpoint), dtype="float32"), picture
     )
     assert "torch" in version
     assert [report["tokens"] for report in reports] == [3, 3]
@@ -104,7 +104,7 @@ def test_transformers_answers(checkpoint, picture):
 
 
 def test_our_own_program_says_what_it_kept(tiny_export, picture):
-    settings = told(folder=str(tiny_export), load={"budget": 4})
+    settings = settings_of(folder=str(tiny_export), load={"budget": 4})
     _, reports = ask_twice("with_pocketvlm", settings, picture)
     assert reports[0]["prompt_tokens"] < 36
     assert reports[0]["peak_mb"] > 0
@@ -112,7 +112,10 @@ def test_our_own_program_says_what_it_kept(tiny_export, picture):
 
 def test_a_worker_sleeps_until_it_is_asked(tiny_export, picture):
     with Worker(
-        "peer", Path(sys.executable), "with_pocketvlm", told(folder=str(tiny_export), load={})
+        "peer",
+        Path(sys.executable),
+        "with_pocketvlm",
+        settings_of(folder=str(tiny_export), load={}),
     ) as worker:
         process = psutil.Process(worker._process.pid)
         assert stops(process)
@@ -129,7 +132,7 @@ def test_a_program_that_fails_is_named_with_its_reason(tmp_path):
             "peer",
             Path(sys.executable),
             "with_pocketvlm",
-            told(folder=str(tmp_path / "none"), load={}),
+            settings_of(folder=str(tmp_path / "none"), load={}),
         )
 
 

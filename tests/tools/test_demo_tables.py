@@ -43,8 +43,8 @@ def summary(tmp_path):
         ]
         answered.append(Answered(subject, subject.cases[0], replies))
     data = QuestionSet(tmp_path, questions, [], "")
-    found = Evaluation(data, questions, [], answered, METRICS["exact"])
-    return summarise(found, lambda one: methods._ours(found, one))
+    evaluation = Evaluation(data, questions, [], answered, METRICS["exact"])
+    return summarise(evaluation, lambda one: methods._ours(evaluation, one))
 
 
 def cells(table):

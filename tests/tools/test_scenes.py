@@ -74,14 +74,14 @@ def test_questions_about_the_same_picture_are_of_different_kinds():
 
 
 def test_a_set_is_what_evaluate_reads(tmp_path):
-    found = read_questions(write_set(tmp_path, "validation", 6, per_picture=3))
+    data = read_questions(write_set(tmp_path, "validation", 6, per_picture=3))
     expected = question_set("validation", 6, per_picture=3)
-    for question, (picture, asked) in zip(found.questions, expected, strict=True):
+    for question, (picture, asked) in zip(data.questions, expected, strict=True):
         assert (question.text, question.answers, question.tags) == (
             asked.text,
             (asked.answer,),
             (asked.kind,),
         )
         assert open_picture(picture_of(question.images[0])).tobytes() == picture.tobytes()
-    assert not found.broken
+    assert not data.broken
     assert len(list(tmp_path.glob("*.png"))) == 2

@@ -45,15 +45,15 @@ def conversation(
             settings=EngineSettings(threads=timing.threads),
         )
 
-        def once() -> dict[str, float]:
-            # A picture that was not seen before, or its features would be known already.
+        def ask_twice() -> dict[str, float]:
+            # A new picture, or its features would come from the cache.
             picture = noise_picture(artifact, next(seeds))
             chat = vlm.chat()
             first = chat.ask(FIRST, images=[picture], sampling=Sampling(max_new_tokens=new_tokens))
             second = chat.ask(SECOND, sampling=Sampling(max_new_tokens=1))
             return {"first": first.timings_ms["ttft"], "second": second.timings_ms["ttft"]}
 
-        return once
+        return ask_twice
 
     candidates = {(*file, budget): measure(*file, budget) for file in files for budget in sizes}
     spreads = take_turns(candidates, timing.repeat)
@@ -64,10 +64,10 @@ def conversation(
         "| decoder | visual tokens | first question | second question | of the first |",
         "|---|---|---|---|---|",
     ]
-    for (engine, precision, budget), found in spreads.items():
-        ratio = found["second"].median / found["first"].median
+    for (engine, precision, budget), spread in spreads.items():
+        ratio = spread["second"].median / spread["first"].median
         lines.append(
-            f"| {engine} {precision} | {budget} | {found['first']} | {found['second']} | "
+            f"| {engine} {precision} | {budget} | {spread['first']} | {spread['second']} | "
             f"**{ratio:.2f}** |"
         )
     section.publish("\n".join(lines))

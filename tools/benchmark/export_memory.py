@@ -24,29 +24,29 @@ from pocketvlm_export.loading import Checkpoint, inspect_checkpoint
 from pocketvlm_export.plan import make_plan
 
 LARGE, LARGE_NAME = "clip-l-llama-7b", "LLaVA-1.5-7B"
-_INTERVAL = 0.02  # seconds between two looks
+_INTERVAL = 0.02  # seconds between two samples
 
 
 @dataclass
 class Peak:
-    """The most memory seen while one step ran, in bytes: resident, and of that anonymous, which no
-    file backs."""
+    """The most memory while one step ran, in bytes: resident, and of that anonymous (backed by no
+    file)."""
 
     resident: int = 0
     anonymous: int = 0
 
     def look(self, process: psutil.Process) -> None:
-        """Look at the process once."""
+        """Take one sample of the process."""
         info = process.memory_info()
         self.resident = max(self.resident, info.rss)
         self.anonymous = max(self.anonymous, info.rss - getattr(info, "shared", 0))
 
 
 class Watch:
-    """Looks at a process for as long as the block runs; what is seen belongs to the step that was
-    begun last.
+    """Samples a process for as long as the block runs; samples belong to the step begun last.
 
-    From outside: a thread of its own would see nothing while a copy holds the interpreter.
+    From outside: a thread of the process itself would be blocked while a copy holds the
+    interpreter.
     """
 
     def __init__(self, pid: int) -> None:
@@ -57,7 +57,7 @@ class Watch:
         self._thread = threading.Thread(target=self._look)
 
     def begin(self, step: str) -> None:
-        """Book what is seen from now on under ``step``."""
+        """Count samples from now on to ``step``."""
         self._current = self.peaks.setdefault(step, Peak())
 
     def __enter__(self) -> Self:
@@ -96,11 +96,11 @@ def export_memory(checkpoint: Path, output: Path, budget: str, section: Section)
         assert process.stdout is not None
         with Watch(process.pid) as watch:
             for line in process.stdout:
-                said = json.loads(line)
-                total = said.get("peak_mb", total)
-                if "step" in said:
-                    watch.begin(said["step"])
-                    click.echo(said["step"], err=True)
+                event = json.loads(line)
+                total = event.get("peak_mb", total)
+                if "step" in event:
+                    watch.begin(event["step"])
+                    click.echo(event["step"], err=True)
     if process.returncode:
         raise click.ClickException(f"the export failed with exit code {process.returncode}")
     section.publish(
@@ -123,18 +123,18 @@ def _report(checkpoint: Checkpoint, peaks: dict[str, Peak], total: float) -> Ite
         yield f"| {step} | {peak.resident / 1e9:.2f} | {peak.anonymous / 1e9:.2f} |"
     large = _imagined(PRESETS[LARGE])
     weights, plan = 4.0 * large.weights.parameters(), make_plan(large, ExportOptions())
-    held = plan.decoder_bytes + plan.embed_bytes
+    largest = plan.decoder_bytes + plan.embed_bytes
     yield ""
     yield (
         f"{LARGE_NAME} ({weights / 1e9:.1f} GB in float32) was not exported: the same formula "
         f"gives {plan.memory_bytes / 1e9:.1f} GB, {plan.memory_bytes / weights:.2f}x, since one "
         "component is in memory at a time and the largest, the decoder with its head and "
-        f"embedding, takes {held / 1e9:.1f} GB."
+        f"embedding, takes {largest / 1e9:.1f} GB."
     )
 
 
 def _imagined(preset: Preset) -> Checkpoint:
-    """A checkpoint that lies nowhere: a plan needs no more than its shapes."""
+    """A checkpoint without files: a plan needs only its shapes."""
     config = build_config(preset, make_tokenizer(preset.chat))
     family = FAMILIES[config.model_type]
     header = {name: ("F32", tuple(shape)) for name, shape in weight_shapes(config).items()}

@@ -18,12 +18,12 @@ __all__ = ["Spread", "check_quiet", "take_turns"]
 
 
 def take_turns(
-    measured: Mapping[Candidate, Callable[[], dict[str, float]]], repeat: int, warmup: int = 1
+    functions: Mapping[Candidate, Callable[[], dict[str, float]]], repeat: int, warmup: int = 1
 ) -> dict[Candidate, dict[str, Spread]]:
-    """Call every candidate ``repeat`` times in turn; each call returns milliseconds by stage."""
+    """Call every candidate ``repeat`` times in turns; each call returns milliseconds by stage."""
     return {
         name: {stage: Spread([sample[stage] for sample in samples]) for stage in samples[0]}
-        for name, samples in measure_in_turns(measured, repeat, warmup).items()
+        for name, samples in measure_in_turns(functions, repeat, warmup).items()
     }
 
 

@@ -32,10 +32,10 @@ from pocketvlm_export.precisions import GATE_PRECISION, names_for
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_measure.profiler.selection import read_events
 
-_RUNS = 3  # of a graph that is open, each turn, after one that warms it up
+_RUNS = 3  # of an open graph in each turn, after one to warm it up
 
 
-def _known(name: str) -> str:
+def _method(name: str) -> str:
     if name not in PRUNERS:
         raise ValueError(name)
     return name
@@ -44,7 +44,7 @@ def _known(name: str) -> str:
 @click.command()
 @click.argument("model")
 @click.option(
-    "--methods", type=Comma("methods", _known), default=tuple(PRUNERS), help="All by default."
+    "--methods", type=Comma("methods", _method), default=tuple(PRUNERS), help="All by default."
 )
 @click.option("--budget", type=int, help="Visual tokens kept; a quarter by default.")
 @click.option(
@@ -70,9 +70,9 @@ def selection(
         spreads = take_turns(
             {name: _measure(file, spec, timing) for name, file in files}, timing.repeat, warmup=0
         )
-    kept = budget or round(spec.tokens / 4)
+    selected = budget or round(spec.tokens / 4)
     lines = [
-        f"{spec.tokens} patches, {kept} kept, {precision}; {timing.threads} threads, "
+        f"{spec.tokens} patches, {selected} kept, {precision}; {timing.threads} threads, "
         f"{timing.repeat} interleaved turns "
         f"of {_RUNS} pictures; {line}.\n",
         "| method | vision graph, ms: median (smallest-largest) | selection, ms | of the vision "
@@ -117,7 +117,7 @@ def build(
 def _measure(file: Path, spec: VisionSpec, timing: Timing) -> Callable[[], dict[str, float]]:
     pixels = np.random.default_rng(0).standard_normal((1, 3, *spec.image_size), dtype=np.float32)
 
-    def once() -> dict[str, float]:
+    def run_with_profiling() -> dict[str, float]:
         options = ort.SessionOptions()
         options.intra_op_num_threads = timing.threads
         options.enable_profiling, options.profile_file_prefix = True, str(file.with_suffix(""))
@@ -125,17 +125,17 @@ def _measure(file: Path, spec: VisionSpec, timing: Timing) -> Callable[[], dict[
         for _ in range(1 + _RUNS):
             session.run(None, {"pixel_values": pixels})
         events = json.loads(Path(session.end_profiling()).read_text())
-        found = read_events(events)
+        selection = read_events(events)
         nodes = float(len(ir.load(file).graph))
-        if found is None:
+        if selection is None:
             raise click.ClickException(f"{file.stem} names no node as selecting")
         return {
-            "vision": Spread(found.nodes).median,
-            "select": Spread(found.select).median,
+            "vision": Spread(selection.nodes).median,
+            "select": Spread(selection.select).median,
             "nodes": nodes,
         }
 
-    return once
+    return run_with_profiling
 
 
 def _row(name: str, spread: dict[str, Spread]) -> str:

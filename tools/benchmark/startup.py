@@ -1,4 +1,4 @@
-"""Knows how long a person waits who types a command: a new process from its start to its answer."""
+"""Knows how long a command takes: a new process from its start to its answer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def startup(
             str(timing.threads),
         ]
 
-        def once() -> dict[str, float]:
+        def run_command() -> dict[str, float]:
             started = time.perf_counter()
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             elapsed = (time.perf_counter() - started) * 1e3
@@ -49,7 +49,7 @@ def startup(
             texts[script] = report["text"].strip()
             return {"process": elapsed, "peak_mb": report["peak_mb"]}
 
-        return once
+        return run_command
 
     candidates = {
         "pocketvlm": measure("benchmark.answer_once", folder),
@@ -65,9 +65,9 @@ def startup(
         "| | milliseconds, median (smallest-largest) | faster | peak memory |",
         "|---|---|---|---|",
     ]
-    for name, found in spreads.items():
-        ratio = base["process"].median / found["process"].median
+    for name, spread in spreads.items():
+        ratio = base["process"].median / spread["process"].median
         lines.append(
-            f"| {name} | {found['process']} | {ratio:.1f}x | {found['peak_mb'].median:.0f} MB |"
+            f"| {name} | {spread['process']} | {ratio:.1f}x | {spread['peak_mb'].median:.0f} MB |"
         )
     section.publish("\n".join(lines))

@@ -36,12 +36,12 @@ def vision(
         settings = EngineSettings(threads=timing.threads)
         encoder = VisionEncoder.open(artifact, budget=budget, settings=settings)
 
-        def once() -> dict[str, float]:
+        def encode() -> dict[str, float]:
             started = time.perf_counter()
             encoder.encode(pixel_values)
             return {"vision": (time.perf_counter() - started) * 1e3}
 
-        return once
+        return encode
 
     chosen = sizes or sorted(ours.manifest.vision.graphs, reverse=True)
     candidates = {"unpruned": measure(whole, None)} | {

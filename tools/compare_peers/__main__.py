@@ -66,7 +66,7 @@ def main(
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     question = made_up_prompt(opened)
-    told = {
+    settings = {
         "threads": timing.threads,
         "new_tokens": new_tokens,
         "question": question,
@@ -80,13 +80,13 @@ def main(
             python = make_environment(
                 folder / peer.environment, ENVIRONMENTS[peer.environment], pip_args.split()
             )
-            made = peer.prepare(Sources(checkpoint.resolve(), artifact.resolve(), folder, python))
+            own = peer.prepare(Sources(checkpoint.resolve(), artifact.resolve(), folder, python))
             workers[peer.name] = running.enter_context(
-                Worker(peer.name, python, peer.program, told | made)
+                Worker(peer.name, python, peer.program, settings | own)
             )
         spreads = take_turns(
             {
-                name: partial(show_next, worker, opened, seeds, folder / "picture.png")
+                name: partial(ask_next, worker, opened, seeds, folder / "picture.png")
                 for name, worker in workers.items()
             },
             timing.repeat,
@@ -98,8 +98,8 @@ def main(
     section.publish("\n".join([note, "", *table(chosen, spreads)]))
     if json_path:
         samples = {
-            name: {stage: list(s.samples) for stage, s in found.items()}
-            for name, found in spreads.items()
+            name: {stage: list(s.samples) for stage, s in stages.items()}
+            for name, stages in spreads.items()
         }
         versions = {name: worker.version for name, worker in workers.items()}
         json_path.write_text(
@@ -107,16 +107,16 @@ def main(
         )
 
 
-def show_next(
+def ask_next(
     worker: Worker, artifact: Artifact, seeds: Iterator[int], path: Path
 ) -> dict[str, float]:
-    """Ask about a picture that nobody has seen."""
+    """Ask about a new picture."""
     Image.fromarray(noise_picture(artifact, next(seeds))).save(path)
     return worker.ask(path)
 
 
 def table(chosen: list[Peer], spreads: dict[str, dict[str, Spread]]) -> list[str]:
-    """Markdown: a row a peer; the last column against the last row, what we do best."""
+    """Markdown: a row per peer; the last column compares with the last row, our fastest."""
     best = spreads[chosen[-1].name]["ttft"].median
     lines = [
         "| | prompt tokens | first token, ms: median (smallest-largest) | ms a further token | "
@@ -124,13 +124,13 @@ def table(chosen: list[Peer], spreads: dict[str, dict[str, Spread]]) -> list[str
         "|---|---|---|---|---|---|",
     ]
     for peer in chosen:
-        found = spreads[peer.name]
+        spread = spreads[peer.name]
         cells = [
-            f"{found['prompt_tokens'].median:.0f}",
-            str(found["ttft"]),
-            str(found["decode"]),
-            f"{found['peak_mb'].median:.0f}",
-            f"**{found['ttft'].median / best:.1f}x**",
+            f"{spread['prompt_tokens'].median:.0f}",
+            str(spread["ttft"]),
+            str(spread["decode"]),
+            f"{spread['peak_mb'].median:.0f}",
+            f"**{spread['ttft'].median / best:.1f}x**",
         ]
         lines.append(f"| {peer.name} | " + " | ".join(cells) + " |")
     return lines

@@ -17,24 +17,24 @@ ROOT = Path(__file__).parents[2]
 
 
 def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequence[str]) -> Path:
-    """The environment's Python; made where it is not there, or was made from other requirements.
+    """The environment's Python; made where it is missing, or was made from other requirements.
 
-    A requirement that begins with ``!`` is taken out again: a package asks for it, and does
+    A requirement that begins with ``!`` is uninstalled again: a package requires it, and works
     without.
 
     Raises:
-        click.ClickException: pip cannot install them; its last line is said.
+        click.ClickException: pip cannot install them; the message has its last line.
     """
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     made_from = folder / "requirements.txt"
-    wanted = "\n".join(requirements) + "\n"
-    if made_from.is_file() and made_from.read_text() == wanted:
+    listed = "\n".join(requirements) + "\n"
+    if made_from.is_file() and made_from.read_text() == listed:
         return python
     click.echo(f"making {folder} from {', '.join(requirements)}", err=True)
     venv.create(folder, with_pip=True, clear=True)
     native = (
         ["--find-links", str(native_llama_cpp(folder.parent / "wheels"))]
-        if _needs_llama_cpp(wanted)
+        if _needs_llama_cpp(listed)
         else []
     )
     installed = [name for name in requirements if not name.startswith("!")]
@@ -48,15 +48,15 @@ def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequen
             raise click.ClickException(
                 f"pip cannot make {folder}: {(done.stderr.strip() or '?').splitlines()[-1]}"
             )
-    made_from.write_text(wanted)
+    made_from.write_text(listed)
     return python
 
 
 def native_llama_cpp(folder: Path) -> Path:
-    """The folder with a wheel compiled for this very CPU, as who compares would have it; minutes
-    when it is new.
+    """The folder with a wheel compiled for this CPU, as a user would compile it; takes minutes when
+    it is new.
 
-    CMAKE_ARGS counts: the native build of 0.3.36 crashes in the picture encoder on CPUs with AMX,
+    CMAKE_ARGS applies: the native build of 0.3.36 crashes in the picture encoder on CPUs with AMX,
     one with ``-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON
     -DGGML_AVX512_BF16=ON`` does not.
     """

@@ -57,7 +57,7 @@ def _transformers(dtype: str, sources: Sources) -> dict[str, Any]:
 
 
 def _openvino(sources: Sources) -> dict[str, Any]:
-    """The 4-bit decoder brings an 8-bit tower with it: optimum-intel's default for what is seen."""
+    """The 4-bit decoder brings an 8-bit tower with it: optimum-intel's default for towers."""
     folder = sources.folder / "openvino-int4"
     if not (folder / "openvino_language_model.xml").is_file():
         tool = sources.python.with_name("optimum-cli")
@@ -101,8 +101,8 @@ def ours(budget: int, vision: str, decoder: str, precision: str) -> Peer:
 
 
 def peers(tokens: int, budget: int) -> list[Peer]:
-    """All peers, those that cannot prune first; ``tokens`` is what the tower sees and ``budget``
-    what we keep."""
+    """All peers, those that cannot prune first; ``tokens`` is how many the tower gives and
+    ``budget`` how many we keep."""
     return [
         Peer(
             "transformers, fp32",

@@ -25,7 +25,7 @@ class Worker:
         """Start the program and wait until it has loaded its model.
 
         Raises:
-            click.ClickException: it ended instead; the last line of what it said is in the message.
+            click.ClickException: it ended instead; the message has its last line.
         """
         self.name = name
         command = [str(python), "-m", f"compare_peers.programs.{program}", json.dumps(settings)]
@@ -68,15 +68,15 @@ class Worker:
         self._complaints.close()
 
     def _read(self) -> dict[str, Any]:
-        """The next line that is ours; programs' libraries print lines of their own."""
+        """The next report; the libraries of programs print lines of their own between."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("{"):
-                found: dict[str, Any] = json.loads(line)
-                return found
+                report: dict[str, Any] = json.loads(line)
+                return report
         status = self._process.wait()
         self._complaints.seek(0)
-        said = self._complaints.read().strip().splitlines()
+        lines = self._complaints.read().strip().splitlines()
         raise click.ClickException(
-            f"{self.name} ended: {said[-1] if said else f'with status {status}'}"
+            f"{self.name} ended: {lines[-1] if lines else f'with status {status}'}"
         )

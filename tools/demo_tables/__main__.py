@@ -3,8 +3,8 @@
 
 Exact match of the demo on held-out questions: every pruning method by the share of visual tokens
 kept, FasterVLM by kind of question, every precision and decoder with all tokens, beside the
-checkpoint in Hugging Face's ``generate``. Artifacts and answers stay in BUILD: what is there is not
-made again, so that a run that was ended goes on.
+checkpoint in Hugging Face's ``generate``. Artifacts and answers stay in BUILD: what exists is not
+made again, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ def main(
         if page:
             replace_section(page, name, text)
     if figures:
-        found = {
+        results = {
             "methods": methods.figures(by_method),
             "engines": {row.name: round(row.percent, 2) for row in by_engine},
         }
-        figures.write_text(json.dumps({"questions": len(data.questions), **found}, indent=1) + "\n")
+        figures.write_text(
+            json.dumps({"questions": len(data.questions), **results}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

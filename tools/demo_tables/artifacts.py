@@ -14,13 +14,13 @@ from pocketvlm_export.precisions import names_for
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 
 BUDGETS = (144, 72, 36, 14, 7)  # 100, 50, 25, 10 and 5 % of the patches
-SEEDS = 3  # of a method that draws by chance
+SEEDS = 3  # of a method that draws at random
 FASTV = "fastv"
 FASTV_LAYER = 2  # of the demo's 4: those below it read every token
 
 
 def methods() -> Iterator[tuple[str, Mapping[str, str]]]:
-    """(name, options) of every method that prunes, as often as it has draws to show."""
+    """(name, options) of every method that prunes, once per draw."""
     for name in PRUNERS:
         method = find_pruner(name)
         if method.prunes:
@@ -29,7 +29,7 @@ def methods() -> Iterator[tuple[str, Mapping[str, str]]]:
 
 
 def export_method(build: Path, name: str, options: Mapping[str, str]) -> Path:
-    """The folder of the demo pruned so, exported where it is not there yet."""
+    """The folder of the demo pruned by a method, exported where it does not exist yet."""
     budgets = BUDGETS[:1] if find_pruner(name).nested else BUDGETS
     folder = build / "-".join([name, *options.values()])
     return _export(folder, ExportOptions(pruner=name, pruner_options=options, budgets=budgets))

@@ -48,7 +48,7 @@ def measure(build: Path, data: QuestionSet, workers: int) -> list[Row]:
     """Hugging Face's ``generate``, then every pair of a vision graph and a decoder."""
     folder = export_engines(build)
     engine = ENGINES["local"](workers)
-    found = evaluate(
+    evaluation = evaluate(
         data,
         cases_of(folder, workers, BUDGETS[:1]),
         _EXACT,
@@ -57,7 +57,10 @@ def measure(build: Path, data: QuestionSet, workers: int) -> list[Row]:
         resume=True,
     )
     manifest = Artifact.open(folder).manifest
-    return [_reference(data), *(_row(folder, manifest, score) for score in summarise(found).scores)]
+    return [
+        _reference(data),
+        *(_row(folder, manifest, score) for score in summarise(evaluation).scores),
+    ]
 
 
 def _row(folder: Path, manifest: Manifest, score: Score) -> Row:
@@ -99,7 +102,7 @@ def _reference(data: QuestionSet) -> Row:
 
 
 def table(rows: list[Row], questions: int) -> str:
-    """Markdown: a row a way to answer."""
+    """Markdown: a row per way to answer."""
     lines = [
         f"Exact match on {questions} held-out questions, {BUDGETS[0]} of {BUDGETS[0]} visual "
         f"tokens:",

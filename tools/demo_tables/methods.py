@@ -28,7 +28,7 @@ def measure(build: Path, data: QuestionSet, workers: int) -> Summary:
         subjects += cases_of(export_method(build, name, options), workers, budgets=BUDGETS)
     for keep in BUDGETS[1:]:
         subjects += cases_of(export_fastv(build, keep), workers, budgets=BUDGETS[:1])
-    found = evaluate(
+    evaluation = evaluate(
         data,
         subjects,
         METRICS["exact"],
@@ -36,11 +36,13 @@ def measure(build: Path, data: QuestionSet, workers: int) -> Summary:
         ENGINES["local"](workers),
         resume=True,
     )
-    return summarise(found, lambda answered: _ours(found, answered))
+    return summarise(evaluation, lambda answered: _ours(evaluation, answered))
 
 
-def _ours(found: Evaluation, answered: Answered) -> Answered:
-    return next(a for a in found.answered if method_of(a) == _OURS and kept(a) == kept(answered))
+def _ours(evaluation: Evaluation, answered: Answered) -> Answered:
+    return next(
+        a for a in evaluation.answered if method_of(a) == _OURS and kept(a) == kept(answered)
+    )
 
 
 def method_of(answered: Answered) -> str:
@@ -50,7 +52,7 @@ def method_of(answered: Answered) -> str:
 
 
 def kept(answered: Answered) -> int:
-    """Visual tokens of a picture that reach the end of the decoder."""
+    """Visual tokens per picture that reach the end of the decoder."""
     if method_of(answered) == FASTV:
         return int(answered.subject.folder.rpartition("-")[2])  # as `export_fastv` names it
     return answered.case.budget
@@ -62,7 +64,7 @@ def title(method: str) -> str:
 
 
 def _cells(summary: Summary) -> dict[str, dict[int, list[Score]]]:
-    """{method: {budget: scores, one a draw}}."""
+    """{method: {budget: scores, one per draw}}."""
     cells: dict[str, dict[int, list[Score]]] = {}
     for score in summary.scores:
         by_budget = cells.setdefault(method_of(score.answered), {})
@@ -71,7 +73,7 @@ def _cells(summary: Summary) -> dict[str, dict[int, list[Score]]]:
 
 
 def table(summary: Summary) -> str:
-    """Markdown: a row a method, a column a budget."""
+    """Markdown: a row per method, a column per budget."""
     questions, patches = len(summary.evaluation.questions), max(BUDGETS)
     shares = [f"{budget / patches:.0%} ({budget})" for budget in BUDGETS]
     lines = [
@@ -117,7 +119,7 @@ def _accuracy(score: Score, kind: str) -> float:
 
 
 def figures(summary: Summary) -> dict[str, Any]:
-    """{method: {budget: per cent, one a draw}}."""
+    """{method: {budget: per cent, one per draw}}."""
     return {
         name: {
             budget: [round(100 * score.headline.value, 2) for score in scores]

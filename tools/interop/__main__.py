@@ -3,7 +3,7 @@ interop``.
 
 Exports the demo checkpoint, lets Node answer every question about the three example scenes from
 that folder, and compares with Hugging Face's modules on the same kept patches and with this
-project's runtime; then runs the JavaScript that the artifact's USING.md shows, in onnxruntime-web.
+project's runtime; then runs the JavaScript of the artifact's USING.md in onnxruntime-web.
 Needs node and npm.
 """
 
@@ -40,7 +40,7 @@ BUDGET = 36
     help="Where to export.",
 )
 def main(folder: Path) -> None:
-    """Export, ask everyone, compare; exit 1 on the first difference."""
+    """Export, ask all three, compare; exit 1 on a difference."""
     if not (HERE / "node_modules" / "@huggingface" / "transformers").exists():
         npm = ["npm", "ci", "--no-audit", "--no-fund", "--onnxruntime-node-install=skip"]
         subprocess.run(npm, cwd=HERE, check=True, stdout=sys.stderr)
@@ -79,8 +79,12 @@ def main(folder: Path) -> None:
         if not same:
             click.echo(f"  transformers {theirs}\n  transformers.js {js}\n  pocketvlm {mine}")
     click.echo(f"{len(pairs) - differ} of {len(pairs)} answers have the same tokens in all three")
-    shown = answer_with_the_page(folder, [(path, question.text) for path, question in pairs], HERE)
-    alike = sum(theirs[: len(mine)] == mine for theirs, mine in zip(shown, runtime, strict=True))
+    from_page = answer_with_the_page(
+        folder, [(path, question.text) for path, question in pairs], HERE
+    )
+    alike = sum(
+        theirs[: len(mine)] == mine for theirs, mine in zip(from_page, runtime, strict=True)
+    )
     click.echo(
         f"{alike} of {len(pairs)} answers of the JavaScript in USING.md have the same tokens"
     )

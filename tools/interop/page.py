@@ -1,5 +1,4 @@
-"""Knows how to run the JavaScript that stands in an artifact's USING.md, as it stands there, with
-onnxruntime-web."""
+"""Knows how to run the JavaScript of an artifact's USING.md unchanged, with onnxruntime-web."""
 
 from __future__ import annotations
 

@@ -120,16 +120,16 @@ def build_config(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> Pretrain
     config_class, model_class = _FAMILIES[preset.family]
     image_token = tokenizer.convert_tokens_to_ids("<image>")
     tokens = (preset.vision["image_size"] // preset.vision["patch_size"]) ** 2
-    shown = {"image_token_index": image_token, "image_seq_length": tokens}
+    vision_tokens = {"image_token_index": image_token, "image_seq_length": tokens}
     if preset.family in _TILING:
-        shown = {"image_token_id": image_token}
-    if preset.family == "video_llava":  # of which transformers reads 8 frames with their [CLS]
-        shown["video_token_index"] = tokenizer.convert_tokens_to_ids("<video>")
-        shown["video_seq_length"] = 8 * (tokens + 1)
+        vision_tokens = {"image_token_id": image_token}
+    if preset.family == "video_llava":  # transformers reads 8 frames of a clip with their [CLS]
+        vision_tokens["video_token_index"] = tokenizer.convert_tokens_to_ids("<video>")
+        vision_tokens["video_seq_length"] = 8 * (tokens + 1)
     config = config_class(
         vision_config=_TOWERS[preset.tower](**preset.vision),
         text_config=text,
-        **shown,
+        **vision_tokens,
         tie_word_embeddings=text.tie_word_embeddings,
         **preset.llava,
     )

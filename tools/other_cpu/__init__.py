@@ -1,1 +1,1 @@
-"""Answers on another CPU, emulated, held against this machine's."""
+"""Answers on another CPU, emulated, compared with this machine's."""

@@ -63,7 +63,7 @@ CONFIGURATIONS = (
     "--folder",
     type=click.Path(path_type=Path),
     default=Path("build"),
-    help="Where all of it is kept.",
+    help="Where everything is kept.",
 )
 @click.option("--mirror", help="URI of a Debian archive; apt's own if not given.")
 @click.option("--questions", "most", type=int, help="Only so many of the questions.")
@@ -126,7 +126,7 @@ def compare(
     here: list[Answer],
     there: list[Answer],
 ) -> bool:
-    """Print what each question came to, and whether the machines agree."""
+    """Print the answers that differ and how far the machines agree; whether they do."""
     worst, same, kept = 0.0, 0, 0
     right = [
         sum(

@@ -1,7 +1,7 @@
 """Answers questions with the runtime, on whichever machine runs it: FOLDER QUESTIONS.json VISION
 DECODER.
 
-Writes one JSON object a question, ``token_ids``, ``text``, ``kept``, and the prompt's last
+Writes one JSON object per question, ``token_ids``, ``text``, ``kept``, and the prompt's last
 ``logits``.
 """
 

@@ -1,5 +1,5 @@
-"""Knows the CPUs that can be played here: how each is put together, in one folder, and how its
-Python is called."""
+"""Knows the CPUs that can be emulated here: how each is set up in one folder, and how its Python is
+called."""
 
 from __future__ import annotations
 

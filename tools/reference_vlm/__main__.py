@@ -1,9 +1,9 @@
 """A LLaVA-shaped checkpoint of real parts: ``PYTHONPATH=tools python -m reference_vlm -o
 build/reference``.
 
-DINOv2-small sees, SmolLM2-135M-Instruct speaks. The projector between them is **untrained** (seeded
-noise): answers to questions without a picture are SmolLM2's own, answers about pictures mean
-nothing, and what the tower looks at is real.
+DINOv2-small is the tower, SmolLM2-135M-Instruct the decoder. The projector between them is
+**untrained** (seeded noise): answers to questions without a picture are SmolLM2's own, answers
+about pictures mean nothing, and the tower's attention is real.
 """
 
 from __future__ import annotations

@@ -86,13 +86,13 @@ class Regions(nn.Module):
         cells = torch.arange(9).view(3, 1, 3, 1).expand(3, 4, 3, 4).reshape(-1)
         return nn.functional.cross_entropy(logits.flatten(0, 1), cells.repeat(len(features)))
 
-    def _likeness(self, seen: torch.Tensor, phrases: torch.Tensor) -> torch.Tensor:
-        """Scaled cosines of what is seen (..., 128) and phrases, token ids (phrases, length)."""
+    def _likeness(self, features: torch.Tensor, phrases: torch.Tensor) -> torch.Tensor:
+        """Scaled cosines of features (..., 128) and phrases, token ids (phrases, length)."""
         with torch.autocast("cpu", torch.bfloat16):
             text = self.text_projection(_read(self.text_model, phrases, self.pad))
-            seen = self.projection(seen)
-        seen, text = (nn.functional.normalize(x.float(), dim=-1) for x in (seen, text))
-        return self.scale.exp() * seen @ text.T
+            image = self.projection(features)
+        image, text = (nn.functional.normalize(x.float(), dim=-1) for x in (image, text))
+        return self.scale.exp() * image @ text.T
 
     def loss(self, scenes: list[Scene], features: torch.Tensor) -> torch.Tensor:
         """Cross-entropy over the phrases; empty cells, the many, weigh as much in all as those with

@@ -166,10 +166,10 @@ def train_tower(
 
     @torch.no_grad()
     def report() -> str:
-        found = scores(validation, np.arange(CONTRASTIVE.batch)).argmax(0) == torch.arange(
+        hits = scores(validation, np.arange(CONTRASTIVE.batch)).argmax(0) == torch.arange(
             CONTRASTIVE.batch
         )
-        return f"retrieval of {len(found)}: {found.float().mean():.3f}"
+        return f"retrieval of {len(hits)}: {hits.float().mean():.3f}"
 
     def prepare(indices: np.ndarray, _: np.random.Generator) -> tuple[torch.Tensor, list[Scene]]:
         return train.pixel_values(indices), [train.scenes[i] for i in indices]
@@ -208,10 +208,10 @@ def train_regions(
         indices = np.arange(REGIONS.batch)
         scenes = validation.scenes[: REGIONS.batch]
         features, pooled = see(validation.pixel_values(indices))
-        found = contrast(scenes, pooled).argmax(0) == torch.arange(len(scenes))
+        hits = contrast(scenes, pooled).argmax(0) == torch.arange(len(scenes))
         right = (regions(features).argmax(-1) == regions.targets(scenes)).float()
         named = right[regions.targets(scenes) > 0].mean()
-        return f"retrieval of {len(found)}: {found.float().mean():.3f}, objects named {named:.3f}"
+        return f"retrieval of {len(hits)}: {hits.float().mean():.3f}, objects named {named:.3f}"
 
     run.train(train, prepare, loss_of, report)
     return regions
@@ -362,9 +362,9 @@ class Learner:
         for chunk in np.split(np.arange(len(scenes.scenes)), len(scenes.scenes) // 64):
             batch = self.packer.pack([scenes.scenes[i] for i in chunk], rng)
             wrong = self.logits(features[chunk], batch).argmax(-1) != batch.labels
-            for kind, found in right.items():
-                found += (~(wrong & (batch.kinds == kind)).any(1)).float().tolist()
-        shares = {KINDS[kind]: float(np.mean(found)) for kind, found in right.items()}
+            for kind, exact in right.items():
+                exact += (~(wrong & (batch.kinds == kind)).any(1)).float().tolist()
+        shares = {KINDS[kind]: float(np.mean(exact)) for kind, exact in right.items()}
         return (
             f"exact {np.mean(list(shares.values())):.3f} ("
             + " ".join(f"{k} {v:.2f}" for k, v in shares.items())

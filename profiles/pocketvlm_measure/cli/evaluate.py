@@ -14,6 +14,9 @@ from pocketvlm.cli.terminal import printable
 from pocketvlm_measure.cli.options import case_options
 from pocketvlm_measure.cli.output import check_folders, printable_lines, write_text
 from pocketvlm_measure.cli.target import case_defaults
+from pocketvlm_measure.evaluation.engines import ENGINES
+from pocketvlm_measure.evaluation.metrics import METRICS
+from pocketvlm_measure.evaluation.public import BENCHMARKS
 
 if TYPE_CHECKING:
     from pocketvlm_measure.evaluation.run import OnBroken
@@ -21,9 +24,6 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path)
 _STDOUT = "-"
-METRICS = ("exact", "vqa", "textvqa", "anls", "contains", "choice", "yesno-f1")
-ENGINES = ("local", "ray")
-PUBLISHED = ("vqav2", "gqa", "textvqa", "pope", "scienceqa")
 
 
 @click.command(
@@ -39,33 +39,40 @@ PUBLISHED = ("vqav2", "gqa", "textvqa", "pope", "scienceqa")
 )
 @click.option(
     "--metric",
-    type=click.Choice(METRICS),
+    type=click.Choice(list(METRICS)),
     default="exact",
     show_default=True,
     help="What scores an answer.",
 )
 @case_options
 @click.option(
-    "--threads", type=int, metavar="N", help="Of each engine; workers share the cores if not given."
+    "--threads",
+    type=int,
+    metavar="N",
+    help="Threads of each engine; workers share the cores if not given.",
 )
 @takes_target(case_defaults)
 @click.option(
     "--baseline",
     metavar="K|DIR",
-    help="What each is held against: a budget, or another artifact, which is asked too; the "
-    "largest budget if not "
-    "given.",
+    help="What each case is compared with: a budget, or another artifact, which answers too; the "
+    "largest budget if not given.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Ask the first N questions.")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, metavar="N"
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Limit of an answer.",
 )
 @click.option(
     "--broken",
     type=click.Choice(["stop", "skip"]),
     default="stop",
     show_default=True,
-    help="What a broken line or picture does: end the run, or be left out and reported.",
+    help="At a broken line or picture: stop the run, or skip and report it.",
 )
 @click.option(
     "--workers",
@@ -73,30 +80,32 @@ PUBLISHED = ("vqav2", "gqa", "textvqa", "pope", "scienceqa")
     default=1,
     show_default=True,
     metavar="N",
-    help="Processes, a model in each.",
+    help="Processes, with a model in each.",
 )
 @click.option(
     "--engine",
-    type=click.Choice(ENGINES),
+    type=click.Choice(list(ENGINES)),
     default="local",
     show_default=True,
-    help="Where they run; ray is a Ray cluster and needs pocketvlm[cluster].",
+    help="Where the workers run; ray is a Ray cluster and needs pocketvlm[cluster].",
 )
 @click.option(
     "--answers",
     type=_FILE,
     metavar="FILE",
-    help="Where answers are kept; named after DIR and the data if not given.",
+    help="The file that keeps the answers; named after DIR and the data if not given.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the answers that are there.")
+@click.option("--resume", is_flag=True, help="Go on with the answers in that file.")
 @click.option(
-    "--published", type=click.Choice(PUBLISHED), help="Put papers' figures for LLaVA-1.5-7B beside."
+    "--published",
+    type=click.Choice(list(BENCHMARKS)),
+    help="Put the figures that papers report for LLaVA-1.5-7B beside.",
 )
 @click.option(
     "--report",
     type=_FILE,
     metavar="OUT.html",
-    help="Write one page with plots and changed answers.",
+    help="Write one web page with plots and changed answers.",
 )
 @click.option(
     "--json",
@@ -127,11 +136,11 @@ def evaluate(
     report: Path | None,
     json_to: str | None,
 ) -> None:
-    """Measure what the artifact in DIR answers: accuracy against budget on a set of questions.
+    """Measure how many answers of the artifact in DIR are right, by budget, on a set of questions.
 
     Every combination of the lists answers every question, greedily. A picture is encoded once for
-    all its questions and budgets. Answers are kept as they come: --resume goes on where a run
-    ended.
+    all its questions and budgets. Answers are kept in a file as they come: --resume goes on where a
+    run ended.
     """
     outputs = [
         path
@@ -139,27 +148,21 @@ def evaluate(
         if path
     ]
     check_folders(outputs)
-    if report is not None:
-        from pocketvlm_measure.reports.plots import check_plots
-
-        check_plots()
 
     from pocketvlm.artifact import Artifact
     from pocketvlm_measure.cases import sweep
     from pocketvlm_measure.evaluation.baselines import against, budget_named
-    from pocketvlm_measure.evaluation.engines import ENGINES as FOUND
-    from pocketvlm_measure.evaluation.metrics import METRICS as SCORES
     from pocketvlm_measure.evaluation.plan import subjects
     from pocketvlm_measure.evaluation.questions import read_questions
     from pocketvlm_measure.evaluation.run import evaluate as run
     from pocketvlm_measure.evaluation.summary import summarise
 
     artifact = Artifact.open(directory)
-    wanted = Comma.without_all(budget, "--budget") or list(artifact.manifest.pruning.budgets)
-    held = budget_named(baseline)
+    budgets = Comma.without_all(budget, "--budget") or list(artifact.manifest.pruning.budgets)
+    baseline_budget = budget_named(baseline)
     cases = sweep(
         artifact.manifest,
-        budgets=wanted if held is None else [*wanted, held],
+        budgets=budgets if baseline_budget is None else [*budgets, baseline_budget],
         decoders=decoder,
         decoder_precisions=decoder_precision,
         vision_precisions=vision_precision,
@@ -167,22 +170,23 @@ def evaluate(
     )
     asked = subjects(directory, artifact, cases, workers)
     other = against(baseline, asked, workers)
-    kept = answers or Path(f"answers-{data.stem}-{directory.resolve().name}.jsonl")
+    answers = answers or Path(f"answers-{data.stem}-{directory.resolve().name}.jsonl")
     try:
-        found = run(
+        evaluation = run(
             read_questions(data, limit),
             [*asked, *other.subjects],
-            SCORES[metric],
-            kept,
-            FOUND[engine](workers),
+            METRICS[metric],
+            answers,
+            ENGINES[engine](workers),
             resume=resume,
             on_broken=broken,
             max_new_tokens=max_new_tokens,
         )
     except KeyboardInterrupt:
-        click.echo(f"\nanswers so far are in {kept}: --resume goes on", err=True)
+        click.echo(f"\nanswers so far are in {answers}: go on with --resume", err=True)
         raise
-    _show(summarise(found, other.of(found), published), json_to, report)
+    beside = None if published is None else BENCHMARKS[published].published
+    _show(summarise(evaluation, other.of(evaluation), beside), json_to, report)
 
 
 def _show(summary: Summary, json_to: str | None, report: Path | None) -> None:

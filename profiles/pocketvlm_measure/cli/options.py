@@ -1,5 +1,4 @@
-"""Knows the options of commands that go through cases of an artifact: lists, of which every
-combination is taken."""
+"""Knows the options that list cases of an artifact, of which every combination is taken."""
 
 from __future__ import annotations
 
@@ -18,31 +17,34 @@ _CASES = [
         type=Comma.numbers_or_all(),
         default=("all",),
         metavar="all|K[,K...]",
-        help="Visual tokens a picture; all that were exported if not given.",
+        help="Visual tokens per picture; all that were exported if not given.",
     ),
     click.option(
-        "--decoder", type=NAMES, default=(), metavar="all|NAME[,...]", help="Decoder engines."
+        "--decoder",
+        type=NAMES,
+        default=(),
+        metavar="all|NAME[,...]",
+        help="Decoder engines; the artifact's default if not given.",
     ),
     click.option(
         "--decoder-precision",
         type=NAMES,
         default=(),
         metavar="all|P[,P...]",
-        help="Precisions of the decoder.",
+        help="Precisions of the decoder; each engine's default if not given.",
     ),
     click.option(
         "--vision-precision",
         type=NAMES,
         default=(),
         metavar="all|P[,P...]",
-        help="Precisions of the vision.",
+        help="Precisions of the vision graph; the artifact's default if not given.",
     ),
 ]
 
 
 def case_options(command: _Command) -> _Command:
-    """Add what lists cases of an artifact, of which every combination is taken, see
-    `pocketvlm_measure.cases.sweep`."""
+    """Add the options that list cases of an artifact, see `pocketvlm_measure.cases.sweep`."""
     decorated: Any = command
     for option in reversed(_CASES):
         decorated = option(decorated)

@@ -1,5 +1,5 @@
-"""Knows how commands that measure write their results: into folders that are there, in one step,
-fit for a terminal."""
+"""Knows how commands that measure write their results: files in one step, text fit for a
+terminal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pocketvlm.files import replace_file
 
 
 def check_folders(paths: Iterable[Path]) -> None:
-    """Raise `PocketVLMError` for a file in a folder that is not there; to be asked before measuring
-    for minutes."""
+    """Raise `PocketVLMError` for a file in a folder that does not exist; to be called before any
+    work."""
     for path in paths:
         if not path.parent.is_dir():
             raise RequestError(

@@ -37,10 +37,10 @@ _FILE = click.Path(path_type=Path)
     type=_FILE,
     help="A picture; noise if none is given.",
 )
-@click.option("--prompt", metavar="TEXT", help="The question; one of 40 text tokens if not given.")
+@click.option("--prompt", metavar="TEXT", help="The question; 40 text tokens if not given.")
 @case_options
 @click.option(
-    "--threads", type=NUMBERS, default=(None,), metavar="N[,N...]", help="Of each engine."
+    "--threads", type=NUMBERS, default=(None,), metavar="N[,N...]", help="Threads of each engine."
 )
 @click.option(
     "--context",
@@ -52,7 +52,7 @@ _FILE = click.Path(path_type=Path)
     "--memory-limit",
     type=click.IntRange(0),
     metavar="MB",
-    help="Warn of what takes more; 0 is no limit.",
+    help="Warn of what takes more memory; 0 is no limit.",
 )
 @takes_target(profiling_defaults)
 @click.option(
@@ -61,7 +61,7 @@ _FILE = click.Path(path_type=Path)
     default=7,
     show_default=True,
     metavar="N",
-    help="Runs of each.",
+    help="Runs per configuration.",
 )
 @click.option(
     "--warmup",
@@ -69,7 +69,7 @@ _FILE = click.Path(path_type=Path)
     default=1,
     show_default=True,
     metavar="N",
-    help="Answers before each that counts.",
+    help="Answers before each run that counts.",
 )
 @click.option(
     "--new-tokens",
@@ -77,7 +77,7 @@ _FILE = click.Path(path_type=Path)
     default=16,
     show_default=True,
     metavar="N",
-    help="Tokens made.",
+    help="Tokens to generate.",
 )
 @click.option(
     "-o",
@@ -90,14 +90,17 @@ _FILE = click.Path(path_type=Path)
     "tables.",
 )
 @click.option(
-    "--report", type=_FILE, metavar="OUT.html", help="Write one page with plots and kept patches."
+    "--report",
+    type=_FILE,
+    metavar="OUT.html",
+    help="Write one web page with plots and kept patches.",
 )
 @click.option(
     "--compare",
     nargs=2,
     type=_FILE,
     metavar="A.jsonl B.jsonl",
-    help="Measure nothing; compare two outputs.",
+    help="Compare two outputs instead of measuring.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def profile(
@@ -119,12 +122,12 @@ def profile(
     compare: tuple[Path, Path] | None,
     as_json: bool,
 ) -> None:
-    """Measure what the artifact in DIR costs here: time by stage, memory, beside what the formulas
-    say.
+    """Measure what the artifact in DIR costs here: time by stage and memory, beside estimates by
+    formula.
 
     Every combination of the lists is measured, in interleaved turns, each run in a fresh process.
-    All runs make the same number of tokens and all samples count. Ctrl-C ends the measurement and
-    keeps what was measured.
+    All runs generate the same number of tokens and all samples count. Ctrl-C ends the measurement
+    and keeps what was measured.
     """
     if (directory is None) == (compare is None):
         raise click.UsageError("give either DIR, to measure it, or --compare with two files")
@@ -134,7 +137,6 @@ def profile(
     assert directory is not None
     writers = {path: _writer(path) for path in outputs}
     check_folders([*outputs, *([report] if report else [])])
-    _check_report(report)
 
     from pocketvlm.artifact import Artifact
     from pocketvlm_measure.cases import sweep
@@ -154,11 +156,11 @@ def profile(
     paths = tuple(str(path) for path in images)
     question = Question(prompt or made_up_prompt(artifact, len(paths) or 1), paths, new_tokens)
 
-    def save(found: Profile) -> None:
+    def save(so_far: Profile) -> None:
         for path, to_text in writers.items():
-            write_text(path, to_text(found))
+            write_text(path, to_text(so_far))
 
-    found = measure(
+    measured = measure(
         artifact,
         cases,
         question,
@@ -167,30 +169,30 @@ def profile(
         memory_limit=memory_limit,
         after_turn=save,
     )
-    if found.results:
-        _show(found, artifact, report, as_json)
-    if found.interrupted:
+    if measured.results:
+        _show(measured, artifact, report, as_json)
+    if measured.interrupted:
         raise KeyboardInterrupt
 
 
-def _show(found: Profile, artifact: Artifact, report: Path | None, as_json: bool) -> None:
+def _show(measured: Profile, artifact: Artifact, report: Path | None, as_json: bool) -> None:
     from pocketvlm_measure.profiler.rows import to_dict
     from pocketvlm_measure.profiler.tables import headline, notes, tables
 
     if report is not None:
         from pocketvlm_measure.profiler.report import to_html
 
-        write_text(report, to_html(found, artifact))
+        write_text(report, to_html(measured, artifact))
     if as_json:
-        click.echo(json.dumps(to_dict(found), ensure_ascii=False))
+        click.echo(json.dumps(to_dict(measured), ensure_ascii=False))
     else:
-        click.echo(printable(headline(found)))
-        for table in tables(found):
+        click.echo(printable(headline(measured)))
+        for table in tables(measured):
             click.echo(f"\n{table.text()}")
         click.echo()
-        for note in notes(found):
+        for note in notes(measured):
             click.echo(printable(note))
-    for warning in found.warnings():
+    for warning in measured.warnings():
         click.echo(f"warning: {warning}", err=True)
 
 
@@ -199,44 +201,39 @@ def _compare(a: Path, b: Path, *, as_json: bool) -> None:
 
     from pocketvlm_measure.profiler.compare import compare, comparison_table
 
-    found, differences = compare(a, b)
+    comparisons, differences = compare(a, b)
     if as_json:
-        rows = [dataclasses.asdict(item) | {"verdict": item.verdict} for item in found]
+        rows = [dataclasses.asdict(item) | {"verdict": item.verdict} for item in comparisons]
         click.echo(
             json.dumps({"a": str(a), "b": str(b), "differences": differences, "results": rows})
         )
         return
-    click.echo(printable_lines(comparison_table(found).text()))
+    click.echo(printable_lines(comparison_table(comparisons).text()))
     for difference in differences:
-        click.echo(f"warning: not measured alike: {printable(difference)}", err=True)
+        click.echo(f"warning: measured under other conditions: {printable(difference)}", err=True)
 
 
 def _writer(path: Path) -> Callable[[Profile], str]:
-    """What makes the text of an output file, by its ending."""
+    """The function that makes the text of an output file, by the file's suffix."""
     from pocketvlm_measure.profiler import rows, tables
 
-    def markdown(found: Profile) -> str:
+    def to_markdown(measured: Profile) -> str:
         parts = [
-            tables.headline(found),
-            *(table.markdown() for table in tables.tables(found)),
-            *tables.notes(found),
+            tables.headline(measured),
+            *(table.markdown() for table in tables.tables(measured)),
+            *tables.notes(measured),
         ]
         return "\n\n".join(parts) + "\n"
 
-    known: dict[str, Callable[[Profile], str]] = {
+    writers: dict[str, Callable[[Profile], str]] = {
         ".jsonl": rows.to_jsonl,
         ".csv": rows.to_csv,
-        ".md": markdown,
+        ".md": to_markdown,
     }
-    if path.suffix not in known:
+    if path.suffix not in writers:
         raise RequestError(
-            f"{path} has no ending that says what to write", expected=f"{', '.join(known)}"
+            f"{path} ends in {path.suffix or 'no suffix'}",
+            expected=" or ".join(writers),
+            setting="output",
         )
-    return known[path.suffix]
-
-
-def _check_report(report: Path | None) -> None:
-    if report is not None:
-        from pocketvlm_measure.reports.plots import check_plots
-
-        check_plots()
+    return writers[path.suffix]

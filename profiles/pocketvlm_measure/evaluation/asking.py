@@ -1,5 +1,5 @@
-"""Knows how the questions about a picture are answered: the picture is encoded once for all of them
-and all budgets."""
+"""Knows how the questions about a picture are answered: it is encoded once for all of them and all
+budgets."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from pocketvlm_measure.evaluation.questions import Question, picture_of
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one question at one budget.
+    """The result of one question at one budget.
 
     Attributes:
         line: the question's.
-        budget: visual tokens a picture.
+        budget: visual tokens per picture or tile.
         text: the answer without spaces around it; empty where there is none.
-        tokens: how many it took.
+        tokens: how many were generated.
         visual_tokens: those of its pictures that the decoder read.
-        ttft_ms: to the first token, as if the picture had not been seen before; loading not
-            counted.
-        error: why there is no answer.
+        ttft_ms: milliseconds to the first token, with encoding the pictures, which later questions
+            about them do not repeat; without loading.
+        error: why there is no answer, as one line; None where there is one.
     """
 
     line: int
@@ -45,15 +45,17 @@ class Reply:
 
 
 class Asker:
-    """A subject, loaded. Budgets share a vision graph where the method allows, and the decoder
-    always."""
+    """A subject, loaded. All budgets share the decoder, and a vision graph where the method is
+    nested."""
 
     def __init__(self, subject: Subject) -> None:
         first = subject.cases[0]
         artifact = Artifact.open(subject.folder)
         if artifact.manifest.artifact_id != subject.artifact_id:
             raise RequestError(
-                f"{subject.folder} is another artifact than it was", advice="begin again"
+                f"{subject.folder} has changed since the run began",
+                expected=f"the artifact {subject.artifact_id}",
+                advice="begin again",
             )
         decoder = open_decoder(
             artifact,
@@ -71,8 +73,8 @@ class Asker:
             self._vlms[budget] = VLM(artifact, encoder, decoder, keep_features=True)
 
     def answer(self, task: Task) -> Iterator[Reply]:
-        """Answer a task's questions one by one; a picture or question that is refused gives replies
-        that say why."""
+        """Answer a task's questions one by one; a refused picture or question gives replies with an
+        ``error``."""
         asked = task.asked
         try:
             images = [open_picture(picture_of(image)) for image in asked[0][0].images]
@@ -96,8 +98,8 @@ class Asker:
         max_new_tokens: int,
         encode_ms: dict[int, float],
     ) -> Reply:
-        """One reply; ``encode_ms`` remembers what encoding the pictures took each graph, the first
-        time."""
+        """One reply; ``encode_ms`` remembers how long each graph took to encode the pictures, the
+        first time."""
         graph = budget if budget in self._vlms else max(self._vlms)
         try:
             answer = self._vlms[graph].generate(

@@ -1,4 +1,4 @@
-"""Knows what `--baseline` names: a budget of the same artifact, or another artifact that is asked
+"""Knows what `--baseline` names: a budget of the same artifact, or another artifact that answers
 too."""
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pocketvlm_measure.evaluation.summary import Baseline, budget, most_tokens
 
 @dataclass(frozen=True)
 class Against:
-    """What cases are held against.
+    """What cases are compared with.
 
     Attributes:
-        tokens: a budget of the same artifact; None where it is none.
-        artifact_id: of another artifact; None where it is none.
+        tokens: a budget of the same artifact; None where it is no budget.
+        artifact_id: of another artifact; None where it is no artifact.
         cases: for each case the other artifact's.
-        subjects: what of the other artifact is to be asked.
+        subjects: the other artifact's, which are asked too.
     """
 
     tokens: int | None = None
@@ -32,8 +32,7 @@ class Against:
     subjects: Sequence[Subject] = ()
 
     def of(self, evaluation: Evaluation) -> Baseline:
-        """The baseline of each case of an evaluation; that of the other artifact's own cases is
-        none."""
+        """The baseline of each case of an evaluation; the other artifact's own cases have none."""
         if self.artifact_id is not None:
             return lambda answered: self._other(evaluation, answered)
         return most_tokens(evaluation) if self.tokens is None else budget(evaluation, self.tokens)
@@ -41,11 +40,11 @@ class Against:
     def _other(self, evaluation: Evaluation, answered: Answered) -> Answered | None:
         if answered.subject.artifact_id == self.artifact_id:
             return None
-        wanted = self.cases[answered.case]
+        case = self.cases[answered.case]
         return next(
             other
             for other in evaluation.answered
-            if other.subject.artifact_id == self.artifact_id and other.case == wanted
+            if other.subject.artifact_id == self.artifact_id and other.case == case
         )
 
 
@@ -67,7 +66,8 @@ def against(baseline: str | None, asked: Sequence[Subject], workers: int) -> Aga
     if artifact.manifest.artifact_id == asked[0].artifact_id:
         raise RequestError(
             f"--baseline {baseline} is the artifact that is evaluated",
-            advice="name another, or a budget",
+            advice="name another artifact, or a budget",
+            setting="baseline",
         )
     cases = [case for subject in asked for case in subject.cases]
     pairs = baseline_cases(artifact.manifest, cases)

@@ -1,10 +1,12 @@
-"""Knows which answers pruning changed, and shows what was still seen when it did."""
+"""Knows which answers pruning changed, and draws the patches that were kept before and after."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from tqdm import tqdm
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import PocketVLMError
@@ -13,7 +15,7 @@ from pocketvlm_measure.evaluation.questions import Question, picture_of
 from pocketvlm_measure.evaluation.run import Answered, Evaluation
 from pocketvlm_measure.reports.page import jpeg_uri
 
-SHOWN = 16  # changed answers
+MOST_CHANGES = 16
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,9 @@ class Change:
 
     Attributes:
         question: as it was asked.
-        before: (tokens, answer) of the fewest tokens at which it was still the one of most tokens.
+        before: (tokens, answer) of the fewest tokens at which it was still that of most tokens.
         after: (tokens, answer) of the next fewer.
-        was_right, is_right: as the metric has it.
+        was_right, is_right: whether the metric counts each answer as right.
     """
 
     question: Question
@@ -41,9 +43,8 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A change with drawings of what is kept before and after it, as addresses; several pictures in
-    their order."""
+class Drawing:
+    """A change with the patches kept before and after it: data URIs, one per picture in order."""
 
     change: Change
     before: Sequence[str]
@@ -51,43 +52,44 @@ class Shown:
 
 
 def changes(evaluation: Evaluation) -> list[Change]:
-    """Every change of the first family, what became wrong first, then what became right; at most
-    `SHOWN`."""
+    """Every change of the first family: what became wrong first, then what became right; at most
+    `MOST_CHANGES`."""
     subject = evaluation.answered[0].subject
     family = [answered for answered in evaluation.answered if answered.subject == subject]
     family.sort(key=lambda answered: -answered.case.budget)
-    found = [
+    changed = [
         change
         for row in range(len(evaluation.questions))
         if (change := _change(evaluation, family, row)) is not None
     ]
-    found.sort(key=lambda change: (change.was_right == change.is_right, not change.was_right))
-    return found[:SHOWN]
+    changed.sort(key=lambda change: (change.was_right == change.is_right, not change.was_right))
+    return changed[:MOST_CHANGES]
 
 
-def shown(evaluation: Evaluation) -> Iterator[Shown]:
+def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
     """The changes, drawn; one whose picture cannot be drawn, or that has none, is left out."""
-    found = changes(evaluation)
-    if not found:
+    changed = changes(evaluation)
+    if not changed:
         return
     first = evaluation.answered[0]
     artifact = Artifact.open(first.subject.folder)
-    budgets = sorted({tokens for change in found for tokens in (change.before[0], change.after[0])})
+    pairs = [(change.before[0], change.after[0]) for change in changed]
+    budgets = sorted({tokens for pair in pairs for tokens in pair})
     encoders = open_encoders(artifact, budgets, first.case.vision_precision)
-    for change in found:
-        wanted = [change.before[0], change.after[0]]
+    bar = tqdm(zip(changed, pairs, strict=True), "drawing", len(changed), leave=False, disable=None)
+    for change, pair in bar:
         try:
             drawn = [
-                draw_budgets(artifact, picture_of(i), wanted, encoders)
-                for i in change.question.images
+                draw_budgets(artifact, picture_of(image), pair, encoders)
+                for image in change.question.images
             ]
         except PocketVLMError:
             continue
         if drawn:
             before, after = (
-                [jpeg_uri(by_budget[tokens][0]) for by_budget in drawn] for tokens in wanted
+                [jpeg_uri(by_budget[tokens][0]) for by_budget in drawn] for tokens in pair
             )
-            yield Shown(change, before, after)
+            yield Drawing(change, before, after)
 
 
 def _change(evaluation: Evaluation, family: Sequence[Answered], row: int) -> Change | None:
@@ -99,7 +101,7 @@ def _change(evaluation: Evaluation, family: Sequence[Answered], row: int) -> Cha
         text = after.replies[row].text
         if text != whole:
             right = [
-                metric.is_right(metric.parts(said, question.answers)) for said in (whole, text)
+                metric.is_right(metric.parts(answer, question.answers)) for answer in (whole, text)
             ]
             return Change(
                 question, (before.case.budget, whole), (after.case.budget, text), right[0], right[1]

@@ -1,4 +1,4 @@
-"""Knows how answers are kept, a line each, so that a run that was killed goes on where it was."""
+"""Knows how answers are kept, one per line, so that a run that was killed goes on where it was."""
 
 from __future__ import annotations
 
@@ -28,24 +28,23 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 class Journal:
     """The answers of one run, in a file that only grows.
 
-    The first line says what was asked and how; an answer given under other conditions is never
-    taken for one of this run. A last line that was cut off when the run was killed is dropped, and
-    its question asked again.
+    The first line states the conditions; answers given under others are refused. A last line that
+    was cut off when the run was killed is dropped, and its question asked again.
 
     Attributes:
         replies: what has been answered, refusals not included.
     """
 
     def __init__(self, path: Path, head: dict[str, Any], *, resume: bool) -> None:
-        """Open ``path`` to continue it, where ``resume`` and it is there, or else a new one.
+        """Open ``path`` to continue it where ``resume`` is set and it exists, else a new one.
 
         Args:
             path: the file.
-            head: what must be the same for answers to count: JSON values.
-            resume: go on with what there is; without it a file that is there is refused.
+            head: the conditions, JSON values; all must be the same for answers to count.
+            resume: go on with an existing file; without it an existing file is refused.
 
         Raises:
-            PocketVLMError: the file is there and not to be resumed, is of another run, damaged, or
+            RequestError: the file exists and is not to be resumed, is of another run, damaged, or
                 not writable.
         """
         self.path = path
@@ -53,32 +52,35 @@ class Journal:
         head = {"format": _FORMAT, **head}
         if path.exists() and not resume:
             raise RequestError(
-                f"{path} is there already",
-                advice="--resume goes on with it, --answers names another file",
+                f"{path} exists already",
+                advice="go on with it by --resume, or name another file with --answers",
+                setting="answers",
             )
         try:
-            kept = self._read(head) if path.exists() else 0
-            self._file = path.open("r+b" if kept else "wb")
-            self._file.truncate(kept)
-            self._file.seek(kept)
-            if not kept:
+            whole = self._read(head) if path.exists() else 0
+            self._file = path.open("r+b" if whole else "wb")
+            self._file.truncate(whole)
+            self._file.seek(whole)
+            if not whole:
                 self._write([head])
         except OSError as error:
             raise RequestError(
-                f"{path} cannot be written ({error.strerror})", advice="name another with --answers"
+                f"{path} cannot be written ({error.strerror})",
+                advice="name another file with --answers",
+                setting="answers",
             ) from error
 
     def add(self, subject: Subject, replies: list[Reply]) -> None:
-        """Write replies down, all at once; those that refuse are written for people to read, and
-        asked again."""
+        """Write replies down, all at once. Refusals are written for people to read; a resumed run
+        asks them again."""
         rows = []
         by_budget = {case.budget: case for case in subject.cases}
         for reply in replies:
             key = subject.key(reply.line, by_budget[reply.budget])
-            said = dataclasses.asdict(reply)
+            fields = dataclasses.asdict(reply)
             rows.append(
                 dict(zip(_CASE, key, strict=True))
-                | {k: v for k, v in said.items() if v is not None}
+                | {k: v for k, v in fields.items() if v is not None}
             )
             if reply.error is None:
                 self.replies[key] = reply
@@ -87,7 +89,7 @@ class Journal:
         except OSError as error:
             raise RequestError(
                 f"{self.path} cannot be written ({error.strerror})",
-                advice="make room, then --resume",
+                advice="make room, then go on with --resume",
             ) from error
 
     def close(self) -> None:
@@ -113,7 +115,7 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def _read(self, head: dict[str, Any]) -> int:
-        """Take the answers that are there; returns how many bytes of the file are whole lines."""
+        """Take the answers of the file; returns how many bytes of it are whole lines."""
         whole = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -132,16 +134,21 @@ class Journal:
                 whole += len(line)
         return whole
 
-    def _check(self, found: dict[str, Any], head: dict[str, Any]) -> None:
-        if found.get("format") != _FORMAT:
+    def _check(self, first: dict[str, Any], head: dict[str, Any]) -> None:
+        """Refuse a file whose first line states other conditions."""
+        if first.get("format") != _FORMAT:
             raise RequestError(
-                f"{self.path} holds no answers of ours", advice="name another file with --answers"
+                f"{self.path} is no file of answers",
+                advice="name another file with --answers",
+                setting="answers",
             )
         for name, value in head.items():
-            if found.get(name) != value:
+            if first.get(name) != value:
                 raise RequestError(
-                    f"{self.path} was answered with {name} {found.get(name)}, now it is {value}",
-                    advice="name another file with --answers, or go back",
+                    f"{self.path} was answered with {name} {first.get(name)}",
+                    expected=f"{value}, as of this run",
+                    advice="name another file with --answers",
+                    setting="answers",
                 )
 
     def _take(self, row: dict[str, Any], number: int) -> None:
@@ -149,7 +156,7 @@ class Journal:
             isinstance(row.get(name), str) for name in ("artifact", *_CASE[3:])
         ):
             raise RequestError(
-                f"{self.path} line {number} is no answer of ours",
+                f"{self.path} line {number} is no answer",
                 advice="delete that line, or the file",
             )
         key: Key = tuple(row[name] for name in _CASE)

@@ -1,5 +1,4 @@
-"""Knows how a summary is drawn: each plot as an SVG file's bytes. Needs matplotlib, the extra
-``[report]``."""
+"""Knows how a summary is drawn: each plot as an SVG file's bytes."""
 
 from __future__ import annotations
 
@@ -15,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def against_budget(summary: Summary) -> bytes:
-    """The headline figure with its interval against the visual tokens kept, a line a family."""
+    """The headline figure with its interval against the visual tokens kept, a line per family."""
     return _against(
-        summary, "visual tokens kept of a picture", lambda score: score.answered.case.budget
+        summary, "visual tokens kept per picture", lambda score: score.answered.case.budget
     )
 
 
@@ -26,14 +25,14 @@ def against_first_token(summary: Summary) -> bytes:
     return _against(summary, "time to first token, ms: median", lambda score: score.ttft_ms.median)
 
 
-def _against(summary: Summary, label: str, where: Callable[[Score], float]) -> bytes:
+def _against(summary: Summary, axis: str, where: Callable[[Score], float]) -> bytes:
     def draw(axes: Axes) -> None:
         names = []
         for name, scores in _families(summary):
             names.append(name)
             values = [100 * score.headline.value for score in scores]
-            # Of very few pictures an interval need not hold its figure; a bar that points the wrong
-            # way is not drawn.
+            # With very few pictures an interval need not contain its figure; a bar that would point
+            # the wrong way is not drawn.
             below = [
                 max(0.0, 100 * (score.headline.value - score.headline.low)) for score in scores
             ]
@@ -49,9 +48,15 @@ def _against(summary: Summary, label: str, where: Callable[[Score], float]) -> b
                 label=name,
             )
             for score, value in zip(scores, values, strict=True):
-                said = (f"{score.answered.case.budget}", (where(score), value))
-                axes.annotate(*said, xytext=(4, -10), textcoords="offset points", fontsize=7)
-        axes.set_xlabel(label)
+                label = f"{score.answered.case.budget}"
+                axes.annotate(
+                    label,
+                    (where(score), value),
+                    xytext=(4, -10),
+                    textcoords="offset points",
+                    fontsize=7,
+                )
+        axes.set_xlabel(axis)
         axes.set_xlim(left=0)
         axes.set_ylabel(f"{summary.evaluation.metric.figures[0]}, % (95 % intervals)")
         axes.grid(alpha=0.3)
@@ -62,8 +67,8 @@ def _against(summary: Summary, label: str, where: Callable[[Score], float]) -> b
 
 
 def _families(summary: Summary) -> Iterator[tuple[str, list[Score]]]:
-    """(name, scores by budget) of cases that differ in their budgets only; figures that say nothing
-    are left out."""
+    """(name, scores by budget) of cases that differ in their budgets only; undefined figures are
+    left out."""
     by_subject: dict[int, list[Score]] = {}
     for score in summary.scores:
         if score.headline.value == score.headline.value:  # a number

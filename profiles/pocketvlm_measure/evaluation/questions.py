@@ -1,5 +1,4 @@
-"""Knows a question set: one JSON object a line, and what is wrong with a line that is none of
-ours."""
+"""Knows a question set: one JSON object per line, and what is wrong with a broken line."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import PictureError, RequestError
 from pocketvlm.media.pictures import Picture, PictureLimits
 
 _DATA = "data:"
@@ -27,7 +26,7 @@ class Question:
         line: its number in the file, from 1.
         id: as the file names it, else the line's number.
         text: the question, as it is put to the model.
-        answers: those expected; what several mean is for the metric to say.
+        answers: those expected; what several mean depends on the metric.
         images: absolute paths or data URIs.
         tags: what it belongs to.
     """
@@ -54,7 +53,7 @@ class QuestionSet:
 
     Attributes:
         path: the file.
-        questions: its sound lines, in order.
+        questions: of its sound lines, in order.
         broken: the others.
         sha256: of the file.
     """
@@ -76,7 +75,7 @@ def read_questions(path: Path, limit: int | None = None) -> QuestionSet:
 
     Args:
         path: the file. Empty lines mean nothing.
-        limit: sound lines to take; the rest is not looked at. None takes all.
+        limit: sound lines to take; the rest is not checked. None takes all.
 
     Raises:
         PocketVLMError: the file cannot be read, or has no sound line.
@@ -95,43 +94,47 @@ def read_questions(path: Path, limit: int | None = None) -> QuestionSet:
     if not questions:
         why = f"{path} line {broken[0].line}: {broken[0].reason}" if broken else f"{path} is empty"
         raise RequestError(
-            f"no question: {why}", expected="JSON Lines with image, question and answers"
+            f"no question: {why}",
+            expected="JSON Lines with image, question and answers",
+            setting="data",
         )
     return QuestionSet(path, questions, broken, digest.hexdigest())
 
 
 def picture_of(reference: str) -> Picture:
-    """What `open_picture` takes, of an image in a question; raises `PocketVLMError` for a data URI
-    that is none."""
+    """What `open_picture` takes, of an image in a question; raises `PocketVLMError` for a damaged
+    data URI."""
     if not reference.startswith(_DATA):
         return Path(reference)
     head, comma, body = reference.partition(",")
     if not comma or not head.endswith(";base64"):
-        raise RequestError(
-            f"{reference[:40]} is no data URI this can read", expected="data:image/png;base64,..."
+        raise PictureError(
+            f"{reference[:40]} is no data URI in base64", expected="data:image/png;base64,..."
         )
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RequestError(
+        raise PictureError(
             f"the data URI {reference[:40]}... is damaged ({error})", advice="write it again"
         ) from error
 
 
-def _lines(path: Path, see: Callable[[bytes], None]) -> Iterator[bytes]:
-    """The lines with their ends, of one that is too long no more than shows that it is; ``see``
-    gets every byte."""
+def _lines(path: Path, digest: Callable[[bytes], None]) -> Iterator[bytes]:
+    """The lines with their ends, of one that is too long only the first `_LONGEST` bytes and one;
+    ``digest`` gets every byte."""
     try:
         with path.open("rb") as file:
             while line := file.readline(_LONGEST + 1):
-                see(line)
+                digest(line)
                 yield line
                 while len(line) > _LONGEST and not line.endswith(b"\n"):
                     line = file.readline(_LONGEST + 1)
-                    see(line)
+                    digest(line)
     except OSError as error:
         raise RequestError(
-            f"{path} cannot be read ({error.strerror})", advice="give a question set as JSON Lines"
+            f"{path} cannot be read ({error.strerror})",
+            advice="give a question set as JSON Lines",
+            setting="data",
         ) from error
 
 
@@ -139,33 +142,33 @@ def _question(line: bytes, number: int, folder: Path) -> Question:
     if len(line) > _LONGEST:
         raise _WrongLine(f"has more than {_LONGEST} bytes")
     try:
-        found = json.loads(line)
+        row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise _WrongLine(f"is no JSON ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(row, dict):
         raise _WrongLine("is no JSON object")
-    text = found.get("question")
+    text = row.get("question")
     if not isinstance(text, str) or not text.strip():
         raise _WrongLine("has no question: expected a text")
-    name = found.get("id", number)
+    name = row.get("id", number)
     if not isinstance(name, str | int):
         raise _WrongLine("has an id that is no text")
-    answers = _texts(found, "answers")
+    answers = _texts(row, "answers")
     if not answers:
         raise _WrongLine("has no answers: expected a list of texts")
-    images = [found["image"]] if isinstance(found.get("image"), str) else _texts(found, "image")
+    images = [row["image"]] if isinstance(row.get("image"), str) else _texts(row, "image")
     return Question(
         number,
         str(name),
         text,
         answers,
-        tuple(_place(i, folder) for i in images),
-        _texts(found, "tags"),
+        tuple(_place(image, folder) for image in images),
+        _texts(row, "tags"),
     )
 
 
-def _texts(found: dict[str, Any], key: str) -> tuple[str, ...]:
-    texts = found.get(key) or []
+def _texts(row: dict[str, Any], key: str) -> tuple[str, ...]:
+    texts = row.get(key) or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise _WrongLine(f"has {key} that are no list of texts")
     return tuple(texts)

@@ -1,5 +1,5 @@
-"""Knows how an evaluation is run: what is left is asked, every answer is written down at once, all
-are scored."""
+"""Knows how an evaluation is run: unanswered questions are asked, and every answer is written down
+at once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tqdm import tqdm
 from pocketvlm.errors import RequestError
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.evaluation.asking import Reply
-from pocketvlm_measure.evaluation.engines import Engine
+from pocketvlm_measure.evaluation.engines.base import Engine
 from pocketvlm_measure.evaluation.journal import Journal
-from pocketvlm_measure.evaluation.metrics import Metric
+from pocketvlm_measure.evaluation.metrics.base import Metric
 from pocketvlm_measure.evaluation.plan import Subject, Task, tasks
 from pocketvlm_measure.evaluation.questions import Broken, Question, QuestionSet
 
@@ -37,8 +37,8 @@ class Evaluation:
 
     Attributes:
         data: the set that was asked.
-        questions: those that count: asked and answered in every case, so that cases are compared on
-            the same ones.
+        questions: those that count: answered in every case, so that cases are compared on the same
+            ones.
         skipped: the others, by line.
         answered: every case.
         metric: what scores them.
@@ -67,12 +67,12 @@ def evaluate(
     Args:
         data: see `read_questions`.
         subjects: what is asked, see `plan.subjects`.
-        metric: one of `METRICS`.
+        metric: of `METRICS`.
         answers: the file that keeps the answers, see `Journal`.
-        engine: one of `ENGINES`.
+        engine: of `ENGINES`.
         resume: go on with ``answers``.
-        on_broken: what a line, picture or question that is refused does: end the run, or be left
-            out and reported.
+        on_broken: what happens at a line, picture or question that is refused: the run ends, or it
+            is left out and reported.
         max_new_tokens: limit of an answer.
 
     Raises:
@@ -92,7 +92,7 @@ def evaluate(
         counted = [question for question in questions if question.line not in refused]
         if not counted:
             raise _refusal(data, next(iter(refused.values())))
-        found = [
+        answered = [
             Answered(
                 subject,
                 case,
@@ -102,7 +102,7 @@ def evaluate(
             for case in subject.cases
         ]
     skipped = sorted([*broken, *refused.values()], key=lambda item: item.line)
-    return Evaluation(data, counted, skipped, found, metric)
+    return Evaluation(data, counted, skipped, answered, metric)
 
 
 def _ask(
@@ -112,7 +112,7 @@ def _ask(
     engine: Engine,
     max_new_tokens: int,
 ) -> Iterator[Broken]:
-    """Ask what the journal has no answer to, and write it down; yields what is refused."""
+    """Ask what the journal has no answer to, and write the replies down; yields what is refused."""
     left = [
         task
         for subject in subjects
@@ -132,11 +132,10 @@ def _ask(
 
 
 def _whole(answered: Iterable[tuple[Task, list[Reply]]]) -> Iterator[tuple[Task, list[Reply]]]:
-    """As given; an engine that loses a question is an error of ours, and must not look like a
-    result."""
+    """As given; an engine that loses a question is a bug, and must not look like a result."""
     for task, replies in answered:
         if len(replies) != task.answers:
-            raise RuntimeError(f"{task.answers} answers were asked for, {len(replies)} came")
+            raise RuntimeError(f"{len(replies)} answers came, expected {task.answers}")
         yield task, replies
 
 
@@ -153,5 +152,5 @@ def _askable(data: QuestionSet, metric: Metric) -> tuple[list[Question], list[Br
 def _refusal(data: QuestionSet, item: Broken) -> RequestError:
     return RequestError(
         f"{data.path} line {item.line}: {item.reason}",
-        advice="--broken skip leaves such lines out and counts them",
+        advice="correct the line, or leave such lines out with --broken skip",
     )

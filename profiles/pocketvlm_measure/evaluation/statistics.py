@@ -13,18 +13,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 
 Numbers = npt.NDArray[np.float64]
 Combine = Callable[[Numbers], Numbers]  # sums (..., parts) to figures (..., figures)
 
 CONFIDENCE = 0.95
 DRAWS = 2_000
+SEED = 0  # of the draws: every case has the same pictures drawn in the same order
 _AT_ONCE = 4_000_000  # numbers of a block of draws, which bounds memory
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval; the ends are not a number where the figure is none."""
+    """A figure with its 95 % interval; the ends are NaN where the figure is undefined."""
 
     value: float
     low: float
@@ -49,33 +51,31 @@ class Difference:
     questions: int
 
 
-def estimate(
-    parts: Numbers, pictures: npt.NDArray[np.int64], combine: Combine, seed: int = 0
-) -> list[Estimate]:
+def estimate(parts: Numbers, pictures: npt.NDArray[np.int64], combine: Combine) -> list[Estimate]:
     """Each figure of many answers with its interval.
 
     Args:
         parts: (questions, parts), see `Metric.parts`.
         pictures: (questions,), a number for each picture; questions about the same one share it.
         combine: see `Metric.combine`.
-        seed: of the draws; the same pictures are drawn in the same order for every case.
 
     Returns:
-        One estimate a figure. Where all pictures say the same, no draw can differ: there the
-        interval is the exact one of a proportion of 0 or 1 (Clopper & Pearson 1934), on as many
-        trials as there are pictures.
+        One estimate per figure. Where all pictures have the same score of 0 or 1, no draw can
+        differ: there the interval is the exact one of a proportion (Clopper & Pearson 1934), with
+        the pictures as trials.
     """
     sums = _by_picture(parts, pictures)
     values = combine(sums.sum(axis=0))
-    draws = combine(np.concatenate(list(_resampled(sums, seed))))  # (draws, figures)
-    found = []
+    draws = combine(np.concatenate(list(_resampled(sums))))  # (draws, figures)
+    estimates = []
     for value, drawn in zip(values, draws.T, strict=True):
         low, high = _percentiles(drawn)
         if low == high and value in (0.0, 1.0):
-            reach = 1 - ((1 - CONFIDENCE) / 2) ** (1 / len(sums))
-            low, high = (1 - reach, 1.0) if value else (0.0, reach)
-        found.append(Estimate(float(value), low, high))
-    return found
+            trials = len(sums)
+            exact = binomtest(trials if value else 0, trials).proportion_ci(CONFIDENCE, "exact")
+            low, high = float(exact.low), float(exact.high)
+        estimates.append(Estimate(float(value), low, high))
+    return estimates
 
 
 def difference(
@@ -84,7 +84,6 @@ def difference(
     pictures: npt.NDArray[np.int64],
     combine: Combine,
     right: Callable[[Sequence[float]], bool],
-    seed: int = 0,
 ) -> Difference:
     """One case less another, on the same questions in the same order; see `estimate` for the
     arguments."""
@@ -94,28 +93,24 @@ def difference(
     def less(both: Numbers) -> Numbers:
         return combine(both[..., :width])[..., 0] - combine(both[..., width:])[..., 0]
 
-    drawn = less(np.concatenate(list(_resampled(sums, seed))))
+    drawn = less(np.concatenate(list(_resampled(sums))))
     ours, theirs = (np.array([right(row) for row in rows], dtype=bool) for rows in (here, there))
     only_here, only_there = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    found = Estimate(float(less(sums.sum(axis=0))), *_percentiles(drawn))
-    return Difference(found, only_here, only_there, mcnemar(only_here, only_there), len(here))
+    headline = Estimate(float(less(sums.sum(axis=0))), *_percentiles(drawn))
+    return Difference(headline, only_here, only_there, mcnemar(only_here, only_there), len(here))
 
 
 def mcnemar(only_here: int, only_there: int) -> float:
     """Two-sided p of McNemar's exact test: each of the questions that only one side answered
-    rightly is a fair coin (McNemar 1947; the exact form is a sign test)."""
-    count, fewer = only_here + only_there, min(only_here, only_there)
-    ways, below = 1, 0
-    for i in range(fewer + 1):  # the ways that at most so many fall to one side, in whole numbers
-        below += ways
-        ways = ways * (count - i) // (i + 1)
-    return min(1.0, 2 * below / 2**count)
+    rightly is a fair coin (McNemar 1947; the exact form is a sign test). 1 where there is none."""
+    count = only_here + only_there
+    return float(binomtest(only_here, count).pvalue) if count else 1.0
 
 
 def numbered(keys: Sequence[object]) -> npt.NDArray[np.int64]:
     """A number for each different key, in order of appearance: int64 (len(keys),)."""
-    known: dict[object, int] = {}
-    return np.array([known.setdefault(key, len(known)) for key in keys], dtype=np.int64)
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
 def _by_picture(parts: Numbers, pictures: npt.NDArray[np.int64]) -> Numbers:
@@ -126,9 +121,9 @@ def _by_picture(parts: Numbers, pictures: npt.NDArray[np.int64]) -> Numbers:
     return sums
 
 
-def _resampled(sums: Numbers, seed: int) -> Iterator[Numbers]:
+def _resampled(sums: Numbers) -> Iterator[Numbers]:
     """Sums over as many pictures as there are, drawn with replacement: blocks of (draws, parts)."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     count = len(sums)
     block = max(1, _AT_ONCE // (count * sums.shape[1]))
     for start in range(0, DRAWS, block):
@@ -137,10 +132,10 @@ def _resampled(sums: Numbers, seed: int) -> Iterator[Numbers]:
 
 
 def _percentiles(drawn: Numbers) -> tuple[float, float]:
-    """The interval's ends; draws that say nothing, as F1 without a single yes, are left out."""
-    known = drawn[~np.isnan(drawn)]
-    if not len(known):
+    """The interval's ends; draws without a figure (F1 without a single yes) are left out."""
+    figures = drawn[~np.isnan(drawn)]
+    if not len(figures):
         return float("nan"), float("nan")
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(known, [tail, 100 - tail])
+    low, high = np.percentile(figures, [tail, 100 - tail])
     return float(low), float(high)

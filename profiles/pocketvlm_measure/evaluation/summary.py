@@ -1,4 +1,4 @@
-"""Knows what an evaluation says: figures with intervals for every case and tag, differences from a
+"""Knows the figures of an evaluation: with intervals for every case and tag, and differences from a
 baseline."""
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
-from pocketvlm_measure.evaluation.published import PUBLISHED
+from pocketvlm_measure.evaluation.public.published import Published
 from pocketvlm_measure.evaluation.run import Answered, Evaluation
 from pocketvlm_measure.evaluation.statistics import (
     CONFIDENCE,
@@ -34,10 +35,10 @@ class Score:
     """One case.
 
     Attributes:
-        answered: what was said.
+        answered: the case and its replies.
         figures: of all questions, by the metric's names.
         tags: of the questions of each tag, with how many they are.
-        baseline: what it is held against, and the difference; None where it is the baseline itself.
+        baseline: what it is compared with, and the difference; None for the baseline itself.
         ttft_ms: to the first token, as if each question were the first about its picture.
     """
 
@@ -54,8 +55,8 @@ class Score:
 
     @property
     def mean_over_tags(self) -> float:
-        """The mean of the headline figure over tags, all weighing the same; of all questions where
-        there is none."""
+        """The mean of the headline figure over tags, with equal weights; over all questions where
+        there is no tag."""
         values = [next(iter(figures.values())).value for _, figures in self.tags.values()]
         return plain_statistics.fmean(values) if values else self.headline.value
 
@@ -67,24 +68,25 @@ class Summary:
     Attributes:
         evaluation: what was answered.
         scores: of each case, in its order.
-        published: the name of what it is put beside, a key of `PUBLISHED`; None for nothing.
+        published: what papers report, to put beside; None for nothing.
     """
 
     evaluation: Evaluation
     scores: Sequence[Score]
-    published: str | None = None
+    published: Published | None = None
 
     @property
     def pictures(self) -> int:
-        """How many different pictures there are, several that belong to one question counting as
-        one."""
+        """How many different pictures there are; several of one question count as one."""
         return len({question.images for question in self.evaluation.questions})
 
 
 def summarise(
-    evaluation: Evaluation, baseline: Baseline | None = None, published: str | None = None
+    evaluation: Evaluation,
+    baseline: Baseline | None = None,
+    published: Published | None = None,
 ) -> Summary:
-    """Score every case, and hold it against what ``baseline`` names, by default `most_tokens`; see
+    """Score every case, and compare it with its ``baseline``, by default `most_tokens`; see
     `Summary`."""
     metric, questions = evaluation.metric, evaluation.questions
     # A question without a picture shares none.
@@ -110,9 +112,9 @@ def summarise(
     def score(answered: Answered) -> Score:
         ours = parts[id(answered)]
         against = (baseline or most_tokens(evaluation))(answered)
-        held = None
+        compared = None
         if against is not None and against is not answered:
-            held = (
+            compared = (
                 against,
                 difference(ours, parts[id(against)], pictures, metric.combine, metric.is_right),
             )
@@ -120,11 +122,15 @@ def summarise(
             answered,
             figures(ours, pictures),
             {tag: (len(rows), figures(ours[rows], pictures[rows])) for tag, rows in by_tag.items()},
-            held,
+            compared,
             Spread([reply.ttft_ms for reply in answered.replies]),
         )
 
-    return Summary(evaluation, [score(answered) for answered in evaluation.answered], published)
+    scores = [
+        score(answered)
+        for answered in tqdm(evaluation.answered, "scoring", leave=False, disable=None)
+    ]
+    return Summary(evaluation, scores, published)
 
 
 def most_tokens(evaluation: Evaluation) -> Baseline:
@@ -133,14 +139,14 @@ def most_tokens(evaluation: Evaluation) -> Baseline:
 
 
 def budget(evaluation: Evaluation, tokens: int) -> Baseline:
-    """The case of so many tokens that differs in nothing else."""
+    """The case of ``tokens`` visual tokens that differs in nothing else."""
     return lambda answered: next(
         (a for a in _family(evaluation, answered) if a.case.budget == tokens), None
     )
 
 
 def to_dict(summary: Summary) -> dict[str, Any]:
-    """What ``--json`` prints, but for the machine."""
+    """What ``--json`` prints, apart from the machine."""
     data = summary.evaluation.data
     return {
         "data": str(data.path),
@@ -151,9 +157,7 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "metric": summary.evaluation.metric.name,
         "confidence": CONFIDENCE,
         "bootstrap_draws": DRAWS,
-        "published": None
-        if summary.published is None
-        else dataclasses.asdict(PUBLISHED[summary.published]),
+        "published": None if summary.published is None else dataclasses.asdict(summary.published),
         "results": [_result(score) for score in summary.scores],
     }
 
@@ -180,18 +184,18 @@ def _names(answered: Answered) -> dict[str, Any]:
 
 
 def _figures(figures: Figures) -> dict[str, Any]:
-    return {name: _estimate(found) for name, found in figures.items()}
+    return {name: _estimate(figure) for name, figure in figures.items()}
 
 
-def _difference(found: Difference) -> dict[str, Any]:
-    return dataclasses.asdict(found) | {"estimate": _estimate(found.estimate)}
+def _difference(difference: Difference) -> dict[str, Any]:
+    return dataclasses.asdict(difference) | {"estimate": _estimate(difference.estimate)}
 
 
-def _estimate(found: Estimate) -> dict[str, float | None]:
-    """Not a number is no JSON."""
+def _estimate(figure: Estimate) -> dict[str, float | None]:
+    """As JSON, which has no NaN."""
     return {
         name: None if np.isnan(value) else value
-        for name, value in dataclasses.asdict(found).items()
+        for name, value in dataclasses.asdict(figure).items()
     }
 
 

@@ -6,35 +6,35 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from pocketvlm_measure.evaluation.published import PUBLISHED, Published
+from pocketvlm_measure.evaluation.public.published import Published
 from pocketvlm_measure.evaluation.statistics import Difference, Estimate
 from pocketvlm_measure.evaluation.summary import Score, Summary
 from pocketvlm_measure.table import Table, compact, count
 
-_MOST_LINES = 5  # of skipped ones that are named
+_MOST_LINES = 5  # skipped lines that are named
 _PARTS = ("artifact", "decoder", "its precision", "vision")
 
 
 def headline(summary: Summary) -> str:
     """What was measured, in a line."""
-    found = summary.evaluation
-    said = dict(zip(_PARTS, _names(summary.scores[0]), strict=True))
-    same = ", ".join(f"{part} {said[part]}" for part in _PARTS if part not in _varying(summary))
+    evaluation = summary.evaluation
+    names = dict(zip(_PARTS, _names(summary.scores[0]), strict=True))
+    same = ", ".join(f"{part} {names[part]}" for part in _PARTS if part not in _varying(summary))
     return (
-        f"{found.data.path.name}: {count(len(found.questions), 'question')} about "
-        f"{count(summary.pictures, 'picture')}, {found.metric.name} in per cent with 95 % "
+        f"{evaluation.data.path.name}: {count(len(evaluation.questions), 'question')} about "
+        f"{count(summary.pictures, 'picture')}, {evaluation.metric.name} in per cent with 95 % "
         f"intervals over pictures" + (f"; {same}" if same else "")
     )
 
 
 def tables(summary: Summary) -> list[Table]:
-    """The cases, and where there are tags, each tag."""
-    found = [_cases(summary)]
+    """The cases; then each tag, where there are several; then what papers report, where asked."""
+    parts = [_cases(summary)]
     if len(summary.scores[0].tags) > 1:
-        found.append(_tags(summary))
+        parts.append(_tags(summary))
     if summary.published is not None:
-        found.append(_beside(summary, PUBLISHED[summary.published]))
-    return found
+        parts.append(_beside(summary, summary.published))
+    return parts
 
 
 def notes(summary: Summary) -> Iterator[str]:
@@ -42,33 +42,33 @@ def notes(summary: Summary) -> Iterator[str]:
     if any(score.baseline for score in summary.scores):
         yield (
             "p is McNemar's exact test on the questions that only one of the two answers rightly; "
-            "it takes questions for independent, the intervals take pictures"
+            "it assumes that questions are independent, the intervals assume it of pictures"
         )
 
 
 def warnings(summary: Summary) -> Iterator[str]:
     """What was left out."""
     if skipped := summary.evaluation.skipped:
-        shown = "; ".join(f"line {item.line}: {item.reason}" for item in skipped[:_MOST_LINES])
+        named = "; ".join(f"line {item.line}: {item.reason}" for item in skipped[:_MOST_LINES])
         more = (
             f"; and {len(skipped) - _MOST_LINES} more, see --json"
             if len(skipped) > _MOST_LINES
             else ""
         )
-        yield f"{count(len(skipped), 'line')} left out of every case: {shown}{more}"
+        yield f"{count(len(skipped), 'line')} left out of every case: {named}{more}"
 
 
-def percent(found: Estimate) -> str:
-    """A figure with its interval."""
-    if math.isnan(found.value):
+def percent(figure: Estimate) -> str:
+    """A figure with its interval, in per cent."""
+    if math.isnan(figure.value):
         return "?"
-    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return f"{100 * figure.value:.1f} [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
 
 
-def points(found: Difference) -> str:
-    """A difference with its interval, in points of a per cent."""
-    said = found.estimate
-    return f"{100 * said.value:+.1f} [{100 * said.low:+.1f}, {100 * said.high:+.1f}]"
+def points(difference: Difference) -> str:
+    """A difference with its interval, in percentage points."""
+    less = difference.estimate
+    return f"{100 * less.value:+.1f} [{100 * less.low:+.1f}, {100 * less.high:+.1f}]"
 
 
 def chance(p: float) -> str:
@@ -77,12 +77,12 @@ def chance(p: float) -> str:
 
 
 def case_name(summary: Summary, score: Score) -> str:
-    """What tells a case from the others."""
+    """The parts in which a case differs from the others."""
     return f"{score.answered.case.budget} tokens {family_name(summary, score)}".strip()
 
 
 def family_name(summary: Summary, score: Score) -> str:
-    """As `case_name`, its budget left out."""
+    """As `case_name`, without its budget."""
     varying = _varying(summary)
     return " ".join(
         name for part, name in zip(_PARTS, _names(score), strict=True) if part in varying

@@ -1,14 +1,14 @@
-"""Knows whether one profile is faster than another, as far as the spread of their samples allows to
-say.
+"""Knows whether one profile is faster than another, as far as the spread of their samples shows.
 
 The ratio is the Hodges-Lehmann estimate on logarithms: the median over all pairs of one sample of
-each side. Its interval holds at 99 % whatever the distribution (Mann-Whitney's exact test turned
-round; Hollander & Wolfe, *Nonparametric Statistical Methods*, section 4.3). Nothing is assumed of
-the samples but that they were taken alike.
+each side. Its 99 % interval holds for any distribution: Mann-Whitney's exact test inverted
+(Hollander & Wolfe, *Nonparametric Statistical Methods*, section 4.3). It assumes nothing of the
+samples but that both sides were taken under the same conditions.
 """
 
 from __future__ import annotations
 
+import bisect
 import functools
 import json
 import math
@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import mannwhitneyu
 
 from pocketvlm.errors import RequestError
 from pocketvlm_measure.table import Table, compact
 
 CONFIDENCE = 0.99
-SMALL = 0.02  # two runs at different times differ by this much for no reason that matters
+SMALL = 0.02  # two runs of the same at different times differ by this much
 
 _KEY = ("budget", "decoder", "decoder_precision", "vision_precision", "n_threads")
 _CONDITIONS = (
@@ -45,8 +46,8 @@ class Comparison:
         case: what was measured, for people.
         stage: as in a profile's rows, or "peak memory".
         a, b: the medians, in milliseconds or megabytes.
-        ratio: b to a, see the module; below 1 B is the better.
-        low, high: its interval; None where there are too few samples for any.
+        ratio: b to a, see the module; below 1 B takes less.
+        low, high: its interval; None where there are too few samples for one.
     """
 
     case: str
@@ -70,8 +71,8 @@ class Comparison:
 def ratio_interval(
     a: Sequence[float], b: Sequence[float]
 ) -> tuple[float, float | None, float | None]:
-    """(ratio of b to a, lower, upper end of its interval at `CONFIDENCE`); no ends where the
-    samples are too few."""
+    """(ratio of b to a, lower, upper end of its interval at `CONFIDENCE`); the ends are None where
+    the samples are too few."""
     pairs = np.sort(np.subtract.outer(np.log(b), np.log(a)).ravel())
     middle = math.exp(float(np.median(pairs)))
     outside = _outside(len(a), len(b))
@@ -82,41 +83,32 @@ def ratio_interval(
 
 @functools.cache
 def _outside(n: int, m: int) -> int:
-    """How many of the n * m sorted pairs may lie beyond each end of the interval, the end itself
-    counted."""
-    chances = rank_sum_chances(n, m)
-    below, count = 0.0, 0
-    for chance in chances:
-        below += chance
-        if below > (1 - CONFIDENCE) / 2:
-            break
-        count += 1
-    return count
+    """How many of the n * m sorted pairs may be outside each end of the interval, the end itself
+    counted: so many values of U, from 0, have together no more than half of what `CONFIDENCE`
+    leaves."""
+    tail = (1 - CONFIDENCE) / 2
+    return bisect.bisect_right(range(n * m + 1), tail, key=lambda u: chance_of_at_most(n, m, u))
 
 
-@functools.cache
-def rank_sum_chances(n: int, m: int) -> tuple[float, ...]:
-    """The chance of each value 0..n*m of Mann-Whitney's U where both sides are alike."""
-    # Coefficients of the Gaussian binomial [n+m over n], built factor by factor: (1 - q^(m+i)) / (1
-    # - q^i).
-    ways = [1] + [0] * (n * m)
-    for i in range(1, n + 1):
-        for u in range(n * m, m + i - 1, -1):
-            ways[u] -= ways[u - m - i]
-        for u in range(i, n * m + 1):
-            ways[u] += ways[u - i]
-    total = sum(ways)
-    return tuple(count / total for count in ways)
+def chance_of_at_most(n: int, m: int, u: int) -> float:
+    """The chance that Mann-Whitney's U of n and m samples is at most ``u`` where both sides are
+    alike: scipy's exact test of samples that have this U."""
+    above_all, above = divmod(u, m)
+    # U counts the pairs in which a sample of the first side is above one of the second.
+    second = np.arange(m, dtype=np.float64)
+    counts = np.array([m] * above_all + [above] * (above_all < n) + [0] * (n - above_all - 1))
+    first = counts - 0.5 + np.arange(n) / (2 * n)  # between the samples of the second, no two equal
+    return float(mannwhitneyu(first, second, alternative="less", method="exact").pvalue)
 
 
 def compare(a: Path, b: Path) -> tuple[list[Comparison], list[str]]:
-    """Compare two JSONL files of profiles stage by stage, and say in which conditions they differ.
+    """Compare two JSONL files of profiles stage by stage, and list the conditions that differ.
 
-    Configurations that both have are compared; where each file has only one, those two are,
-    whatever they are.
+    Configurations that both have are compared; where each file has only one, those two are, even
+    if they differ.
 
     Raises:
-        PocketVLMError: a file that is none of ours, or nothing in common.
+        RequestError: a file that `pocketvlm profile` did not write, or nothing in common.
     """
     ours, theirs = _read(a), _read(b)
     shared = [key for key in ours if key in theirs]
@@ -128,16 +120,16 @@ def compare(a: Path, b: Path) -> tuple[list[Comparison], list[str]]:
             f"{a} and {b} have no configuration in common",
             advice="profile the same budgets and precisions",
         )
-    found = [comparison for one, other in pairs for comparison in _stages(one, other)]
-    return found, list(
+    comparisons = [comparison for one, other in pairs for comparison in _stages(one, other)]
+    return comparisons, list(
         dict.fromkeys(text for one, other in pairs for text in _differences(one, other))
     )
 
 
-def comparison_table(found: Sequence[Comparison]) -> Table:
-    """For people."""
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """A row per stage and configuration, for people."""
     body = []
-    for item in found:
+    for item in comparisons:
         interval = (
             "" if item.low is None or item.high is None else f"{item.low:.2f}-{item.high:.2f}"
         )
@@ -201,7 +193,7 @@ def _read(path: Path) -> dict[tuple[Any, ...], _Rows]:
         raise RequestError(
             f"{path} cannot be read ({error})", advice="give a JSONL file of `pocketvlm profile`"
         ) from error
-    found: dict[tuple[Any, ...], _Rows] = {}
+    by_case: dict[tuple[Any, ...], _Rows] = {}
     for number, line in enumerate(lines, start=1):
         row = _row(line)
         if row is None:
@@ -209,17 +201,16 @@ def _read(path: Path) -> dict[tuple[Any, ...], _Rows]:
                 f"{path} line {number} is no row of a profile",
                 advice="give a JSONL file that `pocketvlm profile` wrote",
             )
-        found.setdefault(tuple(row[key] for key in _KEY), {})[row["stage"]] = row
-    if not found:
+        by_case.setdefault(tuple(row[key] for key in _KEY), {})[row["stage"]] = row
+    if not by_case:
         raise RequestError(
             f"{path} is empty", advice="give a JSONL file that `pocketvlm profile` wrote"
         )
-    return found
+    return by_case
 
 
 def _row(line: str) -> Mapping[str, Any] | None:
-    """The row in a line, or None: strings and numbers as keys, samples that are positive or
-    zero."""
+    """The row in a line; None where keys of a row are missing, or a sample is no number from 0."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

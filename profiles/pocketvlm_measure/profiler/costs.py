@@ -1,9 +1,9 @@
-"""Knows what a prompt costs by the formulas of the papers: products, cache bytes. Nothing is
+"""Knows what a prompt costs by the formulas of the papers: FLOPs and cache bytes. Nothing is
 measured here.
 
 ``n`` is a number of tokens, ``d`` the model's width, ``m`` the width of its MLP's hidden layer, of
 ``layers`` layers. No formula counts the output head, norms, the softmax, or that attention is
-causal. Which tokens ``n`` counts changes the headline: the papers count visual tokens only.
+causal. The papers count visual tokens only as ``n``.
 """
 
 from __future__ import annotations
@@ -48,15 +48,6 @@ def tower_flops(n: float, d: int, m: int, layers: int) -> float:
     return 2 * layers * macs_of_mlp_with_two_matrices(n, d, m)
 
 
-def fastv_ratio(n: int, kept: int, after: int, d: int, m: int, layers: int) -> float:
-    """What FastV leaves of the multiply-adds when only ``kept`` of n tokens go on after the first
-    ``after`` layers."""
-    whole = macs_of_mlp_with_two_matrices(n, d, m)
-    return (after * whole + (layers - after) * macs_of_mlp_with_two_matrices(kept, d, m)) / (
-        layers * whole
-    )
-
-
 def cache_bytes(n: int, layers: int, kv_heads: int, head_dim: int, value_bytes: int) -> int:
     """Bytes of keys and values of n tokens."""
     return 2 * layers * kv_heads * head_dim * value_bytes * n
@@ -64,8 +55,8 @@ def cache_bytes(n: int, layers: int, kv_heads: int, head_dim: int, value_bytes: 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one question costs by formula; None where the artifact does not state the widths that it
-    takes.
+    """What one question costs by formula; None where the artifact does not state the widths for
+    it.
 
     Attributes:
         flops: of the prefill of the visual tokens alone, `prefill_flops`: the papers' figure.
@@ -73,7 +64,7 @@ class Costs:
             them.
         flops_vision: of the vision tower over all tiles of all pictures, before any pruning inside
             its last layer.
-        kv_bytes: of the visual tokens' keys and values, at the width this engine keeps them in.
+        kv_bytes: of the visual tokens' keys and values, in the type that the engine keeps them in.
         kv_bytes_prompt: of the whole prompt's.
     """
 
@@ -85,7 +76,7 @@ class Costs:
 
     @property
     def flops_first_token(self) -> float | None:
-        """Of all that comes before the first token, as far as the formulas go."""
+        """Of the tower and the prefill together; None where one of them is."""
         if self.flops_prompt is None or self.flops_vision is None:
             return None
         return self.flops_prompt + self.flops_vision
@@ -102,30 +93,32 @@ def costs_of(
     """
     decoder = manifest.decoder
     size = (decoder.kv_heads, decoder.head_dim, value_bytes)
-    seen, read = _by_layer(decoder, visual, dropped), _by_layer(decoder, prompt, dropped)
+    visual_layers = _by_layer(decoder, visual, dropped)
+    prompt_layers = _by_layer(decoder, prompt, dropped)
     return Costs(
-        flops=_papers_flops(decoder, seen),
-        flops_prompt=_decoder_flops(decoder, read),
+        flops=_papers_flops(decoder, visual_layers),
+        flops_prompt=_decoder_flops(decoder, prompt_layers),
         flops_vision=_vision_flops(manifest.vision.tower, tiles),
-        kv_bytes=sum(cache_bytes(n, layers, *size) for layers, n in seen),
-        kv_bytes_prompt=sum(cache_bytes(n, layers, *size) for layers, n in read),
+        kv_bytes=sum(cache_bytes(n, layers, *size) for layers, n in visual_layers),
+        kv_bytes_prompt=sum(cache_bytes(n, layers, *size) for layers, n in prompt_layers),
     )
 
 
 def _by_layer(decoder: DecoderSpec, n: int, dropped: int) -> list[tuple[int, int]]:
-    """(how many layers, tokens that each of them reads), of n tokens of which some are dropped on
-    their way."""
+    """(number of layers, tokens that each of them reads), of n tokens of which some are dropped on
+    the way."""
     first = decoder.fastv.layer if decoder.fastv else decoder.layers
     return [(first, n), (decoder.layers - first, n - dropped)]
 
 
-def _papers_flops(decoder: DecoderSpec, read: Sequence[tuple[int, int]]) -> float | None:
+def _papers_flops(decoder: DecoderSpec, by_layer: Sequence[tuple[int, int]]) -> float | None:
     if decoder.intermediate is None:
         return None
-    return sum(prefill_flops(n, decoder.hidden, decoder.intermediate, layers) for layers, n in read)
+    width = (decoder.hidden, decoder.intermediate)
+    return sum(prefill_flops(n, *width, layers) for layers, n in by_layer)
 
 
-def _decoder_flops(decoder: DecoderSpec, read: Sequence[tuple[int, int]]) -> float | None:
+def _decoder_flops(decoder: DecoderSpec, by_layer: Sequence[tuple[int, int]]) -> float | None:
     if decoder.intermediate is None or decoder.heads is None:
         return None
     width = (
@@ -135,7 +128,7 @@ def _decoder_flops(decoder: DecoderSpec, read: Sequence[tuple[int, int]]) -> flo
         decoder.kv_heads,
         decoder.head_dim,
     )
-    return sum(2 * layers * macs_of_grouped_queries(n, *width) for layers, n in read)
+    return sum(2 * layers * macs_of_grouped_queries(n, *width) for layers, n in by_layer)
 
 
 def _vision_flops(tower: Tower | None, tiles: int) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pocketvlm.artifact import Artifact, pick_graph
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import EngineError, RequestError
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.machine import Machine
 from pocketvlm_measure.profiler.once import Sample
@@ -43,21 +43,20 @@ def profile(
     Args:
         artifact: an opened artifact.
         cases: see `sweep`.
-        question: what is answered.
+        question: what every run answers.
         repeat: runs of each case that count.
         warmup: answers in each run's process before the one that counts.
-        memory_limit: MB (10^6 bytes) beyond which `Profile.warnings` says so; None or 0 is no
-            limit.
-        after_turn: called with what there is so far, after each turn; an interrupt loses no more
-            than a run.
+        memory_limit: MB (10^6 bytes) above which `Profile.warnings` warns; None or 0 is no limit.
+        after_turn: called after each turn with what has been measured so far; an interrupt loses no
+            more than a run.
 
     Returns:
         What was measured; on an interrupt (Ctrl-C) what was measured until then, with
         ``interrupted`` set.
 
     Raises:
-        PocketVLMError: the question is refused, or a run failed; ``after_turn`` was given what had
-            been measured.
+        PocketVLMError: the question is refused, or a run failed; ``after_turn`` was called with
+            what had been measured.
     """
     check_question(artifact, question, max(case.budget for case in cases))
     folder = str(artifact.root.resolve())
@@ -85,7 +84,7 @@ def profile(
             result = results[case]
             result.samples.append(sample)
             result.selection = selections[case]
-            report.results = [found for found in results.values() if found.samples]
+            report.results = [sampled for sampled in results.values() if sampled.samples]
     except KeyboardInterrupt:
         report.interrupted = True
     finally:
@@ -97,19 +96,19 @@ def profile(
 def _selections(
     folder: str, artifact: Artifact, cases: Sequence[Case]
 ) -> dict[Case, Selection | None]:
-    """What selection costs in each case; cases that run the same vision graph alike share one
+    """What selection costs in each case; cases with the same vision graph and threads share one
     measurement."""
     graphs = {
         case: (pick_graph(artifact.manifest, case.budget), case.vision_precision, case.threads)
         for case in cases
     }
     job = {"task": "select", "folder": folder, "runs": _NODE_RUNS}
-    known: dict[tuple[int, str, int | None], Selection | None] = {}
+    measured: dict[tuple[int, str, int | None], Selection | None] = {}
     for case, graph in tqdm(graphs.items(), desc="timing nodes", leave=False, disable=None):
-        if graph not in known:
-            told = _ask({**job, "case": dataclasses.asdict(case)}, case)
-            known[graph] = told and Selection(tuple(told["select"]), tuple(told["nodes"]))
-    return {case: known[graph] for case, graph in graphs.items()}
+        if graph not in measured:
+            times = _ask({**job, "case": dataclasses.asdict(case)}, case)
+            measured[graph] = times and Selection(tuple(times["select"]), tuple(times["nodes"]))
+    return {case: measured[graph] for case, graph in graphs.items()}
 
 
 def _run(folder: str, case: Case, question: Question, warmup: int) -> Sample:
@@ -118,24 +117,29 @@ def _run(folder: str, case: Case, question: Question, warmup: int) -> Sample:
 
 
 def _ask(job: dict[str, Any], case: Case) -> Any:
-    """The result of a job done in a process of its own; raises `PocketVLMError` with its refusal,
-    or that it died."""
-    # Ctrl-C reaches the child too; what it says of that is nobody's business.
+    """The result of a job done in a process of its own.
+
+    Raises:
+        RequestError: the job was refused there.
+        EngineError: the process died or failed.
+    """
+    # Ctrl-C reaches the child too; the traceback that it writes is captured and dropped.
     child = subprocess.run(
         _CHILD, input=json.dumps(job), capture_output=True, text=True, check=False
     )
     if child.returncode < 0:
-        raise RequestError(
-            f"the process that measured {case} was ended by signal {-child.returncode}",
-            advice="it may need more memory than there is, leave this configuration out",
+        raise EngineError(
+            f"the process that measured {case} was ended by signal {-child.returncode}, perhaps "
+            f"for want of memory",
+            advice="leave this configuration out",
         )
     if child.returncode:
-        said = next(reversed(child.stderr.strip().splitlines()), "nothing")
-        raise RequestError(
-            f"the process that measured {case} failed ({said})",
+        last_line = next(reversed(child.stderr.strip().splitlines()), "no message")
+        raise EngineError(
+            f"the process that measured {case} failed ({last_line})",
             advice="leave this configuration out",
         )
     answer = json.loads(child.stdout.splitlines()[-1])
-    if "error" in answer:
-        raise RequestError(f"{case}: {answer['error']}")
+    if refusal := answer.get("refusal"):
+        raise RequestError(**{**refusal, "found": f"{case}: {refusal['found']}"})
     return answer["result"]

@@ -10,9 +10,9 @@ _STATUS = Path("/proc/self/status")
 
 def peak_memory() -> int | None:
     """Largest resident set so far in bytes, memory-mapped files included; None where the system
-    does not tell.
+    does not count it.
 
-    On Linux not what getrusage says: there a process starts with the peak of the one that started
+    On Linux getrusage is of no use: there a process starts with the peak of the one that started
     it.
     """
     if _STATUS.exists():
@@ -31,9 +31,7 @@ def peak_memory() -> int | None:
 
 
 def _of_windows() -> int | None:
-    try:
-        import psutil
-    except ImportError:
-        return None
+    import psutil
+
     peak: int | None = getattr(psutil.Process().memory_info(), "peak_wset", None)
     return peak

@@ -1,8 +1,8 @@
-"""The process that is measured: loads, warms up, answers once, says what it took. A job comes in, a
-result goes out.
+"""The process that is measured: it loads, warms up, answers once and reports what that took.
 
-A process a run: what one configuration leaves behind in memory or caches is no burden to the next,
-the peak of memory is its own, and an engine that ends its process ends no more than that.
+It reads a job from standard input and writes a result to standard output. One process per run:
+memory and caches of one configuration do not burden the next, the peak of memory is its own, and an
+engine that ends its process ends no more than that.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Sample:
         stages: milliseconds, see `pocketvlm.answer.Timings`.
         visual_before, visual_after: visual tokens of all pictures.
         prompt_tokens: tokens of the prompt, visual ones counted.
-        new_tokens: tokens made.
+        new_tokens: tokens generated.
         value_bytes: of one number in the decoder's cache.
-        peak_bytes: the process's peak memory; None where the system does not tell.
+        peak_bytes: the process's peak memory; None where the system does not count it.
         other_load: per cent of all CPUs that others used from loading to the last token; None where
-            nobody can tell.
+            it cannot be measured.
         tiles: of all pictures.
         visual_dropped: visual tokens that the decoder's later layers do not read.
     """
@@ -88,7 +88,7 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
         new_tokens=len(answer.token_ids),
         value_bytes=decoder.cache_value_bytes,
         peak_bytes=peak_memory(),
-        other_load=watch.seen(),
+        other_load=watch.other_load(),
         visual_dropped=answer.visual_tokens["after"]
         - answer.visual_tokens.get("fastv", answer.visual_tokens["after"]),
         tiles=sum(grid.tiles for grid in picture_grids(artifact, question)),
@@ -96,7 +96,7 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
 
 
 def _endless(artifact: Artifact) -> Artifact:
-    """The artifact without end-of-sequence tokens: every answer is as long as it may be."""
+    """The artifact without end-of-sequence tokens: every answer has the most tokens allowed."""
     decoder = dataclasses.replace(artifact.manifest.decoder, eos_token_ids=())
     return dataclasses.replace(
         artifact, manifest=dataclasses.replace(artifact.manifest, decoder=decoder)
@@ -124,7 +124,9 @@ def main() -> None:
                 answer_once(Path(job["folder"]), case, question, job["warmup"])
             )
     except PocketVLMError as error:
-        json.dump({"error": str(error)}, sys.stdout)
+        fields = ("found", "expected", "advice", "setting")
+        refusal = {name: getattr(error, name) for name in fields}
+        json.dump({"refusal": refusal}, sys.stdout)
         return
     json.dump({"result": result}, sys.stdout)
 

@@ -1,5 +1,4 @@
-"""Knows how a profile is drawn: each plot as an SVG file's bytes. Needs matplotlib, the extra
-``[report]``."""
+"""Knows how a profile is drawn: each plot as an SVG file's bytes."""
 
 from __future__ import annotations
 
@@ -12,13 +11,12 @@ from pocketvlm_measure.reports.plots import to_svg
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# What the time to the first token and the rest consist of, in order; vision without what selection
-# takes of it.
+# The stages of an answer, in order; selection is taken out of vision, which contains it.
 _PARTS = ("preprocess", "vision", "select", "embed", "prefill", "decode")
 
 
 def stacked_stages(profile: Profile) -> bytes:
-    """A bar for each configuration: where the time of an answer goes, by medians."""
+    """A bar per configuration: the medians of an answer's stages."""
 
     def draw(axes: Axes) -> None:
         results = list(reversed(profile.results))
@@ -60,7 +58,7 @@ def first_token(profile: Profile) -> bytes:
 
 
 def peak_memory(profile: Profile) -> bytes | None:
-    """Peak memory of a process against the budget; None where the system does not tell."""
+    """Peak memory of a process against the budget; None where the system does not count it."""
     if any(result.peak_bytes is None for result in profile.results):
         return None
 
@@ -75,7 +73,7 @@ def peak_memory(profile: Profile) -> bytes | None:
 
 
 def decode_rate(profile: Profile) -> bytes | None:
-    """Tokens a second after the first against the budget; None where no more than one was made."""
+    """Tokens per second after the first against the budget; None where only one was generated."""
     if any(result.decode_rate is None for result in profile.results):
         return None
 
@@ -91,7 +89,7 @@ def decode_rate(profile: Profile) -> bytes | None:
 
 
 def _family(profile: Profile, result: Result) -> str:
-    """What tells a result from those of the same budget."""
+    """The parts in which a result differs from others of the same budget."""
     return " ".join(str(result.case.family[part]) for part in profile.varying)
 
 
@@ -117,7 +115,7 @@ def _families(profile: Profile) -> Iterator[tuple[str, list[int], list[Result]]]
 
 
 def _against_budgets(axes: Axes, profile: Profile) -> None:
-    axes.set_xlabel("visual tokens kept of a picture")
+    axes.set_xlabel("visual tokens kept per picture or tile")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     if profile.varying:

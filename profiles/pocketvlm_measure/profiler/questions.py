@@ -1,4 +1,4 @@
-"""Knows what is asked while measuring: pictures, a prompt, how many tokens are made."""
+"""Knows what is asked while measuring: pictures, a prompt, how many tokens are generated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.viewer import check_medium
 
-TEXT_TOKENS = 40  # of the prompt that is made up where none is given
+TEXT_TOKENS = 40  # of the default prompt
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Question:
 
     Attributes:
         prompt: the question.
-        images: paths of pictures; none means one of noise, as large as is read in the most tiles.
-        new_tokens: tokens made, the end-of-sequence token being taken for any other: all runs do
-            the same work.
+        images: paths of pictures; none means one of noise, of the size that has the most tiles.
+        new_tokens: tokens generated. The end-of-sequence token counts as any other, so that all
+            runs do the same work.
     """
 
     prompt: str
@@ -34,42 +34,45 @@ class Question:
 
     @property
     def pictures(self) -> int:
-        """How many pictures are seen."""
+        """How many pictures the prompt has."""
         return len(self.images) or 1
 
 
 def check_question(artifact: Artifact, question: Question, budget: int) -> None:
-    """Refuse at once what each run would refuse: a picture, or a prompt beyond the context at
-    ``budget`` tokens a picture; raises `PocketVLMError`."""
-    layout = make_layout(layout_config(artifact.manifest))
-    prompter = Prompter.from_artifact(artifact)
+    """Refuse at once what each run would refuse: a picture, or a prompt longer than the context at
+    ``budget`` tokens per picture or tile; raises `PocketVLMError`."""
+    layout, prompter = (
+        make_layout(layout_config(artifact.manifest)),
+        Prompter.from_artifact(artifact),
+    )
     check_medium(layout, pictures=True)
-    stands = [layout.expand(grid, budget) for grid in picture_grids(artifact, question)]
-    ids = prompter.place(prompter.encode(question.prompt, len(stands)), stands)
+    slots = [layout.expand(grid, budget) for grid in picture_grids(artifact, question)]
+    ids = prompter.place(prompter.encode(question.prompt, len(slots)), slots)
     check_room(len(ids), question.new_tokens - 1, artifact.manifest.decoder.context)
 
 
 def picture_grids(artifact: Artifact, question: Question) -> list[TileGrid]:
-    """How each picture of a question is cut; raises `PocketVLMError` for one that is refused."""
+    """The tiles that each picture of a question is cut into; raises `PocketVLMError` for one that
+    is refused."""
     layout = make_layout(layout_config(artifact.manifest))
     images = [open_picture(image) for image in question.images or [noise_picture(artifact)]]
     return [layout.grid(image.height, image.width) for image in images]
 
 
 def noise_picture(artifact: Artifact, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """A picture of noise, one for each seed, as large as is read in the most tiles: uint8 (height,
-    width, 3)."""
+    """A picture of noise, another for each seed, of the size that has the most tiles: uint8
+    (height, width, 3)."""
     layout = make_layout(layout_config(artifact.manifest))
     (height, width), largest = layout.config.image_size, layout.grids()[-1]
     shape = (height * largest.rows, width * largest.columns, 3)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def made_up_prompt(artifact: Artifact, pictures: int = 1, text_tokens: int = TEXT_TOKENS) -> str:
-    """A prompt of ``text_tokens`` tokens beside those of the pictures, template included; at least
-    one word."""
+def made_up_prompt(artifact: Artifact, pictures: int = 1) -> str:
+    """A prompt of at most `TEXT_TOKENS` tokens, the template's included and the pictures' not; at
+    least one word."""
     prompter = Prompter.from_artifact(artifact)
     prompt = "What"
-    while len(prompter.encode(f"{prompt} is", pictures, 1)) - pictures <= text_tokens:
+    while len(prompter.encode(f"{prompt} is", pictures, 1)) - pictures <= TEXT_TOKENS:
         prompt += " is"
     return prompt

@@ -1,10 +1,12 @@
-"""Knows a profile as one web page that needs nothing else: plots, tables with every sample, what
-the model looks at."""
+"""Knows a profile as one self-contained web page: plots, tables with every sample, and the patches
+kept."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+
+from tqdm import tqdm
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.vision.overlay import draw_budgets, open_encoders
@@ -12,13 +14,11 @@ from pocketvlm_measure.profiler import plots
 from pocketvlm_measure.profiler.result import Profile
 from pocketvlm_measure.profiler.tables import headline, notes, tables
 from pocketvlm_measure.reports.page import jpeg_uri, render, svg_uri
-from pocketvlm_measure.reports.plots import check_plots
 from pocketvlm_measure.table import Table, compact
 
 
 def to_html(profile: Profile, artifact: Artifact) -> str:
-    """The page; raises `PocketVLMError` without matplotlib."""
-    check_plots()
+    """The page."""
     return render(
         __package__,
         "report.html.jinja",
@@ -48,13 +48,13 @@ def _plots(profile: Profile) -> Iterator[tuple[str, str]]:
 
 
 def _overlays(profile: Profile, artifact: Artifact) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """(picture, [(budget, data URI)]) of each picture given; noise is not worth looking at."""
+    """(picture, [(budget, data URI)]) of each picture given; noise is not drawn."""
     budgets = sorted({result.case.budget for result in profile.results}, reverse=True)
     images = profile.question.images
     encoders = open_encoders(
         artifact, budgets if images else [], profile.results[0].case.vision_precision
     )
-    for image in images:
+    for image in tqdm(images, desc="drawing", leave=False, disable=None):
         drawn = draw_budgets(artifact, image, budgets, encoders)
         yield (
             Path(image).name,

@@ -1,5 +1,5 @@
-"""Knows what came of measuring: every sample of every configuration, what the formulas say, what is
-to be doubted."""
+"""Knows the results of measuring: every sample of every configuration, estimates by formula, and
+warnings."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ STAGES = ("load", "preprocess", "vision", "select", "embed", "prefill", "ttft", 
 
 @dataclass
 class Result:
-    """One configuration: its samples in the order they were taken, and its selection where the
-    graph tells."""
+    """One configuration: its samples in the order they were taken, and what selection costs where
+    the graph names its nodes."""
 
     case: Case
     pictures: int
@@ -32,35 +32,29 @@ class Result:
 
     @property
     def stages(self) -> dict[str, Spread]:
-        """Milliseconds by stage in the order of `STAGES`; ``select`` only where it is known. See
-        `Timings`."""
-        found = {
+        """Milliseconds by stage in the order of `STAGES`, see `Timings`; ``select`` only where it
+        was measured."""
+        spreads = {
             stage: Spread([s.stages[stage] for s in self.samples])
             for stage in self.samples[0].stages
         }
         if self.selection is not None:
-            found["select"] = Spread(self.selection.select)
-        return {stage: found[stage] for stage in STAGES if stage in found}
+            spreads["select"] = Spread(self.selection.select)
+        return {stage: spreads[stage] for stage in STAGES if stage in spreads}
 
     @property
     def peak_bytes(self) -> Spread | None:
-        """Peak memory of each process; None where the system does not tell."""
-        known = [sample.peak_bytes for sample in self.samples if sample.peak_bytes is not None]
-        return Spread(known) if known else None
-
-    @property
-    def prefill_rate(self) -> float:
-        """Prompt tokens a second: the median."""
-        return Spread(self.rates("prefill")).median
+        """Peak memory of each process; None where the system does not count it."""
+        peaks = [sample.peak_bytes for sample in self.samples if sample.peak_bytes is not None]
+        return Spread(peaks) if peaks else None
 
     @property
     def decode_rate(self) -> float | None:
-        """New tokens a second after the first: the median; None where only one was made."""
+        """New tokens per second after the first: the median; None where only one was generated."""
         return Spread(rates).median if (rates := self.rates("decode")) else None
 
     def rates(self, stage: str) -> list[float]:
-        """Tokens a second of each sample, of the two stages that make or read tokens; of others
-        none."""
+        """Tokens per second of each sample; empty for stages other than prefill and decode."""
         tokens = {
             "prefill": self.samples[0].prompt_tokens,
             "decode": self.samples[0].new_tokens - 1,
@@ -73,7 +67,7 @@ class Result:
 
     @property
     def costs(self) -> Costs:
-        """What the formulas say."""
+        """The estimates by formula."""
         first = self.samples[0]
         return costs_of(
             self.manifest,
@@ -93,8 +87,8 @@ class Profile:
         folder: the artifact's.
         results: those configurations that have a sample.
         started: when, in UTC, as ISO 8601.
-        interrupted: not every run was made.
-        memory_limit: MB (10^6 bytes) that a process should not take; None or 0 is no limit.
+        interrupted: the measurement ended before every run was made.
+        memory_limit: MB (10^6 bytes) that a process should not exceed; None or 0 is no limit.
     """
 
     folder: str
@@ -116,7 +110,7 @@ class Profile:
 
     @property
     def varying(self) -> list[int]:
-        """Which parts of `Case.family` differ between results, and so must be said of each."""
+        """The indices of the parts of `Case.family` that differ between results."""
         families = [result.case.family for result in self.results]
         return [
             part
@@ -125,7 +119,7 @@ class Profile:
         ]
 
     def warnings(self) -> list[str]:
-        """What makes these figures doubtful, a line each."""
+        """What makes these figures doubtful, one line each."""
         return list(self._warnings())
 
     def _warnings(self) -> Iterator[str]:
@@ -136,10 +130,7 @@ class Profile:
             )
         before = self.machine.other_load
         if before is None:
-            yield (
-                "nobody can tell here whether the machine is busy: pip install "
-                "'pocketvlm[report]' for psutil"
-            )
+            yield "this system does not count how busy its CPUs are"
         elif before > BUSY:
             yield f"the machine was busy: others used {before:.0f} % of its CPUs before measuring"
         loads = [s.other_load for r in self.results for s in r.samples if s.other_load is not None]
@@ -162,12 +153,12 @@ class Profile:
         few = [r for r in self.results if len(r.samples) < 3]
         if few and not self.interrupted:
             yield (
-                f"few runs ({self.repeat} of each) say little about the spread: --repeat 5 or "
-                f"more does"
+                f"few runs per configuration ({self.repeat}), so the spread is uncertain: use "
+                f"--repeat 5 or more"
             )
 
     def outliers(self) -> list[dict[str, Any]]:
-        """Which samples lie far off, by configuration and stage; all of them are in the figures."""
+        """Samples far from the median, by configuration and stage; all of them count."""
         return [
             {
                 "case": str(result.case),
@@ -182,6 +173,6 @@ class Profile:
 
 
 def _far(spread: Spread) -> list[float]:
-    """Outliers that matter: a tenth and a millisecond off the median."""
+    """Outliers that matter: off the median by over a tenth and over a millisecond."""
     off = max(1.0, 0.1 * spread.median)
     return [value for value in spread.outliers if abs(value - spread.median) > off]

@@ -1,8 +1,8 @@
 """Knows a profile as rows for other programs: llama-bench's keys where they mean the same, ours
 beside them.
 
-A row is one stage of one configuration. JSONL has a row a line; CSV the same columns, lists as JSON
-in their cell.
+A row is one stage of one configuration. JSONL has one row per line; CSV the same columns, lists as
+JSON in their cell.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from pocketvlm_measure.profiler.result import Profile, Result
 from pocketvlm_measure.spread import Spread
 
-_CACHE_TYPES = {2: "f16", 4: "f32"}  # by bytes of a value, as llama-bench calls them
+_CACHE_TYPES = {2: "f16", 4: "f32"}  # by bytes per value, as llama-bench names them
 _ENGINES = {"onnx": "onnxruntime", "llama.cpp": "llama_cpp_python"}  # the package behind an engine
 
 
@@ -49,11 +49,11 @@ def to_jsonl(profile: Profile) -> str:
 
 def to_csv(profile: Profile) -> str:
     """The rows as CSV under a header."""
-    found = list(rows(profile))
+    lines = list(rows(profile))
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(found[0]) if found else [], lineterminator="\n")
+    writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in found)
+    writer.writerows({key: _cell(value) for key, value in line.items()} for line in lines)
     return text.getvalue()
 
 
@@ -73,7 +73,7 @@ def _machine(profile: Profile) -> dict[str, Any]:
         "system": machine.system,
         "governor": machine.governor,
         "other_load": machine.other_load,
-        **{f"version_{name}": found for name, found in machine.versions.items()},
+        **{f"version_{name}": release for name, release in machine.versions.items()},
         "test_time": profile.started,
         "interrupted": profile.interrupted,
     }
@@ -120,17 +120,16 @@ def _case(profile: Profile, result: Result) -> dict[str, Any]:
 
 
 def _tokens(result: Result, stage: str) -> dict[str, Any]:
-    """What the stage reads and makes, as llama-bench counts a test's tokens: a decode begins behind
-    the prompt."""
+    """The tokens that a stage reads and generates, as llama-bench counts a test's: a decode has the
+    prompt as its depth."""
     first = result.samples[0]
-    made = first.new_tokens - 1
-    read, written, depth = {
+    read, generated, depth = {
         "prefill": (first.prompt_tokens, 0, 0),
-        "decode": (0, made, first.prompt_tokens),
+        "decode": (0, first.new_tokens - 1, first.prompt_tokens),
         "ttft": (first.prompt_tokens, 1, 0),
         "total": (first.prompt_tokens, first.new_tokens, 0),
     }.get(stage, (0, 0, 0))
-    return {"stage": stage, "n_prompt": read, "n_gen": written, "n_depth": depth}
+    return {"stage": stage, "n_prompt": read, "n_gen": generated, "n_depth": depth}
 
 
 def _times(spread: Spread, rates: Iterable[float]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Knows what selecting visual tokens costs within the vision graph, from ONNX Runtime's own times
-of its nodes."""
+"""Knows what selecting visual tokens costs within the vision graph: ONNX Runtime profiles its
+nodes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _KERNEL = "_kernel_time"
 
 @dataclass(frozen=True)
 class Selection:
-    """Time of the nodes that select, and of all nodes, in milliseconds, for each run."""
+    """Milliseconds of the nodes that select, and of all nodes, for each run."""
 
     select: tuple[float, ...]
     nodes: tuple[float, ...]
 
     @property
     def share(self) -> float:
-        """The part of the vision graph's time, 0 to 1: the median over runs."""
+        """Selection's share of the vision graph's time, 0 to 1: the median over runs."""
         return Spread(
             [part / whole for part, whole in zip(self.select, self.nodes, strict=True)]
         ).median
@@ -43,7 +43,7 @@ def measure_selection(
     """Run the vision graph that serves ``budget`` once to warm up and then ``runs`` times with its
     nodes timed.
 
-    None where the graph names no node as selecting: it was exported before graphs did.
+    None where no node of the graph is named as selecting.
     """
     manifest = artifact.manifest
     k = pick_graph(manifest, budget)
@@ -71,8 +71,8 @@ def measure_selection(
 
 
 def read_events(events: Iterable[Mapping[str, Any]]) -> Selection | None:
-    """The `Selection` in ONNX Runtime's profile, the first run left out; durations there are in
-    microseconds."""
+    """The `Selection` in ONNX Runtime's profile (in microseconds), without the first run; None
+    where no node is named as selecting."""
     runs = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e.get("name") == "model_run")[1:]
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL)]
     if not any(e["name"].startswith(metadata.SELECTION) for e in kernels):

@@ -12,7 +12,7 @@ _PARTS = ("decoder", "its precision", "vision", "threads")  # of `Case.family`, 
 
 
 def tables(profile: Profile) -> list[Table]:
-    """Stages, then the time to first token with what was saved, measured and by formula."""
+    """The stages; then the time to first token with its savings, measured and by formula."""
     return [_stages(profile), _savings(profile)]
 
 
@@ -25,14 +25,11 @@ def notes(profile: Profile) -> Iterator[str]:
         )
         far = sum(len(outlier["samples_ms"]) for outlier in outliers)
         yield (
-            f"{far} of {taken} samples lie far from the others of their stage; all count, --json "
+            f"{far} of {taken} samples are far from the others of their stage; all count, --json "
             f"lists them"
         )
     if any(result.selection is None for result in profile.results):
-        yield (
-            "select is not known: the artifact was exported before graphs named the nodes that "
-            "select"
-        )
+        yield ("select was not measured: the vision graph names no node as selecting")
 
 
 def headline(profile: Profile) -> str:
@@ -44,7 +41,7 @@ def headline(profile: Profile) -> str:
     )
     text_tokens = sample.prompt_tokens - sample.visual_after
     fastv = profile.manifest.decoder.fastv
-    inside = f" and FastV ({fastv.keep} a picture from layer {fastv.layer} on)" if fastv else ""
+    inside = f" and FastV ({fastv.keep} per picture from layer {fastv.layer} on)" if fastv else ""
     return (
         f"{profile.manifest.source.model}, {pruning.method}{inside}, "
         f"{_before(sample, first.pictures)} before "
@@ -57,13 +54,13 @@ def _stages(profile: Profile) -> Table:
     head = [*_case_head(profile), *STAGES]
     body = []
     for result in profile.results:
-        found = {stage: compact(spread.median) for stage, spread in result.stages.items()}
+        cells = {stage: compact(spread.median) for stage, spread in result.stages.items()}
         if result.selection is not None:
-            found["select"] = f"{100 * result.selection.share:.2g} %"
-        body.append([*_case_cells(profile, result), *(found.get(stage, "?") for stage in STAGES)])
+            cells["select"] = f"{100 * result.selection.share:.2g} %"
+        body.append([*_case_cells(profile, result), *(cells.get(stage, "?") for stage in STAGES)])
     return Table(
-        "Milliseconds, median; select is a part of vision, ttft all up to the first token but "
-        "load:",
+        "Milliseconds, median; select is a part of vision, ttft is all but load up to the first "
+        "token:",
         head,
         body,
     )
@@ -98,7 +95,7 @@ def _times(before: float | None, after: float | None) -> str:
 
 def _before(sample: Sample, pictures: int) -> str:
     if sample.tiles == pictures:
-        return f"{sample.visual_before // pictures} visual tokens a picture"
+        return f"{sample.visual_before // pictures} visual tokens per picture"
     return f"{sample.visual_before} visual tokens in {sample.tiles} tiles"
 
 
@@ -108,10 +105,10 @@ def _in_tiles(profile: Profile) -> bool:
 
 
 def _case_head(profile: Profile) -> list[str]:
-    """A picture in several tiles takes more tokens than its budget, which is of each: both are
-    shown."""
+    """Heads of the columns that name a case; a picture in several tiles has the budget in each, so
+    both numbers get a column."""
     return [
-        *(["a tile"] if _in_tiles(profile) else []),
+        *(["per tile"] if _in_tiles(profile) else []),
         "tokens",
         *(_PARTS[part] for part in profile.varying),
     ]
@@ -130,5 +127,6 @@ def _case_cells(profile: Profile, result: Result) -> list[str]:
 def _same(profile: Profile) -> str:
     """The parts that are the same for all results."""
     decoder, precision, vision, threads = profile.results[0].case.family
-    said = {0: decoder, 1: precision, 2: f"vision {vision}", 3: count(threads, "thread")}
-    return "".join(f"{text}, " for part, text in said.items() if part not in profile.varying)
+    parts = (decoder, precision, f"vision {vision}", count(threads, "thread"))
+    same = [text for part, text in enumerate(parts) if part not in profile.varying]
+    return "".join(f"{text}, " for text in same)

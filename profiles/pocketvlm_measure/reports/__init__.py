@@ -1,2 +1,1 @@
-"""What the web pages of all measurements share: their looks, pictures that lie inside them,
-plots."""
+"""What the web pages of all measurements share: their looks, embedded pictures, and plots."""

@@ -1,4 +1,4 @@
-"""Knows how a plot becomes an SVG file's bytes. Needs matplotlib, the extra ``[report]``."""
+"""Knows how a plot becomes an SVG file's bytes. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -6,27 +6,14 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pocketvlm.errors import RequestError
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _STYLE = "tableau-colorblind10"
 
 
-def check_plots() -> None:
-    """Raise `PocketVLMError` where matplotlib is not installed; to be asked before measuring for
-    minutes."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise RequestError(
-            f"--report draws with matplotlib ({error})", advice="pip install 'pocketvlm[report]'"
-        ) from error
-
-
 def to_svg(draw: Callable[[Axes], None], height: float = 3.6) -> bytes:
-    """What ``draw`` draws; the same every time."""
+    """What ``draw`` draws, ``height`` inches high; the same bytes every time."""
     import matplotlib
     from matplotlib import style
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from typing import Any, Self
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from pocketvlm.artifact import metadata
-from pocketvlm.artifact.choices import is_nested, pick_graph, pick_precision
+from pocketvlm.artifact.choices import is_nested, pick_graph, pick_precision, serving_graph
 from pocketvlm.artifact.integrity import Check, check_files, resolve
 from pocketvlm.artifact.manifest import (
     MANIFEST_NAME,
@@ -35,6 +35,7 @@ __all__ = [
     "metadata",
     "pick_graph",
     "pick_precision",
+    "serving_graph",
 ]
 
 _MAX_MANIFEST_BYTES = 16 << 20

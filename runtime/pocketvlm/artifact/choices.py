@@ -14,9 +14,20 @@ def is_nested(manifest: Manifest) -> bool:
     return manifest.pruning.nested and manifest.pruning.method != "none"
 
 
-def pick_graph(manifest: Manifest, budget: int | None) -> int:
+def serving_graph(manifest: Manifest, budget: int) -> int | None:
     """The exported k that serves ``budget``: equal, or the smallest larger one where the method is
-    nested.
+    nested. None where no graph serves it."""
+    if not 1 <= budget <= manifest.pruning.tokens_before:
+        return None
+    exported = manifest.vision.graphs
+    if budget in exported:
+        return budget
+    larger = [k for k in exported if k > budget] if is_nested(manifest) else []
+    return min(larger, default=None)
+
+
+def pick_graph(manifest: Manifest, budget: int | None) -> int:
+    """The exported k that serves ``budget``, see `serving_graph`.
 
     Args:
         manifest: of the artifact.
@@ -25,19 +36,17 @@ def pick_graph(manifest: Manifest, budget: int | None) -> int:
     Raises:
         RequestError: no graph serves it.
     """
-    exported = sorted(manifest.vision.graphs)
     requested = manifest.pruning.default_budget if budget is None else budget
+    graph = serving_graph(manifest, requested)
+    if graph is not None:
+        return graph
     if not 1 <= requested <= manifest.pruning.tokens_before:
         raise RequestError(
             f"budget {requested}",
             expected=f"1..{manifest.pruning.tokens_before}, the tokens of a picture",
             setting="budget",
         )
-    if requested in exported:
-        return requested
-    larger = [k for k in exported if k > requested]
-    if larger and is_nested(manifest):
-        return larger[0]
+    exported = sorted(manifest.vision.graphs)
     served = f"1..{exported[-1]}" if is_nested(manifest) else " or ".join(map(str, exported))
     raise RequestError(
         f"budget {requested} is not in this artifact, which serves {served} of "

@@ -4,17 +4,20 @@ exit code."""
 from __future__ import annotations
 
 import functools
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Any
 
 import click
+from packaging.requirements import Requirement
 
 from pocketvlm import __version__
 from pocketvlm.cli.target import naming_target
 from pocketvlm.cli.terminal import printable, replace_unknown_characters
 from pocketvlm.errors import PocketVLMError, RequestError
 
-_EXPORTER = "pocketvlm_export"  # whose dependencies are an extra
+# Packages whose dependencies are an extra of the distribution that their commands come with.
+_EXTRAS = {"pocketvlm_export": "export", "pocketvlm_measure": "measure"}
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -27,8 +30,8 @@ class PluginGroup(click.Group):
         return sorted({*super().list_commands(ctx), *_entry_points()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one command; where the exporter's dependencies are missing, a stand-in that says
-        what to install."""
+        """Load one command; where packages of its extra are missing, running it says what to
+        install."""
         if cmd_name not in self.commands and cmd_name in _entry_points():
             self.add_command(_load(_entry_points()[cmd_name]), cmd_name)
         return super().get_command(ctx, cmd_name)
@@ -55,31 +58,80 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 
 def _load(entry: EntryPoint) -> click.Command:
+    """The command of an entry point, with ``--debug``, that refuses to run without its extra."""
+    extra = _EXTRAS.get(entry.module.partition(".")[0])
     try:
         command: click.Command = entry.load()
     except ImportError as error:
-        if entry.module.partition(".")[0] != _EXPORTER:
+        if extra is None:
             raise
-        return _unavailable(entry.name, error)
+        return _stand_in(entry.name, extra, error)
+    if extra is not None and command.callback is not None:
+        command.callback = _needing(extra, entry, command.callback)
     command.params.append(_debug_option())
     return command
 
 
-def _unavailable(name: str, error: Exception) -> click.Command:
-    """A command that tells what is missing, however it is called."""
+def _stand_in(name: str, extra: str, error: ImportError) -> click.Command:
+    """A command that cannot be loaded: however it is called, it says what to install."""
 
     @click.command(
         name,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-        help="Needs more packages: pip install 'pocketvlm[export]'.",
+        help=f"Needs more packages: {_install(extra)}.",
     )
     def stand_in() -> None:
-        raise RequestError(
-            f"`pocketvlm {name}` needs more packages ({error})",
-            advice="pip install 'pocketvlm[export]'",
-        )
+        raise _missing(name, extra, str(error))
 
     return stand_in
+
+
+def _needing(extra: str, entry: EntryPoint, callback: Callable[..., Any]) -> Callable[..., Any]:
+    """The callback of a command, which looks first whether the packages of an extra are there.
+
+    Asked before any work, so that no measurement of an hour ends at an import. ``--help`` never
+    comes this far and works without them.
+    """
+
+    @functools.wraps(callback)
+    def checked(*arguments: Any, **options: Any) -> Any:
+        if missing := _not_installed(entry, extra):
+            raise _missing(entry.name, extra, ", ".join(missing))
+        return callback(*arguments, **options)
+
+    return checked
+
+
+def _not_installed(entry: EntryPoint, extra: str) -> list[str]:
+    """Packages that an extra of the entry point's distribution names and that are not installed."""
+    texts = (entry.dist.requires if entry.dist else None) or []
+    requirements = [Requirement(text) for text in texts]
+    return [
+        requirement.name
+        for requirement in requirements
+        if requirement.marker is not None
+        and requirement.marker.evaluate({"extra": extra})
+        and not requirement.marker.evaluate({"extra": ""})
+        and not _is_installed(requirement.name)
+    ]
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _missing(command: str, extra: str, what: str) -> RequestError:
+    return RequestError(
+        f"`pocketvlm {command}` needs more packages ({what})", advice=_install(extra)
+    )
+
+
+def _install(extra: str) -> str:
+    return f"pip install 'pocketvlm[{extra}]'"
 
 
 def _debug_option() -> click.Option:

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pocketvlm import VLM, Sampling, cli
-from pocketvlm_measure.evaluation.published import PUBLISHED
+from pocketvlm_measure.evaluation.public import BENCHMARKS
 from support.web_page import Page
 
 
@@ -81,10 +81,10 @@ def test_the_report_is_one_page_with_plots_and_changed_answers(artifact_dir, dat
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     result = run(artifact_dir, data, "--budget", "12,6,1", "--report", here / "x.html", "--json")
     assert result.exit_code == 0, result.output
-    found = (here / "answers-set-artifact.jsonl").read_text().splitlines()[1:]
-    said = {(row["line"], row["budget"]): row["text"] for row in map(json.loads, found)}
+    lines = (here / "answers-set-artifact.jsonl").read_text().splitlines()[1:]
+    texts = {(row["line"], row["budget"]): row["text"] for row in map(json.loads, lines)}
     changed = [
-        line for line in range(1, 7) if len({said[line, budget] for budget in (12, 6, 1)}) > 1
+        line for line in range(1, 7) if len({texts[line, budget] for budget in (12, 6, 1)}) > 1
     ]
     assert changed
     page = Page((here / "x.html").read_text())
@@ -98,7 +98,7 @@ def test_the_report_is_one_page_with_plots_and_changed_answers(artifact_dir, dat
 
 
 def test_papers_figures_stand_beside(artifact_dir, data, monkeypatch):
-    monkeypatch.setitem(PUBLISHED["pope"].columns["FasterVLM"], 12, 85.88)
+    monkeypatch.setitem(BENCHMARKS["pope"].published.columns["FasterVLM"], 12, 85.88)
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     for number, row in enumerate(rows):
         row["answers"] = [
@@ -113,16 +113,16 @@ def test_papers_figures_stand_beside(artifact_dir, data, monkeypatch):
         in result.stdout
     )
     assert "12 tokens  75.00      85.88" in result.stdout
-    found = json.loads(run(artifact_dir, data, *options, "--resume", "--json").stdout)
-    assert found["results"][0]["mean_over_tags"] == pytest.approx(0.75)
-    assert found["results"][0]["figures"]["f1"]["value"] == pytest.approx(0.8)
-    assert found["results"][0]["figures"]["yes"]["value"] == 1
+    printed = json.loads(run(artifact_dir, data, *options, "--resume", "--json").stdout)
+    assert printed["results"][0]["mean_over_tags"] == pytest.approx(0.75)
+    assert printed["results"][0]["figures"]["f1"]["value"] == pytest.approx(0.8)
+    assert printed["results"][0]["figures"]["yes"]["value"] == 1
 
 
 def test_a_baseline_may_be_a_budget_that_is_not_listed(artifact_dir, data):
     result = run(artifact_dir, data, "--budget", "6", "--baseline", 12, "--json")
     assert result.exit_code == 0, result.output
-    assert [found["budget"] for found in json.loads(result.stdout)["results"]] == [12, 6]
+    assert [score["budget"] for score in json.loads(result.stdout)["results"]] == [12, 6]
 
 
 def test_what_is_left_out_is_said(artifact_dir, data):
@@ -164,4 +164,4 @@ def test_answers_that_are_there_are_not_overwritten(artifact_dir, data):
     assert run(artifact_dir, data).exit_code == 0
     result = run(artifact_dir, data)
     assert result.exit_code == 1
-    assert "answers-set-artifact.jsonl is there already: --resume" in result.stderr
+    assert "answers-set-artifact.jsonl exists already: go on with it by --resume" in result.stderr

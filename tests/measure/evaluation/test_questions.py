@@ -29,23 +29,23 @@ def test_lines_are_read(tmp_path):
     ]
     path = tmp_path / "set.jsonl"
     path.write_text("\n\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    found = read_questions(path)
-    assert [q.line for q in found.questions] == [1, 3, 5]
-    assert [q.id for q in found.questions] == ["1", "3", "7"]
-    assert [q.images for q in found.questions] == [
+    parsed = read_questions(path)
+    assert [q.line for q in parsed.questions] == [1, 3, 5]
+    assert [q.id for q in parsed.questions] == ["1", "3", "7"]
+    assert [q.images for q in parsed.questions] == [
         (str(tmp_path / "a.png"),),
         ("/x/a.png", "data:image/png;base64,AA=="),
         (),
     ]
-    assert (found.questions[1].text, found.questions[1].answers, found.questions[1].tags) == (
+    assert (parsed.questions[1].text, parsed.questions[1].answers, parsed.questions[1].tags) == (
         "é?",
         ("1", "2"),
         ("t",),
     )
-    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert not found.broken
+    assert parsed.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert not parsed.broken
     short = read_questions(path, limit=1)
-    assert ([q.line for q in short.questions], short.sha256) == ([1], found.sha256)
+    assert ([q.line for q in short.questions], short.sha256) == ([1], parsed.sha256)
 
 
 HOSTILE = [
@@ -72,11 +72,11 @@ def test_a_broken_line_is_named_with_its_number(tmp_path, line, reason):
     good = json.dumps(GOOD).encode()
     path = tmp_path / "set.jsonl"
     path.write_bytes(b"\n".join([good, line, good]))
-    found = read_questions(path)
-    assert [q.line for q in found.questions] == [1, 3]
-    ((number, said),) = [(item.line, item.reason) for item in found.broken]
+    parsed = read_questions(path)
+    assert [q.line for q in parsed.questions] == [1, 3]
+    ((number, why),) = [(item.line, item.reason) for item in parsed.broken]
     assert number == 2
-    assert reason in said
+    assert reason in why
 
 
 @given(st.binary(max_size=60))
@@ -92,10 +92,10 @@ def test_a_line_without_end_is_not_read_whole(tmp_path, monkeypatch):
     good = json.dumps(GOOD).encode()
     path = tmp_path / "set.jsonl"
     path.write_bytes(good + b"\n" + b"x" * 1000 + b"\n" + good)
-    found = read_questions(path)
-    assert [q.line for q in found.questions] == [1, 3]
-    assert [(item.line, item.reason) for item in found.broken] == [(2, "has more than 100 bytes")]
-    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    parsed = read_questions(path)
+    assert [q.line for q in parsed.questions] == [1, 3]
+    assert [(item.line, item.reason) for item in parsed.broken] == [(2, "has more than 100 bytes")]
+    assert parsed.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_no_file_and_an_empty_one_are_refused(tmp_path):

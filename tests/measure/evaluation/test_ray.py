@@ -31,10 +31,10 @@ class Killing(Ray):
 
     def answered(self, tasks):
         killed = None
-        for found in super().answered(tasks):
+        for pair in super().answered(tasks):
             if killed is None:
                 killed = kill_a_worker()
-            yield found
+            yield pair
         assert killed
 
 
@@ -49,10 +49,10 @@ def kill_a_worker():
 
 
 def rows(path):
-    found = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     return sorted(
         json.dumps({k: v for k, v in row.items() if k != "ttft_ms"}, sort_keys=True)
-        for row in found
+        for row in lines
     )
 
 

@@ -26,31 +26,33 @@ from support.tiny_artifact import write_artifact
 EXACT = METRICS["exact"]
 
 
-def texts(found):
+def texts(evaluation):
     """{(budget, line): answer}."""
-    return {(a.case.budget, reply.line): reply.text for a in found.answered for reply in a.replies}
+    return {
+        (a.case.budget, reply.line): reply.text for a in evaluation.answered for reply in a.replies
+    }
 
 
 def rows(path):
     """What a file of answers says, its times left out, in no order."""
-    found = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     return sorted(
         json.dumps({k: v for k, v in row.items() if k != "ttft_ms"}, sort_keys=True)
-        for row in found
+        for row in lines
     )
 
 
 def test_answers_are_those_of_the_model_at_each_budget(artifact_dir, asked, write_set, tmp_path):
     data = read_questions(write_set())
-    found = evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=5)
+    evaluation = evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=5)
     for budget in (12, 6, 3):
         vlm = VLM.load(artifact_dir, budget=budget, settings=EngineSettings(threads=1))
         for question in data.questions:
             answer = vlm.generate(
                 question.text, list(question.images), sampling=Sampling(max_new_tokens=5)
             )
-            assert texts(found)[budget, question.line] == answer.text.strip()
-    replies = [reply for answered in found.answered for reply in answered.replies]
+            assert texts(evaluation)[budget, question.line] == answer.text.strip()
+    replies = [reply for answered in evaluation.answered for reply in answered.replies]
     assert all(reply.ttft_ms > 0 and 0 < reply.tokens <= 5 for reply in replies)
     assert {reply.visual_tokens for reply in replies} == {12, 6, 3}
 
@@ -74,7 +76,7 @@ def test_a_method_that_is_not_nested_answers_from_the_graph_of_each_budget(write
     artifact = Artifact.open(tmp_path / "artifact")
     asked = subjects(tmp_path / "artifact", artifact, sweep(artifact.manifest, budgets=[12, 6]))
     data = read_questions(write_set(2))
-    found = evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=5)
+    evaluation = evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=5)
     for budget in (12, 6):
         vlm = VLM.load(tmp_path / "artifact", budget=budget)
         answer = vlm.generate(
@@ -82,7 +84,7 @@ def test_a_method_that_is_not_nested_answers_from_the_graph_of_each_budget(write
             list(data.questions[1].images),
             sampling=Sampling(max_new_tokens=5),
         )
-        assert texts(found)[budget, 2] == answer.text.strip()
+        assert texts(evaluation)[budget, 2] == answer.text.strip()
 
 
 def test_more_processes_answer_the_same(asked, write_set, tmp_path):
@@ -119,9 +121,9 @@ def test_more_questions_and_budgets_of_the_same_set_go_on_too(
 def test_answers_to_other_questions_or_conditions_are_not_taken(asked, write_set, tmp_path):
     data, answers = read_questions(write_set()), tmp_path / "a.jsonl"
     evaluate(data, asked, EXACT, answers, Inline(), max_new_tokens=3)
-    with pytest.raises(PocketVLMError, match="is there already: --resume"):
+    with pytest.raises(PocketVLMError, match="exists already: go on with it by --resume"):
         evaluate(data, asked, EXACT, answers, Inline(), max_new_tokens=3)
-    with pytest.raises(PocketVLMError, match="answered with max_new_tokens 3, now it is 4"):
+    with pytest.raises(PocketVLMError, match="answered with max_new_tokens 3: expected 4"):
         evaluate(data, asked, EXACT, answers, Inline(), max_new_tokens=4, resume=True)
     with pytest.raises(PocketVLMError, match="answered with data_sha256"):
         evaluate(
@@ -138,16 +140,14 @@ def test_answers_to_other_questions_or_conditions_are_not_taken(asked, write_set
 @pytest.mark.parametrize(
     ("number", "line", "reason"),
     [
-        (1, b'{"format": "x"}\n', "holds no answers of ours"),
+        (1, b'{"format": "x"}\n', "is no file of answers"),
         (3, b"half a li\n", "line 3 is damaged"),
         (3, b"[]\n", "line 3 is damaged"),
-        (3, b'{"line": 1}\n', "line 3 is no answer of ours"),
-        (3, b'{"line": "1", "budget": 3}\n', "line 3 is no answer of ours"),
+        (3, b'{"line": 1}\n', "line 3 is no answer"),
+        (3, b'{"line": "1", "budget": 3}\n', "line 3 is no answer"),
     ],
 )
-def test_a_file_that_is_no_answers_of_ours_is_refused(
-    asked, write_set, tmp_path, number, line, reason
-):
+def test_a_file_that_is_no_answers_is_refused(asked, write_set, tmp_path, number, line, reason):
     data, answers = read_questions(write_set()), tmp_path / "a.jsonl"
     evaluate(data, asked, EXACT, answers, Inline())
     lines = answers.read_bytes().splitlines(keepends=True)
@@ -210,24 +210,23 @@ def test_a_broken_line_or_picture_ends_the_run_or_is_left_out_of_every_case(
         ),  # beyond the context with 12
     ]
     data = read_questions(write_set(4, extra=extra))
-    with pytest.raises(
-        PocketVLMError, match=r"set.jsonl line 6: is no JSON .*: --broken skip leaves"
-    ):
+    with pytest.raises(PocketVLMError, match=r"set.jsonl line 6: is no JSON .*: correct the line"):
         evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline())
-    found = evaluate(data, asked, EXACT, tmp_path / "b.jsonl", Inline(), on_broken="skip")
-    assert [q.line for q in found.questions] == [1, 2, 3, 4]
-    reasons = {item.line: item.reason for item in found.skipped}
+    evaluation = evaluate(data, asked, EXACT, tmp_path / "b.jsonl", Inline(), on_broken="skip")
+    assert [q.line for q in evaluation.questions] == [1, 2, 3, 4]
+    reasons = {item.line: item.reason for item in evaluation.skipped}
     assert list(reasons) == [5, 6, 7, 8]
     assert "not a picture" in reasons[5]
     assert "missing.png cannot be read" in reasons[7]
     assert "context" in reasons[8]
     assert all(
-        [reply.line for reply in answered.replies] == [1, 2, 3, 4] for answered in found.answered
+        [reply.line for reply in answered.replies] == [1, 2, 3, 4]
+        for answered in evaluation.answered
     )
     again = evaluate(
         data, asked, EXACT, tmp_path / "b.jsonl", Inline(), on_broken="skip", resume=True
     )
-    assert (texts(again), again.skipped) == (texts(found), found.skipped)
+    assert (texts(again), again.skipped) == (texts(evaluation), evaluation.skipped)
     sound = read_questions(write_set(4, name="sound.jsonl", extra=[extra[0]]))
     with pytest.raises(PocketVLMError, match=r"sound.jsonl line 5: .*text.png is not a picture"):
         evaluate(sound, asked, EXACT, tmp_path / "c.jsonl", Inline())
@@ -246,24 +245,25 @@ def test_another_artifact_is_asked_and_held_against(artifact_dir, asked, write_s
     write_artifact(tmp_path / "other", budgets=(12,), seed=1)
     held = against(str(tmp_path / "other"), asked, workers=1)
     data = read_questions(write_set(20))
-    found = evaluate(
+    evaluation = evaluate(
         data, [*asked, *held.subjects], EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=2
     )
     # What the other says first is what is expected from now on, so that it is always right.
     replies = {
         (a.subject.folder, a.case.budget): {r.line: r.text for r in a.replies}
-        for a in found.answered
+        for a in evaluation.answered
     }
     other = replies[str((tmp_path / "other").resolve()), 12]
-    right = [dataclasses.replace(q, answers=(other[q.line],)) for q in found.questions]
-    summary = summarise(dataclasses.replace(found, questions=right), held.of(found))
+    right = [dataclasses.replace(q, answers=(other[q.line],)) for q in evaluation.questions]
+    summary = summarise(dataclasses.replace(evaluation, questions=right), held.of(evaluation))
     by_name = {(s.answered.subject.folder, s.answered.case.budget): s for s in summary.scores}
     assert len(by_name) == 6
     theirs = by_name[str((tmp_path / "other").resolve()), 12]
     assert (theirs.headline.value, theirs.baseline) == (1.0, None)
     ours = by_name[str(artifact_dir.resolve()), 12]
     same = sum(
-        replies[str(artifact_dir.resolve()), 12][q.line] == other[q.line] for q in found.questions
+        replies[str(artifact_dir.resolve()), 12][q.line] == other[q.line]
+        for q in evaluation.questions
     )
     assert ours.headline.value == pytest.approx(same / 20)
     assert ours.baseline[1].estimate.value == pytest.approx(same / 20 - 1)
@@ -274,16 +274,16 @@ def test_another_artifact_is_asked_and_held_against(artifact_dir, asked, write_s
 
 
 def test_tags_and_baseline_are_of_the_right_questions(asked, write_set, tmp_path):
-    found = evaluate(
+    evaluation = evaluate(
         read_questions(write_set(6)), asked, EXACT, tmp_path / "a.jsonl", Inline(), max_new_tokens=2
     )
-    first = {reply.line: reply.text for reply in found.answered[0].replies}
+    first = {reply.line: reply.text for reply in evaluation.answered[0].replies}
     # Right are all of the first case's answers to the odd questions, and none to the even.
     right = [
         dataclasses.replace(q, answers=(first[q.line] if "odd" in q.tags else "x y",))
-        for q in found.questions
+        for q in evaluation.questions
     ]
-    summary = summarise(dataclasses.replace(found, questions=right))
+    summary = summarise(dataclasses.replace(evaluation, questions=right))
     whole = summary.scores[0]
     assert (whole.headline.value, whole.baseline) == (0.5, None)
     assert {tag: (n, figures["accuracy"].value) for tag, (n, figures) in whole.tags.items()} == {

@@ -8,7 +8,6 @@ from pocketvlm.artifact import Manifest
 from pocketvlm_measure.profiler.costs import (
     cache_bytes,
     costs_of,
-    fastv_ratio,
     macs_of_grouped_queries,
     macs_of_mlp_with_three_matrices,
     macs_of_mlp_with_two_matrices,
@@ -51,8 +50,8 @@ def test_prefill_of_vicuna_13b(n, tera):
 )
 def test_fastervlms_table_of_llava_next(n, tera, mib):
     """Five tiles through all 24 layers of the tower; keys and values in float16."""
-    found = prefill_flops(n, **LLAMA_7B) + 5 * tower_flops(**CLIP_L, layers=24)
-    assert found / 1e12 == pytest.approx(tera, rel=1.5e-3)
+    flops = prefill_flops(n, **LLAMA_7B) + 5 * tower_flops(**CLIP_L, layers=24)
+    assert flops / 1e12 == pytest.approx(tera, rel=1.5e-3)
     assert cache_bytes(n, layers=32, kv_heads=32, head_dim=128, value_bytes=2) / MIB == mib
 
 
@@ -62,9 +61,9 @@ def test_the_tower():
 
 
 def test_fastv():
-    """K=3, R=50 % of 576 visual tokens in a 7B model."""
-    assert fastv_ratio(576, 288, 3, **LLAMA_7B) == pytest.approx(0.5403, abs=5e-5)
+    """K=3, R=50 % of 576 visual tokens in a 7B model: three layers read all, 29 a half."""
     whole, part = (32 * macs_of_mlp_with_two_matrices(n, 4096, 11008) / 1e12 for n in (576, 288))
+    assert (3 * whole + 29 * part) / (32 * whole) == pytest.approx(0.5403, abs=5e-5)
     assert (whole, part) == (pytest.approx(2.986, abs=5e-4), pytest.approx(1.471, abs=5e-4))
 
 
@@ -141,6 +140,6 @@ def test_of_an_artifact_with_fastv(artifact_dir):
 def test_fastervlms_table_of_fastv():
     """FasterVLM's table at half the tokens, 23.04 T and 765 MiB: two layers of 2880 tokens, thirty
     of 1440."""
-    found = prefill_flops(2880, 4096, 11008, 2) + prefill_flops(1440, 4096, 11008, 30)
-    assert (found + 5 * tower_flops(**CLIP_L, layers=24)) / 1e12 == pytest.approx(23.04, rel=1.5e-3)
+    flops = prefill_flops(2880, 4096, 11008, 2) + prefill_flops(1440, 4096, 11008, 30)
+    assert (flops + 5 * tower_flops(**CLIP_L, layers=24)) / 1e12 == pytest.approx(23.04, rel=1.5e-3)
     assert cache_bytes(2880, 2, 32, 128, 2) + cache_bytes(1440, 30, 32, 128, 2) == 765 * MIB

@@ -16,7 +16,7 @@ from pocketvlm import PocketVLMError
 from pocketvlm.artifact import Manifest
 from pocketvlm_measure import machine
 from pocketvlm_measure.cases import Case
-from pocketvlm_measure.profiler.compare import compare, rank_sum_chances, ratio_interval
+from pocketvlm_measure.profiler.compare import chance_of_at_most, compare, ratio_interval
 from pocketvlm_measure.profiler.once import Sample
 from pocketvlm_measure.profiler.questions import Question
 from pocketvlm_measure.profiler.result import Profile, Result
@@ -67,24 +67,44 @@ def test_turns_are_interleaved_and_begin_with_another_candidate_each(candidates,
 
 def test_turns_to_warm_up_do_not_count():
     calls = iter(range(100))
-    found = measure_in_turns(
+    samples = measure_in_turns(
         {"a": lambda: next(calls), "b": lambda: next(calls)}, repeat=3, warmup=2
     )
-    assert {name: len(samples) for name, samples in found.items()} == {"a": 3, "b": 3}
-    assert min(min(samples) for samples in found.values()) == 4  # two turns of two came before
+    assert {name: len(times) for name, times in samples.items()} == {"a": 3, "b": 3}
+    assert min(min(times) for times in samples.values()) == 4  # two turns of two came before
 
 
-@given(st.integers(1, 9), st.integers(1, 9))
-def test_chances_of_the_rank_sum_equal_scipys(n, m):
-    chances = np.array(rank_sum_chances(n, m))
-    assert chances.sum() == pytest.approx(1)
-    lowest = stats.mannwhitneyu(
-        np.arange(n), np.arange(n, n + m), alternative="less", method="exact"
-    ).pvalue
-    assert chances[0] == pytest.approx(lowest)
-    shuffled = np.random.default_rng(n * 10 + m).permutation(n + m)
-    u, p = stats.mannwhitneyu(shuffled[:n], shuffled[n:], alternative="less", method="exact")
-    assert chances[: int(u) + 1].sum() == pytest.approx(p)
+def rank_sum_chances(n, m):
+    """The chance of each value 0..n*m of Mann-Whitney's U where both sides are alike, in whole
+    numbers: the coefficients of the Gaussian binomial [n+m over n], built factor by factor, (1 -
+    q^(m+i)) / (1 - q^i)."""
+    ways = [1] + [0] * (n * m)
+    for i in range(1, n + 1):
+        for u in range(n * m, m + i - 1, -1):
+            ways[u] -= ways[u - m - i]
+        for u in range(i, n * m + 1):
+            ways[u] += ways[u - i]
+    total = sum(ways)
+    return [count / total for count in ways]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(1, 30), st.data())
+def test_chances_of_the_rank_sum_are_the_closed_form(n, m, data):
+    u = data.draw(st.integers(0, n * m))
+    expected = sum(rank_sum_chances(n, m)[: u + 1])
+    assert chance_of_at_most(n, m, u) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 25), st.integers(1, 25))
+def test_the_interval_ends_at_the_pairs_that_the_closed_form_gives(n, m):
+    rng = np.random.default_rng(n * 100 + m)
+    a, b = rng.uniform(1, 2, n), rng.uniform(1, 2, m)
+    outside = int((np.cumsum(rank_sum_chances(n, m)) <= 0.005).sum())
+    pairs = np.sort(np.divide.outer(b, a).ravel())
+    ends = (pairs[outside - 1], pairs[-outside]) if outside else (None, None)
+    assert ratio_interval(a, b)[1:] == pytest.approx(ends)
 
 
 @settings(deadline=None)
@@ -107,7 +127,7 @@ def test_too_few_samples_tell_nothing():
 
 
 def row(stage="ttft", samples=(100, 101, 102, 103, 104, 105), **changes):
-    known = {
+    fields = {
         "budget": 36,
         "decoder": "onnx",
         "decoder_precision": "fp32",
@@ -118,11 +138,11 @@ def row(stage="ttft", samples=(100, 101, 102, 103, 104, 105), **changes):
         "samples_ns": [round(sample * 1e6) for sample in samples],
         "samples_peak_memory_bytes": [100_000_000 + 1000 * i for i in range(6)],
     }
-    return known | changes
+    return fields | changes
 
 
-def write(path, *found):
-    path.write_text("".join(json.dumps(item) + "\n" for item in found))
+def write(path, *rows):
+    path.write_text("".join(json.dumps(item) + "\n" for item in rows))
     return path
 
 
@@ -138,8 +158,8 @@ def write(path, *found):
 def test_verdicts_respect_the_spread(tmp_path, factor, verdict):
     ours = row()
     theirs = row(samples=[factor * sample / 1e6 for sample in ours["samples_ns"]])
-    found, differences = compare(write(tmp_path / "a", ours), write(tmp_path / "b", theirs))
-    ttft, memory = found
+    comparisons, differences = compare(write(tmp_path / "a", ours), write(tmp_path / "b", theirs))
+    ttft, memory = comparisons
     assert (ttft.stage, ttft.verdict, memory.stage) == ("ttft", verdict, "peak memory")
     assert ttft.ratio == pytest.approx(factor)
     assert memory.verdict == "same within the spread"
@@ -157,16 +177,18 @@ def test_wide_spreads_hide_what_narrow_ones_show(tmp_path):
 def test_only_what_both_measured_is_compared_and_conditions_are_told(tmp_path):
     a = write(tmp_path / "a", row(), row(budget=7), row("decode"))
     b = write(tmp_path / "b", row(cpu_info="another"), row(budget=144))
-    found, differences = compare(a, b)
-    assert {(item.case, item.stage) for item in found} == {
+    comparisons, differences = compare(a, b)
+    assert {(item.case, item.stage) for item in comparisons} == {
         ("36 tokens, onnx fp32, vision fp32, 2 threads", stage) for stage in ("ttft", "peak memory")
     }
     assert differences == ["cpu_info: one in A, another in B"]
 
 
 def test_one_configuration_each_is_compared_whatever_they_are(tmp_path):
-    found, _ = compare(write(tmp_path / "a", row()), write(tmp_path / "b", row(budget=7)))
-    assert found[0].case.startswith("36 tokens, onnx fp32, vision fp32, 2 threads -> 7 tokens")
+    comparisons, _ = compare(write(tmp_path / "a", row()), write(tmp_path / "b", row(budget=7)))
+    assert comparisons[0].case.startswith(
+        "36 tokens, onnx fp32, vision fp32, 2 threads -> 7 tokens"
+    )
 
 
 def test_files_that_cannot_be_compared(tmp_path):
@@ -205,7 +227,7 @@ def test_load_of_others_is_what_linux_counts(tmp_path, monkeypatch):
     watch = machine.LoadWatch()
     # 4 seconds of CPU time later: 1.5 in use (0.25 of them the host's), 0.5 by this process.
     stat.write_text("cpu  200 10 115 900 150 0 0 25 0 0\n")
-    assert watch.seen() == pytest.approx(100 * (1.5 - 0.5) / 4)
+    assert watch.other_load() == pytest.approx(100 * (1.5 - 0.5) / 4)
 
 
 @pytest.mark.skipif(not machine._STAT.exists(), reason="Linux tells, others need psutil")
@@ -214,16 +236,16 @@ def test_another_process_counts_and_this_one_does_not():
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         time.sleep(0.6)
         busy.kill()
-    with_another = watch.seen()
+    with_another = watch.other_load()
     assert with_another > 100 * 0.2 / 0.6 / (2 * machine.os.cpu_count())
 
 
 def test_the_machine_is_described():
-    found = machine.Machine.look(seconds=0.05)
-    assert found.cpus >= found.cores >= 1
-    assert found.versions["pocketvlm"]
-    assert found.cpu in found.describe()
-    assert "\n" not in found.describe()
+    here = machine.Machine.look(seconds=0.05)
+    assert here.cpus >= here.cores >= 1
+    assert here.versions["pocketvlm"]
+    assert here.cpu in here.describe()
+    assert "\n" not in here.describe()
 
 
 def machine_with(other_load):
@@ -237,14 +259,14 @@ def profile_of(manifest, ttfts, other_load=1.0, load_meanwhile=1.0):
     stages = dict.fromkeys(
         ("load", "preprocess", "vision", "embed", "prefill", "decode", "total"), 10.0
     )
-    found = Profile("folder", manifest, machine_with(other_load), Question("what?"), 3, 1, "now")
+    profile = Profile("folder", manifest, machine_with(other_load), Question("what?"), 3, 1, "now")
     for budget, samples in ttfts.items():
         result = Result(Case(budget, "onnx", "fp32", "fp32", 2), 1, manifest)
         for ttft in samples:
             run = {**stages, "ttft": ttft, "prefill": ttft / 2}
             result.samples.append(Sample(run, 36, budget, budget + 40, 5, 4, 10**8, load_meanwhile))
-        found.results.append(result)
-    return found
+        profile.results.append(result)
+    return profile
 
 
 @pytest.mark.parametrize(
@@ -253,34 +275,34 @@ def profile_of(manifest, ttfts, other_load=1.0, load_meanwhile=1.0):
         (1.0, 2.0, None),
         (40.0, 2.0, "others used 40 % of its CPUs before measuring"),
         (1.0, 30.0, "during 3 of 3 runs others used over 15 % of its CPUs, 30 % at most"),
-        (None, None, "nobody can tell here whether the machine is busy"),
+        (None, None, "does not count how busy its CPUs are"),
     ],
 )
 def test_a_busy_machine_is_warned_of(artifact_dir, before, meanwhile, warning):
     manifest = Manifest.from_dict(read_manifest(artifact_dir))
-    found = profile_of(manifest, {6: [10.0, 11.0, 12.0]}, before, meanwhile).warnings()
-    assert found == [] if warning is None else warning in "".join(found)
+    warnings = profile_of(manifest, {6: [10.0, 11.0, 12.0]}, before, meanwhile).warnings()
+    assert warnings == [] if warning is None else warning in "".join(warnings)
 
 
 @pytest.mark.parametrize(("limit", "warned"), [(99, True), (100, False), (0, False), (None, False)])
 def test_what_takes_more_memory_than_the_limit_is_warned_of(artifact_dir, limit, warned):
-    found = profile_of(Manifest.from_dict(read_manifest(artifact_dir)), {6: [10.0, 11.0, 12.0]})
-    found.memory_limit = limit
+    profile = profile_of(Manifest.from_dict(read_manifest(artifact_dir)), {6: [10.0, 11.0, 12.0]})
+    profile.memory_limit = limit
     expected = ["6 tokens, onnx fp32, vision fp32, 2 threads: 100 MB are over the limit of 99 MB"]
-    assert found.warnings() == (expected if warned else [])
+    assert profile.warnings() == (expected if warned else [])
 
 
 def test_savings_stand_beside_what_the_formulas_promise(tiny_export):
     manifest = Manifest.from_dict(read_manifest(tiny_export))
-    found = profile_of(manifest, {18: [200.0, 210.0, 190.0], 9: [100.0, 90.0, 600.0]})
-    stages, savings = tables(found)
+    profile = profile_of(manifest, {18: [200.0, 210.0, 190.0], 9: [100.0, 90.0, 600.0]})
+    stages, savings = tables(profile)
     assert [row[0] for row in savings.rows] == ["18", "9"]
     cells = [dict(zip(savings.head, row, strict=True)) for row in savings.rows]
     assert [cell["ttft"] for cell in cells] == ["200", "100"]
     assert [cell["sooner"] for cell in cells] == ["1.00x", "2.00x"]
     # "by FLOPs" stands twice: of all before the first token, and of the prefill.
     first_token, prefill = (at for at, name in enumerate(savings.head) if name == "by FLOPs")
-    costs = [result.costs for result in found.results]
+    costs = [result.costs for result in profile.results]
     assert (
         savings.rows[1][first_token]
         == f"{costs[0].flops_first_token / costs[1].flops_first_token:.2f}x"

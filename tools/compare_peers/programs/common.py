@@ -1,5 +1,5 @@
-"""Knows how a peer's program talks: settings in, ``{"ready": ...}`` out, then a line out for every
-picture in.
+"""Knows how a peer's program communicates: settings in, ``{"ready": ...}`` out, then for every line
+with a picture a line with times.
 
 The programs run in their peers' own environments, so nothing here needs more than Python and
 Pillow.
@@ -28,20 +28,20 @@ class Stopwatch:
     tokens: int = 0
 
     def token(self) -> None:
-        """Note that a token has come."""
+        """Record that a token has come."""
         self.last = time.perf_counter()
         self.first = self.first or self.last
         self.tokens += 1
 
 
-def settings() -> dict[str, Any]:
-    """What the command line says: one JSON object."""
+def read_settings() -> dict[str, Any]:
+    """The settings of the program: one JSON object on its command line."""
     parsed: dict[str, Any] = json.loads(sys.argv[1])
     return parsed
 
 
 def serve(answer: Callable[[Path, Stopwatch], int], version: str) -> None:
-    """Answer about a picture a line of standard input; ``answer`` returns how many tokens the
+    """Answer about one picture per line of standard input; ``answer`` returns how many tokens the
     prompt had."""
     speak = sys.stdout.write
     speak(json.dumps({"ready": version}) + "\n")
@@ -61,7 +61,7 @@ def serve(answer: Callable[[Path, Stopwatch], int], version: str) -> None:
 
 
 def peak_mb() -> float:
-    """Largest resident set so far in MB; 0 where the system does not say."""
+    """Largest resident set so far in MB; 0 where the system does not count it."""
     if not _STATUS.exists():
         return 0.0
     return (

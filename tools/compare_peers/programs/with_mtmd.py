@@ -11,30 +11,32 @@ import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
 from PIL import Image
 
-from compare_peers.programs.common import Stopwatch, serve, settings
+from compare_peers.programs.common import Stopwatch, read_settings, serve
 
-told = settings()
+options = read_settings()
 quiet = llama.llama_log_callback(lambda level, text, data: None)
 llama.llama_log_set(quiet, ctypes.c_void_p(0))
 mtmd.mtmd_log_set(quiet, ctypes.c_void_p(0))
 mtmd.mtmd_helper_log_set(quiet, ctypes.c_void_p(0))
 llama.llama_backend_init()
 
-model = llama.llama_model_load_from_file(told["model"].encode(), llama.llama_model_default_params())
-options = llama.llama_context_default_params()
-options.n_ctx = 2048
-options.n_threads = options.n_threads_batch = told["threads"]
-context = llama.llama_init_from_model(model, options)
+model = llama.llama_model_load_from_file(
+    options["model"].encode(), llama.llama_model_default_params()
+)
+context_options = llama.llama_context_default_params()
+context_options.n_ctx = 2048
+context_options.n_threads = context_options.n_threads_batch = options["threads"]
+context = llama.llama_init_from_model(model, context_options)
 batch_size = llama.llama_n_batch(context)
 vision_options = mtmd.mtmd_context_params_default()
 vision_options.use_gpu = False
 vision_options.print_timings = False
-vision_options.n_threads = told["threads"]
-vision = mtmd.mtmd_init_from_file(told["mmproj"].encode(), model, vision_options)
+vision_options.n_threads = options["threads"]
+vision = mtmd.mtmd_init_from_file(options["mmproj"].encode(), model, vision_options)
 if not (model and context and vision):
     raise SystemExit("llama.cpp does not open the files")
 sampler = llama.llama_sampler_init_greedy()
-prompt = told["prompt"].replace("<image>", mtmd.mtmd_default_marker().decode()).encode()
+prompt = options["prompt"].replace("<image>", mtmd.mtmd_default_marker().decode()).encode()
 text = mtmd.mtmd_input_text(
     text=prompt, text_len=len(prompt), add_special=False, parse_special=True
 )
@@ -56,7 +58,7 @@ def answer(picture: Path, watch: Stopwatch) -> int:
     ):
         raise SystemExit("mtmd does not evaluate the prompt")
     length = past.value
-    for _ in range(told["new_tokens"]):
+    for _ in range(options["new_tokens"]):
         token = llama.llama_sampler_sample(sampler, context, -1)
         watch.token()
         batch = llama.llama_batch()

@@ -9,18 +9,20 @@ import openvino
 import openvino_genai
 from PIL import Image
 
-from compare_peers.programs.common import Stopwatch, serve, settings
+from compare_peers.programs.common import Stopwatch, read_settings, serve
 
-told = settings()
-pipeline = openvino_genai.VLMPipeline(told["folder"], "CPU", INFERENCE_NUM_THREADS=told["threads"])
+options = read_settings()
+pipeline = openvino_genai.VLMPipeline(
+    options["folder"], "CPU", INFERENCE_NUM_THREADS=options["threads"]
+)
 config = openvino_genai.GenerationConfig()
-config.max_new_tokens = config.min_new_tokens = told["new_tokens"]
+config.max_new_tokens = config.min_new_tokens = options["new_tokens"]
 config.do_sample = False
 config.apply_chat_template = False  # the prompt comes with it
 
 
 class Streamer(openvino_genai.StreamerBase):
-    """Notes when tokens come."""
+    """Records when tokens come."""
 
     def __init__(self, watch: Stopwatch) -> None:
         super().__init__()
@@ -40,7 +42,7 @@ def answer(picture: Path, watch: Stopwatch) -> int:
     """See `serve`."""
     pixels = openvino.Tensor(np.asarray(Image.open(picture).convert("RGB"))[None])
     done = pipeline.generate(
-        told["prompt"], images=[pixels], generation_config=config, streamer=Streamer(watch)
+        options["prompt"], images=[pixels], generation_config=config, streamer=Streamer(watch)
     )
     return int(done.perf_metrics.get_num_input_tokens())
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compare_peers.programs.common import Stopwatch, serve, settings
+from compare_peers.programs.common import Stopwatch, read_settings, serve
 from pocketvlm import VLM, EngineSettings, Sampling, __version__
 
-told = settings()
-engines = EngineSettings(threads=told["threads"])
-vlm = VLM.load(told["folder"], settings=engines, **told["load"])
+options = read_settings()
+engines = EngineSettings(threads=options["threads"])
+vlm = VLM.load(options["folder"], settings=engines, **options["load"])
 
 
 def answer(picture: Path, watch: Stopwatch) -> int:
     """See `serve`."""
     done = vlm.generate(
-        told["question"], images=[picture], sampling=Sampling(max_new_tokens=told["new_tokens"])
+        options["question"],
+        images=[picture],
+        sampling=Sampling(max_new_tokens=options["new_tokens"]),
     )
     watch.first = watch.started + done.timings_ms["ttft"] / 1e3
     watch.tokens = len(done.token_ids)

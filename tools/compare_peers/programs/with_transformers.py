@@ -8,28 +8,28 @@ import torch
 import transformers
 from PIL import Image
 
-from compare_peers.programs.common import Stopwatch, serve, settings
+from compare_peers.programs.common import Stopwatch, read_settings, serve
 
-told = settings()
-torch.set_num_threads(told["threads"])
-processor = transformers.AutoProcessor.from_pretrained(told["checkpoint"])
+options = read_settings()
+torch.set_num_threads(options["threads"])
+processor = transformers.AutoProcessor.from_pretrained(options["checkpoint"])
 model = transformers.LlavaForConditionalGeneration.from_pretrained(
-    told["checkpoint"], dtype=getattr(torch, told["dtype"])
+    options["checkpoint"], dtype=getattr(torch, options["dtype"])
 ).eval()
 
 
 class Streamer(transformers.generation.streamers.BaseStreamer):
-    """Notes when tokens come; what comes first is the prompt."""
+    """Records when tokens come; what comes first is the prompt."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self.watch = watch
-        self.prompt_seen = False
+        self.after_prompt = False
 
     def put(self, value: torch.Tensor) -> None:
         """Take the prompt, or a token."""
-        if self.prompt_seen:
+        if self.after_prompt:
             self.watch.token()
-        self.prompt_seen = True
+        self.after_prompt = True
 
     def end(self) -> None:
         """Nothing to do."""
@@ -37,9 +37,9 @@ class Streamer(transformers.generation.streamers.BaseStreamer):
 
 def answer(picture: Path, watch: Stopwatch) -> int:
     """See `serve`."""
-    inputs = processor(images=Image.open(picture), text=told["prompt"], return_tensors="pt")
+    inputs = processor(images=Image.open(picture), text=options["prompt"], return_tensors="pt")
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    length = told["new_tokens"]
+    length = options["new_tokens"]
     with torch.inference_mode():
         model.generate(
             **inputs,

@@ -1,34 +1,22 @@
-"""Where tasks are answered: in this process, in several, on a cluster. One module each, and a line
-in the registry."""
+"""Where tasks are answered: in this process, in several, on a cluster. A new engine is a module and
+one line below.
+
+An entry takes the number of workers and returns an `Engine`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pocketvlm_measure.evaluation.asking import Reply
-from pocketvlm_measure.evaluation.plan import Task
+from pocketvlm_measure.registry import Registry
 
+if TYPE_CHECKING:
+    from pocketvlm_measure.evaluation.engines.base import Engine
 
-class Engine(Protocol):
-    """Answers tasks, in any order."""
-
-    def answered(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, list[Reply]]]:
-        """Each task with its replies, as they come; raises `PocketVLMError` where a worker cannot
-        go on."""
-        ...
-
-
-def _local(workers: int) -> Engine:
-    from pocketvlm_measure.evaluation.engines.local import Inline, Processes
-
-    return Processes(workers) if workers > 1 else Inline()
-
-
-def _ray(workers: int) -> Engine:
-    from pocketvlm_measure.evaluation.engines.ray import Ray
-
-    return Ray(workers)
-
-
-ENGINES: dict[str, Callable[[int], Engine]] = {"local": _local, "ray": _ray}
+ENGINES: Registry[Callable[[int], Engine]] = Registry(
+    {
+        "local": "pocketvlm_measure.evaluation.engines.local:local",
+        "ray": "pocketvlm_measure.evaluation.engines.ray:Ray",
+    }
+)

@@ -12,11 +12,17 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import EngineError
 from pocketvlm_measure.evaluation.asking import Reply, answer_task
+from pocketvlm_measure.evaluation.engines.base import Engine
 from pocketvlm_measure.evaluation.plan import Task
 
-_AHEAD = 4  # tasks handed out for each worker: none waits, and few are lost with a worker
+_AHEAD = 4  # tasks handed out per worker: none waits, and few are lost with a worker
+
+
+def local(workers: int) -> Engine:
+    """This process for one worker, else as many processes of this machine."""
+    return Processes(workers) if workers > 1 else Inline()
 
 
 class Inline:
@@ -51,9 +57,9 @@ class Processes:
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool as error:
-            raise RequestError(
+            raise EngineError(
                 "a worker process was ended from outside, perhaps for want of memory",
-                advice="--resume goes on, with fewer --workers",
+                advice="go on with --resume and fewer --workers",
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -9,11 +9,11 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.errors import EngineError, PocketVLMError
 from pocketvlm_measure.evaluation.asking import Reply, answer_task
 from pocketvlm_measure.evaluation.plan import Task
 
-_AHEAD = 4  # tasks handed out for each worker
+_AHEAD = 4  # tasks handed out per worker
 _RETRIES = 5  # of a task whose worker was lost
 _STORE = 100 << 20  # bytes of a cluster of our own
 
@@ -63,8 +63,10 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise RequestError(
-            f"--engine ray needs Ray ({error})", advice="pip install 'pocketvlm[cluster]'"
+        raise EngineError(
+            f"Ray is not installed ({error})",
+            advice="pip install 'pocketvlm[cluster]'",
+            setting="engine",
         ) from error
     return ray
 
@@ -83,19 +85,20 @@ def _connect(ray: Any, cpus: int) -> None:
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RequestError(
+        raise EngineError(
             f"no Ray cluster can be reached ({error})", advice="check RAY_ADDRESS"
         ) from error
 
 
 def _result(ray: Any, reference: Any) -> list[Reply]:
     try:
-        found: list[Reply] = ray.get(reference)
-    except PocketVLMError as error:  # which Ray hands on with the worker's traceback as its text
-        raise RequestError(str(getattr(error, "cause", error))) from error
+        replies: list[Reply] = ray.get(reference)
+    except PocketVLMError as error:
+        # Ray's copy has the worker's traceback as its text; the cause is what the worker raised.
+        raise getattr(error, "cause", error) from error
     except ray.exceptions.RayError as error:
-        raise RequestError(
+        raise EngineError(
             f"a worker on the cluster was lost {_RETRIES + 1} times ({type(error).__name__})",
-            advice="--resume goes on",
+            advice="go on with --resume",
         ) from error
-    return found
+    return replies

@@ -1,18 +1,23 @@
-"""How an answer is scored, one module each. A new one is a module here and one line in the registry
-below."""
+"""How an answer is scored, one module each. A new metric is a module and one line below."""
 
-from pocketvlm_measure.evaluation.metrics.anls import Anls
-from pocketvlm_measure.evaluation.metrics.base import Metric
-from pocketvlm_measure.evaluation.metrics.choice import Choice
-from pocketvlm_measure.evaluation.metrics.contains import Contains
-from pocketvlm_measure.evaluation.metrics.exact import Exact
-from pocketvlm_measure.evaluation.metrics.textvqa import TextVqa
-from pocketvlm_measure.evaluation.metrics.vqa import Vqa
-from pocketvlm_measure.evaluation.metrics.yesno import YesNo
+from __future__ import annotations
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (Exact(), Vqa(), TextVqa(), Anls(), Contains(), Choice(), YesNo())
-}
+from typing import TYPE_CHECKING
 
-__all__ = ["METRICS", "Metric"]
+from pocketvlm_measure.registry import Registry
+
+if TYPE_CHECKING:
+    from pocketvlm_measure.evaluation.metrics.base import Metric
+
+METRICS: Registry[Metric] = Registry(
+    {
+        "exact": "pocketvlm_measure.evaluation.metrics.exact:Exact",
+        "vqa": "pocketvlm_measure.evaluation.metrics.vqa:Vqa",
+        "textvqa": "pocketvlm_measure.evaluation.metrics.textvqa:TextVqa",
+        "anls": "pocketvlm_measure.evaluation.metrics.anls:Anls",
+        "contains": "pocketvlm_measure.evaluation.metrics.contains:Contains",
+        "choice": "pocketvlm_measure.evaluation.metrics.choice:Choice",
+        "yesno-f1": "pocketvlm_measure.evaluation.metrics.yesno:YesNo",
+    },
+    make=lambda metric: metric(),
+)

@@ -21,25 +21,26 @@ class Anls(MeanMetric):
 
     def score(self, answer: str, expected: Sequence[str]) -> float:
         """0, or 0.5 to 1."""
-        return max(_similarity(_plain(answer), _plain(wanted)) for wanted in expected)
+        return max(_similarity(_plain(answer), _plain(text)) for text in expected)
 
 
 def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _similarity(answer: str, wanted: str) -> float:
-    longest = max(len(answer), len(wanted))
-    distance = edit_distance(answer, wanted) / longest if longest else 0.0
+def _similarity(answer: str, expected: str) -> float:
+    longest = max(len(answer), len(expected))
+    distance = edit_distance(answer, expected) / longest if longest else 0.0
     return 1 - distance if distance <= _THRESHOLD else 0.0
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Levenshtein's: the fewest insertions, deletions and replacements of a character that make
-    ``b`` of ``a``."""
+    """Levenshtein's: the fewest insertions, deletions and replacements of a character that turn
+    ``a`` into ``b``."""
+    # Written out: answers are a few words, for which a compiled package would be one more to ship.
     row = list(range(len(b) + 1))
-    for i, ours in enumerate(a, start=1):
+    for i, of_a in enumerate(a, start=1):
         diagonal, row[0] = row[0], i
-        for j, theirs in enumerate(b, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (ours != theirs))
+        for j, of_b in enumerate(b, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (of_a != of_b))
     return row[-1]

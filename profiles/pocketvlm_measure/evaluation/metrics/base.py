@@ -13,11 +13,11 @@ Numbers = npt.NDArray[np.float64]
 
 
 class Metric(ABC):
-    """Scores answers one by one; what is said of many is made of sums, so that it can be resampled.
+    """Scores answers one by one; figures of many are made of sums, so that they can be resampled.
 
     Attributes:
         name: as the command line calls it.
-        figures: what it says of many answers; the first is the one that is compared.
+        figures: the names of its figures of many answers; the first is the one that is compared.
     """
 
     name: ClassVar[str]
@@ -29,13 +29,13 @@ class Metric(ABC):
 
     @abstractmethod
     def combine(self, sums: Numbers) -> Numbers:
-        """The figures, 0 to 1, (..., figures), of sums of `parts`, (..., parts); NaN where they say
-        nothing."""
+        """The figures, 0 to 1, (..., figures), of sums of `parts`, (..., parts); NaN where they are
+        undefined."""
 
     @abstractmethod
     def is_right(self, parts: Sequence[float]) -> bool:
-        """Whether these parts are those of a right answer, for tests that know right and wrong
-        alone."""
+        """Whether these parts are those of a right answer, for statistical tests that know only
+        right and wrong."""
 
     def refusal(self, expected: Sequence[str]) -> str | None:
         """Why a question with these expected answers cannot be scored; None if it can."""
@@ -66,7 +66,7 @@ class MeanMetric(Metric):
 
 
 def ratio(part: Numbers, whole: Numbers) -> Numbers:
-    """``part / whole``, not a number where nothing is divided by nothing."""
+    """``part / whole``, NaN where ``whole`` is zero."""
     return np.divide(
         part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole != 0
     )

@@ -9,7 +9,7 @@ from pocketvlm_measure.evaluation.metrics.base import MeanMetric
 
 _LETTER = re.compile(r"([A-E])")
 _FIRST = re.compile(r"([A-E])\. ")
-_SAID = re.compile(r"The answer is ([A-E])")
+_SENTENCE = re.compile(r"The answer is ([A-E])")
 
 
 class Choice(MeanMetric):
@@ -21,8 +21,8 @@ class Choice(MeanMetric):
     def score(self, answer: str, expected: Sequence[str]) -> float:
         """1 or 0."""
         text = answer.strip().replace("\n", ". ")
-        found = _LETTER.fullmatch(text) or _FIRST.match(text) or _SAID.search(text)
-        return float(found is not None and found[1] in expected)
+        match = _LETTER.fullmatch(text) or _FIRST.match(text) or _SENTENCE.search(text)
+        return float(match is not None and match[1] in expected)
 
     def refusal(self, expected: Sequence[str]) -> str | None:
         """Expected answers are letters."""

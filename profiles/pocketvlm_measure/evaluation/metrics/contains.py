@@ -12,8 +12,8 @@ _WORD = re.compile(r"\w+")
 
 
 class Contains(MeanMetric):
-    """1 for an answer in which the words of an expected one stand, in order and together; case does
-    not count.
+    """1 for an answer that has the words of an expected one, in order and together; case does not
+    count.
 
     Words are compared, not letters: "cat" is not in "concatenate". An expected answer without a
     word, such as "?", is compared as it is.
@@ -23,11 +23,11 @@ class Contains(MeanMetric):
 
     def score(self, answer: str, expected: Sequence[str]) -> float:
         """1 or 0."""
-        return float(any(_contains(answer.casefold(), wanted.casefold()) for wanted in expected))
+        return float(any(_contains(answer.casefold(), text.casefold()) for text in expected))
 
 
-def _contains(answer: str, wanted: str) -> bool:
-    found, words = _WORD.findall(answer), _WORD.findall(wanted)
-    if not words:
-        return wanted.strip() in answer
-    return any(found[at : at + len(words)] == words for at in range(len(found) - len(words) + 1))
+def _contains(answer: str, expected: str) -> bool:
+    words, part = _WORD.findall(answer), _WORD.findall(expected)
+    if not part:
+        return expected.strip() in answer
+    return any(words[at : at + len(part)] == part for at in range(len(words) - len(part) + 1))

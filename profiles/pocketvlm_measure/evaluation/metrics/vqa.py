@@ -13,8 +13,7 @@ _FEWEST = _AGREEING + 1  # one of them being left out at a time
 
 
 class Vqa(MeanMetric):
-    """min(1, annotators who said the same / 3), each annotator being left out in turn, the mean of
-    it.
+    """min(1, annotators who gave the same answer / 3), the mean over leaving out each annotator.
 
     The answer is normalised. Those of annotators lose their punctuation alone, and only where they
     differ, as in the authors' script.
@@ -26,7 +25,7 @@ class Vqa(MeanMetric):
         """0 to 1."""
         differ = len(set(expected)) > 1
         return agreement(
-            normalise(answer), [without_punctuation(said) if differ else said for said in expected]
+            normalise(answer), [without_punctuation(text) if differ else text for text in expected]
         )
 
     def refusal(self, expected: Sequence[str]) -> str | None:
@@ -36,8 +35,8 @@ class Vqa(MeanMetric):
 
 def agreement(answer: str, annotators: Sequence[str]) -> float:
     """The soft accuracy of texts that have been made comparable."""
-    # Leaving out one who said the same leaves one fewer; there are `same` such ways out of all.
-    count, same = len(annotators), sum(said == answer for said in annotators)
+    # Leaving out one who agrees leaves one fewer; there are `same` such ways of all.
+    count, same = len(annotators), sum(text == answer for text in annotators)
     return (
         same * min(1, (same - 1) / _AGREEING) + (count - same) * min(1, same / _AGREEING)
     ) / count

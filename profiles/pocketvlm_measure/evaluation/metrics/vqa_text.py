@@ -1,8 +1,8 @@
-"""Knows how the VQA authors make answers comparable, by the rules on their evaluation page and what
-their script does.
+"""Knows how the VQA authors make answers comparable: the rules of their evaluation page and of
+their script.
 
-Punctuation goes, number words become digits, articles go, apostrophes that people leave out come
-back (visualqa.org/evaluation.html). Where the page and the script differ, the script is followed:
+Punctuation and articles are removed, number words become digits, missing apostrophes are restored
+(visualqa.org/evaluation.html). Where the page and the script differ, the script is followed:
 it is what figures in papers were made with.
 """
 
@@ -14,8 +14,8 @@ _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
 _DIGITS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split())} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})
-# Each is put right where one of its apostrophes is missing. That leaves out what is a word without
-# it: its, well, were.
+# Each is corrected where one of its apostrophes is missing. Those that are words without it (its,
+# well, were) are not listed.
 _CONTRACTIONS = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
 haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've
@@ -30,17 +30,16 @@ _RESTORED = {
     whole[: mark.start()] + whole[mark.end() :]: whole
     for whole in _CONTRACTIONS.split()
     for mark in re.finditer("'", whole)
-} | {"somebody'd": "somebodyd"}  # turned round in the script
+} | {"somebody'd": "somebodyd"}  # the other way round in the script
 _PERIOD = re.compile(r"\.(?!\d)")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
-_MOST_PERIODS = (
-    32  # that the script takes out: it hands a flag of that value to a parameter that counts
-)
+# The script removes no more: it passes a flag of that value to a parameter that counts.
+_MOST_PERIODS = 32
 
 
 def without_punctuation(text: str) -> str:
-    """Marks beside a space go, others become a space; all go where a comma stands between digits. A
-    full stop goes unless a digit follows it."""
+    """Remove marks beside a space and turn others into a space; where a comma is between digits,
+    remove all. A full stop is removed unless a digit follows it."""
     in_number = _COMMA_IN_NUMBER.search(text) is not None
     cleaned = text
     for mark in _MARKS:

@@ -15,8 +15,8 @@ _NO = frozenset({"No", "no", "not"})
 class YesNo(Metric):
     """F1, precision, recall, accuracy, and the share of answers that say yes.
 
-    As POPE's authors read an answer: its first sentence says no where "No", "no" or "not" is a word
-    of it, else yes.
+    As POPE's authors read an answer: it means no where "No", "no" or "not" is a word of its first
+    sentence, else yes.
     """
 
     name = "yesno-f1"
@@ -25,8 +25,9 @@ class YesNo(Metric):
     def parts(self, answer: str, expected: Sequence[str]) -> tuple[float, ...]:
         """(true positives, false positives, true negatives, false negatives) of this answer: one of
         them is 1."""
-        said, wanted = says_yes(answer), _is_yes(expected)
-        return tuple(float(said == s and wanted == w) for s, w in ((1, 1), (1, 0), (0, 0), (0, 1)))
+        pair = (says_yes(answer), _is_yes(expected))
+        outcomes = ((True, True), (True, False), (False, False), (False, True))
+        return tuple(float(pair == outcome) for outcome in outcomes)
 
     def combine(self, sums: Numbers) -> Numbers:
         """The five figures, (..., 5)."""
@@ -47,13 +48,13 @@ class YesNo(Metric):
 
     def refusal(self, expected: Sequence[str]) -> str | None:
         """Expected is yes or no."""
-        if {wanted.strip().lower() for wanted in expected} in ({"yes"}, {"no"}):
+        if {text.strip().lower() for text in expected} in ({"yes"}, {"no"}):
             return None
         return "metric yesno-f1 expects the answer yes or the answer no"
 
 
 def says_yes(answer: str) -> bool:
-    """What POPE's authors take an answer for."""
+    """Whether POPE's authors count an answer as yes."""
     first = answer.split(".", 1)[0].replace(",", "")
     return not _NO & set(first.split(" "))
 

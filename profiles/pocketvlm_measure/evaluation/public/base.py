@@ -10,6 +10,7 @@ from typing import Any
 
 from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
+from pocketvlm_measure.evaluation.public.published import Published
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -33,27 +34,37 @@ class Benchmark:
     Attributes:
         name: as the command line calls it.
         files: the names of its files, those that may be left out in brackets.
-        metric: what scores it.
+        metric: the name of the metric that scores it.
         read: its rows, out of the files in that order.
+        published: what papers report.
     """
 
     name: str
     files: tuple[str, ...]
     metric: str
     read: Callable[[Sequence[Path]], Iterator[Row]]
+    published: Published
 
     def convert(self, files: Sequence[Path], images: Path, out: Path) -> int:
-        """Write the set that `read_questions` reads; returns how many questions it has.
+        """Write the set that `read_questions` reads.
+
+        Args:
+            files: the benchmark's own, in the order of ``self.files``.
+            images: the folder of its pictures.
+            out: the file to write, JSON Lines.
+
+        Returns:
+            How many questions the set has.
 
         Raises:
-            PocketVLMError: another number of files than there should be, one that is not what it
-                should be, pictures that are not in ``images``, or a file that cannot be written.
+            PocketVLMError: too few or too many files, another benchmark's files, pictures that are
+                not in ``images``, or a file that cannot be written.
         """
+        expected = " ".join(self.files)
         least = sum(not name.startswith("[") for name in self.files)
         if not least <= len(files) <= len(self.files):
-            raise RequestError(
-                f"{self.name} has {len(files)} files", expected=f"{' '.join(self.files)}"
-            )
+            given = " ".join(path.name for path in files)
+            raise RequestError(f"{len(files)} files for {self.name} ({given})", expected=expected)
         lines: list[str] = []
         try:
             for row in self.read(files):
@@ -62,22 +73,23 @@ class Benchmark:
                     raise RequestError(
                         f"there is no picture {picture}",
                         advice=f"give the folder that holds {row.image}",
+                        setting="images",
                     )
                 lines.append(json.dumps({**vars(row), "image": str(picture)}, ensure_ascii=False))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise RequestError(
                 f"these are no files of {self.name} ({type(error).__name__}: {error})",
-                expected=f"{' '.join(self.files)}",
+                expected=expected,
             ) from error
         if not lines:
-            raise RequestError(
-                "there is no question in these files", expected=f"{' '.join(self.files)}"
-            )
+            raise RequestError("there is no question in these files", expected=expected)
         try:
             replace_file(out, "".join(f"{line}\n" for line in lines).encode())
         except OSError as error:
             raise RequestError(
-                f"{out} cannot be written ({error.strerror})", advice="name another file"
+                f"{out} cannot be written ({error.strerror})",
+                advice="name another file",
+                setting="output",
             ) from error
         return len(lines)
 
@@ -93,7 +105,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """The values in a file of one a line; raises `PocketVLMError`."""
+    """The values in a file, one per line; raises `PocketVLMError`."""
     try:
         return [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
     except (OSError, ValueError, RecursionError) as error:
@@ -102,9 +114,9 @@ def read_json_lines(path: Path) -> list[Any]:
         ) from error
 
 
-def text(found: Mapping[str, Any], key: str) -> str:
-    """A text that must be there; raises KeyError or TypeError."""
-    value = found[key]
+def text(entry: Mapping[str, Any], key: str) -> str:
+    """A required text of an entry; raises KeyError or TypeError."""
+    value = entry[key]
     if not isinstance(value, str):
         raise TypeError(f"{key} is no text")
     return value

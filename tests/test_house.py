@@ -1,0 +1,165 @@
+"""The house: which package may import which, no circle between rooms, a runtime one can survey.
+
+A room is what lies directly in a package: a module, or a folder with all that is in it.
+"""
+
+import ast
+import graphlib
+import itertools
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Where each package lies, and which others it may import.
+PACKAGES = {
+    "pocketvlm_targets": ("profiles", ()),
+    "pocketvlm": ("runtime", ("pocketvlm_targets",)),
+    "pocketvlm_measure": ("profiles", ("pocketvlm", "pocketvlm_targets")),
+    "pocketvlm_export": ("exporter", ("pocketvlm", "pocketvlm_targets")),
+}
+MAY_IMPORT = {package: allowed for package, (_, allowed) in PACKAGES.items()}
+# Rooms of one package that must not know each other, though no circle forbids it.
+STRANGERS = [("pocketvlm_measure.evaluation", "pocketvlm_measure.profiler")]
+MOST_ROOMS = 16  # in the runtime
+FOLDERS = (".venv-*/", "*.egg-info/")  # git ignores them, and so does the wheel
+_ENTRY = re.compile(r"(pocketvlm\w*(?:\.\w+)+):\w+")  # "module:attribute", as registries write it
+
+
+def modules_of(packages: Mapping[str, Path]) -> dict[str, Path]:
+    """{dotted name: file} of every module of packages, given with their folders."""
+    modules = {}
+    for package, folder in packages.items():
+        for file in folder.rglob("*.py"):
+            parts = (package, *file.relative_to(folder).with_suffix("").parts)
+            modules[".".join(parts).removesuffix(".__init__")] = file
+    return modules
+
+
+def imports(file: Path, *, types: bool) -> Iterator[str]:
+    """The names that a module imports, anywhere in it, registry entries included; ``types`` adds
+    those that only a type checker follows."""
+    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not types:
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and (entry := _ENTRY.fullmatch(str(node.value))):
+            yield entry[1]
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def edges(packages: Mapping[str, Path], *, types: bool) -> dict[str, dict[str, str]]:
+    """{room: {room that it imports: a module that does}}, rooms of all packages."""
+    modules = modules_of(packages)
+    graph: dict[str, dict[str, str]] = {room_of(module): {} for module in modules}
+    for module, file in modules.items():
+        for name in imports(file, types=types):
+            while name and name not in modules:
+                name = name.rpartition(".")[0]
+            if name and room_of(name) != room_of(module):
+                graph[room_of(module)].setdefault(room_of(name), module)
+    return graph
+
+
+def forbidden(
+    graph: Mapping[str, Mapping[str, str]], may_import: Mapping[str, tuple[str, ...]]
+) -> list[str]:
+    """The imports from one package into another that are not allowed."""
+    wrong = []
+    for room, imported in graph.items():
+        package = room.partition(".")[0]
+        for other, module in imported.items():
+            if other.partition(".")[0] not in (package, *may_import[package]):
+                wrong.append(f"{module} imports {other}")
+    return wrong
+
+
+def circle(graph: Mapping[str, Mapping[str, str]]) -> str:
+    """A circle of rooms that import each other, with the modules that do; empty where none does."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        rooms = error.args[1][::-1]  # given from the imported to the importing
+        return "; ".join(
+            f"{graph[room][other]} imports {other}" for room, other in itertools.pairwise(rooms)
+        )
+    return ""
+
+
+@pytest.fixture(scope="module")
+def packages() -> dict[str, Path]:
+    return {package: ROOT / folder / package for package, (folder, _) in PACKAGES.items()}
+
+
+def test_packages_import_downwards_only(packages):
+    assert forbidden(edges(packages, types=True), MAY_IMPORT) == []
+
+
+def test_no_circle_between_rooms(packages):
+    assert circle(edges(packages, types=False)) == ""
+
+
+@pytest.mark.parametrize(("one", "other"), STRANGERS)
+def test_rooms_that_must_not_know_each_other(packages, one, other):
+    graph = edges(packages, types=True)
+    assert other not in graph[one], f"{graph[one].get(other)} imports {other}"
+    assert one not in graph[other], f"{graph[other].get(one)} imports {one}"
+
+
+def test_the_runtime_can_be_surveyed(packages):
+    rooms = {room_of(module) for module in modules_of({"pocketvlm": packages["pocketvlm"]})}
+    rooms -= {"pocketvlm", "pocketvlm.__main__"}
+    assert len(rooms) <= MOST_ROOMS, sorted(rooms)
+
+
+def test_what_the_checks_find(tmp_path):
+    """A circle through an import within a function, an import upwards for types alone, and one in a
+    registry."""
+    low, high = tmp_path / "pocketvlm", tmp_path / "pocketvlm_high"
+    files = {
+        low / "__init__.py": "",
+        low / "a.py": "if TYPE_CHECKING:\n    import pocketvlm_high.top\n",
+        low / "b" / "__init__.py": "ENGINES = {'c': 'pocketvlm.c:C'}\n",
+        low / "b" / "inner.py": "from pocketvlm.b import ENGINES\n",
+        low / "c.py": "def f():\n    from pocketvlm.b import inner\n",
+        high / "__init__.py": "",
+        high / "top.py": "import pocketvlm.a\n",
+    }
+    for file, text in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    packages = {"pocketvlm": low, "pocketvlm_high": high}
+    may_import = {"pocketvlm": (), "pocketvlm_high": ("pocketvlm",)}
+    assert forbidden(edges(packages, types=False), may_import) == []
+    upwards = forbidden(edges(packages, types=True), may_import)
+    assert upwards == ["pocketvlm.a imports pocketvlm_high.top"]
+    steps = set(circle(edges(packages, types=False)).split("; "))
+    assert steps == {"pocketvlm.b imports pocketvlm.c", "pocketvlm.c imports pocketvlm.b"}
+
+
+def test_every_package_is_in_the_wheel_with_all_its_files(packages):
+    """Hatchling takes the folders that are listed, and of them what git does not ignore."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    build = project["tool"]["hatch"]["build"]
+    listed = {ROOT / folder for folder in build["targets"]["wheel"]["packages"]}
+    assert listed == set(packages.values())
+    assert {folder.parent for folder in listed} == {ROOT / d for d in build["dev-mode-dirs"]}
+    assert "exclude" not in build
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert not [pattern for pattern in ignored if "*" in pattern and pattern not in FOLDERS]
+    for folder in listed:
+        assert (folder / "py.typed").is_file()

@@ -7,22 +7,19 @@ from pocketvlm_export.checkpoint import (
     Source,
     Weights,
     fetch_weights,
-    load_tokenizer,
     locate,
-    quiet_transformers,
     read_config,
     read_headers,
 )
 from pocketvlm_export.families import FAMILIES, Family, VLMSpec
+from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.requirements import check_transformers
 
 __all__ = [
     "Checkpoint",
     "fetch",
     "inspect_checkpoint",
-    "load_tokenizer",
     "open_checkpoint",
-    "quiet_transformers",
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from pocketvlm_export.options import DECODERS
 from pocketvlm_targets import Target
 
-# Keys that only say something where the decoder in force has that engine.
+# Keys that mean something only where the decoder in force has that engine.
 _OF_ENGINE = {"decoder_precision": "onnx", "embed_precision": "onnx", "gguf_type": "llama.cpp"}
 _OF_ANSWERING = {"description", "threads"}
 
@@ -14,17 +14,17 @@ _OF_ANSWERING = {"description", "threads"}
 def export_wishes(target: Target, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the target's values for `pocketvlm export`, as `pocketvlm.cli.target.Wishes`."""
     engines = DECODERS[given["decoder"]]
-    wanted = {
+    settings = {
         key: value
         for key, value in target.settings().items()
         if _OF_ENGINE.get(key) in (None, *engines)
     }
     if given["pruner"] == "none":  # which keeps all tokens, whatever the device likes
-        wanted.pop("budget", None)
+        settings.pop("budget", None)
     if given.get("total_budget"):
-        wanted.pop("budget", None)
-    if "format" in wanted:
-        wanted["graph_format"] = wanted.pop("format")
-    if not wanted.get("portable"):  # as it is anyway
-        wanted.pop("portable", None)
-    return {key: value for key, value in wanted.items() if key not in _OF_ANSWERING}
+        settings.pop("budget", None)
+    if "format" in settings:
+        settings["graph_format"] = settings.pop("format")
+    if not settings.get("portable"):  # as it is anyway
+        settings.pop("portable", None)
+    return {key: value for key, value in settings.items() if key not in _OF_ANSWERING}

@@ -17,9 +17,10 @@ from pocketvlm.artifact import metadata
 from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.build import build_decoder
-from pocketvlm_export.loading import open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.packaging import sidecars
 from pocketvlm_export.plan import make_plan
+from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.reference import decoder_reference, prompt_ids
 
 
@@ -195,7 +196,7 @@ def test_sliding_window(make_tiny, tmp_path):
     (tmp_path / "onnx").mkdir()
     features = np.random.default_rng(1).normal(size=(9, 64)).astype(np.float32)
     with quiet_transformers():
-        build_decoder(checkpoint, plan, tmp_path, lambda _: None)
+        build_decoder(plan, tmp_path, lambda _: None)
         reference = decoder_reference(checkpoint, "what is in the picture?", features, 6)
         table = checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec).weight.numpy()
         ids = prompt_ids(checkpoint, "what is in the picture?", 9)

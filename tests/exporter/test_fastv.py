@@ -23,8 +23,9 @@ from pocketvlm.decoders import fastv
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.graphs import FastVDecoderGraph, trace
 from pocketvlm_export.graphs.fastv_decoder import kept_tokens
-from pocketvlm_export.loading import open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.onnx_passes import fuse, tidy
+from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification import ParityError, verify_against
 from pocketvlm_export.verification.readers import FastVReader, PlainReader
 

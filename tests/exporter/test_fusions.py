@@ -11,7 +11,7 @@ from make_checkpoint import PRESETS
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact import metadata
 from pocketvlm_export.graphs import DecoderGraph, PrunedVisionEncoder, VisionEncoderGraph, trace
-from pocketvlm_export.loading import open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.onnx_passes import (
     FUSIONS,
     GroupQueryAttention,
@@ -22,6 +22,7 @@ from pocketvlm_export.onnx_passes import (
     tidy,
 )
 from pocketvlm_export.pruning import make_pruner
+from pocketvlm_export.quiet import quiet_transformers
 
 YARN = {
     "rope_type": "yarn",

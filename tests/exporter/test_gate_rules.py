@@ -7,7 +7,7 @@ import pytest
 
 from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.verification import gate
-from pocketvlm_export.verification.oracles import ORACLES, Ranking, Seen
+from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
 from pocketvlm_export.verification.reference import DecoderReference, VisionReference
 
 SCORES = np.array(
@@ -138,7 +138,7 @@ def test_logits_that_are_close_pass(references, monkeypatch):
 
 def picks_of(rows):
     projected = np.array(rows, float)
-    return ORACLES["divprune"](Seen([], 0, projected, projected, (2, 2)), {})
+    return find_oracle("divprune")(Encoded([], 0, projected, projected, (2, 2)), {})
 
 
 def told(order, tokens=4):
@@ -196,7 +196,7 @@ def test_an_edge_in_doubt_excuses_what_it_changes_of_gprunes_scores(offset, excu
     def ranking(cosine):
         rows = np.array([[1, 0], [2, 0], [3, 0], [cosine, np.sqrt(1 - cosine**2)]])
         options = {"threshold": 0.5, "temperature": 0.1, "steps": 2}
-        return ORACLES["gprune"](Seen([], 0, rows, rows, (2, 2)), options)
+        return find_oracle("gprune")(Encoded([], 0, rows, rows, (2, 2)), options)
 
     joined, apart = ranking(0.5 + offset), ranking(0.5 - offset)
     assert np.abs(joined.scores - apart.scores).max() > 0.1

@@ -8,10 +8,11 @@ import torch
 
 from pocketvlm_export.build import build_decoder, build_vision
 from pocketvlm_export.families.llava import Llava
-from pocketvlm_export.loading import open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.onnx_passes import external_weights
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import make_plan
+from pocketvlm_export.quiet import quiet_transformers
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_weights_of_a_written_graph_are_freed(
     (tmp_path / "onnx").mkdir()
     options = ExportOptions(vision_precisions=("fp32", "fp16"), decoder_precisions=("fp32", "fp16"))
     with quiet_transformers():
-        build(checkpoint, make_plan(checkpoint, options), tmp_path, lambda _: None)
+        build(make_plan(checkpoint, options), tmp_path, lambda _: None)
     gc.collect()
     assert loaded
     alive = [parameter for reference in loaded if (parameter := reference()) is not None]

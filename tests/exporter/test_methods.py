@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.pruning.base import Evidence
-from pocketvlm_export.verification.oracles import ORACLES, Seen
+from pocketvlm_export.verification.oracles import Encoded, find_oracle
 
 HEADS, SIDE, WIDTH, HIDDEN, LAYERS = 3, 4, 8, 12, 4
 TOKENS = SIDE * SIDE
@@ -56,9 +56,9 @@ class Scene:
             self.maps[:, :, tokens][:, :, :, tokens], self.features[order], self.projected[order]
         )
 
-    def seen(self) -> Seen:
+    def encoded(self) -> Encoded:
         """As the gate gives it to an oracle."""
-        return Seen(
+        return Encoded(
             self.maps, 1, self.features.astype(float), self.projected.astype(float), (SIDE, SIDE)
         )
 
@@ -96,7 +96,7 @@ def kept(name, *scenes, budget=6):
 def test_it_keeps_what_the_oracle_keeps(name, seed, budget):
     scene = Scene.draw(seed)
     indices, scores = kept(name, scene, budget=budget)
-    ranking = ORACLES[name](scene.seen(), make(name).options)
+    ranking = find_oracle(name)(scene.encoded(), make(name).options)
     assert (np.diff(indices[0]) > 0).all()
     assert ranking.distance(indices[0], scores[0]) < 1e-6
     assert ranking.score_difference(indices[0], scores[0]) < 1e-5
@@ -144,7 +144,9 @@ def test_patches_in_another_order_are_kept_in_that_order(name, seed):
     if (
         name == "divprune"
     ):  # two patches are nearest to each other, and which comes first is picked first
-        assert ORACLES[name](scene.seen(), {}).distance(order[moved[0]], moved_scores[0]) < 1e-6
+        assert (
+            find_oracle(name)(scene.encoded(), {}).distance(order[moved[0]], moved_scores[0]) < 1e-6
+        )
         return
     back = np.argsort(order[moved[0]])
     np.testing.assert_array_equal(order[moved[0]][back], indices[0])

@@ -10,9 +10,10 @@ from make_checkpoint import PRESETS
 from pocketvlm import Artifact
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.build import build_vision
-from pocketvlm_export.loading import open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import make_plan
+from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
 from support.clip_oracle import ClipOracle, best
 
@@ -43,7 +44,7 @@ def build(checkpoint, folder, **options):
     plan = make_plan(opened, ExportOptions(**options))
     (folder / "onnx").mkdir(parents=True)
     with quiet_transformers():
-        build_vision(opened, plan, folder, lambda _: None)
+        build_vision(plan, folder, lambda _: None)
 
     def run(pictures, budget):
         file = folder / plan.vision[budget]["fp32"]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
-from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 
+from pocketvlm_export import upstream
 from pocketvlm_export.onnx_passes.weights import (
     Spec,
     lazy_weights,
@@ -118,11 +118,7 @@ class BlockInt4(ir.passes.InPlacePass):
 
 def quantize_blocks(weight: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Return ``weight`` float32 (inputs, outputs) as MatMulNBits reads it, and its scales,
-    symmetric around 8.
-
-    By the kernel behind ``onnxruntime.quantization.MatMulNBitsQuantizer``, whose module sets up
-    logging for the whole process when it is imported.
-    """
+    symmetric around 8: uint8 (outputs, blocks, block / 2) and float32 (outputs, blocks)."""
     inputs, outputs = weight.shape
     blocks = -(-inputs // block)
     padded = np.pad(
@@ -131,9 +127,7 @@ def quantize_blocks(weight: np.ndarray, block: int) -> tuple[np.ndarray, np.ndar
     packed = np.zeros((outputs, blocks, block // 2), dtype=np.uint8)
     scale = np.zeros((outputs, blocks), dtype=np.float32)
     zero = np.zeros((outputs, -(-blocks // 2)), dtype=np.uint8)
-    quantize_matmul_4bits(
-        packed, np.ascontiguousarray(padded), scale, zero, block, outputs, inputs, True
-    )
+    upstream.quantize_4bit(packed, np.ascontiguousarray(padded), scale, zero, block, inputs)
     return packed, scale
 
 

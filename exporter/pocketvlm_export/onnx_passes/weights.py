@@ -22,13 +22,13 @@ def lazy_weights(compute: Callable[[], Sequence[np.ndarray]], *specs: Spec) -> l
     They are computed when the first is written and forgotten with the last, so that a graph's new
     weights are never in memory all at once.
     """
-    found: dict[int, np.ndarray] = {}
+    computed: dict[int, np.ndarray] = {}
 
     def piece(number: int) -> Callable[[], ir.TensorProtocol]:
         def evaluate() -> ir.TensorProtocol:
-            if number not in found:
-                found.update(enumerate(compute()))
-            return ir.tensor(found.pop(number), name=specs[number].name)
+            if number not in computed:
+                computed.update(enumerate(compute()))
+            return ir.tensor(computed.pop(number), name=specs[number].name)
 
         return evaluate
 

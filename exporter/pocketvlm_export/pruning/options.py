@@ -31,7 +31,9 @@ class Option:
         try:
             value = self.kind(text)
         except ValueError:
-            raise RequestError(f"{what} is {text!r}", expected=expected) from None
+            raise RequestError(
+                f"{what} is {text!r}", expected=expected, setting="pruner_option"
+            ) from None
         if not self.low <= value <= self.high:  # nor is NaN
-            raise RequestError(f"{what} is {text}", expected=expected)
+            raise RequestError(f"{what} is {text}", expected=expected, setting="pruner_option")
         return value

@@ -9,9 +9,9 @@ from typing import Any
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
-from pocketvlm_export.memory import release_memory
-from pocketvlm_export.options import GATE_GGUF_TYPE
-from pocketvlm_export.verification.bounds import LOGITS_COSINE, within
+from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
+from pocketvlm_export.memory import component
+from pocketvlm_export.verification.bounds import within
 from pocketvlm_export.verification.kept import largest
 from pocketvlm_export.verification.lost import Prompt, gate_sequences, measure_logits
 from pocketvlm_export.verification.reference import DecoderReference, Floats
@@ -44,9 +44,8 @@ def measure_gguf(
         f32_cache=True,
     )
     sequences = gate_sequences(spec.vocab, spec.context)
-    figures, answer = measure_logits(decoder, prompt, reference, features, sequences)
-    decoder.close()
-    release_memory()
+    with component(decoder):
+        figures, answer = measure_logits(decoder, prompt, reference, features, sequences)
     return {
         **figures,
         "passed": bool(figures["prompt_equal"]) and judge(kind, figures, answer, reference),
@@ -61,9 +60,10 @@ def judge(
     equal = figures["greedy_equal"] == figures["greedy_tokens"]
     if kind == GATE_GGUF_TYPE:
         return equal and within(figures["max_abs"], figures["max_reference"])
-    if kind == "f16" and not equal and not _near_tie(figures["greedy_equal"], answer, reference):
+    gguf_type, step = GGUF_TYPES[kind], figures["greedy_equal"]
+    if gguf_type.same_tokens and not equal and not _near_tie(step, answer, reference):
         return False
-    return bool(figures["cosine"] >= LOGITS_COSINE[kind])
+    return bool(figures["cosine"] >= gguf_type.logits_cosine)
 
 
 def _near_tie(step: int, answer: Floats, reference: DecoderReference) -> bool:

@@ -74,8 +74,9 @@ TRACER_LOGGER = "torch.onnx._internal.exporter._registration"
 def assume(condition: Any) -> None:
     """Promise the tracer that a condition on a size known only at run time holds (`torch._check`).
 
-    A size that comes from ``Tensor.item()`` has no bounds, and `torch.topk` with it would not be
-    traced. The public ``torch.export`` constraints speak of inputs only.
+    A size that comes from ``Tensor.item()`` has no bounds: without them a slice of the last of so
+    many rows is not known to be one row, and the graph's axes become expressions. The constraints
+    of ``torch.export`` that are public are for inputs only.
     """
     torch._check(condition)
 

@@ -3,7 +3,6 @@
 import copy
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -31,9 +30,9 @@ def graph_of(nodes, weights, outputs):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def converted(model, block, **options):
+def converted(model, block):
     changed = ir.from_proto(model)
-    BlockInt4(block, **options)(changed)
+    BlockInt4(block)(changed)
     return changed
 
 
@@ -121,18 +120,3 @@ def test_a_tied_table_is_stored_once(tmp_path):
         found = ort.InferenceSession(tmp_path / f"{name}.onnx").run(None, {"ids": IDS})
         np.testing.assert_array_equal(found, expected)
     assert not (tmp_path / "embed.onnx_data").exists()
-
-
-def test_wide_weights_stay():
-    weights = {
-        "a": RANDOM.normal(size=(3, 8)).astype(np.float32),
-        "b": RANDOM.normal(size=(8, 8)).astype(np.float32),
-    }
-    nodes = [
-        helper.make_node("Cast", ["ids"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("MatMul", ["float", "a"], ["x"]),
-        helper.make_node("MatMul", ["x", "b"], ["y"]),
-    ]
-    proto = ir.to_proto(converted(graph_of(nodes, weights, {"y": 8}), 32, wide=["a"]))
-    assert [node.op_type for node in proto.graph.node] == ["Cast", "MatMul", "MatMulNBits"]
-    onnx.checker.check_model(proto)

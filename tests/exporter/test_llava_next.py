@@ -305,7 +305,7 @@ def test_total_budgets_are_of_the_largest_grid(checkpoint, total, layout, budget
         ),
         ({"total_budgets": (45, 46)}, "repeat a value"),
         ({"total_budgets": (45,), "pruner": "none"}, "keeps all 36 tokens, but the budget says 6"),
-        ({"layout": "fastervlm", "pruner": "none"}, "leave --layout out or say hf"),
+        ({"layout": "fastervlm", "pruner": "none"}, "leave --layout out or give --layout hf"),
         (
             {"layout": "single"},
             "layout 'single' is unknown to llava_next checkpoints: choose from fastervlm, hf",
@@ -373,7 +373,7 @@ def test_inspect_says_what_a_budget_comes_to(exported, tmp_path):
     result = CliRunner().invoke(main, ["inspect", str(exported("fastervlm")), *arguments])
     assert "36 tokens a tile -> 9 (default)" in result.output
     assert (
-        "9 a tile come to 27 (1x2), 27 (2x1), 36 (1x3), 36 (3x1), 45 (2x2) visual tokens a picture"
+        "9 per tile come to 27 (1x2), 27 (2x1), 36 (1x3), 36 (3x1), 45 (2x2) visual tokens"
         in result.output
     )
     assert f"{tmp_path / 'o.png'}: 10 patches kept" in result.output

@@ -100,7 +100,7 @@ def test_parts_equal_the_whole_model(make_tiny, preset, change):
             lambda tensors: tensors.update(
                 {"multi_modal_projector.linear_3.weight": torch.zeros(2, 2)}
             ),
-            "does not speak of the weight projector",
+            "has no place for the weight projector",
         ),
     ],
 )

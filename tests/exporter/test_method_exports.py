@@ -148,7 +148,7 @@ def refuse(checkpoint, tmp_path, *arguments):
         ),
         (
             ["gprune", "--pruner-option", "treshold=0.4"],
-            "has no option 'treshold': its options are: steps, ",
+            "has no option 'treshold': choose from steps, ",
         ),
         (
             ["random", "--pruner-option", "seed=x"],

@@ -277,7 +277,7 @@ def test_weights_of_another_size(refuse, copied_checkpoint):
         ({"image_processor_type": "FuyuImageProcessor"}, "is unknown"),
         (
             {"crop_size": {"height": 28, "width": 28}},
-            "makes 28x28 pixels, the vision graph reads 42x42",
+            "makes 28x28 pixels of a picture of 64x48: expected 42x42",
         ),
         ({"do_center_crop": False}, "makes 56x42 pixels of a picture of 64x48"),
         ({"size": {"longest_edge": 42}}, "only shortest_edge, or height and width"),

@@ -311,7 +311,7 @@ def test_the_card_and_the_page_for_other_languages_speak_of_clips(pruned, whole)
     card = (pruned / "README.md").read_text()
     assert "video-text-to-text" in card
     assert "--video clip.mp4" in card
-    assert "8 frames are shown, 9 visual tokens of each: 72 a clip" in card
+    assert "reads 8 frames of a clip, 9 visual tokens per frame: 72 per clip" in card
     assert "photo" not in card
     using = (pruned / "USING.md").read_text()
     assert "floor(i (n - 1) / 7) for i = 0 to 7" in using

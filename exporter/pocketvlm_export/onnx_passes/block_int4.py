@@ -30,15 +30,13 @@ class BlockInt4(ir.passes.InPlacePass):
     and multiplied becomes the same bytes either way, so that two graphs can share them.
     """
 
-    def __init__(self, block: int, wide: Sequence[str] = ()) -> None:
-        """``wide``: parts of the names of weights that stay float32."""
+    def __init__(self, block: int) -> None:
         self.block = block
-        self.wide = tuple(wide)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Convert; the values are computed when they are written, a weight at a time."""
         products, lookups = (
-            list(weight_products(model.graph, self.wide)),
+            list(weight_products(model.graph)),
             list(table_lookups(model.graph)),
         )
         stored = {
@@ -58,7 +56,7 @@ class BlockInt4(ir.passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """No weight that should be in 4 bits is still multiplied or looked up in floating point."""
-        if left := [*weight_products(model.graph, self.wide), *table_lookups(model.graph)]:
+        if left := [*weight_products(model.graph), *table_lookups(model.graph)]:
             raise ir.passes.PostconditionError(f"{len(left)} weights are still float32")
 
     def _product(self, node: ir.Node, weight: ir.Value, stored: Sequence[ir.Value]) -> ir.Node:

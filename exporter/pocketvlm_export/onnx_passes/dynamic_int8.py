@@ -31,14 +31,10 @@ class DynamicInt8(ir.passes.InPlacePass):
     no fast path on x86. What reads the same activations shares their quantization.
     """
 
-    def __init__(self, wide: Sequence[str] = ()) -> None:
-        """``wide``: parts of the names of weights that stay float32."""
-        self.wide = tuple(wide)
-
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Convert; the values are computed when they are written, a weight at a time."""
         graph = model.graph
-        products = list(weight_products(graph, self.wide))
+        products = list(weight_products(graph))
         activations: dict[ir.Value, Sequence[ir.Value]] = {}
         for number, (node, weight) in enumerate(products):
             source = node.inputs[0]
@@ -51,7 +47,7 @@ class DynamicInt8(ir.passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """No weight that should be an integer is still multiplied in floating point."""
-        if left := list(weight_products(model.graph, self.wide)):
+        if left := list(weight_products(model.graph)):
             raise ir.passes.PostconditionError(f"{len(left)} weights are still float32")
 
 

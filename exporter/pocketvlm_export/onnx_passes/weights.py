@@ -55,19 +55,15 @@ def transposed(weight: ir.Value, order: Sequence[int], name: str) -> ir.Value:
     return value
 
 
-def weight_products(
-    graph: ir.Graph, wide: Sequence[str] = ()
-) -> Iterator[tuple[ir.Node, ir.Value]]:
-    """MatMuls by a float32 matrix of weights, with the matrix; not those with one of ``wide`` in
-    their name."""
+def weight_products(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value]]:
+    """MatMuls by a float32 matrix of weights, with the matrix."""
     for node in graph:
         weight = node.inputs[1] if node.op_type == "MatMul" and node.domain == "" else None
         if weight is None or not weight.is_initializer() or weight.const_value is None:
             continue
         if weight.dtype != ir.DataType.FLOAT or weight.shape is None or len(weight.shape) != 2:
             continue
-        if not any(part in str(weight.name) for part in wide):
-            yield node, weight
+        yield node, weight
 
 
 def table_lookups(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value]]:

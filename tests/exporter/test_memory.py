@@ -44,8 +44,8 @@ def loaded(monkeypatch):
 def test_weights_of_a_written_graph_are_freed(
     tiny_checkpoint, tmp_path, monkeypatch, loaded, build
 ):
-    """All but the few kilobytes that stay inside a graph: onnxscript's rules remember the last graph
-    that they were applied to."""
+    """All but the few kilobytes that stay inside a graph: onnxscript remembers the last graph
+    that its rules were applied to."""
     monkeypatch.setattr(external_weights, "INLINE_LIMIT", 30_000)
     checkpoint = open_checkpoint(str(tiny_checkpoint))
     (tmp_path / "onnx").mkdir()

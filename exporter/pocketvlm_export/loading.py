@@ -61,8 +61,7 @@ def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
 
 
 def fetch(checkpoint: Checkpoint) -> Checkpoint:
-    """Bring the weights to this machine and return the checkpoint with what their files say
-    there."""
+    """Bring the weights to this machine and return the checkpoint indexed by their files there."""
     if not checkpoint.source.on_hub:
         return checkpoint
     fetch_weights(checkpoint.source)

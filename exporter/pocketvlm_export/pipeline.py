@@ -52,7 +52,7 @@ def export(
         output: where the artifact appears once it has passed the parity gate.
         options: what to export; defaults of `ExportOptions`.
         step: called with a few words whenever a step begins.
-        planned: called with the plan once nothing stands against it, before any work is done.
+        planned: called with the plan once nothing refuses it, before any work is done.
 
     Raises:
         PocketVLMError: the checkpoint cannot be exported, or the destination not written.

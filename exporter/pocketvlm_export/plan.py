@@ -36,7 +36,7 @@ class ExportPlan:
         pruner: the method, its options settled.
         layout: how pictures become tiles and slots.
         budgets: visual tokens kept per picture or per tile, the default first.
-        options: what was asked for.
+        options: the request.
         vision: {budget: {precision: file}}; embed, decoder: {precision: file}; gguf: {type: file}.
             What the gate holds against the checkpoint is always among them; an engine that is not
             asked for has none.
@@ -299,7 +299,7 @@ def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:
 
 
 def _window(config: PretrainedConfig) -> int | None:
-    """How many tokens the layers whose attention slides can see, None where none does."""
+    """How many tokens layers with sliding attention reach, None where no layer has it."""
     types = getattr(config, "layer_types", None) or ["sliding_attention"]
     return getattr(config, "sliding_window", None) if "sliding_attention" in types else None
 

@@ -1,4 +1,4 @@
-"""Knows what the libraries behind an export say about themselves, and keeps it off the terminal."""
+"""Knows the notices of the libraries behind an export, and keeps them off the terminal."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ def quiet(
         loggers: names of loggers that report nothing below ``level`` meanwhile.
         level: of `logging`; a logger that is stricter already stays so.
         warning_messages: regular expression of `UserWarning` messages that are ignored.
-        warning_types: classes of warnings that are ignored whatever they say.
+        warning_types: classes of warnings that are ignored whatever their message.
         printed: whether what is printed to stdout is dropped.
         logging_setup: whether libraries are kept from setting up logging for the whole process, as
             some do when they are imported: `logging.basicConfig` does nothing while the root logger

@@ -1,7 +1,7 @@
 """Knows every private or experimental API of other libraries that the exporter relies on.
 
 A release that changes one of them breaks this module and its tests, and nothing else. Each entry
-says what it is, why the public API does not do, and the versions that it was tried with. What
+states what it is, why the public API does not do, and the versions that it was tried with. What
 counts as private here: names with an underscore, modules that a library's documentation does not
 list, arguments that it calls internal, and functions that it calls experimental.
 
@@ -177,7 +177,7 @@ def pack_image_features(
 
     ``size`` is (height, width) of the picture in pixels, ``newline`` (C,) ends each row. The method
     belongs to a model with all its weights, of which it reads the configuration alone: an object
-    with nothing else stands in for the model.
+    with nothing else takes the model's place.
     """
     from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
@@ -204,7 +204,7 @@ def image_prompt(
 ) -> str:
     """Return the text that SmolVLM's processor writes in place of a picture of so many tiles.
 
-    ``around`` stands before and behind each tile, ``whole`` marks the picture in one piece. It is a
+    ``around`` comes before and behind each tile, ``whole`` marks the picture in one piece. It is a
     function of the processor's module; the processor itself also prepares the pixels.
     """
     from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string

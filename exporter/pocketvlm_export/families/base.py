@@ -106,7 +106,7 @@ class LayoutSpec:
 
     @property
     def one_tile(self) -> bool:
-        """Whether a picture is one tile, which is what other clients than our runtime are
+        """Whether a picture is one tile, which is all that clients other than this runtime are
         promised."""
         return self.stated["name"] == "single"
 

@@ -222,7 +222,7 @@ def _table(name: str, other: str, weights: Weights, spec: DecoderSpec) -> torch.
     """Return the embedding or the head, (vocab, hidden).
 
     Where they are tied one is stored for both. Where both are stored each keeps its own values,
-    whatever the configuration says of tying: so transformers does (`PreTrainedModel.tie_weights`).
+    whatever is configured: so transformers does (`PreTrainedModel.tie_weights`).
     """
     stored = other if spec.tied and name not in weights.names else name
     table = weights.tensor(stored)

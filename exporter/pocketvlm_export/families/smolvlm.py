@@ -6,7 +6,7 @@ Checkpoints of the first SmolVLM call themselves ``idefics3``. What to know when
 - SigLIP has no [CLS] token, so methods that rank patches by what [CLS] attends to (``fastervlm``,
   the default, and ``vtc-cls``) are refused: give ``--pruner received-attention``, ``divprune``,
   ``gprune``, ``uniform`` or ``random``.
-- Methods see tokens after the pixel shuffle, which makes one of each square of ``scale_factor`` x
+- Methods rank tokens after the pixel shuffle, which makes one of each square of ``scale_factor`` x
   ``scale_factor`` patches: a budget counts those (64 a tile in SmolVLM-256M), and a token's score
   is the mean over its patches.
 - A budget is per tile. A picture is up to 17 tiles (4 x 4 and the whole) at the usual 2048 pixels;

@@ -90,7 +90,7 @@ def _tied(checkpoint: Checkpoint) -> str | None:
     one again.
 
     llama.cpp takes the embedding for the head where there is none. Where a checkpoint stores both,
-    each keeps its own values in transformers, whatever the configuration says: one is left out only
+    each keeps its own values in transformers, whatever is configured: one is left out only
     if they are equal.
     """
     weights = checkpoint.weights

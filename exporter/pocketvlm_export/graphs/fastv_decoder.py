@@ -127,8 +127,8 @@ def kept_tokens(scores: torch.Tensor, picture_ids: torch.Tensor, keep: int) -> t
 
 
 def causal_bias(hidden: torch.Tensor, past: int) -> torch.Tensor:
-    """Return what is added to attention's products so that no token sees a later one: (B, 1, S,
-    past + S)."""
+    """Return what is added to attention's products so that no token attends to a later one, (B, 1,
+    S, past + S)."""
     tokens = hidden.shape[1]
     keys = torch.arange(past + tokens, device=hidden.device)
     later = keys[None, :] > keys[past:, None]

@@ -169,7 +169,7 @@ def source_license(source: Path) -> str | None:
         data = huggingface_hub.ModelCard(
             path.read_text(encoding="utf-8"), ignore_metadata_errors=True
         ).data
-    except (ValueError, yaml.YAMLError):  # a card that cannot be parsed says nothing
+    except (ValueError, yaml.YAMLError):  # a card that cannot be parsed names none
         return None
     name = data.get("license")
     return name if isinstance(name, str) else None

@@ -30,7 +30,7 @@ UNCHECKED = Parity(passed=False, reference="transformers fp32")
 def seal(plan: ExportPlan, folder: Path) -> str:
     """Compute the artifact id and stamp it into every graph; returns the id.
 
-    The id is the digest of the table of published files as it stands before stamping: a graph
+    The id is the digest of the table of published files as it is before stamping: a graph
     cannot contain its own hash.
     """
     published = {

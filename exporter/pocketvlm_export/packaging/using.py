@@ -1,4 +1,4 @@
-"""Knows the page that says how an artifact is called from other languages: its own names, shapes,
+"""Knows the page on how an artifact is called from other languages: its own names, shapes,
 constants and ids."""
 
 import dataclasses

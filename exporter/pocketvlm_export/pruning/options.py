@@ -1,4 +1,4 @@
-"""Knows how the numbers that a pruning method can be told are read from text and kept within their
+"""Knows how the numeric options of a pruning method are read from text and kept within their
 limits."""
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Uniform: patches spread evenly over the picture whatever it shows, a baseline."""
+"""Uniform: patches spread evenly over the picture whatever is in it, a baseline."""
 
 from typing import ClassVar
 

@@ -28,7 +28,7 @@ def measure_gguf(
 
     Args:
         artifact: whose file.
-        prompt: the gate's about a picture.
+        prompt: the gate's prompt about one picture.
         reference: of that prompt, and of `gate_sequences`.
         features: of that picture, (slots, hidden).
         kind: the type.
@@ -67,8 +67,7 @@ def judge(
 
 
 def _near_tie(step: int, answer: Floats, reference: DecoderReference) -> bool:
-    """Whether the reference can hardly tell the token that is ours at ``step``, the first to
-    differ, from its own."""
+    """Whether the reference hardly prefers its token to ours at ``step``, the first to differ."""
     theirs = reference.logits[step]
     gap = theirs.max() - theirs[int(answer[step].argmax())]
     return bool(gap <= NEAR * max(1.0, largest(theirs)))

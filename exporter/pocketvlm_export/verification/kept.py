@@ -1,4 +1,4 @@
-"""Knows how the patches that a graph kept compare with those of its reference, a picture at a
+"""Knows how the patches that a graph kept compare with those of its reference, one picture at a
 time."""
 
 from collections.abc import Iterator

@@ -70,7 +70,7 @@ class FastVReader:
     """
 
     def __init__(self, model: PreTrainedModel, fastv: FastV) -> None:
-        """``model`` runs with eager attention, whose maps can be seen."""
+        """``model`` runs with eager attention, which returns its maps."""
         self.dropping: Dropping | None = None
         self._model = model
         self._fastv = fastv

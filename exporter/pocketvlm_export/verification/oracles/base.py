@@ -14,7 +14,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Encoded:
-    """What transformers' own modules computed for one picture.
+    """What transformers' own modules computed of one picture.
 
     Attributes:
         attentions: whole softmaxed maps, float32 (heads, tokens, tokens), of the encoder layers up

@@ -1,4 +1,4 @@
-"""G-Prune (arXiv 2501.02268), one graph a picture: edges one by one, the matrix power written as
+"""G-Prune (arXiv 2501.02268), one graph per picture: edges one by one, the matrix power written as
 such."""
 
 from collections.abc import Mapping

@@ -75,11 +75,13 @@ def test_equal_to_what_onnxruntime_makes_of_it(model, tmp_path):
     assert kinds[0] == kinds[1]
     assert kinds[0].count("DynamicQuantizeLinear") == 2  # q and k share theirs
     expected = {item.name: numpy_helper.to_array(item) for item in theirs.graph.initializer}
-    found = {item.name: numpy_helper.to_array(item) for item in ours.graph.initializer}
+    initializers = {item.name: numpy_helper.to_array(item) for item in ours.graph.initializer}
     for number, name in enumerate(WEIGHTS):
-        np.testing.assert_array_equal(found[f"{name}.int8.{number}"], expected[f"{name}_quantized"])
+        np.testing.assert_array_equal(
+            initializers[f"{name}.int8.{number}"], expected[f"{name}_quantized"]
+        )
         np.testing.assert_allclose(
-            found[f"{name}.scale.{number}"], expected[f"{name}_scale"], rtol=1e-6
+            initializers[f"{name}.scale.{number}"], expected[f"{name}_scale"], rtol=1e-6
         )
     for a, b in zip(run(ours), run(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

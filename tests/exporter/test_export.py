@@ -87,8 +87,8 @@ def test_what_other_clients_read(tiny_export):
         json.loads((tiny_export / "preprocessor_config.json").read_text())["processor_class"]
         == "LlavaProcessor"
     )
-    told = json.loads((tiny_export / "config.json").read_text())["transformers.js_config"]
-    assert told["dtype"] == {
+    settings = json.loads((tiny_export / "config.json").read_text())["transformers.js_config"]
+    assert settings["dtype"] == {
         "vision_encoder": "fp32",
         "embed_tokens": "fp32",
         "decoder_model_merged": "fp32",
@@ -205,14 +205,14 @@ def test_sliding_window(make_tiny, tmp_path):
     past = [np.zeros((1, 1, 0, 32), np.float32)] * len(names)
     embeds = table[ids][None]
     embeds[0, ids == checkpoint.spec.image_token_id] = features
-    seen = 0
+    length = 0
     for expected, token in zip(reference.logits, reference.token_ids, strict=True):
-        total = seen + embeds.shape[1]
+        total = length + embeds.shape[1]
         feed = {
             "inputs_embeds": embeds,
             "attention_mask": np.ones((1, total), np.int64),
-            "position_ids": np.arange(seen, total)[None],
+            "position_ids": np.arange(length, total)[None],
         }
         logits, *past = session.run(None, feed | dict(zip(names, past, strict=True)))
         np.testing.assert_allclose(logits[0, -1], expected, atol=1e-4)
-        seen, embeds = total, table[[token]][None]
+        length, embeds = total, table[[token]][None]

@@ -141,7 +141,7 @@ def picks_of(rows):
     return find_oracle("divprune")(Encoded([], 0, projected, projected, (2, 2)), {})
 
 
-def told(order, tokens=4):
+def picks(order, tokens=4):
     """Kept indices and the scores that tell the order of picking."""
     order = np.array(order)
     return np.sort(order), (1 - np.argsort(order) / tokens).astype(np.float32)
@@ -169,7 +169,7 @@ ROWS = [[1, 0], [0, 1], [-1, 0], [-np.cos(np.pi / 18), -np.sin(np.pi / 18)]]
     ids=str,
 )
 def test_each_pick_of_divprune_is_judged_by_those_before_it(order, distance):
-    kept, scores = told(order)
+    kept, scores = picks(order)
     assert picks_of(ROWS).distance(kept, scores) == distance
     assert picks_of(ROWS).score_difference(kept, scores) == pytest.approx(0, abs=1e-7)
 
@@ -177,13 +177,13 @@ def test_each_pick_of_divprune_is_judged_by_those_before_it(order, distance):
 def test_two_patches_equally_far_may_be_picked_in_either_order():
     square = picks_of([[1, 0], [0, 1], [-1, 0], [0, -1]])
     for order in ([0, 2, 1], [0, 2, 3], [1, 3, 2], [3, 1, 0]):
-        assert square.distance(*told(order)) == 0, order
-    assert square.distance(*told([0, 1, 2])) == pytest.approx(0.5, abs=1e-6)
+        assert square.distance(*picks(order)) == 0, order
+    assert square.distance(*picks([0, 1, 2])) == pytest.approx(0.5, abs=1e-6)
     assert square.gap(2) == pytest.approx(0)
 
 
 def test_scores_of_picks_must_tell_an_order():
-    kept, scores = told([1, 3, 0])
+    kept, scores = picks([1, 3, 0])
     assert picks_of(ROWS).score_difference(kept, scores * 0.9) > 0.05
     assert np.isnan(picks_of(ROWS).score_difference(kept, np.full_like(scores, np.nan)))
 

@@ -62,7 +62,7 @@ class Exports:
         self.spec = inspect_checkpoint(str(checkpoint)).spec
         self.tokens = self.spec.under(self.spec.layouts[case.layout]).vision.tokens
         self.asks = "videos" if self.spec.family.medium == "video" else "images"
-        self.shown = clips() if self.asks == "videos" else pictures()
+        self.inputs = clips() if self.asks == "videos" else pictures()
         export(
             str(checkpoint),
             folder / "pruned",
@@ -105,7 +105,7 @@ def test_all_layouts_of_the_family_are_here(exports):
 @pytest.mark.parametrize("budget", [1, SMALL - 1, SMALL, 36])
 def test_slots_equal_features(exports, budget):
     manifest = Artifact.open(exports.folder / "pruned").manifest
-    for image in exports.shown:
+    for image in exports.inputs:
         look, features = exports.sees(image, budget)
         assert look.slots == len(features) == slot_count(look._layout, look.ids)
         assert look.slots <= look.tokens_before
@@ -117,7 +117,7 @@ def test_slots_equal_features(exports, budget):
 
 def test_all_tokens_kept_is_no_pruning(exports):
     """At budget N nothing is lost: under transformers' own layout it is the unpruned artifact."""
-    for image in exports.shown:
+    for image in exports.inputs:
         look, features = exports.sees(image, exports.tokens)
         assert look.kept_indices == list(range(look.grid.tiles * exports.tokens))
         assert len(features) == look.tokens_before
@@ -125,7 +125,7 @@ def test_all_tokens_kept_is_no_pruning(exports):
         return
     export(str(exports.checkpoint), exports.folder / "none", ExportOptions(pruner="none"))
     whole = VLM.load(exports.folder / "none")
-    for image in exports.shown:
+    for image in exports.inputs:
         expected = exports.sees(image, exports.tokens, whole)[1]
         np.testing.assert_allclose(exports.sees(image, exports.tokens)[1], expected, atol=2e-5)
         left, right = (
@@ -136,7 +136,7 @@ def test_all_tokens_kept_is_no_pruning(exports):
 
 @pytest.mark.parametrize("budget", [1, SMALL])
 def test_kept_tokens_stand_in_raster_order(exports, budget):
-    for image in exports.shown:
+    for image in exports.inputs:
         look, features = exports.sees(image, budget)
         kept = look.features.kept_indices
         assert kept.shape == (look.grid.tiles, look.budget)
@@ -153,7 +153,7 @@ def test_kept_tokens_stand_in_raster_order(exports, budget):
 
 def test_a_batch_of_two_equals_two_batches(exports):
     viewer = exports.pruned._answerer.viewer
-    first, second = (look.pixel_values for look in exports.look(exports.shown[:2], SMALL))
+    first, second = (look.pixel_values for look in exports.look(exports.inputs[:2], SMALL))
     encode = viewer._encoder.encode
     both, alone = encode(np.concatenate([first, second])), [encode(first), encode(second)]
     for name, close in (("kept_indices", 0), ("kept_scores", 1e-6), ("image_features", 2e-5)):
@@ -164,7 +164,7 @@ def test_a_batch_of_two_equals_two_batches(exports):
 def test_pictures_do_not_see_each_other(exports):
     """Bit by bit: each picture is encoded by itself."""
     viewer = exports.pruned._answerer.viewer
-    images = exports.shown
+    images = exports.inputs
     looks = exports.look(images, SMALL)
     together = [viewer.see(look, cached=False).inputs_embeds for look in looks]
     for image, features in zip(images, together, strict=True):

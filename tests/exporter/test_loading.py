@@ -80,11 +80,11 @@ def test_parts_equal_the_whole_model(make_tiny, preset, change):
             checkpoint.weights, checkpoint.spec, attention="eager"
         )
         logits = decoder(inputs_embeds=embedding(ids)).logits
-        found = vision_reference(checkpoint, Pruning("none", 36, (36,), 36), pictures)[
+        result = vision_reference(checkpoint, Pruning("none", 36, (36,), 36), pictures)[
             36
         ].image_features[0]
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(found, features, atol=1e-5)
+    np.testing.assert_allclose(result, features, atol=1e-5)
     parameters = sum(p.numel() for p in decoder.parameters())
     assert make_plan(checkpoint, ExportOptions()).decoder_bytes == 4 * parameters
 

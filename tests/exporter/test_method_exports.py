@@ -212,9 +212,9 @@ def test_a_method_may_read_features(tiny_checkpoint):
         projector = checkpoint.family.load_projector(checkpoint.weights, checkpoint.spec)
         encoder = PrunedVisionEncoder(tower, projector, spec, LargestFeatures({}), 5)
         pixels = torch.from_numpy(PICTURES)
-        found, indices, _ = encoder(pixels)
+        result, indices, _ = encoder(pixels)
         states = tower(pixels, output_hidden_states=True).hidden_states[spec.depth][:, 1:]
         best = states.norm(dim=-1).topk(5).indices.sort().values
         expected = projector(torch.stack([rows[at] for rows, at in zip(states, best, strict=True)]))
     np.testing.assert_array_equal(indices, best)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(result, expected, atol=1e-5)

@@ -164,12 +164,12 @@ def test_the_scale_of_the_features_does_not_matter(name, factor):
 @pytest.mark.parametrize(("start", "same"), [(LAYERS - 1, True), (0, False)])
 def test_vtc_cls_from_the_score_layer_on_is_fastervlm(start, same, monkeypatch):
     monkeypatch.setitem(OPTIONS, "vtc-cls", {"start_layer": str(start)})
-    found = [
+    equal = [
         kept("vtc-cls", Scene.draw(seed))[0].tolist()
         == kept("fastervlm", Scene.draw(seed))[0].tolist()
         for seed in range(9)
     ]
-    assert all(found) if same else not all(found)
+    assert all(equal) if same else not all(equal)
 
 
 def test_gprune_without_a_step_ranks_by_norm_and_degree():

@@ -76,8 +76,8 @@ class Theirs:
 
     def received(self, tile):
         """Scores of a tile's tokens, (N,): what their patches are paid on average, in float64."""
-        seen = self.model.model.vision_model(tile[None], output_attentions=True)
-        paid = seen.attentions[-1][0].double().mean(dim=(0, 1)).numpy().reshape(12, 12)
+        output = self.model.model.vision_model(tile[None], output_attentions=True)
+        paid = output.attentions[-1][0].double().mean(dim=(0, 1)).numpy().reshape(12, 12)
         return np.array(
             [paid[y : y + 2, x : x + 2].mean() for y in range(0, 12, 2) for x in range(0, 12, 2)]
         )
@@ -105,11 +105,9 @@ class Theirs:
         embeds = self.model.get_input_embeddings()(inputs["input_ids"])
         embeds[inputs["input_ids"] == self.model.config.image_token_id] = rows.flatten(0, 1)
         logits = self.model(inputs_embeds=embeds).logits[0, -1].numpy()
-        said = self.model.generate(inputs_embeds=embeds, max_new_tokens=steps, do_sample=False)[
-            0
-        ].tolist()
+        rows = self.model.generate(inputs_embeds=embeds, max_new_tokens=steps, do_sample=False)
         return (
-            said,
+            rows[0].tolist(),
             logits,
             [int(number) for number in np.concatenate([at + N * i for i, at in enumerate(kept)])],
         )
@@ -147,7 +145,7 @@ def test_unpruned_it_is_transformers(checkpoint, tmp_path):
         inputs = theirs.prepare(QUESTION, [image])
         (look,) = vlm._answerer.viewer.look([image], N)
         assert np.abs(look.pixel_values - inputs["pixel_values"][0].numpy()).max() < 1e-5
-        said, logits, _ = theirs.answer(QUESTION, [image])
+        expected_ids, logits, _ = theirs.answer(QUESTION, [image])
         features = vlm._answerer.viewer.see(look, cached=False)
         with torch.inference_mode():
             (expected,) = theirs.model.model.get_image_features(
@@ -160,14 +158,14 @@ def test_unpruned_it_is_transformers(checkpoint, tmp_path):
         ours = vlm._answerer.decoder.prefill(prompter.segments(ids, [features]))
         assert np.abs(ours - logits).max() <= 1e-4 * max(1, np.abs(logits).max())
         vlm._answerer.decoder.reset()
-        assert vlm.generate(QUESTION, [image], max_new_tokens=16).token_ids == said
+        assert vlm.generate(QUESTION, [image], max_new_tokens=16).token_ids == expected_ids
 
 
 def test_several_pictures_of_different_grids(smolvlm, pruned):
     images = [picture(100, 40, seed=1), picture(90, 90, seed=2)]
-    said, _, kept = Theirs(smolvlm).answer(QUESTION, images, budget=3, steps=6)
+    expected_ids, _, kept = Theirs(smolvlm).answer(QUESTION, images, budget=3, steps=6)
     answer = VLM.load(pruned).generate(QUESTION, images, budget=3, max_new_tokens=6)
-    assert answer.token_ids == said
+    assert answer.token_ids == expected_ids
     first = 3 * 3  # of 1 x 2 parts and the whole
     assert [*answer.kept_indices[0], *(number + 3 * N for number in answer.kept_indices[1])] == kept
     assert [len(indices) for indices in answer.kept_indices] == [first, 5 * 3]
@@ -178,10 +176,10 @@ def test_several_pictures_of_different_grids(smolvlm, pruned):
 def test_pruned_it_keeps_the_squares_that_are_attended_to_most(smolvlm, pruned, budget):
     theirs, vlm = Theirs(smolvlm), VLM.load(pruned)
     for size in SIZES:
-        said, _, kept = theirs.answer(QUESTION, [picture(*size)], budget)
+        expected_ids, _, kept = theirs.answer(QUESTION, [picture(*size)], budget)
         answer = vlm.generate(QUESTION, [picture(*size)], budget=budget, max_new_tokens=16)
         assert answer.kept_indices == [kept]
-        assert answer.token_ids == said
+        assert answer.token_ids == expected_ids
 
 
 @pytest.mark.parametrize("name", WITHOUT_CLS)
@@ -248,7 +246,7 @@ def test_mean_of_squares_is_a_mean_of_squares():
     )
     assert spec.grid == (2, 3)
     maps = np.random.default_rng(0).random((2, 2, 54, 54)).astype(np.float32)
-    found = mean_of_squares(torch.from_numpy(maps), spec).numpy()
+    result = mean_of_squares(torch.from_numpy(maps), spec).numpy()
     square = [
         [(3 * r + y) * 9 + 3 * c + x for y in range(3) for x in range(3)]
         for r in range(2)
@@ -257,14 +255,14 @@ def test_mean_of_squares_is_a_mean_of_squares():
     for i, payer in enumerate(square):
         for j, payee in enumerate(square):
             expected = maps[:, :, payer][:, :, :, payee].mean(axis=(2, 3), dtype=np.float64)
-            np.testing.assert_allclose(found[:, :, i, j], expected, rtol=1e-5)
+            np.testing.assert_allclose(result[:, :, i, j], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["fastervlm", "vtc-cls"])
 def test_what_needs_cls_is_refused_with_what_does_not(checkpoint, tmp_path, name):
-    asked = [] if name == "fastervlm" else ["--pruner", name]  # the first is the default
+    arguments = [] if name == "fastervlm" else ["--pruner", name]  # the first is the default
     result = CliRunner().invoke(
-        main, ["export", str(checkpoint), "-o", str(tmp_path / "out"), *asked]
+        main, ["export", str(checkpoint), "-o", str(tmp_path / "out"), *arguments]
     )
     assert result.exit_code == 1
     assert (
@@ -337,7 +335,7 @@ def test_commands_work_on_it(pruned, tmp_path):
     assert "27 patches kept" in CliRunner().invoke(main, drawn).stdout
     sheet = Image.open(tmp_path / "kept.png")
     assert sheet.width > 3 * sheet.height  # the whole beside two parts
-    asked = [
+    arguments = [
         "profile",
         str(pruned),
         "--budget",
@@ -349,7 +347,7 @@ def test_commands_work_on_it(pruned, tmp_path):
         "-o",
         str(tmp_path / "p.jsonl"),
     ]
-    assert CliRunner().invoke(main, asked).exit_code == 0
+    assert CliRunner().invoke(main, arguments).exit_code == 0
     chat = VLM.load(pruned).chat()
     first, second = (
         chat.ask("what?", [picture(90, 90)], max_new_tokens=2),

@@ -211,8 +211,8 @@ def _fill(
     problems += sorted(info["unexpected_keys"]) if whole else []
     if problems:
         raise CheckpointError(
-            f"{cls.__name__} weights do not fit its configuration ({problems[0]}): the checkpoint "
-            "is incomplete, or its config.json is another model's",
+            f"{cls.__name__} weights do not fit its configuration ({problems[0]}; the checkpoint "
+            "is incomplete, or its config.json is another model's)",
             advice="download it again",
         )
     return model.eval()

@@ -14,16 +14,17 @@ from pocketvlm.cli.inspect import figures_text, totals_text
 from pocketvlm.cli.lists import NUMBERS, Comma
 from pocketvlm.cli.target import takes_target
 from pocketvlm.errors import RequestError
-from pocketvlm_export.options import DECODERS, DEFAULT_GGUF_TYPE, FORMATS, GGUF_TYPES, ExportOptions
+from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
+from pocketvlm_export.options import DECODERS, FORMATS, ExportOptions
 from pocketvlm_export.precisions import Part, names_for
 from pocketvlm_export.pruning import PRUNERS
 from pocketvlm_export.requirements import check_transformers
 from pocketvlm_export.targets import export_defaults
 
 
-def _one_of(known: Collection[str]) -> Callable[[str], str]:
+def _one_of(names: Collection[str]) -> Callable[[str], str]:
     def check(text: str) -> str:
-        if text not in known:
+        if text not in names:
             raise ValueError(text)
         return text
 
@@ -34,8 +35,8 @@ TYPES = Comma(f"GGUF types ({', '.join(GGUF_TYPES)})", _one_of(GGUF_TYPES))
 
 
 def _precisions(part: Part) -> Comma:
-    known = names_for(part)
-    return Comma(f"precisions ({', '.join(known)})", _one_of(known))
+    names = names_for(part)
+    return Comma(f"precisions ({', '.join(names)})", _one_of(names))
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -91,7 +92,7 @@ def _precision_option(
     type=NUMBERS,
     default=(),
     metavar="K[,K...]",
-    help="Visual tokens kept of a picture, or of each tile that it is cut into; a quarter by "
+    help="Visual tokens kept per picture, or per tile where it is cut into tiles; a quarter by "
     "default.",
 )
 @click.option(
@@ -116,7 +117,7 @@ def _precision_option(
     "--fastv-keep",
     type=int,
     metavar="R",
-    help="FastV: visual tokens a picture that go on from there.",
+    help="FastV: visual tokens kept per picture from there on.",
 )
 @click.option(
     "--decoder",
@@ -164,7 +165,7 @@ def _precision_option(
 @click.option("--revision", metavar="REV", help="Commit, tag or branch of a Hub checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is already there.")
 @click.option(
-    "--dry-run", is_flag=True, help="Say what would be written and what it costs; write nothing."
+    "--dry-run", is_flag=True, help="Print what would be written and what it costs; write nothing."
 )
 @click.option(
     "--keep-failed",
@@ -227,18 +228,16 @@ def export(
         keep_failed=keep_failed,
     )
     pipeline = _pipeline()
-    checkpoint, plan = pipeline.prepare(model, output, options)
     if dry_run:
-        _print(plan.to_dict(), as_json, _describe_plan)
+        _print(pipeline.prepare(model, output, options).to_dict(), as_json, _describe_plan)
         return
-    click.echo(_describe_cost(plan.to_dict()), err=True)
     with _progress() as step:
-        report = pipeline.carry_out(checkpoint, plan, output, step)
+        report = pipeline.export(model, output, options, step, _print_cost)
     _print(report.to_dict(), as_json, _describe_report)
 
 
 def _pipeline() -> Any:
-    """Import what needs torch, or say what to install."""
+    """Import what needs torch; raises `RequestError` with the command that installs it."""
     check_transformers()
     try:
         from pocketvlm_export import pipeline
@@ -253,9 +252,15 @@ def _pipeline() -> Any:
     return pipeline
 
 
+def _print_cost(plan: Any) -> None:
+    """Print to stderr, before any work, what the artifact will take on the device."""
+    with tqdm.external_write_mode():
+        click.echo(_describe_cost(plan.to_dict()), err=True)
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Show what is being done on stderr, on a terminal only."""
+    """Give a function that prints the step that begins, to stderr and on a terminal only."""
     with tqdm(bar_format="{desc} [{elapsed}]", disable=None, leave=False) as bar:
         yield lambda text: bar.set_description_str(text, refresh=True)
 
@@ -276,10 +281,8 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
         if plan["fastv"]
         else ""
     )
-    yield (
-        f"{plan['pruner']}, visual tokens {', '.join(map(str, plan['budgets']))}{fastv}; nothing "
-        f"written"
-    )
+    budgets = ", ".join(map(str, plan["budgets"]))
+    yield f"{plan['pruner']}, visual tokens {budgets}{fastv}; nothing written"
     yield from _describe_totals(plan["totals"])
     for file, size in plan["files"].items():
         yield f"  {file:44} about {size / 1e6:10.1f} MB"
@@ -289,9 +292,9 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
 
 
 def _describe_totals(totals: dict[str, dict[str, int]]) -> Iterator[str]:
-    """Nothing where a picture is one tile: its budget says it all."""
+    """Nothing where a picture is one tile: its budget is the total."""
     for budget, text in totals_text(totals):
-        yield f"  {budget} a tile come to {text}"
+        yield f"  {budget} per tile come to {text}"
 
 
 def _describe_cost(plan: dict[str, Any]) -> str:

@@ -1,23 +1,20 @@
 """Knows what answering is expected to take on a device: bytes of files, and resident memory at its
 peak."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from pocketvlm_export.families import VLMSpec
+from pocketvlm_export.precisions import PRECISIONS
 
 # bytes: Python with this runtime, ONNX Runtime and the libraries beside it, nothing loaded
 _BASELINE = 95e6
-# Resident bytes for each byte of a graph on disk, measured with a decoder of 135M weights and
-# rounded up: ONNX Runtime packs the matrices of a memory-mapped file anew, those in 4 bits beside
-# the file, and weights stored as float16 become float32. Of an embedding table only rows are read;
-# a GGUF file is mapped, with llama.cpp's buffers beside it.
-_RESIDENT: Mapping[str, float] = {"fp32": 1.15, "fp16": 2.2, "int8": 1.6}
-_RESIDENT_OTHER = 2.5
+# Resident bytes for each byte on disk, where that is not the precision's own: of an embedding table
+# only rows are read; a GGUF file is mapped, with llama.cpp's buffers beside it.
 _RESIDENT_TABLE = 1.0
 _RESIDENT_GGUF = 1.2
-_TEXT = 256  # tokens of text beside a picture that are read at once
+_TEXT = 256  # tokens of text beside a picture that are prefilled at once
 _LIVE = 4  # tensors of a layer's width, and of its attention's map, that are alive together
 _FLOAT = 4  # bytes
 
@@ -40,7 +37,7 @@ class Opened:
             case "gguf":
                 factor = _RESIDENT_GGUF
             case _:
-                factor = _RESIDENT.get(self.precision, _RESIDENT_OTHER)
+                factor = PRECISIONS[self.precision].resident
         return int(self.bytes * factor)
 
 
@@ -51,7 +48,7 @@ class Footprint:
     Attributes:
         weights: resident bytes of the files that are open.
         cache: bytes of keys and values.
-        activations: bytes of what is computed at once, in the tower or while a prompt is read.
+        activations: bytes of what is computed at once, in the tower or in prefill.
     """
 
     weights: int
@@ -74,7 +71,7 @@ def estimate_footprint(
         spec: the checkpoint.
         files: the graphs and GGUF files that are open.
         slots: visual tokens of the picture.
-        tiles: parts of it that the tower sees at once.
+        tiles: tiles of it that the tower encodes at once.
         context: longest sequence in tokens.
         onnx: whether ONNX Runtime decodes, rather than llama.cpp.
     """
@@ -84,17 +81,17 @@ def estimate_footprint(
     # float16.
     cache = token * context * (2 * _FLOAT if onnx else _FLOAT // 2)
     prompt = min(context, slots + _TEXT)
-    reading = (
+    prefill = (
         _layer(prompt, decoder.hidden, decoder.config.intermediate_size, decoder.heads)
         + _FLOAT * decoder.vocab
     )
-    seeing = tiles * _layer(
+    encoding = tiles * _layer(
         vision.sequence,
         vision.config.hidden_size,
         vision.intermediate,
         vision.config.num_attention_heads,
     )
-    return Footprint(sum(file.resident for file in files), cache, max(reading, seeing))
+    return Footprint(sum(file.resident for file in files), cache, max(prefill, encoding))
 
 
 def _layer(tokens: int, hidden: int, intermediate: int, heads: int) -> int:

@@ -26,18 +26,21 @@ def pick_layout(spec: VLMSpec, name: str | None, *, prunes: bool) -> LayoutSpec:
         raise RequestError(
             f"layout {name!r} is unknown to {spec.family.model_type} checkpoints",
             advice=f"choose from {', '.join(spec.layouts)}",
+            setting="layout",
         )
     layout = spec.layouts[name]
     if prunes and layout.with_cls:
         raise RequestError(
-            f"layout {name} shows [CLS] of each tile to the decoder, which no method ranks",
-            advice="leave --layout out, or say --pruner none",
+            f"layout {name} gives [CLS] of each tile to the decoder, which no method ranks",
+            advice="leave --layout out, or give --pruner none",
+            setting="layout",
         )
     if not (prunes or layout.exact):
-        exact = next(other for other, found in spec.layouts.items() if found.exact)
+        exact = next(other for other, layout in spec.layouts.items() if layout.exact)
         raise RequestError(
             f"layout {name} is for pruning, without which an export gives what transformers gives",
-            advice=f"leave --layout out or say {exact}",
+            advice=f"leave --layout out or give --layout {exact}",
+            setting="layout",
         )
     return layout
 
@@ -52,8 +55,10 @@ def setting(spec: VLMSpec, layout: LayoutSpec) -> LayoutConfig:
 def totals(spec: VLMSpec, layout: LayoutSpec, budget: int) -> dict[str, int]:
     """Return how many visual tokens a picture takes at most, by the grid of tiles that it is cut
     into."""
-    made: Layout = make_layout(setting(spec, layout))
-    return {str(grid): slot_count(made, made.expand(grid, budget)) for grid in made.grids()}
+    runtime: Layout = make_layout(setting(spec, layout))
+    return {
+        str(grid): slot_count(runtime, runtime.expand(grid, budget)) for grid in runtime.grids()
+    }
 
 
 def most_tiles(spec: VLMSpec, layout: LayoutSpec) -> int:
@@ -77,6 +82,7 @@ def budgets_within(spec: VLMSpec, layout: LayoutSpec, most: Sequence[int]) -> tu
             raise RequestError(
                 f"total budget {total} is less than a picture takes with one token of each tile",
                 advice=f"give at least {largest(1)}",
+                setting="total_budget",
             )
     return tuple(
         bisect_right(range(1, spec.vision.tokens + 1), total, key=largest) for total in most
@@ -84,6 +90,7 @@ def budgets_within(spec: VLMSpec, layout: LayoutSpec, most: Sequence[int]) -> tu
 
 
 def longest(spec: VLMSpec, layout: LayoutSpec, budget: int) -> int:
-    """Return how many tokens stand for a picture at most, those between its tiles included."""
-    made = make_layout(setting(spec, layout))
-    return max(len(made.expand(grid, budget)) for grid in made.grids())
+    """Return how many tokens of the prompt a picture takes at most, those between its tiles
+    included."""
+    runtime = make_layout(setting(spec, layout))
+    return max(len(runtime.expand(grid, budget)) for grid in runtime.grids())

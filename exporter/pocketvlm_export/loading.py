@@ -7,22 +7,19 @@ from pocketvlm_export.checkpoint import (
     Source,
     Weights,
     fetch_weights,
-    load_tokenizer,
     locate,
-    quiet_transformers,
     read_config,
     read_headers,
 )
 from pocketvlm_export.families import FAMILIES, Family, VLMSpec
+from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.requirements import check_transformers
 
 __all__ = [
     "Checkpoint",
     "fetch",
     "inspect_checkpoint",
-    "load_tokenizer",
     "open_checkpoint",
-    "quiet_transformers",
 ]
 
 
@@ -64,8 +61,7 @@ def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
 
 
 def fetch(checkpoint: Checkpoint) -> Checkpoint:
-    """Bring the weights to this machine and return the checkpoint with what their files say
-    there."""
+    """Bring the weights to this machine and return the checkpoint indexed by their files there."""
     if not checkpoint.source.on_hub:
         return checkpoint
     fetch_weights(checkpoint.source)

@@ -4,13 +4,21 @@ the system."""
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
 
 from pocketvlm_export.families import VLMSpec
 
 _BASELINE = (
     700 << 20
-)  # torch, transformers and ONNX Runtime, and what they keep of the graphs that they have seen
+)  # torch, transformers and ONNX Runtime, and what they keep of the graphs that they have read
 _MAPS = 1.5  # an eager attention map with its softmax under way, against the map alone
+
+T = TypeVar("T")
 
 
 def estimate_peak(spec: VLMSpec, vision: int, embed: int, decoder: int) -> int:
@@ -18,10 +26,9 @@ def estimate_peak(spec: VLMSpec, vision: int, embed: int, decoder: int) -> int:
     budgets.
 
     One component is loaded at a time, each twice: to be traced, and as the parity gate's reference.
-    The reference takes
-    more: of the tower, the attention maps of all layers for one picture; of the decoder, its
-    embedding beside it, which is still mapped from its file, in two bytes or four, while it becomes
-    float32. ONNX Runtime's sessions stay below.
+    The reference takes more: of the tower, the attention maps of all layers for one picture; of the
+    decoder, its embedding beside it, which is still mapped from its file, in two bytes or four,
+    while it becomes float32. ONNX Runtime's sessions stay below.
 
     Args:
         spec: the checkpoint.
@@ -31,6 +38,38 @@ def estimate_peak(spec: VLMSpec, vision: int, embed: int, decoder: int) -> int:
     config, tokens = spec.vision.config, spec.vision.sequence
     maps = 4 * config.num_hidden_layers * config.num_attention_heads * tokens**2
     return _BASELINE + max(vision + int(_MAPS * maps), decoder + embed + embed // 2)
+
+
+@contextmanager
+def component(held: T) -> Iterator[T]:
+    """Have one component in memory for the length of a block, and its memory back afterwards.
+
+    What it held is freed although the caller's variable, or a cycle, still refers to it:
+
+    | component | on the way out |
+    |---|---|
+    | a torch module | each parameter and buffer becomes empty |
+    | anything with ``close()`` | it is closed |
+    | any other object | it loses its attributes |
+
+    None of them can be used after the block.
+    """
+    try:
+        yield held
+    finally:
+        _empty(held)
+        del held
+        release_memory()
+
+
+def _empty(held: Any) -> None:
+    if isinstance(held, nn.Module):
+        for tensor in (*held.parameters(), *held.buffers()):
+            tensor.data = torch.empty(0, dtype=tensor.dtype)
+    elif callable(close := getattr(held, "close", None)):
+        close()
+    else:
+        vars(held).clear()
 
 
 def release_memory() -> None:

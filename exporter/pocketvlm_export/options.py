@@ -1,24 +1,21 @@
 """Knows what can be asked of an export and which requests make no sense; imports neither torch nor
 transformers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.errors import RequestError
+from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.precisions import PRECISIONS, names_for
 
-# What --decoder can be told, and the engines that an artifact then serves, the preferred one first.
+# What --decoder can be, and the engines that an artifact then serves, the preferred one first.
 DECODERS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx",),
     "llama.cpp": ("llama.cpp",),
     "both": ("onnx", "llama.cpp"),
 }
-GGUF_TYPES = ("f32", "f16", "q8_0", "q4_0", "q4_k_m")
-DEFAULT_GGUF_TYPE = "q8_0"
-# The type that the parity gate holds against the checkpoint, and that quantized ones are made of.
-GATE_GGUF_TYPE = "f32"
 GATE_PROMPT = "What is in the picture?"
 # Files that a graph can be: ONNX for every build of ONNX Runtime, its own format for reduced ones.
 FORMATS = ("onnx", "ort")
@@ -31,8 +28,8 @@ class ExportOptions:
     Attributes:
         pruner: name of a method in `pocketvlm_export.pruning`.
         pruner_options: the method's own options, as text.
-        budgets: visual tokens kept of a picture or of each of its tiles, a graph each; empty for
-            the method's default.
+        budgets: visual tokens kept per picture or per tile, a graph each; empty for the method's
+            default.
         total_budgets: instead, visual tokens of a whole picture at most, where it is cut into the
             most tiles.
         layout: how pictures become tiles, one of the family's names for it; None for its default.
@@ -41,7 +38,7 @@ class ExportOptions:
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its
             graphs.
         embed_precisions: of the embedding tables; empty for those that go with the decoder's.
-        gguf_types: of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for
+        gguf_types: keys of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for
             `DEFAULT_GGUF_TYPE`.
         portable: standard ONNX operators alone, for other engines than ONNX Runtime.
         format: of the graph files, one of `FORMATS`.
@@ -75,57 +72,39 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.budgets and self.total_budgets:
             raise RequestError(
-                (
-                    f"--budget {self.budgets[0]} is of a tile, --total-budget "
-                    f"{self.total_budgets[0]} of a whole picture"
-                ),
+                f"--budget {self.budgets[0]} is per tile, --total-budget {self.total_budgets[0]} "
+                "of a whole picture",
                 advice="give one of them",
+                setting="total_budget",
             )
-        _check_known("decoder", (self.decoder,), tuple(DECODERS))
-        _check_known("vision precision", self.vision_precisions, names_for("vision"))
-        _check_known("decoder precision", self.decoder_precisions, names_for("decoder"))
-        _check_known("embedding precision", self.embed, names_for("embed"))
-        if self.portable and self.format == "ort":
-            raise RequestError(
-                (
-                    "--portable asks for standard operators, --format ort for files only ONNX "
-                    "Runtime reads"
-                ),
-                advice="choose one",
-            )
+        _check_names("decoder", (self.decoder,), DECODERS, "decoder")
+        _check_names(
+            "vision precision", self.vision_precisions, names_for("vision"), "vision_precision"
+        )
+        _check_names(
+            "decoder precision", self.decoder_precisions, names_for("decoder"), "decoder_precision"
+        )
+        _check_names("embedding precision", self.embed, names_for("embed"), "embed_precision")
+        _check_names("format", (self.format,), FORMATS, "graph_format")
+        _check_names("GGUF type", self.gguf_types or (DEFAULT_GGUF_TYPE,), GGUF_TYPES, "gguf_type")
         if self.portable:
-            _check_standard((*self.decoder_precisions, *self.embed))
-        _check_known("format", (self.format,), FORMATS)
-        _check_known("GGUF type", self.gguf_types or (DEFAULT_GGUF_TYPE,), GGUF_TYPES)
+            self._check_portable()
         if self.gguf_types and "llama.cpp" not in self.engines:
             raise RequestError(
                 f"GGUF type {self.gguf_types[0]} is for llama.cpp",
                 advice="give --decoder llama.cpp or both",
+                setting="gguf_type",
             )
         if self.fastv and "llama.cpp" in self.engines:
             raise RequestError(
-                (
-                    "FastV drops tokens between two layers, and llama.cpp's cache has one length "
-                    "for all of them"
-                ),
-                advice=(
-                    "give --decoder onnx, or prune in the vision graph alone, without "
-                    "--fastv-layer and --fastv-keep"
-                ),
+                "FastV drops tokens between two layers, and llama.cpp's cache has one length for "
+                "all of them",
+                advice="give --decoder onnx, or prune in the vision graph alone, without "
+                "--fastv-layer and --fastv-keep",
+                setting="decoder",
             )
         if "onnx" not in self.engines:
-            for what, given in (
-                ("decoder", self.decoder_precisions),
-                ("embedding", self.embed_precisions),
-            ):
-                if given not in ((), ("fp32",)):
-                    raise RequestError(
-                        (
-                            f"{what} precision {given[0]} is for ONNX Runtime, the decoder is for "
-                            "llama.cpp"
-                        ),
-                        advice="give --gguf-type instead",
-                    )
+            self._check_no_precision()
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -156,31 +135,59 @@ class ExportOptions:
         for."""
         return (self.gguf_types or (DEFAULT_GGUF_TYPE,)) if "llama.cpp" in self.engines else ()
 
-
-def _check_standard(precisions: tuple[str, ...]) -> None:
-    for name in precisions:
-        if not PRECISIONS[name].standard:
+    def _check_portable(self) -> None:
+        """Refuse what standard operators cannot express."""
+        if self.format == "ort":
             raise RequestError(
-                (
-                    f"precision {name} needs ONNX Runtime's own operators, --portable keeps to "
-                    "standard ones"
-                ),
-                advice=(
-                    "choose from "
-                    f"{', '.join(name for name, known in PRECISIONS.items() if known.standard)}"
-                ),
+                "--portable asks for standard operators, --format ort for files that only ONNX "
+                "Runtime reads",
+                advice="choose one",
+                setting="portable",
             )
+        standard = [name for name, precision in PRECISIONS.items() if precision.standard]
+        for setting, names in (
+            ("decoder_precision", self.decoder_precisions),
+            ("embed_precision", self.embed),
+        ):
+            for name in names:
+                if name not in standard:
+                    raise RequestError(
+                        f"precision {name} needs ONNX Runtime's own operators, --portable keeps "
+                        "to standard ones",
+                        advice=f"choose from {', '.join(standard)}",
+                        setting=setting,
+                    )
+
+    def _check_no_precision(self) -> None:
+        """Refuse precisions of graphs that are not written."""
+        for what, names, setting in (
+            ("decoder", self.decoder_precisions, "decoder_precision"),
+            ("embedding", self.embed_precisions, "embed_precision"),
+        ):
+            if names not in ((), ("fp32",)):
+                raise RequestError(
+                    f"{what} precision {names[0]} is for ONNX Runtime, the decoder is for "
+                    "llama.cpp",
+                    advice="give --gguf-type instead",
+                    setting=setting,
+                )
 
 
-def _check_known(what: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
-    for value in values:
-        if value not in known:
+def _check_names(
+    what: str, names: tuple[str, ...], supported: Collection[str], setting: str
+) -> None:
+    for name in names:
+        if name not in supported:
             raise RequestError(
-                f"{what} {value!r} is unknown", advice=f"choose from {', '.join(known)}"
+                f"{what} {name!r} is unknown",
+                advice=f"choose from {', '.join(supported)}",
+                setting=setting,
             )
-    if not values or len(set(values)) != len(values):
+    if not names or len(set(names)) != len(names):
         raise RequestError(
-            f"{what}s {list(values)} are empty or repeated", advice="name each one once"
+            f"{what}s {list(names)} are empty or repeated",
+            advice="name each one once",
+            setting=setting,
         )
 
 
@@ -189,15 +196,21 @@ def check_budgets(budgets: tuple[int, ...], tokens: int, default: int) -> tuple[
     none is asked.
 
     Raises:
-        PocketVLMError: a budget lies outside 1..``tokens``, or is named twice.
+        RequestError: a budget lies outside 1..``tokens``, or is named twice.
     """
     chosen = budgets or (default,)
     for budget in chosen:
         if not 1 <= budget <= tokens:
             raise RequestError(
-                f"budget {budget} is outside 1..{tokens}",
-                advice=f"this checkpoint makes {tokens} visual tokens a picture",
+                f"budget {budget} is outside 1..{tokens}, the visual tokens that this checkpoint "
+                "makes of a picture or tile",
+                advice=f"give at most {tokens}" if budget > tokens else "give at least 1",
+                setting="budget",
             )
     if len(set(chosen)) != len(chosen):
-        raise RequestError(f"budgets {list(chosen)} repeat a value", advice="name each one once")
+        raise RequestError(
+            f"budgets {list(chosen)} repeat a value",
+            advice="name each one once",
+            setting="budget",
+        )
     return chosen

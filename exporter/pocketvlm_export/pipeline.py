@@ -4,29 +4,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.artifact.manifest import Parity
 from pocketvlm.decoders.llama_cpp import library
-from pocketvlm_export import ort_format
-from pocketvlm_export.build import build_gguf, build_graphs
-from pocketvlm_export.loading import Checkpoint, fetch, inspect_checkpoint, quiet_transformers
+from pocketvlm_export import ort_format, packaging
+from pocketvlm_export.build import Step, build_gguf, build_graphs
+from pocketvlm_export.loading import fetch, inspect_checkpoint
 from pocketvlm_export.options import ExportOptions
-from pocketvlm_export.packaging import (
-    UNCHECKED,
-    check_destination,
-    check_device_settings,
-    check_keep_failed,
-    check_space,
-    publish,
-    seal,
-    staging,
-    write_card,
-    write_manifest,
-    write_sidecars,
-    write_using,
-)
 from pocketvlm_export.plan import ExportPlan, make_plan
 from pocketvlm_export.verification import ParityError, check_parity, failures
 
@@ -56,7 +42,8 @@ def export(
     model: str,
     output: Path,
     options: ExportOptions | None = None,
-    step: Callable[[str], None] = lambda _: None,
+    step: Step = lambda _: None,
+    planned: Callable[[ExportPlan], None] = lambda _: None,
 ) -> ExportReport:
     """Export ``model`` (folder, Hub id or ``demo``) to the folder ``output``, whole or not at all.
 
@@ -65,86 +52,101 @@ def export(
         output: where the artifact appears once it has passed the parity gate.
         options: what to export; defaults of `ExportOptions`.
         step: called with a few words whenever a step begins.
+        planned: called with the plan once nothing refuses it, before any work is done.
 
     Raises:
         PocketVLMError: the checkpoint cannot be exported, or the destination not written.
         ParityError: the graphs differ from the checkpoint; nothing was published.
     """
-    return carry_out(*prepare(model, output, options or ExportOptions()), output, step)
-
-
-def carry_out(
-    checkpoint: Checkpoint,
-    plan: ExportPlan,
-    output: Path,
-    step: Callable[[str], None] = lambda _: None,
-) -> ExportReport:
-    """Do what `prepare` found possible; arguments and errors as of `export`."""
-    step("weights")
-    checkpoint = fetch(checkpoint)
+    plan = prepare(model, output, options or ExportOptions())  # open and plan
+    planned(plan)
     target = output.resolve()  # what a link points at is replaced, not the link
-    with staging(target) as folder:
-        with quiet_transformers():
-            build_graphs(checkpoint, plan, folder, step)
-        write_sidecars(checkpoint, plan, folder)
-        if plan.gguf:
-            build_gguf(checkpoint, plan, folder, step)
-        write_card(checkpoint, plan, folder)
-        artifact_id = seal(folder, plan)
-        if plan.options.format == "ort":
-            step("graphs in ORT format")
-            plan = ort_format.convert(plan, folder)
-        step("parity gate")
-        parity = run_gate(checkpoint, plan, folder, artifact_id)
-        if not parity.passed:
-            write_manifest(checkpoint, plan, folder, artifact_id, parity)
-            reject(folder, parity, plan.options)
-        remove_extra(plan, folder)
-        if plan.options.format == "ort":
-            ort_format.write_operators(plan, folder)
-        write_using(Artifact(folder, write_manifest(checkpoint, plan, folder, artifact_id, parity)))
-        manifest = write_manifest(checkpoint, plan, folder, artifact_id, parity)
-        publish(folder, target)
+    with packaging.staging(target) as folder:
+        plan = build(plan, folder, step)
+        plan, artifact_id = seal(plan, folder, step)
+        parity = check(plan, artifact_id, folder, step)
+        manifest = finish(plan, artifact_id, parity, folder)
+        packaging.publish(folder, target)
     return ExportReport(output, manifest)
 
 
-def prepare(model: str, output: Path, options: ExportOptions) -> tuple[Checkpoint, ExportPlan]:
-    """Refuse what can be refused before any work is done; writes nothing and fetches no weights."""
-    checkpoint = inspect_checkpoint(model, options.revision)
-    plan = make_plan(checkpoint, options)
-    checkpoint = replace(checkpoint, spec=plan.spec)
+def prepare(model: str, output: Path, options: ExportOptions) -> ExportPlan:
+    """Open ``model`` and plan its export, refusing all that can be refused before any work is done.
+
+    Writes nothing and fetches no weights. Arguments and errors as of `export`.
+    """
+    plan = make_plan(inspect_checkpoint(model, options.revision), options)
+    source = plan.checkpoint.source.folder
     if options.format == "ort":
         ort_format.check_sizes(plan)
     if plan.gguf:
         library()  # what quantizes, and what the gate runs
-    check_device_settings(checkpoint, plan.layout)
-    check_destination(output, checkpoint.source.folder, overwrite=options.overwrite)
+    packaging.check_device_settings(plan)
+    packaging.check_destination(output, source, overwrite=options.overwrite)
     if options.keep_failed is not None:
-        check_keep_failed(options.keep_failed, output, checkpoint.source.folder)
-    check_space(output, plan.disk_bytes())
-    return checkpoint, plan
+        packaging.check_keep_failed(options.keep_failed, output, source)
+    packaging.check_space(output, plan.disk_bytes())
+    return plan
 
 
-def run_gate(checkpoint: Checkpoint, plan: ExportPlan, folder: Path, artifact_id: str) -> Parity:
-    """Check the built folder as a device would open it, before it has a passing manifest."""
-    write_manifest(checkpoint, plan, folder, artifact_id, UNCHECKED)
-    return check_parity(checkpoint, Artifact.open(folder, check="sizes", allow_rejected=True))
+def build(plan: ExportPlan, folder: Path, step: Step) -> ExportPlan:
+    """Fetch the weights and write graphs, side files and model card into ``folder``; returns the
+    plan with the weights that are now on this machine."""
+    step("weights")
+    plan = replace(plan, checkpoint=fetch(plan.checkpoint))
+    build_graphs(plan, folder, step)
+    packaging.write_sidecars(plan, folder)
+    if plan.gguf:
+        build_gguf(plan, folder, step)
+    packaging.write_card(plan, folder)
+    return plan
 
 
-def remove_extra(plan: ExportPlan, folder: Path) -> None:
-    """Remove the graphs that were built for the gate only, and their weights."""
+def seal(plan: ExportPlan, folder: Path, step: Step) -> tuple[ExportPlan, str]:
+    """Stamp the artifact id into every graph, then convert the graphs where another format is asked
+    for; returns the plan with the names of the files, and the id."""
+    artifact_id = packaging.seal(plan, folder)
+    if plan.options.format == "ort":
+        step("graphs in ORT format")
+        plan = ort_format.convert(plan, folder)
+    return plan, artifact_id
+
+
+def check(plan: ExportPlan, artifact_id: str, folder: Path, step: Step) -> Parity:
+    """Hold the folder against the checkpoint, as a device would open it; raises `ParityError`.
+
+    A folder that fails is kept where that was asked for, graphs built for the gate included.
+    """
+    step("parity gate")
+    manifest = packaging.make_manifest(plan, folder, artifact_id, packaging.UNCHECKED)
+    parity = check_parity(plan.checkpoint, Artifact(folder, manifest))
+    if not parity.passed:
+        _reject(replace(manifest, parity=parity), folder, plan.options)
+    return parity
+
+
+def finish(plan: ExportPlan, artifact_id: str, parity: Parity, folder: Path) -> Manifest:
+    """Remove what was built for the gate only, and write what describes the rest: the operators
+    needed, USING.md and, last, the manifest, which is returned."""
     for file in plan.extra:
         (folder / file).unlink()
         (folder / file).with_suffix(".onnx_data").unlink(missing_ok=True)
+    if plan.options.format == "ort":
+        ort_format.write_operators(folder)
+    manifest = packaging.make_manifest(plan, folder, artifact_id, parity)
+    packaging.write_using(Artifact(folder, manifest))
+    return packaging.write_manifest(manifest, folder)
 
 
-def reject(folder: Path, parity: Parity, options: ExportOptions) -> None:
-    """Keep the folder where it was asked for, graphs built for the gate included, and raise
-    `ParityError`."""
-    kept = "give --keep-failed DIR to look at it"
-    if options.keep_failed is not None:
-        shutil.move(folder, options.keep_failed)
-        kept = f"the rejected folder is in {options.keep_failed}"
+def _reject(manifest: Manifest, folder: Path, options: ExportOptions) -> NoReturn:
+    """Keep the folder where it was asked for, and raise `ParityError`."""
+    reason = f"the graphs differ from the checkpoint ({failures(manifest.parity)})"
+    if options.keep_failed is None:
+        raise ParityError(
+            f"{reason}, nothing was published", advice="give --keep-failed DIR to look at it"
+        )
+    packaging.write_manifest(manifest, folder)
+    shutil.move(folder, options.keep_failed)
     raise ParityError(
-        f"the graphs differ from the checkpoint ({failures(parity)}): nothing was published; {kept}"
+        f"{reason}, nothing was published and the rejected folder is in {options.keep_failed}"
     )

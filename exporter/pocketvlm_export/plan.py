@@ -13,23 +13,15 @@ from pocketvlm.errors import RequestError
 from pocketvlm_export.families import LayoutSpec, VLMSpec
 from pocketvlm_export.footprint import Footprint, Opened, estimate_footprint
 from pocketvlm_export.gguf import architecture, context_length
+from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.layouts import budgets_within, longest, most_tiles, pick_layout, totals
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import estimate_peak
-from pocketvlm_export.options import GATE_GGUF_TYPE, ExportOptions, check_budgets
+from pocketvlm_export.options import ExportOptions, check_budgets
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.pruning.base import Pruner
 
-# A parameter in a GGUF file, in bits, and one of the head, to which llama.cpp gives more: blocks
-# carry their scales.
-_GGUF_BITS = {
-    "f32": (32.0, 32.0),
-    "f16": (16.0, 16.0),
-    "q8_0": (8.5, 8.5),
-    "q4_0": (4.5, 8.5),
-    "q4_k_m": (5.2, 8.5),
-}
 _GRAPH_BYTES = 1 << 19  # a graph without its weights, rounded up
 # tokens that a context must hold beside a picture: the parity gate's question, and its answer
 _LEAST_TEXT = 64
@@ -40,16 +32,20 @@ class ExportPlan:
     """What will be written: graph file names by budget and precision, and what they cost.
 
     Attributes:
+        checkpoint: as it is exported, which is under the plan's layout.
+        pruner: the method, its options settled.
+        layout: how pictures become tiles and slots.
+        budgets: visual tokens kept per picture or per tile, the default first.
+        options: the request.
         vision: {budget: {precision: file}}; embed, decoder: {precision: file}; gguf: {type: file}.
             What the gate holds against the checkpoint is always among them; an engine that is not
             asked for has none.
-        layout: how pictures become tiles and slots.
         context: longest sequence in tokens, the same for each engine.
         vision_bytes, embed_bytes, decoder_bytes, gguf_bytes: of the weights of one file in float32.
         memory_bytes: estimated peak of resident memory while exporting.
     """
 
-    spec: VLMSpec
+    checkpoint: Checkpoint
     pruner: Pruner
     layout: LayoutSpec
     budgets: tuple[int, ...]
@@ -66,18 +62,22 @@ class ExportPlan:
     memory_bytes: int
 
     @property
+    def spec(self) -> VLMSpec:
+        """The checkpoint's dimensions as it is exported."""
+        return self.checkpoint.spec
+
+    @property
     def extra(self) -> set[str]:
         """Graph and GGUF files that are built for the gate only and removed before publishing."""
         options = self.options
         files = {
             file
             for graphs in self.vision.values()
-            for file in _unasked(graphs, options.vision_precisions)
+            for file in _without(graphs, options.vision_precisions)
         }
-        files |= _unasked(self.embed, options.embed) | _unasked(
-            self.decoder, options.decoder_precisions
-        )
-        return files | _unasked(self.gguf, options.gguf)
+        files |= _without(self.embed, options.embed)
+        files |= _without(self.decoder, options.decoder_precisions)
+        return files | _without(self.gguf, options.gguf)
 
     def sizes(self) -> dict[str, int]:
         """Return the estimated bytes of each file, weights counted with the first graph that needs
@@ -105,9 +105,9 @@ class ExportPlan:
 
     def gguf_size(self, kind: str) -> int:
         """Return the estimated bytes of a GGUF file of a type."""
-        most, head = _GGUF_BITS[kind]
+        bits, head_bits = GGUF_TYPES[kind].bits, GGUF_TYPES[kind].head_bits
         return _GRAPH_BYTES + int(
-            ((self.gguf_bytes - self.embed_bytes) * most + self.embed_bytes * head) / 32
+            ((self.gguf_bytes - self.embed_bytes) * bits + self.embed_bytes * head_bits) / 32
         )
 
     def disk_bytes(self) -> int:
@@ -175,22 +175,25 @@ class ExportPlan:
 
 
 def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
-    """Decide what to write; raises `PocketVLMError` for a method or budget that this checkpoint
-    cannot serve."""
-    spec = checkpoint.spec
+    """Decide what to write.
+
+    Raises:
+        PocketVLMError: a method, budget, layout, context or engine that this checkpoint cannot
+            serve, or more memory than was allowed.
+    """
     pruner = make_pruner(options.pruner, options.pruner_options)
-    _check_pruner(pruner, spec)
-    layout = pick_layout(spec, options.layout, prunes=pruner.prunes)
-    spec = spec.under(layout)
-    asked = options.budgets or budgets_within(spec, layout, options.total_budgets)
-    budgets = check_budgets(asked, spec.vision.tokens, pruner.default_budget(spec.vision.tokens))
-    if not pruner.prunes and budgets != (spec.vision.tokens,):
+    _check_pruner(pruner, checkpoint.spec)
+    layout = pick_layout(checkpoint.spec, options.layout, prunes=pruner.prunes)
+    checkpoint = replace(checkpoint, spec=checkpoint.spec.under(layout))
+    spec = checkpoint.spec
+    requested = options.budgets or budgets_within(spec, layout, options.total_budgets)
+    tokens = spec.vision.tokens
+    budgets = check_budgets(requested, tokens, pruner.default_budget(tokens))
+    if not pruner.prunes and budgets != (tokens,):
         raise RequestError(
-            (
-                f"pruner {pruner.name} keeps all {spec.vision.tokens} tokens, but the budget says "
-                f"{budgets[0]}"
-            ),
+            f"pruner {pruner.name} keeps all {tokens} tokens, but the budget says {budgets[0]}",
             advice="leave the budget out or choose a pruner",
+            setting="budget",
         )
     most = longest(spec, layout, max(budgets))
     count = checkpoint.weights.parameters
@@ -201,11 +204,11 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         + embed
     )
     vision = 4 * (count("vision_tower.") + count("projector."))
-    onnx, llama_cpp = ("onnx" in options.engines, "llama.cpp" in options.engines)
+    onnx, llama_cpp = "onnx" in options.engines, "llama.cpp" in options.engines
     if llama_cpp:
         architecture(spec.decoder)  # refuses what llama.cpp cannot run
     plan = ExportPlan(
-        spec=spec,
+        checkpoint=checkpoint,
         pruner=pruner,
         layout=layout,
         budgets=budgets,
@@ -235,11 +238,10 @@ def _context(own: int, options: ExportOptions, slots: int) -> int:
     context = own if options.context is None else min(own, options.context)
     if context < slots + _LEAST_TEXT:
         raise RequestError(
-            (
-                f"context {context} does not hold a picture of {slots} tokens with {_LEAST_TEXT} "
-                "tokens of text"
-            ),
+            f"context {context} does not hold a picture of {slots} tokens with {_LEAST_TEXT} "
+            "tokens of text",
             advice=f"give at least {slots + _LEAST_TEXT}, or a smaller budget",
+            setting="context",
         )
     return context
 
@@ -248,15 +250,12 @@ def _check_limit(plan: ExportPlan) -> None:
     limit, needed = plan.options.memory_limit, plan.footprint()
     if limit and needed.total > limit * 1e6:
         raise RequestError(
-            (
-                f"answering is expected to take {needed.total / 1e6:.0f} MB on the device "
-                f"(weights {needed.weights / 1e6:.0f}, cache of {plan.context} tokens "
-                f"{needed.cache / 1e6:.0f}), the limit is {limit} MB"
-            ),
-            advice=(
-                "choose smaller precisions or a smaller context, or export all the same "
-                "with --memory-limit 0"
-            ),
+            f"answering is expected to take {needed.total / 1e6:.0f} MB on the device "
+            f"(weights {needed.weights / 1e6:.0f}, cache of {plan.context} tokens "
+            f"{needed.cache / 1e6:.0f}), the limit is {limit} MB",
+            advice="choose smaller precisions or a smaller context, or export all the same "
+            "with --memory-limit 0",
+            setting="memory_limit",
         )
 
 
@@ -265,11 +264,10 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
     if "cls_row" in pruner.reads and not spec.vision.has_cls:
         others = ", ".join(name for name in PRUNERS if "cls_row" not in find_pruner(name).reads)
         raise RequestError(
-            (
-                f"the vision tower is a {spec.vision.config.model_type}, which has no [CLS] token "
-                f"that {pruner.name} could rank patches by"
-            ),
+            f"the vision tower is a {spec.vision.config.model_type}, which has no [CLS] token that "
+            f"{pruner.name} could rank patches by",
             advice=f"choose from {others} (--pruner received-attention comes nearest to it)",
+            setting="pruner",
         )
     pruner.settle(spec.vision)
 
@@ -279,32 +277,29 @@ def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:
     slots, window = max(plan.totals()[budget].values()), _window(plan.spec.decoder.config)
     if not 1 <= fastv.layer < layers:
         raise RequestError(
-            f"FastV layer {fastv.layer} is outside 1..{layers - 1}",
-            advice=(
-                f"this decoder has {layers} layers, and tokens are ranked by the attention of the "
-                "one before"
-            ),
+            f"FastV layer {fastv.layer} is outside 1..{layers - 1} (this decoder has {layers} "
+            "layers, and tokens are ranked by the attention of the one before)",
+            advice=f"give --fastv-layer 1..{layers - 1}",
+            setting="fastv_layer",
         )
     if not 1 <= fastv.keep < slots:
         raise RequestError(
-            f"FastV keep {fastv.keep} is outside 1..{slots - 1}",
-            advice=(
-                f"at budget {budget} a picture has {slots} visual tokens to drop from; keep "
-                "fewer, or leave --fastv-layer and --fastv-keep out"
-            ),
+            f"FastV keep {fastv.keep} is outside 1..{slots - 1} (at budget {budget} a picture has "
+            f"{slots} visual tokens to drop from)",
+            advice="keep fewer, or leave --fastv-layer and --fastv-keep out",
+            setting="fastv_keep",
         )
     if window is not None and window < plan.context:
         raise RequestError(
-            (
-                f"the decoder's attention slides over {window} tokens, and with FastV it would "
-                "reach further than the checkpoint's"
-            ),
+            f"the decoder's attention slides over {window} tokens, and with FastV it would reach "
+            "further than the checkpoint's",
             advice=f"give --context {window}, or prune in the vision graph alone",
+            setting="fastv_layer",
         )
 
 
 def _window(config: PretrainedConfig) -> int | None:
-    """How many tokens the layers whose attention slides can see, None where none does."""
+    """How many tokens layers with sliding attention reach, None where no layer has it."""
     types = getattr(config, "layer_types", None) or ["sliding_attention"]
     return getattr(config, "sliding_window", None) if "sliding_attention" in types else None
 
@@ -321,20 +316,19 @@ def _vision_names(budget: int, budgets: tuple[int, ...], options: ExportOptions)
 
 
 def _names(graph: str, precisions: Iterable[str], budget: str = "") -> dict[str, str]:
-    """Return {precision: file}, in the order asked for, the gate's precision added last where it is
-    not asked for."""
-    wanted = dict.fromkeys((*precisions, GATE_PRECISION))
+    """Return {precision: file} in the order of ``precisions``; the gate's is last where it is not
+    among them."""
     return {
         precision: f"onnx/{graph}{PRECISIONS[precision].suffix}{budget}.onnx"
-        for precision in wanted
+        for precision in (*precisions, GATE_PRECISION)
     }
 
 
 def _gguf_names(options: ExportOptions) -> dict[str, str]:
     """As `_names`, {type: file}."""
-    wanted = dict.fromkeys((*options.gguf, GATE_GGUF_TYPE))
-    return {kind: f"gguf/decoder-{kind}.gguf" for kind in wanted}
+    return {kind: f"gguf/decoder-{kind}.gguf" for kind in (*options.gguf, GATE_GGUF_TYPE)}
 
 
-def _unasked(files: Mapping[str, str], asked: Iterable[str]) -> set[str]:
-    return {file for name, file in files.items() if name not in set(asked)}
+def _without(files: Mapping[str, str], published: Iterable[str]) -> set[str]:
+    """The files of all precisions but those that are ``published``."""
+    return {file for name, file in files.items() if name not in set(published)}

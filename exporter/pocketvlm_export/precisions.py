@@ -1,17 +1,36 @@
-"""Knows the precisions that a graph can be exported in: names, file suffixes, sizes; imports
-neither torch nor onnx."""
+"""Knows the precisions that a graph can be exported in: names, files, sizes, the pass that makes
+them and what they may lose; imports neither torch nor onnx."""
 
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 Part = Literal["vision", "decoder", "embed"]
 
 
 @dataclass(frozen=True)
+class VisionBounds:
+    """What a vision graph that is not float32 may lose, of the picture that loses most.
+
+    Attributes:
+        cosine: least, of the features of the patches that both sides kept.
+        overlap: least part of the reference's patches that are kept too.
+        near: patches may be exchanged beyond that where their scores lie this near the cut,
+            relatively: there a rounding decides.
+    """
+
+    cosine: float
+    overlap: float
+    near: float
+
+
+@dataclass(frozen=True)
 class Precision:
-    """How a graph stores its weights; a new one is a line of `PRECISIONS`, a pass, and its bounds
-    in the parity gate.
+    """How a graph stores its weights; a new one is a pass and an entry of `PRECISIONS`.
 
     Attributes:
         name: as options and the manifest have it.
@@ -21,9 +40,22 @@ class Precision:
         table: of a decoder in this precision, the precision of its embedding table unless another
             is asked for.
         js: what transformers.js calls it, None where it has no name for these files.
+        resident: bytes of memory that ONNX Runtime takes for each byte of a graph on disk, measured
+            with a decoder of 135M weights and rounded up. It packs the matrices of a memory-mapped
+            file anew, those in 4 bits beside the file, and weights stored as float16 become
+            float32.
+        weights_pass: what makes it of a float32 graph, ``module:Class`` within `onnx_passes`; empty
+            for float32 itself.
+        block: weights that share a scale, which the pass is made with; None where it takes none.
+        logits_cosine: least cosine of a decoder's logits at all positions; 1 where the parity gate
+            compares exactly. Less means a broken file: random decoders are the hardest case. Four
+            bits left .88 of one 64 wide, .61 of one of the size of Qwen2-0.5B and .999 of a trained
+            one; eight left .973 and .9999 of the last two.
+        vision: bounds of its vision graphs; None where the gate compares exactly, or it has none.
         standard: whether standard ONNX operators can express it.
         shares_head: whether the table of a tied checkpoint is the very bytes of the decoder's head,
-            and stored once.
+            and stored once. A browser, which loads one weights file a graph, then needs a table of
+            another precision.
     """
 
     name: str
@@ -32,6 +64,11 @@ class Precision:
     parts: tuple[Part, ...]
     table: str
     js: str | None
+    resident: float
+    weights_pass: str = ""
+    block: int | None = None
+    logits_cosine: float = 1.0
+    vision: VisionBounds | None = None
     standard: bool = True
     shares_head: bool = False
 
@@ -40,44 +77,35 @@ class Precision:
         """Whether weights are multiplied as floating-point numbers."""
         return self.bits >= 16
 
+    def make_pass(self) -> "ir.passes.InPlacePass":
+        """Return the pass that turns a float32 graph into this precision."""
+        make = pkgutil.resolve_name(f"pocketvlm_export.onnx_passes.{self.weights_pass}")
+        made: ir.passes.InPlacePass = make() if self.block is None else make(self.block)
+        return made
 
-# A browser, which loads one weights file a graph, needs a table of another precision where the two
-# share theirs.
-_LISTED = (
-    Precision(
-        "fp32", "", 32, ("vision", "decoder", "embed"), table="fp32", js="fp32", shares_head=True
-    ),
-    Precision(
-        "fp16",
-        "_fp16",
-        16,
-        ("vision", "decoder", "embed"),
-        table="fp16",
-        js="fp16",
-        shares_head=True,
-    ),
-    # Dynamic: weights signed and per channel, activations unsigned and measured as they come.
-    Precision("int8", "_quantized", 8.1, ("vision", "decoder"), table="fp16", js="q8"),
+
+_ALL: tuple[Part, ...] = ("vision", "decoder", "embed")
+_TEXT: tuple[Part, ...] = ("decoder", "embed")
+_FLOAT16 = "half_weights:HalfWeights"
+_INT8 = "dynamic_int8:DynamicInt8"
+_INT4 = "block_int4:BlockInt4"
+# fmt: off
+PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in (
+    Precision("fp32", "", 32, _ALL, "fp32", "fp32", 1.15, shares_head=True),
+    Precision("fp16", "_fp16", 16, _ALL, "fp16", "fp16", 2.2, _FLOAT16, logits_cosine=0.999,
+              vision=VisionBounds(cosine=0.999, overlap=0.9, near=0.02), shares_head=True),
+    # Dynamic: weights signed and per channel, activations unsigned and measured as they come. An
+    # integer tower of random weights ranks patches that hardly differ.
+    Precision("int8", "_quantized", 8.1, ("vision", "decoder"), "fp16", "q8", 1.6, _INT8,
+              logits_cosine=0.95, vision=VisionBounds(cosine=0.99, overlap=0.8, near=0.1)),
     # Blocks of 32 as the onnx-community layout has them; of 128 decode a little faster and lose
     # more.
-    *(
-        Precision(
-            name,
-            suffix,
-            bits,
-            ("decoder", "embed"),
-            table=name,
-            js=js,
-            standard=False,
-            shares_head=True,
-        )
-        for name, suffix, bits, js in (
-            ("int4", "_q4", 5, "q4"),
-            ("int4_b128", "_q4_b128", 4.25, None),
-        )
-    ),
-)
-PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in _LISTED}
+    Precision("int4", "_q4", 5, _TEXT, "int4", "q4", 2.5, _INT4, 32, logits_cosine=0.5,
+              standard=False, shares_head=True),
+    Precision("int4_b128", "_q4_b128", 4.25, _TEXT, "int4_b128", None, 2.5, _INT4, 128,
+              logits_cosine=0.5, standard=False, shares_head=True),
+)}
+# fmt: on
 # The precision whose graphs the parity gate holds against the checkpoint: always built, kept when
 # asked for.
 GATE_PRECISION = "fp32"

@@ -4,7 +4,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 
 
 def check_transformers() -> None:
@@ -15,18 +15,19 @@ def check_transformers() -> None:
     are imported.
 
     Raises:
-        PocketVLMError: it is not installed, or naming the installed and the tested versions.
+        RequestError: it is not installed, or naming the installed and the tested versions.
     """
     requirements = [Requirement(text) for text in metadata.requires("pocketvlm") or []]
     tested = next(item.specifier for item in requirements if item.name == "transformers")
     try:
         installed = metadata.version("transformers")
     except metadata.PackageNotFoundError as error:
-        raise PocketVLMError(
+        raise RequestError(
             "export needs more packages (transformers)", advice="pip install 'pocketvlm[export]'"
         ) from error
     if not tested.contains(installed, prereleases=True):
-        raise PocketVLMError(
-            f"transformers {installed} is not tested with this exporter, which knows {tested}",
+        raise RequestError(
+            f"transformers {installed} is not tested with this exporter",
+            expected=f"transformers {tested}",
             advice=f"pip install 'transformers{tested}'",
         )

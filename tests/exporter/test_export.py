@@ -17,9 +17,10 @@ from pocketvlm.artifact import metadata
 from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.build import build_decoder
-from pocketvlm_export.loading import open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.packaging import sidecars
 from pocketvlm_export.plan import make_plan
+from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.reference import decoder_reference, prompt_ids
 
 
@@ -88,8 +89,8 @@ def test_what_other_clients_read(tiny_export):
         json.loads((tiny_export / "preprocessor_config.json").read_text())["processor_class"]
         == "LlavaProcessor"
     )
-    told = json.loads((tiny_export / "config.json").read_text())["transformers.js_config"]
-    assert told["dtype"] == {
+    settings = json.loads((tiny_export / "config.json").read_text())["transformers.js_config"]
+    assert settings["dtype"] == {
         "vision_encoder": "fp32",
         "embed_tokens": "fp32",
         "decoder_model_merged": "fp32",
@@ -197,7 +198,7 @@ def test_sliding_window(make_tiny, tmp_path):
     (tmp_path / "onnx").mkdir()
     features = np.random.default_rng(1).normal(size=(9, 64)).astype(np.float32)
     with quiet_transformers():
-        build_decoder(checkpoint, plan, tmp_path, lambda _: None)
+        build_decoder(plan, tmp_path, lambda _: None)
         reference = decoder_reference(checkpoint, "what is in the picture?", features, 6)
         table = checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec).weight.numpy()
         ids = prompt_ids(checkpoint, "what is in the picture?", 9)
@@ -206,14 +207,14 @@ def test_sliding_window(make_tiny, tmp_path):
     past = [np.zeros((1, 1, 0, 32), np.float32)] * len(names)
     embeds = table[ids][None]
     embeds[0, ids == checkpoint.spec.image_token_id] = features
-    seen = 0
+    length = 0
     for expected, token in zip(reference.logits, reference.token_ids, strict=True):
-        total = seen + embeds.shape[1]
+        total = length + embeds.shape[1]
         feed = {
             "inputs_embeds": embeds,
             "attention_mask": np.ones((1, total), np.int64),
-            "position_ids": np.arange(seen, total)[None],
+            "position_ids": np.arange(length, total)[None],
         }
         logits, *past = session.run(None, feed | dict(zip(names, past, strict=True)))
         np.testing.assert_allclose(logits[0, -1], expected, atol=1e-4)
-        seen, embeds = total, table[[token]][None]
+        length, embeds = total, table[[token]][None]

@@ -23,8 +23,9 @@ from pocketvlm.decoders import fastv
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.graphs import FastVDecoderGraph, trace
 from pocketvlm_export.graphs.fastv_decoder import kept_tokens
-from pocketvlm_export.loading import open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.onnx_passes import fuse, tidy
+from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification import ParityError, verify_against
 from pocketvlm_export.verification.readers import FastVReader, PlainReader
 
@@ -72,12 +73,12 @@ def reader(model, layer, spec):
             "picture_ids": np.array(pictures),
             **cache,
         }
-        found = dict(zip(names, session.run(None, feed), strict=True))
+        outputs = dict(zip(names, session.run(None, feed), strict=True))
         state["position"] += tokens
         state["cache"] = {
-            name.replace("present", "past_key_values"): found[name] for name in names[2:]
+            name.replace("present", "past_key_values"): outputs[name] for name in names[2:]
         }
-        return found
+        return outputs
 
     return read
 
@@ -152,13 +153,13 @@ def test_a_prompt_against_float64(traced):
     pictures = np.array([[0, 0, *[1] * 10, 0, 0, 0, 0, 0]])
     logits, kept = in_float64(model, embeds[0], pictures[0] > 0, FastV(layer, KEEP))
     for graph in (plain, fused):
-        found = reader(graph, layer, spec)(embeds, pictures)
-        assert found["kept_tokens"][0].tolist() == kept.tolist()
+        outputs = reader(graph, layer, spec)(embeds, pictures)
+        assert outputs["kept_tokens"][0].tolist() == kept.tolist()
         np.testing.assert_allclose(
-            found["logits"][0, 0], logits, atol=1e-4 * max(1, np.abs(logits).max())
+            outputs["logits"][0, 0], logits, atol=1e-4 * max(1, np.abs(logits).max())
         )
-        assert found["present.0.key"].shape[2] == 17
-        assert found["present.2.key"].shape[2] == 17 - 10 + KEEP
+        assert outputs["present.0.key"].shape[2] == 17
+        assert outputs["present.2.key"].shape[2] == 17 - 10 + KEEP
 
 
 def test_sixteen_tokens_against_the_mask(traced):
@@ -172,12 +173,12 @@ def test_sixteen_tokens_against_the_mask(traced):
         expected += [
             reference.step(torch.from_numpy(embeds[:, at : at + 1])) for at in range(15, 30)
         ]
-    found = [read(embeds[:, :15], pictures)]
-    assert found[0]["kept_tokens"][0].tolist() == reference.dropping.kept.tolist()
-    found += [read(embeds[:, at : at + 1], [[0]]) for at in range(15, 30)]
-    for ours, theirs in zip(found, expected, strict=True):
+    runs = [read(embeds[:, :15], pictures)]
+    assert runs[0]["kept_tokens"][0].tolist() == reference.dropping.kept.tolist()
+    runs += [read(embeds[:, at : at + 1], [[0]]) for at in range(15, 30)]
+    for ours, theirs in zip(runs, expected, strict=True):
         np.testing.assert_allclose(ours["logits"][0, 0], theirs.numpy(), atol=1e-4)
-    assert found[-1]["present.2.key"].shape[2] == 30 - 9 + KEEP
+    assert runs[-1]["present.2.key"].shape[2] == 30 - 9 + KEEP
 
 
 def test_nothing_to_drop_is_the_plain_decoder(traced):
@@ -191,9 +192,9 @@ def test_nothing_to_drop_is_the_plain_decoder(traced):
                 reference.step(torch.from_numpy(embeds[:, :6])),
                 reference.step(torch.from_numpy(embeds[:, 6:])),
             ]
-        found = [read(embeds[:, :6], [pictures]), read(embeds[:, 6:], [[0]])]
-        assert found[0]["kept_tokens"][0].tolist() == list(range(6))
-        for ours, theirs in zip(found, expected, strict=True):
+        runs = [read(embeds[:, :6], [pictures]), read(embeds[:, 6:], [[0]])]
+        assert runs[0]["kept_tokens"][0].tolist() == list(range(6))
+        for ours, theirs in zip(runs, expected, strict=True):
             np.testing.assert_allclose(ours["logits"][0, 0], theirs.numpy(), atol=1e-4)
 
 
@@ -230,8 +231,8 @@ def test_what_is_kept(is_visual, keep, random):
     expected |= set(visual[np.argsort(-scores[0, visual], kind="stable")[:keep]])
     if not visual.size and is_visual[-1]:
         expected = set(range(len(is_visual)))
-    found = kept_tokens(torch.from_numpy(scores), torch.tensor([is_visual]), keep)[0].tolist()
-    assert found == sorted(expected)
+    result = kept_tokens(torch.from_numpy(scores), torch.tensor([is_visual]), keep)[0].tolist()
+    assert result == sorted(expected)
 
 
 def test_ties_go_to_the_lower_index():
@@ -295,8 +296,8 @@ def test_an_artifact(fastv_export, tiny_checkpoint):
     assert manifest.parity.decoder["greedy_equal"] == 16
     assert {*manifest.parity.by_precision} == {"int8", "int4"}
     assert 0 < manifest.parity.by_precision["int8"]["decoder"]["kept_overlap"] <= 1
-    told = json.loads((fastv_export / "config.json").read_text())["transformers.js_config"]
-    assert "decoder_model_merged" not in told["dtype"]
+    settings = json.loads((fastv_export / "config.json").read_text())["transformers.js_config"]
+    assert "decoder_model_merged" not in settings["dtype"]
     properties = {
         item.key: item.value
         for item in onnx.load(fastv_export / "onnx/decoder_fastv.onnx").metadata_props

@@ -11,7 +11,7 @@ from make_checkpoint import PRESETS
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact import metadata
 from pocketvlm_export.graphs import DecoderGraph, PrunedVisionEncoder, VisionEncoderGraph, trace
-from pocketvlm_export.loading import open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.onnx_passes import (
     FUSIONS,
     GroupQueryAttention,
@@ -22,6 +22,7 @@ from pocketvlm_export.onnx_passes import (
     tidy,
 )
 from pocketvlm_export.pruning import make_pruner
+from pocketvlm_export.quiet import quiet_transformers
 
 YARN = {
     "rope_type": "yarn",
@@ -113,11 +114,11 @@ def test_a_decoder_answers_as_before(decoder, fusion):
     assert {node.domain for node in fused.graph} >= {"com.microsoft"} or fusion is SkipNorms
     for rows, past, tokens in ((1, 0, 9), (2, 0, 7), (1, 6, 5), (3, 8, 1)):
         feed = sequence(rows, past, tokens, spec)
-        expected, found = run(model, feed), run(fused, feed)
-        assert expected.keys() == found.keys()
+        expected, result = run(model, feed), run(fused, feed)
+        assert expected.keys() == result.keys()
         for name, value in expected.items():
             np.testing.assert_allclose(
-                found[name], value, atol=1e-4, err_msg=f"{name}, {(rows, past, tokens)}"
+                result[name], value, atol=1e-4, err_msg=f"{name}, {(rows, past, tokens)}"
             )
 
 
@@ -158,10 +159,10 @@ def test_a_tower_sees_as_before(tower):
     )
     assert kinds.count("Softmax") == 1  # the row that ranks patches
     feed = {"pixel_values": RANDOM.normal(size=(2, 3, 42, 42)).astype(np.float32)}
-    expected, found = run(tower, feed), run(fused, feed)
-    np.testing.assert_array_equal(found["kept_indices"], expected["kept_indices"])
+    expected, result = run(tower, feed), run(fused, feed)
+    np.testing.assert_array_equal(result["kept_indices"], expected["kept_indices"])
     for name in ("image_features", "kept_scores"):
-        np.testing.assert_allclose(found[name], expected[name], atol=1e-4)
+        np.testing.assert_allclose(result[name], expected[name], atol=1e-4)
 
 
 @pytest.mark.parametrize("fusion", [GroupQueryAttention, MultiHeadAttention, Rotary, SkipNorms])

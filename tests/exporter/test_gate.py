@@ -1,6 +1,7 @@
 """The parity gate: broken on purpose it exits 3 and publishes nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 from make_checkpoint import PRESETS
 from pocketvlm import Artifact, PocketVLMError
 from pocketvlm.cli import main
+from pocketvlm_export import ExportOptions, packaging, pipeline
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs import vision_encoder
 from pocketvlm_export.pruning import base
@@ -151,13 +153,44 @@ def test_a_recorded_commit_is_of_one_repository(tmp_path, monkeypatch, model, re
     manifest = read_manifest(tmp_path / "artifact")
     manifest["source"].update(model="org/model", commit="c0ffee")
     write_manifest(tmp_path / "artifact", manifest)
-    asked = []
+    requests = []
 
     def opened(*arguments):
-        asked.append(arguments)
+        requests.append(arguments)
         raise PocketVLMError("not opened")
 
     monkeypatch.setattr("pocketvlm_export.verification.open_checkpoint", opened)
     with pytest.raises(PocketVLMError, match="not opened"):
         verify_against(tmp_path / "artifact", model)
-    assert asked == [(model, revision)]
+    assert requests == [(model, revision)]
+
+
+def test_the_manifest_is_the_last_file_and_written_once(tiny_checkpoint, tmp_path, monkeypatch):
+    """The gate opens a folder without one; what is published lists every other file."""
+    written = []
+
+    def watch(module, name):
+        original = getattr(module, name)
+
+        def call(*arguments, **options):
+            folders = [each for each in arguments if isinstance(each, Path)]
+            folders += [each.root for each in arguments if isinstance(each, Artifact)]
+            written.append((name, (folders[0] / "pocketvlm.json").exists()))
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    watch(pipeline, "check_parity")
+    for name in ("write_using", "write_manifest", "publish"):
+        watch(packaging, name)
+    report = pipeline.export(str(tiny_checkpoint), tmp_path / "out", ExportOptions(budgets=(9,)))
+    steps = ["check_parity", "write_using", "write_manifest", "publish"]
+    assert written == list(zip(steps, [False, False, False, True], strict=True))
+    manifest = Artifact.open(tmp_path / "out", check="full").manifest
+    assert manifest == report.manifest
+    listed = {"pocketvlm.json", "README.md"} | manifest.files.keys()
+    assert listed == {
+        path.relative_to(tmp_path / "out").as_posix()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }

@@ -7,7 +7,7 @@ import pytest
 
 from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.verification import gate
-from pocketvlm_export.verification.oracles import ORACLES, Ranking, Seen
+from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
 from pocketvlm_export.verification.reference import DecoderReference, VisionReference
 
 SCORES = np.array(
@@ -138,10 +138,10 @@ def test_logits_that_are_close_pass(references, monkeypatch):
 
 def picks_of(rows):
     projected = np.array(rows, float)
-    return ORACLES["divprune"](Seen([], 0, projected, projected, (2, 2)), {})
+    return find_oracle("divprune")(Encoded([], 0, projected, projected, (2, 2)), {})
 
 
-def told(order, tokens=4):
+def picks(order, tokens=4):
     """Kept indices and the scores that tell the order of picking."""
     order = np.array(order)
     return np.sort(order), (1 - np.argsort(order) / tokens).astype(np.float32)
@@ -169,7 +169,7 @@ ROWS = [[1, 0], [0, 1], [-1, 0], [-np.cos(np.pi / 18), -np.sin(np.pi / 18)]]
     ids=str,
 )
 def test_each_pick_of_divprune_is_judged_by_those_before_it(order, distance):
-    kept, scores = told(order)
+    kept, scores = picks(order)
     assert picks_of(ROWS).distance(kept, scores) == distance
     assert picks_of(ROWS).score_difference(kept, scores) == pytest.approx(0, abs=1e-7)
 
@@ -177,13 +177,13 @@ def test_each_pick_of_divprune_is_judged_by_those_before_it(order, distance):
 def test_two_patches_equally_far_may_be_picked_in_either_order():
     square = picks_of([[1, 0], [0, 1], [-1, 0], [0, -1]])
     for order in ([0, 2, 1], [0, 2, 3], [1, 3, 2], [3, 1, 0]):
-        assert square.distance(*told(order)) == 0, order
-    assert square.distance(*told([0, 1, 2])) == pytest.approx(0.5, abs=1e-6)
+        assert square.distance(*picks(order)) == 0, order
+    assert square.distance(*picks([0, 1, 2])) == pytest.approx(0.5, abs=1e-6)
     assert square.gap(2) == pytest.approx(0)
 
 
 def test_scores_of_picks_must_tell_an_order():
-    kept, scores = told([1, 3, 0])
+    kept, scores = picks([1, 3, 0])
     assert picks_of(ROWS).score_difference(kept, scores * 0.9) > 0.05
     assert np.isnan(picks_of(ROWS).score_difference(kept, np.full_like(scores, np.nan)))
 
@@ -196,7 +196,7 @@ def test_an_edge_in_doubt_excuses_what_it_changes_of_gprunes_scores(offset, excu
     def ranking(cosine):
         rows = np.array([[1, 0], [2, 0], [3, 0], [cosine, np.sqrt(1 - cosine**2)]])
         options = {"threshold": 0.5, "temperature": 0.1, "steps": 2}
-        return ORACLES["gprune"](Seen([], 0, rows, rows, (2, 2)), options)
+        return find_oracle("gprune")(Encoded([], 0, rows, rows, (2, 2)), options)
 
     joined, apart = ranking(0.5 + offset), ranking(0.5 - offset)
     assert np.abs(joined.scores - apart.scores).max() > 0.1

@@ -133,8 +133,8 @@ def test_the_folder_for_llama_cpp_alone(tiny_checkpoint, tmp_path):
     assert manifest.parity.decoder == {}
     assert manifest.parity.by_precision.keys() == {"q8_0", "f32"}
     assert manifest.created_by.keys() >= {"gguf", "llama-cpp-python"}
-    told = json.loads((folder / "config.json").read_text())["transformers.js_config"]
-    assert told["dtype"] == {"vision_encoder": "fp32"}
+    settings = json.loads((folder / "config.json").read_text())["transformers.js_config"]
+    assert settings["dtype"] == {"vision_encoder": "fp32"}
     card = (folder / "README.md").read_text()
     assert "GGUF q8_0" in card
     assert "- gguf" in card
@@ -151,8 +151,8 @@ def test_the_folder_for_llama_cpp_alone(tiny_checkpoint, tmp_path):
 
 @needs_llama_cpp
 def test_both_engines_answer_alike(both):
-    asked = {"prompt": "what is it?", "images": [PICTURE], "max_new_tokens": 12}
-    onnx, exact = (VLM.load(both, decoder=name).generate(**asked) for name in (None, "llama.cpp"))
+    request = {"prompt": "what is it?", "images": [PICTURE], "max_new_tokens": 12}
+    onnx, exact = (VLM.load(both, decoder=name).generate(**request) for name in (None, "llama.cpp"))
     assert list(Artifact.open(both).manifest.decoder.gguf) == [
         "q4_k_m",
         "f16",
@@ -162,7 +162,7 @@ def test_both_engines_answer_alike(both):
     ]
     assert exact.kept_indices == onnx.kept_indices
     for kind in ("f32", "f16"):
-        answer = VLM.load(both, decoder="llama.cpp", decoder_precision=kind).generate(**asked)
+        answer = VLM.load(both, decoder="llama.cpp", decoder_precision=kind).generate(**request)
         assert answer.token_ids == onnx.token_ids
 
 

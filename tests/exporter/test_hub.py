@@ -27,10 +27,10 @@ def hub(copied_checkpoint, tmp_path, monkeypatch):
     """
     snapshot = tmp_path / "snapshots" / "c0ffee"
     snapshot.mkdir(parents=True)
-    asked = []
+    requests = []
 
     def download(model, revision, allow_patterns):
-        asked.append((revision, allow_patterns))
+        requests.append((revision, allow_patterns))
         for path in copied_checkpoint.iterdir():
             if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
                 shutil.copyfile(path, snapshot / path.name)
@@ -42,7 +42,7 @@ def hub(copied_checkpoint, tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(huggingface_hub, "list_repo_files", names)
-    return asked
+    return requests
 
 
 @pytest.fixture(autouse=True)

@@ -62,7 +62,7 @@ class Exports:
         self.spec = inspect_checkpoint(str(checkpoint)).spec
         self.tokens = self.spec.under(self.spec.layouts[case.layout]).vision.tokens
         self.asks = "videos" if self.spec.family.medium == "video" else "images"
-        self.shown = clips() if self.asks == "videos" else pictures()
+        self.inputs = clips() if self.asks == "videos" else pictures()
         export(
             str(checkpoint),
             folder / "pruned",
@@ -74,7 +74,7 @@ class Exports:
         """The prepared pictures or clips, at a budget or at the only one that is served."""
         budget = self.tokens if self.case.pruner == "none" else budget
         viewer = (vlm or self.pruned).parts.viewer
-        return viewer.prepare(budget=budget, **{"images": None, self.asks: images})
+        return viewer.prepare(images, budget)
 
     def encode(self, image, budget, vlm=None):
         """A picture or clip encoded by itself at a budget, and what fills its slots."""
@@ -106,9 +106,9 @@ def test_all_layouts_of_the_family_are_here(exports):
 @pytest.mark.parametrize("budget", [1, SMALL - 1, SMALL, 36])
 def test_slots_equal_features(exports, budget):
     manifest = Artifact.open(exports.folder / "pruned").manifest
-    for image in exports.shown:
+    for image in exports.inputs:
         encoded, features = exports.encode(image, budget)
-        assert encoded.slots == len(features) == slot_count(encoded._layout, encoded.ids)
+        assert encoded.slots == len(features) == slot_count(encoded.layout, encoded.ids)
         assert encoded.slots <= encoded.tokens_before
         if str(budget) in manifest.vision.totals:
             assert encoded.slots <= manifest.vision.totals[str(budget)][str(encoded.grid)]
@@ -118,7 +118,7 @@ def test_slots_equal_features(exports, budget):
 
 def test_all_tokens_kept_is_no_pruning(exports):
     """At budget N nothing is lost: under transformers' own layout it is the unpruned artifact."""
-    for image in exports.shown:
+    for image in exports.inputs:
         encoded, features = exports.encode(image, exports.tokens)
         assert encoded.kept_indices == list(range(encoded.grid.tiles * exports.tokens))
         assert len(features) == encoded.tokens_before
@@ -126,7 +126,7 @@ def test_all_tokens_kept_is_no_pruning(exports):
         return
     export(str(exports.checkpoint), exports.folder / "none", ExportOptions(pruner="none"))
     whole = VLM.load(exports.folder / "none")
-    for image in exports.shown:
+    for image in exports.inputs:
         expected = exports.encode(image, exports.tokens, whole)[1]
         np.testing.assert_allclose(exports.encode(image, exports.tokens)[1], expected, atol=2e-5)
         left, right = (
@@ -138,7 +138,7 @@ def test_all_tokens_kept_is_no_pruning(exports):
 
 @pytest.mark.parametrize("budget", [1, SMALL])
 def test_kept_tokens_stand_in_raster_order(exports, budget):
-    for image in exports.shown:
+    for image in exports.inputs:
         encoded, features = exports.encode(image, budget)
         kept = encoded.features.kept_indices
         assert kept.shape == (encoded.grid.tiles, encoded.budget)
@@ -155,7 +155,7 @@ def test_kept_tokens_stand_in_raster_order(exports, budget):
 
 def test_a_batch_of_two_equals_two_batches(exports):
     viewer = exports.pruned.parts.viewer
-    first, second = (encoded.pixel_values for encoded in exports.prepare(exports.shown[:2], SMALL))
+    first, second = (encoded.pixel_values for encoded in exports.prepare(exports.inputs[:2], SMALL))
     encode = viewer.encoder.encode
     both, alone = encode(np.concatenate([first, second])), [encode(first), encode(second)]
     for name, close in (("kept_indices", 0), ("kept_scores", 1e-6), ("image_features", 2e-5)):
@@ -166,7 +166,7 @@ def test_a_batch_of_two_equals_two_batches(exports):
 def test_pictures_do_not_see_each_other(exports):
     """Bit by bit: each picture is encoded by itself."""
     viewer = exports.pruned.parts.viewer
-    images = exports.shown
+    images = exports.inputs
     prepared = exports.prepare(images, SMALL)
     together = [viewer.encode(encoded, cached=False).inputs_embeds for encoded in prepared]
     for image, features in zip(images, together, strict=True):

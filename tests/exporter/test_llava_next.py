@@ -90,9 +90,9 @@ class Theirs:
         ``layout`` says."""
         given, model = self.inputs(image), self.model.model
         tiles = given["pixel_values"][0]
-        seen = model.vision_tower(tiles, output_hidden_states=True, output_attentions=True)
-        scores = seen.attentions[-2][:, :, 0, 1:].mean(dim=1)  # (tiles, N)
-        features = model.multi_modal_projector(seen.hidden_states[-2][:, 1:])
+        output = model.vision_tower(tiles, output_hidden_states=True, output_attentions=True)
+        scores = output.attentions[-2][:, :, 0, 1:].mean(dim=1)  # (tiles, N)
+        features = model.multi_modal_projector(output.hidden_states[-2][:, 1:])
         best = torch.argsort(-scores, dim=1, stable=True)[:, :BUDGET]
         keep = torch.zeros(len(tiles), N, dtype=torch.bool).scatter(1, best, True)
         marked = torch.cat(
@@ -128,14 +128,14 @@ class Theirs:
         first = int(slots.nonzero()[0])
         text = self.model.get_input_embeddings()(ids[~slots])
         embeds = torch.cat([text[:first], features, text[first:]])[None]
-        said, logits = [], []
-        while len(said) < STEPS and self.eos not in said:
+        token_ids, logits = [], []
+        while len(token_ids) < STEPS and self.eos not in token_ids:
             logits.append(self.logits(embeds))
-            said.append(int(logits[-1].argmax()))
+            token_ids.append(int(logits[-1].argmax()))
             embeds = torch.cat(
-                [embeds, self.model.get_input_embeddings()(torch.tensor([[said[-1]]]))], dim=1
+                [embeds, self.model.get_input_embeddings()(torch.tensor([[token_ids[-1]]]))], dim=1
             )
-        return said, logits[0].numpy()
+        return token_ids, logits[0].numpy()
 
     def logits(self, embeds):
         return self.model.lm_head(
@@ -169,8 +169,8 @@ def ours(folder, image, **options):
     )
 
 
-def near(found, expected):
-    return np.abs(found - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
+def near(result, expected):
+    return np.abs(result - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -180,15 +180,15 @@ def test_unpruned_it_is_transformers(exported, theirs, size):
     features = theirs.features(image).numpy()
     with torch.inference_mode():
         whole = theirs.model(**given).logits[0, -1].numpy()
-        said = theirs.model.generate(
-            do_sample=False, sampling=Sampling(max_new_tokens=STEPS), **given
-        )[0, given["input_ids"].shape[1] :]
-    ids, found, logits, answer = ours(exported("none"), image)
+        expected_ids = theirs.model.generate(do_sample=False, max_new_tokens=STEPS, **given)[
+            0, given["input_ids"].shape[1] :
+        ]
+    ids, result, logits, answer = ours(exported("none"), image)
     assert ids.tolist() == given["input_ids"][0].tolist()
-    assert found.shape == features.shape
-    assert near(found, features)
+    assert result.shape == features.shape
+    assert near(result, features)
     assert near(logits, whole)
-    assert answer.token_ids == said.tolist()
+    assert answer.token_ids == expected_ids.tolist()
     assert answer.visual_tokens == {"before": len(features), "after": len(features)}
 
 
@@ -197,12 +197,12 @@ def test_unpruned_it_is_transformers(exported, theirs, size):
 def test_pruned_it_is_what_the_layout_says(exported, theirs, size, layout):
     image = picture(*size)
     expected, kept = theirs.pruned(image, layout)
-    said, first = theirs.answer(image, expected)
-    ids, found, logits, answer = ours(exported(layout), image)
-    assert found.shape == expected.shape
-    assert near(found, expected.numpy())
+    expected_ids, first = theirs.answer(image, expected)
+    ids, result, logits, answer = ours(exported(layout), image)
+    assert result.shape == expected.shape
+    assert near(result, expected.numpy())
     assert near(logits, first)
-    assert answer.token_ids == said
+    assert answer.token_ids == expected_ids
     assert answer.kept_indices == [kept]
     rows, columns = theirs.grid(theirs.inputs(image)["image_sizes"][0])
     tiles = 1 + rows * columns
@@ -310,7 +310,7 @@ def test_total_budgets_are_of_the_largest_grid(checkpoint, total, layout, budget
         ),
         ({"total_budgets": (45, 46)}, "repeat a value"),
         ({"total_budgets": (45,), "pruner": "none"}, "keeps all 36 tokens, but the budget says 6"),
-        ({"layout": "fastervlm", "pruner": "none"}, "leave --layout out or say hf"),
+        ({"layout": "fastervlm", "pruner": "none"}, "leave --layout out or give --layout hf"),
         (
             {"layout": "single"},
             "layout 'single' is unknown to llava_next checkpoints: choose from fastervlm, hf",
@@ -352,11 +352,11 @@ def test_a_profile_counts_tokens_and_flops_of_all_tiles(exported, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert "180 visual tokens in 5 tiles before pruning" in result.output
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
-    found = {
+    figures = {
         (row["budget"], row["visual_tokens_before"], row["visual_tokens_after"], row["tiles"])
         for row in rows
     }
-    assert found == {(9, 180, 45, 5)}
+    assert figures == {(9, 180, 45, 5)}
     tower = Artifact.open(folder).manifest.vision.tower
     one = tower_flops(tower.sequence, tower.hidden, tower.intermediate, tower.layers)
     assert {row["flops_vision"] for row in rows} == {5 * one}

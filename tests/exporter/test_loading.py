@@ -13,9 +13,10 @@ from transformers import LlavaForConditionalGeneration
 from make_checkpoint import PRESETS
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact.manifest import Pruning
-from pocketvlm_export.loading import open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import make_plan
+from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.reference import vision_reference
 
@@ -79,11 +80,11 @@ def test_parts_equal_the_whole_model(make_tiny, preset, change):
             checkpoint.weights, checkpoint.spec, attention="eager"
         )
         logits = decoder(inputs_embeds=embedding(ids)).logits
-        found = vision_reference(checkpoint, Pruning("none", 36, (36,), 36), pictures)[
+        result = vision_reference(checkpoint, Pruning("none", 36, (36,), 36), pictures)[
             36
         ].image_features[0]
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(found, features, atol=1e-5)
+    np.testing.assert_allclose(result, features, atol=1e-5)
     parameters = sum(p.numel() for p in decoder.parameters())
     assert make_plan(checkpoint, ExportOptions()).decoder_bytes == 4 * parameters
 
@@ -99,7 +100,7 @@ def test_parts_equal_the_whole_model(make_tiny, preset, change):
             lambda tensors: tensors.update(
                 {"multi_modal_projector.linear_3.weight": torch.zeros(2, 2)}
             ),
-            "does not speak of the weight projector",
+            "has no place for the weight projector",
         ),
     ],
 )

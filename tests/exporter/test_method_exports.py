@@ -20,12 +20,13 @@ from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export import ExportOptions
 from pocketvlm_export.build import build_vision
 from pocketvlm_export.graphs import PrunedVisionEncoder
-from pocketvlm_export.loading import open_checkpoint, quiet_transformers
-from pocketvlm_export.packaging import seal, write_card, write_manifest
-from pocketvlm_export.pipeline import run_gate
+from pocketvlm_export.loading import open_checkpoint
+from pocketvlm_export.packaging import UNCHECKED, make_manifest, seal, write_card, write_manifest
 from pocketvlm_export.plan import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.pruning.base import Pruner
+from pocketvlm_export.quiet import quiet_transformers
+from pocketvlm_export.verification import check_parity
 from pocketvlm_export.verification.pictures import gate_pictures
 
 # The others' graphs are no different: that of fastervlm is every other test's, random is uniform
@@ -58,13 +59,13 @@ def artifacts(tiny_checkpoint, tiny_export, tmp_path_factory):
             (folder / "onnx").rmdir()
             (folder / "onnx").mkdir()
             with quiet_transformers():
-                build_vision(checkpoint, plan, folder, lambda _: None)
+                build_vision(plan, folder, lambda _: None)
             for file, path in decoder.items():
                 path.rename(folder / "onnx" / file)
-            identity = seal(folder, plan)
-            parity = run_gate(checkpoint, plan, folder, identity)
-            write_manifest(checkpoint, plan, folder, identity, replace(parity, passed=True))
-            write_card(checkpoint, plan, folder)
+            manifest = make_manifest(plan, folder, seal(plan, folder), UNCHECKED)
+            parity = check_parity(checkpoint, Artifact(folder, manifest))
+            write_manifest(replace(manifest, parity=replace(parity, passed=True)), folder)
+            write_card(plan, folder)
             made[name] = folder, parity
         return made[name]
 
@@ -141,15 +142,15 @@ def refuse(checkpoint, tmp_path, *arguments):
     [
         (
             ["vtc-cls", "--pruner-option", "start_layer=3"],
-            "start_layer is 3: the layer whose output .* is 2, give 0..2",
+            "start_layer is 3, behind layer 2, whose output .*: give 0..2",
         ),
         (
             ["gprune", "--pruner-option", "temperature=0.002"],
-            "weakest edges vanish in float32, give at least 0.00714",
+            "weakest edges of threshold 0.5 vanish in float32: give at least 0.00714",
         ),
         (
             ["gprune", "--pruner-option", "treshold=0.4"],
-            "has no option 'treshold': its options are: steps, ",
+            "has no option 'treshold': choose from steps, ",
         ),
         (
             ["random", "--pruner-option", "seed=x"],
@@ -213,9 +214,9 @@ def test_a_method_may_read_features(tiny_checkpoint):
         projector = checkpoint.family.load_projector(checkpoint.weights, checkpoint.spec)
         encoder = PrunedVisionEncoder(tower, projector, spec, LargestFeatures({}), 5)
         pixels = torch.from_numpy(PICTURES)
-        found, indices, _ = encoder(pixels)
+        result, indices, _ = encoder(pixels)
         states = tower(pixels, output_hidden_states=True).hidden_states[spec.depth][:, 1:]
         best = states.norm(dim=-1).topk(5).indices.sort().values
         expected = projector(torch.stack([rows[at] for rows, at in zip(states, best, strict=True)]))
     np.testing.assert_array_equal(indices, best)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(result, expected, atol=1e-5)

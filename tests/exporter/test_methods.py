@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.pruning.base import Evidence
-from pocketvlm_export.verification.oracles import ORACLES, Seen
+from pocketvlm_export.verification.oracles import Encoded, find_oracle
 
 HEADS, SIDE, WIDTH, HIDDEN, LAYERS = 3, 4, 8, 12, 4
 TOKENS = SIDE * SIDE
@@ -56,9 +56,9 @@ class Scene:
             self.maps[:, :, tokens][:, :, :, tokens], self.features[order], self.projected[order]
         )
 
-    def seen(self) -> Seen:
+    def encoded(self) -> Encoded:
         """As the gate gives it to an oracle."""
-        return Seen(
+        return Encoded(
             self.maps, 1, self.features.astype(float), self.projected.astype(float), (SIDE, SIDE)
         )
 
@@ -96,7 +96,7 @@ def kept(name, *scenes, budget=6):
 def test_it_keeps_what_the_oracle_keeps(name, seed, budget):
     scene = Scene.draw(seed)
     indices, scores = kept(name, scene, budget=budget)
-    ranking = ORACLES[name](scene.seen(), make(name).options)
+    ranking = find_oracle(name)(scene.encoded(), make(name).options)
     assert (np.diff(indices[0]) > 0).all()
     assert ranking.distance(indices[0], scores[0]) < 1e-6
     assert ranking.score_difference(indices[0], scores[0]) < 1e-5
@@ -144,7 +144,9 @@ def test_patches_in_another_order_are_kept_in_that_order(name, seed):
     if (
         name == "divprune"
     ):  # two patches are nearest to each other, and which comes first is picked first
-        assert ORACLES[name](scene.seen(), {}).distance(order[moved[0]], moved_scores[0]) < 1e-6
+        assert (
+            find_oracle(name)(scene.encoded(), {}).distance(order[moved[0]], moved_scores[0]) < 1e-6
+        )
         return
     back = np.argsort(order[moved[0]])
     np.testing.assert_array_equal(order[moved[0]][back], indices[0])
@@ -162,12 +164,12 @@ def test_the_scale_of_the_features_does_not_matter(name, factor):
 @pytest.mark.parametrize(("start", "same"), [(LAYERS - 1, True), (0, False)])
 def test_vtc_cls_from_the_score_layer_on_is_fastervlm(start, same, monkeypatch):
     monkeypatch.setitem(OPTIONS, "vtc-cls", {"start_layer": str(start)})
-    found = [
+    equal = [
         kept("vtc-cls", Scene.draw(seed))[0].tolist()
         == kept("fastervlm", Scene.draw(seed))[0].tolist()
         for seed in range(9)
     ]
-    assert all(found) if same else not all(found)
+    assert all(equal) if same else not all(equal)
 
 
 def test_gprune_without_a_step_ranks_by_norm_and_degree():

@@ -4,15 +4,19 @@ answers."""
 import json
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+import torch
 
 from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import TokenSegment
 from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.plan import make_plan
+from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (42, 42, 3), dtype=np.uint8)
 
@@ -30,6 +34,29 @@ def artifact(make_tiny, tmp_path_factory):
     return Artifact.open(folder, check="full")
 
 
+@pytest.mark.parametrize("precision", PRECISIONS.values(), ids=lambda precision: precision.name)
+def test_an_entry_names_a_pass_and_bounds(precision):
+    assert PRECISIONS[precision.table].shares_head or "embed" in PRECISIONS[precision.table].parts
+    exact = precision.name == GATE_PRECISION
+    assert (precision.weights_pass == "") is exact
+    if not exact:
+        made = precision.make_pass()
+        assert isinstance(made, ir.passes.InPlacePass)
+        assert getattr(made, "block", None) == precision.block
+        assert 0 < precision.logits_cosine < 1
+        assert (precision.vision is not None) is ("vision" in precision.parts)
+
+
+@pytest.mark.parametrize("kind", GGUF_TYPES.values(), ids=lambda kind: kind.name)
+def test_an_entry_has_llama_cpps_name(kind):
+    gguf = pytest.importorskip("gguf")
+    assert kind.file_type in gguf.LlamaFileType.__members__
+    assert kind.written is None or getattr(torch, kind.written).itemsize * 8 == kind.bits
+    assert (kind.logits_cosine == 1) is (kind.name == GATE_GGUF_TYPE)
+    llama_cpp = pytest.importorskip("llama_cpp")
+    assert getattr(llama_cpp, f"LLAMA_FTYPE_{kind.file_type}") == gguf.LlamaFileType[kind.file_type]
+
+
 def test_files_of_each_precision(artifact):
     names = {path.name for path in (artifact.root / "onnx").iterdir() if path.suffix == ".onnx"}
     assert names == {
@@ -45,10 +72,10 @@ def test_files_of_each_precision(artifact):
     decoder = artifact.manifest.decoder
     assert list(decoder.graphs) == ["int4", "int8", "int4_b128"]
     assert decoder.tables == {"int4": "int4", "int8": "fp16", "int4_b128": "int4_b128"}
-    told = json.loads((artifact.root / "config.json").read_text())["transformers.js_config"][
+    settings = json.loads((artifact.root / "config.json").read_text())["transformers.js_config"][
         "dtype"
     ]
-    assert told == {"vision_encoder": "q8", "embed_tokens": "q4", "decoder_model_merged": "q4"}
+    assert settings == {"vision_encoder": "q8", "embed_tokens": "q4", "decoder_model_merged": "q4"}
 
 
 def test_what_each_loses_is_recorded(artifact):

@@ -21,9 +21,10 @@ from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs import PrunedVisionEncoder
 from pocketvlm_export.graphs.vision_encoder import mean_of_squares
-from pocketvlm_export.loading import inspect_checkpoint, open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import inspect_checkpoint, open_checkpoint
 from pocketvlm_export.plan import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
+from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.reference import vision_reference
 from support.gguf_files import needs_llama_cpp
@@ -75,8 +76,8 @@ class Theirs:
 
     def received(self, tile):
         """Scores of a tile's tokens, (N,): what their patches are paid on average, in float64."""
-        seen = self.model.model.vision_model(tile[None], output_attentions=True)
-        paid = seen.attentions[-1][0].double().mean(dim=(0, 1)).numpy().reshape(12, 12)
+        output = self.model.model.vision_model(tile[None], output_attentions=True)
+        paid = output.attentions[-1][0].double().mean(dim=(0, 1)).numpy().reshape(12, 12)
         return np.array(
             [paid[y : y + 2, x : x + 2].mean() for y in range(0, 12, 2) for x in range(0, 12, 2)]
         )
@@ -104,11 +105,11 @@ class Theirs:
         embeds = self.model.get_input_embeddings()(inputs["input_ids"])
         embeds[inputs["input_ids"] == self.model.config.image_token_id] = rows.flatten(0, 1)
         logits = self.model(inputs_embeds=embeds).logits[0, -1].numpy()
-        said = self.model.generate(
-            inputs_embeds=embeds, do_sample=False, sampling=Sampling(max_new_tokens=steps)
+        expected_ids = self.model.generate(
+            inputs_embeds=embeds, do_sample=False, max_new_tokens=steps
         )[0].tolist()
         return (
-            said,
+            expected_ids,
             logits,
             [int(number) for number in np.concatenate([at + N * i for i, at in enumerate(kept)])],
         )
@@ -146,7 +147,7 @@ def test_unpruned_it_is_transformers(checkpoint, tmp_path):
         inputs = theirs.prepare(QUESTION, [image])
         (prepared,) = vlm.parts.viewer.prepare([image], N)
         assert np.abs(prepared.pixel_values - inputs["pixel_values"][0].numpy()).max() < 1e-5
-        said, logits, _ = theirs.answer(QUESTION, [image])
+        expected_ids, logits, _ = theirs.answer(QUESTION, [image])
         features = vlm.parts.viewer.encode(prepared, cached=False)
         with torch.inference_mode():
             (expected,) = theirs.model.model.get_image_features(
@@ -159,17 +160,18 @@ def test_unpruned_it_is_transformers(checkpoint, tmp_path):
         ours = vlm.parts.decoder.sequence().prefill(prompter.segments(ids, [features]))
         assert np.abs(ours - logits).max() <= 1e-4 * max(1, np.abs(logits).max())
         assert (
-            vlm.generate(QUESTION, [image], sampling=Sampling(max_new_tokens=16)).token_ids == said
+            vlm.generate(QUESTION, [image], sampling=Sampling(max_new_tokens=16)).token_ids
+            == expected_ids
         )
 
 
 def test_several_pictures_of_different_grids(smolvlm, pruned):
     images = [picture(100, 40, seed=1), picture(90, 90, seed=2)]
-    said, _, kept = Theirs(smolvlm).answer(QUESTION, images, budget=3, steps=6)
+    expected_ids, _, kept = Theirs(smolvlm).answer(QUESTION, images, budget=3, steps=6)
     answer = VLM.load(pruned).generate(
         QUESTION, images, budget=3, sampling=Sampling(max_new_tokens=6)
     )
-    assert answer.token_ids == said
+    assert answer.token_ids == expected_ids
     first = 3 * 3  # of 1 x 2 parts and the whole
     assert [*answer.kept_indices[0], *(number + 3 * N for number in answer.kept_indices[1])] == kept
     assert [len(indices) for indices in answer.kept_indices] == [first, 5 * 3]
@@ -180,12 +182,12 @@ def test_several_pictures_of_different_grids(smolvlm, pruned):
 def test_pruned_it_keeps_the_squares_that_are_attended_to_most(smolvlm, pruned, budget):
     theirs, vlm = Theirs(smolvlm), VLM.load(pruned)
     for size in SIZES:
-        said, _, kept = theirs.answer(QUESTION, [picture(*size)], budget)
+        expected_ids, _, kept = theirs.answer(QUESTION, [picture(*size)], budget)
         answer = vlm.generate(
             QUESTION, [picture(*size)], budget=budget, sampling=Sampling(max_new_tokens=16)
         )
         assert answer.kept_indices == [kept]
-        assert answer.token_ids == said
+        assert answer.token_ids == expected_ids
 
 
 @pytest.mark.parametrize("name", WITHOUT_CLS)
@@ -256,7 +258,7 @@ def test_mean_of_squares_is_a_mean_of_squares():
     )
     assert spec.grid == (2, 3)
     maps = np.random.default_rng(0).random((2, 2, 54, 54)).astype(np.float32)
-    found = mean_of_squares(torch.from_numpy(maps), spec).numpy()
+    result = mean_of_squares(torch.from_numpy(maps), spec).numpy()
     square = [
         [(3 * r + y) * 9 + 3 * c + x for y in range(3) for x in range(3)]
         for r in range(2)
@@ -265,14 +267,14 @@ def test_mean_of_squares_is_a_mean_of_squares():
     for i, payer in enumerate(square):
         for j, payee in enumerate(square):
             expected = maps[:, :, payer][:, :, :, payee].mean(axis=(2, 3), dtype=np.float64)
-            np.testing.assert_allclose(found[:, :, i, j], expected, rtol=1e-5)
+            np.testing.assert_allclose(result[:, :, i, j], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["fastervlm", "vtc-cls"])
 def test_what_needs_cls_is_refused_with_what_does_not(checkpoint, tmp_path, name):
-    asked = [] if name == "fastervlm" else ["--pruner", name]  # the first is the default
+    arguments = [] if name == "fastervlm" else ["--pruner", name]  # the first is the default
     result = CliRunner().invoke(
-        main, ["export", str(checkpoint), "-o", str(tmp_path / "out"), *asked]
+        main, ["export", str(checkpoint), "-o", str(tmp_path / "out"), *arguments]
     )
     assert result.exit_code == 1
     assert (
@@ -345,7 +347,7 @@ def test_commands_work_on_it(pruned, tmp_path):
     assert "27 patches kept" in CliRunner().invoke(main, drawn).stdout
     sheet = Image.open(tmp_path / "kept.png")
     assert sheet.width > 3 * sheet.height  # the whole beside two parts
-    asked = [
+    arguments = [
         "profile",
         str(pruned),
         "--budget",
@@ -357,7 +359,7 @@ def test_commands_work_on_it(pruned, tmp_path):
         "-o",
         str(tmp_path / "p.jsonl"),
     ]
-    assert CliRunner().invoke(main, asked).exit_code == 0
+    assert CliRunner().invoke(main, arguments).exit_code == 0
     chat = VLM.load(pruned).chat()
     first, second = (
         chat.ask("what?", [picture(90, 90)], sampling=Sampling(max_new_tokens=2)),

@@ -130,15 +130,15 @@ def test_the_limit_is_held_against_the_estimate(plan_of, board):
     assert plan_of("--memory-limit", 1)[0].exit_code == 1
 
 
-def test_cost_is_said_before_exporting(tiny_checkpoint, tmp_path, monkeypatch):
-    said = []
+def test_cost_is_printed_before_exporting(tiny_checkpoint, tmp_path, monkeypatch):
+    begun = []
     monkeypatch.setattr(
-        "pocketvlm_export.pipeline.carry_out", lambda *_: said.append("export") or 1 / 0
+        "pocketvlm_export.pipeline.build", lambda *_: begun.append("build") or 1 / 0
     )
     result = CliRunner().invoke(main, ["export", str(tiny_checkpoint), "-o", str(tmp_path / "out")])
-    assert said == ["export"]
+    assert begun == ["build"]
     assert result.stderr.startswith("on the device: files of about ")
-    plan = prepare(str(tiny_checkpoint), tmp_path / "out", ExportOptions())[1].to_dict()
+    plan = prepare(str(tiny_checkpoint), tmp_path / "out", ExportOptions()).to_dict()
     assert f"memory about {plan['device_memory_bytes'] / 1e6:.1f} MB" in result.stderr
 
 

@@ -47,8 +47,8 @@ def embedding():
 
 
 def run(model):
-    (found,) = ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"ids": IDS})
-    return found
+    (result,) = ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"ids": IDS})
+    return result
 
 
 def test_the_logits_are_the_same():
@@ -82,8 +82,8 @@ def test_the_table_is_stored_once(precision, tmp_path):
         expected = run(model)
         ExternalWeights(files[name])(model)
         ir.save(model, tmp_path / f"{name}.onnx")
-        (found,) = ort.InferenceSession(tmp_path / f"{name}.onnx").run(None, {"ids": IDS})
-        np.testing.assert_array_equal(found, expected)
+        (result,) = ort.InferenceSession(tmp_path / f"{name}.onnx").run(None, {"ids": IDS})
+        np.testing.assert_array_equal(result, expected)
     assert not (tmp_path / "embed.onnx_data").exists()
 
 

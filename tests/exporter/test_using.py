@@ -30,40 +30,40 @@ class Client:
     """A client in another language would do this; it reads the page's JSON, the graphs and
     tokenizer.json."""
 
-    def __init__(self, folder, known):
-        self.known = known
+    def __init__(self, folder, stated):
+        self.stated = stated
         self.sessions = {
             role: ort.InferenceSession(folder / graph["file"])
-            for role, graph in known["graphs"].items()
+            for role, graph in stated["graphs"].items()
         }
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def see(self, image):
-        known = self.known["picture"]
+        stated = self.stated["picture"]
         width, height = image.size
-        scale = known["shortest_edge"] / min(width, height)
+        scale = stated["shortest_edge"] / min(width, height)
         size = (int(width * scale), int(height * scale))
-        image = image.resize(size, Image.Resampling[known["resample"].upper()])
-        rows, columns = known["crop_to"]
+        image = image.resize(size, Image.Resampling[stated["resample"].upper()])
+        rows, columns = stated["crop_to"]
         left, top = (size[0] - columns) // 2, (size[1] - rows) // 2
         samples = np.asarray(image.crop((left, top, left + columns, top + rows)), dtype=np.float64)
-        pixels = (samples * known["scale"] - known["mean"]) / known["std"]
+        pixels = (samples * stated["scale"] - stated["mean"]) / stated["std"]
         feed = {"pixel_values": pixels.astype(np.float32).transpose(2, 0, 1)[None]}
         return self.sessions["vision"].run(["image_features"], feed)[0][0]
 
     def answer(self, question, image, steps):
-        prompt = self.known["prompt"]
+        prompt = self.stated["prompt"]
         text = prompt["text"].replace(prompt["question"], question)
         ids = self.tokenizer.encode(text, add_special_tokens=prompt["adds_special_tokens"]).ids
-        at = ids.index(self.known["image_token_id"])
+        at = ids.index(self.stated["image_token_id"])
         embeds = np.concatenate([self.embed(ids[:at]), self.see(image), self.embed(ids[at + 1 :])])
-        shape = (1, self.known["kv_heads"], 0, self.known["head_dim"])
+        shape = (1, self.stated["kv_heads"], 0, self.stated["head_dim"])
         names = [
-            f"{layer}.{kind}" for layer in range(self.known["layers"]) for kind in ("key", "value")
+            f"{layer}.{kind}" for layer in range(self.stated["layers"]) for kind in ("key", "value")
         ]
         cache = {name: np.zeros(shape, np.float32) for name in names}
         answer, length = [], 0
-        while len(answer) < steps and not (answer and answer[-1] in self.known["eos_token_ids"]):
+        while len(answer) < steps and not (answer and answer[-1] in self.stated["eos_token_ids"]):
             n = len(embeds)
             feed = {
                 "inputs_embeds": embeds[None],
@@ -96,9 +96,9 @@ def test_the_page_is_enough_to_answer(tiny_export, page, question):
 
 
 def test_the_ids_on_the_page_are_the_prompts(tiny_export, page):
-    known = json.loads(block(page, "json"))
-    client = Client(tiny_export, known)
-    prompt = known["prompt"]
+    stated = json.loads(block(page, "json"))
+    client = Client(tiny_export, stated)
+    prompt = stated["prompt"]
     assert (
         client.tokenizer.encode(
             prompt["text"], add_special_tokens=prompt["adds_special_tokens"]
@@ -109,15 +109,15 @@ def test_the_ids_on_the_page_are_the_prompts(tiny_export, page):
 
 
 def test_every_name_and_number_is_in_every_language(page):
-    known = json.loads(block(page, "json"))
-    picture = known["picture"]
+    stated = json.loads(block(page, "json"))
+    picture = stated["picture"]
     numbers = [*picture["size"], picture["scale"], *picture["mean"], *picture["std"]]
     numbers += [
-        known[key]
+        stated[key]
         for key in ("visual_tokens", "image_token_id", "layers", "kv_heads", "head_dim", "hidden")
     ]
-    numbers += [*known["eos_token_ids"], *known["prompt"]["ids"]]
-    names = [graph["file"] for graph in known["graphs"].values()]
+    numbers += [*stated["eos_token_ids"], *stated["prompt"]["ids"]]
+    names = [graph["file"] for graph in stated["graphs"].values()]
     names += [
         "pixel_values",
         "image_features",
@@ -128,8 +128,8 @@ def test_every_name_and_number_is_in_every_language(page):
     ]
     for language in LANGUAGES:
         code = block(page, language)
-        found = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?", code))
-        assert {str(number) for number in numbers} <= found, language
+        printed = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?", code))
+        assert {str(number) for number in numbers} <= printed, language
         assert [
             name for name in [*names, "past_key_values.", "present", "logits"] if name not in code
         ] == [], language
@@ -145,7 +145,7 @@ def test_the_page_lists_the_tensors_that_the_graphs_have(tiny_export, page):
             assert list(stated) == [tensor.name for tensor in tensors]
             for tensor in tensors:
                 sizes = zip(stated[tensor.name], tensor.shape, strict=True)
-                assert all(isinstance(size, str) or size == found for size, found in sizes), (
+                assert all(isinstance(size, str) or size == actual for size, actual in sizes), (
                     tensor.name
                 )
 

@@ -97,9 +97,9 @@ def transformers_ids(checkpoint, pixels):
     return torch.tensor([tokenizer(text.replace("<video>", slots))["input_ids"]])
 
 
-def seen(vlm, clip, budget):
+def encode(vlm, clip, budget):
     viewer = vlm.parts.viewer
-    (prepared,) = viewer.prepare(None, budget, [clip])
+    (prepared,) = viewer.prepare([clip], budget)
     pixels = prepared.pixel_values
     return prepared, pixels, viewer.encode(prepared, cached=False).inputs_embeds
 
@@ -138,8 +138,8 @@ def greedy(model, embeds):
 
 
 def test_frames_are_prepared_as_transformers_does(pruned, clip, pixels):
-    found = seen(VLM.load(pruned), clip, BUDGET)[1]
-    np.testing.assert_allclose(found, pixels, atol=1e-5)
+    result = encode(VLM.load(pruned), clip, BUDGET)[1]
+    np.testing.assert_allclose(result, pixels, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(42, 42), (300, 41), (43, 200), (10, 7), (640, 360)])
@@ -147,13 +147,13 @@ def test_frames_of_any_size_are_too(pruned, checkpoint, size):
     processor = VideoLlavaImageProcessor.from_pretrained(checkpoint)
     frame = Image.effect_noise(size, 90).convert("RGB")
     expected = processor([frame], return_legacy_image_output=False)["pixel_values"][0]
-    found = open_layout(Artifact.open(pruned)).steps(frame)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    result = open_layout(Artifact.open(pruned)).steps(frame)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_without_pruning_all_is_as_in_transformers(whole, checkpoint, clip, pixels, model):
     vlm = VLM.load(whole)
-    look, _, features = seen(vlm, clip, N + 1)
+    look, _, features = encode(vlm, clip, N + 1)
     ids = transformers_ids(checkpoint, pixels)
     given = {"input_ids": ids, "pixel_values_videos": torch.from_numpy(pixels)[None]}
     with torch.inference_mode():
@@ -182,7 +182,7 @@ def test_without_pruning_all_is_as_in_transformers(whole, checkpoint, clip, pixe
 @pytest.mark.parametrize("budget", [1, BUDGET])
 def test_pruned_clips_are_as_the_oracle_says(pruned, checkpoint, clip, pixels, model, budget):
     vlm = VLM.load(pruned)
-    look, _, features = seen(vlm, clip, budget)
+    look, _, features = encode(vlm, clip, budget)
     kept, expected = oracle(model, pixels, budget)
     np.testing.assert_array_equal(look.features.kept_indices, kept)
     np.testing.assert_allclose(features, expected, atol=1e-4)
@@ -321,7 +321,7 @@ def test_the_card_and_the_page_for_other_languages_speak_of_clips(pruned, whole)
     card = (pruned / "README.md").read_text()
     assert "video-text-to-text" in card
     assert "--video clip.mp4" in card
-    assert "8 frames are shown, 9 visual tokens of each: 72 a clip" in card
+    assert "reads 8 frames of a clip, 9 visual tokens per frame: 72 per clip" in card
     assert "photo" not in card
     using = (pruned / "USING.md").read_text()
     assert "floor(i (n - 1) / 7) for i = 0 to 7" in using

@@ -10,9 +10,10 @@ from make_checkpoint import PRESETS
 from pocketvlm import Artifact
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.build import build_vision
-from pocketvlm_export.loading import open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import make_plan
+from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
 from support.clip_oracle import ClipOracle, best
 
@@ -43,7 +44,7 @@ def build(checkpoint, folder, **options):
     plan = make_plan(opened, ExportOptions(**options))
     (folder / "onnx").mkdir(parents=True)
     with quiet_transformers():
-        build_vision(opened, plan, folder, lambda _: None)
+        build_vision(plan, folder, lambda _: None)
 
     def run(pictures, budget):
         file = folder / plan.vision[budget]["fp32"]
@@ -56,14 +57,14 @@ def build(checkpoint, folder, **options):
 
 def test_graph_equals_the_oracle(traces, encode):
     oracle, layers = traces
-    found = encode(PICTURES[:1])
+    outputs = encode(PICTURES[:1])
     layer = layers[-2]  # vision_feature_layer: -2
     scores = layer.probabilities[:, 0, 1:].mean(0)
     kept = best(scores, 9)
-    np.testing.assert_array_equal(found.kept_indices[0], kept)
-    np.testing.assert_allclose(found.kept_scores[0], scores[kept], atol=1e-6)
+    np.testing.assert_array_equal(outputs.kept_indices[0], kept)
+    np.testing.assert_allclose(outputs.kept_scores[0], scores[kept], atol=1e-6)
     np.testing.assert_allclose(
-        found.image_features[0], oracle.project(layer.output[1:])[kept], atol=1e-4
+        outputs.image_features[0], oracle.project(layer.output[1:])[kept], atol=1e-4
     )
 
 
@@ -108,7 +109,7 @@ def test_a_batch_equals_its_pictures_one_by_one(encode):
 @pytest.mark.parametrize("layers", [[-2, -1], [1, 3, -2], [-1, 2], 4])
 def test_several_feature_layers(make_tiny, tmp_path, layers):
     checkpoint = make_tiny(PRESETS["tiny-llama"].but(llava={"vision_feature_layer": layers}))
-    found = build(checkpoint, tmp_path, budgets=(9,))(PICTURES[:1], 9)
+    outputs = build(checkpoint, tmp_path, budgets=(9,))(PICTURES[:1], 9)
     oracle = ClipOracle(checkpoint, heads=4, patch=7)
     traces = oracle.run(PICTURES[0])
     listed = [layers] if isinstance(layers, int) else layers
@@ -116,16 +117,16 @@ def test_several_feature_layers(make_tiny, tmp_path, layers):
     chosen = [traces[index if index < 0 else index - 1] for index in listed]
     kept = best(chosen[-1].probabilities[:, 0, 1:].mean(0), 9)
     features = oracle.project(np.concatenate([layer.output[1:] for layer in chosen], axis=-1))
-    np.testing.assert_array_equal(found["kept_indices"][0], kept)
-    np.testing.assert_allclose(found["image_features"][0], features[kept], atol=1e-4)
+    np.testing.assert_array_equal(outputs["kept_indices"][0], kept)
+    np.testing.assert_allclose(outputs["image_features"][0], features[kept], atol=1e-4)
 
 
 def test_unpruned_graph_keeps_every_patch(tiny_checkpoint, traces, tmp_path):
     oracle, layers = traces
-    found = build(tiny_checkpoint, tmp_path, pruner="none")(PICTURES[:1], 36)
-    np.testing.assert_array_equal(found["kept_indices"], [np.arange(36)])
+    outputs = build(tiny_checkpoint, tmp_path, pruner="none")(PICTURES[:1], 36)
+    np.testing.assert_array_equal(outputs["kept_indices"], [np.arange(36)])
     np.testing.assert_allclose(
-        found["image_features"][0], oracle.project(layers[-2].output[1:]), atol=1e-4
+        outputs["image_features"][0], oracle.project(layers[-2].output[1:]), atol=1e-4
     )
 
 

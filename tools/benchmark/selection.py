@@ -19,17 +19,17 @@ from pocketvlm.cli.lists import Comma
 from pocketvlm.ort.settings import CPU_PROVIDER
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs import PrunedVisionEncoder, VisionEncoderGraph, trace
-from pocketvlm_export.loading import open_checkpoint, quiet_transformers
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.onnx_passes import (
-    PRECISION_PASSES,
     ExternalWeights,
     NameSelection,
     WeightsFile,
     fuse,
     tidy,
 )
-from pocketvlm_export.precisions import GATE_PRECISION, names_for
+from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS, names_for
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
+from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_measure.profiler.selection import read_events
 
 _RUNS = 3  # of an open graph in each turn, after one to warm it up
@@ -106,7 +106,7 @@ def build(
             tidy(traced, graph.output_axes)
             fuse(traced, graph.kind)
             if precision != GATE_PRECISION:
-                PRECISION_PASSES[precision]()(traced)
+                PRECISIONS[precision].make_pass()(traced)
             NameSelection()(traced)
             ExternalWeights(weights)(traced)
             files.append((name, folder / f"{name}.onnx"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm_export import ExportOptions, export
-from pocketvlm_export.options import GGUF_TYPES
+from pocketvlm_export.gguf_types import GGUF_TYPES
 from pocketvlm_export.precisions import names_for
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 
@@ -24,7 +24,7 @@ def methods() -> Iterator[tuple[str, Mapping[str, str]]]:
     for name in PRUNERS:
         method = find_pruner(name)
         if method.prunes:
-            seeds = range(SEEDS) if "seed" in method.known else [None]
+            seeds = range(SEEDS) if "seed" in method.accepts else [None]
             yield from ((name, {} if seed is None else {"seed": str(seed)}) for seed in seeds)
 
 
@@ -49,7 +49,7 @@ def export_engines(build: Path) -> Path:
         decoder="both",
         vision_precisions=names_for("vision"),
         decoder_precisions=names_for("decoder"),
-        gguf_types=GGUF_TYPES,
+        gguf_types=tuple(GGUF_TYPES),
     )
     return _export(build / "engines", options)
 

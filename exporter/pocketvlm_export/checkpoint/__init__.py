@@ -4,11 +4,7 @@ recorded."""
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.checkpoint.headers import fetch_weights, read_headers
 from pocketvlm_export.checkpoint.identify import read_config
-from pocketvlm_export.checkpoint.processor import (
-    image_processor,
-    load_tokenizer,
-    quiet_transformers,
-)
+from pocketvlm_export.checkpoint.processor import image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.source import Source, locate
 from pocketvlm_export.checkpoint.weights import Weights
 
@@ -19,7 +15,6 @@ __all__ = [
     "image_processor",
     "load_tokenizer",
     "locate",
-    "quiet_transformers",
     "read_config",
     "read_headers",
     "read_json",

@@ -1,5 +1,5 @@
-"""Knows which files hold a checkpoint's weights and what their headers say, on this machine or on
-the Hub."""
+"""Knows which files hold a checkpoint's weights, and reads their headers, on this machine or on the
+Hub."""
 
 import json
 from collections.abc import Mapping
@@ -55,13 +55,11 @@ def _weight_files(source: Source) -> list[str]:
     index = source.folder / _INDEX
     listed = _indexed(index) if index.exists() else []
     missing = [file for file in listed if file not in source.files]
-    found = listed or sorted(name for name in source.files if name.endswith(".safetensors"))
-    if source.offline and (missing or not found):
+    files = listed or sorted(name for name in source.files if name.endswith(".safetensors"))
+    if source.offline and (missing or not files):
         raise CheckpointError(
-            (
-                f"the weights of {place} are not on this machine, nor can their sizes be read "
-                "while the Hub is out of reach"
-            ),
+            f"the weights of {place} are not on this machine, and their sizes cannot be read while "
+            "the Hub is out of reach",
             advice="connect (HF_HUB_OFFLINE unset), or download it elsewhere and give the folder",
         )
     if missing:
@@ -69,9 +67,9 @@ def _weight_files(source: Source) -> list[str]:
             f"{place} lacks the shard {missing[0]} named in {_INDEX}",
             advice="download the rest of it",
         )
-    if not found:
+    if not files:
         raise _without_weights(source)
-    return found
+    return files
 
 
 def _indexed(index: Path) -> list[str]:
@@ -84,8 +82,8 @@ def _indexed(index: Path) -> list[str]:
     for file in listed:
         if not isinstance(file, str) or Path(file).name != file:
             raise CheckpointError(
-                f"{index} names {file!r}, which is no plain file name",
-                advice="the checkpoint is unsafe",
+                f"{index} names {file!r}, which is no plain file name and unsafe to follow",
+                advice="use a checkpoint from another source",
             )
     return listed
 
@@ -120,12 +118,12 @@ def _read_header(file: Path) -> Header:
 
 def _fetch_header(source: Source, file: str) -> Header:
     try:
-        found = huggingface_hub.parse_safetensors_file_metadata(
+        metadata = huggingface_hub.parse_safetensors_file_metadata(
             source.model, file, revision=source.commit
         )
         return {
             name: (tensor.dtype, tuple(torch.Size(tensor.shape)))
-            for name, tensor in found.tensors.items()
+            for name, tensor in metadata.tensors.items()
         }
     except (
         SafetensorsParsingError,
@@ -135,5 +133,6 @@ def _fetch_header(source: Source, file: str) -> Header:
     ) as error:  # the header is untrusted
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(
-            f"{file} of {source.model} is no safetensors file ({reason})", advice="use another one"
+            f"{file} of {source.model} is no safetensors file ({reason})",
+            advice="use another checkpoint",
         ) from error

@@ -1,19 +1,15 @@
-"""Knows how to tell what a folder holds before anything of it is loaded, and what to advise about
-the rest."""
+"""Knows what a folder holds before anything of it is loaded, and what to do about folders that are
+no checkpoint."""
 
 from pathlib import Path
 from typing import Any
 
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 
 from pocketvlm.errors import CheckpointError
+from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.checkpoint.source import Source
-
-_CONVERTED = (
-    "the llava-hf organisation on the Hub publishes these checkpoints converted for transformers"
-)
 
 
 def read_config(source: Source, families: frozenset[str]) -> transformers.PretrainedConfig:
@@ -22,7 +18,7 @@ def read_config(source: Source, families: frozenset[str]) -> transformers.Pretra
 
     Raises:
         PocketVLMError: the folder is an adapter, an original LLaVA checkpoint, no VLM, of no
-            supported family, quantized, or lacks tokenizer.json; each says the next step.
+            supported family, quantized, or lacks tokenizer.json; each advises the next step.
     """
     folder = source.folder
     _refuse_adapters(folder)
@@ -57,7 +53,7 @@ def read_config(source: Source, families: frozenset[str]) -> transformers.Pretra
         KeyError,
         AttributeError,
         OSError,
-        StrictDataclassError,
+        upstream.ConfigurationError,
     ) as error:
         # transformers validates strictly and raises whichever of these its dataclasses meet first.
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
@@ -70,10 +66,8 @@ def _refuse_adapters(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
             f"{folder} is a LoRA adapter, not a whole model",
-            advice=(
-                "merge it into its base model first (peft: model.merge_and_unload(), then "
-                "save_pretrained) and give that folder"
-            ),
+            advice="merge it into its base model first (peft: model.merge_and_unload(), then "
+            "save_pretrained) and give that folder",
         )
     if not (folder / "config.json").is_file():
         raise CheckpointError(
@@ -89,11 +83,9 @@ def _refuse_originals(folder: Path, raw: dict[str, Any]) -> None:
     )
     if original:
         raise CheckpointError(
-            (
-                f"{folder} is in the original LLaVA format (liuhaotian/llava-*): convert it with "
-                "transformers' convert_llava_weights_to_hf.py, or take it ready-made"
-            ),
-            advice=_CONVERTED,
+            f"{folder} is in the original LLaVA format (liuhaotian/llava-*)",
+            advice="convert it with transformers' convert_llava_weights_to_hf.py, or take it "
+            "converted from the llava-hf organisation on the Hub",
         )
 
 

@@ -1,8 +1,6 @@
-"""Knows the files beside the weights that say how pictures and prompts are prepared, as
-transformers reads them."""
+"""Knows the files beside the weights by which pictures and prompts are prepared, as transformers
+reads them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import transformers
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.checkpoint.files import read_json
+from pocketvlm_export.quiet import quiet_transformers
 
 
 def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
@@ -42,19 +41,3 @@ def image_processor(source: Path) -> dict[str, Any]:
             f"{source} has no preprocessor_config.json", advice="download the whole checkpoint"
         )
     return config
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own notices and bars off the terminal while this exporter uses it, then
-    restore them."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()

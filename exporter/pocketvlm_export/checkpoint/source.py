@@ -10,12 +10,12 @@ import huggingface_hub
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
-    HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from pocketvlm.errors import CheckpointError
+from pocketvlm.errors import CheckpointError, RequestError
+from pocketvlm_export import upstream
 
 DEMO = "demo"
 _DEMO_FOLDER = Path(__file__).parent.parent / "demo_checkpoint"
@@ -50,7 +50,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What an artifact says of its source: a Hub id, or a folder's last part, never a path of
+        """What an artifact names as its source: a Hub id, or a folder's last part, never a path of
         this machine."""
         return self.model if self.on_hub else Path(self.model).expanduser().resolve().name
 
@@ -68,9 +68,10 @@ def locate(model: str, revision: str | None = None) -> Source:
     """
     folder = Path(model).expanduser()
     if revision is not None and (model == DEMO or folder.is_dir()):
-        raise CheckpointError(
+        raise RequestError(
             f"--revision {revision} was given with {model}, which is not on the Hub",
             advice="leave it out",
+            setting="revision",
         )
     if model == DEMO and not folder.is_dir():
         return _demo()
@@ -79,9 +80,7 @@ def locate(model: str, revision: str | None = None) -> Source:
     if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise CheckpointError(
             f"no such folder: {model}",
-            advice=(
-                f"give a checkpoint folder, a Hub id like llava-hf/llava-1.5-7b-hf, or {DEMO!r}"
-            ),
+            advice=f"give a checkpoint folder, a Hub id like llava-hf/llava-1.5-7b-hf, or {DEMO!r}",
         )
     return _from_hub(model, revision)
 
@@ -105,7 +104,7 @@ def _from_hub(model: str, revision: str | None) -> Source:
             frozenset(huggingface_hub.list_repo_files(model, revision=folder.name)),
             False,
         )
-    except (HTTPError, OSError):
+    except (upstream.HubTransportError, OSError):
         files, offline = _names(folder), True
     return Source(model, folder, files, commit=folder.name, on_hub=True, offline=offline)
 
@@ -125,16 +124,15 @@ def hub_errors(model: str, revision: str | None) -> Iterator[None]:
         ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(
-            f"{model} has no revision {revision!r}", advice="see its commits on huggingface.co"
+            f"{model} has no revision {revision!r}",
+            advice="choose one of its commits, tags or branches on huggingface.co",
+            setting="revision",
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise CheckpointError(
             f"no such folder and no such model on the Hub: {model}", advice="check the name"
         ) from error
-    except (
-        HTTPError,
-        OSError,
-    ) as error:  # HTTPError: of the HTTP client, timeouts and broken transfers among them
+    except (upstream.HubTransportError, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(
             f"no such folder: {model}, and it cannot be fetched from the Hub ({reason})",

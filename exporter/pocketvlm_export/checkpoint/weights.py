@@ -48,8 +48,8 @@ class Weights:
         """Return one tensor as float32. A float32 file is mapped, not copied."""
         if name not in self.names:
             raise CheckpointError(
-                f"{self.folder} lacks the weight {name}",
-                advice="the checkpoint is incomplete or of another layout; download it again",
+                f"{self.folder} lacks the weight {name} (it is incomplete, or of another layout)",
+                advice="download it again",
             )
         file, stored, _ = self.names[name]
         # The file is opened for this tensor alone, so that pages already converted do not stay
@@ -71,7 +71,6 @@ def _check_type(file: str, stored: str, kind: str) -> None:
     if kind not in _DTYPES and not stored.endswith("position_ids"):
         raise CheckpointError(
             f"{file} stores {stored} as {kind}",
-            advice=(
-                f"only {', '.join(_DTYPES)} checkpoints can be exported; give the unquantized one"
-            ),
+            expected=f"one of {', '.join(_DTYPES)}",
+            advice="give the unquantized checkpoint",
         )

@@ -16,12 +16,12 @@ from pocketvlm_export.checkpoint.weights import Weights
 
 @dataclass(frozen=True)
 class VisionSpec:
-    """A vision tower and which of its layers the decoder sees.
+    """A vision tower and which of its layers the decoder reads.
 
     Attributes:
         config: the tower's own configuration.
         image_size: (height, width) in pixels.
-        tokens: N, tokens that the decoder may see of a picture, [CLS] not counted.
+        tokens: N, tokens of a picture that the decoder may read, [CLS] not counted.
         has_cls: whether token 0 is a [CLS] token.
         feature_layers: indices into the tower's hidden states (0 is the embeddings, i the output of
             layer i - 1), in the order in which their features are concatenated; all >= 1.
@@ -47,7 +47,7 @@ class VisionSpec:
 
     @property
     def sequence(self) -> int:
-        """How many tokens the tower's layers see: every patch, and [CLS]."""
+        """How many tokens the tower's layers read: every patch, and [CLS]."""
         return self.tokens * self.merge**2 + int(self.has_cls)
 
     @property
@@ -106,7 +106,7 @@ class LayoutSpec:
 
     @property
     def one_tile(self) -> bool:
-        """Whether a picture is one tile, which is what other clients than our runtime are
+        """Whether a picture is one tile, which is all that clients other than this runtime are
         promised."""
         return self.stated["name"] == "single"
 
@@ -117,10 +117,10 @@ ONE_TILE: Mapping[str, LayoutSpec] = {"single": LayoutSpec({"name": "single"})}
 
 @dataclass(frozen=True)
 class VLMSpec:
-    """A checkpoint as the exporter sees it: parsed, checked, nothing loaded.
+    """A checkpoint as the exporter reads it: parsed, checked, nothing loaded.
 
     ``layouts`` are those of its family by what ``--layout`` calls them, the default when pruning
-    first. Token ``image_token_id`` stands for what the model is shown.
+    first. Token ``image_token_id`` takes the place of a picture or clip in a prompt.
     """
 
     family: "Family"
@@ -145,7 +145,7 @@ class Family(Protocol):
     built.
 
     Every ``load_*`` returns a float32 module in eval mode and reads no weights but its own.
-    ``processor`` is the name of transformers' class, ``medium`` what its checkpoints are shown.
+    ``processor`` is the name of transformers' class, ``medium`` what its checkpoints read.
     """
 
     model_type: str
@@ -153,14 +153,14 @@ class Family(Protocol):
     medium: Medium
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
-        """Check a configuration and return what it says; raises `PocketVLMError` for what is not
+        """Check a configuration and return its dimensions; raises `CheckpointError` for what is not
         supported."""
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """Return ``spec`` with what only the tokenizer's and the image processor's files in
-        ``folder`` say.
+        ``folder`` state.
 
-        Most families have nothing to add. Raises `PocketVLMError` for what is not supported.
+        Most families have nothing to add. Raises `CheckpointError` for what is not supported.
         """
 
     def canonical(self, stored: str) -> str | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from optimum.utils import NormalizedConfigManager
 from torch import nn
 from transformers import (
     LlamaForCausalLM,
@@ -18,10 +17,10 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
 )
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import Medium
+from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.base import DecoderSpec, VisionSpec, VLMSpec
 from pocketvlm_export.towers import TOWERS
@@ -54,7 +53,7 @@ class Llava:
     model_type = "llava"
     processor = "LlavaProcessor"
     medium: Medium = "image"
-    projector: type[nn.Module] = LlavaMultiModalProjector
+    projector: type[nn.Module] = upstream.LlavaMultiModalProjector
     rules: Sequence[tuple[re.Pattern[str], str]] = _RULES
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
@@ -111,8 +110,8 @@ class Llava:
             "decoder.", without=r"lm_head\.|model\.embed_tokens\.|.*rotary_emb\.inv_freq"
         )
         head = _table(_HEAD, _EMBEDDING, weights, spec.decoder)
-        # The input embedding is never read: the head stands in its place while the model is built,
-        # at no memory.
+        # The input embedding is never read: the head takes its place while the model is built, at
+        # no memory.
         state |= {"lm_head.weight": head, "model.embed_tokens.weight": head}
         model = _fill(DECODERS[config.model_type], config, state, attention, whole=True)
         model.set_input_embeddings(nn.Identity())
@@ -126,20 +125,19 @@ class Llava:
 
 def _vision(config: Any) -> VisionSpec:
     tower = config.vision_config
-    known = [name for name, kind in TOWERS.items() if kind.has_cls]
-    if tower.model_type not in known:
+    supported = [name for name, kind in TOWERS.items() if kind.has_cls]
+    if tower.model_type not in supported:
         lacks = (
             " and has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
         )
-        have = " or ".join(known)
         raise CheckpointError(
             f"the vision tower is a {tower.model_type}, which is not supported{lacks}",
-            advice=f"use a checkpoint with a {have} tower",
+            advice=f"use a checkpoint with a {' or '.join(supported)} tower",
         )
     listed = config.vision_feature_layer
-    wanted = [listed] if isinstance(listed, int) else list(listed)
+    indices = [listed] if isinstance(listed, int) else list(listed)
     depth = tower.num_hidden_layers
-    layers = tuple(index if index >= 0 else depth + 1 + index for index in wanted)
+    layers = tuple(index if index >= 0 else depth + 1 + index for index in indices)
     if not layers or not all(1 <= index <= depth for index in layers):
         raise CheckpointError(
             f"vision_feature_layer {listed} names no layer of a tower with {depth}",
@@ -147,10 +145,8 @@ def _vision(config: Any) -> VisionSpec:
         )
     if config.vision_feature_select_strategy != "default":
         raise CheckpointError(
-            (
-                f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} feeds "
-                "[CLS] to the decoder, which is not supported"
-            ),
+            f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} feeds [CLS] "
+            "to the decoder, which is not supported",
             advice="export a checkpoint that uses 'default'",
         )
     side, patch = int(tower.image_size), int(tower.patch_size)
@@ -160,13 +156,14 @@ def _vision(config: Any) -> VisionSpec:
 
 
 def decoder_spec(config: Any) -> DecoderSpec:
-    """Return what the configuration of a family says of its decoder; raises `PocketVLMError` for
-    one not supported."""
+    """Return the dimensions of a family's decoder; raises `CheckpointError` for one that is not
+    supported."""
     text = config.text_config
     if text.model_type not in DECODERS:
         raise CheckpointError(
-            f"the decoder is a {text.model_type}",
-            advice=f"{config.model_type} checkpoints with {', '.join(DECODERS)} can be exported",
+            f"the decoder is a {text.model_type}, which is not supported",
+            expected=f"one of {', '.join(DECODERS)}",
+            advice=f"use a {config.model_type} checkpoint with such a decoder",
         )
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _STATIC_ROPE:
@@ -174,7 +171,7 @@ def decoder_spec(config: Any) -> DecoderSpec:
             f"rope type {rope!r} is not supported",
             expected=f"one of {', '.join(sorted(_STATIC_ROPE))}",
         )
-    normal = NormalizedConfigManager.get_normalized_config_class(text.model_type)(text)
+    normal = upstream.normalized_config(text)
     heads = normal.num_attention_heads
     return DecoderSpec(
         config=text,
@@ -209,20 +206,14 @@ def _fill(
 ) -> PreTrainedModel:
     """Build ``cls`` around the given tensors without allocating its parameters first; ``whole``
     leaves none unused."""
-    model, info = cls.from_pretrained(
-        None,
-        config=config,
-        state_dict=state,
-        dtype=torch.float32,
-        attn_implementation=attention,
-        output_loading_info=True,
-    )
+    model, info = upstream.fill(cls, config, state, attention)
     problems = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     problems += sorted(info["unexpected_keys"]) if whole else []
     if problems:
         raise CheckpointError(
-            f"{cls.__name__} weights do not fit its configuration ({problems[0]})",
-            advice="the checkpoint is incomplete or its config.json is another model's",
+            f"{cls.__name__} weights do not fit its configuration ({problems[0]}; the checkpoint "
+            "is incomplete, or its config.json is another model's)",
+            advice="download it again",
         )
     return model.eval()
 
@@ -231,33 +222,33 @@ def _table(name: str, other: str, weights: Weights, spec: DecoderSpec) -> torch.
     """Return the embedding or the head, (vocab, hidden).
 
     Where they are tied one is stored for both. Where both are stored each keeps its own values,
-    whatever the configuration says of tying: so transformers does (`PreTrainedModel.tie_weights`).
+    whatever is configured: so transformers does (`PreTrainedModel.tie_weights`).
     """
     stored = other if spec.tied and name not in weights.names else name
     table = weights.tensor(stored)
-    _check_shape(stored, table, (spec.vocab, spec.hidden))
+    check_shape(stored, table, (spec.vocab, spec.hidden))
     return table
 
 
 def _assign(module: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
     expected = module.state_dict()
     if odd := sorted(expected.keys() ^ state.keys()):
-        problem = "the checkpoint lacks" if odd[0] in expected else "config.json does not speak of"
+        problem = "the checkpoint lacks" if odd[0] in expected else "config.json has no place for"
         raise CheckpointError(
-            f"{problem} the weight {name}.{odd[0]}",
-            advice=(
-                "weights and configuration belong to two models, or the checkpoint is incomplete; "
-                "download it again"
-            ),
+            f"{problem} the weight {name}.{odd[0]} (weights and configuration belong to two "
+            "models, or the checkpoint is incomplete)",
+            advice="download it again",
         )
     for key, parameter in expected.items():
-        _check_shape(f"{name}.{key}", state[key], tuple(parameter.shape))
+        check_shape(f"{name}.{key}", state[key], tuple(parameter.shape))
     module.load_state_dict(state, assign=True)
 
 
-def _check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> None:
+def check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> None:
+    """Refuse a weight of another shape than config.json states; raises `CheckpointError`."""
     if tuple(tensor.shape) != expected:
         raise CheckpointError(
-            f"weight {name} has shape {tuple(tensor.shape)}, config.json says {expected}",
-            advice="they belong to two models",
+            f"weight {name} has shape {tuple(tensor.shape)} and by config.json {expected} "
+            "(weights and configuration belong to two models)",
+            advice="download both again",
         )

@@ -7,12 +7,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 from transformers import PretrainedConfig
-from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
 
-from pocketvlm.errors import CheckpointError
+from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.base import LayoutSpec, VLMSpec
-from pocketvlm_export.families.llava import Llava
+from pocketvlm_export.families.llava import Llava, check_shape
 
 _NEWLINE = "image_newline"
 
@@ -22,7 +21,7 @@ class LlavaNext(Llava):
 
     model_type = "llava_next"
     processor = "LlavaNextProcessor"
-    projector: type[nn.Module] = LlavaNextMultiModalProjector
+    projector: type[nn.Module] = upstream.LlavaNextMultiModalProjector
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
@@ -42,12 +41,5 @@ class LlavaNext(Llava):
     def load_constants(self, weights: Weights, spec: VLMSpec) -> Mapping[str, torch.Tensor]:
         """The newline."""
         newline = weights.tensor(_NEWLINE)
-        if newline.shape != (spec.decoder.hidden,):
-            raise CheckpointError(
-                (
-                    f"weight {_NEWLINE} has shape {tuple(newline.shape)}, config.json says "
-                    f"({spec.decoder.hidden},)"
-                ),
-                advice="they belong to two models",
-            )
+        check_shape(_NEWLINE, newline, (spec.decoder.hidden,))
         return {_NEWLINE: newline}

@@ -6,11 +6,11 @@ Checkpoints of the first SmolVLM call themselves ``idefics3``. What to know when
 - SigLIP has no [CLS] token, so methods that rank patches by what [CLS] attends to (``fastervlm``,
   the default, and ``vtc-cls``) are refused: give ``--pruner received-attention``, ``divprune``,
   ``gprune``, ``uniform`` or ``random``.
-- Methods see tokens after the pixel shuffle, which makes one of each square of ``scale_factor`` x
+- Methods rank tokens after the pixel shuffle, which makes one of each square of ``scale_factor`` x
   ``scale_factor`` patches: a budget counts those (64 a tile in SmolVLM-256M), and a token's score
   is the mean over its patches.
 - A budget is per tile. A picture is up to 17 tiles (4 x 4 and the whole) at the usual 2048 pixels;
-  tokens that name the tiles stand between them and are not pruned. The image processor's ``size``
+  tokens between the tiles name them and are not pruned. The image processor's ``size``
   decides how many tiles there are, and ``do_image_splitting: false`` makes it one.
 """
 
@@ -23,12 +23,11 @@ from typing import Any
 import transformers
 from torch import nn
 from transformers import PretrainedConfig
-from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
-from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import LayoutConfig, make_layout
 from pocketvlm.layouts.idefics3 import geometry_of
+from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint import image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.base import LayoutSpec, VisionSpec, VLMSpec
@@ -50,7 +49,7 @@ class SmolVLM(Llava):
     model_type = "smolvlm"
     processor = "SmolVLMProcessor"
     tower = "smolvlm_vision"
-    projector: type[nn.Module] = SmolVLMConnector
+    projector: type[nn.Module] = upstream.SmolVLMConnector
     rules: Sequence[tuple[re.Pattern[str], str]] = _RULES
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
@@ -60,15 +59,13 @@ class SmolVLM(Llava):
         )
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
-        """See `Family.read_processor`: how pictures are cut, and which token ids stand around their
+        """See `Family.read_processor`: how pictures are cut, and the ids of the tokens around their
         tiles."""
         longest, splits, edge = geometry_of(image_processor(folder))
         if spec.vision.image_size != (edge, edge):
             raise CheckpointError(
-                (
-                    f"the image processor in {folder} cuts tiles of {edge} pixels, the vision "
-                    f"tower is made for {spec.vision.image_size[0]}"
-                ),
+                f"the image processor in {folder} cuts tiles of {edge} pixels",
+                expected=f"{spec.vision.image_size[0]}, which the vision tower is made for",
                 advice="set max_image_size to that, or give the processor of this model",
             )
         tokenizer = load_tokenizer(folder)
@@ -109,10 +106,8 @@ class SmolVLM(Llava):
             or edge // patch % merge
         ):
             raise CheckpointError(
-                (
-                    f"image_size {edge}, patch_size {patch} and scale_factor {merge} do not make "
-                    f"whole squares of {merge}x{merge} patches"
-                ),
+                f"image_size {edge}, patch_size {patch} and scale_factor {merge} do not make whole "
+                f"squares of {merge}x{merge} patches",
                 advice="give a checkpoint where image_size / patch_size / scale_factor is whole",
             )
         side = edge // patch // merge
@@ -128,7 +123,7 @@ class Idefics3(SmolVLM):
     model_type = "idefics3"
     processor = "Idefics3Processor"
     tower = "idefics3_vision"
-    projector: type[nn.Module] = Idefics3Connector
+    projector: type[nn.Module] = upstream.Idefics3Connector
 
 
 def _names(
@@ -136,7 +131,7 @@ def _names(
 ) -> dict[str, Any]:
     """Token ids of what transformers' processor writes around the slots of a tile.
 
-    It tokenizes prompts whole. What stands between two image tokens can be tokenized alone, because
+    It tokenizes prompts whole. What is between two image tokens can be tokenized alone, because
     special tokens split a text: that is checked.
     """
     image = tokenizer.convert_ids_to_tokens(spec.image_token_id)

@@ -1,4 +1,4 @@
-"""Video-LLaVA (``model_type: video_llava``): LLaVA's parts, shown eight frames of a clip;
+"""Video-LLaVA (``model_type: video_llava``): LLaVA's parts, which read eight frames of a clip;
 `pocketvlm.layouts.frames`.
 
 Its two towers are alike but for their weights. Only that for clips is exported: questions about
@@ -10,13 +10,13 @@ from dataclasses import replace
 
 from torch import nn
 from transformers import PretrainedConfig
-from transformers.models.video_llava.modeling_video_llava import VideoLlavaMultiModalProjector
 
 from pocketvlm.layouts import Medium
+from pocketvlm_export import upstream
 from pocketvlm_export.families.base import LayoutSpec, VLMSpec
 from pocketvlm_export.families.llava import Llava
 
-_FRAMES = 8  # as it was trained; its configuration does not say
+_FRAMES = 8  # as it was trained; its configuration does not state it
 _IMAGE_TOWER = re.compile(r"(model\.)?image_tower\.")
 _VIDEO_TOWER = re.compile(r"^(model\.)?video_tower\.")
 
@@ -27,7 +27,7 @@ class VideoLlava(Llava):
     model_type = "video_llava"
     processor = "VideoLlavaProcessor"
     medium: Medium = "video"
-    projector: type[nn.Module] = VideoLlavaMultiModalProjector
+    projector: type[nn.Module] = upstream.VideoLlavaMultiModalProjector
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""

@@ -1,12 +1,14 @@
-"""The decoder as a GGUF file for llama.cpp; an architecture is one line of `ARCHITECTURES`."""
+"""The decoder as a GGUF file for llama.cpp.
 
-from pocketvlm_export.gguf.architectures import ARCHITECTURES, architecture, context_length
+An architecture is one line of `architectures.ARCHITECTURES`, a type one of
+`pocketvlm_export.gguf_types.GGUF_TYPES`.
+"""
+
+from pocketvlm_export.gguf.architectures import architecture, context_length
 from pocketvlm_export.gguf.quantize import quantize_gguf
-from pocketvlm_export.gguf.write import WRITTEN_TYPES, write_gguf
+from pocketvlm_export.gguf.write import write_gguf
 
 __all__ = [
-    "ARCHITECTURES",
-    "WRITTEN_TYPES",
     "architecture",
     "context_length",
     "quantize_gguf",

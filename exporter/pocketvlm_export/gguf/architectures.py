@@ -7,7 +7,7 @@ import gguf
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.families import DecoderSpec
-from pocketvlm_export.gguf.rope import is_told_in_figures
+from pocketvlm_export.gguf.rope import needs_factors
 
 _ACTIVATION = "silu"  # llama.cpp has it built into these architectures
 
@@ -46,35 +46,35 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def architecture(spec: DecoderSpec) -> Architecture:
-    """Return how a decoder is written; raises `PocketVLMError` where llama.cpp would compute
+    """Return how a decoder is written; raises `CheckpointError` where llama.cpp would compute
     something else."""
     config = spec.config
-    found = ARCHITECTURES.get(config.model_type)
-    if found is None:
+    arch = ARCHITECTURES.get(config.model_type)
+    if arch is None:
         raise CheckpointError(
-            (
-                f"a {config.model_type} decoder cannot be written as GGUF, "
-                f"{', '.join(ARCHITECTURES)} can"
-            ),
+            f"a {config.model_type} decoder cannot be written as GGUF",
+            expected=f"one of {', '.join(ARCHITECTURES)}",
             advice="export it with --decoder onnx",
+            setting="decoder",
         )
     problems = {
         f"hidden_act is {config.hidden_act}, llama.cpp has {_ACTIVATION}": config.hidden_act
         != _ACTIVATION,
         f"its heads make {config.num_attention_heads * spec.head_dim} of a hidden size of "
         f"{spec.hidden}": (
-            not found.free_heads and config.num_attention_heads * spec.head_dim != spec.hidden
+            not arch.free_heads and config.num_attention_heads * spec.head_dim != spec.hidden
         ),
-        f"its rope is scaled by {config.rope_parameters}": not found.rope_factors
-        and not is_told_in_figures(config),
+        f"its rope is scaled by {config.rope_parameters}": not arch.rope_factors
+        and needs_factors(config),
     }
     for problem, present in problems.items():
         if present:
             raise CheckpointError(
                 f"this {config.model_type} decoder cannot run in llama.cpp ({problem})",
                 advice="export it with --decoder onnx",
+                setting="decoder",
             )
-    return found
+    return arch
 
 
 def context_length(spec: DecoderSpec) -> int:

@@ -1,4 +1,4 @@
-"""Knows how a decoder's dimensions and constants are told to llama.cpp."""
+"""Knows how a decoder's dimensions and constants are written for llama.cpp."""
 
 import gguf
 

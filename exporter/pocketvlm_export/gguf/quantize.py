@@ -7,14 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pocketvlm.decoders.llama_cpp import library
-from pocketvlm.errors import CheckpointError
+from pocketvlm.errors import EngineError
+from pocketvlm_export.gguf_types import GGUF_TYPES
 
-# Types that llama.cpp writes, by its own names.
-_FILE_TYPES = {
-    "q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0",
-    "q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0",
-    "q4_k_m": "LLAMA_FTYPE_MOSTLY_Q4_K_M",
-}
 _LOOK_EVERY = 0.2  # seconds between looks at how long the file has grown
 
 
@@ -33,7 +28,7 @@ def quantize_gguf(
     Args:
         source: a file of float32 matrices.
         target: the file, replaced where it exists.
-        kind: ``q8_0``, ``q4_0`` or ``q4_k_m``.
+        kind: a type that llama.cpp makes.
         expected: how large the file will be, in bytes, near enough for progress.
         progress: called now and then with the part that is written, up to 1.
 
@@ -52,9 +47,10 @@ def quantize_gguf(
         if target.exists():
             progress(min(1.0, target.stat().st_size / expected))
     if code != [0]:
-        raise CheckpointError(
+        raise EngineError(
             f"llama.cpp could not write {target.name} (code {code[0] if code else 'unknown'})",
-            advice="see that the disk has room, or leave the type out of --gguf-type",
+            advice="free some disk space, or leave the type out of --gguf-type",
+            setting="gguf_type",
         )
     progress(1.0)
 
@@ -62,7 +58,7 @@ def quantize_gguf(
 def _quantize(source: Path, target: Path, kind: str) -> int:
     llama_cpp = library()
     parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = getattr(llama_cpp, _FILE_TYPES[kind])
+    parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_{GGUF_TYPES[kind].file_type}")
     done: int = llama_cpp.llama_model_quantize(
         os.fsencode(source), os.fsencode(target), ctypes.byref(parameters)
     )

@@ -1,17 +1,18 @@
-"""Knows how rotary position embeddings and their scaling are told to llama.cpp."""
+"""Knows how rotary position embeddings and their scaling are written for llama.cpp."""
 
 import math
 
 import gguf
 import torch
 from transformers import PretrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from pocketvlm_export import upstream
 
 _BETAS = {"beta_fast": 32, "beta_slow": 1}  # the only ones llama.cpp has for these architectures
 
 
 def add_rope(writer: gguf.GGUFWriter, config: PretrainedConfig, head_dim: int) -> None:
-    """Write the frequencies' base and their scaling, as far as it can be said in figures; see
+    """Write the frequencies' base and their scaling, as far as a few numbers say it; see
     `rope_factors`."""
     rope, kind = config.rope_parameters, _kind(config)
     writer.add_rope_dimension_count(head_dim)
@@ -23,23 +24,23 @@ def add_rope(writer: gguf.GGUFWriter, config: PretrainedConfig, head_dim: int) -
         _add_yarn(writer, config)
 
 
-def is_told_in_figures(config: PretrainedConfig) -> bool:
-    """Whether llama.cpp computes the same frequencies from a few figures, so that it needs no
-    tensor of factors."""
+def needs_factors(config: PretrainedConfig) -> bool:
+    """Whether llama.cpp needs a tensor of factors, because a few numbers do not give it the same
+    frequencies."""
     rope, kind = config.rope_parameters, _kind(config)
     if kind != "yarn":
-        return kind != "llama3"
-    return rope.get("truncate", True) and all(
-        (rope.get(name) or value) == value for name, value in _BETAS.items()
+        return kind == "llama3"
+    return not rope.get("truncate", True) or any(
+        (rope.get(name) or value) != value for name, value in _BETAS.items()
     )
 
 
 def rope_factors(config: PretrainedConfig, head_dim: int) -> torch.Tensor | None:
-    """Return what each plain frequency is divided by, float32 (head_dim / 2,); None where figures
-    tell it."""
-    if is_told_in_figures(config):
+    """Return what each plain frequency is divided by, float32 (head_dim / 2,); None where llama.cpp
+    needs no such tensor."""
+    if not needs_factors(config):
         return None
-    frequencies, _ = ROPE_INIT_FUNCTIONS[_kind(config)](config, device="cpu")
+    frequencies, _ = upstream.rope_frequencies(config, _kind(config))
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     factors: torch.Tensor = 1.0 / config.rope_parameters["rope_theta"] ** exponents / frequencies
     return factors
@@ -49,8 +50,8 @@ def _add_yarn(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
     rope = config.rope_parameters
     original = rope["original_max_position_embeddings"]
     factor = rope.get("factor") or config.max_position_embeddings / original
-    _, attention = ROPE_INIT_FUNCTIONS["yarn"](config, device="cpu")
-    if is_told_in_figures(config):
+    _, attention = upstream.rope_frequencies(config, "yarn")
+    if not needs_factors(config):
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(factor)
         writer.add_rope_scaling_orig_ctx_len(original)

@@ -52,17 +52,15 @@ def decoder_tensors(checkpoint: Checkpoint) -> Iterator[DecoderTensor]:
     for stored, (_, _, shape) in weights.names.items():
         if not stored.startswith(_PREFIX) or _UNUSED.match(stored) or stored == dropped:
             continue
-        # Where the tied table lies under the head's name alone, it is the embedding that llama.cpp
-        # wants.
-        ours = _EMBEDDING if stored == _HEAD and dropped == _EMBEDDING else stored
-        name = names.get_name(ours.removeprefix(_PREFIX), try_suffixes=(".weight", ".bias"))
+        # A tied table that is stored under the head's name alone is llama.cpp's embedding.
+        role = _EMBEDDING if stored == _HEAD and dropped == _EMBEDDING else stored
+        name = names.get_name(role.removeprefix(_PREFIX), try_suffixes=(".weight", ".bias"))
         if name is None:
             raise CheckpointError(
-                (
-                    f"the decoder has a weight {stored} that llama.cpp's {arch.name.name.lower()} "
-                    "has no place for"
-                ),
+                f"the decoder has a weight {stored} that llama.cpp's {arch.name.name.lower()} has "
+                "no place for",
                 advice="export it with --decoder onnx",
+                setting="decoder",
             )
         yield DecoderTensor(name, shape, _loader(checkpoint, stored, interleave=arch.interleaved))
 
@@ -75,10 +73,10 @@ def interleave_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _loader(checkpoint: Checkpoint, stored: str, *, interleave: bool) -> Callable[[], torch.Tensor]:
-    found = _QUERY_OR_KEY.match(stored)
-    if not interleave or not found:
+    match = _QUERY_OR_KEY.match(stored)
+    if not interleave or not match:
         return lambda: checkpoint.weights.tensor(stored)
-    heads = _heads(checkpoint.spec.decoder, found.group(1))
+    heads = _heads(checkpoint.spec.decoder, match.group(1))
     return lambda: interleave_halves(checkpoint.weights.tensor(stored), heads)
 
 
@@ -92,7 +90,7 @@ def _tied(checkpoint: Checkpoint) -> str | None:
     one again.
 
     llama.cpp takes the embedding for the head where there is none. Where a checkpoint stores both,
-    each keeps its own values in transformers, whatever the configuration says: one is left out only
+    each keeps its own values in transformers, whatever is configured: one is left out only
     if they are equal.
     """
     weights = checkpoint.weights

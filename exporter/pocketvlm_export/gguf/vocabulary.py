@@ -22,7 +22,7 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer as llama.cpp knows it.
+    """A tokenizer in llama.cpp's terms.
 
     Attributes:
         model: ``gpt2`` for byte-level BPE, ``llama`` for SentencePiece's BPE with byte fallback.
@@ -51,8 +51,10 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     model = tokenizer["model"]
     if model.get("type") != "BPE":
         raise CheckpointError(
-            f"the tokenizer is of kind {model.get('type')}, only BPE can be written as GGUF",
+            f"the tokenizer is of kind {model.get('type')}",
+            expected="BPE, which can be written as GGUF",
             advice="export it with --decoder onnx",
+            setting="decoder",
         )
     pieces = bool(model.get("byte_fallback")) and not _uses(tokenizer, "ByteLevel")
     tokens, types = _tokens(tokenizer, size, pieces=pieces)
@@ -136,12 +138,10 @@ def _uses(tokenizer: Mapping[str, Any], kind: str) -> bool:
 
 def _steps(tokenizer: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
     """The steps of a normalizer or pre-tokenizer, whether it is a sequence, one alone or none."""
-    found = tokenizer.get(part)
-    if found is None:
+    step = tokenizer.get(part)
+    if step is None:
         return []
-    if found["type"] == "Sequence":
-        steps: list[Mapping[str, Any]] = (
-            found.get("normalizers") or found.get("pretokenizers") or []
-        )
+    if step["type"] == "Sequence":
+        steps: list[Mapping[str, Any]] = step.get("normalizers") or step.get("pretokenizers") or []
         return steps
-    return [found]
+    return [step]

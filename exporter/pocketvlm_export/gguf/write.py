@@ -1,8 +1,6 @@
 """Knows how a decoder is written into a GGUF file, a tensor in memory at a time."""
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -12,13 +10,9 @@ from pocketvlm_export.gguf.architectures import architecture
 from pocketvlm_export.gguf.hyper_parameters import add_hyper_parameters
 from pocketvlm_export.gguf.tensors import DecoderTensor, decoder_tensors
 from pocketvlm_export.gguf.vocabulary import add_vocabulary, read_vocabulary
+from pocketvlm_export.gguf_types import GGUF_TYPES
 from pocketvlm_export.loading import Checkpoint
-
-# Element types that are written without llama.cpp: of matrices, and what the file says of itself.
-WRITTEN_TYPES = {
-    "f32": (torch.float32, gguf.LlamaFileType.ALL_F32),
-    "f16": (torch.float16, gguf.LlamaFileType.MOSTLY_F16),
-}
+from pocketvlm_export.quiet import quiet_gguf
 
 
 def write_gguf(
@@ -36,7 +30,8 @@ def write_gguf(
         texts: the folder with its tokenizer.json, tokenizer_config.json, config.json and
             chat_template.jinja.
         path: the file, replaced where it exists.
-        kind: element type of the matrices, ``f32`` or ``f16``; vectors are always float32.
+        kind: a type that llama.cpp is not needed for (`GgufType.written`); vectors are always
+            float32.
         eos: the id that ends an answer.
         progress: called with the part that is written, up to 1.
 
@@ -45,14 +40,16 @@ def write_gguf(
             weight.
     """
     spec = checkpoint.spec.decoder
-    matrices, file_type = WRITTEN_TYPES[kind]
+    gguf_type = GGUF_TYPES[kind]
+    assert gguf_type.written is not None
+    matrices: torch.dtype = getattr(torch, gguf_type.written)
     tensors = list(decoder_tensors(checkpoint))
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture(spec).name])
     try:
-        with _quiet_gguf():
+        with quiet_gguf():
             writer.add_type(gguf.GGUFType.MODEL)
             writer.add_name(checkpoint.source.name)
-            writer.add_file_type(file_type)
+            writer.add_file_type(gguf.LlamaFileType[gguf_type.file_type])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             add_hyper_parameters(writer, spec)
             add_vocabulary(writer, read_vocabulary(texts, spec.vocab), texts, eos)
@@ -86,15 +83,3 @@ def _write_tensors(
 
 def _dtype(tensor: DecoderTensor, matrices: torch.dtype) -> torch.dtype:
     return matrices if len(tensor.shape) > 1 else torch.float32
-
-
-@contextmanager
-def _quiet_gguf() -> Iterator[None]:
-    """Keep gguf's notices about tokenizers off the terminal."""
-    log = logging.getLogger("gguf")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

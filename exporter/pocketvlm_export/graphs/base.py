@@ -1,14 +1,13 @@
 """Knows what a graph to trace is and how it becomes an ONNX model; nothing about files."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import onnx_ir as ir
 import torch
 from torch import nn
+
+from pocketvlm_export.quiet import quiet_tracer
 
 OPSET = 20  # every current runtime loads it; newer ones add nothing these graphs need
 BATCH = "batch_size"  # transformers.js builds its empty cache by this name
@@ -45,7 +44,7 @@ def trace(graph: Graph) -> ir.Model:
     The model's weights are still the module's tensors, not copies of them: free the module only
     after saving.
     """
-    with _quiet_exporter(), torch.no_grad():
+    with quiet_tracer(), torch.no_grad():
         program = torch.onnx.export(
             graph.module,
             graph.sample_inputs(),
@@ -61,20 +60,3 @@ def trace(graph: Graph) -> ir.Model:
         )
     assert program is not None
     return program.model
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence notices that no one can act on: torchvision operators that are absent, axis names
-    used twice."""
-    log = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*axis name.*", category=UserWarning)
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            yield
-    finally:
-        log.setLevel(level)

@@ -2,13 +2,15 @@
 the last position."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from pocketvlm.artifact import metadata
+from pocketvlm_export import upstream
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.graphs.base import BATCH
 
@@ -40,15 +42,11 @@ class DecoderWithPast(nn.Module):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=DynamicCache(ddp_cache_data=past),
+            past_key_values=upstream.cache_of(past),
             use_cache=True,
             logits_to_keep=1,
         )
-        present = [
-            tensor
-            for layer in output.past_key_values.layers
-            for tensor in (layer.keys, layer.values)
-        ]
+        present = chain.from_iterable(upstream.cached_layers(output.past_key_values))
         return (output.logits, *present)
 
 

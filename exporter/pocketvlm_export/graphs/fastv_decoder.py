@@ -2,6 +2,7 @@
 matter most."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from pocketvlm.artifact import metadata
 from pocketvlm.artifact.manifest import FastV
+from pocketvlm_export import upstream
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.graphs.base import BATCH
 from pocketvlm_export.pruning.base import take_best
@@ -49,7 +51,7 @@ class DecoderWithFastV(nn.Module):
         past: _Past,
     ) -> tuple[torch.Tensor, ...]:
         """See the class."""
-        cache = DynamicCache(ddp_cache_data=past)
+        cache = upstream.cache_of(past)
         first = self.fastv.layer
         layers = self.model.model.layers
         hidden = self._run(layers[: first - 1], inputs_embeds, position_ids, cache)
@@ -60,7 +62,7 @@ class DecoderWithFastV(nn.Module):
         hidden = torch.gather(hidden, 1, kept.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
         hidden = self._run(layers[first:], hidden, torch.gather(position_ids, 1, kept), cache)
         logits = self.model.lm_head(self.model.model.norm(hidden[:, -1:]))
-        present = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        present = chain.from_iterable(upstream.cached_layers(cache))
         return (logits, kept, *present)
 
     def _run(
@@ -74,15 +76,9 @@ class DecoderWithFastV(nn.Module):
         if not len(layers):
             return hidden
         angles = self.model.model.rotary_emb(hidden, positions)
-        bias = causal_bias(hidden, cache.layers[layers[0].self_attn.layer_idx].keys.shape[2])
+        bias = causal_bias(hidden, _length(cache, layers[0]))
         for layer in layers:
-            hidden = layer(
-                hidden,
-                attention_mask=bias,
-                position_embeddings=angles,
-                past_key_values=cache,
-                use_cache=True,
-            )
+            hidden = upstream.run_decoder_layer(layer, hidden, bias, angles, cache)
         return hidden
 
     def _attention_of_last(
@@ -104,10 +100,16 @@ class DecoderWithFastV(nn.Module):
         cos, sin = self.model.model.rotary_emb(last, position)
         query = _rotate(query, cos.unsqueeze(1), sin.unsqueeze(1))
         groups = attention.num_key_value_groups
-        keys = cache.layers[attention.layer_idx].keys  # (B, kv_heads, past + S, d)
+        keys, _ = upstream.cached_layers(cache)[attention.layer_idx]  # (B, kv_heads, past + S, d)
         query = query.squeeze(2).unflatten(1, (-1, groups))  # (B, kv_heads, groups, d)
         weights = (torch.matmul(query, keys.transpose(-1, -2)) * attention.scaling).softmax(dim=-1)
         return weights.mean(dim=(1, 2))
+
+
+def _length(cache: DynamicCache, layer: nn.Module) -> int:
+    """How many tokens a layer's cache holds."""
+    keys, _ = upstream.cached_layers(cache)[layer.self_attn.layer_idx]
+    return keys.shape[2]
 
 
 def kept_tokens(scores: torch.Tensor, picture_ids: torch.Tensor, keep: int) -> torch.Tensor:
@@ -118,15 +120,15 @@ def kept_tokens(scores: torch.Tensor, picture_ids: torch.Tensor, keep: int) -> t
     fixed = torch.cat([picture_ids[:, :-1] == 0, last], dim=1)
     going = fixed.sum(dim=1) + torch.minimum((~fixed).sum(dim=1), keep * pictures)  # (B,)
     count = going.amax(dim=0).item()
-    torch._check(count >= 1)
-    torch._check(count <= scores.shape[1])
+    upstream.assume(count >= 1)
+    upstream.assume(count <= scores.shape[1])
     ranked = torch.where(fixed, torch.full_like(scores, _KEPT_ANYWAY), scores)
     return take_best(ranked, count).indices
 
 
 def causal_bias(hidden: torch.Tensor, past: int) -> torch.Tensor:
-    """Return what is added to attention's products so that no token sees a later one: (B, 1, S,
-    past + S)."""
+    """Return what is added to attention's products so that no token attends to a later one, (B, 1,
+    S, past + S)."""
     tokens = hidden.shape[1]
     keys = torch.arange(past + tokens, device=hidden.device)
     later = keys[None, :] > keys[past:, None]

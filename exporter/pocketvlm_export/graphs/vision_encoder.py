@@ -26,7 +26,7 @@ class PrunedVisionEncoder(nn.Module):
     alone, and those are computed for all. A method that reads features needs all of them, and one
     that reads what the projector makes of them projects all of them.
 
-    Where a token is a square of patches (`VisionSpec.merge`), methods see and keep whole tokens:
+    Where a token is a square of patches (`VisionSpec.merge`), methods rank and keep whole tokens:
     attention is averaged over squares, and what is computed for a kept token is computed for all
     patches of its square.
     """

@@ -1,14 +1,13 @@
 """What happens to a graph after tracing: a pass a module, each `requires -> call -> ensures` as in
 onnx_ir."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 import onnx_ir as ir
 import onnxscript.optimizer
 
 from pocketvlm.artifact import metadata
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import RequestError
 from pocketvlm_export.onnx_passes.add_constants import AddConstants
 from pocketvlm_export.onnx_passes.block_int4 import BlockInt4
 from pocketvlm_export.onnx_passes.dynamic_int8 import DynamicInt8
@@ -24,13 +23,6 @@ from pocketvlm_export.onnx_passes.stamp import Stamp
 from pocketvlm_export.onnx_passes.tied_head import LOGITS, TieHead, UntieHead
 from pocketvlm_export.onnx_passes.transpose_weights import TransposeWeights
 
-# What turns a float32 graph into another precision; a new precision is a pass and one line.
-PRECISION_PASSES: Mapping[str, Callable[[], ir.passes.InPlacePass]] = {
-    "fp16": HalfWeights,
-    "int8": DynamicInt8,
-    "int4": partial(BlockInt4, 32),
-    "int4_b128": partial(BlockInt4, 128),
-}
 _DECODER = (Rotary, GroupQueryAttention, SkipNorms)
 # What puts ONNX Runtime's own operators into a kind of graph, in this order.
 FUSIONS: Mapping[str, tuple[type[ir.passes.InPlacePass], ...]] = {
@@ -43,7 +35,6 @@ __all__ = [
     "FUSIONS",
     "INLINE_LIMIT",
     "LOGITS",
-    "PRECISION_PASSES",
     "AddConstants",
     "BlockInt4",
     "DynamicInt8",
@@ -77,14 +68,15 @@ def fuse(model: ir.Model, kind: str) -> None:
     """Put ONNX Runtime's own operators into a tidy graph of a kind.
 
     Raises:
-        PocketVLMError: the graph is not of the shape that they take the place of.
+        RequestError: the graph is not of the shape that they replace.
     """
     for fusion in FUSIONS.get(kind, ()):
         try:
             fusion()(model)
         except (ir.passes.InvariantError, ir.passes.PassError) as error:
             reason = error.__cause__ or error
-            raise PocketVLMError(
+            raise RequestError(
                 f"{fusion.__name__} cannot be put into the {kind} graph ({reason})",
                 advice="export with --portable",
+                setting="portable",
             ) from error

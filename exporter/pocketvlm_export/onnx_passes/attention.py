@@ -38,8 +38,8 @@ class Attention:
 def attentions(graph: ir.Graph) -> Iterator[Attention]:
     """Every attention of ``graph`` as transformers' eager attention is traced, in order."""
     for node in graph:
-        if node.op_type == "Softmax" and (found := _around(node)) is not None:
-            yield found
+        if node.op_type == "Softmax" and (attention := _around(node)) is not None:
+            yield attention
 
 
 def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:

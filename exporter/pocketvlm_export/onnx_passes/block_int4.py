@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
-from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 
+from pocketvlm_export import upstream
 from pocketvlm_export.onnx_passes.weights import (
     Spec,
     lazy_weights,
@@ -30,15 +30,13 @@ class BlockInt4(ir.passes.InPlacePass):
     and multiplied becomes the same bytes either way, so that two graphs can share them.
     """
 
-    def __init__(self, block: int, wide: Sequence[str] = ()) -> None:
-        """``wide``: parts of the names of weights that stay float32."""
+    def __init__(self, block: int) -> None:
         self.block = block
-        self.wide = tuple(wide)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Convert; the values are computed when they are written, a weight at a time."""
         products, lookups = (
-            list(weight_products(model.graph, self.wide)),
+            list(weight_products(model.graph)),
             list(table_lookups(model.graph)),
         )
         stored = {
@@ -58,7 +56,7 @@ class BlockInt4(ir.passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """No weight that should be in 4 bits is still multiplied or looked up in floating point."""
-        if left := [*weight_products(model.graph, self.wide), *table_lookups(model.graph)]:
+        if left := [*weight_products(model.graph), *table_lookups(model.graph)]:
             raise ir.passes.PostconditionError(f"{len(left)} weights are still float32")
 
     def _product(self, node: ir.Node, weight: ir.Value, stored: Sequence[ir.Value]) -> ir.Node:
@@ -118,11 +116,7 @@ class BlockInt4(ir.passes.InPlacePass):
 
 def quantize_blocks(weight: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Return ``weight`` float32 (inputs, outputs) as MatMulNBits reads it, and its scales,
-    symmetric around 8.
-
-    By the kernel behind ``onnxruntime.quantization.MatMulNBitsQuantizer``, whose module sets up
-    logging for the whole process when it is imported.
-    """
+    symmetric around 8: uint8 (outputs, blocks, block / 2) and float32 (outputs, blocks)."""
     inputs, outputs = weight.shape
     blocks = -(-inputs // block)
     padded = np.pad(
@@ -131,9 +125,7 @@ def quantize_blocks(weight: np.ndarray, block: int) -> tuple[np.ndarray, np.ndar
     packed = np.zeros((outputs, blocks, block // 2), dtype=np.uint8)
     scale = np.zeros((outputs, blocks), dtype=np.float32)
     zero = np.zeros((outputs, -(-blocks // 2)), dtype=np.uint8)
-    quantize_matmul_4bits(
-        packed, np.ascontiguousarray(padded), scale, zero, block, outputs, inputs, True
-    )
+    upstream.quantize_4bit(packed, np.ascontiguousarray(padded), scale, zero, block, inputs)
     return packed, scale
 
 

@@ -4,10 +4,9 @@ precision."""
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from onnxruntime.quantization.quant_utils import get_qmin_qmax_for_qType, quantize_nparray
 
+from pocketvlm_export import upstream
 from pocketvlm_export.onnx_passes.weights import (
     Spec,
     lazy_weights,
@@ -32,27 +31,23 @@ class DynamicInt8(ir.passes.InPlacePass):
     no fast path on x86. What reads the same activations shares their quantization.
     """
 
-    def __init__(self, wide: Sequence[str] = ()) -> None:
-        """``wide``: parts of the names of weights that stay float32."""
-        self.wide = tuple(wide)
-
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Convert; the values are computed when they are written, a weight at a time."""
         graph = model.graph
-        found = list(weight_products(graph, self.wide))
+        products = list(weight_products(graph))
         activations: dict[ir.Value, Sequence[ir.Value]] = {}
-        for number, (node, weight) in enumerate(found):
+        for number, (node, weight) in enumerate(products):
             source = node.inputs[0]
             assert source is not None
             if source not in activations:
                 activations[source] = _quantize_before(graph, node, source)
             _multiply(graph, node, activations[source], _stored(graph, weight, number))
-        remove_unread(graph, [weight for _, weight in found])
-        return ir.passes.PassResult(model, modified=bool(found))
+        remove_unread(graph, [weight for _, weight in products])
+        return ir.passes.PassResult(model, modified=bool(products))
 
     def ensures(self, model: ir.Model) -> None:
         """No weight that should be an integer is still multiplied in floating point."""
-        if left := list(weight_products(model.graph, self.wide)):
+        if left := list(weight_products(model.graph)):
             raise ir.passes.PostconditionError(f"{len(left)} weights are still float32")
 
 
@@ -63,17 +58,14 @@ def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     scale = max|w| / 127 and round(w / scale), as onnxruntime.quantization has it for symmetric
     weights: -128 is unused and the zero point 0.
     """
-    low, high = (int(end) for end in get_qmin_qmax_for_qType(onnx.TensorProto.INT8, symmetric=True))
+    low, high = upstream.int8_range()
     largest = np.maximum(weight.max(axis=0), -weight.min(axis=0)).astype(np.float64)
     scale = 2 * largest / (high - low)
     scale = np.where(scale < np.finfo(np.float32).tiny, 1.0, scale).astype(np.float32)
     result = np.empty(weight.shape, dtype=np.int8)
     for start in range(0, weight.shape[1], _COLUMNS):
         part = np.s_[start : start + _COLUMNS]
-        rounded = quantize_nparray(
-            onnx.TensorProto.INT8, weight[:, part], scale[part], 0, low, high
-        )
-        result[:, part] = rounded
+        result[:, part] = upstream.quantize_int8(weight[:, part], scale[part])
     return result, scale, np.zeros(weight.shape[1], dtype=np.int8)
 
 
@@ -82,8 +74,8 @@ def _stored(graph: ir.Graph, weight: ir.Value, number: int) -> list[ir.Value]:
     alone.
 
     Where two nodes read a weight each has initializers of its own, whose bytes are stored once: on
-    CPUs where ONNX Runtime makes weights unsigned as it opens a graph, it takes fright at one that
-    it has already made so (1.31).
+    CPUs where ONNX Runtime makes weights unsigned as it opens a graph, it refuses one that it has
+    already made so (1.31).
     """
     tensor = weight.const_value
     assert tensor is not None

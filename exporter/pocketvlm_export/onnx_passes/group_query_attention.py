@@ -40,27 +40,28 @@ class GroupQueryAttention(ir.passes.InPlacePass):
 
     def requires(self, model: ir.Model) -> None:
         """Every attention reads a cache and adds a mask."""
-        found = list(attentions(model.graph))
-        if not found or any(
-            _updates(attention) is None or attention.bias is None for attention in found
-        ):
+        fusable = [
+            _updates(attention) is not None and attention.bias is not None
+            for attention in attentions(model.graph)
+        ]
+        if not fusable or not all(fusable):
             raise ir.passes.PreconditionError(
-                "attention was found that reads no cache, or none at all"
+                "the graph has attention that reads no cache, or no attention"
             )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse."""
         graph = model.graph
-        found = list(attentions(graph))
+        fused = list(attentions(graph))
         lengths: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-        for attention in found:
+        for attention in fused:
             assert attention.bias is not None
             if attention.bias not in lengths:
                 lengths[attention.bias] = _lengths(graph, attention)
             _fuse(graph, attention, lengths[attention.bias])
         model.opset_imports[MICROSOFT] = 1
         RemoveUnusedNodesPass()(model)
-        return ir.passes.PassResult(model, modified=bool(found))
+        return ir.passes.PassResult(model, modified=bool(fused))
 
     def ensures(self, model: ir.Model) -> None:
         """Every output of the cache is an attention's."""
@@ -117,8 +118,8 @@ def _lengths(graph: ir.Graph, attention: Attention) -> tuple[ir.Value, ir.Value]
 
 
 def _updates(attention: Attention) -> tuple[_Update, _Update] | None:
-    found = _update(attention.key), _update(attention.value)
-    return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
+    keys, values = _update(attention.key), _update(attention.value)
+    return (keys, values) if keys is not None and values is not None else None
 
 
 def _update(states: ir.Value) -> _Update | None:

@@ -10,7 +10,7 @@ class HalfWeights(ir.passes.InPlacePass):
     """Replace each large float32 weight by a float16 one and a Cast back to float32.
 
     ONNX Runtime folds the Cast when it loads the graph; that of a table whose rows are looked up
-    stands behind the look-up, where it cannot be folded: the table stays float16 in memory. CPUs
+    comes after the look-up, where it cannot be folded: the table stays float16 in memory. CPUs
     have next to no float16 arithmetic: a graph whose activations are float16 too runs slower there
     than float32, and its top-k can pick other tokens. For a checkpoint published in float16 this
     loses nothing at all.
@@ -69,7 +69,7 @@ def _half(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
     name = f"{value.name}.fp16"
 
     def evaluate() -> ir.TensorProtocol:
-        limit = np.finfo(np.float16).max  # a bfloat16 checkpoint may hold more than float16 can say
+        limit = np.finfo(np.float16).max  # a bfloat16 checkpoint may hold more than float16 can
         return ir.tensor(np.clip(tensor.numpy(), -limit, limit).astype(np.float16), name=name)
 
     lazy = ir.LazyTensor(evaluate, dtype=ir.DataType.FLOAT16, shape=tensor.shape, name=name)

@@ -15,13 +15,13 @@ class MultiHeadAttention(ir.passes.InPlacePass):
     def requires(self, model: ir.Model) -> None:
         """The graph has attention as it is traced; one whose heads cannot be counted would be left
         as it is."""
-        if not any(_fits(found) for found in attentions(model.graph)):
-            raise ir.passes.PreconditionError("no attention was found that could be fused")
+        if not any(_fits(attention) for attention in attentions(model.graph)):
+            raise ir.passes.PreconditionError("the graph has no attention that can be fused")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse."""
-        found = [attention for attention in attentions(model.graph) if _fits(attention)]
-        for attention in found:
+        fused = [attention for attention in attentions(model.graph) if _fits(attention)]
+        for attention in fused:
             inputs = [
                 joined_heads(part) for part in (attention.query, attention.key, attention.value)
             ]
@@ -30,11 +30,11 @@ class MultiHeadAttention(ir.passes.InPlacePass):
             replace_node(model.graph, attention.last, [node])
         model.opset_imports[MICROSOFT] = 1
         RemoveUnusedNodesPass()(model)
-        return ir.passes.PassResult(model, modified=bool(found))
+        return ir.passes.PassResult(model, modified=bool(fused))
 
     def ensures(self, model: ir.Model) -> None:
         """None is left."""
-        if any(_fits(found) for found in attentions(model.graph)):
+        if any(_fits(attention) for attention in attentions(model.graph)):
             raise ir.passes.PostconditionError("attention is left that could be fused")
 
 

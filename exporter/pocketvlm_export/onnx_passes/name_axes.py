@@ -16,7 +16,7 @@ class NameAxes(ir.passes.InPlacePass):
         self.axes = axes
 
     def requires(self, model: ir.Model) -> None:
-        """Every output that ``axes`` speaks of exists."""
+        """Every output that ``axes`` names exists."""
         missing = set(self.axes) - {value.name for value in model.graph.outputs}
         if missing:
             raise ir.passes.PreconditionError(f"the graph has no outputs {sorted(missing)}")

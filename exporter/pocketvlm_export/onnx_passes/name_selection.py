@@ -1,5 +1,5 @@
-"""Names the nodes that select visual tokens, so that a profile of the graph can tell what selection
-costs."""
+"""Names the nodes that select visual tokens, so that a profile of the graph has the cost
+of selection."""
 
 from collections.abc import Collection, Iterable
 
@@ -54,31 +54,31 @@ class NameSelection(ir.passes.InPlacePass):
 
 def _leading_to(values: Iterable[ir.Value], stop: Collection[ir.Value] = ()) -> set[ir.Node]:
     """Every node that one of ``values`` is computed from, not looking behind those of ``stop``."""
-    found: set[ir.Node] = set()
+    nodes: set[ir.Node] = set()
     pending = list(values)
     while pending:
         value = pending.pop()
         node = value.producer()
-        if node is None or node in found or value in stop:
+        if node is None or node in nodes or value in stop:
             continue
-        found.add(node)
+        nodes.add(node)
         pending += [source for source in node.inputs if source is not None]
-    return found
+    return nodes
 
 
 def _fetching(kept: ir.Value) -> set[ir.Node]:
     """The nodes from the kept indices to the first that gathers rows by them, those included."""
-    found: set[ir.Node] = set()
+    nodes: set[ir.Node] = set()
     pending = [kept]
     while pending:
         for node, _ in pending.pop().uses():
-            if node not in found:
-                found.add(node)
+            if node not in nodes:
+                nodes.add(node)
                 pending += [] if _gathers_rows(node) else list(node.outputs)
-    return found
+    return nodes
 
 
 def _gathers_rows(node: ir.Node) -> bool:
-    """Whether it fetches what was computed, not what a constant table says of the kept indices."""
+    """Whether it fetches what was computed, not rows of a constant table."""
     source = node.inputs[0] if node.inputs else None
     return node.op_type.startswith("Gather") and source is not None and source.const_value is None

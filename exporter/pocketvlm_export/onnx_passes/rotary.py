@@ -37,21 +37,21 @@ class Rotary(ir.passes.InPlacePass):
     def requires(self, model: ir.Model) -> None:
         """The graph rotates something."""
         if not any(rotations(model.graph)):
-            raise ir.passes.PreconditionError("no rotation was found that could be fused")
+            raise ir.passes.PreconditionError("the graph has no rotation that can be fused")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse."""
         graph = model.graph
         tables: dict[tuple[ir.Value, ir.Value], list[ir.Value]] = {}
-        found = list(rotations(graph))
-        for rotation in found:
+        fused = list(rotations(graph))
+        for rotation in fused:
             angles = (rotation.cos, rotation.sin)
             if angles not in tables:
                 tables[angles] = _tables(graph, rotation)
             _fuse(graph, rotation, tables[angles])
         model.opset_imports[MICROSOFT] = 1
         RemoveUnusedNodesPass()(model)
-        return ir.passes.PassResult(model, modified=bool(found))
+        return ir.passes.PassResult(model, modified=bool(fused))
 
     def ensures(self, model: ir.Model) -> None:
         """Nothing is rotated by hand any more."""
@@ -62,8 +62,8 @@ class Rotary(ir.passes.InPlacePass):
 def rotations(graph: ir.Graph) -> Iterator[Rotation]:
     """Every rotation of heads that can be fused, in order."""
     for node in graph:
-        if node.op_type == "Add" and (found := _at(node)) is not None:
-            yield found
+        if node.op_type == "Add" and (rotation := _at(node)) is not None:
+            yield rotation
 
 
 def _at(last: ir.Node) -> Rotation | None:

@@ -3,9 +3,8 @@ that follow."""
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
-from onnxscript.rewriter.ort_fusions.rms_normalization import fuse_rms_normalization
-from onnxscript.rewriter.ort_fusions.skip_normalization import fuse_skip_rms_normalization
 
+from pocketvlm_export import upstream
 from pocketvlm_export.onnx_passes.attention import made_by
 from pocketvlm_export.onnx_passes.block_int4 import MICROSOFT
 
@@ -19,12 +18,12 @@ class SkipNorms(ir.passes.InPlacePass):
     def requires(self, model: ir.Model) -> None:
         """The graph has RMS norms as torch's exporter writes them."""
         if not any(node.op_type == "Reciprocal" for node in model.graph):
-            raise ir.passes.PreconditionError("no RMS norm was found that could be fused")
+            raise ir.passes.PreconditionError("the graph has no RMS norm that can be fused")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse."""
-        fused = fuse_rms_normalization(model) + fuse_skip_rms_normalization(model)
-        # a fused node stands where the norm stood; what else reads the sum may stand before it
+        fused = upstream.fuse_norms(model) + upstream.fuse_skip_norms(model)
+        # A fused node takes the norm's place; what else reads the sum may come before it.
         model.graph.sort()
         model.opset_imports[MICROSOFT] = 1
         RemoveUnusedNodesPass()(model)

@@ -22,13 +22,13 @@ def lazy_weights(compute: Callable[[], Sequence[np.ndarray]], *specs: Spec) -> l
     They are computed when the first is written and forgotten with the last, so that a graph's new
     weights are never in memory all at once.
     """
-    found: dict[int, np.ndarray] = {}
+    computed: dict[int, np.ndarray] = {}
 
     def piece(number: int) -> Callable[[], ir.TensorProtocol]:
         def evaluate() -> ir.TensorProtocol:
-            if number not in found:
-                found.update(enumerate(compute()))
-            return ir.tensor(found.pop(number), name=specs[number].name)
+            if number not in computed:
+                computed.update(enumerate(compute()))
+            return ir.tensor(computed.pop(number), name=specs[number].name)
 
         return evaluate
 
@@ -55,19 +55,15 @@ def transposed(weight: ir.Value, order: Sequence[int], name: str) -> ir.Value:
     return value
 
 
-def weight_products(
-    graph: ir.Graph, wide: Sequence[str] = ()
-) -> Iterator[tuple[ir.Node, ir.Value]]:
-    """MatMuls by a float32 matrix of weights, with the matrix; not those with one of ``wide`` in
-    their name."""
+def weight_products(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value]]:
+    """MatMuls by a float32 matrix of weights, with the matrix."""
     for node in graph:
         weight = node.inputs[1] if node.op_type == "MatMul" and node.domain == "" else None
         if weight is None or not weight.is_initializer() or weight.const_value is None:
             continue
         if weight.dtype != ir.DataType.FLOAT or weight.shape is None or len(weight.shape) != 2:
             continue
-        if not any(part in str(weight.name) for part in wide):
-            yield node, weight
+        yield node, weight
 
 
 def table_lookups(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value]]:

@@ -3,7 +3,13 @@ atomic publishing."""
 
 from pocketvlm_export.packaging.appraisal import check_device_settings
 from pocketvlm_export.packaging.card import write_card
-from pocketvlm_export.packaging.manifest import UNCHECKED, eos_token_ids, seal, write_manifest
+from pocketvlm_export.packaging.manifest import (
+    UNCHECKED,
+    eos_token_ids,
+    make_manifest,
+    seal,
+    write_manifest,
+)
 from pocketvlm_export.packaging.publish import (
     check_destination,
     check_keep_failed,
@@ -22,6 +28,7 @@ __all__ = [
     "check_keep_failed",
     "check_space",
     "eos_token_ids",
+    "make_manifest",
     "publish",
     "seal",
     "staging",

@@ -11,49 +11,45 @@ from pocketvlm.errors import CheckpointError, PocketVLMError
 from pocketvlm.layouts import make_layout
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate
-from pocketvlm_export.checkpoint import image_processor
-from pocketvlm_export.families import LayoutSpec
+from pocketvlm_export.checkpoint import image_processor, load_tokenizer
 from pocketvlm_export.layouts import setting
-from pocketvlm_export.loading import Checkpoint, load_tokenizer
+from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.packaging.manifest import eos_token_ids
 from pocketvlm_export.packaging.sidecars import chat_template
+from pocketvlm_export.plan import ExportPlan
 
 _SHAPES = ((64, 48), (48, 64))  # (width, height): wide and tall
 
 
-def check_device_settings(checkpoint: Checkpoint, layout: LayoutSpec) -> None:
+def check_device_settings(plan: ExportPlan) -> None:
     """Refuse a checkpoint whose pictures or prompts an artifact could not prepare as transformers
     does.
 
-    Args:
-        checkpoint: what is to be exported.
-        layout: how its pictures are cut.
-
     Raises:
-        PocketVLMError: image processor, tokenizer, chat template or special ids are missing,
+        CheckpointError: image processor, tokenizer, chat template or special ids are missing,
             damaged or not supported.
     """
-    _check_pictures(checkpoint, layout)
-    _check_image_token(checkpoint)
-    eos_token_ids(checkpoint)
-    _check_prompt(checkpoint)
+    _check_pictures(plan)
+    _check_image_token(plan.checkpoint)
+    eos_token_ids(plan.checkpoint)
+    _check_prompt(plan.checkpoint)
 
 
-def _check_pictures(checkpoint: Checkpoint, layout: LayoutSpec) -> None:
-    source, size = checkpoint.source.folder, checkpoint.spec.vision.image_size
+def _check_pictures(plan: ExportPlan) -> None:
+    source, size = plan.checkpoint.source.folder, plan.spec.vision.image_size
     config = image_processor(source)
     with _advising(source, "the image processor"):
-        made = make_layout(setting(checkpoint.spec, layout), config)
+        layout = make_layout(setting(plan.spec, plan.layout), config)
     for shape in _SHAPES:  # without a crop the size may depend on the picture
         picture = Image.new("RGB", shape)
-        height, width = made.views([picture] if made.medium == "video" else picture).shape[1:3]
+        tiles = layout.views([picture] if layout.medium == "video" else picture)
+        height, width = tiles.shape[1:3]
         if (height, width) != size:
             raise CheckpointError(
-                (
-                    f"the image processor of {source} makes {width}x{height} pixels of a picture "
-                    f"of {shape[0]}x{shape[1]}, the vision graph reads {size[1]}x{size[0]}"
-                ),
+                f"the image processor of {source} makes {width}x{height} pixels of a picture of "
+                f"{shape[0]}x{shape[1]}",
+                expected=f"{size[1]}x{size[0]}, which the vision graph reads",
                 advice="set do_center_crop, or size to a height and a width",
             )
 
@@ -62,10 +58,8 @@ def _check_image_token(checkpoint: Checkpoint) -> None:
     token, vocab = checkpoint.spec.image_token_id, checkpoint.spec.decoder.vocab
     if not 0 <= token < vocab:
         raise CheckpointError(
-            (
-                f"{checkpoint.source.folder} has image_token_index {token}, outside its "
-                f"vocabulary of {vocab}"
-            ),
+            f"{checkpoint.source.folder} has image_token_index {token}, outside its vocabulary of "
+            f"{vocab}",
             advice="resize the embedding and save the checkpoint again",
         )
 
@@ -91,17 +85,15 @@ def _check_prompt(checkpoint: Checkpoint) -> None:
         ids = prompter.encode(GATE_PROMPT, pictures=1)
     if ids.max() >= checkpoint.spec.decoder.vocab:
         raise CheckpointError(
-            (
-                f"the tokenizer in {source} gives token {ids.max()}, the vocabulary ends at "
-                f"{checkpoint.spec.decoder.vocab - 1}"
-            ),
-            advice="tokenizer and weights belong to two models",
+            f"the tokenizer in {source} gives token {ids.max()}, the vocabulary ends at "
+            f"{checkpoint.spec.decoder.vocab - 1} (tokenizer and weights belong to two models)",
+            advice="give the tokenizer of this model",
         )
 
 
 @contextmanager
 def _advising(source: Path, what: str) -> Iterator[None]:
-    """Say of which checkpoint the runtime complains; its advice, to export again, is of no use
+    """Name the checkpoint that the runtime refuses; its advice, to export again, is of no use
     here."""
     try:
         yield

@@ -8,7 +8,6 @@ import yaml  # type: ignore[import-untyped]
 import pocketvlm
 from pocketvlm.layouts import Medium
 from pocketvlm_export.layouts import most_tiles
-from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.plan import ExportPlan
 
 _BODY = """
@@ -34,8 +33,8 @@ recorded in `pocketvlm.json` under `parity`; `pocketvlm verify . --against {mode
 again, where PocketVLM was installed by `pip install '.[export]'`.
 """
 
-# By what a model is shown: the Hub's task, an option, an argument, a question.
-_SHOWN: dict[Medium, tuple[str, str, str, str]] = {
+# By the medium that a model reads: the Hub's task, an option, an argument, a question.
+_BY_MEDIUM: dict[Medium, tuple[str, str, str, str]] = {
     "image": (
         "image-text-to-text",
         "--image photo.jpg",
@@ -56,11 +55,11 @@ _ENGINES = {
 }
 
 
-def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
+def write_card(plan: ExportPlan, folder: Path) -> None:
     """Write README.md with the front matter that the Hub reads."""
-    tokens, budget = checkpoint.spec.vision.tokens, plan.budgets[0]
-    source, medium = checkpoint.source, checkpoint.family.medium
-    task, option, argument, question = _SHOWN[medium]
+    tokens, budget = plan.spec.vision.tokens, plan.budgets[0]
+    source, medium = plan.checkpoint.source, plan.spec.family.medium
+    task, option, argument, question = _BY_MEDIUM[medium]
     extras = [*(["llama"] if plan.gguf else []), *(["video"] if medium == "video" else [])]
     front = huggingface_hub.ModelCardData(
         base_model=source.model if source.on_hub else None,
@@ -95,46 +94,44 @@ def write_card(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
 
 
 def _tiles(plan: ExportPlan, budget: int, medium: Medium) -> str:
-    """Say that pictures are cut or clips are shown, what that comes to, and what is not
+    """Return how pictures are cut, or clips sampled, what that comes to, and what is not
     promised."""
     if most_tiles(plan.spec, plan.layout) == 1:
         return (
-            "\n\nOf tokens that stand around a picture in the prompt transformers.js and other "
-            "clients are promised\n"
-            "nothing, and processor_config.json counts the tokens of the unpruned checkpoint."
+            "\n\nTokens around each picture in the prompt mark where it begins and ends. Only "
+            "PocketVLM's runtime writes\nthem by itself: transformers.js and other clients are "
+            "promised nothing, and processor_config.json counts\nthe tokens of the unpruned "
+            "checkpoint."
         )
     promise = (
         "Only PocketVLM's runtime does this by itself:\ntransformers.js and other clients are "
-        "promised nothing, and "
-        "processor_config.json counts the tokens of the\nunpruned checkpoint."
+        "promised nothing, and processor_config.json counts the tokens of the\nunpruned checkpoint."
     )
     if medium == "video":
         ((grid, slots),) = plan.totals()[budget].items()
         return (
-            f"\n\nOf a clip {grid.partition('x')[2]} frames are shown, {budget} visual tokens of "
-            f"each: {slots} a clip. "
-            f"Still pictures are refused. {promise}"
+            f"\n\nThe model reads {grid.partition('x')[2]} frames of a clip, {budget} visual "
+            f"tokens per frame: {slots} per clip. Still pictures are refused. {promise}"
         )
     cut = ", ".join(f"{slots} ({grid})" for grid, slots in plan.totals()[budget].items())
     return (
-        f"\n\nA picture is shown to the model whole and in parts: {budget} visual tokens of each "
-        f"tile come to at most\n"
-        f"{cut} a picture, by the rows and columns of its parts. {promise}"
+        f"\n\nThe model reads a picture whole and in parts: {budget} visual tokens per tile come "
+        f"to at most\n{cut} per picture, by the rows and columns of its parts. {promise}"
     )
 
 
 def _pruning(plan: ExportPlan, budget: int) -> str:
-    """Say which patches are kept, by which method with which options, and whether fewer can be
-    asked for."""
+    """Return which patches are kept, by which method with which options, and whether fewer can be
+    requested."""
     pruner = plan.pruner
     if not pruner.prunes:
         return "No visual token is pruned."
     options = ", ".join(f"{name} {value}" for name, value in pruner.options.items())
     method = ", ".join(part for part in (pruner.title, pruner.paper) if part)
     smaller = (
-        "any smaller number can be asked for"
+        "any smaller number can be requested"
         if pruner.nested
-        else "no other number can be asked for"
+        else "no other number can be requested"
     )
     stated = f"{method}; {options}" if options else method
     return (
@@ -149,15 +146,14 @@ def _fastv(plan: ExportPlan) -> str:
         return ""
     return (
         f" Inside the decoder, layers from {fastv.layer} on (the first is 0) read {fastv.keep} "
-        "visual tokens a picture, those that the question attends to most (FastV, [arXiv "
+        "visual tokens per picture, those that the question attends to most (FastV, [arXiv "
         "2403.06764](https://arxiv.org/abs/2403.06764)), at their original positions. In a "
-        "conversation pictures are therefore read again with every question."
+        "conversation pictures are therefore prefilled again with every question."
     )
 
 
 def _decoders(plan: ExportPlan) -> str:
-    """Say which decoders lie in the folder, the one that is used unless another is asked for
-    first."""
+    """Return which decoders are in the folder, the default first."""
     graphs = f"ONNX {', '.join(plan.options.decoder_precisions)}" if plan.decoder else ""
     files = f"GGUF {', '.join(plan.options.gguf)} (`--decoder llama.cpp`)" if plan.gguf else ""
     return " and ".join(part for part in (graphs, files) if part)
@@ -165,7 +161,7 @@ def _decoders(plan: ExportPlan) -> str:
 
 def source_license(source: Path) -> str | None:
     """Return the licence that the checkpoint's own card names, None where there is no card or it
-    does not say."""
+    names none."""
     path = source / "README.md"
     if not path.is_file():
         return None
@@ -173,7 +169,7 @@ def source_license(source: Path) -> str | None:
         data = huggingface_hub.ModelCard(
             path.read_text(encoding="utf-8"), ignore_metadata_errors=True
         ).data
-    except (ValueError, yaml.YAMLError):  # a card that cannot be parsed says nothing
+    except (ValueError, yaml.YAMLError):  # a card that cannot be parsed names none
         return None
-    found = data.get("license")
-    return found if isinstance(found, str) else None
+    name = data.get("license")
+    return name if isinstance(name, str) else None

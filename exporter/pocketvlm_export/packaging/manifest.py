@@ -1,6 +1,7 @@
 """Knows how an artifact's manifest is filled in: what was exported, from where, with which
 checksums."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -26,10 +27,10 @@ _NOT_LISTED = {MANIFEST_NAME, "README.md"}
 UNCHECKED = Parity(passed=False, reference="transformers fp32")
 
 
-def seal(folder: Path, plan: ExportPlan) -> str:
+def seal(plan: ExportPlan, folder: Path) -> str:
     """Compute the artifact id and stamp it into every graph; returns the id.
 
-    The id is the digest of the table of published files as it stands before stamping: a graph
+    The id is the digest of the table of published files as it is before stamping: a graph
     cannot contain its own hash.
     """
     published = {
@@ -50,20 +51,15 @@ def seal(folder: Path, plan: ExportPlan) -> str:
     return artifact_id
 
 
-def write_manifest(
-    checkpoint: Checkpoint, plan: ExportPlan, folder: Path, artifact_id: str, parity: Parity
-) -> Manifest:
-    """Write pocketvlm.json about the files that lie in ``folder`` now, validate it and return
-    it."""
+def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Parity) -> Manifest:
+    """Return the manifest of the files that lie in ``folder`` now, validated as a device would; it
+    is not written, see `write_manifest`."""
     present = files_table(folder)
-    spec = checkpoint.spec
+    spec, source = plan.spec, plan.checkpoint.source
     manifest = Manifest(
         artifact_id=artifact_id,
         source=Source(
-            checkpoint.source.name,
-            spec.family.model_type,
-            checkpoint.source.commit,
-            source_license(checkpoint.source.folder),
+            source.name, spec.family.model_type, source.commit, source_license(source.folder)
         ),
         pruning=Pruning(
             method=plan.pruner.name,
@@ -103,16 +99,21 @@ def write_manifest(
             vocab=spec.decoder.vocab,
             context=plan.context,
             image_token_id=spec.image_token_id,
-            eos_token_ids=eos_token_ids(checkpoint),
+            eos_token_ids=eos_token_ids(plan.checkpoint),
         ),
         parity=parity,
         files=present,
         created_by={name: version(name) for name in (*_TOOLS, *(_GGUF_TOOLS if plan.gguf else ()))},
         requires=_REQUIRES,
     )
-    (folder / MANIFEST_NAME).write_text(
-        Manifest.from_json(manifest.to_json()).to_json(), encoding="utf-8"
-    )
+    return Manifest.from_json(manifest.to_json())
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> Manifest:
+    """Write pocketvlm.json into ``folder``, the last of its files, with every other in its table;
+    returns it as it was written."""
+    manifest = dataclasses.replace(manifest, files=files_table(folder))
+    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
 
@@ -137,8 +138,7 @@ def _entry(path: Path) -> FileEntry:
 
 @functools.lru_cache(maxsize=256)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Hash a file once for as long as it stays the same: weights are large and asked about at every
-    step."""
+    """Hash a file once for as long as it stays the same: weights are large, and in every table."""
     return sha256_of(path)
 
 
@@ -160,10 +160,8 @@ def eos_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
     vocab = checkpoint.spec.decoder.vocab
     if not ids or not all(type(token) is int and 0 <= token < vocab for token in ids):
         raise CheckpointError(
-            (
-                f"{checkpoint.source.folder} has eos_token_id {listed!r}, no token of a "
-                f"vocabulary of {vocab}"
-            ),
+            f"{checkpoint.source.folder} has eos_token_id {listed!r}",
+            expected=f"ids of its vocabulary, 0..{vocab - 1}",
             advice="correct it in generation_config.json",
         )
     return ids

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from pocketvlm.artifact import MANIFEST_NAME
-from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.errors import RequestError
 
 _MARGIN = 64 << 20  # bytes kept free beside what is estimated
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -26,7 +26,7 @@ def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
     checkpoint.
 
     Raises:
-        PocketVLMError: a file, a folder with other content, an artifact without ``overwrite``, the
+        RequestError: a file, a folder with other content, an artifact without ``overwrite``, the
             source itself, a mount point, the current folder or one above it.
     """
     target = output.resolve()
@@ -34,33 +34,40 @@ def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
         raise RequestError(
             f"{output} overlaps the checkpoint {source}, which is never touched",
             advice="choose another folder",
+            setting="output",
         )
     if os.path.ismount(target) or Path.cwd().is_relative_to(target):
         raise RequestError(
-            (
-                f"{output} is a mount point or the folder you are in, which cannot be replaced as "
-                "a whole"
-            ),
+            f"{output} is a mount point or the folder you are in, which cannot be replaced as a "
+            "whole",
             advice="name a folder inside it",
+            setting="output",
         )
     try:
         names = [path.name for path in target.iterdir()]
     except FileNotFoundError:
         return
     except NotADirectoryError as error:
-        raise RequestError(f"{output} is a file or lies in one", advice="give a folder") from error
+        raise RequestError(
+            f"{output} is a file or lies in one", advice="give a folder", setting="output"
+        ) from error
     except OSError as error:
         raise RequestError(
-            f"{output} cannot be read ({error.strerror})", advice="choose another folder"
+            f"{output} cannot be read ({error.strerror})",
+            advice="choose another folder",
+            setting="output",
         ) from error
     if names and MANIFEST_NAME not in names:
         raise RequestError(
-            f"{output} is not empty and holds no artifact", advice="choose a new or empty folder"
+            f"{output} is not empty and holds no artifact",
+            advice="choose a new or empty folder",
+            setting="output",
         )
     if names and not overwrite:
         raise RequestError(
             f"{output} already holds an artifact",
             advice="give --overwrite to replace it, or another folder",
+            setting="overwrite",
         )
 
 
@@ -72,28 +79,32 @@ def check_keep_failed(kept: Path, output: Path, source: Path) -> None:
         raise RequestError(
             f"--keep-failed {kept} overlaps the output or the checkpoint",
             advice="name a folder beside them",
+            setting="keep_failed",
         )
     if os.path.lexists(kept):
-        raise RequestError(f"--keep-failed {kept} exists already", advice="name a new folder")
+        raise RequestError(
+            f"--keep-failed {kept} exists already",
+            advice="name a new folder",
+            setting="keep_failed",
+        )
     if not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
         raise RequestError(
             f"--keep-failed {kept} cannot be made in {target.parent}",
             advice="create that folder first",
+            setting="keep_failed",
         )
 
 
 def check_space(output: Path, needed: int) -> None:
-    """Refuse to begin where ``needed`` bytes do not fit; raises `PocketVLMError` with both
-    figures."""
+    """Refuse to begin where ``needed`` bytes do not fit; raises `RequestError`."""
     parent = next(folder for folder in output.resolve().parents if folder.is_dir())
     free = shutil.disk_usage(parent).free
     if free < needed + _MARGIN:
         raise RequestError(
-            (
-                f"{parent} has {free / 1e9:.1f} GB free, the export needs about "
-                f"{(needed + _MARGIN) / 1e9:.1f} GB"
-            ),
+            f"{parent} has {free / 1e9:.1f} GB free, the export needs about "
+            f"{(needed + _MARGIN) / 1e9:.1f} GB",
             advice="free some space or choose another disk",
+            setting="output",
         )
 
 
@@ -106,14 +117,14 @@ def staging(output: Path) -> Iterator[Path]:
     nothing behind either.
 
     Raises:
-        PocketVLMError: the destination cannot be written, or the disk filled up meanwhile.
+        RequestError: the destination cannot be written, or the disk filled up meanwhile.
     """
     made = [folder for folder in output.parents if not folder.exists()]  # the nearest first
     folder: Path | None = None
     with _signals_as_exit():
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            _speak_of_leftovers(output)
+            _warn_of_leftovers(output)
             folder = Path(
                 tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent)
             )
@@ -128,7 +139,7 @@ def staging(output: Path) -> Iterator[Path]:
                     parent.rmdir()
 
 
-def _speak_of_leftovers(output: Path) -> None:
+def _warn_of_leftovers(output: Path) -> None:
     """Name what killed exports left beside ``output``; whether one of them is still at work cannot
     be known here."""
     for left in sorted(output.parent.glob(f".{glob.escape(output.name)}.*.partial")):
@@ -164,11 +175,10 @@ def _put_back(aside: Path, output: Path) -> None:
         aside.rename(output)
     except OSError as error:
         raise RequestError(
-            (
-                f"{output} could not be replaced ({error.strerror}), and what was there lies in "
-                f"{aside}"
-            ),
+            f"{output} could not be replaced ({error.strerror}), and what was there lies in "
+            f"{aside}",
             advice="move it back",
+            setting="output",
         ) from error
 
 
@@ -176,13 +186,16 @@ def _overlap(a: Path, b: Path) -> bool:
     return a.is_relative_to(b) or b.is_relative_to(a)
 
 
-def _cannot_write(output: Path, error: OSError) -> PocketVLMError:
+def _cannot_write(output: Path, error: OSError) -> RequestError:
     if error.errno in _NO_SPACE:
-        return PocketVLMError(
-            f"no space left on the disk of {output}: nothing was written there",
+        return RequestError(
+            f"no space left on the disk of {output}, nothing was written there",
             advice="free some space or choose another disk",
+            setting="output",
         )
-    return PocketVLMError(f"{output} cannot be written ({error})", advice="choose another folder")
+    return RequestError(
+        f"{output} cannot be written ({error})", advice="choose another folder", setting="output"
+    )
 
 
 @contextmanager
@@ -194,11 +207,11 @@ def _signals_as_exit() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # Who asked to ignore one, as nohup does, is obeyed.
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # One that is ignored, as nohup does it, stays ignored.
     previous = {
         number: signal.signal(number, leave)
-        for number in wanted
+        for number in numbers
         if signal.getsignal(number) != signal.SIG_IGN
     }
     try:

@@ -1,5 +1,4 @@
-"""Knows the configuration files that stand beside the graphs, and what other clients read in
-them."""
+"""Knows the configuration files beside the graphs, and what other clients read in them."""
 
 import json
 import shutil
@@ -8,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_export.checkpoint import image_processor, read_json
-from pocketvlm_export.loading import Checkpoint, load_tokenizer
+from pocketvlm_export.checkpoint import image_processor, load_tokenizer, read_json
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import PRECISIONS
 
@@ -17,24 +15,24 @@ _GENERATION = "generation_config.json"
 _TEMPLATE = "chat_template.jinja"
 
 
-def write_sidecars(checkpoint: Checkpoint, plan: ExportPlan, folder: Path) -> None:
+def write_sidecars(plan: ExportPlan, folder: Path) -> None:
     """Write tokenizer, processor and model configuration into ``folder``.
 
     Raises:
         PocketVLMError: the checkpoint lacks an image processor or a chat template.
     """
-    source = checkpoint.source.folder
+    source = plan.checkpoint.source.folder
     if (source / _GENERATION).is_file():
         shutil.copyfile(source / _GENERATION, folder / _GENERATION)
     write_tokenizer(source, folder)
     processor = read_json(source / "processor_config.json")
     (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
     # transformers.js takes the kind of processor from this file, Hugging Face from the next.
-    kind = checkpoint.family.processor
+    kind = plan.spec.family.processor
     _write(
         folder / "preprocessor_config.json", {**image_processor(source), "processor_class": kind}
     )
-    _write(folder / "processor_config.json", _processor_config(processor, checkpoint, plan))
+    _write(folder / "processor_config.json", _processor_config(processor, plan))
     _write(folder / "config.json", _model_config(source, plan, folder))
 
 
@@ -59,38 +57,37 @@ def write_tokenizer(source: Path, folder: Path) -> None:
 
 def chat_template(source: Path) -> str:
     """Return the chat template of a checkpoint, looked for where transformers looks; raises
-    `PocketVLMError`."""
+    `CheckpointError` where there is none."""
     if (source / _TEMPLATE).is_file():
         return (source / _TEMPLATE).read_text(encoding="utf-8")
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        found = read_json(source / name).get("chat_template")
-        if isinstance(found, list):  # several templates by name
-            found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
-        if isinstance(found, str):
-            return found
+        template = read_json(source / name).get("chat_template")
+        if isinstance(template, list):  # several templates by name
+            by_name = {entry.get("name"): entry.get("template") for entry in template}
+            template = by_name.get("default")
+        if isinstance(template, str):
+            return template
     raise CheckpointError(
         f"{source} has no chat template",
         advice="add chat_template.jinja, as the checkpoint's model card describes its prompt",
     )
 
 
-def _processor_config(
-    config: dict[str, Any], checkpoint: Checkpoint, plan: ExportPlan
-) -> dict[str, Any]:
-    """Say the default budget in the terms of LLaVA's processor: patches, plus a correction that may
-    be negative.
+def _processor_config(config: dict[str, Any], plan: ExportPlan) -> dict[str, Any]:
+    """Return ``config`` with the default budget in the terms of LLaVA's processor: patches, plus a
+    correction that may be negative.
 
-    These terms cannot say it of a picture in tiles: there the checkpoint's own stand, which count
-    all tokens.
+    These terms have no words for pictures in tiles: there the checkpoint's own values stay, which
+    count all tokens.
     """
-    vision = checkpoint.spec.vision
+    vision, kind = plan.spec.vision, plan.spec.family.processor
     defaults = {
-        "processor_class": checkpoint.family.processor,
+        "processor_class": kind,
         "image_token": "<image>",
         "patch_size": int(vision.config.patch_size),
     }
     if vision.merge > 1:  # no processor of LLaVA's kind
-        return {"processor_class": checkpoint.family.processor, **config}
+        return {"processor_class": kind, **config}
     if not plan.layout.one_tile:
         return {**defaults, **config}
     return {
@@ -102,8 +99,8 @@ def _processor_config(
 
 
 def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any]:
-    """Return the checkpoint's config.json with what transformers.js must be told, where it can use
-    the graphs."""
+    """Return the checkpoint's config.json, with settings for transformers.js where it can use the
+    graphs."""
     if plan.options.format != "onnx" or not plan.layout.one_tile:
         return read_json(source / "config.json")
     kept = [file for file in plan.sizes() if file not in plan.extra]
@@ -112,15 +109,15 @@ def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any
         for file in kept
         if (folder / file).with_suffix(".onnx_data").is_file()
     }
-    told: dict[str, Any] = {"dtype": _dtypes(plan)}
+    settings: dict[str, Any] = {"dtype": _dtypes(plan)}
     if external:
-        told["use_external_data_format"] = external
-    return {**read_json(source / "config.json"), "transformers.js_config": told}
+        settings["use_external_data_format"] = external
+    return {**read_json(source / "config.json"), "transformers.js_config": settings}
 
 
 def _dtypes(plan: ExportPlan) -> dict[str, str]:
-    """What transformers.js loads unless told otherwise: of each graph the first precision that it
-    has a name for."""
+    """What transformers.js loads by default: of each graph the first precision that it has a name
+    for."""
     options = plan.options
     listed = {"vision_encoder": options.vision_precisions}
     if plan.decoder:

@@ -1,4 +1,4 @@
-"""Knows the page that says how an artifact is called from other languages: its own names, shapes,
+"""Knows the page on how an artifact is called from other languages: its own names, shapes,
 constants and ids."""
 
 import dataclasses
@@ -23,7 +23,12 @@ _TEMPLATE = "templates/using.md.jinja"
 
 
 def write_using(artifact: Artifact) -> None:
-    """Write USING.md into an artifact's folder; it is no part of the files table yet."""
+    """Write USING.md into an artifact's folder.
+
+    The page names graphs, shapes and ids as a client will meet them, which only the manifest of the
+    finished folder has. It is therefore made from that manifest, and the manifest is written
+    afterwards, with this page in its table of files.
+    """
     source = importlib.resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(  # Markdown, not HTML: nothing is escaped
         undefined=jinja2.StrictUndefined,
@@ -40,8 +45,8 @@ def write_using(artifact: Artifact) -> None:
 
 
 def facts(artifact: Artifact) -> dict[str, Any]:
-    """Return all that a client must know: which graph reads what, how a picture is prepared, how a
-    prompt is written.
+    """Return all that a client must know: inputs and outputs of each graph, how a picture is
+    prepared, how a prompt is written.
 
     Of each list of precisions the default is named. Axes of any size are given by name: ``batch``,
     ``tokens``.
@@ -49,7 +54,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
     manifest = artifact.manifest
     pruning, decoder = manifest.pruning, manifest.decoder
     budget, layout = pruning.default_budget, open_layout(artifact)
-    stands = layout.expand(layout.grids()[-1], 1)
+    slots = layout.expand(layout.grids()[-1], 1)
     vision = manifest.vision.graphs[budget][manifest.vision.default_precision]
     graphs = {"vision": _graph(manifest, vision, metadata.VISION_ENCODER, budget)}
     if decoder.graphs:
@@ -65,7 +70,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "gguf": decoder.gguf.get(decoder.default_precisions.get("llama.cpp", "")),
         "tiles": layout.recipe,
         "cut": layout.grids()[-1].tiles > 1,
-        "named": len(stands) > slot_count(layout, stands),
+        "named": len(slots) > slot_count(layout, slots),
         "medium": {"image": "picture", "video": "clip"}[layout.medium],
         "picture": _picture(layout.steps, manifest.vision.image_size),
         "prompt": _prompt(Prompter.from_artifact(artifact), layout),
@@ -82,13 +87,13 @@ def facts(artifact: Artifact) -> dict[str, Any]:
 
 
 def _graph(manifest: Manifest, file: str, kind: str, budget: int | None = None) -> dict[str, Any]:
-    found = signature(manifest, kind, budget)
+    tensors = signature(manifest, kind, budget)
     data = str(Path(file).with_suffix(".onnx_data").as_posix())
     return {
         "file": file,
         "data": data if data in manifest.files else None,
-        "inputs": _shapes(found.inputs),
-        "outputs": _shapes(found.outputs),
+        "inputs": _shapes(tensors.inputs),
+        "outputs": _shapes(tensors.outputs),
     }
 
 

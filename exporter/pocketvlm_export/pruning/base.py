@@ -12,14 +12,14 @@ from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning.options import Number, Option
 
 Reads = Literal["cls_row", "attention", "features", "projected"]
-# What is known only when every token has been through the whole tower: nothing is saved there by
+# What exists only when every token has been through the whole tower: nothing is saved there by
 # selecting.
 LATE: frozenset[Reads] = frozenset({"features", "projected"})
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the vision graph computes for a method, only where the method says it reads it.
+    """What the vision graph computes for a method, only where the method lists it in ``reads``.
 
     Probabilities are those of the softmax over all tokens: columns are dropped afterwards and
     nothing is renormalised.
@@ -27,10 +27,10 @@ class Evidence:
     Attributes:
         batch: B, pictures; each is selected from by itself.
         grid: rows and columns of patches, N in all. Where a tower's patches are merged before the
-            decoder sees them, each square of them is one patch here, and attention is the mean over
-            it (`VisionSpec.merge`).
+            decoder reads them, each square of them is one patch here, and attention is the mean
+            over it (`VisionSpec.merge`).
         cls_rows: attention that [CLS] pays to each patch, (B, heads, N), of the layers from
-            `Pruner.first_layer` to the score layer, whose output the decoder sees.
+            `Pruner.first_layer` to the score layer, whose output the decoder reads.
         attention: attention that each patch pays to each patch in the score layer, (B, heads, N,
             N); the row and the column of [CLS] are left out.
         features: what the projector reads, (B, N, C).
@@ -75,7 +75,7 @@ class Pruner:
             token's feature does not depend on which others are kept; then any smaller budget is
             served from one graph, by ``scores``.
         prunes: False for the method that keeps every token.
-        known: what it can be told.
+        accepts: its options, by name.
     """
 
     name: ClassVar[str]
@@ -85,27 +85,29 @@ class Pruner:
     reads: ClassVar[frozenset[Reads]] = frozenset()
     nested: ClassVar[bool] = True
     prunes: ClassVar[bool] = True
-    known: ClassVar[Mapping[str, Option]] = {}
+    accepts: ClassVar[Mapping[str, Option]] = {}
 
     def __init__(self, options: Mapping[str, str]) -> None:
-        if unknown := sorted(set(options) - set(self.known)):
-            known = ", ".join(sorted(self.known)) or "none"
+        if unknown := sorted(set(options) - set(self.accepts)):
             raise RequestError(
                 f"pruner {self.name} has no option {unknown[0]!r}",
-                advice=f"its options are: {known}",
+                advice=f"choose from {', '.join(sorted(self.accepts))}"
+                if self.accepts
+                else "leave --pruner-option out",
+                setting="pruner_option",
             )
         # Those without a default are settled when the tower is known.
         self.options: dict[str, Number] = {
             name: option.default
-            for name, option in self.known.items()
+            for name, option in self.accepts.items()
             if option.default is not None
         }
         for name, text in options.items():
-            self.options[name] = self.known[name].read(f"{self.name} option {name}", text)
+            self.options[name] = self.accepts[name].read(f"{self.name} option {name}", text)
 
     def settle(self, vision: VisionSpec) -> None:
-        """Fill in the options that depend on the tower; raises `PocketVLMError` for one that it has
-        no room for."""
+        """Fill in the options that depend on the tower; raises `RequestError` for a value that it
+        has no room for."""
 
     def first_layer(self, score_layer: int) -> int:
         """The first of the encoder layers, counted from 0, whose [CLS] rows it reads; the score
@@ -113,7 +115,7 @@ class Pruner:
         return score_layer
 
     def default_budget(self, tokens: int) -> int:
-        """Visual tokens kept of ``tokens`` where nobody says how many: a quarter, at least one."""
+        """Visual tokens kept of ``tokens`` by default: a quarter, at least one."""
         return max(1, round(tokens / 4))
 
     def score(self, evidence: Evidence) -> torch.Tensor:

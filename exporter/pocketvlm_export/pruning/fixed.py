@@ -9,8 +9,7 @@ from pocketvlm_export.pruning.base import Evidence, Pruner, Selection
 
 
 class FixedOrder(Pruner):
-    """Keeps the first patches of a fixed order; scores say where in it a patch stands, 1 - place /
-    N."""
+    """Keeps the first patches of a fixed order; the score of a patch is 1 - its place there / N."""
 
     def order(self, grid: tuple[int, int]) -> npt.NDArray[np.int64]:
         """Return the numbers of all N patches of a grid of (rows, columns), those kept first in

@@ -33,9 +33,9 @@ class GPrune(Pruner):
     name: ClassVar[str] = "gprune"
     title: ClassVar[str] = "G-Prune (a graph a picture)"
     paper: ClassVar[str] = "[arXiv 2501.02268](https://arxiv.org/abs/2501.02268)"
-    keeps: ClassVar[str] = "that stand for most of those that look like them"
+    keeps: ClassVar[str] = "that represent most of those that look like them"
     reads: ClassVar[frozenset[Reads]] = frozenset({"projected"})
-    known: ClassVar[Mapping[str, Option]] = {
+    accepts: ClassVar[Mapping[str, Option]] = {
         "threshold": Option(float, 0.01, 0.99, 0.5),
         "temperature": Option(float, 0.001, 10.0, 0.03),
         "steps": Option(int, 0, 64, 5),
@@ -43,15 +43,14 @@ class GPrune(Pruner):
 
     def settle(self, vision: VisionSpec) -> None:
         """Refuse a temperature at which rounding would decide what is joined; raises
-        `PocketVLMError`."""
+        `RequestError`."""
         coldest = (1 - self.options["threshold"]) / _UNDERFLOW
         if self.options["temperature"] < coldest:
             raise RequestError(
-                f"{self.name} option temperature is {self.options['temperature']}",
-                advice=(
-                    f"with threshold {self.options['threshold']} the weakest edges vanish in "
-                    f"float32, give at least {coldest:.3g}"
-                ),
+                f"{self.name} option temperature is {self.options['temperature']}, at which the "
+                f"weakest edges of threshold {self.options['threshold']} vanish in float32",
+                advice=f"give at least {coldest:.3g}",
+                setting="pruner_option",
             )
 
     def score(self, evidence: Evidence) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""No pruning: every patch is kept, for comparison and for clients that want all tokens."""
+"""No pruning: every patch is kept, for comparison and for clients that need all tokens."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""Knows how the numbers that a pruning method can be told are read from text and kept within their
+"""Knows how the numeric options of a pruning method are read from text and kept within their
 limits."""
 
 from dataclasses import dataclass
@@ -31,7 +31,9 @@ class Option:
         try:
             value = self.kind(text)
         except ValueError:
-            raise RequestError(f"{what} is {text!r}", expected=expected) from None
+            raise RequestError(
+                f"{what} is {text!r}", expected=expected, setting="pruner_option"
+            ) from None
         if not self.low <= value <= self.high:  # nor is NaN
-            raise RequestError(f"{what} is {text}", expected=expected)
+            raise RequestError(f"{what} is {text}", expected=expected, setting="pruner_option")
         return value

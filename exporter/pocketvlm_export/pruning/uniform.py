@@ -1,4 +1,4 @@
-"""Uniform: patches spread evenly over the picture whatever it shows, a baseline."""
+"""Uniform: patches spread evenly over the picture whatever is in it, a baseline."""
 
 from typing import ClassVar
 
@@ -22,13 +22,13 @@ class Uniform(FixedOrder):
     def order(self, grid: tuple[int, int]) -> npt.NDArray[np.int64]:
         """See `FixedOrder.order`."""
         rows, columns = grid
-        found: dict[int, None] = {}  # in the order of coming
+        visited: dict[int, None] = {}  # patches in the order of the sequence
         number = 1
-        while len(found) < rows * columns:
+        while len(visited) < rows * columns:
             row, column = _cell(number, 3, rows), _cell(number, 2, columns)
-            found[row * columns + column] = None
+            visited[row * columns + column] = None
             number += 1
-        return np.array(list(found))
+        return np.array(list(visited))
 
 
 def _cell(number: int, base: int, cells: int) -> int:

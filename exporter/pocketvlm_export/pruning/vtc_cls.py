@@ -29,17 +29,19 @@ class VTCCLS(Pruner):
     paper: ClassVar[str] = "[arXiv 2412.05819](https://arxiv.org/abs/2412.05819)"
     keeps: ClassVar[str] = "that its [CLS] token attends to most, over several layers"
     reads: ClassVar[frozenset[Reads]] = frozenset({"cls_row"})
-    known: ClassVar[Mapping[str, Option]] = {"start_layer": Option(int, 0, 999)}
+    accepts: ClassVar[Mapping[str, Option]] = {"start_layer": Option(int, 0, 999)}
 
     def settle(self, vision: VisionSpec) -> None:
-        """Start where the authors do, in proportion; raises `PocketVLMError` beyond the feature
+        """Start where the authors do, in proportion; raises `RequestError` beyond the feature
         layer."""
         last = vision.score_layer
         start = self.options.setdefault("start_layer", round(last * _AUTHORS_START / _AUTHORS_LAST))
         if start > last:
             raise RequestError(
-                f"{self.name} option start_layer is {start}",
-                advice=f"the layer whose output this checkpoint uses is {last}, give 0..{last}",
+                f"{self.name} option start_layer is {start}, behind layer {last}, whose output "
+                "this checkpoint uses",
+                advice=f"give 0..{last}",
+                setting="pruner_option",
             )
 
     def first_layer(self, score_layer: int) -> int:

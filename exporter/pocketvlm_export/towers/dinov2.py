@@ -10,7 +10,7 @@ from pocketvlm_export.towers.base import Block
 
 
 class DINOv2:
-    """The `Tower` of LLaVA checkpoints whose pictures are seen by DINOv2 (arXiv 2304.07193)."""
+    """The `Tower` of LLaVA checkpoints whose vision tower is DINOv2 (arXiv 2304.07193)."""
 
     model_type = "dinov2"
     has_cls = True

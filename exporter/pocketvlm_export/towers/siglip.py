@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
-from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionTransformer
+from transformers import Idefics3VisionTransformer, PreTrainedModel, SmolVLMVisionTransformer
 
 from pocketvlm_export.towers.clip import Clip
 
@@ -60,9 +58,9 @@ class FullTile(nn.Module):
 
 def _positions(embeddings: Any) -> torch.Tensor:
     """What transformers looks up for a full tile; its own arithmetic decides, rounding included."""
-    found: list[torch.Tensor] = []
+    looked_up: list[torch.Tensor] = []
     hook = embeddings.position_embedding.register_forward_hook(
-        lambda _, __, output: found.append(output)
+        lambda _, __, output: looked_up.append(output)
     )
     edge, side = embeddings.image_size, embeddings.num_patches_per_side
     try:
@@ -70,4 +68,4 @@ def _positions(embeddings: Any) -> torch.Tensor:
             embeddings(torch.zeros(1, 3, edge, edge), torch.ones(1, side, side, dtype=torch.bool))
     finally:
         hook.remove()
-    return found[0].detach()
+    return looked_up[0].detach()

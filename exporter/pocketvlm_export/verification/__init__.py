@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import ArtifactError, RequestError
+from pocketvlm_export.gguf_types import GGUF_TYPES
 from pocketvlm_export.loading import Checkpoint, open_checkpoint
-from pocketvlm_export.options import GGUF_TYPES
 from pocketvlm_export.precisions import PRECISIONS
-from pocketvlm_export.verification.arrangement import ORDERS
+from pocketvlm_export.pruning import PRUNERS
+from pocketvlm_export.verification.arrangement import ARRANGEMENTS
 from pocketvlm_export.verification.gate import ParityError, check_parity, failures
-from pocketvlm_export.verification.oracles import ORACLES
 
 __all__ = ["ParityError", "check_parity", "failures", "verify_against"]
 
@@ -30,9 +30,9 @@ def verify_against(artifact_dir: Path, model: str) -> dict[str, Any]:
             shape, or the artifact has a method or a precision that this exporter does not know.
     """
     artifact = Artifact.open(artifact_dir)
-    _check_known(artifact)
+    _check_names(artifact)
     source = artifact.manifest.source
-    # The same commit, where one was recorded: a branch moves on. It says nothing of any other
+    # The same commit, where one was recorded: a branch moves on. It is no commit of any other
     # repository.
     same = model == source.model and not Path(model).expanduser().is_dir()
     checkpoint = open_checkpoint(model, source.commit if same else None)
@@ -47,30 +47,29 @@ def verify_against(artifact_dir: Path, model: str) -> dict[str, Any]:
     parity = check_parity(checkpoint, artifact)
     if not parity.passed:
         raise ParityError(
-            f"{artifact_dir} differs from {model}: {failures(parity)}; export it again"
+            f"{artifact_dir} differs from {model} ({failures(parity)})", advice="export it again"
         )
     return dataclasses.asdict(parity)
 
 
-def _check_known(artifact: Artifact) -> None:
+def _check_names(artifact: Artifact) -> None:
+    """Refuse what another version of the exporter may have written."""
     manifest = artifact.manifest
     precisions = [
         *manifest.decoder.graphs,
         *(name for graphs in manifest.vision.graphs.values() for name in graphs),
     ]
-    for what, names, known in (
-        ("pruning method", [manifest.pruning.method], ORACLES),
-        ("layout", [manifest.vision.layout["name"]], ORDERS),
+    for what, names, supported in (
+        ("pruning method", [manifest.pruning.method], PRUNERS),
+        ("layout", [manifest.vision.layout["name"]], ARRANGEMENTS),
         ("precision", precisions, PRECISIONS),
         ("GGUF type", manifest.decoder.gguf, GGUF_TYPES),
     ):
         for name in names:
-            if name not in known:
-                raise RequestError(
-                    (
-                        f"{artifact.root} has the {what} {name!r}, this exporter can check "
-                        f"{', '.join(known)}"
-                    ),
+            if name not in supported:
+                raise ArtifactError(
+                    f"{artifact.root} has the {what} {name!r}, which this exporter cannot check",
+                    expected=f"one of {', '.join(supported)}",
                     advice="use the version that exported it",
                 )
 
@@ -87,6 +86,8 @@ def _check_same_shape(artifact: Artifact, checkpoint: Checkpoint) -> None:
     for name, (ours, theirs) in figures.items():
         if ours != theirs:
             raise RequestError(
-                f"{artifact.root} was not exported from {checkpoint.source.model}",
-                advice=f"{name} is {ours} in the artifact and {theirs} in the checkpoint",
+                f"{artifact.root} was not exported from {checkpoint.source.model} ({name}: {ours} "
+                f"in the artifact, {theirs} in the checkpoint)",
+                advice="give the checkpoint that it was exported from",
+                setting="against",
             )

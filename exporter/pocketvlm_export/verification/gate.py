@@ -1,10 +1,11 @@
-"""Knows the parity gate: which differences from Hugging Face an artifact may show, and how they are
+"""Knows the parity gate: which differences from Hugging Face an artifact may have, and how they are
 measured.
 
 What is measured is what a device runs: the runtime's own vision encoder, prompts and decoder.
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,13 @@ from pocketvlm.layouts import open_layout
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.features import VisionFeatures
-from pocketvlm_export.loading import Checkpoint, quiet_transformers
-from pocketvlm_export.memory import release_memory
+from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.memory import component
 from pocketvlm_export.options import GATE_PROMPT
-from pocketvlm_export.precisions import GATE_PRECISION
-from pocketvlm_export.verification.arrangement import arrange_reference, stands_for_picture
-from pocketvlm_export.verification.bounds import LOGITS_COSINE, STEPS, TOLERANCE, agreement, within
+from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
+from pocketvlm_export.quiet import quiet_transformers
+from pocketvlm_export.verification.arrangement import arrange_reference, text_of_picture
+from pocketvlm_export.verification.bounds import STEPS, TOLERANCE, agreement, within
 from pocketvlm_export.verification.gguf import measure_gguf
 from pocketvlm_export.verification.kept import KeptRow, compare_kept, largest
 from pocketvlm_export.verification.lost import (
@@ -35,7 +37,7 @@ from pocketvlm_export.verification.lost import (
     judge_kept,
     measure_logits,
 )
-from pocketvlm_export.verification.pictures import Shown, show
+from pocketvlm_export.verification.pictures import GateBatch, gate_batch
 from pocketvlm_export.verification.reference import (
     DecoderReference,
     Floats,
@@ -60,14 +62,14 @@ class References:
     """The checkpoint's own results on the gate's pictures and prompt.
 
     Attributes:
-        shown: the pictures.
+        batch: the pictures.
         vision: of each budget.
         features: what the decoder reads of the picture asked about at the default budget, (slots,
             hidden).
         decoder: the answer.
     """
 
-    shown: Shown
+    batch: GateBatch
     vision: dict[int, VisionReference]
     features: Floats
     decoder: DecoderReference
@@ -102,25 +104,24 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
 def run_references(checkpoint: Checkpoint, artifact: Artifact) -> References:
     """Run transformers on the gate's pictures, for every budget of the artifact, and on its
     prompt."""
-    pruning, shown = artifact.manifest.pruning, show(artifact)
+    pruning, batch = artifact.manifest.pruning, gate_batch(artifact)
+    layout = artifact.manifest.vision.layout["name"]
     with quiet_transformers():
-        vision = vision_reference(checkpoint, pruning, shown.pixel_values)
-        asked = vision[pruning.default_budget].first(shown.grid.tiles)
-        features = arrange_reference(
-            checkpoint, artifact.manifest.vision.layout["name"], asked, shown.size
-        )
+        vision = vision_reference(checkpoint, pruning, batch.pixel_values)
+        tiles = vision[pruning.default_budget].first(batch.grid.tiles)
+        features = arrange_reference(checkpoint, layout, tiles, batch.size)
         spec = artifact.manifest.decoder
         inexact = spec.gguf or any(name != GATE_PRECISION for name in spec.graphs)
         sequences = gate_sequences(spec.vocab, spec.context) if inexact else ()
-        stands = stands_for_picture(checkpoint, artifact.manifest.vision.layout["name"], shown.grid)
+        picture = text_of_picture(checkpoint, layout, batch.grid)
         decoder = decoder_reference(
-            checkpoint, GATE_PROMPT, features, STEPS, sequences, spec.fastv, stands
+            checkpoint, GATE_PROMPT, features, STEPS, sequences, spec.fastv, picture
         )
-    return References(shown, vision, features, decoder)
+    return References(batch, vision, features, decoder)
 
 
 def failures(parity: Parity) -> str:
-    """Say in a few words which part of the gate failed."""
+    """Return in a few words which parts of the gate failed, and by what figures."""
     parts = {"vision": parity.vision, "decoder": parity.decoder}
     for precision, figures in parity.by_precision.items():
         # A GGUF type has the decoder's figures alone, a precision of ONNX graphs those of each
@@ -200,7 +201,9 @@ def _measure_other(artifact: Artifact, references: References, precision: str) -
     manifest = artifact.manifest
     if precision in _vision_precisions(artifact):
         files = [graphs[precision] for graphs in manifest.vision.graphs.values()]
-        figures = judge_kept(_rows(artifact, references, precision), precision)
+        bounds = PRECISIONS[precision].vision
+        assert bounds is not None
+        figures = judge_kept(_rows(artifact, references, precision), bounds)
         result["vision"] = {**figures, "bytes": _bytes(artifact, files)}
     if precision in manifest.decoder.graphs:
         figures = _measure_lost(artifact, references, precision)
@@ -217,13 +220,10 @@ def _measure_lost(artifact: Artifact, references: References, precision: str) ->
     decoder = _open(artifact, precision=precision)
     sequences = gate_sequences(spec.vocab, spec.context)
     ids, features = gate_prompt(artifact, references), references.features
-    figures, _ = measure_logits(decoder, ids, references.decoder, features, sequences)
-    decoder.close()
-    release_memory()
-    return {
-        **figures,
-        "passed": bool(figures["prompt_equal"] and figures["cosine"] >= LOGITS_COSINE[precision]),
-    }
+    with component(decoder):
+        figures, _ = measure_logits(decoder, ids, references.decoder, features, sequences)
+    cosine = PRECISIONS[precision].logits_cosine
+    return {**figures, "passed": bool(figures["prompt_equal"] and figures["cosine"] >= cosine)}
 
 
 def _bytes(artifact: Artifact, graphs: Sequence[str]) -> int:
@@ -256,27 +256,24 @@ def _measure_gguf(artifact: Artifact, references: References) -> dict[str, dict[
 def gate_prompt(artifact: Artifact, references: References) -> Prompt:
     """Return the gate's prompt as the runtime writes it, where its graphs keep what the reference
     keeps."""
-    kept = _asked(artifact, references).kept_indices
+    kept = _default_reference(artifact, references).kept_indices
     prompter = Prompter.from_artifact(artifact)
-    stands = open_layout(artifact).expand(references.shown.grid, kept.shape[1], kept)
-    return Prompt(prompter, prompter.place(prompter.encode(GATE_PROMPT, pictures=1), [stands]))
+    slots = open_layout(artifact).expand(references.batch.grid, kept.shape[1], kept)
+    return Prompt(prompter, prompter.place(prompter.encode(GATE_PROMPT, pictures=1), [slots]))
 
 
-def _asked(artifact: Artifact, references: References) -> VisionReference:
+def _default_reference(artifact: Artifact, references: References) -> VisionReference:
     """What of the picture that the prompt is about is kept by default."""
     return references.vision[artifact.manifest.pruning.default_budget].first(
-        references.shown.grid.tiles
+        references.batch.grid.tiles
     )
 
 
 def _encode(
     artifact: Artifact, references: References, budget: int, precision: str | None
 ) -> VisionFeatures:
-    features = VisionEncoder.open(artifact, budget=budget, precision=precision).encode(
-        references.shown.pixel_values
-    )
-    release_memory()  # a session's weights go with it
-    return features
+    with component(VisionEncoder.open(artifact, budget=budget, precision=precision)) as encoder:
+        return encoder.encode(references.batch.pixel_values)
 
 
 def _open(artifact: Artifact, **options: Any) -> OnnxDecoder:
@@ -290,25 +287,23 @@ def _answer(
     """Greedy tokens, the logits before each (steps, vocab), whether the prompt's ids were those of
     transformers, and which of its tokens a decoder that drops some of them kept."""
     vision = precision if precision in _vision_precisions(artifact) else None
-    layout, grid = open_layout(artifact), references.shown.grid
-    encoder = VisionEncoder.open(artifact, precision=vision)
-    encoded = encoder.encode(references.shown.pixel_values).first(grid.tiles)
-    features, constants = references.features, encoder.constants
-    del encoder
-    release_memory()
-    prompt = gate_prompt(artifact, references)
+    layout, grid = open_layout(artifact), references.batch.grid
+    with component(VisionEncoder.open(artifact, precision=vision)) as encoder:
+        encoded = encoder.encode(references.batch.pixel_values).first(grid.tiles)
+        constants = encoder.constants
+    features, prompt = references.features, gate_prompt(artifact, references)
     # About other patches, which only a tie excuses, there is another answer.
-    if np.array_equal(encoded.kept_indices, _asked(artifact, references).kept_indices):
+    if np.array_equal(encoded.kept_indices, _default_reference(artifact, references).kept_indices):
         features = layout.arrange(grid, encoded.image_features, encoded.kept_indices, constants)
     table = precision if precision in artifact.manifest.decoder.embed else None
-    decoder = _open(artifact, precision=precision, table=table)
-    sequence = decoder.sequence()
-    logits = [sequence.prefill(prompt.filled(features))]
-    kept = sequence.kept_prompt if isinstance(sequence, FastVSequence) else None
-    while len(logits) < STEPS:
-        logits.append(sequence.decode(int(logits[-1].argmax())))
-    del decoder, sequence
-    release_memory()
+    with (
+        component(_open(artifact, precision=precision, table=table)) as decoder,
+        closing(decoder.sequence()) as sequence,
+    ):
+        logits = [sequence.prefill(prompt.filled(features))]
+        kept = sequence.kept_prompt if isinstance(sequence, FastVSequence) else None
+        while len(logits) < STEPS:
+            logits.append(sequence.decode(int(logits[-1].argmax())))
     equal = np.array_equal(prompt.ids, references.decoder.prompt_ids)
     return [int(row.argmax()) for row in logits], np.stack(logits), equal, kept
 

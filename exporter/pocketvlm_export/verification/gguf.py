@@ -10,9 +10,9 @@ from typing import Any
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
 from pocketvlm.ort.settings import EngineSettings
-from pocketvlm_export.memory import release_memory
-from pocketvlm_export.options import GATE_GGUF_TYPE
-from pocketvlm_export.verification.bounds import LOGITS_COSINE, within
+from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
+from pocketvlm_export.memory import component
+from pocketvlm_export.verification.bounds import within
 from pocketvlm_export.verification.kept import largest
 from pocketvlm_export.verification.lost import Prompt, gate_sequences, measure_logits
 from pocketvlm_export.verification.reference import DecoderReference, Floats
@@ -29,7 +29,7 @@ def measure_gguf(
 
     Args:
         artifact: whose file.
-        prompt: the gate's about a picture.
+        prompt: the gate's prompt about one picture.
         reference: of that prompt, and of `gate_sequences`.
         features: of that picture, (slots, hidden).
         kind: the type.
@@ -45,9 +45,8 @@ def measure_gguf(
         f32_cache=True,
     )
     sequences = gate_sequences(spec.vocab, spec.context)
-    figures, answer = measure_logits(decoder, prompt, reference, features, sequences)
-    decoder.close()
-    release_memory()
+    with component(decoder):
+        figures, answer = measure_logits(decoder, prompt, reference, features, sequences)
     return {
         **figures,
         "passed": bool(figures["prompt_equal"]) and judge(kind, figures, answer, reference),
@@ -62,14 +61,14 @@ def judge(
     equal = figures["greedy_equal"] == figures["greedy_tokens"]
     if kind == GATE_GGUF_TYPE:
         return equal and within(figures["max_abs"], figures["max_reference"])
-    if kind == "f16" and not equal and not _near_tie(figures["greedy_equal"], answer, reference):
+    gguf_type, step = GGUF_TYPES[kind], figures["greedy_equal"]
+    if gguf_type.same_tokens and not equal and not _near_tie(step, answer, reference):
         return False
-    return bool(figures["cosine"] >= LOGITS_COSINE[kind])
+    return bool(figures["cosine"] >= gguf_type.logits_cosine)
 
 
 def _near_tie(step: int, answer: Floats, reference: DecoderReference) -> bool:
-    """Whether the reference can hardly tell the token that is ours at ``step``, the first to
-    differ, from its own."""
+    """Whether the reference hardly prefers its token to ours at ``step``, the first to differ."""
     theirs = reference.logits[step]
     gap = theirs.max() - theirs[int(answer[step].argmax())]
     return bool(gap <= NEAR * max(1.0, largest(theirs)))

@@ -1,4 +1,4 @@
-"""Knows how the patches that a graph kept compare with those of its reference, a picture at a
+"""Knows how the patches that a graph kept compare with those of its reference, one picture at a
 time."""
 
 from collections.abc import Iterator
@@ -33,10 +33,10 @@ class KeptRow:
     score_difference: float
 
 
-def compare_kept(found: VisionFeatures, reference: VisionReference) -> Iterator[KeptRow]:
-    """Compare picture by picture."""
+def compare_kept(encoded: VisionFeatures, reference: VisionReference) -> Iterator[KeptRow]:
+    """Compare what a graph ``encoded`` with its reference, picture by picture."""
     for row, theirs in enumerate(reference.kept_indices):
-        ours, scores = found.kept_indices[row], found.kept_scores[row]
+        ours, scores = encoded.kept_indices[row], encoded.kept_scores[row]
         ranking = reference.rankings[row]
         common, at_ours, at_theirs = np.intersect1d(ours, theirs, return_indices=True)
         yield KeptRow(
@@ -44,10 +44,10 @@ def compare_kept(found: VisionFeatures, reference: VisionReference) -> Iterator[
             ascending=bool((np.diff(ours) > 0).all()),
             overlap=len(common) / len(theirs),
             cut_distance=ranking.distance(ours, scores),
-            ours=found.image_features[row][at_ours],
+            ours=encoded.image_features[row][at_ours],
             theirs=reference.image_features[row][at_theirs],
             score_difference=ranking.score_difference(ours, scores)
-            if ranking.known(ours)
+            if ranking.are_patches(ours)
             else float("inf"),
         )
 

@@ -1,7 +1,7 @@
 """Knows how it is measured what a decoder or a vision graph loses that is not the exact one.
 
-Both sides read the same tokens whatever they would have said themselves, so that every position can
-be compared.
+Both sides read the same tokens, whatever they would have answered themselves, so that every
+position can be compared.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ import numpy as np
 from pocketvlm.decoders.base import Decoder, DecoderSequence, Segment, TokenSegment
 from pocketvlm.decoders.fastv import FastVSequence
 from pocketvlm.text.prompts import Prompter
-from pocketvlm_export.verification.bounds import VISION_BOUNDS, agreement, cosine, divergence
+from pocketvlm_export.precisions import VisionBounds
+from pocketvlm_export.verification.bounds import agreement, cosine, divergence
 from pocketvlm_export.verification.kept import KeptRow, largest
 from pocketvlm_export.verification.reference import DecoderReference, Floats, Ints
 
@@ -45,8 +46,8 @@ def measure_logits(
     features: Floats,
     sequences: Sequence[Ints],
 ) -> tuple[dict[str, Any], Floats]:
-    """Return what a decoder's logits have to do with transformers', and those before each token of
-    the answer.
+    """Return how a decoder's logits compare with transformers', and those before each token of the
+    answer.
 
     Args:
         decoder: what is measured.
@@ -82,8 +83,8 @@ def measure_logits(
 
 
 def judge_dropped(kept: Ints | None, reference: DecoderReference) -> dict[str, Any]:
-    """Return what the tokens that a decoder with FastV ``kept`` of its prompt have to do with those
-    of its reference; nothing of a decoder that drops none."""
+    """Return how the tokens that a decoder with FastV ``kept`` of its prompt compare with those of
+    its reference; nothing of a decoder that drops none."""
     theirs = reference.dropping
     if kept is None or theirs is None:
         return {}
@@ -99,10 +100,9 @@ def judge_dropped(kept: Ints | None, reference: DecoderReference) -> dict[str, A
     }
 
 
-def judge_kept(rows: Sequence[KeptRow], precision: str) -> dict[str, Any]:
-    """Return what a vision graph of a precision keeps of the features and of the kept patches;
-    ``passed`` among it."""
-    bounds = VISION_BOUNDS[precision]
+def judge_kept(rows: Sequence[KeptRow], bounds: VisionBounds) -> dict[str, Any]:
+    """Return what a vision graph keeps of the features and of the kept patches; ``passed`` says
+    whether that is within ``bounds``."""
     least = float(np.min([cosine(row.ours, row.theirs) if row.overlap else 0.0 for row in rows]))
     kept = all(
         row.ascending and (row.overlap >= bounds.overlap or row.cut_distance <= bounds.near)

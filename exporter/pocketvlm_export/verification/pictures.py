@@ -1,5 +1,5 @@
-"""Knows what the parity gate shows: pictures of waves and noise, cut into tiles where the
-artifact's layout cuts."""
+"""Knows the pictures of the parity gate: waves and noise, cut into tiles where the artifact's
+layout cuts."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ _CUT = (
 
 
 @dataclass(frozen=True)
-class Shown:
+class GateBatch:
     """One batch for the vision graph.
 
     Attributes:
@@ -33,20 +33,20 @@ class Shown:
     size: tuple[int, int]
 
 
-def show(artifact: Artifact) -> Shown:
+def gate_batch(artifact: Artifact) -> GateBatch:
     """Return several pictures of one tile each, or the tiles of one picture, or the frames of one
     clip."""
     layout, (height, width) = open_layout(artifact), artifact.manifest.vision.image_size
     if [grid.tiles for grid in layout.grids()] == [1]:
-        return Shown(gate_pictures(_PICTURES, (height, width)), TileGrid(), (height, width))
+        return GateBatch(gate_pictures(_PICTURES, (height, width)), TileGrid(), (height, width))
     if layout.medium == "video":
         frames = [
             _image(frame) for frame in gate_pictures(layout.grids()[0].tiles, (height, width))
         ]
-        return Shown(layout.cut(frames).pixel_values, layout.grids()[0], (height, width))
+        return GateBatch(layout.cut(frames).pixel_values, layout.grids()[0], (height, width))
     size = (round(_CUT[0] * height), round(_CUT[1] * width))
     tiles = layout.cut(_image(gate_pictures(1, size)[0]))
-    return Shown(tiles.pixel_values, tiles.grid, size)
+    return GateBatch(tiles.pixel_values, tiles.grid, size)
 
 
 def _image(pixels: Floats) -> Image.Image:

@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from pocketvlm.artifact.manifest import FastV
+from pocketvlm_export import upstream
 from pocketvlm_export.verification.oracles import Ranking
 
 
@@ -65,11 +66,11 @@ class FastVReader:
     here and every layer's cache is of one length, so that no mistake is made on both sides.
 
     Attributes:
-        dropping: what `prefill` found.
+        dropping: what of the prompt `prefill` kept.
     """
 
     def __init__(self, model: PreTrainedModel, fastv: FastV) -> None:
-        """``model`` runs with eager attention, whose maps can be seen."""
+        """``model`` runs with eager attention, which returns its maps."""
         self.dropping: Dropping | None = None
         self._model = model
         self._fastv = fastv
@@ -83,11 +84,11 @@ class FastVReader:
         (vocab,)."""
         self._visual = np.flatnonzero(is_visual)
         attention = self._model.model.layers[self._fastv.layer - 1].self_attn
-        seen = attention.register_forward_hook(lambda module, given, found: self._rank(found[1]))
+        hook = attention.register_forward_hook(lambda _, __, outputs: self._rank(outputs[1]))
         try:
             return self.step(inputs_embeds)
         finally:
-            seen.remove()
+            hook.remove()
 
     def step(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """Read what follows, (1, n, hidden); returns the last token's logits (vocab,)."""
@@ -103,13 +104,7 @@ class FastVReader:
             mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[
                 None, None
             ]
-            hidden = layer(
-                hidden,
-                attention_mask=mask,
-                position_embeddings=angles,
-                past_key_values=self._cache,
-                use_cache=True,
-            )
+            hidden = upstream.run_decoder_layer(layer, hidden, mask, angles, self._cache)
         logits: torch.Tensor = self._model.lm_head(decoder.norm(hidden[:, -1:]))[0, 0]
         return logits
 

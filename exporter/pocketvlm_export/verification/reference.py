@@ -17,10 +17,12 @@ import numpy.typing as npt
 import torch
 
 from pocketvlm.artifact.manifest import FastV, Pruning
-from pocketvlm_export.loading import Checkpoint, load_tokenizer
-from pocketvlm_export.memory import release_memory
+from pocketvlm_export.checkpoint import load_tokenizer
+from pocketvlm_export.families import VLMSpec
+from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.memory import component, release_memory
 from pocketvlm_export.packaging import chat_template
-from pocketvlm_export.verification.oracles import ORACLES, Ranking, Seen
+from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
 from pocketvlm_export.verification.readers import Dropping, FastVReader, PlainReader
 
 Floats = npt.NDArray[np.float32]
@@ -80,35 +82,41 @@ def vision_reference(
     """
     family, spec = checkpoint.family, checkpoint.spec
     depth = spec.vision.config.num_hidden_layers
-    tower = family.load_tower(checkpoint.weights, spec, layers=depth, attention="eager")
-    connector = family.load_connector(checkpoint.weights, spec)
-    rank = ORACLES[pruning.method]
+    rank = find_oracle(pruning.method)
     all_features: list[Floats] = []  # of every patch; the kept rows are taken afterwards
     rankings: list[Ranking] = []
-    for picture in pixel_values:
-        with torch.inference_mode():
-            output = tower(
-                torch.from_numpy(picture[None]), output_hidden_states=True, output_attentions=True
-            )
-            features, attentions = _tower_features(
-                spec.config, output, before=int(spec.vision.has_cls)
-            )
-            projected = connector(features)
-        all_features.append(projected[0].numpy())
-        seen = Seen(
-            [layer[0].numpy() for layer in attentions],
-            int(spec.vision.has_cls),
-            merge_patches(features[0].double().numpy(), spec.vision.grid, spec.vision.merge),
-            projected[0].double().numpy(),
-            spec.vision.grid,
-            spec.vision.merge,
-        )
-        rankings.append(rank(seen, pruning.options))
-        del output, features, attentions, seen
-        release_memory()  # the next picture's maps would not all fit where these lay
-    del tower, connector
-    release_memory()
+    with (
+        component(
+            family.load_tower(checkpoint.weights, spec, layers=depth, attention="eager")
+        ) as tower,
+        component(family.load_connector(checkpoint.weights, spec)) as connector,
+    ):
+        for picture in pixel_values:
+            encoded = _encode(tower, connector, spec, picture)
+            all_features.append(encoded.projected.astype(np.float32))
+            rankings.append(rank(encoded, pruning.options))
+            del encoded
+            release_memory()  # the next picture's maps would not all fit where these lay
     return {budget: _at_budget(budget, all_features, rankings) for budget in pruning.budgets}
+
+
+def _encode(tower: Any, connector: Any, spec: VLMSpec, picture: Floats) -> Encoded:
+    """Run transformers' modules on one picture, (3, H, W)."""
+    before = int(spec.vision.has_cls)
+    with torch.inference_mode():
+        output = tower(
+            torch.from_numpy(picture[None]), output_hidden_states=True, output_attentions=True
+        )
+        features, attentions = _tower_features(spec.config, output, before=before)
+        projected = connector(features)
+    return Encoded(
+        [layer[0].numpy() for layer in attentions],
+        before,
+        merge_patches(features[0].double().numpy(), spec.vision.grid, spec.vision.merge),
+        projected[0].double().numpy(),
+        spec.vision.grid,
+        spec.vision.merge,
+    )
 
 
 def _at_budget(
@@ -126,22 +134,25 @@ def decoder_reference(
     steps: int,
     sequences: Sequence[Ints] = (),
     fastv: FastV | None = None,
-    stands: str = "",
+    picture: str = "",
 ) -> DecoderReference:
     """Answer ``prompt`` about one picture, whose kept ``features`` are (slots, hidden), greedily
     for ``steps`` tokens.
 
     ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``fastv`` drops
-    visual tokens inside; ``stands`` as for `prompt_ids`.
+    visual tokens inside; ``picture`` as for `prompt_ids`.
     """
     family, spec = checkpoint.family, checkpoint.spec
-    ids = prompt_ids(checkpoint, prompt, len(features), stands)
-    embedding = family.load_embedding(checkpoint.weights, spec)
-    model = family.load_decoder(checkpoint.weights, spec, attention="eager")
-    reader = FastVReader(model, fastv) if fastv else PlainReader(model)
+    ids = prompt_ids(checkpoint, prompt, len(features), picture)
     token_ids: list[int] = []
     logits: list[Floats] = []
-    with one_thread(), torch.inference_mode():
+    with (
+        component(family.load_embedding(checkpoint.weights, spec)) as embedding,
+        component(family.load_decoder(checkpoint.weights, spec, attention="eager")) as model,
+        component(FastVReader(model, fastv) if fastv else PlainReader(model)) as reader,
+        one_thread(),
+        torch.inference_mode(),
+    ):
         inputs = embedding(torch.from_numpy(ids)[None])
         is_visual = ids == spec.image_token_id
         inputs[0, torch.from_numpy(is_visual)] = torch.from_numpy(features)
@@ -154,9 +165,7 @@ def decoder_reference(
             model(inputs_embeds=embedding(torch.from_numpy(row)[None])).logits[0].numpy()
             for row in sequences
         ]
-    dropping = reader.dropping
-    del model, embedding, inputs, reader
-    release_memory()
+        dropping = reader.dropping
     return DecoderReference(ids, token_ids, np.stack(logits), read, dropping)
 
 
@@ -174,11 +183,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, stands: str = "") -> Ints:
+def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, picture: str = "") -> Ints:
     """Return the token ids of a question about one picture, as transformers' processors make them,
     with its slots.
 
-    ``stands`` is the text in place of the picture, an image token for each tile in it; without it
+    ``picture`` is the text in place of the picture, an image token for each tile in it; without it
     there is one. Processors render the template to text and tokenize that once, without a second
     BOS where the template wrote one; a tokenizer's own ``apply_chat_template`` would add none at
     all.
@@ -194,9 +203,9 @@ def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, stands: str = ""
     text = tokenizer.apply_chat_template(
         messages, chat_template=template, add_generation_prompt=True, tokenize=False
     )
-    if stands:
+    if picture:
         text = text.replace(
-            str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id)), stands
+            str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id)), picture
         )
     has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     ids: Ints = np.array(

@@ -1,29 +1,18 @@
-"""What each pruning method should keep, written again in numpy and float64; a new one is a module
-and a line here."""
+"""What each pruning method should keep, written again in numpy and float64.
 
-from collections.abc import Mapping
+Each method of `pocketvlm_export.pruning.PRUNERS` has a module of its name here, with a function
+``rank``.
+"""
 
-from pocketvlm_export.verification.oracles import (
-    divprune,
-    fastervlm,
-    gprune,
-    none,
-    random,
-    received_attention,
-    uniform,
-    vtc_cls,
-)
-from pocketvlm_export.verification.oracles.base import Oracle, Ranking, Seen
+from importlib import import_module
 
-ORACLES: Mapping[str, Oracle] = {
-    "fastervlm": fastervlm.rank,
-    "vtc-cls": vtc_cls.rank,
-    "gprune": gprune.rank,
-    "divprune": divprune.rank,
-    "received-attention": received_attention.rank,
-    "uniform": uniform.rank,
-    "random": random.rank,
-    "none": none.rank,
-}
+from pocketvlm_export.pruning import module_name
+from pocketvlm_export.verification.oracles.base import Encoded, Oracle, Ranking
 
-__all__ = ["ORACLES", "Oracle", "Ranking", "Seen"]
+__all__ = ["Encoded", "Oracle", "Ranking", "find_oracle"]
+
+
+def find_oracle(method: str) -> Oracle:
+    """Return the oracle of a registered method."""
+    oracle: Oracle = import_module(f"{__name__}.{module_name(method)}").rank
+    return oracle

@@ -13,12 +13,12 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What transformers' own modules computed for one picture.
+class Encoded:
+    """What transformers' own modules computed of one picture.
 
     Attributes:
         attentions: whole softmaxed maps, float32 (heads, tokens, tokens), of the encoder layers up
-            to the one whose output the decoder sees.
+            to the one whose output the decoder reads.
         before: tokens in front of the patches: 1 where there is a [CLS].
         features: every token as the projector reads it, (N, C).
         projected: and as it leaves it, (N, hidden).
@@ -70,7 +70,7 @@ class Ranking:
         exchanged = np.setxor1d(kept, theirs)
         if not exchanged.size:
             return 0.0
-        if not self.known(exchanged):
+        if not self.are_patches(exchanged):
             return float("inf")
         cut = float(self.scores[theirs].min())
         slack = np.broadcast_to(self.slack, self.scores.shape)
@@ -87,7 +87,7 @@ class Ranking:
         off = np.abs(scores - self.scores[kept]) - slack[kept]
         return float(np.maximum(off, 0).max() / max(1.0, np.abs(self.scores).max()))
 
-    def known(self, patches: Ints) -> bool:
+    def are_patches(self, patches: Ints) -> bool:
         """Whether all are numbers of patches."""
         return bool(patches.min() >= 0 and patches.max() < len(self.scores))
 
@@ -95,9 +95,8 @@ class Ranking:
         return np.argsort(-self.scores, kind="stable")
 
 
-Oracle = Callable[
-    [Seen, Mapping[str, Any]], Ranking
-]  # the second are the method's options, as the manifest has them
+# The mapping has the method's options, as the manifest has them.
+Oracle = Callable[[Encoded, Mapping[str, Any]], Ranking]
 
 
 def _relative(distance: float, to: float) -> float:

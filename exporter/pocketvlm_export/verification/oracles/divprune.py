@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm_export.verification.oracles.base import Doubles, Ints, Ranking, Seen
+from pocketvlm_export.verification.oracles.base import Doubles, Encoded, Ints, Ranking
 
 _ROUNDING = 1e-6  # of a cosine in float32: distances within it are equal
 
 
 @dataclass(frozen=True)
 class Picks(Ranking):
-    """Picks, told by their scores 1 - pick / N, and the distances that they were made by.
+    """Picks, in the order of their scores 1 - pick / N, and the distances that they were made by.
 
     Whether a graph's picks are right is asked of each by itself, given those before it: two patches
     about equally far from all that is kept may be picked in either order, and all later picks may
@@ -40,7 +40,7 @@ class Picks(Ranking):
     def distance(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
         """The largest part, over all picks, by which a patch not yet picked lay farther from those
         before."""
-        if not self.known(kept):
+        if not self.are_patches(kept):
             return float("inf")
         worst = 0.0
         for pick, nearest in self._replay(kept[np.argsort(-scores, kind="stable")]):
@@ -53,8 +53,8 @@ class Picks(Ranking):
 
     def score_difference(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
         """Of the scores alone: they are always the same, whichever patches bear them."""
-        told = 1 - np.arange(len(kept)) / len(self.scores)
-        return float(np.abs(np.sort(scores)[::-1] - told).max())
+        expected = 1 - np.arange(len(kept)) / len(self.scores)
+        return float(np.abs(np.sort(scores)[::-1] - expected).max())
 
     def _replay(self, order: Ints) -> Any:
         """Each pick with the distance of every patch from its nearest pick before; -inf is what was
@@ -71,11 +71,11 @@ class Picks(Ranking):
             nearest[order[: number + 1]] = -np.inf
 
 
-def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
+def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
     """Pick all patches, one after the other: the one that is farthest from the nearest of those
     before."""
-    norms = np.linalg.norm(seen.projected, axis=1, keepdims=True)
-    unit = seen.projected / np.maximum(norms, 1e-12)
+    norms = np.linalg.norm(encoded.projected, axis=1, keepdims=True)
+    unit = encoded.projected / np.maximum(norms, 1e-12)
     distances = 1 - unit @ unit.T
     tokens = len(distances)
     picked = [int(np.argmax(np.sort(distances + np.diag([np.inf] * tokens), axis=0)[0]))]

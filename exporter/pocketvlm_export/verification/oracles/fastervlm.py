@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm_export.verification.oracles.base import Ranking, Seen
+from pocketvlm_export.verification.oracles.base import Encoded, Ranking
 
 
-def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
+def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
     """Row 0, without its own column."""
-    return Ranking(seen.attentions[-1][:, 0, 1:].mean(axis=0, dtype=np.float64))
+    return Ranking(encoded.attentions[-1][:, 0, 1:].mean(axis=0, dtype=np.float64))

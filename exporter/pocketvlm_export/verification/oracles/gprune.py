@@ -1,4 +1,4 @@
-"""G-Prune (arXiv 2501.02268), one graph a picture: edges one by one, the matrix power written as
+"""G-Prune (arXiv 2501.02268), one graph per picture: edges one by one, the matrix power written as
 such."""
 
 from collections.abc import Mapping
@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm_export.verification.oracles.base import Doubles, Ranking, Seen
+from pocketvlm_export.verification.oracles.base import Doubles, Encoded, Ranking
 
 _NEAR = 1e-5  # cosines this near to the threshold may lie on its other side in float32
 
 
-def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
+def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
     """r_i / deg_i. Where edges are in doubt, a score may be off by what they change of it, each
     alone and together."""
-    x = seen.projected
+    x = encoded.projected
     norms = np.sqrt((x**2).sum(axis=1))
     unit = x / np.maximum(norms, 1e-12)[:, None]
     cosines = unit @ unit.T

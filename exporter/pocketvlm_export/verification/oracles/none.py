@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm_export.verification.oracles.base import Ranking, Seen
+from pocketvlm_export.verification.oracles.base import Encoded, Ranking
 
 
-def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
+def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
     """All patches alike."""
-    return Ranking(np.zeros(len(seen.features)))
+    return Ranking(np.zeros(len(encoded.features)))

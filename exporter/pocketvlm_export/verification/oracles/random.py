@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm_export.verification.oracles.base import Ranking, Seen
+from pocketvlm_export.verification.oracles.base import Encoded, Ranking
 
 
-def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
+def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
     """The earlier drawn, the higher."""
-    drawn = np.random.RandomState(options["seed"]).permutation(len(seen.features))
+    drawn = np.random.RandomState(options["seed"]).permutation(len(encoded.features))
     scores = np.empty(len(drawn))
     scores[drawn] = 1 - np.arange(len(drawn)) / len(drawn)
     return Ranking(scores)

@@ -5,20 +5,22 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm_export.verification.oracles.base import Doubles, Ranking, Seen
+from pocketvlm_export.verification.oracles.base import Doubles, Encoded, Ranking
 
 
-def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
+def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
     """Neither what [CLS] pays nor what is paid to it counts."""
-    total = seen.attentions[-1].sum(axis=0, dtype=np.float64)[seen.before :, seen.before :]
-    scores = total.sum(axis=0) / (len(seen.attentions[-1]) * len(total))
-    return Ranking(_means_of_squares(scores, seen))
+    total = encoded.attentions[-1].sum(axis=0, dtype=np.float64)[encoded.before :, encoded.before :]
+    scores = total.sum(axis=0) / (len(encoded.attentions[-1]) * len(total))
+    return Ranking(_means_of_squares(scores, encoded))
 
 
-def _means_of_squares(scores: Doubles, seen: Seen) -> Doubles:
+def _means_of_squares(scores: Doubles, encoded: Encoded) -> Doubles:
     """A token's score is the mean of those of its patches, added up one by one."""
-    means = np.zeros(seen.grid)
-    width = seen.grid[1] * seen.merge
+    means = np.zeros(encoded.grid)
+    width = encoded.grid[1] * encoded.merge
     for patch, score in enumerate(scores):
-        means[patch // width // seen.merge, patch % width // seen.merge] += score / seen.merge**2
+        means[patch // width // encoded.merge, patch % width // encoded.merge] += (
+            score / encoded.merge**2
+        )
     return means.ravel()

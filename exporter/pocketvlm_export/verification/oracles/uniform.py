@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm_export.verification.oracles.base import Ranking, Seen
+from pocketvlm_export.verification.oracles.base import Encoded, Ranking
 
 
-def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
+def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
     """Column by the digits in base 2, row by those in base 3, mirrored at the point."""
-    rows, columns = seen.grid
+    rows, columns = encoded.grid
     places: dict[int, int] = {}
     for number in count(1):
         if len(places) == rows * columns:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm_export.verification.oracles.base import Ranking, Seen
+from pocketvlm_export.verification.oracles.base import Encoded, Ranking
 
 
-def rank(seen: Seen, options: Mapping[str, Any]) -> Ranking:
+def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
     """Rows 0, without their own columns."""
     rows = np.stack(
-        [layer[:, 0, 1:] for layer in seen.attentions[options["start_layer"] :]]
+        [layer[:, 0, 1:] for layer in encoded.attentions[options["start_layer"] :]]
     )  # (layers, heads, N)
     return Ranking(rows.mean(axis=1, dtype=np.float64).sum(axis=0))

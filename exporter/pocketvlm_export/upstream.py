@@ -1,0 +1,298 @@
+"""Knows every private or experimental API of other libraries that the exporter relies on.
+
+A release that changes one of them breaks this module and its tests, and nothing else. Each entry
+states what it is, why the public API does not do, and the versions that it was tried with. What
+counts as private here: names with an underscore, modules that a library's documentation does not
+list, arguments that it calls internal, and functions that it calls experimental.
+
+Tried with torch 2.13, transformers 5.23, onnxruntime 1.31, onnxscript 0.7, huggingface_hub 2.4 and
+optimum 2.3, unless an entry says otherwise. Everything that is slow to import is imported inside
+the function that needs it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+from huggingface_hub.errors import HTTPError as HubTransportError
+from huggingface_hub.errors import StrictDataclassError as ConfigurationError
+from torch import nn
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
+from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
+from transformers.models.video_llava.modeling_video_llava import VideoLlavaMultiModalProjector
+
+__all__ = [
+    "TRACER_LOGGER",
+    "ConfigurationError",
+    "HubTransportError",
+    "Idefics3Connector",
+    "LlavaMultiModalProjector",
+    "LlavaNextMultiModalProjector",
+    "SmolVLMConnector",
+    "VideoLlavaMultiModalProjector",
+    "assume",
+    "cache_of",
+    "cached_layers",
+    "convert_to_ort",
+    "fill",
+    "fuse_norms",
+    "fuse_skip_norms",
+    "image_prompt",
+    "int8_range",
+    "normalized_config",
+    "pack_image_features",
+    "quantize_4bit",
+    "quantize_int8",
+    "rope_frequencies",
+    "run_decoder_layer",
+    "tile_grid",
+    "write_required_operators",
+]
+
+# Where the imports above come from, and why:
+#
+# - The projectors and connectors are documented nowhere: transformers exports whole models only,
+#   and building a whole model to use a projector would take the memory of all of it. Each takes the
+#   model's configuration and maps (B, N, vision hidden) to (B, N', decoder hidden).
+# - ``HubTransportError`` is the HTTP client's base class of timeouts and broken transfers. The
+#   client changed from requests to httpx to httpx2; huggingface_hub.errors always has its class.
+# - ``ConfigurationError`` is what transformers' strict configurations raise; its own modules do not
+#   export it.
+
+TRACER_LOGGER = "torch.onnx._internal.exporter._registration"
+"""Logger that warns of each torchvision operator that is not installed, at every export."""
+
+
+def assume(condition: Any) -> None:
+    """Promise the tracer that a condition on a size known only at run time holds (`torch._check`).
+
+    A size that comes from ``Tensor.item()`` has no bounds: without them a slice of the last of so
+    many rows is not known to be one row, and the graph's axes become expressions. The constraints
+    of ``torch.export`` that are public are for inputs only.
+    """
+    torch._check(condition)
+
+
+def cache_of(past: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache:
+    """Return a cache that holds (key, value) of each layer, (B, kv_heads, past, head_dim) each.
+
+    ``ddp_cache_data`` is meant for torch's distributed training. `DynamicCache.update`, the public
+    way, would trace a concatenation with nothing for each layer.
+    """
+    return DynamicCache(ddp_cache_data=past)
+
+
+def cached_layers(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return (key, value) of each layer of a cache, (B, kv_heads, tokens, head_dim) each.
+
+    ``layers`` and what lies in them have no documentation; iterating over the cache is deprecated.
+    """
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def run_decoder_layer(
+    layer: nn.Module,
+    hidden: torch.Tensor,
+    mask: torch.Tensor,
+    angles: tuple[torch.Tensor, torch.Tensor],
+    cache: DynamicCache,
+) -> torch.Tensor:
+    """Run one layer of a causal language model of the Llama kind; the signature is internal.
+
+    Args:
+        layer: of ``model.model.layers``.
+        hidden: (B, S, hidden).
+        mask: added to attention's products, (B, 1, S, past + S).
+        angles: cosines and sines as ``model.model.rotary_emb`` gives them.
+        cache: grows by the layer's keys and values.
+    """
+    output: torch.Tensor = layer(
+        hidden,
+        attention_mask=mask,
+        position_embeddings=angles,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return output
+
+
+def fill(
+    cls: type[PreTrainedModel],
+    config: PretrainedConfig,
+    state: dict[str, torch.Tensor],
+    attention: str,
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """Build a model around tensors that are loaded already; returns it and what did not fit.
+
+    ``from_pretrained(None, state_dict=...)`` is how transformers loads GGUF files into itself: the
+    parameters are never allocated, so that the weights are in memory once. The second value has
+    ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``.
+    """
+    model, info = cls.from_pretrained(
+        None,
+        config=config,
+        state_dict=state,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        output_loading_info=True,
+    )
+    return model, info
+
+
+def rope_frequencies(config: PretrainedConfig, kind: str) -> tuple[torch.Tensor, float]:
+    """Return the rotary frequencies of a configuration, float32 (head_dim / 2,), and the factor
+    that cosines and sines are multiplied by.
+
+    ``modeling_rope_utils`` is a module for transformers' own models.
+    """
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, device="cpu")
+    return frequencies, float(factor)
+
+
+def normalized_config(config: PretrainedConfig) -> Any:
+    """Return a text model's configuration under the names that most have: ``num_layers``,
+    ``num_attention_heads``, ``hidden_size``, ``vocab_size``.
+
+    Optimum keeps this for its own exporters and documents none of it.
+    """
+    from optimum.utils import NormalizedConfigManager
+
+    return NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+
+
+def pack_image_features(
+    config: PretrainedConfig, tiles: torch.Tensor, size: tuple[int, int], newline: torch.Tensor
+) -> torch.Tensor:
+    """Return what LLaVA-NeXT reads of one picture: (tiles, N, C) -> (slots, C).
+
+    ``size`` is (height, width) of the picture in pixels, ``newline`` (C,) ends each row. The method
+    belongs to a model with all its weights, of which it reads the configuration alone: an object
+    with nothing else takes the model's place.
+    """
+    from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
+
+    (features,), _ = LlavaNextModel.pack_image_features(
+        SimpleNamespace(config=config), [tiles], [size], "default", image_newline=newline
+    )
+    packed: torch.Tensor = features
+    return packed
+
+
+def tile_grid(
+    size: tuple[int, int], pinpoints: Sequence[Sequence[int]], edge: int
+) -> tuple[int, int]:
+    """Return the rows and columns of tiles, ``edge`` pixels each, that LLaVA-NeXT cuts a picture
+    of ``size`` (height, width) into; a helper of transformers' model."""
+    from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+
+    rows, columns = get_anyres_image_grid_shape(size, pinpoints, edge)
+    return int(rows), int(columns)
+
+
+def image_prompt(
+    rows: int, columns: int, slots: int, around: str, image_token: str, whole: str
+) -> str:
+    """Return the text that SmolVLM's processor writes in place of a picture of so many tiles.
+
+    ``around`` comes before and behind each tile, ``whole`` marks the picture in one piece. It is a
+    function of the processor's module; the processor itself also prepares the pixels.
+    """
+    from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
+
+    text: str = get_image_prompt_string(rows, columns, slots, around, image_token, whole)
+    return text
+
+
+def quantize_4bit(
+    packed: npt.NDArray[np.uint8],
+    weight: npt.NDArray[np.float32],
+    scale: npt.NDArray[np.float32],
+    zero: npt.NDArray[np.uint8],
+    block: int,
+    inputs: int,
+) -> None:
+    """Fill ``packed`` (outputs, blocks, block / 2) and ``scale`` (outputs, blocks) from the first
+    ``inputs`` rows of ``weight`` (blocks x block, outputs), symmetric around 8, as MatMulNBits
+    reads them. ``zero`` (outputs, blocks / 2) is filled too, and means nothing then.
+
+    The kernel behind ``onnxruntime.quantization.MatMulNBitsQuantizer``. That class takes whole
+    models, and its module sets up logging for the whole process when it is imported.
+    """
+    from onnxruntime.capi._pybind_state import quantize_matmul_4bits
+
+    quantize_matmul_4bits(packed, weight, scale, zero, block, weight.shape[1], inputs, True)
+
+
+def int8_range() -> tuple[int, int]:
+    """Return the range of symmetric int8 weights, (-127, 127): -128 is not used."""
+    import onnx
+    from onnxruntime.quantization.quant_utils import get_qmin_qmax_for_qType
+
+    low, high = get_qmin_qmax_for_qType(onnx.TensorProto.INT8, symmetric=True)
+    return int(low), int(high)
+
+
+def quantize_int8(
+    weight: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int8]:
+    """Return ``weight`` (inputs, outputs) in symmetric int8 by the ``scale`` of each output.
+
+    The arithmetic of ``onnxruntime.quantization.quantize_dynamic``, which takes whole models.
+    """
+    import onnx
+    from onnxruntime.quantization.quant_utils import quantize_nparray
+
+    rounded: npt.NDArray[np.int8] = quantize_nparray(
+        onnx.TensorProto.INT8, weight, scale, 0, *int8_range()
+    )
+    return rounded
+
+
+def fuse_norms(model: ir.Model) -> int:
+    """Put SimplifiedLayerNormalization in the place of RMS norms; returns how many.
+
+    ``onnxscript.rewriter.ort_fusions`` is experimental by its own account.
+    """
+    from onnxscript.rewriter.ort_fusions.rms_normalization import fuse_rms_normalization
+
+    return int(fuse_rms_normalization(model))
+
+
+def fuse_skip_norms(model: ir.Model) -> int:
+    """Put SkipSimplifiedLayerNormalization in the place of residual sums and the fused RMS norms
+    that follow them; returns how many. As experimental as `fuse_norms`."""
+    from onnxscript.rewriter.ort_fusions.skip_normalization import fuse_skip_rms_normalization
+
+    return int(fuse_skip_rms_normalization(model))
+
+
+def convert_to_ort(source: Path, target: Path) -> None:
+    """Write an .ort file into ``target`` for each .onnx file in ``source``.
+
+    The command ``python -m onnxruntime.tools.convert_onnx_models_to_ort`` is documented, its
+    functions are not. "Fixed" leaves out optimizations that suit one kind of CPU only.
+    """
+    from onnxruntime.tools.convert_onnx_models_to_ort import (
+        OptimizationStyle,
+        convert_onnx_models_to_ort,
+    )
+
+    convert_onnx_models_to_ort(source, target, [OptimizationStyle.Fixed])
+
+
+def write_required_operators(files: Sequence[Path], path: Path) -> None:
+    """Write to ``path`` which operators the .ort ``files`` need, for a reduced build of ONNX
+    Runtime; undocumented like `convert_to_ort`."""
+    from onnxruntime.tools.ort_format_model import create_config_from_models
+
+    create_config_from_models(files, path, enable_type_reduction=False)

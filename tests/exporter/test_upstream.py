@@ -1,0 +1,311 @@
+"""Every private or experimental API that the exporter uses still does what it is used for.
+
+A failure here means that a new release changed one of them: `pocketvlm_export.upstream` is then the
+one file to adapt. Passed with torch 2.13, transformers 5.23, onnxruntime 1.31, onnxscript 0.7,
+huggingface_hub 2.4 and optimum 2.3.
+"""
+
+import copy
+import importlib
+import logging
+import math
+
+import huggingface_hub
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+import transformers
+from onnx import TensorProto, helper
+from torch import nn
+from torch.nn import functional
+
+from pocketvlm_export import upstream
+from pocketvlm_export.quiet import quiet_ort_tools
+
+LLAMA = transformers.LlamaConfig(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=64,
+    max_position_embeddings=64,
+    attn_implementation="eager",
+)
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+RANDOM = np.random.default_rng(5)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(LLAMA).eval()
+
+
+def composite(cls, **options):
+    return cls(
+        vision_config={"model_type": "clip_vision_model", **VISION},
+        text_config={"model_type": "llama", **LLAMA.to_diff_dict()},
+        **options,
+    )
+
+
+def idefics(cls, model_type):
+    return cls(
+        vision_config={"model_type": model_type, **VISION},
+        text_config={"model_type": "llama", **LLAMA.to_diff_dict()},
+        scale_factor=2,
+    )
+
+
+def test_the_tracers_logger_still_has_its_name():
+    """torch 2.13."""
+    module = importlib.import_module(upstream.TRACER_LOGGER)
+    assert module.logger is logging.getLogger(upstream.TRACER_LOGGER)
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_size_known_at_run_time_needs_its_bounds(bounded):
+    """torch 2.13: `torch._check`. Without it the last of so many rows is not known to be one."""
+    lengths = []
+
+    class Last(nn.Module):
+        def forward(self, scores, count):
+            number = count.sum().item()
+            if bounded:
+                upstream.assume(number >= 1)
+                upstream.assume(number <= scores.shape[1])
+            last = torch.topk(scores, number, dim=1).values[:, -1:]
+            lengths.append(last.shape[1])
+            return last
+
+    sample = torch.randn(2, 9), torch.tensor([2, 1])
+    program = torch.export.export(Last().eval(), sample, strict=False)
+    third = sample[0].sort(dim=1, descending=True).values[:, 2:3]
+    np.testing.assert_array_equal(program.module()(*sample), third)
+    assert isinstance(lengths[0], int) is bounded
+
+
+def test_a_cache_is_made_of_tensors_and_read_back(llama):
+    """transformers 5.23: `DynamicCache(ddp_cache_data=...)` and ``layers``."""
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+    with torch.inference_mode():
+        whole = llama(ids)
+        first = llama(ids[:, :5], use_cache=True)
+        past = upstream.cached_layers(first.past_key_values)
+        assert [key.shape for key, _ in past] == [(1, 2, 5, 8)] * 2
+        rest = llama(ids[:, 5:], past_key_values=upstream.cache_of(past), use_cache=True)
+    np.testing.assert_allclose(rest.logits, whole.logits[:, 5:], atol=1e-5)
+    assert upstream.cached_layers(rest.past_key_values)[1][0].shape == (1, 2, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+def test_layers_run_one_by_one_are_the_model(name):
+    """transformers 5.23: the layers' arguments, ``rotary_emb``, ``norm`` and ``lm_head``."""
+    torch.manual_seed(1)
+    stated = {key: value for key, value in LLAMA.to_diff_dict().items() if key != "model_type"}
+    config = getattr(transformers, f"{name}Config")(**stated, attn_implementation="eager")
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    ids = torch.tensor([[7, 7, 2, 9, 4]])
+    with torch.inference_mode():
+        expected = model(ids).logits
+        hidden = model.get_input_embeddings()(ids)
+        angles = model.model.rotary_emb(hidden, torch.arange(5)[None])
+        mask = torch.full((5, 5), torch.finfo(torch.float32).min).triu(1)[None, None]
+        cache = upstream.cache_of([(torch.zeros(1, 2, 0, config.head_dim),) * 2] * 2)
+        for layer in model.model.layers:
+            hidden = upstream.run_decoder_layer(layer, hidden, mask, angles, cache)
+        logits = model.lm_head(model.model.norm(hidden))
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_a_model_is_built_around_its_tensors(llama):
+    """transformers 5.23: `from_pretrained(None, state_dict=...)` copies nothing, and reports."""
+    state = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
+    model, info = upstream.fill(transformers.LlamaForCausalLM, LLAMA, dict(state), "eager")
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for name, parameter in model.named_parameters():
+        assert parameter.data_ptr() == state[name].data_ptr(), name
+    assert model.config._attn_implementation == "eager"
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        np.testing.assert_array_equal(model.eval()(ids).logits, llama(ids).logits)
+    damaged = dict(state, extra=torch.zeros(1))
+    del damaged["model.norm.weight"]
+    _, info = upstream.fill(transformers.LlamaForCausalLM, LLAMA, damaged, "eager")
+    assert set(info["missing_keys"]) == {"model.norm.weight"}
+    assert set(info["unexpected_keys"]) == {"extra"}
+
+
+def test_rope_frequencies_are_those_of_the_papers():
+    """transformers 5.23: ``modeling_rope_utils.ROPE_INIT_FUNCTIONS``."""
+    config = copy.deepcopy(LLAMA)
+    plain = 500.0 ** -(np.arange(0, 8, 2) / 8)
+    config.rope_parameters = {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}
+    frequencies, factor = upstream.rope_frequencies(config, "linear")
+    np.testing.assert_allclose(frequencies, plain / 4, rtol=1e-6)
+    assert factor == 1.0
+    config.rope_parameters = {
+        "rope_type": "yarn",
+        "rope_theta": 500.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+    }
+    frequencies, factor = upstream.rope_frequencies(config, "yarn")
+    assert factor == pytest.approx(0.1 * math.log(4.0) + 1.0)  # arXiv 2309.00071
+    assert ((frequencies.numpy() <= plain * 1.001) & (frequencies.numpy() >= plain / 4.001)).all()
+
+
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+def test_configurations_have_common_names(name):
+    """optimum 2.3."""
+    stated = {key: value for key, value in LLAMA.to_diff_dict().items() if key != "model_type"}
+    normal = upstream.normalized_config(getattr(transformers, f"{name}Config")(**stated))
+    sizes = (normal.num_layers, normal.num_attention_heads, normal.hidden_size, normal.vocab_size)
+    assert sizes == (2, 4, 32, 64)
+
+
+@pytest.mark.parametrize(
+    ("projector", "config", "rows", "width"),
+    [
+        ("LlavaMultiModalProjector", composite(transformers.LlavaConfig), 4, 16),
+        ("LlavaNextMultiModalProjector", composite(transformers.LlavaNextConfig), 4, 16),
+        ("VideoLlavaMultiModalProjector", composite(transformers.VideoLlavaConfig), 4, 16),
+        ("Idefics3Connector", idefics(transformers.Idefics3Config, "idefics3_vision"), 4, 16),
+        ("SmolVLMConnector", idefics(transformers.SmolVLMConfig, "smolvlm_vision"), 4, 16),
+    ],
+)
+def test_projectors_are_built_of_a_configuration_alone(projector, config, rows, width):
+    """transformers 5.23: undocumented modules of its models."""
+    module = getattr(upstream, projector)(config).eval()
+    merged = rows // config.scale_factor**2 if "Connector" in projector else rows
+    with torch.inference_mode():
+        assert module(torch.randn(1, rows, width)).shape == (1, merged, 32)
+    if "Connector" in projector:  # the shuffle aside, a linear layer of patches side by side
+        assert module.modality_projection.proj.in_features == width * config.scale_factor**2
+
+
+def test_tiles_are_packed_as_llava_next_packs_them():
+    """transformers 5.23: a picture of two tiles side by side, no padding to be cut away."""
+    config = composite(transformers.LlavaNextConfig, image_grid_pinpoints=[[28, 56], [56, 28]])
+    assert upstream.tile_grid((28, 56), config.image_grid_pinpoints, 28) == (1, 2)
+    tiles = torch.arange(12.0).reshape(3, 4, 1)  # the whole, then left and right, 2 x 2 each
+    packed = upstream.pack_image_features(config, tiles, (28, 56), torch.tensor([-1.0]))
+    expected = [0, 1, 2, 3, 4, 5, 8, 9, -1, 6, 7, 10, 11, -1]
+    assert packed[:, 0].tolist() == expected
+
+
+def test_the_text_around_smolvlms_tiles():
+    """transformers 5.23: a function of the processor's module."""
+    whole = "<around><whole><image><around>"
+    assert upstream.image_prompt(0, 0, 1, "<around>", "<image>", "<whole>") == whole
+    text = upstream.image_prompt(1, 2, 2, "<around>", "<image>", "<whole>")
+    assert text.count("<image>") == 2 * 3
+    assert "<around><row_1_col_1><image><image><around><row_1_col_2>" in text
+
+
+def test_four_bits_are_scaled_by_the_block():
+    """onnxruntime 1.31: values q - 8 times the scale, the scale the block's extreme over -8."""
+    weight = RANDOM.normal(size=(64, 3)).astype(np.float32)
+    packed = np.zeros((3, 2, 16), np.uint8)
+    scale, zero = np.zeros((3, 2), np.float32), np.zeros((3, 1), np.uint8)
+    upstream.quantize_4bit(packed, weight, scale, zero, 32, 64)
+    blocks = weight.T.reshape(3, 2, 32)
+    extreme = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2, keepdims=True), axis=2)
+    np.testing.assert_allclose(scale, extreme[..., 0] / -8, rtol=1e-6)
+    values = np.stack([packed & 15, packed >> 4], axis=-1).reshape(3, 2, 32).astype(np.float32) - 8
+    off = np.abs(values * scale[..., None] - blocks)
+    assert (off <= np.abs(scale[..., None]) * 1.001).all()
+
+
+def test_eight_bits_are_rounded_to_the_nearest():
+    """onnxruntime 1.31."""
+    assert upstream.int8_range() == (-127, 127)
+    weight = RANDOM.normal(size=(5, 3)).astype(np.float32)
+    scale = (np.abs(weight).max(axis=0) / 127).astype(np.float32)
+    rounded = upstream.quantize_int8(weight, scale)
+    assert rounded.dtype == np.int8
+    np.testing.assert_array_equal(rounded, np.rint(weight / scale).clip(-127, 127))
+
+
+def test_norms_and_sums_are_fused():
+    """onnxscript 0.7: y = norm(a + b) as torch's exporter writes it, and its values."""
+    x = RANDOM.normal(size=(1, 3, 32)).astype(np.float32)
+
+    class Norm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = transformers.models.llama.modeling_llama.LlamaRMSNorm(32)
+            self.second = transformers.models.llama.modeling_llama.LlamaRMSNorm(32)
+
+        def forward(self, a, b):
+            total = a + b
+            return self.second(total + self.first(total)) + total
+
+    module = Norm().eval()
+    nn.init.normal_(module.first.weight)
+    sample = torch.from_numpy(x), torch.from_numpy(x[:, ::-1].copy())
+    model = torch.onnx.export(module, sample, dynamo=True, opset_version=20, verbose=False).model
+    assert upstream.fuse_norms(model) == 2
+    assert upstream.fuse_skip_norms(model) >= 1
+    model.graph.sort()
+    model.opset_imports["com.microsoft"] = 1
+    kinds = {node.op_type for node in model.graph}
+    assert "SkipSimplifiedLayerNormalization" in kinds
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
+    names = [value.name for value in session.get_inputs()]
+    feed = dict(zip(names, (value.numpy() for value in sample), strict=True))
+    with torch.inference_mode():
+        np.testing.assert_allclose(session.run(None, feed)[0], module(*sample), atol=1e-5)
+
+
+def test_graphs_are_converted_and_their_operators_listed(tmp_path):
+    """onnxruntime 1.31: the functions behind its tools, and the logging that they would set up."""
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    graph = helper.make_graph([helper.make_node("Sin", ["x"], ["y"])], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    (tmp_path / "onnx").mkdir()
+    onnx.save(model, tmp_path / "onnx" / "graph.onnx")
+    handlers = list(logging.getLogger().handlers)
+    with quiet_ort_tools():
+        upstream.convert_to_ort(tmp_path / "onnx", tmp_path / "ort")
+        files = list((tmp_path / "ort").glob("*.ort"))
+        upstream.write_required_operators(files, tmp_path / "operators.config")
+    assert logging.getLogger().handlers == handlers
+    assert [file.name for file in files] == ["graph.ort"]
+    given = np.array([0.5, 1.0], np.float32)
+    (sine,) = ort.InferenceSession(files[0]).run(None, {"x": given})
+    np.testing.assert_allclose(sine, np.sin(given), rtol=1e-6)
+    assert "Sin" in (tmp_path / "operators.config").read_text()
+
+
+def test_the_hubs_transport_errors_have_a_base_class():
+    """huggingface_hub 2.4."""
+    with pytest.raises(upstream.HubTransportError):
+        huggingface_hub.get_session().get("http://127.0.0.1:9/nobody-listens-here")
+
+
+def test_strict_configurations_raise_this_class():
+    """transformers 5.23 with huggingface_hub 2.4."""
+    with pytest.raises(upstream.ConfigurationError):
+        transformers.LlamaConfig(hidden_size="wide")
+
+
+def test_gelu_of_the_projector_is_the_exact_one():
+    """transformers 5.23: LLaVA's projector by its formula, so that a changed default is noticed."""
+    module = upstream.LlavaMultiModalProjector(composite(transformers.LlavaConfig)).eval()
+    x = torch.randn(2, 16)
+    with torch.inference_mode():
+        expected = module.linear_2(functional.gelu(module.linear_1(x)))
+        np.testing.assert_allclose(module(x), expected, atol=1e-6)

@@ -95,9 +95,10 @@ def naming_target(ctx: click.Context) -> Iterator[None]:
         yield
     except click.BadParameter as error:
         refusing = error.param
-        flag = _flag_from_target(ctx, lambda option: option is refusing)
-        if flag is None:
+        option = _option_from_target(ctx, lambda option: option is refusing)
+        if option is None:
             raise
+        flag = option.opts[0]
         key = flag.removeprefix("--").replace("-", "_")
         raise RequestError(
             f"{ctx.meta[_IN_FORCE].name}: {key}: {error.message.rstrip('.')}",
@@ -105,11 +106,16 @@ def naming_target(ctx: click.Context) -> Iterator[None]:
             setting=key,
         ) from error
     except PocketVLMError as error:
-        setting = f"--{error.setting.replace('_', '-')}"
-        flag = _flag_from_target(ctx, lambda option: setting in option.opts)
-        if flag is None:
+        setting = error.setting
+        names = (setting, f"--{setting.replace('_', '-')}")
+        option = _option_from_target(
+            ctx, lambda option: option.name in names or not {*names}.isdisjoint(option.opts)
+        )
+        if option is None:
             raise
-        note = f"(target {ctx.meta[_IN_FORCE].name} says so: {flag} would beat it)"
+        # A flag such as --portable cannot be typed to mean no.
+        beats = "" if getattr(option, "is_flag", False) else f": {option.opts[0]} would beat it"
+        note = f"(target {ctx.meta[_IN_FORCE].name} says so{beats})"
         raise _with_note(error, note) from error
 
 
@@ -140,15 +146,17 @@ def _as_typed(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def _flag_from_target(ctx: click.Context, matches: Callable[[click.Parameter], bool]) -> str | None:
-    """The flag of the option that ``matches``, where the target gave its value; else None."""
+def _option_from_target(
+    ctx: click.Context, matches: Callable[[click.Parameter], bool]
+) -> click.Parameter | None:
+    """The option that ``matches``, where the target gave its value; else None."""
     if _IN_FORCE not in ctx.meta:
         return None
     command: click.Context = ctx.meta[_IN_FORCE].command
     for option in command.command.params:
-        if matches(option) and option.name is not None:
+        if option.name is not None and matches(option):
             given_by = command.get_parameter_source(option.name)
-            return option.opts[0] if given_by is ParameterSource.DEFAULT_MAP else None
+            return option if given_by is ParameterSource.DEFAULT_MAP else None
     return None
 
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from pocketvlm import VLM, EngineSettings, PocketVLMError, Sampling, cli
 from pocketvlm.cli.target import load_target
+from pocketvlm.errors import RequestError
 from pocketvlm_targets import target_names
 
 
@@ -228,6 +229,27 @@ def test_a_refusal_of_what_was_typed_is_not_the_targets(artifact_dir, board):
         result = pocketvlm("run", artifact_dir, "--prompt", "what?", "--target", path, *flag)
         assert result.exit_code == 1
         assert "says so" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "setting", "note"),
+    [
+        ("format", "ort", "format", ": --format would beat it"),
+        ("format", "ort", "graph_format", ": --format would beat it"),  # its parameter's name
+        ("portable", True, "portable", ""),  # which no flag undoes
+    ],
+)
+def test_an_exports_refusal_names_the_target_too(
+    board, tmp_path, monkeypatch, key, value, setting, note
+):
+    def prepare(*_):
+        raise RequestError("that", advice="do this", setting=setting)
+
+    monkeypatch.setattr("pocketvlm_export.pipeline.prepare", prepare)
+    path = board(**{key: value})
+    result = pocketvlm("export", "demo", "-o", tmp_path / "out", "--target", path)
+    assert result.stderr == f"error: that: do this (target {path} says so{note})\n"
+    assert result.exit_code == 1
 
 
 def test_an_option_refuses_a_targets_value_as_it_refuses_a_typed_one(artifact_dir, board):

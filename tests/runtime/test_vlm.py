@@ -224,7 +224,7 @@ def test_a_closed_model_frees_its_decoder_and_answers_no_more(vlm):
     vlm.close()
     vlm.close()
     for ask in (vlm.generate, chat.ask):
-        with pytest.raises(PocketVLMError, match="this model is closed: load it again"):
+        with pytest.raises(PocketVLMError, match="this model is closed: load the model again"):
             ask("what?")
     assert stream.answer.token_ids == expected  # what is under way ends as it would
     del stream

@@ -7,9 +7,8 @@ import itertools
 import weakref
 from dataclasses import dataclass
 
-from pocketvlm.decoders.base import Decoder
+from pocketvlm.decoders.base import Decoder, closed
 from pocketvlm.decoders.prefix import CachedSequence
-from pocketvlm.errors import EngineError
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class SequencePool:
             PocketVLMError: the model is closed.
         """
         if self._closed:
-            raise EngineError("this model is closed", advice="load it again")
+            raise closed("this model")
         cached = conversation.sequence if conversation is not None else None
         if cached is None or cached.lent:
             cached = PooledSequence(self._decoder.sequence())

@@ -20,6 +20,7 @@ from pocketvlm.decoders.pool import (
     SequencePool,
 )
 from pocketvlm.errors import RequestError
+from pocketvlm.fair_lock import FairLock
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Detokenizer, Stream
 from pocketvlm.vision.viewer import PictureInput, Viewer
@@ -80,8 +81,9 @@ class _Generation:
 class Answerer:
     """The parts of a loaded model at work on any number of answers.
 
-    Answers take turns by steps: one picture encoded, one prefill, one token decoded. The lock is
-    held for a step and never while a stream waits for its reader.
+    Answers share the engines step by step: one picture encoded, one prefill, one token decoded. The
+    lock is held for a step, never while a stream waits for its reader, and goes to whoever has
+    waited longest.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Answerer:
         self.load_ms = 0.0
         self._eos = frozenset(manifest.decoder.eos_token_ids)
         self._fastv = manifest.decoder.fastv
-        self._step = threading.Lock()
+        self._step = FairLock()
 
     def sampler(self, sampling: Sampling) -> TokenSampler:
         """The engine's sampler; raises `PocketVLMError` for a setting out of range."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pocketvlm.answer import Answer, FinishReason, VisualTokens
 from pocketvlm.artifact import Manifest
 from pocketvlm.decoders.base import Decoder, EmbeddingSegment, check_room
+from pocketvlm.decoders.fair_lock import FairLock
 from pocketvlm.decoders.pool import ConversationCache, PooledSequence, SequencePool
 from pocketvlm.decoders.sampling import Sampler, Sampling
 from pocketvlm.limits import SequenceLimits
@@ -66,8 +67,9 @@ class _Generation:
 class Answerer:
     """The parts of a loaded model at work on any number of answers.
 
-    Answers take turns by steps: one picture encoded, one prefill, one token decoded. The lock is
-    held for a step and never while a stream waits for its reader.
+    Answers share the engines step by step: one picture encoded, one prefill, one token decoded. The
+    lock is held for a step, never while a stream waits for its reader, and goes to whoever has
+    waited longest.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class Answerer:
         self.load_ms = 0.0
         self._eos = frozenset(manifest.decoder.eos_token_ids)
         self._fastv = manifest.decoder.fastv
-        self._step = threading.Lock()
+        self._step = FairLock()
 
     def check_room(self, prompt: int, sampling: Sampling) -> None:
         """Refuse a prompt of so many tokens with its answer beyond the context."""

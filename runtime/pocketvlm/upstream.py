@@ -37,7 +37,7 @@ def ort_errors() -> tuple[type[Exception], ...]:
     release has all of them; those that are missing are left out. What else pybind11 raises is a
     ``RuntimeError`` or a ``ValueError``.
 
-    Tried with onnxruntime 1.31.
+    Tried with onnxruntime 1.31.1.
     """
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -46,7 +46,7 @@ def ort_errors() -> tuple[type[Exception], ...]:
 
 
 # Keyword arguments of ``onnxruntime.InferenceSession``, undocumented at its constructor. Tried with
-# onnxruntime 1.31.
+# onnxruntime 1.31.1.
 #
 # ``enable_fallback``: raise where an execution provider fails, instead of printing to standard
 # output and going on with another one; the documented ``disable_fallback`` comes too late.

@@ -117,7 +117,10 @@ def test_a_picture_is_encoded_once_even_where_no_features_may_be_kept(
         limits=Limits(
             pictures=Limits(
                 pictures=Limits(
-                    features=FeatureLimits(memory_bytes=0), sequences=SequenceLimits(memory_bytes=0)
+                    pictures=Limits(
+                        features=FeatureLimits(memory_bytes=0),
+                        sequences=SequenceLimits(memory_bytes=0),
+                    )
                 )
             )
         ),

@@ -5,6 +5,7 @@ import gc
 import importlib.util
 import itertools
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -127,6 +128,38 @@ def test_two_threads_stream_at_once(artifact, alone):
 
     answers = in_threads(*(functools.partial(read, request) for request in REQUESTS))
     assert all(map(same, answers, alone))
+
+
+def test_a_long_answer_lets_others_through_between_its_tokens(artifact, alone, monkeypatch):
+    """Whoever waits gets the next step, however fast the other asks again."""
+    vlm = load(artifact)
+    kind = type(vlm.parts.decoder.sequence())
+    begun, ended, left, real = threading.Event(), threading.Event(), [], kind.decode
+
+    def decode(self, token_id):
+        if threading.current_thread().name == "long":
+            begun.set()
+            while not (vlm.parts._step.waiting or ended.is_set()):
+                time.sleep(0.001)
+            left.append(not ended.is_set())
+        return real(self, token_id)
+
+    monkeypatch.setattr(kind, "decode", decode)
+
+    def long():
+        threading.current_thread().name = "long"
+        return vlm.generate(**arguments(REQUESTS[0], 60))
+
+    def other():
+        begun.wait(60)
+        answer = vlm.generate(**arguments(REQUESTS[1]))
+        ended.set()
+        return answer
+
+    longest, answer = in_threads(long, other)
+    assert same(answer, alone[1])
+    assert len(longest.token_ids) == 60
+    assert left.count(True) < 25  # tokens of the long answer while the other made its twelve
 
 
 def test_a_stream_that_nobody_reads_blocks_nobody(artifact, alone):

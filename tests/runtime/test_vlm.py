@@ -203,7 +203,11 @@ def test_none_is_no_picture(vlm):
 def test_picture_limits_can_be_set(artifact_dir, picture):
     vlm = VLM.load(
         artifact_dir,
-        limits=Limits(pictures=Limits(pictures=Limits(pictures=PictureLimits(max_pixels=100)))),
+        limits=Limits(
+            pictures=Limits(
+                pictures=Limits(pictures=Limits(pictures=PictureLimits(max_pixels=100)))
+            )
+        ),
     )
     with pytest.raises(PocketVLMError, match="pixels"):
         vlm.generate("?", [picture])
@@ -243,7 +247,7 @@ def test_a_closed_model_frees_its_decoder_and_answers_no_more(vlm):
     vlm.close()
     vlm.close()
     for ask in (vlm.generate, chat.ask):
-        with pytest.raises(PocketVLMError, match="this model is closed: load it again"):
+        with pytest.raises(PocketVLMError, match="this model is closed: load the model again"):
             ask("what?")
     assert stream.answer.token_ids == expected  # what is under way ends as it would
     del stream

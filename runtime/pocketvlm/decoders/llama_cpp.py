@@ -64,7 +64,7 @@ class LlamaCppDecoder:
     """`pocketvlm.decoders.base.Decoder` on llama.cpp: memory-mapped weights, which sequences share.
 
     Every sequence has a llama.cpp context of its own. One idle context of the first size is kept,
-    so that a new sequence costs next to nothing.
+    so that a new sequence costs next to nothing, unless a sequence needs a larger one.
     """
 
     def __init__(
@@ -199,8 +199,13 @@ class LlamaCppDecoder:
         self._idle.clear()
 
     def make_context(self, model: LlamaModel, capacity: int) -> LlamaContext:
-        """An empty context; the idle one, where there is one of that size."""
-        if capacity == self.first_capacity:
+        """An empty context; the idle one, where there is one of that size.
+
+        A larger one takes the idle one's room: with a 7B model 1024 tokens are 512 MiB.
+        """
+        if capacity > self.first_capacity:
+            self._idle.clear()
+        else:
             with suppress(IndexError):
                 return self._idle.pop()
         return LlamaContext(self._lib, model, capacity, self._options)
@@ -358,7 +363,7 @@ class LlamaCppSequence:
             self._copy(current, fresh)
         self._contexts[:] = [fresh]
         if current is not None:
-            self._decoder.give_back(current)
+            current.free()
         return fresh
 
     def _copy(self, current: LlamaContext, fresh: LlamaContext) -> None:

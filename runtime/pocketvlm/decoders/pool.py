@@ -6,9 +6,8 @@ from __future__ import annotations
 import itertools
 import weakref
 
-from pocketvlm.decoders.base import Decoder
+from pocketvlm.decoders.base import Decoder, closed
 from pocketvlm.decoders.prefix import CachedSequence
-from pocketvlm.errors import EngineError
 from pocketvlm.limits import SequenceLimits
 
 
@@ -66,7 +65,7 @@ class SequencePool:
             PocketVLMError: the model is closed.
         """
         if self._closed:
-            raise EngineError("this model is closed", advice="load it again")
+            raise closed("this model")
         cached = conversation.sequence if conversation is not None else None
         if cached is None or cached.lent:
             cached = PooledSequence(self._decoder.sequence())

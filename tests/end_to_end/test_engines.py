@@ -77,7 +77,7 @@ def test_a_conversation_equals_its_questions_asked_without_memory(
         artifact,
         decoder=engine,
         settings=settings,
-        limits=Limits(pictures=Limits(pictures=Limits(pictures=Limits(sequences=no_room)))),
+        limits=Limits(sequences=no_room),
     )
     chat, forgetful, rival = loaded[engine].chat(), small.chat(), small.chat()
     shown = [[examples / "scene-1.png"], [], []]

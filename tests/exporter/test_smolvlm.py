@@ -106,7 +106,7 @@ class Theirs:
         embeds[inputs["input_ids"] == self.model.config.image_token_id] = rows.flatten(0, 1)
         logits = self.model(inputs_embeds=embeds).logits[0, -1].numpy()
         expected_ids = self.model.generate(
-            inputs_embeds=embeds, do_sample=False, sampling=Sampling(max_new_tokens=steps)
+            inputs_embeds=embeds, do_sample=False, max_new_tokens=steps
         )[0].tolist()
         return (
             expected_ids,

@@ -115,14 +115,8 @@ def test_a_picture_is_encoded_once_even_where_no_features_may_be_kept(
     vlm = VLM.load(
         tmp_path / "a",
         limits=Limits(
-            pictures=Limits(
-                pictures=Limits(
-                    pictures=Limits(
-                        features=FeatureLimits(memory_bytes=0),
-                        sequences=SequenceLimits(memory_bytes=0),
-                    )
-                )
-            )
+            features=FeatureLimits(memory_bytes=0),
+            sequences=SequenceLimits(memory_bytes=0),
         ),
     )
     chat = vlm.chat()

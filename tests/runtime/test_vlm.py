@@ -203,11 +203,7 @@ def test_none_is_no_picture(vlm):
 def test_picture_limits_can_be_set(artifact_dir, picture):
     vlm = VLM.load(
         artifact_dir,
-        limits=Limits(
-            pictures=Limits(
-                pictures=Limits(pictures=Limits(pictures=PictureLimits(max_pixels=100)))
-            )
-        ),
+        limits=Limits(pictures=PictureLimits(max_pixels=100)),
     )
     with pytest.raises(PocketVLMError, match="pixels"):
         vlm.generate("?", [picture])

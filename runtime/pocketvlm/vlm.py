@@ -32,10 +32,10 @@ class VLM:
     **Threads.** Any number of threads may ask one object at once, and any number of streams may be
     open: every answer is what it would be alone. Each answer has a KV cache of its own, each `Chat`
     one that lasts. The engines compute one step at a time (one picture encoded, one prefill, one
-    token), so answers under way share the processor in turns. Between the steps nothing is held: a
-    stream that nobody reads delays nobody. A single `Stream` or `Chat` is used by one thread at a
-    time, except for `Stream.stop`. After `close` nothing can be asked; answers under way end as
-    they would.
+    token), and the next step is that of the answer that has waited longest. Between steps nothing
+    is held: a stream that nobody reads delays nobody. A single `Stream` or `Chat` is used by one
+    thread at a time, except for `Stream.stop`. After `close` nothing can be asked; answers under
+    way end as they would.
     """
 
     def __init__(
@@ -87,8 +87,7 @@ class VLM:
 
         Args:
             path: a folder written by `pocketvlm export`.
-            decoder: engine, ``"onnx"`` or ``"llama.cpp"``; None prefers the first where the
-                artifact has both.
+            decoder: engine, ``"onnx"`` or ``"llama.cpp"``; None is the artifact's default.
             budget: visual tokens per tile, the default of `generate`; None is the artifact's
                 default.
             vision_precision: None is the artifact's default, as is ``decoder_precision``'s.
@@ -143,6 +142,11 @@ class VLM:
     def decoder(self) -> str:
         """The engine and precision that answer, as in ``"onnx fp32"``."""
         return self._answerer.decoder.name
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of KV cache that answers under way and conversations take now."""
+        return self._answerer.pool.cache_bytes
 
     def generate(
         self,

@@ -276,7 +276,7 @@ def test_reset_begins_anew(vlm, picture):
     first = chat.ask("what?", [picture], max_new_tokens=4)
     chat.reset()
     assert chat.messages == []
-    assert vlm._answerer.pool.cache_bytes == 0
+    assert vlm.cache_bytes == 0
     assert chat.ask("what?", [picture], max_new_tokens=4).token_ids == first.token_ids
 
 
@@ -289,7 +289,7 @@ def test_an_image_token_that_the_model_spells_out_is_no_picture(vlm):
 def test_a_conversation_that_nobody_holds_any_more_frees_its_cache(vlm):
     chat = vlm.chat()
     chat.ask("what?", max_new_tokens=1)
-    assert vlm._answerer.pool.cache_bytes > 0
+    assert vlm.cache_bytes > 0
     del chat
     gc.collect()
-    assert vlm._answerer.pool.cache_bytes == 0
+    assert vlm.cache_bytes == 0

@@ -110,7 +110,7 @@ def test_packages_import_downwards_only(packages):
 
 
 def test_no_circle_between_rooms(packages):
-    assert circle(edges(packages, types=False)) == ""
+    assert circle(edges(packages, types=True)) == ""
 
 
 @pytest.mark.parametrize(("one", "other"), STRANGERS)

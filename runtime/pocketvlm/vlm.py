@@ -34,10 +34,10 @@ class VLM:
     **Threads.** Any number of threads may ask one object at once, and any number of streams may be
     open: every answer is what it would be alone. Each answer has a KV cache of its own, each `Chat`
     one that lasts. The engines compute one step at a time (one picture encoded, one prefill, one
-    token), so answers under way share the processor in turns. Between the steps nothing is held: a
-    stream that nobody reads delays nobody. A single `Stream` or `Chat` is used by one thread at a
-    time, except for `Stream.stop`. After `close` nothing can be asked; answers under way end as
-    they would.
+    token), and the next step is that of the answer that has waited longest. Between steps nothing
+    is held: a stream that nobody reads delays nobody. A single `Stream` or `Chat` is used by one
+    thread at a time, except for `Stream.stop`. After `close` nothing can be asked; answers under
+    way end as they would.
 
     Attributes:
         artifact: what was loaded.
@@ -132,6 +132,11 @@ class VLM:
     def decoder(self) -> str:
         """The engine and precision that answer, as in ``"onnx fp32"``."""
         return self.parts.decoder.name
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of KV cache that answers under way and conversations take now."""
+        return self.parts.pool.cache_bytes
 
     def generate(
         self,

@@ -282,7 +282,7 @@ def test_reset_begins_anew(vlm, picture):
     first = chat.ask("what?", [picture], sampling=Sampling(max_new_tokens=4))
     chat.reset()
     assert chat.messages == []
-    assert vlm.parts.pool.cache_bytes == 0
+    assert vlm.cache_bytes == 0
     assert (
         chat.ask("what?", [picture], sampling=Sampling(max_new_tokens=4)).token_ids
         == first.token_ids
@@ -298,7 +298,7 @@ def test_an_image_token_that_the_model_spells_out_is_no_picture(vlm):
 def test_a_conversation_that_nobody_holds_any_more_frees_its_cache(vlm):
     chat = vlm.chat()
     chat.ask("what?", sampling=Sampling(max_new_tokens=1))
-    assert vlm.parts.pool.cache_bytes > 0
+    assert vlm.cache_bytes > 0
     del chat
     gc.collect()
-    assert vlm.parts.pool.cache_bytes == 0
+    assert vlm.cache_bytes == 0

@@ -98,7 +98,7 @@ def test_threads_at_once_get_what_one_alone_gets(artifact, alone, tmp_path, cach
 
     for answers in in_threads(*(functools.partial(job, number) for number in range(4))):
         assert all(same(answer, alone[number]) for number, answer in answers.items())
-    assert vlm.parts.pool.cache_bytes == 0
+    assert vlm.cache_bytes == 0
 
 
 def test_threads_one_after_another_get_it_too(artifact, alone):
@@ -188,15 +188,15 @@ def test_a_stream_abandoned_half_read_frees_its_cache_and_disturbs_nobody(artifa
     vlm = load(artifact)
     other = vlm.stream(**arguments(REQUESTS[1]))
     next(other)
-    before = vlm.parts.pool.cache_bytes
+    before = vlm.cache_bytes
     stream = vlm.stream(**arguments(REQUESTS[0]))
     next(stream)
-    assert vlm.parts.pool.cache_bytes > before > 0
+    assert vlm.cache_bytes > before > 0
     if how == "closed":
         stream.close()
     del stream
     gc.collect()
-    assert vlm.parts.pool.cache_bytes == before
+    assert vlm.cache_bytes == before
     assert same(other.answer, alone[1])
     assert same(vlm.generate(**arguments(REQUESTS[0])), alone[0])
 
@@ -208,7 +208,7 @@ def test_a_stream_can_be_abandoned_while_another_thread_computes(artifact):
     next(stream)
     with vlm.parts._step:
         in_threads(stream.close)
-    assert vlm.parts.pool.cache_bytes == 0
+    assert vlm.cache_bytes == 0
 
 
 def converse(chats, limit=8):

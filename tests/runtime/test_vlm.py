@@ -226,11 +226,11 @@ def test_two_streams_on_one_model_do_not_mix(vlm):
 def test_a_stream_left_early_frees_its_cache(vlm, leave):
     stream = vlm.stream("what?", sampling=Sampling(max_new_tokens=30))
     next(stream)
-    assert vlm.parts.pool.cache_bytes > 0
+    assert vlm.cache_bytes > 0
     leave(stream)
     del stream
     gc.collect()
-    assert vlm.parts.pool.cache_bytes == 0
+    assert vlm.cache_bytes == 0
 
 
 def test_a_closed_model_frees_its_decoder_and_answers_no_more(vlm):
@@ -249,7 +249,7 @@ def test_a_closed_model_frees_its_decoder_and_answers_no_more(vlm):
     del stream
     gc.collect()
     assert session() is None
-    assert vlm.parts.pool.cache_bytes == 0
+    assert vlm.cache_bytes == 0
 
 
 def test_preprocessing_that_does_not_fit_the_graph_is_refused(artifact_dir):

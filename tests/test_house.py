@@ -163,3 +163,27 @@ def test_every_package_is_in_the_wheel_with_all_its_files(packages):
     assert not [pattern for pattern in ignored if "*" in pattern and pattern not in FOLDERS]
     for folder in listed:
         assert (folder / "py.typed").is_file()
+
+
+PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")))
+# A link to a file here, or a file of the source or the tests in backticks.
+NAMED_FILE = re.compile(
+    r"\]\((?!https?:|#)([^)#]+)|`((?:tests|exporter|runtime|profiles)/[\w./-]+)`"
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_the_pages_name_exist(page):
+    for link, path in NAMED_FILE.findall((ROOT / page).read_text(encoding="utf-8")):
+        if "NAME" in path or "MODEL_TYPE" in path:  # a file that the reader is to write
+            continue
+        named = (ROOT / page).parent / link if link else ROOT / path
+        assert named.exists(), link or path
+
+
+def test_the_map_shows_every_room_of_the_runtime_and_the_exporter(packages):
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for package in ("pocketvlm", "pocketvlm_export"):
+        for folder in packages[package].iterdir():
+            if (folder / "__init__.py").exists():
+                assert f"`{folder.name}/`" in page

@@ -131,8 +131,10 @@ def test_verify_against_another_checkpoint(tiny_export, make_tiny):
             "pruning method 'visionzip'",
         ),
         (
-            lambda manifest: manifest["decoder"]["graphs"].update(
-                int3="onnx/decoder_model_merged.onnx"
+            lambda manifest: manifest["decoder"].update(
+                graphs={"int3": "onnx/decoder_model_merged.onnx"},
+                tables={"int3": "fp32"},
+                default_precisions={"onnx": "int3"},
             ),
             "'int3'",
         ),

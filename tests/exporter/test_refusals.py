@@ -1,24 +1,18 @@
 """Bad input gets one line that names the next step, exit code 1 (2 for wrong usage), and leaves
 nothing behind."""
 
-import ast
 import importlib.metadata
 import json
 import shutil
 import sys
-from pathlib import Path
 
-import click
 import pytest
 import safetensors.torch
 import torch
 from click.testing import CliRunner
 
-import pocketvlm_export
 from make_checkpoint import PRESETS
-from pocketvlm.artifact.manifest import FastV
 from pocketvlm.cli import main
-from pocketvlm.errors import RequestError
 from pocketvlm_export import ExportOptions
 from pocketvlm_export.pipeline import prepare
 
@@ -386,52 +380,3 @@ def test_export_with_packages_of_another_release(refuse, tiny_checkpoint, monkey
     line = refuse(tiny_checkpoint, "--dry-run")
     assert "LlavaMultiModalProjector" in line
     assert "pip install 'pocketvlm[export]'" in line
-
-
-def test_every_setting_that_is_refused_is_an_option_of_its_command():
-    """Programs look the option up by this name."""
-    exporter = Path(pocketvlm_export.__file__).parent
-    names = {
-        keyword.value.value
-        for file in exporter.rglob("*.py")
-        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(call, ast.Call) and getattr(call.func, "id", "").endswith("Error")
-        for keyword in call.keywords
-        if keyword.arg == "setting" and isinstance(keyword.value, ast.Constant)
-    }
-    context = click.Context(main)
-    commands = [main.get_command(context, name) for name in ("export", "verify")]
-    options = {parameter.name for command in commands for parameter in command.params}
-    assert len(names) > 12
-    assert names <= options
-
-
-@pytest.mark.parametrize(
-    ("options", "setting"),
-    [
-        ({"budgets": (64,)}, "budget"),
-        ({"budgets": (4,), "total_budgets": (4,)}, "total_budget"),
-        ({"pruner": "magic"}, "pruner"),
-        ({"pruner": "random", "pruner_options": {"seed": "x"}}, "pruner_option"),
-        ({"decoder": "mlx"}, "decoder"),
-        ({"vision_precisions": ("int3",)}, "vision_precision"),
-        ({"decoder_precisions": ("fp32", "fp32")}, "decoder_precision"),
-        ({"embed_precisions": ("int8",)}, "embed_precision"),
-        ({"portable": True, "embed_precisions": ("int4",)}, "embed_precision"),
-        ({"gguf_types": ("q8_0",)}, "gguf_type"),
-        ({"layout": "hf"}, "layout"),
-        ({"fastv": FastV(9, 9)}, "fastv_layer"),
-        ({"fastv": FastV(1, 64)}, "fastv_keep"),
-        ({"portable": True, "format": "ort"}, "portable"),
-        ({"format": "tflite"}, "graph_format"),
-        ({"context": 40}, "context"),
-        ({"memory_limit": 1}, "memory_limit"),
-        ({"revision": "main"}, "revision"),
-    ],
-    ids=str,
-)
-def test_a_refusal_names_the_setting(tiny_checkpoint, tmp_path, options, setting):
-    with pytest.raises(RequestError) as refusal:
-        prepare(str(tiny_checkpoint), tmp_path / "out", ExportOptions(**options))
-    assert refusal.value.setting == setting
-    assert refusal.value.advice or refusal.value.expected

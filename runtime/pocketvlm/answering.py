@@ -87,7 +87,7 @@ class Answerer:
         self.load_ms = 0.0
         self._eos = frozenset(manifest.decoder.eos_token_ids)
         self._fastv = manifest.decoder.fastv
-        self._step = FairLock()
+        self.step = FairLock()
 
     def check_room(self, prompt: int, sampling: Sampling) -> None:
         """Refuse a prompt of so many tokens with its answer beyond the context."""
@@ -101,12 +101,12 @@ class Answerer:
 
     def forget(self, conversation: ConversationCache) -> None:
         """Free the KV cache of a conversation."""
-        with self._step:
+        with self.step:
             self.pool.forget(conversation)
 
     def close(self) -> None:
         """Free all KV caches and the decoder; answers under way go on to their end."""
-        with self._step:
+        with self.step:
             self.pool.close()
             self.decoder.close()
 
@@ -117,10 +117,10 @@ class Answerer:
         features, vision_ms = self._encode(request)
         ids = self.prompter.place(request.ids, [picture.ids for picture in request.pictures])
         segments = self.prompter.segments(ids, features)
-        with self._step:
+        with self.step:
             cached = self.pool.borrow(request.conversation)
         try:
-            with self._step:
+            with self.step:
                 logits, cached_tokens = cached.prefill(segments)
                 self.pool.trim()
             sampler = Sampler(request.sampling, ids, self._eos)
@@ -132,7 +132,7 @@ class Answerer:
         finally:
             # Takes no lock: of a stream that nobody holds any more this may run in any thread.
             self.pool.give_back(cached, request.conversation)
-        with self._step:
+        with self.step:
             self.pool.trim()
         before = sum(picture.tokens_before for picture in request.pictures)
         return Answer(
@@ -160,7 +160,7 @@ class Answerer:
         """The features of each picture, and the milliseconds that they took."""
         features, spent_ms = [], 0.0
         for picture in request.pictures:
-            with self._step:
+            with self.step:
                 started = time.perf_counter()
                 features.append(self.viewer.encode(picture, cached=request.cached))
                 spent_ms += ms_since(started)
@@ -192,7 +192,7 @@ class Answerer:
                 generation.finish_reason = "interrupted"
                 break
             started = time.perf_counter()
-            with self._step:
+            with self.step:
                 logits = cached.decode(generation.token_ids[-1])
             generation.token_ids.append(generation.sampler.pick(logits))
             generation.decode_ms += ms_since(started)

@@ -27,8 +27,8 @@ def wrong_layer(monkeypatch):
 def logits_instead_of_probabilities(monkeypatch):
     def row(block, hidden):
         normed = block.norm1(hidden)
-        query = vision_encoder._heads(block.query(normed[:, :1]), block)
-        keys = vision_encoder._heads(block.key(normed), block)
+        query = vision_encoder.in_heads(block.query(normed[:, :1]), block)
+        keys = vision_encoder.in_heads(block.key(normed), block)
         return (query @ keys.transpose(-1, -2) * block.scaling)[:, :, 0, 1:]
 
     monkeypatch.setattr(vision_encoder, "cls_attention", row)

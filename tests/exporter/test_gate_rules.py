@@ -1,12 +1,14 @@
 """What the parity gate lets pass, on made-up results: no graph is built."""
 
-from typing import ClassVar
-
 import numpy as np
 import pytest
 
 from pocketvlm.vision.features import VisionFeatures
-from pocketvlm_export.verification import gate
+from pocketvlm_export.precisions import PRECISIONS
+from pocketvlm_export.verification.bounds import STEPS
+from pocketvlm_export.verification.exact import GateAnswer, judge_answer, judge_vision
+from pocketvlm_export.verification.kept import compare_kept
+from pocketvlm_export.verification.lost import judge_kept
 from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
 from pocketvlm_export.verification.reference import DecoderReference, VisionReference
 
@@ -15,7 +17,7 @@ SCORES = np.array(
 )  # the second picture is tied at the cut
 FEATURES = np.arange(2 * 4 * 3, dtype=np.float32).reshape(2, 4, 3) / 10
 KEPT = np.array([[0, 1], [0, 1]])
-LOGITS = np.random.default_rng(0).normal(size=(gate.STEPS, 7)).astype(np.float32)
+LOGITS = np.random.default_rng(0).normal(size=(STEPS, 7)).astype(np.float32)
 
 
 def take(values, kept):
@@ -23,16 +25,14 @@ def take(values, kept):
 
 
 @pytest.fixture
-def references():
-    vision = VisionReference(
-        take(FEATURES, KEPT), KEPT, [Ranking(row.astype(np.float64)) for row in SCORES]
-    )
-    tokens = [int(row.argmax()) for row in LOGITS]
-    return gate.References(None, {2: vision}, None, DecoderReference(np.arange(3), tokens, LOGITS))
+def reference():
+    """Of two pictures at a budget of two."""
+    rankings = [Ranking(row.astype(np.float64)) for row in SCORES]
+    return VisionReference(take(FEATURES, KEPT), KEPT, rankings)
 
 
 @pytest.fixture
-def measure(references, monkeypatch):
+def measure(reference):
     """The gate's figures of a graph that keeps ``kept``, with features and scores changed by
     ``spoil``."""
 
@@ -40,24 +40,12 @@ def measure(references, monkeypatch):
         kept = np.array(kept)
         features, scores = take(FEATURES, kept), take(SCORES, kept)
         spoil(features, scores)
-        monkeypatch.setattr(gate, "_encode", lambda *_: VisionFeatures(features, kept, scores))
+        rows = list(compare_kept(VisionFeatures(features, kept, scores), reference))
         if precision == "fp32":
-            return gate._measure_vision(None, references, precision)
-        monkeypatch.setattr(gate, "_vision_precisions", lambda _: [precision])
-        monkeypatch.setattr(gate, "_bytes", lambda *_: 1)
-        result = gate._measure_other(_WithoutDecoder, references, precision)
-        return result["vision"] | {"passed": result["passed"]}
+            return judge_vision(rows, [reference])
+        return judge_kept(rows, PRECISIONS[precision].vision)
 
     return call
-
-
-class _WithoutDecoder:
-    class manifest:
-        class vision:
-            graphs: ClassVar = {}
-
-        class decoder:
-            graphs = ()
 
 
 def set_to(value, part):
@@ -83,8 +71,8 @@ def test_nan_fails_where_only_cosines_are_held(measure):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_reference_that_is_not_finite_fails(measure, references, value):
-    references.vision[2].image_features.flat[-1] = value
+def test_a_reference_that_is_not_finite_fails(measure, reference, value):
+    reference.image_features.flat[-1] = value
     assert measure()["passed"] is False
 
 
@@ -116,24 +104,26 @@ def test_other_precisions_may_only_exchange_patches_near_the_cut(measure, kept, 
     assert figures["passed"] is passed
 
 
-@pytest.mark.parametrize("where", ["ours", "reference"])
+TOKENS = [int(row.argmax()) for row in LOGITS]
+
+
+def judged(ours, theirs):
+    """Logits before the same tokens."""
+    reference = DecoderReference(np.arange(3), TOKENS, theirs)
+    return judge_answer(GateAnswer(TOKENS, ours, prompt_equal=True), reference)
+
+
+@pytest.mark.parametrize("where", ["ours", "theirs"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_logits_that_are_not_finite_fail(references, monkeypatch, where, value):
-    ours = LOGITS.copy()
-    tokens = list(references.decoder.token_ids)
-    spoilt = ours if where == "ours" else (theirs := LOGITS.copy())
-    spoilt[3, tokens[3] - 1] = value
-    if where == "reference":
-        references = gate.References(None, {}, None, DecoderReference(np.arange(3), tokens, theirs))
-    monkeypatch.setattr(gate, "_answer", lambda *_: (tokens, ours, True, None))
-    assert gate._measure_decoder(None, references, "fp32")["passed"] is False
+def test_logits_that_are_not_finite_fail(where, value):
+    sides = {"ours": LOGITS.copy(), "theirs": LOGITS.copy()}
+    sides[where][3, TOKENS[3] - 1] = value
+    assert judged(**sides)["passed"] is False
 
 
-def test_logits_that_are_close_pass(references, monkeypatch):
-    monkeypatch.setattr(
-        gate, "_answer", lambda *_: (references.decoder.token_ids, LOGITS + 1e-5, True, None)
-    )
-    assert gate._measure_decoder(None, references, "fp32")["passed"] is True
+def test_logits_that_are_close_pass():
+    assert judged(LOGITS + 1e-5, LOGITS)["passed"] is True
+    assert judged(LOGITS + 1e-2, LOGITS)["passed"] is False
 
 
 def picks_of(rows):

@@ -45,7 +45,7 @@ def load(artifact, **options):
 def arguments(request, tokens=12):
     question, numbers = request
     pictures = [PICTURES[number] for number in numbers]
-    return {"prompt": question, "images": pictures, "max_new_tokens": tokens}
+    return {"prompt": question, "images": pictures, "sampling": Sampling(max_new_tokens=tokens)}
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_long_answer_lets_others_through_between_its_tokens(artifact, alone, m
     def decode(self, token_id):
         if threading.current_thread().name == "long":
             begun.set()
-            while not (vlm.parts._step.waiting or ended.is_set()):
+            while not (vlm.parts.step.waiting or ended.is_set()):
                 time.sleep(0.001)
             left.append(not ended.is_set())
         return real(self, token_id)
@@ -206,7 +206,7 @@ def test_a_stream_can_be_abandoned_while_another_thread_computes(artifact):
     vlm = load(artifact)
     stream = vlm.stream(**arguments(REQUESTS[0]))
     next(stream)
-    with vlm.parts._step:
+    with vlm.parts.step:
         in_threads(stream.close)
     assert vlm.cache_bytes == 0
 

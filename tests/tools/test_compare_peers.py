@@ -117,7 +117,7 @@ def test_a_worker_sleeps_until_it_is_asked(tiny_export, picture):
         "with_pocketvlm",
         settings_of(folder=str(tiny_export), load={}),
     ) as worker:
-        process = psutil.Process(worker._process.pid)
+        process = worker.process
         assert stops(process)
         worker.ask(picture)
         assert stops(process)

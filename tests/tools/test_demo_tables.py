@@ -44,7 +44,7 @@ def summary(tmp_path):
         answered.append(Answered(subject, subject.cases[0], replies))
     data = QuestionSet(tmp_path, questions, [], "")
     evaluation = Evaluation(data, questions, [], answered, METRICS["exact"])
-    return summarise(evaluation, lambda one: methods._ours(evaluation, one))
+    return summarise(evaluation, lambda one: methods.answers_of_ours(evaluation, one))
 
 
 def cells(table):

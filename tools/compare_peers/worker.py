@@ -39,17 +39,17 @@ class Worker:
             env=os.environ | {"PYTHONPATH": str(TOOLS)},
         )
         self.version: str = self._read()["ready"]
-        self._handle = psutil.Process(self._process.pid)
-        self._handle.suspend()
+        self.process = psutil.Process(self._process.pid)
+        self.process.suspend()
 
     def ask(self, picture: Path) -> dict[str, float]:
         """Times in milliseconds of one answer: see programs/common.py."""
         assert self._process.stdin is not None
-        self._handle.resume()
+        self.process.resume()
         self._process.stdin.write(f"{picture}\n")
         self._process.stdin.flush()
         report = self._read()
-        self._handle.suspend()
+        self.process.suspend()
         return report
 
     def __enter__(self) -> Self:

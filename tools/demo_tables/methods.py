@@ -36,10 +36,11 @@ def measure(build: Path, data: QuestionSet, workers: int) -> Summary:
         ENGINES["local"](workers),
         resume=True,
     )
-    return summarise(evaluation, lambda answered: _ours(evaluation, answered))
+    return summarise(evaluation, lambda answered: answers_of_ours(evaluation, answered))
 
 
-def _ours(evaluation: Evaluation, answered: Answered) -> Answered:
+def answers_of_ours(evaluation: Evaluation, answered: Answered) -> Answered:
+    """The answers of our method at as many visual tokens."""
     return next(
         a for a in evaluation.answered if method_of(a) == _OURS and kept(a) == kept(answered)
     )

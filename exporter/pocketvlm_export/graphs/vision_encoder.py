@@ -142,8 +142,8 @@ def cls_attention(block: Block, hidden: torch.Tensor) -> torch.Tensor:
     map.
     """
     normed = block.norm1(hidden)
-    query = _heads(block.query(normed[:, :1]), block)  # (B, heads, 1, d)
-    keys = _heads(block.key(normed), block)  # (B, heads, N + 1, d)
+    query = in_heads(block.query(normed[:, :1]), block)  # (B, heads, 1, d)
+    keys = in_heads(block.key(normed), block)  # (B, heads, N + 1, d)
     logits = torch.matmul(query, keys.transpose(-1, -2)) * block.scaling
     return logits.softmax(dim=-1)[:, :, 0, 1:]
 
@@ -156,8 +156,8 @@ def patch_attention(block: Block, hidden: torch.Tensor, before: int) -> torch.Te
     afterwards.
     """
     normed = block.norm1(hidden)
-    queries = _heads(block.query(normed[:, before:]), block)  # (B, heads, N, d)
-    keys = _heads(block.key(normed), block)  # (B, heads, tokens, d)
+    queries = in_heads(block.query(normed[:, before:]), block)  # (B, heads, N, d)
+    keys = in_heads(block.key(normed), block)  # (B, heads, tokens, d)
     logits = torch.matmul(queries, keys.transpose(-1, -2)) * block.scaling
     return logits.softmax(dim=-1)[..., before:]
 
@@ -189,8 +189,8 @@ def layer_for_rows(block: Block, hidden: torch.Tensor, rows: torch.Tensor) -> to
     """Return a layer's output for some of its tokens: (B, N + 1, C) and their ``rows`` (B, k, C) ->
     (B, k, C)."""
     normed = block.norm1(hidden)
-    keys, values = (_heads(project(normed), block) for project in (block.key, block.value))
-    queries = _heads(block.query(block.norm1(rows)), block)  # (B, heads, k, d)
+    keys, values = (in_heads(project(normed), block) for project in (block.key, block.value))
+    queries = in_heads(block.query(block.norm1(rows)), block)  # (B, heads, k, d)
     # Spelt out as in eager attention, so that it is traced as that is.
     maps = (torch.matmul(queries, keys.transpose(-1, -2)) * block.scaling).softmax(
         dim=-1
@@ -205,8 +205,9 @@ def rows_of(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     return torch.gather(tokens, 1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def _heads(x: torch.Tensor, block: Block) -> torch.Tensor:
-    return x.unflatten(-1, (block.heads, block.head_dim)).transpose(1, 2)  # (B, heads, tokens, d)
+def in_heads(x: torch.Tensor, block: Block) -> torch.Tensor:
+    """Split queries, keys or values by heads: (B, tokens, heads * d) -> (B, heads, tokens, d)."""
+    return x.unflatten(-1, (block.heads, block.head_dim)).transpose(1, 2)
 
 
 class VisionEncoderGraph:

@@ -27,13 +27,13 @@ from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.arrangement import arrange_reference, text_of_picture
-from pocketvlm_export.verification.bounds import STEPS, TOLERANCE, agreement, within
+from pocketvlm_export.verification.bounds import STEPS
+from pocketvlm_export.verification.exact import GateAnswer, judge_answer, judge_vision
 from pocketvlm_export.verification.gguf import measure_gguf
-from pocketvlm_export.verification.kept import KeptRow, compare_kept, largest
+from pocketvlm_export.verification.kept import KeptRow, compare_kept
 from pocketvlm_export.verification.lost import (
     Prompt,
     gate_sequences,
-    judge_dropped,
     judge_kept,
     measure_logits,
 )
@@ -41,14 +41,10 @@ from pocketvlm_export.verification.pictures import GateBatch, gate_batch
 from pocketvlm_export.verification.reference import (
     DecoderReference,
     Floats,
-    Ints,
     VisionReference,
     decoder_reference,
     vision_reference,
 )
-
-# relative distance below which keeping another patch is a tie, not an error, see `Ranking.distance`
-TIE = 1e-6
 
 
 class ParityError(PocketVLMError):
@@ -82,14 +78,14 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
     """
     references = run_references(checkpoint, artifact)
     in_vision, in_decoder = _vision_precisions(artifact), artifact.manifest.decoder.graphs
-    vision = (
-        _measure_vision(artifact, references, GATE_PRECISION) if GATE_PRECISION in in_vision else {}
-    )
-    decoder = (
-        _measure_decoder(artifact, references, GATE_PRECISION)
-        if GATE_PRECISION in in_decoder
-        else {}
-    )
+    vision: dict[str, Any] = {}
+    decoder: dict[str, Any] = {}
+    if GATE_PRECISION in in_vision:
+        rows = _rows(artifact, references, GATE_PRECISION)
+        vision = judge_vision(rows, references.vision.values())
+    if GATE_PRECISION in in_decoder:
+        answer = _answer(artifact, references, GATE_PRECISION)
+        decoder = judge_answer(answer, references.decoder)
     others = {
         precision: _measure_other(artifact, references, precision)
         for precision in dict.fromkeys((*in_vision, *in_decoder))
@@ -142,56 +138,6 @@ def failures(parity: Parity) -> str:
 
 def _vision_precisions(artifact: Artifact) -> list[str]:
     return list(artifact.manifest.vision.graphs[artifact.manifest.pruning.default_budget])
-
-
-def _measure_vision(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
-    """Hold every budget's graph against its reference, the pictures as one batch."""
-    rows = _rows(artifact, references, precision)
-    # Maxima are numpy's, here and below: Python's own pass over NaN.
-    difference = float(np.max([largest(row.ours - row.theirs) for row in rows]))
-    score_difference = float(np.max([row.score_difference for row in rows]))
-    scale = float(
-        np.max(
-            [1.0, *(largest(reference.image_features) for reference in references.vision.values())]
-        )
-    )
-    equal = all(row.same for row in rows)
-    # Each row alone: a tie in one picture excuses nothing in another. Those that are the same are
-    # asked too: the order that their scores put them in may matter.
-    kept = all(row.ascending and row.cut_distance < TIE for row in rows)
-    # Another budget is cut from the scores at run time, so they are held to the same bound.
-    passed = kept and within(difference, scale) and score_difference <= TOLERANCE
-    return {
-        "max_abs": difference,
-        "max_reference": scale,
-        "scores_max_abs": score_difference,
-        "kept_equal": equal,
-        "min_gap": min(reference.gap for reference in references.vision.values()),
-        "passed": passed,
-    }
-
-
-def _measure_decoder(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
-    """Answer the gate's prompt about its first picture, end to end, and compare ids, logits and
-    tokens."""
-    reference = references.decoder
-    tokens, logits, prompt_equal, kept = _answer(artifact, references, precision)
-    agreed = agreement(tokens, reference.token_ids)
-    compared = min(agreed + 1, STEPS)  # logits after another token answer another question
-    difference = largest(logits[:compared] - reference.logits[:compared])
-    scale = float(np.max([1.0, largest(reference.logits)]))
-    dropping = judge_dropped(kept, reference)
-    passed = prompt_equal and agreed == STEPS and within(difference, scale)
-    passed = passed and dropping.get("cut_distance", 0.0) < TIE
-    return {
-        "max_abs": difference,
-        "max_reference": scale,
-        "greedy_tokens": STEPS,
-        "greedy_equal": agreed,
-        "prompt_equal": prompt_equal,
-        **dropping,
-        "passed": passed,
-    }
 
 
 def _measure_other(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
@@ -281,11 +227,8 @@ def _open(artifact: Artifact, **options: Any) -> OnnxDecoder:
     return decoder
 
 
-def _answer(
-    artifact: Artifact, references: References, precision: str
-) -> tuple[list[int], Floats, bool, Ints | None]:
-    """Greedy tokens, the logits before each (steps, vocab), whether the prompt's ids were those of
-    transformers, and which of its tokens a decoder that drops some of them kept."""
+def _answer(artifact: Artifact, references: References, precision: str) -> GateAnswer:
+    """Answer the gate's prompt about its first picture, end to end."""
     vision = precision if precision in _vision_precisions(artifact) else None
     layout, grid = open_layout(artifact), references.batch.grid
     with component(VisionEncoder.open(artifact, precision=vision)) as encoder:
@@ -305,7 +248,8 @@ def _answer(
         while len(logits) < STEPS:
             logits.append(sequence.decode(int(logits[-1].argmax())))
     equal = np.array_equal(prompt.ids, references.decoder.prompt_ids)
-    return [int(row.argmax()) for row in logits], np.stack(logits), equal, kept
+    token_ids = [int(row.argmax()) for row in logits]
+    return GateAnswer(token_ids, np.stack(logits), equal, kept)
 
 
 def _short(value: Any) -> str:

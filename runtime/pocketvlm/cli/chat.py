@@ -126,7 +126,7 @@ class _Conversation:
             question, self._pictures, videos=self._clips, sampling=self._sampling
         )
         self._pictures, self._clips = [], []
-        with _interrupts_stop(stream):
+        with interrupts_stop(stream):
             if self._as_json:
                 answer = dataclasses.asdict(stream.answer)
                 click.echo(
@@ -179,7 +179,7 @@ def _typed_lines() -> Iterator[str]:
 
 
 @contextmanager
-def _interrupts_stop(stream: Stream) -> Iterator[None]:
+def interrupts_stop(stream: Stream) -> Iterator[None]:
     """The first Ctrl-C asks the stream to stop after the token on its way, a second one does not
     wait for it."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from pocketvlm import PocketVLMError
 from pocketvlm_measure.evaluation.engines.local import Inline
-from pocketvlm_measure.evaluation.engines.ray import Ray, _connect
+from pocketvlm_measure.evaluation.engines.ray import Ray, connect
 from pocketvlm_measure.evaluation.metrics import METRICS
 from pocketvlm_measure.evaluation.questions import read_questions
 from pocketvlm_measure.evaluation.run import evaluate
@@ -21,7 +21,7 @@ EXACT = METRICS["exact"]
 @pytest.fixture(scope="module")
 def cluster():
     """One of this machine alone, as ``--engine ray`` starts it."""
-    _connect(ray, cpus=2)
+    connect(ray, cpus=2)
     yield
     ray.shutdown()
 

@@ -240,7 +240,7 @@ def test_a_second_ctrl_c_ends_the_program(artifact_dir):
             self.stopped += 1
 
     def twice():
-        with module._interrupts_stop(stream):
+        with module.interrupts_stop(stream):
             os.kill(os.getpid(), signal.SIGINT)
             assert stream.stopped == 1
             os.kill(os.getpid(), signal.SIGINT)

@@ -37,7 +37,7 @@ class Ray:
         threads = first.subject.cases[0].n_threads
         ours = not ray.is_initialized()
         if ours:
-            _connect(ray, self._workers * threads)
+            connect(ray, self._workers * threads)
         # A worker is a process of its own that keeps its model; num_cpus is what bounds how many
         # there are.
         remote = ray.remote(answer_task).options(num_cpus=threads, max_retries=_RETRIES)
@@ -71,7 +71,8 @@ def _ray() -> Any:
     return ray
 
 
-def _connect(ray: Any, cpus: int) -> None:
+def connect(ray: Any, cpus: int) -> None:
+    """Join the cluster of RAY_ADDRESS, or start one of so many processors on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" not in os.environ:

@@ -104,11 +104,13 @@ class Answerer:
         with self.step:
             self.pool.forget(conversation)
 
-    def close(self) -> None:
-        """Free all KV caches and the decoder; answers under way go on to their end."""
+    def close(self, *, with_decoder: bool) -> None:
+        """Free all KV caches, and the decoder if nobody else has it; answers under way go on to
+        their end."""
         with self.step:
             self.pool.close()
-            self.decoder.close()
+            if with_decoder:
+                self.decoder.close()
 
     def _run(self, request: Request, stop: threading.Event) -> Generator[str, None, Answer]:
         """Vision, prefill and decoding of one request; yields text pieces and returns the

@@ -99,10 +99,11 @@ class Chat:
     ) -> Stream:
         """As `ask`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not
         while iterating."""
-        started = time.perf_counter()
+        self._answerer.pool.check_open()
+        started, before = time.perf_counter(), self._exchanges
         media = self._answerer.prompter.conversation(prompt, images, videos).media
         pictures = tuple(self._answerer.viewer.prepare(media, self._budget))
-        exchanges, ids = self._fit([*self._exchanges, _Exchange(prompt, pictures)], sampling)
+        exchanges, ids = self._fit([*before, _Exchange(prompt, pictures)], sampling)
         request = Request(
             ids,
             [picture for exchange in exchanges for picture in exchange.all_pictures],
@@ -112,7 +113,7 @@ class Chat:
             conversation=self._cache,
         )
         answer = self._answerer.begin(request)
-        return Stream(self._record(answer, exchanges), answer.stop)
+        return Stream(self._record(answer, before, exchanges), answer.stop)
 
     def reset(self) -> None:
         """Forget the conversation and free its KV cache; features of pictures stay in theirs."""
@@ -120,9 +121,10 @@ class Chat:
         self.dropped_turns = 0
         self._answerer.forget(self._cache)
 
-    def _record(self, answer: Stream, exchanges: list[_Exchange]) -> Generator[str, None, Answer]:
+    def _record(
+        self, answer: Stream, before: list[_Exchange], exchanges: list[_Exchange]
+    ) -> Generator[str, None, Answer]:
         """Pass the answer on, and add it to the conversation once it ends or is left."""
-        before = self._exchanges
         text = ""
         try:
             for piece in answer:

@@ -56,7 +56,8 @@ class VLM:
         feature_cache: str | os.PathLike[str] | None = None,
         keep_features: bool = False,
     ) -> None:
-        """Put opened parts together, see `load`; several objects may share a decoder.
+        """Put opened parts together, see `load`. Several objects may share a decoder, so `close`
+        leaves it to whoever opened it.
 
         ``keep_features``: `generate` keeps them in memory too, where many questions are about the
         same picture.
@@ -69,6 +70,7 @@ class VLM:
         self.artifact = artifact
         self.parts = Answerer(artifact.manifest, viewer, decoder, prompter, limits.sequences)
         self.budget: int = encoder.budget
+        self._owns_decoder = False
         self._keeps_features = keep_features or folder is not None
 
     @classmethod
@@ -123,6 +125,7 @@ class VLM:
             artifact, engine=decoder, precision=decoder_precision, settings=settings
         )
         vlm = cls(artifact, encoder, engine, limits=limits, feature_cache=feature_cache)
+        vlm._owns_decoder = True
         vlm.budget = artifact.manifest.pruning.default_budget if budget is None else budget
         vlm.parts.viewer.check_budget(vlm.budget)
         vlm.parts.load_ms = ms_since(started)
@@ -200,6 +203,7 @@ class VLM:
     ) -> Stream:
         """As `generate`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not
         while iterating."""
+        self.parts.pool.check_open()
         started = time.perf_counter()
         prompter, viewer = self.parts.prompter, self.parts.viewer
         conversation = prompter.conversation(prompt, images, videos, messages)
@@ -227,12 +231,12 @@ class VLM:
         return Chat(self.parts, budget, system)
 
     def close(self) -> None:
-        """Free the decoder and all KV caches at once, instead of when the object goes.
+        """Free all KV caches and the decoder at once, instead of when the object goes.
 
         Nothing can be asked afterwards. Answers under way go on to their end, and keep what they
         need until then.
         """
-        self.parts.close()
+        self.parts.close(with_decoder=self._owns_decoder)
 
 
 def _feature_source(manifest: Manifest, encoder: VisionEncoder) -> FeatureSource:

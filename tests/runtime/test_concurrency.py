@@ -13,8 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
 
-from pocketvlm import VLM, EngineSettings, Sampling
-from pocketvlm.decoders.pool import SequenceLimits
+from pocketvlm import VLM, EngineSettings, Limits, Sampling
+from pocketvlm.limits import SequenceLimits
 from support.tiny_artifact import give_gguf, write_artifact
 
 PICTURES = [
@@ -255,7 +255,7 @@ def test_two_conversations_in_two_threads(artifact):
 
 
 def test_where_memory_is_short_answers_are_the_same_and_take_a_longer_prefill(artifact):
-    tiny = load(artifact, sequence_limits=SequenceLimits(memory_bytes=1))
+    tiny = load(artifact, limits=Limits(sequences=SequenceLimits(memory_bytes=1)))
     together = converse([tiny.chat(), tiny.chat()])
     apart = converse([load(artifact).chat(), load(artifact).chat()])
     for ours, theirs in zip(together, apart, strict=True):
@@ -283,7 +283,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @initialize(memory=st.sampled_from([0, 4000, 1 << 30]))
     def begin(self, memory):
-        self.vlm = load(self.root, sequence_limits=SequenceLimits(memory_bytes=memory))
+        self.vlm = load(self.root, limits=Limits(sequences=SequenceLimits(memory_bytes=memory)))
         self.chats = [(self.vlm.chat(), load(self.root).chat()) for _ in range(2)]
 
     @rule(target=streams, number=st.integers(0, len(REQUESTS) - 1), tokens=st.integers(1, 10))

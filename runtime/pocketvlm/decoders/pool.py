@@ -37,23 +37,29 @@ class PooledSequence(CachedSequence):
 class SequencePool:
     """The sequences of one loaded model.
 
-    All methods but `give_back` are called under the model's lock. That one may run at any moment in
-    any thread, where a stream is collected as garbage: it waits for no lock, and touches nothing
-    but the sequence that is given back.
+    Whatever lends or frees is called under the model's lock, except for `give_back`. That one may
+    run at any moment in any thread, where a stream is collected as garbage: it waits for no lock,
+    and touches nothing but the sequence that is given back.
     """
 
     def __init__(self, decoder: Decoder, limits: SequenceLimits | None = None) -> None:
         self._decoder = decoder
         self._limits = limits or SequenceLimits()
         # Weak: a conversation that nobody holds any more takes its cache with it.
-        self._sequences: weakref.WeakSet[PooledSequence] = weakref.WeakSet()
+        # Replaced as a whole, so that it can be read without the lock.
+        self._sequences: tuple[weakref.ref[PooledSequence], ...] = ()
         self._clock = itertools.count()
         self._closed = False
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes that the caches of all sequences take now."""
-        return sum(cached.sequence.cache_bytes for cached in list(self._sequences))
+        """Bytes that the caches of all sequences take now; waits for no lock."""
+        return sum(cached.sequence.cache_bytes for cached in self._living())
+
+    def check_open(self) -> None:
+        """Raise `EngineError` where the model is closed."""
+        if self._closed:
+            raise closed("this model")
 
     def borrow(self, conversation: ConversationCache | None) -> PooledSequence:
         """A sequence for one answer, which nobody else has until it is given back.
@@ -64,12 +70,11 @@ class SequencePool:
         Raises:
             PocketVLMError: the model is closed.
         """
-        if self._closed:
-            raise closed("this model")
+        self.check_open()
         cached = conversation.sequence if conversation is not None else None
         if cached is None or cached.lent:
             cached = PooledSequence(self._decoder.sequence())
-            self._sequences.add(cached)
+            self._sequences = tuple(map(weakref.ref, [*self._living(), cached]))
         cached.lent = True
         if conversation is not None:
             conversation.sequence = cached
@@ -92,7 +97,7 @@ class SequencePool:
     def trim(self) -> None:
         """Free caches of waiting conversations until the rest is within the limit, see
         `SequenceLimits`."""
-        by_use = sorted(self._sequences, key=lambda cached: cached.last_used)
+        by_use = sorted(self._living(), key=lambda cached: cached.last_used)
         total = self.cache_bytes
         for cached in by_use[:-1]:
             if total <= self._limits.memory_bytes:
@@ -104,6 +109,9 @@ class SequencePool:
     def close(self) -> None:
         """Free all caches, those of answers under way with their end; lend no more."""
         self._closed = True
-        for cached in list(self._sequences):
+        for cached in self._living():
             if not cached.lent:
                 cached.close()
+
+    def _living(self) -> list[PooledSequence]:
+        return [cached for ref in self._sequences if (cached := ref()) is not None]

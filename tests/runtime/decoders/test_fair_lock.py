@@ -1,6 +1,7 @@
 """The order in which threads get the lock, and that one who gives up waiting takes nothing with
 it."""
 
+import random
 import signal
 import sys
 import threading
@@ -104,3 +105,44 @@ def test_an_interrupt_while_waiting_leaves_the_place():
     thread.join(timeout=60)
     with lock:
         pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers that interrupt")
+def test_interrupts_at_any_moment_leave_it_to_others():
+    """Just before it is taken, inside, and just before it is handed on."""
+    lock, ended, rng = FairLock(), threading.Event(), random.Random(0)
+
+    def compete():
+        while not ended.is_set():
+            with lock:
+                pass
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    interrupted = 0
+    before = signal.signal(signal.SIGALRM, interrupt)
+    other = threading.Thread(target=compete, daemon=True)
+    other.start()
+    try:
+        for _ in range(3000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 4e-4))
+                for _ in range(5):
+                    with lock:
+                        sum(range(1000))
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 100
+    with lock:
+        pass
+    ended.set()
+    other.join(timeout=60)
+    assert not other.is_alive()
+    order = []
+    ask(lock, "later", order).join(timeout=60)
+    assert (order, lock.waiting) == (["later"], 0)

@@ -181,9 +181,26 @@ def test_files_that_the_pages_name_exist(page):
         assert named.exists(), link or path
 
 
-def test_the_map_shows_every_room_of_the_runtime_and_the_exporter(packages):
+MAPS = {  # the heads of the tables that show the rooms of a package
+    "pocketvlm": "| room of the runtime |",
+    "pocketvlm_export": "| room of the exporter |",
+    "pocketvlm_measure": "| room of measuring |",
+}
+
+
+@pytest.mark.parametrize("package", MAPS)
+def test_the_map_shows_every_room(packages, package):
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for package in ("pocketvlm", "pocketvlm_export"):
-        for folder in packages[package].iterdir():
-            if (folder / "__init__.py").exists():
-                assert f"`{folder.name}/`" in page
+    table = page.partition(MAPS[package])[2].partition("\n\n")[0]
+    listed = {
+        name
+        for row in table.splitlines()
+        for name in re.findall(r"`([\w./]+)`", row[: row.find(" | ")])
+    }
+    rooms = set()
+    for path in packages[package].iterdir():
+        if (path / "__init__.py").exists():
+            rooms.add(f"{path.name}/")
+        elif path.suffix == ".py" and not path.name.startswith("__"):
+            rooms.add(path.name)
+    assert listed == rooms

@@ -11,15 +11,16 @@ from tqdm import tqdm
 
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.cli.inspect import figures_text, totals_text
-from pocketvlm.cli.lists import NUMBERS, Comma
+from pocketvlm.cli.lists import BUDGETS, Comma
 from pocketvlm.cli.target import takes_target
 from pocketvlm.errors import RequestError
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
-from pocketvlm_export.options import DECODERS, FORMATS, ExportOptions
+from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.precisions import Part, names_for
 from pocketvlm_export.pruning import PRUNERS
-from pocketvlm_export.requirements import check_transformers
+from pocketvlm_export.requirements import INSTALL, check_transformers
 from pocketvlm_export.targets import export_defaults
+from pocketvlm_targets import DECODERS, FORMATS
 
 
 def _one_of(names: Collection[str]) -> Callable[[str], str]:
@@ -48,7 +49,7 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 
 def _precision_option(
-    part: Part, of: str, default: Any, note: str = ""
+    part: Part, of: str, default: tuple[str, ...], note: str = ""
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """``--PART-precision``: a list of the precisions that a kind of graph comes in."""
     return click.option(
@@ -57,7 +58,7 @@ def _precision_option(
         default=default,
         show_default=bool(default),
         metavar="P[,P...]",
-        help=f"Of {of}: {', '.join(names_for(part))}{note}.",
+        help=f"Precision of {of}: {', '.join(names_for(part))}{note}.",
     )
 
 
@@ -75,7 +76,7 @@ def _precision_option(
 )
 @click.option(
     "--pruner",
-    default="fastervlm",
+    default=ExportOptions.pruner,
     show_default=True,
     metavar="NAME",
     help=f"Pruning method: {', '.join(PRUNERS)}.",
@@ -89,7 +90,7 @@ def _precision_option(
 )
 @click.option(
     "--budget",
-    type=NUMBERS,
+    type=BUDGETS,
     default=(),
     metavar="K[,K...]",
     help="Visual tokens kept per picture, or per tile where it is cut into tiles; a quarter by "
@@ -97,7 +98,7 @@ def _precision_option(
 )
 @click.option(
     "--total-budget",
-    type=NUMBERS,
+    type=BUDGETS,
     default=(),
     metavar="T[,T...]",
     help="Instead: visual tokens of a whole picture at most, where it is cut into the most tiles.",
@@ -105,7 +106,7 @@ def _precision_option(
 @click.option(
     "--layout",
     metavar="NAME",
-    help="How tiles of a picture are put together: for LLaVA-NeXT fastervlm (when pruning) or hf.",
+    help="How a picture's tiles are combined. LLaVA-NeXT: fastervlm (default when pruning) or hf.",
 )
 @click.option(
     "--fastv-layer",
@@ -122,13 +123,18 @@ def _precision_option(
 @click.option(
     "--decoder",
     type=click.Choice(list(DECODERS)),
-    default="onnx",
+    default=ExportOptions.decoder,
     show_default=True,
     help="Decoder engine.",
 )
-@_precision_option("vision", "the vision graphs", "fp32")
-@_precision_option("decoder", "the ONNX decoder", "fp32")
-@_precision_option("embed", "its embedding table", (), "; by default what goes with the decoder's")
+@_precision_option("vision", "the vision graphs", ExportOptions.vision_precisions)
+@_precision_option("decoder", "the ONNX decoder", ExportOptions.decoder_precisions)
+@_precision_option(
+    "embed",
+    "its embedding table",
+    ExportOptions.embed_precisions,
+    "; by default what goes with the decoder's",
+)
 @click.option(
     "--gguf-type",
     type=TYPES,
@@ -145,9 +151,9 @@ def _precision_option(
     "--format",
     "graph_format",
     type=click.Choice(FORMATS),
-    default="onnx",
+    default=ExportOptions.format,
     show_default=True,
-    help="Of the graphs; ort is for reduced builds of ONNX Runtime.",
+    help="File format of the graphs; ort is for reduced builds of ONNX Runtime.",
 )
 @click.option(
     "--context",
@@ -241,14 +247,8 @@ def _pipeline() -> Any:
     check_transformers()
     try:
         from pocketvlm_export import pipeline
-    except ModuleNotFoundError as error:
-        raise RequestError(
-            f"export needs more packages ({error.name})", advice="pip install 'pocketvlm[export]'"
-        ) from error
-    except ImportError as error:  # installed, but another release
-        raise RequestError(
-            f"export needs other releases ({error})", advice="pip install 'pocketvlm[export]'"
-        ) from error
+    except ImportError as error:  # all are installed, see pocketvlm.cli: another release
+        raise RequestError(f"export needs other releases ({error})", advice=INSTALL) from error
     return pipeline
 
 

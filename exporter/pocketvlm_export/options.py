@@ -9,16 +9,9 @@ from pocketvlm.artifact.manifest import FastV
 from pocketvlm.errors import RequestError
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.precisions import PRECISIONS, names_for
+from pocketvlm_targets import DECODERS, FORMATS
 
-# What --decoder can be, and the engines that an artifact then serves, the preferred one first.
-DECODERS: Mapping[str, tuple[str, ...]] = {
-    "onnx": ("onnx",),
-    "llama.cpp": ("llama.cpp",),
-    "both": ("onnx", "llama.cpp"),
-}
 GATE_PROMPT = "What is in the picture?"
-# Files that a graph can be: ONNX for every build of ONNX Runtime, its own format for reduced ones.
-FORMATS = ("onnx", "ort")
 
 
 @dataclass(frozen=True)
@@ -34,14 +27,14 @@ class ExportOptions:
             most tiles.
         layout: how pictures become tiles, one of the family's names for it; None for its default.
         fastv: visual tokens that the decoder drops between two of its layers; None for none.
-        decoder: a key of `DECODERS`.
+        decoder: a key of `pocketvlm_targets.DECODERS`.
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its
             graphs.
         embed_precisions: of the embedding tables; empty for those that go with the decoder's.
         gguf_types: keys of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for
             `DEFAULT_GGUF_TYPE`.
         portable: standard ONNX operators alone, for other engines than ONNX Runtime.
-        format: of the graph files, one of `FORMATS`.
+        format: of the graph files, one of `pocketvlm_targets.FORMATS`.
         context: longest sequence in tokens, at most the checkpoint's own; None is that.
         memory_limit: MB (10^6 bytes) that answering may be expected to take on the device; None or
             0 is no limit.

@@ -6,6 +6,8 @@ from packaging.requirements import Requirement
 
 from pocketvlm.errors import RequestError
 
+INSTALL = "pip install 'pocketvlm[export]'"
+
 
 def check_transformers() -> None:
     """Refuse a transformers release outside the range that the ``[export]`` extra names: its model
@@ -22,9 +24,7 @@ def check_transformers() -> None:
     try:
         installed = metadata.version("transformers")
     except metadata.PackageNotFoundError as error:
-        raise RequestError(
-            "export needs more packages (transformers)", advice="pip install 'pocketvlm[export]'"
-        ) from error
+        raise RequestError("export needs more packages (transformers)", advice=INSTALL) from error
     if not tested.contains(installed, prereleases=True):
         raise RequestError(
             f"transformers {installed} is not tested with this exporter",

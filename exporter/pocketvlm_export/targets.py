@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from pocketvlm_export.options import DECODERS
-from pocketvlm_targets import Target
+from pocketvlm_targets import DECODERS, Target
 
 # Keys that mean something only where the decoder in force has that engine.
 _OF_ENGINE = {"decoder_precision": "onnx", "embed_precision": "onnx", "gguf_type": "llama.cpp"}

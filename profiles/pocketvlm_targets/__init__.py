@@ -6,6 +6,14 @@ comment above each that gives the reason. Those shipped lie in this folder; a ne
 """
 
 from pocketvlm_targets.reading import load_target, target_names
-from pocketvlm_targets.target import KEYS, Target, TargetError
+from pocketvlm_targets.target import DECODERS, FORMATS, KEYS, Target, TargetError
 
-__all__ = ["KEYS", "Target", "TargetError", "load_target", "target_names"]
+__all__ = [
+    "DECODERS",
+    "FORMATS",
+    "KEYS",
+    "Target",
+    "TargetError",
+    "load_target",
+    "target_names",
+]

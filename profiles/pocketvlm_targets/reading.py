@@ -33,15 +33,16 @@ def load_target(name_or_file: str | os.PathLike[str]) -> Target:
     path = Path(given)
     if path.suffix != _SUFFIX:
         raise TargetError(
-            f"no target {given!r}: choose from {', '.join(target_names())}, or give a file that "
-            f"ends in {_SUFFIX}"
+            f"no target {given!r}",
+            advice=f"choose from {', '.join(target_names())}, or give a file that ends in "
+            f"{_SUFFIX}",
         )
     try:
         with path.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise TargetError(
-            f"{given} cannot be read ({_reason(error)}): give the file of a target"
+            f"{given} cannot be read ({_reason(error)})", advice="give the file of a target"
         ) from error
     return _parse(given, content)
 
@@ -49,7 +50,8 @@ def load_target(name_or_file: str | os.PathLike[str]) -> Target:
 def _parse(name: str, content: bytes) -> Target:
     if len(content) > _MAX_BYTES:
         raise TargetError(
-            f"{name} is no target, it has more than {_MAX_BYTES >> 10} KiB: give the file of one"
+            f"{name} is no target, it has more than {_MAX_BYTES >> 10} KiB",
+            advice="give the file of one",
         )
     try:
         text = content.decode("utf-8")
@@ -58,7 +60,9 @@ def _parse(name: str, content: bytes) -> Target:
         ValueError,
         RecursionError,
     ) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
-        raise TargetError(f"{name} is not valid TOML ({_reason(error)}): correct it") from error
+        raise TargetError(
+            f"{name} is not valid TOML ({_reason(error)})", advice="correct it"
+        ) from error
     return make_target(name, table, _reasons(text))
 
 

@@ -8,15 +8,41 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DECODERS = ("onnx", "llama.cpp", "both")
+# What --decoder can be, and the engines that an artifact then serves, the preferred one first.
+DECODERS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnx",),
+    "llama.cpp": ("llama.cpp",),
+    "both": ("onnx", "llama.cpp"),
+}
+# Files that a graph can be: ONNX for every build of ONNX Runtime, its own format for reduced ones.
 FORMATS = ("onnx", "ort")
 _PRECISION = re.compile(r"[a-z0-9_]{1,20}")
 _MOST = 10_000_000
 
 
 class TargetError(ValueError):
-    """A target that cannot be used: one line with the file, the key, what was found and what was
-    expected."""
+    """A target that cannot be used.
+
+    As text it is one line, ``found: expected ...; advice``.
+
+    Attributes:
+        found: the file, the key, and what was found there.
+        expected: what was expected instead, as words that follow "expected"; empty where ``found``
+            says it.
+        advice: what to do next, as an imperative; empty where ``expected`` says it.
+    """
+
+    def __init__(self, found: str, expected: str = "", advice: str = "") -> None:
+        super().__init__(found, expected, advice)
+        self.found = found
+        self.expected = expected
+        self.advice = advice
+
+    def __str__(self) -> str:
+        """The one line."""
+        rest = [f"expected {self.expected}"] if self.expected else []
+        rest += [self.advice] if self.advice else []
+        return f"{self.found}: {'; '.join(rest)}" if rest else self.found
 
 
 @dataclass(frozen=True)
@@ -27,7 +53,7 @@ class Target:
         name: of a shipped target, or the file as it was given.
         description: one line for people.
         budget: visual tokens per picture, a graph each, the default first.
-        decoder: engine, one of `DECODERS`.
+        decoder: a key of `DECODERS`.
         vision_precision, decoder_precision, embed_precision: names of the exporter's precisions,
             the default first.
         gguf_type: types of GGUF files, the default first.
@@ -138,14 +164,15 @@ def make_target(name: str, table: Mapping[str, Any], reasons: Mapping[str, str])
     for key, value in table.items():
         if key not in KEYS:
             raise TargetError(
-                f"{name}: {_short(key)} is no key of a target: choose from {', '.join(KEYS)}"
+                f"{name}: {_short(key)} is no key of a target",
+                advice=f"choose from {', '.join(KEYS)}",
             )
         try:
             values[key] = KEYS[key](value)
         except ValueError as error:
-            raise TargetError(f"{name}: {key} is {_short(value)}: expected {error}") from error
+            raise TargetError(f"{name}: {key} is {_short(value)}", expected=str(error)) from error
     if "description" not in values:
-        raise TargetError(f"{name}: description is missing: name the device in one line")
+        raise TargetError(f"{name}: description is missing", advice="name the device in one line")
     target = Target(name, **values, reasons=dict(reasons))
     _check_combinations(target)
     return target
@@ -153,25 +180,38 @@ def make_target(name: str, table: Mapping[str, Any], reasons: Mapping[str, str])
 
 def _check_combinations(target: Target) -> None:
     onnx, llama_cpp = target.decoder != "llama.cpp", target.decoder in ("llama.cpp", "both")
-    problems = {
-        "decoder_precision is for ONNX Runtime, decoder is llama.cpp: name a gguf_type instead": (
-            bool(target.decoder_precision) and not onnx
+    largest = max(target.budget, default=0)
+    problems = (
+        (
+            bool(target.decoder_precision) and not onnx,
+            "decoder_precision is for ONNX Runtime, decoder is llama.cpp",
+            "name a gguf_type instead",
         ),
-        "embed_precision is for ONNX Runtime, decoder is llama.cpp, which has its table in the "
-        "GGUF file: leave it out": bool(target.embed_precision) and not onnx,
-        'gguf_type is for llama.cpp, decoder is onnx: write decoder = "llama.cpp" or "both"': (
-            bool(target.gguf_type) and not llama_cpp
+        (
+            bool(target.embed_precision) and not onnx,
+            "embed_precision is for ONNX Runtime, decoder is llama.cpp, which has its table in the "
+            "GGUF file",
+            "leave it out",
         ),
-        "portable asks for standard operators, format is ort, which only ONNX Runtime reads: "
-        "choose one": (target.portable is True and target.format == "ort"),
-        f"context is {target.context}, budget is {max(target.budget, default=0)}: "
-        "choose them so that a picture leaves room for a question and an answer": (
-            target.context is not None and target.context <= max(target.budget, default=0)
+        (
+            bool(target.gguf_type) and not llama_cpp,
+            "gguf_type is for llama.cpp, decoder is onnx",
+            'write decoder = "llama.cpp" or "both"',
         ),
-    }
-    for problem, holds in problems.items():
+        (
+            target.portable is True and target.format == "ort",
+            "portable asks for standard operators, format is ort, which only ONNX Runtime reads",
+            "choose one",
+        ),
+        (
+            target.context is not None and target.context <= largest,
+            f"context is {target.context}, budget is {largest}",
+            "choose them so that a picture leaves room for a question and an answer",
+        ),
+    )
+    for holds, problem, advice in problems:
         if holds:
-            raise TargetError(f"{target.name}: {problem}")
+            raise TargetError(f"{target.name}: {problem}", advice=advice)
 
 
 def _short(value: Any) -> str:

@@ -3,6 +3,8 @@ and as one line."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class PocketVLMError(Exception):
     """A refusal meant for a person, or for a program that reads its fields instead of its text.
@@ -36,6 +38,11 @@ class PocketVLMError(Exception):
         rest += [self.advice] if self.advice else []
         return f"{self.found}: {'; '.join(rest)}" if rest else self.found
 
+    def to_dict(self) -> dict[str, str]:
+        """The error for a program: ``class`` (its name) and the fields; see `error_from_dict`."""
+        fields = {name: getattr(self, name) for name in ("found", "expected", "advice", "setting")}
+        return {"class": type(self).__name__, **fields}
+
     @property
     def reason(self) -> str:
         """The line without its advice, for those who have better advice to give."""
@@ -60,3 +67,18 @@ class RequestError(PocketVLMError):
 
 class EngineError(PocketVLMError):
     """An engine that is missing, or that failed while it computed."""
+
+
+_CLASSES = {
+    kind.__name__: kind
+    for kind in (CheckpointError, ArtifactError, PictureError, RequestError, EngineError)
+}
+
+
+def error_from_dict(data: Mapping[str, str]) -> PocketVLMError:
+    """The error of `PocketVLMError.to_dict`, as another process wrote it.
+
+    A class that is not of this module comes back as a plain `PocketVLMError`.
+    """
+    fields = {name: value for name, value in data.items() if name != "class"}
+    return _CLASSES.get(data["class"], PocketVLMError)(**fields)

@@ -132,6 +132,19 @@ def test_values_that_contradict_each_other(write, text, key, expected):
     refused(write(text), key, expected)
 
 
+def test_a_refusal_has_fields(write):
+    with pytest.raises(TargetError) as caught:
+        load_target(path := write("threads = -1"))
+    error = caught.value
+    found, expected = f"{path}: threads is -1", "a whole number from 1 to 10000000"
+    assert (error.found, error.expected, error.advice) == (found, expected, "")
+    assert str(error) == f"{found}: expected {expected}"
+    with pytest.raises(TargetError) as caught:
+        load_target("raspberry")
+    assert (caught.value.found, caught.value.expected) == ("no target 'raspberry'", "")
+    assert caught.value.advice.startswith("choose from android-arm64, ")
+
+
 def refused(path, key, expected):
     with pytest.raises(TargetError) as caught:
         load_target(path)

@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 
 import click
 
-from pocketvlm.cli.lists import NAMES, Comma
+from pocketvlm.cli.lists import BUDGETS_OR_ALL, NAMES
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _CASES = [
     click.option(
         "--budget",
-        type=Comma.numbers_or_all(),
+        type=BUDGETS_OR_ALL,
         default=("all",),
         metavar="all|K[,K...]",
         help="Visual tokens per picture; all that were exported if not given.",

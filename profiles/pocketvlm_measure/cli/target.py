@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from pocketvlm_targets import Target
+from pocketvlm_targets import DECODERS, Target
 
 
 def case_defaults(target: Target, _ctx: click.Context) -> dict[str, Any]:
     """A target's values for a command that goes through cases: its lists, of which every engine
     takes what it has."""
     values = {
-        "decoder": ("onnx", "llama.cpp") if target.decoder == "both" else target.decoder,
+        "decoder": target.decoder and DECODERS[target.decoder],
         "budget": target.budget,
         "vision_precision": target.vision_precision,
         "decoder_precision": (*target.decoder_precision, *target.gguf_type),

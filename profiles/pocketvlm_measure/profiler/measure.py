@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pocketvlm.artifact import Artifact, pick_graph
-from pocketvlm.errors import EngineError, RequestError
+from pocketvlm.errors import EngineError, error_from_dict
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.machine import Machine
 from pocketvlm_measure.profiler.once import Sample
@@ -120,7 +120,7 @@ def _ask(job: dict[str, Any], case: Case) -> Any:
     """The result of a job done in a process of its own.
 
     Raises:
-        RequestError: the job was refused there.
+        PocketVLMError: the job was refused there, with an error of the same class.
         EngineError: the process died or failed.
     """
     # Ctrl-C reaches the child too; the traceback that it writes is captured and dropped.
@@ -141,5 +141,5 @@ def _ask(job: dict[str, Any], case: Case) -> Any:
         )
     answer = json.loads(child.stdout.splitlines()[-1])
     if refusal := answer.get("refusal"):
-        raise RequestError(**{**refusal, "found": f"{case}: {refusal['found']}"})
+        raise error_from_dict({**refusal, "found": f"{case}: {refusal['found']}"})
     return answer["result"]

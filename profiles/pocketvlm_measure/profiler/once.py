@@ -124,9 +124,7 @@ def main() -> None:
                 answer_once(Path(job["folder"]), case, question, job["warmup"])
             )
     except PocketVLMError as error:
-        fields = ("found", "expected", "advice", "setting")
-        refusal = {name: getattr(error, name) for name in fields}
-        json.dump({"refusal": refusal}, sys.stdout)
+        json.dump({"refusal": error.to_dict()}, sys.stdout)
         return
     json.dump({"result": result}, sys.stdout)
 

@@ -18,6 +18,8 @@ from pocketvlm.errors import PocketVLMError, RequestError
 
 # Packages whose dependencies are an extra of the distribution that their commands come with.
 _EXTRAS = {"pocketvlm_export": "export", "pocketvlm_measure": "measure"}
+# Modules of commands that come with such a package and use nothing of its extra.
+_WITHOUT_EXTRA = {"pocketvlm_measure.cli.questions"}
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -66,7 +68,7 @@ def _load(entry: EntryPoint) -> click.Command:
         if extra is None:
             raise
         return _stand_in(entry.name, extra, error)
-    if extra is not None and command.callback is not None:
+    if extra and entry.module not in _WITHOUT_EXTRA and command.callback is not None:
         command.callback = _needing(extra, entry, command.callback)
     command.params.append(_debug_option())
     return command

@@ -34,7 +34,7 @@ _COMMANDS = "/image FILE, /video FILE, /reset, /quit"
     "--json",
     "as_json",
     is_flag=True,
-    help="Print one JSON object an answer, or a refusal, on a line.",
+    help="Print one JSON object per line, for each answer or refusal.",
 )
 @click.pass_context
 def chat(
@@ -47,12 +47,12 @@ def chat(
     sampling: Sampling,
     as_json: bool,
 ) -> None:
-    """Talk about pictures with the artifact in DIR, a question a line.
+    """Talk about pictures with the artifact in DIR, one question per line.
 
-    /image FILE shows another picture with the next question, /video FILE a clip; /reset begins
-    anew, /quit or the end of the input ends. Ctrl-C stops an answer, not the program. When the
-    context is full the oldest questions and answers are dropped; their pictures stay as long as
-    they fit in half of it.
+    /image FILE adds a picture to the next question, /video FILE a clip; /reset begins anew, /quit
+    or the end of the input ends. Ctrl-C stops an answer, not the program. When the context is full
+    the oldest questions and answers are dropped; their pictures stay as long as they fit in half of
+    it.
 
     From a pipe, a line that is refused does not end the conversation, but the exit code is then 1.
     """
@@ -147,7 +147,8 @@ class _Conversation:
         self.refused = True
         message = printable(" ".join(str(error).split()))
         if self._as_json:
-            click.echo(json.dumps({"error": message}, ensure_ascii=False))
+            fields = {name: printable(value) for name, value in error.to_dict().items()}
+            click.echo(json.dumps({"error": message, **fields}, ensure_ascii=False))
         else:
             click.echo(f"error: {message}", err=True)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.lists import BUDGET
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--budget",
-    type=int,
+    type=BUDGET,
     metavar="K",
     help="Visual tokens to keep per tile; the artifact's default if not given.",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -27,11 +27,6 @@ class Comma(click.ParamType):
         except ValueError:
             self.fail(f"{value!r} is not a comma-separated list of {self.name}", param, ctx)
 
-    @classmethod
-    def numbers_or_all(cls) -> Comma:
-        """Whole numbers, or the word ``all``; see `without_all`."""
-        return cls("whole numbers, or all", lambda text: text if text == "all" else int(text))
-
     @staticmethod
     def without_all(values: Sequence[Any], flag: str) -> list[int]:
         """The requested numbers; empty for all. Both at once are a usage error."""
@@ -42,29 +37,38 @@ class Comma(click.ParamType):
         return []
 
 
-NUMBERS = Comma("whole numbers", int)
-NAMES = Comma("names")
+def refuse_auto() -> NoReturn:
+    """Refuse what an earlier version took, with the reason why it went."""
+    raise click.BadParameter(
+        "--budget auto was removed: it answered no more questions than a fixed budget; give a "
+        "number"
+    )
+
+
+def _budget(text: str) -> int:
+    if text == "auto":
+        refuse_auto()
+    return int(text)
 
 
 class _Budget(click.ParamType):
-    """A whole number of visual tokens; ``auto``, which an earlier version took, is refused with the
-    reason."""
+    """A whole number of visual tokens; ``auto`` is refused with the reason."""
 
     name = "budget"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read it."""
-        if value == "auto":
-            self.fail(
-                "auto was removed: it answered no more questions than a fixed budget; give a "
-                "number",
-                param,
-                ctx,
-            )
         try:
-            return int(value)
+            return _budget(value)
         except ValueError:
             self.fail(f"{value!r} is not a whole number", param, ctx)
 
 
+NUMBERS = Comma("whole numbers", int)
+NAMES = Comma("names")
 BUDGET = _Budget()
+BUDGETS = Comma("whole numbers", _budget)
+# See `Comma.without_all`.
+BUDGETS_OR_ALL = Comma(
+    "whole numbers, or all", lambda text: text if text == "all" else _budget(text)
+)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pocketvlm.cli.lists import BUDGET
+from pocketvlm.cli.lists import BUDGET, refuse_auto
 from pocketvlm.cli.target import answering_defaults, takes_target
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ _MODEL = [
     click.option(
         "--decoder-precision",
         metavar="P",
-        help="Precision of the decoder, as listed by `inspect`; A+B prefills in A, decodes in B.",
+        help="Precision of the decoder, as listed by `inspect`; A+B prefills in A and decodes in "
+        "B.",
     ),
     click.option(
         "--threads",
@@ -77,6 +78,18 @@ _MODEL = [
         help="Keep the features of pictures here, so that none is encoded twice.",
     ),
 ]
+
+
+def _refuse_if_given(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        refuse_auto()
+
+
+# They tuned ``--budget auto``; scripts that still give them are told why it went.
+_REMOVED = [
+    click.option(name, hidden=True, expose_value=False, callback=_refuse_if_given)
+    for name in ("--score-share", "--min-tokens")
+]
 _LOADED = (
     "decoder",
     "budget",
@@ -86,7 +99,8 @@ _LOADED = (
     "context",
     "feature_cache",
 )
-# Each is named as the field of `pocketvlm.Sampling` that it fills.
+# Each is named as the field of `pocketvlm.Sampling` that it fills, and has its default. The numbers
+# stand here too because that class brings numpy, for which --help does not wait; a test compares.
 _SAMPLING = [
     click.option(
         "--max-new-tokens",
@@ -148,7 +162,7 @@ def answering_options(command: _Command) -> _Command:
         return command(*arguments, **given, sampling=sampling, load=functools.partial(_load, model))
 
     decorated: Any = takes_target(answering_defaults)(with_groups)
-    for option in reversed([_IMAGE, _VIDEO, _SYSTEM, *_MODEL, *_SAMPLING]):
+    for option in reversed([_IMAGE, _VIDEO, _SYSTEM, *_MODEL, *_REMOVED, *_SAMPLING]):
         decorated = option(decorated)
     result: _Command = decorated
     return result

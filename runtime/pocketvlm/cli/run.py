@@ -85,7 +85,9 @@ def summary(answer: Answer) -> str:
         else ""
     )
     line += (
-        f"{prompt['cached']} of {prompt['total']} prompt tokens known, " if prompt["cached"] else ""
+        f"{prompt['cached']} of {prompt['total']} prompt tokens cached, "
+        if prompt["cached"]
+        else ""
     )
     line += f"first token after {timings['ttft']:.0f} ms"
     if (further := len(answer.token_ids) - 1) and timings["decode"] > 0:

@@ -60,7 +60,7 @@ def load_target(name_or_file: str | os.PathLike[str]) -> Target:
     try:
         return pocketvlm_targets.load_target(name_or_file)
     except pocketvlm_targets.TargetError as error:
-        raise RequestError(str(error), setting="target") from error
+        raise RequestError(error.found, error.expected, error.advice, setting="target") from error
 
 
 def answering_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:

@@ -40,7 +40,6 @@ assert not HIDDEN & set(sys.modules)
 MEASURING = {
     "evaluate": ["evaluate", "DIR", "--data", "set.jsonl"],
     "profile": ["profile", "DIR"],
-    "questions": ["questions", "gqa", "gqa.json", "--images", ".", "-o", "set.jsonl"],
 }
 
 
@@ -62,7 +61,7 @@ def run_without(hidden, *commands):
 
 
 def test_every_command_that_measures_says_what_to_install(tmp_path):
-    assert set(MEASURING) == commands_of("pocketvlm_measure")
+    assert {*MEASURING, "questions"} == commands_of("pocketvlm_measure")
     results = run_without(EXTRA, *MEASURING.values())
     for name, (exit_code, stdout, stderr) in zip(MEASURING, results, strict=True):
         assert (exit_code, stdout) == (1, "")
@@ -76,6 +75,21 @@ def test_every_command_that_measures_says_what_to_install(tmp_path):
 def test_a_single_missing_package_is_named(package):
     ((exit_code, _, stderr),) = run_without([package], MEASURING["profile"])
     assert (exit_code, f"needs more packages ({package}): " in stderr) == (1, True)
+
+
+def test_questions_are_written_without_the_extra(tmp_path):
+    (tmp_path / "1.jpg").touch()
+    entry = {
+        "imageId": "1",
+        "question": "what?",
+        "answer": "that",
+        "types": {"structural": "query"},
+    }
+    (tmp_path / "gqa.json").write_text(json.dumps({"7": entry}))
+    files = [tmp_path / "gqa.json", "--images", tmp_path, "-o", tmp_path / "set.jsonl"]
+    ((exit_code, stdout, stderr),) = run_without(EXTRA, ["questions", "gqa", *files])
+    assert (exit_code, stderr) == (0, "")
+    assert "1 questions" in stdout
 
 
 def test_help_works_without_the_extra():

@@ -2,6 +2,7 @@
 interrupt leaves."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pocketvlm import VLM, Artifact, PocketVLMError, Sampling, cli
+from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.text.prompts import Prompter
 from pocketvlm_measure.cases import Case, sweep
 from pocketvlm_measure.profiler import measure
@@ -256,6 +258,39 @@ def test_a_run_that_dies_is_reported_and_earlier_ones_are_kept(
     with pytest.raises(PocketVLMError, match=reason):
         profile(artifact, cases, Question("what?"), after_turn=saved.append)
     assert [len(result.samples) for result in saved[-1].results] == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("ArtifactError", ArtifactError), ("RequestError", RequestError), ("Other", PocketVLMError)],
+)
+def test_a_refusal_in_the_measured_process_keeps_its_class(artifact_dir, monkeypatch, name, kind):
+    fields = {"found": "this", "expected": "that", "advice": "do so", "setting": "threads"}
+    refusal = json.dumps({"refusal": {"class": name, **fields}})
+    monkeypatch.setattr(measure, "_CHILD", (sys.executable, "-c", f"print({refusal!r})"))
+    artifact = Artifact.open(artifact_dir)
+    with pytest.raises(PocketVLMError) as caught:
+        profile(artifact, (cases := sweep(artifact.manifest, budgets=[6])), Question("what?"))
+    assert type(caught.value) is kind
+    assert caught.value.to_dict() == {
+        "class": kind.__name__,
+        **fields,
+        "found": f"{cases[0]}: this",
+    }
+
+
+def test_the_measured_process_says_which_class_refused(artifact_dir):
+    (artifact_dir / "pocketvlm.json").unlink()
+    job = {"task": "select", "folder": str(artifact_dir), "runs": 1}
+    case = dataclasses.asdict(Case(6, "onnx", "fp32", "fp32", 1))
+    done = subprocess.run(
+        measure._CHILD,
+        input=json.dumps({**job, "case": case}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["refusal"]["class"] == "ArtifactError"
 
 
 def test_answers_do_not_end_early(tmp_path):

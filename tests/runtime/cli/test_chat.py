@@ -106,7 +106,15 @@ def test_a_refused_line_does_not_end_the_conversation(artifact_dir):
     ):
         assert reason in line
     refused = json.loads(chat(artifact_dir, "--json", lines=["/sing"]).stdout)
-    assert list(refused) == ["error"]
+    commands = "/image FILE, /video FILE, /reset, /quit"
+    assert refused == {
+        "error": f"/sing is not a command: expected {commands}",
+        "class": "RequestError",
+        "found": "/sing is not a command",
+        "expected": commands,
+        "advice": "",
+        "setting": "",
+    }
 
 
 def test_a_picture_that_is_wrong_from_the_start_is_refused_at_once(artifact_dir):
@@ -172,7 +180,7 @@ def test_a_terminal_shows_what_answers_and_what_it_costs(terminal):
     terminal.read_until("> ")
     terminal.type("and?\n")
     assert re.search(
-        r"onnx fp32: \d+ of \d+ prompt tokens known, first token after",
+        r"onnx fp32: \d+ of \d+ prompt tokens cached, first token after",
         terminal.read_until("tokens/s"),
     )
     terminal.read_until("> ")

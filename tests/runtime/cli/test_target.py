@@ -71,6 +71,18 @@ def test_a_bad_target_is_one_line(board, command):
     assert "choose from android-arm64" in result.stderr
 
 
+def test_a_bad_target_keeps_its_fields(board):
+    with pytest.raises(RequestError) as caught:
+        load_target(path := board(threads="two"))
+    assert caught.value.to_dict() == {
+        "class": "RequestError",
+        "found": f"{path}: threads is 'two'",
+        "expected": "a whole number from 1 to 10000000",
+        "advice": "",
+        "setting": "target",
+    }
+
+
 @pytest.mark.parametrize("command", [["run", "d", "--prompt", "x"], ["chat", "d"]])
 def test_a_flag_beats_a_target_and_a_target_a_default(asked, board, command):
     path = board(

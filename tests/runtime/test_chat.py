@@ -277,6 +277,28 @@ def test_two_answers_of_one_conversation_at_once_are_both_right(vlm, picture):
     assert after.prompt_tokens["cached"] >= second.answer.prompt_tokens["total"]
 
 
+def test_of_two_streams_begun_alike_the_one_that_ends_first_stays(vlm):
+    chat = vlm.chat()
+    first, second = (
+        chat.stream(text, sampling=Sampling(max_new_tokens=3)) for text in ("what?", "why?")
+    )
+    expected = first.answer.text
+    _ = second.answer
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"]
+    assert "what?" in str(chat.messages[0])
+    assert expected.strip() in str(chat.messages[1])
+    assert chat.dropped_turns == 0
+
+
+def test_an_answer_that_ends_after_a_reset_does_not_come_back(vlm):
+    chat = vlm.chat()
+    chat.ask("what?", sampling=Sampling(max_new_tokens=3))
+    stream = chat.stream("why?", sampling=Sampling(max_new_tokens=3))
+    chat.reset()
+    assert len(stream.answer.token_ids) > 0
+    assert (chat.messages, chat.dropped_turns) == ([], 0)
+
+
 def test_reset_begins_anew(vlm, picture):
     chat = vlm.chat()
     first = chat.ask("what?", [picture], sampling=Sampling(max_new_tokens=4))

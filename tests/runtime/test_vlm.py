@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvlm import VLM, Limits, PocketVLMError, Sampling
+from pocketvlm import VLM, Artifact, Limits, PocketVLMError, Sampling
+from pocketvlm.decoders import open_decoder
 from pocketvlm.media.pictures import PictureLimits, open_picture
 from pocketvlm.media.preprocessing import Preprocessor
+from pocketvlm.vision.encoder import VisionEncoder
 from support.tiny_artifact import PREPROCESSOR, read_manifest, write_artifact, write_manifest
 from support.tiny_graphs import CONTEXT, PATCHES, reference_logits, reference_vision
 
@@ -242,7 +244,7 @@ def test_a_closed_model_frees_its_decoder_and_answers_no_more(vlm):
     next(stream)
     vlm.close()
     vlm.close()
-    for ask in (vlm.generate, chat.ask):
+    for ask in (vlm.generate, vlm.stream, chat.ask, chat.stream):  # a stream refuses at once too
         with pytest.raises(PocketVLMError, match="this model is closed: load the model again"):
             ask("what?")
     assert stream.answer.token_ids == expected  # what is under way ends as it would
@@ -250,6 +252,15 @@ def test_a_closed_model_frees_its_decoder_and_answers_no_more(vlm):
     gc.collect()
     assert session() is None
     assert vlm.cache_bytes == 0
+
+
+def test_a_decoder_that_several_share_outlives_each_of_them(artifact_dir):
+    artifact = Artifact.open(artifact_dir)
+    decoder = open_decoder(artifact)
+    one, other = (VLM(artifact, VisionEncoder.open(artifact), decoder) for _ in range(2))
+    expected = one.generate("what?", sampling=Sampling(max_new_tokens=4)).token_ids
+    one.close()
+    assert other.generate("what?", sampling=Sampling(max_new_tokens=4)).token_ids == expected
 
 
 def test_preprocessing_that_does_not_fit_the_graph_is_refused(artifact_dir):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pocketvlm.answer import Answer
 from pocketvlm.answering import Answerer, Request, ms_since
 from pocketvlm.decoders.pool import ConversationCache
-from pocketvlm.decoders.sampling import GREEDY, Sampling
+from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
 from pocketvlm.text.messages import Message
@@ -99,6 +99,7 @@ class Chat:
     ) -> Stream:
         """As `ask`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not
         while iterating."""
+        check_sampling(sampling)
         self._answerer.pool.check_open()
         started, before = time.perf_counter(), self._exchanges
         media = self._answerer.prompter.conversation(prompt, images, videos).media

@@ -1,8 +1,13 @@
-"""Knows how much of anything is accepted or kept: pictures, clips, features, idle conversations."""
+"""Knows how much of anything is accepted or kept: pictures, clips, features, idle conversations;
+and what counts as a number of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
+
+from pocketvlm.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -81,3 +86,22 @@ class Limits:
     videos: VideoLimits = field(default_factory=VideoLimits)
     features: FeatureLimits = field(default_factory=FeatureLimits)
     sequences: SequenceLimits = field(default_factory=SequenceLimits)
+
+
+def is_int(value: Any, least: int | None = None) -> bool:
+    """Whether it is a whole number, and at least ``least`` where that is given.
+
+    numpy's are, True and text are not.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and (least is None or bool(value >= least))
+
+
+def check_int(value: Any, setting: str) -> None:
+    """Raise `RequestError` where the value of a setting is no whole number, whatever its size."""
+    if not is_int(value):
+        raise RequestError(
+            f"{setting} is of type {type(value).__name__}",
+            expected="a whole number",
+            setting=setting,
+        )

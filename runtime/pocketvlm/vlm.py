@@ -15,7 +15,7 @@ from pocketvlm.artifact import Artifact, Check, Manifest
 from pocketvlm.chat import Chat
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import Decoder
-from pocketvlm.decoders.sampling import GREEDY, Sampling
+from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling
 from pocketvlm.limits import Limits
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
@@ -205,6 +205,7 @@ class VLM:
         while iterating."""
         self.parts.pool.check_open()
         started = time.perf_counter()
+        check_sampling(sampling)
         prompter, viewer = self.parts.prompter, self.parts.viewer
         conversation = prompter.conversation(prompt, images, videos, messages)
         budget = self.budget if budget is None else budget
@@ -224,10 +225,13 @@ class VLM:
             budget: as in `generate`, for all pictures of the conversation.
 
         Raises:
-            RequestError: a budget that is not served.
+            RequestError: a budget that is not served, or a system message that is no text or would
+                place a picture.
         """
         budget = self.budget if budget is None else budget
         self.parts.viewer.check_budget(budget)
+        if system is not None:
+            self.parts.prompter.system(system)  # what it refuses is refused now
         return Chat(self.parts, budget, system)
 
     def close(self) -> None:

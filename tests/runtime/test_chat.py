@@ -10,7 +10,7 @@ import pytest
 from pocketvlm import VLM, Limits, PocketVLMError, Sampling
 from pocketvlm.decoders.onnx import OnnxSequence
 from pocketvlm.decoders.pool import SequenceLimits
-from pocketvlm.errors import EngineError
+from pocketvlm.errors import EngineError, RequestError
 from pocketvlm.vision.encoder import VisionEncoder
 from support.tiny_artifact import write_artifact
 from support.tiny_graphs import CONTEXT, PATCHES, reference_logits, reference_vision
@@ -297,6 +297,13 @@ def test_an_answer_that_ends_after_a_reset_does_not_come_back(vlm):
     chat.reset()
     assert len(stream.answer.token_ids) > 0
     assert (chat.messages, chat.dropped_turns) == ([], 0)
+
+
+@pytest.mark.parametrize("sampling", [None, {"max_new_tokens": 3}])
+def test_settings_of_another_type_are_refused(vlm, sampling):
+    with pytest.raises(RequestError, match="Sampling") as refusal:
+        vlm.chat().ask("what?", sampling=sampling)
+    assert refusal.value.setting == "sampling"
 
 
 def test_reset_begins_anew(vlm, picture):

@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm import PocketVLMError, Sampling
+from pocketvlm import VLM, Sampling
 from pocketvlm.cli import main
 from pocketvlm.errors import RequestError
 
@@ -68,9 +69,48 @@ def test_refusals_name_the_setting(vlm):
     assert refusal.value.setting == "budget"
 
 
-def test_a_system_turn_that_would_place_a_picture_is_refused(vlm):
-    with pytest.raises(PocketVLMError, match="<image>"):
-        vlm.chat(system="look at <image>").ask("what?")
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("budget", "6"),
+        ("budget", True),
+        ("budget", 6.0),
+        ("images", 5),
+        ("videos", 5),
+        ("prompt", 5),
+        ("sampling", None),
+        ("sampling", {"max_new_tokens": 3}),
+    ],
+)
+def test_values_of_another_type_are_refused_by_name(vlm, setting, value):
+    with pytest.raises(RequestError, match=f"of type {type(value).__name__}: exp") as refusal:
+        vlm.generate(**{"prompt": "what?", setting: value})
+    assert refusal.value.setting == setting
+
+
+@pytest.mark.parametrize("setting", ["budget", "context"])
+@pytest.mark.parametrize("value", ["6", True, 6.0])
+def test_a_model_is_loaded_with_whole_numbers(artifact_dir, setting, value):
+    with pytest.raises(RequestError, match=f"{setting} is of type") as refusal:
+        VLM.load(artifact_dir, **{setting: value})
+    assert refusal.value.setting == setting
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(artifact_dir, picture):
+    budget, context = np.int64(3), np.int32(60)
+    vlm = VLM.load(artifact_dir, budget=budget, context=context)
+    sampling = Sampling(max_new_tokens=1)
+    assert vlm.generate("?", [picture], budget=budget, sampling=sampling).visual_tokens == {
+        "before": 16,
+        "after": 3,
+    }
+
+
+@pytest.mark.parametrize("system", ["look at <image>", 5])
+def test_a_system_message_is_refused_when_the_conversation_begins(vlm, system):
+    with pytest.raises(RequestError, match=r"the system message (is|has)") as refusal:
+        vlm.chat(system=system)
+    assert refusal.value.setting == "system"
 
 
 def run(*arguments):
@@ -94,6 +134,15 @@ def test_the_command_line_takes_them(artifact_dir, vlm):
         for _ in range(2)
     ]
     assert sampled[0]["token_ids"] == sampled[1]["token_ids"]
+    for refused in (
+        run(*arguments, "--system", "a <image> b"),
+        run("chat", artifact_dir, "--system", "a <image> b"),
+    ):
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert refused.stderr == (
+            "error: the system message has <image> in its text: expected words alone; "
+            "give pictures with a question\n"
+        )
     refused = run(*arguments, "--min-p", 7)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr.startswith("error: min_p 7")

@@ -1,6 +1,7 @@
 """The whole path from pictures and a question to an answer, against numpy doing the same by
 hand."""
 
+import dataclasses
 import gc
 import io
 import weakref
@@ -11,6 +12,7 @@ from PIL import Image
 
 from pocketvlm import VLM, Artifact, Limits, PocketVLMError, Sampling
 from pocketvlm.decoders import open_decoder
+from pocketvlm.errors import ArtifactError
 from pocketvlm.media.pictures import PictureLimits, open_picture
 from pocketvlm.media.preprocessing import Preprocessor
 from pocketvlm.vision.encoder import VisionEncoder
@@ -182,7 +184,7 @@ def test_a_prompt_that_outgrows_the_context_is_refused_up_front(vlm, picture):
         ({"budget": 0}, "budget 0"),
         ({"budget": 7}, "budget 7 is not served"),
         ({"messages": []}, "messages come with a prompt"),
-        ({"prompt": None}, "nothing is asked"),
+        ({"prompt": None}, "no prompt and no messages"),
         ({"prompt": None, "messages": []}, "messages is empty"),
         ({"images": "photo.jpg"}, "give a list"),
         ({"images": ["missing.jpg"]}, r"missing\.jpg"),
@@ -287,6 +289,17 @@ def test_preprocessing_that_does_not_fit_the_graph_is_refused(artifact_dir):
 def test_damaged_settings_are_refused_in_one_line(artifact_dir, name, content):
     (artifact_dir / name).write_bytes(content.encode(errors="surrogateescape"))
     write_manifest(artifact_dir, read_manifest(artifact_dir))
-    with pytest.raises(PocketVLMError) as refusal:
+    with pytest.raises(ArtifactError) as refusal:
         VLM.load(artifact_dir)
     assert "\n" not in str(refusal.value)
+
+
+def test_tiles_of_another_size_than_the_graph_reads_are_the_artifacts_fault(
+    vlm, picture, monkeypatch
+):
+    layout = vlm.parts.viewer.layout
+    tiles = layout.cut(open_picture(picture))
+    small = dataclasses.replace(tiles, pixel_values=tiles.pixel_values[..., :8])
+    monkeypatch.setattr(layout, "cut", lambda _image: small)
+    with pytest.raises(ArtifactError, match="makes 16x8 pixels, the vision graph reads 16x16"):
+        vlm.generate("what?", [picture])

@@ -11,8 +11,8 @@ from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import check_room
 from pocketvlm.layouts import TileGrid, layout_config, make_layout
 from pocketvlm.media.pictures import open_picture
+from pocketvlm.text.messages import check_medium
 from pocketvlm.text.prompts import Prompter
-from pocketvlm.vision.viewer import check_medium
 
 TEXT_TOKENS = 40  # of the default prompt
 
@@ -45,7 +45,7 @@ def check_question(artifact: Artifact, question: Question, budget: int) -> None:
         make_layout(layout_config(artifact.manifest)),
         Prompter.from_artifact(artifact),
     )
-    check_medium(layout, pictures=True)
+    check_medium(layout.medium, pictures=True)
     slots = [layout.expand(grid, budget) for grid in picture_grids(artifact, question)]
     ids = prompter.place(prompter.encode(question.prompt, len(slots)), slots)
     check_room(len(ids), question.new_tokens - 1, artifact.manifest.decoder.context)

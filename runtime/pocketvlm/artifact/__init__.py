@@ -22,6 +22,7 @@ from pocketvlm.artifact.manifest import (
     files_digest,
 )
 from pocketvlm.errors import ArtifactError, RequestError
+from pocketvlm.limits import check_int
 
 __all__ = [
     "MANIFEST_NAME",
@@ -85,10 +86,12 @@ class Artifact:
         made for.
 
         Raises:
-            RequestError: ``context`` is below one; None leaves the artifact's own.
+            RequestError: ``context`` is no whole number, or below one; None leaves the artifact's
+                own.
         """
         if context is None:
             return self
+        check_int(context, "context")
         if context < 1:
             raise RequestError(
                 f"context {context}",

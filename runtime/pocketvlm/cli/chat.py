@@ -94,16 +94,18 @@ class _Conversation:
 
     def show(self, path: Path) -> None:
         """Read a picture now, so that what is wrong with it is said now."""
-        from pocketvlm.vision.viewer import check_medium, open_medium
+        from pocketvlm.text.messages import check_medium
+        from pocketvlm.vision.viewer import open_medium
 
-        check_medium(self._layout, pictures=True)
+        check_medium(self._layout.medium, pictures=True)
         self._pictures.append(open_medium(self._layout, path))
 
     def show_clip(self, path: Path) -> None:
         """As `show`, of a clip."""
-        from pocketvlm.vision.viewer import check_medium, open_medium
+        from pocketvlm.text.messages import check_medium
+        from pocketvlm.vision.viewer import open_medium
 
-        check_medium(self._layout, clips=True)
+        check_medium(self._layout.medium, clips=True)
         self._clips.append(open_medium(self._layout, path))
 
     def _obey(self, line: str) -> None:

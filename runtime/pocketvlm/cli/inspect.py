@@ -105,10 +105,10 @@ def draw_overlay(
         PocketVLMError: the picture, the budget or the file to write is refused.
     """
     from pocketvlm.layouts import open_layout
+    from pocketvlm.text.messages import check_medium
     from pocketvlm.vision.overlay import draw_budgets
-    from pocketvlm.vision.viewer import check_medium
 
-    check_medium(open_layout(artifact), pictures=not is_clip, clips=is_clip)
+    check_medium(open_layout(artifact).medium, pictures=not is_clip, clips=is_clip)
     drawn_at = artifact.manifest.pruning.default_budget if budget is None else budget
     drawing, kept = draw_budgets(artifact, medium, [drawn_at])[drawn_at]
     encoded = io.BytesIO()

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import EngineError, RequestError
+from pocketvlm.errors import ArtifactError, EngineError, RequestError
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def check_widths(segments: Sequence[Segment], hidden: int) -> int:
             isinstance(segment, EmbeddingSegment)
             and (width := segment.inputs_embeds.shape[-1]) != hidden
         ):
-            raise RequestError(
+            raise ArtifactError(
                 f"image features are {width} wide, the decoder reads {hidden}",
                 advice="the vision graph belongs to another model, export it again",
             )

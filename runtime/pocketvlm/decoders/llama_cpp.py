@@ -32,13 +32,10 @@ from pocketvlm.decoders.base import (
 )
 from pocketvlm.decoders.gguf_header import GgufHeader, expected_dimensions, read_header
 from pocketvlm.decoders.llama_library import LlamaContext, LlamaModel, complaint, library
-from pocketvlm.errors import EngineError
+from pocketvlm.errors import ArtifactError, EngineError
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings, physical_cores
 
 _FIRST_CAPACITY = 1024  # tokens; the cache doubles when a sequence needs more, up to the context
-_CANDIDATE = np.dtype(
-    [("id", np.int32), ("logit", np.float32), ("p", np.float32)]
-)  # llama_token_data
 
 Array = npt.NDArray[Any]  # int32 (n,) ids or float32 (n, hidden) embeddings
 
@@ -76,7 +73,6 @@ class LlamaCppDecoder:
         name: str,
         settings: EngineSettings,
         f32_cache: bool,
-        flash_attention: bool,
     ) -> None:
         """Load a file whose header has been read and checked; see `open` and `from_file`."""
         self._lib = library()
@@ -91,7 +87,7 @@ class LlamaCppDecoder:
         self._options: dict[str, Any] = {
             "n_threads": threads,
             "n_threads_batch": threads,
-            "flash_attn_type": int(flash_attention),
+            "flash_attn_type": 0,  # off: it orders sums otherwise
             "swa_full": True,  # else a sliding window's cache could not be cut back
         }
         if f32_cache:
@@ -133,7 +129,6 @@ class LlamaCppDecoder:
         vocab: int,
         settings: EngineSettings = DEFAULT_SETTINGS,
         f32_cache: bool = False,
-        flash_attention: bool = False,
     ) -> Self:
         """Open a GGUF file.
 
@@ -144,7 +139,6 @@ class LlamaCppDecoder:
             vocab: tokens that the file must have.
             settings: see `open`.
             f32_cache: keep keys and values in float32 instead of float16.
-            flash_attention: use llama.cpp's fused attention, whose sums are ordered otherwise.
 
         Raises:
             PocketVLMError: llama-cpp-python is missing, or the file is damaged, unsafe to open, or
@@ -156,7 +150,6 @@ class LlamaCppDecoder:
             settings=settings,
             name="llama.cpp",
             f32_cache=f32_cache,
-            flash_attention=flash_attention,
         )
 
     @classmethod
@@ -168,7 +161,6 @@ class LlamaCppDecoder:
         settings: EngineSettings,
         name: str,
         f32_cache: bool = False,
-        flash_attention: bool = False,
     ) -> Self:
         header = read_header(path)
         header.check(path.name, **expected)
@@ -179,7 +171,6 @@ class LlamaCppDecoder:
             name=name,
             settings=settings,
             f32_cache=f32_cache,
-            flash_attention=flash_attention,
         )
 
     @property
@@ -322,7 +313,8 @@ class LlamaCppSequence:
         pointer = self._lib.llama_get_logits_ith(context.pointer, -1)
         if not pointer:
             raise EngineError(
-                f"llama.cpp gave no logits{complaint()}", advice="export the artifact again"
+                f"llama.cpp gave no logits{complaint()}",
+                advice="try another decoder engine or precision",
             )
         logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(
             pointer, shape=(self._size.vocab,)
@@ -341,7 +333,7 @@ class LlamaCppSequence:
 
     def _check_ids(self, ids: npt.NDArray[np.int64]) -> None:
         if len(ids) and not 0 <= ids.min() <= ids.max() < self._size.vocab:
-            raise EngineError(
+            raise ArtifactError(
                 (
                     f"token ids {ids.min()}..{ids.max()} are not within the vocabulary of "
                     f"{self._size.vocab}"

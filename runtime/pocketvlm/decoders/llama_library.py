@@ -14,7 +14,7 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
-from pocketvlm.errors import EngineError
+from pocketvlm.errors import ArtifactError, EngineError
 
 SUPPORTED = SpecifierSet(">=0.3.20,<0.4")
 _INSTALL = "pip install 'pocketvlm[llama]'"
@@ -66,7 +66,7 @@ class LlamaModel:
         options = with_settings(lib.llama_model_default_params(), n_gpu_layers=0)
         self.pointer = lib.llama_model_load_from_file(str(path).encode(), options)
         if not self.pointer:
-            raise EngineError(
+            raise ArtifactError(
                 f"{path.name} cannot be opened by llama.cpp{complaint()}",
                 advice="copy or export it again",
             )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pocketvlm.decoders import processors as steps
 from pocketvlm.decoders.processors import Processor, Scores
 from pocketvlm.errors import EngineError, RequestError
+from pocketvlm.limits import is_int
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,14 @@ class Sampling:
         self._check_texts_and_ids()
 
     def _check_length(self) -> None:
-        self._check("max_new_tokens", _is_int(self.max_new_tokens, least=1), "at least 1")
-        within = _is_int(self.min_new_tokens) and self.min_new_tokens <= self.max_new_tokens
+        self._check("max_new_tokens", is_int(self.max_new_tokens, least=1), "at least 1")
+        within = is_int(self.min_new_tokens, least=0) and self.min_new_tokens <= self.max_new_tokens
         self._check("min_new_tokens", within, f"0 to max_new_tokens, {self.max_new_tokens}")
 
     def _check_distribution(self) -> None:
         valid = _is_number(self.temperature) and self.temperature >= 0
         self._check("temperature", valid, "0 (greedy) or a number above it")
-        valid = self.top_k is None or _is_int(self.top_k, least=1)
+        valid = self.top_k is None or is_int(self.top_k, least=1)
         self._check("top_k", valid, "at least 1, or None for all")
         valid = _is_number(self.top_p) and 0 < self.top_p <= 1
         self._check("top_p", valid, "a number above 0, up to 1")
@@ -81,14 +82,16 @@ class Sampling:
         self._check("min_p", valid, "a number from 0 to 1")
         valid = _is_number(self.repetition_penalty) and self.repetition_penalty > 0
         self._check("repetition_penalty", valid, "a number above 0, 1 for none")
-        valid = _is_int(self.no_repeat_ngram_size)
+        valid = is_int(self.no_repeat_ngram_size, least=0)
         self._check("no_repeat_ngram_size", valid, "0 (off) or a number above it")
-        valid = self.seed is None or _is_int(self.seed)
+        valid = self.seed is None or is_int(self.seed, least=0)
         self._check("seed", valid, "0 or a number above it")
 
     def _check_texts_and_ids(self) -> None:
         ids, texts = self.suppress_tokens, self.stop
-        valid = isinstance(ids, tuple) and all(_is_int(each) and each < 1 << 31 for each in ids)
+        valid = isinstance(ids, tuple) and all(
+            is_int(each, least=0) and each < 1 << 31 for each in ids
+        )
         self._check("suppress_tokens", valid, "a tuple of token ids")
         valid = isinstance(texts, tuple) and all(isinstance(text, str) and text for text in texts)
         self._check("stop", valid, "a tuple of texts, none of them empty")
@@ -98,6 +101,17 @@ class Sampling:
             value = getattr(self, name)
             text = repr(value) if isinstance(value, (str, tuple)) else str(value)
             raise RequestError(f"{name} {text[:80]}", expected=expected, setting=name)
+
+
+def check_sampling(sampling: Any) -> None:
+    """Raise `RequestError` where it is no `Sampling`, whose values have been checked."""
+    if not isinstance(sampling, Sampling):
+        raise RequestError(
+            f"sampling is of type {type(sampling).__name__}",
+            expected="a pocketvlm.Sampling",
+            advice="leave it out for a greedy answer",
+            setting="sampling",
+        )
 
 
 class Sampler:
@@ -220,11 +234,6 @@ def make_warpers(sampling: Sampling) -> list[Processor]:
 
 def _in_use(*rows: tuple[bool, Processor]) -> list[Processor]:
     return [process for used, process in rows if used]
-
-
-def _is_int(value: Any, least: int = 0) -> bool:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return whole and bool(value >= least)
 
 
 def _is_number(value: Any) -> bool:

@@ -116,8 +116,8 @@ def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tup
         name, data = "the picture", picture
     elif not isinstance(picture, (str, os.PathLike)):
         raise PictureError(
-            f"a {type(picture).__name__} is no picture",
-            advice="give a path, bytes, a PIL image or an array",
+            f"a picture is of type {type(picture).__name__}",
+            expected="a path, bytes, a PIL image or an array",
         )
     else:
         name = os.fspath(picture)

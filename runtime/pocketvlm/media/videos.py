@@ -135,8 +135,8 @@ def _library() -> Any:
 def _path(video: Any) -> str:
     if not isinstance(video, (str, os.PathLike)):
         raise PictureError(
-            f"a {type(video).__name__} is no video",
-            advice="give a path, the bytes of a file or a list of frames",
+            f"a clip is of type {type(video).__name__}",
+            expected="a path, the bytes of a file or a list of frames",
         )
     return os.fspath(video)
 

@@ -7,9 +7,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from pocketvlm.errors import RequestError
+from pocketvlm.limits import check_int
 
 CPU_PROVIDER: Final = "CPUExecutionProvider"  # every build of ONNX Runtime has it
 ProviderOption = str | int | float | bool
@@ -51,8 +52,8 @@ class EngineSettings:
             computes. llama.cpp does not read them.
 
     Raises:
-        PocketVLMError: more threads than a machine like this has use for, no provider at all, or
-            one that the installed ONNX Runtime does not have.
+        RequestError: threads that are no whole number, or more than a machine like this has use
+            for; no provider at all, or one that the installed ONNX Runtime does not have.
     """
 
     threads: int | None = None
@@ -61,7 +62,8 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
-        object.__setattr__(self, "providers", tuple(self.providers))
+        if isinstance(self.providers, list):
+            object.__setattr__(self, "providers", tuple(self.providers))
         _check_providers(self.providers)
 
     def for_precision(self, precision: str) -> Self:
@@ -74,12 +76,15 @@ class EngineSettings:
 
 
 def check_threads(threads: int | None) -> None:
-    """Raise `PocketVLMError` for a number of threads that no machine like this has use for.
+    """Raise `RequestError` for what is no number of threads that a machine like this has use for.
 
     None is the engine's default.
     """
+    if threads is None:
+        return
+    check_int(threads, "threads")
     processors = os.cpu_count() or 1
-    if threads is not None and not 1 <= threads <= _MAX_PER_PROCESSOR * processors:
+    if not 1 <= threads <= _MAX_PER_PROCESSOR * processors:
         raise RequestError(
             f"threads={threads}",
             expected=f"1..{_MAX_PER_PROCESSOR * processors} on a machine of {processors} "
@@ -106,7 +111,12 @@ def physical_cores() -> int:
     return len(siblings)
 
 
-def _check_providers(providers: tuple[Provider, ...]) -> None:
+def _check_providers(providers: Any) -> None:
+    if not isinstance(providers, tuple):
+        raise _no_providers(f"providers is of type {type(providers).__name__}")
+    for provider in providers:
+        if not isinstance(provider, Provider):
+            raise _no_providers(f"an execution provider is of type {type(provider).__name__}")
     if not providers:
         raise RequestError("no execution provider", advice="name one", setting="providers")
     if {provider.name for provider in providers} == {CPU_PROVIDER}:
@@ -122,6 +132,15 @@ def _check_providers(providers: tuple[Provider, ...]) -> None:
                 advice="install a build of onnxruntime that has it",
                 setting="providers",
             )
+
+
+def _no_providers(found: str) -> RequestError:
+    return RequestError(
+        found,
+        expected="a tuple of pocketvlm.Provider",
+        advice=f'give (Provider("{CPU_PROVIDER}"),)',
+        setting="providers",
+    )
 
 
 DEFAULT_SETTINGS: Final = EngineSettings()

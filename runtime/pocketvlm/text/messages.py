@@ -99,7 +99,7 @@ class MessageReader:
             RequestError: anything else; it names the message and the part, counted from 1.
         """
         if not isinstance(messages, (list, tuple)):
-            raise _refusal(f"messages is a {_kind(messages)}", "a list of messages")
+            raise _refusal(f"messages is {_of_type(messages)}", "a list of messages")
         if not messages:
             raise _refusal("messages is empty", "at least one message, from the user")
         media: list[Picture | Video] = []
@@ -113,6 +113,25 @@ class MessageReader:
             )
         return Conversation(read, media)
 
+    def system(self, text: Any) -> Message:
+        """What comes before the first question of a conversation, as a message.
+
+        Raises:
+            RequestError: no text, or one that spells out a picture's place.
+        """
+        if not isinstance(text, str):
+            raise RequestError(
+                f"the system message is {_of_type(text)}", expected="a text", setting="system"
+            )
+        if token := self._place_in(text):
+            raise RequestError(
+                f"the system message has {token} in its text",
+                expected="words alone",
+                advice=f"give {PLURALS[self._medium]} with a question",
+                setting="system",
+            )
+        return {"role": "system", "content": [{"type": "text", "text": text}]}
+
     def reply(self, text: str) -> str:
         """An answer as text alone: an image token that the model spelt out is no picture."""
         while self._image_token in text:  # what is left may add up to another
@@ -121,14 +140,16 @@ class MessageReader:
 
     def _message(self, message: Any, name: str, media: list[Picture | Video]) -> Message:
         if not isinstance(message, Mapping):
-            raise _refusal(f"{name} is a {_kind(message)}", 'a dict with "role" and "content"')
+            raise _refusal(f"{name} is {_of_type(message)}", 'a dict with "role" and "content"')
         _check_keys(message, name, ("role", "content"))
         role, content = message["role"], message["content"]
         if role not in _ROLES:
             raise _refusal(f"{name} has the role {_brief(role)}", f"one of {', '.join(_ROLES)}")
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(parts, (list, tuple)):
-            raise _refusal(f"{name} has a {_kind(content)} as content", "a text or a list of parts")
+            raise _refusal(
+                f"the content of {name} is {_of_type(content)}", "a text or a list of parts"
+            )
         if not parts:
             raise _refusal(f"{name} is empty", "a text or a list of parts")
         is_plain = isinstance(content, str)
@@ -142,7 +163,7 @@ class MessageReader:
         self, part: Any, name: str, role: str, media: list[Picture | Video]
     ) -> Mapping[str, str]:
         if not isinstance(part, Mapping):
-            raise _refusal(f"{name} is a {_kind(part)}", 'a dict with "type"')
+            raise _refusal(f"{name} is {_of_type(part)}", 'a dict with "type"')
         kind = part.get("type")
         part_type = _PART_TYPES.get(kind) if isinstance(kind, str) else None
         if part_type is None:
@@ -150,7 +171,7 @@ class MessageReader:
         _check_keys(part, name, ("type", part_type.key), _example(part_type.medium))
         value = part[part_type.key]
         if not part_type.takes(value):
-            raise _refusal(f"{name} has a {_kind(value)} as {kind}", part_type.expected)
+            raise _refusal(f"the {kind} of {name} is {_of_type(value)}", part_type.expected)
         if part_type.medium is None:
             return {"type": "text", "text": self._text(value, name, role)}
         if part_type.medium != self._medium:
@@ -165,14 +186,17 @@ class MessageReader:
     def _text(self, text: str, name: str, role: str) -> str:
         if role == "assistant":
             return self.reply(text)
-        for token in self._reserved:
-            if token in text:
-                raise _refusal(
-                    f"{name} has {token} in its text",
-                    f"{PLURALS[self._medium]} as parts of their own",
-                    _example(self._medium),
-                )
+        if token := self._place_in(text):
+            raise _refusal(
+                f"{name} has {token} in its text",
+                f"{PLURALS[self._medium]} as parts of their own",
+                _example(self._medium),
+            )
         return text
+
+    def _place_in(self, text: str) -> str | None:
+        """The first of the texts for a picture's place that is in it."""
+        return next((token for token in self._reserved if token in text), None)
 
 
 def media_of(
@@ -191,19 +215,30 @@ def media_of(
         raise RequestError(
             "videos is a single clip", advice="give a list of clips", setting="videos"
         )
-    if images and medium == "video":
+    for setting, given in (("images", images), ("videos", videos)):
+        if given is not None and not isinstance(given, Iterable):
+            raise RequestError(
+                f"{setting} is {_of_type(given)}", expected="a list", setting=setting
+            )
+    check_medium(medium, pictures=bool(images), clips=bool(videos))
+    return list(videos or images or [])
+
+
+def check_medium(medium: Medium, *, pictures: bool = False, clips: bool = False) -> None:
+    """Raise `RequestError` where pictures are given to a model that reads clips, or clips to one
+    that reads pictures; ``medium`` is what it reads."""
+    if pictures and medium == "video":
         raise RequestError(
             "this artifact answers questions about clips, not pictures",
             advice="give videos (--video) instead",
             setting="images",
         )
-    if videos and medium == "image":
+    if clips and medium == "image":
         raise RequestError(
             "this artifact answers questions about pictures, not clips",
             advice="give images (--image) instead",
             setting="videos",
         )
-    return list(videos or images or [])
 
 
 def _unknown_part(kind: Any, name: str) -> RequestError:
@@ -234,8 +269,8 @@ def _example(medium: Medium | None) -> str:
     return f'give {{"type": "{medium}", "{medium}": ...}}'
 
 
-def _kind(value: Any) -> str:
-    return type(value).__name__
+def _of_type(value: Any) -> str:
+    return f"of type {type(value).__name__}"
 
 
 def _brief(value: Any) -> str:

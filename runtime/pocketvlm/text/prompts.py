@@ -12,7 +12,7 @@ import tokenizers
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import EmbeddingSegment, Segment, TokenSegment
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.layouts import LAYOUTS, Medium
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
@@ -53,7 +53,7 @@ class Prompter:
         if image_token is None or _token_ids(tokenizer, image_token, add_special=False) != [
             image_token_id
         ]:
-            raise RequestError(
+            raise ArtifactError(
                 f"the tokenizer has no image token {image_token_id}",
                 advice="export the artifact again",
             )
@@ -82,7 +82,7 @@ class Prompter:
         try:
             tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the tokenizers library raises the bare base class
-            raise RequestError(
+            raise ArtifactError(
                 f"{artifact.root}/tokenizer.json cannot be read ({error})", advice="export it again"
             ) from error
         template = ChatTemplate(artifact.read_text("chat_template.jinja"), special)
@@ -114,10 +114,7 @@ class Prompter:
         """
         if messages is None:
             if not isinstance(prompt, str):
-                kind = "nothing" if prompt is None else f"a {type(prompt).__name__}"
-                raise RequestError(
-                    f"{kind} is asked", expected="a prompt or messages", setting="prompt"
-                )
+                raise _no_text(prompt)
             media = media_of(images, videos, self._medium)
             return Conversation(self.messages(prompt, len(media)), media)
         if prompt is not None or media_of(images, videos, self._medium):
@@ -153,6 +150,7 @@ class Prompter:
             raise RequestError(
                 "the prompt places a picture, and this model reads clips",
                 advice=f"write {placeholder}",
+                setting="prompt",
             )
         placed = prompt.count(placeholder)
         if placed not in (0, pictures):
@@ -160,16 +158,15 @@ class Prompter:
                 f"the prompt has {placed} {placeholder} for {pictures} {name}",
                 advice=f"give as many {name}, or no {placeholder}"
                 + (" at all to put them first" if pictures else ""),
+                setting="prompt",
             )
         text = {"type": "text", "text": prompt.replace(placeholder, self._image_token)}
         first = [{"type": self._medium}] * (carried if placed else carried + pictures)
         return [{"role": "user", "content": [*first, text]}]
 
     def system(self, text: str) -> Message:
-        """What comes before the first question, as a message; raises `RequestError` where it spells
-        out a picture's place."""
-        turns = [{"role": "system", "content": text}, {"role": "user", "content": "?"}]
-        return self._reader.read(turns).messages[0]
+        """What comes before the first question, see `MessageReader.system`."""
+        return self._reader.system(text)
 
     def reply(self, text: str) -> Message:
         """An answer as a message. Templates put their own spaces around it, and an image token
@@ -240,6 +237,14 @@ class Prompter:
         if at < len(ids):
             segments.append(TokenSegment(ids[at:]))
         return segments
+
+
+def _no_text(prompt: Any) -> RequestError:
+    if prompt is None:
+        return RequestError("no prompt and no messages", expected="one of them", setting="prompt")
+    return RequestError(
+        f"the prompt is of type {type(prompt).__name__}", expected="a text", setting="prompt"
+    )
 
 
 def _part(picture: EmbeddingSegment, start: int, end: int) -> EmbeddingSegment:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import EmbeddingSegment
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts import Layout, Tiles, open_layout, slot_count, tokens_before
 from pocketvlm.limits import Limits
 from pocketvlm.media.pictures import Picture, open_picture
@@ -142,7 +142,7 @@ class Viewer:
         tiles = self.layout.cut(open_medium(self.layout, medium, self._limits))
         size, expected = tiles.pixel_values.shape[2:], self.layout.config.image_size
         if size != expected:
-            raise RequestError(
+            raise ArtifactError(
                 (
                     f"preprocessing makes {size[0]}x{size[1]} pixels, the vision graph reads "
                     f"{expected[0]}x{expected[1]}"
@@ -150,21 +150,6 @@ class Viewer:
                 advice="export the artifact again",
             )
         return tiles
-
-
-def check_medium(layout: Layout[Any], *, pictures: bool = False, clips: bool = False) -> None:
-    """Raise `PocketVLMError` where pictures are given to a model that reads clips, or clips to one
-    that reads pictures."""
-    if pictures and layout.medium == "video":
-        raise RequestError(
-            "this artifact answers questions about clips, not pictures",
-            advice="give videos (--video) instead",
-        )
-    if clips and layout.medium == "image":
-        raise RequestError(
-            "this artifact answers questions about pictures, not clips",
-            advice="give images (--image) instead",
-        )
 
 
 def open_medium(

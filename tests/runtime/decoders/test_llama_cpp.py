@@ -15,6 +15,7 @@ import pytest
 from pocketvlm import EngineSettings, PocketVLMError
 from pocketvlm.decoders import llama_cpp
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
+from pocketvlm.errors import ArtifactError
 
 pytest.importorskip(
     "llama_cpp", reason="llama-cpp-python is not installed: pip install 'pocketvlm[llama]'"
@@ -143,16 +144,21 @@ def test_an_interrupt_between_batches_leaves_the_sequence_as_it_was(sequence, tw
     assert_logits(sequence.decode(6), twin, twin.embed[[4, 5, 6]])
 
 
-def test_flash_attention_and_a_half_precision_cache_stay_close(file, twin):
+def test_a_half_precision_cache_stays_close(file, twin):
     features = picture(40)
-    for options in (
-        {"f32_cache": False},
-        {"flash_attention": True},
-        {"f32_cache": False, "flash_attention": True},
-    ):
-        sequence = opened(file, **options).sequence()
-        logits = sequence.prefill([EmbeddingSegment(features)])
-        assert_logits(logits, twin, features, atol=0.05)
+    sequence = opened(file, f32_cache=False).sequence()
+    logits = sequence.prefill([EmbeddingSegment(features)])
+    assert_logits(logits, twin, features, atol=0.05)
+
+
+def test_what_does_not_fit_the_file_is_the_artifacts_fault(file, sequence, monkeypatch):
+    with pytest.raises(ArtifactError, match="not within the vocabulary"):
+        sequence.prefill([tokens(VOCAB)])
+    with pytest.raises(ArtifactError, match="4 wide, the decoder reads"):
+        sequence.prefill([EmbeddingSegment(np.ones((2, 4), np.float32))])
+    monkeypatch.setattr(llama_cpp.library(), "llama_model_load_from_file", lambda *_: None)
+    with pytest.raises(ArtifactError, match="cannot be opened by llama"):
+        opened(file)
 
 
 @pytest.fixture

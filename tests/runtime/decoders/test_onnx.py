@@ -8,6 +8,7 @@ import pytest
 from pocketvlm import Artifact, EngineSettings, PocketVLMError
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
+from pocketvlm.errors import ArtifactError
 from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 from support.tiny_graphs import CONTEXT, HIDDEN, LAYERS, reference_logits
 
@@ -84,7 +85,7 @@ def test_a_failed_run_leaves_the_sequence_as_it_was(model):
 
 
 def test_features_of_another_width_are_refused(model):
-    with pytest.raises(PocketVLMError, match="4 wide, the decoder reads 8"):
+    with pytest.raises(ArtifactError, match="4 wide, the decoder reads 8"):
         model[0].prefill([EmbeddingSegment(np.zeros((3, 4), np.float32))])
     with pytest.raises(PocketVLMError, match="no tokens"):
         model[0].prefill([])

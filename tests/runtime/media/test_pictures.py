@@ -89,7 +89,7 @@ def test_other_arrays_are_refused(array):
 
 
 def test_other_objects_are_refused():
-    with pytest.raises(PocketVLMError, match="a list is no picture"):
+    with pytest.raises(PocketVLMError, match="a picture is of type list: expected a path"):
         open_picture([1, 2])
 
 

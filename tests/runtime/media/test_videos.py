@@ -105,7 +105,7 @@ def test_what_is_no_clip_is_refused(tmp_path, mp4):
     assert "is empty" in refused(b"")
     assert "no video that this can read" in refused(junk)
     assert "no video that this can read" in refused(picture)
-    assert "a int is no video" in refused(7)
+    assert "a clip is of type int: expected a path" in refused(7)
 
 
 @pytest.mark.parametrize(

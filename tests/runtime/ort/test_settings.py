@@ -40,6 +40,20 @@ def test_a_provider_that_is_not_there_is_refused_with_those_that_are(name):
         assert available in str(refusal.value)
 
 
+@pytest.mark.parametrize("threads", ["2", 2.5, 2.0, True])
+def test_threads_are_a_whole_number(threads):
+    with pytest.raises(RequestError, match=r"threads is of type .*: expected a wh") as refusal:
+        EngineSettings(threads=threads)
+    assert refusal.value.setting == "threads"
+
+
+@pytest.mark.parametrize("providers", [(CPU_PROVIDER,), [CPU_PROVIDER], CPU_PROVIDER, None, (1,)])
+def test_providers_are_refused_where_they_are_none(providers):
+    with pytest.raises(RequestError, match=r"of type .*: expected a tuple of") as refusal:
+        EngineSettings(providers=providers)
+    assert refusal.value.setting == "providers"
+
+
 def test_no_provider_at_all_is_refused():
     with pytest.raises(RequestError, match="no execution provider"):
         EngineSettings(providers=())

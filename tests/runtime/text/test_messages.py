@@ -10,7 +10,7 @@ from PIL import Image
 from tokenizers import AddedToken
 
 from pocketvlm.errors import RequestError
-from pocketvlm.text.messages import MessageReader
+from pocketvlm.text.messages import MessageReader, check_medium
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate
 from support.tiny_artifact import TEMPLATE, byte_tokenizer
@@ -65,29 +65,29 @@ def test_tuples_and_several_turns_are_read():
 
 QUESTION = user(text("what?"))
 REFUSED = [
-    ("what?", "messages is a str: expected a list of messages"),
-    ({"role": "user", "content": "x"}, "messages is a dict: expected a list"),
+    ("what?", "messages is of type str: expected a list of messages"),
+    ({"role": "user", "content": "x"}, "messages is of type dict: expected a list"),
     ([], "messages is empty: expected at least one"),
-    (["what?"], 'message 1 is a str: expected a dict with "role" and "content"'),
+    (["what?"], 'message 1 is of type str: expected a dict with "role" and "content"'),
     ([QUESTION, {"role": "user"}], 'message 2 has no "content"'),
     ([{"content": "x"}], 'message 1 has no "role"'),
     ([{**QUESTION, "name": "Ann"}], "message 1 has 'name': expected only"),
     ([{**QUESTION, "role": "tool"}], "message 1 has the role 'tool': expected one of system, user"),
     ([{**QUESTION, "role": ["user"]}], "message 1 has the role ['user']"),
-    ([{"role": "user", "content": None}], "message 1 has a NoneType as content: expected a text"),
-    ([{"role": "user", "content": text("x")}], "message 1 has a dict as content"),
+    ([{"role": "user", "content": None}], "content of message 1 is of type NoneType: expected a t"),
+    ([{"role": "user", "content": text("x")}], "the content of message 1 is of type dict"),
     ([{"role": "user", "content": []}], "message 1 is empty"),
     ([QUESTION, {"role": "assistant", "content": "x"}], "message 2, the last, has the role assist"),
     ([{"role": "system", "content": "x"}], "message 1, the last, has the role system: expected us"),
-    ([user(text("x"), "y")], 'message 1, part 2 is a str: expected a dict with "type"'),
+    ([user(text("x"), "y")], 'message 1, part 2 is of type str: expected a dict with "type"'),
     ([user({"text": "x"})], "message 1, part 1 is of the type None: expected one of text, image"),
     ([user({"type": ["text"]})], "message 1, part 1 is of the type ['text']"),
     ([user({"type": "audio", "audio": b""})], "message 1, part 1 is of the type 'audio'"),
     ([user({"type": "text"})], 'message 1, part 1 has no "text"'),
-    ([user({"type": "text", "text": 3})], "message 1, part 1 has a int as text: expected a text"),
+    ([user({"type": "text", "text": 3})], "text of message 1, part 1 is of type int: expected"),
     ([QUESTION, user({"type": "image"})], 'message 2, part 1 has no "image"'),
     ([user({"type": "image", "url": "http://x/a.png"})], 'message 1, part 1 has no "image"'),
-    ([user(image(None))], "message 1, part 1 has a NoneType as image: expected a path"),
+    ([user(image(None))], "the image of message 1, part 1 is of type NoneType: expected a path"),
     ([user({**image("a"), "detail": "high"})], "message 1, part 1 has 'detail': expected only"),
     ([user({"type": "video", "video": "a.mp4"})], "part 1 is of the type video: expected pictures"),
     ([user(text("a <image> b"))], "message 1, part 1 has <image> in its text: expected pictures"),
@@ -162,13 +162,15 @@ def test_a_prompt_places_its_pictures_as_ever():
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({}, "nothing is asked: expected a prompt or messages"),
-        ({"prompt": ["what?"]}, "a list is asked"),
+        ({}, "no prompt and no messages: expected one of them"),
+        ({"prompt": ["what?"]}, "the prompt is of type list: expected a text"),
         ({"prompt": "x", "messages": [QUESTION]}, "messages come with a prompt"),
         ({"images": ["a.png"], "messages": [QUESTION]}, "messages come with a prompt"),
         ({"prompt": "x", "images": "a.png"}, "images is a single picture: give a list"),
         ({"prompt": "x", "images": PIXELS}, "images is a single picture: give a list"),
         ({"images": PIXELS, "messages": [QUESTION]}, "images is a single picture: give a list"),
+        ({"prompt": "x", "images": 5}, "images is of type int: expected a list"),
+        ({"prompt": "x", "videos": 5.0}, "videos is of type float: expected a list"),
         ({"prompt": "x", "videos": b"clip"}, "videos is a single clip: give a list"),
         ({"prompt": "x", "videos": ["a.mp4"]}, "pictures, not clips: give images"),
         ({"prompt": "<image>"}, "the prompt has 1 <image> for 0 pictures"),
@@ -180,8 +182,34 @@ def test_requests_of_two_forms_or_none_are_refused(arguments, reason):
 
 
 def test_pictures_beside_a_prompt_are_refused_where_clips_are_read():
-    with pytest.raises(RequestError, match="clips, not pictures: give videos"):
-        prompter(medium="video").conversation("what?", ["a.png"])
+    clips = prompter(medium="video")
+    with pytest.raises(RequestError, match="clips, not pictures: give videos") as refusal:
+        clips.conversation("what?", ["a.png"])
+    assert refusal.value.setting == "images"
+    with pytest.raises(RequestError, match="the prompt places a picture") as refusal:
+        clips.conversation("what is <image>?", videos=["a.mp4"])
+    assert refusal.value.setting == "prompt"
+
+
+@pytest.mark.parametrize(("medium", "setting"), [("video", "images"), ("image", "videos")])
+def test_the_medium_that_a_model_does_not_read_is_refused(medium, setting):
+    check_medium("video", clips=True)
+    check_medium("image", pictures=True)
+    with pytest.raises(RequestError, match="this artifact answers questions about") as refusal:
+        check_medium(medium, pictures=medium == "video", clips=medium == "image")
+    assert refusal.value.setting == setting
+
+
+@pytest.mark.parametrize("text", [5, None, ["be brief"], "a <image> b", "a <|image_pad|> b"])
+def test_a_system_message_is_words(text):
+    with pytest.raises(RequestError, match=r"the system message (is|has)") as refusal:
+        READER.system(text)
+    assert refusal.value.setting == "system"
+    assert refusal.value.expected
+    assert READER.system("be brief") == {
+        "role": "system",
+        "content": [{"type": "text", "text": "be brief"}],
+    }
 
 
 def test_a_template_without_system_turns_refuses_in_its_own_words_in_one_line():

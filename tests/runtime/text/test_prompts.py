@@ -12,6 +12,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from pocketvlm import Artifact, PocketVLMError
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
+from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate
 from support.tiny_artifact import (
@@ -196,9 +197,7 @@ def test_special_tokens_render_as_in_transformers_for_what_it_saves(artifact_dir
         "vocab": len(loaded),
     }
     write_manifest(artifact_dir, data)
-    assert (
-        Prompter.from_artifact(Artifact.open(artifact_dir))._template.render(messages) == expected
-    )
+    assert Prompter.from_artifact(Artifact.open(artifact_dir)).render("what?") == expected
 
 
 def test_the_beginning_of_sequence_comes_once():
@@ -212,8 +211,9 @@ def test_the_beginning_of_sequence_comes_once():
     ("text", "pictures"), [("a <image> b", 0), ("a <image> b", 2), ("<image><image>", 1)]
 )
 def test_another_number_of_pictures_is_refused(text, pictures):
-    with pytest.raises(PocketVLMError, match=f"for {pictures} pictures"):
+    with pytest.raises(RequestError, match=f"for {pictures} pictures") as refusal:
         prompter(VICUNA).encode(text, pictures)
+    assert refusal.value.setting == "prompt"
 
 
 def test_a_template_that_drops_pictures_is_refused():
@@ -310,5 +310,5 @@ def test_segments_put_features_in_their_slots():
 
 
 def test_an_image_token_that_the_tokenizer_lacks_is_refused():
-    with pytest.raises(PocketVLMError, match="image token 9999"):
+    with pytest.raises(ArtifactError, match="image token 9999"):
         Prompter(byte_tokenizer(), ChatTemplate(VICUNA, {}), 9999, None)

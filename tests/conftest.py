@@ -18,11 +18,16 @@ from pocketvlm_export import ExportOptions, export
 logging.getLogger("torch").setLevel(logging.WARNING)
 logging.getLogger("torch.__trace").disabled = True
 
-# Several processes of tests share the cores: one thread each for torch, theirs and their
-# children's.
+# Several processes of tests share the cores. Each, with its children, keeps to its own: engines
+# that take a thread a core would spin while they wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+    number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number::count] or cores)
 
 # Written and exported at most once a session: an export costs seconds.
 BUDGETS = (9, 18)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketvlm import Artifact, PocketVLMError
+from pocketvlm import Artifact, EngineSettings, PocketVLMError
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import TokenSegment
 from pocketvlm.decoders.pool import ConversationCache, SequenceLimits, SequencePool
@@ -21,7 +21,7 @@ TOKEN = 2 * LAYERS * HIDDEN * 4  # bytes of a token in the cache: keys and value
 def decoder(tmp_path_factory):
     root = tmp_path_factory.mktemp("pool") / "a"
     write_artifact(root)
-    return open_decoder(Artifact.open(root))
+    return open_decoder(Artifact.open(root), settings=EngineSettings(threads=1))
 
 
 def ids(count):

@@ -3,6 +3,8 @@ and as one line."""
 
 from __future__ import annotations
 
+_LONGEST_LINE = 300
+
 
 class PocketVLMError(Exception):
     """A refusal meant for a person, or for a program that reads its fields instead of its text.
@@ -60,3 +62,13 @@ class RequestError(PocketVLMError):
 
 class EngineError(PocketVLMError):
     """An engine that is missing, or that failed while it computed."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's error, cut where it runs on; the name of its class
+    where it has no message.
+
+    Such messages quote whole files or carry a stack trace, and ours are one line.
+    """
+    message = str(error).strip()
+    return message.splitlines()[0][:_LONGEST_LINE] if message else type(error).__name__

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from pocketvlm.errors import CheckpointError, RequestError
+from pocketvlm.errors import CheckpointError, RequestError, first_line
 from pocketvlm_export import upstream
 
 DEMO = "demo"
@@ -133,8 +133,7 @@ def hub_errors(model: str, revision: str | None) -> Iterator[None]:
             f"no such folder and no such model on the Hub: {model}", advice="check the name"
         ) from error
     except (upstream.HubTransportError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(
-            f"no such folder: {model}, and it cannot be fetched from the Hub ({reason})",
+            f"no such folder: {model}, and it cannot be fetched from the Hub ({first_line(error)})",
             advice="check the name and the network, or download it elsewhere and give the folder",
         ) from error

@@ -308,10 +308,10 @@ def test_an_artifact(fastv_export, tiny_checkpoint):
 
 
 def test_what_people_are_told(fastv_export):
-    shown = CliRunner().invoke(main, ["inspect", str(fastv_export)]).stdout
+    listing = CliRunner().invoke(main, ["inspect", str(fastv_export)]).stdout
     assert (
         "fastv      layers 1..1 of the decoder read 9 tokens per picture, original positions"
-        in shown
+        in listing
     )
     assert "FastV" in (fastv_export / "README.md").read_text()
     using = (fastv_export / "USING.md").read_text()

@@ -18,7 +18,8 @@ from pocketvlm.errors import CheckpointError, RequestError, first_line
 from pocketvlm_export import upstream
 
 DEMO = "demo"
-_DEMO_FOLDER = Path(__file__).parent.parent / "demo_checkpoint"
+# Not there in every installation, so it is looked for where it is asked for.
+DEMO_FOLDER = Path(__file__).parent.parent / "demo_checkpoint"
 # Weights as safetensors, everything else as text: a pickle or a script of the repository never
 # reaches this machine.
 _TEXTS = ["*.json", "*.jinja", "README.md"]
@@ -86,12 +87,12 @@ def locate(model: str, revision: str | None = None) -> Source:
 
 
 def _demo() -> Source:
-    if not (_DEMO_FOLDER / "config.json").is_file():
+    if not (DEMO_FOLDER / "config.json").is_file():
         raise CheckpointError(
-            f"the demo checkpoint is not part of this installation ({_DEMO_FOLDER})",
+            f"the demo checkpoint is not part of this installation ({DEMO_FOLDER})",
             advice="install pocketvlm from its repository or give another checkpoint",
         )
-    return Source(DEMO, _DEMO_FOLDER, _names(_DEMO_FOLDER))
+    return Source(DEMO, DEMO_FOLDER, _names(DEMO_FOLDER))
 
 
 def _from_hub(model: str, revision: str | None) -> Source:

@@ -196,9 +196,7 @@ def test_special_tokens_render_as_in_transformers_for_what_it_saves(artifact_dir
         "vocab": len(loaded),
     }
     write_manifest(artifact_dir, data)
-    assert (
-        Prompter.from_artifact(Artifact.open(artifact_dir))._template.render(messages) == expected
-    )
+    assert Prompter.from_artifact(Artifact.open(artifact_dir)).render("") == expected
 
 
 def test_the_beginning_of_sequence_comes_once():

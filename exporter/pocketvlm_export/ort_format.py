@@ -8,7 +8,7 @@ it; what suits only one kind of CPU is left out, so that the files run on any.
 import shutil
 from pathlib import Path
 
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import RequestError, first_line
 from pocketvlm_export import upstream
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.quiet import quiet_ort_tools
@@ -47,9 +47,8 @@ def convert(plan: ExportPlan, folder: Path) -> ExportPlan:
         try:
             upstream.convert_to_ort(folder / "onnx", folder / FOLDER)
         except Exception as error:  # what ONNX Runtime raises shares no other base class
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RequestError(
-                f"a graph cannot be written as .ort ({reason[:200]})",
+                f"a graph cannot be written as .ort ({first_line(error)})",
                 advice="choose --format onnx",
                 setting="graph_format",
             ) from error

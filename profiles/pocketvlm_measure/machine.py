@@ -17,7 +17,7 @@ from pocketvlm.ort.settings import physical_cores
 
 BUSY = 15.0  # per cent of all CPUs used by others, from which on figures are not to be trusted
 
-_STAT = Path("/proc/stat")  # Linux
+STAT = Path("/proc/stat")  # where Linux counts what its CPUs did; elsewhere psutil is asked
 _PACKAGES = ("pocketvlm", "onnxruntime", "numpy", "llama_cpp_python")
 
 
@@ -108,9 +108,9 @@ def cpu_times() -> tuple[float, float]:
     On Linux, waiting for a disk counts as idle, and time that a virtual machine's host gave to
     others as busy: it could not be used.
     """
-    if _STAT.exists():
+    if STAT.exists():
         ticks = [
-            int(text) for text in _STAT.read_text().split("\n", 1)[0].split()[1:9]
+            int(text) for text in STAT.read_text().split("\n", 1)[0].split()[1:9]
         ]  # user ... steal
         idle = ticks[3] + ticks[4]  # waiting for a disk is idle too
         scale = os.sysconf("SC_CLK_TCK")

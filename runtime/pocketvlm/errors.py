@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_LONGEST_LINE = 300
+
 
 class PocketVLMError(Exception):
     """A refusal meant for a person, or for a program that reads its fields instead of its text.
@@ -82,3 +84,13 @@ def error_from_dict(data: Mapping[str, str]) -> PocketVLMError:
     """
     fields = {name: value for name, value in data.items() if name != "class"}
     return _CLASSES.get(data["class"], PocketVLMError)(**fields)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's error, cut where it runs on; the name of its class
+    where it has no message.
+
+    Such messages quote whole files or carry a stack trace, and ours are one line.
+    """
+    message = str(error).strip()
+    return message.splitlines()[0][:_LONGEST_LINE] if message else type(error).__name__

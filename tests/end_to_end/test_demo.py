@@ -46,10 +46,10 @@ def test_the_checkpoint_takes_the_path_of_llava_1_5(demo_checkpoint):
 def test_unpruned_answers_equal_generate(vlm, hugging_face):
     asked = list(question_set("validation", 70))
     expected = generate_answers(*hugging_face, asked)
-    found = [
+    answers = [
         vlm.generate(question.text, images=[picture]).text.strip() for picture, question in asked
     ]
-    assert found == expected
+    assert answers == expected
 
 
 def test_held_out_questions_are_answered_as_published(vlm):

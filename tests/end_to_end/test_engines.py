@@ -53,18 +53,18 @@ def test_both_give_the_same_answers(loaded):
 
 
 def test_both_converse_alike(loaded, examples):
-    said = {}
+    conversations = {}
     for engine, vlm in loaded.items():
         chat = vlm.chat()
         pictures = [[examples / "scene-1.png"], [], [examples / "scene-2.png"]]
         answers = [
-            chat.ask(q, shown, sampling=Sampling(max_new_tokens=40))
-            for q, shown in zip(QUESTIONS, pictures, strict=True)
+            chat.ask(q, images, sampling=Sampling(max_new_tokens=40))
+            for q, images in zip(QUESTIONS, pictures, strict=True)
         ]
         assert answers[1].prompt_tokens["cached"] >= answers[0].prompt_tokens["total"]
         assert answers[2].visual_tokens == {"before": 288, "after": 72}
-        said[engine] = [(answer.token_ids, answer.prompt_tokens) for answer in answers]
-    assert said["onnx"] == said["llama.cpp"]
+        conversations[engine] = [(answer.token_ids, answer.prompt_tokens) for answer in answers]
+    assert conversations["onnx"] == conversations["llama.cpp"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -80,13 +80,13 @@ def test_a_conversation_equals_its_questions_asked_without_memory(
         limits=Limits(sequences=no_room),
     )
     chat, forgetful, rival = loaded[engine].chat(), small.chat(), small.chat()
-    shown = [[examples / "scene-1.png"], [], []]
+    turns_pictures = [[examples / "scene-1.png"], [], []]
     kept = [
         chat.ask(q, pictures, sampling=Sampling(max_new_tokens=30))
-        for q, pictures in zip(QUESTIONS, shown, strict=True)
+        for q, pictures in zip(QUESTIONS, turns_pictures, strict=True)
     ]
     assert [answer.prompt_tokens["cached"] > 0 for answer in kept] == [False, True, True]
-    for question, pictures, expected in zip(QUESTIONS, shown, kept, strict=True):
+    for question, pictures, expected in zip(QUESTIONS, turns_pictures, kept, strict=True):
         rival.ask(
             "", sampling=Sampling(max_new_tokens=1)
         )  # which takes the other conversation's room
@@ -139,9 +139,9 @@ def test_the_timings_have_the_same_fields(loaded, examples):
         for vlm in loaded.values()
     ]
     assert list(timings[0]) == list(timings[1])
-    for found in timings:
-        assert found["total"] == pytest.approx(found["ttft"] + found["decode"])
-        assert found["prefill"] > 0
+    for milliseconds in timings:
+        assert milliseconds["total"] == pytest.approx(milliseconds["ttft"] + milliseconds["decode"])
+        assert milliseconds["prefill"] > 0
 
 
 def test_the_commands_take_either_engine(artifact, examples):
@@ -181,14 +181,14 @@ def test_an_artifact_for_llama_cpp_alone_answers(tmp_path, examples):
 def test_a_profile_sets_the_engines_side_by_side(artifact, examples):
     opened = Artifact.open(artifact)
     question = Question("Describe the picture.", (str(examples / "scene-2.png"),), new_tokens=4)
-    found = profile(
+    report = profile(
         opened,
         sweep(opened.manifest, decoders=("all",), threads=(1,)),
         question,
         repeat=1,
         warmup=0,
     )
-    onnx, llama = found.results
+    onnx, llama = report.results
     assert (onnx.case.decoder, llama.case.decoder) == ("onnx", "llama.cpp")
     assert llama.stages["embed"].median == 0  # llama.cpp looks embeddings up itself
     assert (
@@ -199,5 +199,5 @@ def test_a_profile_sets_the_engines_side_by_side(artifact, examples):
         == llama.costs.flops
         == 8 * (4 * 36 * 256**2 + 2 * 36**2 * 256 + 3 * 36 * 256 * 768)
     )
-    assert {result.samples[0].new_tokens for result in found.results} == {4}
-    assert len(list(rows(found))) == 2 * len(STAGES)
+    assert {result.samples[0].new_tokens for result in report.results} == {4}
+    assert len(list(rows(report))) == 2 * len(STAGES)

@@ -79,8 +79,8 @@ def test_tower_is_the_one_in_the_package(parts, tmp_path):
         None, {"input_image": pictures}
     )[0]
     with torch.inference_mode():
-        found = load_tower(parts[0], 224)(torch.from_numpy(pictures)).last_hidden_state.numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+        states = load_tower(parts[0], 224)(torch.from_numpy(pictures)).last_hidden_state.numpy()
+    np.testing.assert_allclose(states, expected, atol=1e-3 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,8 @@ def test_its_targets_answer_from_it(exported, examples):
 
 def test_memory_stays_below_what_was_said(exported, examples):
     folder, names, result = exported
-    said = float(result.stderr.split("memory about ")[1].split()[0])
-    assert all(said <= load_target(name).memory_limit for name in names)
+    estimate = float(result.stderr.split("memory about ")[1].split()[0])
+    assert all(estimate <= load_target(name).memory_limit for name in names)
     command = [sys.executable, "-c", PEAK, str(folder), str(examples / "scene-3.png")]
     peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1e6
-    assert said / 2 <= peak <= said
+    assert estimate / 2 <= peak <= estimate

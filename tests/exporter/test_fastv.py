@@ -308,10 +308,10 @@ def test_an_artifact(fastv_export, tiny_checkpoint):
 
 
 def test_what_people_are_told(fastv_export):
-    shown = CliRunner().invoke(main, ["inspect", str(fastv_export)]).stdout
+    listing = CliRunner().invoke(main, ["inspect", str(fastv_export)]).stdout
     assert (
         "fastv      layers 1..1 of the decoder read 9 tokens per picture, original positions"
-        in shown
+        in listing
     )
     assert "FastV" in (fastv_export / "README.md").read_text()
     using = (fastv_export / "USING.md").read_text()
@@ -350,9 +350,15 @@ def test_a_question_in_a_conversation_is_answered_as_if_asked_alone(fastv_export
     )
     assert 0 < second.prompt_tokens["cached"] <= before_the_picture
     assert second.visual_tokens["fastv"] == 9
-    other = VLM.load(fastv_export).chat()
-    other._exchanges = [*chat._exchanges[:1]]  # the same conversation, nothing computed yet
-    alone = other.ask("and what colour?", sampling=Sampling(max_new_tokens=5))
+    picture = {"type": "image", "image": PICTURE}
+    conversation = [
+        {"role": "user", "content": [picture, {"type": "text", "text": "what is it?"}]},
+        *chat.messages[1:3],
+    ]
+    alone = VLM.load(fastv_export).generate(
+        messages=conversation, sampling=Sampling(max_new_tokens=5)
+    )
+    assert alone.prompt_tokens["total"] == second.prompt_tokens["total"]
     assert (alone.prompt_tokens["cached"], alone.token_ids) == (0, second.token_ids)
     assert (
         first.token_ids
@@ -450,13 +456,8 @@ def test_the_gate_tells_a_span_that_begins_one_token_late(
 def test_the_gate_tells_positions_that_close_the_gap(fastv_export, tiny_checkpoint, monkeypatch):
     """An answer whose tokens count on from what is left of the prompt, as contiguous positions
     would."""
-    sound = fastv.FastVSequence._feed
-
-    def closed(self, inputs_embeds, segments):
-        feed = sound(self, inputs_embeds, segments)
-        return feed | {"position_ids": feed["position_ids"] - self.dropped}
-
-    monkeypatch.setattr(fastv.FastVSequence, "_feed", closed)
+    closed = property(lambda self: self.length - self.dropped)
+    monkeypatch.setattr(fastv.FastVSequence, "next_position", closed)
     with pytest.raises(ParityError, match="kept_equal True"):
         verify_against(fastv_export, str(tiny_checkpoint))
 

@@ -351,7 +351,7 @@ def test_no_chat_template(refuse, copied_checkpoint):
 
 
 def test_demo_that_is_not_installed(refuse, tmp_path, monkeypatch):
-    monkeypatch.setattr("pocketvlm_export.checkpoint.source._DEMO_FOLDER", tmp_path / "nothing")
+    monkeypatch.setattr("pocketvlm_export.checkpoint.source.DEMO_FOLDER", tmp_path / "nothing")
     assert "demo checkpoint is not part" in refuse("demo")
 
 

@@ -174,8 +174,8 @@ def test_without_pruning_all_is_as_in_transformers(whole, checkpoint, clip, pixe
         decoder.sequence().prefill(prompter.segments(placed, [features])), logits, atol=1e-4
     )
     answer = vlm.generate(QUESTION, videos=[clip], sampling=Sampling(max_new_tokens=STEPS))
-    said = tokens.tolist()[: len(answer.token_ids)]
-    assert answer.token_ids == said
+    expected_ids = tokens.tolist()[: len(answer.token_ids)]
+    assert answer.token_ids == expected_ids
     assert answer.visual_tokens == {"before": FRAMES * (N + 1), "after": FRAMES * (N + 1)}
 
 

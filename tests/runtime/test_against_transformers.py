@@ -120,21 +120,21 @@ def test_a_conversation_equals_that_of_transformers(model, processor, tiny_expor
     with Image.open(photo) as picture:
         picture.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "other.png")
     chat = VLM.load(tiny_export).chat()
-    messages, shown = [], []
+    messages, images = [], []
     for text, pictures in [
         (PROMPT, [photo]),
         ("and a circle?", []),
         (PROMPT, [tmp_path / "other.png"]),
         ("red?", []),
     ]:
-        shown += pictures
+        images += pictures
         messages.append(user(text, len(pictures)))
         answer = chat.ask(text, pictures, sampling=Sampling(max_new_tokens=STEPS))
-        token_ids, kept = pruned_generate(model, processor, messages, shown, 9)
+        token_ids, kept = pruned_generate(model, processor, messages, images, 9)
         assert answer.token_ids == token_ids
         assert answer.kept_indices == kept
-        said = processor.decode(token_ids, skip_special_tokens=True).strip()
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": said}]})
+        reply = processor.decode(token_ids, skip_special_tokens=True).strip()
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": reply}]})
         assert chat.messages == messages
 
 

@@ -1,4 +1,5 @@
-"""Errors cross from one process to another with their class and their fields."""
+"""Errors cross from one process to another with their class and their fields; what is taken over
+from those of other libraries."""
 
 import json
 
@@ -12,6 +13,7 @@ from pocketvlm.errors import (
     PocketVLMError,
     RequestError,
     error_from_dict,
+    first_line,
 )
 
 
@@ -33,3 +35,20 @@ def test_a_class_from_elsewhere_comes_back_as_the_base():
     back = error_from_dict(ParityError("this", advice="do so").to_dict())
     assert type(back) is PocketVLMError
     assert str(back) == "this: do so"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("no header"), "no header"),
+        (ValueError("no header\nat offset 8\r\nin a.bin"), "no header"),
+        (ValueError("\n  no header \n"), "no header"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (ValueError(""), "ValueError"),
+        (ValueError(" \n\n"), "ValueError"),
+        (ValueError("x" * 300), "x" * 300),
+        (ValueError("x" * 5000 + "\ny"), "x" * 300),
+    ],
+)
+def test_the_first_line_is_short_and_never_empty(error, line):
+    assert first_line(error) == line

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM, Artifact, Limits, PocketVLMError, Sampling
-from pocketvlm.decoders import open_decoder
+from pocketvlm.decoders import onnx, open_decoder
 from pocketvlm.errors import ArtifactError
 from pocketvlm.media.pictures import PictureLimits, open_picture
 from pocketvlm.media.preprocessing import Preprocessor
+from pocketvlm.ort.sessions import open_session
 from pocketvlm.vision.encoder import VisionEncoder
 from support.tiny_artifact import PREPROCESSOR, read_manifest, write_artifact, write_manifest
 from support.tiny_graphs import CONTEXT, PATCHES, reference_logits, reference_vision
@@ -237,8 +238,18 @@ def test_a_stream_left_early_frees_its_cache(vlm, leave):
     assert vlm.cache_bytes == 0
 
 
-def test_a_closed_model_frees_its_decoder_and_answers_no_more(vlm):
-    session = weakref.ref(vlm.parts.decoder._graphs.decode)
+def test_a_closed_model_frees_its_decoder_and_answers_no_more(artifact_dir, monkeypatch):
+    sessions = []
+
+    def opened(*arguments, **options):
+        session = open_session(*arguments, **options)
+        sessions.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(onnx, "open_session", opened)
+    vlm = VLM.load(artifact_dir)
+    assert sessions
+    assert all(session() is not None for session in sessions)
     chat = vlm.chat()
     chat.ask("what?", sampling=Sampling(max_new_tokens=1))
     expected = vlm.generate("what?", sampling=Sampling(max_new_tokens=10)).token_ids
@@ -252,7 +263,7 @@ def test_a_closed_model_frees_its_decoder_and_answers_no_more(vlm):
     assert stream.answer.token_ids == expected  # what is under way ends as it would
     del stream
     gc.collect()
-    assert session() is None
+    assert all(session() is None for session in sessions)
     assert vlm.cache_bytes == 0
 
 

@@ -134,11 +134,11 @@ def vision_name(k: int, budgets: tuple[int, ...]) -> str:
 
 
 def files_table(root: Path) -> dict[str, FileEntry]:
-    found = sorted(
+    paths = sorted(
         path for path in root.rglob("*") if path.is_file() and path.name != MANIFEST_NAME
     )
     return {
-        p.relative_to(root).as_posix(): FileEntry(p.stat().st_size, sha256_of(p)) for p in found
+        p.relative_to(root).as_posix(): FileEntry(p.stat().st_size, sha256_of(p)) for p in paths
     }
 
 

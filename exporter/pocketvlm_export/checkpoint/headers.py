@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import SafetensorsParsingError
 from safetensors import SafetensorError, safe_open
 
-from pocketvlm.errors import CheckpointError
+from pocketvlm.errors import CheckpointError, first_line
 from pocketvlm_export.checkpoint.source import Source, hub_errors
 
 # Element type ("F32", "BF16", ...) and shape of each tensor in a file, by stored name.
@@ -131,8 +131,7 @@ def _fetch_header(source: Source, file: str) -> Header:
         ValueError,
         AttributeError,
     ) as error:  # the header is untrusted
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(
-            f"{file} of {source.model} is no safetensors file ({reason})",
+            f"{file} of {source.model} is no safetensors file ({first_line(error)})",
             advice="use another checkpoint",
         ) from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import transformers
 
-from pocketvlm.errors import CheckpointError
+from pocketvlm.errors import CheckpointError, first_line
 from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.checkpoint.source import Source
@@ -56,9 +56,9 @@ def read_config(source: Source, families: frozenset[str]) -> transformers.Pretra
         upstream.ConfigurationError,
     ) as error:
         # transformers validates strictly and raises whichever of these its dataclasses meet first.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(
-            f"{folder / 'config.json'} cannot be understood ({reason})", advice="fix or replace it"
+            f"{folder / 'config.json'} cannot be understood ({first_line(error)})",
+            advice="fix or replace it",
         ) from error
 
 

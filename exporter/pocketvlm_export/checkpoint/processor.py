@@ -6,7 +6,7 @@ from typing import Any
 
 import transformers
 
-from pocketvlm.errors import CheckpointError
+from pocketvlm.errors import CheckpointError, first_line
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.quiet import quiet_transformers
 
@@ -24,9 +24,9 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
                 folder, trust_remote_code=False, local_files_only=True
             )
     except Exception as error:  # the tokenizers library raises the bare base class
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(
-            f"{folder / 'tokenizer.json'} cannot be read ({reason})", advice="download it again"
+            f"{folder / 'tokenizer.json'} cannot be read ({first_line(error)})",
+            advice="download it again",
         ) from error
 
 

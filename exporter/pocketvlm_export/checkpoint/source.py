@@ -14,11 +14,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from pocketvlm.errors import CheckpointError, RequestError
+from pocketvlm.errors import CheckpointError, RequestError, first_line
 from pocketvlm_export import upstream
 
 DEMO = "demo"
-_DEMO_FOLDER = Path(__file__).parent.parent / "demo_checkpoint"
+# Not there in every installation, so it is looked for where it is asked for.
+DEMO_FOLDER = Path(__file__).parent.parent / "demo_checkpoint"
 # Weights as safetensors, everything else as text: a pickle or a script of the repository never
 # reaches this machine.
 _TEXTS = ["*.json", "*.jinja", "README.md"]
@@ -86,12 +87,12 @@ def locate(model: str, revision: str | None = None) -> Source:
 
 
 def _demo() -> Source:
-    if not (_DEMO_FOLDER / "config.json").is_file():
+    if not (DEMO_FOLDER / "config.json").is_file():
         raise CheckpointError(
-            f"the demo checkpoint is not part of this installation ({_DEMO_FOLDER})",
+            f"the demo checkpoint is not part of this installation ({DEMO_FOLDER})",
             advice="install pocketvlm from its repository or give another checkpoint",
         )
-    return Source(DEMO, _DEMO_FOLDER, _names(_DEMO_FOLDER))
+    return Source(DEMO, DEMO_FOLDER, _names(DEMO_FOLDER))
 
 
 def _from_hub(model: str, revision: str | None) -> Source:
@@ -133,8 +134,7 @@ def hub_errors(model: str, revision: str | None) -> Iterator[None]:
             f"no such folder and no such model on the Hub: {model}", advice="check the name"
         ) from error
     except (upstream.HubTransportError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(
-            f"no such folder: {model}, and it cannot be fetched from the Hub ({reason})",
+            f"no such folder: {model}, and it cannot be fetched from the Hub ({first_line(error)})",
             advice="check the name and the network, or download it elsewhere and give the folder",
         ) from error

@@ -15,7 +15,8 @@ from pocketvlm.errors import PictureError, RequestError
 from pocketvlm.media.pictures import Picture, PictureLimits
 
 _DATA = "data:"
-_LONGEST = 2 * PictureLimits().max_bytes  # of a line, in bytes: a picture in base64, and words
+# Of a line: a picture in base64, and words.
+MAX_LINE_BYTES = 2 * PictureLimits().max_bytes
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,15 @@ def picture_of(reference: str) -> Picture:
 
 
 def _lines(path: Path, digest: Callable[[bytes], None]) -> Iterator[bytes]:
-    """The lines with their ends, of one that is too long only the first `_LONGEST` bytes and one;
-    ``digest`` gets every byte."""
+    """The lines with their ends, of one that is too long only the first `MAX_LINE_BYTES` bytes and
+    one; ``digest`` gets every byte."""
     try:
         with path.open("rb") as file:
-            while line := file.readline(_LONGEST + 1):
+            while line := file.readline(MAX_LINE_BYTES + 1):
                 digest(line)
                 yield line
-                while len(line) > _LONGEST and not line.endswith(b"\n"):
-                    line = file.readline(_LONGEST + 1)
+                while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    line = file.readline(MAX_LINE_BYTES + 1)
                     digest(line)
     except OSError as error:
         raise RequestError(
@@ -139,8 +140,8 @@ def _lines(path: Path, digest: Callable[[bytes], None]) -> Iterator[bytes]:
 
 
 def _question(line: bytes, number: int, folder: Path) -> Question:
-    if len(line) > _LONGEST:
-        raise _WrongLine(f"has more than {_LONGEST} bytes")
+    if len(line) > MAX_LINE_BYTES:
+        raise _WrongLine(f"has more than {MAX_LINE_BYTES} bytes")
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -23,7 +23,7 @@ from pocketvlm_measure.profiler.result import Profile, Result
 from pocketvlm_measure.profiler.selection import Selection
 from pocketvlm_measure.turns import take_turns
 
-_NODE_RUNS = 5  # of each vision graph with its nodes timed
+SELECTION_RUNS = 5  # of each vision graph with its nodes timed
 # -P: no module is taken from the folder that a person happens to be in.
 _CHILD = (sys.executable, "-P", "-m", "pocketvlm_measure.profiler.once")
 
@@ -102,7 +102,7 @@ def _selections(
         case: (pick_graph(artifact.manifest, case.budget), case.vision_precision, case.threads)
         for case in cases
     }
-    job = {"task": "select", "folder": folder, "runs": _NODE_RUNS}
+    job = {"task": "select", "folder": folder, "runs": SELECTION_RUNS}
     measured: dict[tuple[int, str, int | None], Selection | None] = {}
     for case, graph in tqdm(graphs.items(), desc="timing nodes", leave=False, disable=None):
         if graph not in measured:

@@ -27,15 +27,20 @@ class PluginGroup(click.Group):
     """A group whose commands register through the entry-point group ``pocketvlm.commands``, each
     loaded when used."""
 
+    @functools.cached_property
+    def registered(self) -> dict[str, EntryPoint]:
+        """By command: where the installed packages say that it is."""
+        return {entry.name: entry for entry in entry_points(group="pocketvlm.commands")}
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of all registered commands."""
-        return sorted({*super().list_commands(ctx), *_entry_points()})
+        return sorted({*super().list_commands(ctx), *self.registered})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load one command; where packages of its extra are missing, running it says what to
         install."""
-        if cmd_name not in self.commands and cmd_name in _entry_points():
-            self.add_command(_load(_entry_points()[cmd_name]), cmd_name)
+        if cmd_name not in self.commands and cmd_name in self.registered:
+            self.add_command(_load(self.registered[cmd_name]), cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -52,11 +57,6 @@ class PluginGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("\ninterrupted", err=True)
             ctx.exit(_INTERRUPTED)
-
-
-@functools.cache
-def _entry_points() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group="pocketvlm.commands")}
 
 
 def _load(entry: EntryPoint) -> click.Command:

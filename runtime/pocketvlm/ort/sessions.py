@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from pocketvlm import upstream
 from pocketvlm.artifact import Artifact, Manifest, metadata
-from pocketvlm.errors import ArtifactError, EngineError
+from pocketvlm.errors import ArtifactError, EngineError, first_line
 from pocketvlm.ort.overflow import integer_options
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.ort.signatures import signature
@@ -78,8 +78,7 @@ def ort_errors(what: str) -> Iterator[None]:
     try:
         yield
     except upstream.ort_errors() as error:
-        first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise EngineError(f"{what}: {first_line[:300]}") from error
+        raise EngineError(f"{what}: {first_line(error)}") from error
 
 
 def _check_metadata(

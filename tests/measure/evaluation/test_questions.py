@@ -88,7 +88,7 @@ def test_no_bytes_at_all_end_in_anything_but_a_refusal(tmp_path_factory, data):
 
 
 def test_a_line_without_end_is_not_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("pocketvlm_measure.evaluation.questions._LONGEST", 100)
+    monkeypatch.setattr("pocketvlm_measure.evaluation.questions.MAX_LINE_BYTES", 100)
     good = json.dumps(GOOD).encode()
     path = tmp_path / "set.jsonl"
     path.write_bytes(good + b"\n" + b"x" * 1000 + b"\n" + good)

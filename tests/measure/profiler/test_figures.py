@@ -219,7 +219,7 @@ def test_files_that_cannot_be_compared(tmp_path):
 
 def test_load_of_others_is_what_linux_counts(tmp_path, monkeypatch):
     stat = tmp_path / "stat"
-    monkeypatch.setattr(machine, "_STAT", stat)
+    monkeypatch.setattr(machine, "STAT", stat)
     monkeypatch.setattr(machine.os, "sysconf", lambda _: 100)
     own = iter([5.0, 5.5])
     monkeypatch.setattr(machine.time, "process_time", lambda: next(own))
@@ -230,7 +230,7 @@ def test_load_of_others_is_what_linux_counts(tmp_path, monkeypatch):
     assert watch.other_load() == pytest.approx(100 * (1.5 - 0.5) / 4)
 
 
-@pytest.mark.skipif(not machine._STAT.exists(), reason="Linux tells, others need psutil")
+@pytest.mark.skipif(not machine.STAT.exists(), reason="Linux tells, others need psutil")
 def test_another_process_counts_and_this_one_does_not():
     watch = machine.LoadWatch()
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_every_stage_of_every_budget_is_there_with_every_sample(measured):
     for budget, stages in cases.items():
         assert tuple(stages) == STAGES
         for stage, row in stages.items():
-            assert len(row["samples_ns"]) == (measure._NODE_RUNS if stage == "select" else 2)
+            assert len(row["samples_ns"]) == (measure.SELECTION_RUNS if stage == "select" else 2)
             assert row["median_ns"] == pytest.approx(np.median(row["samples_ns"]), abs=1)
             assert row["p95_ns"] == pytest.approx(np.percentile(row["samples_ns"], 95), abs=1)
             assert row["stddev_ns"] == pytest.approx(np.std(row["samples_ns"], ddof=1), abs=1)
@@ -246,15 +247,16 @@ def test_a_run_that_dies_is_reported_and_earlier_ones_are_kept(
 ):
     artifact = Artifact.open(artifact_dir)
     cases = sweep(artifact.manifest, budgets=[6])
-    run, runs, saved = measure._run, [], []
+    answers, saved = [], []
 
-    def second_run_dies(*arguments):
-        runs.append(1)
-        if len(runs) == 2:
-            monkeypatch.setattr(measure, "_CHILD", (sys.executable, "-c", program))
-        return run(*arguments)
+    def second_answer_dies(command, **options):
+        if json.loads(options["input"])["task"] == "answer":
+            answers.append(command)
+        if len(answers) == 2:
+            command = (sys.executable, "-c", program)
+        return subprocess.run(command, **options)
 
-    monkeypatch.setattr(measure, "_run", second_run_dies)
+    monkeypatch.setattr(measure, "subprocess", SimpleNamespace(run=second_answer_dies))
     with pytest.raises(PocketVLMError, match=reason):
         profile(artifact, cases, Question("what?"), after_turn=saved.append)
     assert [len(result.samples) for result in saved[-1].results] == [1]

@@ -144,7 +144,7 @@ class Terminal:
             command, **streams, start_new_session=True, preexec_fn=heed_interrupts
         )
         os.close(theirs)
-        self.seen = ""
+        self.unread = ""
 
     def type(self, text):
         os.write(self.ours, text.encode())
@@ -152,14 +152,14 @@ class Terminal:
     def read_until(self, pattern, seconds=60):
         """What was written up to the end of the pattern's next occurrence."""
         until = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.seen)):
+        while not (match := re.search(pattern, self.unread)):
             ready, _, _ = select.select([self.ours], [], [], max(0, until - time.monotonic()))
-            assert ready, f"no {pattern!r} in {self.seen!r}"
+            assert ready, f"no {pattern!r} in {self.unread!r}"
             try:
-                self.seen += os.read(self.ours, 4096).decode(errors="replace")
+                self.unread += os.read(self.ours, 4096).decode(errors="replace")
             except OSError:  # the other end is closed
-                raise AssertionError(f"ended with {self.seen!r}") from None
-        before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+                raise AssertionError(f"ended with {self.unread!r}") from None
+        before, self.unread = self.unread[: match.end()], self.unread[match.end() :]
         return before
 
 
@@ -175,8 +175,8 @@ def terminal(artifact_dir):
 def test_a_terminal_shows_what_answers_and_what_it_costs(terminal):
     assert "onnx fp32; /image FILE, /video FILE, /reset, /quit" in terminal.read_until("> ")
     terminal.type("what?\n")
-    shown = terminal.read_until("tokens/s")
-    assert re.search(r"onnx fp32: first token after \d+ ms, then [\d.]+ tokens/s", shown)
+    status = terminal.read_until("tokens/s")
+    assert re.search(r"onnx fp32: first token after \d+ ms, then [\d.]+ tokens/s", status)
     terminal.read_until("> ")
     terminal.type("and?\n")
     assert re.search(
@@ -226,9 +226,9 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(monkeypatch, artifact_dir, i
         "what is it?", [image_file], sampling=Sampling(max_new_tokens=30)
     )
     stream = own.stream("what is it?", [image_file], sampling=Sampling(max_new_tokens=30))
-    said = [next(stream), next(stream)]
+    expected = [next(stream), next(stream)]
     stream.stop()
-    assert pieces[:2] == said
+    assert pieces[:2] == expected
     first = stream.answer
     assert len(first.token_ids) < len(full.token_ids)
     assert (

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -321,7 +322,8 @@ def test_verify_against_asks_the_exporter(artifact_dir, monkeypatch):
             raise ParityFailed("features differ by 0.5, the bound is 0.0001: export again")
         return {"folder": folder.name, "kept_equal": True}
 
-    monkeypatch.setattr(verify_module, "_reference", lambda: compare)
+    reference = SimpleNamespace(load=lambda: compare)
+    monkeypatch.setattr(verify_module, "entry_points", lambda group, name: [reference])
     printed = json.loads(pocketvlm("verify", artifact_dir, "--against", "same", "--json").stdout)
     assert printed["against"] == {"model": "same", "folder": "artifact", "kept_equal": True}
     assert_refused(
@@ -337,7 +339,7 @@ def test_a_missing_exporter_is_named(artifact_dir, monkeypatch):
     )
     export = EntryPoint("export", "pocketvlm_export.no_such_module:export", "pocketvlm.commands")
     monkeypatch.setattr(cli.main, "commands", {})
-    monkeypatch.setattr(cli, "_entry_points", lambda: {"export": export})
+    monkeypatch.setattr(cli.main, "registered", {"export": export})
     assert_refused(
         pocketvlm("export", "model", "-o", "x", "--budget", "4"), "pip install 'pocketvlm[export]'"
     )
@@ -347,9 +349,8 @@ def test_a_missing_exporter_is_named(artifact_dir, monkeypatch):
 @pytest.mark.parametrize("value", ["pocketvlm.cli.run:no_such_command", "no_such_module:run"])
 def test_a_broken_command_of_the_runtime_is_not_blamed_on_the_exporter(monkeypatch, value):
     monkeypatch.setattr(cli.main, "commands", {})
-    monkeypatch.setattr(
-        cli, "_entry_points", lambda: {"run": EntryPoint("run", value, "pocketvlm.commands")}
-    )
+    broken = EntryPoint("run", value, "pocketvlm.commands")
+    monkeypatch.setattr(cli.main, "registered", {"run": broken})
     result = pocketvlm("run", "d", "--prompt", "x")
     assert isinstance(result.exception, (ImportError, AttributeError))
     assert "pip install" not in result.output

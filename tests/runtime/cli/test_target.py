@@ -23,14 +23,14 @@ def pocketvlm(*arguments, **options):
 @pytest.fixture
 def asked(monkeypatch):
     """What `VLM.load` is asked for; nothing is loaded."""
-    seen = {}
+    options = {}
 
     def load(directory, **given):
-        seen.update(given)
+        options.update(given)
         raise PocketVLMError("looked at")
 
     monkeypatch.setattr(VLM, "load", load)
-    return seen
+    return options
 
 
 def test_the_list():
@@ -45,15 +45,15 @@ def test_the_list():
 
 @pytest.mark.parametrize("name", target_names())
 def test_what_is_shown_is_a_target_again(name, tmp_path):
-    shown = pocketvlm("targets", name).stdout
-    (tmp_path / "copy.toml").write_text(shown)
+    toml = pocketvlm("targets", name).stdout
+    (tmp_path / "copy.toml").write_text(toml)
     original, copy = load_target(name), load_target(tmp_path / "copy.toml")
     assert copy.settings() == original.settings()
     assert copy.reasons == original.reasons
     facts = json.loads(pocketvlm("targets", name, "--json").stdout)
     assert {key: entry["value"] for key, entry in facts["settings"].items()} | {
         "description": facts["description"]
-    } == tomllib.loads(shown)
+    } == tomllib.loads(toml)
     assert {key: entry["reason"] for key, entry in facts["settings"].items()} == original.reasons
 
 
@@ -122,10 +122,10 @@ def test_precisions_of_one_engine_are_not_asked_of_another(asked, board):
 
 
 def test_profile_measures_what_the_target_lists(artifact_dir, board, monkeypatch):
-    seen = {}
+    options = {}
 
     def sweep(manifest, **asked):
-        seen.update(asked)
+        options.update(asked)
         raise PocketVLMError("looked at")
 
     monkeypatch.setattr("pocketvlm_measure.cases.sweep", sweep)
@@ -139,10 +139,10 @@ def test_profile_measures_what_the_target_lists(artifact_dir, board, monkeypatch
     )
     result = pocketvlm("profile", artifact_dir, "--target", path)
     assert "looked at" in result.stderr, result.output
-    assert tuple(seen["budgets"]) == (5, 3)
-    assert seen["decoders"] == ("onnx", "llama.cpp")
-    assert seen["decoder_precisions"] == ("int4", "q8_0")
-    assert (seen["vision_precisions"], seen["threads"], seen["context"]) == ((), (3,), 99)
+    assert tuple(options["budgets"]) == (5, 3)
+    assert options["decoders"] == ("onnx", "llama.cpp")
+    assert options["decoder_precisions"] == ("int4", "q8_0")
+    assert (options["vision_precisions"], options["threads"], options["context"]) == ((), (3,), 99)
     pocketvlm(
         "profile",
         artifact_dir,
@@ -155,7 +155,11 @@ def test_profile_measures_what_the_target_lists(artifact_dir, board, monkeypatch
         "--decoder",
         "onnx",
     )
-    assert (tuple(seen["budgets"]), seen["threads"], seen["decoders"]) == ((2, 1), (1,), ("onnx",))
+    assert (tuple(options["budgets"]), options["threads"], options["decoders"]) == (
+        (2, 1),
+        (1,),
+        ("onnx",),
+    )
 
 
 def test_evaluate_asks_what_the_target_lists(artifact_dir, board, tmp_path):
@@ -172,7 +176,7 @@ def test_evaluate_asks_what_the_target_lists(artifact_dir, board, tmp_path):
             "--max-new-tokens",
             2,
         ),
-        *("--answers", tmp_path / "answers.jsonl", "--json", tmp_path / "found.json"),
+        *("--answers", tmp_path / "answers.jsonl", "--json", tmp_path / "scores.json"),
     )
     assert result.exit_code == 0, result.output
     rows = [json.loads(row) for row in (tmp_path / "answers.jsonl").read_text().splitlines()]

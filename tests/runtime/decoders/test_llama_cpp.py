@@ -126,20 +126,28 @@ def test_a_refusal_leaves_the_sequence_as_it_was(sequence, twin):
     assert_logits(sequence.decode(6), twin, twin.embed[[4, 5, 6]])
 
 
-def test_an_interrupt_between_batches_leaves_the_sequence_as_it_was(sequence, twin, monkeypatch):
+@pytest.mark.parametrize("counted", [True, False], ids=["before-the-next", "after-its-step"])
+def test_an_interrupt_between_batches_leaves_the_sequence_as_it_was(
+    sequence, twin, monkeypatch, counted
+):
     sequence.prefill([tokens(4, 5)])
-    feed, fed = sequence._feed, []
+    lib = llama_cpp.library()
+    decode, decoded = lib.llama_decode, []
 
-    def interrupted(context, values):
-        feed(context, values)
-        fed.append(len(values))
-        raise KeyboardInterrupt
+    def interrupted(context, batch):
+        if decoded:
+            raise KeyboardInterrupt
+        code = decode(context, batch)
+        decoded.append(batch.n_tokens)
+        if not counted:
+            raise KeyboardInterrupt
+        return code
 
-    monkeypatch.setattr(sequence, "_feed", interrupted)
+    monkeypatch.setattr(lib, "llama_decode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sequence.prefill([EmbeddingSegment(picture(600))])
     monkeypatch.undo()
-    assert fed == [512]
+    assert decoded == [512]
     assert sequence.length == 2
     assert_logits(sequence.decode(6), twin, twin.embed[[4, 5, 6]])
 
@@ -288,15 +296,22 @@ def test_a_model_goes_after_its_contexts_in_whatever_order_they_become_garbage(f
     assert freed == ["context"] * 3 + ["model"]
 
 
-def test_the_bytes_of_a_cache_are_those_that_llama_cpp_sets_aside(file):
+def test_the_bytes_of_a_cache_are_those_that_llama_cpp_sets_aside(file, monkeypatch):
     lib = llama_cpp.library()
+    decode, contexts = lib.llama_decode, []
+
+    def recorded(context, batch):
+        contexts.append(context)
+        return decode(context, batch)
+
+    monkeypatch.setattr(lib, "llama_decode", recorded)
     for f32_cache in (True, False):
         sequence = opened(file, f32_cache=f32_cache).sequence()
         assert sequence.cache_bytes == 0
         sizes = []
         for _ in range(2):
             sequence.prefill([EmbeddingSegment(picture(400))])
-            sizes.append(lib.llama_state_seq_get_size(sequence._contexts[0].pointer, 0))
+            sizes.append(lib.llama_state_seq_get_size(contexts[-1], 0))
         # A state holds a position for each token too, and little else.
         each = sequence.cache_bytes / 1024
         assert each <= (sizes[1] - sizes[0]) / 400 <= each + 64

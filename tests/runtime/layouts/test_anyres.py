@@ -104,10 +104,10 @@ def sequence(layout, grid, kept):
 def packed(width, height, tiles):
     """The whole sequence as transformers packs it, newlines as -1."""
     numbers = torch.arange(tiles * N, dtype=torch.float32).reshape(tiles, N, 1)
-    (found,), _ = LlavaNextModel.pack_image_features(
+    (features,), _ = LlavaNextModel.pack_image_features(
         MODEL, [numbers], [(height, width)], "default", image_newline=torch.tensor([-1.0])
     )
-    return found[:, 0].int().tolist()
+    return features[:, 0].int().tolist()
 
 
 def stitched(grid):
@@ -180,16 +180,16 @@ def test_pruned_sequences_are_what_pruning_leaves(size):
         grid = HF.grid(height, width)
         kept = kept_of(grid, budget, seed=width)
         survivors = {int(tile * N + patch) for tile, row in enumerate(kept) for patch in row} | {-1}
-        found = sequence(HF, grid, kept)
-        assert found == [
+        arranged = sequence(HF, grid, kept)
+        assert arranged == [
             number for number in packed(width, height, grid.tiles) if number in survivors
         ]
-        assert len(HF.expand(grid, budget, kept)) == len(found) <= len(HF.expand(grid, budget))
+        assert len(HF.expand(grid, budget, kept)) == len(arranged) <= len(HF.expand(grid, budget))
 
         grid = FASTERVLM.grid(height, width)
-        found = sequence(FASTERVLM, grid, kept)
-        assert found == [number for number in stitched(grid) if number in survivors]
-        assert len(FASTERVLM.expand(grid, budget)) == len(found) == budget * grid.tiles
+        arranged = sequence(FASTERVLM, grid, kept)
+        assert arranged == [number for number in stitched(grid) if number in survivors]
+        assert len(FASTERVLM.expand(grid, budget)) == len(arranged) == budget * grid.tiles
 
 
 def test_without_pruning_fastervlm_keeps_every_token_and_no_newline():

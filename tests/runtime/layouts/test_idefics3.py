@@ -131,8 +131,10 @@ def test_every_grid_is_reached_and_none_is_missing(geometry):
     """Of pictures with up to 200 pixels in one direction and 1 to 200 in the other."""
     ours, _ = LAYOUTS[geometry]
     shapes = [(short, long) for long in (99, 100, 199, 200) for short in range(1, long + 1)]
-    found = {ours.grid(*shape) for shape in shapes} | {ours.grid(*shape[::-1]) for shape in shapes}
-    assert found == set(ours.grids())
+    reached = {ours.grid(*shape) for shape in shapes} | {
+        ours.grid(*shape[::-1]) for shape in shapes
+    }
+    assert reached == set(ours.grids())
 
 
 @pytest.mark.parametrize("splits", [True, False])

@@ -91,7 +91,7 @@ def halves(tmp_path, monkeypatch):
 def by_hand(weights, vlm, prompt, pictures, budget, steps):
     """Greedy token ids and kept indices, from the numpy twins of the graphs."""
     preprocess = Preprocessor.from_config(PREPROCESSOR)
-    seen, rows = [], []
+    kept_indices, rows = [], []
     prompter = vlm.parts.prompter
     ids = prompter.encode(prompt, len(pictures)).tolist()
     for picture in pictures:
@@ -106,18 +106,18 @@ def by_hand(weights, vlm, prompt, pictures, budget, steps):
             features, indices = reference_vision(weights, preprocess(tile), budget)
             rows.extend(features)
             kept += (indices + number * PATCHES).tolist()
-        seen.append(kept)
+        kept_indices.append(kept)
     ids = np.array(ids)
     embeddings = weights.embed[ids].astype(np.float64)
     if rows:
         embeddings[ids == -1] = rows
-    said = []
-    while len(said) < steps:
-        said.append(int(np.argmax(reference_logits(weights, embeddings))))
-        embeddings = np.vstack([embeddings, weights.embed[said[-1]]])
-        if said[-1] in vlm.artifact.manifest.decoder.eos_token_ids:
+    token_ids = []
+    while len(token_ids) < steps:
+        token_ids.append(int(np.argmax(reference_logits(weights, embeddings))))
+        embeddings = np.vstack([embeddings, weights.embed[token_ids[-1]]])
+        if token_ids[-1] in vlm.artifact.manifest.decoder.eos_token_ids:
             break
-    return said, seen, len(ids)
+    return token_ids, kept_indices, len(ids)
 
 
 @pytest.fixture
@@ -219,18 +219,18 @@ def test_features_are_cut_where_text_stands_between_their_slots(artifact_dir):
     ids = prompter.place(np.array([1, slot, slot, 2]), [stands, np.array([slot])])
     assert ids.tolist() == [1, *stands, slot, 2]
     rows = np.arange(4, dtype=np.float32)[:, None]
-    found = prompter.segments(
+    segments = prompter.segments(
         ids, [EmbeddingSegment(rows[:3], "a"), EmbeddingSegment(rows[3:], "b")]
     )
     filled = [
         s.inputs_embeds[:, 0].tolist() if isinstance(s, EmbeddingSegment) else s.ids.tolist()
-        for s in found
+        for s in segments
     ]
     assert filled == [[1, 5], [0, 1], [6, 6], [2], [7], [3], [2]]
-    keys = [s.key for s in found if isinstance(s, EmbeddingSegment)]
+    keys = [s.key for s in segments if isinstance(s, EmbeddingSegment)]
     assert len(set(keys)) == 3
     assert keys[-1] == "b"
-    assert all(isinstance(s, EmbeddingSegment | TokenSegment) for s in found)
+    assert all(isinstance(s, EmbeddingSegment | TokenSegment) for s in segments)
 
 
 def test_drawings_of_tiles_lie_as_in_the_picture():

@@ -139,8 +139,8 @@ def test_the_callers_limit_counts_and_not_pillows(photo, monkeypatch, recwarn):
     )  # Pillow alone would refuse these 864 pixels
     data = encoded(photo, "PNG")
     assert open_picture(data).size == (36, 24)
-    for limit, found in ((863, "36x24 pixels"), (431, "over 862 pixels")):
-        with pytest.raises(PocketVLMError, match=f"has {found}, the limit is {limit}"):
+    for limit, size in ((863, "36x24 pixels"), (431, "over 862 pixels")):
+        with pytest.raises(PocketVLMError, match=f"has {size}, the limit is {limit}"):
             open_picture(data, PictureLimits(max_pixels=limit))
     assert Image.MAX_IMAGE_PIXELS == 100
     assert not recwarn.list

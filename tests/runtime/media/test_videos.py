@@ -49,9 +49,9 @@ def mp4(tmp_path_factory, frames):
 def test_frames_are_those_of_linspace(tmp_path, count):
     frames = numbered(count, (16, 16))
     images = open_video(write_clip(tmp_path / "clip.mkv", frames), 8)
-    wanted = np.linspace(0, count - 1, 8, dtype=int)  # as Video-LLaVA's own code has it
-    assert numbers(images) == wanted.tolist()
-    for image, number in zip(images, wanted, strict=True):
+    expected = np.linspace(0, count - 1, 8, dtype=int)  # as Video-LLaVA's own code has it
+    assert numbers(images) == expected.tolist()
+    for image, number in zip(images, expected, strict=True):
         assert np.array_equal(image, frames[number])
 
 
@@ -64,8 +64,8 @@ def test_common_files_are_read(tmp_path, suffix, codec, pixels):
     grey = [np.full((48, 64, 3), 8 * number, np.uint8) for number in range(20)]
     images = open_video(write_clip(tmp_path / f"clip.{suffix}", grey, codec, pixels), 8)
     assert [image.size for image in images] == [(64, 48)] * 8
-    found = np.array([np.asarray(image).mean() for image in images])
-    assert np.abs(found - 8 * np.linspace(0, 19, 8, dtype=int)).max() < 12
+    greys = np.array([np.asarray(image).mean() for image in images])
+    assert np.abs(greys - 8 * np.linspace(0, 19, 8, dtype=int)).max() < 12
 
 
 def test_bytes_are_read_too_and_sound_is_passed_over(tmp_path, frames):

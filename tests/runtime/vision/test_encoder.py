@@ -44,12 +44,12 @@ def test_narrow_takes_the_best_with_ties_to_the_lower_index_in_raster_order(data
 
 def test_the_graph_equals_numpy(tmp_path, pixel_values):
     weights = write_artifact(tmp_path / "a", budgets=(5,))
-    found = VisionEncoder.open(Artifact.open(tmp_path / "a")).encode(pixel_values)
-    assert (found.kept_indices.dtype, found.kept_scores.dtype) == (np.int64, np.float32)
+    encoded = VisionEncoder.open(Artifact.open(tmp_path / "a")).encode(pixel_values)
+    assert (encoded.kept_indices.dtype, encoded.kept_scores.dtype) == (np.int64, np.float32)
     for row, pixels in enumerate(pixel_values):
         features, indices = reference_vision(weights, pixels, 5)
-        assert found.kept_indices[row].tolist() == indices.tolist()
-        np.testing.assert_allclose(found.image_features[row], features, atol=1e-4)
+        assert encoded.kept_indices[row].tolist() == indices.tolist()
+        np.testing.assert_allclose(encoded.image_features[row], features, atol=1e-4)
 
 
 @pytest.mark.parametrize("budget", range(1, PATCHES))

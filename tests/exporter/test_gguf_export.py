@@ -151,7 +151,11 @@ def test_the_folder_for_llama_cpp_alone(tiny_checkpoint, tmp_path):
 
 @needs_llama_cpp
 def test_both_engines_answer_alike(both):
-    request = {"prompt": "what is it?", "images": [PICTURE], "sampling": Sampling(max_new_tokens=12)}
+    request = {
+        "prompt": "what is it?",
+        "images": [PICTURE],
+        "sampling": Sampling(max_new_tokens=12),
+    }
     onnx, exact = (VLM.load(both, decoder=name).generate(**request) for name in (None, "llama.cpp"))
     assert list(Artifact.open(both).manifest.decoder.gguf) == [
         "q4_k_m",

@@ -271,7 +271,7 @@ def test_other_clients_are_promised_nothing(exported):
     assert "transformers.js_config" not in json.loads((folder / "config.json").read_text())
     card = " ".join((folder / "README.md").read_text().split())
     assert "transformers.js and other clients are promised nothing" in card
-    assert "45 (2x2) a picture" in card
+    assert "45 (2x2) per picture" in card
     page = (folder / "USING.md").read_text()
     assert "42 x 84, 84 x 42, 84 x 84, 126 x 42, 42 x 126" in page
     assert "image_newline" not in page
@@ -306,7 +306,7 @@ def test_total_budgets_are_of_the_largest_grid(checkpoint, total, layout, budget
         ),
         (
             {"total_budgets": (45,), "budgets": (9,)},
-            "--budget 9 is of a tile, --total-budget 45 of a whole picture",
+            "--budget 9 is per tile, --total-budget 45 of a whole picture",
         ),
         ({"total_budgets": (45, 46)}, "repeat a value"),
         ({"total_budgets": (45,), "pruner": "none"}, "keeps all 36 tokens, but the budget says 6"),

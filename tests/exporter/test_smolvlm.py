@@ -333,7 +333,7 @@ def test_the_pages_beside_it_say_how_tiles_are_named(pruned):
     assert "other ids stand between the rows" in using
     assert "transformers.js_config" not in json.loads((pruned / "config.json").read_text())
     assert "patch_size" not in json.loads((pruned / "processor_config.json").read_text())
-    assert "27 (1x2), 27 (2x1), 45 (2x2) a picture" in (pruned / "README.md").read_text()
+    assert "27 (1x2), 27 (2x1), 45 (2x2) per picture" in (pruned / "README.md").read_text()
 
 
 def test_commands_work_on_it(pruned, tmp_path):

@@ -12,6 +12,7 @@ from pocketvlm.decoders.llama_cpp import library
 from pocketvlm_export import ort_format, packaging
 from pocketvlm_export.build import Step, build_gguf, build_graphs
 from pocketvlm_export.loading import fetch, inspect_checkpoint
+from pocketvlm_export.memory import collecting_own_garbage
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import ExportPlan, make_plan
 from pocketvlm_export.verification import ParityError, check_parity, failures
@@ -38,6 +39,7 @@ class ExportReport:
         }
 
 
+@collecting_own_garbage()
 def export(
     model: str,
     output: Path,

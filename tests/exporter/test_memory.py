@@ -14,7 +14,7 @@ from pocketvlm.artifact import Artifact
 from pocketvlm_export.build import build_decoder, build_vision
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.loading import open_checkpoint
-from pocketvlm_export.memory import component
+from pocketvlm_export.memory import collecting_own_garbage, component, release_memory
 from pocketvlm_export.onnx_passes import external_weights
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import make_plan
@@ -107,6 +107,39 @@ def test_anything_else_loses_what_it_held():
         assert held() is not None
     assert held() is None
     assert vars(reader) == {}
+
+
+class Cycle:
+    """Garbage that only a collection frees."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_what_was_there_before_is_not_looked_at_until_the_block_ends():
+    before = Cycle()
+    earlier, frozen = weakref.ref(before), gc.get_freeze_count()
+    with collecting_own_garbage():
+        own = weakref.ref(Cycle())
+        del before
+        with collecting_own_garbage():
+            release_memory()
+        assert own() is None
+        assert earlier() is not None
+    release_memory()
+    assert earlier() is None
+    assert gc.get_freeze_count() == frozen
+
+
+def test_what_a_program_has_frozen_stays_so():
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with collecting_own_garbage():
+            release_memory()
+        assert gc.get_freeze_count() == frozen > 0
+    finally:
+        gc.unfreeze()
 
 
 def test_the_gate_has_one_component_at_a_time(tiny_checkpoint, tiny_export, loaded):

@@ -396,7 +396,7 @@ def test_after_a_vision_side_pruner(make_tiny, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--fastv-layer", "1", "--fastv-keep", "9"], "keep 9 is outside 1..8: at budget 9"),
+        (["--fastv-layer", "1", "--fastv-keep", "9"], "keep 9 is outside 1..8 (at budget 9"),
         (
             ["--pruner", "none", "--fastv-layer", "1", "--fastv-keep", "36"],
             "keep 36 is outside 1..35",

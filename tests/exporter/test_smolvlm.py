@@ -330,7 +330,7 @@ def test_what_an_artifact_could_not_do_alike_is_refused(smolvlm, tmp_path, damag
 def test_the_pages_beside_it_say_how_tiles_are_named(pruned):
     using = (pruned / "USING.md").read_text()
     assert "row 2, column 2" in using
-    assert "other ids stand between the rows" in using
+    assert "other ids come between the rows of one tile and those of the next" in using
     assert "transformers.js_config" not in json.loads((pruned / "config.json").read_text())
     assert "patch_size" not in json.loads((pruned / "processor_config.json").read_text())
     assert "27 (1x2), 27 (2x1), 45 (2x2) per picture" in (pruned / "README.md").read_text()

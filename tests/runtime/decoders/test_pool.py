@@ -1,7 +1,5 @@
 """Which conversations lose their caches when memory runs short, on real sequences."""
 
-import gc
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -129,5 +127,4 @@ def test_the_bound_holds_but_for_the_conversation_answered_last(decoder, answers
         assert sum(lengths) <= max(tokens, length)
         assert pool.cache_bytes == sum(lengths) * TOKEN
     del talks
-    gc.collect()
     assert pool.cache_bytes == 0

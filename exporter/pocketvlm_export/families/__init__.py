@@ -1,10 +1,11 @@
 """VLM families by Hugging Face ``model_type``; a new one is a module here and one line of
 `FAMILIES`."""
 
-from pocketvlm_export.families.base import DecoderSpec, Family, LayoutSpec, VisionSpec, VLMSpec
+from pocketvlm_export.families.base import Family
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.llava_next import LlavaNext
 from pocketvlm_export.families.smolvlm import Idefics3, SmolVLM
+from pocketvlm_export.families.spec import DecoderSpec, LayoutSpec, VisionSpec, VLMSpec
 from pocketvlm_export.families.video_llava import VideoLlava
 
 _KNOWN: tuple[Family, ...] = (Llava(), LlavaNext(), SmolVLM(), Idefics3(), VideoLlava())

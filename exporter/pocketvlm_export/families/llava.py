@@ -22,7 +22,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import Medium
 from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint.weights import Weights
-from pocketvlm_export.families.base import DecoderSpec, VisionSpec, VLMSpec
+from pocketvlm_export.families.spec import DecoderSpec, VisionSpec, VLMSpec
 from pocketvlm_export.towers import TOWERS
 
 DECODERS: dict[str, type[PreTrainedModel]] = {

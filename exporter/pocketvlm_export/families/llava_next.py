@@ -10,8 +10,8 @@ from transformers import PretrainedConfig
 
 from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint.weights import Weights
-from pocketvlm_export.families.base import LayoutSpec, VLMSpec
 from pocketvlm_export.families.llava import Llava, check_shape
+from pocketvlm_export.families.spec import LayoutSpec, VLMSpec
 
 _NEWLINE = "image_newline"
 

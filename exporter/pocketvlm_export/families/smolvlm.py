@@ -30,8 +30,8 @@ from pocketvlm.layouts.idefics3 import geometry_of
 from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint import image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
-from pocketvlm_export.families.base import LayoutSpec, VisionSpec, VLMSpec
 from pocketvlm_export.families.llava import Llava, decoder_spec, with_changes
+from pocketvlm_export.families.spec import LayoutSpec, VisionSpec, VLMSpec
 
 _RULES = [
     (re.compile(r"^(model\.)?vision_model\."), "vision_tower."),

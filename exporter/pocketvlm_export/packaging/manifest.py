@@ -14,7 +14,7 @@ from pocketvlm.artifact.integrity import sha256_of
 from pocketvlm.artifact.manifest import DecoderSpec, Parity, Pruning, Source, Tower, Vision
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.checkpoint import read_json
-from pocketvlm_export.families.base import VisionSpec
+from pocketvlm_export.families.spec import VisionSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.packaging.card import source_license
 from pocketvlm_export.plan import ExportPlan

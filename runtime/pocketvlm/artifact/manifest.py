@@ -112,7 +112,8 @@ class DecoderSpec:
 
     ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables``
     maps each decoder's precision to that of the table in ``embed`` that it reads. With
-    ``fastv`` the graphs are of another kind, which drops visual tokens on its way.
+    ``fastv`` the graphs are of another kind, which drops visual tokens on its way. ``positions`` is
+    how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`.
     """
 
     engines: tuple[str, ...]
@@ -133,6 +134,7 @@ class DecoderSpec:
     gguf: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, str] = field(default_factory=dict)
     fastv: FastV | None = None
+    positions: str = "contiguous"
 
     @property
     def by_engine(self) -> Mapping[str, Mapping[str, str]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import ArtifactError, EngineError, RequestError
+
+if TYPE_CHECKING:
+    from pocketvlm.layouts import TokenGrid
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,23 @@ class EmbeddingSegment:
 
     Segments with the same ``key`` hold the same embeddings; one without a key equals no other. One
     that ``continues`` is of the same picture as the last before it, with text between them.
+
+    Attributes:
+        grid: rows and columns of the tokens that the picture had before pruning, where its layout
+            gives the decoder one grid of them; else None. Positions that know of rows and columns
+            need it.
+        kept: int64 (n,), the numbers of these tokens in raster order of that grid; None where
+            ``grid`` is.
+        extras: further features of each token by the name of the vision graph's output, float32
+            (n, hidden) each.
     """
 
     inputs_embeds: npt.NDArray[np.float32]
     key: str | None = None
     continues: bool = False
+    grid: TokenGrid | None = None
+    kept: npt.NDArray[np.int64] | None = None
+    extras: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.inputs_embeds)

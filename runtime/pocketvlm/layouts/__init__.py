@@ -16,6 +16,7 @@ from pocketvlm.layouts.base import (
     Medium,
     TileGrid,
     Tiles,
+    TokenGrid,
     slot_count,
     tokens_before,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "Medium",
     "TileGrid",
     "Tiles",
+    "TokenGrid",
     "layout_config",
     "make_layout",
     "open_layout",

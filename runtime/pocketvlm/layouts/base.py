@@ -20,6 +20,20 @@ _Input = TypeVar("_Input", contravariant=True)
 
 
 @dataclass(frozen=True)
+class TokenGrid:
+    """Rows and columns of the visual tokens that the tower makes of a picture or tile, before
+    pruning."""
+
+    rows: int
+    columns: int
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
 class TileGrid:
     """How a picture was cut into tiles; this is kept when its pixels no longer are.
 
@@ -29,12 +43,15 @@ class TileGrid:
             does.
         size: (height, width) of the picture in pixels, for layouts whose slots depend on it; else
             None.
+        tokens: of each tile, where resolution is dynamic and they follow from the picture; None
+            where they are the same of every picture.
     """
 
     rows: int = 1
     columns: int = 1
     whole: Literal["first", "last"] | None = None
     size: tuple[int, int] | None = None
+    tokens: TokenGrid | None = None
 
     @property
     def tiles(self) -> int:

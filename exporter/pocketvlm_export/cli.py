@@ -14,6 +14,7 @@ from pocketvlm.cli.inspect import figures_text, totals_text
 from pocketvlm.cli.lists import BUDGETS, Comma
 from pocketvlm.cli.target import takes_target
 from pocketvlm.errors import RequestError
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.precisions import Part, names_for
@@ -32,6 +33,22 @@ def _one_of(names: Collection[str]) -> Callable[[str], str]:
     return check
 
 
+class _Size(click.ParamType):
+    """Height and width, as in ``448x640``."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Read it."""
+        height, _, width = str(value).partition("x")
+        if not (height.isdecimal() and width.isdecimal()):
+            self.fail(f"{value!r} is not a height and a width, as in 448x640", param, ctx)
+        return int(height), int(width)
+
+
+SIZE = _Size()
 TYPES = Comma(f"GGUF types ({', '.join(GGUF_TYPES)})", _one_of(GGUF_TYPES))
 
 
@@ -76,10 +93,9 @@ def _precision_option(
 )
 @click.option(
     "--pruner",
-    default=ExportOptions.pruner,
-    show_default=True,
     metavar="NAME",
-    help=f"Pruning method: {', '.join(PRUNERS)}.",
+    help=f"Pruning method: {', '.join(PRUNERS)}; by default fastervlm where the vision tower has a "
+    "[CLS] token that ranks patches well, else divprune.",
 )
 @click.option(
     "--pruner-option",
@@ -102,6 +118,27 @@ def _precision_option(
     default=(),
     metavar="T[,T...]",
     help="Instead: visual tokens of a whole picture at most, where it is cut into the most tiles.",
+)
+@click.option(
+    "--max-pixels",
+    type=int,
+    metavar="N",
+    help="Height times width of a picture at most, where resolution is dynamic; by default the "
+    "pixels of 512 visual tokens. A smaller number may be given when the artifact runs.",
+)
+@click.option(
+    "--max-tiles",
+    type=int,
+    metavar="N",
+    help="Parts that a picture is cut into at most, where it is cut into tiles. A smaller number "
+    "may be given when the artifact runs.",
+)
+@click.option(
+    "--fixed-size",
+    type=SIZE,
+    metavar="HxW",
+    help="One size in pixels that every picture is resized to, where resolution is dynamic; for "
+    "runtimes that want graphs of one shape.",
 )
 @click.option(
     "--layout",
@@ -183,12 +220,15 @@ def _precision_option(
 def export(
     model: str,
     output: Path,
-    pruner: str,
+    pruner: str | None,
     pruner_option: dict[str, str],
     budget: tuple[int, ...],
     fastv_layer: int | None,
     fastv_keep: int | None,
     total_budget: tuple[int, ...],
+    max_pixels: int | None,
+    max_tiles: int | None,
+    fixed_size: tuple[int, int] | None,
     layout: str | None,
     decoder: str,
     vision_precision: tuple[str, ...],
@@ -220,6 +260,7 @@ def export(
         fastv=None if fastv_layer is None or fastv_keep is None else FastV(fastv_layer, fastv_keep),
         total_budgets=total_budget,
         layout=layout,
+        caps=Caps(max_pixels, max_tiles, fixed_size),
         decoder=decoder,
         vision_precisions=vision_precision,
         decoder_precisions=decoder_precision,
@@ -235,7 +276,9 @@ def export(
     )
     pipeline = _pipeline()
     if dry_run:
-        _print(pipeline.prepare(model, output, options).to_dict(), as_json, _describe_plan)
+        plan = pipeline.prepare(model, output, options)
+        _print_warnings(plan)
+        _print(plan.to_dict(), as_json, _describe_plan)
         return
     with _progress() as step:
         report = pipeline.export(model, output, options, step, _print_cost)
@@ -254,8 +297,15 @@ def _pipeline() -> Any:
 
 def _print_cost(plan: Any) -> None:
     """Print to stderr, before any work, what the artifact will take on the device."""
+    _print_warnings(plan)
     with tqdm.external_write_mode():
         click.echo(_describe_cost(plan.to_dict()), err=True)
+
+
+def _print_warnings(plan: Any) -> None:
+    with tqdm.external_write_mode():
+        for warning in plan.warnings:
+            click.echo(f"Warning: {warning}", err=True)
 
 
 @contextmanager

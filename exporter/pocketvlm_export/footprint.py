@@ -85,12 +85,8 @@ def estimate_footprint(
         _layer(prompt, decoder.hidden, decoder.config.intermediate_size, decoder.heads)
         + _FLOAT * decoder.vocab
     )
-    encoding = tiles * _layer(
-        vision.sequence,
-        vision.config.hidden_size,
-        vision.intermediate,
-        vision.config.num_attention_heads,
-    )
+    tower = vision.dimensions
+    encoding = tiles * _layer(vision.sequence, tower.hidden, tower.intermediate, tower.heads)
     return Footprint(sum(file.resident for file in files), cache, max(prefill, encoding))
 
 

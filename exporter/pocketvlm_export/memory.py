@@ -35,8 +35,8 @@ def estimate_peak(spec: VLMSpec, vision: int, embed: int, decoder: int) -> int:
         vision, embed, decoder: float32 bytes of tower with projector, of the embedding, of the
             decoder with its head.
     """
-    config, tokens = spec.vision.config, spec.vision.sequence
-    maps = 4 * config.num_hidden_layers * config.num_attention_heads * tokens**2
+    tower, tokens = spec.vision.dimensions, spec.vision.sequence
+    maps = 4 * tower.layers * tower.heads * tokens**2
     return _BASELINE + max(vision + int(_MAPS * maps), decoder + embed + embed // 2)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.errors import RequestError
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.precisions import PRECISIONS, names_for
 from pocketvlm_targets import DECODERS, FORMATS
@@ -19,13 +20,14 @@ class ExportOptions:
     """What to export; the first value of each list is the artifact's default.
 
     Attributes:
-        pruner: name of a method in `pocketvlm_export.pruning`.
+        pruner: name of a method in `pocketvlm_export.pruning`; None for the family's default.
         pruner_options: the method's own options, as text.
         budgets: visual tokens kept per picture or per tile, a graph each; empty for the method's
             default.
         total_budgets: instead, visual tokens of a whole picture at most, where it is cut into the
             most tiles.
         layout: how pictures become tiles, one of the family's names for it; None for its default.
+        caps: how large pictures may be.
         fastv: visual tokens that the decoder drops between two of its layers; None for none.
         decoder: a key of `pocketvlm_targets.DECODERS`.
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its
@@ -43,11 +45,12 @@ class ExportOptions:
         keep_failed: where an artifact that failed the parity gate is kept for inspection.
     """
 
-    pruner: str = "fastervlm"
+    pruner: str | None = None
     pruner_options: Mapping[str, str] = field(default_factory=dict)
     budgets: tuple[int, ...] = ()
     total_budgets: tuple[int, ...] = ()
     layout: str | None = None
+    caps: Caps = field(default_factory=Caps)
     fastv: FastV | None = None
     decoder: str = "onnx"
     vision_precisions: tuple[str, ...] = ("fp32",)

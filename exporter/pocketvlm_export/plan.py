@@ -153,6 +153,11 @@ class ExportPlan:
         vision = {budget: each(files) for budget, files in self.vision.items()}
         return replace(self, vision=vision, embed=each(self.embed), decoder=each(self.decoder))
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever exports should know, a sentence each."""
+        return tuple(self.spec.family.warnings(self.spec, self.pruner.name))
+
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--dry-run --json`` prints."""
         kept = {file: size for file, size in self.sizes().items() if file not in self.extra}
@@ -167,6 +172,8 @@ class ExportPlan:
             "memory_bytes": self.memory_bytes,
             "context": self.context,
             "device_memory_bytes": self.footprint().total,
+            "caps": self.spec.caps.given,
+            "warnings": list(self.warnings),
         }
 
     @staticmethod
@@ -181,11 +188,14 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         PocketVLMError: a method, budget, layout, context or engine that this checkpoint cannot
             serve, or more memory than was allowed.
     """
-    pruner = make_pruner(options.pruner, options.pruner_options)
-    _check_pruner(pruner, checkpoint.spec)
-    layout = pick_layout(checkpoint.spec, options.layout, prunes=pruner.prunes)
-    checkpoint = replace(checkpoint, spec=checkpoint.spec.under(layout))
-    spec = checkpoint.spec
+    spec = checkpoint.family.capped(checkpoint.spec, options.caps)
+    pruner = make_pruner(
+        options.pruner or checkpoint.family.default_pruner(spec), options.pruner_options
+    )
+    _check_pruner(pruner, spec)
+    layout = pick_layout(spec, options.layout, prunes=pruner.prunes)
+    spec = spec.under(layout)
+    checkpoint = replace(checkpoint, spec=spec)
     requested = options.budgets or budgets_within(spec, layout, options.total_budgets)
     tokens = spec.vision.tokens
     budgets = check_budgets(requested, tokens, pruner.default_budget(tokens))

@@ -5,12 +5,14 @@ states what it is, why the public API does not do, and the versions that it was 
 counts as private here: names with an underscore, modules that a library's documentation does not
 list, arguments that it calls internal, and functions that it calls experimental.
 
-Tried with torch 2.13, transformers 5.23, onnxruntime 1.31, onnxscript 0.7, huggingface_hub 2.4 and
-optimum 2.3, unless an entry says otherwise. Everything that is slow to import is imported inside
+Tried with torch 2.13, transformers 5.23, onnxruntime 1.31, onnxscript 0.7 and huggingface_hub 2.4,
+unless an entry says otherwise. Everything that is slow to import is imported inside
 the function that needs it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,21 +25,11 @@ from huggingface_hub.errors import HTTPError as HubTransportError
 from huggingface_hub.errors import StrictDataclassError as ConfigurationError
 from torch import nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
-from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
-from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
-from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
-from transformers.models.video_llava.modeling_video_llava import VideoLlavaMultiModalProjector
 
 __all__ = [
     "TRACER_LOGGER",
     "ConfigurationError",
     "HubTransportError",
-    "Idefics3Connector",
-    "LlavaMultiModalProjector",
-    "LlavaNextMultiModalProjector",
-    "SmolVLMConnector",
-    "VideoLlavaMultiModalProjector",
     "assume",
     "cache_of",
     "cached_layers",
@@ -47,10 +39,12 @@ __all__ = [
     "fuse_skip_norms",
     "image_prompt",
     "int8_range",
-    "normalized_config",
+    "model_class",
     "pack_image_features",
     "quantize_4bit",
     "quantize_int8",
+    "recorded_attention",
+    "recording_attention",
     "rope_frequencies",
     "run_decoder_layer",
     "tile_grid",
@@ -59,9 +53,6 @@ __all__ = [
 
 # Where the imports above come from, and why:
 #
-# - The projectors and connectors are documented nowhere: transformers exports whole models only,
-#   and building a whole model to use a projector would take the memory of all of it. Each takes the
-#   model's configuration and maps (B, N, vision hidden) to (B, N', decoder hidden).
 # - ``HubTransportError`` is the HTTP client's base class of timeouts and broken transfers. The
 #   client changed from requests to httpx to httpx2; huggingface_hub.errors always has its class.
 # - ``ConfigurationError`` is what transformers' strict configurations raise; its own modules do not
@@ -69,6 +60,16 @@ __all__ = [
 
 TRACER_LOGGER = "torch.onnx._internal.exporter._registration"
 """Logger that warns of each torchvision operator that is not installed, at every export."""
+
+
+def model_class(family: str, name: str) -> Any:
+    """Return a class or function of the module of a model in transformers, as in ``("llava",
+    "LlavaMultiModalProjector")``.
+
+    Projectors and their like are documented nowhere: transformers exports whole models only, and
+    building a whole model to use a projector would take the memory of all of it.
+    """
+    return getattr(import_module(f"transformers.models.{family}.modeling_{family}"), name)
 
 
 def assume(condition: Any) -> None:
@@ -147,6 +148,65 @@ def fill(
     return model, info
 
 
+_RECORDED = "pocketvlm_recorded"
+# The layers whose maps are recorded now, each with the first that is; none outside of
+# `recorded_attention`.
+_recordings: list[tuple[dict[int, list[torch.Tensor]], int | None]] = []
+
+
+def recording_attention() -> str:
+    """Return the name of an attention implementation of transformers that `recorded_attention`
+    records, for loading a model with.
+
+    It works for every family: all of transformers' models call a registered function for attention,
+    while only some return maps. It computes as their eager attention does.
+    """
+    import transformers
+    from transformers.masking_utils import eager_mask
+
+    transformers.AttentionInterface.register(_RECORDED, _attend)
+    transformers.AttentionMaskInterface.register(_RECORDED, eager_mask)
+    return _RECORDED
+
+
+@contextmanager
+def recorded_attention(first: int | None) -> Iterator[Mapping[int, Sequence[torch.Tensor]]]:
+    """Record the attention of a model loaded with `recording_attention`, for one run of it.
+
+    Gives the softmaxed maps of each layer that has run, in that order: float32 (heads, queries,
+    keys) of the only row of the batch, more than one where a layer computes windows one by one.
+    Layers before number ``first`` leave theirs empty, all of them where it is None: maps are large.
+    The keys mean nothing.
+    """
+    layers: dict[int, list[torch.Tensor]] = {}
+    _recordings.append((layers, first))
+    try:
+        yield layers
+    finally:
+        _recordings.pop()
+
+
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    products = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        products = products + attention_mask
+    maps = products.softmax(dim=-1, dtype=torch.float32)
+    for layers, first in _recordings[-1:]:
+        recorded = layers.setdefault(id(module), [])
+        if first is not None and len(layers) > first:
+            recorded.append(maps[0])
+    return torch.matmul(maps.to(value.dtype), value).transpose(1, 2).contiguous(), None
+
+
 def rope_frequencies(config: PretrainedConfig, kind: str) -> tuple[torch.Tensor, float]:
     """Return the rotary frequencies of a configuration, float32 (head_dim / 2,), and the factor
     that cosines and sines are multiplied by.
@@ -159,17 +219,6 @@ def rope_frequencies(config: PretrainedConfig, kind: str) -> tuple[torch.Tensor,
     return frequencies, float(factor)
 
 
-def normalized_config(config: PretrainedConfig) -> Any:
-    """Return a text model's configuration under the names that most have: ``num_layers``,
-    ``num_attention_heads``, ``hidden_size``, ``vocab_size``.
-
-    Optimum keeps this for its own exporters and documents none of it.
-    """
-    from optimum.utils import NormalizedConfigManager
-
-    return NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
-
-
 def pack_image_features(
     config: PretrainedConfig, tiles: torch.Tensor, size: tuple[int, int], newline: torch.Tensor
 ) -> torch.Tensor:
@@ -179,9 +228,8 @@ def pack_image_features(
     belongs to a model with all its weights, of which it reads the configuration alone: an object
     with nothing else takes the model's place.
     """
-    from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
-
-    (features,), _ = LlavaNextModel.pack_image_features(
+    model = model_class("llava_next", "LlavaNextModel")
+    (features,), _ = model.pack_image_features(
         SimpleNamespace(config=config), [tiles], [size], "default", image_newline=newline
     )
     packed: torch.Tensor = features
@@ -193,9 +241,8 @@ def tile_grid(
 ) -> tuple[int, int]:
     """Return the rows and columns of tiles, ``edge`` pixels each, that LLaVA-NeXT cuts a picture
     of ``size`` (height, width) into; a helper of transformers' model."""
-    from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
-
-    rows, columns = get_anyres_image_grid_shape(size, pinpoints, edge)
+    shape = model_class("llava_next", "get_anyres_image_grid_shape")
+    rows, columns = shape(size, pinpoints, edge)
     return int(rows), int(columns)
 
 

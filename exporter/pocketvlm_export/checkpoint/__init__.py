@@ -4,7 +4,11 @@ recorded."""
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.checkpoint.headers import fetch_weights, read_headers
 from pocketvlm_export.checkpoint.identify import read_config
-from pocketvlm_export.checkpoint.processor import image_processor, load_tokenizer
+from pocketvlm_export.checkpoint.processor import (
+    image_processor,
+    load_image_processor,
+    load_tokenizer,
+)
 from pocketvlm_export.checkpoint.source import Source, locate
 from pocketvlm_export.checkpoint.weights import Weights
 
@@ -13,6 +17,7 @@ __all__ = [
     "Weights",
     "fetch_weights",
     "image_processor",
+    "load_image_processor",
     "load_tokenizer",
     "locate",
     "read_config",

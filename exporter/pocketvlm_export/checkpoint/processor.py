@@ -30,6 +30,25 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
         ) from error
 
 
+def load_image_processor(folder: Path) -> Any:
+    """The image processor as transformers builds it from ``folder``, its Pillow backend, without
+    running any code of the folder.
+
+    Raises:
+        PocketVLMError: its files cannot be read.
+    """
+    try:
+        with quiet_transformers():
+            return transformers.AutoImageProcessor.from_pretrained(
+                folder, backend="pil", trust_remote_code=False, local_files_only=True
+            )
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as error:
+        raise CheckpointError(
+            f"the image processor in {folder} cannot be built ({first_line(error)})",
+            advice="correct preprocessor_config.json",
+        ) from error
+
+
 def image_processor(source: Path) -> dict[str, Any]:
     """Return the image processor's configuration; transformers 5 nests it inside
     processor_config.json."""

@@ -1,33 +1,59 @@
-"""Knows what the exporter must learn about a VLM family, whatever the family."""
+"""Knows what the exporter must learn about a VLM family, whatever the family, and what most of them
+have in common."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.layouts import Medium
+from pocketvlm_export.assembly import assign, fill, with_changes
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint.weights import Weights
-from pocketvlm_export.families.spec import VLMSpec
+from pocketvlm_export.spec import LayoutSpec, ReferenceFeatures, VLMSpec
+from pocketvlm_export.text_models import load_embedding, load_text_model
+from pocketvlm_export.towers import TOWERS
 
 
-class Family(Protocol):
+class Family:
     """One VLM family: how its configuration reads, how its weights are named, how its parts are
-    built.
+    built, what its processor is called, and what transformers makes of a picture.
 
-    Every ``load_*`` returns a float32 module in eval mode and reads no weights but its own.
-    ``processor`` is the name of transformers' class, ``medium`` what its checkpoints read.
+    Every ``load_*`` returns a float32 module in eval mode and reads no weights but its own. What is
+    called ``reference_*`` is for the parity gate and runs transformers' own code.
+
+    Attributes:
+        model_type: of its configuration.
+        processor: the name of transformers' processor class.
+        medium: what its checkpoints read.
+        rules: patterns of stored weights' names with what takes their place, so that a name begins
+            with ``vision_tower.``, ``projector.`` or ``decoder.``; the first match decides.
+            Published files, transformers 4 and transformers 5 name the same weights differently.
+        projector: transformers' class, made of the whole configuration.
+        caps: the names of those fields of `Caps` that it takes.
     """
 
-    model_type: str
-    processor: str
-    medium: Medium
+    model_type: ClassVar[str]
+    processor: ClassVar[str]
+    medium: ClassVar[Medium] = "image"
+    rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]]
+    projector: ClassVar[type[nn.Module]]
+    caps: ClassVar[frozenset[str]] = frozenset()
+
+    # What it is.
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """Check a configuration and return its dimensions; raises `CheckpointError` for what is not
         supported."""
+        raise NotImplementedError
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """Return ``spec`` with what only the tokenizer's and the image processor's files in
@@ -35,18 +61,59 @@ class Family(Protocol):
 
         Most families have nothing to add. Raises `CheckpointError` for what is not supported.
         """
+        return spec
+
+    def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
+        """Return ``spec`` for pictures no larger than ``caps`` allow; raises `RequestError` for a
+        cap that the family does not have, or a value that it cannot follow."""
+        for name, value in caps.given.items():
+            if name not in self.caps:
+                others = ", ".join(f"--{other.replace('_', '-')}" for other in sorted(self.caps))
+                raise RequestError(
+                    f"--{name.replace('_', '-')} {value} does not apply to {self.model_type} "
+                    "checkpoints",
+                    advice=f"give {others}" if others else "leave it out: pictures are of one size",
+                    setting=name,
+                )
+        return spec
+
+    def default_pruner(self, spec: VLMSpec) -> str:
+        """The name of the method that prunes where none is asked for."""
+        return "fastervlm" if spec.vision.has_cls else "divprune"
+
+    def warnings(self, spec: VLMSpec, pruner: str) -> Sequence[str]:
+        """What whoever exports with the method called ``pruner`` should know, a sentence each."""
+        return ()
+
+    # Its weights.
 
     def canonical(self, stored: str) -> str | None:
-        """Return the component-wise name of a stored weight: ``vision_tower.``, ``projector.``,
-        ``decoder.`` + rest."""
+        """Return the component-wise name of a stored weight, see ``rules``; None for one that is
+        not read."""
+        for pattern, component in self.rules:
+            name, count = pattern.subn(component, stored)
+            if count:
+                return name
+        return None
 
     def load_tower(
         self, weights: Weights, spec: VLMSpec, *, layers: int, attention: str
     ) -> PreTrainedModel:
         """Return the vision tower cut after ``layers`` encoder layers."""
+        tower = TOWERS[spec.vision.config.model_type]
+        depth = spec.vision.dimensions.layers
+        above = (f"{tower.layers_prefix}{i}." for i in range(layers, depth))
+        unused = "|".join(re.escape(name) for name in (*above, *tower.unread))
+        state = weights.component("vision_tower.", without=unused or "(?!)")
+        config = with_changes(spec.vision.config, **{tower.depth_name: layers})
+        return fill(tower.model, config, state, attention)
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """Return the projector: (..., features) -> (..., decoder hidden)."""
+        with torch.device("meta"):
+            projector = self.projector(spec.config)
+        assign(projector, weights.component("projector."), "projector")
+        return projector.eval()
 
     def load_connector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """Return transformers' own module from the features of all patches to those of all tokens,
@@ -54,14 +121,82 @@ class Family(Protocol):
 
         Where each patch is a token it is the projector: (B, patches, C) -> (B, N, decoder hidden).
         """
+        return self.load_projector(weights, spec)
 
     def load_constants(self, weights: Weights, spec: VLMSpec) -> Mapping[str, torch.Tensor]:
         """Return what its layouts read beside features, by name, (decoder hidden,) each; none for
         most families."""
+        return {}
 
-    def load_decoder(self, weights: Weights, spec: VLMSpec, *, attention: str) -> PreTrainedModel:
+    def load_decoder(self, weights: Weights, spec: VLMSpec, *, attention: str) -> nn.Module:
         """Return the causal language model without its input embedding: it is fed
         ``inputs_embeds``."""
+        return load_text_model(weights, spec.decoder, attention=attention)
 
     def load_embedding(self, weights: Weights, spec: VLMSpec) -> nn.Embedding:
         """Return the input embedding, (vocab, hidden)."""
+        return load_embedding(weights, spec.decoder)
+
+    # The configuration files of its artifacts.
+
+    def model_config(self, stated: Mapping[str, Any], spec: VLMSpec) -> dict[str, Any]:
+        """Return config.json as the artifact has it, of the checkpoint's."""
+        return dict(stated)
+
+    def processor_config(
+        self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec, budget: int
+    ) -> dict[str, Any]:
+        """Return processor_config.json as the artifact has it, of the checkpoint's and the default
+        budget.
+
+        Most processors have no words for a number of tokens that is not the model's own.
+        """
+        return {"processor_class": self.processor, **stated}
+
+    def image_processor_config(
+        self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
+    ) -> dict[str, Any]:
+        """Return preprocessor_config.json as the artifact has it, its caps in it.
+
+        transformers.js takes the kind of processor from this file, Hugging Face from the other.
+        """
+        return {**stated, "processor_class": self.processor}
+
+    # transformers' side of the parity gate.
+
+    def reference_pixels(
+        self, processor: Any, images: Sequence[Image.Image], layout: LayoutSpec
+    ) -> npt.NDArray[np.float32]:
+        """Return what transformers' image processor makes of one picture, or of the frames of a
+        clip: float32 (tiles, 3, height, width)."""
+        pixels = np.asarray(processor(images=list(images), return_tensors="np")["pixel_values"])
+        reshaped: npt.NDArray[np.float32] = pixels.reshape(-1, *pixels.shape[-3:])
+        return reshaped
+
+    def reference_features(
+        self, tower: Any, connector: Any, spec: VLMSpec, pixel_values: torch.Tensor
+    ) -> ReferenceFeatures:
+        """Run transformers' tower and connector on one tile, (1, 3, height, width)."""
+        before = int(spec.vision.has_cls)
+        features = tower(pixel_values).last_hidden_state[:, before:]
+        return ReferenceFeatures(features[0], connector(features)[0])
+
+    def reference_positions(
+        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grid: tuple[int, int]
+    ) -> npt.NDArray[np.int64] | None:
+        """Return the positions of a prompt about one unpruned picture, whose ids are (n,) and whose
+        tokens are a grid of (rows, columns): int64 (axes, n). None where they are 0, 1, 2, ..."""
+        return None
+
+
+def feature_layers(listed: int | Sequence[int], depth: int) -> tuple[int, ...]:
+    """Return the hidden states that ``vision_feature_layer`` lists, counted from the front, of a
+    tower with ``depth`` layers; raises `CheckpointError` for one that there is not."""
+    indices = [listed] if isinstance(listed, int) else list(listed)
+    layers = tuple(index if index >= 0 else depth + 1 + index for index in indices)
+    if not layers or not all(1 <= index <= depth for index in layers):
+        raise CheckpointError(
+            f"vision_feature_layer {listed} names no layer of a tower with {depth}",
+            expected=f"-{depth}..-1 or 1..{depth}",
+        )
+    return layers

@@ -3,36 +3,54 @@ end in newlines."""
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from pocketvlm.errors import RequestError
 from pocketvlm_export import upstream
+from pocketvlm_export.assembly import check_shape, with_changes
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint.weights import Weights
-from pocketvlm_export.families.llava import Llava, check_shape
-from pocketvlm_export.families.spec import LayoutSpec, VLMSpec
+from pocketvlm_export.families.llava import Llava
+from pocketvlm_export.spec import NEWLINE, LayoutSpec, VLMSpec
 
 _NEWLINE = "image_newline"
+_PINPOINTS = "image_grid_pinpoints"
 
 
 class LlavaNext(Llava):
-    """The `Family` of LLaVA 1.6 and its like."""
+    """LLaVA 1.6 and its like."""
 
-    model_type = "llava_next"
-    processor = "LlavaNextProcessor"
-    projector: type[nn.Module] = upstream.LlavaNextMultiModalProjector
+    model_type: ClassVar[str] = "llava_next"
+    processor: ClassVar[str] = "LlavaNextProcessor"
+    projector: ClassVar[type[nn.Module]] = upstream.model_class(
+        "llava_next", "LlavaNextMultiModalProjector"
+    )
+    caps: ClassVar[frozenset[str]] = frozenset({"max_tiles"})
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
-        pinpoints = [list(size) for size in config.image_grid_pinpoints]
-        layouts = {
-            "fastervlm": LayoutSpec(
-                {"name": "anyres-fastervlm", "pinpoints": pinpoints}, exact=False
-            ),
-            "hf": LayoutSpec({"name": "anyres-hf", "pinpoints": pinpoints}, constants=(_NEWLINE,)),
-        }
-        return replace(super().parse(config), layouts=layouts)
+        return _with_pinpoints(super().parse(config), config.image_grid_pinpoints)
+
+    def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
+        """Leave out the grids of more tiles; the whole picture's tile is not counted."""
+        spec = super().capped(spec, caps)
+        if caps.max_tiles is None:
+            return spec
+        edge = spec.vision.config.image_size
+        listed = spec.config.image_grid_pinpoints
+        within = [size for size in listed if _parts(size, edge) <= caps.max_tiles]
+        if not within:
+            least = min(_parts(size, edge) for size in listed)
+            raise RequestError(
+                f"--max-tiles {caps.max_tiles} leaves no way to cut a picture",
+                expected=f"at least {least}, the fewest that {_PINPOINTS} has",
+                setting="max_tiles",
+            )
+        return replace(_with_pinpoints(spec, within), caps=caps)
 
     def canonical(self, stored: str) -> str | None:
         """See `Family.canonical`."""
@@ -43,3 +61,57 @@ class LlavaNext(Llava):
         newline = weights.tensor(_NEWLINE)
         check_shape(_NEWLINE, newline, (spec.decoder.hidden,))
         return {_NEWLINE: newline}
+
+    def model_config(self, stated: Mapping[str, Any], spec: VLMSpec) -> dict[str, Any]:
+        """Return it with the grids that are left."""
+        return {**stated, **_pinpoints(spec)}
+
+    def image_processor_config(
+        self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
+    ) -> dict[str, Any]:
+        """Return it with the grids that are left."""
+        return {**super().image_processor_config(stated, spec, layout), **_pinpoints(spec)}
+
+
+def _parts(size: Any, edge: int) -> int:
+    return int(size[0] // edge) * int(size[1] // edge)
+
+
+def _pinpoints(spec: VLMSpec) -> dict[str, Any]:
+    """Nothing without a cap: what the checkpoint's files say stays as it is."""
+    if spec.caps.max_tiles is None:
+        return {}
+    return {_PINPOINTS: [list(size) for size in spec.config.image_grid_pinpoints]}
+
+
+def _with_pinpoints(spec: VLMSpec, listed: Any) -> VLMSpec:
+    """Return ``spec`` with pictures cut by the listed sizes, (height, width) in pixels."""
+    pinpoints = [list(size) for size in listed]
+    layouts = {
+        "fastervlm": LayoutSpec(
+            {"name": "anyres-fastervlm", "pinpoints": pinpoints}, exact=False, order=_stitched
+        ),
+        "hf": LayoutSpec(
+            {"name": "anyres-hf", "pinpoints": pinpoints}, constants=(_NEWLINE,), order=_packed
+        ),
+    }
+    config = with_changes(spec.config, **{_PINPOINTS: pinpoints})
+    return replace(spec, config=config, layouts=layouts)
+
+
+def _packed(config: Any, tiles: int, tokens: int, size: tuple[int, int]) -> list[int]:
+    """As transformers packs features, done to the numbers of tokens instead."""
+    numbers = torch.arange(tiles * tokens, dtype=torch.float32).reshape(tiles, tokens, 1)
+    packed = upstream.pack_image_features(config, numbers, size, torch.tensor([float(NEWLINE)]))
+    return [int(number) for number in packed[:, 0]]
+
+
+def _stitched(config: Any, tiles: int, tokens: int, size: tuple[int, int]) -> list[int]:
+    """As FasterVLM's code: the whole picture, then the map of all parts, without unpadding or
+    newlines."""
+    vision = config.vision_config
+    rows, columns = upstream.tile_grid(size, config.image_grid_pinpoints, vision.image_size)
+    side = vision.image_size // vision.patch_size
+    whole, *parts = torch.arange(tiles * tokens).reshape(tiles, tokens)
+    stitched = torch.stack(parts).view(rows, columns, side, side).permute(0, 2, 1, 3)
+    return [*whole.tolist(), *stitched.flatten().tolist()]

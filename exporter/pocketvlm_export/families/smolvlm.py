@@ -3,9 +3,8 @@ token, a Llama decoder.
 
 Checkpoints of the first SmolVLM call themselves ``idefics3``. What to know when they are pruned:
 
-- SigLIP has no [CLS] token, so methods that rank patches by what [CLS] attends to (``fastervlm``,
-  the default, and ``vtc-cls``) are refused: give ``--pruner received-attention``, ``divprune``,
-  ``gprune``, ``uniform`` or ``random``.
+- SigLIP has no [CLS] token, so methods that rank patches by what [CLS] attends to (``fastervlm``
+  and ``vtc-cls``) are refused; ``divprune`` is the default.
 - Methods rank tokens after the pixel shuffle, which makes one of each square of ``scale_factor`` x
   ``scale_factor`` patches: a budget counts those (64 a tile in SmolVLM-256M), and a token's score
   is the mean over its patches.
@@ -14,24 +13,31 @@ Checkpoints of the first SmolVLM call themselves ``idefics3``. What to know when
   decides how many tiles there are, and ``do_image_splitting: false`` makes it one.
 """
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import transformers
+from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm.layouts import LayoutConfig, make_layout
+from pocketvlm.layouts import LayoutConfig, TileGrid, make_layout
 from pocketvlm.layouts.idefics3 import geometry_of
 from pocketvlm_export import upstream
+from pocketvlm_export.assembly import with_changes
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint import image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
-from pocketvlm_export.families.llava import Llava, decoder_spec, with_changes
-from pocketvlm_export.families.spec import LayoutSpec, VisionSpec, VLMSpec
+from pocketvlm_export.families.base import Family
+from pocketvlm_export.spec import LayoutSpec, VisionSpec, VLMSpec
+from pocketvlm_export.text_models import decoder_spec
 
 _RULES = [
     (re.compile(r"^(model\.)?vision_model\."), "vision_tower."),
@@ -43,14 +49,15 @@ _AROUND, _WHOLE = "<fake_token_around_image>", "<global-img>"
 _MOST_ROWS = 10  # of parts, and columns; the runtime cuts into no more
 
 
-class SmolVLM(Llava):
-    """The `Family` of SmolVLM2."""
+class SmolVLM(Family):
+    """SmolVLM2."""
 
-    model_type = "smolvlm"
-    processor = "SmolVLMProcessor"
-    tower = "smolvlm_vision"
-    projector: type[nn.Module] = upstream.SmolVLMConnector
-    rules: Sequence[tuple[re.Pattern[str], str]] = _RULES
+    model_type: ClassVar[str] = "smolvlm"
+    processor: ClassVar[str] = "SmolVLMProcessor"
+    tower: ClassVar[str] = "smolvlm_vision"
+    projector: ClassVar[type[nn.Module]] = upstream.model_class("smolvlm", "SmolVLMConnector")
+    rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]] = _RULES
+    caps: ClassVar[frozenset[str]] = frozenset({"max_tiles"})
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
@@ -65,7 +72,7 @@ class SmolVLM(Llava):
         if spec.vision.image_size != (edge, edge):
             raise CheckpointError(
                 f"the image processor in {folder} cuts tiles of {edge} pixels",
-                expected=f"{spec.vision.image_size[0]}, which the vision tower is made for",
+                expected=f"{spec.vision.tile_size[0]}, which the vision tower is made for",
                 advice="set max_image_size to that, or give the processor of this model",
             )
         tokenizer = load_tokenizer(folder)
@@ -75,15 +82,33 @@ class SmolVLM(Llava):
             "splits": splits,
             **_names(tokenizer, spec, folder),
         }
-        largest = make_layout(
-            LayoutConfig(spec.vision.image_size, spec.vision.tokens, spec.image_token_id, stated)
-        )
-        grids = [grid for grid in largest.grids() if grid.whole is not None]
-        rows, columns = (
-            max((getattr(grid, name) for grid in grids), default=0) for name in ("rows", "columns")
-        )
-        stated["parts"] = [row[:columns] for row in stated["parts"][:rows]]
-        return replace(spec, layouts={"hf": LayoutSpec(stated)})
+        return _with_grids(spec, stated)
+
+    def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
+        """Make pictures so small that they are cut into no more parts; the whole picture's tile is
+        not counted."""
+        spec = super().capped(spec, caps)
+        if caps.max_tiles is None:
+            return spec
+        stated = dict(next(iter(spec.layouts.values())).stated)
+        longest = math.isqrt(caps.max_tiles) * spec.vision.config.image_size
+        stated["longest_edge"] = min(stated["longest_edge"], longest)
+        return replace(_with_grids(spec, stated), caps=caps)
+
+    def image_processor_config(
+        self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
+    ) -> dict[str, Any]:
+        """Return it with the size that the layout makes pictures of."""
+        config = super().image_processor_config(stated, spec, layout)
+        if spec.caps.max_tiles is None:
+            return config
+        return {**config, "size": {"longest_edge": layout.stated["longest_edge"]}}
+
+    def reference_pixels(
+        self, processor: Any, images: Sequence[Image.Image], layout: LayoutSpec
+    ) -> npt.NDArray[np.float32]:
+        """See `Family.reference_pixels`: lists of pictures are read as one prompt's."""
+        return super().reference_pixels(processor, [list(images)], layout)  # type: ignore[list-item]
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """The connector without its pixel shuffle: it reads the patches of a token side by side
@@ -118,12 +143,12 @@ class SmolVLM(Llava):
 
 
 class Idefics3(SmolVLM):
-    """The `Family` of Idefics3 and the first SmolVLM."""
+    """Idefics3 and the first SmolVLM."""
 
-    model_type = "idefics3"
-    processor = "Idefics3Processor"
-    tower = "idefics3_vision"
-    projector: type[nn.Module] = upstream.Idefics3Connector
+    model_type: ClassVar[str] = "idefics3"
+    processor: ClassVar[str] = "Idefics3Processor"
+    tower: ClassVar[str] = "idefics3_vision"
+    projector: ClassVar[type[nn.Module]] = upstream.model_class("idefics3", "Idefics3Connector")
 
 
 def _names(
@@ -164,3 +189,22 @@ def _names(
         [between(f"{_AROUND}<row_{row}_col_{column}>")[1:] for column in numbers] for row in numbers
     ]
     return {"marks": marks, "parts": parts}
+
+
+def _with_grids(spec: VLMSpec, stated: dict[str, Any]) -> VLMSpec:
+    """Return ``spec`` with the layout that is stated, the names of parts that no picture has left
+    out."""
+    config = LayoutConfig(spec.vision.image_size, spec.vision.tokens, spec.image_token_id, stated)
+    grids = [grid for grid in make_layout(config).grids() if grid.whole is not None]
+    rows, columns = (
+        max((getattr(grid, name) for grid in grids), default=0) for name in ("rows", "columns")
+    )
+    parts = [row[:columns] for row in stated["parts"][:rows]]
+    layout = LayoutSpec({**stated, "parts": parts}, text=_marked_tiles)
+    return replace(spec, layouts={"hf": layout})
+
+
+def _marked_tiles(image_token: str, grid: TileGrid) -> str:
+    """As SmolVLM's processor names each tile."""
+    rows, columns = (grid.rows, grid.columns) if grid.tiles > 1 else (0, 0)
+    return upstream.image_prompt(rows, columns, 1, _AROUND, image_token, _WHOLE)

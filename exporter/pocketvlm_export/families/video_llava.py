@@ -6,15 +6,21 @@ still pictures are refused, which would take a second tower in every artifact.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig
 
 from pocketvlm.layouts import Medium
 from pocketvlm_export import upstream
 from pocketvlm_export.families.llava import Llava
-from pocketvlm_export.families.spec import LayoutSpec, VLMSpec
+from pocketvlm_export.spec import LayoutSpec, VLMSpec
 
 _FRAMES = 8  # as it was trained; its configuration does not state it
 _IMAGE_TOWER = re.compile(r"(model\.)?image_tower\.")
@@ -22,18 +28,26 @@ _VIDEO_TOWER = re.compile(r"^(model\.)?video_tower\.")
 
 
 class VideoLlava(Llava):
-    """The `Family` of LanguageBind/Video-LLaVA-7B-hf and its like."""
+    """LanguageBind/Video-LLaVA-7B-hf and its like."""
 
-    model_type = "video_llava"
-    processor = "VideoLlavaProcessor"
-    medium: Medium = "video"
-    projector: type[nn.Module] = upstream.VideoLlavaMultiModalProjector
+    model_type: ClassVar[str] = "video_llava"
+    processor: ClassVar[str] = "VideoLlavaProcessor"
+    medium: ClassVar[Medium] = "video"
+    projector: ClassVar[type[nn.Module]] = upstream.model_class(
+        "video_llava", "VideoLlavaMultiModalProjector"
+    )
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
         layouts = {
-            "fastervlm": LayoutSpec({"name": "frames", "frames": _FRAMES}, exact=False),
-            "hf": LayoutSpec({"name": "frames", "frames": _FRAMES, "cls": True}, with_cls=True),
+            "fastervlm": LayoutSpec(
+                {"name": "frames", "frames": _FRAMES}, exact=False, order=_frame_after_frame
+            ),
+            "hf": LayoutSpec(
+                {"name": "frames", "frames": _FRAMES, "cls": True},
+                with_cls=True,
+                order=_frame_after_frame,
+            ),
         }
         return replace(
             super().parse(config), image_token_id=int(config.video_token_id), layouts=layouts
@@ -44,3 +58,18 @@ class VideoLlava(Llava):
         if _IMAGE_TOWER.match(stored):
             return None
         return super().canonical(_VIDEO_TOWER.sub("vision_tower.", stored))
+
+    def reference_pixels(
+        self, processor: Any, images: Sequence[Image.Image], layout: LayoutSpec
+    ) -> npt.NDArray[np.float32]:
+        """See `Family.reference_pixels`: its processor takes frames under another name."""
+        frames = [np.asarray(image) for image in images]
+        pixels = processor(images=None, videos=[frames], return_tensors="np")["pixel_values_videos"]
+        return np.asarray(pixels)[0]
+
+
+def _frame_after_frame(config: Any, tiles: int, tokens: int, size: tuple[int, int]) -> list[int]:
+    """As `VideoLlavaModel.get_placeholder_mask` flattens frames and tokens into one axis."""
+    numbers = torch.arange(tiles * tokens).reshape(tiles, tokens)
+    flattened: list[int] = numbers.flatten(0, 1).tolist()
+    return flattened

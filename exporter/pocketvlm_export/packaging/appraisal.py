@@ -38,14 +38,18 @@ def check_device_settings(plan: ExportPlan) -> None:
 
 def _check_pictures(plan: ExportPlan) -> None:
     source, size = plan.checkpoint.source.folder, plan.spec.vision.image_size
-    config = image_processor(source)
+    config = plan.spec.family.image_processor_config(
+        image_processor(source), plan.spec, plan.layout
+    )
     with _advising(source, "the image processor"):
         layout = make_layout(setting(plan.spec, plan.layout), config)
-    for shape in _SHAPES:  # without a crop the size may depend on the picture
+    for shape in (
+        _SHAPES if size is not None else ()
+    ):  # without a crop the size may depend on the picture
         picture = Image.new("RGB", shape)
         tiles = layout.views([picture] if layout.medium == "video" else picture)
         height, width = tiles.shape[1:3]
-        if (height, width) != size:
+        if size is not None and (height, width) != size:
             raise CheckpointError(
                 f"the image processor of {source} makes {width}x{height} pixels of a picture of "
                 f"{shape[0]}x{shape[1]}",

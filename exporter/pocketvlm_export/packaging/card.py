@@ -81,7 +81,7 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
         tokens=tokens,
         version=pocketvlm.__version__,
         pruning=_pruning(plan, budget) + _fastv(plan),
-        tiles="" if plan.layout.one_tile else _tiles(plan, budget, medium),
+        tiles="" if plan.layout.stock_clients else _tiles(plan, budget, medium),
         option=option,
         argument=argument,
         question=question,

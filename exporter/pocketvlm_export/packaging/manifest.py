@@ -14,10 +14,10 @@ from pocketvlm.artifact.integrity import sha256_of
 from pocketvlm.artifact.manifest import DecoderSpec, Parity, Pruning, Source, Tower, Vision
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.checkpoint import read_json
-from pocketvlm_export.families.spec import VisionSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.packaging.card import source_license
 from pocketvlm_export.plan import ExportPlan
+from pocketvlm_export.spec import VisionSpec
 
 _TOOLS = ("pocketvlm", "torch", "transformers", "onnx", "onnxscript")
 _GGUF_TOOLS = ("gguf", "llama-cpp-python")
@@ -77,6 +77,7 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             layout=plan.layout.stated,
             constants=plan.layout.constants,
             totals={str(budget): by_grid for budget, by_grid in plan.totals().items()},
+            caps=spec.caps.given,
         ),
         decoder=DecoderSpec(
             engines=plan.options.engines,
@@ -90,6 +91,7 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             },
             gguf=_present(plan.gguf, present),
             fastv=plan.options.fastv,
+            positions=spec.decoder.positions,
             layers=spec.decoder.layers,
             heads=spec.decoder.heads,
             kv_heads=spec.decoder.kv_heads,
@@ -118,8 +120,8 @@ def write_manifest(manifest: Manifest, folder: Path) -> Manifest:
 
 
 def _tower(spec: VisionSpec) -> Tower:
-    config = spec.config
-    return Tower(spec.depth, config.hidden_size, spec.intermediate, spec.sequence)
+    tower = spec.dimensions
+    return Tower(spec.depth, tower.hidden, tower.intermediate, spec.sequence)
 
 
 def files_table(folder: Path) -> dict[str, FileEntry]:

@@ -25,14 +25,17 @@ def write_sidecars(plan: ExportPlan, folder: Path) -> None:
     if (source / _GENERATION).is_file():
         shutil.copyfile(source / _GENERATION, folder / _GENERATION)
     write_tokenizer(source, folder)
-    processor = read_json(source / "processor_config.json")
     (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
-    # transformers.js takes the kind of processor from this file, Hugging Face from the next.
-    kind = plan.spec.family.processor
+    spec, layout, family = plan.spec, plan.layout, plan.spec.family
     _write(
-        folder / "preprocessor_config.json", {**image_processor(source), "processor_class": kind}
+        folder / "preprocessor_config.json",
+        family.image_processor_config(image_processor(source), spec, layout),
     )
-    _write(folder / "processor_config.json", _processor_config(processor, plan))
+    processor = read_json(source / "processor_config.json")
+    _write(
+        folder / "processor_config.json",
+        family.processor_config(processor, spec, layout, plan.budgets[0]),
+    )
     _write(folder / "config.json", _model_config(source, plan, folder))
 
 
@@ -73,36 +76,12 @@ def chat_template(source: Path) -> str:
     )
 
 
-def _processor_config(config: dict[str, Any], plan: ExportPlan) -> dict[str, Any]:
-    """Return ``config`` with the default budget in the terms of LLaVA's processor: patches, plus a
-    correction that may be negative.
-
-    These terms have no words for pictures in tiles: there the checkpoint's own values stay, which
-    count all tokens.
-    """
-    vision, kind = plan.spec.vision, plan.spec.family.processor
-    defaults = {
-        "processor_class": kind,
-        "image_token": "<image>",
-        "patch_size": int(vision.config.patch_size),
-    }
-    if vision.merge > 1:  # no processor of LLaVA's kind
-        return {"processor_class": kind, **config}
-    if not plan.layout.one_tile:
-        return {**defaults, **config}
-    return {
-        **defaults,
-        **config,
-        "vision_feature_select_strategy": "full",
-        "num_additional_image_tokens": plan.budgets[0] - vision.tokens,
-    }
-
-
 def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any]:
     """Return the checkpoint's config.json, with settings for transformers.js where it can use the
     graphs."""
-    if plan.options.format != "onnx" or not plan.layout.one_tile:
-        return read_json(source / "config.json")
+    config = plan.spec.family.model_config(read_json(source / "config.json"), plan.spec)
+    if plan.options.format != "onnx" or not plan.layout.stock_clients:
+        return config
     kept = [file for file in plan.sizes() if file not in plan.extra]
     external = {
         Path(file).name: True
@@ -112,7 +91,7 @@ def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any
     settings: dict[str, Any] = {"dtype": _dtypes(plan)}
     if external:
         settings["use_external_data_format"] = external
-    return {**read_json(source / "config.json"), "transformers.js_config": settings}
+    return {**config, "transformers.js_config": settings}
 
 
 def _dtypes(plan: ExportPlan) -> dict[str, str]:

@@ -15,6 +15,7 @@ Reads = Literal["cls_row", "attention", "features", "projected"]
 # What exists only when every token has been through the whole tower: nothing is saved there by
 # selecting.
 LATE: frozenset[Reads] = frozenset({"features", "projected"})
+ATTENTION: frozenset[Reads] = frozenset({"cls_row", "attention"})
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 from torch import nn
 from transformers import PreTrainedModel
 
+from pocketvlm_export.towers.dimensions import Dimensions
+
 
 @dataclass(frozen=True)
 class Block:
@@ -38,6 +40,7 @@ class Tower(Protocol):
         has_cls: whether token 0 is [CLS].
         model: transformers' class.
         layers_prefix: before the number of a layer, in names of weights.
+        depth_name: what configurations call the number of layers.
         unread: weights that a checkpoint may hold and an encoder never reads, by name within the
             tower.
     """
@@ -46,7 +49,11 @@ class Tower(Protocol):
     has_cls: bool
     model: type[PreTrainedModel]
     layers_prefix: str
+    depth_name: str
     unread: tuple[str, ...]
+
+    def dimensions(self, config: Any) -> Dimensions:
+        """Return what a configuration states of its layers, widths and heads."""
 
     def embeddings(self, tower: Any) -> nn.Module:
         """Return what makes the first hidden state: pixel_values (B, 3, H, W) -> (B, tokens, C)."""

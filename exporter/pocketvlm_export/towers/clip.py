@@ -6,6 +6,7 @@ from torch import nn
 from transformers import CLIPVisionModel, PreTrainedModel
 
 from pocketvlm_export.towers.base import Block
+from pocketvlm_export.towers.dimensions import Dimensions
 
 
 class Clip:
@@ -16,6 +17,12 @@ class Clip:
     model: type[PreTrainedModel] = CLIPVisionModel
     layers_prefix = "encoder.layers."
     unread: tuple[str, ...] = ("embeddings.position_ids",)
+
+    depth_name = "num_hidden_layers"
+
+    def dimensions(self, config: Any) -> Dimensions:
+        """See `Tower.dimensions`."""
+        return Dimensions.of(config)
 
     def embeddings(self, tower: Any) -> nn.Module:
         """See `Tower.embeddings`."""

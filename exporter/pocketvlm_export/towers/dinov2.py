@@ -7,6 +7,7 @@ from torch import nn
 from transformers import Dinov2Model, PreTrainedModel
 
 from pocketvlm_export.towers.base import Block
+from pocketvlm_export.towers.dimensions import Dimensions
 
 
 class DINOv2:
@@ -17,6 +18,12 @@ class DINOv2:
     model: type[PreTrainedModel] = Dinov2Model
     layers_prefix = "encoder.layer."
     unread: tuple[str, ...] = ()
+
+    depth_name = "num_hidden_layers"
+
+    def dimensions(self, config: Any) -> Dimensions:
+        """See `Tower.dimensions`."""
+        return Dimensions.of(config)
 
     def embeddings(self, tower: Any) -> nn.Module:
         """See `Tower.embeddings`."""

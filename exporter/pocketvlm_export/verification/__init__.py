@@ -7,12 +7,13 @@ from typing import Any
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import ArtifactError, RequestError
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.gguf_types import GGUF_TYPES
 from pocketvlm_export.loading import Checkpoint, open_checkpoint
 from pocketvlm_export.memory import collecting_own_garbage
 from pocketvlm_export.precisions import PRECISIONS
 from pocketvlm_export.pruning import PRUNERS
-from pocketvlm_export.verification.arrangement import ARRANGEMENTS
+from pocketvlm_export.verification.arrangement import layout_of
 from pocketvlm_export.verification.gate import ParityError, check_parity, failures
 
 __all__ = ["ParityError", "check_parity", "failures", "verify_against"]
@@ -38,13 +39,9 @@ def verify_against(artifact_dir: Path, model: str) -> dict[str, Any]:
     # repository.
     same = model == source.model and not Path(model).expanduser().is_dir()
     checkpoint = open_checkpoint(model, source.commit if same else None)
-    spec = checkpoint.spec
-    layouts = [
-        layout
-        for layout in spec.layouts.values()
-        if layout.stated == artifact.manifest.vision.layout
-    ]
-    checkpoint = dataclasses.replace(checkpoint, spec=spec.under(layouts[0]) if layouts else spec)
+    spec = checkpoint.family.capped(checkpoint.spec, Caps.of(artifact.manifest.vision.caps))
+    layout = layout_of(spec, artifact)
+    checkpoint = dataclasses.replace(checkpoint, spec=spec.under(layout) if layout else spec)
     _check_same_shape(artifact, checkpoint)
     parity = check_parity(checkpoint, artifact)
     if not parity.passed:
@@ -63,7 +60,6 @@ def _check_names(artifact: Artifact) -> None:
     ]
     for what, names, supported in (
         ("pruning method", [manifest.pruning.method], PRUNERS),
-        ("layout", [manifest.vision.layout["name"]], ARRANGEMENTS),
         ("precision", precisions, PRECISIONS),
         ("GGUF type", manifest.decoder.gguf, GGUF_TYPES),
     ):

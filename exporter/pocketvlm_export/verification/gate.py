@@ -7,6 +7,7 @@ What is measured is what a device runs: the runtime's own vision encoder, prompt
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,21 @@ from pocketvlm.artifact.manifest import Parity
 from pocketvlm.decoders import engine_class
 from pocketvlm.decoders.fastv import FastVSequence
 from pocketvlm.decoders.onnx import OnnxDecoder
+from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts import open_layout
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.encoder import VisionEncoder
-from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.quiet import quiet_transformers
-from pocketvlm_export.verification.arrangement import arrange_reference, text_of_picture
+from pocketvlm_export.spec import LayoutSpec
+from pocketvlm_export.verification.arrangement import (
+    arrange_reference,
+    layout_of,
+    text_of_picture,
+)
 from pocketvlm_export.verification.bounds import STEPS
 from pocketvlm_export.verification.exact import GateAnswer, judge_answer, judge_vision
 from pocketvlm_export.verification.gguf import measure_gguf
@@ -37,10 +43,12 @@ from pocketvlm_export.verification.lost import (
     judge_kept,
     measure_logits,
 )
-from pocketvlm_export.verification.pictures import GateBatch, gate_batch
+from pocketvlm_export.verification.pictures import GateBatch, gate_batches
+from pocketvlm_export.verification.pixels import compare_pixels
 from pocketvlm_export.verification.reference import (
     DecoderReference,
     Floats,
+    PictureReference,
     VisionReference,
     decoder_reference,
     vision_reference,
@@ -58,17 +66,21 @@ class References:
     """The checkpoint's own results on the gate's pictures and prompt.
 
     Attributes:
-        batch: the pictures.
-        vision: of each budget.
-        features: what the decoder reads of the picture asked about at the default budget, (slots,
-            hidden).
+        batches: the pictures; the prompt is about the first of them.
+        vision: of each budget, a reference a batch.
+        picture: what the decoder reads of the picture asked about at the default budget.
         decoder: the answer.
     """
 
-    batch: GateBatch
-    vision: dict[int, VisionReference]
-    features: Floats
+    batches: Sequence[GateBatch]
+    vision: dict[int, list[VisionReference]]
+    picture: PictureReference
     decoder: DecoderReference
+
+    @property
+    def features(self) -> Floats:
+        """Of the picture asked about, (slots, hidden)."""
+        return self.picture.features
 
 
 def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
@@ -76,13 +88,21 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
 
     Components are in memory one at a time: first transformers', then ONNX Runtime's.
     """
-    references = run_references(checkpoint, artifact)
+    layout = layout_of(checkpoint.spec, artifact)
+    if layout is None:
+        raise ArtifactError(
+            f"{artifact.root} has the layout {artifact.manifest.vision.layout['name']!r} with "
+            "settings that this checkpoint does not give",
+            advice="use the version that exported it, or export again",
+        )
+    references = run_references(checkpoint, artifact, layout)
+    pixels = compare_pixels(checkpoint, artifact, layout)
     in_vision, in_decoder = _vision_precisions(artifact), artifact.manifest.decoder.graphs
     vision: dict[str, Any] = {}
     decoder: dict[str, Any] = {}
     if GATE_PRECISION in in_vision:
         rows = _rows(artifact, references, GATE_PRECISION)
-        vision = judge_vision(rows, references.vision.values())
+        vision = judge_vision(rows, chain.from_iterable(references.vision.values()))
     if GATE_PRECISION in in_decoder:
         answer = _answer(artifact, references, GATE_PRECISION)
         decoder = judge_answer(answer, references.decoder)
@@ -93,32 +113,42 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
     }
     others |= _measure_gguf(artifact, references)
     parts = [part for part in (vision, decoder) if part]
-    passed = all(part["passed"] for part in [*parts, *others.values()])
-    return Parity(passed, "transformers fp32", vision=vision, decoder=decoder, by_precision=others)
+    passed = all(part["passed"] for part in [pixels, *parts, *others.values()])
+    return Parity(
+        passed,
+        "transformers fp32",
+        vision=vision,
+        decoder=decoder,
+        pixels=pixels,
+        by_precision=others,
+    )
 
 
-def run_references(checkpoint: Checkpoint, artifact: Artifact) -> References:
+def run_references(checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpec) -> References:
     """Run transformers on the gate's pictures, for every budget of the artifact, and on its
     prompt."""
-    pruning, batch = artifact.manifest.pruning, gate_batch(artifact)
-    layout = artifact.manifest.vision.layout["name"]
+    pruning, batches = artifact.manifest.pruning, gate_batches(artifact, checkpoint.spec.vision)
     with quiet_transformers():
-        vision = vision_reference(checkpoint, pruning, batch.pixel_values)
-        tiles = vision[pruning.default_budget].first(batch.grid.tiles)
-        features = arrange_reference(checkpoint, layout, tiles, batch.size)
+        each = [vision_reference(checkpoint, pruning, batch.pixel_values) for batch in batches]
+        vision = {budget: [by[budget] for by in each] for budget in pruning.budgets}
+        batch = batches[0]
+        tiles = vision[pruning.default_budget][0].first(batch.grid.tiles)
+        picture = PictureReference(
+            arrange_reference(checkpoint, layout, tiles, batch.size),
+            text_of_picture(checkpoint, layout, batch.grid),
+            batch.tokens,
+            None if batch.tokens is None else tiles.kept_indices[0],
+        )
         spec = artifact.manifest.decoder
         inexact = spec.gguf or any(name != GATE_PRECISION for name in spec.graphs)
         sequences = gate_sequences(spec.vocab, spec.context) if inexact else ()
-        picture = text_of_picture(checkpoint, layout, batch.grid)
-        decoder = decoder_reference(
-            checkpoint, GATE_PROMPT, features, STEPS, sequences, spec.fastv, picture
-        )
-    return References(batch, vision, features, decoder)
+        decoder = decoder_reference(checkpoint, GATE_PROMPT, picture, STEPS, sequences, spec.fastv)
+    return References(batches, vision, picture, decoder)
 
 
 def failures(parity: Parity) -> str:
     """Return in a few words which parts of the gate failed, and by what figures."""
-    parts = {"vision": parity.vision, "decoder": parity.decoder}
+    parts = {"pixels": parity.pixels, "vision": parity.vision, "decoder": parity.decoder}
     for precision, figures in parity.by_precision.items():
         # A GGUF type has the decoder's figures alone, a precision of ONNX graphs those of each
         # part.
@@ -182,11 +212,12 @@ def _bytes(artifact: Artifact, graphs: Sequence[str]) -> int:
 
 def _rows(artifact: Artifact, references: References, precision: str) -> list[KeptRow]:
     """Every picture at every budget beside its reference."""
-    return [
-        row
-        for budget, reference in references.vision.items()
-        for row in compare_kept(_encode(artifact, references, budget, precision), reference)
-    ]
+    rows: list[KeptRow] = []
+    for budget, by_batch in references.vision.items():
+        with component(VisionEncoder.open(artifact, budget=budget, precision=precision)) as encoder:
+            for batch, reference in zip(references.batches, by_batch, strict=True):
+                rows += compare_kept(encoder.encode(batch.pixel_values), reference)
+    return rows
 
 
 def _measure_gguf(artifact: Artifact, references: References) -> dict[str, dict[str, Any]]:
@@ -204,22 +235,16 @@ def gate_prompt(artifact: Artifact, references: References) -> Prompt:
     keeps."""
     kept = _default_reference(artifact, references).kept_indices
     prompter = Prompter.from_artifact(artifact)
-    slots = open_layout(artifact).expand(references.batch.grid, kept.shape[1], kept)
-    return Prompt(prompter, prompter.place(prompter.encode(GATE_PROMPT, pictures=1), [slots]))
+    grid = references.batches[0].grid
+    slots = open_layout(artifact).expand(grid, kept.shape[1], kept)
+    ids = prompter.place(prompter.encode(GATE_PROMPT, pictures=1), [slots])
+    return Prompt(prompter, ids, grid.tokens, references.picture.kept)
 
 
 def _default_reference(artifact: Artifact, references: References) -> VisionReference:
     """What of the picture that the prompt is about is kept by default."""
-    return references.vision[artifact.manifest.pruning.default_budget].first(
-        references.batch.grid.tiles
-    )
-
-
-def _encode(
-    artifact: Artifact, references: References, budget: int, precision: str | None
-) -> VisionFeatures:
-    with component(VisionEncoder.open(artifact, budget=budget, precision=precision)) as encoder:
-        return encoder.encode(references.batch.pixel_values)
+    first = references.vision[artifact.manifest.pruning.default_budget][0]
+    return first.first(references.batches[0].grid.tiles)
 
 
 def _open(artifact: Artifact, **options: Any) -> OnnxDecoder:
@@ -230,9 +255,10 @@ def _open(artifact: Artifact, **options: Any) -> OnnxDecoder:
 def _answer(artifact: Artifact, references: References, precision: str) -> GateAnswer:
     """Answer the gate's prompt about its first picture, end to end."""
     vision = precision if precision in _vision_precisions(artifact) else None
-    layout, grid = open_layout(artifact), references.batch.grid
+    layout, batch = open_layout(artifact), references.batches[0]
+    grid = batch.grid
     with component(VisionEncoder.open(artifact, precision=vision)) as encoder:
-        encoded = encoder.encode(references.batch.pixel_values).first(grid.tiles)
+        encoded = encoder.encode(batch.pixel_values).first(grid.tiles)
         constants = encoder.constants
     features, prompt = references.features, gate_prompt(artifact, references)
     # About other patches, which only a tie excuses, there is another answer.

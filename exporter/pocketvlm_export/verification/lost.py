@@ -10,8 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm.decoders.base import Decoder, DecoderSequence, Segment, TokenSegment
+from pocketvlm.decoders.base import (
+    Decoder,
+    DecoderSequence,
+    EmbeddingSegment,
+    Segment,
+    TokenSegment,
+)
 from pocketvlm.decoders.fastv import FastVSequence
+from pocketvlm.layouts import TokenGrid
 from pocketvlm.text.prompts import Prompter
 from pocketvlm_export.precisions import VisionBounds
 from pocketvlm_export.verification.bounds import agreement, cosine, divergence
@@ -29,14 +36,24 @@ def gate_sequences(vocab: int, context: int) -> list[Ints]:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The gate's prompt as the runtime writes it: its ids, slots expanded."""
+    """The gate's prompt as the runtime writes it.
+
+    Attributes:
+        prompter: of the artifact.
+        ids: slots expanded.
+        grid: rows and columns of the picture's tokens, where its layout gives the decoder one grid.
+        kept: their numbers, where it does.
+    """
 
     prompter: Prompter
     ids: Ints
+    grid: TokenGrid | None = None
+    kept: Ints | None = None
 
     def filled(self, features: Floats) -> list[Segment]:
         """Return it with features (slots, hidden) in its slots."""
-        return self.prompter.segments(self.ids, [features])
+        picture = EmbeddingSegment(features, grid=self.grid, kept=self.kept)
+        return self.prompter.segments(self.ids, [picture])
 
 
 def measure_logits(

@@ -1,20 +1,21 @@
 """Knows the pictures of the parity gate: waves and noise, cut into tiles where the artifact's
 layout cuts."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.layouts import TileGrid, open_layout
+from pocketvlm.layouts import TileGrid, TokenGrid, open_layout
+from pocketvlm_export.spec import VisionSpec
 from pocketvlm_export.verification.reference import Floats
 
 _PICTURES = 2
-_CUT = (
-    1.5,
-    1.2,
-)  # height and width of a picture that is cut, in tiles: no grid fits it without padding
+# height and width of a picture that is cut, in tiles: no grid fits it without padding
+_CUT = (1.5, 1.2)
+_RAGGED = (5, 7)  # rows and columns of tokens that fill no window of any tower
 
 
 @dataclass(frozen=True)
@@ -23,30 +24,61 @@ class GateBatch:
 
     Attributes:
         pixel_values: float32 (B, 3, height, width).
-        grid: how the picture was cut that the gate's prompt is about; its tiles are the first of
-            the batch.
-        size: (height, width) of that picture in pixels.
+        grid: how its pictures were cut, or the only one whose tiles the batch is.
+        size: (height, width) of such a picture in pixels.
     """
 
     pixel_values: Floats
     grid: TileGrid
     size: tuple[int, int]
 
+    @property
+    def tokens(self) -> tuple[int, int] | None:
+        """(rows, columns) of tokens where they follow from the picture."""
+        tokens = self.grid.tokens
+        return None if tokens is None else (tokens.rows, tokens.columns)
 
-def gate_batch(artifact: Artifact) -> GateBatch:
+
+def gate_batches(artifact: Artifact, vision: VisionSpec) -> list[GateBatch]:
     """Return several pictures of one tile each, or the tiles of one picture, or the frames of one
-    clip."""
-    layout, (height, width) = open_layout(artifact), artifact.manifest.vision.image_size
-    if [grid.tiles for grid in layout.grids()] == [1]:
-        return GateBatch(gate_pictures(_PICTURES, (height, width)), TileGrid(), (height, width))
-    if layout.medium == "video":
-        frames = [
-            _image(frame) for frame in gate_pictures(layout.grids()[0].tiles, (height, width))
+    clip; where resolution is dynamic, pictures of two sizes, of which one may keep all its
+    tokens. What the gate's prompt is about is the first of the first batch."""
+    layout, size = open_layout(artifact), artifact.manifest.vision.image_size
+    if size is None:
+        pruning = artifact.manifest.pruning
+        return [
+            _dynamic(vision.factor, _above(max(pruning.budgets), pruning.tokens_before)),
+            _dynamic(vision.factor, TokenGrid(*_RAGGED), count=1),
         ]
-        return GateBatch(layout.cut(frames).pixel_values, layout.grids()[0], (height, width))
-    size = (round(_CUT[0] * height), round(_CUT[1] * width))
-    tiles = layout.cut(_image(gate_pictures(1, size)[0]))
-    return GateBatch(tiles.pixel_values, tiles.grid, size)
+    grids, (height, width) = layout.grids(), size
+    if [grid.tiles for grid in grids] == [1]:
+        return [GateBatch(gate_pictures(_PICTURES, size), grids[0], size)]
+    if layout.medium == "video":
+        tiles = layout.cut(images_of(grids[0].tiles, size))
+        return [GateBatch(tiles.pixel_values, grids[0], size)]
+    cut = (round(_CUT[0] * height), round(_CUT[1] * width))
+    tiles = layout.cut(images_of(1, cut)[0])
+    return [GateBatch(tiles.pixel_values, tiles.grid, cut)]
+
+
+def _dynamic(edge: int, tokens: TokenGrid, count: int = _PICTURES) -> GateBatch:
+    size = (tokens.rows * edge, tokens.columns * edge)
+    return GateBatch(gate_pictures(count, size), TileGrid(tokens=tokens), size)
+
+
+def _above(budget: int, most: int) -> TokenGrid:
+    """A grid of a few more tokens than are kept, not square and no whole windows, if a picture may
+    have as many."""
+    rows = max(2, math.isqrt(budget) - 1)
+    while rows > 1 and rows * (budget // rows + 2) > most:
+        rows -= 1
+    columns = min(budget // rows + 2, most // rows)
+    return TokenGrid(rows, columns)
+
+
+def images_of(count: int, size: tuple[int, int]) -> list[Image.Image]:
+    """Return `gate_pictures` as images in 8 bits, of (height, width) pixels."""
+    return [_image(pixels) for pixels in gate_pictures(count, size)]
 
 
 def _image(pixels: Floats) -> Image.Image:

@@ -2,11 +2,13 @@
 its layers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from torch import nn
+from transformers import DynamicCache
 
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm_export import upstream
@@ -36,25 +38,51 @@ class Dropping:
         return np.setdiff1d(np.arange(self.tokens), lost)
 
 
+@dataclass(frozen=True)
+class PromptPositions:
+    """Where the tokens of a prompt stand, for models that number them by rows and columns.
+
+    Attributes:
+        ids: int64 (axes, S).
+        following: the position of the token after them.
+    """
+
+    ids: npt.NDArray[np.int64]
+    following: int
+
+
 class PlainReader:
     """One sequence read by a causal language model."""
 
     dropping = None
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: nn.Module, positions: PromptPositions | None = None) -> None:
+        """``positions`` are the prompt's; None where they are 0, 1, 2, ..."""
         self._model = model
+        self._positions = positions
+        self._read = 0  # tokens after the prompt
         self._cache = DynamicCache()
 
     def prefill(
         self, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
     ) -> torch.Tensor:
         """Read a prompt, (1, S, hidden); returns the last token's logits (vocab,)."""
-        return self.step(inputs_embeds)
+        return self._run(inputs_embeds, self._positions.ids if self._positions else None)
 
     def step(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """Read what follows, (1, n, hidden); returns the last token's logits (vocab,)."""
+        """Read the token that follows, (1, 1, hidden); returns its logits (vocab,)."""
+        if self._positions is None:
+            return self._run(inputs_embeds, None)
+        self._read += 1
+        at = np.full((len(self._positions.ids), 1), self._positions.following + self._read - 1)
+        return self._run(inputs_embeds, at)
+
+    def _run(
+        self, inputs_embeds: torch.Tensor, positions: npt.NDArray[np.int64] | None
+    ) -> torch.Tensor:
+        where = {} if positions is None else {"position_ids": torch.from_numpy(positions)[:, None]}
         output = self._model(
-            inputs_embeds=inputs_embeds, past_key_values=self._cache, use_cache=True
+            inputs_embeds=inputs_embeds, past_key_values=self._cache, use_cache=True, **where
         )
         logits: torch.Tensor = output.logits[0, -1]
         return logits
@@ -69,7 +97,7 @@ class FastVReader:
         dropping: what of the prompt `prefill` kept.
     """
 
-    def __init__(self, model: PreTrainedModel, fastv: FastV) -> None:
+    def __init__(self, model: Any, fastv: FastV) -> None:
         """``model`` runs with eager attention, which returns its maps."""
         self.dropping: Dropping | None = None
         self._model = model

@@ -17,13 +17,21 @@ import numpy.typing as npt
 import torch
 
 from pocketvlm.artifact.manifest import FastV, Pruning
+from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint import load_tokenizer
-from pocketvlm_export.families import VLMSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component, release_memory
 from pocketvlm_export.packaging import chat_template
+from pocketvlm_export.pruning import make_pruner
+from pocketvlm_export.pruning.base import ATTENTION
+from pocketvlm_export.spec import VLMSpec
 from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
-from pocketvlm_export.verification.readers import Dropping, FastVReader, PlainReader
+from pocketvlm_export.verification.readers import (
+    Dropping,
+    FastVReader,
+    PlainReader,
+    PromptPositions,
+)
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -78,21 +86,25 @@ def vision_reference(
     """Run tower and connector on ``pixel_values`` (B, 3, H, W) and select as ``pruning`` says, at
     all its budgets.
 
-    One picture at a time: the attention maps of all layers are large.
+    One picture at a time: attention maps are large.
     """
     family, spec = checkpoint.family, checkpoint.spec
-    depth = spec.vision.config.num_hidden_layers
     rank = find_oracle(pruning.method)
     all_features: list[Floats] = []  # of every patch; the kept rows are taken afterwards
     rankings: list[Ranking] = []
     with (
         component(
-            family.load_tower(checkpoint.weights, spec, layers=depth, attention="eager")
+            family.load_tower(
+                checkpoint.weights,
+                spec,
+                layers=spec.vision.dimensions.layers,
+                attention=upstream.recording_attention(),
+            )
         ) as tower,
         component(family.load_connector(checkpoint.weights, spec)) as connector,
     ):
         for picture in pixel_values:
-            encoded = _encode(tower, connector, spec, picture)
+            encoded = encode_reference(tower, connector, spec, pruning, picture)
             all_features.append(encoded.projected.astype(np.float32))
             rankings.append(rank(encoded, pruning.options))
             del encoded
@@ -100,23 +112,38 @@ def vision_reference(
     return {budget: _at_budget(budget, all_features, rankings) for budget in pruning.budgets}
 
 
-def _encode(tower: Any, connector: Any, spec: VLMSpec, picture: Floats) -> Encoded:
-    """Run transformers' modules on one picture, (3, H, W)."""
-    before = int(spec.vision.has_cls)
-    with torch.inference_mode():
-        output = tower(
-            torch.from_numpy(picture[None]), output_hidden_states=True, output_attentions=True
-        )
-        features, attentions = _tower_features(spec.config, output, before=before)
-        projected = connector(features)
+def encode_reference(
+    tower: Any, connector: Any, spec: VLMSpec, pruning: Pruning, picture: Floats
+) -> Encoded:
+    """Run transformers' modules on one picture, (3, H, W); ``tower`` was loaded with the attention
+    `upstream.recording_attention`."""
+    pruner = make_pruner(
+        pruning.method, {name: str(value) for name, value in pruning.options.items()}
+    )
+    first = pruner.first_layer(spec.vision.score_layer) if pruner.reads & ATTENTION else None
+    with torch.inference_mode(), upstream.recorded_attention(first) as layers:
+        pixel_values = torch.from_numpy(picture[None])
+        made = spec.family.reference_features(tower, connector, spec, pixel_values)
+    grid = spec.vision.grid_of(*picture.shape[1:])
     return Encoded(
-        [layer[0].numpy() for layer in attentions],
-        before,
-        merge_patches(features[0].double().numpy(), spec.vision.grid, spec.vision.merge),
-        projected[0].double().numpy(),
-        spec.vision.grid,
+        [_whole_map(maps, made.patches) for maps in list(layers.values())[: made.layers]],
+        int(spec.vision.has_cls),
+        merge_patches(made.features.double().numpy(), grid, spec.vision.merge),
+        made.projected.double().numpy(),
+        grid,
         spec.vision.merge,
     )
+
+
+def _whole_map(maps: Sequence[torch.Tensor], patches: torch.Tensor | None) -> Floats:
+    """Return a layer's only map, (heads, tokens, tokens), in raster order; none of a layer that was
+    not recorded, or that has one a window."""
+    if len(maps) != 1:
+        return np.empty((0, 0, 0), dtype=np.float32)
+    if patches is None:
+        return np.asarray(maps[0].numpy())
+    raster = torch.argsort(patches)
+    return np.asarray(maps[0][:, raster][:, :, raster].numpy())
 
 
 def _at_budget(
@@ -127,29 +154,46 @@ def _at_budget(
     return VisionReference(np.stack(rows), kept, rankings)
 
 
+@dataclass(frozen=True)
+class PictureReference:
+    """What a prompt holds of one picture.
+
+    Attributes:
+        features: what is kept of it, (slots, hidden), in the decoder's order.
+        text: what the processor writes in its place, an image token for each tile in it; empty
+            where that is nothing but image tokens.
+        grid: (rows, columns) of its tokens before pruning, where it is one tile.
+        kept: their numbers, (slots,), where it is.
+    """
+
+    features: Floats
+    text: str = ""
+    grid: tuple[int, int] | None = None
+    kept: Ints | None = None
+
+
 def decoder_reference(
     checkpoint: Checkpoint,
     prompt: str,
-    features: Floats,
+    picture: PictureReference,
     steps: int,
     sequences: Sequence[Ints] = (),
     fastv: FastV | None = None,
-    picture: str = "",
 ) -> DecoderReference:
-    """Answer ``prompt`` about one picture, whose kept ``features`` are (slots, hidden), greedily
-    for ``steps`` tokens.
+    """Answer ``prompt`` about one picture greedily for ``steps`` tokens.
 
     ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``fastv`` drops
-    visual tokens inside; ``picture`` as for `prompt_ids`.
+    visual tokens inside.
     """
-    family, spec = checkpoint.family, checkpoint.spec
-    ids = prompt_ids(checkpoint, prompt, len(features), picture)
+    family, spec, features = checkpoint.family, checkpoint.spec, picture.features
+    ids = prompt_ids(checkpoint, prompt, len(features), picture.text)
+    positions = prompt_positions(checkpoint, prompt, picture)
     token_ids: list[int] = []
     logits: list[Floats] = []
     with (
         component(family.load_embedding(checkpoint.weights, spec)) as embedding,
         component(family.load_decoder(checkpoint.weights, spec, attention="eager")) as model,
-        component(FastVReader(model, fastv) if fastv else PlainReader(model)) as reader,
+        component(FastVReader(model, fastv) if fastv else PlainReader(model, positions)) as reader,
         one_thread(),
         torch.inference_mode(),
     ):
@@ -215,6 +259,26 @@ def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, picture: str = "
     return np.repeat(ids, np.where(is_image, slots // is_image.sum(), 1))
 
 
+def prompt_positions(
+    checkpoint: Checkpoint, prompt: str, picture: PictureReference
+) -> PromptPositions | None:
+    """Return the positions of a prompt about one pruned picture: those that transformers gives the
+    unpruned one, without those of what is dropped. The answer goes on where it would have.
+
+    None where the family's positions are 0, 1, 2, ... whatever is dropped.
+    """
+    if picture.grid is None or picture.kept is None:
+        return None
+    spec, tokens = checkpoint.spec, picture.grid[0] * picture.grid[1]
+    ids = prompt_ids(checkpoint, prompt, tokens, picture.text)
+    positions = spec.family.reference_positions(spec, ids, picture.grid)
+    if positions is None:
+        return None
+    dropped = np.setdiff1d(np.arange(tokens), picture.kept)
+    at = np.flatnonzero(ids == spec.image_token_id)[dropped]
+    return PromptPositions(np.delete(positions, at, axis=1), int(positions.max()) + 1)
+
+
 def merge_patches(
     features: npt.NDArray[np.float64], grid: tuple[int, int], merge: int
 ) -> npt.NDArray[np.float64]:
@@ -228,23 +292,3 @@ def merge_patches(
         for column in range(columns)
     ]
     return features[np.array(tokens)].reshape(rows * columns, -1)
-
-
-def _tower_features(
-    config: Any, output: Any, *, before: int
-) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-    """Features of all patches, (1, patches, C), and all maps up to that behind the last of them.
-
-    They are taken as LlavaModel.get_image_features takes them, or, of families that choose no
-    layer, as the tower gives them. ``hidden_states`` has one entry more than ``attentions``: the
-    embeddings. Counted from the end the two agree; counted from the start, hidden state i is the
-    output of layer i - 1.
-    """
-    if not hasattr(config, "vision_feature_layer"):
-        return output.last_hidden_state, output.attentions
-    listed = config.vision_feature_layer
-    layers = [listed] if isinstance(listed, int) else list(listed)
-    features = torch.cat([output.hidden_states[index][:, before:] for index in layers], dim=-1)
-    last = layers[-1]
-    maps = output.attentions
-    return features, maps[: last + len(maps) + 1 if last < 0 else last]

@@ -78,7 +78,8 @@ class Vision:
     picture becomes tiles and slots, see `pocketvlm.layouts`.
     ``constants`` are further outputs of every vision graph that no picture changes, (hidden,) each.
     ``totals[budget][grid]`` is how many visual tokens a picture cut into that grid takes at most,
-    for people and other clients.
+    for people and other clients. ``caps`` are those that were set at export: ``max_pixels``,
+    ``max_tiles``, ``fixed_size``.
     """
 
     image_size: tuple[int, int]
@@ -88,6 +89,7 @@ class Vision:
     layout: Mapping[str, Any] = field(default_factory=lambda: {"name": "single"})
     constants: tuple[str, ...] = ()
     totals: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    caps: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class Parity:
     reference: str
     vision: Mapping[str, Any] = field(default_factory=dict)
     decoder: Mapping[str, Any] = field(default_factory=dict)
+    pixels: Mapping[str, Any] = field(default_factory=dict)
     by_precision: Mapping[str, Any] = field(default_factory=dict)
 
 

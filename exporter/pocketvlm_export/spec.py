@@ -4,11 +4,17 @@ layouts."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import torch
 from transformers import PretrainedConfig
+
+from pocketvlm.layouts import TileGrid
+from pocketvlm_export.caps import Caps
+from pocketvlm_export.towers import TOWERS
+from pocketvlm_export.towers.dimensions import Dimensions
 
 if TYPE_CHECKING:
     from pocketvlm_export.families.base import Family
@@ -54,12 +60,17 @@ class VisionSpec:
         return self.grid
 
     @property
+    def tile_size(self) -> tuple[int, int]:
+        """``image_size`` where resolution is fixed."""
+        if self.image_size is None:
+            raise ValueError("the size follows from each picture")
+        return self.image_size
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens where resolution is fixed: as the picture is shaped,
         ``tokens`` in all; else a single row."""
-        if self.image_size is None:
-            raise ValueError("the grid follows from each picture, see grid_of")
-        height, width = self.image_size
+        height, width = self.tile_size
         columns = math.isqrt(self.tokens * width // height)
         rows = self.tokens // columns
         return (rows, columns) if rows * columns == self.tokens else (1, self.tokens)
@@ -82,15 +93,15 @@ class VisionSpec:
         return max(self.feature_layers)
 
     @property
-    def intermediate(self) -> int:
-        """Width of the hidden layer of each MLP; DINOv2's configuration states it as a ratio."""
-        stated = getattr(self.config, "intermediate_size", None)
-        return int(stated or self.config.hidden_size * self.config.mlp_ratio)
+    def dimensions(self) -> Dimensions:
+        """Layers, widths and heads, as the tower's configuration states them."""
+        return TOWERS[self.config.model_type].dimensions(self.config)
 
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """A language model's dimensions; ``context`` is the longest sequence in tokens."""
+    """A language model's dimensions; ``context`` is the longest sequence in tokens, ``positions``
+    one of `pocketvlm.decoders.positions.POSITIONS`."""
 
     config: PretrainedConfig
     layers: int
@@ -101,37 +112,72 @@ class DecoderSpec:
     vocab: int
     context: int
     tied: bool
+    positions: str = "contiguous"
+
+
+NEWLINE = -1  # in place of a token's number, see `Order`
+
+# (configuration, tiles, tokens per tile, (height, width) of the picture) -> numbers of tokens, on
+# from tile to tile, in the order that the decoder reads them, `NEWLINE` between.
+Order = Callable[[Any, int, int, tuple[int, int]], list[int]]
+
+
+def tile_after_tile(config: Any, tiles: int, tokens: int, size: tuple[int, int]) -> list[int]:
+    """The `Order` of most families."""
+    return list(range(tiles * tokens))
 
 
 @dataclass(frozen=True)
 class LayoutSpec:
     """One way in which a family's pictures become tiles and slots.
 
+    ``order`` and ``text`` are how transformers arranges a picture, by its own code, for the parity
+    gate: they share nothing with `pocketvlm.layouts`.
+
     Attributes:
         stated: ``vision.layout`` of the manifest: the name of a layout of `pocketvlm.layouts`, and
             its options.
         exact: with every token kept it gives what transformers gives; without pruning no other is
             exported.
-        constants: outputs of the vision graph that it reads beside the features, see
-            `Family.load_constants`.
+        constants: what it reads beside the features, by the names of `Family.load_constants`.
         with_cls: the decoder reads [CLS] of each tile too, in front of its patches; under it
             nothing is pruned.
+        stock_clients: other clients than this runtime (transformers.js) put pictures into prompts
+            by themselves as it does.
+        order: of a picture's tokens.
+        text: (image token, grid) -> what the processor writes in place of the picture, an image
+            token for each tile in it; None where that is nothing but image tokens.
     """
 
     stated: Mapping[str, Any]
     exact: bool = True
     constants: tuple[str, ...] = ()
     with_cls: bool = False
+    stock_clients: bool = False
+    order: Order = tile_after_tile
+    text: Callable[[str, TileGrid], str] | None = None
 
-    @property
-    def one_tile(self) -> bool:
-        """Whether a picture is one tile, which is all that clients other than this runtime are
-        promised."""
-        return self.stated["name"] == "single"
+
+@dataclass(frozen=True)
+class ReferenceFeatures:
+    """What transformers' own modules make of one tile, for the parity gate.
+
+    Attributes:
+        features: of all patches as the projector reads them, in raster order, (patches, C).
+        projected: of all tokens as the decoder reads them, in raster order, (N, decoder hidden).
+        layers: how many of the tower's layers lead to the features; None for all.
+        patches: the places in raster order of the tower's patches, int64 (patches,), for towers
+            that read them in another order; None where they do not.
+    """
+
+    features: torch.Tensor
+    projected: torch.Tensor
+    layers: int | None = None
+    patches: torch.Tensor | None = None
 
 
 # The layout of the families whose pictures are one tile each.
-ONE_TILE: Mapping[str, LayoutSpec] = {"single": LayoutSpec({"name": "single"})}
+ONE_TILE: Mapping[str, LayoutSpec] = {"single": LayoutSpec({"name": "single"}, stock_clients=True)}
 
 
 @dataclass(frozen=True)
@@ -139,7 +185,8 @@ class VLMSpec:
     """A checkpoint as the exporter reads it: parsed, checked, nothing loaded.
 
     ``layouts`` are those of its family by what ``--layout`` calls them, the default when pruning
-    first. Token ``image_token_id`` takes the place of a picture or clip in a prompt.
+    first. Token ``image_token_id`` takes the place of a picture or clip in a prompt. ``caps`` are
+    those that its pictures are under, see `Family.capped`.
     """
 
     family: Family
@@ -148,6 +195,7 @@ class VLMSpec:
     decoder: DecoderSpec
     image_token_id: int
     layouts: Mapping[str, LayoutSpec] = field(default_factory=lambda: ONE_TILE)
+    caps: Caps = field(default_factory=Caps)
 
     def under(self, layout: LayoutSpec) -> Self:
         """Return what it is under a layout: where the decoder reads [CLS], that is a token like any

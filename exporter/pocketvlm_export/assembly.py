@@ -1,0 +1,87 @@
+"""Knows how transformers' modules are built around a checkpoint's tensors, and what is wrong where
+they do not fit."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm_export import upstream
+
+
+def with_changes(config: PretrainedConfig, **changes: Any) -> PretrainedConfig:
+    """Return a copy with some values replaced."""
+    # Not by way of a dict: DINOv2's lists stages that a cut tower no longer has.
+    changed = copy.deepcopy(config)
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def fill(
+    cls: type[PreTrainedModel],
+    config: PretrainedConfig,
+    state: dict[str, torch.Tensor],
+    attention: str,
+    *,
+    whole: bool = False,
+) -> PreTrainedModel:
+    """Build ``cls`` around the given tensors without allocating its parameters first.
+
+    Args:
+        cls: transformers' class.
+        config: of the checkpoint.
+        state: float32 tensors by their names within the class.
+        attention: one of transformers' attention implementations.
+        whole: refuse tensors that it has no place for.
+
+    Raises:
+        CheckpointError: a tensor is missing, of another shape, or too many.
+    """
+    model, info = upstream.fill(cls, config, state, attention)
+    problems = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    problems += sorted(info["unexpected_keys"]) if whole else []
+    if problems:
+        raise CheckpointError(
+            f"{cls.__name__} weights do not fit its configuration ({problems[0]}; the checkpoint "
+            "is incomplete, or its config.json is another model's)",
+            advice="download it again",
+        )
+    return model.eval()
+
+
+def assign(module: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
+    """Give a module, made on torch's meta device, its parameters.
+
+    Args:
+        module: the module.
+        state: float32 tensors by their names within it.
+        name: of the component, for errors.
+
+    Raises:
+        CheckpointError: a tensor is missing, of another shape, or too many.
+    """
+    expected = module.state_dict()
+    if odd := sorted(expected.keys() ^ state.keys()):
+        problem = "the checkpoint lacks" if odd[0] in expected else "config.json has no place for"
+        raise CheckpointError(
+            f"{problem} the weight {name}.{odd[0]} (weights and configuration belong to two "
+            "models, or the checkpoint is incomplete)",
+            advice="download it again",
+        )
+    for key, parameter in expected.items():
+        check_shape(f"{name}.{key}", state[key], tuple(parameter.shape))
+    module.load_state_dict(state, assign=True)
+
+
+def check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> None:
+    """Refuse a weight of another shape than config.json states; raises `CheckpointError`."""
+    if tuple(tensor.shape) != expected:
+        raise CheckpointError(
+            f"weight {name} has shape {tuple(tensor.shape)} and by config.json {expected} "
+            "(weights and configuration belong to two models)",
+            advice="download both again",
+        )

@@ -1,0 +1,57 @@
+"""Knows the caps on pictures that an export may state; imports neither torch nor transformers."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from pocketvlm.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Caps:
+    """How large pictures may be, in the terms of whoever exports; None leaves it to the family.
+
+    Tower and decoder both take less where pictures are smaller, so these come before any budget. An
+    artifact's cap may be lowered again when it runs.
+
+    Attributes:
+        max_pixels: height times width that pictures are made smaller than, where resolution is
+            dynamic.
+        max_tiles: parts that a picture is cut into at most; a further tile with the whole picture
+            is not counted.
+        fixed_size: (height, width) that every picture is resized to, where resolution is dynamic;
+            for runtimes that want graphs of one shape.
+    """
+
+    max_pixels: int | None = None
+    max_tiles: int | None = None
+    fixed_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_pixels is not None and self.fixed_size is not None:
+            raise RequestError(
+                f"--max-pixels {self.max_pixels} caps pictures of any size, --fixed-size gives all "
+                "of them one",
+                advice="give one of them",
+                setting="fixed_size",
+            )
+        for name, value in self.given.items():
+            if min(value if isinstance(value, tuple) else (value,)) < 1:
+                raise RequestError(
+                    f"--{name.replace('_', '-')} is {value}", expected="at least 1", setting=name
+                )
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that are stated, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def of(cls, stated: Mapping[str, Any]) -> Self:
+        """Read what `given` wrote into a manifest."""
+        size = stated.get("fixed_size")
+        return cls(
+            stated.get("max_pixels"),
+            stated.get("max_tiles"),
+            None if size is None else (size[0], size[1]),
+        )

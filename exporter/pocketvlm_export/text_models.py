@@ -1,0 +1,176 @@
+"""Knows the language models that a family's decoder may be: how their configuration reads, and how
+they are built.
+
+A new one is a line of `TEXT_MODELS`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2_5_VLTextModel,
+    Qwen2ForCausalLM,
+    Qwen2VLTextModel,
+    Qwen3ForCausalLM,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm_export.assembly import check_shape, fill, with_changes
+from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.spec import DecoderSpec
+
+_EMBEDDING = "decoder.model.embed_tokens.weight"
+_HEAD = "decoder.lm_head.weight"
+# Others change their frequencies with the sequence at hand, which one graph for prefill and decode
+# cannot.
+_STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
+_DYNAMIC = "dynamic"  # changes them beyond max_position_embeddings alone, where no artifact goes
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """One architecture of language model.
+
+    Attributes:
+        cls: transformers' class, with its head or without.
+        has_head: whether it has. Text models that exist only inside a vision-language model have
+            none of their own, and get one here.
+        positions: how it numbers tokens, one of `pocketvlm.decoders.positions.POSITIONS`.
+    """
+
+    cls: type[PreTrainedModel]
+    has_head: bool = True
+    positions: str = "contiguous"
+
+
+TEXT_MODELS: Mapping[str, TextModel] = {
+    "llama": TextModel(LlamaForCausalLM),
+    "mistral": TextModel(MistralForCausalLM),
+    "qwen2": TextModel(Qwen2ForCausalLM),
+    "qwen3": TextModel(Qwen3ForCausalLM),
+    "qwen2_vl_text": TextModel(Qwen2VLTextModel, has_head=False, positions="mrope"),
+    "qwen2_5_vl_text": TextModel(Qwen2_5_VLTextModel, has_head=False, positions="mrope"),
+}
+
+
+class HeadedTextModel(nn.Module):
+    """A text model and its head, called as transformers' ``...ForCausalLM`` classes are.
+
+    inputs_embeds (B, S, hidden), position_ids (axes, B, S) -> logits (B, n, vocab) of the last n
+    tokens, ``logits_to_keep`` of them or all, and the cache.
+    """
+
+    def __init__(self, model: PreTrainedModel, head: torch.Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.lm_head = nn.Linear(head.shape[1], head.shape[0], bias=False, device="meta")
+        self.lm_head.weight = nn.Parameter(head, requires_grad=False)
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The text model's."""
+        return self.model.config
+
+    def forward(self, *, logits_to_keep: int = 0, **inputs: Any) -> CausalLMOutputWithPast:
+        """See the class."""
+        output = self.model(**inputs)
+        hidden = output.last_hidden_state[:, -logits_to_keep:]
+        return CausalLMOutputWithPast(
+            logits=self.lm_head(hidden), past_key_values=output.past_key_values
+        )
+
+
+def decoder_spec(config: Any) -> DecoderSpec:
+    """Return the dimensions of a vision-language model's decoder; raises `CheckpointError` for one
+    that is not supported."""
+    text = _within_context(config.text_config)
+    if text.model_type not in TEXT_MODELS:
+        raise CheckpointError(
+            f"the decoder is a {text.model_type}, which is not supported",
+            expected=f"one of {', '.join(TEXT_MODELS)}",
+            advice=f"use a {config.model_type} checkpoint with such a decoder",
+        )
+    for rope in _rope_types(text):
+        if rope not in _STATIC_ROPE:
+            raise CheckpointError(
+                f"rope type {rope!r} is not supported",
+                expected=f"one of {', '.join(sorted(_STATIC_ROPE | {_DYNAMIC}))}",
+            )
+    heads = text.num_attention_heads
+    return DecoderSpec(
+        config=text,
+        layers=text.num_hidden_layers,
+        heads=heads,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        hidden=text.hidden_size,
+        vocab=text.vocab_size,
+        context=text.max_position_embeddings,
+        tied=bool(config.tie_word_embeddings),
+        positions=TEXT_MODELS[text.model_type].positions,
+    )
+
+
+def load_text_model(weights: Weights, spec: DecoderSpec, *, attention: str) -> nn.Module:
+    """Return the causal language model, float32 in eval mode, without its input embedding: it is
+    fed ``inputs_embeds``."""
+    kind = TEXT_MODELS[spec.config.model_type]
+    config = with_changes(spec.config, tie_word_embeddings=False)
+    state = weights.component(
+        "decoder.", without=r"lm_head\.|model\.embed_tokens\.|.*rotary_emb\.inv_freq"
+    )
+    head = load_table(_HEAD, _EMBEDDING, weights, spec)
+    # The input embedding is never read: the head takes its place while the model is built, at no
+    # memory.
+    state["model.embed_tokens.weight"] = head
+    if kind.has_head:
+        model = fill(kind.cls, config, state | {"lm_head.weight": head}, attention, whole=True)
+        model.set_input_embeddings(nn.Identity())
+        return model
+    own = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    text = fill(kind.cls, config, own, attention, whole=True)
+    text.set_input_embeddings(nn.Identity())
+    return HeadedTextModel(text, head).eval()
+
+
+def load_embedding(weights: Weights, spec: DecoderSpec) -> nn.Embedding:
+    """Return the input embedding, (vocab, hidden)."""
+    table = load_table(_EMBEDDING, _HEAD, weights, spec)
+    return nn.Embedding.from_pretrained(table, freeze=True).eval()
+
+
+def load_table(name: str, other: str, weights: Weights, spec: DecoderSpec) -> torch.Tensor:
+    """Return the embedding or the head, (vocab, hidden).
+
+    Where they are tied one is stored for both. Where both are stored each keeps its own values,
+    whatever is configured: so transformers does (`PreTrainedModel.tie_weights`).
+    """
+    stored = other if spec.tied and name not in weights.names else name
+    table = weights.tensor(stored)
+    check_shape(stored, table, (spec.vocab, spec.hidden))
+    return table
+
+
+def _within_context(text: Any) -> Any:
+    """The configuration of the same model on no longer sequences than it was trained on: there
+    dynamic rope is rope without scaling, which published InternVL3 checkpoints have."""
+    stated = getattr(text, "rope_parameters", None) or {}
+    if stated.get("rope_type") != _DYNAMIC:
+        return text
+    rope = {name: value for name, value in stated.items() if name not in ("factor", "type")}
+    return with_changes(text, rope_parameters={**rope, "rope_type": "default"})
+
+
+def _rope_types(text: Any) -> set[str]:
+    """The types of a configuration's rope parameters, which some models nest by kind of layer."""
+    stated = getattr(text, "rope_parameters", None) or {}
+    nested = [value for value in stated.values() if isinstance(value, Mapping)]
+    return {str(each.get("rope_type", "default")) for each in nested or [stated]}

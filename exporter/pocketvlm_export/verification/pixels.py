@@ -1,0 +1,49 @@
+"""Knows how the pixels that the runtime makes of a picture are held against transformers' own image
+processor."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pocketvlm.artifact import Artifact
+from pocketvlm.layouts import Layout, open_layout
+from pocketvlm_export.checkpoint import load_image_processor
+from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.spec import LayoutSpec
+from pocketvlm_export.verification.pictures import images_of
+
+_TOLERANCE = 1e-5
+_TOKENS = 16
+# (height, width) as parts of a tile or, with dynamic resolution, of so many tokens.
+_SHAPES = ((1.5, 1.2), (0.4, 2.3), (1.0, 1.0))
+
+
+def compare_pixels(
+    checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpec
+) -> dict[str, Any]:
+    """Return how pixel_values of a few pictures, or of a clip, differ from those of transformers'
+    class by the artifact's preprocessor_config.json; ``passed`` says whether they are equal.
+
+    Its Pillow backend is meant: the torchvision one differs from it by one or two levels of 255.
+    """
+    processor = load_image_processor(artifact.root)
+    runtime, vision = open_layout(artifact), checkpoint.spec.vision
+    size = vision.image_size or (_TOKENS * vision.factor,) * 2
+    differences = []
+    for images in _inputs(runtime, size):
+        ours = runtime.cut(images if runtime.medium == "video" else images[0]).pixel_values
+        theirs = checkpoint.family.reference_pixels(processor, images, layout)
+        same = ours.shape == theirs.shape
+        differences.append(float(np.abs(ours - theirs).max()) if same else float("inf"))
+    largest = float(np.max(differences))
+    return {"max_abs": largest, "pictures": len(differences), "passed": largest <= _TOLERANCE}
+
+
+def _inputs(layout: Layout[Any], of: tuple[int, int]) -> Sequence[Sequence[Image.Image]]:
+    height, width = of
+    sizes = [(round(tall * height), round(wide * width)) for tall, wide in _SHAPES]
+    if layout.medium == "video":
+        return [images_of(layout.grids()[0].tiles, sizes[0])]
+    return [images_of(1, size) for size in sizes]

@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
-from make_checkpoint.presets import PRESETS
+from make_checkpoint.hub import HubPreset
+from make_checkpoint.hub_presets import HUB_PRESETS
+from make_checkpoint.presets import PRESETS, Preset
 from make_checkpoint.weights import LAYOUTS
 from make_checkpoint.write import make_checkpoint
 
@@ -11,7 +13,8 @@ from make_checkpoint.write import make_checkpoint
 def main() -> None:
     """Parse the arguments and write one checkpoint."""
     parser = argparse.ArgumentParser(prog="make_checkpoint", description=__doc__)
-    parser.add_argument("preset", choices=sorted(PRESETS))
+    presets: dict[str, Preset | HubPreset] = {**PRESETS, **HUB_PRESETS}
+    parser.add_argument("preset", choices=sorted(presets))
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="folder to write; created when absent"
     )
@@ -21,9 +24,15 @@ def main() -> None:
         "--layout", choices=sorted(LAYOUTS), default="classic", help="how the weights are named"
     )
     parser.add_argument("--shard-mb", type=int, default=1000, help="largest weights file, in MB")
+    parser.add_argument(
+        "--decoder-layers", type=int, help="how many layers of the decoder; the preset's by default"
+    )
     arguments = parser.parse_args()
+    preset = presets[arguments.preset]
+    if arguments.decoder_layers is not None:
+        preset = preset.but(text={"num_hidden_layers": arguments.decoder_layers})
     make_checkpoint(
-        PRESETS[arguments.preset],
+        preset,
         arguments.output,
         seed=arguments.seed,
         dtype=arguments.dtype,

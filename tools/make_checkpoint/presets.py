@@ -103,7 +103,7 @@ def _pinpoints(tile: int) -> list[list[int]]:
     return [[rows * tile, columns * tile] for rows, columns in grids]
 
 
-_CALM: Any = {"residual": 0.1, "embedding": 0.1}
+CALM: Any = {"residual": 0.1, "embedding": 0.1}
 
 PRESETS: dict[str, Preset] = {
     "tiny-llama": Preset("llama", _TINY_TOWER, _TINY_TEXT),
@@ -169,7 +169,7 @@ PRESETS: dict[str, Preset] = {
         family="idefics3",
         llava={"scale_factor": 4},
         pictures={"size": {"longest_edge": 2048}, "max_image_size": {"longest_edge": 512}},
-        **_CALM,
+        **CALM,
     ),
     "tiny-video-llava": Preset(
         "llama",
@@ -178,7 +178,7 @@ PRESETS: dict[str, Preset] = {
         chat="vicuna-video",
         family="video_llava",
     ),
-    "clip-l-qwen2-0.5b": Preset("qwen2", _CLIP_L, _QWEN2_HALF, chat="chatml", **_CALM),
+    "clip-l-qwen2-0.5b": Preset("qwen2", _CLIP_L, _QWEN2_HALF, chat="chatml", **CALM),
     "next-clip-l-qwen2-0.5b": Preset(
         "qwen2",
         _CLIP_L,
@@ -186,7 +186,7 @@ PRESETS: dict[str, Preset] = {
         chat="chatml",
         family="llava_next",
         llava={"image_grid_pinpoints": _pinpoints(336)},
-        **_CALM,
+        **CALM,
     ),
     "clip-l-qwen2-1.5b": Preset(
         "qwen2",
@@ -202,7 +202,7 @@ PRESETS: dict[str, Preset] = {
             "tie_word_embeddings": True,
         },
         chat="chatml",
-        **_CALM,
+        **CALM,
     ),
     # The dimensions of llava-hf/llava-1.5-7b-hf.
     "clip-l-llama-7b": Preset(
@@ -217,6 +217,6 @@ PRESETS: dict[str, Preset] = {
             "vocab_size": 32064,
             "max_position_embeddings": 4096,
         },
-        **_CALM,
+        **CALM,
     ),
 }

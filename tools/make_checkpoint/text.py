@@ -75,7 +75,7 @@ TEMPLATES = {
     "smolvlm": SMOLVLM_TEMPLATE,
     "vicuna-video": VIDEO_TEMPLATE,
 }
-_CORPUS = [
+CORPUS = [
     "what is in the picture? a red circle is to the left of the blue square.",
     "how many shapes are there? which colour is the triangle? is there a green star?",
     "USER: describe the image in one sentence. ASSISTANT: there are two yellow shapes on a grey "
@@ -99,7 +99,7 @@ def make_tokenizer(
     """
     if chat in ("vicuna", "vicuna-video"):
         video = ["<video>"] if chat == "vicuna-video" else []
-        core = train_bpe(_CORPUS, 401, ["<unk>", "<s>", "</s>", "<image>", *video])
+        core = train_bpe(CORPUS, 401, ["<unk>", "<s>", "</s>", "<image>", *video])
         begin_with(core, "<s>")
         names = {
             "unk_token": "<unk>",
@@ -108,7 +108,7 @@ def make_tokenizer(
             "pad_token": "<unk>",
         }
     elif chat == "smolvlm":
-        core = train_bpe(_CORPUS, 440, _SMOLVLM_TOKENS)
+        core = train_bpe(CORPUS, 440, _SMOLVLM_TOKENS)
         core.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
@@ -121,18 +121,23 @@ def make_tokenizer(
             "pad_token": "<|im_end|>",
         }
     else:
-        core = train_bpe(_CORPUS, 401, ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"])
+        core = train_bpe(CORPUS, 401, ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"])
         names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     return PreTrainedTokenizerFast(
         tokenizer_object=core, extra_special_tokens={"image_token": "<image>"}, **names
     )
 
 
-def train_bpe(texts: Iterable[str], vocabulary: int, special: Sequence[str]) -> Tokenizer:
-    """Learn a byte-level BPE (GPT-2's pre-tokenizer) of at most ``vocabulary`` tokens, the special
-    ones first."""
+def train_bpe(
+    texts: Iterable[str],
+    vocabulary: int,
+    special: Sequence[str],
+    split: pre_tokenizers.PreTokenizer | None = None,
+) -> Tokenizer:
+    """Learn a byte-level BPE of at most ``vocabulary`` tokens, the special ones first; words are
+    what ``split`` makes, GPT-2's by default."""
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.pre_tokenizer = split or pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,

@@ -28,6 +28,11 @@ LAYOUTS: dict[str, list[tuple[str, str]]] = {
         (r"^lm_head", "language_model.lm_head"),
         (r"^model\.(multi_modal_projector|image_newline)", r"\1"),
     ],
+    # What Qwen uploaded: a tower beside a text model.
+    "qwen-vl": [
+        (r"^model\.visual\.", "visual."),
+        (r"^model\.language_model\.", "model."),
+    ],
     "nested": [],
 }
 
@@ -78,7 +83,7 @@ def noise(
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(name.encode()))
     values = torch.randn(shape, generator=generator)
-    if re.search(r"(norm\w*\.weight|lambda1)$", name):
+    if re.search(r"(norm\w*\.weight|ln_q\.weight|lambda1|lambda_[12])$", name):
         return 1.0 + 0.1 * values
     if len(shape) == 1:
         return 0.1 * values
@@ -88,8 +93,10 @@ def noise(
     # Twice the usual gain on queries and keys: attention that differs from patch to patch, as
     # trained towers have it.
     gain = 2.0 if re.search(r"[qk]_proj", name) else 1.0
-    if re.search(r"(o_proj|out_proj|down_proj|fc2)\.weight", name):
+    if re.search(r"(o_proj|out_proj|down_proj|fc2|attn\.proj|projection_layer)\.weight", name):
         gain = residual
+    if name.endswith("attn.qkv.weight"):  # queries and keys above values
+        values[: 2 * shape[0] // 3] *= 2.0
     return values * gain * fan_in**-0.5
 
 

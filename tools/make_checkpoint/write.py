@@ -1,4 +1,4 @@
-"""Knows which files a LLaVA checkpoint is made of, and writes all of them."""
+"""Knows which files a checkpoint is made of, and writes all of them."""
 
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from transformers import (
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
+from make_checkpoint.hub import HubPreset, write_hub_checkpoint
+from make_checkpoint.hub_presets import HUB_FAMILIES
 from make_checkpoint.presets import Preset
 from make_checkpoint.text import (
     make_processor,
@@ -65,7 +67,7 @@ _TILING = ("idefics3", "smolvlm")
 
 
 def make_checkpoint(
-    preset: Preset,
+    preset: Preset | HubPreset,
     folder: Path,
     *,
     seed: int = 0,
@@ -80,6 +82,17 @@ def make_checkpoint(
     them). Memory stays near ``shard_bytes`` plus the largest tensor in float32. Returns ``folder``.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(preset, HubPreset):
+        write_hub_checkpoint(
+            preset,
+            HUB_FAMILIES[preset.family],
+            folder,
+            seed=seed,
+            dtype=dtype,
+            layout=layout,
+            shard_bytes=shard_bytes,
+        )
+        return folder
     tokenizer = make_tokenizer(preset.chat)
     config = build_config(preset, tokenizer)
     config.dtype = dtype

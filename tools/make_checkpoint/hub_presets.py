@@ -1,0 +1,180 @@
+"""Knows the checkpoints that this tool writes file by file, and their dimensions."""
+
+from typing import Any
+
+from make_checkpoint import internvl, qwen_vl
+from make_checkpoint.hub import HubFamily, HubPreset
+from make_checkpoint.presets import CALM, VOCABULARY
+
+HUB_FAMILIES: dict[str, HubFamily] = {
+    "internvl": internvl.INTERNVL,
+    "qwen2_vl": qwen_vl.QWEN_VL,
+    "qwen2_5_vl": qwen_vl.QWEN_VL,
+}
+
+_TINY_TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 1024,
+}
+_TINY_QWEN_TEXT = {
+    **qwen_vl.TEXT,
+    **_TINY_TEXT,
+    "max_window_layers": 3,
+    "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},  # half of 16, a head's width
+}
+# Keys that both towers of Qwen's have.
+_PATCHES = {
+    "in_chans": 3,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "spatial_patch_size": 14,
+    "temporal_patch_size": 2,
+}
+_WINDOWS = {"hidden_act": "silu", **_PATCHES, "window_size": 112, "tokens_per_second": 2}
+
+_INTERN_TOWER = {
+    **internvl.VISION,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": [56, 56],
+    "patch_size": [7, 7],  # 64 patches, which downsample_ratio 0.5 makes 16 tokens of
+}
+# Longer sequences than max_position_embeddings would stretch the frequencies; shorter ones do not.
+_STRETCHED = {"rope_scaling": {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"}}
+_INTERN_TEXT = {
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "use_cache": True,
+    **_TINY_TEXT,
+}
+_QWEN2_WINDOW = {"max_window_layers": 70, "sliding_window": None, "use_sliding_window": False}
+# At most 2 x 3 tiles and the thumbnail.
+_INTERN_PICTURES = {**internvl.PICTURES, "max_patches": 6, "size": {"height": 56, "width": 56}}
+
+
+def _internvl(decoder: dict[str, Any]) -> HubPreset:
+    return HubPreset(
+        "internvl",
+        _INTERN_TOWER,
+        {**_INTERN_TEXT, **decoder},
+        pictures=_INTERN_PICTURES,
+        model=internvl.MODEL,
+    )
+
+
+_TINY_INTERNVL = _internvl(
+    {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        **_QWEN2_WINDOW,
+        **_STRETCHED,
+    }
+)
+_TINY_QWEN2_VL = HubPreset(
+    "qwen2_vl",
+    {
+        "depth": 3,
+        "embed_dim": 32,
+        "mlp_ratio": 2,
+        "num_heads": 2,
+        "hidden_size": 64,
+        **_PATCHES,
+    },
+    _TINY_QWEN_TEXT,
+    pictures=qwen_vl.PICTURES,
+    model=qwen_vl.MODEL,
+    generation={
+        "do_sample": True,
+        "repetition_penalty": 1.05,
+        "temperature": 0.1,
+        "top_p": 0.001,
+        "top_k": 1,
+        "transformers_version": "4.37.0",
+    },
+    ties=True,
+)
+_TINY_QWEN25_VL = HubPreset(
+    "qwen2_5_vl",
+    {
+        "depth": 4,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "fullatt_block_indexes": [1, 3],
+        **_WINDOWS,
+    },
+    _TINY_QWEN_TEXT,
+    pictures=qwen_vl.PICTURES,
+    model=qwen_vl.MODEL,
+    generation={
+        "do_sample": True,
+        "repetition_penalty": 1.05,
+        "temperature": 0.000001,
+        "transformers_version": "4.49.0",
+    },
+    ties=True,
+)
+
+HUB_PRESETS: dict[str, HubPreset] = {
+    "tiny-internvl": _TINY_INTERNVL,
+    # InternViT-6B's form, which InternVL3-38B and -78B have.
+    "tiny-internvl-6b": _TINY_INTERNVL.but(
+        vision={"attention_bias": False, "norm_type": "rms_norm", "use_qk_norm": True}
+    ),
+    # InternVL3.5's decoder.
+    "tiny-internvl-qwen3": _internvl(
+        {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "attention_bias": False,
+            "head_dim": 32,
+            **_QWEN2_WINDOW,
+        }
+    ),
+    # InternLM2 as a Llama, which InternVL2.5-8B and InternVL3-9B have.
+    "tiny-internvl-llama": _internvl(
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "attention_bias": False,
+            "head_dim": 16,
+            **_STRETCHED,
+        }
+    ),
+    "tiny-qwen2-vl": _TINY_QWEN2_VL,
+    "tiny-qwen2.5-vl": _TINY_QWEN25_VL,
+    # The dimensions of Qwen/Qwen2.5-VL-3B-Instruct.
+    "qwen2.5-vl-3b": _TINY_QWEN25_VL.but(
+        vision={
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+        text={
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+            "max_position_embeddings": 128000,
+            "max_window_layers": 70,
+            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        },
+        **CALM,
+    ),
+}

@@ -6,6 +6,10 @@ from typing import Any, Self
 
 from pocketvlm.errors import RequestError
 
+# Where neither the user nor the checkpoint bounds them to a device's measure.
+DEFAULT_TILES = 4
+DEFAULT_TOKENS = 512  # before pruning, where resolution is dynamic
+
 
 @dataclass(frozen=True)
 class Caps:

@@ -46,8 +46,10 @@ __all__ = [
     "recorded_attention",
     "recording_attention",
     "rope_frequencies",
+    "rope_positions",
     "run_decoder_layer",
     "tile_grid",
+    "window_order",
     "write_required_operators",
 ]
 
@@ -258,6 +260,48 @@ def image_prompt(
 
     text: str = get_image_prompt_string(rows, columns, slots, around, image_token, whole)
     return text
+
+
+def rope_positions(
+    model: Any,
+    config: PretrainedConfig,
+    ids: npt.NDArray[np.int64],
+    is_image: npt.NDArray[np.bool_],
+    grid: tuple[int, int, int],
+) -> npt.NDArray[np.int64]:
+    """Return the positions of a prompt about one picture as Qwen's models number them: int64 (3,
+    n).
+
+    ``grid`` are the frames, rows and columns of the picture's patches. The method belongs to the
+    class ``model`` with all its weights, of which it reads the configuration alone.
+    """
+    stand_in = SimpleNamespace(config=config)
+    stand_in.get_vision_position_ids = lambda *arguments, **options: model.get_vision_position_ids(
+        stand_in, *arguments, **options
+    )
+    positions, _ = model.get_rope_index(
+        stand_in,
+        torch.from_numpy(ids)[None],
+        mm_token_type_ids=torch.from_numpy(is_image.astype(np.int64))[None],
+        image_grid_thw=torch.tensor([grid]),
+    )
+    numbers: npt.NDArray[np.int64] = positions[:, 0].numpy()
+    return numbers
+
+
+def window_order(grid: torch.Tensor, config: PretrainedConfig) -> torch.Tensor:
+    """Return the order in which Qwen2.5-VL's tower reads the tokens of a picture, window by window:
+    (1, 3) of frames, rows and columns of patches -> int64 (N,)."""
+    from transformers.vision_utils import get_vision_window_index
+
+    order, _ = get_vision_window_index(
+        grid,
+        spatial_merge_size=config.spatial_merge_size,
+        window_size=config.window_size,
+        patch_size=config.patch_size,
+    )
+    indices: torch.Tensor = order
+    return indices
 
 
 def quantize_4bit(

@@ -2,13 +2,24 @@
 `FAMILIES`."""
 
 from pocketvlm_export.families.base import Family
+from pocketvlm_export.families.internvl import InternVL
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.llava_next import LlavaNext
+from pocketvlm_export.families.qwen2_vl import Qwen2VL, Qwen25VL
 from pocketvlm_export.families.smolvlm import Idefics3, SmolVLM
 from pocketvlm_export.families.video_llava import VideoLlava
 from pocketvlm_export.spec import DecoderSpec, LayoutSpec, VisionSpec, VLMSpec
 
-_KNOWN: tuple[Family, ...] = (Llava(), LlavaNext(), SmolVLM(), Idefics3(), VideoLlava())
+_KNOWN: tuple[Family, ...] = (
+    Llava(),
+    LlavaNext(),
+    SmolVLM(),
+    Idefics3(),
+    VideoLlava(),
+    InternVL(),
+    Qwen2VL(),
+    Qwen25VL(),
+)
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _KNOWN}
 
 __all__ = ["FAMILIES", "DecoderSpec", "Family", "LayoutSpec", "VLMSpec", "VisionSpec"]

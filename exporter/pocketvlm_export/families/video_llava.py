@@ -62,10 +62,9 @@ class VideoLlava(Llava):
     def reference_pixels(
         self, processor: Any, images: Sequence[Image.Image], layout: LayoutSpec
     ) -> npt.NDArray[np.float32]:
-        """See `Family.reference_pixels`: its processor takes frames under another name."""
-        frames = [np.asarray(image) for image in images]
-        pixels = processor(images=None, videos=[frames], return_tensors="np")["pixel_values_videos"]
-        return np.asarray(pixels)[0]
+        """See `Family.reference_pixels`: frames go through the processor of pictures."""
+        made = processor(images=list(images), return_tensors="np", return_legacy_image_output=False)
+        return np.asarray(made["pixel_values"])
 
 
 def _frame_after_frame(config: Any, tiles: int, tokens: int, size: tuple[int, int]) -> list[int]:

@@ -1,0 +1,190 @@
+"""InternVL (``internvl``, the ``-hf`` checkpoints): an InternViT tower, squares of patches made one
+token, a Qwen2, Qwen3 or Llama decoder.
+
+What to know when they are pruned:
+
+- The tower has a [CLS] token, and ranking patches by what it attends to works badly: with
+  InternVL2-26B and 5 % of the tokens left, 26.6 points were reported where random patches gave 42.9
+  (FasterVLM's repository, issue 4). ``divprune`` is the default; ``fastervlm`` is allowed, with a
+  warning.
+- A picture is cut into as many as 12 parts by the checkpoint's own settings, and the whole. An
+  export allows `DEFAULT_TILES` unless ``--max-tiles`` says otherwise.
+- The processor cuts pictures whatever ``crop_to_patches`` in its files says: it asks for that when
+  it is called. The artifact's files say what is done.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from pocketvlm.errors import CheckpointError, RequestError
+from pocketvlm.layouts import TileGrid
+from pocketvlm_export import upstream
+from pocketvlm_export.caps import DEFAULT_TILES, Caps
+from pocketvlm_export.checkpoint import image_processor, load_tokenizer
+from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.families.base import Family, feature_layers
+from pocketvlm_export.pruning import find_pruner
+from pocketvlm_export.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
+from pocketvlm_export.text_models import decoder_spec
+
+_BEFORE, _AFTER = "<img>", "</img>"
+_MIN, _MAX = "min_patches", "max_patches"  # tiles, in the processor's words
+_PROCESSOR_DEFAULTS = {_MIN: 1, _MAX: 12}
+
+
+class InternVL(Family):
+    """InternVL3 and its like."""
+
+    model_type: ClassVar[str] = "internvl"
+    processor: ClassVar[str] = "InternVLProcessor"
+    projector: ClassVar[type[nn.Module]] = upstream.model_class(
+        "internvl", "InternVLMultiModalProjector"
+    )
+    rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]] = [
+        (re.compile(r"^(model\.)?vision_tower\."), "vision_tower."),
+        (re.compile(r"^(model\.)?multi_modal_projector\."), "projector."),
+        (re.compile(r"^(language_model\.model|model\.language_model)\."), "decoder.model."),
+        (re.compile(r"^(language_model\.)?lm_head\."), "decoder.lm_head."),
+    ]
+    caps: ClassVar[frozenset[str]] = frozenset({"max_tiles"})
+
+    def parse(self, config: PretrainedConfig) -> VLMSpec:
+        """See `Family.parse`."""
+        return VLMSpec(
+            self, config, _vision(config), decoder_spec(config), int(config.image_token_id)
+        )
+
+    def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
+        """How pictures are cut, and the ids of the tokens around them."""
+        stated = {**_PROCESSOR_DEFAULTS, **image_processor(folder)}
+        tokenizer = load_tokenizer(folder)
+        around = [
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (_BEFORE, _AFTER)
+        ]
+        if any(len(ids) != 1 for ids in around):
+            raise CheckpointError(
+                f"the tokenizer in {folder} has no tokens {_BEFORE} and {_AFTER}",
+                advice="give the whole checkpoint, with the tokenizer's added tokens",
+            )
+        options = {"min_tiles": stated[_MIN], "max_tiles": stated[_MAX]}
+        return _with_layout(spec, {**options, "before": around[0], "after": around[1]})
+
+    def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
+        """Cut pictures into fewer parts; the whole picture's tile is not counted."""
+        spec = super().capped(spec, caps)
+        (layout,) = spec.layouts.values()
+        least, own = layout.stated["min_tiles"], layout.stated["max_tiles"]
+        most = min(own, DEFAULT_TILES) if caps.max_tiles is None else caps.max_tiles
+        if not least <= most <= own:
+            raise RequestError(
+                f"--max-tiles {most} is outside {least}..{own}, which this checkpoint was trained "
+                "with",
+                advice=f"give at most {own}" if most > own else f"give at least {least}",
+                setting="max_tiles",
+            )
+        options = {name: value for name, value in layout.stated.items() if name != "name"}
+        return replace(
+            _with_layout(spec, {**options, "max_tiles": most}), caps=Caps(max_tiles=most)
+        )
+
+    def default_pruner(self, spec: VLMSpec) -> str:
+        """Not by [CLS], see the module."""
+        return "divprune"
+
+    def warnings(self, spec: VLMSpec, pruner: str) -> Sequence[str]:
+        """What [CLS] is worth here."""
+        if "cls_row" not in find_pruner(pruner).reads:
+            return ()
+        return (
+            f"{pruner} ranks patches by what [CLS] attends to, and InternViT's [CLS] ranks them "
+            "worse than chance (26.6 points against 42.9 for random patches, InternVL2-26B at 5 % "
+            "of the tokens); divprune is the default here",
+        )
+
+    def load_connector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
+        """See `Family.load_connector`."""
+        ratio = spec.config.downsample_ratio
+        return _ShuffledProjector(self.load_projector(weights, spec), ratio).eval()
+
+    def image_processor_config(
+        self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
+    ) -> dict[str, Any]:
+        """Return it with the tiles that are cut."""
+        config = super().image_processor_config(stated, spec, layout)
+        most = layout.stated["max_tiles"]
+        return {**config, "crop_to_patches": True, _MAX: most}
+
+    def reference_features(
+        self, tower: Any, connector: Any, spec: VLMSpec, pixel_values: torch.Tensor
+    ) -> ReferenceFeatures:
+        """Features as `InternVLModel.get_image_features` takes them."""
+        output = tower(pixel_values, output_hidden_states=True)
+        listed = spec.config.vision_feature_layer
+        state = output.last_hidden_state if listed == -1 else output.hidden_states[listed]
+        features = state[:, 1:]
+        return ReferenceFeatures(features[0], connector(features)[0], layers=spec.vision.depth)
+
+
+class _ShuffledProjector(nn.Module):
+    """transformers' pixel shuffle and projector: (B, patches, C) -> (B, N, decoder hidden)."""
+
+    def __init__(self, projector: nn.Module, ratio: float) -> None:
+        super().__init__()
+        self.projector = projector
+        self.ratio = ratio
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """As `InternVLModel.get_image_features` goes on."""
+        shuffle = upstream.model_class("internvl", "InternVLModel").pixel_shuffle
+        side = int(features.shape[1] ** 0.5)
+        squares = features.reshape(len(features), side, side, -1)
+        shuffled = shuffle(None, squares, scale_factor=self.ratio)
+        projected: torch.Tensor = self.projector(
+            shuffled.reshape(len(features), -1, shuffled.shape[-1])
+        )
+        return projected
+
+
+def _vision(config: Any) -> VisionSpec:
+    tower = config.vision_config
+    size, patch = tuple(tower.image_size), tuple(tower.patch_size)
+    merge = round(1 / config.downsample_ratio)
+    edge = patch[0] * merge
+    if size[0] != size[1] or patch[0] != patch[1] or size[0] % edge:
+        raise CheckpointError(
+            f"image_size {size}, patch_size {patch} and downsample_ratio {config.downsample_ratio} "
+            f"do not make whole squares of {merge}x{merge} patches",
+            advice="give a checkpoint where image_size / patch_size x downsample_ratio is whole",
+        )
+    if config.vision_feature_select_strategy != "default":
+        raise CheckpointError(
+            f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} feeds [CLS] "
+            "to the decoder, which is not supported",
+            advice="export a checkpoint that uses 'default'",
+        )
+    layers = feature_layers(config.vision_feature_layer, tower.num_hidden_layers)
+    if len(layers) != 1:
+        raise CheckpointError(
+            f"vision_feature_layer {config.vision_feature_layer} lists several layers",
+            expected="one, as transformers reads it",
+        )
+    return VisionSpec(
+        tower, size, (size[0] // edge) ** 2, has_cls=True, feature_layers=layers, merge=merge
+    )
+
+
+def _with_layout(spec: VLMSpec, options: Mapping[str, Any]) -> VLMSpec:
+    layout = LayoutSpec({"name": "tiles", **options}, text=_marked)
+    return replace(spec, layouts={"hf": layout})
+
+
+def _marked(image_token: str, grid: TileGrid) -> str:
+    """As InternVL's processor writes a picture: nothing between its tiles."""
+    return f"{_BEFORE}{image_token * grid.tiles}{_AFTER}"

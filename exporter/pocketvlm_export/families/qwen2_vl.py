@@ -1,0 +1,235 @@
+"""Qwen2-VL and Qwen2.5-VL (``qwen2_vl``, ``qwen2_5_vl``): a tower that reads pictures of any size,
+squares of patches made one token, a Qwen2 decoder that numbers tokens by rows and columns.
+
+What to know when they are exported:
+
+- Pictures keep their proportions, and the tower's work and the tokens follow from their size. An
+  export allows the pixels of `DEFAULT_TOKENS` tokens, one for 28 x 28 pixels, unless
+  ``--max-pixels`` says otherwise; the checkpoints' own limit is 16,384. ``--fixed-size HxW`` makes
+  graphs of one shape.
+- The tower has no [CLS] token, so methods that rank patches by what it attends to are refused;
+  ``divprune`` is the default.
+- Dropped tokens leave gaps: what is left keeps the positions that it had in the whole picture.
+- Pictures only. Clips are refused.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from pocketvlm.layouts.smart_resize import geometry_of
+from torch import nn
+from transformers import PretrainedConfig
+
+from pocketvlm.errors import CheckpointError, RequestError
+from pocketvlm_export import upstream
+from pocketvlm_export.assembly import assign
+from pocketvlm_export.caps import DEFAULT_TOKENS, Caps
+from pocketvlm_export.checkpoint import image_processor
+from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.families.base import Family
+from pocketvlm_export.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
+from pocketvlm_export.text_models import decoder_spec
+
+_FRAMES = 2  # of a still picture, which the tower reads as a clip of two equal ones
+
+
+class Qwen2VL(Family):
+    """Qwen2-VL."""
+
+    model_type: ClassVar[str] = "qwen2_vl"
+    processor: ClassVar[str] = "Qwen2VLProcessor"
+    rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]] = [
+        (re.compile(r"^(model\.)?visual\."), "vision_tower."),
+        (re.compile(r"^model\.(language_model\.)?"), "decoder.model."),
+        (re.compile(r"^lm_head\."), "decoder.lm_head."),
+    ]
+    caps: ClassVar[frozenset[str]] = frozenset({"max_pixels", "fixed_size"})
+    merger: ClassVar[Any] = upstream.model_class("qwen2_vl", "PatchMerger")
+    model: ClassVar[Any] = upstream.model_class("qwen2_vl", "Qwen2VLModel")
+
+    def parse(self, config: PretrainedConfig) -> VLMSpec:
+        """See `Family.parse`; how large pictures may be is read with the processor."""
+        tower = config.vision_config
+        depth, merge = tower.depth, tower.spatial_merge_size
+        vision = VisionSpec(
+            tower,
+            None,
+            DEFAULT_TOKENS,
+            has_cls=False,
+            feature_layers=(depth,),
+            merge=merge,
+            factor=tower.patch_size * merge,
+        )
+        return VLMSpec(self, config, vision, decoder_spec(config), int(config.image_token_id))
+
+    def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
+        """How large pictures are made."""
+        factor, least, most = geometry_of(image_processor(folder))
+        if factor != spec.vision.factor:
+            raise CheckpointError(
+                f"the image processor in {folder} makes multiples of {factor} pixels",
+                expected=f"{spec.vision.factor}, the edge of a token of the vision tower",
+                advice="give the processor of this model",
+            )
+        return _of_pixels(spec, least, most)
+
+    def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
+        """Make pictures smaller, or all of one size."""
+        spec = super().capped(spec, caps)
+        if caps.fixed_size is not None:
+            return replace(_of_size(spec, caps.fixed_size), caps=caps)
+        (layout,) = spec.layouts.values()
+        own, least = layout.stated["max_pixels"], layout.stated["min_pixels"]
+        most = caps.max_pixels
+        if most is None:
+            most = min(own, DEFAULT_TOKENS * spec.vision.factor**2)
+        if not spec.vision.factor**2 <= most <= own:
+            raise RequestError(
+                f"--max-pixels {most} is outside {spec.vision.factor**2}..{own}, a single token "
+                "and what this checkpoint's image processor allows",
+                advice=f"give at most {own}" if most > own else "give more",
+                setting="max_pixels",
+            )
+        return replace(_of_pixels(spec, min(least, most), most), caps=Caps(max_pixels=most))
+
+    def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
+        """The merger behind its norm: (..., patches of a token side by side) -> (..., hidden)."""
+        with torch.device("meta"):
+            merger = self.merger(
+                dim=spec.decoder.hidden,
+                context_dim=spec.vision.dimensions.hidden,
+                spatial_merge_size=spec.vision.merge,
+            )
+        layers: nn.Module = merger.mlp
+        assign(layers, weights.component("vision_tower.merger.mlp."), "merger")
+        return layers.eval()
+
+    def load_connector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
+        """Nothing: transformers' tower has its own."""
+        return nn.Identity()
+
+    def image_processor_config(
+        self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
+    ) -> dict[str, Any]:
+        """Return it with the pixels that pictures are made of."""
+        config = super().image_processor_config(stated, spec, layout)
+        if "size" in layout.stated:
+            return config
+        least, most = layout.stated["min_pixels"], layout.stated["max_pixels"]
+        kept = {
+            name: value
+            for name, value in config.items()
+            if name not in ("min_pixels", "max_pixels")
+        }
+        return {**kept, "size": {"shortest_edge": least, "longest_edge": most}}
+
+    def reference_pixels(
+        self, processor: Any, images: Sequence[Image.Image], layout: LayoutSpec
+    ) -> npt.NDArray[np.float32]:
+        """Put the processor's patches together again.
+
+        They stand square by square, and in each are channels, frames, rows and columns. It has no
+        word for a size that is not the picture's own: pictures are then brought to it before.
+        """
+        image, options = images[0], {}
+        if (size := layout.stated.get("size")) is not None:
+            image = image.resize((size[1], size[0]), Image.Resampling(processor.resample))
+            options = {"do_resize": False}
+        made = processor(images=[image], return_tensors="np", **options)
+        _, rows, columns = made["image_grid_thw"][0].tolist()
+        patch, merge = processor.patch_size, processor.merge_size
+        patches = made["pixel_values"].reshape(
+            rows // merge, columns // merge, merge, merge, 3, -1, patch, patch
+        )
+        still = patches[:, :, :, :, :, 0].transpose(4, 0, 2, 5, 1, 3, 6)
+        pixels: npt.NDArray[np.float32] = still.reshape(1, 3, rows * patch, columns * patch)
+        return pixels
+
+    def reference_features(
+        self, tower: Any, connector: Any, spec: VLMSpec, pixel_values: torch.Tensor
+    ) -> ReferenceFeatures:
+        """Run the tower on the patches of two equal frames."""
+        merge, patch = spec.vision.merge, spec.vision.config.patch_size
+        height, width = pixel_values.shape[2:]
+        rows, columns = height // patch, width // patch
+        squares = pixel_values[0].reshape(
+            3, rows // merge, merge, patch, columns // merge, merge, patch
+        )
+        still = squares.permute(1, 4, 2, 5, 0, 3, 6).unsqueeze(5)
+        patches = still.expand(-1, -1, -1, -1, -1, _FRAMES, -1, -1).reshape(rows * columns, -1)
+        grid = torch.tensor([[1, rows, columns]])
+        output = tower(patches, grid_thw=grid)
+        order = self.reference_order(spec, grid)
+        normed = tower.merger.ln_q(output.last_hidden_state)
+        features = torch.empty_like(normed)
+        features[order] = normed
+        return ReferenceFeatures(features, output.pooler_output, patches=order)
+
+    def reference_order(self, spec: VLMSpec, grid: torch.Tensor) -> torch.Tensor:
+        """Return the places in raster order of the patches as they stand in the tower's layers:
+        square by square, (1, 3) of frames, rows and columns -> int64 (patches,)."""
+        _, rows, columns = grid[0].tolist()
+        merge = spec.vision.merge
+        numbers = torch.arange(rows * columns).view(rows // merge, merge, columns // merge, merge)
+        return numbers.transpose(1, 2).reshape(-1, merge**2)[self._squares(spec, grid)].flatten()
+
+    def _squares(self, spec: VLMSpec, grid: torch.Tensor) -> torch.Tensor:
+        """The order of the squares: row by row."""
+        return torch.arange(int(grid.prod()) // spec.vision.merge**2)
+
+    def reference_positions(
+        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grid: tuple[int, int]
+    ) -> npt.NDArray[np.int64] | None:
+        """By transformers' ``get_rope_index``."""
+        rows, columns = (edge * spec.vision.merge for edge in grid)
+        is_image = ids == spec.image_token_id
+        return upstream.rope_positions(self.model, spec.config, ids, is_image, (1, rows, columns))
+
+
+class Qwen25VL(Qwen2VL):
+    """Qwen2.5-VL."""
+
+    model_type: ClassVar[str] = "qwen2_5_vl"
+    processor: ClassVar[str] = "Qwen2_5_VLProcessor"
+    merger: ClassVar[Any] = upstream.model_class("qwen2_5_vl", "Qwen2_5_VLPatchMerger")
+    model: ClassVar[Any] = upstream.model_class("qwen2_5_vl", "Qwen2_5_VLModel")
+
+    def _squares(self, spec: VLMSpec, grid: torch.Tensor) -> torch.Tensor:
+        """The order of the squares: window by window."""
+        return upstream.window_order(grid, spec.vision.config)
+
+
+def _of_pixels(spec: VLMSpec, least: int, most: int) -> VLMSpec:
+    """Return ``spec`` for pictures of so many pixels."""
+    factor = spec.vision.factor
+    stated = {
+        "name": "smart-resize",
+        "factor": factor,
+        "min_pixels": least,
+        "max_pixels": most,
+    }
+    vision = replace(spec.vision, tokens=most // factor**2)
+    return replace(spec, vision=vision, layouts={"hf": LayoutSpec(stated)})
+
+
+def _of_size(spec: VLMSpec, size: tuple[int, int]) -> VLMSpec:
+    """Return ``spec`` for pictures of one size."""
+    factor = spec.vision.factor
+    if any(edge % factor for edge in size):
+        raise RequestError(
+            f"--fixed-size {size[0]}x{size[1]} is no whole number of tokens",
+            expected=f"multiples of {factor} pixels",
+            advice="give " + "x".join(str(max(1, round(edge / factor)) * factor) for edge in size),
+            setting="fixed_size",
+        )
+    stated = {"name": "smart-resize", "factor": factor, "size": list(size)}
+    tokens = (size[0] // factor) * (size[1] // factor)
+    vision = replace(spec.vision, image_size=size, tokens=tokens)
+    return replace(spec, vision=vision, layouts={"hf": LayoutSpec(stated)})

@@ -115,7 +115,9 @@ def build(
 
 
 def _measure(file: Path, spec: VisionSpec, timing: Timing) -> Callable[[], dict[str, float]]:
-    pixels = np.random.default_rng(0).standard_normal((1, 3, *spec.image_size), dtype=np.float32)
+    pixels = np.random.default_rng(0).standard_normal(
+        (1, 3, *(spec.image_size or (1, 1))), dtype=np.float32
+    )
 
     def run_with_profiling() -> dict[str, float]:
         options = ort.SessionOptions()

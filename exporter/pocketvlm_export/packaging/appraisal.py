@@ -45,7 +45,7 @@ def _check_pictures(plan: ExportPlan) -> None:
         picture = Image.new("RGB", shape)
         tiles = layout.views([picture] if layout.medium == "video" else picture)
         height, width = tiles.shape[1:3]
-        if (height, width) != size:
+        if size is not None and (height, width) != size:
             raise CheckpointError(
                 f"the image processor of {source} makes {width}x{height} pixels of a picture of "
                 f"{shape[0]}x{shape[1]}",

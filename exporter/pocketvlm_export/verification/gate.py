@@ -19,6 +19,7 @@ from pocketvlm.decoders.fastv import FastVSequence
 from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm.layouts import open_layout
 from pocketvlm.text.prompts import Prompter
+from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.loading import Checkpoint
@@ -233,11 +234,12 @@ def _answer(artifact: Artifact, references: References, precision: str) -> GateA
     layout, grid = open_layout(artifact), references.batch.grid
     with component(VisionEncoder.open(artifact, precision=vision)) as encoder:
         encoded = encoder.encode(references.batch.pixel_values).first(grid.tiles)
-        constants = encoder.constants
     features, prompt = references.features, gate_prompt(artifact, references)
     # About other patches, which only a tie excuses, there is another answer.
     if np.array_equal(encoded.kept_indices, _default_reference(artifact, references).kept_indices):
-        features = layout.arrange(grid, encoded.image_features, encoded.kept_indices, constants)
+        features = layout.arrange(
+            grid, encoded.image_features, encoded.kept_indices, read_constants(artifact)
+        )
     table = precision if precision in artifact.manifest.decoder.embed else None
     with (
         component(_open(artifact, precision=precision, table=table)) as decoder,

@@ -36,7 +36,8 @@ class GateBatch:
 def gate_batch(artifact: Artifact) -> GateBatch:
     """Return several pictures of one tile each, or the tiles of one picture, or the frames of one
     clip."""
-    layout, (height, width) = open_layout(artifact), artifact.manifest.vision.image_size
+    layout = open_layout(artifact)
+    height, width = layout.config.tile_size
     if [grid.tiles for grid in layout.grids()] == [1]:
         return GateBatch(gate_pictures(_PICTURES, (height, width)), TileGrid(), (height, width))
     if layout.medium == "video":

@@ -19,10 +19,10 @@ from pocketvlm_export.graphs import (
     VisionEncoderGraph,
     trace,
 )
+from pocketvlm_export.layouts import constant_files
 from pocketvlm_export.memory import component
 from pocketvlm_export.onnx_passes import (
     LOGITS,
-    AddConstants,
     ExternalWeights,
     NameSelection,
     Stamp,
@@ -44,16 +44,28 @@ def build_graphs(plan: ExportPlan, folder: Path, step: Step) -> None:
     """Write every graph of ``plan`` under ``folder``; at most one component is in memory at any
     time."""
     (folder / "onnx").mkdir()
+    write_constants(plan, folder)
     with quiet_transformers():
         build_vision(plan, folder, step)
         if plan.decoder:
             build_embedding(plan, folder, step, build_decoder(plan, folder, step))
 
 
+def write_constants(plan: ExportPlan, folder: Path) -> None:
+    """Write what the layout puts between features, whatever the picture: raw float32 values,
+    little-endian, a file each."""
+    files = constant_files(plan.layout)
+    if not files:
+        return
+    constants = plan.spec.family.load_constants(plan.checkpoint.weights, plan.spec)
+    for name, file in files.items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_bytes(constants[name].numpy().astype("<f4").tobytes())
+
+
 def build_vision(plan: ExportPlan, folder: Path, step: Step) -> None:
     """Write the vision graphs of all budgets, which share one weights file a precision."""
     family, spec, weights = plan.spec.family, plan.spec, plan.checkpoint.weights
-    constants = family.load_constants(weights, spec) if plan.layout.constants else {}
     shared: dict[str, WeightsFile] = {}
     # Eager attention, here and below, traces to plain MatMul and Softmax; sdpa's decomposition adds
     # detours and guards.
@@ -66,7 +78,7 @@ def build_vision(plan: ExportPlan, folder: Path, step: Step) -> None:
         for budget in plan.budgets:
             step(f"vision graph, {budget} of {spec.vision.tokens} tokens")
             module = PrunedVisionEncoder(tower, projector, spec.vision, plan.pruner, budget)
-            graph = VisionEncoderGraph(module, constants)
+            graph = VisionEncoderGraph(module)
             stamps = {metadata.PRUNER: plan.pruner.name, metadata.BUDGET: str(budget)}
             _write(graph, plan, plan.vision[budget], folder, stamps, shared)
 
@@ -141,7 +153,6 @@ def _write(
     """
     model = trace(graph)
     tidy(model, graph.output_axes)
-    AddConstants(graph.constants)(model)
     if not plan.options.portable:
         fuse(model, graph.kind)
     tied = plan.spec.decoder.tied and LOGITS in graph.output_names

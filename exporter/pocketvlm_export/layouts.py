@@ -52,6 +52,11 @@ def setting(spec: VLMSpec, layout: LayoutSpec) -> LayoutConfig:
     )
 
 
+def constant_files(layout: LayoutSpec) -> dict[str, str]:
+    """Return the files of what the layout reads beside features and no picture changes, by name."""
+    return {name: f"constants/{name}.bin" for name in layout.constants}
+
+
 def totals(spec: VLMSpec, layout: LayoutSpec, budget: int) -> dict[str, int]:
     """Return how many visual tokens a picture takes at most, by the grid of tiles that it is cut
     into."""

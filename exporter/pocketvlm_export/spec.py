@@ -139,7 +139,8 @@ class LayoutSpec:
             its options.
         exact: with every token kept it gives what transformers gives; without pruning no other is
             exported.
-        constants: what it reads beside the features, by the names of `Family.load_constants`.
+        constants: what it reads beside the features and no picture changes, each a file of the
+            artifact; see `Family.load_constants`.
         with_cls: the decoder reads [CLS] of each tile too, in front of its patches; under it
             nothing is pruned.
         stock_clients: other clients than this runtime (transformers.js) put pictures into prompts

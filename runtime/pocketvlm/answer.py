@@ -66,6 +66,8 @@ class Answer:
         prompt_tokens: how many there were in all, and how many of them were in the KV cache.
         decoder: the engine and precision that answered, as in ``"onnx fp32"``.
         timings_ms: see `Timings`.
+        pictures_below_budget: of the pictures, those that kept all their tokens because they have
+            fewer than the budget.
         finish_reason: ``"stop"`` at an end-of-sequence token, ``"length"`` at max_new_tokens,
             ``"interrupted"`` where the stream was asked to stop.
     """
@@ -79,3 +81,4 @@ class Answer:
     decoder: str
     timings_ms: Timings
     finish_reason: FinishReason
+    pictures_below_budget: int = 0

@@ -156,6 +156,7 @@ class Answerer:
                 "total": ttft_ms + generation.decode_ms,
             },
             finish_reason=generation.finish_reason,
+            pictures_below_budget=sum(picture.below_budget for picture in request.pictures),
         )
 
     def _encode(self, request: Request) -> tuple[list[EmbeddingSegment], float]:

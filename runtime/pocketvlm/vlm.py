@@ -16,6 +16,7 @@ from pocketvlm.chat import Chat
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import Decoder
 from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling
+from pocketvlm.layouts import open_layout
 from pocketvlm.limits import Limits
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
@@ -83,6 +84,8 @@ class VLM:
         vision_precision: str | None = None,
         decoder_precision: str | None = None,
         context: int | None = None,
+        max_pixels: int | None = None,
+        max_tiles: int | None = None,
         settings: EngineSettings = DEFAULT_SETTINGS,
         limits: Limits | None = None,
         feature_cache: str | os.PathLike[str] | None = None,
@@ -101,6 +104,11 @@ class VLM:
                 memory allows both.
             context: longest sequence in tokens, at most the artifact's own, which None leaves: a
                 bound on memory.
+            max_pixels: pictures are resized to at most so many pixels, height times width, where
+                the artifact takes them of any size: less work before the first token. At most the
+                artifact's own limit, which None leaves.
+            max_tiles: pictures are cut into at most so many parts, where the artifact cuts them;
+                as ``max_pixels``.
             settings: threads, execution providers and prepacking of each engine.
                 ``EngineSettings(prepack=False)`` is for a question or two: float32 graphs then open
                 at once, as mapped files, and each answer takes up to half as long again.
@@ -118,6 +126,8 @@ class VLM:
         """
         started = time.perf_counter()
         artifact = Artifact.open(path, check).shortened(context)
+        artifact = artifact.capped(max_pixels=max_pixels, max_tiles=max_tiles)
+        open_layout(artifact)  # what it refuses is refused before graphs are opened
         encoder = VisionEncoder.open(
             artifact, budget=budget, precision=vision_precision, settings=settings
         )
@@ -245,4 +255,6 @@ class VLM:
 
 def _feature_source(manifest: Manifest, encoder: VisionEncoder) -> FeatureSource:
     name = f"{manifest.artifact_id[:32]}-k{encoder.budget}-{encoder.precision}"
-    return FeatureSource(name, encoder.budget, manifest.decoder.hidden, encoder.nested)
+    return FeatureSource(
+        name, encoder.budget, manifest.decoder.hidden, encoder.nested, manifest.vision.extras
+    )

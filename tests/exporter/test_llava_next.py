@@ -14,6 +14,7 @@ from make_checkpoint import PRESETS
 from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.cli import main
 from pocketvlm.layouts import open_layout
+from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import inspect_checkpoint
@@ -260,7 +261,7 @@ def test_the_manifest_says_what_each_grid_comes_to(exported):
     assert layout.steps.crop_to == (42, 42)
 
 
-def test_other_clients_are_promised_nothing(exported):
+def test_other_clients_are_promised_nothing(exported, theirs):
     folder = exported("fastervlm")
     processor = json.loads((folder / "processor_config.json").read_text())
     assert processor["processor_class"] == "LlavaNextProcessor"
@@ -275,7 +276,14 @@ def test_other_clients_are_promised_nothing(exported):
     page = (folder / "USING.md").read_text()
     assert "42 x 84, 84 x 42, 84 x 84, 126 x 42, 42 x 126" in page
     assert "image_newline" not in page
-    assert "`image_newline`" in (exported("none") / "USING.md").read_text()
+    whole = exported("none")
+    page = (whole / "USING.md").read_text()
+    assert "`image_newline` is the same for every picture" in page
+    assert 'image_newline: await floats("constants/image_newline.bin")' in page
+    assert not (folder / "constants").exists()
+    newline = np.fromfile(whole / "constants" / "image_newline.bin", "<f4")
+    np.testing.assert_array_equal(newline, read_constants(Artifact.open(whole))["image_newline"])
+    np.testing.assert_array_equal(newline, theirs.model.model.image_newline.detach().numpy())
 
 
 @pytest.mark.parametrize(
@@ -386,7 +394,7 @@ def test_inspect_says_what_a_budget_comes_to(exported, tmp_path):
         assert drawn.width > drawn.height  # the whole beside its parts
 
 
-def test_the_newline_costs_no_run_of_the_graph_but_from_a_cache(exported, tmp_path, monkeypatch):
+def test_features_from_a_cache_cost_no_run_of_the_graph(exported, tmp_path, monkeypatch):
     image, calls, real = picture(60, 84), [], VisionEncoder.encode
     monkeypatch.setattr(
         VisionEncoder,
@@ -394,7 +402,7 @@ def test_the_newline_costs_no_run_of_the_graph_but_from_a_cache(exported, tmp_pa
         lambda self, pixels: calls.append(len(pixels)) or real(self, pixels),
     )
     answers = []
-    for expected in ([5], [1]):  # the tiles; then a blank one, as the features lie in the folder
+    for expected in ([5], []):  # the tiles; then none, as the features lie in the folder
         vlm = VLM.load(exported("none"), feature_cache=tmp_path / "kept")
         assert calls == []
         answers.append(

@@ -13,8 +13,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from pocketvlm import VLM, Artifact, Sampling
 from pocketvlm.cli import main
+from pocketvlm.layouts import open_layout
 from pocketvlm.media.pictures import open_picture
-from pocketvlm.media.preprocessing import Preprocessor
 from pocketvlm.vision.encoder import VisionEncoder
 
 STEPS = 12
@@ -192,7 +192,7 @@ def test_messages_with_a_system_turn_equal_those_of_transformers(
 def test_any_budget_is_served_exactly_by_the_larger_graph(tiny_export, photo):
     """The graph exported at 9 against the one at 18 narrowed to 9, down to the features."""
     artifact = Artifact.open(tiny_export)
-    pixel_values = Preprocessor.from_artifact(artifact)(open_picture(photo))[None]
+    pixel_values = open_layout(artifact).cut(open_picture(photo)).pixel_values
     narrowed = VisionEncoder.open(artifact, budget=18).encode(pixel_values).narrow(9)
     exported = VisionEncoder.open(artifact, budget=9).encode(pixel_values)
     np.testing.assert_array_equal(narrowed.kept_indices, exported.kept_indices)

@@ -13,8 +13,8 @@ from PIL import Image
 from pocketvlm import VLM, Artifact, Limits, PocketVLMError, Sampling
 from pocketvlm.decoders import onnx, open_decoder
 from pocketvlm.errors import ArtifactError
+from pocketvlm.layouts.single import tile_steps
 from pocketvlm.media.pictures import PictureLimits, open_picture
-from pocketvlm.media.preprocessing import Preprocessor
 from pocketvlm.ort.sessions import open_session
 from pocketvlm.vision.encoder import VisionEncoder
 from support.tiny_artifact import PREPROCESSOR, read_manifest, write_artifact, write_manifest
@@ -28,7 +28,7 @@ def other(picture):
 
 def by_hand(weights, vlm, prompt, pictures, budget, steps):
     """Greedy token ids and kept indices, from the numpy twins of the graphs."""
-    preprocess = Preprocessor.from_config(PREPROCESSOR)
+    preprocess = tile_steps(PREPROCESSOR)
     encoded = [reference_vision(weights, preprocess(open_picture(p)), budget) for p in pictures]
     ids = vlm.parts.prompter.encode(prompt, len(pictures), budget)
     embeddings = weights.embed[ids].astype(np.float64)

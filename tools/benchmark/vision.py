@@ -12,6 +12,7 @@ import numpy as np
 from benchmark.interleave import check_quiet, take_turns
 from benchmark.options import EXISTING, NUMBERS, Section, Timing, into_section, timed
 from pocketvlm import Artifact, EngineSettings
+from pocketvlm.layouts import counting_layout
 from pocketvlm.vision.encoder import VisionEncoder
 
 
@@ -29,7 +30,7 @@ def vision(
     """The pruned vision graphs against the unpruned one, by themselves."""
     line = check_quiet(timing.allow_busy)
     ours, whole = Artifact.open(pruned), Artifact.open(unpruned)
-    height, width = whole.manifest.vision.image_size
+    height, width = counting_layout(whole).config.tile_size
     pixel_values = np.random.default_rng(0).standard_normal((1, 3, height, width), dtype=np.float32)
 
     def measure(artifact: Artifact, budget: int | None) -> Callable[[], dict[str, float]]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from pocketvlm import Artifact
+from pocketvlm.layouts import open_layout
 from pocketvlm.media.pictures import open_picture
-from pocketvlm.media.preprocessing import Preprocessor
 from pocketvlm.text.prompts import Prompter
 
 # What a page would do around the code: fetch the files, draw the picture to the size, tokenize the
@@ -34,11 +34,11 @@ def answer_with_the_page(
     """Return the token ids of each answer; ``modules`` is the folder whose node_modules has
     onnxruntime-web."""
     artifact = Artifact.open(folder)
-    preprocessor, prompter = Preprocessor.from_artifact(artifact), Prompter.from_artifact(artifact)
+    steps, prompter = open_layout(artifact).steps, Prompter.from_artifact(artifact)
     (code,) = re.findall(r"```javascript\n(.*?)```", (folder / "USING.md").read_text(), re.DOTALL)
     questions = []
     for image, question in asked:
-        rgb = preprocessor.resize_and_crop(open_picture(image))
+        rgb = steps.resize_and_crop(open_picture(image))
         opaque = np.full((*rgb.shape[:2], 1), 255, np.uint8)
         rgba = np.concatenate([rgb, opaque], axis=2).ravel().tolist()
         questions.append({"rgba": rgba, "ids": prompter.encode(question, pictures=1).tolist()})

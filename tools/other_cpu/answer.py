@@ -14,8 +14,8 @@ from pathlib import Path
 from pocketvlm import VLM, Artifact, EngineSettings, Sampling
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import EmbeddingSegment
+from pocketvlm.layouts import open_layout
 from pocketvlm.media.pictures import open_picture
-from pocketvlm.media.preprocessing import Preprocessor
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.encoder import VisionEncoder
 
@@ -24,7 +24,7 @@ artifact = Artifact.open(folder)
 settings = EngineSettings(threads=1)  # emulated threads wait for each other by spinning
 encoder = VisionEncoder.open(artifact, precision=vision, settings=settings)
 decoder = open_decoder(artifact, engine="onnx", precision=precision, settings=settings)
-prompter, preprocessor = Prompter.from_artifact(artifact), Preprocessor.from_artifact(artifact)
+prompter, preprocessor = Prompter.from_artifact(artifact), open_layout(artifact).steps
 
 
 @functools.cache

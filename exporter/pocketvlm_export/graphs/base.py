@@ -22,8 +22,6 @@ class Graph(Protocol):
         input_names, output_names: in the order of the module's flattened arguments and results.
         dynamic_axes: for each argument, {axis: name}, nested as the arguments are.
         output_axes: names of an output's dynamic axes, {output: {axis: name}}.
-        constants: float32 arrays that the graph gives as further outputs, by name, whatever it is
-            given.
     """
 
     kind: str
@@ -32,7 +30,6 @@ class Graph(Protocol):
     output_names: Sequence[str]
     dynamic_axes: tuple[Any, ...]
     output_axes: Mapping[str, Mapping[int, str]]
-    constants: Mapping[str, Any]
 
     def sample_inputs(self) -> tuple[Any, ...]:
         """Return arguments of the module, every dynamic axis longer than one."""

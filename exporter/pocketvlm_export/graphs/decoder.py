@@ -54,7 +54,6 @@ class DecoderGraph:
     """`DecoderWithPast` as a graph to trace."""
 
     kind = metadata.DECODER
-    constants: Mapping[str, Any] = {}
 
     def __init__(self, model: PreTrainedModel, spec: DecoderSpec) -> None:
         self.module: nn.Module = DecoderWithPast(model).eval()

@@ -14,7 +14,6 @@ class EmbedTokensGraph:
     """input_ids int64 (B, sequence) -> inputs_embeds float32 (B, sequence, hidden)."""
 
     kind = metadata.EMBED_TOKENS
-    constants: Mapping[str, Any] = {}
     input_names: Sequence[str] = ("input_ids",)
     output_names: Sequence[str] = ("inputs_embeds",)
     dynamic_axes: tuple[Any, ...] = ({0: BATCH, 1: "sequence_length"},)

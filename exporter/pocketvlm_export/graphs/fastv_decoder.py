@@ -150,7 +150,6 @@ class FastVDecoderGraph:
     """`DecoderWithFastV` as a graph to trace."""
 
     kind = metadata.FASTV_DECODER
-    constants: Mapping[str, Any] = {}
 
     def __init__(self, model: PreTrainedModel, spec: DecoderSpec, fastv: FastV) -> None:
         self.module: nn.Module = DecoderWithFastV(model, fastv).eval()

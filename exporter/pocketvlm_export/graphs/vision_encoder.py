@@ -219,13 +219,8 @@ class VisionEncoderGraph:
     dynamic_axes: tuple[Any, ...] = ({0: BATCH},)
     output_axes: Mapping[str, Mapping[int, str]] = {name: {0: BATCH} for name in output_names}
 
-    def __init__(
-        self, module: PrunedVisionEncoder, constants: Mapping[str, torch.Tensor] | None = None
-    ) -> None:
+    def __init__(self, module: PrunedVisionEncoder) -> None:
         self.module = module.eval()
-        self.constants: Mapping[str, Any] = {
-            name: value.numpy() for name, value in (constants or {}).items()
-        }
 
     def sample_inputs(self) -> tuple[torch.Tensor, ...]:
         """Return two pictures of noise."""

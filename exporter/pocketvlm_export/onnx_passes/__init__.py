@@ -8,7 +8,6 @@ import onnxscript.optimizer
 
 from pocketvlm.artifact import metadata
 from pocketvlm.errors import RequestError
-from pocketvlm_export.onnx_passes.add_constants import AddConstants
 from pocketvlm_export.onnx_passes.block_int4 import BlockInt4
 from pocketvlm_export.onnx_passes.dynamic_int8 import DynamicInt8
 from pocketvlm_export.onnx_passes.external_weights import INLINE_LIMIT, ExternalWeights, WeightsFile
@@ -35,7 +34,6 @@ __all__ = [
     "FUSIONS",
     "INLINE_LIMIT",
     "LOGITS",
-    "AddConstants",
     "BlockInt4",
     "DynamicInt8",
     "ExternalWeights",

@@ -11,9 +11,18 @@ import onnx
 
 from pocketvlm.artifact import MANIFEST_NAME, FileEntry, Manifest, files_digest, metadata
 from pocketvlm.artifact.integrity import sha256_of
-from pocketvlm.artifact.manifest import DecoderSpec, Parity, Pruning, Source, Tower, Vision
+from pocketvlm.artifact.manifest import (
+    Constant,
+    DecoderSpec,
+    Parity,
+    Pruning,
+    Source,
+    Tower,
+    Vision,
+)
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.checkpoint import read_json
+from pocketvlm_export.layouts import constant_files
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.packaging.card import source_license
 from pocketvlm_export.plan import ExportPlan
@@ -75,7 +84,10 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             plan.options.vision_precisions[0],
             _tower(spec.vision),
             layout=plan.layout.stated,
-            constants=plan.layout.constants,
+            constants={
+                name: Constant(file, (spec.decoder.hidden,))
+                for name, file in constant_files(plan.layout).items()
+            },
             totals={str(budget): by_grid for budget, by_grid in plan.totals().items()},
             caps=spec.caps.given,
         ),

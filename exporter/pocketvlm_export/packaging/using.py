@@ -13,7 +13,6 @@ import numpy as np
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
 from pocketvlm.layouts import Layout, open_layout, slot_count
-from pocketvlm.media.preprocessing import Preprocessor
 from pocketvlm.ort.signatures import Shapes, signature
 from pocketvlm.text.prompts import Prompter
 from pocketvlm_export.options import GATE_PROMPT
@@ -67,12 +66,16 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "visual_tokens": budget,
         "patches": pruning.tokens_before,
         "graphs": graphs,
+        "constants": {
+            name: dataclasses.asdict(constant)
+            for name, constant in manifest.vision.constants.items()
+        },
         "gguf": decoder.gguf.get(decoder.default_precisions.get("llama.cpp", "")),
         "tiles": layout.recipe,
         "cut": layout.grids()[-1].tiles > 1,
         "named": len(slots) > slot_count(layout, slots),
         "medium": {"image": "picture", "video": "clip"}[layout.medium],
-        "picture": _picture(layout.steps, manifest.vision.image_size),
+        "picture": _picture(layout),
         "prompt": _prompt(Prompter.from_artifact(artifact), layout),
         "image_token_id": decoder.image_token_id,
         "eos_token_ids": list(decoder.eos_token_ids),
@@ -108,9 +111,13 @@ def _shapes(tensors: Shapes) -> dict[str, list[int | str]]:
     }
 
 
-def _picture(steps: Preprocessor, size: tuple[int, int]) -> dict[str, Any]:
+def _picture(layout: Layout) -> dict[str, Any]:
+    """The steps of a tile. Its size is that of every tile, or where resolution is ``dynamic`` that
+    of the largest picture."""
+    steps, size = layout.steps, layout.config.image_size
     return {
-        "size": list(size),
+        "size": list(size or layout.largest_size()),
+        "dynamic": size is None,
         "pad_colour": _listed(steps.pad_colour),
         "shortest_edge": steps.shortest_edge,
         "resize_to": _listed(steps.resize_to),

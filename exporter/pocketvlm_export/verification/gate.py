@@ -21,6 +21,7 @@ from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts import open_layout
 from pocketvlm.text.prompts import Prompter
+from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component
@@ -259,11 +260,12 @@ def _answer(artifact: Artifact, references: References, precision: str) -> GateA
     grid = batch.grid
     with component(VisionEncoder.open(artifact, precision=vision)) as encoder:
         encoded = encoder.encode(batch.pixel_values).first(grid.tiles)
-        constants = encoder.constants
     features, prompt = references.features, gate_prompt(artifact, references)
     # About other patches, which only a tie excuses, there is another answer.
     if np.array_equal(encoded.kept_indices, _default_reference(artifact, references).kept_indices):
-        features = layout.arrange(grid, encoded.image_features, encoded.kept_indices, constants)
+        features = layout.arrange(
+            grid, encoded.image_features, encoded.kept_indices, read_constants(artifact)
+        )
     table = precision if precision in artifact.manifest.decoder.embed else None
     with (
         component(_open(artifact, precision=precision, table=table)) as decoder,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import check_room
-from pocketvlm.layouts import TileGrid, layout_config, make_layout
+from pocketvlm.layouts import TileGrid, counting_layout
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.messages import check_medium
 from pocketvlm.text.prompts import Prompter
@@ -41,10 +41,7 @@ class Question:
 def check_question(artifact: Artifact, question: Question, budget: int) -> None:
     """Refuse at once what each run would refuse: a picture, or a prompt longer than the context at
     ``budget`` tokens per picture or tile; raises `PocketVLMError`."""
-    layout, prompter = (
-        make_layout(layout_config(artifact.manifest)),
-        Prompter.from_artifact(artifact),
-    )
+    layout, prompter = counting_layout(artifact), Prompter.from_artifact(artifact)
     check_medium(layout.medium, pictures=True)
     slots = [layout.expand(grid, budget) for grid in picture_grids(artifact, question)]
     ids = prompter.place(prompter.encode(question.prompt, len(slots)), slots)
@@ -54,7 +51,7 @@ def check_question(artifact: Artifact, question: Question, budget: int) -> None:
 def picture_grids(artifact: Artifact, question: Question) -> list[TileGrid]:
     """The tiles that each picture of a question is cut into; raises `PocketVLMError` for one that
     is refused."""
-    layout = make_layout(layout_config(artifact.manifest))
+    layout = counting_layout(artifact)
     images = [open_picture(image) for image in question.images or [noise_picture(artifact)]]
     return [layout.grid(image.height, image.width) for image in images]
 
@@ -62,9 +59,7 @@ def picture_grids(artifact: Artifact, question: Question) -> list[TileGrid]:
 def noise_picture(artifact: Artifact, seed: int = 0) -> npt.NDArray[np.uint8]:
     """A picture of noise, another for each seed, of the size that has the most tiles: uint8
     (height, width, 3)."""
-    layout = make_layout(layout_config(artifact.manifest))
-    (height, width), largest = layout.config.image_size, layout.grids()[-1]
-    shape = (height * largest.rows, width * largest.columns, 3)
+    shape = (*counting_layout(artifact).largest_size(), 3)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 

@@ -47,10 +47,20 @@ _MAX_TEXT_BYTES = (
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened artifact: its folder and its validated manifest."""
+    """An opened artifact: its folder and its validated manifest.
+
+    Attributes:
+        root: the folder.
+        manifest: what it states.
+        max_pixels: pictures are resized to at most so many pixels; None is the artifact's own
+            limit. Its layout refuses more, see `pocketvlm.layouts.base.Layout.capped`.
+        max_tiles: likewise for the parts that a picture is cut into.
+    """
 
     root: Path
     manifest: Manifest
+    max_pixels: int | None = None
+    max_tiles: int | None = None
 
     @classmethod
     def open(
@@ -103,6 +113,11 @@ class Artifact:
             self.manifest.decoder, context=min(context, self.manifest.decoder.context)
         )
         return replace(self, manifest=replace(self.manifest, decoder=decoder))
+
+    def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
+        """The same artifact for smaller pictures, see the class; what is refused is refused where
+        its layout is made."""
+        return replace(self, max_pixels=max_pixels, max_tiles=max_tiles)
 
     def path(self, name: str) -> Path:
         """The absolute path of a file listed in the manifest; raises `PocketVLMError` for any other

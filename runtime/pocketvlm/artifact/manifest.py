@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -19,6 +20,9 @@ from pocketvlm.errors import ArtifactError
 
 SCHEMA_VERSION = "2.0"
 MANIFEST_NAME = "pocketvlm.json"
+# Of every vision graph, whatever else it gives.
+VISION_OUTPUTS = ("image_features", "kept_indices", "kept_scores")
+_FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -70,24 +74,36 @@ class Tower:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """What no picture changes: ``file`` holds raw float32 values, little-endian, of an array of
+    this ``shape``."""
+
+    file: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Vision:
     """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height,
-    width) in pixels. ``default_precision`` is used unless another is requested.
+    width) in pixels, None where resolution is dynamic: then N ``tokens_before`` are those of the
+    largest picture. ``default_precision`` is used unless another is requested.
 
     ``tower`` is for estimates. ``layout`` is the name of a layout and its own options: how a
     picture becomes tiles and slots, see `pocketvlm.layouts`.
-    ``constants`` are further outputs of every vision graph that no picture changes, (hidden,) each.
+    ``constants`` are what a layout puts between features, (hidden,) each. ``extras`` are further
+    outputs of every vision graph, (batch, k, hidden) each.
     ``totals[budget][grid]`` is how many visual tokens a picture cut into that grid takes at most,
     for people and other clients. ``caps`` are those that were set at export: ``max_pixels``,
     ``max_tiles``, ``fixed_size``.
     """
 
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] | None
     graphs: Mapping[int, Mapping[str, str]]
     default_precision: str
     tower: Tower | None = None
     layout: Mapping[str, Any] = field(default_factory=lambda: {"name": "single"})
-    constants: tuple[str, ...] = ()
+    constants: Mapping[str, Constant] = field(default_factory=dict)
+    extras: tuple[str, ...] = ()
     totals: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     caps: Mapping[str, Any] = field(default_factory=dict)
 
@@ -218,6 +234,10 @@ class Manifest:
                 {
                     **data["vision"],
                     "graphs": graphs,
+                    "constants": {
+                        name: _build(Constant, constant)
+                        for name, constant in data["vision"].get("constants", {}).items()
+                    },
                     "tower": _optional(Tower, data["vision"].get("tower")),
                 },
             ),
@@ -327,6 +347,8 @@ def _check_consistency(manifest: Manifest) -> None:
     pruning, decoder = manifest.pruning, manifest.decoder
     named = [name for graphs in manifest.vision.graphs.values() for name in graphs.values()]
     named += [*decoder.embed.values(), *decoder.graphs.values(), *decoder.gguf.values()]
+    constants = manifest.vision.constants.values()
+    named += [constant.file for constant in constants]
     problems = {
         f"budgets {list(pruning.budgets)} exceed the {pruning.tokens_before} tokens of a picture": (
             max(pruning.budgets) > pruning.tokens_before
@@ -338,6 +360,17 @@ def _check_consistency(manifest: Manifest) -> None:
         != set(pruning.budgets),
         "a graph or GGUF file it names is missing from its files table": not set(named)
         <= set(manifest.files),
+        f"a constant of its vision side has another shape than ({decoder.hidden},)": any(
+            constant.shape != (decoder.hidden,) for constant in constants
+        ),
+        "the file of a constant has another size than its shape": any(
+            manifest.files[constant.file].bytes != _FLOAT * math.prod(constant.shape)
+            for constant in constants
+            if constant.file in manifest.files
+        ),
+        "an extra output of its vision graphs has the name of another": bool(
+            set(manifest.vision.extras) & set(VISION_OUTPUTS)
+        ),
         "the ONNX engine is promised without its graphs": (
             "onnx" in decoder.engines and not (decoder.embed and decoder.graphs)
         ),

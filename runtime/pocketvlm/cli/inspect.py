@@ -174,11 +174,13 @@ def describe(manifest: Manifest) -> Iterator[str]:
         f"{source.license or 'not stated'})"
     )
     budgets = ", ".join(_marked(k, pruning.default_budget) for k in pruning.budgets)
-    (height, width), layout = manifest.vision.image_size, manifest.vision.layout
+    layout = manifest.vision.layout
     tiled = any(len(by_grid) > 1 for by_grid in manifest.vision.totals.values())
     name, frames = layout["name"], layout.get("frames")  # of a clip, where the model reads those
     unit = "frame" if frames else "tile" if tiled else "picture"
     before = f"{pruning.tokens_before} tokens per {unit}"
+    if manifest.vision.image_size is None:
+        before = f"at most {before}"
     options = ", ".join(f"{name} {value}" for name, value in pruning.options.items())
     method = f"{pruning.method} ({options})" if options else pruning.method
     yield f"pruning    {method}, {before} -> {budgets}"
@@ -189,13 +191,15 @@ def describe(manifest: Manifest) -> Iterator[str]:
             f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read "
             f"{fastv.keep} tokens per picture, original positions"
         )
+    size = manifest.vision.image_size
+    pixels = f"{size[1]}x{size[0]} pixels" if size else "any size"
     if frames:
-        yield (
-            f"clips      {frames} frames of {width}x{height} "
-            f"pixels{', [CLS] among their tokens' * ('cls' in layout)}"
-        )
+        with_cls = ", [CLS] among their tokens" * ("cls" in layout)
+        yield f"clips      {frames} frames of {pixels}{with_cls}"
+    elif size:
+        yield f"pictures   {pixels}{f' per tile, layout {name}' if tiled else ''}"
     else:
-        yield f"pictures   {width}x{height} pixels{f' per tile, layout {name}' if tiled else ''}"
+        yield f"pictures   {pixels}, {pruning.tokens_before} tokens at most, layout {name}"
     engines = ", ".join(_marked(engine, decoder.default_engine) for engine in decoder.engines)
     yield (
         f"decoder    {engines}: {decoder.layers} layers, hidden "

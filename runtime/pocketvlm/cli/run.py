@@ -79,6 +79,9 @@ def summary(answer: Answer) -> str:
     tokens, prompt, timings = answer.visual_tokens, answer.prompt_tokens, answer.timings_ms
     line = f"{answer.decoder}: "
     line += f"{tokens['after']} of {tokens['before']} visual tokens, " if tokens["before"] else ""
+    if whole := answer.pictures_below_budget:
+        which = "1 picture has" if whole == 1 else f"{whole} pictures have"
+        line += f"{which} fewer than the budget and kept all, "
     line += (
         f"{tokens['fastv']} of them in later layers, "
         if "fastv" in tokens and tokens["before"]

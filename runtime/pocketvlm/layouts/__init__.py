@@ -19,12 +19,23 @@ from pocketvlm.layouts.base import (
     TokenGrid,
     slot_count,
     tokens_before,
+    tokens_of_tile,
 )
 from pocketvlm.layouts.frames import Frames
 from pocketvlm.layouts.idefics3 import Idefics3
 from pocketvlm.layouts.single import Single
+from pocketvlm.layouts.smart_resize import SmartResize
+from pocketvlm.layouts.tiles import ClosestTiles
 
-_ALL: tuple[type[Layout], ...] = (Single, AnyRes, AnyResUnpadded, Idefics3, Frames)
+_ALL: tuple[type[Layout], ...] = (
+    Single,
+    AnyRes,
+    AnyResUnpadded,
+    ClosestTiles,
+    Idefics3,
+    SmartResize,
+    Frames,
+)
 LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in _ALL}
 
 __all__ = [
@@ -35,20 +46,40 @@ __all__ = [
     "TileGrid",
     "Tiles",
     "TokenGrid",
+    "counting_layout",
     "layout_config",
     "make_layout",
     "open_layout",
     "slot_count",
     "tokens_before",
+    "tokens_of_tile",
 ]
 
 
 def open_layout(artifact: Artifact) -> Layout:
-    """The layout of an artifact, ready to cut; raises `PocketVLMError` where its settings cannot be
-    followed."""
-    return make_layout(
-        layout_config(artifact.manifest), artifact.read_json("preprocessor_config.json")
+    """The layout of an artifact, ready to cut, under the artifact's caps; raises `PocketVLMError`
+    where its settings cannot be followed."""
+    return _under_caps(
+        artifact,
+        make_layout(
+            layout_config(artifact.manifest), artifact.read_json("preprocessor_config.json")
+        ),
     )
+
+
+def counting_layout(artifact: Artifact) -> Layout:
+    """As `open_layout`, to count slots only: it reads no file."""
+    return _under_caps(artifact, make_layout(layout_config(artifact.manifest)))
+
+
+def _under_caps(artifact: Artifact, layout: Layout) -> Layout:
+    if missing := set(layout.constants) - set(artifact.manifest.vision.constants):
+        raise ArtifactError(
+            f"{artifact.root} has no {', '.join(sorted(missing))}, which its layout "
+            f"{layout.name} reads",
+            advice="export it again",
+        )
+    return layout.capped(max_pixels=artifact.max_pixels, max_tiles=artifact.max_tiles)
 
 
 def layout_config(manifest: Manifest) -> LayoutConfig:

@@ -10,6 +10,7 @@ transformers.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -19,8 +20,18 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import ArtifactError
-from pocketvlm.layouts.base import Floats, Ints, LayoutConfig, Medium, Prepared, TileGrid, Tiles
-from pocketvlm.media.preprocessing import NEXT_TYPES, Preprocessor
+from pocketvlm.layouts.base import (
+    Floats,
+    Ints,
+    LayoutConfig,
+    Medium,
+    Prepared,
+    TileGrid,
+    Tiles,
+    check_cap,
+    suffixed,
+)
+from pocketvlm.media.preprocessing import Preprocessor
 
 _RECIPE = """\
 A picture of W x H pixels is cut into tiles, and each tile goes through the steps below (sizes are
@@ -48,6 +59,7 @@ class AnyRes(Prepared):
 
     name: ClassVar[str] = "anyres-fastervlm"
     medium: ClassVar[Medium] = "image"
+    processors: ClassVar[tuple[str, ...]] = suffixed("LlavaNextImageProcessor")
     recipe_of_rows: ClassVar[str] = "Its rows follow one after the other, each from left to right."
 
     def __init__(self, config: LayoutConfig, preprocessor: Preprocessor | None) -> None:
@@ -62,8 +74,8 @@ class AnyRes(Prepared):
             return cls(config, None)
         if processor_config.get("do_resize") is False:
             raise ArtifactError("the image processor has do_resize false, which is not supported")
-        preprocessor = Preprocessor.from_config(processor_config, NEXT_TYPES)
-        preprocessor.check_size(config.image_size)
+        preprocessor = Preprocessor.from_config(processor_config, cls.processors)
+        preprocessor.check_size(config.tile_size)
         layout = cls(config, preprocessor)
         stated = processor_config.get("image_grid_pinpoints")
         if stated is not None and [list(size) for size in layout.pinpoints] != stated:
@@ -78,7 +90,7 @@ class AnyRes(Prepared):
     def recipe(self) -> str:
         """See `Layout.recipe`."""
         sizes = ", ".join(f"{height} x {width}" for height, width in self.pinpoints)
-        (tall, wide), base = self.config.image_size, self.steps.base_size
+        (tall, wide), base = self.config.tile_size, self.steps.base_size
         lengths = {
             "sizes": sizes,
             "base": f"{base[0]} x {base[1]}",
@@ -89,7 +101,7 @@ class AnyRes(Prepared):
 
     def grids(self) -> Sequence[TileGrid]:
         """One for each pinpoint."""
-        height, width = self.config.image_size
+        height, width = self.config.tile_size
         grids = {
             TileGrid(rows // height, columns // width, "first") for rows, columns in self.pinpoints
         }
@@ -99,9 +111,24 @@ class AnyRes(Prepared):
         """The grid of the pinpoint that keeps most of the picture's pixels, and of equals the one
         with least padding."""
         rows, columns = self._target(height, width)
-        return TileGrid(
-            rows // self.config.image_size[0], columns // self.config.image_size[1], "first"
-        )
+        height_of_tile, width_of_tile = self.config.tile_size
+        return TileGrid(rows // height_of_tile, columns // width_of_tile, "first")
+
+    def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
+        """Pinpoints of at most ``max_tiles`` tiles; see `Layout.capped`."""
+        super().capped(max_pixels=max_pixels)
+        if max_tiles is None:
+            return self
+        tiles = [grid.rows * grid.columns for grid in self.grids()]
+        check_cap(max_tiles, max(tiles), "max_tiles", least=min(tiles))
+        height, width = self.config.tile_size
+        pinpoints = [
+            list(size)
+            for size in self.pinpoints
+            if (size[0] // height) * (size[1] // width) <= max_tiles
+        ]
+        options = {**self.config.options, "pinpoints": pinpoints}
+        return type(self)(dataclasses.replace(self.config, options=options), self._preprocessor)
 
     def views(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """The whole picture in one tile, then its parts, row by row."""
@@ -143,7 +170,7 @@ class AnyRes(Prepared):
         canvas = Image.new("RGB", (width, height))  # black around what the picture does not fill
         fitted = image.resize(_fit(image.size, (width, height)), steps.resample)
         canvas.paste(fitted, ((width - fitted.width) // 2, (height - fitted.height) // 2))
-        tall, wide = self.config.image_size
+        tall, wide = self.config.tile_size
         corners = [(x, y) for y in range(0, height, tall) for x in range(0, width, wide)]
         return [whole, *(canvas.crop((x, y, x + wide, y + tall)) for x, y in corners)]
 
@@ -158,7 +185,7 @@ class AnyRes(Prepared):
 
 def _pinpoints(config: LayoutConfig) -> tuple[tuple[int, int], ...]:
     """The option, checked, as the manifest is untrusted."""
-    height, width = config.image_size
+    height, width = config.tile_size
     stated = config.options.get("pinpoints")
     sound = (
         isinstance(stated, list)

@@ -14,9 +14,10 @@ from PIL import Image
 from pocketvlm.layouts.anyres import AnyRes
 from pocketvlm.layouts.base import Floats, Ints, TileGrid, Tiles
 
+_NEWLINE = "image_newline"
 _RECIPE = """\
 Its rows follow one after the
-other, each from left to right, and after each row the output `image_newline`. Left out are what
+other, each from left to right, and after each row the vector `image_newline`. Left out are what
 lies in padding and the newlines of rows that are padding. Let the map have m x n places: where W /
 H > n / m, the first and the last floor((m - floor(round(H n / W, 7 digits))) / 2) rows are padding;
 else the first and the last floor((n - floor(round(W m / H, 7 digits))) / 2) columns."""
@@ -33,6 +34,7 @@ class AnyResUnpadded(AnyRes):
     """
 
     name: ClassVar[str] = "anyres-hf"
+    constants: ClassVar[tuple[str, ...]] = (_NEWLINE,)
     recipe_of_rows: ClassVar[str] = _RECIPE
 
     def grid(self, height: int, width: int) -> TileGrid:
@@ -70,7 +72,7 @@ class AnyResUnpadded(AnyRes):
         )
         hidden = image_features.shape[-1]
         parts = image_features[1:].reshape(-1, hidden)[inside]
-        newlines = np.broadcast_to(constants["image_newline"], (len(ends), hidden))
+        newlines = np.broadcast_to(constants[_NEWLINE], (len(ends), hidden))
         return np.concatenate([image_features[0], np.concatenate([parts, newlines])[order]])
 
     def unpadded(self, grid: TileGrid) -> tuple[range, range]:

@@ -3,12 +3,16 @@ what fills them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from pocketvlm.errors import ArtifactError, RequestError
+from pocketvlm.limits import check_int
 
 if TYPE_CHECKING:
     from pocketvlm.media.preprocessing import Preprocessor
@@ -76,16 +80,28 @@ class LayoutConfig:
     """The part of a manifest that a layout reads.
 
     Attributes:
-        image_size: (height, width) of a tile in pixels.
-        patches: N, the tokens that the tower makes of a tile.
+        image_size: (height, width) of a tile in pixels; None where resolution is dynamic.
+        patches: N, the tokens that the tower makes of a tile; with dynamic resolution those of the
+            largest.
         image_token_id: the token id in every slot of a prompt.
         options: ``vision.layout`` of the manifest, its name among them.
     """
 
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] | None
     patches: int
     image_token_id: int
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """``image_size``, for layouts whose tiles have one; raises `ArtifactError` where there is
+        none."""
+        if self.image_size is None:
+            raise ArtifactError(
+                f"the manifest states no image size for the layout {self.options.get('name')}",
+                advice="export the artifact again",
+            )
+        return self.image_size
 
 
 class Layout(Protocol[_Input]):
@@ -101,11 +117,18 @@ class Layout(Protocol[_Input]):
     Attributes:
         name: in the manifest.
         medium: what it cuts, pictures or clips.
+        processors: the kinds of image processor whose steps it follows, by transformers' names over
+            the years.
+        constants: what `arrange` reads beside features, by the names of the manifest.
+        one_grid: the decoder reads the tokens of a picture as one grid, in raster order.
         config: what it was made for.
     """
 
     name: ClassVar[str]
     medium: ClassVar[Medium]
+    processors: ClassVar[tuple[str, ...]]
+    constants: ClassVar[tuple[str, ...]]
+    one_grid: ClassVar[bool]
     config: LayoutConfig
 
     @property
@@ -135,10 +158,32 @@ class Layout(Protocol[_Input]):
 
     def grids(self) -> Sequence[TileGrid]:
         """Every grid that pictures may be cut into, whatever their size, the one with the most
-        tiles last."""
+        tiles last; with dynamic resolution that of the largest picture alone."""
+
+    def largest_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of a picture that takes the most tiles, or tokens, and is not
+        resized."""
 
     def grid(self, height: int, width: int) -> TileGrid:
-        """The grid of a picture of so many pixels."""
+        """The grid of a picture of so many pixels; raises `PictureError` for one that is too
+        narrow."""
+
+    def token_grid(self, grid: TileGrid) -> TokenGrid:
+        """Rows and columns of the tokens of each tile before pruning; a single row where they are
+        no grid."""
+
+    def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
+        """The same layout for smaller pictures, or fewer tiles a picture, than it was made for.
+
+        Args:
+            max_pixels: height times width of what the vision graph reads of a picture at most; None
+                leaves the layout's own.
+            max_tiles: parts that a picture is cut into at most, a further tile of the whole not
+                counted; None leaves the layout's own.
+
+        Raises:
+            RequestError: more than the layout's own, or a limit that it does not have.
+        """
 
     def views(self, image: _Input) -> npt.NDArray[np.uint8]:
         """The tiles before they are normalised, to look at: uint8 (tiles, height, width, 3)."""
@@ -171,14 +216,22 @@ class Layout(Protocol[_Input]):
             grid: how the picture was cut.
             image_features: of its tiles, float32 (tiles, k, hidden).
             kept_indices: the patches that they are of, int64 (tiles, k).
-            constants: further outputs of the vision graph that depend on no picture, by name,
-                (hidden,) each.
+            constants: what no picture changes, by name, (hidden,) each.
         """
 
 
 class Prepared:
     """What layouts have in common: their config, and the steps of a tile where they were made to
-    cut."""
+    cut.
+
+    What is said of a layout here is true of most: no constants, several tiles, no smaller limits.
+    """
+
+    name: ClassVar[str]
+    medium: ClassVar[Medium] = "image"
+    processors: ClassVar[tuple[str, ...]]
+    constants: ClassVar[tuple[str, ...]] = ()
+    one_grid: ClassVar[bool] = False
 
     def __init__(self, config: LayoutConfig, preprocessor: Preprocessor | None) -> None:
         self.config = config
@@ -191,6 +244,66 @@ class Prepared:
             raise RuntimeError("this layout was made to count, not to cut")
         return self._preprocessor
 
+    def grids(self) -> Sequence[TileGrid]:
+        """See `Layout.grids`."""
+        raise NotImplementedError
+
+    def largest_size(self) -> tuple[int, int]:
+        """See `Layout.largest_size`."""
+        (height, width), largest = self.config.tile_size, self.grids()[-1]
+        return height * largest.rows, width * largest.columns
+
+    def token_grid(self, grid: TileGrid) -> TokenGrid:
+        """See `Layout.token_grid`."""
+        if grid.tokens is not None:
+            return grid.tokens
+        height, width = self.config.tile_size
+        return grid_of(height, width, self.config.patches)
+
+    def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
+        """Refuses either; see `Layout.capped`."""
+        if max_pixels is not None:
+            raise no_cap(self.name, "max_pixels", "pixels are the same of every picture")
+        if max_tiles is not None:
+            raise no_cap(self.name, "max_tiles", "tiles are not a limit")
+        return self
+
+
+def no_cap(layout: str, setting: str, reason: str) -> RequestError:
+    """The refusal of a limit that a layout does not have."""
+    return RequestError(
+        f"{setting} is nothing that the layout {layout} has, whose {reason}",
+        advice="leave it out",
+        setting=setting,
+    )
+
+
+def check_cap(given: int, own: int, setting: str, least: int = 1) -> int:
+    """Return a limit that is no more than the artifact's ``own``; raises `RequestError` for any
+    other, or one below ``least``."""
+    check_int(given, setting)
+    if not least <= given <= own:
+        raise RequestError(
+            f"{setting} {given}",
+            expected=f"{least}..{own}, which the artifact was exported for",
+            setting=setting,
+        )
+    return given
+
+
+def grid_of(height: int, width: int, patches: int) -> TokenGrid:
+    """Rows and columns of square patches that cover height x width pixels; a single row where they
+    are no such grid."""
+    rows = round(math.sqrt(patches * height / width))
+    if rows < 1 or patches % rows or rows * width != (patches // rows) * height:
+        return TokenGrid(1, patches)
+    return TokenGrid(rows, patches // rows)
+
+
+def suffixed(*names: str) -> tuple[str, ...]:
+    """Image processors by their names over the years: plain, and by what they compute with."""
+    return tuple(name + suffix for name in names for suffix in ("", "Pil", "Fast"))
+
 
 def one_after_another(image_features: Floats) -> Floats:
     """The tokens of the first tile, then those of the next: (tiles, k, hidden) -> (tiles * k,
@@ -201,9 +314,14 @@ def one_after_another(image_features: Floats) -> Floats:
 
 def tokens_before(layout: Layout, grid: TileGrid) -> int:
     """Slots that a picture takes when no token is pruned."""
-    patches = layout.config.patches
+    patches = tokens_of_tile(layout, grid)
     every = np.tile(np.arange(patches, dtype=np.int64), (grid.tiles, 1))
     return slot_count(layout, layout.expand(grid, patches, every))
+
+
+def tokens_of_tile(layout: Layout, grid: TileGrid) -> int:
+    """N, the tokens of each tile of a picture before pruning."""
+    return layout.config.patches if grid.tokens is None else grid.tokens.tokens
 
 
 def slot_count(layout: Layout, ids: Ints) -> int:

@@ -35,7 +35,7 @@ from pocketvlm.layouts.base import (
     Tiles,
     one_after_another,
 )
-from pocketvlm.media.preprocessing import VIDEO_TYPES, Preprocessor
+from pocketvlm.media.preprocessing import Preprocessor
 
 _RECIPE = """\
 This model reads clips, not pictures: {count} frames of a clip, each a tile. Of n decoded frames,
@@ -51,6 +51,7 @@ class Frames(Prepared):
 
     name: ClassVar[str] = "frames"
     medium: ClassVar[Medium] = "video"
+    processors: ClassVar[tuple[str, ...]] = ("VideoLlavaImageProcessor",)
 
     def __init__(self, config: LayoutConfig, preprocessor: Preprocessor | None) -> None:
         super().__init__(config, preprocessor)
@@ -61,8 +62,8 @@ class Frames(Prepared):
         """See `Layout.make`."""
         if processor_config is None:
             return cls(config, None)
-        preprocessor = Preprocessor.from_config(processor_config, VIDEO_TYPES)
-        preprocessor.check_size(config.image_size)
+        preprocessor = Preprocessor.from_config(processor_config, cls.processors)
+        preprocessor.check_size(config.tile_size)
         return cls(config, preprocessor)
 
     @property

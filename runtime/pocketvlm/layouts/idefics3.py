@@ -25,9 +25,11 @@ from pocketvlm.layouts.base import (
     Prepared,
     TileGrid,
     Tiles,
+    no_cap,
     one_after_another,
+    suffixed,
 )
-from pocketvlm.media.preprocessing import IDEFICS3_TYPES, Preprocessor
+from pocketvlm.media.preprocessing import Preprocessor
 
 _MOST_EDGE = 4096  # transformers makes pictures smaller than that, whatever longest_edge says
 _MOST_TILES = 100  # published models cut into 4 x 4 and 5 x 5
@@ -67,10 +69,13 @@ class Idefics3(Prepared):
 
     name: ClassVar[str] = "idefics3"
     medium: ClassVar[Medium] = "image"
+    processors: ClassVar[tuple[str, ...]] = suffixed(
+        "Idefics3ImageProcessor", "SmolVLMImageProcessor"
+    )
 
     def __init__(self, config: LayoutConfig, preprocessor: Preprocessor | None) -> None:
         super().__init__(config, preprocessor)
-        self.edge = config.image_size[0]
+        self.edge = config.tile_size[0]
         self.longest_edge, self.splits = _geometry(config)
         self._check_grids()
         self.marks, self.parts = self._names()
@@ -127,6 +132,13 @@ class Idefics3(Prepared):
     def grid(self, height: int, width: int) -> TileGrid:
         """As many tiles as the resized picture covers."""
         return self._grid_of(*self._resized(height, width))
+
+    def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
+        """Refuses either; see `Layout.capped`. Tiles follow from the picture's proportions and
+        ``longest_edge``, which the checkpoint was trained with."""
+        if max_tiles is not None:
+            raise no_cap(self.name, "max_tiles", "tiles follow from the longest edge alone")
+        return super().capped(max_pixels=max_pixels)
 
     def views(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """The parts, row by row, then the whole picture."""
@@ -265,7 +277,8 @@ def tile_steps(processor_config: Mapping[str, Any]) -> Preprocessor:
         "image_std": _STANDARD,
     }
     return Preprocessor.from_config(
-        {**defaults, **stated, "do_resize": False, "do_center_crop": False}, IDEFICS3_TYPES
+        {**defaults, **stated, "do_resize": False, "do_center_crop": False},
+        Idefics3.processors,
     )
 
 

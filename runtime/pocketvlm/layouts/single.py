@@ -9,8 +9,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.layouts.base import Floats, Ints, LayoutConfig, Medium, Prepared, TileGrid, Tiles
+from pocketvlm.layouts.base import (
+    Floats,
+    Ints,
+    LayoutConfig,
+    Medium,
+    Prepared,
+    TileGrid,
+    Tiles,
+    suffixed,
+)
 from pocketvlm.media.preprocessing import Preprocessor
+
+_LLAVA = suffixed("LlavaImageProcessor")  # CLIP's steps; these can pad to a square first
 
 
 class Single(Prepared):
@@ -18,14 +29,20 @@ class Single(Prepared):
 
     name: ClassVar[str] = "single"
     medium: ClassVar[Medium] = "image"
+    processors: ClassVar[tuple[str, ...]] = (
+        *suffixed("CLIPImageProcessor"),
+        "CLIPFeatureExtractor",
+        *_LLAVA,
+    )
+    one_grid: ClassVar[bool] = True
 
     @classmethod
     def make(cls, config: LayoutConfig, processor_config: Mapping[str, Any] | None = None) -> Self:
         """See `Layout.make`."""
         if processor_config is None:
             return cls(config, None)
-        preprocessor = Preprocessor.from_config(processor_config)
-        preprocessor.check_size(config.image_size)
+        preprocessor = tile_steps(processor_config)
+        preprocessor.check_size(config.tile_size)
         return cls(config, preprocessor)
 
     @property
@@ -62,3 +79,9 @@ class Single(Prepared):
     ) -> Floats:
         """The features of the only tile, in their order."""
         return image_features[0]
+
+
+def tile_steps(processor_config: Mapping[str, Any]) -> Preprocessor:
+    """The preprocessing of a picture, as its image processor's configuration states it; raises
+    `ArtifactError` where it cannot be followed."""
+    return Preprocessor.from_config(processor_config, Single.processors, padding=_LLAVA)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.artifact import Artifact
 from pocketvlm.errors import ArtifactError, PictureError
 
 # OpenAI CLIP's statistics, which the processor falls back on where its configuration is silent.
@@ -20,21 +19,6 @@ _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _MAX_EDGE = 16_384  # a resize target beyond this is no vision model's
 _MAX_SQUARE = 10_000  # edge of a padded picture: as many pixels as a picture may have by default
-# Processors with CLIP's steps, by their names over the years; those of LLaVA can pad to a square
-# first.
-_SUFFIXES = ("", "Pil", "Fast")
-_CLIP_TYPES = (*(f"CLIPImageProcessor{suffix}" for suffix in _SUFFIXES), "CLIPFeatureExtractor")
-_LLAVA_TYPES = tuple(f"LlavaImageProcessor{suffix}" for suffix in _SUFFIXES)
-ONE_TILE_TYPES = (*_CLIP_TYPES, *_LLAVA_TYPES)
-NEXT_TYPES = tuple(
-    f"LlavaNextImageProcessor{suffix}" for suffix in _SUFFIXES
-)  # CLIP's steps on each tile
-VIDEO_TYPES = ("VideoLlavaImageProcessor",)  # and on each frame of a clip
-# These cut and resize by themselves, see their layout; of CLIP's steps each tile goes through the
-# last.
-IDEFICS3_TYPES = tuple(
-    f"{name}ImageProcessor{suffix}" for name in ("Idefics3", "SmolVLM") for suffix in _SUFFIXES
-)
 
 
 @dataclass(frozen=True)
@@ -66,17 +50,19 @@ class Preprocessor:
     std: tuple[float, ...] | None
 
     @classmethod
-    def from_artifact(cls, artifact: Artifact) -> Self:
-        """Read preprocessor_config.json; raises `PocketVLMError` where it makes other sizes than
-        the graph reads."""
-        preprocessor = cls.from_config(artifact.read_json("preprocessor_config.json"))
-        preprocessor.check_size(artifact.manifest.vision.image_size)
-        return preprocessor
+    def from_config(
+        cls, config: Mapping[str, Any], kinds: Sequence[str], *, padding: Sequence[str] = ()
+    ) -> Self:
+        """Read the configuration of an image processor.
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], kinds: Sequence[str] = ONE_TILE_TYPES) -> Self:
-        """Read the configuration of an image processor; raises `PocketVLMError` for any but those
-        of ``kinds``."""
+        Args:
+            config: preprocessor_config.json.
+            kinds: image processors by their names, the one that a silent configuration means last.
+            padding: those of them that pad to a square where ``do_pad`` says so.
+
+        Raises:
+            PocketVLMError: any other kind, or values that are damaged.
+        """
         config = {
             key: value for key, value in config.items() if value is not None
         }  # null means the default
@@ -90,7 +76,7 @@ class Preprocessor:
         try:
             mean = _channels(config.get("image_mean") or _CLIP_MEAN)
             pads = (
-                bool(config.get("do_pad")) and kind in _LLAVA_TYPES
+                bool(config.get("do_pad")) and kind in padding
             )  # CLIP's pads a batch, one picture stays
             shortest_edge, resize_to = (
                 _resize_target(config) if config.get("do_resize", True) else (None, None)

@@ -36,13 +36,17 @@ def signature(manifest: Manifest, kind: str, budget: int | None = None) -> Signa
     tokens."""
     spec = manifest.decoder
     if kind == metadata.VISION_ENCODER:
+        vision = manifest.vision
+        # Of a picture with fewer tokens than the budget all are kept.
+        kept = budget if vision.image_size else None
+        features = (None, kept, spec.hidden)
         return Signature(
-            {"pixel_values": (None, 3, *manifest.vision.image_size)},
+            {"pixel_values": (None, 3, *(vision.image_size or (None, None)))},
             {
-                "image_features": (None, budget, spec.hidden),
-                "kept_indices": (None, budget),
-                "kept_scores": (None, budget),
-                **dict.fromkeys(manifest.vision.constants, (spec.hidden,)),
+                "image_features": features,
+                "kept_indices": (None, kept),
+                "kept_scores": (None, kept),
+                **dict.fromkeys(vision.extras, features),
             },
         )
     if kind == metadata.EMBED_TOKENS:

@@ -252,7 +252,14 @@ def _part(picture: EmbeddingSegment, start: int, end: int) -> EmbeddingSegment:
     if start == 0 and end >= len(picture):
         return picture
     key = None if picture.key is None else f"{picture.key}/{start}"
-    return EmbeddingSegment(picture.inputs_embeds[start:end], key, continues=start > 0)
+    return EmbeddingSegment(
+        picture.inputs_embeds[start:end],
+        key,
+        continues=start > 0,
+        grid=picture.grid,
+        kept=None if picture.kept is None else picture.kept[start:end],
+        extras={name: extra[start:end] for name, extra in picture.extras.items()},
+    )
 
 
 def _token_ids(tokenizer: tokenizers.Tokenizer, text: str, *, add_special: bool) -> list[int]:

@@ -3,7 +3,7 @@ from a larger one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -11,13 +11,12 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from pocketvlm.artifact import Artifact, is_nested, metadata, pick_graph, pick_precision
+from pocketvlm.artifact.manifest import VISION_OUTPUTS
 from pocketvlm.errors import RequestError
 from pocketvlm.limits import check_int
 from pocketvlm.ort.sessions import open_session, ort_errors
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.vision.features import VisionFeatures
-
-_OUTPUTS = ["image_features", "kept_indices", "kept_scores"]
 
 
 class VisionEncoder:
@@ -30,15 +29,13 @@ class VisionEncoder:
         precision: str,
         *,
         nested: bool,
-        constants: Sequence[str] = (),
-        image_size: tuple[int, int] = (1, 1),
+        extras: Sequence[str] = (),
     ) -> None:
         self._session = session
         self.budget = budget
         self.precision = precision
         self.nested = nested
-        self._constants: dict[str, npt.NDArray[np.float32] | None] = dict.fromkeys(constants)
-        self._image_size = image_size
+        self._extras = tuple(extras)
 
     @classmethod
     def open(
@@ -74,15 +71,7 @@ class VisionEncoder:
             budget=k,
             settings=settings.for_precision(precision),
         )
-        vision = manifest.vision
-        return cls(
-            session,
-            k,
-            precision,
-            nested=is_nested(manifest),
-            constants=vision.constants,
-            image_size=vision.image_size,
-        )
+        return cls(session, k, precision, nested=is_nested(manifest), extras=manifest.vision.extras)
 
     def check_budget(self, budget: int) -> int:
         """Return ``budget`` if this graph serves it; raises `PocketVLMError` with what it
@@ -97,25 +86,21 @@ class VisionEncoder:
             setting="budget",
         )
 
-    @property
-    def constants(self) -> Mapping[str, npt.NDArray[np.float32]]:
-        """The outputs that no picture changes, by name, (hidden,) each; known once something has
-        been encoded.
-
-        Where nothing has, all features having come from a cache, a blank tile is: ONNX Runtime 1.31
-        computes the whole graph whichever outputs are asked for, ``only_execute_path_to_fetches``
-        or not.
-        """
-        if any(value is None for value in self._constants.values()):
-            self.encode(np.zeros((1, 3, *self._image_size), dtype=np.float32))
-        return {name: value for name, value in self._constants.items() if value is not None}
-
     def encode(self, pixel_values: npt.NDArray[np.float32]) -> VisionFeatures:
         """Run the graph on ``pixel_values`` float32 (batch, 3, height, width), normalised as
-        preprocessing does."""
+        preprocessing does.
+
+        Where resolution is dynamic, pictures with fewer tokens than the graph's budget keep all.
+        """
         with ort_errors("the vision graph failed"):
-            features, indices, scores, *constants = self._session.run(
-                [*_OUTPUTS, *self._constants], {"pixel_values": pixel_values}
+            features, indices, scores, *extras = self._session.run(
+                [*VISION_OUTPUTS, *self._extras], {"pixel_values": pixel_values}
             )
-        self._constants = dict(zip(self._constants, constants, strict=True))
-        return VisionFeatures(features, indices, scores, nested=self.nested)
+        return VisionFeatures(
+            features,
+            indices,
+            scores,
+            nested=self.nested,
+            extras=dict(zip(self._extras, extras, strict=True)),
+            complete=indices.shape[1] < self.budget,
+        )

@@ -28,7 +28,8 @@ _log = logging.getLogger(__name__)
 # Not safetensors' own ending alone: the oldest of these are deleted where they take too much room.
 _SUFFIX = ".features.safetensors"
 _DIGEST = "sha256"  # its key in the metadata
-_MAX_HEADER = 4096  # bytes; three tensors and their checksum take about 400
+_EXTRA = "extras."  # before the name of a further output
+_MAX_HEADER = 4096  # bytes; three tensors and their checksum take about 400, an extra one 130
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,25 @@ class FeatureSource:
 
     Attributes:
         name: the artifact and its vision graph, as part of a file name.
-        tokens: k, the tokens of a tile.
+        tokens: k, the tokens of a tile at most.
         hidden: the width of a token.
         nested: see `VisionFeatures`.
+        extras: names of its further outputs.
     """
 
     name: str
     tokens: int
     hidden: int
     nested: bool
+    extras: tuple[str, ...] = ()
 
 
 def picture_key(pixel_values: npt.NDArray[np.float32]) -> str:
-    """SHA-256 (hex) of a picture's pixel_values, so that the same content from any file is the
-    same picture."""
-    return hashlib.sha256(pixel_values.tobytes()).hexdigest()
+    """SHA-256 (hex) of a picture's pixel_values and their shape, so that the same content from any
+    file is the same picture."""
+    digest = hashlib.sha256(repr(pixel_values.shape).encode())
+    digest.update(np.ascontiguousarray(pixel_values).data)
+    return digest.hexdigest()
 
 
 class FeatureCache:
@@ -90,9 +95,13 @@ class FeatureCache:
                     setting="feature_cache",
                 ) from error
 
-    def get(self, key: str, tiles: int = 1) -> VisionFeatures | None:
-        """The features of one picture of so many tiles, (tiles, k, hidden) and so on, or None."""
-        features = self._kept.pop(key, None) or self._read(key, tiles)
+    def get(self, key: str, tiles: int = 1, tokens: int | None = None) -> VisionFeatures | None:
+        """The features of one picture of so many tiles, (tiles, k, hidden) and so on, or None.
+
+        ``tokens`` are those of each tile before pruning, where they may be fewer than the graph
+        keeps.
+        """
+        features = self._kept.pop(key, None) or self._read(key, tiles, tokens)
         if features is not None:
             self._remember(key, features)
         return features
@@ -111,36 +120,50 @@ class FeatureCache:
     def _path(self, folder: Path, key: str) -> Path:
         return folder / f"{self._source.name}-{key}{_SUFFIX}"
 
-    def _expected(self, tiles: int) -> dict[str, tuple[npt.DTypeLike, tuple[int, ...]]]:
+    def _expected(
+        self, tiles: int, tokens: int | None
+    ) -> dict[str, tuple[npt.DTypeLike, tuple[int, ...]]]:
         """dtype and shape of each tensor that a file holds, by name."""
-        k, hidden = self._source.tokens, self._source.hidden
+        k = self._source.tokens if tokens is None else min(self._source.tokens, tokens)
+        features = (np.dtype(np.float32), (tiles, k, self._source.hidden))
         return {
-            "image_features": (np.dtype(np.float32), (tiles, k, hidden)),
+            "image_features": features,
             "kept_indices": (np.dtype(np.int64), (tiles, k)),
             "kept_scores": (np.dtype(np.float32), (tiles, k)),
+            **{_EXTRA + name: features for name in self._source.extras},
         }
 
-    def _read(self, key: str, tiles: int) -> VisionFeatures | None:
+    def _read(self, key: str, tiles: int, tokens: int | None) -> VisionFeatures | None:
         if self._folder is None:
             return None
         path = self._path(self._folder, key)
         try:
-            tensors = _tensors(path, self._expected(tiles))
+            tensors = _tensors(path, self._expected(tiles, tokens))
             os.utime(path)  # used now
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             _log.debug("%s cannot be used and is made again: %s", path, error)
             return None
-        return VisionFeatures(**tensors, nested=self._source.nested)
+        extras = {name: tensors.pop(_EXTRA + name) for name in self._source.extras}
+        complete = tensors["kept_indices"].shape[1] < self._source.tokens
+        return VisionFeatures(
+            **tensors, nested=self._source.nested, extras=extras, complete=complete
+        )
 
     def _write(self, key: str, features: VisionFeatures) -> None:
         """A full or read-only disk is no reason to refuse an answer."""
         if self._folder is None:
             return
+        given = {
+            "image_features": features.image_features,
+            "kept_indices": features.kept_indices,
+            "kept_scores": features.kept_scores,
+            **{_EXTRA + name: extra for name, extra in features.extras.items()},
+        }
         tensors = {
-            name: np.ascontiguousarray(getattr(features, name), dtype=dtype)
-            for name, (dtype, _) in self._expected(1).items()
+            name: np.ascontiguousarray(given[name], dtype=dtype)
+            for name, (dtype, _) in self._expected(1, None).items()
         }
         content = safetensors.numpy.save(tensors, {_DIGEST: _digest(tensors)})
         try:
@@ -203,6 +226,6 @@ def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
 
 
 def _bytes(features: VisionFeatures) -> int:
-    return (
-        features.image_features.nbytes + features.kept_indices.nbytes + features.kept_scores.nbytes
-    )
+    kept = features.kept_indices.nbytes + features.kept_scores.nbytes
+    extras = sum(extra.nbytes for extra in features.extras.values())
+    return features.image_features.nbytes + kept + extras

@@ -3,7 +3,8 @@ one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +21,16 @@ class VisionFeatures:
         kept_indices: int64 (batch, k), patch numbers in raster order of the whole picture.
         kept_scores: float32 (batch, k), the score by which each token was kept; higher is better.
         nested: whether the method allows `narrow`.
+        extras: further features of each token by name, float32 (batch, k, hidden) each.
+        complete: these are all tokens of the pictures, which have fewer than their graph keeps.
     """
 
     image_features: npt.NDArray[np.float32]
     kept_indices: npt.NDArray[np.int64]
     kept_scores: npt.NDArray[np.float32]
     nested: bool = True
+    extras: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    complete: bool = False
 
     @property
     def budget(self) -> int:
@@ -34,8 +39,13 @@ class VisionFeatures:
 
     def first(self, count: int) -> VisionFeatures:
         """The features of the first ``count`` pictures of the batch."""
-        kept = self.kept_indices[:count], self.kept_scores[:count]
-        return VisionFeatures(self.image_features[:count], *kept, nested=self.nested)
+        return replace(
+            self,
+            image_features=self.image_features[:count],
+            kept_indices=self.kept_indices[:count],
+            kept_scores=self.kept_scores[:count],
+            extras={name: extra[:count] for name, extra in self.extras.items()},
+        )
 
     def narrow(self, budget: int) -> VisionFeatures:
         """The same pictures at a smaller budget j: the j best scores, ties to the lower index, in
@@ -44,12 +54,13 @@ class VisionFeatures:
         Exact for nested methods, where the set kept at j is a subset of the set kept at k >= j and
         a kept token's feature does not depend on which others are kept. An int8 graph measures its
         activations over all the tokens that it keeps: there the features are those of a graph made
-        for j within that precision, the kept set is equal.
+        for j within that precision, the kept set is equal. Pictures that are `complete` and have
+        no more than j tokens stay as they are.
 
         Raises:
             PocketVLMError: ``budget`` lies outside 1..k, or the method is not nested.
         """
-        if budget == self.budget:
+        if budget == self.budget or (self.complete and budget > self.budget):
             return self
         if not 1 <= budget <= self.budget:
             raise RequestError(
@@ -68,8 +79,18 @@ class VisionFeatures:
         # equal scores.
         best = np.argsort(-self.kept_scores, axis=1, kind="stable")[:, :budget]
         rows = np.sort(best, axis=1)  # (batch, j)
-        return VisionFeatures(
-            image_features=np.take_along_axis(self.image_features, rows[:, :, None], axis=1),
+        return replace(
+            self,
+            image_features=_rows_of(self.image_features, rows),
             kept_indices=np.take_along_axis(self.kept_indices, rows, axis=1),
             kept_scores=np.take_along_axis(self.kept_scores, rows, axis=1),
+            extras={name: _rows_of(extra, rows) for name, extra in self.extras.items()},
+            complete=False,
         )
+
+
+def _rows_of(
+    features: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """(batch, k, hidden) and (batch, j) -> (batch, j, hidden)."""
+    return np.take_along_axis(features, rows[:, :, None], axis=1)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pocketvlm.artifact import Artifact, pick_graph
 from pocketvlm.errors import RequestError
-from pocketvlm.layouts import TileGrid, open_layout
+from pocketvlm.layouts import TileGrid, TokenGrid, open_layout
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
 from pocketvlm.ort.settings import EngineSettings
@@ -71,7 +71,7 @@ def draw_budgets(
         encoded = PictureInput(layout, tiles, budget)
         encoded.features = kept = features[pick_graph(manifest, budget)].narrow(budget)
         drawings = [
-            draw_kept(view, indices, scores, layout.config.patches)
+            draw_kept(view, indices, scores, layout.token_grid(tiles.grid))
             for view, indices, scores in zip(
                 views, kept.kept_indices, kept.kept_scores, strict=True
             )
@@ -108,7 +108,7 @@ def draw_kept(
     picture: npt.NDArray[np.uint8],
     kept_indices: npt.NDArray[np.int64],
     kept_scores: npt.NDArray[np.float32],
-    patches: int,
+    tokens: TokenGrid,
 ) -> Image.Image:
     """The picture with kept patches in colour, brighter for a higher score and outlined, the others
     dim and grey.
@@ -117,13 +117,18 @@ def draw_kept(
         picture: uint8 (height, width, 3), resized and cropped as the model sees it.
         kept_indices: int64 (k,), patch numbers in raster order.
         kept_scores: float32 (k,), in the same order; only their order matters.
-        patches: N, the patches of the whole picture.
+        tokens: rows and columns of the patches of the whole picture.
 
     Raises:
-        PocketVLMError: ``patches`` is not a grid of the picture's proportions.
+        PocketVLMError: they are no squares of the picture.
     """
     height, width = picture.shape[:2]
-    rows, columns = patch_grid(height, width, patches)
+    rows, columns = tokens.rows, tokens.columns
+    if rows * width != columns * height:
+        raise RequestError(
+            f"this artifact has no overlay, as its {tokens.tokens} patches are no grid over "
+            f"{width}x{height} pixels",
+        )
     scale = math.ceil(_MIN_EDGE / max(height, width))
     size = (width * scale, height * scale)
     colour = np.asarray(
@@ -131,7 +136,7 @@ def draw_kept(
     )
     grey = colour.mean(axis=2, keepdims=True) * _DIM  # (height, width, 1)
 
-    weights = np.zeros(patches, dtype=np.float32)
+    weights = np.zeros(tokens.tokens, dtype=np.float32)
     rank = np.argsort(
         np.argsort(kept_scores, kind="stable"), kind="stable"
     )  # 0 is the lowest score
@@ -140,17 +145,6 @@ def draw_kept(
     drawing = grey + (colour - grey) * weight
     drawing[_borders(weight[:, :, 0] > 0, thickness=max(2, max(size) // 256))] = _OUTLINE
     return Image.fromarray(drawing.clip(0, 255).astype(np.uint8))
-
-
-def patch_grid(height: int, width: int, patches: int) -> tuple[int, int]:
-    """(rows, columns) of square patches that cover height x width pixels."""
-    rows = round(math.sqrt(patches * height / width))
-    if rows < 1 or patches % rows or rows * width != (patches // rows) * height:
-        raise RequestError(
-            f"this artifact has no overlay, as its {patches} patches are no grid over "
-            f"{width}x{height} pixels",
-        )
-    return rows, patches // rows
 
 
 def _enlarge(grid: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:

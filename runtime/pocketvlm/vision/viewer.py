@@ -4,7 +4,7 @@ at most once."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,23 @@ import numpy.typing as npt
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import EmbeddingSegment
 from pocketvlm.errors import ArtifactError
-from pocketvlm.layouts import Layout, Tiles, open_layout, slot_count, tokens_before
+from pocketvlm.layouts import (
+    Layout,
+    Tiles,
+    open_layout,
+    slot_count,
+    tokens_before,
+    tokens_of_tile,
+)
 from pocketvlm.limits import Limits
 from pocketvlm.media.pictures import Picture, open_picture
 from pocketvlm.media.videos import Video, open_video
+from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.feature_cache import FeatureCache, picture_key
 from pocketvlm.vision.features import VisionFeatures
+
+Floats = npt.NDArray[np.float32]
 
 
 class PictureInput:
@@ -57,14 +67,18 @@ class PictureInput:
         return tokens_before(self.layout, self.grid)
 
     @property
+    def below_budget(self) -> bool:
+        """Whether it has fewer tokens than the budget, and so keeps them all."""
+        return tokens_of_tile(self.layout, self.grid) < self.budget
+
+    @property
     def kept_indices(self) -> list[int]:
         """The patches kept of each tile, in raster order, numbered on from tile to tile; of an
         encoded picture."""
         if self.features is None:
             raise RuntimeError("this picture has not been encoded")
-        first = (
-            np.arange(self.grid.tiles, dtype=np.int64) * self.layout.config.patches
-        )  # of each tile
+        tokens = tokens_of_tile(self.layout, self.grid)
+        first = np.arange(self.grid.tiles, dtype=np.int64) * tokens  # of each tile
         kept: list[int] = (self.features.kept_indices + first[:, None]).ravel().tolist()
         return kept
 
@@ -97,6 +111,7 @@ class Viewer:
         self.encoder = encoder
         self._limits = limits
         self._cache = cache
+        self._constants = read_constants(artifact)
 
     def check_budget(self, budget: int) -> int:
         """Return ``budget``; raises `PocketVLMError` where the graph does not serve it."""
@@ -116,8 +131,10 @@ class Viewer:
         one picture change another's features. Features that are ``cached`` come from the feature
         cache and go there. One thread at a time may call this.
         """
+        grid = picture.grid
         if picture.features is None:
-            features = self._cache.get(picture.key, picture.grid.tiles) if cached else None
+            tokens = tokens_of_tile(self.layout, grid)
+            features = self._cache.get(picture.key, grid.tiles, tokens) if cached else None
             if features is None and picture.pixel_values is not None:
                 features = self.encoder.encode(picture.pixel_values)
                 if cached:
@@ -126,22 +143,32 @@ class Viewer:
                 raise RuntimeError("a picture has neither pixels nor features")
             picture.features, picture.pixel_values = features.narrow(picture.budget), None
         # The same tiles are arranged otherwise where they were cut otherwise.
-        grid = picture.grid
         key = f"{picture.key}/{picture.budget}/{grid}/{grid.size}" if cached else None
+        features, one_grid = picture.features, self.layout.one_grid
+        # What comes between features has no further ones.
+        nothing = {name: np.zeros_like(value) for name, value in self._constants.items()}
         return EmbeddingSegment(
-            self.layout.arrange(
-                grid,
-                picture.features.image_features,
-                picture.features.kept_indices,
-                self.encoder.constants,
-            ),
+            self._arranged(picture, features.image_features, self._constants),
             key,
+            grid=self.layout.token_grid(grid) if one_grid else None,
+            kept=features.kept_indices[0] if one_grid else None,
+            extras={
+                name: self._arranged(picture, extra, nothing)
+                for name, extra in features.extras.items()
+            },
         )
+
+    def _arranged(
+        self, picture: PictureInput, features: Floats, constants: Mapping[str, Floats]
+    ) -> Floats:
+        """(tiles, k, hidden) of an encoded picture as what fills its slots."""
+        assert picture.features is not None
+        return self.layout.arrange(picture.grid, features, picture.features.kept_indices, constants)
 
     def _cut(self, medium: Picture | Video) -> Tiles:
         tiles = self.layout.cut(open_medium(self.layout, medium, self._limits))
         size, expected = tiles.pixel_values.shape[2:], self.layout.config.image_size
-        if size != expected:
+        if expected is not None and size != expected:
             raise ArtifactError(
                 (
                     f"preprocessing makes {size[0]}x{size[1]} pixels, the vision graph reads "

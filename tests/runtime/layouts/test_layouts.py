@@ -15,13 +15,15 @@ from pocketvlm.layouts import (
     LayoutConfig,
     TileGrid,
     Tiles,
+    TokenGrid,
     make_layout,
     open_layout,
     slot_count,
     tokens_before,
 )
+from pocketvlm.layouts.base import Prepared
+from pocketvlm.layouts.single import tile_steps
 from pocketvlm.media.pictures import open_picture
-from pocketvlm.media.preprocessing import Preprocessor
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.overlay import join_tiles
 from support.tiny_artifact import PREPROCESSOR, read_manifest, write_artifact, write_manifest
@@ -30,18 +32,15 @@ from support.tiny_graphs import IMAGE, PATCHES, reference_logits, reference_visi
 COMMA = 11  # some text token, between the tiles of a picture
 
 
-class Halves:
+class Halves(Prepared):
     """The upper half, the lower half, then the whole picture, a text token between them."""
 
     name = "halves"
     medium = "image"
 
-    def __init__(self, config, steps):
-        self.config, self.steps = config, steps
-
     @classmethod
     def make(cls, config, processor_config=None):
-        return cls(config, processor_config and Preprocessor.from_config(processor_config))
+        return cls(config, processor_config and tile_steps(processor_config))
 
     def grids(self):
         return [TileGrid(2, 1, "last")]
@@ -90,7 +89,7 @@ def halves(tmp_path, monkeypatch):
 
 def by_hand(weights, vlm, prompt, pictures, budget, steps):
     """Greedy token ids and kept indices, from the numpy twins of the graphs."""
-    preprocess = Preprocessor.from_config(PREPROCESSOR)
+    preprocess = tile_steps(PREPROCESSOR)
     kept_indices, rows = [], []
     prompter = vlm.parts.prompter
     ids = prompter.encode(prompt, len(pictures)).tolist()
@@ -197,6 +196,8 @@ def test_what_every_layout_says_of_itself(name):
     """Slots are counted alike everywhere, and the largest grid is last."""
     names = {"around": [1], "whole": [2], "row_end": [3], "last_row_end": [4]}
     tiles = {"longest_edge": 16, "splits": True, "marks": names, "parts": [[[5], [6]], [[8], [9]]]}
+    tiles |= {"min_tiles": 1, "max_tiles": 4, "before": [1], "after": [2]}
+    tiles |= {"factor": 4, "size": [8, 8]}
     layout = make_layout(
         LayoutConfig(
             (8, 8), 4, 7, {"name": name, "pinpoints": [[8, 16], [16, 16]], "frames": 3, **tiles}
@@ -210,6 +211,18 @@ def test_what_every_layout_says_of_itself(name):
         assert slots[0] >= grid.tiles
         assert tokens_before(layout, grid) <= slots[-1]
         assert grid.tiles == grid.rows * grid.columns + (grid.whole is not None)
+        assert layout.token_grid(grid) == TokenGrid(2, 2)
+    assert layout.processors
+    assert layout.one_grid == (layout.grids()[-1].tiles == 1)
+    if layout.medium == "image":
+        assert layout.grid(*layout.largest_size()) == dataclasses.replace(
+            layout.grids()[-1], size=layout.grid(*layout.largest_size()).size
+        )
+    assert layout.capped() is layout
+    with pytest.raises(PocketVLMError, match="max_pixels"):
+        layout.capped(max_pixels=10_000)
+    with pytest.raises(PocketVLMError, match="max_tiles"):
+        layout.capped(max_tiles=101)
 
 
 def test_features_are_cut_where_text_stands_between_their_slots(artifact_dir):

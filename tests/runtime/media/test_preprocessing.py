@@ -10,8 +10,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from pocketvlm import PocketVLMError
+from pocketvlm.layouts.single import tile_steps
 from pocketvlm.media.pictures import open_picture
-from pocketvlm.media.preprocessing import Preprocessor
 from support.tiny_artifact import PREPROCESSOR
 
 CLIP_336 = {
@@ -38,7 +38,7 @@ def reference(image, config):
 
 
 def ours(image, config):
-    return Preprocessor.from_config(config)(open_picture(image))
+    return tile_steps(config)(open_picture(image))
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,7 +108,7 @@ def test_another_image_processor_is_refused_with_those_there_are(kind):
     with pytest.raises(
         PocketVLMError, match=r"is unknown .*one of CLIPImageProcessor, .*LlavaImageProcessorFast"
     ):
-        Preprocessor.from_config({**PREPROCESSOR, "image_processor_type": kind})
+        tile_steps({**PREPROCESSOR, "image_processor_type": kind})
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_another_image_processor_is_refused_with_those_there_are(kind):
 )
 def test_a_size_that_the_vision_graph_does_not_read_is_refused_before_any_picture(change):
     with pytest.raises(PocketVLMError, match="the vision graph reads 16x16"):
-        Preprocessor.from_config({**PREPROCESSOR, **change}).check_size((16, 16))
+        tile_steps({**PREPROCESSOR, **change}).check_size((16, 16))
 
 
 def test_a_bare_configuration_means_what_clip_means():
@@ -147,9 +147,9 @@ def test_a_bare_configuration_means_what_clip_means():
 )
 def test_a_configuration_that_cannot_be_followed_is_refused(damage):
     with pytest.raises(PocketVLMError, match="preprocessor configuration"):
-        Preprocessor.from_config({**PREPROCESSOR, **damage})
+        tile_steps({**PREPROCESSOR, **damage})
 
 
 def test_a_sliver_is_refused_before_it_is_resized():
     with pytest.raises(PocketVLMError, match="too narrow"):
-        Preprocessor.from_config(CLIP_336)(Image.new("RGB", (1, 60_000)))
+        tile_steps(CLIP_336)(Image.new("RGB", (1, 60_000)))

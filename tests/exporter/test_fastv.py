@@ -456,8 +456,12 @@ def test_the_gate_tells_a_span_that_begins_one_token_late(
 def test_the_gate_tells_positions_that_close_the_gap(fastv_export, tiny_checkpoint, monkeypatch):
     """An answer whose tokens count on from what is left of the prompt, as contiguous positions
     would."""
-    closed = property(lambda self: self.length - self.dropped)
-    monkeypatch.setattr(fastv.FastVSequence, "next_position", closed)
+    sound = fastv.FastVSequence._feed
+
+    def closed(self, inputs_embeds, segments, position_ids):
+        return sound(self, inputs_embeds, segments, position_ids - self.dropped)
+
+    monkeypatch.setattr(fastv.FastVSequence, "_feed", closed)
     with pytest.raises(ParityError, match="kept_equal True"):
         verify_against(fastv_export, str(tiny_checkpoint))
 

@@ -90,7 +90,11 @@ class VisionSpec:
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """A language model's dimensions; ``context`` is the longest sequence in tokens."""
+    """A language model's dimensions.
+
+    ``context`` is the longest sequence in tokens, ``positions`` how they are numbered, one of
+    `pocketvlm.decoders.positions.POSITIONS`.
+    """
 
     config: PretrainedConfig
     layers: int
@@ -101,6 +105,7 @@ class DecoderSpec:
     vocab: int
     context: int
     tied: bool
+    positions: str = "contiguous"
 
 
 @dataclass(frozen=True)

@@ -472,6 +472,7 @@ def test_the_gate_tells_positions_that_close_the_gap(fastv_export, tiny_checkpoi
         (lambda decoder: decoder.update(fastv=None), "carries pocketvlm.graph=decoder_fastv"),
         (lambda decoder: decoder["fastv"].update(keep=5), "carries pocketvlm.fastv=1,9"),
         (lambda decoder: decoder["fastv"].update(layer=2), "FastV begins at no layer"),
+        (lambda decoder: decoder.update(positions="mrope"), "promised with mrope positions"),
         (lambda decoder: decoder["fastv"].update(layer=0), "is damaged"),
         (lambda decoder: decoder["fastv"].update(keep=2.0), "is damaged"),
         (

@@ -42,10 +42,13 @@ def batches(
     """
     for run in _runs(segments, numbers, join_pictures=planes == 1):
         values = _joined([segment for segment, _ in run])
-        positions = np.concatenate([planes_ for _, planes_ in run], axis=1)
+        if planes == 1:
+            positions = None
+        else:
+            positions = np.concatenate([each for _, each in run], axis=1)
         for start in range(0, len(values), limit):
             part = slice(start, start + limit)
-            pos = None if planes == 1 else _pos(values[part], positions[:, part], planes)
+            pos = None if positions is None else _pos(values[part], positions[:, part], planes)
             yield Batch(values[part], pos)
 
 

@@ -31,7 +31,7 @@ from pocketvlm.decoders.base import (
 from pocketvlm.decoders.gguf_header import GgufHeader, expected_dimensions, read_header
 from pocketvlm.decoders.llama_batches import Batch, batches
 from pocketvlm.decoders.llama_library import LlamaContext, LlamaModel, complaint, library
-from pocketvlm.decoders.positions import Positions, make_positions
+from pocketvlm.decoders.positions import Positions, positions_named
 from pocketvlm.decoders.track import Track
 from pocketvlm.errors import ArtifactError, EngineError
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings, physical_cores
@@ -86,7 +86,7 @@ class LlamaCppDecoder:
             header.hidden,
             header.vocab,
             token_bytes=numbers * self.cache_value_bytes,
-            positions=make_positions(header.positions),
+            positions=positions_named(header.positions),
         )
         threads = settings.threads or physical_cores()
         self._options: dict[str, Any] = {
@@ -124,7 +124,7 @@ class LlamaCppDecoder:
         and computes on the CPU.
         """
         spec = artifact.manifest.decoder
-        make_positions(spec.positions)  # refuses what this runtime does not have, before any work
+        positions_named(spec.positions)  # refuses what this runtime does not have, before any work
         precision = precision or spec.default_precisions["llama.cpp"]
         path = artifact.path(pick_precision(spec.gguf, precision, "GGUF decoder"))
         return cls._load(

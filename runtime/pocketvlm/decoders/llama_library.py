@@ -16,6 +16,8 @@ from packaging.specifiers import SpecifierSet
 
 from pocketvlm.errors import ArtifactError, EngineError
 
+# llama.cpp has kept rows and columns of cached tokens, and written them into states, since the one
+# in 0.3.17 (`llama_kv_cell_ext`): without them M-RoPE's pictures attend wrongly in a larger cache.
 SUPPORTED = SpecifierSet(">=0.3.20,<0.4")
 _INSTALL = "pip install 'pocketvlm[llama]'"
 _MAX_BATCH = 512  # tokens

@@ -23,7 +23,7 @@ from pocketvlm.decoders.base import (
     check_widths,
     closed,
 )
-from pocketvlm.decoders.positions import make_positions
+from pocketvlm.decoders.positions import positions_named
 from pocketvlm.decoders.track import Track, joined_planes
 from pocketvlm.ort.sessions import open_session, ort_errors
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
@@ -87,7 +87,7 @@ class OnnxDecoder:
             PocketVLMError: the artifact has no such precision.
         """
         spec = artifact.manifest.decoder
-        make_positions(spec.positions)  # refuses what this runtime does not have, before any work
+        positions_named(spec.positions)  # refuses what this runtime does not have, before any work
         precision = precision or spec.default_precisions["onnx"]
         reading, _, writing = precision.rpartition("+")
         decode = pick_precision(spec.graphs, writing, "decoder")
@@ -138,7 +138,7 @@ class OnnxSequence:
         self._graphs: Graphs | None = graphs
         self._spec = graphs.spec
         self._cache: list[ort.OrtValue] = []
-        self._track = Track(make_positions(graphs.spec.positions))
+        self._track = Track(positions_named(graphs.spec.positions))
         self.timings_ms: dict[str, float] = {}
 
     @property

@@ -121,16 +121,15 @@ def _check_kept(grid: TokenGrid, kept: Ints, count: int) -> None:
         )
 
 
-_ALL: tuple[type[Positions], ...] = (Contiguous, MRope)
-POSITIONS: dict[str, type[Positions]] = {each.name: each for each in _ALL}
+_ALL: tuple[Positions, ...] = (Contiguous(), MRope())
+POSITIONS: dict[str, Positions] = {each.name: each for each in _ALL}
 
 
-def make_positions(name: str) -> Positions:
-    """The way of numbering of that name; raises `ArtifactError` for one that this runtime does not
-    have."""
+def positions_named(name: str) -> Positions:
+    """One of `POSITIONS`; raises `ArtifactError` for a name that this runtime does not have."""
     if name not in POSITIONS:
         raise ArtifactError(
             f"positions {name!r} are unknown to this runtime, which has {', '.join(POSITIONS)}",
             advice="update pocketvlm",
         )
-    return POSITIONS[name]()
+    return POSITIONS[name]

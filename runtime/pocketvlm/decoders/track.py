@@ -52,21 +52,23 @@ class Track:
         stretches, numbers = list(self._stretches), []
         mark = self.end
         for segment in segments:
-            picture = isinstance(segment, EmbeddingSegment)
+            divisible = True
             if isinstance(segment, EmbeddingSegment):
+                divisible = self.positions.pictures_divide
                 planes, following = self.positions.picture(
                     mark.position, segment.grid, segment.kept, len(segment)
                 )
             else:
                 planes, following = self.positions.text(mark.position, len(segment))
             end = Mark(mark.length + len(segment), following)
-            divisible = not picture or self.positions.pictures_divide
+            numbers.append(planes)
+            if end == mark:
+                continue  # an empty segment
             if divisible and stretches and stretches[-1].divisible:
                 # One stretch, so that an answer of a thousand tokens does not make a thousand.
                 stretches[-1] = stretches[-1]._replace(end=end)
             else:
                 stretches.append(_Stretch(mark, end, divisible))
-            numbers.append(planes)
             mark = end
         return numbers, Track(self.positions, tuple(stretches))
 

@@ -100,8 +100,11 @@ class VisionSpec:
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """A language model's dimensions; ``context`` is the longest sequence in tokens, ``positions``
-    one of `pocketvlm.decoders.positions.POSITIONS`."""
+    """A language model's dimensions.
+
+    ``context`` is the longest sequence in tokens, ``positions`` how they are numbered, one of
+    `pocketvlm.decoders.positions.POSITIONS`.
+    """
 
     config: PretrainedConfig
     layers: int

@@ -456,8 +456,12 @@ def test_the_gate_tells_a_span_that_begins_one_token_late(
 def test_the_gate_tells_positions_that_close_the_gap(fastv_export, tiny_checkpoint, monkeypatch):
     """An answer whose tokens count on from what is left of the prompt, as contiguous positions
     would."""
-    closed = property(lambda self: self.length - self.dropped)
-    monkeypatch.setattr(fastv.FastVSequence, "next_position", closed)
+    sound = fastv.FastVSequence._feed
+
+    def closed(self, inputs_embeds, segments, position_ids):
+        return sound(self, inputs_embeds, segments, position_ids - self.dropped)
+
+    monkeypatch.setattr(fastv.FastVSequence, "_feed", closed)
     with pytest.raises(ParityError, match="kept_equal True"):
         verify_against(fastv_export, str(tiny_checkpoint))
 
@@ -468,6 +472,7 @@ def test_the_gate_tells_positions_that_close_the_gap(fastv_export, tiny_checkpoi
         (lambda decoder: decoder.update(fastv=None), "carries pocketvlm.graph=decoder_fastv"),
         (lambda decoder: decoder["fastv"].update(keep=5), "carries pocketvlm.fastv=1,9"),
         (lambda decoder: decoder["fastv"].update(layer=2), "FastV begins at no layer"),
+        (lambda decoder: decoder.update(positions="mrope"), "promised with mrope positions"),
         (lambda decoder: decoder["fastv"].update(layer=0), "is damaged"),
         (lambda decoder: decoder["fastv"].update(keep=2.0), "is damaged"),
         (

@@ -13,19 +13,27 @@ import numpy as np
 
 from pocketvlm import EngineSettings, PocketVLMError
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
+from pocketvlm.decoders.gguf_header import read_header
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder, LlamaCppSequence
 from pocketvlm.decoders.sampling import Sampler, Sampling
+from pocketvlm.layouts import TokenGrid
 from support.tiny_gguf import CONTEXT, HIDDEN, VOCAB, TinyLlama
 
 
-def attempt(path: Path) -> str:
+def attempt(path: Path, positions: str) -> str:
     """Open a file and use it; ``"refused"`` or ``"used"``."""
     try:
         decoder = LlamaCppDecoder.from_file(
-            path, context=64, hidden=HIDDEN, vocab=VOCAB, settings=EngineSettings(threads=1)
+            path,
+            context=64,
+            hidden=HIDDEN,
+            vocab=VOCAB,
+            positions=positions,
+            settings=EngineSettings(threads=1),
         )
         sequence = decoder.sequence()
-        picture = EmbeddingSegment(np.ones((3, HIDDEN), np.float32))
+        embeds = np.ones((3, HIDDEN), np.float32)
+        picture = EmbeddingSegment(embeds, grid=TokenGrid(4, 5), kept=np.array([0, 7, 19]))
         sequence.prefill([TokenSegment(np.arange(4)), picture])
         Sampler(Sampling(temperature=0.7, top_p=0.9, seed=1)).pick(sequence.decode(1))
         sequence.close()
@@ -62,10 +70,11 @@ def try_damage(source: Path, folder: Path, seed: int, count: int) -> None:
     header = len(data) - sum(tensor.nbytes for tensor in TinyLlama.random().tensors.values())
     rng = np.random.default_rng(seed)
     target = folder / "damaged.gguf"
+    positions = read_header(source).positions
     for _ in range(count):
         target.unlink(missing_ok=True)  # a mapped file must not change
         target.write_bytes(damaged(data, header, rng))
-        print(attempt(target), flush=True)
+        print(attempt(target, positions), flush=True)
 
 
 def try_limits(source: Path) -> None:

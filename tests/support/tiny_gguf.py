@@ -1,5 +1,6 @@
 """Knows how to write a tiny random Llama as GGUF, with a numpy twin to compare llama.cpp with."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +73,26 @@ class TinyLlama:
 
 
 def write_gguf(
-    path: Path, model: TinyLlama | None = None, tokens: list[str] | None = None, **changed: Any
+    path: Path,
+    model: TinyLlama | None = None,
+    tokens: list[str] | None = None,
+    architecture: str = "llama",
+    **changed: Any,
 ) -> TinyLlama:
     """Write a model; ``changed`` replaces settings by name, with ``__`` for dots (None leaves one
-    out)."""
+    out).
+
+    ``qwen2vl`` has M-RoPE and biases; the numpy twin is Llama's alone.
+    """
     model = model or TinyLlama.random()
+    tensors = dict(model.tensors)
+    own: dict[str, Any] = {}
+    if architecture == "qwen2vl":
+        own = {"rope.dimension_sections": [1, 2, 1, 0]}
+        for layer, (part, heads) in itertools.product(
+            range(LAYERS), {"q": HEADS, "k": KV_HEADS, "v": KV_HEADS}.items()
+        ):
+            tensors[f"blk.{layer}.attn_{part}.bias"] = np.ones(heads * HEAD_DIM, np.float32)
     vocab, hidden = model.embed.shape
     tokens = tokens or [f"token{i}" for i in range(vocab)]
     settings = {
@@ -91,21 +107,24 @@ def write_gguf(
         "rope.dimension_count": HEAD_DIM,
         "rope.freq_base": BASE,
         "attention.layer_norm_rms_epsilon": EPS,
-    } | {name.replace("__", "."): value for name, value in changed.items()}
-    writer = gguf.GGUFWriter(path, "llama")
+    }
+    settings |= own | {name.replace("__", "."): value for name, value in changed.items()}
+    writer = gguf.GGUFWriter(path, architecture)
     for name, value in settings.items():
         if isinstance(value, str):
-            writer.add_string(f"llama.{name}", value)
+            writer.add_string(f"{architecture}.{name}", value)
+        elif isinstance(value, list):
+            writer.add_array(f"{architecture}.{name}", value)
         elif value is not None:
             (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(
-                f"llama.{name}", value
+                f"{architecture}.{name}", value
             )
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([gguf.TokenType.NORMAL] * len(tokens))
     writer.add_token_merges(["a b"])
-    for name, tensor in model.tensors.items():
+    for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

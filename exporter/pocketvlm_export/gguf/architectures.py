@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import gguf
 
+from pocketvlm.decoders import gguf_header
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.families import DecoderSpec
-from pocketvlm_export.gguf.rope import needs_factors
+from pocketvlm_export.gguf.rope import has_sections, needs_factors
 
 _ACTIVATION = "silu"  # llama.cpp has it built into these architectures
 
@@ -22,15 +23,24 @@ class Architecture:
             transformers turns its two halves: rows of queries and keys are reordered.
         rope_factors: it reads a tensor of factors, one a frequency.
         free_heads: heads need not add up to the hidden size.
+        sections: frequencies are shared out among time, rows and columns (M-RoPE), in blocks.
     """
 
     name: gguf.MODEL_ARCH
     interleaved: bool
     rope_factors: bool
     free_heads: bool
+    sections: bool = False
 
 
 _LLAMA = Architecture(gguf.MODEL_ARCH.LLAMA, interleaved=True, rope_factors=True, free_heads=True)
+_QWEN2VL = Architecture(
+    gguf.MODEL_ARCH.QWEN2VL,
+    interleaved=False,
+    rope_factors=False,
+    free_heads=False,
+    sections=True,
+)
 # By the decoder's model_type; a new one is a line here, where tests show that it answers as
 # transformers does.
 ARCHITECTURES: dict[str, Architecture] = {
@@ -42,6 +52,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3": Architecture(
         gguf.MODEL_ARCH.QWEN3, interleaved=False, rope_factors=False, free_heads=True
     ),
+    "qwen2_vl_text": _QWEN2VL,
+    "qwen2_5_vl_text": _QWEN2VL,
 }
 
 
@@ -66,6 +78,14 @@ def architecture(spec: DecoderSpec) -> Architecture:
         ),
         f"its rope is scaled by {config.rope_parameters}": not arch.rope_factors
         and needs_factors(config),
+        f"its rope is {config.rope_parameters}, llama.cpp shares out {spec.head_dim // 2} plain "
+        "frequencies among time, rows and columns": (
+            arch.sections and not has_sections(config, spec.head_dim)
+        ),
+        f"its positions are {spec.positions}, llama.cpp's "
+        f"{gguf.MODEL_ARCH_NAMES[arch.name]} has {_positions(arch)}": (
+            spec.positions != _positions(arch)
+        ),
     }
     for problem, present in problems.items():
         if present:
@@ -75,6 +95,11 @@ def architecture(spec: DecoderSpec) -> Architecture:
                 setting="decoder",
             )
     return arch
+
+
+def _positions(arch: Architecture) -> str:
+    """How llama.cpp numbers tokens for it, as the runtime knows it."""
+    return gguf_header.ARCHITECTURES[gguf.MODEL_ARCH_NAMES[arch.name]]
 
 
 def context_length(spec: DecoderSpec) -> int:

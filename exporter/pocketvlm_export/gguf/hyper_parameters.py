@@ -3,7 +3,7 @@
 import gguf
 
 from pocketvlm_export.families import DecoderSpec
-from pocketvlm_export.gguf.architectures import context_length
+from pocketvlm_export.gguf.architectures import architecture, context_length
 from pocketvlm_export.gguf.rope import add_rope
 
 
@@ -20,4 +20,4 @@ def add_hyper_parameters(writer: gguf.GGUFWriter, spec: DecoderSpec) -> None:
     writer.add_value_length(spec.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(spec.vocab)
-    add_rope(writer, config, spec.head_dim)
+    add_rope(writer, config, spec.head_dim, sections=architecture(spec).sections)

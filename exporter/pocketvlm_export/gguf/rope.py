@@ -6,17 +6,23 @@ import gguf
 import torch
 from transformers import PretrainedConfig
 
+from pocketvlm.limits import is_int
 from pocketvlm_export import upstream
 
+_SECTIONS = 3  # time, rows, columns
 _BETAS = {"beta_fast": 32, "beta_slow": 1}  # the only ones llama.cpp has for these architectures
 
 
-def add_rope(writer: gguf.GGUFWriter, config: PretrainedConfig, head_dim: int) -> None:
+def add_rope(
+    writer: gguf.GGUFWriter, config: PretrainedConfig, head_dim: int, *, sections: bool
+) -> None:
     """Write the frequencies' base and their scaling, as far as a few numbers say it; see
-    `rope_factors`."""
+    `rope_factors`. With ``sections`` also how many turn by time, by row and by column."""
     rope, kind = config.rope_parameters, _kind(config)
     writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(rope["rope_theta"])
+    if sections:
+        writer.add_rope_dimension_sections([*rope["mrope_section"], 0])
     if kind == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
@@ -32,6 +38,21 @@ def needs_factors(config: PretrainedConfig) -> bool:
         return kind == "llama3"
     return not rope.get("truncate", True) or any(
         (rope.get(name) or value) != value for name, value in _BETAS.items()
+    )
+
+
+def has_sections(config: PretrainedConfig, head_dim: int) -> bool:
+    """Whether plain frequencies are shared out among time, rows and columns in three blocks, which
+    together are all of them (M-RoPE, arXiv 2409.12191)."""
+    rope = config.rope_parameters
+    sections = rope.get("mrope_section")
+    return (
+        _kind(config) == "default"
+        and not rope.get("mrope_interleaved", False)
+        and isinstance(sections, (list, tuple))
+        and len(sections) == _SECTIONS
+        and all(is_int(section, least=0) for section in sections)
+        and sum(sections) == head_dim // 2
     )
 
 

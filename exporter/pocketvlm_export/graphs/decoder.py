@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pocketvlm.artifact import metadata
+from pocketvlm.artifact.manifest import POSITION_AXES
 from pocketvlm_export import upstream
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.graphs.base import BATCH
@@ -20,10 +21,11 @@ _Past = list[tuple[torch.Tensor, torch.Tensor]]
 class DecoderWithPast(nn.Module):
     """A causal language model whose cache is a list of tensors.
 
-    inputs_embeds (B, S, hidden), attention_mask (B, past + S), position_ids (B, S), past: a (key,
-    value) pair a layer, each (B, kv_heads, past, head_dim) -> logits (B, 1, vocab), then each
-    layer's key and value (B, kv_heads, past + S, head_dim). Logits of all positions would cost 1.4
-    times the prefill at 616 tokens.
+    inputs_embeds (B, S, hidden), attention_mask (B, past + S), position_ids (B, S) or, where a
+    position has several numbers, (axes, B, S), past: a (key, value) pair a layer, each (B,
+    kv_heads, past, head_dim) -> logits (B, 1, vocab), then each layer's key and value (B, kv_heads,
+    past + S, head_dim). Which keys a token attends to is the order of the cache and the mask,
+    whatever the positions. Logits of all positions would cost 1.4 times the prefill at 616 tokens.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -58,6 +60,7 @@ class DecoderGraph:
     def __init__(self, model: PreTrainedModel, spec: DecoderSpec) -> None:
         self.module: nn.Module = DecoderWithPast(model).eval()
         self.spec = spec
+        self._axes = POSITION_AXES[spec.positions]
         cache = [f"{layer}.{kind}" for layer in range(spec.layers) for kind in ("key", "value")]
         self.input_names: Sequence[str] = (
             "inputs_embeds",
@@ -69,7 +72,8 @@ class DecoderGraph:
         past = {0: BATCH, 2: "past_sequence_length"}
         total = {0: BATCH, 1: "total_sequence_length"}
         tokens = {0: BATCH, 1: "sequence_length"}
-        self.dynamic_axes: tuple[Any, ...] = (tokens, total, tokens, [(past, past)] * spec.layers)
+        numbered = tokens if self._axes == 1 else {1: BATCH, 2: "sequence_length"}
+        self.dynamic_axes: tuple[Any, ...] = (tokens, total, numbered, [(past, past)] * spec.layers)
         self.output_axes: Mapping[str, Mapping[int, str]] = {
             "logits": {0: BATCH},
             **{f"present.{name}": {0: BATCH, 2: "total_sequence_length"} for name in cache},
@@ -79,9 +83,10 @@ class DecoderGraph:
         """Return two sequences of four tokens after a past of three."""
         batch, past, tokens, spec = 2, 3, 4, self.spec
         shape = (batch, spec.kv_heads, past, spec.head_dim)
+        positions = torch.arange(past, past + tokens).repeat(batch, 1)
         return (
             torch.randn(batch, tokens, spec.hidden),
             torch.ones(batch, past + tokens, dtype=torch.int64),
-            torch.arange(past, past + tokens).repeat(batch, 1),
+            positions if self._axes == 1 else positions.repeat(self._axes, 1, 1),
             [(torch.randn(shape), torch.randn(shape)) for _ in range(spec.layers)],
         )

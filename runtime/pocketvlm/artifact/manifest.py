@@ -23,6 +23,9 @@ MANIFEST_NAME = "pocketvlm.json"
 # Of every vision graph, whatever else it gives.
 VISION_OUTPUTS = ("image_features", "kept_indices", "kept_scores")
 _FLOAT = 4  # bytes
+# Numbers that a token's position has, by ``decoder.positions``. With more than one the decoder
+# graphs' ``position_ids`` is (numbers, batch, tokens); `pocketvlm.decoders.positions` makes them.
+POSITION_AXES = {"contiguous": 1, "mrope": 3}
 
 
 @dataclass(frozen=True)
@@ -379,6 +382,11 @@ def _check_consistency(manifest: Manifest) -> None:
         ),
         "the llama.cpp engine is promised without a GGUF file": "llama.cpp" in decoder.engines
         and not decoder.gguf,
+        f"positions {decoder.positions!r} are not one of {', '.join(POSITION_AXES)}, which this "
+        "runtime has": decoder.positions not in POSITION_AXES,
+        f"FastV is promised with {decoder.positions} positions, of which a token has several": (
+            decoder.fastv is not None and POSITION_AXES.get(decoder.positions, 1) > 1
+        ),
         "llama.cpp cannot drop tokens between two layers, and FastV is promised": (
             "llama.cpp" in decoder.engines and decoder.fastv is not None
         ),

@@ -64,7 +64,9 @@ class DecoderSequence(Protocol):
 
     Attributes:
         length: tokens that take room in the cache.
-        next_position: the position of the next token; today the same number as ``length``.
+        next_position: the position of the next token, see `pocketvlm.decoders.positions`. It is
+            ``length`` where positions are contiguous; with M-RoPE it may lie before it, as a
+            picture of 20 x 20 tokens takes 20 positions, or behind, where few of them were kept.
         dropped: of the tokens, visual ones that only the first layers hold; 0 where an engine drops
             none.
         cache_bytes: bytes of memory that the cache takes now.
@@ -103,7 +105,7 @@ class DecoderSequence(Protocol):
 
     def keep(self, length: int) -> None:
         """Forget all but the first ``length`` tokens. ``self.length`` says how many are left:
-        fewer, if need be."""
+        fewer, if need be, as where that lies inside a picture that cannot be divided."""
 
     def reset(self) -> None:
         """Forget all tokens and free the cache; the sequence can be used again."""

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from pocketvlm.artifact import metadata
 from pocketvlm.decoders.base import EmbeddingSegment, Segment
 from pocketvlm.decoders.onnx import Graphs, OnnxDecoder, OnnxSequence
+from pocketvlm.decoders.track import Track
 
 _KEPT: Final = "kept_tokens"
 
@@ -60,21 +61,23 @@ class FastVSequence(OnnxSequence):
         self._first_picture = None
 
     def _feed(
-        self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment]
+        self,
+        inputs_embeds: npt.NDArray[np.float32],
+        segments: Sequence[Segment],
+        position_ids: npt.NDArray[np.int64],
     ) -> dict[str, npt.NDArray[Any]]:
-        numbers = (
-            picture_ids(segments) if segments else np.zeros(len(inputs_embeds), dtype=np.int64)
-        )
+        numbers = picture_ids(segments)
         if self._first_picture is None and numbers.any():
             self._first_picture = self.length + int(np.argmax(numbers > 0))
-        feed = super()._feed(inputs_embeds, segments)
+        feed = super()._feed(inputs_embeds, segments, position_ids)
         del feed["attention_mask"]
         return feed | {"picture_ids": numbers[None]}
 
-    def _store(self, outputs: Mapping[str, ort.OrtValue], tokens: int) -> None:
-        super()._store(outputs, tokens)
-        if tokens > 1:
-            self.kept_prompt = self.length - tokens + outputs[_KEPT].numpy()[0]
+    def _store(self, outputs: Mapping[str, ort.OrtValue], track: Track) -> None:
+        before = self.length
+        super()._store(outputs, track)
+        if self.length - before > 1:
+            self.kept_prompt = before + outputs[_KEPT].numpy()[0]
 
 
 def picture_ids(segments: Sequence[Segment]) -> npt.NDArray[np.int64]:

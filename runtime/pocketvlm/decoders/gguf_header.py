@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pocketvlm.artifact.manifest import DecoderSpec
+from pocketvlm.artifact.manifest import POSITION_AXES, DecoderSpec
 from pocketvlm.errors import ArtifactError
 
 MAX_LAYERS = 512  # llama.cpp's own limit
@@ -60,7 +60,10 @@ TENSOR_TYPES = {
     14: (256, 210),  # Q6_K
     30: (1, 2),  # BF16
 }
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2")
+# By architecture how llama.cpp numbers a token, one of `pocketvlm.decoders.positions.POSITIONS`.
+ARCHITECTURES = dict.fromkeys(
+    ("llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2"), "contiguous"
+) | {"qwen2vl": "mrope"}
 _TOKENIZERS = ("gpt2", "llama")  # byte-level BPE, SentencePiece
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _WIDTHS = (
@@ -95,6 +98,9 @@ _NUMBERS = (
     "rope.scaling.yarn_log_multiplier",
 )
 _OTHER = ("rope.scaling.type", "rope.scaling.finetuned")
+# Frequencies that time, rows and columns turn, and a fourth that nothing does: int32 (4,).
+_SECTIONS = "rope.dimension_sections"
+_NO_SECTIONS = (0, 0, 0, 0)
 # Arrays of a vocabulary, with the type of their items; those of _PER_TOKEN have one item a token.
 _TOKENS = "tokenizer.ggml.tokens"
 _PER_TOKEN = {
@@ -119,10 +125,16 @@ class GgufHeader:
     vocab: int
     context: int
 
-    def check(self, name: str, **expected: int) -> None:
-        """Raise `PocketVLMError` where a dimension is not the ``expected`` one, which the manifest
-        states."""
-        if (context := expected.pop("context", 1)) > self.context or context < 1:
+    @property
+    def positions(self) -> str:
+        """How the architecture numbers tokens; llama.cpp reads as many numbers of each as that
+        has, so others would make it read beyond what it is given."""
+        return ARCHITECTURES[self.architecture]
+
+    def check(self, name: str, *, context: int = 1, **expected: int | str) -> None:
+        """Raise `PocketVLMError` where a dimension, or ``positions``, is not the ``expected`` one,
+        which the manifest states."""
+        if context > self.context or context < 1:
             raise ArtifactError(
                 f"{name} was made for {self.context} tokens, not {context}",
                 advice="export it again",
@@ -138,18 +150,18 @@ class GgufHeader:
 
 @dataclass(frozen=True)
 class _Array:
-    """An array's item type and length; its items are read for the tokens only."""
+    """An array's item type and length; its items are read for the tokens and sections only."""
 
     kind: int
     length: int
-    items: tuple[bytes, ...] = ()
+    items: tuple[Any, ...] = ()
 
 
-def expected_dimensions(spec: DecoderSpec) -> dict[str, int]:
+def expected_dimensions(spec: DecoderSpec) -> dict[str, Any]:
     """The dimensions in a manifest that `GgufHeader.check` compares a file of its artifact with."""
     return {
         name: getattr(spec, name)
-        for name in ("layers", "kv_heads", "head_dim", "hidden", "vocab", "context")
+        for name in ("layers", "kv_heads", "head_dim", "hidden", "vocab", "context", "positions")
     }
 
 
@@ -249,6 +261,8 @@ class _Reader:
             self._refuse(f"{name} has the unknown type {kind}")
         items = self._number("<I")
         length = self._count(f"items in {name}", _MAX_ITEMS)
+        if name.endswith(_SECTIONS) and (items, length) == (_INT32, len(_NO_SECTIONS)):
+            return _Array(items, length, struct.unpack(f"<{length}i", self._take(4 * length)))
         if items in _SCALARS:
             self._take(length * struct.calcsize(_SCALARS[items]))
             return _Array(items, length)
@@ -285,6 +299,8 @@ class _Reader:
         context, hidden, layers, _, heads, kv_heads = (own[name][1] for name in _WIDTHS)
         head_dim = own.get("attention.key_length", (0, hidden // heads))[1]
         rotated = own.get("rope.dimension_count", (0, head_dim))[1]
+        sections = own[_SECTIONS][1].items if _SECTIONS in own else _NO_SECTIONS
+        mrope = POSITION_AXES[ARCHITECTURES[family]] > 1
         rules = {
             f"{layers} layers": layers <= MAX_LAYERS,
             f"{heads} heads share {kv_heads} KV heads": heads % kv_heads == 0,
@@ -296,6 +312,15 @@ class _Reader:
                 rotated % 2 == 0
                 and (rotated <= head_dim if family == "phi3" else rotated == head_dim)
             ),
+            # llama.cpp divides by their sum, and begins anew where they do not fill a head.
+            f"{family}.{_SECTIONS} are {list(sections)} for {rotated // 2} frequencies": (
+                (_SECTIONS in own) == mrope
+                and min(sections) >= 0
+                and sections[-1] == 0
+                and sum(sections) == (rotated // 2 if mrope else 0)
+            ),
+            f"{heads} heads of {head_dim} in a width of {hidden}": not mrope
+            or heads * head_dim == hidden,
         }
         for problem, holds in rules.items():
             if not holds:
@@ -316,6 +341,9 @@ class _Reader:
         elif name in _NUMBERS:
             if kind != _FLOAT32 or not math.isfinite(value) or value < 0:
                 self._refuse(f"{name} is no usable number")
+        elif name == _SECTIONS:
+            if kind != _ARRAY or value.kind != _INT32 or value.length != len(_NO_SECTIONS):
+                self._refuse(f"{name} are not {len(_NO_SECTIONS)} whole numbers")
         elif name == "rope.scaling.type":
             if kind != _STRING or value.decode("ascii", "replace") not in _ROPE_SCALINGS:
                 self._refuse(f"{name} is not one of {', '.join(_ROPE_SCALINGS)}")

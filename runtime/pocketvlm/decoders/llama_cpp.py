@@ -10,9 +10,8 @@ llama.cpp's speed.
 from __future__ import annotations
 
 import ctypes
-import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact, pick_precision
 from pocketvlm.decoders.base import (
-    EmbeddingSegment,
     Segment,
     TokenSegment,
     check_room,
@@ -31,13 +29,14 @@ from pocketvlm.decoders.base import (
     closed,
 )
 from pocketvlm.decoders.gguf_header import GgufHeader, expected_dimensions, read_header
+from pocketvlm.decoders.llama_batches import Batch, batches
 from pocketvlm.decoders.llama_library import LlamaContext, LlamaModel, complaint, library
+from pocketvlm.decoders.positions import Positions, positions_named
+from pocketvlm.decoders.track import Track
 from pocketvlm.errors import ArtifactError, EngineError
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings, physical_cores
 
 _FIRST_CAPACITY = 1024  # tokens; the cache doubles when a sequence needs more, up to the context
-
-Array = npt.NDArray[Any]  # int32 (n,) ids or float32 (n, hidden) embeddings
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,14 @@ class _Size:
         hidden: width of an embedding.
         vocab: tokens of the vocabulary.
         token_bytes: of one token in the cache, keys and values of all layers.
+        positions: how tokens are numbered.
     """
 
     context: int
     hidden: int
     vocab: int
     token_bytes: int
+    positions: Positions
 
 
 class LlamaCppDecoder:
@@ -81,7 +82,11 @@ class LlamaCppDecoder:
         self.cache_value_bytes = 4 if f32_cache else 2
         numbers = 2 * header.layers * header.kv_heads * header.head_dim
         self._size = _Size(
-            context, header.hidden, header.vocab, token_bytes=numbers * self.cache_value_bytes
+            context,
+            header.hidden,
+            header.vocab,
+            token_bytes=numbers * self.cache_value_bytes,
+            positions=positions_named(header.positions),
         )
         threads = settings.threads or physical_cores()
         self._options: dict[str, Any] = {
@@ -96,6 +101,12 @@ class LlamaCppDecoder:
         # At most one. Lists take and give single items without a lock, from any thread.
         self._idle: list[LlamaContext] = []
         self._model: LlamaModel | None = LlamaModel(self._lib, path)
+        if (self._model.planes > 1) != (self._size.positions.axes > 1):
+            raise EngineError(
+                f"llama.cpp reads {self._model.planes} numbers of a position from {path.name}, "
+                f"which is made for {header.positions} positions",
+                advice="use another version of llama-cpp-python",
+            )
         self._idle.append(self.make_context(self._model, self.first_capacity))
 
     @classmethod
@@ -113,6 +124,7 @@ class LlamaCppDecoder:
         and computes on the CPU.
         """
         spec = artifact.manifest.decoder
+        positions_named(spec.positions)  # refuses what this runtime does not have, before any work
         precision = precision or spec.default_precisions["llama.cpp"]
         path = artifact.path(pick_precision(spec.gguf, precision, "GGUF decoder"))
         return cls._load(
@@ -127,6 +139,7 @@ class LlamaCppDecoder:
         context: int,
         hidden: int,
         vocab: int,
+        positions: str = "contiguous",
         settings: EngineSettings = DEFAULT_SETTINGS,
         f32_cache: bool = False,
     ) -> Self:
@@ -137,6 +150,7 @@ class LlamaCppDecoder:
             context: the most tokens of a sequence; its cache grows up to that as it is needed.
             hidden: width of the embeddings that the file must have.
             vocab: tokens that the file must have.
+            positions: how its architecture must number tokens.
             settings: see `open`.
             f32_cache: keep keys and values in float32 instead of float16.
 
@@ -146,7 +160,7 @@ class LlamaCppDecoder:
         """
         return cls._load(
             path,
-            {"hidden": hidden, "vocab": vocab, "context": context},
+            {"hidden": hidden, "vocab": vocab, "context": context, "positions": positions},
             settings=settings,
             name="llama.cpp",
             f32_cache=f32_cache,
@@ -156,7 +170,7 @@ class LlamaCppDecoder:
     def _load(
         cls,
         path: Path,
-        expected: dict[str, int],
+        expected: dict[str, Any],
         *,
         settings: EngineSettings,
         name: str,
@@ -227,14 +241,19 @@ class LlamaCppSequence:
         self._model: LlamaModel | None = model
         self._size = size
         self._contexts: list[LlamaContext] = []  # one or none
-        self.length = 0
+        self._track = Track(size.positions)
         self.dropped = 0
         self.timings_ms: dict[str, float] = {}
 
     @property
+    def length(self) -> int:
+        """See `DecoderSequence`."""
+        return self._track.end.length
+
+    @property
     def next_position(self) -> int:
-        """See `DecoderSequence`: positions are 0, 1, 2, ... without gaps."""
-        return self.length
+        """See `DecoderSequence`."""
+        return self._track.end.position
 
     @property
     def cache_bytes(self) -> int:
@@ -244,13 +263,12 @@ class LlamaCppSequence:
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """See `DecoderSequence.prefill`; llama.cpp looks token embeddings up itself, so ``embed``
         takes no time."""
-        total = check_widths(segments, self._size.hidden)
-        check_room(self.length, total, self._size.context)
+        check_room(self.length, check_widths(segments, self._size.hidden), self._size.context)
         for segment in segments:
             if isinstance(segment, TokenSegment):
                 self._check_ids(segment.ids)
         started = time.perf_counter()
-        logits = self._append(_runs(segments), total)
+        logits = self._append(segments)
         self.timings_ms = {"embed": 0.0, "prefill": (time.perf_counter() - started) * 1e3}
         return logits
 
@@ -259,16 +277,16 @@ class LlamaCppSequence:
         check_room(self.length, 1, self._size.context)
         ids = np.array([token_id], dtype=np.int64)
         self._check_ids(ids)
-        return self._append([ids.astype(np.int32)], 1)
+        return self._append([TokenSegment(ids)])
 
     def keep(self, length: int) -> None:
         """See `DecoderSequence.keep`."""
         if length < self.length:
-            self._cut(length)
+            self._cut(self._track.cut(length))
 
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""
-        self.length = 0
+        self._track = self._track.cut(0)
         while self._contexts:
             self._decoder.give_back(self._contexts.pop())
 
@@ -277,23 +295,24 @@ class LlamaCppSequence:
         self.reset()
         self._model = None
 
-    def _append(self, runs: Iterator[Array] | list[Array], total: int) -> npt.NDArray[np.float32]:
-        """Feed runs of ids or embeddings in batches; should one fail, the sequence is what it
-        was."""
-        before = self.length
-        context = self._reserve(before + total)
+    def _append(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
+        """Feed segments in batches; should one fail, the sequence is what it was."""
+        before = self._track
+        numbers, after = before.extended(segments)
+        context = self._reserve(after.end.length)
         try:
-            for run in runs:
-                for start in range(0, len(run), context.batch):
-                    self._feed(context, run[start : start + context.batch])
-            return self._logits(context)
+            for batch in batches(segments, numbers, planes=context.planes, limit=context.batch):
+                self._feed(context, batch)
+            logits = self._logits(context)
+            self._track = after
+            return logits
         except BaseException:  # an interrupt may come between llama.cpp's step and ours
             self._cut(before)
             raise
 
-    def _feed(self, context: LlamaContext, values: Array) -> None:
-        """One batch: int32 (n,) ids or float32 (n, hidden) embeddings, at the next n positions of
-        the only sequence."""
+    def _feed(self, context: LlamaContext, read: Batch) -> None:
+        """One batch, after what the only sequence holds."""
+        values = read.values
         # All zero: llama.cpp then counts positions itself and gives the last logits.
         batch = self._lib.llama_batch()
         batch.n_tokens = len(values)
@@ -301,12 +320,13 @@ class LlamaCppSequence:
             batch.token = values.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         else:
             batch.embd = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        if read.pos is not None:
+            batch.pos = read.pos.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         if code := self._lib.llama_decode(context.pointer, batch):
             raise EngineError(
                 f"llama.cpp failed on {len(values)} tokens with code {code}{complaint()}",
                 advice="try a shorter prompt",
             )
-        self.length += len(values)
 
     def _logits(self, context: LlamaContext) -> npt.NDArray[np.float32]:
         """The last position's, float32 (vocab,), copied: llama.cpp overwrites its own."""
@@ -321,12 +341,16 @@ class LlamaCppSequence:
         ).copy()
         return logits
 
-    def _cut(self, length: int) -> None:
+    def _cut(self, track: Track) -> None:
+        """Leave what a track has. llama.cpp removes by position, not by number of tokens: all that
+        a picture has by M-RoPE share their time, so a track's end is never inside one."""
         for context in self._contexts:
-            if not self._lib.llama_memory_seq_rm(self._memory(context), 0, length, -1):
-                length = 0  # some architectures' state cannot be cut
-                self._lib.llama_memory_clear(self._memory(context), True)
-        self.length = length
+            memory, end = self._memory(context), track.end.position
+            removed = self._lib.llama_memory_seq_rm(memory, 0, end, -1)
+            if not removed or self._lib.llama_memory_seq_pos_max(memory, 0) >= end:
+                track = track.cut(0)  # some architectures' state cannot be cut
+                self._lib.llama_memory_clear(memory, True)
+        self._track = track
 
     def _memory(self, context: LlamaContext) -> Any:
         return self._lib.llama_get_memory(context.pointer)
@@ -368,17 +392,3 @@ class LlamaCppSequence:
                 f"llama.cpp cannot enlarge its cache{complaint()}",
                 advice="start a new conversation",
             )
-
-
-def _runs(segments: Sequence[Segment]) -> Iterator[Array]:
-    """Neighbouring segments of one kind joined: int32 (n,) ids or float32 (n, hidden)
-    embeddings."""
-    for is_picture, group in itertools.groupby(
-        segments, lambda segment: isinstance(segment, EmbeddingSegment)
-    ):
-        parts = [
-            part.inputs_embeds if isinstance(part, EmbeddingSegment) else part.ids for part in group
-        ]
-        yield np.ascontiguousarray(
-            np.concatenate(parts), dtype=np.float32 if is_picture else np.int32
-        )

@@ -16,10 +16,13 @@ from packaging.specifiers import SpecifierSet
 
 from pocketvlm.errors import ArtifactError, EngineError
 
+# llama.cpp has kept rows and columns of cached tokens, and written them into states, since the one
+# in 0.3.17 (`llama_kv_cell_ext`): without them M-RoPE's pictures attend wrongly in a larger cache.
 SUPPORTED = SpecifierSet(">=0.3.20,<0.4")
 _INSTALL = "pip install 'pocketvlm[llama]'"
 _MAX_BATCH = 512  # tokens
 _LOG_ERROR = 4  # ggml_log_level
+_PLANES = {8: 4, 40: 4}  # by llama_rope_type: M-RoPE, its frequencies in sections or interleaved
 
 _log = logging.getLogger(__name__)
 _complaints: list[str] = []  # llama.cpp's last error, for our messages
@@ -58,6 +61,9 @@ def library() -> Any:
 class LlamaModel:
     """A model in llama.cpp's memory, freed when nothing needs it any more.
 
+    Attributes:
+        planes: numbers that llama.cpp reads of an embedding's position, 1 or 4.
+
     Raises:
         PocketVLMError: llama.cpp cannot open the file.
     """
@@ -71,6 +77,9 @@ class LlamaModel:
                 advice="copy or export it again",
             )
         weakref.finalize(self, lib.llama_model_free, self.pointer)
+        # Numbers that llama.cpp reads of the position of each embedding (`hparams.n_pos_per_embd`,
+        # which it does not tell): time, row, column and an unused one, or one.
+        self.planes = _PLANES.get(lib.llama_model_rope_type(self.pointer), 1)
 
 
 class LlamaContext:
@@ -83,6 +92,7 @@ class LlamaContext:
         capacity: tokens that it holds, as asked for.
         cells: tokens that llama.cpp has set memory aside for, at least ``capacity``.
         batch: tokens that it takes at once.
+        planes: see `LlamaModel`.
         free: frees it; a second call does nothing. ``free.alive`` says whether it still is there.
     """
 
@@ -99,6 +109,7 @@ class LlamaContext:
             )
         self.free = weakref.finalize(self, _free_context, lib, self.pointer, model)
         self.capacity = capacity
+        self.planes = model.planes
         self.cells: int = lib.llama_n_ctx(self.pointer)
         self.batch: int = lib.llama_n_batch(self.pointer)
 

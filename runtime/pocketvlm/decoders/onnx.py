@@ -15,7 +15,16 @@ import onnxruntime as ort
 
 from pocketvlm.artifact import Artifact, metadata, pick_precision
 from pocketvlm.artifact.manifest import DecoderSpec
-from pocketvlm.decoders.base import EmbeddingSegment, Segment, check_room, check_widths, closed
+from pocketvlm.decoders.base import (
+    EmbeddingSegment,
+    Segment,
+    TokenSegment,
+    check_room,
+    check_widths,
+    closed,
+)
+from pocketvlm.decoders.positions import positions_named
+from pocketvlm.decoders.track import Track, joined_planes
 from pocketvlm.ort.sessions import open_session, ort_errors
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.ort.signatures import cache_names
@@ -78,6 +87,7 @@ class OnnxDecoder:
             PocketVLMError: the artifact has no such precision.
         """
         spec = artifact.manifest.decoder
+        positions_named(spec.positions)  # refuses what this runtime does not have, before any work
         precision = precision or spec.default_precisions["onnx"]
         reading, _, writing = precision.rpartition("+")
         decode = pick_precision(spec.graphs, writing, "decoder")
@@ -128,13 +138,18 @@ class OnnxSequence:
         self._graphs: Graphs | None = graphs
         self._spec = graphs.spec
         self._cache: list[ort.OrtValue] = []
-        self.length = 0
+        self._track = Track(positions_named(graphs.spec.positions))
         self.timings_ms: dict[str, float] = {}
 
     @property
+    def length(self) -> int:
+        """See `DecoderSequence`."""
+        return self._track.end.length
+
+    @property
     def next_position(self) -> int:
-        """See `DecoderSequence`: positions are 0, 1, 2, ... without gaps."""
-        return self.length
+        """See `DecoderSequence`."""
+        return self._track.end.position
 
     @property
     def dropped(self) -> int:
@@ -162,21 +177,27 @@ class OnnxSequence:
     def decode(self, token_id: int) -> npt.NDArray[np.float32]:
         """See `DecoderSequence.decode`."""
         check_room(self.length, 1, self._spec.context)
-        return self._run(self._look_up(np.array([token_id], dtype=np.int64)))
+        token = TokenSegment(np.array([token_id], dtype=np.int64))
+        return self._run(self._look_up(token.ids), [token])
 
     def keep(self, length: int) -> None:
         """See `DecoderSequence.keep`: the kept part of the cache is copied once."""
-        if length == 0:
+        if length >= self.length:
+            return
+        track = self._track.cut(length)
+        if track.end.length == 0:
             self.reset()
-        elif length < self.length:
-            kept = [np.ascontiguousarray(value.numpy()[:, :, :length]) for value in self._cache]
-            self._cache = [ort.OrtValue.ortvalue_from_numpy(array) for array in kept]
-            self.length = length
+            return
+        kept = [
+            np.ascontiguousarray(value.numpy()[:, :, : track.end.length]) for value in self._cache
+        ]
+        self._cache = [ort.OrtValue.ortvalue_from_numpy(array) for array in kept]
+        self._track = track
 
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""
         self._cache = []
-        self.length = 0
+        self._track = self._track.cut(0)
 
     def close(self) -> None:
         """See `DecoderSequence.close`."""
@@ -202,39 +223,43 @@ class OnnxSequence:
         return inputs_embeds
 
     def _run(
-        self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment] = ()
+        self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment]
     ) -> npt.NDArray[np.float32]:
-        """Append (n, hidden) embeddings, of ``segments`` or of a token of text.
+        """Append ``segments``, whose embeddings are (n, hidden).
 
-        The cache and the length change only when the run succeeds.
+        The cache and the track change only when the run succeeds.
         """
         n = len(inputs_embeds)
-        feed = self._feed(inputs_embeds, segments)
+        numbers, track = self._track.extended(segments)
+        position_ids = joined_planes(numbers, track.positions.axes)
+        feed = self._feed(inputs_embeds, segments, position_ids)
         inputs = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
         inputs |= zip(self._past, self._cache or self._empty_cache(), strict=True)
         graph = self._opened().decode if n == 1 else self._opened().prefill
         with ort_errors("the decoder graph failed"):
             values = graph.run_with_ort_values(self._outputs, inputs)
         outputs = dict(zip(self._outputs, values, strict=True))
-        self._store(outputs, n)
+        self._store(outputs, track)
         last: npt.NDArray[np.float32] = outputs["logits"].numpy().reshape(-1, self._spec.vocab)[-1]
         return last
 
     def _feed(
-        self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment]
+        self,
+        inputs_embeds: npt.NDArray[np.float32],
+        segments: Sequence[Segment],
+        position_ids: npt.NDArray[np.int64],
     ) -> dict[str, npt.NDArray[Any]]:
-        """What the graph reads besides its cache; ``segments`` are none for a single token."""
-        n, start = len(inputs_embeds), self.next_position
+        """What the graph reads besides its cache."""
         return {
             "inputs_embeds": inputs_embeds[None],
-            "attention_mask": np.ones((1, self.length + n), dtype=np.int64),
-            "position_ids": np.arange(start, start + n, dtype=np.int64)[None],
+            "attention_mask": np.ones((1, self.length + len(inputs_embeds)), dtype=np.int64),
+            "position_ids": position_ids,
         }
 
-    def _store(self, outputs: Mapping[str, ort.OrtValue], tokens: int) -> None:
-        """Keep the cache that a run over so many tokens has extended."""
+    def _store(self, outputs: Mapping[str, ort.OrtValue], track: Track) -> None:
+        """Keep the cache that a run has extended, and the track that goes with it."""
         self._cache = [outputs[name] for name in self._present]
-        self.length += tokens
+        self._track = track
 
     def _empty_cache(self) -> list[ort.OrtValue]:
         shape = (1, self._spec.kv_heads, 0, self._spec.head_dim)

@@ -102,8 +102,15 @@ def after(segments: Sequence[Segment], position: int) -> list[Segment]:
         elif skipped < len(segment) and isinstance(segment, TokenSegment):
             result.append(TokenSegment(segment.ids[skipped:]))
         elif skipped < len(segment) and isinstance(segment, EmbeddingSegment):
-            result.append(EmbeddingSegment(segment.inputs_embeds[skipped:]))
+            result.append(_rest(segment, skipped))
     return result
+
+
+def _rest(picture: EmbeddingSegment, skipped: int) -> EmbeddingSegment:
+    """A picture without its first tokens. It equals no other, and has no grid: where positions
+    follow from rows and columns a part alone is refused, as it would begin anew."""
+    extras = {name: values[skipped:] for name, values in picture.extras.items()}
+    return EmbeddingSegment(picture.inputs_embeds[skipped:], extras=extras)
 
 
 def _same(left: Segment, right: Segment) -> int:
@@ -113,6 +120,10 @@ def _same(left: Segment, right: Segment) -> int:
         differing = np.flatnonzero(left.ids[:shorter] != right.ids[:shorter])
         return int(differing[0]) if len(differing) else shorter
     if isinstance(left, EmbeddingSegment) and isinstance(right, EmbeddingSegment):
-        equal = left.key is not None and left.key == right.key and len(left) == len(right)
+        equal = (
+            left.key is not None
+            and (left.key, left.grid, len(left)) == (right.key, right.grid, len(right))
+            and (left.kept is None or right.kept is None or np.array_equal(left.kept, right.kept))
+        )
         return len(left) if equal else 0
     return 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnxruntime as ort
 
 from pocketvlm.artifact import Manifest, metadata
-from pocketvlm.artifact.manifest import DecoderSpec
+from pocketvlm.artifact.manifest import POSITION_AXES, DecoderSpec
 from pocketvlm.errors import ArtifactError
 
 Shapes = Mapping[
@@ -64,11 +64,12 @@ def _decoder(spec: DecoderSpec, kind: str) -> Signature:
     cache = (None, spec.kv_heads, None, spec.head_dim)
     names = cache_names(spec.layers)
     fastv = kind == metadata.FASTV_DECODER
+    axes = POSITION_AXES[spec.positions]
     return Signature(
         {
             "inputs_embeds": (None, None, spec.hidden),
             **({} if fastv else {"attention_mask": (None, None)}),
-            "position_ids": (None, None),
+            "position_ids": (None, None) if axes == 1 else (axes, None, None),
             **({"picture_ids": (None, None)} if fastv else {}),
             **{f"past_key_values.{name}": cache for name in names},
         },

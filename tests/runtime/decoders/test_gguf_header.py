@@ -98,6 +98,43 @@ def test_settings_that_llama_cpp_does_not_survive_are_refused(tmp_path, setting,
     refused(tmp_path / "a.gguf", reason)
 
 
+def test_an_architecture_says_how_tokens_are_numbered(path, tmp_path):
+    assert read_header(path).positions == "contiguous"
+    write_gguf(tmp_path / "a.gguf", architecture="qwen2vl")
+    header = read_header(tmp_path / "a.gguf")
+    assert header.positions == "mrope"
+    header.check("file", context=CONTEXT, positions="mrope")
+    with pytest.raises(PocketVLMError, match="positions mrope, the manifest says contiguous"):
+        header.check("file", positions="contiguous")
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        (None, r"sections are \[0, 0, 0, 0\] for 4 frequencies"),
+        ([0, 0, 0, 0], r"\[0, 0, 0, 0\] for 4"),
+        ([1, 1, 1, 0], r"\[1, 1, 1, 0\] for 4"),
+        ([2, 1, 0, 1], r"\[2, 1, 0, 1\] for 4"),
+        ([-4, 4, 4, 0], r"\[-4, 4, 4, 0\] for 4"),
+        ([1 << 31 - 1, 0, 4, 0], "for 4"),
+        ([1, 2, 1], "are not 4 whole numbers"),
+        ([1, 2, 1, 0, 0], "are not 4 whole numbers"),
+        ([1.0, 2.0, 1.0, 0.0], "are not 4 whole numbers"),
+        (4, "are not 4 whole numbers"),
+    ],
+)
+def test_sections_that_do_not_fill_a_head_are_refused(tmp_path, sections, reason):
+    write_gguf(tmp_path / "a.gguf", architecture="qwen2vl", rope__dimension_sections=sections)
+    refused(tmp_path / "a.gguf", reason)
+
+
+def test_sections_are_for_mrope_alone_and_its_heads_fill_the_width(tmp_path):
+    write_gguf(tmp_path / "a.gguf", rope__dimension_sections=[1, 2, 1, 0])
+    refused(tmp_path / "a.gguf", r"llama\.rope\.dimension_sections are \[1, 2, 1, 0\]")
+    write_gguf(tmp_path / "a.gguf", TinyLlama.random(hidden=40), architecture="qwen2vl")
+    refused(tmp_path / "a.gguf", "4 heads of 8 in a width of 40")
+
+
 def test_a_token_that_stands_twice_is_refused(tmp_path):
     write_gguf(tmp_path / "a.gguf", tokens=["same"] * 2 + [f"t{i}" for i in range(VOCAB - 2)])
     refused(tmp_path / "a.gguf", "is in its vocabulary twice")

@@ -15,7 +15,7 @@ import pytest
 from pocketvlm import EngineSettings, PocketVLMError
 from pocketvlm.decoders import llama_cpp
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
-from pocketvlm.errors import ArtifactError
+from pocketvlm.errors import ArtifactError, EngineError
 
 pytest.importorskip(
     "llama_cpp", reason="llama-cpp-python is not installed: pip install 'pocketvlm[llama]'"
@@ -321,6 +321,22 @@ def test_the_bytes_of_a_cache_are_those_that_llama_cpp_sets_aside(file, monkeypa
         assert sequence.cache_bytes == 0
 
 
+def test_a_model_whose_positions_llama_cpp_reads_otherwise_is_refused(file, monkeypatch):
+    """It would read four numbers of each embedding's position, and be given one or none."""
+    monkeypatch.setattr(llama_cpp.library(), "llama_model_rope_type", lambda _: 8)
+    with pytest.raises(EngineError, match="reads 4 numbers of a position"):
+        opened(file)
+
+
+def test_a_cut_that_llama_cpp_does_not_make_is_noticed(sequence, twin, monkeypatch):
+    sequence.prefill([tokens(1, 2, 3)])
+    monkeypatch.setattr(llama_cpp.library(), "llama_memory_seq_rm", lambda *_: True)
+    sequence.keep(2)
+    assert sequence.length == 0
+    monkeypatch.undo()
+    assert_logits(sequence.prefill([tokens(9)]), twin, [twin.embed[9]])
+
+
 def test_nothing_is_written_to_the_terminal(file, capfd):
     opened(file).sequence().decode(1)
     with pytest.raises(PocketVLMError):
@@ -340,10 +356,13 @@ def hostile(*arguments):
     return done.stdout.split("\n")[:-1]
 
 
-def test_no_damaged_file_ends_the_process(file, tmp_path):
-    endings = hostile(file, tmp_path, "damage", 1, 400)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2vl"])
+def test_no_damaged_file_ends_the_process(tmp_path, architecture):
+    write_gguf(tmp_path / "sound.gguf", architecture=architecture)
+    endings = hostile(tmp_path / "sound.gguf", tmp_path, "damage", 1, 400)
     assert len(endings) == 400
     assert endings.count("refused") > 100
+    assert endings.count("used") > 10
     assert set(endings) <= {"refused", "used"}
 
 

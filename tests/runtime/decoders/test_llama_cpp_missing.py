@@ -25,7 +25,7 @@ def test_a_missing_package_is_named(monkeypatch):
     refused("needs llama-cpp-python")
 
 
-@pytest.mark.parametrize("installed", ["0.2.90", "0.3.19", "0.4.0", "1.0"])
+@pytest.mark.parametrize("installed", ["0.2.90", "0.3.16", "0.3.19", "0.4.0", "1.0"])
 def test_versions_outside_the_range_are_refused(monkeypatch, installed):
     monkeypatch.setattr(llama_library, "version", lambda name: installed)
     refused(f"llama-cpp-python {installed} is installed, .*0.3.20")

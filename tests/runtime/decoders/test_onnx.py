@@ -176,6 +176,26 @@ def test_a_dimension_that_the_graph_leaves_open_is_refused(artifact_dir):
         open_decoder(Artifact.open(artifact_dir))
 
 
+@pytest.mark.parametrize(
+    ("positions", "reason"),
+    [
+        ("mrope", r"position_ids of shape \(.*\), the manifest says \(3, any, any\)"),
+        ("spiral", "positions 'spiral' are not one of contiguous, mrope"),
+        ("", "positions"),
+        (3, "positions"),
+    ],
+)
+def test_positions_that_the_graph_or_the_runtime_does_not_have_are_refused(
+    artifact_dir, positions, reason
+):
+    data = read_manifest(artifact_dir)
+    data["decoder"]["positions"] = positions
+    write_manifest(artifact_dir, data)
+    with pytest.raises(ArtifactError, match=reason) as refusal:
+        open_decoder(Artifact.open(artifact_dir))
+    assert "\n" not in str(refusal.value)
+
+
 def test_the_table_that_goes_with_a_decoder(tmp_path):
     weights = write_artifact(tmp_path / "a")
     manifest = read_manifest(tmp_path / "a")

@@ -1,5 +1,7 @@
 """What of a prompt is computed again, against a sequence that only writes down what it is given."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.decoders.prefix import CachedSequence, after, common_length, joined
+from pocketvlm.layouts import TokenGrid
 
 
 class Recorder:
@@ -123,6 +126,29 @@ def test_pictures_without_a_key_or_of_another_size_are_not_taken_for_the_same():
     assert common_length([picture(0, key=False)], [picture(0, key=False)]) == 0
     assert common_length([picture(0)], [picture(0, size=2)]) == 0
     assert common_length([text(1)], [picture(0)]) == 0
+
+
+def test_pictures_of_other_rows_or_other_kept_tokens_are_not_taken_for_the_same():
+    def pruned(grid, kept):
+        return dataclasses.replace(picture(0), grid=TokenGrid(*grid), kept=np.array(kept))
+
+    one = pruned((2, 6), [0, 1, 5])
+    assert common_length([one], [pruned((2, 6), [0, 1, 5])]) == 3
+    assert common_length([one], [pruned((6, 2), [0, 1, 5])]) == 0
+    assert common_length([one], [pruned((2, 6), [0, 1, 6])]) == 0
+    assert common_length([one], [picture(0)]) == 0
+
+
+def test_a_part_of_a_picture_has_its_extras_and_no_place_in_a_grid():
+    """Positions that follow from a grid refuse it, where they would begin it anew."""
+    extras = {"deepstack_0": np.arange(6, dtype=np.float32).reshape(3, 2)}
+    whole = dataclasses.replace(
+        picture(0), grid=TokenGrid(2, 6), kept=np.array([0, 1, 5]), extras=extras
+    )
+    (part,) = after([whole], 2)
+    np.testing.assert_array_equal(part.inputs_embeds, whole.inputs_embeds[2:])
+    np.testing.assert_array_equal(part.extras["deepstack_0"], [[4, 5]])
+    assert (part.key, part.grid, part.kept) == (None, None, None)
 
 
 def test_an_interrupted_prefill_leaves_nothing_believed():

@@ -1,0 +1,85 @@
+"""Knows what llama.cpp reads at once: batches of token ids or of embeddings, with positions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.decoders.base import EmbeddingSegment, Segment
+from pocketvlm.decoders.positions import Ints
+
+Array = npt.NDArray[Any]  # int32 (n,) ids or float32 (n, hidden) embeddings
+
+
+class Batch(NamedTuple):
+    """What `llama_decode` is given.
+
+    Attributes:
+        values: int32 (n,) ids or float32 (n, hidden) embeddings.
+        pos: int32 (n,) of ids, (planes * n,) of embeddings: times, rows, columns and zeros of all
+            of this batch after each other. None where llama.cpp counts by itself.
+    """
+
+    values: Array
+    pos: npt.NDArray[np.int32] | None
+
+
+def batches(
+    segments: Sequence[Segment], numbers: Sequence[Ints], *, planes: int, limit: int
+) -> Iterator[Batch]:
+    """Batches of at most ``limit`` tokens; each is either text or of pictures.
+
+    Args:
+        segments: what is read.
+        numbers: the positions of each, int64 (axes, n).
+        planes: how many numbers of an embedding's position llama.cpp reads, `LlamaModel.planes`.
+            With one it counts by itself, and neighbouring pictures are read at once.
+        limit: tokens.
+    """
+    for run in _runs(segments, numbers, join_pictures=planes == 1):
+        values = _joined([segment for segment, _ in run])
+        if planes == 1:
+            positions = None
+        else:
+            positions = np.concatenate([each for _, each in run], axis=1)
+        for start in range(0, len(values), limit):
+            part = slice(start, start + limit)
+            pos = None if positions is None else _pos(values[part], positions[:, part], planes)
+            yield Batch(values[part], pos)
+
+
+def _runs(
+    segments: Sequence[Segment], numbers: Sequence[Ints], *, join_pictures: bool
+) -> Iterator[list[tuple[Segment, Ints]]]:
+    """Neighbours that are read together. Each picture with positions of its own is read alone."""
+    kinds = itertools.count(1)
+
+    def kind(item: tuple[Segment, Ints]) -> int:
+        if not isinstance(item[0], EmbeddingSegment):
+            return 0
+        return 1 if join_pictures else next(kinds)
+
+    for _, group in itertools.groupby(zip(segments, numbers, strict=True), kind):
+        yield list(group)
+
+
+def _joined(segments: Sequence[Segment]) -> Array:
+    """Segments of one kind as one array."""
+    parts = [
+        part.inputs_embeds if isinstance(part, EmbeddingSegment) else part.ids for part in segments
+    ]
+    picture = isinstance(segments[0], EmbeddingSegment)
+    return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32 if picture else np.int32)
+
+
+def _pos(values: Array, positions: Ints, planes: int) -> npt.NDArray[np.int32]:
+    """`Batch.pos`, as long as llama.cpp reads it whatever ``positions`` (axes, n) are: it would
+    read beyond a shorter one."""
+    rows = 1 if values.ndim == 1 else planes
+    pos = np.zeros((rows, len(values)), dtype=np.int32)
+    pos[: len(positions)] = positions[:rows]
+    return pos.reshape(-1)

@@ -1,0 +1,364 @@
+"""Decoders with M-RoPE positions on both engines, against transformers' own models and the vectors
+that they gave."""
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from pocketvlm import EngineSettings
+from pocketvlm.artifact import metadata
+from pocketvlm.artifact.manifest import DecoderSpec as ManifestSpec
+from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
+from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
+from pocketvlm.decoders.onnx import Graphs, OnnxDecoder
+from pocketvlm.decoders.prefix import CachedSequence
+from pocketvlm.errors import ArtifactError, CheckpointError
+from pocketvlm.layouts import TokenGrid
+from pocketvlm.ort.signatures import signature
+from pocketvlm_export.gguf import architectures, write
+from pocketvlm_export.graphs import DecoderGraph, trace
+from pocketvlm_export.onnx_passes import fuse, tidy
+from pocketvlm_export.quiet import quiet_transformers
+from support import tiny_tokenizers
+from support.gguf_files import HAS_LLAMA_CPP, read_gguf
+from support.tiny_qwen import END, IMAGE, NAMES, START, golden, tiny_qwen
+
+CONTEXT = 2048
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A model, its decoders by engine, and how far their logits may be off."""
+
+    qwen: object
+    decoders: dict
+    gguf: object
+
+
+TOLERANCES = {"onnx": 3e-5, "llama.cpp": 3e-3}
+ENGINES = [
+    "onnx",
+    pytest.param(
+        "llama.cpp",
+        marks=pytest.mark.skipif(not HAS_LLAMA_CPP, reason="llama-cpp-python is not installed"),
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def setup(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    qwen = tiny_qwen(request.param)
+    decoders = {"onnx": onnx_decoder(qwen)}
+    file = folder / "tiny.gguf"
+    write_file(qwen, folder, file)
+    if HAS_LLAMA_CPP:
+        decoders["llama.cpp"] = opened(file)
+    return Setup(qwen, decoders, file)
+
+
+def opened(file, **options):
+    sizes = {"context": CONTEXT, "hidden": 64, "vocab": 256, "positions": "mrope"} | options
+    return LlamaCppDecoder.from_file(
+        file, f32_cache=True, settings=EngineSettings(threads=1), **sizes
+    )
+
+
+def manifest_spec(**changed):
+    fields = {
+        "engines": ("onnx",),
+        "default_engine": "onnx",
+        "default_precisions": {"onnx": "fp32"},
+        "layers": 4,
+        "kv_heads": 2,
+        "head_dim": 16,
+        "hidden": 64,
+        "vocab": 256,
+        "context": CONTEXT,
+        "image_token_id": IMAGE,
+        "eos_token_ids": (2,),
+        "positions": "mrope",
+    }
+    return ManifestSpec(**(fields | changed))
+
+
+def onnx_decoder(qwen):
+    """The decoder as an export makes it, fused."""
+    tower, qwen.model.model.visual = qwen.model.model.visual, None  # as a family loads it
+    with quiet_transformers():
+        graph = DecoderGraph(qwen.model, qwen.spec)
+        model = trace(graph)
+    tidy(model, graph.output_axes)
+    fuse(model, metadata.DECODER)
+    qwen.model.model.visual = tower
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
+    signature(SimpleNamespace(decoder=manifest_spec()), metadata.DECODER).check("graph", session)
+    table = qwen.model.get_input_embeddings().weight.detach().numpy()
+    lookup = helper.make_graph(
+        [helper.make_node("Gather", ["table", "input_ids"], ["inputs_embeds"])],
+        "embed",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["b", "n"])],
+        [helper.make_tensor_value_info("inputs_embeds", TensorProto.FLOAT, ["b", "n", 64])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    proto = helper.make_model(lookup, opset_imports=opset, ir_version=10)
+    embed = ort.InferenceSession(proto.SerializeToString())
+    return OnnxDecoder(Graphs(manifest_spec(), embed, session, session))
+
+
+class Weights:
+    """A decoder's weights under the names that checkpoints have them."""
+
+    def __init__(self, model):
+        prefixes = {"model.language_model.": "decoder.model.", "lm_head.": "decoder.lm_head."}
+        self._tensors = {
+            ours + name.removeprefix(theirs): value.detach()
+            for name, value in model.state_dict().items()
+            for theirs, ours in prefixes.items()
+            if name.startswith(theirs)
+        }
+        self.names = {
+            name: (None, name, tuple(value.shape)) for name, value in self._tensors.items()
+        }
+
+    def tensor(self, name):
+        return self._tensors[name]
+
+
+def write_file(qwen, folder, file):
+    core = tiny_tokenizers.byte_level("qwen2")
+    texts = folder / "texts"
+    texts.mkdir()
+    tiny_tokenizers.save(core, texts)
+    (texts / "config.json").write_text("{}")
+    (texts / "chat_template.jinja").write_text("")
+    checkpoint = SimpleNamespace(
+        spec=SimpleNamespace(decoder=qwen.spec),
+        weights=Weights(qwen.model),
+        source=SimpleNamespace(name="tiny"),
+    )
+    write.write_gguf(checkpoint, texts, file, "f32", 2)
+
+
+def text(*ids):
+    return TokenSegment(np.array(ids, np.int64))
+
+
+def picture(rows, columns, kept, seed=0):
+    embeds = np.random.default_rng(seed).normal(size=(len(kept), 64)).astype(np.float32)
+    return EmbeddingSegment(
+        embeds, f"{rows}x{columns} {seed}", grid=TokenGrid(rows, columns), kept=np.array(kept)
+    )
+
+
+def whole(qwen, segments):
+    """Unpruned inputs of a prompt: ids with IMAGE in every slot, grids, embeddings (1, S, hidden),
+    and which tokens were kept. What was dropped is noise: it must not matter."""
+    ids, grids, kept, parts = [], [], [], []
+    for segment in segments:
+        if isinstance(segment, TokenSegment):
+            kept += range(len(ids), len(ids) + len(segment))
+            ids += segment.ids.tolist()
+            parts.append(qwen.embed(segment.ids.tolist())[0])
+        else:
+            grids.append(segment.grid)
+            kept += (len(ids) + segment.kept).tolist()
+            ids += [IMAGE] * segment.grid.tokens
+            full = torch.randn(segment.grid.tokens, 64)
+            full[segment.kept] = torch.from_numpy(segment.inputs_embeds)
+            parts.append(full)
+    return ids, grids, torch.cat(parts)[None], kept
+
+
+def masked_logits(qwen, segments):
+    """transformers' unpruned sequence with dropped keys masked, positions as they are."""
+    ids, grids, embeds, kept = whole(qwen, segments)
+    mask = torch.zeros(1, len(ids), dtype=torch.int64)
+    mask[0, kept] = 1
+    positions = qwen.positions(ids, grids)[:, None]
+    with torch.no_grad():
+        output = qwen.model(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+        )
+    return output.logits[0, -1].numpy()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_vectors(setup, engine, request):
+    expected = golden(request.node.callspec.params["setup"])
+    sequence = setup.decoders[engine].sequence()
+    atol = TOLERANCES[engine]
+    logits = sequence.prefill(expected.segments)
+    np.testing.assert_allclose(logits, expected.logits_prefill, rtol=0, atol=atol)
+    assert sequence.length == expected.position_ids.shape[1]
+    assert sequence.next_position == expected.next_position
+    answer = []
+    for _ in expected.greedy:
+        answer.append(int(np.argmax(logits)))
+        logits = sequence.decode(answer[-1])
+    assert answer == expected.greedy
+    np.testing.assert_allclose(logits, expected.logits_last, rtol=0, atol=atol)
+    assert sequence.next_position == expected.next_position + 12
+
+
+PROMPTS = {
+    "two tokens of 6x4": [text(1, 5, START), picture(6, 4, [3, 20]), text(END, 9, 30)],
+    "ragged, ahead of the cache": [text(1, START), picture(5, 9, [0, 8, 44]), text(END, 4)],
+    "all of a small one, behind the picture's end": [
+        text(START),
+        picture(3, 3, range(9)),
+        text(END, 77),
+    ],
+    "two pictures with nothing between": [
+        text(8),
+        picture(2, 7, [1, 5, 13]),
+        picture(7, 2, [0, 4], seed=1),
+        text(6, 7),
+    ],
+    "a picture at the end": [text(8, 9), picture(4, 4, [2, 15])],
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
+def test_dropping_equals_masking(setup, engine, prompt):
+    logits = setup.decoders[engine].sequence().prefill(prompt)
+    atol = 1e-5 if engine == "onnx" else TOLERANCES[engine]
+    np.testing.assert_allclose(logits, masked_logits(setup.qwen, prompt), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_several_turns_and_cuts_equal_a_fresh_prefill(setup, engine):
+    """A conversation about two pictures; each answer is cut away, or kept, before what follows."""
+    decoder = setup.decoders[engine]
+    first, second = picture(4, 6, [1, 8, 9, 23]), picture(3, 8, [0, 17], seed=2)
+    opening = [text(1, START), first, text(END, 40)]
+    turns = [
+        opening,
+        [*opening, text(50, 51, START), second, text(END, 3)],
+        [text(1, START), first, text(END, 60)],  # another question: cut behind the picture
+        [text(1, START), second, text(END, 60)],  # another picture: cut before it
+    ]
+    cached = CachedSequence(decoder.sequence())
+    reused = []
+    for turn in turns:
+        logits, held = cached.prefill(turn)
+        reused.append(held)
+        fresh = decoder.sequence()
+        np.testing.assert_allclose(logits, fresh.prefill(turn), rtol=0, atol=1e-4)
+        assert cached.sequence.next_position == fresh.next_position
+        for token in (12, 13):
+            expected = fresh.decode(token)
+            np.testing.assert_allclose(cached.decode(token), expected, rtol=0, atol=1e-4)
+    assert reused == [0, 8, 7, 2]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_cut_inside_a_picture_takes_all_of_it(setup, engine):
+    sequence = setup.decoders[engine].sequence()
+    pictured = picture(4, 6, [1, 8, 9, 23])
+    expected = sequence.prefill([text(1, 2), pictured, text(3, 4)])
+    for length in (5, 3):
+        sequence.keep(length)
+        assert (sequence.length, sequence.next_position) == (2, 2)
+        again = sequence.prefill([pictured, text(3, 4)])
+        np.testing.assert_allclose(again, expected, rtol=0, atol=1e-4)
+    sequence.keep(7)
+    assert (sequence.length, sequence.next_position) == (7, 2 + 6 + 1)
+    np.testing.assert_allclose(sequence.decode(4), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_more_than_a_batch_and_more_than_the_first_cache(setup, engine):
+    """600 tokens are two batches of llama.cpp; 1,108 are more than its first cache holds."""
+    kept = np.sort(np.random.default_rng(3).permutation(620)[:600])
+    prompt = [text(1, START), picture(31, 20, kept), text(END, 5)]
+    more = [text(9, START), picture(10, 51, kept[kept < 510], seed=4), text(END)]
+    length = sum(map(len, [*prompt, *more]))
+    sequence = setup.decoders[engine].sequence()
+    sequence.prefill(prompt)
+    sequence.prefill(more)
+    assert length > 1024
+    assert (sequence.length, sequence.next_position) == (length, 35 + 54)
+    expected = masked_logits(setup.qwen, [*prompt, *more, text(44)])
+    np.testing.assert_allclose(sequence.decode(44), expected, rtol=0, atol=TOLERANCES[engine])
+    sequence.keep(604)  # what was brought into the larger cache can be cut as before
+    expected = masked_logits(setup.qwen, [*prompt, text(7)])
+    np.testing.assert_allclose(sequence.decode(7), expected, rtol=0, atol=TOLERANCES[engine])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_refusal_leaves_the_sequence_as_it_was(setup, engine):
+    sequence = setup.decoders[engine].sequence()
+    before = sequence.prefill([text(1, 2), picture(2, 9, [4])])
+    bare = EmbeddingSegment(np.ones((2, 64), np.float32))
+    for refused in (bare, picture(2, 2, [3, 4])):
+        with pytest.raises(ArtifactError, match="picture of"):
+            sequence.prefill([text(5), refused, text(6)])
+        assert (sequence.length, sequence.next_position) == (3, 11)
+    sequence.keep(2)
+    again = sequence.prefill([picture(2, 9, [4])])
+    np.testing.assert_allclose(again, before, rtol=0, atol=1e-4)
+
+
+def test_an_artifacts_graph_with_positions_of_another_kind_is_refused(setup):
+    session = setup.decoders["onnx"]._graphs.prefill
+    other = SimpleNamespace(decoder=manifest_spec(positions="contiguous"))
+    with pytest.raises(ArtifactError, match=r"position_ids of shape \(3, .*says \(any, any\)"):
+        signature(other, metadata.DECODER).check("graph", session)
+
+
+def test_the_file_says_how_frequencies_are_shared_out(setup):
+    _, fields = read_gguf(setup.gguf)
+    assert fields["general.architecture"] == "qwen2vl"
+    assert fields["qwen2vl.rope.dimension_sections"] == [2, 3, 3, 0]
+    assert fields["qwen2vl.rope.dimension_count"] == 16
+
+
+@pytest.mark.skipif(not HAS_LLAMA_CPP, reason="llama-cpp-python is not installed")
+def test_a_file_with_positions_of_another_kind_is_refused(setup):
+    """llama.cpp would read four numbers of each position, and be given none."""
+    with pytest.raises(ArtifactError, match="positions mrope, the manifest says contiguous"):
+        opened(setup.gguf, positions="contiguous")
+
+
+@pytest.mark.parametrize(
+    ("rope", "dimensions", "reason"),
+    [
+        ({"mrope_section": [2, 3, 2]}, {}, r"shares out 8 plain frequencies"),
+        ({"mrope_section": [2, 6]}, {}, "shares out 8"),
+        ({"mrope_section": [2, -1, 7]}, {}, "shares out 8"),
+        ({"mrope_section": None}, {}, "shares out 8"),
+        ({"mrope_interleaved": True}, {}, "shares out 8"),
+        ({"rope_type": "linear", "factor": 2.0}, {}, "shares out 8"),
+        ({}, {"head_dim": 24}, "its heads make 96 of a hidden size of 64"),
+        (
+            {},
+            {"positions": "contiguous"},
+            "positions are contiguous, llama.cpp's qwen2vl has mrope",
+        ),
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(setup, rope, dimensions, reason):
+    config = copy.deepcopy(setup.qwen.spec.config)
+    config.rope_parameters = config.rope_parameters | rope
+    spec = dataclasses.replace(setup.qwen.spec, config=config, **dimensions)
+    with pytest.raises(CheckpointError, match=reason) as refusal:
+        architectures.architecture(spec)
+    assert "--decoder onnx" in str(refusal.value)
+
+
+def test_contiguous_architectures_do_not_take_mrope_positions(setup):
+    config = SimpleNamespace(**setup.qwen.spec.config.to_dict() | {"model_type": "qwen2"})
+    spec = dataclasses.replace(setup.qwen.spec, config=config)
+    with pytest.raises(CheckpointError, match=r"positions are mrope, llama\.cpp's qwen2 has cont"):
+        architectures.architecture(spec)

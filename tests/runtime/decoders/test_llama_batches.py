@@ -1,0 +1,73 @@
+"""What llama.cpp is given at once: never a shorter list of positions than it reads."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
+from pocketvlm.decoders.llama_batches import batches
+from pocketvlm.decoders.positions import positions_named
+from pocketvlm.decoders.track import Track
+from pocketvlm.layouts import TokenGrid
+
+PLANES = {"contiguous": 1, "mrope": 4}
+
+
+def text(count):
+    return TokenSegment(np.arange(count, dtype=np.int64))
+
+
+def picture(rows, columns):
+    count = rows * columns
+    embeds = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
+    return EmbeddingSegment(embeds, grid=TokenGrid(rows, columns), kept=np.arange(count))
+
+
+segment = st.one_of(
+    st.integers(0, 9).map(text),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)).map(lambda size: picture(*size)),
+)
+
+
+def fed(segments, name, limit):
+    numbers, _ = Track(positions_named(name)).extended(segments)
+    return list(batches(segments, numbers, planes=PLANES[name], limit=limit)), numbers
+
+
+@given(st.lists(segment, max_size=5), st.sampled_from(sorted(PLANES)), st.integers(1, 12))
+def test_every_batch_has_positions_for_all_that_it_holds(segments, name, limit):
+    made, numbers = fed(segments, name, limit)
+    axes = positions_named(name).axes
+    expected = np.concatenate([np.zeros((axes, 0), np.int64), *numbers], axis=1)
+    at = 0
+    for batch in made:
+        count = len(batch.values)
+        assert 0 < count <= limit
+        assert batch.values.flags.c_contiguous
+        if name == "contiguous":
+            assert batch.pos is None
+        else:
+            rows = 1 if batch.values.dtype == np.int32 else 4
+            assert (batch.pos.dtype, batch.pos.size) == (np.int32, rows * count)
+            assert batch.pos.flags.c_contiguous
+            planes = batch.pos.reshape(rows, count)
+            np.testing.assert_array_equal(planes[:3], expected[: min(rows, 3), at : at + count])
+            assert not planes[3:].any()
+        at += count
+    assert at == sum(map(len, segments))
+
+
+def test_planes_of_a_picture_in_two_batches():
+    made, _ = fed([text(2), picture(2, 3), text(1)], "mrope", 4)
+    assert [batch.pos.tolist() for batch in made] == [
+        [0, 1],
+        [2, 2, 2, 2, 2, 2, 2, 3, 2, 3, 4, 2, 0, 0, 0, 0],
+        [2, 2, 3, 3, 3, 4, 0, 0],
+        [5],
+    ]
+
+
+def test_neighbours_are_read_at_once_where_positions_allow_it():
+    segments = [text(2), text(3), picture(1, 2), picture(2, 2), text(1)]
+    for name, sizes in (("contiguous", [5, 6, 1]), ("mrope", [5, 2, 4, 1])):
+        assert [len(batch.values) for batch in fed(segments, name, 50)[0]] == sizes

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from make_checkpoint import PRESETS, Preset, make_checkpoint
+from make_checkpoint import HUB_PRESETS, PRESETS, HubPreset, Preset, make_checkpoint
 from pocketvlm_export import ExportOptions, export
 
 # pytest captures every level; torch's tracer then formats thousands of records that nobody reads.
@@ -64,10 +64,11 @@ def board(tmp_path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def make_tiny(tmp_path_factory) -> Callable[..., Path]:
-    """Write a checkpoint from a preset (its name, or a `Preset`) into a new folder."""
+    """Write a checkpoint from a preset (its name, or what stands behind it) into a new folder."""
 
-    def make(preset: str | Preset = "tiny-llama", **options) -> Path:
-        chosen = PRESETS[preset] if isinstance(preset, str) else preset
+    def make(preset: str | Preset | HubPreset = "tiny-llama", **options) -> Path:
+        named = {**PRESETS, **HUB_PRESETS}
+        chosen = named[preset] if isinstance(preset, str) else preset
         return make_checkpoint(chosen, tmp_path_factory.mktemp("checkpoint") / "tiny", **options)
 
     return make

@@ -71,7 +71,11 @@ def model_class(family: str, name: str) -> Any:
     Projectors and their like are documented nowhere: transformers exports whole models only, and
     building a whole model to use a projector would take the memory of all of it.
     """
-    return getattr(import_module(f"transformers.models.{family}.modeling_{family}"), name)
+    module = import_module(f"transformers.models.{family}.modeling_{family}")
+    try:
+        return getattr(module, name)
+    except AttributeError:  # another release; as an import statement would say it
+        raise ImportError(f"cannot import name {name!r} from {module.__name__!r}") from None
 
 
 def assume(condition: Any) -> None:

@@ -21,7 +21,7 @@ from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.packaging import sidecars
 from pocketvlm_export.plan import make_plan
 from pocketvlm_export.quiet import quiet_transformers
-from pocketvlm_export.verification.reference import decoder_reference, prompt_ids
+from pocketvlm_export.verification.reference import PictureReference, decoder_reference, prompt_ids
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,9 @@ def test_sliding_window(make_tiny, tmp_path):
     features = np.random.default_rng(1).normal(size=(9, 64)).astype(np.float32)
     with quiet_transformers():
         build_decoder(plan, tmp_path, lambda _: None)
-        reference = decoder_reference(checkpoint, "what is in the picture?", features, 6)
+        reference = decoder_reference(
+            checkpoint, "what is in the picture?", PictureReference(features), 6
+        )
         table = checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec).weight.numpy()
         ids = prompt_ids(checkpoint, "what is in the picture?", 9)
     session = ort.InferenceSession(tmp_path / plan.decoder["fp32"])

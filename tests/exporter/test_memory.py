@@ -19,6 +19,7 @@ from pocketvlm_export.onnx_passes import external_weights
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import make_plan
 from pocketvlm_export.quiet import quiet_transformers
+from pocketvlm_export.verification.arrangement import layout_of
 from pocketvlm_export.verification.gate import run_references
 
 
@@ -161,7 +162,8 @@ def test_the_gate_has_one_component_at_a_time(tiny_checkpoint, tiny_export, load
     with pytest.MonkeyPatch.context() as patch:
         load = Llava.load_embedding
         patch.setattr(Llava, "load_embedding", lambda *a, **k: (watch(), load(*a, **k))[1])
-        run_references(open_checkpoint(str(tiny_checkpoint)), artifact)
+        checkpoint = open_checkpoint(str(tiny_checkpoint))
+        run_references(checkpoint, artifact, layout_of(checkpoint.spec, artifact))
         watch()
     assert loaded
     assert sizes == [0, 0]

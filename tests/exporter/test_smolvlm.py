@@ -272,7 +272,7 @@ def test_mean_of_squares_is_a_mean_of_squares():
 
 @pytest.mark.parametrize("name", ["fastervlm", "vtc-cls"])
 def test_what_needs_cls_is_refused_with_what_does_not(checkpoint, tmp_path, name):
-    arguments = [] if name == "fastervlm" else ["--pruner", name]  # the first is the default
+    arguments = ["--pruner", name]
     result = CliRunner().invoke(
         main, ["export", str(checkpoint), "-o", str(tmp_path / "out"), *arguments]
     )

@@ -2,13 +2,11 @@
 
 A failure here means that a new release changed one of them: `pocketvlm_export.upstream` is then the
 one file to adapt. Passed with torch 2.13, transformers 5.23, onnxruntime 1.31, onnxscript 0.7,
-huggingface_hub 2.4 and optimum 2.3.
+huggingface_hub 2.4.
 """
 
-import copy
 import importlib
 import logging
-import math
 
 import huggingface_hub
 import numpy as np
@@ -109,85 +107,49 @@ def test_a_cache_is_made_of_tensors_and_read_back(llama):
     assert upstream.cached_layers(rest.past_key_values)[1][0].shape == (1, 2, 8, 8)
 
 
-@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3"])
-def test_layers_run_one_by_one_are_the_model(name):
-    """transformers 5.23: the layers' arguments, ``rotary_emb``, ``norm`` and ``lm_head``."""
-    torch.manual_seed(1)
-    stated = {key: value for key, value in LLAMA.to_diff_dict().items() if key != "model_type"}
-    config = getattr(transformers, f"{name}Config")(**stated, attn_implementation="eager")
-    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
-    ids = torch.tensor([[7, 7, 2, 9, 4]])
-    with torch.inference_mode():
-        expected = model(ids).logits
-        hidden = model.get_input_embeddings()(ids)
-        angles = model.model.rotary_emb(hidden, torch.arange(5)[None])
-        mask = torch.full((5, 5), torch.finfo(torch.float32).min).triu(1)[None, None]
-        cache = upstream.cache_of([(torch.zeros(1, 2, 0, config.head_dim),) * 2] * 2)
-        for layer in model.model.layers:
-            hidden = upstream.run_decoder_layer(layer, hidden, mask, angles, cache)
-        logits = model.lm_head(model.model.norm(hidden))
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
-
-
-def test_a_model_is_built_around_its_tensors(llama):
-    """transformers 5.23: `from_pretrained(None, state_dict=...)` copies nothing, and reports."""
-    state = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
-    model, info = upstream.fill(transformers.LlamaForCausalLM, LLAMA, dict(state), "eager")
-    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    for name, parameter in model.named_parameters():
-        assert parameter.data_ptr() == state[name].data_ptr(), name
-    assert model.config._attn_implementation == "eager"
-    ids = torch.tensor([[1, 2, 3]])
-    with torch.inference_mode():
-        np.testing.assert_array_equal(model.eval()(ids).logits, llama(ids).logits)
-    damaged = dict(state, extra=torch.zeros(1))
-    del damaged["model.norm.weight"]
-    _, info = upstream.fill(transformers.LlamaForCausalLM, LLAMA, damaged, "eager")
-    assert set(info["missing_keys"]) == {"model.norm.weight"}
-    assert set(info["unexpected_keys"]) == {"extra"}
-
-
-def test_rope_frequencies_are_those_of_the_papers():
-    """transformers 5.23: ``modeling_rope_utils.ROPE_INIT_FUNCTIONS``."""
-    config = copy.deepcopy(LLAMA)
-    plain = 500.0 ** -(np.arange(0, 8, 2) / 8)
-    config.rope_parameters = {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}
-    frequencies, factor = upstream.rope_frequencies(config, "linear")
-    np.testing.assert_allclose(frequencies, plain / 4, rtol=1e-6)
-    assert factor == 1.0
-    config.rope_parameters = {
-        "rope_type": "yarn",
-        "rope_theta": 500.0,
-        "factor": 4.0,
-        "original_max_position_embeddings": 16,
-    }
-    frequencies, factor = upstream.rope_frequencies(config, "yarn")
-    assert factor == pytest.approx(0.1 * math.log(4.0) + 1.0)  # arXiv 2309.00071
-    assert ((frequencies.numpy() <= plain * 1.001) & (frequencies.numpy() >= plain / 4.001)).all()
-
-
-@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3"])
-def test_configurations_have_common_names(name):
-    """optimum 2.3."""
-    stated = {key: value for key, value in LLAMA.to_diff_dict().items() if key != "model_type"}
-    normal = upstream.normalized_config(getattr(transformers, f"{name}Config")(**stated))
-    sizes = (normal.num_layers, normal.num_attention_heads, normal.hidden_size, normal.vocab_size)
-    assert sizes == (2, 4, 32, 64)
+NEXT = composite(transformers.LlavaNextConfig)
+VIDEO = composite(transformers.VideoLlavaConfig)
+IDEFICS3 = idefics(transformers.Idefics3Config, "idefics3_vision")
+SMOLVLM = idefics(transformers.SmolVLMConfig, "smolvlm_vision")
 
 
 @pytest.mark.parametrize(
-    ("projector", "config", "rows", "width"),
+    ("family", "projector", "config", "rows", "width"),
     [
-        ("LlavaMultiModalProjector", composite(transformers.LlavaConfig), 4, 16),
-        ("LlavaNextMultiModalProjector", composite(transformers.LlavaNextConfig), 4, 16),
-        ("VideoLlavaMultiModalProjector", composite(transformers.VideoLlavaConfig), 4, 16),
-        ("Idefics3Connector", idefics(transformers.Idefics3Config, "idefics3_vision"), 4, 16),
-        ("SmolVLMConnector", idefics(transformers.SmolVLMConfig, "smolvlm_vision"), 4, 16),
+        ("llava", "LlavaMultiModalProjector", composite(transformers.LlavaConfig), 4, 16),
+        (
+            "llava_next",
+            "LlavaNextMultiModalProjector",
+            composite(transformers.LlavaNextConfig),
+            4,
+            16,
+        ),
+        (
+            "video_llava",
+            "VideoLlavaMultiModalProjector",
+            composite(transformers.VideoLlavaConfig),
+            4,
+            16,
+        ),
+        (
+            "idefics3",
+            "Idefics3Connector",
+            idefics(transformers.Idefics3Config, "idefics3_vision"),
+            4,
+            16,
+        ),
+        (
+            "smolvlm",
+            "SmolVLMConnector",
+            idefics(transformers.SmolVLMConfig, "smolvlm_vision"),
+            4,
+            16,
+        ),
     ],
 )
-def test_projectors_are_built_of_a_configuration_alone(projector, config, rows, width):
+def test_projectors_are_built_of_a_configuration_alone(family, projector, config, rows, width):
     """transformers 5.23: undocumented modules of its models."""
-    module = getattr(upstream, projector)(config).eval()
+    module = upstream.model_class(family, projector)(config).eval()
     merged = rows // config.scale_factor**2 if "Connector" in projector else rows
     with torch.inference_mode():
         assert module(torch.randn(1, rows, width)).shape == (1, merged, 32)
@@ -304,8 +266,53 @@ def test_strict_configurations_raise_this_class():
 
 def test_gelu_of_the_projector_is_the_exact_one():
     """transformers 5.23: LLaVA's projector by its formula, so that a changed default is noticed."""
-    module = upstream.LlavaMultiModalProjector(composite(transformers.LlavaConfig)).eval()
+    projector = upstream.model_class("llava", "LlavaMultiModalProjector")
+    module = projector(composite(transformers.LlavaConfig)).eval()
     x = torch.randn(2, 16)
     with torch.inference_mode():
         expected = module.linear_2(functional.gelu(module.linear_1(x)))
         np.testing.assert_allclose(module(x), expected, atol=1e-6)
+
+
+def test_a_class_that_transformers_has_not_is_an_import_error():
+    """transformers 5.23: so that another release is named as one."""
+    with pytest.raises(ImportError, match="cannot import name 'NoSuchClass' from"):
+        upstream.model_class("llava", "NoSuchClass")
+
+
+def attention_model():
+    config = transformers.CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+    )
+    torch.manual_seed(0)
+    return transformers.CLIPVisionModel(config).eval()
+
+
+def test_recorded_attention_is_what_eager_attention_returns():
+    """transformers 5.23: a registered attention function, and the maps of the layers asked for."""
+    model, pixels = attention_model(), torch.randn(1, 3, 28, 28)
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        eager = model(pixels, output_attentions=True)
+        model.set_attn_implementation(upstream.recording_attention())
+        with upstream.recorded_attention(1) as layers:
+            recorded = model(pixels)
+    assert [len(maps) for maps in layers.values()] == [0, 1, 1]
+    for maps, expected in list(zip(layers.values(), eager.attentions, strict=True))[1:]:
+        torch.testing.assert_close(maps[0], expected[0], rtol=0, atol=1e-7)
+    torch.testing.assert_close(recorded.last_hidden_state, eager.last_hidden_state)
+
+
+def test_nothing_is_recorded_without_being_asked_for():
+    """transformers 5.23."""
+    model, pixels = attention_model(), torch.randn(1, 3, 28, 28)
+    model.set_attn_implementation(upstream.recording_attention())
+    with torch.inference_mode(), upstream.recorded_attention(None) as layers:
+        model(pixels)
+    model(pixels)
+    assert [len(maps) for maps in layers.values()] == [0, 0, 0]

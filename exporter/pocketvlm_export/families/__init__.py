@@ -7,8 +7,8 @@ from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.llava_next import LlavaNext
 from pocketvlm_export.families.qwen2_vl import Qwen2VL, Qwen25VL
 from pocketvlm_export.families.smolvlm import Idefics3, SmolVLM
+from pocketvlm_export.families.spec import DecoderSpec, LayoutSpec, VisionSpec, VLMSpec
 from pocketvlm_export.families.video_llava import VideoLlava
-from pocketvlm_export.spec import DecoderSpec, LayoutSpec, VisionSpec, VLMSpec
 
 _KNOWN: tuple[Family, ...] = (
     Llava(),

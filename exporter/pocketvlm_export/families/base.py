@@ -15,11 +15,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.layouts import Medium
-from pocketvlm_export.assembly import assign, fill, with_changes
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint.weights import Weights
-from pocketvlm_export.spec import LayoutSpec, ReferenceFeatures, VLMSpec
-from pocketvlm_export.text_models import load_embedding, load_text_model
+from pocketvlm_export.families.assembly import assign, fill, with_changes
+from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VLMSpec
+from pocketvlm_export.families.text_models import load_embedding, load_text_model
 from pocketvlm_export.towers import TOWERS
 
 

@@ -30,9 +30,9 @@ from pocketvlm_export.caps import DEFAULT_TILES, Caps
 from pocketvlm_export.checkpoint import image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.base import Family, feature_layers
+from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
+from pocketvlm_export.families.text_models import decoder_spec
 from pocketvlm_export.pruning import find_pruner
-from pocketvlm_export.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
-from pocketvlm_export.text_models import decoder_spec
 
 _BEFORE, _AFTER = "<img>", "</img>"
 _MIN, _MAX = "min_patches", "max_patches"  # tiles, in the processor's words

@@ -12,8 +12,8 @@ from transformers import PretrainedConfig
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export import upstream
 from pocketvlm_export.families.base import Family, feature_layers
-from pocketvlm_export.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
-from pocketvlm_export.text_models import decoder_spec
+from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
+from pocketvlm_export.families.text_models import decoder_spec
 from pocketvlm_export.towers import TOWERS
 
 _WITHOUT_CLS = {"pixtral", "siglip_vision_model", "siglip2_vision_model"}

@@ -11,11 +11,11 @@ from transformers import PretrainedConfig
 
 from pocketvlm.errors import RequestError
 from pocketvlm_export import upstream
-from pocketvlm_export.assembly import check_shape, with_changes
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.families.assembly import check_shape, with_changes
 from pocketvlm_export.families.llava import Llava
-from pocketvlm_export.spec import NEWLINE, LayoutSpec, VLMSpec
+from pocketvlm_export.families.spec import NEWLINE, LayoutSpec, VLMSpec
 
 _NEWLINE = "image_newline"
 _PINPOINTS = "image_grid_pinpoints"

@@ -23,19 +23,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from pocketvlm.layouts.smart_resize import geometry_of
 from torch import nn
 from transformers import PretrainedConfig
 
 from pocketvlm.errors import CheckpointError, RequestError
+from pocketvlm.layouts.smart_resize import geometry_of
 from pocketvlm_export import upstream
-from pocketvlm_export.assembly import assign
 from pocketvlm_export.caps import DEFAULT_TOKENS, Caps
 from pocketvlm_export.checkpoint import image_processor
 from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.families.assembly import assign
 from pocketvlm_export.families.base import Family
-from pocketvlm_export.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
-from pocketvlm_export.text_models import decoder_spec
+from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
+from pocketvlm_export.families.text_models import decoder_spec
 
 _FRAMES = 2  # of a still picture, which the tower reads as a clip of two equal ones
 

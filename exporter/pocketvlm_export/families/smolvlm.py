@@ -31,13 +31,13 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import LayoutConfig, TileGrid, make_layout
 from pocketvlm.layouts.idefics3 import geometry_of
 from pocketvlm_export import upstream
-from pocketvlm_export.assembly import with_changes
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint import image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.families.assembly import with_changes
 from pocketvlm_export.families.base import Family
-from pocketvlm_export.spec import LayoutSpec, VisionSpec, VLMSpec
-from pocketvlm_export.text_models import decoder_spec
+from pocketvlm_export.families.spec import LayoutSpec, VisionSpec, VLMSpec
+from pocketvlm_export.families.text_models import decoder_spec
 
 _RULES = [
     (re.compile(r"^(model\.)?vision_model\."), "vision_tower."),

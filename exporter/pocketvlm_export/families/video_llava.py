@@ -20,7 +20,7 @@ from transformers import PretrainedConfig
 from pocketvlm.layouts import Medium
 from pocketvlm_export import upstream
 from pocketvlm_export.families.llava import Llava
-from pocketvlm_export.spec import LayoutSpec, VLMSpec
+from pocketvlm_export.families.spec import LayoutSpec, VLMSpec
 
 _FRAMES = 8  # as it was trained; its configuration does not state it
 _IMAGE_TOWER = re.compile(r"(model\.)?image_tower\.")

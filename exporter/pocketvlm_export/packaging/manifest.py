@@ -22,11 +22,11 @@ from pocketvlm.artifact.manifest import (
 )
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.checkpoint import read_json
+from pocketvlm_export.families.spec import VisionSpec
 from pocketvlm_export.layouts import constant_files
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.packaging.card import source_license
 from pocketvlm_export.plan import ExportPlan
-from pocketvlm_export.spec import VisionSpec
 
 _TOOLS = ("pocketvlm", "torch", "transformers", "onnx", "onnxscript")
 _GGUF_TOOLS = ("gguf", "llama-cpp-python")

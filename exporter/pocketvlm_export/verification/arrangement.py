@@ -6,8 +6,8 @@ import numpy as np
 from pocketvlm.artifact import Artifact
 from pocketvlm.layouts import TileGrid
 from pocketvlm_export.checkpoint import load_tokenizer
+from pocketvlm_export.families.spec import NEWLINE, LayoutSpec, VLMSpec
 from pocketvlm_export.loading import Checkpoint
-from pocketvlm_export.spec import NEWLINE, LayoutSpec, VLMSpec
 from pocketvlm_export.verification.reference import Floats, VisionReference
 
 

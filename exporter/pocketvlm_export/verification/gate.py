@@ -23,12 +23,12 @@ from pocketvlm.layouts import open_layout
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm_export.families.spec import LayoutSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.quiet import quiet_transformers
-from pocketvlm_export.spec import LayoutSpec
 from pocketvlm_export.verification.arrangement import (
     arrange_reference,
     layout_of,

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.layouts import TileGrid, TokenGrid, open_layout
-from pocketvlm_export.spec import VisionSpec
+from pocketvlm_export.families.spec import VisionSpec
 from pocketvlm_export.verification.reference import Floats
 
 _PICTURES = 2

@@ -10,8 +10,8 @@ from PIL import Image
 from pocketvlm.artifact import Artifact
 from pocketvlm.layouts import Layout, open_layout
 from pocketvlm_export.checkpoint import load_image_processor
+from pocketvlm_export.families.spec import LayoutSpec
 from pocketvlm_export.loading import Checkpoint
-from pocketvlm_export.spec import LayoutSpec
 from pocketvlm_export.verification.pictures import images_of
 
 _TOLERANCE = 1e-5

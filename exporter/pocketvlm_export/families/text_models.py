@@ -23,9 +23,9 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_export.assembly import check_shape, fill, with_changes
 from pocketvlm_export.checkpoint.weights import Weights
-from pocketvlm_export.spec import DecoderSpec
+from pocketvlm_export.families.assembly import check_shape, fill, with_changes
+from pocketvlm_export.families.spec import DecoderSpec
 
 _EMBEDDING = "decoder.model.embed_tokens.weight"
 _HEAD = "decoder.lm_head.weight"

@@ -26,6 +26,9 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
+from transformers.models.qwen2_vl.modeling_qwen2_vl import (
+    Qwen2VisionTransformerPretrainedModel as Qwen2VisionTransformer,
+)
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
 from transformers.models.video_llava.modeling_video_llava import VideoLlavaMultiModalProjector
 
@@ -36,6 +39,7 @@ __all__ = [
     "Idefics3Connector",
     "LlavaMultiModalProjector",
     "LlavaNextMultiModalProjector",
+    "Qwen2VisionTransformer",
     "SmolVLMConnector",
     "VideoLlavaMultiModalProjector",
     "assume",
@@ -62,6 +66,7 @@ __all__ = [
 # - The projectors and connectors are documented nowhere: transformers exports whole models only,
 #   and building a whole model to use a projector would take the memory of all of it. Each takes the
 #   model's configuration and maps (B, N, vision hidden) to (B, N', decoder hidden).
+# - ``Qwen2VisionTransformer`` is exported of Qwen2.5-VL, and of Qwen2-VL it is not.
 # - ``HubTransportError`` is the HTTP client's base class of timeouts and broken transfers. The
 #   client changed from requests to httpx to httpx2; huggingface_hub.errors always has its class.
 # - ``ConfigurationError`` is what transformers' strict configurations raise; its own modules do not

@@ -14,7 +14,7 @@ from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs.base import BATCH
 from pocketvlm_export.pruning.base import LATE, Evidence, Pruner, Selection
 from pocketvlm_export.towers import TOWERS, Block
-from pocketvlm_export.towers.attention import MAP_BYTES, attend, blocks_of, in_heads, received
+from pocketvlm_export.towers.attention import attend, blocks_of, in_heads, received
 
 
 class PrunedVisionEncoder(nn.Module):
@@ -60,7 +60,7 @@ class PrunedVisionEncoder(nn.Module):
         # Numbers of the patches of each token, (N, merge^2); counted where squares follow one
         # another.
         self.squares = _squares(spec) if self.kind.order == "raster" else None
-        self.most = MAP_BYTES if portable else 0
+        self.portable = portable
 
     def forward(
         self, pixel_values: torch.Tensor
@@ -68,7 +68,7 @@ class PrunedVisionEncoder(nn.Module):
         """See the class."""
         hidden = self.embeddings(pixel_values)  # (B, tokens, C)
         grid = self.spec.grid_of(pixel_values.shape[2], pixel_values.shape[3])
-        geometry = self.kind.geometry(self.spec.config, *grid, self.most)
+        geometry = self.kind.geometry(self.spec.config, *grid, self._blocks_of(self.spec.sequence))
         evidence = Evidence(hidden.shape[0], grid)
         kept: Selection | None = None
         states: dict[int, torch.Tensor] = {}  # the listed hidden states, kept patches only
@@ -83,7 +83,8 @@ class PrunedVisionEncoder(nn.Module):
             if number == self.spec.depth and kept is not None:
                 patches = self._patches_of(kept.indices)
                 rows = rows_of(hidden, self._behind_cls(patches))
-                states[number] = layer_for_rows(block, hidden, rows, patches, self._row_blocks())
+                blocks = self._blocks_of(self.budget * self.spec.merge**2)
+                states[number] = layer_for_rows(block, hidden, rows, patches, blocks)
             else:
                 hidden = self.kind.run(layer, number - 1, hidden, geometry)
                 if number in self.spec.feature_layers:
@@ -160,11 +161,10 @@ class PrunedVisionEncoder(nn.Module):
         """Return the numbers of patches among all tokens."""
         return patches + self.before if self.before else patches
 
-    def _row_blocks(self) -> int:
-        """How many blocks the queries of the kept patches are split into."""
-        queries = self.budget * self.spec.merge**2
+    def _blocks_of(self, queries: int) -> int:
+        """How many blocks so many queries are split into where they attend to all patches."""
         heads = self.spec.config.num_attention_heads
-        return blocks_of(heads, queries, self.spec.sequence, self.most)
+        return blocks_of(heads, queries, self.spec.sequence) if self.portable else 1
 
     def _every(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the patches of all tokens, token by token: (B, tokens, C) -> (B, N merge^2, C)."""

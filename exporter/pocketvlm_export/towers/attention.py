@@ -10,10 +10,10 @@ from pocketvlm_export.towers.base import Block
 MAP_BYTES = 64 << 20  # what the softmaxed products of one block of queries may take
 
 
-def blocks_of(heads: int, queries: int, keys: int, most: int = MAP_BYTES) -> int:
+def blocks_of(heads: int, queries: int, keys: int) -> int:
     """Return into how many blocks queries are split so that a float32 map (heads, block, keys)
-    takes at most ``most`` bytes; 1 where that is 0."""
-    return -(-4 * heads * queries * keys // most) if most else 1
+    takes at most `MAP_BYTES`."""
+    return -(-4 * heads * queries * keys // MAP_BYTES)
 
 
 def in_heads(x: torch.Tensor, block: Block) -> torch.Tensor:

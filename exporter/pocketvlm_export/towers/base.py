@@ -85,14 +85,14 @@ class Tower:
         projected; nothing, unless overridden."""
         return nn.Identity()
 
-    def geometry(self, config: PretrainedConfig, rows: int, columns: int, most: int) -> Any:
+    def geometry(self, config: PretrainedConfig, rows: int, columns: int, blocks: int) -> Any:
         """Return what the layers need to know of the picture's shape, computed once a run.
 
         Args:
             config: the tower's own.
             rows, columns: of tokens; sizes known only at run time where resolution is dynamic.
-            most: bytes that one layer's attention map may take, 0 for any number: where attention
-                is fused, no map is ever made. See `attention.blocks_of`.
+            blocks: into how many blocks the queries of all patches are split, so that no map of
+                all patches by all patches is made; 1 where attention is fused anyway, or small.
         """
 
     def run(

@@ -72,7 +72,9 @@ def evidence(name, *scenes) -> Evidence:
             torch.from_numpy(np.stack([s.maps[i, :, 0, 1:] for s in scenes]))
             for i in range(first, LAYERS)
         ),
-        "attention": torch.from_numpy(np.stack([scene.maps[-1, :, 1:, 1:] for scene in scenes])),
+        "received": torch.from_numpy(
+            np.stack([scene.maps[-1, :, 1:, 1:].mean(axis=(0, 1)) for scene in scenes])
+        ),
         "features": torch.from_numpy(np.stack([scene.features for scene in scenes])),
         "projected": torch.from_numpy(np.stack([scene.projected for scene in scenes])),
     }
@@ -194,11 +196,11 @@ def test_received_attention_needs_no_cls():
         .dirichlet(np.ones(TOKENS), size=(1, HEADS, TOKENS))
         .astype(np.float32)
     )
-    scores = make_pruner("received-attention", {}).score(
-        Evidence(1, (4, 4), attention=torch.from_numpy(maps))
+    ranking = find_oracle("received-attention")(
+        Encoded(maps, 0, np.zeros((TOKENS, 1)), np.zeros((TOKENS, 1)), (4, 4)), {}
     )
-    np.testing.assert_allclose(scores[0], maps[0].mean(axis=(0, 1)), rtol=1e-5)
-    assert scores.sum() == pytest.approx(1)
+    np.testing.assert_allclose(ranking.scores, maps[0].mean(axis=(0, 1)), rtol=1e-5)
+    assert ranking.scores.sum() == pytest.approx(1)
 
 
 def test_uniform_is_even_at_every_budget():

@@ -21,7 +21,8 @@ class Graph(Protocol):
         module: a float32 module in eval mode.
         input_names, output_names: in the order of the module's flattened arguments and results.
         dynamic_axes: for each argument, {axis: name}, nested as the arguments are.
-        output_axes: names of an output's dynamic axes, {output: {axis: name}}.
+        output_axes: names of an output's dynamic axes, {output: {axis: name}}, and of those of an
+            input that the tracer would name by an expression.
     """
 
     kind: str

@@ -14,11 +14,12 @@ from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs.base import BATCH
 from pocketvlm_export.pruning.base import LATE, Evidence, Pruner, Selection
 from pocketvlm_export.towers import TOWERS, Block
+from pocketvlm_export.towers.attention import attend, blocks_of, in_heads, received
 
 
 class PrunedVisionEncoder(nn.Module):
     """pixel_values (B, 3, H, W) -> image_features (B, k, hidden), kept_indices (B, k), kept_scores
-    (B, k).
+    (B, k), with k = min(budget, N).
 
     A method that reads attention selects as soon as the score layer's is known; from there on the
     deepest layer computes queries, output projection and MLP for kept tokens only. That is exact:
@@ -28,7 +29,12 @@ class PrunedVisionEncoder(nn.Module):
 
     Where a token is a square of patches (`VisionSpec.merge`), methods rank and keep whole tokens:
     attention is averaged over squares, and what is computed for a kept token is computed for all
-    patches of its square.
+    patches of its square. ``kept_indices`` count tokens in raster order, in whichever order the
+    tower has its patches.
+
+    Where resolution is dynamic, so are H, W and N, and no layer holds a map of all patches by all
+    patches: attention is fused afterwards, or, where the graph is to be ``portable``, computed by
+    blocks of queries, as scores always are. How many blocks follows from the largest picture.
     """
 
     def __init__(
@@ -38,6 +44,8 @@ class PrunedVisionEncoder(nn.Module):
         spec: VisionSpec,
         pruner: Pruner,
         budget: int,
+        *,
+        portable: bool = False,
     ) -> None:
         super().__init__()
         self.kind = TOWERS[spec.config.model_type]
@@ -49,50 +57,81 @@ class PrunedVisionEncoder(nn.Module):
         self.pruner = pruner
         self.budget = budget
         self.before = int(spec.has_cls)  # tokens in front of the patches
-        self.squares = _squares(spec)  # (N, patches of a token)
+        # Numbers of the patches of each token, (N, merge^2); counted where squares follow one
+        # another.
+        self.squares = _squares(spec) if self.kind.order == "raster" else None
+        self.portable = portable
 
     def forward(
         self, pixel_values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See the class."""
         hidden = self.embeddings(pixel_values)  # (B, tokens, C)
-        evidence = Evidence(hidden.shape[0], self.spec.grid)
+        grid = self.spec.grid_of(pixel_values.shape[2], pixel_values.shape[3])
+        geometry = self.kind.geometry(self.spec.config, *grid, self._blocks_of(self.spec.sequence))
+        evidence = Evidence(hidden.shape[0], grid)
         kept: Selection | None = None
         states: dict[int, torch.Tensor] = {}  # the listed hidden states, kept patches only
         # Hidden states below the score layer are listed before it is known what is kept: held whole
         # until then.
         whole: dict[int, torch.Tensor] = {}
         for number, layer in enumerate(self.layers, start=1):
-            evidence = self._watch(number - 1, layer, hidden, evidence)
+            block = self.kind.block(layer, geometry)
+            evidence = self._watch(number - 1, block, hidden, evidence)
             if number - 1 == self.spec.score_layer and not self.pruner.reads & LATE:
                 kept = self.pruner.select(evidence, self.budget)
             if number == self.spec.depth and kept is not None:
-                states[number] = layer_for_rows(
-                    self.kind.block(layer), hidden, self._patches(hidden, kept.indices)
-                )
+                patches = self._patches_of(kept.indices)
+                rows = rows_of(hidden, self._behind_cls(patches))
+                blocks = self._blocks_of(self.budget * self.spec.merge**2)
+                states[number] = layer_for_rows(block, hidden, rows, patches, blocks)
             else:
-                hidden = layer(hidden, None)
+                hidden = self.kind.run(layer, number - 1, hidden, geometry)
                 if number in self.spec.feature_layers:
                     whole[number] = hidden
         if kept is None:
             every = {number: self._every(state) for number, state in whole.items()}
             return self._select_late(evidence, self._joined(every))
-        states |= {number: self._patches(state, kept.indices) for number, state in whole.items()}
+        states |= {
+            number: rows_of(state, self._behind_cls(self._patches_of(kept.indices)))
+            for number, state in whole.items()
+        }
         return self.projector(self._joined(states)), kept.indices, kept.scores
 
     def _watch(
-        self, number: int, layer: nn.Module, hidden: torch.Tensor, evidence: Evidence
+        self, number: int, block: Block, hidden: torch.Tensor, evidence: Evidence
     ) -> Evidence:
         """Add what the method reads of the layer of this number, counted from 0, which is about to
         read ``hidden``."""
         reads, last = self.pruner.reads, self.spec.score_layer
         if "cls_row" in reads and self.pruner.first_layer(last) <= number <= last:
-            row = cls_attention(self.kind.block(layer), hidden)
+            row = self._token_means(cls_attention(block, hidden), evidence)
             evidence = replace(evidence, cls_rows=(*evidence.cls_rows, row))
-        if "attention" in reads and number == last:
-            attention = patch_attention(self.kind.block(layer), hidden, self.before)
-            evidence = replace(evidence, attention=mean_of_squares(attention, self.spec))
+        if "received" in reads and number == last:
+            evidence = replace(evidence, received=self._received(block, hidden, evidence))
         return evidence
+
+    def _received(self, block: Block, hidden: torch.Tensor, evidence: Evidence) -> torch.Tensor:
+        """Return the attention that tokens receive in a layer: (B, N)."""
+        patches = self.spec.tokens * self.spec.merge**2
+        blocks = blocks_of(block.heads, patches, self.spec.sequence)
+        if blocks == 1 and self.kind.order == "raster":
+            attention = patch_attention(block, hidden, self.before)
+            return mean_of_squares(attention, self.spec).mean(dim=(1, 2))
+        normed = block.norm1(hidden)
+        queries = in_heads(block.rotate(block.query(normed[:, self.before :]), None), block)
+        keys = in_heads(block.rotate(block.key(normed), None), block)
+        paid = received(block, queries, keys, self.before, blocks)
+        return self._token_means(paid, evidence)
+
+    def _token_means(self, patches: torch.Tensor, evidence: Evidence) -> torch.Tensor:
+        """Return the mean over the patches of each token: (..., P) -> (..., N)."""
+        (rows, columns), edge = evidence.grid, self.spec.merge
+        if edge == 1:
+            return patches
+        if self.kind.order == "squares":
+            return patches.unflatten(-1, (rows * columns, edge**2)).mean(dim=-1)
+        return patches.unflatten(-1, (rows, edge, columns, edge)).mean(dim=(-3, -1)).flatten(-2)
 
     def _select_late(
         self, evidence: Evidence, features: torch.Tensor
@@ -108,29 +147,42 @@ class PrunedVisionEncoder(nn.Module):
         )
         return rows_of(projected, kept.indices), kept.indices, kept.scores
 
-    def _patches(self, hidden: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Return the patches of the given tokens, token by token: (B, tokens, C), (B, k) -> (B, k
-        merge^2, C)."""
-        if self.spec.merge > 1:
-            indices = self.squares[indices].flatten(1)
-        return rows_of(hidden, indices + self.before if self.before else indices)
+    def _patches_of(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of the patches of the given tokens, token by token, in the tower's
+        order: (B, k) -> (B, k merge^2)."""
+        if self.spec.merge == 1:
+            return indices
+        if self.squares is not None:
+            return self.squares[indices].flatten(1)
+        size = self.spec.merge**2
+        return (indices.unsqueeze(-1) * size + torch.arange(size)).flatten(1)
+
+    def _behind_cls(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of patches among all tokens."""
+        return patches + self.before if self.before else patches
+
+    def _blocks_of(self, queries: int) -> int:
+        """How many blocks so many queries are split into where they attend to all patches."""
+        heads = self.spec.config.num_attention_heads
+        return blocks_of(heads, queries, self.spec.sequence) if self.portable else 1
 
     def _every(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the patches of all tokens, token by token: (B, tokens, C) -> (B, N merge^2, C)."""
         patches = hidden[:, self.before :]
-        return patches if self.spec.merge == 1 else patches[:, self.squares.flatten()]
+        if self.spec.merge == 1 or self.squares is None:
+            return patches
+        return patches[:, self.squares.flatten()]
 
     def _joined(self, states: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """What the projector reads of each token: hidden states side by side, as they are listed,
-        then its patches."""
+        then its patches behind one another, or their mean."""
         patches = self.final(
             torch.cat([states[index] for index in self.spec.feature_layers], dim=-1)
         )
-        return (
-            patches
-            if self.spec.merge == 1
-            else patches.unflatten(1, (-1, self.spec.merge**2)).flatten(2)
-        )
+        if self.spec.merge == 1:
+            return patches
+        squares = patches.unflatten(1, (-1, self.spec.merge**2))
+        return squares.mean(dim=2) if self.spec.pool == "mean" else squares.flatten(2)
 
 
 def cls_attention(block: Block, hidden: torch.Tensor) -> torch.Tensor:
@@ -139,7 +191,7 @@ def cls_attention(block: Block, hidden: torch.Tensor) -> torch.Tensor:
 
     softmax(q_cls k^T / sqrt(d)) with the [CLS] column dropped afterwards and nothing renormalised
     (FasterVLM, arXiv 2412.01818, section 3.2); costs heads x (N + 1) x d products instead of a full
-    map.
+    map. N counts patches here. No tower with [CLS] rotates queries and keys.
     """
     normed = block.norm1(hidden)
     query = in_heads(block.query(normed[:, :1]), block)  # (B, heads, 1, d)
@@ -156,8 +208,8 @@ def patch_attention(block: Block, hidden: torch.Tensor, before: int) -> torch.Te
     afterwards.
     """
     normed = block.norm1(hidden)
-    queries = in_heads(block.query(normed[:, before:]), block)  # (B, heads, N, d)
-    keys = in_heads(block.key(normed), block)  # (B, heads, tokens, d)
+    queries = in_heads(block.rotate(block.query(normed[:, before:]), None), block)
+    keys = in_heads(block.rotate(block.key(normed), None), block)  # (B, heads, tokens, d)
     logits = torch.matmul(queries, keys.transpose(-1, -2)) * block.scaling
     return logits.softmax(dim=-1)[..., before:]
 
@@ -167,7 +219,7 @@ def mean_of_squares(attention: torch.Tensor, spec: VisionSpec) -> torch.Tensor:
     heads, N, N).
 
     A token's is the mean over its square of patches. Rows first: that leaves little to sum within
-    them.
+    them. Patches are in raster order, ``spec`` of one size.
     """
     if spec.merge == 1:
         return attention
@@ -185,18 +237,25 @@ def _squares(spec: VisionSpec) -> torch.Tensor:
     return patches.transpose(1, 2).reshape(spec.tokens, edge**2)
 
 
-def layer_for_rows(block: Block, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def layer_for_rows(
+    block: Block,
+    hidden: torch.Tensor,
+    rows: torch.Tensor,
+    patches: torch.Tensor | None = None,
+    blocks: int = 1,
+) -> torch.Tensor:
     """Return a layer's output for some of its tokens: (B, N + 1, C) and their ``rows`` (B, k, C) ->
-    (B, k, C)."""
+    (B, k, C).
+
+    ``patches`` are the numbers of those tokens, (B, k), [CLS] not counted; ``blocks`` see
+    `attention.blocks_of`.
+    """
     normed = block.norm1(hidden)
-    keys, values = (in_heads(project(normed), block) for project in (block.key, block.value))
-    queries = in_heads(block.query(block.norm1(rows)), block)  # (B, heads, k, d)
-    # Spelt out as in eager attention, so that it is traced as that is.
-    maps = (torch.matmul(queries, keys.transpose(-1, -2)) * block.scaling).softmax(
-        dim=-1
-    )  # (B, heads, k, N + 1)
-    context = torch.matmul(maps, values)  # (B, heads, k, d)
-    rows = rows + block.scale1(block.output(context.transpose(1, 2).flatten(2)))
+    keys = in_heads(block.rotate(block.key(normed), None), block)
+    values = in_heads(block.value(normed), block)
+    queries = in_heads(block.rotate(block.query(block.norm1(rows)), patches), block)
+    context = attend(block, queries, keys, values, blocks)
+    rows = rows + block.scale1(block.output(context))
     return rows + block.scale2(block.mlp(block.norm2(rows)))
 
 
@@ -205,13 +264,9 @@ def rows_of(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     return torch.gather(tokens, 1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def in_heads(x: torch.Tensor, block: Block) -> torch.Tensor:
-    """Split queries, keys or values by heads: (B, tokens, heads * d) -> (B, heads, tokens, d)."""
-    return x.unflatten(-1, (block.heads, block.head_dim)).transpose(1, 2)
-
-
 class VisionEncoderGraph:
-    """`PrunedVisionEncoder` as a graph to trace."""
+    """`PrunedVisionEncoder` as a graph to trace; where resolution is dynamic, so are the height and
+    width of ``pixel_values`` and the number of kept tokens."""
 
     kind = metadata.VISION_ENCODER
     input_names: Sequence[str] = ("pixel_values",)
@@ -221,7 +276,21 @@ class VisionEncoderGraph:
 
     def __init__(self, module: PrunedVisionEncoder) -> None:
         self.module = module.eval()
+        self.spec = module.spec
+        if self.spec.image_size is None:
+            self.dynamic_axes = ({0: BATCH, 2: self._edges("rows"), 3: self._edges("columns")},)
+            kept = {0: BATCH, 1: "kept_tokens"}
+            self.output_axes = {
+                "pixel_values": {2: "height", 3: "width"},
+                **dict.fromkeys(self.output_names, kept),
+            }
 
     def sample_inputs(self) -> tuple[torch.Tensor, ...]:
-        """Return two pictures of noise."""
-        return (torch.randn(2, 3, *self.module.spec.image_size),)
+        """Return two pictures of noise; of sizes that no window fits, where any size is allowed."""
+        size = self.spec.image_size or (self.spec.factor * 5, self.spec.factor * 7)
+        return (torch.randn(2, 3, *size),)
+
+    def _edges(self, name: str) -> Any:
+        """Sizes of an edge in pixels: as many tokens as the largest picture has in all, or
+        fewer."""
+        return self.spec.factor * torch.export.Dim(name, min=1, max=max(self.spec.tokens, 8))

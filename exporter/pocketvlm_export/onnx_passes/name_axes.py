@@ -1,4 +1,4 @@
-"""Names the dynamic axes of a graph's outputs as clients expect them."""
+"""Names the dynamic axes of a graph's inputs and outputs as clients expect them."""
 
 from collections.abc import Mapping
 
@@ -6,24 +6,24 @@ import onnx_ir as ir
 
 
 class NameAxes(ir.passes.InPlacePass):
-    """Give outputs' dynamic axes plain names; the tracer leaves expressions such as "s29 +
-    past_sequence_length".
+    """Give dynamic axes plain names; the tracer leaves expressions such as "s29 +
+    past_sequence_length", and of an input whose size is a multiple "28*rows".
 
-    Input axes are named when tracing.
+    ``axes`` has them by the name of an input or output. Most input axes are named when tracing.
     """
 
     def __init__(self, axes: Mapping[str, Mapping[int, str]]) -> None:
         self.axes = axes
 
     def requires(self, model: ir.Model) -> None:
-        """Every output that ``axes`` names exists."""
-        missing = set(self.axes) - {value.name for value in model.graph.outputs}
+        """Every input and output that ``axes`` names exists."""
+        missing = set(self.axes) - {value.name for value in _ends(model)}
         if missing:
-            raise ir.passes.PreconditionError(f"the graph has no outputs {sorted(missing)}")
+            raise ir.passes.PreconditionError(f"the graph has no inputs, outputs {sorted(missing)}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rename."""
-        for value in model.graph.outputs:
+        for value in _ends(model):
             assert value.shape is not None
             for axis, name in self.axes.get(str(value.name), {}).items():
                 value.shape[axis] = name
@@ -31,9 +31,13 @@ class NameAxes(ir.passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """No dynamic axis of an input or output has a name made up by the tracer."""
-        for value in (*model.graph.inputs, *model.graph.outputs):
+        for value in _ends(model):
             for size in value.shape or ():
                 if isinstance(size, ir.SymbolicDim) and not str(size.value).isidentifier():
                     raise ir.passes.PostconditionError(
                         f"{value.name} has an axis called {size.value!r}"
                     )
+
+
+def _ends(model: ir.Model) -> tuple[ir.Value, ...]:
+    return (*model.graph.inputs, *model.graph.outputs)

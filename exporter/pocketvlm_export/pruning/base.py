@@ -11,11 +11,11 @@ from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning.options import Number, Option
 
-Reads = Literal["cls_row", "attention", "features", "projected"]
+Reads = Literal["cls_row", "received", "features", "projected"]
 # What exists only when every token has been through the whole tower: nothing is saved there by
 # selecting.
 LATE: frozenset[Reads] = frozenset({"features", "projected"})
-ATTENTION: frozenset[Reads] = frozenset({"cls_row", "attention"})
+ATTENTION: frozenset[Reads] = frozenset({"cls_row", "received"})
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,15 @@ class Evidence:
 
     Attributes:
         batch: B, pictures; each is selected from by itself.
-        grid: rows and columns of patches, N in all. Where a tower's patches are merged before the
-            decoder reads them, each square of them is one patch here, and attention is the mean
-            over it (`VisionSpec.merge`).
+        grid: rows and columns of patches, N in all; sizes known only at run time where resolution
+            is dynamic. Where a tower's patches are merged before the decoder reads them, each
+            square of them is one patch here, and attention is the mean over it
+            (`VisionSpec.merge`). Patches are in raster order, whatever the tower's.
         cls_rows: attention that [CLS] pays to each patch, (B, heads, N), of the layers from
             `Pruner.first_layer` to the score layer, whose output the decoder reads.
-        attention: attention that each patch pays to each patch in the score layer, (B, heads, N,
-            N); the row and the column of [CLS] are left out.
+        received: attention that the patches pay to each patch in the score layer, the mean over
+            heads and over those who pay, (B, N); what [CLS] pays and is paid is left out. Of whole
+            maps there is nothing: they are never made where a picture may have many patches.
         features: what the projector reads, (B, N, C).
         projected: what it makes of that, (B, N, hidden).
     """
@@ -41,7 +43,7 @@ class Evidence:
     batch: int
     grid: tuple[int, int]
     cls_rows: tuple[torch.Tensor, ...] = ()
-    attention: torch.Tensor | None = None
+    received: torch.Tensor | None = None
     features: torch.Tensor | None = None
     projected: torch.Tensor | None = None
 
@@ -124,16 +126,19 @@ class Pruner:
         raise NotImplementedError
 
     def select(self, evidence: Evidence, budget: int) -> Selection:
-        """Return the ``budget`` best patches in raster order, to be traced into the graph."""
+        """Return the ``budget`` best patches in raster order, all where a picture has fewer, to be
+        traced into the graph."""
         return take_best(self.score(evidence), budget)
 
 
 def take_best(scores: torch.Tensor, budget: int) -> Selection:
-    """Take the ``budget`` highest of ``scores`` (B, N) and return them by ascending index.
+    """Take the ``budget`` highest of ``scores`` (B, N), all where there are fewer, and return them
+    by ascending index.
 
     ONNX has no Sort: a second TopK, over the indices, restores raster order. Ties go to the lower
     index where this is run as ONNX, whose TopK says so; torch leaves ties open.
     """
-    _, best = torch.topk(scores, budget, dim=1)
-    indices, _ = torch.topk(best, budget, dim=1, largest=False, sorted=True)
+    count = torch.sym_min(budget, scores.shape[1])
+    _, best = torch.topk(scores, count, dim=1)
+    indices, _ = torch.topk(best, count, dim=1, largest=False, sorted=True)
     return Selection(indices, torch.gather(scores, 1, indices))

@@ -27,10 +27,14 @@ class DivPrune(Pruner):
     reads: ClassVar[frozenset[Reads]] = frozenset({"projected"})
 
     def select(self, evidence: Evidence, budget: int) -> Selection:
-        """Return the ``budget`` first picks in raster order."""
+        """Return the ``budget`` first picks in raster order, all N patches where there are
+        fewer."""
         assert evidence.projected is not None
         picks = farthest_first(1 - cosines(evidence.projected), budget)
-        indices, pick = torch.topk(picks, budget, dim=1, largest=False, sorted=True)
+        count = torch.sym_min(budget, evidence.tokens)
+        if not isinstance(count, int):  # known only at run time
+            picks = picks[:, :count]
+        indices, pick = torch.topk(picks, count, dim=1, largest=False, sorted=True)
         return Selection(indices, 1 - pick.to(torch.float32) / evidence.tokens)
 
 
@@ -38,7 +42,8 @@ def farthest_first(distances: torch.Tensor, count: int) -> torch.Tensor:
     """Return the ``count`` first picks in order, int64: (B, N, N) -> (B, count).
 
     Unrolled, four nodes a pick: the distance of each patch from its nearest pick is kept as it is,
-    never computed anew.
+    never computed anew. What comes behind the first N picks, where ``count`` is larger, means
+    nothing.
     """
     tokens = distances.shape[-1]
     itself = torch.eye(tokens, dtype=torch.bool)

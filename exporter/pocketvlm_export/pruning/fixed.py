@@ -5,6 +5,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pocketvlm.errors import RequestError
+from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning.base import Evidence, Pruner, Selection
 
 
@@ -15,6 +17,16 @@ class FixedOrder(Pruner):
         """Return the numbers of all N patches of a grid of (rows, columns), those kept first in
         front."""
         raise NotImplementedError
+
+    def settle(self, vision: VisionSpec) -> None:
+        """Refuse a tower that reads pictures of any size: which patches there are is not known
+        then; raises `RequestError`."""
+        if vision.image_size is None:
+            raise RequestError(
+                f"{self.name} needs pictures of one size, and these may have any",
+                advice="fix the size, or choose a method that looks at the picture",
+                setting="pruner",
+            )
 
     def select(self, evidence: Evidence, budget: int) -> Selection:
         """Return constants, the same for every picture of the batch."""

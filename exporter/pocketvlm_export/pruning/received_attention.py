@@ -21,9 +21,9 @@ class ReceivedAttention(Pruner):
         "as [VisionZip](https://arxiv.org/abs/2412.04467) does without a [CLS] token"
     )
     keeps: ClassVar[str] = "that the other patches attend to most"
-    reads: ClassVar[frozenset[Reads]] = frozenset({"attention"})
+    reads: ClassVar[frozenset[Reads]] = frozenset({"received"})
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        """Return the mean over heads and over the patches that pay: (B, heads, N, N) -> (B, N)."""
-        assert evidence.attention is not None
-        return evidence.attention.mean(dim=(1, 2))
+        """Return it: (B, N)."""
+        assert evidence.received is not None
+        return evidence.received

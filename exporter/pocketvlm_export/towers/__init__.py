@@ -4,10 +4,21 @@
 from pocketvlm_export.towers.base import Block, Tower
 from pocketvlm_export.towers.clip import Clip
 from pocketvlm_export.towers.dinov2 import DINOv2
+from pocketvlm_export.towers.internvl import InternVLVision
+from pocketvlm_export.towers.qwen import Qwen2VLVision, Qwen25VLVision
 from pocketvlm_export.towers.siglip import Idefics3Vision, SmolVLMVision
 
 TOWERS: dict[str, Tower] = {
-    tower.model_type: tower for tower in (Clip(), DINOv2(), Idefics3Vision(), SmolVLMVision())
+    tower.model_type: tower
+    for tower in (
+        Clip(),
+        DINOv2(),
+        InternVLVision(),
+        Qwen2VLVision(),
+        Qwen25VLVision(),
+        Idefics3Vision(),
+        SmolVLMVision(),
+    )
 }
 
 __all__ = ["TOWERS", "Block", "Tower"]

@@ -1,12 +1,27 @@
-"""Knows what the exporter must learn about a vision tower, whichever it is: where its parts are."""
+"""Knows what the exporter must learn about a vision tower, whichever it is: where its parts are,
+and what of it differs from a plain ViT."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from pocketvlm_export.towers.dimensions import Dimensions
+
+# In which order a tower's layers have the patches of a picture. "raster": row by row. "squares":
+# square by square of `VisionSpec.merge` patches, the squares row by row and the patches of each row
+# by row, so that the patches of a token follow one another.
+Order = Literal["raster", "squares"]
+
+Part = Callable[[torch.Tensor], torch.Tensor]
+
+
+def unrotated(x: torch.Tensor, patches: torch.Tensor | None = None) -> torch.Tensor:
+    """`Block.rotate` of towers that add positions to the embeddings: ``x`` as it is."""
+    return x
 
 
 @dataclass(frozen=True)
@@ -16,53 +31,85 @@ class Block:
 
     ``query``, ``key`` and ``value`` map (..., C) to (..., heads x head_dim), ``output`` back;
     ``scaling`` multiplies their products before the softmax.
+
+    ``rotate`` turns queries and keys by the places of their patches: (B, patches, heads x head_dim)
+    to the same. Its second argument has the numbers of the patches, int64 (B, n) in the tower's
+    order, where they are not all of the picture's; None where they are.
     """
 
-    norm1: nn.Module
-    query: nn.Module
-    key: nn.Module
-    value: nn.Module
-    output: nn.Module
-    scale1: nn.Module
-    norm2: nn.Module
-    mlp: nn.Module
-    scale2: nn.Module
+    norm1: Part
+    query: Part
+    key: Part
+    value: Part
+    output: Part
+    scale1: Part
+    norm2: Part
+    mlp: Part
+    scale2: Part
     heads: int
     head_dim: int
     scaling: float
+    rotate: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] = unrotated
 
 
-class Tower(Protocol):
-    """One architecture of vision tower, a ViT.
+class Tower:
+    """One architecture of vision tower, a ViT. A subclass states its parts; what it does not
+    override is a plain ViT's.
 
     Attributes:
         model_type: of its configuration.
         has_cls: whether token 0 is [CLS].
         model: transformers' class.
         layers_prefix: before the number of a layer, in names of weights.
-        depth_name: what configurations call the number of layers.
         unread: weights that a checkpoint may hold and an encoder never reads, by name within the
             tower.
+        order: in which the layers have the patches, behind [CLS].
     """
 
-    model_type: str
-    has_cls: bool
-    model: type[PreTrainedModel]
-    layers_prefix: str
-    depth_name: str
-    unread: tuple[str, ...]
+    model_type: ClassVar[str]
+    has_cls: ClassVar[bool]
+    model: ClassVar[type[PreTrainedModel]]
+    layers_prefix: ClassVar[str] = "encoder.layers."
+    unread: ClassVar[tuple[str, ...]] = ()
+    order: ClassVar[Order] = "raster"
 
     def dimensions(self, config: Any) -> Dimensions:
         """Return what a configuration states of its layers, widths and heads."""
+        return Dimensions.of(config)
 
     def embeddings(self, tower: Any) -> nn.Module:
-        """Return what makes the first hidden state: pixel_values (B, 3, H, W) -> (B, tokens, C)."""
+        """Return what makes the first hidden state: pixel_values (B, 3, H, W) -> (B, tokens,
+        C)."""
+        raise NotImplementedError
 
     def layers(self, tower: Any) -> nn.ModuleList:
-        """Return the encoder's layers, each called as ``layer(hidden, None)``."""
+        """Return the encoder's layers, which `run` and `block` understand."""
+        raise NotImplementedError
 
     def final(self, tower: Any) -> nn.Module:
-        """Return what each token of the deepest layer goes through before the projector."""
+        """Return what each patch of the deepest layer goes through before patches are pooled and
+        projected; nothing, unless overridden."""
+        return nn.Identity()
 
-    def block(self, layer: Any) -> Block:
-        """Return the parts of one of them."""
+    def geometry(self, config: PretrainedConfig, rows: int, columns: int, blocks: int) -> Any:
+        """Return what the layers need to know of the picture's shape, computed once a run.
+
+        Args:
+            config: the tower's own.
+            rows, columns: of tokens; sizes known only at run time where resolution is dynamic.
+            blocks: into how many blocks the queries of all patches are split, so that no map of
+                all patches by all patches is made; 1 where attention is fused anyway, or small.
+        """
+
+    def run(
+        self, layer: nn.Module, number: int, hidden: torch.Tensor, geometry: Any
+    ) -> torch.Tensor:
+        """Return the output of the layer of this number, counted from 0: (B, tokens, C) -> the
+        same."""
+        output: torch.Tensor = layer(hidden, None)
+        return output
+
+    def block(self, layer: Any, geometry: Any) -> Block:
+        """Return the parts of a layer, for the score layer and for a layer that is computed for
+        some patches only; its attention is among all tokens."""
+        raise NotImplementedError

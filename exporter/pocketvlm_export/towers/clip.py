@@ -1,28 +1,20 @@
 """CLIP's vision tower (``clip_vision_model``): a norm before the first layer, no scales."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from transformers import CLIPVisionModel, PreTrainedModel
 
-from pocketvlm_export.towers.base import Block
-from pocketvlm_export.towers.dimensions import Dimensions
+from pocketvlm_export.towers.base import Block, Tower
 
 
-class Clip:
-    """The `Tower` of LLaVA 1.5."""
+class Clip(Tower):
+    """The `Tower` of LLaVA 1.5, which takes hidden states as they are."""
 
-    model_type = "clip_vision_model"
-    has_cls = True
-    model: type[PreTrainedModel] = CLIPVisionModel
-    layers_prefix = "encoder.layers."
-    unread: tuple[str, ...] = ("embeddings.position_ids",)
-
-    depth_name = "num_hidden_layers"
-
-    def dimensions(self, config: Any) -> Dimensions:
-        """See `Tower.dimensions`."""
-        return Dimensions.of(config)
+    model_type: ClassVar[str] = "clip_vision_model"
+    has_cls: ClassVar[bool] = True
+    model: ClassVar[type[PreTrainedModel]] = CLIPVisionModel
+    unread: ClassVar[tuple[str, ...]] = ("embeddings.position_ids",)
 
     def embeddings(self, tower: Any) -> nn.Module:
         """See `Tower.embeddings`."""
@@ -33,11 +25,7 @@ class Clip:
         layers: nn.ModuleList = tower.encoder.layers
         return layers
 
-    def final(self, tower: Any) -> nn.Module:
-        """Nothing: LLaVA takes hidden states as they are."""
-        return nn.Identity()
-
-    def block(self, layer: Any) -> Block:
+    def block(self, layer: Any, geometry: Any) -> Block:
         """See `Tower.block`."""
         attention = layer.self_attn
         return Block(

@@ -1,29 +1,22 @@
 """DINOv2's vision tower (``dinov2``): no norm before the first layer, a learnt scale on every
 residual branch."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from transformers import Dinov2Model, PreTrainedModel
 
-from pocketvlm_export.towers.base import Block
-from pocketvlm_export.towers.dimensions import Dimensions
+from pocketvlm_export.towers.base import Block, Tower
 
 
-class DINOv2:
-    """The `Tower` of LLaVA checkpoints whose vision tower is DINOv2 (arXiv 2304.07193)."""
+class DINOv2(Tower):
+    """The `Tower` of LLaVA checkpoints whose vision tower is DINOv2 (arXiv 2304.07193); LLaVA takes
+    its hidden states as they are."""
 
-    model_type = "dinov2"
-    has_cls = True
-    model: type[PreTrainedModel] = Dinov2Model
-    layers_prefix = "encoder.layer."
-    unread: tuple[str, ...] = ()
-
-    depth_name = "num_hidden_layers"
-
-    def dimensions(self, config: Any) -> Dimensions:
-        """See `Tower.dimensions`."""
-        return Dimensions.of(config)
+    model_type: ClassVar[str] = "dinov2"
+    has_cls: ClassVar[bool] = True
+    model: ClassVar[type[PreTrainedModel]] = Dinov2Model
+    layers_prefix: ClassVar[str] = "encoder.layer."
 
     def embeddings(self, tower: Any) -> nn.Module:
         """See `Tower.embeddings`."""
@@ -35,11 +28,7 @@ class DINOv2:
         layers: nn.ModuleList = tower.encoder.layer
         return layers
 
-    def final(self, tower: Any) -> nn.Module:
-        """Nothing: LLaVA takes hidden states as they are."""
-        return nn.Identity()
-
-    def block(self, layer: Any) -> Block:
+    def block(self, layer: Any, geometry: Any) -> Block:
         """See `Tower.block`."""
         attention = layer.attention
         return Block(

@@ -6,7 +6,7 @@ shape could be read. Here every tile fills the tower's whole square, and the tab
 looks up for such a tile is a constant.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,10 +18,10 @@ from pocketvlm_export.towers.clip import Clip
 class Idefics3Vision(Clip):
     """The `Tower` of Idefics3 and the first SmolVLM; its layers are CLIP's."""
 
-    model_type = "idefics3_vision"
-    has_cls = False
-    model: type[PreTrainedModel] = Idefics3VisionTransformer
-    unread: tuple[str, ...] = ()
+    model_type: ClassVar[str] = "idefics3_vision"
+    has_cls: ClassVar[bool] = False
+    model: ClassVar[type[PreTrainedModel]] = Idefics3VisionTransformer
+    unread: ClassVar[tuple[str, ...]] = ()
 
     def embeddings(self, tower: Any) -> nn.Module:
         """See `Tower.embeddings`."""
@@ -36,8 +36,8 @@ class Idefics3Vision(Clip):
 class SmolVLMVision(Idefics3Vision):
     """The `Tower` of SmolVLM2."""
 
-    model_type = "smolvlm_vision"
-    model: type[PreTrainedModel] = SmolVLMVisionTransformer
+    model_type: ClassVar[str] = "smolvlm_vision"
+    model: ClassVar[type[PreTrainedModel]] = SmolVLMVisionTransformer
 
 
 class FullTile(nn.Module):

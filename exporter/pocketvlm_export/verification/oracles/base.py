@@ -18,7 +18,9 @@ class Encoded:
 
     Attributes:
         attentions: whole softmaxed maps, float32 (heads, tokens, tokens), of the encoder layers up
-            to the one whose output the decoder reads.
+            to the one whose output the decoder reads. Their patches are in raster order: a tower
+            that has them square by square is reordered first, see `raster_order`. Of a layer that
+            only attends within windows any map will do: nothing is ranked by it.
         before: tokens in front of the patches: 1 where there is a [CLS].
         features: every token as the projector reads it, (N, C).
         projected: and as it leaves it, (N, hidden).
@@ -32,6 +34,32 @@ class Encoded:
     projected: Doubles
     grid: tuple[int, int]
     merge: int = 1
+
+
+def means_of_squares(scores: Doubles, encoded: Encoded) -> Doubles:
+    """A token's score is the mean of those of its patches, added up one by one: (P,) -> (N,)."""
+    means = np.zeros(encoded.grid)
+    width = encoded.grid[1] * encoded.merge
+    for patch, score in enumerate(scores):
+        means[patch // width // encoded.merge, patch % width // encoded.merge] += (
+            score / encoded.merge**2
+        )
+    return means.ravel()
+
+
+def raster_order(grid: tuple[int, int], merge: int) -> Ints:
+    """Return where each patch, row by row, is in a tower that has them square by square, (P,):
+    ``map[order][:, order]`` is its map in raster order."""
+    rows, columns = grid
+    return np.array(
+        [
+            ((row // merge) * columns + column // merge) * merge**2
+            + row % merge * merge
+            + column % merge
+            for row in range(rows * merge)
+            for column in range(columns * merge)
+        ]
+    )
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm_export.verification.oracles.base import Encoded, Ranking
+from pocketvlm_export.verification.oracles.base import Encoded, Ranking, means_of_squares
 
 
 def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
-    """Rows 0, without their own columns."""
+    """Rows 0, without their own columns; of a square of patches the mean."""
     rows = np.stack(
         [layer[:, 0, 1:] for layer in encoded.attentions[options["start_layer"] :]]
     )  # (layers, heads, N)
-    return Ranking(rows.mean(axis=1, dtype=np.float64).sum(axis=0))
+    return Ranking(means_of_squares(rows.mean(axis=1, dtype=np.float64).sum(axis=0), encoded))

@@ -1,0 +1,219 @@
+"""The towers of Qwen2-VL and Qwen2.5-VL: one graph for pictures of any size, against transformers'
+own model with its merger, selection in numpy."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
+from transformers.vision_utils import get_vision_window_index
+
+from pocketvlm import PocketVLMError
+from pocketvlm_export.families import VisionSpec
+from pocketvlm_export.pruning import make_pruner
+from pocketvlm_export.towers import attention
+from pocketvlm_export.verification.oracles import Encoded, find_oracle
+from pocketvlm_export.verification.oracles.base import raster_order
+from support.golden import DATA, TEXT, filled, recorded_maps, run_graph
+
+MODELS = ("qwen2_vl", "qwen2_5_vl")
+LARGEST = 96  # tokens
+SIZES = [(8, 4), (3, 9), (6, 5), (1, 3), (9, 1)]  # in tokens; windows are 4x4
+ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+TOWERS = {
+    "qwen2_vl": {"depth": 3, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2},
+    "qwen2_5_vl": {
+        "depth": 4, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64,
+        "fullatt_block_indexes": [1, 3], "window_size": 112,
+    },
+}  # fmt: skip
+CLASSES = {
+    "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+}
+
+
+@functools.cache
+def visual(name):
+    """transformers' tower with the golden weights."""
+    config, model = CLASSES[name]
+    torch.manual_seed(3)
+    made = model(
+        config(
+            text_config={**TEXT, "num_hidden_layers": 4, "rope_parameters": ROPE},
+            vision_config={**TOWERS[name], "num_heads": 2, "patch_size": 14},
+            image_token_id=250, video_token_id=251, vision_start_token_id=248,
+            vision_end_token_id=249,
+        )
+    )  # fmt: skip
+    made = filled(made, 3).model.visual
+    made.set_attn_implementation("eager")
+    return made
+
+
+def exported(name, method="received-attention", budget=5, size=None, **options):
+    """See `run_graph`; ``size`` in tokens, None where it is dynamic."""
+    tower = visual(name)
+    image_size, tokens = None, LARGEST
+    if size:
+        image_size, tokens = (28 * size[0], 28 * size[1]), size[0] * size[1]
+    layers = (TOWERS[name]["depth"],)
+    spec = VisionSpec(
+        tower.config, image_size, tokens, has_cls=False, feature_layers=layers, merge=2, factor=28
+    )
+    pruner = make_pruner(method, {"seed": "5"} if method == "random" else {})
+    return run_graph(tower, tower.merger.mlp, spec, pruner, budget, **options)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def dynamic(request):
+    """A model's name and its graph of any size, which keeps five tokens."""
+    return request.param, *exported(request.param)
+
+
+def noise(rows, columns, count=1):
+    random = np.random.default_rng(rows * 100 + columns)
+    return random.normal(size=(count, 3, 28 * rows, 28 * columns)).astype(np.float32)
+
+
+def encoded(name, picture) -> Encoded:
+    """What transformers computes of one picture, (3, H, W), its last map in raster order."""
+    tower = visual(name)
+    rows, columns = (edge // 28 for edge in picture.shape[1:])
+    squares = picture.reshape(3, rows, 2, 14, columns, 2, 14).transpose(1, 4, 2, 5, 0, 3, 6)
+    patches = np.repeat(squares.reshape(-1, 3, 1, 14, 14), 2, axis=2).reshape(len(squares), -1)
+    patches = patches.reshape(4 * rows * columns, -1)
+    grid = torch.tensor([[1, 2 * rows, 2 * columns]])
+    with recorded_maps(tower) as maps, torch.inference_mode():
+        output = tower(torch.from_numpy(patches), grid)
+    last = maps[-1]
+    if name == "qwen2_5_vl":  # its patches stand window by window
+        window, _ = get_vision_window_index(grid, 2, 112, 14)
+        back = np.argsort((window.numpy()[:, None] * 4 + np.arange(4)).ravel())
+        last = last[:, back][:, :, back]
+    order = raster_order((rows, columns), 2)
+    return Encoded(
+        [last[:, order][:, :, order]],
+        0,
+        np.zeros((rows * columns, 1)),
+        output.pooler_output.double().numpy(),
+        (rows, columns),
+        merge=2,
+    )
+
+
+def assert_kept(name, method, outputs, pictures, budget):
+    """``outputs`` are what the method should keep of transformers' features."""
+    for number, picture in enumerate(pictures):
+        theirs = encoded(name, picture)
+        ranking = find_oracle(method)(theirs, make_pruner(method, {}).options)
+        kept, scores = outputs["kept_indices"][number], outputs["kept_scores"][number]
+        count = min(budget, len(theirs.projected))
+        assert kept.shape == (count,)
+        assert (np.diff(kept) > 0).all()
+        assert ranking.distance(kept, scores) < 1e-5
+        assert ranking.score_difference(kept, scores) < 1e-5
+        if ranking.gap(count) > 1e-4:
+            np.testing.assert_array_equal(kept, ranking.kept(count))
+        np.testing.assert_allclose(
+            outputs["image_features"][number], theirs.projected[kept], atol=1e-5
+        )
+
+
+def test_it_equals_the_golden_vectors(dynamic):
+    name, _, run = dynamic
+    golden = np.load(DATA / f"{name}.npz")
+    picture = Image.fromarray(golden["picture_blocks"])
+    picture = picture.resize(tuple(golden["picture_size"]), Image.Resampling.NEAREST)
+    _, rows, columns = golden["grid_thw"][0] * 14
+    picture = picture.resize((columns, rows), Image.Resampling.BICUBIC)
+    pixels = (np.asarray(picture) * (1 / 255)).astype(np.float32)
+    mean = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+    deviation = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+    outputs = run(((pixels - mean) / deviation).transpose(2, 0, 1)[None])
+    kept = golden["kept_indices"]
+    np.testing.assert_array_equal(outputs["kept_indices"], [kept])
+    np.testing.assert_allclose(outputs["kept_scores"][0], golden["scores"][kept], atol=1e-6)
+    np.testing.assert_allclose(outputs["image_features"][0], golden["image_features"], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_any_size_equals_transformers(dynamic, size):
+    name, _, run = dynamic
+    pictures = noise(*size, count=2)
+    outputs = run(pictures)
+    assert_kept(name, "received-attention", outputs, pictures, 5)
+    for number, picture in enumerate(pictures):
+        for key, value in run(picture[None]).items():
+            np.testing.assert_allclose(outputs[key][number], value[0], atol=1e-6, err_msg=key)
+
+
+def test_the_graph_states_its_axes_and_fuses_what_attends_to_all(dynamic):
+    name, model, _ = dynamic
+    axes = {
+        value.name: [getattr(size, "value", size) for size in value.shape]
+        for value in (*model.graph.inputs, *model.graph.outputs)
+    }
+    assert axes == {
+        "pixel_values": ["batch_size", 3, "height", "width"],
+        "image_features": ["batch_size", "kept_tokens", 64],
+        "kept_indices": ["batch_size", "kept_tokens"],
+        "kept_scores": ["batch_size", "kept_tokens"],
+    }
+    kinds = [node.op_type for node in model.graph]
+    whole = 3 if name == "qwen2_vl" else 2
+    assert kinds.count("MultiHeadAttention") == whole
+    assert kinds.count("Softmax") == TOWERS[name]["depth"] - whole + 1  # windows, and the scores
+    assert not {"NonZero", "Compress", "Loop", "If", "Scan"} & set(kinds)
+
+
+@pytest.mark.parametrize("method", ["divprune", "gprune", "none"])
+def test_other_methods_select_from_any_number_of_tokens(method):
+    budget = 5 if method != "none" else LARGEST
+    _, run = exported("qwen2_5_vl", method, budget)
+    for size in SIZES[1:4]:
+        pictures = noise(*size)
+        assert_kept("qwen2_5_vl", method, run(pictures), pictures, budget)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_by_blocks_of_queries_it_is_the_same(name, monkeypatch):
+    """The portable form, with standard operators only and no map of all patches by all patches."""
+    monkeypatch.setattr(attention, "MAP_BYTES", 1 << 18)
+    assert attention.blocks_of(2, 4 * LARGEST, 4 * LARGEST) == 5
+    model, run = exported(name, portable=True)
+    assert {node.domain for node in model.graph} == {""}
+    for size in SIZES:
+        pictures = noise(*size)
+        assert_kept(name, "received-attention", run(pictures), pictures, 5)
+
+
+@pytest.mark.parametrize("size", [(4, 8), (3, 5)])
+def test_a_fixed_size_is_the_same_module(size):
+    model, run = exported("qwen2_5_vl", size=size)
+    assert [*model.graph.inputs[0].shape[1:]] == [3, 28 * size[0], 28 * size[1]]
+    pictures = noise(*size, count=2)
+    assert_kept("qwen2_5_vl", "received-attention", run(pictures), pictures, 5)
+
+
+def test_eight_bits_see_nearly_the_same(dynamic):
+    name, _, run = dynamic
+    model, run_int8 = exported(name, "none", LARGEST, int8=True)
+    assert "MatMulInteger" in {node.op_type for node in model.graph}
+    pictures = noise(6, 5)
+    theirs, features = encoded(name, pictures[0]).projected, run_int8(pictures)["image_features"][0]
+    lengths = np.linalg.norm(theirs, axis=1) * np.linalg.norm(features, axis=1)
+    assert ((theirs * features).sum(axis=1) / lengths).min() > 0.99
+
+
+@pytest.mark.parametrize("method", ["uniform", "random"])
+def test_a_method_that_needs_one_size_is_refused(method):
+    with pytest.raises(PocketVLMError, match=f"{method} needs pictures of one size"):
+        exported("qwen2_vl", method)

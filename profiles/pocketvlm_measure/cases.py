@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pocketvlm.artifact import Manifest, pick_graph, pick_precision
+from pocketvlm.artifact import Artifact, Manifest, pick_graph, pick_precision
 from pocketvlm.errors import RequestError
 from pocketvlm.ort.settings import EngineSettings, check_threads, physical_cores
 
@@ -24,6 +24,8 @@ class Case:
         vision_precision: of the vision graph.
         threads: of each engine; None leaves it its default.
         context: the longest sequence in tokens; None is the artifact's own.
+        max_pixels: pictures are resized to at most so many pixels, see `Artifact.capped`.
+        max_tiles: likewise for the parts that pictures are cut into.
     """
 
     budget: int
@@ -32,6 +34,8 @@ class Case:
     vision_precision: str
     threads: int | None = None
     context: int | None = None
+    max_pixels: int | None = None
+    max_tiles: int | None = None
 
     @property
     def n_threads(self) -> int:
@@ -42,6 +46,11 @@ class Case:
     def settings(self) -> EngineSettings:
         """How its engines are opened."""
         return EngineSettings(threads=self.threads)
+
+    def of(self, artifact: Artifact) -> Artifact:
+        """The artifact with the case's longest sequence and its caps on pictures."""
+        shortened = artifact.shortened(self.context)
+        return shortened.capped(max_pixels=self.max_pixels, max_tiles=self.max_tiles)
 
     @property
     def family(self) -> tuple[str, str, str, int]:
@@ -73,6 +82,8 @@ def sweep(
     vision_precisions: Sequence[str] = (),
     threads: Sequence[int | None] = (None,),
     context: int | None = None,
+    max_pixels: int | None = None,
+    max_tiles: int | None = None,
 ) -> list[Case]:
     """Every combination of what is requested, the most visual tokens first.
 
@@ -85,6 +96,8 @@ def sweep(
         vision_precisions: none is the artifact's default, ``("all",)`` all.
         threads: for each engine.
         context: the longest sequence, for which llama.cpp sets memory aside.
+        max_pixels: see `Case`.
+        max_tiles: see `Case`.
 
     Raises:
         RequestError: something that the artifact does not have; its ``setting`` names the option.
@@ -102,7 +115,7 @@ def sweep(
     ]
     visions = _vision_precisions(manifest, requested, vision_precisions)
     return [
-        Case(budget, engine, precision, vision, number, context)
+        Case(budget, engine, precision, vision, number, context, max_pixels, max_tiles)
         for number in dict.fromkeys(threads)
         for engine, precision in decoder_pairs
         for vision in visions

@@ -17,6 +17,7 @@ from support.tiny_graphs import (
     HIDDEN,
     IMAGE,
     LAYERS,
+    PATCH,
     PATCHES,
     Weights,
     decoder_graph,
@@ -109,6 +110,41 @@ def write_artifact(
     (root / "chat_template.jinja").write_text(template)
     write_manifest(root, _manifest(artifact_id, tokenizer, method, budgets, pruning))
     return weights
+
+
+def make_dynamic(root: Path, weights: Weights, k: int, tokens: int) -> None:
+    """Let a tiny artifact of one budget k take pictures of any size up to so many ``tokens``."""
+    _exchange_vision(root, vision_graph(weights, k, dynamic=True))
+    limits = {"min_pixels": 2 * PATCH**2, "max_pixels": tokens * PATCH**2}
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "size": {"shortest_edge": limits["min_pixels"], "longest_edge": limits["max_pixels"]},
+        "patch_size": PATCH // 2,
+        "merge_size": 2,
+        "image_mean": PREPROCESSOR["image_mean"],
+        "image_std": PREPROCESSOR["image_std"],
+    }
+    (root / "preprocessor_config.json").write_text(json.dumps(processor))
+    data = read_manifest(root)
+    data["pruning"]["tokens_before"] = tokens
+    data["vision"]["image_size"] = None
+    data["vision"]["layout"] = {"name": "smart-resize", "factor": PATCH, **limits}
+    write_manifest(root, data)
+
+
+def give_extras(root: Path, weights: Weights, k: int, extras: tuple[str, ...]) -> None:
+    """Let the vision graph of a tiny artifact of one budget k have further outputs."""
+    _exchange_vision(root, vision_graph(weights, k, extras=extras))
+    data = read_manifest(root)
+    data["vision"]["extras"] = list(extras)
+    write_manifest(root, data)
+
+
+def _exchange_vision(root: Path, model: onnx.ModelProto) -> None:
+    path = root / "onnx" / "vision_encoder.onnx"
+    stamps = onnx.load(path).metadata_props
+    helper.set_model_props(model, {prop.key: prop.value for prop in stamps})
+    onnx.save(model, path)
 
 
 def give_gguf(root: Path, seed: int = 0) -> None:

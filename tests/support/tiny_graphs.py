@@ -36,7 +36,11 @@ class Weights:
         return cls(patch, draw(HIDDEN, 1), draw(vocab, HIDDEN), draw(CONTEXT, HIDDEN), layers)
 
 
-def vision_graph(weights: Weights, k: int) -> onnx.ModelProto:
+def vision_graph(
+    weights: Weights, k: int, *, dynamic: bool = False, extras: tuple[str, ...] = ()
+) -> onnx.ModelProto:
+    """Where it is ``dynamic`` it reads any multiple of `PATCH`, and keeps all of fewer than k; each
+    of ``extras`` is `extra_of` the kept features."""
     constants = {
         "patch": weights.patch,
         "score": weights.score,
@@ -62,11 +66,25 @@ def vision_graph(weights: Weights, k: int) -> onnx.ModelProto:
         helper.make_node("Tile", ["rows", "one_hot_shape"], ["wide_rows"]),
         helper.make_node("GatherElements", ["features", "wide_rows"], ["image_features"], axis=1),
     ]
-    inputs = [_value("pixel_values", TensorProto.FLOAT, ["batch_size", 3, IMAGE, IMAGE])]
+    kept: int | str = k
+    edges: list[int | str] = [IMAGE, IMAGE]
+    if dynamic:
+        kept, edges = "kept", ["height", "width"]
+        constants["budget"] = constants.pop("k")
+        nodes[5:5] = [
+            helper.make_node("Shape", ["scores"], ["all_tokens"], start=1, end=2),
+            helper.make_node("Min", ["budget", "all_tokens"], ["k"]),
+        ]
+    for number, name in enumerate(extras):
+        constants[f"{name}.factor"] = np.array(number + 2, np.float32)
+        nodes.append(helper.make_node("Mul", ["image_features", f"{name}.factor"], [name]))
+    inputs = [_value("pixel_values", TensorProto.FLOAT, ["batch_size", 3, *edges])]
+    features = ["batch_size", kept, HIDDEN]
     outputs = [
-        _value("image_features", TensorProto.FLOAT, ["batch_size", k, HIDDEN]),
-        _value("kept_indices", TensorProto.INT64, ["batch_size", k]),
-        _value("kept_scores", TensorProto.FLOAT, ["batch_size", k]),
+        _value("image_features", TensorProto.FLOAT, features),
+        _value("kept_indices", TensorProto.INT64, ["batch_size", kept]),
+        _value("kept_scores", TensorProto.FLOAT, ["batch_size", kept]),
+        *(_value(name, TensorProto.FLOAT, features) for name in extras),
     ]
     return _model(nodes, inputs, outputs, constants)
 
@@ -146,11 +164,11 @@ def reference_vision(
     weights: Weights, pixel_values: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(features (k, hidden), indices (k,)) of one picture (3, height, width) in numpy."""
-    side = IMAGE // PATCH
+    rows, columns = (edge // PATCH for edge in pixel_values.shape[1:])
     patches = (
-        pixel_values.reshape(3, side, PATCH, side, PATCH)
+        pixel_values.reshape(3, rows, PATCH, columns, PATCH)
         .transpose(1, 3, 0, 2, 4)
-        .reshape(PATCHES, -1)
+        .reshape(rows * columns, -1)
     )
     features = patches @ weights.patch.reshape(HIDDEN, -1).T
     indices = np.sort(np.argsort(-(features @ weights.score)[:, 0], kind="stable")[:k])

@@ -123,6 +123,8 @@ def evaluate(
     decoder: tuple[str, ...],
     decoder_precision: tuple[str, ...],
     vision_precision: tuple[str, ...],
+    max_pixels: int | None,
+    max_tiles: int | None,
     threads: int | None,
     baseline: str | None,
     limit: int | None,
@@ -150,6 +152,7 @@ def evaluate(
     check_folders(outputs)
 
     from pocketvlm.artifact import Artifact
+    from pocketvlm.layouts import counting_layout
     from pocketvlm_measure.cases import sweep
     from pocketvlm_measure.evaluation.baselines import against, budget_named
     from pocketvlm_measure.evaluation.plan import subjects
@@ -157,7 +160,8 @@ def evaluate(
     from pocketvlm_measure.evaluation.run import evaluate as run
     from pocketvlm_measure.evaluation.summary import summarise
 
-    artifact = Artifact.open(directory)
+    artifact = Artifact.open(directory).capped(max_pixels=max_pixels, max_tiles=max_tiles)
+    counting_layout(artifact)  # what it refuses is refused before anything is asked
     budgets = Comma.without_all(budget, "--budget") or list(artifact.manifest.pruning.budgets)
     baseline_budget = budget_named(baseline)
     cases = sweep(
@@ -167,6 +171,8 @@ def evaluate(
         decoder_precisions=decoder_precision,
         vision_precisions=vision_precision,
         threads=(threads,),
+        max_pixels=max_pixels,
+        max_tiles=max_tiles,
     )
     asked = subjects(directory, artifact, cases, workers)
     other = against(baseline, asked, workers)

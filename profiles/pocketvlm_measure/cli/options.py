@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from pocketvlm.cli.lists import BUDGETS_OR_ALL, NAMES
+from pocketvlm.cli.options import cap_options
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -44,9 +45,10 @@ _CASES = [
 
 
 def case_options(command: _Command) -> _Command:
-    """Add the options that list cases of an artifact, see `pocketvlm_measure.cases.sweep`."""
+    """Add the options that list cases of an artifact, see `pocketvlm_measure.cases.sweep`, and the
+    caps on pictures that all of them have."""
     decorated: Any = command
-    for option in reversed(_CASES):
+    for option in reversed([*_CASES, cap_options]):
         decorated = option(decorated)
     result: _Command = decorated
     return result

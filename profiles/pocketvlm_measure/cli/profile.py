@@ -111,6 +111,8 @@ def profile(
     decoder: tuple[str, ...],
     decoder_precision: tuple[str, ...],
     vision_precision: tuple[str, ...],
+    max_pixels: int | None,
+    max_tiles: int | None,
     threads: tuple[int | None, ...],
     context: int | None,
     memory_limit: int | None,
@@ -144,6 +146,7 @@ def profile(
     from pocketvlm_measure.profiler.questions import Question, made_up_prompt
 
     artifact = Artifact.open(directory).shortened(context)
+    artifact = artifact.capped(max_pixels=max_pixels, max_tiles=max_tiles)
     cases = sweep(
         artifact.manifest,
         budgets=Comma.without_all(budget, "--budget"),
@@ -152,6 +155,8 @@ def profile(
         vision_precisions=vision_precision,
         threads=threads,
         context=context,
+        max_pixels=max_pixels,
+        max_tiles=max_tiles,
     )
     paths = tuple(str(path) for path in images)
     question = Question(prompt or made_up_prompt(artifact, len(paths) or 1), paths, new_tokens)

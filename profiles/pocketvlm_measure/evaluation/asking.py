@@ -50,7 +50,7 @@ class Asker:
 
     def __init__(self, subject: Subject) -> None:
         first = subject.cases[0]
-        artifact = Artifact.open(subject.folder)
+        artifact = first.of(Artifact.open(subject.folder))
         if artifact.manifest.artifact_id != subject.artifact_id:
             raise RequestError(
                 f"{subject.folder} has changed since the run began",

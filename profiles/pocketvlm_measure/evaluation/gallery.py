@@ -72,7 +72,7 @@ def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
     if not changed:
         return
     first = evaluation.answered[0]
-    artifact = Artifact.open(first.subject.folder)
+    artifact = first.case.of(Artifact.open(first.subject.folder))
     pairs = [(change.before[0], change.after[0]) for change in changed]
     budgets = sorted({tokens for pair in pairs for tokens in pair})
     encoders = open_encoders(artifact, budgets, first.case.vision_precision)

@@ -110,4 +110,11 @@ def _nearest(manifest: Manifest, case: Case) -> Case:
     vision_precision = case.vision_precision
     if vision_precision not in vision.graphs[graph]:
         vision_precision = vision.default_precision
-    return Case(budget, engine, precision, vision_precision, case.threads)
+    return dataclasses.replace(
+        case,
+        budget=budget,
+        decoder=engine,
+        decoder_precision=precision,
+        vision_precision=vision_precision,
+        context=None,
+    )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -82,7 +82,10 @@ def evaluate(
     questions, broken = _askable(data, metric)
     if on_broken == "stop" and broken:
         raise _refusal(data, min(broken, key=lambda item: item.line))
-    head = {"data_sha256": data.sha256, "max_new_tokens": max_new_tokens}
+    head: dict[str, Any] = {"data_sha256": data.sha256, "max_new_tokens": max_new_tokens}
+    # All subjects read pictures alike.
+    head["max_pixels"] = subjects[0].cases[0].max_pixels
+    head["max_tiles"] = subjects[0].cases[0].max_tiles
     refused: dict[int, Broken] = {}
     with Journal(answers, head, resume=resume) as journal:
         for item in _ask(journal, subjects, questions, engine, max_new_tokens):

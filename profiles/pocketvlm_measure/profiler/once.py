@@ -63,7 +63,7 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
     `VLM.load` would refuse."""
     watch = LoadWatch()
     started = time.perf_counter()
-    artifact = _endless(Artifact.open(folder).shortened(case.context))
+    artifact = _endless(case.of(Artifact.open(folder)))
     encoder = VisionEncoder.open(
         artifact, budget=case.budget, precision=case.vision_precision, settings=case.settings
     )
@@ -111,7 +111,7 @@ def main() -> None:
     try:
         if job["task"] == "select":
             selection = measure_selection(
-                Artifact.open(job["folder"]),
+                case.of(Artifact.open(job["folder"])),
                 budget=case.budget,
                 precision=case.vision_precision,
                 settings=case.settings,

@@ -97,6 +97,8 @@ def _case(profile: Profile, result: Result) -> dict[str, Any]:
         "decoder": case.decoder,
         "decoder_precision": case.decoder_precision,
         "vision_precision": case.vision_precision,
+        "max_pixels": case.max_pixels,
+        "max_tiles": case.max_tiles,
         "pictures": result.pictures,
         "tiles": first.tiles,
         "visual_tokens_before": first.visual_before,

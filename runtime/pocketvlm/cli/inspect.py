@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.lists import BUDGET
+from pocketvlm.cli.options import cap_options
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     metavar="K",
     help="Visual tokens to keep per tile; the artifact's default if not given.",
 )
+@cap_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def inspect(
     directory: Path,
@@ -49,6 +51,8 @@ def inspect(
     video: Path | None,
     overlay: Path | None,
     budget: int | None,
+    max_pixels: int | None,
+    max_tiles: int | None,
     as_json: bool,
 ) -> None:
     """Print the graphs, sizes, budgets, precisions and parity figures of the artifact in DIR.
@@ -57,6 +61,7 @@ def inspect(
     clip, are kept: those in colour, the others dimmed.
     """
     from pocketvlm.artifact import Artifact
+    from pocketvlm.layouts import counting_layout
 
     medium = video if image is None else image
     if (medium is None) != (overlay is None) or (image is not None and video is not None):
@@ -74,6 +79,9 @@ def inspect(
             setting="overlay",
         )
     artifact = Artifact.open(directory, allow_rejected=True)
+    artifact = artifact.capped(max_pixels=max_pixels, max_tiles=max_tiles)
+    if max_pixels or max_tiles:
+        counting_layout(artifact)  # refuses what the artifact does not have
     kept: dict[str, Any] = {}
     if medium is not None and overlay is not None:
         kept = draw_overlay(artifact, medium, overlay, budget, is_clip=video is not None)

@@ -36,6 +36,22 @@ _VIDEO = click.option(
     type=click.Path(path_type=Path),
     help="A clip, for models that read clips; <video> in the prompt places one.",
 )
+_CAPS = [
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Resize pictures to at most N pixels, where the artifact takes any size; its own "
+        "limit if not given.",
+    ),
+    click.option(
+        "--max-tiles",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Cut pictures into at most N parts, where the artifact cuts them; its own limit if "
+        "not given.",
+    ),
+]
 _MODEL = [
     click.option(
         "--decoder",
@@ -71,6 +87,7 @@ _MODEL = [
         metavar="N",
         help="Longest sequence in tokens, at most the artifact's own.",
     ),
+    *_CAPS,
     click.option(
         "--feature-cache",
         metavar="FOLDER",
@@ -97,6 +114,8 @@ _LOADED = (
     "decoder_precision",
     "threads",
     "context",
+    "max_pixels",
+    "max_tiles",
     "feature_cache",
 )
 # Each is named as the field of `pocketvlm.Sampling` that it fills, and has its default. The numbers
@@ -146,6 +165,15 @@ _SAMPLING = [
 _SYSTEM = click.option(
     "--system", metavar="TEXT", help="A system message, where the chat template takes one."
 )
+
+
+def cap_options(command: _Command) -> _Command:
+    """Add ``max_pixels`` and ``max_tiles``, see `pocketvlm.artifact.Artifact.capped`."""
+    decorated: Any = command
+    for option in reversed(_CAPS):
+        decorated = option(decorated)
+    result: _Command = decorated
+    return result
 
 
 def answering_options(command: _Command) -> _Command:

@@ -3,6 +3,7 @@ processor."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -129,8 +130,8 @@ class Prompter:
         """Token ids int64 (n,) of one question; every picture takes ``slots`` image tokens, see
         `place` for others.
 
-        ``<image>`` in the prompt places a picture there, in order; without any, pictures come
-        first, where the chat template puts them.
+        ``<image>`` in the prompt places a picture there, in order, with what the chat template
+        writes around one; without any, pictures come first, where the chat template puts them.
 
         Raises:
             PocketVLMError: the prompt places another number of pictures than are given, or is not
@@ -160,9 +161,40 @@ class Prompter:
                 + (" at all to put them first" if pictures else ""),
                 setting="prompt",
             )
-        text = {"type": "text", "text": prompt.replace(placeholder, self._image_token)}
         first = [{"type": self._medium}] * (carried if placed else carried + pictures)
-        return [{"role": "user", "content": [*first, text]}]
+        return [{"role": "user", "content": [*first, *self._parts(prompt)]}]
+
+    def _parts(self, prompt: str) -> list[Mapping[str, str]]:
+        """A prompt as parts of a message.
+
+        A picture that it places becomes a part of its own, so that the template writes around it
+        what belongs there; where the template would move it, it becomes the image token instead.
+        """
+        placeholder = PLACEHOLDERS[self._medium]
+        if placeholder not in prompt or not self._walks_parts:
+            return [{"type": "text", "text": prompt.replace(placeholder, self._image_token)}]
+        parts: list[Mapping[str, str]] = []
+        for number, text in enumerate(prompt.split(placeholder)):
+            parts += [{"type": self._medium}] if number else []
+            parts += [{"type": "text", "text": text}] if text else []
+        return parts
+
+    @functools.cached_property
+    def _walks_parts(self) -> bool:
+        """Whether the template writes the parts of a message in their order: some put all pictures
+        first."""
+        before, after = "alpha", "omega"
+        content = [
+            {"type": "text", "text": before},
+            {"type": self._medium},
+            {"type": "text", "text": after},
+        ]
+        try:
+            text = self._template.render([{"role": "user", "content": content}])
+        except RequestError:
+            return False
+        between = text.partition(before)[2].partition(after)[0]
+        return text.count(self._image_token) == between.count(self._image_token) == 1
 
     def system(self, text: str) -> Message:
         """What comes before the first question, see `MessageReader.system`."""

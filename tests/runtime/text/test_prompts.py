@@ -99,7 +99,7 @@ def test_ids_equal_those_of_the_processor(template, pictures, add_bos):
     assert expected.count(ours.image_token_id) == 5 * pictures
 
 
-@pytest.mark.parametrize("template", [TEMPLATE, VICUNA, WITH_BOS])
+@pytest.mark.parametrize("template", [VICUNA, WITH_BOS])
 def test_an_image_typed_in_the_text_is_placed_there(template):
     ours, hf = prompter(template), processor(template, 4)
     text = "is <image> like <image>?"
@@ -108,6 +108,33 @@ def test_an_image_typed_in_the_text_is_placed_there(template):
     assert ids.tolist() == expected
     decoded = ours.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
     assert "is " + "<image>" * 4 + " like " + "<image>" * 4 + "?" in decoded
+
+
+IN_ORDER = TEMPLATE.replace("<image>\n", "[<image>]")
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, IN_ORDER], ids=["line", "brackets"])
+@pytest.mark.parametrize("add_bos", [True, False])
+def test_where_parts_keep_their_order_a_typed_image_is_one_of_them(template, add_bos):
+    """What the template writes around a picture is then there, as the processor has it."""
+    ours, hf = prompter(template, add_bos=add_bos), processor(template, 4, add_bos=add_bos)
+    image, words = {"type": "image"}, ["is ", " like ", "?"]
+    content = [image, *({"type": "text", "text": word} for word in words)]
+    content = [content[1], image, content[2], image, image, content[3]]
+    expected = reference_ids(hf, [{"role": "user", "content": content}], 3)
+    assert ours.encode("is <image> like <image><image>?", 3, slots=4).tolist() == expected
+    assert ours.messages("<image>", 1) == [{"role": "user", "content": [image]}]
+    carried = ours.messages("see <image>", 1, carried=2)[0]["content"]
+    assert carried == [image, image, {"type": "text", "text": "see "}, image]
+
+
+@pytest.mark.parametrize(
+    "refusal", ["{{ raise_exception('one part') }}", "alpha<image>omega", "<image><image>", "none"]
+)
+def test_a_template_that_cannot_be_asked_keeps_the_text(refusal):
+    content = prompter(refusal).messages("is <image>?", 1)[0]["content"]
+    in_place = refusal == "alpha<image>omega"  # as if it walked the parts
+    assert len(content) == (3 if in_place else 1)
 
 
 _PROMPTER, _PROCESSOR = prompter(VICUNA), processor(VICUNA, 3)
@@ -291,7 +318,7 @@ def test_text_that_the_vocabulary_lacks_is_refused():
 
 
 def test_segments_put_features_in_their_slots():
-    ours = prompter(TEMPLATE)
+    ours = prompter(VICUNA)
     ids = ours.encode("is <image><image> like <image>", 3, slots=2)
     features = [np.full((2, 8), number, np.float32) for number in range(3)]
     segments = ours.segments(ids, features)

@@ -480,7 +480,15 @@ def test_the_gate_tells_positions_that_close_the_gap(fastv_export, tiny_checkpoi
             "FastV is promised",
         ),
     ],
-    ids=["not stated", "another number", "no such layer", "layer 0", "a fraction", "llama.cpp"],
+    ids=[
+        "not stated",
+        "another number",
+        "no such layer",
+        "positions",
+        "layer 0",
+        "a fraction",
+        "llama.cpp",
+    ],
 )
 def test_a_manifest_that_says_otherwise(fastv_export, tmp_path, change, message):
     manifest = json.loads((fastv_export / "pocketvlm.json").read_text())

@@ -1,37 +1,22 @@
 """Decoders with M-RoPE positions on both engines, against transformers' own models and the vectors
 that they gave."""
 
-import copy
-import dataclasses
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
-import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
-from pocketvlm import EngineSettings
 from pocketvlm.artifact import metadata
-from pocketvlm.artifact.manifest import DecoderSpec as ManifestSpec
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
-from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
-from pocketvlm.decoders.onnx import Graphs, OnnxDecoder
 from pocketvlm.decoders.prefix import CachedSequence
-from pocketvlm.errors import ArtifactError, CheckpointError
+from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts import TokenGrid
 from pocketvlm.ort.signatures import signature
-from pocketvlm_export.gguf import architectures, write
-from pocketvlm_export.graphs import DecoderGraph, trace
-from pocketvlm_export.onnx_passes import fuse, tidy
-from pocketvlm_export.quiet import quiet_transformers
-from support import tiny_tokenizers
-from support.gguf_files import HAS_LLAMA_CPP, read_gguf
+from support.gguf_files import HAS_LLAMA_CPP
+from support.qwen_decoders import manifest_spec, onnx_decoder, open_file, write_file
 from support.tiny_qwen import END, IMAGE, NAMES, START, golden, tiny_qwen
-
-CONTEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -40,7 +25,6 @@ class Setup:
 
     qwen: object
     decoders: dict
-    gguf: object
 
 
 TOLERANCES = {"onnx": 3e-5, "llama.cpp": 3e-3}
@@ -58,95 +42,11 @@ def setup(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     qwen = tiny_qwen(request.param)
     decoders = {"onnx": onnx_decoder(qwen)}
-    file = folder / "tiny.gguf"
-    write_file(qwen, folder, file)
     if HAS_LLAMA_CPP:
-        decoders["llama.cpp"] = opened(file)
-    return Setup(qwen, decoders, file)
-
-
-def opened(file, **options):
-    sizes = {"context": CONTEXT, "hidden": 64, "vocab": 256, "positions": "mrope"} | options
-    return LlamaCppDecoder.from_file(
-        file, f32_cache=True, settings=EngineSettings(threads=1), **sizes
-    )
-
-
-def manifest_spec(**changed):
-    fields = {
-        "engines": ("onnx",),
-        "default_engine": "onnx",
-        "default_precisions": {"onnx": "fp32"},
-        "layers": 4,
-        "kv_heads": 2,
-        "head_dim": 16,
-        "hidden": 64,
-        "vocab": 256,
-        "context": CONTEXT,
-        "image_token_id": IMAGE,
-        "eos_token_ids": (2,),
-        "positions": "mrope",
-    }
-    return ManifestSpec(**(fields | changed))
-
-
-def onnx_decoder(qwen):
-    """The decoder as an export makes it, fused."""
-    tower, qwen.model.model.visual = qwen.model.model.visual, None  # as a family loads it
-    with quiet_transformers():
-        graph = DecoderGraph(qwen.model, qwen.spec)
-        model = trace(graph)
-    tidy(model, graph.output_axes)
-    fuse(model, metadata.DECODER)
-    qwen.model.model.visual = tower
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
-    signature(SimpleNamespace(decoder=manifest_spec()), metadata.DECODER).check("graph", session)
-    table = qwen.model.get_input_embeddings().weight.detach().numpy()
-    lookup = helper.make_graph(
-        [helper.make_node("Gather", ["table", "input_ids"], ["inputs_embeds"])],
-        "embed",
-        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["b", "n"])],
-        [helper.make_tensor_value_info("inputs_embeds", TensorProto.FLOAT, ["b", "n", 64])],
-        [numpy_helper.from_array(table, "table")],
-    )
-    opset = [helper.make_opsetid("", 20)]
-    proto = helper.make_model(lookup, opset_imports=opset, ir_version=10)
-    embed = ort.InferenceSession(proto.SerializeToString())
-    return OnnxDecoder(Graphs(manifest_spec(), embed, session, session))
-
-
-class Weights:
-    """A decoder's weights under the names that checkpoints have them."""
-
-    def __init__(self, model):
-        prefixes = {"model.language_model.": "decoder.model.", "lm_head.": "decoder.lm_head."}
-        self._tensors = {
-            ours + name.removeprefix(theirs): value.detach()
-            for name, value in model.state_dict().items()
-            for theirs, ours in prefixes.items()
-            if name.startswith(theirs)
-        }
-        self.names = {
-            name: (None, name, tuple(value.shape)) for name, value in self._tensors.items()
-        }
-
-    def tensor(self, name):
-        return self._tensors[name]
-
-
-def write_file(qwen, folder, file):
-    core = tiny_tokenizers.byte_level("qwen2")
-    texts = folder / "texts"
-    texts.mkdir()
-    tiny_tokenizers.save(core, texts)
-    (texts / "config.json").write_text("{}")
-    (texts / "chat_template.jinja").write_text("")
-    checkpoint = SimpleNamespace(
-        spec=SimpleNamespace(decoder=qwen.spec),
-        weights=Weights(qwen.model),
-        source=SimpleNamespace(name="tiny"),
-    )
-    write.write_gguf(checkpoint, texts, file, "f32", 2)
+        file = folder / "tiny.gguf"
+        write_file(qwen, folder, file)
+        decoders["llama.cpp"] = open_file(file)
+    return Setup(qwen, decoders)
 
 
 def text(*ids):
@@ -315,50 +215,3 @@ def test_an_artifacts_graph_with_positions_of_another_kind_is_refused(setup):
     other = SimpleNamespace(decoder=manifest_spec(positions="contiguous"))
     with pytest.raises(ArtifactError, match=r"position_ids of shape \(3, .*says \(any, any\)"):
         signature(other, metadata.DECODER).check("graph", session)
-
-
-def test_the_file_says_how_frequencies_are_shared_out(setup):
-    _, fields = read_gguf(setup.gguf)
-    assert fields["general.architecture"] == "qwen2vl"
-    assert fields["qwen2vl.rope.dimension_sections"] == [2, 3, 3, 0]
-    assert fields["qwen2vl.rope.dimension_count"] == 16
-
-
-@pytest.mark.skipif(not HAS_LLAMA_CPP, reason="llama-cpp-python is not installed")
-def test_a_file_with_positions_of_another_kind_is_refused(setup):
-    """llama.cpp would read four numbers of each position, and be given none."""
-    with pytest.raises(ArtifactError, match="positions mrope, the manifest says contiguous"):
-        opened(setup.gguf, positions="contiguous")
-
-
-@pytest.mark.parametrize(
-    ("rope", "dimensions", "reason"),
-    [
-        ({"mrope_section": [2, 3, 2]}, {}, r"shares out 8 plain frequencies"),
-        ({"mrope_section": [2, 6]}, {}, "shares out 8"),
-        ({"mrope_section": [2, -1, 7]}, {}, "shares out 8"),
-        ({"mrope_section": None}, {}, "shares out 8"),
-        ({"mrope_interleaved": True}, {}, "shares out 8"),
-        ({"rope_type": "linear", "factor": 2.0}, {}, "shares out 8"),
-        ({}, {"head_dim": 24}, "its heads make 96 of a hidden size of 64"),
-        (
-            {},
-            {"positions": "contiguous"},
-            "positions are contiguous, llama.cpp's qwen2vl has mrope",
-        ),
-    ],
-)
-def test_what_llama_cpp_would_compute_otherwise_is_refused(setup, rope, dimensions, reason):
-    config = copy.deepcopy(setup.qwen.spec.config)
-    config.rope_parameters = config.rope_parameters | rope
-    spec = dataclasses.replace(setup.qwen.spec, config=config, **dimensions)
-    with pytest.raises(CheckpointError, match=reason) as refusal:
-        architectures.architecture(spec)
-    assert "--decoder onnx" in str(refusal.value)
-
-
-def test_contiguous_architectures_do_not_take_mrope_positions(setup):
-    config = SimpleNamespace(**setup.qwen.spec.config.to_dict() | {"model_type": "qwen2"})
-    spec = dataclasses.replace(setup.qwen.spec, config=config)
-    with pytest.raises(CheckpointError, match=r"positions are mrope, llama\.cpp's qwen2 has cont"):
-        architectures.architecture(spec)

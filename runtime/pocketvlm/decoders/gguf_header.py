@@ -60,10 +60,9 @@ TENSOR_TYPES = {
     14: (256, 210),  # Q6_K
     30: (1, 2),  # BF16
 }
+_CONTIGUOUS = ("llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2")
 # By architecture how llama.cpp numbers a token, one of `pocketvlm.decoders.positions.POSITIONS`.
-ARCHITECTURES = dict.fromkeys(
-    ("llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2"), "contiguous"
-) | {"qwen2vl": "mrope"}
+ARCHITECTURES = dict.fromkeys(_CONTIGUOUS, "contiguous") | {"qwen2vl": "mrope"}
 _TOKENIZERS = ("gpt2", "llama")  # byte-level BPE, SentencePiece
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _WIDTHS = (
@@ -99,8 +98,7 @@ _NUMBERS = (
 )
 _OTHER = ("rope.scaling.type", "rope.scaling.finetuned")
 # Frequencies that time, rows and columns turn, and a fourth that nothing does: int32 (4,).
-_SECTIONS = "rope.dimension_sections"
-_NO_SECTIONS = (0, 0, 0, 0)
+_SECTIONS, _NO_SECTIONS = "rope.dimension_sections", (0, 0, 0, 0)
 # Arrays of a vocabulary, with the type of their items; those of _PER_TOKEN have one item a token.
 _TOKENS = "tokenizer.ggml.tokens"
 _PER_TOKEN = {
@@ -127,13 +125,11 @@ class GgufHeader:
 
     @property
     def positions(self) -> str:
-        """How the architecture numbers tokens; llama.cpp reads as many numbers of each as that
-        has, so others would make it read beyond what it is given."""
+        """How the architecture numbers tokens; by others llama.cpp would read beyond its input."""
         return ARCHITECTURES[self.architecture]
 
     def check(self, name: str, *, context: int = 1, **expected: int | str) -> None:
-        """Raise `PocketVLMError` where a dimension, or ``positions``, is not the ``expected`` one,
-        which the manifest states."""
+        """Raise `PocketVLMError` where a dimension or ``positions`` is not what a manifest says."""
         if context > self.context or context < 1:
             raise ArtifactError(
                 f"{name} was made for {self.context} tokens, not {context}",
@@ -304,8 +300,8 @@ class _Reader:
         rules = {
             f"{layers} layers": layers <= MAX_LAYERS,
             f"{heads} heads share {kv_heads} KV heads": heads % kv_heads == 0,
-            f"{heads} heads in a width of {hidden}": "attention.key_length" in own
-            or hidden % heads == 0,
+            f"{heads} heads in a width of {hidden}": heads * head_dim == hidden
+            or (not mrope and "attention.key_length" in own),
             "keys and values differ in width": own.get("attention.value_length", (0, head_dim))[1]
             == head_dim,
             f"{rotated} of {head_dim} dimensions are rotated": (
@@ -315,12 +311,9 @@ class _Reader:
             # llama.cpp divides by their sum, and begins anew where they do not fill a head.
             f"{family}.{_SECTIONS} are {list(sections)} for {rotated // 2} frequencies": (
                 (_SECTIONS in own) == mrope
-                and min(sections) >= 0
-                and sections[-1] == 0
-                and sum(sections) == (rotated // 2 if mrope else 0)
+                and min(sections) >= sections[-1] == 0
+                and sum(sections) == mrope * rotated // 2
             ),
-            f"{heads} heads of {head_dim} in a width of {hidden}": not mrope
-            or heads * head_dim == hidden,
         }
         for problem, holds in rules.items():
             if not holds:
@@ -342,7 +335,7 @@ class _Reader:
             if kind != _FLOAT32 or not math.isfinite(value) or value < 0:
                 self._refuse(f"{name} is no usable number")
         elif name == _SECTIONS:
-            if kind != _ARRAY or value.kind != _INT32 or value.length != len(_NO_SECTIONS):
+            if kind != _ARRAY or (value.kind, value.length) != (_INT32, len(_NO_SECTIONS)):
                 self._refuse(f"{name} are not {len(_NO_SECTIONS)} whole numbers")
         elif name == "rope.scaling.type":
             if kind != _STRING or value.decode("ascii", "replace") not in _ROPE_SCALINGS:

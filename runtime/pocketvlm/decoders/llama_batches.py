@@ -42,10 +42,7 @@ def batches(
     """
     for run in _runs(segments, numbers, join_pictures=planes == 1):
         values = _joined([segment for segment, _ in run])
-        if planes == 1:
-            positions = None
-        else:
-            positions = np.concatenate([each for _, each in run], axis=1)
+        positions = None if planes == 1 else np.concatenate([each for _, each in run], axis=1)
         for start in range(0, len(values), limit):
             part = slice(start, start + limit)
             pos = None if positions is None else _pos(values[part], positions[:, part], planes)

@@ -132,7 +132,7 @@ def test_sections_are_for_mrope_alone_and_its_heads_fill_the_width(tmp_path):
     write_gguf(tmp_path / "a.gguf", rope__dimension_sections=[1, 2, 1, 0])
     refused(tmp_path / "a.gguf", r"llama\.rope\.dimension_sections are \[1, 2, 1, 0\]")
     write_gguf(tmp_path / "a.gguf", TinyLlama.random(hidden=40), architecture="qwen2vl")
-    refused(tmp_path / "a.gguf", "4 heads of 8 in a width of 40")
+    refused(tmp_path / "a.gguf", "4 heads in a width of 40")
 
 
 def test_a_token_that_stands_twice_is_refused(tmp_path):

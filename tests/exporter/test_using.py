@@ -11,7 +11,8 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from pocketvlm import VLM, Artifact, EngineSettings, Sampling
-from pocketvlm_export.packaging.using import USING, facts
+from pocketvlm_export.packaging.using import USING, facts, write_using
+from support.tiny_artifact import make_dynamic, write_artifact
 
 LANGUAGES = ("kotlin", "swift", "javascript")
 
@@ -157,3 +158,21 @@ def test_the_page_is_part_of_the_artifact_and_names_no_machine(tiny_export, tiny
     assert str(tiny_checkpoint.parent) not in page
     assert "{{" not in page
     assert "{%" not in page
+
+
+def test_pictures_of_any_size_have_no_size_on_the_page(tmp_path):
+    weights = write_artifact(tmp_path / "a", budgets=(6,))
+    make_dynamic(tmp_path / "a", weights, 6, 24)
+    write_using(Artifact.open(tmp_path / "a"))
+    page = (tmp_path / "a" / "USING.md").read_text()
+    stated = json.loads(block(page, "json"))
+    vision = stated["graphs"]["vision"]
+    assert vision["inputs"]["pixel_values"] == ["batch", 3, "height", "width"]
+    assert vision["outputs"]["kept_indices"] == ["batch", "tokens"]
+    assert stated["picture"]["dynamic"]
+    assert "or all of one that has fewer; the largest pictures have 24" in page
+    for language in LANGUAGES:
+        code = block(page, language)
+        assert "HEIGHT" not in code
+        assert "let height" not in code
+        assert "height * width" in code

@@ -101,10 +101,18 @@ def _graph(manifest: Manifest, file: str, kind: str, budget: int | None = None) 
 
 
 def _shapes(tensors: Shapes) -> dict[str, list[int | str]]:
-    """Name the axes that may have any size: the first is the batch, any other counts tokens."""
+    """Name the axes that may have any size: the first is the batch, any other counts tokens, or
+    pixels."""
+    pixels = ("batch", "channels", "height", "width")
     return {
         name: [
-            size if size is not None else "tokens" if axis else "batch"
+            size
+            if size is not None
+            else pixels[axis]
+            if name == "pixel_values"
+            else "tokens"
+            if axis
+            else "batch"
             for axis, size in enumerate(shape)
         ]
         for name, shape in tensors.items()

@@ -57,6 +57,7 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
     from pocketvlm.layouts import open_layout
     from pocketvlm.ort.sessions import open_session
     from pocketvlm.text.prompts import Prompter
+    from pocketvlm.vision.constants import read_constants
 
     manifest = artifact.manifest
     graphs: list[tuple[str, str, int | None]] = [
@@ -73,6 +74,7 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
     for name in manifest.decoder.gguf.values():
         read_header(artifact.path(name)).check(name, **expected_dimensions(manifest.decoder))
     open_layout(artifact)
+    read_constants(artifact)
     Prompter.from_artifact(artifact)
     return {
         "artifact_id": manifest.artifact_id,

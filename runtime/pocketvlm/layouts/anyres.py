@@ -78,7 +78,10 @@ class AnyRes(Prepared):
         preprocessor.check_size(config.tile_size)
         layout = cls(config, preprocessor)
         stated = processor_config.get("image_grid_pinpoints")
-        if stated is not None and [list(size) for size in layout.pinpoints] != stated:
+        # An export may leave some out, but not have others.
+        kept = [list(size) for size in layout.pinpoints]
+        listed = stated if isinstance(stated, list) else []
+        if stated is not None and kept != [size for size in listed if size in kept]:
             raise ArtifactError(
                 f"the image processor cuts pictures into {stated}, the model puts "
                 f"{layout.pinpoints} together: the two configurations are of two models",

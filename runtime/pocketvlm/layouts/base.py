@@ -263,16 +263,16 @@ class Prepared:
     def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
         """Refuses either; see `Layout.capped`."""
         if max_pixels is not None:
-            raise no_cap(self.name, "max_pixels", "pixels are the same of every picture")
+            raise no_cap(self.name, "max_pixels", "all of its tiles have one size")
         if max_tiles is not None:
-            raise no_cap(self.name, "max_tiles", "tiles are not a limit")
+            raise no_cap(self.name, "max_tiles", "it does not choose among numbers of tiles")
         return self
 
 
 def no_cap(layout: str, setting: str, reason: str) -> RequestError:
     """The refusal of a limit that a layout does not have."""
     return RequestError(
-        f"{setting} is nothing that the layout {layout} has, whose {reason}",
+        f"{setting} is nothing that the layout {layout} has, as {reason}",
         advice="leave it out",
         setting=setting,
     )

@@ -100,7 +100,7 @@ def test_a_flag_beats_a_target_and_a_target_a_default(asked, board, command):
         "vision_precision": "int8",
         "decoder_precision": "int4",
     }
-    target |= {"context": 99, "feature_cache": None}
+    target |= {"context": 99, "max_pixels": None, "max_tiles": None, "feature_cache": None}
     prepack = command[0] != "run"
     assert "looked at" in pocketvlm(*command, "--target", path).stderr
     assert asked == target | {"settings": EngineSettings(threads=3, prepack=prepack)}

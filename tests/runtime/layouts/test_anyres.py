@@ -221,3 +221,27 @@ def test_settings_that_cannot_be_followed_are_refused(pinpoints, config):
     )
     with pytest.raises(PocketVLMError):
         make_layout(setting, {**CONFIG, **config})
+
+
+@pytest.mark.parametrize("made", [HF, FASTERVLM])
+def test_fewer_tiles_choose_among_the_smaller_pinpoints(made):
+    fewer = made.capped(max_tiles=2)
+    assert [str(grid) for grid in fewer.grids()] == ["1x2", "2x1"]
+    assert fewer.cut(picture(200, 30)).grid.tiles == 3
+    assert made.cut(picture(200, 30)).grid.tiles == 4
+    for refused in (1, 5):
+        with pytest.raises(PocketVLMError, match=rf"max_tiles {refused}: expected 2..4"):
+            made.capped(max_tiles=refused)
+    with pytest.raises(PocketVLMError, match="max_pixels is nothing that the layout anyres"):
+        made.capped(max_pixels=100_000)
+
+
+def test_an_export_may_leave_pinpoints_out():
+    """Then the processor's configuration lists more than the manifest."""
+    config = LayoutConfig(
+        (TILE, TILE), N, IMAGE_TOKEN, {"name": "anyres-hf", "pinpoints": PINPOINTS[1:3]}
+    )
+    assert len(make_layout(config, CONFIG).grids()) == 2
+    for other in (PINPOINTS[2:], [], 5, "56x56"):
+        with pytest.raises(PocketVLMError, match="the two configurations are of two models"):
+            make_layout(config, {**CONFIG, "image_grid_pinpoints": other})

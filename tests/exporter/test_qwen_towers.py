@@ -88,8 +88,8 @@ def encoded(name, picture) -> Encoded:
     tower = visual(name)
     rows, columns = (edge // 28 for edge in picture.shape[1:])
     squares = picture.reshape(3, rows, 2, 14, columns, 2, 14).transpose(1, 4, 2, 5, 0, 3, 6)
-    patches = np.repeat(squares.reshape(-1, 3, 1, 14, 14), 2, axis=2).reshape(len(squares), -1)
-    patches = patches.reshape(4 * rows * columns, -1)
+    patches = squares.reshape(4 * rows * columns, 3, 1, -1).repeat(2, axis=2)
+    patches = patches.reshape(len(patches), -1)
     grid = torch.tensor([[1, 2 * rows, 2 * columns]])
     with recorded_maps(tower) as maps, torch.inference_mode():
         output = tower(torch.from_numpy(patches), grid)
@@ -204,7 +204,7 @@ def test_a_fixed_size_is_the_same_module(size):
 
 
 def test_eight_bits_see_nearly_the_same(dynamic):
-    name, _, run = dynamic
+    name, _, _ = dynamic
     model, run_int8 = exported(name, "none", LARGEST, int8=True)
     assert "MatMulInteger" in {node.op_type for node in model.graph}
     pictures = noise(6, 5)

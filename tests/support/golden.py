@@ -44,7 +44,7 @@ def recorded_maps(model) -> Iterator[list[np.ndarray]]:
     order in which they are computed within the block."""
     maps = []
 
-    def attention(module, query, key, value, mask, scaling, **_):
+    def attention(module, query, key, value, attention_mask=None, scaling=1.0, **_):
         weights = (query @ key.transpose(2, 3) * scaling).softmax(-1)
         maps.append(weights[0].detach().numpy())
         return (weights @ value).transpose(1, 2), weights

@@ -19,11 +19,12 @@ class Attention:
 
     Attributes:
         query, key, value: (batch, heads, tokens, d) each; keys and values are already repeated for
-            their query heads. A key may also be (batch, tokens, heads, d).
+            their query heads. A key may also be (batch, tokens, heads, d), see ``tokens_first``.
         bias: broadcasts against (batch, heads, queries, keys), None where nothing is added.
         scale: what the products are multiplied by.
         output: (batch, queries, heads * d), the heads joined.
         last: the node that gives ``output``.
+        tokens_first: whether ``key`` is (batch, tokens, heads, d).
     """
 
     query: ir.Value
@@ -33,6 +34,7 @@ class Attention:
     scale: float
     output: ir.Value
     last: ir.Node
+    tokens_first: bool = False
 
 
 def attentions(graph: ir.Graph) -> Iterator[Attention]:
@@ -70,17 +72,19 @@ def joined_heads(value: ir.Value) -> ir.Value | None:
     )
 
 
-def join_heads(graph: ir.Graph, before: ir.Node, heads: ir.Value) -> ir.Value:
-    """(batch, heads, tokens, d) -> (batch, tokens, heads * d): what it is a view of, or a view by
-    new nodes."""
+def join_heads(
+    graph: ir.Graph, before: ir.Node, heads: ir.Value, *, tokens_first: bool = False
+) -> ir.Value:
+    """(batch, heads, tokens, d), with ``tokens_first`` (batch, tokens, heads, d), -> (batch,
+    tokens, heads * d): what it is a view of, or a view by new nodes."""
     if (joined := joined_heads(heads)) is not None:
         return joined
-    tokens_first = turned(heads, HEADS_FIRST)
-    if tokens_first is None:
+    split = heads if tokens_first else turned(heads, HEADS_FIRST)
+    if split is None:
         back = ir.node("Transpose", [heads], {"perm": HEADS_FIRST})
         graph.insert_before(before, back)
-        tokens_first = back.outputs[0]
-    reshaped = ir.node("Reshape", [tokens_first, constant(graph, "[0, 0, -1]", [0, 0, -1])])
+        split = back.outputs[0]
+    reshaped = ir.node("Reshape", [split, constant(graph, "[0, 0, -1]", [0, 0, -1])])
     graph.insert_before(before, reshaped)
     return reshaped.outputs[0]
 
@@ -128,10 +132,12 @@ def _around(softmax: ir.Node) -> Attention | None:
     if scale is None or product is None or mixed is None or last is None:
         return None
     query, value = product.inputs[0], mixed.inputs[1]
-    key = turned(product.inputs[1], _KEYS_LAST) or turned(product.inputs[1], _BOTH)
+    key = turned(product.inputs[1], _KEYS_LAST)
+    if tokens_first := key is None:
+        key = turned(product.inputs[1], _BOTH)
     if query is None or key is None or value is None or turned(last.inputs[0], HEADS_FIRST) is None:
         return None
-    return Attention(query, key, value, bias, scale, last.outputs[0], last)
+    return Attention(query, key, value, bias, scale, last.outputs[0], last, tokens_first)
 
 
 def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:

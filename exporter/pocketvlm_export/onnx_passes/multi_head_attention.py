@@ -3,14 +3,25 @@
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from pocketvlm_export.onnx_passes.attention import Attention, attentions, joined_heads
+from pocketvlm_export.onnx_passes.attention import (
+    HEADS_FIRST,
+    Attention,
+    attentions,
+    join_heads,
+    joined_heads,
+    turned,
+)
 from pocketvlm_export.onnx_passes.block_int4 import MICROSOFT
 from pocketvlm_export.onnx_passes.weights import replace_node
 
 
 class MultiHeadAttention(ir.passes.InPlacePass):
-    """Fuse attention whose queries, keys and values are heads of projections, without mask or
-    cache."""
+    """Fuse attention whose queries, keys and values are heads of projections, turned by their
+    positions or not, without mask or cache.
+
+    The operator then holds no map of all tokens by all tokens: without mask, bias and cache ONNX
+    Runtime's kernel for CPUs goes through it in blocks that fit its cache.
+    """
 
     def requires(self, model: ir.Model) -> None:
         """The graph has attention as it is traced; one whose heads cannot be counted would be left
@@ -23,7 +34,8 @@ class MultiHeadAttention(ir.passes.InPlacePass):
         fused = [attention for attention in attentions(model.graph) if _fits(attention)]
         for attention in fused:
             inputs = [
-                joined_heads(part) for part in (attention.query, attention.key, attention.value)
+                join_heads(model.graph, attention.last, part, tokens_first=tokens_first)
+                for part, tokens_first in _parts(attention)
             ]
             attributes = {"num_heads": _heads(attention), "scale": attention.scale}
             node = ir.node("MultiHeadAttention", inputs, attributes, domain=MICROSOFT)
@@ -45,9 +57,23 @@ def _heads(attention: Attention) -> int:
 
 
 def _fits(attention: Attention) -> bool:
-    parts = (attention.query, attention.key, attention.value)
     return (
         attention.bias is None
-        and all(joined_heads(part) is not None for part in parts)
+        and all(_is_split(*part) for part in _parts(attention))
         and _heads(attention) > 0
     )
+
+
+def _parts(attention: Attention) -> tuple[tuple[ir.Value, bool], ...]:
+    """Queries, keys and values, each with whether its tokens come before its heads."""
+    return (
+        (attention.query, False),
+        (attention.key, attention.tokens_first),
+        (attention.value, False),
+    )
+
+
+def _is_split(heads: ir.Value, tokens_first: bool) -> bool:
+    """Whether heads can be joined again without moving anything that was not moved before."""
+    moved = tokens_first or turned(heads, HEADS_FIRST) is not None
+    return moved or joined_heads(heads) is not None

@@ -151,8 +151,8 @@ class Qwen2VLVision(Tower):
         if layer.windowed and geometry.windows is not None:
             context = attend_within(geometry.windows, block, queries, keys, values)
         else:
-            heads = (in_heads(part, block) for part in (queries, keys, values))
-            context = attend(block, *heads, geometry.blocks)
+            queries, keys, values = (in_heads(part, block) for part in (queries, keys, values))
+            context = attend(block, queries, keys, values, geometry.blocks)
         hidden = hidden + block.output(context)
         return hidden + block.mlp(block.norm2(hidden))
 

@@ -65,16 +65,15 @@ def attend_within(
     Padding exists here only: projections and the MLP are of real patches. A window's map is small,
     and all maps together grow with P alone.
     """
-    size, width = windows.bias.shape[-1], queries.shape[-1]
-    count = windows.bias.shape[0]
+    (batch, _, width), (count, _, _, size) = queries.shape, windows.bias.shape
     by_window = [
         torch.index_select(part, 1, windows.patches).unflatten(1, (count, size))
         for part in (queries, keys, values)
     ]
-    heads = [in_heads(part.flatten(0, 1), block) for part in by_window]
-    bias = windows.bias.repeat(queries.shape[0], 1, 1, 1)
-    context = attend(block, *heads, bias=bias)  # (B * windows, S, heads * d)
-    whole = context.reshape(queries.shape[0], count * size, width)
+    queries, keys, values = (in_heads(part.flatten(0, 1), block) for part in by_window)
+    bias = windows.bias.repeat(batch, 1, 1, 1)
+    context = attend(block, queries, keys, values, bias=bias)  # (B * windows, S, heads * d)
+    whole = context.reshape(batch, count * size, width)
     return torch.index_select(whole, 1, windows.places)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from transformers import PretrainedConfig
 
-from pocketvlm.artifact.manifest import FastV
+from pocketvlm.artifact.manifest import POSITION_AXES, FastV
 from pocketvlm.errors import RequestError
 from pocketvlm_export.families import LayoutSpec, VLMSpec
 from pocketvlm_export.footprint import Footprint, Opened, estimate_footprint
@@ -283,6 +283,13 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
 
 
 def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:
+    if POSITION_AXES[plan.spec.decoder.positions] > 1:
+        raise RequestError(
+            "FastV is not proven on decoders that number tokens by rows and columns, as "
+            f"{plan.spec.family.model_type} checkpoints have",
+            advice="leave --fastv-layer and --fastv-keep out",
+            setting="fastv_layer",
+        )
     layers, budget = plan.spec.decoder.layers, plan.budgets[0]
     slots, window = max(plan.totals()[budget].values()), _window(plan.spec.decoder.config)
     if not 1 <= fastv.layer < layers:

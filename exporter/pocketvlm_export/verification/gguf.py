@@ -40,6 +40,7 @@ def measure_gguf(
         context=spec.context,
         hidden=spec.hidden,
         vocab=spec.vocab,
+        positions=spec.positions,
         # Several wait for each other at every operation, which on a busy machine takes minutes.
         settings=EngineSettings(threads=1),
         f32_cache=True,

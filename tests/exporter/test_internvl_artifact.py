@@ -135,6 +135,15 @@ def test_pictures_are_not_cut_where_a_tile_is_all(checkpoint, tmp_path):
     assert using["prompt"]["ids"] == expected["input_ids"][0].tolist()
 
 
+def test_no_sequence_is_longer_than_those_it_was_trained_on(checkpoint, tmp_path):
+    """Beyond them its frequencies would change."""
+    stated = json.loads((checkpoint / "config.json").read_text())["text_config"]
+    assert stated["rope_scaling"]["rope_type"] == "dynamic"
+    command = ["export", checkpoint, "-o", tmp_path / "out", "--context", 9999]
+    plan = json.loads(pocketvlm(*command, "--dry-run", "--json").stdout)
+    assert plan["context"] == stated["max_position_embeddings"] == 1024
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -203,6 +212,14 @@ def test_commands_work_on_it(artifact, file, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert {row["max_tiles"] for row in rows} == {2}
     assert pocketvlm("inspect", artifact, "--json").exit_code == 0
+
+
+def test_clips_are_refused_in_words(artifact):
+    vlm = VLM.load(artifact)
+    with pytest.raises(RequestError, match="answers questions about pictures, not clips"):
+        vlm.generate("what?", videos=["clip.mp4"])
+    with pytest.raises(RequestError, match="<IMG_CONTEXT>"):
+        vlm.generate("is <IMG_CONTEXT> a picture?")
 
 
 def test_the_pages_beside_it_say_how_tiles_are_joined(artifact):

@@ -163,8 +163,9 @@ class PrunedVisionEncoder(nn.Module):
 
     def _blocks_of(self, queries: int) -> int:
         """How many blocks so many queries are split into where they attend to all patches."""
-        heads = self.spec.config.num_attention_heads
-        return blocks_of(heads, queries, self.spec.sequence) if self.portable else 1
+        if not self.portable:
+            return 1
+        return blocks_of(self.spec.dimensions.heads, queries, self.spec.sequence)
 
     def _every(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the patches of all tokens, token by token: (B, tokens, C) -> (B, N merge^2, C)."""

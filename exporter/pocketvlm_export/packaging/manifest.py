@@ -90,6 +90,7 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             },
             totals={str(budget): by_grid for budget, by_grid in plan.totals().items()},
             caps=spec.caps.given,
+            extras=spec.vision.extras,
         ),
         decoder=DecoderSpec(
             engines=plan.options.engines,

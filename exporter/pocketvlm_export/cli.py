@@ -130,8 +130,8 @@ def _precision_option(
     "--max-tiles",
     type=int,
     metavar="N",
-    help="Parts that a picture is cut into at most, where it is cut into tiles. A smaller number "
-    "may be given when the artifact runs.",
+    help="Parts that a picture is cut into at most, where it is cut into tiles; 4 by default. A "
+    "smaller number may be given when the artifact runs.",
 )
 @click.option(
     "--fixed-size",
@@ -298,8 +298,11 @@ def _pipeline() -> Any:
 def _print_cost(plan: Any) -> None:
     """Print to stderr, before any work, what the artifact will take on the device."""
     _print_warnings(plan)
+    described = plan.to_dict()
     with tqdm.external_write_mode():
-        click.echo(_describe_cost(plan.to_dict()), err=True)
+        for line in _describe_caps(described["caps"]):
+            click.echo(line.strip(), err=True)
+        click.echo(_describe_cost(described), err=True)
 
 
 def _print_warnings(plan: Any) -> None:
@@ -333,12 +336,23 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
     )
     budgets = ", ".join(map(str, plan["budgets"]))
     yield f"{plan['pruner']}, visual tokens {budgets}{fastv}; nothing written"
+    yield from _describe_caps(plan["caps"])
     yield from _describe_totals(plan["totals"])
     for file, size in plan["files"].items():
         yield f"  {file:44} about {size / 1e6:10.1f} MB"
     disk, memory = plan["disk_bytes"] / 1e6, plan["memory_bytes"] / 1e6
     yield f"  while exporting: disk about {disk:.1f} MB, memory about {memory:.1f} MB"
     yield f"  {_describe_cost(plan)}"
+
+
+def _describe_caps(caps: dict[str, Any]) -> Iterator[str]:
+    """What pictures are made of, where that is not the checkpoint's own."""
+    if pixels := caps.get("max_pixels"):
+        yield f"  pictures are made smaller than {pixels} pixels; --max-pixels N for others"
+    if tiles := caps.get("max_tiles"):
+        yield f"  pictures are cut into {tiles} parts at most; --max-tiles N for others"
+    if size := caps.get("fixed_size"):
+        yield f"  every picture is resized to {size[0]}x{size[1]} pixels (height x width)"
 
 
 def _describe_totals(totals: dict[str, dict[str, int]]) -> Iterator[str]:

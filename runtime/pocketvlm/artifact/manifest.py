@@ -263,18 +263,9 @@ class Manifest:
         data["vision"]["graphs"] = {
             str(budget): graphs for budget, graphs in data["vision"]["graphs"].items()
         }
-        order = [
-            "schema_version",
-            "artifact_id",
-            "created_by",
-            "source",
-            "pruning",
-            "vision",
-            "decoder",
-            "parity",
-        ]
+        order = "schema_version artifact_id created_by source pruning vision decoder parity"
         plain: dict[str, Any] = json.loads(
-            json.dumps({key: data[key] for key in [*order, "requires", "files"]})
+            json.dumps({key: data[key] for key in [*order.split(), "requires", "files"]})
         )
         return plain
 

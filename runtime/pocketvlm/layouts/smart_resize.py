@@ -34,7 +34,7 @@ from pocketvlm.media.preprocessing import Preprocessor
 
 _MOST_ASPECT = 200  # longer edge by shorter edge; transformers refuses others too
 _MOST_FACTOR = 1024
-_MOST_PIXELS = 100_000_000
+_MOST_PIXELS = 1 << 25  # twice the largest published limit
 # Where the configuration is silent, as transformers.
 _DEFAULTS = {"patch_size": 14, "merge_size": 2}
 _MIN_PIXELS, _MAX_PIXELS = 56 * 56, 1280 * 28 * 28

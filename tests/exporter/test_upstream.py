@@ -309,3 +309,15 @@ def test_gelu_of_the_projector_is_the_exact_one():
     with torch.inference_mode():
         expected = module.linear_2(functional.gelu(module.linear_1(x)))
         np.testing.assert_allclose(module(x), expected, atol=1e-6)
+
+
+def test_qwen2_vls_tower_has_the_parts_that_are_exported():
+    """transformers 5.23: the class, which transformers does not export, and its parts."""
+    config = transformers.Qwen2VLConfig().vision_config
+    config.depth, config.embed_dim, config.num_heads = 1, 16, 2
+    tower = upstream.Qwen2VisionTransformer(config)
+    assert tower.config_class.model_type == config.model_type == "qwen2_vl_vision"
+    assert tower.patch_embed.proj.weight.shape == (16, 3, 2, 14, 14)
+    assert tower.blocks[0].attn.qkv.out_features == 48
+    assert tower.merger.ln_q.normalized_shape == (16,)
+    assert tower.merger.mlp[0].in_features == 64

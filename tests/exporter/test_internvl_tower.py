@@ -1,15 +1,22 @@
 """InternVL's tower: against transformers' own model, with and without norms on queries and keys,
 and every method against its oracle."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from pocketvlm_export.families import VisionSpec
+from pocketvlm_export.loading import open_checkpoint
+from pocketvlm_export.options import ExportOptions
+from pocketvlm_export.plan import make_plan
 from pocketvlm_export.pruning import PRUNERS, make_pruner
 from pocketvlm_export.verification.oracles import Encoded, find_oracle
 from support.golden import DATA, TEXT, filled, recorded_maps, run_graph
+from support.internvl import vision_outputs
 
 GRID = (4, 4)
 TOWER = {
@@ -126,3 +133,29 @@ def test_attention_is_fused_or_left_standard():
     expected = run(noise)
     for name, value in run_portable(noise).items():
         np.testing.assert_allclose(value, expected[name], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "changes"),
+    [
+        ("tiny-internvl", "internvl_vision_qk0", {}),
+        ("tiny-internvl-6b", "internvl_vision_qk1", {"use_mean_pooling": False}),
+    ],
+)
+def test_golden_weights_in_a_checkpoint(make_tiny, preset, name, changes):
+    folder, golden = make_tiny(preset), np.load(DATA / f"{name}.npz")
+    stored = load_file(folder / "model.safetensors")
+    for key, value in made(**KINDS[name]).state_dict().items():
+        if not key.startswith("language_model."):
+            assert changes or stored[key].shape == value.shape
+            stored[key] = value.contiguous()
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"] |= changes
+    (folder / "config.json").write_text(json.dumps(config))
+    opened, kept = open_checkpoint(str(folder)), golden["kept_indices"]
+    pruner = make_plan(opened, ExportOptions("fastervlm")).pruner
+    features, indices, _ = vision_outputs(opened, pruner, 5, pictures(name))
+    np.testing.assert_array_equal(indices, kept)
+    expected = np.take_along_axis(golden["all_features"], kept[..., None], 1)
+    np.testing.assert_allclose(features, expected, atol=1e-5)

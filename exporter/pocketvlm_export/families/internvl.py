@@ -37,6 +37,7 @@ from pocketvlm_export.pruning import find_pruner
 _BEFORE, _AFTER = "<img>", "</img>"
 _MIN, _MAX = "min_patches", "max_patches"  # tiles, in the processor's words
 _PROCESSOR_DEFAULTS = {_MIN: 1, _MAX: 12}
+_WHOLE = 1e-6  # ratios such as 1/3 are stored rounded
 
 
 class InternVL(Family):
@@ -63,7 +64,7 @@ class InternVL(Family):
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """How pictures are cut, and the ids of the tokens around them."""
-        stated = {**_PROCESSOR_DEFAULTS, **image_processor(folder)}
+        tiles = _tiles(image_processor(folder))
         tokenizer = load_tokenizer(folder)
         around = [
             tokenizer(text, add_special_tokens=False)["input_ids"] for text in (_BEFORE, _AFTER)
@@ -73,8 +74,7 @@ class InternVL(Family):
                 f"the tokenizer in {folder} has no tokens {_BEFORE} and {_AFTER}",
                 advice="give the whole checkpoint, with the tokenizer's added tokens",
             )
-        options = {"min_tiles": stated[_MIN], "max_tiles": stated[_MAX]}
-        return _with_layout(spec, {**options, "before": around[0], "after": around[1]})
+        return _with_layout(spec, {**tiles, "before": around[0], "after": around[1]})
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Cut pictures into fewer parts; the whole picture's tile is not counted."""
@@ -152,15 +152,32 @@ class _ShuffledProjector(nn.Module):
         return projected
 
 
-def _vision(config: Any) -> VisionSpec:
-    tower = config.vision_config
-    size, patch = tuple(tower.image_size), tuple(tower.patch_size)
-    merge = round(1 / config.downsample_ratio)
-    edge = patch[0] * merge
-    if size[0] != size[1] or patch[0] != patch[1] or size[0] % edge:
+def _tiles(stated: Mapping[str, Any]) -> dict[str, int]:
+    """The least and the most tiles that an image processor cuts a picture into; it takes its own
+    defaults where it states nothing."""
+    least, most = (
+        default if stated.get(name) is None else stated[name]
+        for name, default in _PROCESSOR_DEFAULTS.items()
+    )
+    if type(least) is not int or type(most) is not int or not 1 <= least <= most:
         raise CheckpointError(
-            f"image_size {size}, patch_size {patch} and downsample_ratio {config.downsample_ratio} "
-            f"do not make whole squares of {merge}x{merge} patches",
+            f"the image processor cuts pictures into {least!r} to {most!r} tiles",
+            expected=f"whole numbers, {_MIN} at most {_MAX}",
+            advice="correct preprocessor_config.json",
+        )
+    return {"min_tiles": least, "max_tiles": most}
+
+
+def _vision(config: Any) -> VisionSpec:
+    tower, ratio = config.vision_config, config.downsample_ratio
+    size, patch = tuple(tower.image_size), tuple(tower.patch_size)
+    merge = round(1 / ratio) if 0 < ratio <= 1 else 0
+    edge = patch[0] * merge
+    whole = merge > 0 and abs(merge * ratio - 1) < _WHOLE
+    if not whole or size[0] != size[1] or patch[0] != patch[1] or size[0] % edge:
+        raise CheckpointError(
+            f"image_size {size}, patch_size {patch} and downsample_ratio {ratio} do not make whole "
+            "squares of patches",
             advice="give a checkpoint where image_size / patch_size x downsample_ratio is whole",
         )
     if config.vision_feature_select_strategy != "default":
@@ -174,6 +191,12 @@ def _vision(config: Any) -> VisionSpec:
         raise CheckpointError(
             f"vision_feature_layer {config.vision_feature_layer} lists several layers",
             expected="one, as transformers reads it",
+        )
+    if config.vision_feature_layer != -1 and not tower.use_mean_pooling:
+        raise CheckpointError(
+            f"vision_feature_layer {config.vision_feature_layer} is read before the norm behind "
+            "the last layer, which is not supported",
+            advice="export a checkpoint that uses -1, or one with use_mean_pooling",
         )
     return VisionSpec(
         tower, size, (size[0] // edge) ** 2, has_cls=True, feature_layers=layers, merge=merge

@@ -161,7 +161,7 @@ def load_table(name: str, other: str, weights: Weights, spec: DecoderSpec) -> to
 
 def _within_context(text: Any) -> Any:
     """The configuration of the same model on no longer sequences than it was trained on: there
-    dynamic rope is rope without scaling, which published InternVL3 checkpoints have."""
+    dynamic rope is rope without scaling."""
     stated = getattr(text, "rope_parameters", None) or {}
     if stated.get("rope_type") != _DYNAMIC:
         return text

@@ -74,6 +74,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "tiles": layout.recipe,
         "cut": layout.grids()[-1].tiles > 1,
         "named": len(slots) > slot_count(layout, slots),
+        "apart": bool((np.diff(np.flatnonzero(slots == decoder.image_token_id)) > 1).any()),
         "medium": {"image": "picture", "video": "clip"}[layout.medium],
         "picture": _picture(layout),
         "prompt": _prompt(Prompter.from_artifact(artifact), layout),

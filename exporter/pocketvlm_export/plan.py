@@ -156,7 +156,7 @@ class ExportPlan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What whoever exports should know, a sentence each."""
-        return tuple(self.spec.family.warnings(self.spec, self.pruner.name))
+        return tuple(self.spec.family.warnings(self.spec, self.pruner.name, self.pruner.reads))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--dry-run --json`` prints."""

@@ -4,6 +4,7 @@
 """
 
 import functools
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +22,13 @@ pytest.importorskip("llama_cpp")
 
 @dataclass(frozen=True)
 class Model:
-    """A preset, one of its family's layouts, and whether its tower has a [CLS] token."""
+    """A preset, one of its family's layouts, whether its tower has a [CLS] token, and the methods
+    with which it is one of the pairs; None for all, where no other model has its kind of tower."""
 
     preset: str
     layout: str
     has_cls: bool = True
+    methods: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         return f"{self.preset}-{self.layout}"
@@ -33,11 +36,14 @@ class Model:
 
 MODELS = [
     Model("tiny-llama", "single"),
-    Model("tiny-llava-next", "fastervlm"),
-    Model("tiny-llava-next", "hf"),
+    Model("tiny-llava-next", "fastervlm", methods=("fastervlm", "vtc-cls", "divprune", "uniform")),
+    Model("tiny-llava-next", "hf", methods=("received-attention", "gprune", "none")),
     Model("tiny-smolvlm", "hf", has_cls=False),
-    Model("tiny-idefics3", "hf", has_cls=False),
-    Model("tiny-video-llava", "fastervlm"),
+    Model("tiny-idefics3", "hf", has_cls=False, methods=("divprune", "none")),
+    Model("tiny-video-llava", "fastervlm", methods=("fastervlm", "divprune", "random")),
+    Model("tiny-internvl", "hf"),
+    Model("tiny-qwen2-vl", "hf", has_cls=False, methods=("received-attention", "divprune", "none")),
+    Model("tiny-qwen2.5-vl", "hf", has_cls=False),
 ]
 # What --decoder, --decoder-precision and --gguf-type are given.
 DECODERS = [
@@ -66,10 +72,18 @@ def allowed(combination):
     return model.has_cls or "cls_row" not in find_pruner(pruner).reads
 
 
+def allowed_in_pairs(combination):
+    """Whether it is allowed, and worth its time where not everything is tried."""
+    model, pruner = combination.get("model"), combination.get("pruner")
+    chosen = model is None or pruner is None or model.methods is None or pruner in model.methods
+    return chosen and allowed(combination)
+
+
 def pytest_generate_tests(metafunc):
     if "combination" in metafunc.fixturenames:
+        every = metafunc.config.getoption("all_combinations")
         factors = {"model": MODELS, "pruner": list(PRUNERS), "decoder": DECODERS, "vision": VISION}
-        rows = combinations(metafunc.config, factors, allowed)
+        rows = combinations(metafunc.config, factors, allowed if every else allowed_in_pairs)
         names = ["-".join((str(r["model"]), r["pruner"], r["decoder"][0])) for r in rows]
         metafunc.parametrize("combination", rows, ids=names)
 
@@ -81,7 +95,7 @@ def checkpoints(make_tiny):
 
 
 def test_every_family_is_here():
-    presets = {model.preset.removeprefix("tiny-").replace("-", "_") for model in MODELS}
+    presets = {re.sub("[-.]", "_", model.preset.removeprefix("tiny-")) for model in MODELS}
     assert presets - {"llama"} | {"llava"} == FAMILIES.keys()
 
 

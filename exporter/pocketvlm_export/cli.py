@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from pocketvlm.artifact.manifest import FastV
-from pocketvlm.cli.inspect import figures_text, totals_text
+from pocketvlm.cli.inspect import figures_text, pixels_text, totals_text
 from pocketvlm.cli.lists import BUDGETS, Comma
 from pocketvlm.cli.target import takes_target
 from pocketvlm.errors import RequestError
@@ -373,5 +373,7 @@ def _describe_report(report: dict[str, Any]) -> Iterator[str]:
             f"  parity {name:8} max difference {part['max_abs']:.1e} of "
             f"{part['max_reference']:.3g}; {detail}"
         )
+    if parity["pixels"]:
+        yield f"  parity pixels   {pixels_text(parity['pixels'])}"
     for precision, figures in parity["by_precision"].items():
         yield f"  parity {precision:8} {figures_text(figures)}"

@@ -10,8 +10,8 @@ import click
 from tqdm import tqdm
 
 from pocketvlm.artifact.manifest import FastV
-from pocketvlm.cli.inspect import figures_text, totals_text
-from pocketvlm.cli.lists import BUDGETS, Comma
+from pocketvlm.cli.inspect import figures_text, pixels_text, totals_text
+from pocketvlm.cli.lists import BUDGETS, SIZE, Comma
 from pocketvlm.cli.target import takes_target
 from pocketvlm.errors import RequestError
 from pocketvlm_export.caps import Caps
@@ -33,22 +33,6 @@ def _one_of(names: Collection[str]) -> Callable[[str], str]:
     return check
 
 
-class _Size(click.ParamType):
-    """Height and width, as in ``448x640``."""
-
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Read it."""
-        height, _, width = str(value).partition("x")
-        if not (height.isdecimal() and width.isdecimal()):
-            self.fail(f"{value!r} is not a height and a width, as in 448x640", param, ctx)
-        return int(height), int(width)
-
-
-SIZE = _Size()
 TYPES = Comma(f"GGUF types ({', '.join(GGUF_TYPES)})", _one_of(GGUF_TYPES))
 
 
@@ -387,5 +371,7 @@ def _describe_report(report: dict[str, Any]) -> Iterator[str]:
             f"  parity {name:8} max difference {part['max_abs']:.1e} of "
             f"{part['max_reference']:.3g}; {detail}"
         )
+    if parity["pixels"]:
+        yield f"  parity pixels   {pixels_text(parity['pixels'])}"
     for precision, figures in parity["by_precision"].items():
         yield f"  parity {precision:8} {figures_text(figures)}"

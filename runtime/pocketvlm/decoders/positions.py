@@ -22,12 +22,14 @@ class Positions(Protocol):
 
     Attributes:
         name: what manifests call it, ``decoder.positions``.
+        title: for people; where that is worth a word.
         axes: numbers that each token has, `pocketvlm.artifact.manifest.POSITION_AXES`.
         pictures_divide: whether a part of a picture is numbered as it is in the whole, so that a
             cache can be cut inside one.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
     axes: ClassVar[int]
     pictures_divide: ClassVar[bool]
 
@@ -58,6 +60,7 @@ class Contiguous:
     """0, 1, 2, ...: a picture's tokens are numbered as text is, whatever was dropped."""
 
     name: ClassVar[str] = "contiguous"
+    title: ClassVar[str] = ""
     axes: ClassVar[int] = POSITION_AXES[name]
     pictures_divide: ClassVar[bool] = True
 
@@ -81,6 +84,7 @@ class MRope:
     """
 
     name: ClassVar[str] = "mrope"
+    title: ClassVar[str] = "time, row and column of each token (M-RoPE)"
     axes: ClassVar[int] = POSITION_AXES[name]
     pictures_divide: ClassVar[bool] = False
 

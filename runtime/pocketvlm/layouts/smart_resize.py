@@ -113,6 +113,19 @@ class SmartResize(Prepared):
             most=self.max_pixels,
         )
 
+    @property
+    def summary(self) -> str:
+        """See `Layout.summary`."""
+        if self.size:
+            return f"all resized to {self.size[1]}x{self.size[0]} pixels"
+        most = min(self.max_pixels // self.factor**2, self.config.patches)
+        return f"any size up to {self.max_pixels} pixels, at most {most} tokens"
+
+    @property
+    def caps(self) -> Mapping[str, int]:
+        """See `Layout.caps`."""
+        return {} if self.size else {"max_pixels": self.max_pixels}
+
     def grids(self) -> Sequence[TileGrid]:
         """The only one, or with dynamic resolution that of the largest picture, as near to a square
         as it can be."""

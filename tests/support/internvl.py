@@ -7,7 +7,10 @@ import numpy as np
 import torch
 from transformers import InternVLForConditionalGeneration
 
+from pocketvlm import VLM, Artifact, EngineSettings
 from pocketvlm.artifact.manifest import Pruning
+from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
+from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.graphs import PrunedVisionEncoder
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.pruning.base import Pruner
@@ -116,6 +119,25 @@ class Theirs:
 def numbered(kept: list[np.ndarray]) -> list[int]:
     """Kept tokens of the tiles of one picture, numbered on from tile to tile."""
     return [int(number) for tile, at in enumerate(kept) for number in at + N * tile]
+
+
+def load_exact(folder: Path, engine: str) -> VLM:
+    """An artifact answered for by its float32 decoder; llama.cpp's keeps keys and values in float32
+    too, else its logits are some thousandths off."""
+    if engine == "onnx":
+        return VLM.load(folder, decoder=engine)
+    artifact, one = Artifact.open(folder), EngineSettings(threads=1)
+    decoder = artifact.manifest.decoder
+    opened = LlamaCppDecoder.from_file(
+        artifact.path(decoder.gguf["f32"]),
+        context=decoder.context,
+        hidden=decoder.hidden,
+        vocab=decoder.vocab,
+        positions=decoder.positions,
+        settings=one,
+        f32_cache=True,
+    )
+    return VLM(artifact, VisionEncoder.open(artifact, settings=one), opened)
 
 
 def vision_outputs(

@@ -267,6 +267,26 @@ def test_files_that_the_pages_name_exist(page):
         assert named.exists(), link or path
 
 
+_QUOTED = re.compile(r"```python\n(.*?)```", re.DOTALL)
+_FILE_OF = re.compile(r"^# tests/.*\n", re.MULTILINE)  # a quote's source, said in it
+
+
+def test_the_guide_to_families_quotes_the_source(packages):
+    """What it shows of InternVL is in the repository, whatever its indentation."""
+
+    def plain(text: str) -> str:
+        return "\n".join(line.strip() for line in text.strip().splitlines())
+
+    files = [*packages["pocketvlm_export"].rglob("internvl.py"), *(ROOT / "tests").rglob("*.py")]
+    files.append(packages["pocketvlm"] / "layouts" / "tiles.py")
+    sources = [plain(file.read_text(encoding="utf-8")) for file in files]
+    quotes = _QUOTED.findall((ROOT / "docs" / "add-a-family.md").read_text(encoding="utf-8"))
+    assert len(quotes) >= 5
+    for quote in quotes:
+        for piece in map(plain, _FILE_OF.sub("\n", quote).split("\n\n")):
+            assert any(piece in source for source in sources), piece
+
+
 MAPS = {  # the heads of the tables that show the rooms of a package
     "pocketvlm": "| room of the runtime |",
     "pocketvlm_export": "| room of the exporter |",

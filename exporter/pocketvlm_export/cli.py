@@ -12,9 +12,9 @@ from tqdm import tqdm
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.cli.inspect import figures_text, pixels_text, totals_text
 from pocketvlm.cli.lists import BUDGETS, SIZE, Comma
-from pocketvlm.cli.target import takes_target
+from pocketvlm.cli.target import given_by_target, takes_target
 from pocketvlm.errors import RequestError
-from pocketvlm_export.caps import Caps
+from pocketvlm_export.caps import CAPS, Caps
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.precisions import Part, names_for
@@ -244,7 +244,7 @@ def export(
         fastv=None if fastv_layer is None or fastv_keep is None else FastV(fastv_layer, fastv_keep),
         total_budgets=total_budget,
         layout=layout,
-        caps=Caps(max_pixels, max_tiles, fixed_size),
+        caps=Caps(max_pixels, max_tiles, fixed_size, given_by_target(*CAPS)),
         decoder=decoder,
         vision_precisions=vision_precision,
         decoder_precisions=decoder_precision,

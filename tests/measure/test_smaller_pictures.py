@@ -102,3 +102,14 @@ def test_more_than_the_artifacts_own_is_refused(folder, command):
         result = invoke(*command, folder / "a", *caps)
         assert result.exit_code == 1
         assert found in result.stderr
+
+
+def test_a_targets_caps_are_taken_as_far_as_the_artifact_has_them(folder, tmp_path):
+    (tmp_path / "board.toml").write_text(
+        'description = "a board"\nmax_pixels = 128\nmax_tiles = 2\n'
+    )
+    asked = ["profile", folder / "a", "--repeat", "1", "--warmup", "0", "--new-tokens", "1"]
+    result = invoke(*asked, "--target", tmp_path / "board.toml", "--json")
+    rows = json.loads(result.stdout)["results"]
+    assert {(row["max_pixels"], row["max_tiles"]) for row in rows} == {(128, None)}
+    assert {row["visual_tokens_before"] for row in rows} == {8}

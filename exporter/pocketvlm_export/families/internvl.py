@@ -80,7 +80,8 @@ class InternVL(Family):
         spec = super().capped(spec, caps)
         (layout,) = spec.layouts.values()
         least, own = layout.stated["min_tiles"], layout.stated["max_tiles"]
-        most = min(own, DEFAULT_TILES) if caps.max_tiles is None else caps.max_tiles
+        asked = caps.tiles_within(own)
+        most = min(own, DEFAULT_TILES) if asked is None else asked
         if not least <= most <= own:
             raise RequestError(
                 f"--max-tiles {most} is outside {least}..{own}, which this checkpoint was trained "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.cli.lists import NUMBERS, SIZE, Comma
-from pocketvlm.cli.target import takes_target
+from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import RequestError
 from pocketvlm_measure.cli.options import case_options
@@ -156,7 +156,7 @@ def profile(
     from pocketvlm_measure.profiler.questions import Question, made_up_prompt
 
     artifact = Artifact.open(directory).shortened(context)
-    artifact = artifact.capped(max_pixels=max_pixels, max_tiles=max_tiles)
+    artifact = capped(artifact, max_pixels=max_pixels, max_tiles=max_tiles)
     cases = sweep(
         artifact.manifest,
         budgets=Comma.without_all(budget, "--budget"),
@@ -165,8 +165,8 @@ def profile(
         vision_precisions=vision_precision,
         threads=threads,
         context=context,
-        max_pixels=max_pixels,
-        max_tiles=max_tiles,
+        max_pixels=artifact.max_pixels,
+        max_tiles=artifact.max_tiles,
     )
     paths = tuple(str(path) for path in images)
     asked = prompt or made_up_prompt(artifact, len(paths) or 1)

@@ -302,7 +302,7 @@ class Prepared:
 
 
 def caps_within(
-    layout: Layout[Any], max_pixels: int | None, max_tiles: int | None
+    layout: Layout[Any], *, max_pixels: int | None = None, max_tiles: int | None = None
 ) -> dict[str, int | None]:
     """Limits that suit a device, as far as a layout has them: a smaller one of its own does as
     well, and one that it does not have is None."""

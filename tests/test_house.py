@@ -1,4 +1,5 @@
-"""The house: which package may import which, no circle between rooms, a runtime one can survey.
+"""The house: which package may import which, no circle between rooms, a runtime one can survey, no
+entry of a registry asked for by its name.
 
 A room is what lies directly in a package: a module, or a folder with all that is in it.
 """
@@ -8,10 +9,15 @@ import graphlib
 import itertools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+from pocketvlm.layouts import LAYOUTS
+from pocketvlm_export.families import FAMILIES
+from pocketvlm_export.pruning import PRUNERS
+from pocketvlm_export.towers import TOWERS
 
 ROOT = Path(__file__).parents[1]
 # Where each package lies, and which others it may import.
@@ -165,6 +171,86 @@ def test_every_package_is_in_the_wheel_with_all_its_files(packages):
         assert (folder / "py.typed").is_file()
 
 
+_FAMILIES, _TOWERS, _LAYOUTS, _PRUNING, _ORACLES = (
+    "exporter/pocketvlm_export/families/",
+    "exporter/pocketvlm_export/towers/",
+    "runtime/pocketvlm/layouts/",
+    "exporter/pocketvlm_export/pruning/",
+    "exporter/pocketvlm_export/verification/oracles/",
+)
+# Registries, and the rooms that may call their entries by name: their own, and that of families,
+# which say what goes with each of them.
+REGISTRIES = {
+    "families": (FAMILIES, (_FAMILIES, _TOWERS)),
+    "towers": (TOWERS, (_TOWERS, _FAMILIES)),
+    "layouts": (LAYOUTS, (_LAYOUTS, _FAMILIES)),
+    "pruners": (PRUNERS, (_PRUNING, _ORACLES, _FAMILIES)),
+}
+# What else may say a name of which registry, and why.
+SAID_ELSEWHERE = {
+    ("exporter/pocketvlm_export/upstream.py", "llava_next"): "a module of transformers",
+    ("exporter/pocketvlm_export/targets.py", "none"): "asking a method loads torch",
+    ("exporter/pocketvlm_export/packaging/using.py", "tiles"): "a field of the template",
+    ("runtime/pocketvlm/artifact/manifest.py", "single"): "of manifests that state no layout",
+    ("runtime/pocketvlm/artifact/choices.py", "none"): "it scores nothing, so nothing is cut",
+    ("runtime/pocketvlm/cli/inspect.py", "frames"): "an option of layouts, not one of them",
+    ("runtime/pocketvlm/decoders/gguf_header.py", "none"): "a way to scale frequencies",
+    ("profiles/pocketvlm_measure/evaluation/metrics/vqa_text.py", "none"): "a number in words",
+    ("profiles/pocketvlm_measure/profiler/rows.py", "tiles"): "a column",
+}
+
+
+def said(file: Path) -> set[str]:
+    """The texts that a module has as constants, each whole."""
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    return {
+        node.value for node in nodes if isinstance(node, ast.Constant) and type(node.value) is str
+    }
+
+
+def called_by_name(
+    files: Mapping[str, Path], registries: Mapping[str, tuple[Iterable[str], tuple[str, ...]]]
+) -> set[tuple[str, str]]:
+    """(file, entry) wherever a file, given by its path here, says the name of an entry and lies in
+    none of the rooms that may."""
+    rooms_of: dict[str, tuple[str, ...]] = {}  # a family and a layout may have one name
+    for names, rooms in registries.values():
+        rooms_of |= {name: (*rooms_of.get(name, ()), *rooms) for name in names}
+    return {
+        (path, name)
+        for path, file in files.items()
+        for name in said(file).intersection(rooms_of)
+        if not path.startswith(rooms_of[name])
+    }
+
+
+def test_entries_of_registries_are_called_by_name_at_home_only(packages):
+    """A module that asks for a family, a tower, a layout or a method by name would have to be
+    changed for the next one."""
+    files = {
+        file.relative_to(ROOT).as_posix(): file
+        for folder in packages.values()
+        for file in folder.rglob("*.py")
+    }
+    assert called_by_name(files, REGISTRIES) == SAID_ELSEWHERE.keys()
+
+
+def test_what_that_finds(tmp_path):
+    texts = {
+        "home/llava.py": "NAME = 'llava'\n",
+        "home/fuyu.py": "NAME = 'fuyu'\n",
+        "away.py": "def f(name):\n    return name == 'llava' or f'{name} is llava' or 'llava?'\n",
+        "innocent.py": "llava = 'LLaVA'  # 'llava'\n",
+    }
+    files = {}
+    for path, text in texts.items():
+        files[path] = tmp_path / path
+        files[path].parent.mkdir(exist_ok=True)
+        files[path].write_text(text)
+    registries = {"families": (["llava", "fuyu"], ("home/",))}
+    assert called_by_name(files, registries) == {("away.py", "llava")}
+
+
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")))
 # A link to a file here, or a file of the source or the tests in backticks.
 NAMED_FILE = re.compile(
@@ -179,6 +265,26 @@ def test_files_that_the_pages_name_exist(page):
             continue
         named = (ROOT / page).parent / link if link else ROOT / path
         assert named.exists(), link or path
+
+
+_QUOTED = re.compile(r"```python\n(.*?)```", re.DOTALL)
+_FILE_OF = re.compile(r"^# tests/.*\n", re.MULTILINE)  # a quote's source, said in it
+
+
+def test_the_guide_to_families_quotes_the_source(packages):
+    """What it shows of InternVL is in the repository, whatever its indentation."""
+
+    def plain(text: str) -> str:
+        return "\n".join(line.strip() for line in text.strip().splitlines())
+
+    files = [*packages["pocketvlm_export"].rglob("internvl.py"), *(ROOT / "tests").rglob("*.py")]
+    files.append(packages["pocketvlm"] / "layouts" / "tiles.py")
+    sources = [plain(file.read_text(encoding="utf-8")) for file in files]
+    quotes = _QUOTED.findall((ROOT / "docs" / "add-a-family.md").read_text(encoding="utf-8"))
+    assert len(quotes) >= 5
+    for quote in quotes:
+        for piece in map(plain, _FILE_OF.sub("\n", quote).split("\n\n")):
+            assert any(piece in source for source in sources), piece
 
 
 MAPS = {  # the heads of the tables that show the rooms of a package

@@ -1,13 +1,14 @@
 """Knows the caps on pictures that an export may state; imports neither torch nor transformers."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 from pocketvlm.errors import RequestError
 
 # Where neither the user nor the checkpoint bounds them to a device's measure.
 DEFAULT_TILES = 4
+CAPS = ("max_pixels", "max_tiles", "fixed_size")
 DEFAULT_TOKENS = 512  # before pruning, where resolution is dynamic
 
 
@@ -25,11 +26,14 @@ class Caps:
             is not counted.
         fixed_size: (height, width) that every picture is resized to, where resolution is dynamic;
             for runtimes that want graphs of one shape.
+        suggested: names of those that a device suggests, whatever the model: where a family does
+            not have one it is left out, and a smaller limit of the checkpoint's own does as well.
     """
 
     max_pixels: int | None = None
     max_tiles: int | None = None
     fixed_size: tuple[int, int] | None = None
+    suggested: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.max_pixels is not None and self.fixed_size is not None:
@@ -48,7 +52,25 @@ class Caps:
     @property
     def given(self) -> dict[str, Any]:
         """Those that are stated, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name in CAPS if (value := getattr(self, name)) is not None}
+
+    def known(self, names: Collection[str]) -> Self:
+        """Return them without those suggested ones that are not among ``names``."""
+        left_out = self.suggested - set(names)
+        kept = {name: value for name, value in self.given.items() if name not in left_out}
+        return type(self)(**kept, suggested=self.suggested)
+
+    def tiles_within(self, own: int) -> int | None:
+        """``max_tiles``; at most the checkpoint's ``own`` where that was a suggestion."""
+        return self._within("max_tiles", own)
+
+    def pixels_within(self, own: int) -> int | None:
+        """``max_pixels``; at most the checkpoint's ``own`` where that was a suggestion."""
+        return self._within("max_pixels", own)
+
+    def _within(self, name: str, own: int) -> int | None:
+        value: int | None = getattr(self, name)
+        return min(value, own) if value is not None and name in self.suggested else value
 
     @classmethod
     def of(cls, stated: Mapping[str, Any]) -> Self:

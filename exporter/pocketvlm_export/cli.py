@@ -10,11 +10,11 @@ import click
 from tqdm import tqdm
 
 from pocketvlm.artifact.manifest import FastV
-from pocketvlm.cli.inspect import figures_text, totals_text
-from pocketvlm.cli.lists import BUDGETS, Comma
-from pocketvlm.cli.target import takes_target
+from pocketvlm.cli.inspect import figures_text, pixels_text, totals_text
+from pocketvlm.cli.lists import BUDGETS, SIZE, Comma
+from pocketvlm.cli.target import given_by_target, takes_target
 from pocketvlm.errors import RequestError
-from pocketvlm_export.caps import Caps
+from pocketvlm_export.caps import CAPS, Caps
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.precisions import Part, names_for
@@ -33,22 +33,6 @@ def _one_of(names: Collection[str]) -> Callable[[str], str]:
     return check
 
 
-class _Size(click.ParamType):
-    """Height and width, as in ``448x640``."""
-
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Read it."""
-        height, _, width = str(value).partition("x")
-        if not (height.isdecimal() and width.isdecimal()):
-            self.fail(f"{value!r} is not a height and a width, as in 448x640", param, ctx)
-        return int(height), int(width)
-
-
-SIZE = _Size()
 TYPES = Comma(f"GGUF types ({', '.join(GGUF_TYPES)})", _one_of(GGUF_TYPES))
 
 
@@ -130,8 +114,8 @@ def _precision_option(
     "--max-tiles",
     type=int,
     metavar="N",
-    help="Parts that a picture is cut into at most, where it is cut into tiles. A smaller number "
-    "may be given when the artifact runs.",
+    help="Parts that a picture is cut into at most, where it is cut into tiles; 4 by default. A "
+    "smaller number may be given when the artifact runs.",
 )
 @click.option(
     "--fixed-size",
@@ -260,7 +244,7 @@ def export(
         fastv=None if fastv_layer is None or fastv_keep is None else FastV(fastv_layer, fastv_keep),
         total_budgets=total_budget,
         layout=layout,
-        caps=Caps(max_pixels, max_tiles, fixed_size),
+        caps=Caps(max_pixels, max_tiles, fixed_size, given_by_target(*CAPS)),
         decoder=decoder,
         vision_precisions=vision_precision,
         decoder_precisions=decoder_precision,
@@ -298,8 +282,11 @@ def _pipeline() -> Any:
 def _print_cost(plan: Any) -> None:
     """Print to stderr, before any work, what the artifact will take on the device."""
     _print_warnings(plan)
+    described = plan.to_dict()
     with tqdm.external_write_mode():
-        click.echo(_describe_cost(plan.to_dict()), err=True)
+        for line in _describe_caps(described["caps"]):
+            click.echo(line.strip(), err=True)
+        click.echo(_describe_cost(described), err=True)
 
 
 def _print_warnings(plan: Any) -> None:
@@ -333,12 +320,23 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
     )
     budgets = ", ".join(map(str, plan["budgets"]))
     yield f"{plan['pruner']}, visual tokens {budgets}{fastv}; nothing written"
+    yield from _describe_caps(plan["caps"])
     yield from _describe_totals(plan["totals"])
     for file, size in plan["files"].items():
         yield f"  {file:44} about {size / 1e6:10.1f} MB"
     disk, memory = plan["disk_bytes"] / 1e6, plan["memory_bytes"] / 1e6
     yield f"  while exporting: disk about {disk:.1f} MB, memory about {memory:.1f} MB"
     yield f"  {_describe_cost(plan)}"
+
+
+def _describe_caps(caps: dict[str, Any]) -> Iterator[str]:
+    """What pictures are made of, where that is not the checkpoint's own."""
+    if pixels := caps.get("max_pixels"):
+        yield f"  pictures are made smaller than {pixels} pixels; --max-pixels N for others"
+    if tiles := caps.get("max_tiles"):
+        yield f"  pictures are cut into {tiles} parts at most; --max-tiles N for others"
+    if size := caps.get("fixed_size"):
+        yield f"  every picture is resized to {size[0]}x{size[1]} pixels (height x width)"
 
 
 def _describe_totals(totals: dict[str, dict[str, int]]) -> Iterator[str]:
@@ -373,5 +371,7 @@ def _describe_report(report: dict[str, Any]) -> Iterator[str]:
             f"  parity {name:8} max difference {part['max_abs']:.1e} of "
             f"{part['max_reference']:.3g}; {detail}"
         )
+    if parity["pixels"]:
+        yield f"  parity pixels   {pixels_text(parity['pixels'])}"
     for precision, figures in parity["by_precision"].items():
         yield f"  parity {precision:8} {figures_text(figures)}"

@@ -156,7 +156,7 @@ class ExportPlan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What whoever exports should know, a sentence each."""
-        return tuple(self.spec.family.warnings(self.spec, self.pruner.name))
+        return tuple(self.spec.family.warnings(self.spec, self.pruner.name, self.pruner.reads))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--dry-run --json`` prints."""
@@ -188,10 +188,9 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         PocketVLMError: a method, budget, layout, context or engine that this checkpoint cannot
             serve, or more memory than was allowed.
     """
-    spec = checkpoint.family.capped(checkpoint.spec, options.caps)
-    pruner = make_pruner(
-        options.pruner or checkpoint.family.default_pruner(spec), options.pruner_options
-    )
+    family = checkpoint.family
+    spec = family.capped(checkpoint.spec, options.caps.known(family.caps))
+    pruner = make_pruner(options.pruner or family.default_pruner(spec), options.pruner_options)
     _check_pruner(pruner, spec)
     layout = pick_layout(spec, options.layout, prunes=pruner.prunes)
     spec = spec.under(layout)

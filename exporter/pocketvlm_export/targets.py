@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from pocketvlm_export.pruning import KEEPS_ALL
 from pocketvlm_targets import DECODERS, Target
 
 # Keys that mean something only where the decoder in force has that engine.
@@ -23,8 +25,13 @@ def export_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
     def budget() -> Any:
         # Without pruning every token is kept, and a total budget sets the budgets of tiles.
         # The latter is declared later, and so is there only if it was typed.
-        unused = ctx.params["pruner"] == "none" or ctx.params.get("total_budget")
+        unused = ctx.params["pruner"] == KEEPS_ALL or ctx.params.get("total_budget")
         return None if unused else target.budget
+
+    def unless_typed(value: Any, other: str) -> Callable[[], Any]:
+        # Both at once are refused. Options that were typed are processed before any other.
+        typed = ParameterSource.COMMANDLINE
+        return lambda: None if ctx.get_parameter_source(other) is typed else value
 
     values = {
         _PARAMETERS.get(key, key): (
@@ -33,4 +40,8 @@ def export_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
         for key, value in target.settings().items()
         if key not in _OF_ANSWERING
     }
+    if target.max_pixels:
+        values["max_pixels"] = unless_typed(target.max_pixels, "fixed_size")
+    if target.fixed_size:
+        values["fixed_size"] = unless_typed(target.fixed_size, "max_pixels")
     return values | ({"budget": budget} if target.budget else {})

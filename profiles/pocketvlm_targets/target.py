@@ -18,6 +18,8 @@ DECODERS: Mapping[str, tuple[str, ...]] = {
 FORMATS = ("onnx", "ort")
 _PRECISION = re.compile(r"[a-z0-9_]{1,20}")
 _MOST = 10_000_000
+_SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", re.ASCII)
+_MOST_PIXELS = 100_000_000
 
 
 class TargetError(ValueError):
@@ -53,6 +55,9 @@ class Target:
         name: of a shipped target, or the file as it was given.
         description: one line for people.
         budget: visual tokens per picture, a graph each, the default first.
+        max_pixels: height times width of a picture at most, where models take any size.
+        max_tiles: parts that a picture is cut into at most, where models cut them.
+        fixed_size: one size of all pictures, ``448x640``, height first, where models take any.
         decoder: a key of `DECODERS`.
         vision_precision, decoder_precision, embed_precision: names of the exporter's precisions,
             the default first.
@@ -68,6 +73,9 @@ class Target:
     name: str
     description: str
     budget: tuple[int, ...] = ()
+    max_pixels: int | None = None
+    max_tiles: int | None = None
+    fixed_size: str | None = None
     decoder: str | None = None
     vision_precision: tuple[str, ...] = ()
     decoder_precision: tuple[str, ...] = ()
@@ -96,6 +104,13 @@ def _count(value: Any) -> int:
     if type(value) is not int or not 1 <= value <= _MOST:
         raise ValueError(f"a whole number from 1 to {_MOST}")
     return value
+
+
+def _size(value: Any) -> str:
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None or int(found[1]) * int(found[2]) > _MOST_PIXELS:
+        raise ValueError('height and width in pixels, as in "448x640"')
+    return str(value)
 
 
 def _flag(value: Any) -> bool:
@@ -135,6 +150,9 @@ def _list_of(check: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
 KEYS: Mapping[str, Callable[[Any], Any]] = {
     "description": _text,
     "budget": _list_of(_count),
+    "max_pixels": _count,
+    "max_tiles": _count,
+    "fixed_size": _size,
     "decoder": _one_of(*DECODERS),
     "vision_precision": _list_of(_name),
     "decoder_precision": _list_of(_name),
@@ -201,6 +219,11 @@ def _check_combinations(target: Target) -> None:
         (
             target.portable is True and target.format == "ort",
             "portable asks for standard operators, format is ort, which only ONNX Runtime reads",
+            "choose one",
+        ),
+        (
+            target.max_pixels is not None and target.fixed_size is not None,
+            "max_pixels caps pictures of any size, fixed_size gives all of them one",
             "choose one",
         ),
         (

@@ -3,7 +3,11 @@
 import shutil
 
 import pytest
+from click.testing import CliRunner
 
+from pocketvlm.cli import main
+from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.memory import collecting_own_garbage
 from support.fixtures import checksum_cache
 
@@ -22,3 +26,42 @@ def own_garbage():
     others have left, as `export` does not either."""
     with collecting_own_garbage():
         yield
+
+
+@pytest.fixture(scope="session")
+def qwen25(make_tiny):
+    """tiny-qwen2.5-vl; read only."""
+    return make_tiny("tiny-qwen2.5-vl")
+
+
+@pytest.fixture(scope="session")
+def qwen2(make_tiny):
+    """tiny-qwen2-vl; read only."""
+    return make_tiny("tiny-qwen2-vl")
+
+
+@pytest.fixture(scope="session")
+def qwen25_pruned(qwen25, tmp_path_factory):
+    """By received attention, six or three tokens of at most 48, for both engines and in every kind
+    of precision; read only."""
+    folder = tmp_path_factory.mktemp("qwen25") / "pruned"
+    options = ExportOptions(
+        "received-attention",
+        budgets=(6, 3),
+        caps=Caps(max_pixels=48 * 28**2),
+        decoder="both",
+        vision_precisions=("fp32", "int8"),
+        decoder_precisions=("fp32", "int8", "int4"),
+        gguf_types=("f32", "q8_0"),
+    )
+    export(str(qwen25), folder, options)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qwen2_by_default(qwen2, tmp_path_factory):
+    """What `pocketvlm export` writes without a flag; read only."""
+    folder = tmp_path_factory.mktemp("qwen2") / "default"
+    done = CliRunner().invoke(main, ["export", str(qwen2), "-o", str(folder)])
+    assert done.exit_code == 0, done.output
+    return folder

@@ -1,20 +1,26 @@
 """What holds of every family and each of its layouts, whatever is exported. A new family is a line
 of `FAMILIES`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pocketvlm import VLM, Artifact, Sampling
-from pocketvlm.layouts import slot_count
+from pocketvlm.layouts import slot_count, tokens_of_tile
 from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.families import FAMILIES as KNOWN
 from pocketvlm_export.loading import inspect_checkpoint
 
 SMALL = 7
 SIZES = [(60, 84), (84, 84), (150, 40), (9, 200)]  # (width, height)
+# Where resolution is dynamic: 4 x 4 tokens of 28 pixels, which is one window of Qwen2.5-VL's tower,
+# 5 x 7, of whose windows some are ragged, and fewer tokens than `SMALL`.
+DYNAMIC_SIZES = [(112, 112), (196, 140), (60, 84), (84, 60)]
+DYNAMIC = Caps(max_pixels=40 * 28 * 28)
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,11 @@ class Case:
     preset: str
     layout: str
     pruner: str = "fastervlm"
+    caps: Caps = field(default_factory=Caps)
+    sizes: tuple[tuple[int, int], ...] = tuple(SIZES)
 
+
+Dynamic = partial(Case, layout="hf", caps=DYNAMIC, sizes=tuple(DYNAMIC_SIZES))
 
 FAMILIES = {
     "llava": [Case("tiny-llama", "single")],
@@ -33,24 +43,32 @@ FAMILIES = {
     "idefics3": [Case("tiny-idefics3", "hf", "received-attention")],
     # Under transformers' own layout [CLS] is a token, and none is pruned.
     "video_llava": [Case("tiny-video-llava", "fastervlm"), Case("tiny-video-llava", "hf", "none")],
+    "internvl": [Case("tiny-internvl", "hf", "divprune")],
+    "qwen2_vl": [Dynamic("tiny-qwen2-vl", pruner="divprune")],
+    "qwen2_5_vl": [Dynamic("tiny-qwen2.5-vl", pruner="received-attention")],
 }
 CASES = [case for cases in FAMILIES.values() for case in cases]
 
 
-def pictures():
+def pictures(sizes):
     """Of each size, coarse noise."""
     random = np.random.default_rng(5)
     noise = [
         random.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
-        for width, height in SIZES
+        for width, height in sizes
     ]
-    return [Image.fromarray(pixels).resize(size) for pixels, size in zip(noise, SIZES, strict=True)]
+    return [Image.fromarray(pixels).resize(size) for pixels, size in zip(noise, sizes, strict=True)]
 
 
-def clips():
+def turned(image):
+    """A picture or frame of the same size, upside down."""
+    return image.transpose(Image.Transpose.ROTATE_180)
+
+
+def clips(sizes):
     """Of each size, frames of a clip that differ: a number that is not the one that is taken of
     it."""
-    return [[image, image.transpose(Image.Transpose.ROTATE_180), image] for image in pictures()]
+    return [[image, turned(image), image] for image in pictures(sizes)]
 
 
 class Exports:
@@ -59,14 +77,18 @@ class Exports:
 
     def __init__(self, case, checkpoint, folder):
         self.case, self.checkpoint, self.folder = case, checkpoint, folder
-        self.spec = inspect_checkpoint(str(checkpoint)).spec
+        spec = inspect_checkpoint(str(checkpoint)).spec
+        self.spec = spec.family.capped(spec, case.caps)
+        # With dynamic resolution those of the largest picture.
         self.tokens = self.spec.under(self.spec.layouts[case.layout]).vision.tokens
         self.asks = "videos" if self.spec.family.medium == "video" else "images"
-        self.inputs = clips() if self.asks == "videos" else pictures()
+        self.inputs = (clips if self.asks == "videos" else pictures)(case.sizes)
         export(
             str(checkpoint),
             folder / "pruned",
-            ExportOptions(pruner=case.pruner, budgets=(self.tokens,), layout=case.layout),
+            ExportOptions(
+                pruner=case.pruner, budgets=(self.tokens,), layout=case.layout, caps=case.caps
+            ),
         )
         self.pruned = VLM.load(folder / "pruned")
 
@@ -81,6 +103,10 @@ class Exports:
         (encoded,) = self.prepare([image], budget, vlm)
         viewer = (vlm or self.pruned).parts.viewer
         return encoded, viewer.encode(encoded, cached=False).inputs_embeds
+
+    def tokens_of(self, encoded):
+        """N of each tile of a prepared picture."""
+        return tokens_of_tile(self.pruned.parts.viewer.layout, encoded.grid)
 
     def answer(self, images, vlm=None, budget=None, **more):
         budget = None if self.case.pruner == "none" else budget
@@ -103,13 +129,34 @@ def test_all_layouts_of_the_family_are_here(exports):
     assert tested == exports.spec.layouts.keys()
 
 
+def test_the_pictures_differ_in_what_matters(exports):
+    """Where resolution is dynamic: in their grid of tokens, in whether windows are whole, in
+    whether there are as many tokens as are asked for."""
+    if exports.spec.vision.image_size is not None:
+        return
+    prepared = exports.prepare(exports.inputs, SMALL)
+    grids = {(grid.tokens.rows, grid.tokens.columns) for grid in (each.grid for each in prepared)}
+    window = 112 // exports.spec.vision.factor
+    ragged = [rows % window or columns % window for rows, columns in grids]
+    assert len(grids) >= 3
+    assert any(ragged)
+    assert not all(ragged)
+    assert any(rows > window or columns > window for rows, columns in grids)
+    assert any(each.below_budget for each in prepared)
+    assert not all(each.below_budget for each in prepared)
+
+
 @pytest.mark.parametrize("budget", [1, SMALL - 1, SMALL, 36])
 def test_slots_equal_features(exports, budget):
     manifest = Artifact.open(exports.folder / "pruned").manifest
+    budget = min(budget, exports.tokens)
     for image in exports.inputs:
         encoded, features = exports.encode(image, budget)
         assert encoded.slots == len(features) == slot_count(encoded.layout, encoded.ids)
         assert encoded.slots <= encoded.tokens_before
+        assert len(encoded.kept_indices) == encoded.grid.tiles * min(
+            encoded.budget, exports.tokens_of(encoded)
+        )
         if str(budget) in manifest.vision.totals:
             assert encoded.slots <= manifest.vision.totals[str(budget)][str(encoded.grid)]
         answer = exports.answer([image], budget=budget, sampling=Sampling(max_new_tokens=1))
@@ -120,11 +167,13 @@ def test_all_tokens_kept_is_no_pruning(exports):
     """At budget N nothing is lost: under transformers' own layout it is the unpruned artifact."""
     for image in exports.inputs:
         encoded, features = exports.encode(image, exports.tokens)
-        assert encoded.kept_indices == list(range(encoded.grid.tiles * exports.tokens))
+        every = encoded.grid.tiles * exports.tokens_of(encoded)
+        assert encoded.kept_indices == list(range(every))
         assert len(features) == encoded.tokens_before
     if not exports.spec.layouts[exports.case.layout].exact or exports.case.pruner == "none":
         return
-    export(str(exports.checkpoint), exports.folder / "none", ExportOptions(pruner="none"))
+    options = ExportOptions(pruner="none", caps=exports.case.caps)
+    export(str(exports.checkpoint), exports.folder / "none", options)
     whole = VLM.load(exports.folder / "none")
     for image in exports.inputs:
         expected = exports.encode(image, exports.tokens, whole)[1]
@@ -141,7 +190,10 @@ def test_kept_tokens_stand_in_raster_order(exports, budget):
     for image in exports.inputs:
         encoded, features = exports.encode(image, budget)
         kept = encoded.features.kept_indices
-        assert kept.shape == (encoded.grid.tiles, encoded.budget)
+        assert kept.shape == (
+            encoded.grid.tiles,
+            min(encoded.budget, exports.tokens_of(encoded)),
+        )
         assert (np.diff(kept, axis=1) > 0).all()
         assert encoded.kept_indices == sorted(set(encoded.kept_indices))
         # Every feature of the picture is one of those of all tokens, and they stand in the same
@@ -153,9 +205,15 @@ def test_kept_tokens_stand_in_raster_order(exports, budget):
         assert (np.diff(places) > 0).all() or len(np.unique(every, axis=0)) < len(every)
 
 
-def test_a_batch_of_two_equals_two_batches(exports):
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_batch_of_two_equals_two_batches(exports, number):
+    """A picture or clip and the same upside down, which is cut into as many tiles of as many
+    tokens."""
+    image = exports.inputs[number]
+    other = [turned(frame) for frame in image] if exports.asks == "videos" else turned(image)
     viewer = exports.pruned.parts.viewer
-    first, second = (encoded.pixel_values for encoded in exports.prepare(exports.inputs[:2], SMALL))
+    first, second = (encoded.pixel_values for encoded in exports.prepare([image, other], SMALL))
+    assert not np.array_equal(first, second)
     encode = viewer.encoder.encode
     both, alone = encode(np.concatenate([first, second])), [encode(first), encode(second)]
     for name, close in (("kept_indices", 0), ("kept_scores", 1e-6), ("image_features", 2e-5)):

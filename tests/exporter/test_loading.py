@@ -142,4 +142,4 @@ def test_a_method_that_reads_cls_needs_a_tower_that_has_it(tiny_checkpoint):
     checkpoint = open_checkpoint(str(tiny_checkpoint))
     spec = replace(checkpoint.spec, vision=replace(checkpoint.spec.vision, has_cls=False))
     with pytest.raises(PocketVLMError, match="fastervlm could rank patches by"):
-        make_plan(replace(checkpoint, spec=spec), ExportOptions())
+        make_plan(replace(checkpoint, spec=spec), ExportOptions(pruner="fastervlm"))

@@ -4,7 +4,8 @@
 """
 
 import functools
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from pocketvlm import VLM, Artifact, Sampling
 from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.families import FAMILIES
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 from support.products import combinations
@@ -21,11 +23,19 @@ pytest.importorskip("llama_cpp")
 
 @dataclass(frozen=True)
 class Model:
-    """A preset, one of its family's layouts, and whether its tower has a [CLS] token."""
+    """A preset under one of its family's layouts.
+
+    ``has_cls``: its tower has a [CLS] token. ``methods``: those with which it is one of the pairs;
+    None for all, where no other model has its kind of tower. ``caps``: on its pictures, which may
+    be of ``any_size``.
+    """
 
     preset: str
     layout: str
     has_cls: bool = True
+    methods: tuple[str, ...] | None = None
+    caps: Caps = field(default_factory=Caps)
+    any_size: bool = False
 
     def __str__(self) -> str:
         return f"{self.preset}-{self.layout}"
@@ -33,11 +43,20 @@ class Model:
 
 MODELS = [
     Model("tiny-llama", "single"),
-    Model("tiny-llava-next", "fastervlm"),
-    Model("tiny-llava-next", "hf"),
+    Model("tiny-llava-next", "fastervlm", methods=("fastervlm", "vtc-cls", "divprune", "uniform")),
+    Model("tiny-llava-next", "hf", methods=("received-attention", "gprune", "none")),
     Model("tiny-smolvlm", "hf", has_cls=False),
-    Model("tiny-idefics3", "hf", has_cls=False),
-    Model("tiny-video-llava", "fastervlm"),
+    Model("tiny-idefics3", "hf", has_cls=False, methods=("divprune", "none")),
+    Model("tiny-video-llava", "fastervlm", methods=("fastervlm", "divprune", "random")),
+    Model("tiny-internvl", "hf"),
+    Model(
+        "tiny-qwen2-vl",
+        "hf",
+        has_cls=False,
+        methods=("uniform", "random", "received-attention"),
+        caps=Caps(fixed_size=(84, 112)),
+    ),
+    Model("tiny-qwen2.5-vl", "hf", has_cls=False, any_size=True),
 ]
 # What --decoder, --decoder-precision and --gguf-type are given.
 DECODERS = [
@@ -61,15 +80,25 @@ def allowed(combination):
     # it, so that the gate rightly refuses what fp16 and int8 keep.
     if pruner == "gprune" and not model.has_cls and combination.get("vision", EXACT) != EXACT:
         return False
+    if model.any_size and pruner in ("uniform", "random"):  # their patterns are of one grid
+        return False
     if pruner == "none":  # under which a family has one layout: that of transformers
         return model.layout in ("single", "hf")
     return model.has_cls or "cls_row" not in find_pruner(pruner).reads
 
 
+def allowed_in_pairs(combination):
+    """Whether it is allowed, and worth its time where not everything is tried."""
+    model, pruner = combination.get("model"), combination.get("pruner")
+    chosen = model is None or pruner is None or model.methods is None or pruner in model.methods
+    return chosen and allowed(combination)
+
+
 def pytest_generate_tests(metafunc):
     if "combination" in metafunc.fixturenames:
+        every = metafunc.config.getoption("all_combinations")
         factors = {"model": MODELS, "pruner": list(PRUNERS), "decoder": DECODERS, "vision": VISION}
-        rows = combinations(metafunc.config, factors, allowed)
+        rows = combinations(metafunc.config, factors, allowed if every else allowed_in_pairs)
         names = ["-".join((str(r["model"]), r["pruner"], r["decoder"][0])) for r in rows]
         metafunc.parametrize("combination", rows, ids=names)
 
@@ -81,7 +110,7 @@ def checkpoints(make_tiny):
 
 
 def test_every_family_is_here():
-    presets = {model.preset.removeprefix("tiny-").replace("-", "_") for model in MODELS}
+    presets = {re.sub("[-.]", "_", model.preset.removeprefix("tiny-")) for model in MODELS}
     assert presets - {"llama"} | {"llava"} == FAMILIES.keys()
 
 
@@ -91,6 +120,7 @@ def test_it_passes_the_gate_and_every_engine_answers(combination, checkpoints, t
         pruner=combination["pruner"],
         budgets=() if combination["pruner"] == "none" else (BUDGET,),
         layout=model.layout,
+        caps=model.caps,
         decoder=decoder,
         vision_precisions=combination["vision"],
         decoder_precisions=precisions or ("fp32",),

@@ -97,10 +97,10 @@ def test_not_a_vlm(refuse, copied_checkpoint):
 
 
 def test_family_that_is_not_supported(refuse, copied_checkpoint):
-    edit_config(copied_checkpoint, model_type="qwen2_vl")
+    edit_config(copied_checkpoint, model_type="mllama")
     line = refuse(copied_checkpoint)
-    assert "is a qwen2_vl model, a family that is not supported: expected" in line
-    assert "idefics3, llava" in line
+    assert "is a mllama model, a family that is not supported: expected" in line
+    assert "idefics3, internvl, llava" in line
 
 
 @pytest.mark.parametrize(

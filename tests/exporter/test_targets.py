@@ -163,3 +163,39 @@ def test_memory_grows_with_what_is_held(tiny_checkpoint):
     assert footprint(budgets=(30,)).activations >= footprint(budgets=(2,)).activations
     halves = footprint(vision_precisions=("fp16",), decoder_precisions=("fp16",))
     assert halves.weights > footprint().weights  # folded into float32, beside the file
+
+
+@pytest.mark.parametrize(
+    ("preset", "own", "typed"),
+    [
+        ("tiny-qwen2.5-vl", "max_pixels", ["--max-tiles", 2]),
+        ("tiny-internvl", "max_tiles", ["--max-pixels", 9000]),
+    ],
+)
+def test_a_targets_caps_are_taken_where_the_model_has_them(
+    make_tiny, plan_of, board, preset, own, typed
+):
+    model, values = make_tiny(preset), {"max_pixels": 784 * 20, "max_tiles": 2}
+    _, plan = plan_of("--target", board(**values), model=model)
+    assert plan["caps"] == {own: values[own]}
+    # A checkpoint under a smaller limit of its own is as good.
+    path = board(max_pixels=10_000_000, max_tiles=99, budget=[4])
+    result, plan = plan_of("--target", path, model=model)
+    assert result.exit_code == 0, result.stderr
+    stated = inspect_checkpoint(str(model), None).spec.layouts["hf"].stated[own]
+    assert plan["caps"] == {own: min(stated, 10_000_000)}
+    refused(plan_of(*typed, model=model)[0], "does not apply to")  # what is typed is meant
+    path = board(**{own: 1})
+    if own == "max_pixels":
+        refused(plan_of("--target", path, model=model)[0], str(path), "--max-pixels")
+
+
+def test_a_targets_fixed_size_and_a_typed_cap(make_tiny, plan_of, board, tiny_checkpoint):
+    model = make_tiny("tiny-qwen2.5-vl")
+    fixed = board(fixed_size="56x84")
+    assert plan_of("--target", fixed, model=model)[1]["caps"] == {"fixed_size": [56, 84]}
+    typed = ["--max-pixels", 7840, "--target", fixed]
+    assert plan_of(*typed, model=model)[1]["caps"] == {"max_pixels": 7840}
+    small = ["--target", board(max_pixels=7840), "--fixed-size", "56x84"]
+    assert plan_of(*small, model=model)[1]["caps"] == {"fixed_size": [56, 84]}
+    assert plan_of("--target", fixed)[1]["caps"] == {}  # pictures of one size anyway

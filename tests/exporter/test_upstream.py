@@ -316,3 +316,15 @@ def test_nothing_is_recorded_without_being_asked_for():
         model(pixels)
     model(pixels)
     assert [len(maps) for maps in layers.values()] == [0, 0, 0]
+
+
+def test_qwen2_vls_tower_has_the_parts_that_are_exported():
+    """transformers 5.23: the class, which transformers does not export, and its parts."""
+    config = transformers.Qwen2VLConfig().vision_config
+    config.depth, config.embed_dim, config.num_heads = 1, 16, 2
+    tower = upstream.model_class("qwen2_vl", "Qwen2VisionTransformerPretrainedModel")(config)
+    assert tower.config_class.model_type == config.model_type == "qwen2_vl_vision"
+    assert tower.patch_embed.proj.weight.shape == (16, 3, 2, 14, 14)
+    assert tower.blocks[0].attn.qkv.out_features == 48
+    assert tower.merger.ln_q.normalized_shape == (16,)
+    assert tower.merger.mlp[0].in_features == 64

@@ -11,7 +11,10 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from pocketvlm import VLM, Artifact, EngineSettings, Sampling
+from pocketvlm.layouts import open_layout
+from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.packaging.using import USING, facts, write_using
+from support.noise import picture
 from support.tiny_artifact import make_dynamic, write_artifact
 
 LANGUAGES = ("kotlin", "swift", "javascript")
@@ -158,6 +161,99 @@ def test_the_page_is_part_of_the_artifact_and_names_no_machine(tiny_export, tiny
     assert str(tiny_checkpoint.parent) not in page
     assert "{{" not in page
     assert "{%" not in page
+
+
+PRESETS = ("tiny-internvl", "tiny-qwen2.5-vl")
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def family(request, make_tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param) / "out"
+    export(str(make_tiny(request.param)), folder, ExportOptions(budgets=(7,)))
+    return folder, (folder / USING).read_text()
+
+
+class TokenClient(Client):
+    """As `Client`, for models whose pictures are several tiles or whose tokens have several
+    positions; prepared pixels are the runtime's."""
+
+    def see_tiles(self, tiles):
+        names = ["image_features", "kept_indices"]
+        feeds = [{"pixel_values": tile[None]} for tile in tiles]
+        seen = [self.sessions["vision"].run(names, feed) for feed in feeds]
+        return np.concatenate([rows[0] for rows, _ in seen]), seen[0][1][0]
+
+    def ids(self, question):
+        prompt, token = self.stated["prompt"], self.stated["image_token_id"]
+        text = prompt["text"].replace(prompt["question"], question)
+        ids = self.tokenizer.encode(text, add_special_tokens=prompt["adds_special_tokens"]).ids
+        at, around = ids.index(token), self.stated["around"]
+        return [*ids[:at], *around["before"], token, *around["after"], *ids[at + 1 :]]
+
+    def answer_about(self, question, tiles, steps):
+        features, kept = self.see_tiles(tiles)
+        ids, axes = self.ids(question), self.stated["axes"]
+        at = ids.index(self.stated["image_token_id"])
+        embeds = np.concatenate([self.embed(ids[:at]), features, self.embed(ids[at + 1 :])])
+        if axes == 1:
+            positions, following = np.arange(len(embeds))[None], len(embeds)
+        else:
+            edge = self.stated["token_edge"]
+            rows, columns = (size // edge for size in tiles.shape[2:])
+            places = [(at, at + i // columns, at + i % columns) for i in kept.tolist()]
+            after = at + max(rows, columns)
+            following = after + len(ids) - at - 1
+            text = [*range(at)], [*range(after, following)]
+            planes = [[*text[0], *(place[axis] for place in places), *text[1]] for axis in range(3)]
+            positions = np.array(planes)
+        shape = (1, self.stated["kv_heads"], 0, self.stated["head_dim"])
+        names = [f"{n}.{kind}" for n in range(self.stated["layers"]) for kind in ("key", "value")]
+        cache = {name: np.zeros(shape, np.float32) for name in names}
+        answer, length = [], 0
+        while len(answer) < steps and not (answer and answer[-1] in self.stated["eos_token_ids"]):
+            length += len(embeds)
+            feed = {"inputs_embeds": embeds[None], "attention_mask": np.ones((1, length), np.int64)}
+            feed["position_ids"] = positions if axes == 1 else positions[:, None]
+            feed |= {f"past_key_values.{name}": value for name, value in cache.items()}
+            logits, *present = self.sessions["decoder"].run(
+                ["logits", *(f"present.{name}" for name in names)], feed
+            )
+            cache = dict(zip(names, present, strict=True))
+            answer.append(int(logits[0, -1].argmax()))
+            embeds = self.embed(answer[-1:])
+            positions, following = np.full((axes, 1), following), following + 1
+        return answer
+
+
+@pytest.mark.parametrize("size", [(60, 60), (200, 90), (40, 30)])
+def test_the_page_says_how_tiles_and_positions_are_put_together(family, size):
+    folder, page = family
+    client = TokenClient(folder, json.loads(block(page, "json")))
+    image = picture(*size)
+    vlm = VLM.load(folder, settings=EngineSettings(threads=1))
+    expected = vlm.generate("is it?", [image], sampling=Sampling(max_new_tokens=12))
+    tiles = open_layout(Artifact.open(folder)).cut(image).pixel_values
+    assert client.answer_about("is it?", tiles, 12) == expected.token_ids
+
+
+def test_the_code_numbers_tokens_as_the_page_does(family):
+    _, page = family
+    stated = json.loads(block(page, "json"))
+    shape = stated["graphs"]["decoder"]["inputs"]["position_ids"]
+    assert shape == (["batch", "tokens"] if stated["axes"] == 1 else [3, "batch", "tokens"])
+    assert ("3 x batch x tokens" in page) == (stated["positions"] == "mrope")
+    for language in LANGUAGES:
+        code = block(page, language)
+        assert ("planes[1]" in code) == (stated["axes"] > 1)
+        for name in ("kept_indices", str(stated["token_edge"])):
+            assert (name in code) == (stated["axes"] > 1)
+        printed = set(re.findall(r"(?<![\w.])\d+", code))
+        assert {str(token) for token in stated["prompt"]["ids"]} <= printed
+    if stated["around"]["before"]:
+        ids, token = stated["prompt"]["ids"], stated["image_token_id"]
+        around = [*stated["around"]["before"], token, *stated["around"]["after"]]
+        assert ids[ids.index(token) - 1 : ids.index(token) + 2] == around
+        assert "those of one tile after those" in page
 
 
 def test_pictures_of_any_size_have_no_size_on_the_page(tmp_path):

@@ -31,7 +31,25 @@ def combinations(
         return allowed(dict(zip(names, row, strict=False)))
 
     if config.getoption("all_combinations"):
-        rows = [row for row in itertools.product(*factors.values()) if sensible(row)]
+        rows = [list(row) for row in itertools.product(*factors.values()) if sensible(row)]
     else:
-        rows = list(AllPairs(list(factors.values()), filter_func=sensible))
+        rows = [list(row) for row in AllPairs(list(factors.values()), filter_func=sensible)]
+        rows += _completing(rows, list(filter(sensible, itertools.product(*factors.values()))))
     return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _completing(rows: list[list[Any]], product: list[tuple[Any, ...]]) -> list[list[Any]]:
+    """Rows of the product with the pairs that others lack: a choice that is allowed step by step
+    may end where the last factor has no value left for a pair."""
+
+    def pairs(row: Sequence[Any]) -> set[tuple[int, int, str, str]]:
+        numbers = itertools.combinations(range(len(row)), 2)
+        return {(i, j, str(row[i]), str(row[j])) for i, j in numbers}
+
+    missing = set().union(*map(pairs, product)) - set().union(*map(pairs, rows))
+    added = []
+    while missing:
+        best = max(product, key=lambda row: len(pairs(row) & missing))
+        added.append(list(best))
+        missing -= pairs(best)
+    return added

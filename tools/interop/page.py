@@ -16,14 +16,19 @@ from pocketvlm.layouts import open_layout
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.prompts import Prompter
 
-# What a page would do around the code: fetch the files, draw the picture to the size, tokenize the
-# question.
+# What a page would do around the code: fetch the files, prepare the picture, tokenize the question;
+# put the rows of tiles one after another.
 _DRIVER = """
 import { readFileSync } from "node:fs";
 const given = JSON.parse(readFileSync(%s));
 const vlm = await load(given.folder + "/", (path) => new Uint8Array(readFileSync(path)));
 const answers = [];
-for (const { rgba, ids } of given.asked) answers.push(await answer(vlm, await see(vlm, rgba), ids));
+for (const { tiles, height, width, ids } of given.asked) {
+  const seen = [];
+  for (const rgba of tiles) seen.push(await see(vlm, rgba, height, width));
+  const rows = seen.length > 1 ? Float32Array.from(seen.flatMap((tile) => [...tile])) : seen[0];
+  answers.push(await answer(vlm, rows, ids));
+}
 console.log(JSON.stringify(answers));
 """
 
@@ -32,16 +37,32 @@ def answer_with_the_page(
     folder: Path, asked: Sequence[tuple[Path, str]], modules: Path
 ) -> list[list[int]]:
     """Return the token ids of each answer; ``modules`` is the folder whose node_modules has
-    onnxruntime-web."""
+    onnxruntime-web.
+
+    Where other ids come between the tiles of a picture, or their rows are not simply one after
+    another, the page says that its code does not do that: such artifacts are not for this.
+    """
     artifact = Artifact.open(folder)
-    steps, prompter = open_layout(artifact).steps, Prompter.from_artifact(artifact)
-    (code,) = re.findall(r"```javascript\n(.*?)```", (folder / "USING.md").read_text(), re.DOTALL)
+    layout, prompter = open_layout(artifact), Prompter.from_artifact(artifact)
+    page = (folder / "USING.md").read_text()
+    code, stated = (
+        re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)[0]
+        for language in ("javascript", "json")
+    )
+    around, token = json.loads(stated)["around"], prompter.image_token_id
+    slot = np.array([*around["before"], token, *around["after"]], dtype=np.int64)
     questions = []
     for image, question in asked:
-        rgb = steps.resize_and_crop(open_picture(image))
-        opaque = np.full((*rgb.shape[:2], 1), 255, np.uint8)
-        rgba = np.concatenate([rgb, opaque], axis=2).ravel().tolist()
-        questions.append({"rgba": rgba, "ids": prompter.encode(question, pictures=1).tolist()})
+        tiles = layout.views(open_picture(image))
+        opaque = np.full((*tiles.shape[:3], 1), 255, np.uint8)
+        questions.append(
+            {
+                "tiles": np.concatenate([tiles, opaque], axis=3).reshape(len(tiles), -1).tolist(),
+                "height": tiles.shape[1],
+                "width": tiles.shape[2],
+                "ids": prompter.place(prompter.encode(question, pictures=1), [slot]).tolist(),
+            }
+        )
     with tempfile.NamedTemporaryFile("w", suffix=".json") as given:
         json.dump({"folder": str(folder.resolve()), "asked": questions}, given)
         given.flush()

@@ -2,7 +2,7 @@
 have in common."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,8 +81,9 @@ class Family:
         """The name of the method that prunes where none is asked for."""
         return "fastervlm" if spec.vision.has_cls else "divprune"
 
-    def warnings(self, spec: VLMSpec, pruner: str) -> Sequence[str]:
-        """What whoever exports with the method called ``pruner`` should know, a sentence each."""
+    def warnings(self, spec: VLMSpec, pruner: str, reads: Collection[str]) -> Sequence[str]:
+        """What whoever exports with the method called ``pruner``, which ``reads`` so much of the
+        tower (`pocketvlm_export.pruning.base.Reads`), should know, a sentence each."""
         return ()
 
     # Its weights.

@@ -14,7 +14,7 @@ What to know when they are pruned:
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,7 +32,6 @@ from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.base import Family, feature_layers
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
-from pocketvlm_export.pruning import find_pruner
 
 _BEFORE, _AFTER = "<img>", "</img>"
 _MIN, _MAX = "min_patches", "max_patches"  # tiles, in the processor's words
@@ -81,7 +80,8 @@ class InternVL(Family):
         spec = super().capped(spec, caps)
         (layout,) = spec.layouts.values()
         least, own = layout.stated["min_tiles"], layout.stated["max_tiles"]
-        most = min(own, DEFAULT_TILES) if caps.max_tiles is None else caps.max_tiles
+        asked = caps.tiles_within(own)
+        most = min(own, DEFAULT_TILES) if asked is None else asked
         if not least <= most <= own:
             raise RequestError(
                 f"--max-tiles {most} is outside {least}..{own}, which this checkpoint was trained "
@@ -98,9 +98,9 @@ class InternVL(Family):
         """Not by [CLS], see the module."""
         return "divprune"
 
-    def warnings(self, spec: VLMSpec, pruner: str) -> Sequence[str]:
+    def warnings(self, spec: VLMSpec, pruner: str, reads: Collection[str]) -> Sequence[str]:
         """What [CLS] is worth here."""
-        if "cls_row" not in find_pruner(pruner).reads:
+        if "cls_row" not in reads:
             return ()
         return (
             f"{pruner} ranks patches by what [CLS] attends to, and InternViT's [CLS] ranks them "

@@ -14,8 +14,9 @@ from pocketvlm_export import upstream
 from pocketvlm_export.families.base import Family, feature_layers
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
-from pocketvlm_export.towers import TOWERS
 
+# Each has a [CLS] token, and no norm behind its layers that LLaVA would read past.
+_VISION_TOWERS = ("clip_vision_model", "dinov2")
 _WITHOUT_CLS = {"pixtral", "siglip_vision_model", "siglip2_vision_model"}
 
 
@@ -78,14 +79,13 @@ class Llava(Family):
 
 def _vision(config: Any) -> VisionSpec:
     tower = config.vision_config
-    supported = [name for name, kind in TOWERS.items() if kind.has_cls]
-    if tower.model_type not in supported:
+    if tower.model_type not in _VISION_TOWERS:
         lacks = (
             " and has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
         )
         raise CheckpointError(
             f"the vision tower is a {tower.model_type}, which is not supported{lacks}",
-            advice=f"use a checkpoint with a {' or '.join(supported)} tower",
+            advice=f"use a checkpoint with a {' or '.join(_VISION_TOWERS)} tower",
         )
     layers = feature_layers(config.vision_feature_layer, tower.num_hidden_layers)
     if config.vision_feature_select_strategy != "default":

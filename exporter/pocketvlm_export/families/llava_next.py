@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from pocketvlm.errors import RequestError
 from pocketvlm_export import upstream
-from pocketvlm_export.caps import Caps
+from pocketvlm_export.caps import DEFAULT_TILES, Caps
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import check_shape, with_changes
 from pocketvlm_export.families.llava import Llava
@@ -38,19 +38,19 @@ class LlavaNext(Llava):
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Leave out the grids of more tiles; the whole picture's tile is not counted."""
         spec = super().capped(spec, caps)
-        if caps.max_tiles is None:
-            return spec
-        edge = spec.vision.config.image_size
-        listed = spec.config.image_grid_pinpoints
-        within = [size for size in listed if _parts(size, edge) <= caps.max_tiles]
+        edge, listed = spec.vision.tile_size[0], spec.config.image_grid_pinpoints
+        parts = [_parts(size, edge) for size in listed]
+        most = max(DEFAULT_TILES, min(parts)) if caps.max_tiles is None else caps.max_tiles
+        if max(parts) <= most:
+            return replace(spec, caps=caps)
+        within = [size for size, count in zip(listed, parts, strict=True) if count <= most]
         if not within:
-            least = min(_parts(size, edge) for size in listed)
             raise RequestError(
-                f"--max-tiles {caps.max_tiles} leaves no way to cut a picture",
-                expected=f"at least {least}, the fewest that {_PINPOINTS} has",
+                f"--max-tiles {most} leaves no way to cut a picture",
+                expected=f"at least {min(parts)}, the fewest that {_PINPOINTS} has",
                 setting="max_tiles",
             )
-        return replace(_with_pinpoints(spec, within), caps=caps)
+        return replace(_with_pinpoints(spec, within), caps=Caps(max_tiles=most))
 
     def canonical(self, stored: str) -> str | None:
         """See `Family.canonical`."""

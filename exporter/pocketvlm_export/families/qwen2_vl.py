@@ -87,7 +87,7 @@ class Qwen2VL(Family):
             return replace(_of_size(spec, caps.fixed_size), caps=caps)
         (layout,) = spec.layouts.values()
         own, least = layout.stated["max_pixels"], layout.stated["min_pixels"]
-        most = caps.max_pixels
+        most = caps.pixels_within(own)
         if most is None:
             most = min(own, DEFAULT_TOKENS * spec.vision.factor**2)
         if not spec.vision.factor**2 <= most <= own:

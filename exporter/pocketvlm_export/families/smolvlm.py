@@ -8,9 +8,10 @@ Checkpoints of the first SmolVLM call themselves ``idefics3``. What to know when
 - Methods rank tokens after the pixel shuffle, which makes one of each square of ``scale_factor`` x
   ``scale_factor`` patches: a budget counts those (64 a tile in SmolVLM-256M), and a token's score
   is the mean over its patches.
-- A budget is per tile. A picture is up to 17 tiles (4 x 4 and the whole) at the usual 2048 pixels;
-  tokens between the tiles name them and are not pruned. The image processor's ``size``
-  decides how many tiles there are, and ``do_image_splitting: false`` makes it one.
+- A budget is per tile. By the usual ``size`` of 2048 pixels a picture is up to 17 tiles (4 x 4
+  parts and the whole); an export allows `DEFAULT_TILES` parts unless ``--max-tiles`` says
+  otherwise, and makes pictures smaller for that. Tokens between the tiles name them and are not
+  pruned. ``do_image_splitting: false`` makes it one tile.
 """
 
 import math
@@ -31,7 +32,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import LayoutConfig, TileGrid, make_layout
 from pocketvlm.layouts.idefics3 import geometry_of
 from pocketvlm_export import upstream
-from pocketvlm_export.caps import Caps
+from pocketvlm_export.caps import DEFAULT_TILES, Caps
 from pocketvlm_export.checkpoint import image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import with_changes
@@ -88,12 +89,14 @@ class SmolVLM(Family):
         """Make pictures so small that they are cut into no more parts; the whole picture's tile is
         not counted."""
         spec = super().capped(spec, caps)
-        if caps.max_tiles is None:
-            return spec
         stated = dict(next(iter(spec.layouts.values())).stated)
-        longest = math.isqrt(caps.max_tiles) * spec.vision.config.image_size
-        stated["longest_edge"] = min(stated["longest_edge"], longest)
-        return replace(_with_grids(spec, stated), caps=caps)
+        most = DEFAULT_TILES if caps.max_tiles is None else caps.max_tiles
+        longest = math.isqrt(most) * spec.vision.tile_size[0]
+        if stated["longest_edge"] <= longest or not stated["splits"]:
+            return replace(spec, caps=caps)
+        return replace(
+            _with_grids(spec, {**stated, "longest_edge": longest}), caps=Caps(max_tiles=most)
+        )
 
     def image_processor_config(
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec

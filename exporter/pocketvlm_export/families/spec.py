@@ -41,6 +41,7 @@ class VisionSpec:
             patch is a token.
         pool: how that square becomes one token.
         factor: edge of a token in pixels where resolution is dynamic, 0 where it is not.
+        extras: names of further features of each token, see `towers.base.Extra`.
     """
 
     config: PretrainedConfig
@@ -51,6 +52,7 @@ class VisionSpec:
     merge: int = 1
     pool: Pool = "side by side"
     factor: int = 0
+    extras: tuple[str, ...] = ()
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tokens of so many pixels, which with dynamic resolution may be
@@ -172,12 +174,14 @@ class ReferenceFeatures:
         layers: how many of the tower's layers lead to the features; None for all.
         patches: the places in raster order of the tower's patches, int64 (patches,), for towers
             that read them in another order; None where they do not.
+        extras: further features of all tokens by name, in raster order, (N, decoder hidden) each.
     """
 
     features: torch.Tensor
     projected: torch.Tensor
     layers: int | None = None
     patches: torch.Tensor | None = None
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 # The layout of the families whose pictures are one tile each.

@@ -14,7 +14,7 @@ from pocketvlm.artifact.manifest import FastV
 from pocketvlm_export import upstream
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.graphs.base import BATCH
-from pocketvlm_export.pruning.base import take_best
+from pocketvlm_export.pruning.base import take_exactly
 
 _Past = list[tuple[torch.Tensor, torch.Tensor]]
 _KEPT_ANYWAY = 2.0  # the score of what is not ranked: above any probability
@@ -123,7 +123,7 @@ def kept_tokens(scores: torch.Tensor, picture_ids: torch.Tensor, keep: int) -> t
     upstream.assume(count >= 1)
     upstream.assume(count <= scores.shape[1])
     ranked = torch.where(fixed, torch.full_like(scores, _KEPT_ANYWAY), scores)
-    return take_best(ranked, count).indices
+    return take_exactly(ranked, count).indices
 
 
 def causal_bias(hidden: torch.Tensor, past: int) -> torch.Tensor:

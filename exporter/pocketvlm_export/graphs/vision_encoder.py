@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pocketvlm.artifact import metadata
+from pocketvlm.artifact.manifest import VISION_OUTPUTS
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs.base import BATCH
 from pocketvlm_export.pruning.base import LATE, Evidence, Pruner, Selection
@@ -19,7 +20,7 @@ from pocketvlm_export.towers.attention import attend, blocks_of, in_heads, recei
 
 class PrunedVisionEncoder(nn.Module):
     """pixel_values (B, 3, H, W) -> image_features (B, k, hidden), kept_indices (B, k), kept_scores
-    (B, k), with k = min(budget, N).
+    (B, k), with k = min(budget, N), and then each of `VisionSpec.extras`, (B, k, hidden).
 
     A method that reads attention selects as soon as the score layer's is known; from there on the
     deepest layer computes queries, output projection and MLP for kept tokens only. That is exact:
@@ -52,6 +53,9 @@ class PrunedVisionEncoder(nn.Module):
         self.embeddings = self.kind.embeddings(tower)
         self.layers = self.kind.layers(tower)
         self.final = self.kind.final(tower)
+        extras = self.kind.extras(tower)
+        self.extra_layers = {name: extras[name].layer for name in spec.extras}
+        self.extra_projectors = nn.ModuleDict({name: extras[name].project for name in spec.extras})
         self.projector = projector
         self.spec = spec
         self.pruner = pruner
@@ -62,16 +66,15 @@ class PrunedVisionEncoder(nn.Module):
         self.squares = _squares(spec) if self.kind.order == "raster" else None
         self.portable = portable
 
-    def forward(
-        self, pixel_values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """See the class."""
         hidden = self.embeddings(pixel_values)  # (B, tokens, C)
         grid = self.spec.grid_of(pixel_values.shape[2], pixel_values.shape[3])
         geometry = self.kind.geometry(self.spec.config, *grid, self._blocks_of(self.spec.sequence))
         evidence = Evidence(hidden.shape[0], grid)
         kept: Selection | None = None
-        states: dict[int, torch.Tensor] = {}  # the listed hidden states, kept patches only
+        listed = {*self.spec.feature_layers, *self.extra_layers.values()}
+        last: torch.Tensor | None = None  # the deepest hidden state, kept patches only
         # Hidden states below the score layer are listed before it is known what is kept: held whole
         # until then.
         whole: dict[int, torch.Tensor] = {}
@@ -84,19 +87,35 @@ class PrunedVisionEncoder(nn.Module):
                 patches = self._patches_of(kept.indices)
                 rows = rows_of(hidden, self._behind_cls(patches))
                 blocks = self._blocks_of(self.budget * self.spec.merge**2)
-                states[number] = layer_for_rows(block, hidden, rows, patches, blocks)
+                last = layer_for_rows(block, hidden, rows, patches, blocks)
             else:
                 hidden = self.kind.run(layer, number - 1, hidden, geometry)
-                if number in self.spec.feature_layers:
+                if number in listed:
                     whole[number] = hidden
         if kept is None:
             every = {number: self._every(state) for number, state in whole.items()}
-            return self._select_late(evidence, self._joined(every))
-        states |= {
+            features, kept = self._select_late(evidence, self._joined(every))
+            return (features, *kept, *self._extras_of(self._kept_patches(whole, kept)))
+        states = self._kept_patches(whole, kept)
+        states |= {} if last is None else {self.spec.depth: last}
+        return (self.projector(self._joined(states)), *kept, *self._extras_of(states))
+
+    def _kept_patches(
+        self, whole: Mapping[int, torch.Tensor], kept: Selection
+    ) -> dict[int, torch.Tensor]:
+        """Return the patches of the kept tokens of hidden states: (B, tokens, C) each -> (B, k
+        merge^2, C)."""
+        return {
             number: rows_of(state, self._behind_cls(self._patches_of(kept.indices)))
             for number, state in whole.items()
         }
-        return self.projector(self._joined(states)), kept.indices, kept.scores
+
+    def _extras_of(self, states: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
+        """Return the further features of the kept tokens, (B, k, hidden) each."""
+        return [
+            project(self._squared(states[self.extra_layers[name]]))
+            for name, project in self.extra_projectors.items()
+        ]
 
     def _watch(
         self, number: int, block: Block, hidden: torch.Tensor, evidence: Evidence
@@ -135,17 +154,17 @@ class PrunedVisionEncoder(nn.Module):
 
     def _select_late(
         self, evidence: Evidence, features: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, Selection]:
         """Select by ``features`` (B, N, C); all of them are projected only where the method reads
         that."""
         if "projected" not in self.pruner.reads:
             kept = self.pruner.select(replace(evidence, features=features), self.budget)
-            return self.projector(rows_of(features, kept.indices)), kept.indices, kept.scores
+            return self.projector(rows_of(features, kept.indices)), kept
         projected = self.projector(features)
         kept = self.pruner.select(
             replace(evidence, features=features, projected=projected), self.budget
         )
-        return rows_of(projected, kept.indices), kept.indices, kept.scores
+        return rows_of(projected, kept.indices), kept
 
     def _patches_of(self, indices: torch.Tensor) -> torch.Tensor:
         """Return the numbers of the patches of the given tokens, token by token, in the tower's
@@ -163,8 +182,9 @@ class PrunedVisionEncoder(nn.Module):
 
     def _blocks_of(self, queries: int) -> int:
         """How many blocks so many queries are split into where they attend to all patches."""
-        heads = self.spec.config.num_attention_heads
-        return blocks_of(heads, queries, self.spec.sequence) if self.portable else 1
+        if not self.portable:
+            return 1
+        return blocks_of(self.spec.dimensions.heads, queries, self.spec.sequence)
 
     def _every(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the patches of all tokens, token by token: (B, tokens, C) -> (B, N merge^2, C)."""
@@ -179,10 +199,17 @@ class PrunedVisionEncoder(nn.Module):
         patches = self.final(
             torch.cat([states[index] for index in self.spec.feature_layers], dim=-1)
         )
+        squared = self._squared(patches)
+        if self.spec.pool == "mean" and self.spec.merge > 1:
+            return squared.unflatten(-1, (self.spec.merge**2, -1)).mean(dim=2)
+        return squared
+
+    def _squared(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the patches of each token behind one another: (B, n merge^2, C) -> (B, n, merge^2
+        C)."""
         if self.spec.merge == 1:
             return patches
-        squares = patches.unflatten(1, (-1, self.spec.merge**2))
-        return squares.mean(dim=2) if self.spec.pool == "mean" else squares.flatten(2)
+        return patches.unflatten(1, (-1, self.spec.merge**2)).flatten(2)
 
 
 def cls_attention(block: Block, hidden: torch.Tensor) -> torch.Tensor:
@@ -270,13 +297,15 @@ class VisionEncoderGraph:
 
     kind = metadata.VISION_ENCODER
     input_names: Sequence[str] = ("pixel_values",)
-    output_names: Sequence[str] = ("image_features", "kept_indices", "kept_scores")
-    dynamic_axes: tuple[Any, ...] = ({0: BATCH},)
-    output_axes: Mapping[str, Mapping[int, str]] = {name: {0: BATCH} for name in output_names}
 
     def __init__(self, module: PrunedVisionEncoder) -> None:
         self.module = module.eval()
         self.spec = module.spec
+        self.output_names: Sequence[str] = (*VISION_OUTPUTS, *self.spec.extras)
+        self.dynamic_axes: tuple[Any, ...] = ({0: BATCH},)
+        self.output_axes: Mapping[str, Mapping[int, str]] = {
+            name: {0: BATCH} for name in self.output_names
+        }
         if self.spec.image_size is None:
             self.dynamic_axes = ({0: BATCH, 2: self._edges("rows"), 3: self._edges("columns")},)
             kept = {0: BATCH, 1: "kept_tokens"}

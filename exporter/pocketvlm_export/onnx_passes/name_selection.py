@@ -67,14 +67,19 @@ def _leading_to(values: Iterable[ir.Value], stop: Collection[ir.Value] = ()) -> 
 
 
 def _fetching(kept: ir.Value) -> set[ir.Node]:
-    """The nodes from the kept indices to the first that gathers rows by them, those included."""
+    """The nodes from the kept indices to the first that gathers rows by them, those included.
+
+    What looks kept tokens up in a constant table of floats, as the angles of their places, leads to
+    numbers of which the tower computes on: there the way ends too.
+    """
     nodes: set[ir.Node] = set()
     pending = [kept]
     while pending:
         for node, _ in pending.pop().uses():
             if node not in nodes:
                 nodes.add(node)
-                pending += [] if _gathers_rows(node) else list(node.outputs)
+                ends = _gathers_rows(node) or node.outputs[0].dtype == ir.DataType.FLOAT
+                pending += [] if ends else list(node.outputs)
     return nodes
 
 

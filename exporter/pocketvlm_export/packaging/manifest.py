@@ -90,6 +90,7 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             },
             totals={str(budget): by_grid for budget, by_grid in plan.totals().items()},
             caps=spec.caps.given,
+            extras=spec.vision.extras,
         ),
         decoder=DecoderSpec(
             engines=plan.options.engines,
@@ -133,7 +134,16 @@ def write_manifest(manifest: Manifest, folder: Path) -> Manifest:
 
 def _tower(spec: VisionSpec) -> Tower:
     tower = spec.dimensions
-    return Tower(spec.depth, tower.hidden, tower.intermediate, spec.sequence)
+    return Tower(
+        spec.depth,
+        tower.hidden,
+        tower.intermediate,
+        spec.sequence,
+        tower.mlp_matrices,
+        tower.window,
+        # The layers above the deepest feature are not exported.
+        min(tower.windowed_layers, spec.depth),
+    )
 
 
 def files_table(folder: Path) -> dict[str, FileEntry]:

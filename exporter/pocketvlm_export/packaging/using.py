@@ -4,7 +4,7 @@ constants and ids."""
 import dataclasses
 import importlib.resources
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import jinja2
 import numpy as np
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
-from pocketvlm.layouts import Layout, open_layout, slot_count
+from pocketvlm.artifact.manifest import POSITION_AXES
+from pocketvlm.decoders.positions import positions_named
+from pocketvlm.layouts import Layout, open_layout, tokens_of_tile
 from pocketvlm.ort.signatures import Shapes, signature
 from pocketvlm.text.prompts import Prompter
 from pocketvlm_export.options import GATE_PROMPT
@@ -53,7 +55,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
     manifest = artifact.manifest
     pruning, decoder = manifest.pruning, manifest.decoder
     budget, layout = pruning.default_budget, open_layout(artifact)
-    slots = layout.expand(layout.grids()[-1], 1)
+    around, axes = _around(layout), POSITION_AXES[decoder.positions]
     vision = manifest.vision.graphs[budget][manifest.vision.default_precision]
     graphs = {"vision": _graph(manifest, vision, metadata.VISION_ENCODER, budget)}
     if decoder.graphs:
@@ -73,11 +75,15 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "gguf": decoder.gguf.get(decoder.default_precisions.get("llama.cpp", "")),
         "tiles": layout.recipe,
         "cut": layout.grids()[-1].tiles > 1,
-        "named": len(slots) > slot_count(layout, slots),
-        "apart": bool((np.diff(np.flatnonzero(slots == decoder.image_token_id)) > 1).any()),
+        "around": around,
+        "in_order": _in_order(layout),
+        "positions": decoder.positions,
+        "axes": axes,
+        "numbering": positions_named(decoder.positions).recipe,
+        "token_edge": _token_edge(layout) if axes > 1 else None,
         "medium": {"image": "picture", "video": "clip"}[layout.medium],
         "picture": _picture(layout),
-        "prompt": _prompt(Prompter.from_artifact(artifact), layout),
+        "prompt": _prompt(Prompter.from_artifact(artifact), around),
         "image_token_id": decoder.image_token_id,
         "eos_token_ids": list(decoder.eos_token_ids),
         "fastv": dataclasses.asdict(decoder.fastv) if decoder.fastv else None,
@@ -102,22 +108,24 @@ def _graph(manifest: Manifest, file: str, kind: str, budget: int | None = None) 
 
 
 def _shapes(tensors: Shapes) -> dict[str, list[int | str]]:
-    """Name the axes that may have any size: the first is the batch, any other counts tokens, or
-    pixels."""
-    pixels = ("batch", "channels", "height", "width")
+    """Name the axes that may have any size."""
     return {
         name: [
-            size
-            if size is not None
-            else pixels[axis]
-            if name == "pixel_values"
-            else "tokens"
-            if axis
-            else "batch"
-            for axis, size in enumerate(shape)
+            axes if size is None else size
+            for size, axes in zip(shape, _axes(name, len(shape)), strict=True)
         ]
         for name, shape in tensors.items()
     }
+
+
+def _axes(name: str, count: int) -> Sequence[str]:
+    """What the axes of a tensor are: but for pictures, and numbers of positions in front, the batch
+    and then tokens."""
+    if name == "pixel_values":
+        return ("batch", "channels", "height", "width")
+    if name == "position_ids" and count > 2:
+        return ("numbers", "batch", "tokens")
+    return ("batch", *["tokens"] * (count - 1))
 
 
 def _picture(layout: Layout) -> dict[str, Any]:
@@ -142,16 +150,48 @@ def _listed(values: tuple[int, ...] | None) -> list[int] | None:
     return None if values is None else list(values)
 
 
-def _prompt(prompter: Prompter, layout: Layout) -> Mapping[str, Any]:
+def _around(layout: Layout) -> Mapping[str, list[int]] | None:
+    """The ids in front of a picture's slots and behind them; None where ids come between the slots
+    of two tiles, or others for another number of tiles."""
+    found = []
+    for grid in layout.grids():
+        ids = layout.expand(grid, 1)
+        (slots,) = np.nonzero(ids == layout.config.image_token_id)
+        if len(slots) != slots[-1] + 1 - slots[0]:
+            return None
+        found.append({"before": ids[: slots[0]].tolist(), "after": ids[slots[-1] + 1 :].tolist()})
+    return found[0] if all(ids == found[0] for ids in found) else None
+
+
+def _in_order(layout: Layout) -> bool:
+    """Whether the slots are filled with the rows of one tile after those of another, and nothing
+    else."""
+    if layout.constants:
+        return False
+    for grid in layout.grids():
+        kept = np.tile(np.arange(min(2, tokens_of_tile(layout, grid))), (grid.tiles, 1))
+        rows = np.arange(kept.size, dtype=np.float32).reshape(*kept.shape, 1)
+        if not np.array_equal(layout.arrange(grid, rows, kept, {}), rows.reshape(-1, 1)):
+            return False
+    return True
+
+
+def _token_edge(layout: Layout) -> int:
+    """Edge in pixels of the square that a token is of."""
+    return layout.largest_size()[0] // layout.token_grid(layout.grids()[-1]).rows
+
+
+def _prompt(prompter: Prompter, around: Mapping[str, list[int]] | None) -> Mapping[str, Any]:
     """A question about one picture: its text, its ids with one image token, and whether the
     tokenizer adds tokens.
 
-    Among the ids are those that the layout puts around the picture, where that is never cut.
+    Among the ids are those ``around`` the picture.
     """
     text = prompter.render(GATE_PROMPT, pictures=1)
     ids = prompter.encode(GATE_PROMPT, pictures=1).tolist()
     plain = prompter.tokenizer.encode(text, add_special_tokens=False).ids
     adds = ids != plain
-    if layout.grids()[-1].tiles == 1:
-        ids = prompter.place(np.array(ids), [layout.expand(layout.grids()[-1], 1)]).tolist()
+    if around is not None:
+        slot = [*around["before"], prompter.image_token_id, *around["after"]]
+        ids = prompter.place(np.array(ids), [np.array(slot, dtype=np.int64)]).tolist()
     return {"question": GATE_PROMPT, "text": text, "ids": ids, "adds_special_tokens": adds}

@@ -13,7 +13,7 @@ from pocketvlm.errors import RequestError
 if TYPE_CHECKING:
     from pocketvlm_export.pruning.base import Pruner
 
-__all__ = ["PRUNERS", "find_pruner", "make_pruner", "module_name"]
+__all__ = ["KEEPS_ALL", "PRUNERS", "find_pruner", "make_pruner", "module_name"]
 
 # By method the name of its class, in the module of the method's name with "_" for "-". The function
 # ``rank`` of the module of that name in `pocketvlm_export.verification.oracles` is its oracle.
@@ -27,6 +27,7 @@ PRUNERS: Mapping[str, str] = {
     "random": "Random",
     "none": "NoPruning",
 }
+KEEPS_ALL = "none"  # the method whose ``prunes`` is False, for whoever must not import it
 
 
 def find_pruner(name: str) -> "type[Pruner]":

@@ -132,13 +132,18 @@ class Pruner:
 
 
 def take_best(scores: torch.Tensor, budget: int) -> Selection:
-    """Take the ``budget`` highest of ``scores`` (B, N), all where there are fewer, and return them
-    by ascending index.
+    """Take the ``budget`` highest of ``scores`` (B, N), all where there are fewer, as
+    `take_exactly` does."""
+    return take_exactly(scores, torch.sym_min(budget, scores.shape[1]))
+
+
+def take_exactly(scores: torch.Tensor, count: int) -> Selection:
+    """Take the ``count`` highest of ``scores`` (B, N), at most N, and return them by ascending
+    index; ``count`` may be known only at run time.
 
     ONNX has no Sort: a second TopK, over the indices, restores raster order. Ties go to the lower
     index where this is run as ONNX, whose TopK says so; torch leaves ties open.
     """
-    count = torch.sym_min(budget, scores.shape[1])
     _, best = torch.topk(scores, count, dim=1)
     indices, _ = torch.topk(best, count, dim=1, largest=False, sorted=True)
     return Selection(indices, torch.gather(scores, 1, indices))

@@ -1,7 +1,7 @@
 """Knows what the exporter must learn about a vision tower, whichever it is: where its parts are,
 and what of it differs from a plain ViT."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -52,6 +52,19 @@ class Block:
     rotate: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] = unrotated
 
 
+@dataclass(frozen=True)
+class Extra:
+    """Further features of each token, which the decoder reads beside the projector's.
+
+    Attributes:
+        layer: the hidden state that they are made of, as `VisionSpec.feature_layers` counts.
+        project: the patches of a token side by side, (..., merge^2 C), to (..., decoder hidden).
+    """
+
+    layer: int
+    project: nn.Module
+
+
 class Tower:
     """One architecture of vision tower, a ViT. A subclass states its parts; what it does not
     override is a plain ViT's.
@@ -90,6 +103,11 @@ class Tower:
         """Return what each patch of the deepest layer goes through before patches are pooled and
         projected; nothing, unless overridden."""
         return nn.Identity()
+
+    def extras(self, tower: Any) -> Mapping[str, Extra]:
+        """Return its further features by the names in `VisionSpec.extras`; most towers have
+        none."""
+        return {}
 
     def geometry(self, config: PretrainedConfig, rows: int, columns: int, blocks: int) -> Any:
         """Return what the layers need to know of the picture's shape, computed once a run.

@@ -7,12 +7,19 @@ from typing import Any, Self
 @dataclass(frozen=True)
 class Dimensions:
     """Of a tower's matrices: transformer layers, the width of a token, heads, and the width of the
-    hidden layer of each MLP."""
+    hidden layer of each MLP.
+
+    ``mlp_matrices`` is 2, or 3 where the MLP is gated. ``windowed_layers`` of the layers attend
+    within windows of ``window`` patches; 0 in a plain ViT, whose layers attend to all tokens.
+    """
 
     layers: int
     hidden: int
     heads: int
     intermediate: int
+    mlp_matrices: int = 2
+    window: int = 0
+    windowed_layers: int = 0
 
     @classmethod
     def of(cls, config: Any) -> Self:

@@ -6,7 +6,7 @@ number by plain arithmetic, which is traced: one graph serves pictures of every 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -185,6 +185,17 @@ class Qwen25VLVision(Qwen2VLVision):
     def whole_picture(self, config: Any) -> list[int]:
         """See `Qwen2VLVision.whole_picture`."""
         return list(config.fullatt_block_indexes)
+
+    def dimensions(self, config: Any) -> Dimensions:
+        """See `Tower.dimensions`."""
+        layers, merge = config.num_hidden_layers, config.spatial_merge_size
+        whole = {number for number in self.whole_picture(config) if number < layers}
+        return replace(
+            super().dimensions(config),
+            mlp_matrices=3,
+            window=(config.window_size // merge // config.patch_size * merge) ** 2,
+            windowed_layers=layers - len(whole),
+        )
 
     def width(self, config: Any) -> int:
         """See `Qwen2VLVision.width`."""

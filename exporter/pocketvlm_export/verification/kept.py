@@ -1,7 +1,7 @@
 """Knows how the patches that a graph kept compare with those of its reference, one picture at a
 time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ class KeptRow:
         overlap: part of the reference's patches that we kept too.
         cut_distance: how far what we kept is from what the method would have kept, see
             `Ranking.distance`.
-        ours, theirs: features of the patches that both kept, (n, hidden).
+        ours, theirs: features of the patches that both kept, (n, hidden), and further features
+            beside them.
         score_difference: see `Ranking.score_difference`; infinite where a number is no patch's.
     """
 
@@ -35,6 +36,10 @@ class KeptRow:
 
 def compare_kept(encoded: VisionFeatures, reference: VisionReference) -> Iterator[KeptRow]:
     """Compare what a graph ``encoded`` with its reference, picture by picture."""
+    our_features = np.concatenate([encoded.image_features, *_in_order(encoded.extras)], axis=-1)
+    their_features = np.concatenate(
+        [reference.image_features, *_in_order(reference.extras)], axis=-1
+    )
     for row, theirs in enumerate(reference.kept_indices):
         ours, scores = encoded.kept_indices[row], encoded.kept_scores[row]
         ranking = reference.rankings[row]
@@ -44,12 +49,16 @@ def compare_kept(encoded: VisionFeatures, reference: VisionReference) -> Iterato
             ascending=bool((np.diff(ours) > 0).all()),
             overlap=len(common) / len(theirs),
             cut_distance=ranking.distance(ours, scores),
-            ours=encoded.image_features[row][at_ours],
-            theirs=reference.image_features[row][at_theirs],
+            ours=our_features[row][at_ours],
+            theirs=their_features[row][at_theirs],
             score_difference=ranking.score_difference(ours, scores)
             if ranking.are_patches(ours)
             else float("inf"),
         )
+
+
+def _in_order(extras: Mapping[str, Floats]) -> list[Floats]:
+    return [extras[name] for name in sorted(extras)]
 
 
 def largest(values: Floats) -> float:

@@ -7,10 +7,10 @@ therefore cannot check: the tests hold those against
 ``LlavaForConditionalGeneration.from_pretrained``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ from pocketvlm_export.verification.readers import (
     PromptPositions,
 )
 
+_FEATURES = "image_features"
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -45,20 +47,27 @@ class VisionReference:
         image_features: (B, k, hidden).
         kept_indices: (B, k), in raster order.
         rankings: of each picture's patches.
+        extras: further features by name, (B, k, hidden) each.
     """
 
     image_features: Floats
     kept_indices: Ints
     rankings: Sequence[Ranking]
+    extras: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def gap(self) -> float:
         """The smallest at the cut of a picture, see `Ranking.gap`."""
         return min(ranking.gap(self.kept_indices.shape[1]) for ranking in self.rankings)
 
-    def first(self, count: int) -> Self:
+    def first(self, count: int) -> "VisionReference":
         """Return that of the first ``count`` rows of the batch."""
-        return replace(self, **{name: values[:count] for name, values in vars(self).items()})
+        return VisionReference(
+            self.image_features[:count],
+            self.kept_indices[:count],
+            self.rankings[:count],
+            {name: values[:count] for name, values in self.extras.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ def vision_reference(
     """
     family, spec = checkpoint.family, checkpoint.spec
     rank = find_oracle(pruning.method)
-    all_features: list[Floats] = []  # of every patch; the kept rows are taken afterwards
+    all_features: list[dict[str, Floats]] = []  # of every token; the kept are taken afterwards
     rankings: list[Ranking] = []
     with (
         component(
@@ -104,8 +113,8 @@ def vision_reference(
         component(family.load_connector(checkpoint.weights, spec)) as connector,
     ):
         for picture in pixel_values:
-            encoded = encode_reference(tower, connector, spec, pruning, picture)
-            all_features.append(encoded.projected.astype(np.float32))
+            encoded, extras = encode_reference(tower, connector, spec, pruning, picture)
+            all_features.append({_FEATURES: encoded.projected.astype(np.float32), **extras})
             rankings.append(rank(encoded, pruning.options))
             del encoded
             release_memory()  # the next picture's maps would not all fit where these lay
@@ -114,9 +123,9 @@ def vision_reference(
 
 def encode_reference(
     tower: Any, connector: Any, spec: VLMSpec, pruning: Pruning, picture: Floats
-) -> Encoded:
-    """Run transformers' modules on one picture, (3, H, W); ``tower`` was loaded with the attention
-    `upstream.recording_attention`."""
+) -> tuple[Encoded, dict[str, Floats]]:
+    """Run transformers' modules on one picture, (3, H, W), and return with it its further features,
+    (N, hidden) each; ``tower`` was loaded with the attention `upstream.recording_attention`."""
     pruner = make_pruner(
         pruning.method, {name: str(value) for name, value in pruning.options.items()}
     )
@@ -125,7 +134,7 @@ def encode_reference(
         pixel_values = torch.from_numpy(picture[None])
         made = spec.family.reference_features(tower, connector, spec, pixel_values)
     grid = spec.vision.grid_of(*picture.shape[1:])
-    return Encoded(
+    encoded = Encoded(
         [_whole_map(maps, made.patches) for maps in list(layers.values())[: made.layers]],
         int(spec.vision.has_cls),
         merge_patches(made.features.double().numpy(), grid, spec.vision.merge),
@@ -133,6 +142,7 @@ def encode_reference(
         grid,
         spec.vision.merge,
     )
+    return encoded, {name: each.numpy() for name, each in made.extras.items()}
 
 
 def _whole_map(maps: Sequence[torch.Tensor], patches: torch.Tensor | None) -> Floats:
@@ -147,11 +157,14 @@ def _whole_map(maps: Sequence[torch.Tensor], patches: torch.Tensor | None) -> Fl
 
 
 def _at_budget(
-    budget: int, features: Sequence[Floats], rankings: Sequence[Ranking]
+    budget: int, features: Sequence[Mapping[str, Floats]], rankings: Sequence[Ranking]
 ) -> VisionReference:
     kept = np.stack([ranking.kept(budget) for ranking in rankings])
-    rows = [picture[indices] for picture, indices in zip(features, kept, strict=True)]
-    return VisionReference(np.stack(rows), kept, rankings)
+    by_name = {
+        name: np.stack([picture[name][row] for picture, row in zip(features, kept, strict=True)])
+        for name in features[0]
+    }
+    return VisionReference(by_name.pop(_FEATURES), kept, rankings, by_name)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.cli.lists import Comma
-from pocketvlm.cli.target import takes_target
+from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import printable
 from pocketvlm_measure.cli.options import case_options
 from pocketvlm_measure.cli.output import check_folders, printable_lines, write_text
@@ -160,7 +160,7 @@ def evaluate(
     from pocketvlm_measure.evaluation.run import evaluate as run
     from pocketvlm_measure.evaluation.summary import summarise
 
-    artifact = Artifact.open(directory).capped(max_pixels=max_pixels, max_tiles=max_tiles)
+    artifact = capped(Artifact.open(directory), max_pixels=max_pixels, max_tiles=max_tiles)
     counting_layout(artifact)  # what it refuses is refused before anything is asked
     budgets = Comma.without_all(budget, "--budget") or list(artifact.manifest.pruning.budgets)
     baseline_budget = budget_named(baseline)
@@ -171,8 +171,8 @@ def evaluate(
         decoder_precisions=decoder_precision,
         vision_precisions=vision_precision,
         threads=(threads,),
-        max_pixels=max_pixels,
-        max_tiles=max_tiles,
+        max_pixels=artifact.max_pixels,
+        max_tiles=artifact.max_tiles,
     )
     asked = subjects(directory, artifact, cases, workers)
     other = against(baseline, asked, workers)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.lists import NUMBERS, Comma
-from pocketvlm.cli.target import takes_target
+from pocketvlm.cli.lists import NUMBERS, SIZE, Comma
+from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import RequestError
 from pocketvlm_measure.cli.options import case_options
@@ -36,6 +36,13 @@ _FILE = click.Path(path_type=Path)
     multiple=True,
     type=_FILE,
     help="A picture; noise if none is given.",
+)
+@click.option(
+    "--picture-size",
+    type=SIZE,
+    metavar="WxH",
+    help="Instead of --image: noise of so many pixels, width first; by default the size that takes "
+    "the most tiles or tokens.",
 )
 @click.option("--prompt", metavar="TEXT", help="The question; 40 text tokens if not given.")
 @case_options
@@ -106,6 +113,7 @@ _FILE = click.Path(path_type=Path)
 def profile(
     directory: Path | None,
     images: tuple[Path, ...],
+    picture_size: tuple[int, int] | None,
     prompt: str | None,
     budget: tuple[int | str, ...],
     decoder: tuple[str, ...],
@@ -137,6 +145,8 @@ def profile(
         _compare(*compare, as_json=as_json)
         return
     assert directory is not None
+    if images and picture_size is not None:
+        raise click.UsageError("--image has a size of its own: leave --picture-size out")
     writers = {path: _writer(path) for path in outputs}
     check_folders([*outputs, *([report] if report else [])])
 
@@ -146,7 +156,7 @@ def profile(
     from pocketvlm_measure.profiler.questions import Question, made_up_prompt
 
     artifact = Artifact.open(directory).shortened(context)
-    artifact = artifact.capped(max_pixels=max_pixels, max_tiles=max_tiles)
+    artifact = capped(artifact, max_pixels=max_pixels, max_tiles=max_tiles)
     cases = sweep(
         artifact.manifest,
         budgets=Comma.without_all(budget, "--budget"),
@@ -155,11 +165,12 @@ def profile(
         vision_precisions=vision_precision,
         threads=threads,
         context=context,
-        max_pixels=max_pixels,
-        max_tiles=max_tiles,
+        max_pixels=artifact.max_pixels,
+        max_tiles=artifact.max_tiles,
     )
     paths = tuple(str(path) for path in images)
-    question = Question(prompt or made_up_prompt(artifact, len(paths) or 1), paths, new_tokens)
+    asked = prompt or made_up_prompt(artifact, len(paths) or 1)
+    question = Question(asked, paths, new_tokens, picture_size)
 
     def save(so_far: Profile) -> None:
         for path, to_text in writers.items():

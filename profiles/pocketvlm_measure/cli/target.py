@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from pocketvlm.cli.target import answering_caps
 from pocketvlm_targets import DECODERS, Target
 
 
@@ -18,6 +19,7 @@ def case_defaults(target: Target, _ctx: click.Context) -> dict[str, Any]:
         "vision_precision": target.vision_precision,
         "decoder_precision": (*target.decoder_precision, *target.gguf_type),
         "threads": target.threads,
+        **answering_caps(target),
     }
     return {name: value for name, value in values.items() if value}
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.artifact import Artifact, Manifest, pick_graph, serving_graph
+from pocketvlm.layouts import caps_within, layout_config, make_layout
 from pocketvlm.ort.settings import physical_cores
 from pocketvlm_measure.cases import Case, has_precision
 from pocketvlm_measure.evaluation.questions import Question
@@ -99,6 +100,7 @@ def baseline_cases(manifest: Manifest, cases: Sequence[Case]) -> dict[Case, Case
 
 def _nearest(manifest: Manifest, case: Case) -> Case:
     decoder, vision = manifest.decoder, manifest.vision
+    layout = make_layout(layout_config(manifest))
     graph, budget = serving_graph(manifest, case.budget), case.budget
     if graph is None:
         budget = manifest.pruning.default_budget
@@ -117,4 +119,5 @@ def _nearest(manifest: Manifest, case: Case) -> Case:
         decoder_precision=precision,
         vision_precision=vision_precision,
         context=None,
+        **caps_within(layout, max_pixels=case.max_pixels, max_tiles=case.max_tiles),
     )

@@ -31,6 +31,7 @@ _CONDITIONS = (
     "cpu_info",
     "system",
     "governor",
+    "picture_sizes",
     "prompt_tokens",
     "new_tokens",
     "version_pocketvlm",

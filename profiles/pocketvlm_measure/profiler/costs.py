@@ -48,6 +48,18 @@ def tower_flops(n: float, d: int, m: int, layers: int) -> float:
     return 2 * layers * macs_of_mlp_with_two_matrices(n, d, m)
 
 
+def flops_of_tower(tower: Tower, n: float) -> float:
+    """`tower_flops` of a tower as its artifact states it: its MLP may be gated, and some layers may
+    attend within windows, for which a patch meets ``window`` others instead of n.
+
+    The edges of a picture may leave windows partly empty, which is not counted.
+    """
+    layer = macs_of_mlp_with_two_matrices(n, tower.hidden, tower.intermediate)
+    layer += (tower.mlp_matrices - 2) * n * tower.hidden * tower.intermediate
+    saved = 2 * n * max(0.0, n - tower.window) * tower.hidden  # by a layer with windows
+    return 2 * (tower.layers * layer - tower.windowed_layers * saved)
+
+
 def cache_bytes(n: int, layers: int, kv_heads: int, head_dim: int, value_bytes: int) -> int:
     """Bytes of keys and values of n tokens."""
     return 2 * layers * kv_heads * head_dim * value_bytes * n
@@ -62,8 +74,8 @@ class Costs:
         flops: of the prefill of the visual tokens alone, `prefill_flops`: the papers' figure.
         flops_prompt: of the prefill of the whole prompt with grouped queries as this decoder has
             them.
-        flops_vision: of the vision tower over all tiles of all pictures, before any pruning inside
-            its last layer.
+        flops_vision: of the vision tower over all tiles of all pictures, each of its own size,
+            before any pruning inside its last layer.
         kv_bytes: of the visual tokens' keys and values, in the type that the engine keeps them in.
         kv_bytes_prompt: of the whole prompt's.
     """
@@ -83,13 +95,19 @@ class Costs:
 
 
 def costs_of(
-    manifest: Manifest, *, tiles: int, visual: int, prompt: int, value_bytes: int, dropped: int = 0
+    manifest: Manifest,
+    *,
+    tiles: Sequence[int],
+    visual: int,
+    prompt: int,
+    value_bytes: int,
+    dropped: int = 0,
 ) -> Costs:
-    """The `Costs` of a prompt of ``prompt`` tokens, ``visual`` of them visual tokens, its pictures
-    in ``tiles``.
+    """The `Costs` of a prompt of ``prompt`` tokens, ``visual`` of them visual tokens.
 
-    ``dropped`` of the visual tokens do not reach the decoder's later layers, see
-    `pocketvlm.artifact.manifest.FastV`.
+    ``tiles`` has the tokens of each tile of all pictures before pruning: with dynamic resolution
+    they follow from the picture. ``dropped`` of the visual tokens do not reach the decoder's later
+    layers, see `pocketvlm.artifact.manifest.FastV`.
     """
     decoder = manifest.decoder
     size = (decoder.kv_heads, decoder.head_dim, value_bytes)
@@ -98,7 +116,7 @@ def costs_of(
     return Costs(
         flops=_papers_flops(decoder, visual_layers),
         flops_prompt=_decoder_flops(decoder, prompt_layers),
-        flops_vision=_vision_flops(manifest.vision.tower, tiles),
+        flops_vision=_vision_flops(manifest, tiles),
         kv_bytes=sum(cache_bytes(n, layers, *size) for layers, n in visual_layers),
         kv_bytes_prompt=sum(cache_bytes(n, layers, *size) for layers, n in prompt_layers),
     )
@@ -131,7 +149,8 @@ def _decoder_flops(decoder: DecoderSpec, by_layer: Sequence[tuple[int, int]]) ->
     return sum(2 * layers * macs_of_grouped_queries(n, *width) for layers, n in by_layer)
 
 
-def _vision_flops(tower: Tower | None, tiles: int) -> float | None:
+def _vision_flops(manifest: Manifest, tiles: Sequence[int]) -> float | None:
+    tower, largest = manifest.vision.tower, manifest.pruning.tokens_before
     if tower is None:
         return None
-    return tiles * tower_flops(tower.sequence, tower.hidden, tower.intermediate, tower.layers)
+    return sum(flops_of_tower(tower, tower.sequence * tokens / largest) for tokens in tiles)

@@ -74,7 +74,7 @@ def profile(
     )
     done = 0
     try:
-        selections = _selections(folder, artifact, cases)
+        selections = _selections(folder, artifact, cases, question)
         for turn, case, sample in take_turns(
             cases, lambda case: _run(folder, case, question, warmup), repeat
         ):
@@ -94,7 +94,7 @@ def profile(
 
 
 def _selections(
-    folder: str, artifact: Artifact, cases: Sequence[Case]
+    folder: str, artifact: Artifact, cases: Sequence[Case], question: Question
 ) -> dict[Case, Selection | None]:
     """What selection costs in each case; cases with the same vision graph and threads share one
     measurement."""
@@ -103,6 +103,7 @@ def _selections(
         for case in cases
     }
     job = {"task": "select", "folder": folder, "runs": SELECTION_RUNS}
+    job["question"] = dataclasses.asdict(question)
     measured: dict[tuple[int, str, int | None], Selection | None] = {}
     for case, graph in tqdm(graphs.items(), desc="timing nodes", leave=False, disable=None):
         if graph not in measured:

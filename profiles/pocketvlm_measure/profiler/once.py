@@ -11,6 +11,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,12 +21,13 @@ from pocketvlm.answering import ms_since
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import open_decoder
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.layouts import counting_layout, tokens_of_tile
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vlm import VLM
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.machine import LoadWatch
 from pocketvlm_measure.profiler.memory import peak_memory
-from pocketvlm_measure.profiler.questions import Question, noise_picture, picture_grids
+from pocketvlm_measure.profiler.questions import Question
 from pocketvlm_measure.profiler.selection import measure_selection
 
 
@@ -42,7 +44,8 @@ class Sample:
         peak_bytes: the process's peak memory; None where the system does not count it.
         other_load: per cent of all CPUs that others used from loading to the last token; None where
             it cannot be measured.
-        tiles: of all pictures.
+        tile_tokens: of each tile of all pictures before pruning, in their order.
+        picture_sizes: of each picture as it was given, as ``640x480``, width first.
         visual_dropped: visual tokens that the decoder's later layers do not read.
     """
 
@@ -54,8 +57,14 @@ class Sample:
     value_bytes: int
     peak_bytes: int | None
     other_load: float | None
-    tiles: int = 1
+    tile_tokens: Sequence[int] = ()
+    picture_sizes: Sequence[str] = ()
     visual_dropped: int = 0
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles all pictures have."""
+        return len(self.tile_tokens)
 
 
 def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sample:
@@ -72,7 +81,9 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
     )
     vlm = VLM(artifact, encoder, decoder)
     load_ms = ms_since(started)
-    images = question.images or [noise_picture(artifact)]
+    images = question.open(artifact)
+    layout = counting_layout(artifact)
+    grids = [layout.grid(image.height, image.width) for image in images]
     for _ in range(warmup + 1):
         answer = vlm.generate(
             question.prompt,
@@ -91,7 +102,8 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
         other_load=watch.other_load(),
         visual_dropped=answer.visual_tokens["after"]
         - answer.visual_tokens.get("fastv", answer.visual_tokens["after"]),
-        tiles=sum(grid.tiles for grid in picture_grids(artifact, question)),
+        tile_tokens=[tokens_of_tile(layout, grid) for grid in grids for _ in range(grid.tiles)],
+        picture_sizes=[f"{image.width}x{image.height}" for image in images],
     )
 
 
@@ -107,11 +119,13 @@ def main() -> None:
     """Read a job from standard input, write the result or the refusal to standard output, both
     JSON."""
     job: dict[str, Any] = json.load(sys.stdin)
-    case = Case(**job["case"])
+    case, question = Case(**job["case"]), Question.of(job["question"])
     try:
         if job["task"] == "select":
+            artifact = case.of(Artifact.open(job["folder"]))
             selection = measure_selection(
-                case.of(Artifact.open(job["folder"])),
+                artifact,
+                question.open(artifact)[0],
                 budget=case.budget,
                 precision=case.vision_precision,
                 settings=case.settings,
@@ -119,7 +133,6 @@ def main() -> None:
             )
             result = None if selection is None else dataclasses.asdict(selection)
         else:
-            question = Question(**job["question"] | {"images": tuple(job["question"]["images"])})
             result = dataclasses.asdict(
                 answer_once(Path(job["folder"]), case, question, job["warmup"])
             )

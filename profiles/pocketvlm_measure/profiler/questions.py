@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import check_room
+from pocketvlm.errors import RequestError
 from pocketvlm.layouts import TileGrid, counting_layout
+from pocketvlm.limits import PictureLimits
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.messages import check_medium
 from pocketvlm.text.prompts import Prompter
@@ -23,7 +28,9 @@ class Question:
 
     Attributes:
         prompt: the question.
-        images: paths of pictures; none means one of noise, of the size that has the most tiles.
+        images: paths of pictures; none means one of noise.
+        picture_size: (width, height) of that, in pixels; None is the size that has the most tiles
+            or tokens. Where there are ``images`` they have their own.
         new_tokens: tokens generated. The end-of-sequence token counts as any other, so that all
             runs do the same work.
     """
@@ -31,6 +38,27 @@ class Question:
     prompt: str
     images: tuple[str, ...] = ()
     new_tokens: int = 16
+    picture_size: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, stated: Mapping[str, Any]) -> Self:
+        """Read what was written as JSON."""
+        size = stated["picture_size"]
+        images = tuple(stated["images"])
+        return cls(**{**stated, "images": images, "picture_size": size and (size[0], size[1])})
+
+    def open(self, artifact: Artifact) -> list[Image.Image]:
+        """The pictures as RGB; raises `PocketVLMError` for one that is refused."""
+        size, most = self.picture_size and self.picture_size[::-1], PictureLimits().max_pixels
+        if size and not 0 < size[0] * size[1] <= most:
+            raise RequestError(
+                f"--picture-size {size[1]}x{size[0]}",
+                expected=f"1 to {most} pixels",
+                setting="picture_size",
+            )
+        return [
+            open_picture(image) for image in self.images or [noise_picture(artifact, size=size)]
+        ]
 
     @property
     def pictures(self) -> int:
@@ -52,14 +80,16 @@ def picture_grids(artifact: Artifact, question: Question) -> list[TileGrid]:
     """The tiles that each picture of a question is cut into; raises `PocketVLMError` for one that
     is refused."""
     layout = counting_layout(artifact)
-    images = [open_picture(image) for image in question.images or [noise_picture(artifact)]]
+    images = question.open(artifact)
     return [layout.grid(image.height, image.width) for image in images]
 
 
-def noise_picture(artifact: Artifact, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """A picture of noise, another for each seed, of the size that has the most tiles: uint8
-    (height, width, 3)."""
-    shape = (*counting_layout(artifact).largest_size(), 3)
+def noise_picture(
+    artifact: Artifact, seed: int = 0, size: tuple[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
+    """A picture of noise, another for each seed: uint8 (height, width, 3), of the ``size`` that has
+    the most tiles or tokens unless (height, width) is given."""
+    shape = (*(size or counting_layout(artifact).largest_size()), 3)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 

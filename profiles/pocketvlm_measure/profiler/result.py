@@ -71,7 +71,7 @@ class Result:
         first = self.samples[0]
         return costs_of(
             self.manifest,
-            tiles=first.tiles,
+            tiles=first.tile_tokens,
             visual=first.visual_after,
             prompt=first.prompt_tokens,
             value_bytes=first.value_bytes,

@@ -100,6 +100,7 @@ def _case(profile: Profile, result: Result) -> dict[str, Any]:
         "max_pixels": case.max_pixels,
         "max_tiles": case.max_tiles,
         "pictures": result.pictures,
+        "picture_sizes": list(first.picture_sizes),
         "tiles": first.tiles,
         "visual_tokens_before": first.visual_before,
         "visual_tokens_after": first.visual_after,

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from pocketvlm.artifact import Artifact, is_nested, metadata, pick_graph, pick_precision
 from pocketvlm.layouts import open_layout
-from pocketvlm.media.pictures import open_picture
 from pocketvlm.ort.sessions import open_session
 from pocketvlm.ort.settings import EngineSettings
 from pocketvlm.vision.encoder import VisionEncoder
-from pocketvlm_measure.profiler.questions import noise_picture
 from pocketvlm_measure.spread import Spread
 
 _KERNEL = "_kernel_time"
@@ -38,10 +38,16 @@ class Selection:
 
 
 def measure_selection(
-    artifact: Artifact, *, budget: int, precision: str, settings: EngineSettings, runs: int
+    artifact: Artifact,
+    image: Image.Image,
+    *,
+    budget: int,
+    precision: str,
+    settings: EngineSettings,
+    runs: int,
 ) -> Selection | None:
-    """Run the vision graph that serves ``budget`` once to warm up and then ``runs`` times with its
-    nodes timed.
+    """Run the vision graph that serves ``budget`` on the first tile of a picture, once to warm up
+    and then ``runs`` times with its nodes timed.
 
     None where no node of the graph is named as selecting.
     """
@@ -53,7 +59,7 @@ def measure_selection(
         f"vision graph at budget {k}",
         setting="vision_precision",
     )
-    pixels = open_layout(artifact).cut(open_picture(noise_picture(artifact))).pixel_values[:1]
+    pixels = open_layout(artifact).cut(image).pixel_values[:1]
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(
             artifact,

@@ -45,7 +45,8 @@ def headline(profile: Profile) -> str:
     return (
         f"{profile.manifest.source.model}, {pruning.method}{inside}, "
         f"{_before(sample, first.pictures)} before "
-        f"pruning; {count(first.pictures, 'picture')} and {text_tokens} text tokens in, "
+        f"pruning; {count(first.pictures, 'picture')}{_sizes(sample)} and {text_tokens} text "
+        f"tokens in, "
         f"{sample.new_tokens} tokens out; {_same(profile)}{turns}"
     )
 
@@ -91,6 +92,12 @@ def _savings(profile: Profile) -> Table:
 
 def _times(before: float | None, after: float | None) -> str:
     return f"{before / after:.2f}x" if before and after else "?"
+
+
+def _sizes(sample: Sample) -> str:
+    """Of the pictures, where they are known, each once."""
+    sizes = ", ".join(dict.fromkeys(sample.picture_sizes))
+    return f" of {sizes} pixels" if sizes else ""
 
 
 def _before(sample: Sample, pictures: int) -> str:

@@ -10,9 +10,9 @@ from pocketvlm.limits import check_int
 
 
 def is_nested(manifest: Manifest) -> bool:
-    """Whether smaller budgets may be cut from a larger graph; never without a method, whose scores
-    mean nothing."""
-    return manifest.pruning.nested and manifest.pruning.method != "none"
+    """Whether smaller budgets may be cut from a larger graph; the manifest of an artifact without a
+    method, whose scores mean nothing, says no."""
+    return manifest.pruning.nested
 
 
 def serving_graph(manifest: Manifest, budget: int) -> int | None:

@@ -68,12 +68,19 @@ class Pruning:
 @dataclass(frozen=True)
 class Tower:
     """The dimensions of a vision graph's matrices: transformer layers, their widths, and the tokens
-    of a tile in them, [CLS] counted."""
+    of a tile in them, [CLS] counted; with dynamic resolution those of the largest picture.
+
+    ``mlp_matrices`` is 3 where the MLP is gated. ``windowed_layers`` of the layers attend within
+    windows of ``window`` patches, the others to the whole picture.
+    """
 
     layers: int
     hidden: int
     intermediate: int
     sequence: int
+    mlp_matrices: int = 2
+    window: int = 0
+    windowed_layers: int = 0
 
 
 @dataclass(frozen=True)
@@ -263,18 +270,9 @@ class Manifest:
         data["vision"]["graphs"] = {
             str(budget): graphs for budget, graphs in data["vision"]["graphs"].items()
         }
-        order = [
-            "schema_version",
-            "artifact_id",
-            "created_by",
-            "source",
-            "pruning",
-            "vision",
-            "decoder",
-            "parity",
-        ]
+        order = "schema_version artifact_id created_by source pruning vision decoder parity"
         plain: dict[str, Any] = json.loads(
-            json.dumps({key: data[key] for key in [*order, "requires", "files"]})
+            json.dumps({key: data[key] for key in [*order.split(), "requires", "files"]})
         )
         return plain
 
@@ -370,6 +368,10 @@ def _check_consistency(manifest: Manifest) -> None:
             manifest.files[constant.file].bytes != _FLOAT * math.prod(constant.shape)
             for constant in constants
             if constant.file in manifest.files
+        ),
+        "more layers of its tower attend within windows than there are, or windows have no size": (
+            (tower := manifest.vision.tower) is not None
+            and tower.windowed_layers > (tower.layers if tower.window else 0)
         ),
         "an extra output of its vision graphs has the name of another": bool(
             set(manifest.vision.extras) & set(VISION_OUTPUTS)

@@ -88,7 +88,7 @@ def inspect(
     if as_json:
         click.echo(json.dumps(facts(artifact.manifest) | kept, ensure_ascii=False))
         return
-    for line in describe(artifact.manifest):
+    for line in describe(artifact):
         click.echo(printable(line))
     if kept:
         click.echo(f"overlay    {kept['overlay']}: {len(kept['kept_indices'])} patches kept")
@@ -168,8 +168,12 @@ def graph_bytes(manifest: Manifest, name: str) -> int:
     )
 
 
-def describe(manifest: Manifest) -> Iterator[str]:
-    """Lines for people."""
+def describe(artifact: Artifact) -> Iterator[str]:
+    """Lines for people; pictures are described under the artifact's caps."""
+    from pocketvlm.decoders.positions import positions_named
+    from pocketvlm.layouts import counting_layout
+
+    manifest, layout = artifact.manifest, counting_layout(artifact)
     source, pruning, decoder, parity = (
         manifest.source,
         manifest.pruning,
@@ -182,11 +186,7 @@ def describe(manifest: Manifest) -> Iterator[str]:
         f"{source.license or 'not stated'})"
     )
     budgets = ", ".join(_marked(k, pruning.default_budget) for k in pruning.budgets)
-    layout = manifest.vision.layout
-    tiled = any(len(by_grid) > 1 for by_grid in manifest.vision.totals.values())
-    name, frames = layout["name"], layout.get("frames")  # of a clip, where the model reads those
-    unit = "frame" if frames else "tile" if tiled else "picture"
-    before = f"{pruning.tokens_before} tokens per {unit}"
+    before = f"{pruning.tokens_before} tokens per {layout.unit}"
     if manifest.vision.image_size is None:
         before = f"at most {before}"
     options = ", ".join(f"{name} {value}" for name, value in pruning.options.items())
@@ -199,15 +199,9 @@ def describe(manifest: Manifest) -> Iterator[str]:
             f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read "
             f"{fastv.keep} tokens per picture, original positions"
         )
-    size = manifest.vision.image_size
-    pixels = f"{size[1]}x{size[0]} pixels" if size else "any size"
-    if frames:
-        with_cls = ", [CLS] among their tokens" * ("cls" in layout)
-        yield f"clips      {frames} frames of {pixels}{with_cls}"
-    elif size:
-        yield f"pictures   {pixels}{f' per tile, layout {name}' if tiled else ''}"
-    else:
-        yield f"pictures   {pixels}, {pruning.tokens_before} tokens at most, layout {name}"
+    yield f"{'clips' if layout.medium == 'video' else 'pictures':<10} {layout.summary}"
+    if title := positions_named(decoder.positions).title:
+        yield f"positions  {title}"
     engines = ", ".join(_marked(engine, decoder.default_engine) for engine in decoder.engines)
     yield (
         f"decoder    {engines}: {decoder.layers} layers, hidden "
@@ -229,6 +223,8 @@ def describe(manifest: Manifest) -> Iterator[str]:
     ):
         if figures:
             yield f"           {part}: {figures_text(figures)}"
+    if parity.pixels:
+        yield f"           pixels: {pixels_text(parity.pixels)}"
     makers = ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())
     yield f"made by    {makers or 'not stated'}"
     yield f"id         {manifest.artifact_id}"
@@ -251,6 +247,12 @@ def size_text(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.2f} GB"
+
+
+def pixels_text(pixels: Mapping[str, Any]) -> str:
+    """How pixels follow transformers' image processor, of the parity figures called ``pixels``."""
+    largest = pixels.get("max_abs", 0.0)
+    return f"max difference {_figure(largest)}" if largest else "equal"
 
 
 def figures_text(figures: Any) -> str:

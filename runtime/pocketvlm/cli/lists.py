@@ -64,6 +64,24 @@ class _Budget(click.ParamType):
             self.fail(f"{value!r} is not a whole number", param, ctx)
 
 
+class _Size(click.ParamType):
+    """Two numbers of pixels as in ``640x480``, in the order in which they are written."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Read it."""
+        if isinstance(value, tuple):
+            return value
+        first, _, second = str(value).partition("x")
+        if not (first.isdecimal() and second.isdecimal()):
+            self.fail(f"{value!r} is not two numbers of pixels, as in 640x480", param, ctx)
+        return int(first), int(second)
+
+
+SIZE = _Size()
 NUMBERS = Comma("whole numbers", int)
 NAMES = Comma("names")
 BUDGET = _Budget()

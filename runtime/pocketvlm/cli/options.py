@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pocketvlm.cli.lists import BUDGET, refuse_auto
-from pocketvlm.cli.target import answering_defaults, takes_target
+from pocketvlm.cli.target import answering_defaults, settled_caps, takes_target
 
 if TYPE_CHECKING:
     from pocketvlm import VLM
@@ -202,4 +202,5 @@ def _load(model: dict[str, Any], directory: Path, *, prepack: bool = True) -> VL
 
     settings = EngineSettings(threads=model["threads"], prepack=prepack)
     others = {name: value for name, value in model.items() if name != "threads"}
+    others |= settled_caps(directory, {name: others[name] for name in ("max_pixels", "max_tiles")})
     return VLM.load(directory, **others, settings=settings)

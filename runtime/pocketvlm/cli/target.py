@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -14,6 +15,7 @@ from click.core import ParameterSource
 from pocketvlm.errors import PocketVLMError, RequestError
 
 if TYPE_CHECKING:
+    from pocketvlm.artifact import Artifact
     from pocketvlm_targets import Target
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -77,7 +79,48 @@ def answering_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
         "decoder_precision": decoder_precision,
         "threads": target.threads,
         "context": target.context,
+        **answering_caps(target),
     }
+
+
+def answering_caps(target: Target) -> dict[str, int | None]:
+    """A target's caps on pictures, for a command that answers; see `given_by_target`."""
+    return {"max_pixels": target.max_pixels, "max_tiles": target.max_tiles}
+
+
+def given_by_target(*names: str) -> frozenset[str]:
+    """Those of the options of the command that runs which its target gave.
+
+    A target's cap on pictures suits its device: a model that is under a smaller one, or has none of
+    that kind, is as good. A cap that is typed is refused there.
+    """
+    ctx = click.get_current_context(silent=True)
+    return frozenset(
+        name
+        for name in names
+        if ctx is not None and ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
+    )
+
+
+def capped(artifact: Artifact, **caps: int | None) -> Artifact:
+    """The artifact under ``max_pixels`` and ``max_tiles`` as the command that runs got them, see
+    `given_by_target`."""
+    from pocketvlm.layouts import caps_within, counting_layout
+
+    if given := given_by_target(*caps):
+        within = caps_within(counting_layout(artifact), **caps)
+        caps |= {name: within[name] for name in given}
+    return artifact.capped(**caps)
+
+
+def settled_caps(directory: Path, caps: dict[str, int | None]) -> dict[str, int | None]:
+    """As `capped`, of an artifact that is not opened yet: returns the caps."""
+    if not given_by_target(*caps):
+        return caps
+    from pocketvlm.artifact import Artifact
+
+    artifact = capped(Artifact.open(directory, "sizes"), **caps)
+    return {"max_pixels": artifact.max_pixels, "max_tiles": artifact.max_tiles}
 
 
 @contextmanager

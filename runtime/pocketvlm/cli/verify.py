@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli.inspect import figures_text
+from pocketvlm.cli.inspect import figures_text, pixels_text
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import RequestError
 
@@ -47,6 +47,8 @@ def verify(directory: Path, against: str | None, as_json: bool) -> None:
         for part in ("vision", "decoder", "by_precision"):
             if figures := result["against"].get(part):
                 click.echo(f"  {part}: {printable(figures_text(figures))}")
+        if pixels := result["against"].get("pixels"):
+            click.echo(f"  pixels: {printable(pixels_text(pixels))}")
 
 
 def check_contents(artifact: Artifact) -> dict[str, Any]:

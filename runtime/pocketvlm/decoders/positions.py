@@ -16,18 +16,31 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 
+_MROPE = """\
+Each token has three positions, its time, its row and its column (M-RoPE), and the positions of a
+run are three planes in this order. A token of text has one number in all three, that of the token
+before plus one, from 0 on. A picture of R rows and C columns of tokens before pruning that begins
+at position p has, for its token number i (of `kept_indices`), time p, row p + floor(i / C) and
+column p + i mod C. What follows it goes on at p + max(R, C), however many of its tokens were kept:
+positions and the cache's length part there."""
+
 
 class Positions(Protocol):
     """A way of numbering tokens.
 
     Attributes:
         name: what manifests call it, ``decoder.positions``.
+        title: for people; empty where they need not know.
+        recipe: how a client in another language numbers tokens, as Markdown; empty where they count
+            on from 0.
         axes: numbers that each token has, `pocketvlm.artifact.manifest.POSITION_AXES`.
         pictures_divide: whether a part of a picture is numbered as it is in the whole, so that a
             cache can be cut inside one.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    recipe: ClassVar[str]
     axes: ClassVar[int]
     pictures_divide: ClassVar[bool]
 
@@ -58,6 +71,8 @@ class Contiguous:
     """0, 1, 2, ...: a picture's tokens are numbered as text is, whatever was dropped."""
 
     name: ClassVar[str] = "contiguous"
+    title: ClassVar[str] = ""
+    recipe: ClassVar[str] = ""
     axes: ClassVar[int] = POSITION_AXES[name]
     pictures_divide: ClassVar[bool] = True
 
@@ -81,6 +96,8 @@ class MRope:
     """
 
     name: ClassVar[str] = "mrope"
+    title: ClassVar[str] = "time, row and column of each token (M-RoPE)"
+    recipe: ClassVar[str] = _MROPE
     axes: ClassVar[int] = POSITION_AXES[name]
     pictures_divide: ClassVar[bool] = False
 

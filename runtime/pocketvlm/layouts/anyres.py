@@ -102,6 +102,11 @@ class AnyRes(Prepared):
         }
         return _RECIPE.format(**lengths, rows=self.recipe_of_rows)
 
+    @property
+    def caps(self) -> Mapping[str, int]:
+        """See `Layout.caps`."""
+        return {"max_tiles": max(grid.rows * grid.columns for grid in self.grids())}
+
     def grids(self) -> Sequence[TileGrid]:
         """One for each pinpoint."""
         height, width = self.config.tile_size

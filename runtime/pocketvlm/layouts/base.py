@@ -143,6 +143,19 @@ class Layout(Protocol[_Input]):
     def steps(self) -> Preprocessor:
         """The preprocessing of each tile."""
 
+    @property
+    def summary(self) -> str:
+        """What it makes of a picture or clip, in a few words for people."""
+
+    @property
+    def unit(self) -> str:
+        """What a budget is of: a ``"picture"``, one of its tiles, or a frame."""
+
+    @property
+    def caps(self) -> Mapping[str, int]:
+        """The limits that `capped` may lower, ``max_pixels`` and ``max_tiles``, and what they
+        are."""
+
     @classmethod
     def make(cls, config: LayoutConfig, processor_config: Mapping[str, Any] | None = None) -> Self:
         """Make the layout that ``config`` describes.
@@ -253,6 +266,25 @@ class Prepared:
         (height, width), largest = self.config.tile_size, self.grids()[-1]
         return height * largest.rows, width * largest.columns
 
+    @property
+    def summary(self) -> str:
+        """See `Layout.summary`."""
+        height, width = self.config.tile_size
+        size, most = f"{width}x{height} pixels", self.grids()[-1].tiles
+        if most == 1:
+            return size
+        return f"{size} per tile, at most {most} tiles, layout {self.name}"
+
+    @property
+    def unit(self) -> str:
+        """See `Layout.unit`."""
+        return "tile" if self.grids()[-1].tiles > 1 else "picture"
+
+    @property
+    def caps(self) -> Mapping[str, int]:
+        """See `Layout.caps`."""
+        return {}
+
     def token_grid(self, grid: TileGrid) -> TokenGrid:
         """See `Layout.token_grid`."""
         if grid.tokens is not None:
@@ -267,6 +299,18 @@ class Prepared:
         if max_tiles is not None:
             raise no_cap(self.name, "max_tiles", "it does not choose among numbers of tiles")
         return self
+
+
+def caps_within(
+    layout: Layout[Any], *, max_pixels: int | None = None, max_tiles: int | None = None
+) -> dict[str, int | None]:
+    """Limits that suit a device, as far as a layout has them: a smaller one of its own does as
+    well, and one that it does not have is None."""
+    wanted = {"max_pixels": max_pixels, "max_tiles": max_tiles}
+    return {
+        name: None if value is None or name not in layout.caps else min(value, layout.caps[name])
+        for name, value in wanted.items()
+    }
 
 
 def no_cap(layout: str, setting: str, reason: str) -> RequestError:

@@ -73,6 +73,18 @@ class Frames(Prepared):
         numbers = f"floor(i (n - 1) / {last}) for i = 0 to {last}" if last else "0"
         return _RECIPE.format(count=self.count, numbers=numbers)
 
+    @property
+    def summary(self) -> str:
+        """See `Layout.summary`."""
+        height, width = self.config.tile_size
+        with_cls = ", [CLS] among their tokens" if self.config.options.get("cls") else ""
+        return f"{self.count} frames of {width}x{height} pixels{with_cls}"
+
+    @property
+    def unit(self) -> str:
+        """See `Layout.unit`."""
+        return "frame"
+
     def grids(self) -> Sequence[TileGrid]:
         """One: the frames of every clip, side by side."""
         return [TileGrid(1, self.count)]

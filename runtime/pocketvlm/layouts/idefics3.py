@@ -7,6 +7,7 @@ is not cut is one tile, announced as the whole.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from pocketvlm.layouts.base import (
     Prepared,
     TileGrid,
     Tiles,
+    check_cap,
     no_cap,
     one_after_another,
     suffixed,
@@ -134,11 +136,17 @@ class Idefics3(Prepared):
         return self._grid_of(*self._resized(height, width))
 
     def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
-        """Refuses either; see `Layout.capped`. Tiles follow from the picture's proportions and
-        ``longest_edge``, which the checkpoint was trained with."""
-        if max_tiles is not None:
-            raise no_cap(self.name, "max_tiles", "tiles follow from the longest edge alone")
-        return super().capped(max_pixels=max_pixels)
+        """Fewer tiles, by making pictures smaller before they are cut; see `Layout.capped`."""
+        super().capped(max_pixels=max_pixels)
+        if max_tiles is None:
+            return self
+        if not self.splits:
+            raise no_cap(self.name, "max_tiles", "pictures are not cut here")
+        largest = self.grids()[-1]
+        check_cap(max_tiles, largest.rows * largest.columns, "max_tiles")
+        longest = min(self.longest_edge, math.isqrt(max_tiles) * self.edge)
+        options = {**self.config.options, "longest_edge": longest}
+        return type(self)(dataclasses.replace(self.config, options=options), self._preprocessor)
 
     def views(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """The parts, row by row, then the whole picture."""

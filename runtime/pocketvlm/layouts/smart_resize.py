@@ -34,7 +34,7 @@ from pocketvlm.media.preprocessing import Preprocessor
 
 _MOST_ASPECT = 200  # longer edge by shorter edge; transformers refuses others too
 _MOST_FACTOR = 1024
-_MOST_PIXELS = 100_000_000
+_MOST_PIXELS = 1 << 25  # twice the largest published limit
 # Where the configuration is silent, as transformers.
 _DEFAULTS = {"patch_size": 14, "merge_size": 2}
 _MIN_PIXELS, _MAX_PIXELS = 56 * 56, 1280 * 28 * 28
@@ -112,6 +112,19 @@ class SmartResize(Prepared):
             least=self.min_pixels,
             most=self.max_pixels,
         )
+
+    @property
+    def summary(self) -> str:
+        """See `Layout.summary`."""
+        if self.size:
+            return f"all resized to {self.size[1]}x{self.size[0]} pixels"
+        most = min(self.max_pixels // self.factor**2, self.config.patches)
+        return f"any size up to {self.max_pixels} pixels, at most {most} tokens"
+
+    @property
+    def caps(self) -> Mapping[str, int]:
+        """See `Layout.caps`."""
+        return {} if self.size else {"max_pixels": self.max_pixels}
 
     def grids(self) -> Sequence[TileGrid]:
         """The only one, or with dynamic resolution that of the largest picture, as near to a square

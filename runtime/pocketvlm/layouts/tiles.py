@@ -107,6 +107,11 @@ class ClosestTiles(Prepared):
             after=f"`{self.after}`",
         )
 
+    @property
+    def caps(self) -> Mapping[str, int]:
+        """See `Layout.caps`."""
+        return {"max_tiles": self.max_tiles}
+
     def grids(self) -> Sequence[TileGrid]:
         """Every grid of as many tiles as are allowed."""
         return sorted(self._grids, key=lambda grid: (grid.tiles, grid.rows))

@@ -5,9 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketvlm.artifact import Manifest
+from pocketvlm.artifact.manifest import Tower
+from pocketvlm.errors import ArtifactError
 from pocketvlm_measure.profiler.costs import (
     cache_bytes,
     costs_of,
+    flops_of_tower,
     macs_of_grouped_queries,
     macs_of_mlp_with_three_matrices,
     macs_of_mlp_with_two_matrices,
@@ -79,7 +82,7 @@ def test_of_an_artifact(tiny_export):
     """Against the same sums written out from the checkpoint's shape: see
     tools/make_checkpoint/presets.py."""
     manifest = Manifest.from_dict(read_manifest(tiny_export))
-    costs = costs_of(manifest, tiles=2, visual=18, prompt=50, value_bytes=4)
+    costs = costs_of(manifest, tiles=[36, 36], visual=18, prompt=50, value_bytes=4)
     d, m, layers, heads, kv_heads, head_dim = 64, 96, 2, 4, 2, 16
     assert costs.flops == 2 * layers * (4 * 18 * d * d + 2 * 18 * 18 * d + 3 * 18 * d * m)
     projections = d * heads * head_dim + 2 * d * kv_heads * head_dim + heads * head_dim * d
@@ -99,12 +102,61 @@ def test_of_an_artifact(tiny_export):
 
 def test_an_artifact_that_does_not_state_its_widths(artifact_dir):
     costs = costs_of(
-        Manifest.from_dict(read_manifest(artifact_dir)), tiles=1, visual=6, prompt=9, value_bytes=4
+        Manifest.from_dict(read_manifest(artifact_dir)),
+        tiles=[6],
+        visual=6,
+        prompt=9,
+        value_bytes=4,
     )
     assert (costs.flops, costs.flops_prompt, costs.flops_vision, costs.flops_first_token) == (
         None,
     ) * 4
     assert costs.kv_bytes == 6 * 2 * 2 * 8 * 4
+
+
+# Qwen2.5-VL-3B's tower: 32 layers, 28 of them within windows of 8 x 8 patches, a gated MLP.
+TOWER_3B = Tower(32, 1280, 3420, 2048, mlp_matrices=3, window=64, windowed_layers=28)
+
+
+@pytest.mark.parametrize("patches", [64, 1564, 2048])
+def test_a_tower_with_windows_and_a_gated_mlp(patches):
+    """Against its matrices one by one, and what was counted for a picture of 640x480 pixels, whose
+    1032 G multiply-adds have the patch embedding and the merger in them."""
+    linear = patches * (3 * 1280 * 1280 + 1280 * 1280 + 3 * 1280 * 3420)
+    whole, within = (2 * patches * others * 1280 for others in (patches, 64))
+    expected = 32 * linear + 4 * whole + 28 * within
+    assert flops_of_tower(TOWER_3B, patches) == pytest.approx(2 * expected)
+    if patches == 1564:
+        assert flops_of_tower(TOWER_3B, patches) / 2e9 == pytest.approx(1032, rel=0.02)
+
+
+def test_a_tower_without_windows_costs_what_the_papers_count():
+    plain = Tower(24, CLIP_L["d"], CLIP_L["m"], 577)
+    assert flops_of_tower(plain, 577) == tower_flops(**CLIP_L, layers=24)
+
+
+def test_every_picture_costs_by_its_own_tokens(artifact_dir):
+    data = read_manifest(artifact_dir)
+    most = data["pruning"]["tokens_before"]
+    tower = {"layers": 32, "hidden": 1280, "intermediate": 3420, "sequence": 4 * most}
+    tower |= {"mlp_matrices": 3, "window": 64, "windowed_layers": 28}
+    data["vision"] |= {"tower": tower}
+    manifest = Manifest.from_dict(data)
+    costs = costs_of(manifest, tiles=[2, 7], visual=4, prompt=9, value_bytes=4)
+    expected = flops_of_tower(manifest.vision.tower, 8) + flops_of_tower(manifest.vision.tower, 28)
+    assert costs.flops_vision == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"windowed_layers": 33, "window": 64}, {"windowed_layers": 1}, {"mlp_matrices": 4}],
+)
+def test_a_manifest_with_an_impossible_tower_is_refused(artifact_dir, wrong):
+    data = read_manifest(artifact_dir)
+    tower = {"layers": 32, "hidden": 1280, "intermediate": 3420, "sequence": 64}
+    data["vision"] |= {"tower": tower | wrong}
+    with pytest.raises(ArtifactError):
+        Manifest.from_dict(data)
 
 
 def test_of_an_artifact_with_fastv(artifact_dir):
@@ -121,7 +173,7 @@ def test_of_an_artifact_with_fastv(artifact_dir):
     }
     data["decoder"] |= {**shape, "fastv": {"layer": 3, "keep": 288}}
     manifest = Manifest.from_dict(data)
-    prompt = {"tiles": 1, "visual": 576, "prompt": 640, "value_bytes": 2}
+    prompt = {"tiles": [576], "visual": 576, "prompt": 640, "value_bytes": 2}
     whole, part = costs_of(manifest, **prompt), costs_of(manifest, **prompt, dropped=288)
     by_layer = [macs_of_mlp_with_three_matrices(n, 4096, 11008) for n in (576, 288)]
     assert part.flops / whole.flops == pytest.approx(

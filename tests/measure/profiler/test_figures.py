@@ -264,7 +264,8 @@ def profile_of(manifest, ttfts, other_load=1.0, load_meanwhile=1.0):
         result = Result(Case(budget, "onnx", "fp32", "fp32", 2), 1, manifest)
         for ttft in samples:
             run = {**stages, "ttft": ttft, "prefill": ttft / 2}
-            result.samples.append(Sample(run, 36, budget, budget + 40, 5, 4, 10**8, load_meanwhile))
+            counted = (36, budget, budget + 40, 5, 4, 10**8, load_meanwhile)
+            result.samples.append(Sample(run, *counted, tile_tokens=(36,)))
         profile.results.append(result)
     return profile
 

@@ -283,7 +283,8 @@ def test_a_refusal_in_the_measured_process_keeps_its_class(artifact_dir, monkeyp
 
 def test_the_measured_process_says_which_class_refused(artifact_dir):
     (artifact_dir / "pocketvlm.json").unlink()
-    job = {"task": "select", "folder": str(artifact_dir), "runs": 1}
+    question = dataclasses.asdict(Question("what?"))
+    job = {"task": "select", "folder": str(artifact_dir), "runs": 1, "question": question}
     case = dataclasses.asdict(Case(6, "onnx", "fp32", "fp32", 1))
     done = subprocess.run(
         measure._CHILD,

@@ -12,6 +12,7 @@ from pocketvlm import VLM, EngineSettings, PocketVLMError, Sampling, cli
 from pocketvlm.cli.target import load_target
 from pocketvlm.errors import RequestError
 from pocketvlm_targets import target_names
+from support.tiny_artifact import make_dynamic, write_artifact
 
 
 def pocketvlm(*arguments, **options):
@@ -312,3 +313,16 @@ def test_a_shorter_context(artifact_dir):
         VLM.load(artifact_dir, context=20).generate("what?", sampling=Sampling(max_new_tokens=64))
     with pytest.raises(PocketVLMError, match="at least 1"):
         VLM.load(artifact_dir, context=0)
+
+
+def test_a_targets_caps_are_taken_as_far_as_the_artifact_has_them(asked, board, tmp_path):
+    write_artifact(tmp_path / "plain", budgets=(6,))
+    weights = write_artifact(tmp_path / "any", budgets=(6,))
+    make_dynamic(tmp_path / "any", weights, 6, 24)  # 384 pixels
+    for folder, most, expected in (("any", 128, 128), ("any", 9999, 384), ("plain", 128, None)):
+        path = board(max_pixels=most, max_tiles=2)
+        for command in (["run", tmp_path / folder, "--prompt", "x"], ["chat", tmp_path / folder]):
+            assert "looked at" in pocketvlm(*command, "--target", path).stderr
+            assert (asked["max_pixels"], asked["max_tiles"]) == (expected, None)
+            pocketvlm(*command, "--target", path, "--max-pixels", 64)
+            assert asked["max_pixels"] == 64  # typed: the artifact refuses what it has not

@@ -98,6 +98,25 @@ def test_tiles_equal_those_of_transformers(geometry, size):
     assert ours.views(image).shape == (tiles.grid.tiles, geometry[1], geometry[1], 3)
 
 
+@pytest.mark.parametrize(("most", "longest"), [(9, 84), (4, 56), (3, 28), (1, 28)])
+def test_fewer_tiles_are_those_of_a_processor_that_makes_pictures_smaller(most, longest):
+    ours, _ = both(84, 28)
+    _, theirs = both(longest, 28)
+    capped = ours.capped(max_tiles=most)
+    assert max(grid.rows * grid.columns for grid in capped.grids()) <= most
+    for size in SIZES:
+        image = picture(*size)
+        expected = theirs(image, return_tensors="np")["pixel_values"][0]
+        assert np.abs(capped.cut(image).pixel_values - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize(("splits", "refused"), [(True, 0), (True, 10), (False, 1)])
+def test_more_tiles_than_there_are_and_pictures_that_are_not_cut(splits, refused):
+    ours, _ = both(84, 28, splits)
+    with pytest.raises(PocketVLMError, match="max_tiles"):
+        ours.capped(max_tiles=refused)
+
+
 @pytest.mark.parametrize("kind", [Idefics3ImageProcessorPil, SmolVLMImageProcessorPil])
 def test_tiles_of_published_sizes_equal_those_of_transformers(kind):
     ours, theirs = both(2048, 512, kind=kind)

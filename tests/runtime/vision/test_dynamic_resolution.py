@@ -150,7 +150,9 @@ def test_commands_take_smaller_pictures(folder, tmp_path):
     refused = CliRunner().invoke(main, [*asked, "--max-tiles", "2"])
     assert refused.exit_code == 1
     lines = CliRunner().invoke(main, ["inspect", str(folder)]).stdout
-    assert "pictures   any size, 24 tokens at most, layout smart-resize" in lines
+    assert "pictures   any size up to 384 pixels, at most 24 tokens" in lines
+    capped = ["inspect", str(folder), "--max-pixels", "128"]
+    assert "any size up to 128 pixels, at most 8" in CliRunner().invoke(main, capped).stdout
     assert "at most 24 tokens per picture" in lines
     drawn = ["inspect", str(folder), "--image", str(file), "--overlay", str(tmp_path / "o.png")]
     kept = json.loads(CliRunner().invoke(main, [*drawn, "--json", "--max-pixels", "128"]).stdout)

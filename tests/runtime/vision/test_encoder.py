@@ -81,7 +81,9 @@ def test_the_smallest_graph_that_serves_a_budget_is_opened(artifact_dir):
             VisionEncoder.open(artifact, budget=budget)
 
 
-@pytest.mark.parametrize("pruning", [{"method": "none"}, {"method": "vispruner", "nested": False}])
+@pytest.mark.parametrize(
+    "pruning", [{"method": "none", "nested": False}, {"method": "vispruner", "nested": False}]
+)
 def test_methods_that_are_not_nested_refuse_other_budgets(tmp_path, pixel_values, pruning):
     write_artifact(tmp_path / "a", budgets=(PATCHES,), **pruning)
     artifact = Artifact.open(tmp_path / "a")

@@ -1,0 +1,128 @@
+"""Qwen2-VL and Qwen2.5-VL as transformers has them: the whole model, its processor, and pruning as
+a mask over the unpruned sequence."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from pocketvlm_export.quiet import quiet_transformers
+from support.processors import processor_of
+
+EDGE = 28  # of a token, in pixels
+
+
+def noise(rows: int, columns: int, seed: int = 0) -> Image.Image:
+    """A picture that is resized to so many tokens, in blocks of colour that survive it."""
+    random = np.random.default_rng(1000 * seed + 100 * rows + columns)
+    blocks = random.integers(0, 256, (2 * rows, 2 * columns, 3), dtype=np.uint8)
+    size = (EDGE * columns + 5, EDGE * rows - 3)
+    return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
+
+
+def user(*parts: str | Image.Image) -> dict[str, Any]:
+    """A message of texts and pictures in their order."""
+    content = [
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "image", "image": part}
+        for part in parts
+    ]
+    return {"role": "user", "content": content}
+
+
+def assistant(text: str) -> dict[str, Any]:
+    """An answer as a message."""
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+class Theirs:
+    """transformers' model of ``checkpoint``, with the processor that ``artifact``'s files make.
+
+    Dropped tokens stay in the sequence, where attention does not see them, and nothing is numbered
+    anew: this knows nothing of gathering, gaps or where an answer goes on.
+    """
+
+    def __init__(self, checkpoint: Path, artifact: Path) -> None:
+        with quiet_transformers():
+            self.model = AutoModelForImageTextToText.from_pretrained(
+                checkpoint, attn_implementation="eager"
+            ).eval()
+        self.processor = processor_of(artifact)
+
+    def read(self, *messages: dict[str, Any]) -> Any:
+        """What the processor makes of a conversation."""
+        with quiet_transformers():
+            return self.processor.apply_chat_template(
+                list(messages),
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+
+    @torch.inference_mode()
+    def features(self, inputs: Any) -> list[np.ndarray]:
+        """Of each picture, all its tokens: (N, hidden)."""
+        made = self.model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+        return [part.numpy() for part in made.pooler_output]
+
+    @torch.inference_mode()
+    def generate(self, inputs: Any, steps: int = 16) -> list[int]:
+        """Greedy tokens about whole pictures, by transformers' own loop."""
+        with quiet_transformers():
+            made = self.model.generate(
+                **inputs, do_sample=False, repetition_penalty=1.0, max_new_tokens=steps
+            )
+        return made[0, inputs["input_ids"].shape[1] :].tolist()
+
+    @torch.inference_mode()
+    def logits(self, inputs: Any) -> np.ndarray:
+        """Behind a prompt about whole pictures, (vocab,)."""
+        return self.model(**inputs).logits[0, -1].numpy()
+
+    def left(self, inputs: Any, kept: Sequence[Sequence[int]]) -> np.ndarray:
+        """Which tokens of the prompt are left where of each picture those numbers are, (n,)."""
+        ids = inputs["input_ids"][0].numpy()
+        left = ids != self.model.config.image_token_id
+        slots, first = np.flatnonzero(~left), 0
+        counts = (inputs["image_grid_thw"].prod(dim=1) // 4).tolist()
+        for numbers, count in zip(kept, counts, strict=True):
+            left[slots[first : first + count][list(numbers)]] = True
+            first += count
+        return left
+
+    @torch.inference_mode()
+    def masked(
+        self, inputs: Any, kept: Sequence[Sequence[int]], steps: int = 16
+    ) -> tuple[list[int], np.ndarray]:
+        """Greedy tokens and the logits before the first, the dropped tokens hidden.
+
+        Every step reads the whole sequence again, without a cache.
+        """
+        embed, ids = self.model.get_input_embeddings(), inputs["input_ids"]
+        embeds = embed(ids)
+        features = np.concatenate(self.features(inputs))
+        embeds[ids == self.model.config.image_token_id] = torch.from_numpy(features)
+        positions, _ = self.model.model.get_rope_index(
+            ids,
+            mm_token_type_ids=inputs["mm_token_type_ids"],
+            image_grid_thw=inputs["image_grid_thw"],
+        )
+        mask = torch.from_numpy(self.left(inputs, kept).astype(np.int64))[None]
+        eos = set(self.model.generation_config.eos_token_id)
+        tokens, first = [], None
+        while len(tokens) < steps and not eos & set(tokens):
+            output = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions)
+            logits = output.logits[0, -1].numpy()
+            first = logits if first is None else first
+            tokens.append(int(logits.argmax()))
+            following = positions.amax() + 1
+            positions = torch.cat([positions, following.expand(3, 1, 1)], dim=2)
+            embeds = torch.cat([embeds, embed(torch.tensor([tokens[-1:]]))], dim=1)
+            mask = torch.cat([mask, torch.ones(1, 1, dtype=mask.dtype)], dim=1)
+        return tokens, first

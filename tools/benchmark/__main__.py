@@ -7,11 +7,15 @@ import click
 
 from benchmark.conversation import conversation
 from benchmark.export_memory import export_memory
+from benchmark.pictures import pictures
 from benchmark.selection import selection
 from benchmark.startup import startup
 from benchmark.vision import vision
 
-main = click.Group(help=__doc__, commands=[vision, selection, startup, conversation, export_memory])
+main = click.Group(
+    help=__doc__,
+    commands=[vision, selection, pictures, startup, conversation, export_memory],
+)
 
 if __name__ == "__main__":
     main()

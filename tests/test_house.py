@@ -189,11 +189,8 @@ REGISTRIES = {
 # What else may say a name of which registry, and why.
 SAID_ELSEWHERE = {
     ("exporter/pocketvlm_export/upstream.py", "llava_next"): "a module of transformers",
-    ("exporter/pocketvlm_export/targets.py", "none"): "asking a method loads torch",
     ("exporter/pocketvlm_export/packaging/using.py", "tiles"): "a field of the template",
     ("runtime/pocketvlm/artifact/manifest.py", "single"): "of manifests that state no layout",
-    ("runtime/pocketvlm/artifact/choices.py", "none"): "it scores nothing, so nothing is cut",
-    ("runtime/pocketvlm/cli/inspect.py", "frames"): "an option of layouts, not one of them",
     ("runtime/pocketvlm/decoders/gguf_header.py", "none"): "a way to scale frequencies",
     ("profiles/pocketvlm_measure/evaluation/metrics/vqa_text.py", "none"): "a number in words",
     ("profiles/pocketvlm_measure/profiler/rows.py", "tiles"): "a column",

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from pocketvlm_export.families import VLMSpec
+from pocketvlm_export.families import VisionSpec, VLMSpec
 from pocketvlm_export.precisions import PRECISIONS
+from pocketvlm_export.towers.attention import MAP_BYTES
 
 # bytes: Python with this runtime, ONNX Runtime and the libraries beside it, nothing loaded
 _BASELINE = 95e6
@@ -62,7 +63,14 @@ class Footprint:
 
 
 def estimate_footprint(
-    spec: VLMSpec, files: Iterable[Opened], *, slots: int, tiles: int, context: int, onnx: bool
+    spec: VLMSpec,
+    files: Iterable[Opened],
+    *,
+    slots: int,
+    tiles: int,
+    context: int,
+    onnx: bool,
+    fused: bool = True,
 ) -> Footprint:
     """Estimate what answering takes at most: with a short conversation it is less, by most of the
     cache.
@@ -74,6 +82,8 @@ def estimate_footprint(
         tiles: tiles of it that the tower encodes at once.
         context: longest sequence in tokens.
         onnx: whether ONNX Runtime decodes, rather than llama.cpp.
+        fused: whether no attention of the tower is spelt out over all patches of a picture: neither
+            for a method that reads it nor for the sake of other engines.
     """
     decoder, vision = spec.decoder, spec.vision
     token = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
@@ -85,9 +95,26 @@ def estimate_footprint(
         _layer(prompt, decoder.hidden, decoder.config.intermediate_size, decoder.heads)
         + _FLOAT * decoder.vocab
     )
-    tower = vision.dimensions
-    encoding = tiles * _layer(vision.sequence, tower.hidden, tower.intermediate, tower.heads)
+    encoding = tiles * (_tower_by_blocks(vision, fused) if vision.factor else _tower(vision))
     return Footprint(sum(file.resident for file in files), cache, max(prefill, encoding))
+
+
+def _tower(vision: VisionSpec) -> int:
+    tower = vision.dimensions
+    return _layer(vision.sequence, tower.hidden, tower.intermediate, tower.heads)
+
+
+def _tower_by_blocks(vision: VisionSpec, fused: bool) -> int:
+    """Bytes alive in a layer of a tower for pictures of many patches.
+
+    No map of all patches by all patches is made: where attention is not fused it is computed by
+    blocks of queries, see `pocketvlm_export.towers.attention`, and a window's map is small.
+    """
+    tower, patches = vision.dimensions, vision.sequence
+    whole = 0 if fused else min(_FLOAT * tower.heads * patches**2, MAP_BYTES)
+    windows = _FLOAT * tower.heads * patches * tower.window if tower.windowed_layers else 0
+    values = _LIVE * tower.hidden + tower.mlp_matrices * tower.intermediate
+    return _LIVE * max(whole, windows) + _FLOAT * patches * values
 
 
 def _layer(tokens: int, hidden: int, intermediate: int, heads: int) -> int:

@@ -3,6 +3,7 @@ the system."""
 
 import ctypes
 import gc
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,28 +17,40 @@ from pocketvlm_export.families import VLMSpec
 _BASELINE = (
     700 << 20
 )  # torch, transformers and ONNX Runtime, and what they keep of the graphs that they have read
-_MAPS = 1.5  # an eager attention map with its softmax under way, against the map alone
+# Maps of one layer beside those that are recorded: products, their softmax, and what the method's
+# float64 oracle makes of one.
+_MAPS_UNDER_WAY = 4
+# Tokens of the gate's pictures beyond the largest budget, where they are of any size.
+_MORE_TOKENS = 36
 
 T = TypeVar("T")
 
 
-def estimate_peak(spec: VLMSpec, vision: int, embed: int, decoder: int) -> int:
-    """Return the resident memory that an export of ``spec`` reaches, in bytes, whatever its
-    budgets.
+def estimate_peak(
+    spec: VLMSpec, vision: int, embed: int, decoder: int, *, budget: int, recorded: int
+) -> int:
+    """Return the resident memory that an export of ``spec`` reaches, in bytes.
 
     One component is loaded at a time, each twice: to be traced, and as the parity gate's reference.
-    The reference takes more: of the tower, the attention maps of all layers for one picture; of the
-    decoder, its embedding beside it, which is still mapped from its file, in two bytes or four,
-    while it becomes float32. ONNX Runtime's sessions stay below.
+    The reference takes more: of the tower, the attention maps of one picture in the layers that the
+    method reads, and the one under way in any; of the decoder, its embedding beside it, which is
+    still mapped from its file, in two bytes or four, while it becomes float32. ONNX Runtime's
+    sessions stay below.
 
     Args:
         spec: the checkpoint.
         vision, embed, decoder: float32 bytes of tower with projector, of the embedding, of the
             decoder with its head.
+        budget: the largest. Where resolution is dynamic the gate's pictures have a few tokens more,
+            not those of the largest picture.
+        recorded: layers of the tower whose attention the method reads, and those above them.
     """
     tower, tokens = spec.vision.dimensions, spec.vision.sequence
-    maps = 4 * tower.layers * tower.heads * tokens**2
-    return _BASELINE + max(vision + int(_MAPS * maps), decoder + embed + embed // 2)
+    if spec.vision.image_size is None:
+        most = budget + 2 * math.isqrt(budget) + _MORE_TOKENS
+        tokens = min(tokens, most * spec.vision.merge**2)
+    maps = 4 * (recorded + _MAPS_UNDER_WAY) * tower.heads * tokens**2
+    return _BASELINE + max(vision + maps, decoder + embed + embed // 2)
 
 
 @contextmanager

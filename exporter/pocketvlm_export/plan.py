@@ -20,7 +20,7 @@ from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.options import ExportOptions, check_budgets
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
-from pocketvlm_export.pruning.base import Pruner
+from pocketvlm_export.pruning.base import ATTENTION, Pruner
 
 _GRAPH_BYTES = 1 << 19  # a graph without its weights, rounded up
 # tokens that a context must hold beside a picture: the parity gate's question, and its answer
@@ -138,6 +138,7 @@ class ExportPlan:
             tiles=tiles,
             context=self.context,
             onnx=bool(self.decoder),
+            fused=not (options.portable or self.pruner.reads & ATTENTION),
         )
 
     def totals(self) -> dict[int, dict[str, int]]:
@@ -233,12 +234,26 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         embed_bytes=embed,
         decoder_bytes=decoder,
         gguf_bytes=decoder + (0 if spec.decoder.tied else embed),
-        memory_bytes=estimate_peak(spec, vision, embed, decoder),
+        memory_bytes=estimate_peak(
+            spec,
+            vision,
+            embed,
+            decoder,
+            budget=max(budgets),
+            recorded=_recorded(pruner, spec),
+        ),
     )
     if options.fastv:
         _check_fastv(options.fastv, plan)
     _check_limit(plan)
     return plan
+
+
+def _recorded(pruner: Pruner, spec: VLMSpec) -> int:
+    """Layers whose attention the parity gate keeps of the checkpoint's own tower."""
+    if not pruner.reads & ATTENTION:
+        return 0
+    return spec.vision.dimensions.layers - pruner.first_layer(spec.vision.score_layer)
 
 
 def _context(own: int, options: ExportOptions, slots: int) -> int:

@@ -1,17 +1,21 @@
 """`export --target`: the target's values where no flag is given, what it costs on the device, and
 its memory limit."""
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions
-from pocketvlm_export.footprint import Footprint
+from pocketvlm_export.footprint import Footprint, estimate_footprint
 from pocketvlm_export.loading import inspect_checkpoint
+from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.pipeline import prepare
 from pocketvlm_export.plan import make_plan
+from pocketvlm_export.towers.attention import MAP_BYTES
 from pocketvlm_targets import load_target, target_names
 
 
@@ -199,3 +203,43 @@ def test_a_targets_fixed_size_and_a_typed_cap(make_tiny, plan_of, board, tiny_ch
     small = ["--target", board(max_pixels=7840), "--fixed-size", "56x84"]
     assert plan_of(*small, model=model)[1]["caps"] == {"fixed_size": [56, 84]}
     assert plan_of("--target", fixed)[1]["caps"] == {}  # pictures of one size anyway
+
+
+def of_3b(spec, patches):
+    """A tower of Qwen2.5-VL-3B's dimensions for pictures of so many patches."""
+    config = copy.deepcopy(spec.vision.config)
+    config.update(
+        {"depth": 32, "hidden_size": 1280, "num_heads": 16, "intermediate_size": 3420}
+        | {"fullatt_block_indexes": [7, 15, 23, 31], "window_size": 112, "patch_size": 14}
+    )
+    return replace(spec.vision, config=config, tokens=patches // 4)
+
+
+@pytest.mark.parametrize(("patches", "most"), [(2048, 300), (8000, 1000)])
+def test_no_map_of_all_patches_is_counted_where_none_is_made(make_tiny, patches, most):
+    """16 heads x 8000 x 8000 floats would be 4 GB; a layer's activations are 4 x 1280 and 3 x 3420
+    floats a patch, its windows' maps 16 x 64, of which four are alive."""
+    spec = inspect_checkpoint(str(make_tiny("tiny-qwen2.5-vl")), None).spec
+    spec = replace(spec, vision=of_3b(spec, patches))
+
+    def activations(fused):
+        taken = {"slots": 1, "tiles": 1, "context": 1024, "onnx": True, "fused": fused}
+        return estimate_footprint(spec, [], **taken).activations
+
+    floats = patches * (4 * 1280 + 3 * 3420 + 4 * 16 * 64)
+    assert activations(True) == 4 * floats < most * 1e6
+    # A score layer, or other engines: one block of queries at a time.
+    spelt = 4 * (floats - patches * 4 * 16 * 64) + 4 * max(MAP_BYTES, 4 * 16 * 64 * patches)
+    assert activations(False) == spelt
+
+
+def test_the_exports_peak_holds_the_maps_that_the_method_reads(make_tiny):
+    spec = inspect_checkpoint(str(make_tiny("tiny-qwen2.5-vl")), None).spec
+    spec = replace(spec, vision=of_3b(spec, 8000))
+
+    def peak(budget, recorded):
+        return estimate_peak(spec, 0, 0, 0, budget=budget, recorded=recorded)
+
+    # The gate's pictures follow from the budget, so the largest picture's map is in no memory.
+    assert peak(128, 0) < 1.2e9 < peak(1900, 0)
+    assert peak(2000, 1) - peak(2000, 0) == 4 * 16 * 8000**2  # as many tokens as there are

@@ -7,10 +7,12 @@ import re
 import numpy as np
 import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from tokenizers import Tokenizer
 
 from pocketvlm import VLM, Artifact, EngineSettings, Sampling
+from pocketvlm.cli import main
 from pocketvlm.layouts import open_layout
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.packaging.using import USING, facts, write_using
@@ -254,6 +256,29 @@ def test_the_code_numbers_tokens_as_the_page_does(family):
         around = [*stated["around"]["before"], token, *stated["around"]["after"]]
         assert ids[ids.index(token) - 1 : ids.index(token) + 2] == around
         assert "those of one tile after those" in page
+
+
+def test_inspect_says_how_pictures_are_read(family):
+    folder, _ = family
+    printed = CliRunner().invoke(main, ["inspect", str(folder)]).stdout
+    manifest = Artifact.open(folder).manifest
+    assert "           pixels: equal\n" in printed
+    assert ("positions  time, row and column" in printed) == (manifest.vision.image_size is None)
+    if manifest.vision.image_size is None:
+        assert "pictures   any size up to 401408 pixels, at most 512 tokens\n" in printed
+    else:
+        assert "pictures   56x56 pixels per tile, at most 5 tiles, layout tiles\n" in printed
+        capped = CliRunner().invoke(main, ["inspect", str(folder), "--max-tiles", "1"]).stdout
+        assert "pictures   56x56 pixels\n" in capped
+
+
+def test_the_manifest_states_what_the_towers_work_follows_from(family):
+    folder, _ = family
+    tower = Artifact.open(folder).manifest.vision.tower
+    config = json.loads((folder / "config.json").read_text())["vision_config"]
+    whole = config.get("fullatt_block_indexes")
+    assert tower.windowed_layers == (config["depth"] - len(whole) if whole else 0)
+    assert (tower.window, tower.mlp_matrices) == ((64, 3) if whole else (0, 2))  # 112 pixels of 14
 
 
 def test_pictures_of_any_size_have_no_size_on_the_page(tmp_path):

@@ -30,7 +30,8 @@ def vision(
     """The pruned vision graphs against the unpruned one, by themselves."""
     line = check_quiet(timing.allow_busy)
     ours, whole = Artifact.open(pruned), Artifact.open(unpruned)
-    height, width = counting_layout(whole).config.tile_size
+    layout = counting_layout(whole)
+    height, width = layout.config.image_size or layout.largest_size()
     pixel_values = np.random.default_rng(0).standard_normal((1, 3, height, width), dtype=np.float32)
 
     def measure(artifact: Artifact, budget: int | None) -> Callable[[], dict[str, float]]:

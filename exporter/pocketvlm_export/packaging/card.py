@@ -6,8 +6,9 @@ import huggingface_hub
 import yaml  # type: ignore[import-untyped]
 
 import pocketvlm
-from pocketvlm.layouts import Medium
-from pocketvlm_export.layouts import most_tiles
+from pocketvlm.artifact.manifest import POSITION_AXES
+from pocketvlm.layouts import Layout, Medium, make_layout, slot_count
+from pocketvlm_export.layouts import setting
 from pocketvlm_export.plan import ExportPlan
 
 _BODY = """
@@ -26,7 +27,7 @@ from pocketvlm import VLM
 print(VLM.load(".").generate("{question}", {argument}).text)
 ```
 
-From Kotlin, Swift or JavaScript: see USING.md.{tiles}
+From Kotlin, Swift or JavaScript: see USING.md.{pictures}
 
 Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow the checkpoint is
 recorded in `pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it
@@ -78,10 +79,10 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
         model=source.name,
         method=plan.pruner.name,
         budget=budget,
-        tokens=tokens,
+        tokens=f"{'' if plan.spec.vision.image_size else 'at most '}{tokens}",
         version=pocketvlm.__version__,
         pruning=_pruning(plan, budget) + _fastv(plan),
-        tiles="" if plan.layout.stock_clients else _tiles(plan, budget, medium),
+        pictures="" if plan.layout.stock_clients else _pictures(plan, budget),
         option=option,
         argument=argument,
         question=question,
@@ -93,31 +94,54 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
     (folder / "README.md").write_text(f"---\n{front.to_yaml()}\n---\n{body}", encoding="utf-8")
 
 
-def _tiles(plan: ExportPlan, budget: int, medium: Medium) -> str:
-    """Return how pictures are cut, or clips sampled, what that comes to, and what is not
-    promised."""
-    if most_tiles(plan.spec, plan.layout) == 1:
-        return (
-            "\n\nTokens around each picture in the prompt mark where it begins and ends. Only "
-            "PocketVLM's runtime writes\nthem by itself: transformers.js and other clients are "
-            "promised nothing, and processor_config.json counts\nthe tokens of the unpruned "
-            "checkpoint."
+def _pictures(plan: ExportPlan, budget: int) -> str:
+    """Return how pictures are prepared, or clips sampled, what that comes to, and what is not
+    promised to other clients."""
+    layout = make_layout(setting(plan.spec, plan.layout))
+    said = [_sizes(plan, layout, budget), _prompts(layout, budget)]
+    said += [f"`--{cap.replace('_', '-')}` asks for less." for cap in layout.caps]
+    if POSITION_AXES[plan.spec.decoder.positions] > 1:
+        said.append(
+            "A token has several positions, as text and pictures are numbered by rows and columns: "
+            "those that are kept have the ones of the whole picture."
         )
     promise = (
         "Only PocketVLM's runtime does this by itself:\ntransformers.js and other clients are "
         "promised nothing, and processor_config.json counts the tokens of the\nunpruned checkpoint."
     )
-    if medium == "video":
-        ((grid, slots),) = plan.totals()[budget].items()
+    return "\n\n" + " ".join([*filter(None, said), promise])
+
+
+def _sizes(plan: ExportPlan, layout: Layout, budget: int) -> str:
+    """What a picture or clip is made into, and how many tokens that comes to."""
+    totals = plan.totals()[budget]
+    if layout.medium == "video":
+        frames, slots = layout.grids()[0].tiles, max(totals.values())
         return (
-            f"\n\nThe model reads {grid.partition('x')[2]} frames of a clip, {budget} visual "
-            f"tokens per frame: {slots} per clip. Still pictures are refused. {promise}"
+            f"The model reads {frames} frames of a clip, {budget} visual tokens per frame: {slots} "
+            "per clip. Still pictures are refused."
         )
-    cut = ", ".join(f"{slots} ({grid})" for grid, slots in plan.totals()[budget].items())
-    return (
-        f"\n\nThe model reads a picture whole and in parts: {budget} visual tokens per tile come "
-        f"to at most\n{cut} per picture, by the rows and columns of its parts. {promise}"
-    )
+    if layout.grids()[-1].tiles > 1:
+        cut = ", ".join(f"{slots} ({grid})" for grid, slots in totals.items())
+        return (
+            f"The model reads a picture whole and in parts: {budget} visual tokens per tile come "
+            f"to at most\n{cut} per picture, by the rows and columns of its parts."
+        )
+    if plan.spec.vision.image_size is None:
+        return (
+            f"The model reads pictures of {layout.summary}, in about their own\nproportions. What "
+            f"a picture costs follows from its size, and one of {budget} tokens or fewer keeps all."
+        )
+    fixed = plan.spec.caps.fixed_size
+    return "" if fixed is None else f"Pictures are {layout.summary}, whatever their proportions."
+
+
+def _prompts(layout: Layout, budget: int) -> str:
+    """Whether other ids than those of its slots stand for a picture of one tile."""
+    grid = layout.grids()[-1]
+    if grid.tiles > 1 or len(ids := layout.expand(grid, budget)) == slot_count(layout, ids):
+        return ""
+    return "Tokens around each picture in the prompt mark where it begins and ends."
 
 
 def _pruning(plan: ExportPlan, budget: int) -> str:

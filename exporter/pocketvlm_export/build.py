@@ -77,7 +77,14 @@ def build_vision(plan: ExportPlan, folder: Path, step: Step) -> None:
     ):
         for budget in plan.budgets:
             step(f"vision graph, {budget} of {spec.vision.tokens} tokens")
-            module = PrunedVisionEncoder(tower, projector, spec.vision, plan.pruner, budget)
+            module = PrunedVisionEncoder(
+                tower,
+                projector,
+                spec.vision,
+                plan.pruner,
+                budget,
+                portable=plan.options.portable,
+            )
             graph = VisionEncoderGraph(module)
             stamps = {metadata.PRUNER: plan.pruner.name, metadata.BUDGET: str(budget)}
             _write(graph, plan, plan.vision[budget], folder, stamps, shared)

@@ -10,17 +10,20 @@ import onnx
 import pytest
 import torch
 
-from pocketvlm import VLM, Artifact, Sampling
+from pocketvlm import VLM, Sampling
 from pocketvlm.artifact.manifest import Pruning
 from pocketvlm.decoders.base import EmbeddingSegment
 from pocketvlm.layouts import TokenGrid
 from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.build import build_vision
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.graphs import PrunedVisionEncoder
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.plan import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.quiet import quiet_transformers
+from pocketvlm_export.towers import attention
+from pocketvlm_export.towers.attention import blocks_of
 from pocketvlm_export.verification.reference import vision_reference
 from support.qwen_vl import Theirs, noise, user
 
@@ -58,11 +61,13 @@ def equal_logits(ours, theirs):
 
 @pytest.fixture(scope="module", params=["qwen25", "qwen2"])
 def unpruned(request, tmp_path_factory):
-    """One family in standard operators, the other as .ort files."""
+    """One family in standard operators, its maps in blocks, the other as .ort files."""
     checkpoint = request.getfixturevalue(request.param)
     folder = tmp_path_factory.mktemp(request.param) / "none"
     form = {"portable": True} if request.param == "qwen25" else {"format": "ort"}
-    report = export(str(checkpoint), folder, ExportOptions("none", caps=Caps(CAP), **form))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "MAP_BYTES", 1 << 16)
+        report = export(str(checkpoint), folder, ExportOptions("none", caps=Caps(CAP), **form))
     assert report.manifest.parity.decoder["greedy_equal"] == 16
     return Pair(Theirs(checkpoint, folder), VLM.load(folder))
 
@@ -106,9 +111,13 @@ def test_pictures_stand_where_the_prompt_puts_them(unpruned):
         assert answer.token_ids == theirs.generate(inputs)
 
 
-def test_portable_files_hold_standard_operators(unpruned):
-    for path in unpruned.vlm.artifact.root.glob("onnx/*.onnx"):
+def test_portable_files_hold_standard_operators_and_no_whole_map(unpruned):
+    root = unpruned.vlm.artifact.root
+    for path in root.glob("onnx/*.onnx"):
         assert {node.domain for node in onnx.load(path).graph.node} <= {"", "ai.onnx"}
+    if unpruned.vlm.artifact.manifest.source.family == "qwen2_5_vl":
+        # 2 heads x 192 x 192 patches in five blocks, in each layer without windows; two have them.
+        assert operators(root / "onnx" / "vision_encoder.onnx").count("Softmax") == 2 * 5 + 2
 
 
 def masking(pair, prompt, images, parts, budget):
@@ -174,10 +183,10 @@ def test_a_smaller_budget_is_the_graph_that_was_exported_for_it(pruned, size):
 
 
 @functools.cache
-def encoder(checkpoint: Path, method: str):
+def encoder(checkpoint: Path, method: str, caps: Caps):
     """A method's vision module of Qwen2.5-VL that keeps six tokens, as it is before it is traced,
     and the plan that it follows."""
-    plan = make_plan(open_checkpoint(str(checkpoint)), ExportOptions(method, caps=Caps(CAP)))
+    plan = make_plan(open_checkpoint(str(checkpoint)), ExportOptions(method, caps=caps))
     family, spec, weights = plan.spec.family, plan.spec, plan.checkpoint.weights
     tower = family.load_tower(weights, spec, layers=spec.vision.depth, attention="eager")
     projector = family.load_projector(weights, spec)
@@ -190,11 +199,15 @@ def encoder(checkpoint: Path, method: str):
 def test_what_any_method_keeps_is_read_where_it_was(pruned, qwen25, method, size):
     """Their vision modules, with the decoder of an artifact."""
     image = noise(*size)
+    height, width = (28 * edge for edge in size)
+    # Those that look at no picture need all of one size.
+    caps = Caps(fixed_size=(height, width)) if method in ("uniform", "random") else Caps(CAP)
     with quiet_transformers(), torch.inference_mode():
-        module, plan = encoder(qwen25, method)
+        module, plan = encoder(qwen25, method, caps)
         (picture,) = pruned.vlm.parts.viewer.prepare([image], 6)
         features, indices, _ = module(torch.from_numpy(picture.pixel_values))
-        pruning = Pruning(method, 48, (module.budget,), module.budget, plan.pruner.options)
+        tokens = plan.spec.vision.tokens
+        pruning = Pruning(method, tokens, (module.budget,), module.budget, plan.pruner.options)
         expected = vision_reference(plan.checkpoint, pruning, picture.pixel_values)
     kept = indices[0].numpy()
     assert len(kept) == (6 if plan.pruner.prunes else size[0] * size[1])
@@ -206,12 +219,22 @@ def test_what_any_method_keeps_is_read_where_it_was(pruned, qwen25, method, size
     equal_logits(pruned.ours(left, [segment]), logits)
 
 
-def test_no_tensor_grows_with_the_square_of_the_patches(pruned, by_default):
-    """Attention to the whole picture is fused; what is left are windows, and the blocks of the
-    scores."""
-    for pair, fused, softmaxes in ((pruned, 2, 3), (by_default, 3, 0)):
-        artifact = Artifact.open(pair.vlm.artifact.root)
-        graphs = artifact.manifest.vision.graphs[artifact.manifest.pruning.default_budget]
-        kinds = [node.op_type for node in onnx.load(artifact.path(graphs["fp32"])).graph.node]
-        assert kinds.count("MultiHeadAttention") == fused
-        assert kinds.count("Softmax") == softmaxes
+def operators(path):
+    """The operators of a graph, one for each node."""
+    return [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
+
+
+def test_no_tensor_grows_with_the_square_of_the_patches(qwen25, tmp_path):
+    """For pictures of 8,000 patches: layers that attend to all of them are fused, and scores come
+    in blocks of 64 MB. What other maps there are belong to windows."""
+    checkpoint = open_checkpoint(str(qwen25))
+    options = ExportOptions(
+        "received-attention", budgets=(6,), caps=Caps(2000 * 28**2), context=1024
+    )
+    (tmp_path / "onnx").mkdir()
+    with quiet_transformers():
+        build_vision(make_plan(checkpoint, options), tmp_path, lambda step: None)
+    found = operators(tmp_path / "onnx" / "vision_encoder.onnx")
+    assert blocks_of(2, 8000, 8000) == 8
+    assert found.count("MultiHeadAttention") == 2
+    assert found.count("Softmax") == 2 + 8

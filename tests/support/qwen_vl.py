@@ -126,3 +126,25 @@ class Theirs:
             embeds = torch.cat([embeds, embed(torch.tensor([tokens[-1:]]))], dim=1)
             mask = torch.cat([mask, torch.ones(1, 1, dtype=mask.dtype)], dim=1)
         return tokens, first
+
+
+def pixels_of(made: Any) -> np.ndarray:
+    """What a picture processor of Qwen's made of one picture, as a picture again: (1, 3, H, W).
+
+    Its rows are patches, square by square; each is channels, frames, rows, columns.
+    """
+    _, rows, columns = np.asarray(made["image_grid_thw"])[0].tolist()
+    patches = iter(np.asarray(made["pixel_values"]).reshape(-1, 3, 2, 14, 14))
+    pixels = np.empty((1, 3, 14 * rows, 14 * columns), dtype=np.float32)
+    for row in range(0, rows, 2):
+        for column in range(0, columns, 2):
+            for y, x in (
+                (row, column),
+                (row, column + 1),
+                (row + 1, column),
+                (row + 1, column + 1),
+            ):
+                patch = next(patches)
+                np.testing.assert_array_equal(patch[:, 0], patch[:, 1])
+                pixels[0, :, 14 * y : 14 * y + 14, 14 * x : 14 * x + 14] = patch[:, 0]
+    return pixels

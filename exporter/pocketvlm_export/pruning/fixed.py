@@ -24,7 +24,7 @@ class FixedOrder(Pruner):
         if vision.image_size is None:
             raise RequestError(
                 f"{self.name} needs pictures of one size, and these may have any",
-                advice="fix the size, or choose a method that looks at the picture",
+                advice="give --fixed-size HxW, or choose a method that looks at the picture",
                 setting="pruner",
             )
 

@@ -70,11 +70,11 @@ def test_families_and_ropes_answer_as_transformers_does(make_tiny, tmp_path, pre
 def without_scaling(monkeypatch):
     sound = hyper_parameters.add_rope
 
-    def add(writer, config, head_dim):
+    def add(writer, config, head_dim, **options):
         plain = config.__class__.from_dict(
             config.to_dict() | rope({"rope_type": "default", "rope_theta": 500.0})
         )
-        sound(writer, plain, head_dim)
+        sound(writer, plain, head_dim, **options)
 
     monkeypatch.setattr(hyper_parameters, "add_rope", add)
 

@@ -48,7 +48,7 @@ MODELS = [
     Model("tiny-smolvlm", "hf", has_cls=False),
     Model("tiny-idefics3", "hf", has_cls=False, methods=("divprune", "none")),
     Model("tiny-video-llava", "fastervlm", methods=("fastervlm", "divprune", "random")),
-    Model("tiny-internvl", "hf"),
+    Model("tiny-internvl", "hf", methods=("fastervlm", "divprune", "gprune", "none")),
     Model(
         "tiny-qwen2-vl",
         "hf",
@@ -56,7 +56,13 @@ MODELS = [
         methods=("uniform", "random", "received-attention"),
         caps=Caps(fixed_size=(84, 112)),
     ),
-    Model("tiny-qwen2.5-vl", "hf", has_cls=False, any_size=True),
+    Model(
+        "tiny-qwen2.5-vl",
+        "hf",
+        has_cls=False,
+        methods=("divprune", "received-attention", "none"),
+        any_size=True,
+    ),
 ]
 # What --decoder, --decoder-precision and --gguf-type are given.
 DECODERS = [

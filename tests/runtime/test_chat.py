@@ -53,7 +53,7 @@ def by_hand(weights, vlm, chat, question, pictures, steps):
     embeddings = weights.embed[ids].astype(np.float64)
     if pictures:
         prepared = vlm.parts.viewer.prepare(pictures, BUDGET)
-        features = [reference_vision(weights, one.pixel_values, BUDGET)[0] for one in prepared]
+        features = [reference_vision(weights, one.pixel_values[0], BUDGET)[0] for one in prepared]
         embeddings[ids == vlm.parts.prompter.image_token_id] = np.concatenate(features)
     tokens = []
     eos = vlm.artifact.manifest.decoder.eos_token_ids

@@ -40,7 +40,9 @@ class LlavaNext(Llava):
         spec = super().capped(spec, caps)
         edge, listed = spec.vision.tile_size[0], spec.config.image_grid_pinpoints
         parts = [_parts(size, edge) for size in listed]
-        most = max(DEFAULT_TILES, min(parts)) if caps.max_tiles is None else caps.max_tiles
+        most = DEFAULT_TILES if caps.max_tiles is None else caps.max_tiles
+        if caps.max_tiles is None or "max_tiles" in caps.suggested:
+            most = max(most, min(parts))  # nobody insists on fewer than there are
         if max(parts) <= most:
             return replace(spec, caps=caps)
         within = [size for size, count in zip(listed, parts, strict=True) if count <= most]

@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 # One process a core, a file of tests to one of them, so that what a file exports is exported once.
-PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadgroup
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
 BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m

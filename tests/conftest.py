@@ -46,15 +46,6 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Keep the tests of a file on one worker, for their fixtures; files that share dear fixtures
-    name a group of their own."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
-
-
 @pytest.fixture
 def board(tmp_path) -> Callable[..., Path]:
     """Write a deployment target with these values and return its path."""

@@ -20,8 +20,8 @@ class Caps:
     artifact's cap may be lowered again when it runs.
 
     Attributes:
-        max_pixels: height times width that pictures are made smaller than, where resolution is
-            dynamic.
+        max_pixels: height times width of a picture at most, where resolution is dynamic; larger
+            ones are made smaller.
         max_tiles: parts that a picture is cut into at most; a further tile with the whole picture
             is not counted.
         fixed_size: (height, width) that every picture is resized to, where resolution is dynamic;
@@ -60,17 +60,11 @@ class Caps:
         kept = {name: value for name, value in self.given.items() if name not in left_out}
         return type(self)(**kept, suggested=self.suggested)
 
-    def tiles_within(self, own: int) -> int | None:
-        """``max_tiles``; at most the checkpoint's ``own`` where that was a suggestion."""
-        return self._within("max_tiles", own)
-
     def pixels_within(self, own: int) -> int | None:
         """``max_pixels``; at most the checkpoint's ``own`` where that was a suggestion."""
-        return self._within("max_pixels", own)
-
-    def _within(self, name: str, own: int) -> int | None:
-        value: int | None = getattr(self, name)
-        return min(value, own) if value is not None and name in self.suggested else value
+        if self.max_pixels is None or "max_pixels" not in self.suggested:
+            return self.max_pixels
+        return min(self.max_pixels, own)
 
     @classmethod
     def of(cls, stated: Mapping[str, Any]) -> Self:

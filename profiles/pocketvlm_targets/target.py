@@ -57,7 +57,7 @@ class Target:
         budget: visual tokens per picture, a graph each, the default first.
         max_pixels: height times width of a picture at most, where models take any size.
         max_tiles: parts that a picture is cut into at most, where models cut them.
-        fixed_size: one size of all pictures, ``448x640``, height first, where models take any.
+        fixed_size: one size of all pictures, ``448x644``, height first, where models take any.
         decoder: a key of `DECODERS`.
         vision_precision, decoder_precision, embed_precision: names of the exporter's precisions,
             the default first.
@@ -109,7 +109,7 @@ def _count(value: Any) -> int:
 def _size(value: Any) -> str:
     found = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if found is None or int(found[1]) * int(found[2]) > _MOST_PIXELS:
-        raise ValueError('height and width in pixels, as in "448x640"')
+        raise ValueError('height and width in pixels, as in "448x644"')
     return str(value)
 
 

@@ -3,6 +3,9 @@ and how those it has not are refused. A new family is a line of `PRUNERS_BY_DEFA
 
 import dataclasses
 import functools
+import json
+import re
+import shutil
 
 import pytest
 
@@ -12,9 +15,11 @@ from pocketvlm.layouts import make_layout
 from pocketvlm_export import ExportOptions
 from pocketvlm_export.caps import CAPS as KNOWN
 from pocketvlm_export.caps import Caps
+from pocketvlm_export.checkpoint import load_image_processor
 from pocketvlm_export.families import FAMILIES
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import inspect_checkpoint
+from pocketvlm_export.packaging.sidecars import write_sidecars
 from pocketvlm_export.plan import make_plan
 
 PRUNERS_BY_DEFAULT = {
@@ -130,3 +135,84 @@ def test_who_asks_for_what_is_known_to_fail_is_warned(of_family, pruner):
         warnings = make_plan(checkpoint, ExportOptions(pruner=pruner)).warnings
         assert all(pruner in warning for warning in warnings)
         assert bool(warnings) == (PRUNERS_BY_DEFAULT[family] != "fastervlm")
+
+
+# A cap under which each family's processor states another number than its checkpoint's.
+NESTED = {
+    "llava_next": ({"max_tiles": 2}, "image_grid_pinpoints"),
+    "smolvlm": ({"max_tiles": 1}, "size"),
+    "idefics3": ({"max_tiles": 1}, "size"),
+    "internvl": ({"max_tiles": 2}, "max_patches"),
+    "qwen2_vl": ({"max_pixels": 40 * 28 * 28}, "size"),
+    "qwen2_5_vl": ({"max_pixels": 40 * 28 * 28}, "size"),
+}
+
+
+@pytest.mark.parametrize("family", NESTED)
+def test_caps_are_written_where_transformers_looks_first(make_tiny, tmp_path, family):
+    """transformers 5 saves the image processor inside processor_config.json, and takes that."""
+    preset = f"tiny-{family.replace('qwen2_5', 'qwen2.5').replace('_', '-')}"
+    source = shutil.copytree(make_tiny(preset), tmp_path / "checkpoint")
+    stated = json.loads((source / "preprocessor_config.json").read_text())
+    stated.pop("processor_class", None)
+    (source / "preprocessor_config.json").write_text('{"size": "of another year"}')
+    (source / "processor_config.json").write_text(json.dumps({"image_processor": stated}))
+    caps, key = NESTED[family]
+    plan = make_plan(inspect_checkpoint(str(source)), ExportOptions(caps=Caps(**caps)))
+    (tmp_path / "artifact").mkdir()
+    write_sidecars(plan, tmp_path / "artifact")
+    built = load_image_processor(tmp_path / "artifact")
+    beside = json.loads((tmp_path / "artifact" / "preprocessor_config.json").read_text())
+    expected = beside[key]
+    actual = getattr(built, key)
+    assert actual == expected or dict(actual) == {**dict(actual), **expected}
+    assert beside[key] != stated.get(key)
+
+
+@pytest.mark.parametrize(
+    ("preset", "caps", "message"),
+    [
+        ("tiny-smolvlm", {"max_tiles": 5}, "--max-tiles 5 is outside 1..4"),
+        ("tiny-llava-next", {"max_tiles": 99}, "--max-tiles 99 is outside"),
+        (
+            "tiny-qwen2-vl",
+            {"fixed_size": (28 * 1000, 28 * 1000)},
+            "pixels: expected at most 12845056",
+        ),
+    ],
+)
+def test_more_than_a_checkpoint_allows_is_refused(opened, preset, caps, message):
+    with pytest.raises(RequestError, match=re.escape(message)):
+        make_plan(opened(preset), ExportOptions(caps=Caps(**caps)))
+
+
+def test_a_suggestion_that_changes_nothing_is_not_recorded(opened):
+    suggested = Caps(max_tiles=50, suggested=frozenset({"max_tiles"}))
+    for preset in ("tiny-smolvlm", "tiny-llava-next"):
+        plan = make_plan(opened(preset), ExportOptions(caps=suggested))
+        assert plan.spec.caps.given == {}
+
+
+def test_what_capped_accepts_is_listed(opened):
+    """Targets and baselines take limits by that list."""
+    for preset in NAMES:
+        spec = opened(preset).spec
+        for stated in spec.layouts.values():
+            layout = make_layout(setting(spec, stated))
+            for cap in ("max_tiles", "max_pixels"):
+                try:
+                    layout.capped(**{cap: layout.caps.get(cap, 1)})
+                except RequestError:
+                    assert cap not in layout.caps
+                else:
+                    assert cap in layout.caps
+
+
+def test_small_pictures_stay_under_a_cap_near_the_processors_minimum(opened):
+    spec = opened("tiny-qwen2-vl").spec
+    (layout,) = spec.layouts.values()
+    stated = {**layout.stated, "min_pixels": 256 * 784, "max_pixels": 1024 * 784}
+    own = make_layout(setting(spec, dataclasses.replace(layout, stated=stated)))
+    capped = own.capped(max_pixels=256 * 784)
+    for size in ((200, 300), (30, 70), (1, 1), (900, 400)):
+        assert capped.grid(*size).tokens.tokens <= 256

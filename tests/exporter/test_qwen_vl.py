@@ -27,8 +27,6 @@ from pocketvlm_export.towers.attention import blocks_of
 from pocketvlm_export.verification.reference import vision_reference
 from support.qwen_vl import Theirs, noise, user
 
-pytestmark = pytest.mark.xdist_group("qwen-vl")  # the files share their exports
-
 QUESTION = "what is in the picture?"
 CAP = 48 * 28**2
 SIZES = [(4, 8), (5, 7)]  # rows and columns of tokens; windows are 4x4, the second is ragged

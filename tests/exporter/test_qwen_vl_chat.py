@@ -9,8 +9,6 @@ from pocketvlm.decoders.prefix import after
 from support.gguf_files import needs_llama_cpp, read_gguf
 from support.qwen_vl import Theirs, assistant, noise, user
 
-pytestmark = pytest.mark.xdist_group("qwen-vl")  # the files share their exports
-
 SAMPLING = Sampling(max_new_tokens=16)
 ONE_THREAD = EngineSettings(threads=1)  # several would wait for each other on a busy machine
 # How far logits may be off for their size; llama.cpp's cache is in float16.

@@ -18,8 +18,6 @@ from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification import verify_against
 from support.qwen_vl import Theirs, noise, pixels_of, user
 
-pytestmark = pytest.mark.xdist_group("qwen-vl")  # the files share their exports
-
 QUESTION = "what is in the picture?"
 SAMPLING = Sampling(max_new_tokens=16)
 TOKEN = 28**2  # pixels

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.layouts import Medium
-from pocketvlm_export.caps import Caps
+from pocketvlm_export.caps import DEFAULT_TILES, Caps
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import assign, fill, with_changes
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VLMSpec
@@ -76,6 +76,21 @@ class Family:
                     setting=name,
                 )
         return spec
+
+    @staticmethod
+    def parts_allowed(caps: Caps, least: int, own: int) -> int:
+        """How many parts a picture is cut into at most, of a checkpoint that cuts into ``least`` to
+        ``own``; raises `RequestError` where others are asked for."""
+        if caps.max_tiles is None or "max_tiles" in caps.suggested:
+            return max(least, min(caps.max_tiles or DEFAULT_TILES, own))
+        if not least <= caps.max_tiles <= own:
+            raise RequestError(
+                f"--max-tiles {caps.max_tiles} is outside {least}..{own}, which this checkpoint "
+                "was trained with",
+                advice=f"give at most {own}" if caps.max_tiles > own else f"give at least {least}",
+                setting="max_tiles",
+            )
+        return caps.max_tiles
 
     def default_pruner(self, spec: VLMSpec) -> str:
         """The name of the method that prunes where none is asked for."""

@@ -23,10 +23,10 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from pocketvlm.errors import CheckpointError, RequestError
+from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import TileGrid
 from pocketvlm_export import upstream
-from pocketvlm_export.caps import DEFAULT_TILES, Caps
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint import image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.base import Family, feature_layers
@@ -80,15 +80,7 @@ class InternVL(Family):
         spec = super().capped(spec, caps)
         (layout,) = spec.layouts.values()
         least, own = layout.stated["min_tiles"], layout.stated["max_tiles"]
-        asked = caps.tiles_within(own)
-        most = min(own, DEFAULT_TILES) if asked is None else asked
-        if not least <= most <= own:
-            raise RequestError(
-                f"--max-tiles {most} is outside {least}..{own}, which this checkpoint was trained "
-                "with",
-                advice=f"give at most {own}" if most > own else f"give at least {least}",
-                setting="max_tiles",
-            )
+        most = self.parts_allowed(caps, least, own)
         options = {name: value for name, value in layout.stated.items() if name != "name"}
         return replace(
             _with_layout(spec, {**options, "max_tiles": most}), caps=Caps(max_tiles=most)

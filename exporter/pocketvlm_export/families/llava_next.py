@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from pocketvlm.errors import RequestError
 from pocketvlm_export import upstream
-from pocketvlm_export.caps import DEFAULT_TILES, Caps
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import check_shape, with_changes
 from pocketvlm_export.families.llava import Llava
@@ -40,18 +39,10 @@ class LlavaNext(Llava):
         spec = super().capped(spec, caps)
         edge, listed = spec.vision.tile_size[0], spec.config.image_grid_pinpoints
         parts = [_parts(size, edge) for size in listed]
-        most = DEFAULT_TILES if caps.max_tiles is None else caps.max_tiles
-        if caps.max_tiles is None or "max_tiles" in caps.suggested:
-            most = max(most, min(parts))  # nobody insists on fewer than there are
-        if max(parts) <= most:
-            return replace(spec, caps=caps)
+        most = self.parts_allowed(caps, min(parts), max(parts))
+        if most == max(parts) and caps.max_tiles != most:
+            return spec
         within = [size for size, count in zip(listed, parts, strict=True) if count <= most]
-        if not within:
-            raise RequestError(
-                f"--max-tiles {most} leaves no way to cut a picture",
-                expected=f"at least {min(parts)}, the fewest that {_PINPOINTS} has",
-                setting="max_tiles",
-            )
         return replace(_with_pinpoints(spec, within), caps=Caps(max_tiles=most))
 
     def canonical(self, stored: str) -> str | None:

@@ -27,7 +27,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from pocketvlm.errors import CheckpointError, RequestError
-from pocketvlm.layouts.smart_resize import geometry_of
+from pocketvlm.layouts.smart_resize import geometry_of, smallest_area
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import DEFAULT_TOKENS, Caps
 from pocketvlm_export.checkpoint import image_processor
@@ -83,10 +83,10 @@ class Qwen2VL(Family):
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Make pictures smaller, or all of one size."""
         spec = super().capped(spec, caps)
-        if caps.fixed_size is not None:
-            return replace(_of_size(spec, caps.fixed_size), caps=caps)
         (layout,) = spec.layouts.values()
         own, least = layout.stated["max_pixels"], layout.stated["min_pixels"]
+        if caps.fixed_size is not None:
+            return replace(_of_size(spec, caps.fixed_size, own), caps=caps)
         most = caps.pixels_within(own)
         if most is None:
             most = min(own, DEFAULT_TOKENS * spec.vision.factor**2)
@@ -97,7 +97,8 @@ class Qwen2VL(Family):
                 advice=f"give at most {own}" if most > own else "give more",
                 setting="max_pixels",
             )
-        return replace(_of_pixels(spec, min(least, most), most), caps=Caps(max_pixels=most))
+        least = smallest_area(least, most, spec.vision.factor)
+        return replace(_of_pixels(spec, least, most), caps=Caps(max_pixels=most))
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """The merger behind its norm: (..., patches of a token side by side) -> (..., hidden)."""
@@ -201,6 +202,17 @@ class Qwen25VL(Qwen2VL):
     merger: ClassVar[Any] = upstream.model_class("qwen2_5_vl", "Qwen2_5_VLPatchMerger")
     model: ClassVar[Any] = upstream.model_class("qwen2_5_vl", "Qwen2_5_VLModel")
 
+    def parse(self, config: PretrainedConfig) -> VLMSpec:
+        """See `Family.parse`."""
+        tower = config.vision_config
+        if tower.depth - 1 not in tower.fullatt_block_indexes:
+            raise CheckpointError(
+                f"the last of {tower.depth} layers of the vision tower attends within windows "
+                f"(fullatt_block_indexes {list(tower.fullatt_block_indexes)})",
+                expected="a last layer that attends to the whole picture, as published ones have",
+            )
+        return super().parse(config)
+
     def _squares(self, spec: VLMSpec, grid: torch.Tensor) -> torch.Tensor:
         """The order of the squares: window by window."""
         return upstream.window_order(grid, spec.vision.config)
@@ -219,14 +231,20 @@ def _of_pixels(spec: VLMSpec, least: int, most: int) -> VLMSpec:
     return replace(spec, vision=vision, layouts={"hf": LayoutSpec(stated)})
 
 
-def _of_size(spec: VLMSpec, size: tuple[int, int]) -> VLMSpec:
-    """Return ``spec`` for pictures of one size."""
+def _of_size(spec: VLMSpec, size: tuple[int, int], most: int) -> VLMSpec:
+    """Return ``spec`` for pictures of one size, of at most so many pixels."""
     factor = spec.vision.factor
     if any(edge % factor for edge in size):
         raise RequestError(
             f"--fixed-size {size[0]}x{size[1]} is no whole number of tokens",
             expected=f"multiples of {factor} pixels",
             advice="give " + "x".join(str(max(1, round(edge / factor)) * factor) for edge in size),
+            setting="fixed_size",
+        )
+    if size[0] * size[1] > most:
+        raise RequestError(
+            f"--fixed-size {size[0]}x{size[1]} has {size[0] * size[1]} pixels",
+            expected=f"at most {most}, which this checkpoint's image processor allows",
             setting="fixed_size",
         )
     stated = {"name": "smart-resize", "factor": factor, "size": list(size)}

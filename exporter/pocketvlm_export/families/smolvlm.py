@@ -32,7 +32,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import LayoutConfig, TileGrid, make_layout
 from pocketvlm.layouts.idefics3 import geometry_of
 from pocketvlm_export import upstream
-from pocketvlm_export.caps import DEFAULT_TILES, Caps
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint import image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import with_changes
@@ -89,14 +89,16 @@ class SmolVLM(Family):
         """Make pictures so small that they are cut into no more parts; the whole picture's tile is
         not counted."""
         spec = super().capped(spec, caps)
-        stated = dict(next(iter(spec.layouts.values())).stated)
-        most = DEFAULT_TILES if caps.max_tiles is None else caps.max_tiles
-        longest = math.isqrt(most) * spec.vision.tile_size[0]
-        if stated["longest_edge"] <= longest or not stated["splits"]:
-            return replace(spec, caps=caps)
-        return replace(
-            _with_grids(spec, {**stated, "longest_edge": longest}), caps=Caps(max_tiles=most)
-        )
+        (layout,) = spec.layouts.values()
+        largest = make_layout(_config(spec, layout.stated)).grids()[-1]
+        own = largest.rows * largest.columns
+        most = self.parts_allowed(caps, 1, own)
+        if most == own and caps.max_tiles != most:
+            return spec
+        edge = math.isqrt(most) * spec.vision.tile_size[0]
+        longest = min(layout.stated["longest_edge"], edge)
+        stated = {**layout.stated, "longest_edge": longest}
+        return replace(_with_grids(spec, stated), caps=Caps(max_tiles=most))
 
     def image_processor_config(
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
@@ -197,14 +199,19 @@ def _names(
 def _with_grids(spec: VLMSpec, stated: dict[str, Any]) -> VLMSpec:
     """Return ``spec`` with the layout that is stated, the names of parts that no picture has left
     out."""
-    config = LayoutConfig(spec.vision.image_size, spec.vision.tokens, spec.image_token_id, stated)
-    grids = [grid for grid in make_layout(config).grids() if grid.whole is not None]
+    layout = make_layout(_config(spec, stated))
+    grids = [grid for grid in layout.grids() if grid.whole is not None]
     rows, columns = (
         max((getattr(grid, name) for grid in grids), default=0) for name in ("rows", "columns")
     )
     parts = [row[:columns] for row in stated["parts"][:rows]]
-    layout = LayoutSpec({**stated, "parts": parts}, text=_marked_tiles)
-    return replace(spec, layouts={"hf": layout})
+    made = LayoutSpec({**stated, "parts": parts}, text=_marked_tiles)
+    return replace(spec, layouts={"hf": made})
+
+
+def _config(spec: VLMSpec, stated: Mapping[str, Any]) -> LayoutConfig:
+    vision = spec.vision
+    return LayoutConfig(vision.image_size, vision.tokens, spec.image_token_id, stated)
 
 
 def _marked_tiles(image_token: str, grid: TileGrid) -> str:

@@ -13,6 +13,7 @@ from pocketvlm_export.precisions import PRECISIONS
 
 _GENERATION = "generation_config.json"
 _TEMPLATE = "chat_template.jinja"
+_NESTED = "image_processor"  # of processor_config.json
 
 
 def write_sidecars(plan: ExportPlan, folder: Path) -> None:
@@ -27,15 +28,14 @@ def write_sidecars(plan: ExportPlan, folder: Path) -> None:
     write_tokenizer(source, folder)
     (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
     spec, layout, family = plan.spec, plan.layout, plan.spec.family
-    _write(
-        folder / "preprocessor_config.json",
-        family.image_processor_config(image_processor(source), spec, layout),
-    )
-    processor = read_json(source / "processor_config.json")
-    _write(
-        folder / "processor_config.json",
-        family.processor_config(processor, spec, layout, plan.budgets[0]),
-    )
+    pictures = family.image_processor_config(image_processor(source), spec, layout)
+    _write(folder / "preprocessor_config.json", pictures)
+    stated = read_json(source / "processor_config.json")
+    processor = family.processor_config(stated, spec, layout, plan.budgets[0])
+    if _NESTED in processor:  # where transformers 5 looks first: the same pictures in both
+        own = {name: value for name, value in pictures.items() if name != "processor_class"}
+        processor = {**processor, _NESTED: own}
+    _write(folder / "processor_config.json", processor)
     _write(folder / "config.json", _model_config(source, plan, folder))
 
 

@@ -46,5 +46,5 @@ def arrange_reference(
     }
     if NEWLINE in order:
         constants = spec.family.load_constants(checkpoint.weights, spec)
-        rows[NEWLINE] = constants["image_newline"].numpy()
+        rows[NEWLINE] = constants[layout.constants[0]].numpy()
     return np.stack([rows[number] for number in order if number in rows])

@@ -87,7 +87,7 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
     for _ in range(warmup + 1):
         answer = vlm.generate(
             question.prompt,
-            images,
+            question.images or images,  # files are opened in the time that is taken
             budget=case.budget,
             sampling=Sampling(max_new_tokens=question.new_tokens),
         )

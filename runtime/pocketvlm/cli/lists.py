@@ -65,7 +65,7 @@ class _Budget(click.ParamType):
 
 
 class _Size(click.ParamType):
-    """Two numbers of pixels as in ``640x480``, in the order in which they are written."""
+    """Two numbers of pixels as in ``448x644``, in the order in which they are written."""
 
     name = "size"
 
@@ -77,7 +77,7 @@ class _Size(click.ParamType):
             return value
         first, _, second = str(value).partition("x")
         if not (first.isdecimal() and second.isdecimal()):
-            self.fail(f"{value!r} is not two numbers of pixels, as in 640x480", param, ctx)
+            self.fail(f"{value!r} is not two numbers of pixels, as in 448x644", param, ctx)
         return int(first), int(second)
 
 

@@ -107,6 +107,11 @@ class AnyRes(Prepared):
         """See `Layout.caps`."""
         return {"max_tiles": max(grid.rows * grid.columns for grid in self.grids())}
 
+    @property
+    def least_caps(self) -> Mapping[str, int]:
+        """See `Layout.least_caps`."""
+        return {"max_tiles": min(grid.rows * grid.columns for grid in self.grids())}
+
     def grids(self) -> Sequence[TileGrid]:
         """One for each pinpoint."""
         height, width = self.config.tile_size

@@ -156,6 +156,10 @@ class Layout(Protocol[_Input]):
         """The limits that `capped` may lower, ``max_pixels`` and ``max_tiles``, and what they
         are."""
 
+    @property
+    def least_caps(self) -> Mapping[str, int]:
+        """The smallest value of each of them; 1 of one that is not listed."""
+
     @classmethod
     def make(cls, config: LayoutConfig, processor_config: Mapping[str, Any] | None = None) -> Self:
         """Make the layout that ``config`` describes.
@@ -285,6 +289,11 @@ class Prepared:
         """See `Layout.caps`."""
         return {}
 
+    @property
+    def least_caps(self) -> Mapping[str, int]:
+        """See `Layout.least_caps`."""
+        return {}
+
     def token_grid(self, grid: TileGrid) -> TokenGrid:
         """See `Layout.token_grid`."""
         if grid.tokens is not None:
@@ -305,10 +314,12 @@ def caps_within(
     layout: Layout[Any], *, max_pixels: int | None = None, max_tiles: int | None = None
 ) -> dict[str, int | None]:
     """Limits that suit a device, as far as a layout has them: a smaller one of its own does as
-    well, and one that it does not have is None."""
+    well, and so does the smallest that it can be given; one that it does not have is None."""
     wanted = {"max_pixels": max_pixels, "max_tiles": max_tiles}
     return {
-        name: None if value is None or name not in layout.caps else min(value, layout.caps[name])
+        name: None
+        if value is None or name not in layout.caps
+        else max(layout.least_caps.get(name, 1), min(value, layout.caps[name]))
         for name, value in wanted.items()
     }
 

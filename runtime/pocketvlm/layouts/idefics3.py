@@ -135,6 +135,12 @@ class Idefics3(Prepared):
         """As many tiles as the resized picture covers."""
         return self._grid_of(*self._resized(height, width))
 
+    @property
+    def caps(self) -> Mapping[str, int]:
+        """See `Layout.caps`."""
+        largest = self.grids()[-1]
+        return {"max_tiles": largest.rows * largest.columns} if self.splits else {}
+
     def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
         """Fewer tiles, by making pictures smaller before they are cut; see `Layout.capped`."""
         super().capped(max_pixels=max_pixels)
@@ -142,8 +148,7 @@ class Idefics3(Prepared):
             return self
         if not self.splits:
             raise no_cap(self.name, "max_tiles", "pictures are not cut here")
-        largest = self.grids()[-1]
-        check_cap(max_tiles, largest.rows * largest.columns, "max_tiles")
+        check_cap(max_tiles, self.caps["max_tiles"], "max_tiles")
         longest = min(self.longest_edge, math.isqrt(max_tiles) * self.edge)
         options = {**self.config.options, "longest_edge": longest}
         return type(self)(dataclasses.replace(self.config, options=options), self._preprocessor)

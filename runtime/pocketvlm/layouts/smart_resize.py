@@ -88,7 +88,8 @@ class SmartResize(Prepared):
         factor, least, most = geometry_of(processor_config)
         # Smaller pictures than the processor's are an export's own choice.
         fits = layout.size or (
-            layout.max_pixels <= most and layout.min_pixels == min(least, layout.max_pixels)
+            layout.max_pixels <= most
+            and layout.min_pixels in (least, smallest_area(least, layout.max_pixels, factor))
         )
         if factor != layout.factor or not fits:
             raise ArtifactError(
@@ -125,6 +126,11 @@ class SmartResize(Prepared):
     def caps(self) -> Mapping[str, int]:
         """See `Layout.caps`."""
         return {} if self.size else {"max_pixels": self.max_pixels}
+
+    @property
+    def least_caps(self) -> Mapping[str, int]:
+        """See `Layout.least_caps`."""
+        return {"max_pixels": self.factor**2}
 
     def grids(self) -> Sequence[TileGrid]:
         """The only one, or with dynamic resolution that of the largest picture, as near to a square
@@ -175,7 +181,7 @@ class SmartResize(Prepared):
         options = {
             **self.config.options,
             "max_pixels": most,
-            "min_pixels": min(self.min_pixels, most),
+            "min_pixels": smallest_area(self.min_pixels, most, self.factor),
         }
         return type(self)(dataclasses.replace(self.config, options=options), self._preprocessor)
 
@@ -233,6 +239,12 @@ def smart_size(
     return tall, wide
 
 
+def smallest_area(least: int, most: int, factor: int) -> int:
+    """``min_pixels`` under a cap on ``max_pixels``: the image processor's, unless a picture that is
+    made larger for it could go over the cap; then a single token."""
+    return least if 4 * least <= most else factor**2
+
+
 def geometry_of(processor_config: Mapping[str, Any]) -> tuple[int, int, int]:
     """(factor, min_pixels, max_pixels) that an image processor's configuration states, whichever
     way it does.
@@ -277,7 +289,9 @@ def _size(config: LayoutConfig, factor: int) -> tuple[int, int] | None:
     height, width = config.tile_size
     tokens = (height // factor) * (width // factor)
     whole = height % factor == 0 and width % factor == 0
-    if stated not in ([height, width], (height, width)) or not whole or tokens != config.patches:
+    small = height * width <= _MOST_PIXELS
+    sound = stated in ([height, width], (height, width)) and whole and small
+    if not sound or tokens != config.patches:
         raise ArtifactError(
             f"the layout makes pictures of {stated!r} pixels",
             expected=f"[{height}, {width}], which the vision graph reads, {config.patches} tokens "

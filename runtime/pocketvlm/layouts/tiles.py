@@ -112,6 +112,11 @@ class ClosestTiles(Prepared):
         """See `Layout.caps`."""
         return {"max_tiles": self.max_tiles}
 
+    @property
+    def least_caps(self) -> Mapping[str, int]:
+        """See `Layout.least_caps`."""
+        return {"max_tiles": self.min_tiles}
+
     def grids(self) -> Sequence[TileGrid]:
         """Every grid of as many tiles as are allowed."""
         return sorted(self._grids, key=lambda grid: (grid.tiles, grid.rows))

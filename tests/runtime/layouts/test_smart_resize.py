@@ -205,9 +205,9 @@ def test_an_export_may_ask_for_smaller_pictures_than_the_processor():
     old = {**QWEN2, "size": None, "min_pixels": 3136, "max_pixels": 200 * 784}
     config = layout.config
     assert make_layout(config, old).max_pixels == 64 * 784
-    lower = {"min_pixels": 1000, "max_pixels": 1000}
+    lower = {"min_pixels": 784, "max_pixels": 1000}  # a minimum near the cap would go over it
     options = {"name": "smart-resize", "factor": 28, **lower}
-    assert make_layout(dataclasses.replace(config, options=options), QWEN2).min_pixels == 1000
+    assert make_layout(dataclasses.replace(config, options=options), QWEN2).min_pixels == 784
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_caps_are_written_where_transformers_looks_first(make_tiny, tmp_path, fa
     source = shutil.copytree(make_tiny(preset), tmp_path / "checkpoint")
     stated = json.loads((source / "preprocessor_config.json").read_text())
     stated.pop("processor_class", None)
-    (source / "preprocessor_config.json").write_text('{"size": "of another year"}')
+    (source / "preprocessor_config.json").unlink()
     (source / "processor_config.json").write_text(json.dumps({"image_processor": stated}))
     caps, key = NESTED[family]
     plan = make_plan(inspect_checkpoint(str(source)), ExportOptions(caps=Caps(**caps)))

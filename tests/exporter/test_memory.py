@@ -146,7 +146,8 @@ def test_what_a_program_has_frozen_stays_so():
         frozen = gc.get_freeze_count()
         with collecting_own_garbage():
             release_memory()
-        assert gc.get_freeze_count() == frozen > 0
+        # A few of them may be freed meanwhile, by counting references; thawing leaves none.
+        assert gc.get_freeze_count() > frozen // 2 > 0
     finally:
         gc.unfreeze()
 

@@ -51,10 +51,10 @@ def load_image_processor(folder: Path) -> Any:
 
 def image_processor(source: Path) -> dict[str, Any]:
     """Return the image processor's configuration; transformers 5 nests it inside
-    processor_config.json, and takes that where an older preprocessor_config.json is there too."""
-    config = read_json(source / "processor_config.json").get("image_processor") or read_json(
-        source / "preprocessor_config.json"
-    )
+    processor_config.json."""
+    config = read_json(source / "preprocessor_config.json") or read_json(
+        source / "processor_config.json"
+    ).get("image_processor")
     if not isinstance(config, dict) or not config:
         raise CheckpointError(
             f"{source} has no preprocessor_config.json", advice="download the whole checkpoint"

@@ -47,9 +47,7 @@ def pick_layout(spec: VLMSpec, name: str | None, *, prunes: bool) -> LayoutSpec:
 
 def setting(spec: VLMSpec, layout: LayoutSpec) -> LayoutConfig:
     """Return what the runtime's layout is made for."""
-    return LayoutConfig(
-        spec.vision.image_size, spec.vision.tokens, spec.image_token_id, layout.stated
-    )
+    return spec.layout_config(layout.stated)
 
 
 def constant_files(layout: LayoutSpec) -> dict[str, str]:

@@ -107,8 +107,8 @@ def _count(value: Any) -> int:
 
 
 def _size(value: Any) -> str:
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if found is None or int(found[1]) * int(found[2]) > _MOST_PIXELS:
+    size = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if size is None or int(size[1]) * int(size[2]) > _MOST_PIXELS:
         raise ValueError('height and width in pixels, as in "448x644"')
     return str(value)
 

@@ -29,7 +29,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm.layouts import LayoutConfig, TileGrid, make_layout
+from pocketvlm.layouts import TileGrid, make_layout
 from pocketvlm.layouts.idefics3 import geometry_of
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import Caps
@@ -90,7 +90,7 @@ class SmolVLM(Family):
         not counted."""
         spec = super().capped(spec, caps)
         (layout,) = spec.layouts.values()
-        largest = make_layout(_config(spec, layout.stated)).grids()[-1]
+        largest = make_layout(spec.layout_config(layout.stated)).grids()[-1]
         own = largest.rows * largest.columns
         most = self.parts_allowed(caps, 1, own)
         if most == own and caps.max_tiles != most:
@@ -199,7 +199,7 @@ def _names(
 def _with_grids(spec: VLMSpec, stated: dict[str, Any]) -> VLMSpec:
     """Return ``spec`` with the layout that is stated, the names of parts that no picture has left
     out."""
-    layout = make_layout(_config(spec, stated))
+    layout = make_layout(spec.layout_config(stated))
     grids = [grid for grid in layout.grids() if grid.whole is not None]
     rows, columns = (
         max((getattr(grid, name) for grid in grids), default=0) for name in ("rows", "columns")
@@ -207,11 +207,6 @@ def _with_grids(spec: VLMSpec, stated: dict[str, Any]) -> VLMSpec:
     parts = [row[:columns] for row in stated["parts"][:rows]]
     made = LayoutSpec({**stated, "parts": parts}, text=_marked_tiles)
     return replace(spec, layouts={"hf": made})
-
-
-def _config(spec: VLMSpec, stated: Mapping[str, Any]) -> LayoutConfig:
-    vision = spec.vision
-    return LayoutConfig(vision.image_size, vision.tokens, spec.image_token_id, stated)
 
 
 def _marked_tiles(image_token: str, grid: TileGrid) -> str:

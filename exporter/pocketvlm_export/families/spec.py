@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from transformers import PretrainedConfig
 
-from pocketvlm.layouts import TileGrid
+from pocketvlm.layouts import LayoutConfig, TileGrid
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.towers import TOWERS
 from pocketvlm_export.towers.dimensions import Dimensions
@@ -204,6 +204,11 @@ class VLMSpec:
     image_token_id: int
     layouts: Mapping[str, LayoutSpec] = field(default_factory=lambda: ONE_TILE)
     caps: Caps = field(default_factory=Caps)
+
+    def layout_config(self, stated: Mapping[str, Any]) -> LayoutConfig:
+        """Return what the runtime's layout with these options is made for."""
+        vision = self.vision
+        return LayoutConfig(vision.image_size, vision.tokens, self.image_token_id, stated)
 
     def under(self, layout: LayoutSpec) -> Self:
         """Return what it is under a layout: where the decoder reads [CLS], that is a token like any

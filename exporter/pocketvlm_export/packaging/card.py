@@ -98,10 +98,10 @@ def _pictures(plan: ExportPlan, budget: int) -> str:
     """Return how pictures are prepared, or clips sampled, what that comes to, and what is not
     promised to other clients."""
     layout = make_layout(setting(plan.spec, plan.layout))
-    said = [_sizes(plan, layout, budget), _prompts(layout, budget)]
-    said += [f"`--{cap.replace('_', '-')}` asks for less." for cap in layout.caps]
+    sentences = [_sizes(plan, layout, budget), _prompts(layout, budget)]
+    sentences += [f"`--{cap.replace('_', '-')}` asks for less." for cap in layout.caps]
     if POSITION_AXES[plan.spec.decoder.positions] > 1:
-        said.append(
+        sentences.append(
             "A token has several positions, as text and pictures are numbered by rows and columns: "
             "those that are kept have the ones of the whole picture."
         )
@@ -109,7 +109,7 @@ def _pictures(plan: ExportPlan, budget: int) -> str:
         "Only PocketVLM's runtime does this by itself:\ntransformers.js and other clients are "
         "promised nothing, and processor_config.json counts the tokens of the\nunpruned checkpoint."
     )
-    return "\n\n" + " ".join([*filter(None, said), promise])
+    return "\n\n" + " ".join([*filter(None, sentences), promise])
 
 
 def _sizes(plan: ExportPlan, layout: Layout, budget: int) -> str:

@@ -130,9 +130,9 @@ def _check_kept(grid: TokenGrid, kept: Ints, count: int) -> None:
     ascending = len(kept) < 2 or bool((np.diff(kept) > 0).all())
     within = len(kept) == 0 or bool(kept.min() >= 0 and kept.max() < grid.tokens)
     if len(kept) != count or not ascending or not within:
-        shown = ", ".join(map(str, kept[:8])) + (", ..." if len(kept) > 8 else "")
+        listed = ", ".join(map(str, kept[:8])) + (", ..." if len(kept) > 8 else "")
         raise ArtifactError(
-            f"the kept tokens of a picture of {grid.rows}x{grid.columns} are {len(kept)}: {shown}",
+            f"the kept tokens of a picture of {grid.rows}x{grid.columns} are {len(kept)}: {listed}",
             expected=f"{count} different ones of 0 to {grid.tokens - 1}, ascending",
             advice="the vision graph is not one of ours, export it again",
         )

@@ -315,12 +315,12 @@ def caps_within(
 ) -> dict[str, int | None]:
     """Limits that suit a device, as far as a layout has them: a smaller one of its own does as
     well, and so does the smallest that it can be given; one that it does not have is None."""
-    wanted = {"max_pixels": max_pixels, "max_tiles": max_tiles}
+    limits = {"max_pixels": max_pixels, "max_tiles": max_tiles}
     return {
         name: None
         if value is None or name not in layout.caps
         else max(layout.least_caps.get(name, 1), min(value, layout.caps[name]))
-        for name, value in wanted.items()
+        for name, value in limits.items()
     }
 
 

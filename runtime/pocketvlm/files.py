@@ -1,6 +1,7 @@
 """Knows how a file is written so that no other process ever reads half of it, and nothing that lies
 in wait beside it is written through."""
 
+import hashlib
 import os
 import re
 import secrets
@@ -18,7 +19,7 @@ _NEW = (
     | getattr(os, "O_NOFOLLOW", 0)  # not on Windows
     | getattr(os, "O_BINARY", 0)  # on Windows
 )
-_NAME_PART = 40  # characters of the name, so that a long one leaves room for the rest
+_LONG = 200  # bytes of a name that leave no room for what `fresh_name` adds: 255 is the most
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -74,14 +75,14 @@ def private_folder(path: Path) -> None:
 
 def fresh_name(path: Path, suffix: str) -> Path:
     """A name beside ``path`` that nobody can know beforehand: hidden, and ending in ``suffix``."""
-    return path.with_name(f".{path.name[:_NAME_PART]}.{secrets.token_hex(8)}{suffix}")
+    return path.with_name(f".{_label(path.name)}.{secrets.token_hex(8)}{suffix}")
 
 
 def leftovers(path: Path, suffix: str) -> list[Path]:
     """What lies beside ``path`` under a name that `fresh_name` made, sorted; links are none of
     it. Raises OSError."""
     name = re.compile(
-        rf"\.{re.escape(path.name[:_NAME_PART])}\.[0-9a-f]{{16}}{re.escape(suffix)}", re.DOTALL
+        rf"\.{re.escape(_label(path.name))}\.[0-9a-f]{{16}}{re.escape(suffix)}", re.DOTALL
     )
     with os.scandir(path.parent) as entries:
         return sorted(
@@ -89,6 +90,14 @@ def leftovers(path: Path, suffix: str) -> list[Path]:
             for entry in entries
             if name.fullmatch(entry.name) and not entry.is_symlink()
         )
+
+
+def _label(name: str) -> str:
+    """The name itself, or where it is long something short that no other name has."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONG:
+        return name
+    return f"{name[:20]}~{hashlib.sha256(encoded).hexdigest()[:32]}"
 
 
 def _write_beside(place: Path, data: bytes, mode: int | None, *, durable: bool = True) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
+from onnx.external_data_helper import set_external_data
 from safetensors import safe_open
 from safetensors.numpy import save
 
@@ -307,14 +308,18 @@ def test_without_a_folder_every_answer_sees_for_itself(vlm, picture, encoded):
 def with_weights_apart(root, **options):
     """A tiny artifact whose vision graph has its weights in a file of their own."""
     write_artifact(root, **options)
-    path = root / "onnx" / "vision_encoder.onnx"
-    onnx.save(
-        onnx.load(path),
-        path,
-        save_as_external_data=True,
-        location="vision_encoder.onnx_data",
-        size_threshold=100,  # not the shapes, which ONNX Runtime wants to read
-    )
+    path, data = root / "onnx" / "vision_encoder.onnx", b""
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor).tobytes()
+            tensor.raw_data = values  # so that it is no list
+            tensor.ClearField("float_data")
+            set_external_data(tensor, "vision_encoder.onnx_data", len(data), len(values))
+            tensor.ClearField("raw_data")
+            data += values
+    onnx.save(model, path)
+    path.with_suffix(".onnx_data").write_bytes(data)
     write_manifest(root, read_manifest(root))
 
 

@@ -127,7 +127,7 @@ def test_a_device_or_pipe_is_written_to_and_stays(tmp_path):
     assert read == [content]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     replace_file(Path(os.devnull), content)
-    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+    assert Path(os.devnull).is_char_device()
     command = "from pathlib import Path; from pocketvlm.files import replace_file as r; "
     code = f"{command}r(Path('/dev/stdout'), b'to stdout')"
     assert subprocess.check_output([sys.executable, "-c", code]) == b"to stdout"

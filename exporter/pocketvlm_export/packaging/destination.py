@@ -121,7 +121,7 @@ def _rows(folder: Path, prefix: str) -> Iterator[tuple[str | int, ...]]:
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
-        name, info = f"{prefix}{entry.name}", os.stat(entry.path, follow_symlinks=False)
+        name, info = f"{prefix}{entry.name}", Path(entry.path).lstat()
         if entry.is_dir(follow_symlinks=False):
             yield name, info.st_dev, info.st_ino
             yield from _rows(Path(entry.path), f"{name}/")

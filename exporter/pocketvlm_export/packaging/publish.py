@@ -178,8 +178,10 @@ def _settle(aside: Path, output: Path) -> RequestError | None:
             )
         _log.warning("%s was not replaced: what was there before is back", output)
     # First a name that says that it is no longer needed: removing it may be cut short.
+    unneeded = fresh_name(output, _PARTIAL)
     with suppress(OSError):
-        aside = aside.rename(fresh_name(output, _PARTIAL))
+        aside.rename(unneeded)
+    shutil.rmtree(unneeded, ignore_errors=True)
     shutil.rmtree(aside, ignore_errors=True)
     return None
 

@@ -235,13 +235,15 @@ def writes(tree):
             continue
         name = ast.unparse(node.func).rpartition(".")[2]
         arguments = [ast.unparse(argument) for argument in node.args]
+        given = [*node.args, *(k.value for k in node.keywords if k.arg in ("mode", "flags"))]
         constants = [
-            value.value
-            for value in (*node.args, *(k.value for k in node.keywords if k.arg == "mode"))
-            if isinstance(value, ast.Constant) and isinstance(value.value, str)
+            part.value
+            for value in given
+            for part in ast.walk(value)
+            if isinstance(part, ast.Constant) and isinstance(part.value, str)
         ]
         opens = name in {"open", "fdopen"} and any(
-            len(mode) <= 4 and MODES & set(mode) for mode in constants
+            set(mode) <= set("rwaxbt+") and MODES & set(mode) for mode in constants
         )
         saves = name in SAVING and not IN_MEMORY & set(arguments)
         opens |= ast.unparse(node.func) == "os.open" and "O_RDONLY" not in ast.unparse(node)
@@ -254,11 +256,11 @@ def writes(tree):
 def test_the_scan_sees_every_way_of_writing():
     code = """
 open(p, "w"); open(p, mode="ab"); path.open("r+b"); np.save(p, x); image.save(p)
-json.dump(x, f); shutil.move(a, b); os.open(p, 1); path.write_text("x")
+json.dump(x, f); shutil.move(a, b); os.open(p, 1); path.write_text("x"); p.open("wb" if a else "r")
 open(p); path.open("rb"); json.dump(x, sys.stdout); image.save(encoded)
 """
     assert [line for line, _ in writes(ast.parse(code))].count(2) == 5
-    assert [line for line, _ in writes(ast.parse(code))].count(3) == 4
+    assert [line for line, _ in writes(ast.parse(code))].count(3) == 5
     assert [line for line, _ in writes(ast.parse(code))].count(4) == 0
 
 

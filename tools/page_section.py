@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from pocketvlm.files import replace_file
+
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -22,7 +24,7 @@ def replace_section(path: Path, name: str, text: str) -> None:
     page, count = pattern.subn(lambda match: f"{match[1]}{text}\n{match[2]}", path.read_text())
     if count != 1:
         raise ValueError(f"{path} has {count} sections '{name}'; expected one '<!-- {name} -->'")
-    path.write_text(page)
+    replace_file(path, page.encode())
 
 
 @click.command()

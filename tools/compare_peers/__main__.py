@@ -25,6 +25,7 @@ from compare_peers.environments import make_environment
 from compare_peers.peers import ENVIRONMENTS, Peer, Sources, peers
 from compare_peers.worker import Worker
 from pocketvlm import Artifact
+from pocketvlm.files import replace_file
 from pocketvlm.text.prompts import Prompter
 from pocketvlm_measure.profiler.questions import made_up_prompt, noise_picture
 
@@ -102,9 +103,8 @@ def main(
             for name, stages in spreads.items()
         }
         versions = {name: worker.version for name, worker in workers.items()}
-        json_path.write_text(
-            json.dumps({"note": note, "versions": versions, "samples": samples}, indent=1) + "\n"
-        )
+        written = {"note": note, "versions": versions, "samples": samples}
+        replace_file(json_path, f"{json.dumps(written, indent=1)}\n".encode())
 
 
 def ask_next(

@@ -15,6 +15,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from pocketvlm.files import replace_file
 from train_demo.scenes import SPLITS, Question, question_set
 
 
@@ -61,7 +62,7 @@ def question_row(image: str, question: Question) -> dict[str, Any]:
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write a set."""
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    replace_file(path, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import click
 from demo_questions.__main__ import write_set
 from demo_tables import engines, methods
 from page_section import replace_section
+from pocketvlm.files import replace_file
 from pocketvlm_measure.evaluation.questions import read_questions
 
 _PATH = click.Path(path_type=Path)
@@ -48,9 +49,8 @@ def main(
             "methods": methods.figures(by_method),
             "engines": {row.name: round(row.percent, 2) for row in by_engine},
         }
-        figures.write_text(
-            json.dumps({"questions": len(data.questions), **results}, indent=1) + "\n"
-        )
+        written = {"questions": len(data.questions), **results}
+        replace_file(figures, f"{json.dumps(written, indent=1)}\n".encode())
 
 
 if __name__ == "__main__":

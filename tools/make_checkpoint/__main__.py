@@ -5,9 +5,11 @@ from pathlib import Path
 
 from make_checkpoint.hub import HubPreset
 from make_checkpoint.hub_presets import HUB_PRESETS
+from make_checkpoint.output import new_folder
 from make_checkpoint.presets import PRESETS, Preset
 from make_checkpoint.weights import LAYOUTS
 from make_checkpoint.write import make_checkpoint
+from pocketvlm import PocketVLMError
 
 
 def main() -> None:
@@ -31,14 +33,18 @@ def main() -> None:
     preset = presets[arguments.preset]
     if arguments.decoder_layers is not None:
         preset = preset.but(text={"num_hidden_layers": arguments.decoder_layers})
-    make_checkpoint(
-        preset,
-        arguments.output,
-        seed=arguments.seed,
-        dtype=arguments.dtype,
-        layout=arguments.layout,
-        shard_bytes=arguments.shard_mb * 10**6,
-    )
+    try:
+        with new_folder(arguments.output) as folder:
+            make_checkpoint(
+                preset,
+                folder,
+                seed=arguments.seed,
+                dtype=arguments.dtype,
+                layout=arguments.layout,
+                shard_bytes=arguments.shard_mb * 10**6,
+            )
+    except PocketVLMError as error:
+        parser.error(str(error))
     print(arguments.output)
 
 

@@ -8,7 +8,6 @@ about pictures mean nothing, and the tower's attention is real.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
@@ -22,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from make_checkpoint.output import new_folder
 from make_checkpoint.text import make_processor, save_processor
 from reference_vlm.language import IMAGE_TOKEN, load_language
 from reference_vlm.parts import LANGUAGE, TOWER, fetch
@@ -54,9 +54,14 @@ def main(output: Path, cache: Path, seed: int) -> None:
 def write(tower_file: Path, language_file: Path, output: Path, seed: int = 0) -> None:
     """Put the parts together and write the folder: half precision, as published checkpoints are."""
     tower, (language, tokenizer) = load_tower(tower_file), load_language(language_file)
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    join(tower, language, tokenizer, seed).half().save_pretrained(partial)
+    with new_folder(output) as folder:
+        _write(join(tower, language, tokenizer, seed).half(), tokenizer, folder)
+
+
+def _write(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
+    model.save_pretrained(folder)
     processor = make_processor(
         tokenizer, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, chat="smollm"
     )
@@ -66,10 +71,7 @@ def write(tower_file: Path, language_file: Path, output: Path, seed: int = 0) ->
         0.406,
     ]  # ImageNet's, as DINOv2 was trained
     processor.image_processor.image_std = [0.229, 0.224, 0.225]
-    save_processor(processor, partial)
-    shutil.rmtree(output, ignore_errors=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial.rename(output)
+    save_processor(processor, folder)
 
 
 def join(

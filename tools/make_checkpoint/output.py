@@ -1,0 +1,24 @@
+"""Knows where a checkpoint is written: into a new folder, which appears whole or not at all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pocketvlm.errors import RequestError
+from pocketvlm_export.interrupts import heeded
+from pocketvlm_export.packaging import content_of, publish, staging
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """Give a folder to write in, which becomes ``output`` at the end of the block.
+
+    Raises:
+        RequestError: something is there already, or appears there meanwhile.
+    """
+    target = output.resolve()
+    if target.exists() and (not target.is_dir() or content_of(target)):
+        raise RequestError(f"{output} exists already", advice="remove it, or name another folder")
+    with heeded(), staging(target) as folder:
+        yield folder
+        publish(folder, target, ())

@@ -41,7 +41,7 @@ class _Interrupts:
         """Have it arrive again and again until a block has ended."""
         while not ended.wait(_EVERY) and self is _current:
             if self.asked is not None:
-                _thread.interrupt_main(self.number)
+                _thread.interrupt_main(signal.Signals(self.number))
 
 
 _current: _Interrupts | None = None

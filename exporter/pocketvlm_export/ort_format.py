@@ -49,7 +49,7 @@ def convert(plan: ExportPlan, folder: Path) -> ExportPlan:
         except Exception as error:  # what ONNX Runtime raises shares no other base class
             raise RequestError(
                 f"a graph cannot be written as .ort ({first_line(error)})",
-                advice="choose --format onnx",
+                advice="free some disk space, or choose --format onnx",
                 setting="graph_format",
             ) from error
     shutil.rmtree(folder / "onnx")

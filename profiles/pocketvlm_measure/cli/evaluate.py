@@ -12,7 +12,7 @@ from pocketvlm.cli.lists import Comma
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import printable
 from pocketvlm_measure.cli.options import case_options
-from pocketvlm_measure.cli.output import check_folders, printable_lines, write_text
+from pocketvlm_measure.cli.output import check_outputs, printable_lines, write_text
 from pocketvlm_measure.cli.target import case_defaults
 from pocketvlm_measure.evaluation.engines import ENGINES
 from pocketvlm_measure.evaluation.metrics import METRICS
@@ -149,7 +149,7 @@ def evaluate(
         for path in (report, Path(json_to) if json_to not in (None, _STDOUT) else None, answers)
         if path
     ]
-    check_folders(outputs)
+    check_outputs(outputs, [data])
 
     from pocketvlm.artifact import Artifact
     from pocketvlm.layouts import counting_layout

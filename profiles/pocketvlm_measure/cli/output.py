@@ -3,6 +3,7 @@ terminal."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,14 +12,33 @@ from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
 
 
-def check_folders(paths: Iterable[Path]) -> None:
-    """Raise `PocketVLMError` for a file in a folder that does not exist; to be called before any
-    work."""
-    for path in paths:
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> None:
+    """Refuse files that cannot be written, before any work.
+
+    Raises:
+        RequestError: a folder does not exist or takes no files, a folder is in the file's place,
+            the file is one of the ``inputs``, or two outputs are the same file.
+    """
+    read = {path.resolve() for path in inputs}
+    written: set[Path] = set()
+    for path in outputs:
         if not path.parent.is_dir():
             raise RequestError(
                 f"no such folder: {path.parent}", advice=f"make it, or write {path.name} elsewhere"
             )
+        problem = None
+        if path.is_dir():
+            problem = "is a folder"
+        elif path.resolve() in read:
+            problem = "is read by this command"
+        elif path.resolve() in written:
+            problem = "is named for two outputs"
+        elif not os.access(path.parent, os.W_OK):
+            problem = "lies in a folder that takes no files"
+        if problem is not None:
+            raise RequestError(f"{path} {problem}", advice="name another file to write")
+        if not path.exists() or path.is_file():  # a device may take several
+            written.add(path.resolve())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import RequestError
 from pocketvlm_measure.cli.options import case_options
-from pocketvlm_measure.cli.output import check_folders, printable_lines, write_text
+from pocketvlm_measure.cli.output import check_outputs, printable_lines, write_text
 from pocketvlm_measure.cli.target import profiling_defaults
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def profile(
     if images and picture_size is not None:
         raise click.UsageError("--image has a size of its own: leave --picture-size out")
     writers = {path: _writer(path) for path in outputs}
-    check_folders([*outputs, *([report] if report else [])])
+    check_outputs([*outputs, *([report] if report else [])], images)
 
     from pocketvlm.artifact import Artifact
     from pocketvlm_measure.cases import sweep

@@ -17,10 +17,17 @@ class PictureLimits:
     Attributes:
         max_bytes: size of the file.
         max_pixels: width times height.
+        max_side: width, and height; as many as a JPEG file can have.
+        max_memory: bytes that reading a picture may take beside its file: decoding it, converting
+            it, turning it upright. By default 6 for each pixel that is allowed. Above 36 megapixels
+            a picture that would take more is read at a half, a quarter or an eighth of its size
+            where that helps, and the answer says so.
     """
 
     max_bytes: int = 64 << 20
     max_pixels: int = 100_000_000
+    max_side: int = 65_535
+    max_memory: int = 600_000_000
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ is beyond the limits or decides to read it smaller."""
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from PIL import Image
 from pocketvlm.errors import PictureError
 from pocketvlm.limits import PictureLimits
 from pocketvlm.media.notes import BareFile
-from pocketvlm.media.upright import is_grey, turn_of
+from pocketvlm.media.upright import is_grey
 
 # JPEG is not decoded at a fraction of its size below this, whatever memory is allowed: it changes
 # pixels.
@@ -51,7 +52,8 @@ def _of_tiff(image: Image.Image) -> float:
         part = float(tags[322]) * float(tags.get(323, 1))
     else:
         part = width * min(float(tags.get(278, height)), height)
-    return sample * part / (width * height)
+    turning = 4.0 if tags.get(274, 1) != 1 else 0.0  # while it is loaded
+    return max(sample * part / (width * height), turning)
 
 
 # The formats that are read, and what their decoders keep beside the picture, in bytes per pixel, as
@@ -136,7 +138,12 @@ def check_work(image: Image.Image, file: BareFile, name: str) -> None:
 
 
 def how_to_read(
-    image: Image.Image, file: BareFile | None, name: str, limits: PictureLimits
+    image: Image.Image,
+    file: BareFile | None,
+    name: str,
+    limits: PictureLimits,
+    *,
+    turned: bool = False,
 ) -> Reading:
     """The largest size at which a picture can be read within `PictureLimits.max_memory`.
 
@@ -145,6 +152,7 @@ def how_to_read(
         file: where it comes from; None where its pixels are there already.
         name: for messages.
         limits: what reading may take.
+        turned: whether it has to be turned or mirrored to be upright.
 
     Raises:
         PictureError: not even decoding it fits.
@@ -154,16 +162,17 @@ def how_to_read(
         own = _bytes_of(image.mode)
         beside = ({**COMMON, **RARE}.get(image.format or "") or _nothing)(image)
         beside += file.buffered if file is not None else 0.0
+    bytes_per_pixel = functools.partial(_bytes_per_pixel, image, own, beside, turned)
     fits = [
         reading
         for reading in _readings(image, file)
-        if pixels * _bytes_per_pixel(image, reading, own, beside) <= limits.max_memory
+        if pixels * bytes_per_pixel(reading) <= limits.max_memory
     ]
     if not fits:
-        least = pixels * (own + beside)
+        least = pixels * min(map(bytes_per_pixel, _readings(image, file)))
         raise PictureError(
             f"reading {name}, {image.width}x{image.height} pixels of {image.format or image.mode}, "
-            f"takes {least / 1e6:.0f} MB, the limit is {limits.max_memory / 1e6:.0f}",
+            f"takes at least {least / 1e6:.0f} MB, the limit is {limits.max_memory / 1e6:.0f}",
             advice="scale it down or save it as PNG",
         )
     return fits[0]
@@ -177,7 +186,9 @@ def _readings(image: Image.Image, file: BareFile | None) -> list[Reading]:
     return [Reading(reduction=factor) for factor in _REDUCTIONS]
 
 
-def _bytes_per_pixel(image: Image.Image, reading: Reading, own: float, beside: float) -> float:
+def _bytes_per_pixel(
+    image: Image.Image, own: float, beside: float, turned: bool, reading: Reading
+) -> float:
     """At the worst moment: while decoding, while converting, or while turning."""
     own /= reading.scale**2
     area = (reading.scale * reading.reduction) ** 2
@@ -185,7 +196,7 @@ def _bytes_per_pixel(image: Image.Image, reading: Reading, own: float, beside: f
     made = (1 if grey else 4) / area
     unchanged = image.mode == "RGB" and reading.reduction == 1
     converting = own if unchanged and own else own + made
-    turning = 2 * made if turn_of(image) is not None else 0.0
+    turning = 2 * made if turned else 0.0
     return max(own + beside, converting, turning, 5 / area if grey else 0.0)
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,9 @@ _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers that nothing foll
 # The end of entropy-coded data, in which 0xFF is followed by 0x00 or is a restart marker.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TIFF_POINTERS = {34665: 34664, 34853: 34852}  # to further lists of notes, and unassigned tags
+_ORIENTATION = 274
+_WHOLE = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # types of whole numbers
+_XMP_ORIENTATION = re.compile(r'tiff:Orientation(?:="|>)([0-9])')
 _MOST_ENTRIES = 65_536  # of a list of TIFF tags
 _MOST_NOTE = 1 << 20  # bytes of a note once decompressed
 _RAW_PROFILE = b"Raw profile type exif"
@@ -63,9 +67,45 @@ def without_notes(data: bytes) -> BareFile:
             # The orientation is a property of the picture here, and the EXIF's does not count.
             end = data.find(b"mdat")
             return BareFile(data[:end].replace(b"Exif", b"exif") + data[end:])
-    except (struct.error, LookupError, ValueError):
+    except (struct.error, ArithmeticError, LookupError, ValueError):
         pass
     return BareFile(data)
+
+
+def orientation_in(info: Mapping[str, Any]) -> int:
+    """EXIF's orientation, 1 to 8, by the notes in Pillow's ``info``: EXIF's own, else XMP's; 1
+    where there is none that can be read.
+
+    Nothing else in them is read, and none of it is an error.
+    """
+    try:
+        if (exif := info.get("exif")) is None:
+            profile = info.get(_RAW_PROFILE.decode(), "")
+            exif = bytes.fromhex("".join(profile.split("\n")[3:]))
+        stated = _orientation(exif.removeprefix(b"Exif\0\0"))
+    except (struct.error, ValueError, AttributeError, TypeError):
+        stated = None
+    if stated is None:
+        xmp = info.get(_XMP.decode()) or info.get("xmp") or ""
+        match = _XMP_ORIENTATION.search(xmp if isinstance(xmp, str) else xmp.decode("latin-1"))
+        stated = int(match[1]) if match else 1
+    return stated if 1 <= stated <= 8 else 1
+
+
+def _orientation(exif: bytes) -> int | None:
+    """What the first list of tags in EXIF states, a whole number of any size; None where it does
+    not."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return None
+    (first,) = struct.unpack_from(order + "I", exif, 4)
+    (count,) = struct.unpack_from(order + "H", exif, first)
+    for at in range(first + 2, min(first + 2 + 12 * count, len(exif) - 11), 12):
+        tag, kind, values = struct.unpack_from(order + "HHI", exif, at)
+        if tag == _ORIENTATION and kind in _WHOLE and values == 1:
+            value: int = struct.unpack_from(order + _WHOLE[kind], exif, at + 8)[0]
+            return value
+    return None
 
 
 def _bare_png(data: bytes) -> BareFile:
@@ -82,7 +122,8 @@ def _bare_png(data: bytes) -> BareFile:
         elif kind == b"eXIf":
             info.setdefault("exif", b"Exif\0\0" + body)
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
-            info |= _png_text(kind, body)
+            with suppress(ArithmeticError, LookupError, ValueError):
+                info |= _png_text(kind, body)
     return BareFile(b"".join(kept), info, pieces)
 
 

@@ -17,9 +17,9 @@ from PIL import Image, UnidentifiedImageError
 from pocketvlm.errors import PictureError, PocketVLMError, first_line
 from pocketvlm.limits import PictureLimits
 from pocketvlm.media.costs import COMMON, RARE, check_size, check_work, how_to_read
-from pocketvlm.media.notes import BareFile, without_notes
+from pocketvlm.media.notes import BareFile, orientation_in, without_notes
 from pocketvlm.media.sources import open_regular
-from pocketvlm.media.upright import upright_rgb
+from pocketvlm.media.upright import orientation_of, upright_rgb
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -69,19 +69,22 @@ def _read_pixels(image: Image.Image, name: str, limits: PictureLimits) -> Image.
     check_size(image, name, limits)
     if image.mode == "RGB" and whole_size(image):  # comes from here
         return image
-    reading = how_to_read(image, None, name, limits)
-    made = upright_rgb(image, reduction=reading.reduction)
+    orientation = orientation_of(image)
+    reading = how_to_read(image, None, name, limits, turned=orientation != 1)
+    made = upright_rgb(image, orientation, reduction=reading.reduction)
     return _named(made, image.size if reading.reduction > 1 else None)
 
 
 def _decode(image: Image.Image, file: BareFile, name: str, limits: PictureLimits) -> Image.Image:
     check_size(image, name, limits)
     check_work(image, file, name)
-    image.info |= file.info
-    reading, size = how_to_read(image, file, name, limits), image.size
+    # Pillow turns a TIFF file while it loads it.
+    orientation = 1 if image.format == "TIFF" else orientation_in({**image.info, **file.info})
+    reading = how_to_read(image, file, name, limits, turned=orientation != 1)
+    size = image.size
     if reading.scale > 1:
         image.draft(None, (image.width // reading.scale, image.height // reading.scale))
-    made = upright_rgb(image, reduction=reading.reduction, consume=True)
+    made = upright_rgb(image, orientation, reduction=reading.reduction, consume=True)
     whole = size if reading.scale * reading.reduction > 1 else None
     return _named(made, whole)
 

@@ -28,17 +28,15 @@ _PART_BYTES = 4 << 20
 _16_BIT_FORMATS = frozenset({"PNG", "PPM"})  # whose greys beyond 8 bits Pillow scales to 16
 
 
-def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """What makes an image upright by its EXIF or XMP; None where it is, or where the notes are no
-    help.
-
-    Only the orientation is read, and whatever is wrong with the notes is no fault of the picture.
-    """
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's orientation of an image that a caller made or opened; 1 where the notes are no help,
+    as whatever is wrong with them is no fault of the picture."""
     try:
         # Of the base class: a format's own would decode the picture to look for further notes.
-        return _TURNS.get(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+        stated = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 - whatever a parser of notes raises
-        return None
+        return 1
+    return stated if isinstance(stated, int) else 1
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -46,18 +44,20 @@ def is_grey(image: Image.Image) -> bool:
     return image.mode in _GREYS or image.mode.startswith("I;16")
 
 
-def upright_rgb(image: Image.Image, *, reduction: int = 1, consume: bool = False) -> Image.Image:
+def upright_rgb(
+    image: Image.Image, orientation: int = 1, *, reduction: int = 1, consume: bool = False
+) -> Image.Image:
     """An image as upright 8-bit RGB, its transparency on white.
 
     Args:
         image: in any mode that Pillow converts to RGB.
+        orientation: EXIF's, 1 to 8; any other number is 1.
         reduction: edge in pixels of the squares that are averaged to one; 1 leaves all.
         consume: the image is nobody else's: its memory is freed as soon as it can be.
 
     Returns:
         An RGB image without notes; where nothing was to be done it may be ``image`` itself.
     """
-    turn = turn_of(image)
     image.load()
     grey = is_grey(image)
     if image.mode == "RGB" and not _is_transparent(image) and reduction == 1:
@@ -66,8 +66,8 @@ def upright_rgb(image: Image.Image, *, reduction: int = 1, consume: bool = False
         made = _by_parts(image, "L" if grey else "RGB", reduction)
         if consume:
             image.close()
-    if turn is not None:
-        made = made.transpose(turn)
+    if orientation in _TURNS:
+        made = made.transpose(_TURNS[orientation])
     if grey:
         made = made.convert("RGB")
     if consume or made is not image:

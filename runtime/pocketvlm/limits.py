@@ -38,13 +38,15 @@ class VideoLimits:
         max_bytes: size of the file.
         max_pixels: width times height of a frame.
         max_frames: frames in the file, whether they are taken or not.
-        max_seconds: how long decoding may take.
+        max_seconds: how long reading it may take.
+        max_memory: bytes that the frames may take that are kept, 4 a pixel.
     """
 
     max_bytes: int = 1 << 30
     max_pixels: int = 36_000_000
     max_frames: int = 100_000
     max_seconds: float = 300.0
+    max_memory: int = 1_200_000_000
 
 
 @dataclass(frozen=True)

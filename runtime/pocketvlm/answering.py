@@ -157,6 +157,7 @@ class Answerer:
             },
             finish_reason=generation.finish_reason,
             pictures_below_budget=sum(picture.below_budget for picture in request.pictures),
+            pictures_reduced=sum(picture.reduced for picture in request.pictures),
         )
 
     def _encode(self, request: Request) -> tuple[list[EmbeddingSegment], float]:

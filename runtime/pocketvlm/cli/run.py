@@ -82,6 +82,9 @@ def summary(answer: Answer) -> str:
     if whole := answer.pictures_below_budget:
         which = "1 picture has" if whole == 1 else f"{whole} pictures have"
         line += f"{which} fewer than the budget and kept all, "
+    if reduced := answer.pictures_reduced:
+        which = "1 picture was" if reduced == 1 else f"{reduced} pictures were"
+        line += f"{which} read at a fraction of the size for the memory that it would take, "
     line += (
         f"{tokens['fastv']} of them in later layers, "
         if "fastv" in tokens and tokens["before"]

@@ -16,6 +16,7 @@ from pocketvlm.cli.target import given_by_target, takes_target
 from pocketvlm.errors import RequestError
 from pocketvlm_export.caps import CAPS, Caps
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
+from pocketvlm_export.interrupts import heeded
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.precisions import Part, names_for
 from pocketvlm_export.pruning import PRUNERS
@@ -258,15 +259,16 @@ def export(
         overwrite=overwrite,
         keep_failed=keep_failed,
     )
-    pipeline = _pipeline()
-    if dry_run:
-        plan = pipeline.prepare(model, output, options)
-        _print_warnings(plan)
-        _print(plan.to_dict(), as_json, _describe_plan)
-        return
-    with _progress() as step:
-        report = pipeline.export(model, output, options, step, _print_cost)
-    _print(report.to_dict(), as_json, _describe_report)
+    with heeded():
+        pipeline = _pipeline()
+        if dry_run:
+            plan = pipeline.prepare(model, output, options)
+            _print_warnings(plan)
+            _print(plan.to_dict(), as_json, _describe_plan)
+            return
+        with _progress() as step:
+            report = pipeline.export(model, output, options, step, _print_cost)
+        _print(report.to_dict(), as_json, _describe_report)
 
 
 def _pipeline() -> Any:

@@ -1,6 +1,5 @@
 """The export as a whole: open, plan, build, seal, check, publish."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NoReturn
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.artifact.manifest import Parity
 from pocketvlm.decoders.llama_cpp import library
-from pocketvlm_export import ort_format, packaging
+from pocketvlm_export import interrupts, ort_format, packaging
 from pocketvlm_export.build import Step, build_gguf, build_graphs
 from pocketvlm_export.loading import fetch, inspect_checkpoint
 from pocketvlm_export.memory import collecting_own_garbage
@@ -39,6 +38,7 @@ class ExportReport:
         }
 
 
+@interrupts.heeded()
 @collecting_own_garbage()
 def export(
     model: str,
@@ -60,16 +60,29 @@ def export(
         PocketVLMError: the checkpoint cannot be exported, or the destination not written.
         ParityError: the graphs differ from the checkpoint; nothing was published.
     """
+    target = output.resolve()  # what a link points at is replaced, not the link
+    before = packaging.content_of(target)  # nothing that comes later is replaced
     plan = prepare(model, output, options or ExportOptions())  # open and plan
     planned(plan)
-    target = output.resolve()  # what a link points at is replaced, not the link
+    step = _interruptible(step)
     with packaging.staging(target) as folder:
         plan = build(plan, folder, step)
         plan, artifact_id = seal(plan, folder, step)
         parity = check(plan, artifact_id, folder, step)
         manifest = finish(plan, artifact_id, parity, folder)
-        packaging.publish(folder, target)
+        interrupts.check()
+        packaging.publish(folder, target, before)
     return ExportReport(output, manifest)
+
+
+def _interruptible(step: Step) -> Step:
+    """``step``, where an interrupt that a library lost ends the export."""
+
+    def begin(text: str) -> None:
+        interrupts.check()
+        step(text)
+
+    return begin
 
 
 def prepare(model: str, output: Path, options: ExportOptions) -> ExportPlan:
@@ -148,7 +161,7 @@ def _reject(manifest: Manifest, folder: Path, options: ExportOptions) -> NoRetur
             f"{reason}, nothing was published", advice="give --keep-failed DIR to look at it"
         )
     packaging.write_manifest(manifest, folder)
-    shutil.move(folder, options.keep_failed)
+    packaging.keep(folder, options.keep_failed)
     raise ParityError(
         f"{reason}, nothing was published and the rejected folder is in {options.keep_failed}"
     )

@@ -1,15 +1,128 @@
-"""Knows how a file is written so that no other process ever reads half of it."""
+"""Knows how a file is written so that no other process ever reads half of it, and nothing that lies
+in wait beside it is written through."""
 
+import hashlib
 import os
+import re
+import secrets
+import stat
+import time
+from contextlib import suppress
 from pathlib import Path
+
+_ABANDONED = 3600.0  # seconds; a file that is still being written is younger
+# Exclusively: a link in its place is not followed, and another's file is not opened.
+_NEW = (
+    os.O_WRONLY
+    | os.O_CREAT
+    | os.O_EXCL
+    | getattr(os, "O_NOFOLLOW", 0)  # not on Windows
+    | getattr(os, "O_BINARY", 0)  # on Windows
+)
+_LONG = 200  # bytes of a name that leave no room for what `fresh_name` adds: 255 is the most
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path`` and rename it into place; raises OSError and then leaves
-    nothing behind."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write ``data`` to ``path`` whole or not at all, as what a person asked for.
+
+    It is written beside under a name that nobody can know, brought to the disk, and renamed into
+    place. A link stays, and what it points at is replaced. A file that is replaced keeps its
+    permissions, a new one has the umask's. A device or a pipe, as ``/dev/stdout``, is written to.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind, and what was there is as it was.
+    """
+    mode = None
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+    if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        with path.open("wb", buffering=0) as stream:
+            remaining = memoryview(data)
+            while remaining:
+                remaining = remaining[stream.write(remaining) :]
+        return
+    # Not Path.resolve: of a loop of links it raises RuntimeError before Python 3.13.
+    _write_beside(Path(os.path.realpath(path)), data, stat.S_IMODE(mode) if mode else None)
+
+
+def replace_private(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` whole or not at all, as a cache that is nobody else's business.
+
+    Only its owner may read it, whatever the umask. A link in its place is replaced itself. It is
+    not waited for until it is on the disk: after a power cut it may be damaged.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    _write_beside(path, data, 0o600, durable=False)
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder, and those above it, that only its owner may enter, whatever the umask; one
+    that exists stays as it is. Raises OSError."""
+    missing = []
+    for folder in (path, *path.parents):
+        if folder.is_dir():
+            break
+        missing.append(folder)
+    for folder in reversed(missing):
+        with suppress(FileExistsError):  # made by another process just now, its own
+            folder.mkdir(mode=0o700)
+            folder.chmod(0o700)
+    if not path.is_dir():
+        path.mkdir()  # a file: raises what is wrong
+
+
+def fresh_name(path: Path, suffix: str) -> Path:
+    """A name beside ``path`` that nobody can know beforehand: hidden, and ending in ``suffix``."""
+    return path.with_name(f".{_label(path.name)}.{secrets.token_hex(8)}{suffix}")
+
+
+def leftovers(path: Path, suffix: str) -> list[Path]:
+    """What lies beside ``path`` under a name that `fresh_name` made, sorted; links are none of
+    it. Raises OSError."""
+    name = re.compile(
+        rf"\.{re.escape(_label(path.name))}\.[0-9a-f]{{16}}{re.escape(suffix)}", re.DOTALL
+    )
+    with os.scandir(path.parent) as entries:
+        return sorted(
+            Path(entry.path)
+            for entry in entries
+            if name.fullmatch(entry.name) and not entry.is_symlink()
+        )
+
+
+def _label(name: str) -> str:
+    """The name itself, or where it is long something short that no other name has."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONG:
+        return name
+    return f"{name[:20]}~{hashlib.sha256(encoded).hexdigest()[:32]}"
+
+
+def _write_beside(place: Path, data: bytes, mode: int | None, *, durable: bool = True) -> None:
+    beside = fresh_name(place, ".tmp")
+    descriptor = os.open(beside, _NEW, 0o666 if mode is None else mode)
     try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        with os.fdopen(descriptor, "wb") as stream:
+            if mode is not None:
+                beside.chmod(mode)  # what the umask took away
+            stream.write(data)
+            if durable:  # an error that comes late, or a power cut, must not find half of it
+                stream.flush()
+                os.fsync(stream.fileno())
+        beside.replace(place)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+    _remove_abandoned(place)
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Remove what processes that were killed while they wrote ``place`` have left beside it."""
+    with suppress(OSError):
+        for path in leftovers(place, ".tmp"):
+            with suppress(OSError):
+                if time.time() - path.lstat().st_mtime > _ABANDONED:
+                    path.unlink()

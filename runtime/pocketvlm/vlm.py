@@ -11,16 +11,18 @@ from typing import Self
 
 from pocketvlm.answer import Answer
 from pocketvlm.answering import Answerer, Request, ms_since
-from pocketvlm.artifact import Artifact, Check, Manifest
+from pocketvlm.artifact import Artifact, Check
+from pocketvlm.artifact.integrity import graph_digest
 from pocketvlm.chat import Chat
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import Decoder
 from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling
+from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts import open_layout
 from pocketvlm.limits import Limits
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
-from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
+from pocketvlm.ort.settings import CPU_PROVIDER, DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.text.messages import Message
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Stream
@@ -65,7 +67,8 @@ class VLM:
         """
         limits = limits or Limits()
         folder = None if feature_cache is None else Path(feature_cache)
-        cache = FeatureCache(_feature_source(artifact.manifest, encoder), limits.features, folder)
+        source = _feature_source(artifact, encoder, kept=folder is not None)
+        cache = FeatureCache(source, limits.features, folder)
         viewer = Viewer(artifact, encoder, limits, cache)
         prompter = Prompter.from_artifact(artifact)
         self.artifact = artifact
@@ -253,8 +256,24 @@ class VLM:
         self.parts.close(with_decoder=self._owns_decoder)
 
 
-def _feature_source(manifest: Manifest, encoder: VisionEncoder) -> FeatureSource:
-    name = f"{manifest.artifact_id[:32]}-k{encoder.budget}-{encoder.precision}"
+def _feature_source(artifact: Artifact, encoder: VisionEncoder, *, kept: bool) -> FeatureSource:
+    """What makes the features; where they are ``kept`` in a folder, others' lie beside them."""
+    manifest = artifact.manifest
+    name = manifest.artifact_id
+    if kept:
+        graph = manifest.vision.graphs[encoder.budget][encoder.precision]
+        try:
+            name = graph_digest(artifact.root, graph, manifest.files)
+        except OSError as error:
+            raise ArtifactError(
+                f"{artifact.root / graph} cannot be read ({error.strerror})",
+                advice="copy or export it again",
+            ) from error
+    computed = "" if encoder.provider == CPU_PROVIDER else f"-{encoder.provider}"
     return FeatureSource(
-        name, encoder.budget, manifest.decoder.hidden, encoder.nested, manifest.vision.extras
+        f"{name[:32]}-k{encoder.budget}-{encoder.precision}{computed}",
+        encoder.budget,
+        manifest.decoder.hidden,
+        encoder.nested,
+        manifest.vision.extras,
     )

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from pocketvlm_export.interrupts import repeated
 from pocketvlm_export.quiet import quiet_tracer
 
 OPSET = 20  # every current runtime loads it; newer ones add nothing these graphs need
@@ -42,7 +43,7 @@ def trace(graph: Graph) -> ir.Model:
     The model's weights are still the module's tensors, not copies of them: free the module only
     after saving.
     """
-    with quiet_tracer(), torch.no_grad():
+    with quiet_tracer(), torch.no_grad(), repeated():
         program = torch.onnx.export(
             graph.module,
             graph.sample_inputs(),

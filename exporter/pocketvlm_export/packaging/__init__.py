@@ -3,6 +3,12 @@ atomic publishing."""
 
 from pocketvlm_export.packaging.appraisal import check_device_settings
 from pocketvlm_export.packaging.card import write_card
+from pocketvlm_export.packaging.destination import (
+    check_destination,
+    check_keep_failed,
+    check_space,
+    content_of,
+)
 from pocketvlm_export.packaging.manifest import (
     UNCHECKED,
     eos_token_ids,
@@ -10,13 +16,7 @@ from pocketvlm_export.packaging.manifest import (
     seal,
     write_manifest,
 )
-from pocketvlm_export.packaging.publish import (
-    check_destination,
-    check_keep_failed,
-    check_space,
-    publish,
-    staging,
-)
+from pocketvlm_export.packaging.publish import keep, publish, staging
 from pocketvlm_export.packaging.sidecars import chat_template, write_sidecars
 from pocketvlm_export.packaging.using import write_using
 
@@ -27,7 +27,9 @@ __all__ = [
     "check_device_settings",
     "check_keep_failed",
     "check_space",
+    "content_of",
     "eos_token_ids",
+    "keep",
     "make_manifest",
     "publish",
     "seal",

@@ -1,189 +1,252 @@
-"""Knows how a folder appears at its destination whole or not at all."""
+"""Knows how a folder appears at its destination whole or not at all, and what becomes of what was
+there.
+
+| beside the destination | what it is | the next export to it |
+|---|---|---|
+| ``.NAME.<random>.partial`` | being built, or no longer needed | removes it |
+| ``.NAME.<random>.old`` | what was there, while its successor takes its place | puts it back, \
+removes it where its successor is in place, else names it |
+| ``.NAME.lock`` | locked by the export at work | takes it over |
+"""
 
 import errno
-import glob
 import logging
 import os
 import shutil
-import signal
-import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
-from pocketvlm.artifact import MANIFEST_NAME
 from pocketvlm.errors import RequestError
+from pocketvlm.files import fresh_name, leftovers
+from pocketvlm.locks import locked
+from pocketvlm_export.interrupts import held
+from pocketvlm_export.packaging.destination import Content, content_of
 
-_MARGIN = 64 << 20  # bytes kept free beside what is estimated
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PARTIAL, _OLD = ".partial", ".old"
+_ARTIFACT, _SUCCESSOR = "artifact", "successor"  # in a folder that ends in `_OLD`
 _log = logging.getLogger(__name__)
-
-
-def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
-    """Refuse a destination that holds something else, cannot be replaced, or would touch the source
-    checkpoint.
-
-    Raises:
-        RequestError: a file, a folder with other content, an artifact without ``overwrite``, the
-            source itself, a mount point, the current folder or one above it.
-    """
-    target = output.resolve()
-    if _overlap(target, source):
-        raise RequestError(
-            f"{output} overlaps the checkpoint {source}, which is never touched",
-            advice="choose another folder",
-            setting="output",
-        )
-    if os.path.ismount(target) or Path.cwd().is_relative_to(target):
-        raise RequestError(
-            f"{output} is a mount point or the folder you are in, which cannot be replaced as a "
-            "whole",
-            advice="name a folder inside it",
-            setting="output",
-        )
-    try:
-        names = [path.name for path in target.iterdir()]
-    except FileNotFoundError:
-        return
-    except NotADirectoryError as error:
-        raise RequestError(
-            f"{output} is a file or lies in one", advice="give a folder", setting="output"
-        ) from error
-    except OSError as error:
-        raise RequestError(
-            f"{output} cannot be read ({error.strerror})",
-            advice="choose another folder",
-            setting="output",
-        ) from error
-    if names and MANIFEST_NAME not in names:
-        raise RequestError(
-            f"{output} is not empty and holds no artifact",
-            advice="choose a new or empty folder",
-            setting="output",
-        )
-    if names and not overwrite:
-        raise RequestError(
-            f"{output} already holds an artifact",
-            advice="give --overwrite to replace it, or another folder",
-            setting="overwrite",
-        )
-
-
-def check_keep_failed(kept: Path, output: Path, source: Path) -> None:
-    """Refuse a folder for a failed export that exists, that cannot be made, or that would touch
-    anything else."""
-    target = kept.resolve()
-    if _overlap(target, output.resolve()) or _overlap(target, source):
-        raise RequestError(
-            f"--keep-failed {kept} overlaps the output or the checkpoint",
-            advice="name a folder beside them",
-            setting="keep_failed",
-        )
-    if os.path.lexists(kept):
-        raise RequestError(
-            f"--keep-failed {kept} exists already",
-            advice="name a new folder",
-            setting="keep_failed",
-        )
-    if not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
-        raise RequestError(
-            f"--keep-failed {kept} cannot be made in {target.parent}",
-            advice="create that folder first",
-            setting="keep_failed",
-        )
-
-
-def check_space(output: Path, needed: int) -> None:
-    """Refuse to begin where ``needed`` bytes do not fit; raises `RequestError`."""
-    parent = next(folder for folder in output.resolve().parents if folder.is_dir())
-    free = shutil.disk_usage(parent).free
-    if free < needed + _MARGIN:
-        raise RequestError(
-            f"{parent} has {free / 1e9:.1f} GB free, the export needs about "
-            f"{(needed + _MARGIN) / 1e9:.1f} GB",
-            advice="free some space or choose another disk",
-            setting="output",
-        )
 
 
 @contextmanager
 def staging(output: Path) -> Iterator[Path]:
-    """Give a folder beside ``output``, a resolved path, to build in.
+    """Give a folder beside ``output``, a resolved path, to build in; no other export to the same
+    destination is let in meanwhile.
 
     It is removed on the way out unless `publish` moved it, and so are parents that were made for it
-    and stay empty. SIGTERM and SIGHUP are turned into an exit, so that an interrupted export leaves
-    nothing behind either.
+    and stay empty. First the leftovers of exports that were killed are named and dealt with, see
+    the module.
 
     Raises:
-        RequestError: the destination cannot be written, or the disk filled up meanwhile.
+        RequestError: another export is at work there, the destination cannot be written, or the
+            disk filled up meanwhile.
     """
     made = [folder for folder in output.parents if not folder.exists()]  # the nearest first
-    folder: Path | None = None
-    with _signals_as_exit():
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            _warn_of_leftovers(output)
-            folder = Path(
-                tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent)
-            )
-            yield folder
-        except OSError as error:
-            raise _cannot_write(output, error) from error
-        finally:
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-            for parent in made:
-                with suppress(OSError):  # not empty: something was published
-                    parent.rmdir()
+    folder = fresh_name(output, _PARTIAL)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with locked(
+            output, advice="wait until it has ended, or choose another folder", setting="output"
+        ):
+            _recover(output)
+            try:
+                folder.mkdir(mode=0o700)
+                yield folder
+            finally:
+                with held():
+                    shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise _cannot_write(output, error) from error
+    finally:
+        for parent in made:
+            with suppress(OSError):  # not empty: something was published
+                parent.rmdir()
 
 
-def _warn_of_leftovers(output: Path) -> None:
-    """Name what killed exports left beside ``output``; whether one of them is still at work cannot
-    be known here."""
-    for left in sorted(output.parent.glob(f".{glob.escape(output.name)}.*.partial")):
-        _log.warning(
-            "%s is an export that was killed, or is still at work: remove it if it was killed", left
-        )
-
-
-def publish(folder: Path, output: Path) -> None:
+def publish(folder: Path, output: Path, before: Content) -> None:
     """Rename ``folder`` to ``output``, a resolved path, in one step.
 
-    What was there is set aside, and put back if ``output`` is missing afterwards for whatever
-    reason.
+    What is replaced is what was there ``before``, and nothing else: it is set aside, looked at
+    again, and put back if it has changed, or if ``output`` is missing afterwards for whatever
+    reason. An interrupt waits until either of the two is in place.
+
+    Args:
+        folder: what `staging` gave.
+        output: the destination.
+        before: its `content_of` when it was checked, before the export began.
+
+    Raises:
+        RequestError: something appeared at ``output``, or changed there, since it was checked; it
+            is as it was, and nothing is published.
     """
-    folder.chmod(0o777 & ~_umask())  # mkdtemp made it private
-    aside = (
-        Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".old", dir=output.parent))
-        / "artifact"
-    )
-    try:
-        if output.exists():
-            output.rename(aside)
-        folder.rename(output)
-    finally:
-        # Asked of the disk: a signal may land anywhere between the renames.
-        if aside.exists() and not output.exists():
-            _put_back(aside, output)
-        shutil.rmtree(aside.parent, ignore_errors=True)
+    _allow_others(folder)
+    _bring_to_disk(folder)
+    _check_unchanged(output, output, before)
+    with held():
+        if before:
+            _replace(folder, output, before)
+        else:
+            _place(folder, output)
+    _bring_to_disk(output.parent, within=False)
 
 
-def _put_back(aside: Path, output: Path) -> None:
+def keep(folder: Path, kept: Path) -> None:
+    """Move a folder that fails the gate to where it was asked for, and never into anything that is
+    there by now.
+
+    Raises:
+        RequestError: something is there, or it cannot be written; nothing of it is left.
+    """
+    _allow_others(folder)
     try:
-        aside.rename(output)
+        kept.mkdir()
+        try:
+            _rename(folder, kept)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy(folder, kept)
     except OSError as error:
         raise RequestError(
-            f"{output} could not be replaced ({error.strerror}), and what was there lies in "
-            f"{aside}",
-            advice="move it back",
-            setting="output",
+            f"--keep-failed {kept} cannot be written ({error.strerror or error})",
+            advice="name a new folder",
+            setting="keep_failed",
         ) from error
 
 
-def _overlap(a: Path, b: Path) -> bool:
-    return a.is_relative_to(b) or b.is_relative_to(a)
+def _copy(folder: Path, kept: Path) -> None:
+    """Copy to another disk."""
+    kept.mkdir(exist_ok=True)  # `_rename` has made room for the folder
+    try:
+        shutil.copytree(folder, kept, dirs_exist_ok=True)
+    except BaseException:
+        shutil.rmtree(kept, ignore_errors=True)
+        raise
+
+
+def _place(folder: Path, output: Path) -> None:
+    """Put ``folder`` where nothing was, or an empty folder."""
+    try:
+        _rename(folder, output)
+    except OSError as error:
+        if os.path.lexists(output):
+            raise _changed(output, ()) from error
+        raise
+
+
+def _replace(folder: Path, output: Path, before: Content) -> None:
+    """Put ``folder`` in the place of what was there ``before``."""
+    aside = fresh_name(output, _OLD)
+    aside.mkdir(mode=0o700)
+    try:
+        info = folder.stat()
+        (aside / _SUCCESSOR).write_text(f"{info.st_dev} {info.st_ino}", encoding="utf-8")
+        output.rename(aside / _ARTIFACT)
+        _check_unchanged(aside / _ARTIFACT, output, before)
+        _rename(folder, output)
+    finally:
+        # Asked of the disk, not of what has run so far.
+        if (problem := _settle(aside, output)) is not None:
+            raise problem
+
+
+def _recover(output: Path) -> None:
+    """Name and deal with what killed exports left beside ``output``, which is locked."""
+    for left in leftovers(output, _PARTIAL):
+        shutil.rmtree(left, ignore_errors=True)
+        _log.warning("%s was left by an export that was killed, and is removed", left)
+    for aside in leftovers(output, _OLD):
+        _log.warning("%s was left by an export that was killed", aside)
+        if (problem := _settle(aside, output)) is not None:
+            _log.warning("%s", problem)
+
+
+def _settle(aside: Path, output: Path) -> RequestError | None:
+    """End what was begun with a folder that holds what was at ``output``: remove it if its
+    successor is in place, put it back if nothing is; else say where it lies, and leave it."""
+    old = aside / _ARTIFACT
+    if os.path.lexists(old) and not _is_successor(output, aside / _SUCCESSOR):
+        try:
+            _rename(old, output)
+        except OSError as error:
+            return RequestError(
+                f"{output} could not be replaced ({error.strerror}), and what was there lies in "
+                f"{old}",
+                advice="move it back, or remove it",
+                setting="output",
+            )
+        _log.warning("%s was not replaced: what was there before is back", output)
+    # First a name that says that it is no longer needed: removing it may be cut short.
+    unneeded = fresh_name(output, _PARTIAL)
+    with suppress(OSError):
+        aside.rename(unneeded)
+    shutil.rmtree(unneeded, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    return None
+
+
+def _is_successor(output: Path, note: Path) -> bool:
+    """Whether ``output`` is the folder that a note was written of."""
+    try:
+        info = output.lstat()
+        return note.read_text(encoding="utf-8") == f"{info.st_dev} {info.st_ino}"
+    except (OSError, ValueError):
+        return False
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename, and replace nothing but an empty folder. Raises OSError."""
+    if source.is_dir() and not source.is_symlink():
+        with suppress(OSError):
+            target.rmdir()  # anything but an empty folder stays, and is not replaced by a folder
+        source.rename(target)
+    else:  # of two files the second would be replaced
+        os.link(source, target, follow_symlinks=False)
+        source.unlink()
+
+
+def _check_unchanged(there: Path, output: Path, before: Content) -> None:
+    """Refuse to replace what lies ``there``, at ``output`` or set aside from it, unless it is what
+    was there ``before``."""
+    if (os.path.lexists(there) and not there.is_dir()) or content_of(there) != before:
+        raise _changed(output, before)
+
+
+def _changed(output: Path, before: Content) -> RequestError:
+    happened = "changed" if before else "appeared"
+    return RequestError(
+        f"{output} has {happened} while the export ran, and stays as it is; nothing was published",
+        advice="look at it, then export again",
+        setting="output",
+    )
+
+
+def _allow_others(folder: Path) -> None:
+    """Give a folder that was made private the permissions of any that is made here."""
+    sample = folder / "permissions"
+    sample.mkdir()  # not by os.umask, which other threads' files would meanwhile go by
+    mode = sample.stat().st_mode & 0o777
+    sample.rmdir()
+    folder.chmod(mode)
+
+
+def _bring_to_disk(folder: Path, *, within: bool = True) -> None:
+    """Wait until a folder is on the disk, and what lies in it: an error that comes late, or a power
+    cut, must not find a part of it published. Raises OSError."""
+    paths = [folder, *(folder.rglob("*") if within else ())]
+    for path in paths:
+        is_folder = path.is_dir()
+        if is_folder and os.name == "nt":  # which has no such call for folders
+            continue
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        except OSError:
+            if not is_folder:  # some disks know it of files only
+                raise
+        finally:
+            os.close(descriptor)
 
 
 def _cannot_write(output: Path, error: OSError) -> RequestError:
@@ -196,32 +259,3 @@ def _cannot_write(output: Path, error: OSError) -> RequestError:
     return RequestError(
         f"{output} cannot be written ({error})", advice="choose another folder", setting="output"
     )
-
-
-@contextmanager
-def _signals_as_exit() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # One that is ignored, as nohup does it, stays ignored.
-    previous = {
-        number: signal.signal(number, leave)
-        for number in numbers
-        if signal.getsignal(number) != signal.SIG_IGN
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -47,7 +47,9 @@ def write_tokenizer(source: Path, folder: Path) -> None:
     special tokens may come from older files or from the class.
     """
     tokenizer = load_tokenizer(source)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    # Written here: of a full disk the library raises a bare Exception.
+    text = tokenizer.backend_tokenizer.to_str(pretty=True)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     special = {
         name: token
         for name, token in tokenizer.special_tokens_map.items()

@@ -6,9 +6,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import mmap
+import os
 import re
 import stat
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,7 +19,7 @@ import platformdirs
 
 from pocketvlm.artifact.manifest import FileEntry
 from pocketvlm.errors import ArtifactError, RequestError
-from pocketvlm.files import replace_file
+from pocketvlm.files import private_folder, replace_private
 
 Check = Literal["auto", "full", "sizes"]
 
@@ -26,14 +29,19 @@ _log = logging.getLogger(__name__)
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-]*")
 _REMEMBERED = 4096  # entries kept in the cache file, newest last
 _CHUNK = 1 << 20
+# Nanoseconds: the clock that stamps files advances in steps of up to 10 ms. Within one step a file
+# can change and look as before.
+_STEP = 20_000_000
 
 
 def check_files(root: Path, files: Mapping[str, FileEntry], check: Check = "auto") -> None:
     """Hold every file of the table against the folder ``root``.
 
     Names, links and sizes are checked always. Checksums: ``"full"`` reads every file, ``"auto"``
-    reads those not remembered from an earlier load with the same size, modification time and inode,
-    ``"sizes"`` reads none and so cannot tell a file from another of the same size.
+    reads those not remembered from an earlier load with the same device, inode, size, time of
+    modification and time of change, ``"sizes"`` reads none and so cannot tell a file from another
+    of the same size. The time of change cannot be put back; Windows tells only when a file was
+    made, so there a file changed in place, with its time put back, takes ``"full"`` to notice.
 
     Raises:
         PocketVLMError: naming the first file that is missing, leaves the folder, or differs from
@@ -98,44 +106,113 @@ def cache_file() -> Path:
     return platformdirs.user_cache_path("pocketvlm", appauthor=False) / "verified.json"
 
 
+def checksums(paths: Iterable[Path]) -> dict[Path, str]:
+    """SHA-256 (hex) of the content of files, by path; read where it is not remembered from an
+    earlier load, see `check_files`. Raises OSError."""
+    remembered = _Remembered()
+    digests = {path: remembered.sha256(path) for path in paths}
+    remembered.write_down()
+    return digests
+
+
+def graph_digest(root: Path, name: str, files: Iterable[str]) -> str:
+    """SHA-256 (hex) over the content of a graph and of the ``files`` that it names: what it
+    computes, whatever an artifact states of itself.
+
+    Args:
+        root: the artifact's folder.
+        name: the graph.
+        files: names of all files that weights may lie in; the graph refers to its own by name.
+
+    Raises:
+        OSError: one cannot be read.
+        PocketVLMError: see `resolve`.
+    """
+    path = resolve(root, name)
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+        named = {
+            other: resolve(root, other)
+            for other in sorted(set(files) - {name})
+            if graph.find(other.rpartition("/")[2].encode()) >= 0
+        }
+    digests = checksums([path, *named.values()])
+    rows = [digests[path], *(f"{other} {digests[file]}" for other, file in named.items())]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
 def _check_hashes(
     root: Path, files: Mapping[str, FileEntry], resolved: Mapping[str, Path], *, use_memory: bool
 ) -> None:
-    memory = _read_memory()
-    fresh: dict[str, list[int | str]] = {}
+    remembered = _Remembered()
     for name, path in resolved.items():
-        expected = files[name].sha256
-        info = (
-            path.stat()
-        )  # before reading: a file that changes meanwhile is then read again next time
-        row: list[int | str] = [info.st_size, info.st_mtime_ns, info.st_ino, expected]
-        if use_memory and memory.get(str(path)) == row:
-            continue
-        if sha256_of(path) != expected:
+        if remembered.sha256(path, reuse=use_memory) != files[name].sha256:
             raise ArtifactError(
                 f"{root / name} was altered (its SHA-256 differs)", advice="copy or export it again"
             )
-        fresh[str(path)] = row
-    if fresh:
-        _write_memory({**memory, **fresh})
+    remembered.write_down()
+
+
+class _Remembered:
+    """Checksums of files by path, each with what the system says of a file that has not changed
+    since."""
+
+    def __init__(self) -> None:
+        self._rows = _read_memory()
+        self._fresh: dict[str, list[int | str]] = {}
+
+    def sha256(self, path: Path, *, reuse: bool = True) -> str:
+        """SHA-256 (hex) of a file, read again where it may have changed or ``reuse`` is not set."""
+        state = _state(path)
+        row = self._rows.get(str(path))
+        if reuse and isinstance(row, list) and row[:-1] == state and isinstance(row[-1], str):
+            return row[-1]
+        digest = sha256_of(path)
+        if _state(path) == state:  # not while it was read
+            self._fresh[str(path)] = [*state, digest]
+        return digest
+
+    def write_down(self) -> None:
+        """Write down what was read."""
+        if self._fresh:
+            _write_memory({**self._rows, **self._fresh})
+
+
+def _state(path: Path) -> list[int | str]:
+    """Device, inode, size, time of modification and of change: another one after any change."""
+    info = path.stat()
+    times = info.st_mtime_ns, info.st_ctime_ns
+    now = time.time_ns()
+    if any(0 <= now - stamp < _STEP for stamp in times):
+        time.sleep(_STEP / 1e9)
+        info = path.stat()
+    return [info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
 
 
 def _read_memory() -> dict[str, list[int | str]]:
-    """The rows that earlier loads verified, by path; an unreadable or damaged cache has none, and
-    files are read again."""
+    """The rows that earlier loads wrote, by path; an unreadable, foreign or damaged cache has none,
+    and files are read again."""
     try:
-        data = json.loads(cache_file().read_text(encoding="utf-8"))
+        path = cache_file()
+        info = path.stat()
+        # Who else may write it could have any file pass.
+        if not stat.S_ISREG(info.st_mode) or (os.name == "posix" and not _is_private(info)):
+            raise PermissionError(f"{path} is not private")
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError) as error:
         _log.debug("no remembered checksums: %s", error)
         return {}
     return data if isinstance(data, dict) else {}
 
 
+def _is_private(info: os.stat_result) -> bool:
+    return info.st_uid == os.geteuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 def _write_memory(memory: dict[str, list[int | str]]) -> None:
     """Replace the cache in one step; a read-only home is no reason to refuse an artifact."""
     try:
         target = cache_file()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, json.dumps(dict(list(memory.items())[-_REMEMBERED:])).encode())
-    except (OSError, RuntimeError) as error:
+        private_folder(target.parent)
+        replace_private(target, json.dumps(dict(list(memory.items())[-_REMEMBERED:])).encode())
+    except (OSError, RuntimeError, ValueError) as error:  # ValueError: a name that is no UTF-8
         _log.debug("checksums are not remembered: %s", error)

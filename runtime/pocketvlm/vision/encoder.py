@@ -73,6 +73,12 @@ class VisionEncoder:
         )
         return cls(session, k, precision, nested=is_nested(manifest), extras=manifest.vision.extras)
 
+    @property
+    def provider(self) -> str:
+        """The execution provider that comes first; two of them round differently."""
+        provider: str = self._session.get_providers()[0]
+        return provider
+
     def check_budget(self, budget: int) -> int:
         """Return ``budget`` if this graph serves it; raises `PocketVLMError` with what it
         serves."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from pocketvlm.errors import RequestError
-from pocketvlm.files import replace_file
+from pocketvlm.files import private_folder, replace_private
 from pocketvlm.limits import FeatureLimits
 from pocketvlm.vision.features import VisionFeatures
 
@@ -37,7 +37,8 @@ class FeatureSource:
     """The graph that makes the features, and their shape: a cache never mixes those of two graphs.
 
     Attributes:
-        name: the artifact and its vision graph, as part of a file name.
+        name: the content of the vision graph, its precision and budget, as part of a file name;
+            not what an artifact states of itself, which any other could state too.
         tokens: k, the tokens of a tile at most.
         hidden: the width of a token.
         nested: see `VisionFeatures`.
@@ -72,7 +73,8 @@ class FeatureCache:
         source: what makes the features.
         limits: see `FeatureLimits`.
         folder: keep them here too, for other processes; made if need be. Several may use it at
-            once.
+            once. Features tell of the pictures: whatever the umask, only the owner may read the
+            files, and enter a folder that is made here.
 
     Raises:
         RequestError: the folder cannot be made.
@@ -87,7 +89,7 @@ class FeatureCache:
         self._kept: OrderedDict[str, VisionFeatures] = OrderedDict()  # used longest ago first
         if folder is not None:
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                private_folder(folder)
             except OSError as error:
                 raise RequestError(
                     f"no features can be kept in {folder} ({error.strerror})",
@@ -167,7 +169,7 @@ class FeatureCache:
         }
         content = safetensors.numpy.save(tensors, {_DIGEST: _digest(tensors)})
         try:
-            replace_file(self._path(self._folder, key), content)
+            replace_private(self._path(self._folder, key), content)
             self._trim(self._folder)
         except OSError as error:
             _log.debug("features are not kept: %s", error)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import jsonschema
 import onnx
@@ -192,6 +193,62 @@ def test_an_altered_file_is_caught_at_the_first_load_and_after_a_later_change(
     template.write_bytes(original[::-1])
     os.utime(template, ns=(1, 1))  # certain to differ from what was remembered
     refuse(artifact_dir, r"chat_template\.jinja was altered")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows does not tell when a file was changed")
+@pytest.mark.parametrize("how", ["in place", "replaced", "at once"])
+def test_a_change_is_seen_although_its_time_is_put_back(artifact_dir, how):
+    template = artifact_dir / "chat_template.jinja"
+    original, before = template.read_bytes(), template.stat()
+    Artifact.open(artifact_dir)
+    if how == "replaced":
+        template.rename(template.with_suffix(".old"))
+    if how != "at once":
+        time.sleep(0.02)
+    template.write_bytes(original[::-1])
+    os.utime(template, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = template.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    refuse(artifact_dir, r"chat_template\.jinja was altered")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
+def test_remembered_checksums_are_private_and_others_words_are_not_taken(
+    artifact_dir, checksum_cache, mask
+):
+    before = os.umask(mask)
+    try:
+        Artifact.open(artifact_dir)
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in (checksum_cache.parent, checksum_cache)]
+    assert modes == [0o700, 0o600]
+
+    template = artifact_dir / "chat_template.jinja"
+    rows, sound = json.loads(checksum_cache.read_text()), template.read_bytes()
+    template.write_bytes(sound[::-1])
+    info = template.stat()
+    state = [info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
+    rows[str(template)] = [*state, rows[str(template)][-1]]
+    checksum_cache.write_text(json.dumps(rows))
+    Artifact.open(artifact_dir)  # written by oneself
+    for mode in (0o620, 0o602, 0o666):
+        checksum_cache.chmod(mode)
+        refuse(artifact_dir, r"chat_template\.jinja was altered")
+    checksum_cache.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(checksum_cache, 12345, -1)
+        refuse(artifact_dir, r"chat_template\.jinja was altered")
+
+
+@pytest.mark.parametrize("row", [None, 1, "x", [], [1], {"a": 1}, [None] * 6, [[]] * 6])
+def test_damaged_rows_are_no_checksums(artifact_dir, checksum_cache, row):
+    Artifact.open(artifact_dir)
+    rows = json.loads(checksum_cache.read_text())
+    checksum_cache.write_text(json.dumps(dict.fromkeys(rows, row)))
+    Artifact.open(artifact_dir)
+    assert json.loads(checksum_cache.read_text()) == rows
 
 
 def test_checksums_are_read_once_and_never_remembered_inside(

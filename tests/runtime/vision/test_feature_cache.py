@@ -9,16 +9,21 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
+from onnx.external_data_helper import set_external_data
 from safetensors import safe_open
 from safetensors.numpy import save
 
 from pocketvlm import VLM, PocketVLMError, Sampling
+from pocketvlm.artifact import metadata
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.feature_cache import FeatureCache, FeatureLimits, FeatureSource, picture_key
 from pocketvlm.vision.features import VisionFeatures
+from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 
 K, HIDDEN = 6, 8
 SIZE = K * (HIDDEN * 4 + 12)
@@ -298,3 +303,69 @@ def test_without_a_folder_every_answer_sees_for_itself(vlm, picture, encoded):
     for _ in range(2):
         vlm.generate("what?", [picture], sampling=Sampling(max_new_tokens=1))
     assert len(encoded) == 2
+
+
+def with_weights_apart(root, **options):
+    """A tiny artifact whose vision graph has its weights in a file of their own."""
+    write_artifact(root, **options)
+    path, data = root / "onnx" / "vision_encoder.onnx", b""
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor).tobytes()
+            tensor.raw_data = values  # so that it is no list
+            tensor.ClearField("float_data")
+            set_external_data(tensor, "vision_encoder.onnx_data", len(data), len(values))
+            tensor.ClearField("raw_data")
+            data += values
+    onnx.save(model, path)
+    path.with_suffix(".onnx_data").write_bytes(data)
+    write_manifest(root, read_manifest(root))
+
+
+def state_the_id_of(root, other):
+    """Let one artifact say that it is another, in its manifest and in all its graphs."""
+    stated = read_manifest(other)["artifact_id"]
+    for path in (root / "onnx").glob("*.onnx"):
+        model = onnx.load(path, load_external_data=False)
+        props = {prop.key: prop.value for prop in model.metadata_props}
+        helper.set_model_props(model, props | {metadata.ARTIFACT_ID: stated})
+        onnx.save(model, path)
+    write_manifest(root, read_manifest(root) | {"artifact_id": stated})
+
+
+@pytest.mark.parametrize("check", ["auto", "sizes"])
+@pytest.mark.parametrize("make", [write_artifact, with_weights_apart])
+def test_an_artifact_that_states_anothers_id_does_not_get_at_its_features(
+    tmp_path, picture, encoded, make, check
+):
+    names = ("sound", "other", "copy")
+    for name, seed in zip(names, (0, 1, 0), strict=True):
+        make(tmp_path / name, seed=seed)
+    state_the_id_of(tmp_path / "other", tmp_path / "sound")
+    own = {}
+    for cache in (None, tmp_path / "kept", tmp_path / "kept"):
+        for name in names:
+            vlm = VLM.load(tmp_path / name, check=check, feature_cache=cache)
+            answer = vlm.generate("what?", [picture], sampling=Sampling(max_new_tokens=4))
+            said = answer.token_ids, answer.kept_indices
+            assert own.setdefault(name, said) == said
+    assert own["sound"] == own["copy"] != own["other"]
+    graphs = [tmp_path / name / "onnx" / "vision_encoder.onnx" for name in names]
+    if make is with_weights_apart:  # nothing but the weights tells them apart
+        assert len({graph.read_bytes() for graph in graphs}) == 1
+    # Each without a folder; then one of each content, which the copy and the second round reuse.
+    assert len(encoded) == 3 + 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
+def test_kept_features_are_private_whatever_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        FeatureCache(SOURCE, folder=tmp_path / "a" / "kept").put("a", features(1))
+    finally:
+        os.umask(before)
+    (path,) = (tmp_path / "a" / "kept").iterdir()
+    modes = [part.stat().st_mode & 0o777 for part in (tmp_path / "a", path.parent, path)]
+    assert modes == [0o700, 0o700, 0o600]

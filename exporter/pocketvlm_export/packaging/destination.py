@@ -1,0 +1,134 @@
+"""Knows what may be written where: what is refused before any work, and how a folder looked when it
+was."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pocketvlm.artifact import MANIFEST_NAME
+from pocketvlm.errors import RequestError
+
+_MARGIN = 64 << 20  # bytes kept free beside what is estimated
+
+Content = tuple[tuple[str | int, ...], ...]
+
+
+def content_of(folder: Path) -> Content:
+    """Everything in a folder, by relative name, and what the system says of it: other values after
+    any change, the same ones after the folder is renamed.
+
+    Device and inode of the folder and those in it; of a file its size, time of modification and of
+    change too. Nothing where there is no folder, or an empty one. Raises OSError.
+    """
+    rows = list(_rows(folder, ""))
+    if not rows:
+        return ()
+    info = folder.stat()
+    return ((".", info.st_dev, info.st_ino), *sorted(rows))
+
+
+def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
+    """Refuse a destination that holds something else, cannot be replaced, or would touch the source
+    checkpoint.
+
+    Raises:
+        RequestError: a file, a folder with other content, an artifact without ``overwrite``, the
+            source itself, a mount point, the current folder or one above it.
+    """
+    target = output.resolve()
+    if _overlap(target, source):
+        raise RequestError(
+            f"{output} overlaps the checkpoint {source}, which is never touched",
+            advice="choose another folder",
+            setting="output",
+        )
+    if os.path.ismount(target) or Path.cwd().is_relative_to(target):
+        raise RequestError(
+            f"{output} is a mount point or the folder you are in, which cannot be replaced as a "
+            "whole",
+            advice="name a folder inside it",
+            setting="output",
+        )
+    try:
+        names = [path.name for path in target.iterdir()]
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise RequestError(
+            f"{output} is a file or lies in one", advice="give a folder", setting="output"
+        ) from error
+    except OSError as error:
+        raise RequestError(
+            f"{output} cannot be read ({error.strerror})",
+            advice="choose another folder",
+            setting="output",
+        ) from error
+    if names and MANIFEST_NAME not in names:
+        raise RequestError(
+            f"{output} is not empty and holds no artifact",
+            advice="choose a new or empty folder",
+            setting="output",
+        )
+    if names and not overwrite:
+        raise RequestError(
+            f"{output} already holds an artifact",
+            advice="give --overwrite to replace it, or another folder",
+            setting="overwrite",
+        )
+
+
+def check_keep_failed(kept: Path, output: Path, source: Path) -> None:
+    """Refuse a folder for a failed export that exists, that cannot be made, or that would touch
+    anything else."""
+    target = kept.resolve()
+    if _overlap(target, output.resolve()) or _overlap(target, source):
+        raise RequestError(
+            f"--keep-failed {kept} overlaps the output or the checkpoint",
+            advice="name a folder beside them",
+            setting="keep_failed",
+        )
+    if os.path.lexists(kept):
+        raise RequestError(
+            f"--keep-failed {kept} exists already",
+            advice="name a new folder",
+            setting="keep_failed",
+        )
+    if not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
+        raise RequestError(
+            f"--keep-failed {kept} cannot be made in {target.parent}",
+            advice="create that folder first",
+            setting="keep_failed",
+        )
+
+
+def check_space(output: Path, needed: int) -> None:
+    """Refuse to begin where ``needed`` bytes do not fit; raises `RequestError`."""
+    parent = next(folder for folder in output.resolve().parents if folder.is_dir())
+    free = shutil.disk_usage(parent).free
+    if free < needed + _MARGIN:
+        raise RequestError(
+            f"{parent} has {free / 1e9:.1f} GB free, the export needs about "
+            f"{(needed + _MARGIN) / 1e9:.1f} GB",
+            advice="free some space or choose another disk",
+            setting="output",
+        )
+
+
+def _rows(folder: Path, prefix: str) -> Iterator[tuple[str | int, ...]]:
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        name, info = f"{prefix}{entry.name}", Path(entry.path).lstat()
+        if entry.is_dir(follow_symlinks=False):
+            yield name, info.st_dev, info.st_ino
+            yield from _rows(Path(entry.path), f"{name}/")
+        else:
+            state = info.st_size, info.st_mtime_ns, info.st_ctime_ns
+            yield name, info.st_dev, info.st_ino, *state
+
+
+def _overlap(a: Path, b: Path) -> bool:
+    return a.is_relative_to(b) or b.is_relative_to(a)

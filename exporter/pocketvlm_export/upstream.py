@@ -22,13 +22,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 from huggingface_hub.errors import HTTPError as HubTransportError
-from huggingface_hub.errors import StrictDataclassError as ConfigurationError
 from torch import nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 __all__ = [
     "TRACER_LOGGER",
-    "ConfigurationError",
     "HubTransportError",
     "assume",
     "cache_of",
@@ -57,8 +55,6 @@ __all__ = [
 #
 # - ``HubTransportError`` is the HTTP client's base class of timeouts and broken transfers. The
 #   client changed from requests to httpx to httpx2; huggingface_hub.errors always has its class.
-# - ``ConfigurationError`` is what transformers' strict configurations raise; its own modules do not
-#   export it.
 
 TRACER_LOGGER = "torch.onnx._internal.exporter._registration"
 """Logger that warns of each torchvision operator that is not installed, at every export."""

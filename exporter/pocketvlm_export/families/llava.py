@@ -11,7 +11,8 @@ from transformers import PretrainedConfig
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export import upstream
-from pocketvlm_export.families.base import Family, feature_layers
+from pocketvlm_export.checkpoint import Settings
+from pocketvlm_export.families.base import MOST_EDGE, Family, feature_layers
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
 
@@ -35,9 +36,8 @@ class Llava(Family):
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
-        return VLMSpec(
-            self, config, _vision(config), decoder_spec(config), int(config.image_token_id)
-        )
+        image_token = Settings.of(config).integer("image_token_id", least=0)
+        return VLMSpec(self, config, _vision(config), decoder_spec(config), image_token)
 
     def processor_config(
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec, budget: int
@@ -78,7 +78,7 @@ class Llava(Family):
 
 
 def _vision(config: Any) -> VisionSpec:
-    tower = config.vision_config
+    tower, settings = config.vision_config, Settings.of(config).section("vision_config")
     if tower.model_type not in _VISION_TOWERS:
         lacks = (
             " and has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
@@ -87,14 +87,17 @@ def _vision(config: Any) -> VisionSpec:
             f"the vision tower is a {tower.model_type}, which is not supported{lacks}",
             advice=f"use a checkpoint with a {' or '.join(_VISION_TOWERS)} tower",
         )
-    layers = feature_layers(config.vision_feature_layer, tower.num_hidden_layers)
+    depth = settings.integer("num_hidden_layers")
+    layers = feature_layers(config.vision_feature_layer, depth)
     if config.vision_feature_select_strategy != "default":
         raise CheckpointError(
             f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} feeds [CLS] "
             "to the decoder, which is not supported",
             advice="export a checkpoint that uses 'default'",
         )
-    side, patch = int(tower.image_size), int(tower.patch_size)
+    side, patch = settings.integer("image_size", most=MOST_EDGE), settings.integer("patch_size")
+    if patch > side:
+        raise settings.refusal("patch_size", f"at most image_size, which is {side}")
     return VisionSpec(
         tower, (side, side), (side // patch) ** 2, has_cls=True, feature_layers=layers
     )

@@ -46,6 +46,7 @@ __all__ = [
     "rope_frequencies",
     "rope_positions",
     "run_decoder_layer",
+    "stretched_positions",
     "tile_grid",
     "window_order",
     "write_required_operators",
@@ -287,6 +288,20 @@ def rope_positions(
     )
     numbers: npt.NDArray[np.int64] = positions[:, 0].numpy()
     return numbers
+
+
+def stretched_positions(embeddings: Any, size: tuple[int, int]) -> torch.Tensor:
+    """Return the positions that DINOv2 adds to [CLS] and the patches of a picture of ``size``
+    (height, width) in pixels: (1, 1 + patches, C), its table itself where that fits.
+
+    ``interpolate_pos_encoding`` is a method of a part of the model, which no documentation lists.
+    """
+    edge = embeddings.patch_embeddings.patch_size
+    patches = (size[0] // edge[0]) * (size[1] // edge[1])
+    stand_in = embeddings.cls_token.new_empty(1, 1 + patches, embeddings.cls_token.shape[-1])
+    with torch.no_grad():
+        positions: torch.Tensor = embeddings.interpolate_pos_encoding(stand_in, *size)
+    return positions.detach()
 
 
 def window_order(grid: torch.Tensor, config: PretrainedConfig) -> torch.Tensor:

@@ -68,6 +68,4 @@ def _check_regular(path: Path) -> None:
 def _check_size(path: Path) -> None:
     size = path.stat().st_size
     if size > _MAX_BYTES:
-        raise CheckpointError(
-            f"{path} has {size >> 20} MB", expected=f"at most {_MAX_BYTES >> 20}"
-        )
+        raise CheckpointError(f"{path} has {size >> 20} MB", expected=f"at most {_MAX_BYTES >> 20}")

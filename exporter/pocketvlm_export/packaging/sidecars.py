@@ -32,9 +32,7 @@ def write_sidecars(plan: ExportPlan, folder: Path) -> None:
     write_tokenizer(source, folder)
     (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
     spec, layout, family = plan.spec, plan.layout, plan.spec.family
-    pictures = family.image_processor_config(
-        image_processor(source, family.medium), spec, layout
-    )
+    pictures = family.image_processor_config(image_processor(source, family.medium), spec, layout)
     _write(folder / "preprocessor_config.json", pictures)
     stated = read_json(source / "processor_config.json")
     processor = family.processor_config(stated, spec, layout, plan.budgets[0])

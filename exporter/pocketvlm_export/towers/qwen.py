@@ -101,7 +101,7 @@ class Qwen2VLVision(Tower):
             mlp_width(settings, hidden),
         )
 
-    def embeddings(self, tower: Any) -> nn.Module:
+    def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
         return Patches(tower.patch_embed.proj, tower.config.spatial_merge_size)
 

@@ -157,7 +157,8 @@ class ExportPlan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What whoever exports should know, a sentence each."""
-        return tuple(self.spec.family.warnings(self.spec, self.pruner.name, self.pruner.reads))
+        of_method = self.spec.family.warnings(self.spec, self.pruner.name, self.pruner.reads)
+        return (*self.checkpoint.warnings, *of_method)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--dry-run --json`` prints."""

@@ -22,13 +22,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 from huggingface_hub.errors import HTTPError as HubTransportError
-from huggingface_hub.errors import StrictDataclassError as ConfigurationError
 from torch import nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 __all__ = [
     "TRACER_LOGGER",
-    "ConfigurationError",
     "HubTransportError",
     "assume",
     "cache_of",
@@ -48,6 +46,7 @@ __all__ = [
     "rope_frequencies",
     "rope_positions",
     "run_decoder_layer",
+    "stretched_positions",
     "tile_grid",
     "window_order",
     "write_required_operators",
@@ -57,8 +56,6 @@ __all__ = [
 #
 # - ``HubTransportError`` is the HTTP client's base class of timeouts and broken transfers. The
 #   client changed from requests to httpx to httpx2; huggingface_hub.errors always has its class.
-# - ``ConfigurationError`` is what transformers' strict configurations raise; its own modules do not
-#   export it.
 
 TRACER_LOGGER = "torch.onnx._internal.exporter._registration"
 """Logger that warns of each torchvision operator that is not installed, at every export."""
@@ -291,6 +288,20 @@ def rope_positions(
     )
     numbers: npt.NDArray[np.int64] = positions[:, 0].numpy()
     return numbers
+
+
+def stretched_positions(embeddings: Any, size: tuple[int, int]) -> torch.Tensor:
+    """Return the positions that DINOv2 adds to [CLS] and the patches of a picture of ``size``
+    (height, width) in pixels: (1, 1 + patches, C), its table itself where that fits.
+
+    ``interpolate_pos_encoding`` is a method of a part of the model, which no documentation lists.
+    """
+    edge = embeddings.patch_embeddings.patch_size
+    patches = (size[0] // edge[0]) * (size[1] // edge[1])
+    stand_in = embeddings.cls_token.new_empty(1, 1 + patches, embeddings.cls_token.shape[-1])
+    with torch.no_grad():
+        positions: torch.Tensor = embeddings.interpolate_pos_encoding(stand_in, *size)
+    return positions.detach()
 
 
 def window_order(grid: torch.Tensor, config: PretrainedConfig) -> torch.Tensor:

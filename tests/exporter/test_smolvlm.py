@@ -27,6 +27,7 @@ from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.reference import vision_reference
+from support.checkpoints import edit_json, edit_pictures
 from support.gguf_files import needs_llama_cpp
 
 TILE, N, SQUARE = 84, 36, 2
@@ -285,11 +286,6 @@ def test_what_needs_cls_is_refused_with_what_does_not(checkpoint, tmp_path, name
     assert not (tmp_path / "out").exists()
 
 
-def with_json(folder, file, **changes):
-    path = folder / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 def without_added_tokens(folder):
     stated = json.loads((folder / "tokenizer.json").read_text())
     stated["added_tokens"] = [
@@ -307,14 +303,11 @@ def without_added_tokens(folder):
     ("damage", "line"),
     [
         (
-            lambda at: with_json(
-                at, "preprocessor_config.json", max_image_size={"longest_edge": 42}
-            ),
+            lambda at: edit_pictures(at, max_image_size={"longest_edge": 42}),
             "tiles of 42 pixels",
         ),
-        (lambda at: with_json(at, "preprocessor_config.json", do_resize=False), "do_resize"),
         (
-            lambda at: with_json(at, "config.json", scale_factor=5),
+            lambda at: edit_json(at, scale_factor=5),
             "do not make whole squares of 5x5",
         ),
         (without_added_tokens, "no token <fake_token_around_image>"),

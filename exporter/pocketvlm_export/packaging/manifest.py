@@ -21,7 +21,7 @@ from pocketvlm.artifact.manifest import (
     Vision,
 )
 from pocketvlm.errors import CheckpointError
-from pocketvlm_export.checkpoint import read_json
+from pocketvlm_export.checkpoint.places import END_OF_ANSWER, first
 from pocketvlm_export.families.spec import VisionSpec
 from pocketvlm_export.layouts import constant_files
 from pocketvlm_export.loading import Checkpoint
@@ -172,7 +172,7 @@ def eos_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
     Raises:
         PocketVLMError: neither names any, or one that is no token's.
     """
-    listed = read_json(checkpoint.source.folder / "generation_config.json").get("eos_token_id")
+    listed = first(checkpoint.source.folder, END_OF_ANSWER)
     if listed is None:
         listed = checkpoint.spec.decoder.config.eos_token_id
     if listed is None:

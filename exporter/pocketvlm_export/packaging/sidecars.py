@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.errors import CheckpointError
-from pocketvlm_export.checkpoint import image_processor, load_tokenizer, read_json
+from pocketvlm_export.checkpoint import (
+    chat_template,
+    image_processor,
+    load_tokenizer,
+    read_json,
+)
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import PRECISIONS
 
@@ -28,7 +32,7 @@ def write_sidecars(plan: ExportPlan, folder: Path) -> None:
     write_tokenizer(source, folder)
     (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
     spec, layout, family = plan.spec, plan.layout, plan.spec.family
-    pictures = family.image_processor_config(image_processor(source), spec, layout)
+    pictures = family.image_processor_config(image_processor(source, family.medium), spec, layout)
     _write(folder / "preprocessor_config.json", pictures)
     stated = read_json(source / "processor_config.json")
     processor = family.processor_config(stated, spec, layout, plan.budgets[0])
@@ -47,6 +51,10 @@ def write_tokenizer(source: Path, folder: Path) -> None:
     special tokens may come from older files or from the class.
     """
     tokenizer = load_tokenizer(source)
+    # What a file was saved with is no part of the tokenizer: transformers decides it anew at each
+    # call.
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
     # Written here: of a full disk the library raises a bare Exception.
     text = tokenizer.backend_tokenizer.to_str(pretty=True)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
@@ -57,24 +65,6 @@ def write_tokenizer(source: Path, folder: Path) -> None:
     }
     _write(
         folder / "tokenizer_config.json", {**read_json(source / "tokenizer_config.json"), **special}
-    )
-
-
-def chat_template(source: Path) -> str:
-    """Return the chat template of a checkpoint, looked for where transformers looks; raises
-    `CheckpointError` where there is none."""
-    if (source / _TEMPLATE).is_file():
-        return (source / _TEMPLATE).read_text(encoding="utf-8")
-    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        template = read_json(source / name).get("chat_template")
-        if isinstance(template, list):  # several templates by name
-            by_name = {entry.get("name"): entry.get("template") for entry in template}
-            template = by_name.get("default")
-        if isinstance(template, str):
-            return template
-    raise CheckpointError(
-        f"{source} has no chat template",
-        advice="add chat_template.jinja, as the checkpoint's model card describes its prompt",
     )
 
 

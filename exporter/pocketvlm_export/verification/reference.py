@@ -18,11 +18,10 @@ import torch
 
 from pocketvlm.artifact.manifest import FastV, Pruning
 from pocketvlm_export import upstream
-from pocketvlm_export.checkpoint import load_tokenizer
+from pocketvlm_export.checkpoint import chat_template, load_tokenizer
 from pocketvlm_export.families.spec import VLMSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component, release_memory
-from pocketvlm_export.packaging import chat_template
 from pocketvlm_export.pruning import make_pruner
 from pocketvlm_export.pruning.base import ATTENTION
 from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle

@@ -50,6 +50,10 @@ class Prompter:
         bos_token: str | None,
         medium: Medium = "image",
     ) -> None:
+        # As transformers, whatever tokenizer.json says: a prompt is never cut or padded. Before any
+        # text is read, for a file that pads to 64 tokens would pad the image token too.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         image_token = tokenizer.id_to_token(image_token_id)
         if image_token is None or _token_ids(tokenizer, image_token, add_special=False) != [
             image_token_id
@@ -58,9 +62,6 @@ class Prompter:
                 f"the tokenizer has no image token {image_token_id}",
                 advice="export the artifact again",
             )
-        # As transformers, whatever tokenizer.json says: a prompt is never cut or padded.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
         self._image_token = image_token

@@ -135,9 +135,9 @@ _SAMPLING = [
         type=click.Choice(["greedy", "checkpoint"]),
         default="greedy",
         show_default=True,
-        help="What holds where the options below are not given: the most probable token, or the "
-        "temperature and the like that the checkpoint was published with. Its penalties and "
-        "suppressed tokens hold in both.",
+        metavar="NAME",
+        help="greedy takes the most probable token, checkpoint draws as the checkpoint was "
+        "published to, where the options below do not say otherwise.",
     ),
     click.option(
         "--max-new-tokens",

@@ -286,7 +286,7 @@ def _print_cost(plan: Any) -> None:
     _print_warnings(plan)
     described = plan.to_dict()
     with tqdm.external_write_mode():
-        for line in _describe_caps(described["caps"]):
+        for line in [*_describe_caps(described["caps"]), *described["notes"]]:
             click.echo(line.strip(), err=True)
         click.echo(_describe_cost(described), err=True)
 
@@ -324,6 +324,7 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
     yield f"{plan['pruner']}, visual tokens {budgets}{fastv}; nothing written"
     yield from _describe_caps(plan["caps"])
     yield from _describe_totals(plan["totals"])
+    yield from (f"  {note}" for note in plan["notes"])
     for file, size in plan["files"].items():
         yield f"  {file:44} about {size / 1e6:10.1f} MB"
     disk, memory = plan["disk_bytes"] / 1e6, plan["memory_bytes"] / 1e6

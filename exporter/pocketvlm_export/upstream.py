@@ -23,7 +23,14 @@ import onnx_ir as ir
 import torch
 from huggingface_hub.errors import HTTPError as HubTransportError
 from torch import nn
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 __all__ = [
     "TRACER_LOGGER",
@@ -35,6 +42,7 @@ __all__ = [
     "fill",
     "fuse_norms",
     "fuse_skip_norms",
+    "greedy_processors",
     "image_prompt",
     "int8_range",
     "model_class",
@@ -317,6 +325,38 @@ def window_order(grid: torch.Tensor, config: PretrainedConfig) -> torch.Tensor:
     )
     indices: torch.Tensor = order
     return indices
+
+
+def greedy_processors(
+    settings: GenerationConfig,
+    prompt: Sequence[int],
+    new_tokens: int,
+    *,
+    eos_token_ids: Sequence[int] = (0,),
+    vocab: int,
+) -> LogitsProcessorList:
+    """Return what transformers' ``generate`` puts logits (1, vocab) through for a greedy answer of
+    so many ``new_tokens`` to a prompt, in its order; called with ids (1, n) of prompt and answer.
+
+    Guidance, which runs the model a second time, and watermarks are left out, as is a logarithm at
+    the end, which changes no choice. The list is made by a method that ``generate`` keeps to
+    itself; its order is documented nowhere. Settings that it refuses raise ValueError or TypeError.
+    """
+    made = GenerationConfig.from_dict(settings.to_dict())
+    made.update(do_sample=False, num_beams=1, guidance_scale=None, watermarking_config=None)
+    made.update(renormalize_logits=None, eos_token_id=list(eos_token_ids), pad_token_id=0)
+    made.max_length = len(prompt) + new_tokens
+    if made.min_new_tokens is not None:
+        made.min_length = len(prompt) + made.min_new_tokens
+    maker = GenerationMixin()
+    maker.config = PretrainedConfig()
+    maker._prepare_special_tokens(made, device="cpu")
+    ids = torch.tensor([list(prompt)], dtype=torch.int64)
+    processors = maker._get_logits_processor(
+        made, input_ids_seq_length=len(prompt), encoder_input_ids=ids, device="cpu"
+    )
+    processors(ids, torch.zeros((1, vocab)))  # some of them check what they were given only now
+    return processors
 
 
 def quantize_4bit(

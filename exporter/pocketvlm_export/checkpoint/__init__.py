@@ -2,6 +2,12 @@
 recorded."""
 
 from pocketvlm_export.checkpoint.files import read_json
+from pocketvlm_export.checkpoint.generation import (
+    generation_notes,
+    generation_settings,
+    generation_warnings,
+    read_generation,
+)
 from pocketvlm_export.checkpoint.headers import fetch_weights, read_headers
 from pocketvlm_export.checkpoint.identify import read_config
 from pocketvlm_export.checkpoint.processor import (
@@ -22,11 +28,15 @@ __all__ = [
     "chat_template",
     "conflicts",
     "fetch_weights",
+    "generation_notes",
+    "generation_settings",
+    "generation_warnings",
     "image_processor",
     "load_image_processor",
     "load_tokenizer",
     "locate",
     "read_config",
+    "read_generation",
     "read_headers",
     "read_json",
 ]

@@ -8,6 +8,7 @@ import yaml  # type: ignore[import-untyped]
 import pocketvlm
 from pocketvlm.artifact.manifest import POSITION_AXES
 from pocketvlm.layouts import Layout, Medium, make_layout, slot_count
+from pocketvlm_export.checkpoint import generation_notes, generation_warnings
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.plan import ExportPlan
 
@@ -27,7 +28,7 @@ from pocketvlm import VLM
 print(VLM.load(".").generate("{question}", {argument}).text)
 ```
 
-From Kotlin, Swift or JavaScript: see USING.md.{pictures}
+From Kotlin, Swift or JavaScript: see USING.md.{pictures}{answers}
 
 Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow the checkpoint is
 recorded in `pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it
@@ -83,6 +84,7 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
         version=pocketvlm.__version__,
         pruning=_pruning(plan, budget) + _fastv(plan),
         pictures="" if plan.layout.stock_clients else _pictures(plan, budget),
+        answers=_answers(plan),
         option=option,
         argument=argument,
         question=question,
@@ -142,6 +144,15 @@ def _prompts(layout: Layout, budget: int) -> str:
     if grid.tiles > 1 or len(ids := layout.expand(grid, budget)) == slot_count(layout, ids):
         return ""
     return "Tokens around each picture in the prompt mark where it begins and ends."
+
+
+def _answers(plan: ExportPlan) -> str:
+    """How the checkpoint was published to answer, and what of it answers here do not follow."""
+    sentences = generation_notes(plan.generation)
+    sentences += [
+        f"{warning[0].upper()}{warning[1:]}." for warning in generation_warnings(plan.generation)
+    ]
+    return "\n\n" + " ".join(sentences) if sentences else ""
 
 
 def _pruning(plan: ExportPlan, budget: int) -> str:

@@ -116,6 +116,7 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             image_token_id=spec.image_token_id,
             eos_token_ids=eos_token_ids(plan.checkpoint),
         ),
+        generation=plan.generation,
         parity=parity,
         files=present,
         created_by={name: version(name) for name in (*_TOOLS, *(_GGUF_TOOLS if plan.gguf else ()))},

@@ -1,0 +1,122 @@
+"""Knows how one process keeps others off a path, in a way that no kill leaves locked."""
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pocketvlm.errors import RequestError
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_log = logging.getLogger(__name__)
+
+# A lock file that vanishes between being opened and being locked means that its holder has just
+# ended. So many in a row do not happen by chance.
+_ATTEMPTS = 100
+# What disks answer that know no locks, some of a network among them.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+
+@contextmanager
+def locked(path: Path, *, advice: str, setting: str = "") -> Iterator[None]:
+    """Keep every other `locked` on ``path``, of any process or thread, out of the block.
+
+    The lock is the operating system's, on an empty file ``.NAME.lock`` beside ``path``, so it ends
+    with the process however that ends; a lock file that a kill left behind locks nothing. Links are
+    followed first: two names of one file or folder share a lock. ``path`` need not exist; the
+    folder that it lies in must. On a disk that knows no locks the block runs without, after a
+    warning.
+
+    Args:
+        path: a file or a folder.
+        advice: what to do where it is locked, see `PocketVLMError`.
+        setting: the setting that named ``path``, see `PocketVLMError`.
+
+    Raises:
+        RequestError: at once, never after waiting: another process is at work on ``path``, or the
+            folder that it lies in takes no lock file.
+    """
+    whole = path.resolve()
+    beside = whole.with_name(f".{whole.name}.lock")
+    try:
+        descriptor = _acquire(beside)
+    except OSError as error:
+        raise RequestError(
+            f"{path} cannot be locked ({error.strerror or type(error).__name__})",
+            advice="name another place",
+            setting=setting,
+        ) from error
+    if descriptor is None:
+        raise RequestError(f"another process is writing {path}", advice=advice, setting=setting)
+    try:
+        yield
+    finally:
+        _release(beside, descriptor)
+
+
+def _acquire(beside: Path) -> int | None:
+    """A locked descriptor of the file ``beside``, made where it is missing; None where another
+    holds it. Raises OSError where the file is impossible."""
+    # A link is no lock file of ours: O_NOFOLLOW (not on Windows) keeps it from being opened.
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    for _ in range(_ATTEMPTS):
+        descriptor = os.open(beside, flags, 0o600)
+        try:
+            _lock(descriptor, beside)
+            if _is_still(beside, descriptor):
+                return descriptor
+        except (BlockingIOError, PermissionError):  # EAGAIN of flock; EACCES of Windows
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    return None
+
+
+def _lock(descriptor: int, beside: Path) -> None:
+    """Lock an open file, with a warning in place of a lock where the disk knows none."""
+    try:
+        _try_lock(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _log.warning("the disk of %s knows no locks: start nothing else that writes there", beside)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether ``descriptor`` is the file that ``path`` names: its last holder may have removed
+    it."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _release(beside: Path, descriptor: int) -> None:
+    if sys.platform == "win32":
+        # It removes no file that is open, here or by the process that waits to lock it.
+        os.close(descriptor)
+        with suppress(OSError):
+            beside.unlink()
+    else:
+        # While it is locked, so that nobody else's lock file is removed.
+        with suppress(OSError):
+            beside.unlink()
+        os.close(descriptor)

@@ -1,7 +1,10 @@
-"""Knows how a file is written so that no other process ever reads half of it."""
+"""Knows how a file is written so that no other process ever reads half of it, and how text that
+people edit is read."""
 
 import os
 from pathlib import Path
+
+from pocketvlm_targets.text import decode_text
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -13,3 +16,9 @@ def replace_file(path: Path, data: bytes) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that people edit, see `decode_text`: a byte order mark is left out, lines
+    end in ``\\n``; raises OSError, or ValueError with the reason where it is no UTF-8."""
+    return decode_text(path.read_bytes())

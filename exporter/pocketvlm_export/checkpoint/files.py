@@ -1,10 +1,12 @@
 """Knows how a JSON file of a checkpoint is read; what it holds is untrusted."""
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import CheckpointError
+from pocketvlm.files import read_text
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -13,7 +15,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        _refuse_mark(path)
+        content = json.loads(read_text(path))
     except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not readable JSON ({error})", advice="download it again"
@@ -21,3 +24,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object", advice="download it again")
     return content
+
+
+def _refuse_mark(path: Path) -> None:
+    """Refuse a file that transformers, which reads it after us, refuses without its name."""
+    with path.open("rb") as stream:
+        marked = stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+    if marked:
+        raise CheckpointError(
+            f"{path} begins with a byte order mark, which transformers does not read",
+            advice="save it as UTF-8 without one",
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import CheckpointError
+from pocketvlm.files import read_text
 from pocketvlm_export.checkpoint import image_processor, load_tokenizer, read_json
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import PRECISIONS
@@ -62,7 +63,7 @@ def chat_template(source: Path) -> str:
     """Return the chat template of a checkpoint, looked for where transformers looks; raises
     `CheckpointError` where there is none."""
     if (source / _TEMPLATE).is_file():
-        return (source / _TEMPLATE).read_text(encoding="utf-8")
+        return _template(source / _TEMPLATE)
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
         template = read_json(source / name).get("chat_template")
         if isinstance(template, list):  # several templates by name
@@ -74,6 +75,19 @@ def chat_template(source: Path) -> str:
         f"{source} has no chat template",
         advice="add chat_template.jinja, as the checkpoint's model card describes its prompt",
     )
+
+
+def _template(path: Path) -> str:
+    """A template without the byte order mark that editors put before it.
+
+    transformers leaves the mark in every prompt, where no model has seen one.
+    """
+    try:
+        return read_text(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error})", advice="save it as UTF-8"
+        ) from error
 
 
 def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """Knows how the small files of a checkpoint are read; what they hold is untrusted."""
 
+import codecs
 import json
 import stat
 from pathlib import Path
 from typing import Any
 
+from pocketvlm import files
 from pocketvlm.errors import CheckpointError
+from pocketvlm_targets.text import decode_text
 
 # Vocabularies of 256k tokens take about 32 MB.
 _MAX_BYTES = 256 << 20
@@ -30,8 +33,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.exists() or path.is_dir():
         return {}
     try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        content = json.loads(_unmarked(path))
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not readable JSON ({error})", advice="download it again"
         ) from error
@@ -41,15 +44,33 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8; raises `CheckpointError` where it has none."""
+    """Return the text of a file in UTF-8, without the byte order mark that editors put before it;
+    raises `CheckpointError` where it has none.
+
+    transformers leaves the mark in every prompt, where no model has seen one.
+    """
     _check_regular(path)
     _check_size(path)
     try:
-        return path.read_text(encoding="utf-8")
+        return files.read_text(path)
     except (ValueError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as text ({error})", advice="download it again"
+            f"{path} cannot be read as text ({error})", advice="save it as UTF-8"
         ) from error
+
+
+def _unmarked(path: Path) -> str:
+    """The text of a JSON file; one with a mark is refused, as transformers, which reads it after
+    us, refuses it without its name."""
+    _check_regular(path)
+    _check_size(path)
+    content = path.read_bytes()
+    if content.startswith(codecs.BOM_UTF8):
+        raise CheckpointError(
+            f"{path} begins with a byte order mark, which transformers does not read",
+            advice="save it as UTF-8 without one",
+        )
+    return decode_text(content)
 
 
 def _check_regular(path: Path) -> None:

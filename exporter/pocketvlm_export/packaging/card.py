@@ -7,6 +7,7 @@ import yaml  # type: ignore[import-untyped]
 
 import pocketvlm
 from pocketvlm.artifact.manifest import POSITION_AXES
+from pocketvlm.files import read_text
 from pocketvlm.layouts import Layout, Medium, make_layout, slot_count
 from pocketvlm_export.checkpoint import generation_notes, generation_warnings
 from pocketvlm_export.layouts import setting
@@ -201,10 +202,8 @@ def source_license(source: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        data = huggingface_hub.ModelCard(
-            path.read_text(encoding="utf-8"), ignore_metadata_errors=True
-        ).data
-    except (ValueError, yaml.YAMLError):  # a card that cannot be parsed names none
+        data = huggingface_hub.ModelCard(read_text(path), ignore_metadata_errors=True).data
+    except (OSError, ValueError, yaml.YAMLError):  # a card that cannot be parsed names none
         return None
     name = data.get("license")
     return name if isinstance(name, str) else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pocketvlm.cli.lists import BUDGET, refuse_auto
+from pocketvlm.cli.lists import BUDGET, TEXT, refuse_auto
 from pocketvlm.cli.target import answering_defaults, settled_caps, takes_target
 
 if TYPE_CHECKING:
@@ -178,7 +178,10 @@ _SAMPLING = [
     ),
 ]
 _SYSTEM = click.option(
-    "--system", metavar="TEXT", help="A system message, where the chat template takes one."
+    "--system",
+    type=TEXT,
+    metavar="TEXT",
+    help="A system message, where the chat template takes one.",
 )
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.answer import Answer
+from pocketvlm.cli.lists import TEXT
 from pocketvlm.cli.options import answering_options
+from pocketvlm.cli.streams import input_text
 from pocketvlm.cli.terminal import print_pieces
-from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
     from pocketvlm import VLM, Sampling
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--prompt",
+    type=TEXT,
     required=True,
     metavar="TEXT|-",
     help="The question; - reads it from standard input.",
@@ -50,7 +52,7 @@ def run(
     standard error.
     """
     if prompt == "-":
-        prompt = read_prompt()
+        prompt = input_text().rstrip("\r\n")
     # A process that answers once ends before copies of the weights would pay.
     vlm = load(directory, prepack=False)
     asked = vlm if system is None else vlm.chat(system=system)
@@ -61,17 +63,6 @@ def run(
     print_pieces(stream)
     if sys.stderr.isatty():
         click.echo(summary(stream.answer), err=True)
-
-
-def read_prompt() -> str:
-    """The question on standard input, without its line end; raises `PocketVLMError` where it is no
-    text."""
-    try:
-        return sys.stdin.read().rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"standard input is not valid {error.encoding} ({error.reason})", advice="give text"
-        ) from error
 
 
 def summary(answer: Answer) -> str:

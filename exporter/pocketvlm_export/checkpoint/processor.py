@@ -6,7 +6,7 @@ from typing import Any
 
 import transformers
 
-from pocketvlm.errors import CheckpointError, first_line
+from pocketvlm.errors import CheckpointError, first_line, library_errors
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.quiet import quiet_transformers
 
@@ -18,16 +18,15 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
     Raises:
         PocketVLMError: its files cannot be read.
     """
-    try:
+    with library_errors(
+        lambda reason: CheckpointError(
+            f"{folder / 'tokenizer.json'} cannot be read ({reason})", advice="download it again"
+        )
+    ):
         with quiet_transformers():
             return transformers.AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
             )
-    except Exception as error:  # the tokenizers library raises the bare base class
-        raise CheckpointError(
-            f"{folder / 'tokenizer.json'} cannot be read ({first_line(error)})",
-            advice="download it again",
-        ) from error
 
 
 def load_image_processor(folder: Path) -> Any:

@@ -13,7 +13,7 @@ import tokenizers
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import EmbeddingSegment, Segment, TokenSegment
-from pocketvlm.errors import ArtifactError, RequestError
+from pocketvlm.errors import ArtifactError, RequestError, library_errors
 from pocketvlm.layouts import LAYOUTS, Medium
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
@@ -249,14 +249,25 @@ class Prompter:
         their place.
 
         Other ids may come between the slots of a picture: its features are then cut there too.
+
+        Raises:
+            ArtifactError: there are more slots than features, or fewer.
         """
-        segments: list[Segment] = []
+        features = [
+            picture if isinstance(picture, EmbeddingSegment) else EmbeddingSegment(picture)
+            for picture in pictures
+        ]
         is_slot = np.append(ids == self.image_token_id, False)
-        at = 0
-        for features in pictures:
-            picture = (
-                features if isinstance(features, EmbeddingSegment) else EmbeddingSegment(features)
+        slots, tokens = int(is_slot.sum()), sum(map(len, features))
+        if slots != tokens:  # of a graph that gives something else than the manifest states
+            raise ArtifactError(
+                f"the vision graph gives {tokens} tokens for {slots} places in the prompt",
+                expected="as many of both",
+                advice="export the artifact again",
             )
+        segments: list[Segment] = []
+        at = 0
+        for picture in features:
             filled = 0
             while filled < len(picture):
                 start = at + int(np.argmax(is_slot[at:]))
@@ -295,14 +306,12 @@ def _part(picture: EmbeddingSegment, start: int, end: int) -> EmbeddingSegment:
 
 
 def _token_ids(tokenizer: tokenizers.Tokenizer, text: str, *, add_special: bool) -> list[int]:
-    try:
+    with library_errors(  # a lone surrogate, what a vocabulary lacks
+        lambda reason: RequestError(
+            f"the tokenizer cannot read the prompt ({reason})", advice="give valid Unicode text"
+        )
+    ):
         ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special).ids
-    except (
-        Exception
-    ) as error:  # TypeError for a lone surrogate, the bare base class for what a vocabulary lacks
-        raise RequestError(
-            f"the tokenizer cannot read the prompt ({error})", advice="give valid Unicode text"
-        ) from error
     return ids
 
 

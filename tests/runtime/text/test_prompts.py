@@ -336,6 +336,19 @@ def test_segments_put_features_in_their_slots():
     assert tokens.tolist() == [i for i in ids if i != ours.image_token_id]
 
 
+@pytest.mark.parametrize("sizes", [(), (2,), (2, 1), (3, 2), (2, 2, 1), (0, 5), (0,), (4,)])
+def test_other_features_than_slots_are_refused(sizes):
+    """A graph may give at run time what nobody declared."""
+    ours = prompter(VICUNA)
+    ids = ours.encode("is <image><image>?", 2, slots=2)
+    pictures = [np.zeros((size, 8), np.float32) for size in sizes]
+    if sum(sizes) == 4:
+        assert sum(map(len, ours.segments(ids, pictures))) == len(ids)
+        return
+    with pytest.raises(ArtifactError, match=f"gives {sum(sizes)} tokens for 4 places"):
+        ours.segments(ids, pictures)
+
+
 def test_an_image_token_that_the_tokenizer_lacks_is_refused():
     with pytest.raises(ArtifactError, match="image token 9999"):
         Prompter(byte_tokenizer(), ChatTemplate(VICUNA, {}), 9999, None)

@@ -21,6 +21,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from pocketvlm.text.work import (
+    CALL,
     ITEM,
     charge_indent,
     charge_join,
@@ -88,12 +89,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "dict": _dict,
             "namespace": _Namespace,
         }
-        # What templates may call beside macros and methods: these by name, the others by
-        # `metered`.
-        self._functions = {
-            *map(id, self.globals.values()),
-            *map(id, (_count, _concat, _measured, _iterate)),
-        }
+        self._functions = {id(function) for function in self.globals.values()}
+        # What the template calls without knowing, see `_Metering`.
+        self._counting = {*map(id, (_count, _concat, _measured, _iterate))}
         self.metered_count, self.metered_concat = _count, _concat
         self.metered_value, self.metered_items = _measured, _iterate
 
@@ -114,8 +112,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a macro, a function of ours or a method of the lists."""
+        if id(__obj) in __self._counting:
+            return __obj(*args)
         if id(__obj) in __self._functions or isinstance(__obj, (Macro, LoopContext)):
-            work().charge(ITEM)
+            work().charge(CALL if isinstance(__obj, Macro) else 1)
             return super().call(__context, __obj, *args, **kwargs)
         _check_method(__obj, args, kwargs)
         result = super().call(__context, __obj, *args, **kwargs)

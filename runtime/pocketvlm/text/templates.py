@@ -33,7 +33,7 @@ class ChatTemplate:
                 f"the chat template has {len(source)} characters", expected=f"at most {_MAX_SOURCE}"
             )
         try:
-            self._template = working(0, lambda _: Sandbox().metered(source))
+            self._template = working(Work(), lambda: Sandbox().metered(source))
         except Exception as error:  # it is a program: what it raises has no common base class
             raise ArtifactError(
                 f"the chat template does not compile ({_reason(error)})", advice="export it again"
@@ -49,12 +49,12 @@ class ChatTemplate:
             "add_generation_prompt": True,
         }
         try:
-            text: str = working(size_of(messages), lambda work: self._write(variables, work))
+            work = Work(size_of(messages), len(messages))
+            return working(work, lambda: self._write(variables, work))
         except Exception as error:  # as above
             raise RequestError(
                 f"the chat template refuses this conversation: {_reason(error)}"
             ) from error
-        return text
 
     def _write(self, variables: Mapping[str, Any], work: Work) -> str:
         pieces = []

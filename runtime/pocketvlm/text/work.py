@@ -15,15 +15,20 @@ from collections.abc import (
     ValuesView,
 )
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Undefined
 from jinja2.sandbox import SecurityError
 from jinja2.utils import Namespace
 
-ITEM = 16  # units of an item in a container, a call or a pass of a loop; a character is one unit
-_UNITS = 16_000_000  # of a template by itself: a million passes, or 16 MB of text
+T = TypeVar("T")
+
+ITEM = 16  # units of an item in a container or a pass of a loop; a character is one unit
+CALL = 64  # units of a call
+_UNITS = 4_000_000  # of a template by itself: 4 MB of text, or 100,000 passes and more
 _UNITS_PER_INPUT = 64  # more of them for each unit of the conversation
+_UNITS_PER_PAIR = 64  # and of two messages: some templates look at all others for each message
+_MOST_UNITS = 256_000_000
 _CHARACTERS = 1 << 18  # of the prompt, as long as the longest template
 _CHARACTERS_PER_INPUT = 8
 _SECONDS = 20.0  # of one rendering, which takes milliseconds; for what the units do not see
@@ -37,10 +42,12 @@ class Work:
 
     Args:
         given: the size of what it is given, see `size_of`.
+        messages: how many there are.
     """
 
-    def __init__(self, given: int) -> None:
-        self._left = _UNITS + _UNITS_PER_INPUT * given
+    def __init__(self, given: int = 0, messages: int = 0) -> None:
+        units = _UNITS + _UNITS_PER_INPUT * given + _UNITS_PER_PAIR * messages**2
+        self._left = min(units, _MOST_UNITS)
         self._characters = _CHARACTERS + _CHARACTERS_PER_INPUT * given
         self._until = time.monotonic() + _SECONDS
 
@@ -94,12 +101,11 @@ def work() -> Work:
     return _WORK.get()
 
 
-def working(given: int, task: Callable[[Work], Any]) -> Any:
+def working(own: Work, task: Callable[[], T]) -> T:
     """Run a task with work of its own."""
-    own = Work(given)
     token = _WORK.set(own)
     try:
-        return task(own)
+        return task()
     finally:
         _WORK.reset(token)
 
@@ -111,6 +117,8 @@ def size_of(value: Any, most: int | None = None, *, as_text: bool = False) -> in
     Raises:
         SecurityError: it is to be text, and holds a namespace, which may hold itself.
     """
+    if isinstance(value, str):
+        return len(value) + 1
     units, rest = 0, [value]
     while rest:
         item = rest.pop()

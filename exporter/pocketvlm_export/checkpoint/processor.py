@@ -7,6 +7,7 @@ from typing import Any
 import transformers
 
 from pocketvlm.errors import CheckpointError, first_line, library_errors
+from pocketvlm.text.tokenizer_files import check_tokenizer
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.quiet import quiet_transformers
 
@@ -23,6 +24,8 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
             f"{folder / 'tokenizer.json'} cannot be read ({reason})", advice="download it again"
         )
     ):
+        if (folder / "tokenizer.json").is_file():
+            check_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
         with quiet_transformers():
             return transformers.AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True

@@ -26,8 +26,7 @@ from pocketvlm.text.messages import (
     media_of,
 )
 from pocketvlm.text.templates import ChatTemplate
-
-_MAX_TOKENIZER_BYTES = 64 << 20  # vocabularies of 256k tokens take about half of it
+from pocketvlm.text.tokenizer_files import MAX_BYTES, read_tokenizer
 
 
 class Prompter:
@@ -50,6 +49,9 @@ class Prompter:
         bos_token: str | None,
         medium: Medium = "image",
     ) -> None:
+        # As transformers, whatever tokenizer.json says: a prompt is never cut or padded.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         image_token = tokenizer.id_to_token(image_token_id)
         if image_token is None or _token_ids(tokenizer, image_token, add_special=False) != [
             image_token_id
@@ -58,9 +60,6 @@ class Prompter:
                 f"the tokenizer has no image token {image_token_id}",
                 advice="export the artifact again",
             )
-        # As transformers, whatever tokenizer.json says: a prompt is never cut or padded.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
         self._image_token = image_token
@@ -79,13 +78,13 @@ class Prompter:
             else {}
         )
         special = _special_tokens(config)
-        text = artifact.read_text("tokenizer.json", max_bytes=_MAX_TOKENIZER_BYTES)
-        try:
-            tokenizer = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the tokenizers library raises the bare base class
-            raise ArtifactError(
-                f"{artifact.root}/tokenizer.json cannot be read ({error})", advice="export it again"
-            ) from error
+        tokenizer = read_tokenizer(
+            artifact.read_text("tokenizer.json", max_bytes=MAX_BYTES),
+            lambda reason: ArtifactError(
+                f"{artifact.root}/tokenizer.json cannot be read ({reason})",
+                advice="export it again",
+            ),
+        )
         template = ChatTemplate(artifact.read_text("chat_template.jinja"), special)
         manifest = artifact.manifest
         # One that is unknown is refused where it is opened.

@@ -8,8 +8,9 @@ from typing import Any
 
 import transformers
 
-from pocketvlm.errors import CheckpointError, first_line
+from pocketvlm.errors import CheckpointError, first_line, library_errors
 from pocketvlm.layouts import Medium
+from pocketvlm.text.tokenizer_files import check_tokenizer
 from pocketvlm_export.checkpoint.places import (
     CHAT_TEMPLATE,
     END_OF_ANSWER,
@@ -55,16 +56,17 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
     Raises:
         PocketVLMError: its files cannot be read.
     """
-    try:
+    with library_errors(
+        lambda reason: CheckpointError(
+            f"{folder / 'tokenizer.json'} cannot be read ({reason})", advice="download it again"
+        )
+    ):
+        if (folder / "tokenizer.json").is_file():
+            check_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
         with quiet_transformers():
             return transformers.AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
             )
-    except Exception as error:  # the tokenizers library raises the bare base class
-        raise CheckpointError(
-            f"{folder / 'tokenizer.json'} cannot be read ({first_line(error)})",
-            advice="download it again",
-        ) from error
 
 
 def load_image_processor(folder: Path, medium: Medium = "image") -> Any:

@@ -138,7 +138,7 @@ class Viewer:
             tokens = tokens_of_tile(self.layout, grid)
             features = self._cache.get(picture.key, grid.tiles, tokens) if cached else None
             if features is None and picture.pixel_values is not None:
-                features = self.encoder.encode(picture.pixel_values)
+                features = self.encoder.encode(picture.pixel_values, tokens)
                 if cached:
                     self._cache.put(picture.key, features)
             if features is None:

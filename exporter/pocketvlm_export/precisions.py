@@ -95,8 +95,8 @@ PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision i
     Precision("fp16", "_fp16", 16, _ALL, "fp16", "fp16", 2.2, _FLOAT16, logits_cosine=0.999,
               vision=VisionBounds(cosine=0.999, overlap=0.9, near=0.02), shares_head=True),
     # Dynamic: weights signed and per channel, activations unsigned and measured as they come. An
-    # integer tower of random weights ranks patches that hardly differ.
-    Precision("int8", "_quantized", 8.1, ("vision", "decoder"), "fp16", "q8", 1.6, _INT8,
+    # integer tower of random weights ranks patches that hardly differ. A table has a scale a row.
+    Precision("int8", "_quantized", 8.1, _ALL, "int8", "q8", 1.6, _INT8,
               logits_cosine=0.95, vision=VisionBounds(cosine=0.99, overlap=0.8, near=0.1)),
     # Blocks of 32 as the onnx-community layout has them; of 128 decode a little faster and lose
     # more.

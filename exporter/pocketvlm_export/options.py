@@ -33,9 +33,8 @@ class ExportOptions:
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its
             graphs.
         embed_precisions: of the embedding tables; empty for those that go with the decoder's.
-        shared_tables: whether the table of a tied checkpoint, where its bytes are the decoder's head,
-            is stored once, in the decoder's file. A page can load a graph's own file alone, unless
-            it is written for these.
+        shared_tables: whether a table that is the decoder's head too, as in tied checkpoints, is
+            stored once, in the decoder's file; transformers.js in a page needs it in its own.
         gguf_types: keys of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for
             `DEFAULT_GGUF_TYPE`.
         portable: standard ONNX operators alone, for other engines than ONNX Runtime.

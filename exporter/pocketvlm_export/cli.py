@@ -158,6 +158,13 @@ def _precision_option(
     "; by default what goes with the decoder's",
 )
 @click.option(
+    "--shared-tables/--separate-tables",
+    default=ExportOptions.shared_tables,
+    show_default=True,
+    help="Whether a table that is the decoder's head too is stored once, in the decoder's file; "
+    "transformers.js in a page needs it in a file of its own.",
+)
+@click.option(
     "--gguf-type",
     type=TYPES,
     default=(),
@@ -219,6 +226,7 @@ def export(
     vision_precision: tuple[str, ...],
     decoder_precision: tuple[str, ...],
     embed_precision: tuple[str, ...],
+    shared_tables: bool,
     gguf_type: tuple[str, ...],
     portable: bool,
     graph_format: str,
@@ -250,6 +258,7 @@ def export(
         vision_precisions=vision_precision,
         decoder_precisions=decoder_precision,
         embed_precisions=embed_precision,
+        shared_tables=shared_tables,
         gguf_types=gguf_type,
         portable=portable,
         format=graph_format,

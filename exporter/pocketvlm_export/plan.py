@@ -104,6 +104,7 @@ class ExportPlan:
         """Whether an embedding table lies in the decoder's weights file already."""
         decoder = self.decoder.get(precision, "")
         tied = self.spec.decoder.tied and PRECISIONS[precision].shares_head
+        tied = tied and self.options.shared_tables
         return tied and decoder != "" and decoder not in self.extra
 
     def gguf_size(self, kind: str) -> int:

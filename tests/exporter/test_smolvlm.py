@@ -245,9 +245,7 @@ def test_a_picture_that_is_not_cut_and_a_method_that_reads_projected_tokens(make
         answer.token_ids
         == theirs.answer(QUESTION, [image], 9, kept=np.array(answer.kept_indices))[0]
     )
-    stated = json.loads(
-        (tmp_path / "out" / "USING.md").read_text().rpartition("```json")[2].rpartition("```")[0]
-    )
+    stated = json.loads((tmp_path / "out" / "using.json").read_text())
     expected = theirs.prepare(stated["prompt"]["question"], [image], 1)["input_ids"][0]
     assert stated["prompt"]["ids"] == expected.tolist()
     assert stated["cut"] is False

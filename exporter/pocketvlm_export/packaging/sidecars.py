@@ -12,6 +12,7 @@ from pocketvlm_export.checkpoint import (
     load_tokenizer,
     read_json,
 )
+from pocketvlm_export.onnx_passes import weights_files
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import PRECISIONS
 
@@ -29,8 +30,9 @@ def write_sidecars(plan: ExportPlan, folder: Path) -> None:
     source = plan.checkpoint.source.folder
     if (source / _GENERATION).is_file():
         shutil.copyfile(source / _GENERATION, folder / _GENERATION)
-    write_tokenizer(source, folder)
-    (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
+    template = chat_template(source)
+    write_tokenizer(source, folder, template)
+    (folder / _TEMPLATE).write_text(template, encoding="utf-8")
     spec, layout, family = plan.spec, plan.layout, plan.spec.family
     pictures = family.image_processor_config(image_processor(source, family.medium), spec, layout)
     _write(folder / "preprocessor_config.json", pictures)
@@ -43,12 +45,13 @@ def write_sidecars(plan: ExportPlan, folder: Path) -> None:
     _write(folder / "config.json", _model_config(source, plan, folder))
 
 
-def write_tokenizer(source: Path, folder: Path) -> None:
+def write_tokenizer(source: Path, folder: Path, template: str) -> None:
     """Write the tokenizer as transformers makes it, not as it lies there: that is what the
     checkpoint was used with.
 
     Some tokenizers (Llama's among them) are rebuilt instead of read from tokenizer.json, and
-    special tokens may come from older files or from the class.
+    special tokens may come from older files or from the class. transformers.js looks for the chat
+    ``template`` of most models in tokenizer_config.json alone.
     """
     tokenizer = load_tokenizer(source)
     # What a file was saved with is no part of the tokenizer: transformers decides it anew at each
@@ -63,9 +66,8 @@ def write_tokenizer(source: Path, folder: Path) -> None:
         for name, token in tokenizer.special_tokens_map.items()
         if isinstance(token, str)
     }
-    _write(
-        folder / "tokenizer_config.json", {**read_json(source / "tokenizer_config.json"), **special}
-    )
+    stated = read_json(source / "tokenizer_config.json")
+    _write(folder / "tokenizer_config.json", {**stated, **special, "chat_template": template})
 
 
 def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any]:
@@ -74,11 +76,10 @@ def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any
     config = plan.spec.family.model_config(read_json(source / "config.json"), plan.spec)
     if plan.options.format != "onnx" or not plan.layout.stock_clients:
         return config
-    kept = [file for file in plan.sizes() if file not in plan.extra]
+    kept = [folder / file for file in plan.sizes() if file not in plan.extra]
+    # It looks for a graph's own file alone. Others are found where it reads files from disk.
     external = {
-        Path(file).name: True
-        for file in kept
-        if (folder / file).with_suffix(".onnx_data").is_file()
+        graph.name: True for graph in kept if weights_files(graph) == (f"{graph.name}_data",)
     }
     settings: dict[str, Any] = {"dtype": _dtypes(plan)}
     if external:

@@ -13,6 +13,7 @@ import torch
 
 from make_checkpoint import HUB_PRESETS, PRESETS, HubPreset, Preset, make_checkpoint
 from pocketvlm_export import ExportOptions, export
+from support.shared import write_once
 
 # pytest captures every level; torch's tracer then formats thousands of records that nobody reads.
 logging.getLogger("torch").setLevel(logging.WARNING)
@@ -83,9 +84,11 @@ def tiny_checkpoint(make_tiny) -> Path:
 @pytest.fixture(scope="session")
 def tiny_export(tiny_checkpoint, tmp_path_factory) -> Path:
     """The artifact of `tiny_checkpoint` at budgets 9 and 18, vision in fp32 and fp16; read only."""
-    folder = tmp_path_factory.mktemp("export") / "tiny"
     options = ExportOptions(
         budgets=BUDGETS, vision_precisions=("fp32", "fp16"), decoder_precisions=("fp32", "fp16")
     )
-    export(str(tiny_checkpoint), folder, options)
-    return folder
+    return write_once(
+        tmp_path_factory,
+        "tiny-llama",
+        lambda folder: export(str(tiny_checkpoint), folder, options),
+    )

@@ -94,10 +94,11 @@ def build_embedding(
     plan: ExportPlan, folder: Path, step: Step, decoder: Mapping[str, WeightsFile]
 ) -> None:
     """Write the embedding graph; a tied table whose bytes the ``decoder``'s weights have is not
-    stored again."""
+    stored again, unless each graph is to have a file of its own."""
     step("embedding graph")
+    shared = decoder if plan.options.shared_tables else {}
     own = {
-        name: WeightsFile(_weights_path(folder, file), decoder.get(name))
+        name: WeightsFile(_weights_path(folder, file), shared.get(name))
         for name, file in plan.embed.items()
     }
     with component(plan.spec.family.load_embedding(plan.checkpoint.weights, plan.spec)) as table:

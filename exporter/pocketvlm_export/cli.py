@@ -158,6 +158,13 @@ def _precision_option(
     "; by default what goes with the decoder's",
 )
 @click.option(
+    "--shared-tables/--separate-tables",
+    default=ExportOptions.shared_tables,
+    show_default=True,
+    help="Whether a table that is the decoder's head too is stored once, in the decoder's file; "
+    "transformers.js in a page needs it in a file of its own.",
+)
+@click.option(
     "--gguf-type",
     type=TYPES,
     default=(),
@@ -219,6 +226,7 @@ def export(
     vision_precision: tuple[str, ...],
     decoder_precision: tuple[str, ...],
     embed_precision: tuple[str, ...],
+    shared_tables: bool,
     gguf_type: tuple[str, ...],
     portable: bool,
     graph_format: str,
@@ -250,6 +258,7 @@ def export(
         vision_precisions=vision_precision,
         decoder_precisions=decoder_precision,
         embed_precisions=embed_precision,
+        shared_tables=shared_tables,
         gguf_types=gguf_type,
         portable=portable,
         format=graph_format,
@@ -286,7 +295,7 @@ def _print_cost(plan: Any) -> None:
     _print_warnings(plan)
     described = plan.to_dict()
     with tqdm.external_write_mode():
-        for line in _describe_caps(described["caps"]):
+        for line in [*_describe_caps(described["caps"]), *described["notes"]]:
             click.echo(line.strip(), err=True)
         click.echo(_describe_cost(described), err=True)
 
@@ -324,6 +333,7 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
     yield f"{plan['pruner']}, visual tokens {budgets}{fastv}; nothing written"
     yield from _describe_caps(plan["caps"])
     yield from _describe_totals(plan["totals"])
+    yield from (f"  {note}" for note in plan["notes"])
     for file, size in plan["files"].items():
         yield f"  {file:44} about {size / 1e6:10.1f} MB"
     disk, memory = plan["disk_bytes"] / 1e6, plan["memory_bytes"] / 1e6

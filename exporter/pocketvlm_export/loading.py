@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pocketvlm_export.checkpoint import (
     Source,
     Weights,
+    conflicts,
     fetch_weights,
     locate,
     read_config,
@@ -26,11 +27,15 @@ __all__ = [
 @dataclass(frozen=True)
 class Checkpoint:
     """An opened checkpoint: where it lies, what it is, and its weights, none of which is loaded
-    yet."""
+    yet.
+
+    ``warnings`` are what whoever exports it should know of its files, a sentence each.
+    """
 
     source: Source
     spec: VLMSpec
     weights: Weights
+    warnings: tuple[str, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -57,7 +62,11 @@ def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         config = read_config(source, frozenset(FAMILIES))
     family = FAMILIES[config.model_type]
     spec = family.read_processor(family.parse(config), source.folder)
-    return _indexed(source, spec)
+    warnings = (
+        *conflicts(source.folder, family.medium),
+        *family.contradictions(spec, source.folder),
+    )
+    return _indexed(source, spec, warnings)
 
 
 def fetch(checkpoint: Checkpoint) -> Checkpoint:
@@ -65,10 +74,9 @@ def fetch(checkpoint: Checkpoint) -> Checkpoint:
     if not checkpoint.source.on_hub:
         return checkpoint
     fetch_weights(checkpoint.source)
-    return _indexed(checkpoint.source, checkpoint.spec)
+    return _indexed(checkpoint.source, checkpoint.spec, checkpoint.warnings)
 
 
-def _indexed(source: Source, spec: VLMSpec) -> Checkpoint:
-    return Checkpoint(
-        source, spec, Weights(source.folder, read_headers(source), spec.family.canonical)
-    )
+def _indexed(source: Source, spec: VLMSpec, warnings: tuple[str, ...]) -> Checkpoint:
+    weights = Weights(source.folder, read_headers(source), spec.family.canonical)
+    return Checkpoint(source, spec, weights, warnings)

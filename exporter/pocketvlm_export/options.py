@@ -33,6 +33,8 @@ class ExportOptions:
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its
             graphs.
         embed_precisions: of the embedding tables; empty for those that go with the decoder's.
+        shared_tables: whether a table that is the decoder's head too, as in tied checkpoints, is
+            stored once, in the decoder's file; transformers.js in a page needs it in its own.
         gguf_types: keys of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for
             `DEFAULT_GGUF_TYPE`.
         portable: standard ONNX operators alone, for other engines than ONNX Runtime.
@@ -56,6 +58,7 @@ class ExportOptions:
     vision_precisions: tuple[str, ...] = ("fp32",)
     decoder_precisions: tuple[str, ...] = ("fp32",)
     embed_precisions: tuple[str, ...] = ()
+    shared_tables: bool = True
     gguf_types: tuple[str, ...] = ()
     portable: bool = False
     format: str = "onnx"

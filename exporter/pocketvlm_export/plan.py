@@ -8,8 +8,9 @@ from typing import Any, Self
 
 from transformers import PretrainedConfig
 
-from pocketvlm.artifact.manifest import POSITION_AXES, FastV
+from pocketvlm.artifact.manifest import POSITION_AXES, FastV, Generation
 from pocketvlm.errors import RequestError
+from pocketvlm_export.checkpoint import generation_notes, generation_warnings, read_generation
 from pocketvlm_export.families import LayoutSpec, VLMSpec
 from pocketvlm_export.footprint import Footprint, Opened, estimate_footprint
 from pocketvlm_export.gguf import architecture, context_length
@@ -37,6 +38,7 @@ class ExportPlan:
         layout: how pictures become tiles and slots.
         budgets: visual tokens kept per picture or per tile, the default first.
         options: the request.
+        generation: how the checkpoint was published to answer.
         vision: {budget: {precision: file}}; embed, decoder: {precision: file}; gguf: {type: file}.
             What the gate holds against the checkpoint is always among them; an engine that is not
             asked for has none.
@@ -50,6 +52,7 @@ class ExportPlan:
     layout: LayoutSpec
     budgets: tuple[int, ...]
     options: ExportOptions
+    generation: Generation
     vision: dict[int, dict[str, str]]
     embed: dict[str, str]
     decoder: dict[str, str]
@@ -101,6 +104,7 @@ class ExportPlan:
         """Whether an embedding table lies in the decoder's weights file already."""
         decoder = self.decoder.get(precision, "")
         tied = self.spec.decoder.tied and PRECISIONS[precision].shares_head
+        tied = tied and self.options.shared_tables
         return tied and decoder != "" and decoder not in self.extra
 
     def gguf_size(self, kind: str) -> int:
@@ -157,7 +161,9 @@ class ExportPlan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What whoever exports should know, a sentence each."""
-        return tuple(self.spec.family.warnings(self.spec, self.pruner.name, self.pruner.reads))
+        of_method = self.spec.family.warnings(self.spec, self.pruner.name, self.pruner.reads)
+        of_generation = generation_warnings(self.generation)
+        return (*self.checkpoint.warnings, *of_method, *of_generation)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--dry-run --json`` prints."""
@@ -174,6 +180,8 @@ class ExportPlan:
             "context": self.context,
             "device_memory_bytes": self.footprint().total,
             "caps": self.spec.caps.given,
+            "generation": dataclasses.asdict(self.generation),
+            "notes": generation_notes(self.generation),
             "warnings": list(self.warnings),
         }
 
@@ -223,6 +231,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         layout=layout,
         budgets=budgets,
         options=options,
+        generation=read_generation(checkpoint.source.folder, spec.config, vocab=spec.decoder.vocab),
         vision={budget: _vision_names(budget, budgets, options) for budget in budgets},
         embed=_names("embed_tokens", options.embed) if onnx else {},
         decoder=_names(_decoder_name(options), options.decoder_precisions) if onnx else {},

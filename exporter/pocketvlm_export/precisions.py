@@ -71,6 +71,7 @@ class Precision:
     vision: VisionBounds | None = None
     standard: bool = True
     shares_head: bool = False
+    note: str = ""
 
     @property
     def floats(self) -> bool:
@@ -89,15 +90,20 @@ _TEXT: tuple[Part, ...] = ("decoder", "embed")
 _FLOAT16 = "half_weights:HalfWeights"
 _INT8 = "dynamic_int8:DynamicInt8"
 _INT4 = "block_int4:BlockInt4"
+_RUNS = (
+    "Activations are measured in each run, so that logits depend a little on how a prompt is cut "
+    "into runs: where two tokens are nearly as likely, programs may answer differently."
+)
 # fmt: off
 PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in (
     Precision("fp32", "", 32, _ALL, "fp32", "fp32", 1.15, shares_head=True),
     Precision("fp16", "_fp16", 16, _ALL, "fp16", "fp16", 2.2, _FLOAT16, logits_cosine=0.999,
               vision=VisionBounds(cosine=0.999, overlap=0.9, near=0.02), shares_head=True),
     # Dynamic: weights signed and per channel, activations unsigned and measured as they come. An
-    # integer tower of random weights ranks patches that hardly differ.
-    Precision("int8", "_quantized", 8.1, ("vision", "decoder"), "fp16", "q8", 1.6, _INT8,
-              logits_cosine=0.95, vision=VisionBounds(cosine=0.99, overlap=0.8, near=0.1)),
+    # integer tower of random weights ranks patches that hardly differ. A table has a scale a row.
+    Precision("int8", "_quantized", 8.1, _ALL, "int8", "q8", 1.6, _INT8,
+              logits_cosine=0.95, vision=VisionBounds(cosine=0.99, overlap=0.8, near=0.1),
+              note=_RUNS),
     # Blocks of 32 as the onnx-community layout has them; of 128 decode a little faster and lose
     # more.
     Precision("int4", "_q4", 5, _TEXT, "int4", "q4", 2.5, _INT4, 32, logits_cosine=0.5,

@@ -11,7 +11,12 @@ from pocketvlm_export.pruning import KEEPS_ALL
 from pocketvlm_targets import DECODERS, Target
 
 # Keys that mean something only where the decoder in force has that engine.
-_OF_ENGINE = {"decoder_precision": "onnx", "embed_precision": "onnx", "gguf_type": "llama.cpp"}
+_OF_ENGINE = {
+    "decoder_precision": "onnx",
+    "embed_precision": "onnx",
+    "shared_tables": "onnx",
+    "gguf_type": "llama.cpp",
+}
 _OF_ANSWERING = {"description", "threads"}
 _PARAMETERS = {"format": "graph_format"}  # keys whose parameter has another name
 

@@ -22,13 +22,18 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 from huggingface_hub.errors import HTTPError as HubTransportError
-from huggingface_hub.errors import StrictDataclassError as ConfigurationError
 from torch import nn
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 __all__ = [
     "TRACER_LOGGER",
-    "ConfigurationError",
     "HubTransportError",
     "assume",
     "cache_of",
@@ -37,6 +42,7 @@ __all__ = [
     "fill",
     "fuse_norms",
     "fuse_skip_norms",
+    "greedy_processors",
     "image_prompt",
     "int8_range",
     "model_class",
@@ -48,6 +54,7 @@ __all__ = [
     "rope_frequencies",
     "rope_positions",
     "run_decoder_layer",
+    "stretched_positions",
     "tile_grid",
     "window_order",
     "write_required_operators",
@@ -57,8 +64,6 @@ __all__ = [
 #
 # - ``HubTransportError`` is the HTTP client's base class of timeouts and broken transfers. The
 #   client changed from requests to httpx to httpx2; huggingface_hub.errors always has its class.
-# - ``ConfigurationError`` is what transformers' strict configurations raise; its own modules do not
-#   export it.
 
 TRACER_LOGGER = "torch.onnx._internal.exporter._registration"
 """Logger that warns of each torchvision operator that is not installed, at every export."""
@@ -293,6 +298,20 @@ def rope_positions(
     return numbers
 
 
+def stretched_positions(embeddings: Any, size: tuple[int, int]) -> torch.Tensor:
+    """Return the positions that DINOv2 adds to [CLS] and the patches of a picture of ``size``
+    (height, width) in pixels: (1, 1 + patches, C), its table itself where that fits.
+
+    ``interpolate_pos_encoding`` is a method of a part of the model, which no documentation lists.
+    """
+    edge = embeddings.patch_embeddings.patch_size
+    patches = (size[0] // edge[0]) * (size[1] // edge[1])
+    stand_in = embeddings.cls_token.new_empty(1, 1 + patches, embeddings.cls_token.shape[-1])
+    with torch.no_grad():
+        positions: torch.Tensor = embeddings.interpolate_pos_encoding(stand_in, *size)
+    return positions.detach()
+
+
 def window_order(grid: torch.Tensor, config: PretrainedConfig) -> torch.Tensor:
     """Return the order in which Qwen2.5-VL's tower reads the tokens of a picture, window by window:
     (1, 3) of frames, rows and columns of patches -> int64 (N,)."""
@@ -306,6 +325,38 @@ def window_order(grid: torch.Tensor, config: PretrainedConfig) -> torch.Tensor:
     )
     indices: torch.Tensor = order
     return indices
+
+
+def greedy_processors(
+    settings: GenerationConfig,
+    prompt: Sequence[int],
+    new_tokens: int,
+    *,
+    eos_token_ids: Sequence[int] = (0,),
+    vocab: int,
+) -> LogitsProcessorList:
+    """Return what transformers' ``generate`` puts logits (1, vocab) through for a greedy answer of
+    so many ``new_tokens`` to a prompt, in its order; called with ids (1, n) of prompt and answer.
+
+    Guidance, which runs the model a second time, and watermarks are left out, as is a logarithm at
+    the end, which changes no choice. The list is made by a method that ``generate`` keeps to
+    itself; its order is documented nowhere. Settings that it refuses raise ValueError or TypeError.
+    """
+    made = GenerationConfig.from_dict(settings.to_dict())
+    made.update(do_sample=False, num_beams=1, guidance_scale=None, watermarking_config=None)
+    made.update(renormalize_logits=None, eos_token_id=list(eos_token_ids), pad_token_id=0)
+    made.max_length = len(prompt) + new_tokens
+    if made.min_new_tokens is not None:
+        made.min_length = len(prompt) + made.min_new_tokens
+    maker = GenerationMixin()
+    maker.config = PretrainedConfig()
+    maker._prepare_special_tokens(made, device="cpu")
+    ids = torch.tensor([list(prompt)], dtype=torch.int64)
+    processors = maker._get_logits_processor(
+        made, input_ids_seq_length=len(prompt), encoder_input_ids=ids, device="cpu"
+    )
+    processors(ids, torch.zeros((1, vocab)))  # some of them check what they were given only now
+    return processors
 
 
 def quantize_4bit(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from tqdm import tqdm
+from pocketvlm_measure.progress import counter
 
 Candidate = TypeVar("Candidate")
 Sample = TypeVar("Sample")
@@ -21,7 +21,7 @@ def take_turns(
     Each turn begins with another candidate, so that none always comes first. A progress bar shows
     on a terminal.
     """
-    with tqdm(total=repeat * len(candidates), desc="measuring", unit="run", disable=None) as bar:
+    with counter(total=repeat * len(candidates), desc="measuring", unit="run") as bar:
         for turn in range(repeat):
             first = turn % max(1, len(candidates))
             for candidate in (*candidates[first:], *candidates[:first]):

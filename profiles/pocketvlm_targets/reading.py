@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 from pocketvlm_targets.target import Target, TargetError, make_target
+from pocketvlm_targets.text import decode_text
 
 _FOLDER = Path(__file__).parent
 _SUFFIX = ".toml"
@@ -54,7 +55,7 @@ def _parse(name: str, content: bytes) -> Target:
             advice="give the file of one",
         )
     try:
-        text = content.decode("utf-8")
+        text = decode_text(content)
         table = tomllib.loads(text)
     except (
         ValueError,
@@ -70,7 +71,7 @@ def _reasons(text: str) -> dict[str, str]:
     """Return the comment right above each key, as one line."""
     reasons: dict[str, str] = {}
     comment: list[str] = []
-    for line in map(str.strip, text.splitlines()):
+    for line in map(str.strip, text.split("\n")):
         if line.startswith("#"):
             comment.append(line.lstrip("#").strip())
             continue

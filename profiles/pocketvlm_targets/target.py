@@ -61,6 +61,7 @@ class Target:
         decoder: a key of `DECODERS`.
         vision_precision, decoder_precision, embed_precision: names of the exporter's precisions,
             the default first.
+        shared_tables: whether a table that the decoder's file holds too is stored once, there.
         gguf_type: types of GGUF files, the default first.
         portable: keep to standard ONNX operators, for engines that lack ONNX Runtime's own.
         format: of the graphs, one of `FORMATS`.
@@ -80,6 +81,7 @@ class Target:
     vision_precision: tuple[str, ...] = ()
     decoder_precision: tuple[str, ...] = ()
     embed_precision: tuple[str, ...] = ()
+    shared_tables: bool | None = None
     gguf_type: tuple[str, ...] = ()
     portable: bool | None = None
     format: str | None = None
@@ -157,6 +159,7 @@ KEYS: Mapping[str, Callable[[Any], Any]] = {
     "vision_precision": _list_of(_name),
     "decoder_precision": _list_of(_name),
     "embed_precision": _list_of(_name),
+    "shared_tables": _flag,
     "gguf_type": _list_of(_name),
     "portable": _flag,
     "format": _one_of(*FORMATS),

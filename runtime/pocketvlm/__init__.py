@@ -10,7 +10,10 @@ import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from pocketvlm import upstream
 from pocketvlm.errors import PocketVLMError
+
+upstream.opt_out()  # here, because every module of ours comes after this one
 
 if TYPE_CHECKING:
     from pocketvlm.answer import Answer

@@ -68,6 +68,8 @@ class Answer:
         timings_ms: see `Timings`.
         pictures_below_budget: of the pictures, those that kept all their tokens because they have
             fewer than the budget.
+        pictures_reduced: of the pictures, those that were read at a fraction of their size, as they
+            would take more memory than `pocketvlm.PictureLimits` allows.
         finish_reason: ``"stop"`` at an end-of-sequence token, ``"length"`` at max_new_tokens,
             ``"interrupted"`` where the stream was asked to stop.
     """
@@ -82,3 +84,4 @@ class Answer:
     timings_ms: Timings
     finish_reason: FinishReason
     pictures_below_budget: int = 0
+    pictures_reduced: int = 0

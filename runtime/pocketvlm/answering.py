@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ from pocketvlm.artifact import Manifest
 from pocketvlm.decoders.base import Decoder, EmbeddingSegment, check_room
 from pocketvlm.decoders.fair_lock import FairLock
 from pocketvlm.decoders.pool import ConversationCache, PooledSequence, SequencePool
-from pocketvlm.decoders.sampling import Sampler, Sampling
+from pocketvlm.decoders.sampler import Sampler
+from pocketvlm.decoders.sampling import Sampling, checkpoint_sampling
 from pocketvlm.limits import SequenceLimits
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Detokenizer, Stream
@@ -29,7 +30,7 @@ class Request:
     Attributes:
         ids: int64 (n,), an image token for each picture.
         pictures: its pictures, in order.
-        sampling: how tokens are picked, and when the answer ends.
+        sampling: how tokens are picked, and when the answer ends, as it was asked for.
         preprocess_ms: spent so far.
         cached: features may come from the feature cache and go there.
         conversation: whose KV cache is used and extended; None takes a sequence of its own, which
@@ -70,6 +71,13 @@ class Answerer:
     Answers share the engines step by step: one picture encoded, one prefill, one token decoded. The
     lock is held for a step, never while a stream waits for its reader, and goes to whoever has
     waited longest.
+
+    Attributes:
+        viewer, decoder, prompter: the parts.
+        pool: KV caches.
+        sampling: the checkpoint's own, which an answer takes what it is not asked for from.
+        load_ms: spent on loading.
+        step: the lock.
     """
 
     def __init__(
@@ -83,6 +91,7 @@ class Answerer:
         self.viewer = viewer
         self.decoder = decoder
         self.prompter = prompter
+        self.sampling = checkpoint_sampling(manifest.generation)
         self.pool = SequencePool(decoder, limits)
         self.load_ms = 0.0
         self._eos = frozenset(manifest.decoder.eos_token_ids)
@@ -97,6 +106,7 @@ class Answerer:
     def begin(self, request: Request) -> Stream:
         """The answer as a stream; work begins when it is read."""
         stop = threading.Event()
+        request = replace(request, sampling=request.sampling.over(self.sampling).settled())
         return Stream(self._run(request, stop), stop.set)
 
     def forget(self, conversation: ConversationCache) -> None:
@@ -125,10 +135,12 @@ class Answerer:
             with self.step:
                 logits, cached_tokens = cached.prefill(segments)
                 self.pool.trim()
-            sampler = Sampler(request.sampling, ids, self._eos)
-            detokenizer = Detokenizer(self.prompter.tokenizer, request.sampling.stop)
+            before = sum(picture.tokens_before for picture in request.pictures)
+            dropped = before - sum(map(len, features))
+            sampler = Sampler(request.sampling, ids, self._eos, dropped=dropped)
+            detokenizer = Detokenizer(self.prompter.tokenizer, request.sampling.stop or ())
             generation = _Generation(sampler, detokenizer, [sampler.pick(logits)])
-            prefill, dropped = dict(cached.sequence.timings_ms), cached.sequence.dropped
+            prefill, later = dict(cached.sequence.timings_ms), cached.sequence.dropped
             ttft_ms = request.preprocess_ms + ms_since(started)
             yield from self._decode(request, generation, cached, stop)
         finally:
@@ -136,12 +148,11 @@ class Answerer:
             self.pool.give_back(cached, request.conversation)
         with self.step:
             self.pool.trim()
-        before = sum(picture.tokens_before for picture in request.pictures)
         return Answer(
             text=generation.detokenizer.text,
             token_ids=generation.token_ids,
             kept_indices=[picture.kept_indices for picture in request.pictures],
-            visual_tokens=self._visual_tokens(before, sum(map(len, features)), dropped),
+            visual_tokens=self._visual_tokens(before, before - dropped, later),
             tokens_per_picture=[len(feature) for feature in features],
             prompt_tokens={"total": len(ids), "cached": cached_tokens},
             decoder=self.decoder.name,
@@ -157,6 +168,7 @@ class Answerer:
             },
             finish_reason=generation.finish_reason,
             pictures_below_budget=sum(picture.below_budget for picture in request.pictures),
+            pictures_reduced=sum(picture.reduced for picture in request.pictures),
         )
 
     def _encode(self, request: Request) -> tuple[list[EmbeddingSegment], float]:

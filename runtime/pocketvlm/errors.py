@@ -3,7 +3,8 @@ and as one line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 _LONGEST_LINE = 300
 
@@ -94,3 +95,22 @@ def first_line(error: BaseException) -> str:
     """
     message = str(error).strip()
     return message.splitlines()[0][:_LONGEST_LINE] if message else type(error).__name__
+
+
+@contextmanager
+def library_errors(refusal: Callable[[str], PocketVLMError]) -> Iterator[None]:
+    """Let nothing but refusals out of a library that reads what strangers wrote.
+
+    Libraries written in Rust raise their panics as a class beside `Exception`, so that
+    ``except Exception`` does not see them. What a person or the interpreter asks for (Ctrl-C, an
+    exit, a generator that is closed) passes.
+
+    Args:
+        refusal: makes the error out of one line, the library's own.
+    """
+    try:
+        yield
+    except (PocketVLMError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise refusal(first_line(error)) from error

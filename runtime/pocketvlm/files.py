@@ -1,5 +1,5 @@
 """Knows how a file is written so that no other process ever reads half of it, and nothing that lies
-in wait beside it is written through."""
+in wait beside it is written through; and how text that people edit is read."""
 
 import hashlib
 import os
@@ -9,6 +9,8 @@ import stat
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from pocketvlm_targets.text import decode_text
 
 _ABANDONED = 3600.0  # seconds; a file that is still being written is younger
 # Exclusively: a link in its place is not followed, and another's file is not opened.
@@ -126,3 +128,9 @@ def _remove_abandoned(place: Path) -> None:
             with suppress(OSError):
                 if time.time() - path.lstat().st_mtime > _ABANDONED:
                     path.unlink()
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that people edit, see `decode_text`: a byte order mark is left out, lines
+    end in ``\n``; raises OSError, or ValueError with the reason where it is no UTF-8."""
+    return decode_text(path.read_bytes())

@@ -17,10 +17,17 @@ class PictureLimits:
     Attributes:
         max_bytes: size of the file.
         max_pixels: width times height.
+        max_side: width, and height; as many as a JPEG file can have.
+        max_memory: bytes that reading a picture may take beside its file: decoding it, converting
+            it, turning it upright. By default 6 for each pixel that is allowed. Above 36 megapixels
+            a picture that would take more is read at a half, a quarter or an eighth of its size
+            where that helps, and the answer says so.
     """
 
     max_bytes: int = 64 << 20
     max_pixels: int = 100_000_000
+    max_side: int = 65_535
+    max_memory: int = 600_000_000
 
 
 @dataclass(frozen=True)
@@ -31,13 +38,15 @@ class VideoLimits:
         max_bytes: size of the file.
         max_pixels: width times height of a frame.
         max_frames: frames in the file, whether they are taken or not.
-        max_seconds: how long decoding may take.
+        max_seconds: how long reading it may take.
+        max_memory: bytes that the frames may take that are kept, 4 a pixel.
     """
 
     max_bytes: int = 1 << 30
     max_pixels: int = 36_000_000
     max_frames: int = 100_000
     max_seconds: float = 300.0
+    max_memory: int = 1_200_000_000
 
 
 @dataclass(frozen=True)

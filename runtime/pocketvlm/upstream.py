@@ -8,9 +8,29 @@ the versions that it was tried with; ``tests/runtime/test_upstream.py`` tries th
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
+
+# What libraries do by themselves, and how their documentation says that it is turned off. Each is
+# read once, as its library is imported.
+#
+# ``ORT_DISABLE_TELEMETRY``: official builds of ONNX Runtime from 1.29 on write a device id and a
+# database into the user's cache folder, and ``.ses`` into the folder for temporary files, as soon
+# as they are imported. After a minute they upload what the machine and its programs are like.
+# ``disable_telemetry_events()`` comes too late for the files and for the first upload. Tried with
+# 1.31.1, see its Privacy.md.
+# ``HF_HUB_DISABLE_TELEMETRY``: versions of other libraries go into each request to the Hub.
+# ``RAY_USAGE_STATS_ENABLED``: a cluster reports itself to its makers.
+_OPT_OUTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "ORT_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+)
 
 _ORT_STATUS: Final = (
     "Fail",
@@ -26,6 +46,21 @@ _ORT_STATUS: Final = (
     "EPFail",
     "NotFound",
 )
+
+
+def opt_out() -> None:
+    """Have libraries report nothing to anybody; called before any of them is imported.
+
+    Environment variables, so that every process begun from here has them too. Those that are set
+    already are left as they are. Where ONNX Runtime was imported before, what it has not done yet
+    is turned off: its files are written by then, so such a program sets the variable itself.
+    """
+    for name, value in _OPT_OUTS.items():
+        if not os.environ.get(name):
+            os.environ[name] = value
+    if (ort := sys.modules.get("onnxruntime")) and os.environ["ORT_DISABLE_TELEMETRY"] == "1":
+        # Missing while it is being imported, and in builds from before 1.5.
+        getattr(ort, "disable_telemetry_events", lambda: None)()
 
 
 @functools.cache

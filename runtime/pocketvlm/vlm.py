@@ -45,6 +45,9 @@ class VLM:
     Attributes:
         artifact: what was loaded.
         budget: visual tokens per tile where a request names none.
+        checkpoint_sampling: how the checkpoint was published to answer: what a `Sampling` takes
+            what it leaves out from, temperature and the like where its ``base`` is
+            ``"checkpoint"``.
         parts: prompter, viewer and decoder behind it, for tests and tools: an `Answerer`, which may
             change from release to release.
     """
@@ -73,6 +76,7 @@ class VLM:
         prompter = Prompter.from_artifact(artifact)
         self.artifact = artifact
         self.parts = Answerer(artifact.manifest, viewer, decoder, prompter, limits.sequences)
+        self.checkpoint_sampling: Sampling = self.parts.sampling
         self.budget: int = encoder.budget
         self._owns_decoder = False
         self._keeps_features = keep_features or folder is not None
@@ -192,7 +196,7 @@ class VLM:
                 read clips, in place of pictures. Each frame of a clip keeps ``budget`` tokens.
             budget: visual tokens per tile, up to those of the loaded graph; None is what was loaded
                 for.
-            sampling: how tokens are picked, and when the answer ends.
+            sampling: how tokens are picked, and when the answer ends; greedy by default.
 
         Raises:
             RequestError: a message, budget or setting that is refused, or a prompt beyond the

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pocketvlm_export import ExportOptions, export
+from support.shared import write_once
 from train_demo.__main__ import DEMO
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,5 @@ def demo_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_artifact(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("demo") / "artifact"
-    export("demo", folder, ExportOptions(budgets=(36, 144)))
-    return folder
+    options = ExportOptions(budgets=(36, 144))
+    return write_once(tmp_path_factory, "demo", lambda folder: export("demo", folder, options))

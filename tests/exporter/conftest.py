@@ -10,6 +10,7 @@ from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.memory import collecting_own_garbage
 from support.fixtures import checksum_cache
+from support.shared import write_once
 
 __all__ = ["checksum_cache", "copied_checkpoint"]
 
@@ -44,7 +45,6 @@ def qwen2(make_tiny):
 def qwen25_pruned(qwen25, tmp_path_factory):
     """By received attention, six or three tokens of at most 48, for both engines and in every kind
     of precision; read only."""
-    folder = tmp_path_factory.mktemp("qwen25") / "pruned"
     options = ExportOptions(
         "received-attention",
         budgets=(6, 3),
@@ -54,14 +54,17 @@ def qwen25_pruned(qwen25, tmp_path_factory):
         decoder_precisions=("fp32", "int8", "int4"),
         gguf_types=("f32", "q8_0"),
     )
-    export(str(qwen25), folder, options)
-    return folder
+    return write_once(
+        tmp_path_factory, "qwen25-pruned", lambda folder: export(str(qwen25), folder, options)
+    )
 
 
 @pytest.fixture(scope="session")
 def qwen2_by_default(qwen2, tmp_path_factory):
     """What `pocketvlm export` writes without a flag; read only."""
-    folder = tmp_path_factory.mktemp("qwen2") / "default"
-    done = CliRunner().invoke(main, ["export", str(qwen2), "-o", str(folder)])
-    assert done.exit_code == 0, done.output
-    return folder
+
+    def write(folder):
+        done = CliRunner().invoke(main, ["export", str(qwen2), "-o", str(folder)])
+        assert done.exit_code == 0, done.output
+
+    return write_once(tmp_path_factory, "qwen2-default", write)

@@ -5,14 +5,14 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from pocketvlm_export.onnx_passes import DynamicInt8, WeightsFile
-from pocketvlm_export.onnx_passes.dynamic_int8 import quantize_columns
+from pocketvlm_export.onnx_passes.dynamic_int8 import quantize_columns, quantize_rows
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(2, 5, 32)).astype(np.float32)
@@ -126,3 +126,43 @@ def test_every_column_is_within_half_a_step(weight):
     assert quantized.min() >= -127
     assert not zero.any()
     assert (np.abs(quantized * scale - weight) <= scale * 0.5001).all()
+
+
+TABLES = arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(2, 9), st.integers(1, 9)),
+    elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False),
+)
+
+
+def table_graph(table, *, returned):
+    """Rows of a table by ids: as the graph's output, or as something that is added to."""
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["rows" if returned else "inside"])]
+    if not returned:
+        nodes.append(helper.make_node("Add", ["inside", "inside"], ["rows"]))
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "tokens"])],
+        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["n", "tokens", table.shape[1]])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@given(TABLES)
+@settings(max_examples=25, deadline=None)
+def test_rows_of_a_table_are_within_half_a_step(table):
+    ids = np.arange(-1, len(table))[None].repeat(2, axis=0) % len(table)
+    proto = converted(table_graph(table, returned=True))
+    assert {node.op_type for node in proto.graph.node} == {"Gather", "Cast", "Mul"}
+    assert not any(node.domain for node in proto.graph.node)  # any engine has them
+    (rows,) = ort.InferenceSession(proto.SerializeToString()).run(["rows"], {"ids": ids})
+    integers, scale = quantize_rows(table)
+    np.testing.assert_array_equal(rows, (integers * scale)[ids])
+    assert (np.abs(rows - table[ids]) <= scale[ids] * 0.5001).all()
+
+
+def test_a_table_that_is_not_returned_stays_as_it_is():
+    proto = converted(table_graph(np.eye(3, dtype=np.float32), returned=False))
+    assert [node.op_type for node in proto.graph.node] == ["Gather", "Add"]

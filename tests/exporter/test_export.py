@@ -64,8 +64,8 @@ def test_published_files(tiny_export):
         "decoder_model_merged_fp16",
     }
     sidecars = (
-        "README.md USING.md config.json generation_config.json preprocessor_config.json "
-        "processor_config.json"
+        "README.md USING.md using.json config.json generation_config.json "
+        "preprocessor_config.json processor_config.json"
     )
     texts = {
         *sidecars.split(),
@@ -95,6 +95,8 @@ def test_what_other_clients_read(tiny_export):
         "embed_tokens": "fp32",
         "decoder_model_merged": "fp32",
     }
+    template = json.loads((tiny_export / "tokenizer_config.json").read_text())["chat_template"]
+    assert template == (tiny_export / "chat_template.jinja").read_text()
     card = (tiny_export / "README.md").read_text()
     assert "pipeline_tag: image-text-to-text" in card
     assert "9 of 36 visual tokens" in card

@@ -109,7 +109,7 @@ TOKENS = [int(row.argmax()) for row in LOGITS]
 
 def judged(ours, theirs):
     """Logits before the same tokens."""
-    reference = DecoderReference(np.arange(3), TOKENS, theirs)
+    reference = DecoderReference(np.arange(3), TOKENS, theirs, theirs)
     return judge_answer(GateAnswer(TOKENS, ours, prompt_equal=True), reference)
 
 

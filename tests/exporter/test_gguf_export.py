@@ -263,7 +263,8 @@ def test_the_plan_counts_the_files(tiny_checkpoint):
 
 
 LOGITS = np.eye(16, 5, dtype=np.float32) * 10
-REFERENCE = DecoderReference(np.arange(3), [int(row.argmax()) for row in LOGITS], LOGITS)
+PICKED = [int(row.argmax()) for row in LOGITS]
+REFERENCE = DecoderReference(np.arange(3), PICKED, LOGITS, LOGITS)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +297,7 @@ def test_what_the_gate_lets_pass(kind, changed, passes):
 def test_float16_may_take_the_other_of_two_equal_tokens():
     logits = LOGITS.copy()
     logits[1, 2] = logits[1, 1] - 5e-3  # step 1: tokens 1 and 2 are near a tie
-    reference = dataclasses.replace(REFERENCE, logits=logits)
+    reference = dataclasses.replace(REFERENCE, logits=logits, scores=logits)
     figures = {"cosine": 1.0, "greedy_tokens": 16, "greedy_equal": 1}
     other = logits.copy()
     other[1, 2] += 1

@@ -128,7 +128,7 @@ def test_pictures_are_not_cut_where_a_tile_is_all(checkpoint, tmp_path):
     assert (stated["max_patches"], stated["crop_to_patches"]) == (1, True)
     answer = VLM.load(folder).generate(QUESTION, [picture(*WIDE)])
     assert answer.visual_tokens == {"before": N, "after": 6}
-    using = json.loads((folder / "USING.md").read_text().rpartition("```json")[2].rstrip("`\n"))
+    using = json.loads((folder / "using.json").read_text())
     expected = Theirs(checkpoint, max_tiles=1).prepare(
         using["prompt"]["question"], [picture(*WIDE)], 1
     )

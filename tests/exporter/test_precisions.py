@@ -70,12 +70,12 @@ def test_files_of_each_precision(artifact):
         "decoder_model_merged_quantized.onnx",
         "decoder_model_merged_q4_b128.onnx",
         "embed_tokens_q4.onnx",
-        "embed_tokens_fp16.onnx",
+        "embed_tokens_quantized.onnx",
         "embed_tokens_q4_b128.onnx",
     }
     decoder = artifact.manifest.decoder
     assert list(decoder.graphs) == ["int4", "int8", "int4_b128"]
-    assert decoder.tables == {"int4": "int4", "int8": "fp16", "int4_b128": "int4_b128"}
+    assert decoder.tables == {"int4": "int4", "int8": "int8", "int4_b128": "int4_b128"}
     settings = json.loads((artifact.root / "config.json").read_text())["transformers.js_config"][
         "dtype"
     ]
@@ -170,7 +170,7 @@ def test_a_precision_that_is_not_there(artifact):
             {"vision_precisions": ("int4",)},
             "vision precision 'int4' is unknown: choose from fp32, fp16, int8",
         ),
-        ({"embed_precisions": ("int8",)}, "embedding precision 'int8' is unknown"),
+        ({"embed_precisions": ("q8",)}, "embedding precision 'q8' is unknown"),
         ({"decoder_precisions": ("int4", "int4")}, "repeated"),
         (
             {"decoder_precisions": ("int4",), "portable": True},
@@ -197,7 +197,16 @@ def test_the_plan_counts_a_shared_table_once(make_tiny):
         {precision: plan.sizes()[file] for precision, file in plan.embed.items()}
         for plan in (tied, apart)
     ]
-    assert sizes[0]["int4"] < sizes[1]["int4"] < sizes[1]["fp16"] == sizes[0]["fp16"]
+    assert sizes[0]["int4"] < sizes[1]["int4"] < sizes[1]["int8"] == sizes[0]["int8"]
+
+
+def test_tables_of_their_own_are_counted_too(make_tiny):
+    checkpoint = open_checkpoint(str(make_tiny("tiny-qwen2")))
+    shared, apart = (
+        make_plan(checkpoint, ExportOptions(decoder_precisions=("int4",), shared_tables=sharing))
+        for sharing in (True, False)
+    )
+    assert shared.sizes()[shared.embed["int4"]] < apart.sizes()[apart.embed["int4"]]
 
 
 def test_tables_that_are_asked_for(make_tiny):

@@ -25,15 +25,15 @@ pytest.importorskip("llama_cpp")
 class Model:
     """A preset under one of its family's layouts.
 
-    ``has_cls``: its tower has a [CLS] token. ``methods``: those with which it is one of the pairs;
-    None for all, where no other model has its kind of tower. ``caps``: on its pictures, which may
-    be of ``any_size``.
+    ``has_cls``: its tower has a [CLS] token. ``methods``: those with which it is one of the pairs,
+    so that every method meets two families at least. ``caps``: on its pictures, which may be of
+    ``any_size``.
     """
 
     preset: str
     layout: str
     has_cls: bool = True
-    methods: tuple[str, ...] | None = None
+    methods: tuple[str, ...] = ()
     caps: Caps = field(default_factory=Caps)
     any_size: bool = False
 
@@ -42,32 +42,31 @@ class Model:
 
 
 MODELS = [
-    Model("tiny-llama", "single"),
+    Model("tiny-llama", "single", methods=("fastervlm", "vtc-cls", "received-attention", "none")),
     Model("tiny-llava-next", "fastervlm", methods=("fastervlm", "vtc-cls", "divprune", "uniform")),
-    Model("tiny-llava-next", "hf", methods=("received-attention", "gprune", "none")),
-    Model("tiny-smolvlm", "hf", has_cls=False),
-    Model("tiny-idefics3", "hf", has_cls=False, methods=("divprune", "none")),
-    Model("tiny-video-llava", "fastervlm", methods=("fastervlm", "divprune", "random")),
-    Model("tiny-internvl", "hf", methods=("fastervlm", "divprune", "gprune", "none")),
+    Model("tiny-llava-next", "hf", methods=("gprune", "none")),
+    Model("tiny-smolvlm", "hf", has_cls=False, methods=("divprune", "gprune", "random", "none")),
+    Model("tiny-idefics3", "hf", has_cls=False, methods=("received-attention",)),
+    Model("tiny-video-llava", "fastervlm", methods=("fastervlm", "random")),
+    Model("tiny-internvl", "hf", methods=("vtc-cls", "divprune", "gprune", "none")),
     Model(
         "tiny-qwen2-vl",
         "hf",
         has_cls=False,
-        methods=("uniform", "random", "received-attention"),
+        methods=("uniform", "random"),
         caps=Caps(fixed_size=(84, 112)),
     ),
     Model(
         "tiny-qwen2.5-vl",
         "hf",
         has_cls=False,
-        methods=("divprune", "received-attention", "none"),
+        methods=("divprune", "received-attention"),
         any_size=True,
     ),
 ]
 # What --decoder, --decoder-precision and --gguf-type are given.
 DECODERS = [
-    ("onnx", ("fp32", "fp16", "int8"), ()),
-    ("onnx", ("int4", "int4_b128"), ()),
+    ("onnx", ("fp32", "fp16", "int8", "int4", "int4_b128"), ()),
     ("llama.cpp", (), ("f32", "q4_0", "q4_k_m")),
     ("both", ("fp32",), ("q8_0", "f16")),
 ]
@@ -96,7 +95,7 @@ def allowed(combination):
 def allowed_in_pairs(combination):
     """Whether it is allowed, and worth its time where not everything is tried."""
     model, pruner = combination.get("model"), combination.get("pruner")
-    chosen = model is None or pruner is None or model.methods is None or pruner in model.methods
+    chosen = model is None or pruner is None or pruner in model.methods
     return chosen and allowed(combination)
 
 

@@ -15,6 +15,7 @@ from make_checkpoint import PRESETS
 from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions
 from pocketvlm_export.pipeline import prepare
+from support.checkpoints import edit_json, edit_pictures
 
 
 @pytest.fixture
@@ -52,11 +53,6 @@ def refuse(run):
     return call
 
 
-def edit_config(folder, name="config.json", **changes):
-    path = folder / name
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 def test_no_such_folder(refuse):
     assert "no such folder: ./nowhere" in refuse("./nowhere")
 
@@ -85,7 +81,7 @@ def test_config_that_is_not_json(refuse, copied_checkpoint):
 )
 def test_config_that_contradicts_itself(refuse, copied_checkpoint, wrong):
     text = json.loads((copied_checkpoint / "config.json").read_text())["text_config"]
-    edit_config(copied_checkpoint, text_config=text | wrong)
+    edit_json(copied_checkpoint, text_config=text | wrong)
     assert "cannot be understood" in refuse(copied_checkpoint)
 
 
@@ -97,7 +93,7 @@ def test_not_a_vlm(refuse, copied_checkpoint):
 
 
 def test_family_that_is_not_supported(refuse, copied_checkpoint):
-    edit_config(copied_checkpoint, model_type="mllama")
+    edit_json(copied_checkpoint, model_type="mllama")
     line = refuse(copied_checkpoint)
     assert "is a mllama model, a family that is not supported: expected" in line
     assert "idefics3, internvl, llava" in line
@@ -109,7 +105,7 @@ def test_family_that_is_not_supported(refuse, copied_checkpoint):
     ids=str,
 )
 def test_original_llava_checkpoint(refuse, copied_checkpoint, changes):
-    edit_config(copied_checkpoint, **changes)
+    edit_json(copied_checkpoint, **changes)
     assert "llava-hf" in refuse(copied_checkpoint)
 
 
@@ -124,12 +120,12 @@ def test_tokenizer_model_alone(refuse, copied_checkpoint):
 
 
 def test_quantized_checkpoint(refuse, copied_checkpoint):
-    edit_config(copied_checkpoint, quantization_config={"quant_method": "awq"})
+    edit_json(copied_checkpoint, quantization_config={"quant_method": "awq"})
     assert "already quantized" in refuse(copied_checkpoint)
 
 
 def test_decoder_that_is_not_supported(refuse, copied_checkpoint):
-    edit_config(copied_checkpoint, text_config={"model_type": "gpt2"})
+    edit_json(copied_checkpoint, text_config={"model_type": "gpt2"})
     assert "llama, mistral, qwen2" in refuse(copied_checkpoint)
 
 
@@ -146,13 +142,13 @@ def test_tower_without_cls(refuse, make_tiny):
 
 
 def test_cls_sent_to_the_decoder(refuse, copied_checkpoint):
-    edit_config(copied_checkpoint, vision_feature_select_strategy="full")
+    edit_json(copied_checkpoint, vision_feature_select_strategy="full")
     assert "use" in refuse(copied_checkpoint)
 
 
 @pytest.mark.parametrize("layer", [9, -6, 0, []])
 def test_feature_layer_that_does_not_exist(refuse, copied_checkpoint, layer):
-    edit_config(copied_checkpoint, vision_feature_layer=layer)
+    edit_json(copied_checkpoint, vision_feature_layer=layer)
     assert "vision_feature_layer" in refuse(copied_checkpoint)
 
 
@@ -257,7 +253,7 @@ def test_config_that_leaves_a_layer_out(refuse, copied_checkpoint):
     """Both sides of the parity gate would read the same short configuration, and agree."""
     text = json.loads((copied_checkpoint / "config.json").read_text())["text_config"]
     text.pop("layer_types", None)
-    edit_config(copied_checkpoint, text_config=text | {"num_hidden_layers": 1})
+    edit_json(copied_checkpoint, text_config=text | {"num_hidden_layers": 1})
     line = refuse(copied_checkpoint)
     assert "layers.1." in line
     assert "config.json is another model's" in line
@@ -287,7 +283,7 @@ def test_weights_of_another_size(refuse, copied_checkpoint):
 def test_pictures_that_the_runtime_would_prepare_otherwise(
     refuse, copied_checkpoint, changes, message
 ):
-    edit_config(copied_checkpoint, "preprocessor_config.json", **changes)
+    edit_pictures(copied_checkpoint, **changes)
     line = refuse(copied_checkpoint, "--dry-run")
     assert message in line
     assert "again" not in line
@@ -299,7 +295,7 @@ def test_pictures_that_are_padded_to_a_square(copied_checkpoint):
         "do_pad": True,
         "do_center_crop": False,
     }
-    edit_config(copied_checkpoint, "preprocessor_config.json", **changes)
+    edit_pictures(copied_checkpoint, **changes)
     prepare(str(copied_checkpoint), copied_checkpoint.parent / "artifact", ExportOptions())
 
 
@@ -335,13 +331,13 @@ def test_damaged_tokenizer(refuse, copied_checkpoint, content):
 def test_end_of_an_answer_that_is_no_token(refuse, copied_checkpoint, listed):
     config = json.loads((copied_checkpoint / "config.json").read_text())
     text = {**config["text_config"], "eos_token_id": None}
-    edit_config(copied_checkpoint, text_config=text)
-    edit_config(copied_checkpoint, "generation_config.json", eos_token_id=listed)
+    edit_json(copied_checkpoint, text_config=text)
+    edit_json(copied_checkpoint, "generation_config.json", eos_token_id=listed)
     assert "eos_token_id" in refuse(copied_checkpoint)
 
 
 def test_image_token_outside_the_vocabulary(refuse, copied_checkpoint):
-    edit_config(copied_checkpoint, image_token_index=512)
+    edit_json(copied_checkpoint, image_token_index=512)
     assert "outside its vocabulary of 512" in refuse(copied_checkpoint)
 
 

@@ -42,7 +42,7 @@ def test_every_setting_that_is_refused_is_an_option_of_its_command():
         ({"decoder": "mlx"}, "decoder"),
         ({"vision_precisions": ("int3",)}, "vision_precision"),
         ({"decoder_precisions": ("fp32", "fp32")}, "decoder_precision"),
-        ({"embed_precisions": ("int8",)}, "embed_precision"),
+        ({"embed_precisions": ("q8",)}, "embed_precision"),
         ({"portable": True, "embed_precisions": ("int4",)}, "embed_precision"),
         ({"gguf_types": ("q8_0",)}, "gguf_type"),
         ({"layout": "hf"}, "layout"),

@@ -27,6 +27,7 @@ from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.reference import vision_reference
+from support.checkpoints import edit_json, edit_pictures
 from support.gguf_files import needs_llama_cpp
 
 TILE, N, SQUARE = 84, 36, 2
@@ -244,9 +245,7 @@ def test_a_picture_that_is_not_cut_and_a_method_that_reads_projected_tokens(make
         answer.token_ids
         == theirs.answer(QUESTION, [image], 9, kept=np.array(answer.kept_indices))[0]
     )
-    stated = json.loads(
-        (tmp_path / "out" / "USING.md").read_text().rpartition("```json")[2].rpartition("```")[0]
-    )
+    stated = json.loads((tmp_path / "out" / "using.json").read_text())
     expected = theirs.prepare(stated["prompt"]["question"], [image], 1)["input_ids"][0]
     assert stated["prompt"]["ids"] == expected.tolist()
     assert stated["cut"] is False
@@ -285,11 +284,6 @@ def test_what_needs_cls_is_refused_with_what_does_not(checkpoint, tmp_path, name
     assert not (tmp_path / "out").exists()
 
 
-def with_json(folder, file, **changes):
-    path = folder / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 def without_added_tokens(folder):
     stated = json.loads((folder / "tokenizer.json").read_text())
     stated["added_tokens"] = [
@@ -307,14 +301,11 @@ def without_added_tokens(folder):
     ("damage", "line"),
     [
         (
-            lambda at: with_json(
-                at, "preprocessor_config.json", max_image_size={"longest_edge": 42}
-            ),
+            lambda at: edit_pictures(at, max_image_size={"longest_edge": 42}),
             "tiles of 42 pixels",
         ),
-        (lambda at: with_json(at, "preprocessor_config.json", do_resize=False), "do_resize"),
         (
-            lambda at: with_json(at, "config.json", scale_factor=5),
+            lambda at: edit_json(at, scale_factor=5),
             "do not make whole squares of 5x5",
         ),
         (without_added_tokens, "no token <fake_token_around_image>"),

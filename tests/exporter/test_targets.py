@@ -78,6 +78,27 @@ def test_a_decoder_that_is_typed_leaves_the_targets_precisions_for_the_other(pla
     assert set(plan["files"]) == {"onnx/vision_encoder.onnx", "gguf/decoder-q8_0.gguf"}
 
 
+def test_a_target_may_ask_for_a_file_for_each_table(plan_of, board, make_tiny):
+    model = make_tiny("tiny-qwen2")  # tied
+    flags = ["--decoder-precision", "int4", "--embed-precision", "int4"]
+    sizes = [
+        plan_of(*flags, *more, model=model)[1]["files"]["onnx/embed_tokens_q4.onnx"]
+        for more in (
+            [],
+            ["--separate-tables"],
+            ["--target", board(shared_tables=False)],
+            ["--target", board(shared_tables=False), "--shared-tables"],
+        )
+    ]
+    assert sizes[0] == sizes[3] < sizes[1] == sizes[2]
+
+
+def test_what_a_page_cannot_look_up_in_is_not_written_for_one(plan_of):
+    _, plan = plan_of("--target", "browser-wasm", "--decoder-precision", "int4,int8", model="demo")
+    tables = {file for file in plan["files"] if "embed_tokens" in file}
+    assert tables == {"onnx/embed_tokens_fp16.onnx", "onnx/embed_tokens_quantized.onnx"}
+
+
 def test_no_pruning_needs_no_budget(plan_of, board):
     _, plan = plan_of("--pruner", "none", "--target", board(budget=[4]))
     assert plan["budgets"] == [36]

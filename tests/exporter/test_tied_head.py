@@ -12,9 +12,10 @@ from pocketvlm_export.onnx_passes import (
     TieHead,
     UntieHead,
     WeightsFile,
+    weights_files,
 )
 
-TABLE = np.random.default_rng(0).normal(size=(640, 512)).astype(np.float32)  # (vocab, hidden)
+TABLE = np.random.default_rng(0).normal(size=(1100, 512)).astype(np.float32)  # (vocab, hidden)
 IDS = np.array([[1], [63]])
 
 
@@ -84,7 +85,26 @@ def test_the_table_is_stored_once(precision, tmp_path):
         ir.save(model, tmp_path / f"{name}.onnx")
         (result,) = ort.InferenceSession(tmp_path / f"{name}.onnx").run(None, {"ids": IDS})
         np.testing.assert_array_equal(result, expected)
+        assert weights_files(tmp_path / f"{name}.onnx") == ("decoder.onnx_data",)
     assert not (tmp_path / "embed.onnx_data").exists()
+
+
+def test_a_graph_needs_the_files_that_it_names(tmp_path):
+    """Weights of two files, or of none where the graph or the format has them inside."""
+    model = embedding()
+    first, second = WeightsFile(tmp_path / "a.bin"), WeightsFile(tmp_path / "b.bin")
+    model.graph.initializers["table"].const_value = first.store(ir.tensor(TABLE), "table")
+    ir.save(model, tmp_path / "one.onnx")
+    other = decoder()
+    for file, name in ((first, "other"), (second, "head")):
+        weight = other.graph.initializers[name]
+        weight.const_value = file.store(weight.const_value, name)
+    ir.save(other, tmp_path / "two.k7.onnx")
+    ir.save(decoder(), tmp_path / "whole.onnx")
+    (tmp_path / "graph.ort").write_bytes(b"ORTM")
+    files = [weights_files(tmp_path / n) for n in ("one.onnx", "two.k7.onnx", "whole.onnx")]
+    assert files == [("a.bin",), ("a.bin", "b.bin"), ()]
+    assert weights_files(tmp_path / "graph.ort") == ()
 
 
 def test_logits_that_no_weight_makes_are_refused():

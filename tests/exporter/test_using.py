@@ -1,10 +1,11 @@
-"""USING.md: who knows nothing but the page gets the runtime's answers, and every language has the
-page's numbers."""
+"""USING.md and using.json: who knows nothing else gets the runtime's answers, and every language
+has the page's numbers."""
 
 import json
 import re
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
@@ -14,8 +15,9 @@ from tokenizers import Tokenizer
 from pocketvlm import VLM, Artifact, EngineSettings, Sampling
 from pocketvlm.cli import main
 from pocketvlm.layouts import open_layout
+from pocketvlm.text.prompts import Prompter
 from pocketvlm_export import ExportOptions, export
-from pocketvlm_export.packaging.using import USING, facts, write_using
+from pocketvlm_export.packaging.using import FACTS, USING, facts, write_using
 from support.noise import picture
 from support.tiny_artifact import make_dynamic, write_artifact
 
@@ -27,9 +29,18 @@ def block(page, language):
     return text
 
 
+def stated_in(folder):
+    return json.loads((folder / FACTS).read_text())
+
+
 @pytest.fixture(scope="module")
 def page(tiny_export):
     return (tiny_export / USING).read_text()
+
+
+@pytest.fixture(scope="module")
+def stated(tiny_export):
+    return stated_in(tiny_export)
 
 
 class Client:
@@ -91,8 +102,8 @@ class Client:
 
 
 @pytest.mark.parametrize("question", ["what is in the picture?", "naïve café"])
-def test_the_page_is_enough_to_answer(tiny_export, page, question):
-    client = Client(tiny_export, json.loads(block(page, "json")))
+def test_the_page_is_enough_to_answer(tiny_export, stated, question):
+    client = Client(tiny_export, stated)
     random = np.random.default_rng(3)
     for size in ((40, 60), (90, 31)):
         image = Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8))
@@ -101,8 +112,7 @@ def test_the_page_is_enough_to_answer(tiny_export, page, question):
         assert client.answer(question, image, 6) == expected.token_ids
 
 
-def test_the_ids_on_the_page_are_the_prompts(tiny_export, page):
-    stated = json.loads(block(page, "json"))
+def test_the_ids_on_the_page_are_the_prompts(tiny_export, page, stated):
     client = Client(tiny_export, stated)
     prompt = stated["prompt"]
     assert (
@@ -112,10 +122,12 @@ def test_the_ids_on_the_page_are_the_prompts(tiny_export, page):
         == prompt["ids"]
     )
     assert ", ".join(map(str, prompt["ids"])) in page
+    prompter = Prompter.from_artifact(Artifact.open(tiny_export))
+    assert prompt["without"] == prompter.render(prompt["question"])
+    assert prompt["without"] in page
 
 
-def test_every_name_and_number_is_in_every_language(page):
-    stated = json.loads(block(page, "json"))
+def test_every_name_and_number_is_in_every_language(page, stated):
     picture = stated["picture"]
     numbers = [*picture["size"], picture["scale"], *picture["mean"], *picture["std"]]
     numbers += [
@@ -141,8 +153,8 @@ def test_every_name_and_number_is_in_every_language(page):
         ] == [], language
 
 
-def test_the_page_lists_the_tensors_that_the_graphs_have(tiny_export, page):
-    for graph in json.loads(block(page, "json"))["graphs"].values():
+def test_the_page_lists_the_tensors_that_the_graphs_have(tiny_export, stated):
+    for graph in stated["graphs"].values():
         session = ort.InferenceSession(tiny_export / graph["file"])
         for stated, tensors in (
             (graph["inputs"], session.get_inputs()),
@@ -156,10 +168,26 @@ def test_the_page_lists_the_tensors_that_the_graphs_have(tiny_export, page):
                 )
 
 
+def test_every_graph_says_which_files_its_weights_lie_in(tiny_export, page, stated):
+    graphs = {f"onnx/{path.name}": path for path in (tiny_export / "onnx").glob("*.onnx")}
+    assert stated["weights"].keys() == graphs.keys()
+    for name, path in graphs.items():
+        initializers = onnx.load(path, load_external_data=False).graph.initializer
+        entries = [entry for tensor in initializers for entry in tensor.external_data]
+        files = {f"onnx/{entry.value}" for entry in entries if entry.key == "location"}
+        assert set(stated["weights"][name]) == files
+        assert f"{json.dumps(name)}: {json.dumps(sorted(files))}" in block(page, "javascript")
+
+
+def test_squares_are_counted_in_the_grid_of_the_picture(tiny_export, page, stated):
+    assert stated["grid"] == [6, 6]  # 84 pixels, patches of 14
+    assert "ROWS = 6, COLUMNS = 6" in block(page, "javascript")
+
+
 def test_the_page_is_part_of_the_artifact_and_names_no_machine(tiny_export, tiny_checkpoint, page):
     artifact = Artifact.open(tiny_export, check="full")
-    assert USING in artifact.manifest.files
-    assert json.loads(block(page, "json")) == facts(artifact)
+    assert {USING, FACTS} <= set(artifact.manifest.files)
+    assert stated_in(tiny_export) == facts(artifact)
     assert str(tiny_checkpoint.parent) not in page
     assert "{{" not in page
     assert "{%" not in page
@@ -229,8 +257,8 @@ class TokenClient(Client):
 
 @pytest.mark.parametrize("size", [(60, 60), (200, 90), (40, 30)])
 def test_the_page_says_how_tiles_and_positions_are_put_together(family, size):
-    folder, page = family
-    client = TokenClient(folder, json.loads(block(page, "json")))
+    folder, _ = family
+    client = TokenClient(folder, stated_in(folder))
     image = picture(*size)
     vlm = VLM.load(folder, settings=EngineSettings(threads=1))
     expected = vlm.generate("is it?", [image], sampling=Sampling(max_new_tokens=12))
@@ -239,16 +267,16 @@ def test_the_page_says_how_tiles_and_positions_are_put_together(family, size):
 
 
 def test_the_code_numbers_tokens_as_the_page_does(family):
-    _, page = family
-    stated = json.loads(block(page, "json"))
+    folder, page = family
+    stated = stated_in(folder)
     shape = stated["graphs"]["decoder"]["inputs"]["position_ids"]
     assert shape == (["batch", "tokens"] if stated["axes"] == 1 else [3, "batch", "tokens"])
     assert ("3 x batch x tokens" in page) == (stated["positions"] == "mrope")
     for language in LANGUAGES:
         code = block(page, language)
-        assert ("planes[1]" in code) == (stated["axes"] > 1)
-        for name in ("kept_indices", str(stated["token_edge"])):
+        for name in ("planes[1]", str(stated["token_edge"])):
             assert (name in code) == (stated["axes"] > 1)
+        assert ("kept_indices" in code) == (language == "javascript" or stated["axes"] > 1)
         printed = set(re.findall(r"(?<![\w.])\d+", code))
         assert {str(token) for token in stated["prompt"]["ids"]} <= printed
     if stated["around"]["before"]:
@@ -286,7 +314,8 @@ def test_pictures_of_any_size_have_no_size_on_the_page(tmp_path):
     make_dynamic(tmp_path / "a", weights, 6, 24)
     write_using(Artifact.open(tmp_path / "a"))
     page = (tmp_path / "a" / "USING.md").read_text()
-    stated = json.loads(block(page, "json"))
+    stated = stated_in(tmp_path / "a")
+    assert stated["grid"] is None
     vision = stated["graphs"]["vision"]
     assert vision["inputs"]["pixel_values"] == ["batch", 3, "height", "width"]
     assert vision["outputs"]["kept_indices"] == ["batch", "tokens"]

@@ -37,9 +37,9 @@ def other(picture):
 def encoded(monkeypatch):
     calls, real = [], VisionEncoder.encode
 
-    def encode(self, pixel_values):
+    def encode(self, pixel_values, *rest):
         calls.append(len(pixel_values))
-        return real(self, pixel_values)
+        return real(self, pixel_values, *rest)
 
     monkeypatch.setattr(VisionEncoder, "encode", encode)
     return calls

@@ -96,6 +96,7 @@ def test_a_file_of_ones_own(write):
         ('vision_precision = "int8"', "vision_precision", "a list"),
         ('decoder_precision = ["int 8"]', "decoder_precision", "a name"),
         ("portable = 1", "portable", "true or false"),
+        ('shared_tables = "no"', "shared_tables", "true or false"),
         ('format = "tflite"', "format", '"ort"'),
         ("threads = -1", "threads", "from 1"),
         ("threads = 1979-05-27", "threads", "a whole number"),

@@ -1,135 +1,269 @@
-"""transformers.js in Node against Hugging Face, token by token: ``PYTHONPATH=tools python -m
+"""Other clients against Hugging Face and this runtime, token by token: ``PYTHONPATH=tools python -m
 interop``.
 
-Exports the demo checkpoint, lets Node answer every question about the three example scenes from
-that folder, and compares with Hugging Face's modules on the same kept patches and with this
-project's runtime; then runs the JavaScript of the artifact's USING.md in onnxruntime-web, and that
-of models of random weights whose pictures are cut into tiles, or numbered by rows and columns.
-Needs node and npm.
+Exports the demo checkpoint in float32 and in what each shipped target writes, and lets
+transformers.js and the JavaScript of USING.md, as pasted, answer every question about the three
+example scenes: in Node, and in the WebAssembly of pages. Then models of random weights: pictures
+cut into tiles, tokens numbered by rows and columns, a table that is the decoder's head. Needs node
+and npm.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
-import torch
-from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoProcessor
 
-from demo_reference.answers import PrunedModel, fastervlm, prompt_of
-from interop.page import answer_with_the_page
-from make_checkpoint import HUB_PRESETS, make_checkpoint
-from pocketvlm import VLM, Sampling
+from demo_reference.answers import prompt_of
+from interop.page import RUNTIMES, Asked, answer_with_the_page
+from interop.reference import hugging_face_tokens, in_one_run
+from interop.transformers_js import ClientError, Dtype, answer_with_transformers_js
+from make_checkpoint import HUB_PRESETS, PRESETS, make_checkpoint
+from pocketvlm import VLM, Artifact, Sampling
 from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.precisions import PRECISIONS
 from pocketvlm_measure.evaluation.questions import read_questions
+from pocketvlm_targets import load_target, target_names
 from train_demo.__main__ import DEMO
 from train_demo.scenes import Question
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
-BUDGET = 36
+BUDGET, SMALLER, STEPS = 36, 7, 32
 FAMILIES = ("tiny-internvl", "tiny-qwen2.5-vl")
-ASKED = "What is in the picture?"
+# Its table has more than ExternalWeights leaves inside a graph, in 4 bits too.
+TIED = PRESETS["tiny-qwen2"].but(text={"vocab_size": 40_000})
+WHAT = "What is in the picture?"
+
+Pairs = list[tuple[Path, Question]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """How many answers of a client have the tokens that are expected.
+
+    Attributes:
+        client: what answered, from what.
+        same: answers that are equal.
+        asked: answers there should be.
+        note: why there is none, or what differs.
+    """
+
+    client: str
+    same: int
+    asked: int
+    note: str = ""
+
+    def __str__(self) -> str:
+        """A line of the report."""
+        note = f"  ({self.note})" if self.note else ""
+        return f"{self.same:3} of {self.asked:3}  {self.client}{note}"
 
 
 @click.command(help=__doc__)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
-    default=Path("build/interop/demo"),
+    default=Path("build/interop"),
     help="Where to export.",
 )
 def main(folder: Path) -> None:
-    """Export, ask all three, compare; exit 1 on a difference."""
+    """Export, ask, compare; exit 1 on a difference."""
     if not (HERE / "node_modules" / "@huggingface" / "transformers").exists():
         npm = ["npm", "ci", "--no-audit", "--no-fund", "--onnxruntime-node-install=skip"]
         subprocess.run(npm, cwd=HERE, check=True, stdout=sys.stderr)
-    export("demo", folder, ExportOptions(budgets=(BUDGET,), overwrite=True))
-    asked = read_questions(EXAMPLES / "questions.jsonl").questions
-    pairs = [(Path(q.images[0]), Question(q.tags[0], q.text, q.answers[0])) for q in asked]
-    processor = AutoProcessor.from_pretrained(DEMO)
-
-    ours = VLM.load(folder)
-    runtime = [
-        list(ours.generate(q.text, images=[path], sampling=Sampling(max_new_tokens=32)).token_ids)
-        for path, q in pairs
-    ]
-    request = {
-        "folder": str(folder),
-        "asked": [{"image": str(path), "prompt": prompt_of(q, processor)} for path, q in pairs],
-    }
-    command = ["node", str(HERE / "answer.mjs")]
-    node = subprocess.run(
-        command, input=json.dumps(request), capture_output=True, text=True, check=False
-    )
-    if node.returncode:
-        raise SystemExit(f"node failed:\n{node.stderr}")
-    javascript = json.loads(node.stdout.splitlines()[-1])
-    reference = hugging_face_tokens(pairs, processor)
-
-    end = processor.tokenizer.eos_token_id
-    differ = 0
-    for (path, question), theirs, js, mine in zip(
-        pairs, reference, javascript, runtime, strict=True
+    folder.mkdir(parents=True, exist_ok=True)
+    questions = read_questions(EXAMPLES / "questions.jsonl").questions
+    pairs = [(Path(q.images[0]), Question(q.tags[0], q.text, q.answers[0])) for q in questions]
+    rows = []
+    for row in (
+        *exact(folder, pairs),
+        *of_targets(folder, pairs),
+        *of_families(folder),
+        *of_a_tied_table(folder),
     ):
-        same = _until(end, theirs) == _until(end, js) == _until(end, mine)
-        differ += not same
-        text = processor.tokenizer.decode(js, skip_special_tokens=True).strip()
-        click.echo(f"{'same' if same else 'DIFFERENT'}  {path.name}  {question.text}  ->  {text}")
-        if not same:
-            click.echo(f"  transformers {theirs}\n  transformers.js {js}\n  pocketvlm {mine}")
-    click.echo(f"{len(pairs) - differ} of {len(pairs)} answers have the same tokens in all three")
-    from_page = answer_with_the_page(
-        folder, [(path, question.text) for path, question in pairs], HERE
-    )
-    alike = sum(
-        theirs[: len(mine)] == mine for theirs, mine in zip(from_page, runtime, strict=True)
-    )
-    click.echo(
-        f"{alike} of {len(pairs)} answers of the JavaScript in USING.md have the same tokens"
-    )
-    differ += len(pairs) - alike
-    for preset in FAMILIES:
-        wrong = page_differs(preset, folder.parent)
-        click.echo(f"{preset}: {wrong} answers of the JavaScript in USING.md differ")
-        differ += wrong
+        click.echo(str(row))
+        rows.append(row)
+    differ = sum(row.asked - row.same for row in rows)
+    asked = sum(row.asked for row in rows)
+    click.echo(f"{asked - differ} of {asked} answers have the tokens that are expected")
     raise SystemExit(1 if differ else 0)
 
 
-def page_differs(preset: str, folder: Path) -> int:
-    """Export a preset of `make_checkpoint` and count the example pictures, square and wide, about
-    which its USING.md does not answer as the runtime does."""
-    images = sorted([*EXAMPLES.glob("*.png"), *EXAMPLES.glob("*.jpg")])
-    checkpoint, artifact = folder / f"checkpoint-{preset}", folder / preset
-    make_checkpoint(HUB_PRESETS[preset], checkpoint)
-    export(str(checkpoint), artifact, ExportOptions(budgets=(7,), overwrite=True))
+def exact(folder: Path, pairs: Pairs) -> Iterator[Row]:
+    """The demo in float32, against Hugging Face."""
+    artifact, processor = folder / "demo", AutoProcessor.from_pretrained(DEMO)
+    export("demo", artifact, ExportOptions(budgets=(BUDGET,), overwrite=True))
+    expected = hugging_face_tokens(pairs, processor, BUDGET)
     vlm = VLM.load(artifact)
-    ours = [vlm.generate(ASKED, [image]).token_ids for image in images]
-    theirs = answer_with_the_page(artifact, [(image, ASKED) for image in images], HERE)
-    return sum(list(mine) != page[: len(mine)] for mine, page in zip(ours, theirs, strict=True))
-
-
-def hugging_face_tokens(
-    pairs: list[tuple[Path, Question]], processor: AutoProcessor
-) -> list[list[int]]:
-    """Greedy tokens of Hugging Face's modules on the patches that FasterVLM keeps."""
-    model = LlavaForConditionalGeneration.from_pretrained(DEMO, dtype=torch.float32).eval()
-    pruned = PrunedModel(model, processor)
-    features, scores = pruned.encode([Image.open(path).convert("RGB") for path, _ in pairs])
-    kept = [fastervlm(row, BUDGET) for row in scores]
-    return [
-        pruned.tokens(features[i : i + 1], kept[i][None], [question])[0]
-        for i, (_, question) in enumerate(pairs)
+    ours = [
+        vlm.generate(q.text, [path], sampling=Sampling(max_new_tokens=STEPS)).token_ids
+        for path, q in pairs
     ]
+    end = processor.tokenizer.eos_token_id
+    yield compared("PocketVLM, fp32", expected, ours, (end,))
+    yield from by_transformers_js(artifact, pairs, expected, "fp32", pages=(False, True))
+    yield from by_the_page(artifact, asked_about(pairs), "fp32")
+    prompts = [prompt_of(question, processor) for _, question in pairs]
+    theirs = answer_with_transformers_js(artifact, pairs, HERE).prompts
+    same = sum(mine == js for mine, js in zip(prompts, theirs, strict=True))
+    yield Row("apply_chat_template of transformers.js", same, len(pairs))
 
 
-def _until(end: int, tokens: list[int]) -> list[int]:
+def of_targets(folder: Path, pairs: Pairs) -> Iterator[Row]:
+    """The demo in every set of precisions that a target writes."""
+    sets: dict[ExportOptions, list[str]] = {}
+    for name in target_names():
+        sets.setdefault(options_of(name), []).append(name)
+    for options, names in sets.items():
+        artifact = folder / names[0]
+        export("demo", artifact, replace(options, overwrite=True))
+        page = not options.shared_tables
+        for decoder in options.decoder_precisions:
+            expected = in_one_run(artifact, asked_about(pairs), STEPS, decoder)
+            parts = (options.vision_precisions[0], options.table(decoder), decoder)
+            label = f"{', '.join(names)}: {'/'.join(parts)}"
+            graphs = graphs_of(artifact, decoder)
+            yield from by_the_page(artifact, asked_about(pairs), label, expected, graphs)
+            told = dtypes(*parts)
+            pictures = expected[: len(pairs)]
+            pages = (False, True) if page else (False,)
+            yield from by_transformers_js(artifact, pairs, pictures, label, told, pages)
+            if parts == ("int8", "int8", "int8"):
+                for dtype in (None, "q8"):
+                    named = f"{label}, dtype {dtype}"
+                    yield from by_transformers_js(artifact, pairs, pictures, named, dtype, pages)
+
+
+def options_of(target: str) -> ExportOptions:
+    """What a target writes, at one budget; where it is for pages, with a decoder of 4 bits too."""
+    settings = load_target(target)
+    decoders = settings.decoder_precision
+    if settings.shared_tables is False:
+        decoders = tuple(dict.fromkeys((*decoders, "int4")))
+    return ExportOptions(
+        budgets=(BUDGET,),
+        vision_precisions=settings.vision_precision,
+        decoder_precisions=decoders,
+        embed_precisions=settings.embed_precision,
+        shared_tables=settings.shared_tables is not False,
+    )
+
+
+def of_families(folder: Path) -> Iterator[Row]:
+    """Models of random weights, about pictures square and wide."""
+    images = sorted([*EXAMPLES.glob("*.png"), *EXAMPLES.glob("*.jpg")])
+    for preset in FAMILIES:
+        checkpoint, artifact = folder / f"checkpoint-{preset}", folder / preset
+        make_checkpoint(HUB_PRESETS[preset], checkpoint)
+        export(str(checkpoint), artifact, ExportOptions(budgets=(SMALLER,), overwrite=True))
+        yield from by_the_page(artifact, [Asked(WHAT, image) for image in images], preset)
+
+
+def of_a_tied_table(folder: Path) -> Iterator[Row]:
+    """A model whose table lies in the decoder's file, and one for pages, where it does not."""
+    checkpoint, scene = folder / "checkpoint-tied", EXAMPLES / "scene-1.png"
+    make_checkpoint(TIED, checkpoint)
+    asked, question = [Asked(WHAT, scene), Asked(WHAT)], Question("", WHAT, "")
+    for shared in (True, False):
+        artifact = folder / ("tied" if shared else "tied-apart")
+        decoders = ("int4", "fp32") if shared else ("fp32",)
+        options = ExportOptions(decoder_precisions=decoders, shared_tables=shared, overwrite=True)
+        export(str(checkpoint), artifact, options)
+        files = Artifact.open(artifact).manifest.files
+        alone = [name for name in files if "embed_tokens" in name and name.endswith("_data")]
+        label = f"tied table {'in the decoder file' if shared else 'in its own file'}"
+        assert bool(alone) is not shared, f"{label}: {alone}"
+        yield from by_the_page(artifact, asked, f"{label}, {decoders[0]}")
+        expected = in_one_run(artifact, asked[:1], STEPS, "fp32")
+        yield from by_transformers_js(
+            artifact, [(scene, question)], expected, f"{label}, fp32", "fp32", (not shared,)
+        )
+
+
+def by_the_page(
+    artifact: Path,
+    asked: Sequence[Asked],
+    label: str,
+    expected: Sequence[Sequence[int]] | None = None,
+    graphs: dict[str, str] | None = None,
+) -> Iterator[Row]:
+    """USING.md's JavaScript, in both runtimes, and in that of pages with bytes in the place of
+    addresses."""
+    expected = in_one_run(artifact, asked, STEPS) if expected is None else expected
+    for runtime in RUNTIMES:
+        for in_bytes in (False, True):
+            how = "bytes" if in_bytes else "addresses"
+            answers = answer_with_the_page(
+                artifact, asked, HERE, runtime=runtime, in_bytes=in_bytes, graphs=graphs
+            )
+            cut = [tokens[:STEPS] for tokens in answers]
+            yield compared(f"USING.md in {runtime} by {how}, {label}", expected, cut)
+
+
+def by_transformers_js(
+    artifact: Path,
+    pairs: Pairs,
+    expected: Sequence[Sequence[int]],
+    label: str,
+    dtype: Dtype = None,
+    pages: Sequence[bool] = (False,),
+) -> Iterator[Row]:
+    """transformers.js, in Node and where `pages` say so in a page."""
+    ends = Artifact.open(artifact).manifest.decoder.eos_token_ids
+    for page in pages:
+        client = f"transformers.js in {'a page' if page else 'Node'}, {label}"
+        try:
+            answers = answer_with_transformers_js(artifact, pairs, HERE, page=page, dtype=dtype)
+        except ClientError as error:
+            yield Row(client, 0, len(pairs), next(iter(str(error).splitlines()), "no answer"))
+        else:
+            yield compared(client, expected, answers.tokens, ends)
+
+
+def asked_about(pairs: Pairs) -> list[Asked]:
+    """The questions; then the first of them with fewer tokens, and without a picture."""
+    asked = [Asked(question.text, path) for path, question in pairs]
+    return [*asked, asked[0]._replace(budget=SMALLER), Asked(pairs[0][1].text)]
+
+
+def graphs_of(artifact: Path, decoder: str) -> dict[str, str]:
+    """The graphs of a decoder's precision, by role as USING.md's `load` names them."""
+    spec = Artifact.open(artifact).manifest.decoder
+    return {"table": spec.embed[spec.tables[decoder]], "decoder": spec.graphs[decoder]}
+
+
+def dtypes(vision: str, table: str, decoder: str) -> dict[str, str]:
+    """Precisions as transformers.js names them."""
+    graphs = {"vision_encoder": vision, "embed_tokens": table, "decoder_model_merged": decoder}
+    return {graph: str(PRECISIONS[precision].js) for graph, precision in graphs.items()}
+
+
+def compared(
+    client: str,
+    expected: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    ends: Sequence[int] = (),
+) -> Row:
+    """Count the answers that are as expected, up to a token that ends one."""
+    cut = [(_until(ends, a), _until(ends, b)) for a, b in zip(expected, answers, strict=True)]
+    differing = [i for i, (a, b) in enumerate(cut) if a != b]
+    note = ""
+    if differing:
+        theirs, got = cut[differing[0]]
+        note = f"answers {differing} differ, the first is {got} for {theirs}"
+    return Row(client, len(cut) - len(differing), len(cut), note)
+
+
+def _until(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
     """Tokens before the end token: clients differ in whether they return it."""
-    return tokens[: tokens.index(end)] if end in tokens else tokens
+    at = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return list(tokens[:at])
 
 
 if __name__ == "__main__":

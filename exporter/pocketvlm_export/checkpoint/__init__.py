@@ -2,25 +2,41 @@
 recorded."""
 
 from pocketvlm_export.checkpoint.files import read_json
+from pocketvlm_export.checkpoint.generation import (
+    generation_notes,
+    generation_settings,
+    generation_warnings,
+    read_generation,
+)
 from pocketvlm_export.checkpoint.headers import fetch_weights, read_headers
 from pocketvlm_export.checkpoint.identify import read_config
 from pocketvlm_export.checkpoint.processor import (
+    chat_template,
+    conflicts,
     image_processor,
     load_image_processor,
     load_tokenizer,
 )
+from pocketvlm_export.checkpoint.settings import Settings
 from pocketvlm_export.checkpoint.source import Source, locate
 from pocketvlm_export.checkpoint.weights import Weights
 
 __all__ = [
+    "Settings",
     "Source",
     "Weights",
+    "chat_template",
+    "conflicts",
     "fetch_weights",
+    "generation_notes",
+    "generation_settings",
+    "generation_warnings",
     "image_processor",
     "load_image_processor",
     "load_tokenizer",
     "locate",
     "read_config",
+    "read_generation",
     "read_headers",
     "read_json",
 ]

@@ -1,14 +1,52 @@
 """Knows the files beside the weights by which pictures and prompts are prepared, as transformers
 reads them."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
 
-from pocketvlm.errors import CheckpointError, first_line
-from pocketvlm_export.checkpoint.files import read_json
+from pocketvlm.errors import CheckpointError, first_line, library_errors
+from pocketvlm.layouts import Medium
+from pocketvlm.text.tokenizer_files import check_tokenizer
+from pocketvlm_export.checkpoint.places import (
+    CHAT_TEMPLATE,
+    END_OF_ANSWER,
+    IMAGE_PROCESSOR,
+    VIDEO_PROCESSOR,
+    Place,
+    Statement,
+    contradiction,
+    statements,
+)
+from pocketvlm_export.checkpoint.settings import Settings
 from pocketvlm_export.quiet import quiet_transformers
+
+# What a medium's frames are prepared by.
+_PLACES: Mapping[Medium, tuple[Place, ...]] = {"image": IMAGE_PROCESSOR, "video": VIDEO_PROCESSOR}
+_SWITCHES = (
+    "do_resize",
+    "do_center_crop",
+    "do_rescale",
+    "do_normalize",
+    "do_pad",
+    "do_convert_rgb",
+    "do_image_splitting",
+    "crop_to_patches",
+)
+# Names and places of the class, and what a call decides: no two files contradict each other there.
+_NOT_OF_PIXELS = {
+    "data_format",
+    "device",
+    "disable_grouping",
+    "image_processor_type",
+    "input_data_format",
+    "processor_class",
+    "return_tensors",
+    "video_processor_type",
+}
 
 
 def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
@@ -18,45 +56,185 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
     Raises:
         PocketVLMError: its files cannot be read.
     """
-    try:
+    with library_errors(
+        lambda reason: CheckpointError(
+            f"{folder / 'tokenizer.json'} cannot be read ({reason})", advice="download it again"
+        )
+    ):
+        if (folder / "tokenizer.json").is_file():
+            check_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
         with quiet_transformers():
             return transformers.AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
             )
-    except Exception as error:  # the tokenizers library raises the bare base class
-        raise CheckpointError(
-            f"{folder / 'tokenizer.json'} cannot be read ({first_line(error)})",
-            advice="download it again",
-        ) from error
 
 
-def load_image_processor(folder: Path) -> Any:
+def load_image_processor(folder: Path, medium: Medium = "image") -> Any:
     """The image processor as transformers builds it from ``folder``, its Pillow backend, without
     running any code of the folder.
+
+    For clips it has the settings of the video processor, whose own class wants torchvision.
 
     Raises:
         PocketVLMError: its files cannot be read.
     """
+    statement = _taken(folder, medium)
     try:
         with quiet_transformers():
-            return transformers.AutoImageProcessor.from_pretrained(
+            processor = transformers.AutoImageProcessor.from_pretrained(
                 folder, backend="pil", trust_remote_code=False, local_files_only=True
             )
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as error:
-        raise CheckpointError(
-            f"the image processor in {folder} cannot be built ({first_line(error)})",
-            advice="correct preprocessor_config.json",
-        ) from error
+    except Exception as error:  # whatever a class makes of values that nobody has checked
+        raise _unbuilt(folder, statement, error) from error
+    return processor if medium == "image" else _built(type(processor), folder, statement)
 
 
-def image_processor(source: Path) -> dict[str, Any]:
-    """Return the image processor's configuration; transformers 5 nests it inside
-    processor_config.json."""
-    config = read_json(source / "preprocessor_config.json") or read_json(
-        source / "processor_config.json"
-    ).get("image_processor")
-    if not isinstance(config, dict) or not config:
+def image_processor(folder: Path, medium: Medium = "image") -> dict[str, Any]:
+    """Return the settings by which pictures, or the frames of clips, are prepared: those that
+    transformers' class has once it is built of the files in ``folder``.
+
+    So what is null or absent is the class's own default, and no older spelling is left.
+
+    Raises:
+        CheckpointError: no file states them, or a value is of another type.
+    """
+    statement = _taken(folder, medium)
+    processor = load_image_processor(folder, medium)
+    made = _attributes(processor)
+    kind = statement.value.get("image_processor_type")
+    name = kind if isinstance(kind, str) else type(processor).__name__.removesuffix("Pil")
+    stated = {key: value for key, value in statement.value.items() if value is not None}
+    for key in ("video_processor_type", *_replaced(stated, made)):
+        stated.pop(key, None)
+    settings = {**stated, **made, "image_processor_type": name}
+    _check_types(Settings(settings, str(statement.place)))
+    return settings
+
+
+def conflicts(folder: Path, medium: Medium = "image") -> list[str]:
+    """Return a sentence for each setting that two files of ``folder`` state differently, naming
+    both, where that changes what is exported."""
+    return [
+        *contradiction(folder, _PLACES[medium], _Pixels(load_image_processor(folder, medium))),
+        *contradiction(folder, CHAT_TEMPLATE, _templates),
+        *contradiction(folder, END_OF_ANSWER, _ends),
+        *_silent(folder),
+    ]
+
+
+def chat_template(folder: Path) -> str:
+    """Return the chat template of a checkpoint; raises `CheckpointError` where there is none."""
+    for statement in statements(folder, CHAT_TEMPLATE):
+        template = _default(statement.value)
+        if template is not None:
+            return template
+    raise CheckpointError(
+        f"{folder} has no chat template",
+        advice="add chat_template.jinja, as the checkpoint's model card describes its prompt",
+    )
+
+
+class _Pixels:
+    """In which settings a second image processor's configuration differs from that of the first,
+    both as the class understands them."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, taken: Statement, other: Statement) -> str:
+        if not isinstance(other.value, Mapping):
+            return "all of it"
+        try:
+            second = _attributes(_built(type(self.processor), Path(), other))
+        except CheckpointError:  # values that no class takes
+            return "all of it"
+        own = _attributes(self.processor)
+        keys = sorted((own.keys() | second.keys()) - _NOT_OF_PIXELS)
+        return ", ".join(key for key in keys if own.get(key) != second.get(key))
+
+
+def _taken(folder: Path, medium: Medium) -> Statement:
+    stated = statements(folder, _PLACES[medium])
+    if not stated:
         raise CheckpointError(
-            f"{source} has no preprocessor_config.json", advice="download the whole checkpoint"
+            f"{folder} has no preprocessor_config.json", advice="download the whole checkpoint"
         )
-    return config
+    if not isinstance(stated[0].value, Mapping):
+        place = stated[0].place
+        raise CheckpointError(f"{place} holds no JSON object", advice=f"correct {place.file}")
+    return stated[0]
+
+
+def _built(kind: Any, folder: Path, statement: Statement) -> Any:
+    """An image processor of the class ``kind`` with the settings that are stated."""
+    try:
+        with quiet_transformers():
+            return kind(**statement.value)
+    except Exception as error:  # whatever a class makes of values that nobody has checked
+        raise _unbuilt(folder, statement, error) from error
+
+
+def _unbuilt(folder: Path, statement: Statement, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"the image processor in {folder} cannot be built ({first_line(error)})",
+        advice=f"correct {statement.place.file}",
+    )
+
+
+def _attributes(processor: Any) -> dict[str, Any]:
+    """The settings of a processor as JSON has them, those that are off left out."""
+    made = json.loads(processor.to_json_string())
+    return {key: value for key, value in made.items() if value is not None}
+
+
+def _replaced(stated: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
+    """Older names of settings that the class has under another name."""
+    return [key for key in ("min_pixels", "max_pixels") if key in stated and key not in made]
+
+
+def _check_types(settings: Settings) -> None:
+    """Refuse values that transformers' class would keep and fail on when it is called."""
+    for key in _SWITCHES:
+        settings.boolean(key, False)
+    if settings.stated("rescale_factor") is not None:
+        settings.number("rescale_factor")
+    if settings.stated("resample") is not None:
+        settings.integer("resample", least=0, most=5)
+    for key in ("image_mean", "image_std"):
+        if settings.stated(key) is not None:
+            settings.channels(key)
+
+
+def _default(template: Any) -> str | None:
+    """The template itself, or the default of several by their names."""
+    if isinstance(template, list):
+        named = [each for each in template if isinstance(each, Mapping)]
+        template = {str(each.get("name")): each.get("template") for each in named}
+    if isinstance(template, Mapping):
+        template = template.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _templates(taken: Statement, other: Statement) -> str:
+    first, second = _default(taken.value), _default(other.value)
+    return "the chat template" if first is not None and second not in (None, first) else ""
+
+
+def _ends(taken: Statement, other: Statement) -> str:
+    """Where one lists more ids than the other, both end the answers of the same model."""
+    first, second = (
+        {str(token) for token in value} if isinstance(value, list) else {str(value)}
+        for value in (taken.value, other.value)
+    )
+    return "" if first & second else "the end of an answer"
+
+
+def _silent(folder: Path) -> list[str]:
+    """Where generation_config.json is there and names no end of an answer."""
+    named, stated = END_OF_ANSWER[0], statements(folder, END_OF_ANSWER)
+    if not stated or stated[0].place == named or not (folder / named.file).is_file():
+        return []
+    return [
+        f"{named.file} names no eos_token_id; that of {stated[0].place} ends an answer, where "
+        "transformers would go on"
+    ]

@@ -22,6 +22,8 @@ from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VLMSpe
 from pocketvlm_export.families.text_models import load_embedding, load_text_model
 from pocketvlm_export.towers import TOWERS
 
+MOST_EDGE = 16_384  # of a tower's picture in pixels; the runtime resizes to no more
+
 
 class Family:
     """One VLM family: how its configuration reads, how its weights are named, how its parts are
@@ -62,6 +64,12 @@ class Family:
         Most families have nothing to add. Raises `CheckpointError` for what is not supported.
         """
         return spec
+
+    def contradictions(self, spec: VLMSpec, folder: Path) -> Sequence[str]:
+        """What config.json and the processor's files in ``folder`` state differently and is
+        exported all the same, a sentence each; most families check nothing beside
+        `pocketvlm_export.checkpoint.conflicts`."""
+        return ()
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Return ``spec`` for pictures no larger than ``caps`` allow; raises `RequestError` for a
@@ -205,11 +213,12 @@ class Family:
         return None
 
 
-def feature_layers(listed: int | Sequence[int], depth: int) -> tuple[int, ...]:
+def feature_layers(listed: Any, depth: int) -> tuple[int, ...]:
     """Return the hidden states that ``vision_feature_layer`` lists, counted from the front, of a
     tower with ``depth`` layers; raises `CheckpointError` for one that there is not."""
-    indices = [listed] if isinstance(listed, int) else list(listed)
-    layers = tuple(index if index >= 0 else depth + 1 + index for index in indices)
+    indices = list(listed) if isinstance(listed, (list, tuple)) else [listed]
+    are_whole = all(type(index) is int for index in indices)
+    layers = tuple(index if index >= 0 else depth + 1 + index for index in indices if are_whole)
     if not layers or not all(1 <= index <= depth for index in layers):
         raise CheckpointError(
             f"vision_feature_layer {listed} names no layer of a tower with {depth}",

@@ -27,9 +27,9 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import TileGrid
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import Caps
-from pocketvlm_export.checkpoint import image_processor, load_tokenizer
+from pocketvlm_export.checkpoint import Settings, image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
-from pocketvlm_export.families.base import Family, feature_layers
+from pocketvlm_export.families.base import MOST_EDGE, Family, feature_layers
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
 
@@ -57,9 +57,8 @@ class InternVL(Family):
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
-        return VLMSpec(
-            self, config, _vision(config), decoder_spec(config), int(config.image_token_id)
-        )
+        image_token = Settings.of(config).integer("image_token_id", least=0)
+        return VLMSpec(self, config, _vision(config), decoder_spec(config), image_token)
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """How pictures are cut, and the ids of the tokens around them."""
@@ -161,8 +160,9 @@ def _tiles(stated: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _vision(config: Any) -> VisionSpec:
-    tower, ratio = config.vision_config, config.downsample_ratio
-    size, patch = tuple(tower.image_size), tuple(tower.patch_size)
+    tower, whole_model = config.vision_config, Settings.of(config)
+    settings, ratio = whole_model.section("vision_config"), whole_model.number("downsample_ratio")
+    size, patch = (_height_width(settings, key) for key in ("image_size", "patch_size"))
     merge = round(1 / ratio) if 0 < ratio <= 1 else 0
     edge = patch[0] * merge
     whole = merge > 0 and abs(merge * ratio - 1) < _WHOLE
@@ -178,7 +178,7 @@ def _vision(config: Any) -> VisionSpec:
             "to the decoder, which is not supported",
             advice="export a checkpoint that uses 'default'",
         )
-    layers = feature_layers(config.vision_feature_layer, tower.num_hidden_layers)
+    layers = feature_layers(config.vision_feature_layer, settings.integer("num_hidden_layers"))
     if len(layers) != 1:
         raise CheckpointError(
             f"vision_feature_layer {config.vision_feature_layer} lists several layers",
@@ -193,6 +193,13 @@ def _vision(config: Any) -> VisionSpec:
     return VisionSpec(
         tower, size, (size[0] // edge) ** 2, has_cls=True, feature_layers=layers, merge=merge
     )
+
+
+def _height_width(settings: Settings, key: str) -> tuple[int, int]:
+    edges = settings.integers(key, least=1, most=MOST_EDGE)
+    if len(edges) != 2:
+        raise settings.refusal(key, "a height and a width")
+    return edges[0], edges[1]
 
 
 def _with_layout(spec: VLMSpec, options: Mapping[str, Any]) -> VLMSpec:

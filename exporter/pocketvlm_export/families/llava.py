@@ -3,6 +3,8 @@ Qwen decoder."""
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +13,11 @@ from transformers import PretrainedConfig
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export import upstream
-from pocketvlm_export.families.base import Family, feature_layers
+from pocketvlm_export.checkpoint import Settings, image_processor
+from pocketvlm_export.families.base import MOST_EDGE, Family, feature_layers
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
+from pocketvlm_export.towers import TOWERS
 
 # Each has a [CLS] token, and no norm behind its layers that LLaVA would read past.
 _VISION_TOWERS = ("clip_vision_model", "dinov2")
@@ -35,9 +39,23 @@ class Llava(Family):
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
-        return VLMSpec(
-            self, config, _vision(config), decoder_spec(config), int(config.image_token_id)
-        )
+        image_token = Settings.of(config).integer("image_token_id", least=0)
+        return VLMSpec(self, config, _vision(config), decoder_spec(config), image_token)
+
+    def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
+        """The size of pictures, where the tower reads any."""
+        if not TOWERS[spec.vision.config.model_type].interpolates:
+            return spec
+        size = _made_size(Settings(image_processor(folder, self.medium), "the image processor"))
+        if size is None:
+            return spec
+        rows, columns = (edge // int(spec.vision.config.patch_size) for edge in size)
+        if not rows * columns:
+            raise CheckpointError(
+                f"the image processor in {folder} makes pictures of {size[0]}x{size[1]} pixels",
+                expected=f"at least one patch of {spec.vision.config.patch_size} pixels",
+            )
+        return replace(spec, vision=replace(spec.vision, image_size=size, tokens=rows * columns))
 
     def processor_config(
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec, budget: int
@@ -77,8 +95,18 @@ class Llava(Family):
         return ReferenceFeatures(features[0], connector(features)[0], layers=used)
 
 
+def _made_size(settings: Settings) -> tuple[int, int] | None:
+    """(height, width) of every picture that an image processor makes; None where it depends on the
+    picture, which is refused later."""
+    is_cropped = settings.boolean("do_center_crop", False)
+    size = settings.section("crop_size" if is_cropped else "size")
+    if not is_cropped and (size.stated("height") is None or size.stated("width") is None):
+        return None
+    return size.integer("height", most=MOST_EDGE), size.integer("width", most=MOST_EDGE)
+
+
 def _vision(config: Any) -> VisionSpec:
-    tower = config.vision_config
+    tower, settings = config.vision_config, Settings.of(config).section("vision_config")
     if tower.model_type not in _VISION_TOWERS:
         lacks = (
             " and has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
@@ -87,14 +115,17 @@ def _vision(config: Any) -> VisionSpec:
             f"the vision tower is a {tower.model_type}, which is not supported{lacks}",
             advice=f"use a checkpoint with a {' or '.join(_VISION_TOWERS)} tower",
         )
-    layers = feature_layers(config.vision_feature_layer, tower.num_hidden_layers)
+    depth = settings.integer("num_hidden_layers")
+    layers = feature_layers(config.vision_feature_layer, depth)
     if config.vision_feature_select_strategy != "default":
         raise CheckpointError(
             f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} feeds [CLS] "
             "to the decoder, which is not supported",
             advice="export a checkpoint that uses 'default'",
         )
-    side, patch = int(tower.image_size), int(tower.patch_size)
+    side, patch = settings.integer("image_size", most=MOST_EDGE), settings.integer("patch_size")
+    if patch > side:
+        raise settings.refusal("patch_size", f"at most image_size, which is {side}")
     return VisionSpec(
         tower, (side, side), (side // patch) ** 2, has_cls=True, feature_layers=layers
     )

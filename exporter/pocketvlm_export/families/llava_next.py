@@ -1,8 +1,9 @@
 """LLaVA-NeXT (``model_type: llava_next``): LLaVA's parts, and pictures cut into tiles of which rows
 end in newlines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +12,10 @@ from transformers import PretrainedConfig
 
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import Caps
+from pocketvlm_export.checkpoint import Settings, image_processor, read_json
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import check_shape, with_changes
+from pocketvlm_export.families.base import MOST_EDGE
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.spec import NEWLINE, LayoutSpec, VLMSpec
 
@@ -32,7 +35,23 @@ class LlavaNext(Llava):
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
-        return _with_pinpoints(super().parse(config), config.image_grid_pinpoints)
+        return _with_pinpoints(super().parse(config), _listed(Settings.of(config)))
+
+    def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
+        """The order of the sizes: of those that suit a picture equally well the first is taken."""
+        listed = _listed(Settings(image_processor(folder), "the image processor"))
+        return _with_pinpoints(spec, listed) if _differs_in_order(spec, listed) else spec
+
+    def contradictions(self, spec: VLMSpec, folder: Path) -> Sequence[str]:
+        """The same sizes in two orders."""
+        own = _listed(Settings(read_json(folder / "config.json"), "config.json"))
+        if own == spec.config.image_grid_pinpoints:
+            return ()
+        return (
+            "config.json and the image processor list image_grid_pinpoints in two orders; the "
+            "processor's is used, for pictures are cut by it (of sizes that suit a picture equally "
+            "well, transformers cuts by one and puts together by the other)",
+        )
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Leave out the grids of more tiles; the whole picture's tile is not counted."""
@@ -66,14 +85,30 @@ class LlavaNext(Llava):
         return {**super().image_processor_config(stated, spec, layout), **_pinpoints(spec)}
 
 
+def _listed(settings: Settings) -> list[list[int]]:
+    """The sizes that pictures may be cut into, (height, width) in pixels."""
+    listed = settings.stated(_PINPOINTS)
+    are_sizes = isinstance(listed, (list, tuple)) and all(
+        isinstance(size, (list, tuple))
+        and len(size) == 2
+        and all(type(edge) is int and 1 <= edge <= MOST_EDGE for edge in size)
+        for size in listed
+    )
+    if not listed or not are_sizes:
+        raise settings.refusal(_PINPOINTS, "a list of [height, width] in pixels")
+    return [list(size) for size in listed]
+
+
+def _differs_in_order(spec: VLMSpec, listed: list[list[int]]) -> bool:
+    own = [list(size) for size in spec.config.image_grid_pinpoints]
+    return own != listed and sorted(own) == sorted(listed)
+
+
 def _parts(size: Any, edge: int) -> int:
     return int(size[0] // edge) * int(size[1] // edge)
 
 
 def _pinpoints(spec: VLMSpec) -> dict[str, Any]:
-    """Nothing without a cap: what the checkpoint's files say stays as it is."""
-    if spec.caps.max_tiles is None:
-        return {}
     return {_PINPOINTS: [list(size) for size in spec.config.image_grid_pinpoints]}
 
 

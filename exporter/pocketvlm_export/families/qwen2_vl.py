@@ -30,10 +30,10 @@ from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.layouts.smart_resize import geometry_of, smallest_area
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import DEFAULT_TOKENS, Caps
-from pocketvlm_export.checkpoint import image_processor
+from pocketvlm_export.checkpoint import Settings, image_processor
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import assign
-from pocketvlm_export.families.base import Family
+from pocketvlm_export.families.base import MOST_EDGE, Family
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
 
@@ -56,8 +56,8 @@ class Qwen2VL(Family):
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`; how large pictures may be is read with the processor."""
-        tower = config.vision_config
-        depth, merge = tower.depth, tower.spatial_merge_size
+        tower, settings = config.vision_config, Settings.of(config).section("vision_config")
+        depth, merge = settings.integer("depth"), settings.integer("spatial_merge_size", most=64)
         vision = VisionSpec(
             tower,
             None,
@@ -65,9 +65,10 @@ class Qwen2VL(Family):
             has_cls=False,
             feature_layers=(depth,),
             merge=merge,
-            factor=tower.patch_size * merge,
+            factor=settings.integer("patch_size", most=MOST_EDGE) * merge,
         )
-        return VLMSpec(self, config, vision, decoder_spec(config), int(config.image_token_id))
+        image_token = Settings.of(config).integer("image_token_id", least=0)
+        return VLMSpec(self, config, vision, decoder_spec(config), image_token)
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """How large pictures are made."""
@@ -204,11 +205,12 @@ class Qwen25VL(Qwen2VL):
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
-        tower = config.vision_config
-        if tower.depth - 1 not in tower.fullatt_block_indexes:
+        settings = Settings.of(config).section("vision_config")
+        depth, whole = settings.integer("depth"), settings.integers("fullatt_block_indexes")
+        if depth - 1 not in whole:
             raise CheckpointError(
-                f"the last of {tower.depth} layers of the vision tower attends within windows "
-                f"(fullatt_block_indexes {list(tower.fullatt_block_indexes)})",
+                f"the last of {depth} layers of the vision tower attends within windows "
+                f"(fullatt_block_indexes {whole})",
                 expected="a last layer that attends to the whole picture, as published ones have",
             )
         return super().parse(config)

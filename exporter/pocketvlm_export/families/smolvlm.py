@@ -33,10 +33,10 @@ from pocketvlm.layouts import TileGrid, make_layout
 from pocketvlm.layouts.idefics3 import geometry_of
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import Caps
-from pocketvlm_export.checkpoint import image_processor, load_tokenizer
+from pocketvlm_export.checkpoint import Settings, image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import with_changes
-from pocketvlm_export.families.base import Family
+from pocketvlm_export.families.base import MOST_EDGE, Family
 from pocketvlm_export.families.spec import LayoutSpec, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
 
@@ -62,14 +62,13 @@ class SmolVLM(Family):
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
-        return VLMSpec(
-            self, config, self._vision(config), decoder_spec(config), int(config.image_token_id)
-        )
+        image_token = Settings.of(config).integer("image_token_id", least=0)
+        return VLMSpec(self, config, self._vision(config), decoder_spec(config), image_token)
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """See `Family.read_processor`: how pictures are cut, and the ids of the tokens around their
         tiles."""
-        longest, splits, edge = geometry_of(image_processor(folder))
+        longest, splits, edge, resizes = geometry_of(image_processor(folder))
         if spec.vision.image_size != (edge, edge):
             raise CheckpointError(
                 f"the image processor in {folder} cuts tiles of {edge} pixels",
@@ -81,6 +80,7 @@ class SmolVLM(Family):
             "name": "idefics3",
             "longest_edge": longest,
             "splits": splits,
+            **({} if resizes else {"resizes": False}),
             **_names(tokenizer, spec, folder),
         }
         return _with_grids(spec, stated)
@@ -113,7 +113,13 @@ class SmolVLM(Family):
         self, processor: Any, images: Sequence[Image.Image], layout: LayoutSpec
     ) -> npt.NDArray[np.float32]:
         """See `Family.reference_pixels`: lists of pictures are read as one prompt's."""
-        return super().reference_pixels(processor, [list(images)], layout)  # type: ignore[list-item]
+        longest, options = layout.stated["longest_edge"], {}
+        is_larger = any(max(image.size) > longest for image in images)
+        if layout.stated.get("resizes") is False and layout.stated["splits"] and is_larger:
+            # A processor that resizes nothing has no words for pictures that are made smaller.
+            options = {"do_resize": True, "size": {"longest_edge": longest}}
+        pixels = processor(images=[list(images)], return_tensors="np", **options)["pixel_values"]
+        return np.asarray(pixels).reshape(-1, *np.shape(pixels)[-3:])
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """The connector without its pixel shuffle: it reads the patches of a token side by side
@@ -128,20 +134,19 @@ class SmolVLM(Family):
     def _vision(self, config: Any) -> VisionSpec:
         # Checkpoints of different years name the tower differently.
         tower = with_changes(config.vision_config, model_type=self.tower)
-        edge, patch, merge = tower.image_size, tower.patch_size, config.scale_factor
-        sizes = (edge, patch, merge)
-        if (
-            not all(type(size) is int and size > 0 for size in sizes)
-            or edge % patch
-            or edge // patch % merge
-        ):
+        settings = Settings.of(config).section("vision_config")
+        edge, patch = (
+            settings.integer(key, most=MOST_EDGE) for key in ("image_size", "patch_size")
+        )
+        merge = Settings.of(config).integer("scale_factor", most=64)
+        if edge % patch or edge // patch % merge:
             raise CheckpointError(
                 f"image_size {edge}, patch_size {patch} and scale_factor {merge} do not make whole "
                 f"squares of {merge}x{merge} patches",
                 advice="give a checkpoint where image_size / patch_size / scale_factor is whole",
             )
         side = edge // patch // merge
-        depth = tower.num_hidden_layers
+        depth = settings.integer("num_hidden_layers")
         return VisionSpec(
             tower, (edge, edge), side**2, has_cls=False, feature_layers=(depth,), merge=merge
         )

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from pocketvlm.errors import CheckpointError
+from pocketvlm_export.checkpoint.settings import Settings
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import check_shape, fill, with_changes
 from pocketvlm_export.families.spec import DecoderSpec
@@ -91,7 +92,7 @@ class HeadedTextModel(nn.Module):
 def decoder_spec(config: Any) -> DecoderSpec:
     """Return the dimensions of a vision-language model's decoder; raises `CheckpointError` for one
     that is not supported."""
-    text = _within_context(config.text_config)
+    text = _within_context(Settings.of(config).section("text_config").values)
     if text.model_type not in TEXT_MODELS:
         raise CheckpointError(
             f"the decoder is a {text.model_type}, which is not supported",
@@ -104,17 +105,18 @@ def decoder_spec(config: Any) -> DecoderSpec:
                 f"rope type {rope!r} is not supported",
                 expected=f"one of {', '.join(sorted(_STATIC_ROPE | {_DYNAMIC}))}",
             )
-    heads = text.num_attention_heads
+    settings = Settings.of(text, "text_config.")
+    heads, hidden = settings.integer("num_attention_heads"), settings.integer("hidden_size")
     return DecoderSpec(
         config=text,
-        layers=text.num_hidden_layers,
+        layers=settings.integer("num_hidden_layers"),
         heads=heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        hidden=text.hidden_size,
-        vocab=text.vocab_size,
-        context=text.max_position_embeddings,
-        tied=bool(config.tie_word_embeddings),
+        kv_heads=settings.integer("num_key_value_heads", heads),
+        head_dim=settings.integer("head_dim", hidden // heads),
+        hidden=hidden,
+        vocab=settings.integer("vocab_size"),
+        context=settings.integer("max_position_embeddings"),
+        tied=Settings.of(config).boolean("tie_word_embeddings", False),
         positions=TEXT_MODELS[text.model_type].positions,
     )
 
@@ -162,15 +164,22 @@ def load_table(name: str, other: str, weights: Weights, spec: DecoderSpec) -> to
 def _within_context(text: Any) -> Any:
     """The configuration of the same model on no longer sequences than it was trained on: there
     dynamic rope is rope without scaling."""
-    stated = getattr(text, "rope_parameters", None) or {}
+    stated = _rope(text)
     if stated.get("rope_type") != _DYNAMIC:
         return text
     rope = {name: value for name, value in stated.items() if name not in ("factor", "type")}
     return with_changes(text, rope_parameters={**rope, "rope_type": "default"})
 
 
+def _rope(text: Any) -> Mapping[str, Any]:
+    """A configuration's rope parameters, an empty mapping where it has none."""
+    stated = Settings.of(text, "text_config.").section("rope_parameters").values
+    assert isinstance(stated, Mapping)
+    return stated
+
+
 def _rope_types(text: Any) -> set[str]:
     """The types of a configuration's rope parameters, which some models nest by kind of layer."""
-    stated = getattr(text, "rope_parameters", None) or {}
+    stated = _rope(text)
     nested = [value for value in stated.values() if isinstance(value, Mapping)]
     return {str(each.get("rope_type", "default")) for each in nested or [stated]}

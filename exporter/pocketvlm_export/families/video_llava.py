@@ -19,6 +19,7 @@ from transformers import PretrainedConfig
 
 from pocketvlm.layouts import Medium
 from pocketvlm_export import upstream
+from pocketvlm_export.checkpoint import Settings
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.spec import LayoutSpec, VLMSpec
 
@@ -50,7 +51,9 @@ class VideoLlava(Llava):
             ),
         }
         return replace(
-            super().parse(config), image_token_id=int(config.video_token_id), layouts=layouts
+            super().parse(config),
+            image_token_id=Settings.of(config).integer("video_token_id", least=0),
+            layouts=layouts,
         )
 
     def canonical(self, stored: str) -> str | None:

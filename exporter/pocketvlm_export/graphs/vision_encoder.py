@@ -50,7 +50,7 @@ class PrunedVisionEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.kind = TOWERS[spec.config.model_type]
-        self.embeddings = self.kind.embeddings(tower)
+        self.embeddings = self.kind.embeddings(tower, spec.image_size)
         self.layers = self.kind.layers(tower)
         self.final = self.kind.final(tower)
         extras = self.kind.extras(tower)

@@ -10,7 +10,12 @@ from pocketvlm.artifact import metadata
 from pocketvlm.errors import RequestError
 from pocketvlm_export.onnx_passes.block_int4 import BlockInt4
 from pocketvlm_export.onnx_passes.dynamic_int8 import DynamicInt8
-from pocketvlm_export.onnx_passes.external_weights import INLINE_LIMIT, ExternalWeights, WeightsFile
+from pocketvlm_export.onnx_passes.external_weights import (
+    INLINE_LIMIT,
+    ExternalWeights,
+    WeightsFile,
+    weights_files,
+)
 from pocketvlm_export.onnx_passes.group_query_attention import GroupQueryAttention
 from pocketvlm_export.onnx_passes.half_weights import HalfWeights
 from pocketvlm_export.onnx_passes.multi_head_attention import MultiHeadAttention
@@ -51,6 +56,7 @@ __all__ = [
     "WeightsFile",
     "fuse",
     "tidy",
+    "weights_files",
 ]
 
 

@@ -1,7 +1,6 @@
-"""Stores weights as signed 8-bit integers, a scale a column, and multiplies in integers: the `int8`
-precision."""
+"""Stores weights as signed 8-bit integers, and multiplies in integers: the `int8` precision."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +11,7 @@ from pocketvlm_export.onnx_passes.weights import (
     lazy_weights,
     remove_unread,
     replace_node,
+    table_lookups,
     weight_products,
 )
 
@@ -21,20 +21,23 @@ _COLUMNS = (
 
 
 class DynamicInt8(ir.passes.InPlacePass):
-    """Turn each MatMul by a weight into MatMulInteger: signed symmetric weights, unsigned
-    activations.
+    """Turn each MatMul by a weight into MatMulInteger: signed symmetric weights, a scale a column,
+    unsigned activations; and a table whose rows the graph returns into integers, a scale a row.
 
     The nodes are those of ``onnxruntime.quantization.quantize_dynamic`` (QInt8, per channel,
     constant B only), which ONNX Runtime fuses at load; they are standard ONNX. That function itself
     takes whole models, twice in memory and once more on disk, and loops over columns in Python;
     here a weight is quantized when it is written. Activations are unsigned, since signed ones have
     no fast path on x86. What reads the same activations shares their quantization.
+
+    Rows are looked up as integers and scaled afterwards, by standard operators that every build of
+    ONNX Runtime has. Other tables, such as those of positions, stay as they are: they are small.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Convert; the values are computed when they are written, a weight at a time."""
         graph = model.graph
-        products = list(weight_products(graph))
+        products, lookups = list(weight_products(graph)), list(_returned_rows(graph))
         activations: dict[ir.Value, Sequence[ir.Value]] = {}
         for number, (node, weight) in enumerate(products):
             source = node.inputs[0]
@@ -42,12 +45,14 @@ class DynamicInt8(ir.passes.InPlacePass):
             if source not in activations:
                 activations[source] = _quantize_before(graph, node, source)
             _multiply(graph, node, activations[source], _stored(graph, weight, number))
-        remove_unread(graph, [weight for _, weight in products])
-        return ir.passes.PassResult(model, modified=bool(products))
+        for node, table in lookups:
+            _look_up(graph, node, table)
+        remove_unread(graph, [weight for _, weight in (*products, *lookups)])
+        return ir.passes.PassResult(model, modified=bool(products or lookups))
 
     def ensures(self, model: ir.Model) -> None:
-        """No weight that should be an integer is still multiplied in floating point."""
-        if left := list(weight_products(model.graph)):
+        """No weight that should be an integer is still multiplied or returned as it was."""
+        if left := [*weight_products(model.graph), *_returned_rows(model.graph)]:
             raise ir.passes.PostconditionError(f"{len(left)} weights are still float32")
 
 
@@ -67,6 +72,37 @@ def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
         part = np.s_[start : start + _COLUMNS]
         result[:, part] = upstream.quantize_int8(weight[:, part], scale[part])
     return result, scale, np.zeros(weight.shape[1], dtype=np.int8)
+
+
+def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``table`` float32 (rows, width) as int8, and the scale of each row, (rows, 1); as
+    `quantize_columns` does it for the transpose."""
+    rows, scale, _ = quantize_columns(table.T)
+    return np.ascontiguousarray(rows.T), scale[:, None]
+
+
+def _returned_rows(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value]]:
+    """Look-ups in a float32 table that are an output of the graph, with the table."""
+    for node, table in table_lookups(graph):
+        if node.outputs[0].is_graph_output():
+            yield node, table
+
+
+def _look_up(graph: ir.Graph, node: ir.Node, table: ir.Value) -> None:
+    tensor = table.const_value
+    assert tensor is not None
+    rows, width = (int(size) for size in tensor.shape)
+    stored = lazy_weights(
+        lambda: quantize_rows(tensor.numpy()),
+        Spec(f"{table.name}.int8", ir.DataType.INT8, (rows, width)),
+        Spec(f"{table.name}.scale", ir.DataType.FLOAT, (rows, 1)),
+    )
+    for value in stored:
+        graph.register_initializer(value)
+    integers, scales = (ir.node("Gather", [value, node.inputs[1]]) for value in stored)
+    as_float = ir.node("Cast", [integers.outputs[0]], {"to": ir.DataType.FLOAT})
+    scaled = ir.node("Mul", [as_float.outputs[0], scales.outputs[0]])
+    replace_node(graph, node, [integers, scales, as_float, scaled])
 
 
 def _stored(graph: ir.Graph, weight: ir.Value, number: int) -> list[ir.Value]:

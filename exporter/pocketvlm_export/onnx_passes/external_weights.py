@@ -1,4 +1,5 @@
-"""Moves weights out of a graph into a data file beside it, which several graphs can share."""
+"""Moves weights out of a graph into a data file beside it, which several graphs can share; and
+finds the files that a graph as written needs."""
 
 import hashlib
 from pathlib import Path
@@ -89,3 +90,21 @@ class ExternalWeights(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError(
                 f"{inside} bytes of weights are still inside the graph"
             )
+
+
+def weights_files(graph: Path) -> tuple[str, ...]:
+    """Return the names of the files, beside it, that a graph on disk has weights in; none where it
+    holds them all itself, as graphs in ORT format do.
+
+    Of a tied table that is the decoder's file, and of a further budget the first one's.
+    """
+    if graph.suffix != ".onnx":
+        return ()
+    weights = (
+        value.const_value
+        for nested in ir.load(graph).graphs()
+        for value in nested.initializers.values()
+    )
+    return tuple(
+        sorted({str(each.location) for each in weights if isinstance(each, ir.ExternalTensor)})
+    )

@@ -17,12 +17,11 @@ from pocketvlm_export.packaging.manifest import (
     write_manifest,
 )
 from pocketvlm_export.packaging.publish import keep, publish, staging
-from pocketvlm_export.packaging.sidecars import chat_template, write_sidecars
+from pocketvlm_export.packaging.sidecars import write_sidecars
 from pocketvlm_export.packaging.using import write_using
 
 __all__ = [
     "UNCHECKED",
-    "chat_template",
     "check_destination",
     "check_device_settings",
     "check_keep_failed",

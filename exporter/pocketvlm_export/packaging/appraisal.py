@@ -11,12 +11,11 @@ from pocketvlm.errors import CheckpointError, PocketVLMError
 from pocketvlm.layouts import make_layout
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate
-from pocketvlm_export.checkpoint import image_processor, load_tokenizer
+from pocketvlm_export.checkpoint import chat_template, image_processor, load_tokenizer
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.packaging.manifest import eos_token_ids
-from pocketvlm_export.packaging.sidecars import chat_template
 from pocketvlm_export.plan import ExportPlan
 
 _SHAPES = ((64, 48), (48, 64))  # (width, height): wide and tall
@@ -39,7 +38,7 @@ def check_device_settings(plan: ExportPlan) -> None:
 def _check_pictures(plan: ExportPlan) -> None:
     source, size = plan.checkpoint.source.folder, plan.spec.vision.image_size
     config = plan.spec.family.image_processor_config(
-        image_processor(source), plan.spec, plan.layout
+        image_processor(source, plan.spec.family.medium), plan.spec, plan.layout
     )
     with _advising(source, "the image processor"):
         layout = make_layout(setting(plan.spec, plan.layout), config)

@@ -7,7 +7,9 @@ import yaml  # type: ignore[import-untyped]
 
 import pocketvlm
 from pocketvlm.artifact.manifest import POSITION_AXES
+from pocketvlm.files import read_text
 from pocketvlm.layouts import Layout, Medium, make_layout, slot_count
+from pocketvlm_export.checkpoint import generation_notes, generation_warnings
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.plan import ExportPlan
 
@@ -27,7 +29,7 @@ from pocketvlm import VLM
 print(VLM.load(".").generate("{question}", {argument}).text)
 ```
 
-From Kotlin, Swift or JavaScript: see USING.md.{pictures}
+From Kotlin, Swift or JavaScript: see USING.md.{pictures}{answers}
 
 Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow the checkpoint is
 recorded in `pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it
@@ -83,6 +85,7 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
         version=pocketvlm.__version__,
         pruning=_pruning(plan, budget) + _fastv(plan),
         pictures="" if plan.layout.stock_clients else _pictures(plan, budget),
+        answers=_answers(plan),
         option=option,
         argument=argument,
         question=question,
@@ -144,6 +147,15 @@ def _prompts(layout: Layout, budget: int) -> str:
     return "Tokens around each picture in the prompt mark where it begins and ends."
 
 
+def _answers(plan: ExportPlan) -> str:
+    """How the checkpoint was published to answer, and what of it answers here do not follow."""
+    sentences = generation_notes(plan.generation)
+    sentences += [
+        f"{warning[0].upper()}{warning[1:]}." for warning in generation_warnings(plan.generation)
+    ]
+    return "\n\n" + " ".join(sentences) if sentences else ""
+
+
 def _pruning(plan: ExportPlan, budget: int) -> str:
     """Return which patches are kept, by which method with which options, and whether fewer can be
     requested."""
@@ -190,10 +202,8 @@ def source_license(source: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        data = huggingface_hub.ModelCard(
-            path.read_text(encoding="utf-8"), ignore_metadata_errors=True
-        ).data
-    except (ValueError, yaml.YAMLError):  # a card that cannot be parsed names none
+        data = huggingface_hub.ModelCard(read_text(path), ignore_metadata_errors=True).data
+    except (OSError, ValueError, yaml.YAMLError):  # a card that cannot be parsed names none
         return None
     name = data.get("license")
     return name if isinstance(name, str) else None

@@ -21,7 +21,7 @@ from pocketvlm.artifact.manifest import (
     Vision,
 )
 from pocketvlm.errors import CheckpointError
-from pocketvlm_export.checkpoint import read_json
+from pocketvlm_export.checkpoint.places import END_OF_ANSWER, first
 from pocketvlm_export.families.spec import VisionSpec
 from pocketvlm_export.layouts import constant_files
 from pocketvlm_export.loading import Checkpoint
@@ -116,6 +116,7 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             image_token_id=spec.image_token_id,
             eos_token_ids=eos_token_ids(plan.checkpoint),
         ),
+        generation=plan.generation,
         parity=parity,
         files=present,
         created_by={name: version(name) for name in (*_TOOLS, *(_GGUF_TOOLS if plan.gguf else ()))},
@@ -172,7 +173,7 @@ def eos_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
     Raises:
         PocketVLMError: neither names any, or one that is no token's.
     """
-    listed = read_json(checkpoint.source.folder / "generation_config.json").get("eos_token_id")
+    listed = first(checkpoint.source.folder, END_OF_ANSWER)
     if listed is None:
         listed = checkpoint.spec.decoder.config.eos_token_id
     if listed is None:

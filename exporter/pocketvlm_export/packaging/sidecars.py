@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.errors import CheckpointError
-from pocketvlm_export.checkpoint import image_processor, load_tokenizer, read_json
+from pocketvlm_export.checkpoint import (
+    chat_template,
+    image_processor,
+    load_tokenizer,
+    read_json,
+)
+from pocketvlm_export.onnx_passes import weights_files
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import PRECISIONS
 
@@ -25,10 +30,11 @@ def write_sidecars(plan: ExportPlan, folder: Path) -> None:
     source = plan.checkpoint.source.folder
     if (source / _GENERATION).is_file():
         shutil.copyfile(source / _GENERATION, folder / _GENERATION)
-    write_tokenizer(source, folder)
-    (folder / _TEMPLATE).write_text(chat_template(source), encoding="utf-8")
+    template = chat_template(source)
+    write_tokenizer(source, folder, template)
+    (folder / _TEMPLATE).write_text(template, encoding="utf-8")
     spec, layout, family = plan.spec, plan.layout, plan.spec.family
-    pictures = family.image_processor_config(image_processor(source), spec, layout)
+    pictures = family.image_processor_config(image_processor(source, family.medium), spec, layout)
     _write(folder / "preprocessor_config.json", pictures)
     stated = read_json(source / "processor_config.json")
     processor = family.processor_config(stated, spec, layout, plan.budgets[0])
@@ -39,14 +45,19 @@ def write_sidecars(plan: ExportPlan, folder: Path) -> None:
     _write(folder / "config.json", _model_config(source, plan, folder))
 
 
-def write_tokenizer(source: Path, folder: Path) -> None:
+def write_tokenizer(source: Path, folder: Path, template: str) -> None:
     """Write the tokenizer as transformers makes it, not as it lies there: that is what the
     checkpoint was used with.
 
     Some tokenizers (Llama's among them) are rebuilt instead of read from tokenizer.json, and
-    special tokens may come from older files or from the class.
+    special tokens may come from older files or from the class. transformers.js looks for the chat
+    ``template`` of most models in tokenizer_config.json alone.
     """
     tokenizer = load_tokenizer(source)
+    # What a file was saved with is no part of the tokenizer: transformers decides it anew at each
+    # call.
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
     # Written here: of a full disk the library raises a bare Exception.
     text = tokenizer.backend_tokenizer.to_str(pretty=True)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
@@ -55,27 +66,8 @@ def write_tokenizer(source: Path, folder: Path) -> None:
         for name, token in tokenizer.special_tokens_map.items()
         if isinstance(token, str)
     }
-    _write(
-        folder / "tokenizer_config.json", {**read_json(source / "tokenizer_config.json"), **special}
-    )
-
-
-def chat_template(source: Path) -> str:
-    """Return the chat template of a checkpoint, looked for where transformers looks; raises
-    `CheckpointError` where there is none."""
-    if (source / _TEMPLATE).is_file():
-        return (source / _TEMPLATE).read_text(encoding="utf-8")
-    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        template = read_json(source / name).get("chat_template")
-        if isinstance(template, list):  # several templates by name
-            by_name = {entry.get("name"): entry.get("template") for entry in template}
-            template = by_name.get("default")
-        if isinstance(template, str):
-            return template
-    raise CheckpointError(
-        f"{source} has no chat template",
-        advice="add chat_template.jinja, as the checkpoint's model card describes its prompt",
-    )
+    stated = read_json(source / "tokenizer_config.json")
+    _write(folder / "tokenizer_config.json", {**stated, **special, "chat_template": template})
 
 
 def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any]:
@@ -84,11 +76,10 @@ def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any
     config = plan.spec.family.model_config(read_json(source / "config.json"), plan.spec)
     if plan.options.format != "onnx" or not plan.layout.stock_clients:
         return config
-    kept = [file for file in plan.sizes() if file not in plan.extra]
+    kept = [folder / file for file in plan.sizes() if file not in plan.extra]
+    # It looks for a graph's own file alone. Others are found where it reads files from disk.
     external = {
-        Path(file).name: True
-        for file in kept
-        if (folder / file).with_suffix(".onnx_data").is_file()
+        graph.name: True for graph in kept if weights_files(graph) == (f"{graph.name}_data",)
     }
     settings: dict[str, Any] = {"dtype": _dtypes(plan)}
     if external:

@@ -5,7 +5,7 @@ import dataclasses
 import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import jinja2
@@ -17,18 +17,21 @@ from pocketvlm.decoders.positions import positions_named
 from pocketvlm.layouts import Layout, open_layout, tokens_of_tile
 from pocketvlm.ort.signatures import Shapes, signature
 from pocketvlm.text.prompts import Prompter
+from pocketvlm_export.onnx_passes import weights_files
 from pocketvlm_export.options import GATE_PROMPT
+from pocketvlm_export.precisions import PRECISIONS
 
 USING = "USING.md"
+FACTS = "using.json"
 _TEMPLATE = "templates/using.md.jinja"
 
 
 def write_using(artifact: Artifact) -> None:
-    """Write USING.md into an artifact's folder.
+    """Write USING.md and using.json, the facts of the page, into an artifact's folder.
 
     The page names graphs, shapes and ids as a client will meet them, which only the manifest of the
     finished folder has. It is therefore made from that manifest, and the manifest is written
-    afterwards, with this page in its table of files.
+    afterwards, with both in its table of files.
     """
     source = importlib.resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(  # Markdown, not HTML: nothing is escaped
@@ -39,10 +42,10 @@ def write_using(artifact: Artifact) -> None:
     )
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     stated = facts(artifact)
-    text = environment.from_string(source).render(
-        stated, facts=json.dumps(stated, indent=1, ensure_ascii=False)
-    )
+    text = environment.from_string(source).render(stated)
     (artifact.root / USING).write_text(text, encoding="utf-8")
+    listed = json.dumps(stated, indent=1, ensure_ascii=False) + "\n"
+    (artifact.root / FACTS).write_text(listed, encoding="utf-8")
 
 
 def facts(artifact: Artifact) -> dict[str, Any]:
@@ -58,16 +61,20 @@ def facts(artifact: Artifact) -> dict[str, Any]:
     around, axes = _around(layout), POSITION_AXES[decoder.positions]
     vision = manifest.vision.graphs[budget][manifest.vision.default_precision]
     graphs = {"vision": _graph(manifest, vision, metadata.VISION_ENCODER, budget)}
+    precisions = [manifest.vision.default_precision]
     if decoder.graphs:
         precision = decoder.default_precisions["onnx"]
         table = decoder.embed[decoder.tables[precision]]
         graphs["embed"] = _graph(manifest, table, metadata.EMBED_TOKENS)
         graphs["decoder"] = _graph(manifest, decoder.graphs[precision], decoder.graph_kind)
+        precisions.append(precision)
     return {
         "model": manifest.source.model,
         "visual_tokens": budget,
         "patches": pruning.tokens_before,
+        "nested": pruning.nested,
         "graphs": graphs,
+        "weights": _weights(artifact),
         "constants": {
             name: dataclasses.asdict(constant)
             for name, constant in manifest.vision.constants.items()
@@ -81,6 +88,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "axes": axes,
         "numbering": positions_named(decoder.positions).recipe,
         "token_edge": _token_edge(layout) if axes > 1 else None,
+        "grid": _grid(layout),
         "medium": {"image": "picture", "video": "clip"}[layout.medium],
         "picture": _picture(layout),
         "prompt": _prompt(Prompter.from_artifact(artifact), around),
@@ -93,18 +101,35 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "hidden": decoder.hidden,
         "vocab": decoder.vocab,
         "context": decoder.context,
+        "notes": _notes(precisions),
     }
 
 
 def _graph(manifest: Manifest, file: str, kind: str, budget: int | None = None) -> dict[str, Any]:
     tensors = signature(manifest, kind, budget)
-    data = str(Path(file).with_suffix(".onnx_data").as_posix())
     return {
         "file": file,
-        "data": data if data in manifest.files else None,
         "inputs": _shapes(tensors.inputs),
         "outputs": _shapes(tensors.outputs),
     }
+
+
+def _weights(artifact: Artifact) -> dict[str, list[str]]:
+    """Of every graph of the folder, whatever its budget and precision, the files that its weights
+    lie in."""
+    manifest = artifact.manifest
+    graphs = [file for by in manifest.vision.graphs.values() for file in by.values()]
+    graphs += [*manifest.decoder.embed.values(), *manifest.decoder.graphs.values()]
+    return {
+        file: [str(PurePosixPath(file).with_name(name)) for name in weights_files(path)]
+        for file, path in ((file, artifact.root / file) for file in graphs)
+    }
+
+
+def _notes(precisions: Sequence[str]) -> list[str]:
+    """What else whoever writes a client should know, a sentence or two each."""
+    notes = dict.fromkeys(PRECISIONS[name].note for name in precisions if name in PRECISIONS)
+    return [note for note in notes if note]
 
 
 def _shapes(tensors: Shapes) -> dict[str, list[int | str]]:
@@ -181,9 +206,18 @@ def _token_edge(layout: Layout) -> int:
     return layout.largest_size()[0] // layout.token_grid(layout.grids()[-1]).rows
 
 
+def _grid(layout: Layout) -> list[int] | None:
+    """Rows and columns of the tokens of a picture or tile, which `kept_indices` count in; None
+    where they follow from the picture."""
+    if layout.config.image_size is None:
+        return None
+    tokens = layout.token_grid(layout.grids()[-1])
+    return [tokens.rows, tokens.columns]
+
+
 def _prompt(prompter: Prompter, around: Mapping[str, list[int]] | None) -> Mapping[str, Any]:
     """A question about one picture: its text, its ids with one image token, and whether the
-    tokenizer adds tokens.
+    tokenizer adds tokens; and the text of the question alone.
 
     Among the ids are those ``around`` the picture.
     """
@@ -194,4 +228,10 @@ def _prompt(prompter: Prompter, around: Mapping[str, list[int]] | None) -> Mappi
     if around is not None:
         slot = [*around["before"], prompter.image_token_id, *around["after"]]
         ids = prompter.place(np.array(ids), [np.array(slot, dtype=np.int64)]).tolist()
-    return {"question": GATE_PROMPT, "text": text, "ids": ids, "adds_special_tokens": adds}
+    return {
+        "question": GATE_PROMPT,
+        "text": text,
+        "ids": ids,
+        "adds_special_tokens": adds,
+        "without": prompter.render(GATE_PROMPT),
+    }

@@ -77,6 +77,8 @@ class Tower:
         unread: weights that a checkpoint may hold and an encoder never reads, by name within the
             tower.
         order: in which the layers have the patches, behind [CLS].
+        interpolates: it reads pictures of another size than its configuration states, and stretches
+            its table of positions for that.
     """
 
     model_type: ClassVar[str]
@@ -85,14 +87,15 @@ class Tower:
     layers_prefix: ClassVar[str] = "encoder.layers."
     unread: ClassVar[tuple[str, ...]] = ()
     order: ClassVar[Order] = "raster"
+    interpolates: ClassVar[bool] = False
 
     def dimensions(self, config: Any) -> Dimensions:
         """Return what a configuration states of its layers, widths and heads."""
         return Dimensions.of(config)
 
-    def embeddings(self, tower: Any) -> nn.Module:
-        """Return what makes the first hidden state: pixel_values (B, 3, H, W) -> (B, tokens,
-        C)."""
+    def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
+        """Return what makes the first hidden state of pictures of ``size`` (height, width), None
+        where resolution is dynamic: pixel_values (B, 3, H, W) -> (B, tokens, C)."""
         raise NotImplementedError
 
     def layers(self, tower: Any) -> nn.ModuleList:

@@ -16,7 +16,7 @@ class Clip(Tower):
     model: ClassVar[type[PreTrainedModel]] = CLIPVisionModel
     unread: ClassVar[tuple[str, ...]] = ("embeddings.position_ids",)
 
-    def embeddings(self, tower: Any) -> nn.Module:
+    def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
         return nn.Sequential(tower.embeddings, tower.pre_layrnorm)  # spelt so in transformers
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+from pocketvlm_export.checkpoint.settings import Settings
+
 
 @dataclass(frozen=True)
 class Dimensions:
@@ -24,10 +26,22 @@ class Dimensions:
     @classmethod
     def of(cls, config: Any) -> Self:
         """Read a configuration that names them as most do; DINOv2's states the MLP as a ratio."""
-        stated = getattr(config, "intermediate_size", None)
+        settings = Settings.of(config, "vision_config.")
+        hidden = settings.integer("hidden_size")
         return cls(
-            config.num_hidden_layers,
-            config.hidden_size,
-            config.num_attention_heads,
-            int(stated or config.hidden_size * config.mlp_ratio),
+            settings.integer("num_hidden_layers"),
+            hidden,
+            settings.integer("num_attention_heads"),
+            mlp_width(settings, hidden),
         )
+
+
+def mlp_width(settings: Settings, hidden: int) -> int:
+    """Return the width of the hidden layer of a tower's MLPs, stated itself or as a ratio to the
+    width of a token; raises `CheckpointError` where neither is a number above 0."""
+    if settings.stated("intermediate_size") is not None:
+        return settings.integer("intermediate_size")
+    width = int(hidden * settings.number("mlp_ratio"))
+    if width < 1:
+        raise settings.refusal("mlp_ratio", "a number above 0")
+    return width

@@ -1,11 +1,17 @@
 """DINOv2's vision tower (``dinov2``): no norm before the first layer, a learnt scale on every
-residual branch."""
+residual branch, a table of positions that is stretched to the picture's size.
+
+Published towers have a table for pictures of 518 x 518 pixels and read 224 x 224. What transformers
+makes of the table for pictures of the export's size is a constant.
+"""
 
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from transformers import Dinov2Model, PreTrainedModel
 
+from pocketvlm_export import upstream
 from pocketvlm_export.towers.base import Block, Tower
 
 
@@ -17,11 +23,12 @@ class DINOv2(Tower):
     has_cls: ClassVar[bool] = True
     model: ClassVar[type[PreTrainedModel]] = Dinov2Model
     layers_prefix: ClassVar[str] = "encoder.layer."
+    interpolates: ClassVar[bool] = True
 
-    def embeddings(self, tower: Any) -> nn.Module:
+    def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
-        embeddings: nn.Module = tower.embeddings
-        return embeddings
+        assert size is not None
+        return Positioned(tower.embeddings, size)
 
     def layers(self, tower: Any) -> nn.ModuleList:
         """See `Tower.layers`."""
@@ -45,3 +52,22 @@ class DINOv2(Tower):
             head_dim=attention.head_dim,
             scaling=attention.scaling,
         )
+
+
+class Positioned(nn.Module):
+    """Patches, [CLS] and their positions in pictures of one size: (B, 3, H, W) -> (B, 1 + patches,
+    C)."""
+
+    def __init__(self, embeddings: Any, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.patches = embeddings.patch_embeddings
+        self.cls_token = embeddings.cls_token
+        self.positions = nn.Parameter(  # (1, 1 + patches, C)
+            upstream.stretched_positions(embeddings, size), requires_grad=False
+        )
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        patches = self.patches(pixel_values)
+        cls = self.cls_token.expand(len(patches), -1, -1)
+        return torch.cat([cls, patches], dim=1) + self.positions

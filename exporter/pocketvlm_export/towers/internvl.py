@@ -22,7 +22,7 @@ class InternVLVision(Tower):
     model: ClassVar[type[PreTrainedModel]] = InternVLVisionModel
     layers_prefix: ClassVar[str] = "encoder.layer."
 
-    def embeddings(self, tower: Any) -> nn.Module:
+    def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
         embeddings: nn.Module = tower.embeddings
         return embeddings

@@ -18,9 +18,10 @@ from transformers import (
 )
 
 from pocketvlm_export import upstream
+from pocketvlm_export.checkpoint.settings import Settings
 from pocketvlm_export.towers.attention import attend, in_heads
 from pocketvlm_export.towers.base import Block, Order, Tower
-from pocketvlm_export.towers.dimensions import Dimensions
+from pocketvlm_export.towers.dimensions import Dimensions, mlp_width
 from pocketvlm_export.towers.windows import Windows, attend_within, places_of, windows_of
 
 
@@ -92,14 +93,15 @@ class Qwen2VLVision(Tower):
 
     def dimensions(self, config: Any) -> Dimensions:
         """See `Tower.dimensions`; the first of both states the MLP's width as a ratio."""
-        hidden = self.width(config)
-        stated = getattr(config, "intermediate_size", None)
-        intermediate = int(stated or hidden * config.mlp_ratio)
+        settings, hidden = Settings.of(config, "vision_config."), self.width(config)
         return Dimensions(
-            config.num_hidden_layers, hidden, config.num_attention_heads, intermediate
+            settings.integer("num_hidden_layers"),
+            hidden,
+            settings.integer("num_attention_heads"),
+            mlp_width(settings, hidden),
         )
 
-    def embeddings(self, tower: Any) -> nn.Module:
+    def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
         return Patches(tower.patch_embed.proj, tower.config.spatial_merge_size)
 
@@ -121,7 +123,7 @@ class Qwen2VLVision(Tower):
 
     def width(self, config: Any) -> int:
         """Return how wide hidden states are; ``hidden_size`` is the decoder's here."""
-        return int(config.embed_dim)
+        return Settings.of(config, "vision_config.").integer("embed_dim")
 
     def windows(self, config: Any, rows: int, columns: int) -> Windows | None:
         """Return the windows of a picture of so many tokens."""
@@ -184,22 +186,26 @@ class Qwen25VLVision(Qwen2VLVision):
 
     def whole_picture(self, config: Any) -> list[int]:
         """See `Qwen2VLVision.whole_picture`."""
-        return list(config.fullatt_block_indexes)
+        return Settings.of(config, "vision_config.").integers("fullatt_block_indexes")
 
     def dimensions(self, config: Any) -> Dimensions:
         """See `Tower.dimensions`."""
-        layers, merge = config.num_hidden_layers, config.spatial_merge_size
+        settings = Settings.of(config, "vision_config.")
+        layers, merge, patch = (
+            settings.integer(key)
+            for key in ("num_hidden_layers", "spatial_merge_size", "patch_size")
+        )
         whole = {number for number in self.whole_picture(config) if number < layers}
         return replace(
             super().dimensions(config),
             mlp_matrices=3,
-            window=(config.window_size // merge // config.patch_size * merge) ** 2,
+            window=(settings.integer("window_size") // merge // patch * merge) ** 2,
             windowed_layers=layers - len(whole),
         )
 
     def width(self, config: Any) -> int:
         """See `Qwen2VLVision.width`."""
-        return int(config.hidden_size)
+        return Settings.of(config, "vision_config.").integer("hidden_size")
 
     def windows(self, config: Any, rows: int, columns: int) -> Windows:
         """See `Qwen2VLVision.windows`."""

@@ -23,7 +23,7 @@ class Idefics3Vision(Clip):
     model: ClassVar[type[PreTrainedModel]] = Idefics3VisionTransformer
     unread: ClassVar[tuple[str, ...]] = ()
 
-    def embeddings(self, tower: Any) -> nn.Module:
+    def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
         return FullTile(tower.embeddings)
 

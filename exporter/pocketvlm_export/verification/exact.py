@@ -21,7 +21,7 @@ class GateAnswer:
     """What a decoder answers to the gate's prompt.
 
     Attributes:
-        token_ids: greedy.
+        token_ids: greedy, picked as on a device.
         logits: before each of them, (steps, vocab).
         prompt_equal: the prompt's ids are those of transformers.
         kept_prompt: which of the prompt's tokens a decoder that drops some of them kept.

@@ -43,6 +43,7 @@ from pocketvlm_export.verification.lost import (
     gate_sequences,
     judge_kept,
     measure_logits,
+    scores_of,
 )
 from pocketvlm_export.verification.pictures import GateBatch, gate_batches
 from pocketvlm_export.verification.pixels import compare_pixels
@@ -239,7 +240,7 @@ def gate_prompt(artifact: Artifact, references: References) -> Prompt:
     grid = references.batches[0].grid
     slots = open_layout(artifact).expand(grid, kept.shape[1], kept)
     ids = prompter.place(prompter.encode(GATE_PROMPT, pictures=1), [slots])
-    return Prompt(prompter, ids, grid.tokens, references.picture.kept)
+    return Prompt(prompter, ids, artifact.manifest, grid.tokens, references.picture.kept)
 
 
 def _default_reference(artifact: Artifact, references: References) -> VisionReference:
@@ -271,12 +272,16 @@ def _answer(artifact: Artifact, references: References, precision: str) -> GateA
         component(_open(artifact, precision=precision, table=table)) as decoder,
         closing(decoder.sequence()) as sequence,
     ):
-        logits = [sequence.prefill(prompt.filled(features))]
+        logits, sampler = [sequence.prefill(prompt.filled(features))], prompt.sampler(STEPS)
         kept = sequence.kept_prompt if isinstance(sequence, FastVSequence) else None
-        while len(logits) < STEPS:
-            logits.append(sequence.decode(int(logits[-1].argmax())))
+        token_ids: list[int] = []
+        while True:
+            token_ids.append(int(scores_of(sampler, logits[-1]).argmax()))
+            sampler.follow(token_ids[-1])
+            if len(token_ids) == STEPS:
+                break
+            logits.append(sequence.decode(token_ids[-1]))
     equal = np.array_equal(prompt.ids, references.decoder.prompt_ids)
-    token_ids = [int(row.argmax()) for row in logits]
     return GateAnswer(token_ids, np.stack(logits), equal, kept)
 
 

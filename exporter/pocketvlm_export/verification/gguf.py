@@ -47,29 +47,29 @@ def measure_gguf(
     )
     sequences = gate_sequences(spec.vocab, spec.context)
     with component(decoder):
-        figures, answer = measure_logits(decoder, prompt, reference, features, sequences)
+        figures, scores = measure_logits(decoder, prompt, reference, features, sequences)
     return {
         **figures,
-        "passed": bool(figures["prompt_equal"]) and judge(kind, figures, answer, reference),
+        "passed": bool(figures["prompt_equal"]) and judge(kind, figures, scores, reference),
     }
 
 
 def judge(
-    kind: str, figures: Mapping[str, Any], answer: Floats, reference: DecoderReference
+    kind: str, figures: Mapping[str, Any], scores: Floats, reference: DecoderReference
 ) -> bool:
-    """Whether a type loses no more than it may; ``answer`` are the logits before each token of the
-    reference's."""
+    """Whether a type loses no more than it may; ``scores`` are those that each token of the
+    reference's would be picked by."""
     equal = figures["greedy_equal"] == figures["greedy_tokens"]
     if kind == GATE_GGUF_TYPE:
         return equal and within(figures["max_abs"], figures["max_reference"])
     gguf_type, step = GGUF_TYPES[kind], figures["greedy_equal"]
-    if gguf_type.same_tokens and not equal and not _near_tie(step, answer, reference):
+    if gguf_type.same_tokens and not equal and not _near_tie(step, scores, reference):
         return False
     return bool(figures["cosine"] >= gguf_type.logits_cosine)
 
 
-def _near_tie(step: int, answer: Floats, reference: DecoderReference) -> bool:
+def _near_tie(step: int, scores: Floats, reference: DecoderReference) -> bool:
     """Whether the reference hardly prefers its token to ours at ``step``, the first to differ."""
-    theirs = reference.logits[step]
-    gap = theirs.max() - theirs[int(answer[step].argmax())]
-    return bool(gap <= NEAR * max(1.0, largest(theirs)))
+    theirs = reference.scores[step]
+    gap = theirs.max() - theirs[int(scores[step].argmax())]
+    return bool(gap <= NEAR * max(1.0, largest(reference.logits[step])))

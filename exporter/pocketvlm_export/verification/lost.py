@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pocketvlm.artifact import Manifest
 from pocketvlm.decoders.base import (
     Decoder,
     DecoderSequence,
@@ -18,6 +19,9 @@ from pocketvlm.decoders.base import (
     TokenSegment,
 )
 from pocketvlm.decoders.fastv import FastVSequence
+from pocketvlm.decoders.sampler import Sampler
+from pocketvlm.decoders.sampling import Sampling, checkpoint_sampling
+from pocketvlm.errors import EngineError
 from pocketvlm.layouts import TokenGrid
 from pocketvlm.text.prompts import Prompter
 from pocketvlm_export.precisions import VisionBounds
@@ -41,12 +45,14 @@ class Prompt:
     Attributes:
         prompter: of the artifact.
         ids: slots expanded.
+        manifest: of the artifact, by which answers are picked.
         grid: rows and columns of the picture's tokens, where its layout gives the decoder one grid.
         kept: their numbers, where it does.
     """
 
     prompter: Prompter
     ids: Ints
+    manifest: Manifest
     grid: TokenGrid | None = None
     kept: Ints | None = None
 
@@ -54,6 +60,12 @@ class Prompt:
         """Return it with features (slots, hidden) in its slots."""
         picture = EmbeddingSegment(features, grid=self.grid, kept=self.kept)
         return self.prompter.segments(self.ids, [picture])
+
+    def sampler(self, new_tokens: int) -> Sampler:
+        """Return what picks a greedy answer to it of so many tokens, as on a device."""
+        own = checkpoint_sampling(self.manifest.generation)
+        asked = Sampling(max_new_tokens=new_tokens).over(own)
+        return Sampler(asked, self.ids, self.manifest.decoder.eos_token_ids)
 
 
 def measure_logits(
@@ -63,8 +75,8 @@ def measure_logits(
     features: Floats,
     sequences: Sequence[Ints],
 ) -> tuple[dict[str, Any], Floats]:
-    """Return how a decoder's logits compare with transformers', and those before each token of the
-    answer.
+    """Return how a decoder's logits compare with transformers', and the scores that each token of
+    the answer would be picked by.
 
     Args:
         decoder: what is measured.
@@ -84,19 +96,39 @@ def measure_logits(
         np.concatenate([reference.logits, *reference.sequence_logits]),
     )
     lost = divergence(theirs, ours)
+    scores = scored(prompt, answer, reference.token_ids)
     figures: dict[str, Any] = {
         "max_abs": largest(ours - theirs),
         "max_reference": float(np.max([1.0, largest(theirs)])),
         "cosine": cosine(ours, theirs),
         "greedy_tokens": len(reference.token_ids),
-        "greedy_equal": agreement([int(row.argmax()) for row in answer], reference.token_ids),
+        "greedy_equal": agreement([int(row.argmax()) for row in scores], reference.token_ids),
         "prompt_equal": np.array_equal(prompt.ids, reference.prompt_ids),
         "positions": len(ours),
         "argmax_agreement": float(np.mean(ours.argmax(axis=1) == theirs.argmax(axis=1))),
         "kl_mean": float(lost.mean()),
         "kl_max": float(lost.max()),
     }
-    return {**figures, **judge_dropped(kept, reference)}, answer
+    return {**figures, **judge_dropped(kept, reference)}, scores
+
+
+def scored(prompt: Prompt, logits: Floats, token_ids: Sequence[int]) -> Floats:
+    """Return what each token of an answer would be picked by where the ones before it are those of
+    ``token_ids``: (steps, vocab), of logits (steps, vocab)."""
+    sampler, rows = prompt.sampler(len(token_ids)), []
+    for row, token in zip(logits, token_ids, strict=True):
+        rows.append(scores_of(sampler, row))
+        sampler.follow(token)
+    return np.stack(rows)
+
+
+def scores_of(sampler: Sampler, logits: Floats) -> Floats:
+    """Return what a sampler compares, (vocab,); broken logits as they are, which no bound lets
+    pass."""
+    try:
+        return sampler.scores(logits)
+    except EngineError:
+        return logits
 
 
 def judge_dropped(kept: Ints | None, reference: DecoderReference) -> dict[str, Any]:

@@ -18,11 +18,11 @@ import torch
 
 from pocketvlm.artifact.manifest import FastV, Pruning
 from pocketvlm_export import upstream
-from pocketvlm_export.checkpoint import load_tokenizer
+from pocketvlm_export.checkpoint import chat_template, generation_settings, load_tokenizer
 from pocketvlm_export.families.spec import VLMSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component, release_memory
-from pocketvlm_export.packaging import chat_template
+from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.pruning import make_pruner
 from pocketvlm_export.pruning.base import ATTENTION
 from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
@@ -78,6 +78,8 @@ class DecoderReference:
         prompt_ids: (n,).
         token_ids: (steps,).
         logits: before each of them, (steps, vocab).
+        scores: what is left of those once they went through what the checkpoint was published
+            with, (steps, vocab); the highest is the token.
         sequence_logits: after each token of every sequence, (tokens, vocab) each.
         dropping: what of the prompt went on inside the decoder, None where all of it did.
     """
@@ -85,6 +87,7 @@ class DecoderReference:
     prompt_ids: Ints
     token_ids: list[int]
     logits: Floats
+    scores: Floats
     sequence_logits: list[Floats] = field(default_factory=list)
     dropping: Dropping | None = None
 
@@ -201,8 +204,23 @@ def decoder_reference(
     family, spec, features = checkpoint.family, checkpoint.spec, picture.features
     ids = prompt_ids(checkpoint, prompt, len(features), picture.text)
     positions = prompt_positions(checkpoint, prompt, picture)
+    processors = upstream.greedy_processors(
+        generation_settings(checkpoint.source.folder, spec.config),
+        ids.tolist(),
+        steps,
+        eos_token_ids=eos_token_ids(checkpoint),
+        vocab=spec.decoder.vocab,
+    )
     token_ids: list[int] = []
     logits: list[Floats] = []
+    scores: list[Floats] = []
+
+    def pick(row: torch.Tensor) -> None:
+        so_far = torch.tensor([[*ids.tolist(), *token_ids]])
+        logits.append(row.numpy().copy())
+        scores.append(processors(so_far, row[None].clone())[0].numpy())
+        token_ids.append(int(scores[-1].argmax()))
+
     with (
         component(family.load_embedding(checkpoint.weights, spec)) as embedding,
         component(family.load_decoder(checkpoint.weights, spec, attention="eager")) as model,
@@ -213,17 +231,15 @@ def decoder_reference(
         inputs = embedding(torch.from_numpy(ids)[None])
         is_visual = ids == spec.image_token_id
         inputs[0, torch.from_numpy(is_visual)] = torch.from_numpy(features)
-        logits.append(reader.prefill(inputs, is_visual).numpy().copy())
-        token_ids.append(int(logits[-1].argmax()))
+        pick(reader.prefill(inputs, is_visual))
         while len(token_ids) < steps:
-            logits.append(reader.step(embedding(torch.tensor([token_ids[-1:]]))).numpy().copy())
-            token_ids.append(int(logits[-1].argmax()))
+            pick(reader.step(embedding(torch.tensor([token_ids[-1:]]))))
         read = [
             model(inputs_embeds=embedding(torch.from_numpy(row)[None])).logits[0].numpy()
             for row in sequences
         ]
         dropping = reader.dropping
-    return DecoderReference(ids, token_ids, np.stack(logits), read, dropping)
+    return DecoderReference(ids, token_ids, np.stack(logits), np.stack(scores), read, dropping)
 
 
 @contextmanager

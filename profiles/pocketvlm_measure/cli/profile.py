@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.lists import NUMBERS, SIZE, Comma
+from pocketvlm.cli.lists import NUMBERS, SIZE, TEXT, Comma
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import RequestError
@@ -44,7 +44,9 @@ _FILE = click.Path(path_type=Path)
     help="Instead of --image: noise of so many pixels, width first; by default the size that takes "
     "the most tiles or tokens.",
 )
-@click.option("--prompt", metavar="TEXT", help="The question; 40 text tokens if not given.")
+@click.option(
+    "--prompt", type=TEXT, metavar="TEXT", help="The question; 40 text tokens if not given."
+)
 @case_options
 @click.option(
     "--threads", type=NUMBERS, default=(None,), metavar="N[,N...]", help="Threads of each engine."

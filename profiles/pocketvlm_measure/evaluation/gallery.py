@@ -6,13 +6,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.vision.overlay import draw_budgets, open_encoders
 from pocketvlm_measure.evaluation.questions import Question, picture_of
 from pocketvlm_measure.evaluation.run import Answered, Evaluation
+from pocketvlm_measure.progress import progress
 from pocketvlm_measure.reports.page import jpeg_uri
 
 MOST_CHANGES = 16
@@ -76,7 +75,9 @@ def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
     pairs = [(change.before[0], change.after[0]) for change in changed]
     budgets = sorted({tokens for pair in pairs for tokens in pair})
     encoders = open_encoders(artifact, budgets, first.case.vision_precision)
-    bar = tqdm(zip(changed, pairs, strict=True), "drawing", len(changed), leave=False, disable=None)
+    bar = progress(
+        zip(changed, pairs, strict=True), desc="drawing", total=len(changed), leave=False
+    )
     for change, pair in bar:
         try:
             drawn = [

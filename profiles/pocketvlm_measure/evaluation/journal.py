@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from pocketvlm.errors import RequestError
+from pocketvlm.locks import locked
 from pocketvlm_measure.evaluation.asking import Reply
 from pocketvlm_measure.evaluation.plan import Key, Subject
 
 _FORMAT = "pocketvlm answers 1"
+_ELSEWHERE = "name another file with --answers"
 _CASE = ("artifact", "line", "budget", "decoder", "decoder_precision", "vision_precision")
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "line": int,
@@ -29,7 +32,8 @@ class Journal:
     """The answers of one run, in a file that only grows.
 
     The first line states the conditions; answers given under others are refused. A last line that
-    was cut off when the run was killed is dropped, and its question asked again.
+    was cut off when the run was killed is dropped, and its question asked again. While it is open
+    no other process gets the file: each would write over the other's rows.
 
     Attributes:
         replies: what has been answered, refusals not included.
@@ -44,29 +48,37 @@ class Journal:
             resume: go on with an existing file; without it an existing file is refused.
 
         Raises:
-            RequestError: the file exists and is not to be resumed, is of another run, damaged, or
-                not writable.
+            RequestError: the file exists and is not to be resumed, is of another run, damaged, not
+                writable, or another process writes it.
         """
         self.path = path
         self.replies: dict[Key, Reply] = {}
-        head = {"format": _FORMAT, **head}
-        if path.exists() and not resume:
+        with ExitStack() as held:
+            held.enter_context(
+                locked(path, advice=f"wait for it, or {_ELSEWHERE}", setting="answers")
+            )
+            self._open({"format": _FORMAT, **head}, resume=resume)
+            held.callback(self._file.close)
+            self._held = held.pop_all()
+
+    def _open(self, head: dict[str, Any], *, resume: bool) -> None:
+        if self.path.exists() and not resume:
             raise RequestError(
-                f"{path} exists already",
-                advice="go on with it by --resume, or name another file with --answers",
+                f"{self.path} exists already",
+                advice=f"go on with it by --resume, or {_ELSEWHERE}",
                 setting="answers",
             )
         try:
-            whole = self._read(head) if path.exists() else 0
-            self._file = path.open("r+b" if whole else "wb")
+            whole = self._read(head) if self.path.exists() else 0
+            self._file = self.path.open("r+b" if whole else "wb")
             self._file.truncate(whole)
             self._file.seek(whole)
             if not whole:
                 self._write([head])
         except OSError as error:
             raise RequestError(
-                f"{path} cannot be written ({error.strerror})",
-                advice="name another file with --answers",
+                f"{self.path} cannot be written ({error.strerror})",
+                advice=_ELSEWHERE,
                 setting="answers",
             ) from error
 
@@ -93,8 +105,8 @@ class Journal:
             ) from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file and let others have it."""
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +151,7 @@ class Journal:
         if first.get("format") != _FORMAT:
             raise RequestError(
                 f"{self.path} is no file of answers",
-                advice="name another file with --answers",
+                advice=_ELSEWHERE,
                 setting="answers",
             )
         for name, value in head.items():
@@ -147,7 +159,7 @@ class Journal:
                 raise RequestError(
                     f"{self.path} was answered with {name} {first.get(name)}",
                     expected=f"{value}, as of this run",
-                    advice="name another file with --answers",
+                    advice=_ELSEWHERE,
                     setting="answers",
                 )
 

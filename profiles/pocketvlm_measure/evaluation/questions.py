@@ -13,6 +13,7 @@ from typing import Any
 
 from pocketvlm.errors import PictureError, RequestError
 from pocketvlm.media.pictures import Picture, PictureLimits
+from pocketvlm_targets.text import without_mark
 
 _DATA = "data:"
 # Of a line: a picture in base64, and words.
@@ -122,18 +123,22 @@ def picture_of(reference: str) -> Picture:
 
 def _lines(path: Path, digest: Callable[[bytes], None]) -> Iterator[bytes]:
     """The lines with their ends, of one that is too long only the first `MAX_LINE_BYTES` bytes and
-    one; ``digest`` gets every byte."""
+    one, the first without a byte order mark; ``digest`` gets every byte."""
     try:
         with path.open("rb") as file:
+            begun = False
             while line := file.readline(MAX_LINE_BYTES + 1):
                 digest(line)
-                yield line
+                # json leaves out the marks of other lines, where files were put together.
+                yield line if begun else without_mark(line)
+                begun = True
                 while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
                     line = file.readline(MAX_LINE_BYTES + 1)
                     digest(line)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: of `without_mark`
+        reason = error.strerror if isinstance(error, OSError) else error
         raise RequestError(
-            f"{path} cannot be read ({error.strerror})",
+            f"{path} cannot be read ({reason})",
             advice="give a question set as JSON Lines",
             setting="data",
         ) from error

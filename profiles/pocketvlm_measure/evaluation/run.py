@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from pocketvlm.errors import RequestError
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.evaluation.asking import Reply
@@ -18,6 +16,7 @@ from pocketvlm_measure.evaluation.journal import Journal
 from pocketvlm_measure.evaluation.metrics.base import Metric
 from pocketvlm_measure.evaluation.plan import Subject, Task, tasks
 from pocketvlm_measure.evaluation.questions import Broken, Question, QuestionSet
+from pocketvlm_measure.progress import counter
 
 OnBroken = Literal["stop", "skip"]
 
@@ -123,9 +122,7 @@ def _ask(
     ]
     total = len(questions) * sum(len(subject.cases) for subject in subjects)
     done = total - sum(task.answers for task in left)
-    with tqdm(
-        total=total, initial=done, desc="answering", unit="answer", disable=None, smoothing=0.05
-    ) as bar:
+    with counter(total=total, initial=done, desc="answering", unit="answer", smoothing=0.05) as bar:
         for task, replies in _whole(engine.answered(left)):
             journal.add(task.subject, replies)
             bar.update(len(replies))

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from pocketvlm_measure.evaluation.public.published import Published
 from pocketvlm_measure.evaluation.run import Answered, Evaluation
@@ -24,6 +23,7 @@ from pocketvlm_measure.evaluation.statistics import (
     estimate,
     numbered,
 )
+from pocketvlm_measure.progress import progress
 from pocketvlm_measure.spread import Spread
 
 Baseline = Callable[[Answered], Answered | None]
@@ -127,8 +127,7 @@ def summarise(
         )
 
     scores = [
-        score(answered)
-        for answered in tqdm(evaluation.answered, "scoring", leave=False, disable=None)
+        score(answered) for answered in progress(evaluation.answered, desc="scoring", leave=False)
     ]
     return Summary(evaluation, scores, published)
 

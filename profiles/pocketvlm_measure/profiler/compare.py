@@ -21,6 +21,7 @@ import numpy as np
 from scipy.stats import mannwhitneyu
 
 from pocketvlm.errors import RequestError
+from pocketvlm.files import read_text
 from pocketvlm_measure.table import Table, compact
 
 CONFIDENCE = 0.99
@@ -189,8 +190,9 @@ def _name(row: Mapping[str, Any]) -> str:
 def _read(path: Path) -> dict[tuple[Any, ...], _Rows]:
     """Rows by configuration, then by stage."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        # Not splitlines, which ends a line at characters that JSON has within its texts.
+        lines = read_text(path).removesuffix("\n").split("\n")
+    except (OSError, ValueError) as error:
         raise RequestError(
             f"{path} cannot be read ({error})", advice="give a JSONL file of `pocketvlm profile`"
         ) from error

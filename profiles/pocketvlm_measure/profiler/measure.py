@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from tqdm import tqdm
-
 from pocketvlm.artifact import Artifact, pick_graph
 from pocketvlm.errors import EngineError, error_from_dict
 from pocketvlm_measure.cases import Case
@@ -21,6 +19,7 @@ from pocketvlm_measure.profiler.once import Sample
 from pocketvlm_measure.profiler.questions import Question, check_question
 from pocketvlm_measure.profiler.result import Profile, Result
 from pocketvlm_measure.profiler.selection import Selection
+from pocketvlm_measure.progress import progress
 from pocketvlm_measure.turns import take_turns
 
 SELECTION_RUNS = 5  # of each vision graph with its nodes timed
@@ -105,7 +104,7 @@ def _selections(
     job = {"task": "select", "folder": folder, "runs": SELECTION_RUNS}
     job["question"] = dataclasses.asdict(question)
     measured: dict[tuple[int, str, int | None], Selection | None] = {}
-    for case, graph in tqdm(graphs.items(), desc="timing nodes", leave=False, disable=None):
+    for case, graph in progress(graphs.items(), desc="timing nodes", leave=False):
         if graph not in measured:
             times = _ask({**job, "case": dataclasses.asdict(case)}, case)
             measured[graph] = times and Selection(tuple(times["select"]), tuple(times["nodes"]))

@@ -89,7 +89,7 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
             question.prompt,
             question.images or images,  # files are opened in the time that is taken
             budget=case.budget,
-            sampling=Sampling(max_new_tokens=question.new_tokens),
+            sampling=Sampling(max_new_tokens=question.new_tokens, stop=()),
         )
     return Sample(
         stages={**cast(dict[str, float], answer.timings_ms), "load": load_ms},

@@ -6,13 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pocketvlm.artifact import Artifact
 from pocketvlm.vision.overlay import draw_budgets, open_encoders
 from pocketvlm_measure.profiler import plots
 from pocketvlm_measure.profiler.result import Profile
 from pocketvlm_measure.profiler.tables import headline, notes, tables
+from pocketvlm_measure.progress import progress
 from pocketvlm_measure.reports.page import jpeg_uri, render, svg_uri
 from pocketvlm_measure.table import Table, compact
 
@@ -54,7 +53,7 @@ def _overlays(profile: Profile, artifact: Artifact) -> Iterator[tuple[str, list[
     encoders = open_encoders(
         artifact, budgets if images else [], profile.results[0].case.vision_precision
     )
-    for image in tqdm(images, desc="drawing", leave=False, disable=None):
+    for image in progress(images, desc="drawing", leave=False):
         drawn = draw_budgets(artifact, image, budgets, encoders)
         yield (
             Path(image).name,

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from pocketvlm.artifact import Artifact, is_nested, metadata, pick_graph, pick_precision
+from pocketvlm.artifact import Artifact, metadata, pick_graph, pick_precision
 from pocketvlm.layouts import open_layout
 from pocketvlm.ort.sessions import open_session
 from pocketvlm.ort.settings import EngineSettings
@@ -69,7 +69,7 @@ def measure_selection(
             settings=settings,
             profile=Path(folder) / "nodes",
         )
-        encoder = VisionEncoder(session, k, precision, nested=is_nested(manifest))
+        encoder = VisionEncoder(session, manifest, k, precision)
         for _ in range(1 + runs):
             encoder.encode(pixels)
         events = json.loads(Path(session.end_profiling()).read_text())

@@ -22,6 +22,7 @@ from pocketvlm.artifact.manifest import (
     files_digest,
 )
 from pocketvlm.errors import ArtifactError, RequestError
+from pocketvlm.files import read_text
 from pocketvlm.limits import check_int
 
 __all__ = [
@@ -142,8 +143,8 @@ class Artifact:
                 advice="export the artifact again",
             )
         try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            return read_text(path)
+        except (OSError, ValueError) as error:
             raise ArtifactError(
                 f"{self.root / name} cannot be read ({error})", advice="export it again"
             ) from error
@@ -178,11 +179,12 @@ def _read_manifest(root: Path) -> Manifest:
                 f"{path} is no manifest, it is larger than {_MAX_MANIFEST_BYTES >> 20} MiB",
                 advice="copy or export it again",
             )
-        return Manifest.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({error})", advice="copy or export it again"
         ) from error
+    return Manifest.from_json(text)
 
 
 def _check_requirements(root: Path, manifest: Manifest) -> None:

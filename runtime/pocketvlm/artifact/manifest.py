@@ -176,6 +176,22 @@ class DecoderSpec:
 
 
 @dataclass(frozen=True)
+class Generation:
+    """How the checkpoint was published to answer, by transformers' names (``stop`` for
+    ``stop_strings``): see `pocketvlm.decoders.sampling.Sampling`, which checks the values.
+
+    Attributes:
+        processors: what every answer goes through unless something else is asked for.
+        sampling: temperature and the like of a checkpoint that samples, for those who ask for it.
+        not_applied: what else it states, which no answer here goes through.
+    """
+
+    processors: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    not_applied: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Parity:
     """What the exporter measured against the reference; an artifact whose ``passed`` is false is
     refused."""
@@ -200,6 +216,7 @@ class Manifest:
     decoder: DecoderSpec
     parity: Parity
     files: Mapping[str, FileEntry]
+    generation: Generation = field(default_factory=Generation)
     created_by: Mapping[str, str] = field(default_factory=dict)
     requires: Mapping[str, str] = field(default_factory=dict)
     schema_version: str = SCHEMA_VERSION
@@ -255,6 +272,7 @@ class Manifest:
                 DecoderSpec,
                 {**data["decoder"], "fastv": _optional(FastV, data["decoder"].get("fastv"))},
             ),
+            generation=_build(Generation, data.get("generation", {})),
             parity=_build(Parity, data["parity"]),
             files={name: _build(FileEntry, entry) for name, entry in data["files"].items()},
             created_by=dict(data.get("created_by", {})),
@@ -270,9 +288,9 @@ class Manifest:
         data["vision"]["graphs"] = {
             str(budget): graphs for budget, graphs in data["vision"]["graphs"].items()
         }
-        order = "schema_version artifact_id created_by source pruning vision decoder parity"
+        order = "schema_version artifact_id created_by source pruning vision decoder generation"
         plain: dict[str, Any] = json.loads(
-            json.dumps({key: data[key] for key in [*order.split(), "requires", "files"]})
+            json.dumps({key: data[key] for key in [*order.split(), "parity", "requires", "files"]})
         )
         return plain
 

@@ -12,6 +12,7 @@ import click
 from packaging.requirements import Requirement
 
 from pocketvlm import __version__
+from pocketvlm.cli.streams import standard_streams
 from pocketvlm.cli.target import naming_target
 from pocketvlm.cli.terminal import printable, replace_unknown_characters
 from pocketvlm.errors import PocketVLMError, RequestError
@@ -42,6 +43,11 @@ class PluginGroup(click.Group):
         if cmd_name not in self.commands and cmd_name in self.registered:
             self.add_command(_load(self.registered[cmd_name]), cmd_name)
         return super().get_command(ctx, cmd_name)
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run, with the standard streams that the process has."""
+        with standard_streams():
+            return super().main(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; the only place where a `PocketVLMError` or Ctrl-C becomes an exit code."""

@@ -15,6 +15,7 @@ import click
 
 from pocketvlm.cli.options import answering_options
 from pocketvlm.cli.run import summary
+from pocketvlm.cli.streams import input_lines
 from pocketvlm.cli.terminal import print_pieces, printable
 from pocketvlm.errors import PocketVLMError, RequestError
 
@@ -159,13 +160,7 @@ class _Conversation:
         if self.interactive:
             yield from _typed_lines()
             return
-        try:
-            for line in sys.stdin:
-                yield line.strip()
-        except UnicodeDecodeError as error:
-            raise RequestError(
-                f"standard input is not valid {error.encoding} ({error.reason})", advice="give text"
-            ) from error
+        yield from input_lines()
 
 
 def _typed_lines() -> Iterator[str]:

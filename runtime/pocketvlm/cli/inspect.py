@@ -18,6 +18,9 @@ from pocketvlm.files import replace_file
 
 if TYPE_CHECKING:
     from pocketvlm.artifact import Artifact, Manifest
+    from pocketvlm.artifact.manifest import Generation
+
+_LONGEST_VALUE = 60  # characters of a setting
 
 
 @click.command(epilog="Example: pocketvlm inspect my-artifact --image photo.jpg --overlay kept.png")
@@ -208,6 +211,7 @@ def describe(artifact: Artifact) -> Iterator[str]:
         f"{decoder.hidden}, {decoder.kv_heads} KV heads of {decoder.head_dim}, vocabulary "
         f"{decoder.vocab}, context {decoder.context}"
     )
+    yield from _generation_text(manifest.generation)
     for what, name in graphs(manifest):
         yield f"graph      {what:<26} {size_text(graph_bytes(manifest, name)):>10}  {name}"
     total = sum(entry.bytes for entry in manifest.files.values())
@@ -228,6 +232,27 @@ def describe(artifact: Artifact) -> Iterator[str]:
     makers = ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())
     yield f"made by    {makers or 'not stated'}"
     yield f"id         {manifest.artifact_id}"
+
+
+def settings_text(stated: Mapping[str, Any]) -> str:
+    """Settings of an artifact's checkpoint on one line, long lists cut."""
+    return ", ".join(f"{name} {_short(json.dumps(value))}" for name, value in stated.items())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
+
+
+def _generation_text(generation: Generation) -> Iterator[str]:
+    """How the checkpoint was published to answer; nothing where it states nothing."""
+    rows = (
+        ("answers    go through", generation.processors, ""),
+        ("           sample by", generation.sampling, " with --sampling checkpoint"),
+        ("           do not follow", generation.not_applied, ", which the checkpoint states"),
+    )
+    for label, stated, where in rows:
+        if stated:
+            yield f"{label} {settings_text(stated)}{where}"
 
 
 def totals_text(totals: Mapping[str, Mapping[str, int]]) -> Iterator[tuple[str, str]]:

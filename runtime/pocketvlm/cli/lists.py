@@ -1,4 +1,5 @@
-"""Knows the values that options take beside click's own: comma-separated lists, and budgets."""
+"""Knows the values that options take beside click's own: texts, comma-separated lists, budgets,
+sizes."""
 
 from __future__ import annotations
 
@@ -64,6 +65,17 @@ class _Budget(click.ParamType):
             self.fail(f"{value!r} is not a whole number", param, ctx)
 
 
+class _Text(click.ParamType):
+    """A text; a shell that fills in a file's (``"$(cat FILE)"``) may put a byte order mark before
+    it."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Without the mark."""
+        return str(value).removeprefix("\ufeff")
+
+
 class _Size(click.ParamType):
     """Two numbers of pixels as in ``448x644``, in the order in which they are written."""
 
@@ -81,6 +93,7 @@ class _Size(click.ParamType):
         return int(first), int(second)
 
 
+TEXT = _Text()
 SIZE = _Size()
 NUMBERS = Comma("whole numbers", int)
 NAMES = Comma("names")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pocketvlm.cli.lists import BUDGET, refuse_auto
+from pocketvlm.cli.lists import BUDGET, TEXT, refuse_auto
 from pocketvlm.cli.target import answering_defaults, settled_caps, takes_target
 
 if TYPE_CHECKING:
@@ -118,9 +118,27 @@ _LOADED = (
     "max_tiles",
     "feature_cache",
 )
-# Each is named as the field of `pocketvlm.Sampling` that it fills, and has its default. The numbers
+
+
+def _none_if_empty(
+    _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    return value or None
+
+
+# Each is named as the field of `pocketvlm.Sampling` that it fills, and has its default. They
 # stand here too because that class brings numpy, for which --help does not wait; a test compares.
 _SAMPLING = [
+    click.option(
+        "--sampling",
+        "base",
+        type=click.Choice(["greedy", "checkpoint"]),
+        default="greedy",
+        show_default=True,
+        metavar="NAME",
+        help="greedy takes the most probable token, checkpoint draws as the checkpoint was "
+        "published to, where the options below do not say otherwise.",
+    ),
     click.option(
         "--max-new-tokens",
         type=int,
@@ -132,38 +150,38 @@ _SAMPLING = [
     click.option(
         "--temperature",
         type=float,
-        default=0.0,
-        show_default=True,
         metavar="T",
         help="0 is greedy.",
     ),
     click.option("--top-k", type=int, metavar="N", help="Sample among the N most probable tokens."),
-    click.option(
-        "--top-p", type=float, default=1.0, show_default=True, metavar="P", help="Nucleus sampling."
-    ),
+    click.option("--top-p", type=float, metavar="P", help="Nucleus sampling; 1 is off."),
     click.option(
         "--min-p",
         type=float,
-        default=0.0,
-        show_default=True,
         metavar="P",
         help="Sample among tokens at least P times as probable as the first.",
     ),
     click.option(
         "--repetition-penalty",
         type=float,
-        default=1.0,
-        show_default=True,
         metavar="R",
-        help="Above 1 makes tokens less probable that occurred before.",
+        help="Above 1 makes tokens less probable that occurred before, 1 is off; the checkpoint's "
+        "own if not given.",
     ),
     click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
     click.option(
-        "--stop", multiple=True, metavar="TEXT", help="Ends the answer before it; repeatable."
+        "--stop",
+        multiple=True,
+        metavar="TEXT",
+        callback=_none_if_empty,
+        help="Ends the answer before it; repeatable.",
     ),
 ]
 _SYSTEM = click.option(
-    "--system", metavar="TEXT", help="A system message, where the chat template takes one."
+    "--system",
+    type=TEXT,
+    metavar="TEXT",
+    help="A system message, where the chat template takes one.",
 )
 
 

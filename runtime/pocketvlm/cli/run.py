@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.answer import Answer
+from pocketvlm.cli.lists import TEXT
 from pocketvlm.cli.options import answering_options
+from pocketvlm.cli.streams import input_text
 from pocketvlm.cli.terminal import print_pieces
-from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
     from pocketvlm import VLM, Sampling
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--prompt",
+    type=TEXT,
     required=True,
     metavar="TEXT|-",
     help="The question; - reads it from standard input.",
@@ -50,7 +52,7 @@ def run(
     standard error.
     """
     if prompt == "-":
-        prompt = read_prompt()
+        prompt = input_text().rstrip("\r\n")
     # A process that answers once ends before copies of the weights would pay.
     vlm = load(directory, prepack=False)
     asked = vlm if system is None else vlm.chat(system=system)
@@ -63,17 +65,6 @@ def run(
         click.echo(summary(stream.answer), err=True)
 
 
-def read_prompt() -> str:
-    """The question on standard input, without its line end; raises `PocketVLMError` where it is no
-    text."""
-    try:
-        return sys.stdin.read().rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"standard input is not valid {error.encoding} ({error.reason})", advice="give text"
-        ) from error
-
-
 def summary(answer: Answer) -> str:
     """One line on what answered, and what the answer cost."""
     tokens, prompt, timings = answer.visual_tokens, answer.prompt_tokens, answer.timings_ms
@@ -82,6 +73,9 @@ def summary(answer: Answer) -> str:
     if whole := answer.pictures_below_budget:
         which = "1 picture has" if whole == 1 else f"{whole} pictures have"
         line += f"{which} fewer than the budget and kept all, "
+    if reduced := answer.pictures_reduced:
+        which = "1 picture was" if reduced == 1 else f"{reduced} pictures were"
+        line += f"{which} read at a fraction of the size for the memory that it would take, "
     line += (
         f"{tokens['fastv']} of them in later layers, "
         if "fastv" in tokens and tokens["before"]

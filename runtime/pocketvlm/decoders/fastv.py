@@ -14,8 +14,10 @@ from pocketvlm.artifact import metadata
 from pocketvlm.decoders.base import EmbeddingSegment, Segment
 from pocketvlm.decoders.onnx import Graphs, OnnxDecoder, OnnxSequence
 from pocketvlm.decoders.track import Track
+from pocketvlm.ort.outputs import check_rising, check_shapes
 
 _KEPT: Final = "kept_tokens"
+_NAME: Final = "the decoder graph"
 
 
 class FastVDecoder(OnnxDecoder):
@@ -72,6 +74,17 @@ class FastVSequence(OnnxSequence):
         feed = super()._feed(inputs_embeds, segments, position_ids)
         del feed["attention_mask"]
         return feed | {"picture_ids": numbers[None]}
+
+    def _cache_lengths(self, outputs: Mapping[str, ort.OrtValue], n: int) -> list[int]:
+        kept = outputs[_KEPT].numpy()
+        count = min(n, max(1, kept.size))  # as many as it likes, but for none
+        check_shapes(_NAME, {_KEPT: kept.shape}, {_KEPT: (1, count)})
+        check_rising(_NAME, _KEPT, kept, n)
+        fastv = self._spec.fastv
+        assert fastv is not None  # the manifest of such an artifact has it
+        late = self.length - self.dropped + kept.shape[1]
+        after = self._spec.layers - fastv.layer
+        return [self.length + n] * fastv.layer + [late] * after
 
     def _store(self, outputs: Mapping[str, ort.OrtValue], track: Track) -> None:
         before = self.length

@@ -25,11 +25,13 @@ from pocketvlm.decoders.base import (
 )
 from pocketvlm.decoders.positions import positions_named
 from pocketvlm.decoders.track import Track, joined_planes
+from pocketvlm.ort.outputs import check_shapes
 from pocketvlm.ort.sessions import open_session, ort_errors
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.ort.signatures import cache_names
 
 _FLOAT32_BYTES = 4
+_NAME = "the decoder graph"
 
 
 @dataclass(frozen=True)
@@ -219,8 +221,13 @@ class OnnxSequence:
         with ort_errors("the embedding graph failed"):
             inputs_embeds: npt.NDArray[np.float32] = self._opened().embed.run(
                 None, {"input_ids": ids[None]}
-            )[0][0]
-        return inputs_embeds
+            )[0]
+        check_shapes(
+            "the embedding graph",
+            {"inputs_embeds": inputs_embeds.shape},
+            {"inputs_embeds": (1, len(ids), self._spec.hidden)},
+        )
+        return inputs_embeds[0]
 
     def _run(
         self, inputs_embeds: npt.NDArray[np.float32], segments: Sequence[Segment]
@@ -236,12 +243,13 @@ class OnnxSequence:
         inputs = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
         inputs |= zip(self._past, self._cache or self._empty_cache(), strict=True)
         graph = self._opened().decode if n == 1 else self._opened().prefill
-        with ort_errors("the decoder graph failed"):
+        with ort_errors(f"{_NAME} failed"):
             values = graph.run_with_ort_values(self._outputs, inputs)
         outputs = dict(zip(self._outputs, values, strict=True))
+        self._check(outputs, n)
         self._store(outputs, track)
-        last: npt.NDArray[np.float32] = outputs["logits"].numpy().reshape(-1, self._spec.vocab)[-1]
-        return last
+        logits: npt.NDArray[np.float32] = outputs["logits"].numpy()[0, 0]
+        return logits
 
     def _feed(
         self,
@@ -255,6 +263,21 @@ class OnnxSequence:
             "attention_mask": np.ones((1, self.length + len(inputs_embeds)), dtype=np.int64),
             "position_ids": position_ids,
         }
+
+    def _check(self, outputs: Mapping[str, ort.OrtValue], n: int) -> None:
+        """Refuse outputs of another shape than ``n`` further tokens give."""
+        spec = self._spec
+        shapes = {name: value.shape() for name, value in outputs.items()}
+        expected: dict[str, tuple[int, ...]] = {"logits": (1, 1, spec.vocab)}
+        lengths = self._cache_lengths(outputs, n)
+        for layer, length in enumerate(lengths):
+            shape = (1, spec.kv_heads, length, spec.head_dim)
+            expected[self._present[2 * layer]] = expected[self._present[2 * layer + 1]] = shape
+        check_shapes(_NAME, shapes, expected)
+
+    def _cache_lengths(self, outputs: Mapping[str, ort.OrtValue], n: int) -> list[int]:
+        """Tokens that each layer's cache holds after ``n`` further ones."""
+        return [self.length + n] * self._spec.layers
 
     def _store(self, outputs: Mapping[str, ort.OrtValue], track: Track) -> None:
         """Keep the cache that a run has extended, and the track that goes with it."""

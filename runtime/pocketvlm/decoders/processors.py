@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,73 @@ Processor = Callable[[Ints, Scores], Scores]
 
 # Each equals the class of transformers 5.23 (generation/logits_process.py) named in its docstring,
 # dtype included: float32 scores are computed in float32, so that greedy answers agree to the token.
-# A new one is a function here and a line in the lists of `pocketvlm.decoders.sampling`.
+# A new one is a function here and a line in the lists of `pocketvlm.decoders.sampler`.
+
+
+@dataclass(frozen=True)
+class SequenceGroup:
+    """Sequences of one length, a row each.
+
+    Attributes:
+        prefixes: int64 (n, length - 1), all but their last ids.
+        lasts: int64 (n,), those.
+        biases: float32 (n,), what is added to the scores of those.
+    """
+
+    prefixes: Ints
+    lasts: Ints
+    biases: npt.NDArray[np.float32]
+
+    def completed(self, ids: Ints) -> npt.NDArray[np.bool_]:
+        """Of which sequences ``ids`` end with all but the last id, bool (n,)."""
+        length = self.prefixes.shape[1]
+        if length > len(ids):
+            return np.zeros(len(self.lasts), dtype=bool)
+        completed: npt.NDArray[np.bool_] = (self.prefixes == ids[len(ids) - length :]).all(axis=1)
+        return completed
+
+
+def group_sequences(biases: Sequence[tuple[Sequence[int], float]]) -> list[SequenceGroup]:
+    """Sequences of ids and their biases by length; of equal ones the last counts."""
+    by_length: dict[int, dict[tuple[int, ...], float]] = {}
+    for sequence, bias in biases:
+        by_length.setdefault(len(sequence), {})[tuple(sequence)] = bias
+    return [
+        SequenceGroup(
+            (rows := np.array(list(group), dtype=np.int64))[:, :-1],
+            rows[:, -1],
+            np.array(list(group.values()), dtype=np.float32),
+        )
+        for group in by_length.values()
+    ]
+
+
+def bias_sequences(ids: Ints, scores: Scores, *, groups: Sequence[SequenceGroup]) -> Scores:
+    """Add a bias to the score of each id that would complete a sequence.
+
+    transformers' ``SequenceBiasLogitsProcessor``.
+    """
+    bias = np.zeros_like(scores)
+    for group in groups:
+        added = group.completed(ids) & (group.lasts < scores.size)
+        np.add.at(bias, group.lasts[added], group.biases[added])
+    return scores + bias
+
+
+def ban_sequences(ids: Ints, scores: Scores, *, groups: Sequence[SequenceGroup]) -> Scores:
+    """Rule out every id that would complete a sequence; biases are not read.
+
+    transformers' ``NoBadWordsLogitsProcessor``.
+    """
+    return _without(scores, np.concatenate([each.lasts[each.completed(ids)] for each in groups]))
+
+
+def favour_prompt(ids: Ints, scores: Scores, *, prompt: int, penalty: float) -> Scores:
+    """As `penalise_repetition` by the inverse, of the first ``prompt`` ids.
+
+    transformers' ``EncoderRepetitionPenaltyLogitsProcessor``.
+    """
+    return penalise_repetition(ids[:prompt], scores, penalty=1 / penalty)
 
 
 def penalise_repetition(ids: Ints, scores: Scores, *, penalty: float) -> Scores:
@@ -44,20 +111,78 @@ def ban_repeated_ngrams(ids: Ints, scores: Scores, *, size: int) -> Scores:
     return _without(scores, runs[begins_alike, -1])
 
 
+def ban_prompt_ngrams(ids: Ints, scores: Scores, *, prompt: int, size: int) -> Scores:
+    """Rule out every id that would complete a run of ``size`` ids of the first ``prompt`` ones.
+
+    transformers' ``EncoderNoRepeatNGramLogitsProcessor``.
+    """
+    if prompt < size:
+        return scores
+    runs = np.lib.stride_tricks.sliding_window_view(ids[:prompt], size)
+    begins_alike = (runs[:, :-1] == ids[len(ids) + 1 - size :]).all(axis=1)
+    return _without(scores, runs[begins_alike, -1])
+
+
 def delay_end(
     ids: Ints, scores: Scores, *, prompt: int, min_new_tokens: int, eos_token_ids: Ints
 ) -> Scores:
     """Rule out the ids that end an answer while it has fewer than ``min_new_tokens`` tokens.
 
     ``prompt`` is the number of ids before the answer. transformers'
-    ``MinNewTokensLengthLogitsProcessor``.
+    ``MinNewTokensLengthLogitsProcessor``, and with 0 ``MinLengthLogitsProcessor``.
     """
     return _without(scores, eos_token_ids) if len(ids) - prompt < min_new_tokens else scores
+
+
+def force_last(ids: Ints, scores: Scores, *, length: int, token_ids: Ints) -> Scores:
+    """Rule out all but ``token_ids`` once one id is left to ``length``, prompt and answer together.
+
+    transformers' ``ForcedEOSTokenLogitsProcessor``.
+    """
+    if len(ids) != length - 1:
+        return scores
+    after = np.full_like(scores, -np.inf)
+    after[_in_vocabulary(token_ids, scores)] = 0
+    return after
+
+
+def remove_invalid(ids: Ints, scores: Scores) -> Scores:
+    """Put 0 for NaN and the type's largest numbers for infinite scores.
+
+    transformers' ``InfNanRemoveLogitsProcessor``.
+    """
+    return np.nan_to_num(scores)
+
+
+def hasten_end(
+    ids: Ints, scores: Scores, *, start: int, factor: float, eos_token_ids: Ints
+) -> Scores:
+    """Raise the scores of ``eos_token_ids`` by a power of ``factor``, token by token from ``start``
+    on.
+
+    transformers' ``ExponentialDecayLengthPenalty``.
+    """
+    if len(ids) <= start:
+        return scores
+    ends, after = _in_vocabulary(eos_token_ids, scores), scores.copy()
+    before = scores[ends]
+    with np.errstate(over="ignore", invalid="ignore"):  # refused by whoever picks
+        growth = float(np.float64(factor) ** (len(ids) - start)) - 1
+        after[ends] = before + np.where(np.isfinite(before), np.abs(before) * growth, 0)
+    return after
 
 
 def suppress(ids: Ints, scores: Scores, *, token_ids: Ints) -> Scores:
     """Rule out ``token_ids`` always; transformers' ``SuppressTokensLogitsProcessor``."""
     return _without(scores, token_ids)
+
+
+def suppress_first(ids: Ints, scores: Scores, *, prompt: int, token_ids: Ints) -> Scores:
+    """Rule out ``token_ids`` where the answer begins, after ``prompt`` ids.
+
+    transformers' ``SuppressTokensAtBeginLogitsProcessor``.
+    """
+    return _without(scores, token_ids) if len(ids) == prompt else scores
 
 
 def scale(ids: Ints, scores: Scores, *, temperature: float) -> Scores:
@@ -122,6 +247,24 @@ def keep_min_p(ids: Ints, scores: Scores, *, share: float) -> Scores:
     """
     probabilities = softmax(scores)
     return _without(scores, np.flatnonzero(probabilities < share * probabilities.max()))
+
+
+def keep_typical(ids: Ints, scores: Scores, *, mass: float) -> Scores:
+    """Keep the ids whose surprise is nearest to the expected one, until their probability reaches
+    ``mass``; those as near as the last of them stay.
+
+    Meister et al. 2022 (arXiv 2202.00666); transformers' ``TypicalLogitsWarper``.
+    """
+    probabilities = softmax(scores)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        surprise = -np.log(probabilities)
+        distance = np.abs(surprise - np.nansum(probabilities * surprise))
+    order = np.argsort(distance, kind="stable")
+    reached = int((np.cumsum(probabilities[order]) < mass).sum())
+    farthest = distance[order[min(reached, scores.size - 1)]]
+    removed = distance > farthest
+    removed[order[0]] = False
+    return _without(scores, np.flatnonzero(removed))
 
 
 def apply(processors: Sequence[Processor], ids: Ints, scores: Scores) -> Scores:

@@ -1,20 +1,21 @@
-"""Knows how tokens are picked from logits: what may be asked for, and the steps in their order."""
+"""Knows how tokens may be asked to be picked: each setting, its range, and what it is where it is
+left out."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from pocketvlm.decoders import processors as steps
-from pocketvlm.decoders.processors import Processor, Scores
-from pocketvlm.errors import EngineError, RequestError
+from pocketvlm.artifact.manifest import Generation
+from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.limits import is_int
+
+Base = Literal["greedy", "checkpoint"]
+TokenIds = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -24,83 +25,148 @@ class Sampling:
     Names and meanings are those of transformers' ``GenerationConfig``, but for ``temperature`` 0 in
     place of ``do_sample=False`` and ``stop`` in place of ``stop_strings``.
 
+    None is what the checkpoint was published with: of what greedy answers go through too that
+    always holds, as in transformers' ``generate``; of temperature, ``top_k``, ``top_p``, ``min_p``
+    and ``typical_p`` where ``base`` is ``"checkpoint"``. Where it was published with nothing, the
+    setting changes nothing.
+
     Attributes:
         max_new_tokens: the answer ends after so many tokens, at least 1.
         min_new_tokens: it does not end by the model's own end token before it has so many. A stop
             text ends it all the same.
         temperature: logits are divided by it; 0 is greedy, the highest logit with ties to the lower
-            id, whatever ``top_k``, ``top_p``, ``min_p`` and ``seed`` are.
+            id, whatever ``top_k``, ``top_p``, ``min_p``, ``typical_p`` and ``seed`` are.
         top_k: pick among the so many most probable tokens; None is all.
         top_p: pick among the most probable tokens that together reach this probability, above 0 and
             up to 1, which is all.
         min_p: pick among tokens at least this share as probable as the most probable one, 0 to 1.
+        typical_p: pick among the tokens whose surprise is nearest to the expected one and that
+            together reach this probability, above 0 and up to 1, which is all.
         repetition_penalty: above 1 makes tokens of the prompt and of the answer so far less
             probable, below 1 more; above 0.
         no_repeat_ngram_size: no so many tokens in a row come twice in prompt and answer; 0 is off.
         suppress_tokens: ids that are never picked.
         seed: makes sampling repeatable, 0 or above; None takes fresh entropy.
         stop: texts that end the answer. It is given out up to the first of them, without it.
+        base: ``"greedy"``, or ``"checkpoint"`` to sample as the checkpoint was published to.
+        min_length: as ``min_new_tokens``, the prompt counted with all visual tokens, those dropped
+            too; without effect where ``min_new_tokens`` is given.
+        bad_words_ids: sequences of ids that are never completed.
+        begin_suppress_tokens: ids that the answer does not begin with.
+        sequence_bias: pairs of a sequence of ids and what is added to the score of completing it.
+        encoder_repetition_penalty: above 1 makes tokens of the prompt more probable; above 0.
+        encoder_no_repeat_ngram_size: no so many tokens in a row of the prompt come in the answer.
+        forced_eos_token_id: of these ids is the last token that ``max_new_tokens`` allows.
+        exponential_decay_length_penalty: (tokens, factor): after so many tokens the end becomes
+            more probable from token to token; () is off.
+        remove_invalid_values: logits that are NaN or infinite count as 0 or the largest numbers.
 
     Raises:
         RequestError: a value out of range; its ``setting`` is the name of the field.
     """
 
     max_new_tokens: int = 64
-    min_new_tokens: int = 0
-    temperature: float = 0.0
+    min_new_tokens: int | None = None
+    temperature: float | None = None
     top_k: int | None = None
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    suppress_tokens: tuple[int, ...] = ()
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    suppress_tokens: TokenIds | None = None
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] | None = None
+    base: Base = "greedy"
+    typical_p: float | None = None
+    min_length: int | None = None
+    bad_words_ids: tuple[TokenIds, ...] | None = None
+    begin_suppress_tokens: TokenIds | None = None
+    sequence_bias: tuple[tuple[TokenIds, float], ...] | None = None
+    encoder_repetition_penalty: float | None = None
+    encoder_no_repeat_ngram_size: int | None = None
+    forced_eos_token_id: TokenIds | None = None
+    exponential_decay_length_penalty: tuple[()] | tuple[int, float] | None = None
+    remove_invalid_values: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("suppress_tokens", "stop"):
-            value = getattr(self, name)
+        for field in fields(self):
+            value = getattr(self, field.name)
             if isinstance(value, list):  # as they come from JSON
-                object.__setattr__(self, name, tuple(value))
-        self._check_length()
-        self._check_distribution()
-        self._check_texts_and_ids()
+                object.__setattr__(self, field.name, value := _as_tuples(value))
+            valid, expected = _RANGES[field.name]
+            if not (value is None and field.default is None) and not valid(value):
+                self._refuse(field.name, expected)
+        if self.min_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            self._refuse("min_new_tokens", f"0 to max_new_tokens, {self.max_new_tokens}")
 
-    def _check_length(self) -> None:
-        self._check("max_new_tokens", is_int(self.max_new_tokens, least=1), "at least 1")
-        within = is_int(self.min_new_tokens, least=0) and self.min_new_tokens <= self.max_new_tokens
-        self._check("min_new_tokens", within, f"0 to max_new_tokens, {self.max_new_tokens}")
+    def _refuse(self, name: str, expected: str) -> None:
+        value = getattr(self, name)
+        text = repr(value) if isinstance(value, (str, tuple)) else str(value)
+        raise RequestError(f"{name} {text[:80]}", expected=expected, setting=name)
 
-    def _check_distribution(self) -> None:
-        valid = _is_number(self.temperature) and self.temperature >= 0
-        self._check("temperature", valid, "0 (greedy) or a number above it")
-        valid = self.top_k is None or is_int(self.top_k, least=1)
-        self._check("top_k", valid, "at least 1, or None for all")
-        valid = _is_number(self.top_p) and 0 < self.top_p <= 1
-        self._check("top_p", valid, "a number above 0, up to 1")
-        valid = _is_number(self.min_p) and 0 <= self.min_p <= 1
-        self._check("min_p", valid, "a number from 0 to 1")
-        valid = _is_number(self.repetition_penalty) and self.repetition_penalty > 0
-        self._check("repetition_penalty", valid, "a number above 0, 1 for none")
-        valid = is_int(self.no_repeat_ngram_size, least=0)
-        self._check("no_repeat_ngram_size", valid, "0 (off) or a number above it")
-        valid = self.seed is None or is_int(self.seed, least=0)
-        self._check("seed", valid, "0 or a number above it")
+    def over(self, own: Self) -> Self:
+        """Return these settings with a checkpoint's ``own`` where they are None, see the class."""
+        names = [*ALWAYS, *(DRAWN if self.base == "checkpoint" else ())]
+        stated = {name: getattr(own, name) for name in names if getattr(self, name) is None}
+        if (least := stated.get("min_new_tokens")) is not None:  # more than that there is no room
+            stated["min_new_tokens"] = min(least, self.max_new_tokens)
+        return replace(self, **stated)
 
-    def _check_texts_and_ids(self) -> None:
-        ids, texts = self.suppress_tokens, self.stop
-        valid = isinstance(ids, tuple) and all(
-            is_int(each, least=0) and each < 1 << 31 for each in ids
+    def settled(self) -> Self:
+        """Return these settings with a value that changes nothing where they are None."""
+        values = {name: each for name, each in NEUTRAL.items() if getattr(self, name) is None}
+        return replace(self, **values)
+
+
+# What changes nothing. These are applied to greedy answers too, ...
+ALWAYS: Mapping[str, Any] = {
+    "min_new_tokens": None,  # 0 would be an answer of any length, whatever min_length is
+    "min_length": 0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "bad_words_ids": (),
+    "suppress_tokens": (),
+    "begin_suppress_tokens": (),
+    "sequence_bias": (),
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "forced_eos_token_id": (),
+    "exponential_decay_length_penalty": (),
+    "remove_invalid_values": False,
+    "stop": (),
+}
+# ... and these where a token is drawn. It is drawn from all where ``top_k`` is None.
+DRAWN: Mapping[str, Any] = {
+    "temperature": 0.0,
+    "top_k": None,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+}
+NEUTRAL: Mapping[str, Any] = {**ALWAYS, **DRAWN}
+
+
+def checkpoint_sampling(generation: Generation) -> Sampling:
+    """How the checkpoint of an artifact was published to answer, by its manifest.
+
+    Raises:
+        ArtifactError: settings that this runtime does not have, or that are out of range. An
+            answer without them would be another model's.
+    """
+    values = {**generation.processors, **generation.sampling}
+    unknown = [name for name in values if name not in NEUTRAL]
+    if unknown:
+        raise ArtifactError(
+            f"the artifact's answers go through {', '.join(unknown)}, which this pocketvlm lacks",
+            advice="use the version that exported it, or export again",
         )
-        self._check("suppress_tokens", valid, "a tuple of token ids")
-        valid = isinstance(texts, tuple) and all(isinstance(text, str) and text for text in texts)
-        self._check("stop", valid, "a tuple of texts, none of them empty")
-
-    def _check(self, name: str, valid: bool, expected: str) -> None:
-        if not valid:
-            value = getattr(self, name)
-            text = repr(value) if isinstance(value, (str, tuple)) else str(value)
-            raise RequestError(f"{name} {text[:80]}", expected=expected, setting=name)
+    try:
+        return Sampling(**{"max_new_tokens": _LONGEST, **values}, base="checkpoint")
+    except RequestError as error:
+        raise ArtifactError(
+            f"the artifact's generation settings are damaged ({error.reason})",
+            advice="export or download it again",
+        ) from error
 
 
 def check_sampling(sampling: Any) -> None:
@@ -114,131 +180,86 @@ def check_sampling(sampling: Any) -> None:
         )
 
 
-class Sampler:
-    """Picks the tokens of one answer, for every engine; the same seed and logits give the same.
-
-    It remembers what it picked, as some steps read all ids so far. transformers' steps come in
-    transformers' order (``GenerationMixin._get_logits_processor``).
-
-    Args:
-        sampling: see `Sampling`.
-        prompt_ids: int64 (n,), the prompt with every visual token's slot in it.
-        eos_token_ids: those that end an answer.
-    """
-
-    def __init__(
-        self,
-        sampling: Sampling | None = None,
-        prompt_ids: npt.ArrayLike = (),
-        eos_token_ids: Iterable[int] = (),
-    ) -> None:
-        self.sampling = sampling or Sampling()
-        self._ids = np.array(prompt_ids, dtype=np.int64)
-        self._processors = make_processors(self.sampling, len(self._ids), eos_token_ids)
-        self._warpers = make_warpers(self.sampling)
-        self._rng = np.random.default_rng(self.sampling.seed)
-
-    def pick(self, logits: npt.NDArray[np.float32]) -> int:
-        """The next token id from float32 (vocab,) logits.
-
-        Raises:
-            EngineError: logits that are NaN or overflowed.
-            RequestError: settings that rule out every token, or a penalty that overflows.
-        """
-        scores = self.scores(logits)
-        if self.sampling.temperature == 0:
-            token = int(np.argmax(scores))
-        else:
-            token = int(self._rng.choice(scores.size, p=self._distribution(scores)))
-        self._ids = np.append(self._ids, token)
-        return token
-
-    def probabilities(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """The distribution that `pick` would draw from, float64 (vocab,); raises as `pick`.
-
-        It is computed in float64 from temperature on. At temperature 0 one token has all of it.
-        """
-        scores = self.scores(logits)
-        if self.sampling.temperature == 0:
-            return np.eye(1, scores.size, int(np.argmax(scores)))[0]
-        return self._distribution(scores)
-
-    def scores(self, logits: npt.NDArray[np.float32]) -> Scores:
-        """What a greedy answer compares, float32 (vocab,), the highest finite; raises as `pick`."""
-        check_finite(logits)
-        scores = steps.apply(self._processors, self._ids, logits)
-        highest = scores.max()
-        if highest == -np.inf:
-            raise RequestError(
-                "the sampling settings rule out every token",
-                advice="relax suppress_tokens, no_repeat_ngram_size or min_new_tokens",
-            )
-        if not np.isfinite(highest):
-            penalty = self.sampling.repetition_penalty
-            raise RequestError(
-                f"logits overflow with repetition_penalty {penalty}",
-                advice="take one closer to 1",
-                setting="repetition_penalty",
-            )
-        return scores
-
-    def _distribution(self, scores: Scores) -> npt.NDArray[np.float64]:
-        warped = steps.apply(self._warpers, self._ids, scores.astype(np.float64))
-        return steps.softmax(warped).astype(np.float64, copy=False)
-
-
-def check_finite(logits: npt.NDArray[np.float32]) -> None:
-    """Raise `EngineError` for logits that are NaN or overflowed; some may be -inf, not all."""
-    if not np.isfinite(logits.max()):  # NaN wherever one logit is
-        raise EngineError(
-            "the decoder's logits are not finite",
-            advice="try another --decoder-precision, or export again",
-        )
-
-
-def make_processors(
-    sampling: Sampling, prompt: int, eos_token_ids: Iterable[int]
-) -> list[Processor]:
-    """The steps that greedy answers go through too, in transformers' order.
-
-    ``prompt`` is the number of ids before the answer. ``bad_words_ids`` come before `delay_end`,
-    forced tokens after it, ``begin_suppress_tokens`` last.
-    """
-    eos = np.array(sorted(eos_token_ids), dtype=np.int64)
-    suppressed = np.array(sampling.suppress_tokens, dtype=np.int64)
-    # As plain floats: scalars of numpy would turn float32 scores into float64.
-    penalty, size = float(sampling.repetition_penalty), sampling.no_repeat_ngram_size
-    delay = partial(
-        steps.delay_end,
-        prompt=prompt,
-        min_new_tokens=sampling.min_new_tokens,
-        eos_token_ids=eos,
-    )
-    return _in_use(
-        (penalty != 1, partial(steps.penalise_repetition, penalty=penalty)),
-        (size > 0, partial(steps.ban_repeated_ngrams, size=size)),
-        (sampling.min_new_tokens > 0, delay),
-        (len(suppressed) > 0, partial(steps.suppress, token_ids=suppressed)),
-    )
-
-
-def make_warpers(sampling: Sampling) -> list[Processor]:
-    """The steps that only sampling goes through, in transformers' order."""
-    return _in_use(
-        (sampling.temperature > 0, partial(steps.scale, temperature=sampling.temperature)),
-        (sampling.top_k is not None, partial(steps.keep_top_k, count=sampling.top_k or 0)),
-        (sampling.top_p < 1, partial(steps.keep_top_p, mass=sampling.top_p)),
-        (sampling.min_p > 0, partial(steps.keep_min_p, share=sampling.min_p)),
-    )
-
-
-def _in_use(*rows: tuple[bool, Processor]) -> list[Processor]:
-    return [process for used, process in rows if used]
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _is_number(value: Any) -> bool:
     numeric = isinstance(value, (int, float, np.integer, np.floating))
     return numeric and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
 
+
+def _is_count(value: Any) -> bool:
+    return is_int(value, least=0)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _is_part(value: Any) -> bool:
+    return _is_positive(value) and value <= 1
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_is_count(each) and each < 1 << 31 for each in value)
+
+
+def _are_sequences(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_are_ids(each) and each for each in value)
+
+
+def _are_biases(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and _are_sequences(pair[:1])
+        and _is_number(pair[1])
+        and abs(float(pair[1])) <= float(np.finfo(np.float32).max)
+        for pair in value
+    )
+
+
+def _is_decay(value: Any) -> bool:
+    pair = isinstance(value, tuple) and len(value) == 2
+    return value == () or (pair and _is_count(value[0]) and _is_positive(value[1]))
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(text, str) and text for text in value)
+
+
+_LONGEST = 1 << 31
+_COUNT = (_is_count, "0 (off) or a number above it")
+_PENALTY = (_is_positive, "a number above 0, 1 for none")
+_IDS = (_are_ids, "a tuple of token ids")
+_PART = (_is_part, "a number above 0, up to 1")
+_RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "max_new_tokens": (lambda value: is_int(value, least=1), "at least 1"),
+    "min_new_tokens": _COUNT,
+    "temperature": (
+        lambda value: _is_number(value) and value >= 0,
+        "0 (greedy) or a number above it",
+    ),
+    "top_k": (lambda value: is_int(value, least=1), "at least 1, or None for all"),
+    "top_p": _PART,
+    "min_p": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "repetition_penalty": _PENALTY,
+    "no_repeat_ngram_size": _COUNT,
+    "suppress_tokens": _IDS,
+    "seed": (_is_count, "0 or a number above it"),
+    "stop": (_are_texts, "a tuple of texts, none of them empty"),
+    "base": (lambda value: value in get_args(Base), f"one of {', '.join(get_args(Base))}"),
+    "typical_p": _PART,
+    "min_length": _COUNT,
+    "bad_words_ids": (_are_sequences, "a tuple of tuples of token ids, none of them empty"),
+    "begin_suppress_tokens": _IDS,
+    "sequence_bias": (_are_biases, "a tuple of pairs, token ids and a number"),
+    "encoder_repetition_penalty": _PENALTY,
+    "encoder_no_repeat_ngram_size": _COUNT,
+    "forced_eos_token_id": _IDS,
+    "exponential_decay_length_penalty": (_is_decay, "a number of tokens and a factor above 0"),
+    "remove_invalid_values": (lambda value: isinstance(value, bool), "True or False"),
+}
 
 GREEDY = Sampling()

@@ -39,6 +39,8 @@ _MOST_IDS = 64  # of the name of a part
 _MARKS = ("around", "whole", "row_end", "last_row_end")
 _STANDARD = [0.5, 0.5, 0.5]  # mean and standard deviation where the configuration is silent
 
+_RECIPE_SQUEEZED = """\
+Resize the picture to {tile} by the filter {filter}, whatever its aspect ratio."""
 _RECIPE_ONE = """\
 Resize the picture to {longest} pixels along its longer edge by the filter {filter} (the shorter
 edge cut to an integer, made even by adding 1, at least 1), then to {tile} by the same, whatever its
@@ -47,7 +49,7 @@ _RECIPE = """\
 A picture of W x H pixels is cut into tiles of {tile}; every resize is by the filter {filter}, of
 8-bit samples:
 
-1. Resize it to {longest} pixels along its longer edge, the shorter edge in proportion: cut to an
+1. {first} it to {longest} pixels along its longer edge, the shorter edge in proportion: cut to an
    integer, made even by adding 1, at least 1.
 2. Resize it to whole tiles: the longer edge rounded up to a multiple of {edge}, the shorter in
    proportion to that, cut to an integer and rounded up to a multiple of {edge}.
@@ -64,9 +66,10 @@ the last tile, {around}. Rows of features fill the image tokens in that order.""
 class Idefics3(Prepared):
     """See `pocketvlm.layouts.base.Layout`.
 
-    Options: ``longest_edge`` in pixels; ``splits``, whether pictures are cut at all; ``marks``,
-    token ids by the names of `_MARKS`; ``parts``, the token ids that name the part in each row and
-    column, ``[row][column]``.
+    Options: ``longest_edge`` in pixels; ``splits``, whether pictures are cut at all; ``resizes``,
+    whether every picture is brought to ``longest_edge`` first, else only one that is larger and is
+    cut (true where it is not stated); ``marks``, token ids by the names of `_MARKS`; ``parts``, the
+    token ids that name the part in each row and column, ``[row][column]``.
     """
 
     name: ClassVar[str] = "idefics3"
@@ -78,7 +81,7 @@ class Idefics3(Prepared):
     def __init__(self, config: LayoutConfig, preprocessor: Preprocessor | None) -> None:
         super().__init__(config, preprocessor)
         self.edge = config.tile_size[0]
-        self.longest_edge, self.splits = _geometry(config)
+        self.longest_edge, self.splits, self.resizes = _geometry(config)
         self._check_grids()
         self.marks, self.parts = self._names()
 
@@ -89,7 +92,14 @@ class Idefics3(Prepared):
             return cls(config, None)
         layout = cls(config, tile_steps(processor_config))
         stated = geometry_of(processor_config)
-        if stated != (layout.longest_edge, layout.splits, layout.edge):
+        # Where it does not resize, how large pictures may be is an export's own choice.
+        longest = stated[0] if layout.resizes else layout.longest_edge
+        if (longest, *stated[1:]) != (
+            layout.longest_edge,
+            layout.splits,
+            layout.edge,
+            layout.resizes,
+        ):
             raise ArtifactError(
                 f"the image processor makes tiles of {stated[2]} pixels of pictures of "
                 f"{stated[0]}, {'cut' if stated[1] else 'not cut'}; the vision graph reads "
@@ -109,6 +119,9 @@ class Idefics3(Prepared):
             "tile": f"{self.edge} x {self.edge}",
         }
         values["filter"] = self.steps.resample.name.lower()
+        values["first"] = "Resize" if self.resizes else "Where it is larger than that, resize"
+        if not self.resizes and not self.splits:
+            return _RECIPE_SQUEEZED.format(**values)
         if len(self.grids()) == 1 and self.grids()[0].tiles == 1:
             return _RECIPE_ONE.format(**values)
         values |= {name: f"`{ids}`" for name, ids in self.marks.items()}
@@ -122,6 +135,14 @@ class Idefics3(Prepared):
     @functools.cached_property
     def _grids(self) -> list[TileGrid]:
         longest = self.longest_edge
+        if self.splits and not self.resizes:
+            edges = range(1, self._up(longest) // self.edge + 1)
+            every = [
+                self._grid_of(rows * self.edge, columns * self.edge)
+                for rows in edges
+                for columns in edges
+            ]
+            return sorted(every, key=lambda grid: (grid.tiles, grid.rows))
         wide = [(short, longest) for short in (1, *range(2, longest + 2, 2))]
         tall = [(longest, short) for short in (1, *range(2, longest + 1, 2))]
         grids = {self._grid_of(*self._whole_tiles(*_below_most(*size))) for size in wide + tall}
@@ -187,9 +208,11 @@ class Idefics3(Prepared):
     def _tiles(self, image: Image.Image) -> list[Image.Image]:
         """Resized as often as transformers does: each resize rounds to 8 bits."""
         resample, edge = self.steps.resample, self.edge
-        first = _below_most(*_scaled(image.height, image.width, self.longest_edge))
+        first = self._first_size(image.height, image.width)
         height, width = self._whole_tiles(*first)
-        resized = image.resize(first[::-1], resample).resize((width, height), resample)
+        if first != (image.height, image.width) or self.resizes:
+            image = image.resize(first[::-1], resample)
+        resized = image.resize((width, height), resample)
         if self._grid_of(height, width).tiles == 1:
             return [resized]
         corners = [(x, y) for y in range(0, height, edge) for x in range(0, width, edge)]
@@ -197,7 +220,13 @@ class Idefics3(Prepared):
         return [*parts, resized.resize((edge, edge), resample)]
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        return self._whole_tiles(*_below_most(*_scaled(height, width, self.longest_edge)))
+        return self._whole_tiles(*self._first_size(height, width))
+
+    def _first_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of a picture before it is brought to whole tiles."""
+        if not self.resizes and (not self.splits or max(height, width) <= self.longest_edge):
+            return height, width
+        return _below_most(*_scaled(height, width, self.longest_edge))
 
     def _whole_tiles(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in whole tiles; computed in this order, as transformers does, rounding
@@ -220,7 +249,8 @@ class Idefics3(Prepared):
 
     def _check_grids(self) -> None:
         square = self.config.image_size == (self.edge, self.edge)
-        most = self._up(min(self.longest_edge, _MOST_EDGE)) // self.edge if self.splits else 1
+        longest = min(self.longest_edge, _MOST_EDGE) if self.resizes else self.longest_edge
+        most = self._up(longest) // self.edge if self.splits else 1
         if not square or most**2 > _MOST_TILES:
             raise ArtifactError(
                 f"pictures of {self.longest_edge} pixels cannot be cut into tiles of "
@@ -258,9 +288,12 @@ class Idefics3(Prepared):
         )
 
 
-def geometry_of(processor_config: Mapping[str, Any]) -> tuple[int, bool, int]:
-    """(longest edge, whether pictures are cut, edge of a tile) that an image processor's
-    configuration states.
+def geometry_of(processor_config: Mapping[str, Any]) -> tuple[int, bool, int, bool]:
+    """(longest edge, whether pictures are cut, edge of a tile, whether pictures are resized first)
+    that an image processor's configuration states.
+
+    One that does not resize cuts pictures of any size: the longest edge is then that of as many
+    tiles as a picture may have here.
 
     Raises:
         PocketVLMError: it resizes otherwise.
@@ -272,13 +305,17 @@ def geometry_of(processor_config: Mapping[str, Any]) -> tuple[int, bool, int]:
     longest, edge = (
         value.get("longest_edge") if isinstance(value, Mapping) else None for value in (size, most)
     )
-    if processor_config.get("do_resize") is False or not (_is_edge(longest) and _is_edge(edge)):
+    resizes, splits = (
+        processor_config.get(name) is not False for name in ("do_resize", "do_image_splitting")
+    )
+    if not (_is_edge(edge) and (_is_edge(longest) or not resizes)):
         raise ArtifactError(
-            f"the image processor has size {size}, max_image_size {most}, do_resize "
-            f"{processor_config.get('do_resize', True)}",
-            expected="a longest_edge of whole pixels in both, and do_resize true",
+            f"the image processor has size {size}, max_image_size {most}",
+            expected="a longest_edge of whole pixels in both",
         )
-    return longest, bool(processor_config.get("do_image_splitting", True)), edge
+    if not resizes:
+        longest = edge * min(math.isqrt(_MOST_TILES), 4 * _MOST_EDGE // edge)
+    return longest, splits, edge, resizes
 
 
 def tile_steps(processor_config: Mapping[str, Any]) -> Preprocessor:
@@ -295,14 +332,15 @@ def tile_steps(processor_config: Mapping[str, Any]) -> Preprocessor:
     )
 
 
-def _geometry(config: LayoutConfig) -> tuple[int, bool]:
+def _geometry(config: LayoutConfig) -> tuple[int, bool, bool]:
     longest, splits = config.options.get("longest_edge"), config.options.get("splits")
-    if not _is_edge(longest) or not isinstance(splits, bool):
+    resizes = config.options.get("resizes", True)
+    if not _is_edge(longest) or not isinstance(splits, bool) or not isinstance(resizes, bool):
         raise ArtifactError(
-            f"the layout has longest_edge {longest!r}, splits {splits!r}",
-            expected="pixels, and true or false",
+            f"the layout has longest_edge {longest!r}, splits {splits!r}, resizes {resizes!r}",
+            expected="pixels, and true or false twice",
         )
-    return longest, splits
+    return longest, splits, resizes
 
 
 def _is_edge(value: Any) -> TypeGuard[int]:

@@ -32,6 +32,7 @@ class Single(Prepared):
     processors: ClassVar[tuple[str, ...]] = (
         *suffixed("CLIPImageProcessor"),
         "CLIPFeatureExtractor",
+        *suffixed("BitImageProcessor"),
         *_LLAVA,
     )
     one_grid: ClassVar[bool] = True

@@ -5,82 +5,111 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from pocketvlm.errors import PictureError
+from pocketvlm.errors import PictureError, PocketVLMError, first_line
 from pocketvlm.limits import PictureLimits
+from pocketvlm.media.costs import COMMON, RARE, check_size, check_work, how_to_read
+from pocketvlm.media.notes import BareFile, orientation_in, without_notes
+from pocketvlm.media.sources import open_regular
+from pocketvlm.media.upright import orientation_of, upright_rgb
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
-# Raster formats only: Pillow would hand EPS to Ghostscript, and others read further files. The
-# common ones are tried first, as importing the plug-ins of the others takes Pillow a tenth of a
-# second.
-_COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")
-_RARE = ("WEBP", "TIFF", "AVIF", "JPEG2000", "ICO")
-# What Pillow's decoders raise on bytes that are not what their header promises.
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_WHOLE_SIZE = "whole size"  # (width, height) of a picture that was read smaller, among its notes
 _PILLOW_LIMIT = threading.Lock()
 
 
 def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image.Image:
     """Read a picture as an upright RGB image.
 
-    EXIF orientation is applied, the first frame of an animation is taken, 16-bit samples keep their
+    EXIF orientation is applied, the first frame of an animation is taken, 16-bit greys keep their
     upper byte, and transparency is composited onto white, as transformers' image processors do
-    since version 5.
+    since version 5. No other note in the file is read. A picture that takes too much memory may be
+    read at a fraction of its size, see `PictureLimits.max_memory` and `whole_size`.
 
     Args:
         picture: a path, the bytes of a file, a PIL image, or uint8 (height, width[, 1 | 3 | 4]).
-        limits: caps on bytes and pixels; None takes the defaults of `PictureLimits`.
+        limits: caps on bytes, pixels and memory; None takes the defaults of `PictureLimits`.
 
     Raises:
-        PocketVLMError: no such file, beyond a limit, empty, truncated, or no picture; it names the
-            file.
+        PictureError: no such file, beyond a limit, empty, truncated, or no picture; it names the
+            file. Whatever a decoder raises becomes one.
     """
     limits = limits or PictureLimits()
     if isinstance(picture, np.ndarray):
-        return _upright_rgb(_from_array(picture, limits), "the array")
+        with _refusals("the array"):
+            return _read_pixels(_from_array(picture, limits), "the array", limits)
     if isinstance(picture, Image.Image):
-        _check_pixels(picture, "the picture", limits)
-        return _upright_rgb(picture, "the picture")
+        with _refusals("the picture"):
+            return _read_pixels(picture, "the picture", limits)
     name, data = _read(picture, limits)
+    file = without_notes(data)
+    del data
+    with _refusals(name):
+        return _decode(_identify(file, name, limits), file, name, limits)
+
+
+def whole_size(image: Image.Image) -> tuple[int, int] | None:
+    """(width, height) of the picture that `open_picture` read at a fraction of its size; None where
+    it read all of its pixels."""
+    size = image.info.get(_WHOLE_SIZE)
+    return size if isinstance(size, tuple) else None
+
+
+def _read_pixels(image: Image.Image, name: str, limits: PictureLimits) -> Image.Image:
+    """Of an image whose pixels are somebody else's."""
+    check_size(image, name, limits)
+    if image.mode == "RGB" and whole_size(image):  # comes from here
+        return image
+    orientation = orientation_of(image)
+    reading = how_to_read(image, None, name, limits, turned=orientation != 1)
+    made = upright_rgb(image, orientation, reduction=reading.reduction)
+    return _named(made, image.size if reading.reduction > 1 else None)
+
+
+def _decode(image: Image.Image, file: BareFile, name: str, limits: PictureLimits) -> Image.Image:
+    check_size(image, name, limits)
+    check_work(image, file, name)
+    # Pillow turns a TIFF file while it loads it.
+    orientation = 1 if image.format == "TIFF" else orientation_in({**image.info, **file.info})
+    reading = how_to_read(image, file, name, limits, turned=orientation != 1)
+    size = image.size
+    if reading.scale > 1:
+        image.draft(None, (image.width // reading.scale, image.height // reading.scale))
+    made = upright_rgb(image, orientation, reduction=reading.reduction, consume=True)
+    whole = size if reading.scale * reading.reduction > 1 else None
+    return _named(made, whole)
+
+
+def _named(image: Image.Image, whole: tuple[int, int] | None) -> Image.Image:
+    if whole is not None:
+        image.info[_WHOLE_SIZE] = whole
+    return image
+
+
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Whatever a decoder raises, as a refusal."""
     try:
-        with _pillow_limit(limits.max_pixels):
-            image = _identify(data)
-    except Image.DecompressionBombError as error:
+        yield
+    except PocketVLMError:
+        raise
+    except MemoryError as error:
         raise PictureError(
-            f"{name} has over {2 * limits.max_pixels} pixels, the limit is {limits.max_pixels}",
-            advice="scale it down",
+            f"there is not enough memory to read {name}", advice="scale it down"
         ) from error
-    except _DECODE_ERRORS as error:
+    except Exception as error:
         raise PictureError(
-            f"{name} is not a picture this can read",
-            advice="give JPEG, PNG, WebP, GIF, BMP or TIFF",
+            f"{name} is damaged or truncated ({first_line(error)})", advice="give the whole picture"
         ) from error
-    with image:
-        _check_pixels(image, name, limits)
-        return _upright_rgb(image, name)
 
 
 @contextmanager
@@ -100,13 +129,28 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _identify(data: bytes) -> Image.Image:
+def _identify(file: BareFile, name: str, limits: PictureLimits) -> Image.Image:
     """Read the header only; pixels are decoded when they are first read."""
     try:
-        return Image.open(io.BytesIO(data), formats=_COMMON)
-    except UnidentifiedImageError:
-        Image.init()  # registers the rest, as far as this build of Pillow has them
-        return Image.open(io.BytesIO(data), formats=[name for name in _RARE if name in Image.OPEN])
+        with _pillow_limit(limits.max_pixels):
+            try:
+                return Image.open(io.BytesIO(file.data), formats=tuple(COMMON))
+            except UnidentifiedImageError:
+                Image.init()  # registers the rest, as far as this build of Pillow has them
+                rare = [kind for kind in RARE if kind in Image.OPEN]
+                return Image.open(io.BytesIO(file.data), formats=rare)
+    except Image.DecompressionBombError as error:
+        raise PictureError(
+            f"{name} has over {2 * limits.max_pixels} pixels, the limit is {limits.max_pixels}",
+            advice="scale it down",
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise PictureError(
+            f"{name} is not a picture this can read",
+            advice="give JPEG, PNG, WebP, GIF, BMP or TIFF",
+        ) from error
 
 
 def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tuple[str, bytes]:
@@ -126,59 +170,22 @@ def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tup
                 f"{name[:80]} is no file, and nothing is fetched",
                 advice="download the picture and give its path",
             )
-        try:
-            with Path(name).open("rb") as stream:
-                data = stream.read(limits.max_bytes + 1)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            reason = getattr(error, "strerror", None) or error
-            raise PictureError(
-                f"picture {name} cannot be read ({reason})", advice="give the path of a picture"
-            ) from error
+        stream, size = open_regular(name, "picture")
+        with stream, _refusals(name):
+            if size > limits.max_bytes:
+                raise _too_large(name, limits)
+            data = stream.read(limits.max_bytes + 1)
     if not data:
         raise PictureError(f"{name} is empty", advice="give a picture file")
     if len(data) > limits.max_bytes:
-        raise PictureError(
-            f"{name} has more than {limits.max_bytes} bytes, the limit",
-            advice="give a smaller file",
-        )
+        raise _too_large(name, limits)
     return name, data
 
 
-def _check_pixels(image: Image.Image, name: str, limits: PictureLimits) -> None:
-    width, height = image.size
-    if width * height > limits.max_pixels:
-        raise PictureError(
-            f"{name} has {width}x{height} pixels, the limit is {limits.max_pixels}",
-            advice="scale it down",
-        )
-    if width == 0 or height == 0:
-        raise PictureError(
-            f"{name} has {width}x{height} pixels", advice="give a picture that is not empty"
-        )
-
-
-def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    try:
-        upright = ImageOps.exif_transpose(image)
-        if "A" in upright.getbands() or upright.info.get("transparency") is not None:
-            upright = upright.convert("RGBA")
-            white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, upright).convert("RGB")
-        return _to_8_bits(upright).convert("RGB")
-    except _DECODE_ERRORS as error:
-        raise PictureError(
-            f"{name} is damaged or truncated ({error})", advice="give the whole picture"
-        ) from error
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8-bit grey; Pillow's own conversion of these modes clips at 255."""
-    if not image.mode.startswith("I"):
-        return image
-    samples = np.asarray(image).astype(np.int64)
-    # Older Pillow opens 16-bit PNG as 32-bit "I": there the range of the values tells the depth.
-    shift = 8 if image.mode != "I" or samples.max() > 255 else 0
-    return Image.fromarray(np.clip(samples >> shift, 0, 255).astype(np.uint8))
+def _too_large(name: str, limits: PictureLimits) -> PictureError:
+    return PictureError(
+        f"{name} has more than {limits.max_bytes} bytes, the limit", advice="give a smaller file"
+    )
 
 
 def _from_array(array: npt.NDArray[np.uint8], limits: PictureLimits) -> Image.Image:

@@ -18,7 +18,9 @@ from pocketvlm.errors import ArtifactError, PictureError
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _MAX_EDGE = 16_384  # a resize target beyond this is no vision model's
-_MAX_SQUARE = 10_000  # edge of a padded picture: as many pixels as a picture may have by default
+_MAX_SQUARE = 10_000  # edge of a padded picture that is not resized: as many pixels as one may have
+_MOST_PIXELS = 1 << 25  # that a model reads, twice the largest published limit
+_PART_BYTES = 4 << 20  # of a padded picture
 
 
 @dataclass(frozen=True)
@@ -134,28 +136,53 @@ class Preprocessor:
     def resize_and_crop(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """The pixels before normalising: uint8 (height, width, 3) of an RGB image."""
         if self.pad_colour is not None:
-            image = _pad_to_square(image, self.pad_colour)
-        if self.shortest_edge is not None:
-            image = image.resize(_keep_aspect(image.size, self.shortest_edge), self.resample)
-        elif self.resize_to is not None:
-            height, width = self.resize_to
-            image = image.resize((width, height), self.resample)
+            edge = max(image.size)
+            image = _resized_square(
+                image, self.pad_colour, self._target((edge, edge)), self.resample
+            )
+        elif (size := self._target(image.size)) is not None:
+            image = image.resize(size, self.resample)
+        if self.crop_to is not None:
+            image = _center_crop(image, self.crop_to)
+        if image.width * image.height > _MOST_PIXELS:
+            raise PictureError(
+                f"a picture of {image.width}x{image.height} pixels is read as it is by this model",
+                expected=f"at most {_MOST_PIXELS}",
+                advice="scale it down",
+            )
         samples: npt.NDArray[np.uint8] = np.asarray(image)
-        return samples if self.crop_to is None else _center_crop(samples, self.crop_to)
+        return samples
+
+    def _target(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """(width, height) that a picture of that size is resized to; None where it is not."""
+        if self.shortest_edge is not None:
+            return _keep_aspect(size, self.shortest_edge)
+        return None if self.resize_to is None else self.resize_to[::-1]
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.float32]:
         """``pixel_values`` float32 (3, height, width) of an RGB image, as from
         `pocketvlm.media.pictures.open_picture`."""
-        pixels: npt.NDArray[np.float32] = self.resize_and_crop(image).astype(np.float32)
+        samples, values = self.resize_and_crop(image), self._values()
+        height, width = samples.shape[:2]
+        pixels = np.empty((3, height, width), np.float32)
+        for channel in range(3):
+            # "clip" changes nothing of 8-bit indices; "raise" would need a copy of the result.
+            np.take(values[channel], samples[:, :, channel], out=pixels[channel], mode="clip")
+        return pixels
+
+    def _values(self) -> npt.NDArray[np.float32]:
+        """What each sample of each channel becomes: float32 (3, 256).
+
+        Computed once for 256 samples, so that a large picture never lies in memory as float64.
+        """
+        values = np.tile(np.arange(256, dtype=np.float32), (3, 1))
         if self.rescale_factor is not None:
             # In float64 and back, as transformers does: float32 throughout differs in the last bit.
-            pixels = (pixels.astype(np.float64) * self.rescale_factor).astype(np.float32)
+            values = (values.astype(np.float64) * self.rescale_factor).astype(np.float32)
         if self.mean is not None and self.std is not None:
-            pixels -= np.array(self.mean, dtype=np.float32)
-            pixels /= np.array(self.std, dtype=np.float32)
-        return np.ascontiguousarray(
-            pixels.transpose(2, 0, 1)
-        )  # (height, width, 3) -> (3, height, width)
+            values -= np.array(self.mean, dtype=np.float32)[:, None]
+            values /= np.array(self.std, dtype=np.float32)[:, None]
+        return values
 
 
 def _resize_target(config: Mapping[str, Any]) -> tuple[int | None, tuple[int, int] | None]:
@@ -204,16 +231,32 @@ def _colour(mean: tuple[float, ...]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    edge = max(image.size)
-    if edge > _MAX_SQUARE:
+def _resized_square(
+    image: Image.Image,
+    colour: tuple[int, int, int],
+    size: tuple[int, int] | None,
+    resample: Image.Resampling,
+) -> Image.Image:
+    """The picture in the middle of a square of one colour, resized to ``size`` (width, height).
+
+    The square of a large picture is never there as a whole. Pillow resizes rows first, and their
+    8-bit result by columns, so some rows at a time give the same pixels.
+    """
+    edge, (width, height) = max(image.size), image.size
+    left, top = (edge - width) // 2, (edge - height) // 2
+    rows = edge if size is None else max(_PART_BYTES // (4 * edge), 1)
+    if size is None and edge > _MAX_SQUARE:
         raise PictureError(
-            f"a picture of {image.width}x{image.height} pixels is too large to be padded",
-            advice="crop it",
+            f"a picture of {width}x{height} pixels is too large to be padded", advice="crop it"
         )
-    square = Image.new("RGB", (edge, edge), colour)
-    square.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
-    return square
+    across = edge if size is None else size[0]
+    narrow = Image.new("RGB", (across, edge), colour)
+    for start in range(top, top + height, rows):
+        end = min(start + rows, top + height)
+        part = Image.new("RGB", (edge, end - start), colour)
+        part.paste(image.crop((0, start - top, width, end - top)), (left, 0))
+        narrow.paste(part.resize((across, end - start), resample), (0, start))
+    return narrow if size is None else narrow.resize(size, resample)
 
 
 def _keep_aspect(size: tuple[int, int], shortest_edge: int) -> tuple[int, int]:
@@ -228,14 +271,14 @@ def _keep_aspect(size: tuple[int, int], shortest_edge: int) -> tuple[int, int]:
     return (shortest_edge, longest) if width <= height else (longest, shortest_edge)
 
 
-def _center_crop(samples: npt.NDArray[np.uint8], crop: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """(height, width, 3) cut, or padded with black, to ``crop``; an odd remainder goes as in
+def _center_crop(image: Image.Image, crop: tuple[int, int]) -> Image.Image:
+    """Cut, or padded with black, to ``crop`` (height, width); an odd remainder goes as in
     transformers.
 
     transformers pads with ceil((new - old) / 2) on the top and left, and cuts at floor((old - crop)
     / 2); where one edge is padded and the other cut, both rules apply.
     """
-    height, width = samples.shape[:2]
+    width, height = image.size
     padded_to = (max(crop[0], height), max(crop[1], width))
     fits = crop[0] <= height and crop[1] <= width
     top_pad, left_pad = (
@@ -243,8 +286,10 @@ def _center_crop(samples: npt.NDArray[np.uint8], crop: tuple[int, int]) -> npt.N
         if fits
         else (math.ceil((padded_to[0] - height) / 2), math.ceil((padded_to[1] - width) / 2))
     )
-    canvas = np.zeros((*padded_to, samples.shape[2]), samples.dtype)
-    canvas[top_pad : top_pad + height, left_pad : left_pad + width] = samples
     top = (height - crop[0]) // 2 + top_pad
     left = (width - crop[1]) // 2 + left_pad
-    return canvas[max(0, top) : top + crop[0], max(0, left) : left + crop[1]]
+    bottom, right = min(top + crop[0], padded_to[0]), min(left + crop[1], padded_to[1])
+    # In the picture's own coordinates; Pillow fills what lies beyond with black.
+    return image.crop(
+        (max(0, left) - left_pad, max(0, top) - top_pad, right - left_pad, bottom - top_pad)
+    )

@@ -5,21 +5,21 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.errors import PictureError
+from pocketvlm.errors import PictureError, PocketVLMError
 from pocketvlm.limits import PictureLimits, VideoLimits
+from pocketvlm.media.extents import ends_early
 from pocketvlm.media.pictures import open_picture
+from pocketvlm.media.sources import open_regular
 
 if TYPE_CHECKING:
     import av
@@ -33,9 +33,7 @@ Video = str | os.PathLike[str] | bytes | Sequence[Frame]
 # addresses.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,gif"
 _ADVICE = "give a whole MP4, WebM, MKV, AVI or MPEG-TS file"
-_TRUNCATED = (
-    0.9  # of the length that the header states: streams of a whole file may end a little earlier
-)
+_OTHER_PACKETS = 20  # of sound and text, for each frame that a clip may have
 
 
 def open_video(video: Video, count: int, limits: VideoLimits | None = None) -> list[Image.Image]:
@@ -54,20 +52,20 @@ def open_video(video: Video, count: int, limits: VideoLimits | None = None) -> l
         limits: None takes the defaults of `VideoLimits`.
 
     Raises:
-        PocketVLMError: no PyAV, no such file, a pipe, beyond a limit, empty, damaged, truncated as
-            far as its header tells (MPEG-TS and GIF do not), or without pictures; it names the
-            file.
+        PictureError: no PyAV, no such file, a pipe, beyond a limit, empty, damaged, cut off (as far
+            as its structure or its decoder tells: see `pocketvlm.media.extents`), or without
+            pictures; it names the file. Whatever FFmpeg raises becomes one.
     """
     limits = limits or VideoLimits()
     if isinstance(video, (list, tuple)):
         return _of_frames(video, count, limits)
     name = "the video" if isinstance(video, bytes) else _path(video)
     library = _library()
-    with _source(video, name, limits) as source, _decoding(name, library):
-        with _open(library, source, limits) as container:
-            stream = _stream(container, name, limits)
-            expected = _survey(container, stream, name, limits)
+    with _source(video, name, limits) as source, _decoding(name):
+        if ends_early(source):
+            raise PictureError(f"{name} is truncated", advice=_ADVICE)
         clip = _Clip(library, source, name, limits, time.monotonic() + limits.max_seconds)
+        expected = clip.survey()
         frames, decoded = clip.take(count, expected)
         if decoded != expected:  # some packets hold no picture, or two
             frames, decoded = clip.take(count, decoded)
@@ -87,25 +85,56 @@ class _Clip:
     limits: VideoLimits
     deadline: float
 
+    def survey(self) -> int:
+        """The number of its packets, about as many as frames, without decoding them."""
+        frames = others = 0
+        with _open(self.library, self.source, self.limits) as container:
+            stream = _stream(container, self.name, self.limits)
+            for packet in container.demux():
+                self._check_time()
+                if not packet.size:  # the sign that a stream has ended
+                    continue
+                ours = packet.stream_index == stream.index
+                if packet.is_corrupt and ours:
+                    raise PictureError(
+                        f"{self.name} is damaged or truncated at frame {frames}", advice=_ADVICE
+                    )
+                frames, others = frames + ours, others + (not ours)
+                _check_count(max(frames, others // _OTHER_PACKETS), self.name, self.limits)
+        return frames
+
     def take(self, count: int, expected: int) -> tuple[list[Image.Image], int]:
         """``count`` frames of ``expected``, as far as the clip has them, and how many it has."""
         numbers = _frame_numbers(count, expected)
         kept: dict[int, Image.Image] = {}
-        decoded = 0
+        decoded = room = 0
         with _open(self.library, self.source, self.limits) as container:
             stream = _stream(container, self.name, self.limits)
             for frame in container.decode(stream):
                 if decoded in numbers:
+                    room += 4 * _pixels(frame.width, frame.height, self.name, self.limits)
+                    self._check_room(room, count)
                     kept[decoded] = _upright(frame, self.name)
                 decoded += 1
                 _check_count(decoded, self.name, self.limits)
-                if time.monotonic() > self.deadline:
-                    raise PictureError(
-                        f"{self.name} takes more than {self.limits.max_seconds:g} seconds to "
-                        "decode, the limit",
-                        advice="give a shorter or smaller clip",
-                    )
+                self._check_time()
         return [kept[number] for number in numbers if number in kept], decoded
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise PictureError(
+                f"{self.name} takes more than {self.limits.max_seconds:g} seconds to decode, the "
+                "limit",
+                advice="give a shorter or smaller clip",
+            )
+
+    def _check_room(self, room: int, count: int) -> None:
+        if room > self.limits.max_memory:
+            raise PictureError(
+                f"{count} frames of {self.name} take more than {self.limits.max_memory / 1e6:.0f} "
+                "MB, the limit",
+                advice="scale it down",
+            )
 
 
 def _frame_numbers(count: int, of: int) -> list[int]:
@@ -148,21 +177,9 @@ def _source(video: Any, name: str, limits: VideoLimits) -> Iterator[BinaryIO]:
         _check_size(len(video), name, limits)
         yield io.BytesIO(video)
         return
-    try:
-        info = Path(name).stat()
-        if not stat.S_ISREG(info.st_mode):
-            raise PictureError(
-                f"{name} is no file but a folder, pipe or device",
-                advice="record it into a file first",
-            )
-        _check_size(info.st_size, name, limits)
-        opened = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise PictureError(
-            f"video {name} cannot be read ({reason})", advice="give the path of a video file"
-        ) from error
-    with os.fdopen(opened, "rb") as stream:
+    stream, size = open_regular(name, "video")
+    with stream:
+        _check_size(size, name, limits)
         yield stream
 
 
@@ -177,19 +194,17 @@ def _check_size(size: int, name: str, limits: VideoLimits) -> None:
 
 
 @contextmanager
-def _decoding(name: str, library: Any) -> Iterator[None]:
-    """Turns FFmpeg's exceptions on damaged bytes into a `PictureError`."""
+def _decoding(name: str) -> Iterator[None]:
+    """Turns whatever FFmpeg and PyAV raise on damaged bytes into a `PictureError`."""
     try:
         yield
-    except (
-        library.FFmpegError,
-        ValueError,
-        OverflowError,
-        LookupError,
-        EOFError,
-        OSError,
-        MemoryError,
-    ) as error:
+    except PocketVLMError:
+        raise
+    except MemoryError as error:
+        raise PictureError(
+            f"there is not enough memory to read {name}", advice="scale it down"
+        ) from error
+    except Exception as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise PictureError(
             f"{name} is no video that this can read, or is damaged or truncated ({reason})",
@@ -218,12 +233,7 @@ def _stream(container: InputContainer, name: str, limits: VideoLimits) -> VideoS
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise PictureError(f"{name} has no moving pictures in it, only {kinds}", advice=_ADVICE)
     context = streams[0].codec_context
-    if context.width * context.height > limits.max_pixels:
-        raise PictureError(
-            f"{name} has frames of {context.width}x{context.height} pixels, the limit is "
-            f"{limits.max_pixels}",
-            advice="scale it down",
-        )
+    _pixels(context.width, context.height, name, limits)
     context.options = {
         "max_pixels": str(limits.max_pixels)
     }  # which the stream itself may change on its way
@@ -235,28 +245,14 @@ def _is_cover(stream: VideoStream) -> bool:
     return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
-def _survey(container: InputContainer, stream: VideoStream, name: str, limits: VideoLimits) -> int:
-    """The number of its packets, about as many as frames, without decoding them; refuses what ends
-    too early."""
-    frames, reached = 0, 0.0
-    for packet in container.demux():
-        if not packet.size:  # the sign that a stream has ended
-            continue
-        if packet.is_corrupt:
-            raise PictureError(f"{name} is damaged or truncated at frame {frames}", advice=_ADVICE)
-        if packet.pts is not None and packet.time_base is not None:
-            reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        frames += packet.stream_index == stream.index
-        _check_count(frames, name, limits)
-    length = (container.duration or 0) / 1e6  # of the longest stream, in seconds
-    reached -= (container.start_time or 0) / 1e6
-    if reached < _TRUNCATED * length:
+def _pixels(width: int, height: int, name: str, limits: VideoLimits) -> int:
+    """Of a frame; raises `PictureError` beyond the limit."""
+    if width * height > limits.max_pixels:
         raise PictureError(
-            f"{name} is truncated: it ends after {reached:.3g} of the {length:.3g} seconds in its "
-            "header",
-            advice=_ADVICE,
+            f"{name} has frames of {width}x{height} pixels, the limit is {limits.max_pixels}",
+            advice="scale it down",
         )
-    return frames
+    return width * height
 
 
 def _check_count(frames: int, name: str, limits: VideoLimits) -> None:

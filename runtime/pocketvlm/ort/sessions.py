@@ -12,12 +12,19 @@ import onnxruntime as ort
 from pocketvlm import upstream
 from pocketvlm.artifact import Artifact, Manifest, metadata
 from pocketvlm.errors import ArtifactError, EngineError, first_line
+from pocketvlm.ort.graph_rules import check_graph
 from pocketvlm.ort.overflow import integer_options
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.ort.signatures import signature
 
 # Log severity: warnings about a graph's nodes are of no use to whoever asks a question.
 _ERRORS_ONLY = 3
+# Tensors that are computed as a graph is opened, where all they need is known: what is larger than
+# its constants and than this is computed as it runs. Versions of ONNX Runtime that do not know the
+# entry ignore it.
+_FOLDED = "optimization.constant_folding_max_output_size_in_bytes"
+_FOLDED_BYTES = 64 << 20
+_MAX_VALUE_BYTES = 8
 
 
 def open_session(
@@ -47,13 +54,17 @@ def open_session(
             begins with this.
 
     Raises:
-        PocketVLMError: the file is no graph, belongs to another artifact, budget or role, or its
-            inputs and outputs are not those that the manifest's dimensions call for.
+        PocketVLMError: the file is no graph, or one that `check_graph` refuses; it belongs to
+            another artifact, budget or role, or its inputs and outputs are not those that the
+            manifest's dimensions call for.
     """
+    path = artifact.path(name)
+    largest = check_graph(str(artifact.root / name), path)
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     for key, value in integer_options().items():
         options.add_session_config_entry(key, value)
+    options.add_session_config_entry(_FOLDED, str(max(_FOLDED_BYTES, largest * _MAX_VALUE_BYTES)))
     if not settings.prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if settings.threads is not None:
@@ -62,7 +73,6 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     providers = [(provider.name, dict(provider.options)) for provider in settings.providers]
-    path = artifact.path(name)
     with ort_errors(f"{artifact.root / name} cannot be opened by ONNX Runtime {ort.__version__}"):
         session = ort.InferenceSession(
             path, options, providers=providers, **upstream.ORT_SESSION_ARGUMENTS

@@ -3,7 +3,7 @@ fixes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnxruntime as ort
@@ -17,6 +17,19 @@ Shapes = Mapping[
 ]  # by tensor name; None is an axis that may have any size
 
 
+# All others are float32.
+_INT64 = frozenset(
+    {
+        "input_ids",
+        "attention_mask",
+        "position_ids",
+        "picture_ids",
+        "kept_indices",
+        "kept_tokens",
+    }
+)
+
+
 @dataclass(frozen=True)
 class Signature:
     """The tensors that a graph must have; it may have others."""
@@ -26,9 +39,9 @@ class Signature:
 
     def check(self, name: str, session: ort.InferenceSession) -> None:
         """Raise `PocketVLMError` where the graph called ``name`` lacks a tensor, or gives it
-        another shape."""
-        _check(name, {tensor.name: tensor.shape for tensor in session.get_inputs()}, self.inputs)
-        _check(name, {tensor.name: tensor.shape for tensor in session.get_outputs()}, self.outputs)
+        another shape or type."""
+        _check(name, session.get_inputs(), self.inputs)
+        _check(name, session.get_outputs(), self.outputs)
 
 
 def signature(manifest: Manifest, kind: str, budget: int | None = None) -> Signature:
@@ -81,14 +94,15 @@ def _decoder(spec: DecoderSpec, kind: str) -> Signature:
     )
 
 
-def _check(name: str, actual: Mapping[str, list[int | str | None]], expected: Shapes) -> None:
+def _check(name: str, tensors: Sequence[ort.NodeArg], expected: Shapes) -> None:
+    actual = {tensor.name: tensor for tensor in tensors}
     if missing := [tensor for tensor in expected if tensor not in actual]:
         raise ArtifactError(
             f"{name} has no {', '.join(missing)}",
             advice="the graph is not one of ours, export it again",
         )
     for tensor, shape in expected.items():
-        sizes = actual[tensor]
+        sizes, kind = actual[tensor].shape, actual[tensor].type
         # A size that the graph leaves open where the manifest fixes it is refused too: it could be
         # anything.
         if len(sizes) != len(shape) or any(
@@ -97,6 +111,13 @@ def _check(name: str, actual: Mapping[str, list[int | str | None]], expected: Sh
             raise ArtifactError(
                 f"{name} has {tensor} of shape {_text(sizes)}, the manifest says {_text(shape)}",
                 advice="files of two artifacts are mixed, copy or export it again",
+            )
+        wanted = "tensor(int64)" if tensor in _INT64 else "tensor(float)"
+        if kind != wanted:
+            raise ArtifactError(
+                f"{name} has {tensor} of type {kind}",
+                expected=wanted,
+                advice="the graph is not one of ours, export it again",
             )
 
 

@@ -13,7 +13,7 @@ import tokenizers
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import EmbeddingSegment, Segment, TokenSegment
-from pocketvlm.errors import ArtifactError, RequestError
+from pocketvlm.errors import ArtifactError, RequestError, library_errors
 from pocketvlm.layouts import LAYOUTS, Medium
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
@@ -26,8 +26,7 @@ from pocketvlm.text.messages import (
     media_of,
 )
 from pocketvlm.text.templates import ChatTemplate
-
-_MAX_TOKENIZER_BYTES = 64 << 20  # vocabularies of 256k tokens take about half of it
+from pocketvlm.text.tokenizer_files import MAX_BYTES, read_tokenizer
 
 
 class Prompter:
@@ -50,6 +49,10 @@ class Prompter:
         bos_token: str | None,
         medium: Medium = "image",
     ) -> None:
+        # As transformers, whatever tokenizer.json says: a prompt is never cut or padded. Before any
+        # text is read, for a file that pads to 64 tokens would pad the image token too.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         image_token = tokenizer.id_to_token(image_token_id)
         if image_token is None or _token_ids(tokenizer, image_token, add_special=False) != [
             image_token_id
@@ -58,9 +61,6 @@ class Prompter:
                 f"the tokenizer has no image token {image_token_id}",
                 advice="export the artifact again",
             )
-        # As transformers, whatever tokenizer.json says: a prompt is never cut or padded.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
         self._image_token = image_token
@@ -79,13 +79,13 @@ class Prompter:
             else {}
         )
         special = _special_tokens(config)
-        text = artifact.read_text("tokenizer.json", max_bytes=_MAX_TOKENIZER_BYTES)
-        try:
-            tokenizer = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the tokenizers library raises the bare base class
-            raise ArtifactError(
-                f"{artifact.root}/tokenizer.json cannot be read ({error})", advice="export it again"
-            ) from error
+        tokenizer = read_tokenizer(
+            artifact.read_text("tokenizer.json", max_bytes=MAX_BYTES),
+            lambda reason: ArtifactError(
+                f"{artifact.root}/tokenizer.json cannot be read ({reason})",
+                advice="export it again",
+            ),
+        )
         template = ChatTemplate(artifact.read_text("chat_template.jinja"), special)
         manifest = artifact.manifest
         # One that is unknown is refused where it is opened.
@@ -249,14 +249,25 @@ class Prompter:
         their place.
 
         Other ids may come between the slots of a picture: its features are then cut there too.
+
+        Raises:
+            ArtifactError: there are more slots than features, or fewer.
         """
-        segments: list[Segment] = []
+        features = [
+            picture if isinstance(picture, EmbeddingSegment) else EmbeddingSegment(picture)
+            for picture in pictures
+        ]
         is_slot = np.append(ids == self.image_token_id, False)
-        at = 0
-        for features in pictures:
-            picture = (
-                features if isinstance(features, EmbeddingSegment) else EmbeddingSegment(features)
+        slots, tokens = int(is_slot.sum()), sum(map(len, features))
+        if slots != tokens:  # of a graph that gives something else than the manifest states
+            raise ArtifactError(
+                f"the vision graph gives {tokens} tokens for {slots} places in the prompt",
+                expected="as many of both",
+                advice="export the artifact again",
             )
+        segments: list[Segment] = []
+        at = 0
+        for picture in features:
             filled = 0
             while filled < len(picture):
                 start = at + int(np.argmax(is_slot[at:]))
@@ -295,14 +306,12 @@ def _part(picture: EmbeddingSegment, start: int, end: int) -> EmbeddingSegment:
 
 
 def _token_ids(tokenizer: tokenizers.Tokenizer, text: str, *, add_special: bool) -> list[int]:
-    try:
+    with library_errors(  # a lone surrogate, what a vocabulary lacks
+        lambda reason: RequestError(
+            f"the tokenizer cannot read the prompt ({reason})", advice="give valid Unicode text"
+        )
+    ):
         ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special).ids
-    except (
-        Exception
-    ) as error:  # TypeError for a lone surrogate, the bare base class for what a vocabulary lacks
-        raise RequestError(
-            f"the tokenizer cannot read the prompt ({error})", advice="give valid Unicode text"
-        ) from error
     return ids
 
 

@@ -4,13 +4,14 @@ stream ends in an answer."""
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Self
 
 import tokenizers
 
 from pocketvlm.answer import Answer
-
-_INCOMPLETE = "\ufffd"  # what tokenizers writes for bytes that are not yet a whole character
+from pocketvlm.errors import ArtifactError, library_errors
+from pocketvlm.text.decoding import text_decoder
 
 
 class StopTexts:
@@ -67,12 +68,13 @@ class Detokenizer:
     """Turns token ids into text pieces whose concatenation equals decoding all ids at once, up to
     the first stop text.
 
-    Byte-level tokens may end inside a character, so a piece is held back until its character is
-    whole. Decoding restarts a little before the pending tokens, as decoders treat the first token
-    of a text apart (a leading space).
+    A piece is held back until no later token can change it: bytes until their character is whole,
+    and with byte fallback until a row of bytes ends. Where the tokenizer's decoder may change text
+    far back, the text comes at its end. A token costs the same however many came before.
 
     Args:
-        tokenizer: of the model; special tokens are no text, so no stop text is found in them.
+        tokenizer: of the model; special tokens are no text, so no stop text is found in them. Ids
+            beyond its vocabulary (padding of the embedding) are no text either.
         stop: texts that end the answer, see `StopTexts`.
     """
 
@@ -80,9 +82,11 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._stop = StopTexts(stop)
         self._ids: list[int] = []
-        self._decoded = ""  # as far as characters are whole
-        self._context = 0  # where decoding restarts
-        self._pending = 0  # tokens from here on are not yet part of it
+        self._given_out = 0  # characters of the text, stop texts among them
+        with _refused():
+            self._decoder = text_decoder(tokenizer.decoder)
+            added = tokenizer.get_added_tokens_decoder().values()
+        self._special = frozenset(token.content for token in added if token.special)
 
     @property
     def stopped(self) -> bool:
@@ -92,29 +96,39 @@ class Detokenizer:
     def push(self, token_id: int) -> str:
         """The text that is certain after this token; may be empty."""
         self._ids.append(token_id)
-        context = self._decode(self._context, self._pending)
-        text = self._decode(self._context, len(self._ids))
-        if text.endswith(_INCOMPLETE) or not text.startswith(context):
+        if self._decoder is None:
             return ""
-        self._context, self._pending = self._pending, len(self._ids)
-        piece = text[len(context) :]
-        self._decoded += piece
+        with _refused():
+            token = self._tokenizer.id_to_token(token_id)
+            if token is None or token in self._special:
+                return ""
+            piece = self._decoder.push(token)
+        self._given_out += len(piece)
         return self._stop.push(piece)
 
     def finish(self) -> str:
         """What was held back, incomplete characters included as U+FFFD."""
-        rest = self._decode(0, len(self._ids))[len(self._decoded) :]
-        self._decoded += rest
+        rest = self._decode()[self._given_out :]
+        self._given_out += len(rest)
         return self._stop.push(rest) + self._stop.finish()
 
     @property
     def text(self) -> str:
         """All tokens decoded at once, up to the first stop text."""
-        return self._stop.cut(self._decode(0, len(self._ids)))
+        return self._stop.cut(self._decode())
 
-    def _decode(self, start: int, end: int) -> str:
-        text: str = self._tokenizer.decode(self._ids[start:end], skip_special_tokens=True)
+    def _decode(self) -> str:
+        with _refused():
+            text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
         return text
+
+
+def _refused() -> AbstractContextManager[None]:
+    return library_errors(
+        lambda reason: ArtifactError(
+            f"the tokenizer cannot write the answer ({reason})", advice="export the artifact again"
+        )
+    )
 
 
 class Stream(Iterator[str]):

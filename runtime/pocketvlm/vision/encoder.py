@@ -3,39 +3,47 @@ from a larger one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from pocketvlm.artifact import Artifact, is_nested, metadata, pick_graph, pick_precision
+from pocketvlm.artifact import (
+    Artifact,
+    Manifest,
+    is_nested,
+    metadata,
+    pick_graph,
+    pick_precision,
+)
 from pocketvlm.artifact.manifest import VISION_OUTPUTS
 from pocketvlm.errors import RequestError
 from pocketvlm.limits import check_int
+from pocketvlm.ort.outputs import check_finite, check_rising, check_shapes, shapes_of
 from pocketvlm.ort.sessions import open_session, ort_errors
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.vision.features import VisionFeatures
 
+_NAME = "the vision graph"
+
 
 class VisionEncoder:
-    """The vision graph of one budget and precision."""
+    """The vision graph of one budget and precision, an opened session of the manifest's
+    artifact."""
 
     def __init__(
-        self,
-        session: ort.InferenceSession,
-        budget: int,
-        precision: str,
-        *,
-        nested: bool,
-        extras: Sequence[str] = (),
+        self, session: ort.InferenceSession, manifest: Manifest, budget: int, precision: str
     ) -> None:
         self._session = session
         self.budget = budget
         self.precision = precision
-        self.nested = nested
-        self._extras = tuple(extras)
+        self.nested = is_nested(manifest)
+        self._extras = manifest.vision.extras
+        self._hidden = manifest.decoder.hidden
+        self._most_tokens = manifest.pruning.tokens_before
+        self._dynamic = manifest.vision.image_size is None
 
     @classmethod
     def open(
@@ -71,7 +79,7 @@ class VisionEncoder:
             budget=k,
             settings=settings.for_precision(precision),
         )
-        return cls(session, k, precision, nested=is_nested(manifest), extras=manifest.vision.extras)
+        return cls(session, manifest, k, precision)
 
     @property
     def provider(self) -> str:
@@ -92,21 +100,51 @@ class VisionEncoder:
             setting="budget",
         )
 
-    def encode(self, pixel_values: npt.NDArray[np.float32]) -> VisionFeatures:
+    def encode(
+        self, pixel_values: npt.NDArray[np.float32], tokens: int | None = None
+    ) -> VisionFeatures:
         """Run the graph on ``pixel_values`` float32 (batch, 3, height, width), normalised as
         preprocessing does.
 
         Where resolution is dynamic, pictures with fewer tokens than the graph's budget keep all.
+
+        Args:
+            pixel_values: see above.
+            tokens: of each picture or tile before pruning, where the caller knows them; the most
+                that the artifact allows if not given.
+
+        Raises:
+            EngineError: ONNX Runtime failed, or the outputs are not those of such pictures: other
+                shapes, numbers of tokens that there are not, values that are not finite.
         """
-        with ort_errors("the vision graph failed"):
-            features, indices, scores, *extras = self._session.run(
-                [*VISION_OUTPUTS, *self._extras], {"pixel_values": pixel_values}
-            )
+        names = [*VISION_OUTPUTS, *self._extras]
+        with ort_errors(f"{_NAME} failed"):
+            values = self._session.run(names, {"pixel_values": pixel_values})
+        outputs = dict(zip(names, values, strict=True))
+        self._check(outputs, len(pixel_values), tokens)
+        features, indices, scores = (outputs.pop(name) for name in VISION_OUTPUTS)
         return VisionFeatures(
             features,
             indices,
             scores,
             nested=self.nested,
-            extras=dict(zip(self._extras, extras, strict=True)),
+            extras=outputs,
             complete=indices.shape[1] < self.budget,
         )
+
+    def _check(
+        self, outputs: Mapping[str, npt.NDArray[Any]], batch: int, tokens: int | None
+    ) -> None:
+        features, indices, scores = VISION_OUTPUTS
+        if not self._dynamic:
+            kept = self.budget
+        elif tokens is not None:
+            kept = min(self.budget, tokens)
+        else:  # whatever it kept, as long as all outputs agree
+            kept = min(self.budget, max((1, *outputs[indices].shape[1:2])))
+        wide = (batch, kept, self._hidden)
+        expected = {features: wide, indices: (batch, kept), scores: (batch, kept)}
+        check_shapes(_NAME, shapes_of(outputs), expected | dict.fromkeys(self._extras, wide))
+        check_rising(_NAME, indices, outputs[indices], tokens or self._most_tokens)
+        for name in (features, scores, *self._extras):
+            check_finite(_NAME, name, outputs[name])

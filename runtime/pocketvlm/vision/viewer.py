@@ -22,7 +22,7 @@ from pocketvlm.layouts import (
     tokens_of_tile,
 )
 from pocketvlm.limits import Limits
-from pocketvlm.media.pictures import Picture, open_picture
+from pocketvlm.media.pictures import Picture, open_picture, whole_size
 from pocketvlm.media.videos import Video, open_video
 from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
@@ -39,13 +39,15 @@ class PictureInput:
         pixel_values: float32 (tiles, 3, height, width), until it is encoded; None from then on.
         grid: how it was cut into tiles.
         budget: visual tokens per tile.
+        reduced: whether it was read at a fraction of its size, see `PictureLimits.max_memory`.
         features: (tiles, budget, hidden), from its encoding on; None until then.
     """
 
-    def __init__(self, layout: Layout, tiles: Tiles, budget: int) -> None:
+    def __init__(self, layout: Layout, tiles: Tiles, budget: int, *, reduced: bool = False) -> None:
         self.pixel_values: npt.NDArray[np.float32] | None = tiles.pixel_values
         self.grid = tiles.grid
         self.budget = budget
+        self.reduced = reduced
         self.features: VisionFeatures | None = None
         self.layout = layout
 
@@ -121,7 +123,7 @@ class Viewer:
         """Read and preprocess pictures, or clips where the model reads those; raises
         `PocketVLMError` for one that is refused, or for a budget that is not served."""
         self.check_budget(budget)
-        return [PictureInput(self.layout, self._cut(medium), budget) for medium in media]
+        return [self._prepare(medium, budget) for medium in media]
 
     def encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
         """The features of one picture, as what fills its slots.
@@ -136,7 +138,7 @@ class Viewer:
             tokens = tokens_of_tile(self.layout, grid)
             features = self._cache.get(picture.key, grid.tiles, tokens) if cached else None
             if features is None and picture.pixel_values is not None:
-                features = self.encoder.encode(picture.pixel_values)
+                features = self.encoder.encode(picture.pixel_values, tokens)
                 if cached:
                     self._cache.put(picture.key, features)
             if features is None:
@@ -165,8 +167,14 @@ class Viewer:
         assert picture.features is not None
         return self.layout.arrange(picture.grid, features, picture.features.kept_indices, constants)
 
-    def _cut(self, medium: Picture | Video) -> Tiles:
-        tiles = self.layout.cut(open_medium(self.layout, medium, self._limits))
+    def _prepare(self, medium: Picture | Video, budget: int) -> PictureInput:
+        upright = open_medium(self.layout, medium, self._limits)
+        images = [upright] if self.layout.medium == "image" else upright
+        reduced = any(whole_size(image) is not None for image in images)
+        return PictureInput(self.layout, self._cut(upright), budget, reduced=reduced)
+
+    def _cut(self, upright: Any) -> Tiles:
+        tiles = self.layout.cut(upright)
         size, expected = tiles.pixel_values.shape[2:], self.layout.config.image_size
         if expected is not None and size != expected:
             raise ArtifactError(

@@ -83,7 +83,7 @@ def test_a_broken_line_is_named_with_its_number(tmp_path, line, reason):
 def test_no_bytes_at_all_end_in_anything_but_a_refusal(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("bytes") / "set.jsonl"
     path.write_bytes(data)
-    with pytest.raises(PocketVLMError, match="no question"):
+    with pytest.raises(PocketVLMError, match=r"no question|it is UTF-16"):
         read_questions(path)
 
 

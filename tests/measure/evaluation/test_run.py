@@ -197,6 +197,28 @@ def test_a_run_that_was_killed_goes_on_where_it_was(artifact_dir, asked, write_s
     assert not psutil.wait_procs(workers, timeout=30)[1]  # nobody is left behind
 
 
+def test_two_runs_never_write_one_file_of_answers(asked, write_set, tmp_path):
+    data, answers = read_questions(write_set(2)), tmp_path / "a.jsonl"
+    refusals = []
+
+    class Meanwhile(Inline):
+        """Begins another run on the same file after each of its own answers."""
+
+        def answered(self, tasks):
+            for task, replies in super().answered(tasks):
+                yield task, replies
+                with pytest.raises(PocketVLMError) as refused:
+                    evaluate(data, asked, EXACT, answers, Inline(), resume=True)
+                refusals.append(str(refused.value))
+
+    evaluate(data, asked, EXACT, answers, Meanwhile(), max_new_tokens=2)
+    advice = "wait for it, or name another file with --answers"
+    assert set(refusals) == {f"another process is writing {answers}: {advice}"}
+    evaluate(data, asked, EXACT, tmp_path / "b.jsonl", Inline(), max_new_tokens=2)
+    assert rows(answers) == rows(tmp_path / "b.jsonl")
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_broken_line_or_picture_ends_the_run_or_is_left_out_of_every_case(
     asked, write_set, tmp_path
 ):

@@ -28,7 +28,7 @@ def invoke(*arguments):
 def test_options_that_are_not_given_are_the_defaults_of_sampling(command):
     values, defaults = parsed(*command), vars(Sampling())
     names = values.keys() & defaults.keys()
-    assert {"max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop"} <= names
+    assert {"base", "max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop"} <= names
     assert {name: values[name] for name in names} == {name: defaults[name] for name in names}
 
 

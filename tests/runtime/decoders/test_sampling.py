@@ -1,7 +1,7 @@
 """Picking tokens against transformers' own logits processors, in its own order, and numpy from the
 formulas."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
@@ -19,13 +19,16 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.generation.logits_process import MinPLogitsWarper
+from transformers.generation.logits_process import MinPLogitsWarper, TypicalLogitsWarper
 
-from pocketvlm.decoders.sampling import Sampler, Sampling, make_processors, make_warpers
-from pocketvlm.errors import EngineError, RequestError
+from pocketvlm.artifact.manifest import Generation
+from pocketvlm.decoders.sampler import Sampler, make_processors, make_warpers
+from pocketvlm.decoders.sampling import NEUTRAL, Sampling, checkpoint_sampling
+from pocketvlm.errors import ArtifactError, EngineError, RequestError
 
 VOCABULARY = 24
-EDGES = (TopPLogitsWarper, MinPLogitsWarper)  # they compare probabilities with a limit
+# They compare probabilities with a limit.
+EDGES = (TopPLogitsWarper, MinPLogitsWarper, TypicalLogitsWarper)
 WARPERS = (TemperatureLogitsWarper, TopKLogitsWarper, *EDGES)
 # Both compute in float64 here, and differ by the order of sums of VOCABULARY terms that are at most
 # 1: by 24 * 2^-53 = 3e-15. This leaves room for the rounding of exp.
@@ -36,14 +39,36 @@ MARGIN = 1e-9
 values = st.floats(-20, 20, width=32)
 logits_arrays = hnp.arrays(np.float32, VOCABULARY, elements=values)
 token_ids = st.integers(0, VOCABULARY - 1)
-prompts = st.lists(token_ids, max_size=12)
+
+
+def _some_is_left(sampling):
+    """Of the forced tokens; transformers refuses to force what is suppressed."""
+    return bool(set(sampling.forced_eos_token_id) - set(sampling.suppress_tokens))
+
+
+# Prompts of few different tokens, so that runs and sequences come again.
+prompts = st.lists(token_ids, max_size=12) | st.lists(st.integers(0, 3), max_size=12)
+ids = st.lists(token_ids | st.just(999), max_size=3).map(tuple)
+sequences = st.lists(token_ids | st.integers(0, 3), min_size=1, max_size=3).map(tuple)
+penalties = st.sampled_from([0.5, 1.0, 1.1, 1.5])
 greedy = st.builds(
     Sampling,
-    min_new_tokens=st.integers(0, 4),
-    repetition_penalty=st.sampled_from([0.5, 1.0, 1.1, 1.5]),
+    max_new_tokens=st.integers(4, 8),
+    min_new_tokens=st.none() | st.integers(0, 4),
+    min_length=st.integers(0, 16),
+    repetition_penalty=penalties,
     no_repeat_ngram_size=st.integers(0, 4),
-    suppress_tokens=st.lists(token_ids | st.just(999), max_size=3).map(tuple),
-)
+    suppress_tokens=ids,
+    bad_words_ids=st.lists(sequences, max_size=4).map(tuple),
+    begin_suppress_tokens=ids,
+    sequence_bias=st.lists(st.tuples(sequences, values), max_size=4).map(tuple),
+    encoder_repetition_penalty=penalties,
+    encoder_no_repeat_ngram_size=st.integers(0, 4),
+    forced_eos_token_id=st.lists(token_ids, max_size=2).map(tuple),
+    exponential_decay_length_penalty=st.just(())
+    | st.tuples(st.integers(0, 3), st.sampled_from([0.5, 1.0, 1.3])),
+    remove_invalid_values=st.booleans(),
+).filter(lambda each: not each.forced_eos_token_id or _some_is_left(each))
 samplings = st.builds(
     replace,
     greedy,
@@ -51,6 +76,8 @@ samplings = st.builds(
     top_k=st.none() | st.integers(1, 30),
     top_p=st.just(1.0) | st.floats(0.05, 1),
     min_p=st.just(0.0) | st.floats(0, 1),
+    typical_p=st.just(1.0) | st.floats(0.05, 1),
+    remove_invalid_values=st.just(False),
     seed=st.integers(0, 2**64),
 )
 MODEL = LlamaForCausalLM(
@@ -66,15 +93,31 @@ MODEL = LlamaForCausalLM(
 
 def theirs(sampling, prompt=(), eos=()):
     """The processors of ``generate``, as transformers itself chooses and orders them."""
-    values = {k: v for k, v in asdict(sampling).items() if k not in ("seed", "stop")}
-    values |= {"top_k": sampling.top_k or 0, "suppress_tokens": list(sampling.suppress_tokens)}
+    asked = asdict(sampling.settled())
+    values = {k: v for k, v in asked.items() if k not in ("seed", "stop", "base")}
+    # An empty list of words, and of forced tokens, is refused there.
+    values = {k: as_json(v) for k, v in values.items() if v not in ((), None)}
+    values |= {"top_k": sampling.top_k or 0, "max_length": sampling.max_new_tokens + len(prompt)}
+    if sampling.min_new_tokens is not None:  # as `generate` itself prepares it
+        values["min_length"] = sampling.min_new_tokens + len(prompt)
+    words = [word for word in values.pop("bad_words_ids", ()) if word not in [[e] for e in eos]]
+    values |= {"bad_words_ids": words} if words else {}
     if not sampling.temperature:
         del values["temperature"]
     config = GenerationConfig(
-        **values, do_sample=sampling.temperature > 0, eos_token_id=list(eos) or None, pad_token_id=0
+        **values, do_sample=bool(sampling.temperature), eos_token_id=list(eos), pad_token_id=0
     )
     MODEL._prepare_special_tokens(config, device="cpu")
-    return MODEL._get_logits_processor(config, input_ids_seq_length=len(prompt), device="cpu")
+    return MODEL._get_logits_processor(
+        config,
+        input_ids_seq_length=len(prompt),
+        encoder_input_ids=torch.tensor([prompt], dtype=torch.int64),
+        device="cpu",
+    )
+
+
+def as_json(value):
+    return [as_json(each) for each in value] if isinstance(value, tuple) else value
 
 
 def scored(processors, ids, logits, without=()):
@@ -102,7 +145,7 @@ def is_on_an_edge(sampling, processors, ids, logits):
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(samplings, prompts, st.sets(token_ids, max_size=2), st.lists(logits_arrays, max_size=6))
 def test_every_distribution_is_that_of_transformers(sampling, prompt, eos, steps):
     sampler, processors = Sampler(sampling, prompt, eos), theirs(sampling, prompt, eos)
@@ -117,7 +160,7 @@ def test_every_distribution_is_that_of_transformers(sampling, prompt, eos, steps
         assert actual[ids[-1]] > 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(greedy, prompts, st.sets(token_ids, max_size=2), st.lists(logits_arrays, max_size=8))
 def test_greedy_tokens_are_those_of_transformers_to_the_last_bit(sampling, prompt, eos, steps):
     sampler, processors = Sampler(sampling, prompt, eos), theirs(sampling, prompt, eos)
@@ -125,36 +168,129 @@ def test_greedy_tokens_are_those_of_transformers_to_the_last_bit(sampling, promp
     for logits in steps:
         scores = processors(torch.tensor([ids], dtype=torch.int64), torch.from_numpy(logits)[None])
         assert scores.dtype == torch.float32
-        assume(scores.max() > -np.inf)
+        assume(np.isfinite(scores.max()))  # what is not is refused
         np.testing.assert_array_equal(sampler.scores(logits), scores[0].numpy())
         ids.append(sampler.pick(logits))
         assert ids[-1] == int(np.flatnonzero(scores[0].numpy() == float(scores.max()))[0])
 
 
+STEPS = {
+    "SequenceBiasLogitsProcessor": "bias_sequences",
+    "EncoderRepetitionPenaltyLogitsProcessor": "favour_prompt",
+    "RepetitionPenaltyLogitsProcessor": "penalise_repetition",
+    "NoRepeatNGramLogitsProcessor": "ban_repeated_ngrams",
+    "EncoderNoRepeatNGramLogitsProcessor": "ban_prompt_ngrams",
+    "NoBadWordsLogitsProcessor": "ban_sequences",
+    "MinLengthLogitsProcessor": "delay_end",
+    "MinNewTokensLengthLogitsProcessor": "delay_end",
+    "ForcedEOSTokenLogitsProcessor": "force_last",
+    "InfNanRemoveLogitsProcessor": "remove_invalid",
+    "ExponentialDecayLengthPenalty": "hasten_end",
+    "SuppressTokensLogitsProcessor": "suppress",
+    "SuppressTokensAtBeginLogitsProcessor": "suppress_first",
+    "TemperatureLogitsWarper": "scale",
+    "TopKLogitsWarper": "keep_top_k",
+    "TopPLogitsWarper": "keep_top_p",
+    "MinPLogitsWarper": "keep_min_p",
+    "TypicalLogitsWarper": "keep_typical",
+}
+EVERY = Sampling(
+    min_length=9,
+    temperature=0.5,
+    top_k=3,
+    top_p=0.9,
+    min_p=0.1,
+    typical_p=0.9,
+    repetition_penalty=1.2,
+    no_repeat_ngram_size=2,
+    suppress_tokens=(3,),
+    bad_words_ids=((4, 5),),
+    begin_suppress_tokens=(6,),
+    sequence_bias=(((7,), 1.0),),
+    encoder_repetition_penalty=1.1,
+    encoder_no_repeat_ngram_size=3,
+    forced_eos_token_id=(5,),
+    exponential_decay_length_penalty=(1, 1.1),
+    remove_invalid_values=True,
+)
+
+
+def names_of(sampling):
+    made = (*make_processors(sampling, 2, [5]), *make_warpers(sampling))
+    return [getattr(each, "func", each).__name__ for each in made]
+
+
 def test_the_steps_come_in_the_order_of_transformers():
-    every = Sampling(
-        min_new_tokens=2,
-        temperature=0.5,
-        top_k=3,
-        top_p=0.9,
-        min_p=0.1,
-        repetition_penalty=1.2,
-        no_repeat_ngram_size=2,
-        suppress_tokens=(3,),
-    )
-    ours = [each.func.__name__ for each in (*make_processors(every, 2, [5]), *make_warpers(every))]
-    pairs = {
-        "RepetitionPenaltyLogitsProcessor": "penalise_repetition",
-        "NoRepeatNGramLogitsProcessor": "ban_repeated_ngrams",
-        "MinNewTokensLengthLogitsProcessor": "delay_end",
-        "SuppressTokensLogitsProcessor": "suppress",
-        "TemperatureLogitsWarper": "scale",
-        "TopKLogitsWarper": "keep_top_k",
-        "TopPLogitsWarper": "keep_top_p",
-        "MinPLogitsWarper": "keep_min_p",
-    }
-    assert ours == [pairs[type(each).__name__] for each in theirs(every, [1, 2], [5])]
-    assert not [*make_processors(Sampling(), 2, [5]), *make_warpers(Sampling())]
+    expected = [STEPS[type(each).__name__] for each in theirs(EVERY, [1, 2], [5])]
+    assert names_of(EVERY) == expected
+    assert set(expected) == set(STEPS.values())
+    assert names_of(Sampling()) == []
+    assert names_of(Sampling().settled()) == []
+    assert names_of(replace(EVERY, min_new_tokens=2)) == expected  # one of the two lengths counts
+
+
+def test_every_setting_is_one_that_is_stated_by_a_checkpoint_or_by_who_asks():
+    assert {*NEUTRAL, "max_new_tokens", "seed", "base"} == {each.name for each in fields(Sampling)}
+
+
+def test_dropped_tokens_count_for_the_least_length():
+    sampling, logits = Sampling(min_length=9), np.array([0, 1], np.float32)
+    picked = [Sampler(sampling, [0] * 4, [1], dropped=n).pick(logits) for n in (4, 5, 6)]
+    assert picked == [0, 1, 1]
+
+
+OWN = Sampling(
+    base="checkpoint",
+    temperature=0.7,
+    top_k=5,
+    repetition_penalty=1.3,
+    min_new_tokens=9,
+    stop=("x",),
+    bad_words_ids=((1, 2),),
+)
+
+
+def test_what_is_left_out_is_the_checkpoints_own():
+    asked = Sampling(max_new_tokens=4).over(OWN)
+    assert (asked.repetition_penalty, asked.stop, asked.bad_words_ids) == (1.3, ("x",), ((1, 2),))
+    assert asked.min_new_tokens == 4  # no more than there is room for
+    assert asked.settled().temperature == 0.0
+    assert asked.settled().top_k is None
+    asked = Sampling(base="checkpoint", top_k=2).over(OWN)
+    assert (asked.temperature, asked.top_k, asked.settled().top_p) == (0.7, 2, 1.0)
+
+
+def test_what_is_asked_for_goes_before_the_checkpoints_own():
+    off = {"repetition_penalty": 1.0, "min_new_tokens": 0, "stop": (), "bad_words_ids": ()}
+    asked = Sampling(**off, temperature=0.1, base="checkpoint").over(OWN)
+    assert {name: getattr(asked, name) for name in off} == off
+    assert asked.temperature == 0.1
+    assert names_of(Sampling(**off).over(OWN)) == []
+    # A number of new tokens goes before a length, as in transformers.
+    assert names_of(Sampling(min_new_tokens=0).over(Sampling(min_length=50))) == []
+
+
+@pytest.mark.parametrize("base", ["greedy", "checkpoint"])
+def test_an_artifact_that_states_nothing_is_asked_as_ever(base):
+    own = checkpoint_sampling(Generation())
+    assert Sampling(base=base).over(own).settled() == Sampling(base=base).settled()
+
+
+@pytest.mark.parametrize(
+    ("processors", "reason"),
+    [
+        ({"repetition_penalty": -1}, "repetition_penalty -1: expected"),
+        ({"bad_words_ids": [[]]}, "bad_words_ids"),
+        ({"suppress_tokens": 7}, "suppress_tokens"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty"),
+        ({"guidance_scale": 2.0}, "guidance_scale, which this pocketvlm lacks"),
+        ({"base": "greedy"}, "base, which this pocketvlm lacks"),
+    ],
+)
+def test_damaged_or_unknown_settings_of_an_artifact_are_refused(processors, reason):
+    with pytest.raises(ArtifactError, match=reason) as error:
+        checkpoint_sampling(Generation(processors=processors))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -306,20 +442,28 @@ def test_a_penalty_that_overflows_is_refused():
     assert error.value.setting == "repetition_penalty"
 
 
-NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
+NUMBERS = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty")
+COUNTS = ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length")
+IDS = ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id")
 REFUSED = [
     *(("max_new_tokens", value) for value in (0, -1, 1.5, "8", None, True)),
-    *(("min_new_tokens", value) for value in (-1, 65, 0.5, None)),
+    *(("min_new_tokens", value) for value in (-1, 65, 0.5)),
     *(("temperature", value) for value in (-1, -1e-9)),
     *(("top_k", value) for value in (0, -1, 2.5)),
     *(("top_p", value) for value in (0, -0.1, 1.1)),
     *(("min_p", value) for value in (-0.1, 1.1)),
     *(("repetition_penalty", value) for value in (0, -1)),
-    *((name, value) for name in NUMBERS for value in (np.nan, np.inf, "1", None, True, 10**400)),
-    *(("no_repeat_ngram_size", value) for value in (-1, 1.5)),
-    *(("suppress_tokens", value) for value in (3, (-1,), ("a",), (1.5,), (2**70,))),
+    *((name, value) for name in NUMBERS for value in (np.nan, np.inf, "1", True, 10**400)),
+    *((name, value) for name in COUNTS for value in (-1, 1.5, "2", True)),
+    *((name, value) for name in IDS for value in (3, (-1,), ("a",), (1.5,), (2**70,))),
+    *(("bad_words_ids", value) for value in (3, (3,), ((),), ((-1,),), (("a",),))),
+    *(("sequence_bias", value) for value in (3, (3,), ((1, 2.0),), (((1,), "x"),), (((), 1.0),))),
+    *(("sequence_bias", (((1,), value),)) for value in (np.nan, -np.inf, 1e39)),
+    *(("exponential_decay_length_penalty", value) for value in (3, (1,), (-1, 2.0), (1, 0))),
+    ("remove_invalid_values", 1),
+    ("base", "sampling"),
     *(("seed", value) for value in (-1, 1.5, "7")),
-    *(("stop", value) for value in ("\n", ("",), ("a", None), None)),
+    *(("stop", value) for value in ("\n", ("",), ("a", None))),
 ]
 
 
@@ -338,8 +482,12 @@ def test_lists_and_numbers_of_numpy_are_taken():
         repetition_penalty=np.float64(1.3),
         suppress_tokens=[1, 2],
         stop=["\n"],
+        bad_words_ids=[[1, 2], [3]],
+        sequence_bias=[[[1, 2], np.float64(1.5)]],
     )
     assert sampling.suppress_tokens == (1, 2)
+    assert sampling.bad_words_ids == ((1, 2), (3,))
+    assert sampling.sequence_bias == (((1, 2), 1.5),)
     assert sampling.stop == ("\n",)
     hash(sampling)
     assert Sampler(sampling, [0]).scores(SMALL).dtype == np.float32

@@ -3,7 +3,7 @@ and processor."""
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
@@ -40,11 +40,12 @@ def ids_of(text):
     return TOKENIZER(text, add_special_tokens=False)["input_ids"]
 
 
-def options(longest, splits, most=6):
+def options(longest, splits, most=6, resizes=True):
     return {
         "name": "idefics3",
         "longest_edge": longest,
         "splits": splits,
+        "resizes": resizes,
         "marks": {
             "around": ids_of("<fake_token_around_image>"),
             "whole": ids_of("<global-img>"),
@@ -57,15 +58,17 @@ def options(longest, splits, most=6):
     }
 
 
-def both(longest, tile, splits=True, kind=Idefics3ImageProcessorPil, most=6):
+def both(longest, tile, splits=True, kind=Idefics3ImageProcessorPil, most=6, resizes=True):
     """Ours and transformers'."""
     stated = {
+        "do_resize": resizes,
         "size": {"longest_edge": longest},
         "max_image_size": {"longest_edge": tile},
         "do_image_splitting": splits,
     }
     config = {"image_processor_type": kind.__name__.removesuffix("Pil"), **stated}
-    setting = LayoutConfig((tile, tile), N, IMAGE_TOKEN, options(longest, splits, most))
+    made = options(longest, splits, most, resizes)
+    setting = LayoutConfig((tile, tile), N, IMAGE_TOKEN, made)
     return make_layout(setting, config), kind(**stated)
 
 
@@ -76,17 +79,26 @@ LAYOUTS = {
 }
 
 
+# Pictures as they are: ten tiles along an edge is the most, and all that is larger is made smaller.
+AS_THEY_ARE = {
+    (10 * tile, tile, splits, "as it is"): both(10 * tile, tile, splits, most=10, resizes=False)
+    for tile in (28, 21)
+    for splits in (True, False)
+}
+
+
 def cases(test):
     for size in SIZES:
         test = example(size)(test)
     return settings(max_examples=25, deadline=None)(given(sizes)(test))
 
 
-@pytest.mark.parametrize("geometry", LAYOUTS)
+@pytest.mark.parametrize("geometry", [*LAYOUTS, *AS_THEY_ARE])
 @cases
 def test_tiles_equal_those_of_transformers(geometry, size):
-    ours, theirs = LAYOUTS[geometry]
+    ours, theirs = {**LAYOUTS, **AS_THEY_ARE}[geometry]
     image = picture(*size)
+    assume(ours.resizes or not ours.splits or max(size) <= ours.longest_edge)
     expected = theirs(image, return_tensors="np", return_row_col_info=True)
     tiles = ours.cut(image)
     assert tiles.pixel_values.shape == expected["pixel_values"][0].shape
@@ -156,6 +168,15 @@ def test_every_grid_is_reached_and_none_is_missing(geometry):
     assert reached == set(ours.grids())
 
 
+@pytest.mark.parametrize("geometry", AS_THEY_ARE)
+def test_pictures_as_they_are_reach_every_grid(geometry):
+    ours, _ = AS_THEY_ARE[geometry]
+    edges = range(1, ours.longest_edge + 1, 9)
+    reached = {ours.grid(height, width) for height in edges for width in edges}
+    assert reached == set(ours.grids())
+    assert len(reached) == (100 if ours.splits else 1)
+
+
 @pytest.mark.parametrize("splits", [True, False])
 @pytest.mark.parametrize("budget", [1, N])
 def test_prompts_equal_those_of_transformers_processor(splits, budget):
@@ -183,6 +204,18 @@ def test_features_stand_tile_after_tile():
     numbers = np.arange(5 * 2, dtype=np.float32).reshape(5, 2, 1)
     arranged = ours.arrange(grid, numbers, kept, {})
     assert arranged[:, 0].tolist() == list(range(10))
+
+
+def test_a_picture_too_large_for_ten_tiles_is_made_smaller():
+    ours, theirs = both(280, 28, most=10, resizes=False)
+    image = picture(999, 333)
+    larger = {"do_resize": True, "size": {"longest_edge": 280}}
+    expected = theirs(image, return_tensors="np", **larger)["pixel_values"][0]
+    assert np.abs(ours.cut(image).pixel_values - expected).max() < 1e-5
+    assert "Where it is larger than that, resize it to 280" in ours.recipe
+    few = ours.capped(max_tiles=4)
+    assert few.grid(999, 333).tiles <= 5
+    assert few.grid(30, 41) == ours.grid(30, 41)
 
 
 def test_the_recipe_names_every_part():

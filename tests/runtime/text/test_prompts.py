@@ -248,59 +248,6 @@ def test_a_template_that_drops_pictures_is_refused():
         prompter("{{ messages[0].content[-1].text }}").encode("hello", 1)
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{% for %}",
-        "{{ raise_exception('no system prompt') }}",
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ messages.append(1) }}",
-        "{{ messages[7].content }}",
-        "{{ 1 / 0 }}",
-        "{{ nothing.at_all }}",
-        "{% include '/etc/passwd' %}",
-    ],
-)
-def test_templates_that_fail_or_break_out_are_refused(source):
-    with pytest.raises(PocketVLMError, match="chat template"):
-        ChatTemplate(source, {}).render([{"role": "user", "content": []}])
-
-
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [
-        ("{{ 'a' * 10**12 }}", "too large"),
-        ("{{ 10**12 * [1] }}", "too large"),
-        ("{{ 10**(10**8) }}", "too large"),
-        (
-            "{% set n = namespace(x=10**100) %}{% for i in range(90000) %}{% set n.x = n.x * n.x "
-            "%}{% endfor %}",
-            "large",
-        ),
-        ("{{ 'a'.center(10**18) }}", "MemoryError"),
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "steps"),
-        (
-            "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ "
-            "f(60) }}",
-            "steps",
-        ),
-        ("{% for a in range(99999) %}{{ 'a' * 999999 }}{% endfor %}", "characters"),
-    ],
-)
-def test_templates_that_would_never_end_are_refused(source, reason):
-    with pytest.raises(PocketVLMError, match=f"chat template .*{reason}"):
-        ChatTemplate(source, {}).render([])
-
-
-def test_small_products_and_long_conversations_are_rendered():
-    source = (
-        "{{ '-' * 3 }}{{ 2 * 3.5 }}{{ 2 ** 10 }}{% for m in messages %}{{ m.role }}{% endfor %}"
-    )
-    template = ChatTemplate(source, {})
-    for _ in range(3):  # steps are counted anew
-        assert template.render([{"role": "x"}] * 40_000) == "---7.01024" + "x" * 40_000
-
-
 def test_text_that_is_not_unicode_is_refused():
     with pytest.raises(PocketVLMError, match=r"cannot read the prompt .*valid Unicode"):
         prompter(VICUNA).encode("what \udcff?")
@@ -334,6 +281,19 @@ def test_segments_put_features_in_their_slots():
     assert [s.inputs_embeds[0, 0] for s in segments if isinstance(s, EmbeddingSegment)] == [0, 1, 2]
     tokens = np.concatenate([s.ids for s in segments if isinstance(s, TokenSegment)])
     assert tokens.tolist() == [i for i in ids if i != ours.image_token_id]
+
+
+@pytest.mark.parametrize("sizes", [(), (2,), (2, 1), (3, 2), (2, 2, 1), (0, 5), (0,), (4,)])
+def test_other_features_than_slots_are_refused(sizes):
+    """A graph may give at run time what nobody declared."""
+    ours = prompter(VICUNA)
+    ids = ours.encode("is <image><image>?", 2, slots=2)
+    pictures = [np.zeros((size, 8), np.float32) for size in sizes]
+    if sum(sizes) == 4:
+        assert sum(map(len, ours.segments(ids, pictures))) == len(ids)
+        return
+    with pytest.raises(ArtifactError, match=f"gives {sum(sizes)} tokens for 4 places"):
+        ours.segments(ids, pictures)
 
 
 def test_an_image_token_that_the_tokenizer_lacks_is_refused():

@@ -98,7 +98,7 @@ def test_the_decoder_gets_the_grid_and_what_was_kept_of_it(folder):
 def test_features_of_any_size_are_kept_in_a_folder(folder, tmp_path, monkeypatch):
     calls, real = [], VisionEncoder.encode
     monkeypatch.setattr(
-        VisionEncoder, "encode", lambda self, pixels: calls.append(1) or real(self, pixels)
+        VisionEncoder, "encode", lambda self, *rest: calls.append(1) or real(self, *rest)
     )
     # Those of one colour have the same bytes, whatever their proportions.
     flat = [Image.new("RGB", size, (90, 120, 7)) for size in ((24, 8), (8, 24), (12, 16))]

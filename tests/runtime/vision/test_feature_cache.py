@@ -275,9 +275,9 @@ def encoded(monkeypatch):
     """Counts pictures that go through the vision graph."""
     calls, real = [], VisionEncoder.encode
 
-    def encode(self, pixel_values):
+    def encode(self, pixel_values, *rest):
         calls.append(len(pixel_values))
-        return real(self, pixel_values)
+        return real(self, pixel_values, *rest)
 
     monkeypatch.setattr(VisionEncoder, "encode", encode)
     return calls

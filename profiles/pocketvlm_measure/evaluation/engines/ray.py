@@ -73,7 +73,6 @@ def _ray() -> Any:
 
 def connect(ray: Any, cpus: int) -> None:
     """Join the cluster of RAY_ADDRESS, or start one of so many processors on this machine."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" not in os.environ:
         # Whatever else runs on this machine is not joined; tasks and replies are small.

@@ -13,6 +13,7 @@ METRICS: Registry[Metric] = Registry(
     {
         "exact": "pocketvlm_measure.evaluation.metrics.exact:Exact",
         "vqa": "pocketvlm_measure.evaluation.metrics.vqa:Vqa",
+        "vqa-llava": "pocketvlm_measure.evaluation.metrics.vqa_llava:VqaLlava",
         "textvqa": "pocketvlm_measure.evaluation.metrics.textvqa:TextVqa",
         "anls": "pocketvlm_measure.evaluation.metrics.anls:Anls",
         "contains": "pocketvlm_measure.evaluation.metrics.contains:Contains",

@@ -6,32 +6,33 @@ from collections.abc import Sequence
 
 from pocketvlm_measure.evaluation.metrics.base import MeanMetric
 
-_THRESHOLD = 0.5  # tau: what is further off is no misspelling but another answer
+_THRESHOLD = 0.5  # what is less alike is no misspelling but another answer
 
 
 class Anls(MeanMetric):
-    """1 - NL(answer, expected) where the normalised Levenshtein distance NL is at most 0.5, else 0;
-    the best counts.
+    """1 - distance / length of the expected answer that comes nearest, 0 where that is below 0.5.
 
-    Case and runs of spaces do not count. The paper says below 0.5; the authors' scorer keeps 0.5
-    itself, and so does this.
+    As the authors' scorer has it, that of the Robust Reading Competition (rrc.cvc.uab.es). The
+    distance is Levenshtein's of small letters, runs of white space being one space. The length is
+    the longer one's as written, every space counted, in capitals ("ß" has two). The paper gives 0
+    to 0.5 itself; the scorer keeps it.
     """
 
     name = "anls"
 
     def score(self, answer: str, expected: Sequence[str]) -> float:
         """0, or 0.5 to 1."""
-        return max(_similarity(_plain(answer), _plain(text)) for text in expected)
+        likeness = 1 - min(_distance(answer, text) for text in expected)
+        return likeness if likeness >= _THRESHOLD else 0.0
+
+
+def _distance(answer: str, expected: str) -> float:
+    length = max(len(answer.upper()), len(expected.upper()))
+    return edit_distance(_plain(answer), _plain(expected)) / length if length else 0.0
 
 
 def _plain(text: str) -> str:
     return " ".join(text.lower().split())
-
-
-def _similarity(answer: str, expected: str) -> float:
-    longest = max(len(answer), len(expected))
-    distance = edit_distance(answer, expected) / longest if longest else 0.0
-    return 1 - distance if distance <= _THRESHOLD else 0.0
 
 
 def edit_distance(a: str, b: str) -> int:

@@ -7,25 +7,34 @@ from collections.abc import Sequence
 
 from pocketvlm_measure.evaluation.metrics.base import MeanMetric
 
-_LETTER = re.compile(r"([A-E])")
-_FIRST = re.compile(r"([A-E])\. ")
-_SENTENCE = re.compile(r"The answer is ([A-E])")
+_LETTERS = frozenset("ABCDE")
+# The script's pattern: what follows the letter may be any character, but there must be one.
+_SENTENCE = re.compile(r"The answer is ([A-Z]).")
 
 
 class Choice(MeanMetric):
-    """1 for the expected letter A to E: by itself, before ". " at the beginning, or after "The
-    answer is"."""
+    """1 for the expected letter A to E, as LLaVA's llava/eval/eval_science_qa.py reads it.
+
+    An answer names a letter by being it, by beginning with it and ". ", or by having "The answer
+    is", the letter and one more character exactly once; two such sentences name none.
+    """
 
     name = "choice"
 
     def score(self, answer: str, expected: Sequence[str]) -> float:
         """1 or 0."""
-        text = answer.strip().replace("\n", ". ")
-        match = _LETTER.fullmatch(text) or _FIRST.match(text) or _SENTENCE.search(text)
-        return float(match is not None and match[1] in expected)
+        return float(_letter(answer) in expected)
 
     def refusal(self, expected: Sequence[str]) -> str | None:
         """Expected answers are letters."""
-        if all(_LETTER.fullmatch(letter) for letter in expected):
+        if _LETTERS.issuperset(expected):
             return None
         return "metric choice expects one of the letters A to E as the answer"
+
+
+def _letter(answer: str) -> str | None:
+    """The letter that an answer names; None where it names none."""
+    if answer[:1] in _LETTERS and (len(answer) == 1 or answer[1:3] == ". "):
+        return answer[0]
+    letters = _SENTENCE.findall(answer)
+    return letters[0] if len(letters) == 1 else None

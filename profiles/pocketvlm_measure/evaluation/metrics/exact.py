@@ -1,5 +1,5 @@
-"""Knows exact match, as LLaVA scores GQA: case, spaces at the ends and a full stop at the end do
-not count."""
+"""Knows exact match, as LLaVA scores GQA: case, spaces at the ends and full stops at the end do not
+count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pocketvlm_measure.evaluation.metrics.base import MeanMetric
 
 
 class Exact(MeanMetric):
-    """1 for an answer that is one of those expected."""
+    """1 for an answer that is one of those expected.
+
+    LLaVA makes the model's answer plain (scripts/convert_gqa_for_eval.py) and GQA's own eval.py
+    compares it as it is. GQA's answers are plain already; here those expected are made so too.
+    """
 
     name = "exact"
 
@@ -19,5 +23,5 @@ class Exact(MeanMetric):
 
 
 def plain(text: str) -> str:
-    """Small letters, runs of white space as one space, no full stop at the end."""
-    return " ".join(text.split()).rstrip(".").rstrip().lower()
+    """Small letters, no white space at the ends, no full stops at the end."""
+    return text.strip().rstrip(".").lower()

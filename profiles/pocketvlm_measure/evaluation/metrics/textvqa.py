@@ -1,5 +1,5 @@
-"""Knows TextVQA's accuracy: VQA's, with both sides normalised and a little more, as LLaVA and
-Pythia score it."""
+"""Knows TextVQA's accuracy: VQA's, with both sides always normalised and a little more, as LLaVA
+(llava/eval/m4c_evaluator.py) and Pythia before it score it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from pocketvlm_measure.evaluation.metrics.vqa_text import normalise
 
 
 class TextVqa(MeanMetric):
-    """See `pocketvlm_measure.evaluation.metrics.vqa.Vqa`."""
+    """See `pocketvlm_measure.evaluation.metrics.vqa.Vqa`. That script takes ten annotators only,
+    this four or more."""
 
     name = "textvqa"
 
     def score(self, answer: str, expected: Sequence[str]) -> float:
         """0 to 1."""
-        return agreement(_plain(answer), list(map(_plain, expected)))
+        return agreement(plain(answer), list(map(plain, expected)))
 
     def refusal(self, expected: Sequence[str]) -> str | None:
         """As for VQA."""
         return too_few(self.name, expected)
 
 
-def _plain(text: str) -> str:
-    """Commas and question marks go before all else, and a possessive becomes a word of its own."""
+def plain(text: str) -> str:
+    """A text as LLaVA normalises it: VQA's steps after commas and question marks have gone and a
+    possessive has become a word of its own."""
     return normalise(text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip())

@@ -55,6 +55,11 @@ def plain_words(text: str) -> str:
     return " ".join(_RESTORED.get(word, word) for word in words if word not in _ARTICLES)
 
 
+def on_one_line(text: str) -> str:
+    """A space for each line break and tab, none at the ends."""
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
 def normalise(text: str) -> str:
-    """What the script does to an answer that is scored."""
-    return plain_words(without_punctuation(text.replace("\n", " ").replace("\t", " ").strip()))
+    """All steps of the script, in its order."""
+    return plain_words(without_punctuation(on_one_line(text)))

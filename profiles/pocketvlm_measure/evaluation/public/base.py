@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import RequestError
-from pocketvlm.files import replace_file
+from pocketvlm.files import read_text, replace_file
 from pocketvlm_measure.evaluation.public.published import Published
 
 SHORT = "Answer the question using a single word or phrase."
@@ -97,7 +97,7 @@ class Benchmark:
 def read_json(path: Path) -> Any:
     """The value in a file; raises `PocketVLMError`."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RequestError(
             f"{path} cannot be read as JSON ({error})", advice="give the benchmark's own file"
@@ -107,7 +107,8 @@ def read_json(path: Path) -> Any:
 def read_json_lines(path: Path) -> list[Any]:
     """The values in a file, one per line; raises `PocketVLMError`."""
     try:
-        return [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
+        # Not splitlines, which ends a line at characters that JSON has within its texts.
+        return [json.loads(line) for line in read_text(path).split("\n") if line.strip()]
     except (OSError, ValueError, RecursionError) as error:
         raise RequestError(
             f"{path} cannot be read as JSON Lines ({error})", advice="give the benchmark's own file"

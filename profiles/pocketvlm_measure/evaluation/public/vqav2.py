@@ -28,7 +28,7 @@ def _rows(files: Sequence[Path]) -> Iterator[Row]:
 VQAV2 = Benchmark(
     name="vqav2",
     files=("v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"),
-    metric="vqa",
+    metric="vqa-llava",
     read=_rows,
     published=Published(
         fastervlm_table("78.52 78.39 77.86 76.19 71.92 66.75", "77.67 74.07 65.38 55.92"),

@@ -1,0 +1,31 @@
+"""Knows how text that people edit is decoded: UTF-8, with or without the mark that some editors put
+before it, and any line ends.
+
+It lies on the ground floor because targets are such text; `pocketvlm.files.read_text` is for files
+of all other kinds.
+"""
+
+from __future__ import annotations
+
+import codecs
+
+# UTF-32-LE begins as UTF-16-LE does.
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+
+
+def without_mark(content: bytes) -> bytes:
+    """Bytes of a text, or of its beginning, without the byte order mark of UTF-8.
+
+    Raises:
+        ValueError: they are UTF-16 or UTF-32, by their mark or by a zero beside the first letter.
+    """
+    wide = content.startswith(_WIDE) or (len(content) > 1 and content[:2].count(0) == 1)
+    if wide:
+        raise ValueError("it is UTF-16 or UTF-32: save it as UTF-8")
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def decode_text(content: bytes) -> str:
+    """The text of a whole file, lines ending in ``\\n``; raises ValueError where it is no UTF-8."""
+    text = without_mark(content).decode("utf-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")

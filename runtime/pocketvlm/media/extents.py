@@ -1,0 +1,115 @@
+"""Knows by a clip's own structure whether its file ends too early: an element that states its size
+and is not all there.
+
+How long a clip is shown says nothing of that: the last frame may start long before the end that a
+header states, and sound may be longer than the pictures.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import BinaryIO
+
+_MOST_ELEMENTS = 5_000_000  # looked at in one file; whole ones within the limits have fewer
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675  # of Matroska; live recordings state no size of them
+_BOXES = frozenset({b"mdat", b"moov", b"moof"})  # of MP4; others are no loss
+
+
+def ends_early(source: BinaryIO) -> bool:
+    """Whether a file is cut off inside a part whose size it states.
+
+    Args:
+        source: the whole file; it may be left at any place.
+
+    Returns:
+        True only for Matroska, WebM, MP4, MOV and GIF; other files do not state it, or what they
+        state is not reliable, and their decoders have to notice.
+    """
+    size = source.seek(0, os.SEEK_END)
+    source.seek(0)
+    start = source.read(12)
+    if start.startswith(b"\x1a\x45\xdf\xa3"):
+        return _matroska_ends_early(source, size)
+    if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return _mp4_ends_early(source, size)
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        return _gif_ends_early(source)
+    return False
+
+
+def _matroska_ends_early(source: BinaryIO, size: int) -> bool:
+    at = 0
+    for _ in range(_MOST_ELEMENTS):
+        source.seek(at)
+        head = source.read(12)
+        kind, length = _ebml_number(head, keep_marker=True)
+        stated, more = _ebml_number(head[length:])
+        if not length or not more:
+            return at < size  # the beginning of a further element
+        at += length + more
+        unknown = stated == (1 << 7 * more) - 1
+        if kind in (_SEGMENT, _CLUSTER) and unknown:
+            continue  # its content comes next
+        if unknown:
+            return False
+        at += stated
+        if at >= size or kind == _SEGMENT:
+            return at > size
+    return False
+
+
+def _ebml_number(data: bytes, *, keep_marker: bool = False) -> tuple[int, int]:
+    """A number of variable length and how many bytes it takes; 0 where there is none."""
+    if not data or not data[0]:
+        return 0, 0
+    length = 9 - data[0].bit_length()
+    if length > len(data):
+        return 0, 0
+    value = int.from_bytes(data[:length], "big")
+    return (value if keep_marker else value & ((1 << 7 * length) - 1)), length
+
+
+def _mp4_ends_early(source: BinaryIO, size: int) -> bool:
+    at = 0
+    for _ in range(_MOST_ELEMENTS):
+        source.seek(at)
+        head = source.read(16)
+        if len(head) < 8:
+            return False
+        length, kind = struct.unpack(">I4s", head[:8])
+        if length == 1 and len(head) == 16:
+            (length,) = struct.unpack(">Q", head[8:])
+        if length < 8:  # 0: up to the end of the file
+            return False
+        at += length
+        if at > size:
+            return kind in _BOXES
+    return False
+
+
+def _gif_ends_early(source: BinaryIO) -> bool:
+    source.seek(0)
+    flags = source.read(13)[10:11] or b"\0"
+    source.seek(_table(flags[0]), os.SEEK_CUR)
+    for _ in range(_MOST_ELEMENTS):
+        kind = source.read(1)
+        if kind == b",":
+            head = source.read(9)
+            if len(head) < 9:
+                return True
+            source.seek(_table(head[8]) + 1, os.SEEK_CUR)
+        elif kind == b"!":
+            source.seek(1, os.SEEK_CUR)
+        else:  # the trailer, nothing, or rubbish behind the pictures
+            return False
+        while (block := source.read(1)) not in (b"\0", b""):
+            source.seek(block[0], os.SEEK_CUR)
+        if not block:  # no end of its data
+            return True
+    return False
+
+
+def _table(flags: int) -> int:
+    """Bytes of a colour table."""
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0

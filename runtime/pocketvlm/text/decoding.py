@@ -1,0 +1,234 @@
+"""Knows how the decoder of a tokenizer turns tokens into text one at a time: each of the library's
+steps, and what of its output later tokens may still change."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from tokenizers import Regex, decoders
+
+_UNKNOWN = "\ufffd"  # what stands for bytes that are no character
+
+
+class _Step(Protocol):
+    """Takes tokens one by one, and gives out what no later token can change."""
+
+    def push(self, token: str) -> list[str]: ...
+
+    def finish(self) -> list[str]: ...
+
+
+class TextDecoder:
+    """The decoder of a tokenizer, token by token: ``push`` gives the text that is certain.
+
+    All its texts and that of `finish` add up to what the library makes of all tokens at once.
+    """
+
+    def __init__(self, steps: Sequence[_Step]) -> None:
+        self._steps = steps
+
+    def push(self, token: str) -> str:
+        """The text that is certain after this token; may be empty."""
+        return self._run(self._steps, [token])
+
+    def finish(self) -> str:
+        """What was held back for the tokens to come, as none comes."""
+        rest = ""
+        for number, step in enumerate(self._steps):
+            rest += self._run(self._steps[number + 1 :], step.finish())
+        return rest
+
+    def _run(self, steps: Sequence[_Step], tokens: list[str]) -> str:
+        for step in steps:
+            tokens = [out for token in tokens for out in step.push(token)]
+        return "".join(tokens)
+
+
+def text_decoder(decoder: decoders.Decoder | None) -> TextDecoder | None:
+    """The decoder of a tokenizer as one that works token by token.
+
+    None where one of its steps may change any text that came before, or is not of the kinds that
+    language models have: such a text is whole only at its end.
+    """
+    if decoder is None:
+        return TextDecoder([_Spaced()])
+    steps: list[_Step] = []
+    is_fused = False  # all tokens are one from here on, and come in parts
+    for step in _flat(json.loads(decoder.__getstate__())):
+        kind = step["type"]
+        make = (_OF_ONE_TEXT if is_fused else _OF_TOKENS).get(kind)
+        if make is None or (is_fused and step.get("stop")):
+            return None
+        steps.append(make(step))
+        is_fused = is_fused or kind in ("ByteLevel", "Fuse")
+    return TextDecoder(steps)
+
+
+def _flat(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    if step["type"] != "Sequence":
+        return [step]
+    return [inner for part in step["decoders"] for inner in _flat(part)]
+
+
+class _Spaced:
+    """Without a decoder the library puts a space between tokens."""
+
+    def __init__(self) -> None:
+        self._separator = ""
+
+    def push(self, token: str) -> list[str]:
+        separator, self._separator = self._separator, " "
+        return [separator + token]
+
+    def finish(self) -> list[str]:
+        return []
+
+
+class _Alone:
+    """A step that looks at each token by itself."""
+
+    def __init__(self, decoder: decoders.Decoder) -> None:
+        self._decoder = decoder
+
+    def push(self, token: str) -> list[str]:
+        return [self._decoder.decode([token])]
+
+    def finish(self) -> list[str]:
+        return []
+
+
+class _FirstApart(_Alone):
+    """A step that treats the first token apart: Metaspace, WordPiece."""
+
+    _begun = False
+
+    def push(self, token: str) -> list[str]:
+        before = [""] if self._begun else []
+        self._begun = True
+        return [self._decoder.decode([*before, token])]
+
+
+class _LastApart:
+    """A step that treats the last token apart, so one is held back: BPEDecoder."""
+
+    def __init__(self, decoder: decoders.Decoder) -> None:
+        self._decoder = decoder
+        self._held: list[str] = []
+
+    def push(self, token: str) -> list[str]:
+        held, self._held = self._held, [token]
+        return [self._decoder.decode([*held, ""])] if held else []
+
+    def finish(self) -> list[str]:
+        held, self._held = self._held, []
+        return [self._decoder.decode(held)] if held else []
+
+
+class _ByteRuns:
+    """ByteFallback: bytes in a row are text if all of them together are, so a row is held back
+    until its end."""
+
+    def __init__(self, decoder: decoders.Decoder) -> None:
+        self._decoder = decoder
+        self._held: list[str] = []
+
+    def push(self, token: str) -> list[str]:
+        if self._decoder.decode([token]) != token:
+            self._held.append(token)
+            return []
+        return [*self.finish(), token]
+
+    def finish(self) -> list[str]:
+        held, self._held = self._held, []
+        if not held:
+            return []
+        text: str = self._decoder.decode(held)
+        return list(text) if text == _UNKNOWN * len(held) else [text]
+
+
+class _ByteLevel:
+    """ByteLevel: characters stand for bytes, and a character may end in a later token."""
+
+    def __init__(self) -> None:
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: str) -> list[str]:
+        stands_for_bytes = all(character in _BYTES for character in token)
+        data = bytes(map(_BYTES.__getitem__, token)) if stands_for_bytes else token.encode()
+        return [self._characters.decode(data)]
+
+    def finish(self) -> list[str]:
+        return [self._characters.decode(b"", final=True)]
+
+
+class _Whole:
+    """Fuse: all tokens are one text, which comes in parts."""
+
+    def push(self, token: str) -> list[str]:
+        return [token]
+
+    def finish(self) -> list[str]:
+        return []
+
+
+class _LeftStrip:
+    """Strip at the beginning of one text that comes in parts."""
+
+    def __init__(self, content: str, most: int) -> None:
+        self._content = content
+        self._left = most
+
+    def push(self, token: str) -> list[str]:
+        at = 0
+        while self._left and at < len(token):
+            if token[at] == self._content:
+                self._left -= 1
+                at += 1
+            else:
+                self._left = 0
+        return [token[at:]]
+
+    def finish(self) -> list[str]:
+        return []
+
+
+def _byte_characters() -> dict[str, int]:
+    """The characters of byte-level tokens: printable bytes of Latin-1 stand for themselves, the
+    others follow from U+0100 on, as GPT-2 has it."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {
+        chr(0x100 + number): byte for number, byte in enumerate(others)
+    }
+
+
+_BYTES = _byte_characters()
+
+
+def _pattern(step: Mapping[str, Any]) -> Any:
+    ((kind, text),) = step["pattern"].items()
+    return text if kind == "String" else Regex(text)
+
+
+_Make = Callable[[Mapping[str, Any]], _Step]
+_OF_TOKENS: Mapping[str, _Make] = {
+    "BPEDecoder": lambda step: _LastApart(decoders.BPEDecoder(step["suffix"])),
+    "ByteFallback": lambda step: _ByteRuns(decoders.ByteFallback()),
+    "ByteLevel": lambda step: _ByteLevel(),
+    "Fuse": lambda step: _Whole(),
+    "Metaspace": lambda step: _FirstApart(
+        decoders.Metaspace(step["replacement"], step["prepend_scheme"])
+    ),
+    "Replace": lambda step: _Alone(decoders.Replace(_pattern(step), step["content"])),
+    "Strip": lambda step: _Alone(decoders.Strip(step["content"], step["start"], step["stop"])),
+    "WordPiece": lambda step: _FirstApart(
+        decoders.WordPiece(step["prefix"], step.get("cleanup", True))
+    ),
+}
+_OF_ONE_TEXT: Mapping[str, _Make] = {
+    "Fuse": lambda step: _Whole(),
+    "Strip": lambda step: _LeftStrip(step["content"], step["start"]),
+}

@@ -1,0 +1,70 @@
+"""Knows what clients are held against: Hugging Face's modules, and this project's runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from demo_reference.answers import PrunedModel, fastervlm
+from interop.page import Asked
+from pocketvlm import Artifact
+from pocketvlm.decoders import open_decoder
+from pocketvlm.decoders.base import EmbeddingSegment
+from pocketvlm.layouts import open_layout
+from pocketvlm.media.pictures import open_picture
+from pocketvlm.text.prompts import Prompter
+from pocketvlm.vision.encoder import VisionEncoder
+from train_demo.__main__ import DEMO
+from train_demo.scenes import Question
+
+
+def hugging_face_tokens(
+    pairs: Sequence[tuple[Path, Question]], processor: AutoProcessor, budget: int
+) -> list[list[int]]:
+    """Greedy tokens of Hugging Face's modules on the patches that FasterVLM keeps."""
+    model = LlavaForConditionalGeneration.from_pretrained(DEMO, dtype=torch.float32).eval()
+    pruned = PrunedModel(model, processor)
+    features, scores = pruned.encode([Image.open(path).convert("RGB") for path, _ in pairs])
+    kept = [fastervlm(row, budget) for row in scores]
+    return [
+        pruned.tokens(features[i : i + 1], kept[i][None], [question])[0]
+        for i, (_, question) in enumerate(pairs)
+    ]
+
+
+def in_one_run(
+    folder: Path, asked: Sequence[Asked], steps: int, decoder: str | None = None
+) -> list[list[int]]:
+    """Greedy tokens of this runtime's graphs, a whole prompt in one run, as other clients read it.
+
+    The runtime reads the picture first and the question afterwards. Where activations are
+    quantized as they come, as int8 does it, that may change a token between two that are nearly as
+    likely. ``decoder`` is a precision; None is the artifact's default, as it is for the rest.
+    """
+    artifact = Artifact.open(folder)
+    layout, prompter = open_layout(artifact), Prompter.from_artifact(artifact)
+    encoder, engine = VisionEncoder.open(artifact), open_decoder(artifact, precision=decoder)
+    ends, answers = artifact.manifest.decoder.eos_token_ids, []
+    for text, image, budget in asked:
+        ids, pictures = prompter.encode(text, pictures=0 if image is None else 1), []
+        if image is not None:
+            tiles = layout.cut(open_picture(image))
+            grid, seen = tiles.grid, encoder.encode(tiles.pixel_values)
+            seen = seen.narrow(budget) if budget else seen
+            slots = layout.expand(grid, seen.kept_indices.shape[1], seen.kept_indices)
+            ids = prompter.place(ids, [slots])
+            features = layout.arrange(grid, seen.image_features, seen.kept_indices, {})
+            kept = seen.kept_indices[0] if grid.tokens else None
+            pictures = [EmbeddingSegment(features, grid=grid.tokens, kept=kept)]
+        with closing(engine.sequence()) as sequence:
+            logits = sequence.prefill(prompter.segments(ids, pictures))
+            tokens = [int(logits.argmax())]
+            while len(tokens) < steps and tokens[-1] not in ends:
+                tokens.append(int(sequence.decode(tokens[-1]).argmax()))
+        answers.append(tokens)
+    return answers

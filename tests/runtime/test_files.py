@@ -230,6 +230,7 @@ MODES = set("wax+")
 
 def writes(tree):
     """The line and name of every call in a module that writes a file by itself."""
+    makes_files = any(flag in ast.unparse(tree) for flag in ("O_CREAT", "O_WRONLY", "O_TRUNC"))
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -246,7 +247,7 @@ def writes(tree):
             set(mode) <= set("rwaxbt+") and MODES & set(mode) for mode in constants
         )
         saves = name in SAVING and not IN_MEMORY & set(arguments)
-        opens |= ast.unparse(node.func) == "os.open" and "O_RDONLY" not in ast.unparse(node)
+        opens |= ast.unparse(node.func) == "os.open" and makes_files
         # A path's method; the function of this name is built on `replace_file`.
         texts = name == "write_text" and isinstance(node.func, ast.Attribute)
         if name in WRITING or texts or opens or saves:
@@ -256,7 +257,7 @@ def writes(tree):
 def test_the_scan_sees_every_way_of_writing():
     code = """
 open(p, "w"); open(p, mode="ab"); path.open("r+b"); np.save(p, x); image.save(p)
-json.dump(x, f); shutil.move(a, b); os.open(p, 1); path.write_text("x"); p.open("wb" if a else "r")
+json.dump(x, f); shutil.move(a, b); os.open(p, os.O_CREAT); path.write_text("x"); p.open("wb" if a else "r")
 open(p); path.open("rb"); json.dump(x, sys.stdout); image.save(encoded)
 """
     assert [line for line, _ in writes(ast.parse(code))].count(2) == 5

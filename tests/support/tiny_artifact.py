@@ -147,6 +147,17 @@ def _exchange_vision(root: Path, model: onnx.ModelProto) -> None:
     onnx.save(model, path)
 
 
+def state_the_id_of(root: Path, other: Path) -> None:
+    """Let one artifact say that it is another, in its manifest and in all its graphs."""
+    stated = read_manifest(other)["artifact_id"]
+    for path in (root / "onnx").glob("*.onnx"):
+        model = onnx.load(path, load_external_data=False)
+        props = {prop.key: prop.value for prop in model.metadata_props}
+        helper.set_model_props(model, props | {metadata.ARTIFACT_ID: stated})
+        onnx.save(model, path)
+    write_manifest(root, read_manifest(root) | {"artifact_id": stated})
+
+
 def give_gguf(root: Path, seed: int = 0) -> None:
     """Make llama.cpp the engine of a tiny artifact: a random Llama that reads the same features."""
     from support.tiny_gguf import KV_HEADS, TinyLlama, write_gguf  # needs the package gguf

@@ -30,12 +30,15 @@ def summary(tmp_path):
     for name, options in methods.methods():
         right = {"fastervlm": 18, "random": 5 + int(options.get("seed", 0))}.get(name, 12)
         cases = tuple(Case(budget, "onnx", "fp32", "fp32") for budget in BUDGETS)
-        subject = Subject(str(tmp_path / "-".join([name, *options.values()])), name, cases)
+        subject = Subject(str(tmp_path / "-".join([name, *options.values()])), name, name, cases)
         replies = [Reply(q.line, 1, "yes" if q.line <= right else "no") for q in questions]
         answered += [Answered(subject, case, replies) for case in cases]
     for keep in BUDGETS[1:]:  # as good as FasterVLM at 72 tokens
         subject = Subject(
-            str(tmp_path / f"fastv-{keep}"), "fastv", (Case(BUDGETS[0], "onnx", "fp32", "fp32"),)
+            str(tmp_path / f"fastv-{keep}"),
+            "fastv",
+            f"fastv-{keep}",
+            (Case(BUDGETS[0], "onnx", "fp32", "fp32"),),
         )
         replies = [
             Reply(q.line, 1, "yes" if q.line <= (18 if keep == 72 else 12) else "no")

@@ -51,7 +51,7 @@ class Asker:
     def __init__(self, subject: Subject) -> None:
         first = subject.cases[0]
         artifact = first.of(Artifact.open(subject.folder))
-        if artifact.manifest.artifact_id != subject.artifact_id:
+        if artifact.manifest.content_id != subject.content_id:
             raise RequestError(
                 f"{subject.folder} has changed since the run began",
                 expected=f"the artifact {subject.artifact_id}",

@@ -21,30 +21,30 @@ class Against:
 
     Attributes:
         tokens: a budget of the same artifact; None where it is no budget.
-        artifact_id: of another artifact; None where it is no artifact.
+        content_id: of another artifact; None where it is no artifact.
         cases: for each case the other artifact's.
         subjects: the other artifact's, which are asked too.
     """
 
     tokens: int | None = None
-    artifact_id: str | None = None
+    content_id: str | None = None
     cases: dict[Case, Case] = field(default_factory=dict)
     subjects: Sequence[Subject] = ()
 
     def of(self, evaluation: Evaluation) -> Baseline:
         """The baseline of each case of an evaluation; the other artifact's own cases have none."""
-        if self.artifact_id is not None:
+        if self.content_id is not None:
             return lambda answered: self._other(evaluation, answered)
         return most_tokens(evaluation) if self.tokens is None else budget(evaluation, self.tokens)
 
     def _other(self, evaluation: Evaluation, answered: Answered) -> Answered | None:
-        if answered.subject.artifact_id == self.artifact_id:
+        if answered.subject.content_id == self.content_id:
             return None
         case = self.cases[answered.case]
         return next(
             other
             for other in evaluation.answered
-            if other.subject.artifact_id == self.artifact_id and other.case == case
+            if other.subject.content_id == self.content_id and other.case == case
         )
 
 
@@ -63,7 +63,7 @@ def against(baseline: str | None, asked: Sequence[Subject], workers: int) -> Aga
     if baseline is None or budget_named(baseline) is not None:
         return Against(tokens=budget_named(baseline))
     artifact = Artifact.open(baseline)
-    if artifact.manifest.artifact_id == asked[0].artifact_id:
+    if artifact.manifest.content_id == asked[0].content_id:
         raise RequestError(
             f"--baseline {baseline} is the artifact that is evaluated",
             advice="name another artifact, or a budget",
@@ -72,4 +72,4 @@ def against(baseline: str | None, asked: Sequence[Subject], workers: int) -> Aga
     cases = [case for subject in asked for case in subject.cases]
     pairs = baseline_cases(artifact.manifest, cases)
     others = subjects(Path(baseline), artifact, dict.fromkeys(pairs.values()), workers)
-    return Against(None, artifact.manifest.artifact_id, pairs, others)
+    return Against(None, artifact.manifest.content_id, pairs, others)

@@ -25,17 +25,19 @@ class Subject:
     Attributes:
         folder: of the artifact.
         artifact_id: as its manifest states it.
+        content_id: what tells it from every other, see `Manifest.content_id`.
         cases: `Case`s of one family, the most visual tokens first.
     """
 
     folder: str
     artifact_id: str
+    content_id: str
     cases: tuple[Case, ...]
 
     def key(self, line: int, case: Case) -> Key:
         """What identifies an answer among all others."""
         return (
-            self.artifact_id,
+            self.content_id,
             line,
             case.budget,
             case.decoder,
@@ -66,8 +68,9 @@ def subjects(
     for case in cases:
         threads = case.threads or (None if workers == 1 else max(1, physical_cores() // workers))
         by_family.setdefault(case.family, []).append(dataclasses.replace(case, threads=threads))
+    manifest, name = artifact.manifest, str(folder.resolve())
     return [
-        Subject(str(folder.resolve()), artifact.manifest.artifact_id, tuple(family))
+        Subject(name, manifest.artifact_id, manifest.content_id, tuple(family))
         for family in by_family.values()
     ]
 

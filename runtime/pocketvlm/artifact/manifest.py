@@ -282,6 +282,12 @@ class Manifest:
         _check_consistency(manifest)
         return manifest
 
+    @property
+    def content_id(self) -> str:
+        """SHA-256 (hex) of the files table, whose checksums were held against the files when the
+        artifact was opened: two artifacts may state one ``artifact_id``, but not this."""
+        return files_digest(self.files)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, in the order people read it."""
         data = dataclasses.asdict(self)

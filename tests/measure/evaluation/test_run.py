@@ -21,7 +21,7 @@ from pocketvlm_measure.evaluation.plan import subjects
 from pocketvlm_measure.evaluation.questions import read_questions
 from pocketvlm_measure.evaluation.run import evaluate
 from pocketvlm_measure.evaluation.summary import summarise, to_dict
-from support.tiny_artifact import write_artifact
+from support.tiny_artifact import state_the_id_of, write_artifact
 
 EXACT = METRICS["exact"]
 
@@ -105,6 +105,22 @@ def test_resuming_asks_what_is_left_and_nothing_twice(asked, write_set, tmp_path
         again = evaluate(data, asked, EXACT, path, Inline(), resume=True)
         assert texts(again) == texts(whole)
         assert rows(path) == rows(tmp_path / "a.jsonl")
+
+
+def test_answers_of_another_artifact_that_states_the_same_id_do_not_count(
+    artifact_dir, asked, write_set, tmp_path
+):
+    other = tmp_path / "other"
+    write_artifact(other, seed=1, budgets=(6, 12))
+    state_the_id_of(other, artifact_dir)
+    artifact = Artifact.open(other)
+    twins = subjects(other, artifact, sweep(artifact.manifest, budgets=[12, 6, 3]))
+    assert [twin.artifact_id for twin in twins] == [subject.artifact_id for subject in asked]
+    data = read_questions(write_set(2))
+    evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline())
+    resumed = evaluate(data, twins, EXACT, tmp_path / "a.jsonl", Inline(), resume=True)
+    assert texts(resumed) == texts(evaluate(data, twins, EXACT, tmp_path / "b.jsonl", Inline()))
+    assert against(str(other), asked, 1).subjects  # it is another one
 
 
 def test_more_questions_and_budgets_of_the_same_set_go_on_too(

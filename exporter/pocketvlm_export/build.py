@@ -19,6 +19,7 @@ from pocketvlm_export.graphs import (
     VisionEncoderGraph,
     trace,
 )
+from pocketvlm_export.interrupts import repeated
 from pocketvlm_export.layouts import constant_files
 from pocketvlm_export.memory import component
 from pocketvlm_export.onnx_passes import (
@@ -145,6 +146,7 @@ def _step_of_gguf(step: Step, kind: str, part: float) -> None:
     step(f"decoder as GGUF {kind}, {part:.0%}")
 
 
+@repeated()
 def _write(
     graph: Graph,
     plan: ExportPlan,

@@ -61,8 +61,9 @@ def export(
         ParityError: the graphs differ from the checkpoint; nothing was published.
     """
     target = output.resolve()  # what a link points at is replaced, not the link
-    before = packaging.content_of(target)  # nothing that comes later is replaced
-    plan = prepare(model, output, options or ExportOptions())  # open and plan
+    options = options or ExportOptions()
+    before = packaging.replaceable(target, overwrite=options.overwrite)
+    plan = prepare(model, output, options)  # open and plan
     planned(plan)
     step = _interruptible(step)
     with packaging.staging(target) as folder:
@@ -134,7 +135,8 @@ def check(plan: ExportPlan, artifact_id: str, folder: Path, step: Step) -> Parit
     """
     step("parity gate")
     manifest = packaging.make_manifest(plan, folder, artifact_id, packaging.UNCHECKED)
-    parity = check_parity(plan.checkpoint, Artifact(folder, manifest))
+    with interrupts.repeated():
+        parity = check_parity(plan.checkpoint, Artifact(folder, manifest))
     if not parity.passed:
         _reject(replace(manifest, parity=parity), folder, plan.options)
     return parity

@@ -231,7 +231,7 @@ def test_between_two_renames_it_waits(stages, tmp_path, monkeypatch, there):
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with ends(signal.SIGINT):
-        pipeline.export("demo", output, ExportOptions())
+        pipeline.export("demo", output, ExportOptions(overwrite=there))
     assert sorted(path.name for path in output.iterdir()) == sorted(STAGES[1:])
     assert list(tmp_path.iterdir()) == [output]
 

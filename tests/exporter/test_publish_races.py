@@ -14,7 +14,7 @@ import pytest
 
 from pocketvlm import PocketVLMError
 from pocketvlm.locks import locked
-from pocketvlm_export.packaging import content_of, keep, publish, staging
+from pocketvlm_export.packaging import content_of, keep, publish, replaceable, staging
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 OLD = {"pocketvlm.json": "old", "onnx/a.onnx": "old graph", "onnx/a.onnx_data": "old weights"}
@@ -135,6 +135,23 @@ def test_what_appears_between_two_renames_stays(output, monkeypatch, what, numbe
         (aside,) = output.parent.glob(".artifact.*.old")
         assert str(aside / "artifact") in str(refusal.value)
         assert read(aside / "artifact") == OLD
+
+
+def test_what_may_be_replaced_is_an_artifact_and_nothing_is_read_but_that(output, monkeypatch):
+    write(output, {"thesis.txt": "mine"})
+    monkeypatch.setattr(os, "scandir", lambda _: pytest.fail("looked into it"))
+    assert replaceable(output, overwrite=False) == replaceable(output, overwrite=True) == ()
+    monkeypatch.undo()
+    write(output, OLD)
+    assert replaceable(output, overwrite=False) == ()
+    assert replaceable(output, overwrite=True) == content_of(output) != ()
+
+    def unreadable(_):
+        raise PermissionError(errno.EACCES, "permission denied")
+
+    monkeypatch.setattr(os, "scandir", unreadable)
+    with pytest.raises(PocketVLMError, match=r"cannot be read \(permission denied\)"):
+        replaceable(output, overwrite=True)
 
 
 @pytest.mark.parametrize("there", [False, True])

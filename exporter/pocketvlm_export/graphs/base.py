@@ -7,7 +7,6 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from pocketvlm_export.interrupts import repeated
 from pocketvlm_export.quiet import quiet_tracer
 
 OPSET = 20  # every current runtime loads it; newer ones add nothing these graphs need
@@ -43,7 +42,7 @@ def trace(graph: Graph) -> ir.Model:
     The model's weights are still the module's tensors, not copies of them: free the module only
     after saving.
     """
-    with quiet_tracer(), torch.no_grad(), repeated():
+    with quiet_tracer(), torch.no_grad():
         program = torch.onnx.export(
             graph.module,
             graph.sample_inputs(),

@@ -8,6 +8,7 @@ from pocketvlm_export.packaging.destination import (
     check_keep_failed,
     check_space,
     content_of,
+    replaceable,
 )
 from pocketvlm_export.packaging.manifest import (
     UNCHECKED,
@@ -31,6 +32,7 @@ __all__ = [
     "keep",
     "make_manifest",
     "publish",
+    "replaceable",
     "seal",
     "staging",
     "write_card",

@@ -28,6 +28,25 @@ def content_of(folder: Path) -> Content:
     return ((".", info.st_dev, info.st_ino), *sorted(rows))
 
 
+def replaceable(target: Path, *, overwrite: bool) -> Content:
+    """The content of what an export to ``target``, a resolved path, may replace: of the artifact
+    there, if ``overwrite`` is set. Whatever comes later may not be.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
+    if not overwrite or not (target / MANIFEST_NAME).exists():
+        return ()
+    try:
+        return content_of(target)
+    except OSError as error:
+        raise RequestError(
+            f"{target} cannot be read ({error.strerror})",
+            advice="choose another folder",
+            setting="output",
+        ) from error
+
+
 def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
     """Refuse a destination that holds something else, cannot be replaced, or would touch the source
     checkpoint.

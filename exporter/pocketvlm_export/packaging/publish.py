@@ -74,7 +74,7 @@ def publish(folder: Path, output: Path, before: Content) -> None:
     Args:
         folder: what `staging` gave.
         output: the destination.
-        before: its `content_of` when it was checked, before the export began.
+        before: what it held when the export began and may replace, see `replaceable`.
 
     Raises:
         RequestError: something appeared at ``output``, or changed there, since it was checked; it
@@ -209,7 +209,11 @@ def _rename(source: Path, target: Path) -> None:
 def _check_unchanged(there: Path, output: Path, before: Content) -> None:
     """Refuse to replace what lies ``there``, at ``output`` or set aside from it, unless it is what
     was there ``before``."""
-    if (os.path.lexists(there) and not there.is_dir()) or content_of(there) != before:
+    if before:
+        same = content_of(there) == before
+    else:  # nothing, or an empty folder
+        same = not os.path.lexists(there) or (there.is_dir() and not any(there.iterdir()))
+    if not same:
         raise _changed(output, before)
 
 

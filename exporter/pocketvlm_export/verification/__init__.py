@@ -9,7 +9,7 @@ from pocketvlm.artifact import Artifact
 from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.gguf_types import GGUF_TYPES
-from pocketvlm_export.interrupts import heeded
+from pocketvlm_export.interrupts import heeded, repeated
 from pocketvlm_export.loading import Checkpoint, open_checkpoint
 from pocketvlm_export.memory import collecting_own_garbage
 from pocketvlm_export.precisions import PRECISIONS
@@ -21,6 +21,7 @@ __all__ = ["ParityError", "check_parity", "failures", "verify_against"]
 
 
 @heeded()
+@repeated()
 @collecting_own_garbage()
 def verify_against(artifact_dir: Path, model: str) -> dict[str, Any]:
     """Hold a published artifact against a checkpoint again; returns the figures of the gate.

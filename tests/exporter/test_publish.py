@@ -234,8 +234,8 @@ def test_dry_run_writes_nothing(tiny_checkpoint, tiny_export, tmp_path):
     assert "nothing written" in CliRunner().invoke(main, arguments).stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_nothing_behind(tiny_checkpoint, tmp_path, number):
+def test_an_interrupt_of_a_real_export_leaves_nothing_behind(tiny_checkpoint, tmp_path):
+    """Other signals, and other moments, are tried in test_interrupts."""
     output = tmp_path / "out" / "artifact"
     command = [sys.executable, "-m", "pocketvlm", "export", str(tiny_checkpoint), "-o", str(output)]
     process = subprocess.Popen(
@@ -246,8 +246,8 @@ def test_a_signal_leaves_nothing_behind(tiny_checkpoint, tmp_path, number):
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     stdout, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + number
+    assert process.returncode == 130
     assert stdout == b""
     assert not output.parent.exists()

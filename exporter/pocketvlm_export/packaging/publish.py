@@ -197,7 +197,8 @@ def _is_successor(output: Path, note: Path) -> bool:
 
 def _rename(source: Path, target: Path) -> None:
     """Rename, and replace nothing but an empty folder. Raises OSError."""
-    if source.is_dir() and not source.is_symlink():
+    is_folder = source.is_dir() and not source.is_symlink()
+    if is_folder or os.name == "nt":  # Windows renames to no name that is taken
         with suppress(OSError):
             target.rmdir()  # anything but an empty folder stays, and is not replaced by a folder
         source.rename(target)

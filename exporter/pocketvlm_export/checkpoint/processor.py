@@ -57,9 +57,11 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
     """
     try:
         with quiet_transformers():
-            return transformers.AutoTokenizer.from_pretrained(
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
             )
+            tokenizer("a")  # some settings are looked at when it is called
+            return tokenizer
     except Exception as error:  # the tokenizers library raises the bare base class
         raise CheckpointError(
             f"{folder / 'tokenizer.json'} cannot be read ({first_line(error)})",

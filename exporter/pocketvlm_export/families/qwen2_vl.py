@@ -51,6 +51,7 @@ class Qwen2VL(Family):
         (re.compile(r"^lm_head\."), "decoder.lm_head."),
     ]
     caps: ClassVar[frozenset[str]] = frozenset({"max_pixels", "fixed_size"})
+    place: ClassVar[str] = "<|image_pad|>"
     merger: ClassVar[Any] = upstream.model_class("qwen2_vl", "PatchMerger")
     model: ClassVar[Any] = upstream.model_class("qwen2_vl", "Qwen2VLModel")
 

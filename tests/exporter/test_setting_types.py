@@ -160,13 +160,17 @@ def pixels(folder):
         return ours, checkpoint.family.reference_pixels(processor, [image], plan.layout)
 
 
-# Of the class's defaults, or, of auto_map, what the class itself fails on where it is null.
+# The class's default is another model's, or, where it is null, the class itself fails.
 DO_NOT_SUIT = {
     "auto_map",
     "crop_size",
     "image_grid_pinpoints",
+    "image_mean",
     "image_processor_type",
+    "image_std",
     "max_image_size",
+    "resample",
+    "rescale_factor",
     "size",
 }
 

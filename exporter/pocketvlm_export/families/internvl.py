@@ -30,6 +30,7 @@ from pocketvlm_export import upstream
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint import Settings, image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.families.assembly import with_changes
 from pocketvlm_export.families.base import MOST_EDGE, Family, feature_layers
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
@@ -165,7 +166,9 @@ def _tiles(stated: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _vision(config: Any) -> VisionSpec:
-    tower, whole_model = config.vision_config, Settings.of(config)
+    # Only one tower is read, whatever a configuration calls it.
+    tower = with_changes(config.vision_config, model_type="internvl_vision")
+    whole_model = Settings.of(config)
     settings, ratio = whole_model.section("vision_config"), whole_model.number("downsample_ratio")
     size, patch = (_height_width(settings, key) for key in ("image_size", "patch_size"))
     merge = round(1 / ratio) if 0 < ratio <= 1 else 0

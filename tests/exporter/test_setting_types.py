@@ -164,6 +164,7 @@ def pixels(folder):
 DO_NOT_SUIT = {
     "auto_map",
     "crop_size",
+    "do_resize",  # of LLaVA-NeXT, whose tiles the runtime always resizes
     "image_grid_pinpoints",
     "image_mean",
     "image_processor_type",

@@ -69,15 +69,19 @@ class InternVL(Family):
         """How pictures are cut, and the ids of the tokens around them."""
         tiles = _tiles(image_processor(folder))
         tokenizer = load_tokenizer(folder)
-        marks = tuple(str(getattr(tokenizer, key, token)) for key, token in _MARKS.items())
-        around = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in marks]
+        before, after = (
+            str(getattr(tokenizer, key, None) or token) for key, token in _MARKS.items()
+        )
+        around = [
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after)
+        ]
         if any(len(ids) != 1 for ids in around):
             raise CheckpointError(
-                f"the tokenizer in {folder} has no tokens {marks[0]} and {marks[1]}",
+                f"the tokenizer in {folder} has no tokens {before} and {after}",
                 advice="give the whole checkpoint, with the tokenizer's added tokens",
             )
         options = {**tiles, "before": around[0], "after": around[1]}
-        return _with_layout(spec, options, partial(_marked, *marks))
+        return _with_layout(spec, options, partial(_marked, before, after))
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Cut pictures into fewer parts; the whole picture's tile is not counted."""

@@ -90,8 +90,8 @@ class SmolVLM(Family):
     def marks(self, tokenizer: transformers.PreTrainedTokenizerFast) -> tuple[str, str]:
         """The tokens around a tile and before the whole picture, as the processor calls them."""
         return (
-            str(getattr(tokenizer, "fake_image_token", _AROUND)),
-            str(getattr(tokenizer, "global_image_token", _WHOLE)),
+            str(getattr(tokenizer, "fake_image_token", None) or _AROUND),
+            str(getattr(tokenizer, "global_image_token", None) or _WHOLE),
         )
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:

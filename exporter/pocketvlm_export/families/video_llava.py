@@ -33,6 +33,7 @@ class VideoLlava(Llava):
     model_type: ClassVar[str] = "video_llava"
     processor: ClassVar[str] = "VideoLlavaProcessor"
     medium: ClassVar[Medium] = "video"
+    unread: ClassVar[Sequence[re.Pattern[str]]] = [*Llava.unread, _IMAGE_TOWER]
     projector: ClassVar[type[nn.Module]] = upstream.model_class(
         "video_llava", "VideoLlavaMultiModalProjector"
     )

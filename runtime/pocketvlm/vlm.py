@@ -16,7 +16,7 @@ from pocketvlm.artifact.integrity import graph_digest
 from pocketvlm.chat import Chat
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import Decoder
-from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling
+from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling, checkpoint_sampling
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts import open_layout
 from pocketvlm.limits import Limits
@@ -134,7 +134,8 @@ class VLM:
         started = time.perf_counter()
         artifact = Artifact.open(path, check).shortened(context)
         artifact = artifact.capped(max_pixels=max_pixels, max_tiles=max_tiles)
-        open_layout(artifact)  # what it refuses is refused before graphs are opened
+        open_layout(artifact)  # what these refuse is refused before graphs are opened
+        checkpoint_sampling(artifact.manifest.generation)
         encoder = VisionEncoder.open(
             artifact, budget=budget, precision=vision_precision, settings=settings
         )

@@ -40,6 +40,8 @@ class Family:
         rules: patterns of stored weights' names with what takes their place, so that a name begins
             with ``vision_tower.``, ``projector.`` or ``decoder.``; the first match decides.
             Published files, transformers 4 and transformers 5 name the same weights differently.
+        unread: patterns of stored names that ``rules`` leave out for a reason; whoever exports
+            hears of any other.
         projector: transformers' class, made of the whole configuration.
         caps: the names of those fields of `Caps` that it takes.
         place_key: what the tokenizer and processor_config.json call the token that the processor
@@ -51,6 +53,10 @@ class Family:
     processor: ClassVar[str]
     medium: ClassVar[Medium] = "image"
     rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]]
+    # Buffers that transformers computes anew.
+    unread: ClassVar[Sequence[re.Pattern[str]]] = [
+        re.compile(r"^(.*\.)?(rotary_emb\.inv_freq|position_ids)$")
+    ]
     projector: ClassVar[type[nn.Module]]
     caps: ClassVar[frozenset[str]] = frozenset()
     place_key: ClassVar[str] = "image_token"
@@ -132,6 +138,14 @@ class Family:
             if count:
                 return name
         return None
+
+    def unknown(self, weights: Weights) -> Sequence[str]:
+        """Return the stored names that no rule reads, and none leaves out for a reason."""
+        return [
+            name
+            for name in weights.unread
+            if not any(pattern.match(name) for pattern in self.unread)
+        ]
 
     def load_tower(
         self, weights: Weights, spec: VLMSpec, *, layers: int, attention: str

@@ -36,6 +36,7 @@ class VideoLlava(Llava):
     medium: ClassVar[Medium] = "video"
     place_key: ClassVar[str] = "video_token"
     place: ClassVar[str] = "<video>"
+    unread: ClassVar[Sequence[re.Pattern[str]]] = [*Llava.unread, _IMAGE_TOWER]
     projector: ClassVar[type[nn.Module]] = upstream.model_class(
         "video_llava", "VideoLlavaMultiModalProjector"
     )

@@ -1,10 +1,11 @@
-"""Knows how a file is written so that no other process ever reads half of it, and how text that
-people edit is read."""
+"""Knows how a file is written so that no other process ever reads half of it, how text that people
+edit is read, and what people mean by a path."""
 
 import os
 from pathlib import Path
 
 from pocketvlm_targets.text import decode_text
+from pocketvlm_targets.text import user_path as user_path  # for all that is no target
 
 
 def replace_file(path: Path, data: bytes) -> None:

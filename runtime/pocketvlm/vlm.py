@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self
 
 from pocketvlm.answer import Answer
@@ -16,6 +15,7 @@ from pocketvlm.chat import Chat
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import Decoder
 from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling
+from pocketvlm.files import user_path
 from pocketvlm.layouts import open_layout
 from pocketvlm.limits import Limits
 from pocketvlm.media.pictures import Picture
@@ -64,7 +64,7 @@ class VLM:
         same picture.
         """
         limits = limits or Limits()
-        folder = None if feature_cache is None else Path(feature_cache)
+        folder = None if feature_cache is None else user_path(feature_cache)
         cache = FeatureCache(_feature_source(artifact.manifest, encoder), limits.features, folder)
         viewer = Viewer(artifact, encoder, limits, cache)
         prompter = Prompter.from_artifact(artifact)

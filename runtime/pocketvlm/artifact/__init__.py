@@ -22,7 +22,7 @@ from pocketvlm.artifact.manifest import (
     files_digest,
 )
 from pocketvlm.errors import ArtifactError, RequestError
-from pocketvlm.files import read_text
+from pocketvlm.files import read_text, user_path
 from pocketvlm.limits import check_int
 
 __all__ = [
@@ -81,7 +81,7 @@ class Artifact:
             PocketVLMError: no such folder, a damaged or unknown manifest, a file that differs from
                 it.
         """
-        root = Path(path)
+        root = user_path(path)
         manifest = _read_manifest(root)
         if not manifest.parity.passed and not allow_rejected:
             raise ArtifactError(

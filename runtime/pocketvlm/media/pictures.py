@@ -11,13 +11,13 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pocketvlm.errors import PictureError
+from pocketvlm.files import user_path
 from pocketvlm.limits import PictureLimits
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
@@ -127,7 +127,7 @@ def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tup
                 advice="download the picture and give its path",
             )
         try:
-            with Path(name).open("rb") as stream:
+            with user_path(name).open("rb") as stream:
                 data = stream.read(limits.max_bytes + 1)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             reason = getattr(error, "strerror", None) or error

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import PictureError
+from pocketvlm.files import user_path
 from pocketvlm.limits import PictureLimits, VideoLimits
 from pocketvlm.media.pictures import open_picture
 
@@ -138,7 +139,7 @@ def _path(video: Any) -> str:
             f"a clip is of type {type(video).__name__}",
             expected="a path, the bytes of a file or a list of frames",
         )
-    return os.fspath(video)
+    return str(user_path(video))
 
 
 @contextmanager

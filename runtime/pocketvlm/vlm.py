@@ -136,8 +136,8 @@ class VLM:
         )
         vlm = cls(artifact, encoder, engine, limits=limits, feature_cache=feature_cache)
         vlm._owns_decoder = True
-        vlm.budget = artifact.manifest.pruning.default_budget if budget is None else budget
-        vlm.parts.viewer.check_budget(vlm.budget)
+        budget = artifact.manifest.pruning.default_budget if budget is None else budget
+        vlm.budget = vlm.parts.viewer.check_budget(budget)
         vlm.parts.load_ms = ms_since(started)
         return vlm
 
@@ -239,7 +239,7 @@ class VLM:
                 place a picture.
         """
         budget = self.budget if budget is None else budget
-        self.parts.viewer.check_budget(budget)
+        budget = self.parts.viewer.check_budget(budget)
         if system is not None:
             self.parts.prompter.system(system)  # what it refuses is refused now
         return Chat(self.parts, budget, system)

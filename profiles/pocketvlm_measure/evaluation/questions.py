@@ -13,6 +13,7 @@ from typing import Any
 
 from pocketvlm.errors import PictureError, RequestError
 from pocketvlm.files import user_path
+from pocketvlm.limits import whole
 from pocketvlm.media.pictures import Picture, PictureLimits
 from pocketvlm_targets.text import without_mark
 
@@ -84,6 +85,7 @@ def read_questions(path: Path, limit: int | None = None) -> QuestionSet:
         PocketVLMError: the file cannot be read, or has no sound line.
     """
     path = user_path(path)
+    limit = None if limit is None else whole(limit, "limit", least=1)
     questions: list[Question] = []
     broken: list[Broken] = []
     digest = hashlib.sha256()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pocketvlm.decoders import processors as steps
 from pocketvlm.decoders.processors import Processor, Scores
 from pocketvlm.errors import EngineError, RequestError
-from pocketvlm.limits import is_int
+from pocketvlm.limits import is_int, settle_numbers
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        settle_numbers(self)
         for name in ("suppress_tokens", "stop"):
             value = getattr(self, name)
             if isinstance(value, list):  # as they come from JSON
@@ -237,7 +238,7 @@ def _in_use(*rows: tuple[bool, Processor]) -> list[Processor]:
 
 
 def _is_number(value: Any) -> bool:
-    numeric = isinstance(value, (int, float, np.integer, np.floating))
+    numeric = isinstance(value, (int, float))
     return numeric and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
 
 

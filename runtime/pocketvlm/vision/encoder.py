@@ -13,7 +13,7 @@ import onnxruntime as ort
 from pocketvlm.artifact import Artifact, is_nested, metadata, pick_graph, pick_precision
 from pocketvlm.artifact.manifest import VISION_OUTPUTS
 from pocketvlm.errors import RequestError
-from pocketvlm.limits import check_int
+from pocketvlm.limits import whole
 from pocketvlm.ort.sessions import open_session, ort_errors
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.vision.features import VisionFeatures
@@ -76,7 +76,7 @@ class VisionEncoder:
     def check_budget(self, budget: int) -> int:
         """Return ``budget`` if this graph serves it; raises `PocketVLMError` with what it
         serves."""
-        check_int(budget, "budget")
+        budget = whole(budget, "budget")
         if budget == self.budget or (self.nested and 1 <= budget < self.budget):
             return budget
         served = f"1..{self.budget}" if self.nested else f"{self.budget} only"

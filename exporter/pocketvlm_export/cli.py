@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.cli.inspect import figures_text, pixels_text, totals_text
-from pocketvlm.cli.lists import BUDGETS, SIZE, Comma
+from pocketvlm.cli.lists import BUDGETS, PATH, SIZE, Comma
 from pocketvlm.cli.target import given_by_target, takes_target
 from pocketvlm.errors import RequestError
 from pocketvlm_export.caps import CAPS, Caps
@@ -71,7 +71,7 @@ def _precision_option(
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     required=True,
     help="Folder to write.",
@@ -204,7 +204,7 @@ def _precision_option(
 )
 @click.option(
     "--keep-failed",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Keep what fails the parity gate.",
 )

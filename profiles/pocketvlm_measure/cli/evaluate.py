@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.lists import Comma
+from pocketvlm.cli.lists import PATH, Comma
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import printable
+from pocketvlm.files import user_path
 from pocketvlm_measure.cli.options import case_options
 from pocketvlm_measure.cli.output import check_outputs, printable_lines, write_text
 from pocketvlm_measure.cli.target import case_defaults
@@ -22,17 +23,16 @@ if TYPE_CHECKING:
     from pocketvlm_measure.evaluation.run import OnBroken
     from pocketvlm_measure.evaluation.summary import Summary
 
-_FILE = click.Path(path_type=Path)
 _STDOUT = "-"
 
 
 @click.command(
     epilog="Example: pocketvlm evaluate my-artifact --data questions.jsonl --budget 576,144,64"
 )
-@click.argument("directory", metavar="DIR", type=_FILE)
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option(
     "--data",
-    type=_FILE,
+    type=PATH,
     required=True,
     metavar="FILE.jsonl",
     help="The questions; see docs/evaluate.md.",
@@ -91,7 +91,7 @@ _STDOUT = "-"
 )
 @click.option(
     "--answers",
-    type=_FILE,
+    type=PATH,
     metavar="FILE",
     help="The file that keeps the answers; named after DIR and the data if not given.",
 )
@@ -103,7 +103,7 @@ _STDOUT = "-"
 )
 @click.option(
     "--report",
-    type=_FILE,
+    type=PATH,
     metavar="OUT.html",
     help="Write one web page with plots and changed answers.",
 )
@@ -146,7 +146,11 @@ def evaluate(
     """
     outputs = [
         path
-        for path in (report, Path(json_to) if json_to not in (None, _STDOUT) else None, answers)
+        for path in (
+            report,
+            user_path(json_to) if json_to not in (None, _STDOUT) else None,
+            answers,
+        )
         if path
     ]
     check_outputs(outputs, [data])
@@ -208,7 +212,7 @@ def _show(summary: Summary, json_to: str | None, report: Path | None) -> None:
     if json_to is not None:
         text = json.dumps(to_dict(summary) | {"machine": machine}, ensure_ascii=False)
         if json_to != _STDOUT:
-            write_text(Path(json_to), f"{text}\n")
+            write_text(user_path(json_to), f"{text}\n")
     if json_to == _STDOUT:
         click.echo(text)
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.lists import NUMBERS, SIZE, TEXT, Comma
+from pocketvlm.cli.lists import NUMBERS, PATH, SIZE, TEXT, Comma
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import RequestError
@@ -22,19 +22,17 @@ if TYPE_CHECKING:
     from pocketvlm.artifact import Artifact
     from pocketvlm_measure.profiler.result import Profile
 
-_FILE = click.Path(path_type=Path)
-
 
 @click.command(
     epilog="Example: pocketvlm profile my-artifact --image photo.jpg --budget 576,144,64"
 )
-@click.argument("directory", metavar="[DIR]", type=_FILE, required=False)
+@click.argument("directory", metavar="[DIR]", type=PATH, required=False)
 @click.option(
     "--image",
     "images",
     metavar="FILE",
     multiple=True,
-    type=_FILE,
+    type=PATH,
     help="A picture; noise if none is given.",
 )
 @click.option(
@@ -93,21 +91,21 @@ _FILE = click.Path(path_type=Path)
     "--output",
     "outputs",
     multiple=True,
-    type=_FILE,
+    type=PATH,
     metavar="FILE",
     help="Write the figures: .jsonl with llama-bench's keys and every sample, .csv, or .md for the "
     "tables.",
 )
 @click.option(
     "--report",
-    type=_FILE,
+    type=PATH,
     metavar="OUT.html",
     help="Write one web page with plots and kept patches.",
 )
 @click.option(
     "--compare",
     nargs=2,
-    type=_FILE,
+    type=PATH,
     metavar="A.jsonl B.jsonl",
     help="Compare two outputs instead of measuring.",
 )

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.lists import PATH
 from pocketvlm.cli.options import answering_options
 from pocketvlm.cli.run import summary
 from pocketvlm.cli.streams import input_lines
 from pocketvlm.cli.terminal import print_pieces, printable
 from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.files import user_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,7 +31,7 @@ _COMMANDS = "/image FILE, /video FILE, /reset, /quit"
 
 
 @click.command(epilog="Example: pocketvlm chat my-artifact --image photo.jpg")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @answering_options
 @click.option(
     "--json",
@@ -112,9 +114,9 @@ class _Conversation:
     def _obey(self, line: str) -> None:
         command, _, argument = line.partition(" ")
         if command == "/image" and argument:
-            self.show(Path(argument.strip()).expanduser())
+            self.show(user_path(argument.strip()))
         elif command == "/video" and argument:
-            self.show_clip(Path(argument.strip()).expanduser())
+            self.show_clip(user_path(argument.strip()))
         elif command == "/reset":
             self._chat.reset()
             self._pictures, self._clips = [], []

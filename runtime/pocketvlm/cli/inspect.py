@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli.lists import BUDGET
+from pocketvlm.cli.lists import BUDGET, PATH
 from pocketvlm.cli.options import cap_options
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import RequestError
@@ -24,22 +24,20 @@ _LONGEST_VALUE = 60  # characters of a setting
 
 
 @click.command(epilog="Example: pocketvlm inspect my-artifact --image photo.jpg --overlay kept.png")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option(
     "--image",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="A picture to draw the kept patches of.",
 )
 @click.option(
     "--video",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="A clip instead, frame beside frame.",
 )
-@click.option(
-    "--overlay", type=click.Path(path_type=Path), metavar="OUT.png", help="The drawing to write."
-)
+@click.option("--overlay", type=PATH, metavar="OUT.png", help="The drawing to write.")
 @click.option(
     "--budget",
     type=BUDGET,

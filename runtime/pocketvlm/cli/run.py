@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.answer import Answer
-from pocketvlm.cli.lists import TEXT
+from pocketvlm.cli.lists import PATH, TEXT
 from pocketvlm.cli.options import answering_options
 from pocketvlm.cli.streams import input_text
 from pocketvlm.cli.terminal import print_pieces
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog="Example: pocketvlm run my-artifact --image photo.jpg --prompt 'What is in the picture?'"
 )
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option(
     "--prompt",
     type=TEXT,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.inspect import figures_text, pixels_text
+from pocketvlm.cli.lists import PATH
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import RequestError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: pocketvlm verify my-artifact --against llava-hf/llava-1.5-7b-hf")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option(
     "--against",
     metavar="MODEL",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pocketvlm.cli.terminal import printable
+from pocketvlm.cli.terminal import echo, printable
 from pocketvlm_measure.evaluation.public import BENCHMARKS
 
 _PATH = click.Path(path_type=Path)
@@ -48,6 +48,4 @@ def questions(benchmark: str, files: tuple[Path, ...], images: Path, output: Pat
     """Convert the files of a benchmark and say with which metric to evaluate the set."""
     chosen = BENCHMARKS[benchmark]
     count = chosen.convert(files, images, output)
-    click.echo(
-        printable(f"{output}: {count} questions; evaluate them with --metric {chosen.metric}")
-    )
+    echo(printable(f"{output}: {count} questions; evaluate them with --metric {chosen.metric}"))

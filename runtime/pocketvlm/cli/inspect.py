@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 
 from pocketvlm.cli.lists import BUDGET
 from pocketvlm.cli.options import cap_options
-from pocketvlm.cli.terminal import printable
+from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
 
@@ -86,12 +85,12 @@ def inspect(
     if medium is not None and overlay is not None:
         kept = draw_overlay(artifact, medium, overlay, budget, is_clip=video is not None)
     if as_json:
-        click.echo(json.dumps(facts(artifact.manifest) | kept, ensure_ascii=False))
+        echo_json(facts(artifact.manifest) | kept)
         return
     for line in describe(artifact):
-        click.echo(printable(line))
+        echo(printable(line))
     if kept:
-        click.echo(f"overlay    {kept['overlay']}: {len(kept['kept_indices'])} patches kept")
+        echo(f"overlay    {kept['overlay']}: {len(kept['kept_indices'])} patches kept")
 
 
 def draw_overlay(

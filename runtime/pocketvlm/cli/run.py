@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 
 from pocketvlm.answer import Answer
 from pocketvlm.cli.options import answering_options
-from pocketvlm.cli.terminal import print_pieces
+from pocketvlm.cli.terminal import echo, echo_json, print_pieces
 from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
@@ -56,11 +55,11 @@ def run(
     asked = vlm if system is None else vlm.chat(system=system)
     stream = asked.stream(prompt, images, videos=videos, sampling=sampling)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(stream.answer), ensure_ascii=False))
+        echo_json(dataclasses.asdict(stream.answer))
         return
     print_pieces(stream)
     if sys.stderr.isatty():
-        click.echo(summary(stream.answer), err=True)
+        echo(summary(stream.answer), err=True)
 
 
 def read_prompt() -> str:

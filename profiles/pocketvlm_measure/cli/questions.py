@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pocketvlm.cli.lists import PATH
-from pocketvlm.cli.terminal import printable
+from pocketvlm.cli.terminal import echo, printable
 from pocketvlm_measure.evaluation.public import BENCHMARKS
 
 
@@ -47,6 +47,4 @@ def questions(benchmark: str, files: tuple[Path, ...], images: Path, output: Pat
     """Convert the files of a benchmark and say with which metric to evaluate the set."""
     chosen = BENCHMARKS[benchmark]
     count = chosen.convert(files, images, output)
-    click.echo(
-        printable(f"{output}: {count} questions; evaluate them with --metric {chosen.metric}")
-    )
+    echo(printable(f"{output}: {count} questions; evaluate them with --metric {chosen.metric}"))

@@ -12,7 +12,7 @@ import click
 
 from pocketvlm.cli.lists import BUDGET, PATH
 from pocketvlm.cli.options import cap_options
-from pocketvlm.cli.terminal import printable
+from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
 
@@ -87,12 +87,12 @@ def inspect(
     if medium is not None and overlay is not None:
         kept = draw_overlay(artifact, medium, overlay, budget, is_clip=video is not None)
     if as_json:
-        click.echo(json.dumps(facts(artifact.manifest) | kept, ensure_ascii=False))
+        echo_json(facts(artifact.manifest) | kept)
         return
     for line in describe(artifact):
-        click.echo(printable(line))
+        echo(printable(line))
     if kept:
-        click.echo(f"overlay    {kept['overlay']}: {len(kept['kept_indices'])} patches kept")
+        echo(f"overlay    {kept['overlay']}: {len(kept['kept_indices'])} patches kept")
 
 
 def draw_overlay(

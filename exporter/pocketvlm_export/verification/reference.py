@@ -79,6 +79,7 @@ class DecoderReference:
         token_ids: (steps,).
         logits: before each of them, (steps, vocab).
         sequence_logits: after each token of every sequence, (tokens, vocab) each.
+        sequence_embeds: what the embedding table has for these tokens, (tokens, hidden) each.
         dropping: what of the prompt went on inside the decoder, None where all of it did.
     """
 
@@ -86,6 +87,7 @@ class DecoderReference:
     token_ids: list[int]
     logits: Floats
     sequence_logits: list[Floats] = field(default_factory=list)
+    sequence_embeds: list[Floats] = field(default_factory=list)
     dropping: Dropping | None = None
 
 
@@ -218,12 +220,11 @@ def decoder_reference(
         while len(token_ids) < steps:
             logits.append(reader.step(embedding(torch.tensor([token_ids[-1:]]))).numpy().copy())
             token_ids.append(int(logits[-1].argmax()))
-        read = [
-            model(inputs_embeds=embedding(torch.from_numpy(row)[None])).logits[0].numpy()
-            for row in sequences
-        ]
+        embeds = [embedding(torch.from_numpy(row)) for row in sequences]
+        read = [model(inputs_embeds=rows[None]).logits[0].numpy() for rows in embeds]
+        looked_up = [rows.float().numpy().copy() for rows in embeds]
         dropping = reader.dropping
-    return DecoderReference(ids, token_ids, np.stack(logits), read, dropping)
+    return DecoderReference(ids, token_ids, np.stack(logits), read, looked_up, dropping)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pocketvlm.errors import RequestError
+from pocketvlm.limits import settle_numbers, whole
 
 # Where neither the user nor the checkpoint bounds them to a device's measure.
 DEFAULT_TILES = 4
@@ -36,6 +37,7 @@ class Caps:
     suggested: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        settle_numbers(self)
         if self.max_pixels is not None and self.fixed_size is not None:
             raise RequestError(
                 f"--max-pixels {self.max_pixels} caps pictures of any size, --fixed-size gives all "
@@ -44,7 +46,8 @@ class Caps:
                 setting="fixed_size",
             )
         for name, value in self.given.items():
-            if min(value if isinstance(value, tuple) else (value,)) < 1:
+            each = value if isinstance(value, tuple) else (value,)
+            if min(whole(number, name) for number in each) < 1:
                 raise RequestError(
                     f"--{name.replace('_', '-')} is {value}", expected="at least 1", setting=name
                 )

@@ -1,6 +1,5 @@
 """Knows `pocketvlm export`: its flags, what it prints; must import without torch."""
 
-import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,9 @@ from tqdm import tqdm
 
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.cli.inspect import figures_text, pixels_text, totals_text
-from pocketvlm.cli.lists import BUDGETS, SIZE, Comma
+from pocketvlm.cli.lists import BUDGETS, PATH, SIZE, Comma
 from pocketvlm.cli.target import given_by_target, takes_target
+from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 from pocketvlm_export.caps import CAPS, Caps
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
@@ -71,7 +71,7 @@ def _precision_option(
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     required=True,
     help="Folder to write.",
@@ -204,7 +204,7 @@ def _precision_option(
 )
 @click.option(
     "--keep-failed",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Keep what fails the parity gate.",
 )
@@ -296,31 +296,31 @@ def _print_cost(plan: Any) -> None:
     described = plan.to_dict()
     with tqdm.external_write_mode():
         for line in [*_describe_caps(described["caps"]), *described["notes"]]:
-            click.echo(line.strip(), err=True)
-        click.echo(_describe_cost(described), err=True)
+            echo(line.strip(), err=True)
+        echo(_describe_cost(described), err=True)
 
 
 def _print_warnings(plan: Any) -> None:
     with tqdm.external_write_mode():
         for warning in plan.warnings:
-            click.echo(f"Warning: {warning}", err=True)
+            echo(printable(f"Warning: {warning}"), err=True)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """Give a function that prints the step that begins, to stderr and on a terminal only."""
     with tqdm(bar_format="{desc} [{elapsed}]", disable=None, leave=False) as bar:
-        yield lambda text: bar.set_description_str(text, refresh=True)
+        yield lambda text: bar.set_description_str(printable(text), refresh=True)
 
 
 def _print(
     data: dict[str, Any], as_json: bool, describe: Callable[[dict[str, Any]], Iterator[str]]
 ) -> None:
     if as_json:
-        click.echo(json.dumps(data))
+        echo_json(data)
         return
     for line in describe(data):
-        click.echo(line)
+        echo(line)
 
 
 def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:

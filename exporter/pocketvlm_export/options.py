@@ -1,12 +1,14 @@
 """Knows what can be asked of an export and which requests make no sense; imports neither torch nor
 transformers."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.errors import RequestError
+from pocketvlm.files import user_path
+from pocketvlm.limits import settle_numbers, whole
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.precisions import PRECISIONS, names_for
@@ -69,6 +71,7 @@ class ExportOptions:
     keep_failed: Path | None = None
 
     def __post_init__(self) -> None:
+        self._settle()
         if self.budgets and self.total_budgets:
             raise RequestError(
                 f"--budget {self.budgets[0]} is per tile, --total-budget {self.total_budgets[0]} "
@@ -104,6 +107,30 @@ class ExportOptions:
             )
         if "onnx" not in self.engines:
             self._check_no_precision()
+
+    def _settle(self) -> None:
+        """Numbers and paths as Python's own; refuses what is no number."""
+        for name in ("budgets", "total_budgets"):
+            given = getattr(self, name)
+            if not isinstance(given, Iterable):
+                raise RequestError(
+                    f"{name} is of type {type(given).__name__}",
+                    expected="whole numbers",
+                    advice="give a tuple of them",
+                    setting=name.removesuffix("s"),
+                )
+            object.__setattr__(self, name, tuple(given))
+        settle_numbers(self)
+        for setting, values in (
+            ("budget", self.budgets),
+            ("total_budget", self.total_budgets),
+            ("context", () if self.context is None else (self.context,)),
+            ("memory_limit", () if self.memory_limit is None else (self.memory_limit,)),
+        ):
+            for value in values:
+                whole(value, setting)
+        if self.keep_failed is not None:
+            object.__setattr__(self, "keep_failed", user_path(self.keep_failed))
 
     @property
     def engines(self) -> tuple[str, ...]:

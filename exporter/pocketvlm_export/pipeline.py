@@ -1,5 +1,6 @@
 """The export as a whole: open, plan, build, seal, check, publish."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NoReturn
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.artifact.manifest import Parity
 from pocketvlm.decoders.llama_cpp import library
+from pocketvlm.files import user_path
 from pocketvlm_export import interrupts, ort_format, packaging
 from pocketvlm_export.build import Step, build_gguf, build_graphs
 from pocketvlm_export.loading import fetch, inspect_checkpoint
@@ -42,7 +44,7 @@ class ExportReport:
 @collecting_own_garbage()
 def export(
     model: str,
-    output: Path,
+    output: str | os.PathLike[str],
     options: ExportOptions | None = None,
     step: Step = lambda _: None,
     planned: Callable[[ExportPlan], None] = lambda _: None,
@@ -60,6 +62,7 @@ def export(
         PocketVLMError: the checkpoint cannot be exported, or the destination not written.
         ParityError: the graphs differ from the checkpoint; nothing was published.
     """
+    output = user_path(output)
     target = output.resolve()  # what a link points at is replaced, not the link
     options = options or ExportOptions()
     before = packaging.replaceable(target, overwrite=options.overwrite)

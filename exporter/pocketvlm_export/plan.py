@@ -162,8 +162,19 @@ class ExportPlan:
     def warnings(self) -> tuple[str, ...]:
         """What whoever exports should know, a sentence each."""
         of_method = self.spec.family.warnings(self.spec, self.pruner.name, self.pruner.reads)
-        of_generation = generation_warnings(self.generation)
-        return (*self.checkpoint.warnings, *of_method, *of_generation)
+        of_weights, of_generation = self._unknown_weights(), generation_warnings(self.generation)
+        return (*self.checkpoint.warnings, *of_method, *of_weights, *of_generation)
+
+    def _unknown_weights(self) -> list[str]:
+        family = self.spec.family
+        names = family.unknown(self.checkpoint.weights)
+        if not names:
+            return []
+        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        return [
+            f"{len(names)} of the checkpoint's tensors are no part of a {family.model_type} model "
+            f"and are left out, as transformers does ({listed})"
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--dry-run --json`` prints."""

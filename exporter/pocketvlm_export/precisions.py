@@ -51,6 +51,8 @@ class Precision:
             compares exactly. Less means a broken file: random decoders are the hardest case. Four
             bits left .88 of one 64 wide, .61 of one of the size of Qwen2-0.5B and .999 of a trained
             one; eight left .973 and .9999 of the last two.
+        table_cosine: least cosine of the rows of an embedding table; 1 where it has none, or where
+            the rows are those of the checkpoint.
         vision: bounds of its vision graphs; None where the gate compares exactly, or it has none.
         standard: whether standard ONNX operators can express it.
         shares_head: whether the table of a tied checkpoint is the very bytes of the decoder's head,
@@ -68,6 +70,7 @@ class Precision:
     weights_pass: str = ""
     block: int | None = None
     logits_cosine: float = 1.0
+    table_cosine: float = 1.0
     vision: VisionBounds | None = None
     standard: bool = True
     shares_head: bool = False
@@ -98,18 +101,19 @@ _RUNS = (
 PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in (
     Precision("fp32", "", 32, _ALL, "fp32", "fp32", 1.15, shares_head=True),
     Precision("fp16", "_fp16", 16, _ALL, "fp16", "fp16", 2.2, _FLOAT16, logits_cosine=0.999,
-              vision=VisionBounds(cosine=0.999, overlap=0.9, near=0.02), shares_head=True),
+              table_cosine=0.9999, vision=VisionBounds(cosine=0.999, overlap=0.9, near=0.02),
+              shares_head=True),
     # Dynamic: weights signed and per channel, activations unsigned and measured as they come. An
     # integer tower of random weights ranks patches that hardly differ. A table has a scale a row.
     Precision("int8", "_quantized", 8.1, _ALL, "int8", "q8", 1.6, _INT8,
-              logits_cosine=0.95, vision=VisionBounds(cosine=0.99, overlap=0.8, near=0.1),
-              note=_RUNS),
+              logits_cosine=0.95, table_cosine=0.99,
+              vision=VisionBounds(cosine=0.99, overlap=0.8, near=0.1), note=_RUNS),
     # Blocks of 32 as the onnx-community layout has them; of 128 decode a little faster and lose
     # more.
     Precision("int4", "_q4", 5, _TEXT, "int4", "q4", 2.5, _INT4, 32, logits_cosine=0.5,
-              standard=False, shares_head=True),
+              table_cosine=0.95, standard=False, shares_head=True),
     Precision("int4_b128", "_q4_b128", 4.25, _TEXT, "int4_b128", None, 2.5, _INT4, 128,
-              logits_cosine=0.5, standard=False, shares_head=True),
+              logits_cosine=0.5, table_cosine=0.9, standard=False, shares_head=True),
 )}
 # fmt: on
 # The precision whose graphs the parity gate holds against the checkpoint: always built, kept when

@@ -343,6 +343,7 @@ def greedy_processors(
     itself; its order is documented nowhere. Settings that it refuses raise ValueError or TypeError.
     """
     made = GenerationConfig.from_dict(settings.to_dict())
+    made.num_return_sequences = 1  # more of them need the beams that are taken away here
     made.update(do_sample=False, num_beams=1, guidance_scale=None, watermarking_config=None)
     made.update(renormalize_logits=None, eos_token_id=list(eos_token_ids), pad_token_id=0)
     made.max_length = len(prompt) + new_tokens
@@ -355,7 +356,9 @@ def greedy_processors(
     processors = maker._get_logits_processor(
         made, input_ids_seq_length=len(prompt), encoder_input_ids=ids, device="cpu"
     )
-    processors(ids, torch.zeros((1, vocab)))  # some of them check what they were given only now
+    # Some of them check what they were given only when they are called.
+    for so_far in (ids, torch.zeros((1, made.max_length - 1), dtype=torch.int64)):
+        processors(so_far, torch.zeros((1, vocab)))
     return processors
 
 

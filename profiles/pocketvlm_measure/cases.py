@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pocketvlm.artifact import Artifact, Manifest, pick_graph, pick_precision
 from pocketvlm.errors import RequestError
+from pocketvlm.limits import plain, settle_numbers, whole
 from pocketvlm.ort.settings import EngineSettings, check_threads, physical_cores
 
 ALL = "all"
@@ -36,6 +37,9 @@ class Case:
     context: int | None = None
     max_pixels: int | None = None
     max_tiles: int | None = None
+
+    def __post_init__(self) -> None:
+        settle_numbers(self)
 
     @property
     def n_threads(self) -> int:
@@ -102,10 +106,15 @@ def sweep(
     Raises:
         RequestError: something that the artifact does not have; its ``setting`` names the option.
     """
+    threads = list(map(plain, threads))
     for number in threads:
         check_threads(number)
+    for name, value in (("context", context), ("max_pixels", max_pixels), ("max_tiles", max_tiles)):
+        if value is not None:
+            whole(value, name, least=1)
     spec = manifest.decoder
-    requested = sorted(set(budgets or manifest.pruning.budgets), reverse=True)
+    given = {whole(budget, "budget") for budget in budgets}
+    requested = sorted(given or manifest.pruning.budgets, reverse=True)
     engines = _chosen(decoders, spec.engines, spec.default_engine, "decoder engine", "decoder")
     _check_decoder_precisions(manifest, engines, decoder_precisions)
     decoder_pairs = [

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 from pocketvlm_targets.target import Target, TargetError, make_target
-from pocketvlm_targets.text import decode_text
+from pocketvlm_targets.text import decode_text, user_path
 
 _FOLDER = Path(__file__).parent
 _SUFFIX = ".toml"
@@ -31,7 +31,7 @@ def load_target(name_or_file: str | os.PathLike[str]) -> Target:
     given = os.fspath(name_or_file)
     if given in target_names():
         return _parse(given, (_FOLDER / f"{given}{_SUFFIX}").read_bytes())
-    path = Path(given)
+    path = user_path(given)
     if path.suffix != _SUFFIX:
         raise TargetError(
             f"no target {given!r}",

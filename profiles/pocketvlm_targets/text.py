@@ -1,13 +1,15 @@
-"""Knows how text that people edit is decoded: UTF-8, with or without the mark that some editors put
-before it, and any line ends.
+"""Knows how what people write is read: text in UTF-8, with or without the mark that some editors
+put before it and with any line ends; and paths that begin at somebody's home.
 
-It lies on the ground floor because targets are such text; `pocketvlm.files.read_text` is for files
-of all other kinds.
+It lies on the ground floor because targets are such text and have such paths; for all else
+`pocketvlm.files` passes it on.
 """
 
 from __future__ import annotations
 
 import codecs
+import os
+from pathlib import Path
 
 # UTF-32-LE begins as UTF-16-LE does.
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
@@ -29,3 +31,14 @@ def decode_text(content: bytes) -> str:
     """The text of a whole file, lines ending in ``\\n``; raises ValueError where it is no UTF-8."""
     text = without_mark(content).decode("utf-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def user_path(given: str | os.PathLike[str]) -> Path:
+    """A path as a person wrote it, ``~`` and ``~name`` expanded in a text; a `Path` is taken as it
+    is.
+
+    Where ``name`` is nobody, or nobody has a home, it stays as it is, as a shell leaves it.
+    """
+    if isinstance(given, str):
+        given = os.path.expanduser(given)  # noqa: PTH111 - Path.expanduser raises RuntimeError
+    return Path(given)

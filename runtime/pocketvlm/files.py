@@ -1,5 +1,6 @@
 """Knows how a file is written so that no other process ever reads half of it, and nothing that lies
-in wait beside it is written through; and how text that people edit is read."""
+in wait beside it is written through; how text that people edit is read; what people mean by a
+path."""
 
 import hashlib
 import os
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pocketvlm_targets.text import decode_text
+from pocketvlm_targets.text import user_path as user_path  # for all that is no target
 
 _ABANDONED = 3600.0  # seconds; a file that is still being written is younger
 # Exclusively: a link in its place is not followed, and another's file is not opened.

@@ -3,15 +3,32 @@ and what counts as a number of it."""
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from pocketvlm.errors import RequestError
 
+_MOST = (1 << 63) - 1
+
+
+class _Checked:
+    """A dataclass of limits: fields that are int hold whole numbers from 0, those that are float
+    any from 0; raises `RequestError` for others."""
+
+    def __post_init__(self) -> None:
+        settle_numbers(self)
+        for name, kind in ((each.name, each.type) for each in dataclasses.fields(self)):  # type: ignore[arg-type]
+            if kind == "int":
+                whole(getattr(self, name), name, least=0)
+            elif kind == "float":
+                real(getattr(self, name), name, least=0)
+
 
 @dataclass(frozen=True)
-class PictureLimits:
+class PictureLimits(_Checked):
     """What is refused before a picture is decoded.
 
     Attributes:
@@ -31,7 +48,7 @@ class PictureLimits:
 
 
 @dataclass(frozen=True)
-class VideoLimits:
+class VideoLimits(_Checked):
     """What is refused before and while a clip is decoded.
 
     Attributes:
@@ -50,7 +67,7 @@ class VideoLimits:
 
 
 @dataclass(frozen=True)
-class FeatureLimits:
+class FeatureLimits(_Checked):
     """Features of pictures that are kept; beyond a limit those not used for longest go first.
 
     Attributes:
@@ -63,7 +80,7 @@ class FeatureLimits:
 
 
 @dataclass(frozen=True)
-class SequenceLimits:
+class SequenceLimits(_Checked):
     """Keys and values that a model's sequences keep, so that they need not be computed again.
 
     Beyond the limit, conversations that wait for their next question lose theirs, those unused for
@@ -108,9 +125,60 @@ def is_int(value: Any, least: int | None = None) -> bool:
 
 def check_int(value: Any, setting: str) -> None:
     """Raise `RequestError` where the value of a setting is no whole number, whatever its size."""
+    whole(value, setting)
+
+
+def whole(value: Any, setting: str, least: int | None = None) -> int:
+    """The whole number of a setting, numpy's too, as Python's own, which neither overflows nor is
+    unknown to JSON; raises `RequestError` for anything else, or for one below ``least``."""
     if not is_int(value):
         raise RequestError(
             f"{setting} is of type {type(value).__name__}",
             expected="a whole number",
             setting=setting,
         )
+    number = int(value)
+    if not -_MOST <= number <= _MOST:  # Python does not even print the largest
+        raise RequestError(f"{setting} is beyond 64 bits", expected="less", setting=setting)
+    return int(_at_least(number, setting, least))
+
+
+def real(value: Any, setting: str, least: float | None = None) -> float:
+    """As `whole`, of a number that need not be whole, as a finite float."""
+    number = plain(value)
+    numeric = isinstance(number, int | float) and not isinstance(number, bool)
+    if not numeric or not abs(number) <= sys.float_info.max:  # NaN is not
+        given = f"{number}"[:40] if numeric else f"of type {type(value).__name__}"
+        raise RequestError(f"{setting} is {given}", expected="a number", setting=setting)
+    return float(_at_least(number, setting, least))
+
+
+def plain(value: Any) -> Any:
+    """A number of any library (`numbers.Integral` or `numbers.Real`) as an int or a float of
+    Python's own, also within tuples and lists; everything else, and what no float can hold, as it
+    is."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        try:
+            return float(value)
+        except OverflowError:
+            return value
+    if type(value) in (tuple, list):
+        return type(value)(map(plain, value))
+    return value
+
+
+def settle_numbers(instance: Any) -> None:
+    """Make the numbers in a dataclass's fields Python's own, see `plain`; for ``__post_init__``,
+    of frozen ones too."""
+    for each in dataclasses.fields(instance):
+        object.__setattr__(instance, each.name, plain(getattr(instance, each.name)))
+
+
+def _at_least(number: float, setting: str, least: float | None) -> float:
+    if least is not None and number < least:
+        raise RequestError(f"{setting} is {number}", expected=f"at least {least}", setting=setting)
+    return number

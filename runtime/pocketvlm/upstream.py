@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -61,6 +63,31 @@ def opt_out() -> None:
     if (ort := sys.modules.get("onnxruntime")) and os.environ["ORT_DISABLE_TELEMETRY"] == "1":
         # Missing while it is being imported, and in builds from before 1.5.
         getattr(ort, "disable_telemetry_events", lambda: None)()
+
+
+@contextmanager
+def ort_path(path: Path) -> Iterator[str]:
+    """What ONNX Runtime is given for ``path``: its Python binding takes names in UTF-8 alone.
+
+    Another folder is named by the number under which this process has it open, which Linux knows.
+    The name of the file itself must be UTF-8.
+
+    Raises:
+        OSError: the folder's name is not UTF-8, and this system cannot name it otherwise.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            other = f"/proc/self/fd/{folder}/{path.name}"
+            if not Path(other).exists():
+                raise OSError("its folder's name is not UTF-8") from None
+            yield other
+        finally:
+            os.close(folder)
+    else:
+        yield str(path)
 
 
 @functools.cache

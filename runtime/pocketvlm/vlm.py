@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self
 
 from pocketvlm.answer import Answer
@@ -16,8 +15,9 @@ from pocketvlm.artifact.integrity import graph_digest
 from pocketvlm.chat import Chat
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import Decoder
-from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling
+from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling, checkpoint_sampling
 from pocketvlm.errors import ArtifactError
+from pocketvlm.files import user_path
 from pocketvlm.layouts import open_layout
 from pocketvlm.limits import Limits
 from pocketvlm.media.pictures import Picture
@@ -69,7 +69,7 @@ class VLM:
         same picture.
         """
         limits = limits or Limits()
-        folder = None if feature_cache is None else Path(feature_cache)
+        folder = None if feature_cache is None else user_path(feature_cache)
         source = _feature_source(artifact, encoder, kept=folder is not None)
         cache = FeatureCache(source, limits.features, folder)
         viewer = Viewer(artifact, encoder, limits, cache)
@@ -134,7 +134,8 @@ class VLM:
         started = time.perf_counter()
         artifact = Artifact.open(path, check).shortened(context)
         artifact = artifact.capped(max_pixels=max_pixels, max_tiles=max_tiles)
-        open_layout(artifact)  # what it refuses is refused before graphs are opened
+        open_layout(artifact)  # what these refuse is refused before graphs are opened
+        checkpoint_sampling(artifact.manifest.generation)
         encoder = VisionEncoder.open(
             artifact, budget=budget, precision=vision_precision, settings=settings
         )
@@ -143,8 +144,8 @@ class VLM:
         )
         vlm = cls(artifact, encoder, engine, limits=limits, feature_cache=feature_cache)
         vlm._owns_decoder = True
-        vlm.budget = artifact.manifest.pruning.default_budget if budget is None else budget
-        vlm.parts.viewer.check_budget(vlm.budget)
+        budget = artifact.manifest.pruning.default_budget if budget is None else budget
+        vlm.budget = vlm.parts.viewer.check_budget(budget)
         vlm.parts.load_ms = ms_since(started)
         return vlm
 
@@ -246,7 +247,7 @@ class VLM:
                 place a picture.
         """
         budget = self.budget if budget is None else budget
-        self.parts.viewer.check_budget(budget)
+        budget = self.parts.viewer.check_budget(budget)
         if system is not None:
             self.parts.prompter.system(system)  # what it refuses is refused now
         return Chat(self.parts, budget, system)

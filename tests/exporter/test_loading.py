@@ -143,3 +143,21 @@ def test_a_method_that_reads_cls_needs_a_tower_that_has_it(tiny_checkpoint):
     spec = replace(checkpoint.spec, vision=replace(checkpoint.spec.vision, has_cls=False))
     with pytest.raises(PocketVLMError, match="fastervlm could rank patches by"):
         make_plan(replace(checkpoint, spec=spec), ExportOptions(pruner="fastervlm"))
+
+
+@pytest.mark.parametrize(
+    "preset", ["tiny-llama", "tiny-video-llava", "tiny-llava-next", "tiny-internvl", "tiny-smolvlm"]
+)
+def test_tensors_that_no_part_reads_are_named(make_tiny, preset):
+    """Those that a family leaves out for a reason, as Video-LLaVA's tower of pictures, are not."""
+    folder = make_tiny(preset)
+    assert make_plan(open_checkpoint(str(folder)), ExportOptions()).warnings == ()
+    file = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    odd = {f"value_head.{number}.weight": torch.zeros(1) for number in range(4)}
+    ignored = {"language_model.model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(1)}
+    safetensors.torch.save_file({**tensors, **odd, **ignored}, file, metadata={"format": "pt"})
+    (warning,) = make_plan(open_checkpoint(str(folder)), ExportOptions()).warnings
+    listed = ", ".join(list(odd)[:3])
+    assert warning.startswith("4 of the checkpoint's tensors are no part of a ")
+    assert f"({listed}, ...)" in warning

@@ -19,8 +19,10 @@ from pocketvlm.ort.signatures import cache_names
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.loading import open_checkpoint
+from pocketvlm_export.onnx_passes.dynamic_int8 import quantize_rows
 from pocketvlm_export.plan import make_plan
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
+from pocketvlm_export.verification import ParityError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (42, 42, 3), dtype=np.uint8)
 
@@ -48,6 +50,7 @@ def test_an_entry_names_a_pass_and_bounds(precision):
         assert isinstance(made, ir.passes.InPlacePass)
         assert getattr(made, "block", None) == precision.block
         assert 0 < precision.logits_cosine < 1
+        assert 0 < precision.table_cosine < 1
         assert (precision.vision is not None) is ("vision" in precision.parts)
 
 
@@ -99,6 +102,21 @@ def test_what_each_loses_is_recorded(artifact):
     assert 0 < lost[0] < lost[1]
     assert decoders["int8"]["argmax_agreement"] >= decoders["int4"]["argmax_agreement"]
     assert decoders["int4"]["bytes"] < decoders["int8"]["bytes"]
+    tables = {name: figures["embed"]["cosine"] for name, figures in parity.by_precision.items()}
+    assert 0.9 < tables["int4_b128"] <= tables["int4"] < tables["int8"] < 1
+
+
+def test_a_table_that_no_decoder_reads_by_default_is_measured_too(make_tiny, tmp_path, monkeypatch):
+    """The float32 decoder is held against the checkpoint with the table of float32."""
+
+    def turned(table):
+        rows, scale = quantize_rows(table)
+        return rows, np.where(np.arange(len(scale))[:, None] % 2, scale, -scale)
+
+    monkeypatch.setattr("pocketvlm_export.onnx_passes.dynamic_int8.quantize_rows", turned)
+    options = ExportOptions(budgets=(9,), embed_precisions=("int8",))
+    with pytest.raises(ParityError, match="int8 embed: cosine"):
+        export(str(make_tiny()), tmp_path / "out", options)
 
 
 @pytest.mark.parametrize(("precision", "name"), [(None, "onnx int4"), ("int8", "onnx int8")])

@@ -1,9 +1,9 @@
 """A program that opens damaged copies of a GGUF file, and asks for what llama.cpp would not
 survive.
 
-``python -m support.hostile_gguf FILE FOLDER damage SEED COUNT`` or ``... FILE FOLDER limits``. It
-prints how each case ended. Only the death of the process, or another error than `PocketVLMError`,
-is a failure.
+``python -m support.hostile_gguf FILE FOLDER damage SEED COUNT``, ``... FILE FOLDER texts SEED
+COUNT`` or ``... FILE FOLDER limits``. It prints how each case ended. Only the death of the process,
+or another error than `PocketVLMError`, is a failure.
 """
 
 import sys
@@ -17,6 +17,7 @@ from pocketvlm.decoders.gguf_header import read_header
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder, LlamaCppSequence
 from pocketvlm.decoders.sampling import Sampler, Sampling
 from pocketvlm.layouts import TokenGrid
+from support.altered_gguf import with_other_texts
 from support.tiny_gguf import CONTEXT, HIDDEN, VOCAB, TinyLlama
 
 
@@ -77,6 +78,16 @@ def try_damage(source: Path, folder: Path, seed: int, count: int) -> None:
         print(attempt(target, positions), flush=True)
 
 
+def try_texts(source: Path, folder: Path, seed: int, count: int) -> None:
+    data, positions = source.read_bytes(), read_header(source).positions
+    rng = np.random.default_rng(seed)
+    target = folder / "other-texts.gguf"
+    for _ in range(count):
+        target.unlink(missing_ok=True)
+        target.write_bytes(with_other_texts(data, rng))
+        print(attempt(target, positions), flush=True)
+
+
 def try_limits(source: Path) -> None:
     """Each would end the process if it reached llama.cpp, or be taken for something else without a
     word."""
@@ -127,5 +138,7 @@ if __name__ == "__main__":
     file, place, what, *numbers = sys.argv[1:]
     if what == "damage":
         try_damage(Path(file), Path(place), *map(int, numbers))
+    elif what == "texts":
+        try_texts(Path(file), Path(place), *map(int, numbers))
     else:
         try_limits(Path(file))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, RepetitionPenaltyLogitsProcessor
 
 from pocketvlm_export.quiet import quiet_transformers
 from support.processors import processor_of
@@ -73,11 +73,10 @@ class Theirs:
 
     @torch.inference_mode()
     def generate(self, inputs: Any, steps: int = 16) -> list[int]:
-        """Greedy tokens about whole pictures, by transformers' own loop."""
+        """Greedy tokens about whole pictures, by transformers' own loop and by whatever else the
+        checkpoint was published with."""
         with quiet_transformers():
-            made = self.model.generate(
-                **inputs, do_sample=False, repetition_penalty=1.0, max_new_tokens=steps
-            )
+            made = self.model.generate(**inputs, do_sample=False, max_new_tokens=steps)
         return made[0, inputs["input_ids"].shape[1] :].tolist()
 
     @torch.inference_mode()
@@ -115,12 +114,15 @@ class Theirs:
         )
         mask = torch.from_numpy(self.left(inputs, kept).astype(np.int64))[None]
         eos = set(self.model.generation_config.eos_token_id)
+        penalty = self.model.generation_config.repetition_penalty or 1.0
+        penalise = RepetitionPenaltyLogitsProcessor(float(penalty))
         tokens, first = [], None
         while len(tokens) < steps and not eos & set(tokens):
             output = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions)
-            logits = output.logits[0, -1].numpy()
-            first = logits if first is None else first
-            tokens.append(int(logits.argmax()))
+            logits = output.logits[:, -1]
+            first = logits[0].numpy().copy() if first is None else first
+            so_far = torch.cat([ids, torch.tensor([tokens], dtype=ids.dtype)], dim=1)
+            tokens.append(int(penalise(so_far, logits).argmax()))
             following = positions.amax() + 1
             positions = torch.cat([positions, following.expand(3, 1, 1)], dim=2)
             embeds = torch.cat([embeds, embed(torch.tensor([tokens[-1:]]))], dim=1)

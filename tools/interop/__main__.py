@@ -14,15 +14,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import click
 from transformers import AutoProcessor
 
 from demo_reference.answers import prompt_of
-from interop.page import RUNTIMES, Asked, answer_with_the_page
+from interop.page import RUNTIMES, Asked, ClientError, answer_with_the_page
 from interop.reference import hugging_face_tokens, in_one_run
-from interop.transformers_js import ClientError, Dtype, answer_with_transformers_js
+from interop.transformers_js import Dtype, answer_with_transformers_js
 from make_checkpoint import HUB_PRESETS, PRESETS, make_checkpoint
 from pocketvlm import VLM, Artifact, Sampling
 from pocketvlm_export import ExportOptions, export
@@ -81,11 +82,11 @@ def main(folder: Path) -> None:
     questions = read_questions(EXAMPLES / "questions.jsonl").questions
     pairs = [(Path(q.images[0]), Question(q.tags[0], q.text, q.answers[0])) for q in questions]
     rows = []
-    for row in (
-        *exact(folder, pairs),
-        *of_targets(folder, pairs),
-        *of_families(folder),
-        *of_a_tied_table(folder),
+    for row in chain(
+        exact(folder, pairs),
+        of_targets(folder, pairs),
+        of_families(folder),
+        of_a_tied_table(folder),
     ):
         click.echo(str(row))
         rows.append(row)
@@ -196,14 +197,17 @@ def by_the_page(
     """USING.md's JavaScript, in both runtimes, and in that of pages with bytes in the place of
     addresses."""
     expected = in_one_run(artifact, asked, STEPS) if expected is None else expected
-    for runtime in RUNTIMES:
-        for in_bytes in (False, True):
-            how = "bytes" if in_bytes else "addresses"
+    node, web = RUNTIMES
+    for runtime, in_bytes in ((node, False), (web, False), (web, True)):
+        client = f"USING.md in {runtime}{' from bytes' if in_bytes else ''}, {label}"
+        try:
             answers = answer_with_the_page(
                 artifact, asked, HERE, runtime=runtime, in_bytes=in_bytes, graphs=graphs
             )
-            cut = [tokens[:STEPS] for tokens in answers]
-            yield compared(f"USING.md in {runtime} by {how}, {label}", expected, cut)
+        except ClientError as error:
+            yield Row(client, 0, len(asked), reason(error))
+        else:
+            yield compared(client, expected, [tokens[:STEPS] for tokens in answers])
 
 
 def by_transformers_js(
@@ -221,9 +225,15 @@ def by_transformers_js(
         try:
             answers = answer_with_transformers_js(artifact, pairs, HERE, page=page, dtype=dtype)
         except ClientError as error:
-            yield Row(client, 0, len(pairs), next(iter(str(error).splitlines()), "no answer"))
+            yield Row(client, 0, len(pairs), reason(error))
         else:
             yield compared(client, expected, answers.tokens, ends)
+
+
+def reason(error: ClientError) -> str:
+    """The line of what Node printed that says what is wrong."""
+    lines = [line for line in str(error).splitlines() if "rror" in line]
+    return lines[0][:300] if lines else "no answer"
 
 
 def asked_about(pairs: Pairs) -> list[Asked]:

@@ -18,8 +18,8 @@ from pocketvlm.layouts import open_layout
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.prompts import Prompter
 
-# What a page gives the code: the files by address, or as bytes where it keeps them itself.
-RUNTIMES = ("onnxruntime-node", "onnxruntime-web/wasm")
+# The second is that of pages; without "/wasm" it is the build that finds its files in Node too.
+RUNTIMES = ("onnxruntime-node", "onnxruntime-web")
 
 # What stands around the code: prepare the picture, tokenize the question; put the rows of tiles one
 # after another. What was streamed must be what is returned.
@@ -28,6 +28,7 @@ import { readFileSync } from "node:fs";
 import * as ort from %(runtime)s;
 import * as page from %(code)s;
 const given = JSON.parse(readFileSync(%(given)s));
+ort.env.wasm.numThreads = 1;
 const read = given.bytes ? { read: (path) => new Uint8Array(readFileSync(path)) } : {};
 const vlm = await page.load(ort, given.folder + "/", { ...read, ...given.graphs });
 const answers = [];
@@ -46,6 +47,10 @@ for (const { tiles, height, width, ids, budget } of given.asked) {
 }
 console.log(JSON.stringify(answers));
 """
+
+
+class ClientError(Exception):
+    """A client did not answer; as text it is what it printed."""
 
 
 class Asked(NamedTuple):
@@ -76,8 +81,11 @@ def answer_with_the_page(
         asked: the questions.
         modules: the folder whose node_modules has the ``runtime``.
         runtime: one of `RUNTIMES`.
-        in_bytes: give the code bytes, not addresses.
+        in_bytes: give the code bytes, as a page does that keeps files itself, not addresses.
         graphs: other graphs than the default ones, by role as `load` names them.
+
+    Raises:
+        ClientError: what the code threw.
     """
     page = (folder / "USING.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```javascript\n(.*?)```", page, re.DOTALL)
@@ -101,7 +109,7 @@ def answer_with_the_page(
             check=False,
         )
     if done.returncode:
-        raise SystemExit(f"the JavaScript of {folder}/USING.md failed in {runtime}:\n{done.stderr}")
+        raise ClientError(done.stderr)
     answers: list[list[int]] = json.loads(done.stdout.splitlines()[-1])
     return answers
 

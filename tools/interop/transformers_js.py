@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from interop.page import ClientError
 from train_demo.scenes import Question
 
 Dtype = str | Mapping[str, str] | None
@@ -58,13 +59,9 @@ def answer_with_transformers_js(
         check=False,
     )
     if done.returncode:
-        raise ClientError(done.stderr.strip())
+        raise ClientError(done.stderr)
     result = json.loads(done.stdout.splitlines()[-1])
     return Answers(result["prompts"], result["answers"])
-
-
-class ClientError(Exception):
-    """transformers.js did not answer."""
 
 
 def _messages(question: Question) -> list[dict[str, object]]:

@@ -31,7 +31,7 @@ def generation_settings(
             if (folder / _FILE).is_file():
                 return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
             return transformers.GenerationConfig.from_model_config(config)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
         raise _refused(folder, error) from error
 
 
@@ -48,11 +48,11 @@ def read_generation(folder: Path, config: transformers.PretrainedConfig, vocab: 
     """
     settings = generation_settings(folder, config)
     stated = {name: each for name, each in settings.to_dict().items() if each is not None}
-    processors = _converted(stated, PROCESSORS)
     try:
         with quiet_transformers():
             # Ids of a prompt do not matter here, nor which id ends an answer.
             upstream.greedy_processors(settings, [0, 0], _NEW_TOKENS, vocab=vocab)
+        processors = _converted(stated, PROCESSORS)
         checkpoint_sampling(Generation(processors=processors))
     except (ValueError, TypeError, IndexError, OverflowError, RuntimeError) as error:
         raise _refused(folder, error) from error

@@ -20,8 +20,8 @@ def read_config(source: Source, families: frozenset[str]) -> transformers.Pretra
             supported family, quantized, or lacks tokenizer.json; each advises the next step.
     """
     folder = source.folder
-    _refuse_adapters(folder)
     check_files(folder)
+    _refuse_adapters(folder)
     raw = read_json(folder / "config.json")
     stated = Settings(raw, str(folder / "config.json"))
     _refuse_originals(folder, stated)

@@ -99,17 +99,17 @@ def contradiction(
         difference: in what the second statement differs from the first, in words; empty where that
             changes nothing.
     """
-    taken, *passed_over = statements(folder, places) or [None]
-    sentences = []
-    for other in passed_over:
-        assert taken is not None
-        words = "" if other.place.shared else difference(taken, other)
-        if words:
-            sentences.append(
-                f"{taken.place} and {other.place} differ in {words}; the first is used, as "
-                "transformers does"
-            )
-    return sentences
+    stated = statements(folder, places)
+    differences = [
+        (other.place, difference(stated[0], other))
+        for other in stated[1:]
+        if not other.place.shared
+    ]
+    return [
+        f"{stated[0].place} and {place} differ in {words}; the first is used, as transformers does"
+        for place, words in differences
+        if words
+    ]
 
 
 def _value(folder: Path, place: Place) -> Any:

@@ -64,9 +64,11 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
         if (folder / "tokenizer.json").is_file():
             check_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
         with quiet_transformers():
-            return transformers.AutoTokenizer.from_pretrained(
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
             )
+            tokenizer("a")  # some settings are looked at when it is called
+            return tokenizer
 
 
 def load_image_processor(folder: Path, medium: Medium = "image") -> Any:
@@ -93,7 +95,8 @@ def image_processor(folder: Path, medium: Medium = "image") -> dict[str, Any]:
     """Return the settings by which pictures, or the frames of clips, are prepared: those that
     transformers' class has once it is built of the files in ``folder``.
 
-    So what is null or absent is the class's own default, and no older spelling is left.
+    So what is absent is the class's own default, a switch that is null is off, as it is for the
+    class, and no older spelling is left.
 
     Raises:
         CheckpointError: no file states them, or a value is of another type.
@@ -182,9 +185,11 @@ def _unbuilt(folder: Path, statement: Statement, error: Exception) -> Checkpoint
 
 
 def _attributes(processor: Any) -> dict[str, Any]:
-    """The settings of a processor as JSON has them, those that are off left out."""
+    """The settings of a processor as JSON has them: a switch that is null is off, and what else is
+    null is left out."""
     made = json.loads(processor.to_json_string())
-    return {key: value for key, value in made.items() if value is not None}
+    off = {key: False for key in _SWITCHES if key in made and made[key] is None}
+    return {key: value for key, value in made.items() if value is not None} | off
 
 
 def _replaced(stated: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
@@ -196,13 +201,16 @@ def _check_types(settings: Settings) -> None:
     """Refuse values that transformers' class would keep and fail on when it is called."""
     for key in _SWITCHES:
         settings.boolean(key, False)
-    if settings.stated("rescale_factor") is not None:
+    if settings.boolean("do_rescale", False):
         settings.number("rescale_factor")
-    if settings.stated("resample") is not None:
+    if settings.boolean("do_resize", False) or settings.stated("resample") is not None:
         settings.integer("resample", least=0, most=5)
-    for key in ("image_mean", "image_std"):
-        if settings.stated(key) is not None:
-            settings.channels(key)
+    if settings.boolean("do_normalize", False):
+        settings.channels("image_mean")
+        settings.channels("image_std")
+    if settings.boolean("do_center_crop", False):
+        settings.section("crop_size").integer("height")
+        settings.section("crop_size").integer("width")
 
 
 def _default(template: Any) -> str | None:

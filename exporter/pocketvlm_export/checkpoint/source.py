@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 )
 
 from pocketvlm.errors import CheckpointError, RequestError, first_line
+from pocketvlm.files import user_path
 from pocketvlm_export import upstream
 
 DEMO = "demo"
@@ -53,7 +54,7 @@ class Source:
     def name(self) -> str:
         """What an artifact names as its source: a Hub id, or a folder's last part, never a path of
         this machine."""
-        return self.model if self.on_hub else Path(self.model).expanduser().resolve().name
+        return self.model if self.on_hub else user_path(self.model).resolve().name
 
 
 def locate(model: str, revision: str | None = None) -> Source:
@@ -67,7 +68,7 @@ def locate(model: str, revision: str | None = None) -> Source:
         PocketVLMError: no such folder, a revision given for a folder, or the Hub's refusal in one
             line.
     """
-    folder = Path(model).expanduser()
+    folder = user_path(model)
     if revision is not None and (model == DEMO or folder.is_dir()):
         raise RequestError(
             f"--revision {revision} was given with {model}, which is not on the Hub",

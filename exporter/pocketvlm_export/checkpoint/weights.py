@@ -19,6 +19,7 @@ class Weights:
 
     Attributes:
         names: component-wise name -> (file, stored name, shape).
+        unread: stored names that are no component's.
     """
 
     def __init__(
@@ -32,12 +33,15 @@ class Weights:
         """
         self.folder = folder
         self.names: dict[str, tuple[Path, str, tuple[int, ...]]] = {}
+        self.unread: list[str] = []
         for file, header in headers.items():
             for stored, (kind, shape) in header.items():
                 name = canonical(stored)
-                if name is not None:
-                    _check_type(file, stored, kind)
-                    self.names[name] = (folder / file, stored, shape)
+                if name is None:
+                    self.unread.append(stored)
+                    continue
+                _check_type(file, stored, kind)
+                self.names[name] = (folder / file, stored, shape)
 
     def parameters(self, prefix: str = "") -> int:
         """Count the elements of all tensors whose name begins with ``prefix``."""

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.layouts import Medium
 from pocketvlm_export.caps import DEFAULT_TILES, Caps
+from pocketvlm_export.checkpoint import Settings, read_json
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import assign, fill, with_changes
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VLMSpec
@@ -39,16 +40,27 @@ class Family:
         rules: patterns of stored weights' names with what takes their place, so that a name begins
             with ``vision_tower.``, ``projector.`` or ``decoder.``; the first match decides.
             Published files, transformers 4 and transformers 5 name the same weights differently.
+        unread: patterns of stored names that ``rules`` leave out for a reason; whoever exports
+            hears of any other.
         projector: transformers' class, made of the whole configuration.
         caps: the names of those fields of `Caps` that it takes.
+        place_key: what the tokenizer and processor_config.json call the token that the processor
+            writes in the place of a picture or clip.
+        place: that token where neither names one.
     """
 
     model_type: ClassVar[str]
     processor: ClassVar[str]
     medium: ClassVar[Medium] = "image"
     rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]]
+    # Buffers that transformers computes anew.
+    unread: ClassVar[Sequence[re.Pattern[str]]] = [
+        re.compile(r"^(.*\.)?(rotary_emb\.inv_freq|position_ids)$")
+    ]
     projector: ClassVar[type[nn.Module]]
     caps: ClassVar[frozenset[str]] = frozenset()
+    place_key: ClassVar[str] = "image_token"
+    place: ClassVar[str] = "<image>"
 
     # What it is.
 
@@ -64,6 +76,13 @@ class Family:
         Most families have nothing to add. Raises `CheckpointError` for what is not supported.
         """
         return spec
+
+    def picture_token(self, tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
+        """The token that transformers' processor writes in the place of a picture or clip: the
+        tokenizer's, else that of processor_config.json, else the class's own."""
+        named = getattr(tokenizer, self.place_key, None)
+        stated = Settings(read_json(folder / "processor_config.json"), "processor_config.json")
+        return str(named or stated.text(self.place_key, self.place))
 
     def contradictions(self, spec: VLMSpec, folder: Path) -> Sequence[str]:
         """What config.json and the processor's files in ``folder`` state differently and is
@@ -119,6 +138,14 @@ class Family:
             if count:
                 return name
         return None
+
+    def unknown(self, weights: Weights) -> Sequence[str]:
+        """Return the stored names that no rule reads, and none leaves out for a reason."""
+        return [
+            name
+            for name in weights.unread
+            if not any(pattern.match(name) for pattern in self.unread)
+        ]
 
     def load_tower(
         self, weights: Weights, spec: VLMSpec, *, layers: int, attention: str

@@ -14,8 +14,9 @@ What to know when they are pruned:
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,11 +30,13 @@ from pocketvlm_export import upstream
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint import Settings, image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.families.assembly import with_changes
 from pocketvlm_export.families.base import MOST_EDGE, Family, feature_layers
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
 
-_BEFORE, _AFTER = "<img>", "</img>"
+# What the tokenizer calls the tokens around a picture, and what they are where it names none.
+_MARKS = {"start_image_token": "<img>", "end_image_token": "</img>"}
 _MIN, _MAX = "min_patches", "max_patches"  # tiles, in the processor's words
 _PROCESSOR_DEFAULTS = {_MIN: 1, _MAX: 12}
 _WHOLE = 1e-6  # ratios such as 1/3 are stored rounded
@@ -54,6 +57,8 @@ class InternVL(Family):
         (re.compile(r"^(language_model\.)?lm_head\."), "decoder.lm_head."),
     ]
     caps: ClassVar[frozenset[str]] = frozenset({"max_tiles"})
+    place_key: ClassVar[str] = "context_image_token"
+    place: ClassVar[str] = "<IMG_CONTEXT>"
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
@@ -64,15 +69,19 @@ class InternVL(Family):
         """How pictures are cut, and the ids of the tokens around them."""
         tiles = _tiles(image_processor(folder))
         tokenizer = load_tokenizer(folder)
+        before, after = (
+            str(getattr(tokenizer, key, None) or token) for key, token in _MARKS.items()
+        )
         around = [
-            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (_BEFORE, _AFTER)
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after)
         ]
         if any(len(ids) != 1 for ids in around):
             raise CheckpointError(
-                f"the tokenizer in {folder} has no tokens {_BEFORE} and {_AFTER}",
+                f"the tokenizer in {folder} has no tokens {before} and {after}",
                 advice="give the whole checkpoint, with the tokenizer's added tokens",
             )
-        return _with_layout(spec, {**tiles, "before": around[0], "after": around[1]})
+        options = {**tiles, "before": around[0], "after": around[1]}
+        return _with_layout(spec, options, partial(_marked, before, after))
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Cut pictures into fewer parts; the whole picture's tile is not counted."""
@@ -82,7 +91,8 @@ class InternVL(Family):
         most = self.parts_allowed(caps, least, own)
         options = {name: value for name, value in layout.stated.items() if name != "name"}
         return replace(
-            _with_layout(spec, {**options, "max_tiles": most}), caps=Caps(max_tiles=most)
+            _with_layout(spec, {**options, "max_tiles": most}, layout.text),
+            caps=Caps(max_tiles=most),
         )
 
     def default_pruner(self, spec: VLMSpec) -> str:
@@ -160,7 +170,9 @@ def _tiles(stated: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _vision(config: Any) -> VisionSpec:
-    tower, whole_model = config.vision_config, Settings.of(config)
+    # Only one tower is read, whatever a configuration calls it.
+    tower = with_changes(config.vision_config, model_type="internvl_vision")
+    whole_model = Settings.of(config)
     settings, ratio = whole_model.section("vision_config"), whole_model.number("downsample_ratio")
     size, patch = (_height_width(settings, key) for key in ("image_size", "patch_size"))
     merge = round(1 / ratio) if 0 < ratio <= 1 else 0
@@ -202,11 +214,13 @@ def _height_width(settings: Settings, key: str) -> tuple[int, int]:
     return edges[0], edges[1]
 
 
-def _with_layout(spec: VLMSpec, options: Mapping[str, Any]) -> VLMSpec:
-    layout = LayoutSpec({"name": "tiles", **options}, text=_marked)
+def _with_layout(
+    spec: VLMSpec, options: Mapping[str, Any], text: Callable[[str, TileGrid], str] | None
+) -> VLMSpec:
+    layout = LayoutSpec({"name": "tiles", **options}, text=text)
     return replace(spec, layouts={"hf": layout})
 
 
-def _marked(image_token: str, grid: TileGrid) -> str:
+def _marked(before: str, after: str, image_token: str, grid: TileGrid) -> str:
     """As InternVL's processor writes a picture: nothing between its tiles."""
-    return f"{_BEFORE}{image_token * grid.tiles}{_AFTER}"
+    return f"{before}{image_token * grid.tiles}{after}"

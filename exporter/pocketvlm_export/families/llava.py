@@ -107,7 +107,7 @@ def _made_size(settings: Settings) -> tuple[int, int] | None:
 
 def _vision(config: Any) -> VisionSpec:
     tower, settings = config.vision_config, Settings.of(config).section("vision_config")
-    if tower.model_type not in _VISION_TOWERS:
+    if settings.text("model_type") not in _VISION_TOWERS:
         lacks = (
             " and has no [CLS] token to rank patches by" if tower.model_type in _WITHOUT_CLS else ""
         )

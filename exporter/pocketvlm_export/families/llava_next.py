@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint import Settings, image_processor, read_json
+from pocketvlm_export.checkpoint.settings import brief
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import check_shape, with_changes
 from pocketvlm_export.families.base import MOST_EDGE
@@ -39,8 +41,15 @@ class LlavaNext(Llava):
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """The order of the sizes: of those that suit a picture equally well the first is taken."""
+        own = [list(size) for size in spec.config.image_grid_pinpoints]
         listed = _listed(Settings(image_processor(folder), "the image processor"))
-        return _with_pinpoints(spec, listed) if _differs_in_order(spec, listed) else spec
+        if sorted(own) != sorted(listed):
+            raise CheckpointError(
+                f"the image processor in {folder} cuts pictures into {brief(listed)}, the model "
+                f"puts {brief(own)} together: the two configurations are of two models",
+                advice="give the processor of this model",
+            )
+        return _with_pinpoints(spec, listed)
 
     def contradictions(self, spec: VLMSpec, folder: Path) -> Sequence[str]:
         """The same sizes in two orders."""
@@ -97,11 +106,6 @@ def _listed(settings: Settings) -> list[list[int]]:
     if not listed or not are_sizes:
         raise settings.refusal(_PINPOINTS, "a list of [height, width] in pixels")
     return [list(size) for size in listed]
-
-
-def _differs_in_order(spec: VLMSpec, listed: list[list[int]]) -> bool:
-    own = [list(size) for size in spec.config.image_grid_pinpoints]
-    return own != listed and sorted(own) == sorted(listed)
 
 
 def _parts(size: Any, edge: int) -> int:

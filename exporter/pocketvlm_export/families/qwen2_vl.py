@@ -32,7 +32,7 @@ from pocketvlm_export import upstream
 from pocketvlm_export.caps import DEFAULT_TOKENS, Caps
 from pocketvlm_export.checkpoint import Settings, image_processor
 from pocketvlm_export.checkpoint.weights import Weights
-from pocketvlm_export.families.assembly import assign
+from pocketvlm_export.families.assembly import assign, with_changes
 from pocketvlm_export.families.base import MOST_EDGE, Family
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
@@ -51,12 +51,15 @@ class Qwen2VL(Family):
         (re.compile(r"^lm_head\."), "decoder.lm_head."),
     ]
     caps: ClassVar[frozenset[str]] = frozenset({"max_pixels", "fixed_size"})
+    place: ClassVar[str] = "<|image_pad|>"
     merger: ClassVar[Any] = upstream.model_class("qwen2_vl", "PatchMerger")
     model: ClassVar[Any] = upstream.model_class("qwen2_vl", "Qwen2VLModel")
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`; how large pictures may be is read with the processor."""
-        tower, settings = config.vision_config, Settings.of(config).section("vision_config")
+        # Checkpoints of different years name the tower differently.
+        tower = with_changes(config.vision_config, model_type=f"{self.model_type}_vision")
+        settings = Settings.of(config).section("vision_config")
         depth, merge = settings.integer("depth"), settings.integer("spatial_merge_size", most=64)
         vision = VisionSpec(
             tower,

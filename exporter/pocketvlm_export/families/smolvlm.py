@@ -16,8 +16,9 @@ Checkpoints of the first SmolVLM call themselves ``idefics3``. What to know when
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -76,14 +77,22 @@ class SmolVLM(Family):
                 advice="set max_image_size to that, or give the processor of this model",
             )
         tokenizer = load_tokenizer(folder)
+        around, whole = self.marks(tokenizer)
         stated = {
             "name": "idefics3",
             "longest_edge": longest,
             "splits": splits,
             **({} if resizes else {"resizes": False}),
-            **_names(tokenizer, spec, folder),
+            **_names(tokenizer, spec, folder, around, whole),
         }
-        return _with_grids(spec, stated)
+        return _with_grids(spec, stated, partial(_marked_tiles, around, whole))
+
+    def marks(self, tokenizer: transformers.PreTrainedTokenizerFast) -> tuple[str, str]:
+        """The tokens around a tile and before the whole picture, as the processor calls them."""
+        return (
+            str(getattr(tokenizer, "fake_image_token", None) or _AROUND),
+            str(getattr(tokenizer, "global_image_token", None) or _WHOLE),
+        )
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Make pictures so small that they are cut into no more parts; the whole picture's tile is
@@ -98,7 +107,7 @@ class SmolVLM(Family):
         edge = math.isqrt(most) * spec.vision.tile_size[0]
         longest = min(layout.stated["longest_edge"], edge)
         stated = {**layout.stated, "longest_edge": longest}
-        return replace(_with_grids(spec, stated), caps=Caps(max_tiles=most))
+        return replace(_with_grids(spec, stated, layout.text), caps=Caps(max_tiles=most))
 
     def image_processor_config(
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
@@ -160,9 +169,21 @@ class Idefics3(SmolVLM):
     tower: ClassVar[str] = "idefics3_vision"
     projector: ClassVar[type[nn.Module]] = upstream.model_class("idefics3", "Idefics3Connector")
 
+    def marks(self, tokenizer: transformers.PreTrainedTokenizerFast) -> tuple[str, str]:
+        """See `SmolVLM.marks`; this processor asks no tokenizer."""
+        return _AROUND, _WHOLE
+
+    def picture_token(self, tokenizer: transformers.PreTrainedTokenizerFast, folder: Path) -> str:
+        """See `Family.picture_token`; likewise."""
+        return self.place
+
 
 def _names(
-    tokenizer: transformers.PreTrainedTokenizerFast, spec: VLMSpec, folder: Path
+    tokenizer: transformers.PreTrainedTokenizerFast,
+    spec: VLMSpec,
+    folder: Path,
+    around: str,
+    whole: str,
 ) -> dict[str, Any]:
     """Token ids of what transformers' processor writes around the slots of a tile.
 
@@ -179,29 +200,31 @@ def _names(
             or spec.image_token_id in ids[1:-1]
         ):
             raise CheckpointError(
-                f"the tokenizer in {folder} does not read {image} and {_AROUND} as special tokens",
+                f"the tokenizer in {folder} does not read {image} and {around} as special tokens",
                 advice="give the whole checkpoint, with the tokenizer's added tokens",
             )
         return ids[1:-1]
 
-    around = between(_AROUND)
-    if len(around) != 1:
+    around_ids = between(around)
+    if len(around_ids) != 1:
         raise CheckpointError(
-            f"the tokenizer in {folder} has no token {_AROUND}", advice="give the whole checkpoint"
+            f"the tokenizer in {folder} has no token {around}", advice="give the whole checkpoint"
         )
-    marks = {"around": around, "whole": between(f"{_AROUND}{_WHOLE}")[1:]}
+    marks = {"around": around_ids, "whole": between(f"{around}{whole}")[1:]}
     marks |= {
-        "row_end": between(f"\n{_AROUND}")[:-1],
-        "last_row_end": between(f"\n\n{_AROUND}")[:-1],
+        "row_end": between(f"\n{around}")[:-1],
+        "last_row_end": between(f"\n\n{around}")[:-1],
     }
     numbers = range(1, _MOST_ROWS + 1)
     parts = [
-        [between(f"{_AROUND}<row_{row}_col_{column}>")[1:] for column in numbers] for row in numbers
+        [between(f"{around}<row_{row}_col_{column}>")[1:] for column in numbers] for row in numbers
     ]
     return {"marks": marks, "parts": parts}
 
 
-def _with_grids(spec: VLMSpec, stated: dict[str, Any]) -> VLMSpec:
+def _with_grids(
+    spec: VLMSpec, stated: dict[str, Any], text: Callable[[str, TileGrid], str] | None
+) -> VLMSpec:
     """Return ``spec`` with the layout that is stated, the names of parts that no picture has left
     out."""
     layout = make_layout(spec.layout_config(stated))
@@ -210,11 +233,11 @@ def _with_grids(spec: VLMSpec, stated: dict[str, Any]) -> VLMSpec:
         max((getattr(grid, name) for grid in grids), default=0) for name in ("rows", "columns")
     )
     parts = [row[:columns] for row in stated["parts"][:rows]]
-    made = LayoutSpec({**stated, "parts": parts}, text=_marked_tiles)
+    made = LayoutSpec({**stated, "parts": parts}, text=text)
     return replace(spec, layouts={"hf": made})
 
 
-def _marked_tiles(image_token: str, grid: TileGrid) -> str:
+def _marked_tiles(around: str, whole: str, image_token: str, grid: TileGrid) -> str:
     """As SmolVLM's processor names each tile."""
     rows, columns = (grid.rows, grid.columns) if grid.tiles > 1 else (0, 0)
-    return upstream.image_prompt(rows, columns, 1, _AROUND, image_token, _WHOLE)
+    return upstream.image_prompt(rows, columns, 1, around, image_token, whole)

@@ -93,7 +93,8 @@ def decoder_spec(config: Any) -> DecoderSpec:
     """Return the dimensions of a vision-language model's decoder; raises `CheckpointError` for one
     that is not supported."""
     text = _within_context(Settings.of(config).section("text_config").values)
-    if text.model_type not in TEXT_MODELS:
+    settings = Settings.of(text, "text_config.")
+    if settings.text("model_type") not in TEXT_MODELS:
         raise CheckpointError(
             f"the decoder is a {text.model_type}, which is not supported",
             expected=f"one of {', '.join(TEXT_MODELS)}",
@@ -105,7 +106,6 @@ def decoder_spec(config: Any) -> DecoderSpec:
                 f"rope type {rope!r} is not supported",
                 expected=f"one of {', '.join(sorted(_STATIC_ROPE | {_DYNAMIC}))}",
             )
-    settings = Settings.of(text, "text_config.")
     heads, hidden = settings.integer("num_attention_heads"), settings.integer("hidden_size")
     return DecoderSpec(
         config=text,

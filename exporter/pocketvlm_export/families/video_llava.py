@@ -34,6 +34,9 @@ class VideoLlava(Llava):
     model_type: ClassVar[str] = "video_llava"
     processor: ClassVar[str] = "VideoLlavaProcessor"
     medium: ClassVar[Medium] = "video"
+    place_key: ClassVar[str] = "video_token"
+    place: ClassVar[str] = "<video>"
+    unread: ClassVar[Sequence[re.Pattern[str]]] = [*Llava.unread, _IMAGE_TOWER]
     projector: ClassVar[type[nn.Module]] = upstream.model_class(
         "video_llava", "VideoLlavaMultiModalProjector"
     )

@@ -12,6 +12,7 @@ from pocketvlm.layouts import make_layout
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate
 from pocketvlm_export.checkpoint import chat_template, image_processor, load_tokenizer
+from pocketvlm_export.checkpoint.settings import brief
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.options import GATE_PROMPT
@@ -64,6 +65,16 @@ def _check_image_token(checkpoint: Checkpoint) -> None:
             f"{checkpoint.source.folder} has image_token_index {token}, outside its vocabulary of "
             f"{vocab}",
             advice="resize the embedding and save the checkpoint again",
+        )
+    folder = checkpoint.source.folder
+    tokenizer = load_tokenizer(folder)
+    written = checkpoint.family.picture_token(tokenizer, folder)
+    ids = tokenizer(written, add_special_tokens=False)["input_ids"]
+    if ids != [token]:
+        raise CheckpointError(
+            f"the processor in {folder} writes {written!r} in a picture's place, which is "
+            f"{brief(ids)} in its tokenizer and not the image token {token} of config.json",
+            advice="give the tokenizer of this model, with its added tokens",
         )
 
 

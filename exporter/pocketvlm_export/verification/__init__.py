@@ -7,6 +7,7 @@ from typing import Any
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import ArtifactError, RequestError
+from pocketvlm.files import user_path
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.gguf_types import GGUF_TYPES
 from pocketvlm_export.interrupts import heeded, repeated
@@ -40,7 +41,7 @@ def verify_against(artifact_dir: Path, model: str) -> dict[str, Any]:
     source = artifact.manifest.source
     # The same commit, where one was recorded: a branch moves on. It is no commit of any other
     # repository.
-    same = model == source.model and not Path(model).expanduser().is_dir()
+    same = model == source.model and not user_path(model).is_dir()
     checkpoint = open_checkpoint(model, source.commit if same else None)
     spec = checkpoint.family.capped(checkpoint.spec, Caps.of(artifact.manifest.vision.caps))
     layout = layout_of(spec, artifact)

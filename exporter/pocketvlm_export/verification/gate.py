@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from pocketvlm import PocketVLMError
-from pocketvlm.artifact import Artifact
+from pocketvlm.artifact import Artifact, metadata
 from pocketvlm.artifact.manifest import Parity
 from pocketvlm.decoders import engine_class
 from pocketvlm.decoders.fastv import FastVSequence
 from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts import open_layout
+from pocketvlm.ort.sessions import open_session
+from pocketvlm.ort.settings import DEFAULT_SETTINGS
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
@@ -34,7 +36,7 @@ from pocketvlm_export.verification.arrangement import (
     layout_of,
     text_of_picture,
 )
-from pocketvlm_export.verification.bounds import STEPS
+from pocketvlm_export.verification.bounds import STEPS, cosine
 from pocketvlm_export.verification.exact import GateAnswer, judge_answer, judge_vision
 from pocketvlm_export.verification.gguf import measure_gguf
 from pocketvlm_export.verification.kept import KeptRow, compare_kept
@@ -110,7 +112,7 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
         decoder = judge_answer(answer, references.decoder)
     others = {
         precision: _measure_other(artifact, references, precision)
-        for precision in dict.fromkeys((*in_vision, *in_decoder))
+        for precision in dict.fromkeys((*in_vision, *in_decoder, *artifact.manifest.decoder.embed))
         if precision != GATE_PRECISION
     }
     others |= _measure_gguf(artifact, references)
@@ -142,7 +144,8 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpe
             None if batch.tokens is None else tiles.kept_indices[0],
         )
         spec = artifact.manifest.decoder
-        inexact = spec.gguf or any(name != GATE_PRECISION for name in spec.graphs)
+        precisions = {*spec.graphs, *spec.embed}
+        inexact = spec.gguf or any(name != GATE_PRECISION for name in precisions)
         sequences = gate_sequences(spec.vocab, spec.context) if inexact else ()
         decoder = decoder_reference(checkpoint, GATE_PROMPT, picture, STEPS, sequences, spec.fastv)
     return References(batches, vision, picture, decoder)
@@ -156,7 +159,7 @@ def failures(parity: Parity) -> str:
         # part.
         nested = {
             f"{precision} {part}": figures[part]
-            for part in ("vision", "decoder")
+            for part in ("vision", "decoder", "embed")
             if part in figures
         }
         parts |= nested or {precision: figures}
@@ -173,8 +176,8 @@ def _vision_precisions(artifact: Artifact) -> list[str]:
 
 
 def _measure_other(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
-    """Measure what a precision that is not float32 loses, in the vision graphs and in the decoder,
-    each by itself."""
+    """Measure what a precision that is not float32 loses, in the vision graphs, in the decoder with
+    the table that it reads, and in the table alone, which other decoders may read too."""
     result: dict[str, Any] = {}
     manifest = artifact.manifest
     if precision in _vision_precisions(artifact):
@@ -189,7 +192,29 @@ def _measure_other(artifact: Artifact, references: References, precision: str) -
             **figures,
             "bytes": _bytes(artifact, [manifest.decoder.graphs[precision]]),
         }
+    if precision in manifest.decoder.embed:
+        figures = _measure_table(artifact, references, precision)
+        result["embed"] = {
+            **figures,
+            "bytes": _bytes(artifact, [manifest.decoder.embed[precision]]),
+        }
     return {**result, "passed": all(figures["passed"] for figures in result.values())}
+
+
+def _measure_table(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
+    """Figures of an inexact embedding table, of the tokens of `gate_sequences`."""
+    spec = artifact.manifest.decoder
+    sequences = gate_sequences(spec.vocab, spec.context)
+    opened = open_session(
+        artifact,
+        spec.embed[precision],
+        metadata.EMBED_TOKENS,
+        settings=DEFAULT_SETTINGS.for_precision(precision),
+    )
+    with component(opened) as session:
+        rows = [session.run(None, {"input_ids": ids[None]})[0][0] for ids in sequences]
+    least = cosine(np.concatenate(rows), np.concatenate(references.decoder.sequence_embeds))
+    return {"cosine": least, "passed": least >= PRECISIONS[precision].table_cosine}
 
 
 def _measure_lost(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
@@ -200,8 +225,8 @@ def _measure_lost(artifact: Artifact, references: References, precision: str) ->
     ids, features = gate_prompt(artifact, references), references.features
     with component(decoder):
         figures, _ = measure_logits(decoder, ids, references.decoder, features, sequences)
-    cosine = PRECISIONS[precision].logits_cosine
-    return {**figures, "passed": bool(figures["prompt_equal"] and figures["cosine"] >= cosine)}
+    least = PRECISIONS[precision].logits_cosine
+    return {**figures, "passed": bool(figures["prompt_equal"] and figures["cosine"] >= least)}
 
 
 def _bytes(artifact: Artifact, graphs: Sequence[str]) -> int:

@@ -81,6 +81,7 @@ class DecoderReference:
         scores: what is left of those once they went through what the checkpoint was published
             with, (steps, vocab); the highest is the token.
         sequence_logits: after each token of every sequence, (tokens, vocab) each.
+        sequence_embeds: what the embedding table has for these tokens, (tokens, hidden) each.
         dropping: what of the prompt went on inside the decoder, None where all of it did.
     """
 
@@ -89,6 +90,7 @@ class DecoderReference:
     logits: Floats
     scores: Floats
     sequence_logits: list[Floats] = field(default_factory=list)
+    sequence_embeds: list[Floats] = field(default_factory=list)
     dropping: Dropping | None = None
 
 
@@ -234,12 +236,13 @@ def decoder_reference(
         pick(reader.prefill(inputs, is_visual))
         while len(token_ids) < steps:
             pick(reader.step(embedding(torch.tensor([token_ids[-1:]]))))
-        read = [
-            model(inputs_embeds=embedding(torch.from_numpy(row)[None])).logits[0].numpy()
-            for row in sequences
-        ]
+        embeds = [embedding(torch.from_numpy(row)) for row in sequences]
+        read = [model(inputs_embeds=rows[None]).logits[0].numpy() for rows in embeds]
+        looked_up = [rows.float().numpy().copy() for rows in embeds]
         dropping = reader.dropping
-    return DecoderReference(ids, token_ids, np.stack(logits), np.stack(scores), read, dropping)
+    return DecoderReference(
+        ids, token_ids, np.stack(logits), np.stack(scores), read, looked_up, dropping
+    )
 
 
 @contextmanager

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.lists import Comma
+from pocketvlm.cli.lists import PATH, Comma
 from pocketvlm.cli.target import capped, takes_target
-from pocketvlm.cli.terminal import printable
+from pocketvlm.cli.terminal import echo, echo_json, printable
+from pocketvlm.files import user_path
 from pocketvlm_measure.cli.options import case_options
-from pocketvlm_measure.cli.output import check_outputs, printable_lines, write_text
+from pocketvlm_measure.cli.output import check_outputs, write_text
 from pocketvlm_measure.cli.target import case_defaults
 from pocketvlm_measure.evaluation.engines import ENGINES
 from pocketvlm_measure.evaluation.metrics import METRICS
@@ -22,17 +23,16 @@ if TYPE_CHECKING:
     from pocketvlm_measure.evaluation.run import OnBroken
     from pocketvlm_measure.evaluation.summary import Summary
 
-_FILE = click.Path(path_type=Path)
 _STDOUT = "-"
 
 
 @click.command(
     epilog="Example: pocketvlm evaluate my-artifact --data questions.jsonl --budget 576,144,64"
 )
-@click.argument("directory", metavar="DIR", type=_FILE)
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option(
     "--data",
-    type=_FILE,
+    type=PATH,
     required=True,
     metavar="FILE.jsonl",
     help="The questions; see docs/evaluate.md.",
@@ -91,7 +91,7 @@ _STDOUT = "-"
 )
 @click.option(
     "--answers",
-    type=_FILE,
+    type=PATH,
     metavar="FILE",
     help="The file that keeps the answers; named after DIR and the data if not given.",
 )
@@ -103,7 +103,7 @@ _STDOUT = "-"
 )
 @click.option(
     "--report",
-    type=_FILE,
+    type=PATH,
     metavar="OUT.html",
     help="Write one web page with plots and changed answers.",
 )
@@ -146,7 +146,11 @@ def evaluate(
     """
     outputs = [
         path
-        for path in (report, Path(json_to) if json_to not in (None, _STDOUT) else None, answers)
+        for path in (
+            report,
+            user_path(json_to) if json_to not in (None, _STDOUT) else None,
+            answers,
+        )
         if path
     ]
     check_outputs(outputs, [data])
@@ -189,7 +193,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
         )
     except KeyboardInterrupt:
-        click.echo(f"\nanswers so far are in {answers}: go on with --resume", err=True)
+        echo(f"\nanswers so far are in {answers}: go on with --resume", err=True)
         raise
     beside = None if published is None else BENCHMARKS[published].published
     _show(summarise(evaluation, other.of(evaluation), beside), json_to, report)
@@ -206,16 +210,16 @@ def _show(summary: Summary, json_to: str | None, report: Path | None) -> None:
 
         write_text(report, to_html(summary, machine))
     if json_to is not None:
-        text = json.dumps(to_dict(summary) | {"machine": machine}, ensure_ascii=False)
+        data = to_dict(summary) | {"machine": machine}
         if json_to != _STDOUT:
-            write_text(Path(json_to), f"{text}\n")
+            write_text(user_path(json_to), f"{json.dumps(data, ensure_ascii=False)}\n")
     if json_to == _STDOUT:
-        click.echo(text)
+        echo_json(data)
     else:
-        click.echo(printable(headline(summary)))
+        echo(printable(headline(summary)))
         for table in tables(summary):
-            click.echo(printable_lines(f"\n{table.text()}"))
+            echo(f"\n{table.text()}")
         for note in notes(summary):
-            click.echo(f"\n{printable(note)}")
+            echo(f"\n{printable(note)}")
     for warning in warnings(summary):
-        click.echo(f"warning: {printable(warning)}", err=True)
+        echo(f"warning: {printable(warning)}", err=True)

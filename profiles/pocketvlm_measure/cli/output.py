@@ -1,5 +1,4 @@
-"""Knows how commands that measure write their results: files in one step, text fit for a
-terminal."""
+"""Knows how commands that measure write their results to files: in one step."""
 
 from __future__ import annotations
 
@@ -7,7 +6,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
 
@@ -49,8 +47,3 @@ def write_text(path: Path, text: str) -> None:
         raise RequestError(
             f"{path} cannot be written ({error.strerror})", advice="give another file"
         ) from error
-
-
-def printable_lines(text: str) -> str:
-    """`printable`, line by line."""
-    return "\n".join(printable(line) for line in text.split("\n"))

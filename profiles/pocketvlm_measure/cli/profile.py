@@ -3,38 +3,35 @@ compared."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.lists import NUMBERS, SIZE, TEXT, Comma
+from pocketvlm.cli.lists import NUMBERS, PATH, SIZE, TEXT, Comma
 from pocketvlm.cli.target import capped, takes_target
-from pocketvlm.cli.terminal import printable
+from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 from pocketvlm_measure.cli.options import case_options
-from pocketvlm_measure.cli.output import check_outputs, printable_lines, write_text
+from pocketvlm_measure.cli.output import check_outputs, write_text
 from pocketvlm_measure.cli.target import profiling_defaults
 
 if TYPE_CHECKING:
     from pocketvlm.artifact import Artifact
     from pocketvlm_measure.profiler.result import Profile
 
-_FILE = click.Path(path_type=Path)
-
 
 @click.command(
     epilog="Example: pocketvlm profile my-artifact --image photo.jpg --budget 576,144,64"
 )
-@click.argument("directory", metavar="[DIR]", type=_FILE, required=False)
+@click.argument("directory", metavar="[DIR]", type=PATH, required=False)
 @click.option(
     "--image",
     "images",
     metavar="FILE",
     multiple=True,
-    type=_FILE,
+    type=PATH,
     help="A picture; noise if none is given.",
 )
 @click.option(
@@ -93,21 +90,21 @@ _FILE = click.Path(path_type=Path)
     "--output",
     "outputs",
     multiple=True,
-    type=_FILE,
+    type=PATH,
     metavar="FILE",
     help="Write the figures: .jsonl with llama-bench's keys and every sample, .csv, or .md for the "
     "tables.",
 )
 @click.option(
     "--report",
-    type=_FILE,
+    type=PATH,
     metavar="OUT.html",
     help="Write one web page with plots and kept patches.",
 )
 @click.option(
     "--compare",
     nargs=2,
-    type=_FILE,
+    type=PATH,
     metavar="A.jsonl B.jsonl",
     help="Compare two outputs instead of measuring.",
 )
@@ -202,16 +199,16 @@ def _show(measured: Profile, artifact: Artifact, report: Path | None, as_json: b
 
         write_text(report, to_html(measured, artifact))
     if as_json:
-        click.echo(json.dumps(to_dict(measured), ensure_ascii=False))
+        echo_json(to_dict(measured))
     else:
-        click.echo(printable(headline(measured)))
+        echo(printable(headline(measured)))
         for table in tables(measured):
-            click.echo(f"\n{table.text()}")
-        click.echo()
+            echo(f"\n{table.text()}")
+        echo()
         for note in notes(measured):
-            click.echo(printable(note))
+            echo(printable(note))
     for warning in measured.warnings():
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {printable(warning)}", err=True)
 
 
 def _compare(a: Path, b: Path, *, as_json: bool) -> None:
@@ -222,13 +219,11 @@ def _compare(a: Path, b: Path, *, as_json: bool) -> None:
     comparisons, differences = compare(a, b)
     if as_json:
         rows = [dataclasses.asdict(item) | {"verdict": item.verdict} for item in comparisons]
-        click.echo(
-            json.dumps({"a": str(a), "b": str(b), "differences": differences, "results": rows})
-        )
+        echo_json({"a": str(a), "b": str(b), "differences": differences, "results": rows})
         return
-    click.echo(printable_lines(comparison_table(comparisons).text()))
+    echo(comparison_table(comparisons).text())
     for difference in differences:
-        click.echo(f"warning: measured under other conditions: {printable(difference)}", err=True)
+        echo(f"warning: measured under other conditions: {printable(difference)}", err=True)
 
 
 def _writer(path: Path) -> Callable[[Profile], str]:

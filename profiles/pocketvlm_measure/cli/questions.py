@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 
-from pocketvlm.cli.terminal import printable
+from pocketvlm.cli.lists import PATH
+from pocketvlm.cli.terminal import echo, printable
 from pocketvlm_measure.evaluation.public import BENCHMARKS
-
-_PATH = click.Path(path_type=Path)
 
 
 def _help() -> str:
@@ -33,21 +32,19 @@ def _help() -> str:
     "-o gqa.jsonl",
 )
 @click.argument("benchmark", type=click.Choice(list(BENCHMARKS)))
-@click.argument("files", metavar="FILE...", type=_PATH, nargs=-1, required=True)
+@click.argument("files", metavar="FILE...", type=PATH, nargs=-1, required=True)
 @click.option(
     "--images",
-    type=_PATH,
+    type=PATH,
     required=True,
     metavar="FOLDER",
     help="Where the benchmark's pictures are.",
 )
 @click.option(
-    "-o", "--output", type=_PATH, required=True, metavar="OUT.jsonl", help="The set to write."
+    "-o", "--output", type=PATH, required=True, metavar="OUT.jsonl", help="The set to write."
 )
 def questions(benchmark: str, files: tuple[Path, ...], images: Path, output: Path) -> None:
     """Convert the files of a benchmark and say with which metric to evaluate the set."""
     chosen = BENCHMARKS[benchmark]
     count = chosen.convert(files, images, output)
-    click.echo(
-        printable(f"{output}: {count} questions; evaluate them with --metric {chosen.metric}")
-    )
+    echo(printable(f"{output}: {count} questions; evaluate them with --metric {chosen.metric}"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import RequestError
@@ -71,5 +70,5 @@ def against(baseline: str | None, asked: Sequence[Subject], workers: int) -> Aga
         )
     cases = [case for subject in asked for case in subject.cases]
     pairs = baseline_cases(artifact.manifest, cases)
-    others = subjects(Path(baseline), artifact, dict.fromkeys(pairs.values()), workers)
+    others = subjects(artifact.root, artifact, dict.fromkeys(pairs.values()), workers)
     return Against(None, artifact.manifest.content_id, pairs, others)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pocketvlm.errors import RequestError
+from pocketvlm.files import user_path
 from pocketvlm.locks import locked
 from pocketvlm_measure.evaluation.asking import Reply
 from pocketvlm_measure.evaluation.plan import Key, Subject
@@ -51,7 +52,7 @@ class Journal:
             RequestError: the file exists and is not to be resumed, is of another run, damaged, not
                 writable, or another process writes it.
         """
-        self.path = path
+        self.path = path = user_path(path)
         self.replies: dict[Key, Reply] = {}
         with ExitStack() as held:
             held.enter_context(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pocketvlm.artifact import Artifact, Manifest, pick_graph, serving_graph
 from pocketvlm.layouts import caps_within, layout_config, make_layout
+from pocketvlm.limits import whole
 from pocketvlm.ort.settings import physical_cores
 from pocketvlm_measure.cases import Case, has_precision
 from pocketvlm_measure.evaluation.questions import Question
@@ -64,6 +65,7 @@ def subjects(
     folder: Path, artifact: Artifact, cases: Iterable[Case], workers: int = 1
 ) -> list[Subject]:
     """The cases by family; several workers share the cores where no number of threads is given."""
+    workers = whole(workers, "workers", least=1)
     by_family: dict[tuple[str, str, str, int], list[Case]] = {}
     for case in cases:
         threads = case.threads or (None if workers == 1 else max(1, physical_cores() // workers))

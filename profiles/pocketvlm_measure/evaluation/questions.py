@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import PictureError, RequestError
+from pocketvlm.files import user_path
+from pocketvlm.limits import whole
 from pocketvlm.media.pictures import Picture, PictureLimits
 from pocketvlm_targets.text import without_mark
 
@@ -82,6 +84,8 @@ def read_questions(path: Path, limit: int | None = None) -> QuestionSet:
     Raises:
         PocketVLMError: the file cannot be read, or has no sound line.
     """
+    path = user_path(path)
+    limit = None if limit is None else whole(limit, "limit", least=1)
     questions: list[Question] = []
     broken: list[Broken] = []
     digest = hashlib.sha256()
@@ -107,7 +111,7 @@ def picture_of(reference: str) -> Picture:
     """What `open_picture` takes, of an image in a question; raises `PocketVLMError` for a damaged
     data URI."""
     if not reference.startswith(_DATA):
-        return Path(reference)
+        return user_path(reference)
     head, comma, body = reference.partition(",")
     if not comma or not head.endswith(";base64"):
         raise PictureError(
@@ -182,4 +186,4 @@ def _texts(row: dict[str, Any], key: str) -> tuple[str, ...]:
 
 def _place(image: str, folder: Path) -> str:
     """Absolute, so that another process finds it."""
-    return image if image.startswith(_DATA) else str(folder / image)
+    return image if image.startswith(_DATA) else str(folder / user_path(image))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pocketvlm.errors import RequestError
+from pocketvlm.limits import whole
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.evaluation.asking import Reply
 from pocketvlm_measure.evaluation.engines.base import Engine
@@ -78,6 +79,7 @@ def evaluate(
         PocketVLMError: something was refused and ``on_broken`` is ``"stop"``, no question is left,
             or see `Journal`. What was answered until then is kept.
     """
+    max_new_tokens = whole(max_new_tokens, "max_new_tokens", least=1)
     questions, broken = _askable(data, metric)
     if on_broken == "stop" and broken:
         raise _refusal(data, min(broken, key=lambda item: item.line))

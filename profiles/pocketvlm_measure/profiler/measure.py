@@ -13,6 +13,7 @@ from typing import Any
 
 from pocketvlm.artifact import Artifact, pick_graph
 from pocketvlm.errors import EngineError, error_from_dict
+from pocketvlm.limits import whole
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.machine import Machine
 from pocketvlm_measure.profiler.once import Sample
@@ -57,6 +58,9 @@ def profile(
         PocketVLMError: the question is refused, or a run failed; ``after_turn`` was called with
             what had been measured.
     """
+    repeat, warmup = whole(repeat, "repeat", least=1), whole(warmup, "warmup", least=0)
+    if memory_limit is not None:
+        memory_limit = whole(memory_limit, "memory_limit", least=0)
     check_question(artifact, question, max(case.budget for case in cases))
     folder = str(artifact.root.resolve())
     results = {case: Result(case, question.pictures, artifact.manifest) for case in cases}

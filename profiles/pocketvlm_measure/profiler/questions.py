@@ -14,7 +14,7 @@ from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import check_room
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import TileGrid, counting_layout
-from pocketvlm.limits import PictureLimits
+from pocketvlm.limits import PictureLimits, settle_numbers, whole
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.messages import check_medium
 from pocketvlm.text.prompts import Prompter
@@ -39,6 +39,12 @@ class Question:
     images: tuple[str, ...] = ()
     new_tokens: int = 16
     picture_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        settle_numbers(self)
+        whole(self.new_tokens, "new_tokens", least=1)
+        for side in self.picture_size or ():
+            whole(side, "picture_size", least=1)
 
     @classmethod
     def of(cls, stated: Mapping[str, Any]) -> Self:

@@ -22,8 +22,8 @@ from pocketvlm.artifact.manifest import (
     files_digest,
 )
 from pocketvlm.errors import ArtifactError, RequestError
-from pocketvlm.files import read_text
-from pocketvlm.limits import check_int
+from pocketvlm.files import read_text, user_path
+from pocketvlm.limits import whole
 
 __all__ = [
     "MANIFEST_NAME",
@@ -81,7 +81,7 @@ class Artifact:
             PocketVLMError: no such folder, a damaged or unknown manifest, a file that differs from
                 it.
         """
-        root = Path(path)
+        root = user_path(path)
         manifest = _read_manifest(root)
         if not manifest.parity.passed and not allow_rejected:
             raise ArtifactError(
@@ -102,7 +102,7 @@ class Artifact:
         """
         if context is None:
             return self
-        check_int(context, "context")
+        context = whole(context, "context")
         if context < 1:
             raise RequestError(
                 f"context {context}",
@@ -116,9 +116,12 @@ class Artifact:
         return replace(self, manifest=replace(self.manifest, decoder=decoder))
 
     def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
-        """The same artifact for smaller pictures, see the class; what is refused is refused where
-        its layout is made."""
-        return replace(self, max_pixels=max_pixels, max_tiles=max_tiles)
+        """The same artifact for smaller pictures, see the class; what is no whole number is refused
+        here, the rest where its layout is made."""
+        caps = {"max_pixels": max_pixels, "max_tiles": max_tiles}
+        return replace(
+            self, **{name: cap if cap is None else whole(cap, name) for name, cap in caps.items()}
+        )
 
     def path(self, name: str) -> Path:
         """The absolute path of a file listed in the manifest; raises `PocketVLMError` for any other

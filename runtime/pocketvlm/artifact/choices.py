@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pocketvlm.artifact.manifest import Manifest
 from pocketvlm.errors import RequestError
-from pocketvlm.limits import check_int
+from pocketvlm.limits import whole
 
 
 def is_nested(manifest: Manifest) -> bool:
@@ -38,7 +38,7 @@ def pick_graph(manifest: Manifest, budget: int | None) -> int:
         RequestError: no graph serves it.
     """
     requested = manifest.pruning.default_budget if budget is None else budget
-    check_int(requested, "budget")
+    requested = whole(requested, "budget")
     graph = serving_graph(manifest, requested)
     if graph is not None:
         return graph

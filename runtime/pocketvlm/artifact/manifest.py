@@ -17,6 +17,7 @@ import fastjsonschema
 
 from pocketvlm.artifact.metadata import DECODER, FASTV_DECODER
 from pocketvlm.errors import ArtifactError
+from pocketvlm.limits import settle_numbers, whole
 
 SCHEMA_VERSION = "2.0"
 MANIFEST_NAME = "pocketvlm.json"
@@ -128,6 +129,11 @@ class FastV:
 
     layer: int
     keep: int
+
+    def __post_init__(self) -> None:
+        settle_numbers(self)
+        for name in ("layer", "keep"):
+            whole(getattr(self, name), f"fastv_{name}")
 
 
 @dataclass(frozen=True)

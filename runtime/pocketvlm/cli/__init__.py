@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from pocketvlm import __version__
 from pocketvlm.cli.streams import standard_streams
 from pocketvlm.cli.target import naming_target
-from pocketvlm.cli.terminal import printable, replace_unknown_characters
+from pocketvlm.cli.terminal import echo, printable, printable_lines, replace_unknown_characters
 from pocketvlm.errors import PocketVLMError, RequestError
 
 # Packages whose dependencies are an extra of the distribution that their commands come with.
@@ -58,10 +58,13 @@ class PluginGroup(click.Group):
         except PocketVLMError as error:
             if (ctx.obj or {}).get("debug"):
                 raise
-            click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+            echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
             ctx.exit(error.exit_code)
+        except click.ClickException as error:  # which click prints with the words of options in it
+            error.message = printable_lines(error.message)
+            raise
         except KeyboardInterrupt:
-            click.echo("\ninterrupted", err=True)
+            echo("\ninterrupted", err=True)
             ctx.exit(_INTERRUPTED)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.lists import PATH
 from pocketvlm.cli.options import answering_options
 from pocketvlm.cli.run import summary
 from pocketvlm.cli.streams import input_lines
-from pocketvlm.cli.terminal import print_pieces, printable
+from pocketvlm.cli.terminal import echo, echo_json, print_pieces, printable
 from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.files import user_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,7 +30,7 @@ _COMMANDS = "/image FILE, /video FILE, /reset, /quit"
 
 
 @click.command(epilog="Example: pocketvlm chat my-artifact --image photo.jpg")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @answering_options
 @click.option(
     "--json",
@@ -64,7 +65,7 @@ def chat(
     for video in videos:
         conversation.show_clip(video)
     if conversation.interactive:
-        click.echo(f"{vlm.decoder}; {_COMMANDS}", err=True)
+        echo(f"{vlm.decoder}; {_COMMANDS}", err=True)
     conversation.run()
     if conversation.refused and not conversation.interactive:
         ctx.exit(PocketVLMError.exit_code)
@@ -112,9 +113,9 @@ class _Conversation:
     def _obey(self, line: str) -> None:
         command, _, argument = line.partition(" ")
         if command == "/image" and argument:
-            self.show(Path(argument.strip()).expanduser())
+            self.show(user_path(argument.strip()))
         elif command == "/video" and argument:
-            self.show_clip(Path(argument.strip()).expanduser())
+            self.show_clip(user_path(argument.strip()))
         elif command == "/reset":
             self._chat.reset()
             self._pictures, self._clips = [], []
@@ -132,28 +133,22 @@ class _Conversation:
         with interrupts_stop(stream):
             if self._as_json:
                 answer = dataclasses.asdict(stream.answer)
-                click.echo(
-                    json.dumps(
-                        answer | {"dropped_turns": self._chat.dropped_turns}, ensure_ascii=False
-                    )
-                )
+                echo_json(answer | {"dropped_turns": self._chat.dropped_turns})
                 return
             print_pieces(stream)
         if sys.stderr.isatty():
-            click.echo(summary(stream.answer), err=True)
+            echo(summary(stream.answer), err=True)
             if (more := self._chat.dropped_turns - dropped) > 0:
-                click.echo(
-                    f"the context is full: the oldest {more} questions were dropped", err=True
-                )
+                echo(f"the context is full: the oldest {more} questions were dropped", err=True)
 
     def _refuse(self, error: PocketVLMError) -> None:
         self.refused = True
         message = printable(" ".join(str(error).split()))
         if self._as_json:
             fields = {name: printable(value) for name, value in error.to_dict().items()}
-            click.echo(json.dumps({"error": message, **fields}, ensure_ascii=False))
+            echo_json({"error": message, **fields})
         else:
-            click.echo(f"error: {message}", err=True)
+            echo(f"error: {message}", err=True)
 
     def _lines(self) -> Iterator[str]:
         """Stripped lines of standard input, with line editing on a terminal."""
@@ -170,9 +165,9 @@ def _typed_lines() -> Iterator[str]:
         try:
             yield input("> ").strip()
         except KeyboardInterrupt:
-            click.echo("\n/quit or Ctrl-D ends", err=True)
+            echo("\n/quit or Ctrl-D ends", err=True)
         except EOFError:
-            click.echo()
+            echo()
             return
 
 

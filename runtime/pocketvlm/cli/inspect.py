@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli.lists import BUDGET
+from pocketvlm.cli.lists import BUDGET, PATH
 from pocketvlm.cli.options import cap_options
-from pocketvlm.cli.terminal import printable
+from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
 
@@ -24,22 +24,20 @@ _LONGEST_VALUE = 60  # characters of a setting
 
 
 @click.command(epilog="Example: pocketvlm inspect my-artifact --image photo.jpg --overlay kept.png")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option(
     "--image",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="A picture to draw the kept patches of.",
 )
 @click.option(
     "--video",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="A clip instead, frame beside frame.",
 )
-@click.option(
-    "--overlay", type=click.Path(path_type=Path), metavar="OUT.png", help="The drawing to write."
-)
+@click.option("--overlay", type=PATH, metavar="OUT.png", help="The drawing to write.")
 @click.option(
     "--budget",
     type=BUDGET,
@@ -89,12 +87,12 @@ def inspect(
     if medium is not None and overlay is not None:
         kept = draw_overlay(artifact, medium, overlay, budget, is_clip=video is not None)
     if as_json:
-        click.echo(json.dumps(facts(artifact.manifest) | kept, ensure_ascii=False))
+        echo_json(facts(artifact.manifest) | kept)
         return
     for line in describe(artifact):
-        click.echo(printable(line))
+        echo(printable(line))
     if kept:
-        click.echo(f"overlay    {kept['overlay']}: {len(kept['kept_indices'])} patches kept")
+        echo(f"overlay    {kept['overlay']}: {len(kept['kept_indices'])} patches kept")
 
 
 def draw_overlay(

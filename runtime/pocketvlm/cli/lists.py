@@ -1,12 +1,16 @@
-"""Knows the values that options take beside click's own: texts, comma-separated lists, budgets,
-sizes."""
+"""Knows the values that options take beside click's own: paths, texts, comma-separated lists,
+budgets, sizes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+
+from pocketvlm.files import user_path
 
 
 class Comma(click.ParamType):
@@ -65,6 +69,14 @@ class _Budget(click.ParamType):
             self.fail(f"{value!r} is not a whole number", param, ctx)
 
 
+class _Path(click.Path):
+    """A path, ``~`` expanded also where a shell does not do it, as in ``--image=~/photo.jpg``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """See `user_path`."""
+        return user_path(os.fsdecode(super().convert(value, param, ctx)))
+
+
 class _Text(click.ParamType):
     """A text; a shell that fills in a file's (``"$(cat FILE)"``) may put a byte order mark before
     it."""
@@ -93,6 +105,7 @@ class _Size(click.ParamType):
         return int(first), int(second)
 
 
+PATH = _Path()
 TEXT = _Text()
 SIZE = _Size()
 NUMBERS = Comma("whole numbers", int)

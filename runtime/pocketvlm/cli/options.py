@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pocketvlm.cli.lists import BUDGET, TEXT, refuse_auto
+from pocketvlm.cli.lists import BUDGET, PATH, TEXT, refuse_auto
 from pocketvlm.cli.target import answering_defaults, settled_caps, takes_target
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _IMAGE = click.option(
     "images",
     metavar="FILE",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A picture; repeat for several. <image> in the prompt places one, else they come first.",
 )
 _VIDEO = click.option(
@@ -33,7 +33,7 @@ _VIDEO = click.option(
     "videos",
     metavar="FILE",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A clip, for models that read clips; <video> in the prompt places one.",
 )
 _CAPS = [
@@ -91,7 +91,7 @@ _MODEL = [
     click.option(
         "--feature-cache",
         metavar="FOLDER",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Keep the features of pictures here, so that none is encoded twice.",
     ),
 ]

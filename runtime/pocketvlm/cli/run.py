@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.answer import Answer
-from pocketvlm.cli.lists import TEXT
+from pocketvlm.cli.lists import PATH, TEXT
 from pocketvlm.cli.options import answering_options
 from pocketvlm.cli.streams import input_text
-from pocketvlm.cli.terminal import print_pieces
+from pocketvlm.cli.terminal import echo, echo_json, print_pieces
 
 if TYPE_CHECKING:
     from pocketvlm import VLM, Sampling
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog="Example: pocketvlm run my-artifact --image photo.jpg --prompt 'What is in the picture?'"
 )
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option(
     "--prompt",
     type=TEXT,
@@ -58,11 +57,11 @@ def run(
     asked = vlm if system is None else vlm.chat(system=system)
     stream = asked.stream(prompt, images, videos=videos, sampling=sampling)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(stream.answer), ensure_ascii=False))
+        echo_json(dataclasses.asdict(stream.answer))
         return
     print_pieces(stream)
     if sys.stderr.isatty():
-        click.echo(summary(stream.answer), err=True)
+        echo(summary(stream.answer), err=True)
 
 
 def summary(answer: Answer) -> str:

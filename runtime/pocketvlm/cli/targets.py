@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli.terminal import printable
+from pocketvlm.cli.terminal import echo, echo_json, printable
 
 if TYPE_CHECKING:
     from pocketvlm_targets import Target
@@ -35,17 +35,17 @@ def targets(target: str | None, as_json: bool) -> None:
     if target is None:
         listed = {name: load_target(name).description for name in target_names()}
         if as_json:
-            click.echo(json.dumps({"targets": listed}, ensure_ascii=False))
+            echo_json({"targets": listed})
             return
         for name, description in listed.items():
-            click.echo(f"{name:<16} {description}")
+            echo(printable(f"{name:<16} {description}"))
         return
     loaded = load_target(target)
     if as_json:
-        click.echo(json.dumps(facts(loaded), ensure_ascii=False))
+        echo_json(facts(loaded))
         return
     for line in describe(loaded):
-        click.echo(printable(line))
+        echo(printable(line))
 
 
 def facts(target: Target) -> dict[str, Any]:

@@ -3,7 +3,6 @@ checkpoint."""
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.inspect import figures_text, pixels_text
-from pocketvlm.cli.terminal import printable
+from pocketvlm.cli.lists import PATH
+from pocketvlm.cli.terminal import echo, echo_json
 from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: pocketvlm verify my-artifact --against llava-hf/llava-1.5-7b-hf")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option(
     "--against",
     metavar="MODEL",
@@ -39,16 +39,16 @@ def verify(directory: Path, against: str | None, as_json: bool) -> None:
     if against is not None:
         result["against"] = {"model": against, **_reference()(directory, against)}
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False))
+        echo_json(result)
         return
-    click.echo(f"{directory}: {result['files']} files and {len(result['graphs'])} graphs are whole")
+    echo(f"{directory}: {result['files']} files and {len(result['graphs'])} graphs are whole")
     if against is not None:
-        click.echo(f"equal to {against} within the bounds of the parity check")
+        echo(f"equal to {against} within the bounds of the parity check")
         for part in ("vision", "decoder", "by_precision"):
             if figures := result["against"].get(part):
-                click.echo(f"  {part}: {printable(figures_text(figures))}")
+                echo(f"  {part}: {figures_text(figures)}")
         if pixels := result["against"].get("pixels"):
-            click.echo(f"  pixels: {printable(pixels_text(pixels))}")
+            echo(f"  pixels: {pixels_text(pixels)}")
 
 
 def check_contents(artifact: Artifact) -> dict[str, Any]:

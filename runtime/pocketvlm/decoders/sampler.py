@@ -151,7 +151,8 @@ def make_processors(
         least = 0
     biases = steps.group_sequences(asked.sequence_bias or ())
     banned = steps.group_sequences([(word, 0.0) for word in words])
-    until, end = asked.max_new_tokens + prompt, {"eos_token_ids": eos}
+    until = asked.max_new_tokens + prompt
+    end_later = partial(steps.delay_end, eos_token_ids=eos)
     return _in_use(
         (len(biases) > 0, partial(steps.bias_sequences, groups=biases)),
         (favour != 1, partial(steps.favour_prompt, prompt=prompt, penalty=favour)),
@@ -159,11 +160,14 @@ def make_processors(
         (size > 0, partial(steps.ban_repeated_ngrams, size=size)),
         (prompt_size > 0, partial(steps.ban_prompt_ngrams, prompt=prompt, size=prompt_size)),
         (len(banned) > 0, partial(steps.ban_sequences, groups=banned)),
-        (least > 0, partial(steps.delay_end, prompt=0, min_new_tokens=least, **end)),
-        (least_new > 0, partial(steps.delay_end, prompt=prompt, min_new_tokens=least_new, **end)),
+        (least > 0, partial(end_later, prompt=0, min_new_tokens=least)),
+        (least_new > 0, partial(end_later, prompt=prompt, min_new_tokens=least_new)),
         (len(last) > 0, partial(steps.force_last, length=until, token_ids=last)),
         (bool(asked.remove_invalid_values), steps.remove_invalid),
-        (factor != 1, partial(steps.hasten_end, start=prompt + start, factor=factor, **end)),
+        (
+            factor != 1,
+            partial(steps.hasten_end, start=prompt + start, factor=factor, eos_token_ids=eos),
+        ),
         (len(never) > 0, partial(steps.suppress, token_ids=never)),
         (len(first) > 0, partial(steps.suppress_first, prompt=prompt, token_ids=first)),
     )

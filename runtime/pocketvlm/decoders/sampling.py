@@ -12,7 +12,7 @@ import numpy as np
 
 from pocketvlm.artifact.manifest import Generation
 from pocketvlm.errors import ArtifactError, RequestError
-from pocketvlm.limits import is_int
+from pocketvlm.limits import is_int, settle_numbers
 
 Base = Literal["greedy", "checkpoint"]
 TokenIds = tuple[int, ...]
@@ -89,6 +89,7 @@ class Sampling:
     remove_invalid_values: bool | None = None
 
     def __post_init__(self) -> None:
+        settle_numbers(self)
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, list):  # as they come from JSON
@@ -185,7 +186,7 @@ def _as_tuples(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    numeric = isinstance(value, (int, float, np.integer, np.floating))
+    numeric = isinstance(value, (int, float))
     return numeric and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import ArtifactError, RequestError
-from pocketvlm.limits import check_int
+from pocketvlm.limits import whole
 
 if TYPE_CHECKING:
     from pocketvlm.media.preprocessing import Preprocessor
@@ -336,7 +336,7 @@ def no_cap(layout: str, setting: str, reason: str) -> RequestError:
 def check_cap(given: int, own: int, setting: str, least: int = 1) -> int:
     """Return a limit that is no more than the artifact's ``own``; raises `RequestError` for any
     other, or one below ``least``."""
-    check_int(given, setting)
+    given = whole(given, setting)
     if not least <= given <= own:
         raise RequestError(
             f"{setting} {given}",

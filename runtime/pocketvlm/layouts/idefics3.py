@@ -308,13 +308,14 @@ def geometry_of(processor_config: Mapping[str, Any]) -> tuple[int, bool, int, bo
     resizes, splits = (
         processor_config.get(name) is not False for name in ("do_resize", "do_image_splitting")
     )
-    if not (_is_edge(edge) and (_is_edge(longest) or not resizes)):
+    if not resizes and _is_edge(edge):
+        most_tiles = min(math.isqrt(_MOST_TILES), 4 * _MOST_EDGE // edge)
+        return edge * most_tiles, splits, edge, resizes
+    if not (_is_edge(longest) and _is_edge(edge)):
         raise ArtifactError(
             f"the image processor has size {size}, max_image_size {most}",
             expected="a longest_edge of whole pixels in both",
         )
-    if not resizes:
-        longest = edge * min(math.isqrt(_MOST_TILES), 4 * _MOST_EDGE // edge)
     return longest, splits, edge, resizes
 
 

@@ -158,7 +158,7 @@ def how_to_read(
         PictureError: not even decoding it fits.
     """
     pixels, own, beside = image.width * image.height, 0.0, 0.0
-    if getattr(image, "tile", None):  # not yet decoded
+    if file is not None or getattr(image, "tile", None):  # not yet decoded
         own = _bytes_of(image.mode)
         beside = ({**COMMON, **RARE}.get(image.format or "") or _nothing)(image)
         beside += file.buffered if file is not None else 0.0

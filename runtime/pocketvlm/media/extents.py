@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-_MOST_ELEMENTS = 5_000_000  # looked at in one file; whole ones within the limits have fewer
+_MOST_ELEMENTS = 1_000_000  # looked at in one part; whole files within the limits have fewer
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675  # of Matroska; live recordings state no size of them
+_MP4_STARTS = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
+_TABLES = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"})
+_SIZES = frozenset({b"stsz", b"stz2"})  # tables of the sizes of samples
+_MOST_PARTS = 200_000  # tracks and fragments with tables in them
 _BOXES = frozenset({b"mdat", b"moov", b"moof"})  # of MP4; others are no loss
 
 
@@ -31,11 +36,67 @@ def ends_early(source: BinaryIO) -> bool:
     start = source.read(12)
     if start.startswith(b"\x1a\x45\xdf\xa3"):
         return _matroska_ends_early(source, size)
-    if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+    if start[4:8] in _MP4_STARTS:
         return _mp4_ends_early(source, size)
     if start.startswith((b"GIF87a", b"GIF89a")):
         return _gif_ends_early(source)
     return False
+
+
+def samples_stated(source: BinaryIO) -> int:
+    """How many frames and pieces of sound the tables of an MP4 or MOV file state, for which FFmpeg
+    takes memory before it reads any; 0 of other files.
+
+    The tables may state them without having a byte for each.
+    """
+    size = source.seek(0, os.SEEK_END)
+    source.seek(4)
+    if source.read(4) not in _MP4_STARTS:
+        return 0
+    total, parts = 0, [(0, size, False)]
+    while parts and len(parts) <= _MOST_PARTS:
+        at, end, sound = parts.pop()
+        boxes = list(_boxes(source, at, end))
+        tables = {kind: _read_at(source, start, 20) for kind, start, _ in boxes}
+        if handler := tables.get(b"hdlr"):
+            sound = handler[8:12] == b"soun"
+        parts += [(start, stop, sound) for kind, start, stop in boxes if kind in _TABLES]
+        if b"cmov" in tables:  # compressed tables, which nobody writes any more
+            return 1 << 62
+        durations = tables.get(b"stts", b"")
+        # Uncompressed sound is taken many samples at a time.
+        if not (sound and durations[4:8] + durations[12:16] == b"\0\0\0\1" * 2):
+            total += _sum(source, (start + 8 for kind, start, _ in boxes if kind in _SIZES))
+        total += _sum(source, (start + 4 for kind, start, _ in boxes if kind == b"trun"))
+    return total if not parts else 1 << 62
+
+
+def _sum(source: BinaryIO, places: Iterable[int]) -> int:
+    return sum(int.from_bytes(_read_at(source, at, 4), "big") for at in places)
+
+
+def _read_at(source: BinaryIO, at: int, count: int) -> bytes:
+    source.seek(at)
+    return source.read(count)
+
+
+def _boxes(source: BinaryIO, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(type, first byte of the content, end) of the boxes in a part of an MP4 file, as far as they
+    can be followed."""
+    for _ in range(_MOST_ELEMENTS):
+        head = _read_at(source, at, 16) if at < end else b""
+        if len(head) < 8:
+            return
+        length, kind = struct.unpack(">I4s", head[:8])
+        start = at + 8
+        if length == 1 and len(head) == 16:
+            (length,), start = struct.unpack(">Q", head[8:]), at + 16
+        elif length == 0:
+            length = end - at
+        if length < 8:
+            return
+        yield kind, start, at + length
+        at += length
 
 
 def _matroska_ends_early(source: BinaryIO, size: int) -> bool:
@@ -71,21 +132,7 @@ def _ebml_number(data: bytes, *, keep_marker: bool = False) -> tuple[int, int]:
 
 
 def _mp4_ends_early(source: BinaryIO, size: int) -> bool:
-    at = 0
-    for _ in range(_MOST_ELEMENTS):
-        source.seek(at)
-        head = source.read(16)
-        if len(head) < 8:
-            return False
-        length, kind = struct.unpack(">I4s", head[:8])
-        if length == 1 and len(head) == 16:
-            (length,) = struct.unpack(">Q", head[8:])
-        if length < 8:  # 0: up to the end of the file
-            return False
-        at += length
-        if at > size:
-            return kind in _BOXES
-    return False
+    return any(end > size and kind in _BOXES for kind, _start, end in _boxes(source, 0, size))
 
 
 def _gif_ends_early(source: BinaryIO) -> bool:

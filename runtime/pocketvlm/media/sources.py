@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from typing import BinaryIO
 
 from pocketvlm.errors import PictureError
+from pocketvlm.files import user_path
 
 
 def open_regular(name: str, what: str) -> tuple[BinaryIO, int]:
@@ -27,8 +27,9 @@ def open_regular(name: str, what: str) -> tuple[BinaryIO, int]:
     # Without waiting, in case a pipe takes its place after the first look.
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        _check_regular(Path(name).stat(), name, what)
-        stream = os.fdopen(os.open(name, flags), "rb")
+        path = user_path(name)
+        _check_regular(path.stat(), name, what)
+        stream = os.fdopen(os.open(path, flags), "rb")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise PictureError(

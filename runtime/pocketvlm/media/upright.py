@@ -4,7 +4,7 @@ is never there a third time.
 The steps are those of transformers' ``convert_to_rgb`` (transparency on white, then RGB), after the
 orientation that EXIF states. Meant to differ: 16-bit greys keep their upper byte, where Pillow's
 conversion makes everything above 255 white; so do 32-bit ones with values beyond 255. Premultiplied
-alpha and palettes with alpha count as transparency.
+alpha and palettes with alpha count as transparency; the band A of LAB does not.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pocketvlm.errors import PictureError, PocketVLMError
 from pocketvlm.limits import PictureLimits, VideoLimits
-from pocketvlm.media.extents import ends_early
+from pocketvlm.media.extents import ends_early, samples_stated
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.media.sources import open_regular
 
@@ -33,6 +33,7 @@ Video = str | os.PathLike[str] | bytes | Sequence[Frame]
 # addresses.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,gif"
 _ADVICE = "give a whole MP4, WebM, MKV, AVI or MPEG-TS file"
+_MOST_SAMPLES = 2_000_000  # in the tables of MP4; FFmpeg takes some 70 bytes for each
 _OTHER_PACKETS = 20  # of sound and text, for each frame that a clip may have
 
 
@@ -64,6 +65,11 @@ def open_video(video: Video, count: int, limits: VideoLimits | None = None) -> l
     with _source(video, name, limits) as source, _decoding(name):
         if ends_early(source):
             raise PictureError(f"{name} is truncated", advice=_ADVICE)
+        if samples_stated(source) > _MOST_SAMPLES:
+            raise PictureError(
+                f"{name} states more than {_MOST_SAMPLES} frames and pieces of sound",
+                advice="give a shorter clip",
+            )
         clip = _Clip(library, source, name, limits, time.monotonic() + limits.max_seconds)
         expected = clip.survey()
         frames, decoded = clip.take(count, expected)

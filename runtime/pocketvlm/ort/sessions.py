@@ -73,9 +73,12 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     providers = [(provider.name, dict(provider.options)) for provider in settings.providers]
-    with ort_errors(f"{artifact.root / name} cannot be opened by ONNX Runtime {ort.__version__}"):
+    with (
+        ort_errors(f"{artifact.root / name} cannot be opened by ONNX Runtime {ort.__version__}"),
+        upstream.ort_path(path) as opened,
+    ):
         session = ort.InferenceSession(
-            path, options, providers=providers, **upstream.ORT_SESSION_ARGUMENTS
+            opened, options, providers=providers, **upstream.ORT_SESSION_ARGUMENTS
         )
     _check_metadata(f"{artifact.root / name}", session, artifact.manifest, kind, budget)
     signature(artifact.manifest, kind, budget).check(f"{artifact.root / name}", session)
@@ -87,7 +90,7 @@ def ort_errors(what: str) -> Iterator[None]:
     """Turn what ONNX Runtime raises into a one-line `PocketVLMError` that begins with ``what``."""
     try:
         yield
-    except upstream.ort_errors() as error:
+    except (*upstream.ort_errors(), OSError) as error:
         raise EngineError(f"{what}: {first_line(error)}") from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from pocketvlm.errors import RequestError
-from pocketvlm.limits import check_int
+from pocketvlm.limits import check_int, plain, settle_numbers
 
 CPU_PROVIDER: Final = "CPUExecutionProvider"  # every build of ONNX Runtime has it
 ProviderOption = str | int | float | bool
@@ -34,7 +34,8 @@ class Provider:
     options: Mapping[str, ProviderOption] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", dict(self.options))  # the caller's may change later
+        options = {name: plain(value) for name, value in self.options.items()}
+        object.__setattr__(self, "options", options)  # the caller's may change later
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class EngineSettings:
     providers: tuple[Provider, ...] = (Provider(CPU_PROVIDER),)
 
     def __post_init__(self) -> None:
+        settle_numbers(self)
         check_threads(self.threads)
         if isinstance(self.providers, list):
             object.__setattr__(self, "providers", tuple(self.providers))

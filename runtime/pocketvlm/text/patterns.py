@@ -19,8 +19,6 @@ _PUBLISHED = frozenset(
         r"\s+$",
         r"\s{4}(?!\S)",
         r"\s{1,2}(?!\S)",
-        r"(?=(\d{3})+(?!\d))",
-        r"\d{1,3}(?=(?:\d{3})*\b)",
         r"<sentinel:[0-9]+>",
         r"(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
         r"[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+",

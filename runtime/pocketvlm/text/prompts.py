@@ -4,6 +4,7 @@ processor."""
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -27,6 +28,8 @@ from pocketvlm.text.messages import (
 )
 from pocketvlm.text.templates import ChatTemplate
 from pocketvlm.text.tokenizer_files import MAX_BYTES, read_tokenizer
+
+_MAX_SPACE = 4096  # in a row: published tokenizers read them in quadratic time
 
 
 class Prompter:
@@ -306,6 +309,12 @@ def _part(picture: EmbeddingSegment, start: int, end: int) -> EmbeddingSegment:
 
 
 def _token_ids(tokenizer: tokenizers.Tokenizer, text: str, *, add_special: bool) -> list[int]:
+    if any(len(space[0]) > _MAX_SPACE for space in re.finditer(r"\s+", text)):
+        raise RequestError(
+            "the prompt has thousands of spaces or line breaks in a row",
+            expected=f"at most {_MAX_SPACE}",
+            setting="prompt",
+        )
     with library_errors(  # a lone surrogate, what a vocabulary lacks
         lambda reason: RequestError(
             f"the tokenizer cannot read the prompt ({reason})", advice="give valid Unicode text"

@@ -20,12 +20,14 @@ _MAX_TOKENS = 1 << 20
 _MAX_MERGES = 1 << 21
 _MAX_ADDED = 100_000
 _MAX_TOKEN = 4096  # characters
+_MAX_PIECE = 64  # of Unigram, which tries every piece at every place; SentencePiece makes 16
 _MAX_CHARACTERS = 8 << 20  # of all tokens
+_MAX_PIECE_CHARACTERS = 3 << 20  # of Unigram, whose index takes some 300 bytes for each
 _MAX_ADDED_CHARACTERS = 2 << 20
 _MAX_WORD = 1000  # characters that WordPiece looks at, in quadratic time
 _MAX_STEPS = 8  # of each part, steps in steps counted
 _MAX_DEPTH = 3
-_MAX_GROWTH = 64  # times that all steps of a part make a text longer
+_MAX_GROWTH = 16  # times that all steps of a part make a text longer
 _MAX_CONTENT = 64  # characters that a step puts in
 _MAX_SPECIAL = 256  # ids that a post-processor adds
 _MAX_MAP = 4 << 20  # bytes of a precompiled map of characters
@@ -102,12 +104,12 @@ def _check_model(model: Mapping[str, Any]) -> None:
         pairs = vocabulary if isinstance(vocabulary, list) else []
         if not pairs or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise TokenizerFault("its vocabulary is no list of pairs")
-        tokens = [pair[0] for pair in pairs]
+        tokens, longest, total = [pair[0] for pair in pairs], _MAX_PIECE, _MAX_PIECE_CHARACTERS
     else:
         if not isinstance(vocabulary, dict):
             raise TokenizerFault("its vocabulary is no object")
-        tokens = list(vocabulary)
-    _check_texts(tokens, "tokens", _MAX_TOKENS, _MAX_CHARACTERS)
+        tokens, longest, total = list(vocabulary), _MAX_TOKEN, _MAX_CHARACTERS
+    _check_texts(tokens, "tokens", _MAX_TOKENS, total, longest)
     merges = model.get("merges", [])
     if not isinstance(merges, list) or len(merges) > _MAX_MERGES:
         raise TokenizerFault(f"its merges are no list of at most {_MAX_MERGES}")
@@ -116,13 +118,15 @@ def _check_model(model: Mapping[str, Any]) -> None:
     _check_number(model.get("max_input_chars_per_word", 0), "max_input_chars_per_word", _MAX_WORD)
 
 
-def _check_texts(texts: Sequence[Any], name: str, most: int, characters: int) -> None:
+def _check_texts(
+    texts: Sequence[Any], name: str, most: int, characters: int, longest: int = _MAX_TOKEN
+) -> None:
     if len(texts) > most:
         raise TokenizerFault(f"it has {len(texts)} {name}, at most {most} are read")
     total = 0
     for text in texts:
-        if not isinstance(text, str) or len(text) > _MAX_TOKEN:
-            raise TokenizerFault(f"of its {name} one is no text of at most {_MAX_TOKEN} characters")
+        if not isinstance(text, str) or len(text) > longest:
+            raise TokenizerFault(f"of its {name} one is no text of at most {longest} characters")
         total += len(text)
     if total > characters:
         raise TokenizerFault(f"its {name} have {total} characters, at most {characters} are read")

@@ -20,7 +20,7 @@ from pocketvlm.artifact import (
 )
 from pocketvlm.artifact.manifest import VISION_OUTPUTS
 from pocketvlm.errors import RequestError
-from pocketvlm.limits import check_int
+from pocketvlm.limits import whole
 from pocketvlm.ort.outputs import check_finite, check_rising, check_shapes, shapes_of
 from pocketvlm.ort.sessions import open_session, ort_errors
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
@@ -90,7 +90,7 @@ class VisionEncoder:
     def check_budget(self, budget: int) -> int:
         """Return ``budget`` if this graph serves it; raises `PocketVLMError` with what it
         serves."""
-        check_int(budget, "budget")
+        budget = whole(budget, "budget")
         if budget == self.budget or (self.nested and 1 <= budget < self.budget):
             return budget
         served = f"1..{self.budget}" if self.nested else f"{self.budget} only"

@@ -122,7 +122,7 @@ class Viewer:
     def prepare(self, media: Sequence[Picture | Video], budget: int) -> list[PictureInput]:
         """Read and preprocess pictures, or clips where the model reads those; raises
         `PocketVLMError` for one that is refused, or for a budget that is not served."""
-        self.check_budget(budget)
+        budget = self.check_budget(budget)
         return [self._prepare(medium, budget) for medium in media]
 
     def encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:

@@ -191,6 +191,45 @@ def test_inspect_says_what_there_is(artifact_dir):
     assert printed["bytes"] == sum(entry["bytes"] for entry in printed["files"].values())
 
 
+GENERATION = {
+    "processors": {"repetition_penalty": 3.0, "stop": ["\x1b]52;"]},
+    "sampling": {"temperature": 1e-6, "top_k": 50},
+    "not_applied": {"num_beams": 4},
+}
+
+
+def test_answers_follow_what_the_checkpoint_was_published_with(artifact_dir, image_file):
+    def answered(*options):
+        asked = ("--image", image_file, "--prompt", "what?", "--max-new-tokens", 9)
+        result = pocketvlm("run", artifact_dir, *asked, "--json", *options)
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)["token_ids"]
+
+    plain = answered()
+    write_manifest(artifact_dir, read_manifest(artifact_dir) | {"generation": GENERATION})
+    own = answered()
+    assert own != plain
+    assert answered("--repetition-penalty", 1) == plain
+    assert answered("--repetition-penalty", 3) == own
+    # At so small a temperature one token is left to draw from.
+    assert answered("--sampling", "checkpoint") == own
+    hot = ("--sampling", "checkpoint", "--temperature", 1e6, "--seed", 1)
+    assert answered(*hot) == answered(*hot) != own
+    assert pocketvlm("run", artifact_dir, "--prompt", "x", "--sampling", "no").exit_code == 2
+    lines = pocketvlm("inspect", artifact_dir).stdout.splitlines()
+    assert all(line.isprintable() for line in lines)
+    text = "\n".join(lines)
+    for stated in ("repetition_penalty 3.0", "top_k 50 with --sampling checkpoint", "num_beams 4"):
+        assert stated in text
+
+
+def test_settings_of_a_newer_exporter_are_refused_where_they_would_be_left_out(artifact_dir):
+    newer = {"processors": {"some_new_penalty": 2.0}}
+    write_manifest(artifact_dir, read_manifest(artifact_dir) | {"generation": newer})
+    refused = pocketvlm("run", artifact_dir, "--prompt", "x")
+    assert_refused(refused, "some_new_penalty, which this pocketvlm lacks")
+
+
 def test_inspect_marks_the_defaults_that_the_manifest_states(artifact_dir):
     data = read_manifest(artifact_dir)
     vision, decoder = data["vision"], data["decoder"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pocketvlm import PocketVLMError
+from pocketvlm.decoders import gguf_file
 from pocketvlm.decoders.gguf_header import TENSOR_TYPES, read_header
 
 pytest.importorskip(
@@ -14,6 +15,7 @@ pytest.importorskip(
 
 import gguf
 
+from support.altered_gguf import MERGES, TOKENS, joined, parts
 from support.tiny_gguf import (
     CONTEXT,
     HEAD_DIM,
@@ -141,6 +143,92 @@ def test_a_token_that_stands_twice_is_refused(tmp_path):
     # llama.cpp calls an empty token by its place, which another token may be called
     write_gguf(tmp_path / "a.gguf", tokens=["", "[EMPTY_0]", *(f"t{i}" for i in range(VOCAB - 2))])
     refused(tmp_path / "a.gguf", "is in its vocabulary twice")
+
+
+# llama.cpp reads texts of C, which a NUL ends.
+NAMES = [
+    b"general.alignment\0", b"general.alignment\0x", b"\0", b"tokenizer.ggml.bos_token_id\0",
+    b"general.name\n", b"general.name\x1b[2J", b"general.n me", b"general.\xc3\xa4",
+    b"general.\x7f",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("place", ["settings", "tensors"])
+def test_names_that_are_not_plain_are_refused(path, name, place):
+    file = parts(path.read_bytes())
+    if place == "settings":
+        file.settings.insert(1, [name, 4, 64])
+    else:
+        file.tensors[3][0] += name
+    path.write_bytes(joined(file))
+    refused(path, f"the name of a {place[:-1]} is not plain ASCII")
+
+
+def test_a_tensor_that_is_there_twice_is_refused(path):
+    file = parts(path.read_bytes())
+    file.tensors[3][0] = file.tensors[2][0]
+    path.write_bytes(joined(file))
+    refused(path, "is in it twice")
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        [b"\0", b"[EMPTY_0]"],
+        [b"", b"[EMPTY_0]\0more"],
+        [b"same", b"same\0"],
+        [b"same\0one", b"same\0two"],
+        [b"token7\0"],
+    ],
+)
+def test_tokens_are_compared_as_llama_cpp_reads_them(path, tokens):
+    file = parts(path.read_bytes())
+    file.setting(TOKENS)[2][1][: len(tokens)] = tokens
+    path.write_bytes(joined(file))
+    refused(path, "is in its vocabulary twice")
+
+
+@pytest.mark.parametrize("tokens", [[b"\0", b""], [b"one\0", b"two\0"], [b"\xff", b"\xfe\0\xff"]])
+def test_other_tokens_with_a_nul_are_none_of_its_business(path, tokens):
+    file = parts(path.read_bytes())
+    file.setting(TOKENS)[2][1][: len(tokens)] = tokens
+    path.write_bytes(joined(file))
+    assert read_header(path).vocab == VOCAB
+
+
+@pytest.mark.parametrize("merge", [b"", b"\0", b"\0a b"])
+def test_merges_of_nothing_are_refused(path, merge):
+    file = parts(path.read_bytes())
+    file.setting(MERGES)[2] = (8, [b"a b", merge])
+    path.write_bytes(joined(file))
+    refused(path, "a merge is empty")
+
+
+@pytest.mark.parametrize("name", ["tokens", "scores", "token_type", "merges"])
+@pytest.mark.parametrize(("kind", "value"), [(4, 1), (8, b"text"), (9, (7, [True])), (9, (8, []))])
+def test_lists_of_a_vocabulary_of_another_type_are_refused(path, name, kind, value):
+    file = parts(path.read_bytes())
+    full = f"tokenizer.ggml.{name}".encode()
+    file.settings = [setting for setting in file.settings if setting[0] != full]
+    file.settings.append([full, kind, value])
+    path.write_bytes(joined(file))
+    if name == "merges" and value == (8, []):
+        assert read_header(path).vocab == VOCAB
+    else:
+        refused(path, "no sound GGUF file")
+
+
+def test_texts_are_counted_over_all_lists(path, monkeypatch):
+    """Empty ones take eight bytes of a file, and far more time."""
+    monkeypatch.setattr(gguf_file, "MAX_ITEMS", VOCAB + 10)
+    file = parts(path.read_bytes())
+    file.settings += [[f"general.list{n}".encode(), 9, (8, [b""] * 5)] for n in range(2)]
+    path.write_bytes(joined(file))
+    refused(path, f"more than {VOCAB + 10} texts")  # with the merge there is one too many
+    file.settings[-1][2] = (8, [b""] * 4)
+    path.write_bytes(joined(file))
+    assert read_header(path).vocab == VOCAB
 
 
 @pytest.mark.parametrize(

@@ -348,7 +348,8 @@ def hostile(*arguments):
     """How each case ended in a process of its own."""
     command = [sys.executable, "-m", "support.hostile_gguf", *map(str, arguments)]
     path = filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    # llama.cpp would start a debugger where it ends a process.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "GGML_NO_BACKTRACE": "1"}
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=TESTS, check=False
     )
@@ -363,6 +364,15 @@ def test_no_damaged_file_ends_the_process(tmp_path, architecture):
     assert len(endings) == 400
     assert endings.count("refused") > 100
     assert endings.count("used") > 10
+    assert set(endings) <= {"refused", "used"}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2vl"])
+def test_no_text_ends_the_process(tmp_path, architecture):
+    write_gguf(tmp_path / "sound.gguf", architecture=architecture)
+    endings = hostile(tmp_path / "sound.gguf", tmp_path, "texts", 1, 60)
+    assert len(endings) == 60
+    assert min(endings.count("refused"), endings.count("used")) > 5
     assert set(endings) <= {"refused", "used"}
 
 

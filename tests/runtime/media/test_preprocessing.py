@@ -97,10 +97,28 @@ def test_padding_to_a_square_equals_llava(size, normalise):
     np.testing.assert_allclose(ours(image, as_clip), reference(image, as_clip), rtol=0, atol=1e-5)
 
 
-def test_a_picture_too_large_for_its_square_is_refused():
+def test_a_picture_too_large_for_a_square_that_stays_as_large_is_refused():
     config = {**PREPROCESSOR, "do_pad": True, "image_processor_type": "LlavaImageProcessorFast"}
+    assert ours(Image.new("RGB", (1, 10_001)), config).ndim == 3
     with pytest.raises(PocketVLMError, match="1x10001 pixels is too large"):
-        ours(Image.new("RGB", (1, 10_001)), config)
+        ours(Image.new("RGB", (1, 10_001)), {**config, "do_resize": False})
+    as_it_is = {"do_resize": False, "do_center_crop": False}
+    with pytest.raises(PocketVLMError, match="is read as it is by this model"):
+        ours(Image.new("RGB", (6000, 6000)), {**PREPROCESSOR, **as_it_is})
+
+
+@pytest.mark.parametrize("size", [(300, 2100), (2100, 300), (1, 1500), (1500, 1), (1300, 1300)])
+@pytest.mark.parametrize("resample", list(Image.Resampling))
+def test_a_square_that_is_made_some_rows_at_a_time_is_the_whole_square_resized(size, resample):
+    samples = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
+    image, edge = Image.fromarray(samples), max(size)
+    kind = {"do_pad": True, "image_processor_type": "LlavaImageProcessor", "resample": resample}
+    steps = tile_steps({**PREPROCESSOR, **kind, "do_center_crop": False})
+    whole = Image.new("RGB", (edge, edge), tuple(int(255 * mean) for mean in steps.mean))
+    whole.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
+    side = steps.shortest_edge
+    expected = np.asarray(whole.resize((side, side), resample))
+    np.testing.assert_array_equal(steps.resize_and_crop(image), expected)
 
 
 @pytest.mark.parametrize("kind", ["SiglipImageProcessor", ["CLIPImageProcessor"], 3])

@@ -1,18 +1,21 @@
 """Clips: the frames that come out, and every way in which a file can be no clip."""
 
 import contextlib
+import fractions
+import io
 import os
 import struct
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from pocketvlm import PocketVLMError
 from pocketvlm.media.videos import VideoLimits, open_video
-from support.clips import numbered, write_clip
+from support.clips import numbered, write_clip, write_silence
 
 FASTSTART = {"movflags": "faststart"}
 
@@ -98,9 +101,9 @@ def test_what_is_no_clip_is_refused(tmp_path, mp4):
     Image.new("RGB", (16, 16)).save(picture)
     os.mkfifo(pipe)
     assert "No such file" in refused(tmp_path / "missing.mp4")
-    assert "no file but a folder" in refused(folder)
-    assert "no file but a folder, pipe or device" in refused(pipe)
-    assert "no file but a folder, pipe or device" in refused("/dev/zero")
+    assert "no file but a directory" in refused(folder)
+    assert "no file but a pipe, socket or device" in refused(pipe)
+    assert "no file but a pipe, socket or device" in refused("/dev/zero")
     assert "is empty" in refused(empty)
     assert "is empty" in refused(b"")
     assert "no video that this can read" in refused(junk)
@@ -144,12 +147,104 @@ def test_an_absurd_count_in_the_header_is_not_believed(mp4):
     ]
 
 
-def test_an_absurd_length_in_the_header_is_refused(clip):
+def test_an_absurd_length_in_the_header_is_not_believed(clip):
     data = bytearray(clip.read_bytes())
     at = data.index(b"\x44\x89\x88") + 3  # Matroska's Duration, a float64 of milliseconds
     assert struct.unpack_from(">d", data, at)[0] == 3000
     struct.pack_into(">d", data, at, 1e12)
-    assert "ends after 3 of the 1e+09 seconds" in refused(bytes(data))
+    assert numbers(open_video(bytes(data), 3)) == [0, 14, 29]
+
+
+def written(container, codec, pixels, milliseconds, *, seconds_of_sound=0, **options):
+    """A clip in memory, with a frame at each time."""
+    stream, base = io.BytesIO(), fractions.Fraction(1, 1000)
+    with av.open(stream, "w", format=container, options=options) as output:
+        video = output.add_stream(codec, rate=1000)
+        video.height, video.width, video.pix_fmt = 48, 64, pixels
+        video.codec_context.time_base = base
+        if seconds_of_sound:
+            write_silence(output, 8000 * seconds_of_sound)
+        for number, at in enumerate(milliseconds):
+            samples = np.full((48, 64, 3), 10 * number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(samples, format="rgb24")
+            frame.pts, frame.time_base = at, base
+            output.mux(video.encode(frame))
+        output.mux(video.encode())
+    return stream.getvalue()
+
+
+KINDS = {
+    "matroska": ("matroska", "ffv1", "bgr0", {}),
+    "webm": ("webm", "libvpx-vp9", "yuv420p", {}),
+    "webm as it is recorded": ("webm", "libvpx-vp9", "yuv420p", {"live": "1"}),
+    "mp4": ("mp4", "libx264", "yuv420p", {}),
+    "mp4 in fragments": ("mp4", "libx264", "yuv420p", {"movflags": "frag_keyframe+empty_moov"}),
+    "mov": ("mov", "libx264", "yuv420p", {}),
+    "gif": ("gif", "gif", "rgb8", {}),
+}
+TIMES = {
+    "a late last frame": [*range(0, 1900, 100), 60_000],
+    "a late first frame": range(50_000, 52_000, 100),
+    "a gap": [*range(0, 1000, 100), *range(30_000, 31_000, 100)],
+    "at any time": [0, 20, 700, 720, 740, 2000, 5000, 5020, 9000],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
+def test_a_whole_clip_is_whole_whenever_its_frames_are_shown(kind, times):
+    container, codec, pixels, options = kind
+    data = written(container, codec, pixels, times, **options)
+    assert len(open_video(data, 8)) == 8
+
+
+@pytest.mark.parametrize("container", ["matroska", "mp4", "mov"])
+def test_sound_may_be_longer_than_the_pictures(container):
+    codec, pixels = KINDS[container][1:3]
+    data = written(container, codec, pixels, range(0, 500, 50), seconds_of_sound=30)
+    assert len(open_video(data, 8)) == 8
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+def test_a_clip_that_is_cut_off_is_refused(kind, part):
+    container, codec, pixels, options = kind
+    data = written(container, codec, pixels, range(0, 2000, 100), **options)
+    assert "truncated" in refused(data[: int(len(data) * part)])
+
+
+@pytest.mark.parametrize("kind", ["matroska", "webm as it is recorded", "mp4 in fragments"])
+def test_a_clip_that_is_cut_off_anywhere_is_refused_or_has_lost_no_whole_part(kind):
+    container, codec, pixels, options = KINDS[kind]
+    data = written(container, codec, pixels, range(0, 300, 100), **options)
+    whole = len(open_video(data, 8))
+    for end in np.random.default_rng(5).integers(1, len(data), 60):
+        with contextlib.suppress(PocketVLMError):
+            assert len(open_video(data[:end], 8)) == whole
+
+
+def test_tables_of_more_frames_than_any_file_has_are_not_filled(mp4):
+    data = bytearray(mp4.read_bytes())
+    for table, place in ((b"stsz", 12), (b"stts", 12), (b"stsc", 16)):
+        struct.pack_into(">I", data, data.index(table) + place, 2**30)
+    struct.pack_into(">I", data, data.index(b"stsz") + 8, 1)  # all of one byte
+    assert "states more than 2000000 frames" in refused(bytes(data))
+
+
+def test_frames_that_are_kept_take_no_more_memory_than_allowed(clip):
+    limits = VideoLimits(max_memory=8 * 4 * 64 * 48)
+    assert len(open_video(clip, 8, limits)) == 8
+    with pytest.raises(PocketVLMError, match=r"9 frames of .* take more than 0 MB"):
+        open_video(clip, 9, limits)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), MemoryError(), RecursionError(), KeyError(1)])
+def test_whatever_the_library_raises_is_a_refusal(clip, monkeypatch, error):
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(av, "open", fail)
+    assert "clip.mkv" in refused(clip)
 
 
 def test_limits_are_kept(clip, mp4):

@@ -253,6 +253,12 @@ def test_text_that_is_not_unicode_is_refused():
         prompter(VICUNA).encode("what \udcff?")
 
 
+def test_thousands_of_spaces_in_a_row_are_refused():
+    assert len(prompter(VICUNA).encode("a" + " \n" * 2048 + "b")) > 0
+    with pytest.raises(RequestError, match="in a row: expected at most 4096"):
+        prompter(VICUNA).encode("a" + " \n" * 2049 + "b")
+
+
 def test_text_that_the_vocabulary_lacks_is_refused():
     tokenizer = Tokenizer(
         models.WordLevel({"<image>": 0, "known": 1}, unk_token="<unk>")

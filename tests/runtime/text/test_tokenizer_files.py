@@ -30,7 +30,6 @@ PUBLISHED = [
     "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",  # DeepSeek
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s+",
     r" ?[^(\s|[.,!?…。，、।۔،])]+",  # BLOOM
-    r"\d{1,3}(?=(?:\d{3})*\b)",
     r" {2,}",
     r"[\r\n]",
     r"\s?\p{L}+",
@@ -57,6 +56,7 @@ ENDLESS = [
         r"(?(1)a|b)",
     ),
     *(r"\s*[\r\n]+", r"(?=.*x)a", r"(?<=a+)b", r"[A]*[b]+", r"[A]*[b]+|[A]+[c]*", r"a**"),
+    *(r"\d{1,3}(?=(?:\d{3})*\b)", r"(?=(\d{3})+(?!\d))"),  # published, and quadratic
     *(r"[a", r"(a", r"a{,}", r"a{2,1}", "", "x" * 5000, "a|" * 100, "\\", "*a", "[[a]"),
 ]
 
@@ -247,6 +247,7 @@ HOSTILE = {
         {"type": "Unigram", "vocab": {}},
         {"type": "Unigram", "vocab": [["a"]]},
         {"type": "Unigram", "vocab": [[1, 2]]},
+        {"type": "Unigram", "vocab": [["a" * 200, -1]]},
         {"type": "WordPiece", "vocab": {}, "max_input_chars_per_word": 10**9},
         {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": 7},
         {"type": "BPE", "vocab": {}, "merges": [], "end_of_word_suffix": "a" * 1000},

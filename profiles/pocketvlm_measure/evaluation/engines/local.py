@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 
 from pocketvlm.errors import EngineError
+from pocketvlm.limits import whole
 from pocketvlm_measure.evaluation.asking import Reply, answer_task
 from pocketvlm_measure.evaluation.engines.base import Engine
 from pocketvlm_measure.evaluation.plan import Task
@@ -22,7 +23,7 @@ _AHEAD = 4  # tasks handed out per worker: none waits, and few are lost with a w
 
 def local(workers: int) -> Engine:
     """This process for one worker, else as many processes of this machine."""
-    return Processes(workers) if workers > 1 else Inline()
+    return Processes(workers) if whole(workers, "workers", least=1) > 1 else Inline()
 
 
 class Inline:
@@ -38,7 +39,7 @@ class Processes:
     """Several processes, each with a model of its own."""
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
+        self._workers = whole(workers, "workers", least=1)
 
     def answered(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, list[Reply]]]:
         """See `Engine`; the first tasks of a subject wait until the last ones of another are

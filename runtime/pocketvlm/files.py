@@ -8,6 +8,7 @@ import re
 import secrets
 import stat
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -96,6 +97,15 @@ def leftovers(path: Path, suffix: str) -> list[Path]:
         )
 
 
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Remove those of the files that nobody writes any longer: they have not changed for an
+    hour."""
+    for path in paths:
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _ABANDONED:
+                path.unlink()
+
+
 def _label(name: str) -> str:
     """The name itself, or where it is long something short that no other name has."""
     encoded = os.fsencode(name)
@@ -120,16 +130,8 @@ def _write_beside(place: Path, data: bytes, mode: int | None, *, durable: bool =
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
-    _remove_abandoned(place)
-
-
-def _remove_abandoned(place: Path) -> None:
-    """Remove what processes that were killed while they wrote ``place`` have left beside it."""
-    with suppress(OSError):
-        for path in leftovers(place, ".tmp"):
-            with suppress(OSError):
-                if time.time() - path.lstat().st_mtime > _ABANDONED:
-                    path.unlink()
+    with suppress(OSError):  # what processes that were killed while they wrote it have left
+        remove_abandoned(leftovers(place, ".tmp"))
 
 
 def read_text(path: Path) -> str:

@@ -257,7 +257,7 @@ def writes(tree):
 def test_the_scan_sees_every_way_of_writing():
     code = """
 open(p, "w"); open(p, mode="ab"); path.open("r+b"); np.save(p, x); image.save(p)
-json.dump(x, f); shutil.move(a, b); os.open(p, os.O_CREAT); path.write_text("x"); p.open("wb" if a else "r")
+json.dump(x, f); shutil.move(a, b); os.open(p, O_CREAT); p.write_text(x); p.open("wb" if a else "r")
 open(p); path.open("rb"); json.dump(x, sys.stdout); image.save(encoded)
 """
     assert [line for line, _ in writes(ast.parse(code))].count(2) == 5

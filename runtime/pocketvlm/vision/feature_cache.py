@@ -20,7 +20,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from pocketvlm.errors import RequestError
-from pocketvlm.files import private_folder, replace_private
+from pocketvlm.files import private_folder, remove_abandoned, replace_private
 from pocketvlm.limits import FeatureLimits
 from pocketvlm.vision.features import VisionFeatures
 
@@ -177,6 +177,8 @@ class FeatureCache:
     def _trim(self, folder: Path) -> None:
         """Delete those used longest ago until the rest is within the limit, whichever artifact they
         are of."""
+        # Of any picture: nobody may ever ask for that of a process that was killed again.
+        remove_abandoned(folder.glob(f".*{_SUFFIX}.*.tmp"))
         files = sorted((info.st_mtime_ns, info.st_size, path) for path, info in _files(folder))
         total = sum(size for _, size, _ in files)
         for _, size, path in files:

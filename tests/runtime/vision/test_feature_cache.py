@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from pocketvlm import VLM, PocketVLMError, Sampling
+from pocketvlm.files import fresh_name
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.feature_cache import FeatureCache, FeatureLimits, FeatureSource, picture_key
 from pocketvlm.vision.features import VisionFeatures
@@ -259,6 +260,19 @@ def test_the_folder_is_bounded_too(tmp_path):
         "keep.txt",
         *(f"{SOURCE.name}-{number}.features.safetensors" for number in (0, 2, 3)),
     }
+
+
+def test_what_killed_processes_left_is_removed_once_it_is_old(tmp_path):
+    cache = FeatureCache(SOURCE, folder=tmp_path)
+    old, young = (
+        fresh_name(tmp_path / f"other-{name}.features.safetensors", ".tmp") for name in ("a", "b")
+    )
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    cache.put("a", features(0))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {young.name, f"{SOURCE.name}-a.features.safetensors"}
 
 
 def test_a_folder_that_cannot_be_made_is_refused_one_that_cannot_be_written_is_not(

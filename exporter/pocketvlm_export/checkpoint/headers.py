@@ -1,7 +1,6 @@
 """Knows which files hold a checkpoint's weights, and reads their headers, on this machine or on the
 Hub."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from huggingface_hub.errors import SafetensorsParsingError
 from safetensors import SafetensorError, safe_open
 
 from pocketvlm.errors import CheckpointError, first_line
+from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.checkpoint.source import Source, hub_errors
 
 # Element type ("F32", "BF16", ...) and shape of each tensor in a file, by stored name.
@@ -74,8 +74,8 @@ def _weight_files(source: Source) -> list[str]:
 
 def _indexed(index: Path) -> list[str]:
     try:
-        listed = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        listed = sorted(set(read_json(index)["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(
             f"{index} is not a safetensors index", advice="download the checkpoint again"
         ) from error

@@ -18,7 +18,7 @@ from pocketvlm.layouts import Medium
 from pocketvlm_export.caps import DEFAULT_TILES, Caps
 from pocketvlm_export.checkpoint import Settings, read_json
 from pocketvlm_export.checkpoint.weights import Weights
-from pocketvlm_export.families.assembly import assign, fill, with_changes
+from pocketvlm_export.families.assembly import assign, fill, understood, with_changes
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VLMSpec
 from pocketvlm_export.families.text_models import load_embedding, load_text_model
 from pocketvlm_export.towers import TOWERS
@@ -147,7 +147,7 @@ class Family:
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """Return the projector: (..., features) -> (..., decoder hidden)."""
-        with torch.device("meta"):
+        with understood(self.projector.__name__), torch.device("meta"):
             projector = self.projector(spec.config)
         assign(projector, weights.component("projector."), "projector")
         return projector.eval()

@@ -286,6 +286,35 @@ def test_pinpoints_are_in_the_order_of_the_processor(copy):
     assert written["image_grid_pinpoints"] == plan.layout.stated["pinpoints"]
 
 
+@pytest.mark.parametrize(
+    ("preset", "change", "counted"),
+    [
+        ("tiny-llama", {"num_additional_image_tokens": 0}, 35),
+        ("tiny-llama", {"vision_feature_select_strategy": "full"}, 37),
+        ("tiny-llava-next", {"patch_size": 14}, 9),
+        ("tiny-smolvlm", {"image_seq_len": 64}, 64),
+        ("tiny-internvl", {"image_seq_length": 256}, 256),
+        ("tiny-llama", {"patch_size": None}, None),
+    ],
+    ids=str,
+)
+def test_a_processor_that_counts_other_tokens_is_named(copy, preset, change, counted):
+    folder = copy(preset)
+    edit_json(folder, "processor_config.json", **change)
+    warnings = inspect_checkpoint(str(folder)).warnings
+    assert [f"counts {counted} tokens" in each for each in warnings] == [True] * bool(counted)
+
+
+@pytest.mark.parametrize(("frames", "said"), [(8, 0), (16, 1), (None, 0)])
+def test_other_numbers_of_frames_are_named(copy, frames, said):
+    folder = copy("tiny-video-llava")
+    stated = json.loads((folder / PICTURES).read_text())
+    edit_json(folder, OWN, **stated, do_sample_frames=True, num_frames=frames)
+    warnings = inspect_checkpoint(str(folder)).warnings
+    assert len(warnings) == said
+    assert all("takes 16 frames" in each for each in warnings)
+
+
 def test_an_image_token_that_the_processor_does_not_write(copy, tmp_path):
     folder = copy("tiny-llama")
     edit_json(folder, "tokenizer_config.json", extra_special_tokens={}, image_token=None)

@@ -258,6 +258,23 @@ def test_the_hubs_transport_errors_have_a_base_class():
         huggingface_hub.get_session().get("http://127.0.0.1:9/nobody-listens-here")
 
 
+@pytest.mark.parametrize("size", [(28, 28), (21, 35), (56, 42), (30, 30)], ids=str)
+def test_positions_are_stretched_as_the_model_stretches_them(size):
+    """transformers 5.23: what DINOv2's embeddings add to [CLS] and patches."""
+    config = transformers.Dinov2Config(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=7
+    )
+    embeddings = transformers.Dinov2Model(config).eval().embeddings
+    pixels = torch.randn(1, 3, *size)
+    with torch.inference_mode():
+        plain = torch.cat([embeddings.cls_token, embeddings.patch_embeddings(pixels)], dim=1)
+        expected = embeddings(pixels) - plain
+    positions = upstream.stretched_positions(embeddings, size)
+    np.testing.assert_allclose(positions, expected, atol=1e-6)
+    if size == (28, 28):
+        assert torch.equal(positions, embeddings.position_embeddings)
+
+
 def test_gelu_of_the_projector_is_the_exact_one():
     """transformers 5.23: LLaVA's projector by its formula, so that a changed default is noticed."""
     projector = upstream.model_class("llava", "LlavaMultiModalProjector")

@@ -40,14 +40,11 @@ def _without_videos(family: type[ProcessorMixin]) -> type[ProcessorMixin]:
 
 
 def _template(folder: Path) -> str | None:
-    """The chat template, looked for where transformers looks."""
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        template = _read(folder / name).get("chat_template")
-        if template is not None:
-            return template
-    return None
+    """The chat template, by the class's own order of files."""
+    stated, _ = ProcessorMixin.get_processor_dict(folder)
+    return stated.get("chat_template") or _read(folder / "tokenizer_config.json").get(
+        "chat_template"
+    )
 
 
 def _read(path: Path) -> dict:

@@ -2,13 +2,15 @@
 they do not fit."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pocketvlm.errors import CheckpointError
+from pocketvlm.errors import CheckpointError, first_line
 from pocketvlm_export import upstream
 
 
@@ -41,7 +43,8 @@ def fill(
     Raises:
         CheckpointError: a tensor is missing, of another shape, or too many.
     """
-    model, info = upstream.fill(cls, config, state, attention)
+    with understood(cls.__name__):
+        model, info = upstream.fill(cls, config, state, attention)
     problems = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     problems += sorted(info["unexpected_keys"]) if whole else []
     if problems:
@@ -51,6 +54,19 @@ def fill(
             advice="download it again",
         )
     return model.eval()
+
+
+@contextmanager
+def understood(name: str) -> Iterator[None]:
+    """Name the part of a model whose class fails on its configuration: values that no class has
+    checked, such as an unknown activation. Raises `CheckpointError`."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError, IndexError) as error:
+        raise CheckpointError(
+            f"{name} cannot be built of its configuration ({first_line(error)})",
+            advice="correct config.json",
+        ) from error
 
 
 def assign(module: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:

@@ -18,7 +18,7 @@ from pocketvlm.layouts import Medium
 from pocketvlm_export.caps import DEFAULT_TILES, Caps
 from pocketvlm_export.checkpoint import Settings, read_json
 from pocketvlm_export.checkpoint.weights import Weights
-from pocketvlm_export.families.assembly import assign, fill, with_changes
+from pocketvlm_export.families.assembly import assign, fill, understood, with_changes
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VLMSpec
 from pocketvlm_export.families.text_models import load_embedding, load_text_model
 from pocketvlm_export.towers import TOWERS
@@ -86,9 +86,22 @@ class Family:
 
     def contradictions(self, spec: VLMSpec, folder: Path) -> Sequence[str]:
         """What config.json and the processor's files in ``folder`` state differently and is
-        exported all the same, a sentence each; most families check nothing beside
-        `pocketvlm_export.checkpoint.conflicts`."""
-        return ()
+        exported all the same, a sentence each, beside `pocketvlm_export.checkpoint.conflicts`."""
+        counted = self.tokens_counted(
+            spec, Settings(read_json(folder / "processor_config.json"), "processor_config.json")
+        )
+        if counted in (None, spec.vision.tokens):
+            return ()
+        return (
+            f"processor_config.json counts {counted} tokens of a picture or tile, and by "
+            f"config.json the tower makes {spec.vision.tokens}: these are exported, where "
+            "transformers would refuse the prompt",
+        )
+
+    def tokens_counted(self, spec: VLMSpec, stated: Settings) -> int | None:
+        """Return how many tokens transformers' processor writes for one tile, as
+        processor_config.json has it; None where it is the image processor that counts."""
+        return None
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Return ``spec`` for pictures no larger than ``caps`` allow; raises `RequestError` for a
@@ -161,7 +174,7 @@ class Family:
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """Return the projector: (..., features) -> (..., decoder hidden)."""
-        with torch.device("meta"):
+        with understood(self.projector.__name__), torch.device("meta"):
             projector = self.projector(spec.config)
         assign(projector, weights.component("projector."), "projector")
         return projector.eval()

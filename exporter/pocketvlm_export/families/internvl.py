@@ -83,6 +83,10 @@ class InternVL(Family):
         options = {**tiles, "before": around[0], "after": around[1]}
         return _with_layout(spec, options, partial(_marked, before, after))
 
+    def tokens_counted(self, spec: VLMSpec, stated: Settings) -> int | None:
+        """See `Family.tokens_counted`."""
+        return stated.integer("image_seq_length", spec.vision.tokens)
+
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Cut pictures into fewer parts; the whole picture's tile is not counted."""
         spec = super().capped(spec, caps)

@@ -57,6 +57,16 @@ class Llava(Family):
             )
         return replace(spec, vision=replace(spec.vision, image_size=size, tokens=rows * columns))
 
+    def tokens_counted(self, spec: VLMSpec, stated: Settings) -> int | None:
+        """Patches, what comes beside them, and [CLS] taken off where the strategy is "default"."""
+        if stated.stated("patch_size") is None:
+            return None
+        height, width = spec.vision.tile_size
+        edge = stated.integer("patch_size")
+        beside = stated.integer("num_additional_image_tokens", 0, least=0)
+        is_default = stated.stated("vision_feature_select_strategy") == "default"
+        return (height // edge) * (width // edge) + beside - int(is_default)
+
     def processor_config(
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec, budget: int
     ) -> dict[str, Any]:

@@ -54,9 +54,11 @@ class LlavaNext(Llava):
     def contradictions(self, spec: VLMSpec, folder: Path) -> Sequence[str]:
         """The same sizes in two orders."""
         own = _listed(Settings(read_json(folder / "config.json"), "config.json"))
+        counted = super().contradictions(spec, folder)
         if own == spec.config.image_grid_pinpoints:
-            return ()
+            return counted
         return (
+            *counted,
             "config.json and the image processor list image_grid_pinpoints in two orders; the "
             "processor's is used, for pictures are cut by it (of sizes that suit a picture equally "
             "well, transformers cuts by one and puts together by the other)",

@@ -87,6 +87,10 @@ class SmolVLM(Family):
         }
         return _with_grids(spec, stated, partial(_marked_tiles, around, whole))
 
+    def tokens_counted(self, spec: VLMSpec, stated: Settings) -> int | None:
+        """See `Family.tokens_counted`."""
+        return stated.integer("image_seq_len", spec.vision.tokens)
+
     def marks(self, tokenizer: transformers.PreTrainedTokenizerFast) -> tuple[str, str]:
         """The tokens around a tile and before the whole picture, as the processor calls them."""
         return (

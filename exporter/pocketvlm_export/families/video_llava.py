@@ -8,6 +8,7 @@ still pictures are refused, which would take a second tower in every artifact.
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from transformers import PretrainedConfig
 
 from pocketvlm.layouts import Medium
 from pocketvlm_export import upstream
-from pocketvlm_export.checkpoint import Settings
+from pocketvlm_export.checkpoint import Settings, image_processor
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.spec import LayoutSpec, VLMSpec
 
@@ -57,6 +58,21 @@ class VideoLlava(Llava):
             super().parse(config),
             image_token_id=Settings.of(config).integer("video_token_id", least=0),
             layouts=layouts,
+        )
+
+    def tokens_counted(self, spec: VLMSpec, stated: Settings) -> int | None:
+        """See `Family.tokens_counted`: of clips [CLS] is read too, whatever the strategy is."""
+        return None
+
+    def contradictions(self, spec: VLMSpec, folder: Path) -> Sequence[str]:
+        """See `Family.contradictions`: another number of frames."""
+        stated = Settings(image_processor(folder, self.medium), "the video processor")
+        samples = stated.boolean("do_sample_frames", False)
+        if not samples or stated.integer("num_frames", _FRAMES) == _FRAMES:
+            return ()
+        return (
+            f"the video processor takes {stated.integer('num_frames')} frames of a clip; the "
+            f"artifact takes {_FRAMES}, as the model was trained",
         )
 
     def canonical(self, stored: str) -> str | None:

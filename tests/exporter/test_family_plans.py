@@ -8,6 +8,7 @@ import re
 import shutil
 
 import pytest
+import transformers
 
 from make_checkpoint import HUB_PRESETS, PRESETS
 from pocketvlm.errors import RequestError
@@ -216,3 +217,37 @@ def test_small_pictures_stay_under_a_cap_near_the_processors_minimum(opened):
     capped = own.capped(max_pixels=256 * 784)
     for size in ((200, 300), (30, 70), (1, 1), (900, 400)):
         assert capped.grid(*size).tokens.tokens <= 256
+
+
+# Where each key of a family's own configuration goes. Those of towers and decoders are read by
+# transformers' modules, which the graphs are made of.
+READ_BY = {
+    "vision_config": "the tower",
+    "text_config": "the decoder",
+    "tie_word_embeddings": "decoder_spec",
+    "image_token_index": "parse",
+    "image_token_id": "parse",
+    "video_token_index": "parse",
+    "projector_hidden_act": "transformers' projector",
+    "multimodal_projector_bias": "transformers' projector",
+    "vision_feature_layer": "parse",
+    "vision_feature_select_strategy": "parse",
+    "image_grid_pinpoints": "parse",
+    "downsample_ratio": "parse",
+    "scale_factor": "parse",
+    # Nothing that transformers' forward pass reads of a picture.
+    "image_seq_length": "nothing: layouts count",
+    "video_seq_length": "nothing: layouts count",
+    "use_cache": "nothing",
+    "video_token_id": "nothing: clips",
+    "vision_start_token_id": "nothing: the template writes it",
+    "vision_end_token_id": "nothing: the template writes it",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_key_of_a_familys_configuration_is_read_or_known_to_change_nothing(family):
+    """A release of transformers that adds one is noticed here, before its checkpoints are."""
+    of_all = {field.name for field in dataclasses.fields(transformers.PretrainedConfig)}
+    own = {field.name for field in dataclasses.fields(transformers.CONFIG_MAPPING[family])}
+    assert own - of_all <= READ_BY.keys()

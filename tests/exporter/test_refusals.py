@@ -376,3 +376,25 @@ def test_export_with_packages_of_another_release(refuse, tiny_checkpoint, monkey
     line = refuse(tiny_checkpoint, "--dry-run")
     assert "LlavaMultiModalProjector" in line
     assert "pip install 'pocketvlm[export]'" in line
+
+
+@pytest.mark.parametrize("whatever_it_costs", [False, True])
+def test_text_that_transformers_changes_behind_the_tokenizer(
+    refuse, run, copied_checkpoint, whatever_it_costs
+):
+    """It drops spaces in front of stops, of most tokenizers only where they insist."""
+    edit_config(
+        copied_checkpoint,
+        "tokenizer_config.json",
+        clean_up_tokenization_spaces=True,
+        clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output=whatever_it_costs,
+    )
+    if whatever_it_costs:
+        assert "clean_up_tokenization_spaces to false" in refuse(copied_checkpoint)
+    else:
+        prepare(str(copied_checkpoint), copied_checkpoint.parent / "new", ExportOptions())
+
+
+def test_generation_settings_that_transformers_refuses(refuse, copied_checkpoint):
+    edit_config(copied_checkpoint, "generation_config.json", bad_words_ids=[[1 << 30]])
+    assert "correct generation_config.json" in refuse(copied_checkpoint)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
+from transformers import PreTrainedTokenizerFast
 
 from pocketvlm.errors import CheckpointError, PocketVLMError
 from pocketvlm.layouts import make_layout
@@ -18,7 +19,9 @@ from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.packaging.manifest import eos_token_ids
 from pocketvlm_export.plan import ExportPlan
+from pocketvlm_export.quiet import quiet_transformers
 
+_TIDIED = "yes , it is n't red . is it ? no !"  # where transformers may drop spaces
 _SHAPES = ((64, 48), (48, 64))  # (width, height): wide and tall
 
 
@@ -97,11 +100,26 @@ def _check_prompt(checkpoint: Checkpoint) -> None:
             checkpoint.family.medium,
         )
         ids = prompter.encode(GATE_PROMPT, pictures=1)
+    _check_text(tokenizer, source)
     if ids.max() >= checkpoint.spec.decoder.vocab:
         raise CheckpointError(
             f"the tokenizer in {source} gives token {ids.max()}, the vocabulary ends at "
             f"{checkpoint.spec.decoder.vocab - 1} (tokenizer and weights belong to two models)",
             advice="give the tokenizer of this model",
+        )
+
+
+def _check_text(tokenizer: PreTrainedTokenizerFast, source: Path) -> None:
+    """Refuse a tokenizer whose text transformers changes once more, as it tidies spaces."""
+    ids = tokenizer.encode(_TIDIED, add_special_tokens=False)
+    with quiet_transformers():
+        theirs = tokenizer.decode(ids, skip_special_tokens=True)
+    ours = tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True)
+    if ours != theirs:
+        raise CheckpointError(
+            f"transformers tidies what the tokenizer in {source} decodes ({theirs!r} of {ours!r}), "
+            "and an artifact does not",
+            advice="set clean_up_tokenization_spaces to false in tokenizer_config.json",
         )
 
 

@@ -12,6 +12,8 @@ import sys
 import traceback
 from pathlib import Path
 
+import click
+
 STREAMS = ("stdin", "stdout", "stderr")
 
 
@@ -35,11 +37,17 @@ def set_up(name: str, streams: dict[str, str | None], folder: Path) -> None:
 def main() -> None:
     """Run all cases one after another."""
     folder, cases = Path(sys.argv[1]), json.load(sys.stdin)
-    import onnxruntime  # noqa: F401 - imported once for all
+    # Imported once for all, with what the first use of a class brings in.
+    from pocketvlm import Artifact, cli
+    from pocketvlm.decoders import onnx  # noqa: F401
+    from pocketvlm.vlm import VLM  # noqa: F401
+    from pocketvlm_measure import machine  # noqa: F401
+    from pocketvlm_measure.evaluation import baselines, plan, run, summary, tables  # noqa: F401
+    from pocketvlm_measure.evaluation.engines import local  # noqa: F401
 
-    from pocketvlm import VLM, cli  # noqa: F401
-    from pocketvlm_measure.evaluation import run, summary  # noqa: F401
-
+    Artifact.open(folder / "artifact")
+    for name in cli.main.list_commands(click.Context(cli.main)):
+        cli.main.get_command(click.Context(cli.main), name)
     codes = {}
     for case in cases:
         child = os.fork()

@@ -118,9 +118,10 @@ class Artifact:
     def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
         """The same artifact for smaller pictures, see the class; what is no whole number is refused
         here, the rest where its layout is made."""
-        caps = {"max_pixels": max_pixels, "max_tiles": max_tiles}
         return replace(
-            self, **{name: cap if cap is None else whole(cap, name) for name, cap in caps.items()}
+            self,
+            max_pixels=None if max_pixels is None else whole(max_pixels, "max_pixels"),
+            max_tiles=None if max_tiles is None else whole(max_tiles, "max_tiles"),
         )
 
     def path(self, name: str) -> Path:

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import importlib
 import logging
+import os
 import weakref
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,7 +71,7 @@ class LlamaModel:
 
     def __init__(self, lib: Any, path: Path) -> None:
         options = with_settings(lib.llama_model_default_params(), n_gpu_layers=0)
-        self.pointer = lib.llama_model_load_from_file(str(path).encode(), options)
+        self.pointer = lib.llama_model_load_from_file(os.fsencode(path), options)
         if not self.pointer:
             raise ArtifactError(
                 f"{path.name} cannot be opened by llama.cpp{complaint()}",

@@ -72,7 +72,7 @@ def without_notes(data: bytes) -> BareFile:
     return BareFile(data)
 
 
-def orientation_in(info: Mapping[str, Any]) -> int:
+def orientation_in(info: Mapping[Any, Any]) -> int:
     """EXIF's orientation, 1 to 8, by the notes in Pillow's ``info``: EXIF's own, else XMP's; 1
     where there is none that can be read.
 

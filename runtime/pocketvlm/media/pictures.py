@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +80,8 @@ def _decode(image: Image.Image, file: BareFile, name: str, limits: PictureLimits
     check_size(image, name, limits)
     check_work(image, file, name)
     # Pillow turns a TIFF file while it loads it.
-    orientation = 1 if image.format == "TIFF" else orientation_in({**image.info, **file.info})
+    notes: dict[Any, Any] = {**image.info, **file.info}
+    orientation = 1 if image.format == "TIFF" else orientation_in(notes)
     reading = how_to_read(image, file, name, limits, turned=orientation != 1)
     size = image.size
     if reading.scale > 1:

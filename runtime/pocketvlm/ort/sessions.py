@@ -62,7 +62,7 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     providers = [(provider.name, dict(provider.options)) for provider in settings.providers]
-    path = artifact.path(name)
+    path = _as_utf8(artifact.path(name))
     with ort_errors(f"{artifact.root / name} cannot be opened by ONNX Runtime {ort.__version__}"):
         session = ort.InferenceSession(
             path, options, providers=providers, **upstream.ORT_SESSION_ARGUMENTS
@@ -79,6 +79,19 @@ def ort_errors(what: str) -> Iterator[None]:
         yield
     except upstream.ort_errors() as error:
         raise EngineError(f"{what}: {first_line(error)}") from error
+
+
+def _as_utf8(path: Path) -> Path:
+    """The same path; raises `ArtifactError` where it has bytes in it that ONNX Runtime's binding
+    cannot pass on."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ArtifactError(
+            f"{path} has a name that is not UTF-8, which ONNX Runtime cannot open",
+            advice="rename the folder",
+        ) from error
+    return path
 
 
 def _check_metadata(

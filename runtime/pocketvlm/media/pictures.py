@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pocketvlm.errors import PictureError, PocketVLMError, first_line
 from pocketvlm.limits import PictureLimits
-from pocketvlm.media.costs import COMMON, RARE, check_size, check_work, how_to_read
+from pocketvlm.media.costs import COMMON, RARE, check_pieces, check_size, check_work, how_to_read
 from pocketvlm.media.notes import BareFile, orientation_in, without_notes
 from pocketvlm.media.sources import open_regular
 from pocketvlm.media.upright import orientation_of, upright_rgb
@@ -54,6 +54,7 @@ def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image
     name, data = _read(picture, limits)
     file = without_notes(data)
     del data
+    check_pieces(file, name)
     with _refusals(name):
         return _decode(_identify(file, name, limits), file, name, limits)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from pocketvlm.errors import PictureError
 from pocketvlm.limits import PictureLimits
 from pocketvlm.media.notes import BareFile
+from pocketvlm.media.pieces import MOST_PIECES
 from pocketvlm.media.upright import is_grey
 
 # JPEG is not decoded at a fraction of its size below this, whatever memory is allowed: it changes
@@ -27,7 +28,6 @@ _REDUCTIONS = (1, 2, 4)
 # millisecond per megapixel, however few bytes it has in the file.
 _MOST_SCANS = 500
 _MOST_SCANNED = 4_000_000_000  # scans times pixels
-_MOST_PIECES = 200_000  # segments or chunks; whole files have some thousands
 # Decoders that Pillow has in Python only take about a microsecond per byte.
 _SLOW_DECODERS = frozenset({"ppm", "ppm_plain", "bmp_rle"})
 _MOST_SLOW_BYTES = 8 << 20
@@ -112,6 +112,14 @@ def check_size(image: Image.Image, name: str, limits: PictureLimits) -> None:
         )
 
 
+def check_pieces(file: BareFile, name: str) -> None:
+    """Raise `PictureError` for a file that takes minutes to open, being made of so many pieces."""
+    if file.pieces > MOST_PIECES:
+        raise PictureError(
+            f"{name} is made of more than {MOST_PIECES} pieces", advice="save it again"
+        )
+
+
 def check_work(image: Image.Image, file: BareFile, name: str) -> None:
     """Raise `PictureError` for a file that would keep its decoder busy far longer than its pixels
     explain."""
@@ -121,10 +129,6 @@ def check_work(image: Image.Image, file: BareFile, name: str) -> None:
             f"{name} has {file.scans} scans of {image.width}x{image.height} pixels",
             expected=f"at most {min(_MOST_SCANS, _MOST_SCANNED // pixels)} for its size",
             advice="save it again",
-        )
-    if file.pieces > _MOST_PIECES:
-        raise PictureError(
-            f"{name} is made of more than {_MOST_PIECES} pieces", advice="save it again"
         )
     tiles = getattr(image, "tile", [])
     if tiles and tiles[0][0] in _SLOW_DECODERS and len(file.data) > _MOST_SLOW_BYTES:

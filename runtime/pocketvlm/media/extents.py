@@ -56,18 +56,18 @@ def samples_stated(source: BinaryIO) -> int:
     total, parts = 0, [(0, size, False)]
     while parts and len(parts) <= _MOST_PARTS:
         at, end, sound = parts.pop()
-        boxes = list(_boxes(source, at, end))
-        tables = {kind: _read_at(source, start, 20) for kind, start, _ in boxes}
+        inside = list(boxes(source, at, end))
+        tables = {kind: _read_at(source, start, 20) for kind, start, _ in inside}
         if handler := tables.get(b"hdlr"):
             sound = handler[8:12] == b"soun"
-        parts += [(start, stop, sound) for kind, start, stop in boxes if kind in _TABLES]
+        parts += [(start, stop, sound) for kind, start, stop in inside if kind in _TABLES]
         if b"cmov" in tables:  # compressed tables, which nobody writes any more
             return 1 << 62
         durations = tables.get(b"stts", b"")
         # Uncompressed sound is taken many samples at a time.
         if not (sound and durations[4:8] + durations[12:16] == b"\0\0\0\1" * 2):
-            total += _sum(source, (start + 8 for kind, start, _ in boxes if kind in _SIZES))
-        total += _sum(source, (start + 4 for kind, start, _ in boxes if kind == b"trun"))
+            total += _sum(source, (start + 8 for kind, start, _ in inside if kind in _SIZES))
+        total += _sum(source, (start + 4 for kind, start, _ in inside if kind == b"trun"))
     return total if not parts else 1 << 62
 
 
@@ -80,9 +80,9 @@ def _read_at(source: BinaryIO, at: int, count: int) -> bytes:
     return source.read(count)
 
 
-def _boxes(source: BinaryIO, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(type, first byte of the content, end) of the boxes in a part of an MP4 file, as far as they
-    can be followed."""
+def boxes(source: BinaryIO, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(type, first byte of the content, end) of the boxes in a part of an MP4 or JPEG 2000 file, as
+    far as they can be followed."""
     for _ in range(_MOST_ELEMENTS):
         head = _read_at(source, at, 16) if at < end else b""
         if len(head) < 8:
@@ -132,7 +132,7 @@ def _ebml_number(data: bytes, *, keep_marker: bool = False) -> tuple[int, int]:
 
 
 def _mp4_ends_early(source: BinaryIO, size: int) -> bool:
-    return any(end > size and kind in _BOXES for kind, _start, end in _boxes(source, 0, size))
+    return any(end > size and kind in _BOXES for kind, _start, end in boxes(source, 0, size))
 
 
 def _gif_ends_early(source: BinaryIO) -> bool:

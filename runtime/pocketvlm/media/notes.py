@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from pocketvlm.media.pieces import MOST_PIECES, count_pieces
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _JPEG = b"\xff\xd8\xff"
@@ -40,7 +42,7 @@ class BareFile:
     Attributes:
         data: the file; the very same bytes where there is nothing to leave out.
         info: the notes that may state the orientation, by the names that Pillow has for them.
-        pieces: segments or chunks that it is made of.
+        pieces: segments, chunks or blocks that it is made of, see `pocketvlm.media.pieces`.
         scans: passes over the pixels that a JPEG file makes; 1 of other formats.
         buffered: bytes per pixel that a decoder keeps of a JPEG file's coefficients, as several
             scans make up each; 0 where it needs none.
@@ -67,12 +69,12 @@ def without_notes(data: bytes) -> BareFile:
             # The orientation is a property of the picture here, and the EXIF's does not count.
             end = data.find(b"mdat")
             return BareFile(data[:end].replace(b"Exif", b"exif") + data[end:])
+        return BareFile(data, pieces=count_pieces(data))
     except (struct.error, ArithmeticError, LookupError, ValueError):
-        pass
-    return BareFile(data)
+        return BareFile(data)
 
 
-def orientation_in(info: Mapping[str, Any]) -> int:
+def orientation_in(info: Mapping[Any, Any]) -> int:
     """EXIF's orientation, 1 to 8, by the notes in Pillow's ``info``: EXIF's own, else XMP's; 1
     where there is none that can be read.
 
@@ -113,6 +115,8 @@ def _bare_png(data: bytes) -> BareFile:
     kept, header, pieces = [_PNG], b"", 0
     for kind, body, chunk in _png_chunks(data):
         pieces += 1
+        if pieces > MOST_PIECES:
+            return BareFile(data, pieces=pieces)
         if kind == b"IHDR":
             header = body
         if kind == b"tRNS":
@@ -189,7 +193,7 @@ def _inflated(data: bytes) -> bytes:
 def _bare_jpeg(data: bytes) -> BareFile:
     info: dict[str, Any] = {}
     kept, at, frame, pieces = [data[:2]], 2, b"", 0
-    while at + 4 <= len(data) and data[at] == 0xFF:
+    while at + 4 <= len(data) and data[at] == 0xFF and pieces <= MOST_PIECES:
         pieces += 1
         marker = data[at + 1]
         if marker == 0xFF:  # a fill byte
@@ -221,7 +225,7 @@ def _length(data: bytes, at: int) -> int:
 def _scans(data: bytes, at: int) -> int:
     """Scans from the first one on, up to the end of the picture."""
     scans = 0
-    while (match := _JPEG_MARKER.search(data, at)) is not None:
+    while scans <= MOST_PIECES and (match := _JPEG_MARKER.search(data, at)) is not None:
         at, marker = match.start(), data[match.start() + 1]
         if marker == 0xD9 or at + 4 > len(data):
             break

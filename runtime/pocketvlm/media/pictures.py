@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pocketvlm.errors import PictureError, PocketVLMError, first_line
 from pocketvlm.limits import PictureLimits
-from pocketvlm.media.costs import COMMON, RARE, check_size, check_work, how_to_read
+from pocketvlm.media.costs import COMMON, RARE, check_pieces, check_size, check_work, how_to_read
 from pocketvlm.media.notes import BareFile, orientation_in, without_notes
 from pocketvlm.media.sources import open_regular
 from pocketvlm.media.upright import orientation_of, upright_rgb
@@ -53,6 +54,7 @@ def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image
     name, data = _read(picture, limits)
     file = without_notes(data)
     del data
+    check_pieces(file, name)
     with _refusals(name):
         return _decode(_identify(file, name, limits), file, name, limits)
 
@@ -79,7 +81,8 @@ def _decode(image: Image.Image, file: BareFile, name: str, limits: PictureLimits
     check_size(image, name, limits)
     check_work(image, file, name)
     # Pillow turns a TIFF file while it loads it.
-    orientation = 1 if image.format == "TIFF" else orientation_in({**image.info, **file.info})
+    notes: dict[Any, Any] = {**image.info, **file.info}
+    orientation = 1 if image.format == "TIFF" else orientation_in(notes)
     reading = how_to_read(image, file, name, limits, turned=orientation != 1)
     size = image.size
     if reading.scale > 1:

@@ -8,6 +8,7 @@ from pocketvlm_export.checkpoint.processor import (
     image_processor,
     load_image_processor,
     load_tokenizer,
+    text_ids,
 )
 from pocketvlm_export.checkpoint.source import Source, locate
 from pocketvlm_export.checkpoint.weights import Weights
@@ -23,4 +24,5 @@ __all__ = [
     "read_config",
     "read_headers",
     "read_json",
+    "text_ids",
 ]

@@ -27,7 +27,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import TileGrid
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import Caps
-from pocketvlm_export.checkpoint import image_processor, load_tokenizer
+from pocketvlm_export.checkpoint import image_processor, load_tokenizer, text_ids
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.base import Family, feature_layers
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
@@ -65,9 +65,7 @@ class InternVL(Family):
         """How pictures are cut, and the ids of the tokens around them."""
         tiles = _tiles(image_processor(folder))
         tokenizer = load_tokenizer(folder)
-        around = [
-            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (_BEFORE, _AFTER)
-        ]
+        around = [text_ids(tokenizer, text) for text in (_BEFORE, _AFTER)]
         if any(len(ids) != 1 for ids in around):
             raise CheckpointError(
                 f"the tokenizer in {folder} has no tokens {_BEFORE} and {_AFTER}",

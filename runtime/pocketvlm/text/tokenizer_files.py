@@ -275,7 +275,7 @@ def _template(step: Mapping[str, Any]) -> float:
 
 def _added_ids(piece: Mapping[str, Any], special: Mapping[str, Any]) -> int:
     named = piece["SpecialToken"]
-    token = special.get(named.get("id")) if isinstance(named, dict) else None
+    token = special.get(str(named.get("id"))) if isinstance(named, dict) else None
     ids = token.get("ids") if isinstance(token, dict) else None
     if not isinstance(ids, list):
         raise TokenizerFault("its post_processor names a special token that it does not have")

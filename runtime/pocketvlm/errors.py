@@ -98,7 +98,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def library_errors(refusal: Callable[[str], PocketVLMError]) -> Iterator[None]:
+def library_errors(refusal: Callable[[str], Exception]) -> Iterator[None]:
     """Let nothing but refusals out of a library that reads what strangers wrote.
 
     Libraries written in Rust raise their panics as a class beside `Exception`, so that

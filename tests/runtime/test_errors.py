@@ -4,6 +4,7 @@ from those of other libraries."""
 import json
 
 import pytest
+from tokenizers import decoders
 
 from pocketvlm.errors import (
     ArtifactError,
@@ -14,6 +15,7 @@ from pocketvlm.errors import (
     RequestError,
     error_from_dict,
     first_line,
+    library_errors,
 )
 
 
@@ -52,3 +54,37 @@ def test_a_class_from_elsewhere_comes_back_as_the_base():
 )
 def test_the_first_line_is_short_and_never_empty(error, line):
     assert first_line(error) == line
+
+
+def panic():
+    """What a Rust library raises: a class beside `Exception`."""
+    decoders.Strip(" ", 1, 1).decode([" "])
+
+
+@pytest.mark.parametrize(
+    "fault", [panic, lambda: {}["a\nb"], lambda: [].pop(), lambda: 1 / 0, lambda: "a".encode("no")]
+)
+def test_whatever_a_library_raises_is_a_refusal_in_one_line(fault):
+    with pytest.raises(ArtifactError) as refusal, library_errors(lambda why: ArtifactError(why)):
+        fault()
+    assert str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert refusal.value.__cause__ is not None
+
+
+def test_a_panic_is_no_exception():
+    """Or nobody would need more than ``except Exception``."""
+    with pytest.raises(BaseException, match="slice index") as panicked:
+        panic()
+    assert not isinstance(panicked.value, Exception)
+
+
+@pytest.mark.parametrize(
+    "asked", [KeyboardInterrupt, SystemExit, GeneratorExit, RequestError("asked")]
+)
+def test_what_a_person_asks_for_passes(asked):
+    with (
+        pytest.raises(asked if isinstance(asked, type) else RequestError),
+        library_errors(ArtifactError),
+    ):
+        raise asked

@@ -101,8 +101,8 @@ HOSTILE = [
     + "a" * 99
     + "{% endcall %}" * 18,
     MANY + "{% set x %}" + "a" * 9000 + "{% endset %}{% endfor %}",
-    MANY + "{{ 1 }}" * 9000 + "{% endfor %}",
-    MANY + "{% if false %}" + "{{ 1 }}" * 9000 + "{% endif %}{% endfor %}",
+    MANY + "{{ 1 }}" * 2000 + "{% endfor %}",
+    MANY + "{% if false %}" + "{{ 1 }}" * 2000 + "{% endif %}{% endfor %}",
     MANY + "{{ 'a' * 999999 }}{% endfor %}",
     MANY + "{{ strftime_now('%c' * 90000) }}{% endfor %}",
     "{{ cycler('a' * 99999) }}{{ joiner('a') }}",

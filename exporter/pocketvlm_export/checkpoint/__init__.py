@@ -16,6 +16,7 @@ from pocketvlm_export.checkpoint.processor import (
     image_processor,
     load_image_processor,
     load_tokenizer,
+    text_ids,
 )
 from pocketvlm_export.checkpoint.settings import Settings
 from pocketvlm_export.checkpoint.source import Source, locate
@@ -39,4 +40,5 @@ __all__ = [
     "read_generation",
     "read_headers",
     "read_json",
+    "text_ids",
 ]

@@ -2,14 +2,15 @@
 Hub."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import huggingface_hub
 import torch
 from huggingface_hub.errors import SafetensorsParsingError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from pocketvlm.errors import CheckpointError, first_line
+from pocketvlm.errors import CheckpointError, first_line, library_errors
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.checkpoint.source import Source, hub_errors
 
@@ -103,17 +104,20 @@ def _without_weights(source: Source) -> CheckpointError:
 
 
 def _read_header(file: Path) -> Header:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-            return {
-                name: (piece.get_dtype(), tuple(piece.get_shape()))
-                for name, piece in slices.items()
-            }
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file} is truncated or damaged ({error})", advice="download it again"
-        ) from error
+    with damaged(file), safe_open(file, framework="pt") as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+        return {
+            name: (piece.get_dtype(), tuple(piece.get_shape())) for name, piece in slices.items()
+        }
+
+
+def damaged(file: Path) -> AbstractContextManager[None]:
+    """Whatever the library raises of a weights file, as a `CheckpointError`."""
+    return library_errors(
+        lambda reason: CheckpointError(
+            f"{file} is truncated or damaged ({reason})", advice="download it again"
+        )
+    )
 
 
 def _fetch_header(source: Source, file: str) -> Header:

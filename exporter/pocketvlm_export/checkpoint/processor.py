@@ -71,6 +71,19 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
             return tokenizer
 
 
+def text_ids(
+    tokenizer: transformers.PreTrainedTokenizerFast, text: str, *, add_special_tokens: bool = False
+) -> list[int]:
+    """The ids of a text; raises `CheckpointError` where the checkpoint's tokenizer fails."""
+    with library_errors(
+        lambda reason: CheckpointError(
+            f"the tokenizer cannot read a text ({reason})", advice="download it again"
+        )
+    ):
+        ids: list[int] = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+    return ids
+
+
 def load_image_processor(folder: Path, medium: Medium = "image") -> Any:
     """The image processor as transformers builds it from ``folder``, its Pillow backend, without
     running any code of the folder.

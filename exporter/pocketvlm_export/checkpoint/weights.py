@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_export.checkpoint.headers import Header
+from pocketvlm_export.checkpoint.headers import Header, damaged
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -58,7 +58,7 @@ class Weights:
         file, stored, _ = self.names[name]
         # The file is opened for this tensor alone, so that pages already converted do not stay
         # mapped.
-        with safe_open(file, framework="pt") as opened:
+        with damaged(file), safe_open(file, framework="pt") as opened:
             return opened.get_tensor(stored).to(torch.float32)
 
     def component(self, prefix: str, *, without: str = r"(?!)") -> dict[str, torch.Tensor]:

@@ -28,7 +28,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import TileGrid
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import Caps
-from pocketvlm_export.checkpoint import Settings, image_processor, load_tokenizer
+from pocketvlm_export.checkpoint import Settings, image_processor, load_tokenizer, text_ids
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import with_changes
 from pocketvlm_export.families.base import MOST_EDGE, Family, feature_layers
@@ -72,9 +72,7 @@ class InternVL(Family):
         before, after = (
             str(getattr(tokenizer, key, None) or token) for key, token in _MARKS.items()
         )
-        around = [
-            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after)
-        ]
+        around = [text_ids(tokenizer, text) for text in (before, after)]
         if any(len(ids) != 1 for ids in around):
             raise CheckpointError(
                 f"the tokenizer in {folder} has no tokens {before} and {after}",

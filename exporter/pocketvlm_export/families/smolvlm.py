@@ -34,7 +34,7 @@ from pocketvlm.layouts import TileGrid, make_layout
 from pocketvlm.layouts.idefics3 import geometry_of
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import Caps
-from pocketvlm_export.checkpoint import Settings, image_processor, load_tokenizer
+from pocketvlm_export.checkpoint import Settings, image_processor, load_tokenizer, text_ids
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import with_changes
 from pocketvlm_export.families.base import MOST_EDGE, Family
@@ -197,7 +197,7 @@ def _names(
     image = tokenizer.convert_ids_to_tokens(spec.image_token_id)
 
     def between(text: str) -> list[int]:
-        ids: list[int] = tokenizer(f"{image}{text}{image}", add_special_tokens=False)["input_ids"]
+        ids = text_ids(tokenizer, f"{image}{text}{image}")
         if (
             len(ids) < 2
             or {ids[0], ids[-1]} != {spec.image_token_id}

@@ -18,7 +18,12 @@ import torch
 
 from pocketvlm.artifact.manifest import FastV, Pruning
 from pocketvlm_export import upstream
-from pocketvlm_export.checkpoint import chat_template, generation_settings, load_tokenizer
+from pocketvlm_export.checkpoint import (
+    chat_template,
+    generation_settings,
+    load_tokenizer,
+    text_ids,
+)
 from pocketvlm_export.families.spec import VLMSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component, release_memory
@@ -284,9 +289,7 @@ def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, picture: str = "
             str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id)), picture
         )
     has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    ids: Ints = np.array(
-        tokenizer(text, add_special_tokens=not has_bos)["input_ids"], dtype=np.int64
-    )
+    ids: Ints = np.array(text_ids(tokenizer, text, add_special_tokens=not has_bos), dtype=np.int64)
     is_image = ids == checkpoint.spec.image_token_id
     return np.repeat(ids, np.where(is_image, slots // is_image.sum(), 1))
 

@@ -4,6 +4,7 @@ exit code."""
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Any
@@ -14,7 +15,7 @@ from packaging.requirements import Requirement
 from pocketvlm import __version__
 from pocketvlm.cli.streams import standard_streams
 from pocketvlm.cli.target import naming_target
-from pocketvlm.cli.terminal import echo, printable, printable_lines, replace_unknown_characters
+from pocketvlm.cli.terminal import echo, printable, replace_unknown_characters
 from pocketvlm.errors import PocketVLMError, RequestError
 
 # Packages whose dependencies are an extra of the distribution that their commands come with.
@@ -61,8 +62,10 @@ class PluginGroup(click.Group):
             echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
             ctx.exit(error.exit_code)
         except click.ClickException as error:  # which click prints with the words of options in it
-            error.message = printable_lines(error.message)
-            raise
+            shown = io.StringIO()
+            error.show(shown)
+            echo(shown.getvalue().rstrip("\n"), err=True)
+            ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             echo("\ninterrupted", err=True)
             ctx.exit(_INTERRUPTED)

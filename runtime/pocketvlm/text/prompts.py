@@ -56,7 +56,7 @@ class Prompter:
         # text is read, for a file that pads to 64 tokens would pad the image token too.
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        image_token = tokenizer.id_to_token(image_token_id)
+        image_token = _token(tokenizer, image_token_id)
         if image_token is None or _token_ids(tokenizer, image_token, add_special=False) != [
             image_token_id
         ]:
@@ -306,6 +306,17 @@ def _part(picture: EmbeddingSegment, start: int, end: int) -> EmbeddingSegment:
         kept=None if picture.kept is None else picture.kept[start:end],
         extras={name: extra[start:end] for name, extra in picture.extras.items()},
     )
+
+
+def _token(tokenizer: tokenizers.Tokenizer, token_id: int) -> str | None:
+    """The text of a token; None for an id that the tokenizer does not have, however large."""
+    with library_errors(
+        lambda reason: ArtifactError(
+            f"the tokenizer has no token {token_id} ({reason})", advice="export the artifact again"
+        )
+    ):
+        token: str | None = tokenizer.id_to_token(token_id)
+    return token
 
 
 def _token_ids(tokenizer: tokenizers.Tokenizer, text: str, *, add_special: bool) -> list[int]:

@@ -259,10 +259,11 @@ def _template(step: Mapping[str, Any]) -> float:
     special = step.get("special_tokens") or {}
     if not isinstance(special, dict):
         raise TokenizerFault("special tokens of its post_processor are no object")
-    for side in ("single", "pair"):
-        pieces = step.get(side) or []
+    for name, pieces in step.items():
+        if name in ("type", "special_tokens"):
+            continue
         if not isinstance(pieces, list) or not all(isinstance(piece, dict) for piece in pieces):
-            raise TokenizerFault(f"its post_processor has no list for {side}")
+            raise TokenizerFault(f"its post_processor has no list of parts for {name[:40]}")
         texts = [str(piece["Sequence"]) for piece in pieces if "Sequence" in piece]
         if len(pieces) > _MAX_SPECIAL or len(texts) > len(set(texts)):
             raise TokenizerFault("its post_processor has a text twice, or too many parts")
@@ -274,7 +275,7 @@ def _template(step: Mapping[str, Any]) -> float:
 
 def _added_ids(piece: Mapping[str, Any], special: Mapping[str, Any]) -> int:
     named = piece["SpecialToken"]
-    token = special.get(named.get("id")) if isinstance(named, dict) else None
+    token = special.get(str(named.get("id"))) if isinstance(named, dict) else None
     ids = token.get("ids") if isinstance(token, dict) else None
     if not isinstance(ids, list):
         raise TokenizerFault("its post_processor names a special token that it does not have")

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import RequestError, library_errors
 from pocketvlm.files import private_folder, remove_abandoned, replace_private
 from pocketvlm.limits import FeatureLimits
 from pocketvlm.vision.features import VisionFeatures
@@ -199,12 +199,10 @@ def _tensors(
         raise ValueError(f"{info.st_size} bytes for {size} of tensors")
     with path.open("rb") as stream:
         content = stream.read(size + _MAX_HEADER)
-    try:
+    with library_errors(lambda reason: ValueError(f"no safetensors file ({reason})")):
         # Parses and checks the header first: its length, and that tensors fill the rest exactly.
+        # Of types that numpy lacks it raises what it happens to meet.
         tensors = safetensors.numpy.load(content)
-    except (safetensors.SafetensorError, KeyError, OverflowError) as error:
-        # KeyError: a type that numpy lacks. OverflowError: an empty tensor with an edge beyond it.
-        raise ValueError(f"no safetensors file of these types ({error})") from error
     if {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()} != expected:
         raise ValueError("other tensors than this graph gives")
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

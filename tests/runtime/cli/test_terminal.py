@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pocketvlm import VLM, Sampling, cli
 from pocketvlm.cli import terminal
@@ -151,24 +152,22 @@ def test_facts_of_an_artifact_do_not_steer_a_terminal(command, form, steering_di
     assert_harmless(result.stdout + result.stderr)
 
 
-def test_a_set_of_questions_does_not_steer_a_terminal(steering_dir, tmp_path):
+def test_a_set_of_questions_does_not_steer_a_terminal(steering_dir, tmp_path, picture):
     pytest.importorskip("scipy")
-    rows = [
-        {
-            "id": f"q{CLIPBOARD}",
-            "images": [],
-            "question": "what?\x1b[2J",
-            "answer": f"a{CLIPBOARD}",
-        },
-    ]
+    name = f"a{CLIPBOARD}\x1b[2J.png"
+    Image.fromarray(picture).save(tmp_path / name, "PNG")
+    rows = [{"image": name, "question": "what?\x1b[2J", "answers": [f"a{CLIPBOARD}"]}]
+    rows += [{"image": f"none{CLIPBOARD}.png", "question": "what?", "answers": ["\x1b[2J"]}]
     data, answers = tmp_path / "set.jsonl", tmp_path / "answers.jsonl"
-    report = tmp_path / "report.html"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ["evaluate", steering_dir, "--data", data, "--answers", answers, "--report", report]
-    result = CliRunner().invoke(cli.main, [*map(str, arguments), "--max-new-tokens", "4"])
+    arguments = ["evaluate", steering_dir, "--data", data, "--answers", answers]
+    result = CliRunner().invoke(
+        cli.main, [*map(str, arguments), "--max-new-tokens", "4", "--broken", "skip"]
+    )
     assert_harmless(result.stdout + result.stderr)
-    if result.exit_code == 0:
-        assert_harmless(report.read_text(encoding="utf-8"))
+    assert result.exit_code == 0, result.output
+    kept = json.loads(answers.read_text().splitlines()[-1])
+    assert CLIPBOARD in json.dumps(kept, ensure_ascii=False).encode().decode("unicode_escape")
 
 
 @pytest.mark.parametrize(

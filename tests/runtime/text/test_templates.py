@@ -77,6 +77,8 @@ USED = [
     "{% if messages[0].role == 'system' %}{{ messages[0].content[0].text | trim }}\n{% endif %}\n"
     "    {%- for m in messages %}\n    {{ m.role }}\n    {% endfor %}",
     "{% if tools %}{{ tools | nofilter }}{% endif %}{{ add_generation_prompt }}{{ documents }}",
+    "{{ ', '.join(messages | map(attribute='role')) }}{{ 'a-b'.split('-') | join }}"
+    "{{ ' '.join(['a', 'b']).upper() }}{{ messages[0].keys() | list }}{{ [1, 2].index(2) }}",
     "{{ raise_exception('no ' + messages[0].role) }}",
     "{{ messages[9].content }}",
 ]

@@ -108,9 +108,10 @@ if hasattr(os, "register_at_fork"):
 @contextmanager
 def ort_errors(what: str) -> Iterator[None]:
     """Turn what ONNX Runtime raises into a one-line `PocketVLMError` that begins with ``what``."""
+    raised: tuple[type[Exception], ...] = (*upstream.ort_errors(), OSError)
     try:
         yield
-    except (*upstream.ort_errors(), OSError) as error:
+    except raised as error:
         raise EngineError(f"{what}: {first_line(error)}") from error
 
 

@@ -111,12 +111,15 @@ class Answerer:
 
     def forget(self, conversation: ConversationCache) -> None:
         """Free the KV cache of a conversation."""
+        self.pool.check_process()
         with self.step:
             self.pool.forget(conversation)
 
     def close(self, *, with_decoder: bool) -> None:
         """Free all KV caches, and the decoder if nobody else has it; answers under way go on to
-        their end."""
+        their end. Nothing is freed in a process that was forked since: it is not its own."""
+        if self.pool.is_forked:
+            return
         with self.step:
             self.pool.close()
             if with_decoder:
@@ -125,6 +128,7 @@ class Answerer:
     def _run(self, request: Request, stop: threading.Event) -> Generator[str, None, Answer]:
         """Vision, prefill and decoding of one request; yields text pieces and returns the
         answer."""
+        self.pool.check_process()
         started = time.perf_counter()
         features, vision_ms = self._encode(request)
         ids = self.prompter.place(request.ids, [picture.ids for picture in request.pictures])
@@ -206,6 +210,7 @@ class Answerer:
             if stop.is_set():
                 generation.finish_reason = "interrupted"
                 break
+            self.pool.check_process()  # a stream may be read on behind a fork
             started = time.perf_counter()
             with self.step:
                 logits = cached.decode(generation.token_ids[-1])

@@ -40,7 +40,8 @@ class VLM:
     token), and the next step is that of the answer that has waited longest. Between steps nothing
     is held: a stream that nobody reads delays nobody. A single `Stream` or `Chat` is used by one
     thread at a time, except for `Stream.stop`. After `close` nothing can be asked; answers under
-    way end as they would.
+    way end as they would. A process that is forked afterwards loads the model again: the engines'
+    threads stay behind, so what was loaded before is refused there.
 
     Attributes:
         artifact: what was loaded.

@@ -30,7 +30,13 @@ from pocketvlm.decoders.base import (
 )
 from pocketvlm.decoders.gguf_header import GgufHeader, expected_dimensions, read_header
 from pocketvlm.decoders.llama_batches import Batch, batches
-from pocketvlm.decoders.llama_library import LlamaContext, LlamaModel, complaint, library
+from pocketvlm.decoders.llama_library import (
+    LlamaContext,
+    LlamaModel,
+    check_process,
+    complaint,
+    library,
+)
 from pocketvlm.decoders.positions import Positions, positions_named
 from pocketvlm.decoders.track import Track
 from pocketvlm.errors import ArtifactError, EngineError
@@ -89,6 +95,7 @@ class LlamaCppDecoder:
             positions=positions_named(header.positions),
         )
         threads = settings.threads or physical_cores()
+        check_process(threads)
         self._options: dict[str, Any] = {
             "n_threads": threads,
             "n_threads_batch": threads,

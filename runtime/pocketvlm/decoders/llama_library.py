@@ -28,6 +28,7 @@ _PLANES = {8: 4, 40: 4}  # by llama_rope_type: M-RoPE, its frequencies in sectio
 _log = logging.getLogger(__name__)
 _complaints: list[str] = []  # llama.cpp's last error, for our messages
 _callbacks: list[Any] = []  # what C calls must outlive every call
+_loaded_by: list[int] = []  # the process in which llama.cpp's threads live
 
 
 @functools.cache
@@ -56,7 +57,19 @@ def library() -> Any:
     _callbacks.append(lib.llama_log_callback(_on_log))
     lib.llama_log_set(_callbacks[-1], ctypes.c_void_p(0))
     lib.llama_backend_init()
+    _loaded_by[:] = [os.getpid()]
     return lib
+
+
+def check_process(threads: int) -> None:
+    """Raise `EngineError` for several threads in a process that was forked after llama.cpp was
+    loaded: it shares them with all its models, and they stayed behind."""
+    if threads > 1 and _loaded_by and _loaded_by[0] != os.getpid():
+        raise EngineError(
+            "llama.cpp was loaded before this process was forked",
+            advice="begin processes by spawn, or set threads to 1",
+            setting="threads",
+        )
 
 
 class LlamaModel:
@@ -77,7 +90,7 @@ class LlamaModel:
                 f"{path.name} cannot be opened by llama.cpp{complaint()}",
                 advice="copy or export it again",
             )
-        weakref.finalize(self, lib.llama_model_free, self.pointer)
+        weakref.finalize(self, _free_model, lib, self.pointer, os.getpid())
         # Numbers that llama.cpp reads of the position of each embedding (`hparams.n_pos_per_embd`,
         # which it does not tell): time, row, column and an unused one, or one.
         self.planes = _PLANES.get(lib.llama_model_rope_type(self.pointer), 1)
@@ -108,15 +121,25 @@ class LlamaContext:
                 f"llama.cpp cannot hold {capacity} tokens{complaint()}",
                 advice="shorten the prompt, or free memory",
             )
-        self.free = weakref.finalize(self, _free_context, lib, self.pointer, model)
+        self.free = weakref.finalize(self, _free_context, lib, self.pointer, model, os.getpid())
         self.capacity = capacity
         self.planes = model.planes
         self.cells: int = lib.llama_n_ctx(self.pointer)
         self.batch: int = lib.llama_n_batch(self.pointer)
 
 
-def _free_context(lib: Any, context: int, _model: LlamaModel) -> None:
-    lib.llama_free(context)
+# In a process that was forked since, what llama.cpp made is a copy whose threads stayed behind, and
+# freeing it waits for them.
+
+
+def _free_context(lib: Any, context: int, _model: LlamaModel, process: int) -> None:
+    if os.getpid() == process:
+        lib.llama_free(context)
+
+
+def _free_model(lib: Any, model: int, process: int) -> None:
+    if os.getpid() == process:
+        lib.llama_model_free(model)
 
 
 def with_settings(params: Any, **fields: Any) -> Any:

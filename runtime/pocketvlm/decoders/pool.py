@@ -4,10 +4,12 @@ short."""
 from __future__ import annotations
 
 import itertools
+import os
 import weakref
 
 from pocketvlm.decoders.base import Decoder, closed
 from pocketvlm.decoders.prefix import CachedSequence
+from pocketvlm.errors import EngineError
 from pocketvlm.limits import SequenceLimits
 
 
@@ -50,14 +52,33 @@ class SequencePool:
         self._sequences: tuple[weakref.ref[PooledSequence], ...] = ()
         self._clock = itertools.count()
         self._closed = False
+        self._process = os.getpid()
 
     @property
     def cache_bytes(self) -> int:
         """Bytes that the caches of all sequences take now; waits for no lock."""
         return sum(cached.sequence.cache_bytes for cached in self._living())
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a copy in another process, begun by a fork after the model was loaded.
+
+        The engines' threads are not copied, nor whoever held a lock: waiting for either takes for
+        ever.
+        """
+        return os.getpid() != self._process
+
+    def check_process(self) -> None:
+        """Raise `EngineError` in a process that was forked after the model was loaded."""
+        if self.is_forked:
+            raise EngineError(
+                "this model was loaded before this process was forked",
+                advice="load it again here, or begin processes by spawn",
+            )
+
     def check_open(self) -> None:
-        """Raise `EngineError` where the model is closed."""
+        """Raise `EngineError` where the model is closed, or was loaded in another process."""
+        self.check_process()
         if self._closed:
             raise closed("this model")
 

@@ -3,6 +3,9 @@ for people."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +28,8 @@ _ERRORS_ONLY = 3
 _FOLDED = "optimization.constant_folding_max_output_size_in_bytes"
 _FOLDED_BYTES = 64 << 20
 _MAX_VALUE_BYTES = 8
+
+_opened: weakref.WeakSet[ort.InferenceSession] = weakref.WeakSet()
 
 
 def open_session(
@@ -80,17 +85,33 @@ def open_session(
         session = ort.InferenceSession(
             opened, options, providers=providers, **upstream.ORT_SESSION_ARGUMENTS
         )
+    _opened.add(session)
     _check_metadata(f"{artifact.root / name}", session, artifact.manifest, kind, budget)
     signature(artifact.manifest, kind, budget).check(f"{artifact.root / name}", session)
     return session
 
 
+def _keep_after_fork() -> None:
+    """In a process that has just been forked: let no session of the other one be freed here.
+
+    Its threads are not copied, and a session waits for them as it goes, at the latest when Python
+    ends.
+    """
+    for session in list(_opened):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_after_fork)
+
+
 @contextmanager
 def ort_errors(what: str) -> Iterator[None]:
     """Turn what ONNX Runtime raises into a one-line `PocketVLMError` that begins with ``what``."""
+    raised: tuple[type[Exception], ...] = (*upstream.ort_errors(), OSError)
     try:
         yield
-    except (*upstream.ort_errors(), OSError) as error:
+    except raised as error:
         raise EngineError(f"{what}: {first_line(error)}") from error
 
 

@@ -172,6 +172,7 @@ def test_what_does_not_fit_the_file_is_the_artifacts_fault(file, sequence, monke
 @pytest.fixture
 def freed(monkeypatch):
     """What of llama.cpp's is freed, in order: "context" or "model"."""
+    gc.collect()  # what other tests have left
     names = []
     lib = llama_cpp.library()
     for name, function in (("context", lib.llama_free), ("model", lib.llama_model_free)):

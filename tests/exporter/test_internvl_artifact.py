@@ -129,6 +129,9 @@ def test_pictures_are_not_cut_where_a_tile_is_all(checkpoint, tmp_path):
     answer = VLM.load(folder).generate(QUESTION, [picture(*WIDE)])
     assert answer.visual_tokens == {"before": N, "after": 6}
     using = json.loads((folder / "using.json").read_text())
+    assert [note.partition(",")[0] for note in using["notes"]] == [
+        "Activations are measured in each run"
+    ]
     expected = Theirs(checkpoint, max_tiles=1).prepare(
         using["prompt"]["question"], [picture(*WIDE)], 1
     )

@@ -188,6 +188,7 @@ def test_the_page_is_part_of_the_artifact_and_names_no_machine(tiny_export, tiny
     artifact = Artifact.open(tiny_export, check="full")
     assert {USING, FACTS} <= set(artifact.manifest.files)
     assert stated_in(tiny_export) == facts(artifact)
+    assert facts(artifact)["notes"] == []
     assert str(tiny_checkpoint.parent) not in page
     assert "{{" not in page
     assert "{%" not in page

@@ -61,13 +61,13 @@ def facts(artifact: Artifact) -> dict[str, Any]:
     around, axes = _around(layout), POSITION_AXES[decoder.positions]
     vision = manifest.vision.graphs[budget][manifest.vision.default_precision]
     graphs = {"vision": _graph(manifest, vision, metadata.VISION_ENCODER, budget)}
-    precisions = [manifest.vision.default_precision]
+    notes: list[str] = []  # what else whoever writes a client should know, a paragraph each
     if decoder.graphs:
         precision = decoder.default_precisions["onnx"]
         table = decoder.embed[decoder.tables[precision]]
         graphs["embed"] = _graph(manifest, table, metadata.EMBED_TOKENS)
         graphs["decoder"] = _graph(manifest, decoder.graphs[precision], decoder.graph_kind)
-        precisions.append(precision)
+        notes += filter(None, [PRECISIONS[precision].note])
     return {
         "model": manifest.source.model,
         "visual_tokens": budget,
@@ -101,7 +101,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "hidden": decoder.hidden,
         "vocab": decoder.vocab,
         "context": decoder.context,
-        "notes": _notes(precisions),
+        "notes": notes,
     }
 
 
@@ -124,12 +124,6 @@ def _weights(artifact: Artifact) -> dict[str, list[str]]:
         file: [str(PurePosixPath(file).with_name(name)) for name in weights_files(path)]
         for file, path in ((file, artifact.root / file) for file in graphs)
     }
-
-
-def _notes(precisions: Sequence[str]) -> list[str]:
-    """What else whoever writes a client should know, a sentence or two each."""
-    notes = dict.fromkeys(PRECISIONS[name].note for name in precisions if name in PRECISIONS)
-    return [note for note in notes if note]
 
 
 def _shapes(tensors: Shapes) -> dict[str, list[int | str]]:

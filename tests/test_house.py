@@ -191,7 +191,6 @@ SAID_ELSEWHERE = {
     ("exporter/pocketvlm_export/upstream.py", "llava_next"): "a module of transformers",
     ("exporter/pocketvlm_export/packaging/using.py", "tiles"): "a field of the template",
     ("runtime/pocketvlm/artifact/manifest.py", "single"): "of manifests that state no layout",
-    ("runtime/pocketvlm/text/tokenizer_files.py", "single"): "a key of tokenizer.json",
     ("runtime/pocketvlm/decoders/gguf_header.py", "none"): "a way to scale frequencies",
     ("profiles/pocketvlm_measure/evaluation/metrics/vqa_text.py", "none"): "a number in words",
     ("profiles/pocketvlm_measure/profiler/rows.py", "tiles"): "a column",

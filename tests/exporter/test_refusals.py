@@ -383,7 +383,7 @@ def test_text_that_transformers_changes_behind_the_tokenizer(
     refuse, run, copied_checkpoint, whatever_it_costs
 ):
     """It drops spaces in front of stops, of most tokenizers only where they insist."""
-    edit_config(
+    edit_json(
         copied_checkpoint,
         "tokenizer_config.json",
         clean_up_tokenization_spaces=True,
@@ -396,5 +396,5 @@ def test_text_that_transformers_changes_behind_the_tokenizer(
 
 
 def test_generation_settings_that_transformers_refuses(refuse, copied_checkpoint):
-    edit_config(copied_checkpoint, "generation_config.json", bad_words_ids=[[1 << 30]])
+    edit_json(copied_checkpoint, "generation_config.json", bad_words_ids=[[1 << 30]])
     assert "correct generation_config.json" in refuse(copied_checkpoint)

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pocketvlm import VLM, PictureLimits, Sampling
+from pocketvlm import PictureLimits, Sampling
 from pocketvlm.cli import main
 from pocketvlm.cli.run import summary
-from pocketvlm.errors import ArtifactError, PictureError
+from pocketvlm.errors import PictureError
 from pocketvlm.media.pictures import open_picture
 from support.picture_files import encoded, jpeg_with, large_png, photograph
 
@@ -62,14 +61,6 @@ def test_chat_goes_on_after_a_picture_that_is_refused(artifact_dir, tmp_path):
     refusal, answer = map(json.loads, result.stdout.splitlines())
     assert "damaged.avif" in refusal["error"]
     assert answer["visual_tokens"]["after"] > 0
-
-
-def test_a_folder_whose_name_is_not_utf8_is_refused_in_one_line(artifact_dir, tmp_path):
-    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
-    shutil.copytree(artifact_dir, folder)
-    with pytest.raises(ArtifactError, match="has a name that is not UTF-8") as refusal:
-        VLM.load(folder)
-    assert "\n" not in str(refusal.value)
 
 
 def test_a_picture_whose_name_is_not_utf8_is_read(vlm, tmp_path):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import EmbeddingSegment
-from pocketvlm.errors import ArtifactError
+from pocketvlm.errors import ArtifactError, PictureError
 from pocketvlm.layouts import (
     Layout,
     Tiles,
@@ -174,7 +174,13 @@ class Viewer:
         return PictureInput(self.layout, self._cut(upright), budget, reduced=reduced)
 
     def _cut(self, upright: Any) -> Tiles:
-        tiles = self.layout.cut(upright)
+        try:
+            tiles = self.layout.cut(upright)
+        except MemoryError as error:
+            raise PictureError(
+                "there is not enough memory to cut a picture into tiles",
+                advice="lower max_pixels or max_tiles",
+            ) from error
         size, expected = tiles.pixel_values.shape[2:], self.layout.config.image_size
         if expected is not None and size != expected:
             raise ArtifactError(

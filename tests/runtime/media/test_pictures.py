@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -9,18 +10,13 @@ from PIL import Image, ImageOps
 
 from pocketvlm import PocketVLMError
 from pocketvlm.media.pictures import PictureLimits, open_picture
+from support.picture_files import encoded, png_chunk
 
 
 @pytest.fixture
 def photo():
     ramp = np.linspace(0, 255, 24 * 36 * 3).reshape(24, 36, 3)
     return Image.fromarray(ramp.astype(np.uint8))
-
-
-def encoded(image, fmt, **options):
-    stream = io.BytesIO()
-    image.save(stream, format=fmt, **options)
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG", "PPM", "JPEG2000"])
@@ -127,8 +123,9 @@ def test_limits_hold_before_decoding(photo, tmp_path, monkeypatch):
 
 
 def test_a_decompression_bomb_is_refused_by_default():
-    data = encoded(Image.new("1", (20_000, 20_000)), "PNG")
-    assert len(data) < 200_000
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    data = encoded(Image.new("1", (1, 1)), "PNG")
+    data = data[:8] + png_chunk(b"IHDR", header) + data[33:]
     with pytest.raises(PocketVLMError, match="has over 200000000 pixels, the limit is 100000000"):
         open_picture(data)
 

@@ -104,11 +104,11 @@ def test_a_picture_too_large_for_a_square_that_stays_as_large_is_refused():
         ours(Image.new("RGB", (1, 10_001)), {**config, "do_resize": False})
     as_it_is = {"do_resize": False, "do_center_crop": False}
     with pytest.raises(PocketVLMError, match="is read as it is by this model"):
-        ours(Image.new("RGB", (6000, 6000)), {**PREPROCESSOR, **as_it_is})
+        tile_steps({**PREPROCESSOR, **as_it_is}).resize_and_crop(Image.new("1", (6000, 6000)))
 
 
 @pytest.mark.parametrize("size", [(300, 2100), (2100, 300), (1, 1500), (1500, 1), (1300, 1300)])
-@pytest.mark.parametrize("resample", list(Image.Resampling))
+@pytest.mark.parametrize("resample", [0, 3, 4])  # nearest, bicubic, box
 def test_a_square_that_is_made_some_rows_at_a_time_is_the_whole_square_resized(size, resample):
     samples = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
     image, edge = Image.fromarray(samples), max(size)

@@ -78,16 +78,16 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     providers = [(provider.name, dict(provider.options)) for provider in settings.providers]
-    with (
-        ort_errors(f"{artifact.root / name} cannot be opened by ONNX Runtime {ort.__version__}"),
-        upstream.ort_path(path) as opened,
-    ):
-        session = ort.InferenceSession(
-            opened, options, providers=providers, **upstream.ORT_SESSION_ARGUMENTS
-        )
-    _opened.add(session)
-    _check_metadata(f"{artifact.root / name}", session, artifact.manifest, kind, budget)
-    signature(artifact.manifest, kind, budget).check(f"{artifact.root / name}", session)
+    full_name = f"{artifact.root / name}"
+    # Around the checks too: what a graph calls its tensors may be no text.
+    with ort_errors(f"{full_name} cannot be opened by ONNX Runtime {ort.__version__}"):
+        with upstream.ort_path(path) as opened:
+            session = ort.InferenceSession(
+                opened, options, providers=providers, **upstream.ORT_SESSION_ARGUMENTS
+            )
+        _opened.add(session)
+        _check_metadata(full_name, session, artifact.manifest, kind, budget)
+        signature(artifact.manifest, kind, budget).check(full_name, session)
     return session
 
 

@@ -169,3 +169,16 @@ def test_outputs_of_another_type_are_refused(root, name):
     write_manifest(root, read_manifest(root))
     with pytest.raises(ArtifactError, match=rf"has {name} of type tensor\((int32|double)\)"):
         answer(root)
+
+
+def test_names_that_are_no_text_are_refused(root):
+    """Python cannot read them, and says so while the tensors are looked at."""
+    path = root / GRAPHS["decoder"]
+    content = path.read_bytes()
+    assert content.count(b"past_key_values.1.key") > 1
+    path.write_bytes(content.replace(b"past_key_values.1.key", b"past_key_values.1.\xff\xff\xff"))
+    write_manifest(root, read_manifest(root))
+    with pytest.raises((EngineError, ArtifactError)) as refused:
+        answer(root)
+    assert len(str(refused.value).splitlines()) == 1
+    assert "decoder_model_merged.onnx" in str(refused.value)

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-import click
-
+from pocketvlm.cli.terminal import echo
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm_targets.text import without_mark
 
@@ -45,7 +44,7 @@ def standard_streams() -> Iterator[None]:
     except SystemExit as ending:
         if failure := _failure(output):
             if failure != _NOBODY:  # which is no news to who asked for the first lines
-                click.echo(f"error: standard output cannot be written ({failure})", err=True)
+                echo(f"error: standard output cannot be written ({failure})", err=True)
             ending.code = ending.code or PocketVLMError.exit_code
         raise
     finally:

@@ -23,7 +23,7 @@ from transformers import AutoProcessor
 
 from demo_reference.answers import prompt_of
 from interop.page import RUNTIMES, Asked, ClientError, answer_with_the_page
-from interop.reference import hugging_face_tokens, in_one_run
+from interop.reference import Expected, hugging_face_tokens, in_one_run
 from interop.transformers_js import Dtype, answer_with_transformers_js
 from make_checkpoint import HUB_PRESETS, PRESETS, make_checkpoint
 from pocketvlm import VLM, Artifact, Sampling
@@ -274,10 +274,12 @@ def compared(
     answers: Sequence[Sequence[int]],
     ends: Sequence[int] = (),
 ) -> Row:
-    """Count the answers that are as expected, up to a token that ends one."""
+    """Count the answers that are as expected, up to a token that ends one, or up to a tie."""
+    both = zip(expected, answers, strict=True)
+    ties = {i for i, (a, b) in enumerate(both) if isinstance(a, Expected) and a.tied(b)}
     cut = [(_until(ends, a), _until(ends, b)) for a, b in zip(expected, answers, strict=True)]
-    differing = [i for i, (a, b) in enumerate(cut) if a != b]
-    note = ""
+    differing = [i for i, (a, b) in enumerate(cut) if a != b and i not in ties]
+    note = f"{len(ties)} decided a tie otherwise" if ties else ""
     if differing:
         theirs, got = cut[differing[0]]
         note = f"answers {differing} differ, the first is {got} for {theirs}"

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -37,9 +39,37 @@ def hugging_face_tokens(
     ]
 
 
+class Expected(list[int]):
+    """Greedy tokens, and by how much each step prefers its token to others.
+
+    Attributes:
+        logits: before each token, (vocab,).
+        near: logits closer than this are a tie, which a sound client may decide otherwise: what the
+            gate measured that the precision loses. 0 where it is exact.
+    """
+
+    def __init__(self, near: float) -> None:
+        super().__init__()
+        self.logits: list[npt.NDArray[np.float32]] = []
+        self.near = near
+
+    def append_best(self, logits: npt.NDArray[np.float32]) -> None:
+        """Take the likeliest token."""
+        self.logits.append(logits)
+        self.append(int(logits.argmax()))
+
+    def tied(self, tokens: Sequence[int]) -> bool:
+        """Whether ``tokens`` are these up to one that is as likely here."""
+        at = next((i for i, (a, b) in enumerate(zip(self, tokens, strict=False)) if a != b), None)
+        if at is None:
+            return False
+        logits = self.logits[at]
+        return bool(logits.max() - logits[tokens[at]] <= self.near)
+
+
 def in_one_run(
     folder: Path, asked: Sequence[Asked], steps: int, decoder: str | None = None
-) -> list[list[int]]:
+) -> list[Expected]:
     """Greedy tokens of this runtime's graphs, a whole prompt in one run, as other clients read it.
 
     The runtime reads the picture first and the question afterwards. Where activations are
@@ -50,6 +80,8 @@ def in_one_run(
     layout, prompter = open_layout(artifact), Prompter.from_artifact(artifact)
     encoder, engine = VisionEncoder.open(artifact), open_decoder(artifact, precision=decoder)
     ends, answers = artifact.manifest.decoder.eos_token_ids, []
+    precision = decoder or artifact.manifest.decoder.default_precisions["onnx"]
+    lost = artifact.manifest.parity.by_precision.get(precision, {}).get("decoder", {})
     for text, image, budget in asked:
         ids, pictures = prompter.encode(text, pictures=0 if image is None else 1), []
         if image is not None:
@@ -62,9 +94,9 @@ def in_one_run(
             kept = seen.kept_indices[0] if grid.tokens else None
             pictures = [EmbeddingSegment(features, grid=grid.tokens, kept=kept)]
         with closing(engine.sequence()) as sequence:
-            logits = sequence.prefill(prompter.segments(ids, pictures))
-            tokens = [int(logits.argmax())]
+            tokens = Expected(lost.get("max_abs", 0.0))
+            tokens.append_best(sequence.prefill(prompter.segments(ids, pictures)))
             while len(tokens) < steps and tokens[-1] not in ends:
-                tokens.append(int(sequence.decode(tokens[-1]).argmax()))
+                tokens.append_best(sequence.decode(tokens[-1]))
         answers.append(tokens)
     return answers

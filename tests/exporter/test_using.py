@@ -204,6 +204,14 @@ def family(request, make_tiny, tmp_path_factory):
     return folder, (folder / USING).read_text()
 
 
+def test_the_page_says_what_its_code_leaves_out(family):
+    folder, page = family
+    processors = Artifact.open(folder).manifest.generation.processors
+    assert ("repetition_penalty" in processors) == ("qwen" in str(folder))
+    assert all(name in page for name in processors)
+    assert ("takes the highest logit alone" in page) == bool(processors)
+
+
 class TokenClient(Client):
     """As `Client`, for models whose pictures are several tiles or whose tokens have several
     positions; prepared pixels are the runtime's."""

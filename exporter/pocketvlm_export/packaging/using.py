@@ -68,6 +68,12 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         graphs["embed"] = _graph(manifest, table, metadata.EMBED_TOKENS)
         graphs["decoder"] = _graph(manifest, decoder.graphs[precision], decoder.graph_kind)
         notes += filter(None, [PRECISIONS[precision].note])
+    if processors := manifest.generation.processors:
+        notes.append(
+            f"The checkpoint's answers go through {', '.join(processors)}, with PocketVLM as with "
+            "transformers' greedy `generate`; the values are under `generation` in pocketvlm.json. "
+            "The code below takes the highest logit alone."
+        )
     return {
         "model": manifest.source.model,
         "visual_tokens": budget,

@@ -1,11 +1,13 @@
 """The commands run, inspect and verify: what they print, where, and with which exit code."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
@@ -431,20 +433,29 @@ def test_ctrl_c_is_quiet_and_exits_with_130(monkeypatch):
     assert "Traceback" not in result.output
 
 
-def start(*arguments, stderr=subprocess.PIPE):
+def start(*arguments, stderr=subprocess.PIPE, stdin=None):
     command = [sys.executable, "-m", "pocketvlm", *map(str, arguments)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=heed_interrupts
+        command,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        preexec_fn=heed_interrupts,
     )
 
 
-def test_sigint_stops_a_running_command_cleanly(artifact_dir, tmp_path):
-    prompt = tmp_path / "prompt"
-    os.mkfifo(prompt)  # the command waits here for its picture until it is interrupted
-    process = start("run", artifact_dir, "--prompt", "x", "--image", prompt)
-    with prompt.open("wb"):  # returns once the command has opened the other end
+def test_sigint_stops_a_running_command_cleanly(artifact_dir):
+    process = start("run", artifact_dir, "--prompt", "-", stdin=subprocess.PIPE)
+    # More than a pipe holds: written once the command reads it, and waits for the rest.
+    process.stdin.write("x" * (1 << 20))
+    for _ in range(30):  # a signal between two reads is noticed after the next one only
+        time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=2)
+            break
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
 

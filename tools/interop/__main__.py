@@ -135,13 +135,13 @@ def of_targets(folder: Path, pairs: Pairs) -> Iterator[Row]:
             label = f"{', '.join(names)}: {'/'.join(parts)}"
             graphs = graphs_of(artifact, decoder)
             yield from by_the_page(artifact, asked_about(pairs), label, expected, graphs)
-            told = dtypes(*parts)
+            by_graph = dtypes(*parts)
             default = decoder == options.decoder_precisions[0]
             pictures = expected[: len(pairs)]
             pages = (False, True) if page else (False,)
-            dtype = None if default else told  # what config.json says
+            dtype = None if default else by_graph  # what config.json says
             yield from by_transformers_js(artifact, pairs, pictures, label, dtype, pages)
-            if set(told.values()) == {"q8"}:
+            if set(by_graph.values()) == {"q8"}:
                 named = f"{label}, dtype q8"
                 yield from by_transformers_js(artifact, pairs, pictures, named, "q8", pages)
 

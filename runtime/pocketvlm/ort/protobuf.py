@@ -56,11 +56,11 @@ def numbers(data: mmap.mmap | bytes, value: int | Span) -> list[int]:
     """The unsigned numbers of a repeated field: one, or packed several."""
     if isinstance(value, int):
         return [value]
-    found, at = [], value.start
+    values, at = [], value.start
     while at < value.end:
         number, at = _varint(data, at, value.end)
-        found.append(number)
-    return found
+        values.append(number)
+    return values
 
 
 def _varint(data: mmap.mmap | bytes, at: int, end: int) -> tuple[int, int]:

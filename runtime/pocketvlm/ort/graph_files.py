@@ -23,6 +23,8 @@ _GRAPH_ATTRIBUTES = (5, 10)  # types of attributes: a graph, several
 _MAX_NODES = 30_000  # the largest exports have some 10,000
 _MAX_CONSTANTS = 30_000
 _MAX_NAME = 4096
+_MAX_AXES = 64
+_INT64 = 7  # among the kinds of values
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Node:
         outputs: names of what it gives.
         has_graph: whether it runs graphs of its own, as Loop does.
         axis: its attribute of that name, or 0.
+        value: sizes of the tensor it states, as Constant does; where it states numbers one by one,
+            as many as there may be.
     """
 
     domain: str
@@ -44,6 +48,7 @@ class Node:
     outputs: tuple[str, ...] = ()
     has_graph: bool = False
     axis: int = 0
+    value: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,14 @@ class GraphFile:
         nodes: in their order.
         constants: name -> sizes of each tensor that is in the file or beside it; none in ORT
             format, where all that can be computed beforehand has been.
+        shapes: name -> values of each constant that may be the sizes of a tensor: whole numbers in
+            one axis, few of them.
         extras: names of what else it brings that would be computed or allocated.
     """
 
     nodes: tuple[Node, ...]
     constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
 
 
@@ -86,6 +94,7 @@ def read_graph_file(path: Path) -> GraphFile:
 def _onnx(data: mmap.mmap) -> GraphFile:
     nodes: list[Node] = []
     constants: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     extras: set[str] = set()
     for number, value in fields(data, Span(0, len(data))):
         if number == 7 and isinstance(value, Span):  # several are one, one after the other
@@ -96,23 +105,26 @@ def _onnx(data: mmap.mmap) -> GraphFile:
                 elif part == 5 and isinstance(content, Span):
                     name, sizes = _tensor(data, content)
                     constants[name] = sizes
+                    if (values := _shape(data, content, sizes)) is not None:
+                        shapes[name] = values
                     _check_count("tensors", len(constants), _MAX_CONSTANTS)
                 elif part == 15:
                     extras.add("sparse tensors")
         elif number in (20, 25):
             extras.add({20: "a training step", 25: "functions"}[number])
-    return GraphFile(tuple(nodes), constants, tuple(sorted(extras)))
+    return GraphFile(tuple(nodes), constants, shapes, tuple(sorted(extras)))
 
 
 def _node(data: mmap.mmap, span: Span) -> Node:
     texts: dict[int, list[str]] = {1: [], 2: [], 4: [""], 7: [""]}
-    has_graph, axis = False, 0
+    has_graph, axis, stated = False, 0, tuple[int, ...]()
     for number, value in fields(data, span):
         if number in texts and isinstance(value, Span):
             texts[number].append(_text(data, value))
         elif number == 5 and isinstance(value, Span):
-            graphs, given = _attribute(data, value)
+            graphs, given, sizes = _attribute(data, value)
             has_graph, axis = has_graph or graphs, axis if given is None else given
+            stated = max(stated, sizes, key=elements)
     domain = texts[7][-1]
     return Node(
         "" if domain == "ai.onnx" else domain,
@@ -121,20 +133,27 @@ def _node(data: mmap.mmap, span: Span) -> Node:
         tuple(texts[2]),
         has_graph,
         axis,
+        stated,
     )
 
 
-def _attribute(data: mmap.mmap, span: Span) -> tuple[bool, int | None]:
-    """Whether an attribute holds graphs or sparse tensors, and its value where it is ``axis``."""
-    name, whole, graphs = "", 0, False
+def _attribute(data: mmap.mmap, span: Span) -> tuple[bool, int | None, tuple[int, ...]]:
+    """Whether an attribute holds graphs or sparse tensors, its value where it is ``axis``, and the
+    sizes of the tensor in it, see `Node.value`."""
+    name, whole, graphs, count, sizes = "", 0, False, 0, None
     for number, value in fields(data, span):
         if number == 1 and isinstance(value, Span):
             name = _text(data, value)
         elif number == 3 and isinstance(value, int):
             whole = value
+        elif number == 5 and isinstance(value, Span):
+            sizes = _tensor(data, value)[1]
+        elif number in (7, 8, 9):  # numbers or texts, packed into one field or a field each
+            count += value.end - value.start if isinstance(value, Span) else 1
         graphs = graphs or number in (6, 11, 22, 23)
         graphs = graphs or (number == 20 and value in _GRAPH_ATTRIBUTES)
-    return graphs, _signed(whole) if name == "axis" else None
+    stated = (count,) if sizes is None and count else sizes or ()
+    return graphs, _signed(whole) if name == "axis" else None, stated
 
 
 def _tensor(data: mmap.mmap, span: Span) -> tuple[str, tuple[int, ...]]:
@@ -142,12 +161,30 @@ def _tensor(data: mmap.mmap, span: Span) -> tuple[str, tuple[int, ...]]:
     for number, value in fields(data, span):
         if number == 1:
             sizes += numbers(data, value)
-            _check_count("axes", len(sizes), 64)
+            _check_count("axes", len(sizes), _MAX_AXES)
         elif number == 8 and isinstance(value, Span):
             name = _text(data, value)
     if min((_signed(size) for size in sizes), default=0) < 0:
         raise ValueError(f"a tensor of the sizes {[_signed(size) for size in sizes]}")
     return name, tuple(sizes)
+
+
+def _shape(data: mmap.mmap, span: Span, sizes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The values of a tensor that may be the sizes of another; None of any other."""
+    if len(sizes) != 1 or sizes[0] > _MAX_AXES:
+        return None
+    kind, values, raw = 0, list[int](), b""
+    for number, value in fields(data, span):
+        if number == 2 and isinstance(value, int):
+            kind = value
+        elif number == 7:
+            values += numbers(data, value)
+        elif number == 9 and isinstance(value, Span):
+            raw = data[value.start : value.end]
+    if raw and not values and len(raw) == 8 * sizes[0]:
+        values = list(struct.unpack(f"<{sizes[0]}Q", raw))
+    is_shape = kind == _INT64 and len(values) == sizes[0]
+    return tuple(map(_signed, values)) if is_shape else None
 
 
 def _ort(data: mmap.mmap) -> GraphFile:

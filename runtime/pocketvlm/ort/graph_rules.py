@@ -8,11 +8,15 @@ run knows: that is ONNX Runtime's to refuse, and the operating system's to bound
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
 from pocketvlm.errors import ArtifactError
-from pocketvlm.ort.graph_files import GraphFile, elements, read_graph_file
+from pocketvlm.ort.graph_files import GraphFile, Node, elements, read_graph_file
 
 # ONNX's own operators from tensors to tensors, the same on every run.
 _ELEMENTWISE: Final = """
@@ -42,13 +46,21 @@ _ALLOWED: Final = {
     "": frozenset((_ELEMENTWISE + _OTHER).split()),
     "com.microsoft": frozenset(_MICROSOFT.split()),
 }
-# What gives no more values than its largest input has; Gather is counted.
-_NO_LARGER: Final = """
-    Cast Constant DequantizeLinear Flatten Gather Identity Neg QuantizeLinear Reciprocal Reshape
-    Shape Size Slice Squeeze Transpose Unsqueeze
+# Gives as many values as its first input, in the same sizes.
+_ALIKE_NAMES: Final = """
+    Cast CumSum DequantizeLinear Hardmax Identity LayerNormalization LogSoftmax LpNormalization
+    QuantizeLinear RMSNormalization ScatterElements ScatterND Softmax Trilu
 """
-_OF_CONSTANTS: Final = frozenset(_NO_LARGER.split())
-_MAX_GATHERED = 1 << 26  # values; position tables of the largest towers have a few million
+# Gives no more values than its largest input has, in other sizes.
+_NO_LARGER_NAMES: Final = """
+    ArgMax ArgMin Flatten GatherElements ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax
+    ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape Shape Size Slice Split Squeeze
+    Transpose Unsqueeze
+"""
+_ALIKE, _NO_LARGER = frozenset(_ALIKE_NAMES.split()), frozenset(_NO_LARGER_NAMES.split())
+_BROADCAST: Final = frozenset(_ELEMENTWISE.split())
+_MAX_COMPUTED = 1 << 26  # values by one node; position tables of the largest towers have millions
+_MAX_PASSES = 8  # through all of the constants, which Cast and the like read once
 
 
 def check_graph(name: str, path: Path) -> int:
@@ -81,25 +93,77 @@ def check_graph(name: str, path: Path) -> int:
     return max(map(elements, graph.constants.values()), default=0)
 
 
+@dataclass(frozen=True)
+class _Extent:
+    """How large a tensor is: ``count`` values at most, and its ``sizes`` where they are certain."""
+
+    count: int
+    sizes: tuple[int, ...] | None = None
+
+
 def _check_constant(name: str, graph: GraphFile) -> None:
     """ONNX Runtime computes what reads constants alone as it opens a graph, with nobody to stop
-    it."""
-    sizes = dict(graph.constants)
+    it: sizes of what it computes must be certain, and within bounds."""
+    extents = {each: _exactly(sizes) for each, sizes in graph.constants.items()}
+    most = max(_MAX_COMPUTED, _MAX_PASSES * sum(each.count for each in extents.values()))
     for node in graph.nodes:
         inputs = [each for each in node.inputs if each]
-        if not all(each in sizes for each in inputs):
+        if not all(each in extents for each in inputs):
             continue
-        if node.op not in _OF_CONSTANTS:
+        extent = _computed(node, [extents[each] for each in inputs], graph.shapes)
+        if extent is None:
             raise _refusal(name, f"computes {node.op} of constants")
-        given = [sizes[each] for each in inputs]
-        largest = max(given, key=elements, default=())
-        if node.op == "Gather" and len(given) == 2:
-            data, indices = given
-            axis = node.axis + len(data) if node.axis < 0 else node.axis
-            largest = (*data[:axis], *indices, *data[axis + 1 :])
-            if elements(largest) > _MAX_GATHERED:
-                raise _refusal(name, f"gathers {elements(largest)} values of constants")
-        sizes |= dict.fromkeys(node.outputs, largest)
+        if extent.count > max(_MAX_COMPUTED, *(extents[each].count for each in inputs), 0):
+            raise _refusal(name, f"computes {extent.count} values of constants by {node.op}")
+        most -= extent.count
+        if most < 0:
+            raise _refusal(name, "computes without end of constants")
+        extents |= dict.fromkeys(node.outputs, extent)
+
+
+def _computed(
+    node: Node, given: list[_Extent], shapes: Mapping[str, tuple[int, ...]]
+) -> _Extent | None:
+    """What a node makes of constants, None where that depends on their values."""
+    if node.op == "Constant":
+        return _exactly(node.value)
+    if not given:
+        return None
+    if node.op in _ALIKE:
+        return given[0]
+    if node.op in _NO_LARGER:
+        return _Extent(max(each.count for each in given))
+    if node.op in _BROADCAST:
+        return _broadcast(given)
+    if node.op == "Concat":
+        return _Extent(sum(each.count for each in given))
+    if node.op == "Expand" and (sizes := shapes.get(node.inputs[1])) and min(sizes) >= 0:
+        return _broadcast([given[0], _exactly(sizes)])
+    if node.op == "Gather":
+        data, indices = given
+        if data.sizes is None or indices.sizes is None:
+            return _Extent(data.count * indices.count)
+        axis = node.axis + len(data.sizes) if node.axis < 0 else node.axis
+        return _exactly((*data.sizes[:axis], *indices.sizes, *data.sizes[axis + 1 :]))
+    return None
+
+
+def _broadcast(given: list[_Extent]) -> _Extent:
+    """What tensors become that are stretched to each other's sizes."""
+    several = [each for each in given if each.count > 1]
+    if not several:
+        return _Extent(1)
+    if len(several) == 1:
+        return _Extent(several[0].count)
+    certain = [each.sizes for each in several if each.sizes is not None]
+    if len(certain) < len(several):
+        return _Extent(math.prod(each.count for each in several))
+    axes = zip_longest(*(reversed(sizes) for sizes in certain), fillvalue=1)
+    return _exactly(tuple(max(axis) for axis in axes)[::-1])
+
+
+def _exactly(sizes: tuple[int, ...]) -> _Extent:
+    return _Extent(elements(sizes), sizes)
 
 
 def _refusal(name: str, found: str) -> ArtifactError:

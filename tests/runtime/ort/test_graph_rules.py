@@ -183,6 +183,21 @@ HOSTILE = {
             "columns": np.zeros(20_000, np.int64),
         },
     ),
+    "constants put through many nodes": lambda: graph_of(
+        [
+            *(node("Neg", [f"c{step}"], [f"c{step + 1}"]) for step in range(2_000)),
+            node("Add", ["x", "c2000"], ["y"]),
+        ],
+        {"c0": np.ones(1 << 16, np.float32)},
+    ),
+    "a stretch of numbers in an attribute": lambda: graph_of(
+        [
+            node("Constant", [], ["row"], value_floats=[1.0] * 20_000),
+            node("Mul", ["row", "column"], ["c"]),
+            *ADDED,
+        ],
+        {"column": np.ones((20_000, 1), np.float32)},
+    ),
     "a sparse tensor": lambda: graph_of(ADDED, sparse=[sparse(HUGE)]),
     "a sparse constant": lambda: graph_of(
         [node("Constant", [], ["c"], sparse_value=sparse(HUGE)), *ADDED]
@@ -221,6 +236,40 @@ SOUND = [
     embed_graph(Weights.random(20, 0)),
     decoder_graph(Weights.random(20, 0)),
 ]
+
+
+OF_CONSTANTS = {
+    "which patches are the same": [
+        node("Equal", ["column", "row"], ["same"]),
+        node("Where", ["same", "row", "column"], ["c"]),
+    ],
+    "angles": [
+        node("Mul", ["row", "column"], ["angles"]),
+        node("Cos", ["angles"], ["cosines"]),
+        node("Sin", ["angles"], ["sines"]),
+        node("Concat", ["cosines", "sines"], ["both"], axis=-1),
+        node("Reshape", ["both", "flat"], ["c"]),
+    ],
+    "a stretched row": [
+        node("Expand", ["row", "square"], ["rows"]),
+        node("Constant", [], ["two"], value=numpy_helper.from_array(np.float32(2))),
+        node("Mul", ["rows", "two"], ["c"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", OF_CONSTANTS)
+def test_what_towers_compute_of_constants_is_sound(kind, tmp_path):
+    """At the sizes of real towers, where the exporter's optimizer leaves it in the graph."""
+    constants = {
+        "row": np.arange(1024, dtype=np.float32)[None],
+        "column": np.arange(1024, dtype=np.float32)[:, None],
+        "flat": [-1],
+        "square": [1024, 1024],
+    }
+    path = write(graph_of([*OF_CONSTANTS[kind], *ADDED], constants), tmp_path)
+    assert check_graph("graph", path) == 1024
+    assert read_graph_file(path).shapes == {"flat": (-1,), "square": (1024, 1024)}
 
 
 @pytest.mark.parametrize("number", range(len(SOUND)))

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.artifact.manifest import Parity
 from pocketvlm.decoders.llama_cpp import library
-from pocketvlm.files import user_path
+from pocketvlm.files import real_path, user_path
 from pocketvlm_export import interrupts, ort_format, packaging
 from pocketvlm_export.build import Step, build_gguf, build_graphs
 from pocketvlm_export.loading import fetch, inspect_checkpoint
@@ -63,7 +63,7 @@ def export(
         ParityError: the graphs differ from the checkpoint; nothing was published.
     """
     output = user_path(output)
-    target = output.resolve()  # what a link points at is replaced, not the link
+    target = real_path(output)  # what a link points at is replaced, not the link
     options = options or ExportOptions()
     before = packaging.replaceable(target, overwrite=options.overwrite)
     plan = prepare(model, output, options)  # open and plan

@@ -46,8 +46,7 @@ def replace_file(path: Path, data: bytes) -> None:
             while remaining:
                 remaining = remaining[stream.write(remaining) :]
         return
-    # Not Path.resolve: of a loop of links it raises RuntimeError before Python 3.13.
-    _write_beside(Path(os.path.realpath(path)), data, stat.S_IMODE(mode) if mode else None)
+    _write_beside(real_path(path), data, stat.S_IMODE(mode) if mode else None)
 
 
 def replace_private(path: Path, data: bytes) -> None:
@@ -78,16 +77,22 @@ def private_folder(path: Path) -> None:
         path.mkdir()  # a file: raises what is wrong
 
 
+def real_path(path: Path) -> Path:
+    """What ``path`` names once its links are followed, whether it exists or not; of a loop of links
+    some name in it, where Path.resolve raises RuntimeError before Python 3.13."""
+    return Path(os.path.realpath(path))
+
+
 def fresh_name(path: Path, suffix: str) -> Path:
     """A name beside ``path`` that nobody can know beforehand: hidden, and ending in ``suffix``."""
-    return path.with_name(f".{_label(path.name)}.{secrets.token_hex(8)}{suffix}")
+    return path.with_name(f".{label(path.name)}.{secrets.token_hex(8)}{suffix}")
 
 
 def leftovers(path: Path, suffix: str) -> list[Path]:
     """What lies beside ``path`` under a name that `fresh_name` made, sorted; links are none of
     it. Raises OSError."""
     name = re.compile(
-        rf"\.{re.escape(_label(path.name))}\.[0-9a-f]{{16}}{re.escape(suffix)}", re.DOTALL
+        rf"\.{re.escape(label(path.name))}\.[0-9a-f]{{16}}{re.escape(suffix)}", re.DOTALL
     )
     with os.scandir(path.parent) as entries:
         return sorted(
@@ -106,8 +111,9 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
                 path.unlink()
 
 
-def _label(name: str) -> str:
-    """The name itself, or where it is long something short that no other name has."""
+def label(name: str) -> str:
+    """The name itself, or where it is so long that nothing can be put before and behind it,
+    something short that no other name has."""
     encoded = os.fsencode(name)
     if len(encoded) <= _LONG:
         return name

@@ -12,6 +12,7 @@ from typing import Any
 from pocketvlm.errors import RequestError
 
 _MOST = (1 << 63) - 1
+_PICTURE_MEMORY = 600_000_000
 
 
 class _Checked:
@@ -36,15 +37,27 @@ class PictureLimits(_Checked):
         max_pixels: width times height.
         max_side: width, and height; as many as a JPEG file can have.
         max_memory: bytes that reading a picture may take beside its file: decoding it, converting
-            it, turning it upright. By default 6 for each pixel that is allowed. Above 36 megapixels
-            a picture that would take more is read at a half, a quarter or an eighth of its size
-            where that helps, and the answer says so.
+            it, turning it upright; None for 600 MB, or 6 bytes for each pixel that is allowed where
+            that is more. Above 36 megapixels a picture that would take more is read at a half, a
+            quarter or an eighth of its size where that helps, and the answer says so.
     """
 
     max_bytes: int = 64 << 20
     max_pixels: int = 100_000_000
     max_side: int = 65_535
-    max_memory: int = 600_000_000
+    max_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_memory is not None:
+            whole(self.max_memory, "max_memory", least=0)
+
+    @property
+    def memory_bytes(self) -> int:
+        """``max_memory``, or what stands in for it."""
+        if self.max_memory is not None:
+            return self.max_memory
+        return max(_PICTURE_MEMORY, 6 * self.max_pixels)
 
 
 @dataclass(frozen=True)
@@ -121,11 +134,6 @@ def is_int(value: Any, least: int | None = None) -> bool:
     """
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     return whole and (least is None or bool(value >= least))
-
-
-def check_int(value: Any, setting: str) -> None:
-    """Raise `RequestError` where the value of a setting is no whole number, whatever its size."""
-    whole(value, setting)
 
 
 def whole(value: Any, setting: str, least: int | None = None) -> int:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pocketvlm.errors import RequestError
+from pocketvlm.files import label, real_path
 
 if sys.platform == "win32":
     import msvcrt
@@ -51,14 +52,14 @@ def locked(path: Path, *, advice: str, setting: str = "") -> Iterator[None]:
         RequestError: at once, never after waiting: another process is at work on ``path``, or the
             folder that it lies in takes no lock file.
     """
-    whole = path.resolve()
-    beside = whole.with_name(f".{whole.name}.lock")
+    target = real_path(path)
+    beside = target.with_name(f".{label(target.name)}.lock")
     try:
         descriptor = _acquire(beside)
     except OSError as error:
         raise RequestError(
             f"{path} cannot be locked ({error.strerror or type(error).__name__})",
-            advice="name another place",
+            advice=f"name another place, or remove {beside.name} there",
             setting=setting,
         ) from error
     if descriptor is None:

@@ -54,7 +54,7 @@ def filled(messages, pictures):
 
 def test_every_turn_is_a_fresh_prompt_and_transformers(engine, theirs):
     vlm, _ = engine
-    chat, said, pictures, before = vlm.chat(), [], [], None
+    chat, messages, pictures, before = vlm.chat(), [], [], None
     for prompt, images in TURNS:
         answer = chat.ask(prompt, images, sampling=SAMPLING)
         pictures += images
@@ -63,19 +63,19 @@ def test_every_turn_is_a_fresh_prompt_and_transformers(engine, theirs):
         if "<image>" in prompt:
             head, tail = prompt.split("<image>")
             parts = [head, next(placed), tail]
-        said.append(user(*parts))
-        fresh = vlm.generate(messages=said, sampling=SAMPLING)
+        messages.append(user(*parts))
+        fresh = vlm.generate(messages=messages, sampling=SAMPLING)
         assert answer.token_ids == fresh.token_ids
         assert answer.kept_indices == fresh.kept_indices
         assert answer.prompt_tokens["total"] == fresh.prompt_tokens["total"]
-        expected_ids, _ = theirs.masked(theirs.read(*said), answer.kept_indices)
+        expected_ids, _ = theirs.masked(theirs.read(*messages), answer.kept_indices)
         assert answer.token_ids == expected_ids
         cached = answer.prompt_tokens["cached"]
         # What is new begins behind the last answer; its words may be other tokens when they are
         # read again.
         assert cached == 0 if before is None else cached >= before - 1
         before = answer.prompt_tokens["total"]
-        said.append(assistant(answer.text.strip()))
+        messages.append(assistant(answer.text.strip()))
     assert len(pictures) == 2
 
 
@@ -90,9 +90,9 @@ def test_what_the_context_cannot_hold_is_dropped_and_the_rest_is_a_fresh_prompt(
         pictures += images
         answer = chat.ask(prompt, images, sampling=SAMPLING)
     assert chat.dropped_turns
-    told = chat.messages[:-1]
-    shown = sum(part["type"] == "image" for message in told for part in message["content"])
-    fresh = whole.generate(messages=filled(told, pictures[-shown:]), sampling=SAMPLING)
+    earlier = chat.messages[:-1]
+    shown = sum(part["type"] == "image" for message in earlier for part in message["content"])
+    fresh = whole.generate(messages=filled(earlier, pictures[-shown:]), sampling=SAMPLING)
     assert answer.token_ids == fresh.token_ids
     assert answer.kept_indices == fresh.kept_indices
 

@@ -132,10 +132,11 @@ def test_smaller_pictures_when_it_answers(qwen25_pruned, tmp_path):
     np.testing.assert_array_equal(prepared.pixel_values, theirs)
     assert prepared.tokens_before < 20 < 6 * 8
     asked = ["run", qwen25_pruned, "--image", tmp_path / "picture.png", "--prompt", QUESTION]
-    told = json.loads(invoke(*asked, "--json", "--max-pixels", most).stdout)
-    assert told["visual_tokens"] == {"before": prepared.tokens_before, "after": 6}
+    printed = json.loads(invoke(*asked, "--json", "--max-pixels", most).stdout)
+    assert printed["visual_tokens"] == {"before": prepared.tokens_before, "after": 6}
     answer = vlm.generate(QUESTION, [image])
-    assert (told["token_ids"], told["kept_indices"]) == (answer.token_ids, answer.kept_indices)
+    assert printed["token_ids"] == answer.token_ids
+    assert printed["kept_indices"] == answer.kept_indices
     assert json.loads(invoke(*asked, "--json").stdout)["visual_tokens"]["before"] == 48
     refused = invoke(*asked, "--max-pixels", 48 * TOKEN + 1)
     assert refused.exit_code == 1

@@ -15,7 +15,8 @@ from pocketvlm import EngineSettings, PocketVLMError
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.decoders.gguf_header import read_header
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder, LlamaCppSequence
-from pocketvlm.decoders.sampling import Sampler, Sampling
+from pocketvlm.decoders.sampler import Sampler
+from pocketvlm.decoders.sampling import Sampling
 from pocketvlm.layouts import TokenGrid
 from support.altered_gguf import with_other_texts
 from support.tiny_gguf import CONTEXT, HIDDEN, VOCAB, TinyLlama

@@ -23,8 +23,6 @@ def check_files(folder: Path) -> None:
     for path in sorted([*folder.iterdir(), *(folder / _TEMPLATES).glob("*")]):
         if path.suffix in _READ and path.exists() and not path.is_dir():
             _check_regular(path)
-            if path.suffix != ".safetensors":
-                _check_size(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -89,4 +87,8 @@ def _check_regular(path: Path) -> None:
 def _check_size(path: Path) -> None:
     size = path.stat().st_size
     if size > _MAX_BYTES:
-        raise CheckpointError(f"{path} has {size >> 20} MB", expected=f"at most {_MAX_BYTES >> 20}")
+        raise CheckpointError(
+            f"{path} has {size >> 20} MB",
+            expected=f"at most {_MAX_BYTES >> 20} MB of text",
+            advice="download it again",
+        )

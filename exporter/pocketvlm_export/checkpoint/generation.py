@@ -15,6 +15,16 @@ from pocketvlm_export import upstream
 from pocketvlm_export.quiet import quiet_transformers
 
 _FILE = "generation_config.json"
+# What transformers raises of settings that it does not understand.
+_OF_SETTINGS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OSError,
+    OverflowError,
+    RuntimeError,  # and RecursionError
+)
 
 
 def generation_settings(
@@ -31,7 +41,7 @@ def generation_settings(
             if (folder / _FILE).is_file():
                 return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
             return transformers.GenerationConfig.from_model_config(config)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
+    except _OF_SETTINGS as error:
         raise _refused(folder, error) from error
 
 
@@ -54,7 +64,7 @@ def read_generation(folder: Path, config: transformers.PretrainedConfig, vocab: 
             upstream.greedy_processors(settings, [0, 0], _NEW_TOKENS, vocab=vocab)
         processors = _converted(stated, PROCESSORS)
         checkpoint_sampling(Generation(processors=processors))
-    except (ValueError, TypeError, IndexError, OverflowError, RuntimeError) as error:
+    except _OF_SETTINGS as error:
         raise _refused(folder, error) from error
     except ArtifactError as error:  # what transformers takes and no artifact can have
         raise _refused(folder, error.__cause__ or error) from error

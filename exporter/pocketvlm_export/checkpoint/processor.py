@@ -1,6 +1,7 @@
 """Knows the files beside the weights by which pictures and prompts are prepared, as transformers
 reads them."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,8 @@ import transformers
 
 from pocketvlm.errors import CheckpointError, first_line, library_errors
 from pocketvlm.layouts import Medium
-from pocketvlm.text.tokenizer_files import check_tokenizer
+from pocketvlm.text.tokenizer_files import MAX_BYTES, TokenizerFault, check_tokenizer
+from pocketvlm_export.checkpoint.files import read_text
 from pocketvlm_export.checkpoint.places import (
     CHAT_TEMPLATE,
     END_OF_ANSWER,
@@ -61,14 +63,38 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
             f"{folder / 'tokenizer.json'} cannot be read ({reason})", advice="download it again"
         )
     ):
-        if (folder / "tokenizer.json").is_file():
-            check_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        _check(folder / "tokenizer.json")
         with quiet_transformers():
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
             )
             tokenizer("a")  # some settings are looked at when it is called
             return tokenizer
+
+
+def _check(path: Path) -> None:
+    """Refuse a tokenizer that the artifact's runtime would not read either, with its reason: to
+    download a sound one again does not help."""
+    if path.is_file():
+        info = path.stat()
+        _check_once(path, info.st_size, info.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _check_once(path: Path, size: int, modified: int) -> None:
+    """An export loads a tokenizer several times, and reading a large one takes half a second."""
+    if size > MAX_BYTES:
+        raise CheckpointError(
+            f"{path} has {size >> 20} MB", expected=f"at most {MAX_BYTES >> 20}, as published ones"
+        )
+    try:
+        check_tokenizer(read_text(path))
+    except TokenizerFault as fault:
+        raise CheckpointError(
+            f"{path} is not one that PocketVLM reads ({fault})",
+            expected="what tokenizers of published models are made of",
+            advice="see docs/security.md",
+        ) from fault
 
 
 def text_ids(

@@ -12,7 +12,7 @@ from pocketvlm.errors import CheckpointError, PocketVLMError
 from pocketvlm.layouts import make_layout
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate
-from pocketvlm_export.checkpoint import chat_template, image_processor, load_tokenizer
+from pocketvlm_export.checkpoint import chat_template, image_processor, load_tokenizer, text_ids
 from pocketvlm_export.checkpoint.settings import brief
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import Checkpoint
@@ -72,7 +72,7 @@ def _check_image_token(checkpoint: Checkpoint) -> None:
     folder = checkpoint.source.folder
     tokenizer = load_tokenizer(folder)
     written = checkpoint.family.picture_token(tokenizer, folder)
-    ids = tokenizer(written, add_special_tokens=False)["input_ids"]
+    ids = text_ids(tokenizer, written)
     if ids != [token]:
         raise CheckpointError(
             f"the processor in {folder} writes {written!r} in a picture's place, which is "

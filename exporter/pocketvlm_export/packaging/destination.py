@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pocketvlm.artifact import MANIFEST_NAME
 from pocketvlm.errors import RequestError
+from pocketvlm.files import real_path
 
 _MARGIN = 64 << 20  # bytes kept free beside what is estimated
 
@@ -55,7 +56,7 @@ def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
         RequestError: a file, a folder with other content, an artifact without ``overwrite``, the
             source itself, a mount point, the current folder or one above it.
     """
-    target = output.resolve()
+    target = real_path(output)
     if _overlap(target, source):
         raise RequestError(
             f"{output} overlaps the checkpoint {source}, which is never touched",
@@ -100,8 +101,8 @@ def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
 def check_keep_failed(kept: Path, output: Path, source: Path) -> None:
     """Refuse a folder for a failed export that exists, that cannot be made, or that would touch
     anything else."""
-    target = kept.resolve()
-    if _overlap(target, output.resolve()) or _overlap(target, source):
+    target = real_path(kept)
+    if _overlap(target, real_path(output)) or _overlap(target, source):
         raise RequestError(
             f"--keep-failed {kept} overlaps the output or the checkpoint",
             advice="name a folder beside them",
@@ -123,7 +124,7 @@ def check_keep_failed(kept: Path, output: Path, source: Path) -> None:
 
 def check_space(output: Path, needed: int) -> None:
     """Refuse to begin where ``needed`` bytes do not fit; raises `RequestError`."""
-    parent = next(folder for folder in output.resolve().parents if folder.is_dir())
+    parent = next(folder for folder in real_path(output).parents if folder.is_dir())
     free = shutil.disk_usage(parent).free
     if free < needed + _MARGIN:
         raise RequestError(

@@ -178,14 +178,14 @@ def _listed(values: tuple[int, ...] | None) -> list[int] | None:
 def _around(layout: Layout) -> Mapping[str, list[int]] | None:
     """The ids in front of a picture's slots and behind them; None where ids come between the slots
     of two tiles, or others for another number of tiles."""
-    found = []
+    edges = []
     for grid in layout.grids():
         ids = layout.expand(grid, 1)
         (slots,) = np.nonzero(ids == layout.config.image_token_id)
         if len(slots) != slots[-1] + 1 - slots[0]:
             return None
-        found.append({"before": ids[: slots[0]].tolist(), "after": ids[slots[-1] + 1 :].tolist()})
-    return found[0] if all(ids == found[0] for ids in found) else None
+        edges.append({"before": ids[: slots[0]].tolist(), "after": ids[slots[-1] + 1 :].tolist()})
+    return edges[0] if all(ids == edges[0] for ids in edges) else None
 
 
 def _in_order(layout: Layout) -> bool:

@@ -11,7 +11,7 @@ import click
 from pocketvlm.cli.lists import PATH, Comma
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
-from pocketvlm.files import user_path
+from pocketvlm.files import real_path, user_path
 from pocketvlm_measure.cli.options import case_options
 from pocketvlm_measure.cli.output import check_outputs, write_text
 from pocketvlm_measure.cli.target import case_defaults
@@ -180,7 +180,7 @@ def evaluate(
     )
     asked = subjects(directory, artifact, cases, workers)
     other = against(baseline, asked, workers)
-    answers = answers or Path(f"answers-{data.stem}-{directory.resolve().name}.jsonl")
+    answers = answers or Path(f"answers-{data.stem}-{real_path(directory).name}.jsonl")
     try:
         evaluation = run(
             read_questions(data, limit),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pocketvlm.errors import RequestError
-from pocketvlm.files import replace_file
+from pocketvlm.files import real_path, replace_file
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> None:
@@ -17,7 +17,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> None:
         RequestError: a folder does not exist or takes no files, a folder is in the file's place,
             the file is one of the ``inputs``, or two outputs are the same file.
     """
-    read = {path.resolve() for path in inputs}
+    read = {real_path(path) for path in inputs}
     written: set[Path] = set()
     for path in outputs:
         if not path.parent.is_dir():
@@ -27,16 +27,16 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> None:
         problem = None
         if path.is_dir():
             problem = "is a folder"
-        elif path.resolve() in read:
+        elif real_path(path) in read:
             problem = "is read by this command"
-        elif path.resolve() in written:
+        elif real_path(path) in written:
             problem = "is named for two outputs"
-        elif not os.access(path.parent, os.W_OK):
+        elif (not path.exists() or path.is_file()) and not os.access(path.parent, os.W_OK):
             problem = "lies in a folder that takes no files"
         if problem is not None:
             raise RequestError(f"{path} {problem}", advice="name another file to write")
         if not path.exists() or path.is_file():  # a device may take several
-            written.add(path.resolve())
+            written.add(real_path(path))
 
 
 def write_text(path: Path, text: str) -> None:

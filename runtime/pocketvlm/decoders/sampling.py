@@ -36,7 +36,7 @@ class Sampling:
             text ends it all the same.
         temperature: logits are divided by it; 0 is greedy, the highest logit with ties to the lower
             id, whatever ``top_k``, ``top_p``, ``min_p``, ``typical_p`` and ``seed`` are.
-        top_k: pick among the so many most probable tokens; None is all.
+        top_k: pick among the so many most probable tokens; 0 is all.
         top_p: pick among the most probable tokens that together reach this probability, above 0 and
             up to 1, which is all.
         min_p: pick among tokens at least this share as probable as the most probable one, 0 to 1.
@@ -136,10 +136,10 @@ ALWAYS: Mapping[str, Any] = {
     "remove_invalid_values": False,
     "stop": (),
 }
-# ... and these where a token is drawn. It is drawn from all where ``top_k`` is None.
+# ... and these where a token is drawn.
 DRAWN: Mapping[str, Any] = {
     "temperature": 0.0,
-    "top_k": None,
+    "top_k": 0,
     "top_p": 1.0,
     "min_p": 0.0,
     "typical_p": 1.0,
@@ -242,7 +242,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: _is_number(value) and value >= 0,
         "0 (greedy) or a number above it",
     ),
-    "top_k": (lambda value: is_int(value, least=1), "at least 1, or None for all"),
+    "top_k": (_is_count, "at least 1, or 0 for all"),
     "top_p": _PART,
     "min_p": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "repetition_penalty": _PENALTY,

@@ -170,13 +170,13 @@ def how_to_read(
     fits = [
         reading
         for reading in _readings(image, file)
-        if pixels * bytes_per_pixel(reading) <= limits.max_memory
+        if pixels * bytes_per_pixel(reading) <= limits.memory_bytes
     ]
     if not fits:
         least = pixels * min(map(bytes_per_pixel, _readings(image, file)))
         raise PictureError(
             f"reading {name}, {image.width}x{image.height} pixels of {image.format or image.mode}, "
-            f"takes at least {least / 1e6:.0f} MB, the limit is {limits.max_memory / 1e6:.0f}",
+            f"takes at least {least / 1e6:.0f} MB, the limit is {limits.memory_bytes / 1e6:.0f}",
             advice="scale it down or save it as PNG",
         )
     return fits[0]

@@ -27,15 +27,16 @@ _ELEMENTWISE: Final = """
     Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
 """
 _OTHER: Final = """
-    ArgMax ArgMin Attention AveragePool BatchNormalization Compress Concat Constant ConstantOfShape
-    Conv ConvInteger ConvTranspose CumSum DepthToSpace DequantizeLinear DynamicQuantizeLinear Einsum
-    Expand EyeLike Flatten Gather GatherElements GatherND Gemm GlobalAveragePool GlobalMaxPool
-    GroupNormalization Hardmax InstanceNormalization LRN LayerNormalization LogSoftmax
-    LpNormalization MatMul MatMulInteger MaxPool MeanVarianceNormalization NonZero OneHot Pad
-    QLinearConv QLinearMatMul QuantizeLinear RMSNormalization Range ReduceL1 ReduceL2 ReduceLogSum
-    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape
-    Resize RotaryEmbedding ScatterElements ScatterND Shape SimplifiedLayerNormalization Size Slice
-    Softmax SpaceToDepth Split Squeeze TensorScatter Tile TopK Transpose Trilu Unsqueeze
+    ArgMax ArgMin Attention AveragePool BatchNormalization CastLike Compress Concat Constant
+    ConstantOfShape Conv ConvInteger ConvTranspose CumSum DepthToSpace DequantizeLinear
+    DynamicQuantizeLinear Einsum Expand EyeLike Flatten Gather GatherElements GatherND Gemm
+    GlobalAveragePool GlobalMaxPool GridSample GroupNormalization Hardmax InstanceNormalization LRN
+    LayerNormalization LogSoftmax LpNormalization MatMul MatMulInteger MaxPool
+    MeanVarianceNormalization NonZero OneHot Pad QLinearConv QLinearMatMul QuantizeLinear
+    RMSNormalization Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean
+    ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape Resize ReverseSequence RoiAlign
+    RotaryEmbedding ScatterElements ScatterND Shape SimplifiedLayerNormalization Size Slice Softmax
+    SpaceToDepth Split Squeeze TensorScatter Tile TopK Transpose Trilu Unique Unsqueeze
 """
 # ONNX Runtime's own, as exports write them.
 _MICROSOFT: Final = """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from pocketvlm.errors import RequestError
-from pocketvlm.limits import check_int, plain, settle_numbers
+from pocketvlm.limits import plain, settle_numbers, whole
 
 CPU_PROVIDER: Final = "CPUExecutionProvider"  # every build of ONNX Runtime has it
 ProviderOption = str | int | float | bool
@@ -84,7 +84,7 @@ def check_threads(threads: int | None) -> None:
     """
     if threads is None:
         return
-    check_int(threads, "threads")
+    whole(threads, "threads")
     processors = os.cpu_count() or 1
     if not 1 <= threads <= _MAX_PER_PROCESSOR * processors:
         raise RequestError(

@@ -33,8 +33,10 @@ def check_tree(tree: nodes.Template) -> None:
         count += 1
         if isinstance(node, _REFUSED_NODES):
             raise SecurityError(f"it has a {type(node).__name__.lower()} statement")
-        if isinstance(node, nodes.Name) and node.name in _REFUSED_NAMES:
-            raise SecurityError(f"it uses {node.name}")
+        if isinstance(node, (nodes.Macro, nodes.CallBlock)):
+            for inner in node.find_all(nodes.Name):
+                if inner.name in _REFUSED_NAMES:
+                    raise SecurityError(f"a macro of it uses {inner.name}")
     if count > _MAX_NODES:
         raise SecurityError(f"it has more than {_MAX_NODES} parts")
 

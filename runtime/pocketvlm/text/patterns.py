@@ -17,6 +17,7 @@ _PUBLISHED = frozenset(
     {
         r"\s+(?!\S)",
         r"\s+$",
+        r"\s++$",
         r"\s{4}(?!\S)",
         r"\s{1,2}(?!\S)",
         r"<sentinel:[0-9]+>",

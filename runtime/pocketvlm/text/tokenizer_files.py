@@ -25,7 +25,7 @@ _MAX_CHARACTERS = 8 << 20  # of all tokens
 _MAX_PIECE_CHARACTERS = 3 << 20  # of Unigram, whose index takes some 300 bytes for each
 _MAX_ADDED_CHARACTERS = 2 << 20
 _MAX_WORD = 1000  # characters that WordPiece looks at, in quadratic time
-_MAX_STEPS = 8  # of each part, steps in steps counted
+_MAX_STEPS = 32  # of each part, steps in steps counted
 _MAX_DEPTH = 3
 _MAX_GROWTH = 16  # times that all steps of a part make a text longer
 _MAX_CONTENT = 64  # characters that a step puts in
@@ -51,6 +51,7 @@ def read_tokenizer(text: str, refusal: Callable[[str], PocketVLMError]) -> token
     """
     with library_errors(refusal):
         data = check_tokenizer(text)
+        # Left out rather than switched off: what is wrong with them is of no importance.
         if data.get("truncation") is not None or data.get("padding") is not None:
             text = json.dumps({**data, "truncation": None, "padding": None}, ensure_ascii=False)
         return tokenizers.Tokenizer.from_str(text)

@@ -43,14 +43,14 @@ def varied(text: str) -> st.SearchStrategy[str]:
 @st.composite
 def answered(draw: st.DrawFn) -> tuple[str, list[str]]:
     """An answer and those of annotators, many of them alike."""
-    said = draw(st.lists(TEXTS, min_size=1, max_size=3))
+    texts = draw(st.lists(TEXTS, min_size=1, max_size=3))
     annotators = [
-        draw(st.sampled_from(said).flatmap(varied)) for _ in range(draw(st.integers(1, 4)))
+        draw(st.sampled_from(texts).flatmap(varied)) for _ in range(draw(st.integers(1, 4)))
     ]
-    annotators += draw(st.lists(st.sampled_from(said), min_size=4, max_size=9))
+    annotators += draw(st.lists(st.sampled_from(texts), min_size=4, max_size=9))
     if draw(st.booleans()):
-        annotators = [said[0]] * len(annotators)
-    return draw(st.sampled_from(said).flatmap(varied)), annotators
+        annotators = [texts[0]] * len(annotators)
+    return draw(st.sampled_from(texts).flatmap(varied)), annotators
 
 
 def one_line(text: str) -> str:

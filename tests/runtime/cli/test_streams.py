@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.processes import run_module
 from support.tiny_artifact import write_artifact
 
 LOST = "error: standard output cannot be written ({})\n"
@@ -80,16 +81,9 @@ def ended(tiny):
         argv = ["run", "artifact", "--prompt", "-"]
         given = None if text is None else name
         cases.append({"name": name, "argv": argv, "streams": {"stdin": given}})
-    done = subprocess.run(
-        [sys.executable, "-m", "support.stream_cases", folder],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=500,
-        check=False,
+    done = run_module(
+        "support.stream_cases", folder, input=json.dumps(cases), cwd=folder, timeout=500
     )
-    assert done.returncode == 0, done.stderr
     assert not list(folder.glob("*.traceback")), next(folder.glob("*.traceback")).read_text()
     return json.loads(done.stdout), folder
 

@@ -2,12 +2,8 @@
 the process."""
 
 import gc
-import os
-import subprocess
-import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,9 +20,8 @@ pytest.importorskip(
     "gguf", reason="the PyPI package gguf writes the files: pip install 'pocketvlm[export]'"
 )
 
+from support.processes import run_module
 from support.tiny_gguf import CONTEXT, HIDDEN, VOCAB, TinyLlama, write_gguf
-
-TESTS = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -347,14 +342,8 @@ def test_nothing_is_written_to_the_terminal(file, capfd):
 
 def hostile(*arguments):
     """How each case ended in a process of its own."""
-    command = [sys.executable, "-m", "support.hostile_gguf", *map(str, arguments)]
-    path = filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])
     # llama.cpp would start a debugger where it ends a process.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "GGML_NO_BACKTRACE": "1"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=TESTS, check=False
-    )
-    assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
+    done = run_module("support.hostile_gguf", *arguments, env={"GGML_NO_BACKTRACE": "1"})
     return done.stdout.split("\n")[:-1]
 
 

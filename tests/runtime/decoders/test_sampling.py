@@ -255,7 +255,7 @@ def test_what_is_left_out_is_the_checkpoints_own():
     assert (asked.repetition_penalty, asked.stop, asked.bad_words_ids) == (1.3, ("x",), ((1, 2),))
     assert asked.min_new_tokens == 4  # no more than there is room for
     assert asked.settled().temperature == 0.0
-    assert asked.settled().top_k is None
+    assert asked.settled().top_k == 0
     asked = Sampling(base="checkpoint", top_k=2).over(OWN)
     assert (asked.temperature, asked.top_k, asked.settled().top_p) == (0.7, 2, 1.0)
 
@@ -449,7 +449,7 @@ REFUSED = [
     *(("max_new_tokens", value) for value in (0, -1, 1.5, "8", None, True)),
     *(("min_new_tokens", value) for value in (-1, 65, 0.5)),
     *(("temperature", value) for value in (-1, -1e-9)),
-    *(("top_k", value) for value in (0, -1, 2.5)),
+    *(("top_k", value) for value in (-1, 2.5)),
     *(("top_p", value) for value in (0, -0.1, 1.1)),
     *(("min_p", value) for value in (-0.1, 1.1)),
     *(("repetition_penalty", value) for value in (0, -1)),

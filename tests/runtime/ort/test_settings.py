@@ -116,7 +116,10 @@ def test_an_artifact_cannot_change_them(artifact_dir, monkeypatch):
 
 def test_a_graph_that_a_provider_cannot_open_is_refused_in_one_line(artifact_dir, capsys):
     path = artifact_dir / "onnx" / "embed_tokens.onnx"
-    path.write_bytes(b"no graph")
+    model = onnx.load(path)
+    model.graph.node[0].op_type = "GatherBlockQuantized"  # not with these inputs
+    model.graph.node[0].domain = "com.microsoft"
+    path.write_bytes(model.SerializeToString())
     write_manifest(artifact_dir, read_manifest(artifact_dir))
     with pytest.raises(PocketVLMError, match="cannot be opened by ONNX Runtime") as refusal:
         open_decoder(Artifact.open(artifact_dir))

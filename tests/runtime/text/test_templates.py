@@ -2,8 +2,6 @@
 or is no program is refused in one line."""
 
 import json
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -13,6 +11,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from pocketvlm.errors import ArtifactError, PocketVLMError, RequestError
 from pocketvlm.text.templates import ChatTemplate
 from support.hostile_templates import HOSTILE
+from support.processes import run_module
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 
@@ -101,13 +100,7 @@ def test_what_published_templates_use_renders_as_in_transformers(source, message
 @pytest.fixture(scope="module")
 def outcomes():
     """Of a process with 2 GB of address space, so that a burst of memory is a failure here."""
-    done = subprocess.run(
-        [sys.executable, "-m", "support.hostile_templates"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_module("support.hostile_templates", timeout=300)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

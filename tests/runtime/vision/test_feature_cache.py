@@ -355,8 +355,8 @@ def test_an_artifact_that_states_anothers_id_does_not_get_at_its_features(
         for name in names:
             vlm = VLM.load(tmp_path / name, check=check, feature_cache=cache)
             answer = vlm.generate("what?", [picture], sampling=Sampling(max_new_tokens=4))
-            said = answer.token_ids, answer.kept_indices
-            assert own.setdefault(name, said) == said
+            content = answer.token_ids, answer.kept_indices
+            assert own.setdefault(name, content) == content
     assert own["sound"] == own["copy"] != own["other"]
     graphs = [tmp_path / name / "onnx" / "vision_encoder.onnx" for name in names]
     if make is with_weights_apart:  # nothing but the weights tells them apart

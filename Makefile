@@ -7,7 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 # One process a core, a file of tests to one of them, so that what a file exports is exported once.
-PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
+# In the order of their names: those that export come first, and short ones fill the end.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.artifact.manifest import Parity
 from pocketvlm.decoders.llama_cpp import library
+from pocketvlm.errors import ArtifactError, EngineError
 from pocketvlm.files import real_path, user_path
 from pocketvlm_export import interrupts, ort_format, packaging
 from pocketvlm_export.build import Step, build_gguf, build_graphs
@@ -138,10 +139,14 @@ def check(plan: ExportPlan, artifact_id: str, folder: Path, step: Step) -> Parit
     """
     step("parity gate")
     manifest = packaging.make_manifest(plan, folder, artifact_id, packaging.UNCHECKED)
-    with interrupts.repeated():
-        parity = check_parity(plan.checkpoint, Artifact(folder, manifest))
+    try:
+        with interrupts.repeated():
+            parity = check_parity(plan.checkpoint, Artifact(folder, manifest))
+    except (ArtifactError, EngineError) as refusal:  # no device would take it either
+        _reject(manifest, folder, plan.options, f"a runtime refuses them: {refusal.reason}")
     if not parity.passed:
-        _reject(replace(manifest, parity=parity), folder, plan.options)
+        manifest = replace(manifest, parity=parity)
+        _reject(manifest, folder, plan.options, failures(parity))
     return parity
 
 
@@ -158,9 +163,9 @@ def finish(plan: ExportPlan, artifact_id: str, parity: Parity, folder: Path) -> 
     return packaging.write_manifest(manifest, folder)
 
 
-def _reject(manifest: Manifest, folder: Path, options: ExportOptions) -> NoReturn:
-    """Keep the folder where it was asked for, and raise `ParityError`."""
-    reason = f"the graphs differ from the checkpoint ({failures(manifest.parity)})"
+def _reject(manifest: Manifest, folder: Path, options: ExportOptions, failed: str) -> NoReturn:
+    """Keep the folder where it was asked for, and raise `ParityError` with what ``failed``."""
+    reason = f"the graphs differ from the checkpoint ({failed})"
     if options.keep_failed is None:
         raise ParityError(
             f"{reason}, nothing was published", advice="give --keep-failed DIR to look at it"

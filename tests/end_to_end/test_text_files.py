@@ -14,8 +14,7 @@ from transformers import AutoConfig
 
 from pocketvlm import Artifact, PocketVLMError
 from pocketvlm.cli.target import load_target
-from pocketvlm_export.checkpoint import read_json
-from pocketvlm_export.packaging import chat_template
+from pocketvlm_export.checkpoint import chat_template, read_json
 from pocketvlm_export.packaging.card import source_license
 from pocketvlm_measure.evaluation.public import BENCHMARKS
 from pocketvlm_measure.evaluation.questions import read_questions

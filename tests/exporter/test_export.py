@@ -111,7 +111,7 @@ def test_special_tokens_that_only_the_older_file_names(tiny_checkpoint, tmp_path
     (source / "tokenizer_config.json").write_text(json.dumps(config))
     (source / "special_tokens_map.json").write_text(json.dumps({"bos_token": bos}))
     expected = AutoTokenizer.from_pretrained(source).bos_token
-    sidecars.write_tokenizer(source, target)
+    sidecars.write_tokenizer(source, target, "{{ messages }}")
     assert json.loads((target / "tokenizer_config.json").read_text()).get("bos_token") == expected
 
 

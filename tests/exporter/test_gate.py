@@ -83,7 +83,7 @@ def test_a_broken_export_is_not_published(break_it, tiny_checkpoint, tmp_path, m
 
 
 def test_a_failed_export_can_be_kept(tiny_checkpoint, tmp_path, monkeypatch):
-    unsorted_indices(monkeypatch)
+    wrong_layer(monkeypatch)
     kept = tmp_path / "kept"
     arguments = [
         "export",

@@ -152,8 +152,9 @@ def write(source, folder, kind="f32", name="ours.gguf"):
     checkpoint = open_checkpoint(str(source))
     texts = folder / "texts"
     texts.mkdir(exist_ok=True)
-    write_tokenizer(source, texts)
-    (texts / "chat_template.jinja").write_text(chat_template(source))
+    template = chat_template(source)
+    write_tokenizer(source, texts, template)
+    (texts / "chat_template.jinja").write_text(template)
     shutil.copy(source / "config.json", texts)
     write_gguf(checkpoint, texts, folder / name, kind, eos_token_ids(checkpoint)[0])
     return folder / name

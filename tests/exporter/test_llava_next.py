@@ -399,7 +399,7 @@ def test_features_from_a_cache_cost_no_run_of_the_graph(exported, tmp_path, monk
     monkeypatch.setattr(
         VisionEncoder,
         "encode",
-        lambda self, pixels: calls.append(len(pixels)) or real(self, pixels),
+        lambda self, pixels, *rest: calls.append(len(pixels)) or real(self, pixels, *rest),
     )
     answers = []
     for expected in ([5], []):  # the tiles; then none, as the features lie in the folder

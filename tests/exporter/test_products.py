@@ -26,7 +26,8 @@ class Model:
     """A preset under one of its family's layouts.
 
     ``has_cls``: its tower has a [CLS] token. ``methods``: those with which it is one of the pairs,
-    so that every method meets two families at least. ``caps``: on its pictures, which may be of
+    so that every method meets two families at least. ``decoders``: those with which it is, None for
+    all; tests of Qwen export it in every precision. ``caps``: on its pictures, which may be of
     ``any_size``.
     """
 
@@ -34,6 +35,7 @@ class Model:
     layout: str
     has_cls: bool = True
     methods: tuple[str, ...] = ()
+    decoders: tuple[str, ...] | None = None
     caps: Caps = field(default_factory=Caps)
     any_size: bool = False
 
@@ -54,6 +56,7 @@ MODELS = [
         "hf",
         has_cls=False,
         methods=("uniform", "random"),
+        decoders=("both",),
         caps=Caps(fixed_size=(84, 112)),
     ),
     Model(
@@ -61,6 +64,7 @@ MODELS = [
         "hf",
         has_cls=False,
         methods=("divprune", "received-attention"),
+        decoders=("both",),
         any_size=True,
     ),
 ]
@@ -95,7 +99,10 @@ def allowed(combination):
 def allowed_in_pairs(combination):
     """Whether it is allowed, and worth its time where not everything is tried."""
     model, pruner = combination.get("model"), combination.get("pruner")
+    decoder = combination.get("decoder")
     chosen = model is None or pruner is None or pruner in model.methods
+    if model is not None and decoder is not None and model.decoders is not None:
+        chosen = chosen and decoder[0] in model.decoders
     return chosen and allowed(combination)
 
 

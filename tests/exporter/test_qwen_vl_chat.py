@@ -130,7 +130,7 @@ def test_engines_answer_alike(qwen25_pruned):
         VLM.load(qwen25_pruned, decoder=name, decoder_precision=precision, settings=ONE_THREAD)
         for name, precision in (("onnx", "fp32"), ("llama.cpp", "f32"), ("llama.cpp", "q8_0"))
     )
-    for size in ((4, 8), (5, 7), (2, 2)):
+    for size in ((4, 8), (5, 7), (3, 2)):  # of which no two tokens are nearly as good
         answers = [
             vlm.generate("what?", [noise(*size)], sampling=SAMPLING) for vlm in (onnx, exact)
         ]

@@ -34,6 +34,7 @@ def child(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name not in OF_SERVERS}
     env = {name: value for name, value in env.items() if name not in TURNED_OFF}
     env |= {name: str(folder) for name in names} | {"PYTHONDONTWRITEBYTECODE": "1"}
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tools"), env.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, *command], env=env, cwd=ROOT, capture_output=True, text=True, timeout=120
     )

@@ -191,7 +191,8 @@ def _read(path: Path) -> dict[tuple[Any, ...], _Rows]:
     """Rows by configuration, then by stage."""
     try:
         # Not splitlines, which ends a line at characters that JSON has within its texts.
-        lines = read_text(path).removesuffix("\n").split("\n")
+        text = read_text(path).removesuffix("\n")
+        lines = text.split("\n") if text else []
     except (OSError, ValueError) as error:
         raise RequestError(
             f"{path} cannot be read ({error})", advice="give a JSONL file of `pocketvlm profile`"

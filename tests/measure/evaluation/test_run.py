@@ -62,9 +62,9 @@ def test_a_picture_is_encoded_once_for_all_questions_and_budgets(
 ):
     encoded, encode = [], VisionEncoder.encode
 
-    def counted(self, pixels):
+    def counted(self, pixels, *rest):
         encoded.append(len(pixels))
-        return encode(self, pixels)
+        return encode(self, pixels, *rest)
 
     monkeypatch.setattr(VisionEncoder, "encode", counted)
     evaluate(read_questions(write_set(8)), asked, EXACT, tmp_path / "a.jsonl", Inline())

@@ -125,7 +125,7 @@ def batches(monkeypatch):
     monkeypatch.setattr(
         VisionEncoder,
         "encode",
-        lambda self, pixels: calls.append(len(pixels)) or real(self, pixels),
+        lambda self, pixels, *rest: calls.append(len(pixels)) or real(self, pixels, *rest),
     )
     return calls
 

@@ -8,6 +8,7 @@ from pocketvlm_export.checkpoint import (
     Weights,
     conflicts,
     fetch_weights,
+    generation_conflicts,
     locate,
     read_config,
     read_headers,
@@ -64,6 +65,7 @@ def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     spec = family.read_processor(family.parse(config), source.folder)
     warnings = (
         *conflicts(source.folder, family.medium),
+        *generation_conflicts(source.folder, config),
         *family.contradictions(spec, source.folder),
     )
     return _indexed(source, spec, warnings)

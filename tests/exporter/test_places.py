@@ -257,6 +257,33 @@ def test_the_end_of_an_answer_is_the_one_that_transformers_takes(copy, stated):
     assert len(warned) == (stated.get("generation_config.json") == 5)
 
 
+def warnings(folder):
+    return inspect_checkpoint(str(folder)).warnings
+
+
+@pytest.mark.parametrize("preset", ["tiny-llama", "tiny-qwen2.5-vl"])
+def test_special_tokens_that_differ_are_named_with_those_that_are_used(copy, preset):
+    folder = copy(preset)
+    older = {"eos_token": {"content": "<other>"}, "pad_token": "<unk>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(older))
+    taken = AutoTokenizer.from_pretrained(folder).eos_token
+    (warning,) = [each for each in warnings(folder) if "special_tokens_map" in each]
+    assert f"eos_token {taken!r}" in warning
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": None}))
+    assert not [each for each in warnings(folder) if "special_tokens_map" in each]
+
+
+def test_generation_settings_in_the_models_configuration_are_named(copy):
+    folder = copy("tiny-llama")
+    edit_json(folder, repetition_penalty=1.5, temperature=1.0, top_k=50, num_beams=1)
+    (warning,) = warnings(folder)
+    assert "generation_config.json and config.json differ in repetition_penalty" in warning
+    taken = GenerationConfig.from_pretrained(folder).repetition_penalty
+    assert taken in (None, 1.0)
+    edit_json(folder, "generation_config.json", repetition_penalty=1.5)
+    assert not warnings(folder)
+
+
 def test_a_silent_generation_config_is_named(copy):
     folder = copy("tiny-llama")
     edit_json(folder, "generation_config.json", eos_token_id=None)

@@ -3,6 +3,7 @@ recorded."""
 
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.checkpoint.generation import (
+    generation_conflicts,
     generation_notes,
     generation_settings,
     generation_warnings,
@@ -29,6 +30,7 @@ __all__ = [
     "chat_template",
     "conflicts",
     "fetch_weights",
+    "generation_conflicts",
     "generation_notes",
     "generation_settings",
     "generation_warnings",

@@ -9,9 +9,10 @@ import transformers
 
 from pocketvlm.artifact.manifest import Generation
 from pocketvlm.cli.inspect import settings_text
-from pocketvlm.decoders.sampling import ALWAYS, DRAWN, Sampling, checkpoint_sampling
+from pocketvlm.decoders.sampling import ALWAYS, DRAWN, NEUTRAL, Sampling, checkpoint_sampling
 from pocketvlm.errors import ArtifactError, CheckpointError, first_line
 from pocketvlm_export import upstream
+from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.quiet import quiet_transformers
 
 _FILE = "generation_config.json"
@@ -75,6 +76,36 @@ def read_generation(folder: Path, config: transformers.PretrainedConfig, vocab: 
     except ArtifactError:  # transformers refuses to sample so; greedy answers are none the worse
         not_applied, sampling = {**not_applied, **sampling}, {}
     return Generation(processors, sampling, not_applied)
+
+
+def generation_conflicts(folder: Path, config: transformers.PretrainedConfig) -> list[str]:
+    """Return a sentence where config.json asks for other generation settings than
+    generation_config.json, which is taken whole; arguments and errors as of
+    `generation_settings`."""
+    if not (folder / _FILE).is_file():
+        return []
+    taken = generation_settings(folder, config).to_dict()
+    differing = [
+        name
+        for name, value in read_json(folder / "config.json").items()
+        if _asks(name, value) and value != taken.get(name)
+    ]
+    if not differing:
+        return []
+    return [
+        f"{_FILE} and config.json differ in {', '.join(sorted(differing))}; the first is used, as "
+        "transformers does"
+    ]
+
+
+def _asks(name: str, value: Any) -> bool:
+    """Whether a setting of a model's configuration, where older releases write all of them, asks
+    for anything."""
+    if name in UNFOLLOWED:
+        return value is not None and value not in UNFOLLOWED[name]
+    ours = {**PROCESSORS, **WARPERS}.get(name)
+    nothing = [] if ours is None else [None, NEUTRAL[ours[0]], _OLD_DEFAULTS.get(name)]
+    return ours is not None and value not in nothing
 
 
 def generation_warnings(generation: Generation) -> list[str]:
@@ -185,6 +216,7 @@ def _pairs(value: Any) -> Any:
 
 _NEW_TOKENS = Sampling.max_new_tokens
 _TOP_K = 50  # where a checkpoint that samples states none, in transformers
+_OLD_DEFAULTS = {"top_k": _TOP_K, "temperature": 1.0}
 LIMITS = ("max_new_tokens", "max_length")
 # transformers' names: ours, and how the value is written.
 PROCESSORS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {

@@ -43,6 +43,8 @@ class Statement:
 PROCESSOR = "processor_config.json"
 PICTURES = "preprocessor_config.json"
 TOKENIZER = "tokenizer_config.json"
+# Of transformers 4. Some classes of transformers 5 take its tokens, others those of the file above.
+TOKENS = "special_tokens_map.json"
 
 # `ImageProcessingMixin.get_image_processor_dict`
 IMAGE_PROCESSOR = (Place(PROCESSOR, ("image_processor",)), Place(PICTURES))

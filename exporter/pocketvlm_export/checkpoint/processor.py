@@ -12,11 +12,13 @@ import transformers
 from pocketvlm.errors import CheckpointError, first_line, library_errors
 from pocketvlm.layouts import Medium
 from pocketvlm.text.tokenizer_files import MAX_BYTES, TokenizerFault, check_tokenizer
-from pocketvlm_export.checkpoint.files import read_text
+from pocketvlm_export.checkpoint.files import read_json, read_text
 from pocketvlm_export.checkpoint.places import (
     CHAT_TEMPLATE,
     END_OF_ANSWER,
     IMAGE_PROCESSOR,
+    TOKENIZER,
+    TOKENS,
     VIDEO_PROCESSOR,
     Place,
     Statement,
@@ -28,6 +30,7 @@ from pocketvlm_export.quiet import quiet_transformers
 
 # What a medium's frames are prepared by.
 _PLACES: Mapping[Medium, tuple[Place, ...]] = {"image": IMAGE_PROCESSOR, "video": VIDEO_PROCESSOR}
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 _SWITCHES = (
     "do_resize",
     "do_center_crop",
@@ -161,6 +164,7 @@ def conflicts(folder: Path, medium: Medium = "image") -> list[str]:
         *contradiction(folder, CHAT_TEMPLATE, _templates),
         *contradiction(folder, END_OF_ANSWER, _ends),
         *_silent(folder),
+        *_of_tokens(folder),
     ]
 
 
@@ -174,6 +178,30 @@ def chat_template(folder: Path) -> str:
         f"{folder} has no chat template",
         advice="add chat_template.jinja, as the checkpoint's model card describes its prompt",
     )
+
+
+def _of_tokens(folder: Path) -> list[str]:
+    """A sentence where two files name other special tokens, with those that the class takes."""
+    one, other = ({**read_json(folder / name)} for name in (TOKENIZER, TOKENS))
+    differing = [
+        name
+        for name in _SPECIAL_TOKENS
+        if None not in (pair := (_content(one.get(name)), _content(other.get(name))))
+        and pair[0] != pair[1]
+    ]
+    if not differing:
+        return []
+    taken = load_tokenizer(folder).special_tokens_map
+    used = ", ".join(f"{name} {taken.get(name)!r}" for name in differing)
+    return [
+        f"{TOKENIZER} and {TOKENS} differ in {', '.join(differing)}; {used} is used, as "
+        "transformers does"
+    ]
+
+
+def _content(token: Any) -> Any:
+    """The text of a special token, which older files have among its properties."""
+    return token.get("content") if isinstance(token, Mapping) else token
 
 
 class _Pixels:

@@ -8,13 +8,14 @@ the versions that it was tried with; ``tests/runtime/test_upstream.py`` tries th
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 # What libraries do by themselves, and how their documentation says that it is turned off. Each is
 # read once, as its library is imported.
@@ -105,6 +106,24 @@ def ort_errors() -> tuple[type[Exception], ...]:
 
     named = (getattr(state, name, None) for name in _ORT_STATUS)
     return (*(error for error in named if error is not None), RuntimeError, ValueError)
+
+
+def decoder_settings(decoder: Any) -> dict[str, Any]:
+    """A decoder of the tokenizers library as tokenizer.json states it.
+
+    Private: the class has no method for that, but what it is pickled as is this JSON. Tried with
+    tokenizers 0.23.3.
+    """
+    settings: dict[str, Any] = json.loads(decoder.__getstate__())
+    return settings
+
+
+def takes_its_environment(function: Callable[..., Any]) -> bool:
+    """Whether a filter of jinja2's is given its environment or the like before the value.
+
+    Private: the mark that ``pass_environment`` and its like leave on it. Tried with jinja2 3.1.
+    """
+    return hasattr(function, "jinja_pass_arg")
 
 
 # Keyword arguments of ``onnxruntime.InferenceSession``, undocumented at its constructor. Tried with

@@ -1,12 +1,15 @@
 """Private and experimental APIs of other libraries, tried in the versions that are installed."""
 
 import ast
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from jinja2.filters import FILTERS
+from tokenizers import Tokenizer, decoders, models
 
 import pocketvlm
 from pocketvlm import upstream
@@ -27,6 +30,20 @@ def test_what_onnx_runtime_raises_is_among_its_errors(artifact_dir, tmp_path):
         session.run(None, {"input_ids": np.full((1, 1), 1 << 40)})
     with pytest.raises(upstream.ort_errors(), match="input_ids"):
         session.run(None, {})
+
+
+def test_a_decoder_is_what_tokenizer_json_states():
+    steps = [decoders.Replace("_", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.decoder = decoders.Sequence(steps)
+    stated = json.loads(tokenizer.to_str())["decoder"]
+    assert upstream.decoder_settings(tokenizer.decoder) == stated
+
+
+def test_which_filters_are_given_their_environment():
+    given = {"map", "select", "sum", "join", "groupby", "tojson", "title", "default", "trim"}
+    takes = {name for name in given if upstream.takes_its_environment(FILTERS[name])}
+    assert takes == {"map", "select", "sum", "join", "groupby", "tojson"}
 
 
 def test_its_status_exceptions_are_where_they_were():

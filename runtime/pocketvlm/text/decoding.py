@@ -4,11 +4,12 @@ steps, and what of its output later tokens may still change."""
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tokenizers import Regex, decoders
+
+from pocketvlm import upstream
 
 _UNKNOWN = "\ufffd"  # what stands for bytes that are no character
 
@@ -57,7 +58,7 @@ def text_decoder(decoder: decoders.Decoder | None) -> TextDecoder | None:
         return TextDecoder([_Spaced()])
     steps: list[_Step] = []
     is_fused = False  # all tokens are one from here on, and come in parts
-    for step in _flat(json.loads(decoder.__getstate__())):
+    for step in _flat(upstream.decoder_settings(decoder)):
         kind = step["type"]
         make = (_OF_ONE_TEXT if is_fused else _OF_TOKENS).get(kind)
         if make is None or (is_fused and step.get("stop")):

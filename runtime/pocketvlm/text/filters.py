@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2.sandbox import SecurityError
 
+from pocketvlm import upstream
 from pocketvlm.text.work import (
     ITEM,
     charge_indent,
@@ -135,7 +136,7 @@ _COMPARING = (
 
 def _charged(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter of jinja2's that is charged before it is called, and for what it makes."""
-    own = int(hasattr(function, "jinja_pass_arg"))  # arguments before the value
+    own = int(upstream.takes_its_environment(function))  # arguments before the value
     charge = _CHARGES.get(name, lambda value, *args, **kwargs: work().iterate(value))
 
     @functools.wraps(function)

@@ -26,16 +26,14 @@ class Model:
     """A preset under one of its family's layouts.
 
     ``has_cls``: its tower has a [CLS] token. ``methods``: those with which it is one of the pairs,
-    so that every method meets two families at least. ``decoders``: those with which it is, None for
-    all; tests of Qwen export it in every precision. ``caps``: on its pictures, which may be of
-    ``any_size``.
+    so that every method meets two families at least; none for those whose own tests export them in
+    every precision and for both engines. ``caps``: on its pictures, which may be of ``any_size``.
     """
 
     preset: str
     layout: str
     has_cls: bool = True
     methods: tuple[str, ...] = ()
-    decoders: tuple[str, ...] | None = None
     caps: Caps = field(default_factory=Caps)
     any_size: bool = False
 
@@ -46,7 +44,7 @@ class Model:
 MODELS = [
     Model("tiny-llama", "single", methods=("fastervlm", "vtc-cls", "received-attention", "none")),
     Model("tiny-llava-next", "fastervlm", methods=("fastervlm", "vtc-cls", "divprune", "uniform")),
-    Model("tiny-llava-next", "hf", methods=("gprune", "none")),
+    Model("tiny-llava-next", "hf", methods=("uniform", "gprune", "none")),
     Model("tiny-smolvlm", "hf", has_cls=False, methods=("divprune", "gprune", "random", "none")),
     Model("tiny-idefics3", "hf", has_cls=False, methods=("received-attention",)),
     Model("tiny-video-llava", "fastervlm", methods=("fastervlm", "random")),
@@ -55,16 +53,12 @@ MODELS = [
         "tiny-qwen2-vl",
         "hf",
         has_cls=False,
-        methods=("uniform", "random"),
-        decoders=("both",),
         caps=Caps(fixed_size=(84, 112)),
     ),
     Model(
         "tiny-qwen2.5-vl",
         "hf",
         has_cls=False,
-        methods=("divprune", "received-attention"),
-        decoders=("both",),
         any_size=True,
     ),
 ]
@@ -99,10 +93,9 @@ def allowed(combination):
 def allowed_in_pairs(combination):
     """Whether it is allowed, and worth its time where not everything is tried."""
     model, pruner = combination.get("model"), combination.get("pruner")
-    decoder = combination.get("decoder")
+    if model is not None and not model.methods:
+        return False
     chosen = model is None or pruner is None or pruner in model.methods
-    if model is not None and decoder is not None and model.decoders is not None:
-        chosen = chosen and decoder[0] in model.decoders
     return chosen and allowed(combination)
 
 

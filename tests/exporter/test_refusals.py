@@ -321,10 +321,17 @@ def test_chat_template_that_takes_no_picture(refuse, copied_checkpoint, template
     assert "export it again" not in line
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"model": {"type": "Nothing"}}'])
-def test_damaged_tokenizer(refuse, copied_checkpoint, content):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "cannot be read"),
+        ("{}", "is not one that PocketVLM reads"),
+        ('{"model": {"type": "Nothing"}}', "is not one that PocketVLM reads"),
+    ],
+)
+def test_damaged_tokenizer(refuse, copied_checkpoint, content, reason):
     (copied_checkpoint / "tokenizer.json").write_text(content)
-    assert "tokenizer.json cannot be read" in refuse(copied_checkpoint)
+    assert f"tokenizer.json {reason}" in refuse(copied_checkpoint)
 
 
 @pytest.mark.parametrize("listed", [None, [], "</s>", 512, [2, -1]], ids=str)

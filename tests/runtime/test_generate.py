@@ -60,7 +60,7 @@ def test_a_stop_text_ends_the_answer_before_it(vlm, picture, length):
 
 
 def test_refusals_name_the_setting(vlm):
-    for setting, value in (("temperature", -1), ("max_new_tokens", 0), ("top_k", 0)):
+    for setting, value in (("temperature", -1), ("max_new_tokens", 0), ("top_k", -1)):
         with pytest.raises(RequestError) as refusal:
             Sampling(**{setting: value})
         assert refusal.value.setting == setting

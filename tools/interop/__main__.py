@@ -19,6 +19,7 @@ from operator import eq
 from pathlib import Path
 
 import click
+from PIL import Image
 from transformers import AutoProcessor
 
 from demo_reference.answers import prompt_of
@@ -173,8 +174,11 @@ def of_families(folder: Path) -> Iterator[Row]:
 
 def of_a_tied_table(folder: Path) -> Iterator[Row]:
     """A model whose table lies in the decoder's file, and one for pages, where it does not."""
-    checkpoint, scene = folder / "checkpoint-tied", EXAMPLES / "scene-1.png"
+    checkpoint, scene = folder / "checkpoint-tied", folder / "scene.png"
     make_checkpoint(TIED, checkpoint)
+    # Of the size that the tower sees: other clients resize otherwise, or not at all without sharp.
+    size = (TIED.vision["image_size"],) * 2
+    Image.open(EXAMPLES / "scene-1.png").convert("RGB").resize(size).save(scene)
     asked, question = [Asked(WHAT, scene), Asked(WHAT)], Question("", WHAT, "")
     for shared in (True, False):
         artifact = folder / ("tied" if shared else "tied-apart")

@@ -98,7 +98,9 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def library_errors(refusal: Callable[[str], Exception]) -> Iterator[None]:
+def library_errors(
+    refusal: Callable[[str], Exception], out_of_memory: Exception | None = None
+) -> Iterator[None]:
     """Let nothing but refusals out of a library that reads what strangers wrote.
 
     Libraries written in Rust raise their panics as a class beside `Exception`, so that
@@ -106,11 +108,15 @@ def library_errors(refusal: Callable[[str], Exception]) -> Iterator[None]:
     exit, a generator that is closed) passes.
 
     Args:
-        refusal: makes the error out of one line, the library's own.
+        refusal: makes the error out of one line, the library's own; of what the system refused
+            without the path, which the error names itself.
+        out_of_memory: the error where memory is wanting; None where ``refusal`` makes that too.
     """
     try:
         yield
     except (PocketVLMError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        raise refusal(first_line(error)) from error
+        if out_of_memory is not None and isinstance(error, MemoryError):
+            raise out_of_memory from error
+        raise refusal(getattr(error, "strerror", None) or first_line(error)) from error

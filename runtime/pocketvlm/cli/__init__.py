@@ -62,9 +62,9 @@ class PluginGroup(click.Group):
             echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
             ctx.exit(error.exit_code)
         except click.ClickException as error:  # which click prints with the words of options in it
-            shown = io.StringIO()
-            error.show(shown)
-            echo(shown.getvalue().rstrip("\n"), err=True)
+            lines = io.StringIO()
+            error.show(lines)
+            echo(lines.getvalue().rstrip("\n"), err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             echo("\ninterrupted", err=True)

@@ -7,15 +7,15 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from pocketvlm.errors import PictureError, PocketVLMError, first_line
+from pocketvlm.errors import PictureError, library_errors
 from pocketvlm.limits import PictureLimits
 from pocketvlm.media.costs import COMMON, RARE, check_pieces, check_size, check_work, how_to_read
 from pocketvlm.media.notes import BareFile, orientation_in, without_notes
@@ -98,21 +98,22 @@ def _named(image: Image.Image, whole: tuple[int, int] | None) -> Image.Image:
     return image
 
 
-@contextmanager
-def _refusals(name: str) -> Iterator[None]:
-    """Whatever a decoder raises, as a refusal."""
-    try:
-        yield
-    except PocketVLMError:
-        raise
-    except MemoryError as error:
-        raise PictureError(
-            f"there is not enough memory to read {name}", advice="scale it down"
-        ) from error
-    except Exception as error:
-        raise PictureError(
-            f"{name} is damaged or truncated ({first_line(error)})", advice="give the whole picture"
-        ) from error
+def decoder_errors(
+    name: str, damaged: Callable[[str], PictureError]
+) -> AbstractContextManager[None]:
+    """Whatever a decoder raises, as a refusal: want of memory, or what ``damaged`` makes of one
+    line."""
+    full = PictureError(f"there is not enough memory to read {name}", advice="scale it down")
+    return library_errors(damaged, full)
+
+
+def _refusals(name: str) -> AbstractContextManager[None]:
+    return decoder_errors(
+        name,
+        lambda reason: PictureError(
+            f"{name} is damaged or truncated ({reason})", advice="give the whole picture"
+        ),
+    )
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import io
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.errors import PictureError, PocketVLMError
+from pocketvlm.errors import PictureError
 from pocketvlm.limits import PictureLimits, VideoLimits
 from pocketvlm.media.extents import ends_early, samples_stated
-from pocketvlm.media.pictures import open_picture
+from pocketvlm.media.pictures import decoder_errors, open_picture
 from pocketvlm.media.sources import open_regular
 
 if TYPE_CHECKING:
@@ -199,23 +199,15 @@ def _check_size(size: int, name: str, limits: VideoLimits) -> None:
         )
 
 
-@contextmanager
-def _decoding(name: str) -> Iterator[None]:
+def _decoding(name: str) -> AbstractContextManager[None]:
     """Turns whatever FFmpeg and PyAV raise on damaged bytes into a `PictureError`."""
-    try:
-        yield
-    except PocketVLMError:
-        raise
-    except MemoryError as error:
-        raise PictureError(
-            f"there is not enough memory to read {name}", advice="scale it down"
-        ) from error
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise PictureError(
+    return decoder_errors(
+        name,
+        lambda reason: PictureError(
             f"{name} is no video that this can read, or is damaged or truncated ({reason})",
             advice=_ADVICE,
-        ) from error
+        ),
+    )
 
 
 @contextmanager

@@ -112,11 +112,11 @@ def _check(name: str, tensors: Sequence[ort.NodeArg], expected: Shapes) -> None:
                 f"{name} has {tensor} of shape {_text(sizes)}, the manifest says {_text(shape)}",
                 advice="files of two artifacts are mixed, copy or export it again",
             )
-        wanted = "tensor(int64)" if tensor in _INT64 else "tensor(float)"
-        if kind != wanted:
+        declared = "tensor(int64)" if tensor in _INT64 else "tensor(float)"
+        if kind != declared:
             raise ArtifactError(
                 f"{name} has {tensor} of type {kind}",
-                expected=wanted,
+                expected=declared,
                 advice="the graph is not one of ours, export it again",
             )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import transformers
 
-from pocketvlm.errors import CheckpointError, first_line
+from pocketvlm.errors import CheckpointError, library_errors
 from pocketvlm_export.checkpoint.files import check_files, read_json
 from pocketvlm_export.checkpoint.settings import Settings
 from pocketvlm_export.checkpoint.source import Source
@@ -44,15 +44,14 @@ def read_config(source: Source, families: frozenset[str]) -> transformers.Pretra
         )
     if not (folder / "tokenizer.json").is_file():
         raise _without_tokenizer(source)
-    try:
+    with library_errors(  # whatever its classes meet first in values that nobody has checked
+        lambda reason: CheckpointError(
+            f"{folder / 'config.json'} cannot be understood ({reason})", advice="fix or replace it"
+        )
+    ):
         return transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # whatever its classes meet first in values that nobody has checked
-        raise CheckpointError(
-            f"{folder / 'config.json'} cannot be understood ({first_line(error)})",
-            advice="fix or replace it",
-        ) from error
 
 
 def _refuse_adapters(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import transformers
 
-from pocketvlm.errors import CheckpointError, first_line, library_errors
+from pocketvlm.errors import CheckpointError, library_errors
 from pocketvlm.layouts import Medium
 from pocketvlm.text.tokenizer_files import MAX_BYTES, TokenizerFault, check_tokenizer
 from pocketvlm_export.checkpoint.files import read_json, read_text
@@ -123,13 +123,10 @@ def load_image_processor(folder: Path, medium: Medium = "image") -> Any:
         PocketVLMError: its files cannot be read.
     """
     statement = _taken(folder, medium)
-    try:
-        with quiet_transformers():
-            processor = transformers.AutoImageProcessor.from_pretrained(
-                folder, backend="pil", trust_remote_code=False, local_files_only=True
-            )
-    except Exception as error:  # whatever a class makes of values that nobody has checked
-        raise _unbuilt(folder, statement, error) from error
+    with library_errors(functools.partial(_unbuilt, folder, statement)), quiet_transformers():
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, backend="pil", trust_remote_code=False, local_files_only=True
+        )
     return processor if medium == "image" else _built(type(processor), folder, statement)
 
 
@@ -237,16 +234,14 @@ def _taken(folder: Path, medium: Medium) -> Statement:
 
 def _built(kind: Any, folder: Path, statement: Statement) -> Any:
     """An image processor of the class ``kind`` with the settings that are stated."""
-    try:
-        with quiet_transformers():
-            return kind(**statement.value)
-    except Exception as error:  # whatever a class makes of values that nobody has checked
-        raise _unbuilt(folder, statement, error) from error
+    with library_errors(functools.partial(_unbuilt, folder, statement)), quiet_transformers():
+        return kind(**statement.value)
 
 
-def _unbuilt(folder: Path, statement: Statement, error: Exception) -> CheckpointError:
+def _unbuilt(folder: Path, statement: Statement, reason: str) -> CheckpointError:
+    """What a class raises of values that nobody has checked."""
     return CheckpointError(
-        f"the image processor in {folder} cannot be built ({first_line(error)})",
+        f"the image processor in {folder} cannot be built ({reason})",
         advice=f"correct {statement.place.file}",
     )
 

@@ -105,7 +105,9 @@ class DecoderSpec:
     """A language model's dimensions.
 
     ``context`` is the longest sequence in tokens, ``positions`` how they are numbered, one of
-    `pocketvlm.decoders.positions.POSITIONS`.
+    `pocketvlm.decoders.positions.POSITIONS`. ``extras`` are names of `VisionSpec.extras` whose
+    features are added to the hidden state behind the first layers, one behind each (DeepStack,
+    arXiv 2406.04334).
     """
 
     config: PretrainedConfig
@@ -118,6 +120,7 @@ class DecoderSpec:
     context: int
     tied: bool
     positions: str = "contiguous"
+    extras: tuple[str, ...] = ()
 
 
 NEWLINE = -1  # in place of a token's number, see `Order`

@@ -1,7 +1,8 @@
 """The decoder graph: one graph for prefill and decode, its past as inputs and outputs, logits of
 the last position."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -26,6 +27,9 @@ class DecoderWithPast(nn.Module):
     kv_heads, past, head_dim) -> logits (B, 1, vocab), then each layer's key and value (B, kv_heads,
     past + S, head_dim). Which keys a token attends to is the order of the cache and the mask,
     whatever the positions. Logits of all positions would cost 1.4 times the prefill at 616 tokens.
+
+    ``extras``, (B, S, hidden) each, are added to the hidden state behind the first layers, one
+    behind each: features of pictures' tokens, and zeros where there is text.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -38,18 +42,42 @@ class DecoderWithPast(nn.Module):
         attention_mask: torch.Tensor,
         position_ids: torch.Tensor,
         past: _Past,
+        extras: Sequence[torch.Tensor] = (),
     ) -> tuple[torch.Tensor, ...]:
         """See the class."""
-        output = self.model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=upstream.cache_of(past),
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with added_behind(self.model.model.layers, extras) if extras else nullcontext():
+            output = self.model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=upstream.cache_of(past),
+                use_cache=True,
+                logits_to_keep=1,
+            )
         present = chain.from_iterable(upstream.cached_layers(output.past_key_values))
         return (output.logits, *present)
+
+
+@contextmanager
+def added_behind(layers: Sequence[nn.Module], extras: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Add ``extras`` to the output of the first layers, one to each, for as long as it lasts.
+
+    transformers' models pick the rows of pictures by a mask, which cannot be traced; with zeros in
+    all others this is the same sum.
+    """
+
+    def adding(extra: torch.Tensor) -> Any:
+        return lambda _layer, _inputs, output: output + extra
+
+    handles = [
+        layer.register_forward_hook(adding(extra))
+        for layer, extra in zip(layers, extras, strict=False)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class DecoderGraph:
@@ -67,6 +95,7 @@ class DecoderGraph:
             "attention_mask",
             "position_ids",
             *(f"past_key_values.{name}" for name in cache),
+            *spec.extras,
         )
         self.output_names: Sequence[str] = ("logits", *(f"present.{name}" for name in cache))
         past = {0: BATCH, 2: "past_sequence_length"}
@@ -74,6 +103,8 @@ class DecoderGraph:
         tokens = {0: BATCH, 1: "sequence_length"}
         numbered = tokens if self._axes == 1 else {1: BATCH, 2: "sequence_length"}
         self.dynamic_axes: tuple[Any, ...] = (tokens, total, numbered, [(past, past)] * spec.layers)
+        if spec.extras:
+            self.dynamic_axes += ([tokens] * len(spec.extras),)
         self.output_axes: Mapping[str, Mapping[int, str]] = {
             "logits": {0: BATCH},
             **{f"present.{name}": {0: BATCH, 2: "total_sequence_length"} for name in cache},
@@ -84,9 +115,11 @@ class DecoderGraph:
         batch, past, tokens, spec = 2, 3, 4, self.spec
         shape = (batch, spec.kv_heads, past, spec.head_dim)
         positions = torch.arange(past, past + tokens).repeat(batch, 1)
-        return (
+        inputs: tuple[Any, ...] = (
             torch.randn(batch, tokens, spec.hidden),
             torch.ones(batch, past + tokens, dtype=torch.int64),
             positions if self._axes == 1 else positions.repeat(self._axes, 1, 1),
             [(torch.randn(shape), torch.randn(shape)) for _ in range(spec.layers)],
         )
+        extras = [torch.randn(batch, tokens, spec.hidden) for _ in spec.extras]
+        return (*inputs, extras) if extras else inputs

@@ -23,10 +23,17 @@ SCHEMA_VERSION = "2.0"
 MANIFEST_NAME = "pocketvlm.json"
 # Of every vision graph, whatever else it gives.
 VISION_OUTPUTS = ("image_features", "kept_indices", "kept_scores")
+# What decoder graphs read beside caches and ``decoder.extras``, whatever their kind.
+_DECODER_INPUTS = ("inputs_embeds", "attention_mask", "position_ids", "picture_ids")
 _FLOAT = 4  # bytes
 # Numbers that a token's position has, by ``decoder.positions``. With more than one the decoder
 # graphs' ``position_ids`` is (numbers, batch, tokens); `pocketvlm.decoders.positions` makes them.
 POSITION_AXES = {"contiguous": 1, "mrope": 3}
+# Fields that came later, by section: written only where they differ from what is meant without
+# them, so that manifests of artifacts that do not use them stay as they were.
+_LATER_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "decoder": {"extras": []},
+}
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,10 @@ class DecoderSpec:
     ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables``
     maps each decoder's precision to that of the table in ``embed`` that it reads. With
     ``fastv`` the graphs are of another kind, which drops visual tokens on its way. ``positions`` is
-    how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`.
+    how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`. ``extras`` are those
+    further outputs of the vision graph that the decoder reads too: an input of that name each,
+    float32 (batch, tokens, hidden), zeros where there is text. llama.cpp reads them behind the
+    features, in this order.
     """
 
     engines: tuple[str, ...]
@@ -169,6 +179,7 @@ class DecoderSpec:
     tables: Mapping[str, str] = field(default_factory=dict)
     fastv: FastV | None = None
     positions: str = "contiguous"
+    extras: tuple[str, ...] = ()
 
     @property
     def by_engine(self) -> Mapping[str, Mapping[str, str]]:
@@ -304,6 +315,10 @@ class Manifest:
         plain: dict[str, Any] = json.loads(
             json.dumps({key: data[key] for key in [*order.split(), "parity", "requires", "files"]})
         )
+        for section, defaults in _LATER_FIELDS.items():
+            for name, default in defaults.items():
+                if plain[section][name] == default:
+                    del plain[section][name]
         return plain
 
     def to_json(self) -> str:
@@ -405,6 +420,16 @@ def _check_consistency(manifest: Manifest) -> None:
         ),
         "an extra output of its vision graphs has the name of another": bool(
             set(manifest.vision.extras) & set(VISION_OUTPUTS)
+        ),
+        f"the decoder reads {', '.join(decoder.extras)}, and the vision graphs give "
+        f"{', '.join(manifest.vision.extras) or 'no further outputs'}": (
+            not set(decoder.extras) <= set(manifest.vision.extras)
+        ),
+        "a further input of its decoder graphs has the name of another": bool(
+            set(decoder.extras) & set(_DECODER_INPUTS)
+        ),
+        "FastV is promised of a decoder that reads further features": (
+            decoder.fastv is not None and bool(decoder.extras)
         ),
         "the ONNX engine is promised without its graphs": (
             "onnx" in decoder.engines and not (decoder.embed and decoder.graphs)

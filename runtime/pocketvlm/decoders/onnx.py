@@ -165,7 +165,8 @@ class OnnxSequence:
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """See `DecoderSequence.prefill`: one run over all segments."""
-        check_room(self.length, check_widths(segments, self._spec.hidden), self._spec.context)
+        tokens = check_widths(segments, self._spec.hidden, self._spec.extras)
+        check_room(self.length, tokens, self._spec.context)
         started = time.perf_counter()
         inputs_embeds = np.concatenate(
             [self._embeddings(segment) for segment in segments]
@@ -262,6 +263,10 @@ class OnnxSequence:
             "inputs_embeds": inputs_embeds[None],
             "attention_mask": np.ones((1, self.length + len(inputs_embeds)), dtype=np.int64),
             "position_ids": position_ids,
+            **{
+                name: _further_features(segments, name, self._spec.hidden)[None]
+                for name in self._spec.extras
+            },
         }
 
     def _check(self, outputs: Mapping[str, ort.OrtValue], n: int) -> None:
@@ -288,3 +293,16 @@ class OnnxSequence:
         shape = (1, self._spec.kv_heads, 0, self._spec.head_dim)
         empty = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=np.float32))
         return [empty] * len(self._past)
+
+
+def _further_features(
+    segments: Sequence[Segment], name: str, hidden: int
+) -> npt.NDArray[np.float32]:
+    """What the segments have by the name of an extra, zeros for text: float32 (n, hidden)."""
+    rows = [
+        segment.extras[name]
+        if isinstance(segment, EmbeddingSegment)
+        else np.zeros((len(segment), hidden), dtype=np.float32)
+        for segment in segments
+    ]
+    return np.concatenate(rows)

@@ -84,6 +84,7 @@ def _decoder(spec: DecoderSpec, kind: str) -> Signature:
             **({} if fastv else {"attention_mask": (None, None)}),
             "position_ids": (None, None) if axes == 1 else (axes, None, None),
             **({"picture_ids": (None, None)} if fastv else {}),
+            **dict.fromkeys(spec.extras, (None, None, spec.hidden)),
             **{f"past_key_values.{name}": cache for name in names},
         },
         {

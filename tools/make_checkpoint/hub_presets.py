@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from make_checkpoint import internvl, qwen_vl
+from make_checkpoint import internvl, qwen3_vl, qwen_vl
 from make_checkpoint.hub import HubFamily, HubPreset
 from make_checkpoint.presets import CALM, VOCABULARY
 
@@ -10,6 +10,7 @@ HUB_FAMILIES: dict[str, HubFamily] = {
     "internvl": internvl.INTERNVL,
     "qwen2_vl": qwen_vl.QWEN_VL,
     "qwen2_5_vl": qwen_vl.QWEN_VL,
+    "qwen3_vl": qwen3_vl.QWEN3_VL,
 }
 
 _TINY_TEXT = {
@@ -125,6 +126,33 @@ _TINY_QWEN25_VL = HubPreset(
     },
     ties=True,
 )
+_TINY_QWEN3_VL = HubPreset(
+    "qwen3_vl",
+    {
+        **qwen3_vl.VISION,
+        "depth": 4,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1, 2],
+    },
+    {
+        **qwen3_vl.TEXT,
+        **_TINY_TEXT,
+        "head_dim": 32,  # heads do not make the hidden size in the published model's relatives
+        "rope_scaling": {
+            "mrope_interleaved": True,
+            "mrope_section": [6, 5, 5],
+            "rope_type": "default",
+        },
+    },
+    pictures=qwen3_vl.PICTURES,
+    model=qwen3_vl.MODEL,
+    generation=qwen3_vl.GENERATION,
+    ties=True,
+)
 
 HUB_PRESETS: dict[str, HubPreset] = {
     "tiny-internvl": _TINY_INTERNVL,
@@ -174,6 +202,35 @@ HUB_PRESETS: dict[str, HubPreset] = {
             "max_position_embeddings": 128000,
             "max_window_layers": 70,
             "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        },
+        **CALM,
+    ),
+    "tiny-qwen3-vl": _TINY_QWEN3_VL,
+    # The dimensions of Qwen/Qwen3-VL-2B-Instruct.
+    "qwen3-vl-2b": _TINY_QWEN3_VL.but(
+        vision={
+            "depth": 24,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+        text={
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 151936,
+            "max_position_embeddings": 262144,
+            "rope_scaling": {
+                "mrope_interleaved": True,
+                "mrope_section": [24, 20, 20],
+                "rope_type": "default",
+            },
         },
         **CALM,
     ),

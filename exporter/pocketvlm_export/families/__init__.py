@@ -6,6 +6,7 @@ from pocketvlm_export.families.internvl import InternVL
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.llava_next import LlavaNext
 from pocketvlm_export.families.qwen2_vl import Qwen2VL, Qwen25VL
+from pocketvlm_export.families.qwen3_vl import Qwen3VL
 from pocketvlm_export.families.smolvlm import Idefics3, SmolVLM
 from pocketvlm_export.families.spec import DecoderSpec, LayoutSpec, VisionSpec, VLMSpec
 from pocketvlm_export.families.video_llava import VideoLlava
@@ -19,6 +20,7 @@ _KNOWN: tuple[Family, ...] = (
     InternVL(),
     Qwen2VL(),
     Qwen25VL(),
+    Qwen3VL(),
 )
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _KNOWN}
 

@@ -245,6 +245,14 @@ class Family:
         features = tower(pixel_values).last_hidden_state[:, before:]
         return ReferenceFeatures(features[0], connector(features)[0])
 
+    def reference_inputs(
+        self, extras: Mapping[str, npt.NDArray[np.float32]], is_visual: npt.NDArray[np.bool_]
+    ) -> Mapping[str, Any]:
+        """Return what transformers' decoder is given of a prompt beside embeddings and positions:
+        its pictures' further features by `DecoderSpec.extras`, (slots, hidden) each, and which of
+        its tokens are pictures', (n,). Nothing, for most families."""
+        return {}
+
     def reference_positions(
         self, spec: VLMSpec, ids: npt.NDArray[np.int64], grid: tuple[int, int]
     ) -> npt.NDArray[np.int64] | None:

@@ -19,6 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen2VLTextModel,
     Qwen3ForCausalLM,
+    Qwen3VLTextModel,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -59,6 +60,7 @@ TEXT_MODELS: Mapping[str, TextModel] = {
     "qwen3": TextModel(Qwen3ForCausalLM),
     "qwen2_vl_text": TextModel(Qwen2VLTextModel, has_head=False, positions="mrope"),
     "qwen2_5_vl_text": TextModel(Qwen2_5_VLTextModel, has_head=False, positions="mrope"),
+    "qwen3_vl_text": TextModel(Qwen3VLTextModel, has_head=False, positions="mrope"),
 }
 
 

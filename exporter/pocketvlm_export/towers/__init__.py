@@ -6,6 +6,7 @@ from pocketvlm_export.towers.clip import Clip
 from pocketvlm_export.towers.dinov2 import DINOv2
 from pocketvlm_export.towers.internvl import InternVLVision
 from pocketvlm_export.towers.qwen import Qwen2VLVision, Qwen25VLVision
+from pocketvlm_export.towers.qwen3_vl import Qwen3VLVision
 from pocketvlm_export.towers.siglip import Idefics3Vision, SmolVLMVision
 
 TOWERS: dict[str, Tower] = {
@@ -16,6 +17,7 @@ TOWERS: dict[str, Tower] = {
         InternVLVision(),
         Qwen2VLVision(),
         Qwen25VLVision(),
+        Qwen3VLVision(),
         Idefics3Vision(),
         SmolVLMVision(),
     )

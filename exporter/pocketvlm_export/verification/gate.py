@@ -32,6 +32,7 @@ from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.arrangement import (
+    arrange_extras,
     arrange_reference,
     layout_of,
     text_of_picture,
@@ -51,7 +52,6 @@ from pocketvlm_export.verification.pictures import GateBatch, gate_batches
 from pocketvlm_export.verification.pixels import compare_pixels
 from pocketvlm_export.verification.reference import (
     DecoderReference,
-    Floats,
     PictureReference,
     VisionReference,
     decoder_reference,
@@ -80,11 +80,6 @@ class References:
     vision: dict[int, list[VisionReference]]
     picture: PictureReference
     decoder: DecoderReference
-
-    @property
-    def features(self) -> Floats:
-        """Of the picture asked about, (slots, hidden)."""
-        return self.picture.features
 
 
 def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
@@ -142,6 +137,7 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpe
             text_of_picture(checkpoint, layout, batch.grid),
             batch.tokens,
             None if batch.tokens is None else tiles.kept_indices[0],
+            arrange_extras(checkpoint, layout, tiles, batch.size),
         )
         spec = artifact.manifest.decoder
         precisions = {*spec.graphs, *spec.embed}
@@ -222,9 +218,9 @@ def _measure_lost(artifact: Artifact, references: References, precision: str) ->
     spec = artifact.manifest.decoder
     decoder = _open(artifact, precision=precision)
     sequences = gate_sequences(spec.vocab, spec.context)
-    ids, features = gate_prompt(artifact, references), references.features
+    ids, picture = gate_prompt(artifact, references), references.picture
     with component(decoder):
-        figures, _ = measure_logits(decoder, ids, references.decoder, features, sequences)
+        figures, _ = measure_logits(decoder, ids, references.decoder, picture, sequences)
     least = PRECISIONS[precision].logits_cosine
     return {**figures, "passed": bool(figures["prompt_equal"] and figures["cosine"] >= least)}
 
@@ -250,9 +246,9 @@ def _rows(artifact: Artifact, references: References, precision: str) -> list[Ke
 def _measure_gguf(artifact: Artifact, references: References) -> dict[str, dict[str, Any]]:
     """Figures of each GGUF type, which reads the features that transformers made: nothing but the
     decoder differs."""
-    ids, features = gate_prompt(artifact, references), references.features
+    ids = gate_prompt(artifact, references)
     return {
-        kind: measure_gguf(artifact, ids, references.decoder, features, kind)
+        kind: measure_gguf(artifact, ids, references.decoder, references.picture, kind)
         for kind in artifact.manifest.decoder.gguf
     }
 
@@ -286,18 +282,23 @@ def _answer(artifact: Artifact, references: References, precision: str) -> GateA
     grid = batch.grid
     with component(VisionEncoder.open(artifact, precision=vision)) as encoder:
         encoded = encoder.encode(batch.pixel_values).first(grid.tiles)
-    features, prompt = references.features, gate_prompt(artifact, references)
+    picture, prompt = references.picture, gate_prompt(artifact, references)
+    features, extras = picture.features, picture.extras
     # About other patches, which only a tie excuses, there is another answer.
     if np.array_equal(encoded.kept_indices, _default_reference(artifact, references).kept_indices):
-        features = layout.arrange(
-            grid, encoded.image_features, encoded.kept_indices, read_constants(artifact)
-        )
+        constants = read_constants(artifact)
+        features = layout.arrange(grid, encoded.image_features, encoded.kept_indices, constants)
+        nothing = {name: np.zeros_like(value) for name, value in constants.items()}
+        extras = {
+            name: layout.arrange(grid, encoded.extras[name], encoded.kept_indices, nothing)
+            for name in extras
+        }
     table = precision if precision in artifact.manifest.decoder.embed else None
     with (
         component(_open(artifact, precision=precision, table=table)) as decoder,
         closing(decoder.sequence()) as sequence,
     ):
-        logits, sampler = [sequence.prefill(prompt.filled(features))], prompt.sampler(STEPS)
+        logits, sampler = [sequence.prefill(prompt.filled(features, extras))], prompt.sampler(STEPS)
         kept = sequence.kept_prompt if isinstance(sequence, FastVSequence) else None
         token_ids: list[int] = []
         while True:

@@ -15,7 +15,11 @@ from pocketvlm_export.memory import component
 from pocketvlm_export.verification.bounds import within
 from pocketvlm_export.verification.kept import largest
 from pocketvlm_export.verification.lost import Prompt, gate_sequences, measure_logits
-from pocketvlm_export.verification.reference import DecoderReference, Floats
+from pocketvlm_export.verification.reference import (
+    DecoderReference,
+    Floats,
+    PictureReference,
+)
 
 # float16 may prefer another token where the reference's two logits are this close, relative to the
 # largest of all.
@@ -23,7 +27,11 @@ NEAR = 1e-3
 
 
 def measure_gguf(
-    artifact: Artifact, prompt: Prompt, reference: DecoderReference, features: Floats, kind: str
+    artifact: Artifact,
+    prompt: Prompt,
+    reference: DecoderReference,
+    picture: PictureReference,
+    kind: str,
 ) -> dict[str, Any]:
     """Hold the artifact's GGUF file of a type against transformers.
 
@@ -31,7 +39,7 @@ def measure_gguf(
         artifact: whose file.
         prompt: the gate's prompt about one picture.
         reference: of that prompt, and of `gate_sequences`.
-        features: of that picture, (slots, hidden).
+        picture: that picture, with the features that transformers made.
         kind: the type.
     """
     spec = artifact.manifest.decoder
@@ -47,7 +55,7 @@ def measure_gguf(
     )
     sequences = gate_sequences(spec.vocab, spec.context)
     with component(decoder):
-        figures, scores = measure_logits(decoder, prompt, reference, features, sequences)
+        figures, scores = measure_logits(decoder, prompt, reference, picture, sequences)
     return {
         **figures,
         "passed": bool(figures["prompt_equal"]) and judge(kind, figures, scores, reference),

@@ -1,6 +1,7 @@
 """How the gate's side reads a sequence: transformers' model as it is, or with FastV between two of
 its layers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +57,17 @@ class PlainReader:
 
     dropping = None
 
-    def __init__(self, model: nn.Module, positions: PromptPositions | None = None) -> None:
-        """``positions`` are the prompt's; None where they are 0, 1, 2, ..."""
+    def __init__(
+        self,
+        model: nn.Module,
+        positions: PromptPositions | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``positions`` are the prompt's; None where they are 0, 1, 2, ... ``inputs`` is what else
+        the model is given with it, see `Family.reference_inputs`."""
         self._model = model
         self._positions = positions
+        self._inputs = inputs or {}
         self._read = 0  # tokens after the prompt
         self._cache = DynamicCache()
 
@@ -67,7 +75,8 @@ class PlainReader:
         self, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
     ) -> torch.Tensor:
         """Read a prompt, (1, S, hidden); returns the last token's logits (vocab,)."""
-        return self._run(inputs_embeds, self._positions.ids if self._positions else None)
+        positions = self._positions.ids if self._positions else None
+        return self._run(inputs_embeds, positions, **self._inputs)
 
     def step(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """Read the token that follows, (1, 1, hidden); returns its logits (vocab,)."""
@@ -78,11 +87,18 @@ class PlainReader:
         return self._run(inputs_embeds, at)
 
     def _run(
-        self, inputs_embeds: torch.Tensor, positions: npt.NDArray[np.int64] | None
+        self,
+        inputs_embeds: torch.Tensor,
+        positions: npt.NDArray[np.int64] | None,
+        **further: Any,
     ) -> torch.Tensor:
         where = {} if positions is None else {"position_ids": torch.from_numpy(positions)[:, None]}
         output = self._model(
-            inputs_embeds=inputs_embeds, past_key_values=self._cache, use_cache=True, **where
+            inputs_embeds=inputs_embeds,
+            past_key_values=self._cache,
+            use_cache=True,
+            **where,
+            **further,
         )
         logits: torch.Tensor = output.logits[0, -1]
         return logits

@@ -187,12 +187,14 @@ class PictureReference:
             where that is nothing but image tokens.
         grid: (rows, columns) of its tokens before pruning, where it is one tile.
         kept: their numbers, (slots,), where it is.
+        extras: further features by name, (slots, hidden) each, as `DecoderSpec.extras` lists them.
     """
 
     features: Floats
     text: str = ""
     grid: tuple[int, int] | None = None
     kept: Ints | None = None
+    extras: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def decoder_reference(
@@ -211,6 +213,8 @@ def decoder_reference(
     family, spec, features = checkpoint.family, checkpoint.spec, picture.features
     ids = prompt_ids(checkpoint, prompt, len(features), picture.text)
     positions = prompt_positions(checkpoint, prompt, picture)
+    is_visual = ids == spec.image_token_id
+    further = family.reference_inputs(picture.extras, is_visual)
     processors = upstream.greedy_processors(
         generation_settings(checkpoint.source.folder, spec.config),
         ids.tolist(),
@@ -231,12 +235,13 @@ def decoder_reference(
     with (
         component(family.load_embedding(checkpoint.weights, spec)) as embedding,
         component(family.load_decoder(checkpoint.weights, spec, attention="eager")) as model,
-        component(FastVReader(model, fastv) if fastv else PlainReader(model, positions)) as reader,
+        component(
+            FastVReader(model, fastv) if fastv else PlainReader(model, positions, further)
+        ) as reader,
         one_thread(),
         torch.inference_mode(),
     ):
         inputs = embedding(torch.from_numpy(ids)[None])
-        is_visual = ids == spec.image_token_id
         inputs[0, torch.from_numpy(is_visual)] = torch.from_numpy(features)
         pick(reader.prefill(inputs, is_visual))
         while len(token_ids) < steps:

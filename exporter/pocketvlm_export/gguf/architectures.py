@@ -8,7 +8,7 @@ import gguf
 from pocketvlm.decoders import gguf_header
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.families import DecoderSpec
-from pocketvlm_export.gguf.rope import has_sections, needs_factors
+from pocketvlm_export.gguf.rope import Sections, has_sections, needs_factors
 
 _ACTIVATION = "silu"  # llama.cpp has it built into these architectures
 
@@ -23,14 +23,17 @@ class Architecture:
             transformers turns its two halves: rows of queries and keys are reordered.
         rope_factors: it reads a tensor of factors, one a frequency.
         free_heads: heads need not add up to the hidden size.
-        sections: frequencies are shared out among time, rows and columns (M-RoPE), in blocks.
+        sections: frequencies are shared out among time, rows and columns (M-RoPE), in blocks or in
+            turns.
+        extras: further features are added behind its first layers (DeepStack).
     """
 
     name: gguf.MODEL_ARCH
     interleaved: bool
     rope_factors: bool
     free_heads: bool
-    sections: bool = False
+    sections: Sections | None = None
+    extras: bool = False
 
 
 _LLAMA = Architecture(gguf.MODEL_ARCH.LLAMA, interleaved=True, rope_factors=True, free_heads=True)
@@ -39,7 +42,7 @@ _QWEN2VL = Architecture(
     interleaved=False,
     rope_factors=False,
     free_heads=False,
-    sections=True,
+    sections="blocks",
 )
 # By the decoder's model_type; a new one is a line here, where tests show that it answers as
 # transformers does.
@@ -54,6 +57,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "qwen2_vl_text": _QWEN2VL,
     "qwen2_5_vl_text": _QWEN2VL,
+    "qwen3_vl_text": Architecture(
+        gguf.MODEL_ARCH.QWEN3VL,
+        interleaved=False,
+        rope_factors=False,
+        free_heads=True,
+        sections="turns",
+        extras=True,
+    ),
 }
 
 
@@ -80,8 +91,10 @@ def architecture(spec: DecoderSpec) -> Architecture:
         and needs_factors(config),
         f"its rope is {config.rope_parameters}, llama.cpp shares out {spec.head_dim // 2} plain "
         "frequencies among time, rows and columns": (
-            arch.sections and not has_sections(config, spec.head_dim)
+            arch.sections is not None and not has_sections(config, spec.head_dim, arch.sections)
         ),
+        f"it reads further features {', '.join(spec.extras)}": bool(spec.extras)
+        and not arch.extras,
         f"its positions are {spec.positions}, llama.cpp's "
         f"{gguf.MODEL_ARCH_NAMES[arch.name]} has {_positions(arch)}": (
             spec.positions != _positions(arch)

@@ -20,4 +20,7 @@ def add_hyper_parameters(writer: gguf.GGUFWriter, spec: DecoderSpec) -> None:
     writer.add_value_length(spec.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(spec.vocab)
-    add_rope(writer, config, spec.head_dim, sections=architecture(spec).sections)
+    arch = architecture(spec)
+    if arch.extras:
+        writer.add_num_deepstack_layers(len(spec.extras))
+    add_rope(writer, config, spec.head_dim, sections=arch.sections is not None)

@@ -49,6 +49,7 @@ def measure_gguf(
         hidden=spec.hidden,
         vocab=spec.vocab,
         positions=spec.positions,
+        extras=spec.extras,
         # Several wait for each other at every operation, which on a busy machine takes minutes.
         settings=EngineSettings(threads=1),
         f32_cache=True,

@@ -54,7 +54,10 @@ TENSOR_TYPES = {
 }
 _CONTIGUOUS = ("llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2")
 # By architecture how llama.cpp numbers a token, one of `pocketvlm.decoders.positions.POSITIONS`.
-ARCHITECTURES = dict.fromkeys(_CONTIGUOUS, "contiguous") | {"qwen2vl": "mrope"}
+ARCHITECTURES = dict.fromkeys(_CONTIGUOUS, "contiguous") | dict.fromkeys(
+    ("qwen2vl", "qwen3vl"), "mrope"
+)
+_JOINED_HEADS = ("qwen2vl",)  # llama.cpp takes their heads to make the hidden size, whatever is set
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _WIDTHS = (
     "context_length",
@@ -90,12 +93,16 @@ _NUMBERS = (
 _OTHER = ("rope.scaling.type", "rope.scaling.finetuned")
 # Frequencies that time, rows and columns turn, and a fourth that nothing does: int32 (4,).
 _SECTIONS, _NO_SECTIONS = "rope.dimension_sections", (0, 0, 0, 0)
+# How many further features follow those of a picture's token, each added behind a layer.
+_EXTRAS, _MOST_EXTRAS = "n_deepstack_layers", 16
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The dimensions that a GGUF file states, checked against its own tensors' place in the
-    file."""
+    """The dimensions that a GGUF file states, checked against its own tensors' place in the file.
+
+    An embedding that it reads is hidden x (1 + ``extras``) numbers wide.
+    """
 
     architecture: str
     layers: int
@@ -105,6 +112,7 @@ class GgufHeader:
     hidden: int
     vocab: int
     context: int
+    extras: int = 0
 
     @property
     def positions(self) -> str:
@@ -129,10 +137,8 @@ class GgufHeader:
 
 def expected_dimensions(spec: DecoderSpec) -> dict[str, Any]:
     """The dimensions in a manifest that `GgufHeader.check` compares a file of its artifact with."""
-    return {
-        name: getattr(spec, name)
-        for name in ("layers", "kv_heads", "head_dim", "hidden", "vocab", "context", "positions")
-    }
+    names = ("layers", "kv_heads", "head_dim", "hidden", "vocab", "context", "positions")
+    return {name: getattr(spec, name) for name in names} | {"extras": len(spec.extras)}
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -173,17 +179,19 @@ def _dimensions(file: GgufFile) -> GgufHeader:
     head_dim = own.get("attention.key_length", (0, hidden // heads))[1]
     rotated = own.get("rope.dimension_count", (0, head_dim))[1]
     sections = own[_SECTIONS][1].items if _SECTIONS in own else _NO_SECTIONS
+    extras = own.get(_EXTRAS, (0, 0))[1]
     mrope = POSITION_AXES[ARCHITECTURES[family]] > 1
     rules = {
         f"{layers} layers": layers <= MAX_LAYERS,
         f"{heads} heads share {kv_heads} KV heads": heads % kv_heads == 0,
         f"{heads} heads in a width of {hidden}": heads * head_dim == hidden
-        or (not mrope and "attention.key_length" in own),
+        or (family not in _JOINED_HEADS and "attention.key_length" in own),
         "keys and values differ in width": own.get("attention.value_length", (0, head_dim))[1]
         == head_dim,
         f"{rotated} of {head_dim} dimensions are rotated": (
             rotated % 2 == 0 and (rotated <= head_dim if family == "phi3" else rotated == head_dim)
         ),
+        f"{family}.{_EXTRAS} are {extras} of {layers} layers": extras <= min(layers, _MOST_EXTRAS),
         # llama.cpp divides by their sum, and begins anew where they do not fill a head.
         f"{family}.{_SECTIONS} are {list(sections)} for {rotated // 2} frequencies": (
             (_SECTIONS in own) == mrope
@@ -198,7 +206,7 @@ def _dimensions(file: GgufFile) -> GgufHeader:
     length = vocab.length if isinstance(vocab, Array) else 0
     if own.get("vocab_size", (0, length))[1] != length or length == 0:
         file.refuse(f"a vocabulary of {length} tokens")
-    return GgufHeader(family, layers, heads, kv_heads, head_dim, hidden, length, context)
+    return GgufHeader(family, layers, heads, kv_heads, head_dim, hidden, length, context, extras)
 
 
 def _check_setting(file: GgufFile, name: str, kind: int, value: Any) -> None:
@@ -211,6 +219,9 @@ def _check_setting(file: GgufFile, name: str, kind: int, value: Any) -> None:
     elif name in _NUMBERS:
         if kind != FLOAT32 or not math.isfinite(value) or value < 0:
             file.refuse(f"{name} is no usable number")
+    elif name == _EXTRAS:
+        if kind != UINT32:
+            file.refuse(f"{name} is no usable count")
     elif name == _SECTIONS:
         if kind != ARRAY or (value.kind, value.length) != (INT32, len(_NO_SECTIONS)):
             file.refuse(f"{name} are not {len(_NO_SECTIONS)} whole numbers")

@@ -12,14 +12,15 @@ import numpy.typing as npt
 from pocketvlm.decoders.base import EmbeddingSegment, Segment
 from pocketvlm.decoders.positions import Ints
 
-Array = npt.NDArray[Any]  # int32 (n,) ids or float32 (n, hidden) embeddings
+Array = npt.NDArray[Any]  # int32 (n,) ids or float32 (n, width) embeddings
 
 
 class Batch(NamedTuple):
     """What `llama_decode` is given.
 
     Attributes:
-        values: int32 (n,) ids or float32 (n, hidden) embeddings.
+        values: int32 (n,) ids or float32 (n, width) embeddings, in each row a token's features and
+            behind them its further ones.
         pos: int32 (n,) of ids, (planes * n,) of embeddings: times, rows, columns and zeros of all
             of this batch after each other. None where llama.cpp counts by itself.
     """
@@ -29,7 +30,12 @@ class Batch(NamedTuple):
 
 
 def batches(
-    segments: Sequence[Segment], numbers: Sequence[Ints], *, planes: int, limit: int
+    segments: Sequence[Segment],
+    numbers: Sequence[Ints],
+    *,
+    planes: int,
+    limit: int,
+    extras: Sequence[str] = (),
 ) -> Iterator[Batch]:
     """Batches of at most ``limit`` tokens; each is either text or of pictures.
 
@@ -39,9 +45,11 @@ def batches(
         planes: how many numbers of an embedding's position llama.cpp reads, `LlamaModel.planes`.
             With one it counts by itself, and neighbouring pictures are read at once.
         limit: tokens.
+        extras: names of the further features that are read, in the order of their layers; llama.cpp
+            takes zeros for text itself.
     """
     for run in _runs(segments, numbers, join_pictures=planes == 1):
-        values = _joined([segment for segment, _ in run])
+        values = _joined([segment for segment, _ in run], extras)
         positions = None if planes == 1 else np.concatenate([each for _, each in run], axis=1)
         for start in range(0, len(values), limit):
             part = slice(start, start + limit)
@@ -64,10 +72,13 @@ def _runs(
         yield list(group)
 
 
-def _joined(segments: Sequence[Segment]) -> Array:
+def _joined(segments: Sequence[Segment], extras: Sequence[str]) -> Array:
     """Segments of one kind as one array."""
     parts = [
-        part.inputs_embeds if isinstance(part, EmbeddingSegment) else part.ids for part in segments
+        np.concatenate([part.inputs_embeds, *(part.extras[name] for name in extras)], axis=1)
+        if isinstance(part, EmbeddingSegment)
+        else part.ids
+        for part in segments
     ]
     picture = isinstance(segments[0], EmbeddingSegment)
     return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32 if picture else np.int32)

@@ -55,6 +55,7 @@ class _Size:
         vocab: tokens of the vocabulary.
         token_bytes: of one token in the cache, keys and values of all layers.
         positions: how tokens are numbered.
+        extras: names of the further features that a picture's tokens have, see `EmbeddingSegment`.
     """
 
     context: int
@@ -62,6 +63,7 @@ class _Size:
     vocab: int
     token_bytes: int
     positions: Positions
+    extras: tuple[str, ...]
 
 
 class LlamaCppDecoder:
@@ -80,6 +82,7 @@ class LlamaCppDecoder:
         name: str,
         settings: EngineSettings,
         f32_cache: bool,
+        extras: tuple[str, ...] = (),
     ) -> None:
         """Load a file whose header has been read and checked; see `open` and `from_file`."""
         self._lib = library()
@@ -93,6 +96,7 @@ class LlamaCppDecoder:
             header.vocab,
             token_bytes=numbers * self.cache_value_bytes,
             positions=positions_named(header.positions),
+            extras=extras,
         )
         threads = settings.threads or physical_cores()
         check_process(threads)
@@ -112,6 +116,12 @@ class LlamaCppDecoder:
             raise EngineError(
                 f"llama.cpp reads {self._model.planes} numbers of a position from {path.name}, "
                 f"which is made for {header.positions} positions",
+                advice="use another version of llama-cpp-python",
+            )
+        if self._model.input_width != header.hidden * (1 + len(extras)):
+            raise EngineError(
+                f"llama.cpp reads embeddings of {self._model.input_width} numbers from {path.name},"
+                f" which is made for {header.hidden} and {len(extras)} further features",
                 advice="use another version of llama-cpp-python",
             )
         self._idle.append(self.make_context(self._model, self.first_capacity))
@@ -135,7 +145,11 @@ class LlamaCppDecoder:
         precision = precision or spec.default_precisions["llama.cpp"]
         path = artifact.path(pick_precision(spec.gguf, precision, "GGUF decoder"))
         return cls._load(
-            path, expected_dimensions(spec), settings=settings, name=f"llama.cpp {precision}"
+            path,
+            expected_dimensions(spec),
+            settings=settings,
+            name=f"llama.cpp {precision}",
+            extras=spec.extras,
         )
 
     @classmethod
@@ -147,6 +161,7 @@ class LlamaCppDecoder:
         hidden: int,
         vocab: int,
         positions: str = "contiguous",
+        extras: Sequence[str] = (),
         settings: EngineSettings = DEFAULT_SETTINGS,
         f32_cache: bool = False,
     ) -> Self:
@@ -158,6 +173,7 @@ class LlamaCppDecoder:
             hidden: width of the embeddings that the file must have.
             vocab: tokens that the file must have.
             positions: how its architecture must number tokens.
+            extras: names of the further features that it must read, see `EmbeddingSegment`.
             settings: see `open`.
             f32_cache: keep keys and values in float32 instead of float16.
 
@@ -167,10 +183,17 @@ class LlamaCppDecoder:
         """
         return cls._load(
             path,
-            {"hidden": hidden, "vocab": vocab, "context": context, "positions": positions},
+            {
+                "hidden": hidden,
+                "vocab": vocab,
+                "context": context,
+                "positions": positions,
+                "extras": len(extras),
+            },
             settings=settings,
             name="llama.cpp",
             f32_cache=f32_cache,
+            extras=tuple(extras),
         )
 
     @classmethod
@@ -182,6 +205,7 @@ class LlamaCppDecoder:
         settings: EngineSettings,
         name: str,
         f32_cache: bool = False,
+        extras: tuple[str, ...] = (),
     ) -> Self:
         header = read_header(path)
         header.check(path.name, **expected)
@@ -192,6 +216,7 @@ class LlamaCppDecoder:
             name=name,
             settings=settings,
             f32_cache=f32_cache,
+            extras=extras,
         )
 
     @property
@@ -270,7 +295,8 @@ class LlamaCppSequence:
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """See `DecoderSequence.prefill`; llama.cpp looks token embeddings up itself, so ``embed``
         takes no time."""
-        check_room(self.length, check_widths(segments, self._size.hidden), self._size.context)
+        tokens = check_widths(segments, self._size.hidden, self._size.extras)
+        check_room(self.length, tokens, self._size.context)
         for segment in segments:
             if isinstance(segment, TokenSegment):
                 self._check_ids(segment.ids)
@@ -308,7 +334,13 @@ class LlamaCppSequence:
         numbers, after = before.extended(segments)
         context = self._reserve(after.end.length)
         try:
-            for batch in batches(segments, numbers, planes=context.planes, limit=context.batch):
+            for batch in batches(
+                segments,
+                numbers,
+                planes=context.planes,
+                limit=context.batch,
+                extras=self._size.extras,
+            ):
                 self._feed(context, batch)
             logits = self._logits(context)
             self._track = after

@@ -105,7 +105,7 @@ class DecoderSpec:
     """A language model's dimensions.
 
     ``context`` is the longest sequence in tokens, ``positions`` how they are numbered, one of
-    `pocketvlm.decoders.positions.POSITIONS`.
+    `pocketvlm.decoders.positions.POSITIONS`, and ``first_position`` the number of the first.
     """
 
     config: PretrainedConfig
@@ -118,6 +118,7 @@ class DecoderSpec:
     context: int
     tied: bool
     positions: str = "contiguous"
+    first_position: int = 0
 
 
 NEWLINE = -1  # in place of a token's number, see `Order`

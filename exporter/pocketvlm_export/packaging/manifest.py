@@ -105,6 +105,7 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             gguf=_present(plan.gguf, present),
             fastv=plan.options.fastv,
             positions=spec.decoder.positions,
+            first_position=spec.decoder.first_position,
             layers=spec.decoder.layers,
             heads=spec.decoder.heads,
             kv_heads=spec.decoder.kv_heads,

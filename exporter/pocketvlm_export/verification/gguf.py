@@ -41,6 +41,7 @@ def measure_gguf(
         hidden=spec.hidden,
         vocab=spec.vocab,
         positions=spec.positions,
+        first_position=spec.first_position,
         # Several wait for each other at every operation, which on a busy machine takes minutes.
         settings=EngineSettings(threads=1),
         f32_cache=True,

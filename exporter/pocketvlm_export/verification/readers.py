@@ -11,6 +11,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from pocketvlm.artifact.manifest import FastV
+from pocketvlm.decoders.track import joined_planes
 from pocketvlm_export import upstream
 from pocketvlm_export.verification.oracles import Ranking
 
@@ -40,7 +41,7 @@ class Dropping:
 
 @dataclass(frozen=True)
 class PromptPositions:
-    """Where the tokens of a prompt stand, for models that number them by rows and columns.
+    """Where the tokens of a prompt stand, for models that do not number them 0, 1, 2, ...
 
     Attributes:
         ids: int64 (axes, S).
@@ -80,7 +81,9 @@ class PlainReader:
     def _run(
         self, inputs_embeds: torch.Tensor, positions: npt.NDArray[np.int64] | None
     ) -> torch.Tensor:
-        where = {} if positions is None else {"position_ids": torch.from_numpy(positions)[:, None]}
+        where = {}
+        if positions is not None:  # (1, S), or (axes, 1, S)
+            where = {"position_ids": torch.from_numpy(joined_planes([positions], len(positions)))}
         output = self._model(
             inputs_embeds=inputs_embeds, past_key_values=self._cache, use_cache=True, **where
         )

@@ -300,11 +300,16 @@ def prompt_positions(
     """Return the positions of a prompt about one pruned picture: those that transformers gives the
     unpruned one, without those of what is dropped. The answer goes on where it would have.
 
-    None where the family's positions are 0, 1, 2, ... whatever is dropped.
+    Where tokens count on from a first position, whatever is dropped, they do so; None where that
+    is 0.
     """
+    spec = checkpoint.spec
+    if first := spec.decoder.first_position:
+        following = first + len(prompt_ids(checkpoint, prompt, len(picture.features), picture.text))
+        return PromptPositions(np.arange(first, following)[None], following)
     if picture.grid is None or picture.kept is None:
         return None
-    spec, tokens = checkpoint.spec, picture.grid[0] * picture.grid[1]
+    tokens = picture.grid[0] * picture.grid[1]
     ids = prompt_ids(checkpoint, prompt, tokens, picture.text)
     positions = spec.family.reference_positions(spec, ids, picture.grid)
     if positions is None:

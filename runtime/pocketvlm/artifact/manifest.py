@@ -27,6 +27,13 @@ _FLOAT = 4  # bytes
 # Numbers that a token's position has, by ``decoder.positions``. With more than one the decoder
 # graphs' ``position_ids`` is (numbers, batch, tokens); `pocketvlm.decoders.positions` makes them.
 POSITION_AXES = {"contiguous": 1, "mrope": 3}
+# Fields that are written only where they say something else, by section: what most artifacts have
+# not is not in their manifests.
+_LEFT_OUT: Mapping[str, Mapping[str, Any]] = {
+    "decoder": {
+        "first_position": 0,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,8 @@ class DecoderSpec:
     ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables``
     maps each decoder's precision to that of the table in ``embed`` that it reads. With
     ``fastv`` the graphs are of another kind, which drops visual tokens on its way. ``positions`` is
-    how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`.
+    how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`, and
+    ``first_position`` is the number of a sequence's first token.
     """
 
     engines: tuple[str, ...]
@@ -169,6 +177,7 @@ class DecoderSpec:
     tables: Mapping[str, str] = field(default_factory=dict)
     fastv: FastV | None = None
     positions: str = "contiguous"
+    first_position: int = 0
 
     @property
     def by_engine(self) -> Mapping[str, Mapping[str, str]]:
@@ -300,6 +309,10 @@ class Manifest:
         data["vision"]["graphs"] = {
             str(budget): graphs for budget, graphs in data["vision"]["graphs"].items()
         }
+        for section, fields in _LEFT_OUT.items():
+            for name, default in fields.items():
+                if data[section][name] == default:
+                    del data[section][name]
         order = "schema_version artifact_id created_by source pruning vision decoder generation"
         plain: dict[str, Any] = json.loads(
             json.dumps({key: data[key] for key in [*order.split(), "parity", "requires", "files"]})

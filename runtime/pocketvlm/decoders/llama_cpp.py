@@ -55,6 +55,7 @@ class _Size:
         vocab: tokens of the vocabulary.
         token_bytes: of one token in the cache, keys and values of all layers.
         positions: how tokens are numbered.
+        first_position: of the first of them.
     """
 
     context: int
@@ -62,6 +63,7 @@ class _Size:
     vocab: int
     token_bytes: int
     positions: Positions
+    first_position: int = 0
 
 
 class LlamaCppDecoder:
@@ -80,6 +82,7 @@ class LlamaCppDecoder:
         name: str,
         settings: EngineSettings,
         f32_cache: bool,
+        first_position: int = 0,
     ) -> None:
         """Load a file whose header has been read and checked; see `open` and `from_file`."""
         self._lib = library()
@@ -93,6 +96,7 @@ class LlamaCppDecoder:
             header.vocab,
             token_bytes=numbers * self.cache_value_bytes,
             positions=positions_named(header.positions),
+            first_position=first_position,
         )
         threads = settings.threads or physical_cores()
         check_process(threads)
@@ -135,7 +139,11 @@ class LlamaCppDecoder:
         precision = precision or spec.default_precisions["llama.cpp"]
         path = artifact.path(pick_precision(spec.gguf, precision, "GGUF decoder"))
         return cls._load(
-            path, expected_dimensions(spec), settings=settings, name=f"llama.cpp {precision}"
+            path,
+            expected_dimensions(spec),
+            settings=settings,
+            name=f"llama.cpp {precision}",
+            first_position=spec.first_position,
         )
 
     @classmethod
@@ -149,6 +157,7 @@ class LlamaCppDecoder:
         positions: str = "contiguous",
         settings: EngineSettings = DEFAULT_SETTINGS,
         f32_cache: bool = False,
+        first_position: int = 0,
     ) -> Self:
         """Open a GGUF file.
 
@@ -160,6 +169,7 @@ class LlamaCppDecoder:
             positions: how its architecture must number tokens.
             settings: see `open`.
             f32_cache: keep keys and values in float32 instead of float16.
+            first_position: the number of a sequence's first token.
 
         Raises:
             PocketVLMError: llama-cpp-python is missing, or the file is damaged, unsafe to open, or
@@ -171,6 +181,7 @@ class LlamaCppDecoder:
             settings=settings,
             name="llama.cpp",
             f32_cache=f32_cache,
+            first_position=first_position,
         )
 
     @classmethod
@@ -182,6 +193,7 @@ class LlamaCppDecoder:
         settings: EngineSettings,
         name: str,
         f32_cache: bool = False,
+        first_position: int = 0,
     ) -> Self:
         header = read_header(path)
         header.check(path.name, **expected)
@@ -192,6 +204,7 @@ class LlamaCppDecoder:
             name=name,
             settings=settings,
             f32_cache=f32_cache,
+            first_position=first_position,
         )
 
     @property
@@ -248,7 +261,7 @@ class LlamaCppSequence:
         self._model: LlamaModel | None = model
         self._size = size
         self._contexts: list[LlamaContext] = []  # one or none
-        self._track = Track(size.positions)
+        self._track = Track(size.positions, size.first_position)
         self.dropped = 0
         self.timings_ms: dict[str, float] = {}
 
@@ -308,7 +321,10 @@ class LlamaCppSequence:
         numbers, after = before.extended(segments)
         context = self._reserve(after.end.length)
         try:
-            for batch in batches(segments, numbers, planes=context.planes, limit=context.batch):
+            counts = context.planes == 1 and self._size.first_position == 0
+            for batch in batches(
+                segments, numbers, planes=context.planes, limit=context.batch, counts=counts
+            ):
                 self._feed(context, batch)
             logits = self._logits(context)
             self._track = after

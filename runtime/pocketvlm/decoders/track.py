@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -33,15 +33,17 @@ class Track:
 
     Attributes:
         positions: how its tokens are numbered.
+        first: the position of the first of them.
     """
 
     positions: Positions
+    first: int = 0
     _stretches: tuple[_Stretch, ...] = ()
 
     @property
     def end(self) -> Mark:
         """Behind the last token."""
-        return self._stretches[-1].end if self._stretches else Mark(0, 0)
+        return self._stretches[-1].end if self._stretches else Mark(0, self.first)
 
     def extended(self, segments: Sequence[Segment]) -> tuple[list[Ints], Track]:
         """Positions of each further segment, int64 (axes, n), and the track with all of them.
@@ -70,7 +72,7 @@ class Track:
             else:
                 stretches.append(_Stretch(mark, end, divisible))
             mark = end
-        return numbers, Track(self.positions, tuple(stretches))
+        return numbers, replace(self, _stretches=tuple(stretches))
 
     def cut(self, length: int) -> Track:
         """The track of the first ``length`` tokens, or of fewer where that lies inside a picture
@@ -81,7 +83,7 @@ class Track:
             if divisible and length > start.length:
                 end = Mark(length, start.position + length - start.length)
                 kept.append(_Stretch(start, end, divisible))
-        return Track(self.positions, tuple(kept))
+        return replace(self, _stretches=tuple(kept))
 
 
 def joined_planes(numbers: Sequence[Ints], axes: int) -> Ints:

@@ -140,9 +140,7 @@ class OnnxSequence:
         self._graphs: Graphs | None = graphs
         self._spec = graphs.spec
         self._cache: list[ort.OrtValue] = []
-        self._track = Track(
-            positions_named(graphs.spec.positions), graphs.spec.first_position
-        )
+        self._track = Track(positions_named(graphs.spec.positions), graphs.spec.first_position)
         self.timings_ms: dict[str, float] = {}
 
     @property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from transformers import PretrainedConfig
 
+from pocketvlm.artifact.manifest import CAUSAL
 from pocketvlm.layouts import LayoutConfig, TileGrid
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.towers import TOWERS
@@ -105,7 +106,8 @@ class DecoderSpec:
     """A language model's dimensions.
 
     ``context`` is the longest sequence in tokens, ``positions`` how they are numbered, one of
-    `pocketvlm.decoders.positions.POSITIONS`.
+    `pocketvlm.decoders.positions.POSITIONS`, ``attention`` which of them see each other, one of
+    `pocketvlm.artifact.manifest.ATTENTIONS`.
     """
 
     config: PretrainedConfig
@@ -118,6 +120,7 @@ class DecoderSpec:
     context: int
     tied: bool
     positions: str = "contiguous"
+    attention: str = CAUSAL
 
 
 NEWLINE = -1  # in place of a token's number, see `Order`

@@ -288,8 +288,9 @@ class LlamaCppSequence:
 
     def keep(self, length: int) -> None:
         """See `DecoderSequence.keep`."""
-        if length < self.length:
-            self._cut(self._track.cut(length))
+        track = self._track.cut(length)
+        if track.end.length < self.length:
+            self._cut(track)
 
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""

@@ -252,6 +252,14 @@ class Family:
         tokens are a grid of (rows, columns): int64 (axes, n). None where they are 0, 1, 2, ..."""
         return None
 
+    def reference_masks(
+        self, model: Any, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
+    ) -> Any:
+        """Return what transformers' model gives its decoder, ``model``, as the attention mask of
+        a whole prompt (1, n, hidden), where ``is_visual`` (n,). None where a token sees those
+        before it, and no other."""
+        return None
+
 
 def feature_layers(listed: Any, depth: int) -> tuple[int, ...]:
     """Return the hidden states that ``vision_feature_layer`` lists, counted from the front, of a

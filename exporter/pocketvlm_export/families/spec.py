@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from transformers import PretrainedConfig
 
+from pocketvlm.artifact.manifest import CAUSAL
 from pocketvlm.layouts import LayoutConfig, TileGrid
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.towers import TOWERS
@@ -106,6 +107,8 @@ class DecoderSpec:
 
     ``context`` is the longest sequence in tokens, ``positions`` how they are numbered, one of
     `pocketvlm.decoders.positions.POSITIONS`, and ``first_position`` the number of the first.
+    ``attention`` is which of them see each other, one of
+    `pocketvlm.artifact.manifest.ATTENTIONS`.
     """
 
     config: PretrainedConfig
@@ -119,6 +122,7 @@ class DecoderSpec:
     tied: bool
     positions: str = "contiguous"
     first_position: int = 0
+    attention: str = CAUSAL
 
 
 NEWLINE = -1  # in place of a token's number, see `Order`

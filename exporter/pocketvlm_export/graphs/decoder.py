@@ -10,22 +10,26 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pocketvlm.artifact import metadata
-from pocketvlm.artifact.manifest import POSITION_AXES
+from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES
 from pocketvlm_export import upstream
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.graphs.base import BATCH
+from pocketvlm_export.graphs.masks import two_way_masks
 
 _Past = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class DecoderWithPast(nn.Module):
-    """A causal language model whose cache is a list of tensors.
+    """A language model whose cache is a list of tensors.
 
     inputs_embeds (B, S, hidden), attention_mask (B, past + S), position_ids (B, S) or, where a
     position has several numbers, (axes, B, S), past: a (key, value) pair a layer, each (B,
     kv_heads, past, head_dim) -> logits (B, 1, vocab), then each layer's key and value (B, kv_heads,
     past + S, head_dim). Which keys a token attends to is the order of the cache and the mask,
     whatever the positions. Logits of all positions would cost 1.4 times the prefill at 616 tokens.
+
+    Where the tokens of a picture or of a prompt see each other both ways ``picture_ids`` (B, S)
+    says which, see `two_way_masks`; else it is None.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -38,11 +42,16 @@ class DecoderWithPast(nn.Module):
         attention_mask: torch.Tensor,
         position_ids: torch.Tensor,
         past: _Past,
+        picture_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """See the class."""
+        mask: torch.Tensor | Mapping[str, torch.Tensor] = attention_mask
+        if picture_ids is not None:
+            config, dtype = self.model.config, inputs_embeds.dtype
+            mask = two_way_masks(config, attention_mask, picture_ids, dtype)
         output = self.model(
             inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
+            attention_mask=mask,
             position_ids=position_ids,
             past_key_values=upstream.cache_of(past),
             use_cache=True,
@@ -67,13 +76,17 @@ class DecoderGraph:
             "attention_mask",
             "position_ids",
             *(f"past_key_values.{name}" for name in cache),
+            *(("picture_ids",) if spec.attention != CAUSAL else ()),
         )
         self.output_names: Sequence[str] = ("logits", *(f"present.{name}" for name in cache))
         past = {0: BATCH, 2: "past_sequence_length"}
         total = {0: BATCH, 1: "total_sequence_length"}
         tokens = {0: BATCH, 1: "sequence_length"}
         numbered = tokens if self._axes == 1 else {1: BATCH, 2: "sequence_length"}
-        self.dynamic_axes: tuple[Any, ...] = (tokens, total, numbered, [(past, past)] * spec.layers)
+        pasts = [(past, past)] * spec.layers
+        self.dynamic_axes: tuple[Any, ...] = (tokens, total, numbered, pasts)
+        if spec.attention != CAUSAL:
+            self.dynamic_axes += (tokens,)
         self.output_axes: Mapping[str, Mapping[int, str]] = {
             "logits": {0: BATCH},
             **{f"present.{name}": {0: BATCH, 2: "total_sequence_length"} for name in cache},
@@ -84,9 +97,11 @@ class DecoderGraph:
         batch, past, tokens, spec = 2, 3, 4, self.spec
         shape = (batch, spec.kv_heads, past, spec.head_dim)
         positions = torch.arange(past, past + tokens).repeat(batch, 1)
+        pictures = (torch.tensor([[0, 1, 1, 0]] * batch),) if spec.attention != CAUSAL else ()
         return (
             torch.randn(batch, tokens, spec.hidden),
             torch.ones(batch, past + tokens, dtype=torch.int64),
             positions if self._axes == 1 else positions.repeat(self._axes, 1, 1),
             [(torch.randn(shape), torch.randn(shape)) for _ in range(spec.layers)],
+            *pictures,
         )

@@ -1,6 +1,7 @@
 """How the gate's side reads a sequence: transformers' model as it is, or with FastV between two of
 its layers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from pocketvlm.artifact.manifest import FastV
 from pocketvlm.decoders.track import joined_planes
 from pocketvlm_export import upstream
 from pocketvlm_export.verification.oracles import Ranking
+
+Masks = Callable[[Any, torch.Tensor, npt.NDArray[np.bool_]], Any]
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,17 @@ class PlainReader:
 
     dropping = None
 
-    def __init__(self, model: nn.Module, positions: PromptPositions | None = None) -> None:
-        """``positions`` are the prompt's; None where they are 0, 1, 2, ..."""
+    def __init__(
+        self,
+        model: nn.Module,
+        positions: PromptPositions | None = None,
+        masks: Masks = lambda model, inputs_embeds, is_visual: None,
+    ) -> None:
+        """``positions`` are the prompt's; None where they are 0, 1, 2, ... ``masks`` are, as
+        `Family.reference_masks` gives them."""
         self._model = model
         self._positions = positions
+        self._masks = masks
         self._read = 0  # tokens after the prompt
         self._cache = DynamicCache()
 
@@ -68,7 +78,8 @@ class PlainReader:
         self, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
     ) -> torch.Tensor:
         """Read a prompt, (1, S, hidden); returns the last token's logits (vocab,)."""
-        return self._run(inputs_embeds, self._positions.ids if self._positions else None)
+        masks = self._masks(self._model, inputs_embeds, is_visual)
+        return self._run(inputs_embeds, self._positions.ids if self._positions else None, masks)
 
     def step(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """Read the token that follows, (1, 1, hidden); returns its logits (vocab,)."""
@@ -79,13 +90,21 @@ class PlainReader:
         return self._run(inputs_embeds, at)
 
     def _run(
-        self, inputs_embeds: torch.Tensor, positions: npt.NDArray[np.int64] | None
+        self,
+        inputs_embeds: torch.Tensor,
+        positions: npt.NDArray[np.int64] | None,
+        masks: Any = None,
     ) -> torch.Tensor:
         where = {}
         if positions is not None:  # (1, S), or (axes, 1, S)
             where = {"position_ids": torch.from_numpy(joined_planes([positions], len(positions)))}
+        seen = {} if masks is None else {"attention_mask": masks}
         output = self._model(
-            inputs_embeds=inputs_embeds, past_key_values=self._cache, use_cache=True, **where
+            inputs_embeds=inputs_embeds,
+            past_key_values=self._cache,
+            use_cache=True,
+            **where,
+            **seen,
         )
         logits: torch.Tensor = output.logits[0, -1]
         return logits

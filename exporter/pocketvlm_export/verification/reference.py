@@ -231,7 +231,11 @@ def decoder_reference(
     with (
         component(family.load_embedding(checkpoint.weights, spec)) as embedding,
         component(family.load_decoder(checkpoint.weights, spec, attention="eager")) as model,
-        component(FastVReader(model, fastv) if fastv else PlainReader(model, positions)) as reader,
+        component(
+            FastVReader(model, fastv)
+            if fastv
+            else PlainReader(model, positions, family.reference_masks)
+        ) as reader,
         one_thread(),
         torch.inference_mode(),
     ):

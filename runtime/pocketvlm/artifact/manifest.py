@@ -27,13 +27,12 @@ _FLOAT = 4  # bytes
 # Numbers that a token's position has, by ``decoder.positions``. With more than one the decoder
 # graphs' ``position_ids`` is (numbers, batch, tokens); `pocketvlm.decoders.positions` makes them.
 POSITION_AXES = {"contiguous": 1, "mrope": 3}
-# Fields that are written only where they say something else, by section: what most artifacts have
-# not is not in their manifests.
-_LEFT_OUT: Mapping[str, Mapping[str, Any]] = {
-    "decoder": {
-        "first_position": 0,
-    },
-}
+# Which tokens see each other, ``decoder.attention``: each those before it; in the prefill the
+# tokens of one picture also each other; or all of a prompt, which is then read in one run. The
+# graphs of all but the first have the input ``picture_ids``, `pocketvlm.decoders.attention`.
+CAUSAL, PICTURES, PROMPT = ATTENTIONS = ("causal", "pictures", "prompt")
+# A field's metadata where its default is not written into pocketvlm.json.
+_UNSAID = {"unsaid": True}
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,8 @@ class DecoderSpec:
     maps each decoder's precision to that of the table in ``embed`` that it reads. With
     ``fastv`` the graphs are of another kind, which drops visual tokens on its way. ``positions`` is
     how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`, and
-    ``first_position`` is the number of a sequence's first token.
+    ``first_position`` is the number of a sequence's first token. ``attention`` is which of them see
+    each other, one of `ATTENTIONS`.
     """
 
     engines: tuple[str, ...]
@@ -177,7 +177,8 @@ class DecoderSpec:
     tables: Mapping[str, str] = field(default_factory=dict)
     fastv: FastV | None = None
     positions: str = "contiguous"
-    first_position: int = 0
+    first_position: int = field(default=0, metadata=_UNSAID)
+    attention: str = field(default=CAUSAL, metadata=_UNSAID)
 
     @property
     def by_engine(self) -> Mapping[str, Mapping[str, str]]:
@@ -306,13 +307,11 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, in the order people read it."""
         data = dataclasses.asdict(self)
+        data["vision"] = _said(self.vision, data["vision"])
+        data["decoder"] = _said(self.decoder, data["decoder"])
         data["vision"]["graphs"] = {
             str(budget): graphs for budget, graphs in data["vision"]["graphs"].items()
         }
-        for section, fields in _LEFT_OUT.items():
-            for name, default in fields.items():
-                if data[section][name] == default:
-                    del data[section][name]
         order = "schema_version artifact_id created_by source pruning vision decoder generation"
         plain: dict[str, Any] = json.loads(
             json.dumps({key: data[key] for key in [*order.split(), "parity", "requires", "files"]})
@@ -368,6 +367,16 @@ def _build(cls: type[Any], data: Mapping[str, Any]) -> Any:
                 advice="export or download it again",
             )
     return cls(**values)
+
+
+def _said(part: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's JSON without what has its default and need not be said."""
+    unsaid = {
+        each.name
+        for each in dataclasses.fields(part)
+        if each.metadata.get("unsaid") and getattr(part, each.name) == each.default
+    }
+    return {name: value for name, value in data.items() if name not in unsaid}
 
 
 def _optional(cls: type[Any], data: Mapping[str, Any] | None) -> Any:
@@ -429,6 +438,11 @@ def _check_consistency(manifest: Manifest) -> None:
         and not decoder.gguf,
         f"positions {decoder.positions!r} are not one of {', '.join(POSITION_AXES)}, which this "
         "runtime has": decoder.positions not in POSITION_AXES,
+        f"attention {decoder.attention!r} is not one of {', '.join(ATTENTIONS)}, which this "
+        "runtime has": decoder.attention not in ATTENTIONS,
+        "FastV is promised with attention that is not causal": (
+            decoder.fastv is not None and decoder.attention != CAUSAL
+        ),
         f"FastV is promised with {decoder.positions} positions, of which a token has several": (
             decoder.fastv is not None and POSITION_AXES.get(decoder.positions, 1) > 1
         ),

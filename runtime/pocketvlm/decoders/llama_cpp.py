@@ -261,7 +261,7 @@ class LlamaCppSequence:
         self._model: LlamaModel | None = model
         self._size = size
         self._contexts: list[LlamaContext] = []  # one or none
-        self._track = Track(size.positions, size.first_position)
+        self._track = Track(size.positions, first=size.first_position)
         self.dropped = 0
         self.timings_ms: dict[str, float] = {}
 
@@ -301,8 +301,9 @@ class LlamaCppSequence:
 
     def keep(self, length: int) -> None:
         """See `DecoderSequence.keep`."""
-        if length < self.length:
-            self._cut(self._track.cut(length))
+        track = self._track.cut(length)
+        if track.end.length < self.length:
+            self._cut(track)
 
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pocketvlm.artifact.manifest import CAUSAL, PROMPT
 from pocketvlm.decoders.base import EmbeddingSegment, Segment
 from pocketvlm.decoders.positions import Ints, Positions
 
@@ -33,10 +34,14 @@ class Track:
 
     Attributes:
         positions: how its tokens are numbered.
+        attention: which of them see each other, `pocketvlm.artifact.manifest.ATTENTIONS`. What a
+            token that sees later ones has put into the cache holds for these alone: it is left
+            out with them.
         first: the position of the first of them.
     """
 
     positions: Positions
+    attention: str = CAUSAL
     first: int = 0
     _stretches: tuple[_Stretch, ...] = ()
 
@@ -56,7 +61,7 @@ class Track:
         for segment in segments:
             divisible = True
             if isinstance(segment, EmbeddingSegment):
-                divisible = self.positions.pictures_divide
+                divisible = self.positions.pictures_divide and self.attention == CAUSAL
                 planes, following = self.positions.picture(
                     mark.position, segment.grid, segment.kept, len(segment)
                 )
@@ -76,7 +81,11 @@ class Track:
 
     def cut(self, length: int) -> Track:
         """The track of the first ``length`` tokens, or of fewer where that lies inside a picture
-        that cannot be divided: then the picture goes whole."""
+        that cannot be divided: then the picture goes whole. Nothing is left of a prompt all of
+        whose tokens see each other, however much is asked for: what follows would be a second one.
+        """
+        if self.attention == PROMPT:
+            return replace(self, _stretches=())
         kept = [stretch for stretch in self._stretches if stretch.end.length <= length]
         if len(kept) < len(self._stretches):
             start, _, divisible = self._stretches[len(kept)]

@@ -75,6 +75,6 @@ def test_neighbours_are_read_at_once_where_positions_allow_it():
 
 def test_positions_that_llama_cpp_would_count_otherwise_come_with_each_batch():
     segments = [text(2), picture(1, 3), picture(1, 1), text(1)]
-    numbers, _ = Track(positions_named("contiguous"), 1).extended(segments)
+    numbers, _ = Track(positions_named("contiguous"), first=1).extended(segments)
     made = list(batches(segments, numbers, planes=1, limit=3, counts=False))
     assert [batch.pos.tolist() for batch in made] == [[1, 2], [3, 4, 5], [6], [7]]

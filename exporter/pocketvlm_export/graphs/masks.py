@@ -17,9 +17,10 @@ def two_way_masks(
 ) -> torch.Tensor | Mapping[str, torch.Tensor]:
     """Return the biases of a decoder whose tokens with the same number see each other both ways.
 
-    A token sees what comes before it, itself, and of this run the tokens with its own number; of
-    them all a layer with a sliding window sees those less than ``config.sliding_window`` places
-    before it, and whatever lies behind it.
+    A token sees what comes before it, itself, and of this run the tokens with its own number. Of
+    what comes before it a layer with a sliding window sees those less than
+    ``config.sliding_window`` places away; the tokens with its own number it sees wherever they are,
+    as transformers' models do (5.23).
 
     Args:
         config: the text model's, with its ``layer_types`` where layers differ.
@@ -37,11 +38,12 @@ def two_way_masks(
     past = torch.zeros_like(attention_mask[:, tokens:])
     numbers = torch.cat([past, picture_ids], dim=1)[:, None]
     own = picture_ids[:, :, None]
-    seen = (before | ((own == numbers) & (own > 0))) & (attention_mask[:, None] > 0)
-    biases = {
-        kind: _bias(seen & (keys > places - config.sliding_window) if kind == _SLIDING else seen)
-        for kind in set(getattr(config, "layer_types", None) or ["full_attention"])
-    }
+    both_ways = (own == numbers) & (own > 0)
+    real = attention_mask[:, None] > 0
+    biases = {}
+    for kind in set(getattr(config, "layer_types", None) or ["full_attention"]):
+        near = before & (keys > places - config.sliding_window) if kind == _SLIDING else before
+        biases[kind] = _bias((near | both_ways) & real)
     named = {kind: bias.to(dtype) for kind, bias in biases.items()}
     return named if getattr(config, "layer_types", None) else named["full_attention"]
 

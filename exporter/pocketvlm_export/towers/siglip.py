@@ -1,7 +1,7 @@
-"""SigLIP as Idefics3 and SmolVLM have it (``idefics3_vision``, ``smolvlm_vision``): no [CLS], a
-norm behind the layers.
+"""SigLIP: no [CLS], a norm behind the layers. As published (``siglip_vision_model``), and as
+Idefics3 and SmolVLM have it (``idefics3_vision``, ``smolvlm_vision``).
 
-Position embeddings are looked up by where in the picture a patch begins, so that pictures of any
+In these two position embeddings are looked up by where in the picture a patch begins, so that pictures of any
 shape could be read. Here every tile fills the tower's whole square, and the table that transformers
 looks up for such a tile is a constant.
 """
@@ -10,7 +10,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import Idefics3VisionTransformer, PreTrainedModel, SmolVLMVisionTransformer
+from transformers import (
+    Idefics3VisionTransformer,
+    PreTrainedModel,
+    SiglipVisionModel,
+    SmolVLMVisionTransformer,
+)
 
 from pocketvlm_export.towers.clip import Clip
 
@@ -38,6 +43,22 @@ class SmolVLMVision(Idefics3Vision):
 
     model_type: ClassVar[str] = "smolvlm_vision"
     model: ClassVar[type[PreTrainedModel]] = SmolVLMVisionTransformer
+
+
+class SiglipVision(Idefics3Vision):
+    """The `Tower` of PaliGemma: pictures of one size, whose patches have a table of positions.
+
+    The head that pools a whole picture into one vector, where a checkpoint has it, is not read.
+    """
+
+    model_type: ClassVar[str] = "siglip_vision_model"
+    model: ClassVar[type[PreTrainedModel]] = SiglipVisionModel
+    unread: ClassVar[tuple[str, ...]] = ("embeddings.position_ids", "head.")
+
+    def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
+        """See `Tower.embeddings`."""
+        embeddings: nn.Module = tower.embeddings
+        return embeddings
 
 
 class FullTile(nn.Module):

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from pocketvlm_export import upstream
-from pocketvlm_export.onnx_passes.attention import number, only_reader
+from pocketvlm_export.onnx_passes.attention import number as number_of
+from pocketvlm_export.onnx_passes.attention import only_reader
 from pocketvlm_export.onnx_passes.weights import (
     Spec,
     lazy_weights,
@@ -88,7 +89,7 @@ def _returned_rows(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value]]:
     for node, table in table_lookups(graph):
         rows = node.outputs[0]
         scaled = only_reader(rows, "Mul")
-        if scaled is not None and number(scaled.inputs[1]) is not None:
+        if scaled is not None and number_of(scaled.inputs[1]) is not None:
             rows = scaled.outputs[0]
         if rows.is_graph_output():
             yield node, table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from transformers import PretrainedConfig
 
-from pocketvlm.artifact.manifest import CAUSAL
+from pocketvlm.artifact.manifest import CAUSAL, PictureText
 from pocketvlm.layouts import LayoutConfig, TileGrid
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.towers import TOWERS
@@ -197,7 +197,8 @@ class VLMSpec:
 
     ``layouts`` are those of its family by what ``--layout`` calls them, the default when pruning
     first. Token ``image_token_id`` takes the place of a picture or clip in a prompt. ``caps`` are
-    those that its pictures are under, see `Family.capped`.
+    those that its pictures are under, see `Family.capped`. ``picture_text`` is None where the chat
+    template writes a picture's image token itself.
     """
 
     family: Family
@@ -207,6 +208,7 @@ class VLMSpec:
     image_token_id: int
     layouts: Mapping[str, LayoutSpec] = field(default_factory=lambda: ONE_TILE)
     caps: Caps = field(default_factory=Caps)
+    picture_text: PictureText | None = None
 
     def layout_config(self, stated: Mapping[str, Any]) -> LayoutConfig:
         """Return what the runtime's layout with these options is made for."""

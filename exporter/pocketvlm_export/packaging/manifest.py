@@ -108,6 +108,7 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             fastv=plan.options.fastv,
             positions=spec.decoder.positions,
             attention=spec.decoder.attention,
+            picture_text=spec.picture_text,
             layers=spec.decoder.layers,
             heads=spec.decoder.heads,
             kv_heads=spec.decoder.kv_heads,

@@ -143,6 +143,20 @@ class FastV:
 
 
 @dataclass(frozen=True)
+class PictureText:
+    """Text written around a picture's slots before a prompt is tokenized, as its line breaks may
+    make one token with those of the template.
+
+    Attributes:
+        placeholder: what the chat template writes for a picture.
+        text: what takes its place, the image token once in it.
+    """
+
+    placeholder: str
+    text: str
+
+
+@dataclass(frozen=True)
 class DecoderSpec:
     """The language model: file names by precision for each engine, and the dimensions a client
     needs.
@@ -154,7 +168,8 @@ class DecoderSpec:
     maps each decoder's precision to that of the table in ``embed`` that it reads. With
     ``fastv`` the graphs are of another kind, which drops visual tokens on its way. ``positions`` is
     how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`. ``attention`` is
-    which of them see each other, one of `ATTENTIONS`.
+    which of them see each other, one of `ATTENTIONS`. ``picture_text`` is None where the template
+    writes the image token itself, and with it all that stands around.
     """
 
     engines: tuple[str, ...]
@@ -177,6 +192,7 @@ class DecoderSpec:
     fastv: FastV | None = None
     positions: str = "contiguous"
     attention: str = field(default=CAUSAL, metadata=_UNSAID)
+    picture_text: PictureText | None = field(default=None, metadata=_UNSAID)
 
     @property
     def by_engine(self) -> Mapping[str, Mapping[str, str]]:
@@ -284,7 +300,11 @@ class Manifest:
             ),
             decoder=_build(
                 DecoderSpec,
-                {**data["decoder"], "fastv": _optional(FastV, data["decoder"].get("fastv"))},
+                {
+                    **data["decoder"],
+                    "fastv": _optional(FastV, data["decoder"].get("fastv")),
+                    "picture_text": _optional(PictureText, data["decoder"].get("picture_text")),
+                },
             ),
             generation=_build(Generation, data.get("generation", {})),
             parity=_build(Parity, data["parity"]),

@@ -169,7 +169,7 @@ class Family:
         above = (f"{tower.layers_prefix}{i}." for i in range(layers, depth))
         unused = "|".join(re.escape(name) for name in (*above, *tower.unread))
         state = weights.component("vision_tower.", without=unused or "(?!)")
-        config = with_changes(spec.vision.config, num_hidden_layers=layers)
+        config = with_changes(spec.vision.config, num_hidden_layers=layers, **tower.leaves_out)
         return fill(tower.model, config, state, attention)
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:

@@ -109,6 +109,7 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             positions=spec.decoder.positions,
             first_position=spec.decoder.first_position,
             attention=spec.decoder.attention,
+            picture_text=spec.picture_text,
             layers=spec.decoder.layers,
             heads=spec.decoder.heads,
             kv_heads=spec.decoder.kv_heads,

@@ -6,7 +6,7 @@ from pocketvlm_export.towers.clip import Clip
 from pocketvlm_export.towers.dinov2 import DINOv2
 from pocketvlm_export.towers.internvl import InternVLVision
 from pocketvlm_export.towers.qwen import Qwen2VLVision, Qwen25VLVision
-from pocketvlm_export.towers.siglip import Idefics3Vision, SiglipVision, SmolVLMVision
+from pocketvlm_export.towers.siglip import Idefics3Vision, Siglip, SmolVLMVision
 
 TOWERS: dict[str, Tower] = {
     tower.model_type: tower
@@ -16,9 +16,9 @@ TOWERS: dict[str, Tower] = {
         InternVLVision(),
         Qwen2VLVision(),
         Qwen25VLVision(),
+        Siglip(),
         Idefics3Vision(),
         SmolVLMVision(),
-        SiglipVision(),
     )
 }
 

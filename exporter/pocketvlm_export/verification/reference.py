@@ -289,9 +289,9 @@ def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, picture: str = "
         messages, chat_template=template, add_generation_prompt=True, tokenize=False
     )
     if picture:
-        text = text.replace(
-            str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id)), picture
-        )
+        token = str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id))
+        around = checkpoint.spec.picture_text
+        text = text.replace(around.placeholder if around else token, picture)
     has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     ids: Ints = np.array(text_ids(tokenizer, text, add_special_tokens=not has_bos), dtype=np.int64)
     is_image = ids == checkpoint.spec.image_token_id

@@ -143,6 +143,20 @@ class FastV:
 
 
 @dataclass(frozen=True)
+class PictureText:
+    """Text written around a picture's slots before a prompt is tokenized, as its line breaks may
+    make one token with those of the template.
+
+    Attributes:
+        placeholder: what the chat template writes for a picture.
+        text: what takes its place, the image token once in it.
+    """
+
+    placeholder: str
+    text: str
+
+
+@dataclass(frozen=True)
 class DecoderSpec:
     """The language model: file names by precision for each engine, and the dimensions a client
     needs.
@@ -155,7 +169,8 @@ class DecoderSpec:
     ``fastv`` the graphs are of another kind, which drops visual tokens on its way. ``positions`` is
     how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`, and
     ``first_position`` is the number of a sequence's first token. ``attention`` is which of them see
-    each other, one of `ATTENTIONS`.
+    each other, one of `ATTENTIONS`. ``picture_text`` is None where the template writes the image
+    token itself, and with it all that stands around.
     """
 
     engines: tuple[str, ...]
@@ -179,6 +194,7 @@ class DecoderSpec:
     positions: str = "contiguous"
     first_position: int = field(default=0, metadata=_UNSAID)
     attention: str = field(default=CAUSAL, metadata=_UNSAID)
+    picture_text: PictureText | None = field(default=None, metadata=_UNSAID)
 
     @property
     def by_engine(self) -> Mapping[str, Mapping[str, str]]:
@@ -286,7 +302,11 @@ class Manifest:
             ),
             decoder=_build(
                 DecoderSpec,
-                {**data["decoder"], "fastv": _optional(FastV, data["decoder"].get("fastv"))},
+                {
+                    **data["decoder"],
+                    "fastv": _optional(FastV, data["decoder"].get("fastv")),
+                    "picture_text": _optional(PictureText, data["decoder"].get("picture_text")),
+                },
             ),
             generation=_build(Generation, data.get("generation", {})),
             parity=_build(Parity, data["parity"]),

@@ -197,8 +197,8 @@ class Family:
         ``inputs_embeds``."""
         return load_text_model(weights, spec.decoder, attention=attention)
 
-    def load_embedding(self, weights: Weights, spec: VLMSpec) -> nn.Embedding:
-        """Return the input embedding, (vocab, hidden)."""
+    def load_embedding(self, weights: Weights, spec: VLMSpec) -> nn.Module:
+        """Return the input embedding of ids, int64 (B, n) -> (B, n, hidden)."""
         return load_embedding(weights, spec.decoder)
 
     # The configuration files of its artifacts.

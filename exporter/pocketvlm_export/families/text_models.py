@@ -13,6 +13,7 @@ from torch import nn
 from transformers import (
     Gemma2ForCausalLM,
     GemmaForCausalLM,
+    Gemma3ForCausalLM,
     LlamaForCausalLM,
     MistralForCausalLM,
     PretrainedConfig,
@@ -59,6 +60,7 @@ class TextModel:
 TEXT_MODELS: Mapping[str, TextModel] = {
     "gemma": TextModel(GemmaForCausalLM, scaled=True),
     "gemma2": TextModel(Gemma2ForCausalLM, scaled=True),
+    "gemma3_text": TextModel(Gemma3ForCausalLM, scaled=True),
     "llama": TextModel(LlamaForCausalLM),
     "mistral": TextModel(MistralForCausalLM),
     "qwen2": TextModel(Qwen2ForCausalLM),

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pocketvlm.artifact import metadata
-from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES
+from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES, PROMPT
 from pocketvlm_export import upstream
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.graphs.base import BATCH
@@ -32,9 +32,10 @@ class DecoderWithPast(nn.Module):
     says which, see `two_way_masks`; else it is None.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, attention: str = CAUSAL) -> None:
         super().__init__()
         self.model = model
+        self.attention = attention
 
     def forward(
         self,
@@ -48,7 +49,13 @@ class DecoderWithPast(nn.Module):
         mask: torch.Tensor | Mapping[str, torch.Tensor] = attention_mask
         if picture_ids is not None:
             config, dtype = self.model.config, inputs_embeds.dtype
-            mask = two_way_masks(config, attention_mask, picture_ids, dtype)
+            mask = two_way_masks(
+                config,
+                attention_mask,
+                picture_ids,
+                dtype,
+                beyond_window=self.attention == PROMPT,
+            )
         output = self.model(
             inputs_embeds=inputs_embeds,
             attention_mask=mask,
@@ -67,7 +74,7 @@ class DecoderGraph:
     kind = metadata.DECODER
 
     def __init__(self, model: PreTrainedModel, spec: DecoderSpec) -> None:
-        self.module: nn.Module = DecoderWithPast(model).eval()
+        self.module: nn.Module = DecoderWithPast(model, spec.attention).eval()
         self.spec = spec
         self._axes = POSITION_AXES[spec.positions]
         cache = [f"{layer}.{kind}" for layer in range(spec.layers) for kind in ("key", "value")]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from transformers import PretrainedConfig
 
-_SLIDING = "sliding_attention"
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 def two_way_masks(
@@ -14,19 +14,22 @@ def two_way_masks(
     attention_mask: torch.Tensor,
     picture_ids: torch.Tensor,
     dtype: torch.dtype,
+    *,
+    beyond_window: bool = False,
 ) -> torch.Tensor | Mapping[str, torch.Tensor]:
     """Return the biases of a decoder whose tokens with the same number see each other both ways.
 
     A token sees what comes before it, itself, and of this run the tokens with its own number. Of
-    what comes before it a layer with a sliding window sees those less than
-    ``config.sliding_window`` places away; the tokens with its own number it sees wherever they are,
-    as transformers' models do (5.23).
+    them a layer with a sliding window sees what lies behind it, and less than
+    ``config.sliding_window`` places before it.
 
     Args:
         config: the text model's, with its ``layer_types`` where layers differ.
         attention_mask: int64 (B, past + S), 0 where there is padding.
         picture_ids: int64 (B, S), 0 for a token that sees none behind it.
         dtype: of the biases.
+        beyond_window: tokens with its own number are seen wherever they are. transformers' models
+            (5.23) do so where a whole prompt is read both ways, and not where pictures are.
 
     Returns:
         (B, 1, S, past + S), or one such for each kind of layer, as transformers' models read them.
@@ -38,14 +41,14 @@ def two_way_masks(
     past = torch.zeros_like(attention_mask[:, tokens:])
     numbers = torch.cat([past, picture_ids], dim=1)[:, None]
     own = picture_ids[:, :, None]
-    both_ways = (own == numbers) & (own > 0)
-    real = attention_mask[:, None] > 0
-    biases = {}
-    for kind in set(getattr(config, "layer_types", None) or ["full_attention"]):
-        near = before & (keys > places - config.sliding_window) if kind == _SLIDING else before
-        biases[kind] = _bias((near | both_ways) & real)
-    named = {kind: bias.to(dtype) for kind, bias in biases.items()}
-    return named if getattr(config, "layer_types", None) else named["full_attention"]
+    both_ways, real = (own == numbers) & (own > 0), attention_mask[:, None] > 0
+    seen = {_FULL: before | both_ways}
+    if _SLIDING in (getattr(config, "layer_types", None) or ()):
+        near = keys > places - config.sliding_window
+        inside = (before & near) | both_ways if beyond_window else seen[_FULL] & near
+        seen[_SLIDING] = inside
+    named = {kind: _bias(each & real).to(dtype) for kind, each in seen.items()}
+    return named if getattr(config, "layer_types", None) else named[_FULL]
 
 
 def _bias(seen: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from pocketvlm.artifact import SCHEMA_VERSION, metadata
+from pocketvlm.artifact.manifest import CAUSAL
 from pocketvlm_export.gguf import quantize_gguf, write_gguf
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.graphs import (
@@ -164,7 +165,7 @@ def _write(
     model = trace(graph)
     tidy(model, graph.output_axes)
     if not plan.options.portable:
-        fuse(model, graph.kind)
+        fuse(model, graph.kind, causal=plan.spec.decoder.attention == CAUSAL)
     tied = plan.spec.decoder.tied and LOGITS in graph.output_names
     if tied:
         TieHead()(model)

@@ -47,6 +47,7 @@ __all__ = [
     "int8_range",
     "model_class",
     "pack_image_features",
+    "picture_masks",
     "quantize_4bit",
     "quantize_int8",
     "recorded_attention",
@@ -245,6 +246,27 @@ def pack_image_features(
     )
     packed: torch.Tensor = features
     return packed
+
+
+def picture_masks(
+    config: PretrainedConfig, inputs_embeds: torch.Tensor, is_visual: torch.Tensor
+) -> Mapping[str, torch.Tensor]:
+    """Return the attention masks of a whole prompt as Gemma 3 makes them, one for each kind of
+    layer, (1, 1, n, n) each; pictures are what neighbours each other in ``is_visual`` (n,).
+
+    Helpers of transformers' model, which makes them of ``token_type_ids`` before it calls its
+    decoder.
+    """
+    numbers = model_class("gemma3", "get_block_sequence_ids_for_mask")
+    masks: Mapping[str, torch.Tensor] = model_class("gemma3", "create_masks_for_vision_model")(
+        config=config,
+        inputs_embeds=inputs_embeds,
+        attention_mask=None,
+        past_key_values=None,
+        position_ids=None,
+        block_sequence_ids=numbers(is_visual.long()[None]),
+    )
+    return masks
 
 
 def tile_grid(

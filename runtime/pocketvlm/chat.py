@@ -19,7 +19,7 @@ from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
 from pocketvlm.text.messages import Message
 from pocketvlm.text.streaming import Stream
-from pocketvlm.vision.viewer import PictureInput
+from pocketvlm.vision.viewer import ConversationPicture, PictureInput
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class _Exchange:
     """
 
     question: str
-    pictures: tuple[PictureInput, ...]
+    pictures: tuple[ConversationPicture, ...]
     answer: str | None = None
-    carried: tuple[PictureInput, ...] = ()
+    carried: tuple[ConversationPicture, ...] = ()
 
     @property
-    def all_pictures(self) -> tuple[PictureInput, ...]:
+    def all_pictures(self) -> tuple[ConversationPicture, ...]:
         return self.carried + self.pictures
 
 
@@ -48,7 +48,12 @@ class Chat:
 
     The prompt of every answer is the whole conversation as the chat template renders it. Each
     conversation has a KV cache of its own, so only what is new is computed. No picture is encoded
-    twice.
+    twice, with one exception.
+
+    Some models read a picture otherwise when it is the only one (`Layout.several`). There the
+    pictures of a conversation are encoded once more when a second one joins the first, or when all
+    but one are dropped, as transformers reads the whole conversation each time; the prompt is then
+    read again from the first picture on.
 
     **When the context is full** the oldest questions are dropped with their answers, until the rest
     takes at most three quarters of the room, so that not every answer must drop again. Their
@@ -103,11 +108,11 @@ class Chat:
         self._answerer.pool.check_open()
         started, before = time.perf_counter(), self._exchanges
         media = self._answerer.prompter.conversation(prompt, images, videos).media
-        pictures = tuple(self._answerer.viewer.prepare(media, self._budget))
+        pictures = tuple(self._answerer.viewer.prepare_conversation(media, self._budget))
         exchanges, ids = self._fit([*before, _Exchange(prompt, pictures)], sampling)
         request = Request(
             ids,
-            [picture for exchange in exchanges for picture in exchange.all_pictures],
+            _pictures(exchanges),
             sampling,
             ms_since(started),
             cached=True,
@@ -159,8 +164,7 @@ class Chat:
     def _ids(self, exchanges: Sequence[_Exchange]) -> tuple[npt.NDArray[np.int64], int]:
         """Their ids with an image token for each picture, and how many there are once all are
         placed."""
-        pictures = [picture for exchange in exchanges for picture in exchange.all_pictures]
-        prompter = self._answerer.prompter
+        pictures, prompter = _pictures(exchanges), self._answerer.prompter
         ids = prompter.encode_messages(self._messages(exchanges), len(pictures))
         return ids, len(prompter.place(ids, [picture.ids for picture in pictures]))
 
@@ -184,11 +188,18 @@ class Chat:
         return exchanges, ids
 
 
+def _pictures(exchanges: Sequence[_Exchange]) -> list[PictureInput]:
+    """The pictures of a conversation, each as it is among the others."""
+    pictures = [picture for exchange in exchanges for picture in exchange.all_pictures]
+    return [picture.among(len(pictures)) for picture in pictures]
+
+
 def _without_oldest(exchanges: list[_Exchange], most: int) -> list[_Exchange]:
     """One exchange fewer; the latest of its pictures, of ``most`` visual tokens at most, go to the
     front of the next."""
     oldest, heir, *rest = exchanges
-    pictures = oldest.all_pictures
-    totals = itertools.accumulate(picture.slots for picture in reversed(pictures))
+    pictures, count = oldest.all_pictures, len(_pictures(exchanges))
+    slots = (picture.among(count).slots for picture in reversed(pictures))
+    totals = itertools.accumulate(slots)
     carried = sum(total <= most for total in totals)
     return [replace(heir, carried=pictures[len(pictures) - carried :]), *rest]

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from make_checkpoint import internvl, qwen3_vl, qwen_vl
+from make_checkpoint import gemma3, internvl, qwen3_vl, qwen_vl
 from make_checkpoint.hub import HubFamily, HubPreset
 from make_checkpoint.presets import CALM, VOCABULARY
 
 HUB_FAMILIES: dict[str, HubFamily] = {
+    "gemma3": gemma3.GEMMA3,
     "internvl": internvl.INTERNVL,
     "qwen2_vl": qwen_vl.QWEN_VL,
     "qwen2_5_vl": qwen_vl.QWEN_VL,
@@ -153,6 +154,34 @@ _TINY_QWEN3_VL = HubPreset(
     generation=qwen3_vl.GENERATION,
     ties=True,
 )
+_TINY_GEMMA3 = HubPreset(
+    "gemma3",
+    {
+        "hidden_size": 32,
+        "image_size": 112,
+        "intermediate_size": 48,
+        "model_type": "siglip_vision_model",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 3,
+        "patch_size": 7,  # 256 patches, of which squares of four by four make 16 tokens
+        "vision_use_head": False,
+    },
+    {
+        **_TINY_TEXT,
+        "head_dim": 16,
+        "model_type": "gemma3_text",
+        "query_pre_attn_scalar": 16,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        # Every third layer attends to all, where it is every sixth of the published one.
+        "sliding_window": 24,
+        "sliding_window_pattern": 3,
+        "vocab_size": 576,
+    },
+    pictures={**gemma3.PICTURES, "size": {"height": 112, "width": 112}},
+    model={**gemma3.MODEL, "mm_tokens_per_image": 16},
+    generation=gemma3.GENERATION,
+    ties=True,
+)
 
 HUB_PRESETS: dict[str, HubPreset] = {
     "tiny-internvl": _TINY_INTERNVL,
@@ -180,6 +209,7 @@ HUB_PRESETS: dict[str, HubPreset] = {
             **_STRETCHED,
         }
     ),
+    "tiny-gemma3": _TINY_GEMMA3,
     "tiny-qwen2-vl": _TINY_QWEN2_VL,
     "tiny-qwen2.5-vl": _TINY_QWEN25_VL,
     # The dimensions of Qwen/Qwen2.5-VL-3B-Instruct.

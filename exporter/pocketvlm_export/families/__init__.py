@@ -2,6 +2,7 @@
 `FAMILIES`."""
 
 from pocketvlm_export.families.base import Family
+from pocketvlm_export.families.gemma3 import Gemma3
 from pocketvlm_export.families.internvl import InternVL
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.llava_next import LlavaNext
@@ -21,6 +22,7 @@ _KNOWN: tuple[Family, ...] = (
     Qwen2VL(),
     Qwen25VL(),
     Qwen3VL(),
+    Gemma3(),
 )
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _KNOWN}
 

@@ -169,7 +169,7 @@ class Family:
         above = (f"{tower.layers_prefix}{i}." for i in range(layers, depth))
         unused = "|".join(re.escape(name) for name in (*above, *tower.unread))
         state = weights.component("vision_tower.", without=unused or "(?!)")
-        config = with_changes(spec.vision.config, num_hidden_layers=layers)
+        config = with_changes(spec.vision.config, num_hidden_layers=layers, **tower.leaves_out)
         return fill(tower.model, config, state, attention)
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
@@ -197,8 +197,8 @@ class Family:
         ``inputs_embeds``."""
         return load_text_model(weights, spec.decoder, attention=attention)
 
-    def load_embedding(self, weights: Weights, spec: VLMSpec) -> nn.Embedding:
-        """Return the input embedding, (vocab, hidden)."""
+    def load_embedding(self, weights: Weights, spec: VLMSpec) -> nn.Module:
+        """Return the input embedding of ids, int64 (B, n) -> (B, n, hidden)."""
         return load_embedding(weights, spec.decoder)
 
     # The configuration files of its artifacts.
@@ -246,11 +246,21 @@ class Family:
         return ReferenceFeatures(features[0], connector(features)[0])
 
     def reference_inputs(
-        self, extras: Mapping[str, npt.NDArray[np.float32]], is_visual: npt.NDArray[np.bool_]
+        self,
+        model: Any,
+        inputs_embeds: torch.Tensor,
+        is_visual: npt.NDArray[np.bool_],
+        extras: Mapping[str, npt.NDArray[np.float32]],
     ) -> Mapping[str, Any]:
-        """Return what transformers' decoder is given of a prompt beside embeddings and positions:
-        its pictures' further features by `DecoderSpec.extras`, (slots, hidden) each, and which of
-        its tokens are pictures', (n,). Nothing, for most families."""
+        """Return what transformers gives its decoder, ``model``, with a whole prompt beside
+        embeddings and positions; nothing, for most families.
+
+        Args:
+            model: the decoder.
+            inputs_embeds: of the prompt, (1, n, hidden).
+            is_visual: which of its tokens are pictures', (n,).
+            extras: its pictures' further features by `DecoderSpec.extras`, (slots, hidden) each.
+        """
         return {}
 
     def reference_positions(

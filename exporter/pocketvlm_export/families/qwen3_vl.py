@@ -72,7 +72,11 @@ class Qwen3VL(Qwen2VL):
         return ReferenceFeatures(features, output.pooler_output, patches=order, extras=extras)
 
     def reference_inputs(
-        self, extras: Mapping[str, npt.NDArray[np.float32]], is_visual: npt.NDArray[np.bool_]
+        self,
+        model: Any,
+        inputs_embeds: torch.Tensor,
+        is_visual: npt.NDArray[np.bool_],
+        extras: Mapping[str, npt.NDArray[np.float32]],
     ) -> Mapping[str, Any]:
         """See `Family.reference_inputs`: a mask of the pictures' tokens, and rows for these."""
         if not extras:

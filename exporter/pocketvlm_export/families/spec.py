@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from transformers import PretrainedConfig
 
+from pocketvlm.artifact.manifest import CAUSAL, PictureText
 from pocketvlm.layouts import LayoutConfig, TileGrid
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.towers import TOWERS
@@ -40,6 +41,8 @@ class VisionSpec:
         merge: edge of the square of patches that the projector reads as one token; 1 where each
             patch is a token.
         pool: how that square becomes one token.
+        normed: the projector reads patches behind the norm that follows the tower's layers, if it
+            has one (`towers.base.Tower.final`); else the deepest layer's output as it is.
         factor: edge of a token in pixels where resolution is dynamic, 0 where it is not.
         extras: names of further features of each token, see `towers.base.Extra`.
     """
@@ -51,6 +54,7 @@ class VisionSpec:
     feature_layers: tuple[int, ...]
     merge: int = 1
     pool: Pool = "side by side"
+    normed: bool = True
     factor: int = 0
     extras: tuple[str, ...] = ()
 
@@ -105,7 +109,9 @@ class DecoderSpec:
     """A language model's dimensions.
 
     ``context`` is the longest sequence in tokens, ``positions`` how they are numbered, one of
-    `pocketvlm.decoders.positions.POSITIONS`. ``extras`` are names of `VisionSpec.extras` whose
+    `pocketvlm.decoders.positions.POSITIONS`, and ``first_position`` the number of the first.
+    ``attention`` is which of them see each other, one of
+    `pocketvlm.artifact.manifest.ATTENTIONS`. ``extras`` are names of `VisionSpec.extras` whose
     features are added to the hidden state behind the first layers, one behind each (DeepStack,
     arXiv 2406.04334).
     """
@@ -121,6 +127,8 @@ class DecoderSpec:
     tied: bool
     positions: str = "contiguous"
     extras: tuple[str, ...] = ()
+    first_position: int = 0
+    attention: str = CAUSAL
 
 
 NEWLINE = -1  # in place of a token's number, see `Order`
@@ -154,6 +162,8 @@ class LayoutSpec:
         stock_clients: other clients than this runtime (transformers.js) put pictures into prompts
             by themselves as it does.
         order: of a picture's tokens.
+        several: how the pictures of a prompt are arranged that has several; None where that is as
+            if each were alone. See `pocketvlm.layouts.Layout.several`.
         text: (image token, grid) -> what the processor writes in place of the picture, an image
             token for each tile in it; None where that is nothing but image tokens.
     """
@@ -165,6 +175,7 @@ class LayoutSpec:
     stock_clients: bool = False
     order: Order = tile_after_tile
     text: Callable[[str, TileGrid], str] | None = None
+    several: LayoutSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +208,8 @@ class VLMSpec:
 
     ``layouts`` are those of its family by what ``--layout`` calls them, the default when pruning
     first. Token ``image_token_id`` takes the place of a picture or clip in a prompt. ``caps`` are
-    those that its pictures are under, see `Family.capped`.
+    those that its pictures are under, see `Family.capped`. ``picture_text`` is None where the chat
+    template writes a picture's image token itself.
     """
 
     family: Family
@@ -207,6 +219,7 @@ class VLMSpec:
     image_token_id: int
     layouts: Mapping[str, LayoutSpec] = field(default_factory=lambda: ONE_TILE)
     caps: Caps = field(default_factory=Caps)
+    picture_text: PictureText | None = None
 
     def layout_config(self, stated: Mapping[str, Any]) -> LayoutConfig:
         """Return what the runtime's layout with these options is made for."""

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    GemmaForCausalLM,
     LlamaForCausalLM,
     MistralForCausalLM,
     PretrainedConfig,
@@ -46,14 +49,19 @@ class TextModel:
         has_head: whether it has. Text models that exist only inside a vision-language model have
             none of their own, and get one here.
         positions: how it numbers tokens, one of `pocketvlm.decoders.positions.POSITIONS`.
+        scaled: whether it multiplies the embeddings of tokens by the root of their width.
     """
 
     cls: type[PreTrainedModel]
     has_head: bool = True
     positions: str = "contiguous"
+    scaled: bool = False
 
 
 TEXT_MODELS: Mapping[str, TextModel] = {
+    "gemma": TextModel(GemmaForCausalLM, scaled=True),
+    "gemma2": TextModel(Gemma2ForCausalLM, scaled=True),
+    "gemma3_text": TextModel(Gemma3ForCausalLM, scaled=True),
     "llama": TextModel(LlamaForCausalLM),
     "mistral": TextModel(MistralForCausalLM),
     "qwen2": TextModel(Qwen2ForCausalLM),
@@ -145,10 +153,30 @@ def load_text_model(weights: Weights, spec: DecoderSpec, *, attention: str) -> n
     return HeadedTextModel(text, head).eval()
 
 
-def load_embedding(weights: Weights, spec: DecoderSpec) -> nn.Embedding:
-    """Return the input embedding, (vocab, hidden)."""
+class ScaledEmbedding(nn.Module):
+    """Rows of a table times a number: int64 (B, n) -> (B, n, hidden).
+
+    The table itself stays as it is, so that a tied head can share it.
+    """
+
+    def __init__(self, table: nn.Embedding, scale: float) -> None:
+        super().__init__()
+        self.table = table
+        self.scale = scale
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        rows: torch.Tensor = self.table(ids)
+        return rows * self.scale
+
+
+def load_embedding(weights: Weights, spec: DecoderSpec) -> nn.Module:
+    """Return the input embedding of ids, (B, n) -> (B, n, hidden)."""
     table = load_table(_EMBEDDING, _HEAD, weights, spec)
-    return nn.Embedding.from_pretrained(table, freeze=True).eval()
+    embedding = nn.Embedding.from_pretrained(table, freeze=True)
+    if TEXT_MODELS[spec.config.model_type].scaled:
+        return ScaledEmbedding(embedding, spec.hidden**0.5).eval()
+    return embedding.eval()
 
 
 def load_table(name: str, other: str, weights: Weights, spec: DecoderSpec) -> torch.Tensor:

@@ -11,16 +11,17 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pocketvlm.artifact import metadata
-from pocketvlm.artifact.manifest import POSITION_AXES
+from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES, PROMPT
 from pocketvlm_export import upstream
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.graphs.base import BATCH
+from pocketvlm_export.graphs.masks import two_way_masks
 
 _Past = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class DecoderWithPast(nn.Module):
-    """A causal language model whose cache is a list of tensors.
+    """A language model whose cache is a list of tensors.
 
     inputs_embeds (B, S, hidden), attention_mask (B, past + S), position_ids (B, S) or, where a
     position has several numbers, (axes, B, S), past: a (key, value) pair a layer, each (B,
@@ -30,11 +31,15 @@ class DecoderWithPast(nn.Module):
 
     ``extras``, (B, S, hidden) each, are added to the hidden state behind the first layers, one
     behind each: features of pictures' tokens, and zeros where there is text.
+
+    Where the tokens of a picture or of a prompt see each other both ways ``picture_ids`` (B, S)
+    says which, see `two_way_masks`; else it is None.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, attention: str = CAUSAL) -> None:
         super().__init__()
         self.model = model
+        self.attention = attention
 
     def forward(
         self,
@@ -43,12 +48,23 @@ class DecoderWithPast(nn.Module):
         position_ids: torch.Tensor,
         past: _Past,
         extras: Sequence[torch.Tensor] = (),
+        picture_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """See the class."""
+        mask: torch.Tensor | Mapping[str, torch.Tensor] = attention_mask
+        if picture_ids is not None:
+            config, dtype = self.model.config, inputs_embeds.dtype
+            mask = two_way_masks(
+                config,
+                attention_mask,
+                picture_ids,
+                dtype,
+                beyond_window=self.attention == PROMPT,
+            )
         with added_behind(self.model.model.layers, extras) if extras else nullcontext():
             output = self.model(
                 inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
+                attention_mask=mask,
                 position_ids=position_ids,
                 past_key_values=upstream.cache_of(past),
                 use_cache=True,
@@ -86,7 +102,7 @@ class DecoderGraph:
     kind = metadata.DECODER
 
     def __init__(self, model: PreTrainedModel, spec: DecoderSpec) -> None:
-        self.module: nn.Module = DecoderWithPast(model).eval()
+        self.module: nn.Module = DecoderWithPast(model, spec.attention).eval()
         self.spec = spec
         self._axes = POSITION_AXES[spec.positions]
         cache = [f"{layer}.{kind}" for layer in range(spec.layers) for kind in ("key", "value")]
@@ -96,15 +112,16 @@ class DecoderGraph:
             "position_ids",
             *(f"past_key_values.{name}" for name in cache),
             *spec.extras,
+            *(("picture_ids",) if spec.attention != CAUSAL else ()),
         )
         self.output_names: Sequence[str] = ("logits", *(f"present.{name}" for name in cache))
         past = {0: BATCH, 2: "past_sequence_length"}
         total = {0: BATCH, 1: "total_sequence_length"}
         tokens = {0: BATCH, 1: "sequence_length"}
         numbered = tokens if self._axes == 1 else {1: BATCH, 2: "sequence_length"}
-        self.dynamic_axes: tuple[Any, ...] = (tokens, total, numbered, [(past, past)] * spec.layers)
-        if spec.extras:
-            self.dynamic_axes += ([tokens] * len(spec.extras),)
+        pasts = [(past, past)] * spec.layers
+        further = self._further([tokens] * len(spec.extras), tokens)
+        self.dynamic_axes: tuple[Any, ...] = (tokens, total, numbered, pasts, *further)
         self.output_axes: Mapping[str, Mapping[int, str]] = {
             "logits": {0: BATCH},
             **{f"present.{name}": {0: BATCH, 2: "total_sequence_length"} for name in cache},
@@ -115,11 +132,18 @@ class DecoderGraph:
         batch, past, tokens, spec = 2, 3, 4, self.spec
         shape = (batch, spec.kv_heads, past, spec.head_dim)
         positions = torch.arange(past, past + tokens).repeat(batch, 1)
-        inputs: tuple[Any, ...] = (
+        extras = [torch.randn(batch, tokens, spec.hidden) for _ in spec.extras]
+        picture_ids = torch.tensor([[0, 1, 1, 0]] * batch)
+        return (
             torch.randn(batch, tokens, spec.hidden),
             torch.ones(batch, past + tokens, dtype=torch.int64),
             positions if self._axes == 1 else positions.repeat(self._axes, 1, 1),
             [(torch.randn(shape), torch.randn(shape)) for _ in range(spec.layers)],
+            *self._further(extras, picture_ids),
         )
-        extras = [torch.randn(batch, tokens, spec.hidden) for _ in spec.extras]
-        return (*inputs, extras) if extras else inputs
+
+    def _further(self, extras: Any, picture_ids: Any) -> tuple[Any, ...]:
+        """What stands for the inputs behind the cache that this graph has."""
+        if self.spec.attention != CAUSAL:
+            return (extras, picture_ids)
+        return (extras,) if self.spec.extras else ()

@@ -21,7 +21,7 @@ class EmbedTokensGraph:
         "inputs_embeds": {0: BATCH, 1: "sequence_length"}
     }
 
-    def __init__(self, embedding: nn.Embedding) -> None:
+    def __init__(self, embedding: nn.Module) -> None:
         self.module: nn.Module = embedding
 
     def sample_inputs(self) -> tuple[torch.Tensor, ...]:

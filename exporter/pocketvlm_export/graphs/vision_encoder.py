@@ -52,7 +52,7 @@ class PrunedVisionEncoder(nn.Module):
         self.kind = TOWERS[spec.config.model_type]
         self.embeddings = self.kind.embeddings(tower, spec.image_size)
         self.layers = self.kind.layers(tower)
-        self.final = self.kind.final(tower)
+        self.final = self.kind.final(tower) if spec.normed else nn.Identity()
         extras = self.kind.extras(tower)
         self.extra_layers = {name: extras[name].layer for name in spec.extras}
         self.extra_projectors = nn.ModuleDict({name: extras[name].project for name in spec.extras})

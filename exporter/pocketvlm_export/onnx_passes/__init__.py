@@ -16,7 +16,10 @@ from pocketvlm_export.onnx_passes.external_weights import (
     WeightsFile,
     weights_files,
 )
-from pocketvlm_export.onnx_passes.group_query_attention import GroupQueryAttention
+from pocketvlm_export.onnx_passes.group_query_attention import (
+    TWO_WAY_RUNTIME,
+    GroupQueryAttention,
+)
 from pocketvlm_export.onnx_passes.half_weights import HalfWeights
 from pocketvlm_export.onnx_passes.multi_head_attention import MultiHeadAttention
 from pocketvlm_export.onnx_passes.name_axes import NameAxes
@@ -39,6 +42,7 @@ __all__ = [
     "FUSIONS",
     "INLINE_LIMIT",
     "LOGITS",
+    "TWO_WAY_RUNTIME",
     "BlockInt4",
     "DynamicInt8",
     "ExternalWeights",
@@ -68,15 +72,17 @@ def tidy(model: ir.Model, output_axes: Mapping[str, Mapping[int, str]]) -> None:
     NameAxes(output_axes)(model)
 
 
-def fuse(model: ir.Model, kind: str) -> None:
-    """Put ONNX Runtime's own operators into a tidy graph of a kind.
+def fuse(model: ir.Model, kind: str, *, causal: bool = True) -> None:
+    """Put ONNX Runtime's own operators into a tidy graph of a kind; where it is not ``causal`` its
+    mask alone says which tokens see each other.
 
     Raises:
         RequestError: the graph is not of the shape that they replace.
     """
     for fusion in FUSIONS.get(kind, ()):
         try:
-            fusion()(model)
+            two_way = fusion is GroupQueryAttention and not causal
+            (GroupQueryAttention(causal=False) if two_way else fusion())(model)
         except (ir.passes.InvariantError, ir.passes.PassError) as error:
             reason = error.__cause__ or error
             raise RequestError(

@@ -1,6 +1,7 @@
 """Puts ONNX Runtime's GroupQueryAttention in the place of each attention of a decoder, with its
 cache."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,10 @@ from pocketvlm_export.onnx_passes.attention import (
     made_by,
 )
 from pocketvlm_export.onnx_passes.block_int4 import MICROSOFT
+
+# The first version of ONNX Runtime whose operator has ``causal``; all before it, 1.22 to 1.29 were
+# tried, refuse the graph.
+TWO_WAY_RUNTIME = ">=1.30"
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,12 @@ class GroupQueryAttention(ir.passes.InPlacePass):
     several tokens after a past for more than one row.
     """
 
+    def __init__(self, *, causal: bool = True) -> None:
+        """The operator hides later tokens of its own accord, unless not ``causal``: for graphs
+        whose mask shows some, which need ONNX Runtime `TWO_WAY_RUNTIME`."""
+        super().__init__()
+        self._own = {} if causal else {"causal": 0}
+
     def requires(self, model: ir.Model) -> None:
         """Every attention reads a cache and adds a mask."""
         fusable = [
@@ -58,7 +69,7 @@ class GroupQueryAttention(ir.passes.InPlacePass):
             assert attention.bias is not None
             if attention.bias not in lengths:
                 lengths[attention.bias] = _lengths(graph, attention)
-            _fuse(graph, attention, lengths[attention.bias])
+            _fuse(graph, attention, lengths[attention.bias], self._own)
         model.opset_imports[MICROSOFT] = 1
         RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, modified=bool(fused))
@@ -73,7 +84,13 @@ class GroupQueryAttention(ir.passes.InPlacePass):
                 raise ir.passes.PostconditionError(f"{value.name} is not made by a fused attention")
 
 
-def _fuse(graph: ir.Graph, attention: Attention, lengths: tuple[ir.Value, ir.Value]) -> None:
+def _fuse(
+    graph: ir.Graph,
+    attention: Attention,
+    lengths: tuple[ir.Value, ir.Value],
+    own: Mapping[str, int],
+) -> None:
+    """``own`` are attributes of this graph's operators."""
     updates = _updates(attention)
     assert updates is not None
     keys, values = updates
@@ -84,6 +101,8 @@ def _fuse(graph: ir.Graph, attention: Attention, lengths: tuple[ir.Value, ir.Val
         "num_heads": _size(attention.query, 1),
         "kv_num_heads": _size(keys.past, 1),
         "scale": attention.scale,
+        **({"softcap": attention.softcap} if attention.softcap else {}),
+        **own,
     }
     node = ir.node(
         "GroupQueryAttention",

@@ -98,6 +98,7 @@ def _check_prompt(checkpoint: Checkpoint) -> None:
             checkpoint.spec.image_token_id,
             special.get("bos_token"),
             checkpoint.family.medium,
+            checkpoint.spec.picture_text,
         )
         ids = prompter.encode(GATE_PROMPT, pictures=1)
     _check_text(tokenizer, source)

@@ -12,6 +12,7 @@ import onnx
 from pocketvlm.artifact import MANIFEST_NAME, FileEntry, Manifest, files_digest, metadata
 from pocketvlm.artifact.integrity import sha256_of
 from pocketvlm.artifact.manifest import (
+    CAUSAL,
     Constant,
     DecoderSpec,
     Parity,
@@ -25,6 +26,7 @@ from pocketvlm_export.checkpoint.places import END_OF_ANSWER, first
 from pocketvlm_export.families.spec import VisionSpec
 from pocketvlm_export.layouts import constant_files
 from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.onnx_passes import TWO_WAY_RUNTIME
 from pocketvlm_export.packaging.card import source_license
 from pocketvlm_export.plan import ExportPlan
 
@@ -106,6 +108,9 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             fastv=plan.options.fastv,
             positions=spec.decoder.positions,
             extras=spec.decoder.extras,
+            first_position=spec.decoder.first_position,
+            attention=spec.decoder.attention,
+            picture_text=spec.picture_text,
             layers=spec.decoder.layers,
             heads=spec.decoder.heads,
             kv_heads=spec.decoder.kv_heads,
@@ -121,9 +126,16 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
         parity=parity,
         files=present,
         created_by={name: version(name) for name in (*_TOOLS, *(_GGUF_TOOLS if plan.gguf else ()))},
-        requires=_REQUIRES,
+        requires=_requires(plan),
     )
     return Manifest.from_json(manifest.to_json())
+
+
+def _requires(plan: ExportPlan) -> Mapping[str, str]:
+    """What the graphs need to be run; portable ones have no operator of ONNX Runtime's own."""
+    fused = bool(plan.decoder) and not plan.options.portable
+    two_way = fused and plan.spec.decoder.attention != CAUSAL
+    return {**_REQUIRES, "onnxruntime": TWO_WAY_RUNTIME} if two_way else _REQUIRES
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> Manifest:

@@ -7,7 +7,7 @@ from pocketvlm_export.towers.dinov2 import DINOv2
 from pocketvlm_export.towers.internvl import InternVLVision
 from pocketvlm_export.towers.qwen import Qwen2VLVision, Qwen25VLVision
 from pocketvlm_export.towers.qwen3_vl import Qwen3VLVision
-from pocketvlm_export.towers.siglip import Idefics3Vision, SmolVLMVision
+from pocketvlm_export.towers.siglip import Idefics3Vision, Siglip, SmolVLMVision
 
 TOWERS: dict[str, Tower] = {
     tower.model_type: tower
@@ -18,6 +18,7 @@ TOWERS: dict[str, Tower] = {
         Qwen2VLVision(),
         Qwen25VLVision(),
         Qwen3VLVision(),
+        Siglip(),
         Idefics3Vision(),
         SmolVLMVision(),
     )

@@ -76,6 +76,8 @@ class Tower:
         layers_prefix: before the number of a layer, in names of weights.
         unread: weights that a checkpoint may hold and an encoder never reads, by name within the
             tower.
+        leaves_out: settings of its configuration with which transformers' class has none of those
+            parts.
         order: in which the layers have the patches, behind [CLS].
         interpolates: it reads pictures of another size than its configuration states, and stretches
             its table of positions for that.
@@ -86,6 +88,7 @@ class Tower:
     model: ClassVar[type[PreTrainedModel]]
     layers_prefix: ClassVar[str] = "encoder.layers."
     unread: ClassVar[tuple[str, ...]] = ()
+    leaves_out: ClassVar[Mapping[str, Any]] = {}
     order: ClassVar[Order] = "raster"
     interpolates: ClassVar[bool] = False
 
@@ -104,7 +107,8 @@ class Tower:
 
     def final(self, tower: Any) -> nn.Module:
         """Return what each patch of the deepest layer goes through before patches are pooled and
-        projected; nothing, unless overridden."""
+        projected, where the family reads them so (`VisionSpec.normed`); nothing, unless
+        overridden."""
         return nn.Identity()
 
     def extras(self, tower: Any) -> Mapping[str, Extra]:

@@ -1,36 +1,61 @@
-"""SigLIP as Idefics3 and SmolVLM have it (``idefics3_vision``, ``smolvlm_vision``): no [CLS], a
-norm behind the layers.
+"""SigLIP, by itself (``siglip_vision_model``) and as Idefics3 and SmolVLM have it
+(``idefics3_vision``, ``smolvlm_vision``): no [CLS], a norm behind the layers.
 
-Position embeddings are looked up by where in the picture a patch begins, so that pictures of any
-shape could be read. Here every tile fills the tower's whole square, and the table that transformers
-looks up for such a tile is a constant.
+In the latter two, position embeddings are looked up by where in the picture a patch begins, so that
+pictures of any shape could be read. Here every tile fills the tower's whole square, and the table
+that transformers looks up for such a tile is a constant.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import Idefics3VisionTransformer, PreTrainedModel, SmolVLMVisionTransformer
+from transformers import (
+    Idefics3VisionTransformer,
+    PreTrainedModel,
+    SiglipVisionModel,
+    SmolVLMVisionTransformer,
+)
 
 from pocketvlm_export.towers.clip import Clip
 
 
-class Idefics3Vision(Clip):
-    """The `Tower` of Idefics3 and the first SmolVLM; its layers are CLIP's."""
+class Siglip(Clip):
+    """The `Tower` of LLaVA-OneVision; its layers are CLIP's.
 
-    model_type: ClassVar[str] = "idefics3_vision"
+    Whether a family reads patches behind the norm is `VisionSpec.normed`. The head that pools
+    pictures for retrieval is never read.
+    """
+
+    model_type: ClassVar[str] = "siglip_vision_model"
     has_cls: ClassVar[bool] = False
-    model: ClassVar[type[PreTrainedModel]] = Idefics3VisionTransformer
-    unread: ClassVar[tuple[str, ...]] = ()
+    model: ClassVar[type[PreTrainedModel]] = SiglipVisionModel
+    unread: ClassVar[tuple[str, ...]] = ("head.", "embeddings.position_ids")
+    leaves_out: ClassVar[Mapping[str, Any]] = {"vision_use_head": False}
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
-        return FullTile(tower.embeddings)
+        embeddings: nn.Module = tower.embeddings
+        return embeddings
 
     def final(self, tower: Any) -> nn.Module:
         """The norm."""
         norm: nn.Module = tower.post_layernorm
         return norm
+
+
+class Idefics3Vision(Siglip):
+    """The `Tower` of Idefics3 and the first SmolVLM."""
+
+    model_type: ClassVar[str] = "idefics3_vision"
+    model: ClassVar[type[PreTrainedModel]] = Idefics3VisionTransformer
+    unread: ClassVar[tuple[str, ...]] = ()
+    leaves_out: ClassVar[Mapping[str, Any]] = {}
+
+    def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
+        """See `Tower.embeddings`."""
+        return FullTile(tower.embeddings)
 
 
 class SmolVLMVision(Idefics3Vision):

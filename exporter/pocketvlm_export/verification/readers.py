@@ -1,7 +1,7 @@
 """How the gate's side reads a sequence: transformers' model as it is, or with FastV between two of
 its layers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,13 @@ from torch import nn
 from transformers import DynamicCache
 
 from pocketvlm.artifact.manifest import FastV
+from pocketvlm.decoders.track import joined_planes
 from pocketvlm_export import upstream
 from pocketvlm_export.verification.oracles import Ranking
+
+# (model, embeddings (1, S, hidden), which tokens are pictures' (S,)) -> what else the model is
+# given with a prompt, see `Family.reference_inputs`.
+Inputs = Callable[[Any, torch.Tensor, npt.NDArray[np.bool_]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Dropping:
 
 @dataclass(frozen=True)
 class PromptPositions:
-    """Where the tokens of a prompt stand, for models that number them by rows and columns.
+    """Where the tokens of a prompt stand, for models that do not number them 0, 1, 2, ...
 
     Attributes:
         ids: int64 (axes, S).
@@ -61,13 +66,12 @@ class PlainReader:
         self,
         model: nn.Module,
         positions: PromptPositions | None = None,
-        inputs: Mapping[str, Any] | None = None,
+        inputs: Inputs = lambda model, inputs_embeds, is_visual: {},
     ) -> None:
-        """``positions`` are the prompt's; None where they are 0, 1, 2, ... ``inputs`` is what else
-        the model is given with it, see `Family.reference_inputs`."""
+        """``positions`` are the prompt's; None where they are 0, 1, 2, ..."""
         self._model = model
         self._positions = positions
-        self._inputs = inputs or {}
+        self._inputs = inputs
         self._read = 0  # tokens after the prompt
         self._cache = DynamicCache()
 
@@ -76,7 +80,8 @@ class PlainReader:
     ) -> torch.Tensor:
         """Read a prompt, (1, S, hidden); returns the last token's logits (vocab,)."""
         positions = self._positions.ids if self._positions else None
-        return self._run(inputs_embeds, positions, **self._inputs)
+        further = self._inputs(self._model, inputs_embeds, is_visual)
+        return self._run(inputs_embeds, positions, **further)
 
     def step(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """Read the token that follows, (1, 1, hidden); returns its logits (vocab,)."""
@@ -92,7 +97,9 @@ class PlainReader:
         positions: npt.NDArray[np.int64] | None,
         **further: Any,
     ) -> torch.Tensor:
-        where = {} if positions is None else {"position_ids": torch.from_numpy(positions)[:, None]}
+        where = {}
+        if positions is not None:  # (1, S), or (axes, 1, S)
+            where = {"position_ids": torch.from_numpy(joined_planes([positions], len(positions)))}
         output = self._model(
             inputs_embeds=inputs_embeds,
             past_key_values=self._cache,

@@ -7,6 +7,7 @@ therefore cannot check: the tests hold those against
 ``LlavaForConditionalGeneration.from_pretrained``.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -214,7 +215,7 @@ def decoder_reference(
     ids = prompt_ids(checkpoint, prompt, len(features), picture.text)
     positions = prompt_positions(checkpoint, prompt, picture)
     is_visual = ids == spec.image_token_id
-    further = family.reference_inputs(picture.extras, is_visual)
+    further = functools.partial(family.reference_inputs, extras=picture.extras)
     processors = upstream.greedy_processors(
         generation_settings(checkpoint.source.folder, spec.config),
         ids.tolist(),
@@ -290,9 +291,9 @@ def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, picture: str = "
         messages, chat_template=template, add_generation_prompt=True, tokenize=False
     )
     if picture:
-        text = text.replace(
-            str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id)), picture
-        )
+        token = str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id))
+        around = checkpoint.spec.picture_text
+        text = text.replace(around.placeholder if around else token, picture)
     has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     ids: Ints = np.array(text_ids(tokenizer, text, add_special_tokens=not has_bos), dtype=np.int64)
     is_image = ids == checkpoint.spec.image_token_id
@@ -305,11 +306,16 @@ def prompt_positions(
     """Return the positions of a prompt about one pruned picture: those that transformers gives the
     unpruned one, without those of what is dropped. The answer goes on where it would have.
 
-    None where the family's positions are 0, 1, 2, ... whatever is dropped.
+    Where tokens count on from a first position, whatever is dropped, they do so; None where that
+    is 0.
     """
+    spec = checkpoint.spec
+    if first := spec.decoder.first_position:
+        following = first + len(prompt_ids(checkpoint, prompt, len(picture.features), picture.text))
+        return PromptPositions(np.arange(first, following)[None], following)
     if picture.grid is None or picture.kept is None:
         return None
-    spec, tokens = checkpoint.spec, picture.grid[0] * picture.grid[1]
+    tokens = picture.grid[0] * picture.grid[1]
     ids = prompt_ids(checkpoint, prompt, tokens, picture.text)
     positions = spec.family.reference_positions(spec, ids, picture.grid)
     if positions is None:

@@ -79,10 +79,11 @@ def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
         zip(changed, pairs, strict=True), desc="drawing", total=len(changed), leave=False
     )
     for change, pair in bar:
+        images = change.question.images
         try:
             drawn = [
-                draw_budgets(artifact, picture_of(image), pair, encoders)
-                for image in change.question.images
+                draw_budgets(artifact, picture_of(image), pair, encoders, len(images))
+                for image in images
             ]
         except PocketVLMError:
             continue

@@ -21,13 +21,13 @@ from pocketvlm.answering import ms_since
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import open_decoder
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.layouts import counting_layout, tokens_of_tile
+from pocketvlm.layouts import tokens_of_tile
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vlm import VLM
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.machine import LoadWatch
 from pocketvlm_measure.profiler.memory import peak_memory
-from pocketvlm_measure.profiler.questions import Question
+from pocketvlm_measure.profiler.questions import Question, question_layout
 from pocketvlm_measure.profiler.selection import measure_selection
 
 
@@ -82,7 +82,7 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
     vlm = VLM(artifact, encoder, decoder)
     load_ms = ms_since(started)
     images = question.open(artifact)
-    layout = counting_layout(artifact)
+    layout = question_layout(artifact, question)
     grids = [layout.grid(image.height, image.width) for image in images]
     for _ in range(warmup + 1):
         answer = vlm.generate(

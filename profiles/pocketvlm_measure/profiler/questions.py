@@ -13,7 +13,7 @@ from PIL import Image
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.base import check_room
 from pocketvlm.errors import RequestError
-from pocketvlm.layouts import TileGrid, counting_layout
+from pocketvlm.layouts import Layout, TileGrid, counting_layout, layout_among
 from pocketvlm.limits import PictureLimits, settle_numbers, whole
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.messages import check_medium
@@ -75,17 +75,22 @@ class Question:
 def check_question(artifact: Artifact, question: Question, budget: int) -> None:
     """Refuse at once what each run would refuse: a picture, or a prompt longer than the context at
     ``budget`` tokens per picture or tile; raises `PocketVLMError`."""
-    layout, prompter = counting_layout(artifact), Prompter.from_artifact(artifact)
+    layout, prompter = question_layout(artifact, question), Prompter.from_artifact(artifact)
     check_medium(layout.medium, pictures=True)
     slots = [layout.expand(grid, budget) for grid in picture_grids(artifact, question)]
     ids = prompter.place(prompter.encode(question.prompt, len(slots)), slots)
     check_room(len(ids), question.new_tokens - 1, artifact.manifest.decoder.context)
 
 
+def question_layout(artifact: Artifact, question: Question) -> Layout[Any]:
+    """What each picture of a question goes through, which may depend on their number."""
+    return layout_among(counting_layout(artifact), question.pictures)
+
+
 def picture_grids(artifact: Artifact, question: Question) -> list[TileGrid]:
     """The tiles that each picture of a question is cut into; raises `PocketVLMError` for one that
     is refused."""
-    layout = counting_layout(artifact)
+    layout = question_layout(artifact, question)
     images = question.open(artifact)
     return [layout.grid(image.height, image.width) for image in images]
 

@@ -54,7 +54,7 @@ def _overlays(profile: Profile, artifact: Artifact) -> Iterator[tuple[str, list[
         artifact, budgets if images else [], profile.results[0].case.vision_precision
     )
     for image in progress(images, desc="drawing", leave=False):
-        drawn = draw_budgets(artifact, image, budgets, encoders)
+        drawn = draw_budgets(artifact, image, budgets, encoders, len(images))
         yield (
             Path(image).name,
             [(budget, jpeg_uri(drawing)) for budget, (drawing, _) in drawn.items()],

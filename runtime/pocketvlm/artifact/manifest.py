@@ -29,11 +29,13 @@ _FLOAT = 4  # bytes
 # Numbers that a token's position has, by ``decoder.positions``. With more than one the decoder
 # graphs' ``position_ids`` is (numbers, batch, tokens); `pocketvlm.decoders.positions` makes them.
 POSITION_AXES = {"contiguous": 1, "mrope": 3}
-# Fields that came later, by section: written only where they differ from what is meant without
-# them, so that manifests of artifacts that do not use them stay as they were.
-_LATER_FIELDS: Mapping[str, Mapping[str, Any]] = {
-    "decoder": {"extras": []},
-}
+# Which tokens see each other, ``decoder.attention``: each those before it; in the prefill the
+# tokens of one picture also each other; or all of a prompt, which is then read in one run. The
+# graphs of all but the first have the input ``picture_ids``, `pocketvlm.decoders.attention`.
+CAUSAL, PICTURES, PROMPT = ATTENTIONS = ("causal", "pictures", "prompt")
+# A field's metadata where its default is not written into pocketvlm.json: artifacts that have no
+# use for it stay what they were before there was such a field.
+_UNSAID = {"unsaid": True}
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,20 @@ class FastV:
 
 
 @dataclass(frozen=True)
+class PictureText:
+    """Text written around a picture's slots before a prompt is tokenized, as its line breaks may
+    make one token with those of the template.
+
+    Attributes:
+        placeholder: what the chat template writes for a picture.
+        text: what takes its place, the image token once in it.
+    """
+
+    placeholder: str
+    text: str
+
+
+@dataclass(frozen=True)
 class DecoderSpec:
     """The language model: file names by precision for each engine, and the dimensions a client
     needs.
@@ -154,10 +170,14 @@ class DecoderSpec:
     ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables``
     maps each decoder's precision to that of the table in ``embed`` that it reads. With
     ``fastv`` the graphs are of another kind, which drops visual tokens on its way. ``positions`` is
-    how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`. ``extras`` are those
-    further outputs of the vision graph that the decoder reads too: an input of that name each,
-    float32 (batch, tokens, hidden), zeros where there is text. llama.cpp reads them behind the
-    features, in this order.
+    how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`, and
+    ``first_position`` is the number of a sequence's first token. ``attention`` is which of them see
+    each other, one of `ATTENTIONS`. ``picture_text`` is None where the template writes the image
+    token itself, and with it all that stands around.
+
+    ``extras`` are those further outputs of the vision graph that the decoder reads too: an input of
+    that name each, float32 (batch, tokens, hidden), zeros where there is text. llama.cpp reads them
+    behind the features, in this order.
     """
 
     engines: tuple[str, ...]
@@ -179,7 +199,10 @@ class DecoderSpec:
     tables: Mapping[str, str] = field(default_factory=dict)
     fastv: FastV | None = None
     positions: str = "contiguous"
-    extras: tuple[str, ...] = ()
+    extras: tuple[str, ...] = field(default=(), metadata=_UNSAID)
+    first_position: int = field(default=0, metadata=_UNSAID)
+    attention: str = field(default=CAUSAL, metadata=_UNSAID)
+    picture_text: PictureText | None = field(default=None, metadata=_UNSAID)
 
     @property
     def by_engine(self) -> Mapping[str, Mapping[str, str]]:
@@ -287,7 +310,11 @@ class Manifest:
             ),
             decoder=_build(
                 DecoderSpec,
-                {**data["decoder"], "fastv": _optional(FastV, data["decoder"].get("fastv"))},
+                {
+                    **data["decoder"],
+                    "fastv": _optional(FastV, data["decoder"].get("fastv")),
+                    "picture_text": _optional(PictureText, data["decoder"].get("picture_text")),
+                },
             ),
             generation=_build(Generation, data.get("generation", {})),
             parity=_build(Parity, data["parity"]),
@@ -308,6 +335,8 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, in the order people read it."""
         data = dataclasses.asdict(self)
+        data["vision"] = _said(self.vision, data["vision"])
+        data["decoder"] = _said(self.decoder, data["decoder"])
         data["vision"]["graphs"] = {
             str(budget): graphs for budget, graphs in data["vision"]["graphs"].items()
         }
@@ -315,10 +344,6 @@ class Manifest:
         plain: dict[str, Any] = json.loads(
             json.dumps({key: data[key] for key in [*order.split(), "parity", "requires", "files"]})
         )
-        for section, defaults in _LATER_FIELDS.items():
-            for name, default in defaults.items():
-                if plain[section][name] == default:
-                    del plain[section][name]
         return plain
 
     def to_json(self) -> str:
@@ -370,6 +395,16 @@ def _build(cls: type[Any], data: Mapping[str, Any]) -> Any:
                 advice="export or download it again",
             )
     return cls(**values)
+
+
+def _said(part: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's JSON without what has its default and need not be said."""
+    unsaid = {
+        each.name
+        for each in dataclasses.fields(part)
+        if each.metadata.get("unsaid") and getattr(part, each.name) == each.default
+    }
+    return {name: value for name, value in data.items() if name not in unsaid}
 
 
 def _optional(cls: type[Any], data: Mapping[str, Any] | None) -> Any:
@@ -441,6 +476,11 @@ def _check_consistency(manifest: Manifest) -> None:
         and not decoder.gguf,
         f"positions {decoder.positions!r} are not one of {', '.join(POSITION_AXES)}, which this "
         "runtime has": decoder.positions not in POSITION_AXES,
+        f"attention {decoder.attention!r} is not one of {', '.join(ATTENTIONS)}, which this "
+        "runtime has": decoder.attention not in ATTENTIONS,
+        "FastV is promised with attention that is not causal": (
+            decoder.fastv is not None and decoder.attention != CAUSAL
+        ),
         f"FastV is promised with {decoder.positions} positions, of which a token has several": (
             decoder.fastv is not None and POSITION_AXES.get(decoder.positions, 1) > 1
         ),

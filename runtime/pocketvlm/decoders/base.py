@@ -105,7 +105,8 @@ class DecoderSequence(Protocol):
 
     def keep(self, length: int) -> None:
         """Forget all but the first ``length`` tokens. ``self.length`` says how many are left:
-        fewer, if need be, as where that lies inside a picture that cannot be divided."""
+        fewer, if need be, as where that lies inside a picture that cannot be divided, and none
+        where all tokens of a prompt see each other."""
 
     def reset(self) -> None:
         """Forget all tokens and free the cache; the sequence can be used again."""

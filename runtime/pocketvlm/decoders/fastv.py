@@ -11,7 +11,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from pocketvlm.artifact import metadata
-from pocketvlm.decoders.base import EmbeddingSegment, Segment
+from pocketvlm.decoders.attention import picture_ids
+from pocketvlm.decoders.base import Segment
 from pocketvlm.decoders.onnx import Graphs, OnnxDecoder, OnnxSequence
 from pocketvlm.decoders.track import Track
 from pocketvlm.ort.outputs import check_rising, check_shapes
@@ -91,15 +92,3 @@ class FastVSequence(OnnxSequence):
         super()._store(outputs, track)
         if self.length - before > 1:
             self.kept_prompt = before + outputs[_KEPT].numpy()[0]
-
-
-def picture_ids(segments: Sequence[Segment]) -> npt.NDArray[np.int64]:
-    """0 for each token of text, for each of a picture its number from 1: int64 (n,)."""
-    numbers, pictures = [], 0
-    for segment in segments:
-        number = 0
-        if isinstance(segment, EmbeddingSegment):
-            pictures += not (segment.continues and pictures)
-            number = pictures
-        numbers.append(np.full(len(segment), number, dtype=np.int64))
-    return np.concatenate(numbers)

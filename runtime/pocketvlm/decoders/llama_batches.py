@@ -36,6 +36,7 @@ def batches(
     planes: int,
     limit: int,
     extras: Sequence[str] = (),
+    counts: bool | None = None,
 ) -> Iterator[Batch]:
     """Batches of at most ``limit`` tokens; each is either text or of pictures.
 
@@ -43,14 +44,17 @@ def batches(
         segments: what is read.
         numbers: the positions of each, int64 (axes, n).
         planes: how many numbers of an embedding's position llama.cpp reads, `LlamaModel.planes`.
-            With one it counts by itself, and neighbouring pictures are read at once.
+            With one, neighbouring pictures are read at once.
         limit: tokens.
         extras: names of the further features that are read, in the order of their layers; llama.cpp
             takes zeros for text itself.
+        counts: whether llama.cpp counts positions by itself, which it does from 0 on; None where
+            it can, with one plane.
     """
+    counts = planes == 1 if counts is None else counts
     for run in _runs(segments, numbers, join_pictures=planes == 1):
         values = _joined([segment for segment, _ in run], extras)
-        positions = None if planes == 1 else np.concatenate([each for _, each in run], axis=1)
+        positions = None if counts else np.concatenate([each for _, each in run], axis=1)
         for start in range(0, len(values), limit):
             part = slice(start, start + limit)
             pos = None if positions is None else _pos(values[part], positions[:, part], planes)

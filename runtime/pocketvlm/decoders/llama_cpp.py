@@ -56,6 +56,7 @@ class _Size:
         token_bytes: of one token in the cache, keys and values of all layers.
         positions: how tokens are numbered.
         extras: names of the further features that a picture's tokens have, see `EmbeddingSegment`.
+        first_position: of the first of them.
     """
 
     context: int
@@ -63,7 +64,8 @@ class _Size:
     vocab: int
     token_bytes: int
     positions: Positions
-    extras: tuple[str, ...]
+    extras: tuple[str, ...] = ()
+    first_position: int = 0
 
 
 class LlamaCppDecoder:
@@ -83,6 +85,7 @@ class LlamaCppDecoder:
         settings: EngineSettings,
         f32_cache: bool,
         extras: tuple[str, ...] = (),
+        first_position: int = 0,
     ) -> None:
         """Load a file whose header has been read and checked; see `open` and `from_file`."""
         self._lib = library()
@@ -97,6 +100,7 @@ class LlamaCppDecoder:
             token_bytes=numbers * self.cache_value_bytes,
             positions=positions_named(header.positions),
             extras=extras,
+            first_position=first_position,
         )
         threads = settings.threads or physical_cores()
         check_process(threads)
@@ -150,6 +154,7 @@ class LlamaCppDecoder:
             settings=settings,
             name=f"llama.cpp {precision}",
             extras=spec.extras,
+            first_position=spec.first_position,
         )
 
     @classmethod
@@ -164,6 +169,7 @@ class LlamaCppDecoder:
         extras: Sequence[str] = (),
         settings: EngineSettings = DEFAULT_SETTINGS,
         f32_cache: bool = False,
+        first_position: int = 0,
     ) -> Self:
         """Open a GGUF file.
 
@@ -176,6 +182,7 @@ class LlamaCppDecoder:
             extras: names of the further features that it must read, see `EmbeddingSegment`.
             settings: see `open`.
             f32_cache: keep keys and values in float32 instead of float16.
+            first_position: the number of a sequence's first token.
 
         Raises:
             PocketVLMError: llama-cpp-python is missing, or the file is damaged, unsafe to open, or
@@ -194,6 +201,7 @@ class LlamaCppDecoder:
             name="llama.cpp",
             f32_cache=f32_cache,
             extras=tuple(extras),
+            first_position=first_position,
         )
 
     @classmethod
@@ -206,6 +214,7 @@ class LlamaCppDecoder:
         name: str,
         f32_cache: bool = False,
         extras: tuple[str, ...] = (),
+        first_position: int = 0,
     ) -> Self:
         header = read_header(path)
         header.check(path.name, **expected)
@@ -217,6 +226,7 @@ class LlamaCppDecoder:
             settings=settings,
             f32_cache=f32_cache,
             extras=extras,
+            first_position=first_position,
         )
 
     @property
@@ -273,7 +283,7 @@ class LlamaCppSequence:
         self._model: LlamaModel | None = model
         self._size = size
         self._contexts: list[LlamaContext] = []  # one or none
-        self._track = Track(size.positions)
+        self._track = Track(size.positions, first=size.first_position)
         self.dropped = 0
         self.timings_ms: dict[str, float] = {}
 
@@ -314,8 +324,9 @@ class LlamaCppSequence:
 
     def keep(self, length: int) -> None:
         """See `DecoderSequence.keep`."""
-        if length < self.length:
-            self._cut(self._track.cut(length))
+        track = self._track.cut(length)
+        if track.end.length < self.length:
+            self._cut(track)
 
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""
@@ -334,12 +345,14 @@ class LlamaCppSequence:
         numbers, after = before.extended(segments)
         context = self._reserve(after.end.length)
         try:
+            counts = context.planes == 1 and self._size.first_position == 0
             for batch in batches(
                 segments,
                 numbers,
                 planes=context.planes,
                 limit=context.batch,
                 extras=self._size.extras,
+                counts=counts,
             ):
                 self._feed(context, batch)
             logits = self._logits(context)

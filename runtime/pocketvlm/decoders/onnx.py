@@ -14,7 +14,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from pocketvlm.artifact import Artifact, metadata, pick_precision
-from pocketvlm.artifact.manifest import DecoderSpec
+from pocketvlm.artifact.manifest import CAUSAL, DecoderSpec
+from pocketvlm.decoders.attention import seen_both_ways
 from pocketvlm.decoders.base import (
     EmbeddingSegment,
     Segment,
@@ -140,7 +141,8 @@ class OnnxSequence:
         self._graphs: Graphs | None = graphs
         self._spec = graphs.spec
         self._cache: list[ort.OrtValue] = []
-        self._track = Track(positions_named(graphs.spec.positions))
+        spec = graphs.spec
+        self._track = Track(positions_named(spec.positions), spec.attention, spec.first_position)
         self.timings_ms: dict[str, float] = {}
 
     @property
@@ -185,9 +187,9 @@ class OnnxSequence:
 
     def keep(self, length: int) -> None:
         """See `DecoderSequence.keep`: the kept part of the cache is copied once."""
-        if length >= self.length:
-            return
         track = self._track.cut(length)
+        if track.end.length == self.length:
+            return
         if track.end.length == 0:
             self.reset()
             return
@@ -259,7 +261,7 @@ class OnnxSequence:
         position_ids: npt.NDArray[np.int64],
     ) -> dict[str, npt.NDArray[Any]]:
         """What the graph reads besides its cache."""
-        return {
+        feed: dict[str, npt.NDArray[Any]] = {
             "inputs_embeds": inputs_embeds[None],
             "attention_mask": np.ones((1, self.length + len(inputs_embeds)), dtype=np.int64),
             "position_ids": position_ids,
@@ -268,6 +270,9 @@ class OnnxSequence:
                 for name in self._spec.extras
             },
         }
+        if self._spec.attention != CAUSAL:
+            feed["picture_ids"] = seen_both_ways(segments, self._spec.attention)[None]
+        return feed
 
     def _check(self, outputs: Mapping[str, ort.OrtValue], n: int) -> None:
         """Refuse outputs of another shape than ``n`` further tokens give."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from pocketvlm.artifact.manifest import CAUSAL, PROMPT
 from pocketvlm.decoders.base import EmbeddingSegment, Segment
 from pocketvlm.decoders.positions import Ints, Positions
 
@@ -33,15 +34,21 @@ class Track:
 
     Attributes:
         positions: how its tokens are numbered.
+        attention: which of them see each other, `pocketvlm.artifact.manifest.ATTENTIONS`. What a
+            token that sees later ones has put into the cache holds for these alone: it is left
+            out with them.
+        first: the position of the first of them.
     """
 
     positions: Positions
+    attention: str = CAUSAL
+    first: int = 0
     _stretches: tuple[_Stretch, ...] = ()
 
     @property
     def end(self) -> Mark:
         """Behind the last token."""
-        return self._stretches[-1].end if self._stretches else Mark(0, 0)
+        return self._stretches[-1].end if self._stretches else Mark(0, self.first)
 
     def extended(self, segments: Sequence[Segment]) -> tuple[list[Ints], Track]:
         """Positions of each further segment, int64 (axes, n), and the track with all of them.
@@ -54,7 +61,7 @@ class Track:
         for segment in segments:
             divisible = True
             if isinstance(segment, EmbeddingSegment):
-                divisible = self.positions.pictures_divide
+                divisible = self.positions.pictures_divide and self.attention == CAUSAL
                 planes, following = self.positions.picture(
                     mark.position, segment.grid, segment.kept, len(segment)
                 )
@@ -70,18 +77,22 @@ class Track:
             else:
                 stretches.append(_Stretch(mark, end, divisible))
             mark = end
-        return numbers, Track(self.positions, tuple(stretches))
+        return numbers, replace(self, _stretches=tuple(stretches))
 
     def cut(self, length: int) -> Track:
         """The track of the first ``length`` tokens, or of fewer where that lies inside a picture
-        that cannot be divided: then the picture goes whole."""
+        that cannot be divided: then the picture goes whole. Nothing is left of a prompt all of
+        whose tokens see each other, however much is asked for: what follows would be a second one.
+        """
+        if self.attention == PROMPT:
+            return replace(self, _stretches=())
         kept = [stretch for stretch in self._stretches if stretch.end.length <= length]
         if len(kept) < len(self._stretches):
             start, _, divisible = self._stretches[len(kept)]
             if divisible and length > start.length:
                 end = Mark(length, start.position + length - start.length)
                 kept.append(_Stretch(start, end, divisible))
-        return Track(self.positions, tuple(kept))
+        return replace(self, _stretches=tuple(kept))
 
 
 def joined_planes(numbers: Sequence[Ints], axes: int) -> Ints:

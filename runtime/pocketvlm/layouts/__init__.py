@@ -9,6 +9,7 @@ from typing import Any
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts.anyres import AnyRes
+from pocketvlm.layouts.anyres_shrunk import AnyResShrunk
 from pocketvlm.layouts.anyres_unpadded import AnyResUnpadded
 from pocketvlm.layouts.base import (
     Layout,
@@ -18,6 +19,7 @@ from pocketvlm.layouts.base import (
     Tiles,
     TokenGrid,
     caps_within,
+    layout_among,
     slot_count,
     tokens_before,
     tokens_of_tile,
@@ -26,12 +28,15 @@ from pocketvlm.layouts.frames import Frames
 from pocketvlm.layouts.idefics3 import Idefics3
 from pocketvlm.layouts.single import Single
 from pocketvlm.layouts.smart_resize import SmartResize
+from pocketvlm.layouts.squared import Squared
 from pocketvlm.layouts.tiles import ClosestTiles
 
 _ALL: tuple[type[Layout], ...] = (
     Single,
     AnyRes,
     AnyResUnpadded,
+    AnyResShrunk,
+    Squared,
     ClosestTiles,
     Idefics3,
     SmartResize,
@@ -49,6 +54,7 @@ __all__ = [
     "TokenGrid",
     "caps_within",
     "counting_layout",
+    "layout_among",
     "layout_config",
     "make_layout",
     "open_layout",

@@ -77,16 +77,7 @@ class AnyRes(Prepared):
         preprocessor = Preprocessor.from_config(processor_config, cls.processors)
         preprocessor.check_size(config.tile_size)
         layout = cls(config, preprocessor)
-        stated = processor_config.get("image_grid_pinpoints")
-        # An export may leave some out, but not have others.
-        kept = [list(size) for size in layout.pinpoints]
-        listed = stated if isinstance(stated, list) else []
-        if stated is not None and kept != [size for size in listed if size in kept]:
-            raise ArtifactError(
-                f"the image processor cuts pictures into {stated}, the model puts "
-                f"{layout.pinpoints} together: the two configurations are of two models",
-                advice="export the artifact again",
-            )
+        check_pinpoints(layout.pinpoints, processor_config)
         return layout
 
     @property
@@ -194,6 +185,22 @@ class AnyRes(Prepared):
             return -used, pinpoint[0] * pinpoint[1] - used
 
         return min(self.pinpoints, key=badness)
+
+
+def check_pinpoints(
+    pinpoints: Sequence[tuple[int, int]], processor_config: Mapping[str, Any]
+) -> None:
+    """Raise `ArtifactError` where an image processor cuts pictures by other sizes."""
+    stated = processor_config.get("image_grid_pinpoints")
+    # An export may leave some out, but not have others.
+    kept = [list(size) for size in pinpoints]
+    listed = stated if isinstance(stated, list) else []
+    if stated is not None and kept != [size for size in listed if size in kept]:
+        raise ArtifactError(
+            f"the image processor cuts pictures into {stated}, the model puts {pinpoints} "
+            "together: the two configurations are of two models",
+            advice="export the artifact again",
+        )
 
 
 def _pinpoints(config: LayoutConfig) -> tuple[tuple[int, int], ...]:

@@ -160,6 +160,11 @@ class Layout(Protocol[_Input]):
     def least_caps(self) -> Mapping[str, int]:
         """The smallest value of each of them; 1 of one that is not listed."""
 
+    @property
+    def several(self) -> Layout[_Input]:
+        """What each picture goes through where a prompt, or a conversation, has several: the layout
+        itself, unless a picture alone is arranged otherwise."""
+
     @classmethod
     def make(cls, config: LayoutConfig, processor_config: Mapping[str, Any] | None = None) -> Self:
         """Make the layout that ``config`` describes.
@@ -285,6 +290,11 @@ class Prepared:
         return "tile" if self.grids()[-1].tiles > 1 else "picture"
 
     @property
+    def several(self) -> Any:
+        """See `Layout.several`; most layouts arrange every picture as if it were alone."""
+        return self
+
+    @property
     def caps(self) -> Mapping[str, int]:
         """See `Layout.caps`."""
         return {}
@@ -308,6 +318,12 @@ class Prepared:
         if max_tiles is not None:
             raise no_cap(self.name, "max_tiles", "it does not choose among numbers of tiles")
         return self
+
+
+def layout_among(layout: Layout[_Input], pictures: int) -> Layout[_Input]:
+    """What each picture of a prompt with so many ``pictures`` goes through, see
+    `Layout.several`."""
+    return layout if pictures == 1 else layout.several
 
 
 def caps_within(

@@ -22,6 +22,8 @@ from pocketvlm.layouts.base import (
 from pocketvlm.media.preprocessing import Preprocessor
 
 _LLAVA = suffixed("LlavaImageProcessor")  # CLIP's steps; these can pad to a square first
+# These cut nothing off, whatever is stated.
+_WHOLE = suffixed("Gemma3ImageProcessor")
 
 
 class Single(Prepared):
@@ -30,6 +32,7 @@ class Single(Prepared):
     name: ClassVar[str] = "single"
     medium: ClassVar[Medium] = "image"
     processors: ClassVar[tuple[str, ...]] = (
+        *_WHOLE,
         *suffixed("CLIPImageProcessor"),
         "CLIPFeatureExtractor",
         *suffixed("BitImageProcessor"),
@@ -85,4 +88,6 @@ class Single(Prepared):
 def tile_steps(processor_config: Mapping[str, Any]) -> Preprocessor:
     """The preprocessing of a picture, as its image processor's configuration states it; raises
     `ArtifactError` where it cannot be followed."""
-    return Preprocessor.from_config(processor_config, Single.processors, padding=_LLAVA)
+    return Preprocessor.from_config(
+        processor_config, Single.processors, padding=_LLAVA, whole=_WHOLE
+    )

@@ -53,7 +53,12 @@ class Preprocessor:
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], kinds: Sequence[str], *, padding: Sequence[str] = ()
+        cls,
+        config: Mapping[str, Any],
+        kinds: Sequence[str],
+        *,
+        padding: Sequence[str] = (),
+        whole: Sequence[str] = (),
     ) -> Self:
         """Read the configuration of an image processor.
 
@@ -61,6 +66,7 @@ class Preprocessor:
             config: preprocessor_config.json.
             kinds: image processors by their names, the one that a silent configuration means last.
             padding: those of them that pad to a square where ``do_pad`` says so.
+            whole: those of them that cut nothing off.
 
         Raises:
             PocketVLMError: any other kind, or values that are damaged.
@@ -83,7 +89,8 @@ class Preprocessor:
             shortest_edge, resize_to = (
                 _resize_target(config) if config.get("do_resize", True) else (None, None)
             )
-            crop = config.get("crop_size", 224) if config.get("do_center_crop", True) else None
+            crops = config.get("do_center_crop", True) and kind not in whole
+            crop = config.get("crop_size", 224) if crops else None
             normalise = config.get("do_normalize", True)
             return cls(
                 pad_colour=_colour(mean) if pads else None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnxruntime as ort
 
 from pocketvlm.artifact import Manifest, metadata
-from pocketvlm.artifact.manifest import POSITION_AXES, DecoderSpec
+from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES, DecoderSpec
 from pocketvlm.errors import ArtifactError
 
 Shapes = Mapping[
@@ -83,7 +83,7 @@ def _decoder(spec: DecoderSpec, kind: str) -> Signature:
             "inputs_embeds": (None, None, spec.hidden),
             **({} if fastv else {"attention_mask": (None, None)}),
             "position_ids": (None, None) if axes == 1 else (axes, None, None),
-            **({"picture_ids": (None, None)} if fastv else {}),
+            **({"picture_ids": (None, None)} if fastv or spec.attention != CAUSAL else {}),
             **dict.fromkeys(spec.extras, (None, None, spec.hidden)),
             **{f"past_key_values.{name}": cache for name in names},
         },

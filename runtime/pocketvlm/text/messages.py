@@ -79,13 +79,13 @@ class MessageReader:
 
     Args:
         medium: what the model reads.
-        image_token: the text of a picture's place in a prompt, or a clip's.
+        *tokens: the texts of a picture's place in a prompt, or a clip's.
     """
 
-    def __init__(self, medium: Medium, image_token: str) -> None:
+    def __init__(self, medium: Medium, *tokens: str) -> None:
         self._medium = medium
-        self._image_token = image_token
-        self._reserved = sorted({image_token, PLACEHOLDERS["image"], PLACEHOLDERS[medium]})
+        self._tokens = tokens
+        self._reserved = sorted({*tokens, PLACEHOLDERS["image"], PLACEHOLDERS[medium]})
 
     def read(self, messages: Sequence[Message]) -> Conversation:
         """Check a conversation and take its pictures or clips out.
@@ -134,8 +134,9 @@ class MessageReader:
 
     def reply(self, text: str) -> str:
         """An answer as text alone: an image token that the model spelt out is no picture."""
-        while self._image_token in text:  # what is left may add up to another
-            text = text.replace(self._image_token, "")
+        while spelt := [token for token in self._tokens if token in text]:
+            for token in spelt:  # what is left may add up to another
+                text = text.replace(token, "")
         return text
 
     def _message(self, message: Any, name: str, media: list[Picture | Video]) -> Message:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import tokenizers
 
 from pocketvlm.artifact import Artifact
+from pocketvlm.artifact.manifest import PictureText
 from pocketvlm.decoders.base import EmbeddingSegment, Segment, TokenSegment
 from pocketvlm.errors import ArtifactError, RequestError, library_errors
 from pocketvlm.layouts import LAYOUTS, Medium
@@ -40,6 +41,9 @@ class Prompter:
     tokens typed by a user are read as special tokens: an application that passes on text from
     strangers strips them first.
 
+    Where a picture's place in the template is not the image token, ``picture_text`` says what is
+    written there before the prompt is tokenized.
+
     Where the model reads clips, ``medium`` is ``"video"``, and what is written of pictures and
     ``<image>`` below holds for clips and ``<video>``.
     """
@@ -51,6 +55,7 @@ class Prompter:
         image_token_id: int,
         bos_token: str | None,
         medium: Medium = "image",
+        picture_text: PictureText | None = None,
     ) -> None:
         # As transformers, whatever tokenizer.json says: a prompt is never cut or padded. Before any
         # text is read, for a file that pads to 64 tokens would pad the image token too.
@@ -67,10 +72,18 @@ class Prompter:
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
         self._image_token = image_token
+        self._picture_text = picture_text or PictureText(image_token, image_token)
+        if self._picture_text.text.count(image_token) != 1:
+            raise ArtifactError(
+                f"a picture is written as {self._picture_text.text!r}",
+                expected=f"a text with {image_token} in it once",
+                advice="export the artifact again",
+            )
+        self._placeholder = self._picture_text.placeholder  # what the template writes
         self._template = template
         self._bos_token = bos_token
         self._medium = medium
-        self._reader = MessageReader(medium, image_token)
+        self._reader = MessageReader(medium, *{image_token, self._placeholder})
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
@@ -95,7 +108,12 @@ class Prompter:
         layout = LAYOUTS.get(manifest.vision.layout["name"])
         medium = "image" if layout is None else layout.medium
         return cls(
-            tokenizer, template, manifest.decoder.image_token_id, special.get("bos_token"), medium
+            tokenizer,
+            template,
+            manifest.decoder.image_token_id,
+            special.get("bos_token"),
+            medium,
+            manifest.decoder.picture_text,
         )
 
     def conversation(
@@ -144,7 +162,7 @@ class Prompter:
 
     def render(self, prompt: str, pictures: int = 0) -> str:
         """The text that `encode` tokenizes, each picture a single image token in it."""
-        return self._template.render(self.messages(prompt, pictures))
+        return self._written(self.messages(prompt, pictures))
 
     def messages(self, prompt: str, pictures: int, carried: int = 0) -> list[Message]:
         """The conversation that `encode` renders; ``carried`` more pictures come before all
@@ -171,11 +189,11 @@ class Prompter:
         """A prompt as parts of a message.
 
         A picture that it places becomes a part of its own, so that the template writes around it
-        what belongs there; where the template would move it, it becomes the image token instead.
+        what belongs there; where the template would move it, it becomes that text itself instead.
         """
         placeholder = PLACEHOLDERS[self._medium]
         if placeholder not in prompt or not self._walks_parts:
-            return [{"type": "text", "text": prompt.replace(placeholder, self._image_token)}]
+            return [{"type": "text", "text": prompt.replace(placeholder, self._placeholder)}]
         parts: list[Mapping[str, str]] = []
         for number, text in enumerate(prompt.split(placeholder)):
             parts += [{"type": self._medium}] if number else []
@@ -197,7 +215,12 @@ class Prompter:
         except RequestError:
             return False
         between = text.partition(before)[2].partition(after)[0]
-        return text.count(self._image_token) == between.count(self._image_token) == 1
+        return text.count(self._placeholder) == between.count(self._placeholder) == 1
+
+    def _written(self, messages: Sequence[Message]) -> str:
+        """A conversation as text, an image token for each picture in it."""
+        text = self._template.render(messages)
+        return text.replace(self._placeholder, self._picture_text.text)
 
     def system(self, text: str) -> Message:
         """What comes before the first question, see `MessageReader.system`."""
@@ -213,7 +236,7 @@ class Prompter:
         self, messages: Sequence[Message], pictures: int, slots: int = 1
     ) -> npt.NDArray[np.int64]:
         """As `encode`, for a conversation in the form that chat templates read."""
-        text = self._template.render(messages)
+        text = self._written(messages)
         # One pass, and no second BOS where the template has written one already.
         add_special = not (self._bos_token and text.startswith(self._bos_token))
         ids = np.array(_token_ids(self.tokenizer, text, add_special=add_special), dtype=np.int64)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pocketvlm.artifact import Artifact, pick_graph
 from pocketvlm.errors import RequestError
-from pocketvlm.layouts import TileGrid, TokenGrid, open_layout
+from pocketvlm.layouts import TileGrid, TokenGrid, layout_among, open_layout
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
 from pocketvlm.ort.settings import EngineSettings
@@ -45,6 +45,7 @@ def draw_budgets(
     picture: Picture | Video,
     budgets: Sequence[int],
     encoders: Mapping[int, VisionEncoder] | None = None,
+    pictures: int = 1,
 ) -> dict[int, tuple[Image.Image, list[int]]]:
     """For each budget the drawing of `draw_kept`, and the patches kept in raster order.
 
@@ -54,11 +55,12 @@ def draw_budgets(
         budgets: visual tokens; each graph that serves some of them runs once.
         encoders: see `open_encoders`, where several pictures are drawn; None opens those of the
             default precision.
+        pictures: of the prompt that this one belongs to, see `Layout.several`.
 
     Raises:
         PocketVLMError: a picture or budget that is refused, or patches that are no grid.
     """
-    manifest, layout = artifact.manifest, open_layout(artifact)
+    manifest, layout = artifact.manifest, layout_among(open_layout(artifact), pictures)
     upright = open_medium(layout, picture)
     views, tiles = layout.views(upright), layout.cut(upright)
     encoders = encoders or open_encoders(artifact, budgets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pocketvlm.errors import ArtifactError, PictureError
 from pocketvlm.layouts import (
     Layout,
     Tiles,
+    layout_among,
     open_layout,
     slot_count,
     tokens_before,
@@ -36,6 +38,7 @@ class PictureInput:
     """One picture or clip of a prompt at one budget.
 
     Attributes:
+        layout: what it goes through.
         pixel_values: float32 (tiles, 3, height, width), until it is encoded; None from then on.
         grid: how it was cut into tiles.
         budget: visual tokens per tile.
@@ -92,6 +95,25 @@ class PictureInput:
         return picture_key(self.pixel_values)
 
 
+@dataclass(frozen=True)
+class ConversationPicture:
+    """A picture of a conversation in each form that it takes there, see `Layout.several`.
+
+    Which one it is changes as pictures join the conversation and leave it.
+
+    Attributes:
+        alone: as the only picture of the conversation.
+        beside_others: as one of several; for most layouts the same object.
+    """
+
+    alone: PictureInput
+    beside_others: PictureInput
+
+    def among(self, pictures: int) -> PictureInput:
+        """What it is in a conversation with so many pictures."""
+        return self.alone if pictures == 1 else self.beside_others
+
+
 class Viewer:
     """The vision side of an artifact.
 
@@ -120,10 +142,22 @@ class Viewer:
         return self.encoder.check_budget(budget)
 
     def prepare(self, media: Sequence[Picture | Video], budget: int) -> list[PictureInput]:
-        """Read and preprocess pictures, or clips where the model reads those; raises
+        """Read and preprocess the pictures of a prompt, or clips where the model reads those; raises
         `PocketVLMError` for one that is refused, or for a budget that is not served."""
-        budget = self.check_budget(budget)
-        return [self._prepare(medium, budget) for medium in media]
+        budget, layout = self.check_budget(budget), layout_among(self.layout, len(media))
+        return [self._prepare(self._open(medium), layout, budget) for medium in media]
+
+    def prepare_conversation(
+        self, media: Sequence[Picture | Video], budget: int
+    ) -> list[ConversationPicture]:
+        """As `prepare`, for pictures that others may join."""
+        budget, both = self.check_budget(budget), (self.layout, self.layout.several)
+        pictures = []
+        for medium in media:
+            opened = self._open(medium)
+            forms = {id(each): self._prepare(opened, each, budget) for each in both}
+            pictures.append(ConversationPicture(*(forms[id(each)] for each in both)))
+        return pictures
 
     def encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
         """The features of one picture, as what fills its slots.
@@ -133,9 +167,9 @@ class Viewer:
         one picture change another's features. Features that are ``cached`` come from the feature
         cache and go there. One thread at a time may call this.
         """
-        grid = picture.grid
+        grid, layout = picture.grid, picture.layout
         if picture.features is None:
-            tokens = tokens_of_tile(self.layout, grid)
+            tokens = tokens_of_tile(layout, grid)
             features = self._cache.get(picture.key, grid.tiles, tokens) if cached else None
             if features is None and picture.pixel_values is not None:
                 features = self.encoder.encode(picture.pixel_values, tokens)
@@ -145,14 +179,15 @@ class Viewer:
                 raise RuntimeError("a picture has neither pixels nor features")
             picture.features, picture.pixel_values = features.narrow(picture.budget), None
         # The same tiles are arranged otherwise where they were cut otherwise.
-        key = f"{picture.key}/{picture.budget}/{grid}/{grid.size}" if cached else None
-        features, one_grid = picture.features, self.layout.one_grid
+        arrangement = f"{layout.name}/{grid}/{grid.size}"
+        key = f"{picture.key}/{picture.budget}/{arrangement}" if cached else None
+        features, one_grid = picture.features, layout.one_grid
         # What comes between features has no further ones.
         nothing = {name: np.zeros_like(value) for name, value in self._constants.items()}
         return EmbeddingSegment(
             self._arranged(picture, features.image_features, self._constants),
             key,
-            grid=self.layout.token_grid(grid) if one_grid else None,
+            grid=layout.token_grid(grid) if one_grid else None,
             kept=features.kept_indices[0] if one_grid else None,
             extras={
                 name: self._arranged(picture, extra, nothing)
@@ -165,23 +200,27 @@ class Viewer:
     ) -> Floats:
         """(tiles, k, hidden) of an encoded picture as what fills its slots."""
         assert picture.features is not None
-        return self.layout.arrange(picture.grid, features, picture.features.kept_indices, constants)
+        return picture.layout.arrange(
+            picture.grid, features, picture.features.kept_indices, constants
+        )
 
-    def _prepare(self, medium: Picture | Video, budget: int) -> PictureInput:
-        upright = open_medium(self.layout, medium, self._limits)
-        images = [upright] if self.layout.medium == "image" else upright
+    def _open(self, medium: Picture | Video) -> Any:
+        return open_medium(self.layout, medium, self._limits)
+
+    def _prepare(self, upright: Any, layout: Layout[Any], budget: int) -> PictureInput:
+        images = [upright] if layout.medium == "image" else upright
         reduced = any(whole_size(image) is not None for image in images)
-        return PictureInput(self.layout, self._cut(upright), budget, reduced=reduced)
+        return PictureInput(layout, self._cut(upright, layout), budget, reduced=reduced)
 
-    def _cut(self, upright: Any) -> Tiles:
+    def _cut(self, upright: Any, layout: Layout[Any]) -> Tiles:
         try:
-            tiles = self.layout.cut(upright)
+            tiles = layout.cut(upright)
         except MemoryError as error:
             raise PictureError(
                 "there is not enough memory to cut a picture into tiles",
                 advice="lower max_pixels or max_tiles",
             ) from error
-        size, expected = tiles.pixel_values.shape[2:], self.layout.config.image_size
+        size, expected = tiles.pixel_values.shape[2:], layout.config.image_size
         if expected is not None and size != expected:
             raise ArtifactError(
                 (

@@ -105,7 +105,8 @@ class DecoderSpec:
     """A language model's dimensions.
 
     ``context`` is the longest sequence in tokens, ``positions`` how they are numbered, one of
-    `pocketvlm.decoders.positions.POSITIONS`.
+    `pocketvlm.decoders.positions.POSITIONS`. ``conv_layers`` and ``conv_width`` are as in
+    `pocketvlm.artifact.manifest.DecoderSpec`.
     """
 
     config: PretrainedConfig
@@ -118,6 +119,8 @@ class DecoderSpec:
     context: int
     tied: bool
     positions: str = "contiguous"
+    conv_layers: tuple[int, ...] = ()
+    conv_width: int = 0
 
 
 NEWLINE = -1  # in place of a token's number, see `Order`

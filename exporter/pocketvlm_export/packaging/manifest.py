@@ -105,6 +105,8 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             gguf=_present(plan.gguf, present),
             fastv=plan.options.fastv,
             positions=spec.decoder.positions,
+            conv_layers=spec.decoder.conv_layers,
+            conv_width=spec.decoder.conv_width,
             layers=spec.decoder.layers,
             heads=spec.decoder.heads,
             kv_heads=spec.decoder.kv_heads,

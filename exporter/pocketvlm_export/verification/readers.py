@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm_export import upstream
@@ -61,7 +61,7 @@ class PlainReader:
         self._model = model
         self._positions = positions
         self._read = 0  # tokens after the prompt
-        self._cache = DynamicCache()
+        self._cache: Cache | None = None  # the model makes the one that its layers need
 
     def prefill(
         self, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
@@ -84,6 +84,7 @@ class PlainReader:
         output = self._model(
             inputs_embeds=inputs_embeds, past_key_values=self._cache, use_cache=True, **where
         )
+        self._cache = output.past_key_values
         logits: torch.Tensor = output.logits[0, -1]
         return logits
 

@@ -27,6 +27,9 @@ _FLOAT = 4  # bytes
 # Numbers that a token's position has, by ``decoder.positions``. With more than one the decoder
 # graphs' ``position_ids`` is (numbers, batch, tokens); `pocketvlm.decoders.positions` makes them.
 POSITION_AXES = {"contiguous": 1, "mrope": 3}
+# Metadata of a field that is written only where it is not its default: artifacts that have no use
+# for it stay what they were before there was such a field.
+_UNLESS_DEFAULT: Mapping[str, Any] = {"unless_default": True}
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,11 @@ class DecoderSpec:
     maps each decoder's precision to that of the table in ``embed`` that it reads. With
     ``fastv`` the graphs are of another kind, which drops visual tokens on its way. ``positions`` is
     how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`.
+
+    ``conv_layers`` are the numbers of those layers that are short convolutions along the sequence
+    instead of attention, ascending. Such a layer's cache does not grow: it holds the last
+    ``conv_width`` inputs of its convolution, as many as the kernel is long, of which the next token
+    reads all but the oldest.
     """
 
     engines: tuple[str, ...]
@@ -169,6 +177,14 @@ class DecoderSpec:
     tables: Mapping[str, str] = field(default_factory=dict)
     fastv: FastV | None = None
     positions: str = "contiguous"
+    conv_layers: tuple[int, ...] = field(default=(), metadata=_UNLESS_DEFAULT)
+    conv_width: int = field(default=0, metadata=_UNLESS_DEFAULT)
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """The numbers of the layers whose cache are keys and values."""
+        conv = set(self.conv_layers)
+        return tuple(layer for layer in range(self.layers) if layer not in conv)
 
     @property
     def by_engine(self) -> Mapping[str, Mapping[str, str]]:
@@ -297,6 +313,10 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, in the order people read it."""
         data = dataclasses.asdict(self)
+        for name, part in vars(self).items():
+            if dataclasses.is_dataclass(part):
+                for unused in _at_default(part):
+                    del data[name][unused]
         data["vision"]["graphs"] = {
             str(budget): graphs for budget, graphs in data["vision"]["graphs"].items()
         }
@@ -309,6 +329,15 @@ class Manifest:
     def to_json(self) -> str:
         """`to_dict` as indented text, ending in a newline."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _at_default(part: Any) -> list[str]:
+    """The names of a part's fields that are not written, as they have their default."""
+    return [
+        each.name
+        for each in dataclasses.fields(part)
+        if each.metadata.get("unless_default") and getattr(part, each.name) == each.default
+    ]
 
 
 def files_digest(files: Mapping[str, FileEntry]) -> str:
@@ -418,6 +447,16 @@ def _check_consistency(manifest: Manifest) -> None:
         "runtime has": decoder.positions not in POSITION_AXES,
         f"FastV is promised with {decoder.positions} positions, of which a token has several": (
             decoder.fastv is not None and POSITION_AXES.get(decoder.positions, 1) > 1
+        ),
+        "its decoder's layers of convolutions are not in order, or more than it has": (
+            list(decoder.conv_layers) != sorted(set(decoder.conv_layers))
+            or not all(0 <= layer < decoder.layers for layer in decoder.conv_layers)
+        ),
+        "its decoder's convolutions have no width": (
+            bool(decoder.conv_layers) != (decoder.conv_width > 0)
+        ),
+        "FastV is promised in a decoder with convolutions, which read every token": (
+            decoder.fastv is not None and bool(decoder.conv_layers)
         ),
         "llama.cpp cannot drop tokens between two layers, and FastV is promised": (
             "llama.cpp" in decoder.engines and decoder.fastv is not None

@@ -7,6 +7,7 @@ from pocketvlm_export.towers.dinov2 import DINOv2
 from pocketvlm_export.towers.internvl import InternVLVision
 from pocketvlm_export.towers.qwen import Qwen2VLVision, Qwen25VLVision
 from pocketvlm_export.towers.siglip import Idefics3Vision, SmolVLMVision
+from pocketvlm_export.towers.siglip2 import Siglip2Vision
 
 TOWERS: dict[str, Tower] = {
     tower.model_type: tower
@@ -18,6 +19,7 @@ TOWERS: dict[str, Tower] = {
         Qwen25VLVision(),
         Idefics3Vision(),
         SmolVLMVision(),
+        Siglip2Vision(),
     )
 }
 

@@ -98,7 +98,7 @@ def resizing(length: int, target: int) -> torch.Tensor:
     they are, down to nothing at a distance of one sample of the coarser of both.
     """
     places = torch.arange(target, dtype=torch.float32) + 0.5
-    scale = length / (places.amax() + 0.5)
+    scale = length / (places.amax(dim=0) + 0.5)
     distances = (torch.arange(length) + 0.5).unsqueeze(0) - (places * scale).unsqueeze(1)
     near = torch.clamp(1 - distances.abs() * torch.clamp(1 / scale, max=1.0), min=0)
     return near / near.sum(dim=1, keepdim=True)

@@ -324,6 +324,13 @@ def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:
             advice="leave --fastv-layer and --fastv-keep out",
             setting="fastv_layer",
         )
+    if plan.spec.decoder.conv_layers:
+        raise RequestError(
+            "FastV drops tokens between two layers, and layers of this decoder are convolutions "
+            "along the sequence, which would read other neighbours then",
+            advice="leave --fastv-layer and --fastv-keep out",
+            setting="fastv_layer",
+        )
     layers, budget = plan.spec.decoder.layers, plan.budgets[0]
     slots, window = max(plan.totals()[budget].values()), _window(plan.spec.decoder.config)
     if not 1 <= fastv.layer < layers:

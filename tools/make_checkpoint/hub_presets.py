@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from make_checkpoint import gemma3, internvl, qwen3_vl, qwen_vl
+from make_checkpoint import gemma3, internvl, lfm2_vl, qwen3_vl, qwen_vl
 from make_checkpoint.hub import HubFamily, HubPreset
 from make_checkpoint.presets import CALM, VOCABULARY
 
 HUB_FAMILIES: dict[str, HubFamily] = {
     "gemma3": gemma3.GEMMA3,
     "internvl": internvl.INTERNVL,
+    "lfm2_vl": lfm2_vl.LFM2_VL,
     "qwen2_vl": qwen_vl.QWEN_VL,
     "qwen2_5_vl": qwen_vl.QWEN_VL,
     "qwen3_vl": qwen3_vl.QWEN3_VL,
@@ -183,6 +184,38 @@ _TINY_GEMMA3 = HubPreset(
     ties=True,
 )
 
+_TINY_LFM2_VL = HubPreset(
+    "lfm2_vl",
+    {
+        **lfm2_vl.VISION,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_patches": 16,
+        "patch_size": 8,
+    },
+    {
+        **lfm2_vl.TEXT,
+        **_TINY_TEXT,
+        **lfm2_vl.widths(64, 96, multiple=16),
+        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+        "num_hidden_layers": 4,
+        "num_heads": 4,
+    },
+    # Tokens of 16 x 16 pixels, and tiles of 16 tokens, as many as the largest picture has.
+    pictures={
+        **lfm2_vl.PICTURES,
+        "encoder_patch_size": 8,
+        "max_image_tokens": 64,
+        "min_image_tokens": 16,
+        "tile_size": 128,
+    },
+    model={**lfm2_vl.MODEL, "projector_hidden_size": 48},
+    generation=lfm2_vl.GENERATION,
+    ties=True,
+)
+
 HUB_PRESETS: dict[str, HubPreset] = {
     "tiny-internvl": _TINY_INTERNVL,
     # InternViT-6B's form, which InternVL3-38B and -78B have.
@@ -210,6 +243,24 @@ HUB_PRESETS: dict[str, HubPreset] = {
         }
     ),
     "tiny-gemma3": _TINY_GEMMA3,
+    "tiny-lfm2-vl": _TINY_LFM2_VL,
+    # The dimensions of LiquidAI/LFM2-VL-450M.
+    "lfm2-vl-450m": _TINY_LFM2_VL.but(
+        vision=lfm2_vl.VISION,
+        text={
+            **lfm2_vl.widths(1024, 6656, multiple=256),
+            "layer_types": lfm2_vl.LAYER_TYPES,
+            "max_position_embeddings": 128000,
+            "num_attention_heads": 16,
+            "num_heads": 16,
+            "num_hidden_layers": 16,
+            "num_key_value_heads": 8,
+            "vocab_size": 65536,
+        },
+        pictures=lfm2_vl.PICTURES,
+        model=lfm2_vl.MODEL,
+        **CALM,
+    ),
     "tiny-qwen2-vl": _TINY_QWEN2_VL,
     "tiny-qwen2.5-vl": _TINY_QWEN25_VL,
     # The dimensions of Qwen/Qwen2.5-VL-3B-Instruct.

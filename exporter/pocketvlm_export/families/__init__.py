@@ -4,6 +4,7 @@
 from pocketvlm_export.families.base import Family
 from pocketvlm_export.families.gemma3 import Gemma3
 from pocketvlm_export.families.internvl import InternVL
+from pocketvlm_export.families.lfm2_vl import Lfm2VL
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.llava_next import LlavaNext
 from pocketvlm_export.families.qwen2_vl import Qwen2VL, Qwen25VL
@@ -23,6 +24,7 @@ _KNOWN: tuple[Family, ...] = (
     Qwen25VL(),
     Qwen3VL(),
     Gemma3(),
+    Lfm2VL(),
 )
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _KNOWN}
 

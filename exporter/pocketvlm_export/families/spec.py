@@ -113,7 +113,8 @@ class DecoderSpec:
     ``attention`` is which of them see each other, one of
     `pocketvlm.artifact.manifest.ATTENTIONS`. ``extras`` are names of `VisionSpec.extras` whose
     features are added to the hidden state behind the first layers, one behind each (DeepStack,
-    arXiv 2406.04334).
+    arXiv 2406.04334). ``conv_layers`` and ``conv_width`` are as in
+    `pocketvlm.artifact.manifest.DecoderSpec`.
     """
 
     config: PretrainedConfig
@@ -129,6 +130,8 @@ class DecoderSpec:
     extras: tuple[str, ...] = ()
     first_position: int = 0
     attention: str = CAUSAL
+    conv_layers: tuple[int, ...] = ()
+    conv_width: int = 0
 
 
 NEWLINE = -1  # in place of a token's number, see `Order`

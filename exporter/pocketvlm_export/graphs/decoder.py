@@ -4,7 +4,7 @@ the last position."""
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,12 +12,14 @@ from transformers import PreTrainedModel
 
 from pocketvlm.artifact import metadata
 from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES, PROMPT
+from pocketvlm.ort.signatures import CacheTensor, cache_tensors
 from pocketvlm_export import upstream
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.graphs.base import BATCH
 from pocketvlm_export.graphs.masks import two_way_masks
 
-_Past = list[tuple[torch.Tensor, torch.Tensor]]
+_T = TypeVar("_T")
+_Past = list[tuple[torch.Tensor, ...]]
 
 
 class DecoderWithPast(nn.Module):
@@ -26,8 +28,10 @@ class DecoderWithPast(nn.Module):
     inputs_embeds (B, S, hidden), attention_mask (B, past + S), position_ids (B, S) or, where a
     position has several numbers, (axes, B, S), past: a (key, value) pair a layer, each (B,
     kv_heads, past, head_dim) -> logits (B, 1, vocab), then each layer's key and value (B, kv_heads,
-    past + S, head_dim). Which keys a token attends to is the order of the cache and the mask,
-    whatever the positions. Logits of all positions would cost 1.4 times the prefill at 616 tokens.
+    past + S, head_dim). A layer that is a convolution has its last inputs instead, (B, hidden,
+    width) before and after, zeros before the first token. Which keys a token attends to is the
+    order of the cache and the mask, whatever the positions. Logits of all positions would cost 1.4
+    times the prefill at 616 tokens.
 
     ``extras``, (B, S, hidden) each, are added to the hidden state behind the first layers, one
     behind each: features of pictures' tokens, and zeros where there is text.
@@ -105,40 +109,39 @@ class DecoderGraph:
         self.module: nn.Module = DecoderWithPast(model, spec.attention).eval()
         self.spec = spec
         self._axes = POSITION_AXES[spec.positions]
-        cache = [f"{layer}.{kind}" for layer in range(spec.layers) for kind in ("key", "value")]
+        self._cache = cache_tensors(spec)
         self.input_names: Sequence[str] = (
             "inputs_embeds",
             "attention_mask",
             "position_ids",
-            *(f"past_key_values.{name}" for name in cache),
+            *(tensor.past for tensor in self._cache),
             *spec.extras,
             *(("picture_ids",) if spec.attention != CAUSAL else ()),
         )
-        self.output_names: Sequence[str] = ("logits", *(f"present.{name}" for name in cache))
-        past = {0: BATCH, 2: "past_sequence_length"}
-        total = {0: BATCH, 1: "total_sequence_length"}
+        self.output_names: Sequence[str] = ("logits", *(tensor.present for tensor in self._cache))
         tokens = {0: BATCH, 1: "sequence_length"}
+        total = {0: BATCH, 1: "total_sequence_length"}
         numbered = tokens if self._axes == 1 else {1: BATCH, 2: "sequence_length"}
-        pasts = [(past, past)] * spec.layers
+        past = self._by_layer([_axes(tensor, "past_sequence_length") for tensor in self._cache])
         further = self._further([tokens] * len(spec.extras), tokens)
-        self.dynamic_axes: tuple[Any, ...] = (tokens, total, numbered, pasts, *further)
+        self.dynamic_axes: tuple[Any, ...] = (tokens, total, numbered, past, *further)
         self.output_axes: Mapping[str, Mapping[int, str]] = {
             "logits": {0: BATCH},
-            **{f"present.{name}": {0: BATCH, 2: "total_sequence_length"} for name in cache},
+            **{tensor.present: _axes(tensor, "total_sequence_length") for tensor in self._cache},
         }
 
     def sample_inputs(self) -> tuple[Any, ...]:
         """Return two sequences of four tokens after a past of three."""
         batch, past, tokens, spec = 2, 3, 4, self.spec
-        shape = (batch, spec.kv_heads, past, spec.head_dim)
         positions = torch.arange(past, past + tokens).repeat(batch, 1)
         extras = [torch.randn(batch, tokens, spec.hidden) for _ in spec.extras]
         picture_ids = torch.tensor([[0, 1, 1, 0]] * batch)
+        cache = [torch.randn(batch, *tensor.of(past)[1:]) for tensor in self._cache]
         return (
             torch.randn(batch, tokens, spec.hidden),
             torch.ones(batch, past + tokens, dtype=torch.int64),
             positions if self._axes == 1 else positions.repeat(self._axes, 1, 1),
-            [(torch.randn(shape), torch.randn(shape)) for _ in range(spec.layers)],
+            self._by_layer(cache),
             *self._further(extras, picture_ids),
         )
 
@@ -147,3 +150,15 @@ class DecoderGraph:
         if self.spec.attention != CAUSAL:
             return (extras, picture_ids)
         return (extras,) if self.spec.extras else ()
+
+    def _by_layer(self, each: Sequence[_T]) -> list[tuple[_T, ...]]:
+        """What goes with the tensors of the cache, a tuple for each layer."""
+        layers: list[tuple[_T, ...]] = [() for _ in range(self.spec.layers)]
+        for tensor, value in zip(self._cache, each, strict=True):
+            layers[tensor.layer] += (value,)
+        return layers
+
+
+def _axes(tensor: CacheTensor, tokens: str) -> dict[int, str]:
+    """The axes of a tensor of the cache that may have any size."""
+    return {0: BATCH, 2: tokens} if tensor.grows else {0: BATCH}

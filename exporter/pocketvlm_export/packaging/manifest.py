@@ -111,6 +111,8 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             first_position=spec.decoder.first_position,
             attention=spec.decoder.attention,
             picture_text=spec.picture_text,
+            conv_layers=spec.decoder.conv_layers,
+            conv_width=spec.decoder.conv_width,
             layers=spec.decoder.layers,
             heads=spec.decoder.heads,
             kv_heads=spec.decoder.kv_heads,

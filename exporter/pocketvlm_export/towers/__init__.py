@@ -8,6 +8,7 @@ from pocketvlm_export.towers.internvl import InternVLVision
 from pocketvlm_export.towers.qwen import Qwen2VLVision, Qwen25VLVision
 from pocketvlm_export.towers.qwen3_vl import Qwen3VLVision
 from pocketvlm_export.towers.siglip import Idefics3Vision, Siglip, SmolVLMVision
+from pocketvlm_export.towers.siglip2 import Siglip2Vision
 
 TOWERS: dict[str, Tower] = {
     tower.model_type: tower
@@ -21,6 +22,7 @@ TOWERS: dict[str, Tower] = {
         Siglip(),
         Idefics3Vision(),
         SmolVLMVision(),
+        Siglip2Vision(),
     )
 }
 

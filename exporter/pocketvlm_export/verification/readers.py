@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.decoders.track import joined_planes
@@ -73,7 +73,7 @@ class PlainReader:
         self._positions = positions
         self._inputs = inputs
         self._read = 0  # tokens after the prompt
-        self._cache = DynamicCache()
+        self._cache: Cache | None = None  # the model makes the one that its layers need
 
     def prefill(
         self, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
@@ -107,6 +107,7 @@ class PlainReader:
             **where,
             **further,
         )
+        self._cache = output.past_key_values
         logits: torch.Tensor = output.logits[0, -1]
         return logits
 

@@ -178,6 +178,11 @@ class DecoderSpec:
     ``extras`` are those further outputs of the vision graph that the decoder reads too: an input of
     that name each, float32 (batch, tokens, hidden), zeros where there is text. llama.cpp reads them
     behind the features, in this order.
+
+    ``conv_layers`` are the numbers of those layers that are short convolutions along the sequence
+    instead of attention, ascending. Such a layer's cache does not grow: it holds the last
+    ``conv_width`` inputs of its convolution, as many as the kernel is long, of which the next token
+    reads all but the oldest.
     """
 
     engines: tuple[str, ...]
@@ -203,6 +208,14 @@ class DecoderSpec:
     first_position: int = field(default=0, metadata=_UNSAID)
     attention: str = field(default=CAUSAL, metadata=_UNSAID)
     picture_text: PictureText | None = field(default=None, metadata=_UNSAID)
+    conv_layers: tuple[int, ...] = field(default=(), metadata=_UNSAID)
+    conv_width: int = field(default=0, metadata=_UNSAID)
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """The numbers of the layers whose cache are keys and values."""
+        conv = set(self.conv_layers)
+        return tuple(layer for layer in range(self.layers) if layer not in conv)
 
     @property
     def by_engine(self) -> Mapping[str, Mapping[str, str]]:
@@ -483,6 +496,16 @@ def _check_consistency(manifest: Manifest) -> None:
         ),
         f"FastV is promised with {decoder.positions} positions, of which a token has several": (
             decoder.fastv is not None and POSITION_AXES.get(decoder.positions, 1) > 1
+        ),
+        "its decoder's layers of convolutions are not in order, or more than it has": (
+            list(decoder.conv_layers) != sorted(set(decoder.conv_layers))
+            or not all(0 <= layer < decoder.layers for layer in decoder.conv_layers)
+        ),
+        "its decoder's convolutions have no width": (
+            bool(decoder.conv_layers) != (decoder.conv_width > 0)
+        ),
+        "FastV is promised in a decoder with convolutions, which read every token": (
+            decoder.fastv is not None and bool(decoder.conv_layers)
         ),
         "llama.cpp cannot drop tokens between two layers, and FastV is promised": (
             "llama.cpp" in decoder.engines and decoder.fastv is not None

@@ -26,6 +26,7 @@ from pocketvlm.layouts.base import (
 )
 from pocketvlm.layouts.frames import Frames
 from pocketvlm.layouts.idefics3 import Idefics3
+from pocketvlm.layouts.marked_resize import MarkedResize
 from pocketvlm.layouts.single import Single
 from pocketvlm.layouts.smart_resize import SmartResize
 from pocketvlm.layouts.squared import Squared
@@ -39,6 +40,7 @@ _ALL: tuple[type[Layout], ...] = (
     Squared,
     ClosestTiles,
     Idefics3,
+    MarkedResize,
     SmartResize,
     Frames,
 )

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.vision.overlay import draw_budgets, open_encoders
-from pocketvlm_measure.evaluation.questions import Question, picture_of
+from pocketvlm_measure.evaluation.media import source_of
+from pocketvlm_measure.evaluation.questions import Question
 from pocketvlm_measure.evaluation.run import Answered, Evaluation
 from pocketvlm_measure.progress import progress
 from pocketvlm_measure.reports.page import jpeg_uri
@@ -43,7 +44,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A change with the patches kept before and after it: data URIs, one per picture in order."""
+    """A change with the patches kept before and after it: data URIs, one per picture or clip in order."""
 
     change: Change
     before: Sequence[str]
@@ -66,7 +67,7 @@ def changes(evaluation: Evaluation) -> list[Change]:
 
 
 def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
-    """The changes, drawn; one whose picture cannot be drawn, or that has none, is left out."""
+    """The changes, drawn; one whose picture or clip cannot be drawn, or that has none, is left out."""
     changed = changes(evaluation)
     if not changed:
         return
@@ -81,8 +82,8 @@ def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
     for change, pair in bar:
         try:
             drawn = [
-                draw_budgets(artifact, picture_of(image), pair, encoders)
-                for image in change.question.images
+                draw_budgets(artifact, source_of(shown), pair, encoders)
+                for shown in change.question.media
             ]
         except PocketVLMError:
             continue

@@ -49,9 +49,11 @@ __all__ = [
     "TokenGrid",
     "caps_within",
     "counting_layout",
+    "counting_layouts",
     "layout_config",
     "make_layout",
     "open_layout",
+    "open_layouts",
     "slot_count",
     "tokens_before",
     "tokens_of_tile",
@@ -72,6 +74,18 @@ def open_layout(artifact: Artifact) -> Layout:
 def counting_layout(artifact: Artifact) -> Layout:
     """As `open_layout`, to count slots only: it reads no file."""
     return _under_caps(artifact, make_layout(layout_config(artifact.manifest)))
+
+
+def open_layouts(artifact: Artifact) -> dict[Medium, Layout]:
+    """`open_layout` of each medium that an artifact reads."""
+    layout = open_layout(artifact)
+    return {layout.medium: layout}
+
+
+def counting_layouts(artifact: Artifact) -> dict[Medium, Layout]:
+    """`counting_layout` of each medium that an artifact reads."""
+    layout = counting_layout(artifact)
+    return {layout.medium: layout}
 
 
 def _under_caps(artifact: Artifact, layout: Layout) -> Layout:

@@ -178,4 +178,3 @@ def _texts(row: dict[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise _WrongLine(f"has {key} that are no list of texts")
     return tuple(texts)
-

@@ -55,9 +55,7 @@ def clip_set(tmp_path):
 @pytest.fixture
 def asked(clips_dir):
     artifact = Artifact.open(clips_dir)
-    return subjects(
-        clips_dir, artifact, sweep(artifact.manifest, budgets=[12, 6, 3], threads=[1])
-    )
+    return subjects(clips_dir, artifact, sweep(artifact.manifest, budgets=[12, 6, 3], threads=[1]))
 
 
 def test_answers_are_those_of_the_model_and_a_clip_is_encoded_once(
@@ -80,9 +78,7 @@ def test_answers_are_those_of_the_model_and_a_clip_is_encoded_once(
         vlm = VLM.load(clips_dir, budget=answered.case.budget, settings=EngineSettings(threads=1))
         for question, reply in zip(data.questions, answered.replies, strict=True):
             videos = [source_of(video, "video") for video in question.videos]
-            answer = vlm.generate(
-                question.text, videos=videos, sampling=Sampling(max_new_tokens=5)
-            )
+            answer = vlm.generate(question.text, videos=videos, sampling=Sampling(max_new_tokens=5))
             assert reply.text == answer.text.strip()
             assert reply.visual_tokens == FRAMES * answered.case.budget
     summary = summarise(evaluation)

@@ -140,9 +140,9 @@ def evaluate(
 ) -> None:
     """Measure how many answers of the artifact in DIR are right, by budget, on a set of questions.
 
-    Every combination of the lists answers every question, greedily. A picture or clip is encoded once
-    for all its questions and budgets. Answers are kept in a file as they come: --resume goes on where a
-    run ended.
+    Every combination of the lists answers every question, greedily. A picture or clip is encoded
+    once for all its questions and budgets. Answers are kept in a file as they come: --resume goes on
+    where a run ended.
     """
     outputs = [
         path

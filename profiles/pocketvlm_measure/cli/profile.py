@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     "--picture-size",
     type=SIZE,
     metavar="WxH",
-    help="Instead of --image or --video: noise of so many pixels, width first; by default the size that takes "
-    "the most tiles or tokens.",
+    help="Instead of --image or --video: noise of so many pixels, width first; by default the size "
+    "that takes the most tiles or tokens.",
 )
 @click.option(
     "--prompt", type=TEXT, metavar="TEXT", help="The question; 40 text tokens if not given."

@@ -44,7 +44,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A change with the patches kept before and after it: data URIs, one per picture or clip in order."""
+    """A change with the patches kept before and after it: data URIs, one per picture or clip in
+    order."""
 
     change: Change
     before: Sequence[str]
@@ -67,7 +68,8 @@ def changes(evaluation: Evaluation) -> list[Change]:
 
 
 def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
-    """The changes, drawn; one whose picture or clip cannot be drawn, or that has none, is left out."""
+    """The changes, drawn; one whose picture or clip cannot be drawn, or that has none, is left
+    out."""
     changed = changes(evaluation)
     if not changed:
         return

@@ -49,7 +49,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class Task:
-    """Questions about the same pictures and clips, each with the budgets at which it is still unanswered."""
+    """Questions about the same pictures and clips, each with the budgets at which it is still
+    unanswered."""
 
     subject: Subject
     asked: tuple[tuple[Question, tuple[int, ...]], ...]
@@ -80,7 +81,8 @@ def subjects(
 def tasks(
     subject: Subject, questions: Sequence[Question], done: Iterable[Key], max_new_tokens: int
 ) -> list[Task]:
-    """The questions that a subject has not answered yet, by picture or clip in order of appearance."""
+    """The questions that a subject has not answered yet, by picture or clip in order of
+    appearance."""
     answered = set(done)
     by_media: dict[tuple[tuple[str, ...], ...], list[tuple[Question, tuple[int, ...]]]] = {}
     for question in questions:

@@ -72,8 +72,8 @@ def evaluate(
         answers: the file that keeps the answers, see `Journal`.
         engine: of `ENGINES`.
         resume: go on with ``answers``.
-        on_broken: what happens at a line, picture, clip or question that is refused: the run ends, or it
-            is left out and reported.
+        on_broken: what happens at a line, picture, clip or question that is refused: the run
+            ends, or it is left out and reported.
         max_new_tokens: limit of an answer.
 
     Raises:

@@ -1,11 +1,14 @@
 """transformers' own processors of families whose class also wants a video processor, which needs
 packages that the tests go without."""
 
+import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import transformers
 from transformers import AutoImageProcessor, AutoTokenizer, ProcessorMixin
+from transformers.models.smolvlm import processing_smolvlm
 
 from pocketvlm_export.quiet import quiet_transformers
 
@@ -13,9 +16,9 @@ from pocketvlm_export.quiet import quiet_transformers
 def processor_of(folder: Path | str) -> ProcessorMixin:
     """Return the processor that ``folder``'s files name, for pictures and texts only.
 
-    It is the family's class itself (of Qwen2-VL, Qwen2.5-VL, InternVL and others): templates, slots
-    and ids are written by transformers' code. Pictures go through the PIL backend. Clips are not
-    read: ``videos=`` is passed over, and their placeholders stay single tokens.
+    It is the family's class itself (of Qwen2-VL, Qwen2.5-VL, InternVL, SmolVLM and others):
+    templates, slots and ids are written by transformers' code. Pictures go through the PIL backend.
+    Clips are not read: ``videos=`` is passed over, and their placeholders stay single tokens.
     """
     folder = Path(folder)
     with quiet_transformers():
@@ -25,10 +28,18 @@ def processor_of(folder: Path | str) -> ProcessorMixin:
         **_read(folder / "preprocessor_config.json"),
         **_read(folder / "processor_config.json"),
     }
-    options = {key: stated[key] for key in ("image_seq_length",) if key in stated}
-    return _without_videos(getattr(transformers, stated["processor_class"]))(
+    options = {key: stated[key] for key in ("image_seq_length", "image_seq_len") if key in stated}
+    # SmolVLM's asks for a package that writes the number of a clip's frames in words.
+    processing_smolvlm.num2words = processing_smolvlm.num2words or str
+    family = getattr(transformers, stated["processor_class"])
+    if "video_processor" in inspect.signature(family).parameters:
+        options["video_processor"] = None  # which some ask for
+    processor = _without_videos(family)(
         image_processor=images, tokenizer=tokenizer, chat_template=_template(folder), **options
     )
+    # What its template's defaults are taken from, whatever is in the conversation.
+    processor.video_processor = SimpleNamespace(num_frames=None, fps=None)
+    return processor
 
 
 def _without_videos(family: type[ProcessorMixin]) -> type[ProcessorMixin]:

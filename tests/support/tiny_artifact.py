@@ -112,6 +112,22 @@ def write_artifact(
     return weights
 
 
+def write_clip_artifact(root: Path, *, frames: int = 4, **options: Any) -> Weights:
+    """`write_artifact` of a model that reads clips of so many frames, where its template puts
+    ``<video>``."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens([AddedToken("<video>", special=True, normalized=False)])
+    template = TEMPLATE.replace("'image'", "'video'").replace("<image>", "<video>")
+    weights = write_artifact(root, tokenizer=tokenizer, template=template, **options)
+    processor = {**PREPROCESSOR, "image_processor_type": "VideoLlavaImageProcessor"}
+    (root / "preprocessor_config.json").write_text(json.dumps(processor))
+    data = read_manifest(root)
+    data["vision"]["layout"] = {"name": "frames", "frames": frames}
+    data["decoder"]["image_token_id"] = tokenizer.token_to_id("<video>")
+    write_manifest(root, data)
+    return weights
+
+
 def make_dynamic(root: Path, weights: Weights, k: int, tokens: int) -> None:
     """Let a tiny artifact of one budget k take pictures of any size up to so many ``tokens``."""
     _exchange_vision(root, vision_graph(weights, k, dynamic=True))

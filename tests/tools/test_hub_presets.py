@@ -22,7 +22,8 @@ from support.processors import processor_of
 
 TINY = sorted(name for name in HUB_PRESETS if name.startswith("tiny-"))
 INTERNVL = [name for name in TINY if HUB_PRESETS[name].family == "internvl"]
-QWEN = [name for name in TINY if name not in INTERNVL]
+QWEN = [name for name in TINY if HUB_PRESETS[name].family.startswith("qwen2")]
+SMOLVLM2 = [name for name in TINY if HUB_PRESETS[name].family == "smolvlm"]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_ids_of_the_configuration_are_those_of_the_tokenizer(written, name):
         tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer.get_vocab()
     assert max(ids.values()) < config.text_config.vocab_size
-    expected = {"image_token_id": "<IMG_CONTEXT>"}
+    expected = {"image_token_id": "<image>" if name in SMOLVLM2 else "<IMG_CONTEXT>"}
     if name in QWEN:
         expected = {
             "image_token_id": "<|image_pad|>",
@@ -114,7 +115,8 @@ def test_ids_of_the_configuration_are_those_of_the_tokenizer(written, name):
     }
     generation = json.loads((folder / "generation_config.json").read_text())
     ends = generation["eos_token_id"]
-    assert ids["<|im_end|>"] in (ends if isinstance(ends, list) else [ends])
+    end = "<end_of_utterance>" if name in SMOLVLM2 else "<|im_end|>"
+    assert ids[end] in (ends if isinstance(ends, list) else [ends])
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -160,6 +162,25 @@ def test_slots_of_qwen(written, name, size):
     )
     file = Tokenizer.from_file(str(written(name) / "tokenizer.json"))
     assert inputs["input_ids"][0].tolist() == file.encode(text).ids
+
+
+@pytest.mark.parametrize(("size", "rows", "columns"), [((100, 60), 3, 4), ((40, 40), 4, 4)])
+@pytest.mark.parametrize("name", SMOLVLM2)
+def test_slots_of_smolvlm2(written, name, size, rows, columns):
+    inputs = prepare(written(name), question(picture(*size), picture(50, 50)))
+    around, slots = "<fake_token_around_image>", "<image>" * 16
+
+    def cut(rows, columns):
+        lines = [
+            "".join(f"{around}<row_{r}_col_{c}>{slots}" for c in range(1, columns + 1)) + "\n"
+            for r in range(1, rows + 1)
+        ]
+        return f"{''.join(lines)}\n{around}<global-img>{slots}{around}"
+
+    text = f"<|im_start|>User:{cut(rows, columns)}{cut(4, 4)}what is it?<end_of_utterance>\n"
+    file = Tokenizer.from_file(str(written(name) / "tokenizer.json"))
+    assert inputs["input_ids"][0].tolist() == file.encode(f"{text}Assistant:").ids
+    assert inputs["pixel_values"].shape[1] == rows * columns + 1 + 4 * 4 + 1
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -261,8 +282,13 @@ QWEN2_VL_2B = HUB_PRESETS["tiny-qwen2-vl"].but(
 
 @pytest.mark.parametrize(
     ("preset", "size"),
-    [(HUB_PRESETS["qwen2.5-vl-3b"], 7_509_245_952), (QWEN2_VL_2B, 4_417_971_200)],
-    ids=["Qwen2.5-VL-3B-Instruct", "Qwen2-VL-2B"],
+    [
+        (HUB_PRESETS["qwen2.5-vl-3b"], 7_509_245_952),
+        (QWEN2_VL_2B, 4_417_971_200),
+        # Its card states 507,482,304 parameters.
+        (HUB_PRESETS["smolvlm2-500m"], 2 * 507_482_304),
+    ],
+    ids=["Qwen2.5-VL-3B-Instruct", "Qwen2-VL-2B", "SmolVLM2-500M-Video-Instruct"],
 )
 def test_at_real_dimensions_weights_have_the_published_size(tmp_path, preset, size):
     """The total size that the indices state, in bytes of bfloat16: nothing more is stored, nothing

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.vision.overlay import draw_budgets, open_encoders
-from pocketvlm_measure.evaluation.questions import Question, picture_of
+from pocketvlm_measure.evaluation.media import source_of
+from pocketvlm_measure.evaluation.questions import Question
 from pocketvlm_measure.evaluation.run import Answered, Evaluation
 from pocketvlm_measure.progress import progress
 from pocketvlm_measure.reports.page import jpeg_uri
@@ -43,7 +44,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A change with the patches kept before and after it: data URIs, one per picture in order."""
+    """A change with the patches kept before and after it: data URIs, one per picture or clip in
+    order."""
 
     change: Change
     before: Sequence[str]
@@ -66,7 +68,8 @@ def changes(evaluation: Evaluation) -> list[Change]:
 
 
 def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
-    """The changes, drawn; one whose picture cannot be drawn, or that has none, is left out."""
+    """The changes, drawn; one whose picture or clip cannot be drawn, or that has none, is left
+    out."""
     changed = changes(evaluation)
     if not changed:
         return
@@ -79,11 +82,11 @@ def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
         zip(changed, pairs, strict=True), desc="drawing", total=len(changed), leave=False
     )
     for change, pair in bar:
-        images = change.question.images
+        media = change.question.media
         try:
             drawn = [
-                draw_budgets(artifact, picture_of(image), pair, encoders, len(images))
-                for image in images
+                draw_budgets(artifact, source_of(shown), pair, encoders, len(media))
+                for shown in media
             ]
         except PocketVLMError:
             continue

@@ -47,16 +47,16 @@ def _plots(profile: Profile) -> Iterator[tuple[str, str]]:
 
 
 def _overlays(profile: Profile, artifact: Artifact) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """(picture, [(budget, data URI)]) of each picture given; noise is not drawn."""
+    """(name, [(budget, data URI)]) of each picture or clip given; noise is not drawn."""
     budgets = sorted({result.case.budget for result in profile.results}, reverse=True)
-    images = profile.question.images
+    media = profile.question.media
     encoders = open_encoders(
-        artifact, budgets if images else [], profile.results[0].case.vision_precision
+        artifact, budgets if media else [], profile.results[0].case.vision_precision
     )
-    for image in progress(images, desc="drawing", leave=False):
-        drawn = draw_budgets(artifact, image, budgets, encoders, len(images))
+    for path in progress(media, desc="drawing", leave=False):
+        drawn = draw_budgets(artifact, path, budgets, encoders, len(media))
         yield (
-            Path(image).name,
+            Path(path).name,
             [(budget, jpeg_uri(drawing)) for budget, (drawing, _) in drawn.items()],
         )
 

@@ -56,10 +56,13 @@ __all__ = [
     "TokenGrid",
     "caps_within",
     "counting_layout",
+    "counting_layouts",
     "layout_among",
     "layout_config",
     "make_layout",
+    "media_read",
     "open_layout",
+    "open_layouts",
     "slot_count",
     "tokens_before",
     "tokens_of_tile",
@@ -80,6 +83,26 @@ def open_layout(artifact: Artifact) -> Layout:
 def counting_layout(artifact: Artifact) -> Layout:
     """As `open_layout`, to count slots only: it reads no file."""
     return _under_caps(artifact, make_layout(layout_config(artifact.manifest)))
+
+
+def media_read(manifest: Manifest) -> tuple[Medium, ...]:
+    """The media that an artifact reads, the one that it is asked about unless another is named
+    first."""
+    # A layout that is unknown is refused where it is opened.
+    layout = LAYOUTS.get(manifest.vision.layout["name"])
+    return ("image" if layout is None else layout.medium,)
+
+
+def open_layouts(artifact: Artifact) -> dict[Medium, Layout]:
+    """`open_layout` of each medium that an artifact reads."""
+    layout = open_layout(artifact)
+    return {layout.medium: layout}
+
+
+def counting_layouts(artifact: Artifact) -> dict[Medium, Layout]:
+    """`counting_layout` of each medium that an artifact reads."""
+    layout = counting_layout(artifact)
+    return {layout.medium: layout}
 
 
 def _under_caps(artifact: Artifact, layout: Layout) -> Layout:

@@ -25,7 +25,11 @@ def processor_of(folder: Path | str) -> ProcessorMixin:
         **_read(folder / "preprocessor_config.json"),
         **_read(folder / "processor_config.json"),
     }
-    options = {key: stated[key] for key in ("image_seq_length",) if key in stated}
+    named = (
+        *("image_seq_length", "num_image_tokens"),
+        *("vision_feature_select_strategy", "vision_aspect_ratio"),
+    )
+    options = {key: stated[key] for key in named if key in stated}
     return _without_videos(getattr(transformers, stated["processor_class"]))(
         image_processor=images, tokenizer=tokenizer, chat_template=_template(folder), **options
     )

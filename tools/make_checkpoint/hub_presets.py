@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from make_checkpoint import internvl, qwen_vl
+from make_checkpoint import internvl, llava_onevision, qwen_vl
 from make_checkpoint.hub import HubFamily, HubPreset
 from make_checkpoint.presets import CALM, VOCABULARY
 
 HUB_FAMILIES: dict[str, HubFamily] = {
     "internvl": internvl.INTERNVL,
+    "llava_onevision": llava_onevision.LLAVA_ONEVISION,
     "qwen2_vl": qwen_vl.QWEN_VL,
     "qwen2_5_vl": qwen_vl.QWEN_VL,
 }
@@ -126,6 +127,24 @@ _TINY_QWEN25_VL = HubPreset(
     ties=True,
 )
 
+# A tile's edge is no multiple of a patch's, and its rows of tokens are odd in number, as published.
+_TINY_ONEVISION = HubPreset(
+    "llava_onevision",
+    {
+        **llava_onevision.VISION,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 37,
+        "patch_size": 7,  # 25 patches
+    },
+    {**llava_onevision.TEXT, **_TINY_TEXT, "max_window_layers": 3},
+    pictures=llava_onevision.PICTURES,
+    model=llava_onevision.MODEL,
+    ties=True,
+)
+
 HUB_PRESETS: dict[str, HubPreset] = {
     "tiny-internvl": _TINY_INTERNVL,
     # InternViT-6B's form, which InternVL3-38B and -78B have.
@@ -151,6 +170,29 @@ HUB_PRESETS: dict[str, HubPreset] = {
             "head_dim": 16,
             **_STRETCHED,
         }
+    ),
+    "tiny-llava-onevision": _TINY_ONEVISION,
+    # The dimensions of llava-hf/llava-onevision-qwen2-0.5b-ov-hf.
+    "llava-onevision-0.5b": _TINY_ONEVISION.but(
+        vision={
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 16,
+            "image_size": 384,
+            "patch_size": 14,
+        },
+        text={
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "vocab_size": 152000,
+            "max_position_embeddings": 32768,
+            "max_window_layers": 24,
+        },
+        **CALM,
     ),
     "tiny-qwen2-vl": _TINY_QWEN2_VL,
     "tiny-qwen2.5-vl": _TINY_QWEN25_VL,

@@ -5,6 +5,7 @@ from pocketvlm_export.families.base import Family
 from pocketvlm_export.families.internvl import InternVL
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.llava_next import LlavaNext
+from pocketvlm_export.families.llava_onevision import LlavaOnevision
 from pocketvlm_export.families.qwen2_vl import Qwen2VL, Qwen25VL
 from pocketvlm_export.families.smolvlm import Idefics3, SmolVLM
 from pocketvlm_export.families.spec import DecoderSpec, LayoutSpec, VisionSpec, VLMSpec
@@ -13,6 +14,7 @@ from pocketvlm_export.families.video_llava import VideoLlava
 _KNOWN: tuple[Family, ...] = (
     Llava(),
     LlavaNext(),
+    LlavaOnevision(),
     SmolVLM(),
     Idefics3(),
     VideoLlava(),

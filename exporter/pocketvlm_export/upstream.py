@@ -49,6 +49,7 @@ __all__ = [
     "int8_range",
     "model_class",
     "pack_image_features",
+    "pack_onevision_features",
     "picture_masks",
     "quantize_4bit",
     "quantize_int8",
@@ -292,6 +293,23 @@ def picture_masks(
         block_sequence_ids=numbers(is_visual.long()[None]),
     )
     return masks
+
+
+def pack_onevision_features(
+    config: PretrainedConfig,
+    tiles: torch.Tensor,
+    size: tuple[int, int],
+    newline: torch.Tensor,
+    aspect_ratio: str,
+) -> torch.Tensor:
+    """As `pack_image_features`, of LLaVA-OneVision: its method has a limit in ``aspect_ratio``, as
+    in ``anyres_max_9``, and takes a single tile for one of several pictures."""
+    model = model_class("llava_onevision", "LlavaOnevisionModel")
+    (features,), _ = model.pack_image_features(
+        SimpleNamespace(config=config), [tiles], [size], newline, aspect_ratio
+    )
+    packed: torch.Tensor = features
+    return packed
 
 
 def tile_grid(

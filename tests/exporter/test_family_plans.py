@@ -26,6 +26,7 @@ from pocketvlm_export.plan import make_plan
 PRUNERS_BY_DEFAULT = {
     "llava": "fastervlm",
     "llava_next": "fastervlm",
+    "llava_onevision": "divprune",
     "video_llava": "fastervlm",
     "smolvlm": "divprune",
     "idefics3": "divprune",
@@ -141,6 +142,7 @@ def test_who_asks_for_what_is_known_to_fail_is_warned(of_family, pruner):
 # A cap under which each family's processor states another number than its checkpoint's.
 NESTED = {
     "llava_next": ({"max_tiles": 2}, "image_grid_pinpoints"),
+    "llava_onevision": ({"max_tiles": 2}, "image_grid_pinpoints"),
     "smolvlm": ({"max_tiles": 1}, "size"),
     "idefics3": ({"max_tiles": 1}, "size"),
     "internvl": ({"max_tiles": 2}, "max_patches"),
@@ -175,6 +177,7 @@ def test_caps_are_written_where_transformers_looks_first(make_tiny, tmp_path, fa
     [
         ("tiny-smolvlm", {"max_tiles": 5}, "--max-tiles 5 is outside 1..4"),
         ("tiny-llava-next", {"max_tiles": 99}, "--max-tiles 99 is outside"),
+        ("tiny-llava-onevision", {"max_tiles": 37}, "--max-tiles 37 is outside 1..36"),
         (
             "tiny-qwen2-vl",
             {"fixed_size": (28 * 1000, 28 * 1000)},
@@ -189,7 +192,7 @@ def test_more_than_a_checkpoint_allows_is_refused(opened, preset, caps, message)
 
 def test_a_suggestion_that_changes_nothing_is_not_recorded(opened):
     suggested = Caps(max_tiles=50, suggested=frozenset({"max_tiles"}))
-    for preset in ("tiny-smolvlm", "tiny-llava-next"):
+    for preset in ("tiny-smolvlm", "tiny-llava-next", "tiny-llava-onevision"):
         plan = make_plan(opened(preset), ExportOptions(caps=suggested))
         assert plan.spec.caps.given == {}
 
@@ -233,6 +236,7 @@ READ_BY = {
     "vision_feature_layer": "parse",
     "vision_feature_select_strategy": "parse",
     "image_grid_pinpoints": "parse",
+    "vision_aspect_ratio": "parse",
     "downsample_ratio": "parse",
     "scale_factor": "parse",
     # Nothing that transformers' forward pass reads of a picture.

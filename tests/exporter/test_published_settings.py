@@ -97,6 +97,23 @@ PUBLISHED = {
             "processor_class": "LlavaNextProcessor",
         },
     ),
+    "a fine-tune of llava-hf/llava-onevision-qwen2-0.5b-ov-hf, saved by transformers 4.5x": (
+        "tiny-llava-onevision",
+        {"dtype": "float16", "quantization_config": None},
+        {"layer_types": ["full_attention"] * 3, "sliding_window": None},
+        {"attention_dropout": 0.0},
+        {
+            "crop_size": None,
+            "data_format": "channels_first",
+            "default_to_square": False,
+            "device": None,
+            "disable_grouping": None,
+            "do_center_crop": None,
+            "image_processor_type": "LlavaOnevisionImageProcessorFast",
+            "input_data_format": None,
+            "return_tensors": None,
+        },
+    ),
     "LanguageBind/Video-LLaVA-7B-hf": (
         "tiny-video-llava",
         _LLAVA,

@@ -28,7 +28,11 @@ def processor_of(folder: Path | str) -> ProcessorMixin:
         **_read(folder / "preprocessor_config.json"),
         **_read(folder / "processor_config.json"),
     }
-    options = {key: stated[key] for key in ("image_seq_length", "image_seq_len") if key in stated}
+    named = (
+        *("image_seq_length", "image_seq_len", "num_image_tokens"),
+        *("vision_feature_select_strategy", "vision_aspect_ratio"),
+    )
+    options = {key: stated[key] for key in named if key in stated}
     # SmolVLM's asks for a package that writes the number of a clip's frames in words.
     processing_smolvlm.num2words = processing_smolvlm.num2words or str
     family = getattr(transformers, stated["processor_class"])

@@ -24,6 +24,7 @@ TINY = sorted(name for name in HUB_PRESETS if name.startswith("tiny-"))
 INTERNVL = [name for name in TINY if HUB_PRESETS[name].family == "internvl"]
 QWEN = [name for name in TINY if HUB_PRESETS[name].family.startswith("qwen2")]
 SMOLVLM2 = [name for name in TINY if HUB_PRESETS[name].family == "smolvlm"]
+ONEVISION = ["tiny-llava-onevision"]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,8 @@ def test_ids_of_the_configuration_are_those_of_the_tokenizer(written, name):
     ids = tokenizer.get_vocab()
     assert max(ids.values()) < config.text_config.vocab_size
     expected = {"image_token_id": "<image>" if name in SMOLVLM2 else "<IMG_CONTEXT>"}
+    if name in ONEVISION:
+        expected = {"image_token_id": "<image>", "video_token_id": "<video>"}
     if name in QWEN:
         expected = {
             "image_token_id": "<|image_pad|>",
@@ -183,6 +186,17 @@ def test_slots_of_smolvlm2(written, name, size, rows, columns):
     assert inputs["pixel_values"].shape[1] == rows * columns + 1 + 4 * 4 + 1
 
 
+@pytest.mark.parametrize(("sizes", "slots"), [([(37, 37)], [55]), ([(74, 20), (37, 37)], [26] * 2)])
+def test_slots_of_llava_onevision(written, sizes, slots):
+    """A picture alone is whole and in parts; beside another it is one square."""
+    folder = written("tiny-llava-onevision")
+    inputs = prepare(folder, question(*(picture(*size) for size in sizes)))
+    pictures = "<image>" * sum(slots)
+    text = f"<|im_start|>user {pictures}\nwhat is it?<|im_end|><|im_start|>assistant\n"
+    file = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert inputs["input_ids"][0].tolist() == file.encode(text).ids
+
+
 @pytest.mark.parametrize("name", TINY)
 @torch.no_grad()
 def test_what_transformers_would_save_is_the_same_model(written, name, tmp_path):
@@ -241,6 +255,19 @@ def test_published_names_of_qwen(written):
             if not any(f".{part}." in key for part in ("1", "2", "3")) or "merger" in key
         }
         assert names == shared | own, name
+
+
+def test_published_names_of_llava_onevision(written):
+    """Those of llava-hf's uploads; there is no table for the output, and no head of the tower."""
+    names = stored(written("tiny-llava-onevision"))
+    assert {
+        "image_newline",
+        "language_model.model.embed_tokens.weight",
+        "multi_modal_projector.linear_1.weight",
+        "vision_tower.vision_model.embeddings.position_embedding.weight",
+        "vision_tower.vision_model.post_layernorm.weight",
+    } <= names
+    assert not any("lm_head" in name or ".head." in name for name in names)
 
 
 @pytest.mark.parametrize("name", INTERNVL)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from make_checkpoint import gemma3, internvl, lfm2_vl, qwen3_vl, qwen_vl, smolvlm2
+from make_checkpoint import gemma3, internvl, lfm2_vl, llava_onevision, qwen3_vl, qwen_vl, smolvlm2
 from make_checkpoint.hub import HubFamily, HubPreset
 from make_checkpoint.presets import CALM, VOCABULARY
 
@@ -10,6 +10,7 @@ HUB_FAMILIES: dict[str, HubFamily] = {
     "gemma3": gemma3.GEMMA3,
     "internvl": internvl.INTERNVL,
     "lfm2_vl": lfm2_vl.LFM2_VL,
+    "llava_onevision": llava_onevision.LLAVA_ONEVISION,
     "qwen2_vl": qwen_vl.QWEN_VL,
     "qwen2_5_vl": qwen_vl.QWEN_VL,
     "qwen3_vl": qwen3_vl.QWEN3_VL,
@@ -271,6 +272,24 @@ _SMOLVLM2_500M = HubPreset(
     **CALM,
 )
 
+# A tile's edge is no multiple of a patch's, and its rows of tokens are odd in number, as published.
+_TINY_ONEVISION = HubPreset(
+    "llava_onevision",
+    {
+        **llava_onevision.VISION,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 37,
+        "patch_size": 7,  # 25 patches
+    },
+    {**llava_onevision.TEXT, **_TINY_TEXT, "max_window_layers": 3},
+    pictures=llava_onevision.PICTURES,
+    model=llava_onevision.MODEL,
+    ties=True,
+)
+
 HUB_PRESETS: dict[str, HubPreset] = {
     "tiny-internvl": _TINY_INTERNVL,
     # InternViT-6B's form, which InternVL3-38B and -78B have.
@@ -314,6 +333,29 @@ HUB_PRESETS: dict[str, HubPreset] = {
         },
         pictures=lfm2_vl.PICTURES,
         model=lfm2_vl.MODEL,
+        **CALM,
+    ),
+    "tiny-llava-onevision": _TINY_ONEVISION,
+    # The dimensions of llava-hf/llava-onevision-qwen2-0.5b-ov-hf.
+    "llava-onevision-0.5b": _TINY_ONEVISION.but(
+        vision={
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 16,
+            "image_size": 384,
+            "patch_size": 14,
+        },
+        text={
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "vocab_size": 152000,
+            "max_position_embeddings": 32768,
+            "max_window_layers": 24,
+        },
         **CALM,
     ),
     "tiny-qwen2-vl": _TINY_QWEN2_VL,

@@ -7,6 +7,7 @@ from pocketvlm_export.families.internvl import InternVL
 from pocketvlm_export.families.lfm2_vl import Lfm2VL
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.llava_next import LlavaNext
+from pocketvlm_export.families.llava_onevision import LlavaOnevision
 from pocketvlm_export.families.qwen2_vl import Qwen2VL, Qwen25VL
 from pocketvlm_export.families.qwen3_vl import Qwen3VL
 from pocketvlm_export.families.smolvlm import Idefics3, SmolVLM
@@ -16,6 +17,7 @@ from pocketvlm_export.families.video_llava import VideoLlava
 _KNOWN: tuple[Family, ...] = (
     Llava(),
     LlavaNext(),
+    LlavaOnevision(),
     SmolVLM(),
     Idefics3(),
     VideoLlava(),

@@ -57,6 +57,7 @@ from pocketvlm_export.verification.reference import (
     decoder_reference,
     vision_reference,
 )
+from pocketvlm_export.verification.several import judge_several
 
 
 class ParityError(PocketVLMError):
@@ -102,6 +103,12 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
     if GATE_PRECISION in in_vision:
         rows = _rows(artifact, references, GATE_PRECISION)
         vision = judge_vision(rows, chain.from_iterable(references.vision.values()))
+        if layout.several is not None:
+            reference = references.vision[artifact.manifest.pruning.default_budget][-1]
+            batch = references.batches[-1]
+            several = judge_several(checkpoint, artifact, layout.several, batch, reference)
+            passed = vision["passed"] and several["passed"]
+            vision = {**vision, "several": several, "passed": passed}
     if GATE_PRECISION in in_decoder:
         answer = _answer(artifact, references, GATE_PRECISION)
         decoder = judge_answer(answer, references.decoder)

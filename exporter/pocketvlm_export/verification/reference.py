@@ -68,11 +68,16 @@ class VisionReference:
 
     def first(self, count: int) -> "VisionReference":
         """Return that of the first ``count`` rows of the batch."""
+        return self.part(0, count)
+
+    def part(self, start: int, count: int) -> "VisionReference":
+        """Return that of ``count`` rows of the batch."""
+        rows = slice(start, start + count)
         return VisionReference(
-            self.image_features[:count],
-            self.kept_indices[:count],
-            self.rankings[:count],
-            {name: values[:count] for name, values in self.extras.items()},
+            self.image_features[rows],
+            self.kept_indices[rows],
+            self.rankings[rows],
+            {name: values[rows] for name, values in self.extras.items()},
         )
 
 
@@ -270,11 +275,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, picture: str = "") -> Ints:
-    """Return the token ids of a question about one picture, as transformers' processors make them,
-    with its slots.
+def prompt_ids(
+    checkpoint: Checkpoint, prompt: str, slots: int, picture: str = "", *, pictures: int = 1
+) -> Ints:
+    """Return the token ids of a question about a picture, or several alike, as transformers'
+    processors make them, with the ``slots`` of all.
 
-    ``picture`` is the text in place of the picture, an image token for each tile in it; without it
+    ``picture`` is the text in place of a picture, an image token for each tile in it; without it
     there is one. Processors render the template to text and tokenize that once, without a second
     BOS where the template wrote one; a tokenizer's own ``apply_chat_template`` would add none at
     all.
@@ -283,7 +290,10 @@ def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, picture: str = "
     messages = [
         {
             "role": "user",
-            "content": [{"type": checkpoint.family.medium}, {"type": "text", "text": prompt}],
+            "content": [
+                *[{"type": checkpoint.family.medium}] * pictures,
+                {"type": "text", "text": prompt},
+            ],
         }
     ]
     template = chat_template(checkpoint.source.folder)

@@ -142,8 +142,8 @@ class Viewer:
         return self.encoder.check_budget(budget)
 
     def prepare(self, media: Sequence[Picture | Video], budget: int) -> list[PictureInput]:
-        """Read and preprocess the pictures of a prompt, or clips where the model reads those; raises
-        `PocketVLMError` for one that is refused, or for a budget that is not served."""
+        """Read and preprocess the pictures of a prompt, or its clips where the model reads those;
+        raises `PocketVLMError` for one that is refused, or for a budget that is not served."""
         budget, layout = self.check_budget(budget), layout_among(self.layout, len(media))
         return [self._prepare(self._open(medium), layout, budget) for medium in media]
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact, pick_precision
+from pocketvlm.artifact.manifest import CAUSAL
 from pocketvlm.decoders.base import (
     Segment,
     TokenSegment,
@@ -55,6 +56,7 @@ class _Size:
         vocab: tokens of the vocabulary.
         token_bytes: of one token in the cache, keys and values of all layers.
         positions: how tokens are numbered.
+        attention: which of them see each other.
     """
 
     context: int
@@ -62,6 +64,7 @@ class _Size:
     vocab: int
     token_bytes: int
     positions: Positions
+    attention: str = CAUSAL
 
 
 class LlamaCppDecoder:
@@ -80,6 +83,7 @@ class LlamaCppDecoder:
         name: str,
         settings: EngineSettings,
         f32_cache: bool,
+        attention: str = CAUSAL,
     ) -> None:
         """Load a file whose header has been read and checked; see `open` and `from_file`."""
         self._lib = library()
@@ -93,6 +97,7 @@ class LlamaCppDecoder:
             header.vocab,
             token_bytes=numbers * self.cache_value_bytes,
             positions=positions_named(header.positions),
+            attention=attention,
         )
         threads = settings.threads or physical_cores()
         check_process(threads)
@@ -135,7 +140,11 @@ class LlamaCppDecoder:
         precision = precision or spec.default_precisions["llama.cpp"]
         path = artifact.path(pick_precision(spec.gguf, precision, "GGUF decoder"))
         return cls._load(
-            path, expected_dimensions(spec), settings=settings, name=f"llama.cpp {precision}"
+            path,
+            expected_dimensions(spec),
+            settings=settings,
+            name=f"llama.cpp {precision}",
+            attention=spec.attention,
         )
 
     @classmethod
@@ -147,6 +156,7 @@ class LlamaCppDecoder:
         hidden: int,
         vocab: int,
         positions: str = "contiguous",
+        attention: str = CAUSAL,
         settings: EngineSettings = DEFAULT_SETTINGS,
         f32_cache: bool = False,
     ) -> Self:
@@ -158,6 +168,7 @@ class LlamaCppDecoder:
             hidden: width of the embeddings that the file must have.
             vocab: tokens that the file must have.
             positions: how its architecture must number tokens.
+            attention: which of them see each other.
             settings: see `open`.
             f32_cache: keep keys and values in float32 instead of float16.
 
@@ -171,6 +182,7 @@ class LlamaCppDecoder:
             settings=settings,
             name="llama.cpp",
             f32_cache=f32_cache,
+            attention=attention,
         )
 
     @classmethod
@@ -182,6 +194,7 @@ class LlamaCppDecoder:
         settings: EngineSettings,
         name: str,
         f32_cache: bool = False,
+        attention: str = CAUSAL,
     ) -> Self:
         header = read_header(path)
         header.check(path.name, **expected)
@@ -192,6 +205,7 @@ class LlamaCppDecoder:
             name=name,
             settings=settings,
             f32_cache=f32_cache,
+            attention=attention,
         )
 
     @property
@@ -248,7 +262,7 @@ class LlamaCppSequence:
         self._model: LlamaModel | None = model
         self._size = size
         self._contexts: list[LlamaContext] = []  # one or none
-        self._track = Track(size.positions)
+        self._track = Track(size.positions, size.attention)
         self.dropped = 0
         self.timings_ms: dict[str, float] = {}
 
@@ -309,7 +323,13 @@ class LlamaCppSequence:
         numbers, after = before.extended(segments)
         context = self._reserve(after.end.length)
         try:
-            for batch in batches(segments, numbers, planes=context.planes, limit=context.batch):
+            for batch in batches(
+                segments,
+                numbers,
+                planes=context.planes,
+                limit=context.batch,
+                attention=self._size.attention,
+            ):
                 self._feed(context, batch)
             logits = self._logits(context)
             self._track = after
@@ -330,6 +350,8 @@ class LlamaCppSequence:
             batch.embd = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         if read.pos is not None:
             batch.pos = read.pos.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        # Always said: an interrupt may have come before it was taken back.
+        self._lib.llama_set_causal_attn(context.pointer, read.causal)
         if code := self._lib.llama_decode(context.pointer, batch):
             raise EngineError(
                 f"llama.cpp failed on {len(values)} tokens with code {code}{complaint()}",

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from transformers import (
     Gemma2ForCausalLM,
-    GemmaForCausalLM,
     Gemma3ForCausalLM,
+    GemmaForCausalLM,
     LlamaForCausalLM,
     MistralForCausalLM,
     PretrainedConfig,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import gguf
 
+from pocketvlm.artifact.manifest import PROMPT
 from pocketvlm.decoders import gguf_header
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.families import DecoderSpec
@@ -61,6 +62,13 @@ def architecture(spec: DecoderSpec) -> Architecture:
     """Return how a decoder is written; raises `CheckpointError` where llama.cpp would compute
     something else."""
     config = spec.config
+    if spec.attention == PROMPT:
+        raise CheckpointError(
+            f"this {config.model_type} decoder cannot run in llama.cpp (all tokens of a prompt see "
+            "each other, and llama.cpp reads those of text and of pictures apart)",
+            advice="export it with --decoder onnx",
+            setting="decoder",
+        )
     arch = ARCHITECTURES.get(config.model_type)
     if arch is None:
         raise CheckpointError(

@@ -6,6 +6,7 @@ from pocketvlm_export.families.gemma3 import Gemma3
 from pocketvlm_export.families.internvl import InternVL
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.llava_next import LlavaNext
+from pocketvlm_export.families.paligemma import PaliGemma
 from pocketvlm_export.families.qwen2_vl import Qwen2VL, Qwen25VL
 from pocketvlm_export.families.smolvlm import Idefics3, SmolVLM
 from pocketvlm_export.families.spec import DecoderSpec, LayoutSpec, VisionSpec, VLMSpec
@@ -21,6 +22,7 @@ _KNOWN: tuple[Family, ...] = (
     Qwen2VL(),
     Qwen25VL(),
     Gemma3(),
+    PaliGemma(),
 )
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _KNOWN}
 

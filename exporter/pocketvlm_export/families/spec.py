@@ -109,7 +109,8 @@ class DecoderSpec:
     """A language model's dimensions.
 
     ``context`` is the longest sequence in tokens, ``positions`` how they are numbered, one of
-    `pocketvlm.decoders.positions.POSITIONS`, ``attention`` which of them see each other, one of
+    `pocketvlm.decoders.positions.POSITIONS`, and ``first_position`` the number of the first.
+    ``attention`` is which of them see each other, one of
     `pocketvlm.artifact.manifest.ATTENTIONS`.
     """
 
@@ -123,6 +124,7 @@ class DecoderSpec:
     context: int
     tied: bool
     positions: str = "contiguous"
+    first_position: int = 0
     attention: str = CAUSAL
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
+    GemmaForCausalLM,
     LlamaForCausalLM,
     MistralForCausalLM,
     PretrainedConfig,
@@ -56,6 +58,8 @@ class TextModel:
 
 
 TEXT_MODELS: Mapping[str, TextModel] = {
+    "gemma": TextModel(GemmaForCausalLM, scaled=True),
+    "gemma2": TextModel(Gemma2ForCausalLM, scaled=True),
     "gemma3_text": TextModel(Gemma3ForCausalLM, scaled=True),
     "llama": TextModel(LlamaForCausalLM),
     "mistral": TextModel(MistralForCausalLM),

@@ -13,6 +13,9 @@ from pocketvlm_export.gguf.rope import has_sections, needs_factors
 from pocketvlm_export.gguf.windows import has_windows
 
 
+_LAYERS_OF_27B = 62  # by which llama.cpp knows Gemma 3 27B, see `Architecture.own_scale`
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One of llama.cpp's architectures.
@@ -29,7 +32,7 @@ class Architecture:
             with frequencies of their own.
         norm_offset: what is added to the weights of norms, which transformers adds when it runs.
         own_scale: products of queries and keys are scaled by the width of a head, whatever the
-            checkpoint states.
+            checkpoint states; of the 27B by hidden size over heads.
         rounds: llama.cpp looks the activation up in a table of float16, so that no file of it is
             exact: measured 3e-4 of the largest logit, and 3e-5 where transformers rounds likewise.
     """
@@ -85,6 +88,13 @@ def architecture(spec: DecoderSpec) -> Architecture:
     """Return how a decoder is written; raises `CheckpointError` where llama.cpp would compute
     something else."""
     config = spec.config
+    if spec.attention == PROMPT:
+        raise CheckpointError(
+            f"this {config.model_type} decoder cannot run in llama.cpp (all tokens of a prompt see "
+            "each other, and llama.cpp reads those of text and of pictures apart)",
+            advice="export it with --decoder onnx",
+            setting="decoder",
+        )
     arch = ARCHITECTURES.get(config.model_type)
     if arch is None:
         raise CheckpointError(
@@ -95,17 +105,18 @@ def architecture(spec: DecoderSpec) -> Architecture:
         )
     activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
     scaled_by = getattr(config, "query_pre_attn_scalar", spec.head_dim)
+    # As llama.cpp has it for the largest of the kind.
+    largest = spec.layers == _LAYERS_OF_27B
+    their_scale = spec.hidden // spec.heads if largest else spec.head_dim
     problems = {
         f"hidden_act is {activation}, llama.cpp has {arch.activation}": (
             activation != arch.activation
         ),
-        f"query_pre_attn_scalar is {scaled_by}, llama.cpp has {spec.head_dim}": (
-            arch.own_scale and scaled_by != spec.head_dim
+        f"query_pre_attn_scalar is {scaled_by}, llama.cpp has {their_scale}": (
+            arch.own_scale and scaled_by != their_scale
         ),
         "its windows are not of the kind that llama.cpp has: every layer but one of so many, with "
         "plain frequencies in them": arch.windows and not has_windows(config),
-        "all tokens of a prompt see each other, and llama.cpp reads text and pictures one after "
-        "the other": spec.attention == PROMPT,
         f"its heads make {config.num_attention_heads * spec.head_dim} of a hidden size of "
         f"{spec.hidden}": (
             not arch.free_heads and config.num_attention_heads * spec.head_dim != spec.hidden

@@ -15,7 +15,8 @@ _BOTH = [0, 2, 3, 1]  # one after the other, as the optimizer merges them
 
 @dataclass(frozen=True)
 class Attention:
-    """softmax(query key^T * scale + bias) value.
+    """softmax(query key^T * scale + bias) value, where before the bias is added products p may be
+    softcap * tanh(p / softcap).
 
     Attributes:
         query, key, value: (batch, heads, tokens, d) each; keys and values are already repeated for
@@ -25,6 +26,7 @@ class Attention:
         output: (batch, queries, heads * d), the heads joined.
         last: the node that gives ``output``.
         tokens_first: whether ``key`` is (batch, tokens, heads, d).
+        softcap: what bounds the products, 0 where nothing does.
     """
 
     query: ir.Value
@@ -35,6 +37,7 @@ class Attention:
     output: ir.Value
     last: ir.Node
     tokens_first: bool = False
+    softcap: float = 0.0
 
 
 def attentions(graph: ir.Graph) -> Iterator[Attention]:
@@ -123,12 +126,13 @@ def _around(softmax: ir.Node) -> Attention | None:
     scores, bias = softmax.inputs[0], None
     if (added := made_by(scores, "Add")) is not None:
         scores, bias = added.inputs
+    scores, softcap = uncapped(scores)
     scaled = made_by(scores, "Mul")
     scale = number(scaled.inputs[1]) if scaled is not None else None
     product = made_by(scaled.inputs[0], "MatMul") if scaled is not None else None
-    mixed = _only_reader(softmax.outputs[0], "MatMul")
-    turned_back = _only_reader(mixed.outputs[0], "Transpose") if mixed is not None else None
-    last = _only_reader(turned_back.outputs[0], "Reshape") if turned_back is not None else None
+    mixed = only_reader(softmax.outputs[0], "MatMul")
+    turned_back = only_reader(mixed.outputs[0], "Transpose") if mixed is not None else None
+    last = only_reader(turned_back.outputs[0], "Reshape") if turned_back is not None else None
     if scale is None or product is None or mixed is None or last is None:
         return None
     query, value = product.inputs[0], mixed.inputs[1]
@@ -137,10 +141,24 @@ def _around(softmax: ir.Node) -> Attention | None:
         key = turned(product.inputs[1], _BOTH)
     if query is None or key is None or value is None or turned(last.inputs[0], HEADS_FIRST) is None:
         return None
-    return Attention(query, key, value, bias, scale, last.outputs[0], last, tokens_first)
+    return Attention(query, key, value, bias, scale, last.outputs[0], last, tokens_first, softcap)
 
 
-def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
+def uncapped(scores: ir.Value | None) -> tuple[ir.Value | None, float]:
+    """Of softcap * tanh(p / softcap) p and the softcap; of anything else itself and 0."""
+    widened = made_by(scores, "Mul")
+    bounded = made_by(widened.inputs[0], "Tanh") if widened is not None else None
+    narrowed = made_by(bounded.inputs[0], "Div") if bounded is not None else None
+    if widened is None or narrowed is None:
+        return scores, 0.0
+    softcap = number(widened.inputs[1])
+    if softcap is None or softcap <= 0 or softcap != number(narrowed.inputs[1]):
+        return scores, 0.0
+    return narrowed.inputs[0], softcap
+
+
+def only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
+    """The node that alone reads ``value``, as its first input, if it is of this type."""
     uses = value.uses()
     node = uses[0].node if len(uses) == 1 and uses[0].idx == 0 else None
     return node if node is not None and node.op_type == op_type else None

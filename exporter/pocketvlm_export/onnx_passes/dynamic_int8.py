@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from pocketvlm_export import upstream
+from pocketvlm_export.onnx_passes.attention import number as number_of
+from pocketvlm_export.onnx_passes.attention import only_reader
 from pocketvlm_export.onnx_passes.weights import (
     Spec,
     lazy_weights,
@@ -82,9 +84,14 @@ def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _returned_rows(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value]]:
-    """Look-ups in a float32 table that are an output of the graph, with the table."""
+    """Look-ups in a float32 table that are an output of the graph, times a number or not, with the
+    table."""
     for node, table in table_lookups(graph):
-        if node.outputs[0].is_graph_output():
+        rows = node.outputs[0]
+        scaled = only_reader(rows, "Mul")
+        if scaled is not None and number_of(scaled.inputs[1]) is not None:
+            rows = scaled.outputs[0]
+        if rows.is_graph_output():
             yield node, table
 
 

@@ -101,6 +101,7 @@ def _fuse(
         "num_heads": _size(attention.query, 1),
         "kv_num_heads": _size(keys.past, 1),
         "scale": attention.scale,
+        **({"softcap": attention.softcap} if attention.softcap else {}),
         **own,
     }
     node = ir.node(

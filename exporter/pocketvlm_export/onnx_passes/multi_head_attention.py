@@ -59,6 +59,7 @@ def _heads(attention: Attention) -> int:
 def _fits(attention: Attention) -> bool:
     return (
         attention.bias is None
+        and not attention.softcap
         and all(_is_split(*part) for part in _parts(attention))
         and _heads(attention) > 0
     )

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
+from pocketvlm_export.onnx_passes.attention import uncapped
 from pocketvlm_export.onnx_passes.weights import (
     remove_unread,
     replace_node,
@@ -15,7 +16,7 @@ LOGITS = "logits"
 
 class TieHead(ir.passes.InPlacePass):
     """Replace MatMul(x, W) that makes the logits by Gemm(x, table, transB=1), where W (hidden,
-    vocab) is table^T.
+    vocab) is table^T. Behind the product the logits may be softcapped.
 
     Prefill and decode take as long either way: ONNX Runtime packs the one as it packs the other.
     """
@@ -43,7 +44,7 @@ class TieHead(ir.passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """No product with a weight makes the logits any more."""
-        if any(node.outputs[0].name == LOGITS for node, _ in weight_products(model.graph)):
+        if _product(model.graph) is not None:
             raise ir.passes.PostconditionError("the head is still stored transposed")
 
 
@@ -71,10 +72,19 @@ class UntieHead(ir.passes.InPlacePass):
 
 
 def _head(graph: ir.Graph) -> tuple[ir.Node, ir.Value]:
-    for node, weight in weight_products(graph):
-        if node.outputs[0].name == LOGITS:
-            return node, weight
+    if (product := _product(graph)) is not None:
+        return product
     raise ir.passes.PreconditionError(f"{LOGITS} are no product with a weight")
+
+
+def _product(graph: ir.Graph) -> tuple[ir.Node, ir.Value] | None:
+    """The product with a weight that the logits are, softcapped or not."""
+    logits = next((value for value in graph.outputs if value.name == LOGITS), None)
+    scores, _ = uncapped(logits)
+    return next(
+        ((node, weight) for node, weight in weight_products(graph) if node.outputs[0] is scores),
+        None,
+    )
 
 
 def _sizes(graph: ir.Graph, name: str, sizes: list[int]) -> ir.Value:

@@ -107,6 +107,7 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             gguf=_present(plan.gguf, present),
             fastv=plan.options.fastv,
             positions=spec.decoder.positions,
+            first_position=spec.decoder.first_position,
             attention=spec.decoder.attention,
             picture_text=spec.picture_text,
             layers=spec.decoder.layers,

@@ -92,6 +92,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "in_order": _in_order(layout),
         "positions": decoder.positions,
         "axes": axes,
+        **({"first_position": first} if (first := decoder.first_position) else {}),
         "numbering": positions_named(decoder.positions).recipe,
         "token_edge": _token_edge(layout) if axes > 1 else None,
         "grid": _grid(layout),

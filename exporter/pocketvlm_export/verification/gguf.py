@@ -47,6 +47,7 @@ def measure_gguf(
         vocab=spec.vocab,
         positions=spec.positions,
         attention=spec.attention,
+        first_position=spec.first_position,
         # Several wait for each other at every operation, which on a busy machine takes minutes.
         settings=EngineSettings(threads=1),
         f32_cache=True,

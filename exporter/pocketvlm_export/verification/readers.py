@@ -12,6 +12,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from pocketvlm.artifact.manifest import FastV
+from pocketvlm.decoders.track import joined_planes
 from pocketvlm_export import upstream
 from pocketvlm_export.verification.oracles import Ranking
 
@@ -43,7 +44,7 @@ class Dropping:
 
 @dataclass(frozen=True)
 class PromptPositions:
-    """Where the tokens of a prompt stand, for models that number them by rows and columns.
+    """Where the tokens of a prompt stand, for models that do not number them 0, 1, 2, ...
 
     Attributes:
         ids: int64 (axes, S).
@@ -94,7 +95,9 @@ class PlainReader:
         positions: npt.NDArray[np.int64] | None,
         masks: Any = None,
     ) -> torch.Tensor:
-        where = {} if positions is None else {"position_ids": torch.from_numpy(positions)[:, None]}
+        where = {}
+        if positions is not None:  # (1, S), or (axes, 1, S)
+            where = {"position_ids": torch.from_numpy(joined_planes([positions], len(positions)))}
         seen = {} if masks is None else {"attention_mask": masks}
         output = self._model(
             inputs_embeds=inputs_embeds,

@@ -18,12 +18,7 @@ import torch
 
 from pocketvlm.artifact.manifest import FastV, Pruning
 from pocketvlm_export import upstream
-from pocketvlm_export.checkpoint import (
-    chat_template,
-    generation_settings,
-    load_tokenizer,
-    text_ids,
-)
+from pocketvlm_export.checkpoint import generation_settings, text_ids
 from pocketvlm_export.families.spec import VLMSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component, release_memory
@@ -277,17 +272,8 @@ def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, picture: str = "
     BOS where the template wrote one; a tokenizer's own ``apply_chat_template`` would add none at
     all.
     """
-    tokenizer = load_tokenizer(checkpoint.source.folder)
-    messages = [
-        {
-            "role": "user",
-            "content": [{"type": checkpoint.family.medium}, {"type": "text", "text": prompt}],
-        }
-    ]
-    template = chat_template(checkpoint.source.folder)
-    text = tokenizer.apply_chat_template(
-        messages, chat_template=template, add_generation_prompt=True, tokenize=False
-    )
+    family, folder = checkpoint.family, checkpoint.source.folder
+    tokenizer, text = family.tokenizer(folder), family.reference_prompt(folder, prompt)
     if picture:
         token = str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id))
         around = checkpoint.spec.picture_text
@@ -304,11 +290,16 @@ def prompt_positions(
     """Return the positions of a prompt about one pruned picture: those that transformers gives the
     unpruned one, without those of what is dropped. The answer goes on where it would have.
 
-    None where the family's positions are 0, 1, 2, ... whatever is dropped.
+    Where tokens count on from a first position, whatever is dropped, they do so; None where that
+    is 0.
     """
+    spec = checkpoint.spec
+    if first := spec.decoder.first_position:
+        following = first + len(prompt_ids(checkpoint, prompt, len(picture.features), picture.text))
+        return PromptPositions(np.arange(first, following)[None], following)
     if picture.grid is None or picture.kept is None:
         return None
-    spec, tokens = checkpoint.spec, picture.grid[0] * picture.grid[1]
+    tokens = picture.grid[0] * picture.grid[1]
     ids = prompt_ids(checkpoint, prompt, tokens, picture.text)
     positions = spec.family.reference_positions(spec, ids, picture.grid)
     if positions is None:

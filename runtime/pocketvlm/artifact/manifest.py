@@ -167,9 +167,10 @@ class DecoderSpec:
     ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables``
     maps each decoder's precision to that of the table in ``embed`` that it reads. With
     ``fastv`` the graphs are of another kind, which drops visual tokens on its way. ``positions`` is
-    how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`. ``attention`` is
-    which of them see each other, one of `ATTENTIONS`. ``picture_text`` is None where the template
-    writes the image token itself, and with it all that stands around.
+    how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`, and
+    ``first_position`` is the number of a sequence's first token. ``attention`` is which of them see
+    each other, one of `ATTENTIONS`. ``picture_text`` is None where the template writes the image
+    token itself, and with it all that stands around.
     """
 
     engines: tuple[str, ...]
@@ -191,6 +192,7 @@ class DecoderSpec:
     tables: Mapping[str, str] = field(default_factory=dict)
     fastv: FastV | None = None
     positions: str = "contiguous"
+    first_position: int = field(default=0, metadata=_UNSAID)
     attention: str = field(default=CAUSAL, metadata=_UNSAID)
     picture_text: PictureText | None = field(default=None, metadata=_UNSAID)
 

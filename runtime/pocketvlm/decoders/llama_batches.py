@@ -38,6 +38,7 @@ def batches(
     *,
     planes: int,
     limit: int,
+    counts: bool | None = None,
     attention: str = CAUSAL,
 ) -> Iterator[Batch]:
     """Batches of at most ``limit`` tokens; each is either text or of pictures.
@@ -46,17 +47,20 @@ def batches(
         segments: what is read.
         numbers: the positions of each, int64 (axes, n).
         planes: how many numbers of an embedding's position llama.cpp reads, `LlamaModel.planes`.
-            With one it counts by itself, and neighbouring pictures are read at once.
+            With one, neighbouring pictures are read at once.
         limit: tokens.
+        counts: whether llama.cpp counts positions by itself, which it does from 0 on; None where
+            it can, with one plane.
         attention: which see each other, `pocketvlm.artifact.manifest.ATTENTIONS`.
 
     Raises:
         EngineError: tokens of a picture that see each other are more than are read at once.
     """
+    counts = planes == 1 if counts is None else counts
     two_way = attention != CAUSAL
     for run in _runs(segments, numbers, join_pictures=planes == 1 and not two_way):
         values = _joined([segment for segment, _ in run])
-        positions = None if planes == 1 else np.concatenate([each for _, each in run], axis=1)
+        positions = None if counts else np.concatenate([each for _, each in run], axis=1)
         causal = not (two_way and values.ndim > 1)
         if not causal and len(values) > limit:
             raise EngineError(

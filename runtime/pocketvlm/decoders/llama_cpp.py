@@ -57,6 +57,7 @@ class _Size:
         token_bytes: of one token in the cache, keys and values of all layers.
         positions: how tokens are numbered.
         attention: which of them see each other.
+        first_position: of the first of them.
     """
 
     context: int
@@ -65,6 +66,7 @@ class _Size:
     token_bytes: int
     positions: Positions
     attention: str = CAUSAL
+    first_position: int = 0
 
 
 class LlamaCppDecoder:
@@ -84,6 +86,7 @@ class LlamaCppDecoder:
         settings: EngineSettings,
         f32_cache: bool,
         attention: str = CAUSAL,
+        first_position: int = 0,
     ) -> None:
         """Load a file whose header has been read and checked; see `open` and `from_file`."""
         self._lib = library()
@@ -98,6 +101,7 @@ class LlamaCppDecoder:
             token_bytes=numbers * self.cache_value_bytes,
             positions=positions_named(header.positions),
             attention=attention,
+            first_position=first_position,
         )
         threads = settings.threads or physical_cores()
         check_process(threads)
@@ -145,6 +149,7 @@ class LlamaCppDecoder:
             settings=settings,
             name=f"llama.cpp {precision}",
             attention=spec.attention,
+            first_position=spec.first_position,
         )
 
     @classmethod
@@ -159,6 +164,7 @@ class LlamaCppDecoder:
         attention: str = CAUSAL,
         settings: EngineSettings = DEFAULT_SETTINGS,
         f32_cache: bool = False,
+        first_position: int = 0,
     ) -> Self:
         """Open a GGUF file.
 
@@ -171,6 +177,7 @@ class LlamaCppDecoder:
             attention: which of them see each other.
             settings: see `open`.
             f32_cache: keep keys and values in float32 instead of float16.
+            first_position: the number of a sequence's first token.
 
         Raises:
             PocketVLMError: llama-cpp-python is missing, or the file is damaged, unsafe to open, or
@@ -183,6 +190,7 @@ class LlamaCppDecoder:
             name="llama.cpp",
             f32_cache=f32_cache,
             attention=attention,
+            first_position=first_position,
         )
 
     @classmethod
@@ -195,6 +203,7 @@ class LlamaCppDecoder:
         name: str,
         f32_cache: bool = False,
         attention: str = CAUSAL,
+        first_position: int = 0,
     ) -> Self:
         header = read_header(path)
         header.check(path.name, **expected)
@@ -206,6 +215,7 @@ class LlamaCppDecoder:
             settings=settings,
             f32_cache=f32_cache,
             attention=attention,
+            first_position=first_position,
         )
 
     @property
@@ -262,7 +272,7 @@ class LlamaCppSequence:
         self._model: LlamaModel | None = model
         self._size = size
         self._contexts: list[LlamaContext] = []  # one or none
-        self._track = Track(size.positions, size.attention)
+        self._track = Track(size.positions, size.attention, first=size.first_position)
         self.dropped = 0
         self.timings_ms: dict[str, float] = {}
 
@@ -323,11 +333,13 @@ class LlamaCppSequence:
         numbers, after = before.extended(segments)
         context = self._reserve(after.end.length)
         try:
+            counts = context.planes == 1 and self._size.first_position == 0
             for batch in batches(
                 segments,
                 numbers,
                 planes=context.planes,
                 limit=context.batch,
+                counts=counts,
                 attention=self._size.attention,
             ):
                 self._feed(context, batch)

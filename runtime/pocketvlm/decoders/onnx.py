@@ -141,7 +141,8 @@ class OnnxSequence:
         self._graphs: Graphs | None = graphs
         self._spec = graphs.spec
         self._cache: list[ort.OrtValue] = []
-        self._track = Track(positions_named(graphs.spec.positions), graphs.spec.attention)
+        spec = graphs.spec
+        self._track = Track(positions_named(spec.positions), spec.attention, spec.first_position)
         self.timings_ms: dict[str, float] = {}
 
     @property

@@ -37,16 +37,18 @@ class Track:
         attention: which of them see each other, `pocketvlm.artifact.manifest.ATTENTIONS`. What a
             token that sees later ones has put into the cache holds for these alone: it is left
             out with them.
+        first: the position of the first of them.
     """
 
     positions: Positions
     attention: str = CAUSAL
+    first: int = 0
     _stretches: tuple[_Stretch, ...] = ()
 
     @property
     def end(self) -> Mark:
         """Behind the last token."""
-        return self._stretches[-1].end if self._stretches else Mark(0, 0)
+        return self._stretches[-1].end if self._stretches else Mark(0, self.first)
 
     def extended(self, segments: Sequence[Segment]) -> tuple[list[Ints], Track]:
         """Positions of each further segment, int64 (axes, n), and the track with all of them.

@@ -33,6 +33,14 @@ def test_a_manifest_survives_the_round_trip(artifact_dir):
     assert list(manifest.to_dict())[:2] == ["schema_version", "artifact_id"]
 
 
+def test_what_most_manifests_say_by_leaving_it_out_is_not_written(artifact_dir):
+    data = read_manifest(artifact_dir)
+    assert "first_position" not in Manifest.from_dict(data).to_dict()["decoder"]
+    data["decoder"]["first_position"] = 1
+    manifest = Manifest.from_dict(data)
+    assert manifest.to_dict()["decoder"]["first_position"] == manifest.decoder.first_position == 1
+
+
 def test_later_fields_and_minor_versions_are_accepted(artifact_dir):
     data = read_manifest(artifact_dir)
     data["schema_version"] = "2.7"

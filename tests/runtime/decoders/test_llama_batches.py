@@ -71,3 +71,10 @@ def test_neighbours_are_read_at_once_where_positions_allow_it():
     segments = [text(2), text(3), picture(1, 2), picture(2, 2), text(1)]
     for name, sizes in (("contiguous", [5, 6, 1]), ("mrope", [5, 2, 4, 1])):
         assert [len(batch.values) for batch in fed(segments, name, 50)[0]] == sizes
+
+
+def test_positions_that_llama_cpp_would_count_otherwise_come_with_each_batch():
+    segments = [text(2), picture(1, 3), picture(1, 1), text(1)]
+    numbers, _ = Track(positions_named("contiguous"), first=1).extended(segments)
+    made = list(batches(segments, numbers, planes=1, limit=3, counts=False))
+    assert [batch.pos.tolist() for batch in made] == [[1, 2], [3, 4, 5], [6], [7]]

@@ -368,3 +368,18 @@ def test_no_text_ends_the_process(tmp_path, architecture):
 
 def test_no_request_ends_the_process(file, tmp_path):
     assert hostile(file, tmp_path, "limits") == ["refused"] * 12 + ["used"]
+
+
+def test_positions_from_one_on(file, twin):
+    decoder = opened(file, first_position=1)
+    try:
+        sequence, embeddings = decoder.sequence(), [*twin.embed[[7, 3]], *picture(5)]
+        sequence.prefill([tokens(7, 3), EmbeddingSegment(picture(5))])
+        assert (sequence.length, sequence.next_position) == (7, 8)
+        sequence.keep(4)
+        assert (sequence.length, sequence.next_position) == (4, 5)
+        logits = sequence.decode(9)
+        assert (sequence.length, sequence.next_position) == (5, 6)
+        assert_logits(logits, twin, [*embeddings[:4], twin.embed[9]])
+    finally:
+        decoder.close()

@@ -1,6 +1,8 @@
 """The ONNX decoder and its cache, against causal attention in numpy over the whole sequence at
 once."""
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
@@ -208,3 +210,20 @@ def test_the_table_that_goes_with_a_decoder(tmp_path):
     write_manifest(tmp_path / "a", manifest)
     logits = open_decoder(Artifact.open(tmp_path / "a")).sequence().prefill([tokens(5)])
     assert_logits(logits, weights, [weights.embed[5]])
+
+
+def test_positions_from_one_on(tmp_path):
+    weights = write_artifact(tmp_path / "a")
+    manifest = read_manifest(tmp_path / "a")
+    manifest["decoder"]["first_position"] = 1
+    write_manifest(tmp_path / "a", manifest)
+    sequence = open_decoder(Artifact.open(tmp_path / "a")).sequence()
+    shifted = dataclasses.replace(weights, position=weights.position[1:])
+    embeddings = []
+    for token in (7, 3, 250):  # one by one: this graph reads off positions what a query sees
+        embeddings.append(weights.embed[token])
+        assert_logits(sequence.prefill([tokens(token)]), shifted, embeddings)
+    assert (sequence.length, sequence.next_position) == (3, 4)
+    sequence.keep(1)
+    assert (sequence.length, sequence.next_position) == (1, 2)
+    assert_logits(sequence.decode(9), shifted, [embeddings[0], weights.embed[9]])

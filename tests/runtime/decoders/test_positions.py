@@ -213,3 +213,14 @@ def test_pictures_that_do_not_say_where_their_tokens_are_refused(segment, messag
     assert refusal.value.expected
     assert "\n" not in str(refusal.value)
     numbered([text(1), EmbeddingSegment(segment.inputs_embeds)], "contiguous")
+
+
+@given(st.integers(0, 5), st.lists(st.integers(0, 6), max_size=4), st.integers(0, 24))
+def test_tokens_count_on_from_the_first_position(first, counts, length):
+    segments = [text(*range(count)) for count in counts]
+    numbers, track = Track(positions_named("contiguous"), first=first).extended(segments)
+    total = sum(counts)
+    assert [number for each in numbers for number in each[0]] == [*range(first, first + total)]
+    assert track.end == (total, first + total)
+    kept = min(length, total)
+    assert track.cut(length).end == (kept, first + kept)

@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from make_checkpoint import gemma3, internvl, lfm2_vl, llava_onevision, qwen3_vl, qwen_vl, smolvlm2
+from make_checkpoint import (
+    gemma3,
+    internvl,
+    lfm2_vl,
+    llava_onevision,
+    paligemma,
+    qwen3_vl,
+    qwen_vl,
+    smolvlm2,
+)
 from make_checkpoint.hub import HubFamily, HubPreset
 from make_checkpoint.presets import CALM, VOCABULARY
 
@@ -11,6 +20,7 @@ HUB_FAMILIES: dict[str, HubFamily] = {
     "internvl": internvl.INTERNVL,
     "lfm2_vl": lfm2_vl.LFM2_VL,
     "llava_onevision": llava_onevision.LLAVA_ONEVISION,
+    "paligemma": paligemma.PALIGEMMA,
     "qwen2_vl": qwen_vl.QWEN_VL,
     "qwen2_5_vl": qwen_vl.QWEN_VL,
     "qwen3_vl": qwen3_vl.QWEN3_VL,
@@ -183,6 +193,46 @@ _TINY_GEMMA3 = HubPreset(
     pictures={**gemma3.PICTURES, "size": {"height": 112, "width": 112}},
     model={**gemma3.MODEL, "mm_tokens_per_image": 16},
     generation=gemma3.GENERATION,
+    ties=True,
+)
+_SIGLIP = {
+    **paligemma.VISION,
+    "hidden_size": 32,
+    "image_size": 42,
+    "intermediate_size": 48,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 3,
+    "patch_size": 7,  # 36 patches, each of them a token
+}
+_TINY_PALIGEMMA = HubPreset(
+    "paligemma",
+    _SIGLIP,
+    {
+        **paligemma.GEMMA2,
+        **_TINY_TEXT,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 24,  # fewer than a picture's tokens, where it is 4096 as published
+        "vocab_size": paligemma.VOCABULARY,
+    },
+    pictures=paligemma.PICTURES,
+    model={"num_hidden_layers": 3, "transformers_version": "4.46.0.dev0"},
+    generation={"cache_implementation": "hybrid", "transformers_version": "4.46.0.dev0"},
+    ties=True,
+)
+_TINY_PALIGEMMA_1 = HubPreset(
+    "paligemma",
+    _SIGLIP,
+    {
+        **paligemma.GEMMA,
+        **_TINY_TEXT,
+        "head_dim": 16,
+        "num_key_value_heads": 1,
+        "vocab_size": paligemma.VOCABULARY,
+    },
+    pictures=paligemma.PICTURES,
+    model={"transformers_version": "4.41.0.dev0"},
+    generation={"transformers_version": "4.41.0.dev0"},
     ties=True,
 )
 
@@ -358,6 +408,8 @@ HUB_PRESETS: dict[str, HubPreset] = {
         },
         **CALM,
     ),
+    "tiny-paligemma": _TINY_PALIGEMMA,
+    "tiny-paligemma-gemma": _TINY_PALIGEMMA_1,
     "tiny-qwen2-vl": _TINY_QWEN2_VL,
     "tiny-qwen2.5-vl": _TINY_QWEN25_VL,
     "tiny-smolvlm2": _TINY_SMOLVLM2,

@@ -8,6 +8,7 @@ from pocketvlm_export.families.lfm2_vl import Lfm2VL
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.llava_next import LlavaNext
 from pocketvlm_export.families.llava_onevision import LlavaOnevision
+from pocketvlm_export.families.paligemma import PaliGemma
 from pocketvlm_export.families.qwen2_vl import Qwen2VL, Qwen25VL
 from pocketvlm_export.families.qwen3_vl import Qwen3VL
 from pocketvlm_export.families.smolvlm import Idefics3, SmolVLM
@@ -27,6 +28,7 @@ _KNOWN: tuple[Family, ...] = (
     Qwen3VL(),
     Gemma3(),
     Lfm2VL(),
+    PaliGemma(),
 )
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _KNOWN}
 

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.layouts import Medium
 from pocketvlm_export.caps import DEFAULT_TILES, Caps
-from pocketvlm_export.checkpoint import Settings, read_json
+from pocketvlm_export.checkpoint import Settings, chat_template, load_tokenizer, read_json
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import assign, fill, understood, with_changes
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VLMSpec
@@ -83,6 +83,18 @@ class Family:
         named = getattr(tokenizer, self.place_key, None)
         stated = Settings(read_json(folder / "processor_config.json"), "processor_config.json")
         return str(named or stated.text(self.place_key, self.place))
+
+    def tokenizer(self, folder: Path) -> PreTrainedTokenizerFast:
+        """The tokenizer in ``folder`` as transformers' processor has it; most leave it as it is."""
+        return load_tokenizer(folder)
+
+    def chat_template(self, folder: Path) -> str:
+        """The template that the artifact's prompts are written by, of the checkpoint in ``folder``.
+
+        Raises:
+            CheckpointError: there is none, and the processor has no form of its own.
+        """
+        return chat_template(folder)
 
     def contradictions(self, spec: VLMSpec, folder: Path) -> Sequence[str]:
         """What config.json and the processor's files in ``folder`` state differently and is
@@ -262,6 +274,18 @@ class Family:
             extras: its pictures' further features by `DecoderSpec.extras`, (slots, hidden) each.
         """
         return {}
+
+    def reference_prompt(self, folder: Path, prompt: str, pictures: int = 1) -> str:
+        """Return what transformers' processor in ``folder`` tokenizes of a question about so many
+        pictures, the place of each a single token in it."""
+        content = [*[{"type": self.medium}] * pictures, {"type": "text", "text": prompt}]
+        text: str = self.tokenizer(folder).apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=self.chat_template(folder),
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        return text
 
     def reference_positions(
         self, spec: VLMSpec, ids: npt.NDArray[np.int64], grid: tuple[int, int]

@@ -5,6 +5,7 @@ import gguf
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.gguf.architectures import architecture, context_length
 from pocketvlm_export.gguf.rope import add_rope
+from pocketvlm_export.gguf.windows import add_windows
 
 
 def add_hyper_parameters(writer: gguf.GGUFWriter, spec: DecoderSpec) -> None:
@@ -24,3 +25,5 @@ def add_hyper_parameters(writer: gguf.GGUFWriter, spec: DecoderSpec) -> None:
     if arch.extras:
         writer.add_num_deepstack_layers(len(spec.extras))
     add_rope(writer, config, spec.head_dim, sections=arch.sections is not None)
+    if arch.windows:
+        add_windows(writer, config)

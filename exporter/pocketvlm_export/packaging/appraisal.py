@@ -12,7 +12,7 @@ from pocketvlm.errors import CheckpointError, PocketVLMError
 from pocketvlm.layouts import make_layout
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate
-from pocketvlm_export.checkpoint import chat_template, image_processor, load_tokenizer, text_ids
+from pocketvlm_export.checkpoint import image_processor, text_ids
 from pocketvlm_export.checkpoint.settings import brief
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import Checkpoint
@@ -70,7 +70,7 @@ def _check_image_token(checkpoint: Checkpoint) -> None:
             advice="resize the embedding and save the checkpoint again",
         )
     folder = checkpoint.source.folder
-    tokenizer = load_tokenizer(folder)
+    tokenizer = checkpoint.family.tokenizer(folder)
     written = checkpoint.family.picture_token(tokenizer, folder)
     ids = text_ids(tokenizer, written)
     if ids != [token]:
@@ -84,13 +84,13 @@ def _check_image_token(checkpoint: Checkpoint) -> None:
 def _check_prompt(checkpoint: Checkpoint) -> None:
     """Ask about one picture, as the parity gate will."""
     source = checkpoint.source.folder
-    tokenizer = load_tokenizer(source)
+    tokenizer = checkpoint.family.tokenizer(source)
     special = {
         name: token
         for name, token in tokenizer.special_tokens_map.items()
         if isinstance(token, str)
     }
-    template = chat_template(source)
+    template = checkpoint.family.chat_template(source)
     with _advising(source, "the prompt"):
         prompter = Prompter(
             tokenizer.backend_tokenizer,

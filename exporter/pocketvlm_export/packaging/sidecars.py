@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
 from pocketvlm_export.checkpoint import (
-    chat_template,
     image_processor,
     load_tokenizer,
     read_json,
@@ -18,6 +19,7 @@ from pocketvlm_export.precisions import PRECISIONS
 
 _GENERATION = "generation_config.json"
 _TEMPLATE = "chat_template.jinja"
+_ADDS_BOS = "add_bos_token"
 _NESTED = "image_processor"  # of processor_config.json
 
 
@@ -30,10 +32,10 @@ def write_sidecars(plan: ExportPlan, folder: Path) -> None:
     source = plan.checkpoint.source.folder
     if (source / _GENERATION).is_file():
         shutil.copyfile(source / _GENERATION, folder / _GENERATION)
-    template = chat_template(source)
-    write_tokenizer(source, folder, template)
-    (folder / _TEMPLATE).write_text(template, encoding="utf-8")
     spec, layout, family = plan.spec, plan.layout, plan.spec.family
+    template = family.chat_template(source)
+    write_tokenizer(source, folder, template, family.tokenizer(source))
+    (folder / _TEMPLATE).write_text(template, encoding="utf-8")
     pictures = family.image_processor_config(image_processor(source, family.medium), spec, layout)
     _write(folder / "preprocessor_config.json", pictures)
     stated = read_json(source / "processor_config.json")
@@ -45,15 +47,21 @@ def write_sidecars(plan: ExportPlan, folder: Path) -> None:
     _write(folder / "config.json", _model_config(source, plan, folder))
 
 
-def write_tokenizer(source: Path, folder: Path, template: str) -> None:
+def write_tokenizer(
+    source: Path,
+    folder: Path,
+    template: str,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> None:
     """Write the tokenizer as transformers makes it, not as it lies there: that is what the
     checkpoint was used with.
 
     Some tokenizers (Llama's among them) are rebuilt instead of read from tokenizer.json, and
     special tokens may come from older files or from the class. transformers.js looks for the chat
-    ``template`` of most models in tokenizer_config.json alone.
+    ``template`` of most models in tokenizer_config.json alone. ``tokenizer`` is what transformers'
+    processor makes of it, where that is not what lies in ``source``.
     """
-    tokenizer = load_tokenizer(source)
+    tokenizer = tokenizer or load_tokenizer(source)
     # What a file was saved with is no part of the tokenizer: transformers decides it anew at each
     # call.
     tokenizer.backend_tokenizer.no_padding()
@@ -67,6 +75,8 @@ def write_tokenizer(source: Path, folder: Path, template: str) -> None:
         if isinstance(token, str)
     }
     stated = read_json(source / "tokenizer_config.json")
+    if stated.get(_ADDS_BOS) and not getattr(tokenizer, _ADDS_BOS, True):
+        stated[_ADDS_BOS] = False
     _write(folder / "tokenizer_config.json", {**stated, **special, "chat_template": template})
 
 

@@ -19,12 +19,7 @@ import torch
 
 from pocketvlm.artifact.manifest import FastV, Pruning
 from pocketvlm_export import upstream
-from pocketvlm_export.checkpoint import (
-    chat_template,
-    generation_settings,
-    load_tokenizer,
-    text_ids,
-)
+from pocketvlm_export.checkpoint import generation_settings, text_ids
 from pocketvlm_export.families.spec import VLMSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component, release_memory
@@ -286,20 +281,8 @@ def prompt_ids(
     BOS where the template wrote one; a tokenizer's own ``apply_chat_template`` would add none at
     all.
     """
-    tokenizer = load_tokenizer(checkpoint.source.folder)
-    messages = [
-        {
-            "role": "user",
-            "content": [
-                *[{"type": checkpoint.family.medium}] * pictures,
-                {"type": "text", "text": prompt},
-            ],
-        }
-    ]
-    template = chat_template(checkpoint.source.folder)
-    text = tokenizer.apply_chat_template(
-        messages, chat_template=template, add_generation_prompt=True, tokenize=False
-    )
+    family, folder = checkpoint.family, checkpoint.source.folder
+    tokenizer, text = family.tokenizer(folder), family.reference_prompt(folder, prompt, pictures)
     if picture:
         token = str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id))
         around = checkpoint.spec.picture_text

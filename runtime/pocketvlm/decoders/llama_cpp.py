@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact, pick_precision
+from pocketvlm.artifact.manifest import CAUSAL
 from pocketvlm.decoders.base import (
     Segment,
     TokenSegment,
@@ -56,6 +57,7 @@ class _Size:
         token_bytes: of one token in the cache, keys and values of all layers.
         positions: how tokens are numbered.
         extras: names of the further features that a picture's tokens have, see `EmbeddingSegment`.
+        attention: which of them see each other.
         first_position: of the first of them.
     """
 
@@ -65,6 +67,7 @@ class _Size:
     token_bytes: int
     positions: Positions
     extras: tuple[str, ...] = ()
+    attention: str = CAUSAL
     first_position: int = 0
 
 
@@ -85,6 +88,7 @@ class LlamaCppDecoder:
         settings: EngineSettings,
         f32_cache: bool,
         extras: tuple[str, ...] = (),
+        attention: str = CAUSAL,
         first_position: int = 0,
     ) -> None:
         """Load a file whose header has been read and checked; see `open` and `from_file`."""
@@ -100,6 +104,7 @@ class LlamaCppDecoder:
             token_bytes=numbers * self.cache_value_bytes,
             positions=positions_named(header.positions),
             extras=extras,
+            attention=attention,
             first_position=first_position,
         )
         threads = settings.threads or physical_cores()
@@ -154,6 +159,7 @@ class LlamaCppDecoder:
             settings=settings,
             name=f"llama.cpp {precision}",
             extras=spec.extras,
+            attention=spec.attention,
             first_position=spec.first_position,
         )
 
@@ -167,6 +173,7 @@ class LlamaCppDecoder:
         vocab: int,
         positions: str = "contiguous",
         extras: Sequence[str] = (),
+        attention: str = CAUSAL,
         settings: EngineSettings = DEFAULT_SETTINGS,
         f32_cache: bool = False,
         first_position: int = 0,
@@ -180,6 +187,7 @@ class LlamaCppDecoder:
             vocab: tokens that the file must have.
             positions: how its architecture must number tokens.
             extras: names of the further features that it must read, see `EmbeddingSegment`.
+            attention: which of them see each other.
             settings: see `open`.
             f32_cache: keep keys and values in float32 instead of float16.
             first_position: the number of a sequence's first token.
@@ -201,6 +209,7 @@ class LlamaCppDecoder:
             name="llama.cpp",
             f32_cache=f32_cache,
             extras=tuple(extras),
+            attention=attention,
             first_position=first_position,
         )
 
@@ -214,6 +223,7 @@ class LlamaCppDecoder:
         name: str,
         f32_cache: bool = False,
         extras: tuple[str, ...] = (),
+        attention: str = CAUSAL,
         first_position: int = 0,
     ) -> Self:
         header = read_header(path)
@@ -226,6 +236,7 @@ class LlamaCppDecoder:
             settings=settings,
             f32_cache=f32_cache,
             extras=extras,
+            attention=attention,
             first_position=first_position,
         )
 
@@ -283,7 +294,7 @@ class LlamaCppSequence:
         self._model: LlamaModel | None = model
         self._size = size
         self._contexts: list[LlamaContext] = []  # one or none
-        self._track = Track(size.positions, first=size.first_position)
+        self._track = Track(size.positions, size.attention, first=size.first_position)
         self.dropped = 0
         self.timings_ms: dict[str, float] = {}
 
@@ -353,6 +364,7 @@ class LlamaCppSequence:
                 limit=context.batch,
                 extras=self._size.extras,
                 counts=counts,
+                attention=self._size.attention,
             ):
                 self._feed(context, batch)
             logits = self._logits(context)
@@ -374,6 +386,8 @@ class LlamaCppSequence:
             batch.embd = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         if read.pos is not None:
             batch.pos = read.pos.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        # Always said: an interrupt may have come before it was taken back.
+        self._lib.llama_set_causal_attn(context.pointer, read.causal)
         if code := self._lib.llama_decode(context.pointer, batch):
             raise EngineError(
                 f"llama.cpp failed on {len(values)} tokens with code {code}{complaint()}",

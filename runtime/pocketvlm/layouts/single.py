@@ -33,6 +33,7 @@ class Single(Prepared):
     medium: ClassVar[Medium] = "image"
     processors: ClassVar[tuple[str, ...]] = (
         *_WHOLE,
+        *suffixed("SiglipImageProcessor"),
         *suffixed("CLIPImageProcessor"),
         "CLIPFeatureExtractor",
         *suffixed("BitImageProcessor"),

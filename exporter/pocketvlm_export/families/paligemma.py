@@ -15,7 +15,7 @@ What to know when it is pruned:
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,7 +35,7 @@ from pocketvlm_export.checkpoint import Settings, image_processor, load_image_pr
 from pocketvlm_export.checkpoint import load_tokenizer as stored_tokenizer
 from pocketvlm_export.checkpoint.places import CHAT_TEMPLATE, statements
 from pocketvlm_export.families.base import MOST_EDGE, Family
-from pocketvlm_export.families.spec import VisionSpec, VLMSpec
+from pocketvlm_export.families.spec import LayoutSpec, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
 
 _TOWER = "siglip_vision_model"
@@ -139,6 +139,13 @@ class PaliGemma(Family):
     def chat_template(self, folder: Path) -> str:
         """The processor's only form, as a template."""
         return _TEMPLATE
+
+    def image_processor_config(
+        self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
+    ) -> dict[str, Any]:
+        """Return it with what SigLIP's class leaves off in silence, and CLIP's does."""
+        config = super().image_processor_config(stated, spec, layout)
+        return {"do_center_crop": False, **config}
 
     def reference_prompt(self, folder: Path, prompt: str) -> str:
         """See `Family.reference_prompt`; transformers' processor itself writes it."""

@@ -10,8 +10,10 @@ from pocketvlm.decoders import gguf_header
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.gguf.rope import has_sections, needs_factors
+from pocketvlm_export.gguf.windows import has_windows
 
-_ACTIVATION = "silu"  # llama.cpp has it built into these architectures
+
+_LAYERS_OF_27B = 62  # by which llama.cpp knows Gemma 3 27B, see `Architecture.own_scale`
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,14 @@ class Architecture:
         rope_factors: it reads a tensor of factors, one a frequency.
         free_heads: heads need not add up to the hidden size.
         sections: frequencies are shared out among time, rows and columns (M-RoPE), in blocks.
+        activation: of its MLP, by transformers' name.
+        windows: every so many layers one attends to all tokens, and the others within a window,
+            with frequencies of their own.
+        norm_offset: what is added to the weights of norms, which transformers adds when it runs.
+        own_scale: products of queries and keys are scaled by the width of a head, whatever the
+            checkpoint states; of the 27B by hidden size over heads.
+        rounds: llama.cpp looks the activation up in a table of float16, so that no file of it is
+            exact: measured 3e-4 of the largest logit, and 3e-5 where transformers rounds likewise.
     """
 
     name: gguf.MODEL_ARCH
@@ -32,6 +42,11 @@ class Architecture:
     rope_factors: bool
     free_heads: bool
     sections: bool = False
+    activation: str = "silu"
+    windows: bool = False
+    norm_offset: float = 0.0
+    own_scale: bool = False
+    rounds: bool = False
 
 
 _LLAMA = Architecture(gguf.MODEL_ARCH.LLAMA, interleaved=True, rope_factors=True, free_heads=True)
@@ -52,6 +67,17 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "qwen3": Architecture(
         gguf.MODEL_ARCH.QWEN3, interleaved=False, rope_factors=False, free_heads=True
+    ),
+    "gemma3_text": Architecture(
+        gguf.MODEL_ARCH.GEMMA3,
+        interleaved=False,
+        rope_factors=False,
+        free_heads=True,
+        activation="gelu_pytorch_tanh",
+        windows=True,
+        norm_offset=1.0,
+        own_scale=True,
+        rounds=True,
     ),
     "qwen2_vl_text": _QWEN2VL,
     "qwen2_5_vl_text": _QWEN2VL,
@@ -77,9 +103,20 @@ def architecture(spec: DecoderSpec) -> Architecture:
             advice="export it with --decoder onnx",
             setting="decoder",
         )
+    activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
+    scaled_by = getattr(config, "query_pre_attn_scalar", spec.head_dim)
+    # As llama.cpp has it for the largest of the kind.
+    largest = spec.layers == _LAYERS_OF_27B
+    their_scale = spec.hidden // spec.heads if largest else spec.head_dim
     problems = {
-        f"hidden_act is {config.hidden_act}, llama.cpp has {_ACTIVATION}": config.hidden_act
-        != _ACTIVATION,
+        f"hidden_act is {activation}, llama.cpp has {arch.activation}": (
+            activation != arch.activation
+        ),
+        f"query_pre_attn_scalar is {scaled_by}, llama.cpp has {their_scale}": (
+            arch.own_scale and scaled_by != their_scale
+        ),
+        "its windows are not of the kind that llama.cpp has: every layer but one of so many, with "
+        "plain frequencies in them": arch.windows and not has_windows(config),
         f"its heads make {config.num_attention_heads * spec.head_dim} of a hidden size of "
         f"{spec.hidden}": (
             not arch.free_heads and config.num_attention_heads * spec.head_dim != spec.hidden
@@ -110,12 +147,21 @@ def _positions(arch: Architecture) -> str:
     return gguf_header.ARCHITECTURES[gguf.MODEL_ARCH_NAMES[arch.name]]
 
 
+def rounds(name: str) -> bool:
+    """Whether one of llama.cpp's architectures, by its name in a file, is `Architecture.rounds`."""
+    return any(
+        each.rounds and gguf.MODEL_ARCH_NAMES[each.name] == name for each in ARCHITECTURES.values()
+    )
+
+
 def context_length(spec: DecoderSpec) -> int:
     """Return the longest sequence on which llama.cpp computes what the checkpoint does.
 
-    These architectures have no sliding window there; up to the window's length there is no
+    Most architectures have no sliding window there; up to the window's length there is no
     difference.
     """
+    if ARCHITECTURES[spec.config.model_type].windows:
+        return spec.context
     window = getattr(spec.config, "sliding_window", None)
     layers = getattr(
         spec.config, "layer_types", None

@@ -5,6 +5,7 @@ import gguf
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.gguf.architectures import architecture, context_length
 from pocketvlm_export.gguf.rope import add_rope
+from pocketvlm_export.gguf.windows import add_windows
 
 
 def add_hyper_parameters(writer: gguf.GGUFWriter, spec: DecoderSpec) -> None:
@@ -21,3 +22,5 @@ def add_hyper_parameters(writer: gguf.GGUFWriter, spec: DecoderSpec) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(spec.vocab)
     add_rope(writer, config, spec.head_dim, sections=architecture(spec).sections)
+    if architecture(spec).windows:
+        add_windows(writer, config)

@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 
 from pocketvlm.limits import is_int
 from pocketvlm_export import upstream
+from pocketvlm_export.gguf.windows import rope_of_all
 
 _SECTIONS = 3  # time, rows, columns
 _BETAS = {"beta_fast": 32, "beta_slow": 1}  # the only ones llama.cpp has for these architectures
@@ -18,7 +19,7 @@ def add_rope(
 ) -> None:
     """Write the frequencies' base and their scaling, as far as a few numbers say it; see
     `rope_factors`. With ``sections`` also how many turn by time, by row and by column."""
-    rope, kind = config.rope_parameters, _kind(config)
+    rope, kind = rope_of_all(config), _kind(config)
     writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(rope["rope_theta"])
     if sections:
@@ -33,7 +34,7 @@ def add_rope(
 def needs_factors(config: PretrainedConfig) -> bool:
     """Whether llama.cpp needs a tensor of factors, because a few numbers do not give it the same
     frequencies."""
-    rope, kind = config.rope_parameters, _kind(config)
+    rope, kind = rope_of_all(config), _kind(config)
     if kind != "yarn":
         return kind == "llama3"
     return not rope.get("truncate", True) or any(
@@ -83,5 +84,4 @@ def _add_yarn(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
 
 
 def _kind(config: PretrainedConfig) -> str:
-    kind: str = config.rope_parameters.get("rope_type", "default")
-    return kind
+    return str(rope_of_all(config).get("rope_type", "default"))

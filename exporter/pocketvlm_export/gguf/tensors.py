@@ -10,7 +10,7 @@ import torch
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.families import DecoderSpec
-from pocketvlm_export.gguf.architectures import architecture
+from pocketvlm_export.gguf.architectures import Architecture, architecture
 from pocketvlm_export.gguf.rope import rope_factors
 from pocketvlm_export.loading import Checkpoint
 
@@ -20,6 +20,7 @@ _HEAD = "decoder.lm_head.weight"
 _UNUSED = re.compile(
     r".*rotary_emb\.inv_freq$"
 )  # older checkpoints store what follows from the configuration
+_NORM = re.compile(r".*norm\.weight$")
 _QUERY_OR_KEY = re.compile(r".*self_attn\.([qk])_proj\.(weight|bias)$")
 
 
@@ -62,7 +63,7 @@ def decoder_tensors(checkpoint: Checkpoint) -> Iterator[DecoderTensor]:
                 advice="export it with --decoder onnx",
                 setting="decoder",
             )
-        yield DecoderTensor(name, shape, _loader(checkpoint, stored, interleave=arch.interleaved))
+        yield DecoderTensor(name, shape, _loader(checkpoint, stored, arch))
 
 
 def interleave_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
@@ -72,9 +73,11 @@ def interleave_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
-def _loader(checkpoint: Checkpoint, stored: str, *, interleave: bool) -> Callable[[], torch.Tensor]:
+def _loader(checkpoint: Checkpoint, stored: str, arch: Architecture) -> Callable[[], torch.Tensor]:
     match = _QUERY_OR_KEY.match(stored)
-    if not interleave or not match:
+    if arch.norm_offset and _NORM.match(stored):
+        return lambda: checkpoint.weights.tensor(stored) + arch.norm_offset
+    if not arch.interleaved or not match:
         return lambda: checkpoint.weights.tensor(stored)
     heads = _heads(checkpoint.spec.decoder, match.group(1))
     return lambda: interleave_halves(checkpoint.weights.tensor(stored), heads)

@@ -52,7 +52,7 @@ TENSOR_TYPES = {
     14: (256, 210),  # Q6_K
     30: (1, 2),  # BF16
 }
-_CONTIGUOUS = ("llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2")
+_CONTIGUOUS = ("llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3")
 # By architecture how llama.cpp numbers a token, one of `pocketvlm.decoders.positions.POSITIONS`.
 ARCHITECTURES = dict.fromkeys(_CONTIGUOUS, "contiguous") | {"qwen2vl": "mrope"}
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
@@ -69,6 +69,7 @@ _OPTIONAL_WIDTHS = (
     "attention.key_length",
     "attention.value_length",
     "attention.sliding_window",
+    "attention.sliding_window_pattern",
     "rope.dimension_count",
     "rope.scaling.original_context_length",
 )
@@ -79,6 +80,7 @@ _NUMBERS = (
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "rope.freq_base",
+    "rope.freq_base_swa",
     "rope.scaling.factor",
     "rope.scaling.attn_factor",
     "rope.scaling.yarn_attn_factor",

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.artifact.manifest import CAUSAL
 from pocketvlm.decoders.base import EmbeddingSegment, Segment
 from pocketvlm.decoders.positions import Ints
+from pocketvlm.errors import EngineError
 
 Array = npt.NDArray[Any]  # int32 (n,) ids or float32 (n, hidden) embeddings
 
@@ -22,10 +24,12 @@ class Batch(NamedTuple):
         values: int32 (n,) ids or float32 (n, hidden) embeddings.
         pos: int32 (n,) of ids, (planes * n,) of embeddings: times, rows, columns and zeros of all
             of this batch after each other. None where llama.cpp counts by itself.
+        causal: whether each sees those before it; else all see each other.
     """
 
     values: Array
     pos: npt.NDArray[np.int32] | None
+    causal: bool = True
 
 
 def batches(
@@ -35,6 +39,7 @@ def batches(
     planes: int,
     limit: int,
     counts: bool | None = None,
+    attention: str = CAUSAL,
 ) -> Iterator[Batch]:
     """Batches of at most ``limit`` tokens; each is either text or of pictures.
 
@@ -46,15 +51,27 @@ def batches(
         limit: tokens.
         counts: whether llama.cpp counts positions by itself, which it does from 0 on; None where
             it can, with one plane.
+        attention: which see each other, `pocketvlm.artifact.manifest.ATTENTIONS`.
+
+    Raises:
+        EngineError: tokens of a picture that see each other are more than are read at once.
     """
     counts = planes == 1 if counts is None else counts
-    for run in _runs(segments, numbers, join_pictures=planes == 1):
+    two_way = attention != CAUSAL
+    for run in _runs(segments, numbers, join_pictures=planes == 1 and not two_way):
         values = _joined([segment for segment, _ in run])
         positions = None if counts else np.concatenate([each for _, each in run], axis=1)
+        causal = not (two_way and values.ndim > 1)
+        if not causal and len(values) > limit:
+            raise EngineError(
+                f"the {len(values)} tokens of a picture see each other, and llama.cpp reads "
+                f"{limit} at once",
+                advice="use a smaller budget, or the engine onnx",
+            )
         for start in range(0, len(values), limit):
             part = slice(start, start + limit)
             pos = None if positions is None else _pos(values[part], positions[:, part], planes)
-            yield Batch(values[part], pos)
+            yield Batch(values[part], pos, causal)
 
 
 def _runs(

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact, pick_precision
+from pocketvlm.artifact.manifest import CAUSAL
 from pocketvlm.decoders.base import (
     Segment,
     TokenSegment,
@@ -55,6 +56,7 @@ class _Size:
         vocab: tokens of the vocabulary.
         token_bytes: of one token in the cache, keys and values of all layers.
         positions: how tokens are numbered.
+        attention: which of them see each other.
         first_position: of the first of them.
     """
 
@@ -63,6 +65,7 @@ class _Size:
     vocab: int
     token_bytes: int
     positions: Positions
+    attention: str = CAUSAL
     first_position: int = 0
 
 
@@ -82,6 +85,7 @@ class LlamaCppDecoder:
         name: str,
         settings: EngineSettings,
         f32_cache: bool,
+        attention: str = CAUSAL,
         first_position: int = 0,
     ) -> None:
         """Load a file whose header has been read and checked; see `open` and `from_file`."""
@@ -96,6 +100,7 @@ class LlamaCppDecoder:
             header.vocab,
             token_bytes=numbers * self.cache_value_bytes,
             positions=positions_named(header.positions),
+            attention=attention,
             first_position=first_position,
         )
         threads = settings.threads or physical_cores()
@@ -143,6 +148,7 @@ class LlamaCppDecoder:
             expected_dimensions(spec),
             settings=settings,
             name=f"llama.cpp {precision}",
+            attention=spec.attention,
             first_position=spec.first_position,
         )
 
@@ -155,6 +161,7 @@ class LlamaCppDecoder:
         hidden: int,
         vocab: int,
         positions: str = "contiguous",
+        attention: str = CAUSAL,
         settings: EngineSettings = DEFAULT_SETTINGS,
         f32_cache: bool = False,
         first_position: int = 0,
@@ -167,6 +174,7 @@ class LlamaCppDecoder:
             hidden: width of the embeddings that the file must have.
             vocab: tokens that the file must have.
             positions: how its architecture must number tokens.
+            attention: which of them see each other.
             settings: see `open`.
             f32_cache: keep keys and values in float32 instead of float16.
             first_position: the number of a sequence's first token.
@@ -181,6 +189,7 @@ class LlamaCppDecoder:
             settings=settings,
             name="llama.cpp",
             f32_cache=f32_cache,
+            attention=attention,
             first_position=first_position,
         )
 
@@ -193,6 +202,7 @@ class LlamaCppDecoder:
         settings: EngineSettings,
         name: str,
         f32_cache: bool = False,
+        attention: str = CAUSAL,
         first_position: int = 0,
     ) -> Self:
         header = read_header(path)
@@ -204,6 +214,7 @@ class LlamaCppDecoder:
             name=name,
             settings=settings,
             f32_cache=f32_cache,
+            attention=attention,
             first_position=first_position,
         )
 
@@ -261,7 +272,7 @@ class LlamaCppSequence:
         self._model: LlamaModel | None = model
         self._size = size
         self._contexts: list[LlamaContext] = []  # one or none
-        self._track = Track(size.positions, first=size.first_position)
+        self._track = Track(size.positions, size.attention, first=size.first_position)
         self.dropped = 0
         self.timings_ms: dict[str, float] = {}
 
@@ -324,7 +335,12 @@ class LlamaCppSequence:
         try:
             counts = context.planes == 1 and self._size.first_position == 0
             for batch in batches(
-                segments, numbers, planes=context.planes, limit=context.batch, counts=counts
+                segments,
+                numbers,
+                planes=context.planes,
+                limit=context.batch,
+                counts=counts,
+                attention=self._size.attention,
             ):
                 self._feed(context, batch)
             logits = self._logits(context)
@@ -346,6 +362,8 @@ class LlamaCppSequence:
             batch.embd = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         if read.pos is not None:
             batch.pos = read.pos.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        # Always said: an interrupt may have come before it was taken back.
+        self._lib.llama_set_causal_attn(context.pointer, read.causal)
         if code := self._lib.llama_decode(context.pointer, batch):
             raise EngineError(
                 f"llama.cpp failed on {len(values)} tokens with code {code}{complaint()}",

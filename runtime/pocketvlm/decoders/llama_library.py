@@ -105,7 +105,7 @@ class LlamaContext:
     Attributes:
         capacity: tokens that it holds, as asked for.
         cells: tokens that llama.cpp has set memory aside for, at least ``capacity``.
-        batch: tokens that it takes at once.
+        batch: tokens that it takes at once, and computes at once.
         planes: see `LlamaModel`.
         free: frees it; a second call does nothing. ``free.alive`` says whether it still is there.
     """
@@ -125,7 +125,7 @@ class LlamaContext:
         self.capacity = capacity
         self.planes = model.planes
         self.cells: int = lib.llama_n_ctx(self.pointer)
-        self.batch: int = lib.llama_n_batch(self.pointer)
+        self.batch: int = min(lib.llama_n_batch(self.pointer), lib.llama_n_ubatch(self.pointer))
 
 
 # In a process that was forked since, what llama.cpp made is a copy whose threads stayed behind, and

@@ -157,8 +157,16 @@ class PaliGemma(Family):
     def reference_masks(
         self, model: Any, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
     ) -> Any:
-        """See `Family.reference_masks`: every token of the prompt sees every other."""
-        return upstream.prompt_masks(model.config, inputs_embeds)
+        """See `Family.reference_masks`; as the class makes them of ``token_type_ids``, which its
+        processor sets to 0 in a prompt."""
+        return transformers.PaliGemmaForConditionalGeneration.create_masks_for_generate(
+            config=model.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=None,
+            past_key_values=None,
+            position_ids=None,
+            token_type_ids=torch.zeros(inputs_embeds.shape[:2], dtype=torch.int64),
+        )
 
 
 def _processor(folder: Path) -> Any:

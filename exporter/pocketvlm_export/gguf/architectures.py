@@ -12,7 +12,6 @@ from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.gguf.rope import has_sections, needs_factors
 from pocketvlm_export.gguf.windows import has_windows
 
-
 _LAYERS_OF_27B = 62  # by which llama.cpp knows Gemma 3 27B, see `Architecture.own_scale`
 
 

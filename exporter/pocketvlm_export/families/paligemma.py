@@ -41,6 +41,8 @@ from pocketvlm_export.families.text_models import decoder_spec
 _TOWER = "siglip_vision_model"
 _DECODERS = ("gemma", "gemma2")
 _COUNT = "image_seq_length"  # tokens of a picture, in preprocessor_config.json
+# No stock client gives the decoder what it reads of a prompt that sees itself both ways.
+_ONE_TILE = {"single": LayoutSpec({"name": "single"})}
 # As `PaliGemmaProcessor` writes a prompt. Behind its last picture, wherever that is, comes what
 # other models begin a text with.
 _TEMPLATE = """\
@@ -100,7 +102,7 @@ class PaliGemma(Family):
                 expected=f"{decoder.hidden}, the width of the decoder",
                 advice="correct config.json",
             )
-        return VLMSpec(self, config, _vision(config), decoder, image_token)
+        return VLMSpec(self, config, _vision(config), decoder, image_token, _ONE_TILE)
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """Refuse a processor that writes prompts in another form."""

@@ -9,6 +9,7 @@ from typing import Any, Self
 from transformers import PretrainedConfig
 
 from pocketvlm.artifact.manifest import POSITION_AXES, FastV, Generation
+from pocketvlm.decoders.attention import TITLES
 from pocketvlm.errors import RequestError
 from pocketvlm_export.checkpoint import generation_notes, generation_warnings, read_generation
 from pocketvlm_export.families import LayoutSpec, VLMSpec
@@ -317,6 +318,13 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
 
 
 def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:
+    if title := TITLES[plan.spec.decoder.attention]:
+        raise RequestError(
+            f"FastV is not proven on the decoders of {plan.spec.family.model_type} checkpoints, "
+            f"where {title}",
+            advice="leave --fastv-layer and --fastv-keep out",
+            setting="fastv_layer",
+        )
     if POSITION_AXES[plan.spec.decoder.positions] > 1:
         raise RequestError(
             "FastV is not proven on decoders that number tokens by rows and columns, as "

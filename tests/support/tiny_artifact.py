@@ -140,8 +140,20 @@ def give_extras(root: Path, weights: Weights, k: int, extras: tuple[str, ...]) -
     write_manifest(root, data)
 
 
+def give_attention(root: Path, weights: Weights, attention: str) -> None:
+    """Let the tokens of a picture, or of a whole prompt, see each other in a tiny artifact."""
+    _exchange(root, "decoder_model_merged", decoder_graph(weights, two_way=True))
+    data = read_manifest(root)
+    data["decoder"]["attention"] = attention
+    write_manifest(root, data)
+
+
 def _exchange_vision(root: Path, model: onnx.ModelProto) -> None:
-    path = root / "onnx" / "vision_encoder.onnx"
+    _exchange(root, "vision_encoder", model)
+
+
+def _exchange(root: Path, graph: str, model: onnx.ModelProto) -> None:
+    path = root / "onnx" / f"{graph}.onnx"
     stamps = onnx.load(path).metadata_props
     helper.set_model_props(model, {prop.key: prop.value for prop in stamps})
     onnx.save(model, path)

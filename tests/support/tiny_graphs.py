@@ -96,7 +96,9 @@ def embed_graph(weights: Weights) -> onnx.ModelProto:
     return _model(nodes, inputs, outputs, {"embed": weights.embed})
 
 
-def decoder_graph(weights: Weights) -> onnx.ModelProto:
+def decoder_graph(weights: Weights, *, two_way: bool = False) -> onnx.ModelProto:
+    """Where it is ``two_way`` tokens of a run with the same number in ``picture_ids``, which is
+    not 0, see each other."""
     constants = {
         "embed_t": weights.embed.T.copy(),
         "position": weights.position,
@@ -119,8 +121,26 @@ def decoder_graph(weights: Weights) -> onnx.ModelProto:
         helper.make_node("Greater", ["key_positions", "query_positions"], ["later"]),
         helper.make_node("Equal", ["attention_mask", "zero"], ["padding_2d"]),
         helper.make_node("Unsqueeze", ["padding_2d", "keys_axes"], ["padding"]),
-        helper.make_node("Or", ["later", "padding"], ["hidden_keys"]),
+        helper.make_node("Or", ["unseen" if two_way else "later", "padding"], ["hidden_keys"]),
     ]
+    if two_way:
+        nodes[-1:-1] = [
+            helper.make_node("Shape", ["picture_ids"], ["new"], start=1, end=2),
+            helper.make_node("Shape", ["attention_mask"], ["all"], start=1, end=2),
+            helper.make_node("Sub", ["all", "new"], ["past"]),
+            helper.make_node("Shape", ["picture_ids"], ["rows"], start=0, end=1),
+            helper.make_node("Concat", ["rows", "past"], ["past_shape"], axis=0),
+            helper.make_node("ConstantOfShape", ["past_shape"], ["no_numbers_f"]),
+            helper.make_node("Cast", ["no_numbers_f"], ["no_numbers"], to=TensorProto.INT64),
+            helper.make_node("Concat", ["no_numbers", "picture_ids"], ["numbers"], axis=1),
+            helper.make_node("Unsqueeze", ["numbers", "keys_axes"], ["key_numbers"]),
+            helper.make_node("Unsqueeze", ["picture_ids", "queries_axes"], ["query_numbers"]),
+            helper.make_node("Equal", ["key_numbers", "query_numbers"], ["equal"]),
+            helper.make_node("Greater", ["query_numbers", "zero"], ["numbered"]),
+            helper.make_node("And", ["equal", "numbered"], ["together"]),
+            helper.make_node("Not", ["together"], ["apart"]),
+            helper.make_node("And", ["later", "apart"], ["unseen"]),
+        ]
     for layer, matrices in enumerate(weights.layers):
         constants |= {f"{name}.{layer}": matrix for name, matrix in matrices.items()}
         nodes += _attention(layer)
@@ -133,6 +153,7 @@ def decoder_graph(weights: Weights) -> onnx.ModelProto:
         _value("inputs_embeds", TensorProto.FLOAT, ["batch_size", "n", HIDDEN]),
         _value("attention_mask", TensorProto.INT64, ["batch_size", "total"]),
         _value("position_ids", TensorProto.INT64, ["batch_size", "n"]),
+        *([_value("picture_ids", TensorProto.INT64, ["batch_size", "n"])] if two_way else []),
     ]
     inputs += [
         _value(
@@ -148,10 +169,15 @@ def decoder_graph(weights: Weights) -> onnx.ModelProto:
     return _model(nodes, inputs, outputs, constants)
 
 
-def reference_logits(weights: Weights, inputs_embeds: np.ndarray) -> np.ndarray:
-    """The decoder's last logits in numpy, all (n, hidden) embeddings at once."""
+def reference_logits(
+    weights: Weights, inputs_embeds: np.ndarray, numbers: np.ndarray | None = None
+) -> np.ndarray:
+    """The decoder's last logits in numpy, all (n, hidden) embeddings at once; tokens with the same
+    one of ``numbers`` (n,), which is not 0, see each other."""
     x = inputs_embeds.astype(np.float64) + weights.position[: len(inputs_embeds)]
     later = np.triu(np.ones((len(x), len(x)), bool), 1)
+    if numbers is not None:
+        later &= ~((numbers[:, None] == numbers[None]) & (numbers > 0))
     for matrices in weights.layers:
         q, k, v = (x @ matrices[name] for name in "qkv")
         scores = np.where(later, -np.inf, q @ k.T)

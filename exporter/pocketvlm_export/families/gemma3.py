@@ -15,7 +15,7 @@ What to know when it is pruned:
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -98,13 +98,6 @@ class Gemma3(Family):
     def tokens_counted(self, spec: VLMSpec, stated: Settings) -> int | None:
         """See `Family.tokens_counted`."""
         return stated.integer("image_seq_length", spec.vision.tokens)
-
-    def processor_config(
-        self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec, budget: int
-    ) -> dict[str, Any]:
-        """Return it with the default budget as the tokens of a picture."""
-        config = super().processor_config(stated, spec, layout, budget)
-        return {**config, "image_seq_length": budget}
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """The projector behind its pooling: it reads the mean of each square already."""

@@ -7,6 +7,7 @@ import yaml  # type: ignore[import-untyped]
 
 import pocketvlm
 from pocketvlm.artifact.manifest import POSITION_AXES
+from pocketvlm.decoders.attention import TITLES
 from pocketvlm.files import read_text
 from pocketvlm.layouts import Layout, Medium, make_layout, slot_count
 from pocketvlm_export.checkpoint import generation_notes, generation_warnings
@@ -108,6 +109,8 @@ def _pictures(plan: ExportPlan, budget: int) -> str:
             "A token has several positions, as text and pictures are numbered by rows and columns: "
             "those that are kept have the ones of the whole picture."
         )
+    if title := TITLES[plan.spec.decoder.attention]:
+        sentences.append(f"In the decoder {title}.")
     promise = (
         "Only PocketVLM's runtime does this by itself:\ntransformers.js and other clients are "
         "promised nothing, and processor_config.json counts the tokens of the\nunpruned checkpoint."

@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
-from pocketvlm.artifact.manifest import POSITION_AXES
+from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES
 from pocketvlm.decoders.positions import positions_named
 from pocketvlm.layouts import Layout, open_layout, tokens_of_tile
 from pocketvlm.ort.signatures import Shapes, signature
@@ -93,6 +93,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "positions": decoder.positions,
         "axes": axes,
         **({"first_position": first} if (first := decoder.first_position) else {}),
+        **({"attention": decoder.attention} if decoder.attention != CAUSAL else {}),
         "numbering": positions_named(decoder.positions).recipe,
         "token_edge": _token_edge(layout) if axes > 1 else None,
         "grid": _grid(layout),

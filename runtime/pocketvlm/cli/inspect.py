@@ -171,6 +171,7 @@ def graph_bytes(manifest: Manifest, name: str) -> int:
 
 def describe(artifact: Artifact) -> Iterator[str]:
     """Lines for people; pictures are described under the artifact's caps."""
+    from pocketvlm.decoders.attention import TITLES
     from pocketvlm.decoders.positions import positions_named
     from pocketvlm.layouts import counting_layout
 
@@ -205,6 +206,8 @@ def describe(artifact: Artifact) -> Iterator[str]:
         yield f"positions  {title}"
     if decoder.first_position:
         yield f"positions  count on from {decoder.first_position}"
+    if title := TITLES[decoder.attention]:
+        yield f"attention  {title}"
     engines = ", ".join(_marked(engine, decoder.default_engine) for engine in decoder.engines)
     yield (
         f"decoder    {engines}: {decoder.layers} layers, hidden "

@@ -10,11 +10,11 @@ import numpy.typing as npt
 from pocketvlm.artifact.manifest import CAUSAL, PICTURES, PROMPT
 from pocketvlm.decoders.base import EmbeddingSegment, Segment
 
-# What people and other clients read of each way, by ``decoder.attention``; nothing of the usual.
+# What people read of each way, by ``decoder.attention``; nothing of the usual.
 TITLES = {
     CAUSAL: "",
     PICTURES: "tokens of one picture see each other both ways",
-    PROMPT: "all tokens of a prompt see each other; it is read in one run",
+    PROMPT: "all tokens of a prompt see each other, so that it is read in one run",
 }
 
 

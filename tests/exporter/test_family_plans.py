@@ -33,6 +33,7 @@ PRUNERS_BY_DEFAULT = {
     "internvl": "divprune",  # though it has [CLS]
     "qwen2_vl": "divprune",
     "qwen2_5_vl": "divprune",
+    "paligemma": "divprune",
 }
 NAMES = [name for name in (*PRESETS, *HUB_PRESETS) if name.startswith("tiny-")]
 # A cap that each family takes which has it, and a smaller one for when it runs.
@@ -239,6 +240,9 @@ READ_BY = {
     "vision_aspect_ratio": "parse",
     "downsample_ratio": "parse",
     "scale_factor": "parse",
+    "projection_dim": "parse",
+    "hidden_size": "nothing: text_config has it",
+    "vocab_size": "nothing: text_config has it",
     # Nothing that transformers' forward pass reads of a picture.
     "image_seq_length": "nothing: layouts count",
     "video_seq_length": "nothing: layouts count",

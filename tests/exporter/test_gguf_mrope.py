@@ -112,6 +112,12 @@ def test_so_it_is_where_frequencies_take_turns(rope):
         architecture(dataclasses.replace(qwen.spec, config=config))
 
 
+def test_features_behind_the_last_layer_are_refused():
+    spec = tiny_qwen("qwen3_vl").spec
+    with pytest.raises(CheckpointError, match="behind 4 of 4 layers"):
+        architecture(dataclasses.replace(spec, extras=("a", "b", "c", "d")))
+
+
 def test_contiguous_architectures_do_not_take_mrope_positions(qwen):
     config = SimpleNamespace(**qwen.spec.config.to_dict() | {"model_type": "qwen2"})
     spec = dataclasses.replace(qwen.spec, config=config, extras=())

@@ -148,7 +148,7 @@ def test_further_features_are_counted(tmp_path):
     assert read_header(tmp_path / "a.gguf").hidden == 40  # which its heads need not make
     write_gguf(tmp_path / "a.gguf", architecture="qwen3vl", n_deepstack_layers=None)
     assert read_header(tmp_path / "a.gguf").extras == 0
-    for count, reason in ((3, "n_deepstack_layers are 3 of 2 layers"), (1.0, "no usable count")):
+    for count, reason in ((2, "n_deepstack_layers are 2 of 2 layers"), (1.0, "no usable count")):
         write_gguf(tmp_path / "a.gguf", architecture="qwen3vl", n_deepstack_layers=count)
         refused(tmp_path / "a.gguf", reason)
 

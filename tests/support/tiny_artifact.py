@@ -148,11 +148,17 @@ def make_dynamic(root: Path, weights: Weights, k: int, tokens: int) -> None:
     write_manifest(root, data)
 
 
-def give_extras(root: Path, weights: Weights, k: int, extras: tuple[str, ...]) -> None:
-    """Let the vision graph of a tiny artifact of one budget k have further outputs."""
+def give_extras(
+    root: Path, weights: Weights, k: int, extras: tuple[str, ...], read: tuple[str, ...] = ()
+) -> None:
+    """Let the vision graph of a tiny artifact of one budget k have further outputs, and the decoder
+    ``read`` some of them."""
     _exchange_vision(root, vision_graph(weights, k, extras=extras))
     data = read_manifest(root)
     data["vision"]["extras"] = list(extras)
+    if read:
+        _exchange(root, "decoder_model_merged", decoder_graph(weights, read))
+        data["decoder"]["extras"] = list(read)
     write_manifest(root, data)
 
 

@@ -44,6 +44,9 @@ _QWEN2VL = Architecture(
 # By the decoder's model_type; a new one is a line here, where tests show that it answers as
 # transformers does.
 ARCHITECTURES: dict[str, Architecture] = {
+    "lfm2": Architecture(
+        gguf.MODEL_ARCH.LFM2, interleaved=False, rope_factors=False, free_heads=True
+    ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": Architecture(
@@ -61,6 +64,7 @@ def architecture(spec: DecoderSpec) -> Architecture:
     """Return how a decoder is written; raises `CheckpointError` where llama.cpp would compute
     something else."""
     config = spec.config
+    activation = getattr(config, "hidden_act", _ACTIVATION)  # where it is not stated it is built in
     arch = ARCHITECTURES.get(config.model_type)
     if arch is None:
         raise CheckpointError(
@@ -70,8 +74,8 @@ def architecture(spec: DecoderSpec) -> Architecture:
             setting="decoder",
         )
     problems = {
-        f"hidden_act is {config.hidden_act}, llama.cpp has {_ACTIVATION}": config.hidden_act
-        != _ACTIVATION,
+        f"hidden_act is {activation}, llama.cpp has {_ACTIVATION}": activation != _ACTIVATION,
+        "its convolutions have biases": bool(getattr(config, "conv_bias", False)),
         f"its heads make {config.num_attention_heads * spec.head_dim} of a hidden size of "
         f"{spec.hidden}": (
             not arch.free_heads and config.num_attention_heads * spec.head_dim != spec.hidden

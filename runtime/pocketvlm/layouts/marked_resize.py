@@ -92,9 +92,7 @@ class MarkedResize(SmartResize):
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """See `SmartResize.size_of`: no edge is rounded down to nothing."""
         factor = self.factor
-        return smart_size(
-            height, width, factor, self.min_pixels, self.max_pixels, least=factor
-        )
+        return smart_size(height, width, factor, self.min_pixels, self.max_pixels, least=factor)
 
     def expand(self, grid: TileGrid, budget: int, kept: Ints | None = None) -> Ints:
         """A slot for each kept token, between the ids around them."""

@@ -21,7 +21,9 @@ from pocketvlm_export.graphs import DecoderGraph, trace
 from pocketvlm_export.onnx_passes import fuse, tidy
 from pocketvlm_export.quiet import quiet_transformers
 
-VOCAB, HIDDEN, CONTEXT = 128, 32, 512
+VOCAB, HIDDEN, CONTEXT = 256, 32, 512
+# How a checkpoint's weights are called, by how this model calls them.
+PREFIXES = {"model.": "decoder.model.", "lm_head.": "decoder.lm_head."}
 LAYER_TYPES = ["conv", "conv", "full_attention", "conv", "full_attention", "conv"]
 
 

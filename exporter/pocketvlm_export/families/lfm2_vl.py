@@ -4,8 +4,8 @@ one token, a decoder whose layers are mostly short convolutions.
 What to know when they are exported:
 
 - Every picture is one tile that keeps its proportions, of 64 to 256 tokens of 32 x 32 pixels.
-  Published processors cut pictures of more than twice that into tiles and a thumbnail; here they are
-  made smaller, as by ``do_image_splitting: false``. Whoever exports hears of it.
+  Published processors cut pictures of more than twice that into tiles and a thumbnail; here they
+  are made smaller, as by ``do_image_splitting: false``. Whoever exports hears of it.
 - The tower has no [CLS] token, so methods that rank patches by what it attends to are refused;
   ``divprune`` is the default.
 - What a convolution has read cannot be cut. A conversation goes on from its last turn, and an

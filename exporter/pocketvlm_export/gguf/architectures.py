@@ -62,6 +62,9 @@ _QWEN2VL = Architecture(
 # By the decoder's model_type; a new one is a line here, where tests show that it answers as
 # transformers does.
 ARCHITECTURES: dict[str, Architecture] = {
+    "lfm2": Architecture(
+        gguf.MODEL_ARCH.LFM2, interleaved=False, rope_factors=False, free_heads=True
+    ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": Architecture(
@@ -113,7 +116,11 @@ def architecture(spec: DecoderSpec) -> Architecture:
             advice="export it with --decoder onnx",
             setting="decoder",
         )
-    activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
+    activation = getattr(config, "hidden_activation", None) or getattr(
+        config,
+        "hidden_act",
+        arch.activation,  # where it is not stated it is built in
+    )
     scaled_by = getattr(config, "query_pre_attn_scalar", spec.head_dim)
     # As llama.cpp has it for the largest of the kind.
     largest = spec.layers == _LAYERS_OF_27B
@@ -127,6 +134,7 @@ def architecture(spec: DecoderSpec) -> Architecture:
         ),
         "its windows are not of the kind that llama.cpp has: every layer but one of so many, with "
         "plain frequencies in them": arch.windows and not has_windows(config),
+        "its convolutions have biases": bool(getattr(config, "conv_bias", False)),
         f"its heads make {config.num_attention_heads * spec.head_dim} of a hidden size of "
         f"{spec.hidden}": (
             not arch.free_heads and config.num_attention_heads * spec.head_dim != spec.hidden

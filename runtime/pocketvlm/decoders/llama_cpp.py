@@ -38,6 +38,7 @@ from pocketvlm.decoders.llama_library import (
     complaint,
     library,
 )
+from pocketvlm.decoders.llama_states import RecurrentStates, apart
 from pocketvlm.decoders.positions import Positions, positions_named
 from pocketvlm.decoders.track import Track
 from pocketvlm.errors import ArtifactError, EngineError
@@ -59,6 +60,8 @@ class _Size:
         extras: names of the further features that a picture's tokens have, see `EmbeddingSegment`.
         attention: which of them see each other.
         first_position: of the first of them.
+        state_bytes: of what layers of convolutions hold, however long the sequence; 0 of a model
+            that has none.
     """
 
     context: int
@@ -69,6 +72,7 @@ class _Size:
     extras: tuple[str, ...] = ()
     attention: str = CAUSAL
     first_position: int = 0
+    state_bytes: int = 0
 
 
 class LlamaCppDecoder:
@@ -96,7 +100,8 @@ class LlamaCppDecoder:
         self.name = name
         self.context = context
         self.cache_value_bytes = 4 if f32_cache else 2
-        numbers = 2 * header.layers * header.kv_heads * header.head_dim
+        convolutions = len(header.conv_layers)
+        numbers = 2 * (header.layers - convolutions) * header.kv_heads * header.head_dim
         self._size = _Size(
             context,
             header.hidden,
@@ -106,6 +111,7 @@ class LlamaCppDecoder:
             extras=extras,
             attention=attention,
             first_position=first_position,
+            state_bytes=4 * convolutions * header.hidden * max(0, header.conv_width - 1),
         )
         threads = settings.threads or physical_cores()
         check_process(threads)
@@ -286,6 +292,9 @@ class LlamaCppSequence:
 
     A context is written when it is made, so none is larger than of use: the first holds
     ``first_capacity`` tokens, each further one twice as many. A new or reset sequence has none.
+
+    Where layers are convolutions `keep` goes back to where a prefill began, or to the last but one
+    token of it; from there to the end the prompt is computed again.
     """
 
     def __init__(self, decoder: LlamaCppDecoder, model: LlamaModel, size: _Size) -> None:
@@ -295,6 +304,7 @@ class LlamaCppSequence:
         self._size = size
         self._contexts: list[LlamaContext] = []  # one or none
         self._track = Track(size.positions, size.attention, first=size.first_position)
+        self._states = RecurrentStates(self._lib, wanted=size.state_bytes > 0)
         self.dropped = 0
         self.timings_ms: dict[str, float] = {}
 
@@ -311,7 +321,9 @@ class LlamaCppSequence:
     @property
     def cache_bytes(self) -> int:
         """See `DecoderSequence`: what llama.cpp has set aside, filled or not."""
-        return sum(context.cells for context in self._contexts) * self._size.token_bytes
+        cells = sum(context.cells for context in self._contexts)
+        held = len(self._contexts) * self._size.state_bytes + self._states.bytes
+        return cells * self._size.token_bytes + held
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """See `DecoderSequence.prefill`; llama.cpp looks token embeddings up itself, so ``embed``
@@ -342,6 +354,7 @@ class LlamaCppSequence:
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""
         self._track = self._track.cut(0)
+        self._states.forget(0)
         while self._contexts:
             self._decoder.give_back(self._contexts.pop())
 
@@ -353,26 +366,39 @@ class LlamaCppSequence:
     def _append(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """Feed segments in batches; should one fail, the sequence is what it was."""
         before = self._track
-        numbers, after = before.extended(segments)
+        _, after = before.extended(segments)
         context = self._reserve(after.end.length)
         try:
-            counts = context.planes == 1 and self._size.first_position == 0
-            for batch in batches(
-                segments,
-                numbers,
-                planes=context.planes,
-                limit=context.batch,
-                extras=self._size.extras,
-                counts=counts,
-                attention=self._size.attention,
-            ):
-                self._feed(context, batch)
+            if self._size.state_bytes and after.end.length - before.end.length > 1:
+                self._states.hold(context, before.end.length)
+                *first, last = apart(segments)
+                middle = self._read(context, first, before)
+                self._states.hold(context, middle.end.length)
+                self._read(context, [last], middle)
+            else:
+                self._read(context, segments, before)
             logits = self._logits(context)
             self._track = after
             return logits
         except BaseException:  # an interrupt may come between llama.cpp's step and ours
             self._cut(before)
             raise
+
+    def _read(self, context: LlamaContext, segments: Sequence[Segment], before: Track) -> Track:
+        """Feed segments behind what ``before`` has; returns the track with them."""
+        numbers, after = before.extended(segments)
+        counts = context.planes == 1 and self._size.first_position == 0
+        for batch in batches(
+            segments,
+            numbers,
+            planes=context.planes,
+            limit=context.batch,
+            extras=self._size.extras,
+            counts=counts,
+            attention=self._size.attention,
+        ):
+            self._feed(context, batch)
+        return after
 
     def _feed(self, context: LlamaContext, read: Batch) -> None:
         """One batch, after what the only sequence holds."""
@@ -411,12 +437,15 @@ class LlamaCppSequence:
         """Leave what a track has. llama.cpp removes by position, not by number of tokens: all that
         a picture has by M-RoPE share their time, so a track's end is never inside one."""
         for context in self._contexts:
+            if self._size.state_bytes and track.end != self._track.end:
+                track = self._states.go_back(context, track)
             memory, end = self._memory(context), track.end.position
             removed = self._lib.llama_memory_seq_rm(memory, 0, end, -1)
             if not removed or self._lib.llama_memory_seq_pos_max(memory, 0) >= end:
                 track = track.cut(0)  # some architectures' state cannot be cut
                 self._lib.llama_memory_clear(memory, True)
         self._track = track
+        self._states.forget(track.end.length)
 
     def _memory(self, context: LlamaContext) -> Any:
         return self._lib.llama_get_memory(context.pointer)

@@ -14,6 +14,7 @@ from pocketvlm.artifact.integrity import sha256_of
 from pocketvlm.artifact.manifest import (
     Constant,
     DecoderSpec,
+    MediumSpec,
     Parity,
     Pruning,
     Source,
@@ -21,6 +22,7 @@ from pocketvlm.artifact.manifest import (
     Vision,
 )
 from pocketvlm.errors import CheckpointError
+from pocketvlm.layouts import Medium
 from pocketvlm_export.checkpoint.places import END_OF_ANSWER, first
 from pocketvlm_export.families.spec import VisionSpec
 from pocketvlm_export.layouts import constant_files
@@ -60,9 +62,11 @@ def seal(plan: ExportPlan, folder: Path) -> str:
     return artifact_id
 
 
-def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Parity) -> Manifest:
+def make_manifest(
+    plan: ExportPlan, folder: Path, artifact_id: str, parities: Mapping[Medium, Parity]
+) -> Manifest:
     """Return the manifest of the files that lie in ``folder`` now, validated as a device would; it
-    is not written, see `write_manifest`."""
+    is not written, see `write_manifest`. A medium without a parity is unchecked."""
     present = files_table(folder)
     spec, source = plan.spec, plan.checkpoint.source
     manifest = Manifest(
@@ -70,28 +74,8 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
         source=Source(
             source.name, spec.family.model_type, source.commit, source_license(source.folder)
         ),
-        pruning=Pruning(
-            method=plan.pruner.name,
-            options=plan.pruner.options,
-            nested=plan.pruner.nested,
-            tokens_before=spec.vision.tokens,
-            budgets=plan.budgets,
-            default_budget=plan.budgets[0],
-        ),
-        vision=Vision(
-            spec.vision.image_size,
-            {budget: _present(files, present) for budget, files in plan.vision.items()},
-            plan.options.vision_precisions[0],
-            _tower(spec.vision),
-            layout=plan.layout.stated,
-            constants={
-                name: Constant(file, (spec.decoder.hidden,))
-                for name, file in constant_files(plan.layout).items()
-            },
-            totals={str(budget): by_grid for budget, by_grid in plan.totals().items()},
-            caps=spec.caps.given,
-            extras=spec.vision.extras,
-        ),
+        pruning=_pruning(plan),
+        vision=_vision(plan, present),
         decoder=DecoderSpec(
             engines=plan.options.engines,
             default_engine=plan.options.engines[0],
@@ -116,13 +100,51 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             image_token_id=spec.image_token_id,
             eos_token_ids=eos_token_ids(plan.checkpoint),
         ),
+        media={
+            medium: MediumSpec(
+                other.spec.image_token_id,
+                _pruning(other),
+                _vision(other, present),
+                parities.get(medium, UNCHECKED),
+            )
+            for medium, other in plan.beside.items()
+        },
         generation=plan.generation,
-        parity=parity,
+        parity=parities.get(spec.family.medium, UNCHECKED),
         files=present,
         created_by={name: version(name) for name in (*_TOOLS, *(_GGUF_TOOLS if plan.gguf else ()))},
         requires=_REQUIRES,
     )
     return Manifest.from_json(manifest.to_json())
+
+
+def _pruning(plan: ExportPlan) -> Pruning:
+    return Pruning(
+        method=plan.pruner.name,
+        options=plan.pruner.options,
+        nested=plan.pruner.nested,
+        tokens_before=plan.spec.vision.tokens,
+        budgets=plan.budgets,
+        default_budget=plan.budgets[0],
+    )
+
+
+def _vision(plan: ExportPlan, present: Mapping[str, FileEntry]) -> Vision:
+    spec = plan.spec
+    return Vision(
+        spec.vision.image_size,
+        {budget: _present(files, present) for budget, files in plan.vision.items()},
+        plan.options.vision_precisions[0],
+        _tower(spec.vision),
+        layout=plan.layout.stated,
+        constants={
+            name: Constant(file, (spec.decoder.hidden,))
+            for name, file in constant_files(plan.layout).items()
+        },
+        totals={str(budget): by_grid for budget, by_grid in plan.totals().items()},
+        caps=spec.caps.given,
+        extras=spec.vision.extras,
+    )
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> Manifest:

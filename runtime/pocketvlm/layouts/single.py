@@ -34,6 +34,7 @@ class Single(Prepared):
         "CLIPFeatureExtractor",
         *suffixed("BitImageProcessor"),
         *_LLAVA,
+        "VideoLlavaImageProcessor",
     )
     one_grid: ClassVar[bool] = True
 

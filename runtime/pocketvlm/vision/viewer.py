@@ -15,7 +15,9 @@ from pocketvlm.decoders.base import EmbeddingSegment
 from pocketvlm.errors import ArtifactError, PictureError
 from pocketvlm.layouts import (
     Layout,
+    Medium,
     Tiles,
+    budget_beside,
     open_layout,
     slot_count,
     tokens_before,
@@ -100,6 +102,7 @@ class Viewer:
         encoder: its vision graph.
         limits: caps on pictures and clips.
         cache: features kept between answers; read by those who ask for it.
+        beside: the vision sides of further media that it reads, see `Artifact.reading`.
     """
 
     def __init__(
@@ -108,25 +111,61 @@ class Viewer:
         encoder: VisionEncoder,
         limits: Limits,
         cache: FeatureCache,
+        beside: Sequence[Viewer] = (),
     ) -> None:
         self.layout = open_layout(artifact)
         self.encoder = encoder
         self._limits = limits
         self._cache = cache
         self._constants = read_constants(artifact)
+        self._viewers = {viewer.layout.medium: viewer for viewer in (self, *beside)}
 
     def check_budget(self, budget: int) -> int:
         """Return ``budget``; raises `PocketVLMError` where the graph does not serve it."""
         return self.encoder.check_budget(budget)
 
-    def prepare(self, media: Sequence[Picture | Video], budget: int) -> list[PictureInput]:
-        """Read and preprocess pictures, or clips where the model reads those; raises
-        `PocketVLMError` for one that is refused, or for a budget that is not served."""
+    @property
+    def layouts(self) -> Mapping[Medium, Layout]:
+        """The layout of each medium that the model reads."""
+        return {medium: viewer.layout for medium, viewer in self._viewers.items()}
+
+    def prepare(
+        self,
+        media: Sequence[Picture | Video],
+        budget: int,
+        kinds: Sequence[Medium] | None = None,
+    ) -> list[PictureInput]:
+        """Read and preprocess pictures, or clips where the model reads those.
+
+        Args:
+            media: pictures and clips.
+            budget: visual tokens per tile or frame of what this reads first; for others see
+                `pocketvlm.layouts.budget_beside`.
+            kinds: which of both each of ``media`` is; None where all are what this reads first.
+
+        Raises:
+            PocketVLMError: one is refused, or a budget that is not served.
+        """
         budget = self.check_budget(budget)
-        return [self._prepare(medium, budget) for medium in media]
+        each = [self.layout.medium] * len(media) if kinds is None else kinds
+        return [
+            self._viewers[kind]._prepare(medium, self._budget_of(kind, budget))
+            for medium, kind in zip(media, each, strict=True)
+        ]
+
+    def _budget_of(self, medium: Medium, budget: int) -> int:
+        other = self._viewers[medium]
+        if other is self:
+            return budget
+        own, others = self.layout.config.patches, other.layout.config.patches
+        return other.check_budget(budget_beside(budget, own, others))
 
     def encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
-        """The features of one picture, as what fills its slots.
+        """The features of one picture, as what fills its slots; see `_encode`."""
+        return self._viewers[picture.layout.medium]._encode(picture, cached=cached)
+
+    def _encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
+        """As `encode`, of a picture that this one prepared.
 
         The tiles of one picture are encoded together and never with those of another: memory stays
         that of one, and a quantized graph's activation scales, taken over a whole batch, do not let
@@ -145,7 +184,9 @@ class Viewer:
                 raise RuntimeError("a picture has neither pixels nor features")
             picture.features, picture.pixel_values = features.narrow(picture.budget), None
         # The same tiles are arranged otherwise where they were cut otherwise.
-        key = f"{picture.key}/{picture.budget}/{grid}/{grid.size}" if cached else None
+        # A frame may have the pixels of a picture, and goes through another tower.
+        where = f"{picture.budget}/{grid}/{grid.size}/{self.layout.medium}"
+        key = f"{picture.key}/{where}" if cached else None
         features, one_grid = picture.features, self.layout.one_grid
         # What comes between features has no further ones.
         nothing = {name: np.zeros_like(value) for name, value in self._constants.items()}

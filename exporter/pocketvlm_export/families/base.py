@@ -37,6 +37,8 @@ class Family:
         model_type: of its configuration.
         processor: the name of transformers' processor class.
         medium: what its checkpoints read.
+        beside: further media, each read by a family of its own, which differs in the tower and in
+            how pictures become slots; the decoder is the same.
         rules: patterns of stored weights' names with what takes their place, so that a name begins
             with ``vision_tower.``, ``projector.`` or ``decoder.``; the first match decides.
             Published files, transformers 4 and transformers 5 name the same weights differently.
@@ -52,6 +54,7 @@ class Family:
     model_type: ClassVar[str]
     processor: ClassVar[str]
     medium: ClassVar[Medium] = "image"
+    beside: ClassVar[Mapping[Medium, "Family"]] = {}
     rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]]
     # Buffers that transformers computes anew.
     unread: ClassVar[Sequence[re.Pattern[str]]] = [
@@ -61,6 +64,11 @@ class Family:
     caps: ClassVar[frozenset[str]] = frozenset()
     place_key: ClassVar[str] = "image_token"
     place: ClassVar[str] = "<image>"
+
+    @property
+    def media(self) -> Mapping[Medium, "Family"]:
+        """Every medium that its checkpoints read, this one's own first, with what reads it."""
+        return {self.medium: self, **self.beside}
 
     # What it is.
 

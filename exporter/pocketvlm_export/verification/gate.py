@@ -6,7 +6,7 @@ What is measured is what a device runs: the runtime's own vision encoder, prompt
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -128,6 +128,19 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
         pixels=pixels,
         by_precision=others,
     )
+
+
+def vision_alone(artifact: Artifact) -> Artifact:
+    """Return an artifact of a further medium with no more decoders than show that its prompts are
+    answered as the checkpoint answers them: the others were held against it with the first."""
+    spec = artifact.manifest.decoder
+    if GATE_PRECISION not in spec.graphs:
+        graphs, gguf = {}, dict(list(spec.gguf.items())[:1])
+    else:
+        graphs, gguf = {GATE_PRECISION: spec.graphs[GATE_PRECISION]}, {}
+    embed = {name: spec.embed[name] for name in graphs if name in spec.embed}
+    decoder = replace(spec, graphs=graphs, embed=embed or spec.embed, gguf=gguf)
+    return replace(artifact, manifest=replace(artifact.manifest, decoder=decoder))
 
 
 def run_references(checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpec) -> References:

@@ -141,8 +141,8 @@ def evaluate(
     """Measure how many answers of the artifact in DIR are right, by budget, on a set of questions.
 
     Every combination of the lists answers every question, greedily. A picture or clip is encoded
-    once for all its questions and budgets. Answers are kept in a file as they come: --resume goes on
-    where a run ended.
+    once for all its questions and budgets. Answers are kept in a file as they come: --resume
+    goes on where a run ended.
     """
     outputs = [
         path

@@ -160,6 +160,7 @@ def profile(
     check_outputs([*outputs, *([report] if report else [])], [*images, *videos])
 
     from pocketvlm.artifact import Artifact
+    from pocketvlm.text.prompts import Counts
     from pocketvlm_measure.cases import sweep
     from pocketvlm_measure.profiler.measure import profile as measure
     from pocketvlm_measure.profiler.questions import Question, made_up_prompt
@@ -178,7 +179,8 @@ def profile(
         max_tiles=artifact.max_tiles,
     )
     pictures, clips = (tuple(str(path) for path in paths) for paths in (images, videos))
-    asked = prompt or made_up_prompt(artifact, len(images) + len(videos) or 1)
+    shown: Counts = {"image": len(images), "video": len(videos)} if images or videos else 1
+    asked = prompt or made_up_prompt(artifact, shown)
     question = Question(asked, pictures, new_tokens, picture_size, clips)
 
     def save(so_far: Profile) -> None:

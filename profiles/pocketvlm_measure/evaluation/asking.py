@@ -13,7 +13,7 @@ from pocketvlm.artifact import Artifact, is_nested
 from pocketvlm.decoders import open_decoder
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.layouts import open_layouts
-from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm.vision.encoder import VisionEncoder, open_beside
 from pocketvlm.vlm import VLM
 from pocketvlm_measure.evaluation.media import Opened, fingerprint, open_media
 from pocketvlm_measure.evaluation.plan import Subject, Task
@@ -73,7 +73,10 @@ class Asker:
             encoder = VisionEncoder.open(
                 artifact, budget=budget, precision=first.vision_precision, settings=first.settings
             )
-            self._vlms[budget] = VLM(artifact, encoder, decoder, keep_features=True)
+            beside = open_beside(
+                artifact, budget=budget, precision=first.vision_precision, settings=first.settings
+            )
+            self._vlms[budget] = VLM(artifact, encoder, decoder, keep_features=True, beside=beside)
 
     def answer(self, task: Task) -> Iterator[Reply]:
         """Answer a task's questions one by one; a refused picture, clip or question gives replies

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.layouts import Medium, media_read
 from pocketvlm.vision.overlay import draw_budgets, open_encoders
 from pocketvlm_measure.evaluation.media import source_of
 from pocketvlm_measure.evaluation.questions import Question
@@ -77,16 +78,24 @@ def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
     artifact = first.case.of(Artifact.open(first.subject.folder))
     pairs = [(change.before[0], change.after[0]) for change in changed]
     budgets = sorted({tokens for pair in pairs for tokens in pair})
-    encoders = open_encoders(artifact, budgets, first.case.vision_precision)
+    parts = {medium: artifact.reading(medium) for medium in media_read(artifact.manifest)}
+    encoders = {
+        medium: open_encoders(part, budgets, first.case.vision_precision)
+        for medium, part in parts.items()
+    }
     bar = progress(
         zip(changed, pairs, strict=True), desc="drawing", total=len(changed), leave=False
     )
     for change, pair in bar:
-        media = change.question.media
         try:
+            question = change.question
+            shown: list[tuple[Medium, str]] = [("image", image) for image in question.images]
+            shown += [("video", video) for video in question.videos]
             drawn = [
-                draw_budgets(artifact, source_of(shown), pair, encoders, len(media))
-                for shown in media
+                draw_budgets(
+                    parts[medium], source_of(reference, medium), pair, encoders[medium], len(shown)
+                )
+                for medium, reference in shown
             ]
         except PocketVLMError:
             continue

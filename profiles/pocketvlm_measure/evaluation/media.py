@@ -18,7 +18,7 @@ from pocketvlm.errors import PictureError, PocketVLMError
 from pocketvlm.files import user_path
 from pocketvlm.layouts import Layout, Medium
 from pocketvlm.media.sources import open_regular
-from pocketvlm.text.messages import check_medium
+from pocketvlm.text.messages import check_media
 from pocketvlm.vision.viewer import open_medium
 
 DATA = "data:"
@@ -50,8 +50,7 @@ def open_media(
     Raises:
         PocketVLMError: one that is refused, or of a kind that the artifact does not read.
     """
-    for medium in layouts if len(layouts) == 1 else ():
-        check_medium(medium, pictures=bool(images), clips=bool(videos))
+    check_media(layouts, pictures=bool(images), clips=bool(videos))
     return Opened(
         [open_medium(layouts["image"], source_of(image)) for image in images],
         [open_medium(layouts["video"], source_of(video, "video")) for video in videos],

@@ -22,7 +22,7 @@ from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import open_decoder
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.layouts import Layout, tokens_of_tile
-from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm.vision.encoder import VisionEncoder, open_beside
 from pocketvlm.vlm import VLM
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.machine import LoadWatch
@@ -80,7 +80,10 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
     decoder = open_decoder(
         artifact, engine=case.decoder, precision=case.decoder_precision, settings=case.settings
     )
-    vlm = VLM(artifact, encoder, decoder)
+    beside = open_beside(
+        artifact, budget=case.budget, precision=case.vision_precision, settings=case.settings
+    )
+    vlm = VLM(artifact, encoder, decoder, beside=beside)
     load_ms = ms_since(started)
     shown = question.open(artifact)
     layouts = question_layouts(artifact, question)
@@ -137,9 +140,10 @@ def main() -> None:
     try:
         if job["task"] == "select":
             artifact = case.of(Artifact.open(job["folder"]))
+            first = question.open(artifact)[0]
             selection = measure_selection(
-                artifact,
-                question.open(artifact)[0].content,
+                artifact.reading(first.medium),
+                first.content,
                 budget=case.budget,
                 precision=case.vision_precision,
                 settings=case.settings,

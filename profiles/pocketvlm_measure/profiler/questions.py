@@ -3,6 +3,7 @@ generated."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -18,13 +19,14 @@ from pocketvlm.layouts import (
     Layout,
     Medium,
     TileGrid,
+    budget_beside,
     counting_layout,
     counting_layouts,
     layout_among,
 )
 from pocketvlm.limits import PictureLimits, settle_numbers, whole
-from pocketvlm.text.messages import check_medium
-from pocketvlm.text.prompts import Prompter
+from pocketvlm.text.messages import check_media
+from pocketvlm.text.prompts import Counts, Prompter
 from pocketvlm.vision.viewer import open_medium
 
 TEXT_TOKENS = 40  # of the default prompt
@@ -93,15 +95,14 @@ class Question:
                 setting="picture_size",
             )
         layouts = counting_layouts(artifact)
-        for medium in layouts if len(layouts) == 1 else ():
-            check_medium(medium, pictures=bool(self.images), clips=bool(self.videos))
+        check_media(layouts, pictures=bool(self.images), clips=bool(self.videos))
         if not self.media:
             medium, layout = next(iter(layouts.items()))
             noise = noise_picture(artifact, size=size)
             frames = layout.grids()[0].tiles if medium == "video" else 1
             return [Shown(medium, [Image.fromarray(noise)] * frames)]
-        given = [*(("image", path) for path in self.images)]
-        given += [*(("video", path) for path in self.videos)]
+        given: list[tuple[Medium, str]] = [("image", path) for path in self.images]
+        given += [("video", path) for path in self.videos]
         opened = [(medium, open_medium(layouts[medium], path)) for medium, path in given]
         return [
             Shown(medium, [content] if medium == "image" else content) for medium, content in opened
@@ -123,8 +124,15 @@ def check_question(artifact: Artifact, question: Question, budget: int) -> None:
     context at ``budget`` tokens per picture, tile or frame; raises `PocketVLMError`."""
     layouts = question_layouts(artifact, question)
     prompter = Prompter.from_artifact(artifact)
-    slots = [layouts[medium].expand(grid, budget) for medium, grid in grids_of(artifact, question)]
-    ids = prompter.place(prompter.encode(question.prompt, len(slots)), slots)
+    shown = grids_of(artifact, question)
+    kinds = [medium for medium, _ in shown]
+    own = next(iter(layouts.values())).config.patches
+    slots = [
+        layouts[medium].expand(grid, budget_beside(budget, own, layouts[medium].config.patches))
+        for medium, grid in shown
+    ]
+    ids = prompter.encode(question.prompt, Counter(kinds))
+    ids = prompter.place(ids, [slots[number] for number in prompter.in_order(ids, kinds)])
     check_room(len(ids), question.new_tokens - 1, artifact.manifest.decoder.context)
 
 
@@ -152,11 +160,12 @@ def noise_picture(
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def made_up_prompt(artifact: Artifact, pictures: int = 1) -> str:
+def made_up_prompt(artifact: Artifact, pictures: Counts = 1) -> str:
     """A prompt of at most `TEXT_TOKENS` tokens, the template's included and those of the pictures,
     or clips, not; at least one word."""
     prompter = Prompter.from_artifact(artifact)
     prompt = "What"
-    while len(prompter.encode(f"{prompt} is", pictures, 1)) - pictures <= TEXT_TOKENS:
+    shown = pictures if isinstance(pictures, int) else sum(pictures.values())
+    while len(prompter.encode(f"{prompt} is", pictures, 1)) - shown <= TEXT_TOKENS:
         prompt += " is"
     return prompt

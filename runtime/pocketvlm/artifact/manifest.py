@@ -258,9 +258,24 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class MediumSpec:
+    """A further medium that an artifact reads, pictures beside clips: its own vision graphs, what
+    they keep, and the token in its places; the decoder is the same."""
+
+    image_token_id: int
+    pruning: Pruning
+    vision: Vision
+    parity: Parity
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole of pocketvlm.json. Fields that a later minor version adds are accepted and
-    ignored."""
+    ignored.
+
+    ``pruning``, ``vision`` and the decoder's ``image_token_id`` are of one medium, pictures or
+    clips, as ``vision.layout`` says; ``media`` are further ones by name, see `reading`.
+    """
 
     artifact_id: str
     source: Source
@@ -269,6 +284,7 @@ class Manifest:
     decoder: DecoderSpec
     parity: Parity
     files: Mapping[str, FileEntry]
+    media: Mapping[str, MediumSpec] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
     created_by: Mapping[str, str] = field(default_factory=dict)
     requires: Mapping[str, str] = field(default_factory=dict)
@@ -301,26 +317,11 @@ class Manifest:
             raise ArtifactError(
                 f"{MANIFEST_NAME} is damaged: {reason}", advice="export or download it again"
             ) from error
-        graphs = {
-            int(budget): dict(by_precision)
-            for budget, by_precision in data["vision"]["graphs"].items()
-        }
         manifest = cls(
             artifact_id=data["artifact_id"],
             source=_build(Source, data["source"]),
             pruning=_build(Pruning, data["pruning"]),
-            vision=_build(
-                Vision,
-                {
-                    **data["vision"],
-                    "graphs": graphs,
-                    "constants": {
-                        name: _build(Constant, constant)
-                        for name, constant in data["vision"].get("constants", {}).items()
-                    },
-                    "tower": _optional(Tower, data["vision"].get("tower")),
-                },
-            ),
+            vision=_vision(data["vision"]),
             decoder=_build(
                 DecoderSpec,
                 {
@@ -329,6 +330,7 @@ class Manifest:
                     "picture_text": _optional(PictureText, data["decoder"].get("picture_text")),
                 },
             ),
+            media={name: _medium(medium) for name, medium in data.get("media", {}).items()},
             generation=_build(Generation, data.get("generation", {})),
             parity=_build(Parity, data["parity"]),
             files={name: _build(FileEntry, entry) for name, entry in data["files"].items()},
@@ -337,7 +339,27 @@ class Manifest:
             schema_version=data["schema_version"],
         )
         _check_consistency(manifest)
+        for name in manifest.media:
+            _check_consistency(manifest.reading(name))
         return manifest
+
+    def reading(self, medium: str) -> Self:
+        """The manifest as that of an artifact which reads this one of ``media`` alone."""
+        other = self.media[medium]
+        decoder = dataclasses.replace(self.decoder, image_token_id=other.image_token_id)
+        return dataclasses.replace(
+            self,
+            pruning=other.pruning,
+            vision=other.vision,
+            decoder=decoder,
+            parity=other.parity,
+            media={},
+        )
+
+    @property
+    def passed(self) -> bool:
+        """Whether every medium passed its parity check."""
+        return self.parity.passed and all(other.parity.passed for other in self.media.values())
 
     @property
     def content_id(self) -> str:
@@ -348,15 +370,17 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, in the order people read it."""
         data = dataclasses.asdict(self)
-        data["vision"] = _said(self.vision, data["vision"])
+        order = ["schema_version", "artifact_id", "created_by", "source", "pruning", "vision"]
+        order += ["decoder", *(["media"] if self.media else [])]  # which most have not
+        order += ["generation", "parity", "requires", "files"]
         data["decoder"] = _said(self.decoder, data["decoder"])
-        data["vision"]["graphs"] = {
-            str(budget): graphs for budget, graphs in data["vision"]["graphs"].items()
-        }
-        order = "schema_version artifact_id created_by source pruning vision decoder generation"
-        plain: dict[str, Any] = json.loads(
-            json.dumps({key: data[key] for key in [*order.split(), "parity", "requires", "files"]})
-        )
+        read = [(data, self.vision)]
+        read += [(data["media"][name], each.vision) for name, each in self.media.items()]
+        for part, vision in read:
+            part["vision"] = _said(vision, part["vision"])
+            graphs = part["vision"]["graphs"]
+            part["vision"]["graphs"] = {str(budget): graphs[budget] for budget in graphs}
+        plain: dict[str, Any] = json.loads(json.dumps({key: data[key] for key in order}))
         return plain
 
     def to_json(self) -> str:
@@ -418,6 +442,28 @@ def _said(part: Any, data: Mapping[str, Any]) -> dict[str, Any]:
         if each.metadata.get("unsaid") and getattr(part, each.name) == each.default
     }
     return {name: value for name, value in data.items() if name not in unsaid}
+
+
+def _vision(data: Mapping[str, Any]) -> Vision:
+    graphs = {int(budget): dict(by_precision) for budget, by_precision in data["graphs"].items()}
+    constants = {
+        name: _build(Constant, constant) for name, constant in data.get("constants", {}).items()
+    }
+    tower = _optional(Tower, data.get("tower"))
+    vision: Vision = _build(
+        Vision, {**data, "graphs": graphs, "constants": constants, "tower": tower}
+    )
+    return vision
+
+
+def _medium(data: Mapping[str, Any]) -> MediumSpec:
+    parts = {
+        "pruning": _build(Pruning, data["pruning"]),
+        "vision": _vision(data["vision"]),
+        "parity": _build(Parity, data["parity"]),
+    }
+    medium: MediumSpec = _build(MediumSpec, {**data, **parts})
+    return medium
 
 
 def _optional(cls: type[Any], data: Mapping[str, Any] | None) -> Any:
@@ -525,6 +571,8 @@ def _check_consistency(manifest: Manifest) -> None:
             manifest.vision.default_precision in graphs
             for graphs in manifest.vision.graphs.values()
         ),
+        "two media have the same token in their places": decoder.image_token_id
+        in {other.image_token_id for other in manifest.media.values()},
         "a token id lies outside the vocabulary": (
             max([decoder.image_token_id, *decoder.eos_token_ids]) >= decoder.vocab
         ),

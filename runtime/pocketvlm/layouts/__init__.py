@@ -3,7 +3,7 @@ in `_ALL`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pocketvlm.artifact import Artifact, Manifest
@@ -12,12 +12,14 @@ from pocketvlm.layouts.anyres import AnyRes
 from pocketvlm.layouts.anyres_shrunk import AnyResShrunk
 from pocketvlm.layouts.anyres_unpadded import AnyResUnpadded
 from pocketvlm.layouts.base import (
+    MEDIA,
     Layout,
     LayoutConfig,
     Medium,
     TileGrid,
     Tiles,
     TokenGrid,
+    budget_beside,
     caps_within,
     layout_among,
     slot_count,
@@ -48,12 +50,14 @@ LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in _ALL}
 
 __all__ = [
     "LAYOUTS",
+    "MEDIA",
     "Layout",
     "LayoutConfig",
     "Medium",
     "TileGrid",
     "Tiles",
     "TokenGrid",
+    "budget_beside",
     "caps_within",
     "counting_layout",
     "counting_layouts",
@@ -90,19 +94,33 @@ def media_read(manifest: Manifest) -> tuple[Medium, ...]:
     first."""
     # A layout that is unknown is refused where it is opened.
     layout = LAYOUTS.get(manifest.vision.layout["name"])
-    return ("image" if layout is None else layout.medium,)
+    own: Medium = "image" if layout is None else layout.medium
+    return (own, *(medium for medium in MEDIA if medium in manifest.media))
 
 
 def open_layouts(artifact: Artifact) -> dict[Medium, Layout]:
     """`open_layout` of each medium that an artifact reads."""
-    layout = open_layout(artifact)
-    return {layout.medium: layout}
+    return _by_medium(artifact, open_layout)
 
 
 def counting_layouts(artifact: Artifact) -> dict[Medium, Layout]:
     """`counting_layout` of each medium that an artifact reads."""
-    layout = counting_layout(artifact)
-    return {layout.medium: layout}
+    return _by_medium(artifact, counting_layout)
+
+
+def _by_medium(artifact: Artifact, open_one: Callable[[Artifact], Layout]) -> dict[Medium, Layout]:
+    own, *others = media_read(artifact.manifest)
+    layouts = {own: open_one(artifact)}
+    for medium in others:
+        layout = open_one(artifact.reading(medium))
+        if layout.medium != medium or medium in layouts:
+            raise ArtifactError(
+                f"{artifact.root} states the layout {layout.name} for {medium}s",
+                expected=f"one that reads {medium}s, beside {own}s",
+                advice="export it again",
+            )
+        layouts[medium] = layout
+    return layouts
 
 
 def _under_caps(artifact: Artifact, layout: Layout) -> Layout:

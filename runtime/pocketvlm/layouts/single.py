@@ -38,6 +38,7 @@ class Single(Prepared):
         "CLIPFeatureExtractor",
         *suffixed("BitImageProcessor"),
         *_LLAVA,
+        "VideoLlavaImageProcessor",
     )
     one_grid: ClassVar[bool] = True
 

@@ -18,8 +18,8 @@ def processor_of(folder: Path | str) -> ProcessorMixin:
     """Return the processor that ``folder``'s files name, for pictures and texts only.
 
     It is the family's class itself (of Qwen2-VL, Qwen2.5-VL, InternVL, SmolVLM and others):
-    templates, slots and ids are written by transformers' code. Pictures go through the PIL backend. Clips are not
-    read: ``videos=`` is passed over, and their placeholders stay single tokens.
+    templates, slots and ids are written by transformers' code. Pictures go through the PIL backend.
+    Clips are not read: ``videos=`` is passed over, and their placeholders stay single tokens.
     """
     folder = Path(folder)
     images = AutoImageProcessor.from_pretrained(folder, backend="pil")

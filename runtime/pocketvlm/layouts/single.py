@@ -33,6 +33,7 @@ class Single(Prepared):
         *suffixed("CLIPImageProcessor"),
         "CLIPFeatureExtractor",
         *suffixed("BitImageProcessor"),
+        *suffixed("LlavaOnevisionImageProcessor"),
         *_LLAVA,
     )
     one_grid: ClassVar[bool] = True

@@ -132,7 +132,8 @@ def _precision_option(
 @click.option(
     "--layout",
     metavar="NAME",
-    help="How a picture's tiles are combined. LLaVA-NeXT: fastervlm (default when pruning) or hf.",
+    help="How a picture is cut, and its tiles combined. LLaVA-NeXT: fastervlm (default when "
+    "pruning) or hf. LLaVA-OneVision: hf, or whole for one tile a picture.",
 )
 @click.option(
     "--fastv-layer",

@@ -17,7 +17,14 @@ from pocketvlm_export.families import LayoutSpec, VLMSpec
 from pocketvlm_export.footprint import Footprint, Opened, estimate_footprint
 from pocketvlm_export.gguf import architecture, context_length
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
-from pocketvlm_export.layouts import budgets_within, longest, most_tiles, pick_layout, totals
+from pocketvlm_export.layouts import (
+    budgets_within,
+    longest,
+    most_tiles,
+    pick_layout,
+    totals,
+    under_used_caps,
+)
 from pocketvlm_export.loading import Checkpoint, reading
 from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.options import ExportOptions, check_budgets
@@ -293,7 +300,7 @@ def _plan_of(
     pruner = make_pruner(options.pruner or family.default_pruner(spec), options.pruner_options)
     _check_pruner(pruner, spec)
     layout = pick_layout(spec, options.layout, prunes=pruner.prunes)
-    spec = spec.under(layout)
+    spec = under_used_caps(spec.under(layout), layout, options.caps)
     checkpoint = replace(checkpoint, spec=spec)
     requested = options.budgets or budgets_within(spec, layout, options.total_budgets)
     tokens = spec.vision.tokens

@@ -39,7 +39,10 @@ Dynamic = partial(Case, layout="hf", caps=DYNAMIC, sizes=tuple(DYNAMIC_SIZES))
 FAMILIES = {
     "llava": [Case("tiny-llama", "single")],
     "llava_next": [Case("tiny-llava-next", "fastervlm"), Case("tiny-llava-next", "hf")],
-    "llava_onevision": [Case("tiny-llava-onevision", "hf", "divprune")],
+    "llava_onevision": [
+        Case("tiny-llava-onevision", "hf", "divprune"),
+        Case("tiny-llava-onevision", "whole", "divprune"),
+    ],
     "smolvlm": [Case("tiny-smolvlm", "hf", "received-attention")],
     "idefics3": [Case("tiny-idefics3", "hf", "received-attention")],
     # Under transformers' own layout [CLS] is a token, and none is pruned.

@@ -10,6 +10,8 @@ What to know when it is pruned:
 - transformers shrinks the map of more than nine parts' features. With a budget that is left out:
   it would mix the tokens that were chosen.
 - Several pictures of a prompt are one square tile each (`pocketvlm.layouts.squared`).
+- ``--layout whole`` leaves the parts and newlines out: every picture is one tile, which is all that
+  transformers.js can cut. Only where tokens are pruned, for it is nothing that transformers does.
 
 Clips are not read. Published checkpoints read them as frames with a quarter of the features each,
 which would be another graph.
@@ -17,6 +19,7 @@ which would be another graph.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,10 +63,14 @@ class LlavaOnevision(LlavaNext):
     def layouts(self, pinpoints: list[list[int]], spec: VLMSpec) -> Mapping[str, LayoutSpec]:
         """See `LlavaNext.layouts`."""
         most = _most_tiles(Settings.of(spec.config))
-        newline = {"constants": (NEWLINE_NAME,), "order": _packed}
-        several = LayoutSpec({"name": "squared", "newline": True}, **newline)
-        stated = {"name": "anyres-max", "pinpoints": pinpoints, "most_tiles": most}
-        return {"hf": LayoutSpec(stated, several=several, **newline)}
+        cut = LayoutSpec(
+            {"name": "anyres-max", "pinpoints": pinpoints, "most_tiles": most},
+            constants=(NEWLINE_NAME,),
+            order=_packed,
+        )
+        several = replace(cut, stated={"name": "squared", "newline": True})
+        whole = LayoutSpec({"name": "single"}, exact=False, stock_clients=True)
+        return {"hf": replace(cut, several=several), "whole": whole}
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """See `LlavaNext.read_processor`; and the limit of features, which the processor counts
@@ -88,7 +95,8 @@ class LlavaOnevision(LlavaNext):
     def processor_config(
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec, budget: int
     ) -> dict[str, Any]:
-        """See `Family.processor_config`: it counts all tokens, and has no words for fewer."""
+        """See `Family.processor_config`: it counts all tokens, and has no words for fewer. Where a
+        picture is one tile there are those of LLaVA's, by which transformers.js counts."""
         defaults = {
             "processor_class": self.processor,
             "image_token": self.place,
@@ -96,15 +104,33 @@ class LlavaOnevision(LlavaNext):
             "vision_feature_select_strategy": "full",
             _RATIO: spec.config.vision_aspect_ratio,
         }
-        return {**defaults, **stated}
+        of_llava = {
+            "patch_size": int(spec.vision.config.patch_size),
+            "num_additional_image_tokens": budget - spec.vision.tokens,
+        }
+        return {**defaults, **stated, **(of_llava if layout.stock_clients else {})}
+
+    def image_processor_config(
+        self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
+    ) -> dict[str, Any]:
+        """See `Family.image_processor_config`; transformers.js has no processor of this family's
+        name, and LLaVA's does the same with one tile."""
+        config = super().image_processor_config(stated, spec, layout)
+        if not layout.stock_clients:
+            return config
+        height, width = spec.vision.tile_size
+        size = {"height": height, "width": width}
+        one_tile = {"do_center_crop": False, "do_pad": False, "size": size}
+        return {**config, **one_tile, "processor_class": "LlavaProcessor"}
 
     def reference_pixels(
         self, processor: Any, images: Sequence[Image.Image], layout: LayoutSpec
     ) -> npt.NDArray[np.float32]:
-        """See `Family.reference_pixels`: a list within the list is the pictures of one prompt."""
+        """See `Family.reference_pixels`: a list within the list is the pictures of one prompt. The
+        first tile of a picture is the whole of it."""
         pixels = np.asarray(processor(images=[list(images)], return_tensors="np")["pixel_values"])
         reshaped: npt.NDArray[np.float32] = pixels.reshape(-1, *pixels.shape[-3:])
-        return reshaped
+        return reshaped[:1] if layout.stock_clients else reshaped
 
 
 def _vision(config: Any) -> VisionSpec:

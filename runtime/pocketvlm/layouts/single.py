@@ -37,6 +37,7 @@ class Single(Prepared):
         *suffixed("CLIPImageProcessor"),
         "CLIPFeatureExtractor",
         *suffixed("BitImageProcessor"),
+        *suffixed("LlavaOnevisionImageProcessor"),
         *_LLAVA,
         "VideoLlavaImageProcessor",
     )

@@ -65,6 +65,12 @@ MODELS = [
         any_size=True,
     ),
     Model("tiny-paligemma", "single", has_cls=False, gguf=False),
+    Model(
+        "tiny-qwen3-vl",
+        "hf",
+        has_cls=False,
+        any_size=True,
+    ),
 ]
 # What --decoder, --decoder-precision and --gguf-type are given.
 DECODERS = [

@@ -60,6 +60,29 @@ def qwen25_pruned(qwen25, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def qwen3(make_tiny):
+    """tiny-qwen3-vl; read only."""
+    return make_tiny("tiny-qwen3-vl")
+
+
+@pytest.fixture(scope="session")
+def qwen3_pruned(qwen3, tmp_path_factory):
+    """By DivPrune, six or three tokens of at most 48, for both engines and in several precisions;
+    read only."""
+    options = ExportOptions(
+        budgets=(6, 3),
+        caps=Caps(max_pixels=48 * 32**2),
+        decoder="both",
+        vision_precisions=("fp32", "int8"),
+        decoder_precisions=("fp32", "int8", "int4"),
+        gguf_types=("f32", "q8_0"),
+    )
+    return write_once(
+        tmp_path_factory, "qwen3-pruned", lambda folder: export(str(qwen3), folder, options)
+    )
+
+
+@pytest.fixture(scope="session")
 def qwen2_by_default(qwen2, tmp_path_factory):
     """What `pocketvlm export` writes without a flag; read only."""
 

@@ -32,13 +32,14 @@ PRUNERS_BY_DEFAULT = {
     "internvl": "divprune",  # though it has [CLS]
     "qwen2_vl": "divprune",
     "qwen2_5_vl": "divprune",
+    "qwen3_vl": "divprune",
 }
 NAMES = [name for name in (*PRESETS, *HUB_PRESETS) if name.startswith("tiny-")]
 # A cap that each family takes which has it, and a smaller one for when it runs.
 CAPS = {
     "max_tiles": (4, 2),
     "max_pixels": (40 * 28 * 28, 20 * 28 * 28),
-    "fixed_size": ((84, 112), None),
+    "fixed_size": ((224, 448), None),  # whole tokens of 28 pixels, and of 32
 }
 
 

@@ -46,6 +46,14 @@ FAMILIES = {
     "internvl": [Case("tiny-internvl", "hf", "divprune")],
     "qwen2_vl": [Dynamic("tiny-qwen2-vl", pruner="divprune")],
     "qwen2_5_vl": [Dynamic("tiny-qwen2.5-vl", pruner="received-attention")],
+    # 4 x 4, 3 x 6, 4 x 6 and 3 x 2 tokens of 32 pixels.
+    "qwen3_vl": [
+        Dynamic(
+            "tiny-qwen3-vl",
+            pruner="divprune",
+            sizes=((112, 112), (192, 96), (196, 140), (60, 84)),
+        )
+    ],
 }
 CASES = [case for cases in FAMILIES.values() for case in cases]
 

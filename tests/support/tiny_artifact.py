@@ -132,16 +132,26 @@ def make_dynamic(root: Path, weights: Weights, k: int, tokens: int) -> None:
     write_manifest(root, data)
 
 
-def give_extras(root: Path, weights: Weights, k: int, extras: tuple[str, ...]) -> None:
-    """Let the vision graph of a tiny artifact of one budget k have further outputs."""
+def give_extras(
+    root: Path, weights: Weights, k: int, extras: tuple[str, ...], read: tuple[str, ...] = ()
+) -> None:
+    """Let the vision graph of a tiny artifact of one budget k have further outputs, and the decoder
+    ``read`` some of them."""
     _exchange_vision(root, vision_graph(weights, k, extras=extras))
     data = read_manifest(root)
     data["vision"]["extras"] = list(extras)
+    if read:
+        _exchange(root / "onnx" / "decoder_model_merged.onnx", decoder_graph(weights, read))
+        data["decoder"]["extras"] = list(read)
     write_manifest(root, data)
 
 
 def _exchange_vision(root: Path, model: onnx.ModelProto) -> None:
-    path = root / "onnx" / "vision_encoder.onnx"
+    _exchange(root / "onnx" / "vision_encoder.onnx", model)
+
+
+def _exchange(path: Path, model: onnx.ModelProto) -> None:
+    """Put a graph in another's place, with its stamps."""
     stamps = onnx.load(path).metadata_props
     helper.set_model_props(model, {prop.key: prop.value for prop in stamps})
     onnx.save(model, path)

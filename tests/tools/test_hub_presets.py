@@ -23,6 +23,7 @@ from support.processors import processor_of
 TINY = sorted(name for name in HUB_PRESETS if name.startswith("tiny-"))
 INTERNVL = [name for name in TINY if HUB_PRESETS[name].family == "internvl"]
 QWEN = [name for name in TINY if name not in INTERNVL]
+QWEN2 = [name for name in QWEN if HUB_PRESETS[name].family != "qwen3_vl"]
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_slots_of_internvl(written, name, size, tiles):
 
 
 @pytest.mark.parametrize("size", [(56, 56), (170, 115), (30, 200)])
-@pytest.mark.parametrize("name", QWEN)
+@pytest.mark.parametrize("name", QWEN2)
 def test_slots_of_qwen(written, name, size):
     inputs = prepare(written(name), question(picture(*size), picture(84, 56)))
     counts = [rows * columns // 4 for _, rows, columns in inputs["image_grid_thw"].tolist()]
@@ -160,6 +161,40 @@ def test_slots_of_qwen(written, name, size):
     )
     file = Tokenizer.from_file(str(written(name) / "tokenizer.json"))
     assert inputs["input_ids"][0].tolist() == file.encode(text).ids
+
+
+@pytest.mark.parametrize("size", [(56, 56), (170, 115), (30, 200)])
+def test_slots_of_qwen3(written, size):
+    folder = written("tiny-qwen3-vl")
+    inputs = prepare(folder, question(picture(*size), picture(320, 256)))
+    counts = [rows * columns // 4 for _, rows, columns in inputs["image_grid_thw"].tolist()]
+    assert counts[1] == 80  # 10 x 8 tokens of 32 x 32 pixels
+    assert counts[0] >= 64  # smaller pictures are made larger
+    pictures = "".join(
+        f"<|vision_start|>{'<|image_pad|>' * count}<|vision_end|>" for count in counts
+    )
+    text = f"<|im_start|>user\n{pictures}what is it?<|im_end|>\n<|im_start|>assistant\n"
+    file = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert inputs["input_ids"][0].tolist() == file.encode(text).ids
+
+
+def test_what_a_turn_of_qwen3_looks_like(written):
+    folder = written("tiny-qwen3-vl")
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": "be brief"}]},
+        *question(picture(320, 256)),
+        {"role": "assistant", "content": "a dog"},
+        {"role": "user", "content": "sure?"},
+    ]
+    text = processor_of(folder).apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=False
+    )
+    assert text == (
+        "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>what is it?<|im_end|>\n"
+        "<|im_start|>assistant\na dog<|im_end|>\n<|im_start|>user\nsure?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -261,8 +296,12 @@ QWEN2_VL_2B = HUB_PRESETS["tiny-qwen2-vl"].but(
 
 @pytest.mark.parametrize(
     ("preset", "size"),
-    [(HUB_PRESETS["qwen2.5-vl-3b"], 7_509_245_952), (QWEN2_VL_2B, 4_417_971_200)],
-    ids=["Qwen2.5-VL-3B-Instruct", "Qwen2-VL-2B"],
+    [
+        (HUB_PRESETS["qwen2.5-vl-3b"], 7_509_245_952),
+        (QWEN2_VL_2B, 4_417_971_200),
+        (HUB_PRESETS["qwen3-vl-2b"], 2 * 2_127_532_032),  # parameters as its page counts them
+    ],
+    ids=["Qwen2.5-VL-3B-Instruct", "Qwen2-VL-2B", "Qwen3-VL-2B-Instruct"],
 )
 def test_at_real_dimensions_weights_have_the_published_size(tmp_path, preset, size):
     """The total size that the indices state, in bytes of bfloat16: nothing more is stored, nothing

@@ -38,7 +38,7 @@ from train_demo.scenes import Question
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
 BUDGET, SMALLER, STEPS = 36, 7, 32
-FAMILIES = ("tiny-internvl", "tiny-qwen2.5-vl")
+FAMILIES = ("tiny-internvl", "tiny-qwen2.5-vl", "tiny-qwen3-vl")
 # Its table has more than ExternalWeights leaves inside a graph, in 4 bits too.
 TIED = PRESETS["tiny-qwen2"].but(text={"vocab_size": 40_000})
 WHAT = "What is in the picture?"

@@ -141,6 +141,7 @@ _TINY_QWEN3_VL = HubPreset(
     {
         **qwen3_vl.TEXT,
         **_TINY_TEXT,
+        "num_hidden_layers": 4,  # one more than read further features, which llama.cpp needs
         "head_dim": 32,  # heads do not make the hidden size in the published model's relatives
         "rope_scaling": {
             "mrope_interleaved": True,

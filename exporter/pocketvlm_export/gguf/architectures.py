@@ -95,6 +95,8 @@ def architecture(spec: DecoderSpec) -> Architecture:
         ),
         f"it reads further features {', '.join(spec.extras)}": bool(spec.extras)
         and not arch.extras,
+        f"it reads further features behind {len(spec.extras)} of {spec.layers} layers, llama.cpp "
+        "adds none behind the last": arch.extras and len(spec.extras) >= spec.layers,
         f"its positions are {spec.positions}, llama.cpp's "
         f"{gguf.MODEL_ARCH_NAMES[arch.name]} has {_positions(arch)}": (
             spec.positions != _positions(arch)

@@ -42,7 +42,7 @@ def write_using(artifact: Artifact) -> None:
     )
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     stated = facts(artifact)
-    text = environment.from_string(source).render(stated)
+    text = environment.from_string(source).render({"extras": [], **stated})
     (artifact.root / USING).write_text(text, encoding="utf-8")
     listed = json.dumps(stated, indent=1, ensure_ascii=False) + "\n"
     (artifact.root / FACTS).write_text(listed, encoding="utf-8")
@@ -92,6 +92,8 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "in_order": _in_order(layout),
         "positions": decoder.positions,
         "axes": axes,
+        # Named where there are any; pages without stay what they were.
+        **({"extras": list(decoder.extras)} if decoder.extras else {}),
         "numbering": positions_named(decoder.positions).recipe,
         "token_edge": _token_edge(layout) if axes > 1 else None,
         "grid": _grid(layout),

@@ -191,7 +191,10 @@ def _dimensions(file: GgufFile) -> GgufHeader:
         f"{rotated} of {head_dim} dimensions are rotated": (
             rotated % 2 == 0 and (rotated <= head_dim if family == "phi3" else rotated == head_dim)
         ),
-        f"{family}.{_EXTRAS} are {extras} of {layers} layers": extras <= min(layers, _MOST_EXTRAS),
+        # Behind the last layer it computes some tokens only, and adds the features of all.
+        f"{family}.{_EXTRAS} are {extras} of {layers} layers": (
+            extras <= min(layers - 1, _MOST_EXTRAS)
+        ),
         # llama.cpp divides by their sum, and begins anew where they do not fill a head.
         f"{family}.{_SECTIONS} are {list(sections)} for {rotated // 2} frequencies": (
             (_SECTIONS in own) == mrope

@@ -22,7 +22,7 @@ from support.processors import processor_of
 
 TINY = sorted(name for name in HUB_PRESETS if name.startswith("tiny-"))
 INTERNVL = [name for name in TINY if HUB_PRESETS[name].family == "internvl"]
-QWEN = [name for name in TINY if HUB_PRESETS[name].family.startswith("qwen2")]
+QWEN2 = [name for name in TINY if HUB_PRESETS[name].family.startswith("qwen2")]
 SMOLVLM2 = [name for name in TINY if HUB_PRESETS[name].family == "smolvlm"]
 # By family, the tokens of the ids in config.json, and what ends an answer.
 NAMED = {

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import tokenizers
 from onnx import helper
@@ -145,6 +146,32 @@ def make_dynamic(root: Path, weights: Weights, k: int, tokens: int) -> None:
     data["pruning"]["tokens_before"] = tokens
     data["vision"]["image_size"] = None
     data["vision"]["layout"] = {"name": "smart-resize", "factor": PATCH, **limits}
+    write_manifest(root, data)
+
+
+def cut_pictures(root: Path, rows: int, columns: int) -> None:
+    """Let a tiny artifact cut pictures into so many parts, or fewer, and those of a prompt that has
+    several not at all."""
+    edges = [
+        [IMAGE * row, IMAGE * column]
+        for row in range(1, rows + 1)
+        for column in range(1, columns + 1)
+    ]
+    processor = {
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "size": {"height": IMAGE, "width": IMAGE},
+        "image_grid_pinpoints": edges,
+        "image_mean": PREPROCESSOR["image_mean"],
+        "image_std": PREPROCESSOR["image_std"],
+    }
+    (root / "preprocessor_config.json").write_text(json.dumps(processor))
+    (root / "constants").mkdir()
+    newline = np.arange(HIDDEN, dtype="<f4") / HIDDEN
+    (root / "constants" / "image_newline.bin").write_bytes(newline.tobytes())
+    data = read_manifest(root)
+    data["vision"]["layout"] = {"name": "anyres-max", "pinpoints": edges, "most_tiles": 9}
+    constant = {"file": "constants/image_newline.bin", "shape": [HIDDEN]}
+    data["vision"]["constants"] = {"image_newline": constant}
     write_manifest(root, data)
 
 

@@ -30,6 +30,7 @@ PRUNERS_BY_DEFAULT = {
     "smolvlm": "divprune",
     "idefics3": "divprune",
     "internvl": "divprune",  # though it has [CLS]
+    "gemma3": "divprune",
     "qwen2_vl": "divprune",
     "qwen2_5_vl": "divprune",
 }
@@ -235,6 +236,10 @@ READ_BY = {
     "image_grid_pinpoints": "parse",
     "downsample_ratio": "parse",
     "scale_factor": "parse",
+    "mm_tokens_per_image": "parse",
+    "boi_token_index": "nothing: the processor writes it",
+    "eoi_token_index": "nothing: the processor writes it",
+    "initializer_range": "nothing",
     # Nothing that transformers' forward pass reads of a picture.
     "image_seq_length": "nothing: layouts count",
     "video_seq_length": "nothing: layouts count",

@@ -95,7 +95,8 @@ def estimate_footprint(
         _layer(prompt, decoder.hidden, decoder.config.intermediate_size, decoder.heads)
         + _FLOAT * decoder.vocab
     )
-    encoding = tiles * (_tower_by_blocks(vision, fused) if vision.factor else _tower(vision))
+    by_blocks = vision.factor or (fused and _map(vision) > MAP_BYTES)
+    encoding = tiles * (_tower_by_blocks(vision, fused) if by_blocks else _tower(vision))
     return Footprint(sum(file.resident for file in files), cache, max(prefill, encoding))
 
 
@@ -104,14 +105,20 @@ def _tower(vision: VisionSpec) -> int:
     return _layer(vision.sequence, tower.hidden, tower.intermediate, tower.heads)
 
 
+def _map(vision: VisionSpec) -> int:
+    """Bytes of a layer's attention, of all patches to all patches."""
+    return _FLOAT * vision.dimensions.heads * vision.sequence**2
+
+
 def _tower_by_blocks(vision: VisionSpec, fused: bool) -> int:
-    """Bytes alive in a layer of a tower for pictures of many patches.
+    """Bytes alive in a layer of a tower for pictures of many patches, of any size or of one whose
+    map would be large.
 
     No map of all patches by all patches is made: where attention is not fused it is computed by
     blocks of queries, see `pocketvlm_export.towers.attention`, and a window's map is small.
     """
     tower, patches = vision.dimensions, vision.sequence
-    whole = 0 if fused else min(_FLOAT * tower.heads * patches**2, MAP_BYTES)
+    whole = 0 if fused else min(_map(vision), MAP_BYTES)
     windows = _FLOAT * tower.heads * patches * tower.window if tower.windowed_layers else 0
     values = _LIVE * tower.hidden + tower.mlp_matrices * tower.intermediate
     return _LIVE * max(whole, windows) + _FLOAT * patches * values

@@ -134,6 +134,7 @@ def load_exact(folder: Path, engine: str) -> VLM:
         hidden=decoder.hidden,
         vocab=decoder.vocab,
         positions=decoder.positions,
+        attention=decoder.attention,
         settings=one,
         f32_cache=True,
     )

@@ -37,7 +37,7 @@ from pocketvlm_export.families.base import MOST_EDGE, Family
 from pocketvlm_export.families.spec import LayoutSpec, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
 
-_TOWER = "siglip_vision_model"
+_TOWER, _DECODER = "siglip_vision_model", "gemma3_text"
 _MARKS = ("boi_token", "eoi_token", "image_token")  # of the tokenizer, by the processor's names
 # Settings of the decoder that change attention or logits, and are off in every published one.
 _OFF = ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention")
@@ -63,6 +63,12 @@ class Gemma3(Family):
         """See `Family.parse`."""
         image_token = Settings.of(config).integer("image_token_id", least=0)
         decoder = decoder_spec(config)
+        if decoder.config.model_type != _DECODER:
+            raise CheckpointError(
+                f"the decoder is a {decoder.config.model_type}, which is not supported in gemma3 "
+                "checkpoints",
+                expected=_DECODER,
+            )
         for name in _OFF:
             if getattr(decoder.config, name, None):
                 raise CheckpointError(

@@ -138,14 +138,17 @@ def encode_reference(
     with torch.inference_mode(), upstream.recorded_attention(first) as layers:
         pixel_values = torch.from_numpy(picture[None])
         made = spec.family.reference_features(tower, connector, spec, pixel_values)
-    grid = spec.vision.grid_of(*picture.shape[1:])
+    grid, merge = spec.vision.grid_of(*picture.shape[1:]), spec.vision.merge
+    features = merge_patches(made.features.double().numpy(), grid, merge)
+    if spec.vision.pool == "mean":
+        features = features.reshape(len(features), merge**2, -1).mean(axis=1)
     encoded = Encoded(
         [_whole_map(maps, made.patches) for maps in list(layers.values())[: made.layers]],
         int(spec.vision.has_cls),
-        merge_patches(made.features.double().numpy(), grid, spec.vision.merge),
+        features,
         made.projected.double().numpy(),
         grid,
-        spec.vision.merge,
+        merge,
     )
     return encoded, {name: each.numpy() for name, each in made.extras.items()}
 

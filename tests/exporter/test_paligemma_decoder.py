@@ -4,9 +4,11 @@ softcaps, windows; against the vectors of transformers' class, and the class its
 import numpy as np
 import pytest
 import torch
+from transformers import PaliGemmaForConditionalGeneration
 
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.decoders.prefix import CachedSequence
+from pocketvlm_export.graphs.masks import two_way_masks
 from pocketvlm_export.onnx_passes import DynamicInt8, TieHead, UntieHead
 from support.paligemma import IMAGE, OWN, Golden, fused, graphs_of, opened, paligemma
 
@@ -108,21 +110,17 @@ def test_a_head_is_turned_back_behind_its_softcap(traced):
     assert kinds.count("MatMul") == [node.op_type for node in traced[0].graph].count("MatMul")
 
 
-@torch.inference_mode()
-def test_windows_hide_nothing_of_a_prompt_and_all_before_them_of_an_answer():
-    model, golden = paligemma("gemma2", sliding_window=WINDOW), Golden.of("gemma2")
-    decoder, embed = graphs_of(model)
-    sequence = opened(fused(decoder), embed).sequence()
-    embeds = torch.from_numpy(golden.inputs_embeds)[None]
-    kinds = torch.zeros(embeds.shape[:2], dtype=torch.int64)
-    output = model(inputs_embeds=embeds, token_type_ids=kinds, use_cache=True)
-    logits = sequence.prefill(segments_of(golden))
-    np.testing.assert_allclose(logits, output.logits[0, -1], rtol=0, atol=NEAR)
-    for token in golden.greedy[:9]:
-        output = model(
-            input_ids=torch.tensor([[token]]),
-            past_key_values=output.past_key_values,
-            use_cache=True,
-        )
-        logits = sequence.decode(token)
-        np.testing.assert_allclose(logits, output.logits[0, -1], rtol=0, atol=NEAR)
+def test_windows_hide_nothing_of_a_prompt():
+    """As the class makes its masks, of whole answers too."""
+    config = paligemma("gemma2", sliding_window=WINDOW).config.text_config
+    embeds = torch.zeros(1, 12 + 4, 64)
+    kinds = torch.tensor([[0] * 12 + [1] * 4])
+    expected = PaliGemmaForConditionalGeneration.create_masks_for_generate(
+        config, embeds, None, None, None, token_type_ids=kinds
+    )
+    every = torch.ones(1, 12 + 4, dtype=torch.int64)
+    made = two_way_masks(config, every, 1 - kinds, torch.float32, beyond_window=True)
+    assert made.keys() == expected.keys() == {"full_attention", "sliding_attention"}
+    for kind, mask in expected.items():
+        assert torch.equal(made[kind] == 0, mask == 0)
+    assert not torch.equal(made["full_attention"], made["sliding_attention"])

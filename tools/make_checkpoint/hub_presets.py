@@ -220,6 +220,7 @@ _TINY_PALIGEMMA = HubPreset(
     model={"num_hidden_layers": 3, "transformers_version": "4.46.0.dev0"},
     generation={"cache_implementation": "hybrid", "transformers_version": "4.46.0.dev0"},
     ties=True,
+    embedding=0.05,
 )
 _TINY_PALIGEMMA_1 = HubPreset(
     "paligemma",
@@ -235,6 +236,7 @@ _TINY_PALIGEMMA_1 = HubPreset(
     model={"transformers_version": "4.41.0.dev0"},
     generation={"transformers_version": "4.41.0.dev0"},
     ties=True,
+    embedding=0.05,
 )
 
 _TINY_LFM2_VL = HubPreset(

@@ -46,6 +46,7 @@ FAMILIES = {
     "internvl": [Case("tiny-internvl", "hf", "divprune")],
     "qwen2_vl": [Dynamic("tiny-qwen2-vl", pruner="divprune")],
     "qwen2_5_vl": [Dynamic("tiny-qwen2.5-vl", pruner="received-attention")],
+    "lfm2_vl": [Dynamic("tiny-lfm2-vl", pruner="received-attention")],
 }
 CASES = [case for cases in FAMILIES.values() for case in cases]
 

@@ -219,11 +219,11 @@ def test_the_plan_says_what_is_made_of_large_pictures(checkpoint):
 @pytest.mark.parametrize("method", NO_CLS)
 def test_every_method_keeps_what_its_oracle_keeps(checkpoint, method):
     """On a graph of one size, which is that of any size with the picture's given."""
-    options = ExportOptions(method, caps=Caps(fixed_size=(64, 96)))
+    options = ExportOptions(method, caps=Caps(fixed_size=(112, 168)))
     plan = make_plan(open_checkpoint(str(checkpoint)), options)
     family, spec, weights = plan.spec.family, plan.spec, plan.checkpoint.weights
     budget = 7 if plan.pruner.prunes else spec.vision.tokens
-    pixels = np.random.default_rng(0).normal(size=(2, 3, 64, 96)).astype(np.float32)
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 112, 168)).astype(np.float32)
     with quiet_transformers(), torch.inference_mode():
         tower = family.load_tower(weights, spec, layers=spec.vision.depth, attention="eager")
         projector = family.load_projector(weights, spec)
@@ -265,7 +265,7 @@ def test_what_is_not_supported_is_refused_in_one_line(checkpoint, tmp_path, chan
         ({"caps": Caps(max_pixels=100)}, "--max-pixels 100 is outside"),
         ({"caps": Caps(max_pixels=1 << 24)}, "give at most"),
         ({"caps": Caps(fixed_size=(60, 64))}, "no whole number of tokens"),
-        ({"caps": Caps(fixed_size=(512, 512))}, "has 262144 pixels"),
+        ({"caps": Caps(fixed_size=(280, 280))}, "has 78400 pixels"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(checkpoint, options, reason):
@@ -278,7 +278,7 @@ def test_a_processor_of_another_token_is_refused(checkpoint, tmp_path):
     stated = json.loads((folder / "preprocessor_config.json").read_text())
     stated["downsample_factor"] = 4
     (folder / "preprocessor_config.json").write_text(json.dumps(stated))
-    with pytest.raises(PocketVLMError, match="makes multiples of 32 pixels"):
+    with pytest.raises(PocketVLMError, match="makes multiples of 56 pixels"):
         plan_of(folder)
 
 

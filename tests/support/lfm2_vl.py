@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 from pocketvlm_export.quiet import quiet_transformers
 from support.processors import processor_of
 
-EDGE = 16  # of a token of the tiny model, in pixels
+EDGE = 28  # of a token of the tiny model, in pixels
 
 
 def noise(rows: int, columns: int, seed: int = 0) -> Image.Image:

@@ -60,6 +60,7 @@ FAMILIES = {
             sizes=((112, 112), (192, 96), (196, 140), (60, 84)),
         )
     ],
+    "lfm2_vl": [Dynamic("tiny-lfm2-vl", pruner="received-attention")],
 }
 CASES = [case for cases in FAMILIES.values() for case in cases]
 

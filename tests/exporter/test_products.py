@@ -72,6 +72,7 @@ MODELS = [
         has_cls=False,
         any_size=True,
     ),
+    Model("tiny-lfm2-vl", "hf", has_cls=False, any_size=True),
 ]
 # What --decoder, --decoder-precision and --gguf-type are given.
 DECODERS = [

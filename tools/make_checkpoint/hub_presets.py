@@ -248,7 +248,7 @@ _TINY_LFM2_VL = HubPreset(
         "num_hidden_layers": 3,
         "num_attention_heads": 2,
         "num_patches": 16,
-        "patch_size": 8,
+        "patch_size": 14,
     },
     {
         **lfm2_vl.TEXT,
@@ -258,13 +258,14 @@ _TINY_LFM2_VL = HubPreset(
         "num_hidden_layers": 4,
         "num_heads": 4,
     },
-    # Tokens of 16 x 16 pixels, and tiles of 16 tokens, as many as the largest picture has.
+    # Tokens of 28 x 28 pixels, and tiles of as many as the largest picture has.
     pictures={
         **lfm2_vl.PICTURES,
-        "encoder_patch_size": 8,
+        "encoder_patch_size": 14,
         "max_image_tokens": 64,
-        "min_image_tokens": 16,
-        "tile_size": 128,
+        "max_num_patches": 256,
+        "min_image_tokens": 4,
+        "tile_size": 224,
     },
     model={**lfm2_vl.MODEL, "projector_hidden_size": 48},
     generation=lfm2_vl.GENERATION,

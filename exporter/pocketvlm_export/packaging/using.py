@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
-from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES
+from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES, DecoderSpec
 from pocketvlm.decoders.positions import positions_named
 from pocketvlm.layouts import Layout, open_layout, tokens_of_tile
 from pocketvlm.ort.signatures import Shapes, signature
@@ -112,7 +112,17 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "vocab": decoder.vocab,
         "context": decoder.context,
         "notes": notes,
+        **_convolutions(decoder),
     }
+
+
+def _convolutions(decoder: DecoderSpec) -> dict[str, Any]:
+    """Which layers are convolutions, which attend, and how wide a state is; nothing of a decoder
+    whose layers all attend."""
+    if not decoder.conv_layers:
+        return {}
+    layers = {"layers": list(decoder.conv_layers), "attention": list(decoder.attention_layers)}
+    return {"convolutions": {**layers, "width": decoder.conv_width}}
 
 
 def _graph(manifest: Manifest, file: str, kind: str, budget: int | None = None) -> dict[str, Any]:

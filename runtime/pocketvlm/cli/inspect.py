@@ -224,6 +224,11 @@ def describe(artifact: Artifact) -> Iterator[str]:
         f"{decoder.hidden}, {decoder.kv_heads} KV heads of {decoder.head_dim}, vocabulary "
         f"{decoder.vocab}, context {decoder.context}"
     )
+    if decoder.conv_layers:
+        yield (
+            f"           {len(decoder.conv_layers)} of the layers are convolutions: a conversation "
+            "goes on from its last turn, nothing else of a prompt is reused"
+        )
     yield from _generation_text(manifest.generation)
     for what, name in graphs(manifest):
         yield f"graph      {what:<26} {size_text(graph_bytes(manifest, name)):>10}  {name}"

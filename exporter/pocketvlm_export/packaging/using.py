@@ -24,6 +24,7 @@ from pocketvlm_export.precisions import PRECISIONS
 USING = "USING.md"
 FACTS = "using.json"
 _TEMPLATE = "templates/using.md.jinja"
+_MEDIA = {"image": "picture", "video": "clip"}
 
 
 def write_using(artifact: Artifact) -> None:
@@ -99,7 +100,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "numbering": positions_named(decoder.positions).recipe,
         "token_edge": _token_edge(layout) if axes > 1 else None,
         "grid": _grid(layout),
-        "medium": {"image": "picture", "video": "clip"}[layout.medium],
+        "medium": _MEDIA[layout.medium],
         "picture": _picture(layout),
         "prompt": _prompt(Prompter.from_artifact(artifact), around),
         "image_token_id": decoder.image_token_id,
@@ -113,6 +114,33 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "context": decoder.context,
         "notes": notes,
         **_convolutions(decoder),
+        **_also(artifact),
+    }
+
+
+def _also(artifact: Artifact) -> dict[str, Any]:
+    """What a client must know of each further medium that an artifact reads; no key where it reads
+    one alone."""
+    media = artifact.manifest.media
+    return {"also": [_beside(artifact.reading(medium)) for medium in media]} if media else {}
+
+
+def _beside(part: Artifact) -> dict[str, Any]:
+    manifest, layout = part.manifest, open_layout(part)
+    budget = manifest.pruning.default_budget
+    vision = manifest.vision.graphs[budget][manifest.vision.default_precision]
+    return {
+        "medium": _MEDIA[layout.medium],
+        "graph": _graph(manifest, vision, metadata.VISION_ENCODER, budget),
+        "visual_tokens": budget,
+        "patches": manifest.pruning.tokens_before,
+        "nested": manifest.pruning.nested,
+        "tiles": layout.recipe,
+        "cut": layout.grids()[-1].tiles > 1,
+        "unit": layout.unit,
+        "picture": _picture(layout),
+        "image_token_id": manifest.decoder.image_token_id,
+        "prompt": _prompt(Prompter.from_artifact(part), _around(layout)),
     }
 
 
@@ -138,7 +166,8 @@ def _weights(artifact: Artifact) -> dict[str, list[str]]:
     """Of every graph of the folder, whatever its budget and precision, the files that its weights
     lie in."""
     manifest = artifact.manifest
-    graphs = [file for by in manifest.vision.graphs.values() for file in by.values()]
+    visions = [manifest.vision, *(other.vision for other in manifest.media.values())]
+    graphs = [file for each in visions for by in each.graphs.values() for file in by.values()]
     graphs += [*manifest.decoder.embed.values(), *manifest.decoder.graphs.values()]
     return {
         file: [str(PurePosixPath(file).with_name(name)) for name in weights_files(path)]

@@ -281,7 +281,7 @@ class Prompter:
             kinds: of what was given, in its order.
         """
         of_kind = {
-            medium: (number for number, kind in enumerate(kinds) if kind == medium)
+            medium: iter([number for number, kind in enumerate(kinds) if kind == medium])
             for medium in self._tokens
         }
         media = dict(zip(self._slot_ids.tolist(), self._tokens, strict=True))

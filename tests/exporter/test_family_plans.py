@@ -30,6 +30,7 @@ PRUNERS_BY_DEFAULT = {
     "smolvlm": "divprune",
     "idefics3": "divprune",
     "internvl": "divprune",  # though it has [CLS]
+    "gemma3": "divprune",
     "qwen2_vl": "divprune",
     "qwen2_5_vl": "divprune",
     "paligemma": "divprune",
@@ -239,6 +240,10 @@ READ_BY = {
     "projection_dim": "parse",
     "hidden_size": "nothing: text_config has it",
     "vocab_size": "nothing: text_config has it",
+    "mm_tokens_per_image": "parse",
+    "boi_token_index": "nothing: the processor writes it",
+    "eoi_token_index": "nothing: the processor writes it",
+    "initializer_range": "nothing",
     # Nothing that transformers' forward pass reads of a picture.
     "image_seq_length": "nothing: layouts count",
     "video_seq_length": "nothing: layouts count",

@@ -44,6 +44,7 @@ FAMILIES = {
     # Under transformers' own layout [CLS] is a token, and none is pruned.
     "video_llava": [Case("tiny-video-llava", "fastervlm"), Case("tiny-video-llava", "hf", "none")],
     "internvl": [Case("tiny-internvl", "hf", "divprune")],
+    "gemma3": [Case("tiny-gemma3", "single", "received-attention")],
     "qwen2_vl": [Dynamic("tiny-qwen2-vl", pruner="divprune")],
     "qwen2_5_vl": [Dynamic("tiny-qwen2.5-vl", pruner="received-attention")],
     "paligemma": [Case("tiny-paligemma", "single", "received-attention")],

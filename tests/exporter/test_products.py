@@ -51,6 +51,7 @@ MODELS = [
     Model("tiny-idefics3", "hf", has_cls=False, methods=("received-attention",)),
     Model("tiny-video-llava", "fastervlm", methods=("fastervlm", "random")),
     Model("tiny-internvl", "hf", methods=("vtc-cls", "divprune", "gprune", "none")),
+    Model("tiny-gemma3", "single", has_cls=False),
     Model(
         "tiny-qwen2-vl",
         "hf",

@@ -299,7 +299,7 @@ QWEN2_VL_2B = HUB_PRESETS["tiny-qwen2-vl"].but(
     [
         (HUB_PRESETS["qwen2.5-vl-3b"], 7_509_245_952),
         (QWEN2_VL_2B, 4_417_971_200),
-        (HUB_PRESETS["qwen3-vl-2b"], 2 * 2_127_532_032),  # parameters as its page counts them
+        (HUB_PRESETS["qwen3-vl-2b"], 2 * 2_127_532_032),  # parameters, as the Hub counts them
     ],
     ids=["Qwen2.5-VL-3B-Instruct", "Qwen2-VL-2B", "Qwen3-VL-2B-Instruct"],
 )

@@ -203,6 +203,11 @@ def describe(artifact: Artifact) -> Iterator[str]:
     yield f"{'clips' if layout.medium == 'video' else 'pictures':<10} {layout.summary}"
     if title := positions_named(decoder.positions).title:
         yield f"positions  {title}"
+    if decoder.extras:
+        yield (
+            f"features   further ones of each token, which the decoder reads behind its first "
+            f"{len(decoder.extras)} layers: {', '.join(decoder.extras)}"
+        )
     engines = ", ".join(_marked(engine, decoder.default_engine) for engine in decoder.engines)
     yield (
         f"decoder    {engines}: {decoder.layers} layers, hidden "

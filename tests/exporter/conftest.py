@@ -68,10 +68,10 @@ def qwen3(make_tiny):
 
 @pytest.fixture(scope="session")
 def qwen3_pruned(qwen3, tmp_path_factory):
-    """By DivPrune, six or three tokens of at most 48, for both engines and in several precisions;
-    read only."""
+    """By DivPrune, six tokens of at most 48, for both engines and in several precisions; read
+    only."""
     options = ExportOptions(
-        budgets=(6, 3),
+        budgets=(6,),
         caps=Caps(max_pixels=48 * 32**2),
         decoder="both",
         vision_precisions=("fp32", "int8"),

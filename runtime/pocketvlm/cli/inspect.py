@@ -218,6 +218,11 @@ def describe(artifact: Artifact) -> Iterator[str]:
         yield f"positions  count on from {decoder.first_position}"
     if title := TITLES[decoder.attention]:
         yield f"attention  {title}"
+    if decoder.extras:
+        yield (
+            f"features   further ones of each token, which the decoder reads behind its first "
+            f"{len(decoder.extras)} layers: {', '.join(decoder.extras)}"
+        )
     engines = ", ".join(_marked(engine, decoder.default_engine) for engine in decoder.engines)
     yield (
         f"decoder    {engines}: {decoder.layers} layers, hidden "

@@ -63,7 +63,7 @@ def under_used_caps(spec: VLMSpec, layout: LayoutSpec, asked: Caps) -> VLMSpec:
             advice="leave it out, or --layout",
             setting=name,
         )
-    return replace(spec, caps=replace(spec.caps, **dict.fromkeys(unused))) if unused else spec
+    return replace(spec, caps=spec.caps.without(unused))
 
 
 def constant_files(layout: LayoutSpec) -> dict[str, str]:

@@ -221,6 +221,7 @@ _TINY_PALIGEMMA = HubPreset(
     generation={"cache_implementation": "hybrid", "transformers_version": "4.46.0.dev0"},
     ties=True,
     embedding=0.05,
+    norm=0.0,
 )
 _TINY_PALIGEMMA_1 = HubPreset(
     "paligemma",
@@ -237,6 +238,7 @@ _TINY_PALIGEMMA_1 = HubPreset(
     generation={"transformers_version": "4.41.0.dev0"},
     ties=True,
     embedding=0.05,
+    norm=0.0,
 )
 
 _TINY_LFM2_VL = HubPreset(

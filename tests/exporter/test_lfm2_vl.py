@@ -6,11 +6,13 @@ import shutil
 from dataclasses import dataclass
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 
 from pocketvlm import VLM, EngineSettings, PocketVLMError, Sampling
 from pocketvlm.artifact.manifest import FastV, Pruning
+from pocketvlm.cli import main
 from pocketvlm.layouts import TokenGrid
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.caps import Caps
@@ -204,6 +206,59 @@ def test_a_second_question_takes_the_features_of_the_first(pruned):
     fresh = vlm.chat()
     fresh.ask("what?", [image], sampling=SAMPLING)
     assert again.token_ids == fresh.ask("the same <image>?", [image], sampling=SAMPLING).token_ids
+
+
+def test_the_page_for_other_languages_is_enough_to_answer(pruned_folder):
+    """By the facts of using.json alone, with numpy and the graphs."""
+    stated = json.loads((pruned_folder / "using.json").read_text())
+    sessions = {
+        role: ort.InferenceSession(pruned_folder / graph["file"])
+        for role, graph in stated["graphs"].items()
+    }
+    vlm, image = VLM.load(pruned_folder, decoder="onnx", settings=ONE_THREAD), noise(5, 6)
+    expected = vlm.generate(stated["prompt"]["question"], [image], sampling=SAMPLING)
+    (picture,) = vlm.parts.viewer.prepare([image], stated["visual_tokens"])
+    (features,) = sessions["vision"].run(["image_features"], {"pixel_values": picture.pixel_values})
+
+    def embed(ids):
+        return sessions["embed"].run(None, {"input_ids": np.array([ids], np.int64)})[0][0]
+
+    ids, layers = stated["prompt"]["ids"], stated["convolutions"]
+    at = ids.index(stated["image_token_id"])
+    embeds = np.concatenate([embed(ids[:at]), features[0], embed(ids[at + 1 :])])
+    shape = (1, stated["kv_heads"], 0, stated["head_dim"])
+    state = np.zeros((1, stated["hidden"], layers["width"]), np.float32)
+    pairs = [(f"past_conv.{n}", f"present_conv.{n}", state) for n in layers["layers"]]
+    pairs += [
+        (f"past_key_values.{n}.{kind}", f"present.{n}.{kind}", np.zeros(shape, np.float32))
+        for n in layers["attention"]
+        for kind in ("key", "value")
+    ]
+    cache, answer, length = {past: value for past, _, value in pairs}, [], 0
+    while len(answer) < len(expected.token_ids):
+        positions = np.arange(length, length + len(embeds))[None]
+        length += len(embeds)
+        feed = {"inputs_embeds": embeds[None], "attention_mask": np.ones((1, length), np.int64)}
+        logits, *present = sessions["decoder"].run(
+            ["logits", *(name for _, name, _ in pairs)],
+            feed | {"position_ids": positions} | cache,
+        )
+        cache = dict(zip(cache, present, strict=True))
+        answer.append(int(logits[0, -1].argmax()))
+        embeds = embed(answer[-1:])
+    assert answer == expected.token_ids
+    page = (pruned_folder / "USING.md").read_text()
+    for language in ("kotlin", "swift", "js"):
+        code = page.split(f"```{language}")[1].split("```")[0]
+        assert "past_conv" in code
+        assert "present_conv" in code
+
+
+def test_inspect_says_what_of_a_prompt_is_reused(pruned_folder, capsys):
+    assert main(["inspect", str(pruned_folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "2 of the layers are convolutions: a conversation goes on from its last turn" in printed
+    assert "any size up to 50176 pixels, at most 64 tokens" in printed
 
 
 def plan_of(checkpoint, **options):

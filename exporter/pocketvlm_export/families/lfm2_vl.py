@@ -118,7 +118,7 @@ class Lfm2VL(Family):
                 advice="give the whole checkpoint, with the tokenizer's added tokens",
             )
         before, after = ids or ([], [])
-        text = partial(_marked, *marks) if marks else None
+        text = partial(_marked, marks) if marks else None
         stated = {"name": "marked-resize", "before": before, "after": after, "factor": factor}
         return _of_pixels(spec, LayoutSpec(stated, text=text), least, most)
 
@@ -259,6 +259,7 @@ def _of_size(spec: VLMSpec, layout: LayoutSpec, size: tuple[int, int], most: int
     return replace(spec, vision=vision, layouts={"hf": fixed})
 
 
-def _marked(before: str, after: str, image_token: str, grid: TileGrid) -> str:
+def _marked(marks: tuple[str, ...], image_token: str, grid: TileGrid) -> str:
     """As LFM2-VL's processor writes a picture of one tile."""
+    before, after = marks
     return f"{before}{image_token}{after}"

@@ -28,7 +28,7 @@ from transformers.utils import is_torchvision_available
 Floats = npt.NDArray[np.float32]
 
 
-class Lfm2VlImageSettings(ImagesKwargs, total=False):
+class Lfm2VlImageSettings(ImagesKwargs, total=False):  # type: ignore[call-arg] # a TypedDict
     """What the processor takes beside the settings of every image processor."""
 
     downsample_factor: int
@@ -45,7 +45,7 @@ class Lfm2VlImageSettings(ImagesKwargs, total=False):
     return_row_col_info: bool
 
 
-class Lfm2VlImageProcessor(PilBackend):  # type: ignore[misc] # no types there
+class Lfm2VlImageProcessor(PilBackend):
     """Pictures as rows of patches, by transformers' names.
 
     ``pixel_values`` float32 (pictures or tiles, patches, patch x patch x 3), with ``do_pad`` filled

@@ -49,8 +49,10 @@ class Siglip2Vision(Clip):
         """See `Tower.run`."""
         block = self.block(layer, geometry)
         normed = block.norm1(hidden)
-        parts = (in_heads(part(normed), block) for part in (block.query, block.key, block.value))
-        hidden = hidden + block.output(attend(block, *parts, blocks=geometry))
+        queries, keys, values = (
+            in_heads(part(normed), block) for part in (block.query, block.key, block.value)
+        )
+        hidden = hidden + block.output(attend(block, queries, keys, values, geometry))
         return hidden + block.mlp(block.norm2(hidden))
 
 

@@ -71,12 +71,14 @@ class OnnxCache:
     @property
     def last_length(self) -> int:
         """Tokens that the last layer with keys and values holds."""
+        if not self._values:
+            return 0
         lengths = [
             int(value.shape()[2])
             for tensor, value in zip(self._tensors, self._values, strict=True)
             if tensor.grows
         ]
-        return lengths[-1] if lengths else self._length
+        return lengths[-1]
 
     def store(self, values: Sequence[ort.OrtValue], length: int) -> None:
         """Replace it by what a run gave, with which it holds ``length`` tokens."""

@@ -300,10 +300,13 @@ def test_the_commands_and_the_program_of_the_page_run(
     checkpoint, pruned, clip, tmp_path, monkeypatch
 ):
     (tmp_path / "clips").symlink_to(pruned)
+    (tmp_path / "both").symlink_to(pruned)
     (tmp_path / "clip.mp4").symlink_to(clip)
+    Image.new("RGB", (60, 50), "red").save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^pocketvlm (.*)$", PAGE.read_text(), re.M)
-    assert [command.split()[0] for command in commands] == ["export", "run", "inspect"]
+    names = [command.split()[0] for command in commands]
+    assert names == ["export", "run", "inspect", "export", "run"]
     for command in commands:
         words = shlex.split(
             command.replace("LanguageBind/Video-LLaVA-7B-hf", str(checkpoint)).replace("64", "9")

@@ -338,6 +338,11 @@ def test_what_lies_in_the_folder_says_so(video_pruned):
     assert "Still pictures have a vision graph of their own and keep 9 tokens each." in card
 
 
+def test_an_artifact_of_one_medium_has_no_word_of_others(tiny_export):
+    assert "media" not in json.loads((tiny_export / "pocketvlm.json").read_text())
+    assert "also" not in json.loads((tiny_export / "using.json").read_text())
+
+
 def contradicting(manifest, change):
     data = manifest.to_dict()
     change(data)

@@ -26,6 +26,7 @@ from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.families.spec import LayoutSpec
+from pocketvlm_export.gguf_types import GATE_GGUF_TYPE
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component
 from pocketvlm_export.options import GATE_PROMPT
@@ -135,7 +136,8 @@ def vision_alone(artifact: Artifact) -> Artifact:
     answered as the checkpoint answers them: the others were held against it with the first."""
     spec = artifact.manifest.decoder
     if GATE_PRECISION not in spec.graphs:
-        graphs, gguf = {}, dict(list(spec.gguf.items())[:1])
+        exact = GATE_GGUF_TYPE if GATE_GGUF_TYPE in spec.gguf else next(iter(spec.gguf), "")
+        graphs, gguf = {}, {name: file for name, file in spec.gguf.items() if name == exact}
     else:
         graphs, gguf = {GATE_PRECISION: spec.graphs[GATE_PRECISION]}, {}
     embed = {name: spec.embed[name] for name in graphs if name in spec.embed}

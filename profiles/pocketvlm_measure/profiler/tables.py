@@ -113,8 +113,10 @@ def _before(profile: Profile) -> str:
     sample, clips = first.samples[0], clips_of(profile)
     if sample.tiles == first.shown:
         return f"{sample.visual_before // first.shown} visual tokens per picture"
-    pieces = "frames" if clips == first.shown else "tiles and frames" if clips else "tiles"
-    return f"{sample.visual_before} visual tokens in {sample.tiles} {pieces}"
+    pieces = count(sample.tiles, "frame" if clips == first.shown else "tile")
+    if 0 < clips < first.shown:
+        pieces += " and frames"
+    return f"{sample.visual_before} visual tokens in {pieces}"
 
 
 def _in_tiles(profile: Profile) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pocketvlm_export.quiet import quiet_tracer
+from pocketvlm_export.upstream_tracer import quick_tracing
 
 OPSET = 20  # every current runtime loads it; newer ones add nothing these graphs need
 BATCH = "batch_size"  # transformers.js builds its empty cache by this name
@@ -42,7 +43,7 @@ def trace(graph: Graph) -> ir.Model:
     The model's weights are still the module's tensors, not copies of them: free the module only
     after saving.
     """
-    with quiet_tracer(), torch.no_grad():
+    with quiet_tracer(), quick_tracing(), torch.no_grad():
         program = torch.onnx.export(
             graph.module,
             graph.sample_inputs(),

@@ -16,6 +16,7 @@ from pocketvlm.vision.overlay import draw_budgets
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.loading import inspect_checkpoint
+from pocketvlm_export.plan import make_plan
 from support.checkpoints import edit_json, edit_pictures
 from support.gguf_files import HAS_LLAMA_CPP
 from support.internvl import load_exact
@@ -256,6 +257,40 @@ def test_the_page_for_other_languages_says_how_several_are_read(pruned):
     assert "Where a prompt has several pictures, none of them is cut" in page
     assert "[127, 127, 127]" in page
     assert "bilinear interpolation" not in page  # of at most four parts nothing is shrunk
+
+
+def test_one_whole_tile_is_in_words_that_transformers_js_has(checkpoint):
+    """Its LLaVA's: patches, and a correction for those that are dropped."""
+    plan = make_plan(
+        inspect_checkpoint(str(checkpoint)), ExportOptions(budgets=(BUDGET,), layout="whole")
+    )
+    assert plan.spec.caps.given == {}
+    assert plan.totals() == {BUDGET: {"1x1": BUDGET}}
+    family, stated = (
+        plan.spec.family,
+        json.loads((checkpoint / "processor_config.json").read_text()),
+    )
+    processor = family.processor_config(stated, plan.spec, plan.layout, BUDGET)
+    pictures = family.image_processor_config({}, plan.spec, plan.layout)
+    assert pictures["processor_class"] == "LlavaProcessor"
+    assert not pictures["do_pad"]
+    assert processor["processor_class"] == "LlavaOnevisionProcessor"
+    edge = pictures["size"]["height"] // processor["patch_size"]
+    assert edge**2 + processor["num_additional_image_tokens"] == BUDGET
+    assert plan.layout.stock_clients
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ExportOptions(layout="whole", caps=Caps(max_tiles=2)), "--max-tiles is nothing"),
+        (ExportOptions("none", layout="whole"), "layout whole is for pruning"),
+        (ExportOptions(layout="fastervlm"), "choose from hf, whole"),
+    ],
+)
+def test_layouts_that_do_not_suit_are_refused(checkpoint, options, message):
+    with pytest.raises(RequestError, match=message):
+        make_plan(inspect_checkpoint(str(checkpoint)), options)
 
 
 def test_clips_are_refused_in_one_line(pruned):

@@ -43,7 +43,9 @@ class Squared(Prepared):
             raise ArtifactError(
                 f"the layout's option newline is {newline!r}", expected="true or false"
             )
+        # Of this layout they follow from its option.
         self.constants: tuple[str, ...] = (NEWLINE,) if newline else ()  # type: ignore[misc]
+        self.one_grid: bool = not newline  # type: ignore[misc]
 
     @classmethod
     def make(cls, config: LayoutConfig, processor_config: Mapping[str, Any] | None = None) -> Self:

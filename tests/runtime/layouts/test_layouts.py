@@ -197,7 +197,7 @@ def test_what_every_layout_says_of_itself(name):
     names = {"around": [1], "whole": [2], "row_end": [3], "last_row_end": [4]}
     tiles = {"longest_edge": 16, "splits": True, "marks": names, "parts": [[[5], [6]], [[8], [9]]]}
     tiles |= {"min_tiles": 1, "max_tiles": 4, "before": [1], "after": [2]}
-    tiles |= {"factor": 4, "size": [8, 8]}
+    tiles |= {"factor": 4, "size": [8, 8], "most_tiles": 9}
     layout = make_layout(
         LayoutConfig(
             (8, 8), 4, 7, {"name": name, "pinpoints": [[8, 16], [16, 16]], "frames": 3, **tiles}

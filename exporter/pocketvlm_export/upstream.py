@@ -48,7 +48,6 @@ __all__ = [
     "model_class",
     "pack_image_features",
     "picture_masks",
-    "prompt_masks",
     "quantize_4bit",
     "quantize_int8",
     "recorded_attention",
@@ -266,27 +265,6 @@ def picture_masks(
         past_key_values=None,
         position_ids=None,
         block_sequence_ids=numbers(is_visual.long()[None]),
-    )
-    return masks
-
-
-def prompt_masks(
-    config: PretrainedConfig, inputs_embeds: torch.Tensor
-) -> torch.Tensor | Mapping[str, torch.Tensor]:
-    """Return the attention masks of a whole prompt as PaliGemma makes them, (1, 1, n, n), or one
-    for each kind of layer.
-
-    Its ``generate`` makes them of ``token_type_ids``, which its processor sets to 0 in a prompt.
-    """
-    masks: torch.Tensor | Mapping[str, torch.Tensor] = model_class(
-        "paligemma", "PaliGemmaForConditionalGeneration"
-    ).create_masks_for_generate(
-        config=config,
-        inputs_embeds=inputs_embeds,
-        attention_mask=None,
-        past_key_values=None,
-        position_ids=None,
-        token_type_ids=torch.zeros(inputs_embeds.shape[:2], dtype=torch.int64),
     )
     return masks
 

@@ -33,6 +33,7 @@ PRUNERS_BY_DEFAULT = {
     "gemma3": "divprune",
     "qwen2_vl": "divprune",
     "qwen2_5_vl": "divprune",
+    "paligemma": "divprune",
 }
 NAMES = [name for name in (*PRESETS, *HUB_PRESETS) if name.startswith("tiny-")]
 # A cap that each family takes which has it, and a smaller one for when it runs.
@@ -236,6 +237,9 @@ READ_BY = {
     "image_grid_pinpoints": "parse",
     "downsample_ratio": "parse",
     "scale_factor": "parse",
+    "projection_dim": "parse",
+    "hidden_size": "nothing: text_config has it",
+    "vocab_size": "nothing: text_config has it",
     "mm_tokens_per_image": "parse",
     "boi_token_index": "nothing: the processor writes it",
     "eoi_token_index": "nothing: the processor writes it",

@@ -47,6 +47,7 @@ FAMILIES = {
     "gemma3": [Case("tiny-gemma3", "single", "received-attention")],
     "qwen2_vl": [Dynamic("tiny-qwen2-vl", pruner="divprune")],
     "qwen2_5_vl": [Dynamic("tiny-qwen2.5-vl", pruner="received-attention")],
+    "paligemma": [Case("tiny-paligemma", "single", "received-attention")],
 }
 CASES = [case for cases in FAMILIES.values() for case in cases]
 

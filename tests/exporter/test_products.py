@@ -28,6 +28,7 @@ class Model:
     ``has_cls``: its tower has a [CLS] token. ``methods``: those with which it is one of the pairs,
     so that every method meets two families at least; none for those whose own tests export them in
     every precision and for both engines. ``caps``: on its pictures, which may be of ``any_size``.
+    ``gguf``: llama.cpp reads its decoder.
     """
 
     preset: str
@@ -36,6 +37,7 @@ class Model:
     methods: tuple[str, ...] = ()
     caps: Caps = field(default_factory=Caps)
     any_size: bool = False
+    gguf: bool = True
 
     def __str__(self) -> str:
         return f"{self.preset}-{self.layout}"
@@ -62,6 +64,7 @@ MODELS = [
         has_cls=False,
         any_size=True,
     ),
+    Model("tiny-paligemma", "single", has_cls=False, gguf=False),
 ]
 # What --decoder, --decoder-precision and --gguf-type are given.
 DECODERS = [
@@ -78,6 +81,8 @@ def allowed(combination):
     """Whether the family has what the method reads, the layout is for it, and random weights keep
     the same patches in every precision."""
     model, pruner = combination.get("model"), combination.get("pruner")
+    if model is not None and not model.gguf and combination.get("decoder", DECODERS[0])[2]:
+        return False
     if model is None or pruner is None:
         return True
     # G-Prune's scores jump where a similarity passes its threshold; many of these towers' are near

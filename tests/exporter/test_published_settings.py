@@ -152,6 +152,20 @@ PUBLISHED = {
             "size": {"longest_edge": 12845056, "shortest_edge": 3136},
         },
     ),
+    "google/paligemma2-3b-pt-224": (
+        "tiny-paligemma",
+        {"num_hidden_layers": 26, "tie_word_embeddings": True},
+        {"cache_implementation": "hybrid", "eos_token_id": [1, 107], "use_cache": True},
+        {"num_positions": 36, "projector_hidden_act": "gelu_fast"},
+        {"do_convert_rgb": None, "image_processor_type": "SiglipImageProcessorFast"},
+    ),
+    "a fine-tune of google/paligemma-3b-pt-224, saved by transformers 4.5x": (
+        "tiny-paligemma-gemma",
+        {"dtype": "float32", "ignore_index": -100, "quantization_config": None},
+        {"hidden_act": "gelu", "hidden_activation": None, "rope_theta": 10000.0},
+        {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-06},
+        {"crop_size": None, "do_center_crop": None, "data_format": "channels_first"},
+    ),
     "a fine-tune of google/gemma-3-4b-it, saved by transformers 4.5x": (
         "tiny-gemma3",
         {"bos_token_id": 2, "dtype": "bfloat16", "pad_token_id": 0, "quantization_config": None},

@@ -1,6 +1,7 @@
-"""PaliGemma's own class with the weights of the golden vectors, and its decoder as an export makes
-it."""
+"""transformers' PaliGemma: with the weights of the golden vectors, and its decoder as an export
+makes it; and whole, with its processor."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import torch
 from torch import nn
-from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from pocketvlm.artifact import metadata
 from pocketvlm.artifact.manifest import PROMPT, DecoderSpec
@@ -123,3 +124,61 @@ def fused(decoder: ir.Model) -> ir.Model:
     fuse(copy, metadata.DECODER, causal=False)
     TieHead()(copy)
     return copy
+
+
+class Theirs:
+    """transformers' whole class of a checkpoint, and its own processor."""
+
+    def __init__(self, folder: Path) -> None:
+        with quiet_transformers():
+            self.model = PaliGemmaForConditionalGeneration.from_pretrained(
+                folder, attn_implementation="eager"
+            ).eval()
+            self.processor = PaliGemmaProcessor.from_pretrained(folder)
+
+    def prepare(self, prompt: str, images: list, budget: int) -> dict[str, torch.Tensor]:
+        """What the processor makes of a prompt, a picture taking ``budget`` slots: pictures come
+        first, or where the prompt places them."""
+        self.processor.image_seq_length = budget
+        with quiet_transformers():
+            inputs = self.processor(text=[prompt], images=[images], return_tensors="pt")
+        return {name: value for name, value in inputs.items() if name != "labels"}
+
+    @torch.inference_mode()
+    def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(pictures, N, hidden)."""
+        return self.model.get_image_features(pixel_values).pooler_output
+
+    @torch.inference_mode()
+    def answer(self, inputs: Any, steps: int = 16) -> tuple[list[int], np.ndarray]:
+        """Token ids of the greedy answer, and the logits before the first, of the class as it
+        is."""
+        logits = self.model(**inputs).logits[0, -1].numpy()
+        ids = self.model.generate(**inputs, do_sample=False, max_new_tokens=steps)[0]
+        return ids[inputs["input_ids"].shape[1] :].tolist(), logits
+
+    @torch.inference_mode()
+    def answer_kept(
+        self, inputs: Any, kept: list[np.ndarray], steps: int = 16
+    ) -> tuple[list[int], np.ndarray]:
+        """As `answer`, given the features of the kept tokens of each picture alone: they and the
+        text see each other, and positions count on from 1."""
+        features = self.features(inputs["pixel_values"])
+        rows = [each[torch.from_numpy(at)] for each, at in zip(features, kept, strict=True)]
+        table = self.model.get_input_embeddings()
+        embeds = table(inputs["input_ids"])
+        embeds[inputs["input_ids"] == self.model.config.image_token_id] = torch.cat(rows)
+        output = self.model(
+            inputs_embeds=embeds, token_type_ids=inputs["token_type_ids"], use_cache=True
+        )
+        first, ids = output.logits[0, -1].numpy(), []
+        while len(ids) < steps:
+            ids.append(int(output.logits[0, -1].argmax()))
+            if ids[-1] == self.model.generation_config.eos_token_id:
+                break
+            output = self.model(
+                inputs_embeds=table(torch.tensor([ids[-1:]])),
+                past_key_values=output.past_key_values,
+                use_cache=True,
+            )
+        return ids, first

@@ -22,7 +22,24 @@ from support.processors import processor_of
 
 TINY = sorted(name for name in HUB_PRESETS if name.startswith("tiny-"))
 INTERNVL = [name for name in TINY if HUB_PRESETS[name].family == "internvl"]
-QWEN = [name for name in TINY if name not in INTERNVL]
+QWEN = [name for name in TINY if HUB_PRESETS[name].family.startswith("qwen")]
+# By family, the tokens of the ids in config.json, and what ends an answer.
+NAMED = {
+    "internvl": ({"image_token_id": "<IMG_CONTEXT>"}, "<|im_end|>"),
+    "paligemma": ({"image_token_id": "<image>"}, "<eos>"),
+    **dict.fromkeys(
+        ("qwen2_vl", "qwen2_5_vl"),
+        (
+            {
+                "image_token_id": "<|image_pad|>",
+                "video_token_id": "<|video_pad|>",
+                "vision_start_token_id": "<|vision_start|>",
+                "vision_end_token_id": "<|vision_end|>",
+            },
+            "<|im_end|>",
+        ),
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +71,28 @@ def question(*images):
 
 
 def prepare(folder, messages):
-    return processor_of(folder).apply_chat_template(
+    processor = processor_of(folder)
+    if processor.chat_template is None:  # single prompts, which the processor writes itself
+        *images, text = messages[0]["content"]
+        return without_labels(
+            processor(
+                images=[[part["image"] for part in images]],
+                text=[text["text"]],
+                return_tensors="pt",
+            )
+        )
+    return processor.apply_chat_template(
         messages,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
     )
+
+
+def without_labels(inputs):
+    inputs.pop("labels", None)
+    return inputs
 
 
 def stored(folder):
@@ -101,20 +133,13 @@ def test_ids_of_the_configuration_are_those_of_the_tokenizer(written, name):
         tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer.get_vocab()
     assert max(ids.values()) < config.text_config.vocab_size
-    expected = {"image_token_id": "<IMG_CONTEXT>"}
-    if name in QWEN:
-        expected = {
-            "image_token_id": "<|image_pad|>",
-            "video_token_id": "<|video_pad|>",
-            "vision_start_token_id": "<|vision_start|>",
-            "vision_end_token_id": "<|vision_end|>",
-        }
+    expected, end = NAMED[HUB_PRESETS[name].family]
     assert {key: ids[token] for key, token in expected.items()} == {
         key: getattr(config, key) for key in expected
     }
     generation = json.loads((folder / "generation_config.json").read_text())
     ends = generation["eos_token_id"]
-    assert ids["<|im_end|>"] in (ends if isinstance(ends, list) else [ends])
+    assert ids[end] in (ends if isinstance(ends, list) else [ends])
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -241,6 +266,23 @@ def test_published_names_of_internvl(written, name):
     assert not torch.equal(model.get_output_embeddings().weight, table)
 
 
+def test_published_names_of_paligemma(written):
+    """Those of google's uploads; there is no table for the output, and no head of the tower."""
+    for name in ("tiny-paligemma", "tiny-paligemma-gemma"):
+        names = stored(written(name))
+        assert {
+            "language_model.model.embed_tokens.weight",
+            "language_model.model.layers.0.self_attn.q_proj.weight",
+            "language_model.model.norm.weight",
+            "multi_modal_projector.linear.bias",
+            "multi_modal_projector.linear.weight",
+            "vision_tower.vision_model.embeddings.patch_embedding.weight",
+            "vision_tower.vision_model.encoder.layers.0.self_attn.out_proj.bias",
+            "vision_tower.vision_model.post_layernorm.weight",
+        } <= names
+        assert not [key for key in names if "lm_head" in key or "vision_model.head" in key]
+
+
 QWEN2_VL_2B = HUB_PRESETS["tiny-qwen2-vl"].but(
     vision={
         "depth": 32,
@@ -259,10 +301,50 @@ QWEN2_VL_2B = HUB_PRESETS["tiny-qwen2-vl"].but(
 )
 
 
+SO400M = {
+    "hidden_size": 1152,
+    "image_size": 224,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 27,
+    "patch_size": 14,
+}
+PALIGEMMA_3B = HUB_PRESETS["tiny-paligemma-gemma"].but(
+    vision=SO400M,
+    text={
+        "head_dim": 256,
+        "hidden_size": 2048,
+        "intermediate_size": 16384,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 18,
+        "vocab_size": 257216,
+    },
+)
+PALIGEMMA2_3B = HUB_PRESETS["tiny-paligemma"].but(
+    vision=SO400M,
+    text={
+        "head_dim": 256,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 26,
+        "num_key_value_heads": 4,
+        "vocab_size": 257216,
+    },
+)
+# Of KerasHub's list of presets; its tables have 257,152 rows, without those that fill them up.
+IN_KERAS = {"paligemma-3b": 2_923_335_408, "paligemma2-3b": 3_032_094_960}
+
+
 @pytest.mark.parametrize(
     ("preset", "size"),
-    [(HUB_PRESETS["qwen2.5-vl-3b"], 7_509_245_952), (QWEN2_VL_2B, 4_417_971_200)],
-    ids=["Qwen2.5-VL-3B-Instruct", "Qwen2-VL-2B"],
+    [
+        (HUB_PRESETS["qwen2.5-vl-3b"], 7_509_245_952),
+        (QWEN2_VL_2B, 4_417_971_200),
+        (PALIGEMMA_3B, 2 * (IN_KERAS["paligemma-3b"] + 64 * 2048)),
+        (PALIGEMMA2_3B, 2 * (IN_KERAS["paligemma2-3b"] + 64 * 2304)),
+    ],
+    ids=["Qwen2.5-VL-3B-Instruct", "Qwen2-VL-2B", "paligemma-3b-pt-224", "paligemma2-3b-pt-224"],
 )
 def test_at_real_dimensions_weights_have_the_published_size(tmp_path, preset, size):
     """The total size that the indices state, in bytes of bfloat16: nothing more is stored, nothing

@@ -24,7 +24,7 @@ class HubPreset:
     puts it, and ``model`` the rest of it; ``pictures`` is ``preprocessor_config.json`` and
     ``generation`` is ``generation_config.json``, both without what follows from the tokenizer.
     ``ties`` says that no output table is stored. ``residual`` and ``embedding`` are those of
-    `Preset`.
+    `Preset`; ``norm`` is the mean of the decoder's norms, 0 where it adds 1 to them.
     """
 
     family: str
@@ -36,6 +36,7 @@ class HubPreset:
     ties: bool = False
     residual: float = 1.0
     embedding: float = 0.5
+    norm: float = 1.0
 
     def but(self, **changes: Any) -> "HubPreset":
         """Return a copy with mappings merged in and other fields replaced, as `Preset.but`."""
@@ -87,6 +88,7 @@ def write_hub_checkpoint(
         shard_bytes=shard_bytes,
         residual=preset.residual,
         embedding=preset.embedding,
+        norm=preset.norm,
     )
 
 

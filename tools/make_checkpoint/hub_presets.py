@@ -179,6 +179,8 @@ _TINY_PALIGEMMA = HubPreset(
     model={"num_hidden_layers": 3, "transformers_version": "4.46.0.dev0"},
     generation={"cache_implementation": "hybrid", "transformers_version": "4.46.0.dev0"},
     ties=True,
+    embedding=0.05,
+    norm=0.0,
 )
 _TINY_PALIGEMMA_1 = HubPreset(
     "paligemma",
@@ -194,6 +196,8 @@ _TINY_PALIGEMMA_1 = HubPreset(
     model={"transformers_version": "4.41.0.dev0"},
     generation={"transformers_version": "4.41.0.dev0"},
     ties=True,
+    embedding=0.05,
+    norm=0.0,
 )
 
 HUB_PRESETS: dict[str, HubPreset] = {

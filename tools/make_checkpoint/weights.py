@@ -47,6 +47,7 @@ def write_weights(
     shard_bytes: int,
     residual: float,
     embedding: float,
+    norm: float = 1.0,
 ) -> None:
     """Write ``model.safetensors``, or numbered shards and their index where the weights outgrow
     ``shard_bytes``."""
@@ -60,7 +61,9 @@ def write_weights(
             else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         )
         tensors = {
-            _stored(name, layout): noise(name, shapes[name], seed, residual, embedding).to(dtype)
+            _stored(name, layout): noise(name, shapes[name], seed, residual, embedding, norm).to(
+                dtype
+            )
             for name in names
         }
         save_file(tensors, folder / file, metadata={"format": "pt"})
@@ -74,17 +77,22 @@ def write_weights(
 
 
 def noise(
-    name: str, shape: torch.Size, seed: int, residual: float = 1.0, embedding: float = 0.5
+    name: str,
+    shape: torch.Size,
+    seed: int,
+    residual: float = 1.0,
+    embedding: float = 0.5,
+    norm: float = 1.0,
 ) -> torch.Tensor:
-    """Return a float32 parameter that depends on its name, the seed and the two scales of a
-    `Preset` alone.
+    """Return a float32 parameter that depends on its name, the seed and the scales of a preset
+    alone.
 
     Scaled by fan-in, so that signals keep their size through the layers.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(name.encode()))
     values = torch.randn(shape, generator=generator)
     if re.search(r"(norm\w*\.weight|ln_q\.weight|lambda1|lambda_[12])$", name):
-        return 1.0 + 0.1 * values
+        return (norm if "language_model" in name else 1.0) + 0.1 * values
     if len(shape) == 1:
         return 0.1 * values
     if "embed" in name and "patch" not in name:

@@ -15,7 +15,7 @@ What to know when it is pruned:
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,12 +35,14 @@ from pocketvlm_export.checkpoint import Settings, image_processor, load_image_pr
 from pocketvlm_export.checkpoint import load_tokenizer as stored_tokenizer
 from pocketvlm_export.checkpoint.places import CHAT_TEMPLATE, statements
 from pocketvlm_export.families.base import MOST_EDGE, Family
-from pocketvlm_export.families.spec import VisionSpec, VLMSpec
+from pocketvlm_export.families.spec import LayoutSpec, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
 
 _TOWER = "siglip_vision_model"
 _DECODERS = ("gemma", "gemma2")
 _COUNT = "image_seq_length"  # tokens of a picture, in preprocessor_config.json
+# No stock client gives the decoder what it reads of a prompt that sees itself both ways.
+_ONE_TILE = {"single": LayoutSpec({"name": "single"})}
 # As `PaliGemmaProcessor` writes a prompt. Behind its last picture, wherever that is, comes what
 # other models begin a text with.
 _TEMPLATE = """\
@@ -100,7 +102,7 @@ class PaliGemma(Family):
                 expected=f"{decoder.hidden}, the width of the decoder",
                 advice="correct config.json",
             )
-        return VLMSpec(self, config, _vision(config), decoder, image_token)
+        return VLMSpec(self, config, _vision(config), decoder, image_token, _ONE_TILE)
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """Refuse a processor that writes prompts in another form."""
@@ -140,6 +142,13 @@ class PaliGemma(Family):
         """The processor's only form, as a template."""
         return _TEMPLATE
 
+    def image_processor_config(
+        self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
+    ) -> dict[str, Any]:
+        """Return it with what SigLIP's class leaves off in silence, and CLIP's does."""
+        config = super().image_processor_config(stated, spec, layout)
+        return {"do_center_crop": False, **config}
+
     def reference_prompt(self, folder: Path, prompt: str) -> str:
         """See `Family.reference_prompt`; transformers' processor itself writes it."""
         _, texts, *_ = _processor(folder).prepare_inputs_layout(
@@ -150,8 +159,16 @@ class PaliGemma(Family):
     def reference_masks(
         self, model: Any, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
     ) -> Any:
-        """See `Family.reference_masks`: every token of the prompt sees every other."""
-        return upstream.prompt_masks(model.config, inputs_embeds)
+        """See `Family.reference_masks`; as the class makes them of ``token_type_ids``, which its
+        processor sets to 0 in a prompt."""
+        return transformers.PaliGemmaForConditionalGeneration.create_masks_for_generate(
+            config=model.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=None,
+            past_key_values=None,
+            position_ids=None,
+            token_type_ids=torch.zeros(inputs_embeds.shape[:2], dtype=torch.int64),
+        )
 
 
 def _processor(folder: Path) -> Any:

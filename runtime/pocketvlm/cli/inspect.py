@@ -204,6 +204,8 @@ def describe(artifact: Artifact) -> Iterator[str]:
     yield f"{'clips' if layout.medium == 'video' else 'pictures':<10} {layout.summary}"
     if title := positions_named(decoder.positions).title:
         yield f"positions  {title}"
+    if decoder.first_position:
+        yield f"positions  count on from {decoder.first_position}"
     if title := TITLES[decoder.attention]:
         yield f"attention  {title}"
     engines = ", ".join(_marked(engine, decoder.default_engine) for engine in decoder.engines)

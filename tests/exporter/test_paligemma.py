@@ -7,15 +7,20 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PaliGemmaProcessor
 
 from pocketvlm import VLM, Sampling
 from pocketvlm.artifact.manifest import Pruning
 from pocketvlm.cli import main
 from pocketvlm.errors import CheckpointError, RequestError
+from pocketvlm.text.streaming import Detokenizer
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import inspect_checkpoint, open_checkpoint
 from pocketvlm_export.plan import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner
+from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.reference import vision_reference
 from support.internvl import vision_outputs
@@ -199,6 +204,33 @@ def test_the_page_for_other_clients(pruned):
     assert "cache's length plus 1" in (folder / "USING.md").read_text()
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     assert tokenizer["add_bos_token"] is False
+
+
+def test_a_fine_tune_as_transformers_5_saves_it(checkpoint, theirs, tmp_path):
+    """Other names of weights, and the image processor inside processor_config.json."""
+    with quiet_transformers():
+        theirs.model.save_pretrained(tmp_path)
+        PaliGemmaProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    before, after = open_checkpoint(str(checkpoint)), open_checkpoint(str(tmp_path))
+    assert after.warnings == make_plan(after, ExportOptions()).warnings == ()
+    assert before.weights.names.keys() == after.weights.names.keys()
+    for name in ("decoder.model.embed_tokens.weight", "projector.linear.weight"):
+        assert torch.equal(before.weights.tensor(name), after.weights.tensor(name))
+    for prompt in ("", QUESTION):
+        texts = {
+            opened.family.reference_prompt(opened.source.folder, prompt)
+            for opened in (before, after)
+        }
+        assert texts == {f"<image><bos>{prompt}\n"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([0, 1, 2, 9, 300, 447, 448, 960, 1471, 1472, 1600, 1650])))
+def test_places_and_outlines_are_text_and_come_as_they_do_in_transformers(theirs, ids):
+    pieces = Detokenizer(theirs.processor.tokenizer.backend_tokenizer)
+    text = "".join([pieces.push(each) for each in ids]) + pieces.finish()
+    assert text == theirs.processor.decode(ids, skip_special_tokens=True)
+    assert ("<loc0000>" in text) == (448 in ids)
 
 
 def edited(make_tiny, tmp_path, file, **values):

@@ -10,7 +10,7 @@ import pytest
 
 from pocketvlm import Artifact
 from pocketvlm_export.packaging.using import FACTS, USING, write_using
-from support.tiny_artifact import give_extras, make_dynamic, write_artifact
+from support.tiny_artifact import give_attention, give_extras, make_dynamic, write_artifact
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 
@@ -254,3 +254,23 @@ def test_further_features_are_read_in_the_pictures_places(tmp_path, run):
 def test_pages_without_them_name_none(folder):
     assert "extras" not in json.loads((folder / FACTS).read_text())
     assert "extras" not in (folder / USING).read_text().lower()
+
+
+@pytest.mark.parametrize(
+    ("attention", "numbers"), [("pictures", [0, 1, 1, 1, 1, 0]), ("prompt", [1] * 6)]
+)
+def test_a_decoder_is_told_which_tokens_see_each_other(tmp_path, run, attention, numbers):
+    weights = write_artifact(tmp_path / "a", budgets=(4,))
+    give_attention(tmp_path / "a", weights, attention)
+    write_using(Artifact.open(tmp_path / "a"))
+    stated = json.loads((tmp_path / "a" / FACTS).read_text())
+    script = f"""
+    const vlm = await page.load(ortOf({{ web: "1" }}, [7, 8, 7]), "");
+    const seen = await page.see(vlm, new Uint8Array(4 * 1000000));
+    await page.answer(vlm, seen, [5, {stated["image_token_id"]}, 6], {{ maxNewTokens: 2 }});
+    """
+    runs = run(tmp_path / "a", script)["runs"]
+    assert [each["picture_ids"] for each in runs] == [numbers, [0]]
+    assert [len(each["attention_mask"]) for each in runs] == [6, 7]
+    text = (tmp_path / "a" / USING).read_text()
+    assert text.count("picture_ids") >= 4  # the words, and three languages

@@ -358,6 +358,23 @@ def test_published_names_of_internvl(written, name):
     assert not torch.equal(model.get_output_embeddings().weight, table)
 
 
+def test_published_names_of_paligemma(written):
+    """Those of google's uploads; there is no table for the output, and no head of the tower."""
+    for name in ("tiny-paligemma", "tiny-paligemma-gemma"):
+        names = stored(written(name))
+        assert {
+            "language_model.model.embed_tokens.weight",
+            "language_model.model.layers.0.self_attn.q_proj.weight",
+            "language_model.model.norm.weight",
+            "multi_modal_projector.linear.bias",
+            "multi_modal_projector.linear.weight",
+            "vision_tower.vision_model.embeddings.patch_embedding.weight",
+            "vision_tower.vision_model.encoder.layers.0.self_attn.out_proj.bias",
+            "vision_tower.vision_model.post_layernorm.weight",
+        } <= names
+        assert not [key for key in names if "lm_head" in key or "vision_model.head" in key]
+
+
 QWEN2_VL_2B = HUB_PRESETS["tiny-qwen2-vl"].but(
     vision={
         "depth": 32,
@@ -376,6 +393,41 @@ QWEN2_VL_2B = HUB_PRESETS["tiny-qwen2-vl"].but(
 )
 
 
+SO400M = {
+    "hidden_size": 1152,
+    "image_size": 224,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 27,
+    "patch_size": 14,
+}
+PALIGEMMA_3B = HUB_PRESETS["tiny-paligemma-gemma"].but(
+    vision=SO400M,
+    text={
+        "head_dim": 256,
+        "hidden_size": 2048,
+        "intermediate_size": 16384,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 18,
+        "vocab_size": 257216,
+    },
+)
+PALIGEMMA2_3B = HUB_PRESETS["tiny-paligemma"].but(
+    vision=SO400M,
+    text={
+        "head_dim": 256,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 26,
+        "num_key_value_heads": 4,
+        "vocab_size": 257216,
+    },
+)
+# Of KerasHub's list of presets; its tables have 257,152 rows, without those that fill them up.
+IN_KERAS = {"paligemma-3b": 2_923_335_408, "paligemma2-3b": 3_032_094_960}
+
+
 @pytest.mark.parametrize(
     ("preset", "size"),
     [
@@ -384,12 +436,16 @@ QWEN2_VL_2B = HUB_PRESETS["tiny-qwen2-vl"].but(
         # Its card states 507,482,304 parameters.
         (HUB_PRESETS["smolvlm2-500m"], 2 * 507_482_304),
         (HUB_PRESETS["qwen3-vl-2b"], 2 * 2_127_532_032),  # parameters as its page counts them
+        (PALIGEMMA_3B, 2 * (IN_KERAS["paligemma-3b"] + 64 * 2048)),
+        (PALIGEMMA2_3B, 2 * (IN_KERAS["paligemma2-3b"] + 64 * 2304)),
     ],
     ids=[
         "Qwen2.5-VL-3B-Instruct",
         "Qwen2-VL-2B",
         "SmolVLM2-500M-Video-Instruct",
         "Qwen3-VL-2B-Instruct",
+        "paligemma-3b-pt-224",
+        "paligemma2-3b-pt-224",
     ],
 )
 def test_at_real_dimensions_weights_have_the_published_size(tmp_path, preset, size):

@@ -1,6 +1,7 @@
 """What llama.cpp is given at once: never a shorter list of positions than it reads."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.decoders.llama_batches import batches
 from pocketvlm.decoders.positions import positions_named
 from pocketvlm.decoders.track import Track
+from pocketvlm.errors import EngineError
 from pocketvlm.layouts import TokenGrid
 
 PLANES = {"contiguous": 1, "mrope": 4}
@@ -105,3 +107,23 @@ def test_further_features_follow_those_of_the_same_token(segments, name, limit, 
             for each in pictures
         ]
         np.testing.assert_array_equal(np.concatenate(rows), np.concatenate(expected))
+
+
+@given(st.lists(segment, max_size=5), st.integers(25, 40))
+def test_a_picture_that_is_seen_both_ways_is_a_batch_of_its_own(segments, limit):
+    numbers, _ = Track(positions_named("contiguous"), "pictures").extended(segments)
+    made = list(batches(segments, numbers, planes=1, limit=limit, attention="pictures"))
+    pictures = [each for each in segments if isinstance(each, EmbeddingSegment) and len(each)]
+    whole = [batch for batch in made if not batch.causal]
+    assert [batch.values.tolist() for batch in whole] == [
+        each.inputs_embeds.tolist() for each in pictures
+    ]
+    assert all(batch.values.dtype == np.int32 for batch in made if batch.causal)
+    assert sum(len(batch.values) for batch in made) == sum(map(len, segments))
+
+
+def test_a_picture_that_is_seen_both_ways_is_never_divided():
+    segments = [text(3), picture(4, 5)]
+    numbers, _ = Track(positions_named("contiguous"), "pictures").extended(segments)
+    with pytest.raises(EngineError, match="20 tokens of a picture see each other"):
+        list(batches(segments, numbers, planes=1, limit=19, attention="pictures"))

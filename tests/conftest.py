@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from make_checkpoint import HUB_PRESETS, PRESETS, HubPreset, Preset, make_checkpoint
-from pocketvlm_export import ExportOptions, export
-from support.shared import write_once
+from pocketvlm_export import ExportOptions, build, export
+from pocketvlm_export.graphs import trace
+from support.shared import shared_folder, write_once
+from support.traces import Traces
 
 # pytest captures every level; torch's tracer then formats thousands of records that nobody reads.
 logging.getLogger("torch").setLevel(logging.WARNING)
@@ -45,6 +47,23 @@ def pytest_addoption(parser):
         action="store_true",
         help="Try every combination of registry entries, not only every pair of them.",
     )
+    parser.addoption(
+        "--trace-anew",
+        action="store_true",
+        help="Trace each export by itself, as outside of tests.",
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_traces(request, tmp_path_factory):
+    """A structure that torch has traced in this run is not traced again: most of what an export of
+    a tiny model takes. What is made of a trace, and the gate, are every export's own."""
+    if request.config.getoption("trace_anew"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "trace", Traces(shared_folder(tmp_path_factory, "traces"), trace))
+        yield
 
 
 @pytest.fixture

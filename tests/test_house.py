@@ -189,6 +189,7 @@ REGISTRIES = {
 # What else may say a name of which registry, and why.
 SAID_ELSEWHERE = {
     ("exporter/pocketvlm_export/upstream.py", "llava_next"): "a module of transformers",
+    ("exporter/pocketvlm_export/upstream.py", "llava_onevision"): "a module of transformers",
     ("exporter/pocketvlm_export/packaging/using.py", "tiles"): "a field of the template",
     ("runtime/pocketvlm/artifact/manifest.py", "single"): "of manifests that state no layout",
     ("runtime/pocketvlm/decoders/gguf_header.py", "none"): "a way to scale frequencies",

@@ -46,9 +46,12 @@ def build_graphs(plan: ExportPlan, folder: Path, step: Step) -> None:
     """Write every graph of ``plan`` under ``folder``; at most one component is in memory at any
     time."""
     (folder / "onnx").mkdir()
-    write_constants(plan, folder)
+    plans = (plan, *plan.beside.values())
+    for each in plans:
+        write_constants(each, folder)
     with quiet_transformers():
-        build_vision(plan, folder, step)
+        for each in plans:
+            build_vision(each, folder, step)
         if plan.decoder:
             build_embedding(plan, folder, step, build_decoder(plan, folder, step))
 

@@ -59,8 +59,11 @@ class Caps:
 
     def known(self, names: Collection[str]) -> Self:
         """Return them without those suggested ones that are not among ``names``."""
-        left_out = self.suggested - set(names)
-        kept = {name: value for name, value in self.given.items() if name not in left_out}
+        return self.without(self.suggested - set(names))
+
+    def without(self, names: Collection[str]) -> Self:
+        """Return them without those of ``names``."""
+        kept = {name: value for name, value in self.given.items() if name not in names}
         return type(self)(**kept, suggested=self.suggested)
 
     def pixels_within(self, own: int) -> int | None:

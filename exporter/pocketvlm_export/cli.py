@@ -14,6 +14,7 @@ from pocketvlm.cli.lists import BUDGETS, PATH, SIZE, Comma
 from pocketvlm.cli.target import given_by_target, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
+from pocketvlm.layouts import MEDIA, Medium
 from pocketvlm_export.caps import CAPS, Caps
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.interrupts import heeded
@@ -35,6 +36,9 @@ def _one_of(names: Collection[str]) -> Callable[[str], str]:
 
 
 TYPES = Comma(f"GGUF types ({', '.join(GGUF_TYPES)})", _one_of(GGUF_TYPES))
+
+
+_MEDIA = Comma("media (image, video)", _one_of(MEDIA))
 
 
 def _precisions(part: Part) -> Comma:
@@ -128,7 +132,8 @@ def _precision_option(
 @click.option(
     "--layout",
     metavar="NAME",
-    help="How a picture's tiles are combined. LLaVA-NeXT: fastervlm (default when pruning) or hf.",
+    help="How a picture is cut, and its tiles combined. LLaVA-NeXT: fastervlm (default when "
+    "pruning) or hf. LLaVA-OneVision: hf, or whole for one tile a picture.",
 )
 @click.option(
     "--fastv-layer",
@@ -197,6 +202,14 @@ def _precision_option(
     help="Refuse what is expected to take more on the device; 0 is no limit.",
 )
 @takes_target(export_defaults)
+@click.option(
+    "--media",
+    type=_MEDIA,
+    default=(),
+    metavar="M[,M...]",
+    help="What the artifact reads, image or video or both, where a checkpoint has a tower for each "
+    "(Video-LLaVA: video by default); a vision graph each.",
+)
 @click.option("--revision", metavar="REV", help="Commit, tag or branch of a Hub checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is already there.")
 @click.option(
@@ -232,6 +245,7 @@ def export(
     graph_format: str,
     context: int | None,
     memory_limit: int | None,
+    media: tuple[Medium, ...],
     revision: str | None,
     overwrite: bool,
     dry_run: bool,
@@ -264,6 +278,7 @@ def export(
         format=graph_format,
         context=context,
         memory_limit=memory_limit,
+        media=media,
         revision=revision,
         overwrite=overwrite,
         keep_failed=keep_failed,

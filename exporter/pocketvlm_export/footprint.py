@@ -86,7 +86,8 @@ def estimate_footprint(
             for a method that reads it nor for the sake of other engines.
     """
     decoder, vision = spec.decoder, spec.vision
-    token = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
+    attending = decoder.layers - len(decoder.conv_layers)
+    token = 2 * attending * decoder.kv_heads * decoder.head_dim
     # ONNX Runtime holds the cache of a step and of the one before in float32, llama.cpp one in
     # float16.
     cache = token * context * (2 * _FLOAT if onnx else _FLOAT // 2)

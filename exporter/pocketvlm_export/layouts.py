@@ -2,9 +2,11 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import Layout, LayoutConfig, make_layout, slot_count
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.families import LayoutSpec, VLMSpec
 
 
@@ -48,6 +50,20 @@ def pick_layout(spec: VLMSpec, name: str | None, *, prunes: bool) -> LayoutSpec:
 def setting(spec: VLMSpec, layout: LayoutSpec) -> LayoutConfig:
     """Return what the runtime's layout is made for."""
     return spec.layout_config(layout.stated)
+
+
+def under_used_caps(spec: VLMSpec, layout: LayoutSpec, asked: Caps) -> VLMSpec:
+    """Return ``spec`` without a cap of its family's that this layout does not have; raises
+    `RequestError` where it is ``asked`` for."""
+    runtime: Layout = make_layout(setting(spec, layout))
+    unused = {"max_pixels", "max_tiles"} & spec.caps.given.keys() - runtime.caps.keys()
+    for name in sorted(unused & asked.given.keys() - asked.suggested):
+        raise RequestError(
+            f"--{name.replace('_', '-')} is nothing that the layout {runtime.name} has",
+            advice="leave it out, or --layout",
+            setting=name,
+        )
+    return replace(spec, caps=spec.caps.without(unused))
 
 
 def constant_files(layout: LayoutSpec) -> dict[str, str]:

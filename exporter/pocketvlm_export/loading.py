@@ -3,6 +3,9 @@ weights indexed."""
 
 from dataclasses import dataclass
 
+from pocketvlm.errors import RequestError
+from pocketvlm.layouts import Medium
+from pocketvlm.text.messages import PLURALS
 from pocketvlm_export.checkpoint import (
     Source,
     Weights,
@@ -22,6 +25,7 @@ __all__ = [
     "fetch",
     "inspect_checkpoint",
     "open_checkpoint",
+    "reading",
 ]
 
 
@@ -77,6 +81,29 @@ def fetch(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     fetch_weights(checkpoint.source)
     return _indexed(checkpoint.source, checkpoint.spec, checkpoint.warnings)
+
+
+def reading(checkpoint: Checkpoint, medium: Medium) -> Checkpoint:
+    """Return the checkpoint as one that reads this medium alone; raises `RequestError` for one that
+    its models do not read."""
+    family = FAMILIES[checkpoint.spec.config.model_type]
+    if medium not in family.media:
+        others = " and ".join(PLURALS[other] for other in family.media)
+        raise RequestError(
+            f"--media {medium} does not apply to {family.model_type} checkpoints: of these "
+            f"{others} are exported",
+            advice=f"give --media {','.join(family.media)}, or leave it out",
+            setting="media",
+        )
+    if medium == checkpoint.family.medium:
+        return checkpoint
+    source, chosen = checkpoint.source, family.media[medium]
+    spec = chosen.read_processor(chosen.parse(checkpoint.spec.config), source.folder)
+    warnings = (
+        *conflicts(source.folder, medium),
+        *chosen.contradictions(spec, source.folder),
+    )
+    return _indexed(source, spec, tuple(dict.fromkeys((*checkpoint.warnings, *warnings))))
 
 
 def _indexed(source: Source, spec: VLMSpec, warnings: tuple[str, ...]) -> Checkpoint:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.errors import RequestError
 from pocketvlm.files import user_path
+from pocketvlm.layouts import MEDIA, Medium
 from pocketvlm.limits import settle_numbers, whole
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
@@ -44,6 +45,8 @@ class ExportOptions:
         context: longest sequence in tokens, at most the checkpoint's own; None is that.
         memory_limit: MB (10^6 bytes) that answering may be expected to take on the device; None or
             0 is no limit.
+        media: what the artifact reads, pictures or clips or both; what is named first is the one
+            that it reads by default. Empty for what the family's checkpoints are exported for.
         revision: branch, tag or commit of a hub checkpoint.
         overwrite: replace an artifact that is already at the destination.
         keep_failed: where an artifact that failed the parity gate is kept for inspection.
@@ -66,6 +69,7 @@ class ExportOptions:
     format: str = "onnx"
     context: int | None = None
     memory_limit: int | None = None
+    media: tuple[Medium, ...] = ()
     revision: str | None = None
     overwrite: bool = False
     keep_failed: Path | None = None
@@ -88,6 +92,7 @@ class ExportOptions:
         )
         _check_names("embedding precision", self.embed, names_for("embed"), "embed_precision")
         _check_names("format", (self.format,), FORMATS, "graph_format")
+        _check_names("medium", self.media or MEDIA, MEDIA, "media")
         _check_names("GGUF type", self.gguf_types or (DEFAULT_GGUF_TYPE,), GGUF_TYPES, "gguf_type")
         if self.portable:
             self._check_portable()

@@ -1,7 +1,7 @@
 """The export as a whole: open, plan, build, seal, check, publish."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,13 +11,20 @@ from pocketvlm.artifact.manifest import Parity
 from pocketvlm.decoders.llama_cpp import library
 from pocketvlm.errors import ArtifactError, EngineError
 from pocketvlm.files import real_path, user_path
+from pocketvlm.layouts import Medium
+from pocketvlm.text.messages import PLURALS
 from pocketvlm_export import interrupts, ort_format, packaging
 from pocketvlm_export.build import Step, build_gguf, build_graphs
 from pocketvlm_export.loading import fetch, inspect_checkpoint
 from pocketvlm_export.memory import collecting_own_garbage
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import ExportPlan, make_plan
-from pocketvlm_export.verification import ParityError, check_parity, failures
+from pocketvlm_export.verification import (
+    ParityError,
+    check_parity,
+    failures,
+    vision_alone,
+)
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,8 @@ def export(
     with packaging.staging(target) as folder:
         plan = build(plan, folder, step)
         plan, artifact_id = seal(plan, folder, step)
-        parity = check(plan, artifact_id, folder, step)
-        manifest = finish(plan, artifact_id, parity, folder)
+        parities = check(plan, artifact_id, folder, step)
+        manifest = finish(plan, artifact_id, parities, folder)
         interrupts.check()
         packaging.publish(folder, target, before)
     return ExportReport(output, manifest)
@@ -113,7 +120,14 @@ def build(plan: ExportPlan, folder: Path, step: Step) -> ExportPlan:
     """Fetch the weights and write graphs, side files and model card into ``folder``; returns the
     plan with the weights that are now on this machine."""
     step("weights")
-    plan = replace(plan, checkpoint=fetch(plan.checkpoint))
+    plan = replace(
+        plan,
+        checkpoint=fetch(plan.checkpoint),
+        beside={
+            medium: replace(other, checkpoint=fetch(other.checkpoint))
+            for medium, other in plan.beside.items()
+        },
+    )
     build_graphs(plan, folder, step)
     packaging.write_sidecars(plan, folder)
     if plan.gguf:
@@ -132,25 +146,38 @@ def seal(plan: ExportPlan, folder: Path, step: Step) -> tuple[ExportPlan, str]:
     return plan, artifact_id
 
 
-def check(plan: ExportPlan, artifact_id: str, folder: Path, step: Step) -> Parity:
-    """Hold the folder against the checkpoint, as a device would open it; raises `ParityError`.
+def check(plan: ExportPlan, artifact_id: str, folder: Path, step: Step) -> dict[Medium, Parity]:
+    """Hold the folder against the checkpoint, as a device would open it, by medium; raises
+    `ParityError`.
 
     A folder that fails is kept where that was asked for, graphs built for the gate included.
     """
     step("parity gate")
-    manifest = packaging.make_manifest(plan, folder, artifact_id, packaging.UNCHECKED)
+    parities: dict[Medium, Parity] = {}
+    manifest = packaging.make_manifest(plan, folder, artifact_id, parities)
+    plans = {plan.spec.family.medium: plan, **plan.beside}
     try:
         with interrupts.repeated():
-            parity = check_parity(plan.checkpoint, Artifact(folder, manifest))
+            for medium, each in plans.items():
+                part = Artifact(folder, manifest).reading(medium)
+                parities[medium] = check_parity(
+                    each.checkpoint, part if each is plan else vision_alone(part)
+                )
     except (ArtifactError, EngineError) as refusal:  # no device would take it either
         _reject(manifest, folder, plan.options, f"a runtime refuses them: {refusal.reason}")
-    if not parity.passed:
-        manifest = replace(manifest, parity=parity)
-        _reject(manifest, folder, plan.options, failures(parity))
-    return parity
+    if failed := [medium for medium, parity in parities.items() if not parity.passed]:
+        manifest = packaging.make_manifest(plan, folder, artifact_id, parities)
+        reasons = [
+            (f"{PLURALS[medium]}: " if plan.beside else "") + failures(parities[medium])
+            for medium in failed
+        ]
+        _reject(manifest, folder, plan.options, "; ".join(reasons))
+    return parities
 
 
-def finish(plan: ExportPlan, artifact_id: str, parity: Parity, folder: Path) -> Manifest:
+def finish(
+    plan: ExportPlan, artifact_id: str, parities: Mapping[Medium, Parity], folder: Path
+) -> Manifest:
     """Remove what was built for the gate only, and write what describes the rest: the operators
     needed, USING.md and, last, the manifest, which is returned."""
     for file in plan.extra:
@@ -158,7 +185,7 @@ def finish(plan: ExportPlan, artifact_id: str, parity: Parity, folder: Path) -> 
         (folder / file).with_suffix(".onnx_data").unlink(missing_ok=True)
     if plan.options.format == "ort":
         ort_format.write_operators(folder)
-    manifest = packaging.make_manifest(plan, folder, artifact_id, parity)
+    manifest = packaging.make_manifest(plan, folder, artifact_id, parities)
     packaging.write_using(Artifact(folder, manifest))
     return packaging.write_manifest(manifest, folder)
 

@@ -3,7 +3,7 @@ bytes and memory."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from transformers import PretrainedConfig
@@ -11,13 +11,21 @@ from transformers import PretrainedConfig
 from pocketvlm.artifact.manifest import POSITION_AXES, FastV, Generation
 from pocketvlm.decoders.attention import TITLES
 from pocketvlm.errors import RequestError
+from pocketvlm.layouts import Medium
 from pocketvlm_export.checkpoint import generation_notes, generation_warnings, read_generation
 from pocketvlm_export.families import LayoutSpec, VLMSpec
 from pocketvlm_export.footprint import Footprint, Opened, estimate_footprint
 from pocketvlm_export.gguf import architecture, context_length
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
-from pocketvlm_export.layouts import budgets_within, longest, most_tiles, pick_layout, totals
-from pocketvlm_export.loading import Checkpoint
+from pocketvlm_export.layouts import (
+    budgets_within,
+    longest,
+    most_tiles,
+    pick_layout,
+    totals,
+    under_used_caps,
+)
+from pocketvlm_export.loading import Checkpoint, reading
 from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.options import ExportOptions, check_budgets
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
@@ -46,6 +54,7 @@ class ExportPlan:
         context: longest sequence in tokens, the same for each engine.
         vision_bytes, embed_bytes, decoder_bytes, gguf_bytes: of the weights of one file in float32.
         memory_bytes: estimated peak of resident memory while exporting.
+        beside: of each further medium that the artifact reads a plan of its vision graphs alone.
     """
 
     checkpoint: Checkpoint
@@ -64,6 +73,7 @@ class ExportPlan:
     decoder_bytes: int
     gguf_bytes: int
     memory_bytes: int
+    beside: Mapping[Medium, "ExportPlan"] = field(default_factory=dict)
 
     @property
     def spec(self) -> VLMSpec:
@@ -81,6 +91,7 @@ class ExportPlan:
         }
         files |= _without(self.embed, options.embed)
         files |= _without(self.decoder, options.decoder_precisions)
+        files |= {file for plan in self.beside.values() for file in plan.extra}
         return files | _without(self.gguf, options.gguf)
 
     def sizes(self) -> dict[str, int]:
@@ -99,6 +110,8 @@ class ExportPlan:
             }
         shared = {file for precision, file in self.embed.items() if self._shares_head(precision)}
         sizes |= dict.fromkeys(shared, _GRAPH_BYTES)
+        for plan in self.beside.values():
+            sizes |= plan.sizes()
         return sizes | {file: self.gguf_size(kind) for kind, file in self.gguf.items()}
 
     def _shares_head(self, precision: str) -> bool:
@@ -124,7 +137,10 @@ class ExportPlan:
         precisions."""
         options, sizes = self.options, self.sizes()
         vision = options.vision_precisions[0]
-        files = [Opened("vision", vision, sizes[self.vision[self.budgets[0]][vision]])]
+        files = [
+            Opened("vision", vision, sizes[plan.vision[plan.budgets[0]][vision]])
+            for plan in (self, *self.beside.values())
+        ]
         if self.decoder:
             decoder, table = (
                 options.decoder_precisions[0],
@@ -157,7 +173,14 @@ class ExportPlan:
             return {precision: rename(file) for precision, file in files.items()}
 
         vision = {budget: each(files) for budget, files in self.vision.items()}
-        return replace(self, vision=vision, embed=each(self.embed), decoder=each(self.decoder))
+        beside = {medium: plan.renamed(rename) for medium, plan in self.beside.items()}
+        return replace(
+            self,
+            vision=vision,
+            embed=each(self.embed),
+            decoder=each(self.decoder),
+            beside=beside,
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -191,10 +214,29 @@ class ExportPlan:
             "memory_bytes": self.memory_bytes,
             "context": self.context,
             "device_memory_bytes": self.footprint().total,
+            **({"media": self._media()} if self.beside else {}),
             "caps": self.spec.caps.given,
             "generation": dataclasses.asdict(self.generation),
             "notes": generation_notes(self.generation),
             "warnings": list(self.warnings),
+        }
+
+    def _media(self) -> dict[str, Any]:
+        """What is kept of each medium, and the bytes of its vision graphs."""
+        sizes, extra = self.sizes(), self.extra
+        return {
+            plan.spec.family.medium: {
+                "budgets": list(plan.budgets),
+                "tokens_before": plan.spec.vision.tokens,
+                "totals": {str(budget): by_grid for budget, by_grid in plan.totals().items()},
+                "bytes": sum(
+                    sizes[file]
+                    for graphs in plan.vision.values()
+                    for file in graphs.values()
+                    if file not in extra
+                ),
+            }
+            for plan in (self, *self.beside.values())
         }
 
     @staticmethod
@@ -209,12 +251,56 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         PocketVLMError: a method, budget, layout, context or engine that this checkpoint cannot
             serve, or more memory than was allowed.
     """
+    own, *others = options.media or (checkpoint.family.medium,)
+    plan = _plan_of(reading(checkpoint, own), options)
+    beside = {medium: _beside(plan, medium) for medium in others}
+    if not beside:
+        return plan
+    context = _context(plan.context, options, max(map(_longest, (plan, *beside.values()))))
+    plan = replace(plan, context=context, beside=beside)
+    _check_limit(plan)
+    return plan
+
+
+def _beside(plan: ExportPlan, medium: Medium) -> ExportPlan:
+    """Plan the vision graphs of a further medium by the same method, and nothing else.
+
+    A picture or frame that has fewer tokens than a budget keeps them all; where nothing is pruned
+    the budget is all of its own.
+    """
+    checkpoint, options = reading(plan.checkpoint, medium), plan.options
+    most = checkpoint.spec.vision.tokens
+    within = tuple(dict.fromkeys(min(budget, most) for budget in plan.budgets))
+    other = _plan_of(
+        checkpoint,
+        replace(
+            options,
+            pruner=plan.pruner.name,
+            pruner_options={name: str(value) for name, value in plan.pruner.options.items()},
+            budgets=within if plan.pruner.prunes else (),
+            total_budgets=(),
+            layout=None,
+            media=(),
+        ),
+        graph=f"{medium}_encoder",
+    )
+    return replace(other, embed={}, decoder={}, gguf={})
+
+
+def _longest(plan: ExportPlan) -> int:
+    return longest(plan.spec, plan.layout, max(plan.budgets))
+
+
+def _plan_of(
+    checkpoint: Checkpoint, options: ExportOptions, graph: str = "vision_encoder"
+) -> ExportPlan:
+    """Plan an export of one medium, whose vision graphs are called ``graph``."""
     family = checkpoint.family
     spec = family.capped(checkpoint.spec, options.caps.known(family.caps))
     pruner = make_pruner(options.pruner or family.default_pruner(spec), options.pruner_options)
     _check_pruner(pruner, spec)
     layout = pick_layout(spec, options.layout, prunes=pruner.prunes)
-    spec = spec.under(layout)
+    spec = under_used_caps(spec.under(layout), layout, options.caps)
     checkpoint = replace(checkpoint, spec=spec)
     requested = options.budgets or budgets_within(spec, layout, options.total_budgets)
     tokens = spec.vision.tokens
@@ -244,7 +330,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         budgets=budgets,
         options=options,
         generation=read_generation(checkpoint.source.folder, spec.config, vocab=spec.decoder.vocab),
-        vision={budget: _vision_names(budget, budgets, options) for budget in budgets},
+        vision={budget: _vision_names(graph, budget, budgets, options) for budget in budgets},
         embed=_names("embed_tokens", options.embed) if onnx else {},
         decoder=_names(_decoder_name(options), options.decoder_precisions) if onnx else {},
         gguf=_gguf_names(options) if llama_cpp else {},
@@ -332,6 +418,13 @@ def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:
             advice="leave --fastv-layer and --fastv-keep out",
             setting="fastv_layer",
         )
+    if plan.spec.decoder.conv_layers:
+        raise RequestError(
+            "FastV drops tokens between two layers, and layers of this decoder are convolutions "
+            "along the sequence, which would read other neighbours then",
+            advice="leave --fastv-layer and --fastv-keep out",
+            setting="fastv_layer",
+        )
     layers, budget = plan.spec.decoder.layers, plan.budgets[0]
     slots, window = max(plan.totals()[budget].values()), _window(plan.spec.decoder.config)
     if not 1 <= fastv.layer < layers:
@@ -368,10 +461,10 @@ def _decoder_name(options: ExportOptions) -> str:
     return "decoder_fastv" if options.fastv else "decoder_model_merged"
 
 
-def _vision_names(budget: int, budgets: tuple[int, ...], options: ExportOptions) -> dict[str, str]:
-    return _names(
-        "vision_encoder", options.vision_precisions, "" if budget == budgets[0] else f".k{budget}"
-    )
+def _vision_names(
+    graph: str, budget: int, budgets: tuple[int, ...], options: ExportOptions
+) -> dict[str, str]:
+    return _names(graph, options.vision_precisions, "" if budget == budgets[0] else f".k{budget}")
 
 
 def _names(graph: str, precisions: Iterable[str], budget: str = "") -> dict[str, str]:

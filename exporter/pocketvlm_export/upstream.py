@@ -24,6 +24,7 @@ import torch
 from huggingface_hub.errors import HTTPError as HubTransportError
 from torch import nn
 from transformers import (
+    Cache,
     DynamicCache,
     GenerationConfig,
     GenerationMixin,
@@ -31,6 +32,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.cache_utils import LinearAttentionLayer
 
 __all__ = [
     "TRACER_LOGGER",
@@ -47,6 +49,7 @@ __all__ = [
     "int8_range",
     "model_class",
     "pack_image_features",
+    "pack_onevision_features",
     "picture_masks",
     "quantize_4bit",
     "quantize_int8",
@@ -65,6 +68,7 @@ __all__ = [
 #
 # - ``HubTransportError`` is the HTTP client's base class of timeouts and broken transfers. The
 #   client changed from requests to httpx to httpx2; huggingface_hub.errors always has its class.
+# - ``LinearAttentionLayer`` is how a layer with a convolution is cached; see `cache_of`.
 
 TRACER_LOGGER = "torch.onnx._internal.exporter._registration"
 """Logger that warns of each torchvision operator that is not installed, at every export."""
@@ -94,21 +98,43 @@ def assume(condition: Any) -> None:
     torch._check(condition)
 
 
-def cache_of(past: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache:
-    """Return a cache that holds (key, value) of each layer, (B, kv_heads, past, head_dim) each.
+def cache_of(past: Sequence[tuple[torch.Tensor, ...]]) -> Cache:
+    """Return a cache that holds of each layer what `cached_layers` gives.
 
     ``ddp_cache_data`` is meant for torch's distributed training. `DynamicCache.update`, the public
     way, would trace a concatenation with nothing for each layer.
+
+    What a convolution's layer holds has no public way in at all. Such a layer usually copies its
+    state in place, which no graph does; while it "records the past" it makes a longer one instead.
     """
-    return DynamicCache(ddp_cache_data=past)
+    if all(len(layer) == 2 for layer in past):
+        return DynamicCache(ddp_cache_data=past)
+    layers: list[Any] = []
+    for tensors in past:
+        if len(tensors) == 2:
+            layers += DynamicCache(ddp_cache_data=[tensors]).layers
+            continue
+        (state,) = tensors
+        layer = LinearAttentionLayer()
+        layer.lazy_initialization(conv_states=state)
+        layer.conv_states[0], layer.has_previous_state[0] = state, True
+        layer.activate_past_recording()
+        layers.append(layer)
+    return Cache(layers=layers)
 
 
-def cached_layers(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return (key, value) of each layer of a cache, (B, kv_heads, tokens, head_dim) each.
+def cached_layers(cache: Cache) -> list[tuple[torch.Tensor, ...]]:
+    """Return what each layer of a cache holds: (key, value), (B, kv_heads, tokens, head_dim) each,
+    or of a convolution its last inputs alone, (B, hidden, width).
 
     ``layers`` and what lies in them have no documentation; iterating over the cache is deprecated.
     """
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    return [
+        (layer.conv_states[0][..., -layer.conv_kernel_size[0] :],)
+        if isinstance(layer, LinearAttentionLayer)
+        else (layer.keys, layer.values)
+        for layer in cache.layers
+    ]
 
 
 def run_decoder_layer(
@@ -267,6 +293,23 @@ def picture_masks(
         block_sequence_ids=numbers(is_visual.long()[None]),
     )
     return masks
+
+
+def pack_onevision_features(
+    config: PretrainedConfig,
+    tiles: torch.Tensor,
+    size: tuple[int, int],
+    newline: torch.Tensor,
+    aspect_ratio: str,
+) -> torch.Tensor:
+    """As `pack_image_features`, of LLaVA-OneVision: its method has a limit in ``aspect_ratio``, as
+    in ``anyres_max_9``, and takes a single tile for one of several pictures."""
+    model = model_class("llava_onevision", "LlavaOnevisionModel")
+    (features,), _ = model.pack_image_features(
+        SimpleNamespace(config=config), [tiles], [size], newline, aspect_ratio
+    )
+    packed: torch.Tensor = features
+    return packed
 
 
 def tile_grid(

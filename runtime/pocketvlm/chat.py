@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Generator, Sequence
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from pocketvlm.answer import Answer
 from pocketvlm.answering import Answerer, Request, ms_since
 from pocketvlm.decoders.pool import ConversationCache
 from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling
+from pocketvlm.layouts import Medium
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
 from pocketvlm.text.messages import Message
@@ -107,12 +109,14 @@ class Chat:
         check_sampling(sampling)
         self._answerer.pool.check_open()
         started, before = time.perf_counter(), self._exchanges
-        media = self._answerer.prompter.conversation(prompt, images, videos).media
-        pictures = tuple(self._answerer.viewer.prepare_conversation(media, self._budget))
+        asked = self._answerer.prompter.conversation(prompt, images, videos)
+        pictures = tuple(
+            self._answerer.viewer.prepare_conversation(asked.media, self._budget, asked.kinds)
+        )
         exchanges, ids = self._fit([*before, _Exchange(prompt, pictures)], sampling)
         request = Request(
             ids,
-            _pictures(exchanges),
+            self._in_order(ids, exchanges),
             sampling,
             ms_since(started),
             cached=True,
@@ -155,7 +159,7 @@ class Chat:
         messages = [] if self._system is None else [prompter.system(self._system)]
         for exchange in exchanges:
             messages += prompter.messages(
-                exchange.question, len(exchange.pictures), carried=len(exchange.carried)
+                exchange.question, _counts(exchange.pictures), carried=_counts(exchange.carried)
             )
             if exchange.answer is not None:
                 messages.append(prompter.reply(exchange.answer))
@@ -164,9 +168,19 @@ class Chat:
     def _ids(self, exchanges: Sequence[_Exchange]) -> tuple[npt.NDArray[np.int64], int]:
         """Their ids with an image token for each picture, and how many there are once all are
         placed."""
-        pictures, prompter = _pictures(exchanges), self._answerer.prompter
-        ids = prompter.encode_messages(self._messages(exchanges), len(pictures))
+        prompter = self._answerer.prompter
+        given = [picture for exchange in exchanges for picture in exchange.all_pictures]
+        ids = prompter.encode_messages(self._messages(exchanges), _counts(given))
+        pictures = self._in_order(ids, exchanges)
         return ids, len(prompter.place(ids, [picture.ids for picture in pictures]))
+
+    def _in_order(
+        self, ids: npt.NDArray[np.int64], exchanges: Sequence[_Exchange]
+    ) -> list[PictureInput]:
+        """All pictures and clips as the ids have them one after the other."""
+        pictures = _pictures(exchanges)
+        kinds = [picture.layout.medium for picture in pictures]
+        return [pictures[number] for number in self._answerer.prompter.in_order(ids, kinds)]
 
     def _fit(
         self, exchanges: list[_Exchange], sampling: Sampling
@@ -191,15 +205,22 @@ class Chat:
 def _pictures(exchanges: Sequence[_Exchange]) -> list[PictureInput]:
     """The pictures of a conversation, each as it is among the others."""
     pictures = [picture for exchange in exchanges for picture in exchange.all_pictures]
-    return [picture.among(len(pictures)) for picture in pictures]
+    counts = _counts(pictures)
+    return [picture.among(counts[picture.medium]) for picture in pictures]
+
+
+def _counts(pictures: Sequence[ConversationPicture]) -> Mapping[Medium, int]:
+    """How many pictures they are, and how many clips."""
+    return Counter(picture.medium for picture in pictures)
 
 
 def _without_oldest(exchanges: list[_Exchange], most: int) -> list[_Exchange]:
     """One exchange fewer; the latest of its pictures, of ``most`` visual tokens at most, go to the
     front of the next."""
     oldest, heir, *rest = exchanges
-    pictures, count = oldest.all_pictures, len(_pictures(exchanges))
-    slots = (picture.among(count).slots for picture in reversed(pictures))
+    pictures = oldest.all_pictures
+    counts = _counts([picture for exchange in exchanges for picture in exchange.all_pictures])
+    slots = (picture.among(counts[picture.medium]).slots for picture in reversed(pictures))
     totals = itertools.accumulate(slots)
     carried = sum(total <= most for total in totals)
     return [replace(heir, carried=pictures[len(pictures) - carried :]), *rest]

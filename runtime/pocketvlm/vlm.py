@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pocketvlm.answer import Answer
@@ -18,7 +19,7 @@ from pocketvlm.decoders.base import Decoder
 from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling, checkpoint_sampling
 from pocketvlm.errors import ArtifactError
 from pocketvlm.files import user_path
-from pocketvlm.layouts import open_layout
+from pocketvlm.layouts import Medium, open_layouts
 from pocketvlm.limits import Limits
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
@@ -26,7 +27,7 @@ from pocketvlm.ort.settings import CPU_PROVIDER, DEFAULT_SETTINGS, EngineSetting
 from pocketvlm.text.messages import Message
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Stream
-from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm.vision.encoder import VisionEncoder, open_beside
 from pocketvlm.vision.feature_cache import FeatureCache, FeatureSource
 from pocketvlm.vision.viewer import Viewer
 
@@ -62,18 +63,25 @@ class VLM:
         limits: Limits | None = None,
         feature_cache: str | os.PathLike[str] | None = None,
         keep_features: bool = False,
+        beside: Mapping[Medium, VisionEncoder] | None = None,
     ) -> None:
         """Put opened parts together, see `load`. Several objects may share a decoder, so `close`
         leaves it to whoever opened it.
 
         ``keep_features``: `generate` keeps them in memory too, where many questions are about the
-        same picture.
+        same picture. ``beside``: the vision graphs of further media that the artifact reads, see
+        `pocketvlm.vision.encoder.open_beside`; those without one are refused in questions.
         """
         limits = limits or Limits()
         folder = None if feature_cache is None else user_path(feature_cache)
-        source = _feature_source(artifact, encoder, kept=folder is not None)
-        cache = FeatureCache(source, limits.features, folder)
-        viewer = Viewer(artifact, encoder, limits, cache)
+
+        def view(part: Artifact, graph: VisionEncoder, others: Sequence[Viewer] = ()) -> Viewer:
+            source = _feature_source(part, graph, kept=folder is not None)
+            cache = FeatureCache(source, limits.features, folder)
+            return Viewer(part, graph, limits, cache, others)
+
+        others = [view(artifact.reading(name), graph) for name, graph in (beside or {}).items()]
+        viewer = view(artifact, encoder, others)
         prompter = Prompter.from_artifact(artifact)
         self.artifact = artifact
         self.parts = Answerer(artifact.manifest, viewer, decoder, prompter, limits.sequences)
@@ -135,7 +143,7 @@ class VLM:
         started = time.perf_counter()
         artifact = Artifact.open(path, check).shortened(context)
         artifact = artifact.capped(max_pixels=max_pixels, max_tiles=max_tiles)
-        open_layout(artifact)  # what these refuse is refused before graphs are opened
+        open_layouts(artifact)  # what these refuse is refused before graphs are opened
         checkpoint_sampling(artifact.manifest.generation)
         encoder = VisionEncoder.open(
             artifact, budget=budget, precision=vision_precision, settings=settings
@@ -143,7 +151,10 @@ class VLM:
         engine = open_decoder(
             artifact, engine=decoder, precision=decoder_precision, settings=settings
         )
-        vlm = cls(artifact, encoder, engine, limits=limits, feature_cache=feature_cache)
+        beside = open_beside(artifact, budget=budget, precision=vision_precision, settings=settings)
+        vlm = cls(
+            artifact, encoder, engine, limits=limits, feature_cache=feature_cache, beside=beside
+        )
         vlm._owns_decoder = True
         budget = artifact.manifest.pruning.default_budget if budget is None else budget
         vlm.budget = vlm.parts.viewer.check_budget(budget)
@@ -195,7 +206,8 @@ class VLM:
             messages: in place of prompt, images and videos, a whole conversation with its pictures
                 or clips in it, see `pocketvlm.text.messages.MessageReader.read`.
             videos: clips of the prompt: paths, file contents or lists of frames; for models that
-                read clips, in place of pictures. Each frame of a clip keeps ``budget`` tokens.
+                read clips, in place of pictures or beside them. Each frame of a clip keeps
+                ``budget`` tokens.
             budget: visual tokens per tile, up to those of the loaded graph; None is what was loaded
                 for.
             sampling: how tokens are picked, and when the answer ends; greedy by default.
@@ -228,8 +240,10 @@ class VLM:
         prompter, viewer = self.parts.prompter, self.parts.viewer
         conversation = prompter.conversation(prompt, images, videos, messages)
         budget = self.budget if budget is None else budget
-        pictures = viewer.prepare(conversation.media, budget)
-        ids = prompter.encode_messages(conversation.messages, len(pictures))
+        kinds = conversation.kinds
+        pictures = viewer.prepare(conversation.media, budget, kinds)
+        ids = prompter.encode_messages(conversation.messages, Counter(kinds))
+        pictures = [pictures[number] for number in prompter.in_order(ids, kinds)]
         length = len(prompter.place(ids, [picture.ids for picture in pictures]))
         self.parts.check_room(length, sampling)
         return self.parts.begin(

@@ -14,7 +14,8 @@ from pocketvlm.cli.lists import PATH
 from pocketvlm.cli.target import load_target
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.checkpoint import locate
-from pocketvlm_measure.evaluation.questions import picture_of, read_questions
+from pocketvlm_measure.evaluation.media import source_of
+from pocketvlm_measure.evaluation.questions import read_questions
 from support.tiny_artifact import write_artifact
 
 NOBODY = "~nobody-of-this-name/p.png"
@@ -62,7 +63,7 @@ def test_the_api_expands_a_home(home):
     assert list((home / "cache").iterdir())
     assert load_target("~/board.toml").threads == 1
     (question,) = read_questions("~/set.jsonl").questions
-    assert picture_of(*question.images) == home / "p.png"
+    assert source_of(*question.images) == home / "p.png"
     assert locate("~/artifact").folder == home / "artifact"
     with pytest.raises(PocketVLMError, match="no such folder: ~/artifact"):
         Artifact.open(Path("~/artifact"))

@@ -45,16 +45,25 @@ def converter_source():
 
 def test_the_file_says_how_frequencies_are_shared_out(file):
     _, fields = read_gguf(file)
-    assert fields["general.architecture"] == "qwen2vl"
-    assert fields["qwen2vl.rope.dimension_sections"] == [2, 3, 3, 0]
-    assert fields["qwen2vl.rope.dimension_count"] == 16
+    arch = fields["general.architecture"]
+    extras = fields.get(f"{arch}.n_deepstack_layers")
+    sections = fields[f"{arch}.rope.dimension_sections"]
+    assert (arch, sections, extras) in (
+        ("qwen2vl", [2, 3, 3, 0], None),
+        ("qwen3vl", [4, 2, 2, 0], 3),
+    )
+    assert fields[f"{arch}.rope.dimension_count"] == 16
 
 
 @needs_llama_cpp
-def test_a_file_with_positions_of_another_kind_is_refused(file):
-    """llama.cpp would read four numbers of each position, and be given none."""
+def test_a_file_with_positions_of_another_kind_is_refused(file, qwen):
+    """llama.cpp would read four numbers of each position, and be given none; or wider rows than it
+    is given."""
+    extras = qwen.spec.extras
     with pytest.raises(ArtifactError, match="positions mrope, the manifest says contiguous"):
-        open_file(file, positions="contiguous")
+        open_file(file, positions="contiguous", extras=extras)
+    with pytest.raises(ArtifactError, match=f"extras {len(extras)}, the manifest says 1"):
+        open_file(file, extras=("deepstack_0",))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +74,7 @@ def test_a_file_with_positions_of_another_kind_is_refused(file):
         ({"mrope_section": [2, -1, 7]}, {}, "shares out 8"),
         ({"mrope_section": None}, {}, "shares out 8"),
         ({"mrope_interleaved": True}, {}, "shares out 8"),
+        ({}, {"extras": ("deepstack_0",)}, "it reads further features deepstack_0"),
         ({"rope_type": "linear", "factor": 2.0}, {}, "shares out 8"),
         ({}, {"head_dim": 24}, "its heads make 96 of a hidden size of 64"),
         (
@@ -74,7 +84,8 @@ def test_a_file_with_positions_of_another_kind_is_refused(file):
         ),
     ],
 )
-def test_what_llama_cpp_would_compute_otherwise_is_refused(qwen, rope, dimensions, reason):
+def test_what_llama_cpp_would_compute_otherwise_is_refused(rope, dimensions, reason):
+    qwen = tiny_qwen("qwen2_vl")
     config = copy.deepcopy(qwen.spec.config)
     config.rope_parameters = config.rope_parameters | rope
     spec = dataclasses.replace(qwen.spec, config=config, **dimensions)
@@ -83,9 +94,33 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(qwen, rope, dimension
     assert "--decoder onnx" in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"mrope_interleaved": False},
+        {"mrope_section": [4, 2, 1]},
+        {"rope_type": "yarn", "factor": 2.0},
+        {"mrope_section": [6, 1, 1]},  # frequency 4 is left over, which turns fast
+    ],
+)
+def test_so_it_is_where_frequencies_take_turns(rope):
+    qwen = tiny_qwen("qwen3_vl")
+    architecture(qwen.spec)
+    config = copy.deepcopy(qwen.spec.config)
+    config.rope_parameters = config.rope_parameters | rope
+    with pytest.raises(CheckpointError, match=r"cannot run in llama\.cpp"):
+        architecture(dataclasses.replace(qwen.spec, config=config))
+
+
+def test_features_behind_the_last_layer_are_refused():
+    spec = tiny_qwen("qwen3_vl").spec
+    with pytest.raises(CheckpointError, match="behind 4 of 4 layers"):
+        architecture(dataclasses.replace(spec, extras=("a", "b", "c", "d")))
+
+
 def test_contiguous_architectures_do_not_take_mrope_positions(qwen):
     config = SimpleNamespace(**qwen.spec.config.to_dict() | {"model_type": "qwen2"})
-    spec = dataclasses.replace(qwen.spec, config=config)
+    spec = dataclasses.replace(qwen.spec, config=config, extras=())
     with pytest.raises(CheckpointError, match=r"positions are mrope, llama\.cpp's qwen2 has cont"):
         architecture(spec)
 
@@ -109,5 +144,6 @@ def test_the_file_equals_what_llama_cpps_converter_writes(qwen, tmp_path):
     for name, values in expected.items():
         assert tensors[name].tobytes() == values.tobytes(), name
     for key, value in stated.items():
-        if key.startswith("qwen2vl.") and key != "qwen2vl.rope.scaling.type":  # "none"
+        # The scaling's type is "none".
+        if key.startswith(("qwen2vl.", "qwen3vl.")) and not key.endswith("rope.scaling.type"):
             assert fields[key] == pytest.approx(value), key

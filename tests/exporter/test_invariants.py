@@ -39,6 +39,10 @@ Dynamic = partial(Case, layout="hf", caps=DYNAMIC, sizes=tuple(DYNAMIC_SIZES))
 FAMILIES = {
     "llava": [Case("tiny-llama", "single")],
     "llava_next": [Case("tiny-llava-next", "fastervlm"), Case("tiny-llava-next", "hf")],
+    "llava_onevision": [
+        Case("tiny-llava-onevision", "hf", "divprune"),
+        Case("tiny-llava-onevision", "whole", "divprune"),
+    ],
     "smolvlm": [Case("tiny-smolvlm", "hf", "received-attention")],
     "idefics3": [Case("tiny-idefics3", "hf", "received-attention")],
     # Under transformers' own layout [CLS] is a token, and none is pruned.
@@ -48,6 +52,15 @@ FAMILIES = {
     "qwen2_vl": [Dynamic("tiny-qwen2-vl", pruner="divprune")],
     "qwen2_5_vl": [Dynamic("tiny-qwen2.5-vl", pruner="received-attention")],
     "paligemma": [Case("tiny-paligemma", "single", "received-attention")],
+    # 4 x 4, 3 x 6, 4 x 6 and 3 x 2 tokens of 32 pixels.
+    "qwen3_vl": [
+        Dynamic(
+            "tiny-qwen3-vl",
+            pruner="divprune",
+            sizes=((112, 112), (192, 96), (196, 140), (60, 84)),
+        )
+    ],
+    "lfm2_vl": [Dynamic("tiny-lfm2-vl", pruner="received-attention")],
 }
 CASES = [case for cases in FAMILIES.values() for case in cases]
 
@@ -100,9 +113,10 @@ class Exports:
         viewer = (vlm or self.pruned).parts.viewer
         return viewer.prepare(images, budget)
 
-    def encode(self, image, budget, vlm=None):
-        """A picture or clip encoded by itself at a budget, and what fills its slots."""
-        (encoded,) = self.prepare([image], budget, vlm)
+    def encode(self, image, budget, vlm=None, pictures=1):
+        """A picture or clip encoded by itself at a budget, and what fills its slots, as the only
+        one of a prompt or as one of several."""
+        encoded = self.prepare([image] * pictures, budget, vlm)[0]
         viewer = (vlm or self.pruned).parts.viewer
         return encoded, viewer.encode(encoded, cached=False).inputs_embeds
 
@@ -229,7 +243,9 @@ def test_pictures_do_not_see_each_other(exports):
     images = exports.inputs
     prepared = exports.prepare(images, SMALL)
     together = [viewer.encode(encoded, cached=False).inputs_embeds for encoded in prepared]
+    alike = 1 if viewer.layout.several is viewer.layout else 2  # else one that is alone is another
     for image, features in zip(images, together, strict=True):
-        np.testing.assert_array_equal(exports.encode(image, SMALL)[1], features)
+        expected = exports.encode(image, SMALL, pictures=alike)[1]
+        np.testing.assert_array_equal(expected, features)
     answer = exports.answer(images[1:3], budget=SMALL, sampling=Sampling(max_new_tokens=1))
     assert answer.kept_indices == [encoded.kept_indices for encoded in prepared[1:3]]

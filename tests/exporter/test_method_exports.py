@@ -21,7 +21,7 @@ from pocketvlm_export import ExportOptions
 from pocketvlm_export.build import build_vision
 from pocketvlm_export.graphs import PrunedVisionEncoder
 from pocketvlm_export.loading import open_checkpoint
-from pocketvlm_export.packaging import UNCHECKED, make_manifest, seal, write_card, write_manifest
+from pocketvlm_export.packaging import make_manifest, seal, write_card, write_manifest
 from pocketvlm_export.plan import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.pruning.base import Pruner
@@ -62,7 +62,7 @@ def artifacts(tiny_checkpoint, tiny_export, tmp_path_factory):
                 build_vision(plan, folder, lambda _: None)
             for file, path in decoder.items():
                 path.rename(folder / "onnx" / file)
-            manifest = make_manifest(plan, folder, seal(plan, folder), UNCHECKED)
+            manifest = make_manifest(plan, folder, seal(plan, folder), {})
             parity = check_parity(checkpoint, Artifact(folder, manifest))
             write_manifest(replace(manifest, parity=replace(parity, passed=True)), folder)
             write_card(plan, folder)

@@ -1,7 +1,7 @@
 """Decoders with M-RoPE positions on both engines, against transformers' own models and the vectors
 that they gave."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +16,7 @@ from pocketvlm.layouts import TokenGrid
 from pocketvlm.ort.signatures import signature
 from support.gguf_files import HAS_LLAMA_CPP
 from support.qwen_decoders import manifest_spec, onnx_decoder, open_file, write_file
-from support.tiny_qwen import END, IMAGE, NAMES, START, golden, tiny_qwen
+from support.tiny_qwen import END, EXTRAS, IMAGE, NAMES, START, golden, tiny_qwen
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def setup(request, tmp_path_factory):
     if HAS_LLAMA_CPP:
         file = folder / "tiny.gguf"
         write_file(qwen, folder, file)
-        decoders["llama.cpp"] = open_file(file)
+        decoders["llama.cpp"] = open_file(file, extras=qwen.spec.extras)
     return Setup(qwen, decoders)
 
 
@@ -54,9 +54,15 @@ def text(*ids):
 
 
 def picture(rows, columns, kept, seed=0):
-    embeds = np.random.default_rng(seed).normal(size=(len(kept), 64)).astype(np.float32)
+    """With further features, which not all models read."""
+    random = np.random.default_rng(seed)
+    embeds, *further = random.normal(size=(4, len(kept), 64)).astype(np.float32)
     return EmbeddingSegment(
-        embeds, f"{rows}x{columns} {seed}", grid=TokenGrid(rows, columns), kept=np.array(kept)
+        embeds,
+        f"{rows}x{columns} {seed}",
+        grid=TokenGrid(rows, columns),
+        kept=np.array(kept),
+        extras=dict(zip(EXTRAS["qwen3_vl"], further, strict=True)),
     )
 
 
@@ -80,16 +86,33 @@ def whole(qwen, segments):
 
 
 def masked_logits(qwen, segments):
-    """transformers' unpruned sequence with dropped keys masked, positions as they are."""
+    """transformers' unpruned sequence with dropped keys masked, positions as they are; the rows of
+    further features are of what is kept, which is where transformers is told that pictures are."""
     ids, grids, embeds, kept = whole(qwen, segments)
     mask = torch.zeros(1, len(ids), dtype=torch.int64)
     mask[0, kept] = 1
     positions = qwen.positions(ids, grids)[:, None]
+    further = {}
+    if qwen.spec.extras:
+        pictures = [segment for segment in segments if isinstance(segment, EmbeddingSegment)]
+        is_kept = mask.bool() & (torch.tensor([ids]) == IMAGE)
+        further = {
+            "visual_pos_masks": is_kept,
+            "deepstack_visual_embeds": [
+                torch.from_numpy(np.concatenate([each.extras[name] for each in pictures]))
+                for name in qwen.spec.extras
+            ],
+        }
     with torch.no_grad():
-        output = qwen.model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
-        )
-    return output.logits[0, -1].numpy()
+        hidden = qwen.model.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+            **further,
+        ).last_hidden_state
+        logits = qwen.model.lm_head(hidden[0, -1])
+    return logits.numpy()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -200,7 +223,8 @@ def test_more_than_a_batch_and_more_than_the_first_cache(setup, engine):
 def test_a_refusal_leaves_the_sequence_as_it_was(setup, engine):
     sequence = setup.decoders[engine].sequence()
     before = sequence.prefill([text(1, 2), picture(2, 9, [4])])
-    bare = EmbeddingSegment(np.ones((2, 64), np.float32))
+    further = dict.fromkeys(setup.qwen.spec.extras, np.ones((2, 64), np.float32))
+    bare = EmbeddingSegment(np.ones((2, 64), np.float32), extras=further)
     for refused in (bare, picture(2, 2, [3, 4])):
         with pytest.raises(ArtifactError, match="picture of"):
             sequence.prefill([text(5), refused, text(6)])
@@ -212,6 +236,21 @@ def test_a_refusal_leaves_the_sequence_as_it_was(setup, engine):
 
 def test_an_artifacts_graph_with_positions_of_another_kind_is_refused(setup):
     session = setup.decoders["onnx"]._graphs.prefill
-    other = SimpleNamespace(decoder=manifest_spec(positions="contiguous"))
+    extras = setup.qwen.spec.extras
+    other = SimpleNamespace(decoder=manifest_spec(positions="contiguous", extras=extras))
     with pytest.raises(ArtifactError, match=r"position_ids of shape \(3, .*says \(any, any\)"):
         signature(other, metadata.DECODER).check("graph", session)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_picture_without_the_further_features_is_refused(setup, engine):
+    if not setup.qwen.spec.extras:
+        pytest.skip("it reads none")
+    sequence, whole_picture = setup.decoders[engine].sequence(), picture(2, 9, [4, 8])
+    for extras, said in (
+        ({}, "comes without deepstack_0"),
+        ({**whole_picture.extras, "deepstack_2": np.ones((1, 64), np.float32)}, r"shape \(1, 64\)"),
+    ):
+        with pytest.raises(ArtifactError, match=said):
+            sequence.prefill([text(1), replace(whole_picture, extras=extras), text(2)])
+    assert sequence.length == 0

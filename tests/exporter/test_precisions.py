@@ -142,7 +142,7 @@ class GraphByHand:
 
     def empty_cache(self):
         empty = np.zeros((1, self.spec.kv_heads, 0, self.spec.head_dim), np.float32)
-        return dict.fromkeys(cache_names(self.spec.layers), empty)
+        return dict.fromkeys(cache_names(range(self.spec.layers)), empty)
 
     def run(self, ids, cache):
         """The logits of the last id, and the cache after it."""

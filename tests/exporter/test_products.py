@@ -47,6 +47,7 @@ MODELS = [
     Model("tiny-llama", "single", methods=("fastervlm", "vtc-cls", "received-attention", "none")),
     Model("tiny-llava-next", "fastervlm", methods=("fastervlm", "vtc-cls", "divprune", "uniform")),
     Model("tiny-llava-next", "hf", methods=("uniform", "gprune", "none")),
+    Model("tiny-llava-onevision", "hf", has_cls=False),
     Model("tiny-smolvlm", "hf", has_cls=False, methods=("divprune", "gprune", "random", "none")),
     Model("tiny-idefics3", "hf", has_cls=False, methods=("received-attention",)),
     Model("tiny-video-llava", "fastervlm", methods=("fastervlm", "random")),
@@ -65,6 +66,13 @@ MODELS = [
         any_size=True,
     ),
     Model("tiny-paligemma", "single", has_cls=False, gguf=False),
+    Model(
+        "tiny-qwen3-vl",
+        "hf",
+        has_cls=False,
+        any_size=True,
+    ),
+    Model("tiny-lfm2-vl", "hf", has_cls=False, any_size=True),
 ]
 # What --decoder, --decoder-precision and --gguf-type are given.
 DECODERS = [

@@ -167,6 +167,22 @@ def test_tiles_are_packed_as_llava_next_packs_them():
     assert packed[:, 0].tolist() == expected
 
 
+def test_llava_onevisions_order():
+    """transformers 5.23: as LLaVA-NeXT's; more features than the limit are shrunk, and one of
+    several pictures is a single tile."""
+    config = composite(transformers.LlavaOnevisionConfig, image_grid_pinpoints=[[28, 56]])
+    tiles, newline = torch.arange(12.0).reshape(3, 4, 1), torch.tensor([-1.0])
+
+    def packed(tiles, limit):
+        ratio = f"anyres_max_{limit}"
+        return upstream.pack_onevision_features(config, tiles, (28, 56), newline, ratio)[:, 0]
+
+    expected = [0, 1, 2, 3, 4, 5, 8, 9, -1, 6, 7, 10, 11, -1]
+    assert packed(tiles, 9).tolist() == expected
+    assert packed(tiles, 1).tolist() == [0, 1, 2, 3, *packed(tiles, 1).tolist()[4:6], -1]
+    assert packed(tiles[:1], 9).tolist() == [0, 1, 2, 3, -1]
+
+
 def test_the_text_around_smolvlms_tiles():
     """transformers 5.23: a function of the processor's module."""
     whole = "<around><whole><image><around>"

@@ -217,10 +217,11 @@ class TokenClient(Client):
     positions; prepared pixels are the runtime's."""
 
     def see_tiles(self, tiles):
-        names = ["image_features", "kept_indices"]
+        names = ["image_features", "kept_indices", *self.stated.get("extras", ())]
         feeds = [{"pixel_values": tile[None]} for tile in tiles]
         seen = [self.sessions["vision"].run(names, feed) for feed in feeds]
-        return np.concatenate([rows[0] for rows, _ in seen]), seen[0][1][0]
+        further = dict(zip(names[2:], (rows[0] for rows in seen[0][2:]), strict=True))
+        return np.concatenate([rows[0] for rows, *_ in seen]), seen[0][1][0], further
 
     def ids(self, question):
         prompt, token = self.stated["prompt"], self.stated["image_token_id"]
@@ -230,7 +231,7 @@ class TokenClient(Client):
         return [*ids[:at], *around["before"], token, *around["after"], *ids[at + 1 :]]
 
     def answer_about(self, question, tiles, steps):
-        features, kept = self.see_tiles(tiles)
+        features, kept, further = self.see_tiles(tiles)
         ids, axes = self.ids(question), self.stated["axes"]
         at = ids.index(self.stated["image_token_id"])
         embeds = np.concatenate([self.embed(ids[:at]), features, self.embed(ids[at + 1 :])])
@@ -253,6 +254,10 @@ class TokenClient(Client):
             length += len(embeds)
             feed = {"inputs_embeds": embeds[None], "attention_mask": np.ones((1, length), np.int64)}
             feed["position_ids"] = positions if axes == 1 else positions[:, None]
+            for name, rows in further.items():
+                feed[name] = np.zeros_like(embeds[None])
+                if not answer:
+                    feed[name][0, at : at + len(rows)] = rows
             feed |= {f"past_key_values.{name}": value for name, value in cache.items()}
             logits, *present = self.sessions["decoder"].run(
                 ["logits", *(f"present.{name}" for name in names)], feed
@@ -274,6 +279,18 @@ def test_the_page_says_how_tiles_and_positions_are_put_together(family, size):
     plain = Sampling(max_new_tokens=12, repetition_penalty=1.0)
     expected = vlm.generate("is it?", [image], sampling=plain)
     tiles = open_layout(Artifact.open(folder)).cut(image).pixel_values
+    assert client.answer_about("is it?", tiles, 12) == expected.token_ids
+
+
+@pytest.mark.parametrize("size", [(60, 60), (200, 90)])
+def test_the_page_says_how_further_features_are_read(qwen3_pruned, size):
+    client = TokenClient(qwen3_pruned, stated_in(qwen3_pruned))
+    assert client.stated["extras"] == ["deepstack_0", "deepstack_1", "deepstack_2"]
+    assert client.stated["token_edge"] == 32
+    image = picture(*size)
+    vlm = VLM.load(qwen3_pruned, settings=EngineSettings(threads=1))
+    expected = vlm.generate("is it?", [image], sampling=Sampling(max_new_tokens=12))
+    tiles = open_layout(Artifact.open(qwen3_pruned)).cut(image).pixel_values
     assert client.answer_about("is it?", tiles, 12) == expected.token_ids
 
 

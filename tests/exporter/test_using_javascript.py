@@ -12,6 +12,7 @@ from pocketvlm import Artifact
 from pocketvlm_export.packaging.using import FACTS, USING, write_using
 from support.tiny_artifact import (
     give_attention,
+    give_extras,
     make_dynamic,
     read_manifest,
     write_artifact,
@@ -53,10 +54,15 @@ const ortOf = (versions, tokens = []) => ({
   },
 });
 const count = page.VISUAL_TOKENS;
+const further = (page.EXTRAS ?? []).map((name, number) => [
+  name,
+  { data: filled(Array.from({ length: count }, (_, i) => 1000 * (number + 1) + i)) },
+]);
 const vision = () => ({
   image_features: { data: filled(Array.from({ length: count }, (_, i) => 100 + i)) },
   kept_indices: { data: BigInt64Array.from({ length: count }, (_, i) => BigInt(2 * i)) },
   kept_scores: { data: Float32Array.from({ length: count }, (_, i) => [5, 9, 9, 1][i %% 4]) },
+  ...Object.fromEntries(further),
 });
 const results = {};
 %s
@@ -231,3 +237,45 @@ def test_pictures_of_any_size(tmp_path, run):
     results.seen = (await page.see(vlm, new Uint8Array(4000000), 12, 24)).kept;
     """
     assert run(tmp_path / "a", script)["seen"] == [0, 2, 4, 6]
+
+
+def test_further_features_are_read_in_the_pictures_places(tmp_path, run):
+    """And zeros at text, in every run."""
+    extras = ("deepstack_0", "deepstack_1")
+    folder = tmp_path / "a"
+    weights = write_artifact(folder, budgets=(4,))
+    give_extras(folder, weights, 4, extras, read=extras)
+    write_using(Artifact.open(folder))
+    stated = json.loads((folder / FACTS).read_text())
+    assert stated["extras"] == list(extras)
+    assert stated["graphs"]["decoder"]["inputs"]["deepstack_1"] == ["batch", "tokens", 8]
+    image = stated["image_token_id"]
+    script = f"""
+    const vlm = await page.load(ortOf({{ web: "1" }}, [7, 8, 7, 8, 7, 8]), "");
+    const seen = await page.see(vlm, new Uint8Array(4 * 1000000));
+    await page.answer(vlm, seen, [5, {image}, 6], {{ maxNewTokens: 2 }});
+    await page.answer(vlm, page.fewer(seen, 2), [5, {image}, 6], {{ maxNewTokens: 1 }});
+    await page.answer(vlm, null, [5, 6], {{ maxNewTokens: 1 }});
+    """
+    runs = run(folder, script)["runs"]
+
+    def rows(number, name):
+        return runs[number][name][:: stated["hidden"]]
+
+    assert [rows(0, name) for name in extras] == [
+        [0, 1000, 1001, 1002, 1003, 0],
+        [0, 2000, 2001, 2002, 2003, 0],
+    ]
+    assert [rows(1, name) for name in extras] == [[0], [0]]
+    assert rows(2, "inputs_embeds") == [5, 101, 102, 6]
+    assert [rows(2, name) for name in extras] == [[0, 1001, 1002, 0], [0, 2001, 2002, 0]]
+    assert rows(3, "deepstack_0") == [0, 0]
+    page = (folder / USING).read_text()
+    for language in ("kotlin", "swift", "javascript"):
+        (code,) = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+        assert all(json.dumps(name) in code for name in extras), language
+
+
+def test_pages_without_them_name_none(folder):
+    assert "extras" not in json.loads((folder / FACTS).read_text())
+    assert "extras" not in (folder / USING).read_text().lower()

@@ -21,18 +21,17 @@ from pocketvlm.layouts import open_layout
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.families import FAMILIES
 from support.clips import numbered, write_clip
-from support.gguf_files import HAS_LLAMA_CPP, needs_llama_cpp
-from support.tiny_artifact import write_artifact
+from support.gguf_files import needs_llama_cpp
+from support.tiny_artifact import write_artifact, write_clip_artifact
 
 BUDGET, N, FRAMES, STEPS = 9, 36, 8, 16
 QUESTION = "what is in the picture?"
 PAGE = Path(__file__).parents[2] / "docs" / "video.md"
-ENGINES = {"decoder": "both", "gguf_types": ("f32",)} if HAS_LLAMA_CPP else {}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(make_tiny):
-    return make_tiny("tiny-video-llava")
+def checkpoint(video_llava):
+    return video_llava
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +45,13 @@ def clip(tmp_path_factory, frames):
 
 
 @pytest.fixture(scope="module")
-def pruned(checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("video") / "pruned"
-    export(str(checkpoint), folder, ExportOptions(budgets=(BUDGET,), **ENGINES))
-    return folder
+def pruned(video_pruned):
+    return video_pruned
 
 
 @pytest.fixture(scope="module")
-def whole(checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("video") / "whole"
-    export(str(checkpoint), folder, ExportOptions(pruner="none"))
-    return folder
+def whole(video_whole):
+    return video_whole
 
 
 @pytest.fixture(scope="module")
@@ -231,9 +226,10 @@ def refused(call) -> str:
     return str(caught.value)
 
 
-def test_what_the_model_is_not_shown_is_refused(pruned, clip, tmp_path):
+def test_what_the_model_is_not_shown_is_refused(clip, tmp_path):
     write_artifact(tmp_path / "pictures")
-    vlm, pictures = VLM.load(pruned), VLM.load(tmp_path / "pictures")
+    write_clip_artifact(tmp_path / "clips")
+    vlm, pictures = VLM.load(tmp_path / "clips"), VLM.load(tmp_path / "pictures")
     picture = Image.new("RGB", (42, 42))
     assert "about clips, not pictures" in refused(lambda: vlm.generate(QUESTION, [picture]))
     assert "about pictures, not clips" in refused(
@@ -288,7 +284,7 @@ def test_the_commands_take_clips(pruned, clip, tmp_path):
     chatted = invoke("chat", pruned, "--max-new-tokens", 3, "--json", stdin=script)
     answer, error = map(json.loads, chatted.stdout.splitlines())
     assert answer["token_ids"] == expected.token_ids
-    assert "about clips" in error["error"]
+    assert "clip.mkv" in error["error"]  # a clip is no picture
     drawn = invoke("inspect", pruned, "--video", clip, "--overlay", tmp_path / "kept.png", "--json")
     assert drawn.exit_code == 0, drawn.output
     assert json.loads(drawn.stdout)["kept_indices"] == expected.kept_indices[0]
@@ -297,16 +293,20 @@ def test_the_commands_take_clips(pruned, clip, tmp_path):
     assert invoke("inspect", pruned, "--video", clip).exit_code == 2
     assert "36 tokens per frame" in invoke("inspect", pruned).stdout
     assert "8 frames of 42x42" in invoke("inspect", pruned).stdout
+    assert "42x42 pixels, 36 tokens per picture" in invoke("inspect", pruned).stdout
 
 
 def test_the_commands_and_the_program_of_the_page_run(
     checkpoint, pruned, clip, tmp_path, monkeypatch
 ):
     (tmp_path / "clips").symlink_to(pruned)
+    (tmp_path / "both").symlink_to(pruned)
     (tmp_path / "clip.mp4").symlink_to(clip)
+    Image.new("RGB", (60, 50), "red").save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^pocketvlm (.*)$", PAGE.read_text(), re.M)
-    assert [command.split()[0] for command in commands] == ["export", "run", "inspect"]
+    names = [command.split()[0] for command in commands]
+    assert names == ["export", "run", "inspect", "export", "run"]
     for command in commands:
         words = shlex.split(
             command.replace("LanguageBind/Video-LLaVA-7B-hf", str(checkpoint)).replace("64", "9")

@@ -13,7 +13,7 @@ import numpy as np
 
 from pocketvlm import EngineSettings, PocketVLMError
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
-from pocketvlm.decoders.gguf_header import read_header
+from pocketvlm.decoders.gguf_header import GgufHeader, read_header
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder, LlamaCppSequence
 from pocketvlm.decoders.sampler import Sampler
 from pocketvlm.decoders.sampling import Sampling
@@ -22,20 +22,27 @@ from support.altered_gguf import with_other_texts
 from support.tiny_gguf import CONTEXT, HIDDEN, VOCAB, TinyLlama
 
 
-def attempt(path: Path, positions: str) -> str:
-    """Open a file and use it; ``"refused"`` or ``"used"``."""
+def attempt(path: Path, sound: GgufHeader) -> str:
+    """Open a file and use it as its ``sound`` original; ``"refused"`` or ``"used"``."""
+    extras = tuple(f"extra_{number}" for number in range(sound.extras))
     try:
         decoder = LlamaCppDecoder.from_file(
             path,
             context=64,
             hidden=HIDDEN,
             vocab=VOCAB,
-            positions=positions,
+            positions=sound.positions,
+            extras=extras,
             settings=EngineSettings(threads=1),
         )
         sequence = decoder.sequence()
         embeds = np.ones((3, HIDDEN), np.float32)
-        picture = EmbeddingSegment(embeds, grid=TokenGrid(4, 5), kept=np.array([0, 7, 19]))
+        picture = EmbeddingSegment(
+            embeds,
+            grid=TokenGrid(4, 5),
+            kept=np.array([0, 7, 19]),
+            extras=dict.fromkeys(extras, embeds),
+        )
         sequence.prefill([TokenSegment(np.arange(4)), picture])
         Sampler(Sampling(temperature=0.7, top_p=0.9, seed=1)).pick(sequence.decode(1))
         sequence.close()
@@ -72,21 +79,21 @@ def try_damage(source: Path, folder: Path, seed: int, count: int) -> None:
     header = len(data) - sum(tensor.nbytes for tensor in TinyLlama.random().tensors.values())
     rng = np.random.default_rng(seed)
     target = folder / "damaged.gguf"
-    positions = read_header(source).positions
+    sound = read_header(source)
     for _ in range(count):
         target.unlink(missing_ok=True)  # a mapped file must not change
         target.write_bytes(damaged(data, header, rng))
-        print(attempt(target, positions), flush=True)
+        print(attempt(target, sound), flush=True)
 
 
 def try_texts(source: Path, folder: Path, seed: int, count: int) -> None:
-    data, positions = source.read_bytes(), read_header(source).positions
+    data, sound = source.read_bytes(), read_header(source)
     rng = np.random.default_rng(seed)
     target = folder / "other-texts.gguf"
     for _ in range(count):
         target.unlink(missing_ok=True)
         target.write_bytes(with_other_texts(data, rng))
-        print(attempt(target, positions), flush=True)
+        print(attempt(target, sound), flush=True)
 
 
 def try_limits(source: Path) -> None:

@@ -1,51 +1,16 @@
 """transformers' own processors of families whose class also wants a video processor, which needs
 packages that the tests go without."""
 
-import json
 from pathlib import Path
 
-import transformers
-from transformers import AutoImageProcessor, AutoTokenizer, ProcessorMixin
+from transformers import ProcessorMixin
 
+from compare_peers.programs import processors
 from pocketvlm_export.quiet import quiet_transformers
 
 
 def processor_of(folder: Path | str) -> ProcessorMixin:
-    """Return the processor that ``folder``'s files name, for pictures and texts only.
-
-    It is the family's class itself (of Qwen2-VL, Qwen2.5-VL, InternVL and others): templates, slots
-    and ids are written by transformers' code. Pictures go through the PIL backend. Clips are not
-    read: ``videos=`` is passed over, and their placeholders stay single tokens.
-    """
-    folder = Path(folder)
+    """The processor that ``folder``'s files name, for pictures and texts only, see
+    `compare_peers.programs.processors`; what transformers says while it loads is not printed."""
     with quiet_transformers():
-        images = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    stated = {
-        **_read(folder / "preprocessor_config.json"),
-        **_read(folder / "processor_config.json"),
-    }
-    options = {key: stated[key] for key in ("image_seq_length",) if key in stated}
-    return _without_videos(getattr(transformers, stated["processor_class"]))(
-        image_processor=images, tokenizer=tokenizer, chat_template=_template(folder), **options
-    )
-
-
-def _without_videos(family: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    """The same class, whose list of parts lacks the video processor: what is not in the list is
-    neither asked for nor used."""
-    parts = [name for name in family.get_attributes() if name != "video_processor"]
-    members = {"get_attributes": classmethod(lambda cls: parts), "__module__": family.__module__}
-    return type(family.__name__, (family,), members)
-
-
-def _template(folder: Path) -> str | None:
-    """The chat template, by the class's own order of files."""
-    stated, _ = ProcessorMixin.get_processor_dict(folder)
-    return stated.get("chat_template") or _read(folder / "tokenizer_config.json").get(
-        "chat_template"
-    )
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return processors.processor_of(folder)

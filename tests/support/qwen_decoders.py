@@ -15,6 +15,7 @@ from pocketvlm.artifact.manifest import DecoderSpec
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
 from pocketvlm.decoders.onnx import Graphs, OnnxDecoder
 from pocketvlm.ort.signatures import signature
+from pocketvlm_export.families.text_models import HeadedTextModel
 from pocketvlm_export.gguf import write_gguf
 from pocketvlm_export.graphs import DecoderGraph, trace
 from pocketvlm_export.onnx_passes import fuse, tidy
@@ -46,15 +47,16 @@ def manifest_spec(**changed: Any) -> DecoderSpec:
 
 def onnx_decoder(qwen: TinyQwen) -> OnnxDecoder:
     """The decoder as an export makes it, fused."""
-    tower, qwen.model.model.visual = qwen.model.model.visual, None  # as a family loads it
+    head = qwen.model.lm_head.weight.detach()
+    text = HeadedTextModel(qwen.model.model.language_model, head).eval()
+    spec = manifest_spec(extras=qwen.spec.extras)
     with quiet_transformers():
-        graph = DecoderGraph(qwen.model, qwen.spec)
+        graph = DecoderGraph(text, qwen.spec)
         model = trace(graph)
     tidy(model, graph.output_axes)
     fuse(model, metadata.DECODER)
-    qwen.model.model.visual = tower
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
-    signature(SimpleNamespace(decoder=manifest_spec()), metadata.DECODER).check("graph", session)
+    signature(SimpleNamespace(decoder=spec), metadata.DECODER).check("graph", session)
     table = qwen.model.get_input_embeddings().weight.detach().numpy()
     lookup = helper.make_graph(
         [helper.make_node("Gather", ["table", "input_ids"], ["inputs_embeds"])],
@@ -66,7 +68,7 @@ def onnx_decoder(qwen: TinyQwen) -> OnnxDecoder:
     opset = [helper.make_opsetid("", 20)]
     proto = helper.make_model(lookup, opset_imports=opset, ir_version=10)
     embed = ort.InferenceSession(proto.SerializeToString())
-    return OnnxDecoder(Graphs(manifest_spec(), embed, session, session))
+    return OnnxDecoder(Graphs(spec, embed, session, session))
 
 
 class Weights:

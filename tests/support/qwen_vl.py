@@ -1,5 +1,5 @@
-"""Qwen2-VL and Qwen2.5-VL as transformers has them: the whole model, its processor, and pruning as
-a mask over the unpruned sequence."""
+"""Qwen's families as transformers has them: the whole model, its processor, and pruning as a mask
+over the unpruned sequence."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ from transformers import AutoModelForImageTextToText, RepetitionPenaltyLogitsPro
 from pocketvlm_export.quiet import quiet_transformers
 from support.processors import processor_of
 
-EDGE = 28  # of a token, in pixels
+EDGE = 28  # of a token, in pixels; Qwen3-VL's has 32
 
 
-def noise(rows: int, columns: int, seed: int = 0) -> Image.Image:
+def noise(rows: int, columns: int, seed: int = 0, edge: int = EDGE) -> Image.Image:
     """A picture that is resized to so many tokens, in blocks of colour that survive it."""
     random = np.random.default_rng(1000 * seed + 100 * rows + columns)
     blocks = random.integers(0, 256, (2 * rows, 2 * columns, 3), dtype=np.uint8)
-    size = (EDGE * columns + 5, EDGE * rows - 3)
+    size = (edge * columns + 5, edge * rows - 3)
     return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
 
 
@@ -72,6 +72,14 @@ class Theirs:
         return [part.numpy() for part in made.pooler_output]
 
     @torch.inference_mode()
+    def extras(self, inputs: Any) -> list[np.ndarray]:
+        """Further features of all tokens of all pictures, (N, hidden) each; of most models none."""
+        made = self.model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+        # Each is a list of pictures.
+        layers = getattr(made, "deepstack_features", None) or []
+        return [torch.cat(list(layer)).numpy() for layer in layers]
+
+    @torch.inference_mode()
     def generate(self, inputs: Any, steps: int = 16) -> list[int]:
         """Greedy tokens about whole pictures, by transformers' own loop and by whatever else the
         checkpoint was published with."""
@@ -106,7 +114,9 @@ class Theirs:
         embed, ids = self.model.get_input_embeddings(), inputs["input_ids"]
         embeds = embed(ids)
         features = np.concatenate(self.features(inputs))
-        embeds[ids == self.model.config.image_token_id] = torch.from_numpy(features)
+        is_image = ids == self.model.config.image_token_id
+        embeds[is_image] = torch.from_numpy(features)
+        further = [torch.from_numpy(rows) for rows in self.extras(inputs)]
         positions, _ = self.model.model.get_rope_index(
             ids,
             mm_token_type_ids=inputs["mm_token_type_ids"],
@@ -118,8 +128,18 @@ class Theirs:
         penalise = RepetitionPenaltyLogitsProcessor(float(penalty))
         tokens, first = [], None
         while len(tokens) < steps and not eos & set(tokens):
-            output = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions)
-            logits = output.logits[:, -1]
+            answered = torch.zeros(1, len(tokens), dtype=torch.bool)
+            more = {
+                "visual_pos_masks": torch.cat([is_image, answered], dim=1),
+                "deepstack_visual_embeds": further,
+            }
+            hidden = self.model.model.language_model(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=positions,
+                **(more if further else {}),
+            ).last_hidden_state
+            logits = self.model.lm_head(hidden[:, -1])
             first = logits[0].numpy().copy() if first is None else first
             so_far = torch.cat([ids, torch.tensor([tokens], dtype=ids.dtype)], dim=1)
             tokens.append(int(penalise(so_far, logits).argmax()))
@@ -136,8 +156,10 @@ def pixels_of(made: Any) -> np.ndarray:
     Its rows are patches, square by square; each is channels, frames, rows, columns.
     """
     _, rows, columns = np.asarray(made["image_grid_thw"])[0].tolist()
-    patches = iter(np.asarray(made["pixel_values"]).reshape(-1, 3, 2, 14, 14))
-    pixels = np.empty((1, 3, 14 * rows, 14 * columns), dtype=np.float32)
+    values = np.asarray(made["pixel_values"])
+    edge = round((values.shape[1] / 6) ** 0.5)
+    patches = iter(values.reshape(-1, 3, 2, edge, edge))
+    pixels = np.empty((1, 3, edge * rows, edge * columns), dtype=np.float32)
     for row in range(0, rows, 2):
         for column in range(0, columns, 2):
             for y, x in (
@@ -148,5 +170,6 @@ def pixels_of(made: Any) -> np.ndarray:
             ):
                 patch = next(patches)
                 np.testing.assert_array_equal(patch[:, 0], patch[:, 1])
-                pixels[0, :, 14 * y : 14 * y + 14, 14 * x : 14 * x + 14] = patch[:, 0]
+                place = (slice(edge * at, edge * at + edge) for at in (y, x))
+                pixels[0, :, *place] = patch[:, 0]
     return pixels

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import tokenizers
 from onnx import helper
@@ -112,6 +113,22 @@ def write_artifact(
     return weights
 
 
+def write_clip_artifact(root: Path, *, frames: int = 4, **options: Any) -> Weights:
+    """`write_artifact` of a model that reads clips of so many frames, where its template puts
+    ``<video>``."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens([AddedToken("<video>", special=True, normalized=False)])
+    template = TEMPLATE.replace("'image'", "'video'").replace("<image>", "<video>")
+    weights = write_artifact(root, tokenizer=tokenizer, template=template, **options)
+    processor = {**PREPROCESSOR, "image_processor_type": "VideoLlavaImageProcessor"}
+    (root / "preprocessor_config.json").write_text(json.dumps(processor))
+    data = read_manifest(root)
+    data["vision"]["layout"] = {"name": "frames", "frames": frames}
+    data["decoder"]["image_token_id"] = tokenizer.token_to_id("<video>")
+    write_manifest(root, data)
+    return weights
+
+
 def make_dynamic(root: Path, weights: Weights, k: int, tokens: int) -> None:
     """Let a tiny artifact of one budget k take pictures of any size up to so many ``tokens``."""
     _exchange_vision(root, vision_graph(weights, k, dynamic=True))
@@ -132,11 +149,43 @@ def make_dynamic(root: Path, weights: Weights, k: int, tokens: int) -> None:
     write_manifest(root, data)
 
 
-def give_extras(root: Path, weights: Weights, k: int, extras: tuple[str, ...]) -> None:
-    """Let the vision graph of a tiny artifact of one budget k have further outputs."""
+def cut_pictures(root: Path, rows: int, columns: int) -> None:
+    """Let a tiny artifact cut pictures into so many parts, or fewer, and those of a prompt that has
+    several not at all."""
+    edges = [
+        [IMAGE * row, IMAGE * column]
+        for row in range(1, rows + 1)
+        for column in range(1, columns + 1)
+    ]
+    processor = {
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "size": {"height": IMAGE, "width": IMAGE},
+        "image_grid_pinpoints": edges,
+        "image_mean": PREPROCESSOR["image_mean"],
+        "image_std": PREPROCESSOR["image_std"],
+    }
+    (root / "preprocessor_config.json").write_text(json.dumps(processor))
+    (root / "constants").mkdir()
+    newline = np.arange(HIDDEN, dtype="<f4") / HIDDEN
+    (root / "constants" / "image_newline.bin").write_bytes(newline.tobytes())
+    data = read_manifest(root)
+    data["vision"]["layout"] = {"name": "anyres-max", "pinpoints": edges, "most_tiles": 9}
+    constant = {"file": "constants/image_newline.bin", "shape": [HIDDEN]}
+    data["vision"]["constants"] = {"image_newline": constant}
+    write_manifest(root, data)
+
+
+def give_extras(
+    root: Path, weights: Weights, k: int, extras: tuple[str, ...], read: tuple[str, ...] = ()
+) -> None:
+    """Let the vision graph of a tiny artifact of one budget k have further outputs, and the decoder
+    ``read`` some of them."""
     _exchange_vision(root, vision_graph(weights, k, extras=extras))
     data = read_manifest(root)
     data["vision"]["extras"] = list(extras)
+    if read:
+        _exchange(root, "decoder_model_merged", decoder_graph(weights, read))
+        data["decoder"]["extras"] = list(read)
     write_manifest(root, data)
 
 

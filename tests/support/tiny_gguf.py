@@ -82,7 +82,8 @@ def write_gguf(
     """Write a model; ``changed`` replaces settings by name, with ``__`` for dots (None leaves one
     out).
 
-    ``qwen2vl`` has M-RoPE and biases; the numpy twin is Llama's alone.
+    ``qwen2vl`` has M-RoPE and biases, ``qwen3vl`` M-RoPE, norms of each head and an embedding of
+    twice the width; the numpy twin is Llama's alone.
     """
     model = model or TinyLlama.random()
     tensors = dict(model.tensors)
@@ -93,6 +94,10 @@ def write_gguf(
             range(LAYERS), {"q": HEADS, "k": KV_HEADS, "v": KV_HEADS}.items()
         ):
             tensors[f"blk.{layer}.attn_{part}.bias"] = np.ones(heads * HEAD_DIM, np.float32)
+    if architecture == "qwen3vl":
+        own = {"rope.dimension_sections": [2, 1, 1, 0], "n_deepstack_layers": 1}
+        for layer, part in itertools.product(range(LAYERS), "qk"):
+            tensors[f"blk.{layer}.attn_{part}_norm.weight"] = np.ones(HEAD_DIM, np.float32)
     vocab, hidden = model.embed.shape
     tokens = tokens or [f"token{i}" for i in range(vocab)]
     settings = {

@@ -6,6 +6,7 @@ attention with learnt positions and a cache. Both are small enough to be read, a
 that a wrong position or cache shows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,9 +97,12 @@ def embed_graph(weights: Weights) -> onnx.ModelProto:
     return _model(nodes, inputs, outputs, {"embed": weights.embed})
 
 
-def decoder_graph(weights: Weights, *, two_way: bool = False) -> onnx.ModelProto:
-    """Where it is ``two_way`` tokens of a run with the same number in ``picture_ids``, which is
-    not 0, see each other."""
+def decoder_graph(
+    weights: Weights, extras: tuple[str, ...] = (), *, two_way: bool = False
+) -> onnx.ModelProto:
+    """Each of ``extras`` is an input that is added behind a layer, from the first on. Where it is
+    ``two_way`` tokens of a run with the same number in ``picture_ids``, which is not 0, see each
+    other."""
     constants = {
         "embed_t": weights.embed.T.copy(),
         "position": weights.position,
@@ -143,7 +147,7 @@ def decoder_graph(weights: Weights, *, two_way: bool = False) -> onnx.ModelProto
         ]
     for layer, matrices in enumerate(weights.layers):
         constants |= {f"{name}.{layer}": matrix for name, matrix in matrices.items()}
-        nodes += _attention(layer)
+        nodes += _attention(layer, extras[layer : layer + 1])
     nodes += [
         helper.make_node("Gather", [f"x.{LAYERS}", "last"], ["last_position"], axis=1),
         helper.make_node("MatMul", ["last_position", "embed_t"], ["logits"]),
@@ -155,6 +159,7 @@ def decoder_graph(weights: Weights, *, two_way: bool = False) -> onnx.ModelProto
         _value("position_ids", TensorProto.INT64, ["batch_size", "n"]),
         *([_value("picture_ids", TensorProto.INT64, ["batch_size", "n"])] if two_way else []),
     ]
+    inputs += [_value(name, TensorProto.FLOAT, ["batch_size", "n", HIDDEN]) for name in extras]
     inputs += [
         _value(
             f"past_key_values.{layer}.{kind}", TensorProto.FLOAT, ["batch_size", 1, "past", HIDDEN]
@@ -170,19 +175,24 @@ def decoder_graph(weights: Weights, *, two_way: bool = False) -> onnx.ModelProto
 
 
 def reference_logits(
-    weights: Weights, inputs_embeds: np.ndarray, numbers: np.ndarray | None = None
+    weights: Weights,
+    inputs_embeds: np.ndarray,
+    extras: Sequence[np.ndarray] = (),
+    numbers: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The decoder's last logits in numpy, all (n, hidden) embeddings at once; tokens with the same
-    one of ``numbers`` (n,), which is not 0, see each other."""
+    """The decoder's last logits in numpy, all (n, hidden) embeddings at once, and what is added
+    behind the first layers, (n, hidden) each; tokens with the same one of ``numbers`` (n,), which
+    is not 0, see each other."""
     x = inputs_embeds.astype(np.float64) + weights.position[: len(inputs_embeds)]
     later = np.triu(np.ones((len(x), len(x)), bool), 1)
     if numbers is not None:
         later &= ~((numbers[:, None] == numbers[None]) & (numbers > 0))
-    for matrices in weights.layers:
+    for layer, matrices in enumerate(weights.layers):
         q, k, v = (x @ matrices[name] for name in "qkv")
         scores = np.where(later, -np.inf, q @ k.T)
         attention = np.exp(scores - scores.max(axis=1, keepdims=True))
         x = x + attention / attention.sum(axis=1, keepdims=True) @ v @ matrices["o"]
+        x = x + sum(extras[layer : layer + 1])
     return x[-1] @ weights.embed.T
 
 
@@ -201,9 +211,11 @@ def reference_vision(
     return features[indices], indices
 
 
-def _attention(layer: int) -> list[onnx.NodeProto]:
-    """One head of causal attention over past and present, added to the stream x."""
-    x = f"x.{layer}"
+def _attention(layer: int, added: Sequence[str] = ()) -> list[onnx.NodeProto]:
+    """One head of causal attention over past and present, added to the stream x, and then what
+    ``added`` names."""
+    x, following = f"x.{layer}", f"x.{layer + 1}"
+    attended = f"attended.{layer}" if added else following
     nodes = [
         helper.make_node("MatMul", [x, f"{name}.{layer}"], [f"{name}_flat.{layer}"])
         for name in ("q", "k", "v")
@@ -228,7 +240,8 @@ def _attention(layer: int) -> list[onnx.NodeProto]:
         ),
         helper.make_node("Squeeze", [f"mixed.{layer}", "heads_axis"], [f"mixed_flat.{layer}"]),
         helper.make_node("MatMul", [f"mixed_flat.{layer}", f"o.{layer}"], [f"out.{layer}"]),
-        helper.make_node("Add", [x, f"out.{layer}"], [f"x.{layer + 1}"]),
+        helper.make_node("Add", [x, f"out.{layer}"], [attended]),
+        *(helper.make_node("Add", [attended, name], [following]) for name in added),
     ]
 
 

@@ -1,5 +1,5 @@
-"""Tiny random Qwen2-VL and Qwen2.5-VL models of transformers, with the weights that the vectors in
-``tests/data/qwen2*_vl.npz`` were made with."""
+"""Tiny random Qwen-VL models of transformers, with the weights that the vectors in
+``tests/data/qwen*_vl.npz`` were made with."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 from pocketvlm.decoders.base import EmbeddingSegment, Segment, TokenSegment
@@ -60,10 +62,36 @@ _VISION: dict[str, dict[str, Any]] = {
         "out_hidden_size": 64,
         "fullatt_block_indexes": [1, 3],
     },
+    "qwen3_vl": {
+        "depth": 4,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1, 2],
+    },
 }
+# What the texts differ in.
+_TEXT_OF: dict[str, dict[str, Any]] = {
+    "qwen3_vl": {
+        "head_dim": 16,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5e6,
+            "mrope_section": [4, 2, 2],
+            "mrope_interleaved": True,
+        },
+    }
+}
+EXTRAS = {"qwen3_vl": ("deepstack_0", "deepstack_1", "deepstack_2")}
 _CLASSES = {
     "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
     "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
 }
 NAMES = tuple(_CLASSES)
 _SEED = 3
@@ -108,7 +136,7 @@ def tiny_qwen(name: str) -> TinyQwen:
     """One of NAMES, attention eager, in eval mode."""
     config_class, model_class = _CLASSES[name]
     config = config_class(
-        text_config=_TEXT,
+        text_config=_TEXT | _TEXT_OF.get(name, {}),
         vision_config=_VISION[name],
         image_token_id=IMAGE,
         video_token_id=251,
@@ -131,6 +159,7 @@ def tiny_qwen(name: str) -> TinyQwen:
         context=2048,
         tied=False,
         positions="mrope",
+        extras=EXTRAS.get(name, ()),
     )
     return TinyQwen(model, spec)
 
@@ -174,6 +203,7 @@ def golden(name: str) -> Golden:
         data["image_features"],
         grid=TokenGrid(int(rows), int(columns)),
         kept=data["kept_indices"].astype(np.int64),
+        extras=dict(zip(EXTRAS.get(name, ()), data.get("deepstack", ()), strict=True)),
     )
     return Golden(
         [TokenSegment(ids[: slots[0]]), picture, TokenSegment(ids[slots[-1] + 1 :])],

@@ -22,13 +22,28 @@ from support.processors import processor_of
 
 TINY = sorted(name for name in HUB_PRESETS if name.startswith("tiny-"))
 INTERNVL = [name for name in TINY if HUB_PRESETS[name].family == "internvl"]
-QWEN = [name for name in TINY if HUB_PRESETS[name].family.startswith("qwen")]
+QWEN2 = [name for name in TINY if HUB_PRESETS[name].family.startswith("qwen2")]
+SMOLVLM2 = [name for name in TINY if HUB_PRESETS[name].family == "smolvlm"]
 # By family, the tokens of the ids in config.json, and what ends an answer.
 NAMED = {
     "internvl": ({"image_token_id": "<IMG_CONTEXT>"}, "<|im_end|>"),
+    "gemma3": (
+        {
+            "image_token_id": "<image_soft_token>",
+            "boi_token_index": "<start_of_image>",
+            "eoi_token_index": "<end_of_image>",
+        },
+        "<end_of_turn>",
+    ),
+    "lfm2_vl": ({"image_token_id": "<image>"}, "<|im_end|>"),
+    "llava_onevision": (
+        {"image_token_id": "<image>", "video_token_id": "<video>"},
+        "<|im_end|>",
+    ),
     "paligemma": ({"image_token_id": "<image>"}, "<eos>"),
+    "smolvlm": ({"image_token_id": "<image>"}, "<end_of_utterance>"),
     **dict.fromkeys(
-        ("qwen2_vl", "qwen2_5_vl"),
+        ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
         (
             {
                 "image_token_id": "<|image_pad|>",
@@ -171,7 +186,7 @@ def test_slots_of_internvl(written, name, size, tiles):
 
 
 @pytest.mark.parametrize("size", [(56, 56), (170, 115), (30, 200)])
-@pytest.mark.parametrize("name", QWEN)
+@pytest.mark.parametrize("name", QWEN2)
 def test_slots_of_qwen(written, name, size):
     inputs = prepare(written(name), question(picture(*size), picture(84, 56)))
     counts = [rows * columns // 4 for _, rows, columns in inputs["image_grid_thw"].tolist()]
@@ -185,6 +200,70 @@ def test_slots_of_qwen(written, name, size):
     )
     file = Tokenizer.from_file(str(written(name) / "tokenizer.json"))
     assert inputs["input_ids"][0].tolist() == file.encode(text).ids
+
+
+@pytest.mark.parametrize(("size", "rows", "columns"), [((100, 60), 3, 4), ((40, 40), 4, 4)])
+@pytest.mark.parametrize("name", SMOLVLM2)
+def test_slots_of_smolvlm2(written, name, size, rows, columns):
+    inputs = prepare(written(name), question(picture(*size), picture(50, 50)))
+    around, slots = "<fake_token_around_image>", "<image>" * 16
+
+    def cut(rows, columns):
+        lines = [
+            "".join(f"{around}<row_{r}_col_{c}>{slots}" for c in range(1, columns + 1)) + "\n"
+            for r in range(1, rows + 1)
+        ]
+        return f"{''.join(lines)}\n{around}<global-img>{slots}{around}"
+
+    text = f"<|im_start|>User:{cut(rows, columns)}{cut(4, 4)}what is it?<end_of_utterance>\n"
+    file = Tokenizer.from_file(str(written(name) / "tokenizer.json"))
+    assert inputs["input_ids"][0].tolist() == file.encode(f"{text}Assistant:").ids
+    assert inputs["pixel_values"].shape[1] == rows * columns + 1 + 4 * 4 + 1
+
+
+@pytest.mark.parametrize(("sizes", "slots"), [([(37, 37)], [55]), ([(74, 20), (37, 37)], [26] * 2)])
+def test_slots_of_llava_onevision(written, sizes, slots):
+    """A picture alone is whole and in parts; beside another it is one square."""
+    folder = written("tiny-llava-onevision")
+    inputs = prepare(folder, question(*(picture(*size) for size in sizes)))
+    pictures = "<image>" * sum(slots)
+    text = f"<|im_start|>user {pictures}\nwhat is it?<|im_end|><|im_start|>assistant\n"
+    file = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert inputs["input_ids"][0].tolist() == file.encode(text).ids
+
+
+@pytest.mark.parametrize("size", [(56, 56), (170, 115), (30, 200)])
+def test_slots_of_qwen3(written, size):
+    folder = written("tiny-qwen3-vl")
+    inputs = prepare(folder, question(picture(*size), picture(320, 256)))
+    counts = [rows * columns // 4 for _, rows, columns in inputs["image_grid_thw"].tolist()]
+    assert counts[1] == 80  # 10 x 8 tokens of 32 x 32 pixels
+    assert counts[0] >= 64  # smaller pictures are made larger
+    pictures = "".join(
+        f"<|vision_start|>{'<|image_pad|>' * count}<|vision_end|>" for count in counts
+    )
+    text = f"<|im_start|>user\n{pictures}what is it?<|im_end|>\n<|im_start|>assistant\n"
+    file = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert inputs["input_ids"][0].tolist() == file.encode(text).ids
+
+
+def test_what_a_turn_of_qwen3_looks_like(written):
+    folder = written("tiny-qwen3-vl")
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": "be brief"}]},
+        *question(picture(320, 256)),
+        {"role": "assistant", "content": "a dog"},
+        {"role": "user", "content": "sure?"},
+    ]
+    text = processor_of(folder).apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=False
+    )
+    assert text == (
+        "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>what is it?<|im_end|>\n"
+        "<|im_start|>assistant\na dog<|im_end|>\n<|im_start|>user\nsure?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -245,6 +324,19 @@ def test_published_names_of_qwen(written):
             if not any(f".{part}." in key for part in ("1", "2", "3")) or "merger" in key
         }
         assert names == shared | own, name
+
+
+def test_published_names_of_llava_onevision(written):
+    """Those of llava-hf's uploads; there is no table for the output, and no head of the tower."""
+    names = stored(written("tiny-llava-onevision"))
+    assert {
+        "image_newline",
+        "language_model.model.embed_tokens.weight",
+        "multi_modal_projector.linear_1.weight",
+        "vision_tower.vision_model.embeddings.position_embedding.weight",
+        "vision_tower.vision_model.post_layernorm.weight",
+    } <= names
+    assert not any("lm_head" in name or ".head." in name for name in names)
 
 
 @pytest.mark.parametrize("name", INTERNVL)
@@ -341,10 +433,20 @@ IN_KERAS = {"paligemma-3b": 2_923_335_408, "paligemma2-3b": 3_032_094_960}
     [
         (HUB_PRESETS["qwen2.5-vl-3b"], 7_509_245_952),
         (QWEN2_VL_2B, 4_417_971_200),
+        # Its card states 507,482,304 parameters.
+        (HUB_PRESETS["smolvlm2-500m"], 2 * 507_482_304),
+        (HUB_PRESETS["qwen3-vl-2b"], 2 * 2_127_532_032),  # parameters as its page counts them
         (PALIGEMMA_3B, 2 * (IN_KERAS["paligemma-3b"] + 64 * 2048)),
         (PALIGEMMA2_3B, 2 * (IN_KERAS["paligemma2-3b"] + 64 * 2304)),
     ],
-    ids=["Qwen2.5-VL-3B-Instruct", "Qwen2-VL-2B", "paligemma-3b-pt-224", "paligemma2-3b-pt-224"],
+    ids=[
+        "Qwen2.5-VL-3B-Instruct",
+        "Qwen2-VL-2B",
+        "SmolVLM2-500M-Video-Instruct",
+        "Qwen3-VL-2B-Instruct",
+        "paligemma-3b-pt-224",
+        "paligemma2-3b-pt-224",
+    ],
 )
 def test_at_real_dimensions_weights_have_the_published_size(tmp_path, preset, size):
     """The total size that the indices state, in bytes of bfloat16: nothing more is stored, nothing

@@ -4,7 +4,8 @@ import numpy as np
 
 from demo_questions.__main__ import write_set
 from pocketvlm.media.pictures import open_picture
-from pocketvlm_measure.evaluation.questions import picture_of, read_questions
+from pocketvlm_measure.evaluation.media import source_of
+from pocketvlm_measure.evaluation.questions import read_questions
 from train_demo.scenes import (
     CELL,
     KINDS,
@@ -82,6 +83,6 @@ def test_a_set_is_what_evaluate_reads(tmp_path):
             (asked.answer,),
             (asked.kind,),
         )
-        assert open_picture(picture_of(question.images[0])).tobytes() == picture.tobytes()
+        assert open_picture(source_of(question.images[0])).tobytes() == picture.tobytes()
     assert not data.broken
     assert len(list(tmp_path.glob("*.png"))) == 2

@@ -2,44 +2,69 @@
 ARTIFACT``.
 
 The same checkpoint everywhere, the same prompt, a new picture every turn (some keep what a repeated
-prompt computed), every peer in an environment and a process of its own, one at a time while the
-others are suspended. ARTIFACT is CHECKPOINT exported with all its visual tokens and with the
-decoders that `peers` lists.
+prompt computed), every peer in an environment of its own and a process, one at a time while the
+others are suspended; those that differ in what they are asked alone share a process. ARTIFACT is
+CHECKPOINT exported with the budgets, and with decoders that `peers` lists.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 from PIL import Image
 
 from benchmark.interleave import Spread, check_quiet, take_turns
-from benchmark.options import EXISTING, Section, Timing, into_section, timed
+from benchmark.options import EXISTING, NUMBERS, Section, Timing, into_section, timed
 from compare_peers.environments import make_environment
 from compare_peers.peers import ENVIRONMENTS, Peer, Sources, peers
 from compare_peers.worker import Worker
+from install_llama_cpp import CACHE
 from pocketvlm import Artifact
+from pocketvlm.cli.lists import SIZE
 from pocketvlm.files import replace_file
+from pocketvlm.layouts import counting_layout, tokens_of_tile
 from pocketvlm.text.prompts import Prompter
-from pocketvlm_measure.profiler.questions import made_up_prompt, noise_picture
+from pocketvlm_measure.profiler.questions import (
+    Question,
+    made_up_prompt,
+    noise_picture,
+    picture_grids,
+)
 
 
 @click.command(help=__doc__)
 @click.argument("checkpoint", type=EXISTING)
 @click.argument("artifact", type=EXISTING)
-@click.option("--budget", default=64, show_default=True, help="Visual tokens that we keep.")
+@click.option(
+    "--budgets", type=NUMBERS, default="64", show_default=True, help="Visual tokens that we keep."
+)
+@click.option("--picture-size", type=SIZE, metavar="WxH", help="The largest by default.")
 @click.option("--new-tokens", default=16, show_default=True, help="Tokens of every answer.")
 @click.option("--only", multiple=True, help="Peers whose name contains this; repeat for several.")
+@click.option("--without", multiple=True, help="But not those whose name contains this.")
 @click.option(
-    "--folder", type=click.Path(path_type=Path), default=Path("build/peers"), show_default=True
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("build/peers"),
+    show_default=True,
+    help="For what the peers make of a checkpoint.",
+)
+@click.option(
+    "--environments",
+    type=click.Path(path_type=Path),
+    default=CACHE / "peers",
+    help="For the peers' environments; beside llama.cpp's converter by default.",
 )
 @click.option("--pip-args", default="", help="For pip, as in the Makefile.")
+@click.option("--prepare", is_flag=True, help="Make what the peers need, and measure nothing.")
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Write every sample here."
 )
@@ -48,47 +73,62 @@ from pocketvlm_measure.profiler.questions import made_up_prompt, noise_picture
 def main(
     checkpoint: Path,
     artifact: Path,
-    budget: int,
+    budgets: tuple[int, ...],
+    picture_size: tuple[int, int] | None,
     new_tokens: int,
     only: tuple[str, ...],
+    without: tuple[str, ...],
     folder: Path,
+    environments: Path,
     pip_args: str,
+    prepare: bool,
     json_path: Path | None,
     timing: Timing,
     section: Section,
 ) -> None:
     """Prepare every peer, take turns, print the table, write it where asked."""
     opened = Artifact.open(artifact)
+    question = Question(made_up_prompt(opened), new_tokens=new_tokens, picture_size=picture_size)
+    family = json.loads((checkpoint / "config.json").read_text())["model_type"]
+    tokens = tokens_of_tile(counting_layout(opened), picture_grids(opened, question)[0])
     chosen = [
         peer
-        for peer in peers(opened.manifest.pruning.tokens_before, budget)
-        if not only or any(part in peer.name for part in only)
+        for peer in peers(family, opened.manifest, tokens, budgets)
+        if (not only or any(part in peer.name for part in only))
+        and not any(part in peer.name for part in without)
     ]
-    folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    question = made_up_prompt(opened)
-    settings = {
-        "threads": timing.threads,
-        "new_tokens": new_tokens,
-        "question": question,
-        "prompt": Prompter.from_artifact(opened).render(question, pictures=1),
-    }
+    if not chosen:
+        raise click.ClickException("no peer has such a name")
+    own = folder.resolve() / made_from(checkpoint.resolve())
+    own.mkdir(parents=True, exist_ok=True)
+    settings = _settings(opened, question, timing)
+    asked: dict[str, tuple[Path, str, dict[str, Any]]] = {}
+    for peer in chosen:
+        python = make_environment(
+            environments.resolve() / peer.environment,
+            ENVIRONMENTS[peer.environment],
+            pip_args.split(),
+        )
+        sources = Sources(checkpoint.resolve(), artifact.resolve(), own, python)
+        asked[peer.name] = (python, peer.program, settings | peer.prepare(sources))
+    if prepare:
+        return
     seeds = itertools.count()
     line = check_quiet(timing.allow_busy)
     with ExitStack() as running:
         workers: dict[str, Worker] = {}
         for peer in chosen:
-            python = make_environment(
-                folder / peer.environment, ENVIRONMENTS[peer.environment], pip_args.split()
-            )
-            own = peer.prepare(Sources(checkpoint.resolve(), artifact.resolve(), folder, python))
-            workers[peer.name] = running.enter_context(
-                Worker(peer.name, python, peer.program, settings | own)
-            )
+            python, program, options = asked[peer.name]
+            key = json.dumps([str(python), program, options])
+            if key not in workers:
+                workers[key] = running.enter_context(Worker(peer.name, python, program, options))
+            workers[peer.name] = workers[key]
         spreads = take_turns(
             {
-                name: partial(ask_next, worker, opened, seeds, folder / "picture.png")
-                for name, worker in workers.items()
+                peer.name: partial(
+                    ask_next, workers[peer.name], peer, opened, question, seeds, own / "picture.png"
+                )
+                for peer in chosen
             },
             timing.repeat,
         )
@@ -102,17 +142,44 @@ def main(
             name: {stage: list(s.samples) for stage, s in stages.items()}
             for name, stages in spreads.items()
         }
-        versions = {name: worker.version for name, worker in workers.items()}
+        versions = {peer.name: workers[peer.name].version for peer in chosen}
         written = {"note": note, "versions": versions, "samples": samples}
         replace_file(json_path, f"{json.dumps(written, indent=1)}\n".encode())
 
 
+def made_from(checkpoint: Path) -> str:
+    """The name of a folder for what is made of a checkpoint: another one where it was written anew
+    with other dimensions."""
+    sizes = [(file.name, file.stat().st_size) for file in sorted(checkpoint.glob("*.safetensors"))]
+    stated = (checkpoint / "config.json").read_bytes() + repr(sizes).encode()
+    return f"{checkpoint.name}-{hashlib.sha256(stated).hexdigest()[:8]}"
+
+
+def _settings(artifact: Artifact, question: Question, timing: Timing) -> dict[str, Any]:
+    """What every peer's program is told."""
+    prompter = Prompter.from_artifact(artifact)
+    return {
+        "threads": timing.threads,
+        "new_tokens": question.new_tokens,
+        "question": question.prompt,
+        "prompt": prompter.render(question.prompt, pictures=1),
+        "image_token": prompter.tokenizer.id_to_token(prompter.image_token_id),
+    }
+
+
 def ask_next(
-    worker: Worker, artifact: Artifact, seeds: Iterator[int], path: Path
+    worker: Worker,
+    peer: Peer,
+    artifact: Artifact,
+    question: Question,
+    seeds: Iterator[int],
+    path: Path,
 ) -> dict[str, float]:
     """Ask about a new picture."""
-    Image.fromarray(noise_picture(artifact, next(seeds))).save(path)
-    return worker.ask(path)
+    size = question.picture_size
+    pixels = noise_picture(artifact, next(seeds), size and (size[1], size[0]))
+    Image.fromarray(pixels).save(path)
+    return worker.ask(path, peer.asks)
 
 
 def table(chosen: list[Peer], spreads: dict[str, dict[str, Spread]]) -> list[str]:

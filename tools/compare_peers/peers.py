@@ -3,31 +3,48 @@ it."""
 
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compare_peers.mmproj import write_mmproj
+from pocketvlm.artifact.manifest import Manifest
 
 # The environment of a peer -> what it is made of, beside the Python that runs this tool.
 ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     "transformers": ("-c", "constraints.txt", "torch", "transformers", "pillow"),
     # torchvision is another build than torch where torch is the one for CPUs, and then breaks
-    # transformers.
+    # transformers. optimum-intel exports no Qwen-VL with transformers 5.
     "openvino": (
         "torch==2.13.0",
         "optimum-intel==2.2.0",
         "openvino-genai==2026.4.1.0",
+        "transformers==4.57.6",
         "pillow",
         "!torchvision",
     ),
     "llama.cpp": ("-c", "constraints.txt", "llama-cpp-python", "pillow"),
     "pocketvlm": ("-c", "constraints.txt", ".[llama]"),
 }
+# Models whose visual tokens OpenVINO GenAI prunes, by the `model_type` of their configuration.
+PRUNED_BY_OPENVINO = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
+# Tower, engine and decoder of ours; those that an artifact lacks are passed over.
+_OURS = (
+    ("fp32", "onnx", "fp32"),
+    ("fp32", "llama.cpp", "q4_0"),
+    ("int8", "onnx", "int4_b128"),
+    ("int8", "onnx", "int4"),
+    ("int8", "llama.cpp", "q4_0"),
+    ("int8", "onnx", "int8+int4_b128"),
+    ("int8", "onnx", "int8+int4"),
+)
+_LARGEST_GROUP = 128  # of weights that share a scale, as optimum-intel has it
 
 
 @dataclass(frozen=True)
@@ -44,12 +61,17 @@ class Sources:
 @dataclass(frozen=True)
 class Peer:
     """One row of the table; ``prepare`` gives the settings of its program, and writes once what
-    they name."""
+    they name.
+
+    ``asks`` goes with every picture. Peers of one environment whose settings are equal share a
+    running program.
+    """
 
     name: str
     environment: str
     program: str
     prepare: Callable[[Sources], dict[str, Any]]
+    asks: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _transformers(dtype: str, sources: Sources) -> dict[str, Any]:
@@ -62,17 +84,18 @@ def _openvino(sources: Sources) -> dict[str, Any]:
     if not (folder / "openvino_language_model.xml").is_file():
         tool = sources.python.with_name("optimum-cli")
         task = ["--task", "image-text-to-text", "--weight-format", "int4"]
-        command = [
-            str(tool),
-            "export",
-            "openvino",
-            "--model",
-            str(sources.checkpoint),
-            *task,
-            str(folder),
-        ]
+        group = ["--group-size", str(_group_size(sources.checkpoint))]
+        model = ["--model", str(sources.checkpoint)]
+        command = [str(tool), "export", "openvino", *model, *task, *group, str(folder)]
         subprocess.run(command, check=True, stdout=sys.stderr)
     return {"folder": str(folder)}
+
+
+def _group_size(checkpoint: Path) -> int:
+    """The largest power of two that divides the decoder's widths: small models have narrow ones."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    text = {**config, **config.get("text_config", {})}
+    return math.gcd(text["hidden_size"], text["intermediate_size"], _LARGEST_GROUP)
 
 
 def _mtmd(kind: str, sources: Sources) -> dict[str, Any]:
@@ -88,7 +111,7 @@ def _pocketvlm(sources: Sources, **load: Any) -> dict[str, Any]:
     return {"folder": str(sources.artifact), "load": load}
 
 
-def ours(budget: int, vision: str, decoder: str, precision: str) -> Peer:
+def _ours(budget: int, vision: str, decoder: str, precision: str) -> Peer:
     """PocketVLM at a budget, with precisions that the artifact has."""
     load: dict[str, Any] = {
         "budget": budget,
@@ -100,10 +123,24 @@ def ours(budget: int, vision: str, decoder: str, precision: str) -> Peer:
     return Peer(name, "pocketvlm", "with_pocketvlm", partial(_pocketvlm, **load))
 
 
-def peers(tokens: int, budget: int) -> list[Peer]:
-    """All peers, those that cannot prune first; ``tokens`` is how many the tower gives and
-    ``budget`` how many we keep."""
-    return [
+def _theirs_pruned(tokens: int, budget: int) -> Peer:
+    """OpenVINO GenAI, which drops a whole number of percent of a picture's tokens."""
+    percent = round(100 * (1 - budget / tokens))
+    name = f"OpenVINO GenAI, int8 tower, int4, pruning_ratio {percent}"
+    return Peer(name, "openvino", "with_openvino", _openvino, {"pruning_ratio": percent})
+
+
+def peers(family: str, manifest: Manifest, tokens: int, budgets: Sequence[int]) -> list[Peer]:
+    """All peers, those that cannot prune first, our smallest budget in our fastest precisions last.
+
+    Args:
+        family: the ``model_type`` of the checkpoint.
+        manifest: of our artifact.
+        tokens: what the tower gives of a picture, or of a tile.
+        budgets: how many of them are kept.
+    """
+    smaller = [budget for budget in budgets if budget < tokens]
+    theirs = [
         Peer(
             "transformers, fp32",
             "transformers",
@@ -119,11 +156,14 @@ def peers(tokens: int, budget: int) -> list[Peer]:
         Peer("OpenVINO GenAI, int8 tower, int4", "openvino", "with_openvino", _openvino),
         Peer("llama.cpp mtmd, f16 tower, Q4_0", "llama.cpp", "with_mtmd", partial(_mtmd, "f16")),
         Peer("llama.cpp mtmd, q8_0 tower, Q4_0", "llama.cpp", "with_mtmd", partial(_mtmd, "q8_0")),
-        ours(tokens, "fp32", "onnx", "fp32"),
-        ours(budget, "fp32", "onnx", "fp32"),
-        ours(budget, "fp32", "llama.cpp", "q4_0"),
-        ours(tokens, "int8", "onnx", "int4_b128"),
-        ours(budget, "int8", "llama.cpp", "q4_0"),
-        ours(budget, "int8", "onnx", "int4_b128"),
-        ours(budget, "int8", "onnx", "int8+int4_b128"),
     ]
+    if family in PRUNED_BY_OPENVINO:
+        theirs += [_theirs_pruned(tokens, budget) for budget in smaller]
+    vision = set.intersection(*map(set, manifest.vision.graphs.values()))
+    ours = [
+        _ours(budget, tower, engine, precision)
+        for tower, engine, precision in _OURS
+        if tower in vision and set(precision.split("+")) <= set(manifest.decoder.by_engine[engine])
+        for budget in (tokens, *smaller)
+    ]
+    return [*theirs, *ours]

@@ -42,11 +42,12 @@ class Worker:
         self.process = psutil.Process(self._process.pid)
         self.process.suspend()
 
-    def ask(self, picture: Path) -> dict[str, float]:
-        """Times in milliseconds of one answer: see programs/common.py."""
+    def ask(self, picture: Path, asks: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Times in milliseconds of one answer: see programs/common.py; ``asks`` goes with the
+        picture."""
         assert self._process.stdin is not None
         self.process.resume()
-        self._process.stdin.write(f"{picture}\n")
+        self._process.stdin.write(json.dumps({**(asks or {}), "picture": str(picture)}) + "\n")
         self._process.stdin.flush()
         report = self._read()
         self.process.suspend()

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
-from transformers import DynamicCache, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    DynamicCache,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerBase,
+)
 
 from train_demo.scenes import Question
 
@@ -21,12 +26,12 @@ def fastervlm(scores: np.ndarray, budget: int) -> np.ndarray:
     return np.sort(np.argsort(-scores, kind="stable")[:budget])
 
 
-def prompt_of(question: Question, processor: LlavaProcessor) -> str:
+def prompt_of(question: Question, processor: LlavaProcessor | PreTrainedTokenizerBase) -> str:
     """The chat prompt with one ``<image>`` in it."""
     content = [{"type": "image"}, {"type": "text", "text": question.text}]
     return str(
         processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
     )
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, AutoTokenizer
 
 from demo_reference.answers import prompt_of
 from interop.page import RUNTIMES, Asked, ClientError, answer_with_the_page
@@ -38,7 +38,7 @@ from train_demo.scenes import Question
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
 BUDGET, SMALLER, STEPS = 36, 7, 32
-FAMILIES = ("tiny-internvl", "tiny-qwen2.5-vl")
+FAMILIES = ("tiny-internvl", "tiny-qwen2.5-vl", "tiny-qwen3-vl")
 # Its table has more than ExternalWeights leaves inside a graph, in 4 bits too.
 TIED = PRESETS["tiny-qwen2"].but(text={"vocab_size": 40_000})
 WHAT = "What is in the picture?"
@@ -94,6 +94,7 @@ def main(folder: Path, questions: int | None) -> None:
         exact(folder, pairs),
         of_targets(folder, pairs),
         of_families(folder),
+        of_one_tile(folder),
         of_a_tied_table(folder),
     ):
         click.echo(str(row))
@@ -172,13 +173,33 @@ def of_families(folder: Path) -> Iterator[Row]:
         yield from by_the_page(artifact, [Asked(WHAT, image) for image in images], preset)
 
 
+def of_one_tile(folder: Path) -> Iterator[Row]:
+    """A model that cuts pictures, exported to read them whole: transformers.js can do that."""
+    preset = HUB_PRESETS["tiny-llava-onevision"]
+    checkpoint, artifact = folder / "checkpoint-whole", folder / "whole"
+    make_checkpoint(preset, checkpoint)
+    options = ExportOptions(budgets=(SMALLER,), layout="whole", overwrite=True)
+    export(str(checkpoint), artifact, options)
+    scene = small_scene(folder / "scene-whole.png", preset.vision["image_size"])
+    expected = in_one_run(artifact, [Asked(WHAT, scene)], STEPS)
+    question = Question("", WHAT, "")
+    yield from by_transformers_js(
+        artifact, [(scene, question)], expected, "one tile", None, (False, True)
+    )
+
+
+def small_scene(path: Path, edge: int) -> Path:
+    """A picture of the size that a tower sees: other clients resize otherwise, or not at all
+    without sharp."""
+    Image.open(EXAMPLES / "scene-1.png").convert("RGB").resize((edge, edge)).save(path)
+    return path
+
+
 def of_a_tied_table(folder: Path) -> Iterator[Row]:
     """A model whose table lies in the decoder's file, and one for pages, where it does not."""
-    checkpoint, scene = folder / "checkpoint-tied", folder / "scene.png"
+    checkpoint = folder / "checkpoint-tied"
     make_checkpoint(TIED, checkpoint)
-    # Of the size that the tower sees: other clients resize otherwise, or not at all without sharp.
-    size = (TIED.vision["image_size"],) * 2
-    Image.open(EXAMPLES / "scene-1.png").convert("RGB").resize(size).save(scene)
+    scene = small_scene(folder / "scene.png", TIED.vision["image_size"])
     asked, question = [Asked(WHAT, scene), Asked(WHAT)], Question("", WHAT, "")
     for shared in (True, False):
         artifact = folder / ("tied" if shared else "tied-apart")
@@ -249,9 +270,9 @@ def reason(error: ClientError) -> str:
 
 
 def prompts_of(artifact: Path, pairs: Pairs) -> list[str]:
-    """What transformers' own processor makes of the questions, from the same folder."""
-    processor = AutoProcessor.from_pretrained(artifact)
-    return [prompt_of(question, processor) for _, question in pairs]
+    """What transformers makes of the questions by the template in the same folder."""
+    tokenizer = AutoTokenizer.from_pretrained(artifact)
+    return [prompt_of(question, tokenizer) for _, question in pairs]
 
 
 def asked_about(pairs: Pairs) -> list[Asked]:

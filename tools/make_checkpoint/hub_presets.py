@@ -2,16 +2,29 @@
 
 from typing import Any
 
-from make_checkpoint import gemma3, internvl, paligemma, qwen_vl
+from make_checkpoint import (
+    gemma3,
+    internvl,
+    lfm2_vl,
+    llava_onevision,
+    paligemma,
+    qwen3_vl,
+    qwen_vl,
+    smolvlm2,
+)
 from make_checkpoint.hub import HubFamily, HubPreset
 from make_checkpoint.presets import CALM, VOCABULARY
 
 HUB_FAMILIES: dict[str, HubFamily] = {
     "gemma3": gemma3.GEMMA3,
     "internvl": internvl.INTERNVL,
+    "lfm2_vl": lfm2_vl.LFM2_VL,
+    "llava_onevision": llava_onevision.LLAVA_ONEVISION,
     "paligemma": paligemma.PALIGEMMA,
     "qwen2_vl": qwen_vl.QWEN_VL,
     "qwen2_5_vl": qwen_vl.QWEN_VL,
+    "qwen3_vl": qwen3_vl.QWEN3_VL,
+    "smolvlm": smolvlm2.SMOLVLM2,
 }
 
 _TINY_TEXT = {
@@ -127,6 +140,34 @@ _TINY_QWEN25_VL = HubPreset(
     },
     ties=True,
 )
+_TINY_QWEN3_VL = HubPreset(
+    "qwen3_vl",
+    {
+        **qwen3_vl.VISION,
+        "depth": 4,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1, 2],
+    },
+    {
+        **qwen3_vl.TEXT,
+        **_TINY_TEXT,
+        "num_hidden_layers": 4,  # one more than read further features, which llama.cpp needs
+        "head_dim": 32,  # heads do not make the hidden size in the published model's relatives
+        "rope_scaling": {
+            "mrope_interleaved": True,
+            "mrope_section": [6, 5, 5],
+            "rope_type": "default",
+        },
+    },
+    pictures=qwen3_vl.PICTURES,
+    model=qwen3_vl.MODEL,
+    generation=qwen3_vl.GENERATION,
+    ties=True,
+)
 _TINY_GEMMA3 = HubPreset(
     "gemma3",
     {
@@ -200,6 +241,111 @@ _TINY_PALIGEMMA_1 = HubPreset(
     norm=0.0,
 )
 
+_TINY_LFM2_VL = HubPreset(
+    "lfm2_vl",
+    {
+        **lfm2_vl.VISION,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_patches": 16,
+        "patch_size": 14,
+    },
+    {
+        **lfm2_vl.TEXT,
+        **_TINY_TEXT,
+        **lfm2_vl.widths(64, 96, multiple=16),
+        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+        "num_hidden_layers": 4,
+        "num_heads": 4,
+    },
+    # Tokens of 28 x 28 pixels, and tiles of as many as the largest picture has.
+    pictures={
+        **lfm2_vl.PICTURES,
+        "encoder_patch_size": 14,
+        "max_image_tokens": 64,
+        "max_num_patches": 256,
+        "min_image_tokens": 4,
+        "tile_size": 224,
+    },
+    model={**lfm2_vl.MODEL, "projector_hidden_size": 48},
+    generation=lfm2_vl.GENERATION,
+    ties=True,
+)
+
+_TINY_SMOLVLM2 = HubPreset(
+    "smolvlm",
+    {
+        **smolvlm2.VISION,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": 112,
+        "patch_size": 7,  # 256 patches, which scale_factor 4 makes 16 tokens of
+    },
+    {
+        **smolvlm2.TEXT,
+        "head_dim": 32,
+        "hidden_size": 96,
+        "intermediate_size": 128,
+        "max_position_embeddings": 1024,
+        "num_attention_heads": 3,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": VOCABULARY,
+    },
+    pictures=smolvlm2.pictures_of(112),
+    model=smolvlm2.MODEL,
+    generation={"transformers_version": "4.47.1"},
+)
+# The dimensions of HuggingFaceTB/SmolVLM2-500M-Video-Instruct; those of the tower that it does not
+# state are its class's own.
+_SMOLVLM2_500M = HubPreset(
+    "smolvlm",
+    {
+        **smolvlm2.VISION,
+        "hidden_size": 768,
+        "image_size": 512,
+        "num_attention_heads": 12,
+        "patch_size": 16,
+    },
+    {
+        **smolvlm2.TEXT,
+        "head_dim": 64,
+        "hidden_size": 960,
+        "intermediate_size": 2560,
+        "max_position_embeddings": 8192,
+        "num_attention_heads": 15,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 5,
+        "vocab_size": 49280,
+    },
+    pictures=smolvlm2.pictures_of(512),
+    model=smolvlm2.MODEL,
+    generation={"transformers_version": "4.47.1"},
+    **CALM,
+)
+
+# A tile's edge is no multiple of a patch's, and its rows of tokens are odd in number, as published.
+_TINY_ONEVISION = HubPreset(
+    "llava_onevision",
+    {
+        **llava_onevision.VISION,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 37,
+        "patch_size": 7,  # 25 patches
+    },
+    {**llava_onevision.TEXT, **_TINY_TEXT, "max_window_layers": 3},
+    pictures=llava_onevision.PICTURES,
+    model=llava_onevision.MODEL,
+    ties=True,
+)
+
 HUB_PRESETS: dict[str, HubPreset] = {
     "tiny-internvl": _TINY_INTERNVL,
     # InternViT-6B's form, which InternVL3-38B and -78B have.
@@ -227,10 +373,53 @@ HUB_PRESETS: dict[str, HubPreset] = {
         }
     ),
     "tiny-gemma3": _TINY_GEMMA3,
+    "tiny-lfm2-vl": _TINY_LFM2_VL,
+    # The dimensions of LiquidAI/LFM2-VL-450M.
+    "lfm2-vl-450m": _TINY_LFM2_VL.but(
+        vision=lfm2_vl.VISION,
+        text={
+            **lfm2_vl.widths(1024, 6656, multiple=256),
+            "layer_types": lfm2_vl.LAYER_TYPES,
+            "max_position_embeddings": 128000,
+            "num_attention_heads": 16,
+            "num_heads": 16,
+            "num_hidden_layers": 16,
+            "num_key_value_heads": 8,
+            "vocab_size": 65536,
+        },
+        pictures=lfm2_vl.PICTURES,
+        model=lfm2_vl.MODEL,
+        **CALM,
+    ),
+    "tiny-llava-onevision": _TINY_ONEVISION,
+    # The dimensions of llava-hf/llava-onevision-qwen2-0.5b-ov-hf.
+    "llava-onevision-0.5b": _TINY_ONEVISION.but(
+        vision={
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 16,
+            "image_size": 384,
+            "patch_size": 14,
+        },
+        text={
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "vocab_size": 152000,
+            "max_position_embeddings": 32768,
+            "max_window_layers": 24,
+        },
+        **CALM,
+    ),
     "tiny-paligemma": _TINY_PALIGEMMA,
     "tiny-paligemma-gemma": _TINY_PALIGEMMA_1,
     "tiny-qwen2-vl": _TINY_QWEN2_VL,
     "tiny-qwen2.5-vl": _TINY_QWEN25_VL,
+    "tiny-smolvlm2": _TINY_SMOLVLM2,
+    "smolvlm2-500m": _SMOLVLM2_500M,
     # The dimensions of Qwen/Qwen2.5-VL-3B-Instruct.
     "qwen2.5-vl-3b": _TINY_QWEN25_VL.but(
         vision={
@@ -251,6 +440,35 @@ HUB_PRESETS: dict[str, HubPreset] = {
             "max_position_embeddings": 128000,
             "max_window_layers": 70,
             "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        },
+        **CALM,
+    ),
+    "tiny-qwen3-vl": _TINY_QWEN3_VL,
+    # The dimensions of Qwen/Qwen3-VL-2B-Instruct.
+    "qwen3-vl-2b": _TINY_QWEN3_VL.but(
+        vision={
+            "depth": 24,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+        text={
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 151936,
+            "max_position_embeddings": 262144,
+            "rope_scaling": {
+                "mrope_interleaved": True,
+                "mrope_section": [24, 20, 20],
+                "rope_type": "default",
+            },
         },
         **CALM,
     ),

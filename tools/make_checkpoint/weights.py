@@ -33,6 +33,10 @@ LAYOUTS: dict[str, list[tuple[str, str]]] = {
         (r"^model\.visual\.", "visual."),
         (r"^model\.language_model\.", "model."),
     ],
+    # What LiquidAI uploaded: a tower one level deeper.
+    "lfm2-vl": [
+        (r"^model\.vision_tower\.", "model.vision_tower.vision_model."),
+    ],
     "nested": [],
 }
 
@@ -101,7 +105,7 @@ def noise(
     # Twice the usual gain on queries and keys: attention that differs from patch to patch, as
     # trained towers have it.
     gain = 2.0 if re.search(r"[qk]_proj", name) else 1.0
-    if re.search(r"(o_proj|out_proj|down_proj|fc2|attn\.proj|projection_layer)\.weight", name):
+    if re.search(r"(o_proj|out_proj|down_proj|fc2|attn\.proj|projection_layer|\.w2)\.weight", name):
         gain = residual
     if name.endswith("attn.qkv.weight"):  # queries and keys above values
         values[: 2 * shape[0] // 3] *= 2.0

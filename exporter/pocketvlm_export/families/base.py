@@ -37,6 +37,8 @@ class Family:
         model_type: of its configuration.
         processor: the name of transformers' processor class.
         medium: what its checkpoints read.
+        beside: further media, each read by a family of its own, which differs in the tower and in
+            how pictures become slots; the decoder is the same.
         rules: patterns of stored weights' names with what takes their place, so that a name begins
             with ``vision_tower.``, ``projector.`` or ``decoder.``; the first match decides.
             Published files, transformers 4 and transformers 5 name the same weights differently.
@@ -52,6 +54,7 @@ class Family:
     model_type: ClassVar[str]
     processor: ClassVar[str]
     medium: ClassVar[Medium] = "image"
+    beside: ClassVar[Mapping[Medium, "Family"]] = {}
     rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]]
     # Buffers that transformers computes anew.
     unread: ClassVar[Sequence[re.Pattern[str]]] = [
@@ -61,6 +64,11 @@ class Family:
     caps: ClassVar[frozenset[str]] = frozenset()
     place_key: ClassVar[str] = "image_token"
     place: ClassVar[str] = "<image>"
+
+    @property
+    def media(self) -> Mapping[Medium, "Family"]:
+        """Every medium that its checkpoints read, this one's own first, with what reads it."""
+        return {self.medium: self, **self.beside}
 
     # What it is.
 
@@ -257,10 +265,28 @@ class Family:
         features = tower(pixel_values).last_hidden_state[:, before:]
         return ReferenceFeatures(features[0], connector(features)[0])
 
-    def reference_prompt(self, folder: Path, prompt: str) -> str:
-        """Return what transformers' processor in ``folder`` tokenizes of a question about one
-        picture, the picture's place a single token in it."""
-        content = [{"type": self.medium}, {"type": "text", "text": prompt}]
+    def reference_inputs(
+        self,
+        model: Any,
+        inputs_embeds: torch.Tensor,
+        is_visual: npt.NDArray[np.bool_],
+        extras: Mapping[str, npt.NDArray[np.float32]],
+    ) -> Mapping[str, Any]:
+        """Return what transformers gives its decoder, ``model``, with a whole prompt beside
+        embeddings and positions; nothing, for most families.
+
+        Args:
+            model: the decoder.
+            inputs_embeds: of the prompt, (1, n, hidden).
+            is_visual: which of its tokens are pictures', (n,).
+            extras: its pictures' further features by `DecoderSpec.extras`, (slots, hidden) each.
+        """
+        return {}
+
+    def reference_prompt(self, folder: Path, prompt: str, pictures: int = 1) -> str:
+        """Return what transformers' processor in ``folder`` tokenizes of a question about so many
+        pictures, the place of each a single token in it."""
+        content = [*[{"type": self.medium}] * pictures, {"type": "text", "text": prompt}]
         text: str = self.tokenizer(folder).apply_chat_template(
             [{"role": "user", "content": content}],
             chat_template=self.chat_template(folder),
@@ -274,14 +300,6 @@ class Family:
     ) -> npt.NDArray[np.int64] | None:
         """Return the positions of a prompt about one unpruned picture, whose ids are (n,) and whose
         tokens are a grid of (rows, columns): int64 (axes, n). None where they are 0, 1, 2, ..."""
-        return None
-
-    def reference_masks(
-        self, model: Any, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
-    ) -> Any:
-        """Return what transformers' model gives its decoder, ``model``, as the attention mask of
-        a whole prompt (1, n, hidden), where ``is_visual`` (n,). None where a token sees those
-        before it, and no other."""
         return None
 
 

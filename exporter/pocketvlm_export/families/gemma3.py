@@ -15,7 +15,7 @@ What to know when it is pruned:
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -113,11 +113,16 @@ class Gemma3(Family):
         """See `Family.load_connector`."""
         return super().load_projector(weights, spec)
 
-    def reference_masks(
-        self, model: Any, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
-    ) -> Any:
-        """See `Family.reference_masks`; one a kind of layer."""
-        return upstream.picture_masks(model.config, inputs_embeds, torch.from_numpy(is_visual))
+    def reference_inputs(
+        self,
+        model: Any,
+        inputs_embeds: torch.Tensor,
+        is_visual: npt.NDArray[np.bool_],
+        extras: Mapping[str, npt.NDArray[np.float32]],
+    ) -> Mapping[str, Any]:
+        """See `Family.reference_inputs`: a mask for each kind of layer."""
+        masks = upstream.picture_masks(model.config, inputs_embeds, torch.from_numpy(is_visual))
+        return {"attention_mask": masks}
 
 
 class _MeanProjector(nn.Module):

@@ -21,7 +21,7 @@ from pocketvlm_export.families.base import MOST_EDGE
 from pocketvlm_export.families.llava import Llava
 from pocketvlm_export.families.spec import NEWLINE, LayoutSpec, VLMSpec
 
-_NEWLINE = "image_newline"
+NEWLINE_NAME = "image_newline"
 _PINPOINTS = "image_grid_pinpoints"
 
 
@@ -37,23 +37,42 @@ class LlavaNext(Llava):
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
-        return _with_pinpoints(super().parse(config), _listed(Settings.of(config)))
+        return self.with_pinpoints(super().parse(config), listed_sizes(Settings.of(config)))
+
+    def layouts(self, pinpoints: list[list[int]], spec: VLMSpec) -> Mapping[str, LayoutSpec]:
+        """Its layouts, where pictures are cut by the sizes listed, (height, width) in pixels."""
+        return {
+            "fastervlm": LayoutSpec(
+                {"name": "anyres-fastervlm", "pinpoints": pinpoints}, exact=False, order=_stitched
+            ),
+            "hf": LayoutSpec(
+                {"name": "anyres-hf", "pinpoints": pinpoints},
+                constants=(NEWLINE_NAME,),
+                order=_packed,
+            ),
+        }
+
+    def with_pinpoints(self, spec: VLMSpec, listed: Any) -> VLMSpec:
+        """Return ``spec`` with pictures cut by the listed sizes, (height, width) in pixels."""
+        pinpoints = [list(size) for size in listed]
+        config = with_changes(spec.config, **{_PINPOINTS: pinpoints})
+        return replace(spec, config=config, layouts=self.layouts(pinpoints, spec))
 
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """The order of the sizes: of those that suit a picture equally well the first is taken."""
         own = [list(size) for size in spec.config.image_grid_pinpoints]
-        listed = _listed(Settings(image_processor(folder), "the image processor"))
+        listed = listed_sizes(Settings(image_processor(folder), "the image processor"))
         if sorted(own) != sorted(listed):
             raise CheckpointError(
                 f"the image processor in {folder} cuts pictures into {brief(listed)}, the model "
                 f"puts {brief(own)} together: the two configurations are of two models",
                 advice="give the processor of this model",
             )
-        return _with_pinpoints(spec, listed)
+        return self.with_pinpoints(spec, listed)
 
     def contradictions(self, spec: VLMSpec, folder: Path) -> Sequence[str]:
         """The same sizes in two orders."""
-        own = _listed(Settings(read_json(folder / "config.json"), "config.json"))
+        own = listed_sizes(Settings(read_json(folder / "config.json"), "config.json"))
         counted = super().contradictions(spec, folder)
         if own == spec.config.image_grid_pinpoints:
             return counted
@@ -73,17 +92,21 @@ class LlavaNext(Llava):
         if most == max(parts) and caps.max_tiles != most:
             return spec
         within = [size for size, count in zip(listed, parts, strict=True) if count <= most]
-        return replace(_with_pinpoints(spec, within), caps=Caps(max_tiles=most))
+        return replace(self.with_pinpoints(spec, within), caps=Caps(max_tiles=most))
 
     def canonical(self, stored: str) -> str | None:
         """See `Family.canonical`."""
-        return _NEWLINE if stored.removeprefix("model.") == _NEWLINE else super().canonical(stored)
+        return (
+            NEWLINE_NAME
+            if stored.removeprefix("model.") == NEWLINE_NAME
+            else super().canonical(stored)
+        )
 
     def load_constants(self, weights: Weights, spec: VLMSpec) -> Mapping[str, torch.Tensor]:
         """The newline."""
-        newline = weights.tensor(_NEWLINE)
-        check_shape(_NEWLINE, newline, (spec.decoder.hidden,))
-        return {_NEWLINE: newline}
+        newline = weights.tensor(NEWLINE_NAME)
+        check_shape(NEWLINE_NAME, newline, (spec.decoder.hidden,))
+        return {NEWLINE_NAME: newline}
 
     def model_config(self, stated: Mapping[str, Any], spec: VLMSpec) -> dict[str, Any]:
         """Return it with the grids that are left."""
@@ -96,7 +119,7 @@ class LlavaNext(Llava):
         return {**super().image_processor_config(stated, spec, layout), **_pinpoints(spec)}
 
 
-def _listed(settings: Settings) -> list[list[int]]:
+def listed_sizes(settings: Settings) -> list[list[int]]:
     """The sizes that pictures may be cut into, (height, width) in pixels."""
     listed = settings.stated(_PINPOINTS)
     are_sizes = isinstance(listed, (list, tuple)) and all(
@@ -116,21 +139,6 @@ def _parts(size: Any, edge: int) -> int:
 
 def _pinpoints(spec: VLMSpec) -> dict[str, Any]:
     return {_PINPOINTS: [list(size) for size in spec.config.image_grid_pinpoints]}
-
-
-def _with_pinpoints(spec: VLMSpec, listed: Any) -> VLMSpec:
-    """Return ``spec`` with pictures cut by the listed sizes, (height, width) in pixels."""
-    pinpoints = [list(size) for size in listed]
-    layouts = {
-        "fastervlm": LayoutSpec(
-            {"name": "anyres-fastervlm", "pinpoints": pinpoints}, exact=False, order=_stitched
-        ),
-        "hf": LayoutSpec(
-            {"name": "anyres-hf", "pinpoints": pinpoints}, constants=(_NEWLINE,), order=_packed
-        ),
-    }
-    config = with_changes(spec.config, **{_PINPOINTS: pinpoints})
-    return replace(spec, config=config, layouts=layouts)
 
 
 def _packed(config: Any, tiles: int, tokens: int, size: tuple[int, int]) -> list[int]:

@@ -149,19 +149,23 @@ class PaliGemma(Family):
         config = super().image_processor_config(stated, spec, layout)
         return {"do_center_crop": False, **config}
 
-    def reference_prompt(self, folder: Path, prompt: str) -> str:
+    def reference_prompt(self, folder: Path, prompt: str, pictures: int = 1) -> str:
         """See `Family.reference_prompt`; transformers' processor itself writes it."""
         _, texts, *_ = _processor(folder).prepare_inputs_layout(
-            images=[Image.new("RGB", (1, 1))], text=[f"{self.place}{prompt}"]
+            images=[[Image.new("RGB", (1, 1))] * pictures], text=[self.place * pictures + prompt]
         )
         return str(texts[0])
 
-    def reference_masks(
-        self, model: Any, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
-    ) -> Any:
-        """See `Family.reference_masks`; as the class makes them of ``token_type_ids``, which its
-        processor sets to 0 in a prompt."""
-        return transformers.PaliGemmaForConditionalGeneration.create_masks_for_generate(
+    def reference_inputs(
+        self,
+        model: Any,
+        inputs_embeds: torch.Tensor,
+        is_visual: npt.NDArray[np.bool_],
+        extras: Mapping[str, npt.NDArray[np.float32]],
+    ) -> Mapping[str, Any]:
+        """See `Family.reference_inputs`: a mask by which the tokens of a prompt see each other, as
+        the class makes it of ``token_type_ids``, which its processor sets to 0 in a prompt."""
+        masks = transformers.PaliGemmaForConditionalGeneration.create_masks_for_generate(
             config=model.config,
             inputs_embeds=inputs_embeds,
             attention_mask=None,
@@ -169,6 +173,7 @@ class PaliGemma(Family):
             position_ids=None,
             token_type_ids=torch.zeros(inputs_embeds.shape[:2], dtype=torch.int64),
         )
+        return {"attention_mask": masks}
 
 
 def _processor(folder: Path) -> Any:

@@ -160,7 +160,18 @@ class Qwen2VL(Family):
     def reference_features(
         self, tower: Any, connector: Any, spec: VLMSpec, pixel_values: torch.Tensor
     ) -> ReferenceFeatures:
-        """Run the tower on the patches of two equal frames."""
+        """See `Family.reference_features`."""
+        output, order = self.run_reference(tower, spec, pixel_values)
+        normed = tower.merger.ln_q(output.last_hidden_state)
+        features = torch.empty_like(normed)
+        features[order] = normed
+        return ReferenceFeatures(features, output.pooler_output, patches=order)
+
+    def run_reference(
+        self, tower: Any, spec: VLMSpec, pixel_values: torch.Tensor
+    ) -> tuple[Any, torch.Tensor]:
+        """Run the tower on the patches of two equal frames; returns what it gives, and
+        `reference_order`."""
         merge, patch = spec.vision.merge, spec.vision.config.patch_size
         height, width = pixel_values.shape[2:]
         rows, columns = height // patch, width // patch
@@ -170,12 +181,7 @@ class Qwen2VL(Family):
         still = squares.permute(1, 4, 2, 5, 0, 3, 6).unsqueeze(5)
         patches = still.expand(-1, -1, -1, -1, -1, _FRAMES, -1, -1).reshape(rows * columns, -1)
         grid = torch.tensor([[1, rows, columns]])
-        output = tower(patches, grid_thw=grid)
-        order = self.reference_order(spec, grid)
-        normed = tower.merger.ln_q(output.last_hidden_state)
-        features = torch.empty_like(normed)
-        features[order] = normed
-        return ReferenceFeatures(features, output.pooler_output, patches=order)
+        return tower(patches, grid_thw=grid), self.reference_order(spec, grid)
 
     def reference_order(self, spec: VLMSpec, grid: torch.Tensor) -> torch.Tensor:
         """Return the places in raster order of the patches as they stand in the tower's layers:

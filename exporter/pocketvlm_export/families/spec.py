@@ -111,7 +111,10 @@ class DecoderSpec:
     ``context`` is the longest sequence in tokens, ``positions`` how they are numbered, one of
     `pocketvlm.decoders.positions.POSITIONS`, and ``first_position`` the number of the first.
     ``attention`` is which of them see each other, one of
-    `pocketvlm.artifact.manifest.ATTENTIONS`.
+    `pocketvlm.artifact.manifest.ATTENTIONS`. ``extras`` are names of `VisionSpec.extras` whose
+    features are added to the hidden state behind the first layers, one behind each (DeepStack,
+    arXiv 2406.04334). ``conv_layers`` and ``conv_width`` are as in
+    `pocketvlm.artifact.manifest.DecoderSpec`.
     """
 
     config: PretrainedConfig
@@ -124,8 +127,11 @@ class DecoderSpec:
     context: int
     tied: bool
     positions: str = "contiguous"
+    extras: tuple[str, ...] = ()
     first_position: int = 0
     attention: str = CAUSAL
+    conv_layers: tuple[int, ...] = ()
+    conv_width: int = 0
 
 
 NEWLINE = -1  # in place of a token's number, see `Order`

@@ -4,7 +4,8 @@ they are built.
 A new one is a line of `TEXT_MODELS`.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     GemmaForCausalLM,
+    Lfm2ForCausalLM,
     LlamaForCausalLM,
     MistralForCausalLM,
     PretrainedConfig,
@@ -22,6 +24,7 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen2VLTextModel,
     Qwen3ForCausalLM,
+    Qwen3VLTextModel,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -36,6 +39,8 @@ _HEAD = "decoder.lm_head.weight"
 # Others change their frequencies with the sequence at hand, which one graph for prefill and decode
 # cannot.
 _STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
+_CONVOLUTION, _ATTENTION = "conv", "full_attention"  # kinds of layers, as transformers names them
+_MOST_KERNEL = 1000
 _DYNAMIC = "dynamic"  # changes them beyond max_position_embeddings alone, where no artifact goes
 
 
@@ -49,24 +54,42 @@ class TextModel:
             none of their own, and get one here.
         positions: how it numbers tokens, one of `pocketvlm.decoders.positions.POSITIONS`.
         scaled: whether it multiplies the embeddings of tokens by the root of their width.
+        settled: the configuration of the same model whose ``intermediate_size`` is the MLP's width.
     """
 
     cls: type[PreTrainedModel]
     has_head: bool = True
     positions: str = "contiguous"
     scaled: bool = False
+    settled: Callable[[Any], Any] = lambda text: text
+
+
+def _with_width(text: Any) -> Any:
+    """LFM2's configuration with the width that `Lfm2MLP` makes of what it states."""
+    settings = Settings.of(text, "text_config.")
+    if not settings.boolean("block_auto_adjust_ff_dim", True):
+        return text
+    width = 2 * settings.integer("intermediate_size") // 3
+    multiplier = text.block_ffn_dim_multiplier
+    if multiplier is not None:
+        multiple = settings.integer("block_multiple_of")
+        scaled = int(settings.number("block_ffn_dim_multiplier") * width)
+        width = multiple * math.ceil(scaled / multiple)
+    return with_changes(text, intermediate_size=width, block_auto_adjust_ff_dim=False)
 
 
 TEXT_MODELS: Mapping[str, TextModel] = {
     "gemma": TextModel(GemmaForCausalLM, scaled=True),
     "gemma2": TextModel(Gemma2ForCausalLM, scaled=True),
     "gemma3_text": TextModel(Gemma3ForCausalLM, scaled=True),
+    "lfm2": TextModel(Lfm2ForCausalLM, settled=_with_width),
     "llama": TextModel(LlamaForCausalLM),
     "mistral": TextModel(MistralForCausalLM),
     "qwen2": TextModel(Qwen2ForCausalLM),
     "qwen3": TextModel(Qwen3ForCausalLM),
     "qwen2_vl_text": TextModel(Qwen2VLTextModel, has_head=False, positions="mrope"),
     "qwen2_5_vl_text": TextModel(Qwen2_5_VLTextModel, has_head=False, positions="mrope"),
+    "qwen3_vl_text": TextModel(Qwen3VLTextModel, has_head=False, positions="mrope"),
 }
 
 
@@ -114,10 +137,14 @@ def decoder_spec(config: Any) -> DecoderSpec:
                 f"rope type {rope!r} is not supported",
                 expected=f"one of {', '.join(sorted(_STATIC_ROPE | {_DYNAMIC}))}",
             )
+    kind = TEXT_MODELS[text.model_type]
+    text = kind.settled(text)
+    layers = settings.integer("num_hidden_layers")
+    convolutions = _convolutions(text, layers)
     heads, hidden = settings.integer("num_attention_heads"), settings.integer("hidden_size")
     return DecoderSpec(
         config=text,
-        layers=settings.integer("num_hidden_layers"),
+        layers=layers,
         heads=heads,
         kv_heads=settings.integer("num_key_value_heads", heads),
         head_dim=settings.integer("head_dim", hidden // heads),
@@ -125,8 +152,29 @@ def decoder_spec(config: Any) -> DecoderSpec:
         vocab=settings.integer("vocab_size"),
         context=settings.integer("max_position_embeddings"),
         tied=Settings.of(config).boolean("tie_word_embeddings", False),
-        positions=TEXT_MODELS[text.model_type].positions,
+        positions=kind.positions,
+        conv_layers=convolutions,
+        # Its cache holds as many inputs as its kernel is long.
+        conv_width=settings.integer("conv_L_cache", most=_MOST_KERNEL) if convolutions else 0,
     )
+
+
+def _convolutions(text: Any, layers: int) -> tuple[int, ...]:
+    """The numbers of the layers that are convolutions along the sequence; raises `CheckpointError`
+    where there are other layers than those, or too few are listed."""
+    kinds = getattr(text, "layer_types", None) or ()
+    numbers = tuple(number for number, kind in enumerate(kinds) if kind == _CONVOLUTION)
+    if numbers and (len(kinds) != layers or set(kinds) - {_CONVOLUTION, _ATTENTION}):
+        raise CheckpointError(
+            f"text_config.layer_types has {', '.join(map(str, sorted(set(kinds))))} for "
+            f"{len(kinds)} of {layers} layers",
+            expected=f"{_CONVOLUTION} or {_ATTENTION} for each",
+        )
+    if numbers and len(numbers) == layers:
+        raise CheckpointError(
+            "no layer of the decoder attends to pictures", expected=f"{_ATTENTION} in layer_types"
+        )
+    return numbers
 
 
 def load_text_model(weights: Weights, spec: DecoderSpec, *, attention: str) -> nn.Module:

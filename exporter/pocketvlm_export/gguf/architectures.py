@@ -9,7 +9,7 @@ from pocketvlm.artifact.manifest import PROMPT
 from pocketvlm.decoders import gguf_header
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.families import DecoderSpec
-from pocketvlm_export.gguf.rope import has_sections, needs_factors
+from pocketvlm_export.gguf.rope import Sections, has_sections, needs_factors
 from pocketvlm_export.gguf.windows import has_windows
 
 _LAYERS_OF_27B = 62  # by which llama.cpp knows Gemma 3 27B, see `Architecture.own_scale`
@@ -25,7 +25,9 @@ class Architecture:
             transformers turns its two halves: rows of queries and keys are reordered.
         rope_factors: it reads a tensor of factors, one a frequency.
         free_heads: heads need not add up to the hidden size.
-        sections: frequencies are shared out among time, rows and columns (M-RoPE), in blocks.
+        sections: frequencies are shared out among time, rows and columns (M-RoPE), in blocks or in
+            turns.
+        extras: further features are added behind its first layers (DeepStack).
         activation: of its MLP, by transformers' name.
         windows: every so many layers one attends to all tokens, and the others within a window,
             with frequencies of their own.
@@ -40,7 +42,8 @@ class Architecture:
     interleaved: bool
     rope_factors: bool
     free_heads: bool
-    sections: bool = False
+    sections: Sections | None = None
+    extras: bool = False
     activation: str = "silu"
     windows: bool = False
     norm_offset: float = 0.0
@@ -54,11 +57,14 @@ _QWEN2VL = Architecture(
     interleaved=False,
     rope_factors=False,
     free_heads=False,
-    sections=True,
+    sections="blocks",
 )
 # By the decoder's model_type; a new one is a line here, where tests show that it answers as
 # transformers does.
 ARCHITECTURES: dict[str, Architecture] = {
+    "lfm2": Architecture(
+        gguf.MODEL_ARCH.LFM2, interleaved=False, rope_factors=False, free_heads=True
+    ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": Architecture(
@@ -80,6 +86,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "qwen2_vl_text": _QWEN2VL,
     "qwen2_5_vl_text": _QWEN2VL,
+    "qwen3_vl_text": Architecture(
+        gguf.MODEL_ARCH.QWEN3VL,
+        interleaved=False,
+        rope_factors=False,
+        free_heads=True,
+        sections="turns",
+        extras=True,
+    ),
 }
 
 
@@ -102,7 +116,11 @@ def architecture(spec: DecoderSpec) -> Architecture:
             advice="export it with --decoder onnx",
             setting="decoder",
         )
-    activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
+    activation = getattr(config, "hidden_activation", None) or getattr(
+        config,
+        "hidden_act",
+        arch.activation,  # where it is not stated it is built in
+    )
     scaled_by = getattr(config, "query_pre_attn_scalar", spec.head_dim)
     # As llama.cpp has it for the largest of the kind.
     largest = spec.layers == _LAYERS_OF_27B
@@ -116,6 +134,7 @@ def architecture(spec: DecoderSpec) -> Architecture:
         ),
         "its windows are not of the kind that llama.cpp has: every layer but one of so many, with "
         "plain frequencies in them": arch.windows and not has_windows(config),
+        "its convolutions have biases": bool(getattr(config, "conv_bias", False)),
         f"its heads make {config.num_attention_heads * spec.head_dim} of a hidden size of "
         f"{spec.hidden}": (
             not arch.free_heads and config.num_attention_heads * spec.head_dim != spec.hidden
@@ -124,8 +143,12 @@ def architecture(spec: DecoderSpec) -> Architecture:
         and needs_factors(config),
         f"its rope is {config.rope_parameters}, llama.cpp shares out {spec.head_dim // 2} plain "
         "frequencies among time, rows and columns": (
-            arch.sections and not has_sections(config, spec.head_dim)
+            arch.sections is not None and not has_sections(config, spec.head_dim, arch.sections)
         ),
+        f"it reads further features {', '.join(spec.extras)}": bool(spec.extras)
+        and not arch.extras,
+        f"it reads further features behind {len(spec.extras)} of {spec.layers} layers, llama.cpp "
+        "adds none behind the last": arch.extras and len(spec.extras) >= spec.layers,
         f"its positions are {spec.positions}, llama.cpp's "
         f"{gguf.MODEL_ARCH_NAMES[arch.name]} has {_positions(arch)}": (
             spec.positions != _positions(arch)

@@ -1,6 +1,7 @@
 """Knows how rotary position embeddings and their scaling are written for llama.cpp."""
 
 import math
+from typing import Literal
 
 import gguf
 import torch
@@ -10,7 +11,13 @@ from pocketvlm.limits import is_int
 from pocketvlm_export import upstream
 from pocketvlm_export.gguf.windows import rope_of_all
 
+# How frequencies are shared out among time, rows and columns (M-RoPE): in three blocks, or one
+# after another in turns, as long as rows and columns have any left.
+Sections = Literal["blocks", "turns"]
 _SECTIONS = 3  # time, rows, columns
+# Those that rows and columns leave over turn by time, and in llama.cpp not at all: that is no more
+# than rounding where they are as slow as this, in radians a token.
+_SLOW = 1e-5
 _BETAS = {"beta_fast": 32, "beta_slow": 1}  # the only ones llama.cpp has for these architectures
 
 
@@ -42,19 +49,31 @@ def needs_factors(config: PretrainedConfig) -> bool:
     )
 
 
-def has_sections(config: PretrainedConfig, head_dim: int) -> bool:
-    """Whether plain frequencies are shared out among time, rows and columns in three blocks, which
-    together are all of them (M-RoPE, arXiv 2409.12191)."""
+def has_sections(config: PretrainedConfig, head_dim: int, kind: Sections) -> bool:
+    """Whether plain frequencies are shared out among time, rows and columns (M-RoPE, arXiv
+    2409.12191) in this way, all of them, and as llama.cpp does."""
     rope = config.rope_parameters
     sections = rope.get("mrope_section")
+    turns = kind == "turns"
     return (
         _kind(config) == "default"
-        and not rope.get("mrope_interleaved", False)
+        and bool(rope.get("mrope_interleaved", turns)) == turns
         and isinstance(sections, (list, tuple))
         and len(sections) == _SECTIONS
         and all(is_int(section, least=0) for section in sections)
         and sum(sections) == head_dim // 2
+        and not (turns and any(left > _SLOW for left in _left_over(config, head_dim)))
     )
+
+
+def _left_over(config: PretrainedConfig, head_dim: int) -> list[float]:
+    """The frequencies, in radians a token, whose turn it is and whose section is used up."""
+    rope = config.rope_parameters
+    return [
+        rope["rope_theta"] ** (-2 * number / head_dim)
+        for number in range(head_dim // 2)
+        if number >= _SECTIONS * rope["mrope_section"][number % _SECTIONS]
+    ]
 
 
 def rope_factors(config: PretrainedConfig, head_dim: int) -> torch.Tensor | None:

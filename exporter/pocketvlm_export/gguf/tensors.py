@@ -21,16 +21,19 @@ _UNUSED = re.compile(
     r".*rotary_emb\.inv_freq$"
 )  # older checkpoints store what follows from the configuration
 _NORM = re.compile(r".*norm\.weight$")
+_KERNELS = re.compile(r".*\.conv\.conv\.weight$")  # (channels, 1, length) in torch
 _QUERY_OR_KEY = re.compile(r".*self_attn\.([qk])_proj\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
 class DecoderTensor:
-    """A tensor of the file: its name there, its shape, and how to load it as float32."""
+    """A tensor of the file: its name there, its shape, and how to load it as float32; ``exact`` is
+    one that stays so, whatever the file's type."""
 
     name: str
     shape: tuple[int, ...]
     load: Callable[[], torch.Tensor]
+    exact: bool = False
 
 
 def decoder_tensors(checkpoint: Checkpoint) -> Iterator[DecoderTensor]:
@@ -63,7 +66,16 @@ def decoder_tensors(checkpoint: Checkpoint) -> Iterator[DecoderTensor]:
                 advice="export it with --decoder onnx",
                 setting="decoder",
             )
+        if _KERNELS.match(stored):
+            kernels = _squeezed(checkpoint, stored)
+            yield DecoderTensor(name, (shape[0], shape[-1]), kernels, exact=True)
+            continue
         yield DecoderTensor(name, shape, _loader(checkpoint, stored, arch))
+
+
+def _squeezed(checkpoint: Checkpoint, stored: str) -> Callable[[], torch.Tensor]:
+    """A kernel of a channel each, without the axis for the channels that it mixes."""
+    return lambda: checkpoint.weights.tensor(stored).squeeze(1)
 
 
 def interleave_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:

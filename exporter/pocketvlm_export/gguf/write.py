@@ -82,4 +82,5 @@ def _write_tensors(
 
 
 def _dtype(tensor: DecoderTensor, matrices: torch.dtype) -> torch.dtype:
-    return matrices if len(tensor.shape) > 1 else torch.float32
+    is_matrix = len(tensor.shape) > 1 and not tensor.exact
+    return matrices if is_matrix else torch.float32

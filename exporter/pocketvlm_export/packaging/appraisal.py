@@ -4,6 +4,7 @@ is built."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
@@ -33,17 +34,36 @@ def check_device_settings(plan: ExportPlan) -> None:
         CheckpointError: image processor, tokenizer, chat template or special ids are missing,
             damaged or not supported.
     """
-    _check_pictures(plan)
-    _check_image_token(plan.checkpoint)
     eos_token_ids(plan.checkpoint)
-    _check_prompt(plan.checkpoint)
+    for each in (plan, *plan.beside.values()):
+        _check_pictures(each)
+        _check_image_token(each.checkpoint)
+        _check_prompt(each.checkpoint)
+    _check_alike(plan)
+
+
+def _check_alike(plan: ExportPlan) -> None:
+    """Refuse pictures and clips that are not prepared alike: an artifact has one file for both."""
+    source = plan.checkpoint.source.folder
+    own = make_layout(setting(plan.spec, plan.layout), _processor_config(plan)).steps
+    for other in plan.beside.values():
+        if make_layout(setting(other.spec, other.layout), _processor_config(other)).steps != own:
+            raise CheckpointError(
+                f"{source} prepares pictures and clips differently",
+                expected="one set of steps for both",
+                advice=f"export one of them, by --media {plan.spec.family.medium}",
+            )
+
+
+def _processor_config(plan: ExportPlan) -> dict[str, Any]:
+    family, source = plan.spec.family, plan.checkpoint.source.folder
+    pictures = image_processor(source, family.medium)
+    return family.image_processor_config(pictures, plan.spec, plan.layout)
 
 
 def _check_pictures(plan: ExportPlan) -> None:
     source, size = plan.checkpoint.source.folder, plan.spec.vision.image_size
-    config = plan.spec.family.image_processor_config(
-        image_processor(source, plan.spec.family.medium), plan.spec, plan.layout
-    )
+    config = _processor_config(plan)
     with _advising(source, "the image processor"):
         layout = make_layout(setting(plan.spec, plan.layout), config)
     for shape in (

@@ -125,7 +125,7 @@ def _sizes(plan: ExportPlan, layout: Layout, budget: int) -> str:
         frames, slots = layout.grids()[0].tiles, max(totals.values())
         return (
             f"The model reads {frames} frames of a clip, {budget} visual tokens per frame: {slots} "
-            "per clip. Still pictures are refused."
+            "per clip. " + _beside(plan)
         )
     if layout.grids()[-1].tiles > 1:
         cut = ", ".join(f"{slots} ({grid})" for grid, slots in totals.items())
@@ -140,6 +140,14 @@ def _sizes(plan: ExportPlan, layout: Layout, budget: int) -> str:
         )
     fixed = plan.spec.caps.fixed_size
     return "" if fixed is None else f"Pictures are {layout.summary}, whatever their proportions."
+
+
+def _beside(plan: ExportPlan) -> str:
+    """What is said of still pictures, by a model of clips."""
+    if "image" not in plan.beside:
+        return "Still pictures are refused."
+    budget = plan.beside["image"].budgets[0]
+    return f"Still pictures have a vision graph of their own and keep {budget} tokens each."
 
 
 def _prompts(layout: Layout, budget: int) -> str:

@@ -15,6 +15,7 @@ from pocketvlm.artifact.manifest import (
     CAUSAL,
     Constant,
     DecoderSpec,
+    MediumSpec,
     Parity,
     Pruning,
     Source,
@@ -22,6 +23,7 @@ from pocketvlm.artifact.manifest import (
     Vision,
 )
 from pocketvlm.errors import CheckpointError
+from pocketvlm.layouts import Medium
 from pocketvlm_export.checkpoint.places import END_OF_ANSWER, first
 from pocketvlm_export.families.spec import VisionSpec
 from pocketvlm_export.layouts import constant_files
@@ -62,9 +64,11 @@ def seal(plan: ExportPlan, folder: Path) -> str:
     return artifact_id
 
 
-def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Parity) -> Manifest:
+def make_manifest(
+    plan: ExportPlan, folder: Path, artifact_id: str, parities: Mapping[Medium, Parity]
+) -> Manifest:
     """Return the manifest of the files that lie in ``folder`` now, validated as a device would; it
-    is not written, see `write_manifest`."""
+    is not written, see `write_manifest`. A medium without a parity is unchecked."""
     present = files_table(folder)
     spec, source = plan.spec, plan.checkpoint.source
     manifest = Manifest(
@@ -72,28 +76,8 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
         source=Source(
             source.name, spec.family.model_type, source.commit, source_license(source.folder)
         ),
-        pruning=Pruning(
-            method=plan.pruner.name,
-            options=plan.pruner.options,
-            nested=plan.pruner.nested,
-            tokens_before=spec.vision.tokens,
-            budgets=plan.budgets,
-            default_budget=plan.budgets[0],
-        ),
-        vision=Vision(
-            spec.vision.image_size,
-            {budget: _present(files, present) for budget, files in plan.vision.items()},
-            plan.options.vision_precisions[0],
-            _tower(spec.vision),
-            layout=plan.layout.stated,
-            constants={
-                name: Constant(file, (spec.decoder.hidden,))
-                for name, file in constant_files(plan.layout).items()
-            },
-            totals={str(budget): by_grid for budget, by_grid in plan.totals().items()},
-            caps=spec.caps.given,
-            extras=spec.vision.extras,
-        ),
+        pruning=_pruning(plan),
+        vision=_vision(plan, present),
         decoder=DecoderSpec(
             engines=plan.options.engines,
             default_engine=plan.options.engines[0],
@@ -107,9 +91,12 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             gguf=_present(plan.gguf, present),
             fastv=plan.options.fastv,
             positions=spec.decoder.positions,
+            extras=spec.decoder.extras,
             first_position=spec.decoder.first_position,
             attention=spec.decoder.attention,
             picture_text=spec.picture_text,
+            conv_layers=spec.decoder.conv_layers,
+            conv_width=spec.decoder.conv_width,
             layers=spec.decoder.layers,
             heads=spec.decoder.heads,
             kv_heads=spec.decoder.kv_heads,
@@ -121,8 +108,17 @@ def make_manifest(plan: ExportPlan, folder: Path, artifact_id: str, parity: Pari
             image_token_id=spec.image_token_id,
             eos_token_ids=eos_token_ids(plan.checkpoint),
         ),
+        media={
+            medium: MediumSpec(
+                other.spec.image_token_id,
+                _pruning(other),
+                _vision(other, present),
+                parities.get(medium, UNCHECKED),
+            )
+            for medium, other in plan.beside.items()
+        },
         generation=plan.generation,
-        parity=parity,
+        parity=parities.get(spec.family.medium, UNCHECKED),
         files=present,
         created_by={name: version(name) for name in (*_TOOLS, *(_GGUF_TOOLS if plan.gguf else ()))},
         requires=_requires(plan),
@@ -135,6 +131,35 @@ def _requires(plan: ExportPlan) -> Mapping[str, str]:
     fused = bool(plan.decoder) and not plan.options.portable
     two_way = fused and plan.spec.decoder.attention != CAUSAL
     return {**_REQUIRES, "onnxruntime": TWO_WAY_RUNTIME} if two_way else _REQUIRES
+
+
+def _pruning(plan: ExportPlan) -> Pruning:
+    return Pruning(
+        method=plan.pruner.name,
+        options=plan.pruner.options,
+        nested=plan.pruner.nested,
+        tokens_before=plan.spec.vision.tokens,
+        budgets=plan.budgets,
+        default_budget=plan.budgets[0],
+    )
+
+
+def _vision(plan: ExportPlan, present: Mapping[str, FileEntry]) -> Vision:
+    spec = plan.spec
+    return Vision(
+        spec.vision.image_size,
+        {budget: _present(files, present) for budget, files in plan.vision.items()},
+        plan.options.vision_precisions[0],
+        _tower(spec.vision),
+        layout=plan.layout.stated,
+        constants={
+            name: Constant(file, (spec.decoder.hidden,))
+            for name, file in constant_files(plan.layout).items()
+        },
+        totals={str(budget): by_grid for budget, by_grid in plan.totals().items()},
+        caps=spec.caps.given,
+        extras=spec.vision.extras,
+    )
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> Manifest:

@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
-from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES
+from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES, DecoderSpec
 from pocketvlm.decoders.positions import positions_named
 from pocketvlm.layouts import Layout, open_layout, tokens_of_tile
 from pocketvlm.ort.signatures import Shapes, signature
@@ -24,6 +24,7 @@ from pocketvlm_export.precisions import PRECISIONS
 USING = "USING.md"
 FACTS = "using.json"
 _TEMPLATE = "templates/using.md.jinja"
+_MEDIA = {"image": "picture", "video": "clip"}
 
 
 def write_using(artifact: Artifact) -> None:
@@ -42,7 +43,7 @@ def write_using(artifact: Artifact) -> None:
     )
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     stated = facts(artifact)
-    text = environment.from_string(source).render(stated)
+    text = environment.from_string(source).render({"extras": [], **stated})
     (artifact.root / USING).write_text(text, encoding="utf-8")
     listed = json.dumps(stated, indent=1, ensure_ascii=False) + "\n"
     (artifact.root / FACTS).write_text(listed, encoding="utf-8")
@@ -92,12 +93,14 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "in_order": _in_order(layout),
         "positions": decoder.positions,
         "axes": axes,
+        # Named where there are any; pages without stay what they were.
+        **({"extras": list(decoder.extras)} if decoder.extras else {}),
         **({"first_position": first} if (first := decoder.first_position) else {}),
         **({"attention": decoder.attention} if decoder.attention != CAUSAL else {}),
         "numbering": positions_named(decoder.positions).recipe,
         "token_edge": _token_edge(layout) if axes > 1 else None,
         "grid": _grid(layout),
-        "medium": {"image": "picture", "video": "clip"}[layout.medium],
+        "medium": _MEDIA[layout.medium],
         "picture": _picture(layout),
         "prompt": _prompt(Prompter.from_artifact(artifact), around),
         "image_token_id": decoder.image_token_id,
@@ -110,7 +113,44 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "vocab": decoder.vocab,
         "context": decoder.context,
         "notes": notes,
+        **_convolutions(decoder),
+        **_also(artifact),
     }
+
+
+def _also(artifact: Artifact) -> dict[str, Any]:
+    """What a client must know of each further medium that an artifact reads; no key where it reads
+    one alone."""
+    media = artifact.manifest.media
+    return {"also": [_beside(artifact.reading(medium)) for medium in media]} if media else {}
+
+
+def _beside(part: Artifact) -> dict[str, Any]:
+    manifest, layout = part.manifest, open_layout(part)
+    budget = manifest.pruning.default_budget
+    vision = manifest.vision.graphs[budget][manifest.vision.default_precision]
+    return {
+        "medium": _MEDIA[layout.medium],
+        "graph": _graph(manifest, vision, metadata.VISION_ENCODER, budget),
+        "visual_tokens": budget,
+        "patches": manifest.pruning.tokens_before,
+        "nested": manifest.pruning.nested,
+        "tiles": layout.recipe,
+        "cut": layout.grids()[-1].tiles > 1,
+        "unit": layout.unit,
+        "picture": _picture(layout),
+        "image_token_id": manifest.decoder.image_token_id,
+        "prompt": _prompt(Prompter.from_artifact(part), _around(layout)),
+    }
+
+
+def _convolutions(decoder: DecoderSpec) -> dict[str, Any]:
+    """Which layers are convolutions, which attend, and how wide a state is; nothing of a decoder
+    whose layers all attend."""
+    if not decoder.conv_layers:
+        return {}
+    layers = {"layers": list(decoder.conv_layers), "attention": list(decoder.attention_layers)}
+    return {"convolutions": {**layers, "width": decoder.conv_width}}
 
 
 def _graph(manifest: Manifest, file: str, kind: str, budget: int | None = None) -> dict[str, Any]:
@@ -126,7 +166,8 @@ def _weights(artifact: Artifact) -> dict[str, list[str]]:
     """Of every graph of the folder, whatever its budget and precision, the files that its weights
     lie in."""
     manifest = artifact.manifest
-    graphs = [file for by in manifest.vision.graphs.values() for file in by.values()]
+    visions = [manifest.vision, *(other.vision for other in manifest.media.values())]
+    graphs = [file for each in visions for by in each.graphs.values() for file in by.values()]
     graphs += [*manifest.decoder.embed.values(), *manifest.decoder.graphs.values()]
     return {
         file: [str(PurePosixPath(file).with_name(name)) for name in weights_files(path)]

@@ -66,16 +66,20 @@ class Patches(nn.Module):
     picture by the sum of both kernels.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(self, convolution: nn.Conv3d, merge: int) -> None:
         super().__init__()
         self.kernel = nn.Parameter(convolution.weight.detach().sum(dim=2), requires_grad=False)
+        bias = convolution.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.merge = merge
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """See the class."""
         edge = self.kernel.shape[-1]
         rows, columns = (pixel_values.shape[axis] // (edge * self.merge) for axis in (2, 3))
-        patches = nn.functional.conv2d(pixel_values, self.kernel, stride=edge)
+        patches = nn.functional.conv2d(pixel_values, self.kernel, self.bias, stride=edge)
         squares = patches.unflatten(3, (columns, self.merge)).unflatten(2, (rows, self.merge))
         return squares.permute(0, 2, 4, 3, 5, 1).flatten(1, 4)
 

@@ -8,17 +8,23 @@ from typing import Any
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.files import user_path
+from pocketvlm.layouts import media_read
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.gguf_types import GGUF_TYPES
 from pocketvlm_export.interrupts import heeded, repeated
-from pocketvlm_export.loading import Checkpoint, open_checkpoint
+from pocketvlm_export.loading import Checkpoint, open_checkpoint, reading
 from pocketvlm_export.memory import collecting_own_garbage
 from pocketvlm_export.precisions import PRECISIONS
 from pocketvlm_export.pruning import PRUNERS
 from pocketvlm_export.verification.arrangement import layout_of
-from pocketvlm_export.verification.gate import ParityError, check_parity, failures
+from pocketvlm_export.verification.gate import (
+    ParityError,
+    check_parity,
+    failures,
+    vision_alone,
+)
 
-__all__ = ["ParityError", "check_parity", "failures", "verify_against"]
+__all__ = ["ParityError", "check_parity", "failures", "verify_against", "vision_alone"]
 
 
 @heeded()
@@ -42,7 +48,20 @@ def verify_against(artifact_dir: Path, model: str) -> dict[str, Any]:
     # The same commit, where one was recorded: a branch moves on. It is no commit of any other
     # repository.
     same = model == source.model and not user_path(model).is_dir()
-    checkpoint = open_checkpoint(model, source.commit if same else None)
+    opened = open_checkpoint(model, source.commit if same else None)
+    own, *others = media_read(artifact.manifest)
+    result = _held_against(artifact, reading(opened, own), artifact_dir, model)
+    for medium in others:
+        part = vision_alone(artifact.reading(medium))
+        figures = _held_against(part, reading(opened, medium), artifact_dir, model)
+        result.setdefault("media", {})[medium] = figures
+    return result
+
+
+def _held_against(
+    artifact: Artifact, checkpoint: Checkpoint, artifact_dir: Path, model: str
+) -> dict[str, Any]:
+    """The figures of one medium; raises as `verify_against`."""
     spec = checkpoint.family.capped(checkpoint.spec, Caps.of(artifact.manifest.vision.caps))
     layout = layout_of(spec, artifact)
     checkpoint = dataclasses.replace(checkpoint, spec=spec.under(layout) if layout else spec)

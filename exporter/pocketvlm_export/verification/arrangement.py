@@ -1,6 +1,8 @@
 """Knows what the decoder reads of a picture and around it, by what each family states of
 transformers' own code."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from pocketvlm.artifact import Artifact
@@ -37,14 +39,46 @@ def arrange_reference(
         tiles: what is kept of each tile of the picture.
         size: (height, width) of the picture in pixels.
     """
-    spec, tokens = checkpoint.spec, len(tiles.rankings[0].scores)
+    constants: Mapping[str, Floats] = {}
+    if layout.constants:
+        constants = {
+            name: constant.numpy()
+            for name, constant in checkpoint.spec.family.load_constants(
+                checkpoint.weights, checkpoint.spec
+            ).items()
+        }
+    return _arranged(checkpoint.spec, layout, tiles, size, tiles.image_features, constants)
+
+
+def arrange_extras(
+    checkpoint: Checkpoint, layout: LayoutSpec, tiles: VisionReference, size: tuple[int, int]
+) -> dict[str, Floats]:
+    """Return the further features that the decoder reads of a picture, by name: (slots, hidden)
+    each, zeros for what comes between its tokens. Arguments as of `arrange_reference`."""
+    spec = checkpoint.spec
+    nothing = dict.fromkeys(layout.constants, np.zeros(spec.decoder.hidden, dtype=np.float32))
+    return {
+        name: _arranged(spec, layout, tiles, size, tiles.extras[name], nothing)
+        for name in spec.decoder.extras
+    }
+
+
+def _arranged(
+    spec: VLMSpec,
+    layout: LayoutSpec,
+    tiles: VisionReference,
+    size: tuple[int, int],
+    features: Floats,
+    constants: Mapping[str, Floats],
+) -> Floats:
+    """Features of the kept tokens of each tile, (tiles, k, hidden), in the decoder's order."""
+    tokens = len(tiles.rankings[0].scores)
     order = layout.order(spec.config, len(tiles.kept_indices), tokens, size)
     rows = {
-        tile * tokens + int(patch): tiles.image_features[tile, row]
+        tile * tokens + int(patch): features[tile, row]
         for tile, kept in enumerate(tiles.kept_indices)
         for row, patch in enumerate(kept)
     }
     if NEWLINE in order:
-        constants = spec.family.load_constants(checkpoint.weights, spec)
-        rows[NEWLINE] = constants[layout.constants[0]].numpy()
+        rows[NEWLINE] = constants[layout.constants[0]]
     return np.stack([rows[number] for number in order if number in rows])

@@ -6,7 +6,7 @@ What is measured is what a device runs: the runtime's own vision encoder, prompt
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -26,12 +26,14 @@ from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.families.spec import LayoutSpec
+from pocketvlm_export.gguf_types import GATE_GGUF_TYPE
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.arrangement import (
+    arrange_extras,
     arrange_reference,
     layout_of,
     text_of_picture,
@@ -51,12 +53,12 @@ from pocketvlm_export.verification.pictures import GateBatch, gate_batches
 from pocketvlm_export.verification.pixels import compare_pixels
 from pocketvlm_export.verification.reference import (
     DecoderReference,
-    Floats,
     PictureReference,
     VisionReference,
     decoder_reference,
     vision_reference,
 )
+from pocketvlm_export.verification.several import judge_several
 
 
 class ParityError(PocketVLMError):
@@ -81,11 +83,6 @@ class References:
     picture: PictureReference
     decoder: DecoderReference
 
-    @property
-    def features(self) -> Floats:
-        """Of the picture asked about, (slots, hidden)."""
-        return self.picture.features
-
 
 def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
     """Run the checkpoint and the artifact on the same pictures and prompt, and compare.
@@ -107,6 +104,12 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
     if GATE_PRECISION in in_vision:
         rows = _rows(artifact, references, GATE_PRECISION)
         vision = judge_vision(rows, chain.from_iterable(references.vision.values()))
+        if layout.several is not None:
+            reference = references.vision[artifact.manifest.pruning.default_budget][-1]
+            batch = references.batches[-1]
+            several = judge_several(checkpoint, artifact, layout.several, batch, reference)
+            passed = vision["passed"] and several["passed"]
+            vision = {**vision, "several": several, "passed": passed}
     if GATE_PRECISION in in_decoder:
         answer = _answer(artifact, references, GATE_PRECISION)
         decoder = judge_answer(answer, references.decoder)
@@ -128,6 +131,20 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
     )
 
 
+def vision_alone(artifact: Artifact) -> Artifact:
+    """Return an artifact of a further medium with no more decoders than show that its prompts are
+    answered as the checkpoint answers them: the others were held against it with the first."""
+    spec = artifact.manifest.decoder
+    if GATE_PRECISION not in spec.graphs:
+        exact = GATE_GGUF_TYPE if GATE_GGUF_TYPE in spec.gguf else next(iter(spec.gguf), "")
+        graphs, gguf = {}, {name: file for name, file in spec.gguf.items() if name == exact}
+    else:
+        graphs, gguf = {GATE_PRECISION: spec.graphs[GATE_PRECISION]}, {}
+    embed = {name: spec.embed[name] for name in graphs if name in spec.embed}
+    decoder = replace(spec, graphs=graphs, embed=embed or spec.embed, gguf=gguf)
+    return replace(artifact, manifest=replace(artifact.manifest, decoder=decoder))
+
+
 def run_references(checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpec) -> References:
     """Run transformers on the gate's pictures, for every budget of the artifact, and on its
     prompt."""
@@ -142,6 +159,7 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpe
             text_of_picture(checkpoint, layout, batch.grid),
             batch.tokens,
             None if batch.tokens is None else tiles.kept_indices[0],
+            arrange_extras(checkpoint, layout, tiles, batch.size),
         )
         spec = artifact.manifest.decoder
         precisions = {*spec.graphs, *spec.embed}
@@ -222,9 +240,9 @@ def _measure_lost(artifact: Artifact, references: References, precision: str) ->
     spec = artifact.manifest.decoder
     decoder = _open(artifact, precision=precision)
     sequences = gate_sequences(spec.vocab, spec.context)
-    ids, features = gate_prompt(artifact, references), references.features
+    ids, picture = gate_prompt(artifact, references), references.picture
     with component(decoder):
-        figures, _ = measure_logits(decoder, ids, references.decoder, features, sequences)
+        figures, _ = measure_logits(decoder, ids, references.decoder, picture, sequences)
     least = PRECISIONS[precision].logits_cosine
     return {**figures, "passed": bool(figures["prompt_equal"] and figures["cosine"] >= least)}
 
@@ -250,9 +268,9 @@ def _rows(artifact: Artifact, references: References, precision: str) -> list[Ke
 def _measure_gguf(artifact: Artifact, references: References) -> dict[str, dict[str, Any]]:
     """Figures of each GGUF type, which reads the features that transformers made: nothing but the
     decoder differs."""
-    ids, features = gate_prompt(artifact, references), references.features
+    ids = gate_prompt(artifact, references)
     return {
-        kind: measure_gguf(artifact, ids, references.decoder, features, kind)
+        kind: measure_gguf(artifact, ids, references.decoder, references.picture, kind)
         for kind in artifact.manifest.decoder.gguf
     }
 
@@ -286,18 +304,23 @@ def _answer(artifact: Artifact, references: References, precision: str) -> GateA
     grid = batch.grid
     with component(VisionEncoder.open(artifact, precision=vision)) as encoder:
         encoded = encoder.encode(batch.pixel_values).first(grid.tiles)
-    features, prompt = references.features, gate_prompt(artifact, references)
+    picture, prompt = references.picture, gate_prompt(artifact, references)
+    features, extras = picture.features, picture.extras
     # About other patches, which only a tie excuses, there is another answer.
     if np.array_equal(encoded.kept_indices, _default_reference(artifact, references).kept_indices):
-        features = layout.arrange(
-            grid, encoded.image_features, encoded.kept_indices, read_constants(artifact)
-        )
+        constants = read_constants(artifact)
+        features = layout.arrange(grid, encoded.image_features, encoded.kept_indices, constants)
+        nothing = {name: np.zeros_like(value) for name, value in constants.items()}
+        extras = {
+            name: layout.arrange(grid, encoded.extras[name], encoded.kept_indices, nothing)
+            for name in extras
+        }
     table = precision if precision in artifact.manifest.decoder.embed else None
     with (
         component(_open(artifact, precision=precision, table=table)) as decoder,
         closing(decoder.sequence()) as sequence,
     ):
-        logits, sampler = [sequence.prefill(prompt.filled(features))], prompt.sampler(STEPS)
+        logits, sampler = [sequence.prefill(prompt.filled(features, extras))], prompt.sampler(STEPS)
         kept = sequence.kept_prompt if isinstance(sequence, FastVSequence) else None
         token_ids: list[int] = []
         while True:

@@ -17,7 +17,11 @@ from pocketvlm_export.memory import component
 from pocketvlm_export.verification.bounds import TOLERANCE, within
 from pocketvlm_export.verification.kept import largest
 from pocketvlm_export.verification.lost import Prompt, gate_sequences, measure_logits
-from pocketvlm_export.verification.reference import DecoderReference, Floats
+from pocketvlm_export.verification.reference import (
+    DecoderReference,
+    Floats,
+    PictureReference,
+)
 
 # Of the largest logit, how far a float32 file's may be off where llama.cpp rounds an activation on
 # its way. 3e-4 were measured, and 3e-2 where the tokens of a picture do not see each other.
@@ -28,7 +32,11 @@ NEAR = 1e-3
 
 
 def measure_gguf(
-    artifact: Artifact, prompt: Prompt, reference: DecoderReference, features: Floats, kind: str
+    artifact: Artifact,
+    prompt: Prompt,
+    reference: DecoderReference,
+    picture: PictureReference,
+    kind: str,
 ) -> dict[str, Any]:
     """Hold the artifact's GGUF file of a type against transformers.
 
@@ -36,7 +44,7 @@ def measure_gguf(
         artifact: whose file.
         prompt: the gate's prompt about one picture.
         reference: of that prompt, and of `gate_sequences`.
-        features: of that picture, (slots, hidden).
+        picture: that picture, with the features that transformers made.
         kind: the type.
     """
     spec = artifact.manifest.decoder
@@ -47,6 +55,7 @@ def measure_gguf(
         hidden=spec.hidden,
         vocab=spec.vocab,
         positions=spec.positions,
+        extras=spec.extras,
         attention=spec.attention,
         first_position=spec.first_position,
         # Several wait for each other at every operation, which on a busy machine takes minutes.
@@ -55,7 +64,7 @@ def measure_gguf(
     )
     sequences = gate_sequences(spec.vocab, spec.context)
     with component(decoder):
-        figures, scores = measure_logits(decoder, prompt, reference, features, sequences)
+        figures, scores = measure_logits(decoder, prompt, reference, picture, sequences)
     rounded = rounds(read_header(path).architecture)
     passed = judge(kind, figures, scores, reference, rounded=rounded)
     return {**figures, "passed": bool(figures["prompt_equal"]) and passed}

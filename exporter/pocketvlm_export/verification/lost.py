@@ -4,7 +4,7 @@ Both sides read the same tokens, whatever they would have answered themselves, s
 position can be compared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,12 @@ from pocketvlm.text.prompts import Prompter
 from pocketvlm_export.precisions import VisionBounds
 from pocketvlm_export.verification.bounds import agreement, cosine, divergence
 from pocketvlm_export.verification.kept import KeptRow, largest
-from pocketvlm_export.verification.reference import DecoderReference, Floats, Ints
+from pocketvlm_export.verification.reference import (
+    DecoderReference,
+    Floats,
+    Ints,
+    PictureReference,
+)
 
 _SEQUENCES, _LENGTH = 4, 32
 
@@ -56,9 +61,9 @@ class Prompt:
     grid: TokenGrid | None = None
     kept: Ints | None = None
 
-    def filled(self, features: Floats) -> list[Segment]:
-        """Return it with features (slots, hidden) in its slots."""
-        picture = EmbeddingSegment(features, grid=self.grid, kept=self.kept)
+    def filled(self, features: Floats, extras: Mapping[str, Floats]) -> list[Segment]:
+        """Return it with features (slots, hidden) in its slots, and further ones by name."""
+        picture = EmbeddingSegment(features, grid=self.grid, kept=self.kept, extras=extras)
         return self.prompter.segments(self.ids, [picture])
 
     def sampler(self, new_tokens: int) -> Sampler:
@@ -72,7 +77,7 @@ def measure_logits(
     decoder: Decoder,
     prompt: Prompt,
     reference: DecoderReference,
-    features: Floats,
+    picture: PictureReference,
     sequences: Sequence[Ints],
 ) -> tuple[dict[str, Any], Floats]:
     """Return how a decoder's logits compare with transformers', and the scores that each token of
@@ -82,12 +87,12 @@ def measure_logits(
         decoder: what is measured.
         prompt: what it reads.
         reference: of that prompt about a picture, and of ``sequences``.
-        features: that picture's as transformers made them, (slots, hidden): nothing but the decoder
-            differs.
+        picture: with the features that transformers made: nothing but the decoder differs.
         sequences: see `gate_sequences`.
     """
     sequence = decoder.sequence()
-    answer = _read(sequence, prompt.filled(features), reference.token_ids[:-1])
+    filled = prompt.filled(picture.features, picture.extras)
+    answer = _read(sequence, filled, reference.token_ids[:-1])
     kept = sequence.kept_prompt if isinstance(sequence, FastVSequence) else None
     others = [_read(sequence, [TokenSegment(row[:1])], row[1:].tolist()) for row in sequences]
     sequence.close()

@@ -3,12 +3,13 @@ layout cuts."""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.layouts import TileGrid, TokenGrid, open_layout
+from pocketvlm.layouts import Layout, TileGrid, TokenGrid, open_layout
 from pocketvlm_export.families.spec import VisionSpec
 from pocketvlm_export.verification.reference import Floats
 
@@ -42,7 +43,8 @@ class GateBatch:
 def gate_batches(artifact: Artifact, vision: VisionSpec) -> list[GateBatch]:
     """Return several pictures of one tile each, or the tiles of one picture, or the frames of one
     clip; where resolution is dynamic, pictures of two sizes, of which one may keep all its
-    tokens. What the gate's prompt is about is the first of the first batch."""
+    tokens; where several pictures of a prompt are arranged otherwise, these, last. What the gate's
+    prompt is about is the first of the first batch."""
     layout, size = open_layout(artifact), artifact.manifest.vision.image_size
     if size is None:
         pruning = artifact.manifest.pruning
@@ -58,7 +60,13 @@ def gate_batches(artifact: Artifact, vision: VisionSpec) -> list[GateBatch]:
         return [GateBatch(tiles.pixel_values, grids[0], size)]
     cut = (round(_CUT[0] * height), round(_CUT[1] * width))
     tiles = layout.cut(images_of(1, cut)[0])
-    return [GateBatch(tiles.pixel_values, tiles.grid, cut)]
+    alone = GateBatch(tiles.pixel_values, tiles.grid, cut)
+    return [alone, *([] if layout.several is layout else [_several(layout.several, cut)])]
+
+
+def _several(layout: Layout[Any], size: tuple[int, int]) -> GateBatch:
+    pixels = [layout.cut(image).pixel_values for image in images_of(_PICTURES, size)]
+    return GateBatch(np.concatenate(pixels), layout.grid(*size), size)
 
 
 def _dynamic(edge: int, tokens: TokenGrid, count: int = _PICTURES) -> GateBatch:

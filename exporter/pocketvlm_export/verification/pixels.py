@@ -13,6 +13,7 @@ from pocketvlm_export.checkpoint import load_image_processor
 from pocketvlm_export.families.spec import LayoutSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.verification.pictures import images_of
+from pocketvlm_export.verification.reference import Floats
 
 _TOLERANCE = 1e-5
 _TOKENS = 16
@@ -35,10 +36,18 @@ def compare_pixels(
     for images in _inputs(runtime, size):
         ours = runtime.cut(images if runtime.medium == "video" else images[0]).pixel_values
         theirs = checkpoint.family.reference_pixels(processor, images, layout)
-        same = ours.shape == theirs.shape
-        differences.append(float(np.abs(ours - theirs).max()) if same else float("inf"))
+        differences.append(_difference(ours, theirs))
+    if layout.several is not None:
+        images = [image for (image,) in _inputs(runtime, size)[:2]]
+        cut = [runtime.several.cut(image).pixel_values for image in images]
+        theirs = checkpoint.family.reference_pixels(processor, images, layout.several)
+        differences.append(_difference(np.concatenate(cut), theirs))
     largest = float(np.max(differences))
     return {"max_abs": largest, "pictures": len(differences), "passed": largest <= _TOLERANCE}
+
+
+def _difference(ours: Floats, theirs: Floats) -> float:
+    return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
 
 
 def _inputs(layout: Layout[Any], of: tuple[int, int]) -> Sequence[Sequence[Image.Image]]:

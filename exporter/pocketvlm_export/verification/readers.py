@@ -1,7 +1,7 @@
 """How the gate's side reads a sequence: transformers' model as it is, or with FastV between two of
 its layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from pocketvlm.artifact.manifest import FastV
 from pocketvlm.decoders.track import joined_planes
 from pocketvlm_export import upstream
 from pocketvlm_export.verification.oracles import Ranking
 
-Masks = Callable[[Any, torch.Tensor, npt.NDArray[np.bool_]], Any]
+# (model, embeddings (1, S, hidden), which tokens are pictures' (S,)) -> what else the model is
+# given with a prompt, see `Family.reference_inputs`.
+Inputs = Callable[[Any, torch.Tensor, npt.NDArray[np.bool_]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -64,22 +66,22 @@ class PlainReader:
         self,
         model: nn.Module,
         positions: PromptPositions | None = None,
-        masks: Masks = lambda model, inputs_embeds, is_visual: None,
+        inputs: Inputs = lambda model, inputs_embeds, is_visual: {},
     ) -> None:
-        """``positions`` are the prompt's; None where they are 0, 1, 2, ... ``masks`` are, as
-        `Family.reference_masks` gives them."""
+        """``positions`` are the prompt's; None where they are 0, 1, 2, ..."""
         self._model = model
         self._positions = positions
-        self._masks = masks
+        self._inputs = inputs
         self._read = 0  # tokens after the prompt
-        self._cache = DynamicCache()
+        self._cache: Cache | None = None  # the model makes the one that its layers need
 
     def prefill(
         self, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
     ) -> torch.Tensor:
         """Read a prompt, (1, S, hidden); returns the last token's logits (vocab,)."""
-        masks = self._masks(self._model, inputs_embeds, is_visual)
-        return self._run(inputs_embeds, self._positions.ids if self._positions else None, masks)
+        positions = self._positions.ids if self._positions else None
+        further = self._inputs(self._model, inputs_embeds, is_visual)
+        return self._run(inputs_embeds, positions, **further)
 
     def step(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """Read the token that follows, (1, 1, hidden); returns its logits (vocab,)."""
@@ -93,19 +95,19 @@ class PlainReader:
         self,
         inputs_embeds: torch.Tensor,
         positions: npt.NDArray[np.int64] | None,
-        masks: Any = None,
+        **further: Any,
     ) -> torch.Tensor:
         where = {}
         if positions is not None:  # (1, S), or (axes, 1, S)
             where = {"position_ids": torch.from_numpy(joined_planes([positions], len(positions)))}
-        seen = {} if masks is None else {"attention_mask": masks}
         output = self._model(
             inputs_embeds=inputs_embeds,
             past_key_values=self._cache,
             use_cache=True,
             **where,
-            **seen,
+            **further,
         )
+        self._cache = output.past_key_values
         logits: torch.Tensor = output.logits[0, -1]
         return logits
 

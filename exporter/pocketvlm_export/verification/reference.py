@@ -7,6 +7,7 @@ therefore cannot check: the tests hold those against
 ``LlavaForConditionalGeneration.from_pretrained``.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,11 +63,16 @@ class VisionReference:
 
     def first(self, count: int) -> "VisionReference":
         """Return that of the first ``count`` rows of the batch."""
+        return self.part(0, count)
+
+    def part(self, start: int, count: int) -> "VisionReference":
+        """Return that of ``count`` rows of the batch."""
+        rows = slice(start, start + count)
         return VisionReference(
-            self.image_features[:count],
-            self.kept_indices[:count],
-            self.rankings[:count],
-            {name: values[:count] for name, values in self.extras.items()},
+            self.image_features[rows],
+            self.kept_indices[rows],
+            self.rankings[rows],
+            {name: values[rows] for name, values in self.extras.items()},
         )
 
 
@@ -185,12 +191,14 @@ class PictureReference:
             where that is nothing but image tokens.
         grid: (rows, columns) of its tokens before pruning, where it is one tile.
         kept: their numbers, (slots,), where it is.
+        extras: further features by name, (slots, hidden) each, as `DecoderSpec.extras` lists them.
     """
 
     features: Floats
     text: str = ""
     grid: tuple[int, int] | None = None
     kept: Ints | None = None
+    extras: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def decoder_reference(
@@ -209,6 +217,8 @@ def decoder_reference(
     family, spec, features = checkpoint.family, checkpoint.spec, picture.features
     ids = prompt_ids(checkpoint, prompt, len(features), picture.text)
     positions = prompt_positions(checkpoint, prompt, picture)
+    is_visual = ids == spec.image_token_id
+    further = functools.partial(family.reference_inputs, extras=picture.extras)
     processors = upstream.greedy_processors(
         generation_settings(checkpoint.source.folder, spec.config),
         ids.tolist(),
@@ -230,15 +240,12 @@ def decoder_reference(
         component(family.load_embedding(checkpoint.weights, spec)) as embedding,
         component(family.load_decoder(checkpoint.weights, spec, attention="eager")) as model,
         component(
-            FastVReader(model, fastv)
-            if fastv
-            else PlainReader(model, positions, family.reference_masks)
+            FastVReader(model, fastv) if fastv else PlainReader(model, positions, further)
         ) as reader,
         one_thread(),
         torch.inference_mode(),
     ):
         inputs = embedding(torch.from_numpy(ids)[None])
-        is_visual = ids == spec.image_token_id
         inputs[0, torch.from_numpy(is_visual)] = torch.from_numpy(features)
         pick(reader.prefill(inputs, is_visual))
         while len(token_ids) < steps:
@@ -266,17 +273,19 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def prompt_ids(checkpoint: Checkpoint, prompt: str, slots: int, picture: str = "") -> Ints:
-    """Return the token ids of a question about one picture, as transformers' processors make them,
-    with its slots.
+def prompt_ids(
+    checkpoint: Checkpoint, prompt: str, slots: int, picture: str = "", *, pictures: int = 1
+) -> Ints:
+    """Return the token ids of a question about a picture, or several alike, as transformers'
+    processors make them, with the ``slots`` of all.
 
-    ``picture`` is the text in place of the picture, an image token for each tile in it; without it
+    ``picture`` is the text in place of a picture, an image token for each tile in it; without it
     there is one. Processors render the template to text and tokenize that once, without a second
     BOS where the template wrote one; a tokenizer's own ``apply_chat_template`` would add none at
     all.
     """
     family, folder = checkpoint.family, checkpoint.source.folder
-    tokenizer, text = family.tokenizer(folder), family.reference_prompt(folder, prompt)
+    tokenizer, text = family.tokenizer(folder), family.reference_prompt(folder, prompt, pictures)
     if picture:
         token = str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id))
         around = checkpoint.spec.picture_text

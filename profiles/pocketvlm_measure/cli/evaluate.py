@@ -72,7 +72,7 @@ _STDOUT = "-"
     type=click.Choice(["stop", "skip"]),
     default="stop",
     show_default=True,
-    help="At a broken line or picture: stop the run, or skip and report it.",
+    help="At a broken line, picture or clip: stop the run, or skip and report it.",
 )
 @click.option(
     "--workers",
@@ -140,9 +140,9 @@ def evaluate(
 ) -> None:
     """Measure how many answers of the artifact in DIR are right, by budget, on a set of questions.
 
-    Every combination of the lists answers every question, greedily. A picture is encoded once for
-    all its questions and budgets. Answers are kept in a file as they come: --resume goes on where a
-    run ended.
+    Every combination of the lists answers every question, greedily. A picture or clip is encoded
+    once for all its questions and budgets. Answers are kept in a file as they come: --resume
+    goes on where a run ended.
     """
     outputs = [
         path

@@ -35,11 +35,19 @@ if TYPE_CHECKING:
     help="A picture; noise if none is given.",
 )
 @click.option(
+    "--video",
+    "videos",
+    metavar="FILE",
+    multiple=True,
+    type=PATH,
+    help="A clip, for models that read clips; noise if none is given.",
+)
+@click.option(
     "--picture-size",
     type=SIZE,
     metavar="WxH",
-    help="Instead of --image: noise of so many pixels, width first; by default the size that takes "
-    "the most tiles or tokens.",
+    help="Instead of --image or --video: noise of so many pixels, width first; by default the size "
+    "that takes the most tiles or tokens.",
 )
 @click.option(
     "--prompt", type=TEXT, metavar="TEXT", help="The question; 40 text tokens if not given."
@@ -112,6 +120,7 @@ if TYPE_CHECKING:
 def profile(
     directory: Path | None,
     images: tuple[Path, ...],
+    videos: tuple[Path, ...],
     picture_size: tuple[int, int] | None,
     prompt: str | None,
     budget: tuple[int | str, ...],
@@ -144,12 +153,14 @@ def profile(
         _compare(*compare, as_json=as_json)
         return
     assert directory is not None
-    if images and picture_size is not None:
-        raise click.UsageError("--image has a size of its own: leave --picture-size out")
+    if (images or videos) and picture_size is not None:
+        option = "--image" if images else "--video"
+        raise click.UsageError(f"{option} has a size of its own: leave --picture-size out")
     writers = {path: _writer(path) for path in outputs}
-    check_outputs([*outputs, *([report] if report else [])], images)
+    check_outputs([*outputs, *([report] if report else [])], [*images, *videos])
 
     from pocketvlm.artifact import Artifact
+    from pocketvlm.text.prompts import Counts
     from pocketvlm_measure.cases import sweep
     from pocketvlm_measure.profiler.measure import profile as measure
     from pocketvlm_measure.profiler.questions import Question, made_up_prompt
@@ -167,9 +178,10 @@ def profile(
         max_pixels=artifact.max_pixels,
         max_tiles=artifact.max_tiles,
     )
-    paths = tuple(str(path) for path in images)
-    asked = prompt or made_up_prompt(artifact, len(paths) or 1)
-    question = Question(asked, paths, new_tokens, picture_size)
+    pictures, clips = (tuple(str(path) for path in paths) for paths in (images, videos))
+    shown: Counts = {"image": len(images), "video": len(videos)} if images or videos else 1
+    asked = prompt or made_up_prompt(artifact, shown)
+    question = Question(asked, pictures, new_tokens, picture_size, clips)
 
     def save(so_far: Profile) -> None:
         for path, to_text in writers.items():

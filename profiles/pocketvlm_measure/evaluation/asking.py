@@ -3,21 +3,21 @@ budgets."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-from PIL import Image
 
 from pocketvlm import Sampling
 from pocketvlm.artifact import Artifact, is_nested
 from pocketvlm.decoders import open_decoder
 from pocketvlm.errors import PocketVLMError, RequestError
-from pocketvlm.media.pictures import open_picture
-from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm.layouts import open_layouts
+from pocketvlm.vision.encoder import VisionEncoder, open_beside
 from pocketvlm.vlm import VLM
+from pocketvlm_measure.evaluation.media import Opened, fingerprint, open_media
 from pocketvlm_measure.evaluation.plan import Subject, Task
-from pocketvlm_measure.evaluation.questions import Question, picture_of
+from pocketvlm_measure.evaluation.questions import Question
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,11 @@ class Reply:
         budget: visual tokens per picture or tile.
         text: the answer without spaces around it; empty where there is none.
         tokens: how many were generated.
-        visual_tokens: those of its pictures that the decoder read.
+        visual_tokens: those of its pictures and clips that the decoder read.
         ttft_ms: milliseconds to the first token, with encoding the pictures, which later questions
             about them do not repeat; without loading.
         error: why there is no answer, as one line; None where there is one.
+        media: `fingerprint` of what it was about; None where that is in the set itself.
     """
 
     line: int
@@ -42,6 +43,7 @@ class Reply:
     visual_tokens: int = 0
     ttft_ms: float = 0.0
     error: str | None = None
+    media: str | None = None
 
 
 class Asker:
@@ -65,19 +67,25 @@ class Asker:
         )
         budgets = [case.budget for case in subject.cases]
         graphs = [max(budgets)] if is_nested(artifact.manifest) else budgets
+        self._layouts = open_layouts(artifact)
         self._vlms = {}
         for budget in graphs:
             encoder = VisionEncoder.open(
                 artifact, budget=budget, precision=first.vision_precision, settings=first.settings
             )
-            self._vlms[budget] = VLM(artifact, encoder, decoder, keep_features=True)
+            beside = open_beside(
+                artifact, budget=budget, precision=first.vision_precision, settings=first.settings
+            )
+            self._vlms[budget] = VLM(artifact, encoder, decoder, keep_features=True, beside=beside)
 
     def answer(self, task: Task) -> Iterator[Reply]:
-        """Answer a task's questions one by one; a refused picture or question gives replies with an
-        ``error``."""
-        asked = task.asked
+        """Answer a task's questions one by one; a refused picture, clip or question gives replies
+        with an ``error``."""
+        asked, first = task.asked, task.asked[0][0]
+        # Before they are read: a file that changes meanwhile counts as changed.
+        media = fingerprint(first.media) or None
         try:
-            images = [open_picture(picture_of(image)) for image in asked[0][0].images]
+            opened = open_media(self._layouts, first.images, first.videos)
         except PocketVLMError as error:
             yield from (
                 Reply(question.line, budget, error=str(error))
@@ -88,23 +96,25 @@ class Asker:
         encode_ms = dict.fromkeys(self._vlms, 0.0)
         for question, left in asked:
             for budget in left:
-                yield self._answer(question, images, budget, task.max_new_tokens, encode_ms)
+                reply = self._answer(question, opened, budget, task.max_new_tokens, encode_ms)
+                yield dataclasses.replace(reply, media=media)
 
     def _answer(
         self,
         question: Question,
-        images: list[Image.Image],
+        opened: Opened,
         budget: int,
         max_new_tokens: int,
         encode_ms: dict[int, float],
     ) -> Reply:
-        """One reply; ``encode_ms`` remembers how long each graph took to encode the pictures, the
+        """One reply; ``encode_ms`` remembers how long each graph took to encode the media, the
         first time."""
         graph = budget if budget in self._vlms else max(self._vlms)
         try:
             answer = self._vlms[graph].generate(
                 question.text,
-                images,
+                opened.images,
+                videos=opened.videos,
                 budget=budget,
                 sampling=Sampling(max_new_tokens=max_new_tokens),
             )

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.layouts import Medium, media_read
 from pocketvlm.vision.overlay import draw_budgets, open_encoders
-from pocketvlm_measure.evaluation.questions import Question, picture_of
+from pocketvlm_measure.evaluation.media import source_of
+from pocketvlm_measure.evaluation.questions import Question
 from pocketvlm_measure.evaluation.run import Answered, Evaluation
 from pocketvlm_measure.progress import progress
 from pocketvlm_measure.reports.page import jpeg_uri
@@ -43,7 +45,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A change with the patches kept before and after it: data URIs, one per picture in order."""
+    """A change with the patches kept before and after it: data URIs, one per picture or clip in
+    order."""
 
     change: Change
     before: Sequence[str]
@@ -66,7 +69,8 @@ def changes(evaluation: Evaluation) -> list[Change]:
 
 
 def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
-    """The changes, drawn; one whose picture cannot be drawn, or that has none, is left out."""
+    """The changes, drawn; one whose picture or clip cannot be drawn, or that has none, is left
+    out."""
     changed = changes(evaluation)
     if not changed:
         return
@@ -74,16 +78,24 @@ def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
     artifact = first.case.of(Artifact.open(first.subject.folder))
     pairs = [(change.before[0], change.after[0]) for change in changed]
     budgets = sorted({tokens for pair in pairs for tokens in pair})
-    encoders = open_encoders(artifact, budgets, first.case.vision_precision)
+    parts = {medium: artifact.reading(medium) for medium in media_read(artifact.manifest)}
+    encoders = {
+        medium: open_encoders(part, budgets, first.case.vision_precision)
+        for medium, part in parts.items()
+    }
     bar = progress(
         zip(changed, pairs, strict=True), desc="drawing", total=len(changed), leave=False
     )
     for change, pair in bar:
-        images = change.question.images
         try:
+            question = change.question
+            shown: list[tuple[Medium, str]] = [("image", image) for image in question.images]
+            shown += [("video", video) for video in question.videos]
             drawn = [
-                draw_budgets(artifact, picture_of(image), pair, encoders, len(images))
-                for image in images
+                draw_budgets(
+                    parts[medium], source_of(reference, medium), pair, encoders[medium], len(shown)
+                )
+                for medium, reference in shown
             ]
         except PocketVLMError:
             continue

@@ -173,7 +173,9 @@ class Journal:
                 advice="delete that line, or the file",
             )
         key: Key = tuple(row[name] for name in _CASE)
-        self.replies.setdefault(key, Reply(**{name: row[name] for name in _TYPES}))
+        media = row.get("media")
+        reply = Reply(**{name: row[name] for name in _TYPES}, media=media and str(media))
+        self.replies.setdefault(key, reply)
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

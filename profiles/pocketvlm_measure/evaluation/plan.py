@@ -1,5 +1,5 @@
 """Knows what is asked of which artifact: subjects, their cases, and the questions about one picture
-as a task."""
+or clip as a task."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class Task:
-    """Questions about the same pictures, each with the budgets at which it is still unanswered."""
+    """Questions about the same pictures and clips, each with the budgets at which it is still
+    unanswered."""
 
     subject: Subject
     asked: tuple[tuple[Question, tuple[int, ...]], ...]
@@ -80,9 +81,10 @@ def subjects(
 def tasks(
     subject: Subject, questions: Sequence[Question], done: Iterable[Key], max_new_tokens: int
 ) -> list[Task]:
-    """The questions that a subject has not answered yet, by picture in order of appearance."""
+    """The questions that a subject has not answered yet, by picture or clip in order of
+    appearance."""
     answered = set(done)
-    by_images: dict[tuple[str, ...], list[tuple[Question, tuple[int, ...]]]] = {}
+    by_media: dict[tuple[tuple[str, ...], ...], list[tuple[Question, tuple[int, ...]]]] = {}
     for question in questions:
         left = tuple(
             case.budget
@@ -90,11 +92,11 @@ def tasks(
             if subject.key(question.line, case) not in answered
         )
         if left:
-            # Questions without a picture have none to share.
-            by_images.setdefault(question.images or (str(question.line),), []).append(
-                (question, left)
-            )
-    return [Task(subject, tuple(asked), max_new_tokens) for asked in by_images.values()]
+            # Questions about nothing have nothing to share.
+            shown = (question.images, question.videos)
+            alone = ((str(question.line),),)
+            by_media.setdefault(shown if any(shown) else alone, []).append((question, left))
+    return [Task(subject, tuple(asked), max_new_tokens) for asked in by_media.values()]
 
 
 def baseline_cases(manifest: Manifest, cases: Sequence[Case]) -> dict[Case, Case]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -11,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.errors import PictureError, RequestError
+from pocketvlm.errors import RequestError
 from pocketvlm.files import user_path
 from pocketvlm.limits import whole
-from pocketvlm.media.pictures import Picture, PictureLimits
+from pocketvlm.media.pictures import PictureLimits
+from pocketvlm_measure.evaluation.media import DATA
 from pocketvlm_targets.text import without_mark
 
-_DATA = "data:"
 # Of a line: a picture in base64, and words.
 MAX_LINE_BYTES = 2 * PictureLimits().max_bytes
 
@@ -31,8 +29,9 @@ class Question:
         id: as the file names it, else the line's number.
         text: the question, as it is put to the model.
         answers: those expected; what several mean depends on the metric.
-        images: absolute paths or data URIs.
+        images: pictures that it is about, absolute paths or data URIs.
         tags: what it belongs to.
+        videos: clips that it is about, likewise; pictures come before them.
     """
 
     line: int
@@ -41,6 +40,12 @@ class Question:
     answers: tuple[str, ...]
     images: tuple[str, ...]
     tags: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """All that it is about; questions about the same share it."""
+        return self.images + self.videos
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,8 @@ class _WrongLine(ValueError):
 
 def read_questions(path: Path, limit: int | None = None) -> QuestionSet:
     """Read a set: JSON Lines with ``question`` (text), ``answers`` (texts), and ``image`` (a path,
-    from the file's folder if relative, a data URI, or a list of such), ``tags`` (texts) and ``id``
-    where there are any.
+    from the file's folder if relative, a data URI, or a list of such), ``video`` (likewise, of
+    clips), ``tags`` (texts) and ``id`` where there are any.
 
     Args:
         path: the file. Empty lines mean nothing.
@@ -101,28 +106,10 @@ def read_questions(path: Path, limit: int | None = None) -> QuestionSet:
         why = f"{path} line {broken[0].line}: {broken[0].reason}" if broken else f"{path} is empty"
         raise RequestError(
             f"no question: {why}",
-            expected="JSON Lines with image, question and answers",
+            expected="JSON Lines with image or video, question and answers",
             setting="data",
         )
     return QuestionSet(path, questions, broken, digest.hexdigest())
-
-
-def picture_of(reference: str) -> Picture:
-    """What `open_picture` takes, of an image in a question; raises `PocketVLMError` for a damaged
-    data URI."""
-    if not reference.startswith(_DATA):
-        return user_path(reference)
-    head, comma, body = reference.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise PictureError(
-            f"{reference[:40]} is no data URI in base64", expected="data:image/png;base64,..."
-        )
-    try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise PictureError(
-            f"the data URI {reference[:40]}... is damaged ({error})", advice="write it again"
-        ) from error
 
 
 def _lines(path: Path, digest: Callable[[bytes], None]) -> Iterator[bytes]:
@@ -166,14 +153,23 @@ def _question(line: bytes, number: int, folder: Path) -> Question:
     answers = _texts(row, "answers")
     if not answers:
         raise _WrongLine("has no answers: expected a list of texts")
-    images = [row["image"]] if isinstance(row.get("image"), str) else _texts(row, "image")
     return Question(
         number,
         str(name),
         text,
         answers,
-        tuple(_place(image, folder) for image in images),
+        _places(row, "image", folder),
         _texts(row, "tags"),
+        _places(row, "video", folder),
+    )
+
+
+def _places(row: dict[str, Any], key: str, folder: Path) -> tuple[str, ...]:
+    """One reference or a list of them, absolute, so that another process finds it."""
+    given = [row[key]] if isinstance(row.get(key), str) else _texts(row, key)
+    return tuple(
+        reference if reference.startswith(DATA) else str(folder / user_path(reference))
+        for reference in given
     )
 
 
@@ -182,8 +178,3 @@ def _texts(row: dict[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise _WrongLine(f"has {key} that are no list of texts")
     return tuple(texts)
-
-
-def _place(image: str, folder: Path) -> str:
-    """Absolute, so that another process finds it."""
-    return image if image.startswith(_DATA) else str(folder / user_path(image))

@@ -14,6 +14,7 @@ from pocketvlm_measure.cases import Case
 from pocketvlm_measure.evaluation.asking import Reply
 from pocketvlm_measure.evaluation.engines.base import Engine
 from pocketvlm_measure.evaluation.journal import Journal
+from pocketvlm_measure.evaluation.media import fingerprint
 from pocketvlm_measure.evaluation.metrics.base import Metric
 from pocketvlm_measure.evaluation.plan import Subject, Task, tasks
 from pocketvlm_measure.evaluation.questions import Broken, Question, QuestionSet
@@ -71,8 +72,8 @@ def evaluate(
         answers: the file that keeps the answers, see `Journal`.
         engine: of `ENGINES`.
         resume: go on with ``answers``.
-        on_broken: what happens at a line, picture or question that is refused: the run ends, or it
-            is left out and reported.
+        on_broken: what happens at a line, picture, clip or question that is refused: the run
+            ends, or it is left out and reported.
         max_new_tokens: limit of an answer.
 
     Raises:
@@ -84,11 +85,12 @@ def evaluate(
     if on_broken == "stop" and broken:
         raise _refusal(data, min(broken, key=lambda item: item.line))
     head: dict[str, Any] = {"data_sha256": data.sha256, "max_new_tokens": max_new_tokens}
-    # All subjects read pictures alike.
+    # All subjects read pictures and clips alike.
     head["max_pixels"] = subjects[0].cases[0].max_pixels
     head["max_tiles"] = subjects[0].cases[0].max_tiles
     refused: dict[int, Broken] = {}
     with Journal(answers, head, resume=resume) as journal:
+        _check_same(data, questions, journal)
         for item in _ask(journal, subjects, questions, engine, max_new_tokens):
             if on_broken == "stop":
                 raise _refusal(data, item)
@@ -130,6 +132,22 @@ def _ask(
             bar.update(len(replies))
             yield from (
                 Broken(reply.line, reply.error) for reply in replies if reply.error is not None
+            )
+
+
+def _check_same(data: QuestionSet, questions: Sequence[Question], journal: Journal) -> None:
+    """Refuse answers about a picture or clip that is another by now: its path alone does not tell.
+    One that is gone does no harm to what was answered."""
+    answered = {reply.line: reply.media for reply in journal.replies.values() if reply.media}
+    for question in questions:
+        then = answered.get(question.line)
+        now = fingerprint(question.media) if then else ""
+        if now and now != then:
+            raise RequestError(
+                f"{data.path} line {question.line}: what it is about has changed since "
+                f"{journal.path} was answered",
+                advice="name another file with --answers",
+                setting="answers",
             )
 
 

@@ -39,7 +39,8 @@ class Score:
         figures: of all questions, by the metric's names.
         tags: of the questions of each tag, with how many they are.
         baseline: what it is compared with, and the difference; None for the baseline itself.
-        ttft_ms: to the first token, as if each question were the first about its picture.
+        ttft_ms: to the first token, as if each question were the first about its picture or
+            clip.
     """
 
     answered: Answered
@@ -78,7 +79,13 @@ class Summary:
     @property
     def pictures(self) -> int:
         """How many different pictures there are; several of one question count as one."""
-        return len({question.images for question in self.evaluation.questions})
+        questions = self.evaluation.questions
+        return len({q.images for q in questions if q.images or not q.videos})
+
+    @property
+    def clips(self) -> int:
+        """How many different clips there are, likewise."""
+        return len({q.videos for q in self.evaluation.questions if q.videos})
 
 
 def summarise(
@@ -89,8 +96,8 @@ def summarise(
     """Score every case, and compare it with its ``baseline``, by default `most_tokens`; see
     `Summary`."""
     metric, questions = evaluation.metric, evaluation.questions
-    # A question without a picture shares none.
-    pictures = numbered([question.images or question.line for question in questions])
+    # A question without a picture or clip shares none.
+    pictures = numbered([question.media or question.line for question in questions])
     by_tag: dict[str, list[int]] = {}
     for row, question in enumerate(questions):
         for tag in dict.fromkeys(question.tags):
@@ -152,6 +159,7 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "data_sha256": data.sha256,
         "questions": len(summary.evaluation.questions),
         "pictures": summary.pictures,
+        "clips": summary.clips,
         "skipped": [dataclasses.asdict(item) for item in summary.evaluation.skipped],
         "metric": summary.evaluation.metric.name,
         "confidence": CONFIDENCE,

@@ -22,9 +22,24 @@ def headline(summary: Summary) -> str:
     same = ", ".join(f"{part} {names[part]}" for part in _PARTS if part not in _varying(summary))
     return (
         f"{evaluation.data.path.name}: {count(len(evaluation.questions), 'question')} about "
-        f"{count(summary.pictures, 'picture')}, {evaluation.metric.name} in per cent with 95 % "
-        f"intervals over pictures" + (f"; {same}" if same else "")
+        f"{_media(summary)}, {evaluation.metric.name} in per cent with 95 % intervals over "
+        f"{_kinds(summary)}" + (f"; {same}" if same else "")
     )
+
+
+def _media(summary: Summary) -> str:
+    """How many pictures and clips the questions are about."""
+    pictures, clips = count(summary.pictures, "picture"), count(summary.clips, "clip")
+    if not summary.clips:
+        return pictures
+    return f"{pictures} and {clips}" if summary.pictures else clips
+
+
+def _kinds(summary: Summary) -> str:
+    """What questions that fail together share."""
+    if not summary.clips:
+        return "pictures"
+    return "pictures and clips" if summary.pictures else "clips"
 
 
 def tables(summary: Summary) -> list[Table]:
@@ -42,7 +57,8 @@ def notes(summary: Summary) -> Iterator[str]:
     if any(score.baseline for score in summary.scores):
         yield (
             "p is McNemar's exact test on the questions that only one of the two answers rightly; "
-            "it assumes that questions are independent, the intervals assume it of pictures"
+            "it assumes that questions are independent, the intervals assume it of "
+            f"{_kinds(summary)}"
         )
 
 

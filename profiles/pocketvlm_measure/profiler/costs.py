@@ -36,6 +36,12 @@ def macs_of_grouped_queries(
     return projections + 2 * n**2 * heads * head_dim + 3 * n * d * m
 
 
+def macs_of_convolution(n: float, d: int, m: int, kernel: int) -> float:
+    """Multiply-adds of one layer with a gated MLP that is a short convolution along the sequence
+    instead of attention (LFM2): d to 3d, a kernel for each channel, two products, d to d."""
+    return n * d * (4 * d + kernel + 2) + 3 * n * d * m
+
+
 def prefill_flops(n: float, d: int, m: int, layers: int) -> float:
     """Floating-point operations of a prefill as in FasterVLM's and CDPruner's tables: two for each
     multiply-add."""
@@ -110,16 +116,22 @@ def costs_of(
     layers, see `pocketvlm.artifact.manifest.FastV`.
     """
     decoder = manifest.decoder
-    size = (decoder.kv_heads, decoder.head_dim, value_bytes)
     visual_layers = _by_layer(decoder, visual, dropped)
     prompt_layers = _by_layer(decoder, prompt, dropped)
     return Costs(
         flops=_papers_flops(decoder, visual_layers),
         flops_prompt=_decoder_flops(decoder, prompt_layers),
         flops_vision=_vision_flops(manifest, tiles),
-        kv_bytes=sum(cache_bytes(n, layers, *size) for layers, n in visual_layers),
-        kv_bytes_prompt=sum(cache_bytes(n, layers, *size) for layers, n in prompt_layers),
+        kv_bytes=_kv_bytes(decoder, visual_layers, value_bytes),
+        kv_bytes_prompt=_kv_bytes(decoder, prompt_layers, value_bytes),
     )
+
+
+def _kv_bytes(decoder: DecoderSpec, by_layer: Sequence[tuple[int, int]], value_bytes: int) -> int:
+    """Of keys and values alone: what convolutions hold does not grow with the tokens."""
+    size = (decoder.kv_heads, decoder.head_dim, value_bytes)
+    every = sum(cache_bytes(n, layers, *size) for layers, n in by_layer)
+    return every * len(decoder.attention_layers) // decoder.layers
 
 
 def _by_layer(decoder: DecoderSpec, n: int, dropped: int) -> list[tuple[int, int]]:
@@ -146,7 +158,12 @@ def _decoder_flops(decoder: DecoderSpec, by_layer: Sequence[tuple[int, int]]) ->
         decoder.kv_heads,
         decoder.head_dim,
     )
-    return sum(2 * layers * macs_of_grouped_queries(n, *width) for layers, n in by_layer)
+    if not decoder.conv_layers:
+        return sum(2 * layers * macs_of_grouped_queries(n, *width) for layers, n in by_layer)
+    ((_, n), *_) = by_layer  # nothing is dropped on the way there
+    kernel = (decoder.hidden, decoder.intermediate, decoder.conv_width)
+    attending = len(decoder.attention_layers) * macs_of_grouped_queries(n, *width)
+    return 2 * (attending + len(decoder.conv_layers) * macs_of_convolution(n, *kernel))
 
 
 def _vision_flops(manifest: Manifest, tiles: Sequence[int]) -> float | None:

@@ -63,7 +63,7 @@ def profile(
         memory_limit = whole(memory_limit, "memory_limit", least=0)
     check_question(artifact, question, max(case.budget for case in cases))
     folder = str(artifact.root.resolve())
-    results = {case: Result(case, question.pictures, artifact.manifest) for case in cases}
+    results = {case: Result(case, question.shown, artifact.manifest) for case in cases}
     started = datetime.now(UTC).isoformat(timespec="seconds")
     report = Profile(
         str(artifact.root),

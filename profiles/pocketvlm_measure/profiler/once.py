@@ -21,13 +21,13 @@ from pocketvlm.answering import ms_since
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import open_decoder
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.layouts import tokens_of_tile
-from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm.layouts import Layout, tokens_of_tile
+from pocketvlm.vision.encoder import VisionEncoder, open_beside
 from pocketvlm.vlm import VLM
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.machine import LoadWatch
 from pocketvlm_measure.profiler.memory import peak_memory
-from pocketvlm_measure.profiler.questions import Question, question_layout
+from pocketvlm_measure.profiler.questions import Question, question_layouts
 from pocketvlm_measure.profiler.selection import measure_selection
 
 
@@ -37,15 +37,16 @@ class Sample:
 
     Attributes:
         stages: milliseconds, see `pocketvlm.answer.Timings`.
-        visual_before, visual_after: visual tokens of all pictures.
+        visual_before, visual_after: visual tokens of all pictures and clips.
         prompt_tokens: tokens of the prompt, visual ones counted.
         new_tokens: tokens generated.
         value_bytes: of one number in the decoder's cache.
         peak_bytes: the process's peak memory; None where the system does not count it.
         other_load: per cent of all CPUs that others used from loading to the last token; None where
             it cannot be measured.
-        tile_tokens: of each tile of all pictures before pruning, in their order.
-        picture_sizes: of each picture as it was given, as ``640x480``, width first.
+        tile_tokens: of each tile of all pictures, and frame of all clips, before pruning, in their
+            order.
+        picture_sizes: of each picture or clip as it was given, as ``640x480``, width first.
         visual_dropped: visual tokens that the decoder's later layers do not read.
     """
 
@@ -63,7 +64,7 @@ class Sample:
 
     @property
     def tiles(self) -> int:
-        """How many tiles all pictures have."""
+        """How many tiles all pictures have, and frames all clips."""
         return len(self.tile_tokens)
 
 
@@ -79,15 +80,23 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
     decoder = open_decoder(
         artifact, engine=case.decoder, precision=case.decoder_precision, settings=case.settings
     )
-    vlm = VLM(artifact, encoder, decoder)
+    beside = open_beside(
+        artifact, budget=case.budget, precision=case.vision_precision, settings=case.settings
+    )
+    vlm = VLM(artifact, encoder, decoder, beside=beside)
     load_ms = ms_since(started)
-    images = question.open(artifact)
-    layout = question_layout(artifact, question)
-    grids = [layout.grid(image.height, image.width) for image in images]
+    shown = question.open(artifact)
+    layouts = question_layouts(artifact, question)
+    given = {
+        # Files are opened in the time that is taken.
+        medium: list(paths) or [one.content for one in shown if one.medium == medium]
+        for medium, paths in (("image", question.images), ("video", question.videos))
+    }
     for _ in range(warmup + 1):
         answer = vlm.generate(
             question.prompt,
-            question.images or images,  # files are opened in the time that is taken
+            given["image"],
+            videos=given["video"],
             budget=case.budget,
             sampling=Sampling(max_new_tokens=question.new_tokens, stop=()),
         )
@@ -102,9 +111,17 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
         other_load=watch.other_load(),
         visual_dropped=answer.visual_tokens["after"]
         - answer.visual_tokens.get("fastv", answer.visual_tokens["after"]),
-        tile_tokens=[tokens_of_tile(layout, grid) for grid in grids for _ in range(grid.tiles)],
-        picture_sizes=[f"{image.width}x{image.height}" for image in images],
+        tile_tokens=[
+            tokens for one in shown for tokens in _tile_tokens(layouts[one.medium], one.size)
+        ],
+        picture_sizes=[f"{width}x{height}" for height, width in (one.size for one in shown)],
     )
+
+
+def _tile_tokens(layout: Layout[Any], size: tuple[int, int]) -> list[int]:
+    """Of each tile of a picture of (height, width) pixels, or of each frame."""
+    grid = layout.grid(*size)
+    return [tokens_of_tile(layout, grid)] * grid.tiles
 
 
 def _endless(artifact: Artifact) -> Artifact:
@@ -123,9 +140,10 @@ def main() -> None:
     try:
         if job["task"] == "select":
             artifact = case.of(Artifact.open(job["folder"]))
+            first = question.open(artifact)[0]
             selection = measure_selection(
-                artifact,
-                question.open(artifact)[0],
+                artifact.reading(first.medium),
+                first.content,
                 budget=case.budget,
                 precision=case.vision_precision,
                 settings=case.settings,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pocketvlm.artifact import Artifact
+from pocketvlm.layouts import Medium
 from pocketvlm.vision.overlay import draw_budgets, open_encoders
 from pocketvlm_measure.profiler import plots
 from pocketvlm_measure.profiler.result import Profile
@@ -47,16 +48,17 @@ def _plots(profile: Profile) -> Iterator[tuple[str, str]]:
 
 
 def _overlays(profile: Profile, artifact: Artifact) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """(picture, [(budget, data URI)]) of each picture given; noise is not drawn."""
+    """(name, [(budget, data URI)]) of each picture or clip given; noise is not drawn."""
     budgets = sorted({result.case.budget for result in profile.results}, reverse=True)
-    images = profile.question.images
-    encoders = open_encoders(
-        artifact, budgets if images else [], profile.results[0].case.vision_precision
-    )
-    for image in progress(images, desc="drawing", leave=False):
-        drawn = draw_budgets(artifact, image, budgets, encoders, len(images))
+    precision, question = profile.results[0].case.vision_precision, profile.question
+    given: list[tuple[Medium, str]] = [("image", path) for path in question.images]
+    given += [("video", path) for path in question.videos]
+    parts = {medium: artifact.reading(medium) for medium, _ in given}
+    encoders = {medium: open_encoders(part, budgets, precision) for medium, part in parts.items()}
+    for medium, path in progress(given, desc="drawing", leave=False):
+        drawn = draw_budgets(parts[medium], path, budgets, encoders[medium], len(given))
         yield (
-            Path(image).name,
+            Path(path).name,
             [(budget, jpeg_uri(drawing)) for budget, (drawing, _) in drawn.items()],
         )
 

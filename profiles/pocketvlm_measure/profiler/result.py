@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pocketvlm.artifact import Manifest
+from pocketvlm.layouts import media_read
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.machine import BUSY, Machine
 from pocketvlm_measure.profiler.costs import Costs, costs_of
@@ -21,11 +22,11 @@ STAGES = ("load", "preprocess", "vision", "select", "embed", "prefill", "ttft", 
 
 @dataclass
 class Result:
-    """One configuration: its samples in the order they were taken, and what selection costs where
-    the graph names its nodes."""
+    """One configuration: its samples in the order they were taken, how many pictures and clips are
+    shown in each, and what selection costs where the graph names its nodes."""
 
     case: Case
-    pictures: int
+    shown: int
     manifest: Manifest
     samples: list[Sample] = field(default_factory=list)
     selection: Selection | None = None
@@ -176,3 +177,11 @@ def _far(spread: Spread) -> list[float]:
     """Outliers that matter: off the median by over a tenth and over a millisecond."""
     off = max(1.0, 0.1 * spread.median)
     return [value for value in spread.outliers if abs(value - spread.median) > off]
+
+
+def clips_of(profile: Profile) -> int:
+    """How many clips each run is shown, noise counted; the rest of `Result.shown` are pictures."""
+    question = profile.question
+    if question.media:
+        return len(question.videos)
+    return int(media_read(profile.manifest)[0] == "video")

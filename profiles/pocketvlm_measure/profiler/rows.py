@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pocketvlm_measure.profiler.result import Profile, Result
+from pocketvlm_measure.profiler.result import Profile, Result, clips_of
 from pocketvlm_measure.spread import Spread
 
 _CACHE_TYPES = {2: "f16", 4: "f32"}  # by bytes per value, as llama-bench names them
@@ -83,6 +83,7 @@ def _case(profile: Profile, result: Result) -> dict[str, Any]:
     manifest, case, costs, first = profile.manifest, result.case, result.costs, result.samples[0]
     package = _ENGINES.get(case.decoder, case.decoder)
     cache = _CACHE_TYPES.get(first.value_bytes)
+    clips = clips_of(profile)
     return {
         "backends": f"{package} {profile.machine.versions.get(package, '')}".strip(),
         "model_filename": profile.folder,
@@ -99,7 +100,8 @@ def _case(profile: Profile, result: Result) -> dict[str, Any]:
         "vision_precision": case.vision_precision,
         "max_pixels": case.max_pixels,
         "max_tiles": case.max_tiles,
-        "pictures": result.pictures,
+        "pictures": result.shown - clips,
+        "clips": clips,
         "picture_sizes": list(first.picture_sizes),
         "tiles": first.tiles,
         "visual_tokens_before": first.visual_before,

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from pocketvlm.artifact import Artifact, metadata, pick_graph, pick_precision
 from pocketvlm.layouts import open_layout
 from pocketvlm.ort.sessions import open_session
@@ -39,15 +37,17 @@ class Selection:
 
 def measure_selection(
     artifact: Artifact,
-    image: Image.Image,
+    shown: Any,
     *,
     budget: int,
     precision: str,
     settings: EngineSettings,
     runs: int,
 ) -> Selection | None:
-    """Run the vision graph that serves ``budget`` on the first tile of a picture, once to warm up
-    and then ``runs`` times with its nodes timed.
+    """Run the vision graph that serves ``budget`` on the first tile of a picture, or frame of a
+    clip, once to warm up and then ``runs`` times with its nodes timed.
+
+    ``shown`` is what the artifact's layout cuts.
 
     None where no node of the graph is named as selecting.
     """
@@ -59,7 +59,7 @@ def measure_selection(
         f"vision graph at budget {k}",
         setting="vision_precision",
     )
-    pixels = open_layout(artifact).cut(image).pixel_values[:1]
+    pixels = open_layout(artifact).cut(shown).pixel_values[:1]
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(
             artifact,

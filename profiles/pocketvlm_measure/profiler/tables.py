@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pocketvlm_measure.profiler.once import Sample
-from pocketvlm_measure.profiler.result import STAGES, Profile, Result
+from pocketvlm_measure.profiler.result import STAGES, Profile, Result, clips_of
 from pocketvlm_measure.table import Table, compact, count
 
 _PARTS = ("decoder", "its precision", "vision", "threads")  # of `Case.family`, as heads of columns
@@ -44,8 +44,8 @@ def headline(profile: Profile) -> str:
     inside = f" and FastV ({fastv.keep} per picture from layer {fastv.layer} on)" if fastv else ""
     return (
         f"{profile.manifest.source.model}, {pruning.method}{inside}, "
-        f"{_before(sample, first.pictures)} before "
-        f"pruning; {count(first.pictures, 'picture')}{_sizes(sample)} and {text_tokens} text "
+        f"{_before(profile)} before "
+        f"pruning; {_shown(profile)}{_sizes(sample)} and {text_tokens} text "
         f"tokens in, "
         f"{sample.new_tokens} tokens out; {_same(profile)}{turns}"
     )
@@ -95,27 +95,45 @@ def _times(before: float | None, after: float | None) -> str:
 
 
 def _sizes(sample: Sample) -> str:
-    """Of the pictures, where they are known, each once."""
+    """Of the pictures and clips, where they are known, each once."""
     sizes = ", ".join(dict.fromkeys(sample.picture_sizes))
     return f" of {sizes} pixels" if sizes else ""
 
 
-def _before(sample: Sample, pictures: int) -> str:
-    if sample.tiles == pictures:
-        return f"{sample.visual_before // pictures} visual tokens per picture"
-    return f"{sample.visual_before} visual tokens in {sample.tiles} tiles"
+def _shown(profile: Profile) -> str:
+    """How many pictures and clips."""
+    clips = clips_of(profile)
+    pictures = profile.results[0].shown - clips
+    kinds = ((pictures, "picture"), (clips, "clip"))
+    return " and ".join(count(number, kind) for number, kind in kinds if number)
+
+
+def _before(profile: Profile) -> str:
+    first = profile.results[0]
+    sample, clips = first.samples[0], clips_of(profile)
+    if sample.tiles == first.shown:
+        return f"{sample.visual_before // first.shown} visual tokens per picture"
+    pieces = count(sample.tiles, "frame" if clips == first.shown else "tile")
+    if 0 < clips < first.shown:
+        pieces += " and frames"
+    return f"{sample.visual_before} visual tokens in {pieces}"
 
 
 def _in_tiles(profile: Profile) -> bool:
     first = profile.results[0]
-    return first.samples[0].tiles > first.pictures
+    return first.samples[0].tiles > first.shown
+
+
+def _per(profile: Profile) -> str:
+    clips = clips_of(profile)
+    return "per frame" if clips == profile.results[0].shown else "per tile"
 
 
 def _case_head(profile: Profile) -> list[str]:
-    """Heads of the columns that name a case; a picture in several tiles has the budget in each, so
-    both numbers get a column."""
+    """Heads of the columns that name a case; a picture in several tiles, or a clip, has the
+    budget in each, so both numbers get a column."""
     return [
-        *(["per tile"] if _in_tiles(profile) else []),
+        *([_per(profile)] if _in_tiles(profile) else []),
         "tokens",
         *(_PARTS[part] for part in profile.varying),
     ]
@@ -124,7 +142,7 @@ def _case_head(profile: Profile) -> list[str]:
 def _case_cells(profile: Profile, result: Result) -> list[str]:
     first, in_tiles = result.samples[0], _in_tiles(profile)
     tokens = (
-        [result.case.budget, first.visual_after // result.pictures]
+        [result.case.budget, first.visual_after // result.shown]
         if in_tiles
         else [result.case.budget]
     )

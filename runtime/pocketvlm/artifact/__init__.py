@@ -83,7 +83,7 @@ class Artifact:
         """
         root = user_path(path)
         manifest = _read_manifest(root)
-        if not manifest.parity.passed and not allow_rejected:
+        if not manifest.passed and not allow_rejected:
             raise ArtifactError(
                 f"{root} failed its parity check when it was exported",
                 advice="export again",
@@ -123,6 +123,13 @@ class Artifact:
             max_pixels=None if max_pixels is None else whole(max_pixels, "max_pixels"),
             max_tiles=None if max_tiles is None else whole(max_tiles, "max_tiles"),
         )
+
+    def reading(self, medium: str) -> Self:
+        """The artifact as one that reads a single medium: pictures or clips, one of
+        `Manifest.media`, or itself for any other, which is the one that it has always read."""
+        if medium not in self.manifest.media:
+            return self
+        return replace(self, manifest=self.manifest.reading(medium))
 
     def path(self, name: str) -> Path:
         """The absolute path of a file listed in the manifest; raises `PocketVLMError` for any other

@@ -23,6 +23,8 @@ SCHEMA_VERSION = "2.0"
 MANIFEST_NAME = "pocketvlm.json"
 # Of every vision graph, whatever else it gives.
 VISION_OUTPUTS = ("image_features", "kept_indices", "kept_scores")
+# What decoder graphs read beside caches and ``decoder.extras``, whatever their kind.
+_DECODER_INPUTS = ("inputs_embeds", "attention_mask", "position_ids", "picture_ids")
 _FLOAT = 4  # bytes
 # Numbers that a token's position has, by ``decoder.positions``. With more than one the decoder
 # graphs' ``position_ids`` is (numbers, batch, tokens); `pocketvlm.decoders.positions` makes them.
@@ -31,7 +33,8 @@ POSITION_AXES = {"contiguous": 1, "mrope": 3}
 # tokens of one picture also each other; or all of a prompt, which is then read in one run. The
 # graphs of all but the first have the input ``picture_ids``, `pocketvlm.decoders.attention`.
 CAUSAL, PICTURES, PROMPT = ATTENTIONS = ("causal", "pictures", "prompt")
-# A field's metadata where its default is not written into pocketvlm.json.
+# A field's metadata where its default is not written into pocketvlm.json: artifacts that have no
+# use for it stay what they were before there was such a field.
 _UNSAID = {"unsaid": True}
 
 
@@ -171,6 +174,15 @@ class DecoderSpec:
     ``first_position`` is the number of a sequence's first token. ``attention`` is which of them see
     each other, one of `ATTENTIONS`. ``picture_text`` is None where the template writes the image
     token itself, and with it all that stands around.
+
+    ``extras`` are those further outputs of the vision graph that the decoder reads too: an input of
+    that name each, float32 (batch, tokens, hidden), zeros where there is text. llama.cpp reads them
+    behind the features, in this order.
+
+    ``conv_layers`` are the numbers of those layers that are short convolutions along the sequence
+    instead of attention, ascending. Such a layer's cache does not grow: it holds the last
+    ``conv_width`` inputs of its convolution, as many as the kernel is long, of which the next token
+    reads all but the oldest.
     """
 
     engines: tuple[str, ...]
@@ -192,9 +204,18 @@ class DecoderSpec:
     tables: Mapping[str, str] = field(default_factory=dict)
     fastv: FastV | None = None
     positions: str = "contiguous"
+    extras: tuple[str, ...] = field(default=(), metadata=_UNSAID)
     first_position: int = field(default=0, metadata=_UNSAID)
     attention: str = field(default=CAUSAL, metadata=_UNSAID)
     picture_text: PictureText | None = field(default=None, metadata=_UNSAID)
+    conv_layers: tuple[int, ...] = field(default=(), metadata=_UNSAID)
+    conv_width: int = field(default=0, metadata=_UNSAID)
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """The numbers of the layers whose cache are keys and values."""
+        conv = set(self.conv_layers)
+        return tuple(layer for layer in range(self.layers) if layer not in conv)
 
     @property
     def by_engine(self) -> Mapping[str, Mapping[str, str]]:
@@ -237,9 +258,24 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class MediumSpec:
+    """A further medium that an artifact reads, pictures beside clips: its own vision graphs, what
+    they keep, and the token in its places; the decoder is the same."""
+
+    image_token_id: int
+    pruning: Pruning
+    vision: Vision
+    parity: Parity
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole of pocketvlm.json. Fields that a later minor version adds are accepted and
-    ignored."""
+    ignored.
+
+    ``pruning``, ``vision`` and the decoder's ``image_token_id`` are of one medium, pictures or
+    clips, as ``vision.layout`` says; ``media`` are further ones by name, see `reading`.
+    """
 
     artifact_id: str
     source: Source
@@ -248,6 +284,7 @@ class Manifest:
     decoder: DecoderSpec
     parity: Parity
     files: Mapping[str, FileEntry]
+    media: Mapping[str, MediumSpec] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
     created_by: Mapping[str, str] = field(default_factory=dict)
     requires: Mapping[str, str] = field(default_factory=dict)
@@ -280,26 +317,11 @@ class Manifest:
             raise ArtifactError(
                 f"{MANIFEST_NAME} is damaged: {reason}", advice="export or download it again"
             ) from error
-        graphs = {
-            int(budget): dict(by_precision)
-            for budget, by_precision in data["vision"]["graphs"].items()
-        }
         manifest = cls(
             artifact_id=data["artifact_id"],
             source=_build(Source, data["source"]),
             pruning=_build(Pruning, data["pruning"]),
-            vision=_build(
-                Vision,
-                {
-                    **data["vision"],
-                    "graphs": graphs,
-                    "constants": {
-                        name: _build(Constant, constant)
-                        for name, constant in data["vision"].get("constants", {}).items()
-                    },
-                    "tower": _optional(Tower, data["vision"].get("tower")),
-                },
-            ),
+            vision=_vision(data["vision"]),
             decoder=_build(
                 DecoderSpec,
                 {
@@ -308,6 +330,7 @@ class Manifest:
                     "picture_text": _optional(PictureText, data["decoder"].get("picture_text")),
                 },
             ),
+            media={name: _medium(medium) for name, medium in data.get("media", {}).items()},
             generation=_build(Generation, data.get("generation", {})),
             parity=_build(Parity, data["parity"]),
             files={name: _build(FileEntry, entry) for name, entry in data["files"].items()},
@@ -316,7 +339,27 @@ class Manifest:
             schema_version=data["schema_version"],
         )
         _check_consistency(manifest)
+        for name in manifest.media:
+            _check_consistency(manifest.reading(name))
         return manifest
+
+    def reading(self, medium: str) -> Self:
+        """The manifest as that of an artifact which reads this one of ``media`` alone."""
+        other = self.media[medium]
+        decoder = dataclasses.replace(self.decoder, image_token_id=other.image_token_id)
+        return dataclasses.replace(
+            self,
+            pruning=other.pruning,
+            vision=other.vision,
+            decoder=decoder,
+            parity=other.parity,
+            media={},
+        )
+
+    @property
+    def passed(self) -> bool:
+        """Whether every medium passed its parity check."""
+        return self.parity.passed and all(other.parity.passed for other in self.media.values())
 
     @property
     def content_id(self) -> str:
@@ -327,15 +370,17 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, in the order people read it."""
         data = dataclasses.asdict(self)
-        data["vision"] = _said(self.vision, data["vision"])
+        order = ["schema_version", "artifact_id", "created_by", "source", "pruning", "vision"]
+        order += ["decoder", *(["media"] if self.media else [])]  # which most have not
+        order += ["generation", "parity", "requires", "files"]
         data["decoder"] = _said(self.decoder, data["decoder"])
-        data["vision"]["graphs"] = {
-            str(budget): graphs for budget, graphs in data["vision"]["graphs"].items()
-        }
-        order = "schema_version artifact_id created_by source pruning vision decoder generation"
-        plain: dict[str, Any] = json.loads(
-            json.dumps({key: data[key] for key in [*order.split(), "parity", "requires", "files"]})
-        )
+        read = [(data, self.vision)]
+        read += [(data["media"][name], each.vision) for name, each in self.media.items()]
+        for part, vision in read:
+            part["vision"] = _said(vision, part["vision"])
+            graphs = part["vision"]["graphs"]
+            part["vision"]["graphs"] = {str(budget): graphs[budget] for budget in graphs}
+        plain: dict[str, Any] = json.loads(json.dumps({key: data[key] for key in order}))
         return plain
 
     def to_json(self) -> str:
@@ -399,6 +444,28 @@ def _said(part: Any, data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name not in unsaid}
 
 
+def _vision(data: Mapping[str, Any]) -> Vision:
+    graphs = {int(budget): dict(by_precision) for budget, by_precision in data["graphs"].items()}
+    constants = {
+        name: _build(Constant, constant) for name, constant in data.get("constants", {}).items()
+    }
+    tower = _optional(Tower, data.get("tower"))
+    vision: Vision = _build(
+        Vision, {**data, "graphs": graphs, "constants": constants, "tower": tower}
+    )
+    return vision
+
+
+def _medium(data: Mapping[str, Any]) -> MediumSpec:
+    parts = {
+        "pruning": _build(Pruning, data["pruning"]),
+        "vision": _vision(data["vision"]),
+        "parity": _build(Parity, data["parity"]),
+    }
+    medium: MediumSpec = _build(MediumSpec, {**data, **parts})
+    return medium
+
+
 def _optional(cls: type[Any], data: Mapping[str, Any] | None) -> Any:
     return None if data is None else _build(cls, data)
 
@@ -448,6 +515,16 @@ def _check_consistency(manifest: Manifest) -> None:
         "an extra output of its vision graphs has the name of another": bool(
             set(manifest.vision.extras) & set(VISION_OUTPUTS)
         ),
+        f"the decoder reads {', '.join(decoder.extras)}, and the vision graphs give "
+        f"{', '.join(manifest.vision.extras) or 'no further outputs'}": (
+            not set(decoder.extras) <= set(manifest.vision.extras)
+        ),
+        "a further input of its decoder graphs has the name of another": bool(
+            set(decoder.extras) & set(_DECODER_INPUTS)
+        ),
+        "FastV is promised of a decoder that reads further features": (
+            decoder.fastv is not None and bool(decoder.extras)
+        ),
         "the ONNX engine is promised without its graphs": (
             "onnx" in decoder.engines and not (decoder.embed and decoder.graphs)
         ),
@@ -465,6 +542,16 @@ def _check_consistency(manifest: Manifest) -> None:
         ),
         f"FastV is promised with {decoder.positions} positions, of which a token has several": (
             decoder.fastv is not None and POSITION_AXES.get(decoder.positions, 1) > 1
+        ),
+        "its decoder's layers of convolutions are not in order, or more than it has": (
+            list(decoder.conv_layers) != sorted(set(decoder.conv_layers))
+            or not all(0 <= layer < decoder.layers for layer in decoder.conv_layers)
+        ),
+        "its decoder's convolutions have no width": (
+            bool(decoder.conv_layers) != (decoder.conv_width > 0)
+        ),
+        "FastV is promised in a decoder with convolutions, which read every token": (
+            decoder.fastv is not None and bool(decoder.conv_layers)
         ),
         "llama.cpp cannot drop tokens between two layers, and FastV is promised": (
             "llama.cpp" in decoder.engines and decoder.fastv is not None
@@ -484,6 +571,8 @@ def _check_consistency(manifest: Manifest) -> None:
             manifest.vision.default_precision in graphs
             for graphs in manifest.vision.graphs.values()
         ),
+        "two media have the same token in their places": decoder.image_token_id
+        in {other.image_token_id for other in manifest.media.values()},
         "a token id lies outside the vocabulary": (
             max([decoder.image_token_id, *decoder.eos_token_ids]) >= decoder.vocab
         ),

@@ -78,7 +78,7 @@ class _Conversation:
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
         self.refused = False
         self._chat = vlm.chat(system=system)
-        self._layout = vlm.parts.viewer.layout
+        self._layouts = vlm.parts.viewer.layouts
         self._sampling = sampling
         self._as_json = as_json
         self._pictures: list[Image.Image] = []  # to be shown with the next question
@@ -96,19 +96,19 @@ class _Conversation:
 
     def show(self, path: Path) -> None:
         """Read a picture now, so that what is wrong with it is said now."""
-        from pocketvlm.text.messages import check_medium
+        from pocketvlm.text.messages import check_media
         from pocketvlm.vision.viewer import open_medium
 
-        check_medium(self._layout.medium, pictures=True)
-        self._pictures.append(open_medium(self._layout, path))
+        check_media(self._layouts, pictures=True)
+        self._pictures.append(open_medium(self._layouts["image"], path))
 
     def show_clip(self, path: Path) -> None:
         """As `show`, of a clip."""
-        from pocketvlm.text.messages import check_medium
+        from pocketvlm.text.messages import check_media
         from pocketvlm.vision.viewer import open_medium
 
-        check_medium(self._layout.medium, clips=True)
-        self._clips.append(open_medium(self._layout, path))
+        check_media(self._layouts, clips=True)
+        self._clips.append(open_medium(self._layouts["video"], path))
 
     def _obey(self, line: str) -> None:
         command, _, argument = line.partition(" ")

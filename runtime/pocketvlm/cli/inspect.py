@@ -18,9 +18,11 @@ from pocketvlm.files import replace_file
 
 if TYPE_CHECKING:
     from pocketvlm.artifact import Artifact, Manifest
-    from pocketvlm.artifact.manifest import Generation
+    from pocketvlm.artifact.manifest import Generation, Parity
+    from pocketvlm.layouts import Layout
 
 _LONGEST_VALUE = 60  # characters of a setting
+_MEDIA = {"image": "pictures", "video": "clips"}
 
 
 @click.command(epilog="Example: pocketvlm inspect my-artifact --image photo.jpg --overlay kept.png")
@@ -113,11 +115,12 @@ def draw_overlay(
     Raises:
         PocketVLMError: the picture, the budget or the file to write is refused.
     """
-    from pocketvlm.layouts import open_layout
-    from pocketvlm.text.messages import check_medium
+    from pocketvlm.layouts import media_read
+    from pocketvlm.text.messages import check_media
     from pocketvlm.vision.overlay import draw_budgets
 
-    check_medium(open_layout(artifact).medium, pictures=not is_clip, clips=is_clip)
+    check_media(media_read(artifact.manifest), pictures=not is_clip, clips=is_clip)
+    artifact = artifact.reading("video" if is_clip else "image")
     drawn_at = artifact.manifest.pruning.default_budget if budget is None else budget
     drawing, kept = draw_budgets(artifact, medium, [drawn_at])[drawn_at]
     encoded = io.BytesIO()
@@ -145,10 +148,13 @@ def facts(manifest: Manifest) -> dict[str, Any]:
 def graphs(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """(what it is, file name) of each graph and GGUF file; those that answer unless another
     precision is given are marked as the default."""
-    vision, decoder = manifest.vision, manifest.decoder
-    for budget, by_precision in sorted(vision.graphs.items(), reverse=True):
-        for precision, name in by_precision.items():
-            yield f"vision k={budget} {_marked(precision, vision.default_precision)}", name
+    decoder = manifest.decoder
+    visions = {"vision": manifest.vision}
+    visions |= {f"vision ({name})": other.vision for name, other in manifest.media.items()}
+    for what, vision in visions.items():
+        for budget, by_precision in sorted(vision.graphs.items(), reverse=True):
+            for precision, name in by_precision.items():
+                yield f"{what} k={budget} {_marked(precision, vision.default_precision)}", name
     for precision, name in decoder.embed.items():
         yield f"embed {precision}", name
     for kind, engine in (("decoder", "onnx"), ("llama.cpp", "llama.cpp")):
@@ -201,19 +207,33 @@ def describe(artifact: Artifact) -> Iterator[str]:
             f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read "
             f"{fastv.keep} tokens per picture, original positions"
         )
-    yield f"{'clips' if layout.medium == 'video' else 'pictures':<10} {layout.summary}"
+    yield _reads(layout)
+    for medium in manifest.media:
+        other = counting_layout(artifact.reading(medium))
+        tokens = manifest.media[medium].pruning.tokens_before
+        yield f"{_reads(other)}, {tokens} tokens per {other.unit}"
     if title := positions_named(decoder.positions).title:
         yield f"positions  {title}"
     if decoder.first_position:
         yield f"positions  count on from {decoder.first_position}"
     if title := TITLES[decoder.attention]:
         yield f"attention  {title}"
+    if decoder.extras:
+        yield (
+            f"features   further ones of each token, which the decoder reads behind its first "
+            f"{len(decoder.extras)} layers: {', '.join(decoder.extras)}"
+        )
     engines = ", ".join(_marked(engine, decoder.default_engine) for engine in decoder.engines)
     yield (
         f"decoder    {engines}: {decoder.layers} layers, hidden "
         f"{decoder.hidden}, {decoder.kv_heads} KV heads of {decoder.head_dim}, vocabulary "
         f"{decoder.vocab}, context {decoder.context}"
     )
+    if decoder.conv_layers:
+        yield (
+            f"           {len(decoder.conv_layers)} of the layers are convolutions: a conversation "
+            "goes on from its last turn, nothing else of a prompt is reused"
+        )
     yield from _generation_text(manifest.generation)
     for what, name in graphs(manifest):
         yield f"graph      {what:<26} {size_text(graph_bytes(manifest, name)):>10}  {name}"
@@ -223,6 +243,21 @@ def describe(artifact: Artifact) -> Iterator[str]:
         f"parity     {'passed' if parity.passed else 'FAILED, not for use'} against "
         f"{parity.reference}"
     )
+    yield from _parity_text(parity)
+    for medium, spec in manifest.media.items():
+        yield f"           with {_MEDIA[medium]}: {'passed' if spec.parity.passed else 'FAILED'}"
+        yield from _parity_text(spec.parity)
+    makers = ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())
+    yield f"made by    {makers or 'not stated'}"
+    yield f"id         {manifest.artifact_id}"
+
+
+def _reads(layout: Layout) -> str:
+    return f"{_MEDIA[layout.medium]:<10} {layout.summary}"
+
+
+def _parity_text(parity: Parity) -> Iterator[str]:
+    """The figures of a parity check."""
     for part, figures in (
         ("vision", parity.vision),
         ("decoder", parity.decoder),
@@ -232,9 +267,6 @@ def describe(artifact: Artifact) -> Iterator[str]:
             yield f"           {part}: {figures_text(figures)}"
     if parity.pixels:
         yield f"           pixels: {pixels_text(parity.pixels)}"
-    makers = ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())
-    yield f"made by    {makers or 'not stated'}"
-    yield f"id         {manifest.artifact_id}"
 
 
 def settings_text(stated: Mapping[str, Any]) -> str:

@@ -56,33 +56,40 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
     that is not sound."""
     from pocketvlm.artifact import metadata
     from pocketvlm.decoders.gguf_header import expected_dimensions, read_header
-    from pocketvlm.layouts import open_layout
+    from pocketvlm.layouts import media_read, open_layouts
     from pocketvlm.ort.sessions import open_session
     from pocketvlm.text.prompts import Prompter
     from pocketvlm.vision.constants import read_constants
 
     manifest = artifact.manifest
-    graphs: list[tuple[str, str, int | None]] = [
-        (name, metadata.VISION_ENCODER, budget)
-        for budget, by_precision in manifest.vision.graphs.items()
+    parts = {medium: artifact.reading(medium) for medium in media_read(manifest)}
+    visions = [
+        (name, budget, part)
+        for part in parts.values()
+        for budget, by_precision in part.manifest.vision.graphs.items()
         for name in by_precision.values()
     ]
-    graphs += [(name, metadata.EMBED_TOKENS, None) for name in manifest.decoder.embed.values()]
-    graphs += [
-        (name, manifest.decoder.graph_kind, None) for name in manifest.decoder.graphs.values()
-    ]
-    for name, kind, budget in graphs:
-        open_session(artifact, name, kind, budget=budget)
+    for name, budget, part in visions:
+        open_session(part, name, metadata.VISION_ENCODER, budget=budget)
+    graphs = [(name, metadata.EMBED_TOKENS) for name in manifest.decoder.embed.values()]
+    graphs += [(name, manifest.decoder.graph_kind) for name in manifest.decoder.graphs.values()]
+    for name, kind in graphs:
+        open_session(artifact, name, kind)
     for name in manifest.decoder.gguf.values():
         read_header(artifact.path(name)).check(name, **expected_dimensions(manifest.decoder))
-    open_layout(artifact)
-    read_constants(artifact)
+    open_layouts(artifact)
+    for part in parts.values():
+        read_constants(part)
     Prompter.from_artifact(artifact)
     return {
         "artifact_id": manifest.artifact_id,
         "files": len(manifest.files),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
-        "graphs": [*(name for name, _, _ in graphs), *manifest.decoder.gguf.values()],
+        "graphs": [
+            *(name for name, _, _ in visions),
+            *(name for name, _ in graphs),
+            *manifest.decoder.gguf.values(),
+        ],
         "parity": manifest.to_dict()["parity"],
     }
 

@@ -153,20 +153,29 @@ def check_room(length: int, added: int, context: int) -> None:
         )
 
 
-def check_widths(segments: Sequence[Segment], hidden: int) -> int:
+def check_widths(segments: Sequence[Segment], hidden: int, extras: Sequence[str] = ()) -> int:
     """How many tokens the segments have.
 
-    Refuses none at all, and features of another width than the model reads.
+    Refuses none at all, features of another width than the model reads, and pictures without the
+    further features that it reads, ``extras``.
     """
     for segment in segments:
-        if (
-            isinstance(segment, EmbeddingSegment)
-            and (width := segment.inputs_embeds.shape[-1]) != hidden
-        ):
+        if not isinstance(segment, EmbeddingSegment):
+            continue
+        if (width := segment.inputs_embeds.shape[-1]) != hidden:
             raise ArtifactError(
                 f"image features are {width} wide, the decoder reads {hidden}",
                 advice="the vision graph belongs to another model, export it again",
             )
+        for name in extras:
+            shape = segment.extras[name].shape if name in segment.extras else None
+            if shape != segment.inputs_embeds.shape:
+                raise ArtifactError(
+                    f"a picture of {len(segment)} tokens comes "
+                    + (f"with {name} of shape {shape}" if shape else f"without {name}"),
+                    expected=f"{name} beside its features, which the decoder reads too",
+                    advice="the vision graph belongs to another model, export it again",
+                )
     total = sum(len(segment) for segment in segments)
     if total == 0:
         raise RequestError("nothing to prefill", advice="the prompt has no tokens")

@@ -34,7 +34,8 @@ _SCALARS = {
 }
 _MAX_KEYS, _MAX_TENSORS = 4096, 16_384
 _MAX_STRING, _MAX_NAME = 16 << 20, 1024
-_KEPT_NUMBERS = 4  # items of a list whose numbers are kept; what is longer is data
+# Items of a list whose numbers are kept, as many as there may be layers; what is longer is data.
+_KEPT_NUMBERS = 512
 _VERSIONS = (2, 3)
 # Nothing that a terminal or a text of C would take for something else: llama.cpp ends names at NUL.
 _NAME = re.compile(rb"[!-~]+")

@@ -8,6 +8,7 @@ llama.cpp does with its values.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from pocketvlm.errors import ArtifactError
 
 MAX_LAYERS = 512  # llama.cpp's own limit
 _MAX_NAME = 63  # characters of a tensor's name
+_MOST_KERNEL = 1000
 _MAX_WIDTH = 1 << 20  # of any dimension that is no vocabulary
 
 # Tensor types that a decoder's matrices may have: id -> (weights a block, bytes a block). Vectors
@@ -52,9 +54,15 @@ TENSOR_TYPES = {
     14: (256, 210),  # Q6_K
     30: (1, 2),  # BF16
 }
-_CONTIGUOUS = ("llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3")
+_CONTIGUOUS = ("llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3", "lfm2")
+# Architectures with layers that are convolutions, which have no KV heads: these list the heads of
+# each layer.
+_HYBRID = ("lfm2",)
 # By architecture how llama.cpp numbers a token, one of `pocketvlm.decoders.positions.POSITIONS`.
-ARCHITECTURES = dict.fromkeys(_CONTIGUOUS, "contiguous") | {"qwen2vl": "mrope"}
+ARCHITECTURES = dict.fromkeys(_CONTIGUOUS, "contiguous") | dict.fromkeys(
+    ("qwen2vl", "qwen3vl"), "mrope"
+)
+_JOINED_HEADS = ("qwen2vl",)  # llama.cpp takes their heads to make the hidden size, whatever is set
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _WIDTHS = (
     "context_length",
@@ -62,7 +70,6 @@ _WIDTHS = (
     "block_count",
     "feed_forward_length",
     "attention.head_count",
-    "attention.head_count_kv",
 )
 _OPTIONAL_WIDTHS = (
     "vocab_size",
@@ -90,14 +97,20 @@ _NUMBERS = (
     "rope.scaling.yarn_log_multiplier",
 )
 _OTHER = ("rope.scaling.type", "rope.scaling.finetuned")
+_KV_HEADS, _KERNEL = "attention.head_count_kv", "shortconv.l_cache"
 # Frequencies that time, rows and columns turn, and a fourth that nothing does: int32 (4,).
 _SECTIONS, _NO_SECTIONS = "rope.dimension_sections", (0, 0, 0, 0)
+# How many further features follow those of a picture's token, each added behind a layer.
+_EXTRAS, _MOST_EXTRAS = "n_deepstack_layers", 16
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The dimensions that a GGUF file states, checked against its own tensors' place in the
-    file."""
+    """The dimensions that a GGUF file states, checked against its own tensors' place in the file.
+
+    An embedding that it reads is hidden x (1 + ``extras``) numbers wide. ``conv_layers`` and
+    ``conv_width`` are as in `pocketvlm.artifact.manifest.DecoderSpec`.
+    """
 
     architecture: str
     layers: int
@@ -107,13 +120,16 @@ class GgufHeader:
     hidden: int
     vocab: int
     context: int
+    extras: int = 0
+    conv_layers: tuple[int, ...] = ()
+    conv_width: int = 0
 
     @property
     def positions(self) -> str:
         """How the architecture numbers tokens; by others llama.cpp would read beyond its input."""
         return ARCHITECTURES[self.architecture]
 
-    def check(self, name: str, *, context: int = 1, **expected: int | str) -> None:
+    def check(self, name: str, *, context: int = 1, **expected: Any) -> None:
         """Raise `PocketVLMError` where a dimension or ``positions`` is not what a manifest says."""
         if context > self.context or context < 1:
             raise ArtifactError(
@@ -131,10 +147,10 @@ class GgufHeader:
 
 def expected_dimensions(spec: DecoderSpec) -> dict[str, Any]:
     """The dimensions in a manifest that `GgufHeader.check` compares a file of its artifact with."""
-    return {
-        name: getattr(spec, name)
-        for name in ("layers", "kv_heads", "head_dim", "hidden", "vocab", "context", "positions")
-    }
+    names = ("layers", "kv_heads", "head_dim", "hidden", "vocab", "context", "positions")
+    hybrid = ("conv_layers", "conv_width")
+    stated = {name: getattr(spec, name) for name in (*names, *hybrid)}
+    return stated | {"extras": len(spec.extras)}
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -166,25 +182,31 @@ def _dimensions(file: GgufFile) -> GgufHeader:
             file.refuse(f"the setting {name} is not one that exports write")
     for name, (kind, value) in own.items():
         _check_setting(file, name, kind, value)
-    for name in (*_WIDTHS, "attention.layer_norm_rms_epsilon"):
+    for name in (*_WIDTHS, _KV_HEADS, "attention.layer_norm_rms_epsilon"):
         if name not in own:
             file.refuse(f"{family}.{name} is missing")
     if settings.get("general.alignment", (UINT32, ALIGNMENT)) != (UINT32, ALIGNMENT):
         file.refuse(f"its alignment is not {ALIGNMENT}")
-    context, hidden, layers, _, heads, kv_heads = (own[name][1] for name in _WIDTHS)
+    context, hidden, layers, _, heads = (own[name][1] for name in _WIDTHS)
+    kv_heads, convolutions, kernel = _kinds_of_layers(file, family, layers, own)
     head_dim = own.get("attention.key_length", (0, hidden // heads))[1]
     rotated = own.get("rope.dimension_count", (0, head_dim))[1]
     sections = own[_SECTIONS][1].items if _SECTIONS in own else _NO_SECTIONS
+    extras = own.get(_EXTRAS, (0, 0))[1]
     mrope = POSITION_AXES[ARCHITECTURES[family]] > 1
     rules = {
         f"{layers} layers": layers <= MAX_LAYERS,
         f"{heads} heads share {kv_heads} KV heads": heads % kv_heads == 0,
         f"{heads} heads in a width of {hidden}": heads * head_dim == hidden
-        or (not mrope and "attention.key_length" in own),
+        or (family not in _JOINED_HEADS and "attention.key_length" in own),
         "keys and values differ in width": own.get("attention.value_length", (0, head_dim))[1]
         == head_dim,
         f"{rotated} of {head_dim} dimensions are rotated": (
             rotated % 2 == 0 and (rotated <= head_dim if family == "phi3" else rotated == head_dim)
+        ),
+        # Behind the last layer it computes some tokens only, and adds the features of all.
+        f"{family}.{_EXTRAS} are {extras} of {layers} layers": (
+            extras <= min(layers - 1, _MOST_EXTRAS)
         ),
         # llama.cpp divides by their sum, and begins anew where they do not fill a head.
         f"{family}.{_SECTIONS} are {list(sections)} for {rotated // 2} frequencies": (
@@ -200,7 +222,35 @@ def _dimensions(file: GgufFile) -> GgufHeader:
     length = vocab.length if isinstance(vocab, Array) else 0
     if own.get("vocab_size", (0, length))[1] != length or length == 0:
         file.refuse(f"a vocabulary of {length} tokens")
-    return GgufHeader(family, layers, heads, kv_heads, head_dim, hidden, length, context)
+    return GgufHeader(
+        family,
+        layers,
+        heads,
+        kv_heads,
+        head_dim,
+        hidden,
+        length,
+        context,
+        extras,
+        conv_layers=convolutions,
+        conv_width=kernel,
+    )
+
+
+def _kinds_of_layers(
+    file: GgufFile, family: str, layers: int, own: Mapping[str, tuple[int, Any]]
+) -> tuple[int, tuple[int, ...], int]:
+    """KV heads of the layers that attend, the numbers of those that are convolutions, and how long
+    their kernel is; (n, (), 0) of architectures that have none."""
+    stated, kernel = own[_KV_HEADS][1], own.get(_KERNEL, (0, 0))[1]
+    if family not in _HYBRID:
+        if isinstance(stated, Array) or kernel:
+            file.refuse(f"{family} has no layers of convolutions")
+        return stated, (), 0
+    heads = stated.items if isinstance(stated, Array) else ()
+    if len(heads) != layers or len(set(heads) - {0}) != 1 or not 2 <= kernel <= _MOST_KERNEL:
+        file.refuse(f"{layers} layers have the KV heads {list(heads)} and kernels of {kernel}")
+    return max(heads), tuple(n for n, each in enumerate(heads) if each == 0), kernel
 
 
 def _check_setting(file: GgufFile, name: str, kind: int, value: Any) -> None:
@@ -210,9 +260,18 @@ def _check_setting(file: GgufFile, name: str, kind: int, value: Any) -> None:
         limit = MAX_ITEMS if name in _TOKEN_COUNTS else _MAX_WIDTH
         if kind != UINT32 or not 1 <= value <= limit:
             file.refuse(f"{name} is no usable count")
+    elif name == _KV_HEADS and kind == ARRAY:
+        if value.kind != INT32 or any(not 0 <= each <= _MAX_WIDTH for each in value.items):
+            file.refuse(f"{name} are no usable counts")
+    elif name in (_KV_HEADS, _KERNEL):
+        if kind != UINT32 or not 1 <= value <= _MAX_WIDTH:
+            file.refuse(f"{name} is no usable count")
     elif name in _NUMBERS:
         if kind != FLOAT32 or not math.isfinite(value) or value < 0:
             file.refuse(f"{name} is no usable number")
+    elif name == _EXTRAS:
+        if kind != UINT32:
+            file.refuse(f"{name} is no usable count")
     elif name == _SECTIONS:
         if kind != ARRAY or (value.kind, value.length) != (INT32, len(_NO_SECTIONS)):
             file.refuse(f"{name} are not {len(_NO_SECTIONS)} whole numbers")

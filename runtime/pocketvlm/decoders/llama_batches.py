@@ -14,14 +14,15 @@ from pocketvlm.decoders.base import EmbeddingSegment, Segment
 from pocketvlm.decoders.positions import Ints
 from pocketvlm.errors import EngineError
 
-Array = npt.NDArray[Any]  # int32 (n,) ids or float32 (n, hidden) embeddings
+Array = npt.NDArray[Any]  # int32 (n,) ids or float32 (n, width) embeddings
 
 
 class Batch(NamedTuple):
     """What `llama_decode` is given.
 
     Attributes:
-        values: int32 (n,) ids or float32 (n, hidden) embeddings.
+        values: int32 (n,) ids or float32 (n, width) embeddings, in each row a token's features and
+            behind them its further ones.
         pos: int32 (n,) of ids, (planes * n,) of embeddings: times, rows, columns and zeros of all
             of this batch after each other. None where llama.cpp counts by itself.
         causal: whether each sees those before it; else all see each other.
@@ -38,6 +39,7 @@ def batches(
     *,
     planes: int,
     limit: int,
+    extras: Sequence[str] = (),
     counts: bool | None = None,
     attention: str = CAUSAL,
 ) -> Iterator[Batch]:
@@ -49,6 +51,8 @@ def batches(
         planes: how many numbers of an embedding's position llama.cpp reads, `LlamaModel.planes`.
             With one, neighbouring pictures are read at once.
         limit: tokens.
+        extras: names of the further features that are read, in the order of their layers; llama.cpp
+            takes zeros for text itself.
         counts: whether llama.cpp counts positions by itself, which it does from 0 on; None where
             it can, with one plane.
         attention: which see each other, `pocketvlm.artifact.manifest.ATTENTIONS`.
@@ -59,7 +63,7 @@ def batches(
     counts = planes == 1 if counts is None else counts
     two_way = attention != CAUSAL
     for run in _runs(segments, numbers, join_pictures=planes == 1 and not two_way):
-        values = _joined([segment for segment, _ in run])
+        values = _joined([segment for segment, _ in run], extras)
         positions = None if counts else np.concatenate([each for _, each in run], axis=1)
         causal = not (two_way and values.ndim > 1)
         if not causal and len(values) > limit:
@@ -89,10 +93,13 @@ def _runs(
         yield list(group)
 
 
-def _joined(segments: Sequence[Segment]) -> Array:
+def _joined(segments: Sequence[Segment], extras: Sequence[str]) -> Array:
     """Segments of one kind as one array."""
     parts = [
-        part.inputs_embeds if isinstance(part, EmbeddingSegment) else part.ids for part in segments
+        np.concatenate([part.inputs_embeds, *(part.extras[name] for name in extras)], axis=1)
+        if isinstance(part, EmbeddingSegment)
+        else part.ids
+        for part in segments
     ]
     picture = isinstance(segments[0], EmbeddingSegment)
     return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32 if picture else np.int32)

@@ -38,6 +38,7 @@ from pocketvlm.decoders.llama_library import (
     complaint,
     library,
 )
+from pocketvlm.decoders.llama_states import RecurrentStates, apart
 from pocketvlm.decoders.positions import Positions, positions_named
 from pocketvlm.decoders.track import Track
 from pocketvlm.errors import ArtifactError, EngineError
@@ -56,8 +57,11 @@ class _Size:
         vocab: tokens of the vocabulary.
         token_bytes: of one token in the cache, keys and values of all layers.
         positions: how tokens are numbered.
+        extras: names of the further features that a picture's tokens have, see `EmbeddingSegment`.
         attention: which of them see each other.
         first_position: of the first of them.
+        state_bytes: of what layers of convolutions hold, however long the sequence; 0 of a model
+            that has none.
     """
 
     context: int
@@ -65,8 +69,10 @@ class _Size:
     vocab: int
     token_bytes: int
     positions: Positions
+    extras: tuple[str, ...] = ()
     attention: str = CAUSAL
     first_position: int = 0
+    state_bytes: int = 0
 
 
 class LlamaCppDecoder:
@@ -85,6 +91,7 @@ class LlamaCppDecoder:
         name: str,
         settings: EngineSettings,
         f32_cache: bool,
+        extras: tuple[str, ...] = (),
         attention: str = CAUSAL,
         first_position: int = 0,
     ) -> None:
@@ -93,15 +100,18 @@ class LlamaCppDecoder:
         self.name = name
         self.context = context
         self.cache_value_bytes = 4 if f32_cache else 2
-        numbers = 2 * header.layers * header.kv_heads * header.head_dim
+        convolutions = len(header.conv_layers)
+        numbers = 2 * (header.layers - convolutions) * header.kv_heads * header.head_dim
         self._size = _Size(
             context,
             header.hidden,
             header.vocab,
             token_bytes=numbers * self.cache_value_bytes,
             positions=positions_named(header.positions),
+            extras=extras,
             attention=attention,
             first_position=first_position,
+            state_bytes=4 * convolutions * header.hidden * max(0, header.conv_width - 1),
         )
         threads = settings.threads or physical_cores()
         check_process(threads)
@@ -121,6 +131,12 @@ class LlamaCppDecoder:
             raise EngineError(
                 f"llama.cpp reads {self._model.planes} numbers of a position from {path.name}, "
                 f"which is made for {header.positions} positions",
+                advice="use another version of llama-cpp-python",
+            )
+        if self._model.input_width != header.hidden * (1 + len(extras)):
+            raise EngineError(
+                f"llama.cpp reads embeddings of {self._model.input_width} numbers from {path.name},"
+                f" which is made for {header.hidden} and {len(extras)} further features",
                 advice="use another version of llama-cpp-python",
             )
         self._idle.append(self.make_context(self._model, self.first_capacity))
@@ -148,6 +164,7 @@ class LlamaCppDecoder:
             expected_dimensions(spec),
             settings=settings,
             name=f"llama.cpp {precision}",
+            extras=spec.extras,
             attention=spec.attention,
             first_position=spec.first_position,
         )
@@ -161,6 +178,7 @@ class LlamaCppDecoder:
         hidden: int,
         vocab: int,
         positions: str = "contiguous",
+        extras: Sequence[str] = (),
         attention: str = CAUSAL,
         settings: EngineSettings = DEFAULT_SETTINGS,
         f32_cache: bool = False,
@@ -174,6 +192,7 @@ class LlamaCppDecoder:
             hidden: width of the embeddings that the file must have.
             vocab: tokens that the file must have.
             positions: how its architecture must number tokens.
+            extras: names of the further features that it must read, see `EmbeddingSegment`.
             attention: which of them see each other.
             settings: see `open`.
             f32_cache: keep keys and values in float32 instead of float16.
@@ -185,10 +204,17 @@ class LlamaCppDecoder:
         """
         return cls._load(
             path,
-            {"hidden": hidden, "vocab": vocab, "context": context, "positions": positions},
+            {
+                "hidden": hidden,
+                "vocab": vocab,
+                "context": context,
+                "positions": positions,
+                "extras": len(extras),
+            },
             settings=settings,
             name="llama.cpp",
             f32_cache=f32_cache,
+            extras=tuple(extras),
             attention=attention,
             first_position=first_position,
         )
@@ -202,6 +228,7 @@ class LlamaCppDecoder:
         settings: EngineSettings,
         name: str,
         f32_cache: bool = False,
+        extras: tuple[str, ...] = (),
         attention: str = CAUSAL,
         first_position: int = 0,
     ) -> Self:
@@ -214,6 +241,7 @@ class LlamaCppDecoder:
             name=name,
             settings=settings,
             f32_cache=f32_cache,
+            extras=extras,
             attention=attention,
             first_position=first_position,
         )
@@ -264,6 +292,9 @@ class LlamaCppSequence:
 
     A context is written when it is made, so none is larger than of use: the first holds
     ``first_capacity`` tokens, each further one twice as many. A new or reset sequence has none.
+
+    Where layers are convolutions `keep` goes back to where a prefill began, or to the last but one
+    token of it; from there to the end the prompt is computed again.
     """
 
     def __init__(self, decoder: LlamaCppDecoder, model: LlamaModel, size: _Size) -> None:
@@ -273,6 +304,7 @@ class LlamaCppSequence:
         self._size = size
         self._contexts: list[LlamaContext] = []  # one or none
         self._track = Track(size.positions, size.attention, first=size.first_position)
+        self._states = RecurrentStates(self._lib, wanted=size.state_bytes > 0)
         self.dropped = 0
         self.timings_ms: dict[str, float] = {}
 
@@ -289,12 +321,15 @@ class LlamaCppSequence:
     @property
     def cache_bytes(self) -> int:
         """See `DecoderSequence`: what llama.cpp has set aside, filled or not."""
-        return sum(context.cells for context in self._contexts) * self._size.token_bytes
+        cells = sum(context.cells for context in self._contexts)
+        held = len(self._contexts) * self._size.state_bytes + self._states.bytes
+        return cells * self._size.token_bytes + held
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """See `DecoderSequence.prefill`; llama.cpp looks token embeddings up itself, so ``embed``
         takes no time."""
-        check_room(self.length, check_widths(segments, self._size.hidden), self._size.context)
+        tokens = check_widths(segments, self._size.hidden, self._size.extras)
+        check_room(self.length, tokens, self._size.context)
         for segment in segments:
             if isinstance(segment, TokenSegment):
                 self._check_ids(segment.ids)
@@ -319,6 +354,7 @@ class LlamaCppSequence:
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""
         self._track = self._track.cut(0)
+        self._states.forget(0)
         while self._contexts:
             self._decoder.give_back(self._contexts.pop())
 
@@ -330,25 +366,39 @@ class LlamaCppSequence:
     def _append(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """Feed segments in batches; should one fail, the sequence is what it was."""
         before = self._track
-        numbers, after = before.extended(segments)
+        _, after = before.extended(segments)
         context = self._reserve(after.end.length)
         try:
-            counts = context.planes == 1 and self._size.first_position == 0
-            for batch in batches(
-                segments,
-                numbers,
-                planes=context.planes,
-                limit=context.batch,
-                counts=counts,
-                attention=self._size.attention,
-            ):
-                self._feed(context, batch)
+            if self._size.state_bytes and after.end.length - before.end.length > 1:
+                self._states.hold(context, before.end.length)
+                *first, last = apart(segments)
+                middle = self._read(context, first, before)
+                self._states.hold(context, middle.end.length)
+                self._read(context, [last], middle)
+            else:
+                self._read(context, segments, before)
             logits = self._logits(context)
             self._track = after
             return logits
         except BaseException:  # an interrupt may come between llama.cpp's step and ours
             self._cut(before)
             raise
+
+    def _read(self, context: LlamaContext, segments: Sequence[Segment], before: Track) -> Track:
+        """Feed segments behind what ``before`` has; returns the track with them."""
+        numbers, after = before.extended(segments)
+        counts = context.planes == 1 and self._size.first_position == 0
+        for batch in batches(
+            segments,
+            numbers,
+            planes=context.planes,
+            limit=context.batch,
+            extras=self._size.extras,
+            counts=counts,
+            attention=self._size.attention,
+        ):
+            self._feed(context, batch)
+        return after
 
     def _feed(self, context: LlamaContext, read: Batch) -> None:
         """One batch, after what the only sequence holds."""
@@ -387,12 +437,15 @@ class LlamaCppSequence:
         """Leave what a track has. llama.cpp removes by position, not by number of tokens: all that
         a picture has by M-RoPE share their time, so a track's end is never inside one."""
         for context in self._contexts:
+            if self._size.state_bytes and track.end != self._track.end:
+                track = self._states.go_back(context, track)
             memory, end = self._memory(context), track.end.position
             removed = self._lib.llama_memory_seq_rm(memory, 0, end, -1)
             if not removed or self._lib.llama_memory_seq_pos_max(memory, 0) >= end:
                 track = track.cut(0)  # some architectures' state cannot be cut
                 self._lib.llama_memory_clear(memory, True)
         self._track = track
+        self._states.forget(track.end.length)
 
     def _memory(self, context: LlamaContext) -> Any:
         return self._lib.llama_get_memory(context.pointer)

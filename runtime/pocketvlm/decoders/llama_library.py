@@ -77,6 +77,7 @@ class LlamaModel:
 
     Attributes:
         planes: numbers that llama.cpp reads of an embedding's position, 1 or 4.
+        input_width: numbers that it reads of an embedding.
 
     Raises:
         PocketVLMError: llama.cpp cannot open the file.
@@ -94,6 +95,9 @@ class LlamaModel:
         # Numbers that llama.cpp reads of the position of each embedding (`hparams.n_pos_per_embd`,
         # which it does not tell): time, row, column and an unused one, or one.
         self.planes = _PLANES.get(lib.llama_model_rope_type(self.pointer), 1)
+        # What came before this call knew of no wider ones.
+        width = getattr(lib, "llama_model_n_embd_inp", lib.llama_model_n_embd)
+        self.input_width: int = width(self.pointer)
 
 
 class LlamaContext:

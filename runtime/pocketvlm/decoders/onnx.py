@@ -3,7 +3,6 @@ cache between runs."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +23,13 @@ from pocketvlm.decoders.base import (
     check_widths,
     closed,
 )
+from pocketvlm.decoders.onnx_cache import OnnxCache
 from pocketvlm.decoders.positions import positions_named
 from pocketvlm.decoders.track import Track, joined_planes
 from pocketvlm.ort.outputs import check_shapes
 from pocketvlm.ort.sessions import open_session, ort_errors
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
-from pocketvlm.ort.signatures import cache_names
+from pocketvlm.ort.signatures import cache_tensors
 
 _FLOAT32_BYTES = 4
 _NAME = "the decoder graph"
@@ -127,20 +127,21 @@ class OnnxDecoder:
 class OnnxSequence:
     """`pocketvlm.decoders.base.DecoderSequence` on ONNX Runtime.
 
-    The cache stays inside ONNX Runtime: each run's ``present`` outputs are the next run's
-    ``past_key_values`` inputs as OrtValues, float32 (1, kv_heads, length, head_dim). They become
-    numpy arrays only where `keep` cuts them. All precisions read and write the same cache, so one
-    may prefill and another go on from there.
+    The cache stays inside ONNX Runtime: each run's ``present`` outputs are the next run's ``past``
+    inputs as OrtValues, float32 (1, kv_heads, length, head_dim). They become numpy arrays only
+    where `keep` cuts them. All precisions read and write the same cache, so one may prefill and
+    another go on from there.
+
+    Where layers are convolutions `keep` goes back to where a prefill began or ended, or to the
+    token before; from there to the end the prompt is computed again.
     """
 
     def __init__(self, graphs: Graphs) -> None:
-        names = cache_names(graphs.spec.layers)
-        self._past = [f"past_key_values.{name}" for name in names]
-        self._present = [f"present.{name}" for name in names]
-        self._outputs = ["logits", *self._present]
+        self._tensors = cache_tensors(graphs.spec)
+        self._cache = OnnxCache(self._tensors)
+        self._outputs = ["logits", *self._cache.outputs]
         self._graphs: Graphs | None = graphs
         self._spec = graphs.spec
-        self._cache: list[ort.OrtValue] = []
         spec = graphs.spec
         self._track = Track(positions_named(spec.positions), spec.attention, spec.first_position)
         self.timings_ms: dict[str, float] = {}
@@ -158,22 +159,25 @@ class OnnxSequence:
     @property
     def dropped(self) -> int:
         """See `DecoderSequence`: what the last layer holds less than the first."""
-        return self.length - int(self._cache[-1].shape()[2]) if self._cache else 0
+        return self.length - self._cache.last_length
 
     @property
     def cache_bytes(self) -> int:
         """See `DecoderSequence`."""
-        return sum(math.prod(value.shape()) for value in self._cache) * _FLOAT32_BYTES
+        return self._cache.bytes
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """See `DecoderSequence.prefill`: one run over all segments."""
-        check_room(self.length, check_widths(segments, self._spec.hidden), self._spec.context)
+        tokens = check_widths(segments, self._spec.hidden, self._spec.extras)
+        check_room(self.length, tokens, self._spec.context)
         started = time.perf_counter()
         inputs_embeds = np.concatenate(
             [self._embeddings(segment) for segment in segments]
         )  # (n, hidden)
         embedded = time.perf_counter()
+        self._cache.mark()
         logits = self._run(inputs_embeds, segments)
+        self._cache.mark()
         done = time.perf_counter()
         self.timings_ms = {"embed": (embedded - started) * 1e3, "prefill": (done - embedded) * 1e3}
         return logits
@@ -187,20 +191,14 @@ class OnnxSequence:
     def keep(self, length: int) -> None:
         """See `DecoderSequence.keep`: the kept part of the cache is copied once."""
         track = self._track.cut(length)
-        if track.end.length == self.length:
-            return
-        if track.end.length == 0:
-            self.reset()
-            return
-        kept = [
-            np.ascontiguousarray(value.numpy()[:, :, : track.end.length]) for value in self._cache
-        ]
-        self._cache = [ort.OrtValue.ortvalue_from_numpy(array) for array in kept]
+        while (within := self._cache.within(track.end.length)) < track.end.length:
+            track = self._track.cut(within)
+        self._cache.cut(track.end.length)
         self._track = track
 
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""
-        self._cache = []
+        self._cache.cut(0)
         self._track = self._track.cut(0)
 
     def close(self) -> None:
@@ -243,7 +241,7 @@ class OnnxSequence:
         position_ids = joined_planes(numbers, track.positions.axes)
         feed = self._feed(inputs_embeds, segments, position_ids)
         inputs = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
-        inputs |= zip(self._past, self._cache or self._empty_cache(), strict=True)
+        inputs |= self._cache.inputs
         graph = self._opened().decode if n == 1 else self._opened().prefill
         with ort_errors(f"{_NAME} failed"):
             values = graph.run_with_ort_values(self._outputs, inputs)
@@ -264,6 +262,10 @@ class OnnxSequence:
             "inputs_embeds": inputs_embeds[None],
             "attention_mask": np.ones((1, self.length + len(inputs_embeds)), dtype=np.int64),
             "position_ids": position_ids,
+            **{
+                name: _further_features(segments, name, self._spec.hidden)[None]
+                for name in self._spec.extras
+            },
         }
         if self._spec.attention != CAUSAL:
             feed["picture_ids"] = seen_both_ways(segments, self._spec.attention)[None]
@@ -275,9 +277,7 @@ class OnnxSequence:
         shapes = {name: value.shape() for name, value in outputs.items()}
         expected: dict[str, tuple[int, ...]] = {"logits": (1, 1, spec.vocab)}
         lengths = self._cache_lengths(outputs, n)
-        for layer, length in enumerate(lengths):
-            shape = (1, spec.kv_heads, length, spec.head_dim)
-            expected[self._present[2 * layer]] = expected[self._present[2 * layer + 1]] = shape
+        expected |= {tensor.present: tensor.of(lengths[tensor.layer]) for tensor in self._tensors}
         check_shapes(_NAME, shapes, expected)
 
     def _cache_lengths(self, outputs: Mapping[str, ort.OrtValue], n: int) -> list[int]:
@@ -286,10 +286,18 @@ class OnnxSequence:
 
     def _store(self, outputs: Mapping[str, ort.OrtValue], track: Track) -> None:
         """Keep the cache that a run has extended, and the track that goes with it."""
-        self._cache = [outputs[name] for name in self._present]
+        self._cache.store([outputs[name] for name in self._cache.outputs], track.end.length)
         self._track = track
 
-    def _empty_cache(self) -> list[ort.OrtValue]:
-        shape = (1, self._spec.kv_heads, 0, self._spec.head_dim)
-        empty = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=np.float32))
-        return [empty] * len(self._past)
+
+def _further_features(
+    segments: Sequence[Segment], name: str, hidden: int
+) -> npt.NDArray[np.float32]:
+    """What the segments have by the name of an extra, zeros for text: float32 (n, hidden)."""
+    rows = [
+        segment.extras[name]
+        if isinstance(segment, EmbeddingSegment)
+        else np.zeros((len(segment), hidden), dtype=np.float32)
+        for segment in segments
+    ]
+    return np.concatenate(rows)

@@ -3,7 +3,7 @@ in `_ALL`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pocketvlm.artifact import Artifact, Manifest
@@ -12,12 +12,14 @@ from pocketvlm.layouts.anyres import AnyRes
 from pocketvlm.layouts.anyres_shrunk import AnyResShrunk
 from pocketvlm.layouts.anyres_unpadded import AnyResUnpadded
 from pocketvlm.layouts.base import (
+    MEDIA,
     Layout,
     LayoutConfig,
     Medium,
     TileGrid,
     Tiles,
     TokenGrid,
+    budget_beside,
     caps_within,
     layout_among,
     slot_count,
@@ -26,6 +28,7 @@ from pocketvlm.layouts.base import (
 )
 from pocketvlm.layouts.frames import Frames
 from pocketvlm.layouts.idefics3 import Idefics3
+from pocketvlm.layouts.marked_resize import MarkedResize
 from pocketvlm.layouts.single import Single
 from pocketvlm.layouts.smart_resize import SmartResize
 from pocketvlm.layouts.squared import Squared
@@ -39,6 +42,7 @@ _ALL: tuple[type[Layout], ...] = (
     Squared,
     ClosestTiles,
     Idefics3,
+    MarkedResize,
     SmartResize,
     Frames,
 )
@@ -46,18 +50,23 @@ LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in _ALL}
 
 __all__ = [
     "LAYOUTS",
+    "MEDIA",
     "Layout",
     "LayoutConfig",
     "Medium",
     "TileGrid",
     "Tiles",
     "TokenGrid",
+    "budget_beside",
     "caps_within",
     "counting_layout",
+    "counting_layouts",
     "layout_among",
     "layout_config",
     "make_layout",
+    "media_read",
     "open_layout",
+    "open_layouts",
     "slot_count",
     "tokens_before",
     "tokens_of_tile",
@@ -78,6 +87,40 @@ def open_layout(artifact: Artifact) -> Layout:
 def counting_layout(artifact: Artifact) -> Layout:
     """As `open_layout`, to count slots only: it reads no file."""
     return _under_caps(artifact, make_layout(layout_config(artifact.manifest)))
+
+
+def media_read(manifest: Manifest) -> tuple[Medium, ...]:
+    """The media that an artifact reads, the one that it is asked about unless another is named
+    first."""
+    # A layout that is unknown is refused where it is opened.
+    layout = LAYOUTS.get(manifest.vision.layout["name"])
+    own: Medium = "image" if layout is None else layout.medium
+    return (own, *(medium for medium in MEDIA if medium in manifest.media))
+
+
+def open_layouts(artifact: Artifact) -> dict[Medium, Layout]:
+    """`open_layout` of each medium that an artifact reads."""
+    return _by_medium(artifact, open_layout)
+
+
+def counting_layouts(artifact: Artifact) -> dict[Medium, Layout]:
+    """`counting_layout` of each medium that an artifact reads."""
+    return _by_medium(artifact, counting_layout)
+
+
+def _by_medium(artifact: Artifact, open_one: Callable[[Artifact], Layout]) -> dict[Medium, Layout]:
+    own, *others = media_read(artifact.manifest)
+    layouts = {own: open_one(artifact)}
+    for medium in others:
+        layout = open_one(artifact.reading(medium))
+        if layout.medium != medium or medium in layouts:
+            raise ArtifactError(
+                f"{artifact.root} states the layout {layout.name} for {medium}s",
+                expected=f"one that reads {medium}s, beside {own}s",
+                advice="export it again",
+            )
+        layouts[medium] = layout
+    return layouts
 
 
 def _under_caps(artifact: Artifact, layout: Layout) -> Layout:

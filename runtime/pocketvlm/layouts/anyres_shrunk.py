@@ -16,7 +16,6 @@ from pocketvlm.layouts.anyres import check_pinpoints
 from pocketvlm.layouts.anyres_unpadded import AnyResUnpadded
 from pocketvlm.layouts.base import Floats, Ints, LayoutConfig, TileGrid, suffixed
 from pocketvlm.layouts.squared import NEWLINE, Squared, tile_steps
-from pocketvlm.limits import is_int
 from pocketvlm.media.preprocessing import Preprocessor
 
 _MOST = 1_000  # tiles' worth of features; published models have 9
@@ -53,12 +52,12 @@ class AnyResShrunk(AnyResUnpadded):
     def __init__(self, config: LayoutConfig, preprocessor: Preprocessor | None) -> None:
         super().__init__(config, preprocessor)
         most = config.options.get("most_tiles")
-        if not is_int(most, 1) or most > _MOST:
+        if type(most) is not int or not 1 <= most <= _MOST:
             raise ArtifactError(
                 f"the layout's option most_tiles is {most!r}",
                 expected=f"a whole number from 1 to {_MOST}",
             )
-        self.most_features = int(most) * config.patches
+        self.most_features = most * config.patches
 
     @classmethod
     def make(cls, config: LayoutConfig, processor_config: Mapping[str, Any] | None = None) -> Self:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Medium = Literal["image", "video"]
+MEDIA: tuple[Medium, ...] = ("image", "video")
 _Input = TypeVar("_Input", contravariant=True)
 
 
@@ -393,6 +394,12 @@ def tokens_before(layout: Layout, grid: TileGrid) -> int:
 def tokens_of_tile(layout: Layout, grid: TileGrid) -> int:
     """N, the tokens of each tile of a picture before pruning."""
     return layout.config.patches if grid.tokens is None else grid.tokens.tokens
+
+
+def budget_beside(budget: int, own: int, other: int) -> int:
+    """The tokens that a tile of another medium keeps where those of an artifact's first keep
+    ``budget`` of ``own``: as many, of ``other`` at most, and all of them where all are kept."""
+    return other if budget == own else min(budget, other)
 
 
 def slot_count(layout: Layout, ids: Ints) -> int:

@@ -93,6 +93,10 @@ class Frames(Prepared):
         """The same for every clip."""
         return TileGrid(1, self.count)
 
+    def largest_size(self) -> tuple[int, int]:
+        """Of one frame, which is what a clip's size is."""
+        return self.config.tile_size
+
     def views(self, frames: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
         """Each frame as resized and cropped."""
         return np.stack([self.steps.resize_and_crop(frame) for frame in frames])

@@ -37,7 +37,9 @@ class Single(Prepared):
         *suffixed("CLIPImageProcessor"),
         "CLIPFeatureExtractor",
         *suffixed("BitImageProcessor"),
+        *suffixed("LlavaOnevisionImageProcessor"),
         *_LLAVA,
+        "VideoLlavaImageProcessor",
     )
     one_grid: ClassVar[bool] = True
 

@@ -66,6 +66,7 @@ class SmartResize(Prepared):
     name: ClassVar[str] = "smart-resize"
     processors: ClassVar[tuple[str, ...]] = suffixed("Qwen2VLImageProcessor")
     one_grid: ClassVar[bool] = True
+    most_aspect: ClassVar[int] = _MOST_ASPECT
 
     def __init__(self, config: LayoutConfig, preprocessor: Preprocessor | None) -> None:
         super().__init__(config, preprocessor)
@@ -85,7 +86,7 @@ class SmartResize(Prepared):
             cls.processors,
         )
         layout = cls(config, steps)
-        factor, least, most = geometry_of(processor_config)
+        factor, least, most = cls.stated(processor_config)
         # Smaller pictures than the processor's are an export's own choice.
         fits = layout.size or (
             layout.max_pixels <= most
@@ -99,6 +100,11 @@ class SmartResize(Prepared):
                 advice="export the artifact again",
             )
         return layout
+
+    @classmethod
+    def stated(cls, processor_config: Mapping[str, Any]) -> tuple[int, int, int]:
+        """See `geometry_of`."""
+        return geometry_of(processor_config)
 
     @property
     def recipe(self) -> str:
@@ -140,9 +146,9 @@ class SmartResize(Prepared):
         most = min(self.max_pixels // self.factor**2, self.config.patches)
         rows = max(
             range(1, math.isqrt(most) + 1),
-            key=lambda rows: (rows * min(most // rows, _MOST_ASPECT * rows), rows),
+            key=lambda rows: (rows * min(most // rows, self.most_aspect * rows), rows),
         )
-        columns = min(most // rows, _MOST_ASPECT * rows)
+        columns = min(most // rows, self.most_aspect * rows)
         return [TileGrid(tokens=TokenGrid(rows, columns))]
 
     def largest_size(self) -> tuple[int, int]:
@@ -161,14 +167,18 @@ class SmartResize(Prepared):
         if self.size:
             return self.size
         size = None
-        if max(height, width) <= _MOST_ASPECT * min(height, width):
-            size = smart_size(height, width, self.factor, self.min_pixels, self.max_pixels)
+        if max(height, width) <= self.most_aspect * min(height, width):
+            size = self.size_of(height, width)
         # Where few tokens are allowed, a narrow picture takes more of them, as in transformers.
         if size is None or self._tokens(*size).tokens > self.config.patches:
             raise PictureError(
                 f"a picture of {width}x{height} pixels is too narrow", advice="crop it first"
             )
         return size
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that transformers resizes a picture to, whatever its proportions."""
+        return smart_size(height, width, self.factor, self.min_pixels, self.max_pixels)
 
     def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
         """Smaller pictures; see `Layout.capped`."""
@@ -220,14 +230,15 @@ class SmartResize(Prepared):
 
 
 def smart_size(
-    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int, *, least: int = 0
 ) -> tuple[int, int]:
     """(height, width) near a picture's own, in multiples of ``factor``, its area within the limits
-    where its proportions allow that.
+    where its proportions allow that. An edge is rounded to ``least`` at least, before its area is
+    looked at.
 
     Computed in this order, as transformers does, rounding included.
     """
-    tall, wide = (round(edge / factor) * factor for edge in (height, width))
+    tall, wide = (max(least, round(edge / factor) * factor) for edge in (height, width))
     if tall * wide > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
         tall, wide = (

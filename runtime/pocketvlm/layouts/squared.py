@@ -92,12 +92,12 @@ class Squared(Prepared):
 def tile_steps(
     config: LayoutConfig, processor_config: Mapping[str, Any], kinds: Sequence[str]
 ) -> Preprocessor:
-    """The steps of a picture that is one tile of LLaVA-OneVision's; raises `ArtifactError` where its
-    configuration cannot be followed."""
+    """The steps of a picture of LLaVA-OneVision's that is one tile; raises `ArtifactError` where
+    they cannot be followed."""
     if processor_config.get("do_resize") is False:
         raise ArtifactError("the image processor has do_resize false, which is not supported")
-    # Where the configuration is silent, as transformers' class. What that calls do_pad makes a batch
-    # of pictures with as many tiles; it pads one that is not cut to a square whatever is stated.
+    # Where the configuration is silent, as transformers' class. What that calls do_pad fills up a
+    # batch with tiles; a picture that is not cut is padded to a square whatever is stated.
     default = {"size": {"height": 384, "width": 384}, "do_center_crop": False}
     stated = {key: value for key, value in processor_config.items() if value is not None}
     preprocessor = Preprocessor.from_config(

@@ -3,8 +3,9 @@ fixes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import onnxruntime as ort
 
@@ -67,15 +68,79 @@ def signature(manifest: Manifest, kind: str, budget: int | None = None) -> Signa
     return _decoder(spec, kind)
 
 
-def cache_names(layers: int) -> list[str]:
-    """``0.key``, ``0.value``, ``1.key``, ...: after ``past_key_values.`` an input, after
-    ``present.`` an output."""
-    return [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
+@dataclass(frozen=True)
+class CacheTensor:
+    """One tensor of a decoder's cache: the ``present`` output of a run is the ``past`` input of the
+    next.
+
+    Attributes:
+        layer: whose it is.
+        past: the input's name.
+        present: the output's.
+        shape: of both, None for the batch and, where it ``grows``, for the tokens.
+        grows: by a row for each token, along axis 2: keys and values. What does not is the state
+            of a convolution, (batch, hidden, width), which each run replaces.
+    """
+
+    layer: int
+    past: str
+    present: str
+    shape: tuple[int | None, ...]
+    grows: bool
+
+    def of(self, length: int) -> tuple[int, ...]:
+        """Its shape in one sequence, after so many tokens; before the first it is all zeros."""
+        return (1, *(length if size is None else size for size in self.shape[1:]))
+
+
+def cache_names(layers: Iterable[int]) -> list[str]:
+    """``0.key``, ``0.value``, ``1.key``, ... of layers that attend: after ``past_key_values.`` an
+    input, after ``present.`` an output."""
+    return [f"{layer}.{kind}" for layer in layers for kind in ("key", "value")]
+
+
+class _Layers(Protocol):
+    """What a manifest and the exporter state alike of a decoder's layers."""
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def conv_layers(self) -> tuple[int, ...]: ...
+    @property
+    def conv_width(self) -> int: ...
+
+
+def cache_tensors(spec: _Layers) -> list[CacheTensor]:
+    """The cache of a decoder, layer after layer: key and value of one that attends, the state of
+    one that is a convolution, named as onnx-community's exports name them."""
+    tensors: list[CacheTensor] = []
+    for layer in range(spec.layers):
+        if layer in spec.conv_layers:
+            state = (None, spec.hidden, spec.conv_width)
+            past, present = f"past_conv.{layer}", f"present_conv.{layer}"
+            tensors.append(CacheTensor(layer, past, present, state, grows=False))
+            continue
+        for name in cache_names([layer]):
+            tensors.append(
+                CacheTensor(
+                    layer,
+                    f"past_key_values.{name}",
+                    f"present.{name}",
+                    (None, spec.kv_heads, None, spec.head_dim),
+                    grows=True,
+                )
+            )
+    return tensors
 
 
 def _decoder(spec: DecoderSpec, kind: str) -> Signature:
-    cache = (None, spec.kv_heads, None, spec.head_dim)
-    names = cache_names(spec.layers)
+    cache = cache_tensors(spec)
     fastv = kind == metadata.FASTV_DECODER
     axes = POSITION_AXES[spec.positions]
     return Signature(
@@ -84,12 +149,13 @@ def _decoder(spec: DecoderSpec, kind: str) -> Signature:
             **({} if fastv else {"attention_mask": (None, None)}),
             "position_ids": (None, None) if axes == 1 else (axes, None, None),
             **({"picture_ids": (None, None)} if fastv or spec.attention != CAUSAL else {}),
-            **{f"past_key_values.{name}": cache for name in names},
+            **dict.fromkeys(spec.extras, (None, None, spec.hidden)),
+            **{tensor.past: tensor.shape for tensor in cache},
         },
         {
             "logits": (None, 1, spec.vocab),
             **({"kept_tokens": (None, None)} if fastv else {}),
-            **{f"present.{name}": cache for name in names},
+            **{tensor.present: tensor.shape for tensor in cache},
         },
     )
 

@@ -4,7 +4,7 @@ pictures or clips they hold."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.errors import RequestError
-from pocketvlm.layouts import Medium
+from pocketvlm.layouts import MEDIA, Medium
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
 
@@ -63,29 +63,33 @@ class Conversation:
     Attributes:
         messages: as ``processor.apply_chat_template`` of transformers passes them on: each content
             a list of parts in their order, pictures as ``{"type": "image"}`` without pixels.
-        media: pictures, or clips where the model reads those, in the order of their places.
+        media: pictures, and clips where the model reads those; of each kind in the order of their
+            places.
+        kinds: which of both each of them is.
     """
 
     messages: list[Message]
     media: list[Picture | Video]
+    kinds: list[Medium]
 
 
 class MessageReader:
-    """Reads messages for a model that reads pictures, or clips.
+    """Reads messages for a model that reads pictures, or clips, or both.
 
     Text is text: an image token spelt out in it would add a picture that nobody gave. So it is
     refused, and ``<image>`` with it, which places a picture in a prompt but not here. From answers,
     which are given back as a model wrote them, the image token is taken out.
 
     Args:
-        medium: what the model reads.
-        *tokens: the texts of a picture's place in a prompt, or a clip's.
+        tokens: what the model reads, each with what the template writes in its place.
+        *others: further texts of such a place.
     """
 
-    def __init__(self, medium: Medium, *tokens: str) -> None:
-        self._medium = medium
-        self._tokens = tokens
-        self._reserved = sorted({*tokens, PLACEHOLDERS["image"], PLACEHOLDERS[medium]})
+    def __init__(self, tokens: Mapping[Medium, str], *others: str) -> None:
+        self._tokens = dict(tokens)
+        self._spelt = sorted({*tokens.values(), *others})
+        places = {PLACEHOLDERS["image"], *(PLACEHOLDERS[medium] for medium in tokens)}
+        self._reserved = sorted(places | set(self._spelt))
 
     def read(self, messages: Sequence[Message]) -> Conversation:
         """Check a conversation and take its pictures or clips out.
@@ -102,7 +106,7 @@ class MessageReader:
             raise _refusal(f"messages is {_of_type(messages)}", "a list of messages")
         if not messages:
             raise _refusal("messages is empty", "at least one message, from the user")
-        media: list[Picture | Video] = []
+        media: list[tuple[Medium, Picture | Video]] = []
         read = [
             self._message(message, f"message {number}", media)
             for number, message in enumerate(messages, 1)
@@ -111,7 +115,7 @@ class MessageReader:
             raise _refusal(
                 f"message {len(read)}, the last, has the role {read[-1]['role']}", "user"
             )
-        return Conversation(read, media)
+        return Conversation(read, [value for _, value in media], [kind for kind, _ in media])
 
     def system(self, text: Any) -> Message:
         """What comes before the first question of a conversation, as a message.
@@ -127,19 +131,21 @@ class MessageReader:
             raise RequestError(
                 f"the system message has {token} in its text",
                 expected="words alone",
-                advice=f"give {PLURALS[self._medium]} with a question",
+                advice=f"give {named(self._tokens)} with a question",
                 setting="system",
             )
         return {"role": "system", "content": [{"type": "text", "text": text}]}
 
     def reply(self, text: str) -> str:
         """An answer as text alone: an image token that the model spelt out is no picture."""
-        while spelt := [token for token in self._tokens if token in text]:
+        while spelt := [token for token in self._spelt if token in text]:
             for token in spelt:  # what is left may add up to another
                 text = text.replace(token, "")
         return text
 
-    def _message(self, message: Any, name: str, media: list[Picture | Video]) -> Message:
+    def _message(
+        self, message: Any, name: str, media: list[tuple[Medium, Picture | Video]]
+    ) -> Message:
         if not isinstance(message, Mapping):
             raise _refusal(f"{name} is {_of_type(message)}", 'a dict with "role" and "content"')
         _check_keys(message, name, ("role", "content"))
@@ -161,7 +167,7 @@ class MessageReader:
         return {"role": role, "content": read}
 
     def _part(
-        self, part: Any, name: str, role: str, media: list[Picture | Video]
+        self, part: Any, name: str, role: str, media: list[tuple[Medium, Picture | Video]]
     ) -> Mapping[str, str]:
         if not isinstance(part, Mapping):
             raise _refusal(f"{name} is {_of_type(part)}", 'a dict with "type"')
@@ -175,14 +181,14 @@ class MessageReader:
             raise _refusal(f"the {kind} of {name} is {_of_type(value)}", part_type.expected)
         if part_type.medium is None:
             return {"type": "text", "text": self._text(value, name, role)}
-        if part_type.medium != self._medium:
+        if part_type.medium not in self._tokens:
             raise _refusal(
                 f"{name} is of the type {kind}",
-                f"{PLURALS[self._medium]}, which this model reads",
-                _example(self._medium),
+                f"{named(self._tokens)}, which this model reads",
+                _example(next(iter(self._tokens))),
             )
-        media.append(value)
-        return {"type": self._medium}
+        media.append((part_type.medium, value))
+        return {"type": part_type.medium}
 
     def _text(self, text: str, name: str, role: str) -> str:
         if role == "assistant":
@@ -190,8 +196,8 @@ class MessageReader:
         if token := self._place_in(text):
             raise _refusal(
                 f"{name} has {token} in its text",
-                f"{PLURALS[self._medium]} as parts of their own",
-                _example(self._medium),
+                f"{named(self._tokens)} as parts of their own",
+                _example(next(iter(self._tokens))),
             )
         return text
 
@@ -200,13 +206,18 @@ class MessageReader:
         return next((token for token in self._reserved if token in text), None)
 
 
+def named(media: Iterable[Medium]) -> str:
+    """What several of these are called, as in "pictures and clips"."""
+    return " and ".join(PLURALS[medium] for medium in MEDIA if medium in set(media))
+
+
 def media_of(
-    images: Sequence[Picture] | None, videos: Sequence[Video] | None, medium: Medium
-) -> list[Picture | Video]:
-    """The pictures, or clips, that come beside a prompt, for a model that reads ``medium``.
+    images: Sequence[Picture] | None, videos: Sequence[Video] | None, read: Collection[Medium]
+) -> list[tuple[Medium, Picture | Video]]:
+    """The pictures, then the clips, that come beside a prompt, for a model that reads ``read``.
 
     Raises:
-        RequestError: one that is not in a list, or the kind that the model does not read.
+        RequestError: one that is not in a list, or a kind that the model does not read.
     """
     if isinstance(images, _ONE_PICTURE):
         raise RequestError(
@@ -221,20 +232,21 @@ def media_of(
             raise RequestError(
                 f"{setting} is {_of_type(given)}", expected="a list", setting=setting
             )
-    check_medium(medium, pictures=bool(images), clips=bool(videos))
-    return list(videos or images or [])
+    check_media(read, pictures=bool(images), clips=bool(videos))
+    shown: list[tuple[Medium, Picture | Video]] = [("image", image) for image in images or ()]
+    return shown + [("video", video) for video in videos or ()]
 
 
-def check_medium(medium: Medium, *, pictures: bool = False, clips: bool = False) -> None:
-    """Raise `RequestError` where pictures are given to a model that reads clips, or clips to one
-    that reads pictures; ``medium`` is what it reads."""
-    if pictures and medium == "video":
+def check_media(read: Collection[Medium], *, pictures: bool = False, clips: bool = False) -> None:
+    """Raise `RequestError` where pictures are given to a model that reads clips alone, or clips to
+    one that reads pictures; ``read`` is what it reads."""
+    if pictures and "image" not in read:
         raise RequestError(
             "this artifact answers questions about clips, not pictures",
             advice="give videos (--video) instead",
             setting="images",
         )
-    if clips and medium == "image":
+    if clips and "video" not in read:
         raise RequestError(
             "this artifact answers questions about pictures, not clips",
             advice="give images (--image) instead",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from pocketvlm.artifact import Artifact
 from pocketvlm.artifact.manifest import PictureText
 from pocketvlm.decoders.base import EmbeddingSegment, Segment, TokenSegment
 from pocketvlm.errors import ArtifactError, RequestError, library_errors
-from pocketvlm.layouts import LAYOUTS, Medium
+from pocketvlm.layouts import MEDIA, Medium, media_read
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
 from pocketvlm.text.messages import (
@@ -30,6 +31,8 @@ from pocketvlm.text.messages import (
 from pocketvlm.text.templates import ChatTemplate
 from pocketvlm.text.tokenizer_files import MAX_BYTES, read_tokenizer
 
+# How many pictures or clips: of the medium that the model reads, or by medium where it reads two.
+Counts = int | Mapping[Medium, int]
 _MAX_SPACE = 4096  # in a row: published tokenizers read them in quadratic time
 
 
@@ -45,7 +48,8 @@ class Prompter:
     written there before the prompt is tokenized.
 
     Where the model reads clips, ``medium`` is ``"video"``, and what is written of pictures and
-    ``<image>`` below holds for clips and ``<video>``.
+    ``<image>`` below holds for clips and ``<video>``. Where it reads both, ``beside`` has the token
+    in the places of the other kind; numbers of pictures are then given by medium, see `Counts`.
     """
 
     def __init__(
@@ -56,34 +60,31 @@ class Prompter:
         bos_token: str | None,
         medium: Medium = "image",
         picture_text: PictureText | None = None,
+        beside: Mapping[Medium, int] | None = None,
     ) -> None:
         # As transformers, whatever tokenizer.json says: a prompt is never cut or padded. Before any
         # text is read, for a file that pads to 64 tokens would pad the image token too.
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        image_token = _token(tokenizer, image_token_id)
-        if image_token is None or _token_ids(tokenizer, image_token, add_special=False) != [
-            image_token_id
-        ]:
-            raise ArtifactError(
-                f"the tokenizer has no image token {image_token_id}",
-                advice="export the artifact again",
-            )
+        ids = {medium: image_token_id, **(beside or {})}
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
-        self._image_token = image_token
-        self._picture_text = picture_text or PictureText(image_token, image_token)
-        if self._picture_text.text.count(image_token) != 1:
+        self._slot_ids = np.array(list(ids.values()), dtype=np.int64)
+        tokens = {kind: _place(tokenizer, token) for kind, token in ids.items()}
+        own = tokens[medium]
+        self._picture_text = picture_text or PictureText(own, own)
+        if self._picture_text.text.count(own) != 1:
             raise ArtifactError(
                 f"a picture is written as {self._picture_text.text!r}",
-                expected=f"a text with {image_token} in it once",
+                expected=f"a text with {own} in it once",
                 advice="export the artifact again",
             )
-        self._placeholder = self._picture_text.placeholder  # what the template writes
+        # What the template writes in the place of each.
+        self._tokens = {**tokens, medium: self._picture_text.placeholder}
         self._template = template
         self._bos_token = bos_token
         self._medium = medium
-        self._reader = MessageReader(medium, *{image_token, self._placeholder})
+        self._reader = MessageReader(self._tokens, own)
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
@@ -104,9 +105,8 @@ class Prompter:
         )
         template = ChatTemplate(artifact.read_text("chat_template.jinja"), special)
         manifest = artifact.manifest
-        # One that is unknown is refused where it is opened.
-        layout = LAYOUTS.get(manifest.vision.layout["name"])
-        medium = "image" if layout is None else layout.medium
+        medium, *others = media_read(manifest)
+        beside = {other: manifest.media[other].image_token_id for other in others}
         return cls(
             tokenizer,
             template,
@@ -114,6 +114,7 @@ class Prompter:
             special.get("bos_token"),
             medium,
             manifest.decoder.picture_text,
+            beside,
         )
 
     def conversation(
@@ -137,9 +138,12 @@ class Prompter:
         if messages is None:
             if not isinstance(prompt, str):
                 raise _no_text(prompt)
-            media = media_of(images, videos, self._medium)
-            return Conversation(self.messages(prompt, len(media)), media)
-        if prompt is not None or media_of(images, videos, self._medium):
+            shown = media_of(images, videos, self._tokens)
+            kinds = [kind for kind, _ in shown]
+            return Conversation(
+                self.messages(prompt, Counter(kinds)), [value for _, value in shown], kinds
+            )
+        if prompt is not None or media_of(images, videos, self._tokens):
             raise RequestError(
                 "messages come with a prompt, images or videos beside them",
                 advice="put these into the messages",
@@ -147,7 +151,7 @@ class Prompter:
             )
         return self._reader.read(messages)
 
-    def encode(self, prompt: str, pictures: int = 0, slots: int = 1) -> npt.NDArray[np.int64]:
+    def encode(self, prompt: str, pictures: Counts = 0, slots: int = 1) -> npt.NDArray[np.int64]:
         """Token ids int64 (n,) of one question; every picture takes ``slots`` image tokens, see
         `place` for others.
 
@@ -160,30 +164,38 @@ class Prompter:
         """
         return self.encode_messages(self.messages(prompt, pictures), pictures, slots)
 
-    def render(self, prompt: str, pictures: int = 0) -> str:
+    def render(self, prompt: str, pictures: Counts = 0) -> str:
         """The text that `encode` tokenizes, each picture a single image token in it."""
         return self._written(self.messages(prompt, pictures))
 
-    def messages(self, prompt: str, pictures: int, carried: int = 0) -> list[Message]:
+    def messages(self, prompt: str, pictures: Counts, carried: Counts = 0) -> list[Message]:
         """The conversation that `encode` renders; ``carried`` more pictures come before all
         else."""
-        placeholder, name = PLACEHOLDERS[self._medium], PLURALS[self._medium]
-        if self._medium == "video" and PLACEHOLDERS["image"] in prompt:
+        if "image" not in self._tokens and PLACEHOLDERS["image"] in prompt:
             raise RequestError(
                 "the prompt places a picture, and this model reads clips",
-                advice=f"write {placeholder}",
+                advice=f"write {PLACEHOLDERS[self._medium]}",
                 setting="prompt",
             )
-        placed = prompt.count(placeholder)
-        if placed not in (0, pictures):
-            raise RequestError(
-                f"the prompt has {placed} {placeholder} for {pictures} {name}",
-                advice=f"give as many {name}, or no {placeholder}"
-                + (" at all to put them first" if pictures else ""),
-                setting="prompt",
-            )
-        first = [{"type": self._medium}] * (carried if placed else carried + pictures)
+        given, before = self._by_medium(pictures), self._by_medium(carried)
+        first: list[Mapping[str, str]] = []
+        for medium in sorted(self._tokens, key=MEDIA.index):
+            placeholder, name, count = PLACEHOLDERS[medium], PLURALS[medium], given[medium]
+            placed = prompt.count(placeholder)
+            if placed not in (0, count):
+                raise RequestError(
+                    f"the prompt has {placed} {placeholder} for {count} {name}",
+                    advice=f"give as many {name}, or no {placeholder}"
+                    + (" at all to put them first" if count else ""),
+                    setting="prompt",
+                )
+            first += [{"type": medium}] * (before[medium] + (0 if placed else count))
         return [{"role": "user", "content": [*first, *self._parts(prompt)]}]
+
+    def _by_medium(self, counts: Counts) -> Mapping[Medium, int]:
+        """How many there are of each medium that the model reads."""
+        stated = {self._medium: counts} if isinstance(counts, int) else counts
+        return {medium: stated.get(medium, 0) for medium in self._tokens}
 
     def _parts(self, prompt: str) -> list[Mapping[str, str]]:
         """A prompt as parts of a message.
@@ -191,23 +203,29 @@ class Prompter:
         A picture that it places becomes a part of its own, so that the template writes around it
         what belongs there; where the template would move it, it becomes that text itself instead.
         """
-        placeholder = PLACEHOLDERS[self._medium]
-        if placeholder not in prompt or not self._walks_parts:
-            return [{"type": "text", "text": prompt.replace(placeholder, self._placeholder)}]
-        parts: list[Mapping[str, str]] = []
-        for number, text in enumerate(prompt.split(placeholder)):
-            parts += [{"type": self._medium}] if number else []
-            parts += [{"type": "text", "text": text}] if text else []
-        return parts
+        media = {PLACEHOLDERS[medium]: medium for medium in self._tokens}
+        if not any(placeholder in prompt for placeholder in media) or not self._walks_parts:
+            for placeholder, medium in media.items():
+                prompt = prompt.replace(placeholder, self._tokens[medium])
+            return [{"type": "text", "text": prompt}]
+        pattern = "|".join(f"({re.escape(placeholder)})" for placeholder in media)
+        pieces = [piece for piece in re.split(pattern, prompt) if piece]
+        return [
+            {"type": media[piece]} if piece in media else {"type": "text", "text": piece}
+            for piece in pieces
+        ]
 
     @functools.cached_property
     def _walks_parts(self) -> bool:
         """Whether the template writes the parts of a message in their order: some put all pictures
         first."""
+        return all(self._walks(medium) for medium in self._tokens)
+
+    def _walks(self, medium: Medium) -> bool:
         before, after = "alpha", "omega"
         content = [
             {"type": "text", "text": before},
-            {"type": self._medium},
+            {"type": medium},
             {"type": "text", "text": after},
         ]
         try:
@@ -215,12 +233,13 @@ class Prompter:
         except RequestError:
             return False
         between = text.partition(before)[2].partition(after)[0]
-        return text.count(self._placeholder) == between.count(self._placeholder) == 1
+        token = self._tokens[medium]
+        return text.count(token) == between.count(token) == 1
 
     def _written(self, messages: Sequence[Message]) -> str:
         """A conversation as text, an image token for each picture in it."""
         text = self._template.render(messages)
-        return text.replace(self._placeholder, self._picture_text.text)
+        return text.replace(self._picture_text.placeholder, self._picture_text.text)
 
     def system(self, text: str) -> Message:
         """What comes before the first question, see `MessageReader.system`."""
@@ -233,33 +252,47 @@ class Prompter:
         return {"role": "assistant", "content": [{"type": "text", "text": answer}]}
 
     def encode_messages(
-        self, messages: Sequence[Message], pictures: int, slots: int = 1
+        self, messages: Sequence[Message], pictures: Counts, slots: int = 1
     ) -> npt.NDArray[np.int64]:
         """As `encode`, for a conversation in the form that chat templates read."""
         text = self._written(messages)
         # One pass, and no second BOS where the template has written one already.
         add_special = not (self._bos_token and text.startswith(self._bos_token))
         ids = np.array(_token_ids(self.tokenizer, text, add_special=add_special), dtype=np.int64)
-        is_image = ids == self.image_token_id
-        if (placed := int(is_image.sum())) != pictures:
-            raise RequestError(
-                (
-                    f"the rendered prompt holds {placed} {self._image_token} for {pictures} "
-                    f"{PLURALS[self._medium]}"
-                ),
-                advice=(
-                    f"the chat template does not take {PLURALS[self._medium]} here, or the text "
-                    f"contains {self._image_token}"
-                ),
-            )
-        return np.repeat(ids, np.where(is_image, slots, 1))
+        given = self._by_medium(pictures)
+        for (medium, token), token_id in zip(self._tokens.items(), self._slot_ids, strict=True):
+            if (placed := int((ids == token_id).sum())) != given[medium]:
+                name = PLURALS[medium]
+                raise RequestError(
+                    f"the rendered prompt holds {placed} {token} for {given[medium]} {name}",
+                    advice=f"the chat template does not take {name} here, or the text contains "
+                    f"{token}",
+                )
+        return np.repeat(ids, np.where(np.isin(ids, self._slot_ids), slots, 1))
+
+    def in_order(self, ids: npt.NDArray[np.int64], kinds: Sequence[Medium]) -> list[int]:
+        """Which of the media that were given comes first in a prompt, which second and so on.
+
+        A template may put all pictures before all clips, wherever they were given; those of a kind
+        keep their order.
+
+        Args:
+            ids: int64 (n,), one image token for each of them.
+            kinds: of what was given, in its order.
+        """
+        of_kind = {
+            medium: iter([number for number, kind in enumerate(kinds) if kind == medium])
+            for medium in self._tokens
+        }
+        media = dict(zip(self._slot_ids.tolist(), self._tokens, strict=True))
+        return [next(of_kind[media[token]]) for token in ids.tolist() if token in media]
 
     def place(
         self, ids: npt.NDArray[np.int64], pictures: Sequence[npt.NDArray[np.int64]]
     ) -> npt.NDArray[np.int64]:
         """Ids with one image token per picture -> ids with each picture's own in its place, see
         `Layout.expand`."""
-        at = np.flatnonzero(ids == self.image_token_id)
+        at = np.flatnonzero(np.isin(ids, self._slot_ids))
         texts = np.split(
             ids, np.sort(np.concatenate([at, at + 1]))
         )  # text and image tokens in turns
@@ -283,7 +316,7 @@ class Prompter:
             picture if isinstance(picture, EmbeddingSegment) else EmbeddingSegment(picture)
             for picture in pictures
         ]
-        is_slot = np.append(ids == self.image_token_id, False)
+        is_slot = np.append(np.isin(ids, self._slot_ids), False)
         slots, tokens = int(is_slot.sum()), sum(map(len, features))
         if slots != tokens:  # of a graph that gives something else than the manifest states
             raise ArtifactError(
@@ -306,6 +339,16 @@ class Prompter:
         if at < len(ids):
             segments.append(TokenSegment(ids[at:]))
         return segments
+
+
+def _place(tokenizer: tokenizers.Tokenizer, token_id: int) -> str:
+    """The text of the token in a picture's place; raises `ArtifactError` where it is none."""
+    token = _token(tokenizer, token_id)
+    if token is None or _token_ids(tokenizer, token, add_special=False) != [token_id]:
+        raise ArtifactError(
+            f"the tokenizer has no image token {token_id}", advice="export the artifact again"
+        )
+    return token
 
 
 def _no_text(prompt: Any) -> RequestError:

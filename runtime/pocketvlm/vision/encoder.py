@@ -20,6 +20,7 @@ from pocketvlm.artifact import (
 )
 from pocketvlm.artifact.manifest import VISION_OUTPUTS
 from pocketvlm.errors import RequestError
+from pocketvlm.layouts import Medium, budget_beside, media_read
 from pocketvlm.limits import whole
 from pocketvlm.ort.outputs import check_finite, check_rising, check_shapes, shapes_of
 from pocketvlm.ort.sessions import open_session, ort_errors
@@ -27,6 +28,30 @@ from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.vision.features import VisionFeatures
 
 _NAME = "the vision graph"
+
+
+def open_beside(
+    artifact: Artifact,
+    *,
+    budget: int | None = None,
+    precision: str | None = None,
+    settings: EngineSettings = DEFAULT_SETTINGS,
+) -> dict[Medium, VisionEncoder]:
+    """The vision graphs of the further media that an artifact reads, by medium; arguments and
+    errors as of `VisionEncoder.open`.
+
+    ``budget`` is of the artifact's first medium, see `pocketvlm.layouts.budget_beside`.
+    """
+    encoders: dict[Medium, VisionEncoder] = {}
+    own = artifact.manifest.pruning.tokens_before
+    for medium in media_read(artifact.manifest)[1:]:
+        part = artifact.reading(medium)
+        other = part.manifest.pruning.tokens_before
+        within = None if budget is None else budget_beside(budget, own, other)
+        encoders[medium] = VisionEncoder.open(
+            part, budget=within, precision=precision, settings=settings
+        )
+    return encoders
 
 
 class VisionEncoder:

@@ -4,6 +4,7 @@ at most once."""
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,9 @@ from pocketvlm.decoders.base import EmbeddingSegment
 from pocketvlm.errors import ArtifactError, PictureError
 from pocketvlm.layouts import (
     Layout,
+    Medium,
     Tiles,
+    budget_beside,
     layout_among,
     open_layout,
     slot_count,
@@ -109,6 +112,11 @@ class ConversationPicture:
     alone: PictureInput
     beside_others: PictureInput
 
+    @property
+    def medium(self) -> Medium:
+        """What it is."""
+        return self.alone.layout.medium
+
     def among(self, pictures: int) -> PictureInput:
         """What it is in a conversation with so many pictures."""
         return self.alone if pictures == 1 else self.beside_others
@@ -122,6 +130,7 @@ class Viewer:
         encoder: its vision graph.
         limits: caps on pictures and clips.
         cache: features kept between answers; read by those who ask for it.
+        beside: the vision sides of further media that it reads, see `Artifact.reading`.
     """
 
     def __init__(
@@ -130,37 +139,85 @@ class Viewer:
         encoder: VisionEncoder,
         limits: Limits,
         cache: FeatureCache,
+        beside: Sequence[Viewer] = (),
     ) -> None:
         self.layout = open_layout(artifact)
         self.encoder = encoder
         self._limits = limits
         self._cache = cache
         self._constants = read_constants(artifact)
+        self._viewers = {viewer.layout.medium: viewer for viewer in (self, *beside)}
 
     def check_budget(self, budget: int) -> int:
         """Return ``budget``; raises `PocketVLMError` where the graph does not serve it."""
         return self.encoder.check_budget(budget)
 
-    def prepare(self, media: Sequence[Picture | Video], budget: int) -> list[PictureInput]:
-        """Read and preprocess the pictures of a prompt, or clips where the model reads those; raises
-        `PocketVLMError` for one that is refused, or for a budget that is not served."""
-        budget, layout = self.check_budget(budget), layout_among(self.layout, len(media))
-        return [self._prepare(self._open(medium), layout, budget) for medium in media]
+    @property
+    def layouts(self) -> Mapping[Medium, Layout]:
+        """The layout of each medium that the model reads."""
+        return {medium: viewer.layout for medium, viewer in self._viewers.items()}
+
+    def prepare(
+        self,
+        media: Sequence[Picture | Video],
+        budget: int,
+        kinds: Sequence[Medium] | None = None,
+    ) -> list[PictureInput]:
+        """Read and preprocess pictures, or clips where the model reads those.
+
+        Args:
+            media: pictures and clips.
+            budget: visual tokens per tile or frame of what this reads first; for others see
+                `pocketvlm.layouts.budget_beside`.
+            kinds: which of both each of ``media`` is; None where all are what this reads first.
+
+        Raises:
+            PocketVLMError: one is refused, or a budget that is not served.
+        """
+        budget = self.check_budget(budget)
+        each = [self.layout.medium] * len(media) if kinds is None else kinds
+        numbers = Counter(each)
+        return [
+            self._viewers[kind]._prepared(medium, self._budget_of(kind, budget), numbers[kind])
+            for medium, kind in zip(media, each, strict=True)
+        ]
 
     def prepare_conversation(
-        self, media: Sequence[Picture | Video], budget: int
+        self,
+        media: Sequence[Picture | Video],
+        budget: int,
+        kinds: Sequence[Medium] | None = None,
     ) -> list[ConversationPicture]:
         """As `prepare`, for pictures that others may join."""
-        budget, both = self.check_budget(budget), (self.layout, self.layout.several)
-        pictures = []
-        for medium in media:
-            opened = self._open(medium)
-            forms = {id(each): self._prepare(opened, each, budget) for each in both}
-            pictures.append(ConversationPicture(*(forms[id(each)] for each in both)))
-        return pictures
+        budget = self.check_budget(budget)
+        each = [self.layout.medium] * len(media) if kinds is None else kinds
+        return [
+            self._viewers[kind]._prepared_twice(medium, self._budget_of(kind, budget))
+            for medium, kind in zip(media, each, strict=True)
+        ]
+
+    def _prepared(self, medium: Picture | Video, budget: int, pictures: int) -> PictureInput:
+        """One of so many of its kind."""
+        return self._prepare(self._open(medium), layout_among(self.layout, pictures), budget)
+
+    def _prepared_twice(self, medium: Picture | Video, budget: int) -> ConversationPicture:
+        opened, both = self._open(medium), (self.layout, self.layout.several)
+        forms = {id(each): self._prepare(opened, each, budget) for each in both}
+        return ConversationPicture(*(forms[id(each)] for each in both))
+
+    def _budget_of(self, medium: Medium, budget: int) -> int:
+        other = self._viewers[medium]
+        if other is self:
+            return budget
+        own, others = self.layout.config.patches, other.layout.config.patches
+        return other.check_budget(budget_beside(budget, own, others))
 
     def encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
-        """The features of one picture, as what fills its slots.
+        """The features of one picture, as what fills its slots; see `_encode`."""
+        return self._viewers[picture.layout.medium]._encode(picture, cached=cached)
+
+    def _encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
+        """As `encode`, of a picture that this one prepared.
 
         The tiles of one picture are encoded together and never with those of another: memory stays
         that of one, and a quantized graph's activation scales, taken over a whole batch, do not let
@@ -179,8 +236,9 @@ class Viewer:
                 raise RuntimeError("a picture has neither pixels nor features")
             picture.features, picture.pixel_values = features.narrow(picture.budget), None
         # The same tiles are arranged otherwise where they were cut otherwise.
-        arrangement = f"{layout.name}/{grid}/{grid.size}"
-        key = f"{picture.key}/{picture.budget}/{arrangement}" if cached else None
+        # A frame may have the pixels of a picture, and goes through another tower.
+        where = f"{picture.budget}/{layout.name}/{grid}/{grid.size}/{layout.medium}"
+        key = f"{picture.key}/{where}" if cached else None
         features, one_grid = picture.features, layout.one_grid
         # What comes between features has no further ones.
         nothing = {name: np.zeros_like(value) for name, value in self._constants.items()}

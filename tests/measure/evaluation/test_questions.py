@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pocketvlm import PocketVLMError
 from pocketvlm.media.pictures import open_picture
-from pocketvlm_measure.evaluation.questions import picture_of, read_questions
+from pocketvlm_measure.evaluation.media import source_of
+from pocketvlm_measure.evaluation.questions import read_questions
 
 GOOD = {"image": "a.png", "question": "what?", "answers": ["red"]}
 
@@ -110,7 +111,7 @@ def test_a_picture_in_the_line_is_the_picture(examples_dir):
     data = (examples_dir / "scene-1.png").read_bytes()
     uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     assert (
-        open_picture(picture_of(uri)).tobytes()
+        open_picture(source_of(uri)).tobytes()
         == open_picture(examples_dir / "scene-1.png").tobytes()
     )
     for wrong in (
@@ -120,4 +121,4 @@ def test_a_picture_in_the_line_is_the_picture(examples_dir):
         "data:;base64,é",
     ):
         with pytest.raises(PocketVLMError, match="data URI"):
-            picture_of(wrong)
+            source_of(wrong)

@@ -47,7 +47,7 @@ class Opened:
             is_picture = isinstance(each, EmbeddingSegment)
             own = number if self.attention == "pictures" and is_picture else 0
             numbers += [1 if self.attention == "prompt" else own] * len(each)
-        return reference_logits(self.weights, self.rows(segments), np.array(numbers))
+        return reference_logits(self.weights, self.rows(segments), numbers=np.array(numbers))
 
 
 @pytest.fixture(scope="module", params=["pictures", "prompt"])

@@ -137,6 +137,22 @@ def test_sections_are_for_mrope_alone_and_its_heads_fill_the_width(tmp_path):
     refused(tmp_path / "a.gguf", "4 heads in a width of 40")
 
 
+def test_further_features_are_counted(tmp_path):
+    write_gguf(tmp_path / "a.gguf", architecture="qwen3vl")
+    header = read_header(tmp_path / "a.gguf")
+    assert (header.extras, header.positions) == (1, "mrope")
+    header.check("file", extras=1)
+    with pytest.raises(PocketVLMError, match="extras 1, the manifest says 3"):
+        header.check("file", extras=3)
+    write_gguf(tmp_path / "a.gguf", TinyLlama.random(hidden=40), architecture="qwen3vl")
+    assert read_header(tmp_path / "a.gguf").hidden == 40  # which its heads need not make
+    write_gguf(tmp_path / "a.gguf", architecture="qwen3vl", n_deepstack_layers=None)
+    assert read_header(tmp_path / "a.gguf").extras == 0
+    for count, reason in ((2, "n_deepstack_layers are 2 of 2 layers"), (1.0, "no usable count")):
+        write_gguf(tmp_path / "a.gguf", architecture="qwen3vl", n_deepstack_layers=count)
+        refused(tmp_path / "a.gguf", reason)
+
+
 def test_a_token_that_stands_twice_is_refused(tmp_path):
     write_gguf(tmp_path / "a.gguf", tokens=["same"] * 2 + [f"t{i}" for i in range(VOCAB - 2)])
     refused(tmp_path / "a.gguf", "is in its vocabulary twice")

@@ -11,6 +11,7 @@ from pocketvlm.decoders.track import Track
 from pocketvlm.layouts import TokenGrid
 
 PLANES = {"contiguous": 1, "mrope": 4}
+EXTRAS = ("first", "second")
 
 
 def text(count):
@@ -20,7 +21,10 @@ def text(count):
 def picture(rows, columns):
     count = rows * columns
     embeds = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
-    return EmbeddingSegment(embeds, grid=TokenGrid(rows, columns), kept=np.arange(count))
+    extras = {name: embeds + 100 * number for number, name in enumerate(EXTRAS, start=1)}
+    return EmbeddingSegment(
+        embeds, grid=TokenGrid(rows, columns), kept=np.arange(count), extras=extras
+    )
 
 
 segment = st.one_of(
@@ -78,3 +82,26 @@ def test_positions_that_llama_cpp_would_count_otherwise_come_with_each_batch():
     numbers, _ = Track(positions_named("contiguous"), first=1).extended(segments)
     made = list(batches(segments, numbers, planes=1, limit=3, counts=False))
     assert [batch.pos.tolist() for batch in made] == [[1, 2], [3, 4, 5], [6], [7]]
+
+
+@given(
+    st.lists(segment, max_size=5),
+    st.sampled_from(sorted(PLANES)),
+    st.integers(1, 12),
+    st.sampled_from([(), EXTRAS, EXTRAS[::-1]]),
+)
+def test_further_features_follow_those_of_the_same_token(segments, name, limit, extras):
+    numbers, _ = Track(positions_named(name)).extended(segments)
+    made = list(batches(segments, numbers, planes=PLANES[name], limit=limit, extras=extras))
+    rows = [batch.values for batch in made if batch.values.dtype == np.float32]
+    pictures = [each for each in segments if isinstance(each, EmbeddingSegment)]
+    assert sum(map(len, rows)) == sum(map(len, pictures))
+    for batch in rows:
+        assert batch.shape[1] == 2 * (1 + len(extras))
+        assert batch.flags.c_contiguous
+    if rows:
+        expected = [
+            np.concatenate([each.inputs_embeds, *(each.extras[name] for name in extras)], axis=1)
+            for each in pictures
+        ]
+        np.testing.assert_array_equal(np.concatenate(rows), np.concatenate(expected))

@@ -347,7 +347,7 @@ def hostile(*arguments):
     return done.stdout.split("\n")[:-1]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2vl"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2vl", "qwen3vl"])
 def test_no_damaged_file_ends_the_process(tmp_path, architecture):
     write_gguf(tmp_path / "sound.gguf", architecture=architecture)
     endings = hostile(tmp_path / "sound.gguf", tmp_path, "damage", 1, 400)

@@ -10,14 +10,14 @@ from PIL import Image
 from tokenizers import AddedToken
 
 from pocketvlm.errors import RequestError
-from pocketvlm.text.messages import MessageReader, check_medium
+from pocketvlm.text.messages import MessageReader, check_media
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate
 from support.tiny_artifact import TEMPLATE, byte_tokenizer
 
 PIXELS = np.zeros((4, 4, 3), np.uint8)
-READER = MessageReader("image", "<|image_pad|>")
-CLIPS = MessageReader("video", "<video>")
+READER = MessageReader({"image": "<|image_pad|>"})
+CLIPS = MessageReader({"video": "<video>"})
 
 
 def user(*parts):
@@ -193,10 +193,10 @@ def test_pictures_beside_a_prompt_are_refused_where_clips_are_read():
 
 @pytest.mark.parametrize(("medium", "setting"), [("video", "images"), ("image", "videos")])
 def test_the_medium_that_a_model_does_not_read_is_refused(medium, setting):
-    check_medium("video", clips=True)
-    check_medium("image", pictures=True)
+    check_media(["video"], clips=True)
+    check_media(["image"], pictures=True)
     with pytest.raises(RequestError, match="this artifact answers questions about") as refusal:
-        check_medium(medium, pictures=medium == "video", clips=medium == "image")
+        check_media([medium], pictures=medium == "video", clips=medium == "image")
     assert refusal.value.setting == setting
 
 

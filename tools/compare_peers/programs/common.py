@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass
 class Stopwatch:
-    """Times one answer; call `token` for every token picked."""
+    """Times one answer; call `token` for every token picked. ``asked`` is what came with the
+    picture."""
 
     started: float
+    asked: Mapping[str, Any] = field(default_factory=dict)
     first: float = 0.0
     last: float = 0.0
     tokens: int = 0
@@ -41,14 +43,15 @@ def read_settings() -> dict[str, Any]:
 
 
 def serve(answer: Callable[[Path, Stopwatch], int], version: str) -> None:
-    """Answer about one picture per line of standard input; ``answer`` returns how many tokens the
-    prompt had."""
+    """Answer about one picture per line of standard input, ``{"picture": path}`` and what else is
+    asked; ``answer`` returns how many tokens the prompt had."""
     speak = sys.stdout.write
     speak(json.dumps({"ready": version}) + "\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        watch = Stopwatch(time.perf_counter())
-        prompt_tokens = answer(Path(line.strip()), watch)
+        asked = json.loads(line)
+        watch = Stopwatch(time.perf_counter(), asked)
+        prompt_tokens = answer(Path(asked["picture"]), watch)
         report = {
             "ttft": (watch.first - watch.started) * 1e3,
             "decode": (watch.last - watch.first) * 1e3 / max(watch.tokens - 1, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from pathlib import Path
 
 import llama_cpp
@@ -36,7 +37,12 @@ vision = mtmd.mtmd_init_from_file(options["mmproj"].encode(), model, vision_opti
 if not (model and context and vision):
     raise SystemExit("llama.cpp does not open the files")
 sampler = llama.llama_sampler_init_greedy()
-prompt = options["prompt"].replace("<image>", mtmd.mtmd_default_marker().decode()).encode()
+# What stands around a picture is written by mtmd itself.
+marks = re.compile(
+    rf"(<\|vision_start\|>|<img>|<start_of_image>)?{re.escape(options['image_token'])}"
+    r"(<\|vision_end\|>|</img>|<end_of_image>)?"
+)
+prompt = marks.sub(mtmd.mtmd_default_marker().decode(), options["prompt"]).encode()
 text = mtmd.mtmd_input_text(
     text=prompt, text_len=len(prompt), add_special=False, parse_special=True
 )
@@ -57,7 +63,7 @@ def answer(picture: Path, watch: Stopwatch) -> int:
         vision, context, chunks, 0, 0, batch_size, True, ctypes.byref(past)
     ):
         raise SystemExit("mtmd does not evaluate the prompt")
-    length = past.value
+    length = mtmd.mtmd_helper_get_n_tokens(chunks)  # the next position is another with M-RoPE
     for _ in range(options["new_tokens"]):
         token = llama.llama_sampler_sample(sampler, context, -1)
         watch.token()

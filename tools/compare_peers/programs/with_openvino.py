@@ -40,6 +40,7 @@ class Streamer(openvino_genai.StreamerBase):
 
 def answer(picture: Path, watch: Stopwatch) -> int:
     """See `serve`."""
+    config.pruning_ratio = watch.asked.get("pruning_ratio", 0)  # percent
     pixels = openvino.Tensor(np.asarray(Image.open(picture).convert("RGB"))[None])
     done = pipeline.generate(
         options["prompt"], images=[pixels], generation_config=config, streamer=Streamer(watch)

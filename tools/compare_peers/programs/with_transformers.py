@@ -9,11 +9,12 @@ import transformers
 from PIL import Image
 
 from compare_peers.programs.common import Stopwatch, read_settings, serve
+from compare_peers.programs.processors import processor_of
 
 options = read_settings()
 torch.set_num_threads(options["threads"])
-processor = transformers.AutoProcessor.from_pretrained(options["checkpoint"])
-model = transformers.LlavaForConditionalGeneration.from_pretrained(
+processor = processor_of(options["checkpoint"])
+model = transformers.AutoModelForImageTextToText.from_pretrained(
     options["checkpoint"], dtype=getattr(torch, options["dtype"])
 ).eval()
 
@@ -37,7 +38,7 @@ class Streamer(transformers.generation.streamers.BaseStreamer):
 
 def answer(picture: Path, watch: Stopwatch) -> int:
     """See `serve`."""
-    inputs = processor(images=Image.open(picture), text=options["prompt"], return_tensors="pt")
+    inputs = processor(images=[Image.open(picture)], text=[options["prompt"]], return_tensors="pt")
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     length = options["new_tokens"]
     with torch.inference_mode():

@@ -1,0 +1,98 @@
+"""What the exports of one test run share is what each of them would trace."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+from pocketvlm_export.graphs import trace
+from pocketvlm_export.towers import attention
+from support.traces import Traces, structure
+
+
+class Tied(nn.Module):
+    """A product and its transpose by one weight, a buffer, a constant and an attribute."""
+
+    def __init__(self, seed=0, scale=2.0, shift=1.0, tied=True):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        if tied:
+            self.second.weight = self.first.weight
+        self.register_buffer("shift", torch.full((4,), shift))
+        self.scale = scale
+
+    def forward(self, x):
+        return self.second(self.first(x)) * self.scale + self.shift + torch.arange(4)
+
+
+class TiedGraph:
+    kind, input_names, output_names = "tied", ("x",), ("y",)
+    dynamic_axes, output_axes = ({0: "batch_size"},), {"y": {0: "batch_size"}}
+
+    def __init__(self, **options):
+        self.module = Tied(**options).eval()
+
+    def sample_inputs(self):
+        return (torch.randn(2, 4),)
+
+
+@pytest.fixture
+def traces(tmp_path):
+    return Traces(tmp_path, trace)
+
+
+def test_other_weights_of_the_same_structure(traces):
+    """Every value is the module's own, constants included, in a graph of the same nodes."""
+    first = traces(TiedGraph(seed=0))
+    graph = TiedGraph(seed=1)
+    again, anew = traces(graph), trace(graph)
+    assert traces.reused == 1
+    for model in (first, again):
+        assert list(model.graph.initializers) == list(anew.graph.initializers)
+        assert [node.op_type for node in model.graph] == [node.op_type for node in anew.graph]
+        assert [value.name for value in model.graph.inputs] == ["x"]
+        assert [value.name for value in model.graph.outputs] == ["y"]
+    assert again.metadata_props == anew.metadata_props
+    rows = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    ours, theirs = (
+        ReferenceEvaluator(ir.to_proto(model)).run(None, {"x": rows})[0] for model in (again, anew)
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    expected = graph.module(torch.from_numpy(rows)).detach().numpy()
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_weights_are_the_tensors_themselves(traces):
+    """As after tracing: nothing is copied before a pass or a file wants it."""
+    traces(TiedGraph())
+    graph = TiedGraph(seed=1)
+    bias = traces(graph).graph.initializers["first.bias"].const_value
+    assert bias.raw.data_ptr() == graph.module.first.bias.data_ptr()
+
+
+@pytest.mark.parametrize("options", [{"scale": 3.0}, {"shift": 2.0}, {"tied": False}])
+def test_another_structure_is_another(options):
+    assert structure(TiedGraph()) == structure(TiedGraph(seed=1))
+    assert structure(TiedGraph(**options)) != structure(TiedGraph())
+
+
+@pytest.mark.parametrize("name", ["MAP_BYTES", "attend"])
+def test_changed_code_is_another(monkeypatch, name):
+    before = structure(TiedGraph())
+    changed = {"MAP_BYTES": attention.MAP_BYTES + 1, "attend": lambda *given: given[0]}
+    monkeypatch.setattr(attention, name, changed[name])
+    assert structure(TiedGraph()) != before
+    monkeypatch.undo()
+    assert structure(TiedGraph()) == before
+
+
+def test_what_cannot_be_written_down_is_traced(traces):
+    graph = TiedGraph()
+    graph.module.scale_of = lambda: 1
+    assert structure(graph) is None
+    assert len(traces(graph).graph.outputs) == 1
+    assert not traces.reused
+    assert not list(traces.folder.iterdir())

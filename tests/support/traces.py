@@ -1,0 +1,170 @@
+"""Knows how the exports of one test run share what torch traces: a module's structure is traced
+once, and other weights of the same structure are put into a copy of that graph."""
+
+import hashlib
+import io
+import json
+import marshal
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor
+
+from pocketvlm_export.graphs import Graph
+
+_ORDER = "initializers"  # property of a stored graph: [[name, name in the module or null], ...]
+# What is traced: whose code and constants a test may have changed.
+_TRACED = tuple(
+    f"pocketvlm_export.{name}" for name in ("families", "graphs", "pruning", "towers", "upstream")
+)
+
+
+class Traces:
+    """Graphs in ``folder``, one for each `structure` that was traced.
+
+    ``reused`` counts those that were not traced.
+    """
+
+    def __init__(self, folder: Path, trace: Callable[[Graph], ir.Model]) -> None:
+        self.folder = folder
+        self.trace = trace
+        self.reused = 0
+
+    def __call__(self, graph: Graph) -> ir.Model:
+        """Return what the tracer gives for ``graph``."""
+        key = structure(graph)
+        if key is None:
+            return self.trace(graph)
+        path = self.folder / f"{key}.onnx"
+        if not path.exists():
+            model = self.trace(graph)
+            _store(model, graph.module, path)
+            return model
+        self.reused += 1
+        return _load(path, graph.module)
+
+
+def structure(graph: Graph) -> str | None:
+    """Return what the trace of a graph depends on, as a name: everything that its objects hold,
+    except for the values of parameters, which the tracer does not see either, and the exporter's
+    code as it is now.
+
+    None where an object cannot be pickled.
+    """
+    stream = io.BytesIO()
+    try:
+        _Structure(stream, protocol=5).dump(graph)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return None
+    digest = hashlib.sha256(stream.getbuffer())
+    for part in _state():
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _state() -> Iterator[bytes]:
+    """The code of what is traced, and the constants of its modules and classes."""
+    for name in sorted(sys.modules):
+        if name.startswith(_TRACED):
+            yield from _of(vars(sys.modules[name]), depth=4)
+
+
+def _of(value: Any, depth: int) -> Iterator[bytes]:
+    """What a value of a module or class says of what is done with it."""
+    if isinstance(value, FunctionType):
+        yield marshal.dumps(value.__code__, 2)
+        for cell in value.__closure__ or ():
+            yield from _of(cell.cell_contents, depth - 1)
+    elif isinstance(value, CodeType | int | float | str | bytes | None):
+        yield marshal.dumps(value, 2)
+    elif isinstance(value, staticmethod | classmethod):
+        yield from _of(value.__func__, depth)
+    elif isinstance(value, property):
+        yield from _of(value.fget, depth)
+    elif depth and isinstance(value, type):
+        yield value.__qualname__.encode()
+        if value.__module__.startswith(_TRACED):
+            yield from _of(dict(vars(value)), depth - 1)
+    elif depth and isinstance(value, Mapping):
+        for key, held in value.items():
+            if isinstance(key, str) and key not in ("__builtins__", "__doc__", "__cached__"):
+                yield key.encode()
+                yield from _of(held, depth - 1)
+    elif depth and isinstance(value, tuple | list):
+        for held in value:
+            yield from _of(held, depth - 1)
+    else:
+        yield type(value).__qualname__.encode()
+
+
+class _Structure(pickle.Pickler):
+    """Pickles parameters as their sizes and as which of them are one; buffers, which may become
+    constants of the graph, with their values."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.seen: dict[int, int] = {}
+
+    def persistent_id(self, value: Any) -> Any:
+        """Return what is pickled in the place of ``value``; None for itself."""
+        if isinstance(value, torch.nn.Parameter):
+            number = self.seen.setdefault(value.data_ptr(), len(self.seen))
+            return ("parameter", number, str(value.dtype), tuple(value.shape), value.stride())
+        if isinstance(value, torch.Tensor):
+            digest = hashlib.sha256(value.detach().contiguous().numpy().tobytes()).hexdigest()
+            return ("tensor", digest, str(value.dtype), tuple(value.shape), value.stride())
+        if type(value) in (set, frozenset):  # in an order that is the same in every process
+            return (type(value).__name__, sorted(map(repr, value)))
+        return None
+
+
+def _weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _store(model: ir.Model, module: torch.nn.Module, path: Path) -> None:
+    """Write a copy of ``model`` without the values of the module's parameters and buffers, which
+    are inputs of it instead."""
+    places = {
+        (tensor.data_ptr(), tuple(tensor.shape)): name for name, tensor in _weights(module).items()
+    }
+    stored = model.clone()
+    order: list[tuple[str, str | None]] = []
+    for name, value in list(stored.graph.initializers.items()):
+        raw = getattr(value.const_value, "raw", None)
+        held = (raw.data_ptr(), tuple(raw.shape)) if isinstance(raw, torch.Tensor) else None
+        order.append((name, places.get(held) if held else None))
+        if order[-1][1] is not None:
+            del stored.graph.initializers[name]
+            value.const_value = None
+            stored.graph.inputs.append(value)
+    stored.metadata_props[_ORDER] = json.dumps(order)
+    temporary = path.with_suffix(f".{os.getpid()}")  # others may write the same
+    ir.save(stored, temporary)
+    temporary.replace(path)
+
+
+def _load(path: Path, module: torch.nn.Module) -> ir.Model:
+    """Return the stored graph with the values of ``module``."""
+    model, weights = ir.load(path), _weights(module)
+    order = json.loads(model.metadata_props.pop(_ORDER))
+    inputs = {str(value.name): value for value in model.graph.inputs}
+    constants = dict(model.graph.initializers)
+    model.graph.initializers.clear()
+    for name, place in order:
+        value = constants[name] if place is None else inputs[name]
+        if place is not None:
+            model.graph.inputs.remove(value)
+            value.const_value = TorchTensor(weights[place].detach(), name=name)
+        model.graph.initializers[name] = value
+    return model

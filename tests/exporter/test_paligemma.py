@@ -164,6 +164,14 @@ def test_features_are_kept_and_prompts_are_not(pruned):
     first = ask(vlm, QUESTION, [image, image])
     second = ask(vlm, QUESTION, [image, image])
     assert first.token_ids == second.token_ids
+    assert first.prompt_tokens == second.prompt_tokens
+    assert second.prompt_tokens["cached"] == 0
+    viewer = vlm.parts.viewer
+    one, two = (
+        viewer.encode(viewer.prepare([image], BUDGET)[0], cached=True).inputs_embeds
+        for _ in range(2)
+    )
+    assert np.shares_memory(one, two)
     other = ask(vlm, "caption en", [image])
     assert other.token_ids == ask(VLM.load(pruned[1]), "caption en", [image]).token_ids
 

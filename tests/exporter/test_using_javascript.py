@@ -10,7 +10,14 @@ import pytest
 
 from pocketvlm import Artifact
 from pocketvlm_export.packaging.using import FACTS, USING, write_using
-from support.tiny_artifact import give_attention, give_extras, make_dynamic, write_artifact
+from support.tiny_artifact import (
+    give_attention,
+    give_extras,
+    make_dynamic,
+    read_manifest,
+    write_artifact,
+    write_manifest,
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 
@@ -185,6 +192,24 @@ def test_a_question_without_a_picture_is_one(folder, run):
     assert result["answer"] == [7, 8]
     assert embeds_of(result["runs"][0], stated["hidden"]) == [5, 6]
     assert result["refused"] == ["a picture and one IMAGE_TOKEN go together"] * 3
+
+
+def test_prompts_that_see_themselves_both_ways_and_are_numbered_from_one(tmp_path, run):
+    folder = tmp_path / "a"
+    give_attention(folder, write_artifact(folder, budgets=(4,)), "prompt")
+    manifest = read_manifest(folder)
+    manifest["decoder"]["first_position"] = 1
+    write_manifest(folder, manifest)
+    write_using(Artifact.open(folder))
+    image = json.loads((folder / FACTS).read_text())["image_token_id"]
+    script = f"""
+    const vlm = await page.load(ortOf({{ web: "1" }}, [7, 8, 7]), "");
+    const seen = await page.see(vlm, new Uint8Array(4 * 1000000));
+    await page.answer(vlm, seen, [5, {image}, 6], {{ maxNewTokens: 3 }});
+    """
+    runs = run(folder, script)["runs"]
+    assert [each["position_ids"] for each in runs] == [[1, 2, 3, 4, 5, 6], [7], [8]]
+    assert [each["picture_ids"] for each in runs] == [[1] * 6, [0], [0]]
 
 
 def test_fewer_tokens_are_the_best_in_the_order_of_the_picture(folder, run):

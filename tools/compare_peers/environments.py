@@ -3,6 +3,7 @@ run."""
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import venv
@@ -27,7 +28,7 @@ def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequen
     """
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     made_from = folder / "requirements.txt"
-    listed = "\n".join(requirements) + "\n"
+    listed = "\n".join(requirements) + "\n" + _own_sources(requirements)
     if made_from.is_file() and made_from.read_text() == listed:
         return python
     click.echo(f"making {folder} from {', '.join(requirements)}", err=True)
@@ -74,6 +75,17 @@ def native_llama_cpp(folder: Path) -> Path:
             [sys.executable, "-m", "pip", *build, "--wheel-dir", str(folder), pinned()], check=True
         )
     return folder
+
+
+def _own_sources(requirements: Sequence[str]) -> str:
+    """A line that changes with our own package, where it is one of the requirements: an
+    environment keeps a copy of it."""
+    if not any(requirement.startswith(".") for requirement in requirements):
+        return ""
+    digest = hashlib.sha256()
+    for file in sorted((ROOT / "runtime").rglob("*.py")):
+        digest.update(file.read_bytes())
+    return f"# {digest.hexdigest()}\n"
 
 
 def _needs_llama_cpp(requirements: str) -> bool:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from pocketvlm_export import upstream
 from pocketvlm_export.quiet import quiet_ort_tools
+from support.tiny_hybrid import tiny_hybrid
 
 LLAMA = transformers.LlamaConfig(
     hidden_size=32,
@@ -105,6 +106,22 @@ def test_a_cache_is_made_of_tensors_and_read_back(llama):
         rest = llama(ids[:, 5:], past_key_values=upstream.cache_of(past), use_cache=True)
     np.testing.assert_allclose(rest.logits, whole.logits[:, 5:], atol=1e-5)
     assert upstream.cached_layers(rest.past_key_values)[1][0].shape == (1, 2, 8, 8)
+
+
+def test_a_cache_of_convolutions_goes_on_from_their_last_inputs():
+    model = tiny_hybrid()
+    ids = torch.arange(3, 12)[None]
+    with torch.inference_mode():
+        whole = model(ids, use_cache=False).logits[0, -1]
+        first = model(ids[:, :5], past_key_values=transformers.DynamicCache(config=model.config))
+        past = upstream.cached_layers(first.past_key_values)
+        rest = model(ids[:, 5:], past_key_values=upstream.cache_of(past), use_cache=True)
+    assert [len(layer) for layer in past] == [
+        1 if kind == "conv" else 2 for kind in model.config.layer_types
+    ]
+    assert past[0][0].shape == (1, 32, 3)
+    torch.testing.assert_close(rest.logits[0, -1], whole, atol=2e-5, rtol=0)
+    assert upstream.cached_layers(rest.past_key_values)[0][0].shape == (1, 32, 3)
 
 
 NEXT = composite(transformers.LlavaNextConfig)

@@ -187,12 +187,16 @@ REGISTRIES = {
     "pruners": (PRUNERS, (_PRUNING, _ORACLES, _FAMILIES)),
 }
 # What else may say a name of which registry, and why.
+_PICTURES = "exporter/pocketvlm_export/upstream/pictures.py"
 SAID_ELSEWHERE = {
-    ("exporter/pocketvlm_export/upstream.py", "llava_next"): "a module of transformers",
-    ("exporter/pocketvlm_export/upstream.py", "llava_onevision"): "a module of transformers",
-    ("exporter/pocketvlm_export/upstream.py", "gemma3"): "a module of transformers",
+    (_PICTURES, "llava_next"): "a module of transformers",
+    (
+        "exporter/pocketvlm_export/upstream/pictures.py",
+        "llava_onevision",
+    ): "a module of transformers",
+    (_PICTURES, "gemma3"): "a module of transformers",
     ("exporter/pocketvlm_export/packaging/using.py", "tiles"): "a field of the template",
-    ("runtime/pocketvlm/artifact/manifest.py", "single"): "of manifests that state no layout",
+    ("runtime/pocketvlm/artifact/specs.py", "single"): "of manifests that state no layout",
     ("runtime/pocketvlm/decoders/gguf_header.py", "none"): "a way to scale frequencies",
     ("runtime/pocketvlm/decoders/gguf_header.py", "gemma3"): "an architecture of llama.cpp",
     ("profiles/pocketvlm_measure/evaluation/metrics/vqa_text.py", "none"): "a number in words",

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from pocketvlm.artifact import SCHEMA_VERSION, metadata
-from pocketvlm.artifact.manifest import CAUSAL
+from pocketvlm.artifact.specs import CAUSAL
 from pocketvlm_export.gguf import quantize_gguf, write_gguf
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.graphs import (

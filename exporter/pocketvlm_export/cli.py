@@ -8,7 +8,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from pocketvlm.artifact.manifest import FastV
+from pocketvlm.artifact.specs import FastV
 from pocketvlm.cli.inspect import figures_text, pixels_text, totals_text
 from pocketvlm.cli.lists import BUDGETS, PATH, SIZE, Comma
 from pocketvlm.cli.target import given_by_target, takes_target

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pocketvlm.artifact import Artifact, Manifest
-from pocketvlm.artifact.manifest import Parity
+from pocketvlm.artifact.specs import Parity
 from pocketvlm.decoders.llama_cpp import library
 from pocketvlm.errors import ArtifactError, EngineError
 from pocketvlm.files import real_path, user_path

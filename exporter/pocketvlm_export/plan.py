@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from transformers import PretrainedConfig
 
-from pocketvlm.artifact.manifest import POSITION_AXES, FastV, Generation
+from pocketvlm.artifact.specs import POSITION_AXES, FastV, Generation
 from pocketvlm.decoders.attention import TITLES
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import Medium

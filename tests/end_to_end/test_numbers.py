@@ -13,7 +13,7 @@ import pytest
 
 import pocketvlm
 from pocketvlm import VLM, Artifact, PocketVLMError, Provider
-from pocketvlm.artifact.manifest import FastV
+from pocketvlm.artifact.specs import FastV
 from pocketvlm_export import ExportOptions
 from pocketvlm_export.caps import Caps
 from pocketvlm_measure.cases import Case, sweep

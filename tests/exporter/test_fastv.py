@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from make_checkpoint import PRESETS
 from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.artifact import metadata
-from pocketvlm.artifact.manifest import FastV
+from pocketvlm.artifact.specs import FastV
 from pocketvlm.cli import main
 from pocketvlm.decoders import fastv
 from pocketvlm_export import ExportOptions, export

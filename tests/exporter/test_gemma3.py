@@ -420,7 +420,7 @@ def test_decoders_that_llama_cpp_computes_otherwise_are_refused(folder, tmp_path
 
 
 def test_fastv_is_refused(folder, tmp_path):
-    from pocketvlm.artifact.manifest import FastV
+    from pocketvlm.artifact.specs import FastV
 
     with pytest.raises(RequestError, match="tokens of one picture see each other both ways"):
         prepare(str(folder), tmp_path / "out", ExportOptions(fastv=FastV(1, 2)))

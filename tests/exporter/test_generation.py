@@ -11,7 +11,8 @@ from transformers import GenerationConfig
 
 from pocketvlm import VLM, EngineSettings, Sampling
 from pocketvlm.artifact import Artifact
-from pocketvlm.artifact.manifest import Generation, Manifest
+from pocketvlm.artifact.manifest import Manifest
+from pocketvlm.artifact.specs import Generation
 from pocketvlm.decoders import open_decoder
 from pocketvlm.errors import CheckpointError
 from pocketvlm.vision.encoder import VisionEncoder

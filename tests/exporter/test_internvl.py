@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from pocketvlm import VLM, Sampling
-from pocketvlm.artifact.manifest import Pruning
+from pocketvlm.artifact.specs import Pruning
 from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.caps import Caps

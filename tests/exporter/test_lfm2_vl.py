@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pocketvlm import VLM, EngineSettings, PocketVLMError, Sampling
-from pocketvlm.artifact.manifest import FastV, Pruning
+from pocketvlm.artifact.specs import FastV, Pruning
 from pocketvlm.cli import main
 from pocketvlm.layouts import TokenGrid
 from pocketvlm_export import ExportOptions, export

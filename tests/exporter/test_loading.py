@@ -12,7 +12,7 @@ from transformers import LlavaForConditionalGeneration
 
 from make_checkpoint import PRESETS
 from pocketvlm import PocketVLMError
-from pocketvlm.artifact.manifest import Pruning
+from pocketvlm.artifact.specs import Pruning
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import make_plan

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import PaliGemmaProcessor
 
 from pocketvlm import VLM, Sampling
-from pocketvlm.artifact.manifest import Pruning
+from pocketvlm.artifact.specs import Pruning
 from pocketvlm.cli import main
 from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.text.streaming import Detokenizer

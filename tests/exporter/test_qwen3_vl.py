@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError, Sampling
-from pocketvlm.artifact.manifest import Pruning
+from pocketvlm.artifact.specs import Pruning
 from pocketvlm.cli import main
 from pocketvlm.decoders.base import EmbeddingSegment
 from pocketvlm.layouts import TokenGrid

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pocketvlm import VLM, Sampling
-from pocketvlm.artifact.manifest import Pruning
+from pocketvlm.artifact.specs import Pruning
 from pocketvlm.decoders.base import EmbeddingSegment
 from pocketvlm.layouts import TokenGrid
 from pocketvlm_export import ExportOptions, export

@@ -7,7 +7,7 @@ import click
 import pytest
 
 import pocketvlm_export
-from pocketvlm.artifact.manifest import FastV
+from pocketvlm.artifact.specs import FastV
 from pocketvlm.cli import main
 from pocketvlm.errors import RequestError
 from pocketvlm_export import ExportOptions

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, PretrainedC
 from make_checkpoint import PRESETS
 from make_checkpoint.text import make_tiling_processor
 from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
-from pocketvlm.artifact.manifest import Pruning
+from pocketvlm.artifact.specs import Pruning
 from pocketvlm.cli import main
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export import ExportOptions, export

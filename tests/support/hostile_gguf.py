@@ -14,7 +14,8 @@ import numpy as np
 from pocketvlm import EngineSettings, PocketVLMError
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.decoders.gguf_header import GgufHeader, read_header
-from pocketvlm.decoders.llama_cpp import LlamaCppDecoder, LlamaCppSequence
+from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
+from pocketvlm.decoders.llama_sequence import LlamaCppSequence, Reading
 from pocketvlm.decoders.sampler import Sampler
 from pocketvlm.decoders.sampling import Sampling
 from pocketvlm.layouts import TokenGrid
@@ -32,7 +33,7 @@ def attempt(path: Path, sound: GgufHeader) -> str:
             hidden=HIDDEN,
             vocab=VOCAB,
             positions=sound.positions,
-            extras=extras,
+            reading=Reading(extras),
             settings=EngineSettings(threads=1),
         )
         sequence = decoder.sequence()

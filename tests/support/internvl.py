@@ -8,8 +8,9 @@ import torch
 from transformers import InternVLForConditionalGeneration
 
 from pocketvlm import VLM, Artifact, EngineSettings
-from pocketvlm.artifact.manifest import Pruning
+from pocketvlm.artifact.specs import Pruning
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
+from pocketvlm.decoders.llama_sequence import Reading
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.graphs import PrunedVisionEncoder
 from pocketvlm_export.loading import Checkpoint
@@ -134,7 +135,7 @@ def load_exact(folder: Path, engine: str) -> VLM:
         hidden=decoder.hidden,
         vocab=decoder.vocab,
         positions=decoder.positions,
-        attention=decoder.attention,
+        reading=Reading.of(decoder),
         settings=one,
         f32_cache=True,
     )

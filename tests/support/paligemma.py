@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from pocketvlm.artifact import metadata
-from pocketvlm.artifact.manifest import PROMPT, DecoderSpec
+from pocketvlm.artifact.specs import PROMPT, DecoderSpec
 from pocketvlm.decoders.onnx import Graphs, OnnxDecoder
 from pocketvlm.ort.signatures import signature
 from pocketvlm_export.families.spec import DecoderSpec as Dimensions

@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pocketvlm import EngineSettings
 from pocketvlm.artifact import metadata
-from pocketvlm.artifact.manifest import DecoderSpec
+from pocketvlm.artifact.specs import DecoderSpec
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
+from pocketvlm.decoders.llama_sequence import Reading
 from pocketvlm.decoders.onnx import Graphs, OnnxDecoder
 from pocketvlm.ort.signatures import signature
 from pocketvlm_export.families.text_models import HeadedTextModel
@@ -41,6 +42,7 @@ def manifest_spec(**changed: Any) -> DecoderSpec:
         "image_token_id": IMAGE,
         "eos_token_ids": (2,),
         "positions": "mrope",
+        "reading": Reading(extras),
     }
     return DecoderSpec(**(fields | changed))
 
@@ -106,13 +108,14 @@ def write_file(qwen: TinyQwen, folder: Path, file: Path) -> None:
     write_gguf(checkpoint, texts, file, "f32", 2)
 
 
-def open_file(file: Path, **options: Any) -> LlamaCppDecoder:
+def open_file(file: Path, extras: tuple[str, ...] = (), **options: Any) -> LlamaCppDecoder:
     """A GGUF file, keys and values in float32."""
     sizes: dict[str, Any] = {
         "context": CONTEXT,
         "hidden": 64,
         "vocab": 256,
         "positions": "mrope",
+        "reading": Reading(extras),
     } | options
     return LlamaCppDecoder.from_file(
         file, f32_cache=True, settings=EngineSettings(threads=1), **sizes

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from pocketvlm.artifact import metadata
-from pocketvlm.artifact.manifest import DecoderSpec
+from pocketvlm.artifact.specs import DecoderSpec
 from pocketvlm.decoders.base import EmbeddingSegment, Segment, TokenSegment
 from pocketvlm.decoders.onnx import Graphs, OnnxDecoder
 from pocketvlm.ort.signatures import signature

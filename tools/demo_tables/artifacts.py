@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pocketvlm.artifact.manifest import FastV
+from pocketvlm.artifact.specs import FastV
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.gguf_types import GGUF_TYPES
 from pocketvlm_export.precisions import names_for

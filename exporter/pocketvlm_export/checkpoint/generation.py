@@ -7,7 +7,7 @@ from typing import Any
 
 import transformers
 
-from pocketvlm.artifact.manifest import Generation
+from pocketvlm.artifact.specs import Generation
 from pocketvlm.cli.inspect import settings_text
 from pocketvlm.decoders.sampling import ALWAYS, DRAWN, NEUTRAL, Sampling, checkpoint_sampling
 from pocketvlm.errors import ArtifactError, CheckpointError, first_line

@@ -27,7 +27,7 @@ import transformers
 from torch import nn
 from transformers import PretrainedConfig
 
-from pocketvlm.artifact.manifest import PICTURES, PictureText
+from pocketvlm.artifact.specs import PICTURES, PictureText
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint import Settings, image_processor, load_tokenizer

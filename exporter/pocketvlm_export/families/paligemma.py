@@ -28,7 +28,7 @@ from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from pocketvlm.artifact.manifest import PROMPT
+from pocketvlm.artifact.specs import PROMPT
 from pocketvlm.errors import CheckpointError, library_errors
 from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint import Settings, image_processor, load_image_processor

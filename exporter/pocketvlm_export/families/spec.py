@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from transformers import PretrainedConfig
 
-from pocketvlm.artifact.manifest import CAUSAL, PictureText
+from pocketvlm.artifact.specs import CAUSAL, PictureText
 from pocketvlm.layouts import LayoutConfig, TileGrid
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.towers import TOWERS
@@ -111,10 +111,10 @@ class DecoderSpec:
     ``context`` is the longest sequence in tokens, ``positions`` how they are numbered, one of
     `pocketvlm.decoders.positions.POSITIONS`, and ``first_position`` the number of the first.
     ``attention`` is which of them see each other, one of
-    `pocketvlm.artifact.manifest.ATTENTIONS`. ``extras`` are names of `VisionSpec.extras` whose
+    `pocketvlm.artifact.specs.ATTENTIONS`. ``extras`` are names of `VisionSpec.extras` whose
     features are added to the hidden state behind the first layers, one behind each (DeepStack,
     arXiv 2406.04334). ``conv_layers`` and ``conv_width`` are as in
-    `pocketvlm.artifact.manifest.DecoderSpec`.
+    `pocketvlm.artifact.specs.DecoderSpec`.
     """
 
     config: PretrainedConfig

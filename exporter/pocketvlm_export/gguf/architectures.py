@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import gguf
 
-from pocketvlm.artifact.manifest import PROMPT
+from pocketvlm.artifact.specs import PROMPT
 from pocketvlm.decoders import gguf_header
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export.families import DecoderSpec

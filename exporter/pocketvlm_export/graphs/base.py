@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pocketvlm_export.quiet import quiet_tracer
-from pocketvlm_export.upstream_tracer import quick_tracing
+from pocketvlm_export.upstream import quick_tracing
 
 OPSET = 20  # every current runtime loads it; newer ones add nothing these graphs need
 BATCH = "batch_size"  # transformers.js builds its empty cache by this name

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pocketvlm.artifact import metadata
-from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES, PROMPT
+from pocketvlm.artifact.specs import CAUSAL, POSITION_AXES, PROMPT
 from pocketvlm.ort.signatures import CacheTensor, cache_tensors
 from pocketvlm_export import upstream
 from pocketvlm_export.families import DecoderSpec

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
 from pocketvlm.artifact import metadata
-from pocketvlm.artifact.manifest import FastV
+from pocketvlm.artifact.specs import FastV
 from pocketvlm_export import upstream
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.graphs.base import BATCH

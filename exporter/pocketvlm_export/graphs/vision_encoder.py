@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pocketvlm.artifact import metadata
-from pocketvlm.artifact.manifest import VISION_OUTPUTS
+from pocketvlm.artifact.specs import VISION_OUTPUTS
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs.base import BATCH
 from pocketvlm_export.pruning.base import LATE, Evidence, Pruner, Selection

@@ -6,7 +6,7 @@ import huggingface_hub
 import yaml  # type: ignore[import-untyped]
 
 import pocketvlm
-from pocketvlm.artifact.manifest import POSITION_AXES
+from pocketvlm.artifact.specs import POSITION_AXES
 from pocketvlm.decoders.attention import TITLES
 from pocketvlm.files import read_text
 from pocketvlm.layouts import Layout, Medium, make_layout, slot_count

@@ -11,7 +11,7 @@ import onnx
 
 from pocketvlm.artifact import MANIFEST_NAME, FileEntry, Manifest, files_digest, metadata
 from pocketvlm.artifact.integrity import sha256_of
-from pocketvlm.artifact.manifest import (
+from pocketvlm.artifact.specs import (
     CAUSAL,
     Constant,
     DecoderSpec,

@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
-from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES, DecoderSpec
+from pocketvlm.artifact.specs import CAUSAL, POSITION_AXES, DecoderSpec
 from pocketvlm.decoders.positions import positions_named
 from pocketvlm.layouts import Layout, open_layout, tokens_of_tile
 from pocketvlm.ort.signatures import Shapes, signature

@@ -14,7 +14,7 @@ import numpy as np
 
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact import Artifact, metadata
-from pocketvlm.artifact.manifest import Parity
+from pocketvlm.artifact.specs import Parity
 from pocketvlm.decoders import engine_class
 from pocketvlm.decoders.fastv import FastVSequence
 from pocketvlm.decoders.onnx import OnnxDecoder

@@ -10,6 +10,7 @@ from typing import Any
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders.gguf_header import read_header
 from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
+from pocketvlm.decoders.llama_sequence import Reading
 from pocketvlm.ort.settings import EngineSettings
 from pocketvlm_export.gguf.architectures import rounds
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
@@ -55,9 +56,7 @@ def measure_gguf(
         hidden=spec.hidden,
         vocab=spec.vocab,
         positions=spec.positions,
-        extras=spec.extras,
-        attention=spec.attention,
-        first_position=spec.first_position,
+        reading=Reading.of(spec),
         # Several wait for each other at every operation, which on a busy machine takes minutes.
         settings=EngineSettings(threads=1),
         f32_cache=True,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import Cache, DynamicCache
 
-from pocketvlm.artifact.manifest import FastV
+from pocketvlm.artifact.specs import FastV
 from pocketvlm.decoders.track import joined_planes
 from pocketvlm_export import upstream
 from pocketvlm_export.verification.oracles import Ranking

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pocketvlm.artifact.manifest import FastV, Pruning
+from pocketvlm.artifact.specs import FastV, Pruning
 from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint import generation_settings, text_ids
 from pocketvlm_export.families.spec import VLMSpec

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pocketvlm.artifact import Manifest
-from pocketvlm.artifact.manifest import DecoderSpec, Tower
+from pocketvlm.artifact.specs import DecoderSpec, Tower
 
 
 def macs_of_mlp_with_two_matrices(n: float, d: int, m: int) -> float:
@@ -113,7 +113,7 @@ def costs_of(
 
     ``tiles`` has the tokens of each tile of all pictures before pruning: with dynamic resolution
     they follow from the picture. ``dropped`` of the visual tokens do not reach the decoder's later
-    layers, see `pocketvlm.artifact.manifest.FastV`.
+    layers, see `pocketvlm.artifact.specs.FastV`.
     """
     decoder = manifest.decoder
     visual_layers = _by_layer(decoder, visual, dropped)

@@ -14,13 +14,8 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pocketvlm.artifact import metadata
 from pocketvlm.artifact.choices import is_nested, pick_graph, pick_precision, serving_graph
 from pocketvlm.artifact.integrity import Check, check_files, resolve
-from pocketvlm.artifact.manifest import (
-    MANIFEST_NAME,
-    SCHEMA_VERSION,
-    FileEntry,
-    Manifest,
-    files_digest,
-)
+from pocketvlm.artifact.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, files_digest
+from pocketvlm.artifact.specs import FileEntry
 from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.files import read_text, user_path
 from pocketvlm.limits import whole

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 import platformdirs
 
-from pocketvlm.artifact.manifest import FileEntry
+from pocketvlm.artifact.specs import FileEntry
 from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.files import private_folder, replace_private
 

@@ -18,7 +18,7 @@ from pocketvlm.files import replace_file
 
 if TYPE_CHECKING:
     from pocketvlm.artifact import Artifact, Manifest
-    from pocketvlm.artifact.manifest import Generation, Parity
+    from pocketvlm.artifact.specs import Generation, Parity
     from pocketvlm.layouts import Layout
 
 _LONGEST_VALUE = 60  # characters of a setting

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.artifact.manifest import CAUSAL, PICTURES, PROMPT
+from pocketvlm.artifact.specs import CAUSAL, PICTURES, PROMPT
 from pocketvlm.decoders.base import EmbeddingSegment, Segment
 
 # What people read of each way, by ``decoder.attention``; nothing of the usual.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.artifact.manifest import POSITION_AXES, DecoderSpec
+from pocketvlm.artifact.specs import POSITION_AXES, DecoderSpec
 from pocketvlm.decoders.gguf_file import (
     ALIGNMENT,
     ARRAY,
@@ -109,7 +109,7 @@ class GgufHeader:
     """The dimensions that a GGUF file states, checked against its own tensors' place in the file.
 
     An embedding that it reads is hidden x (1 + ``extras``) numbers wide. ``conv_layers`` and
-    ``conv_width`` are as in `pocketvlm.artifact.manifest.DecoderSpec`.
+    ``conv_width`` are as in `pocketvlm.artifact.specs.DecoderSpec`.
     """
 
     architecture: str

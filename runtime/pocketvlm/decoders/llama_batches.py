@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.artifact.manifest import CAUSAL
+from pocketvlm.artifact.specs import CAUSAL
 from pocketvlm.decoders.base import EmbeddingSegment, Segment
 from pocketvlm.decoders.positions import Ints
 from pocketvlm.errors import EngineError
@@ -55,7 +55,7 @@ def batches(
             takes zeros for text itself.
         counts: whether llama.cpp counts positions by itself, which it does from 0 on; None where
             it can, with one plane.
-        attention: which see each other, `pocketvlm.artifact.manifest.ATTENTIONS`.
+        attention: which see each other, `pocketvlm.artifact.specs.ATTENTIONS`.
 
     Raises:
         EngineError: tokens of a picture that see each other are more than are read at once.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from pocketvlm.artifact import Artifact, metadata, pick_precision
-from pocketvlm.artifact.manifest import CAUSAL, DecoderSpec
+from pocketvlm.artifact.specs import CAUSAL, DecoderSpec
 from pocketvlm.decoders.attention import seen_both_ways
 from pocketvlm.decoders.base import (
     EmbeddingSegment,

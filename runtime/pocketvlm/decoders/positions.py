@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.artifact.manifest import POSITION_AXES
+from pocketvlm.artifact.specs import POSITION_AXES
 from pocketvlm.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Positions(Protocol):
         title: for people; empty where they need not know.
         recipe: how a client in another language numbers tokens, as Markdown; empty where they count
             on from 0.
-        axes: numbers that each token has, `pocketvlm.artifact.manifest.POSITION_AXES`.
+        axes: numbers that each token has, `pocketvlm.artifact.specs.POSITION_AXES`.
         pictures_divide: whether a part of a picture is numbered as it is in the whole, so that a
             cache can be cut inside one.
     """

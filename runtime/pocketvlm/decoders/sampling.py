@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from pocketvlm.artifact.manifest import Generation
+from pocketvlm.artifact.specs import Generation
 from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.limits import is_int, settle_numbers
 

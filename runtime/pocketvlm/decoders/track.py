@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pocketvlm.artifact.manifest import CAUSAL, PROMPT
+from pocketvlm.artifact.specs import CAUSAL, PROMPT
 from pocketvlm.decoders.base import EmbeddingSegment, Segment
 from pocketvlm.decoders.positions import Ints, Positions
 
@@ -34,7 +34,7 @@ class Track:
 
     Attributes:
         positions: how its tokens are numbered.
-        attention: which of them see each other, `pocketvlm.artifact.manifest.ATTENTIONS`. What a
+        attention: which of them see each other, `pocketvlm.artifact.specs.ATTENTIONS`. What a
             token that sees later ones has put into the cache holds for these alone: it is left
             out with them.
         first: the position of the first of them.

@@ -10,7 +10,7 @@ from typing import Protocol
 import onnxruntime as ort
 
 from pocketvlm.artifact import Manifest, metadata
-from pocketvlm.artifact.manifest import CAUSAL, POSITION_AXES, DecoderSpec
+from pocketvlm.artifact.specs import CAUSAL, POSITION_AXES, DecoderSpec
 from pocketvlm.errors import ArtifactError
 
 Shapes = Mapping[

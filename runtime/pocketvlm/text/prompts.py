@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tokenizers
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.artifact.manifest import PictureText
+from pocketvlm.artifact.specs import PictureText
 from pocketvlm.decoders.base import EmbeddingSegment, Segment, TokenSegment
 from pocketvlm.errors import ArtifactError, RequestError, library_errors
 from pocketvlm.layouts import MEDIA, Medium, media_read

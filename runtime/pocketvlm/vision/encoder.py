@@ -18,7 +18,7 @@ from pocketvlm.artifact import (
     pick_graph,
     pick_precision,
 )
-from pocketvlm.artifact.manifest import VISION_OUTPUTS
+from pocketvlm.artifact.specs import VISION_OUTPUTS
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import Medium, budget_beside, media_read
 from pocketvlm.limits import whole

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketvlm.artifact import Manifest
-from pocketvlm.artifact.manifest import Tower
+from pocketvlm.artifact.specs import Tower
 from pocketvlm.errors import ArtifactError
 from pocketvlm_measure.profiler.costs import (
     cache_bytes,

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvlm import VLM, Artifact, Sampling
-from pocketvlm.artifact.manifest import ATTENTIONS, Manifest
+from pocketvlm.artifact.manifest import Manifest
+from pocketvlm.artifact.specs import ATTENTIONS
 from pocketvlm.decoders.attention import picture_ids, seen_both_ways
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.decoders.onnx import OnnxDecoder

@@ -11,6 +11,7 @@ import pytest
 from pocketvlm import EngineSettings, PocketVLMError
 from pocketvlm.decoders import llama_cpp
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
+from pocketvlm.decoders.llama_sequence import Reading
 from pocketvlm.errors import ArtifactError, EngineError
 
 pytest.importorskip(
@@ -371,7 +372,7 @@ def test_no_request_ends_the_process(file, tmp_path):
 
 
 def test_positions_from_one_on(file, twin):
-    decoder = opened(file, first_position=1)
+    decoder = opened(file, reading=Reading(first_position=1))
     try:
         sequence, embeddings = decoder.sequence(), [*twin.embed[[7, 3]], *picture(5)]
         sequence.prefill([tokens(7, 3), EmbeddingSegment(picture(5))])

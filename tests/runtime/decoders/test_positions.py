@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.artifact.manifest import POSITION_AXES
+from pocketvlm.artifact.specs import POSITION_AXES
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.decoders.gguf_header import ARCHITECTURES
 from pocketvlm.decoders.positions import POSITIONS, positions_named

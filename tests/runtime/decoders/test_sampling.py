@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.generation.logits_process import MinPLogitsWarper, TypicalLogitsWarper
 
-from pocketvlm.artifact.manifest import Generation
+from pocketvlm.artifact.specs import Generation
 from pocketvlm.decoders.sampler import Sampler, make_processors, make_warpers
 from pocketvlm.decoders.sampling import NEUTRAL, Sampling, checkpoint_sampling
 from pocketvlm.errors import ArtifactError, EngineError, RequestError

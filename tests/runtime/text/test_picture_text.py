@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketvlm import VLM, Sampling
-from pocketvlm.artifact.manifest import Manifest, PictureText
+from pocketvlm.artifact.manifest import Manifest
+from pocketvlm.artifact.specs import PictureText
 from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate

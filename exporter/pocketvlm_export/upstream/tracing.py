@@ -1,9 +1,4 @@
-"""Knows what torch's exporter computes again and again, and has it computed once; as private as
-what is behind `upstream`.
-
-Tried with torch 2.13 and onnxscript 0.7. No graph changes: each is byte for byte the one that torch
-makes by itself.
-"""
+"""Knows what torch's exporter is told and asked that its documentation does not list."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -14,7 +9,18 @@ from unittest import mock
 import torch
 from torch import fx
 
-__all__ = ["quick_tracing"]
+TRACER_LOGGER = "torch.onnx._internal.exporter._registration"
+"""Logger that warns of each torchvision operator that is not installed, at every export."""
+
+
+def assume(condition: Any) -> None:
+    """Promise the tracer that a condition on a size known only at run time holds (`torch._check`).
+
+    A size that comes from ``Tensor.item()`` has no bounds: without them a slice of the last of so
+    many rows is not known to be one row, and the graph's axes become expressions. The constraints
+    of ``torch.export`` that are public are for inputs only.
+    """
+    torch._check(condition)
 
 
 @contextmanager
@@ -26,15 +32,23 @@ def quick_tracing() -> Iterator[None]:
     - Decomposing runs a program twice: to learn whether its outputs alias anything, and to record
       it. What the program says of its outputs answers the first where that is safe; see
       `_outputs_of`.
-    """
-    from torch._functorch._aot_autograd import graph_capture_wrappers
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    running = graph_capture_wrappers.PropagateUnbackedSymInts
-    kept = functools.partial(_operators, vars(ONNXRegistry)["from_torchlib"])
+    No graph changes: each is byte for byte the one that torch makes by itself. A release of torch
+    that has not what is replaced here takes longer, and that is all.
+    """
+    try:
+        from torch._functorch._aot_autograd import graph_capture_wrappers
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        running = graph_capture_wrappers.PropagateUnbackedSymInts
+        kept = functools.partial(_operators, vars(ONNXRegistry)["from_torchlib"])
+        recorded = _recorded_only(running)
+    except (ImportError, AttributeError, KeyError):
+        yield
+        return
     with (
         mock.patch.object(ONNXRegistry, "from_torchlib", kept),
-        mock.patch.object(graph_capture_wrappers, running.__name__, _recorded_only(running)),
+        mock.patch.object(graph_capture_wrappers, running.__name__, recorded),
     ):
         yield
 

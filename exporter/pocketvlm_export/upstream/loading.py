@@ -1,0 +1,111 @@
+"""Knows how transformers' models are built around tensors, and how their attention is recorded."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+
+def model_class(family: str, name: str) -> Any:
+    """Return a class or function of the module of a model in transformers, as in ``("llava",
+    "LlavaMultiModalProjector")``.
+
+    Projectors and their like are documented nowhere: transformers exports whole models only, and
+    building a whole model to use a projector would take the memory of all of it.
+    """
+    module = import_module(f"transformers.models.{family}.modeling_{family}")
+    try:
+        return getattr(module, name)
+    except AttributeError:  # another release; as an import statement would say it
+        raise ImportError(f"cannot import name {name!r} from {module.__name__!r}") from None
+
+
+def fill(
+    cls: type[PreTrainedModel],
+    config: PretrainedConfig,
+    state: dict[str, torch.Tensor],
+    attention: str,
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """Build a model around tensors that are loaded already; returns it and what did not fit.
+
+    ``from_pretrained(None, state_dict=...)`` is how transformers loads GGUF files into itself: the
+    parameters are never allocated, so that the weights are in memory once. The second value has
+    ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``.
+    """
+    model, info = cls.from_pretrained(
+        None,
+        config=config,
+        state_dict=state,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        output_loading_info=True,
+    )
+    return model, info
+
+
+_RECORDED = "pocketvlm_recorded"
+
+
+# The layers whose maps are recorded now, each with the first that is; none outside of
+# `recorded_attention`.
+_recordings: list[tuple[dict[int, list[torch.Tensor]], int | None]] = []
+
+
+def recording_attention() -> str:
+    """Return the name of an attention implementation of transformers that `recorded_attention`
+    records, for loading a model with.
+
+    It works for every family: all of transformers' models call a registered function for attention,
+    while only some return maps. It computes as their eager attention does.
+    """
+    import transformers
+    from transformers.masking_utils import eager_mask
+
+    transformers.AttentionInterface.register(_RECORDED, _attend)
+    transformers.AttentionMaskInterface.register(_RECORDED, eager_mask)
+    return _RECORDED
+
+
+@contextmanager
+def recorded_attention(first: int | None) -> Iterator[Mapping[int, Sequence[torch.Tensor]]]:
+    """Record the attention of a model loaded with `recording_attention`, for one run of it.
+
+    Gives the softmaxed maps of each layer that has run, in that order: float32 (heads, queries,
+    keys) of the only row of the batch, more than one where a layer computes windows one by one.
+    Layers before number ``first`` leave theirs empty, all of them where it is None: maps are large.
+    The keys mean nothing.
+    """
+    layers: dict[int, list[torch.Tensor]] = {}
+    _recordings.append((layers, first))
+    try:
+        yield layers
+    finally:
+        _recordings.pop()
+
+
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    products = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        products = products + attention_mask
+    maps = products.softmax(dim=-1, dtype=torch.float32)
+    for layers, first in _recordings[-1:]:
+        recorded = layers.setdefault(id(module), [])
+        if first is not None and len(layers) > first:
+            recorded.append(maps[0])
+    return torch.matmul(maps.to(value.dtype), value).transpose(1, 2).contiguous(), None

@@ -1,0 +1,113 @@
+"""Knows the rules between the fields of pocketvlm.json, which a JSON Schema cannot express."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pocketvlm.artifact.specs import ATTENTIONS, CAUSAL, POSITION_AXES, VISION_OUTPUTS
+
+if TYPE_CHECKING:
+    from pocketvlm.artifact.manifest import Manifest
+
+# What decoder graphs read beside caches and ``decoder.extras``, whatever their kind.
+_DECODER_INPUTS = ("inputs_embeds", "attention_mask", "position_ids", "picture_ids")
+_FLOAT = 4  # bytes
+
+
+def contradictions(manifest: Manifest) -> list[str]:
+    """Return what its fields say against each other, in words; nothing of a sound one."""
+    pruning, decoder = manifest.pruning, manifest.decoder
+    named = [name for graphs in manifest.vision.graphs.values() for name in graphs.values()]
+    named += [*decoder.embed.values(), *decoder.graphs.values(), *decoder.gguf.values()]
+    constants = manifest.vision.constants.values()
+    named += [constant.file for constant in constants]
+    problems = {
+        f"budgets {list(pruning.budgets)} exceed the {pruning.tokens_before} tokens of a picture": (
+            max(pruning.budgets) > pruning.tokens_before
+        ),
+        f"default budget {pruning.default_budget} is not one of {list(pruning.budgets)}": (
+            pruning.default_budget not in pruning.budgets
+        ),
+        "the vision graphs do not match the budgets": set(manifest.vision.graphs)
+        != set(pruning.budgets),
+        "a graph or GGUF file it names is missing from its files table": not set(named)
+        <= set(manifest.files),
+        f"a constant of its vision side has another shape than ({decoder.hidden},)": any(
+            constant.shape != (decoder.hidden,) for constant in constants
+        ),
+        "the file of a constant has another size than its shape": any(
+            manifest.files[constant.file].bytes != _FLOAT * math.prod(constant.shape)
+            for constant in constants
+            if constant.file in manifest.files
+        ),
+        "more layers of its tower attend within windows than there are, or windows have no size": (
+            (tower := manifest.vision.tower) is not None
+            and tower.windowed_layers > (tower.layers if tower.window else 0)
+        ),
+        "an extra output of its vision graphs has the name of another": bool(
+            set(manifest.vision.extras) & set(VISION_OUTPUTS)
+        ),
+        f"the decoder reads {', '.join(decoder.extras)}, and the vision graphs give "
+        f"{', '.join(manifest.vision.extras) or 'no further outputs'}": (
+            not set(decoder.extras) <= set(manifest.vision.extras)
+        ),
+        "a further input of its decoder graphs has the name of another": bool(
+            set(decoder.extras) & set(_DECODER_INPUTS)
+        ),
+        "FastV is promised of a decoder that reads further features": (
+            decoder.fastv is not None and bool(decoder.extras)
+        ),
+        "the ONNX engine is promised without its graphs": (
+            "onnx" in decoder.engines and not (decoder.embed and decoder.graphs)
+        ),
+        "a decoder's embedding table is missing": not all(
+            decoder.tables.get(precision) in decoder.embed for precision in decoder.graphs
+        ),
+        "the llama.cpp engine is promised without a GGUF file": "llama.cpp" in decoder.engines
+        and not decoder.gguf,
+        f"positions {decoder.positions!r} are not one of {', '.join(POSITION_AXES)}, which this "
+        "runtime has": decoder.positions not in POSITION_AXES,
+        f"attention {decoder.attention!r} is not one of {', '.join(ATTENTIONS)}, which this "
+        "runtime has": decoder.attention not in ATTENTIONS,
+        "FastV is promised with attention that is not causal": (
+            decoder.fastv is not None and decoder.attention != CAUSAL
+        ),
+        f"FastV is promised with {decoder.positions} positions, of which a token has several": (
+            decoder.fastv is not None and POSITION_AXES.get(decoder.positions, 1) > 1
+        ),
+        "its decoder's layers of convolutions are not in order, or more than it has": (
+            list(decoder.conv_layers) != sorted(set(decoder.conv_layers))
+            or not all(0 <= layer < decoder.layers for layer in decoder.conv_layers)
+        ),
+        "its decoder's convolutions have no width": (
+            bool(decoder.conv_layers) != (decoder.conv_width > 0)
+        ),
+        "FastV is promised in a decoder with convolutions, which read every token": (
+            decoder.fastv is not None and bool(decoder.conv_layers)
+        ),
+        "llama.cpp cannot drop tokens between two layers, and FastV is promised": (
+            "llama.cpp" in decoder.engines and decoder.fastv is not None
+        ),
+        f"FastV begins at no layer of a decoder with {decoder.layers}": (
+            decoder.fastv is not None and decoder.fastv.layer >= decoder.layers
+        ),
+        f"its default engine {decoder.default_engine} is not one of {list(decoder.engines)}": (
+            decoder.default_engine not in decoder.engines
+        ),
+        "an engine's default precision is not one that it has": not all(
+            decoder.default_precisions.get(engine) in files
+            for engine, files in decoder.by_engine.items()
+            if engine in decoder.engines
+        ),
+        "a budget has no vision graph of the default precision": not all(
+            manifest.vision.default_precision in graphs
+            for graphs in manifest.vision.graphs.values()
+        ),
+        "two media have the same token in their places": decoder.image_token_id
+        in {other.image_token_id for other in manifest.media.values()},
+        "a token id lies outside the vocabulary": (
+            max([decoder.image_token_id, *decoder.eos_token_ids]) >= decoder.vocab
+        ),
+    }
+    return [problem for problem, holds in problems.items() if holds]

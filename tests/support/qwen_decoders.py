@@ -42,7 +42,6 @@ def manifest_spec(**changed: Any) -> DecoderSpec:
         "image_token_id": IMAGE,
         "eos_token_ids": (2,),
         "positions": "mrope",
-        "reading": Reading(extras),
     }
     return DecoderSpec(**(fields | changed))
 

@@ -18,11 +18,12 @@ from tokenizers import Tokenizer, models
 from make_checkpoint import PRESETS
 from pocketvlm import PocketVLMError
 from pocketvlm.decoders.llama_cpp import library
+from pocketvlm_export.checkpoint import chat_template
 from pocketvlm_export.gguf import quantize_gguf, write_gguf
 from pocketvlm_export.gguf.tensors import interleave_halves
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.packaging import eos_token_ids
-from pocketvlm_export.packaging.sidecars import chat_template, write_tokenizer
+from pocketvlm_export.packaging.sidecars import write_tokenizer
 from support import tiny_tokenizers
 from support.gguf_files import needs_llama_cpp, read_gguf, tensor_types
 

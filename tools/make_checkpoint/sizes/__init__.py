@@ -1,0 +1,1 @@
+"""Dimensions of the checkpoints that are written file by file, a module a family."""

@@ -25,6 +25,14 @@ INTERNVL = [name for name in TINY if HUB_PRESETS[name].family == "internvl"]
 QWEN = [name for name in TINY if HUB_PRESETS[name].family.startswith("qwen")]
 # By family, the tokens of the ids in config.json, and what ends an answer.
 NAMED = {
+    "gemma3": (
+        {
+            "image_token_id": "<image_soft_token>",
+            "boi_token_id": "<start_of_image>",
+            "eoi_token_id": "<end_of_image>",
+        },
+        "<end_of_turn>",
+    ),
     "internvl": ({"image_token_id": "<IMG_CONTEXT>"}, "<|im_end|>"),
     "paligemma": ({"image_token_id": "<image>"}, "<eos>"),
     **dict.fromkeys(
@@ -332,6 +340,19 @@ PALIGEMMA2_3B = HUB_PRESETS["tiny-paligemma"].but(
         "vocab_size": 257216,
     },
 )
+GEMMA3_4B = HUB_PRESETS["tiny-gemma3"].but(
+    vision={**SO400M, "image_size": 896},
+    text={
+        "head_dim": 256,
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 34,
+        "num_key_value_heads": 4,
+        "vocab_size": 262208,
+    },
+    model={"mm_tokens_per_image": 256},
+)
 # Of KerasHub's list of presets; its tables have 257,152 rows, without those that fill them up.
 IN_KERAS = {"paligemma-3b": 2_923_335_408, "paligemma2-3b": 3_032_094_960}
 
@@ -341,10 +362,17 @@ IN_KERAS = {"paligemma-3b": 2_923_335_408, "paligemma2-3b": 3_032_094_960}
     [
         (HUB_PRESETS["qwen2.5-vl-3b"], 7_509_245_952),
         (QWEN2_VL_2B, 4_417_971_200),
+        (GEMMA3_4B, 8_600_158_944),
         (PALIGEMMA_3B, 2 * (IN_KERAS["paligemma-3b"] + 64 * 2048)),
         (PALIGEMMA2_3B, 2 * (IN_KERAS["paligemma2-3b"] + 64 * 2304)),
     ],
-    ids=["Qwen2.5-VL-3B-Instruct", "Qwen2-VL-2B", "paligemma-3b-pt-224", "paligemma2-3b-pt-224"],
+    ids=[
+        "Qwen2.5-VL-3B-Instruct",
+        "Qwen2-VL-2B",
+        "gemma-3-4b-it",
+        "paligemma-3b-pt-224",
+        "paligemma2-3b-pt-224",
+    ],
 )
 def test_at_real_dimensions_weights_have_the_published_size(tmp_path, preset, size):
     """The total size that the indices state, in bytes of bfloat16: nothing more is stored, nothing

@@ -235,6 +235,7 @@ def test_the_pages_beside_it_say_how_pictures_are_seen(artifact, theirs):
     assert "In the decoder tokens of one picture see each other both ways." in card
     using = json.loads((artifact / "using.json").read_text())
     assert using["attention"] == "pictures"
+    assert "The decoder graph needs ONNX Runtime >=1.30" in page
     assert using["graphs"]["decoder"]["inputs"]["picture_ids"] == ["batch", "tokens"]
     prompt = using["prompt"]
     expected = theirs.prepare(prompt["question"], [ONE], 1)["input_ids"][0]

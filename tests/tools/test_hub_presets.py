@@ -26,15 +26,15 @@ QWEN2 = [name for name in TINY if HUB_PRESETS[name].family.startswith("qwen2")]
 SMOLVLM2 = [name for name in TINY if HUB_PRESETS[name].family == "smolvlm"]
 # By family, the tokens of the ids in config.json, and what ends an answer.
 NAMED = {
-    "internvl": ({"image_token_id": "<IMG_CONTEXT>"}, "<|im_end|>"),
     "gemma3": (
         {
             "image_token_id": "<image_soft_token>",
-            "boi_token_index": "<start_of_image>",
-            "eoi_token_index": "<end_of_image>",
+            "boi_token_id": "<start_of_image>",
+            "eoi_token_id": "<end_of_image>",
         },
         "<end_of_turn>",
     ),
+    "internvl": ({"image_token_id": "<IMG_CONTEXT>"}, "<|im_end|>"),
     "lfm2_vl": ({"image_token_id": "<image>"}, "<|im_end|>"),
     "llava_onevision": (
         {"image_token_id": "<image>", "video_token_id": "<video>"},
@@ -424,6 +424,19 @@ PALIGEMMA2_3B = HUB_PRESETS["tiny-paligemma"].but(
         "vocab_size": 257216,
     },
 )
+GEMMA3_4B = HUB_PRESETS["tiny-gemma3"].but(
+    vision={**SO400M, "image_size": 896},
+    text={
+        "head_dim": 256,
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 34,
+        "num_key_value_heads": 4,
+        "vocab_size": 262208,
+    },
+    model={"mm_tokens_per_image": 256},
+)
 # Of KerasHub's list of presets; its tables have 257,152 rows, without those that fill them up.
 IN_KERAS = {"paligemma-3b": 2_923_335_408, "paligemma2-3b": 3_032_094_960}
 
@@ -436,6 +449,7 @@ IN_KERAS = {"paligemma-3b": 2_923_335_408, "paligemma2-3b": 3_032_094_960}
         # Its card states 507,482,304 parameters.
         (HUB_PRESETS["smolvlm2-500m"], 2 * 507_482_304),
         (HUB_PRESETS["qwen3-vl-2b"], 2 * 2_127_532_032),  # parameters as its page counts them
+        (GEMMA3_4B, 8_600_158_944),
         (PALIGEMMA_3B, 2 * (IN_KERAS["paligemma-3b"] + 64 * 2048)),
         (PALIGEMMA2_3B, 2 * (IN_KERAS["paligemma2-3b"] + 64 * 2304)),
     ],
@@ -444,6 +458,7 @@ IN_KERAS = {"paligemma-3b": 2_923_335_408, "paligemma2-3b": 3_032_094_960}
         "Qwen2-VL-2B",
         "SmolVLM2-500M-Video-Instruct",
         "Qwen3-VL-2B-Instruct",
+        "gemma-3-4b-it",
         "paligemma-3b-pt-224",
         "paligemma2-3b-pt-224",
     ],

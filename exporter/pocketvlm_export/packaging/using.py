@@ -17,7 +17,7 @@ from pocketvlm.decoders.positions import positions_named
 from pocketvlm.layouts import Layout, open_layout, tokens_of_tile
 from pocketvlm.ort.signatures import Shapes, signature
 from pocketvlm.text.prompts import Prompter
-from pocketvlm_export.onnx_passes import weights_files
+from pocketvlm_export.onnx_passes import TWO_WAY_RUNTIME, weights_files
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import PRECISIONS
 
@@ -69,6 +69,10 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         graphs["embed"] = _graph(manifest, table, metadata.EMBED_TOKENS)
         graphs["decoder"] = _graph(manifest, decoder.graphs[precision], decoder.graph_kind)
         notes += filter(None, [PRECISIONS[precision].note])
+    if manifest.requires.get("onnxruntime") == TWO_WAY_RUNTIME:
+        notes.append(
+            f"The decoder graph needs ONNX Runtime {TWO_WAY_RUNTIME}: older ones refuse it."
+        )
     if processors := manifest.generation.processors:
         notes.append(
             f"The checkpoint's answers go through {', '.join(processors)}, with PocketVLM as with "

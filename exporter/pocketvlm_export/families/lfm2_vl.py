@@ -134,9 +134,11 @@ class Lfm2VL(Family):
         """What the processor makes of large pictures, and is not exported."""
         stated = image_processor(folder)
         splits = stated.get("do_image_splitting") and stated.get("max_tiles") != 1
+        contradicting = super().contradictions(spec, folder)
         if not splits:
-            return ()
+            return contradicting
         return (
+            *contradicting,
             f"the image processor cuts pictures of more than {stated['max_pixels_tolerance']} "
             f"times {stated['max_image_tokens']} tokens into up to {stated['max_tiles']} tiles and "
             "a thumbnail: exported is the whole picture in one tile, as with do_image_splitting "

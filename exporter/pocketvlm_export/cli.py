@@ -402,3 +402,8 @@ def _describe_report(report: dict[str, Any]) -> Iterator[str]:
         yield f"  parity pixels   {pixels_text(parity['pixels'])}"
     for precision, figures in parity["by_precision"].items():
         yield f"  parity {precision:8} {figures_text(figures)}"
+    for medium, other in report.get("media", {}).items():
+        kept, most = other["pruning"]["budgets"], other["pruning"]["tokens_before"]
+        gap = other["parity"]["vision"].get("max_abs")
+        differs = "" if gap is None else f", max difference {gap:.1e}"
+        yield f"  beside {medium:8} {', '.join(map(str, kept))} of {most} visual tokens{differs}"

@@ -43,6 +43,7 @@ class ExportReport:
             "pruning": data["pruning"],
             "totals": data["vision"]["totals"],
             "parity": data["parity"],
+            **({"media": data["media"]} if "media" in data else {}),
             "bytes": sum(entry.bytes for entry in self.manifest.files.values()),
             "files": {name: entry.bytes for name, entry in self.manifest.files.items()},
         }

@@ -59,10 +59,11 @@ class Answer:
     Attributes:
         text: the answer, special tokens left out.
         token_ids: all tokens generated, with the end-of-sequence token where there is one.
-        kept_indices: for each picture the patches kept, in raster order; those of tiles, or of a
-            clip's frames, are numbered on from one to the next.
+        kept_indices: for each picture or clip, in the order of the prompt, the patches kept, in
+            raster order; those of tiles, or of a clip's frames, are numbered on from one to the
+            next.
         visual_tokens: how many there were before and after pruning.
-        tokens_per_picture: visual tokens of each picture after pruning.
+        tokens_per_picture: visual tokens of each picture or clip after pruning.
         prompt_tokens: how many there were in all, and how many of them were in the KV cache.
         decoder: the engine and precision that answered, as in ``"onnx fp32"``.
         timings_ms: see `Timings`.

@@ -49,6 +49,9 @@ def verify(directory: Path, against: str | None, as_json: bool) -> None:
                 echo(f"  {part}: {figures_text(figures)}")
         if pixels := result["against"].get("pixels"):
             echo(f"  pixels: {pixels_text(pixels)}")
+        for medium, figures in result["against"].get("media", {}).items():
+            for part in ("vision", "decoder"):
+                echo(f"  {part} ({medium}): {figures_text(figures[part])}")
 
 
 def check_contents(artifact: Artifact) -> dict[str, Any]:

@@ -67,6 +67,12 @@ def shared_traces(request, tmp_path_factory):
 
 
 @pytest.fixture
+def traced_anew(monkeypatch):
+    """For a test of what tracing leaves behind."""
+    monkeypatch.setattr(build, "trace", trace)
+
+
+@pytest.fixture
 def board(tmp_path) -> Callable[..., Path]:
     """Write a deployment target with these values and return its path."""
 

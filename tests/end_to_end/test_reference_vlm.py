@@ -1,7 +1,13 @@
 """Real pretrained weights from a checkpoint to an answer: DINOv2-small and SmolLM2-135M-Instruct
-out of packages."""
+out of packages.
+
+Tracing all thirty layers of the decoder takes minutes: ``make test-all`` does. Otherwise its graph
+has the first four, and all thirty answer through llama.cpp.
+"""
 
 import subprocess
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import onnx
@@ -15,7 +21,7 @@ from pocketvlm_export import ExportOptions, export
 from reference_vlm.__main__ import write
 from reference_vlm.parts import LANGUAGE, TOWER, fetch
 from reference_vlm.tower import load_tower
-from support.gguf_files import HAS_LLAMA_CPP, needs_llama_cpp
+from support.gguf_files import needs_llama_cpp
 
 QUESTIONS = {
     "What is the capital of France?": "The capital of France is Paris.",
@@ -32,24 +38,64 @@ def parts(request):
         pytest.skip("the packages with pretrained weights cannot be downloaded")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(parts, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reference") / "checkpoint"
-    write(*parts, folder)
-    return folder
+FEW = 4
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How many layers of the decoder are exported, all of them or a few, and what as."""
+
+    layers: int | None
+    engine: str
+    precision: str
 
 
 @pytest.fixture(scope="module")
-def artifact(checkpoint):
-    folder = checkpoint.with_name("artifact")
-    decoders = {"decoder": "both", "gguf_types": ("f16",)} if HAS_LLAMA_CPP else {}
-    export(str(checkpoint), folder, ExportOptions(budgets=(64,), **decoders))
-    return folder
+def checkpoints(parts, tmp_path_factory):
+    """Of a number of layers, each written once."""
+
+    @cache
+    def checkpoint(layers):
+        folder = tmp_path_factory.mktemp("reference") / "checkpoint"
+        write(*parts, folder, layers=layers)
+        return folder
+
+    return checkpoint
 
 
 @pytest.fixture(scope="module")
-def expected(checkpoint):
-    """{question: token ids}, as transformers answers."""
+def artifacts(checkpoints):
+    """Of a decoder, each exported once."""
+
+    @cache
+    def artifact(decoder):
+        folder = checkpoints(decoder.layers).with_name(decoder.engine)
+        options = ExportOptions(
+            budgets=(64,),
+            decoder=decoder.engine,
+            gguf_types=() if decoder.engine == "onnx" else (decoder.precision,),
+        )
+        export(str(checkpoints(decoder.layers)), folder, options)
+        return folder
+
+    return artifact
+
+
+@pytest.fixture
+def decoder(request):
+    whole = request.config.getoption("all_combinations")
+    if request.param == "llama.cpp":
+        return Decoder(None, "llama.cpp", "f16")
+    return Decoder(None if whole else FEW, "onnx", "fp32")
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoints):
+    """What transformers answers with a number of layers, as {question: token ids}."""
+    return cache(lambda layers: answers_of_transformers(checkpoints(layers)))
+
+
+def answers_of_transformers(checkpoint):
     processor = AutoProcessor.from_pretrained(checkpoint)
     model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
     answers = {}
@@ -84,22 +130,22 @@ def test_tower_is_the_one_in_the_package(parts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("engine", "precision"),
-    [("onnx", "fp32"), pytest.param("llama.cpp", "f16", marks=needs_llama_cpp)],
+    "decoder", ["onnx", pytest.param("llama.cpp", marks=needs_llama_cpp)], indirect=True
 )
-def test_text_only_answers_are_those_of_transformers_and_sensible(
-    artifact, expected, engine, precision
-):
-    vlm = VLM.load(artifact, decoder=engine, decoder_precision=precision)
+def test_text_only_answers_are_those_of_transformers_and_sensible(artifacts, expected, decoder):
+    """Sensible where no layer is missing."""
+    vlm = VLM.load(artifacts(decoder), decoder=decoder.engine, decoder_precision=decoder.precision)
     for question, sensible in QUESTIONS.items():
         answer = vlm.generate(question, sampling=Sampling(max_new_tokens=24))
-        assert answer.text == sensible
-        assert answer.token_ids == expected[question]
+        assert answer.token_ids == expected(decoder.layers)[question]
+        if decoder.layers is None:
+            assert answer.text == sensible
 
 
-def test_what_matters_is_kept_of_a_photograph(artifact, request):
+@pytest.mark.parametrize("decoder", ["onnx"], indirect=True)
+def test_what_matters_is_kept_of_a_photograph(artifacts, decoder, request):
     """The cat's left eye, in the picture's upper left, fills about one patch in 17."""
-    vlm = VLM.load(artifact)
+    vlm = VLM.load(artifacts(decoder))
     answer = vlm.generate(
         "What is it?",
         images=[request.config.rootpath / "examples" / "chelsea.jpg"],

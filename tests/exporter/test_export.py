@@ -154,7 +154,7 @@ def test_precision_that_was_not_asked_for_is_not_published(tiny_checkpoint, tmp_
         "-o",
         str(tmp_path / "a"),
         "--budget",
-        "2",
+        "9",
         "--json",
     ]
     result = CliRunner().invoke(main, [*arguments, "--decoder-precision", "fp16"])

@@ -41,6 +41,7 @@ def loaded(monkeypatch):
     return references
 
 
+@pytest.mark.usefixtures("traced_anew")
 @pytest.mark.parametrize("build", [build_vision, build_decoder])
 def test_weights_of_a_written_graph_are_freed(
     tiny_checkpoint, tmp_path, monkeypatch, loaded, build

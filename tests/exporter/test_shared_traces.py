@@ -79,6 +79,19 @@ def test_another_structure_is_another(options):
     assert structure(TiedGraph(**options)) != structure(TiedGraph())
 
 
+def test_sizes_of_an_axis_are_part_of_it():
+    def axes(most):
+        return ({0: 2 * torch.export.Dim("pairs", min=1, max=most)},)
+
+    keys = []
+    for most in (8, 8, 9):
+        graph = TiedGraph()
+        graph.dynamic_axes = axes(most)
+        keys.append(structure(graph))
+    assert keys[0] is not None
+    assert keys[0] == keys[1] != keys[2]
+
+
 @pytest.mark.parametrize("name", ["MAP_BYTES", "attend"])
 def test_changed_code_is_another(monkeypatch, name):
     before = structure(TiedGraph())

@@ -7,8 +7,10 @@ import json
 import marshal
 import os
 import pickle
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -17,6 +19,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
+from pocketvlm_export import families, graphs, pruning, towers
 from pocketvlm_export.graphs import Graph
 
 _ORDER = "initializers"  # property of a stored graph: [[name, name in the module or null], ...]
@@ -33,6 +36,9 @@ class Traces:
     """
 
     def __init__(self, folder: Path, trace: Callable[[Graph], ir.Model]) -> None:
+        for package in (families, graphs, pruning, towers):  # modules that are imported when needed
+            for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+                import_module(module.name)
         self.folder = folder
         self.trace = trace
         self.reused = 0
@@ -94,8 +100,9 @@ def _of(value: Any, depth: int) -> Iterator[bytes]:
             yield from _of(dict(vars(value)), depth - 1)
     elif depth and isinstance(value, Mapping):
         for key, held in value.items():
-            if isinstance(key, str) and key not in ("__builtins__", "__doc__", "__cached__"):
-                yield key.encode()
+            # Of names such as __slotnames__ some come with the first use of a class.
+            if not str(key).startswith("__") or isinstance(held, FunctionType):
+                yield str(key).encode()
                 yield from _of(held, depth - 1)
     elif depth and isinstance(value, tuple | list):
         for held in value:
@@ -120,6 +127,8 @@ class _Structure(pickle.Pickler):
         if isinstance(value, torch.Tensor):
             digest = hashlib.sha256(value.detach().contiguous().numpy().tobytes()).hexdigest()
             return ("tensor", digest, str(value.dtype), tuple(value.shape), value.stride())
+        if isinstance(value, torch.export.Dim):  # 28 times another is made by a lambda
+            return ("dim", value.__name__, repr(getattr(value, "root", value)))
         if type(value) in (set, frozenset):  # in an order that is the same in every process
             return (type(value).__name__, sorted(map(repr, value)))
         return None

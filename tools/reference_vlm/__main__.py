@@ -51,9 +51,16 @@ def main(output: Path, cache: Path, seed: int) -> None:
     )
 
 
-def write(tower_file: Path, language_file: Path, output: Path, seed: int = 0) -> None:
-    """Put the parts together and write the folder: half precision, as published checkpoints are."""
+def write(
+    tower_file: Path, language_file: Path, output: Path, seed: int = 0, layers: int | None = None
+) -> None:
+    """Put the parts together and write the folder: half precision, as published checkpoints are.
+
+    ``layers`` of the decoder, counted from its first, or all of them.
+    """
     tower, (language, tokenizer) = load_tower(tower_file), load_language(language_file)
+    language.model.layers = language.model.layers[:layers]
+    language.config.num_hidden_layers = len(language.model.layers)
     with new_folder(output) as folder:
         _write(join(tower, language, tokenizer, seed).half(), tokenizer, folder)
 

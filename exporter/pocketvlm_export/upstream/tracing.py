@@ -67,7 +67,7 @@ def _recorded_only(running: Any) -> Any:
     from torch._functorch._aot_autograd.functional_utils import to_fun
     from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-    class RecordedOnly(running):  # type: ignore[misc]
+    class RecordedOnly(running):
         def run(self, *arguments: Any, **options: Any) -> Any:
             outputs = None if get_proxy_mode() else _outputs_of(self.module.graph)
             if outputs is None:

@@ -3,12 +3,16 @@ processor, which needs packages that are not installed."""
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import AutoImageProcessor, AutoTokenizer, ProcessorMixin
+
+# What a processor is made of; the other parameters of its class are settings in its file.
+_GIVEN = {"self", "image_processor", "tokenizer", "video_processor", "chat_template"}
 
 
 def processor_of(folder: Path | str) -> ProcessorMixin:
@@ -25,8 +29,10 @@ def processor_of(folder: Path | str) -> ProcessorMixin:
         **_read(folder / "preprocessor_config.json"),
         **_read(folder / "processor_config.json"),
     }
-    options = {key: stated[key] for key in ("image_seq_length",) if key in stated}
-    return _without_videos(getattr(transformers, stated["processor_class"]))(
+    family = getattr(transformers, stated["processor_class"])
+    own = inspect.signature(family.__init__).parameters.keys() - _GIVEN
+    options = {key: stated[key] for key in own if key in stated}
+    return _without_videos(family)(
         image_processor=images, tokenizer=tokenizer, chat_template=_template(folder), **options
     )
 

@@ -1,9 +1,12 @@
-"""Peers: the tower as llama.cpp wants it, programs that answer, suspended between their turns, and
-what fails."""
+"""Peers: which there are, the tower as llama.cpp wants it, programs that answer, suspended between
+their turns, and what fails."""
 
+import io
+import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import gguf
@@ -13,9 +16,13 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from compare_peers.__main__ import made_from
 from compare_peers.environments import make_environment
 from compare_peers.mmproj import write_mmproj
+from compare_peers.peers import peers
+from compare_peers.programs import common
 from compare_peers.worker import Worker
+from install_llama_cpp import CONVERTER
 from pocketvlm_export import ExportOptions, export
 from support.gguf_files import needs_llama_cpp
 
@@ -37,7 +44,8 @@ def picture(tmp_path_factory):
 
 
 def settings_of(**more):
-    return {"threads": 1, "new_tokens": 3, "prompt": PROMPT, "question": "What is it?", **more}
+    question = {"prompt": PROMPT, "question": "What is it?", "image_token": "<image>"}
+    return {"threads": 1, "new_tokens": 3, **question, **more}
 
 
 def ask_twice(program, settings, picture):
@@ -51,6 +59,61 @@ def stops(process, seconds=10):
     while process.status() != psutil.STATUS_STOPPED and time.monotonic() < end:
         time.sleep(0.01)
     return process.status() == psutil.STATUS_STOPPED
+
+
+def manifest_with(vision, graphs, gguf=()):
+    """What `peers` reads of an artifact that has these precisions."""
+    return SimpleNamespace(
+        vision=SimpleNamespace(graphs={k: dict.fromkeys(vision) for k in (64, 300)}),
+        decoder=SimpleNamespace(by_engine={"onnx": graphs, "llama.cpp": gguf}),
+    )
+
+
+def test_theirs_are_pruned_where_they_can_be_to_about_as_many_tokens():
+    manifest = manifest_with(["int8"], ["int8", "int4"])
+    pruned = [p for p in peers("qwen3_vl", manifest, 300, [300, 128, 64]) if p.asks]
+    # Whole percents: 129 and 63 of 300 tokens are left.
+    assert [peer.asks for peer in pruned] == [{"pruning_ratio": 57}, {"pruning_ratio": 79}]
+    assert not [peer for peer in peers("llava", manifest, 300, [64]) if peer.asks]
+
+
+def test_ours_are_what_the_artifact_has_and_the_smallest_comes_last():
+    names = [p.name for p in peers("llava", manifest_with(["int8"], ["int8", "int4"]), 300, [64])]
+    assert [name for name in names if name.startswith("PocketVLM")] == [
+        f"PocketVLM, {budget} tokens, int8 tower, onnx {precision}"
+        for precision in ("int4", "int8+int4")
+        for budget in (300, 64)
+    ]
+
+
+def test_what_is_made_of_a_checkpoint_is_not_taken_for_anothers(checkpoint, make_tiny):
+    assert made_from(checkpoint).startswith(f"{checkpoint.name}-")
+    assert made_from(checkpoint) == made_from(checkpoint)
+    assert made_from(checkpoint).split("-")[-1] != made_from(make_tiny("tiny-qwen2")).split("-")[-1]
+
+
+def test_a_program_is_told_what_comes_with_a_picture(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"picture": "a.png", "pruning_ratio": 57}\n'))
+    monkeypatch.setattr(sys, "stdout", out := io.StringIO())
+    asked = []
+
+    def answer(picture, watch):
+        asked.append((picture, watch.asked["pruning_ratio"]))
+        watch.token()
+        return 9
+
+    common.serve(answer, "peer 1")
+    assert asked == [(Path("a.png"), 57)]
+    ready, report = map(json.loads, out.getvalue().splitlines())
+    assert ready == {"ready": "peer 1"}
+    assert (report["tokens"], report["prompt_tokens"]) == (1, 9)
+
+
+@pytest.mark.skipif(not CONVERTER.is_dir(), reason="llama.cpp's converter is not unpacked")
+def test_other_towers_go_through_llama_cpps_converter(make_tiny, tmp_path):
+    write_mmproj(make_tiny("tiny-qwen3-vl"), tmp_path / "mmproj.gguf", "f16")
+    fields = gguf.GGUFReader(tmp_path / "mmproj.gguf").fields
+    assert fields["clip.projector_type"].contents() == "qwen3vl_merger"
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])

@@ -13,6 +13,9 @@ import transformers
 from transformers import AutoImageProcessor, AutoTokenizer, ProcessorMixin
 from transformers.models.smolvlm import processing_smolvlm
 
+# What a processor is made of; the other parameters of its class are settings in its file.
+_GIVEN = {"self", "image_processor", "tokenizer", "video_processor", "chat_template"}
+
 
 def processor_of(folder: Path | str) -> ProcessorMixin:
     """Return the processor that ``folder``'s files name, for pictures and texts only.
@@ -28,15 +31,12 @@ def processor_of(folder: Path | str) -> ProcessorMixin:
         **_read(folder / "preprocessor_config.json"),
         **_read(folder / "processor_config.json"),
     }
-    named = (
-        *("image_seq_length", "image_seq_len", "num_image_tokens"),
-        *("vision_feature_select_strategy", "vision_aspect_ratio"),
-    )
-    options = {key: stated[key] for key in named if key in stated}
+    family = getattr(transformers, stated["processor_class"])
+    parameters = inspect.signature(family.__init__).parameters.keys()
+    options = {key: stated[key] for key in parameters - _GIVEN if key in stated}
     # SmolVLM's asks for a package that writes the number of a clip's frames in words.
     processing_smolvlm.num2words = processing_smolvlm.num2words or str
-    family = getattr(transformers, stated["processor_class"])
-    if "video_processor" in inspect.signature(family).parameters:
+    if "video_processor" in parameters:
         options["video_processor"] = None  # which some ask for
     processor = _without_videos(family)(
         image_processor=images, tokenizer=tokenizer, chat_template=_template(folder), **options

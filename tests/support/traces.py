@@ -1,6 +1,7 @@
 """Knows how the exports of one test run share what torch traces: a module's structure is traced
 once, and other weights of the same structure are put into a copy of that graph."""
 
+import enum
 import hashlib
 import io
 import json
@@ -88,6 +89,8 @@ def _of(value: Any, depth: int) -> Iterator[bytes]:
         yield marshal.dumps(value.__code__, 2)
         for cell in value.__closure__ or ():
             yield from _of(cell.cell_contents, depth - 1)
+    elif isinstance(value, enum.Enum):  # an integer or a text too, but none that is written as one
+        yield repr(value).encode()
     elif isinstance(value, CodeType | int | float | str | bytes | None):
         yield marshal.dumps(value, 2)
     elif isinstance(value, staticmethod | classmethod):

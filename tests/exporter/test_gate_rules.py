@@ -1,8 +1,11 @@
 """What the parity gate lets pass, on made-up results: no graph is built."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from pocketvlm import Artifact
 from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.precisions import PRECISIONS
 from pocketvlm_export.verification.bounds import STEPS
@@ -10,7 +13,10 @@ from pocketvlm_export.verification.exact import GateAnswer, judge_answer, judge_
 from pocketvlm_export.verification.kept import compare_kept
 from pocketvlm_export.verification.lost import judge_kept
 from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
+from pocketvlm_export.verification.pictures import gate_batches
 from pocketvlm_export.verification.reference import DecoderReference, VisionReference
+from support.tiny_artifact import make_dynamic, write_artifact
+from support.tiny_graphs import PATCH
 
 SCORES = np.array(
     [[0.4, 0.3, 0.2, 0.1], [0.3, 0.2, 0.2, 0.1]], np.float32
@@ -192,3 +198,15 @@ def test_an_edge_in_doubt_excuses_what_it_changes_of_gprunes_scores(offset, excu
     assert np.abs(joined.scores - apart.scores).max() > 0.1
     difference = joined.score_difference(np.arange(4), apart.scores.astype(np.float32))
     assert (difference < 1e-3) is excused
+
+
+@pytest.mark.parametrize(("tokens", "ragged"), [(40, 35), (35, 35), (30, 15), (6, 6), (4, 2)])
+def test_the_gates_pictures_are_no_larger_than_the_artifacts(tmp_path, tokens, ragged):
+    weights = write_artifact(tmp_path / "a", budgets=(4,))
+    make_dynamic(tmp_path / "a", weights, 4, tokens)
+    batches = gate_batches(Artifact.open(tmp_path / "a"), SimpleNamespace(factor=PATCH))
+    counted = [rows * columns for rows, columns in (batch.tokens for batch in batches)]
+    assert max(counted) <= tokens
+    assert counted[1] == ragged
+    for batch in batches:
+        assert batch.pixel_values.shape[2:] == batch.size

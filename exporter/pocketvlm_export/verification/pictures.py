@@ -16,7 +16,8 @@ from pocketvlm_export.verification.reference import Floats
 _PICTURES = 2
 # height and width of a picture that is cut, in tiles: no grid fits it without padding
 _CUT = (1.5, 1.2)
-_RAGGED = (5, 7)  # rows and columns of tokens that fill no window of any tower
+# Rows and columns of tokens that fill no window of any tower: the first that a picture may have.
+_RAGGED = ((5, 7), (3, 5), (2, 3), (1, 2), (1, 1))
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def gate_batches(artifact: Artifact, vision: VisionSpec) -> list[GateBatch]:
         pruning = artifact.manifest.pruning
         return [
             _dynamic(vision.factor, _above(max(pruning.budgets), pruning.tokens_before)),
-            _dynamic(vision.factor, TokenGrid(*_RAGGED), count=1),
+            _dynamic(vision.factor, _ragged(pruning.tokens_before), count=1),
         ]
     grids, (height, width) = layout.grids(), size
     if [grid.tiles for grid in grids] == [1]:
@@ -72,6 +73,12 @@ def _several(layout: Layout[Any], size: tuple[int, int]) -> GateBatch:
 def _dynamic(edge: int, tokens: TokenGrid, count: int = _PICTURES) -> GateBatch:
     size = (tokens.rows * edge, tokens.columns * edge)
     return GateBatch(gate_pictures(count, size), TileGrid(tokens=tokens), size)
+
+
+def _ragged(most: int) -> TokenGrid:
+    """The first of `_RAGGED` with no more tokens than the largest picture has."""
+    fitting = (TokenGrid(*size) for size in _RAGGED)
+    return next(grid for grid in fitting if grid.tokens <= most)
 
 
 def _above(budget: int, most: int) -> TokenGrid:

@@ -34,9 +34,9 @@ from pocketvlm.layouts import counting_layout, tokens_of_tile
 from pocketvlm.text.prompts import Prompter
 from pocketvlm_measure.profiler.questions import (
     Question,
+    grids_of,
     made_up_prompt,
     noise_picture,
-    picture_grids,
 )
 
 
@@ -90,7 +90,8 @@ def main(
     opened = Artifact.open(artifact)
     question = Question(made_up_prompt(opened), new_tokens=new_tokens, picture_size=picture_size)
     family = json.loads((checkpoint / "config.json").read_text())["model_type"]
-    tokens = tokens_of_tile(counting_layout(opened), picture_grids(opened, question)[0])
+    _, grid = grids_of(opened, question)[0]
+    tokens = tokens_of_tile(counting_layout(opened), grid)
     chosen = [
         peer
         for peer in peers(family, opened.manifest, tokens, budgets)

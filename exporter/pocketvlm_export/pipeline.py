@@ -18,7 +18,8 @@ from pocketvlm_export.build import Step, build_gguf, build_graphs
 from pocketvlm_export.loading import fetch, inspect_checkpoint
 from pocketvlm_export.memory import collecting_own_garbage
 from pocketvlm_export.options import ExportOptions
-from pocketvlm_export.plan import ExportPlan, make_plan
+from pocketvlm_export.plan import ExportPlan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.verification import (
     ParityError,
     check_parity,

@@ -6,7 +6,7 @@ from pocketvlm_export import ExportOptions
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.packaging.card import write_card
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 
 OF_ANY_SIZE = [
     "6 of at most 20 visual tokens",

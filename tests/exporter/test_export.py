@@ -19,7 +19,7 @@ from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.build import build_decoder
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.packaging import sidecars
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.reference import PictureReference, decoder_reference, prompt_ids
 

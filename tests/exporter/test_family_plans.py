@@ -21,7 +21,7 @@ from pocketvlm_export.families import FAMILIES
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.packaging.sidecars import write_sidecars
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 
 PRUNERS_BY_DEFAULT = {
     "llava": "fastervlm",

@@ -20,7 +20,7 @@ from pocketvlm_export import ExportOptions
 from pocketvlm_export.checkpoint import generation, read_generation
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.packaging.card import write_card
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from support.gguf_files import needs_llama_cpp
 from support.qwen_vl import Theirs, assistant, noise, user
 

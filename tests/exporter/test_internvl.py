@@ -14,7 +14,7 @@ from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.loading import open_checkpoint
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import PRUNERS
 from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.reference import vision_reference

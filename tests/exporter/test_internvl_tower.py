@@ -12,7 +12,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.options import ExportOptions
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import PRUNERS, make_pruner
 from pocketvlm_export.verification.oracles import Encoded, find_oracle
 from support.golden import DATA, TEXT, filled, recorded_maps, run_graph

@@ -18,7 +18,7 @@ from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.graphs import PrunedVisionEncoder
 from pocketvlm_export.loading import open_checkpoint
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.reference import vision_reference

@@ -18,7 +18,7 @@ from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import inspect_checkpoint
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_measure.profiler.costs import prefill_flops, tower_flops
 from pocketvlm_measure.profiler.questions import noise_picture
 from support.gguf_files import needs_llama_cpp

@@ -16,7 +16,7 @@ from pocketvlm.vision.overlay import draw_budgets
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.loading import inspect_checkpoint
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from support.checkpoints import edit_json, edit_pictures
 from support.gguf_files import HAS_LLAMA_CPP
 from support.internvl import load_exact

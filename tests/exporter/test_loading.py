@@ -15,7 +15,7 @@ from pocketvlm import PocketVLMError
 from pocketvlm.artifact.specs import Pruning
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.options import ExportOptions
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.reference import vision_reference

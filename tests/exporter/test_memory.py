@@ -17,7 +17,7 @@ from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.memory import collecting_own_garbage, component, release_memory
 from pocketvlm_export.onnx_passes import external_weights
 from pocketvlm_export.options import ExportOptions
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.arrangement import layout_of
 from pocketvlm_export.verification.gate import run_references

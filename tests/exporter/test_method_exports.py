@@ -22,7 +22,7 @@ from pocketvlm_export.build import build_vision
 from pocketvlm_export.graphs import PrunedVisionEncoder
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.packaging import make_manifest, seal, write_card, write_manifest
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.pruning.base import Pruner
 from pocketvlm_export.quiet import quiet_transformers

@@ -14,7 +14,7 @@ from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.ort_format import OPERATORS, check_sizes
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 
 
 @pytest.fixture(scope="module")

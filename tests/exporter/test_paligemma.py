@@ -18,7 +18,7 @@ from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.text.streaming import Detokenizer
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import inspect_checkpoint, open_checkpoint
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures

@@ -27,7 +27,7 @@ from pocketvlm_export.checkpoint import chat_template, image_processor, load_tok
 from pocketvlm_export.checkpoint.places import END_OF_ANSWER, first
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.pipeline import prepare
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.quiet import quiet_transformers
 from support.checkpoints import edit_json, edit_pictures, nest_pictures
 

@@ -20,7 +20,7 @@ from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.onnx_passes.dynamic_int8 import quantize_rows
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.verification import ParityError
 

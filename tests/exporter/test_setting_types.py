@@ -16,7 +16,7 @@ from pocketvlm_export import ExportOptions
 from pocketvlm_export.checkpoint import Settings, image_processor
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.pipeline import prepare
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.quiet import quiet_transformers
 from support.checkpoints import edit_json, edit_pictures
 

@@ -14,7 +14,7 @@ from pocketvlm_export.footprint import Footprint, estimate_footprint
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.pipeline import prepare
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.towers.attention import MAP_BYTES
 from pocketvlm_targets import load_target, target_names
 

@@ -12,7 +12,7 @@ from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.build import build_vision
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.options import ExportOptions
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
 from support.clip_oracle import ClipOracle, best

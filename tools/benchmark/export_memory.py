@@ -21,7 +21,7 @@ from pocketvlm_export import ExportOptions
 from pocketvlm_export.checkpoint import Source, Weights
 from pocketvlm_export.families import FAMILIES
 from pocketvlm_export.loading import Checkpoint, inspect_checkpoint
-from pocketvlm_export.plan import make_plan
+from pocketvlm_export.planning import make_plan
 
 LARGE, LARGE_NAME = "clip-l-llama-7b", "LLaVA-1.5-7B"
 _INTERVAL = 0.02  # seconds between two samples

@@ -1,0 +1,268 @@
+"""Knows how an export is planned: everything that can be refused is, before anything is built."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from transformers import PretrainedConfig
+
+from pocketvlm.artifact.specs import POSITION_AXES, FastV
+from pocketvlm.decoders.attention import TITLES
+from pocketvlm.errors import RequestError
+from pocketvlm.layouts import Medium
+from pocketvlm_export.checkpoint import read_generation
+from pocketvlm_export.families import VLMSpec
+from pocketvlm_export.gguf import architecture, context_length
+from pocketvlm_export.gguf_types import GATE_GGUF_TYPE
+from pocketvlm_export.layouts import (
+    budgets_within,
+    longest,
+    pick_layout,
+    under_used_caps,
+)
+from pocketvlm_export.loading import Checkpoint, reading
+from pocketvlm_export.memory import estimate_peak
+from pocketvlm_export.options import ExportOptions, check_budgets
+from pocketvlm_export.plan import ExportPlan
+from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
+from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
+from pocketvlm_export.pruning.base import ATTENTION, Pruner
+
+# tokens that a context must hold beside a picture: the parity gate's question, and its answer
+_LEAST_TEXT = 64
+
+
+def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
+    """Decide what to write.
+
+    Raises:
+        PocketVLMError: a method, budget, layout, context or engine that this checkpoint cannot
+            serve, or more memory than was allowed.
+    """
+    own, *others = options.media or (checkpoint.family.medium,)
+    plan = _plan_of(reading(checkpoint, own), options)
+    beside = {medium: _beside(plan, medium) for medium in others}
+    if not beside:
+        return plan
+    context = _context(plan.context, options, max(map(_longest, (plan, *beside.values()))))
+    plan = replace(plan, context=context, beside=beside)
+    _check_limit(plan)
+    return plan
+
+
+def _beside(plan: ExportPlan, medium: Medium) -> ExportPlan:
+    """Plan the vision graphs of a further medium by the same method, and nothing else.
+
+    A picture or frame that has fewer tokens than a budget keeps them all; where nothing is pruned
+    the budget is all of its own.
+    """
+    checkpoint, options = reading(plan.checkpoint, medium), plan.options
+    most = checkpoint.spec.vision.tokens
+    within = tuple(dict.fromkeys(min(budget, most) for budget in plan.budgets))
+    other = _plan_of(
+        checkpoint,
+        replace(
+            options,
+            pruner=plan.pruner.name,
+            pruner_options={name: str(value) for name, value in plan.pruner.options.items()},
+            budgets=within if plan.pruner.prunes else (),
+            total_budgets=(),
+            layout=None,
+            media=(),
+        ),
+        graph=f"{medium}_encoder",
+    )
+    return replace(other, embed={}, decoder={}, gguf={})
+
+
+def _longest(plan: ExportPlan) -> int:
+    return longest(plan.spec, plan.layout, max(plan.budgets))
+
+
+def _plan_of(
+    checkpoint: Checkpoint, options: ExportOptions, graph: str = "vision_encoder"
+) -> ExportPlan:
+    """Plan an export of one medium, whose vision graphs are called ``graph``."""
+    family = checkpoint.family
+    spec = family.capped(checkpoint.spec, options.caps.known(family.caps))
+    pruner = make_pruner(options.pruner or family.default_pruner(spec), options.pruner_options)
+    _check_pruner(pruner, spec)
+    layout = pick_layout(spec, options.layout, prunes=pruner.prunes)
+    spec = under_used_caps(spec.under(layout), layout, options.caps)
+    checkpoint = replace(checkpoint, spec=spec)
+    requested = options.budgets or budgets_within(spec, layout, options.total_budgets)
+    tokens = spec.vision.tokens
+    budgets = check_budgets(requested, tokens, pruner.default_budget(tokens))
+    if not pruner.prunes and budgets != (tokens,):
+        raise RequestError(
+            f"pruner {pruner.name} keeps all {tokens} tokens, but the budget says {budgets[0]}",
+            advice="leave the budget out or choose a pruner",
+            setting="budget",
+        )
+    most = longest(spec, layout, max(budgets))
+    count = checkpoint.weights.parameters
+    embed = 4 * spec.decoder.vocab * spec.decoder.hidden
+    # The head is as large as the embedding; tied checkpoints store one of them or both.
+    decoder = (
+        4 * (count("decoder.") - count("decoder.model.embed_tokens.") - count("decoder.lm_head."))
+        + embed
+    )
+    vision = 4 * (count("vision_tower.") + count("projector."))
+    onnx, llama_cpp = "onnx" in options.engines, "llama.cpp" in options.engines
+    if llama_cpp:
+        architecture(spec.decoder)  # refuses what llama.cpp cannot run
+    plan = ExportPlan(
+        checkpoint=checkpoint,
+        pruner=pruner,
+        layout=layout,
+        budgets=budgets,
+        options=options,
+        generation=read_generation(checkpoint.source.folder, spec.config, vocab=spec.decoder.vocab),
+        vision={budget: _vision_names(graph, budget, budgets, options) for budget in budgets},
+        embed=_names("embed_tokens", options.embed) if onnx else {},
+        decoder=_names(_decoder_name(options), options.decoder_precisions) if onnx else {},
+        gguf=_gguf_names(options) if llama_cpp else {},
+        context=_context(
+            context_length(spec.decoder) if llama_cpp else spec.decoder.context, options, most
+        ),
+        vision_bytes=vision,
+        embed_bytes=embed,
+        decoder_bytes=decoder,
+        gguf_bytes=decoder + (0 if spec.decoder.tied else embed),
+        memory_bytes=estimate_peak(
+            spec,
+            vision,
+            embed,
+            decoder,
+            budget=max(budgets),
+            recorded=_recorded(pruner, spec),
+        ),
+    )
+    if options.fastv:
+        _check_fastv(options.fastv, plan)
+    _check_limit(plan)
+    return plan
+
+
+def _recorded(pruner: Pruner, spec: VLMSpec) -> int:
+    """Layers whose attention the parity gate keeps of the checkpoint's own tower."""
+    if not pruner.reads & ATTENTION:
+        return 0
+    return spec.vision.dimensions.layers - pruner.first_layer(spec.vision.score_layer)
+
+
+def _context(own: int, options: ExportOptions, slots: int) -> int:
+    """Return the longest sequence: the checkpoint's ``own``, or what is asked for where that is
+    less."""
+    context = own if options.context is None else min(own, options.context)
+    if context < slots + _LEAST_TEXT:
+        raise RequestError(
+            f"context {context} does not hold a picture of {slots} tokens with {_LEAST_TEXT} "
+            "tokens of text",
+            advice=f"give at least {slots + _LEAST_TEXT}, or a smaller budget",
+            setting="context",
+        )
+    return context
+
+
+def _check_limit(plan: ExportPlan) -> None:
+    limit, needed = plan.options.memory_limit, plan.footprint()
+    if limit and needed.total > limit * 1e6:
+        raise RequestError(
+            f"answering is expected to take {needed.total / 1e6:.0f} MB on the device "
+            f"(weights {needed.weights / 1e6:.0f}, cache of {plan.context} tokens "
+            f"{needed.cache / 1e6:.0f}), the limit is {limit} MB",
+            advice="choose smaller precisions or a smaller context, or export all the same "
+            "with --memory-limit 0",
+            setting="memory_limit",
+        )
+
+
+def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
+    """Refuse a method that the tower has nothing for; settles the options that depend on it."""
+    if "cls_row" in pruner.reads and not spec.vision.has_cls:
+        others = ", ".join(name for name in PRUNERS if "cls_row" not in find_pruner(name).reads)
+        raise RequestError(
+            f"the vision tower is a {spec.vision.config.model_type}, which has no [CLS] token that "
+            f"{pruner.name} could rank patches by",
+            advice=f"choose from {others} (--pruner received-attention comes nearest to it)",
+            setting="pruner",
+        )
+    pruner.settle(spec.vision)
+
+
+def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:
+    if title := TITLES[plan.spec.decoder.attention]:
+        raise RequestError(
+            f"FastV is not proven on the decoders of {plan.spec.family.model_type} checkpoints, "
+            f"where {title}",
+            advice="leave --fastv-layer and --fastv-keep out",
+            setting="fastv_layer",
+        )
+    if POSITION_AXES[plan.spec.decoder.positions] > 1:
+        raise RequestError(
+            "FastV is not proven on decoders that number tokens by rows and columns, as "
+            f"{plan.spec.family.model_type} checkpoints have",
+            advice="leave --fastv-layer and --fastv-keep out",
+            setting="fastv_layer",
+        )
+    if plan.spec.decoder.conv_layers:
+        raise RequestError(
+            "FastV drops tokens between two layers, and layers of this decoder are convolutions "
+            "along the sequence, which would read other neighbours then",
+            advice="leave --fastv-layer and --fastv-keep out",
+            setting="fastv_layer",
+        )
+    layers, budget = plan.spec.decoder.layers, plan.budgets[0]
+    slots, window = max(plan.totals()[budget].values()), _window(plan.spec.decoder.config)
+    if not 1 <= fastv.layer < layers:
+        raise RequestError(
+            f"FastV layer {fastv.layer} is outside 1..{layers - 1} (this decoder has {layers} "
+            "layers, and tokens are ranked by the attention of the one before)",
+            advice=f"give --fastv-layer 1..{layers - 1}",
+            setting="fastv_layer",
+        )
+    if not 1 <= fastv.keep < slots:
+        raise RequestError(
+            f"FastV keep {fastv.keep} is outside 1..{slots - 1} (at budget {budget} a picture has "
+            f"{slots} visual tokens to drop from)",
+            advice="keep fewer, or leave --fastv-layer and --fastv-keep out",
+            setting="fastv_keep",
+        )
+    if window is not None and window < plan.context:
+        raise RequestError(
+            f"the decoder's attention slides over {window} tokens, and with FastV it would reach "
+            "further than the checkpoint's",
+            advice=f"give --context {window}, or prune in the vision graph alone",
+            setting="fastv_layer",
+        )
+
+
+def _window(config: PretrainedConfig) -> int | None:
+    """How many tokens layers with sliding attention reach, None where no layer has it."""
+    types = getattr(config, "layer_types", None) or ["sliding_attention"]
+    return getattr(config, "sliding_window", None) if "sliding_attention" in types else None
+
+
+def _decoder_name(options: ExportOptions) -> str:
+    """Stock clients know the first name; what they cannot drive has another."""
+    return "decoder_fastv" if options.fastv else "decoder_model_merged"
+
+
+def _vision_names(
+    graph: str, budget: int, budgets: tuple[int, ...], options: ExportOptions
+) -> dict[str, str]:
+    return _names(graph, options.vision_precisions, "" if budget == budgets[0] else f".k{budget}")
+
+
+def _names(graph: str, precisions: Iterable[str], budget: str = "") -> dict[str, str]:
+    """Return {precision: file} in the order of ``precisions``; the gate's is last where it is not
+    among them."""
+    return {
+        precision: f"onnx/{graph}{PRECISIONS[precision].suffix}{budget}.onnx"
+        for precision in (*precisions, GATE_PRECISION)
+    }
+
+
+def _gguf_names(options: ExportOptions) -> dict[str, str]:
+    """As `_names`, {type: file}."""
+    return {kind: f"gguf/decoder-{kind}.gguf" for kind in (*options.gguf, GATE_GGUF_TYPE)}

@@ -45,7 +45,7 @@ NAMES = [name for name in (*PRESETS, *HUB_PRESETS) if name.startswith("tiny-")]
 CAPS = {
     "max_tiles": (4, 2),
     "max_pixels": (40 * 28 * 28, 20 * 28 * 28),
-    "fixed_size": ((224, 448), None),  # whole tokens of 28 pixels, and of 32
+    "fixed_size": ((224, 224), None),  # whole tokens of 28 pixels, and of 32
 }
 
 

@@ -189,7 +189,8 @@ def test_masks_are_those_of_transformers(checkpoint):
     numbers = np.repeat([1, 0, 2, 0, 3], [40, 3, 9, 1, 2])
     model = torch.nn.Module()
     model.config = config
-    expected = family.reference_masks(model, torch.zeros(1, len(visual), 64), visual)
+    embeds = torch.zeros(1, len(visual), 64)
+    expected = family.reference_inputs(model, embeds, visual, {})["attention_mask"]
     ours = two_way_masks(
         config,
         torch.ones(1, len(visual), dtype=torch.int64),

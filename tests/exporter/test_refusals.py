@@ -96,7 +96,7 @@ def test_family_that_is_not_supported(refuse, copied_checkpoint):
     edit_json(copied_checkpoint, model_type="mllama")
     line = refuse(copied_checkpoint)
     assert "is a mllama model, a family that is not supported: expected" in line
-    assert "idefics3, internvl, llava" in line
+    assert "idefics3, internvl, lfm2_vl, llava" in line
 
 
 @pytest.mark.parametrize(

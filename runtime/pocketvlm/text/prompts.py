@@ -70,8 +70,9 @@ class Prompter:
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
         self._slot_ids = np.array(list(ids.values()), dtype=np.int64)
-        tokens = {kind: _place(tokenizer, token) for kind, token in ids.items()}
-        own = tokens[medium]
+        # The token in the slots of each.
+        self._slots = {kind: _place(tokenizer, token) for kind, token in ids.items()}
+        own = self._slots[medium]
         self._picture_text = picture_text or PictureText(own, own)
         if self._picture_text.text.count(own) != 1:
             raise ArtifactError(
@@ -80,7 +81,7 @@ class Prompter:
                 advice="export the artifact again",
             )
         # What the template writes in the place of each.
-        self._tokens = {**tokens, medium: self._picture_text.placeholder}
+        self._tokens = {**self._slots, medium: self._picture_text.placeholder}
         self._template = template
         self._bos_token = bos_token
         self._medium = medium
@@ -260,7 +261,7 @@ class Prompter:
         add_special = not (self._bos_token and text.startswith(self._bos_token))
         ids = np.array(_token_ids(self.tokenizer, text, add_special=add_special), dtype=np.int64)
         given = self._by_medium(pictures)
-        for (medium, token), token_id in zip(self._tokens.items(), self._slot_ids, strict=True):
+        for (medium, token), token_id in zip(self._slots.items(), self._slot_ids, strict=True):
             if (placed := int((ids == token_id).sum())) != given[medium]:
                 name = PLURALS[medium]
                 raise RequestError(

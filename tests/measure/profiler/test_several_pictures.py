@@ -3,7 +3,7 @@
 from pocketvlm import VLM, Artifact, Sampling
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.profiler.once import answer_once
-from pocketvlm_measure.profiler.questions import Question, check_question, picture_grids
+from pocketvlm_measure.profiler.questions import Question, check_question, grids_of
 from support.noise import picture
 from support.tiny_artifact import cut_pictures, write_artifact
 
@@ -21,7 +21,7 @@ def test_their_number_decides_what_is_measured(tmp_path):
     for count in (1, 2):
         question = Question("what?", tuple(paths[:count]), new_tokens=3)
         check_question(artifact, question, K)
-        grids = picture_grids(artifact, question)
+        grids = [grid for _, grid in grids_of(artifact, question)]
         sample = answer_once(folder, Case(K, "onnx", "fp32", "fp32"), question, 0)
         assert sample.tiles == sum(grid.tiles for grid in grids)
         answer = vlm.generate("what?", paths[:count], sampling=Sampling(max_new_tokens=3))

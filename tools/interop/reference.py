@@ -92,7 +92,11 @@ def in_one_run(
             ids = prompter.place(ids, [slots])
             features = layout.arrange(grid, seen.image_features, seen.kept_indices, {})
             kept = seen.kept_indices[0] if grid.tokens else None
-            pictures = [EmbeddingSegment(features, grid=grid.tokens, kept=kept)]
+            extras = {
+                name: layout.arrange(grid, rows, seen.kept_indices, {})
+                for name, rows in seen.extras.items()
+            }
+            pictures = [EmbeddingSegment(features, grid=grid.tokens, kept=kept, extras=extras)]
         with closing(engine.sequence()) as sequence:
             tokens = Expected(lost.get("max_abs", 0.0))
             tokens.append_best(sequence.prefill(prompter.segments(ids, pictures)))

@@ -92,6 +92,21 @@ def write_hub_checkpoint(
     )
 
 
+def added_tokens(tokenizer: Tokenizer) -> Json:
+    """``added_tokens_decoder`` of tokenizer_config.json, by id."""
+    return {
+        str(number): {
+            "content": token.content,
+            "lstrip": token.lstrip,
+            "normalized": token.normalized,
+            "rstrip": token.rstrip,
+            "single_word": token.single_word,
+            "special": token.special,
+        }
+        for number, token in sorted(tokenizer.get_added_tokens_decoder().items())
+    }
+
+
 def hub_shapes(preset: HubPreset, folder: Path) -> dict[str, torch.Size]:
     """Shape of every stored weight of the checkpoint whose ``config.json`` lies in ``folder``, by
     the name that transformers 5 gives it in memory; nothing is allocated."""

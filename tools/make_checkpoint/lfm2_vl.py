@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
-from make_checkpoint.hub import HubFamily, HubPreset, Json
+from make_checkpoint.hub import HubFamily, HubPreset, Json, added_tokens
 from make_checkpoint.text import CORPUS, train_bpe
 
 TEMPLATE = (
@@ -149,21 +149,10 @@ def _tokenizer(preset: HubPreset) -> Tokenizer:
 
 
 def _tokenizer_config(tokenizer: Tokenizer) -> Json:
-    added = {
-        str(number): {
-            "content": token.content,
-            "lstrip": False,
-            "normalized": False,
-            "rstrip": False,
-            "single_word": False,
-            "special": True,
-        }
-        for number, token in tokenizer.get_added_tokens_decoder().items()
-    }
     return {
         "add_bos_token": True,
         "add_eos_token": False,
-        "added_tokens_decoder": added,
+        "added_tokens_decoder": added_tokens(tokenizer),
         "bos_token": "<|startoftext|>",
         "clean_up_tokenization_spaces": False,
         "eos_token": "<|im_end|>",

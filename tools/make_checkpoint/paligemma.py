@@ -13,7 +13,7 @@ from tokenizers import (
     trainers,
 )
 
-from make_checkpoint.hub import HubFamily, HubPreset, Json
+from make_checkpoint.hub import HubFamily, HubPreset, Json, added_tokens
 from make_checkpoint.text import CORPUS, begin_with
 
 # preprocessor_config.json, beside the size and the tokens of a picture.
@@ -118,21 +118,10 @@ def _files(preset: HubPreset, tokenizer: Tokenizer, dtype: str) -> Mapping[str, 
 
 
 def _tokenizer_config(tokenizer: Tokenizer) -> Json:
-    added = {
-        str(number): {
-            "content": token.content,
-            "lstrip": token.lstrip,
-            "normalized": token.normalized,
-            "rstrip": token.rstrip,
-            "single_word": token.single_word,
-            "special": token.special,
-        }
-        for number, token in sorted(tokenizer.get_added_tokens_decoder().items())
-    }
     return {
         "add_bos_token": True,
         "add_eos_token": False,
-        "added_tokens_decoder": added,
+        "added_tokens_decoder": added_tokens(tokenizer),
         "additional_special_tokens": [_IMAGE],
         "bos_token": "<bos>",
         "clean_up_tokenization_spaces": False,

@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
+from make_checkpoint.hub import added_tokens
 from make_checkpoint.text import CORPUS, train_bpe
 
 # How Qwen2 and all after it split a text into words before they merge bytes.
@@ -45,20 +46,9 @@ def qwen_tokenizer(special: Sequence[str], plain: Sequence[str] = ()) -> Tokeniz
 
 def tokenizer_config(tokenizer: Tokenizer, **stated: Any) -> dict[str, Any]:
     """``tokenizer_config.json`` in the keys of transformers 4, which published it."""
-    added = {
-        str(number): {
-            "content": token.content,
-            "lstrip": token.lstrip,
-            "normalized": token.normalized,
-            "rstrip": token.rstrip,
-            "single_word": token.single_word,
-            "special": token.special,
-        }
-        for number, token in tokenizer.get_added_tokens_decoder().items()
-    }
     return {
         "add_prefix_space": False,
-        "added_tokens_decoder": added,
+        "added_tokens_decoder": added_tokens(tokenizer),
         "additional_special_tokens": list(VISION_TOKENS[1:]),
         "bos_token": None,
         "clean_up_tokenization_spaces": False,

@@ -42,6 +42,7 @@ class Family:
         rules: patterns of stored weights' names with what takes their place, so that a name begins
             with ``vision_tower.``, ``projector.`` or ``decoder.``; the first match decides.
             Published files, transformers 4 and transformers 5 name the same weights differently.
+            Those of most families, unless stated.
         unread: patterns of stored names that ``rules`` leave out for a reason; whoever exports
             hears of any other.
         projector: transformers' class, made of the whole configuration.
@@ -55,7 +56,12 @@ class Family:
     processor: ClassVar[str]
     medium: ClassVar[Medium] = "image"
     beside: ClassVar[Mapping[Medium, "Family"]] = {}
-    rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]]
+    rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]] = [
+        (re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?"), "vision_tower."),
+        (re.compile(r"^(model\.)?multi_modal_projector\."), "projector."),
+        (re.compile(r"^(language_model\.model|model\.language_model)\."), "decoder.model."),
+        (re.compile(r"^(language_model\.)?lm_head\."), "decoder.lm_head."),
+    ]
     # Buffers that transformers computes anew.
     unread: ClassVar[Sequence[re.Pattern[str]]] = [
         re.compile(r"^(.*\.)?(rotary_emb\.inv_freq|position_ids)$")

@@ -14,8 +14,7 @@ What to know when it is pruned:
 """
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,12 +50,6 @@ class Gemma3(Family):
     projector: ClassVar[type[nn.Module]] = upstream.model_class(
         "gemma3", "Gemma3MultiModalProjector"
     )
-    rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]] = [
-        (re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?"), "vision_tower."),
-        (re.compile(r"^(model\.)?multi_modal_projector\."), "projector."),
-        (re.compile(r"^(language_model\.model|model\.language_model)\."), "decoder.model."),
-        (re.compile(r"^(language_model\.)?lm_head\."), "decoder.lm_head."),
-    ]
     place: ClassVar[str] = "<image_soft_token>"
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:

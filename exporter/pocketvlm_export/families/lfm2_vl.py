@@ -14,7 +14,6 @@ What to know when they are exported:
 - Pictures only.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,15 +27,16 @@ from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig
 
-from pocketvlm.errors import CheckpointError, RequestError
+from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import TileGrid
 from pocketvlm.layouts.marked_resize import MarkedResize
 from pocketvlm.layouts.smart_resize import smallest_area
 from pocketvlm_export import upstream
-from pocketvlm_export.caps import DEFAULT_TOKENS, Caps
+from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint import Settings, image_processor, load_tokenizer, text_ids
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.families.any_size import check_edge, of_pixels, of_size, pixels_allowed
 from pocketvlm_export.families.assembly import with_changes
 from pocketvlm_export.families.base import MOST_EDGE, Family
 from pocketvlm_export.families.lfm2_vl_pictures import patches_of, picture_of
@@ -58,12 +58,6 @@ class Lfm2VL(Family):
     projector: ClassVar[type[nn.Module]] = upstream.model_class(
         "lfm2_vl", "Lfm2VlMultiModalProjector"
     )
-    rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]] = [
-        (re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?"), "vision_tower."),
-        (re.compile(r"^(model\.)?multi_modal_projector\."), "projector."),
-        (re.compile(r"^(language_model\.model|model\.language_model)\."), "decoder.model."),
-        (re.compile(r"^(language_model\.)?lm_head\."), "decoder.lm_head."),
-    ]
     caps: ClassVar[frozenset[str]] = frozenset({"max_pixels", "fixed_size"})
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
@@ -103,12 +97,7 @@ class Lfm2VL(Family):
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """How large pictures are made, and the ids of the tokens around them."""
         factor, least, most = MarkedResize.stated(image_processor(folder))
-        if factor != spec.vision.factor:
-            raise CheckpointError(
-                f"the image processor in {folder} makes multiples of {factor} pixels",
-                expected=f"{spec.vision.factor}, the edge of a token of the vision tower",
-                advice="give the processor of this model",
-            )
+        check_edge(spec, factor, folder)
         marks = self._marks(folder)
         tokenizer = load_tokenizer(folder)
         ids = [text_ids(tokenizer, mark) for mark in marks]
@@ -120,7 +109,7 @@ class Lfm2VL(Family):
         before, after = ids or ([], [])
         text = partial(_marked, marks) if marks else None
         stated = {"name": "marked-resize", "before": before, "after": after, "factor": factor}
-        return _of_pixels(spec, LayoutSpec(stated, text=text), least, most)
+        return of_pixels(spec, LayoutSpec(stated, text=text), least, most)
 
     def _marks(self, folder: Path) -> tuple[str, ...]:
         """The tokens around a picture, none where the processor writes none."""
@@ -152,20 +141,11 @@ class Lfm2VL(Family):
         own, least = layout.stated["max_pixels"], layout.stated["min_pixels"]
         square = spec.vision.factor**2
         if caps.fixed_size is not None:
-            return replace(_of_size(spec, layout, caps.fixed_size, own), caps=caps)
-        most = caps.pixels_within(own)
-        if most is None:
-            most = min(own, DEFAULT_TOKENS * square)
-        if not square <= most <= own:
-            raise RequestError(
-                f"--max-pixels {most} is outside {square}..{own}, a single token and what this "
-                "checkpoint's image processor allows",
-                advice=f"give at most {own}" if most > own else "give more",
-                setting="max_pixels",
-            )
-        most = most // square * square  # the processor counts tokens
+            return replace(of_size(spec, layout, caps.fixed_size, own), caps=caps)
+        # The processor counts tokens.
+        most = pixels_allowed(spec, caps, own) // square * square
         least = smallest_area(least, most, spec.vision.factor)
-        return replace(_of_pixels(spec, layout, least, most), caps=Caps(max_pixels=most))
+        return replace(of_pixels(spec, layout, least, most), caps=Caps(max_pixels=most))
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """The projector without its pixel unshuffle: it reads the patches of a token side by side
@@ -225,40 +205,6 @@ class Lfm2VL(Family):
         features = output.last_hidden_state
         projected = connector(features.view(1, rows, columns, -1))
         return ReferenceFeatures(features[0], projected.flatten(0, 2))
-
-
-def _of_pixels(spec: VLMSpec, layout: LayoutSpec, least: int, most: int) -> VLMSpec:
-    """Return ``spec`` for pictures of so many pixels."""
-    stated = {**layout.stated, "min_pixels": least, "max_pixels": most}
-    vision = replace(spec.vision, tokens=most // spec.vision.factor**2)
-    return replace(spec, vision=vision, layouts={"hf": replace(layout, stated=stated)})
-
-
-def _of_size(spec: VLMSpec, layout: LayoutSpec, size: tuple[int, int], most: int) -> VLMSpec:
-    """Return ``spec`` for pictures of one size, of at most so many pixels."""
-    factor = spec.vision.factor
-    if any(edge % factor for edge in size):
-        raise RequestError(
-            f"--fixed-size {size[0]}x{size[1]} is no whole number of tokens",
-            expected=f"multiples of {factor} pixels",
-            advice="give " + "x".join(str(max(1, round(edge / factor)) * factor) for edge in size),
-            setting="fixed_size",
-        )
-    if size[0] * size[1] > most:
-        raise RequestError(
-            f"--fixed-size {size[0]}x{size[1]} has {size[0] * size[1]} pixels",
-            expected=f"at most {most}, which this checkpoint's image processor allows",
-            setting="fixed_size",
-        )
-    stated = {
-        name: value
-        for name, value in layout.stated.items()
-        if name not in ("min_pixels", "max_pixels")
-    }
-    tokens = (size[0] // factor) * (size[1] // factor)
-    vision = replace(spec.vision, image_size=size, tokens=tokens)
-    fixed = replace(layout, stated={**stated, "size": list(size)})
-    return replace(spec, vision=vision, layouts={"hf": fixed})
 
 
 def _marked(marks: tuple[str, ...], image_token: str, grid: TileGrid) -> str:

@@ -1,8 +1,7 @@
 """LLaVA (``model_type: llava``): a CLIP or DINOv2 tower, a two-layer projector, a Llama, Mistral or
 Qwen decoder."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,12 +29,6 @@ class Llava(Family):
     model_type: ClassVar[str] = "llava"
     processor: ClassVar[str] = "LlavaProcessor"
     projector: ClassVar[type[nn.Module]] = upstream.model_class("llava", "LlavaMultiModalProjector")
-    rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]] = [
-        (re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?"), "vision_tower."),
-        (re.compile(r"^(model\.)?multi_modal_projector\."), "projector."),
-        (re.compile(r"^(language_model\.model|model\.language_model)\."), "decoder.model."),
-        (re.compile(r"^(language_model\.)?lm_head\."), "decoder.lm_head."),
-    ]
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""

@@ -14,7 +14,6 @@ What to know when it is pruned:
   again.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,12 +77,6 @@ class PaliGemma(Family):
     projector: ClassVar[type[nn.Module]] = upstream.model_class(
         "paligemma", "PaliGemmaMultiModalProjector"
     )
-    rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]] = [
-        (re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?"), "vision_tower."),
-        (re.compile(r"^(model\.)?multi_modal_projector\."), "projector."),
-        (re.compile(r"^(language_model\.model|model\.language_model)\."), "decoder.model."),
-        (re.compile(r"^(language_model\.)?lm_head\."), "decoder.lm_head."),
-    ]
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""

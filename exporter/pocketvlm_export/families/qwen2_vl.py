@@ -26,12 +26,13 @@ from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig
 
-from pocketvlm.errors import CheckpointError, RequestError
+from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts.smart_resize import geometry_of, smallest_area
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import DEFAULT_TOKENS, Caps
 from pocketvlm_export.checkpoint import Settings, image_processor
 from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.families.any_size import check_edge, of_pixels, of_size, pixels_allowed
 from pocketvlm_export.families.assembly import assign, with_changes
 from pocketvlm_export.families.base import MOST_EDGE, Family
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VisionSpec, VLMSpec
@@ -76,13 +77,9 @@ class Qwen2VL(Family):
     def read_processor(self, spec: VLMSpec, folder: Path) -> VLMSpec:
         """How large pictures are made."""
         factor, least, most = geometry_of(image_processor(folder))
-        if factor != spec.vision.factor:
-            raise CheckpointError(
-                f"the image processor in {folder} makes multiples of {factor} pixels",
-                expected=f"{spec.vision.factor}, the edge of a token of the vision tower",
-                advice="give the processor of this model",
-            )
-        return _of_pixels(spec, least, most)
+        check_edge(spec, factor, folder)
+        layout = LayoutSpec({"name": "smart-resize", "factor": factor})
+        return of_pixels(spec, layout, least, most)
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Make pictures smaller, or all of one size."""
@@ -90,19 +87,10 @@ class Qwen2VL(Family):
         (layout,) = spec.layouts.values()
         own, least = layout.stated["max_pixels"], layout.stated["min_pixels"]
         if caps.fixed_size is not None:
-            return replace(_of_size(spec, caps.fixed_size, own), caps=caps)
-        most = caps.pixels_within(own)
-        if most is None:
-            most = min(own, DEFAULT_TOKENS * spec.vision.factor**2)
-        if not spec.vision.factor**2 <= most <= own:
-            raise RequestError(
-                f"--max-pixels {most} is outside {spec.vision.factor**2}..{own}, a single token "
-                "and what this checkpoint's image processor allows",
-                advice=f"give at most {own}" if most > own else "give more",
-                setting="max_pixels",
-            )
+            return replace(of_size(spec, layout, caps.fixed_size, own), caps=caps)
+        most = pixels_allowed(spec, caps, own)
         least = smallest_area(least, most, spec.vision.factor)
-        return replace(_of_pixels(spec, least, most), caps=Caps(max_pixels=most))
+        return replace(of_pixels(spec, layout, least, most), caps=Caps(max_pixels=most))
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """The merger behind its norm: (..., patches of a token side by side) -> (..., hidden)."""
@@ -227,38 +215,3 @@ class Qwen25VL(Qwen2VL):
     def _squares(self, spec: VLMSpec, grid: torch.Tensor) -> torch.Tensor:
         """The order of the squares: window by window."""
         return upstream.window_order(grid, spec.vision.config)
-
-
-def _of_pixels(spec: VLMSpec, least: int, most: int) -> VLMSpec:
-    """Return ``spec`` for pictures of so many pixels."""
-    factor = spec.vision.factor
-    stated = {
-        "name": "smart-resize",
-        "factor": factor,
-        "min_pixels": least,
-        "max_pixels": most,
-    }
-    vision = replace(spec.vision, tokens=most // factor**2)
-    return replace(spec, vision=vision, layouts={"hf": LayoutSpec(stated)})
-
-
-def _of_size(spec: VLMSpec, size: tuple[int, int], most: int) -> VLMSpec:
-    """Return ``spec`` for pictures of one size, of at most so many pixels."""
-    factor = spec.vision.factor
-    if any(edge % factor for edge in size):
-        raise RequestError(
-            f"--fixed-size {size[0]}x{size[1]} is no whole number of tokens",
-            expected=f"multiples of {factor} pixels",
-            advice="give " + "x".join(str(max(1, round(edge / factor)) * factor) for edge in size),
-            setting="fixed_size",
-        )
-    if size[0] * size[1] > most:
-        raise RequestError(
-            f"--fixed-size {size[0]}x{size[1]} has {size[0] * size[1]} pixels",
-            expected=f"at most {most}, which this checkpoint's image processor allows",
-            setting="fixed_size",
-        )
-    stated = {"name": "smart-resize", "factor": factor, "size": list(size)}
-    tokens = (size[0] // factor) * (size[1] // factor)
-    vision = replace(spec.vision, image_size=size, tokens=tokens)
-    return replace(spec, vision=vision, layouts={"hf": LayoutSpec(stated)})

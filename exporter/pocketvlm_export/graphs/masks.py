@@ -42,12 +42,12 @@ def two_way_masks(
     numbers = torch.cat([past, picture_ids], dim=1)[:, None]
     own = picture_ids[:, :, None]
     both_ways, real = (own == numbers) & (own > 0), attention_mask[:, None] > 0
-    seen = {_FULL: before | both_ways}
+    visible = {_FULL: before | both_ways}
     if _SLIDING in (getattr(config, "layer_types", None) or ()):
         near = keys > places - config.sliding_window
-        inside = (before & near) | both_ways if beyond_window else seen[_FULL] & near
-        seen[_SLIDING] = inside
-    named = {kind: _bias(each & real).to(dtype) for kind, each in seen.items()}
+        inside = (before & near) | both_ways if beyond_window else visible[_FULL] & near
+        visible[_SLIDING] = inside
+    named = {kind: _bias(each & real).to(dtype) for kind, each in visible.items()}
     return named if getattr(config, "layer_types", None) else named[_FULL]
 
 

@@ -179,8 +179,8 @@ def profile(
         max_tiles=artifact.max_tiles,
     )
     pictures, clips = (tuple(str(path) for path in paths) for paths in (images, videos))
-    shown: Counts = {"image": len(images), "video": len(videos)} if images or videos else 1
-    asked = prompt or made_up_prompt(artifact, shown)
+    counts: Counts = {"image": len(images), "video": len(videos)} if images or videos else 1
+    asked = prompt or made_up_prompt(artifact, counts)
     question = Question(asked, pictures, new_tokens, picture_size, clips)
 
     def save(so_far: Profile) -> None:

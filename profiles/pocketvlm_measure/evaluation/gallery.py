@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -89,13 +90,18 @@ def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
     for change, pair in bar:
         try:
             question = change.question
-            shown: list[tuple[Medium, str]] = [("image", image) for image in question.images]
-            shown += [("video", video) for video in question.videos]
+            media: list[tuple[Medium, str]] = [("image", image) for image in question.images]
+            media += [("video", video) for video in question.videos]
+            numbers = Counter(medium for medium, _ in media)
             drawn = [
                 draw_budgets(
-                    parts[medium], source_of(reference, medium), pair, encoders[medium], len(shown)
+                    parts[medium],
+                    source_of(reference, medium),
+                    pair,
+                    encoders[medium],
+                    numbers[medium],
                 )
-                for medium, reference in shown
+                for medium, reference in media
             ]
         except PocketVLMError:
             continue

@@ -93,9 +93,9 @@ def tasks(
         )
         if left:
             # Questions about nothing have nothing to share.
-            shown = (question.images, question.videos)
+            media = (question.images, question.videos)
             alone = ((str(question.line),),)
-            by_media.setdefault(shown if any(shown) else alone, []).append((question, left))
+            by_media.setdefault(media if any(media) else alone, []).append((question, left))
     return [Task(subject, tuple(asked), max_new_tokens) for asked in by_media.values()]
 
 

@@ -85,11 +85,11 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
     )
     vlm = VLM(artifact, encoder, decoder, beside=beside)
     load_ms = ms_since(started)
-    shown = question.open(artifact)
+    media = question.open(artifact)
     layouts = question_layouts(artifact, question)
     given = {
         # Files are opened in the time that is taken.
-        medium: list(paths) or [one.content for one in shown if one.medium == medium]
+        medium: list(paths) or [one.content for one in media if one.medium == medium]
         for medium, paths in (("image", question.images), ("video", question.videos))
     }
     for _ in range(warmup + 1):
@@ -112,9 +112,9 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
         visual_dropped=answer.visual_tokens["after"]
         - answer.visual_tokens.get("fastv", answer.visual_tokens["after"]),
         tile_tokens=[
-            tokens for one in shown for tokens in _tile_tokens(layouts[one.medium], one.size)
+            tokens for one in media for tokens in _tile_tokens(layouts[one.medium], one.size)
         ],
-        picture_sizes=[f"{width}x{height}" for height, width in (one.size for one in shown)],
+        picture_sizes=[f"{width}x{height}" for height, width in (one.size for one in media)],
     )
 
 

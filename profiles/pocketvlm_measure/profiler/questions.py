@@ -124,12 +124,12 @@ def check_question(artifact: Artifact, question: Question, budget: int) -> None:
     context at ``budget`` tokens per picture, tile or frame; raises `PocketVLMError`."""
     layouts = question_layouts(artifact, question)
     prompter = Prompter.from_artifact(artifact)
-    shown = grids_of(artifact, question)
-    kinds = [medium for medium, _ in shown]
+    media = grids_of(artifact, question)
+    kinds = [medium for medium, _ in media]
     own = next(iter(layouts.values())).config.patches
     slots = [
         layouts[medium].expand(grid, budget_beside(budget, own, layouts[medium].config.patches))
-        for medium, grid in shown
+        for medium, grid in media
     ]
     ids = prompter.encode(question.prompt, Counter(kinds))
     ids = prompter.place(ids, [slots[number] for number in prompter.in_order(ids, kinds)])
@@ -138,8 +138,11 @@ def check_question(artifact: Artifact, question: Question, budget: int) -> None:
 
 def question_layouts(artifact: Artifact, question: Question) -> dict[Medium, Layout[Any]]:
     """What each picture or clip of a question goes through, which may depend on their number."""
-    layouts = counting_layouts(artifact)
-    return {medium: layout_among(layout, question.shown) for medium, layout in layouts.items()}
+    numbers = {"image": len(question.images), "video": len(question.videos)}
+    return {
+        medium: layout_among(layout, numbers[medium] or 1)
+        for medium, layout in counting_layouts(artifact).items()
+    }
 
 
 def grids_of(artifact: Artifact, question: Question) -> list[tuple[Medium, TileGrid]]:
@@ -165,7 +168,7 @@ def made_up_prompt(artifact: Artifact, pictures: Counts = 1) -> str:
     or clips, not; at least one word."""
     prompter = Prompter.from_artifact(artifact)
     prompt = "What"
-    shown = pictures if isinstance(pictures, int) else sum(pictures.values())
-    while len(prompter.encode(f"{prompt} is", pictures, 1)) - shown <= TEXT_TOKENS:
+    count = pictures if isinstance(pictures, int) else sum(pictures.values())
+    while len(prompter.encode(f"{prompt} is", pictures, 1)) - count <= TEXT_TOKENS:
         prompt += " is"
     return prompt

@@ -3,6 +3,7 @@ kept."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,10 +54,11 @@ def _overlays(profile: Profile, artifact: Artifact) -> Iterator[tuple[str, list[
     precision, question = profile.results[0].case.vision_precision, profile.question
     given: list[tuple[Medium, str]] = [("image", path) for path in question.images]
     given += [("video", path) for path in question.videos]
-    parts = {medium: artifact.reading(medium) for medium, _ in given}
+    numbers = Counter(medium for medium, _ in given)
+    parts = {medium: artifact.reading(medium) for medium in numbers}
     encoders = {medium: open_encoders(part, budgets, precision) for medium, part in parts.items()}
     for medium, path in progress(given, desc="drawing", leave=False):
-        drawn = draw_budgets(parts[medium], path, budgets, encoders[medium], len(given))
+        drawn = draw_budgets(parts[medium], path, budgets, encoders[medium], numbers[medium])
         yield (
             Path(path).name,
             [(budget, jpeg_uri(drawing)) for budget, (drawing, _) in drawn.items()],

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from pocketvlm.layouts.base import (
     Floats,
     Ints,
     LayoutConfig,
-    Medium,
-    Prepared,
     TileGrid,
-    Tiles,
     suffixed,
 )
+from pocketvlm.layouts.one_tile import OneTile
 from pocketvlm.media.preprocessing import Preprocessor
 
 _LLAVA = suffixed("LlavaImageProcessor")  # CLIP's steps; these can pad to a square first
@@ -26,11 +22,10 @@ _LLAVA = suffixed("LlavaImageProcessor")  # CLIP's steps; these can pad to a squ
 _WHOLE = suffixed("Gemma3ImageProcessor")
 
 
-class Single(Prepared):
+class Single(OneTile):
     """See `pocketvlm.layouts.base.Layout`."""
 
     name: ClassVar[str] = "single"
-    medium: ClassVar[Medium] = "image"
     processors: ClassVar[tuple[str, ...]] = (
         *_WHOLE,
         *suffixed("SiglipImageProcessor"),
@@ -51,27 +46,6 @@ class Single(Prepared):
         preprocessor = tile_steps(processor_config)
         preprocessor.check_size(config.tile_size)
         return cls(config, preprocessor)
-
-    @property
-    def recipe(self) -> str:
-        """None is needed."""
-        return ""
-
-    def grids(self) -> Sequence[TileGrid]:
-        """One tile."""
-        return [TileGrid()]
-
-    def grid(self, height: int, width: int) -> TileGrid:
-        """The same for every picture."""
-        return TileGrid()
-
-    def views(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """The picture as resized and cropped."""
-        return self.steps.resize_and_crop(image)[None]
-
-    def cut(self, image: Image.Image) -> Tiles:
-        """The picture in one tile."""
-        return Tiles(self.steps(image)[None], TileGrid())
 
     def expand(self, grid: TileGrid, budget: int, kept: Ints | None = None) -> Ints:
         """A slot for each kept token."""

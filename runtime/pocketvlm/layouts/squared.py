@@ -9,31 +9,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts.base import (
     Floats,
     Ints,
     LayoutConfig,
-    Medium,
-    Prepared,
     TileGrid,
-    Tiles,
     suffixed,
 )
+from pocketvlm.layouts.one_tile import OneTile
 from pocketvlm.media.preprocessing import Preprocessor
 
 NEWLINE = "image_newline"
 
 
-class Squared(Prepared):
+class Squared(OneTile):
     """See `pocketvlm.layouts.base.Layout`; its option ``newline`` says whether the learnt vector
     ``image_newline`` comes behind a picture's tokens."""
 
     name: ClassVar[str] = "squared"
-    medium: ClassVar[Medium] = "image"
     processors: ClassVar[tuple[str, ...]] = suffixed("LlavaOnevisionImageProcessor")
 
     def __init__(self, config: LayoutConfig, preprocessor: Preprocessor | None) -> None:
@@ -53,27 +48,6 @@ class Squared(Prepared):
         if processor_config is None:
             return cls(config, None)
         return cls(config, tile_steps(config, processor_config, cls.processors))
-
-    @property
-    def recipe(self) -> str:
-        """None is needed: padding is one of the steps."""
-        return ""
-
-    def grids(self) -> Sequence[TileGrid]:
-        """One tile."""
-        return [TileGrid()]
-
-    def grid(self, height: int, width: int) -> TileGrid:
-        """The same for every picture."""
-        return TileGrid()
-
-    def views(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """The picture in its square, resized."""
-        return self.steps.resize_and_crop(image)[None]
-
-    def cut(self, image: Image.Image) -> Tiles:
-        """As `views`, normalised."""
-        return Tiles(self.steps(image)[None], TileGrid())
 
     def expand(self, grid: TileGrid, budget: int, kept: Ints | None = None) -> Ints:
         """A slot for each kept token, and one for the newline."""

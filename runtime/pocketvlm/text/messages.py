@@ -233,8 +233,8 @@ def media_of(
                 f"{setting} is {_of_type(given)}", expected="a list", setting=setting
             )
     check_media(read, pictures=bool(images), clips=bool(videos))
-    shown: list[tuple[Medium, Picture | Video]] = [("image", image) for image in images or ()]
-    return shown + [("video", video) for video in videos or ()]
+    media: list[tuple[Medium, Picture | Video]] = [("image", image) for image in images or ()]
+    return media + [("video", video) for video in videos or ()]
 
 
 def check_media(read: Collection[Medium], *, pictures: bool = False, clips: bool = False) -> None:

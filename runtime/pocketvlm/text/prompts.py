@@ -139,10 +139,10 @@ class Prompter:
         if messages is None:
             if not isinstance(prompt, str):
                 raise _no_text(prompt)
-            shown = media_of(images, videos, self._tokens)
-            kinds = [kind for kind, _ in shown]
+            media = media_of(images, videos, self._tokens)
+            kinds = [kind for kind, _ in media]
             return Conversation(
-                self.messages(prompt, Counter(kinds)), [value for _, value in shown], kinds
+                self.messages(prompt, Counter(kinds)), [value for _, value in media], kinds
             )
         if prompt is not None or media_of(images, videos, self._tokens):
             raise RequestError(

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from pocketvlm.artifact import SCHEMA_VERSION, metadata
 from pocketvlm.artifact.specs import CAUSAL
+from pocketvlm.artifact.stages import stamp
 from pocketvlm_export.gguf import quantize_gguf, write_gguf
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.graphs import (
@@ -88,10 +89,13 @@ def build_vision(plan: ExportPlan, folder: Path, step: Step) -> None:
                 spec.vision,
                 plan.pruner,
                 budget,
+                stages=plan.tower_stages,
                 portable=plan.options.portable,
             )
             graph = VisionEncoderGraph(module)
             stamps = {metadata.PRUNER: plan.pruner.name, metadata.BUDGET: str(budget)}
+            if plan.tower_stages:
+                stamps[metadata.STAGES] = stamp(plan.tower_stages)
             _write(graph, plan, plan.vision[budget], folder, stamps, shared)
 
 

@@ -1,5 +1,5 @@
-"""Knows the greedy order of what differs most from all that came before, for methods and stages that
-choose so."""
+"""Knows the greedy order of what differs most from all that came before, for methods and stages
+that choose so."""
 
 import torch
 

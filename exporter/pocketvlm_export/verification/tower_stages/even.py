@@ -1,5 +1,5 @@
-"""An even pattern: every second token of a checkerboard, of those every second, by taking them apart
-list by list."""
+"""An even pattern: every second token of a checkerboard, of those every second, by taking them
+apart list by list."""
 
 from collections.abc import Sequence
 

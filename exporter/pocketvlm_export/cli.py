@@ -383,7 +383,8 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
 def _describe_caps(caps: dict[str, Any]) -> Iterator[str]:
     """What pictures are made of, where that is not the checkpoint's own."""
     if pixels := caps.get("max_pixels"):
-        yield f"  pictures of more than {pixels} pixels are made smaller; --max-pixels N for others"
+        smaller = "are made smaller" if "max_tiles" not in caps else "in one tile are made smaller"
+        yield f"  pictures of more than {pixels} pixels {smaller}; --max-pixels N for others"
     if tiles := caps.get("max_tiles"):
         yield f"  pictures are cut into {tiles} parts at most; --max-tiles N for others"
     if size := caps.get("fixed_size"):

@@ -13,7 +13,7 @@ import torch
 from pocketvlm import VLM, EngineSettings, PocketVLMError, Sampling
 from pocketvlm.artifact.specs import FastV, Pruning
 from pocketvlm.cli import main
-from pocketvlm.layouts import TokenGrid
+from pocketvlm.layouts import make_layout
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.graphs import PrunedVisionEncoder
@@ -28,6 +28,9 @@ from support.qwen_vl import assistant, user
 
 QUESTION = "what is in the picture?"
 SIZES = [(4, 6), (5, 7), (8, 8)]  # rows and columns of tokens: two below the budget's largest
+# Rows and columns of tokens of pictures that are cut, and those of their tiles and thumbnail: of
+# 64 tokens each, and as many as a picture of its proportions has.
+CUT = {(9, 18): (1, 2, 5 * 11), (19, 9): (2, 1, 11 * 5), (14, 15): (2, 2, 7 * 8)}
 SAMPLING = Sampling(max_new_tokens=16)
 ONE_THREAD = EngineSettings(threads=1)
 # How far logits may be off for their size; llama.cpp's cache is in float16.
@@ -104,22 +107,30 @@ def pruned(request, checkpoint, pruned_folder):
     return Pair(Theirs(checkpoint, pruned_folder), vlm, tolerance)
 
 
-@pytest.mark.parametrize("size", SIZES)
+def tokens_of(size):
+    """Of each tile, the thumbnail last."""
+    rows, columns, thumbnail = CUT.get(size, (0, 0, size[0] * size[1]))
+    return [*[64] * (rows * columns), thumbnail]
+
+
+@pytest.mark.parametrize("size", [*SIZES, *CUT])
 def test_unpruned_it_is_transformers(unpruned, size):
     theirs, vlm, image = unpruned.theirs, unpruned.vlm, noise(*size)
     inputs = theirs.read(user(image, QUESTION))
+    shapes = inputs["spatial_shapes"].prod(dim=1) // 4
+    assert shapes.tolist() == tokens_of(size)
     ids, (segment,) = unpruned.prompt(QUESTION, [image], vlm.budget)
     assert ids.tolist() == inputs["input_ids"][0].tolist()
-    assert segment.grid == TokenGrid(*size)
     np.testing.assert_allclose(segment.inputs_embeds, theirs.features(inputs)[0], atol=2e-5)
     unpruned.near(unpruned.ours(ids, [segment]), theirs.logits(inputs))
     answer = vlm.generate(QUESTION, [image], sampling=SAMPLING)
     assert answer.token_ids == theirs.generate(inputs)
-    assert answer.visual_tokens == {"before": size[0] * size[1], "after": size[0] * size[1]}
+    count = sum(tokens_of(size))
+    assert answer.visual_tokens == {"before": count, "after": count}
 
 
 def test_pictures_stand_where_the_prompt_puts_them(unpruned):
-    theirs, vlm, first, second = unpruned.theirs, unpruned.vlm, noise(3, 6), noise(6, 4)
+    theirs, vlm, first, second = unpruned.theirs, unpruned.vlm, noise(3, 6), noise(9, 18)
     for prompt, parts in (
         ("what are they?", (first, second, "what are they?")),
         ("this <image>, or that <image>?", ("this ", first, ", or that ", second, "?")),
@@ -151,26 +162,45 @@ def dropping(pair, prompt, images, parts, budget):
     return answer
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, *CUT])
 @pytest.mark.parametrize("budget", [9, 3])
 def test_pruned_it_is_the_sequence_without_the_dropped_tokens(pruned, budget, size):
-    image = noise(*size)
+    image, tokens = noise(*size), tokens_of(size)
     answer = dropping(pruned, QUESTION, [image], (image, QUESTION), budget)
-    assert answer.visual_tokens == {"before": size[0] * size[1], "after": budget}
+    assert answer.visual_tokens == {"before": sum(tokens), "after": budget * len(tokens)}
+    # Numbered on from tile to tile, the thumbnail last.
+    (kept,), ends = answer.kept_indices, np.cumsum(tokens)
+    assert np.searchsorted(ends, kept, side="right").tolist() == [
+        tile for tile in range(len(tokens)) for _ in range(budget)
+    ]
+
+
+def test_a_thumbnail_below_the_budget_keeps_all(checkpoint, tmp_path_factory):
+    """Narrow: the thumbnail has 2 x 15 tokens, where a tile keeps 40."""
+    folder = tmp_path_factory.mktemp("lfm2") / "wide"
+    exported(checkpoint, folder, ExportOptions("received-attention", budgets=(40,)))
+    vlm, image = VLM.load(folder, settings=ONE_THREAD), noise(4, 36)
+    pair = Pair(Theirs(checkpoint, folder), vlm, 3e-5)
+    answer = dropping(pair, QUESTION, [image], (image, QUESTION), 40)
+    assert answer.tokens_per_picture == [4 * 40 + 2 * 15]
+    assert answer.kept_indices[0][-30:] == list(range(4 * 64, 4 * 64 + 30))
+    assert answer.pictures_below_budget == 0
+    small = dropping(pair, QUESTION, [image], (image, QUESTION), 20)
+    assert small.tokens_per_picture == [5 * 20]
 
 
 def test_so_it_is_of_several_pictures_between_texts(pruned):
-    images = [noise(4, 6), noise(5, 5), noise(7, 3)]
+    images = [noise(4, 6), noise(9, 18), noise(7, 3)]
     prompt, parts = "a <image> b <image> c <image> d", []
     for text, image in zip(prompt.split("<image>"), [*images, None], strict=True):
         parts += [text] if image is None else [text, image]
     answer = dropping(pruned, prompt, images, parts, 9)
-    assert answer.tokens_per_picture == [9, 9, 9]
+    assert answer.tokens_per_picture == [9, 3 * 9, 9]
 
 
 def test_every_turn_is_a_fresh_prompt_and_goes_on_from_the_last(pruned):
     vlm, theirs = pruned.vlm, pruned.theirs
-    first, second = noise(4, 6, seed=1), noise(5, 7, seed=2)
+    first, second = noise(9, 18, seed=1), noise(5, 7, seed=2)
     turns = [
         ("what is it?", [first]),
         ("and its colour?", []),
@@ -199,7 +229,7 @@ def test_every_turn_is_a_fresh_prompt_and_goes_on_from_the_last(pruned):
 
 
 def test_a_second_question_takes_the_features_of_the_first(pruned):
-    vlm, image = pruned.vlm, noise(6, 6, seed=5)
+    vlm, image = pruned.vlm, noise(18, 9, seed=5)
     chat = vlm.chat()
     chat.ask("what?", [image], sampling=SAMPLING)
     again = chat.ask("the same <image>?", [image], sampling=SAMPLING)
@@ -258,17 +288,70 @@ def test_inspect_says_what_of_a_prompt_is_reused(pruned_folder, capsys):
     assert end.value.code == 0
     printed = capsys.readouterr().out
     assert "2 of the layers are convolutions: a conversation goes on from its last turn" in printed
-    assert "any size up to 50176 pixels, at most 64 tokens" in printed
+    assert "at most 64 tokens per tile -> 9" in printed
+    assert "9 per tile come to 9 (1x1), 27 (1x2)" in printed
+    assert "45 (2x2) visual tokens per picture" in printed
+    assert "at most 4 tiles of 224x224 pixels and a thumbnail" in printed
 
 
 def plan_of(checkpoint, **options):
     return make_plan(open_checkpoint(str(checkpoint)), ExportOptions("divprune", **options))
 
 
-def test_the_plan_says_what_is_made_of_large_pictures(checkpoint):
-    (warning,) = plan_of(checkpoint).warnings
-    assert "up to 10 tiles and a thumbnail" in warning
-    assert "in one tile" in warning
+def test_large_pictures_are_made_smaller_where_that_is_asked_for(checkpoint, tmp_path):
+    """By ``--layout whole``, and transformers' processor by the artifact's files."""
+    options = ExportOptions("none", layout="whole")
+    folder = exported(checkpoint, tmp_path / "whole", options)
+    theirs, vlm, image = Theirs(checkpoint, folder), VLM.load(folder), noise(9, 18)
+    inputs = theirs.read(user(image, QUESTION))
+    answer = vlm.generate(QUESTION, [image], sampling=SAMPLING)
+    assert answer.token_ids == theirs.generate(inputs)
+    assert answer.visual_tokens == {"before": 5 * 11, "after": 5 * 11}
+
+
+def test_pictures_are_cut_as_the_processor_says(checkpoint, tmp_path):
+    assert plan_of(checkpoint).warnings == ()
+    cut = plan_of(checkpoint).layout.stated
+    assert (cut["name"], cut["max_tiles"], cut["tile"]) == ("tiles-and-thumbnail", 4, 224)
+    assert plan_of(checkpoint, caps=Caps(max_tiles=10)).layout.stated["max_tiles"] == 10
+    smaller = plan_of(checkpoint, caps=Caps(max_pixels=20 * 28 * 28, max_tiles=3)).layout.stated
+    assert (smaller["tile"], smaller["max_tiles"], smaller["cut_above"]) == (112, 3, 128 * 28**2)
+    whole = plan_of(checkpoint, layout="whole").layout.stated
+    assert whole["name"] == "marked-resize"
+    assert plan_of(checkpoint, caps=Caps(fixed_size=(112, 112))).layout.stated["size"] == [112, 112]
+    folder = shutil.copytree(checkpoint, tmp_path / "changed")
+    for changed in ({"do_image_splitting": False}, {"min_tiles": 1, "max_tiles": 1}):
+        restate(folder, **changed)
+        plan = plan_of(folder)
+        assert plan.layout.stated["name"] == "marked-resize"
+        assert list(plan.spec.layouts) == ["hf"]
+        with pytest.raises(PocketVLMError, match="--max-tiles is nothing that the layout"):
+            plan_of(folder, caps=Caps(max_tiles=4))
+
+
+def restate(folder, **changed):
+    """Write other settings into a checkpoint's image processor."""
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"min_tiles": 1}, "cuts large pictures into 1 to 10 tiles of 224 pixels"),
+        ({"tile_size": 230}, "of multiples of 28 pixels"),
+        ({"max_pixels_tolerance": "two"}, "max_pixels_tolerance 'two'"),
+        ({"use_thumbnail": 1}, "use_thumbnail 1"),
+        ({"max_tiles": 11}, r"has no token <\|img_row_1_col_11\|>"),
+        ({"max_tiles": 1}, "cuts large pictures into 2 to 1 tiles"),
+    ],
+)
+def test_cutting_that_cannot_be_followed_is_refused(checkpoint, tmp_path, changed, reason):
+    folder = shutil.copytree(checkpoint, tmp_path / "changed")
+    restate(folder, **changed)
+    with pytest.raises(PocketVLMError, match=reason) as error:
+        plan_of(folder)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("method", NO_CLS)
@@ -316,7 +399,9 @@ def test_what_is_not_supported_is_refused_in_one_line(checkpoint, tmp_path, chan
     ("options", "reason"),
     [
         ({"fastv": FastV(1, 4)}, "layers of this decoder are convolutions"),
-        ({"caps": Caps(max_tiles=4)}, "--max-tiles 4 does not apply"),
+        ({"caps": Caps(max_tiles=1)}, "--max-tiles 1 is outside 2..10"),
+        ({"caps": Caps(max_tiles=4), "layout": "whole"}, "nothing that the layout marked-resize"),
+        ({"caps": Caps(max_tiles=4, fixed_size=(112, 112))}, "nothing that the layout"),
         ({"caps": Caps(max_pixels=100)}, "--max-pixels 100 is outside"),
         ({"caps": Caps(max_pixels=1 << 24)}, "give at most"),
         ({"caps": Caps(fixed_size=(60, 64))}, "no whole number of tokens"),
@@ -330,9 +415,7 @@ def test_options_that_do_not_fit_are_refused(checkpoint, options, reason):
 
 def test_a_processor_of_another_token_is_refused(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint, tmp_path / "changed")
-    stated = json.loads((folder / "preprocessor_config.json").read_text())
-    stated["downsample_factor"] = 4
-    (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+    restate(folder, downsample_factor=4)
     with pytest.raises(PocketVLMError, match="makes multiples of 56 pixels"):
         plan_of(folder)
 
@@ -341,5 +424,9 @@ def test_no_marks_where_the_processor_writes_none(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint, tmp_path / "changed")
     stated = {"processor_class": "Lfm2VlProcessor", "use_image_special_tokens": False}
     (folder / "processor_config.json").write_text(json.dumps(stated))
-    layout = plan_of(folder).layout
+    layout = plan_of(folder, layout="whole").layout
     assert (layout.stated["before"], layout.stated["after"], layout.text) == ([], [], None)
+    cut = plan_of(folder).layout
+    assert (cut.stated["before"], cut.stated["whole"], cut.stated["parts"][0]) == ([], [], [[]] * 4)
+    grid = make_layout(plan_of(folder).spec.layout_config(cut.stated)).grid(600, 300)
+    assert cut.text("<image>", grid) == "<image>" * 3

@@ -52,11 +52,24 @@ class Theirs:
 
     @torch.inference_mode()
     def features(self, inputs: Any) -> list[np.ndarray]:
-        """Of each picture, all its tokens: (N, hidden)."""
+        """Of each picture, all its tokens, tile after tile: (N, hidden)."""
         made = self.model.model.get_image_features(
             inputs["pixel_values"], inputs["spatial_shapes"], inputs["pixel_attention_mask"]
         )
-        return [part.numpy() for part in made.pooler_output]
+        rows = np.concatenate([part.numpy() for part in made.pooler_output])
+        counts = [len(slots) for slots in self.slots(inputs)]
+        assert sum(counts) == len(rows)
+        return np.split(rows, np.cumsum(counts)[:-1])
+
+    def slots(self, inputs: Any) -> list[np.ndarray]:
+        """Where in the prompt each picture's tokens are: between the marks around it."""
+        ids = inputs["input_ids"][0].numpy()
+        image, first, last = (
+            np.flatnonzero(ids == self.processor.tokenizer.convert_tokens_to_ids(mark))
+            for mark in ("<image>", "<|image_start|>", "<|image_end|>")
+        )
+        pairs = zip(first, last, strict=True)
+        return [image[(image > start) & (image < end)] for start, end in pairs]
 
     @torch.inference_mode()
     def generate(self, inputs: Any, steps: int = 16) -> list[int]:
@@ -74,11 +87,8 @@ class Theirs:
         """Which tokens of the prompt are left where of each picture those numbers are, (n,)."""
         ids = inputs["input_ids"][0].numpy()
         left = ids != self.model.config.image_token_id
-        slots, first = np.flatnonzero(~left), 0
-        counts = (inputs["spatial_shapes"].prod(dim=1) // 4).tolist()
-        for numbers, count in zip(kept, counts, strict=True):
-            left[slots[first : first + count][list(numbers)]] = True
-            first += count
+        for numbers, slots in zip(kept, self.slots(inputs), strict=True):
+            left[slots[list(numbers)]] = True
         return left
 
     @torch.inference_mode()

@@ -125,7 +125,7 @@ def _prepared(folder: Path, asked: Sequence[Asked]) -> list[dict[str, Any]]:
         ids = prompter.encode(text, pictures=0 if image is None else 1)
         question: dict[str, Any] = {"tiles": [], "budget": budget}
         if image is not None:
-            tiles = layout.views(open_picture(image))
+            tiles = np.stack(list(layout.views(open_picture(image))))
             opaque = np.full((*tiles.shape[:3], 1), 255, np.uint8)
             rgba = np.concatenate([tiles, opaque], axis=3).reshape(len(tiles), -1)
             question |= {"height": tiles.shape[1], "width": tiles.shape[2], "tiles": rgba.tolist()}

@@ -20,6 +20,7 @@ from pocketvlm.decoders.base import EmbeddingSegment
 from pocketvlm.layouts import open_layout
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.prompts import Prompter
+from pocketvlm.vision.batches import arrange_features, encode_tiles
 from pocketvlm.vision.encoder import VisionEncoder
 from train_demo.__main__ import DEMO
 from train_demo.scenes import Question
@@ -86,17 +87,18 @@ def in_one_run(
         ids, pictures = prompter.encode(text, pictures=0 if image is None else 1), []
         if image is not None:
             tiles = layout.cut(open_picture(image))
-            grid, seen = tiles.grid, encoder.encode(tiles.pixel_values)
-            seen = seen.narrow(budget) if budget else seen
-            slots = layout.expand(grid, seen.kept_indices.shape[1], seen.kept_indices)
+            grid, seen = tiles.grid, encode_tiles(encoder, layout, tiles)
+            seen = tuple(each.narrow(budget) if budget else each for each in seen)
+            kept, most = seen[0].kept_indices, max(each.budget for each in seen)
+            slots = layout.expand(grid, most, kept if len(seen) == 1 else None)
             ids = prompter.place(ids, [slots])
-            features = layout.arrange(grid, seen.image_features, seen.kept_indices, {})
-            kept = seen.kept_indices[0] if grid.tokens else None
-            extras = {
-                name: layout.arrange(grid, rows, seen.kept_indices, {})
-                for name, rows in seen.extras.items()
-            }
-            pictures = [EmbeddingSegment(features, grid=grid.tokens, kept=kept, extras=extras)]
+            features, extras = arrange_features(layout, grid, seen, {})
+            one = grid.tokens if grid.tiles == 1 else None
+            pictures = [
+                EmbeddingSegment(
+                    features, grid=one, kept=None if one is None else kept[0], extras=extras
+                )
+            ]
         with closing(engine.sequence()) as sequence:
             tokens = Expected(lost.get("max_abs", 0.0))
             tokens.append_best(sequence.prefill(prompter.segments(ids, pictures)))

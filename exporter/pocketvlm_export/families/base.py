@@ -263,6 +263,12 @@ class Family:
         reshaped: npt.NDArray[np.float32] = pixels.reshape(-1, *pixels.shape[-3:])
         return reshaped
 
+    def reference_batches(
+        self, processor: Any, images: Sequence[Image.Image], layout: LayoutSpec
+    ) -> Sequence[npt.NDArray[np.float32]]:
+        """As `reference_pixels`, the tiles of each size apart, as `TileGrid.batches` has them."""
+        return [self.reference_pixels(processor, images, layout)]
+
     def reference_features(
         self, tower: Any, connector: Any, spec: VLMSpec, pixel_values: torch.Tensor
     ) -> ReferenceFeatures:

@@ -3,9 +3,10 @@ one token, a decoder whose layers are mostly short convolutions.
 
 What to know when they are exported:
 
-- Every picture is one tile that keeps its proportions, of 64 to 256 tokens of 32 x 32 pixels.
-  Published processors cut pictures of more than twice that into tiles and a thumbnail; here they
-  are made smaller, as by ``do_image_splitting: false``. Whoever exports hears of it.
+- A picture is one tile that keeps its proportions, of 64 to 256 tokens of 32 x 32 pixels. One of
+  more than twice that is cut into tiles of 512 x 512 pixels and a thumbnail, where the processor
+  says so. An export allows `DEFAULT_TILES` unless ``--max-tiles`` says otherwise; ``--layout
+  whole`` makes large pictures smaller instead, as by ``do_image_splitting: false``.
 - The tower has no [CLS] token, so methods that rank patches by what it attends to are refused;
   ``divprune`` is the default.
 - What a convolution has read cannot be cut. A conversation goes on from its last turn, and an
@@ -14,8 +15,9 @@ What to know when they are exported:
 - Pictures only.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +33,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.layouts import TileGrid
 from pocketvlm.layouts.marked_resize import MarkedResize
 from pocketvlm.layouts.smart_resize import smallest_area
+from pocketvlm.layouts.thumbnail import Cutting, TilesAndThumbnail, largest_tile
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint import Settings, image_processor, load_tokenizer, text_ids
@@ -48,6 +51,7 @@ _TOKENS = 256  # of the largest picture; how many they are is read with the proc
 # The tokens around a picture by what the tokenizer calls them, else these.
 _MARKS = {"image_start_token": "<|image_start|>", "image_end_token": "<|image_end|>"}
 _MARKED = "use_image_special_tokens"  # of processor_config.json
+_PART, _THUMBNAIL = "<|img_row_{}_col_{}|>", "image_thumbnail_token"
 
 
 class Lfm2VL(Family):
@@ -58,7 +62,7 @@ class Lfm2VL(Family):
     projector: ClassVar[type[nn.Module]] = upstream.model_class(
         "lfm2_vl", "Lfm2VlMultiModalProjector"
     )
-    caps: ClassVar[frozenset[str]] = frozenset({"max_pixels", "fixed_size"})
+    caps: ClassVar[frozenset[str]] = frozenset({"max_pixels", "max_tiles", "fixed_size"})
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
@@ -99,17 +103,39 @@ class Lfm2VL(Family):
         factor, least, most = MarkedResize.stated(image_processor(folder))
         check_edge(spec, factor, folder)
         marks = self._marks(folder)
-        tokenizer = load_tokenizer(folder)
-        ids = [text_ids(tokenizer, mark) for mark in marks]
-        if any(len(each) != 1 for each in ids):
-            raise CheckpointError(
-                f"the tokenizer in {folder} has no tokens {' and '.join(marks)}",
-                advice="give the whole checkpoint, with the tokenizer's added tokens",
-            )
-        before, after = ids or ([], [])
+        before, after = _ids(folder, marks) or ([], [])
         text = partial(_marked, marks) if marks else None
         stated = {"name": "marked-resize", "before": before, "after": after, "factor": factor}
-        return of_pixels(spec, LayoutSpec(stated, text=text), least, most)
+        spec = of_pixels(spec, LayoutSpec(stated, text=text), least, most)
+        cutting = TilesAndThumbnail.cutting_stated(image_processor(folder))
+        return spec if cutting is None else self._cutting(spec, folder, cutting, marks)
+
+    def _cutting(
+        self, spec: VLMSpec, folder: Path, cutting: Cutting, marks: tuple[str, ...]
+    ) -> VLMSpec:
+        """Return ``spec`` with the layout that cuts beside the one that does not."""
+        if cutting.min_tiles < 2 or cutting.tile % spec.vision.factor:
+            raise CheckpointError(
+                f"the image processor in {folder} cuts large pictures into {cutting.min_tiles} to "
+                f"{cutting.max_tiles} tiles of {cutting.tile} pixels",
+                expected=f"2 tiles at least, of multiples of {spec.vision.factor} pixels: for "
+                "others transformers writes another number of tokens than it makes",
+                advice="correct preprocessor_config.json, or set do_image_splitting to false",
+            )
+        numbers = range(1, cutting.max_tiles + 1)
+        parts = [
+            [_PART.format(row, column) for column in numbers if row * column <= cutting.max_tiles]
+            for row in numbers
+        ]
+        tokenizer = load_tokenizer(folder)
+        whole = str(getattr(tokenizer, _THUMBNAIL, None) or "<|img_thumbnail|>")
+        named = [_ids(folder, line) if marks else [[] for _ in line] for line in parts]
+        (whole_ids,) = _ids(folder, [whole]) if marks else [[]]
+        one = spec.layouts["hf"]
+        stated = {**one.stated, "name": TilesAndThumbnail.name, **asdict(cutting)}
+        stated |= {"parts": named, "whole": whole_ids}
+        cut = LayoutSpec(stated, text=partial(_named, marks, whole if marks else ""))
+        return _with_tiles(spec, cut, cutting.max_tiles, cutting.tile, one)
 
     def _marks(self, folder: Path) -> tuple[str, ...]:
         """The tokens around a picture, none where the processor writes none."""
@@ -119,33 +145,32 @@ class Lfm2VL(Family):
         tokenizer = load_tokenizer(folder)
         return tuple(str(getattr(tokenizer, key, None) or token) for key, token in _MARKS.items())
 
-    def contradictions(self, spec: VLMSpec, folder: Path) -> Sequence[str]:
-        """What the processor makes of large pictures, and is not exported."""
-        stated = image_processor(folder)
-        splits = stated.get("do_image_splitting") and stated.get("max_tiles") != 1
-        contradicting = super().contradictions(spec, folder)
-        if not splits:
-            return contradicting
-        return (
-            *contradicting,
-            f"the image processor cuts pictures of more than {stated['max_pixels_tolerance']} "
-            f"times {stated['max_image_tokens']} tokens into up to {stated['max_tiles']} tiles and "
-            "a thumbnail: exported is the whole picture in one tile, as with do_image_splitting "
-            "false",
-        )
-
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
-        """Make pictures smaller, or all of one size."""
+        """Make pictures and tiles smaller, cut into fewer tiles, or make all of one size."""
         spec = super().capped(spec, caps)
-        (layout,) = spec.layouts.values()
-        own, least = layout.stated["max_pixels"], layout.stated["min_pixels"]
+        cut, *others = spec.layouts.values()
+        one = others[0] if others else cut
+        own, least = one.stated["max_pixels"], one.stated["min_pixels"]
         square = spec.vision.factor**2
         if caps.fixed_size is not None:
-            return replace(of_size(spec, layout, caps.fixed_size, own), caps=caps)
+            fixed = of_size(spec, one, caps.fixed_size, own)
+            (layout,) = fixed.layouts.values()
+            return replace(fixed, layouts=dict.fromkeys(spec.layouts, layout), caps=caps)
         # The processor counts tokens.
         most = pixels_allowed(spec, caps, own) // square * square
         least = smallest_area(least, most, spec.vision.factor)
-        return replace(of_pixels(spec, layout, least, most), caps=Caps(max_pixels=most))
+        capped = of_pixels(spec, one, least, most)
+        if not others:
+            # Other layouts than it has are refused tiles in words of their own.
+            return replace(capped, caps=replace(caps, max_pixels=most))
+        tiles = self.parts_allowed(caps, cut.stated["min_tiles"], cut.stated["max_tiles"])
+        # A tile is a picture of its own to the tower.
+        edge = cut.stated["tile"]
+        if most < own:
+            edge = min(edge, largest_tile(most, spec.vision.factor))
+        (one,) = capped.layouts.values()
+        made = _with_tiles(capped, cut, tiles, edge, one)
+        return replace(made, caps=Caps(max_pixels=most, max_tiles=tiles))
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """The projector without its pixel unshuffle: it reads the patches of a token side by side
@@ -162,21 +187,35 @@ class Lfm2VL(Family):
     def image_processor_config(
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
     ) -> dict[str, Any]:
-        """Return it with the pixels that pictures are made of, in one tile."""
+        """Return it with the pixels that pictures are made of, and how they are cut."""
         config = super().image_processor_config(stated, spec, layout)
         config |= {"do_image_splitting": False}
         if "size" in layout.stated:
             return config
         square = spec.vision.factor**2
+        tokens = {name: layout.stated[f"{name}_pixels"] // square for name in ("min", "max")}
+        config |= {f"{name}_image_tokens": max(1, count) for name, count in tokens.items()}
+        if "tile" not in layout.stated:
+            return config
         return config | {
-            f"{name}_image_tokens": max(1, layout.stated[f"{name}_pixels"] // square)
-            for name in ("min", "max")
+            "do_image_splitting": True,
+            "tile_size": layout.stated["tile"],
+            "max_tiles": layout.stated["max_tiles"],
+            "max_pixels_tolerance": _tolerance(
+                layout.stated["cut_above"], layout.stated["max_pixels"]
+            ),
         }
 
     def reference_pixels(
         self, processor: Any, images: Sequence[Image.Image], layout: LayoutSpec
     ) -> npt.NDArray[np.float32]:
-        """Put the processor's patches together again.
+        """The only tile, or of a picture that is cut the tiles; see `reference_batches`."""
+        return self.reference_batches(processor, images, layout)[0]
+
+    def reference_batches(
+        self, processor: Any, images: Sequence[Image.Image], layout: LayoutSpec
+    ) -> Sequence[npt.NDArray[np.float32]]:
+        """Put the processor's patches together again, tiles and the thumbnail apart.
 
         It has no word for a size that is not the picture's own: pictures are then brought to it
         before, and the processor is given that many tokens.
@@ -186,9 +225,14 @@ class Lfm2VL(Family):
             image = image.resize((size[1], size[0]), Image.Resampling(processor.resample))
             tokens = size[0] * size[1] // layout.stated["factor"] ** 2
             options = {"min_image_tokens": tokens, "max_image_tokens": tokens}
-        made = processor(images=[image], return_tensors="np", **options)
-        rows, columns = made["spatial_shapes"][0].tolist()
-        return picture_of(made["pixel_values"][0], rows, columns)[None]
+        made = processor(images=[image], return_tensors="np", return_row_col_info=True, **options)
+        shapes = made["spatial_shapes"].tolist()
+        parts = [
+            picture_of(patches, *shape)
+            for patches, shape in zip(made["pixel_values"], shapes, strict=True)
+        ]
+        tiles = int(made["image_rows"][0] * made["image_cols"][0])
+        return [np.stack(parts[:tiles]), *(part[None] for part in parts[tiles:])]
 
     def reference_features(
         self, tower: Any, connector: Any, spec: VLMSpec, pixel_values: torch.Tensor
@@ -207,7 +251,57 @@ class Lfm2VL(Family):
         return ReferenceFeatures(features[0], projected.flatten(0, 2))
 
 
+def _ids(folder: Path, marks: Sequence[str]) -> list[list[int]]:
+    """The id of each of these tokens, a list of one; raises `CheckpointError` where one is none."""
+    tokenizer = load_tokenizer(folder)
+    ids = [text_ids(tokenizer, mark) for mark in marks]
+    if missing := [mark for mark, each in zip(marks, ids, strict=True) if len(each) != 1]:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has no token {missing[0]}",
+            advice="give the whole checkpoint, with the tokenizer's added tokens",
+        )
+    return ids
+
+
+def _with_tiles(spec: VLMSpec, cut: LayoutSpec, tiles: int, edge: int, one: LayoutSpec) -> VLMSpec:
+    """Return ``spec`` with ``cut`` for so many tiles of that edge in pixels, the default, and
+    ``one`` for pictures of one tile."""
+    pixels = {name: one.stated[name] for name in ("min_pixels", "max_pixels")}
+    parts = [line[: tiles // row] for row, line in enumerate(cut.stated["parts"][:tiles], start=1)]
+    stated = {**cut.stated, **pixels, "tile": edge, "max_tiles": tiles, "parts": parts}
+    tokens = max(spec.vision.tokens, (edge // spec.vision.factor) ** 2)
+    return replace(
+        spec,
+        vision=replace(spec.vision, tokens=tokens),
+        layouts={"hf": replace(cut, stated=stated), "whole": one},
+    )
+
+
+def _tolerance(cut_above: int, max_pixels: int) -> float:
+    """By which factor a picture has more than ``max_pixels`` where it has more than ``cut_above``:
+    whole numbers of pixels compare alike with both."""
+    tolerance = cut_above / max_pixels
+    while max_pixels * tolerance < cut_above:
+        tolerance = math.nextafter(tolerance, math.inf)
+    return tolerance
+
+
 def _marked(marks: tuple[str, ...], image_token: str, grid: TileGrid) -> str:
     """As LFM2-VL's processor writes a picture of one tile."""
     before, after = marks
     return f"{before}{image_token}{after}"
+
+
+def _named(marks: tuple[str, ...], whole: str, image_token: str, grid: TileGrid) -> str:
+    """As LFM2-VL's processor writes a picture that may be cut; without ``marks`` there are image
+    tokens alone."""
+    before, after = marks or ("", "")
+    if grid.tiles == 1:
+        return f"{before}{image_token}{after}"
+    parts = [
+        (_PART.format(row, column) if marks else "") + image_token
+        for row in range(1, grid.rows + 1)
+        for column in range(1, grid.columns + 1)
+    ]
+    thumbnail = "" if grid.whole is None else f"{whole}{image_token}"
+    return f"{before}{''.join(parts)}{thumbnail}{after}"

@@ -71,7 +71,7 @@ def _check_pictures(plan: ExportPlan) -> None:
     ):  # without a crop the size may depend on the picture
         picture = Image.new("RGB", shape)
         tiles = layout.views([picture] if layout.medium == "video" else picture)
-        height, width = tiles.shape[1:3]
+        height, width = tiles[0].shape[:2]
         if size is not None and (height, width) != size:
             raise CheckpointError(
                 f"the image processor of {source} makes {width}x{height} pixels of a picture of "

@@ -104,7 +104,8 @@ def _pictures(plan: ExportPlan, budget: int) -> str:
     promised to other clients."""
     layout = make_layout(setting(plan.spec, plan.layout))
     sentences = [_sizes(plan, layout, budget), _prompts(layout, budget)]
-    sentences += [f"`--{cap.replace('_', '-')}` asks for less." for cap in layout.caps]
+    if flags := [f"`--{cap.replace('_', '-')}`" for cap in layout.caps]:
+        sentences.append(f"{' and '.join(flags)} ask{'s' * (len(flags) == 1)} for less.")
     if POSITION_AXES[plan.spec.decoder.positions] > 1:
         sentences.append(
             "A token has several positions, as text and pictures are numbered by rows and columns: "

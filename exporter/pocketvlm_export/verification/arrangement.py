@@ -1,7 +1,7 @@
 """Knows what the decoder reads of a picture and around it, by what each family states of
 transformers' own code."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from pocketvlm.layouts import TileGrid
 from pocketvlm_export.checkpoint import load_tokenizer
 from pocketvlm_export.families.spec import NEWLINE, LayoutSpec, VLMSpec
 from pocketvlm_export.loading import Checkpoint
-from pocketvlm_export.verification.reference import Floats, VisionReference
+from pocketvlm_export.verification.reference import Floats, PictureReference, VisionReference
 
 
 def layout_of(spec: VLMSpec, artifact: Artifact) -> LayoutSpec | None:
@@ -26,6 +26,36 @@ def text_of_picture(checkpoint: Checkpoint, layout: LayoutSpec, grid: TileGrid) 
         return ""
     tokenizer = load_tokenizer(checkpoint.source.folder)
     return layout.text(str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id)), grid)
+
+
+def picture_reference(
+    checkpoint: Checkpoint,
+    layout: LayoutSpec,
+    tiles: Sequence[VisionReference],
+    grid: TileGrid,
+    size: tuple[int, int],
+) -> PictureReference:
+    """Return what a prompt holds of a picture.
+
+    Args:
+        checkpoint: see `arrange_reference`.
+        layout: of the artifact.
+        tiles: what is kept of the picture's tiles, those of each size apart.
+        grid: how it was cut.
+        size: (height, width) of it in pixels.
+    """
+    tokens = grid.tokens if grid.tiles == 1 else None
+    features = [arrange_reference(checkpoint, layout, each, size) for each in tiles]
+    extras = [arrange_extras(checkpoint, layout, each, size) for each in tiles]
+    counts = [each.kept_indices.shape[1] for each in tiles for _ in each.kept_indices]
+    return PictureReference(
+        np.concatenate(features),
+        text_of_picture(checkpoint, layout, grid),
+        None if tokens is None else (tokens.rows, tokens.columns),
+        None if tokens is None else tiles[0].kept_indices[0],
+        {name: np.concatenate([each[name] for each in extras]) for name in extras[0]},
+        counts if len(tiles) > 1 else (),
+    )
 
 
 def arrange_reference(

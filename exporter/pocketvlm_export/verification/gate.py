@@ -19,10 +19,11 @@ from pocketvlm.decoders import engine_class
 from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm.decoders.staged import StagedSequence
 from pocketvlm.errors import ArtifactError
-from pocketvlm.layouts import open_layout
+from pocketvlm.layouts import TileGrid, open_layout
 from pocketvlm.ort.sessions import open_session
 from pocketvlm.ort.settings import DEFAULT_SETTINGS
 from pocketvlm.text.prompts import Prompter
+from pocketvlm.vision.batches import arrange_features
 from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.families.spec import LayoutSpec
@@ -32,12 +33,7 @@ from pocketvlm_export.memory import component
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.quiet import quiet_transformers
-from pocketvlm_export.verification.arrangement import (
-    arrange_extras,
-    arrange_reference,
-    layout_of,
-    text_of_picture,
-)
+from pocketvlm_export.verification.arrangement import layout_of, picture_reference
 from pocketvlm_export.verification.bounds import STEPS, cosine
 from pocketvlm_export.verification.exact import GateAnswer, judge_answer, judge_vision
 from pocketvlm_export.verification.gguf import measure_gguf
@@ -82,6 +78,11 @@ class References:
     vision: dict[int, list[VisionReference]]
     picture: PictureReference
     decoder: DecoderReference
+
+    @property
+    def grid(self) -> TileGrid:
+        """How the picture asked about was cut."""
+        return _grid_asked(self.batches)
 
 
 def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
@@ -155,15 +156,9 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpe
             vision_reference(checkpoint, pruning, batch.pixel_values, stages) for batch in batches
         ]
         vision = {budget: [by[budget] for by in each] for budget in pruning.budgets}
-        batch = batches[0]
-        tiles = vision[pruning.default_budget][0].first(batch.grid.tiles)
-        picture = PictureReference(
-            arrange_reference(checkpoint, layout, tiles, batch.size),
-            text_of_picture(checkpoint, layout, batch.grid),
-            batch.tokens,
-            None if batch.tokens is None else tiles.kept_indices[0],
-            arrange_extras(checkpoint, layout, tiles, batch.size),
-        )
+        grid = _grid_asked(batches)
+        tiles = _tiles_asked(vision[pruning.default_budget], grid)
+        picture = picture_reference(checkpoint, layout, tiles, grid, batches[0].size)
         spec = artifact.manifest.decoder
         precisions = {*spec.graphs, *spec.embed}
         inexact = spec.gguf or any(name != GATE_PRECISION for name in precisions)
@@ -281,18 +276,31 @@ def _measure_gguf(artifact: Artifact, references: References) -> dict[str, dict[
 def gate_prompt(artifact: Artifact, references: References) -> Prompt:
     """Return the gate's prompt as the runtime writes it, where its graphs keep what the reference
     keeps."""
-    kept = _default_reference(artifact, references).kept_indices
-    prompter = Prompter.from_artifact(artifact)
-    grid = references.batches[0].grid
-    slots = open_layout(artifact).expand(grid, kept.shape[1], kept)
+    kept = [tiles.kept_indices for tiles in _default_reference(artifact, references)]
+    prompter, grid = Prompter.from_artifact(artifact), references.grid
+    most = max(each.shape[1] for each in kept)
+    slots = open_layout(artifact).expand(grid, most, kept[0] if len(kept) == 1 else None)
     ids = prompter.place(prompter.encode(GATE_PROMPT, pictures=1), [slots])
-    return Prompt(prompter, ids, artifact.manifest, grid.tokens, references.picture.kept)
+    tokens = None if references.picture.kept is None else grid.tokens
+    return Prompt(prompter, ids, artifact.manifest, tokens, references.picture.kept)
 
 
-def _default_reference(artifact: Artifact, references: References) -> VisionReference:
-    """What of the picture that the prompt is about is kept by default."""
-    first = references.vision[artifact.manifest.pruning.default_budget][0]
-    return first.first(references.batches[0].grid.tiles)
+def _default_reference(artifact: Artifact, references: References) -> list[VisionReference]:
+    """What of the picture that the prompt is about is kept by default, tiles of each size apart."""
+    by_batch = references.vision[artifact.manifest.pruning.default_budget]
+    return _tiles_asked(by_batch, references.grid)
+
+
+def _grid_asked(batches: Sequence[GateBatch]) -> TileGrid:
+    return batches[0].picture or batches[0].grid
+
+
+def _tiles_asked(by_batch: Sequence[VisionReference], grid: TileGrid) -> list[VisionReference]:
+    """Of the references of all batches, those of the tiles of the first picture."""
+    return [
+        reference.first(tiles.tiles)
+        for reference, tiles in zip(by_batch, grid.batches, strict=False)
+    ]
 
 
 def _open(artifact: Artifact, **options: Any) -> OnnxDecoder:
@@ -303,21 +311,18 @@ def _open(artifact: Artifact, **options: Any) -> OnnxDecoder:
 def _answer(artifact: Artifact, references: References, precision: str) -> GateAnswer:
     """Answer the gate's prompt about its first picture, end to end."""
     vision = precision if precision in _vision_precisions(artifact) else None
-    layout, batch = open_layout(artifact), references.batches[0]
-    grid = batch.grid
+    layout, grid = open_layout(artifact), references.grid
     with component(VisionEncoder.open(artifact, precision=vision)) as encoder:
-        encoded = encoder.encode(batch.pixel_values).first(grid.tiles)
+        encoded = [
+            encoder.encode(batch.pixel_values).first(tiles.tiles)
+            for batch, tiles in zip(references.batches, grid.batches, strict=False)
+        ]
     picture, prompt = references.picture, gate_prompt(artifact, references)
     features, extras = picture.features, picture.extras
     # About other patches, which only a tie excuses, there is another answer.
-    if is_first_choice(encoded, _default_reference(artifact, references)):
-        constants = read_constants(artifact)
-        features = layout.arrange(grid, encoded.image_features, encoded.kept_indices, constants)
-        nothing = {name: np.zeros_like(value) for name, value in constants.items()}
-        extras = {
-            name: layout.arrange(grid, encoded.extras[name], encoded.kept_indices, nothing)
-            for name in extras
-        }
+    theirs = _default_reference(artifact, references)
+    if all(is_first_choice(ours, tiles) for ours, tiles in zip(encoded, theirs, strict=True)):
+        features, extras = arrange_features(layout, grid, encoded, read_constants(artifact))
     table = precision if precision in artifact.manifest.decoder.embed else None
     with (
         component(_open(artifact, precision=precision, table=table)) as decoder,

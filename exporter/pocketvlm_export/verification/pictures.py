@@ -2,7 +2,7 @@
 layout cuts."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from pocketvlm_export.verification.reference import Floats
 _PICTURES = 2
 # height and width of a picture that is cut, in tiles: no grid fits it without padding
 _CUT = (1.5, 1.2)
+_SQUEEZED = 1.07  # its height, where its size follows from a grid
 # Rows and columns of tokens that fill no window of any tower: the first that a picture may have.
 _RAGGED = ((5, 7), (3, 5), (2, 3), (1, 2), (1, 1))
 
@@ -28,11 +29,14 @@ class GateBatch:
         pixel_values: float32 (B, 3, height, width).
         grid: how its pictures were cut, or the only one whose tiles the batch is.
         size: (height, width) of such a picture in pixels.
+        picture: how the picture was cut whose tiles these are, where they have several sizes: those
+            of its further sizes are the batches that follow.
     """
 
     pixel_values: Floats
     grid: TileGrid
     size: tuple[int, int]
+    picture: TileGrid | None = None
 
     @property
     def tokens(self) -> tuple[int, int] | None:
@@ -44,13 +48,16 @@ class GateBatch:
 def gate_batches(artifact: Artifact, vision: VisionSpec) -> list[GateBatch]:
     """Return several pictures of one tile each, or the tiles of one picture, or the frames of one
     clip; where resolution is dynamic, pictures of two sizes, of which one may keep all its
-    tokens; where several pictures of a prompt are arranged otherwise, these, last. What the gate's
-    prompt is about is the first of the first batch."""
+    tokens, behind one that is cut if any is; where several pictures of a prompt are arranged
+    otherwise, these, last. What the gate's prompt is about is the first of the first batch."""
     layout, size = open_layout(artifact), artifact.manifest.vision.image_size
     if size is None:
         pruning = artifact.manifest.pruning
+        cut = _cut(layout)
+        above = _above(max(pruning.budgets), pruning.tokens_before)
         return [
-            _dynamic(vision.factor, _above(max(pruning.budgets), pruning.tokens_before)),
+            *cut,
+            _dynamic(vision.factor, above, count=1 if cut else _PICTURES),
             _dynamic(vision.factor, _ragged(pruning.tokens_before), count=1),
         ]
     grids, (height, width) = layout.grids(), size
@@ -63,6 +70,28 @@ def gate_batches(artifact: Artifact, vision: VisionSpec) -> list[GateBatch]:
     tiles = layout.cut(images_of(1, cut)[0])
     alone = GateBatch(tiles.pixel_values, tiles.grid, cut)
     return [alone, *([] if layout.several is layout else [_several(layout.several, cut)])]
+
+
+def cut_size(layout: Layout[Any]) -> tuple[int, int] | None:
+    """Return (height, width) of a picture in as few tiles as any that is cut, where resolution is
+    dynamic; None where none is."""
+    grid = next((grid for grid in layout.grids() if grid.tiles > 1), None)
+    if layout.config.image_size is not None or grid is None:
+        return None
+    height, width = layout.capped(max_tiles=grid.rows * grid.columns).largest_size()
+    return round(_SQUEEZED * height), width
+
+
+def _cut(layout: Layout[Any]) -> list[GateBatch]:
+    """A picture that is cut where resolution is dynamic, its tiles of each size; none where no
+    picture is."""
+    if (size := cut_size(layout)) is None:
+        return []
+    tiles = layout.cut(images_of(1, size)[0])
+    batches = list(zip(tiles.batches, tiles.grid.batches, strict=True))
+    picture = tiles.grid if len(batches) > 1 else None
+    first, *others = [GateBatch(pixels, grid, size) for pixels, grid in batches]
+    return [replace(first, picture=picture), *others]
 
 
 def _several(layout: Layout[Any], size: tuple[int, int]) -> GateBatch:

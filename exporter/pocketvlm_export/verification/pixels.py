@@ -12,7 +12,7 @@ from pocketvlm.layouts import Layout, open_layout
 from pocketvlm_export.checkpoint import load_image_processor
 from pocketvlm_export.families.spec import LayoutSpec
 from pocketvlm_export.loading import Checkpoint
-from pocketvlm_export.verification.pictures import images_of
+from pocketvlm_export.verification.pictures import cut_size, images_of
 from pocketvlm_export.verification.reference import Floats
 
 _TOLERANCE = 1e-5
@@ -34,16 +34,22 @@ def compare_pixels(
     size = vision.image_size or (_TOKENS * vision.factor,) * 2
     differences = []
     for images in _inputs(runtime, size):
-        ours = runtime.cut(images if runtime.medium == "video" else images[0]).pixel_values
-        theirs = checkpoint.family.reference_pixels(processor, images, layout)
-        differences.append(_difference(ours, theirs))
+        ours = runtime.cut(images if runtime.medium == "video" else images[0]).batches
+        theirs = checkpoint.family.reference_batches(processor, images, layout)
+        differences.append(_differences(ours, theirs))
     if layout.several is not None:
         images = [image for (image,) in _inputs(runtime, size)[:2]]
         cut = [runtime.several.cut(image).pixel_values for image in images]
-        theirs = checkpoint.family.reference_pixels(processor, images, layout.several)
-        differences.append(_difference(np.concatenate(cut), theirs))
+        pixels = checkpoint.family.reference_pixels(processor, images, layout.several)
+        differences.append(_difference(np.concatenate(cut), pixels))
     largest = float(np.max(differences))
     return {"max_abs": largest, "pictures": len(differences), "passed": largest <= _TOLERANCE}
+
+
+def _differences(ours: Sequence[Floats], theirs: Sequence[Floats]) -> float:
+    if len(ours) != len(theirs):
+        return float("inf")
+    return max(_difference(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 def _difference(ours: Floats, theirs: Floats) -> float:
@@ -55,4 +61,5 @@ def _inputs(layout: Layout[Any], of: tuple[int, int]) -> Sequence[Sequence[Image
     sizes = [(round(tall * height), round(wide * width)) for tall, wide in _SHAPES]
     if layout.medium == "video":
         return [images_of(layout.grids()[0].tiles, sizes[0])]
-    return [images_of(1, size) for size in sizes]
+    cut = cut_size(layout)
+    return [images_of(1, size) for size in (*sizes, *([] if cut is None else [cut]))]

@@ -235,6 +235,7 @@ class PictureReference:
         grid: (rows, columns) of its tokens before pruning, where it is one tile.
         kept: their numbers, (slots,), where it is.
         extras: further features by name, (slots, hidden) each, as `DecoderSpec.extras` lists them.
+        tiles: how many of the slots are each tile's, where tiles keep different numbers of tokens.
     """
 
     features: Floats
@@ -242,6 +243,12 @@ class PictureReference:
     grid: tuple[int, int] | None = None
     kept: Ints | None = None
     extras: Mapping[str, Floats] = field(default_factory=dict)
+    tiles: Sequence[int] = ()
+
+    @property
+    def slots(self) -> int | Sequence[int]:
+        """How many there are, or of each tile; see `prompt_ids`."""
+        return self.tiles or len(self.features)
 
 
 def decoder_reference(
@@ -258,7 +265,7 @@ def decoder_reference(
     visual tokens inside.
     """
     family, spec, features = checkpoint.family, checkpoint.spec, picture.features
-    ids = prompt_ids(checkpoint, prompt, len(features), picture.text)
+    ids = prompt_ids(checkpoint, prompt, picture.slots, picture.text)
     positions = prompt_positions(checkpoint, prompt, picture)
     is_visual = ids == spec.image_token_id
     further = functools.partial(family.reference_inputs, extras=picture.extras)
@@ -319,10 +326,15 @@ def one_thread() -> Iterator[None]:
 
 
 def prompt_ids(
-    checkpoint: Checkpoint, prompt: str, slots: int, picture: str = "", *, pictures: int = 1
+    checkpoint: Checkpoint,
+    prompt: str,
+    slots: int | Sequence[int],
+    picture: str = "",
+    *,
+    pictures: int = 1,
 ) -> Ints:
     """Return the token ids of a question about a picture, or several alike, as transformers'
-    processors make them, with the ``slots`` of all.
+    processors make them, with the ``slots`` of all, or those of each tile of all.
 
     ``picture`` is the text in place of a picture, an image token for each tile in it; without it
     there is one. Processors render the template to text and tokenize that once, without a second
@@ -338,7 +350,9 @@ def prompt_ids(
     has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     ids: Ints = np.array(text_ids(tokenizer, text, add_special_tokens=not has_bos), dtype=np.int64)
     is_image = ids == checkpoint.spec.image_token_id
-    return np.repeat(ids, np.where(is_image, slots // is_image.sum(), 1))
+    counts = np.ones(len(ids), dtype=np.int64)
+    counts[is_image] = slots // is_image.sum() if isinstance(slots, int) else slots
+    return np.repeat(ids, counts)
 
 
 def prompt_positions(
@@ -352,7 +366,7 @@ def prompt_positions(
     """
     spec = checkpoint.spec
     if first := spec.decoder.first_position:
-        following = first + len(prompt_ids(checkpoint, prompt, len(picture.features), picture.text))
+        following = first + len(prompt_ids(checkpoint, prompt, picture.slots, picture.text))
         return PromptPositions(np.arange(first, following)[None], following)
     if picture.grid is None or picture.kept is None:
         return None

@@ -21,7 +21,7 @@ from pocketvlm.answering import ms_since
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import open_decoder
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.layouts import Layout, tokens_of_tile
+from pocketvlm.layouts import Layout, tokens_of_tiles
 from pocketvlm.vision.encoder import VisionEncoder, open_beside
 from pocketvlm.vlm import VLM
 from pocketvlm_measure.cases import Case
@@ -119,8 +119,7 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
 
 def _tile_tokens(layout: Layout[Any], size: tuple[int, int]) -> list[int]:
     """Of each tile of a picture of (height, width) pixels, or of each frame."""
-    grid = layout.grid(*size)
-    return [tokens_of_tile(layout, grid)] * grid.tiles
+    return tokens_of_tiles(layout, layout.grid(*size))
 
 
 def _endless(artifact: Artifact) -> Artifact:

@@ -25,6 +25,7 @@ from pocketvlm.layouts.base import (
     slot_count,
     tokens_before,
     tokens_of_tile,
+    tokens_of_tiles,
 )
 from pocketvlm.layouts.frames import Frames
 from pocketvlm.layouts.idefics3 import Idefics3
@@ -32,6 +33,7 @@ from pocketvlm.layouts.marked_resize import MarkedResize
 from pocketvlm.layouts.single import Single
 from pocketvlm.layouts.smart_resize import SmartResize
 from pocketvlm.layouts.squared import Squared
+from pocketvlm.layouts.thumbnail import TilesAndThumbnail
 from pocketvlm.layouts.tiles import ClosestTiles
 
 _ALL: tuple[type[Layout], ...] = (
@@ -43,6 +45,7 @@ _ALL: tuple[type[Layout], ...] = (
     ClosestTiles,
     Idefics3,
     MarkedResize,
+    TilesAndThumbnail,
     SmartResize,
     Frames,
 )
@@ -70,6 +73,7 @@ __all__ = [
     "slot_count",
     "tokens_before",
     "tokens_of_tile",
+    "tokens_of_tiles",
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Views = npt.NDArray[np.uint8] | list[npt.NDArray[np.uint8]]
 Medium = Literal["image", "video"]
 MEDIA: tuple[Medium, ...] = ("image", "video")
 _Input = TypeVar("_Input", contravariant=True)
@@ -50,6 +51,8 @@ class TileGrid:
             None.
         tokens: of each tile, where resolution is dynamic and they follow from the picture; None
             where they are the same of every picture.
+        whole_tokens: of the tile with the whole picture, where its size is another than that of the
+            parts; see `batches`.
     """
 
     rows: int = 1
@@ -57,11 +60,22 @@ class TileGrid:
     whole: Literal["first", "last"] | None = None
     size: tuple[int, int] | None = None
     tokens: TokenGrid | None = None
+    whole_tokens: TokenGrid | None = None
 
     @property
     def tiles(self) -> int:
-        """Tiles of one picture, which is the batch of the vision graph."""
+        """Tiles of one picture, which are the batch of the vision graph where all have one size."""
         return self.rows * self.columns + (self.whole is not None)
+
+    @property
+    def batches(self) -> tuple[TileGrid, ...]:
+        """The tiles of each size, in the order of the prompt: the vision graph runs once for each.
+        This grid alone where all tiles have one size."""
+        if self.whole_tokens is None:
+            return (self,)
+        parts = replace(self, whole=None, whole_tokens=None)
+        whole = TileGrid(tokens=self.whole_tokens)
+        return (whole, parts) if self.whole == "first" else (parts, whole)
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.columns}"
@@ -70,10 +84,16 @@ class TileGrid:
 @dataclass(frozen=True)
 class Tiles:
     """A picture as the vision graph reads it: float32 (tiles, 3, height, width), and how it was
-    cut."""
+    cut; ``further`` are those of the grid's further `TileGrid.batches`."""
 
     pixel_values: Floats
     grid: TileGrid
+    further: tuple[Floats, ...] = ()
+
+    @property
+    def batches(self) -> tuple[Floats, ...]:
+        """The pixels of each of the grid's batches."""
+        return (self.pixel_values, *self.further)
 
 
 @dataclass(frozen=True)
@@ -109,8 +129,9 @@ class Layout(Protocol[_Input]):
     """One way from a picture to the features in a prompt. A new one is a module here and a name in
     the registry.
 
-    Tiles of one picture run as one batch, those of two pictures never do. Every tile keeps the same
-    number of tokens, the budget, which may differ from picture to picture.
+    Tiles of one picture and one size run as one batch, those of two pictures never do. Every tile
+    keeps the same number of tokens, the budget, which may differ from picture to picture; one that
+    has fewer keeps them all.
 
     It cuts an RGB image where its ``medium`` is ``"image"``. Where it is ``"video"``, a picture
     below means a clip: a sequence of RGB images, as many as its only grid has tiles.
@@ -208,8 +229,9 @@ class Layout(Protocol[_Input]):
             RequestError: more than the layout's own, or a limit that it does not have.
         """
 
-    def views(self, image: _Input) -> npt.NDArray[np.uint8]:
-        """The tiles before they are normalised, to look at: uint8 (tiles, height, width, 3)."""
+    def views(self, image: _Input) -> Views:
+        """The tiles before they are normalised, to look at: uint8 (tiles, height, width, 3), a list
+        of them where they have several sizes."""
 
     def cut(self, image: _Input) -> Tiles:
         """The tiles of a picture, as from `pocketvlm.vision.viewer.open_medium`; raises
@@ -222,8 +244,9 @@ class Layout(Protocol[_Input]):
         Args:
             grid: how the picture was cut.
             budget: tokens that each tile keeps.
-            kept: their patches, (tiles, budget). A layout that drops some of them gives without it
-                the most ids that there may be, so that the context has room for them.
+            kept: their patches, (tiles, budget); None where tiles have several sizes. A layout that
+                drops some of them gives without it the most ids that there may be, so that the
+                context has room for them.
         """
 
     def arrange(
@@ -233,10 +256,11 @@ class Layout(Protocol[_Input]):
         kept_indices: Ints,
         constants: Mapping[str, Floats],
     ) -> Floats:
-        """The embeddings that fill those slots, in order: float32 (slots, hidden).
+        """The embeddings that fill those slots, in order: float32 (slots, hidden). Where tiles have
+        several sizes, those of one of the grid's batches, which follow one another.
 
         Args:
-            grid: how the picture was cut.
+            grid: how the picture was cut, or one of the `TileGrid.batches` of that.
             image_features: of its tiles, float32 (tiles, k, hidden).
             kept_indices: the patches that they are of, int64 (tiles, k).
             constants: what no picture changes, by name, (hidden,) each.
@@ -386,14 +410,22 @@ def one_after_another(image_features: Floats) -> Floats:
 
 def tokens_before(layout: Layout, grid: TileGrid) -> int:
     """Slots that a picture takes when no token is pruned."""
-    patches = tokens_of_tile(layout, grid)
+    patches = max(tokens_of_tiles(layout, grid))
+    if len(grid.batches) > 1:
+        return slot_count(layout, layout.expand(grid, patches))
     every = np.tile(np.arange(patches, dtype=np.int64), (grid.tiles, 1))
     return slot_count(layout, layout.expand(grid, patches, every))
 
 
 def tokens_of_tile(layout: Layout, grid: TileGrid) -> int:
-    """N, the tokens of each tile of a picture before pruning."""
+    """N, the tokens of each tile of a picture before pruning; of its parts, where the whole has
+    another size."""
     return layout.config.patches if grid.tokens is None else grid.tokens.tokens
+
+
+def tokens_of_tiles(layout: Layout, grid: TileGrid) -> list[int]:
+    """As `tokens_of_tile`, of each tile of a picture in the order of the prompt."""
+    return [tokens_of_tile(layout, batch) for batch in grid.batches for _ in range(batch.tiles)]
 
 
 def budget_beside(budget: int, own: int, other: int) -> int:

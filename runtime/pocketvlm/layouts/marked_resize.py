@@ -1,8 +1,9 @@
 """LFM2-VL's pictures: one tile of about the picture's own size and proportions, in whole tokens,
 between two tokens that mark it.
 
-Published models cut large pictures into tiles of 512 x 512 pixels too, where their processor says
-so. Here every picture is one tile, as their processor makes with ``do_image_splitting`` false.
+Published models cut large pictures into tiles of 512 x 512 pixels too, see
+`pocketvlm.layouts.thumbnail`. Here every picture is one tile, as their processor makes with
+``do_image_splitting`` false.
 """
 
 from __future__ import annotations
@@ -80,14 +81,17 @@ class MarkedResize(SmartResize):
         around = _AROUND.format(before=f"`{self.before}`", after=f"`{self.after}`")
         if self.size:
             return super().recipe + "\n" + around
-        sizes = _RECIPE.format(
+        return self._sizes() + around
+
+    def _sizes(self) -> str:
+        """How a picture that is one tile is resized."""
+        return _RECIPE.format(
             filter=self.steps.resample.name.lower(),
             factor=self.factor,
             least=self.min_pixels,
             most=self.max_pixels,
-            tokens=self.config.patches,
+            tokens=self.max_pixels // self.factor**2,
         )
-        return sizes + around
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """See `SmartResize.size_of`: no edge is rounded down to nothing."""
@@ -99,17 +103,22 @@ class MarkedResize(SmartResize):
         return np.array([*self.before, *super().expand(grid, budget), *self.after], dtype=np.int64)
 
 
+def are_ids(ids: Any, image_token_id: int) -> bool:
+    """Whether an option is a list of a few token ids, none of them the image token."""
+    return (
+        isinstance(ids, list)
+        and len(ids) <= _MOST_IDS
+        and all(is_int(token, 0) for token in ids)
+        and image_token_id not in ids
+    )
+
+
 def _ids(config: LayoutConfig, name: str) -> list[int]:
     """Token ids of an option, none of them the image token."""
     ids = config.options.get(name)
-    if (
-        not isinstance(ids, list)
-        or len(ids) > _MOST_IDS
-        or not all(is_int(token, 0) for token in ids)
-        or config.image_token_id in ids
-    ):
+    if not are_ids(ids, config.image_token_id):
         raise ArtifactError(
             f"the layout writes {ids!r} {name} a picture",
             expected=f"a list of at most {_MOST_IDS} token ids, the image token not among them",
         )
-    return list(ids)
+    return list(ids or [])

@@ -15,6 +15,7 @@ from pocketvlm.layouts import TileGrid, TokenGrid, layout_among, open_layout
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
 from pocketvlm.ort.settings import EngineSettings
+from pocketvlm.vision.batches import encode_tiles
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.viewer import PictureInput, open_medium
 
@@ -65,29 +66,30 @@ def draw_budgets(
     views, tiles = layout.views(upright), layout.cut(upright)
     encoders = encoders or open_encoders(artifact, budgets)
     features = {
-        k: encoders[k].encode(tiles.pixel_values)
+        k: encode_tiles(encoders[k], layout, tiles)
         for k in {pick_graph(manifest, budget) for budget in budgets}
     }
     drawn = {}
     for budget in budgets:
         encoded = PictureInput(layout, tiles, budget)
-        encoded.features = kept = features[pick_graph(manifest, budget)].narrow(budget)
-        drawings = [
-            draw_kept(view, indices, scores, layout.token_grid(tiles.grid))
-            for view, indices, scores in zip(
-                views, kept.kept_indices, kept.kept_scores, strict=True
-            )
+        served = features[pick_graph(manifest, budget)]
+        encoded.features = tuple(each.narrow(budget) for each in served)
+        kept = [
+            (indices, scores, layout.token_grid(batch))
+            for batch, each in zip(tiles.grid.batches, encoded.features, strict=True)
+            for indices, scores in zip(each.kept_indices, each.kept_scores, strict=True)
         ]
+        drawings = [draw_kept(view, *row) for view, row in zip(views, kept, strict=True)]
         drawn[budget] = (join_tiles(drawings, tiles.grid), encoded.kept_indices)
     return drawn
 
 
 def join_tiles(drawings: Sequence[Image.Image], grid: TileGrid) -> Image.Image:
-    """Drawings of the tiles of one picture, all of a size: its parts side by side as they lie in
+    """Drawings of the tiles of one picture: its parts, all of a size, side by side as they lie in
     it, the whole first.
 
     Args:
-        drawings: in the order of the batch.
+        drawings: in the order of the batches.
         grid: how the picture was cut.
     """
     if len(drawings) == 1:
@@ -95,8 +97,9 @@ def join_tiles(drawings: Sequence[Image.Image], grid: TileGrid) -> Image.Image:
     parts = list(drawings)
     whole = [] if grid.whole is None else [parts.pop(0 if grid.whole == "first" else -1)]
     width, height = parts[0].size
-    left = (width + _GAP) * len(whole)
-    sheet = Image.new("RGB", (left + width * grid.columns, height * grid.rows), "white")
+    left = sum(drawing.width + _GAP for drawing in whole)
+    tall = max(height * grid.rows, *(drawing.height for drawing in whole), 0)
+    sheet = Image.new("RGB", (left + width * grid.columns, tall), "white")
     for drawing in whole:
         sheet.paste(drawing, (0, 0))
     for number, drawing in enumerate(parts):

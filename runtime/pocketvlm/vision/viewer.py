@@ -25,10 +25,12 @@ from pocketvlm.layouts import (
     slot_count,
     tokens_before,
     tokens_of_tile,
+    tokens_of_tiles,
 )
 from pocketvlm.limits import Limits
 from pocketvlm.media.pictures import Picture, open_picture, whole_size
 from pocketvlm.media.videos import Video, open_video
+from pocketvlm.vision.batches import arrange_features, kept_patches
 from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.feature_cache import FeatureCache, picture_key
@@ -42,26 +44,35 @@ class PictureInput:
 
     Attributes:
         layout: what it goes through.
-        pixel_values: float32 (tiles, 3, height, width), until it is encoded; None from then on.
+        tiles: its pixels, until it is encoded; None from then on.
         grid: how it was cut into tiles.
         budget: visual tokens per tile.
         reduced: whether it was read at a fraction of its size, see `PictureLimits.max_memory`.
-        features: (tiles, budget, hidden), from its encoding on; None until then.
+        features: of each of its `TileGrid.batches`, (tiles, budget, hidden), from its encoding on;
+            None until then.
     """
 
     def __init__(self, layout: Layout, tiles: Tiles, budget: int, *, reduced: bool = False) -> None:
-        self.pixel_values: npt.NDArray[np.float32] | None = tiles.pixel_values
+        self.tiles: Tiles | None = tiles
         self.grid = tiles.grid
         self.budget = budget
         self.reduced = reduced
-        self.features: VisionFeatures | None = None
+        self.features: tuple[VisionFeatures, ...] | None = None
         self.layout = layout
+
+    @property
+    def pixel_values(self) -> Floats | None:
+        """float32 (tiles, 3, height, width) of its first batch, until it is encoded; None from then
+        on."""
+        return None if self.tiles is None else self.tiles.pixel_values
 
     @property
     def ids(self) -> npt.NDArray[np.int64]:
         """Its token ids in a prompt, int64 (n,); before it is encoded perhaps more than after,
         never fewer."""
-        kept = None if self.features is None else self.features.kept_indices
+        kept = None
+        if self.features is not None and len(self.features) == 1:
+            kept = self.features[0].kept_indices
         return self.layout.expand(self.grid, self.budget, kept)
 
     @property
@@ -76,8 +87,8 @@ class PictureInput:
 
     @property
     def below_budget(self) -> bool:
-        """Whether it has fewer tokens than the budget, and so keeps them all."""
-        return tokens_of_tile(self.layout, self.grid) < self.budget
+        """Whether each of its tiles has fewer tokens than the budget, and so it keeps them all."""
+        return max(tokens_of_tiles(self.layout, self.grid)) < self.budget
 
     @property
     def kept_indices(self) -> list[int]:
@@ -85,17 +96,19 @@ class PictureInput:
         encoded picture."""
         if self.features is None:
             raise RuntimeError("this picture has not been encoded")
-        tokens = tokens_of_tile(self.layout, self.grid)
-        first = np.arange(self.grid.tiles, dtype=np.int64) * tokens  # of each tile
-        kept: list[int] = (self.features.kept_indices + first[:, None]).ravel().tolist()
-        return kept
+        return kept_patches(self.layout, self.grid, self.features)
 
     @functools.cached_property
-    def key(self) -> str:
-        """See `picture_key`; to be read before the pixels are gone."""
-        if self.pixel_values is None:
+    def keys(self) -> tuple[str, ...]:
+        """See `picture_key`, of each of its batches; to be read before the pixels are gone."""
+        if self.tiles is None:
             raise RuntimeError("the pixels of this picture are gone")
-        return picture_key(self.pixel_values)
+        return tuple(map(picture_key, self.tiles.batches))
+
+    @property
+    def key(self) -> str:
+        """Of all that is seen of it."""
+        return "/".join(self.keys)
 
 
 @dataclass(frozen=True)
@@ -219,48 +232,45 @@ class Viewer:
     def _encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
         """As `encode`, of a picture that this one prepared.
 
-        The tiles of one picture are encoded together and never with those of another: memory stays
-        that of one, and a quantized graph's activation scales, taken over a whole batch, do not let
-        one picture change another's features. Features that are ``cached`` come from the feature
-        cache and go there. One thread at a time may call this.
+        The tiles of one picture and size are encoded together and never with those of another:
+        memory stays that of one, and a quantized graph's activation scales, taken over a whole
+        batch, do not let one picture change another's features. Features that are ``cached`` come
+        from the feature cache and go there. One thread at a time may call this.
         """
         grid, layout = picture.grid, picture.layout
         if picture.features is None:
-            tokens = tokens_of_tile(layout, grid)
-            features = self._cache.get(picture.key, grid.tiles, tokens) if cached else None
-            if features is None and picture.pixel_values is not None:
-                features = self.encoder.encode(picture.pixel_values, tokens)
-                if cached:
-                    self._cache.put(picture.key, features)
-            if features is None:
+            if picture.tiles is None:
                 raise RuntimeError("a picture has neither pixels nor features")
-            picture.features, picture.pixel_values = features.narrow(picture.budget), None
+            batches = zip(picture.tiles.batches, grid.batches, strict=True)
+            keys = picture.keys if cached else (None,) * len(grid.batches)
+            picture.features = tuple(
+                self._seen(pixels, tokens_of_tile(layout, batch), key).narrow(picture.budget)
+                for (pixels, batch), key in zip(batches, keys, strict=True)
+            )
+            picture.tiles = None
         # The same tiles are arranged otherwise where they were cut otherwise.
         # A frame may have the pixels of a picture, and goes through another tower.
         where = f"{picture.budget}/{layout.name}/{grid}/{grid.size}/{layout.medium}"
         key = f"{picture.key}/{where}" if cached else None
-        features, one_grid = picture.features, layout.one_grid
-        # What comes between features has no further ones.
-        nothing = {name: np.zeros_like(value) for name, value in self._constants.items()}
+        features, extras = arrange_features(layout, grid, picture.features, self._constants)
+        one_grid = layout.one_grid
         return EmbeddingSegment(
-            self._arranged(picture, features.image_features, self._constants),
+            features,
             key,
             grid=layout.token_grid(grid) if one_grid else None,
-            kept=features.kept_indices[0] if one_grid else None,
-            extras={
-                name: self._arranged(picture, extra, nothing)
-                for name, extra in features.extras.items()
-            },
+            kept=picture.features[0].kept_indices[0] if one_grid else None,
+            extras=extras,
         )
 
-    def _arranged(
-        self, picture: PictureInput, features: Floats, constants: Mapping[str, Floats]
-    ) -> Floats:
-        """(tiles, k, hidden) of an encoded picture as what fills its slots."""
-        assert picture.features is not None
-        return picture.layout.arrange(
-            picture.grid, features, picture.features.kept_indices, constants
-        )
+    def _seen(self, pixels: Floats, tokens: int, key: str | None) -> VisionFeatures:
+        """The features of tiles of one size, of so many ``tokens`` each, at the whole budget of the
+        graph: those cached under ``key``, else new ones, which are kept there."""
+        features = None if key is None else self._cache.get(key, len(pixels), tokens)
+        if features is None:
+            features = self.encoder.encode(pixels, tokens)
+            if key is not None:
+                self._cache.put(key, features)
+        return features
 
     def _open(self, medium: Picture | Video) -> Any:
         return open_medium(self.layout, medium, self._limits)

@@ -17,6 +17,7 @@ from pocketvlm_export.graphs import (
     FastVDecoderGraph,
     Graph,
     PrunedVisionEncoder,
+    ScoringDecoderGraph,
     VisionEncoderGraph,
     trace,
 )
@@ -124,6 +125,8 @@ def build_decoder(plan: ExportPlan, folder: Path, step: Step) -> dict[str, Weigh
         if fastv := plan.options.fastv:
             graph = FastVDecoderGraph(model, spec.decoder, fastv)
             stamps[metadata.FASTV] = f"{fastv.layer},{fastv.keep}"
+        if plan.options.decoder_scores:
+            graph = ScoringDecoderGraph(model, spec.decoder)
         _write(graph, plan, plan.decoder, folder, stamps, written)
     return {name: file for name, file in written.items() if plan.decoder[name] not in plan.extra}
 

@@ -32,6 +32,8 @@ class ExportOptions:
         layout: how pictures become tiles, one of the family's names for it; None for its default.
         caps: how large pictures may be.
         fastv: visual tokens that the decoder drops between two of its layers; None for none.
+        decoder_scores: whether the decoder's graphs also say what their attention pays to each
+            token, so that the artifact can guide a larger one.
         decoder: a key of `pocketvlm_targets.DECODERS`.
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its
             graphs.
@@ -59,6 +61,7 @@ class ExportOptions:
     layout: str | None = None
     caps: Caps = field(default_factory=Caps)
     fastv: FastV | None = None
+    decoder_scores: bool = False
     decoder: str = "onnx"
     vision_precisions: tuple[str, ...] = ("fp32",)
     decoder_precisions: tuple[str, ...] = ("fp32",)
@@ -110,6 +113,8 @@ class ExportOptions:
                 "--fastv-layer and --fastv-keep",
                 setting="decoder",
             )
+        if self.decoder_scores:
+            self._check_scores()
         if "onnx" not in self.engines:
             self._check_no_precision()
 
@@ -188,6 +193,21 @@ class ExportOptions:
                         advice=f"choose from {', '.join(standard)}",
                         setting=setting,
                     )
+
+    def _check_scores(self) -> None:
+        """Refuse what a decoder that scores tokens cannot be."""
+        for why, holds in {
+            "llama.cpp does not say what attention pays to each token": (
+                "llama.cpp" in self.engines
+            ),
+            "a decoder that drops tokens on its way has nothing to say of those": bool(self.fastv),
+        }.items():
+            if holds:
+                raise RequestError(
+                    f"--decoder-scores: {why}",
+                    advice="leave one of them out",
+                    setting="decoder_scores",
+                )
 
     def _check_no_precision(self) -> None:
         """Refuse precisions of graphs that are not written."""

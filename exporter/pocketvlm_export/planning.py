@@ -139,6 +139,8 @@ def _plan_of(
     )
     if options.fastv:
         _check_fastv(options.fastv, plan)
+    if options.decoder_scores:
+        _check_scores(plan)
     _check_limit(plan)
     return plan
 
@@ -237,6 +239,27 @@ def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:
         )
 
 
+def _check_scores(plan: ExportPlan) -> None:
+    """Refuse decoders whose attention is not what `ScoringDecoder` adds up."""
+    decoder = plan.spec.decoder
+    window = _window(decoder.config)
+    for why, holds in {
+        TITLES[decoder.attention]: bool(TITLES[decoder.attention]),
+        "tokens are numbered by rows and columns": POSITION_AXES[decoder.positions] > 1,
+        "some layers are convolutions along the sequence": bool(decoder.conv_layers),
+        f"attention slides over {window} of {plan.context} tokens": (
+            window is not None and window < plan.context
+        ),
+    }.items():
+        if holds:
+            raise RequestError(
+                f"what attention pays to each token is not proven on the decoders of "
+                f"{plan.spec.family.model_type} checkpoints, where {why}",
+                advice="leave --decoder-scores out",
+                setting="decoder_scores",
+            )
+
+
 def _window(config: PretrainedConfig) -> int | None:
     """How many tokens layers with sliding attention reach, None where no layer has it."""
     types = getattr(config, "layer_types", None) or ["sliding_attention"]
@@ -245,6 +268,8 @@ def _window(config: PretrainedConfig) -> int | None:
 
 def _decoder_name(options: ExportOptions) -> str:
     """Stock clients know the first name; what they cannot drive has another."""
+    if options.decoder_scores:
+        return "decoder_scores"
     return "decoder_fastv" if options.fastv else "decoder_model_merged"
 
 

@@ -32,6 +32,7 @@ from pocketvlm_export.verification.readers import (
     FastVReader,
     PlainReader,
     PromptPositions,
+    ScoringReader,
 )
 
 _FEATURES = "image_features"
@@ -89,6 +90,7 @@ class DecoderReference:
         sequence_logits: after each token of every sequence, (tokens, vocab) each.
         sequence_embeds: what the embedding table has for these tokens, (tokens, hidden) each.
         dropping: what of the prompt went on inside the decoder, None where all of it did.
+        visual_scores: what attention paid to each visual token, (v,); None where nobody asks.
     """
 
     prompt_ids: Ints
@@ -98,6 +100,7 @@ class DecoderReference:
     sequence_logits: list[Floats] = field(default_factory=list)
     sequence_embeds: list[Floats] = field(default_factory=list)
     dropping: Dropping | None = None
+    visual_scores: npt.NDArray[np.float64] | None = None
 
 
 def vision_reference(
@@ -208,11 +211,12 @@ def decoder_reference(
     steps: int,
     sequences: Sequence[Ints] = (),
     fastv: FastV | None = None,
+    scores: bool = False,
 ) -> DecoderReference:
     """Answer ``prompt`` about one picture greedily for ``steps`` tokens.
 
     ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``fastv`` drops
-    visual tokens inside.
+    visual tokens inside; with ``scores`` it is added up what attention pays to them.
     """
     family, spec, features = checkpoint.family, checkpoint.spec, picture.features
     ids = prompt_ids(checkpoint, prompt, len(features), picture.text)
@@ -228,19 +232,23 @@ def decoder_reference(
     )
     token_ids: list[int] = []
     logits: list[Floats] = []
-    scores: list[Floats] = []
+    compared: list[Floats] = []
 
     def pick(row: torch.Tensor) -> None:
         so_far = torch.tensor([[*ids.tolist(), *token_ids]])
         logits.append(row.numpy().copy())
-        scores.append(processors(so_far, row[None].clone())[0].numpy())
-        token_ids.append(int(scores[-1].argmax()))
+        compared.append(processors(so_far, row[None].clone())[0].numpy())
+        token_ids.append(int(compared[-1].argmax()))
 
     with (
         component(family.load_embedding(checkpoint.weights, spec)) as embedding,
         component(family.load_decoder(checkpoint.weights, spec, attention="eager")) as model,
         component(
-            FastVReader(model, fastv) if fastv else PlainReader(model, positions, further)
+            FastVReader(model, fastv)
+            if fastv
+            else ScoringReader(model)
+            if scores
+            else PlainReader(model, positions, further)
         ) as reader,
         one_thread(),
         torch.inference_mode(),
@@ -253,9 +261,16 @@ def decoder_reference(
         embeds = [embedding(torch.from_numpy(row)) for row in sequences]
         read = [model(inputs_embeds=rows[None]).logits[0].numpy() for rows in embeds]
         looked_up = [rows.float().numpy().copy() for rows in embeds]
-        dropping = reader.dropping
+        dropping, visual_scores = reader.dropping, reader.visual_scores
     return DecoderReference(
-        ids, token_ids, np.stack(logits), np.stack(scores), read, looked_up, dropping
+        ids,
+        token_ids,
+        np.stack(logits),
+        np.stack(compared),
+        read,
+        looked_up,
+        dropping,
+        visual_scores,
     )
 
 

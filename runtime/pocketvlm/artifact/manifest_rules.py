@@ -9,6 +9,7 @@ from pocketvlm.artifact.specs import ATTENTIONS, CAUSAL, POSITION_AXES, VISION_O
 
 if TYPE_CHECKING:
     from pocketvlm.artifact.manifest import Manifest
+    from pocketvlm.artifact.specs import DecoderSpec
 
 # What decoder graphs read beside caches and ``decoder.extras``, whatever their kind.
 _DECODER_INPUTS = ("inputs_embeds", "attention_mask", "position_ids", "picture_ids")
@@ -86,6 +87,7 @@ def contradictions(manifest: Manifest) -> list[str]:
         "FastV is promised in a decoder with convolutions, which read every token": (
             decoder.fastv is not None and bool(decoder.conv_layers)
         ),
+        **_of_scores(decoder),
         "llama.cpp cannot drop tokens between two layers, and FastV is promised": (
             "llama.cpp" in decoder.engines and decoder.fastv is not None
         ),
@@ -111,3 +113,20 @@ def contradictions(manifest: Manifest) -> list[str]:
         ),
     }
     return [problem for problem, holds in problems.items() if holds]
+
+
+def _of_scores(decoder: DecoderSpec) -> dict[str, bool]:
+    """What a decoder that scores tokens cannot have, and whether it has it."""
+    return {
+        f"its decoder scores tokens and {what}": decoder.scores and has
+        for what, has in {
+            "is for llama.cpp, which does not say what attention pays": (
+                "llama.cpp" in decoder.engines
+            ),
+            "drops some on its way": decoder.fastv is not None,
+            f"has attention that is not {CAUSAL}": decoder.attention != CAUSAL,
+            "numbers them by rows and columns": POSITION_AXES.get(decoder.positions, 1) > 1,
+            "has layers of convolutions": bool(decoder.conv_layers),
+            "reads further features": bool(decoder.extras),
+        }.items()
+    }

@@ -16,6 +16,14 @@ DECODER: Final = "decoder"
 FASTV_DECODER: Final = (
     "decoder_fastv"  # drops visual tokens between two layers: other inputs, caches of two lengths
 )
-GRAPH_KINDS: Final = (VISION_ENCODER, EMBED_TOKENS, DECODER, FASTV_DECODER)
+# Says what its attention pays to each token, which guides another model.
+SCORING_DECODER: Final = "decoder_scores"
+GRAPH_KINDS: Final = (
+    VISION_ENCODER,
+    EMBED_TOKENS,
+    DECODER,
+    FASTV_DECODER,
+    SCORING_DECODER,
+)
 
 SELECTION: Final = "select/"  # begins the name of every node of a vision graph that selects tokens

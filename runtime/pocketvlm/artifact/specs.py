@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pocketvlm.artifact.metadata import DECODER, FASTV_DECODER
+from pocketvlm.artifact.metadata import DECODER, FASTV_DECODER, SCORING_DECODER
 from pocketvlm.limits import settle_numbers, whole
 
 # Of every vision graph, whatever else it gives.
@@ -169,6 +169,9 @@ class DecoderSpec:
     instead of attention, ascending. Such a layer's cache does not grow: it holds the last
     ``conv_width`` inputs of its convolution, as many as the kernel is long, of which the next token
     reads all but the oldest.
+
+    ``scores`` says that the graphs also give what their attention pays to each token, by which a
+    larger model may drop visual ones, see `pocketvlm.guided.Guided`.
     """
 
     engines: tuple[str, ...]
@@ -196,6 +199,7 @@ class DecoderSpec:
     picture_text: PictureText | None = field(default=None, metadata=UNSAID)
     conv_layers: tuple[int, ...] = field(default=(), metadata=UNSAID)
     conv_width: int = field(default=0, metadata=UNSAID)
+    scores: bool = field(default=False, metadata=UNSAID)
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
@@ -211,6 +215,8 @@ class DecoderSpec:
     @property
     def graph_kind(self) -> str:
         """The kind of ``graphs``, one of `metadata.GRAPH_KINDS`."""
+        if self.scores:
+            return SCORING_DECODER
         return FASTV_DECODER if self.fastv else DECODER
 
 

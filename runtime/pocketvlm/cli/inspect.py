@@ -207,6 +207,8 @@ def describe(artifact: Artifact) -> Iterator[str]:
             f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read "
             f"{fastv.keep} tokens per picture, original positions"
         )
+    if decoder.scores:
+        yield "guide      its decoder says what attention pays to each token, for run LARGE --guide"
     yield _reads(layout)
     for medium in manifest.media:
         other = counting_layout(artifact.reading(medium))

@@ -18,6 +18,8 @@ ENGINES = {
 }
 # What takes the place of the first where the graphs drop visual tokens on their way.
 FASTV = "pocketvlm.decoders.fastv:FastVDecoder"
+# And where they say what attention pays to each token.
+SCORING = "pocketvlm.decoders.scoring:ScoringDecoder"
 
 
 def open_decoder(
@@ -62,5 +64,8 @@ def open_decoder(
 def engine_class(artifact: Artifact, engine: str) -> Any:
     """The class behind an engine of this artifact, a key of `ENGINES`."""
     fastv = engine == "onnx" and artifact.manifest.decoder.fastv is not None
-    module, _, name = (FASTV if fastv else ENGINES[engine]).partition(":")
+    target = FASTV if fastv else ENGINES[engine]
+    if engine == "onnx" and artifact.manifest.decoder.scores:
+        target = SCORING
+    module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)

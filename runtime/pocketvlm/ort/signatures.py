@@ -13,6 +13,9 @@ from pocketvlm.artifact import Manifest, metadata
 from pocketvlm.artifact.specs import CAUSAL, POSITION_AXES, DecoderSpec
 from pocketvlm.errors import ArtifactError
 
+# Of a decoder that scores tokens: rows of the run, and what their attention pays to each token.
+SCORED_ROWS, TOKEN_SCORES = "scored_rows", "token_scores"
+
 Shapes = Mapping[
     str, tuple[int | None, ...]
 ]  # by tensor name; None is an axis that may have any size
@@ -27,6 +30,7 @@ _INT64 = frozenset(
         "picture_ids",
         "kept_indices",
         "kept_tokens",
+        SCORED_ROWS,
     }
 )
 
@@ -141,7 +145,7 @@ def cache_tensors(spec: _Layers) -> list[CacheTensor]:
 
 def _decoder(spec: DecoderSpec, kind: str) -> Signature:
     cache = cache_tensors(spec)
-    fastv = kind == metadata.FASTV_DECODER
+    fastv, scores = kind == metadata.FASTV_DECODER, kind == metadata.SCORING_DECODER
     axes = POSITION_AXES[spec.positions]
     return Signature(
         {
@@ -151,11 +155,13 @@ def _decoder(spec: DecoderSpec, kind: str) -> Signature:
             **({"picture_ids": (None, None)} if fastv or spec.attention != CAUSAL else {}),
             **dict.fromkeys(spec.extras, (None, None, spec.hidden)),
             **{tensor.past: tensor.shape for tensor in cache},
+            **({SCORED_ROWS: (None,)} if scores else {}),
         },
         {
             "logits": (None, 1, spec.vocab),
             **({"kept_tokens": (None, None)} if fastv else {}),
             **{tensor.present: tensor.shape for tensor in cache},
+            **({TOKEN_SCORES: (None, None)} if scores else {}),
         },
     )
 

@@ -38,9 +38,7 @@ GUIDE_CARD = CARD.replace(
 @click.option("--scenes", default=8_000, show_default=True, help="Training pictures.")
 @click.option("--steps", default=600, show_default=True, help="Steps of 32 pictures.")
 @click.option("--threads", type=int, help="CPU threads; torch's choice by default.")
-def main(
-    work: Path, output: Path, seed: int, scenes: int, steps: int, threads: int | None
-) -> None:
+def main(work: Path, output: Path, seed: int, scenes: int, steps: int, threads: int | None) -> None:
     """Train what is left to train, then write the checkpoint."""
     if threads:
         torch.set_num_threads(threads)

@@ -81,9 +81,7 @@ class ScoringSequence(OnnxSequence):
     def _check(self, outputs: Mapping[str, ort.OrtValue], n: int) -> None:
         super()._check(outputs, n)
         scores = outputs[TOKEN_SCORES]
-        check_shapes(
-            _NAME, {TOKEN_SCORES: scores.shape()}, {TOKEN_SCORES: (1, self.length + n)}
-        )
+        check_shapes(_NAME, {TOKEN_SCORES: scores.shape()}, {TOKEN_SCORES: (1, self.length + n)})
         check_finite(_NAME, TOKEN_SCORES, scores.numpy())
 
     def _store(self, outputs: Mapping[str, ort.OrtValue], track: Track) -> None:

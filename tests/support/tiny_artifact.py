@@ -197,6 +197,19 @@ def give_attention(root: Path, weights: Weights, attention: str) -> None:
     write_manifest(root, data)
 
 
+def give_scores(root: Path, weights: Weights) -> None:
+    """Let the decoder of a tiny artifact say what its attention pays to each token."""
+    path = root / "onnx" / "decoder_model_merged.onnx"
+    _exchange(root, path.stem, decoder_graph(weights, scores=True))
+    model = onnx.load(path)
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    helper.set_model_props(model, props | {metadata.GRAPH: metadata.SCORING_DECODER})
+    onnx.save(model, path)
+    data = read_manifest(root)
+    data["decoder"]["scores"] = True
+    write_manifest(root, data)
+
+
 def _exchange_vision(root: Path, model: onnx.ModelProto) -> None:
     _exchange(root, "vision_encoder", model)
 

@@ -98,11 +98,15 @@ def embed_graph(weights: Weights) -> onnx.ModelProto:
 
 
 def decoder_graph(
-    weights: Weights, extras: tuple[str, ...] = (), *, two_way: bool = False
+    weights: Weights,
+    extras: tuple[str, ...] = (),
+    *,
+    two_way: bool = False,
+    scores: bool = False,
 ) -> onnx.ModelProto:
     """Each of ``extras`` is an input that is added behind a layer, from the first on. Where it is
     ``two_way`` tokens of a run with the same number in ``picture_ids``, which is not 0, see each
-    other."""
+    other. With ``scores`` it has the input ``scored_rows`` and the output ``token_scores``."""
     constants = {
         "embed_t": weights.embed.T.copy(),
         "position": weights.position,
@@ -152,6 +156,16 @@ def decoder_graph(
         helper.make_node("Gather", [f"x.{LAYERS}", "last"], ["last_position"], axis=1),
         helper.make_node("MatMul", ["last_position", "embed_t"], ["logits"]),
     ]
+    if scores:
+        paid = [f"paid.{layer}" for layer in range(LAYERS)]
+        for layer, name in enumerate(paid):
+            nodes += [
+                helper.make_node(
+                    "Gather", [f"attention.{layer}", "scored_rows"], [f"rows.{layer}"], axis=2
+                ),
+                helper.make_node("ReduceSum", [f"rows.{layer}", "keys_axes"], [name], keepdims=0),
+            ]
+        nodes.append(helper.make_node("Sum", paid, ["token_scores"]))
     cache = [(layer, kind) for layer in range(LAYERS) for kind in ("key", "value")]
     inputs = [
         _value("inputs_embeds", TensorProto.FLOAT, ["batch_size", "n", HIDDEN]),
@@ -166,7 +180,11 @@ def decoder_graph(
         )
         for layer, kind in cache
     ]
+    if scores:
+        inputs.append(_value("scored_rows", TensorProto.INT64, ["rows"]))
     outputs = [_value("logits", TensorProto.FLOAT, ["batch_size", 1, len(weights.embed)])]
+    if scores:
+        outputs.append(_value("token_scores", TensorProto.FLOAT, ["batch_size", "total"]))
     outputs += [
         _value(f"present.{layer}.{kind}", TensorProto.FLOAT, ["batch_size", 1, "total", HIDDEN])
         for layer, kind in cache
@@ -194,6 +212,22 @@ def reference_logits(
         x = x + attention / attention.sum(axis=1, keepdims=True) @ v @ matrices["o"]
         x = x + sum(extras[layer : layer + 1])
     return x[-1] @ weights.embed.T
+
+
+def reference_scores(weights: Weights, inputs_embeds: np.ndarray, first: int) -> np.ndarray:
+    """What the rows from ``first`` on of the decoder's attention pay to each of (n, hidden)
+    embeddings, summed over layers, (n,)."""
+    x = inputs_embeds.astype(np.float64) + weights.position[: len(inputs_embeds)]
+    later = np.triu(np.ones((len(x), len(x)), bool), 1)
+    paid = np.zeros(len(x))
+    for matrices in weights.layers:
+        q, k, v = (x @ matrices[name] for name in "qkv")
+        products = np.where(later, -np.inf, q @ k.T)
+        attention = np.exp(products - products.max(axis=1, keepdims=True))
+        attention /= attention.sum(axis=1, keepdims=True)
+        paid += attention[first:].sum(axis=0)
+        x = x + attention @ v @ matrices["o"]
+    return paid
 
 
 def reference_vision(

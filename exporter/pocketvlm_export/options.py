@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pocketvlm.artifact.specs import FastV
+from pocketvlm.artifact.stages import Stage, in_order
 from pocketvlm.errors import RequestError
 from pocketvlm.files import user_path
 from pocketvlm.layouts import MEDIA, Medium
@@ -31,7 +31,8 @@ class ExportOptions:
             most tiles.
         layout: how pictures become tiles, one of the family's names for it; None for its default.
         caps: how large pictures may be.
-        fastv: visual tokens that the decoder drops between two of its layers; None for none.
+        tower_stages: layers of the vision tower before which patches are dropped, ascending.
+        decoder_stages: layers of the decoder before which visual tokens are dropped, ascending.
         decoder_scores: whether the decoder's graphs also say what their attention pays to each
             token, so that the artifact can guide a larger one.
         decoder: a key of `pocketvlm_targets.DECODERS`.
@@ -60,7 +61,8 @@ class ExportOptions:
     total_budgets: tuple[int, ...] = ()
     layout: str | None = None
     caps: Caps = field(default_factory=Caps)
-    fastv: FastV | None = None
+    tower_stages: tuple[Stage, ...] = ()
+    decoder_stages: tuple[Stage, ...] = ()
     decoder_scores: bool = False
     decoder: str = "onnx"
     vision_precisions: tuple[str, ...] = ("fp32",)
@@ -105,12 +107,12 @@ class ExportOptions:
                 advice="give --decoder llama.cpp or both",
                 setting="gguf_type",
             )
-        if self.fastv and "llama.cpp" in self.engines:
+        if self.decoder_stages and "llama.cpp" in self.engines:
             raise RequestError(
-                "FastV drops tokens between two layers, and llama.cpp's cache has one length for "
-                "all of them",
+                "a decoder stage drops tokens between layers, and llama.cpp's cache has one length "
+                "for all of them",
                 advice="give --decoder onnx, or prune in the vision graph alone, without "
-                "--fastv-layer and --fastv-keep",
+                "--decoder-stage",
                 setting="decoder",
             )
         if self.decoder_scores:
@@ -131,6 +133,8 @@ class ExportOptions:
                 )
             object.__setattr__(self, name, tuple(given))
         settle_numbers(self)
+        for name in ("tower_stages", "decoder_stages"):
+            object.__setattr__(self, name, _stages(getattr(self, name), name))
         for setting, values in (
             ("budget", self.budgets),
             ("total_budget", self.total_budgets),
@@ -200,7 +204,9 @@ class ExportOptions:
             "llama.cpp does not say what attention pays to each token": (
                 "llama.cpp" in self.engines
             ),
-            "a decoder that drops tokens on its way has nothing to say of those": bool(self.fastv),
+            "a decoder that drops tokens on its way has nothing to say of those": (
+                bool(self.decoder_stages)
+            ),
         }.items():
             if holds:
                 raise RequestError(
@@ -222,6 +228,26 @@ class ExportOptions:
                     advice="give --gguf-type instead",
                     setting=setting,
                 )
+
+
+def _stages(given: object, setting: str) -> tuple[Stage, ...]:
+    """Return the stages of a request; refuses what is none, and layers and keeps in no order."""
+    stages = tuple(given) if isinstance(given, Iterable) else (given,)
+    flag = f"--{setting.removesuffix('s').replace('_', '-')}"
+    if not all(isinstance(stage, Stage) for stage in stages):
+        raise RequestError(
+            f"{setting} holds {stages}",
+            expected="stages",
+            advice="give a tuple of them",
+            setting=setting,
+        )
+    if not in_order(stages):
+        raise RequestError(
+            f"{flag} {' '.join(map(str, stages))} does not keep fewer tokens layer by layer",
+            advice="name the stages by layer, each with fewer tokens than the one before",
+            setting=setting,
+        )
+    return stages
 
 
 def _check_names(

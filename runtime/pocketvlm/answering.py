@@ -178,7 +178,6 @@ class Answerer:
         self.pool = SequencePool(decoder, limits)
         self.load_ms = 0.0
         self._eos = frozenset(manifest.decoder.eos_token_ids)
-        self._fastv = manifest.decoder.fastv
         self._reads_scores = manifest.decoder.reads_scores
         self.step = FairLock()
 
@@ -249,7 +248,7 @@ class Answerer:
             text=generation.detokenizer.text,
             token_ids=generation.token_ids,
             kept_indices=[picture.kept_indices for picture in request.pictures],
-            visual_tokens=self._visual_tokens(before, before - dropped, later),
+            visual_tokens=_visual_tokens(before, before - dropped, later),
             tokens_per_picture=[len(feature) for feature in features],
             prompt_tokens={"total": len(ids), "cached": cached_tokens},
             decoder=self.decoder.name,
@@ -279,11 +278,6 @@ class Answerer:
         if request.guidance is not None:
             features = request.guidance.beside(request.pictures, features)
         return features, spent_ms
-
-    def _visual_tokens(self, before: int, after: int, dropped: int) -> VisualTokens:
-        if self._fastv is None:
-            return {"before": before, "after": after}
-        return {"before": before, "after": after, "fastv": after - dropped}
 
     def _decode(
         self,
@@ -322,3 +316,11 @@ class Answerer:
 def ms_since(started: float) -> float:
     """Milliseconds since a `time.perf_counter` reading."""
     return (time.perf_counter() - started) * 1e3
+
+
+def _visual_tokens(before: int, after: int, dropped: Sequence[int]) -> VisualTokens:
+    """``dropped`` is what each stage of the decoder has left behind of those after pruning."""
+    tokens: VisualTokens = {"before": before, "after": after}
+    if dropped:
+        tokens["stages"] = [after - count for count in dropped]
+    return tokens

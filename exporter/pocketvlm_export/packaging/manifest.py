@@ -89,7 +89,6 @@ def make_manifest(
                 for precision in _present(plan.decoder, present)
             },
             gguf=_present(plan.gguf, present),
-            fastv=plan.options.fastv,
             positions=spec.decoder.positions,
             extras=spec.decoder.extras,
             first_position=spec.decoder.first_position,
@@ -97,6 +96,7 @@ def make_manifest(
             picture_text=spec.picture_text,
             conv_layers=spec.decoder.conv_layers,
             conv_width=spec.decoder.conv_width,
+            stages=plan.decoder_stages,
             scores=plan.options.decoder_scores,
             layers=spec.decoder.layers,
             heads=spec.decoder.heads,
@@ -160,6 +160,7 @@ def _vision(plan: ExportPlan, present: Mapping[str, FileEntry]) -> Vision:
         totals={str(budget): by_grid for budget, by_grid in plan.totals().items()},
         caps=spec.caps.given,
         extras=spec.vision.extras,
+        stages=plan.tower_stages,
     )
 
 

@@ -107,7 +107,7 @@ def _dtypes(plan: ExportPlan) -> dict[str, str]:
         tables = [options.table(name) for name in named] + list(options.embed)
         listed["embed_tokens"] = tuple(tables)
         # Others transformers.js cannot drive.
-        if not (options.fastv or options.decoder_scores):
+        if not (plan.decoder_stages or options.decoder_scores):
             listed["decoder_model_merged"] = tuple(named)
     named_js = {graph: [PRECISIONS[name].js for name in names] for graph, names in listed.items()}
     return {graph: next(filter(None, names)) for graph, names in named_js.items() if any(names)}

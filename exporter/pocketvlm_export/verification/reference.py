@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pocketvlm.artifact.specs import FastV, Pruning
+from pocketvlm.artifact.specs import Pruning
+from pocketvlm.artifact.stages import Stage
 from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint import generation_settings, text_ids
 from pocketvlm_export.families.spec import VLMSpec
@@ -26,14 +27,9 @@ from pocketvlm_export.memory import component, release_memory
 from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.pruning import make_pruner
 from pocketvlm_export.pruning.base import ATTENTION
+from pocketvlm_export.verification.masked_reader import Dropping, MaskedReader, gate_scores
 from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
-from pocketvlm_export.verification.readers import (
-    Dropping,
-    FastVReader,
-    PlainReader,
-    PromptPositions,
-    ScoringReader,
-)
+from pocketvlm_export.verification.readers import PlainReader, PromptPositions, ScoringReader
 
 _FEATURES = "image_features"
 
@@ -89,7 +85,7 @@ class DecoderReference:
             with, (steps, vocab); the highest is the token.
         sequence_logits: after each token of every sequence, (tokens, vocab) each.
         sequence_embeds: what the embedding table has for these tokens, (tokens, hidden) each.
-        dropping: what of the prompt went on inside the decoder, None where all of it did.
+        dropping: what of the prompt went on inside the decoder, stage by stage.
         visual_scores: what attention paid to each visual token, (v,); None where nobody asks.
     """
 
@@ -99,7 +95,7 @@ class DecoderReference:
     scores: Floats
     sequence_logits: list[Floats] = field(default_factory=list)
     sequence_embeds: list[Floats] = field(default_factory=list)
-    dropping: Dropping | None = None
+    dropping: Sequence[Dropping] = ()
     visual_scores: npt.NDArray[np.float64] | None = None
 
 
@@ -210,12 +206,13 @@ def decoder_reference(
     picture: PictureReference,
     steps: int,
     sequences: Sequence[Ints] = (),
-    fastv: FastV | None = None,
+    stages: Sequence[Stage] = (),
+    *,
     scores: bool = False,
 ) -> DecoderReference:
     """Answer ``prompt`` about one picture greedily for ``steps`` tokens.
 
-    ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``fastv`` drops
+    ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``stages`` drop
     visual tokens inside; with ``scores`` it is added up what attention pays to them.
     """
     family, spec, features = checkpoint.family, checkpoint.spec, picture.features
@@ -244,8 +241,8 @@ def decoder_reference(
         component(family.load_embedding(checkpoint.weights, spec)) as embedding,
         component(family.load_decoder(checkpoint.weights, spec, attention="eager")) as model,
         component(
-            FastVReader(model, fastv)
-            if fastv
+            MaskedReader(model, stages, gate_scores(stages, len(features)))
+            if stages
             else ScoringReader(model)
             if scores
             else PlainReader(model, positions, further)

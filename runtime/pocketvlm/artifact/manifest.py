@@ -18,7 +18,6 @@ from pocketvlm.artifact.manifest_rules import contradictions
 from pocketvlm.artifact.specs import (
     Constant,
     DecoderSpec,
-    FastV,
     FileEntry,
     Generation,
     MediumSpec,
@@ -29,6 +28,7 @@ from pocketvlm.artifact.specs import (
     Tower,
     Vision,
 )
+from pocketvlm.artifact.stages import Stage
 from pocketvlm.errors import ArtifactError
 
 SCHEMA_VERSION = "2.0"
@@ -73,6 +73,7 @@ class Manifest:
         """Validate against the JSON Schema and the rules it cannot express, then build; raises
         `PocketVLMError`."""
         _check_version(data)
+        _check_successors(data)
         try:
             _validator()(data)
         except fastjsonschema.JsonSchemaValueException as error:
@@ -93,7 +94,7 @@ class Manifest:
                 DecoderSpec,
                 {
                     **data["decoder"],
-                    "fastv": _optional(FastV, data["decoder"].get("fastv")),
+                    "stages": _stages(data["decoder"]),
                     "picture_text": _optional(PictureText, data["decoder"].get("picture_text")),
                 },
             ),
@@ -217,10 +218,13 @@ def _vision(data: Mapping[str, Any]) -> Vision:
         name: _build(Constant, constant) for name, constant in data.get("constants", {}).items()
     }
     tower = _optional(Tower, data.get("tower"))
-    vision: Vision = _build(
-        Vision, {**data, "graphs": graphs, "constants": constants, "tower": tower}
-    )
+    parts = {"graphs": graphs, "constants": constants, "tower": tower, "stages": _stages(data)}
+    vision: Vision = _build(Vision, {**data, **parts})
     return vision
+
+
+def _stages(data: Mapping[str, Any]) -> list[Stage]:
+    return [_build(Stage, stage) for stage in data.get("stages", ())]
 
 
 def _medium(data: Mapping[str, Any]) -> MediumSpec:
@@ -246,6 +250,17 @@ def _check_version(data: Any) -> None:
         raise ArtifactError(
             f"{MANIFEST_NAME} has schema version {version!r}, this runtime reads {major}.x",
             advice="export again, or use the pocketvlm version that exported it",
+        )
+
+
+def _check_successors(data: Mapping[str, Any]) -> None:
+    """Refuse a field that another took the place of: to ignore it would answer otherwise."""
+    decoder = data.get("decoder")
+    if isinstance(decoder, dict) and decoder.get("fastv") is not None:
+        raise ArtifactError(
+            f"{MANIFEST_NAME} states decoder.fastv",
+            expected="decoder.stages, of which that is one",
+            advice="export again",
         )
 
 

@@ -6,15 +6,15 @@ from typing import Final
 ARTIFACT_ID: Final = "pocketvlm.artifact_id"
 PRUNER: Final = "pocketvlm.pruner"
 BUDGET: Final = "pocketvlm.budget"  # k as a decimal; on vision graphs only
-FASTV: Final = "pocketvlm.fastv"  # "layer,keep" in decimal; on decoder graphs with FastV only
+STAGES: Final = "pocketvlm.stages"  # "layer:keep:by,..."; on graphs that drop tokens on their way
 SCHEMA: Final = "pocketvlm.schema_version"
 GRAPH: Final = "pocketvlm.graph"  # one of GRAPH_KINDS
 
 VISION_ENCODER: Final = "vision_encoder"
 EMBED_TOKENS: Final = "embed_tokens"
 DECODER: Final = "decoder"
-FASTV_DECODER: Final = (
-    "decoder_fastv"  # drops visual tokens between two layers: other inputs, caches of two lengths
+STAGED_DECODER: Final = (
+    "decoder_staged"  # drops visual tokens between layers: other inputs, caches of several lengths
 )
 # Says what its attention pays to each token, which guides another model.
 SCORING_DECODER: Final = "decoder_scores"
@@ -22,7 +22,7 @@ GRAPH_KINDS: Final = (
     VISION_ENCODER,
     EMBED_TOKENS,
     DECODER,
-    FASTV_DECODER,
+    STAGED_DECODER,
     SCORING_DECODER,
 )
 

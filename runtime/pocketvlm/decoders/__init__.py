@@ -17,7 +17,7 @@ ENGINES = {
     "llama.cpp": "pocketvlm.decoders.llama_cpp:LlamaCppDecoder",
 }
 # What takes the place of the first where the graphs drop visual tokens on their way.
-FASTV = "pocketvlm.decoders.fastv:FastVDecoder"
+STAGED = "pocketvlm.decoders.staged:StagedDecoder"
 # And where they say what attention pays to each token.
 SCORING = "pocketvlm.decoders.scoring:ScoringDecoder"
 
@@ -63,8 +63,8 @@ def open_decoder(
 
 def engine_class(artifact: Artifact, engine: str) -> Any:
     """The class behind an engine of this artifact, a key of `ENGINES`."""
-    fastv = engine == "onnx" and artifact.manifest.decoder.fastv is not None
-    target = FASTV if fastv else ENGINES[engine]
+    staged = engine == "onnx" and bool(artifact.manifest.decoder.stages)
+    target = STAGED if staged else ENGINES[engine]
     if engine == "onnx" and artifact.manifest.decoder.scores:
         target = SCORING
     module, _, name = target.partition(":")

@@ -17,6 +17,7 @@ from pocketvlm_export.graphs import (
     EmbedTokensGraph,
     Graph,
     PrunedVisionEncoder,
+    ScoringDecoderGraph,
     StagedDecoderGraph,
     VisionEncoderGraph,
     trace,
@@ -128,6 +129,8 @@ def build_decoder(plan: ExportPlan, folder: Path, step: Step) -> dict[str, Weigh
         if stages := plan.decoder_stages:
             graph = StagedDecoderGraph(model, spec.decoder, stages)
             stamps[metadata.STAGES] = stamp(stages)
+        if plan.options.decoder_scores:
+            graph = ScoringDecoderGraph(model, spec.decoder)
         _write(graph, plan, plan.decoder, folder, stamps, written)
     return {name: file for name, file in written.items() if plan.decoder[name] not in plan.extra}
 

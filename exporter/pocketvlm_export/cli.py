@@ -165,6 +165,12 @@ def _precision_option(
     help="See --fastv-layer.",
 )
 @click.option(
+    "--decoder-scores",
+    is_flag=True,
+    help="Let the decoder say what its attention pays to each visual token: a small model then "
+    "guides a large one, see `pocketvlm run --guide`.",
+)
+@click.option(
     "--decoder",
     type=click.Choice(list(DECODERS)),
     default=ExportOptions.decoder,
@@ -254,6 +260,7 @@ def export(
     max_tiles: int | None,
     fixed_size: tuple[int, int] | None,
     layout: str | None,
+    decoder_scores: bool,
     decoder: str,
     vision_precision: tuple[str, ...],
     decoder_precision: tuple[str, ...],
@@ -292,6 +299,7 @@ def export(
         total_budgets=total_budget,
         layout=layout,
         caps=Caps(max_pixels, max_tiles, fixed_size, given_by_target(*CAPS)),
+        decoder_scores=decoder_scores,
         decoder=decoder,
         vision_precisions=vision_precision,
         decoder_precisions=decoder_precision,

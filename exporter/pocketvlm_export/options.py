@@ -33,6 +33,8 @@ class ExportOptions:
         caps: how large pictures may be.
         tower_stages: layers of the vision tower before which patches are dropped, ascending.
         decoder_stages: layers of the decoder before which visual tokens are dropped, ascending.
+        decoder_scores: whether the decoder's graphs also say what their attention pays to each
+            token, so that the artifact can guide a larger one.
         decoder: a key of `pocketvlm_targets.DECODERS`.
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its
             graphs.
@@ -61,6 +63,7 @@ class ExportOptions:
     caps: Caps = field(default_factory=Caps)
     tower_stages: tuple[Stage, ...] = ()
     decoder_stages: tuple[Stage, ...] = ()
+    decoder_scores: bool = False
     decoder: str = "onnx"
     vision_precisions: tuple[str, ...] = ("fp32",)
     decoder_precisions: tuple[str, ...] = ("fp32",)
@@ -112,6 +115,8 @@ class ExportOptions:
                 "--decoder-stage",
                 setting="decoder",
             )
+        if self.decoder_scores:
+            self._check_scores()
         if "onnx" not in self.engines:
             self._check_no_precision()
 
@@ -192,6 +197,23 @@ class ExportOptions:
                         advice=f"choose from {', '.join(standard)}",
                         setting=setting,
                     )
+
+    def _check_scores(self) -> None:
+        """Refuse what a decoder that scores tokens cannot be."""
+        for why, holds in {
+            "llama.cpp does not say what attention pays to each token": (
+                "llama.cpp" in self.engines
+            ),
+            "a decoder that drops tokens on its way has nothing to say of those": (
+                bool(self.decoder_stages)
+            ),
+        }.items():
+            if holds:
+                raise RequestError(
+                    f"--decoder-scores: {why}",
+                    advice="leave one of them out",
+                    setting="decoder_scores",
+                )
 
     def _check_no_precision(self) -> None:
         """Refuse precisions of graphs that are not written."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import Medium
 from pocketvlm_export.checkpoint import read_generation
-from pocketvlm_export.decoder_stages.settle import settle_decoder_stages
+from pocketvlm_export.decoder_stages.settle import check_scores, settle_decoder_stages
 from pocketvlm_export.families import VLMSpec
 from pocketvlm_export.gguf import architecture, context_length
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE
@@ -146,6 +146,8 @@ def _plan_of(
         context=plan.context,
     )
     plan = replace(plan, decoder_stages=stages)
+    if options.decoder_scores:
+        check_scores(spec, plan.context)
     _check_limit(plan)
     return plan
 
@@ -199,6 +201,8 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
 
 def _decoder_name(options: ExportOptions) -> str:
     """Stock clients know the first name; what they cannot drive has another."""
+    if options.decoder_scores:
+        return "decoder_scores"
     return "decoder_staged" if options.decoder_stages else "decoder_model_merged"
 
 

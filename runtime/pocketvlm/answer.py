@@ -86,3 +86,22 @@ class Answer:
     finish_reason: FinishReason
     pictures_below_budget: int = 0
     pictures_reduced: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedAnswer(Answer):
+    """One generated answer of two models, of which the small one, the guide, has answered first.
+
+    ``timings_ms`` are those of the model that answered, but ``ttft`` and ``total`` count from the
+    beginning, the guide's whole answer with them: only at its end is it known who answers.
+
+    Attributes:
+        answered_by: ``"guide"`` where it was sure enough, else ``"model"``, the large one.
+        confidence: the product of the probabilities that the guide gives the tokens of its own
+            answer, 0 to 1.
+        guide: the guide's own answer, with its own timings.
+    """
+
+    answered_by: Literal["guide", "model"]
+    confidence: float
+    guide: Answer

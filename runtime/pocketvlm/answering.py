@@ -2,25 +2,97 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.answer import Answer, FinishReason, VisualTokens
 from pocketvlm.artifact import Manifest
-from pocketvlm.decoders.base import Decoder, EmbeddingSegment, check_room
+from pocketvlm.decoders.base import Decoder, DecoderSequence, EmbeddingSegment, check_room
 from pocketvlm.decoders.fair_lock import FairLock
 from pocketvlm.decoders.pool import ConversationCache, PooledSequence, SequencePool
 from pocketvlm.decoders.sampler import Sampler
 from pocketvlm.decoders.sampling import Sampling, checkpoint_sampling
+from pocketvlm.decoders.scoring import ScoringSequence
+from pocketvlm.errors import RequestError
 from pocketvlm.limits import SequenceLimits
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Detokenizer, Stream
 from pocketvlm.vision.viewer import PictureInput, Viewer
+
+
+@dataclass
+class Witness:
+    """What an answer leaves behind besides its text; a new one for each answer.
+
+    Attributes:
+        log_probability: the sum over its tokens, the end of sequence among them, of the logarithm
+            of what the model gives each, whatever they were picked by.
+        kept_indices: as `Answer` has them.
+        visual_scores: of each picture what its tokens were paid, float64 (n,), see
+            `pocketvlm.decoders.scoring.ScoringSequence`; empty where the decoder does not say.
+    """
+
+    log_probability: float = 0.0
+    kept_indices: list[list[int]] = field(default_factory=list)
+    visual_scores: list[npt.NDArray[np.float64]] = field(default_factory=list)
+
+    @property
+    def confidence(self) -> float:
+        """The product of the tokens' probabilities."""
+        return math.exp(self.log_probability)
+
+    def picked(self, logits: npt.NDArray[np.float32], token_id: int) -> None:
+        """Count a token that was picked from logits float32 (vocab,)."""
+        above = logits.astype(np.float64) - float(logits.max())
+        self.log_probability += float(above[token_id] - np.log(np.exp(above).sum()))
+
+    def looked(self, sequence: DecoderSequence, tokens: Sequence[int]) -> None:
+        """Take what a sequence of pictures with so many ``tokens`` each says of them."""
+        if isinstance(sequence, ScoringSequence):
+            ends = np.cumsum(np.array(tokens, dtype=np.int64))[:-1]
+            self.visual_scores = np.split(sequence.visual_scores, ends) if len(tokens) else []
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a guide says of the pictures of a prompt.
+
+    Attributes:
+        scores: of each picture, float32 (n,): how much each of its visual tokens matters.
+        kept_indices: which patches these are, as `Answer` has them.
+        name: the guide's, for refusals.
+    """
+
+    scores: Sequence[npt.NDArray[np.float32]]
+    kept_indices: Sequence[Sequence[int]]
+    name: str
+
+    def beside(
+        self, pictures: Sequence[PictureInput], features: Sequence[EmbeddingSegment]
+    ) -> list[EmbeddingSegment]:
+        """The features of encoded pictures with their scores; raises `RequestError` where other
+        patches were kept than those that the guide looked at."""
+        for picture, feature, scores, kept in zip(
+            pictures, features, self.scores, self.kept_indices, strict=True
+        ):
+            if picture.kept_indices != kept or len(feature) != len(scores):
+                raise RequestError(
+                    f"of a picture {self.name} keeps other visual tokens than the model that it "
+                    "guides",
+                    expected="the same ones in both",
+                    advice="export both with --pruner none, or from checkpoints of one tower",
+                    setting="guide",
+                )
+        return [
+            replace(feature, visual_scores=scores)
+            for feature, scores in zip(features, self.scores, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -35,6 +107,8 @@ class Request:
         cached: features may come from the feature cache and go there.
         conversation: whose KV cache is used and extended; None takes a sequence of its own, which
             ends with the answer.
+        guidance: what a decoder that is given its scores ranks visual tokens by; None for others.
+        witness: takes down how sure the answer is and what it looked at; None where nobody asks.
     """
 
     ids: npt.NDArray[np.int64]
@@ -43,6 +117,15 @@ class Request:
     preprocess_ms: float
     cached: bool
     conversation: ConversationCache | None = None
+    guidance: Guidance | None = None
+    witness: Witness | None = None
+
+    def pick(self, sampler: Sampler, logits: npt.NDArray[np.float32]) -> int:
+        """The next token, taken down by the witness."""
+        token = sampler.pick(logits)
+        if self.witness is not None:
+            self.witness.picked(logits, token)
+        return token
 
 
 @dataclass
@@ -95,6 +178,7 @@ class Answerer:
         self.pool = SequencePool(decoder, limits)
         self.load_ms = 0.0
         self._eos = frozenset(manifest.decoder.eos_token_ids)
+        self._reads_scores = manifest.decoder.reads_scores
         self.step = FairLock()
 
     def check_room(self, prompt: int, sampling: Sampling) -> None:
@@ -104,6 +188,12 @@ class Answerer:
 
     def begin(self, request: Request) -> Stream:
         """The answer as a stream; work begins when it is read."""
+        if self._reads_scores and request.pictures and request.guidance is None:
+            raise RequestError(
+                "this decoder drops visual tokens by the scores of a guide, and there is none",
+                advice="give --guide SMALL, an artifact exported with --decoder-scores",
+                setting="guide",
+            )
         stop = threading.Event()
         request = replace(request, sampling=request.sampling.over(self.sampling).settled())
         return Stream(self._run(request, stop), stop.set)
@@ -142,10 +232,13 @@ class Answerer:
             dropped = before - sum(map(len, features))
             sampler = Sampler(request.sampling, ids, self._eos, dropped=dropped)
             detokenizer = Detokenizer(self.prompter.tokenizer, request.sampling.stop or ())
-            generation = _Generation(sampler, detokenizer, [sampler.pick(logits)])
+            generation = _Generation(sampler, detokenizer, [request.pick(sampler, logits)])
             prefill, later = dict(cached.sequence.timings_ms), cached.sequence.dropped
             ttft_ms = request.preprocess_ms + ms_since(started)
             yield from self._decode(request, generation, cached, stop)
+            if request.witness is not None:
+                request.witness.kept_indices = [each.kept_indices for each in request.pictures]
+                request.witness.looked(cached.sequence, [len(feature) for feature in features])
         finally:
             # Takes no lock: of a stream that nobody holds any more this may run in any thread.
             self.pool.give_back(cached, request.conversation)
@@ -182,6 +275,8 @@ class Answerer:
                 started = time.perf_counter()
                 features.append(self.viewer.encode(picture, cached=request.cached))
                 spent_ms += ms_since(started)
+        if request.guidance is not None:
+            features = request.guidance.beside(request.pictures, features)
         return features, spent_ms
 
     def _decode(
@@ -208,7 +303,7 @@ class Answerer:
             started = time.perf_counter()
             with self.step:
                 logits = cached.decode(generation.token_ids[-1])
-            generation.token_ids.append(generation.sampler.pick(logits))
+            generation.token_ids.append(request.pick(generation.sampler, logits))
             generation.decode_ms += ms_since(started)
         else:
             generation.finish_reason = "stop"

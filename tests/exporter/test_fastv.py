@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pocketvlm_export.graphs.fastv_decoder import kept_tokens
 
 from make_checkpoint import PRESETS
 from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
@@ -22,7 +23,6 @@ from pocketvlm.cli import main
 from pocketvlm.decoders import fastv
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.graphs import FastVDecoderGraph, trace
-from pocketvlm_export.graphs.fastv_decoder import kept_tokens
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.onnx_passes import fuse, tidy
 from pocketvlm_export.quiet import quiet_transformers

@@ -23,6 +23,7 @@ from support.tiny_graphs import (
     Weights,
     decoder_graph,
     embed_graph,
+    given_decoder_graph,
     vision_graph,
 )
 
@@ -194,6 +195,39 @@ def give_attention(root: Path, weights: Weights, attention: str) -> None:
     _exchange(root, "decoder_model_merged", decoder_graph(weights, two_way=True))
     data = read_manifest(root)
     data["decoder"]["attention"] = attention
+    write_manifest(root, data)
+
+
+def read_scores(root: Path, weights: Weights, keep: int) -> None:
+    """Let the second layer of a tiny artifact's decoder read so many visual tokens per picture, by
+    scores that it is given."""
+    stage = {"layer": 1, "keep": keep, "by": "given"}
+    _exchange_decoder(
+        root,
+        given_decoder_graph(weights, keep),
+        {metadata.GRAPH: metadata.STAGED_DECODER, metadata.STAGES: f"1:{keep}:given"},
+        stages=[stage],
+    )
+
+
+def give_scores(root: Path, weights: Weights) -> None:
+    """Let the decoder of a tiny artifact say what its attention pays to each token."""
+    graph = decoder_graph(weights, scores=True)
+    _exchange_decoder(root, graph, {metadata.GRAPH: metadata.SCORING_DECODER}, scores=True)
+
+
+def _exchange_decoder(
+    root: Path, graph: onnx.ModelProto, stamps: dict[str, str], **stated: Any
+) -> None:
+    """Put a decoder graph of another kind in the place of a tiny artifact's."""
+    path = root / "onnx" / "decoder_model_merged.onnx"
+    _exchange(root, path.stem, graph)
+    model = onnx.load(path)
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    helper.set_model_props(model, props | stamps)
+    onnx.save(model, path)
+    data = read_manifest(root)
+    data["decoder"] |= stated
     write_manifest(root, data)
 
 

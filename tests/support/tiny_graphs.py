@@ -98,11 +98,15 @@ def embed_graph(weights: Weights) -> onnx.ModelProto:
 
 
 def decoder_graph(
-    weights: Weights, extras: tuple[str, ...] = (), *, two_way: bool = False
+    weights: Weights,
+    extras: tuple[str, ...] = (),
+    *,
+    two_way: bool = False,
+    scores: bool = False,
 ) -> onnx.ModelProto:
     """Each of ``extras`` is an input that is added behind a layer, from the first on. Where it is
     ``two_way`` tokens of a run with the same number in ``picture_ids``, which is not 0, see each
-    other."""
+    other. With ``scores`` it has the input ``scored_rows`` and the output ``token_scores``."""
     constants = {
         "embed_t": weights.embed.T.copy(),
         "position": weights.position,
@@ -152,6 +156,16 @@ def decoder_graph(
         helper.make_node("Gather", [f"x.{LAYERS}", "last"], ["last_position"], axis=1),
         helper.make_node("MatMul", ["last_position", "embed_t"], ["logits"]),
     ]
+    if scores:
+        paid = [f"paid.{layer}" for layer in range(LAYERS)]
+        for layer, name in enumerate(paid):
+            nodes += [
+                helper.make_node(
+                    "Gather", [f"attention.{layer}", "scored_rows"], [f"rows.{layer}"], axis=2
+                ),
+                helper.make_node("ReduceSum", [f"rows.{layer}", "keys_axes"], [name], keepdims=0),
+            ]
+        nodes.append(helper.make_node("Sum", paid, ["token_scores"]))
     cache = [(layer, kind) for layer in range(LAYERS) for kind in ("key", "value")]
     inputs = [
         _value("inputs_embeds", TensorProto.FLOAT, ["batch_size", "n", HIDDEN]),
@@ -166,11 +180,103 @@ def decoder_graph(
         )
         for layer, kind in cache
     ]
+    if scores:
+        inputs.append(_value("scored_rows", TensorProto.INT64, ["rows"]))
     outputs = [_value("logits", TensorProto.FLOAT, ["batch_size", 1, len(weights.embed)])]
+    if scores:
+        outputs.append(_value("token_scores", TensorProto.FLOAT, ["batch_size", "total"]))
     outputs += [
         _value(f"present.{layer}.{kind}", TensorProto.FLOAT, ["batch_size", 1, "total", HIDDEN])
         for layer, kind in cache
     ]
+    return _model(nodes, inputs, outputs, constants)
+
+
+def given_decoder_graph(weights: Weights, keep: int) -> onnx.ModelProto:
+    """The same decoder, one sequence at a time, whose second layer reads of P pictures the keep * P
+    visual tokens with the highest ``visual_scores``, and of text all."""
+    constants = {
+        "embed_t": weights.embed.T.copy(),
+        "position": weights.position,
+        "far": np.array(-1e9, np.float32),
+        "zero": np.array(0),
+        "one": np.array(1),
+        "none_1d": np.array([0]),
+        "heads_axis": np.array([1]),
+        "tokens_axis": np.array([1]),
+        "last": np.array([-1]),
+        "keep": np.array([keep]),
+        "above": np.array(1e30, np.float32),
+    }
+    nodes = [
+        helper.make_node("Gather", ["position", "position_ids"], ["at"]),
+        helper.make_node("Add", ["inputs_embeds", "at"], ["x.0"]),
+        helper.make_node("Shape", ["picture_ids"], ["n"], start=1, end=2),
+        helper.make_node("Sub", ["n", "one"], ["n_less_one"]),
+        helper.make_node("Squeeze", ["n", "none_1d"], ["n_scalar"]),
+        helper.make_node("Range", ["zero", "n_scalar", "one"], ["numbers"]),
+        helper.make_node("Less", ["numbers", "n_less_one"], ["not_last"]),
+        helper.make_node("Greater", ["picture_ids", "zero"], ["of_pictures"]),
+        helper.make_node("And", ["of_pictures", "not_last"], ["ranked"]),
+        helper.make_node("Cast", ["ranked"], ["ones"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["ones", "tokens_axis"], ["visual"], keepdims=0),
+        helper.make_node("ReduceMax", ["picture_ids", "tokens_axis"], ["pictures"], keepdims=0),
+        helper.make_node("Mul", ["pictures", "keep"], ["allowed"]),
+        helper.make_node("Sub", ["visual", "allowed"], ["too_many"]),
+        helper.make_node("Max", ["too_many", "none_1d"], ["lost"]),
+        helper.make_node("Sub", ["n", "lost"], ["count"]),
+        helper.make_node("Where", ["ranked", "visual_scores", "above"], ["by"]),
+        helper.make_node("TopK", ["by", "count"], ["best", "by_score"], axis=1),
+        helper.make_node(
+            "TopK", ["by_score", "count"], ["kept_tokens.0", "order"], axis=1, largest=0
+        ),
+    ]
+    for layer, matrices in enumerate(weights.layers):
+        constants |= {f"{name}.{layer}": matrix for name, matrix in matrices.items()}
+        if layer == 1:
+            nodes += [
+                helper.make_node("Squeeze", ["kept_tokens.0", "none_1d"], ["rows"]),
+                helper.make_node("Gather", [f"x.{layer}", "rows"], ["x.kept"], axis=1),
+            ]
+        x = f"x.{layer}" if layer == 0 else "x.kept"
+        nodes += [
+            helper.make_node("Shape", [x], [f"new.{layer}"], start=1, end=2),
+            helper.make_node(
+                "Shape", [f"past_key_values.{layer}.key"], [f"old.{layer}"], start=2, end=3
+            ),
+            helper.make_node("Add", [f"old.{layer}", f"new.{layer}"], [f"all.{layer}"]),
+            helper.make_node("Squeeze", [f"old.{layer}", "none_1d"], [f"first.{layer}"]),
+            helper.make_node("Squeeze", [f"all.{layer}", "none_1d"], [f"end.{layer}"]),
+            helper.make_node("Range", ["zero", f"end.{layer}", "one"], [f"keys.{layer}"]),
+            helper.make_node(
+                "Range", [f"first.{layer}", f"end.{layer}", "one"], [f"queries_1d.{layer}"]
+            ),
+            helper.make_node("Unsqueeze", [f"queries_1d.{layer}", "last"], [f"queries.{layer}"]),
+            helper.make_node(
+                "Greater", [f"keys.{layer}", f"queries.{layer}"], [f"hidden_keys.{layer}"]
+            ),
+        ]
+        nodes += _attention(layer, x=x, hidden=f"hidden_keys.{layer}")
+    nodes += [
+        helper.make_node("Gather", [f"x.{LAYERS}", "last"], ["last_position"], axis=1),
+        helper.make_node("MatMul", ["last_position", "embed_t"], ["logits"]),
+    ]
+    inputs = [
+        _value("inputs_embeds", TensorProto.FLOAT, ["batch_size", "n", HIDDEN]),
+        _value("position_ids", TensorProto.INT64, ["batch_size", "n"]),
+        _value("picture_ids", TensorProto.INT64, ["batch_size", "n"]),
+        _value("visual_scores", TensorProto.FLOAT, ["batch_size", "n"]),
+    ]
+    outputs = [
+        _value("logits", TensorProto.FLOAT, ["batch_size", 1, len(weights.embed)]),
+        _value("kept_tokens.0", TensorProto.INT64, ["batch_size", "kept"]),
+    ]
+    for layer in range(LAYERS):
+        for kind in ("key", "value"):
+            shape = ["batch_size", 1, f"past.{layer}", HIDDEN]
+            inputs.append(_value(f"past_key_values.{layer}.{kind}", TensorProto.FLOAT, shape))
+            shape = ["batch_size", 1, f"total.{layer}", HIDDEN]
+            outputs.append(_value(f"present.{layer}.{kind}", TensorProto.FLOAT, shape))
     return _model(nodes, inputs, outputs, constants)
 
 
@@ -196,6 +302,22 @@ def reference_logits(
     return x[-1] @ weights.embed.T
 
 
+def reference_scores(weights: Weights, inputs_embeds: np.ndarray, first: int) -> np.ndarray:
+    """What the rows from ``first`` on of the decoder's attention pay to each of (n, hidden)
+    embeddings, summed over layers, (n,)."""
+    x = inputs_embeds.astype(np.float64) + weights.position[: len(inputs_embeds)]
+    later = np.triu(np.ones((len(x), len(x)), bool), 1)
+    paid = np.zeros(len(x))
+    for matrices in weights.layers:
+        q, k, v = (x @ matrices[name] for name in "qkv")
+        products = np.where(later, -np.inf, q @ k.T)
+        attention = np.exp(products - products.max(axis=1, keepdims=True))
+        attention /= attention.sum(axis=1, keepdims=True)
+        paid += attention[first:].sum(axis=0)
+        x = x + attention @ v @ matrices["o"]
+    return paid
+
+
 def reference_vision(
     weights: Weights, pixel_values: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -211,10 +333,12 @@ def reference_vision(
     return features[indices], indices
 
 
-def _attention(layer: int, added: Sequence[str] = ()) -> list[onnx.NodeProto]:
+def _attention(
+    layer: int, added: Sequence[str] = (), x: str = "", hidden: str = "hidden_keys"
+) -> list[onnx.NodeProto]:
     """One head of causal attention over past and present, added to the stream x, and then what
-    ``added`` names."""
-    x, following = f"x.{layer}", f"x.{layer + 1}"
+    ``added`` names; ``hidden`` are the keys that are not seen."""
+    x, following = x or f"x.{layer}", f"x.{layer + 1}"
     attended = f"attended.{layer}" if added else following
     nodes = [
         helper.make_node("MatMul", [x, f"{name}.{layer}"], [f"{name}_flat.{layer}"])
@@ -233,7 +357,7 @@ def _attention(layer: int, added: Sequence[str] = ()) -> list[onnx.NodeProto]:
         *nodes,
         helper.make_node("Transpose", [f"present.{layer}.key"], [f"kt.{layer}"], perm=[0, 1, 3, 2]),
         helper.make_node("MatMul", [f"q_new.{layer}", f"kt.{layer}"], [f"raw.{layer}"]),
-        helper.make_node("Where", ["hidden_keys", "far", f"raw.{layer}"], [f"scores.{layer}"]),
+        helper.make_node("Where", [hidden, "far", f"raw.{layer}"], [f"scores.{layer}"]),
         helper.make_node("Softmax", [f"scores.{layer}"], [f"attention.{layer}"], axis=-1),
         helper.make_node(
             "MatMul", [f"attention.{layer}", f"present.{layer}.value"], [f"mixed.{layer}"]

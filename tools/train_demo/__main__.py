@@ -58,7 +58,11 @@ def main(work: Path, output: Path, seed: int, scenes: int, threads: int | None) 
 
 
 def write_checkpoint(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, output: Path
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    output: Path,
+    *,
+    card: str = CARD,
 ) -> None:
     """The folder as the hub would hold it: fp16 safetensors, configs, tokenizer, processor, chat
     template."""
@@ -67,7 +71,7 @@ def write_checkpoint(
     model.generation_config.update(do_sample=False, max_new_tokens=64)
     model.half().save_pretrained(partial)
     save_processor(build_processor(tokenizer), partial)
-    (partial / "README.md").write_text(CARD)
+    (partial / "README.md").write_text(card)
     for file in partial.iterdir():
         output.mkdir(parents=True, exist_ok=True)
         file.replace(output / file.name)

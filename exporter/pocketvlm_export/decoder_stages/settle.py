@@ -39,6 +39,29 @@ def settle_decoder_stages(
     return settled
 
 
+def check_scores(spec: VLMSpec, context: int) -> None:
+    """Refuse decoders of which `pocketvlm_export.graphs.scores` does not say what their attention
+    pays to each token; ``context`` is the longest sequence."""
+    decoder = spec.decoder
+    window = _window(decoder.config)
+    for why, holds in {
+        TITLES[decoder.attention]: bool(TITLES[decoder.attention]),
+        "tokens are numbered by rows and columns": POSITION_AXES[decoder.positions] > 1,
+        "some layers are convolutions along the sequence": bool(decoder.conv_layers),
+        "it reads further features of a picture": bool(decoder.extras),
+        f"attention slides over {window} of {context} tokens": (
+            window is not None and window < context
+        ),
+    }.items():
+        if holds:
+            raise RequestError(
+                "what attention pays to each token is not proven on the decoders of "
+                f"{spec.family.model_type} checkpoints, where {why}",
+                advice="leave --decoder-scores out",
+                setting="decoder_scores",
+            )
+
+
 def _check_decoder(spec: VLMSpec, context: int) -> None:
     if title := TITLES[spec.decoder.attention]:
         raise _refusal(

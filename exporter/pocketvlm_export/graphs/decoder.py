@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 
 from pocketvlm.artifact import metadata
 from pocketvlm.artifact.specs import CAUSAL, POSITION_AXES, PROMPT
-from pocketvlm.ort.signatures import CacheTensor, cache_tensors
+from pocketvlm.ort.signatures import SCORED_ROWS, TOKEN_SCORES, CacheTensor, cache_tensors
 from pocketvlm_export import upstream
 from pocketvlm_export.families import DecoderSpec
 from pocketvlm_export.graphs.base import BATCH
 from pocketvlm_export.graphs.masks import two_way_masks
+from pocketvlm_export.graphs.scores import Paid, added_up
 
 _T = TypeVar("_T")
 _Past = list[tuple[torch.Tensor, ...]]
@@ -100,6 +101,35 @@ def added_behind(layers: Sequence[nn.Module], extras: Sequence[torch.Tensor]) ->
             handle.remove()
 
 
+class ScoringDecoder(nn.Module):
+    """`DecoderWithPast` that also says what some of its rows of attention pay to each token.
+
+    inputs_embeds, attention_mask, position_ids (B, S), past as there, scored_rows (R,), numbers of
+    this run's tokens, perhaps none -> logits, each layer's key and value, token_scores (B, past +
+    S): of the rows' attention the sum over layers and heads. A causal model without further
+    features.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.decoder = DecoderWithPast(model)
+
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        past: _Past,
+        scored_rows: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """See the class."""
+        paid = Paid(scored_rows, attention_mask, inputs_embeds.shape[1])
+        with added_up(self.decoder.model.model.layers, paid):
+            outputs = self.decoder(inputs_embeds, attention_mask, position_ids, past)
+        assert paid.total is not None
+        return (*outputs, paid.total)
+
+
 class DecoderGraph:
     """`DecoderWithPast` as a graph to trace."""
 
@@ -162,3 +192,22 @@ class DecoderGraph:
 def _axes(tensor: CacheTensor, tokens: str) -> dict[int, str]:
     """The axes of a tensor of the cache that may have any size."""
     return {0: BATCH, 2: tokens} if tensor.grows else {0: BATCH}
+
+
+class ScoringDecoderGraph(DecoderGraph):
+    """`ScoringDecoder` as a graph to trace."""
+
+    kind = metadata.SCORING_DECODER
+
+    def __init__(self, model: PreTrainedModel, spec: DecoderSpec) -> None:
+        super().__init__(model, spec)
+        self.module = ScoringDecoder(model).eval()
+        self.input_names = (*self.input_names, SCORED_ROWS)
+        self.output_names = (*self.output_names, TOKEN_SCORES)
+        self.dynamic_axes = (*self.dynamic_axes, {0: SCORED_ROWS})
+        scores = {0: BATCH, 1: "total_sequence_length"}
+        self.output_axes = {**self.output_axes, TOKEN_SCORES: scores}
+
+    def sample_inputs(self) -> tuple[Any, ...]:
+        """Return those of a `DecoderGraph`, and two rows."""
+        return (*super().sample_inputs(), torch.tensor([2, 3]))

@@ -36,6 +36,7 @@ FUSIONS: Mapping[str, tuple[type[ir.passes.InPlacePass], ...]] = {
     metadata.VISION_ENCODER: (MultiHeadAttention,),
     metadata.DECODER: _DECODER,
     metadata.STAGED_DECODER: _DECODER,
+    metadata.SCORING_DECODER: _DECODER,
 }
 
 __all__ = [

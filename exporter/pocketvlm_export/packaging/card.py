@@ -85,7 +85,7 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
         budget=budget,
         tokens=f"{'' if plan.spec.vision.image_size else 'at most '}{tokens}",
         version=pocketvlm.__version__,
-        pruning=_pruning(plan, budget) + _stages(plan),
+        pruning=_pruning(plan, budget) + _stages(plan) + _guide(plan),
         pictures="" if plan.layout.stock_clients else _pictures(plan, budget),
         answers=_answers(plan),
         option=option,
@@ -204,6 +204,16 @@ def _stages(plan: ExportPlan) -> str:
         )
     return "".join(sentences) + (
         " In a conversation pictures are therefore prefilled again with every question."
+    )
+
+
+def _guide(plan: ExportPlan) -> str:
+    if not plan.options.decoder_scores:
+        return ""
+    return (
+        " Its decoder says what its attention pays to each visual token, so that it can guide a "
+        "larger model which reads as many (SGL, [arXiv "
+        "2412.03324](https://arxiv.org/abs/2412.03324)): `pocketvlm run LARGE --guide` this."
     )
 
 

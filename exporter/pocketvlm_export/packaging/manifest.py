@@ -97,6 +97,7 @@ def make_manifest(
             conv_layers=spec.decoder.conv_layers,
             conv_width=spec.decoder.conv_width,
             stages=plan.decoder_stages,
+            scores=plan.options.decoder_scores,
             layers=spec.decoder.layers,
             heads=spec.decoder.heads,
             kv_heads=spec.decoder.kv_heads,

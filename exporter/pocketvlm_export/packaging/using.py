@@ -15,7 +15,7 @@ from pocketvlm.artifact import Artifact, Manifest, metadata
 from pocketvlm.artifact.specs import CAUSAL, POSITION_AXES, DecoderSpec
 from pocketvlm.decoders.positions import positions_named
 from pocketvlm.layouts import Layout, open_layout, tokens_of_tile
-from pocketvlm.ort.signatures import Shapes, signature
+from pocketvlm.ort.signatures import SCORED_ROWS, Shapes, signature
 from pocketvlm.text.prompts import Prompter
 from pocketvlm_export.onnx_passes import TWO_WAY_RUNTIME, weights_files
 from pocketvlm_export.options import GATE_PROMPT
@@ -119,6 +119,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "vocab": decoder.vocab,
         "context": decoder.context,
         "notes": notes,
+        **({"scores": True} if decoder.scores else {}),
         **_convolutions(decoder),
         **_also(artifact),
     }
@@ -207,6 +208,8 @@ def _axes(name: str, count: int) -> Sequence[str]:
         return ("batch", "channels", "height", "width")
     if name == "position_ids" and count > 2:
         return ("numbers", "batch", "tokens")
+    if name == SCORED_ROWS:
+        return ("rows",)
     return ("batch", *["tokens"] * (count - 1))
 
 

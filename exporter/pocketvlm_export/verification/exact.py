@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pocketvlm_export.verification.bounds import STEPS, TOLERANCE, agreement, within
 from pocketvlm_export.verification.kept import KeptRow, largest
@@ -26,12 +27,14 @@ class GateAnswer:
         prompt_equal: the prompt's ids are those of transformers.
         kept_prompt: which of the prompt's tokens a decoder that drops some of them kept, stage by
             stage.
+        visual_scores: what attention paid to each visual token, of a decoder that says so.
     """
 
     token_ids: list[int]
     logits: Floats
     prompt_equal: bool
     kept_prompt: Sequence[Ints] = ()
+    visual_scores: npt.NDArray[np.float64] | None = None
 
 
 def judge_vision(rows: Sequence[KeptRow], references: Iterable[VisionReference]) -> dict[str, Any]:
@@ -68,6 +71,8 @@ def judge_answer(answer: GateAnswer, reference: DecoderReference) -> dict[str, A
     dropping = judge_dropped(answer.kept_prompt, reference)
     passed = answer.prompt_equal and agreed == STEPS and within(difference, scale)
     passed = passed and dropping.get("cut_distance", 0.0) < TIE
+    paid = _judge_scores(answer, reference)
+    passed = passed and within(paid.get("scores_max_abs", 0.0), paid.get("scores_max", 1.0))
     return {
         "max_abs": difference,
         "max_reference": scale,
@@ -75,5 +80,18 @@ def judge_answer(answer: GateAnswer, reference: DecoderReference) -> dict[str, A
         "greedy_equal": agreed,
         "prompt_equal": answer.prompt_equal,
         **dropping,
+        **paid,
         "passed": passed,
+    }
+
+
+def _judge_scores(answer: GateAnswer, reference: DecoderReference) -> dict[str, float]:
+    """Return how what attention paid to visual tokens compares with whole maps; nothing of a
+    decoder that does not say."""
+    ours, theirs = answer.visual_scores, reference.visual_scores
+    if ours is None or theirs is None:
+        return {}
+    return {
+        "scores_max_abs": largest(ours - theirs) if ours.shape == theirs.shape else float("inf"),
+        "scores_max": float(np.max([1.0, largest(theirs)])),
     }

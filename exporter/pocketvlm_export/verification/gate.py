@@ -17,6 +17,7 @@ from pocketvlm.artifact import Artifact, metadata
 from pocketvlm.artifact.specs import Parity
 from pocketvlm.decoders import engine_class
 from pocketvlm.decoders.onnx import OnnxDecoder
+from pocketvlm.decoders.scoring import ScoringSequence
 from pocketvlm.decoders.staged import StagedSequence
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts import TileGrid, open_layout
@@ -163,7 +164,9 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpe
         precisions = {*spec.graphs, *spec.embed}
         inexact = spec.gguf or any(name != GATE_PRECISION for name in precisions)
         sequences = gate_sequences(spec.vocab, spec.context) if inexact else ()
-        decoder = decoder_reference(checkpoint, GATE_PROMPT, picture, STEPS, sequences, spec.stages)
+        decoder = decoder_reference(
+            checkpoint, GATE_PROMPT, picture, STEPS, sequences, spec.stages, scores=spec.scores
+        )
     return References(batches, vision, picture, decoder)
 
 
@@ -337,8 +340,9 @@ def _answer(artifact: Artifact, references: References, precision: str) -> GateA
             if len(token_ids) == STEPS:
                 break
             logits.append(sequence.decode(token_ids[-1]))
+        paid = sequence.visual_scores if isinstance(sequence, ScoringSequence) else None
     equal = np.array_equal(prompt.ids, references.decoder.prompt_ids)
-    return GateAnswer(token_ids, np.stack(logits), equal, kept)
+    return GateAnswer(token_ids, np.stack(logits), equal, kept, paid)
 
 
 def _short(value: Any) -> str:

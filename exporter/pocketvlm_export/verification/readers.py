@@ -35,6 +35,7 @@ class PlainReader:
     """One sequence read by a causal language model."""
 
     dropping: Sequence[Dropping] = ()
+    visual_scores: npt.NDArray[np.float64] | None = None
 
     def __init__(
         self,
@@ -84,3 +85,50 @@ class PlainReader:
         self._cache = output.past_key_values
         logits: torch.Tensor = output.logits[0, -1]
         return logits
+
+
+class ScoringReader(PlainReader):
+    """The same, and of whole maps what each visual token is paid by the rows behind the picture.
+
+    Attributes:
+        visual_scores: of each visual token the sum over layers, heads and rows, those of tokens
+            that were read after the prompt among them, (v,).
+    """
+
+    def __init__(self, model: Any) -> None:
+        """``model`` runs with eager attention, which returns its maps."""
+        super().__init__(model)
+        self._layers = model.model.layers
+        self._visual: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # positions
+
+    def prefill(
+        self, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
+    ) -> torch.Tensor:
+        """See `PlainReader.prefill`."""
+        self._visual = np.flatnonzero(is_visual)
+        self.visual_scores = np.zeros(len(self._visual))
+        return super().prefill(inputs_embeds, is_visual)
+
+    def _run(
+        self,
+        inputs_embeds: torch.Tensor,
+        positions: npt.NDArray[np.int64] | None,
+        **further: Any,
+    ) -> torch.Tensor:
+        first = self._visual[-1] + 1 if inputs_embeds.shape[1] > 1 else 0
+        hooks = [
+            layer.self_attn.register_forward_hook(
+                lambda _, __, outputs: self._add(outputs[1][0, :, first:])
+            )
+            for layer in self._layers
+        ]
+        try:
+            return super()._run(inputs_embeds, positions, **further)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _add(self, rows: torch.Tensor) -> None:
+        """Of one layer, (heads, rows, keys)."""
+        assert self.visual_scores is not None
+        self.visual_scores += rows.double().sum(dim=(0, 1)).numpy()[self._visual]

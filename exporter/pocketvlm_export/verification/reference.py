@@ -30,7 +30,7 @@ from pocketvlm_export.pruning.base import ATTENTION
 from pocketvlm_export.verification.masked_reader import Dropping, MaskedReader, gate_scores
 from pocketvlm_export.verification.masked_tower import MaskedTower
 from pocketvlm_export.verification.oracles import AmongPlaces, Encoded, Ranking, find_oracle
-from pocketvlm_export.verification.readers import PlainReader, PromptPositions
+from pocketvlm_export.verification.readers import PlainReader, PromptPositions, ScoringReader
 
 _FEATURES = "image_features"
 
@@ -95,6 +95,7 @@ class DecoderReference:
         sequence_logits: after each token of every sequence, (tokens, vocab) each.
         sequence_embeds: what the embedding table has for these tokens, (tokens, hidden) each.
         dropping: what of the prompt went on inside the decoder, stage by stage.
+        visual_scores: what attention paid to each visual token, (v,); None where nobody asks.
     """
 
     prompt_ids: Ints
@@ -104,6 +105,7 @@ class DecoderReference:
     sequence_logits: list[Floats] = field(default_factory=list)
     sequence_embeds: list[Floats] = field(default_factory=list)
     dropping: Sequence[Dropping] = ()
+    visual_scores: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -258,11 +260,13 @@ def decoder_reference(
     steps: int,
     sequences: Sequence[Ints] = (),
     stages: Sequence[Stage] = (),
+    *,
+    scores: bool = False,
 ) -> DecoderReference:
     """Answer ``prompt`` about one picture greedily for ``steps`` tokens.
 
     ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``stages`` drop
-    visual tokens inside.
+    visual tokens inside; with ``scores`` it is added up what attention pays to them.
     """
     family, spec, features = checkpoint.family, checkpoint.spec, picture.features
     ids = prompt_ids(checkpoint, prompt, picture.slots, picture.text)
@@ -278,13 +282,13 @@ def decoder_reference(
     )
     token_ids: list[int] = []
     logits: list[Floats] = []
-    scores: list[Floats] = []
+    compared: list[Floats] = []
 
     def pick(row: torch.Tensor) -> None:
         so_far = torch.tensor([[*ids.tolist(), *token_ids]])
         logits.append(row.numpy().copy())
-        scores.append(processors(so_far, row[None].clone())[0].numpy())
-        token_ids.append(int(scores[-1].argmax()))
+        compared.append(processors(so_far, row[None].clone())[0].numpy())
+        token_ids.append(int(compared[-1].argmax()))
 
     with (
         component(family.load_embedding(checkpoint.weights, spec)) as embedding,
@@ -292,6 +296,8 @@ def decoder_reference(
         component(
             MaskedReader(model, stages, gate_scores(stages, len(features)))
             if stages
+            else ScoringReader(model)
+            if scores
             else PlainReader(model, positions, further)
         ) as reader,
         one_thread(),
@@ -305,9 +311,16 @@ def decoder_reference(
         embeds = [embedding(torch.from_numpy(row)) for row in sequences]
         read = [model(inputs_embeds=rows[None]).logits[0].numpy() for rows in embeds]
         looked_up = [rows.float().numpy().copy() for rows in embeds]
-        dropping = reader.dropping
+        dropping, visual_scores = reader.dropping, reader.visual_scores
     return DecoderReference(
-        ids, token_ids, np.stack(logits), np.stack(scores), read, looked_up, dropping
+        ids,
+        token_ids,
+        np.stack(logits),
+        np.stack(compared),
+        read,
+        looked_up,
+        dropping,
+        visual_scores,
     )
 
 

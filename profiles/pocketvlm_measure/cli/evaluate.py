@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.cli.lists import PATH, Comma
+from pocketvlm.cli.options import guide_options
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.files import real_path, user_path
@@ -58,6 +59,7 @@ _STDOUT = "-"
     help="What each case is compared with: a budget, or another artifact, which answers too; the "
     "largest budget if not given.",
 )
+@guide_options
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Ask the first N questions.")
 @click.option(
     "--max-new-tokens",
@@ -127,6 +129,8 @@ def evaluate(
     max_tiles: int | None,
     threads: int | None,
     baseline: str | None,
+    guide: Path | None,
+    confidence: float | None,
     limit: int | None,
     max_new_tokens: int,
     broken: OnBroken,
@@ -144,6 +148,8 @@ def evaluate(
     once for all its questions and budgets. Answers are kept in a file as they come: --resume
     goes on where a run ended.
     """
+    if guide is None and confidence is not None:
+        raise click.UsageError("--confidence is the guide's: give --guide too")
     outputs = [
         path
         for path in (
@@ -159,7 +165,7 @@ def evaluate(
     from pocketvlm.layouts import counting_layout
     from pocketvlm_measure.cases import sweep
     from pocketvlm_measure.evaluation.baselines import against, budget_named
-    from pocketvlm_measure.evaluation.plan import subjects
+    from pocketvlm_measure.evaluation.plan import guide_of, subjects
     from pocketvlm_measure.evaluation.questions import read_questions
     from pocketvlm_measure.evaluation.run import evaluate as run
     from pocketvlm_measure.evaluation.summary import summarise
@@ -178,7 +184,7 @@ def evaluate(
         max_pixels=artifact.max_pixels,
         max_tiles=artifact.max_tiles,
     )
-    asked = subjects(directory, artifact, cases, workers)
+    asked = subjects(directory, artifact, cases, workers, guide_of(guide, confidence))
     other = against(baseline, asked, workers)
     answers = answers or Path(f"answers-{data.stem}-{real_path(directory).name}.jsonl")
     try:

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pocketvlm import Sampling
+from pocketvlm.answer import GuidedAnswer
 from pocketvlm.artifact import Artifact, is_nested
 from pocketvlm.decoders import open_decoder
 from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.guided import Guided
 from pocketvlm.layouts import open_layouts
 from pocketvlm.vision.encoder import VisionEncoder, open_beside
 from pocketvlm.vlm import VLM
+from pocketvlm_measure.cases import Case
 from pocketvlm_measure.evaluation.media import Opened, fingerprint, open_media
-from pocketvlm_measure.evaluation.plan import Subject, Task
+from pocketvlm_measure.evaluation.plan import GuideOf, Subject, Task, baseline_cases
 from pocketvlm_measure.evaluation.questions import Question
 
 
@@ -34,6 +37,7 @@ class Reply:
             about them do not repeat; without loading.
         error: why there is no answer, as one line; None where there is one.
         media: `fingerprint` of what it was about; None where that is in the set itself.
+        answered_by: ``"guide"`` or ``"model"`` where there is a guide; else None.
     """
 
     line: int
@@ -44,6 +48,7 @@ class Reply:
     ttft_ms: float = 0.0
     error: str | None = None
     media: str | None = None
+    answered_by: str | None = None
 
 
 class Asker:
@@ -59,24 +64,12 @@ class Asker:
                 expected=f"the artifact {subject.artifact_id}",
                 advice="begin again",
             )
-        decoder = open_decoder(
-            artifact,
-            engine=first.decoder,
-            precision=first.decoder_precision,
-            settings=first.settings,
-        )
         budgets = [case.budget for case in subject.cases]
-        graphs = [max(budgets)] if is_nested(artifact.manifest) else budgets
         self._layouts = open_layouts(artifact)
-        self._vlms = {}
-        for budget in graphs:
-            encoder = VisionEncoder.open(
-                artifact, budget=budget, precision=first.vision_precision, settings=first.settings
-            )
-            beside = open_beside(
-                artifact, budget=budget, precision=first.vision_precision, settings=first.settings
-            )
-            self._vlms[budget] = VLM(artifact, encoder, decoder, keep_features=True, beside=beside)
+        vlms = _opened(artifact, first, budgets)
+        self._vlms: Mapping[int, VLM | Guided] = vlms
+        if subject.guide is not None:
+            self._vlms = _guided(vlms, subject.guide, first, budgets)
 
     def answer(self, task: Task) -> Iterator[Reply]:
         """Answer a task's questions one by one; a refused picture, clip or question gives replies
@@ -93,7 +86,7 @@ class Asker:
                 for budget in left
             )
             return
-        encode_ms = dict.fromkeys(self._vlms, 0.0)
+        encode_ms: dict[tuple[str, int], float] = {}
         for question, left in asked:
             for budget in left:
                 reply = self._answer(question, opened, budget, task.max_new_tokens, encode_ms)
@@ -105,10 +98,10 @@ class Asker:
         opened: Opened,
         budget: int,
         max_new_tokens: int,
-        encode_ms: dict[int, float],
+        encode_ms: dict[tuple[str, int], float],
     ) -> Reply:
-        """One reply; ``encode_ms`` remembers how long each graph took to encode the media, the
-        first time."""
+        """One reply; ``encode_ms`` remembers how long each graph of each model took to encode the
+        media, the first time."""
         graph = budget if budget in self._vlms else max(self._vlms)
         try:
             answer = self._vlms[graph].generate(
@@ -120,16 +113,62 @@ class Asker:
             )
         except PocketVLMError as error:
             return Reply(question.line, budget, error=str(error))
-        vision_ms = answer.timings_ms["vision"]
-        encode_ms[graph] = max(encode_ms[graph], vision_ms)
+        parts = {("model", graph): answer.timings_ms["vision"]}
+        by = None
+        if isinstance(answer, GuidedAnswer):
+            by = answer.answered_by
+            parts = parts if by == "model" else {}
+            parts["guide", graph] = answer.guide.timings_ms["vision"]
+        for part, spent in parts.items():
+            encode_ms[part] = max(encode_ms.get(part, 0.0), spent)
+        again = sum(encode_ms[part] - spent for part, spent in parts.items())
         return Reply(
             question.line,
             budget,
             answer.text.strip(),
             len(answer.token_ids),
             answer.visual_tokens["after"],
-            round(answer.timings_ms["ttft"] - vision_ms + encode_ms[graph], 3),
+            round(answer.timings_ms["ttft"] + again, 3),
+            answered_by=by,
         )
+
+
+def _opened(artifact: Artifact, case: Case, budgets: Sequence[int]) -> dict[int, VLM]:
+    """An artifact in a case's engine and precisions, by the budget of the vision graph: one where
+    the method is nested."""
+    decoder = open_decoder(
+        artifact,
+        engine=case.decoder,
+        precision=case.decoder_precision,
+        settings=case.settings,
+    )
+    precision, settings = case.vision_precision, case.settings
+    vlms = {}
+    for budget in [max(budgets)] if is_nested(artifact.manifest) else budgets:
+        encoder = VisionEncoder.open(
+            artifact, budget=budget, precision=precision, settings=settings
+        )
+        beside = open_beside(artifact, budget=budget, precision=precision, settings=settings)
+        vlms[budget] = VLM(artifact, encoder, decoder, keep_features=True, beside=beside)
+    return vlms
+
+
+def _guided(
+    vlms: Mapping[int, VLM], guide: GuideOf, case: Case, budgets: Sequence[int]
+) -> dict[int, Guided]:
+    """The models with their guide, in its own default engine and precisions."""
+    artifact = Artifact.open(guide.folder)
+    if artifact.manifest.content_id != guide.content_id:
+        raise RequestError(f"{guide.folder} has changed since the run began", advice="begin again")
+    (own,) = baseline_cases(artifact.manifest, [case]).values()
+    own = dataclasses.replace(
+        own, decoder_precision=artifact.manifest.decoder.default_precisions[own.decoder]
+    )
+    guides = _opened(own.of(artifact), own, budgets)
+    return {
+        budget: vlm.guided_by(guides.get(budget, guides[max(guides)]), confidence=guide.confidence)
+        for budget, vlm in vlms.items()
+    }
 
 
 def answer_task(task: Task) -> list[Reply]:

@@ -174,7 +174,12 @@ class Journal:
             )
         key: Key = tuple(row[name] for name in _CASE)
         media = row.get("media")
-        reply = Reply(**{name: row[name] for name in _TYPES}, media=media and str(media))
+        by = row.get("answered_by")
+        reply = Reply(
+            **{name: row[name] for name in _TYPES},
+            media=media and str(media),
+            answered_by=by and str(by),
+        )
         self.replies.setdefault(key, reply)
 
 

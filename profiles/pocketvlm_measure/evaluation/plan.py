@@ -19,6 +19,21 @@ Key = tuple[str, int, int, str, str, str]
 
 
 @dataclass(frozen=True)
+class GuideOf:
+    """The guide of a subject, see `pocketvlm.guided.Guided`.
+
+    Attributes:
+        folder: of its artifact.
+        content_id: as `Subject` has it.
+        confidence: from which on its own answer is the answer; None for never.
+    """
+
+    folder: str
+    content_id: str
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
 class Subject:
     """What a process loads at a time: a decoder and a vision precision of an artifact, at several
     budgets.
@@ -28,17 +43,30 @@ class Subject:
         artifact_id: as its manifest states it.
         content_id: what tells it from every other, see `Manifest.content_id`.
         cases: `Case`s of one family, the most visual tokens first.
+        guide: who answers first; None for nobody.
     """
 
     folder: str
     artifact_id: str
     content_id: str
     cases: tuple[Case, ...]
+    guide: GuideOf | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        own = Path(self.folder).name
+        if self.guide is None:
+            return own
+        sure = self.guide.confidence
+        return f"{own} by {Path(self.guide.folder).name}" + (f" from {sure:g}" if sure else "")
 
     def key(self, line: int, case: Case) -> Key:
         """What identifies an answer among all others."""
+        guide = self.guide
+        by = "" if guide is None else f"+{guide.content_id}@{guide.confidence}"
         return (
-            self.content_id,
+            f"{self.content_id}{by}",
             line,
             case.budget,
             case.decoder,
@@ -63,7 +91,11 @@ class Task:
 
 
 def subjects(
-    folder: Path, artifact: Artifact, cases: Iterable[Case], workers: int = 1
+    folder: Path,
+    artifact: Artifact,
+    cases: Iterable[Case],
+    workers: int = 1,
+    guide: GuideOf | None = None,
 ) -> list[Subject]:
     """The cases by family; several workers share the cores where no number of threads is given."""
     workers = whole(workers, "workers", least=1)
@@ -73,9 +105,17 @@ def subjects(
         by_family.setdefault(case.family, []).append(dataclasses.replace(case, threads=threads))
     manifest, name = artifact.manifest, str(folder.resolve())
     return [
-        Subject(name, manifest.artifact_id, manifest.content_id, tuple(family))
+        Subject(name, manifest.artifact_id, manifest.content_id, tuple(family), guide)
         for family in by_family.values()
     ]
+
+
+def guide_of(folder: Path | None, confidence: float | None) -> GuideOf | None:
+    """The guide in a folder; None without one. Raises `PocketVLMError` for what is no artifact."""
+    if folder is None:
+        return None
+    manifest = Artifact.open(folder).manifest
+    return GuideOf(str(folder.resolve()), manifest.content_id, confidence)
 
 
 def tasks(

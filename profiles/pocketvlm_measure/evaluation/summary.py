@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import statistics as plain_statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ class Score:
         baseline: what it is compared with, and the difference; None for the baseline itself.
         ttft_ms: to the first token, as if each question were the first about its picture or
             clip.
+        answered_by: of the questions that the guide answered, and of those that the model did, as
+            ``tags``; empty where there is no guide.
     """
 
     answered: Answered
@@ -48,6 +50,7 @@ class Score:
     tags: Mapping[str, tuple[int, Figures]]
     baseline: tuple[Answered, Difference] | None
     ttft_ms: Spread
+    answered_by: Mapping[str, tuple[int, Figures]] = field(default_factory=dict)
 
     @property
     def headline(self) -> Estimate:
@@ -119,6 +122,10 @@ def summarise(
     def score(answered: Answered) -> Score:
         ours = parts[id(answered)]
         against = (baseline or most_tokens(evaluation))(answered)
+        by: dict[str, list[int]] = {}
+        for row, reply in enumerate(answered.replies):
+            if reply.answered_by is not None:
+                by.setdefault(reply.answered_by, []).append(row)
         compared = None
         if against is not None and against is not answered:
             compared = (
@@ -131,6 +138,7 @@ def summarise(
             {tag: (len(rows), figures(ours[rows], pictures[rows])) for tag, rows in by_tag.items()},
             compared,
             Spread([reply.ttft_ms for reply in answered.replies]),
+            {who: (len(rows), figures(ours[rows], pictures[rows])) for who, rows in by.items()},
         )
 
     scores = [
@@ -182,6 +190,21 @@ def _result(score: Score) -> dict[str, Any]:
         if score.baseline is None
         else _names(score.baseline[0]) | _difference(score.baseline[1]),
         "ttft_ms": {"median": score.ttft_ms.median, "p95": score.ttft_ms.p95},
+        **_by_whom(score),
+    }
+
+
+def _by_whom(score: Score) -> dict[str, Any]:
+    """The guide, and who answered how many questions; nothing where there is none."""
+    guide = score.answered.subject.guide
+    if guide is None:
+        return {}
+    return {
+        "guide": {"folder": guide.folder, "confidence": guide.confidence},
+        "answered_by": {
+            who: {"questions": count, **_figures(figures)}
+            for who, (count, figures) in score.answered_by.items()
+        },
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 from pocketvlm_measure.evaluation.public.published import Published
 from pocketvlm_measure.evaluation.statistics import Difference, Estimate
@@ -60,6 +59,16 @@ def notes(summary: Summary) -> Iterator[str]:
             "it assumes that questions are independent, the intervals assume it of "
             f"{_kinds(summary)}"
         )
+
+    for score in summary.scores:
+        if score.answered_by:
+            name, total = case_name(summary, score), len(score.answered.replies)
+            parts = [
+                f"{'its guide' if who == 'guide' else 'the model'} {number} "
+                f"({percent(next(iter(figures.values())))} %)"
+                for who, (number, figures) in sorted(score.answered_by.items())
+            ]
+            yield f"{name}: of {total} questions were answered by {' and by '.join(parts)}"
 
 
 def warnings(summary: Summary) -> Iterator[str]:
@@ -169,7 +178,7 @@ def _varying(summary: Summary) -> list[str]:
 def _names(score: Score) -> tuple[str, str, str, str]:
     case = score.answered.case
     return (
-        Path(score.answered.subject.folder).name,
+        score.answered.subject.name,
         case.decoder,
         case.decoder_precision,
         case.vision_precision,

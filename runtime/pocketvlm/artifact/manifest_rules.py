@@ -16,6 +16,7 @@ from pocketvlm.artifact.stages import in_order
 
 if TYPE_CHECKING:
     from pocketvlm.artifact.manifest import Manifest
+    from pocketvlm.artifact.specs import DecoderSpec
 
 # What decoder graphs read beside caches and ``decoder.extras``, whatever their kind.
 _DECODER_INPUTS = ("inputs_embeds", "attention_mask", "position_ids", "picture_ids")
@@ -88,6 +89,7 @@ def contradictions(manifest: Manifest) -> list[str]:
         "its decoder's convolutions have no width": (
             bool(decoder.conv_layers) != (decoder.conv_width > 0)
         ),
+        **_of_scores(decoder),
         f"its default engine {decoder.default_engine} is not one of {list(decoder.engines)}": (
             decoder.default_engine not in decoder.engines
         ),
@@ -125,4 +127,21 @@ def _of_stages(decoder: DecoderSpec) -> dict[str, bool]:
         ),
         f"{promised}, and has convolutions, which read every token": bool(decoder.conv_layers),
         f"{promised}, and llama.cpp cannot": "llama.cpp" in decoder.engines,
+    }
+
+
+def _of_scores(decoder: DecoderSpec) -> dict[str, bool]:
+    """What a decoder that scores tokens cannot have, and whether it has it."""
+    return {
+        f"its decoder scores tokens and {what}": decoder.scores and has
+        for what, has in {
+            "is for llama.cpp, which does not say what attention pays": (
+                "llama.cpp" in decoder.engines
+            ),
+            "drops some on its way": bool(decoder.stages),
+            f"has attention that is not {CAUSAL}": decoder.attention != CAUSAL,
+            "numbers them by rows and columns": POSITION_AXES.get(decoder.positions, 1) > 1,
+            "has layers of convolutions": bool(decoder.conv_layers),
+            "reads further features": bool(decoder.extras),
+        }.items()
     }

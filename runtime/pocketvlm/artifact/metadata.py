@@ -16,6 +16,14 @@ DECODER: Final = "decoder"
 STAGED_DECODER: Final = (
     "decoder_staged"  # drops visual tokens between layers: other inputs, caches of several lengths
 )
-GRAPH_KINDS: Final = (VISION_ENCODER, EMBED_TOKENS, DECODER, STAGED_DECODER)
+# Says what its attention pays to each token, which guides another model.
+SCORING_DECODER: Final = "decoder_scores"
+GRAPH_KINDS: Final = (
+    VISION_ENCODER,
+    EMBED_TOKENS,
+    DECODER,
+    STAGED_DECODER,
+    SCORING_DECODER,
+)
 
 SELECTION: Final = "select/"  # begins the name of every node of a vision graph that selects tokens

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pocketvlm.artifact.metadata import DECODER, STAGED_DECODER
+from pocketvlm.artifact.metadata import DECODER, SCORING_DECODER, STAGED_DECODER
 from pocketvlm.artifact.stages import GIVEN, Stage
 
 # Of every vision graph, whatever else it gives.
@@ -156,6 +156,9 @@ class DecoderSpec:
     instead of attention, ascending. Such a layer's cache does not grow: it holds the last
     ``conv_width`` inputs of its convolution, as many as the kernel is long, of which the next token
     reads all but the oldest.
+
+    ``scores`` says that the graphs also give what their attention pays to each token, by which a
+    larger model may drop visual ones, see `pocketvlm.guided.Guided`.
     """
 
     engines: tuple[str, ...]
@@ -183,6 +186,7 @@ class DecoderSpec:
     conv_layers: tuple[int, ...] = field(default=(), metadata=UNSAID)
     conv_width: int = field(default=0, metadata=UNSAID)
     stages: tuple[Stage, ...] = field(default=(), metadata=UNSAID)
+    scores: bool = field(default=False, metadata=UNSAID)
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
@@ -198,6 +202,8 @@ class DecoderSpec:
     @property
     def graph_kind(self) -> str:
         """The kind of ``graphs``, one of `metadata.GRAPH_KINDS`."""
+        if self.scores:
+            return SCORING_DECODER
         return STAGED_DECODER if self.stages else DECODER
 
     @property

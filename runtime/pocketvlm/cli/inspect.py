@@ -212,6 +212,8 @@ def describe(artifact: Artifact) -> Iterator[str]:
             f"stage      layers {layers.start}..{layers.stop - 1} of the decoder read "
             f"{stage.keep} tokens per picture, by {stage.by}, original positions"
         )
+    if decoder.scores:
+        yield "guide      its decoder says what attention pays to each token, for run LARGE --guide"
     yield _reads(layout)
     for medium in manifest.media:
         other = counting_layout(artifact.reading(medium))

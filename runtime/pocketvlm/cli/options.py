@@ -185,6 +185,24 @@ _SYSTEM = click.option(
 )
 
 
+_GUIDE = [
+    click.option(
+        "--guide",
+        metavar="DIR",
+        type=PATH,
+        help="A small model's artifact that answers first: its attention says which visual tokens "
+        "the one in DIR reads to the end.",
+    ),
+    click.option(
+        "--confidence",
+        type=float,
+        metavar="P",
+        help="With --guide: where it is at least so sure, the product of its tokens' "
+        "probabilities, its own answer is the answer.",
+    ),
+]
+
+
 def cap_options(command: _Command) -> _Command:
     """Add ``max_pixels`` and ``max_tiles``, see `pocketvlm.artifact.Artifact.capped`."""
     decorated: Any = command
@@ -214,10 +232,28 @@ def answering_options(command: _Command) -> _Command:
     return result
 
 
-def _load(model: dict[str, Any], directory: Path, *, prepack: bool = True) -> VLM:
+def guide_options(command: _Command) -> _Command:
+    """Add ``guide``, a folder, and ``confidence``, see `pocketvlm.guided.Guided`."""
+    decorated: Any = command
+    for option in reversed(_GUIDE):
+        decorated = option(decorated)
+    result: _Command = decorated
+    return result
+
+
+def as_guide(load: Callable[..., VLM], directory: Path, *, prepack: bool = True) -> VLM:
+    """Load a guide as the model that it guides is loaded by `answering_options`, but in its own
+    engine and precisions."""
+    own = dict.fromkeys(("decoder", "decoder_precision", "vision_precision", "context"))
+    return load(directory, prepack=prepack, **own)
+
+
+def _load(model: dict[str, Any], directory: Path, *, prepack: bool = True, **instead: Any) -> VLM:
+    """``instead`` takes the place of what was given on the command line."""
     from pocketvlm.ort.settings import EngineSettings
     from pocketvlm.vlm import VLM
 
+    model = model | instead
     settings = EngineSettings(threads=model["threads"], prepack=prepack)
     others = {name: value for name, value in model.items() if name != "threads"}
     others |= settled_caps(directory, {name: others[name] for name in ("max_pixels", "max_tiles")})

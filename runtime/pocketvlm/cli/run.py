@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.answer import Answer
+from pocketvlm.answer import Answer, GuidedAnswer
 from pocketvlm.cli.lists import PATH, TEXT
-from pocketvlm.cli.options import answering_options
+from pocketvlm.cli.options import answering_options, as_guide, guide_options
 from pocketvlm.cli.streams import input_text
 from pocketvlm.cli.terminal import echo, echo_json, print_pieces
 
 if TYPE_CHECKING:
-    from pocketvlm import VLM, Sampling
+    from pocketvlm import VLM, Chat, Sampling
+    from pocketvlm.guided import Guided
 
 
 @click.command(
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     metavar="TEXT|-",
     help="The question; - reads it from standard input.",
 )
+@guide_options
 @answering_options
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object with text, tokens and timings."
@@ -40,6 +42,8 @@ def run(
     images: tuple[Path, ...],
     videos: tuple[Path, ...],
     prompt: str,
+    guide: Path | None,
+    confidence: float | None,
     system: str | None,
     load: Callable[..., VLM],
     sampling: Sampling,
@@ -50,11 +54,17 @@ def run(
     The answer goes to standard output as it is generated; on a terminal, what it cost goes to
     standard error.
     """
+    if guide is None and confidence is not None:
+        raise click.UsageError("--confidence is the guide's: give --guide too")
+    if guide is not None and system is not None:
+        raise click.UsageError("--system and --guide do not go together")
     if prompt == "-":
         prompt = input_text().rstrip("\r\n")
     # A process that answers once ends before copies of the weights would pay.
     vlm = load(directory, prepack=False)
-    asked = vlm if system is None else vlm.chat(system=system)
+    asked: VLM | Guided | Chat = vlm if system is None else vlm.chat(system=system)
+    if guide is not None:
+        asked = vlm.guided_by(as_guide(load, guide, prepack=False), confidence=confidence)
     stream = asked.stream(prompt, images, videos=videos, sampling=sampling)
     if as_json:
         echo_json(dataclasses.asdict(stream.answer))
@@ -68,6 +78,10 @@ def summary(answer: Answer) -> str:
     """One line on what answered, and what the answer cost."""
     tokens, prompt, timings = answer.visual_tokens, answer.prompt_tokens, answer.timings_ms
     line = f"{answer.decoder}: "
+    if isinstance(answer, GuidedAnswer):
+        alone = ", its answer" if answer.answered_by == "guide" else ""
+        spent = answer.guide.timings_ms["total"]
+        line = f"guide {spent:.0f} ms, confidence {answer.confidence:.2f}{alone}; {line}"
     line += f"{tokens['after']} of {tokens['before']} visual tokens, " if tokens["before"] else ""
     if whole := answer.pictures_below_budget:
         which = "1 picture has" if whole == 1 else f"{whole} pictures have"

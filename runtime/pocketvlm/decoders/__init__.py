@@ -18,6 +18,8 @@ ENGINES = {
 }
 # What takes the place of the first where the graphs drop visual tokens on their way.
 STAGED = "pocketvlm.decoders.staged:StagedDecoder"
+# And where they say what attention pays to each token.
+SCORING = "pocketvlm.decoders.scoring:ScoringDecoder"
 
 
 def open_decoder(
@@ -62,5 +64,8 @@ def open_decoder(
 def engine_class(artifact: Artifact, engine: str) -> Any:
     """The class behind an engine of this artifact, a key of `ENGINES`."""
     staged = engine == "onnx" and bool(artifact.manifest.decoder.stages)
-    module, _, name = (STAGED if staged else ENGINES[engine]).partition(":")
+    target = STAGED if staged else ENGINES[engine]
+    if engine == "onnx" and artifact.manifest.decoder.scores:
+        target = SCORING
+    module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -13,6 +13,9 @@ from pocketvlm.artifact import Manifest, metadata
 from pocketvlm.artifact.specs import CAUSAL, POSITION_AXES, DecoderSpec
 from pocketvlm.errors import ArtifactError
 
+# Of a decoder that scores tokens: rows of the run, and what their attention pays to each token.
+SCORED_ROWS, TOKEN_SCORES = "scored_rows", "token_scores"
+
 Shapes = Mapping[
     str, tuple[int | None, ...]
 ]  # by tensor name; None is an axis that may have any size
@@ -28,6 +31,7 @@ _INT64 = frozenset(
         "picture_ids",
         "kept_indices",
         _KEPT_TOKENS,
+        SCORED_ROWS,
     }
 )
 
@@ -148,7 +152,7 @@ def cache_tensors(spec: _Layers) -> list[CacheTensor]:
 
 def _decoder(spec: DecoderSpec, kind: str) -> Signature:
     cache = cache_tensors(spec)
-    staged = kind == metadata.STAGED_DECODER
+    staged, scores = kind == metadata.STAGED_DECODER, kind == metadata.SCORING_DECODER
     axes = POSITION_AXES[spec.positions]
     return Signature(
         {
@@ -159,11 +163,13 @@ def _decoder(spec: DecoderSpec, kind: str) -> Signature:
             **({"visual_scores": (None, None)} if spec.reads_scores else {}),
             **dict.fromkeys(spec.extras, (None, None, spec.hidden)),
             **{tensor.past: tensor.shape for tensor in cache},
+            **({SCORED_ROWS: (None,)} if scores else {}),
         },
         {
             "logits": (None, 1, spec.vocab),
             **(dict.fromkeys(kept_names(len(spec.stages)), (None, None)) if staged else {}),
             **{tensor.present: tensor.shape for tensor in cache},
+            **({TOKEN_SCORES: (None, None)} if scores else {}),
         },
     )
 

@@ -26,6 +26,8 @@ class Encoded:
         projected: and as it leaves it, (N, hidden).
         grid: rows and columns of tokens.
         merge: edge of the square of patches that is one token; attention is between patches.
+        text: input embeddings of the question's tokens, (T, hidden), for methods that read the
+            prompt.
     """
 
     attentions: Sequence[npt.NDArray[np.float32]]
@@ -34,6 +36,7 @@ class Encoded:
     projected: Doubles
     grid: tuple[int, int]
     merge: int = 1
+    text: Doubles | None = None
 
 
 def means_of_squares(scores: Doubles, encoded: Encoded) -> Doubles:

@@ -23,6 +23,11 @@ from pocketvlm_export.pruning.base import ATTENTION, Pruner
 
 _GRAPH_BYTES = 1 << 19  # a graph without its weights, rounded up
 
+_ONLY_OURS = (
+    "{} selects by the question in a graph of its own, which pocketvlm runs; transformers.js and "
+    "llama.cpp's own programs do not, and cannot answer from this artifact"
+)
+
 
 @dataclass(frozen=True)
 class ExportPlan:
@@ -186,7 +191,14 @@ class ExportPlan:
         """What whoever exports should know, a sentence each."""
         of_method = self.spec.family.warnings(self.spec, self.pruner.name, self.pruner.reads)
         of_weights, of_generation = self._unknown_weights(), generation_warnings(self.generation)
-        return (*self.checkpoint.warnings, *of_method, *of_weights, *of_generation)
+        of_clients = [_ONLY_OURS.format(self.pruner.name)] if self.selectors else []
+        return (
+            *self.checkpoint.warnings,
+            *of_method,
+            *of_weights,
+            *of_generation,
+            *of_clients,
+        )
 
     def _unknown_weights(self) -> list[str]:
         family = self.spec.family

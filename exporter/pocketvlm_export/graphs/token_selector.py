@@ -91,7 +91,7 @@ class TokenSelector(nn.Module):
 class TokenSelectorGraph:
     """`TokenSelector` as a graph to trace; where resolution is dynamic, so is N."""
 
-    kind: ClassVar[str] = metadata.TOKEN_SELECTOR
+    kind = metadata.SELECTOR
 
     def __init__(self, module: TokenSelector, hidden: int) -> None:
         self.module: nn.Module = module.eval()

@@ -71,24 +71,22 @@ def greedy_map(kernel: torch.Tensor, count: int) -> torch.Tensor:
     1709.05135). Unrolled: a row of the Cholesky factor a pick. What comes behind the first N picks,
     where ``count`` is larger, means nothing.
     """
-    number = torch.arange(kernel.shape[-1]).unsqueeze(0)
-    gain = torch.diagonal(kernel, dim1=1, dim2=2)  # (B, N), what each would add
+    number = torch.arange(kernel.shape[-1])
+    gain = torch.diagonal(kernel, dim1=1, dim2=2).unsqueeze(1)  # (B, 1, N), what each would add
     picks: list[torch.Tensor] = []
     factor: torch.Tensor | None = None  # (B, picks, N)
     for _ in range(count):
-        pick = gain.argmax(dim=1, keepdim=True)  # (B, 1), of equals the first
+        pick = gain.argmax(dim=2, keepdim=True)  # (B, 1, 1), of equals the first
         picks.append(pick)
-        at = pick.unsqueeze(1)  # (B, 1, 1)
-        row = torch.gather(kernel, 1, at.expand(-1, -1, kernel.shape[-1]))  # (B, 1, N)
+        row = torch.gather(kernel, 1, pick.expand(-1, -1, kernel.shape[-1]))  # (B, 1, N)
         if factor is not None:
-            column = torch.gather(factor, 2, at.expand(-1, factor.shape[1], -1))
+            column = torch.gather(factor, 2, pick.expand(-1, factor.shape[1], -1))
             row = row - torch.matmul(column.transpose(1, 2), factor)
-        own = torch.gather(gain, 1, pick).clamp_min(0).unsqueeze(2)
-        row = row / torch.sqrt(own + _EPS)
+        row = row / torch.sqrt(torch.gather(gain, 2, pick).clamp_min(0) + _EPS)
         factor = row if factor is None else torch.cat([factor, row], dim=1)
-        gain = gain - row.squeeze(1).square()
+        gain = gain - row.square()
         gain = torch.where(number == pick, float("-inf"), gain)  # never picked again
-    return torch.cat(picks, dim=1)
+    return torch.cat(picks, dim=2).squeeze(1)
 
 
 def _units(vectors: torch.Tensor) -> torch.Tensor:

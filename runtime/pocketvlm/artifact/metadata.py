@@ -12,7 +12,7 @@ GRAPH: Final = "pocketvlm.graph"  # one of GRAPH_KINDS
 
 VISION_ENCODER: Final = "vision_encoder"
 CANDIDATES: Final = "vision_candidates"  # a vision graph that gives every token: of these a
-TOKEN_SELECTOR: Final = "token_selector"  # selector takes some once it has read the prompt
+SELECTOR: Final = "token_selector"  # selector takes some once it has read the prompt
 EMBED_TOKENS: Final = "embed_tokens"
 DECODER: Final = "decoder"
 FASTV_DECODER: Final = (
@@ -21,7 +21,7 @@ FASTV_DECODER: Final = (
 GRAPH_KINDS: Final = (
     VISION_ENCODER,
     CANDIDATES,
-    TOKEN_SELECTOR,
+    SELECTOR,
     EMBED_TOKENS,
     DECODER,
     FASTV_DECODER,

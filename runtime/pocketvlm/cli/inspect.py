@@ -223,8 +223,8 @@ def describe(artifact: Artifact) -> Iterator[str]:
         yield f"           {budget} per tile come to {text}"
     if manifest.vision.selectors:
         yield (
-            "           selected by the question: the vision graph gives all tokens, which are kept "
-            "for further questions"
+            "           selected by the question: the vision graph gives all tokens, which further "
+            "questions select from anew"
         )
     if fastv := decoder.fastv:
         yield (

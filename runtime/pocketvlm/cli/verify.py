@@ -82,7 +82,7 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
         for budget, name in part.manifest.vision.selectors.items()
     ]
     for name, budget, part in selectors:
-        open_session(part, name, metadata.TOKEN_SELECTOR, budget=budget)
+        open_session(part, name, metadata.SELECTOR, budget=budget)
     graphs = [(name, metadata.EMBED_TOKENS) for name in manifest.decoder.embed.values()]
     graphs += [(name, manifest.decoder.graph_kind) for name in manifest.decoder.graphs.values()]
     for name, kind in graphs:

@@ -51,8 +51,8 @@ def signature(manifest: Manifest, kind: str, budget: int | None = None) -> Signa
     spec = manifest.decoder
     if kind == metadata.CANDIDATES:
         return Signature(_pixels(manifest.vision), _candidates(manifest))
-    if kind == metadata.TOKEN_SELECTOR:
-        text = {TEXT_EMBEDS: (None, None, spec.hidden)}
+    if kind == metadata.SELECTOR:
+        text = {TEXT_EMBEDS: (1, None, spec.hidden)}
         return Signature(_candidates(manifest) | text, _selected(manifest, budget))
     if kind == metadata.VISION_ENCODER:
         return Signature(_pixels(manifest.vision), _selected(manifest, budget))

@@ -14,7 +14,6 @@ from pocketvlm.artifact import (
     Artifact,
     Manifest,
     is_nested,
-    metadata,
     pick_graph,
     pick_precision,
 )

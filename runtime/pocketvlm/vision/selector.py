@@ -78,7 +78,7 @@ class TokenSelector:
             open_session(
                 artifact,
                 manifest.vision.selectors[budget],
-                metadata.TOKEN_SELECTOR,
+                metadata.SELECTOR,
                 budget=budget,
                 settings=settings,
             ),

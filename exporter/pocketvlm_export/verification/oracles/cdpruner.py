@@ -12,6 +12,7 @@ from pocketvlm_export.verification.oracles.base import Doubles, Encoded, Ints, R
 
 _EPS = 1e-6
 _ROUNDING = 1e-6  # of a cosine in float32
+_NEAR = 0.1  # gains that differ by less, relatively, are asked how far rounding may move them
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,18 @@ class MapPicks(Ranking):
 
     def gap(self, budget: int) -> float:
         """The smallest of the picks' own: how much less the best patch that was not picked adds,
-        relatively."""
-        smallest = 1.0
-        for pick, gains in _replayed(self.kernel, self._order()[:budget]):
-            others = np.delete(gains, pick)
-            second = others.max() if others.size else -np.inf
-            if np.isfinite(second):
-                part = (gains[pick] - second) / gains[pick] if gains[pick] > 0 else 0.0
-                smallest = min(smallest, part)
+        relatively, beyond what rounding may make of it; 1 where all are kept."""
+        smallest, order = 1.0, self._order()[:budget]
+        if budget == len(self.scores):
+            return smallest
+        for number, (pick, gains) in enumerate(_replayed(self.kernel, order)):
+            rest = gains.copy()
+            rest[pick] = -np.inf
+            second = int(rest.argmax())
+            off = float(gains[pick] - gains[second])
+            if off < _NEAR * gains[pick]:
+                off -= self._slack(order[:number], np.array([pick, second]))
+            smallest = min(smallest, max(off, 0.0) / gains[pick] if gains[pick] > 0 else 0.0)
         return float(smallest)
 
     def distance(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:

@@ -24,6 +24,11 @@ from pocketvlm_export.pruning.base import ATTENTION, Pruner
 
 _GRAPH_BYTES = 1 << 19  # a graph without its weights, rounded up
 
+_ONLY_OURS = (
+    "{} selects by the question in a graph of its own, which pocketvlm runs; transformers.js and "
+    "llama.cpp's own programs do not, and cannot answer from this artifact"
+)
+
 
 @dataclass(frozen=True)
 class ExportPlan:
@@ -44,6 +49,8 @@ class ExportPlan:
         memory_bytes: estimated peak of resident memory while exporting.
         tower_stages: where the tower drops patches on its way, settled.
         decoder_stages: where the decoder drops visual tokens on its way, settled.
+        selectors: {budget: file} of the graphs that select by the prompt, where the method reads
+            that; ``vision`` then names one file for all budgets.
         beside: of each further medium that the artifact reads a plan of its vision graphs alone.
     """
 
@@ -65,6 +72,7 @@ class ExportPlan:
     memory_bytes: int
     tower_stages: tuple[Stage, ...] = ()
     decoder_stages: tuple[Stage, ...] = ()
+    selectors: dict[int, str] = field(default_factory=dict)
     beside: Mapping[Medium, "ExportPlan"] = field(default_factory=dict)
 
     @property
@@ -92,9 +100,12 @@ class ExportPlan:
         sizes = {
             file: _GRAPH_BYTES
             + (self._weights(self.vision_bytes, precision) if budget == self.budgets[0] else 0)
-            for budget, graphs in self.vision.items()
+            for budget, graphs in sorted(
+                self.vision.items(), key=lambda item: item[0] == self.budgets[0]
+            )
             for precision, file in graphs.items()
         }
+        sizes |= dict.fromkeys(self.selectors.values(), _GRAPH_BYTES)
         for files, weights in ((self.embed, self.embed_bytes), (self.decoder, self.decoder_bytes)):
             sizes |= {
                 file: _GRAPH_BYTES + self._weights(weights, precision)
@@ -142,6 +153,11 @@ class ExportPlan:
             files.append(Opened("embed", table, sizes[self.embed[table]]))
         else:
             files.append(Opened("gguf", options.gguf[0], sizes[self.gguf[options.gguf[0]]]))
+            files += [  # by which a question is read
+                Opened("embed", table, sizes[self.embed[table]])
+                for table in options.embed[:1]
+                if table in self.embed
+            ]
         slots = max(self.totals()[self.budgets[0]].values())
         tiles = most_tiles(self.spec, self.layout)
         return estimate_footprint(
@@ -171,6 +187,7 @@ class ExportPlan:
             vision=vision,
             embed=each(self.embed),
             decoder=each(self.decoder),
+            selectors={budget: rename(file) for budget, file in self.selectors.items()},
             beside=beside,
         )
 
@@ -179,7 +196,14 @@ class ExportPlan:
         """What whoever exports should know, a sentence each."""
         of_method = self.spec.family.warnings(self.spec, self.pruner.name, self.pruner.reads)
         of_weights, of_generation = self._unknown_weights(), generation_warnings(self.generation)
-        return (*self.checkpoint.warnings, *of_method, *of_weights, *of_generation)
+        of_clients = [_ONLY_OURS.format(self.pruner.name)] if self.selectors else []
+        return (
+            *self.checkpoint.warnings,
+            *of_method,
+            *of_weights,
+            *of_generation,
+            *of_clients,
+        )
 
     def _unknown_weights(self) -> list[str]:
         family = self.spec.family

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.answer import Answer, FinishReason, VisualTokens
+from pocketvlm.answer import Answer, FinishReason, SelectTime, VisualTokens
 from pocketvlm.artifact import Manifest
 from pocketvlm.decoders.base import Decoder, DecoderSequence, EmbeddingSegment, check_room
 from pocketvlm.decoders.fair_lock import FairLock
@@ -21,6 +21,7 @@ from pocketvlm.decoders.sampling import Sampling, checkpoint_sampling
 from pocketvlm.decoders.scoring import ScoringSequence
 from pocketvlm.errors import RequestError
 from pocketvlm.limits import SequenceLimits
+from pocketvlm.text.messages import Message
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Detokenizer, Stream
 from pocketvlm.vision.viewer import PictureInput, Viewer
@@ -109,6 +110,8 @@ class Request:
             ends with the answer.
         guidance: what a decoder that is given its scores ranks visual tokens by; None for others.
         witness: takes down how sure the answer is and what it looked at; None where nobody asks.
+        question: token ids int64 (T,) of the user's text in the last message, where the method
+            reads the prompt.
     """
 
     ids: npt.NDArray[np.int64]
@@ -119,6 +122,7 @@ class Request:
     conversation: ConversationCache | None = None
     guidance: Guidance | None = None
     witness: Witness | None = None
+    question: npt.NDArray[np.int64] | None = None
 
     def pick(self, sampler: Sampler, logits: npt.NDArray[np.float32]) -> int:
         """The next token, taken down by the witness."""
@@ -219,7 +223,9 @@ class Answerer:
         answer."""
         self.pool.check_process()
         started = time.perf_counter()
+        request, given = self._afresh(request), request.pictures
         features, vision_ms = self._encode(request)
+        anew = _note_kept(given, request.pictures)
         ids = self.prompter.place(request.ids, [picture.ids for picture in request.pictures])
         segments = self.prompter.segments(ids, features)
         with self.step:
@@ -256,6 +262,7 @@ class Answerer:
                 "load": self.load_ms,
                 "preprocess": request.preprocess_ms,
                 "vision": vision_ms,
+                **self._select_ms(request),
                 "embed": prefill["embed"],
                 "prefill": prefill["prefill"],
                 "ttft": ttft_ms,
@@ -265,7 +272,28 @@ class Answerer:
             finish_reason=generation.finish_reason,
             pictures_below_budget=sum(picture.below_budget for picture in request.pictures),
             pictures_reduced=sum(picture.reduced for picture in request.pictures),
+            pictures_selected_anew=anew,
         )
+
+    def question(self, message: Message) -> npt.NDArray[np.int64] | None:
+        """What `Request.question` holds of the user's last message."""
+        return self.prompter.question(message) if self.viewer.reads_prompt else None
+
+    def _afresh(self, request: Request) -> Request:
+        """The request with pictures that no other answer of the conversation changes, where each
+        question selects anew."""
+        if request.question is None or not request.cached:
+            return request
+        pictures = [
+            picture.afresh() if self.viewer.selects_anew(picture) else picture
+            for picture in request.pictures
+        ]
+        return replace(request, pictures=pictures)
+
+    def _select_ms(self, request: Request) -> SelectTime:
+        if request.question is None:
+            return {}
+        return {"select": sum(picture.select_ms for picture in request.pictures)}
 
     def _encode(self, request: Request) -> tuple[list[EmbeddingSegment], float]:
         """The features of each picture, and the milliseconds that they took."""
@@ -273,7 +301,9 @@ class Answerer:
         for picture in request.pictures:
             with self.step:
                 started = time.perf_counter()
-                features.append(self.viewer.encode(picture, cached=request.cached))
+                features.append(
+                    self.viewer.encode(picture, cached=request.cached, question=request.question)
+                )
                 spent_ms += ms_since(started)
         if request.guidance is not None:
             features = request.guidance.beside(request.pictures, features)
@@ -311,6 +341,20 @@ class Answerer:
             yield rest
         if generation.detokenizer.stopped:  # a stop text may be complete only now
             generation.finish_reason = "stop"
+
+
+def _note_kept(given: Sequence[PictureInput], encoded: Sequence[PictureInput]) -> int:
+    """Of how many pictures of a conversation other tokens are kept than for the question before;
+    what is kept now is noted for the next."""
+    anew = 0
+    for original, picture in zip(given, encoded, strict=True):
+        if picture is original or picture.features is None:
+            continue
+        kept = tuple(each.kept_indices for each in picture.features)
+        before = original.last_kept
+        anew += before is not None and not all(map(np.array_equal, kept, before))
+        original.last_kept = kept
+    return anew
 
 
 def ms_since(started: float) -> float:

@@ -13,10 +13,11 @@ from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.planning import make_plan
-from pocketvlm_export.pruning import PRUNERS, make_pruner
+from pocketvlm_export.pruning import make_pruner
 from pocketvlm_export.verification.oracles import Encoded, find_oracle
 from support.golden import DATA, TEXT, filled, recorded_maps, run_graph
 from support.internvl import vision_outputs
+from support.methods import BY_PICTURE
 
 GRID = (4, 4)
 TOWER = {
@@ -100,7 +101,7 @@ def test_it_equals_the_golden_vectors(name):
     )
 
 
-@pytest.mark.parametrize("method", PRUNERS)
+@pytest.mark.parametrize("method", BY_PICTURE)
 def test_every_method_keeps_what_its_oracle_keeps(method):
     model = made(**KINDS["internvl_vision_qk1"])
     pruner = make_pruner(method, {})

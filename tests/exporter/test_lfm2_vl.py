@@ -38,7 +38,7 @@ ENGINES = [
     pytest.param(("onnx", 3e-5), id="onnx"),
     pytest.param(("llama.cpp", 5e-3), id="llama.cpp", marks=needs_llama_cpp),
 ]
-NO_CLS = [name for name in PRUNERS if "cls_row" not in find_pruner(name).reads]
+NO_CLS = [name for name in PRUNERS if not {"cls_row", "text"} & find_pruner(name).reads]
 DECODER, TYPES = ("both", ("f32",)) if HAS_LLAMA_CPP else ("onnx", ())
 
 

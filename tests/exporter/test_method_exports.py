@@ -171,7 +171,7 @@ def test_without_cls_only_methods_that_need_it_are_refused(tiny_checkpoint, name
     if "cls_row" not in find_pruner(name).reads:
         assert make_plan(replace(checkpoint, spec=spec), ExportOptions(name)).pruner.name == name
         return
-    others = "choose from gprune, divprune, received-attention, uniform, random, none"
+    others = "choose from gprune, divprune, cdpruner, received-attention, uniform, random, none"
     with pytest.raises(
         PocketVLMError, match=f"no .CLS. token that {name} could rank patches by: {others}"
     ):

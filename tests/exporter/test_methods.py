@@ -1,7 +1,7 @@
 """Every method on made-up evidence: against an oracle in float64, and what must hold of it whatever
 the picture."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -33,6 +33,7 @@ class Scene:
     maps: np.ndarray  # float32 (layers, heads, N + 1, N + 1)
     features: np.ndarray  # float32 (N, C)
     projected: np.ndarray  # float32 (N, hidden)
+    text: np.ndarray  # float32 (T, hidden)
 
     @classmethod
     def draw(cls, seed: int) -> "Scene":
@@ -47,19 +48,28 @@ class Scene:
             (maps / maps.sum(-1, keepdims=True)).astype(np.float32),
             features,
             projected.astype(np.float32),
+            random.normal(size=(5, HIDDEN)).astype(np.float32),
         )
 
     def reordered(self, order: np.ndarray) -> "Scene":
         """The same patches in another order."""
         tokens = np.concatenate([[0], order + 1])
         return Scene(
-            self.maps[:, :, tokens][:, :, :, tokens], self.features[order], self.projected[order]
+            self.maps[:, :, tokens][:, :, :, tokens],
+            self.features[order],
+            self.projected[order],
+            self.text,
         )
 
     def encoded(self) -> Encoded:
         """As the gate gives it to an oracle."""
         return Encoded(
-            self.maps, 1, self.features.astype(float), self.projected.astype(float), (SIDE, SIDE)
+            self.maps,
+            1,
+            self.features.astype(float),
+            self.projected.astype(float),
+            (SIDE, SIDE),
+            text=self.text.astype(float),
         )
 
 
@@ -77,6 +87,7 @@ def evidence(name, *scenes) -> Evidence:
         ),
         "features": torch.from_numpy(np.stack([scene.features for scene in scenes])),
         "projected": torch.from_numpy(np.stack([scene.projected for scene in scenes])),
+        "text": torch.from_numpy(scenes[0].text[None]),
     }
     fields = {"cls_rows" if read == "cls_row" else read for read in pruner.reads}
     return Evidence(len(scenes), (SIDE, SIDE), **{field: stack[field] for field in fields})
@@ -128,7 +139,8 @@ def test_the_whole_budget_keeps_all(name):
 @settings(max_examples=10, deadline=None)
 @given(seed=seeds)
 def test_a_picture_is_selected_from_by_itself(name, seed):
-    one, other = Scene.draw(seed), Scene.draw(seed + 1)
+    one = Scene.draw(seed)
+    other = replace(Scene.draw(seed + 1), text=one.text)
     together, alone = kept(name, one, other), (kept(name, one), kept(name, other))
     np.testing.assert_array_equal(together[0], np.concatenate([indices for indices, _ in alone]))
     np.testing.assert_allclose(
@@ -159,7 +171,7 @@ def test_patches_in_another_order_are_kept_in_that_order(name, seed):
 @pytest.mark.parametrize("factor", [1e-3, 64.0])
 def test_the_scale_of_the_features_does_not_matter(name, factor):
     scene = Scene.draw(7)
-    scaled = Scene(scene.maps, scene.features, np.float32(factor) * scene.projected)
+    scaled = replace(scene, projected=np.float32(factor) * scene.projected)
     np.testing.assert_array_equal(kept(name, scaled)[0], kept(name, scene)[0])
 
 

@@ -19,11 +19,12 @@ from pocketvlm.text.streaming import Detokenizer
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.loading import inspect_checkpoint, open_checkpoint
 from pocketvlm_export.planning import make_plan
-from pocketvlm_export.pruning import PRUNERS, find_pruner
+from pocketvlm_export.pruning import find_pruner
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.reference import vision_reference
 from support.internvl import vision_outputs
+from support.methods import BY_PICTURE
 from support.noise import picture
 from support.paligemma import Theirs
 
@@ -128,7 +129,7 @@ def test_pruned_it_is_transformers_without_the_dropped_tokens(pruned, prompt, co
     assert answer.tokens_per_picture == [BUDGET] * count
 
 
-@pytest.mark.parametrize("name", [name for name in PRUNERS if "cls" not in name])
+@pytest.mark.parametrize("name", BY_PICTURE)
 def test_every_method_keeps_what_its_oracle_keeps(checkpoint, theirs, name):
     opened, pixels = open_checkpoint(str(checkpoint)), gate_pictures(2, (EDGE, EDGE))
     if "cls_row" in find_pruner(name).reads:

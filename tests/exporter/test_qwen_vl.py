@@ -31,7 +31,7 @@ QUESTION = "what is in the picture?"
 CAP = 48 * 28**2
 SIZES = [(4, 8), (5, 7)]  # rows and columns of tokens; windows are 4x4, the second is ragged
 SAMPLING = Sampling(max_new_tokens=16)
-NO_CLS = [name for name in PRUNERS if "cls_row" not in find_pruner(name).reads]
+NO_CLS = [name for name in PRUNERS if not {"cls_row", "text"} & find_pruner(name).reads]
 
 
 @dataclass(frozen=True)

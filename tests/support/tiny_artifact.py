@@ -21,9 +21,11 @@ from support.tiny_graphs import (
     PATCH,
     PATCHES,
     Weights,
+    candidates_graph,
     decoder_graph,
     embed_graph,
     given_decoder_graph,
+    selector_graph,
     vision_graph,
 )
 
@@ -187,6 +189,37 @@ def give_extras(
     if read:
         _exchange(root, "decoder_model_merged", decoder_graph(weights, read))
         data["decoder"]["extras"] = list(read)
+    write_manifest(root, data)
+
+
+def give_selectors(
+    root: Path,
+    weights: Weights,
+    budgets: tuple[int, ...] = (6,),
+    *,
+    dynamic: bool = False,
+    extras: tuple[str, ...] = (),
+) -> None:
+    """Let the question decide which tokens of a tiny artifact are kept: its vision graph gives all
+    of them, and a selector of each budget takes some."""
+    data = read_manifest(root)
+    method = data["pruning"]["method"]
+    for old in (root / "onnx").glob("vision_encoder*.onnx"):
+        old.unlink()
+    every, selectors = "onnx/vision_encoder.onnx", {}
+    stamps = {metadata.ARTIFACT_ID: data["artifact_id"], metadata.SCHEMA: SCHEMA_VERSION}
+    model = candidates_graph(weights, dynamic=dynamic, extras=extras)
+    helper.set_model_props(model, stamps | {metadata.GRAPH: metadata.CANDIDATES})
+    onnx.save(model, root / every)
+    for k in budgets:
+        name = selectors[str(k)] = vision_name(k, budgets).replace("vision_encoder", "selector")
+        model = selector_graph(k, dynamic=dynamic, extras=extras)
+        own = {metadata.GRAPH: metadata.SELECTOR, metadata.BUDGET: str(k), metadata.PRUNER: method}
+        helper.set_model_props(model, stamps | own)
+        onnx.save(model, root / name)
+    data["vision"]["graphs"] = {str(k): {"fp32": every} for k in budgets}
+    data["vision"]["selectors"] = selectors
+    data["vision"]["extras"] = list(extras)
     write_manifest(root, data)
 
 

@@ -90,6 +90,77 @@ def vision_graph(
     return _model(nodes, inputs, outputs, constants)
 
 
+def candidates_graph(
+    weights: Weights, *, dynamic: bool = False, extras: tuple[str, ...] = ()
+) -> onnx.ModelProto:
+    """The features of all patches, of which a selector takes some; each of ``extras`` is a multiple
+    of them, as in `vision_graph`."""
+    constants = {"patch": weights.patch, "flat": np.array([0, HIDDEN, -1])}
+    nodes = [
+        helper.make_node("Conv", ["pixel_values", "patch"], ["map"], strides=[PATCH, PATCH]),
+        helper.make_node("Reshape", ["map", "flat"], ["channels_first"]),
+        helper.make_node("Transpose", ["channels_first"], ["candidate_features"], perm=[0, 2, 1]),
+    ]
+    for number, name in enumerate(extras):
+        constants[f"{name}.factor"] = np.array(number + 2, np.float32)
+        factors = ["candidate_features", f"{name}.factor"]
+        nodes.append(helper.make_node("Mul", factors, [f"candidate_{name}"]))
+    edges: list[int | str] = ["height", "width"] if dynamic else [IMAGE, IMAGE]
+    rows = ["batch_size", "tokens" if dynamic else PATCHES, HIDDEN]
+    inputs = [_value("pixel_values", TensorProto.FLOAT, ["batch_size", 3, *edges])]
+    outputs = [
+        _value(f"candidate_{name}", TensorProto.FLOAT, rows) for name in ("features", *extras)
+    ]
+    return _model(nodes, inputs, outputs, constants)
+
+
+def selector_graph(
+    k: int, *, dynamic: bool = False, extras: tuple[str, ...] = ()
+) -> onnx.ModelProto:
+    """Keeps the k patches whose features are most like the mean of the question's embeddings."""
+    constants = {
+        "budget": np.array([k]),
+        "last": np.array([-1]),
+        "first": np.array([1]),
+        "one_hot_shape": np.array([1, 1, HIDDEN]),
+    }
+    nodes = [
+        helper.make_node("ReduceMean", ["text_embeds", "first"], ["mean"], keepdims=1),
+        helper.make_node("Transpose", ["mean"], ["column"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["candidate_features", "column"], ["scores_3d"]),
+        helper.make_node("Squeeze", ["scores_3d", "last"], ["scores"]),
+        helper.make_node("Shape", ["scores"], ["all_tokens"], start=1, end=2),
+        helper.make_node("Min", ["budget", "all_tokens"], ["k"]),
+        helper.make_node("TopK", ["scores", "k"], ["best_scores", "by_score"], axis=1),
+        helper.make_node(
+            "TopK", ["by_score", "k"], ["kept_indices", "order"], "order", axis=1, largest=0
+        ),
+        helper.make_node("GatherElements", ["scores", "kept_indices"], ["kept_scores"], axis=1),
+        helper.make_node("Unsqueeze", ["kept_indices", "last"], ["rows"]),
+        helper.make_node("Tile", ["rows", "one_hot_shape"], ["wide_rows"]),
+    ]
+    given = {"candidate_features": "image_features"}
+    given |= {f"candidate_{name}": name for name in extras}
+    nodes += [
+        helper.make_node("GatherElements", [every, "wide_rows"], [kept], axis=1)
+        for every, kept in given.items()
+    ]
+    tokens: int | str = "tokens" if dynamic else PATCHES
+    kept: int | str = "kept" if dynamic else k
+    if not dynamic:  # of a size that ONNX can tell
+        nodes[4:6] = [helper.make_node("Identity", ["budget"], ["k"])]
+    inputs = [
+        *(_value(name, TensorProto.FLOAT, ["batch_size", tokens, HIDDEN]) for name in given),
+        _value("text_embeds", TensorProto.FLOAT, [1, "text_tokens", HIDDEN]),
+    ]
+    outputs = [
+        _value("kept_indices", TensorProto.INT64, ["batch_size", kept]),
+        _value("kept_scores", TensorProto.FLOAT, ["batch_size", kept]),
+        *(_value(name, TensorProto.FLOAT, ["batch_size", kept, HIDDEN]) for name in given.values()),
+    ]
+    return _model(nodes, inputs, outputs, constants)
+
+
 def embed_graph(weights: Weights) -> onnx.ModelProto:
     nodes = [helper.make_node("Gather", ["embed", "input_ids"], ["inputs_embeds"])]
     inputs = [_value("input_ids", TensorProto.INT64, ["batch_size", "n"])]
@@ -330,6 +401,18 @@ def reference_vision(
     )
     features = patches @ weights.patch.reshape(HIDDEN, -1).T
     indices = np.sort(np.argsort(-(features @ weights.score)[:, 0], kind="stable")[:k])
+    return features[indices], indices
+
+
+def reference_selected(
+    weights: Weights, pixel_values: np.ndarray, ids: Sequence[int], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(features (k, hidden), indices (k,)) of one picture (3, height, width) and a question, as
+    `selector_graph` takes them, in numpy."""
+    every = (pixel_values.shape[1] // PATCH) * (pixel_values.shape[2] // PATCH)
+    features, _ = reference_vision(weights, pixel_values, every)
+    likeness = features @ weights.embed[list(ids)].mean(axis=0)
+    indices = np.sort(np.argsort(-likeness, kind="stable")[:k])
     return features[indices], indices
 
 

@@ -85,7 +85,7 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
         budget=budget,
         tokens=f"{'' if plan.spec.vision.image_size else 'at most '}{tokens}",
         version=pocketvlm.__version__,
-        pruning=_pruning(plan, budget) + _stages(plan) + _guide(plan),
+        pruning=_pruning(plan, budget) + _guided(plan) + _stages(plan) + _guide(plan),
         pictures="" if plan.layout.stock_clients else _pictures(plan, budget),
         answers=_answers(plan),
         option=option,
@@ -183,9 +183,23 @@ def _pruning(plan: ExportPlan, budget: int) -> str:
         else "no other number can be requested"
     )
     stated = f"{method}; {options}" if options else method
+    selecting = "token selector" if plan.selectors else "vision graph"
     return (
-        f"Its vision graph keeps the {budget} patches {pruner.keeps} ({stated}); {smaller} when "
+        f"Its {selecting} keeps the {budget} patches {pruner.keeps} ({stated}); {smaller} when "
         f"it runs."
+    )
+
+
+def _guided(plan: ExportPlan) -> str:
+    if not plan.selectors:
+        return ""
+    selector = plan.selectors[plan.budgets[0]]
+    return (
+        f" The vision graph gives all tokens, whatever is asked, and `{selector}` takes some of "
+        "them by the words of each question, of every picture or tile by itself. A further "
+        "question about a picture selects anew: the tower does not run again, but the prompt is "
+        "read again from the first picture on. Only PocketVLM's runtime does this by itself: "
+        "transformers.js and llama.cpp's own programs cannot answer from this folder."
     )
 
 

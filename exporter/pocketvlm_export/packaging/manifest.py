@@ -161,6 +161,7 @@ def _vision(plan: ExportPlan, present: Mapping[str, FileEntry]) -> Vision:
         caps=spec.caps.given,
         extras=spec.vision.extras,
         stages=plan.tower_stages,
+        selectors=plan.selectors,
     )
 
 

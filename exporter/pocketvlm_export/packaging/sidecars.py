@@ -84,7 +84,8 @@ def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any
     """Return the checkpoint's config.json, with settings for transformers.js where it can use the
     graphs."""
     config = plan.spec.family.model_config(read_json(source / "config.json"), plan.spec)
-    if plan.options.format != "onnx" or not plan.layout.stock_clients:
+    # Nor does it know of a graph that selects tokens by the prompt.
+    if plan.options.format != "onnx" or not plan.layout.stock_clients or plan.selectors:
         return config
     kept = [folder / file for file in plan.sizes() if file not in plan.extra]
     # It looks for a graph's own file alone. Others are found where it reads files from disk.

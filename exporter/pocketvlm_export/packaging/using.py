@@ -61,7 +61,13 @@ def facts(artifact: Artifact) -> dict[str, Any]:
     budget, layout = pruning.default_budget, open_layout(artifact)
     around, axes = _around(layout), POSITION_AXES[decoder.positions]
     vision = manifest.vision.graphs[budget][manifest.vision.default_precision]
-    graphs = {"vision": _graph(manifest, vision, metadata.VISION_ENCODER, budget)}
+    graphs = {"vision": _graph(manifest, vision, manifest.vision.graph_kind, budget)}
+    if budget in manifest.vision.selectors:
+        selector = manifest.vision.selectors[budget]
+        graphs["selector"] = _graph(manifest, selector, metadata.SELECTOR, budget)
+        graphs["embed"] = _graph(
+            manifest, next(iter(decoder.embed.values())), metadata.EMBED_TOKENS
+        )
     notes: list[str] = []  # what else whoever writes a client should know, a paragraph each
     if decoder.graphs:
         precision = decoder.default_precisions["onnx"]
@@ -121,8 +127,21 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "notes": notes,
         **({"scores": True} if decoder.scores else {}),
         **_convolutions(decoder),
+        **_selecting(artifact),
         **_also(artifact),
     }
+
+
+def _selecting(artifact: Artifact) -> dict[str, Any]:
+    """Where tokens are selected by the prompt, which words of an example the selector reads, and by
+    which table."""
+    manifest = artifact.manifest
+    if not manifest.vision.selectors:
+        return {}
+    message = {"role": "user", "content": [{"type": "text", "text": GATE_PROMPT}]}
+    ids = Prompter.from_artifact(artifact).question(message).tolist()
+    table = next(iter(manifest.decoder.embed.values()))
+    return {"selects_by": {"question": GATE_PROMPT, "ids": ids, "table": table}}
 
 
 def _also(artifact: Artifact) -> dict[str, Any]:
@@ -136,9 +155,11 @@ def _beside(part: Artifact) -> dict[str, Any]:
     manifest, layout = part.manifest, open_layout(part)
     budget = manifest.pruning.default_budget
     vision = manifest.vision.graphs[budget][manifest.vision.default_precision]
+    selector = manifest.vision.selectors.get(budget)
     return {
         "medium": _MEDIA[layout.medium],
-        "graph": _graph(manifest, vision, metadata.VISION_ENCODER, budget),
+        "graph": _graph(manifest, vision, manifest.vision.graph_kind, budget),
+        **({"selector": selector} if selector else {}),
         "visual_tokens": budget,
         "patches": manifest.pruning.tokens_before,
         "nested": manifest.pruning.nested,
@@ -183,6 +204,7 @@ def _weights(artifact: Artifact) -> dict[str, list[str]]:
     manifest = artifact.manifest
     visions = [manifest.vision, *(other.vision for other in manifest.media.values())]
     graphs = [file for each in visions for by in each.graphs.values() for file in by.values()]
+    graphs += [file for each in visions for file in each.selectors.values()]
     graphs += [*manifest.decoder.embed.values(), *manifest.decoder.graphs.values()]
     return {
         file: [str(PurePosixPath(file).with_name(name)) for name in weights_files(path)]

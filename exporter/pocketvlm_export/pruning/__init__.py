@@ -22,6 +22,7 @@ PRUNERS: Mapping[str, str] = {
     "vtc-cls": "VTCCLS",
     "gprune": "GPrune",
     "divprune": "DivPrune",
+    "cdpruner": "CDPruner",
     "received-attention": "ReceivedAttention",
     "uniform": "Uniform",
     "random": "Random",

@@ -26,7 +26,6 @@ from pocketvlm.ort.settings import DEFAULT_SETTINGS
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.batches import arrange_features
 from pocketvlm.vision.constants import read_constants
-from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.families.spec import LayoutSpec
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE
 from pocketvlm_export.loading import Checkpoint
@@ -36,6 +35,7 @@ from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.arrangement import layout_of, picture_reference
 from pocketvlm_export.verification.bounds import STEPS, cosine
+from pocketvlm_export.verification.encoding import encode, open_encoder
 from pocketvlm_export.verification.exact import GateAnswer, judge_answer, judge_vision
 from pocketvlm_export.verification.gguf import measure_gguf
 from pocketvlm_export.verification.kept import KeptRow, compare_kept, is_first_choice
@@ -53,6 +53,7 @@ from pocketvlm_export.verification.reference import (
     PictureReference,
     VisionReference,
     decoder_reference,
+    text_reference,
     vision_reference,
 )
 from pocketvlm_export.verification.several import judge_several
@@ -153,8 +154,10 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpe
     pruning, batches = artifact.manifest.pruning, gate_batches(artifact, checkpoint.spec.vision)
     with quiet_transformers():
         stages = artifact.manifest.vision.stages
+        text = text_reference(checkpoint, pruning, GATE_PROMPT)
         each = [
-            vision_reference(checkpoint, pruning, batch.pixel_values, stages) for batch in batches
+            vision_reference(checkpoint, pruning, batch.pixel_values, stages, text)
+            for batch in batches
         ]
         vision = {budget: [by[budget] for by in each] for budget in pruning.budgets}
         grid = _grid_asked(batches)
@@ -260,9 +263,10 @@ def _rows(artifact: Artifact, references: References, precision: str) -> list[Ke
     """Every picture at every budget beside its reference."""
     rows: list[KeptRow] = []
     for budget, by_batch in references.vision.items():
-        with component(VisionEncoder.open(artifact, budget=budget, precision=precision)) as encoder:
+        with component(open_encoder(artifact, precision, budget)) as encoder:
             for batch, reference in zip(references.batches, by_batch, strict=True):
-                rows += compare_kept(encoder.encode(batch.pixel_values), reference)
+                encoded = encode(artifact, encoder, batch.pixel_values)
+                rows += compare_kept(encoded, reference)
     return rows
 
 
@@ -315,9 +319,9 @@ def _answer(artifact: Artifact, references: References, precision: str) -> GateA
     """Answer the gate's prompt about its first picture, end to end."""
     vision = precision if precision in _vision_precisions(artifact) else None
     layout, grid = open_layout(artifact), references.grid
-    with component(VisionEncoder.open(artifact, precision=vision)) as encoder:
+    with component(open_encoder(artifact, vision)) as encoder:
         encoded = [
-            encoder.encode(batch.pixel_values).first(tiles.tiles)
+            encode(artifact, encoder, batch.pixel_values).first(tiles.tiles)
             for batch, tiles in zip(references.batches, grid.batches, strict=False)
         ]
     picture, prompt = references.picture, gate_prompt(artifact, references)

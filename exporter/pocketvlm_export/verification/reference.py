@@ -10,7 +10,7 @@ therefore cannot check: the tests hold those against
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,17 @@ from pocketvlm_export.families.spec import VLMSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component, release_memory
 from pocketvlm_export.packaging import eos_token_ids
-from pocketvlm_export.pruning import make_pruner
-from pocketvlm_export.pruning.base import ATTENTION
+from pocketvlm_export.pruning import find_pruner, make_pruner
+from pocketvlm_export.pruning.base import ATTENTION, TEXT
 from pocketvlm_export.verification.masked_reader import Dropping, MaskedReader, gate_scores
 from pocketvlm_export.verification.masked_tower import MaskedTower
 from pocketvlm_export.verification.oracles import AmongPlaces, Encoded, Ranking, find_oracle
-from pocketvlm_export.verification.readers import PlainReader, PromptPositions, ScoringReader
+from pocketvlm_export.verification.readers import (
+    Dropping,
+    PlainReader,
+    PromptPositions,
+    ScoringReader,
+)
 
 _FEATURES = "image_features"
 
@@ -122,9 +127,11 @@ def vision_reference(
     pruning: Pruning,
     pixel_values: Floats,
     stages: Sequence[Stage] = (),
+    text: Floats | None = None,
 ) -> dict[int, VisionReference]:
     """Run tower and connector on ``pixel_values`` (B, 3, H, W), with ``stages`` inside the tower,
-    and select as ``pruning`` says, at all its budgets.
+    and select as ``pruning`` says, at all its budgets; ``text`` is the question's, see
+    `text_reference`.
 
     One picture at a time: attention maps are large.
     """
@@ -145,6 +152,8 @@ def vision_reference(
 
         def read(picture: Floats, masked: MaskedTower) -> _Read:
             encoded, extras = encode_reference(tower, connector, spec, pruning, picture, masked)
+            if text is not None:
+                encoded = replace(encoded, text=text.astype(np.float64))
             ranking, features = rank(encoded, pruning.options), encoded.projected
             if encoded.places is not None:
                 ranking = AmongPlaces.of(ranking, encoded.places)
@@ -161,6 +170,23 @@ def vision_reference(
                     again = MaskedTower(spec.vision, stages, {number: other})
                     every[-1].append(read(picture, again))
     return {budget: _at_budget(budget, every) for budget in pruning.budgets}
+
+
+def text_reference(checkpoint: Checkpoint, pruning: Pruning, prompt: str) -> Floats | None:
+    """Return the input embeddings of a question's tokens, (T, hidden), without template, where the
+    method of ``pruning`` reads the prompt."""
+    if TEXT not in find_pruner(pruning.method).reads:
+        return None
+    tokenizer = checkpoint.family.tokenizer(checkpoint.source.folder)
+    ids = text_ids(tokenizer, prompt, add_special_tokens=False)
+    with (
+        component(
+            checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec)
+        ) as embedding,
+        torch.inference_mode(),
+    ):
+        rows: Floats = embedding(torch.tensor(ids, dtype=torch.int64)).float().numpy().copy()
+    return rows
 
 
 def encode_reference(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,8 @@ from pocketvlm.answering import ms_since
 from pocketvlm.artifact import Artifact
 from pocketvlm.decoders import open_decoder
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.layouts import Layout, tokens_of_tiles
+from pocketvlm.layouts import Layout, Medium, tokens_of_tiles
+from pocketvlm.text.messages import PLACEHOLDERS
 from pocketvlm.vision.encoder import VisionEncoder, open_beside
 from pocketvlm.vlm import VLM
 from pocketvlm_measure.cases import Case
@@ -30,13 +32,16 @@ from pocketvlm_measure.profiler.memory import peak_memory
 from pocketvlm_measure.profiler.questions import Question, question_layouts
 from pocketvlm_measure.profiler.selection import measure_selection
 
+_PLACES = re.compile("|".join(map(re.escape, PLACEHOLDERS.values())))  # of pictures in a prompt
+
 
 @dataclass(frozen=True)
 class Sample:
     """One measured run.
 
     Attributes:
-        stages: milliseconds, see `pocketvlm.answer.Timings`.
+        stages: milliseconds, see `pocketvlm.answer.Timings`; and ``further``, to the first token of
+            a further question of a conversation, where the method reads the prompt.
         visual_before, visual_after: visual tokens of all pictures and clips.
         prompt_tokens: tokens of the prompt, visual ones counted.
         new_tokens: tokens generated.
@@ -87,10 +92,10 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
     load_ms = ms_since(started)
     media = question.open(artifact)
     layouts = question_layouts(artifact, question)
-    given = {
+    given: dict[Medium, list[Any]] = {
         # Files are opened in the time that is taken.
         medium: list(paths) or [one.content for one in media if one.medium == medium]
-        for medium, paths in (("image", question.images), ("video", question.videos))
+        for medium, paths in _paths(question)
     }
     for _ in range(warmup + 1):
         answer = vlm.generate(
@@ -100,21 +105,42 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
             budget=case.budget,
             sampling=Sampling(max_new_tokens=question.new_tokens, stop=()),
         )
+    peak, load, further = peak_memory(), watch.other_load(), {}
+    if encoder.reads_prompt:
+        talking = VLM(artifact, encoder, decoder, beside=beside)
+        further = {"further": further_ms(talking, question, given, case.budget)}
     return Sample(
-        stages={**cast(dict[str, float], answer.timings_ms), "load": load_ms},
+        stages={**cast(dict[str, float], answer.timings_ms), "load": load_ms, **further},
         visual_before=answer.visual_tokens["before"],
         visual_after=answer.visual_tokens["after"],
         prompt_tokens=answer.prompt_tokens["total"],
         new_tokens=len(answer.token_ids),
         value_bytes=decoder.cache_value_bytes,
-        peak_bytes=peak_memory(),
-        other_load=watch.other_load(),
+        peak_bytes=peak,
+        other_load=load,
         visual_stages=answer.visual_tokens.get("stages", []),
         tile_tokens=[
             tokens for one in media for tokens in _tile_tokens(layouts[one.medium], one.size)
         ],
         picture_sizes=[f"{width}x{height}" for height, width in (one.size for one in media)],
     )
+
+
+def _paths(question: Question) -> Sequence[tuple[Medium, Sequence[str]]]:
+    return (("image", question.images), ("video", question.videos))
+
+
+def further_ms(
+    vlm: VLM, question: Question, given: Mapping[Medium, list[Any]], budget: int
+) -> float:
+    """Milliseconds to the first token of a further question about the same pictures.
+
+    It is the question backwards, word by word: another one of the same length.
+    """
+    chat, once = vlm.chat(budget=budget), Sampling(max_new_tokens=1)
+    chat.ask(question.prompt, given["image"], videos=given["video"], sampling=once)
+    backwards = " ".join(reversed(question.prompt.split()))
+    return chat.ask(_PLACES.sub("", backwards), sampling=once).timings_ms["ttft"]
 
 
 def _tile_tokens(layout: Layout[Any], size: tuple[int, int]) -> list[int]:

@@ -100,7 +100,7 @@ def _label(profile: Profile, result: Result) -> str:
 def _part(result: Result, part: str) -> float:
     stages = result.stages
     if part == "select":
-        return stages["vision"].median * (result.selection.share if result.selection else 0.0)
+        return stages["vision"].median * (result.select_share or 0.0)
     return stages[part].median - (_part(result, "select") if part == "vision" else 0.0)
 
 

@@ -17,7 +17,12 @@ from pocketvlm_measure.profiler.questions import Question
 from pocketvlm_measure.profiler.selection import Selection
 from pocketvlm_measure.spread import Spread
 
-STAGES = ("load", "preprocess", "vision", "select", "embed", "prefill", "ttft", "decode", "total")
+STAGES = (
+    *("load", "preprocess", "vision", "select", "embed", "prefill", "ttft", "decode", "total"),
+    "further",
+)
+# Those that only artifacts have whose method reads the prompt: `Sample.stages`.
+SOME_HAVE = frozenset({"further"})
 
 
 @dataclass
@@ -33,8 +38,8 @@ class Result:
 
     @property
     def stages(self) -> dict[str, Spread]:
-        """Milliseconds by stage in the order of `STAGES`, see `Timings`; ``select`` only where it
-        was measured."""
+        """Milliseconds by stage in the order of `STAGES`, see `Sample.stages`; ``select`` only
+        where it was measured."""
         spreads = {
             stage: Spread([s.stages[stage] for s in self.samples])
             for stage in self.samples[0].stages
@@ -42,6 +47,15 @@ class Result:
         if self.selection is not None:
             spreads["select"] = Spread(self.selection.select)
         return {stage: spreads[stage] for stage in STAGES if stage in spreads}
+
+    @property
+    def select_share(self) -> float | None:
+        """Selection's share of the time that vision takes, 0 to 1: of the graph's nodes where they
+        are named, else of the stage where it is one of its own; None where it was not measured."""
+        if self.selection is not None:
+            return self.selection.share
+        shares = [s.stages["select"] / s.stages["vision"] for s in self.samples if _selects(s)]
+        return Spread(shares).median if shares else None
 
     @property
     def peak_bytes(self) -> Spread | None:
@@ -78,6 +92,10 @@ class Result:
             value_bytes=first.value_bytes,
             dropped=[first.visual_after - left for left in first.visual_stages],
         )
+
+
+def _selects(sample: Sample) -> bool:
+    return "select" in sample.stages and sample.stages["vision"] > 0
 
 
 @dataclass

@@ -109,7 +109,7 @@ def _case(profile: Profile, result: Result) -> dict[str, Any]:
         "visual_tokens_by_stage": list(first.visual_stages),
         "prompt_tokens": first.prompt_tokens,
         "new_tokens": first.new_tokens,
-        "select_share": result.selection.share if result.selection else None,
+        "select_share": result.select_share,
         "flops": costs.flops,
         "flops_prompt": costs.flops_prompt,
         "flops_vision": costs.flops_vision,

@@ -49,9 +49,12 @@ def measure_selection(
 
     ``shown`` is what the artifact's layout cuts.
 
-    None where no node of the graph is named as selecting.
+    None where no node of the graph is named as selecting, or where the prompt decides, which
+    another graph reads: that one is a stage of every answer, see `pocketvlm.answer.Timings`.
     """
     manifest = artifact.manifest
+    if manifest.vision.selectors:
+        return None
     k = pick_graph(manifest, budget)
     name = pick_precision(
         manifest.vision.graphs[k],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pocketvlm_measure.profiler.once import Sample
-from pocketvlm_measure.profiler.result import STAGES, Profile, Result, clips_of
+from pocketvlm_measure.profiler.result import SOME_HAVE, STAGES, Profile, Result, clips_of
 from pocketvlm_measure.table import Table, compact, count
 
 _PARTS = ("decoder", "its precision", "vision", "threads")  # of `Case.family`, as heads of columns
@@ -28,7 +28,12 @@ def notes(profile: Profile) -> Iterator[str]:
             f"{far} of {taken} samples are far from the others of their stage; all count, --json "
             f"lists them"
         )
-    if any(result.selection is None for result in profile.results):
+    if any("further" in result.stages for result in profile.results):
+        yield (
+            "further: to the first token of another question about the same pictures, which the "
+            "tower does not see again; it selects anew, and the prompt is read again"
+        )
+    if any(result.select_share is None for result in profile.results):
         yield ("select was not measured: the vision graph names no node as selecting")
 
 
@@ -55,13 +60,15 @@ def headline(profile: Profile) -> str:
 
 
 def _stages(profile: Profile) -> Table:
-    head = [*_case_head(profile), *STAGES]
+    measured = {stage for result in profile.results for stage in result.stages}
+    columns = [stage for stage in STAGES if stage in measured or stage not in SOME_HAVE]
+    head = [*_case_head(profile), *columns]
     body = []
     for result in profile.results:
         cells = {stage: compact(spread.median) for stage, spread in result.stages.items()}
-        if result.selection is not None:
-            cells["select"] = f"{100 * result.selection.share:.2g} %"
-        body.append([*_case_cells(profile, result), *(cells.get(stage, "?") for stage in STAGES)])
+        if (share := result.select_share) is not None:
+            cells["select"] = f"{100 * share:.2g} %"
+        body.append([*_case_cells(profile, result), *(cells.get(stage, "?") for stage in columns)])
     return Table(
         "Milliseconds, median; select is a part of vision, ttft is all but load up to the first "
         "token:",

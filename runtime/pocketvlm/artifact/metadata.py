@@ -5,12 +5,14 @@ from typing import Final
 
 ARTIFACT_ID: Final = "pocketvlm.artifact_id"
 PRUNER: Final = "pocketvlm.pruner"
-BUDGET: Final = "pocketvlm.budget"  # k as a decimal; on vision graphs only
+BUDGET: Final = "pocketvlm.budget"  # k as a decimal; on graphs that select tokens only
 STAGES: Final = "pocketvlm.stages"  # "layer:keep:by,..."; on graphs that drop tokens on their way
 SCHEMA: Final = "pocketvlm.schema_version"
 GRAPH: Final = "pocketvlm.graph"  # one of GRAPH_KINDS
 
 VISION_ENCODER: Final = "vision_encoder"
+CANDIDATES: Final = "vision_candidates"  # a vision graph that gives every token: of these a
+SELECTOR: Final = "token_selector"  # selector takes some once it has read the prompt
 EMBED_TOKENS: Final = "embed_tokens"
 DECODER: Final = "decoder"
 STAGED_DECODER: Final = (
@@ -20,6 +22,8 @@ STAGED_DECODER: Final = (
 SCORING_DECODER: Final = "decoder_scores"
 GRAPH_KINDS: Final = (
     VISION_ENCODER,
+    CANDIDATES,
+    SELECTOR,
     EMBED_TOKENS,
     DECODER,
     STAGED_DECODER,

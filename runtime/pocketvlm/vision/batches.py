@@ -17,12 +17,15 @@ Floats = npt.NDArray[np.float32]
 
 
 def encode_tiles(
-    encoder: VisionEncoder, layout: Layout[Any], tiles: Tiles
+    encoder: VisionEncoder,
+    layout: Layout[Any],
+    tiles: Tiles,
+    question: npt.NDArray[np.int64] | None = None,
 ) -> tuple[VisionFeatures, ...]:
-    """The features of each of a picture's `TileGrid.batches`; most pictures have one. Errors as of
-    `VisionEncoder.encode`."""
+    """The features of each of a picture's `TileGrid.batches`; most pictures have one. Errors and
+    ``question`` as of `VisionEncoder.encode` and `VisionEncoder.select`."""
     return tuple(
-        encoder.encode(pixels, tokens_of_tile(layout, batch))
+        encoder.select(encoder.encode(pixels, tokens_of_tile(layout, batch)), question)
         for batch, pixels in zip(tiles.grid.batches, tiles.batches, strict=True)
     )
 

@@ -3,7 +3,10 @@ at most once."""
 
 from __future__ import annotations
 
+import copy
 import functools
+import hashlib
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +53,9 @@ class PictureInput:
         reduced: whether it was read at a fraction of its size, see `PictureLimits.max_memory`.
         features: of each of its `TileGrid.batches`, (tiles, budget, hidden), from its encoding on;
             None until then.
+        last_kept: the patches kept of each tile for the question before, where each question
+            selects anew; None before the first.
+        select_ms: of its encoding, milliseconds that selecting by the question took.
     """
 
     def __init__(self, layout: Layout, tiles: Tiles, budget: int, *, reduced: bool = False) -> None:
@@ -58,6 +64,8 @@ class PictureInput:
         self.budget = budget
         self.reduced = reduced
         self.features: tuple[VisionFeatures, ...] | None = None
+        self.last_kept: tuple[npt.NDArray[np.int64], ...] | None = None
+        self.select_ms = 0.0
         self.layout = layout
 
     @property
@@ -97,6 +105,13 @@ class PictureInput:
         if self.features is None:
             raise RuntimeError("this picture has not been encoded")
         return kept_patches(self.layout, self.grid, self.features)
+
+    def afresh(self) -> PictureInput:
+        """The same picture for a further question that selects anew, not encoded yet. This one
+        keeps its pixels, which take less memory than the features of all its tokens would: those
+        are in the feature cache, for as long as there is room."""
+        _ = self.key  # computed once for all questions
+        return copy.copy(self)
 
     @functools.cached_property
     def keys(self) -> tuple[str, ...]:
@@ -225,17 +240,44 @@ class Viewer:
         own, others = self.layout.config.patches, other.layout.config.patches
         return other.check_budget(budget_beside(budget, own, others))
 
-    def encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
-        """The features of one picture, as what fills its slots; see `_encode`."""
-        return self._viewers[picture.layout.medium]._encode(picture, cached=cached)
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether what is kept of a picture depends on the question."""
+        return any(viewer.encoder.reads_prompt for viewer in self._viewers.values())
 
-    def _encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
+    def selects_anew(self, picture: PictureInput) -> bool:
+        """Whether each question keeps tokens of its own of a picture."""
+        return self._viewers[picture.layout.medium].encoder.reads_prompt
+
+    def encode(
+        self,
+        picture: PictureInput,
+        *,
+        cached: bool,
+        question: npt.NDArray[np.int64] | None = None,
+    ) -> EmbeddingSegment:
+        """The features of one picture, as what fills its slots; see `_encode`.
+
+        ``question`` has the token ids int64 (T,) of the user's text, see `VisionEncoder.select`.
+        """
+        viewer = self._viewers[picture.layout.medium]
+        return viewer._encode(picture, cached=cached, question=question)
+
+    def _encode(
+        self,
+        picture: PictureInput,
+        *,
+        cached: bool,
+        question: npt.NDArray[np.int64] | None = None,
+    ) -> EmbeddingSegment:
         """As `encode`, of a picture that this one prepared.
 
         The tiles of one picture and size are encoded together and never with those of another:
         memory stays that of one, and a quantized graph's activation scales, taken over a whole
         batch, do not let one picture change another's features. Features that are ``cached`` come
-        from the feature cache and go there. One thread at a time may call this.
+        from the feature cache and go there; where the method reads the prompt those are of all
+        tokens, and which of them are kept is no part of the cache. One thread at a time may call
+        this.
         """
         grid, layout = picture.grid, picture.layout
         if picture.features is None:
@@ -243,14 +285,19 @@ class Viewer:
                 raise RuntimeError("a picture has neither pixels nor features")
             batches = zip(picture.tiles.batches, grid.batches, strict=True)
             keys = picture.keys if cached else (None,) * len(grid.batches)
-            picture.features = tuple(
-                self._seen(pixels, tokens_of_tile(layout, batch), key).narrow(picture.budget)
-                for (pixels, batch), key in zip(batches, keys, strict=True)
-            )
-            picture.tiles = None
+            selected, picture.select_ms = [], 0.0
+            for (pixels, batch), key in zip(batches, keys, strict=True):
+                seen = self._seen(pixels, tokens_of_tile(layout, batch), key)
+                started = time.perf_counter()
+                selected.append(self.encoder.select(seen, question).narrow(picture.budget))
+                picture.select_ms += (time.perf_counter() - started) * 1e3
+            picture.features, picture.tiles = tuple(selected), None
         # The same tiles are arranged otherwise where they were cut otherwise.
         # A frame may have the pixels of a picture, and goes through another tower.
         where = f"{picture.budget}/{layout.name}/{grid}/{grid.size}/{layout.medium}"
+        if self.encoder.reads_prompt:  # of another question other tokens may be kept
+            kept = b"".join(each.kept_indices.tobytes() for each in picture.features)
+            where += f"/{hashlib.sha256(kept).hexdigest()}"
         key = f"{picture.key}/{where}" if cached else None
         features, extras = arrange_features(layout, grid, picture.features, self._constants)
         one_grid = layout.one_grid

@@ -29,6 +29,8 @@ class Encoded:
         places: numbers of the tokens that stages of the tower left, n, ascending; None where all N
             are there. With them all else but ``grid`` is of those n, and of their patches token by
             token.
+        text: input embeddings of the question's tokens, (T, hidden), for methods that read the
+            prompt.
     """
 
     attentions: Sequence[npt.NDArray[np.float32]]
@@ -38,6 +40,7 @@ class Encoded:
     grid: tuple[int, int]
     merge: int = 1
     places: Ints | None = None
+    text: Doubles | None = None
 
     def there(self, scores: Doubles) -> Doubles:
         """Return those of the tokens that are there, of scores of all: (N,) -> (n,)."""

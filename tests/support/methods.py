@@ -1,0 +1,5 @@
+"""Knows which pruning methods select without a question, so that a vision graph alone selects."""
+
+from pocketvlm_export.pruning import PRUNERS, find_pruner
+
+BY_PICTURE = [name for name in PRUNERS if "text" not in find_pruner(name).reads]

@@ -3,7 +3,6 @@
 from pocketvlm_export.graphs.base import BATCH, OPSET, Graph, trace
 from pocketvlm_export.graphs.decoder import DecoderGraph, ScoringDecoderGraph
 from pocketvlm_export.graphs.embed_tokens import EmbedTokensGraph
-from pocketvlm_export.graphs.fastv_decoder import FastVDecoderGraph
 from pocketvlm_export.graphs.staged_decoder import StagedDecoderGraph
 from pocketvlm_export.graphs.token_selector import (
     CandidateEncoder,

@@ -31,7 +31,6 @@ from pocketvlm_export.verification.masked_reader import Dropping, MaskedReader, 
 from pocketvlm_export.verification.masked_tower import MaskedTower
 from pocketvlm_export.verification.oracles import AmongPlaces, Encoded, Ranking, find_oracle
 from pocketvlm_export.verification.readers import (
-    Dropping,
     PlainReader,
     PromptPositions,
     ScoringReader,

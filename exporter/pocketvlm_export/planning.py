@@ -178,7 +178,8 @@ def _check_limit(plan: ExportPlan) -> None:
 
 
 def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
-    """Refuse a method that the tower has nothing for; settles the options that depend on it."""
+    """Settle the options that depend on the tower; refuses a method that it has nothing for."""
+    pruner.settle(spec.vision)
     if "cls_row" in pruner.reads and not spec.vision.has_cls:
         others = ", ".join(name for name in PRUNERS if "cls_row" not in find_pruner(name).reads)
         raise RequestError(
@@ -187,7 +188,6 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
             advice=f"choose from {others} (--pruner received-attention comes nearest to it)",
             setting="pruner",
         )
-    pruner.settle(spec.vision)
 
 
 def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:

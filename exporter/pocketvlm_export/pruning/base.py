@@ -9,7 +9,7 @@ import torch
 
 from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
-from pocketvlm_export.pruning.options import Number, Option
+from pocketvlm_export.pruning.options import Choice, Option, Value
 
 Reads = Literal["cls_row", "received", "features", "projected"]
 # What exists only when every token has been through the whole tower: nothing is saved there by
@@ -73,7 +73,8 @@ class Pruner:
         title: for people.
         paper: where it is described, a link in Markdown; empty for what no paper needs to describe.
         keeps: which patches, to end the sentence "It keeps the 64 patches ...".
-        reads: what `Evidence` must hold for it.
+        reads: what `Evidence` must hold for it, once it is settled; before that, and of the class,
+            what it reads of every tower.
         nested: the tokens kept at a small budget are among those kept at a larger one, and a kept
             token's feature does not depend on which others are kept; then any smaller budget is
             served from one graph, by ``scores``.
@@ -85,10 +86,10 @@ class Pruner:
     title: ClassVar[str]
     paper: ClassVar[str] = ""
     keeps: ClassVar[str]
-    reads: ClassVar[frozenset[Reads]] = frozenset()
+    reads: frozenset[Reads] = frozenset()
     nested: ClassVar[bool] = True
     prunes: ClassVar[bool] = True
-    accepts: ClassVar[Mapping[str, Option]] = {}
+    accepts: ClassVar[Mapping[str, Option | Choice]] = {}
 
     def __init__(self, options: Mapping[str, str]) -> None:
         if unknown := sorted(set(options) - set(self.accepts)):
@@ -100,7 +101,7 @@ class Pruner:
                 setting="pruner_option",
             )
         # Those without a default are settled when the tower is known.
-        self.options: dict[str, Number] = {
+        self.options: dict[str, Value] = {
             name: option.default
             for name, option in self.accepts.items()
             if option.default is not None
@@ -109,8 +110,12 @@ class Pruner:
             self.options[name] = self.accepts[name].read(f"{self.name} option {name}", text)
 
     def settle(self, vision: VisionSpec) -> None:
-        """Fill in the options that depend on the tower; raises `RequestError` for a value that it
-        has no room for."""
+        """Fill in the options that depend on the tower, and what it ``reads`` where that follows
+        from them; raises `RequestError` for a value that it has no room for."""
+
+    def number(self, name: str) -> float:
+        """Return an option that is a number."""
+        return float(self.options[name])
 
     def first_layer(self, score_layer: int) -> int:
         """The first of the encoder layers, counted from 0, whose [CLS] rows it reads; the score

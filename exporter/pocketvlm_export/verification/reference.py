@@ -140,6 +140,7 @@ def encode_reference(
     pruner = make_pruner(
         pruning.method, {name: str(value) for name, value in pruning.options.items()}
     )
+    pruner.settle(spec.vision)
     first = pruner.first_layer(spec.vision.score_layer) if pruner.reads & ATTENTION else None
     with torch.inference_mode(), upstream.recorded_attention(first) as layers:
         pixel_values = torch.from_numpy(picture[None])

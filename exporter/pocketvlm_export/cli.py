@@ -9,8 +9,9 @@ import click
 from tqdm import tqdm
 
 from pocketvlm.artifact.specs import FastV
+from pocketvlm.artifact.stages import Stage
 from pocketvlm.cli.inspect import figures_text, pixels_text, totals_text
-from pocketvlm.cli.lists import BUDGETS, PATH, SIZE, Comma
+from pocketvlm.cli.lists import BUDGETS, PATH, SIZE, STAGE, Comma
 from pocketvlm.cli.target import given_by_target, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
@@ -136,6 +137,14 @@ def _precision_option(
     "pruning) or hf. LLaVA-OneVision: hf, or whole for one tile a picture.",
 )
 @click.option(
+    "--tower-stage",
+    type=STAGE,
+    multiple=True,
+    metavar="LAYER:KEEP[:BY]",
+    help="Drop patches inside the vision tower: before this layer, the first is 0, all but KEEP of "
+    "a tile, by what BY names. Repeatable, fewer and fewer.",
+)
+@click.option(
     "--fastv-layer",
     type=int,
     metavar="K",
@@ -228,6 +237,7 @@ def export(
     pruner: str | None,
     pruner_option: dict[str, str],
     budget: tuple[int, ...],
+    tower_stage: tuple[Stage, ...],
     fastv_layer: int | None,
     fastv_keep: int | None,
     total_budget: tuple[int, ...],
@@ -264,6 +274,7 @@ def export(
         pruner=pruner,
         pruner_options=pruner_option,
         budgets=budget,
+        tower_stages=tower_stage,
         fastv=None if fastv_layer is None or fastv_keep is None else FastV(fastv_layer, fastv_keep),
         total_budgets=total_budget,
         layout=layout,

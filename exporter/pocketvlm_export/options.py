@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pocketvlm.artifact.specs import FastV
+from pocketvlm.artifact.stages import Stage, in_order
 from pocketvlm.errors import RequestError
 from pocketvlm.files import user_path
 from pocketvlm.layouts import MEDIA, Medium
@@ -31,6 +32,7 @@ class ExportOptions:
             most tiles.
         layout: how pictures become tiles, one of the family's names for it; None for its default.
         caps: how large pictures may be.
+        tower_stages: layers of the vision tower before which patches are dropped, ascending.
         fastv: visual tokens that the decoder drops between two of its layers; None for none.
         decoder: a key of `pocketvlm_targets.DECODERS`.
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its
@@ -58,6 +60,7 @@ class ExportOptions:
     total_budgets: tuple[int, ...] = ()
     layout: str | None = None
     caps: Caps = field(default_factory=Caps)
+    tower_stages: tuple[Stage, ...] = ()
     fastv: FastV | None = None
     decoder: str = "onnx"
     vision_precisions: tuple[str, ...] = ("fp32",)
@@ -126,6 +129,8 @@ class ExportOptions:
                 )
             object.__setattr__(self, name, tuple(given))
         settle_numbers(self)
+        for name in ("tower_stages",):
+            object.__setattr__(self, name, _stages(getattr(self, name), name))
         for setting, values in (
             ("budget", self.budgets),
             ("total_budget", self.total_budgets),
@@ -202,6 +207,26 @@ class ExportOptions:
                     advice="give --gguf-type instead",
                     setting=setting,
                 )
+
+
+def _stages(given: object, setting: str) -> tuple[Stage, ...]:
+    """Return the stages of a request; refuses what is none, and layers and keeps in no order."""
+    stages = tuple(given) if isinstance(given, Iterable) else (given,)
+    flag = f"--{setting.removesuffix('s').replace('_', '-')}"
+    if not all(isinstance(stage, Stage) for stage in stages):
+        raise RequestError(
+            f"{setting} holds {stages}",
+            expected="stages",
+            advice="give a tuple of them",
+            setting=setting,
+        )
+    if not in_order(stages):
+        raise RequestError(
+            f"{flag} {' '.join(map(str, stages))} does not keep fewer tokens layer by layer",
+            advice="name the stages by layer, each with fewer tokens than the one before",
+            setting=setting,
+        )
+    return stages
 
 
 def _check_names(

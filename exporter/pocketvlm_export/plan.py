@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from pocketvlm.artifact.specs import Generation
+from pocketvlm.artifact.stages import Stage
 from pocketvlm.layouts import Medium
 from pocketvlm_export.checkpoint import generation_notes, generation_warnings
 from pocketvlm_export.families import LayoutSpec, VLMSpec
@@ -41,6 +42,7 @@ class ExportPlan:
         context: longest sequence in tokens, the same for each engine.
         vision_bytes, embed_bytes, decoder_bytes, gguf_bytes: of the weights of one file in float32.
         memory_bytes: estimated peak of resident memory while exporting.
+        tower_stages: where the tower drops patches on its way, settled.
         beside: of each further medium that the artifact reads a plan of its vision graphs alone.
     """
 
@@ -60,6 +62,7 @@ class ExportPlan:
     decoder_bytes: int
     gguf_bytes: int
     memory_bytes: int
+    tower_stages: tuple[Stage, ...] = ()
     beside: Mapping[Medium, "ExportPlan"] = field(default_factory=dict)
 
     @property
@@ -194,6 +197,7 @@ class ExportPlan:
             "pruner": self.pruner.name,
             "budgets": list(self.budgets),
             "fastv": dataclasses.asdict(self.options.fastv) if self.options.fastv else None,
+            "tower_stages": [dataclasses.asdict(stage) for stage in self.tower_stages],
             "totals": {str(budget): by_grid for budget, by_grid in self.totals().items()},
             "files": kept,
             "bytes": sum(kept.values()),

@@ -26,6 +26,7 @@ from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.pruning.base import ATTENTION, Pruner
+from pocketvlm_export.tower_stages import settle_tower_stages
 
 # tokens that a context must hold beside a picture: the parity gate's question, and its answer
 _LEAST_TEXT = 64
@@ -136,6 +137,7 @@ def _plan_of(
             budget=max(budgets),
             recorded=_recorded(pruner, spec),
         ),
+        tower_stages=settle_tower_stages(options.tower_stages, spec, budgets),
     )
     if options.fastv:
         _check_fastv(options.fastv, plan)

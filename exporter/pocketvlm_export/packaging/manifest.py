@@ -159,6 +159,7 @@ def _vision(plan: ExportPlan, present: Mapping[str, FileEntry]) -> Vision:
         totals={str(budget): by_grid for budget, by_grid in plan.totals().items()},
         caps=spec.caps.given,
         extras=spec.vision.extras,
+        stages=plan.tower_stages,
     )
 
 

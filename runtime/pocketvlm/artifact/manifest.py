@@ -29,6 +29,7 @@ from pocketvlm.artifact.specs import (
     Tower,
     Vision,
 )
+from pocketvlm.artifact.stages import Stage
 from pocketvlm.errors import ArtifactError
 
 SCHEMA_VERSION = "2.0"
@@ -217,10 +218,13 @@ def _vision(data: Mapping[str, Any]) -> Vision:
         name: _build(Constant, constant) for name, constant in data.get("constants", {}).items()
     }
     tower = _optional(Tower, data.get("tower"))
-    vision: Vision = _build(
-        Vision, {**data, "graphs": graphs, "constants": constants, "tower": tower}
-    )
+    parts = {"graphs": graphs, "constants": constants, "tower": tower, "stages": _stages(data)}
+    vision: Vision = _build(Vision, {**data, **parts})
     return vision
+
+
+def _stages(data: Mapping[str, Any]) -> list[Stage]:
+    return [_build(Stage, stage) for stage in data.get("stages", ())]
 
 
 def _medium(data: Mapping[str, Any]) -> MediumSpec:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from pocketvlm.artifact.specs import ATTENTIONS, CAUSAL, POSITION_AXES, VISION_OUTPUTS
+from pocketvlm.artifact.stages import in_order
 
 if TYPE_CHECKING:
     from pocketvlm.artifact.manifest import Manifest
@@ -44,6 +45,13 @@ def contradictions(manifest: Manifest) -> list[str]:
         "more layers of its tower attend within windows than there are, or windows have no size": (
             (tower := manifest.vision.tower) is not None
             and tower.windowed_layers > (tower.layers if tower.window else 0)
+        ),
+        "the stages of its tower are not in order, or lie in no layer of it": not in_order(
+            stages := manifest.vision.stages
+        )
+        or any(tower is not None and stage.layer >= tower.layers for stage in stages),
+        "a budget is larger than what the last stage of its tower keeps": (
+            bool(stages) and max(pruning.budgets) > stages[-1].keep
         ),
         "an extra output of its vision graphs has the name of another": bool(
             set(manifest.vision.extras) & set(VISION_OUTPUTS)

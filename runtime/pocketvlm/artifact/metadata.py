@@ -7,6 +7,7 @@ ARTIFACT_ID: Final = "pocketvlm.artifact_id"
 PRUNER: Final = "pocketvlm.pruner"
 BUDGET: Final = "pocketvlm.budget"  # k as a decimal; on vision graphs only
 FASTV: Final = "pocketvlm.fastv"  # "layer,keep" in decimal; on decoder graphs with FastV only
+STAGES: Final = "pocketvlm.stages"  # "layer:keep:by,..."; on graphs that drop tokens on their way
 SCHEMA: Final = "pocketvlm.schema_version"
 GRAPH: Final = "pocketvlm.graph"  # one of GRAPH_KINDS
 

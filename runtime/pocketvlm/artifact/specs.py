@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pocketvlm.artifact.metadata import DECODER, FASTV_DECODER
+from pocketvlm.artifact.stages import Stage
 from pocketvlm.limits import settle_numbers, whole
 
 # Of every vision graph, whatever else it gives.
@@ -100,7 +101,8 @@ class Vision:
     outputs of every vision graph, (batch, k, hidden) each.
     ``totals[budget][grid]`` is how many visual tokens a picture cut into that grid takes at most,
     for people and other clients. ``caps`` are those that were set at export: ``max_pixels``,
-    ``max_tiles``, ``fixed_size``.
+    ``max_tiles``, ``fixed_size``. ``stages`` are where the tower drops patches on its way; no
+    budget is larger than what the last of them keeps.
     """
 
     image_size: tuple[int, int] | None
@@ -112,6 +114,7 @@ class Vision:
     extras: tuple[str, ...] = ()
     totals: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     caps: Mapping[str, Any] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = field(default=(), metadata=UNSAID)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
+from pocketvlm.artifact.stages import Stage
 from pocketvlm.files import user_path
 
 
@@ -105,9 +106,25 @@ class _Size(click.ParamType):
         return int(first), int(second)
 
 
+class _Stage(click.ParamType):
+    """A layer before which tokens are dropped, and how many are kept, as in ``2:36``."""
+
+    name = "stage"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Stage:
+        """Read it, see `Stage.parse`."""
+        try:
+            return value if isinstance(value, Stage) else Stage.parse(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not LAYER:KEEP or LAYER:KEEP:BY, as in 2:36", param, ctx)
+
+
 PATH = _Path()
 TEXT = _Text()
 SIZE = _Size()
+STAGE = _Stage()
 NUMBERS = Comma("whole numbers", int)
 NAMES = Comma("names")
 BUDGET = _Budget()

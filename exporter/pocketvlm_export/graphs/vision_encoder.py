@@ -26,7 +26,8 @@ class PrunedVisionEncoder(nn.Module):
     deepest layer computes queries, output projection and MLP for kept tokens only. That is exact:
     in the last layer used, a token's output depends on other tokens through their keys and values
     alone, and those are computed for all. A method that reads features needs all of them, and one
-    that reads what the projector makes of them projects all of them.
+    that reads what the projector makes of them projects all of them. One that merges what it drops
+    into what it keeps is one of these two: what is dropped has to have been computed.
 
     Where a token is a square of patches (`VisionSpec.merge`), methods rank and keep whole tokens:
     attention is averaged over squares, and what is computed for a kept token is computed for all
@@ -95,10 +96,12 @@ class PrunedVisionEncoder(nn.Module):
         if kept is None:
             every = {number: self._every(state) for number, state in whole.items()}
             features, kept = self._select_late(evidence, self._joined(every))
-            return (features, *kept, *self._extras_of(self._kept_patches(whole, kept)))
+            extras = self._extras_of(self._kept_patches(whole, kept))
+            return (features, kept.indices, kept.scores, *extras)
         states = self._kept_patches(whole, kept)
         states |= {} if last is None else {self.spec.depth: last}
-        return (self.projector(self._joined(states)), *kept, *self._extras_of(states))
+        features = self.projector(self._joined(states))
+        return (features, kept.indices, kept.scores, *self._extras_of(states))
 
     def _kept_patches(
         self, whole: Mapping[int, torch.Tensor], kept: Selection
@@ -128,6 +131,9 @@ class PrunedVisionEncoder(nn.Module):
             evidence = replace(evidence, cls_rows=(*evidence.cls_rows, row))
         if "received" in reads and number == last:
             evidence = replace(evidence, received=self._received(block, hidden, evidence))
+        if "keys" in reads and number == last:
+            keys = self._token_means(patch_keys(block, hidden, self.before), evidence)
+            evidence = replace(evidence, keys=keys.transpose(1, 2))
         return evidence
 
     def _received(self, block: Block, hidden: torch.Tensor, evidence: Evidence) -> torch.Tensor:
@@ -156,15 +162,15 @@ class PrunedVisionEncoder(nn.Module):
         self, evidence: Evidence, features: torch.Tensor
     ) -> tuple[torch.Tensor, Selection]:
         """Select by ``features`` (B, N, C); all of them are projected only where the method reads
-        that."""
+        that. What the method merged takes the place of the rows that it kept."""
         if "projected" not in self.pruner.reads:
             kept = self.pruner.select(replace(evidence, features=features), self.budget)
-            return self.projector(rows_of(features, kept.indices)), kept
+            return self.projector(kept_rows(features, kept)), kept
         projected = self.projector(features)
         kept = self.pruner.select(
             replace(evidence, features=features, projected=projected), self.budget
         )
-        return rows_of(projected, kept.indices), kept
+        return kept_rows(projected, kept), kept
 
     def _patches_of(self, indices: torch.Tensor) -> torch.Tensor:
         """Return the numbers of the patches of the given tokens, token by token, in the tower's
@@ -241,6 +247,13 @@ def patch_attention(block: Block, hidden: torch.Tensor, before: int) -> torch.Te
     return logits.softmax(dim=-1)[..., before:]
 
 
+def patch_keys(block: Block, hidden: torch.Tensor, before: int) -> torch.Tensor:
+    """Return the keys of the patches in a layer, the mean over heads: (B, tokens, C) -> (B, d,
+    P)."""
+    keys = in_heads(block.rotate(block.key(block.norm1(hidden)), None), block)
+    return keys[:, :, before:].mean(dim=1).transpose(1, 2)
+
+
 def mean_of_squares(attention: torch.Tensor, spec: VisionSpec) -> torch.Tensor:
     """Return what tokens pay to tokens of what patches pay to patches: (B, heads, P, P) -> (B,
     heads, N, N).
@@ -289,6 +302,12 @@ def layer_for_rows(
 def rows_of(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """Return the given rows of ``tokens`` (B, n, C), by indices (B, k): (B, k, C)."""
     return torch.gather(tokens, 1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def kept_rows(tokens: torch.Tensor, kept: Selection) -> torch.Tensor:
+    """Return what stands at the kept places: rows of ``tokens`` (B, n, C), or what a method merged,
+    (B, k, C)."""
+    return rows_of(tokens, kept.indices) if kept.features is None else kept.features
 
 
 class VisionEncoderGraph:

@@ -11,7 +11,7 @@ from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning.options import Choice, Option, Value
 
-Reads = Literal["cls_row", "received", "features", "projected"]
+Reads = Literal["cls_row", "received", "keys", "features", "projected"]
 # What exists only when every token has been through the whole tower: nothing is saved there by
 # selecting.
 LATE: frozenset[Reads] = frozenset({"features", "projected"})
@@ -36,6 +36,8 @@ class Evidence:
         received: attention that the patches pay to each patch in the score layer, the mean over
             heads and over those who pay, (B, N); what [CLS] pays and is paid is left out. Of whole
             maps there is nothing: they are never made where a picture may have many patches.
+        keys: of the score layer's attention, as its queries are compared with them and so turned by
+            their places where the tower turns them; the mean over heads, (B, N, d).
         features: what the projector reads, (B, N, C).
         projected: what it makes of that, (B, N, hidden).
     """
@@ -44,6 +46,7 @@ class Evidence:
     grid: tuple[int, int]
     cls_rows: tuple[torch.Tensor, ...] = ()
     received: torch.Tensor | None = None
+    keys: torch.Tensor | None = None
     features: torch.Tensor | None = None
     projected: torch.Tensor | None = None
 
@@ -54,19 +57,28 @@ class Evidence:
 
 
 class Selection(NamedTuple):
-    """Kept patches in raster order: ``indices`` int64 (B, k), ``scores`` float32 (B, k)."""
+    """Kept patches in raster order.
+
+    Attributes:
+        indices: int64 (B, k).
+        scores: float32 (B, k).
+        features: of a method that ``merges``, what stands at each kept place instead of the patch
+            that was there. Of one that reads ``projected`` they are as the decoder reads them, (B,
+            k, hidden); of any other as the projector does, (B, k, C), which projects them and none
+            else. None where the patches are kept as they are.
+    """
 
     indices: torch.Tensor
     scores: torch.Tensor
+    features: torch.Tensor | None = None
 
 
 class Pruner:
     """A pruning method. A subclass is a module of this package and one line of its registry.
 
     A method scores patches (`score`), or selects them in a way of its own (`select`). One that
-    merges what it drops into what it keeps, as VisionZip does, returns features beside the kept
-    indices: `Selection` would get a field for them, (B, k, C), which the vision graph would project
-    in place of the gathered rows, and ``nested`` would be False.
+    merges what it drops into what it keeps gives `Selection.features` beside the kept indices; it
+    says so (``merges``), reads ``features`` or ``projected``, and is not ``nested``.
 
     Attributes:
         name: as its paper names it.
@@ -78,6 +90,8 @@ class Pruner:
         nested: the tokens kept at a small budget are among those kept at a larger one, and a kept
             token's feature does not depend on which others are kept; then any smaller budget is
             served from one graph, by ``scores``.
+        merges: its selections may have `Selection.features`; its oracle then says how patches are
+            mixed (`pocketvlm_export.verification.oracles.base.Ranking.mixture`).
         prunes: False for the method that keeps every token.
         accepts: its options, by name.
     """
@@ -88,6 +102,7 @@ class Pruner:
     keeps: ClassVar[str]
     reads: frozenset[Reads] = frozenset()
     nested: ClassVar[bool] = True
+    merges: ClassVar[bool] = False
     prunes: ClassVar[bool] = True
     accepts: ClassVar[Mapping[str, Option | Choice]] = {}
 

@@ -1,9 +1,9 @@
 """Knows what a pruning method is: what it reads of the tower, how it scores patches, how the best
 are taken."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 
@@ -94,6 +94,8 @@ class Pruner:
             mixed (`pocketvlm_export.verification.oracles.base.Ranking.mixture`).
         prunes: False for the method that keeps every token.
         accepts: its options, by name.
+        oracle: of a method from another package, its `pocketvlm_export.verification.oracles.Oracle`
+            as a static method. Those of this one have a module there instead.
     """
 
     name: ClassVar[str]
@@ -105,6 +107,7 @@ class Pruner:
     merges: ClassVar[bool] = False
     prunes: ClassVar[bool] = True
     accepts: ClassVar[Mapping[str, Option | Choice]] = {}
+    oracle: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(self, options: Mapping[str, str]) -> None:
         if unknown := sorted(set(options) - set(self.accepts)):

@@ -55,7 +55,8 @@ _RECORDED = "pocketvlm_recorded"
 
 # The layers whose maps are recorded now, each with the first that is; none outside of
 # `recorded_attention`.
-_recordings: list[tuple[dict[int, list[torch.Tensor]], int | None]] = []
+_Recorded = dict[int, list[torch.Tensor]]
+_recordings: list[tuple[_Recorded, int | None, _Recorded | None]] = []
 
 
 def recording_attention() -> str:
@@ -74,16 +75,19 @@ def recording_attention() -> str:
 
 
 @contextmanager
-def recorded_attention(first: int | None) -> Iterator[Mapping[int, Sequence[torch.Tensor]]]:
+def recorded_attention(
+    first: int | None, keys: _Recorded | None = None
+) -> Iterator[Mapping[int, Sequence[torch.Tensor]]]:
     """Record the attention of a model loaded with `recording_attention`, for one run of it.
 
     Gives the softmaxed maps of each layer that has run, in that order: float32 (heads, queries,
     keys) of the only row of the batch, more than one where a layer computes windows one by one.
     Layers before number ``first`` leave theirs empty, all of them where it is None: maps are large.
-    The keys mean nothing.
+    The keys of the mapping mean nothing. ``keys``, where given, is filled likewise with what the
+    queries of every layer were compared with: float32 (heads, tokens, d).
     """
-    layers: dict[int, list[torch.Tensor]] = {}
-    _recordings.append((layers, first))
+    layers: _Recorded = {}
+    _recordings.append((layers, first, keys))
     try:
         yield layers
     finally:
@@ -104,8 +108,10 @@ def _attend(
     if attention_mask is not None:
         products = products + attention_mask
     maps = products.softmax(dim=-1, dtype=torch.float32)
-    for layers, first in _recordings[-1:]:
+    for layers, first, keys in _recordings[-1:]:
         recorded = layers.setdefault(id(module), [])
         if first is not None and len(layers) > first:
             recorded.append(maps[0])
+        if keys is not None:
+            keys.setdefault(id(module), []).append(key[0].float())
     return torch.matmul(maps.to(value.dtype), value).transpose(1, 2).contiguous(), None

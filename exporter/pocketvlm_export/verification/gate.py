@@ -306,8 +306,9 @@ def _answer(artifact: Artifact, references: References, precision: str) -> GateA
         encoded = encoder.encode(batch.pixel_values).first(grid.tiles)
     picture, prompt = references.picture, gate_prompt(artifact, references)
     features, extras = picture.features, picture.extras
-    # About other patches, which only a tie excuses, there is another answer.
-    if np.array_equal(encoded.kept_indices, _default_reference(artifact, references).kept_indices):
+    # About other patches, which only a tie excuses, or otherwise merged, there is another answer.
+    theirs = _default_reference(artifact, references)
+    if theirs.certain and np.array_equal(encoded.kept_indices, theirs.kept_indices):
         constants = read_constants(artifact)
         features = layout.arrange(grid, encoded.image_features, encoded.kept_indices, constants)
         nothing = {name: np.zeros_like(value) for name, value in constants.items()}

@@ -21,7 +21,8 @@ class KeptRow:
         cut_distance: how far what we kept is from what the method would have kept, see
             `Ranking.distance`.
         ours, theirs: features of the patches that both kept, (n, hidden), and further features
-            beside them.
+            beside them. Where a method merges, of all that we kept, as it would have merged what we
+            dropped, but for those that a rounding decides.
         score_difference: see `Ranking.score_difference`; infinite where a number is no patch's.
     """
 
@@ -44,13 +45,17 @@ def compare_kept(encoded: VisionFeatures, reference: VisionReference) -> Iterato
         ours, scores = encoded.kept_indices[row], encoded.kept_scores[row]
         ranking = reference.rankings[row]
         common, at_ours, at_theirs = np.intersect1d(ours, theirs, return_indices=True)
+        features = our_features[row][at_ours], their_features[row][at_theirs]
+        if reference.mixers and ranking.are_patches(ours):
+            mixed, certain = reference.mixers[row].rows(ours, scores)
+            features = our_features[row][certain], mixed[certain]
         yield KeptRow(
             same=np.array_equal(ours, theirs),
             ascending=bool((np.diff(ours) > 0).all()),
             overlap=len(common) / len(theirs),
             cut_distance=ranking.distance(ours, scores),
-            ours=our_features[row][at_ours],
-            theirs=their_features[row][at_theirs],
+            ours=features[0],
+            theirs=features[1],
             score_difference=ranking.score_difference(ours, scores)
             if ranking.are_patches(ours)
             else float("inf"),

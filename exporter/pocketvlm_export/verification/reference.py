@@ -25,7 +25,8 @@ from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component, release_memory
 from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.pruning import make_pruner
-from pocketvlm_export.pruning.base import ATTENTION
+from pocketvlm_export.pruning.base import ATTENTION, Pruner
+from pocketvlm_export.verification.mixing import Mixer, make_mixer
 from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
 from pocketvlm_export.verification.readers import (
     Dropping,
@@ -49,12 +50,16 @@ class VisionReference:
         kept_indices: (B, k), in raster order.
         rankings: of each picture's patches.
         extras: further features by name, (B, k, hidden) each.
+        mixers: of each picture, what a method that merges makes of it; none of other methods.
+        certain: no rounding decides which tokens were merged, `Mixture.certain` of all.
     """
 
     image_features: Floats
     kept_indices: Ints
     rankings: Sequence[Ranking]
     extras: Mapping[str, Floats] = field(default_factory=dict)
+    mixers: Sequence[Mixer] = ()
+    certain: bool = True
 
     @property
     def gap(self) -> float:
@@ -73,6 +78,8 @@ class VisionReference:
             self.kept_indices[rows],
             self.rankings[rows],
             {name: values[rows] for name, values in self.extras.items()},
+            self.mixers[rows],
+            self.certain,
         )
 
 
@@ -109,9 +116,11 @@ def vision_reference(
     One picture at a time: attention maps are large.
     """
     family, spec = checkpoint.family, checkpoint.spec
-    rank = find_oracle(pruning.method)
+    rank, pruner = find_oracle(pruning.method), _settled(pruning, spec)
     all_features: list[dict[str, Floats]] = []  # of every token; the kept are taken afterwards
     rankings: list[Ranking] = []
+    mixers: list[Mixer] = []
+    projector = family.load_projector(checkpoint.weights, spec) if pruner.merges else None
     with (
         component(
             family.load_tower(
@@ -127,9 +136,21 @@ def vision_reference(
             encoded, extras = encode_reference(tower, connector, spec, pruning, picture)
             all_features.append({_FEATURES: encoded.projected.astype(np.float32), **extras})
             rankings.append(rank(encoded, pruning.options))
+            if projector is not None:
+                mixers.append(make_mixer(pruning, pruner, encoded, rankings[-1], projector))
             del encoded
             release_memory()  # the next picture's maps would not all fit where these lay
-    return {budget: _at_budget(budget, all_features, rankings) for budget in pruning.budgets}
+    return {
+        budget: _at_budget(budget, all_features, rankings, mixers) for budget in pruning.budgets
+    }
+
+
+def _settled(pruning: Pruning, spec: VLMSpec) -> Pruner:
+    """The method of an artifact, as it was when the checkpoint was exported."""
+    options = {name: str(value) for name, value in pruning.options.items()}
+    pruner = make_pruner(pruning.method, options, merge_dropped=pruning.merge_dropped)
+    pruner.settle(spec.vision)
+    return pruner
 
 
 def encode_reference(
@@ -137,25 +158,25 @@ def encode_reference(
 ) -> tuple[Encoded, dict[str, Floats]]:
     """Run transformers' modules on one picture, (3, H, W), and return with it its further features,
     (N, hidden) each; ``tower`` was loaded with the attention `upstream.recording_attention`."""
-    pruner = make_pruner(
-        pruning.method, {name: str(value) for name, value in pruning.options.items()}
-    )
-    pruner.settle(spec.vision)
+    pruner = _settled(pruning, spec)
+    keys: dict[int, list[torch.Tensor]] | None = {} if "keys" in pruner.reads else None
     first = pruner.first_layer(spec.vision.score_layer) if pruner.reads & ATTENTION else None
-    with torch.inference_mode(), upstream.recorded_attention(first) as layers:
+    with torch.inference_mode(), upstream.recorded_attention(first, keys) as layers:
         pixel_values = torch.from_numpy(picture[None])
         made = spec.family.reference_features(tower, connector, spec, pixel_values)
     grid, merge = spec.vision.grid_of(*picture.shape[1:]), spec.vision.merge
     features = merge_patches(made.features.double().numpy(), grid, merge)
     if spec.vision.pool == "mean":
         features = features.reshape(len(features), merge**2, -1).mean(axis=1)
+    used = list(layers)[: made.layers]
     encoded = Encoded(
-        [_whole_map(maps, made.patches) for maps in list(layers.values())[: made.layers]],
+        [_whole_map(layers[layer], made.patches) for layer in used],
         int(spec.vision.has_cls),
         features,
         made.projected.double().numpy(),
         grid,
         merge,
+        None if keys is None else _in_raster(keys[used[-1]][0], made.patches),
     )
     return encoded, {name: each.numpy() for name, each in made.extras.items()}
 
@@ -171,15 +192,31 @@ def _whole_map(maps: Sequence[torch.Tensor], patches: torch.Tensor | None) -> Fl
     return np.asarray(maps[0][:, raster][:, :, raster].numpy())
 
 
+def _in_raster(keys: torch.Tensor, patches: torch.Tensor | None) -> Floats:
+    """Return the keys of a layer, (heads, tokens, d), in raster order."""
+    return np.asarray((keys if patches is None else keys[:, torch.argsort(patches)]).numpy())
+
+
 def _at_budget(
-    budget: int, features: Sequence[Mapping[str, Floats]], rankings: Sequence[Ranking]
+    budget: int,
+    features: Sequence[Mapping[str, Floats]],
+    rankings: Sequence[Ranking],
+    mixers: Sequence[Mixer],
 ) -> VisionReference:
     kept = np.stack([ranking.kept(budget) for ranking in rankings])
     by_name = {
         name: np.stack([picture[name][row] for picture, row in zip(features, kept, strict=True)])
         for name in features[0]
     }
-    return VisionReference(by_name.pop(_FEATURES), kept, rankings, by_name)
+    if not mixers:
+        return VisionReference(by_name.pop(_FEATURES), kept, rankings, by_name)
+    mixed = [
+        mixer.rows(row, ranking.scores[row])
+        for mixer, ranking, row in zip(mixers, rankings, kept, strict=True)
+    ]
+    certain = all(bool(each.all()) for _, each in mixed)
+    merged = np.stack([rows for rows, _ in mixed])
+    return VisionReference(merged, kept, rankings, mixers=mixers, certain=certain)
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,10 @@ def judge_several(
             theirs = arrange_reference(checkpoint, layout, tiles, batch.size)
             same = ours.shape == theirs.shape
             kept.append(np.array_equal(encoded.kept_indices, tiles.kept_indices))
-            # Of other patches, which only a tie excuses, there are other features.
-            differences.append(largest(ours - theirs) * kept[-1] if same else float("inf"))
+            # Of other patches, which only a tie excuses, or otherwise merged, there are other
+            # features.
+            equal = kept[-1] and tiles.certain
+            differences.append(largest(ours - theirs) * equal if same else float("inf"))
             scales.append(largest(theirs))
             slots.append(several.expand(grid, encoded.budget, encoded.kept_indices))
     text = text_of_picture(checkpoint, layout, grid)

@@ -26,6 +26,8 @@ class Encoded:
         projected: and as it leaves it, (N, hidden).
         grid: rows and columns of tokens.
         merge: edge of the square of patches that is one token; attention is between patches.
+        keys: of the last of these layers as its attention reads them, with what is before the
+            patches, float32 (heads, tokens, d), in raster order; None where the method reads none.
     """
 
     attentions: Sequence[npt.NDArray[np.float32]]
@@ -34,6 +36,7 @@ class Encoded:
     projected: Doubles
     grid: tuple[int, int]
     merge: int = 1
+    keys: npt.NDArray[np.float32] | None = None
 
 
 def means_of_squares(scores: Doubles, encoded: Encoded) -> Doubles:
@@ -60,6 +63,20 @@ def raster_order(grid: tuple[int, int], merge: int) -> Ints:
             for column in range(columns * merge)
         ]
     )
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What the tokens of a picture become where a method merges some of them.
+
+    Attributes:
+        weights: of each of the N tokens in each of the k kept ones, (k, N).
+        certain: which of the kept ones are so whichever way rounding goes, (k,): no token that may
+            belong to one of them is about equally near to another.
+    """
+
+    weights: Doubles
+    certain: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -114,6 +131,11 @@ class Ranking:
         slack = np.broadcast_to(self.slack, self.scores.shape)
         off = np.abs(scores - self.scores[kept]) - slack[kept]
         return float(np.maximum(off, 0).max() / max(1.0, np.abs(self.scores).max()))
+
+    def mixture(self, kept: Ints, scores: npt.NDArray[np.floating[Any]]) -> Mixture:
+        """What a method that merges makes of the patches ``kept``, by the ``scores`` (k,) that they
+        were given; of any other, the patches themselves."""
+        return Mixture(np.eye(len(self.scores))[kept], np.ones(len(kept), dtype=bool))
 
     def are_patches(self, patches: Ints) -> bool:
         """Whether all are numbers of patches."""

@@ -79,7 +79,8 @@ class VisionZip(Pruner):
         dominant = among(take_exactly(scores, ranked).indices, tokens)  # (B, N)
         step = torch.sym_max(1, (tokens - ranked) // count)
         place = (~dominant).to(torch.int64).cumsum(dim=1) - 1  # among those that are left
-        is_target = ~dominant & (place % step == 0) & (place < step * count)
+        every = torch.arange(count) * step
+        is_target = ~dominant & (place.unsqueeze(-1) == every).any(dim=-1)
         kept = take_best((dominant | is_target).to(torch.float32), budget).indices
         no_target = torch.gather(dominant, 1, kept).unsqueeze(-1)  # (B, k, 1)
         alike = likeness(evidence.keys, kept).masked_fill(no_target, float("-inf"))

@@ -12,11 +12,15 @@ from pocketvlm.artifact.specs import CAUSAL
 from pocketvlm_export.gguf import quantize_gguf, write_gguf
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.graphs import (
+    CandidateEncoder,
+    CandidatesGraph,
     DecoderGraph,
     EmbedTokensGraph,
     FastVDecoderGraph,
     Graph,
     PrunedVisionEncoder,
+    TokenSelector,
+    TokenSelectorGraph,
     VisionEncoderGraph,
     trace,
 )
@@ -52,8 +56,10 @@ def build_graphs(plan: ExportPlan, folder: Path, step: Step) -> None:
     with quiet_transformers():
         for each in plans:
             build_vision(each, folder, step)
-        if plan.decoder:
-            build_embedding(plan, folder, step, build_decoder(plan, folder, step))
+            build_selectors(each, folder, step)
+        decoder = build_decoder(plan, folder, step) if plan.decoder else {}
+        if plan.embed:
+            build_embedding(plan, folder, step, decoder)
 
 
 def write_constants(plan: ExportPlan, folder: Path) -> None:
@@ -80,6 +86,12 @@ def build_vision(plan: ExportPlan, folder: Path, step: Step) -> None:
         ) as tower,
         component(family.load_projector(weights, spec)) as projector,
     ):
+        if plan.selectors:  # one graph of all tokens serves every budget
+            step(f"vision graph, all {spec.vision.tokens} tokens")
+            every = CandidateEncoder(tower, projector, spec.vision, portable=plan.options.portable)
+            files = plan.vision[plan.budgets[0]]
+            _write(CandidatesGraph(every), plan, files, folder, {}, shared)
+            return
         for budget in plan.budgets:
             step(f"vision graph, {budget} of {spec.vision.tokens} tokens")
             module = PrunedVisionEncoder(
@@ -93,6 +105,17 @@ def build_vision(plan: ExportPlan, folder: Path, step: Step) -> None:
             graph = VisionEncoderGraph(module)
             stamps = {metadata.PRUNER: plan.pruner.name, metadata.BUDGET: str(budget)}
             _write(graph, plan, plan.vision[budget], folder, stamps, shared)
+
+
+def build_selectors(plan: ExportPlan, folder: Path, step: Step) -> None:
+    """Write the graphs that select tokens by the prompt, where the method reads that; they have no
+    weights, so there is one precision."""
+    for budget, file in plan.selectors.items():
+        step(f"token selector, {budget} of {plan.spec.vision.tokens} tokens")
+        module = TokenSelector(plan.spec.vision, plan.pruner, budget)
+        graph = TokenSelectorGraph(module, plan.spec.decoder.hidden)
+        stamps = {metadata.PRUNER: plan.pruner.name, metadata.BUDGET: str(budget)}
+        _write(graph, plan, {GATE_PRECISION: file}, folder, stamps, {})
 
 
 def build_embedding(

@@ -43,6 +43,8 @@ class ExportPlan:
         vision_bytes, embed_bytes, decoder_bytes, gguf_bytes: of the weights of one file in float32.
         memory_bytes: estimated peak of resident memory while exporting.
         tower_stages: where the tower drops patches on its way, settled.
+        selectors: {budget: file} of the graphs that select by the prompt, where the method reads
+            that; ``vision`` then names one file for all budgets.
         beside: of each further medium that the artifact reads a plan of its vision graphs alone.
     """
 
@@ -63,6 +65,7 @@ class ExportPlan:
     gguf_bytes: int
     memory_bytes: int
     tower_stages: tuple[Stage, ...] = ()
+    selectors: dict[int, str] = field(default_factory=dict)
     beside: Mapping[Medium, "ExportPlan"] = field(default_factory=dict)
 
     @property
@@ -90,9 +93,12 @@ class ExportPlan:
         sizes = {
             file: _GRAPH_BYTES
             + (self._weights(self.vision_bytes, precision) if budget == self.budgets[0] else 0)
-            for budget, graphs in self.vision.items()
+            for budget, graphs in sorted(
+                self.vision.items(), key=lambda item: item[0] == self.budgets[0]
+            )
             for precision, file in graphs.items()
         }
+        sizes |= dict.fromkeys(self.selectors.values(), _GRAPH_BYTES)
         for files, weights in ((self.embed, self.embed_bytes), (self.decoder, self.decoder_bytes)):
             sizes |= {
                 file: _GRAPH_BYTES + self._weights(weights, precision)
@@ -140,6 +146,11 @@ class ExportPlan:
             files.append(Opened("embed", table, sizes[self.embed[table]]))
         else:
             files.append(Opened("gguf", options.gguf[0], sizes[self.gguf[options.gguf[0]]]))
+            files += [  # by which a question is read
+                Opened("embed", table, sizes[self.embed[table]])
+                for table in options.embed[:1]
+                if table in self.embed
+            ]
         slots = max(self.totals()[self.budgets[0]].values())
         tiles = most_tiles(self.spec, self.layout)
         return estimate_footprint(
@@ -169,6 +180,7 @@ class ExportPlan:
             vision=vision,
             embed=each(self.embed),
             decoder=each(self.decoder),
+            selectors={budget: rename(file) for budget, file in self.selectors.items()},
             beside=beside,
         )
 

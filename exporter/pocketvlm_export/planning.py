@@ -25,11 +25,12 @@ from pocketvlm_export.options import ExportOptions, check_budgets
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.pruning import PLUGINS, make_pruner, usable_pruners
-from pocketvlm_export.pruning.base import ATTENTION, Pruner
+from pocketvlm_export.pruning.base import ATTENTION, TEXT, WITH_TEXT, Pruner
 from pocketvlm_export.tower_stages import settle_tower_stages
 
 # tokens that a context must hold beside a picture: the parity gate's question, and its answer
 _LEAST_TEXT = 64
+_VISION = "vision_encoder"  # the vision graphs of the medium that an artifact reads by default
 
 
 def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
@@ -79,9 +80,7 @@ def _longest(plan: ExportPlan) -> int:
     return longest(plan.spec, plan.layout, max(plan.budgets))
 
 
-def _plan_of(
-    checkpoint: Checkpoint, options: ExportOptions, graph: str = "vision_encoder"
-) -> ExportPlan:
+def _plan_of(checkpoint: Checkpoint, options: ExportOptions, graph: str = _VISION) -> ExportPlan:
     """Plan an export of one medium, whose vision graphs are called ``graph``."""
     family = checkpoint.family
     spec = family.capped(checkpoint.spec, options.caps.known(family.caps))
@@ -115,6 +114,7 @@ def _plan_of(
     )
     vision = 4 * (count("vision_tower.") + count("projector."))
     onnx, llama_cpp = "onnx" in options.engines, "llama.cpp" in options.engines
+    guided = TEXT in pruner.reads
     if llama_cpp:
         architecture(spec.decoder)  # refuses what llama.cpp cannot run
     plan = ExportPlan(
@@ -124,8 +124,12 @@ def _plan_of(
         budgets=budgets,
         options=options,
         generation=read_generation(checkpoint.source.folder, spec.config, vocab=spec.decoder.vocab),
-        vision={budget: _vision_names(graph, budget, budgets, options) for budget in budgets},
-        embed=_names("embed_tokens", options.embed) if onnx else {},
+        vision={
+            budget: _vision_names(graph, budgets[0] if guided else budget, budgets, options)
+            for budget in budgets
+        },
+        selectors=_selector_names(graph, budgets) if guided else {},
+        embed=_names("embed_tokens", options.embed) if onnx or guided else {},
         decoder=_names(_decoder_name(options), options.decoder_precisions) if onnx else {},
         gguf=_gguf_names(options) if llama_cpp else {},
         context=_context(
@@ -194,6 +198,13 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
             f"the vision tower is a {spec.vision.config.model_type}, which has no [CLS] token that "
             f"{pruner.name} could rank patches by",
             advice=f"choose from {others} (--pruner received-attention comes nearest to it)",
+            setting="pruner",
+        )
+    if TEXT in pruner.reads and (more := sorted(pruner.reads - WITH_TEXT)):
+        raise RequestError(
+            f"pruner {pruner.name} reads the prompt and {', '.join(more)}",
+            expected=f"no more than {', '.join(sorted(WITH_TEXT))}, which its graph has",
+            advice="choose another method",
             setting="pruner",
         )
 
@@ -274,6 +285,15 @@ def _vision_names(
     graph: str, budget: int, budgets: tuple[int, ...], options: ExportOptions
 ) -> dict[str, str]:
     return _names(graph, options.vision_precisions, "" if budget == budgets[0] else f".k{budget}")
+
+
+def _selector_names(graph: str, budgets: tuple[int, ...]) -> dict[int, str]:
+    """Return {budget: file}; those of a further medium bear its name."""
+    own = "token_selector" if graph == _VISION else graph.replace("encoder", "selector")
+    return {
+        budget: f"onnx/{own}{'' if budget == budgets[0] else f'.k{budget}'}.onnx"
+        for budget in budgets
+    }
 
 
 def _names(graph: str, precisions: Iterable[str], budget: str = "") -> dict[str, str]:

@@ -28,11 +28,18 @@ class PromptTokens(TypedDict):
     cached: int
 
 
+class SelectTime(TypedDict, total=False):
+    """``select`` of `Timings`, or nothing."""
+
+    select: float
+
+
 class Timings(TypedDict):
     """Wall-clock milliseconds.
 
     ``load``: `VLM.load`, once for all answers. ``preprocess``: pictures to pixel_values, and the
     prompt to ids. ``vision``: the vision graph over all pictures that were not encoded before.
+    ``select``: the part of it that selecting by the question took, where the method reads that.
     ``embed``: token embeddings of the prompt, where the decoder does not look them up itself.
     ``prefill``: the decoder over what of the prompt its cache does not hold yet. ``ttft``: time to
     the first token, which spans all of the above but load. ``decode``: all further tokens.
@@ -45,6 +52,7 @@ class Timings(TypedDict):
     load: float
     preprocess: float
     vision: float
+    select: NotRequired[float]
     embed: float
     prefill: float
     ttft: float
@@ -71,6 +79,9 @@ class Answer:
             fewer than the budget.
         pictures_reduced: of the pictures, those that were read at a fraction of their size, as they
             would take more memory than `pocketvlm.PictureLimits` allows.
+        pictures_selected_anew: of the pictures, those of which this question keeps other tokens
+            than the conversation's last one did, where the method reads the prompt: the prompt was
+            read again from the first of them on.
         finish_reason: ``"stop"`` at an end-of-sequence token, ``"length"`` at max_new_tokens,
             ``"interrupted"`` where the stream was asked to stop.
     """
@@ -86,3 +97,4 @@ class Answer:
     finish_reason: FinishReason
     pictures_below_budget: int = 0
     pictures_reduced: int = 0
+    pictures_selected_anew: int = 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.answer import Answer, FinishReason, VisualTokens
+from pocketvlm.answer import Answer, FinishReason, SelectTime, VisualTokens
 from pocketvlm.artifact import Manifest
 from pocketvlm.decoders.base import Decoder, EmbeddingSegment, check_room
 from pocketvlm.decoders.fair_lock import FairLock
@@ -18,6 +18,7 @@ from pocketvlm.decoders.pool import ConversationCache, PooledSequence, SequenceP
 from pocketvlm.decoders.sampler import Sampler
 from pocketvlm.decoders.sampling import Sampling, checkpoint_sampling
 from pocketvlm.limits import SequenceLimits
+from pocketvlm.text.messages import Message
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Detokenizer, Stream
 from pocketvlm.vision.viewer import PictureInput, Viewer
@@ -35,6 +36,8 @@ class Request:
         cached: features may come from the feature cache and go there.
         conversation: whose KV cache is used and extended; None takes a sequence of its own, which
             ends with the answer.
+        question: token ids int64 (T,) of the user's text in the last message, where the method
+            reads the prompt.
     """
 
     ids: npt.NDArray[np.int64]
@@ -43,6 +46,7 @@ class Request:
     preprocess_ms: float
     cached: bool
     conversation: ConversationCache | None = None
+    question: npt.NDArray[np.int64] | None = None
 
 
 @dataclass
@@ -130,7 +134,9 @@ class Answerer:
         answer."""
         self.pool.check_process()
         started = time.perf_counter()
+        request, given = self._afresh(request), request.pictures
         features, vision_ms = self._encode(request)
+        anew = _note_kept(given, request.pictures)
         ids = self.prompter.place(request.ids, [picture.ids for picture in request.pictures])
         segments = self.prompter.segments(ids, features)
         with self.step:
@@ -164,6 +170,7 @@ class Answerer:
                 "load": self.load_ms,
                 "preprocess": request.preprocess_ms,
                 "vision": vision_ms,
+                **self._select_ms(request),
                 "embed": prefill["embed"],
                 "prefill": prefill["prefill"],
                 "ttft": ttft_ms,
@@ -173,7 +180,28 @@ class Answerer:
             finish_reason=generation.finish_reason,
             pictures_below_budget=sum(picture.below_budget for picture in request.pictures),
             pictures_reduced=sum(picture.reduced for picture in request.pictures),
+            pictures_selected_anew=anew,
         )
+
+    def question(self, message: Message) -> npt.NDArray[np.int64] | None:
+        """What `Request.question` holds of the user's last message."""
+        return self.prompter.question(message) if self.viewer.reads_prompt else None
+
+    def _afresh(self, request: Request) -> Request:
+        """The request with pictures that no other answer of the conversation changes, where each
+        question selects anew."""
+        if request.question is None or not request.cached:
+            return request
+        pictures = [
+            picture.afresh() if self.viewer.selects_anew(picture) else picture
+            for picture in request.pictures
+        ]
+        return replace(request, pictures=pictures)
+
+    def _select_ms(self, request: Request) -> SelectTime:
+        if request.question is None:
+            return {}
+        return {"select": sum(picture.select_ms for picture in request.pictures)}
 
     def _encode(self, request: Request) -> tuple[list[EmbeddingSegment], float]:
         """The features of each picture, and the milliseconds that they took."""
@@ -181,7 +209,9 @@ class Answerer:
         for picture in request.pictures:
             with self.step:
                 started = time.perf_counter()
-                features.append(self.viewer.encode(picture, cached=request.cached))
+                features.append(
+                    self.viewer.encode(picture, cached=request.cached, question=request.question)
+                )
                 spent_ms += ms_since(started)
         return features, spent_ms
 
@@ -222,6 +252,19 @@ class Answerer:
             yield rest
         if generation.detokenizer.stopped:  # a stop text may be complete only now
             generation.finish_reason = "stop"
+
+
+def _note_kept(given: Sequence[PictureInput], encoded: Sequence[PictureInput]) -> int:
+    """Of how many pictures of a conversation other tokens are kept than for the question before;
+    what is kept now is noted for the next."""
+    anew = 0
+    for original, picture in zip(given, encoded, strict=True):
+        if picture is original or picture.features is None:
+            continue
+        kept, before = picture.features.kept_indices, original.last_kept
+        anew += before is not None and not np.array_equal(kept, before)
+        original.last_kept = kept
+    return anew
 
 
 def ms_since(started: float) -> float:

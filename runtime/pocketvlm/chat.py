@@ -57,6 +57,10 @@ class Chat:
     but one are dropped, as transformers reads the whole conversation each time; the prompt is then
     read again from the first picture on.
 
+    Where the method reads the prompt, each question keeps tokens of its own of every picture: the
+    tower's work is in the feature cache, but the prompt is read again from the first picture on of
+    which other tokens are kept (`Answer.pictures_selected_anew`).
+
     **When the context is full** the oldest questions are dropped with their answers, until the rest
     takes at most three quarters of the room, so that not every answer must drop again. Their
     pictures stay: they go to the front of the oldest question that is left, the latest of them, as
@@ -121,6 +125,7 @@ class Chat:
             ms_since(started),
             cached=True,
             conversation=self._cache,
+            question=self._answerer.question(self._messages(exchanges[-1:])[-1]),
         )
         answer = self._answerer.begin(request)
         return Stream(self._record(answer, before, exchanges), answer.stop)

@@ -247,7 +247,14 @@ class VLM:
         length = len(prompter.place(ids, [picture.ids for picture in pictures]))
         self.parts.check_room(length, sampling)
         return self.parts.begin(
-            Request(ids, pictures, sampling, ms_since(started), cached=self._keeps_features)
+            Request(
+                ids,
+                pictures,
+                sampling,
+                ms_since(started),
+                cached=self._keeps_features,
+                question=self.parts.question(conversation.messages[-1]),
+            )
         )
 
     def chat(self, *, system: str | None = None, budget: int | None = None) -> Chat:
@@ -290,10 +297,13 @@ def _feature_source(artifact: Artifact, encoder: VisionEncoder, *, kept: bool) -
                 advice="copy or export it again",
             ) from error
     computed = "" if encoder.provider == CPU_PROVIDER else f"-{encoder.provider}"
+    # Where the prompt decides what is kept, features of all tokens are: whatever the budget.
+    every = manifest.pruning.tokens_before if encoder.reads_prompt else None
+    made = "all" if every else f"k{encoder.budget}"
     return FeatureSource(
-        f"{name[:32]}-k{encoder.budget}-{encoder.precision}{computed}",
-        encoder.budget,
+        f"{name[:32]}-{made}-{encoder.precision}{computed}",
+        every or encoder.budget,
         manifest.decoder.hidden,
-        encoder.nested,
+        encoder.nested and not every,
         manifest.vision.extras,
     )

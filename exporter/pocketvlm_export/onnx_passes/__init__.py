@@ -34,6 +34,7 @@ _DECODER = (Rotary, GroupQueryAttention, SkipNorms)
 # What puts ONNX Runtime's own operators into a kind of graph, in this order.
 FUSIONS: Mapping[str, tuple[type[ir.passes.InPlacePass], ...]] = {
     metadata.VISION_ENCODER: (MultiHeadAttention,),
+    metadata.CANDIDATES: (MultiHeadAttention,),
     metadata.DECODER: _DECODER,
     metadata.FASTV_DECODER: _DECODER,
 }

@@ -169,6 +169,7 @@ def _vision(plan: ExportPlan, present: Mapping[str, FileEntry]) -> Vision:
         caps=spec.caps.given,
         extras=spec.vision.extras,
         stages=plan.tower_stages,
+        selectors=plan.selectors,
     )
 
 

@@ -33,6 +33,7 @@ PRUNERS: Mapping[str, str] = {
     "vtc-cls": "VTCCLS",
     "gprune": "GPrune",
     "divprune": "DivPrune",
+    "cdpruner": "CDPruner",
     "received-attention": "ReceivedAttention",
     "visionzip": "VisionZip",
     "uniform": "Uniform",

@@ -11,11 +11,15 @@ from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning.options import Choice, Option, Value
 
-Reads = Literal["cls_row", "received", "keys", "features", "projected"]
+Reads = Literal["cls_row", "received", "keys", "features", "projected", "text"]
 # What exists only when every token has been through the whole tower: nothing is saved there by
 # selecting.
 LATE: frozenset[Reads] = frozenset({"features", "projected"})
 ATTENTION: frozenset[Reads] = frozenset({"cls_row", "received"})
+# A method that reads the prompt selects in a graph of its own, which has these and nothing else:
+# the tower's work does not depend on the question, and is done once for all of them.
+TEXT: Reads = "text"
+WITH_TEXT: frozenset[Reads] = frozenset({"projected", "text"})
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Evidence:
             their places where the tower turns them; the mean over heads, (B, N, d).
         features: what the projector reads, (B, N, C).
         projected: what it makes of that, (B, N, hidden).
+        text: input embeddings of the question's tokens, (1, T, hidden), without template; a row of
+            zeros where it has none. Where it is read, ``grid`` is (1, N) if resolution is dynamic.
     """
 
     batch: int
@@ -49,6 +55,7 @@ class Evidence:
     keys: torch.Tensor | None = None
     features: torch.Tensor | None = None
     projected: torch.Tensor | None = None
+    text: torch.Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -86,7 +93,7 @@ class Pruner:
         paper: where it is described, a link in Markdown; empty for what no paper needs to describe.
         keeps: which patches, to end the sentence "It keeps the 64 patches ...".
         reads: what `Evidence` must hold for it, once it is settled; before that, and of the class,
-            what it reads of every tower.
+            what it reads of every tower. With `TEXT` nothing beyond `WITH_TEXT`.
         nested: the tokens kept at a small budget are among those kept at a larger one, and a kept
             token's feature does not depend on which others are kept; then any smaller budget is
             served from one graph, by ``scores``.

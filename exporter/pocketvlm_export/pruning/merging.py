@@ -5,7 +5,7 @@ import torch
 
 from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
-from pocketvlm_export.pruning.base import LATE, Evidence, Pruner, Selection
+from pocketvlm_export.pruning.base import LATE, TEXT, Evidence, Pruner, Selection
 
 
 class _MergesDropped(Pruner):
@@ -39,10 +39,16 @@ def merging(method: type[Pruner]) -> type[Pruner]:
     no smaller budget can be cut from it. Its name, title and options are those of ``method``.
 
     Raises:
-        RequestError: ``method`` drops nothing, or merges in a way of its own.
+        RequestError: ``method`` drops nothing, merges in a way of its own, or reads the prompt.
     """
-    if not method.prunes or method.merges:
-        why = "merges what it drops in a way of its own" if method.merges else "drops nothing"
+    why = ""
+    if not method.prunes:
+        why = "drops nothing"
+    elif method.merges:
+        why = "merges what it drops in a way of its own"
+    elif TEXT in method.reads:  # tokens are encoded once for all questions, and selected by each
+        why = "selects by the question, in a graph that gives tokens as they are"
+    if why:
         raise RequestError(
             f"pruner {method.name} {why}",
             advice="leave --merge-dropped out",

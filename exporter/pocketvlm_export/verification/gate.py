@@ -24,7 +24,6 @@ from pocketvlm.ort.sessions import open_session
 from pocketvlm.ort.settings import DEFAULT_SETTINGS
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.constants import read_constants
-from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.families.spec import LayoutSpec
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE
 from pocketvlm_export.loading import Checkpoint
@@ -39,6 +38,7 @@ from pocketvlm_export.verification.arrangement import (
     text_of_picture,
 )
 from pocketvlm_export.verification.bounds import STEPS, cosine
+from pocketvlm_export.verification.encoding import encode, open_encoder
 from pocketvlm_export.verification.exact import GateAnswer, judge_answer, judge_vision
 from pocketvlm_export.verification.gguf import measure_gguf
 from pocketvlm_export.verification.kept import KeptRow, compare_kept
@@ -56,6 +56,7 @@ from pocketvlm_export.verification.reference import (
     PictureReference,
     VisionReference,
     decoder_reference,
+    text_reference,
     vision_reference,
 )
 from pocketvlm_export.verification.several import judge_several
@@ -150,7 +151,10 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpe
     prompt."""
     pruning, batches = artifact.manifest.pruning, gate_batches(artifact, checkpoint.spec.vision)
     with quiet_transformers():
-        each = [vision_reference(checkpoint, pruning, batch.pixel_values) for batch in batches]
+        text = text_reference(checkpoint, pruning, GATE_PROMPT)
+        each = [
+            vision_reference(checkpoint, pruning, batch.pixel_values, text) for batch in batches
+        ]
         vision = {budget: [by[budget] for by in each] for budget in pruning.budgets}
         batch = batches[0]
         tiles = vision[pruning.default_budget][0].first(batch.grid.tiles)
@@ -259,9 +263,10 @@ def _rows(artifact: Artifact, references: References, precision: str) -> list[Ke
     """Every picture at every budget beside its reference."""
     rows: list[KeptRow] = []
     for budget, by_batch in references.vision.items():
-        with component(VisionEncoder.open(artifact, budget=budget, precision=precision)) as encoder:
+        with component(open_encoder(artifact, precision, budget)) as encoder:
             for batch, reference in zip(references.batches, by_batch, strict=True):
-                rows += compare_kept(encoder.encode(batch.pixel_values), reference)
+                encoded = encode(artifact, encoder, batch.pixel_values)
+                rows += compare_kept(encoded, reference)
     return rows
 
 
@@ -302,8 +307,8 @@ def _answer(artifact: Artifact, references: References, precision: str) -> GateA
     vision = precision if precision in _vision_precisions(artifact) else None
     layout, batch = open_layout(artifact), references.batches[0]
     grid = batch.grid
-    with component(VisionEncoder.open(artifact, precision=vision)) as encoder:
-        encoded = encoder.encode(batch.pixel_values).first(grid.tiles)
+    with component(open_encoder(artifact, vision)) as encoder:
+        encoded = encode(artifact, encoder, batch.pixel_values).first(grid.tiles)
     picture, prompt = references.picture, gate_prompt(artifact, references)
     features, extras = picture.features, picture.extras
     # About other patches, which only a tie excuses, or otherwise merged, there is another answer.

@@ -10,7 +10,7 @@ therefore cannot check: the tests hold those against
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ from pocketvlm_export.families.spec import VLMSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component, release_memory
 from pocketvlm_export.packaging import eos_token_ids
-from pocketvlm_export.pruning import make_pruner
-from pocketvlm_export.pruning.base import ATTENTION, Pruner
+from pocketvlm_export.pruning import find_pruner, make_pruner
+from pocketvlm_export.pruning.base import ATTENTION, TEXT, Pruner
 from pocketvlm_export.verification.mixing import Mixer, make_mixer
 from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
 from pocketvlm_export.verification.readers import (
@@ -108,10 +108,13 @@ class DecoderReference:
 
 
 def vision_reference(
-    checkpoint: Checkpoint, pruning: Pruning, pixel_values: Floats
+    checkpoint: Checkpoint,
+    pruning: Pruning,
+    pixel_values: Floats,
+    text: Floats | None = None,
 ) -> dict[int, VisionReference]:
     """Run tower and connector on ``pixel_values`` (B, 3, H, W) and select as ``pruning`` says, at
-    all its budgets.
+    all its budgets; ``text`` is the question's, see `text_reference`.
 
     One picture at a time: attention maps are large.
     """
@@ -134,6 +137,8 @@ def vision_reference(
     ):
         for picture in pixel_values:
             encoded, extras = encode_reference(tower, connector, spec, pruning, picture)
+            if text is not None:
+                encoded = replace(encoded, text=text.astype(np.float64))
             all_features.append({_FEATURES: encoded.projected.astype(np.float32), **extras})
             rankings.append(rank(encoded, pruning.options))
             if projector is not None:
@@ -151,6 +156,23 @@ def _settled(pruning: Pruning, spec: VLMSpec) -> Pruner:
     pruner = make_pruner(pruning.method, options, merge_dropped=pruning.merge_dropped)
     pruner.settle(spec.vision)
     return pruner
+
+
+def text_reference(checkpoint: Checkpoint, pruning: Pruning, prompt: str) -> Floats | None:
+    """Return the input embeddings of a question's tokens, (T, hidden), without template, where the
+    method of ``pruning`` reads the prompt."""
+    if TEXT not in find_pruner(pruning.method).reads:
+        return None
+    tokenizer = checkpoint.family.tokenizer(checkpoint.source.folder)
+    ids = text_ids(tokenizer, prompt, add_special_tokens=False)
+    with (
+        component(
+            checkpoint.family.load_embedding(checkpoint.weights, checkpoint.spec)
+        ) as embedding,
+        torch.inference_mode(),
+    ):
+        rows: Floats = embedding(torch.tensor(ids, dtype=torch.int64)).float().numpy().copy()
+    return rows
 
 
 def encode_reference(

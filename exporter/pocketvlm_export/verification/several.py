@@ -9,7 +9,6 @@ from pocketvlm.artifact import Artifact
 from pocketvlm.layouts import open_layout
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.constants import read_constants
-from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export.families.spec import LayoutSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component
@@ -17,6 +16,7 @@ from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import GATE_PRECISION
 from pocketvlm_export.verification.arrangement import arrange_reference, text_of_picture
 from pocketvlm_export.verification.bounds import within
+from pocketvlm_export.verification.encoding import encode, open_encoder
 from pocketvlm_export.verification.kept import largest
 from pocketvlm_export.verification.pictures import GateBatch
 from pocketvlm_export.verification.reference import VisionReference, prompt_ids
@@ -42,9 +42,9 @@ def judge_several(
     several, grid, count = open_layout(artifact).several, batch.grid, len(batch.pixel_values)
     constants, prompter = read_constants(artifact), Prompter.from_artifact(artifact)
     differences, scales, slots, kept = [], [1.0], [], []
-    with component(VisionEncoder.open(artifact, precision=GATE_PRECISION)) as encoder:
+    with component(open_encoder(artifact, GATE_PRECISION)) as encoder:
         for number in range(count):
-            encoded = encoder.encode(batch.pixel_values[number : number + 1])
+            encoded = encode(artifact, encoder, batch.pixel_values[number : number + 1])
             tiles = reference.part(number, 1)
             ours = several.arrange(grid, encoded.image_features, encoded.kept_indices, constants)
             theirs = arrange_reference(checkpoint, layout, tiles, batch.size)

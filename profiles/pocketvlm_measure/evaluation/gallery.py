@@ -100,6 +100,7 @@ def drawings(evaluation: Evaluation) -> Iterator[Drawing]:
                     pair,
                     encoders[medium],
                     numbers[medium],
+                    question.text,
                 )
                 for medium, reference in media
             ]

@@ -58,7 +58,9 @@ def _overlays(profile: Profile, artifact: Artifact) -> Iterator[tuple[str, list[
     parts = {medium: artifact.reading(medium) for medium in numbers}
     encoders = {medium: open_encoders(part, budgets, precision) for medium, part in parts.items()}
     for medium, path in progress(given, desc="drawing", leave=False):
-        drawn = draw_budgets(parts[medium], path, budgets, encoders[medium], numbers[medium])
+        drawn = draw_budgets(
+            parts[medium], path, budgets, encoders[medium], numbers[medium], question.prompt
+        )
         yield (
             Path(path).name,
             [(budget, jpeg_uri(drawing)) for budget, (drawing, _) in drawn.items()],

@@ -149,8 +149,9 @@ class Manifest:
         for part, vision, pruning in read:
             part["pruning"] = _said(pruning, part["pruning"])
             part["vision"] = _said(vision, part["vision"])
-            graphs = part["vision"]["graphs"]
-            part["vision"]["graphs"] = {str(budget): graphs[budget] for budget in graphs}
+            for name in {"graphs", "selectors"} & part["vision"].keys():
+                graphs = part["vision"][name]
+                part["vision"][name] = {str(budget): graphs[budget] for budget in graphs}
         plain: dict[str, Any] = json.loads(json.dumps({key: data[key] for key in order}))
         return plain
 
@@ -210,9 +211,14 @@ def _said(part: Any, data: Mapping[str, Any]) -> dict[str, Any]:
     unsaid = {
         each.name
         for each in dataclasses.fields(part)
-        if each.metadata.get("unsaid") and getattr(part, each.name) == each.default
+        if each.metadata.get("unsaid") and getattr(part, each.name) == _default(each)
     }
     return {name: value for name, value in data.items() if name not in unsaid}
+
+
+def _default(each: dataclasses.Field[Any]) -> Any:
+    factory = each.default_factory
+    return each.default if factory is dataclasses.MISSING else factory()
 
 
 def _vision(data: Mapping[str, Any]) -> Vision:
@@ -220,9 +226,10 @@ def _vision(data: Mapping[str, Any]) -> Vision:
     constants = {
         name: _build(Constant, constant) for name, constant in data.get("constants", {}).items()
     }
+    selectors = {int(budget): file for budget, file in data.get("selectors", {}).items()}
     tower = _optional(Tower, data.get("tower"))
     parts = {"graphs": graphs, "constants": constants, "tower": tower, "stages": _stages(data)}
-    vision: Vision = _build(Vision, {**data, **parts})
+    vision: Vision = _build(Vision, {**data, **parts, "selectors": selectors})
     return vision
 
 

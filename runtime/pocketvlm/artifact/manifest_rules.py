@@ -21,6 +21,7 @@ def contradictions(manifest: Manifest) -> list[str]:
     pruning, decoder = manifest.pruning, manifest.decoder
     named = [name for graphs in manifest.vision.graphs.values() for name in graphs.values()]
     named += [*decoder.embed.values(), *decoder.graphs.values(), *decoder.gguf.values()]
+    named += manifest.vision.selectors.values()
     constants = manifest.vision.constants.values()
     named += [constant.file for constant in constants]
     problems = {
@@ -32,6 +33,13 @@ def contradictions(manifest: Manifest) -> list[str]:
         ),
         "the vision graphs do not match the budgets": set(manifest.vision.graphs)
         != set(pruning.budgets),
+        "the graphs that select by the prompt do not match the budgets": bool(
+            manifest.vision.selectors
+        )
+        and set(manifest.vision.selectors) != set(pruning.budgets),
+        "tokens are selected by the prompt, and there is no embedding table to read it by": (
+            bool(manifest.vision.selectors) and not decoder.embed
+        ),
         "a graph or GGUF file it names is missing from its files table": not set(named)
         <= set(manifest.files),
         f"a constant of its vision side has another shape than ({decoder.hidden},)": any(
@@ -55,7 +63,8 @@ def contradictions(manifest: Manifest) -> list[str]:
         ),
         "an extra output of its vision graphs has the name of another": bool(
             set(manifest.vision.extras) & set(VISION_OUTPUTS)
-        ),
+        )
+        or (bool(manifest.vision.selectors) and "features" in manifest.vision.extras),
         f"the decoder reads {', '.join(decoder.extras)}, and the vision graphs give "
         f"{', '.join(manifest.vision.extras) or 'no further outputs'}": (
             not set(decoder.extras) <= set(manifest.vision.extras)

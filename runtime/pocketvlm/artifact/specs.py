@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pocketvlm.artifact.metadata import DECODER, FASTV_DECODER
+from pocketvlm.artifact.metadata import CANDIDATES, DECODER, FASTV_DECODER, VISION_ENCODER
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.limits import settle_numbers, whole
 
 # Of every vision graph, whatever else it gives.
 VISION_OUTPUTS = ("image_features", "kept_indices", "kept_scores")
+# Of a vision graph whose tokens a selector takes: every token's features, and each further one by
+# its name behind the prefix. They are inputs of the selector, beside the question's embeddings.
+CANDIDATE = "candidate_"
+CANDIDATE_FEATURES = f"{CANDIDATE}features"
+TEXT_EMBEDS = "text_embeds"
 # Numbers that a token's position has, by ``decoder.positions``. With more than one the decoder
 # graphs' ``position_ids`` is (numbers, batch, tokens); `pocketvlm.decoders.positions` makes them.
 POSITION_AXES = {"contiguous": 1, "mrope": 3}
@@ -107,6 +112,9 @@ class Vision:
     for people and other clients. ``caps`` are those that were set at export: ``max_pixels``,
     ``max_tiles``, ``fixed_size``. ``stages`` are where the tower drops patches on its way; no
     budget is larger than what the last of them keeps.
+
+    ``selectors[budget]`` is the graph that selects tokens by the prompt, where the method reads
+    that: the vision graph then gives all N, and is one for all budgets. Empty for other methods.
     """
 
     image_size: tuple[int, int] | None
@@ -119,6 +127,17 @@ class Vision:
     totals: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     caps: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[Stage, ...] = field(default=(), metadata=UNSAID)
+    selectors: Mapping[int, str] = field(default_factory=dict, metadata=UNSAID)
+
+    @property
+    def graph_kind(self) -> str:
+        """The kind of ``graphs``, one of `metadata.GRAPH_KINDS`."""
+        return CANDIDATES if self.selectors else VISION_ENCODER
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """What a vision graph of the kind `metadata.CANDIDATES` gives, and its selectors read."""
+        return (CANDIDATE_FEATURES, *(CANDIDATE + extra for extra in self.extras))
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,11 @@ _MEDIA = {"image": "pictures", "video": "clips"}
 )
 @click.option("--overlay", type=PATH, metavar="OUT.png", help="The drawing to write.")
 @click.option(
+    "--prompt",
+    metavar="TEXT",
+    help="What is asked about the picture, where the method reads the prompt.",
+)
+@click.option(
     "--budget",
     type=BUDGET,
     metavar="K",
@@ -53,6 +58,7 @@ def inspect(
     image: Path | None,
     video: Path | None,
     overlay: Path | None,
+    prompt: str | None,
     budget: int | None,
     max_pixels: int | None,
     max_tiles: int | None,
@@ -69,6 +75,8 @@ def inspect(
     medium = video if image is None else image
     if (medium is None) != (overlay is None) or (image is not None and video is not None):
         raise click.UsageError("--image and --overlay go together, or --video and --overlay")
+    if prompt is not None and overlay is None:
+        raise click.UsageError("--prompt is for --overlay")
     if (
         overlay is not None
         and medium is not None
@@ -87,7 +95,9 @@ def inspect(
         counting_layout(artifact)  # refuses what the artifact does not have
     kept: dict[str, Any] = {}
     if medium is not None and overlay is not None:
-        kept = draw_overlay(artifact, medium, overlay, budget, is_clip=video is not None)
+        kept = draw_overlay(
+            artifact, medium, overlay, budget, is_clip=video is not None, prompt=prompt
+        )
     if as_json:
         echo_json(facts(artifact.manifest) | kept)
         return
@@ -98,7 +108,13 @@ def inspect(
 
 
 def draw_overlay(
-    artifact: Artifact, medium: Path, overlay: Path, budget: int | None, *, is_clip: bool
+    artifact: Artifact,
+    medium: Path,
+    overlay: Path,
+    budget: int | None,
+    *,
+    is_clip: bool,
+    prompt: str | None = None,
 ) -> dict[str, Any]:
     """Write the drawing as PNG in one step.
 
@@ -108,6 +124,7 @@ def draw_overlay(
         overlay: the PNG file to write.
         budget: visual tokens per tile; None is the artifact's default.
         is_clip: whether ``medium`` is a clip.
+        prompt: what is asked about it, for a method that reads the prompt.
 
     Returns:
         ``overlay`` (the path) and ``kept_indices`` in raster order.
@@ -122,7 +139,7 @@ def draw_overlay(
     check_media(media_read(artifact.manifest), pictures=not is_clip, clips=is_clip)
     artifact = artifact.reading("video" if is_clip else "image")
     drawn_at = artifact.manifest.pruning.default_budget if budget is None else budget
-    drawing, kept = draw_budgets(artifact, medium, [drawn_at])[drawn_at]
+    drawing, kept = draw_budgets(artifact, medium, [drawn_at], question=prompt)[drawn_at]
     encoded = io.BytesIO()
     drawing.save(encoded, format="PNG")
     try:
@@ -155,6 +172,8 @@ def graphs(manifest: Manifest) -> Iterator[tuple[str, str]]:
         for budget, by_precision in sorted(vision.graphs.items(), reverse=True):
             for precision, name in by_precision.items():
                 yield f"{what} k={budget} {_marked(precision, vision.default_precision)}", name
+        for budget, name in sorted(vision.selectors.items(), reverse=True):
+            yield f"selector{what.removeprefix('vision')} k={budget}", name
     for precision, name in decoder.embed.items():
         yield f"embed {precision}", name
     for kind, engine in (("decoder", "onnx"), ("llama.cpp", "llama.cpp")):
@@ -203,6 +222,11 @@ def describe(artifact: Artifact) -> Iterator[str]:
     yield f"pruning    {method}, {before} -> {budgets}"
     for budget, text in totals_text(manifest.vision.totals):
         yield f"           {budget} per tile come to {text}"
+    if manifest.vision.selectors:
+        yield (
+            "           selected by the question: the vision graph gives all tokens, which are kept "
+            "for further questions"
+        )
     if fastv := decoder.fastv:
         yield (
             f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read "

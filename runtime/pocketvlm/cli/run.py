@@ -75,6 +75,9 @@ def summary(answer: Answer) -> str:
     if reduced := answer.pictures_reduced:
         which = "1 picture was" if reduced == 1 else f"{reduced} pictures were"
         line += f"{which} read at a fraction of the size for the memory that it would take, "
+    if anew := answer.pictures_selected_anew:
+        which = "1 picture was" if anew == 1 else f"{anew} pictures were"
+        line += f"{which} selected from anew by the question, "
     line += (
         f"{tokens['fastv']} of them in later layers, "
         if "fastv" in tokens and tokens["before"]

@@ -73,7 +73,16 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
         for name in by_precision.values()
     ]
     for name, budget, part in visions:
-        open_session(part, name, metadata.VISION_ENCODER, budget=budget)
+        vision = part.manifest.vision
+        selects = not vision.selectors
+        open_session(part, name, vision.graph_kind, budget=budget if selects else None)
+    selectors = [
+        (name, budget, part)
+        for part in parts.values()
+        for budget, name in part.manifest.vision.selectors.items()
+    ]
+    for name, budget, part in selectors:
+        open_session(part, name, metadata.TOKEN_SELECTOR, budget=budget)
     graphs = [(name, metadata.EMBED_TOKENS) for name in manifest.decoder.embed.values()]
     graphs += [(name, manifest.decoder.graph_kind) for name in manifest.decoder.graphs.values()]
     for name, kind in graphs:
@@ -89,7 +98,7 @@ def check_contents(artifact: Artifact) -> dict[str, Any]:
         "files": len(manifest.files),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "graphs": [
-            *(name for name, _, _ in visions),
+            *dict.fromkeys(name for name, _, _ in (*visions, *selectors)),
             *(name for name, _ in graphs),
             *manifest.decoder.gguf.values(),
         ],

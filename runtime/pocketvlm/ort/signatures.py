@@ -10,7 +10,7 @@ from typing import Protocol
 import onnxruntime as ort
 
 from pocketvlm.artifact import Manifest, metadata
-from pocketvlm.artifact.specs import CAUSAL, POSITION_AXES, DecoderSpec
+from pocketvlm.artifact.specs import CAUSAL, POSITION_AXES, TEXT_EMBEDS, DecoderSpec, Vision
 from pocketvlm.errors import ArtifactError
 
 Shapes = Mapping[
@@ -46,26 +46,42 @@ class Signature:
 
 
 def signature(manifest: Manifest, kind: str, budget: int | None = None) -> Signature:
-    """What a graph of this kind, one of `metadata.GRAPH_KINDS`, has; vision graphs keep ``budget``
-    tokens."""
+    """What a graph of this kind, one of `metadata.GRAPH_KINDS`, has; vision graphs that select, and
+    selectors, keep ``budget`` tokens."""
     spec = manifest.decoder
+    if kind == metadata.CANDIDATES:
+        return Signature(_pixels(manifest.vision), _candidates(manifest))
+    if kind == metadata.TOKEN_SELECTOR:
+        text = {TEXT_EMBEDS: (None, None, spec.hidden)}
+        return Signature(_candidates(manifest) | text, _selected(manifest, budget))
     if kind == metadata.VISION_ENCODER:
-        vision = manifest.vision
-        # Of a picture with fewer tokens than the budget all are kept.
-        kept = budget if vision.image_size else None
-        features = (None, kept, spec.hidden)
-        return Signature(
-            {"pixel_values": (None, 3, *(vision.image_size or (None, None)))},
-            {
-                "image_features": features,
-                "kept_indices": (None, kept),
-                "kept_scores": (None, kept),
-                **dict.fromkeys(vision.extras, features),
-            },
-        )
+        return Signature(_pixels(manifest.vision), _selected(manifest, budget))
     if kind == metadata.EMBED_TOKENS:
         return Signature({"input_ids": (None, None)}, {"inputs_embeds": (None, None, spec.hidden)})
     return _decoder(spec, kind)
+
+
+def _pixels(vision: Vision) -> Shapes:
+    return {"pixel_values": (None, 3, *(vision.image_size or (None, None)))}
+
+
+def _selected(manifest: Manifest, budget: int | None) -> Shapes:
+    """What is given of the tokens that are kept."""
+    # Of a picture with fewer tokens than the budget all are kept.
+    kept = budget if manifest.vision.image_size else None
+    features = (None, kept, manifest.decoder.hidden)
+    return {
+        "image_features": features,
+        "kept_indices": (None, kept),
+        "kept_scores": (None, kept),
+        **dict.fromkeys(manifest.vision.extras, features),
+    }
+
+
+def _candidates(manifest: Manifest) -> dict[str, tuple[int | None, ...]]:
+    """What a selector takes some tokens of: a row for every token."""
+    tokens = manifest.pruning.tokens_before if manifest.vision.image_size else None
+    return dict.fromkeys(manifest.vision.candidates, (None, tokens, manifest.decoder.hidden))
 
 
 @dataclass(frozen=True)

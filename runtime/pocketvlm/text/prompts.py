@@ -246,6 +246,16 @@ class Prompter:
         """What comes before the first question, see `MessageReader.system`."""
         return self._reader.system(text)
 
+    def question(self, message: Message) -> npt.NDArray[np.int64]:
+        """Token ids int64 (T,) of what a message says, without the template, special tokens and
+        places of pictures; none where it says nothing."""
+        parts = [part["text"] for part in message["content"] if part["type"] == "text"]
+        text = " ".join(parts)
+        for spelt in {*self._tokens.values(), *self._slots.values()}:
+            text = text.replace(spelt, " ")
+        ids = np.array(_token_ids(self.tokenizer, text.strip(), add_special=False), dtype=np.int64)
+        return ids[~np.isin(ids, self._slot_ids)]
+
     def reply(self, text: str) -> Message:
         """An answer as a message. Templates put their own spaces around it, and an image token
         that the model spelt out is no picture."""

@@ -18,7 +18,7 @@ from pocketvlm.artifact import (
     pick_graph,
     pick_precision,
 )
-from pocketvlm.artifact.specs import VISION_OUTPUTS
+from pocketvlm.artifact.specs import CANDIDATE, CANDIDATE_FEATURES, VISION_OUTPUTS
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import Medium, budget_beside, media_read
 from pocketvlm.limits import whole
@@ -26,6 +26,7 @@ from pocketvlm.ort.outputs import check_finite, check_rising, check_shapes, shap
 from pocketvlm.ort.sessions import open_session, ort_errors
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.vision.features import VisionFeatures
+from pocketvlm.vision.selector import TokenSelector
 
 _NAME = "the vision graph"
 
@@ -55,13 +56,22 @@ def open_beside(
 
 
 class VisionEncoder:
-    """The vision graph of one budget and precision, an opened session of the manifest's
-    artifact."""
+    """The vision graph of one budget and precision, an opened session of the manifest's artifact.
+
+    Where the method reads the prompt that graph gives all tokens, whatever the question, and
+    ``selector`` takes some of them, see `select`; None for other methods.
+    """
 
     def __init__(
-        self, session: ort.InferenceSession, manifest: Manifest, budget: int, precision: str
+        self,
+        session: ort.InferenceSession,
+        manifest: Manifest,
+        budget: int,
+        precision: str,
+        selector: TokenSelector | None = None,
     ) -> None:
         self._session = session
+        self._selector = selector
         self.budget = budget
         self.precision = precision
         self.nested = is_nested(manifest)
@@ -78,6 +88,7 @@ class VisionEncoder:
         budget: int | None = None,
         precision: str | None = None,
         settings: EngineSettings = DEFAULT_SETTINGS,
+        table: str | None = None,
     ) -> Self:
         """Open the graph that serves ``budget``: the one exported at it, else the next larger one.
 
@@ -86,6 +97,8 @@ class VisionEncoder:
             budget: visual tokens per tile; None is the artifact's default.
             precision: as named in the manifest; None is the artifact's default.
             settings: threads, providers and whether a float32 graph is prepacked.
+            table: precision of the embedding table that a question is read by, where the method
+                reads the prompt, see `TokenSelector.open`.
 
         Raises:
             PocketVLMError: no graph can serve the budget, or none has the precision.
@@ -97,14 +110,23 @@ class VisionEncoder:
         name = pick_precision(
             graphs, precision, f"vision graph at budget {k}", setting="vision_precision"
         )
+        selects = not manifest.vision.selectors
         session = open_session(
             artifact,
             name,
-            metadata.VISION_ENCODER,
-            budget=k,
+            manifest.vision.graph_kind,
+            budget=k if selects else None,
             settings=settings.for_precision(precision),
         )
-        return cls(session, manifest, k, precision)
+        selector = (
+            None if selects else TokenSelector.open(artifact, k, table=table, settings=settings)
+        )
+        return cls(session, manifest, k, precision, selector)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether `select` needs the question."""
+        return self._selector is not None
 
     @property
     def provider(self) -> str:
@@ -132,6 +154,7 @@ class VisionEncoder:
         preprocessing does.
 
         Where resolution is dynamic, pictures with fewer tokens than the graph's budget keep all.
+        Where the method reads the prompt all tokens are given, with a score of 0: see `select`.
 
         Args:
             pixel_values: see above.
@@ -142,10 +165,9 @@ class VisionEncoder:
             EngineError: ONNX Runtime failed, or the outputs are not those of such pictures: other
                 shapes, numbers of tokens that there are not, values that are not finite.
         """
-        names = [*VISION_OUTPUTS, *self._extras]
-        with ort_errors(f"{_NAME} failed"):
-            values = self._session.run(names, {"pixel_values": pixel_values})
-        outputs = dict(zip(names, values, strict=True))
+        if self.reads_prompt:
+            return self._candidates(pixel_values, tokens)
+        outputs = self._run([*VISION_OUTPUTS, *self._extras], pixel_values)
         self._check(outputs, len(pixel_values), tokens)
         features, indices, scores = (outputs.pop(name) for name in VISION_OUTPUTS)
         return VisionFeatures(
@@ -155,6 +177,61 @@ class VisionEncoder:
             nested=self.nested,
             extras=outputs,
             complete=indices.shape[1] < self.budget,
+        )
+
+    def select(
+        self, features: VisionFeatures, question: npt.NDArray[np.int64] | None = None
+    ) -> VisionFeatures:
+        """What is kept of pictures that were encoded, at the graph's budget.
+
+        Args:
+            features: from `encode`.
+            question: token ids int64 (T,) of the user's text, without template, where the method
+                reads the prompt; for other methods nothing is left to do.
+
+        Raises:
+            RequestError: the method reads the prompt, and there is none.
+            EngineError: see `TokenSelector.select`.
+        """
+        if self._selector is None:
+            return features
+        if question is None:
+            raise RequestError(
+                "this artifact keeps what a question is about, and there is no question",
+                advice="give a prompt",
+                setting="prompt",
+            )
+        return self._selector.select(features, question)
+
+    def _run(
+        self, names: list[str], pixel_values: npt.NDArray[np.float32]
+    ) -> dict[str, npt.NDArray[Any]]:
+        with ort_errors(f"{_NAME} failed"):
+            values = self._session.run(names, {"pixel_values": pixel_values})
+        return dict(zip(names, values, strict=True))
+
+    def _candidates(
+        self, pixel_values: npt.NDArray[np.float32], tokens: int | None
+    ) -> VisionFeatures:
+        """Every token of pictures, as features of which none was ranked."""
+        extras = [CANDIDATE + name for name in self._extras]
+        outputs = self._run([CANDIDATE_FEATURES, *extras], pixel_values)
+        batch, features = len(pixel_values), outputs.pop(CANDIDATE_FEATURES)
+        if not self._dynamic:
+            tokens = self._most_tokens
+        elif tokens is None:  # as many as there are, as long as all outputs agree
+            tokens = min(self._most_tokens, max((1, *features.shape[1:2])))
+        shapes = shapes_of({CANDIDATE_FEATURES: features, **outputs})
+        check_shapes(_NAME, shapes, dict.fromkeys(shapes, (batch, tokens, self._hidden)))
+        for name, values in ((CANDIDATE_FEATURES, features), *outputs.items()):
+            check_finite(_NAME, name, values)
+        every = np.tile(np.arange(tokens, dtype=np.int64), (batch, 1))
+        return VisionFeatures(
+            features,
+            every,
+            np.zeros(every.shape, dtype=np.float32),
+            nested=False,
+            extras={name.removeprefix(CANDIDATE): values for name, values in outputs.items()},
         )
 
     def _check(

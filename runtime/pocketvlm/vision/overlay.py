@@ -15,6 +15,7 @@ from pocketvlm.layouts import TileGrid, TokenGrid, layout_among, open_layout
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
 from pocketvlm.ort.settings import EngineSettings
+from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.viewer import PictureInput, open_medium
 
@@ -46,6 +47,7 @@ def draw_budgets(
     budgets: Sequence[int],
     encoders: Mapping[int, VisionEncoder] | None = None,
     pictures: int = 1,
+    question: str | None = None,
 ) -> dict[int, tuple[Image.Image, list[int]]]:
     """For each budget the drawing of `draw_kept`, and the patches kept in raster order.
 
@@ -56,6 +58,7 @@ def draw_budgets(
         encoders: see `open_encoders`, where several pictures are drawn; None opens those of the
             default precision.
         pictures: of the prompt that this one belongs to, see `Layout.several`.
+        question: what is asked about it, for a method that reads the prompt.
 
     Raises:
         PocketVLMError: a picture or budget that is refused, or patches that are no grid.
@@ -64,8 +67,9 @@ def draw_budgets(
     upright = open_medium(layout, picture)
     views, tiles = layout.views(upright), layout.cut(upright)
     encoders = encoders or open_encoders(artifact, budgets)
+    asked = None if question is None else _question_ids(artifact, question)
     features = {
-        k: encoders[k].encode(tiles.pixel_values)
+        k: encoders[k].select(encoders[k].encode(tiles.pixel_values), asked)
         for k in {pick_graph(manifest, budget) for budget in budgets}
     }
     drawn = {}
@@ -80,6 +84,11 @@ def draw_budgets(
         ]
         drawn[budget] = (join_tiles(drawings, tiles.grid), encoded.kept_indices)
     return drawn
+
+
+def _question_ids(artifact: Artifact, question: str) -> npt.NDArray[np.int64]:
+    prompter = Prompter.from_artifact(artifact)
+    return prompter.question({"role": "user", "content": [{"type": "text", "text": question}]})
 
 
 def join_tiles(drawings: Sequence[Image.Image], grid: TileGrid) -> Image.Image:

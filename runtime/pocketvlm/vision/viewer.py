@@ -3,7 +3,10 @@ at most once."""
 
 from __future__ import annotations
 
+import copy
 import functools
+import hashlib
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +50,9 @@ class PictureInput:
         budget: visual tokens per tile.
         reduced: whether it was read at a fraction of its size, see `PictureLimits.max_memory`.
         features: (tiles, budget, hidden), from its encoding on; None until then.
+        last_kept: the patches kept of each tile for the question before, where each question
+            selects anew; None before the first.
+        select_ms: of its encoding, milliseconds that selecting by the question took.
     """
 
     def __init__(self, layout: Layout, tiles: Tiles, budget: int, *, reduced: bool = False) -> None:
@@ -55,6 +61,8 @@ class PictureInput:
         self.budget = budget
         self.reduced = reduced
         self.features: VisionFeatures | None = None
+        self.last_kept: npt.NDArray[np.int64] | None = None
+        self.select_ms = 0.0
         self.layout = layout
 
     @property
@@ -89,6 +97,13 @@ class PictureInput:
         first = np.arange(self.grid.tiles, dtype=np.int64) * tokens  # of each tile
         kept: list[int] = (self.features.kept_indices + first[:, None]).ravel().tolist()
         return kept
+
+    def afresh(self) -> PictureInput:
+        """The same picture for a further question that selects anew, not encoded yet. This one
+        keeps its pixels, which take less memory than the features of all its tokens would: those
+        are in the feature cache, for as long as there is room."""
+        _ = self.key  # computed once for all questions
+        return copy.copy(self)
 
     @functools.cached_property
     def key(self) -> str:
@@ -212,17 +227,43 @@ class Viewer:
         own, others = self.layout.config.patches, other.layout.config.patches
         return other.check_budget(budget_beside(budget, own, others))
 
-    def encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
-        """The features of one picture, as what fills its slots; see `_encode`."""
-        return self._viewers[picture.layout.medium]._encode(picture, cached=cached)
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether what is kept of a picture depends on the question."""
+        return any(viewer.encoder.reads_prompt for viewer in self._viewers.values())
 
-    def _encode(self, picture: PictureInput, *, cached: bool) -> EmbeddingSegment:
+    def selects_anew(self, picture: PictureInput) -> bool:
+        """Whether each question keeps tokens of its own of a picture."""
+        return self._viewers[picture.layout.medium].encoder.reads_prompt
+
+    def encode(
+        self,
+        picture: PictureInput,
+        *,
+        cached: bool,
+        question: npt.NDArray[np.int64] | None = None,
+    ) -> EmbeddingSegment:
+        """The features of one picture, as what fills its slots; see `_encode`.
+
+        ``question`` has the token ids int64 (T,) of the user's text, see `VisionEncoder.select`.
+        """
+        viewer = self._viewers[picture.layout.medium]
+        return viewer._encode(picture, cached=cached, question=question)
+
+    def _encode(
+        self,
+        picture: PictureInput,
+        *,
+        cached: bool,
+        question: npt.NDArray[np.int64] | None = None,
+    ) -> EmbeddingSegment:
         """As `encode`, of a picture that this one prepared.
 
         The tiles of one picture are encoded together and never with those of another: memory stays
         that of one, and a quantized graph's activation scales, taken over a whole batch, do not let
         one picture change another's features. Features that are ``cached`` come from the feature
-        cache and go there. One thread at a time may call this.
+        cache and go there; where the method reads the prompt those are of all tokens, and which of
+        them are kept is no part of the cache. One thread at a time may call this.
         """
         grid, layout = picture.grid, picture.layout
         if picture.features is None:
@@ -234,10 +275,15 @@ class Viewer:
                     self._cache.put(picture.key, features)
             if features is None:
                 raise RuntimeError("a picture has neither pixels nor features")
-            picture.features, picture.pixel_values = features.narrow(picture.budget), None
+            started = time.perf_counter()
+            selected = self.encoder.select(features, question)
+            picture.select_ms = (time.perf_counter() - started) * 1e3
+            picture.features, picture.pixel_values = selected.narrow(picture.budget), None
         # The same tiles are arranged otherwise where they were cut otherwise.
         # A frame may have the pixels of a picture, and goes through another tower.
         where = f"{picture.budget}/{layout.name}/{grid}/{grid.size}/{layout.medium}"
+        if self.encoder.reads_prompt:  # of another question other tokens may be kept
+            where += f"/{hashlib.sha256(picture.features.kept_indices.tobytes()).hexdigest()}"
         key = f"{picture.key}/{where}" if cached else None
         features, one_grid = picture.features, layout.one_grid
         # What comes between features has no further ones.

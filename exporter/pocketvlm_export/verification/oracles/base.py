@@ -28,6 +28,8 @@ class Encoded:
         merge: edge of the square of patches that is one token; attention is between patches.
         keys: of the last of these layers as its attention reads them, with what is before the
             patches, float32 (heads, tokens, d), in raster order; None where the method reads none.
+        text: input embeddings of the question's tokens, (T, hidden), for methods that read the
+            prompt.
     """
 
     attentions: Sequence[npt.NDArray[np.float32]]
@@ -37,6 +39,7 @@ class Encoded:
     grid: tuple[int, int]
     merge: int = 1
     keys: npt.NDArray[np.float32] | None = None
+    text: Doubles | None = None
 
 
 def means_of_squares(scores: Doubles, encoded: Encoded) -> Doubles:

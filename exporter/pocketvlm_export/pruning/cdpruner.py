@@ -1,0 +1,96 @@
+"""CDPruner: patches that a question is about and that differ from each other (Zhang et al., NeurIPS
+2025, arXiv 2506.10967), in the form that OpenVINO GenAI gave it.
+
+The paper measures relevance by CLIP's text tower; OpenVINO by the decoder's own input embeddings,
+so that any model will do. OpenVINO has two kernels: a linear blend, which its compiled model
+computes, and r_i S_ij r_j with r = exp(a r), which its fallback does. Here it is the first. Its
+splitting of tokens into two halves, and the paper's min and max over all tiles together, are left
+out: every picture or tile is selected from by itself.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from pocketvlm_export.pruning.base import Evidence, Pruner, Reads, Selection
+from pocketvlm_export.pruning.options import Option
+
+_EPS = 1e-6  # OpenVINO's, in norms, in the range of relevance and under the root
+
+
+class CDPruner(Pruner):
+    """Greedy MAP inference of a determinantal point process with the kernel K = (1 - w) S_ij + w
+    r_i S_ij r_j.
+
+    S_ij are cosines of projected features, r_i is the cosine of a feature with the mean input
+    embedding of the question's tokens, brought to 0..1 over the picture, w is
+    ``relevance_weight``. The order of picking does not depend on the budget: the j first picks are
+    those of a budget of j, and scores give the order, 1 - pick / N. Beyond the rank of the kernel
+    every patch has nothing more to give and rounding decides which is picked, but never one again.
+    In float32 whatever the precision of the graphs.
+    """
+
+    name: ClassVar[str] = "cdpruner"
+    title: ClassVar[str] = "CDPruner (as in OpenVINO GenAI)"
+    paper: ClassVar[str] = "[arXiv 2506.10967](https://arxiv.org/abs/2506.10967)"
+    keeps: ClassVar[str] = "that the question is about and that differ most from each other"
+    reads: ClassVar[frozenset[Reads]] = frozenset({"projected", "text"})
+    accepts: ClassVar[Mapping[str, Option]] = {"relevance_weight": Option(float, 0.0, 1.0, 0.5)}
+
+    def select(self, evidence: Evidence, budget: int) -> Selection:
+        """Return the ``budget`` first picks in raster order, all N patches where there are
+        fewer."""
+        assert evidence.projected is not None
+        assert evidence.text is not None
+        units = _units(evidence.projected)
+        words = _units(evidence.text.mean(dim=1, keepdim=True))  # (1, 1, hidden)
+        relevance = normalised(torch.matmul(units, words.transpose(1, 2)).squeeze(2))  # (B, N)
+        alike = torch.matmul(units, units.transpose(1, 2))
+        weight = float(self.options["relevance_weight"])
+        pairs = relevance.unsqueeze(2) * relevance.unsqueeze(1)
+        picks = greedy_map(alike * ((1 - weight) + weight * pairs), budget)
+        count = torch.sym_min(budget, evidence.tokens)
+        if not isinstance(count, int):  # known only at run time
+            picks = picks[:, :count]
+        indices, pick = torch.topk(picks, count, dim=1, largest=False, sorted=True)
+        return Selection(indices, 1 - pick.to(torch.float32) / evidence.tokens)
+
+
+def normalised(relevance: torch.Tensor) -> torch.Tensor:
+    """Return each row brought to 0..1: (B, N) -> (B, N); all 0 where all are equal."""
+    low = relevance.amin(dim=1, keepdim=True)
+    high = relevance.amax(dim=1, keepdim=True)
+    return (relevance - low) / (high - low + _EPS)
+
+
+def greedy_map(kernel: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the ``count`` first picks in order, int64: (B, N, N) -> (B, count).
+
+    Each is the patch that adds most to the determinant of those picked (Chen et al. 2018, arXiv
+    1709.05135). Unrolled: a row of the Cholesky factor a pick. What comes behind the first N picks,
+    where ``count`` is larger, means nothing.
+    """
+    number = torch.arange(kernel.shape[-1]).unsqueeze(0)
+    gain = torch.diagonal(kernel, dim1=1, dim2=2)  # (B, N), what each would add
+    picks: list[torch.Tensor] = []
+    factor: torch.Tensor | None = None  # (B, picks, N)
+    for _ in range(count):
+        pick = gain.argmax(dim=1, keepdim=True)  # (B, 1), of equals the first
+        picks.append(pick)
+        at = pick.unsqueeze(1)  # (B, 1, 1)
+        row = torch.gather(kernel, 1, at.expand(-1, -1, kernel.shape[-1]))  # (B, 1, N)
+        if factor is not None:
+            column = torch.gather(factor, 2, at.expand(-1, factor.shape[1], -1))
+            row = row - torch.matmul(column.transpose(1, 2), factor)
+        own = torch.gather(gain, 1, pick).clamp_min(0).unsqueeze(2)
+        row = row / torch.sqrt(own + _EPS)
+        factor = row if factor is None else torch.cat([factor, row], dim=1)
+        gain = gain - row.squeeze(1).square()
+        gain = torch.where(number == pick, float("-inf"), gain)  # never picked again
+    return torch.cat(picks, dim=1)
+
+
+def _units(vectors: torch.Tensor) -> torch.Tensor:
+    """Return vectors of length 1: (..., C) -> (..., C)."""
+    return vectors / torch.sqrt(vectors.square().sum(dim=-1, keepdim=True) + _EPS)

@@ -116,7 +116,7 @@ def package_of(entry: EntryPoint) -> str:
     """Name and version of the distribution that an entry point comes with; where its metadata is
     incomplete, the module that it names."""
     try:
-        assert entry.dist is not None
-        return f"{entry.dist.name} {entry.dist.version}"
+        stated = (entry.dist.name, entry.dist.version) if entry.dist else ()
     except Exception:  # noqa: BLE001  # metadata that is damaged fails in many ways
-        return entry.value.partition(":")[0]
+        stated = ()
+    return " ".join(map(str, stated)) if all(stated) and stated else entry.value.partition(":")[0]

@@ -1,6 +1,7 @@
 """Methods that merge: what becomes of kept tokens against sums written out one by one, at every
 budget, in graphs of any number of patches; what is refused."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -14,17 +15,18 @@ from hypothesis import strategies as st
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact.specs import Pruning
 from pocketvlm_export import ExportOptions
+from pocketvlm_export.graphs import PrunedVisionEncoder
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.pruning.base import TEXT, Evidence
-from pocketvlm_export.quiet import quiet_tracer
+from pocketvlm_export.quiet import quiet_tracer, quiet_transformers
 from pocketvlm_export.upstream import quick_tracing
 from pocketvlm_export.verification.exact import judge_vision
 from pocketvlm_export.verification.kept import compare_kept
 from pocketvlm_export.verification.mixing import make_mixer
 from pocketvlm_export.verification.oracles import Encoded, find_oracle
-from pocketvlm_export.verification.reference import VisionReference
+from pocketvlm_export.verification.reference import VisionReference, vision_reference
 
 HEADS, WIDTH, HIDDEN, DEPTH = 3, 6, 5, 4
 DROPPING = [
@@ -291,3 +293,56 @@ def test_tokens_with_further_features_are_not_merged(make_tiny, options, line, s
     with pytest.raises(PocketVLMError, match=f"{line}, and the decoder .*deepstack_0") as refusal:
         make_plan(checkpoint, ExportOptions(**options))
     assert refusal.value.setting == setting
+
+
+@functools.cache
+def opened(checkpoint):
+    """A checkpoint's tower and projector as they are traced."""
+    checkpoint = open_checkpoint(str(checkpoint))
+    family, spec, weights = checkpoint.family, checkpoint.spec, checkpoint.weights
+    with quiet_transformers():
+        layers = spec.vision.depth
+        tower = family.load_tower(weights, spec, layers=layers, attention="eager")
+        return checkpoint, tower, family.load_projector(weights, spec)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pruner": "visionzip"},
+        {"pruner": "visionzip", "pruner_options": {"attention": "received", "contextual": "0.5"}},
+        {"pruner": "received-attention", "merge_dropped": True},
+        {"pruner": "divprune", "merge_dropped": True},
+    ],
+    ids=["visionzip", "received", "merged", "projected"],
+)
+@pytest.mark.parametrize(
+    "preset", ["tiny-llama", "tiny-internvl", "tiny-qwen2.5-vl", "tiny-gemma3", "tiny-smolvlm"]
+)
+def test_every_kind_of_tower_merges_as_transformers_modules_do(checkpoints, preset, options):
+    """With [CLS] and without, squares of patches side by side or their means, towers that turn
+    their keys and have patches in another order."""
+    checkpoint, tower, projector = opened(checkpoints(preset))
+    plan = make_plan(checkpoint, ExportOptions(**options, budgets=(6,)))
+    spec = plan.spec.vision
+    height, width = spec.image_size or (4 * spec.factor, 5 * spec.factor)
+    pixels = np.random.default_rng(7).normal(size=(2, 3, height, width)).astype(np.float32)
+    module = PrunedVisionEncoder(tower, projector, spec, plan.pruner, 6)
+    with quiet_transformers(), torch.inference_mode():
+        features, indices, scores = module(torch.from_numpy(pixels))
+        method, merge_dropped = plan.pruner.name, plan.options.merge_dropped
+        pruning = Pruning(method, spec.tokens, (6,), 6, plan.pruner.options, False, merge_dropped)
+        expected = vision_reference(plan.checkpoint, pruning, pixels)[6]
+    np.testing.assert_array_equal(indices, expected.kept_indices)
+    outputs = Features(features.numpy(), indices.numpy(), scores.numpy())
+    judged = judge_vision(list(compare_kept(outputs, expected)), [expected])
+    assert judged["passed"], judged
+    assert judged["merged_compared"] > 0.7
+    if expected.certain:
+        np.testing.assert_allclose(features, expected.image_features, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(make_tiny):
+    """A preset's checkpoint, written once."""
+    return functools.cache(make_tiny)

@@ -20,7 +20,7 @@ from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.interrupts import heeded
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.precisions import Part, names_for
-from pocketvlm_export.pruning import PRUNERS
+from pocketvlm_export.pruning import pruner_names
 from pocketvlm_export.requirements import INSTALL, check_transformers
 from pocketvlm_export.targets import export_defaults
 from pocketvlm_targets import DECODERS, FORMATS
@@ -83,8 +83,8 @@ def _precision_option(
 @click.option(
     "--pruner",
     metavar="NAME",
-    help=f"Pruning method: {', '.join(PRUNERS)}; by default fastervlm where the vision tower has a "
-    "[CLS] token that ranks patches well, else divprune.",
+    help=f"Pruning method: {', '.join(pruner_names())}; by default fastervlm where the vision "
+    "tower has a [CLS] token that ranks patches well, else divprune.",
 )
 @click.option(
     "--pruner-option",
@@ -92,6 +92,12 @@ def _precision_option(
     metavar="KEY=VALUE",
     callback=_pairs,
     help="Option of the method.",
+)
+@click.option(
+    "--merge-dropped",
+    is_flag=True,
+    help="Average each token that the method drops into the kept one most like it; the graph then "
+    "serves its own budgets only.",
 )
 @click.option(
     "--budget",
@@ -250,6 +256,7 @@ def export(
     output: Path,
     pruner: str | None,
     pruner_option: dict[str, str],
+    merge_dropped: bool,
     budget: tuple[int, ...],
     tower_stage: tuple[Stage, ...],
     decoder_stage: tuple[Stage, ...],
@@ -293,6 +300,7 @@ def export(
     options = ExportOptions(
         pruner=pruner,
         pruner_options=pruner_option,
+        merge_dropped=merge_dropped,
         budgets=budget,
         tower_stages=tower_stage,
         decoder_stages=decoder_stage,
@@ -377,7 +385,8 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
         for stage in plan[f"{part}_stages"]
     )
     budgets = ", ".join(map(str, plan["budgets"]))
-    yield f"{plan['pruner']}, visual tokens {budgets}{stages}; nothing written"
+    merged = ", dropped ones merged" if plan["merge_dropped"] else ""
+    yield f"{plan['pruner']}{merged}, visual tokens {budgets}{stages}; nothing written"
     yield from _describe_caps(plan["caps"])
     yield from _describe_totals(plan["totals"])
     yield from (f"  {note}" for note in plan["notes"])

@@ -25,6 +25,7 @@ class ExportOptions:
     Attributes:
         pruner: name of a method in `pocketvlm_export.pruning`; None for the family's default.
         pruner_options: the method's own options, as text.
+        merge_dropped: average each token that the method drops into the kept one most like it.
         budgets: visual tokens kept per picture or per tile, a graph each; empty for the method's
             default.
         total_budgets: instead, visual tokens of a whole picture at most, where it is cut into the
@@ -57,6 +58,7 @@ class ExportOptions:
 
     pruner: str | None = None
     pruner_options: Mapping[str, str] = field(default_factory=dict)
+    merge_dropped: bool = False
     budgets: tuple[int, ...] = ()
     total_budgets: tuple[int, ...] = ()
     layout: str | None = None

@@ -221,6 +221,7 @@ class ExportPlan:
         kept = {file: size for file, size in self.sizes().items() if file not in self.extra}
         return {
             "pruner": self.pruner.name,
+            "merge_dropped": self.options.merge_dropped,
             "budgets": list(self.budgets),
             "tower_stages": [dataclasses.asdict(stage) for stage in self.tower_stages],
             "decoder_stages": [dataclasses.asdict(stage) for stage in self.decoder_stages],

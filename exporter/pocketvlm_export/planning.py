@@ -21,8 +21,9 @@ from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.options import ExportOptions, check_budgets
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
-from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
+from pocketvlm_export.pruning import PLUGINS, make_pruner, usable_pruners
 from pocketvlm_export.pruning.base import ATTENTION, TEXT, WITH_TEXT, Pruner
+from pocketvlm_export.tower_stages import settle_tower_stages
 from pocketvlm_export.tower_stages.rules import default_budget, settle_tower_stages
 
 # tokens that a context must hold beside a picture: the parity gate's question, and its answer
@@ -81,8 +82,14 @@ def _plan_of(checkpoint: Checkpoint, options: ExportOptions, graph: str = _VISIO
     """Plan an export of one medium, whose vision graphs are called ``graph``."""
     family = checkpoint.family
     spec = family.capped(checkpoint.spec, options.caps.known(family.caps))
-    pruner = make_pruner(options.pruner or family.default_pruner(spec), options.pruner_options)
+    PLUGINS.check_own(options.pruner or "")
+    pruner = make_pruner(
+        options.pruner or family.default_pruner(spec),
+        options.pruner_options,
+        merge_dropped=options.merge_dropped,
+    )
     _check_pruner(pruner, spec)
+    _check_merging(pruner, spec, asked=options.merge_dropped)
     layout = pick_layout(spec, options.layout, prunes=pruner.prunes)
     spec = under_used_caps(spec.under(layout), layout, options.caps)
     checkpoint = replace(checkpoint, spec=spec)
@@ -191,9 +198,10 @@ def _check_limit(plan: ExportPlan) -> None:
 
 
 def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
-    """Refuse a method that the tower has nothing for; settles the options that depend on it."""
+    """Settle the options that depend on the tower; refuses a method that it has nothing for."""
+    pruner.settle(spec.vision)
     if "cls_row" in pruner.reads and not spec.vision.has_cls:
-        others = ", ".join(name for name in PRUNERS if "cls_row" not in find_pruner(name).reads)
+        others = ", ".join(other.name for other in usable_pruners() if "cls_row" not in other.reads)
         raise RequestError(
             f"the vision tower is a {spec.vision.config.model_type}, which has no [CLS] token that "
             f"{pruner.name} could rank patches by",
@@ -207,7 +215,20 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
             advice="choose another method",
             setting="pruner",
         )
-    pruner.settle(spec.vision)
+
+
+def _check_merging(pruner: Pruner, spec: VLMSpec, *, asked: bool) -> None:
+    """Refuse to merge tokens of which the decoder reads more than one feature each; ``asked`` where
+    it is not the method that merges."""
+    if not pruner.merges or not spec.vision.extras:
+        return
+    raise RequestError(
+        f"{'--merge-dropped' if asked else f'pruner {pruner.name}'} makes one token of several, "
+        f"and the decoder of a {spec.family.model_type} checkpoint reads further features of each "
+        f"({', '.join(spec.vision.extras)}), which no method says how to merge",
+        advice="leave it out" if asked else "choose a method that keeps tokens as they are",
+        setting="merge_dropped" if asked else "pruner",
+    )
 
 
 def _decoder_name(options: ExportOptions) -> str:

@@ -20,7 +20,7 @@ from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.reference import vision_reference
 from support.gguf_files import HAS_LLAMA_CPP
 from support.internvl import TILE, N, Theirs, load_exact, numbered, vision_outputs
-from support.methods import BY_PICTURE
+from support.methods import KEEPING
 from support.noise import picture
 
 QUESTION = "what is in the picture?"
@@ -179,7 +179,7 @@ def test_a_smaller_budget_of_two_pictures(pruned):
     assert answer.tokens_per_picture == [21, 3]
 
 
-@pytest.mark.parametrize("name", BY_PICTURE)
+@pytest.mark.parametrize("name", KEEPING)
 def test_every_method_keeps_what_its_oracle_keeps(checkpoint, theirs, name):
     opened, pixels = open_checkpoint(str(checkpoint)), gate_pictures(2, (TILE, TILE))
     pruner = make_plan(opened, ExportOptions(name)).pruner
@@ -211,7 +211,7 @@ def test_ranking_by_cls_is_warned_of(checkpoint, tmp_path):
     for name in PRUNERS:
         result = CliRunner().invoke(main, [*command, "--pruner", name])
         stated = json.loads(result.stdout)
-        reads_cls = name in ("fastervlm", "vtc-cls")
+        reads_cls = name in ("fastervlm", "vtc-cls", "visionzip")
         assert (f"Warning: {name} ranks patches by what [CLS]" in result.stderr) == reads_cls
         assert len(stated["warnings"]) == reads_cls
         assert stated["caps"] == {"max_tiles": 4}

@@ -17,7 +17,7 @@ from pocketvlm_export.pruning import make_pruner
 from pocketvlm_export.verification.oracles import Encoded, find_oracle
 from support.golden import DATA, TEXT, filled, recorded_maps, run_graph
 from support.internvl import vision_outputs
-from support.methods import BY_PICTURE
+from support.methods import KEEPING
 
 GRID = (4, 4)
 TOWER = {
@@ -101,7 +101,7 @@ def test_it_equals_the_golden_vectors(name):
     )
 
 
-@pytest.mark.parametrize("method", BY_PICTURE)
+@pytest.mark.parametrize("method", KEEPING)
 def test_every_method_keeps_what_its_oracle_keeps(method):
     model = made(**KINDS["internvl_vision_qk1"])
     pruner = make_pruner(method, {})

@@ -157,7 +157,11 @@ def refuse(checkpoint, tmp_path, *arguments):
             "random option seed is 'x': expected a whole number",
         ),
         (["divprune", "--budget", "37"], r"budget 37 is outside 1\.\.36"),
-        (["visionzip"], "pruner 'visionzip' is unknown: choose from fastervlm, vtc-cls"),
+        (["magic"], "pruner 'magic' is unknown: choose from fastervlm, vtc-cls"),
+        (["none", "--merge-dropped"], "pruner none drops nothing: leave --merge-dropped out"),
+        (["visionzip", "--merge-dropped"], "pruner visionzip merges what it drops in a way of its"),
+        (["visionzip", "--pruner-option", "attention=all"], "'all': expected cls or received"),
+        (["visionzip", "--pruner-option", "contextual=1"], r"expected a number within 0\.\.0\.9"),
     ],
 )
 def test_what_is_refused_before_any_work(tiny_checkpoint, tmp_path, arguments, line):
@@ -171,7 +175,9 @@ def test_without_cls_only_methods_that_need_it_are_refused(tiny_checkpoint, name
     if "cls_row" not in find_pruner(name).reads:
         assert make_plan(replace(checkpoint, spec=spec), ExportOptions(name)).pruner.name == name
         return
-    others = "choose from gprune, divprune, cdpruner, received-attention, uniform, random, none"
+    listed = [other for other in PRUNERS if "cls_row" not in find_pruner(other).reads]
+    assert len(listed) > 5
+    others = f"choose from {', '.join(listed)}"
     with pytest.raises(
         PocketVLMError, match=f"no .CLS. token that {name} could rank patches by: {others}"
     ):

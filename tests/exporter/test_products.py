@@ -99,6 +99,9 @@ def allowed(combination):
         return False
     if model.any_size and pruner in ("uniform", "random"):  # their patterns are of one grid
         return False
+    # Its decoder reads further features of each token, which no method says how to merge.
+    if "qwen3-vl" in model.preset and find_pruner(pruner).merges:
+        return False
     if pruner == "none":  # under which a family has one layout: that of transformers
         return model.layout in ("single", "hf")
     return model.has_cls or "cls_row" not in find_pruner(pruner).reads

@@ -92,6 +92,34 @@ def test_gprune_keeps_what_the_authors_function_keeps():
     assert short_hash(together) == golden["sha"]
 
 
+def golden_keys(seed: int, patches: int) -> torch.Tensor:
+    """Keys of all patches, (1, patches, 8); the authors' function is given one of [CLS] too."""
+    return torch.from_numpy(uniform(seed + 4, (patches + 1, 8))[None, 1:])
+
+
+def test_visionzip_keeps_what_the_authors_function_keeps():
+    """Theirs sends the [CLS] token to the decoder as one of the dominant: 6 patches of ours are 7
+    of theirs, and what both list is counted from [CLS] on."""
+    golden = GOLDEN["visionzip_N36_dom6+cls_ctx3_seed51"]
+    features = golden_features(51, patches=36, width=16, clusters=8)
+    evidence = Evidence(
+        1,
+        (6, 6),
+        cls_rows=(golden_row(51, heads=4, patches=36),),
+        keys=golden_keys(51, patches=36),
+        features=features,
+    )
+    pruner = make_pruner("visionzip", {"contextual": str(3 / 9)})
+    kept = pruner.select(evidence, 9)
+    assert kept.features is not None
+    as_they_were = (kept.features == features[0, kept.indices[0]]).all(dim=-1)[0]
+    with_cls = kept.indices[0].numpy() + 1
+    dominant = [0, *with_cls[as_they_were].tolist()]
+    assert dominant == golden["keep_incl_cls"]
+    assert short_hash(np.array(dominant)) == golden["keep_sha"]
+    assert with_cls[~as_they_were].tolist() == golden["ctx_targets"]
+
+
 class Select(torch.nn.Module):
     def __init__(self, budget: int) -> None:
         super().__init__()

@@ -65,8 +65,10 @@ def received_by_patches(
 
 
 def keys_of(block: Block, hidden: torch.Tensor, before: int) -> torch.Tensor:
-    """Return the mean over heads of the patches' keys: (B, tokens, C) -> (B, P, d)."""
-    return in_heads(block.key(block.norm1(hidden[:, before:])), block).mean(dim=1)
+    """Return the mean over heads of the patches' keys, turned by their places where the tower turns
+    them: (B, tokens, C) -> (B, P, d)."""
+    keys = in_heads(block.rotate(block.key(block.norm1(hidden)), None), block)
+    return keys[:, :, before:].mean(dim=1)
 
 
 def values_of(block: Block, hidden: torch.Tensor) -> torch.Tensor:

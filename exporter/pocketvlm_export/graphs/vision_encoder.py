@@ -42,7 +42,8 @@ class PrunedVisionEncoder(nn.Module):
     computes queries, output projection and MLP for what goes on only. That is exact: what a token
     gives to others in a layer are its key and value alone, and those are computed for all. A method
     or stage that reads a layer's output needs it of all tokens, and a method that reads what the
-    projector makes of them projects all of them.
+    projector makes of them projects all of them. One that merges what it drops into what it keeps is
+    one of these: what is dropped has to have been computed.
 
     Where a token is a square of patches (`VisionSpec.merge`), methods and stages rank and keep
     whole tokens: attention is averaged over squares, and what is computed for a kept token is
@@ -159,6 +160,9 @@ class PrunedVisionEncoder(nn.Module):
             evidence = replace(evidence, cls_rows=(*evidence.cls_rows, row))
         if "received" in reads and rows.layer == last:
             evidence = replace(evidence, received=self._received(block, rows))
+        if "keys" in reads and rows.layer == last:
+            keys = keys_of(block, rows.hidden, self.before).transpose(1, 2)  # (B, d, P)
+            evidence = replace(evidence, keys=self._token_means(keys, evidence).transpose(1, 2))
         if self.carrier is not None and rows.layer < self.stages[-1][0].layer:
             carried = self.carrier.carry(self._seen(rows, self.carrier.watches))
             rows = replace(rows, carried=carried)
@@ -248,16 +252,16 @@ class PrunedVisionEncoder(nn.Module):
 
     def _select_late(self, rows: Rows) -> tuple[torch.Tensor, Selection]:
         """Select by what the projector reads, (B, n, C); all of it is projected only where the
-        method reads that."""
+        method reads that. What the method merged takes the place of the rows that it kept."""
         every = {number: self._every(rows, state) for number, state in rows.listed.items()}
         features = self._joined(every)
         evidence = replace(rows.evidence, features=features)
         if "projected" not in self.pruner.reads:
             kept = self.pruner.select(evidence, self.budget)
-            return self.projector(rows_of(features, kept.indices)), kept
+            return self.projector(kept_rows(features, kept)), kept
         projected = self.projector(features)
         kept = self.pruner.select(replace(evidence, projected=projected), self.budget)
-        return rows_of(projected, kept.indices), kept
+        return kept_rows(projected, kept), kept
 
     def _extras_of(self, states: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
         """Return the further features of the kept tokens, (B, k, hidden) each."""
@@ -283,6 +287,12 @@ class PrunedVisionEncoder(nn.Module):
         if self.spec.merge == 1:
             return patches
         return patches.unflatten(1, (-1, self.spec.merge**2)).flatten(2)
+
+
+def kept_rows(tokens: torch.Tensor, kept: Selection) -> torch.Tensor:
+    """Return what stands at the kept places: rows of ``tokens`` (B, n, C), or what a method merged,
+    (B, k, C)."""
+    return rows_of(tokens, kept.indices) if kept.features is None else kept.features
 
 
 class VisionEncoderGraph:

@@ -183,10 +183,11 @@ def _pruning(plan: ExportPlan, budget: int) -> str:
         else "no other number can be requested"
     )
     stated = f"{method}; {options}" if options else method
+    merged = ", with each the mean of itself and of the dropped ones most like it"
     selecting = "token selector" if plan.selectors else "vision graph"
     return (
-        f"Its {selecting} keeps the {budget} patches {pruner.keeps} ({stated}); {smaller} when "
-        f"it runs."
+        f"Its {selecting} keeps the {budget} patches {pruner.keeps}"
+        f"{merged if plan.options.merge_dropped else ''} ({stated}); {smaller} when it runs."
     )
 
 

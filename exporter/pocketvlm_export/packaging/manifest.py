@@ -31,6 +31,7 @@ from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.onnx_passes import TWO_WAY_RUNTIME
 from pocketvlm_export.packaging.card import source_license
 from pocketvlm_export.plan import ExportPlan
+from pocketvlm_export.pruning import PLUGINS
 
 _TOOLS = ("pocketvlm", "torch", "transformers", "onnx", "onnxscript")
 _GGUF_TOOLS = ("gguf", "llama-cpp-python")
@@ -121,10 +122,17 @@ def make_manifest(
         generation=plan.generation,
         parity=parities.get(spec.family.medium, UNCHECKED),
         files=present,
-        created_by={name: version(name) for name in (*_TOOLS, *(_GGUF_TOOLS if plan.gguf else ()))},
+        created_by=_created_by(plan),
         requires=_requires(plan),
     )
     return Manifest.from_json(manifest.to_json())
+
+
+def _created_by(plan: ExportPlan) -> dict[str, str]:
+    """Versions of the packages that made it, that of a method from elsewhere among them."""
+    tools = (*_TOOLS, *(_GGUF_TOOLS if plan.gguf else ()))
+    package = PLUGINS.package(plan.pruner.name)
+    return {name: version(name) for name in tools} | dict([package] if package else [])
 
 
 def _requires(plan: ExportPlan) -> Mapping[str, str]:
@@ -139,6 +147,7 @@ def _pruning(plan: ExportPlan) -> Pruning:
         method=plan.pruner.name,
         options=plan.pruner.options,
         nested=plan.pruner.nested,
+        merge_dropped=plan.options.merge_dropped,
         tokens_before=plan.spec.vision.tokens,
         budgets=plan.budgets,
         default_budget=plan.budgets[0],

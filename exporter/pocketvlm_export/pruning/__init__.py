@@ -1,19 +1,30 @@
 """Pruning methods by name; importing this imports no torch.
 
 A new one is a module here, a module of the same name in `pocketvlm_export.verification.oracles`,
-and one line of `PRUNERS`.
+and one line of `PRUNERS`; or a package of its own that registers it as an entry point of the group
+`PLUGINS`, see docs/add-a-method.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pocketvlm.cli.plugins import Plugins
 from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
     from pocketvlm_export.pruning.base import Pruner
 
-__all__ = ["KEEPS_ALL", "PRUNERS", "find_pruner", "make_pruner", "module_name"]
+__all__ = [
+    "KEEPS_ALL",
+    "PLUGINS",
+    "PRUNERS",
+    "find_pruner",
+    "make_pruner",
+    "module_name",
+    "pruner_names",
+    "usable_pruners",
+]
 
 # By method the name of its class, in the module of the method's name with "_" for "-". The function
 # ``rank`` of the module of that name in `pocketvlm_export.verification.oracles` is its oracle.
@@ -24,6 +35,7 @@ PRUNERS: Mapping[str, str] = {
     "divprune": "DivPrune",
     "cdpruner": "CDPruner",
     "received-attention": "ReceivedAttention",
+    "visionzip": "VisionZip",
     "uniform": "Uniform",
     "random": "Random",
     "none": "NoPruning",
@@ -31,16 +43,46 @@ PRUNERS: Mapping[str, str] = {
 KEEPS_ALL = "none"  # the method whose ``prunes`` is False, for whoever must not import it
 
 
+def _problem(name: str, loaded: Any) -> str | None:
+    """What is wrong with the method that a package registers under ``name``."""
+    problem: str | None = import_module(f"{__name__}.packaged").problem(name, loaded)
+    return problem
+
+
+PLUGINS = Plugins("pocketvlm.pruners", "pruner", PRUNERS, _problem)
+
+
+def pruner_names() -> list[str]:
+    """Names of all methods, those of other packages last; nothing is imported."""
+    return [*PRUNERS, *PLUGINS.names()]
+
+
 def find_pruner(name: str) -> "type[Pruner]":
-    """Return the class of the method called ``name``; raises `RequestError` where there is none."""
-    if name not in PRUNERS:
+    """Return the class of the method called ``name``; raises `RequestError` where there is none, or
+    where the package that it is from is broken."""
+    if name in PRUNERS:
+        module = import_module(f"{__name__}.{module_name(name)}")
+        own: type[Pruner] = getattr(module, PRUNERS[name])
+        return own
+    try:
+        loaded: type[Pruner] = PLUGINS.load(name)
+    except KeyError:
         raise RequestError(
             f"pruner {name!r} is unknown",
-            advice=f"choose from {', '.join(PRUNERS)}",
+            advice=f"choose from {', '.join(pruner_names())}",
             setting="pruner",
-        )
-    pruner: type[Pruner] = getattr(import_module(f"{__name__}.{module_name(name)}"), PRUNERS[name])
-    return pruner
+        ) from None
+    return loaded
+
+
+def usable_pruners() -> "Iterator[type[Pruner]]":
+    """Yield all methods, without those of packages that are broken."""
+    for name in pruner_names():
+        try:
+            yield find_pruner(name)
+        except RequestError:
+            if name in PRUNERS:
+                raise
 
 
 def module_name(name: str) -> str:
@@ -48,7 +90,11 @@ def module_name(name: str) -> str:
     return name.replace("-", "_")
 
 
-def make_pruner(name: str, options: Mapping[str, str]) -> "Pruner":
-    """Return the method called ``name``; raises `RequestError` for an unknown name or option, or a
-    value out of its limits."""
-    return find_pruner(name)(options)
+def make_pruner(name: str, options: Mapping[str, str], *, merge_dropped: bool = False) -> "Pruner":
+    """Return the method called ``name``, which with ``merge_dropped`` averages what it drops into
+    what it keeps; raises `RequestError` for an unknown name or option, a value out of its limits,
+    or a method that has nothing to merge."""
+    method = find_pruner(name)
+    if merge_dropped:
+        method = import_module(f"{__name__}.merging").merging(method)
+    return method(options)

@@ -1,17 +1,17 @@
 """Knows what a pruning method is: what it reads of the tower, how it scores patches, how the best
 are taken."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 
 from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
-from pocketvlm_export.pruning.options import Number, Option
+from pocketvlm_export.pruning.options import Choice, Option, Value
 
-Reads = Literal["cls_row", "received", "features", "projected", "text"]
+Reads = Literal["cls_row", "received", "keys", "features", "projected", "text"]
 # What exists only when every token has been through the whole tower: nothing is saved there by
 # selecting.
 LATE: frozenset[Reads] = frozenset({"features", "projected"})
@@ -43,6 +43,8 @@ class Evidence:
         received: attention that the patches pay to each patch in the score layer, the mean over
             heads and over those who pay, (B, N); what [CLS] pays and is paid is left out. Of whole
             maps there is nothing: they are never made where a picture may have many patches.
+        keys: of the score layer's attention, as its queries are compared with them and so turned by
+            their places where the tower turns them; the mean over heads, (B, N, d).
         features: what the projector reads, (B, N, C).
         projected: what it makes of that, (B, N, hidden).
         text: input embeddings of the question's tokens, (1, T, hidden), without template; a row of
@@ -54,6 +56,7 @@ class Evidence:
     places: torch.Tensor | None = None
     cls_rows: tuple[torch.Tensor, ...] = ()
     received: torch.Tensor | None = None
+    keys: torch.Tensor | None = None
     features: torch.Tensor | None = None
     projected: torch.Tensor | None = None
     text: torch.Tensor | None = None
@@ -65,41 +68,57 @@ class Evidence:
 
 
 class Selection(NamedTuple):
-    """Kept patches in raster order: ``indices`` int64 (B, k), ``scores`` float32 (B, k)."""
+    """Kept patches in raster order.
+
+    Attributes:
+        indices: int64 (B, k).
+        scores: float32 (B, k).
+        features: of a method that ``merges``, what stands at each kept place instead of the patch
+            that was there. Of one that reads ``projected`` they are as the decoder reads them, (B,
+            k, hidden); of any other as the projector does, (B, k, C), which projects them and none
+            else. None where the patches are kept as they are.
+    """
 
     indices: torch.Tensor
     scores: torch.Tensor
+    features: torch.Tensor | None = None
 
 
 class Pruner:
     """A pruning method. A subclass is a module of this package and one line of its registry.
 
     A method scores patches (`score`), or selects them in a way of its own (`select`). One that
-    merges what it drops into what it keeps, as VisionZip does, returns features beside the kept
-    indices: `Selection` would get a field for them, (B, k, C), which the vision graph would project
-    in place of the gathered rows, and ``nested`` would be False.
+    merges what it drops into what it keeps gives `Selection.features` beside the kept indices; it
+    says so (``merges``), reads ``features`` or ``projected``, and is not ``nested``.
 
     Attributes:
         name: as its paper names it.
         title: for people.
         paper: where it is described, a link in Markdown; empty for what no paper needs to describe.
         keeps: which patches, to end the sentence "It keeps the 64 patches ...".
-        reads: what `Evidence` must hold for it; with `TEXT` nothing beyond `WITH_TEXT`.
+        reads: what `Evidence` must hold for it, once it is settled; before that, and of the class,
+            what it reads of every tower. With `TEXT` nothing beyond `WITH_TEXT`.
         nested: the tokens kept at a small budget are among those kept at a larger one, and a kept
             token's feature does not depend on which others are kept; then any smaller budget is
             served from one graph, by ``scores``.
+        merges: its selections may have `Selection.features`; its oracle then says how patches are
+            mixed (`pocketvlm_export.verification.oracles.base.Ranking.mixture`).
         prunes: False for the method that keeps every token.
         accepts: its options, by name.
+        oracle: of a method from another package, its `pocketvlm_export.verification.oracles.Oracle`
+            as a static method. Those of this one have a module there instead.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str] = ""
     keeps: ClassVar[str]
-    reads: ClassVar[frozenset[Reads]] = frozenset()
+    reads: frozenset[Reads] = frozenset()
     nested: ClassVar[bool] = True
+    merges: ClassVar[bool] = False
     prunes: ClassVar[bool] = True
-    accepts: ClassVar[Mapping[str, Option]] = {}
+    accepts: ClassVar[Mapping[str, Option | Choice]] = {}
+    oracle: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(self, options: Mapping[str, str]) -> None:
         if unknown := sorted(set(options) - set(self.accepts)):
@@ -111,7 +130,7 @@ class Pruner:
                 setting="pruner_option",
             )
         # Those without a default are settled when the tower is known.
-        self.options: dict[str, Number] = {
+        self.options: dict[str, Value] = {
             name: option.default
             for name, option in self.accepts.items()
             if option.default is not None
@@ -120,8 +139,12 @@ class Pruner:
             self.options[name] = self.accepts[name].read(f"{self.name} option {name}", text)
 
     def settle(self, vision: VisionSpec) -> None:
-        """Fill in the options that depend on the tower; raises `RequestError` for a value that it
-        has no room for."""
+        """Fill in the options that depend on the tower, and what it ``reads`` where that follows
+        from them; raises `RequestError` for a value that it has no room for."""
+
+    def number(self, name: str) -> float:
+        """Return an option that is a number."""
+        return float(self.options[name])
 
     def first_layer(self, score_layer: int) -> int:
         """The first of the encoder layers, counted from 0, whose [CLS] rows it reads; the score

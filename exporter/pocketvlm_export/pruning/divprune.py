@@ -25,7 +25,7 @@ class DivPrune(Pruner):
     title: ClassVar[str] = "DivPrune"
     paper: ClassVar[str] = "[arXiv 2503.02175](https://arxiv.org/abs/2503.02175)"
     keeps: ClassVar[str] = "that differ most from each other"
-    reads: ClassVar[frozenset[Reads]] = frozenset({"projected"})
+    reads: frozenset[Reads] = frozenset({"projected"})
 
     def select(self, evidence: Evidence, budget: int) -> Selection:
         """Return the ``budget`` first picks in raster order, all N patches where there are

@@ -15,7 +15,7 @@ class FasterVLM(Pruner):
     title: ClassVar[str] = "FasterVLM"
     paper: ClassVar[str] = "[arXiv 2412.01818](https://arxiv.org/abs/2412.01818)"
     keeps: ClassVar[str] = "that its [CLS] token attends to most"
-    reads: ClassVar[frozenset[Reads]] = frozenset({"cls_row"})
+    reads: frozenset[Reads] = frozenset({"cls_row"})
 
     def score(self, evidence: Evidence) -> torch.Tensor:
         """Return the mean over heads of probabilities, not of logits: (B, heads, N) -> (B, N)."""

@@ -15,7 +15,7 @@ from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning.base import Evidence, Pruner, Reads
 from pocketvlm_export.pruning.cosines import cosines
-from pocketvlm_export.pruning.options import Option
+from pocketvlm_export.pruning.options import Choice, Option
 
 _FAR = -5000.0  # the logit of patches that are not alike: nothing goes from one to the other
 _UNDERFLOW = 70.0  # logits this far below the largest still give a float32 above zero
@@ -34,8 +34,8 @@ class GPrune(Pruner):
     title: ClassVar[str] = "G-Prune (a graph a picture)"
     paper: ClassVar[str] = "[arXiv 2501.02268](https://arxiv.org/abs/2501.02268)"
     keeps: ClassVar[str] = "that represent most of those that look like them"
-    reads: ClassVar[frozenset[Reads]] = frozenset({"projected"})
-    accepts: ClassVar[Mapping[str, Option]] = {
+    reads: frozenset[Reads] = frozenset({"projected"})
+    accepts: ClassVar[Mapping[str, Option | Choice]] = {
         "threshold": Option(float, 0.01, 0.99, 0.5),
         "temperature": Option(float, 0.001, 10.0, 0.03),
         "steps": Option(int, 0, 64, 5),
@@ -44,8 +44,8 @@ class GPrune(Pruner):
     def settle(self, vision: VisionSpec) -> None:
         """Refuse a temperature at which rounding would decide what is joined; raises
         `RequestError`."""
-        coldest = (1 - self.options["threshold"]) / _UNDERFLOW
-        if self.options["temperature"] < coldest:
+        coldest = (1 - self.number("threshold")) / _UNDERFLOW
+        if self.number("temperature") < coldest:
             raise RequestError(
                 f"{self.name} option temperature is {self.options['temperature']}, at which the "
                 f"weakest edges of threshold {self.options['threshold']} vanish in float32",
@@ -59,12 +59,11 @@ class GPrune(Pruner):
         weights = evidence.projected.norm(dim=-1, keepdim=True)  # (B, N, 1)
         alike = cosines(evidence.projected)  # (B, N, N)
         logits = torch.where(
-            alike < self.options["threshold"], _FAR, alike / self.options["temperature"]
+            alike < self.number("threshold"), _FAR, alike / self.number("temperature")
         )
         walk = logits.softmax(dim=-1)
         spread = weights.transpose(1, 2)  # (B, 1, N)
-        for _ in range(
-            int(self.options["steps"])
-        ):  # vector by matrix: P^t itself would cost N times as much
+        # Vector by matrix: P^t itself would cost N times as much.
+        for _ in range(int(self.options["steps"])):
             spread = torch.matmul(spread, walk)
         return spread.squeeze(1) / (walk > 0).to(spread.dtype).sum(dim=-1)

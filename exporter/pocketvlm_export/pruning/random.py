@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm_export.pruning.fixed import FixedOrder
-from pocketvlm_export.pruning.options import Option
+from pocketvlm_export.pruning.options import Choice, Option
 
 
 class Random(FixedOrder):
@@ -16,7 +16,7 @@ class Random(FixedOrder):
     name: ClassVar[str] = "random"
     title: ClassVar[str] = "Random"
     keeps: ClassVar[str] = "drawn by chance, the same for every picture"
-    accepts: ClassVar[Mapping[str, Option]] = {"seed": Option(int, 0, 2**32 - 1, 0)}
+    accepts: ClassVar[Mapping[str, Option | Choice]] = {"seed": Option(int, 0, 2**32 - 1, 0)}
 
     def order(self, grid: tuple[int, int]) -> npt.NDArray[np.int64]:
         """See `FixedOrder.order`; numpy promises that this generator's draws never change."""

@@ -21,7 +21,7 @@ class ReceivedAttention(Pruner):
         "as [VisionZip](https://arxiv.org/abs/2412.04467) does without a [CLS] token"
     )
     keeps: ClassVar[str] = "that the other patches attend to most"
-    reads: ClassVar[frozenset[Reads]] = frozenset({"received"})
+    reads: frozenset[Reads] = frozenset({"received"})
 
     def score(self, evidence: Evidence) -> torch.Tensor:
         """Return it: (B, N)."""

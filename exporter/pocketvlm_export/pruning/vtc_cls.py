@@ -9,7 +9,7 @@ import torch
 from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning.base import Evidence, Pruner, Reads
-from pocketvlm_export.pruning.options import Option
+from pocketvlm_export.pruning.options import Choice, Option
 
 _AUTHORS_START, _AUTHORS_LAST = (
     16,
@@ -28,14 +28,15 @@ class VTCCLS(Pruner):
     title: ClassVar[str] = "VTC-CLS"
     paper: ClassVar[str] = "[arXiv 2412.05819](https://arxiv.org/abs/2412.05819)"
     keeps: ClassVar[str] = "that its [CLS] token attends to most, over several layers"
-    reads: ClassVar[frozenset[Reads]] = frozenset({"cls_row"})
-    accepts: ClassVar[Mapping[str, Option]] = {"start_layer": Option(int, 0, 999)}
+    reads: frozenset[Reads] = frozenset({"cls_row"})
+    accepts: ClassVar[Mapping[str, Option | Choice]] = {"start_layer": Option(int, 0, 999)}
 
     def settle(self, vision: VisionSpec) -> None:
         """Start where the authors do, in proportion; raises `RequestError` beyond the feature
         layer."""
         last = vision.score_layer
-        start = self.options.setdefault("start_layer", round(last * _AUTHORS_START / _AUTHORS_LAST))
+        self.options.setdefault("start_layer", round(last * _AUTHORS_START / _AUTHORS_LAST))
+        start = int(self.options["start_layer"])
         if start > last:
             raise RequestError(
                 f"{self.name} option start_layer is {start}, behind layer {last}, whose output "

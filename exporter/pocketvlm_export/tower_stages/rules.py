@@ -6,7 +6,7 @@ from dataclasses import replace
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec, VLMSpec
-from pocketvlm_export.pruning.base import Pruner
+from pocketvlm_export.pruning.base import TEXT, Pruner
 from pocketvlm_export.tower_stages import CRITERIA, DEFAULT_CRITERION, find_criterion
 from pocketvlm_export.towers import TOWERS
 
@@ -31,6 +31,16 @@ def settle_tower_stages(
         raise RequestError(
             f"pruner {pruner.name} keeps every token, and tower stage {last} drops some",
             advice=f"choose a pruner with --budget {last.keep}, which keeps all that are left",
+            setting="tower_stage",
+        )
+    why = "mixes what it drops into what it keeps" if pruner.merges else ""
+    why = (
+        "selects by the question, from every token of the picture" if TEXT in pruner.reads else why
+    )
+    if why:
+        raise RequestError(
+            f"pruner {pruner.name} {why}, which is not proven behind tower stage {last}",
+            advice="leave --tower-stage out, or choose a method that keeps tokens as they are",
             setting="tower_stage",
         )
     if max(budgets) > last.keep:

@@ -69,13 +69,18 @@ class Listener:
         tokens, d) each."""
 
 
+_Recorded = dict[int, list[torch.Tensor]]
+
+
 @dataclass(frozen=True)
 class _Recording:
-    """One run: the layers' maps, the first that is kept, and who follows."""
+    """One run: the layers' maps, the first that is kept, who follows, and keys where they are
+    asked for."""
 
-    layers: dict[int, list[torch.Tensor]]
+    layers: _Recorded
     first: int | None
     listener: Listener
+    keys: _Recorded | None
 
 
 _recordings: list[_Recording] = []  # none outside of `recorded_attention`
@@ -98,17 +103,19 @@ def recording_attention() -> str:
 
 @contextmanager
 def recorded_attention(
-    first: int | None, listener: Listener | None = None
+    first: int | None, listener: Listener | None = None, keys: _Recorded | None = None
 ) -> Iterator[Mapping[int, Sequence[torch.Tensor]]]:
     """Record the attention of a model loaded with `recording_attention`, for one run of it.
 
     Gives the softmaxed maps of each layer that has run, in that order: float32 (heads, queries,
     keys) of the only row of the batch, more than one where a layer computes windows one by one.
     Layers before number ``first`` leave theirs empty, all of them where it is None: maps are large.
-    The keys mean nothing. ``listener`` is called by every layer, whatever is recorded.
+    The keys of the mapping mean nothing. ``listener`` is called by every layer, whatever is
+    recorded. ``keys``, where given, is filled as the mapping is, with what the queries of every
+    layer were compared with: float32 (heads, tokens, d).
     """
-    layers: dict[int, list[torch.Tensor]] = {}
-    _recordings.append(_Recording(layers, first, listener or Listener()))
+    layers: _Recorded = {}
+    _recordings.append(_Recording(layers, first, listener or Listener(), keys))
     try:
         yield layers
     finally:
@@ -137,4 +144,6 @@ def _attend(
         if run.first is not None and len(run.layers) > run.first:
             run.layers[id(module)].append(maps[0])
         run.listener.heard(len(run.layers) - 1, maps[0], key[0], value[0])
+        if run.keys is not None:
+            run.keys.setdefault(id(module), []).append(key[0].float())
     return torch.matmul(maps.to(value.dtype), value).transpose(1, 2).contiguous(), None

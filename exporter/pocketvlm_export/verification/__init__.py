@@ -15,7 +15,7 @@ from pocketvlm_export.interrupts import heeded, repeated
 from pocketvlm_export.loading import Checkpoint, open_checkpoint, reading
 from pocketvlm_export.memory import collecting_own_garbage
 from pocketvlm_export.precisions import PRECISIONS
-from pocketvlm_export.pruning import PRUNERS
+from pocketvlm_export.pruning import pruner_names
 from pocketvlm_export.verification.arrangement import layout_of
 from pocketvlm_export.verification.gate import (
     ParityError,
@@ -82,7 +82,7 @@ def _check_names(artifact: Artifact) -> None:
         *(name for graphs in manifest.vision.graphs.values() for name in graphs),
     ]
     for what, names, supported in (
-        ("pruning method", [manifest.pruning.method], PRUNERS),
+        ("pruning method", [manifest.pruning.method], pruner_names()),
         ("precision", precisions, PRECISIONS),
         ("GGUF type", manifest.decoder.gguf, GGUF_TYPES),
     ):

@@ -15,6 +15,8 @@ from pocketvlm_export.verification.reference import DecoderReference, Floats, In
 
 # relative distance below which keeping another patch is a tie, not an error, see `Ranking.distance`
 TIE = 1e-6
+# part of the merged tokens that is compared at least: flat pictures leave much to rounding
+_LEAST_COMPARED = 0.5
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,20 @@ def judge_vision(rows: Sequence[KeptRow], references: Iterable[VisionReference])
     kept = all(row.ascending and row.cut_distance < TIE for row in rows)
     # Another budget is cut from the scores at run time, so they are held to the same bound.
     passed = kept and within(difference, scale) and score_difference <= TOLERANCE
+    merged = {}
+    if any(reference.mixers for reference in references):
+        # Of tokens that a rounding decides the merging of nothing can be compared.
+        compared = sum(len(row.ours) for row in rows) / sum(
+            reference.kept_indices.size for reference in references
+        )
+        merged, passed = {"merged_compared": compared}, passed and compared >= _LEAST_COMPARED
     return {
         "max_abs": difference,
         "max_reference": scale,
         "scores_max_abs": score_difference,
         "kept_equal": all(row.same for row in rows),
         "min_gap": min(reference.gap for reference in references),
+        **merged,
         "passed": passed,
     }
 

@@ -326,7 +326,7 @@ def _answer(artifact: Artifact, references: References, precision: str) -> GateA
         ]
     picture, prompt = references.picture, gate_prompt(artifact, references)
     features, extras = picture.features, picture.extras
-    # About other patches, which only a tie excuses, there is another answer.
+    # About other patches, which only a tie excuses, or otherwise merged, there is another answer.
     theirs = _default_reference(artifact, references)
     if all(is_first_choice(ours, tiles) for ours, tiles in zip(encoded, theirs, strict=True)):
         features, extras = arrange_features(layout, grid, encoded, read_constants(artifact))

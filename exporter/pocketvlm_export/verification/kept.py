@@ -21,7 +21,8 @@ class KeptRow:
         cut_distance: how far what we kept is from what the method would have kept, see
             `Ranking.distance`.
         ours, theirs: features of the patches that both kept, (n, hidden), and further features
-            beside them.
+            beside them. Where a method merges, of all that we kept, as it would have merged what we
+            dropped, but for those that a rounding decides.
         score_difference: see `Ranking.score_difference`; infinite where a number is no patch's.
     """
 
@@ -46,9 +47,9 @@ def compare_kept(encoded: VisionFeatures, reference: VisionReference) -> Iterato
 
 
 def is_first_choice(encoded: VisionFeatures, reference: VisionReference) -> bool:
-    """Whether a graph kept what its reference keeps, and no tie inside its tower was resolved
-    otherwise: then its features are those of the reference too."""
-    if not np.array_equal(encoded.kept_indices, reference.kept_indices):
+    """Whether a graph kept what its reference keeps, and no tie in its tower or in merging was
+    resolved otherwise: then its features are those of the reference too."""
+    if not reference.certain or not np.array_equal(encoded.kept_indices, reference.kept_indices):
         return False
     for number in range(len(reference.kept_indices)):
         rows = [_compare(encoded, number, each) for each in reference.candidates(number)]
@@ -64,13 +65,19 @@ def _compare(encoded: VisionFeatures, number: int, reference: VisionReference) -
     our_features = [encoded.image_features, *_in_order(encoded.extras)]
     their_features = [reference.image_features, *_in_order(reference.extras)]
     common, at_ours, at_theirs = np.intersect1d(ours, theirs, return_indices=True)
+    our_rows = np.concatenate([each[number] for each in our_features], axis=-1)
+    their_rows = np.concatenate([each[0] for each in their_features], axis=-1)
+    features = our_rows[at_ours], their_rows[at_theirs]
+    if reference.mixers and ranking.are_patches(ours):
+        mixed, certain = reference.mixers[0].rows(ours, scores)
+        features = our_rows[certain], mixed[certain]
     return KeptRow(
         same=np.array_equal(ours, theirs),
         ascending=bool((np.diff(ours) > 0).all()),
         overlap=len(common) / len(theirs),
         cut_distance=ranking.distance(ours, scores),
-        ours=np.concatenate([each[number] for each in our_features], axis=-1)[at_ours],
-        theirs=np.concatenate([each[0] for each in their_features], axis=-1)[at_theirs],
+        ours=features[0],
+        theirs=features[1],
         score_difference=ranking.score_difference(ours, scores)
         if ranking.are_patches(ours)
         else float("inf"),

@@ -26,9 +26,10 @@ from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component, release_memory
 from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.pruning import find_pruner, make_pruner
-from pocketvlm_export.pruning.base import ATTENTION, TEXT
+from pocketvlm_export.pruning.base import ATTENTION, TEXT, Pruner
 from pocketvlm_export.verification.masked_reader import Dropping, MaskedReader, gate_scores
 from pocketvlm_export.verification.masked_tower import MaskedTower
+from pocketvlm_export.verification.mixing import Mixer, make_mixer
 from pocketvlm_export.verification.oracles import AmongPlaces, Encoded, Ranking, find_oracle
 from pocketvlm_export.verification.readers import (
     PlainReader,
@@ -53,6 +54,8 @@ class VisionReference:
         extras: further features by name, (B, k, hidden) each.
         instead: of each picture what may be given in its place, where rounding decides what a stage
             of the tower drops: references of that picture alone. Empty where there is no such tie.
+        mixers: of each picture, what a method that merges makes of it; none of other methods.
+        certain: no rounding decides which tokens were merged, `Mixture.certain` of all.
     """
 
     image_features: Floats
@@ -60,6 +63,8 @@ class VisionReference:
     rankings: Sequence[Ranking]
     extras: Mapping[str, Floats] = field(default_factory=dict)
     instead: Sequence[Sequence["VisionReference"]] = ()
+    mixers: Sequence[Mixer] = ()
+    certain: bool = True
 
     @property
     def gap(self) -> float:
@@ -79,6 +84,8 @@ class VisionReference:
             self.rankings[rows],
             {name: values[rows] for name, values in self.extras.items()},
             self.instead[rows],
+            self.mixers[rows],
+            self.certain,
         )
 
     def candidates(self, row: int) -> list["VisionReference"]:
@@ -115,10 +122,11 @@ class DecoderReference:
 @dataclass(frozen=True)
 class _Read:
     """What transformers made of one picture: features of every token by name, of which the kept are
-    taken afterwards, and how its tokens rank."""
+    taken afterwards, how its tokens rank, and how a method that merges does so."""
 
     features: Mapping[str, Floats]
     ranking: Ranking
+    mixer: Mixer | None = None
 
 
 def vision_reference(
@@ -135,8 +143,9 @@ def vision_reference(
     One picture at a time: attention maps are large.
     """
     family, spec = checkpoint.family, checkpoint.spec
-    rank = find_oracle(pruning.method)
+    rank, pruner = find_oracle(pruning.method), _settled(pruning, spec)
     every: list[list[_Read]] = []  # of each picture, first as it should be, then as it may be
+    projector = family.load_projector(checkpoint.weights, spec) if pruner.merges else None
     with (
         component(
             family.load_tower(
@@ -158,7 +167,8 @@ def vision_reference(
                 ranking = AmongPlaces.of(ranking, encoded.places)
                 features = np.full((spec.vision.tokens, features.shape[1]), np.nan)
                 features[encoded.places] = encoded.projected
-            return _Read({_FEATURES: features.astype(np.float32), **extras}, ranking)
+            mixer = projector and make_mixer(pruning, pruner, encoded, ranking, projector)
+            return _Read({_FEATURES: features.astype(np.float32), **extras}, ranking, mixer)
 
         for picture in pixel_values:
             masked = MaskedTower(spec.vision, stages)
@@ -169,6 +179,14 @@ def vision_reference(
                     again = MaskedTower(spec.vision, stages, {number: other})
                     every[-1].append(read(picture, again))
     return {budget: _at_budget(budget, every) for budget in pruning.budgets}
+
+
+def _settled(pruning: Pruning, spec: VLMSpec) -> Pruner:
+    """The method of an artifact, as it was when the checkpoint was exported."""
+    options = {name: str(value) for name, value in pruning.options.items()}
+    pruner = make_pruner(pruning.method, options, merge_dropped=pruning.merge_dropped)
+    pruner.settle(spec.vision)
+    return pruner
 
 
 def text_reference(checkpoint: Checkpoint, pruning: Pruning, prompt: str) -> Floats | None:
@@ -200,14 +218,13 @@ def encode_reference(
     (N, hidden) each; ``tower`` was loaded with the attention `upstream.recording_attention`, and
     ``masked`` drops rows of it."""
     masked = masked or MaskedTower(spec.vision, ())
-    pruner = make_pruner(
-        pruning.method, {name: str(value) for name, value in pruning.options.items()}
-    )
+    pruner = _settled(pruning, spec)
+    keys: dict[int, list[torch.Tensor]] | None = {} if "keys" in pruner.reads else None
     first = pruner.first_layer(spec.vision.score_layer) if pruner.reads & ATTENTION else None
     with (
         torch.inference_mode(),
         masked.follow(tower),
-        upstream.recorded_attention(first, masked) as layers,
+        upstream.recorded_attention(first, masked, keys) as layers,
     ):
         pixel_values = torch.from_numpy(picture[None])
         made = spec.family.reference_features(tower, connector, spec, pixel_values)
@@ -215,14 +232,22 @@ def encode_reference(
     features = merge_patches(made.features.double().numpy(), grid, merge)
     if spec.vision.pool == "mean":
         features = features.reshape(len(features), merge**2, -1).mean(axis=1)
-    maps = [_whole_map(maps, made.patches) for maps in list(layers.values())[: made.layers]]
+    used = list(layers)[: made.layers]
+    maps = [_whole_map(layers[layer], made.patches) for layer in used]
     projected = made.projected.double().numpy()
     if masked.places is not None:
         features, projected = features[masked.places], projected[masked.places]
         rows = masked.rows()
         maps = [each[:, rows][:, :, rows] if each.size else each for each in maps]
     encoded = Encoded(
-        maps, int(spec.vision.has_cls), features, projected, grid, merge, masked.places
+        maps,
+        int(spec.vision.has_cls),
+        features,
+        projected,
+        grid,
+        merge,
+        places=masked.places,
+        keys=None if keys is None else _in_raster(keys[used[-1]][0], made.patches),
     )
     return encoded, {name: each.numpy() for name, each in made.extras.items()}
 
@@ -238,6 +263,11 @@ def _whole_map(maps: Sequence[torch.Tensor], patches: torch.Tensor | None) -> Fl
     return np.asarray(maps[0][:, raster][:, :, raster].numpy())
 
 
+def _in_raster(keys: torch.Tensor, patches: torch.Tensor | None) -> Floats:
+    """Return the keys of a layer, (heads, tokens, d), in raster order."""
+    return np.asarray((keys if patches is None else keys[:, torch.argsort(patches)]).numpy())
+
+
 def _at_budget(budget: int, every: Sequence[Sequence[_Read]]) -> VisionReference:
     """Return what a budget keeps of the pictures."""
     instead = [[_at_budget(budget, [[other]]) for other in others] for _, *others in every]
@@ -248,7 +278,16 @@ def _at_budget(budget: int, every: Sequence[Sequence[_Read]]) -> VisionReference
         for name in first[0].features
     }
     rankings = [read.ranking for read in first]
-    return VisionReference(by_name.pop(_FEATURES), kept, rankings, by_name, instead)
+    mixers = [read.mixer for read in first if read.mixer is not None]
+    if not mixers:
+        return VisionReference(by_name.pop(_FEATURES), kept, rankings, by_name, instead)
+    mixed = [
+        mixer.rows(row, ranking.scores[row])
+        for mixer, ranking, row in zip(mixers, rankings, kept, strict=True)
+    ]
+    certain = all(bool(each.all()) for _, each in mixed)
+    merged = np.stack([rows for rows, _ in mixed])
+    return VisionReference(merged, kept, rankings, mixers=mixers, certain=certain)
 
 
 @dataclass(frozen=True)

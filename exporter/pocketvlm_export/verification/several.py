@@ -50,7 +50,8 @@ def judge_several(
             theirs = arrange_reference(checkpoint, layout, tiles, batch.size)
             same = ours.shape == theirs.shape
             kept.append(is_first_choice(encoded, tiles))
-            # Of other patches, which only a tie excuses, there are other features.
+            # Of other patches, which only a tie excuses, or otherwise merged, there are other
+            # features.
             differences.append(largest(ours - theirs) * kept[-1] if same else float("inf"))
             scales.append(largest(theirs))
             slots.append(several.expand(grid, encoded.budget, encoded.kept_indices))

@@ -142,9 +142,12 @@ class Manifest:
         order += ["decoder", *(["media"] if self.media else [])]  # which most have not
         order += ["generation", "parity", "requires", "files"]
         data["decoder"] = _said(self.decoder, data["decoder"])
-        read = [(data, self.vision)]
-        read += [(data["media"][name], each.vision) for name, each in self.media.items()]
-        for part, vision in read:
+        read = [(data, self.vision, self.pruning)]
+        read += [
+            (data["media"][name], each.vision, each.pruning) for name, each in self.media.items()
+        ]
+        for part, vision, pruning in read:
+            part["pruning"] = _said(pruning, part["pruning"])
             part["vision"] = _said(vision, part["vision"])
             for name in {"graphs", "selectors"} & part["vision"].keys():
                 graphs = part["vision"][name]

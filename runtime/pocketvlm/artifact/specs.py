@@ -63,6 +63,9 @@ class Pruning:
     ``nested`` means that the tokens kept at a small budget are a subset of those kept at a larger
     one, and that a kept token's feature does not depend on which others are kept: then any smaller
     budget can be served from one graph.
+
+    ``merge_dropped`` means that each token that the method drops is averaged into the kept one most
+    like it.
     """
 
     method: str
@@ -71,6 +74,7 @@ class Pruning:
     default_budget: int
     options: Mapping[str, Any] = field(default_factory=dict)
     nested: bool = True
+    merge_dropped: bool = field(default=False, metadata=UNSAID)
 
 
 @dataclass(frozen=True)

@@ -218,6 +218,7 @@ def describe(artifact: Artifact) -> Iterator[str]:
         before = f"at most {before}"
     options = ", ".join(f"{name} {value}" for name, value in pruning.options.items())
     method = f"{pruning.method} ({options})" if options else pruning.method
+    method += ", dropped ones merged" if pruning.merge_dropped else ""
     yield f"pruning    {method}, {before} -> {budgets}"
     for budget, text in totals_text(manifest.vision.totals):
         yield f"           {budget} per tile come to {text}"

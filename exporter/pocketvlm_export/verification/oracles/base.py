@@ -29,6 +29,8 @@ class Encoded:
         places: numbers of the tokens that stages of the tower left, n, ascending; None where all N
             are there. With them all else but ``grid`` is of those n, and of their patches token by
             token.
+        keys: of the last of these layers as its attention reads them, with what is before the
+            patches, float32 (heads, tokens, d), in raster order; None where the method reads none.
         text: input embeddings of the question's tokens, (T, hidden), for methods that read the
             prompt.
     """
@@ -40,6 +42,7 @@ class Encoded:
     grid: tuple[int, int]
     merge: int = 1
     places: Ints | None = None
+    keys: npt.NDArray[np.float32] | None = None
     text: Doubles | None = None
 
     def there(self, scores: Doubles) -> Doubles:
@@ -74,6 +77,20 @@ def raster_order(grid: tuple[int, int], merge: int) -> Ints:
             for column in range(columns * merge)
         ]
     )
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What the tokens of a picture become where a method merges some of them.
+
+    Attributes:
+        weights: of each of the N tokens in each of the k kept ones, (k, N).
+        certain: which of the kept ones are so whichever way rounding goes, (k,): no token that may
+            belong to one of them is about equally near to another.
+    """
+
+    weights: Doubles
+    certain: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -128,6 +145,11 @@ class Ranking:
         slack = np.broadcast_to(self.slack, self.scores.shape)
         off = np.abs(scores - self.scores[kept]) - slack[kept]
         return float(np.maximum(off, 0).max() / max(1.0, np.abs(self.scores).max()))
+
+    def mixture(self, kept: Ints, scores: npt.NDArray[np.floating[Any]]) -> Mixture:
+        """What a method that merges makes of the patches ``kept``, by the ``scores`` (k,) that they
+        were given; of any other, the patches themselves."""
+        return Mixture(np.eye(len(self.scores))[kept], np.ones(len(kept), dtype=bool))
 
     def are_patches(self, patches: Ints) -> bool:
         """Whether all are numbers of patches."""

@@ -22,6 +22,8 @@ PRUNERS: Mapping[str, str] = {
     "vtc-cls": "VTCCLS",
     "gprune": "GPrune",
     "divprune": "DivPrune",
+    "scope": "Scope",
+    "score": "SCoRe",
     "received-attention": "ReceivedAttention",
     "uniform": "Uniform",
     "random": "Random",

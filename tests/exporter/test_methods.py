@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvlm.vision.features import VisionFeatures
+from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.pruning.base import Evidence
 from pocketvlm_export.verification.oracles import Encoded, find_oracle
@@ -22,6 +23,7 @@ OPTIONS = {
     "random": {"seed": "5"},
 }
 PRUNING = [name for name in PRUNERS if find_pruner(name).prunes]
+TOWER = VisionSpec(None, (4 * SIDE, 4 * SIDE), TOKENS, True, feature_layers=(LAYERS,))
 SCORING = [name for name in PRUNING if find_pruner(name).reads]
 seeds = st.integers(0, 2**32 - 1)
 
@@ -83,7 +85,9 @@ def evidence(name, *scenes) -> Evidence:
 
 
 def make(name):
-    return make_pruner(name, OPTIONS.get(name, {}))
+    pruner = make_pruner(name, OPTIONS.get(name, {}))
+    pruner.settle(TOWER)
+    return pruner
 
 
 def kept(name, *scenes, budget=6):
@@ -155,7 +159,7 @@ def test_patches_in_another_order_are_kept_in_that_order(name, seed):
     np.testing.assert_allclose(moved_scores[0][back], scores[0], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["gprune", "divprune"])
+@pytest.mark.parametrize("name", ["gprune", "divprune", "scope", "score"])
 @pytest.mark.parametrize("factor", [1e-3, 64.0])
 def test_the_scale_of_the_features_does_not_matter(name, factor):
     scene = Scene.draw(7)

@@ -33,12 +33,13 @@ def farthest_first(
         value = weights = weights.clamp_min(_LEAST_WEIGHT).unsqueeze(1)
     # A patch that is picked is infinitely near to itself, and is not picked again.
     distances = distances.masked_fill(itself, float("-inf"))
+    columns = torch.zeros_like(value, dtype=torch.int64)  # makes a pick an index for each of them
     nearest: torch.Tensor | None = None
     picks = []
     for _ in range(count):
         pick = value.argmax(dim=2, keepdim=True)  # (B, 1, 1), of equals the first
         picks.append(pick)
-        row = torch.gather(distances, 1, pick.expand(-1, -1, tokens))  # (B, 1, N)
+        row = torch.gather(distances, 1, pick + columns)  # (B, 1, N)
         nearest = row if nearest is None else torch.minimum(nearest, row)
         value = nearest if weights is None else nearest * weights
     return torch.cat(picks, dim=2).squeeze(1)
@@ -54,19 +55,21 @@ def widest_cover(alike: torch.Tensor, count: int, weights: torch.Tensor) -> torc
     Ten nodes a pick, of which three go over all N^2. What comes behind the first N picks, where
     ``count`` is larger, means nothing.
     """
-    tokens = alike.shape[-1]
     covered = torch.zeros_like(alike[:, :1])  # (B, 1, N)
+    columns = torch.zeros_like(covered, dtype=torch.int64)  # makes a pick an index for each of them
     weights = weights.unsqueeze(2)  # (B, N, 1)
-    limit = torch.full_like(weights, float("inf"))  # of what a patch may add: -1 once it is picked
+    # What a patch may add: less than nothing, once it is picked.
+    limit = torch.full_like(weights, float("inf"))
+    picked = torch.full_like(weights[:, :1], -1.0)
     picks = []
     for _ in range(count):
         # ``alike`` is read by rows, which lie together in memory.
         gains = (alike - covered).relu().sum(dim=2, keepdim=True) * weights
         pick = torch.minimum(gains, limit).argmax(dim=1, keepdim=True)  # (B, 1, 1)
         picks.append(pick)
-        row = torch.gather(alike, 1, pick.expand(-1, -1, tokens))  # (B, 1, N)
+        row = torch.gather(alike, 1, pick + columns)  # (B, 1, N)
         covered = torch.maximum(covered, row)
-        limit = limit.scatter(1, pick, -1.0)
+        limit = limit.scatter(1, pick, picked)
     return torch.cat(picks, dim=2).squeeze(1)
 
 

@@ -108,9 +108,13 @@ def tiny_checkpoint(make_tiny) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_export(tiny_checkpoint, tmp_path_factory) -> Path:
-    """The artifact of `tiny_checkpoint` at budgets 9 and 18, vision in fp32 and fp16; read only."""
+    """The artifact of `tiny_checkpoint` by FasterVLM at budgets 9 and 18, vision in fp32 and fp16;
+    read only."""
     options = ExportOptions(
-        budgets=BUDGETS, vision_precisions=("fp32", "fp16"), decoder_precisions=("fp32", "fp16")
+        "fastervlm",
+        budgets=BUDGETS,
+        vision_precisions=("fp32", "fp16"),
+        decoder_precisions=("fp32", "fp16"),
     )
     return write_once(
         tmp_path_factory,

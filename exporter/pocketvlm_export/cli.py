@@ -20,7 +20,7 @@ from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.interrupts import heeded
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.precisions import Part, names_for
-from pocketvlm_export.pruning import pruner_names
+from pocketvlm_export.pruning import MOST_COMPARED, pruner_names
 from pocketvlm_export.requirements import INSTALL, check_transformers
 from pocketvlm_export.targets import export_defaults
 from pocketvlm_targets import DECODERS, FORMATS
@@ -83,15 +83,15 @@ def _precision_option(
 @click.option(
     "--pruner",
     metavar="NAME",
-    help=f"Pruning method: {', '.join(pruner_names())}; by default fastervlm where the vision "
-    "tower has a [CLS] token that ranks patches well, else divprune.",
+    help=f"Pruning method: {', '.join(pruner_names())}; by default scope, or divprune where a picture "
+    f"or tile has more than {MOST_COMPARED} tokens.",
 )
 @click.option(
     "--pruner-option",
     multiple=True,
     metavar="KEY=VALUE",
     callback=_pairs,
-    help="Option of the method.",
+    help="Option of the method, such as alpha=0.5, weight=received, features=tower (scope, score).",
 )
 @click.option(
     "--merge-dropped",

@@ -23,7 +23,6 @@ from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.pruning import PLUGINS, make_pruner, usable_pruners
 from pocketvlm_export.pruning.base import ATTENTION, TEXT, WITH_TEXT, Pruner
-from pocketvlm_export.tower_stages import settle_tower_stages
 from pocketvlm_export.tower_stages.rules import default_budget, settle_tower_stages
 
 # tokens that a context must hold beside a picture: the parity gate's question, and its answer

@@ -71,6 +71,7 @@ def qwen3_pruned(qwen3, tmp_path_factory):
     """By DivPrune, six tokens of at most 48, for both engines and in several precisions; read
     only."""
     options = ExportOptions(
+        "divprune",
         budgets=(6,),
         caps=Caps(max_pixels=48 * 32**2),
         decoder="both",
@@ -91,9 +92,9 @@ def video_llava(make_tiny):
 
 @pytest.fixture(scope="session")
 def video_pruned(video_llava, tmp_path_factory):
-    """Nine tokens of each frame and of each picture, for both engines; read only."""
+    """Nine tokens of each frame and of each picture by FasterVLM, for both engines; read only."""
     engines = {"decoder": "both", "gguf_types": ("f32",)} if HAS_LLAMA_CPP else {}
-    options = ExportOptions(budgets=(9,), media=("video", "image"), **engines)
+    options = ExportOptions("fastervlm", budgets=(9,), media=("video", "image"), **engines)
     return write_once(
         tmp_path_factory, "video-pruned", lambda folder: export(str(video_llava), folder, options)
     )

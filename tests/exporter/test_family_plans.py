@@ -22,21 +22,23 @@ from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.packaging.sidecars import write_sidecars
 from pocketvlm_export.planning import make_plan
+from pocketvlm_export.pruning import MOST_COMPARED
 
+# The method, and what it weighs patches by.
 PRUNERS_BY_DEFAULT = {
-    "llava": "fastervlm",
-    "llava_next": "fastervlm",
-    "llava_onevision": "divprune",
-    "video_llava": "fastervlm",
-    "smolvlm": "divprune",
-    "idefics3": "divprune",
-    "internvl": "divprune",  # though it has [CLS]
-    "gemma3": "divprune",
-    "qwen2_vl": "divprune",
-    "qwen2_5_vl": "divprune",
-    "paligemma": "divprune",
-    "qwen3_vl": "divprune",
-    "lfm2_vl": "divprune",
+    "llava": ("scope", "cls"),
+    "llava_next": ("scope", "cls"),
+    "llava_onevision": ("scope", "received"),
+    "video_llava": ("scope", "cls"),
+    "smolvlm": ("scope", "received"),
+    "idefics3": ("scope", "received"),
+    "internvl": ("scope", "received"),  # though it has [CLS]
+    "gemma3": ("scope", "received"),
+    "qwen2_vl": ("scope", "received"),
+    "qwen2_5_vl": ("scope", "received"),
+    "paligemma": ("scope", "received"),
+    "qwen3_vl": ("scope", "received"),
+    "lfm2_vl": ("scope", "received"),
 }
 NAMES = [name for name in (*PRESETS, *HUB_PRESETS) if name.startswith("tiny-")]
 # A cap that each family takes which has it, and a smaller one for when it runs.
@@ -78,10 +80,19 @@ def test_every_family_is_here():
 def test_a_checkpoint_is_planned_without_any_option(opened, preset):
     checkpoint = opened(preset)
     plan = make_plan(checkpoint, ExportOptions())
-    assert plan.pruner.name == PRUNERS_BY_DEFAULT[checkpoint.family.model_type]
+    pruner = plan.pruner
+    expected = PRUNERS_BY_DEFAULT[checkpoint.family.model_type]
+    assert (pruner.name, pruner.options["weight"]) == expected
     (budget,) = plan.budgets
     assert budget == max(1, round(plan.spec.vision.tokens / 4))
     assert plan.warnings == ()
+
+
+def test_where_comparing_all_with_all_costs_much_another_method_prunes(opened):
+    checkpoint = opened("tiny-qwen2-vl")
+    for tokens, method in ((MOST_COMPARED, "scope"), (MOST_COMPARED + 1, "divprune")):
+        caps = Caps(max_pixels=tokens * 28 * 28)
+        assert make_plan(checkpoint, ExportOptions(caps=caps, context=4096)).pruner.name == method
 
 
 @pytest.mark.parametrize("cap", CAPS)
@@ -147,7 +158,7 @@ def test_who_asks_for_what_is_known_to_fail_is_warned(of_family, pruner):
             continue
         warnings = make_plan(checkpoint, ExportOptions(pruner=pruner)).warnings
         assert all(pruner in warning for warning in warnings)
-        assert bool(warnings) == (PRUNERS_BY_DEFAULT[family] != "fastervlm")
+        assert bool(warnings) == (PRUNERS_BY_DEFAULT[family][1] != "cls")
 
 
 # A cap under which each family's processor states another number than its checkpoint's.

@@ -56,11 +56,12 @@ def file(tmp_path):
     return tmp_path / "photo.png"
 
 
-def test_without_a_flag_it_is_divprune_and_four_tiles(exported, checkpoint):
+def test_without_a_flag_it_is_scope_and_four_tiles(exported, checkpoint):
     folder, result = exported
     assert "Warning" not in result.stderr
     manifest = Artifact.open(folder).manifest
-    assert (manifest.pruning.method, manifest.pruning.budgets) == ("divprune", (4,))
+    assert (manifest.pruning.method, manifest.pruning.budgets) == ("scope", (4,))
+    assert manifest.pruning.options["weight"] == "received"
     assert manifest.vision.caps == {"max_tiles": 4}
     assert manifest.vision.totals["4"] == {
         "1x1": 4,
@@ -77,7 +78,7 @@ def test_without_a_flag_it_is_divprune_and_four_tiles(exported, checkpoint):
 
 
 @pytest.mark.parametrize("size", [WIDE, (60, 60), (100, 300)])
-def test_it_answers_as_transformers_given_what_divprune_keeps(checkpoint, artifact, size):
+def test_it_answers_as_transformers_given_what_scope_keeps(checkpoint, artifact, size):
     theirs, images = Theirs(checkpoint, max_tiles=4), [picture(*size)]
     pruning = Artifact.open(artifact).manifest.pruning
     inputs = theirs.prepare("is <image> blue?", images, pruning.default_budget)

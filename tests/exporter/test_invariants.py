@@ -40,14 +40,14 @@ FAMILIES = {
     "llava": [Case("tiny-llama", "single")],
     "llava_next": [Case("tiny-llava-next", "fastervlm"), Case("tiny-llava-next", "hf")],
     "llava_onevision": [
-        Case("tiny-llava-onevision", "hf", "divprune"),
+        Case("tiny-llava-onevision", "hf", "scope"),
         Case("tiny-llava-onevision", "whole", "divprune"),
     ],
     "smolvlm": [Case("tiny-smolvlm", "hf", "received-attention")],
     "idefics3": [Case("tiny-idefics3", "hf", "received-attention")],
     # Under transformers' own layout [CLS] is a token, and none is pruned.
     "video_llava": [Case("tiny-video-llava", "fastervlm"), Case("tiny-video-llava", "hf", "none")],
-    "internvl": [Case("tiny-internvl", "hf", "divprune")],
+    "internvl": [Case("tiny-internvl", "hf", "scope")],
     "gemma3": [Case("tiny-gemma3", "single", "received-attention")],
     "qwen2_vl": [Dynamic("tiny-qwen2-vl", pruner="divprune")],
     "qwen2_5_vl": [Dynamic("tiny-qwen2.5-vl", pruner="received-attention")],

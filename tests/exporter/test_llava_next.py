@@ -48,8 +48,8 @@ def exported(checkpoint, tmp_path_factory):
     made = {}
     options = {
         "none": ExportOptions(pruner="none"),
-        "fastervlm": ExportOptions(budgets=(BUDGET,)),
-        "hf": ExportOptions(budgets=(BUDGET,), layout="hf"),
+        "fastervlm": ExportOptions("fastervlm", budgets=(BUDGET,)),
+        "hf": ExportOptions("fastervlm", budgets=(BUDGET,), layout="hf"),
     }
 
     def get(name):
@@ -217,7 +217,7 @@ def test_pruned_it_is_what_the_layout_says(exported, theirs, size, layout):
 @needs_llama_cpp
 def test_llama_cpp_answers_as_transformers_does(checkpoint, theirs, tmp_path):
     options = ExportOptions(
-        budgets=(BUDGET,), layout="hf", decoder="llama.cpp", gguf_types=("f32",)
+        "fastervlm", budgets=(BUDGET,), layout="hf", decoder="llama.cpp", gguf_types=("f32",)
     )
     report = export(str(checkpoint), tmp_path / "artifact", options)
     assert report.manifest.parity.by_precision["f32"]["greedy_equal"] == STEPS

@@ -31,8 +31,8 @@ from pocketvlm_export.verification.pictures import gate_pictures
 
 # The others' graphs are no different: that of fastervlm is every other test's, random is uniform
 # with other constants.
-TRACED = ["vtc-cls", "gprune", "divprune", "received-attention", "uniform"]
-OPTIONS = {"vtc-cls": {"start_layer": "0"}}
+TRACED = ["vtc-cls", "gprune", "divprune", "scope", "score", "received-attention", "uniform"]
+OPTIONS = {"vtc-cls": {"start_layer": "0"}, "score": {"features": "tower"}}
 PICTURES = gate_pictures(3, (42, 42))
 NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
 
@@ -129,6 +129,22 @@ def test_divprune_takes_four_nodes_a_pick(artifacts):
     assert [operators.count(name) for name in ("ArgMax", "Min")] == [18, 16]
 
 
+def test_scope_takes_ten_nodes_a_pick(artifacts):
+    model = onnx.load(
+        artifacts("scope")[0] / "onnx" / "vision_encoder.onnx", load_external_data=False
+    )
+    operators = [node.op_type for node in model.graph.node]
+    once = ("ArgMax", "Relu", "ScatterElements")
+    assert [operators.count(name) for name in once] == [18, 18, 17]
+
+
+def test_words_are_recorded_and_shown(artifacts):
+    out, _ = artifacts("score")
+    pruning = json.loads((out / "pocketvlm.json").read_text())["pruning"]
+    assert pruning["options"] == {"features": "tower", "alpha": 0.3, "weight": "cls"}
+    assert "; features tower, alpha 0.3, weight cls)" in (out / "README.md").read_text()
+
+
 def refuse(checkpoint, tmp_path, *arguments):
     command = ["export", str(checkpoint), "-o", str(tmp_path / "out"), "--dry-run", *arguments]
     result = CliRunner().invoke(main, command)
@@ -155,6 +171,10 @@ def refuse(checkpoint, tmp_path, *arguments):
         (
             ["random", "--pruner-option", "seed=x"],
             "random option seed is 'x': expected a whole number",
+        ),
+        (
+            ["scope", "--pruner-option", "weight=attention"],
+            "scope option weight is 'attention': expected cls, received or none",
         ),
         (["divprune", "--budget", "37"], r"budget 37 is outside 1\.\.36"),
         (["magic"], "pruner 'magic' is unknown: choose from fastervlm, vtc-cls"),

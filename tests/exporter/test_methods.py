@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvlm.vision.features import VisionFeatures
+from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.pruning.base import Evidence
 from pocketvlm_export.verification.oracles import Encoded, find_oracle
@@ -22,20 +23,12 @@ OPTIONS = {
     "random": {"seed": "5"},
 }
 PRUNING = [name for name in PRUNERS if find_pruner(name).prunes]
+TOWER = VisionSpec(None, (4 * SIDE, 4 * SIDE), TOKENS, True, feature_layers=(LAYERS,))
 SCORING = [name for name in PRUNING if find_pruner(name).reads]
 NESTED = [name for name in PRUNING if find_pruner(name).nested]
 # What is left of a ranking once it is known which patches are dominant goes by the raster.
 ORDERLESS = [name for name in SCORING if name not in ("visionzip",)]
 seeds = st.integers(0, 2**32 - 1)
-
-
-@dataclass(frozen=True)
-class Tower:
-    """As much of a tower's dimensions as methods ask for."""
-
-    has_cls: bool = True
-    image_size: tuple[int, int] = (SIDE, SIDE)
-    score_layer: int = LAYERS - 1
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ def evidence(name, *scenes) -> Evidence:
 def make(name):
     """The method, settled for a tower with [CLS]."""
     pruner = make_pruner(name, OPTIONS.get(name, {}))
-    pruner.settle(Tower())
+    pruner.settle(TOWER)
     return pruner
 
 
@@ -187,7 +180,7 @@ def test_patches_in_another_order_are_kept_in_that_order(name, seed):
     np.testing.assert_allclose(moved_scores[0][back], scores[0], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["gprune", "divprune"])
+@pytest.mark.parametrize("name", ["gprune", "divprune", "scope", "score"])
 @pytest.mark.parametrize("factor", [1e-3, 64.0])
 def test_the_scale_of_the_features_does_not_matter(name, factor):
     scene = Scene.draw(7)

@@ -45,9 +45,9 @@ def planned(checkpoint, *arguments):
     return json.loads(done.stdout)
 
 
-def test_without_a_flag_it_is_divprune_on_pictures_of_512_tokens(qwen2, qwen2_by_default):
+def test_without_a_flag_it_is_scope_on_pictures_of_512_tokens(qwen2, qwen2_by_default):
     manifest = Artifact.open(qwen2_by_default).manifest
-    assert (manifest.pruning.method, manifest.pruning.budgets) == ("divprune", (128,))
+    assert (manifest.pruning.method, manifest.pruning.budgets) == ("scope", (128,))
     assert manifest.pruning.tokens_before == 512
     assert manifest.vision.image_size is None
     assert manifest.vision.caps == {"max_pixels": 512 * TOKEN}
@@ -55,7 +55,7 @@ def test_without_a_flag_it_is_divprune_on_pictures_of_512_tokens(qwen2, qwen2_by
     assert stated["size"] == {"shortest_edge": 3136, "longest_edge": 401408}
     assert "max_pixels" not in stated
     plan = planned(qwen2)
-    assert (plan["pruner"], plan["budgets"]) == ("divprune", [128])
+    assert (plan["pruner"], plan["budgets"]) == ("scope", [128])
     assert plan["caps"] == {"max_pixels": 401408}
     assert not plan["warnings"]
 

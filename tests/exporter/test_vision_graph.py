@@ -41,7 +41,7 @@ def build(checkpoint, folder, **options):
     """Only the vision graphs of a checkpoint; returns a function from (pictures, budget) to the
     graph's outputs."""
     opened = open_checkpoint(str(checkpoint))
-    plan = make_plan(opened, ExportOptions(**options))
+    plan = make_plan(opened, ExportOptions(**{"pruner": "fastervlm", **options}))
     (folder / "onnx").mkdir(parents=True)
     with quiet_transformers():
         build_vision(plan, folder, lambda _: None)

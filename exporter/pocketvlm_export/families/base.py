@@ -21,6 +21,7 @@ from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import assign, fill, understood, with_changes
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VLMSpec
 from pocketvlm_export.families.text_models import load_embedding, load_text_model
+from pocketvlm_export.pruning import MOST_COMPARED
 from pocketvlm_export.towers import TOWERS
 
 MOST_EDGE = 16_384  # of a tower's picture in pixels; the runtime resizes to no more
@@ -159,8 +160,10 @@ class Family:
         return caps.max_tiles
 
     def default_pruner(self, spec: VLMSpec) -> str:
-        """The name of the method that prunes where none is asked for."""
-        return "fastervlm" if spec.vision.has_cls else "divprune"
+        """The name of the method that prunes where none is asked for: scope, which kept most of the
+        demo's answers at every budget, and divprune, which costs less, where a picture or tile has
+        more than `MOST_COMPARED` tokens."""
+        return "scope" if spec.vision.tokens <= MOST_COMPARED else "divprune"
 
     def warnings(self, spec: VLMSpec, pruner: str, reads: Collection[str]) -> Sequence[str]:
         """What whoever exports with the method called ``pruner``, which ``reads`` so much of the

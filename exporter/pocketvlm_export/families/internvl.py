@@ -5,8 +5,8 @@ What to know when they are pruned:
 
 - The tower has a [CLS] token, and ranking patches by what it attends to works badly: with
   InternVL2-26B and 5 % of the tokens left, 26.6 points were reported where random patches gave 42.9
-  (FasterVLM's repository, issue 4). ``divprune`` is the default; ``fastervlm`` is allowed, with a
-  warning.
+  (FasterVLM's repository, issue 4). Methods that may choose weigh patches by the attention that
+  they receive instead; ``fastervlm`` is allowed, with a warning.
 - A picture is cut into as many as 12 parts by the checkpoint's own settings, and the whole. An
   export allows `DEFAULT_TILES` unless ``--max-tiles`` says otherwise.
 - The processor cuts pictures whatever ``crop_to_patches`` in its files says: it asks for that when
@@ -97,10 +97,6 @@ class InternVL(Family):
             caps=Caps(max_tiles=most),
         )
 
-    def default_pruner(self, spec: VLMSpec) -> str:
-        """Not by [CLS], see the module."""
-        return "divprune"
-
     def warnings(self, spec: VLMSpec, pruner: str, reads: Collection[str]) -> Sequence[str]:
         """What [CLS] is worth here."""
         if "cls_row" not in reads:
@@ -108,7 +104,7 @@ class InternVL(Family):
         return (
             f"{pruner} ranks patches by what [CLS] attends to, and InternViT's [CLS] ranks them "
             "worse than chance (26.6 points against 42.9 for random patches, InternVL2-26B at 5 % "
-            "of the tokens); divprune is the default here",
+            "of the tokens); scope weighs them by received attention by default here",
         )
 
     def load_connector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
@@ -205,7 +201,13 @@ def _vision(config: Any) -> VisionSpec:
             advice="export a checkpoint that uses -1, or one with use_mean_pooling",
         )
     return VisionSpec(
-        tower, size, (size[0] // edge) ** 2, has_cls=True, feature_layers=layers, merge=merge
+        tower,
+        size,
+        (size[0] // edge) ** 2,
+        has_cls=True,
+        feature_layers=layers,
+        merge=merge,
+        cls_ranks=False,
     )
 
 

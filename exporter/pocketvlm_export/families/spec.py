@@ -45,6 +45,7 @@ class VisionSpec:
             has one (`towers.base.Tower.final`); else the deepest layer's output as it is.
         factor: edge of a token in pixels where resolution is dynamic, 0 where it is not.
         extras: names of further features of each token, see `towers.base.Extra`.
+        cls_ranks: what [CLS] attends to, where there is one, ranks patches well as far as is known.
     """
 
     config: PretrainedConfig
@@ -57,6 +58,7 @@ class VisionSpec:
     normed: bool = True
     factor: int = 0
     extras: tuple[str, ...] = ()
+    cls_ranks: bool = True
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tokens of so many pixels, which with dynamic resolution may be

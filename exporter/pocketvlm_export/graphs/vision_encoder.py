@@ -42,8 +42,8 @@ class PrunedVisionEncoder(nn.Module):
     computes queries, output projection and MLP for what goes on only. That is exact: what a token
     gives to others in a layer are its key and value alone, and those are computed for all. A method
     or stage that reads a layer's output needs it of all tokens, and a method that reads what the
-    projector makes of them projects all of them. One that merges what it drops into what it keeps is
-    one of these: what is dropped has to have been computed.
+    projector makes of them projects all of them. One that merges what it drops into what it keeps
+    is one of these: what is dropped has to have been computed.
 
     Where a token is a square of patches (`VisionSpec.merge`), methods and stages rank and keep
     whole tokens: attention is averaged over squares, and what is computed for a kept token is

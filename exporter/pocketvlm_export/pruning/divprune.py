@@ -3,11 +3,9 @@
 
 from typing import ClassVar
 
-import torch
-
 from pocketvlm_export.pruning.base import Evidence, Pruner, Reads, Selection
 from pocketvlm_export.pruning.cosines import cosines
-from pocketvlm_export.pruning.farthest import farthest_first
+from pocketvlm_export.pruning.greedy import farthest_first, in_raster_order
 
 
 class DivPrune(Pruner):
@@ -32,8 +30,4 @@ class DivPrune(Pruner):
         fewer."""
         assert evidence.projected is not None
         picks = farthest_first(1 - cosines(evidence.projected), budget)
-        count = torch.sym_min(budget, evidence.tokens)
-        if not isinstance(count, int):  # known only at run time
-            picks = picks[:, :count]
-        indices, pick = torch.topk(picks, count, dim=1, largest=False, sorted=True)
-        return Selection(indices, 1 - pick.to(torch.float32) / evidence.tokens)
+        return in_raster_order(picks, evidence)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from pocketvlm_export.pruning.cosines import cosines
-from pocketvlm_export.pruning.farthest import farthest_first
+from pocketvlm_export.pruning.greedy import farthest_first
 from pocketvlm_export.tower_stages.base import Criterion, RowReads, Seen
 
 

@@ -34,9 +34,8 @@ def settle_tower_stages(
             setting="tower_stage",
         )
     why = "mixes what it drops into what it keeps" if pruner.merges else ""
-    why = (
-        "selects by the question, from every token of the picture" if TEXT in pruner.reads else why
-    )
+    if TEXT in pruner.reads:
+        why = "selects by the question, from every token of the picture"
     if why:
         raise RequestError(
             f"pruner {pruner.name} {why}, which is not proven behind tower stage {last}",

@@ -9,14 +9,15 @@ import onnx_ir as ir
 
 from pocketvlm.artifact import SCHEMA_VERSION, metadata
 from pocketvlm.artifact.specs import CAUSAL
+from pocketvlm.artifact.stages import stamp
 from pocketvlm_export.gguf import quantize_gguf, write_gguf
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.graphs import (
     DecoderGraph,
     EmbedTokensGraph,
-    FastVDecoderGraph,
     Graph,
     PrunedVisionEncoder,
+    StagedDecoderGraph,
     VisionEncoderGraph,
     trace,
 )
@@ -121,9 +122,9 @@ def build_decoder(plan: ExportPlan, folder: Path, step: Step) -> dict[str, Weigh
     ) as model:
         graph: Graph = DecoderGraph(model, spec.decoder)
         stamps: dict[str, str] = {}
-        if fastv := plan.options.fastv:
-            graph = FastVDecoderGraph(model, spec.decoder, fastv)
-            stamps[metadata.FASTV] = f"{fastv.layer},{fastv.keep}"
+        if stages := plan.decoder_stages:
+            graph = StagedDecoderGraph(model, spec.decoder, stages)
+            stamps[metadata.STAGES] = stamp(stages)
         _write(graph, plan, plan.decoder, folder, stamps, written)
     return {name: file for name, file in written.items() if plan.decoder[name] not in plan.extra}
 

@@ -8,7 +8,6 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from pocketvlm.artifact.specs import FastV
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.cli.inspect import figures_text, pixels_text, totals_text
 from pocketvlm.cli.lists import BUDGETS, PATH, SIZE, STAGE, Comma
@@ -145,16 +144,25 @@ def _precision_option(
     "a tile, by what BY names. Repeatable, fewer and fewer.",
 )
 @click.option(
+    "--decoder-stage",
+    type=STAGE,
+    multiple=True,
+    metavar="LAYER:KEEP[:BY]",
+    help="Drop visual tokens inside the decoder: before this layer, the first is 0, all but KEEP "
+    "of a picture, by last-token (default), raters, given or, where KEEP is 0, exit. Repeatable, "
+    "fewer and fewer: with 32 layers and 576 tokens PyramidDrop is 8:288, 16:144 and 24:72.",
+)
+@click.option(
     "--fastv-layer",
     type=int,
     metavar="K",
-    help="FastV: drop visual tokens before this layer, from 1.",
+    help="FastV, with --fastv-keep R the same as --decoder-stage K:R.",
 )
 @click.option(
     "--fastv-keep",
     type=int,
     metavar="R",
-    help="FastV: visual tokens kept per picture from there on.",
+    help="See --fastv-layer.",
 )
 @click.option(
     "--decoder",
@@ -238,6 +246,7 @@ def export(
     pruner_option: dict[str, str],
     budget: tuple[int, ...],
     tower_stage: tuple[Stage, ...],
+    decoder_stage: tuple[Stage, ...],
     fastv_layer: int | None,
     fastv_keep: int | None,
     total_budget: tuple[int, ...],
@@ -270,12 +279,16 @@ def export(
     """
     if (fastv_layer is None) != (fastv_keep is None):
         raise click.UsageError("--fastv-layer and --fastv-keep go together")
+    if fastv_layer is not None and fastv_keep is not None:
+        if decoder_stage:
+            raise click.UsageError("--fastv-layer is a --decoder-stage: give all of them as that")
+        decoder_stage = (Stage(fastv_layer, fastv_keep),)
     options = ExportOptions(
         pruner=pruner,
         pruner_options=pruner_option,
         budgets=budget,
         tower_stages=tower_stage,
-        fastv=None if fastv_layer is None or fastv_keep is None else FastV(fastv_layer, fastv_keep),
+        decoder_stages=decoder_stage,
         total_budgets=total_budget,
         layout=layout,
         caps=Caps(max_pixels, max_tiles, fixed_size, given_by_target(*CAPS)),
@@ -350,13 +363,13 @@ def _print(
 
 
 def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
-    fastv = (
-        f", FastV keeps {plan['fastv']['keep']} from layer {plan['fastv']['layer']} on"
-        if plan["fastv"]
-        else ""
+    stages = "".join(
+        f", {stage['keep']} from layer {stage['layer']} of the {part} on"
+        for part in ("tower", "decoder")
+        for stage in plan[f"{part}_stages"]
     )
     budgets = ", ".join(map(str, plan["budgets"]))
-    yield f"{plan['pruner']}, visual tokens {budgets}{fastv}; nothing written"
+    yield f"{plan['pruner']}, visual tokens {budgets}{stages}; nothing written"
     yield from _describe_caps(plan["caps"])
     yield from _describe_totals(plan["totals"])
     yield from (f"  {note}" for note in plan["notes"])

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pocketvlm.artifact.specs import FastV
 from pocketvlm.artifact.stages import Stage, in_order
 from pocketvlm.errors import RequestError
 from pocketvlm.files import user_path
@@ -33,7 +32,7 @@ class ExportOptions:
         layout: how pictures become tiles, one of the family's names for it; None for its default.
         caps: how large pictures may be.
         tower_stages: layers of the vision tower before which patches are dropped, ascending.
-        fastv: visual tokens that the decoder drops between two of its layers; None for none.
+        decoder_stages: layers of the decoder before which visual tokens are dropped, ascending.
         decoder: a key of `pocketvlm_targets.DECODERS`.
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its
             graphs.
@@ -61,7 +60,7 @@ class ExportOptions:
     layout: str | None = None
     caps: Caps = field(default_factory=Caps)
     tower_stages: tuple[Stage, ...] = ()
-    fastv: FastV | None = None
+    decoder_stages: tuple[Stage, ...] = ()
     decoder: str = "onnx"
     vision_precisions: tuple[str, ...] = ("fp32",)
     decoder_precisions: tuple[str, ...] = ("fp32",)
@@ -105,12 +104,12 @@ class ExportOptions:
                 advice="give --decoder llama.cpp or both",
                 setting="gguf_type",
             )
-        if self.fastv and "llama.cpp" in self.engines:
+        if self.decoder_stages and "llama.cpp" in self.engines:
             raise RequestError(
-                "FastV drops tokens between two layers, and llama.cpp's cache has one length for "
-                "all of them",
+                "a decoder stage drops tokens between layers, and llama.cpp's cache has one length "
+                "for all of them",
                 advice="give --decoder onnx, or prune in the vision graph alone, without "
-                "--fastv-layer and --fastv-keep",
+                "--decoder-stage",
                 setting="decoder",
             )
         if "onnx" not in self.engines:
@@ -129,7 +128,7 @@ class ExportOptions:
                 )
             object.__setattr__(self, name, tuple(given))
         settle_numbers(self)
-        for name in ("tower_stages",):
+        for name in ("tower_stages", "decoder_stages"):
             object.__setattr__(self, name, _stages(getattr(self, name), name))
         for setting, values in (
             ("budget", self.budgets),

@@ -43,6 +43,7 @@ class ExportPlan:
         vision_bytes, embed_bytes, decoder_bytes, gguf_bytes: of the weights of one file in float32.
         memory_bytes: estimated peak of resident memory while exporting.
         tower_stages: where the tower drops patches on its way, settled.
+        decoder_stages: where the decoder drops visual tokens on its way, settled.
         beside: of each further medium that the artifact reads a plan of its vision graphs alone.
     """
 
@@ -63,6 +64,7 @@ class ExportPlan:
     gguf_bytes: int
     memory_bytes: int
     tower_stages: tuple[Stage, ...] = ()
+    decoder_stages: tuple[Stage, ...] = ()
     beside: Mapping[Medium, "ExportPlan"] = field(default_factory=dict)
 
     @property
@@ -196,8 +198,8 @@ class ExportPlan:
         return {
             "pruner": self.pruner.name,
             "budgets": list(self.budgets),
-            "fastv": dataclasses.asdict(self.options.fastv) if self.options.fastv else None,
             "tower_stages": [dataclasses.asdict(stage) for stage in self.tower_stages],
+            "decoder_stages": [dataclasses.asdict(stage) for stage in self.decoder_stages],
             "totals": {str(budget): by_grid for budget, by_grid in self.totals().items()},
             "files": kept,
             "bytes": sum(kept.values()),

@@ -3,13 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from transformers import PretrainedConfig
-
-from pocketvlm.artifact.specs import POSITION_AXES, FastV
-from pocketvlm.decoders.attention import TITLES
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import Medium
 from pocketvlm_export.checkpoint import read_generation
+from pocketvlm_export.decoder_stages.settle import settle_decoder_stages
 from pocketvlm_export.families import VLMSpec
 from pocketvlm_export.gguf import architecture, context_length
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE
@@ -139,8 +136,15 @@ def _plan_of(
         ),
         tower_stages=settle_tower_stages(options.tower_stages, spec, budgets),
     )
-    if options.fastv:
-        _check_fastv(options.fastv, plan)
+    least = min(budgets)
+    stages = settle_decoder_stages(
+        options.decoder_stages,
+        spec,
+        budget=least,
+        slots=max(plan.totals()[least].values()),
+        context=plan.context,
+    )
+    plan = replace(plan, decoder_stages=stages)
     _check_limit(plan)
     return plan
 
@@ -192,62 +196,9 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
     pruner.settle(spec.vision)
 
 
-def _check_fastv(fastv: FastV, plan: ExportPlan) -> None:
-    if title := TITLES[plan.spec.decoder.attention]:
-        raise RequestError(
-            f"FastV is not proven on the decoders of {plan.spec.family.model_type} checkpoints, "
-            f"where {title}",
-            advice="leave --fastv-layer and --fastv-keep out",
-            setting="fastv_layer",
-        )
-    if POSITION_AXES[plan.spec.decoder.positions] > 1:
-        raise RequestError(
-            "FastV is not proven on decoders that number tokens by rows and columns, as "
-            f"{plan.spec.family.model_type} checkpoints have",
-            advice="leave --fastv-layer and --fastv-keep out",
-            setting="fastv_layer",
-        )
-    if plan.spec.decoder.conv_layers:
-        raise RequestError(
-            "FastV drops tokens between two layers, and layers of this decoder are convolutions "
-            "along the sequence, which would read other neighbours then",
-            advice="leave --fastv-layer and --fastv-keep out",
-            setting="fastv_layer",
-        )
-    layers, budget = plan.spec.decoder.layers, plan.budgets[0]
-    slots, window = max(plan.totals()[budget].values()), _window(plan.spec.decoder.config)
-    if not 1 <= fastv.layer < layers:
-        raise RequestError(
-            f"FastV layer {fastv.layer} is outside 1..{layers - 1} (this decoder has {layers} "
-            "layers, and tokens are ranked by the attention of the one before)",
-            advice=f"give --fastv-layer 1..{layers - 1}",
-            setting="fastv_layer",
-        )
-    if not 1 <= fastv.keep < slots:
-        raise RequestError(
-            f"FastV keep {fastv.keep} is outside 1..{slots - 1} (at budget {budget} a picture has "
-            f"{slots} visual tokens to drop from)",
-            advice="keep fewer, or leave --fastv-layer and --fastv-keep out",
-            setting="fastv_keep",
-        )
-    if window is not None and window < plan.context:
-        raise RequestError(
-            f"the decoder's attention slides over {window} tokens, and with FastV it would reach "
-            "further than the checkpoint's",
-            advice=f"give --context {window}, or prune in the vision graph alone",
-            setting="fastv_layer",
-        )
-
-
-def _window(config: PretrainedConfig) -> int | None:
-    """How many tokens layers with sliding attention reach, None where no layer has it."""
-    types = getattr(config, "layer_types", None) or ["sliding_attention"]
-    return getattr(config, "sliding_window", None) if "sliding_attention" in types else None
-
-
 def _decoder_name(options: ExportOptions) -> str:
     """Stock clients know the first name; what they cannot drive has another."""
-    return "decoder_fastv" if options.fastv else "decoder_model_merged"
+    return "decoder_staged" if options.decoder_stages else "decoder_model_merged"
 
 
 def _vision_names(

@@ -11,13 +11,13 @@ FinishReason = Literal["stop", "length", "interrupted"]
 class VisualTokens(TypedDict):
     """Visual tokens over all pictures, before and after pruning.
 
-    ``fastv``: those of them that the later layers of a decoder hold; only of decoders that drop
-    some.
+    ``stages``: of a decoder that drops some between its layers, those that went on after each of
+    its stages.
     """
 
     before: int
     after: int
-    fastv: NotRequired[int]
+    stages: NotRequired[list[int]]
 
 
 class PromptTokens(TypedDict):

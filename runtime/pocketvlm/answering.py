@@ -95,7 +95,6 @@ class Answerer:
         self.pool = SequencePool(decoder, limits)
         self.load_ms = 0.0
         self._eos = frozenset(manifest.decoder.eos_token_ids)
-        self._fastv = manifest.decoder.fastv
         self.step = FairLock()
 
     def check_room(self, prompt: int, sampling: Sampling) -> None:
@@ -156,7 +155,7 @@ class Answerer:
             text=generation.detokenizer.text,
             token_ids=generation.token_ids,
             kept_indices=[picture.kept_indices for picture in request.pictures],
-            visual_tokens=self._visual_tokens(before, before - dropped, later),
+            visual_tokens=_visual_tokens(before, before - dropped, later),
             tokens_per_picture=[len(feature) for feature in features],
             prompt_tokens={"total": len(ids), "cached": cached_tokens},
             decoder=self.decoder.name,
@@ -184,11 +183,6 @@ class Answerer:
                 features.append(self.viewer.encode(picture, cached=request.cached))
                 spent_ms += ms_since(started)
         return features, spent_ms
-
-    def _visual_tokens(self, before: int, after: int, dropped: int) -> VisualTokens:
-        if self._fastv is None:
-            return {"before": before, "after": after}
-        return {"before": before, "after": after, "fastv": after - dropped}
 
     def _decode(
         self,
@@ -227,3 +221,11 @@ class Answerer:
 def ms_since(started: float) -> float:
     """Milliseconds since a `time.perf_counter` reading."""
     return (time.perf_counter() - started) * 1e3
+
+
+def _visual_tokens(before: int, after: int, dropped: Sequence[int]) -> VisualTokens:
+    """``dropped`` is what each stage of the decoder has left behind of those after pruning."""
+    tokens: VisualTokens = {"before": before, "after": after}
+    if dropped:
+        tokens["stages"] = [after - count for count in dropped]
+    return tokens

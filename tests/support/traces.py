@@ -20,14 +20,13 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
-from pocketvlm_export import families, graphs, pruning, towers
+from pocketvlm_export import decoder_stages, families, graphs, pruning, tower_stages, towers
 from pocketvlm_export.graphs import Graph
 
 _ORDER = "initializers"  # property of a stored graph: [[name, name in the module or null], ...]
 # What is traced: whose code and constants a test may have changed.
-_TRACED = tuple(
-    f"pocketvlm_export.{name}" for name in ("families", "graphs", "pruning", "towers", "upstream")
-)
+_PACKAGES = (decoder_stages, families, graphs, pruning, tower_stages, towers)
+_TRACED = (*(package.__name__ for package in _PACKAGES), "pocketvlm_export.upstream")
 
 
 class Traces:
@@ -37,7 +36,7 @@ class Traces:
     """
 
     def __init__(self, folder: Path, trace: Callable[[Graph], ir.Model]) -> None:
-        for package in (families, graphs, pruning, towers):  # modules that are imported when needed
+        for package in _PACKAGES:  # modules that are imported when needed
             for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
                 import_module(module.name)
         self.folder = folder

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pocketvlm.artifact.specs import FastV
+from pocketvlm.artifact.stages import Stage
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.gguf_types import GGUF_TYPES
 from pocketvlm_export.precisions import names_for
@@ -38,7 +38,7 @@ def export_method(build: Path, name: str, options: Mapping[str, str]) -> Path:
 def export_fastv(build: Path, keep: int) -> Path:
     """The folder of the demo with ``keep`` of all tokens going on from `FASTV_LAYER` of its
     decoder."""
-    options = ExportOptions(pruner="none", fastv=FastV(layer=FASTV_LAYER, keep=keep))
+    options = ExportOptions(pruner="none", decoder_stages=(Stage(FASTV_LAYER, keep),))
     return _export(build / f"{FASTV}-{keep}", options)
 
 

@@ -3,7 +3,7 @@
 from pocketvlm_export.graphs.base import BATCH, OPSET, Graph, trace
 from pocketvlm_export.graphs.decoder import DecoderGraph
 from pocketvlm_export.graphs.embed_tokens import EmbedTokensGraph
-from pocketvlm_export.graphs.fastv_decoder import FastVDecoderGraph
+from pocketvlm_export.graphs.staged_decoder import StagedDecoderGraph
 from pocketvlm_export.graphs.vision_encoder import PrunedVisionEncoder, VisionEncoderGraph
 
 __all__ = [
@@ -11,9 +11,9 @@ __all__ = [
     "OPSET",
     "DecoderGraph",
     "EmbedTokensGraph",
-    "FastVDecoderGraph",
     "Graph",
     "PrunedVisionEncoder",
+    "StagedDecoderGraph",
     "VisionEncoderGraph",
     "trace",
 ]

@@ -35,7 +35,7 @@ _DECODER = (Rotary, GroupQueryAttention, SkipNorms)
 FUSIONS: Mapping[str, tuple[type[ir.passes.InPlacePass], ...]] = {
     metadata.VISION_ENCODER: (MultiHeadAttention,),
     metadata.DECODER: _DECODER,
-    metadata.FASTV_DECODER: _DECODER,
+    metadata.STAGED_DECODER: _DECODER,
 }
 
 __all__ = [

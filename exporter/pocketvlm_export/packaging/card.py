@@ -11,6 +11,7 @@ from pocketvlm.decoders.attention import TITLES
 from pocketvlm.files import read_text
 from pocketvlm.layouts import Layout, Medium, make_layout, slot_count
 from pocketvlm_export.checkpoint import generation_notes, generation_warnings
+from pocketvlm_export.decoder_stages import find_ranking
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.plan import ExportPlan
 
@@ -75,7 +76,7 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
             *(["gguf"] if plan.gguf else []),
             "token-pruning",
             plan.pruner.name,
-            *(["fastv"] if plan.options.fastv else []),
+            *dict.fromkeys(find_ranking(stage.by).tag for stage in plan.decoder_stages),
         ],
     )
     body = _BODY.format(
@@ -84,7 +85,7 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
         budget=budget,
         tokens=f"{'' if plan.spec.vision.image_size else 'at most '}{tokens}",
         version=pocketvlm.__version__,
-        pruning=_pruning(plan, budget) + _fastv(plan),
+        pruning=_pruning(plan, budget) + _stages(plan),
         pictures="" if plan.layout.stock_clients else _pictures(plan, budget),
         answers=_answers(plan),
         option=option,
@@ -187,15 +188,21 @@ def _pruning(plan: ExportPlan, budget: int) -> str:
     )
 
 
-def _fastv(plan: ExportPlan) -> str:
-    fastv = plan.options.fastv
-    if fastv is None:
+def _stages(plan: ExportPlan) -> str:
+    """Where the decoder drops visual tokens, and what that means for conversations."""
+    if not plan.decoder_stages:
         return ""
-    return (
-        f" Inside the decoder, layers from {fastv.layer} on (the first is 0) read {fastv.keep} "
-        "visual tokens per picture, those that the question attends to most (FastV, [arXiv "
-        "2403.06764](https://arxiv.org/abs/2403.06764)), at their original positions. In a "
-        "conversation pictures are therefore prefilled again with every question."
+    sentences = []
+    for stage in plan.decoder_stages:
+        ranking = find_ranking(stage.by)
+        method = ", ".join(part for part in (ranking.title, ranking.paper) if part)
+        tokens = f"{stage.keep or 'no'} visual tokens per picture"
+        sentences.append(
+            f" Inside the decoder, layers from {stage.layer} on (the first is 0) read {tokens}, "
+            f"{ranking.keeps} ({method}), at their original positions."
+        )
+    return "".join(sentences) + (
+        " In a conversation pictures are therefore prefilled again with every question."
     )
 
 

@@ -89,7 +89,6 @@ def make_manifest(
                 for precision in _present(plan.decoder, present)
             },
             gguf=_present(plan.gguf, present),
-            fastv=plan.options.fastv,
             positions=spec.decoder.positions,
             extras=spec.decoder.extras,
             first_position=spec.decoder.first_position,
@@ -97,6 +96,7 @@ def make_manifest(
             picture_text=spec.picture_text,
             conv_layers=spec.decoder.conv_layers,
             conv_width=spec.decoder.conv_width,
+            stages=plan.decoder_stages,
             layers=spec.decoder.layers,
             heads=spec.decoder.heads,
             kv_heads=spec.decoder.kv_heads,

@@ -106,7 +106,7 @@ def _dtypes(plan: ExportPlan) -> dict[str, str]:
         named = [name for name in options.decoder_precisions if PRECISIONS[name].js]
         tables = [options.table(name) for name in named] + list(options.embed)
         listed["embed_tokens"] = tuple(tables)
-        if not options.fastv:  # whose graph transformers.js cannot drive
+        if not plan.decoder_stages:  # whose graph transformers.js cannot drive
             listed["decoder_model_merged"] = tuple(named)
     named_js = {graph: [PRECISIONS[name].js for name in names] for graph, names in listed.items()}
     return {graph: next(filter(None, names)) for graph, names in named_js.items() if any(names)}

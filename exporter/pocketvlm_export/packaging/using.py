@@ -109,7 +109,9 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "prompt": _prompt(Prompter.from_artifact(artifact), around),
         "image_token_id": decoder.image_token_id,
         "eos_token_ids": list(decoder.eos_token_ids),
-        "fastv": dataclasses.asdict(decoder.fastv) if decoder.fastv else None,
+        # Of each where the decoder drops tokens, and what becomes of them; empty for most.
+        "stages": _stages(decoder),
+        **({"given_scores": True} if decoder.reads_scores else {}),
         "layers": decoder.layers,
         "kv_heads": decoder.kv_heads,
         "head_dim": decoder.head_dim,
@@ -146,6 +148,14 @@ def _beside(part: Artifact) -> dict[str, Any]:
         "image_token_id": manifest.decoder.image_token_id,
         "prompt": _prompt(Prompter.from_artifact(part), _around(layout)),
     }
+
+
+def _stages(decoder: DecoderSpec) -> list[dict[str, Any]]:
+    """The stages of a decoder with the last layer of each."""
+    return [
+        {**dataclasses.asdict(stage), "last": layers.stop - 1}
+        for stage, layers in zip(decoder.stages, decoder.segments[1:], strict=True)
+    ]
 
 
 def _convolutions(decoder: DecoderSpec) -> dict[str, Any]:

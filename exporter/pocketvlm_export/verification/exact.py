@@ -24,13 +24,14 @@ class GateAnswer:
         token_ids: greedy, picked as on a device.
         logits: before each of them, (steps, vocab).
         prompt_equal: the prompt's ids are those of transformers.
-        kept_prompt: which of the prompt's tokens a decoder that drops some of them kept.
+        kept_prompt: which of the prompt's tokens a decoder that drops some of them kept, stage by
+            stage.
     """
 
     token_ids: list[int]
     logits: Floats
     prompt_equal: bool
-    kept_prompt: Ints | None = None
+    kept_prompt: Sequence[Ints] = ()
 
 
 def judge_vision(rows: Sequence[KeptRow], references: Iterable[VisionReference]) -> dict[str, Any]:

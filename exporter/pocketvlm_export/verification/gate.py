@@ -16,8 +16,8 @@ from pocketvlm import PocketVLMError
 from pocketvlm.artifact import Artifact, metadata
 from pocketvlm.artifact.specs import Parity
 from pocketvlm.decoders import engine_class
-from pocketvlm.decoders.fastv import FastVSequence
 from pocketvlm.decoders.onnx import OnnxDecoder
+from pocketvlm.decoders.staged import StagedSequence
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts import open_layout
 from pocketvlm.ort.sessions import open_session
@@ -165,7 +165,7 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpe
         precisions = {*spec.graphs, *spec.embed}
         inexact = spec.gguf or any(name != GATE_PRECISION for name in precisions)
         sequences = gate_sequences(spec.vocab, spec.context) if inexact else ()
-        decoder = decoder_reference(checkpoint, GATE_PROMPT, picture, STEPS, sequences, spec.fastv)
+        decoder = decoder_reference(checkpoint, GATE_PROMPT, picture, STEPS, sequences, spec.stages)
     return References(batches, vision, picture, decoder)
 
 
@@ -321,7 +321,7 @@ def _answer(artifact: Artifact, references: References, precision: str) -> GateA
         closing(decoder.sequence()) as sequence,
     ):
         logits, sampler = [sequence.prefill(prompt.filled(features, extras))], prompt.sampler(STEPS)
-        kept = sequence.kept_prompt if isinstance(sequence, FastVSequence) else None
+        kept = sequence.kept_prompt if isinstance(sequence, StagedSequence) else ()
         token_ids: list[int] = []
         while True:
             token_ids.append(int(scores_of(sampler, logits[-1]).argmax()))

@@ -18,15 +18,16 @@ from pocketvlm.decoders.base import (
     Segment,
     TokenSegment,
 )
-from pocketvlm.decoders.fastv import FastVSequence
 from pocketvlm.decoders.sampler import Sampler
 from pocketvlm.decoders.sampling import Sampling, checkpoint_sampling
+from pocketvlm.decoders.staged import StagedSequence
 from pocketvlm.errors import EngineError
 from pocketvlm.layouts import TokenGrid
 from pocketvlm.text.prompts import Prompter
 from pocketvlm_export.precisions import VisionBounds
 from pocketvlm_export.verification.bounds import agreement, cosine, divergence
 from pocketvlm_export.verification.kept import KeptRow, largest
+from pocketvlm_export.verification.masked_reader import Dropping, gate_scores
 from pocketvlm_export.verification.reference import (
     DecoderReference,
     Floats,
@@ -63,7 +64,13 @@ class Prompt:
 
     def filled(self, features: Floats, extras: Mapping[str, Floats]) -> list[Segment]:
         """Return it with features (slots, hidden) in its slots, and further ones by name."""
-        picture = EmbeddingSegment(features, grid=self.grid, kept=self.kept, extras=extras)
+        picture = EmbeddingSegment(
+            features,
+            grid=self.grid,
+            kept=self.kept,
+            extras=extras,
+            visual_scores=gate_scores(self.manifest.decoder.stages, len(features)),
+        )
         return self.prompter.segments(self.ids, [picture])
 
     def sampler(self, new_tokens: int) -> Sampler:
@@ -93,7 +100,7 @@ def measure_logits(
     sequence = decoder.sequence()
     filled = prompt.filled(picture.features, picture.extras)
     answer = _read(sequence, filled, reference.token_ids[:-1])
-    kept = sequence.kept_prompt if isinstance(sequence, FastVSequence) else None
+    kept = sequence.kept_prompt if isinstance(sequence, StagedSequence) else ()
     others = [_read(sequence, [TokenSegment(row[:1])], row[1:].tolist()) for row in sequences]
     sequence.close()
     ours, theirs = (
@@ -136,21 +143,35 @@ def scores_of(sampler: Sampler, logits: Floats) -> Floats:
         return logits
 
 
-def judge_dropped(kept: Ints | None, reference: DecoderReference) -> dict[str, Any]:
-    """Return how the tokens that a decoder with FastV ``kept`` of its prompt compare with those of
-    its reference; nothing of a decoder that drops none."""
-    theirs = reference.dropping
-    if kept is None or theirs is None:
+def judge_dropped(kept: Sequence[Ints], reference: DecoderReference) -> dict[str, Any]:
+    """Return how the tokens that a decoder ``kept`` of its prompt at each of its stages compare
+    with those of its reference: of all stages the worst, and each by itself where there are
+    several; nothing of a decoder that drops none."""
+    if not kept or not reference.dropping:
         return {}
+    stages = [
+        _judge_stage(ours, theirs) for ours, theirs in zip(kept, reference.dropping, strict=True)
+    ]
+    return {
+        "kept_equal": all(stage["kept_equal"] for stage in stages),
+        "kept_overlap": min(stage["kept_overlap"] for stage in stages),
+        "cut_distance": max(stage["cut_distance"] for stage in stages),
+        "min_gap": min(stage["min_gap"] for stage in stages),
+        **({"stages": stages} if len(stages) > 1 else {}),
+    }
+
+
+def _judge_stage(kept: Ints, theirs: Dropping) -> dict[str, Any]:
     ours = np.flatnonzero(np.isin(theirs.visual, kept))
     as_many = len(kept) == len(theirs.kept) and len(ours) == theirs.keep
+    shared = np.intersect1d(ours, theirs.ranking.kept(theirs.keep))
     return {
         "kept_equal": np.array_equal(kept, theirs.kept),
-        "kept_overlap": len(np.intersect1d(ours, theirs.ranking.kept(theirs.keep))) / theirs.keep,
+        "kept_overlap": len(shared) / theirs.keep if theirs.keep else 1.0,
         "cut_distance": theirs.ranking.distance(ours, np.zeros(0, np.float32))
         if as_many
         else float("inf"),
-        "min_gap": theirs.ranking.gap(theirs.keep),
+        "min_gap": theirs.ranking.gap(theirs.keep) if theirs.keep else 1.0,
     }
 
 

@@ -1,7 +1,6 @@
-"""How the gate's side reads a sequence: transformers' model as it is, or with FastV between two of
-its layers."""
+"""How the gate's side reads a sequence: transformers' model as it is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,39 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from transformers import Cache, DynamicCache
+from transformers import Cache
 
-from pocketvlm.artifact.specs import FastV
 from pocketvlm.decoders.track import joined_planes
-from pocketvlm_export import upstream
-from pocketvlm_export.verification.oracles import Ranking
+from pocketvlm_export.verification.masked_reader import Dropping
 
 # (model, embeddings (1, S, hidden), which tokens are pictures' (S,)) -> what else the model is
 # given with a prompt, see `Family.reference_inputs`.
 Inputs = Callable[[Any, torch.Tensor, npt.NDArray[np.bool_]], Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Dropping:
-    """What of a prompt went on between two layers.
-
-    Attributes:
-        visual: positions of the pictures' tokens, int64 (v,).
-        ranking: of those, in that order.
-        keep: how many of them went on.
-        tokens: of the prompt.
-    """
-
-    visual: npt.NDArray[np.int64]
-    ranking: Ranking
-    keep: int
-    tokens: int
-
-    @property
-    def kept(self) -> npt.NDArray[np.int64]:
-        """Positions of all tokens that went on, ascending."""
-        lost = np.delete(self.visual, self.ranking.kept(self.keep))
-        return np.setdiff1d(np.arange(self.tokens), lost)
 
 
 @dataclass(frozen=True)
@@ -60,7 +34,7 @@ class PromptPositions:
 class PlainReader:
     """One sequence read by a causal language model."""
 
-    dropping = None
+    dropping: Sequence[Dropping] = ()
 
     def __init__(
         self,
@@ -110,59 +84,3 @@ class PlainReader:
         self._cache = output.past_key_values
         logits: torch.Tensor = output.logits[0, -1]
         return logits
-
-
-class FastVReader:
-    """The same with FastV in its token-mask form (arXiv 2403.06764): transformers' own layers run
-    over every token, and from FastV's on the mask hides those that are dropped. Nothing is gathered
-    here and every layer's cache is of one length, so that no mistake is made on both sides.
-
-    Attributes:
-        dropping: what of the prompt `prefill` kept.
-    """
-
-    def __init__(self, model: Any, fastv: FastV) -> None:
-        """``model`` runs with eager attention, which returns its maps."""
-        self.dropping: Dropping | None = None
-        self._model = model
-        self._fastv = fastv
-        self._cache = DynamicCache()
-        self._visual: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # positions
-
-    def prefill(
-        self, inputs_embeds: torch.Tensor, is_visual: npt.NDArray[np.bool_]
-    ) -> torch.Tensor:
-        """Read a prompt about one picture, (1, S, hidden); returns the last token's logits
-        (vocab,)."""
-        self._visual = np.flatnonzero(is_visual)
-        attention = self._model.model.layers[self._fastv.layer - 1].self_attn
-        hook = attention.register_forward_hook(lambda _, __, outputs: self._rank(outputs[1]))
-        try:
-            return self.step(inputs_embeds)
-        finally:
-            hook.remove()
-
-    def step(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """Read what follows, (1, n, hidden); returns the last token's logits (vocab,)."""
-        decoder = self._model.model
-        past, tokens = self._cache.get_seq_length(), inputs_embeds.shape[1]
-        columns = torch.arange(past + tokens)
-        hidden, visible = inputs_embeds, columns[None, :] <= columns[past:, None]  # (n, past + n)
-        angles = decoder.rotary_emb(hidden, columns[None, past:])
-        for number, layer in enumerate(decoder.layers):
-            if number == self._fastv.layer and self.dropping is not None:
-                lost = np.setdiff1d(np.arange(self.dropping.tokens), self.dropping.kept)
-                visible = visible & ~torch.isin(columns, torch.from_numpy(lost))
-            mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[
-                None, None
-            ]
-            hidden = upstream.run_decoder_layer(layer, hidden, mask, angles, self._cache)
-        logits: torch.Tensor = self._model.lm_head(decoder.norm(hidden[:, -1:]))[0, 0]
-        return logits
-
-    def _rank(self, attention: torch.Tensor) -> None:
-        """Choose by whole maps, (1, heads, S, S): ties to the lower index, everything that is no
-        picture kept."""
-        scores = attention[0, :, -1].double().mean(dim=0).numpy()
-        keep = min(self._fastv.keep, len(self._visual))
-        self.dropping = Dropping(self._visual, Ranking(scores[self._visual]), keep, len(scores))

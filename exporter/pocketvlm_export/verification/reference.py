@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pocketvlm.artifact.specs import FastV, Pruning
+from pocketvlm.artifact.specs import Pruning
+from pocketvlm.artifact.stages import Stage
 from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint import generation_settings, text_ids
 from pocketvlm_export.families.spec import VLMSpec
@@ -26,13 +27,9 @@ from pocketvlm_export.memory import component, release_memory
 from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.pruning import make_pruner
 from pocketvlm_export.pruning.base import ATTENTION
+from pocketvlm_export.verification.masked_reader import Dropping, MaskedReader, gate_scores
 from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
-from pocketvlm_export.verification.readers import (
-    Dropping,
-    FastVReader,
-    PlainReader,
-    PromptPositions,
-)
+from pocketvlm_export.verification.readers import PlainReader, PromptPositions
 
 _FEATURES = "image_features"
 
@@ -88,7 +85,7 @@ class DecoderReference:
             with, (steps, vocab); the highest is the token.
         sequence_logits: after each token of every sequence, (tokens, vocab) each.
         sequence_embeds: what the embedding table has for these tokens, (tokens, hidden) each.
-        dropping: what of the prompt went on inside the decoder, None where all of it did.
+        dropping: what of the prompt went on inside the decoder, stage by stage.
     """
 
     prompt_ids: Ints
@@ -97,7 +94,7 @@ class DecoderReference:
     scores: Floats
     sequence_logits: list[Floats] = field(default_factory=list)
     sequence_embeds: list[Floats] = field(default_factory=list)
-    dropping: Dropping | None = None
+    dropping: Sequence[Dropping] = ()
 
 
 def vision_reference(
@@ -207,11 +204,11 @@ def decoder_reference(
     picture: PictureReference,
     steps: int,
     sequences: Sequence[Ints] = (),
-    fastv: FastV | None = None,
+    stages: Sequence[Stage] = (),
 ) -> DecoderReference:
     """Answer ``prompt`` about one picture greedily for ``steps`` tokens.
 
-    ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``fastv`` drops
+    ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``stages`` drop
     visual tokens inside.
     """
     family, spec, features = checkpoint.family, checkpoint.spec, picture.features
@@ -240,7 +237,9 @@ def decoder_reference(
         component(family.load_embedding(checkpoint.weights, spec)) as embedding,
         component(family.load_decoder(checkpoint.weights, spec, attention="eager")) as model,
         component(
-            FastVReader(model, fastv) if fastv else PlainReader(model, positions, further)
+            MaskedReader(model, stages, gate_scores(stages, len(features)))
+            if stages
+            else PlainReader(model, positions, further)
         ) as reader,
         one_thread(),
         torch.inference_mode(),

@@ -107,13 +107,13 @@ def costs_of(
     visual: int,
     prompt: int,
     value_bytes: int,
-    dropped: int = 0,
+    dropped: Sequence[int] = (),
 ) -> Costs:
     """The `Costs` of a prompt of ``prompt`` tokens, ``visual`` of them visual tokens.
 
     ``tiles`` has the tokens of each tile of all pictures before pruning: with dynamic resolution
-    they follow from the picture. ``dropped`` of the visual tokens do not reach the decoder's later
-    layers, see `pocketvlm.artifact.specs.FastV`.
+    they follow from the picture. ``dropped`` are the visual tokens that layers from each of
+    ``decoder.stages`` on do not read; empty for none.
     """
     decoder = manifest.decoder
     visual_layers = _by_layer(decoder, visual, dropped)
@@ -134,11 +134,11 @@ def _kv_bytes(decoder: DecoderSpec, by_layer: Sequence[tuple[int, int]], value_b
     return every * len(decoder.attention_layers) // decoder.layers
 
 
-def _by_layer(decoder: DecoderSpec, n: int, dropped: int) -> list[tuple[int, int]]:
+def _by_layer(decoder: DecoderSpec, n: int, dropped: Sequence[int]) -> list[tuple[int, int]]:
     """(number of layers, tokens that each of them reads), of n tokens of which some are dropped on
     the way."""
-    first = decoder.fastv.layer if decoder.fastv else decoder.layers
-    return [(first, n), (decoder.layers - first, n - dropped)]
+    left = [n, *(n - count for count in dropped or [0] * len(decoder.stages))]
+    return [(len(layers), tokens) for layers, tokens in zip(decoder.segments, left, strict=True)]
 
 
 def _papers_flops(decoder: DecoderSpec, by_layer: Sequence[tuple[int, int]]) -> float | None:

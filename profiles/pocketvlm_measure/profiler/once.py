@@ -47,7 +47,7 @@ class Sample:
         tile_tokens: of each tile of all pictures, and frame of all clips, before pruning, in their
             order.
         picture_sizes: of each picture or clip as it was given, as ``640x480``, width first.
-        visual_dropped: visual tokens that the decoder's later layers do not read.
+        visual_stages: visual tokens that layers from each stage of the decoder on read.
     """
 
     stages: dict[str, float]
@@ -60,7 +60,7 @@ class Sample:
     other_load: float | None
     tile_tokens: Sequence[int] = ()
     picture_sizes: Sequence[str] = ()
-    visual_dropped: int = 0
+    visual_stages: Sequence[int] = ()
 
     @property
     def tiles(self) -> int:
@@ -109,8 +109,7 @@ def answer_once(folder: Path, case: Case, question: Question, warmup: int) -> Sa
         value_bytes=decoder.cache_value_bytes,
         peak_bytes=peak_memory(),
         other_load=watch.other_load(),
-        visual_dropped=answer.visual_tokens["after"]
-        - answer.visual_tokens.get("fastv", answer.visual_tokens["after"]),
+        visual_stages=answer.visual_tokens.get("stages", []),
         tile_tokens=[
             tokens for one in media for tokens in _tile_tokens(layouts[one.medium], one.size)
         ],

@@ -76,7 +76,7 @@ class Result:
             visual=first.visual_after,
             prompt=first.prompt_tokens,
             value_bytes=first.value_bytes,
-            dropped=first.visual_dropped,
+            dropped=[first.visual_after - left for left in first.visual_stages],
         )
 
 

@@ -106,9 +106,7 @@ def _case(profile: Profile, result: Result) -> dict[str, Any]:
         "tiles": first.tiles,
         "visual_tokens_before": first.visual_before,
         "visual_tokens_after": first.visual_after,
-        "visual_tokens_fastv": first.visual_after - first.visual_dropped
-        if manifest.decoder.fastv
-        else None,
+        "visual_tokens_by_stage": list(first.visual_stages),
         "prompt_tokens": first.prompt_tokens,
         "new_tokens": first.new_tokens,
         "select_share": result.selection.share if result.selection else None,

@@ -40,8 +40,11 @@ def headline(profile: Profile) -> str:
         ", interrupted" if profile.interrupted else ""
     )
     text_tokens = sample.prompt_tokens - sample.visual_after
-    fastv = profile.manifest.decoder.fastv
-    inside = f" and FastV ({fastv.keep} per picture from layer {fastv.layer} on)" if fastv else ""
+    inside = " and ".join(
+        f"{stage.keep} per picture from layer {stage.layer} on"
+        for stage in profile.manifest.decoder.stages
+    )
+    inside = f" with {inside} of the decoder" if inside else ""
     return (
         f"{profile.manifest.source.model}, {pruning.method}{inside}, "
         f"{_before(profile)} before "

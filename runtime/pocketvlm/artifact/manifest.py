@@ -18,7 +18,6 @@ from pocketvlm.artifact.manifest_rules import contradictions
 from pocketvlm.artifact.specs import (
     Constant,
     DecoderSpec,
-    FastV,
     FileEntry,
     Generation,
     MediumSpec,
@@ -74,6 +73,7 @@ class Manifest:
         """Validate against the JSON Schema and the rules it cannot express, then build; raises
         `PocketVLMError`."""
         _check_version(data)
+        _check_successors(data)
         try:
             _validator()(data)
         except fastjsonschema.JsonSchemaValueException as error:
@@ -94,7 +94,7 @@ class Manifest:
                 DecoderSpec,
                 {
                     **data["decoder"],
-                    "fastv": _optional(FastV, data["decoder"].get("fastv")),
+                    "stages": _stages(data["decoder"]),
                     "picture_text": _optional(PictureText, data["decoder"].get("picture_text")),
                 },
             ),
@@ -250,6 +250,17 @@ def _check_version(data: Any) -> None:
         raise ArtifactError(
             f"{MANIFEST_NAME} has schema version {version!r}, this runtime reads {major}.x",
             advice="export again, or use the pocketvlm version that exported it",
+        )
+
+
+def _check_successors(data: Mapping[str, Any]) -> None:
+    """Refuse a field that another took the place of: to ignore it would answer otherwise."""
+    decoder = data.get("decoder")
+    if isinstance(decoder, dict) and decoder.get("fastv") is not None:
+        raise ArtifactError(
+            f"{MANIFEST_NAME} states decoder.fastv",
+            expected="decoder.stages, of which that is one",
+            advice="export again",
         )
 
 

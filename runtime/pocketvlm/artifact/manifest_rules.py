@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pocketvlm.artifact.specs import ATTENTIONS, CAUSAL, POSITION_AXES, VISION_OUTPUTS
+from pocketvlm.artifact.specs import (
+    ATTENTIONS,
+    CAUSAL,
+    POSITION_AXES,
+    VISION_OUTPUTS,
+    DecoderSpec,
+)
 from pocketvlm.artifact.stages import in_order
 
 if TYPE_CHECKING:
@@ -63,9 +69,6 @@ def contradictions(manifest: Manifest) -> list[str]:
         "a further input of its decoder graphs has the name of another": bool(
             set(decoder.extras) & set(_DECODER_INPUTS)
         ),
-        "FastV is promised of a decoder that reads further features": (
-            decoder.fastv is not None and bool(decoder.extras)
-        ),
         "the ONNX engine is promised without its graphs": (
             "onnx" in decoder.engines and not (decoder.embed and decoder.graphs)
         ),
@@ -78,27 +81,12 @@ def contradictions(manifest: Manifest) -> list[str]:
         "runtime has": decoder.positions not in POSITION_AXES,
         f"attention {decoder.attention!r} is not one of {', '.join(ATTENTIONS)}, which this "
         "runtime has": decoder.attention not in ATTENTIONS,
-        "FastV is promised with attention that is not causal": (
-            decoder.fastv is not None and decoder.attention != CAUSAL
-        ),
-        f"FastV is promised with {decoder.positions} positions, of which a token has several": (
-            decoder.fastv is not None and POSITION_AXES.get(decoder.positions, 1) > 1
-        ),
         "its decoder's layers of convolutions are not in order, or more than it has": (
             list(decoder.conv_layers) != sorted(set(decoder.conv_layers))
             or not all(0 <= layer < decoder.layers for layer in decoder.conv_layers)
         ),
         "its decoder's convolutions have no width": (
             bool(decoder.conv_layers) != (decoder.conv_width > 0)
-        ),
-        "FastV is promised in a decoder with convolutions, which read every token": (
-            decoder.fastv is not None and bool(decoder.conv_layers)
-        ),
-        "llama.cpp cannot drop tokens between two layers, and FastV is promised": (
-            "llama.cpp" in decoder.engines and decoder.fastv is not None
-        ),
-        f"FastV begins at no layer of a decoder with {decoder.layers}": (
-            decoder.fastv is not None and decoder.fastv.layer >= decoder.layers
         ),
         f"its default engine {decoder.default_engine} is not one of {list(decoder.engines)}": (
             decoder.default_engine not in decoder.engines
@@ -117,5 +105,24 @@ def contradictions(manifest: Manifest) -> list[str]:
         "a token id lies outside the vocabulary": (
             max([decoder.image_token_id, *decoder.eos_token_ids]) >= decoder.vocab
         ),
+        **(_of_stages(decoder) if decoder.stages else {}),
     }
     return [problem for problem, holds in problems.items() if holds]
+
+
+def _of_stages(decoder: DecoderSpec) -> dict[str, bool]:
+    """What contradicts a decoder that drops tokens between layers."""
+    promised = "its decoder is promised to drop tokens between layers"
+    return {
+        "the stages of its decoder are not in order": not in_order(decoder.stages),
+        f"a stage of its decoder begins at no layer of {decoder.layers}": (
+            decoder.stages[-1].layer >= decoder.layers
+        ),
+        f"{promised}, and reads further features": bool(decoder.extras),
+        f"{promised} with attention that is not causal": decoder.attention != CAUSAL,
+        f"{promised} with {decoder.positions} positions, of which a token has several": (
+            POSITION_AXES.get(decoder.positions, 1) > 1
+        ),
+        f"{promised}, and has convolutions, which read every token": bool(decoder.conv_layers),
+        f"{promised}, and llama.cpp cannot": "llama.cpp" in decoder.engines,
+    }

@@ -6,7 +6,6 @@ from typing import Final
 ARTIFACT_ID: Final = "pocketvlm.artifact_id"
 PRUNER: Final = "pocketvlm.pruner"
 BUDGET: Final = "pocketvlm.budget"  # k as a decimal; on vision graphs only
-FASTV: Final = "pocketvlm.fastv"  # "layer,keep" in decimal; on decoder graphs with FastV only
 STAGES: Final = "pocketvlm.stages"  # "layer:keep:by,..."; on graphs that drop tokens on their way
 SCHEMA: Final = "pocketvlm.schema_version"
 GRAPH: Final = "pocketvlm.graph"  # one of GRAPH_KINDS
@@ -14,9 +13,9 @@ GRAPH: Final = "pocketvlm.graph"  # one of GRAPH_KINDS
 VISION_ENCODER: Final = "vision_encoder"
 EMBED_TOKENS: Final = "embed_tokens"
 DECODER: Final = "decoder"
-FASTV_DECODER: Final = (
-    "decoder_fastv"  # drops visual tokens between two layers: other inputs, caches of two lengths
+STAGED_DECODER: Final = (
+    "decoder_staged"  # drops visual tokens between layers: other inputs, caches of several lengths
 )
-GRAPH_KINDS: Final = (VISION_ENCODER, EMBED_TOKENS, DECODER, FASTV_DECODER)
+GRAPH_KINDS: Final = (VISION_ENCODER, EMBED_TOKENS, DECODER, STAGED_DECODER)
 
 SELECTION: Final = "select/"  # begins the name of every node of a vision graph that selects tokens

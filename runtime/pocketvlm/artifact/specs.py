@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pocketvlm.artifact.metadata import DECODER, FASTV_DECODER
-from pocketvlm.artifact.stages import Stage
-from pocketvlm.limits import settle_numbers, whole
+from pocketvlm.artifact.metadata import DECODER, STAGED_DECODER
+from pocketvlm.artifact.stages import GIVEN, Stage
 
 # Of every vision graph, whatever else it gives.
 VISION_OUTPUTS = ("image_features", "kept_indices", "kept_scores")
@@ -118,23 +118,6 @@ class Vision:
 
 
 @dataclass(frozen=True)
-class FastV:
-    """Visual tokens dropped inside the decoder: layers from ``layer`` on, counted from 0, read
-    ``keep`` per picture.
-
-    All others keep their original positions.
-    """
-
-    layer: int
-    keep: int
-
-    def __post_init__(self) -> None:
-        settle_numbers(self)
-        for name in ("layer", "keep"):
-            whole(getattr(self, name), f"fastv_{name}")
-
-
-@dataclass(frozen=True)
 class PictureText:
     """Text written around a picture's slots before a prompt is tokenized, as its line breaks may
     make one token with those of the template.
@@ -158,7 +141,8 @@ class DecoderSpec:
 
     ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables``
     maps each decoder's precision to that of the table in ``embed`` that it reads. With
-    ``fastv`` the graphs are of another kind, which drops visual tokens on its way. ``positions`` is
+    ``stages`` the graphs are of another kind, which drops visual tokens on its way; those that go
+    on keep their positions. ``positions`` is
     how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`, and
     ``first_position`` is the number of a sequence's first token. ``attention`` is which of them see
     each other, one of `ATTENTIONS`. ``picture_text`` is None where the template writes the image
@@ -191,7 +175,6 @@ class DecoderSpec:
     graphs: Mapping[str, str] = field(default_factory=dict)
     gguf: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, str] = field(default_factory=dict)
-    fastv: FastV | None = None
     positions: str = "contiguous"
     extras: tuple[str, ...] = field(default=(), metadata=UNSAID)
     first_position: int = field(default=0, metadata=UNSAID)
@@ -199,6 +182,7 @@ class DecoderSpec:
     picture_text: PictureText | None = field(default=None, metadata=UNSAID)
     conv_layers: tuple[int, ...] = field(default=(), metadata=UNSAID)
     conv_width: int = field(default=0, metadata=UNSAID)
+    stages: tuple[Stage, ...] = field(default=(), metadata=UNSAID)
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
@@ -214,7 +198,19 @@ class DecoderSpec:
     @property
     def graph_kind(self) -> str:
         """The kind of ``graphs``, one of `metadata.GRAPH_KINDS`."""
-        return FASTV_DECODER if self.fastv else DECODER
+        return STAGED_DECODER if self.stages else DECODER
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether ``graphs`` have the input ``visual_scores``, by which a stage ranks tokens."""
+        return any(stage.by == GIVEN for stage in self.stages)
+
+    @property
+    def segments(self) -> tuple[range, ...]:
+        """The layers before the first of ``stages``, between two, and from the last on: those of a
+        segment read the same tokens."""
+        bounds = (0, *(stage.layer for stage in self.stages), self.layers)
+        return tuple(itertools.starmap(range, itertools.pairwise(bounds)))
 
 
 @dataclass(frozen=True)

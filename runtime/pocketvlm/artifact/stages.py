@@ -6,10 +6,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from pocketvlm.errors import RequestError
 from pocketvlm.limits import settle_numbers, whole
+
+# A stage of a decoder ``by`` this ranks by scores that are an input of the graph, ``visual_scores``
+# (batch, tokens); all others find their own.
+GIVEN: Final = "given"
 
 
 @dataclass(frozen=True)

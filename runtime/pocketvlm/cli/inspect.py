@@ -202,10 +202,15 @@ def describe(artifact: Artifact) -> Iterator[str]:
     yield f"pruning    {method}, {before} -> {budgets}"
     for budget, text in totals_text(manifest.vision.totals):
         yield f"           {budget} per tile come to {text}"
-    if fastv := decoder.fastv:
+    for stage in manifest.vision.stages:
         yield (
-            f"fastv      layers {fastv.layer}..{decoder.layers - 1} of the decoder read "
-            f"{fastv.keep} tokens per picture, original positions"
+            f"stage      layers from {stage.layer} on of the tower read {stage.keep} patches per "
+            f"tile, by {stage.by}"
+        )
+    for stage, layers in zip(decoder.stages, decoder.segments[1:], strict=True):
+        yield (
+            f"stage      layers {layers.start}..{layers.stop - 1} of the decoder read "
+            f"{stage.keep} tokens per picture, by {stage.by}, original positions"
         )
     yield _reads(layout)
     for medium in manifest.media:

@@ -76,8 +76,8 @@ def summary(answer: Answer) -> str:
         which = "1 picture was" if reduced == 1 else f"{reduced} pictures were"
         line += f"{which} read at a fraction of the size for the memory that it would take, "
     line += (
-        f"{tokens['fastv']} of them in later layers, "
-        if "fastv" in tokens and tokens["before"]
+        f"{' and then '.join(map(str, tokens['stages']))} of them in later layers, "
+        if "stages" in tokens and tokens["before"]
         else ""
     )
     line += (

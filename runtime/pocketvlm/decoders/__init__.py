@@ -17,7 +17,7 @@ ENGINES = {
     "llama.cpp": "pocketvlm.decoders.llama_cpp:LlamaCppDecoder",
 }
 # What takes the place of the first where the graphs drop visual tokens on their way.
-FASTV = "pocketvlm.decoders.fastv:FastVDecoder"
+STAGED = "pocketvlm.decoders.staged:StagedDecoder"
 
 
 def open_decoder(
@@ -61,6 +61,6 @@ def open_decoder(
 
 def engine_class(artifact: Artifact, engine: str) -> Any:
     """The class behind an engine of this artifact, a key of `ENGINES`."""
-    fastv = engine == "onnx" and artifact.manifest.decoder.fastv is not None
-    module, _, name = (FASTV if fastv else ENGINES[engine]).partition(":")
+    staged = engine == "onnx" and bool(artifact.manifest.decoder.stages)
+    module, _, name = (STAGED if staged else ENGINES[engine]).partition(":")
     return getattr(importlib.import_module(module), name)

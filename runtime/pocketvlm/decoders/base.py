@@ -40,6 +40,8 @@ class EmbeddingSegment:
             ``grid`` is.
         extras: further features of each token by the name of the vision graph's output, float32
             (n, hidden) each.
+        visual_scores: float32 (n,), what a stage of the decoder ranks these tokens by, where it is
+            one that is given scores (`DecoderSpec.reads_scores`); else they are not read.
     """
 
     inputs_embeds: npt.NDArray[np.float32]
@@ -48,6 +50,7 @@ class EmbeddingSegment:
     grid: TokenGrid | None = None
     kept: npt.NDArray[np.int64] | None = None
     extras: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    visual_scores: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs_embeds)
@@ -67,8 +70,8 @@ class DecoderSequence(Protocol):
         next_position: the position of the next token, see `pocketvlm.decoders.positions`. It is
             ``length`` where positions are contiguous; with M-RoPE it may lie before it, as a
             picture of 20 x 20 tokens takes 20 positions, or behind, where few of them were kept.
-        dropped: of the tokens, visual ones that only the first layers hold; 0 where an engine drops
-            none.
+        dropped: of the tokens, visual ones that layers from each stage of the decoder on do not
+            hold, by stage; empty where an engine has no stages.
         cache_bytes: bytes of memory that the cache takes now.
         timings_ms: ``embed`` and ``prefill`` of the last `prefill`, in milliseconds.
     """
@@ -84,7 +87,7 @@ class DecoderSequence(Protocol):
         """See the class."""
 
     @property
-    def dropped(self) -> int:
+    def dropped(self) -> tuple[int, ...]:
         """See the class."""
 
     @property

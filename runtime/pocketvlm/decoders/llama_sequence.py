@@ -105,7 +105,7 @@ class LlamaCppSequence:
         reading = facts.reading
         self._track = Track(facts.positions, reading.attention, first=reading.first_position)
         self._states = RecurrentStates(self._lib, wanted=facts.state_bytes > 0)
-        self.dropped = 0
+        self.dropped: tuple[int, ...] = ()
         self.timings_ms: dict[str, float] = {}
 
     @property

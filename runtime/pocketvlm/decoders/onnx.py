@@ -157,9 +157,11 @@ class OnnxSequence:
         return self._track.end.position
 
     @property
-    def dropped(self) -> int:
-        """See `DecoderSequence`: what the last layer holds less than the first."""
-        return self.length - self._cache.last_length
+    def dropped(self) -> tuple[int, ...]:
+        """See `DecoderSequence`: what each stage's layer holds less than the first."""
+        return tuple(
+            self.length - self._cache.length_of(stage.layer) for stage in self._spec.stages
+        )
 
     @property
     def cache_bytes(self) -> int:

@@ -68,17 +68,10 @@ class OnnxCache:
         held |= {id(value): value for state in self._states for value in state.values}
         return sum(math.prod(value.shape()) for value in held.values()) * _FLOAT32_BYTES
 
-    @property
-    def last_length(self) -> int:
-        """Tokens that the last layer with keys and values holds."""
-        if not self._values:
-            return 0
-        lengths = [
-            int(value.shape()[2])
-            for tensor, value in zip(self._tensors, self._values, strict=True)
-            if tensor.grows
-        ]
-        return lengths[-1]
+    def length_of(self, layer: int) -> int:
+        """Tokens whose keys and values a layer holds."""
+        tensors = zip(self._tensors, self._values, strict=False)
+        return next((int(v.shape()[2]) for t, v in tensors if t.layer == layer and t.grows), 0)
 
     def store(self, values: Sequence[ort.OrtValue], length: int) -> None:
         """Replace it by what a run gave, with which it holds ``length`` tokens."""

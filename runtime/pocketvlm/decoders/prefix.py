@@ -110,7 +110,8 @@ def _rest(picture: EmbeddingSegment, skipped: int) -> EmbeddingSegment:
     """A picture without its first tokens. It equals no other, and has no grid: where positions
     follow from rows and columns a part alone is refused, as it would begin anew."""
     extras = {name: values[skipped:] for name, values in picture.extras.items()}
-    return EmbeddingSegment(picture.inputs_embeds[skipped:], extras=extras)
+    scores = None if picture.visual_scores is None else picture.visual_scores[skipped:]
+    return EmbeddingSegment(picture.inputs_embeds[skipped:], extras=extras, visual_scores=scores)
 
 
 def _same(left: Segment, right: Segment) -> int:

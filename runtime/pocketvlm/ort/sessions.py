@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from pocketvlm import upstream
 from pocketvlm.artifact import Artifact, Manifest, metadata
+from pocketvlm.artifact.stages import stamp
 from pocketvlm.errors import ArtifactError, EngineError, first_line
 from pocketvlm.ort.graph_rules import check_graph
 from pocketvlm.ort.overflow import integer_options
@@ -122,8 +123,8 @@ def _check_metadata(
     expected = {metadata.ARTIFACT_ID: manifest.artifact_id, metadata.GRAPH: kind}
     if budget is not None:
         expected |= {metadata.BUDGET: str(budget), metadata.PRUNER: manifest.pruning.method}
-    if kind == metadata.FASTV_DECODER and (fastv := manifest.decoder.fastv):
-        expected |= {metadata.FASTV: f"{fastv.layer},{fastv.keep}"}
+    if kind == metadata.STAGED_DECODER:
+        expected |= {metadata.STAGES: stamp(manifest.decoder.stages)}
     for key, value in expected.items():
         if (carried := stamped.get(key)) != value:
             raise ArtifactError(

@@ -18,7 +18,8 @@ Shapes = Mapping[
 ]  # by tensor name; None is an axis that may have any size
 
 
-# All others are float32.
+_KEPT_TOKENS = "kept_tokens"
+# Up to the dot of those that are numbered; all others are float32.
 _INT64 = frozenset(
     {
         "input_ids",
@@ -26,7 +27,7 @@ _INT64 = frozenset(
         "position_ids",
         "picture_ids",
         "kept_indices",
-        "kept_tokens",
+        _KEPT_TOKENS,
     }
 )
 
@@ -99,6 +100,12 @@ def cache_names(layers: Iterable[int]) -> list[str]:
     return [f"{layer}.{kind}" for layer in layers for kind in ("key", "value")]
 
 
+def kept_names(stages: int) -> list[str]:
+    """The outputs of a decoder that drops tokens between layers: after each stage the numbers of
+    the run's tokens that went on, int64 (batch, tokens), ascending."""
+    return [f"{_KEPT_TOKENS}.{stage}" for stage in range(stages)]
+
+
 class _Layers(Protocol):
     """What a manifest and the exporter state alike of a decoder's layers."""
 
@@ -141,20 +148,21 @@ def cache_tensors(spec: _Layers) -> list[CacheTensor]:
 
 def _decoder(spec: DecoderSpec, kind: str) -> Signature:
     cache = cache_tensors(spec)
-    fastv = kind == metadata.FASTV_DECODER
+    staged = kind == metadata.STAGED_DECODER
     axes = POSITION_AXES[spec.positions]
     return Signature(
         {
             "inputs_embeds": (None, None, spec.hidden),
-            **({} if fastv else {"attention_mask": (None, None)}),
+            **({} if staged else {"attention_mask": (None, None)}),
             "position_ids": (None, None) if axes == 1 else (axes, None, None),
-            **({"picture_ids": (None, None)} if fastv or spec.attention != CAUSAL else {}),
+            **({"picture_ids": (None, None)} if staged or spec.attention != CAUSAL else {}),
+            **({"visual_scores": (None, None)} if spec.reads_scores else {}),
             **dict.fromkeys(spec.extras, (None, None, spec.hidden)),
             **{tensor.past: tensor.shape for tensor in cache},
         },
         {
             "logits": (None, 1, spec.vocab),
-            **({"kept_tokens": (None, None)} if fastv else {}),
+            **(dict.fromkeys(kept_names(len(spec.stages)), (None, None)) if staged else {}),
             **{tensor.present: tensor.shape for tensor in cache},
         },
     )
@@ -178,7 +186,7 @@ def _check(name: str, tensors: Sequence[ort.NodeArg], expected: Shapes) -> None:
                 f"{name} has {tensor} of shape {_text(sizes)}, the manifest says {_text(shape)}",
                 advice="files of two artifacts are mixed, copy or export it again",
             )
-        declared = "tensor(int64)" if tensor in _INT64 else "tensor(float)"
+        declared = "tensor(int64)" if tensor.partition(".")[0] in _INT64 else "tensor(float)"
         if kind != declared:
             raise ArtifactError(
                 f"{name} has {tensor} of type {kind}",

@@ -372,6 +372,7 @@ def _part(picture: EmbeddingSegment, start: int, end: int) -> EmbeddingSegment:
         grid=picture.grid,
         kept=None if picture.kept is None else picture.kept[start:end],
         extras={name: extra[start:end] for name, extra in picture.extras.items()},
+        visual_scores=None if picture.visual_scores is None else picture.visual_scores[start:end],
     )
 
 

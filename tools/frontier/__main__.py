@@ -4,8 +4,8 @@ frontier``.
 Accuracy is the demo's, through its artifacts: stages are chosen on questions of the training split
 and reported on held-out ones. Times are of a tower and a decoder of real dimensions with random
 weights, at the same parts of depth and tokens. What lies in BUILD is not made again, so that an
-interrupted run goes on; times want a machine where nothing else runs, accuracy does not mind:
-``--parts accuracy`` first, ``--parts time`` then.
+interrupted run goes on. Times want a machine where nothing else runs, all the rest does not mind:
+``--parts accuracy,graphs`` first, everything then.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pocketvlm.cli.lists import NAMES, NUMBERS, Comma
 from pocketvlm.files import replace_file
 
 _PATH = click.Path(path_type=Path)
-_PARTS = ("accuracy", "time")
+_PARTS = ("accuracy", "graphs", "time")
 _SECTION = "frontier"
 
 
@@ -50,7 +50,7 @@ def _part(name: str) -> str:
 @click.option("--repeat", default=5, show_default=True, help="Turns that count.")
 @click.option("--threads", default=2, show_default=True, help="Threads of each engine.")
 @click.option("--allow-busy", is_flag=True, help="Take times although something else runs.")
-@click.option("--parts", type=Comma("parts", _part), default=_PARTS, help="accuracy, time or both.")
+@click.option("--parts", type=Comma("parts", _part), default=_PARTS, help="Of the three.")
 @click.option("--page", type=_PATH, help="Write the table between this file's markers.")
 @click.option("--figures", type=_PATH, help="Write the points as JSON.")
 @click.option("--plot", type=_PATH, help="Draw them, as SVG.")
@@ -86,15 +86,16 @@ def main(
     for setting, reason in refused.items():
         click.echo(f"left out: {setting.name}: {reason}", err=True)
     every, about = [points.point(result, here) for result in results], ""
-    if "time" in parts:
+    if set(parts) & {"graphs", "time"}:
         real = models.real(build / "models", preset)
         there, whole = real.dimensions, grid.unpruned()
         of = [points.parts(result, here, there, budgets, whole) for result in results]
         real.build_all([*_towers(real, of), *_decoders(real, of)], workers)
-        line = check_quiet(allow_busy)
-        watch = Stopwatch(build / "times.json", real, whole, repeat, threads)
-        every = points.timed(results, of, watch, here)
-        about = f"{threads} threads, {repeat} interleaved turns; {line}; {watch.machine}"
+        if "time" in parts:
+            line = check_quiet(allow_busy)
+            watch = Stopwatch(build / "times.json", real, whole, repeat, threads)
+            every = points.timed(results, of, watch, here)
+            about = f"{threads} threads, {repeat} interleaved turns; {line}; {watch.machine}"
     text = _page_text(every, len(data.questions), training, preset, about, plot)
     click.echo(text)
     if plot and about:
@@ -130,6 +131,9 @@ def _choose(
         (grid.decoder_candidates(), (here.tokens,)),
     ):
         allowed = {one: one.allowed(asked) for one in candidates}
+        if not allowed:
+            chosen.append([])
+            continue
         accuracy.export_all(build, list(allowed.items()), workers)
         # All are compared at the budgets that each can have.
         common = sorted(set(asked).intersection(*allowed.values()), reverse=True)

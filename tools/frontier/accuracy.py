@@ -110,6 +110,8 @@ def measure(
             folder = folder_of(build, setting)
             settings[str(folder.resolve())] = setting
             subjects += cases_of(folder, workers, budgets=budgets)
+    if not subjects:
+        return []
     answers = data.path.with_name("answers.jsonl")
     evaluation = evaluate(
         data, subjects, METRICS["exact"], answers, ENGINES["local"](workers), resume=True

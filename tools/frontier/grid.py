@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from frontier.settings import Dimensions, Setting, work
-from pocketvlm.artifact.stages import Stage
+from pocketvlm.artifact.stages import GIVEN, Stage
+from pocketvlm_export.decoder_stages import DECODER_STAGES, named
 from pocketvlm_export.families import FAMILIES
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.pruning import KEEPS_ALL, PRUNERS
@@ -17,7 +18,7 @@ BUDGETS = (72, 36, 14, 7)  # 50, 25, 10 and 5 % of the demo's 144 patches
 # Where rows are dropped in the demo's 5 layers, by each way to choose them, as LAYER:KEEP.
 TOWER_PLANS = ("1:72", "2:72", "3:72", "1:96 3:48")
 # And visual tokens in its decoder's 4: once (FastV), all (a fixed exit), in steps (PyramidDrop).
-DECODER_PLANS = ("1:36", "2:36", "2:14", "2:0", "3:0", "1:72 2:36 3:18")
+DECODER_PLANS = ("1:36", "2:36", "2:14", "1:72 2:36 3:18", "2:0", "3:0")
 MOST_WORK = 0.8  # of the tower's rows that a plan may leave: one that saves less is not worth it
 CHOSEN = 1  # tower plans that every method is measured with
 
@@ -64,10 +65,17 @@ def tower_candidates(method: Setting) -> list[Setting]:
 
 
 def decoder_candidates() -> list[Setting]:
-    """Every plan for a decoder that is given all tokens."""
-    return [
-        replace(unpruned(), decoder=tuple(map(Stage.parse, plan.split()))) for plan in DECODER_PLANS
-    ]
+    """Every plan for a decoder that is given all tokens, by each way to choose them that needs
+    nothing but the prompt."""
+    leaving = named(Stage(layer=1, keep=0)).by
+    ranking = [by for by in DECODER_STAGES if by not in (GIVEN, leaving)]
+    candidates = []
+    for plan in DECODER_PLANS:
+        stages = tuple(map(Stage.parse, plan.split()))
+        for by in ranking if stages[-1].keep else [leaving]:
+            chosen = tuple(replace(stage, by=by) for stage in stages)
+            candidates.append(replace(unpruned(), decoder=chosen))
+    return candidates
 
 
 def tried(accuracy: Mapping[Setting, float], model: Dimensions) -> list[Tried]:

@@ -31,12 +31,12 @@ COLOURS = (
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h")
 _FAINT, _LINE = 0.35, "#222222"
-_ABOVE = ((0, 9), (0, -15), (0, 20), (0, -26))  # where a label goes, in points, where there is room
+_UP = (9, -15, 20, -26)  # where a label goes, in points, where there is room
 _CLOSE = (0.075, 3.5)  # labels this close in time and in per cent would touch
 
 
 def draw(points: Sequence[Point]) -> bytes:
-    """An SVG file: all timed points, those of the frontier joined and labelled with their budget."""
+    """An SVG file: all timed points; those of the frontier joined, with their budgets."""
     timed = [one for one in points if one.first_token is not None]
     colours = _given(COLOURS, dict.fromkeys(one.method for one in timed))
     markers = _given(MARKERS, dict.fromkeys(one.stages for one in timed))
@@ -84,7 +84,7 @@ def _label(axes: Axes, best: Sequence[Point]) -> None:
     for one in best:
         assert one.first_token is not None
         x, y = one.first_token, 100 * one.exact.value
-        for right, up in _ABOVE:
+        for up in _UP:
             place = (x, y + up / 4)
             if all(
                 abs(place[0] - other[0]) > _CLOSE[0] or abs(place[1] - other[1]) > _CLOSE[1]
@@ -95,7 +95,7 @@ def _label(axes: Axes, best: Sequence[Point]) -> None:
         axes.annotate(
             str(one.budget),
             (x, y),
-            xytext=(right, up),
+            xytext=(0, up),
             textcoords="offset points",
             fontsize=8,
             ha="center",

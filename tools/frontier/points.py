@@ -4,7 +4,7 @@ token comes; and which of them no other beats."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,10 +152,12 @@ def table(points: Sequence[Point]) -> str:
     return "\n".join(lines)
 
 
-def _cell(one: Point, best: bool) -> str:
+def _cell(one: Point | None, best: Collection[Point]) -> str:
+    if one is None:
+        return ""
     text = percent(one.exact)
     if one.p is not None:
         text += f" ({chance(one.p)})"
     if one.first_token is not None:
         text += f", {one.first_token:.2f}x"
-    return f"**{text}**" if best else text
+    return f"**{text}**" if one in best else text

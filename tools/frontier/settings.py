@@ -84,9 +84,9 @@ class Setting:
         return replace(self, tower=(), decoder=())
 
     def allowed(self, budgets: Sequence[int]) -> list[int]:
-        """Those of ``budgets`` that it can have: a tower keeps no more than its last stage does,
-        and a decoder's stage drops some of each."""
-        most = self.tower[-1].keep if self.tower else max(budgets)
+        """Those of ``budgets`` with which all that it names drops something: fewer than the tower's
+        last stage keeps, more than the decoder's first one does."""
+        most = self.tower[-1].keep - 1 if self.tower else max(budgets)
         least = self.decoder[0].keep if self.decoder else 0
         return [budget for budget in budgets if least < budget <= most]
 

@@ -89,10 +89,13 @@ def build_vision(plan: ExportPlan, folder: Path, step: Step) -> None:
                 spec.vision,
                 plan.pruner,
                 budget,
+                stages=plan.tower_stages,
                 portable=plan.options.portable,
             )
             graph = VisionEncoderGraph(module)
             stamps = {metadata.PRUNER: plan.pruner.name, metadata.BUDGET: str(budget)}
+            if plan.tower_stages:
+                stamps[metadata.STAGES] = stamp(plan.tower_stages)
             _write(graph, plan, plan.vision[budget], folder, stamps, shared)
 
 

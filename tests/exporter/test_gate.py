@@ -14,6 +14,7 @@ from pocketvlm_export import ExportOptions, packaging, pipeline
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs import vision_encoder
 from pocketvlm_export.pruning import base
+from pocketvlm_export.towers.attention import in_heads
 from pocketvlm_export.verification import ParityError, verify_against
 from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 
@@ -27,8 +28,8 @@ def wrong_layer(monkeypatch):
 def logits_instead_of_probabilities(monkeypatch):
     def row(block, hidden):
         normed = block.norm1(hidden)
-        query = vision_encoder.in_heads(block.query(normed[:, :1]), block)
-        keys = vision_encoder.in_heads(block.key(normed), block)
+        query = in_heads(block.query(normed[:, :1]), block)
+        keys = in_heads(block.key(normed), block)
         return (query @ keys.transpose(-1, -2) * block.scaling)[:, :, 0, 1:]
 
     monkeypatch.setattr(vision_encoder, "cls_attention", row)

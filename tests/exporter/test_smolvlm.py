@@ -20,7 +20,7 @@ from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs import PrunedVisionEncoder
-from pocketvlm_export.graphs.vision_encoder import mean_of_squares
+from pocketvlm_export.graphs.readings import mean_of_squares
 from pocketvlm_export.loading import inspect_checkpoint, open_checkpoint
 from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner

@@ -11,27 +11,43 @@ from transformers import PreTrainedModel
 
 from pocketvlm.artifact import metadata
 from pocketvlm.artifact.specs import VISION_OUTPUTS
+from pocketvlm.artifact.stages import Stage
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs.base import BATCH
+from pocketvlm_export.graphs.readings import (
+    cls_attention,
+    keys_of,
+    mean_of_squares,
+    patch_attention,
+    received_by_patches,
+    values_of,
+)
+from pocketvlm_export.graphs.tower_rows import Rows, layer_for_rows, rows_of, squares_of
 from pocketvlm_export.pruning.base import LATE, Evidence, Pruner, Selection
+from pocketvlm_export.tower_stages import make_criterion
+from pocketvlm_export.tower_stages.base import Criterion, RowReads, Seen
 from pocketvlm_export.towers import TOWERS, Block
-from pocketvlm_export.towers.attention import attend, blocks_of, in_heads, received
+from pocketvlm_export.towers.attention import blocks_of
 
 
 class PrunedVisionEncoder(nn.Module):
     """pixel_values (B, 3, H, W) -> image_features (B, k, hidden), kept_indices (B, k), kept_scores
     (B, k), with k = min(budget, N), and then each of `VisionSpec.extras`, (B, k, hidden).
 
-    A method that reads attention selects as soon as the score layer's is known; from there on the
-    deepest layer computes queries, output projection and MLP for kept tokens only. That is exact:
-    in the last layer used, a token's output depends on other tokens through their keys and values
-    alone, and those are computed for all. A method that reads features needs all of them, and one
-    that reads what the projector makes of them projects all of them.
+    Layers run in segments. Between two of them a stage may drop tokens, [CLS] never; all that is
+    read of later layers is of those that are left. What is kept in the end is selected like that
+    too, by the method, and nothing runs behind it.
 
-    Where a token is a square of patches (`VisionSpec.merge`), methods rank and keep whole tokens:
-    attention is averaged over squares, and what is computed for a kept token is computed for all
-    patches of its square. ``kept_indices`` count tokens in raster order, in whichever order the
-    tower has its patches.
+    Where scores are known before a layer's output is, as those of its attention are, the layer
+    computes queries, output projection and MLP for what goes on only. That is exact: what a token
+    gives to others in a layer are its key and value alone, and those are computed for all. A method
+    or stage that reads a layer's output needs it of all tokens, and a method that reads what the
+    projector makes of them projects all of them.
+
+    Where a token is a square of patches (`VisionSpec.merge`), methods and stages rank and keep
+    whole tokens: attention is averaged over squares, and what is computed for a kept token is
+    computed for all patches of its square. ``kept_indices`` count the tokens of the whole picture
+    in raster order, in whichever order the tower has its patches, and whatever stages dropped.
 
     Where resolution is dynamic, so are H, W and N, and no layer holds a map of all patches by all
     patches: attention is fused afterwards, or, where the graph is to be ``portable``, computed by
@@ -46,6 +62,7 @@ class PrunedVisionEncoder(nn.Module):
         pruner: Pruner,
         budget: int,
         *,
+        stages: Sequence[Stage] = (),
         portable: bool = False,
     ) -> None:
         super().__init__()
@@ -60,125 +77,166 @@ class PrunedVisionEncoder(nn.Module):
         self.spec = spec
         self.pruner = pruner
         self.budget = budget
+        self.stages = tuple((stage, make_criterion(stage.by)) for stage in stages)
+        self.carrier = next((each for _, each in self.stages if each.watches), None)
+        self.listed = {*spec.feature_layers, *self.extra_layers.values()}
         self.before = int(spec.has_cls)  # tokens in front of the patches
         # Numbers of the patches of each token, (N, merge^2); counted where squares follow one
         # another.
-        self.squares = _squares(spec) if self.kind.order == "raster" else None
+        self.squares = squares_of(spec) if self.kind.order == "raster" else None
         self.portable = portable
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """See the class."""
+        rows = self._begin(pixel_values)
+        for stage, criterion in self.stages:
+            rows = self._dropped(rows, stage, criterion)
+        if self.pruner.reads & LATE:
+            rows = self._through(rows, self.spec.depth)
+            features, kept = self._select_late(rows)
+            rows = rows.only(kept.indices, self._rows_of(rows, kept.indices))
+        else:
+            rows = self._watched(self._through(rows, self.spec.depth - 1))
+            kept = self.pruner.select(rows.evidence, self.budget)
+            rows = self._layer_for(rows, kept.indices, self.budget)
+            features = self.projector(self._joined(rows.listed))
+        assert rows.evidence.places is not None
+        return (features, rows.evidence.places, kept.scores, *self._extras_of(rows.listed))
+
+    def _begin(self, pixel_values: torch.Tensor) -> Rows:
         hidden = self.embeddings(pixel_values)  # (B, tokens, C)
         grid = self.spec.grid_of(pixel_values.shape[2], pixel_values.shape[3])
         geometry = self.kind.geometry(self.spec.config, *grid, self._blocks_of(self.spec.sequence))
-        evidence = Evidence(hidden.shape[0], grid)
-        kept: Selection | None = None
-        listed = {*self.spec.feature_layers, *self.extra_layers.values()}
-        last: torch.Tensor | None = None  # the deepest hidden state, kept patches only
-        # Hidden states below the score layer are listed before it is known what is kept: held whole
-        # until then.
-        whole: dict[int, torch.Tensor] = {}
-        for number, layer in enumerate(self.layers, start=1):
-            block = self.kind.block(layer, geometry)
-            evidence = self._watch(number - 1, block, hidden, evidence)
-            if number - 1 == self.spec.score_layer and not self.pruner.reads & LATE:
-                kept = self.pruner.select(evidence, self.budget)
-            if number == self.spec.depth and kept is not None:
-                patches = self._patches_of(kept.indices)
-                rows = rows_of(hidden, self._behind_cls(patches))
-                blocks = self._blocks_of(self.budget * self.spec.merge**2)
-                last = layer_for_rows(block, hidden, rows, patches, blocks)
-            else:
-                hidden = self.kind.run(layer, number - 1, hidden, geometry)
-                if number in listed:
-                    whole[number] = hidden
-        if kept is None:
-            every = {number: self._every(state) for number, state in whole.items()}
-            features, kept = self._select_late(evidence, self._joined(every))
-            return (features, *kept, *self._extras_of(self._kept_patches(whole, kept)))
-        states = self._kept_patches(whole, kept)
-        states |= {} if last is None else {self.spec.depth: last}
-        return (self.projector(self._joined(states)), *kept, *self._extras_of(states))
+        return Rows(hidden, geometry, Evidence(hidden.shape[0], grid))
 
-    def _kept_patches(
-        self, whole: Mapping[int, torch.Tensor], kept: Selection
-    ) -> dict[int, torch.Tensor]:
-        """Return the patches of the kept tokens of hidden states: (B, tokens, C) each -> (B, k
-        merge^2, C)."""
-        return {
-            number: rows_of(state, self._behind_cls(self._patches_of(kept.indices)))
-            for number, state in whole.items()
-        }
+    # Segments and stages.
 
-    def _extras_of(self, states: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
-        """Return the further features of the kept tokens, (B, k, hidden) each."""
-        return [
-            project(self._squared(states[self.extra_layers[name]]))
-            for name, project in self.extra_projectors.items()
-        ]
+    def _through(self, rows: Rows, stop: int) -> Rows:
+        """Run the layers up to number ``stop``, which is not run."""
+        while rows.layer < stop:
+            rows = self._watched(rows)
+            layer = self.layers[rows.layer]
+            hidden = self.kind.run(layer, rows.layer, rows.hidden, rows.geometry)
+            rows = rows.after(hidden, rows.layer + 1 in self.listed)
+        return rows
 
-    def _watch(
-        self, number: int, block: Block, hidden: torch.Tensor, evidence: Evidence
-    ) -> Evidence:
-        """Add what the method reads of the layer of this number, counted from 0, which is about to
-        read ``hidden``."""
+    def _dropped(self, rows: Rows, stage: Stage, criterion: Criterion) -> Rows:
+        """Run the layers up to a stage's, and return what goes on from there."""
+        if criterion.reads_output:
+            rows = self._through(rows, stage.layer)
+            kept = criterion.choose(self._seen(rows, criterion.reads), stage.keep)
+            return rows.only(kept, self._rows_of(rows, kept, with_cls=True))
+        rows = self._watched(self._through(rows, stage.layer - 1))
+        kept = criterion.choose(self._seen(rows, criterion.reads), stage.keep)
+        return self._layer_for(rows, kept, stage.keep, with_cls=True)
+
+    def _layer_for(
+        self, rows: Rows, tokens: torch.Tensor, count: int, with_cls: bool = False
+    ) -> Rows:
+        """Run the next layer for some tokens alone, at most ``count`` of each picture: int64 (B, k)
+        among those that are there."""
+        block = self._block(rows)
+        wanted = self._rows_of(rows, tokens, with_cls)
+        kept = rows.only(tokens, wanted)
+        blocks = self._blocks_of(count * self.spec.merge**2 + self.before * with_cls)
+        hidden = layer_for_rows(
+            block, rows.hidden, kept.hidden, self._patches_of(rows, tokens), blocks
+        )
+        return kept.after(hidden, rows.layer + 1 in self.listed)
+
+    def _block(self, rows: Rows) -> Block:
+        """The parts of the layer that is next."""
+        return self.kind.block(self.layers[rows.layer], rows.geometry)
+
+    # What is read of layers.
+
+    def _watched(self, rows: Rows) -> Rows:
+        """Add what the method, and a stage that adds up scores, read of the layer that is next."""
+        evidence, block = rows.evidence, self._block(rows)
         reads, last = self.pruner.reads, self.spec.score_layer
-        if "cls_row" in reads and self.pruner.first_layer(last) <= number <= last:
-            row = self._token_means(cls_attention(block, hidden), evidence)
+        if "cls_row" in reads and self.pruner.first_layer(last) <= rows.layer <= last:
+            row = self._token_means(cls_attention(block, rows.hidden), evidence)
             evidence = replace(evidence, cls_rows=(*evidence.cls_rows, row))
-        if "received" in reads and number == last:
-            evidence = replace(evidence, received=self._received(block, hidden, evidence))
-        return evidence
+        if "received" in reads and rows.layer == last:
+            evidence = replace(evidence, received=self._received(block, rows))
+        if self.carrier is not None and rows.layer < self.stages[-1][0].layer:
+            carried = self.carrier.carry(self._seen(rows, self.carrier.watches))
+            rows = replace(rows, carried=carried)
+        return replace(rows, evidence=evidence)
 
-    def _received(self, block: Block, hidden: torch.Tensor, evidence: Evidence) -> torch.Tensor:
-        """Return the attention that tokens receive in a layer: (B, N)."""
-        patches = self.spec.tokens * self.spec.merge**2
-        blocks = blocks_of(block.heads, patches, self.spec.sequence)
-        if blocks == 1 and self.kind.order == "raster":
-            attention = patch_attention(block, hidden, self.before)
+    def _seen(self, rows: Rows, reads: frozenset[RowReads]) -> Seen:
+        """Return what a stage reads: of the layer that is next, and of the rows as they are."""
+        evidence, block, hidden = rows.evidence, self._block(rows), rows.hidden
+        seen = Seen(
+            evidence.batch, evidence.grid, evidence.tokens, evidence.places, carried=rows.carried
+        )
+        if "cls_row" in reads:
+            seen = replace(seen, cls_row=self._token_means(cls_attention(block, hidden), evidence))
+        if "received" in reads:
+            seen = replace(seen, received=self._received(block, rows))
+        if "keys" in reads:
+            keys = keys_of(block, hidden, self.before).transpose(1, 2)  # (B, d, P)
+            seen = replace(seen, keys=self._token_means(keys, evidence).transpose(1, 2))
+        if "values" in reads:
+            values = values_of(block, hidden).transpose(2, 3)  # (B, heads, d, tokens)
+            patches = self._token_means(values[..., self.before :], evidence).transpose(2, 3)
+            seen = replace(seen, values=patches, cls_value=values[..., : self.before].squeeze(3))
+        if "hidden" in reads:
+            seen = replace(seen, hidden=self._squared(self._every(rows, hidden)))
+        return seen
+
+    def _received(self, block: Block, rows: Rows) -> torch.Tensor:
+        """Return the attention that tokens receive in a layer: (B, n)."""
+        evidence, raster = rows.evidence, self.kind.order == "raster"
+        tokens = self.spec.tokens if evidence.places is None else evidence.tokens
+        blocks = blocks_of(block.heads, tokens * self.spec.merge**2, self.spec.sequence)
+        if blocks == 1 and raster and evidence.places is None:
+            attention = patch_attention(block, rows.hidden, self.before)
             return mean_of_squares(attention, self.spec).mean(dim=(1, 2))
-        normed = block.norm1(hidden)
-        queries = in_heads(block.rotate(block.query(normed[:, self.before :]), None), block)
-        keys = in_heads(block.rotate(block.key(normed), None), block)
-        paid = received(block, queries, keys, self.before, blocks)
+        paid = received_by_patches(block, rows.hidden, self.before, blocks)
         return self._token_means(paid, evidence)
 
     def _token_means(self, patches: torch.Tensor, evidence: Evidence) -> torch.Tensor:
-        """Return the mean over the patches of each token: (..., P) -> (..., N)."""
+        """Return the mean over the patches of each token: (..., P) -> (..., n)."""
         (rows, columns), edge = evidence.grid, self.spec.merge
         if edge == 1:
             return patches
+        if evidence.places is not None:
+            return patches.unflatten(-1, (evidence.tokens, edge**2)).mean(dim=-1)
         if self.kind.order == "squares":
             return patches.unflatten(-1, (rows * columns, edge**2)).mean(dim=-1)
         return patches.unflatten(-1, (rows, edge, columns, edge)).mean(dim=(-3, -1)).flatten(-2)
 
-    def _select_late(
-        self, evidence: Evidence, features: torch.Tensor
-    ) -> tuple[torch.Tensor, Selection]:
-        """Select by ``features`` (B, N, C); all of them are projected only where the method reads
-        that."""
-        if "projected" not in self.pruner.reads:
-            kept = self.pruner.select(replace(evidence, features=features), self.budget)
-            return self.projector(rows_of(features, kept.indices)), kept
-        projected = self.projector(features)
-        kept = self.pruner.select(
-            replace(evidence, features=features, projected=projected), self.budget
-        )
-        return rows_of(projected, kept.indices), kept
+    # Tokens and their patches.
 
-    def _patches_of(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return the numbers of the patches of the given tokens, token by token, in the tower's
-        order: (B, k) -> (B, k merge^2)."""
+    def _patches_of(self, rows: Rows, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of the patches of the given tokens among the patches that are there,
+        token by token: (B, k) -> (B, k merge^2).
+
+        Once a stage dropped some, the patches of a token follow one another in every tower.
+        """
         if self.spec.merge == 1:
-            return indices
-        if self.squares is not None:
-            return self.squares[indices].flatten(1)
+            return tokens
+        if self.squares is not None and rows.evidence.places is None:
+            return self.squares[tokens].flatten(1)
         size = self.spec.merge**2
-        return (indices.unsqueeze(-1) * size + torch.arange(size)).flatten(1)
+        return (tokens.unsqueeze(-1) * size + torch.arange(size)).flatten(1)
 
-    def _behind_cls(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return the numbers of patches among all tokens."""
-        return patches + self.before if self.before else patches
+    def _rows_of(self, rows: Rows, tokens: torch.Tensor, with_cls: bool = False) -> torch.Tensor:
+        """Return the numbers of the rows of the given tokens, behind that of [CLS] where it goes on
+        too."""
+        patches = self._patches_of(rows, tokens)
+        if not self.before:
+            return patches
+        numbers = patches + self.before
+        return torch.cat([torch.zeros_like(numbers[:, :1]), numbers], 1) if with_cls else numbers
+
+    def _every(self, rows: Rows, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the patches of all tokens, token by token: (B, tokens, C) -> (B, n merge^2, C)."""
+        patches = hidden[:, self.before :]
+        if self.spec.merge == 1 or self.squares is None or rows.evidence.places is not None:
+            return patches
+        return patches[:, self.squares.flatten()]
 
     def _blocks_of(self, queries: int) -> int:
         """How many blocks so many queries are split into where they attend to all patches."""
@@ -186,12 +244,27 @@ class PrunedVisionEncoder(nn.Module):
             return 1
         return blocks_of(self.spec.dimensions.heads, queries, self.spec.sequence)
 
-    def _every(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the patches of all tokens, token by token: (B, tokens, C) -> (B, N merge^2, C)."""
-        patches = hidden[:, self.before :]
-        if self.spec.merge == 1 or self.squares is None:
-            return patches
-        return patches[:, self.squares.flatten()]
+    # What is read of the tower.
+
+    def _select_late(self, rows: Rows) -> tuple[torch.Tensor, Selection]:
+        """Select by what the projector reads, (B, n, C); all of it is projected only where the
+        method reads that."""
+        every = {number: self._every(rows, state) for number, state in rows.listed.items()}
+        features = self._joined(every)
+        evidence = replace(rows.evidence, features=features)
+        if "projected" not in self.pruner.reads:
+            kept = self.pruner.select(evidence, self.budget)
+            return self.projector(rows_of(features, kept.indices)), kept
+        projected = self.projector(features)
+        kept = self.pruner.select(replace(evidence, projected=projected), self.budget)
+        return rows_of(projected, kept.indices), kept
+
+    def _extras_of(self, states: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
+        """Return the further features of the kept tokens, (B, k, hidden) each."""
+        return [
+            project(self._squared(states[self.extra_layers[name]]))
+            for name, project in self.extra_projectors.items()
+        ]
 
     def _joined(self, states: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """What the projector reads of each token: hidden states side by side, as they are listed,
@@ -210,85 +283,6 @@ class PrunedVisionEncoder(nn.Module):
         if self.spec.merge == 1:
             return patches
         return patches.unflatten(1, (-1, self.spec.merge**2)).flatten(2)
-
-
-def cls_attention(block: Block, hidden: torch.Tensor) -> torch.Tensor:
-    """Return one row of a layer's attention: what [CLS] pays to each patch, (B, N + 1, C) -> (B,
-    heads, N).
-
-    softmax(q_cls k^T / sqrt(d)) with the [CLS] column dropped afterwards and nothing renormalised
-    (FasterVLM, arXiv 2412.01818, section 3.2); costs heads x (N + 1) x d products instead of a full
-    map. N counts patches here. No tower with [CLS] rotates queries and keys.
-    """
-    normed = block.norm1(hidden)
-    query = in_heads(block.query(normed[:, :1]), block)  # (B, heads, 1, d)
-    keys = in_heads(block.key(normed), block)  # (B, heads, N + 1, d)
-    logits = torch.matmul(query, keys.transpose(-1, -2)) * block.scaling
-    return logits.softmax(dim=-1)[:, :, 0, 1:]
-
-
-def patch_attention(block: Block, hidden: torch.Tensor, before: int) -> torch.Tensor:
-    """Return the attention that patches pay to patches in a layer, (B, tokens, C) -> (B, heads, N,
-    N).
-
-    The softmax is over all tokens; the ``before`` tokens in front of the patches are left out of it
-    afterwards.
-    """
-    normed = block.norm1(hidden)
-    queries = in_heads(block.rotate(block.query(normed[:, before:]), None), block)
-    keys = in_heads(block.rotate(block.key(normed), None), block)  # (B, heads, tokens, d)
-    logits = torch.matmul(queries, keys.transpose(-1, -2)) * block.scaling
-    return logits.softmax(dim=-1)[..., before:]
-
-
-def mean_of_squares(attention: torch.Tensor, spec: VisionSpec) -> torch.Tensor:
-    """Return what tokens pay to tokens of what patches pay to patches: (B, heads, P, P) -> (B,
-    heads, N, N).
-
-    A token's is the mean over its square of patches. Rows first: that leaves little to sum within
-    them. Patches are in raster order, ``spec`` of one size.
-    """
-    if spec.merge == 1:
-        return attention
-    (rows, columns), edge = spec.grid, spec.merge
-    paid = (
-        attention.unflatten(2, (rows, edge, columns, edge)).mean(dim=(3, 5)).flatten(2, 3)
-    )  # (B, heads, N, P)
-    return paid.unflatten(3, (rows, edge, columns, edge)).mean(dim=(4, 6)).flatten(3)
-
-
-def _squares(spec: VisionSpec) -> torch.Tensor:
-    """Numbers of the patches of each token, row by row: int64 (N, merge^2)."""
-    (rows, columns), edge = spec.grid, spec.merge
-    patches = torch.arange(spec.tokens * edge**2).view(rows, edge, columns, edge)
-    return patches.transpose(1, 2).reshape(spec.tokens, edge**2)
-
-
-def layer_for_rows(
-    block: Block,
-    hidden: torch.Tensor,
-    rows: torch.Tensor,
-    patches: torch.Tensor | None = None,
-    blocks: int = 1,
-) -> torch.Tensor:
-    """Return a layer's output for some of its tokens: (B, N + 1, C) and their ``rows`` (B, k, C) ->
-    (B, k, C).
-
-    ``patches`` are the numbers of those tokens, (B, k), [CLS] not counted; ``blocks`` see
-    `attention.blocks_of`.
-    """
-    normed = block.norm1(hidden)
-    keys = in_heads(block.rotate(block.key(normed), None), block)
-    values = in_heads(block.value(normed), block)
-    queries = in_heads(block.rotate(block.query(block.norm1(rows)), patches), block)
-    context = attend(block, queries, keys, values, blocks)
-    rows = rows + block.scale1(block.output(context))
-    return rows + block.scale2(block.mlp(block.norm2(rows)))
-
-
-def rows_of(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Return the given rows of ``tokens`` (B, n, C), by indices (B, k): (B, k, C)."""
-    return torch.gather(tokens, 1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 class VisionEncoderGraph:

@@ -31,6 +31,9 @@ class Evidence:
             is dynamic. Where a tower's patches are merged before the decoder reads them, each
             square of them is one patch here, and attention is the mean over it
             (`VisionSpec.merge`). Patches are in raster order, whatever the tower's.
+        places: numbers of the patches that are there, int64 (B, n), ascending, where stages of the
+            tower dropped some; None where all are. With them N below is n, and probabilities are
+            those of a softmax over what was there, of the rows that are left.
         cls_rows: attention that [CLS] pays to each patch, (B, heads, N), of the layers from
             `Pruner.first_layer` to the score layer, whose output the decoder reads.
         received: attention that the patches pay to each patch in the score layer, the mean over
@@ -42,6 +45,7 @@ class Evidence:
 
     batch: int
     grid: tuple[int, int]
+    places: torch.Tensor | None = None
     cls_rows: tuple[torch.Tensor, ...] = ()
     received: torch.Tensor | None = None
     features: torch.Tensor | None = None
@@ -49,8 +53,8 @@ class Evidence:
 
     @property
     def tokens(self) -> int:
-        """N."""
-        return self.grid[0] * self.grid[1]
+        """N, or n of them."""
+        return self.grid[0] * self.grid[1] if self.places is None else self.places.shape[1]
 
 
 class Selection(NamedTuple):
@@ -127,7 +131,7 @@ class Pruner:
 
     def select(self, evidence: Evidence, budget: int) -> Selection:
         """Return the ``budget`` best patches in raster order, all where a picture has fewer, to be
-        traced into the graph."""
+        traced into the graph; they are numbered among those that are there."""
         return take_best(self.score(evidence), budget)
 
 

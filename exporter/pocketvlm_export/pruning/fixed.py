@@ -7,7 +7,7 @@ import torch
 
 from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
-from pocketvlm_export.pruning.base import Evidence, Pruner, Selection
+from pocketvlm_export.pruning.base import Evidence, Pruner, Selection, take_best
 
 
 class FixedOrder(Pruner):
@@ -29,7 +29,12 @@ class FixedOrder(Pruner):
             )
 
     def select(self, evidence: Evidence, budget: int) -> Selection:
-        """Return constants, the same for every picture of the batch."""
+        """Return constants, the same for every picture of the batch; where stages of the tower
+        dropped patches, the first of the order that are left."""
+        if evidence.places is not None:
+            order = self.order(evidence.grid)
+            scores = [1 - place / len(order) for place in np.argsort(order).tolist()]
+            return take_best(torch.tensor(scores)[evidence.places], budget)
         kept = self.order(evidence.grid)[:budget]
         indices = torch.tensor(np.sort(kept).tolist())
         scores = torch.tensor([1 - place / evidence.tokens for place in np.argsort(kept).tolist()])

@@ -1,29 +1,46 @@
-"""Stages of the vision tower: which ways there are to choose the patches that go on, and where a
-tower can have them; importing this imports no torch."""
+"""Ways to choose the patches that go on between two layers of a vision tower, by name; importing
+this imports no torch.
 
-from collections.abc import Mapping, Sequence
+A new one is a module here, a module of the same name in
+`pocketvlm_export.verification.tower_stages`, and one line of `CRITERIA`.
+"""
 
-from pocketvlm.artifact.stages import Stage
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from pocketvlm.errors import RequestError
-from pocketvlm_export.families import VLMSpec
 
-# By name the module of each; its class ranks the patches of a layer.
-TOWER_STAGES: Mapping[str, str] = {}
+if TYPE_CHECKING:
+    from pocketvlm_export.tower_stages.base import Criterion
+
+__all__ = ["CRITERIA", "DEFAULT_CRITERION", "find_criterion", "make_criterion"]
+
+# By name the class, in the module of that name.
+CRITERIA: Mapping[str, str] = {
+    "farthest": "Farthest",
+    "keys": "Keys",
+    "received": "Received",
+    "cls": "Cls",
+    "flowcut": "FlowCut",
+    "even": "Even",
+}
+# What loses least of those that were tried, see its module.
+DEFAULT_CRITERION = "farthest"
 
 
-def settle_tower_stages(
-    stages: Sequence[Stage], spec: VLMSpec, budgets: Sequence[int]
-) -> tuple[Stage, ...]:
-    """Return the stages with their ``by`` named.
-
-    Raises:
-        RequestError: a stage that this tower cannot have, or that leaves fewer patches than the
-            largest of ``budgets``.
-    """
-    for stage in stages:
+def find_criterion(name: str) -> "type[Criterion]":
+    """Return the class of the way called ``name``; raises `RequestError` where there is none."""
+    if name not in CRITERIA:
         raise RequestError(
-            f"tower stage {stage} ranks patches in a way that is unknown",
-            advice=f"choose from {', '.join(TOWER_STAGES) or 'none: leave --tower-stage out'}",
+            f"tower stages by {name!r} are unknown",
+            advice=f"choose from {', '.join(CRITERIA)}",
             setting="tower_stage",
         )
-    return tuple(stages)
+    criterion: type[Criterion] = getattr(import_module(f"{__name__}.{name}"), CRITERIA[name])
+    return criterion
+
+
+def make_criterion(name: str) -> "Criterion":
+    """Return the way called ``name``; raises `RequestError` where there is none."""
+    return find_criterion(name)()

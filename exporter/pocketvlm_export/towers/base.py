@@ -81,6 +81,9 @@ class Tower:
         order: in which the layers have the patches, behind [CLS].
         interpolates: it reads pictures of another size than its configuration states, and stretches
             its table of positions for that.
+        undivided: why none of its rows may be dropped between two layers, to follow "its layers";
+            empty where they may, which is where patches know their places from the first layer on
+            and every layer attends to all of them.
     """
 
     model_type: ClassVar[str]
@@ -91,6 +94,7 @@ class Tower:
     leaves_out: ClassVar[Mapping[str, Any]] = {}
     order: ClassVar[Order] = "raster"
     interpolates: ClassVar[bool] = False
+    undivided: ClassVar[str] = ""
 
     def dimensions(self, config: Any) -> Dimensions:
         """Return what a configuration states of its layers, widths and heads."""

@@ -94,6 +94,7 @@ class Qwen2VLVision(Tower):
     )
     layers_prefix: ClassVar[str] = "blocks."
     order: ClassVar[Order] = "squares"
+    undivided: ClassVar[str] = "rotate queries and keys by the places of all patches"
 
     def dimensions(self, config: Any) -> Dimensions:
         """See `Tower.dimensions`; the first of both states the MLP's width as a ratio."""
@@ -186,6 +187,7 @@ class Qwen25VLVision(Qwen2VLVision):
     others within windows of 8x8 patches."""
 
     model_type: ClassVar[str] = "qwen2_5_vl_vision"
+    undivided: ClassVar[str] = "attend within windows of neighbours"
     model: ClassVar[type[PreTrainedModel]] = Qwen2_5_VisionTransformerPretrainedModel
 
     def whole_picture(self, config: Any) -> list[int]:

@@ -20,6 +20,7 @@ from pocketvlm_export.upstream.decoding import (
     run_decoder_layer,
 )
 from pocketvlm_export.upstream.loading import (
+    Listener,
     fill,
     model_class,
     recorded_attention,
@@ -49,6 +50,7 @@ from pocketvlm_export.upstream.tracing import TRACER_LOGGER, assume, quick_traci
 __all__ = [
     "TRACER_LOGGER",
     "HubTransportError",
+    "Listener",
     "assume",
     "cache_of",
     "cached_layers",

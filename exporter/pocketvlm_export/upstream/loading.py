@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -53,9 +54,31 @@ def fill(
 _RECORDED = "pocketvlm_recorded"
 
 
-# The layers whose maps are recorded now, each with the first that is; none outside of
-# `recorded_attention`.
-_recordings: list[tuple[dict[int, list[torch.Tensor]], int | None]] = []
+class Listener:
+    """Follows a model's run layer by layer, and may hide tokens from the layers to come."""
+
+    def bias(self, number: int) -> torch.Tensor | None:
+        """Return what is added to the products of the layer of this number, counted from 0 in the
+        order of the run, before their softmax: (..., keys); None for nothing."""
+        return None
+
+    def heard(
+        self, number: int, maps: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """Take a layer's softmaxed maps (heads, queries, keys), and its keys and values, (heads,
+        tokens, d) each."""
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """One run: the layers' maps, the first that is kept, and who follows."""
+
+    layers: dict[int, list[torch.Tensor]]
+    first: int | None
+    listener: Listener
+
+
+_recordings: list[_Recording] = []  # none outside of `recorded_attention`
 
 
 def recording_attention() -> str:
@@ -74,16 +97,18 @@ def recording_attention() -> str:
 
 
 @contextmanager
-def recorded_attention(first: int | None) -> Iterator[Mapping[int, Sequence[torch.Tensor]]]:
+def recorded_attention(
+    first: int | None, listener: Listener | None = None
+) -> Iterator[Mapping[int, Sequence[torch.Tensor]]]:
     """Record the attention of a model loaded with `recording_attention`, for one run of it.
 
     Gives the softmaxed maps of each layer that has run, in that order: float32 (heads, queries,
     keys) of the only row of the batch, more than one where a layer computes windows one by one.
     Layers before number ``first`` leave theirs empty, all of them where it is None: maps are large.
-    The keys mean nothing.
+    The keys mean nothing. ``listener`` is called by every layer, whatever is recorded.
     """
     layers: dict[int, list[torch.Tensor]] = {}
-    _recordings.append((layers, first))
+    _recordings.append(_Recording(layers, first, listener or Listener()))
     try:
         yield layers
     finally:
@@ -103,9 +128,13 @@ def _attend(
     products = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         products = products + attention_mask
+    for run in _recordings[-1:]:
+        run.layers.setdefault(id(module), [])
+        bias = run.listener.bias(len(run.layers) - 1)
+        products = products if bias is None else products + bias
     maps = products.softmax(dim=-1, dtype=torch.float32)
-    for layers, first in _recordings[-1:]:
-        recorded = layers.setdefault(id(module), [])
-        if first is not None and len(layers) > first:
-            recorded.append(maps[0])
+    for run in _recordings[-1:]:
+        if run.first is not None and len(run.layers) > run.first:
+            run.layers[id(module)].append(maps[0])
+        run.listener.heard(len(run.layers) - 1, maps[0], key[0], value[0])
     return torch.matmul(maps.to(value.dtype), value).transpose(1, 2).contiguous(), None

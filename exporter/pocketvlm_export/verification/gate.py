@@ -41,7 +41,7 @@ from pocketvlm_export.verification.arrangement import (
 from pocketvlm_export.verification.bounds import STEPS, cosine
 from pocketvlm_export.verification.exact import GateAnswer, judge_answer, judge_vision
 from pocketvlm_export.verification.gguf import measure_gguf
-from pocketvlm_export.verification.kept import KeptRow, compare_kept
+from pocketvlm_export.verification.kept import KeptRow, compare_kept, is_first_choice
 from pocketvlm_export.verification.lost import (
     Prompt,
     gate_sequences,
@@ -150,7 +150,10 @@ def run_references(checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpe
     prompt."""
     pruning, batches = artifact.manifest.pruning, gate_batches(artifact, checkpoint.spec.vision)
     with quiet_transformers():
-        each = [vision_reference(checkpoint, pruning, batch.pixel_values) for batch in batches]
+        stages = artifact.manifest.vision.stages
+        each = [
+            vision_reference(checkpoint, pruning, batch.pixel_values, stages) for batch in batches
+        ]
         vision = {budget: [by[budget] for by in each] for budget in pruning.budgets}
         batch = batches[0]
         tiles = vision[pruning.default_budget][0].first(batch.grid.tiles)
@@ -307,7 +310,7 @@ def _answer(artifact: Artifact, references: References, precision: str) -> GateA
     picture, prompt = references.picture, gate_prompt(artifact, references)
     features, extras = picture.features, picture.extras
     # About other patches, which only a tie excuses, there is another answer.
-    if np.array_equal(encoded.kept_indices, _default_reference(artifact, references).kept_indices):
+    if is_first_choice(encoded, _default_reference(artifact, references)):
         constants = read_constants(artifact)
         features = layout.arrange(grid, encoded.image_features, encoded.kept_indices, constants)
         nothing = {name: np.zeros_like(value) for name, value in constants.items()}

@@ -35,26 +35,51 @@ class KeptRow:
 
 
 def compare_kept(encoded: VisionFeatures, reference: VisionReference) -> Iterator[KeptRow]:
-    """Compare what a graph ``encoded`` with its reference, picture by picture."""
-    our_features = np.concatenate([encoded.image_features, *_in_order(encoded.extras)], axis=-1)
-    their_features = np.concatenate(
-        [reference.image_features, *_in_order(reference.extras)], axis=-1
+    """Compare what a graph ``encoded`` with its reference, picture by picture.
+
+    Where rounding decides what a stage of the tower drops, the reference is the one that it comes
+    nearest to.
+    """
+    for number in range(len(reference.kept_indices)):
+        rows = [_compare(encoded, number, each) for each in reference.candidates(number)]
+        yield min(rows, key=_distance)
+
+
+def is_first_choice(encoded: VisionFeatures, reference: VisionReference) -> bool:
+    """Whether a graph kept what its reference keeps, and no tie inside its tower was resolved
+    otherwise: then its features are those of the reference too."""
+    if not np.array_equal(encoded.kept_indices, reference.kept_indices):
+        return False
+    for number in range(len(reference.kept_indices)):
+        rows = [_compare(encoded, number, each) for each in reference.candidates(number)]
+        if min(rows, key=_distance) is not rows[0]:
+            return False
+    return True
+
+
+def _compare(encoded: VisionFeatures, number: int, reference: VisionReference) -> KeptRow:
+    """Compare one picture with a reference of it alone."""
+    ours, scores = encoded.kept_indices[number], encoded.kept_scores[number]
+    theirs, ranking = reference.kept_indices[0], reference.rankings[0]
+    our_features = [encoded.image_features, *_in_order(encoded.extras)]
+    their_features = [reference.image_features, *_in_order(reference.extras)]
+    common, at_ours, at_theirs = np.intersect1d(ours, theirs, return_indices=True)
+    return KeptRow(
+        same=np.array_equal(ours, theirs),
+        ascending=bool((np.diff(ours) > 0).all()),
+        overlap=len(common) / len(theirs),
+        cut_distance=ranking.distance(ours, scores),
+        ours=np.concatenate([each[number] for each in our_features], axis=-1)[at_ours],
+        theirs=np.concatenate([each[0] for each in their_features], axis=-1)[at_theirs],
+        score_difference=ranking.score_difference(ours, scores)
+        if ranking.are_patches(ours)
+        else float("inf"),
     )
-    for row, theirs in enumerate(reference.kept_indices):
-        ours, scores = encoded.kept_indices[row], encoded.kept_scores[row]
-        ranking = reference.rankings[row]
-        common, at_ours, at_theirs = np.intersect1d(ours, theirs, return_indices=True)
-        yield KeptRow(
-            same=np.array_equal(ours, theirs),
-            ascending=bool((np.diff(ours) > 0).all()),
-            overlap=len(common) / len(theirs),
-            cut_distance=ranking.distance(ours, scores),
-            ours=our_features[row][at_ours],
-            theirs=their_features[row][at_theirs],
-            score_difference=ranking.score_difference(ours, scores)
-            if ranking.are_patches(ours)
-            else float("inf"),
-        )
+
+
+def _distance(row: KeptRow) -> tuple[float, float]:
+    """How far a picture is from a reference: by what is kept, then by the features."""
+    return row.cut_distance, largest(row.ours - row.theirs)
 
 
 def _in_order(extras: Mapping[str, Floats]) -> list[Floats]:

@@ -28,7 +28,8 @@ from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.pruning import make_pruner
 from pocketvlm_export.pruning.base import ATTENTION
 from pocketvlm_export.verification.masked_reader import Dropping, MaskedReader, gate_scores
-from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
+from pocketvlm_export.verification.masked_tower import MaskedTower
+from pocketvlm_export.verification.oracles import AmongPlaces, Encoded, Ranking, find_oracle
 from pocketvlm_export.verification.readers import PlainReader, PromptPositions
 
 _FEATURES = "image_features"
@@ -46,12 +47,15 @@ class VisionReference:
         kept_indices: (B, k), in raster order.
         rankings: of each picture's patches.
         extras: further features by name, (B, k, hidden) each.
+        instead: of each picture what may be given in its place, where rounding decides what a stage
+            of the tower drops: references of that picture alone. Empty where there is no such tie.
     """
 
     image_features: Floats
     kept_indices: Ints
     rankings: Sequence[Ranking]
     extras: Mapping[str, Floats] = field(default_factory=dict)
+    instead: Sequence[Sequence["VisionReference"]] = ()
 
     @property
     def gap(self) -> float:
@@ -70,7 +74,12 @@ class VisionReference:
             self.kept_indices[rows],
             self.rankings[rows],
             {name: values[rows] for name, values in self.extras.items()},
+            self.instead[rows],
         )
+
+    def candidates(self, row: int) -> list["VisionReference"]:
+        """Return what is right for one picture, itself first."""
+        return [self.part(row, 1), *(self.instead[row] if self.instead else ())]
 
 
 @dataclass(frozen=True)
@@ -97,18 +106,29 @@ class DecoderReference:
     dropping: Sequence[Dropping] = ()
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What transformers made of one picture: features of every token by name, of which the kept are
+    taken afterwards, and how its tokens rank."""
+
+    features: Mapping[str, Floats]
+    ranking: Ranking
+
+
 def vision_reference(
-    checkpoint: Checkpoint, pruning: Pruning, pixel_values: Floats
+    checkpoint: Checkpoint,
+    pruning: Pruning,
+    pixel_values: Floats,
+    stages: Sequence[Stage] = (),
 ) -> dict[int, VisionReference]:
-    """Run tower and connector on ``pixel_values`` (B, 3, H, W) and select as ``pruning`` says, at
-    all its budgets.
+    """Run tower and connector on ``pixel_values`` (B, 3, H, W), with ``stages`` inside the tower,
+    and select as ``pruning`` says, at all its budgets.
 
     One picture at a time: attention maps are large.
     """
     family, spec = checkpoint.family, checkpoint.spec
     rank = find_oracle(pruning.method)
-    all_features: list[dict[str, Floats]] = []  # of every token; the kept are taken afterwards
-    rankings: list[Ranking] = []
+    every: list[list[_Read]] = []  # of each picture, first as it should be, then as it may be
     with (
         component(
             family.load_tower(
@@ -120,38 +140,62 @@ def vision_reference(
         ) as tower,
         component(family.load_connector(checkpoint.weights, spec)) as connector,
     ):
+
+        def read(picture: Floats, masked: MaskedTower) -> _Read:
+            encoded, extras = encode_reference(tower, connector, spec, pruning, picture, masked)
+            ranking, features = rank(encoded, pruning.options), encoded.projected
+            if encoded.places is not None:
+                ranking = AmongPlaces.of(ranking, encoded.places)
+                features = np.full((spec.vision.tokens, features.shape[1]), np.nan)
+                features[encoded.places] = encoded.projected
+            return _Read({_FEATURES: features.astype(np.float32), **extras}, ranking)
+
         for picture in pixel_values:
-            encoded, extras = encode_reference(tower, connector, spec, pruning, picture)
-            all_features.append({_FEATURES: encoded.projected.astype(np.float32), **extras})
-            rankings.append(rank(encoded, pruning.options))
-            del encoded
+            masked = MaskedTower(spec.vision, stages)
+            every.append([read(picture, masked)])
             release_memory()  # the next picture's maps would not all fit where these lay
-    return {budget: _at_budget(budget, all_features, rankings) for budget in pruning.budgets}
+            for number, choice in enumerate(masked.choices):
+                for other in choice.otherwise:
+                    again = MaskedTower(spec.vision, stages, {number: other})
+                    every[-1].append(read(picture, again))
+    return {budget: _at_budget(budget, every) for budget in pruning.budgets}
 
 
 def encode_reference(
-    tower: Any, connector: Any, spec: VLMSpec, pruning: Pruning, picture: Floats
+    tower: Any,
+    connector: Any,
+    spec: VLMSpec,
+    pruning: Pruning,
+    picture: Floats,
+    masked: MaskedTower | None = None,
 ) -> tuple[Encoded, dict[str, Floats]]:
     """Run transformers' modules on one picture, (3, H, W), and return with it its further features,
-    (N, hidden) each; ``tower`` was loaded with the attention `upstream.recording_attention`."""
+    (N, hidden) each; ``tower`` was loaded with the attention `upstream.recording_attention`, and
+    ``masked`` drops rows of it."""
+    masked = masked or MaskedTower(spec.vision, ())
     pruner = make_pruner(
         pruning.method, {name: str(value) for name, value in pruning.options.items()}
     )
     first = pruner.first_layer(spec.vision.score_layer) if pruner.reads & ATTENTION else None
-    with torch.inference_mode(), upstream.recorded_attention(first) as layers:
+    with (
+        torch.inference_mode(),
+        masked.follow(tower),
+        upstream.recorded_attention(first, masked) as layers,
+    ):
         pixel_values = torch.from_numpy(picture[None])
         made = spec.family.reference_features(tower, connector, spec, pixel_values)
     grid, merge = spec.vision.grid_of(*picture.shape[1:]), spec.vision.merge
     features = merge_patches(made.features.double().numpy(), grid, merge)
     if spec.vision.pool == "mean":
         features = features.reshape(len(features), merge**2, -1).mean(axis=1)
+    maps = [_whole_map(maps, made.patches) for maps in list(layers.values())[: made.layers]]
+    projected = made.projected.double().numpy()
+    if masked.places is not None:
+        features, projected = features[masked.places], projected[masked.places]
+        rows = masked.rows()
+        maps = [each[:, rows][:, :, rows] if each.size else each for each in maps]
     encoded = Encoded(
-        [_whole_map(maps, made.patches) for maps in list(layers.values())[: made.layers]],
-        int(spec.vision.has_cls),
-        features,
-        made.projected.double().numpy(),
-        grid,
-        merge,
+        maps, int(spec.vision.has_cls), features, projected, grid, merge, masked.places
     )
     return encoded, {name: each.numpy() for name, each in made.extras.items()}
 
@@ -167,15 +211,17 @@ def _whole_map(maps: Sequence[torch.Tensor], patches: torch.Tensor | None) -> Fl
     return np.asarray(maps[0][:, raster][:, :, raster].numpy())
 
 
-def _at_budget(
-    budget: int, features: Sequence[Mapping[str, Floats]], rankings: Sequence[Ranking]
-) -> VisionReference:
-    kept = np.stack([ranking.kept(budget) for ranking in rankings])
+def _at_budget(budget: int, every: Sequence[Sequence[_Read]]) -> VisionReference:
+    """Return what a budget keeps of the pictures."""
+    instead = [[_at_budget(budget, [[other]]) for other in others] for _, *others in every]
+    first = [picture[0] for picture in every]
+    kept = np.stack([read.ranking.kept(budget) for read in first])
     by_name = {
-        name: np.stack([picture[name][row] for picture, row in zip(features, kept, strict=True)])
-        for name in features[0]
+        name: np.stack([read.features[name][row] for read, row in zip(first, kept, strict=True)])
+        for name in first[0].features
     }
-    return VisionReference(by_name.pop(_FEATURES), kept, rankings, by_name)
+    rankings = [read.ranking for read in first]
+    return VisionReference(by_name.pop(_FEATURES), kept, rankings, by_name, instead)
 
 
 @dataclass(frozen=True)

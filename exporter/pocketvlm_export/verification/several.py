@@ -17,7 +17,7 @@ from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import GATE_PRECISION
 from pocketvlm_export.verification.arrangement import arrange_reference, text_of_picture
 from pocketvlm_export.verification.bounds import within
-from pocketvlm_export.verification.kept import largest
+from pocketvlm_export.verification.kept import is_first_choice, largest
 from pocketvlm_export.verification.pictures import GateBatch
 from pocketvlm_export.verification.reference import VisionReference, prompt_ids
 
@@ -49,7 +49,7 @@ def judge_several(
             ours = several.arrange(grid, encoded.image_features, encoded.kept_indices, constants)
             theirs = arrange_reference(checkpoint, layout, tiles, batch.size)
             same = ours.shape == theirs.shape
-            kept.append(np.array_equal(encoded.kept_indices, tiles.kept_indices))
+            kept.append(is_first_choice(encoded, tiles))
             # Of other patches, which only a tie excuses, there are other features.
             differences.append(largest(ours - theirs) * kept[-1] if same else float("inf"))
             scales.append(largest(theirs))

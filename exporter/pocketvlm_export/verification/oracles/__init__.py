@@ -7,9 +7,9 @@ Each method of `pocketvlm_export.pruning.PRUNERS` has a module of its name here,
 from importlib import import_module
 
 from pocketvlm_export.pruning import module_name
-from pocketvlm_export.verification.oracles.base import Encoded, Oracle, Ranking
+from pocketvlm_export.verification.oracles.base import AmongPlaces, Encoded, Oracle, Ranking
 
-__all__ = ["Encoded", "Oracle", "Ranking", "find_oracle"]
+__all__ = ["AmongPlaces", "Encoded", "Oracle", "Ranking", "find_oracle"]
 
 
 def find_oracle(method: str) -> Oracle:

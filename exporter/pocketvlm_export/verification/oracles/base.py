@@ -2,7 +2,7 @@
 them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ class Encoded:
         projected: and as it leaves it, (N, hidden).
         grid: rows and columns of tokens.
         merge: edge of the square of patches that is one token; attention is between patches.
+        places: numbers of the tokens that stages of the tower left, n, ascending; None where all N
+            are there. With them all else but ``grid`` is of those n, and of their patches token by
+            token.
     """
 
     attentions: Sequence[npt.NDArray[np.float32]]
@@ -34,10 +37,18 @@ class Encoded:
     projected: Doubles
     grid: tuple[int, int]
     merge: int = 1
+    places: Ints | None = None
+
+    def there(self, scores: Doubles) -> Doubles:
+        """Return those of the tokens that are there, of scores of all: (N,) -> (n,)."""
+        return scores if self.places is None else scores[self.places]
 
 
 def means_of_squares(scores: Doubles, encoded: Encoded) -> Doubles:
     """A token's score is the mean of those of its patches, added up one by one: (P,) -> (N,)."""
+    if encoded.places is not None:
+        squares = scores.reshape(len(encoded.places), encoded.merge**2)
+        return np.array([sum(square) / encoded.merge**2 for square in squares])
     means = np.zeros(encoded.grid)
     width = encoded.grid[1] * encoded.merge
     for patch, score in enumerate(scores):
@@ -121,6 +132,47 @@ class Ranking:
 
     def _order(self) -> Ints:
         return np.argsort(-self.scores, kind="stable")
+
+
+@dataclass(frozen=True)
+class AmongPlaces(Ranking):
+    """A ranking of the tokens that stages of a tower left, by their numbers in the whole picture.
+
+    Attributes:
+        inner: of those n, numbered among themselves.
+        places: their numbers, ascending.
+    """
+
+    inner: Ranking = field(kw_only=True)
+    places: Ints = field(kw_only=True)
+
+    @classmethod
+    def of(cls, inner: Ranking, places: Ints) -> "AmongPlaces":
+        """Return a ranking by its tokens' ``places``."""
+        return cls(inner.scores, inner.slack, inner=inner, places=places)
+
+    def kept(self, budget: int) -> Ints:
+        """See `Ranking.kept`."""
+        kept: Ints = self.places[self.inner.kept(budget)]
+        return kept
+
+    def gap(self, budget: int) -> float:
+        """See `Ranking.gap`."""
+        return self.inner.gap(budget)
+
+    def distance(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
+        """See `Ranking.distance`; infinite where one was dropped on the way."""
+        if not self.are_patches(kept):
+            return float("inf")
+        return self.inner.distance(np.searchsorted(self.places, kept), scores)
+
+    def score_difference(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
+        """See `Ranking.score_difference`."""
+        return self.inner.score_difference(np.searchsorted(self.places, kept), scores)
+
+    def are_patches(self, patches: Ints) -> bool:
+        """Whether all are numbers of tokens that are left."""
+        return bool(np.isin(patches, self.places).all())
 
 
 # The mapping has the method's options, as the manifest has them.

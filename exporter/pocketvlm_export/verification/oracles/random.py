@@ -11,7 +11,7 @@ from pocketvlm_export.verification.oracles.base import Encoded, Ranking
 
 def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
     """The earlier drawn, the higher."""
-    drawn = np.random.RandomState(options["seed"]).permutation(len(encoded.features))
+    drawn = np.random.RandomState(options["seed"]).permutation(int(np.prod(encoded.grid)))
     scores = np.empty(len(drawn))
     scores[drawn] = 1 - np.arange(len(drawn)) / len(drawn)
-    return Ranking(scores)
+    return Ranking(encoded.there(scores))

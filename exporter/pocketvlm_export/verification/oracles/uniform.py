@@ -19,9 +19,8 @@ def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
             break
         patch = int(_mirrored(number, 3) * rows) * columns + int(_mirrored(number, 2) * columns)
         places.setdefault(patch, len(places))
-    return Ranking(
-        1 - np.array([places[patch] for patch in range(rows * columns)]) / (rows * columns)
-    )
+    every = 1 - np.array([places[patch] for patch in range(rows * columns)]) / (rows * columns)
+    return Ranking(encoded.there(every))
 
 
 def _mirrored(number: int, base: int) -> Fraction:

@@ -1,0 +1,30 @@
+"""Farthest first: the tokens that differ most from each other go on, whatever [CLS] thinks of them.
+
+What is dropped early should be what others say too, not what looks unimportant by then: of the ways
+here it loses least.
+"""
+
+from typing import ClassVar
+
+import torch
+
+from pocketvlm_export.pruning.cosines import cosines
+from pocketvlm_export.pruning.farthest import farthest_first
+from pocketvlm_export.tower_stages.base import Criterion, RowReads, Seen
+
+
+class Farthest(Criterion):
+    """Greedy max-min over 1 - cosine of hidden states, as DivPrune (arXiv 2503.02175) over features
+    in the end: first the token whose nearest neighbour is farthest away, then the one farthest from
+    all that go on."""
+
+    name: ClassVar[str] = "farthest"
+    keeps: ClassVar[str] = "that differ most from each other"
+    reads: ClassVar[frozenset[RowReads]] = frozenset({"hidden"})
+
+    def choose(self, seen: Seen, keep: int) -> torch.Tensor:
+        """See `Criterion.choose`."""
+        assert seen.hidden is not None
+        picks = farthest_first(1 - cosines(seen.hidden), keep)
+        indices, _ = torch.topk(picks, keep, dim=1, largest=False, sorted=True)
+        return indices

@@ -22,6 +22,7 @@ from pocketvlm.artifact import Artifact
 from pocketvlm.artifact.stages import Stage, in_order
 from pocketvlm_export.decoder_stages import DECODER_STAGES
 from pocketvlm_export.pruning import PRUNERS
+from pocketvlm_export.tower_stages import CRITERIA
 from pocketvlm_measure.evaluation.statistics import Difference, Estimate
 
 DEMO, CLIP_L = Dimensions(144, 5, 4), Dimensions(576, 23, 24)
@@ -83,7 +84,9 @@ def test_every_method_and_every_stage_is_compared():
     assert {setting.pruner for setting in [*grid.methods(), grid.unpruned()]} == set(PRUNERS)
     ways = {stage.by for setting in grid.decoder_candidates() for stage in setting.decoder}
     assert set(DECODER_STAGES) - ways == {"given"}  # that one needs a second model
-    for setting in [*grid.decoder_candidates(), *grid.tower_candidates(Setting("uniform"))]:
+    tower = grid.tower_candidates(Setting("uniform"))
+    assert {stage.by for setting in tower for stage in setting.tower} == set(CRITERIA)
+    for setting in [*grid.decoder_candidates(), *tower]:
         scaled = setting.scaled(DEMO, CLIP_L)
         assert in_order(scaled.tower)
         assert in_order(scaled.decoder)

@@ -9,7 +9,7 @@ import pytest
 from methods_page.__main__ import BUDGETS, sections
 from methods_page.field import ELSEWHERE, PRUNERS, SOURCES, STAGES
 from page_section import replace_section
-from pocketvlm_export import decoder_stages, pruning
+from pocketvlm_export import decoder_stages, pruning, tower_stages
 
 ROOT = Path(__file__).parents[2]
 PAGE, FIGURES = ROOT / "docs" / "methods.md", ROOT / "docs" / "demo-accuracy.json"
@@ -55,6 +55,13 @@ def test_every_method_is_on_the_page(name):
 def test_every_stage_of_the_decoder_is_on_the_page(by):
     paper = links(decoder_stages.find_ranking(by).paper)
     assert paper <= {method.link for method in entries(STAGES)[by]}
+
+
+@pytest.mark.parametrize("by", tower_stages.CRITERIA)
+def test_every_stage_of_the_tower_is_on_the_page(by):
+    (method,) = entries(STAGES)[by]
+    assert f":{by}`" in method.here
+    assert links(tower_stages.find_criterion(by).paper) <= {method.link}
 
 
 def test_figures_are_those_that_were_measured(figures):

@@ -96,7 +96,7 @@ def main(
             watch = Stopwatch(build / "times.json", real, whole, repeat, threads)
             every = points.timed(results, of, watch, here)
             about = f"{threads} threads, {repeat} interleaved turns; {line}; {watch.machine}"
-    text = _page_text(every, len(data.questions), training, preset, about, plot)
+    text = _page_text(every, here, len(data.questions), training, preset, about, plot)
     click.echo(text)
     if plot and about:
         replace_file(plot, draw(every))
@@ -153,9 +153,9 @@ def _wanted(
     settings += [
         replace(one, tower=best.tower) for one in methods for best in towers[: grid.CHOSEN]
     ]
-    settings += towers
     default = grid.default_method(accuracy.MODEL)
-    settings += [replace(default, decoder=one.decoder) for one in decoders]
+    if default in methods:
+        settings += [*towers, *(replace(default, decoder=one.decoder) for one in decoders)]
     wanted = [(one, one.allowed(budgets)) for one in dict.fromkeys(settings)]
     whole = [(one, [here.tokens]) for one in (grid.unpruned(), *decoders)]
     return [*whole, *((one, allowed) for one, allowed in wanted if allowed)]
@@ -163,6 +163,7 @@ def _wanted(
 
 def _page_text(
     every: list[points.Point],
+    here: Dimensions,
     questions: int,
     training: int,
     preset: str,
@@ -172,9 +173,9 @@ def _page_text(
     lines = [
         f"Exact match in per cent on {questions} held-out questions by the share of visual tokens "
         "kept, with 95 % intervals; with stages in brackets p of McNemar's exact test against the "
-        "same method at the same share without them. Stages are LAYER:KEEP:BY of the demo's 5 "
-        f"layers and {every[0].tokens} tokens, chosen on {training} questions of the training "
-        "split."
+        "same method at the same share without them. Stages are LAYER:KEEP:BY of the demo's "
+        f"{here.tower} layers in the tower, {here.decoder} in the decoder and {here.tokens} "
+        f"tokens, chosen on {training} questions of the training split."
     ]
     if about:
         lines[0] += (

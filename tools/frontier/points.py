@@ -145,9 +145,7 @@ def table(points: Sequence[Point]) -> str:
     head = [f"{budget / points[0].tokens:.0%} ({budget})" for budget in budgets]
     lines = [f"| method | stages | {' | '.join(head)} |", f"|---|---|{'---|' * len(budgets)}"]
     for (method, stages), by_budget in rows.items():
-        cells = [
-            _cell(by_budget[b], by_budget[b] in best) if b in by_budget else "" for b in budgets
-        ]
+        cells = [_cell(by_budget.get(budget), best) for budget in budgets]
         lines.append(f"| {method} | {stages} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

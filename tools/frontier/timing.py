@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from frontier.models import Models
 from frontier.settings import Setting
 from pocketvlm import VLM, Artifact, EngineSettings, Sampling
 from pocketvlm.decoders import open_decoder
-from pocketvlm.decoders.base import EmbeddingSegment, Segment, TokenSegment
+from pocketvlm.decoders.base import Decoder, EmbeddingSegment, Segment, TokenSegment
 from pocketvlm.files import replace_file
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_measure.machine import Machine
@@ -60,8 +61,7 @@ class Stopwatch:
         setting's vision graph at ``budget``."""
 
         def measure() -> dict[str, list[float]]:
-            whole = self._asker(self._unpruned, self._models.dimensions.tokens)
-            return self._in_turns(whole, self._asker(setting, budget))
+            return self._in_turns(self._whole_asker, self._asker(setting, budget))
 
         return self._measured(f"{setting.name} {budget}", measure)
 
@@ -69,8 +69,7 @@ class Stopwatch:
         """The prefill of ``visual`` tokens and `TEXT_TOKENS` of text by the setting's decoder."""
 
         def measure() -> dict[str, list[float]]:
-            whole = self._reader(self._unpruned, self._models.dimensions.tokens)
-            return self._in_turns(whole, self._reader(setting, visual))
+            return self._in_turns(self._whole_reader, self._reader(setting, visual))
 
         decoder = setting.name if setting.decoder else "decoder"
         return self._measured(f"prefill {decoder} {visual}", measure)
@@ -89,13 +88,33 @@ class Stopwatch:
                 Spread(samples[_THIS]).median,
                 Spread(samples[_UNPRUNED]).median,
             )
-            self.machine = Machine.look().describe()
+            self.machine = self._described
             written = {"machine": self.machine, "threads": self.threads, "times": self._by_name()}
             replace_file(self._file, f"{json.dumps(written, indent=1)}\n".encode())
         return self._times[name]
 
     def _by_name(self) -> dict[str, dict[str, float]]:
         return {name: asdict(times) for name, times in self._times.items()}
+
+    @cached_property
+    def _described(self) -> str:
+        return Machine.look().describe()
+
+    @cached_property
+    def _whole_asker(self) -> Callable[[], float]:
+        return self._asker(self._unpruned, self._models.dimensions.tokens)
+
+    @cached_property
+    def _whole_reader(self) -> Callable[[], float]:
+        return self._reader(self._unpruned, self._models.dimensions.tokens)
+
+    @cached_property
+    def _whole_decoder(self) -> tuple[Artifact, Decoder]:
+        return self._open(self._unpruned)
+
+    def _open(self, setting: Setting) -> tuple[Artifact, Decoder]:
+        artifact = Artifact.open(self._models.export_decoder(setting), allow_rejected=True)
+        return artifact, open_decoder(artifact, settings=self._settings)
 
     def _asker(self, setting: Setting, budget: int) -> Callable[[], float]:
         """Answers with one token; returns the milliseconds up to the prefill."""
@@ -112,8 +131,7 @@ class Stopwatch:
 
     def _reader(self, setting: Setting, visual: int) -> Callable[[], float]:
         """Reads a prompt; returns the milliseconds of the prefill."""
-        artifact = Artifact.open(self._models.export_decoder(setting), allow_rejected=True)
-        decoder = open_decoder(artifact, settings=self._settings)
+        artifact, decoder = self._open(setting) if setting.decoder else self._whole_decoder
         rng = np.random.default_rng(0)
         shape = (visual, artifact.manifest.decoder.hidden)
         picture = EmbeddingSegment(0.1 * rng.standard_normal(shape, dtype=np.float32))

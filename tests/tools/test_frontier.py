@@ -3,6 +3,7 @@ and that times are taken of real artifacts."""
 
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -174,12 +175,9 @@ def test_what_cannot_be_exported_is_left_out_and_says_why(tmp_path):
 
 
 def test_calls_in_this_process_and_in_others():
-    assert sorted(in_processes([lambda: 1, lambda: 2], workers=1)) == [1, 2]
-    assert sorted(in_processes([abs_of_minus_one, abs_of_minus_one], workers=2)) == [1, 1]
-
-
-def abs_of_minus_one():
-    return abs(-1)
+    calls = [partial(abs, -1), partial(abs, -2)]
+    assert sorted(in_processes(calls, workers=1)) == [1, 2]
+    assert sorted(in_processes(calls, workers=2)) == [1, 2]
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,7 @@ def _choose(
     choose rows, the best of all first; for the decoder those that none beats."""
     data = accuracy.questions(build, "train", training)
     method = grid.default_method(accuracy.MODEL)
-    chosen = []
+    chosen: list[list[grid.Tried]] = []
     for candidates, asked in (
         (grid.tower_candidates(method), budgets),
         (grid.decoder_candidates(), (here.tokens,)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from frontier.processes import in_processes
 from frontier.settings import Dimensions, Setting
@@ -94,7 +94,7 @@ class Models:
 
 def real(folder: Path, preset: str) -> Models:
     """Models of a preset of `make_checkpoint`."""
-    return Models(folder, cast(Preset, PRESETS[preset]))
+    return Models(folder, PRESETS[preset])
 
 
 def _build(model: str, target: Path, options: ExportOptions) -> Path:

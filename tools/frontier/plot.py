@@ -46,7 +46,7 @@ def draw(points: Sequence[Point]) -> bytes:
         for one in timed:
             _mark(axes, one, colours[one.method], markers[one.stages], strong=one in best)
         axes.plot(
-            [one.first_token for one in best],
+            [_time(one) for one in best],
             [100 * one.exact.value for one in best],
             color=_LINE,
             linewidth=1.2,
@@ -66,7 +66,7 @@ def draw(points: Sequence[Point]) -> bytes:
 def _mark(axes: Axes, one: Point, colour: str, marker: str, *, strong: bool) -> None:
     value, low, high = (100 * part for part in (one.exact.value, one.exact.low, one.exact.high))
     axes.errorbar(
-        [one.first_token],
+        [_time(one)],
         [value],
         [[max(0.0, value - low)], [max(0.0, high - value)]],
         fmt=marker,
@@ -79,12 +79,16 @@ def _mark(axes: Axes, one: Point, colour: str, marker: str, *, strong: bool) -> 
     )
 
 
+def _time(one: Point) -> float:
+    assert one.first_token is not None
+    return one.first_token
+
+
 def _label(axes: Axes, best: Sequence[Point]) -> None:
     """The budget of each, in the first place that no other label is close to."""
     taken: list[tuple[float, float]] = []
     for one in best:
-        assert one.first_token is not None
-        x, y = one.first_token, 100 * one.exact.value
+        x, y = _time(one), 100 * one.exact.value
         for up in _UP:
             place = (x, y + up / 4)
             if all(

@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop arm64 haswell figures clean
+.PHONY: install demo test test-all lint format interop arm64 haswell figures frontier clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -65,6 +65,12 @@ arm64 haswell: install
 # The accuracy tables of docs/measured.md: half an hour; what is in build/demo-tables is not made again.
 figures: install
 	$(TOOL) demo_tables --page docs/measured.md --figures docs/demo-accuracy.json
+	$(TOOL) methods_page
+
+# All methods and stages of docs/methods.md, accuracy against time: half an hour on two cores where nothing else runs. What is in
+# build/frontier is not made again.
+frontier: install
+	$(TOOL) frontier --workers 2 --page docs/methods.md --figures docs/frontier.json --plot docs/frontier.svg
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules

@@ -83,8 +83,8 @@ def _precision_option(
 @click.option(
     "--pruner",
     metavar="NAME",
-    help=f"Pruning method: {', '.join(pruner_names())}; by default scope, or divprune where a picture "
-    f"or tile has more than {MOST_COMPARED} tokens.",
+    help=f"Pruning method: {', '.join(pruner_names())}; by default scope, or divprune where a "
+    f"picture or tile has more than {MOST_COMPARED} tokens.",
 )
 @click.option(
     "--pruner-option",

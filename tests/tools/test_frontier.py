@@ -1,0 +1,210 @@
+"""The frontier: what is compared, what is chosen on which questions, which points no other beats,
+and that times are taken of real artifacts."""
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frontier import accuracy, grid, points
+from frontier.accuracy import Accuracy
+from frontier.models import Models
+from frontier.plot import COLOURS, draw
+from frontier.processes import in_processes
+from frontier.settings import Dimensions, Setting, scaled_tokens, work
+from frontier.timing import Stopwatch
+from make_checkpoint import PRESETS
+from pocketvlm.artifact import Artifact
+from pocketvlm.artifact.stages import Stage, in_order
+from pocketvlm_export.decoder_stages import DECODER_STAGES
+from pocketvlm_export.pruning import PRUNERS
+from pocketvlm_export.tower_stages import CRITERIA
+from pocketvlm_measure.evaluation.statistics import Difference, Estimate
+
+DEMO, CLIP_L = Dimensions(144, 5, 4), Dimensions(576, 23, 24)
+TOWER, DECODER = (Stage(2, 72, "even"),), (Stage(1, 72, "last-token"), Stage(2, 36, "last-token"))
+
+
+def estimate(value):
+    return Estimate(value, value - 0.02, value + 0.02)
+
+
+def at(value, first_token, budget=36, method="One", stages=""):
+    name = f"{method}+{stages}"
+    return points.Point(name, method, stages, budget, 144, estimate(value), None, first_token)
+
+
+def test_the_same_parts_of_another_model():
+    setting = Setting("uniform", tower=TOWER, decoder=DECODER).scaled(DEMO, CLIP_L)
+    assert setting.tower == (Stage(9, 288, "even"),)
+    assert setting.decoder == (Stage(6, 288, "last-token"), Stage(12, 144, "last-token"))
+    assert scaled_tokens(7, DEMO, CLIP_L) == 28
+    assert scaled_tokens(0, DEMO, CLIP_L) == 0  # a fixed exit stays one
+    assert scaled_tokens(1, CLIP_L, DEMO) == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 11), st.integers(0, 50)), max_size=4, unique_by=lambda p: p[0]
+    )
+)
+def test_work_is_the_rows_of_all_layers(parts):
+    layers = sorted(layer for layer, _ in parts)
+    keeps = sorted({keep for _, keep in parts}, reverse=True)
+    stages = [Stage(layer, keep) for layer, keep in zip(layers, keeps, strict=False)]
+    assert in_order(stages)
+    rows = np.full(12, 60)
+    for number in range(12):
+        for stage in stages:
+            if number >= stage.layer:
+                rows[number] = min(rows[number], stage.keep)
+    assert work(stages, 12, 60) == pytest.approx(rows.sum() / (12 * 60))
+
+
+def test_names_tell_settings_apart():
+    settings = [*grid.methods(), grid.unpruned(), *grid.decoder_candidates()]
+    settings += grid.tower_candidates(Setting("uniform"))
+    assert len({setting.name for setting in settings}) == len(set(settings)) == len(settings)
+    assert Setting("uniform", (), TOWER, DECODER).stages == (
+        "tower 2:72:even, decoder 1:72:last-token 2:36:last-token"
+    )
+
+
+def test_budgets_that_stages_leave():
+    assert Setting("uniform", tower=TOWER).allowed((144, 72, 36)) == [36]
+    assert Setting("uniform", decoder=DECODER).allowed((144, 72, 36)) == [144]
+    assert Setting("uniform").allowed((144, 7)) == [144, 7]
+
+
+def test_every_method_and_every_stage_is_compared():
+    assert {setting.pruner for setting in [*grid.methods(), grid.unpruned()]} == set(PRUNERS)
+    ways = {stage.by for setting in grid.decoder_candidates() for stage in setting.decoder}
+    assert set(DECODER_STAGES) - ways == {"given"}  # that one needs a second model
+    tower = grid.tower_candidates(Setting("uniform"))
+    assert {stage.by for setting in tower for stage in setting.tower} == set(CRITERIA)
+    for setting in [*grid.decoder_candidates(), *tower]:
+        scaled = setting.scaled(DEMO, CLIP_L)
+        assert in_order(scaled.tower)
+        assert in_order(scaled.decoder)
+
+
+def test_the_best_of_each_way_that_saves_enough():
+    def tried(by, plan, share, value):
+        stages = tuple(replace(Stage.parse(part), by=by) for part in plan.split())
+        return grid.Tried(Setting("uniform", tower=stages), share, value)
+
+    a, b = tried("even", "2:72", 0.7, 0.9), tried("even", "1:72", 0.6, 0.9)
+    c, d = tried("cls", "4:72", 0.95, 0.99), tried("cls", "2:72", 0.7, 0.95)
+    assert grid.best_of_each([a, b, c, d]) == [d, b]
+    assert grid.undominated([a, b, c, d]) == [c, d, b]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 6), st.integers(0, 6)).map(lambda p: at(p[0] / 10, p[1] / 10)),
+        max_size=12,
+    )
+)
+def test_the_frontier_is_what_no_other_beats(some):
+    def beaten(one):
+        return any(
+            (other.exact.value, -other.first_token) != (one.exact.value, -one.first_token)
+            and other.exact.value >= one.exact.value
+            and other.first_token <= one.first_token
+            for other in some
+        )
+
+    assert set(points.pareto(some)) == {one for one in some if not beaten(one)}
+
+
+def test_points_without_a_time_are_not_on_it():
+    assert points.pareto([at(0.9, None), at(0.8, 0.5)]) == [at(0.8, 0.5)]
+
+
+def test_the_table_has_a_row_a_setting_and_the_frontier_bold(tmp_path):
+    some = [at(0.9, 0.5), at(0.8, 0.4, budget=7), at(0.85, 0.6, stages="tower 2:72:even")]
+    some[2] = replace(some[2], p=0.03)
+    lines = points.table(some).splitlines()
+    assert lines[0] == "| method | stages | 25% (36) | 5% (7) |"
+    assert lines[2] == "| One |  | **90.0 [88.0, 92.0], 0.50x** | **80.0 [78.0, 82.0], 0.40x** |"
+    assert lines[3] == "| One | tower 2:72:even | 85.0 [83.0, 87.0] (0.03), 0.60x |  |"
+    points.save(tmp_path / "points.json", some, {"questions": 3})
+    assert points.load(tmp_path / "points.json") == some
+
+
+def test_the_picture_is_small_and_shows_all():
+    some = [
+        at(0.5 + number / 40, 0.3 + number / 60, budget, f"Method {number}", stages)
+        for number in range(len(COLOURS))
+        for budget in (36, 7)
+        for stages in ("", "tower 2:72:even")
+    ]
+    picture = draw(some)
+    assert picture == draw(some)
+    assert len(picture) < 200_000
+    assert ET.fromstring(picture).tag.endswith("svg")
+
+
+def test_graphs_serve_smaller_budgets_where_they_are_nested():
+    budgets = (72, 36, 14, 7)
+    assert [points.graph_budget(b, budgets, True) for b in budgets] == [72, 36, 36, 36]
+    assert [points.graph_budget(b, budgets, False) for b in budgets] == list(budgets)
+    assert points.graph_budget(9, (9,), True) == 9
+
+
+def test_training_and_test_questions_share_no_picture(tmp_path):
+    sets = [accuracy.questions(tmp_path, split, 40) for split in ("train", "test")]
+    contents = [
+        {Path(question.images[0]).read_bytes() for question in data.questions} for data in sets
+    ]
+    assert len(contents[0]) == len(contents[1]) == 40
+    assert not contents[0] & contents[1]
+    assert accuracy.questions(tmp_path, "test", 40).sha256 == sets[1].sha256  # not made again
+
+
+def test_what_cannot_be_exported_is_left_out_and_says_why(tmp_path):
+    impossible = Setting("uniform", tower=(Stage(99, 72, "even"),))
+    refused = accuracy.export_all(tmp_path, [(impossible, [72])], workers=1)
+    assert "stage" in refused[impossible]
+    assert accuracy.measure(tmp_path, accuracy.questions(tmp_path, "test", 1), [], 1) == []
+
+
+def test_calls_in_this_process_and_in_others():
+    calls = [partial(abs, -1), partial(abs, -2)]
+    assert sorted(in_processes(calls, workers=1)) == [1, 2]
+    assert sorted(in_processes(calls, workers=2)) == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return Models(tmp_path_factory.mktemp("models"), PRESETS["tiny-qwen2"])
+
+
+def test_times_are_taken_once_and_kept(models, tmp_path):
+    """Of artifacts as they are shipped, whose graphs are int8."""
+    here, there = DEMO, models.dimensions
+    assert there == Dimensions(36, 3, 2)
+    results = [
+        Accuracy(grid.unpruned(), 144, estimate(0.9), None),
+        Accuracy(Setting("uniform"), 36, estimate(0.8), Difference(estimate(-0.1), 1, 2, 0.5, 10)),
+    ]
+    of = [points.parts(result, here, there, (36,), grid.unpruned()) for result in results]
+    assert of[1] == points.Parts(Setting("uniform"), 9, grid.unpruned(), 9)
+    file = tmp_path / "times.json"
+    watch = Stopwatch(file, models, grid.unpruned(), repeat=1, threads=1)
+    timed = points.timed(results, of, watch, here)
+    assert [one.budget for one in timed] == [144, 36]
+    assert timed[1].p == 0.5
+    assert all(one.first_token > 0 for one in timed)
+    before = file.read_bytes()
+    again = Stopwatch(file, models, grid.unpruned(), repeat=1, threads=1)
+    assert points.timed(results, of, again, here) == timed
+    assert file.read_bytes() == before
+    graphs = Artifact.open(models.export_tower(Setting("uniform"), 9), allow_rejected=True)
+    assert graphs.manifest.vision.graphs == {9: {"int8": "onnx/vision_encoder_int8.onnx"}}
+    assert not graphs.manifest.passed  # nobody takes it for an artifact that was checked

@@ -1,0 +1,192 @@
+"""The frontier of accuracy against the time to the first token: ``PYTHONPATH=tools python -m
+frontier``.
+
+Accuracy is the demo's, through its artifacts: stages are chosen on questions of the training split
+and reported on held-out ones. Times are of a tower and a decoder of real dimensions with random
+weights, at the same parts of depth and tokens. What lies in BUILD is not made again, so that an
+interrupted run goes on. Times want a machine where nothing else runs, all the rest does not mind:
+``--parts accuracy,graphs`` first, everything then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import click
+
+from benchmark.interleave import check_quiet
+from frontier import accuracy, grid, models, points
+from frontier.plot import draw
+from frontier.settings import Dimensions, Setting
+from frontier.timing import Stopwatch
+from make_checkpoint import PRESETS
+from page_section import replace_section
+from pocketvlm.cli.lists import NAMES, NUMBERS, Comma
+from pocketvlm.files import replace_file
+
+_PATH = click.Path(path_type=Path)
+_PARTS = ("accuracy", "graphs", "time")
+_SECTION = "frontier"
+
+
+def _part(name: str) -> str:
+    if name not in _PARTS:
+        raise ValueError(name)
+    return name
+
+
+@click.command(help=__doc__)
+@click.option("--build", type=_PATH, default=Path("build/frontier"), show_default=True)
+@click.option("--questions", default=1_000, show_default=True, help="Held-out, of the test split.")
+@click.option("--training", default=300, show_default=True, help="Those that stages are chosen by.")
+@click.option("--budgets", type=NUMBERS, default=grid.BUDGETS, help="Of the demo's 144 tokens.")
+@click.option("--only", type=NAMES, default=(), help="Methods; all by default.")
+@click.option("--stages/--no-stages", default=True, show_default=True, help="Inside the graphs.")
+@click.option("--workers", default=1, show_default=True, help="Processes, but for times.")
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), default="clip-l-qwen2-0.5b")
+@click.option("--repeat", default=5, show_default=True, help="Turns that count.")
+@click.option("--threads", default=2, show_default=True, help="Threads of each engine.")
+@click.option("--allow-busy", is_flag=True, help="Take times although something else runs.")
+@click.option("--parts", type=Comma("parts", _part), default=_PARTS, help="Of the three.")
+@click.option("--page", type=_PATH, help="Write the table between this file's markers.")
+@click.option("--figures", type=_PATH, help="Write the points as JSON.")
+@click.option("--plot", type=_PATH, help="Draw them, as SVG.")
+def main(
+    build: Path,
+    questions: int,
+    training: int,
+    budgets: tuple[int, ...],
+    only: tuple[str, ...],
+    stages: bool,
+    workers: int,
+    preset: str,
+    repeat: int,
+    threads: int,
+    allow_busy: bool,
+    parts: tuple[str, ...],
+    page: Path | None,
+    figures: Path | None,
+    plot: Path | None,
+) -> None:
+    """Measure, print, and write where asked."""
+    here = Dimensions.of(accuracy.MODEL)
+    chosen = _choose(build, training, budgets, workers, here) if stages else []
+    for one in chosen:
+        click.echo(
+            f"{one.setting.stages}: {100 * one.accuracy:.1f} % of the training split's questions, "
+            f"{one.work:.2f} of the work"
+        )
+    wanted = _wanted(grid.methods(only), [one.setting for one in chosen], budgets, here)
+    data = accuracy.questions(build, "test", questions)
+    results = accuracy.measure(build, data, wanted, workers)
+    refused = accuracy.export_all(build, wanted, workers)
+    for setting, reason in refused.items():
+        click.echo(f"left out: {setting.name}: {reason}", err=True)
+    every, about = [points.point(result, here) for result in results], ""
+    if set(parts) & {"graphs", "time"}:
+        real = models.real(build / "models", preset)
+        there, whole = real.dimensions, grid.unpruned()
+        of = [points.parts(result, here, there, budgets, whole) for result in results]
+        real.build_all([*_towers(real, of), *_decoders(real, of)], workers)
+        if "time" in parts:
+            line = check_quiet(allow_busy)
+            watch = Stopwatch(build / "times.json", real, whole, repeat, threads)
+            every = points.timed(results, of, watch, here)
+            about = f"{threads} threads, {repeat} interleaved turns; {line}; {watch.machine}"
+    text = _page_text(every, here, len(data.questions), training, preset, about, plot)
+    click.echo(text)
+    if plot and about:
+        replace_file(plot, draw(every))
+    if page:
+        replace_section(page, _SECTION, text)
+    if figures:
+        points.save(figures, every, {"questions": questions, "training": training, "times": about})
+
+
+def _towers(real: models.Models, of: list[points.Parts]) -> list[Callable[[], Path]]:
+    """What makes the vision graphs, each once."""
+    every = dict.fromkeys((one.vision, one.budget) for one in of)
+    return [partial(real.export_tower, vision, budget) for vision, budget in every]
+
+
+def _decoders(real: models.Models, of: list[points.Parts]) -> list[Callable[[], Path]]:
+    """What makes the decoder graphs."""
+    every = dict.fromkeys(one.decoder for one in of)
+    return [partial(real.export_decoder, decoder) for decoder in every]
+
+
+def _choose(
+    build: Path, training: int, budgets: tuple[int, ...], workers: int, here: Dimensions
+) -> list[grid.Tried]:
+    """Stages by the training split: for the tower, of the default method, the best of each way to
+    choose rows, the best of all first; for the decoder those that none beats."""
+    data = accuracy.questions(build, "train", training)
+    method = grid.default_method(accuracy.MODEL)
+    chosen: list[list[grid.Tried]] = []
+    for candidates, asked in (
+        (grid.tower_candidates(method), budgets),
+        (grid.decoder_candidates(), (here.tokens,)),
+    ):
+        allowed = {one: one.allowed(asked) for one in candidates}
+        if not allowed:
+            chosen.append([])
+            continue
+        accuracy.export_all(build, list(allowed.items()), workers)
+        # All are compared at the budgets that each can have.
+        common = sorted(set(asked).intersection(*allowed.values()), reverse=True)
+        results = accuracy.measure(build, data, [(one, common) for one in candidates], workers)
+        chosen.append(grid.tried(accuracy.means(results, common), here))
+    return [*grid.best_of_each(chosen[0]), *grid.undominated(chosen[1])]
+
+
+def _wanted(
+    methods: list[Setting], staged: list[Setting], budgets: tuple[int, ...], here: Dimensions
+) -> list[tuple[Setting, list[int]]]:
+    """All methods; all of them with the best tower stages; the default one with all stages; and
+    the unpruned one, with and without those of the decoder."""
+    towers = [one for one in staged if one.tower]
+    decoders = [one for one in staged if one.decoder]
+    settings = [*methods]
+    settings += [
+        replace(one, tower=best.tower) for one in methods for best in towers[: grid.CHOSEN]
+    ]
+    default = grid.default_method(accuracy.MODEL)
+    if default in methods:
+        settings += [*towers, *(replace(default, decoder=one.decoder) for one in decoders)]
+    wanted = [(one, one.allowed(budgets)) for one in dict.fromkeys(settings)]
+    whole = [(one, [here.tokens]) for one in (grid.unpruned(), *decoders)]
+    return [*whole, *((one, allowed) for one, allowed in wanted if allowed)]
+
+
+def _page_text(
+    every: list[points.Point],
+    here: Dimensions,
+    questions: int,
+    training: int,
+    preset: str,
+    about: str,
+    plot: Path | None,
+) -> str:
+    lines = [
+        f"Exact match in per cent on {questions} held-out questions by the share of visual tokens "
+        "kept, with 95 % intervals; with stages in brackets p of McNemar's exact test against the "
+        "same method at the same share without them. Stages are LAYER:KEEP:BY of the demo's "
+        f"{here.tower} layers in the tower, {here.decoder} in the decoder and {here.tokens} "
+        f"tokens, chosen on {training} questions of the training split."
+    ]
+    if about:
+        lines[0] += (
+            " Times to the first token are of the unpruned one's, int8 tower and int8 decoder of "
+            f"`{preset}` at the same parts of depth and tokens; bold is what no other beats in "
+            f"both. {about}."
+        )
+        if plot:
+            lines += ["", f"![Accuracy against time to first token]({plot.name})"]
+    return "\n".join([*lines, "", points.table(every)])
+
+
+if __name__ == "__main__":
+    main()

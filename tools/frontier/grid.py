@@ -1,0 +1,111 @@
+"""Knows which settings are compared: all methods, all ways to drop rows in the tower, and the
+layers and keeps that are tried for stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from frontier.settings import Dimensions, Setting, work
+from pocketvlm.artifact.stages import GIVEN, Stage
+from pocketvlm_export.decoder_stages import DECODER_STAGES, named
+from pocketvlm_export.families import FAMILIES
+from pocketvlm_export.loading import inspect_checkpoint
+from pocketvlm_export.pruning import KEEPS_ALL, PRUNERS
+from pocketvlm_export.tower_stages import CRITERIA
+
+BUDGETS = (72, 36, 14, 7)  # 50, 25, 10 and 5 % of the demo's 144 patches
+# Where rows are dropped in the demo's 5 layers, by each way to choose them, as LAYER:KEEP.
+TOWER_PLANS = ("1:72", "2:72", "3:72", "1:96 3:48")
+# And visual tokens in its decoder's 4: once (FastV), all (a fixed exit), in steps (PyramidDrop).
+DECODER_PLANS = ("1:36", "2:36", "2:14", "1:72 2:36 3:18", "2:0", "3:0")
+MOST_WORK = 0.8  # of the tower's rows that a plan may leave: one that saves less is not worth it
+CHOSEN = 1  # tower plans that every method is measured with
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A plan of stages with what it was worth on the questions that it was chosen by.
+
+    Attributes:
+        setting: one with it.
+        work: see `frontier.settings.work`.
+        accuracy: a mean over budgets, 0 to 1.
+    """
+
+    setting: Setting
+    work: float
+    accuracy: float
+
+
+def default_method(model: str) -> Setting:
+    """The method that the checkpoint is exported with where none is named."""
+    spec = inspect_checkpoint(model).spec
+    return Setting(FAMILIES[spec.config.model_type].default_pruner(spec))
+
+
+def methods(only: Iterable[str] = ()) -> list[Setting]:
+    """Every method that prunes, or those named."""
+    names = tuple(only) or tuple(name for name in PRUNERS if name != KEEPS_ALL)
+    return [Setting(name) for name in names]
+
+
+def unpruned() -> Setting:
+    """What all are compared with."""
+    return Setting(KEEPS_ALL)
+
+
+def tower_candidates(method: Setting) -> list[Setting]:
+    """The method with every plan for the tower."""
+    return [
+        replace(method, tower=tuple(replace(Stage.parse(part), by=by) for part in plan.split()))
+        for by in CRITERIA
+        for plan in TOWER_PLANS
+    ]
+
+
+def decoder_candidates() -> list[Setting]:
+    """Every plan for a decoder that is given all tokens, by each way to choose them that needs
+    nothing but the prompt."""
+    leaving = named(Stage(layer=1, keep=0)).by
+    ranking = [by for by in DECODER_STAGES if by not in (GIVEN, leaving)]
+    candidates = []
+    for plan in DECODER_PLANS:
+        stages = tuple(map(Stage.parse, plan.split()))
+        for by in ranking if stages[-1].keep else [leaving]:
+            chosen = tuple(replace(stage, by=by) for stage in stages)
+            candidates.append(replace(unpruned(), decoder=chosen))
+    return candidates
+
+
+def tried(accuracy: Mapping[Setting, float], model: Dimensions) -> list[Tried]:
+    """What was measured of candidates, with the work that each leaves."""
+    return [
+        Tried(
+            setting,
+            work(setting.tower, model.tower, model.tokens)
+            if setting.tower
+            else work(setting.decoder, model.decoder, model.tokens),
+            value,
+        )
+        for setting, value in accuracy.items()
+    ]
+
+
+def best_of_each(results: Sequence[Tried]) -> list[Tried]:
+    """Of each way to choose rows the most accurate plan that saves enough, see `MOST_WORK`; the
+    most accurate first."""
+    best: dict[str, Tried] = {}
+    for result in sorted(results, key=lambda one: (-one.accuracy, one.work)):
+        if result.work <= MOST_WORK:
+            best.setdefault(result.setting.tower[0].by, result)
+    return list(best.values())
+
+
+def undominated(results: Sequence[Tried]) -> list[Tried]:
+    """Those that no other beats in work and in accuracy at once; the most accurate first."""
+    frontier: list[Tried] = []
+    for result in sorted(results, key=lambda one: (-one.accuracy, one.work)):
+        if not frontier or result.work < frontier[-1].work:
+            frontier.append(result)
+    return frontier

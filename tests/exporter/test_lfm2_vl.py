@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pocketvlm import VLM, EngineSettings, PocketVLMError, Sampling
-from pocketvlm.artifact.specs import FastV, Pruning
+from pocketvlm.artifact.specs import Pruning
+from pocketvlm.artifact.stages import Stage
 from pocketvlm.cli import main
 from pocketvlm.layouts import make_layout
 from pocketvlm_export import ExportOptions, export
@@ -398,7 +399,7 @@ def test_what_is_not_supported_is_refused_in_one_line(checkpoint, tmp_path, chan
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"fastv": FastV(1, 4)}, "layers of this decoder are convolutions"),
+        ({"decoder_stages": (Stage(1, 4),)}, "layers of this decoder are convolutions"),
         ({"caps": Caps(max_tiles=1)}, "--max-tiles 1 is outside 2..10"),
         ({"caps": Caps(max_tiles=4), "layout": "whole"}, "nothing that the layout marked-resize"),
         ({"caps": Caps(max_tiles=4, fixed_size=(112, 112))}, "nothing that the layout"),

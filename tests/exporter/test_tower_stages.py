@@ -106,6 +106,22 @@ def test_what_goes_on_is_what_goes_on_in_the_masked_tower(checkpoint, preset, by
     assert judged["kept_equal"]
 
 
+@pytest.mark.parametrize(
+    ("preset", "caps"),
+    [("tiny-llava-onevision", Caps()), ("tiny-lfm2-vl", Caps(fixed_size=(128, 192)))],
+)
+def test_towers_without_squares_and_of_one_size_by_choice(checkpoint, preset, caps):
+    opened = checkpoint(preset)
+    tokens = plan_of(opened, caps=caps).spec.vision.tokens
+    plan = plan_of(opened, Stage(1, tokens // 2), caps=caps, budget=tokens // 4)
+    size = plan.spec.vision.image_size
+    assert size is not None
+    pixels = gate_pictures(1, size)
+    reference = reference_of(plan, pixels)
+    rows = list(compare_kept(encoded(module_of(plan), pixels), reference))
+    assert judge_vision(rows, [reference])["passed"]
+
+
 @pytest.mark.parametrize("name", PRUNING)
 def test_every_method_reads_what_is_left(checkpoint, name):
     opened = checkpoint("tiny-llama")

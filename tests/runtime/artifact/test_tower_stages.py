@@ -52,8 +52,7 @@ def test_what_is_written_is_read_again(stated):
         ([stage(-1, 8)], "layer"),
         ([stage(1, 8, "Farthest first")], "by"),
         ([{"layer": 1, "keep": 8}], "by"),
-        ([{**stage(1, 8), "where": "tower"}], ""),
-        (["1:8:farthest"], ""),
+        (["1:8:farthest"], "stages"),
         ([stage(1, 8.5)], "keep"),
     ],
 )

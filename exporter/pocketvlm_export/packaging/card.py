@@ -14,6 +14,7 @@ from pocketvlm_export.checkpoint import generation_notes, generation_warnings
 from pocketvlm_export.decoder_stages import find_ranking
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.plan import ExportPlan
+from pocketvlm_export.tower_stages import find_criterion
 
 _BODY = """
 # {model}: {method}, {budget} of {tokens} visual tokens
@@ -85,7 +86,15 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
         budget=budget,
         tokens=f"{'' if plan.spec.vision.image_size else 'at most '}{tokens}",
         version=pocketvlm.__version__,
-        pruning=_pruning(plan, budget) + _guided(plan) + _stages(plan) + _guide(plan),
+        pruning="".join(
+            (
+                _pruning(plan, budget),
+                _tower_stages(plan),
+                _guided(plan),
+                _stages(plan),
+                _guide(plan),
+            )
+        ),
         pictures="" if plan.layout.stock_clients else _pictures(plan, budget),
         answers=_answers(plan),
         option=option,
@@ -202,6 +211,19 @@ def _guided(plan: ExportPlan) -> str:
         "read again from the first picture on. Only PocketVLM's runtime does this by itself: "
         "transformers.js and llama.cpp's own programs cannot answer from this folder."
     )
+
+
+def _tower_stages(plan: ExportPlan) -> str:
+    """Where the tower drops patches on its way, by what."""
+    sentences = []
+    for stage in plan.tower_stages:
+        criterion = find_criterion(stage.by)
+        paper = f" ({criterion.paper})" if criterion.paper else ""
+        sentences.append(
+            f" Its tower drops to {stage.keep} patches before layer {stage.layer} (the first is "
+            f"0): those go on {criterion.keeps}{paper}."
+        )
+    return "".join(sentences)
 
 
 def _stages(plan: ExportPlan) -> str:

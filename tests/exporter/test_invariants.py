@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM, Artifact, Sampling
-from pocketvlm.layouts import slot_count, tokens_of_tile
+from pocketvlm.layouts import slot_count, tokens_of_tiles
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.families import FAMILIES as KNOWN
@@ -60,7 +60,15 @@ FAMILIES = {
             sizes=((112, 112), (192, 96), (196, 140), (60, 84)),
         )
     ],
-    "lfm2_vl": [Dynamic("tiny-lfm2-vl", pruner="received-attention")],
+    # The second is cut into 1 x 2 tiles of 6 x 6 tokens, and has a thumbnail of 4 x 9.
+    "lfm2_vl": [
+        Dynamic(
+            "tiny-lfm2-vl",
+            pruner="received-attention",
+            sizes=((112, 112), (540, 250), (196, 140), (60, 84), (84, 60)),
+        ),
+        Dynamic("tiny-lfm2-vl", layout="whole", pruner="received-attention"),
+    ],
 }
 CASES = [case for cases in FAMILIES.values() for case in cases]
 
@@ -121,8 +129,8 @@ class Exports:
         return encoded, viewer.encode(encoded, cached=False).inputs_embeds
 
     def tokens_of(self, encoded):
-        """N of each tile of a prepared picture."""
-        return tokens_of_tile(self.pruned.parts.viewer.layout, encoded.grid)
+        """N of each tile of a prepared picture, in the order of the prompt."""
+        return tokens_of_tiles(self.pruned.parts.viewer.layout, encoded.grid)
 
     def answer(self, images, vlm=None, budget=None, **more):
         budget = None if self.case.pruner == "none" else budget
@@ -170,8 +178,8 @@ def test_slots_equal_features(exports, budget):
         encoded, features = exports.encode(image, budget)
         assert encoded.slots == len(features) == slot_count(encoded.layout, encoded.ids)
         assert encoded.slots <= encoded.tokens_before
-        assert len(encoded.kept_indices) == encoded.grid.tiles * min(
-            encoded.budget, exports.tokens_of(encoded)
+        assert len(encoded.kept_indices) == sum(
+            min(encoded.budget, tokens) for tokens in exports.tokens_of(encoded)
         )
         if str(budget) in manifest.vision.totals:
             assert encoded.slots <= manifest.vision.totals[str(budget)][str(encoded.grid)]
@@ -183,12 +191,12 @@ def test_all_tokens_kept_is_no_pruning(exports):
     """At budget N nothing is lost: under transformers' own layout it is the unpruned artifact."""
     for image in exports.inputs:
         encoded, features = exports.encode(image, exports.tokens)
-        every = encoded.grid.tiles * exports.tokens_of(encoded)
+        every = sum(exports.tokens_of(encoded))
         assert encoded.kept_indices == list(range(every))
         assert len(features) == encoded.tokens_before
     if not exports.spec.layouts[exports.case.layout].exact or exports.case.pruner == "none":
         return
-    options = ExportOptions(pruner="none", caps=exports.case.caps)
+    options = ExportOptions("none", layout=exports.case.layout, caps=exports.case.caps)
     export(str(exports.checkpoint), exports.folder / "none", options)
     whole = VLM.load(exports.folder / "none")
     for image in exports.inputs:
@@ -205,12 +213,11 @@ def test_all_tokens_kept_is_no_pruning(exports):
 def test_kept_tokens_stand_in_raster_order(exports, budget):
     for image in exports.inputs:
         encoded, features = exports.encode(image, budget)
-        kept = encoded.features.kept_indices
-        assert kept.shape == (
-            encoded.grid.tiles,
-            min(encoded.budget, exports.tokens_of(encoded)),
-        )
-        assert (np.diff(kept, axis=1) > 0).all()
+        kept = [row for batch in encoded.features for row in batch.kept_indices]
+        assert [len(row) for row in kept] == [
+            min(encoded.budget, tokens) for tokens in exports.tokens_of(encoded)
+        ]
+        assert all((np.diff(row) > 0).all() for row in kept)
         assert encoded.kept_indices == sorted(set(encoded.kept_indices))
         # Every feature of the picture is one of those of all tokens, and they stand in the same
         # order.

@@ -90,7 +90,7 @@ def unpruned_folder(checkpoint, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pruned_folder(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lfm2") / "pruned"
-    options = ExportOptions("received-attention", budgets=(9,), decoder=DECODER, gguf_types=TYPES)
+    options = ExportOptions("received-attention", budgets=(50,), decoder=DECODER, gguf_types=TYPES)
     return exported(checkpoint, folder, options)
 
 
@@ -176,18 +176,13 @@ def test_pruned_it_is_the_sequence_without_the_dropped_tokens(pruned, budget, si
     ]
 
 
-def test_a_thumbnail_below_the_budget_keeps_all(checkpoint, tmp_path_factory):
-    """Narrow: the thumbnail has 2 x 15 tokens, where a tile keeps 40."""
-    folder = tmp_path_factory.mktemp("lfm2") / "wide"
-    exported(checkpoint, folder, ExportOptions("received-attention", budgets=(40,)))
-    vlm, image = VLM.load(folder, settings=ONE_THREAD), noise(4, 36)
-    pair = Pair(Theirs(checkpoint, folder), vlm, 3e-5)
-    answer = dropping(pair, QUESTION, [image], (image, QUESTION), 40)
-    assert answer.tokens_per_picture == [4 * 40 + 2 * 15]
-    assert answer.kept_indices[0][-30:] == list(range(4 * 64, 4 * 64 + 30))
+def test_a_thumbnail_below_the_budget_keeps_all(pruned):
+    """Narrow: the thumbnail has 2 x 24 tokens, where a tile keeps 50."""
+    image, (kept, tokens) = noise(4, 36), (4 * 50 + 48, 4 * 64 + 48)
+    answer = dropping(pruned, QUESTION, [image], (image, QUESTION), 50)
+    assert answer.visual_tokens == {"before": tokens, "after": kept}
+    assert answer.kept_indices[0][-48:] == list(range(4 * 64, tokens))
     assert answer.pictures_below_budget == 0
-    small = dropping(pair, QUESTION, [image], (image, QUESTION), 20)
-    assert small.tokens_per_picture == [5 * 20]
 
 
 def test_so_it_is_of_several_pictures_between_texts(pruned):
@@ -289,9 +284,9 @@ def test_inspect_says_what_of_a_prompt_is_reused(pruned_folder, capsys):
     assert end.value.code == 0
     printed = capsys.readouterr().out
     assert "2 of the layers are convolutions: a conversation goes on from its last turn" in printed
-    assert "at most 64 tokens per tile -> 9" in printed
-    assert "9 per tile come to 9 (1x1), 27 (1x2)" in printed
-    assert "45 (2x2) visual tokens per picture" in printed
+    assert "at most 64 tokens per tile -> 50" in printed
+    assert "50 per tile come to 50 (1x1), 150 (1x2)" in printed
+    assert "250 (2x2) visual tokens per picture" in printed
     assert "at most 4 tiles of 224x224 pixels and a thumbnail" in printed
 
 

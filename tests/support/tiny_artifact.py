@@ -152,6 +152,45 @@ def make_dynamic(root: Path, weights: Weights, k: int, tokens: int) -> None:
     write_manifest(root, data)
 
 
+def make_thumbnails(root: Path, weights: Weights, k: int) -> None:
+    """Let a tiny artifact of one budget k cut pictures of more than 24 tokens into 2 to 4 tiles of
+    4 x 4 tokens and a thumbnail of 12 at most; smaller ones are one tile of as many at most."""
+    make_dynamic(root, weights, k, PATCHES)
+    processor = {
+        "image_processor_type": "Lfm2VlImageProcessorFast",
+        "encoder_patch_size": PATCH // 2,
+        "downsample_factor": 2,
+        "min_image_tokens": 2,
+        "max_image_tokens": 12,
+        "tile_size": IMAGE,
+        "min_tiles": 2,
+        "max_tiles": 4,
+        "image_mean": PREPROCESSOR["image_mean"],
+        "image_std": PREPROCESSOR["image_std"],
+    }
+    (root / "preprocessor_config.json").write_text(json.dumps(processor))
+    data = read_manifest(root)
+    data["vision"]["layout"] = {
+        "name": "tiles-and-thumbnail",
+        "factor": PATCH,
+        "min_pixels": 2 * PATCH**2,
+        "max_pixels": 12 * PATCH**2,
+        "tile": IMAGE,
+        "min_tiles": 2,
+        "max_tiles": 4,
+        "cut_above": 24 * PATCH**2,
+        "patch": PATCH // 2,
+        "thumbnail": True,
+        "before": [40],
+        "after": [41],
+        "whole": [42],
+        "parts": [
+            [[50 + 4 * row + column] for column in range(4 // (row + 1))] for row in range(4)
+        ],
+    }
+    write_manifest(root, data)
+
+
 def cut_pictures(root: Path, rows: int, columns: int) -> None:
     """Let a tiny artifact cut pictures into so many parts, or fewer, and those of a prompt that has
     several not at all."""

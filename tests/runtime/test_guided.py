@@ -222,14 +222,20 @@ def test_other_methods_and_other_grids_are_refused_at_once(tmp_path, large):
         large.guided_by(VLM.load(tmp_path / "tiles"))
 
 
-def test_pictures_of_any_size_are_compared_as_they_come(tmp_path):
-    for name, give, most in (("small", give_scores, 40), ("big", None, 12)):
-        weights = write_artifact(tmp_path / name, seed=1, budgets=(most,), tokens_before=most)
-        give(tmp_path / name, weights) if give else read_scores(tmp_path / name, weights, 3)
-        make_dynamic(tmp_path / name, weights, most, most)
-    guided = VLM.load(tmp_path / "big")
-    with pytest.raises(PocketVLMError, match="small makes 40 tokens"):
-        guided.guided_by(VLM.load(tmp_path / "small"))
+def test_pictures_of_any_size_make_the_same_tokens_where_both_read_as_many(tmp_path):
+    for name, most in (("small", 20), ("smaller", 12), ("big", 20)):
+        weights = write_artifact(tmp_path / name, seed=1, budgets=(12,))
+        if name == "big":
+            read_scores(tmp_path / name, weights, 3)
+        else:
+            give_scores(tmp_path / name, weights)
+        make_dynamic(tmp_path / name, weights, 12, most)
+    big, small, smaller = (VLM.load(tmp_path / name) for name in ("big", "small", "smaller"))
+    with pytest.raises(PocketVLMError, match="smaller makes 12 tokens"):
+        big.guided_by(smaller)
+    answer = big.guided_by(small).generate("what?", [PICTURE], sampling=BRIEF)
+    assert answer.answered_by == "model"
+    assert answer.kept_indices == answer.guide.kept_indices
 
 
 def test_the_command(guide_dir, large, plain_dir):

@@ -31,7 +31,7 @@ GUIDE_CARD = CARD.replace(
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    default=Path("build/demo-guide"),
+    default=DEMO.with_name("demo_guide_checkpoint"),
     help="The finished checkpoint's folder.",
 )
 @click.option("--seed", default=0, show_default=True)

@@ -21,6 +21,8 @@ from pocketvlm_export import upstream
 DEMO = "demo"
 # Not there in every installation, so it is looked for where it is asked for.
 DEMO_FOLDER = Path(__file__).parent.parent / "demo_checkpoint"
+# With half of its decoder, for `pocketvlm run --guide`.
+GUIDE, GUIDE_FOLDER = "demo-guide", DEMO_FOLDER.with_name("demo_guide_checkpoint")
 # Weights as safetensors, everything else as text: a pickle or a script of the repository never
 # reaches this machine.
 _TEXTS = ["*.json", "*.jinja", "README.md"]
@@ -58,8 +60,8 @@ class Source:
 
 
 def locate(model: str, revision: str | None = None) -> Source:
-    """Find ``model``: an existing folder first, then ``demo``, then a Hub id at ``revision``
-    (downloaded or cached).
+    """Find ``model``: an existing folder first, then ``demo`` or ``demo-guide``, then a Hub id at
+    ``revision`` (downloaded or cached).
 
     Of the Hub everything but the weights is fetched. ``HF_HUB_OFFLINE`` and the usual cache
     variables are honoured by huggingface_hub.
@@ -69,7 +71,7 @@ def locate(model: str, revision: str | None = None) -> Source:
             line.
     """
     folder = user_path(model)
-    if revision is not None and (model == DEMO or folder.is_dir()):
+    if revision is not None and (model in (DEMO, GUIDE) or folder.is_dir()):
         raise RequestError(
             f"--revision {revision} was given with {model}, which is not on the Hub",
             advice="leave it out",
@@ -77,6 +79,8 @@ def locate(model: str, revision: str | None = None) -> Source:
         )
     if model == DEMO and not folder.is_dir():
         return _demo()
+    if model == GUIDE and not folder.is_dir():
+        return _demo(GUIDE, GUIDE_FOLDER)
     if folder.is_dir():
         return Source(model, folder.resolve(), _names(folder))
     if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
@@ -87,13 +91,14 @@ def locate(model: str, revision: str | None = None) -> Source:
     return _from_hub(model, revision)
 
 
-def _demo() -> Source:
-    if not (DEMO_FOLDER / "config.json").is_file():
+def _demo(name: str = DEMO, folder: Path | None = None) -> Source:
+    folder = folder or DEMO_FOLDER
+    if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"the demo checkpoint is not part of this installation ({DEMO_FOLDER})",
+            f"the {name} checkpoint is not part of this installation ({folder})",
             advice="install pocketvlm from its repository or give another checkpoint",
         )
-    return Source(DEMO, DEMO_FOLDER, _names(DEMO_FOLDER))
+    return Source(name, folder, _names(folder))
 
 
 def _from_hub(model: str, revision: str | None) -> Source:

@@ -226,7 +226,11 @@ def test_it_passes_the_gate(artifact):
 def test_a_selector_with_another_weight_fails_the_gate(made, tmp_path):
     source, plan = made
     other = shutil.copytree(source, tmp_path / "other")
-    wrong = replace(plan, pruner=make_pruner(NAME, {"relevance_weight": "0.2"}))
+    wrong = replace(
+        plan,
+        pruner=make_pruner(NAME, {"relevance_weight": "0.2"}),
+        selectors={5: plan.selectors[5]},
+    )
     build_selectors(wrong, other, lambda _: None)
     assert not sealed((other, plan), tmp_path / "a").passed
 
@@ -277,16 +281,9 @@ def test_the_page_and_the_card_say_what_other_clients_need(artifact):
 
 @pytest.fixture(scope="module")
 def any_size(qwen3, tmp_path_factory):
-    """Pictures of any size, three numbers a position and features of inner layers, for both
-    engines."""
-    options = ExportOptions(
-        NAME,
-        budgets=(6,),
-        caps=Caps(max_pixels=48 * 32**2),
-        decoder="both" if HAS_LLAMA_CPP else "onnx",
-        gguf_types=("f32",) if HAS_LLAMA_CPP else (),
-    )
+    """Pictures of any size, three numbers a position and features of inner layers."""
     folder = tmp_path_factory.mktemp("any-size") / "a"
+    options = ExportOptions(NAME, budgets=(6,), caps=Caps(max_pixels=48 * 32**2))
     return folder, export(str(qwen3), folder, options)
 
 

@@ -45,11 +45,15 @@ class Model:
 
 MODELS = [
     Model("tiny-llama", "single", methods=("fastervlm", "vtc-cls", "received-attention", "none")),
-    Model("tiny-llava-next", "fastervlm", methods=("fastervlm", "vtc-cls", "score", "uniform")),
+    Model(
+        "tiny-llava-next",
+        "fastervlm",
+        methods=("fastervlm", "vtc-cls", "score", "uniform", "cdpruner"),
+    ),
     Model("tiny-llava-next", "hf", methods=("uniform", "gprune", "none")),
     Model("tiny-llava-onevision", "hf", has_cls=False),
     Model("tiny-smolvlm", "hf", has_cls=False, methods=("divprune", "gprune", "random", "none")),
-    Model("tiny-idefics3", "hf", has_cls=False, methods=("received-attention",)),
+    Model("tiny-idefics3", "hf", has_cls=False, methods=("received-attention", "cdpruner")),
     Model("tiny-video-llava", "fastervlm", methods=("fastervlm", "random")),
     Model("tiny-internvl", "hf", methods=("vtc-cls", "scope", "gprune", "none")),
     Model("tiny-gemma3", "single", has_cls=False),

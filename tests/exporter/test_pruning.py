@@ -20,6 +20,7 @@ from pocketvlm import PocketVLMError
 from pocketvlm_export.options import check_budgets
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.pruning.base import Evidence, take_best
+from pocketvlm_export.pruning.cdpruner import greedy_map
 from pocketvlm_export.verification.oracles import find_oracle
 from support.clip_oracle import best
 
@@ -118,6 +119,25 @@ def test_visionzip_keeps_what_the_authors_function_keeps():
     assert dominant == golden["keep_incl_cls"]
     assert short_hash(np.array(dominant)) == golden["keep_sha"]
     assert with_cls[~as_they_were].tolist() == golden["ctx_targets"]
+
+
+def test_cdpruner_picks_what_the_authors_function_picks():
+    """Of the paper's kernel, r_i S_ij r_j with relevance by CLIP's text tower, negated."""
+    golden = GOLDEN["cdpruner_N36_C16_T9_seed41"]
+    features = unit(golden_features(41, patches=36, width=16, clusters=8)[0])
+    seen, words = (
+        unit(torch.from_numpy(uniform(seed, (rows, 24)))) for seed, rows in ((48, 36), (49, 1))
+    )
+    likeness = -(seen @ words.T).mean(dim=1)
+    relevance = (likeness - likeness.min() + 1e-6) / (likeness.max() - likeness.min())
+    kernel = relevance[:, None] * (features @ features.T) * relevance
+    kept = np.sort(greedy_map(kernel[None], 9)[0].numpy())
+    assert kept.tolist() == golden["idx"]
+    assert short_hash(kept) == golden["sha"]
+
+
+def unit(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
 class Select(torch.nn.Module):

@@ -29,6 +29,7 @@ from pocketvlm_export.onnx_passes import (
 )
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS, names_for
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
+from pocketvlm_export.pruning.base import TEXT
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_measure.profiler.selection import read_events
 
@@ -36,15 +37,20 @@ _RUNS = 3  # of an open graph in each turn, after one to warm it up
 
 
 def _method(name: str) -> str:
-    if name not in PRUNERS:
+    if name not in _methods():
         raise ValueError(name)
     return name
+
+
+def _methods() -> tuple[str, ...]:
+    """Those that select in the vision graph."""
+    return tuple(name for name in PRUNERS if TEXT not in find_pruner(name).reads)
 
 
 @click.command()
 @click.argument("model")
 @click.option(
-    "--methods", type=Comma("methods", _method), default=tuple(PRUNERS), help="All by default."
+    "--methods", type=Comma("methods", _method), default=_methods(), help="All by default."
 )
 @click.option("--budget", type=int, help="Visual tokens kept; a quarter by default.")
 @click.option(

@@ -51,7 +51,7 @@ class CDPruner(Pruner):
         pairs = relevance.unsqueeze(2) * relevance.unsqueeze(1)
         picks = greedy_map(alike * ((1 - weight) + weight * pairs), budget)
         count = torch.sym_min(budget, evidence.tokens)
-        if not isinstance(count, int):  # known only at run time
+        if not isinstance(count, int) or count < budget:  # known only at run time
             picks = picks[:, :count]
         indices, pick = torch.topk(picks, count, dim=1, largest=False, sorted=True)
         return Selection(indices, 1 - pick.to(torch.float32) / evidence.tokens)

@@ -203,7 +203,8 @@ def _measure_other(artifact: Artifact, references: References, precision: str) -
     result: dict[str, Any] = {}
     manifest = artifact.manifest
     if precision in _vision_precisions(artifact):
-        files = [graphs[precision] for graphs in manifest.vision.graphs.values()]
+        # One graph may serve several budgets.
+        files = list(dict.fromkeys(graphs[precision] for graphs in manifest.vision.graphs.values()))
         bounds = PRECISIONS[precision].vision
         assert bounds is not None
         figures = judge_kept(_rows(artifact, references, precision), bounds)

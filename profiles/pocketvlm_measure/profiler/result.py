@@ -17,12 +17,8 @@ from pocketvlm_measure.profiler.questions import Question
 from pocketvlm_measure.profiler.selection import Selection
 from pocketvlm_measure.spread import Spread
 
-STAGES = (
-    *("load", "preprocess", "vision", "select", "embed", "prefill", "ttft", "decode", "total"),
-    "further",
-)
-# Those that only artifacts have whose method reads the prompt: `Sample.stages`.
-SOME_HAVE = frozenset({"further"})
+STAGES = ("load", "preprocess", "vision", "select", "embed", "prefill", "ttft", "decode", "total")
+FURTHER = "further"  # beyond these, where the method reads the prompt, see `Sample.stages`
 
 
 @dataclass
@@ -38,15 +34,15 @@ class Result:
 
     @property
     def stages(self) -> dict[str, Spread]:
-        """Milliseconds by stage in the order of `STAGES`, see `Sample.stages`; ``select`` only
-        where it was measured."""
+        """Milliseconds by stage in the order of `STAGES`, then `FURTHER`, see `Sample.stages`;
+        ``select`` and that one only where they were measured."""
         spreads = {
             stage: Spread([s.stages[stage] for s in self.samples])
             for stage in self.samples[0].stages
         }
         if self.selection is not None:
             spreads["select"] = Spread(self.selection.select)
-        return {stage: spreads[stage] for stage in STAGES if stage in spreads}
+        return {stage: spreads[stage] for stage in (*STAGES, FURTHER) if stage in spreads}
 
     @property
     def select_share(self) -> float | None:

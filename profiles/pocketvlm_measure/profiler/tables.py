@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pocketvlm_measure.profiler.once import Sample
-from pocketvlm_measure.profiler.result import SOME_HAVE, STAGES, Profile, Result, clips_of
+from pocketvlm_measure.profiler.result import FURTHER, STAGES, Profile, Result, clips_of
 from pocketvlm_measure.table import Table, compact, count
 
 _PARTS = ("decoder", "its precision", "vision", "threads")  # of `Case.family`, as heads of columns
@@ -28,7 +28,7 @@ def notes(profile: Profile) -> Iterator[str]:
             f"{far} of {taken} samples are far from the others of their stage; all count, --json "
             f"lists them"
         )
-    if any("further" in result.stages for result in profile.results):
+    if any(FURTHER in result.stages for result in profile.results):
         yield (
             "further: to the first token of another question about the same pictures, which the "
             "tower does not see again; it selects anew, and the prompt is read again"
@@ -62,8 +62,8 @@ def headline(profile: Profile) -> str:
 
 
 def _stages(profile: Profile) -> Table:
-    measured = {stage for result in profile.results for stage in result.stages}
-    columns = [stage for stage in STAGES if stage in measured or stage not in SOME_HAVE]
+    further = any(FURTHER in result.stages for result in profile.results)
+    columns = [*STAGES, *([FURTHER] if further else [])]
     head = [*_case_head(profile), *columns]
     body = []
     for result in profile.results:

@@ -21,7 +21,7 @@ from pocketvlm_measure.evaluation.plan import subjects
 from pocketvlm_measure.evaluation.questions import read_questions
 from pocketvlm_measure.evaluation.run import evaluate
 from pocketvlm_measure.evaluation.summary import summarise, to_dict
-from support.tiny_artifact import state_the_id_of, write_artifact
+from support.tiny_artifact import give_selectors, state_the_id_of, write_artifact
 
 EXACT = METRICS["exact"]
 
@@ -330,3 +330,37 @@ def test_tags_and_baseline_are_of_the_right_questions(asked, write_set, tmp_path
     }
     assert whole.mean_over_tags == 0.5
     assert all(score.baseline[0] is whole.answered for score in summary.scores[1:])
+
+
+def test_a_method_that_reads_the_question_selects_for_each(write_set, tmp_path, monkeypatch):
+    """The tower sees each picture once, whatever is asked of it and at whichever budget."""
+    root, encoded, encode = tmp_path / "artifact", [], VisionEncoder.encode
+    give_selectors(root, write_artifact(root, budgets=(12, 6)), (12, 6))
+
+    def counted(self, pixels, *rest):
+        encoded.append(len(pixels))
+        return encode(self, pixels, *rest)
+
+    data = read_questions(write_set())
+    cases = sweep(Artifact.open(root).manifest, budgets=[12, 6, 3], threads=[1])
+    with monkeypatch.context() as patched:
+        patched.setattr(VisionEncoder, "encode", counted)
+        evaluation = evaluate(
+            data,
+            subjects(root, Artifact.open(root), cases),
+            EXACT,
+            tmp_path / "a.jsonl",
+            Inline(),
+            max_new_tokens=5,
+        )
+    assert encoded == [1, 1, 1]
+    vlm = VLM.load(root, budget=12, settings=EngineSettings(threads=1))
+    for budget in (12, 6, 3):
+        for question in data.questions:
+            answer = vlm.generate(
+                question.text,
+                list(question.images),
+                budget=budget,
+                sampling=Sampling(max_new_tokens=5),
+            )
+            assert texts(evaluation)[budget, question.line] == answer.text.strip()

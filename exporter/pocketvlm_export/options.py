@@ -26,13 +26,13 @@ class ExportOptions:
     Attributes:
         pruner: name of a method in `pocketvlm_export.pruning`; None for the family's default.
         pruner_options: the method's own options, as text.
-        merge_dropped: average each token that the method drops into the kept one most like it.
         budgets: visual tokens kept per picture or per tile, a graph each; empty for the method's
             default.
         total_budgets: instead, visual tokens of a whole picture at most, where it is cut into the
             most tiles.
         layout: how pictures become tiles, one of the family's names for it; None for its default.
         caps: how large pictures may be.
+        merge_dropped: average each token that the method drops into the kept one most like it.
         tower_stages: layers of the vision tower before which patches are dropped, ascending.
         fastv: visual tokens that the decoder drops between two of its layers; None for none.
         decoder: a key of `pocketvlm_targets.DECODERS`.
@@ -57,11 +57,11 @@ class ExportOptions:
 
     pruner: str | None = None
     pruner_options: Mapping[str, str] = field(default_factory=dict)
-    merge_dropped: bool = False
     budgets: tuple[int, ...] = ()
     total_budgets: tuple[int, ...] = ()
     layout: str | None = None
     caps: Caps = field(default_factory=Caps)
+    merge_dropped: bool = False
     tower_stages: tuple[Stage, ...] = ()
     fastv: FastV | None = None
     decoder: str = "onnx"

@@ -25,13 +25,13 @@ class ExportOptions:
     Attributes:
         pruner: name of a method in `pocketvlm_export.pruning`; None for the family's default.
         pruner_options: the method's own options, as text.
-        merge_dropped: average each token that the method drops into the kept one most like it.
         budgets: visual tokens kept per picture or per tile, a graph each; empty for the method's
             default.
         total_budgets: instead, visual tokens of a whole picture at most, where it is cut into the
             most tiles.
         layout: how pictures become tiles, one of the family's names for it; None for its default.
         caps: how large pictures may be.
+        merge_dropped: average each token that the method drops into the kept one most like it.
         tower_stages: layers of the vision tower before which patches are dropped, ascending.
         decoder_stages: layers of the decoder before which visual tokens are dropped, ascending.
         decoder_scores: whether the decoder's graphs also say what their attention pays to each
@@ -58,11 +58,11 @@ class ExportOptions:
 
     pruner: str | None = None
     pruner_options: Mapping[str, str] = field(default_factory=dict)
-    merge_dropped: bool = False
     budgets: tuple[int, ...] = ()
     total_budgets: tuple[int, ...] = ()
     layout: str | None = None
     caps: Caps = field(default_factory=Caps)
+    merge_dropped: bool = False
     tower_stages: tuple[Stage, ...] = ()
     decoder_stages: tuple[Stage, ...] = ()
     decoder_scores: bool = False

@@ -37,6 +37,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         PocketVLMError: a method, budget, layout, context or engine that this checkpoint cannot
             serve, or more memory than was allowed.
     """
+    PLUGINS.check_own(options.pruner or "")  # asked for: a family's default is what it always was
     own, *others = options.media or (checkpoint.family.medium,)
     plan = _plan_of(reading(checkpoint, own), options)
     beside = {medium: _beside(plan, medium) for medium in others}
@@ -81,7 +82,6 @@ def _plan_of(checkpoint: Checkpoint, options: ExportOptions, graph: str = _VISIO
     """Plan an export of one medium, whose vision graphs are called ``graph``."""
     family = checkpoint.family
     spec = family.capped(checkpoint.spec, options.caps.known(family.caps))
-    PLUGINS.check_own(options.pruner or "")
     pruner = make_pruner(
         options.pruner or family.default_pruner(spec),
         options.pruner_options,

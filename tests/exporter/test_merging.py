@@ -339,7 +339,7 @@ def test_every_kind_of_tower_merges_as_transformers_modules_do(checkpoints, pres
     assert judged["passed"], judged
     assert judged["merged_compared"] > 0.7
     if expected.certain:
-        np.testing.assert_allclose(features, expected.image_features, atol=2e-5)
+        np.testing.assert_allclose(features, expected.image_features, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

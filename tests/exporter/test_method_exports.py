@@ -43,14 +43,18 @@ def artifacts(tiny_checkpoint, tiny_export, tmp_path_factory):
     are built."""
     made = {}
 
-    def make(name):
-        if name not in made:
+    def make(name, *, merge_dropped=False):
+        if (key := f"{name}-merged" if merge_dropped else name) not in made:
             checkpoint = open_checkpoint(str(tiny_checkpoint))
             options = ExportOptions(
-                name, OPTIONS.get(name, {}), (18,), vision_precisions=("fp32", "int8")
+                name,
+                OPTIONS.get(name, {}),
+                (18,),
+                merge_dropped=merge_dropped,
+                vision_precisions=("fp32", "int8"),
             )
             plan = make_plan(checkpoint, options)
-            folder = shutil.copytree(tiny_export, tmp_path_factory.mktemp("methods") / name)
+            folder = shutil.copytree(tiny_export, tmp_path_factory.mktemp("methods") / key)
             for old in folder.glob("onnx/vision_encoder*"):
                 old.unlink()
             decoder = {
@@ -66,8 +70,8 @@ def artifacts(tiny_checkpoint, tiny_export, tmp_path_factory):
             parity = check_parity(checkpoint, Artifact(folder, manifest))
             write_manifest(replace(manifest, parity=replace(parity, passed=True)), folder)
             write_card(plan, folder)
-            made[name] = folder, parity
-        return made[name]
+            made[key] = folder, parity
+        return made[key]
 
     return make
 
@@ -119,6 +123,46 @@ def test_the_graph_is_static_and_its_selection_is_named(artifacts, name):
         # Nor is anything named that computes features.
         weights = {node.op_type for node in tower.graph.node if node.name in named}
         assert weights <= {"Add", "Unsqueeze", "Expand", "GatherElements", "Concat"}
+
+
+@pytest.mark.parametrize(("name", "merge_dropped"), [("visionzip", False), ("fastervlm", True)])
+def test_graphs_that_merge_pass_the_gate_and_serve_their_own_budget(artifacts, name, merge_dropped):
+    folder, parity = artifacts(name, merge_dropped=merge_dropped)
+    assert parity.passed, parity
+    assert parity.vision["kept_equal"]
+    assert parity.vision["merged_compared"] > 0.7
+    manifest = Artifact.open(folder).manifest
+    assert (manifest.pruning.nested, manifest.pruning.merge_dropped) == (False, merge_dropped)
+    stated = json.loads((folder / "pocketvlm.json").read_text())["pruning"]
+    assert stated.get("merge_dropped", False) == merge_dropped
+    for precision in ("fp32", "int8"):
+        vlm = VLM.load(folder, vision_precision=precision)
+        answer = vlm.generate("What?", images=[NOISE], sampling=Sampling(max_new_tokens=2))
+        assert answer.visual_tokens == {"before": 36, "after": 18}
+    with pytest.raises(PocketVLMError, match="budget 5 is not in this artifact, which serves 18"):
+        VLM.load(folder, budget=5)
+    with pytest.raises(PocketVLMError, match="budget 5 is not served by the loaded graph"):
+        vlm.generate("What?", images=[NOISE], budget=5)
+    card = (folder / "README.md").read_text()
+    assert "no other number can be requested" in card
+    assert ("with each the mean of itself and of the dropped ones" in card) == merge_dropped
+    shown = CliRunner().invoke(main, ["inspect", str(folder)]).stdout
+    assert (f"{name}, dropped ones merged, 36 tokens" in shown) == merge_dropped
+    model = onnx.load(folder / "onnx" / "vision_encoder.onnx", load_external_data=False)
+    operators = {node.op_type for node in model.graph.node}
+    assert not {"NonZero", "Compress", "Loop", "If", "Scan"} & operators
+
+
+def test_a_graph_that_merges_otherwise_fails_the_gate(artifacts, tiny_checkpoint):
+    """The graph of one that merges what it drops, in an artifact that says that it does not."""
+    folder, _ = artifacts("fastervlm", merge_dropped=True)
+    artifact = Artifact.open(folder)
+    pruning = replace(artifact.manifest.pruning, merge_dropped=False)
+    other = replace(artifact, manifest=replace(artifact.manifest, pruning=pruning))
+    parity = check_parity(open_checkpoint(str(tiny_checkpoint)), other)
+    assert not parity.passed
+    assert not parity.vision["passed"]
+    assert parity.vision["kept_equal"]
 
 
 def test_divprune_takes_four_nodes_a_pick(artifacts):

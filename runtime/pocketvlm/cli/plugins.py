@@ -73,8 +73,8 @@ class Plugins:
         except BaseException as error:  # one that ends the program too: it is only asked for a name
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise self._refusal(entry, reason) from error
-        if reason := self._problem(name, loaded):
-            raise self._refusal(entry, reason)
+        if wrong := self._problem(name, loaded):
+            raise self._refusal(entry, wrong)
         return loaded
 
     def package(self, name: str) -> tuple[str, str] | None:

@@ -25,7 +25,7 @@ from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component, release_memory
 from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.pruning import make_pruner
-from pocketvlm_export.pruning.base import ATTENTION
+from pocketvlm_export.pruning.base import ATTENTION, Pruner
 from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
 from pocketvlm_export.verification.readers import (
     Dropping,
@@ -107,9 +107,13 @@ def vision_reference(
     all its budgets.
 
     One picture at a time: attention maps are large.
+
+    Raises:
+        PocketVLMError: ``pruning`` has an option that the method has not, or a value that it does
+            not take.
     """
     family, spec = checkpoint.family, checkpoint.spec
-    rank = find_oracle(pruning.method)
+    rank, options = find_oracle(pruning.method), settled(pruning, spec).options
     all_features: list[dict[str, Floats]] = []  # of every token; the kept are taken afterwards
     rankings: list[Ranking] = []
     with (
@@ -126,7 +130,7 @@ def vision_reference(
         for picture in pixel_values:
             encoded, extras = encode_reference(tower, connector, spec, pruning, picture)
             all_features.append({_FEATURES: encoded.projected.astype(np.float32), **extras})
-            rankings.append(rank(encoded, pruning.options))
+            rankings.append(rank(encoded, options))
             del encoded
             release_memory()  # the next picture's maps would not all fit where these lay
     return {budget: _at_budget(budget, all_features, rankings) for budget in pruning.budgets}
@@ -137,10 +141,7 @@ def encode_reference(
 ) -> tuple[Encoded, dict[str, Floats]]:
     """Run transformers' modules on one picture, (3, H, W), and return with it its further features,
     (N, hidden) each; ``tower`` was loaded with the attention `upstream.recording_attention`."""
-    pruner = make_pruner(
-        pruning.method, {name: str(value) for name, value in pruning.options.items()}
-    )
-    pruner.settle(spec.vision)
+    pruner = settled(pruning, spec)
     first = pruner.first_layer(spec.vision.score_layer) if pruner.reads & ATTENTION else None
     with torch.inference_mode(), upstream.recorded_attention(first) as layers:
         pixel_values = torch.from_numpy(picture[None])
@@ -158,6 +159,15 @@ def encode_reference(
         merge,
     )
     return encoded, {name: each.numpy() for name, each in made.extras.items()}
+
+
+def settled(pruning: Pruning, spec: VLMSpec) -> Pruner:
+    """Return the method that a manifest names, with its options; raises `PocketVLMError` for those
+    that it does not take."""
+    options = {name: str(value) for name, value in pruning.options.items()}
+    pruner = make_pruner(pruning.method, options)
+    pruner.settle(spec.vision)
+    return pruner
 
 
 def _whole_map(maps: Sequence[torch.Tensor], patches: torch.Tensor | None) -> Floats:

@@ -83,8 +83,8 @@ def made_up(tokens: int) -> dict[str, Floats]:
     vectors = centres[np.arange(tokens) % _CLUSTERS] + random.standard_normal((tokens, _WIDTH))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return {
-        "alike": np.float32(vectors @ vectors.T)[None],
-        "weights": np.float32(random.random((1, tokens, 1))),
+        "alike": (vectors @ vectors.T)[None].astype(np.float32),
+        "weights": random.random((1, tokens, 1)).astype(np.float32),
     }
 
 

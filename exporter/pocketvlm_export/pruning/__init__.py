@@ -13,7 +13,7 @@ from pocketvlm.errors import RequestError
 if TYPE_CHECKING:
     from pocketvlm_export.pruning.base import Pruner
 
-__all__ = ["KEEPS_ALL", "MOST_COMPARED", "PRUNERS", "find_pruner", "make_pruner", "module_name"]
+__all__ = ["KEEPS_ALL", "PRUNERS", "find_pruner", "make_pruner", "module_name"]
 
 # By method the name of its class, in the module of the method's name with "_" for "-". The function
 # ``rank`` of the module of that name in `pocketvlm_export.verification.oracles` is its oracle.
@@ -29,9 +29,6 @@ PRUNERS: Mapping[str, str] = {
     "random": "Random",
     "none": "NoPruning",
 }
-# Tokens up to which scope prunes by default. Each pick compares all with all: of an int8 tower's
-# time that is some 5 % at 576 tokens and a quarter of them kept, and it grows with their cube.
-MOST_COMPARED = 768
 KEEPS_ALL = "none"  # the method whose ``prunes`` is False, for whoever must not import it
 
 

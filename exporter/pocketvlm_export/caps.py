@@ -1,4 +1,5 @@
-"""Knows the caps on pictures that an export may state, and where defaults change; imports neither torch nor transformers."""
+"""Knows the caps on pictures that an export may state, and sizes at which defaults change; imports
+neither torch nor transformers."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

@@ -15,12 +15,12 @@ from pocketvlm.cli.target import given_by_target, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import MEDIA, Medium
-from pocketvlm_export.caps import CAPS, Caps
+from pocketvlm_export.caps import CAPS, MOST_COMPARED, Caps
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.interrupts import heeded
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.precisions import Part, names_for
-from pocketvlm_export.pruning import MOST_COMPARED, pruner_names
+from pocketvlm_export.pruning import pruner_names
 from pocketvlm_export.requirements import INSTALL, check_transformers
 from pocketvlm_export.targets import export_defaults
 from pocketvlm_targets import DECODERS, FORMATS

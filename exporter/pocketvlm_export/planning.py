@@ -21,9 +21,13 @@ from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.options import ExportOptions, check_budgets
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
-from pocketvlm_export.pruning import PLUGINS, PRUNERS, find_pruner, make_pruner, usable_pruners
-from pocketvlm_export.pruning.base import ATTENTION, Pruner, TEXT, WITH_TEXT
-from pocketvlm_export.tower_stages.rules import check_budgets_behind, default_budget, settle_tower_stages
+from pocketvlm_export.pruning import PLUGINS, make_pruner, usable_pruners
+from pocketvlm_export.pruning.base import ATTENTION, TEXT, WITH_TEXT, Pruner
+from pocketvlm_export.tower_stages.rules import (
+    check_budgets_behind,
+    default_budget,
+    settle_tower_stages,
+)
 
 # tokens that a context must hold beside a picture: the parity gate's question, and its answer
 _LEAST_TEXT = 64

@@ -23,5 +23,6 @@ def demo_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_artifact(tmp_path_factory) -> Path:
-    options = ExportOptions(budgets=(36, 144))
+    """By FasterVLM, which the tests spell out over transformers' modules; read only."""
+    options = ExportOptions("fastervlm", budgets=(36, 144))
     return write_once(tmp_path_factory, "demo", lambda folder: export("demo", folder, options))

@@ -71,6 +71,7 @@ def artifacts(checkpoints):
     def artifact(decoder):
         folder = checkpoints(decoder.layers).with_name(decoder.engine)
         options = ExportOptions(
+            "fastervlm",
             budgets=(64,),
             decoder=decoder.engine,
             gguf_types=() if decoder.engine == "onnx" else (decoder.precision,),

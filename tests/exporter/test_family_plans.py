@@ -15,14 +15,13 @@ from pocketvlm.errors import RequestError
 from pocketvlm.layouts import make_layout, tokens_of_tiles
 from pocketvlm_export import ExportOptions
 from pocketvlm_export.caps import CAPS as KNOWN
-from pocketvlm_export.caps import Caps
+from pocketvlm_export.caps import MOST_COMPARED, Caps
 from pocketvlm_export.checkpoint import load_image_processor
 from pocketvlm_export.families import FAMILIES
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.packaging.sidecars import write_sidecars
 from pocketvlm_export.planning import make_plan
-from pocketvlm_export.pruning import MOST_COMPARED
 
 # The method, and what it weighs patches by.
 PRUNERS_BY_DEFAULT = {

@@ -74,8 +74,9 @@ BREAKS = [
 @pytest.mark.parametrize("break_it", BREAKS)
 def test_a_broken_export_is_not_published(break_it, tiny_checkpoint, tmp_path, monkeypatch):
     break_it(monkeypatch)
+    output = str(tmp_path / "out" / "artifact")
     result = CliRunner().invoke(
-        main, ["export", str(tiny_checkpoint), "-o", str(tmp_path / "out" / "artifact")]
+        main, ["export", str(tiny_checkpoint), "-o", output, "--pruner", "fastervlm"]
     )
     assert result.exit_code == 3, result.stderr
     assert "the graphs differ from the checkpoint" in result.stderr
@@ -93,6 +94,8 @@ def test_a_failed_export_can_be_kept(tiny_checkpoint, tmp_path, monkeypatch):
         str(tmp_path / "artifact"),
         "--keep-failed",
         str(kept),
+        "--pruner",
+        "fastervlm",
     ]
     result = CliRunner().invoke(main, [*arguments, "--vision-precision", "fp16"])
     assert result.exit_code == 3, result.stderr

@@ -11,12 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pocketvlm.artifact.specs import Pruning
 from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.pruning import make_pruner
 from pocketvlm_export.pruning.base import Evidence
 from pocketvlm_export.pruning.greedy import farthest_first, widest_cover
 from pocketvlm_export.verification.oracles import Encoded, find_oracle
+from pocketvlm_export.verification.pictures import gate_pictures
+from pocketvlm_export.verification.reference import vision_reference
 
 METHODS = ("scope", "score")
 TOWER = VisionSpec(config=None, image_size=(8, 8), tokens=4, has_cls=True, feature_layers=(1,))
@@ -210,6 +214,35 @@ def test_cls_is_refused_where_there_is_none(name):
         "pruner_option",
         "give received or none, or leave it out",
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight": "rows"}, "option weight is 'rows'"),
+        ({"weight": None}, "option weight is 'None'"),
+        ({"features": ["tower"]}, "option features is"),
+        ({"alpha": float("nan")}, "option alpha is nan"),
+        ({"seed": 1}, "no option 'seed'"),
+    ],
+)
+def test_damaged_options_of_a_manifest_are_refused(tiny_checkpoint, options, message):
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    pixels = np.zeros((1, 3, 42, 42), dtype=np.float32)
+    with pytest.raises(RequestError, match=message):
+        vision_reference(checkpoint, Pruning("scope", 36, (9,), 9, options), pixels)
+
+
+def test_options_that_a_manifest_leaves_out_are_the_default(tiny_checkpoint):
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    pixels = gate_pictures(1, (42, 42))
+    stated = {"features": "projected", "alpha": 1.0, "weight": "cls"}
+    kept = [
+        vision_reference(checkpoint, Pruning("scope", 36, (9,), 9, options), pixels)[9]
+        for options in ({}, stated, {"weight": "none"})
+    ]
+    np.testing.assert_array_equal(kept[0].kept_indices, kept[1].kept_indices)
+    assert not np.array_equal(kept[0].kept_indices, kept[2].kept_indices)
 
 
 class _Config:

@@ -7,6 +7,7 @@ import click
 
 from benchmark.conversation import conversation
 from benchmark.export_memory import export_memory
+from benchmark.picking import picking
 from benchmark.pictures import pictures
 from benchmark.selection import selection
 from benchmark.startup import startup
@@ -14,7 +15,7 @@ from benchmark.vision import vision
 
 main = click.Group(
     help=__doc__,
-    commands=[vision, selection, pictures, startup, conversation, export_memory],
+    commands=[vision, selection, picking, pictures, startup, conversation, export_memory],
 )
 
 if __name__ == "__main__":

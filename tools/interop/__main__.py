@@ -108,7 +108,7 @@ def main(folder: Path, questions: int | None) -> None:
 def exact(folder: Path, pairs: Pairs) -> Iterator[Row]:
     """The demo in float32, against Hugging Face."""
     artifact, processor = folder / "demo", AutoProcessor.from_pretrained(DEMO)
-    export("demo", artifact, ExportOptions(budgets=(BUDGET,), overwrite=True))
+    export("demo", artifact, ExportOptions("fastervlm", budgets=(BUDGET,), overwrite=True))
     expected = hugging_face_tokens(pairs, processor, BUDGET)
     vlm = VLM.load(artifact)
     ours = [

@@ -15,13 +15,12 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.layouts import Medium
-from pocketvlm_export.caps import DEFAULT_TILES, Caps
+from pocketvlm_export.caps import DEFAULT_TILES, MOST_COMPARED, Caps
 from pocketvlm_export.checkpoint import Settings, chat_template, load_tokenizer, read_json
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import assign, fill, understood, with_changes
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VLMSpec
 from pocketvlm_export.families.text_models import load_embedding, load_text_model
-from pocketvlm_export.pruning import MOST_COMPARED
 from pocketvlm_export.towers import TOWERS
 
 MOST_EDGE = 16_384  # of a tower's picture in pixels; the runtime resizes to no more

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KEEPS_ALL",
-    "MOST_COMPARED",
     "PLUGINS",
     "PRUNERS",
     "find_pruner",
@@ -43,9 +42,6 @@ PRUNERS: Mapping[str, str] = {
     "random": "Random",
     "none": "NoPruning",
 }
-# Tokens up to which scope prunes by default. Each pick compares all with all: of an int8 tower's
-# time that is some 5 % at 576 tokens and a quarter of them kept, and it grows with their cube.
-MOST_COMPARED = 768
 KEEPS_ALL = "none"  # the method whose ``prunes`` is False, for whoever must not import it
 
 

@@ -2,7 +2,7 @@
 
 A pick does not depend on how many follow, so the first j picks are those of a budget of j: scores
 say the order, 1 - pick / N. Loops are unrolled: the runtime opens no graph with a loop in it, and
-one would not be faster where N is larger than some hundreds.
+an ONNX Loop is not faster (0.96 to 1.07 of the time, `benchmark picking`).
 """
 
 import torch

@@ -141,9 +141,13 @@ def vision_reference(
     `text_reference`.
 
     One picture at a time: attention maps are large.
+
+    Raises:
+        PocketVLMError: ``pruning`` has an option that the method has not, or a value that it does
+            not take.
     """
     family, spec = checkpoint.family, checkpoint.spec
-    rank, pruner = find_oracle(pruning.method), _settled(pruning, spec)
+    rank, pruner = find_oracle(pruning.method), settled(pruning, spec)
     every: list[list[_Read]] = []  # of each picture, first as it should be, then as it may be
     projector = family.load_projector(checkpoint.weights, spec) if pruner.merges else None
     with (
@@ -162,7 +166,7 @@ def vision_reference(
             encoded, extras = encode_reference(tower, connector, spec, pruning, picture, masked)
             if text is not None:
                 encoded = replace(encoded, text=text.astype(np.float64))
-            ranking, features = rank(encoded, pruning.options), encoded.projected
+            ranking, features = rank(encoded, pruner.options), encoded.projected
             if encoded.places is not None:
                 ranking = AmongPlaces.of(ranking, encoded.places)
                 features = np.full((spec.vision.tokens, features.shape[1]), np.nan)
@@ -179,14 +183,6 @@ def vision_reference(
                     again = MaskedTower(spec.vision, stages, {number: other})
                     every[-1].append(read(picture, again))
     return {budget: _at_budget(budget, every) for budget in pruning.budgets}
-
-
-def _settled(pruning: Pruning, spec: VLMSpec) -> Pruner:
-    """The method of an artifact, as it was when the checkpoint was exported."""
-    options = {name: str(value) for name, value in pruning.options.items()}
-    pruner = make_pruner(pruning.method, options, merge_dropped=pruning.merge_dropped)
-    pruner.settle(spec.vision)
-    return pruner
 
 
 def text_reference(checkpoint: Checkpoint, pruning: Pruning, prompt: str) -> Floats | None:
@@ -218,7 +214,7 @@ def encode_reference(
     (N, hidden) each; ``tower`` was loaded with the attention `upstream.recording_attention`, and
     ``masked`` drops rows of it."""
     masked = masked or MaskedTower(spec.vision, ())
-    pruner = _settled(pruning, spec)
+    pruner = settled(pruning, spec)
     keys: dict[int, list[torch.Tensor]] | None = {} if "keys" in pruner.reads else None
     first = pruner.first_layer(spec.vision.score_layer) if pruner.reads & ATTENTION else None
     with (
@@ -250,6 +246,15 @@ def encode_reference(
         keys=None if keys is None else _in_raster(keys[used[-1]][0], made.patches),
     )
     return encoded, {name: each.numpy() for name, each in made.extras.items()}
+
+
+def settled(pruning: Pruning, spec: VLMSpec) -> Pruner:
+    """Return the method that a manifest names, with its options; raises `PocketVLMError` for those
+    that it does not take."""
+    options = {name: str(value) for name, value in pruning.options.items()}
+    pruner = make_pruner(pruning.method, options, merge_dropped=pruning.merge_dropped)
+    pruner.settle(spec.vision)
+    return pruner
 
 
 def _whole_map(maps: Sequence[torch.Tensor], patches: torch.Tensor | None) -> Floats:

@@ -154,9 +154,8 @@ def test_the_picture_is_small_and_shows_all():
 
 def test_graphs_serve_smaller_budgets_where_they_are_nested():
     budgets = (72, 36, 14, 7)
-    assert [points.graph_budget(b, budgets, True) for b in budgets] == [72, 36, 36, 36]
-    assert [points.graph_budget(b, budgets, False) for b in budgets] == list(budgets)
-    assert points.graph_budget(9, (9,), True) == 9
+    assert [points.graph_budget(b, 144, True) for b in budgets] == [72, 36, 36, 36]
+    assert [points.graph_budget(b, 144, False) for b in budgets] == list(budgets)
 
 
 def test_training_and_test_questions_share_no_picture(tmp_path):
@@ -195,7 +194,7 @@ def test_times_are_taken_once_and_kept(models, tmp_path):
         Accuracy(grid.unpruned(), 144, estimate(0.9), None),
         Accuracy(Setting("uniform"), 36, estimate(0.8), Difference(estimate(-0.1), 1, 2, 0.5, 10)),
     ]
-    of = [points.parts(result, here, there, (36,), grid.unpruned()) for result in results]
+    of = [points.parts(result, here, there, grid.unpruned()) for result in results]
     assert of[1] == points.Parts(Setting("uniform"), 9, grid.unpruned(), 9)
     file = tmp_path / "times.json"
     watch = Stopwatch(file, models, grid.unpruned(), repeat=1, threads=1)

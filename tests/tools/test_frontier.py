@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from frontier import __main__ as program
 from frontier import accuracy, grid, points
 from frontier.accuracy import Accuracy
 from frontier.models import Models
 from frontier.plot import COLOURS, draw
 from frontier.processes import in_processes
 from frontier.settings import Dimensions, Setting, scaled_tokens, work
-from frontier.timing import Stopwatch
+from frontier.timing import Stopwatch, Times
 from make_checkpoint import PRESETS
 from pocketvlm.artifact import Artifact
 from pocketvlm.artifact.stages import Stage, in_order
@@ -152,9 +154,8 @@ def test_the_picture_is_small_and_shows_all():
 
 def test_graphs_serve_smaller_budgets_where_they_are_nested():
     budgets = (72, 36, 14, 7)
-    assert [points.graph_budget(b, budgets, True) for b in budgets] == [72, 36, 36, 36]
-    assert [points.graph_budget(b, budgets, False) for b in budgets] == list(budgets)
-    assert points.graph_budget(9, (9,), True) == 9
+    assert [points.graph_budget(b, 144, True) for b in budgets] == [72, 36, 36, 36]
+    assert [points.graph_budget(b, 144, False) for b in budgets] == list(budgets)
 
 
 def test_training_and_test_questions_share_no_picture(tmp_path):
@@ -193,7 +194,7 @@ def test_times_are_taken_once_and_kept(models, tmp_path):
         Accuracy(grid.unpruned(), 144, estimate(0.9), None),
         Accuracy(Setting("uniform"), 36, estimate(0.8), Difference(estimate(-0.1), 1, 2, 0.5, 10)),
     ]
-    of = [points.parts(result, here, there, (36,), grid.unpruned()) for result in results]
+    of = [points.parts(result, here, there, grid.unpruned()) for result in results]
     assert of[1] == points.Parts(Setting("uniform"), 9, grid.unpruned(), 9)
     file = tmp_path / "times.json"
     watch = Stopwatch(file, models, grid.unpruned(), repeat=1, threads=1)
@@ -206,5 +207,102 @@ def test_times_are_taken_once_and_kept(models, tmp_path):
     assert points.timed(results, of, again, here) == timed
     assert file.read_bytes() == before
     graphs = Artifact.open(models.export_tower(Setting("uniform"), 9), allow_rejected=True)
-    assert graphs.manifest.vision.graphs == {9: {"int8": "onnx/vision_encoder_int8.onnx"}}
+    by_budget = graphs.manifest.vision.graphs
+    assert {budget: list(names) for budget, names in by_budget.items()} == {9: ["int8"]}
     assert not graphs.manifest.passed  # nobody takes it for an artifact that was checked
+
+
+class MadeUpModels:
+    """Counts what would be built."""
+
+    dimensions = CLIP_L
+
+    def __init__(self):
+        self.built = []
+
+    def build_all(self, wanted, workers):
+        self.built = list(wanted)
+
+    def export_tower(self, setting, budget):
+        raise AssertionError("never called")
+
+    export_decoder = export_tower
+
+
+class MadeUpTimes:
+    """A tower takes its rows, a prefill its tokens."""
+
+    machine = "a machine"
+
+    def __init__(self, *_):
+        pass
+
+    def before_decoder(self, setting, budget):
+        return Times(work(setting.tower, CLIP_L.tower, CLIP_L.tokens), 0, 400)
+
+    def prefill(self, setting, visual):
+        return Times(work(setting.decoder, CLIP_L.decoder, visual) * visual / 576, 0, 400)
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Answers, artifacts and times: rows that [CLS] chooses in the tower answer best."""
+
+    def measure(build, data, wanted, workers):
+        results = []
+        for setting, budgets in wanted:
+            for budget in budgets:
+                value = 0.95 - 1 / budget - 0.05 * len(setting.decoder)
+                ways = {stage.by for stage in setting.tower}
+                value -= 0.2 * (1 - work(setting.tower, 5, 144)) * (1 if ways == {"cls"} else 2)
+                stages = setting.tower or setting.decoder
+                change = Difference(estimate(-0.1), 1, 2, 0.5, 10) if stages else None
+                results.append(Accuracy(setting, budget, estimate(value), change))
+        return results
+
+    models = MadeUpModels()
+    monkeypatch.setattr(accuracy, "measure", measure)
+    monkeypatch.setattr(accuracy, "export_all", lambda *_: {Setting("random"): "it broke"})
+    monkeypatch.setattr(program.models, "real", lambda *_: models)
+    monkeypatch.setattr(program, "Stopwatch", MadeUpTimes)
+    monkeypatch.setattr(program, "check_quiet", lambda _: "quiet")
+    return models
+
+
+def test_the_program_from_stages_to_the_page(made_up, tmp_path):
+    page, plot, figures = (tmp_path / name for name in ("methods.md", "frontier.svg", "f.json"))
+    page.write_text("before\n<!-- frontier -->\n<!-- /frontier -->\nafter\n")
+    outputs = ["--page", str(page), "--plot", str(plot), "--figures", str(figures)]
+    counts = ["--questions", "3", "--training", "2", "--build", str(tmp_path / "build")]
+    result = CliRunner().invoke(program.main, [*outputs, *counts], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "left out: random: it broke" in result.output
+    text = page.read_text()
+    assert text.startswith("before\n<!-- frontier -->\nExact match in per cent on 3 held-out")
+    assert "chosen on 2 questions" in text
+    assert "quiet; a machine" in text
+    assert "(frontier.svg)" in text
+    assert len(plot.read_bytes()) < 200_000
+    every = points.load(figures)
+    plain = {one.name for one in every if not one.stages}
+    assert plain == {setting.name for setting in [*grid.methods(), grid.unpruned()]}
+    best = {one.stages for one in every if one.stages.startswith("tower") and ":cls" in one.stages}
+    assert len(best) == 1  # every method is measured with the best one
+    (stages,) = best
+    assert len({one.method for one in every if one.stages == stages}) == len(plain) - 1
+    ways = {one.stages.rpartition(":")[2] for one in every if one.stages.startswith("tower")}
+    assert ways == set(CRITERIA)
+    assert any(one.stages.startswith("decoder") for one in every)
+    assert made_up.built
+    assert all(0 < one.first_token <= 1 for one in every)
+
+
+def test_parts_and_methods_that_are_asked_for(made_up, tmp_path):
+    counts = ["--questions", "3", "--training", "2", "--build", str(tmp_path / "build")]
+    arguments = ["--only", "uniform", "--no-stages", "--parts", "accuracy", "--budgets", "36,7"]
+    result = CliRunner().invoke(program.main, [*counts, *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "| Evenly spaced |  |  | 92.2" in result.output
+    assert "**" not in result.output  # no time, no frontier
+    assert not made_up.built
+    assert CliRunner().invoke(program.main, ["--parts", "dancing"]).exit_code == 2

@@ -89,7 +89,7 @@ def main(
     if set(parts) & {"graphs", "time"}:
         real = models.real(build / "models", preset)
         there, whole = real.dimensions, grid.unpruned()
-        of = [points.parts(result, here, there, budgets, whole) for result in results]
+        of = [points.parts(result, here, there, whole) for result in results]
         real.build_all([*_towers(real, of), *_decoders(real, of)], workers)
         if "time" in parts:
             line = check_quiet(allow_busy)

@@ -69,8 +69,8 @@ class Models:
         return _build(str(self.tower), self.folder / "towers" / named, options)
 
     def build_all(self, wanted: Iterable[Callable[[], Path]], workers: int) -> None:
-        """Make artifacts, each given as a call of one of the methods here, in several processes."""
-        self.tower, self.decoder  # noqa: B018  (both checkpoints, before several need them)
+        """Make artifacts, each given as a call of one of the methods here, in several processes;
+        both checkpoints are there by then."""
         calls = list(wanted)
         with counter(total=len(calls), desc="building", unit="artifact") as bar:
             for _ in in_processes(calls, workers):

@@ -43,11 +43,11 @@ class Point:
     first_token: float | None = None
 
 
-def graph_budget(budget: int, budgets: Sequence[int], nested: bool) -> int:
-    """The budget of the graph that serves ``budget``: where budgets are nested that of a quarter
-    serves all below, as in an artifact with the default one, and more have one of their own."""
-    quarter = sorted(budgets, reverse=True)[min(1, len(budgets) - 1)]
-    return max(budget, quarter) if nested else budget
+def graph_budget(budget: int, tokens: int, nested: bool) -> int:
+    """The budget of the graph that serves ``budget`` of ``tokens``: where budgets are nested that
+    of a quarter serves all below, as in an artifact with the default one, and more have one of
+    their own."""
+    return max(budget, round(tokens / 4)) if nested else budget
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,14 @@ class Parts:
     visual: int
 
 
-def parts(
-    result: Accuracy, here: Dimensions, there: Dimensions, budgets: Sequence[int], whole: Setting
-) -> Parts:
+def parts(result: Accuracy, here: Dimensions, there: Dimensions, whole: Setting) -> Parts:
     """Those of a result; ``whole`` is the unpruned setting."""
     setting = result.setting.scaled(here, there)
     visual = scaled_tokens(result.budget, here, there)
     decoder = replace(whole, decoder=setting.decoder)
     if result.budget == here.tokens:
         return Parts(whole, there.tokens, decoder, visual)
-    graph = graph_budget(result.budget, budgets, result.setting.nested)
+    graph = graph_budget(result.budget, here.tokens, result.setting.nested)
     graph = min([graph, *(stage.keep for stage in result.setting.tower)])
     vision = replace(setting, decoder=())
     return Parts(vision, scaled_tokens(graph, here, there), decoder, visual)

@@ -164,9 +164,9 @@ class AmongPlaces(Ranking):
         return self.inner.gap(budget)
 
     def distance(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
-        """See `Ranking.distance`; infinite where one was dropped on the way."""
+        """See `Ranking.distance`; 1 where one was dropped on the way, which no tie excuses."""
         if not self.are_patches(kept):
-            return float("inf")
+            return 1.0 if super().are_patches(kept) else float("inf")
         return self.inner.distance(np.searchsorted(self.places, kept), scores)
 
     def score_difference(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:

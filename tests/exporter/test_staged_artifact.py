@@ -200,7 +200,7 @@ def test_the_gate_tells_positions_that_close_the_gap(folder, checkpoint, monkeyp
     [
         (lambda decoder: decoder.pop("stages"), "carries pocketvlm.graph=decoder_staged"),
         (lambda decoder: decoder["stages"][1].update(keep=5), "carries pocketvlm.stages=1:18"),
-        (lambda decoder: decoder["stages"][0].update(by="given"), "has no visual_scores"),
+        (lambda decoder: decoder["stages"][0].update(by="given"), "carries pocketvlm.stages=1:18"),
         (lambda decoder: decoder["stages"][2].update(layer=4), "begins at no layer of 4"),
         (lambda decoder: decoder["stages"].reverse(), "not in order"),
         (lambda decoder: decoder["stages"][1].update(keep=18), "not in order"),

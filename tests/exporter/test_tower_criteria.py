@@ -20,6 +20,7 @@ from pocketvlm_export.tower_stages import (
 from pocketvlm_export.tower_stages.base import Seen
 from pocketvlm_export.tower_stages.even import even_order
 from pocketvlm_export.tower_stages.keys import rounds
+from pocketvlm_export.verification.oracles import AmongPlaces, Ranking
 from pocketvlm_export.verification.tower_stages import Layer, find_chooser
 from pocketvlm_export.verification.tower_stages.base import best
 
@@ -165,3 +166,19 @@ def test_a_tie_is_stated():
     assert choice.kept.tolist() == [2, 3]
     assert [other.tolist() for other in choice.otherwise] == [[1, 3]]
     assert best(scores, 1).otherwise == ()
+
+
+def test_a_ranking_of_what_is_left():
+    """By the numbers of the whole picture."""
+    inner = Ranking(np.array([0.2, 0.9, 0.4]))
+    ranking = AmongPlaces.of(inner, np.array([1, 5, 6]), 8)
+    assert ranking.kept(2).tolist() == [5, 6]
+    assert ranking.gap(2) == inner.gap(2) == pytest.approx(0.5)
+    assert len(ranking.scores) == 8
+    scores = np.array([0.9, 0.4], dtype=np.float32)
+    assert ranking.distance(np.array([5, 6]), scores) == 0
+    assert ranking.distance(np.array([1, 5]), scores) == pytest.approx(0.5)
+    assert ranking.distance(np.array([4, 5]), scores) == 1
+    assert ranking.distance(np.array([5, 8]), scores) == float("inf")
+    assert ranking.score_difference(np.array([5, 6]), scores) < 1e-6
+    assert not ranking.are_patches(np.array([0, 5]))

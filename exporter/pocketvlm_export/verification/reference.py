@@ -168,8 +168,9 @@ def vision_reference(
                 encoded = replace(encoded, text=text.astype(np.float64))
             ranking, features = rank(encoded, pruner.options), encoded.projected
             if encoded.places is not None:
-                ranking = AmongPlaces.of(ranking, encoded.places)
-                features = np.full((spec.vision.tokens, features.shape[1]), np.nan)
+                tokens = spec.vision.tokens
+                ranking = AmongPlaces.of(ranking, encoded.places, tokens)
+                features = np.full((tokens, features.shape[1]), np.nan)
                 features[encoded.places] = encoded.projected
             mixer = projector and make_mixer(pruning, pruner, encoded, ranking, projector)
             return _Read({_FEATURES: features.astype(np.float32), **extras}, ranking, mixer)

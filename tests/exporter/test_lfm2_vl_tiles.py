@@ -105,8 +105,7 @@ def test_pictures_of_any_size_are_cut_as_the_processor_cuts_them(width, height, 
     image = Image.effect_noise((width, height), 90).convert("RGB")
     try:
         layout.grid(height, width)
-    except PictureError as error:
-        assert "too narrow" in str(error)
+    except PictureError:
         _, whole = processor_sizes(processor, image)
         assert whole[0] * whole[1] > 256 * TOKEN
         return

@@ -232,6 +232,13 @@ PUBLISHED = {
             "pan_and_scan_max_num_crops": 4,
         },
     ),
+    "LiquidAI/LFM2-VL-450M": (
+        "tiny-lfm2-vl",
+        {"dtype": "bfloat16"},
+        {"dtype": "bfloat16", "theta": 1000000.0},
+        {"dtype": "bfloat16"},
+        {"return_row_col_info": True, "disable_grouping": None},
+    ),
     "LiquidAI/LFM2-VL-450M, its pictures not cut": (
         "tiny-lfm2-vl",
         {"dtype": "bfloat16", "do_image_splitting": False},

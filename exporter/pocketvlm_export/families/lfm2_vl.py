@@ -130,7 +130,9 @@ class Lfm2VL(Family):
         ]
         tokenizer = load_tokenizer(folder)
         whole = str(getattr(tokenizer, _THUMBNAIL, None) or "<|img_thumbnail|>")
-        named = [_ids(folder, line) if marks else [[] for _ in line] for line in parts]
+        named: list[list[list[int]]] = [
+            _ids(folder, line) if marks else [[] for _ in line] for line in parts
+        ]
         (whole_ids,) = _ids(folder, [whole]) if marks else [[]]
         one = spec.layouts["hf"]
         stated = {**one.stated, "name": TilesAndThumbnail.name, **asdict(cutting)}

@@ -25,8 +25,10 @@ class NameAxes(ir.passes.InPlacePass):
         """Rename."""
         for value in _ends(model):
             assert value.shape is not None
+            shape = value.shape.copy()  # its own may be frozen: that of a constant
             for axis, name in self.axes.get(str(value.name), {}).items():
-                value.shape[axis] = name
+                shape[axis] = name
+            value.shape = shape
         return ir.passes.PassResult(model, modified=True)
 
     def ensures(self, model: ir.Model) -> None:

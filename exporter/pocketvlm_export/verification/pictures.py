@@ -53,11 +53,11 @@ def gate_batches(artifact: Artifact, vision: VisionSpec) -> list[GateBatch]:
     layout, size = open_layout(artifact), artifact.manifest.vision.image_size
     if size is None:
         pruning = artifact.manifest.pruning
-        cut = _cut(layout)
+        in_tiles = _cut(layout)
         above = _above(max(pruning.budgets), pruning.tokens_before)
         return [
-            *cut,
-            _dynamic(vision.factor, above, count=1 if cut else _PICTURES),
+            *in_tiles,
+            _dynamic(vision.factor, above, count=1 if in_tiles else _PICTURES),
             _dynamic(vision.factor, _ragged(pruning.tokens_before), count=1),
         ]
     grids, (height, width) = layout.grids(), size

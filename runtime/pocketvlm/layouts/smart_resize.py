@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import ArtifactError, PictureError
@@ -25,6 +24,7 @@ from pocketvlm.layouts.base import (
     TileGrid,
     Tiles,
     TokenGrid,
+    Views,
     check_cap,
     no_cap,
     suffixed,
@@ -195,7 +195,7 @@ class SmartResize(Prepared):
         }
         return type(self)(dataclasses.replace(self.config, options=options), self._preprocessor)
 
-    def views(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+    def views(self, image: Image.Image) -> Views:
         """The picture as resized."""
         return np.asarray(self._resize(image))[None]
 

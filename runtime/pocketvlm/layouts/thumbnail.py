@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import ArtifactError
@@ -26,6 +25,7 @@ from pocketvlm.layouts.base import (
     TileGrid,
     Tiles,
     TokenGrid,
+    Views,
     check_cap,
     one_after_another,
 )
@@ -237,7 +237,7 @@ class TilesAndThumbnail(MarkedResize):
             }
         return type(self)(dataclasses.replace(self.config, options=options), self._preprocessor)
 
-    def views(self, image: Image.Image) -> list[npt.NDArray[np.uint8]]:
+    def views(self, image: Image.Image) -> Views:
         """The tiles, row by row, then the thumbnail; or the only tile."""
         return [np.asarray(tile) for tile in self._tiles(image)]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pocketvlm.artifact import Artifact
     from pocketvlm.chat import Chat
     from pocketvlm.decoders.sampling import Sampling
+    from pocketvlm.guided import Guided
     from pocketvlm.limits import (
         FeatureLimits,
         Limits,
@@ -38,6 +39,7 @@ __all__ = [
     "Chat",
     "EngineSettings",
     "FeatureLimits",
+    "Guided",
     "Limits",
     "PictureLimits",
     "PocketVLMError",
@@ -57,6 +59,7 @@ _LAZY = {
     "EngineSettings": "pocketvlm.ort.settings",
     "Provider": "pocketvlm.ort.settings",
     "FeatureLimits": "pocketvlm.limits",
+    "Guided": "pocketvlm.guided",
     "Limits": "pocketvlm.limits",
     "PictureLimits": "pocketvlm.limits",
     "Sampling": "pocketvlm.decoders.sampling",

@@ -24,7 +24,10 @@ from pocketvlm.vlm import VLM
 
 
 class Guided:
-    """A large model and its guide, from `VLM.guided_by`.
+    """A large model and its guide.
+
+    >>> guided = Guided(VLM.load("large"), VLM.load("small"), confidence=0.9)
+    >>> guided.generate("What is in the picture?", images=["photo.jpg"]).answered_by
 
     The guide answers every question first, greedily. Where it is sure enough its answer is the
     answer, and the large model does nothing but prepare its prompt. Else that one answers. Where
@@ -45,6 +48,18 @@ class Guided:
     """
 
     def __init__(self, model: VLM, guide: VLM, *, confidence: float | None = None) -> None:
+        """Put two loaded models together.
+
+        Args:
+            model: the large one.
+            guide: the small one, exported with ``--decoder-scores`` where the other drops visual
+                tokens by scores that it is given.
+            confidence: from 0 to 1: where the guide is at least so sure of its answer, that is the
+                answer; None has the large model answer always.
+
+        Raises:
+            RequestError: the two do not go together.
+        """
         self.model = model
         self.guide = guide
         self.confidence = _checked(confidence)

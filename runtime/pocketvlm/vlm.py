@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from pocketvlm.answer import Answer
 from pocketvlm.answering import Answerer, Request, ms_since
@@ -30,9 +30,6 @@ from pocketvlm.text.streaming import Stream
 from pocketvlm.vision.encoder import VisionEncoder, open_beside
 from pocketvlm.vision.feature_cache import FeatureCache, FeatureSource
 from pocketvlm.vision.viewer import Viewer
-
-if TYPE_CHECKING:
-    from pocketvlm.guided import Guided
 
 
 class VLM:
@@ -274,25 +271,6 @@ class VLM:
             cached=self._keeps_features,
             question=self.parts.question(conversation.messages[-1]),
         )
-
-    def guided_by(self, guide: VLM, *, confidence: float | None = None) -> Guided:
-        """This model and a small one that answers first, see `pocketvlm.guided.Guided`.
-
-        >>> vlm = VLM.load("large").guided_by(VLM.load("small"), confidence=0.9)
-        >>> vlm.generate("What is in the picture?", images=["photo.jpg"]).answered_by
-
-        Args:
-            guide: the small one, exported with ``--decoder-scores`` where this one drops visual
-                tokens by scores that it is given.
-            confidence: from 0 to 1: where the guide is at least so sure of its answer, that is the
-                answer; None has this model answer always.
-
-        Raises:
-            RequestError: the two do not go together.
-        """
-        from pocketvlm.guided import Guided
-
-        return Guided(self, guide, confidence=confidence)
 
     def chat(self, *, system: str | None = None, budget: int | None = None) -> Chat:
         """Begin a conversation.

@@ -26,6 +26,7 @@ from pocketvlm import VLM, Artifact, Sampling
 from pocketvlm.answering import Witness
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.cli import main
+from pocketvlm.guided import Guided
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.graphs.decoder import ScoringDecoder
 
@@ -201,7 +202,7 @@ def test_the_large_one_answers_as_transformers_with_the_others_masked(
     _, scores = looked_at
     kept = np.sort(np.argsort(-scores, kind="stable")[:KEEP])
     expected = masked_answer(large_checkpoint, kept)
-    guided = VLM.load(large).guided_by(VLM.load(small))
+    guided = Guided(VLM.load(large), VLM.load(small))
     answer = guided.generate(QUESTION, [PICTURE], sampling=Sampling(max_new_tokens=STEPS))
     assert answer.token_ids == expected
     # Other tokens would have made another answer.

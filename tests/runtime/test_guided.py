@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from pocketvlm import VLM, PocketVLMError, Sampling
 from pocketvlm.cli import main
+from pocketvlm.guided import Guided
 from support.tiny_artifact import (
     cut_pictures,
     give_scores,
@@ -67,9 +68,7 @@ def test_the_guide_answers_where_it_is_sure_enough(guide, plain):
     sure = confidence_of(guide, own, "what?")
     assert 0 < sure < 1
     for least, by in ((sure * 0.99, "guide"), ((sure + 1) / 2, "model"), (0, "guide")):
-        answer = plain.guided_by(guide, confidence=least).generate(
-            "what?", [PICTURE], sampling=BRIEF
-        )
+        answer = Guided(plain, guide, confidence=least).generate("what?", [PICTURE], sampling=BRIEF)
         assert answer.answered_by == by
         assert answer.confidence == pytest.approx(sure, rel=1e-6)
         assert answer.guide.token_ids == own.token_ids
@@ -82,22 +81,22 @@ def test_the_guide_answers_where_it_is_sure_enough(guide, plain):
 def test_an_answer_that_sampling_draws_needs_no_guide_that_answers(guide, plain):
     drawn = Sampling(max_new_tokens=4, temperature=1.0, seed=3)
     with pytest.raises(PocketVLMError, match="at temperature 1 another would be drawn"):
-        plain.guided_by(guide, confidence=0.5).generate("what?", [PICTURE], sampling=drawn)
+        Guided(plain, guide, confidence=0.5).generate("what?", [PICTURE], sampling=drawn)
 
 
 def test_a_stream_gives_the_guides_answer_whole(guide, plain):
-    stream = plain.guided_by(guide, confidence=0).stream("what?", [PICTURE], sampling=BRIEF)
+    stream = Guided(plain, guide, confidence=0).stream("what?", [PICTURE], sampling=BRIEF)
     pieces = list(stream)
     assert len(pieces) <= 1
     assert "".join(pieces) == stream.answer.text
 
 
 def test_a_stream_that_is_stopped(guide, plain):
-    stream = plain.guided_by(guide, confidence=1).stream("what?", [PICTURE])
+    stream = Guided(plain, guide, confidence=1).stream("what?", [PICTURE])
     stream.stop()
     assert stream.answer.finish_reason == "interrupted"
     assert stream.answer.answered_by == "guide"
-    stream = plain.guided_by(guide, confidence=1).stream("what?", [PICTURE])
+    stream = Guided(plain, guide, confidence=1).stream("what?", [PICTURE])
     next(stream)
     stream.close()
     assert plain.cache_bytes == guide.cache_bytes == 0
@@ -109,12 +108,12 @@ def test_a_stream_that_is_stopped(guide, plain):
 )
 def test_a_confidence_that_is_none(guide, plain, confidence, message):
     with pytest.raises(PocketVLMError, match=message):
-        plain.guided_by(guide, confidence=confidence)
+        Guided(plain, guide, confidence=confidence)
 
 
 def test_a_guide_that_decides_nothing(guide, plain):
     with pytest.raises(PocketVLMError, match=r"plain drops no visual tokens .* --decoder-stage"):
-        plain.guided_by(guide)
+        Guided(plain, guide)
 
 
 KEEP = 5
@@ -150,7 +149,7 @@ def test_what_the_guide_looks_at_is_what_the_model_reads(guide, large, pictures)
         Weights.random(large.artifact.manifest.decoder.vocab, seed) for seed in (1, 2)
     )
     images = [PICTURE, PICTURE[:, ::-1]][:pictures]
-    answer = large.guided_by(guide).generate("what is it?", images, sampling=BRIEF)
+    answer = Guided(large, guide).generate("what is it?", images, sampling=BRIEF)
     assert answer.answered_by == "model"
     own = guide.generate("what is it?", images, sampling=BRIEF)
     assert answer.guide.token_ids == own.token_ids
@@ -176,7 +175,7 @@ def test_what_the_guide_looks_at_is_what_the_model_reads(guide, large, pictures)
 
 
 def test_without_pictures_nothing_is_handed_over(guide, large):
-    answer = large.guided_by(guide).generate("what is it?", sampling=BRIEF)
+    answer = Guided(large, guide).generate("what is it?", sampling=BRIEF)
     assert answer.token_ids == large.generate("what is it?", sampling=BRIEF).token_ids
 
 
@@ -191,7 +190,7 @@ def test_a_guide_that_does_not_say_what_it_looks_at(plain, large):
     with pytest.raises(
         PocketVLMError, match=r"the decoder of plain does not say .* by which large"
     ):
-        large.guided_by(plain)
+        Guided(large, plain)
 
 
 def test_pruned_by_the_same_vision_graph_they_go_together(tmp_path, guide):
@@ -200,11 +199,11 @@ def test_pruned_by_the_same_vision_graph_they_go_together(tmp_path, guide):
         weights = write_artifact(tmp_path / name, seed=seed, budgets=(16, 6))
         read_scores(tmp_path / name, weights, 3)
     same, other = (VLM.load(tmp_path / name) for name in ("same", "other"))
-    answer = same.guided_by(guide).generate("what?", [PICTURE], budget=6, sampling=BRIEF)
+    answer = Guided(same, guide).generate("what?", [PICTURE], budget=6, sampling=BRIEF)
     assert answer.kept_indices == answer.guide.kept_indices
     assert len(answer.kept_indices[0]) == 6
     with pytest.raises(PocketVLMError, match="small keeps other visual tokens than the model"):
-        other.guided_by(guide).generate("what?", [PICTURE], budget=6, sampling=BRIEF)
+        Guided(other, guide).generate("what?", [PICTURE], budget=6, sampling=BRIEF)
     assert other.cache_bytes == 0
 
 
@@ -214,12 +213,12 @@ def test_other_methods_and_other_grids_are_refused_at_once(tmp_path, large):
     pruned = write_artifact(tmp_path / "pruned", seed=1, budgets=(6,))
     read_scores(tmp_path / "pruned", pruned, 3)
     with pytest.raises(PocketVLMError, match=r"method keeps .* by uniform, pruned by fastervlm"):
-        VLM.load(tmp_path / "pruned").guided_by(VLM.load(tmp_path / "method"))
+        Guided(VLM.load(tmp_path / "pruned"), VLM.load(tmp_path / "method"))
     weights = write_artifact(tmp_path / "tiles", seed=1, budgets=(16,))
     give_scores(tmp_path / "tiles", weights)
     cut_pictures(tmp_path / "tiles", 2, 2)
     with pytest.raises(PocketVLMError, match=r"tiles makes 16 tokens, layout anyres-max .* large"):
-        large.guided_by(VLM.load(tmp_path / "tiles"))
+        Guided(large, VLM.load(tmp_path / "tiles"))
 
 
 def test_pictures_of_any_size_make_the_same_tokens_where_both_read_as_many(tmp_path):
@@ -232,8 +231,8 @@ def test_pictures_of_any_size_make_the_same_tokens_where_both_read_as_many(tmp_p
         make_dynamic(tmp_path / name, weights, 12, most)
     big, small, smaller = (VLM.load(tmp_path / name) for name in ("big", "small", "smaller"))
     with pytest.raises(PocketVLMError, match="smaller makes 12 tokens"):
-        big.guided_by(smaller)
-    answer = big.guided_by(small).generate("what?", [PICTURE], sampling=BRIEF)
+        Guided(big, smaller)
+    answer = Guided(big, small).generate("what?", [PICTURE], sampling=BRIEF)
     assert answer.answered_by == "model"
     assert answer.kept_indices == answer.guide.kept_indices
 

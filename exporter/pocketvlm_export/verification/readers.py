@@ -35,7 +35,6 @@ class PlainReader:
     """One sequence read by a causal language model."""
 
     dropping: Sequence[Dropping] = ()
-    visual_scores: npt.NDArray[np.float64] | None = None
 
     def __init__(
         self,
@@ -98,6 +97,7 @@ class ScoringReader(PlainReader):
     def __init__(self, model: Any) -> None:
         """``model`` runs with eager attention, which returns its maps."""
         super().__init__(model)
+        self.visual_scores = np.zeros(0)
         self._layers = model.model.layers
         self._visual: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # positions
 
@@ -130,5 +130,4 @@ class ScoringReader(PlainReader):
 
     def _add(self, rows: torch.Tensor) -> None:
         """Of one layer, (heads, rows, keys)."""
-        assert self.visual_scores is not None
         self.visual_scores += rows.double().sum(dim=(0, 1)).numpy()[self._visual]

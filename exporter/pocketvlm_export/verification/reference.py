@@ -381,7 +381,8 @@ def decoder_reference(
         embeds = [embedding(torch.from_numpy(row)) for row in sequences]
         read = [model(inputs_embeds=rows[None]).logits[0].numpy() for rows in embeds]
         looked_up = [rows.float().numpy().copy() for rows in embeds]
-        dropping, visual_scores = reader.dropping, reader.visual_scores
+        dropping = reader.dropping
+        visual_scores = reader.visual_scores if isinstance(reader, ScoringReader) else None
     return DecoderReference(
         ids,
         token_ids,

@@ -166,7 +166,7 @@ def _guided(
     )
     guides = _opened(own.of(artifact), own, budgets)
     return {
-        budget: vlm.guided_by(guides.get(budget, guides[max(guides)]), confidence=guide.confidence)
+        budget: Guided(vlm, guides.get(budget, guides[max(guides)]), confidence=guide.confidence)
         for budget, vlm in vlms.items()
     }
 

@@ -64,7 +64,9 @@ def run(
     vlm = load(directory, prepack=False)
     asked: VLM | Guided | Chat = vlm if system is None else vlm.chat(system=system)
     if guide is not None:
-        asked = vlm.guided_by(as_guide(load, guide, prepack=False), confidence=confidence)
+        from pocketvlm.guided import Guided
+
+        asked = Guided(vlm, as_guide(load, guide, prepack=False), confidence=confidence)
     stream = asked.stream(prompt, images, videos=videos, sampling=sampling)
     if as_json:
         echo_json(dataclasses.asdict(stream.answer))

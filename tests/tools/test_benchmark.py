@@ -153,3 +153,12 @@ def test_selection_is_measured_for_the_methods_asked_for(tiny_checkpoint):
     assert row[1].strip() == "G-Prune (a graph a picture)"
     assert 0 < float(row[4].strip(" %")) < 100
     assert CliRunner().invoke(main, ["selection", "x", "--methods", "magic"]).exit_code == 2
+
+
+def test_picking_is_ten_nodes_a_pick_and_a_loop_picks_the_same():
+    arguments = ["picking", "--tokens", "30", "--picks", "3,7", "--repeat", "1", "--threads", "1"]
+    result = CliRunner().invoke(main, [*arguments, "--allow-busy"])
+    assert result.exit_code == 0, result.output
+    rows = [[cell.strip() for cell in row.split("|")] for row in result.stdout.splitlines()[-2:]]
+    assert [(row[1], row[2], row[5]) for row in rows] == [("30", "3", "27"), ("30", "7", "67")]
+    assert all(float(row[4]) > 0 for row in rows)

@@ -141,7 +141,8 @@ def _precision_option(
     multiple=True,
     metavar="LAYER:KEEP[:BY]",
     help="Drop patches inside the vision tower: before this layer, the first is 0, all but KEEP of "
-    "a tile, by what BY names. Repeatable, fewer and fewer.",
+    "a tile, by farthest (default), keys, received, cls, flowcut or even. Repeatable, fewer and "
+    "fewer.",
 )
 @click.option(
     "--decoder-stage",

@@ -23,7 +23,11 @@ from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.pruning.base import ATTENTION, Pruner
-from pocketvlm_export.tower_stages.rules import default_budget, settle_tower_stages
+from pocketvlm_export.tower_stages.rules import (
+    check_budgets_behind,
+    default_budget,
+    settle_tower_stages,
+)
 
 # tokens that a context must hold beside a picture: the parity gate's question, and its answer
 _LEAST_TEXT = 64
@@ -89,8 +93,9 @@ def _plan_of(
     checkpoint = replace(checkpoint, spec=spec)
     requested = options.budgets or budgets_within(spec, layout, options.total_budgets)
     tokens = spec.vision.tokens
-    budgets = check_budgets(requested, tokens, default_budget(pruner, tokens, options.tower_stages))
-    stages = settle_tower_stages(options.tower_stages, spec, pruner, budgets)
+    stages = settle_tower_stages(options.tower_stages, spec, pruner)
+    budgets = check_budgets(requested, tokens, default_budget(pruner, tokens, stages))
+    check_budgets_behind(stages, budgets)
     if not pruner.prunes and budgets != (tokens,):
         raise RequestError(
             f"pruner {pruner.name} keeps all {tokens} tokens, but the budget says {budgets[0]}",

@@ -29,10 +29,15 @@ class ClipOracle:
         self.heads = heads
         self.patch = patch
 
-    def run(self, pixel_values: np.ndarray) -> list[LayerTrace]:
+    def run(self, pixel_values: np.ndarray, drop=None) -> list[LayerTrace]:
+        """``drop`` is asked before each layer which of its patches go on: its number and the trace
+        of the one before -> numbers among those that are there, or None for all."""
         hidden = self._norm("pre_layrnorm", self._embed(pixel_values.astype(np.float64)))
         traces = []
         while f"{PREFIX}encoder.layers.{len(traces)}.layer_norm1.weight" in self.tensors:
+            kept = drop(len(traces), traces[-1]) if drop and traces else None
+            if kept is not None:
+                hidden = hidden[[0, *(kept + 1)]]
             traces.append(self._layer(f"encoder.layers.{len(traces)}.", hidden))
             hidden = traces[-1].output
         return traces

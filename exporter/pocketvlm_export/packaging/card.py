@@ -14,6 +14,7 @@ from pocketvlm_export.checkpoint import generation_notes, generation_warnings
 from pocketvlm_export.decoder_stages import find_ranking
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.plan import ExportPlan
+from pocketvlm_export.tower_stages import find_criterion
 
 _BODY = """
 # {model}: {method}, {budget} of {tokens} visual tokens
@@ -85,7 +86,7 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
         budget=budget,
         tokens=f"{'' if plan.spec.vision.image_size else 'at most '}{tokens}",
         version=pocketvlm.__version__,
-        pruning=_pruning(plan, budget) + _stages(plan),
+        pruning=_pruning(plan, budget) + _tower_stages(plan) + _stages(plan),
         pictures="" if plan.layout.stock_clients else _pictures(plan, budget),
         answers=_answers(plan),
         option=option,
@@ -186,6 +187,19 @@ def _pruning(plan: ExportPlan, budget: int) -> str:
         f"Its vision graph keeps the {budget} patches {pruner.keeps} ({stated}); {smaller} when "
         f"it runs."
     )
+
+
+def _tower_stages(plan: ExportPlan) -> str:
+    """Where the tower drops patches on its way, by what."""
+    sentences = []
+    for stage in plan.tower_stages:
+        criterion = find_criterion(stage.by)
+        paper = f" ({criterion.paper})" if criterion.paper else ""
+        sentences.append(
+            f" Its tower drops to {stage.keep} patches before layer {stage.layer} (the first is "
+            f"0): those go on {criterion.keeps}{paper}."
+        )
+    return "".join(sentences)
 
 
 def _stages(plan: ExportPlan) -> str:

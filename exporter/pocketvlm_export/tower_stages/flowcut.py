@@ -3,7 +3,7 @@ to layer (Tong et al., NeurIPS 2025, arXiv 2505.19536).
 
 FlowCut itself decides from each picture how many tokens a layer drops. A graph has fixed sizes, so
 here the numbers are those of its stages, as a rule the means over some pictures
-(`pocketvlm_export.tower_stages.schedule`). No accuracy is published of a frozen schedule.
+(`pocketvlm_export.verification.flowcut_schedule`). No accuracy is published of a frozen schedule.
 """
 
 from typing import ClassVar

@@ -12,14 +12,10 @@ from pocketvlm_export.towers import TOWERS
 
 
 def settle_tower_stages(
-    stages: Sequence[Stage], spec: VLMSpec, pruner: Pruner, budgets: Sequence[int]
+    stages: Sequence[Stage], spec: VLMSpec, pruner: Pruner
 ) -> tuple[Stage, ...]:
-    """Return the stages with their ``by`` named; ``budgets`` are those of the graphs.
-
-    Raises:
-        RequestError: a stage that this tower cannot have, or that leaves fewer tokens than the
-            largest of ``budgets``.
-    """
+    """Return the stages with their ``by`` named; raises `RequestError` for one that this tower
+    cannot have, or before a method that keeps everything."""
     settled = tuple(replace(stage, by=stage.by or DEFAULT_CRITERION) for stage in stages)
     if not settled:
         return ()
@@ -33,13 +29,20 @@ def settle_tower_stages(
             advice=f"choose a pruner with --budget {last.keep}, which keeps all that are left",
             setting="tower_stage",
         )
+    return settled
+
+
+def check_budgets_behind(stages: Sequence[Stage], budgets: Sequence[int]) -> None:
+    """Refuse budgets of more tokens than the last stage leaves; raises `RequestError`."""
+    if not stages:
+        return
+    last = stages[-1]
     if max(budgets) > last.keep:
         raise RequestError(
             f"budget {max(budgets)} is more than tower stage {last} leaves, which is {last.keep}",
             advice=f"give a budget of at most {last.keep}, or a stage that keeps more",
             setting="budget",
         )
-    return settled
 
 
 def default_budget(pruner: Pruner, tokens: int, stages: Sequence[Stage]) -> int:

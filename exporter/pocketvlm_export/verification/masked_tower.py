@@ -60,6 +60,11 @@ class MaskedTower(upstream.Listener):
             for hook in hooks:
                 hook.remove()
 
+    def keep_of(self, stage: Stage, layers: Sequence[Layer]) -> int:
+        """Return how many tokens go on at a stage, of those that were there in the last of the
+        ``layers``."""
+        return stage.keep
+
     def bias(self, number: int) -> torch.Tensor | None:
         """See `upstream.Listener.bias`."""
         return self._bias
@@ -115,7 +120,7 @@ class MaskedTower(upstream.Listener):
         layers = [
             self._layers[at] for at in sorted(self._layers) if adds_up or at == stage.layer - 1
         ]
-        choice = find_chooser(stage.by)(layers, stage.keep)
+        choice = find_chooser(stage.by)(layers, self.keep_of(stage, layers))
         self.choices.append(choice)
         assert self.places is not None
         self.places = self.places[self._instead.get(number, choice.kept)]

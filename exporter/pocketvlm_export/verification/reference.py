@@ -145,8 +145,9 @@ def vision_reference(
             encoded, extras = encode_reference(tower, connector, spec, pruning, picture, masked)
             ranking, features = rank(encoded, pruning.options), encoded.projected
             if encoded.places is not None:
-                ranking = AmongPlaces.of(ranking, encoded.places)
-                features = np.full((spec.vision.tokens, features.shape[1]), np.nan)
+                tokens = spec.vision.tokens
+                ranking = AmongPlaces.of(ranking, encoded.places, tokens)
+                features = np.full((tokens, features.shape[1]), np.nan)
                 features[encoded.places] = encoded.projected
             return _Read({_FEATURES: features.astype(np.float32), **extras}, ranking)
 

@@ -8,11 +8,13 @@ causal. The papers count visual tokens only as ``n``.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pocketvlm.artifact import Manifest
 from pocketvlm.artifact.specs import DecoderSpec, Tower
+from pocketvlm.artifact.stages import Stage
 
 
 def macs_of_mlp_with_two_matrices(n: float, d: int, m: int) -> float:
@@ -66,6 +68,23 @@ def flops_of_tower(tower: Tower, n: float) -> float:
     return 2 * (tower.layers * layer - tower.windowed_layers * saved)
 
 
+def flops_of_staged_tower(tower: Tower, tokens: int, stages: Sequence[Stage]) -> float:
+    """`flops_of_tower` of a tower that drops tokens before some of its layers, over one tile of so
+    many ``tokens``.
+
+    A layer that tokens are ranked in is counted as if it were computed for all of them, and what
+    the ranking costs is not counted.
+    """
+    patches = tower.sequence // tokens  # of a token
+    beside = tower.sequence - patches * tokens  # [CLS], which always goes on
+    firsts = [0, *(stage.layer for stage in stages), tower.layers]
+    kept = [tokens, *(stage.keep for stage in stages)]
+    return sum(
+        flops_of_tower(replace(tower, layers=stop - start), patches * n + beside)
+        for (start, stop), n in zip(itertools.pairwise(firsts), kept, strict=True)
+    )
+
+
 def cache_bytes(n: int, layers: int, kv_heads: int, head_dim: int, value_bytes: int) -> int:
     """Bytes of keys and values of n tokens."""
     return 2 * layers * kv_heads * head_dim * value_bytes * n
@@ -81,7 +100,7 @@ class Costs:
         flops_prompt: of the prefill of the whole prompt with grouped queries as this decoder has
             them.
         flops_vision: of the vision tower over all tiles of all pictures, each of its own size,
-            before any pruning inside its last layer.
+            with what its stages drop, before any pruning inside its last layer.
         kv_bytes: of the visual tokens' keys and values, in the type that the engine keeps them in.
         kv_bytes_prompt: of the whole prompt's.
     """
@@ -170,4 +189,7 @@ def _vision_flops(manifest: Manifest, tiles: Sequence[int]) -> float | None:
     tower, largest = manifest.vision.tower, manifest.pruning.tokens_before
     if tower is None:
         return None
-    return sum(flops_of_tower(tower, tower.sequence * tokens / largest) for tokens in tiles)
+    stages = manifest.vision.stages
+    if not stages:
+        return sum(flops_of_tower(tower, tower.sequence * tokens / largest) for tokens in tiles)
+    return len(tiles) * flops_of_staged_tower(tower, largest, stages)

@@ -45,6 +45,8 @@ def headline(profile: Profile) -> str:
         for stage in profile.manifest.decoder.stages
     )
     inside = f" with {inside} of the decoder" if inside else ""
+    for stage in profile.manifest.vision.stages:
+        inside += f", {stage.keep} per tile from layer {stage.layer} of the tower on"
     return (
         f"{profile.manifest.source.model}, {pruning.method}{inside}, "
         f"{_before(profile)} before "

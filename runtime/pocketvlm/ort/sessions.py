@@ -123,6 +123,8 @@ def _check_metadata(
     expected = {metadata.ARTIFACT_ID: manifest.artifact_id, metadata.GRAPH: kind}
     if budget is not None:
         expected |= {metadata.BUDGET: str(budget), metadata.PRUNER: manifest.pruning.method}
+        if manifest.vision.stages:
+            expected |= {metadata.STAGES: stamp(manifest.vision.stages)}
     if kind == metadata.STAGED_DECODER:
         expected |= {metadata.STAGES: stamp(manifest.decoder.stages)}
     for key, value in expected.items():

@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 
 from pocketvlm.artifact import Manifest
 from pocketvlm.artifact.specs import Tower
+from pocketvlm.artifact.stages import Stage
 from pocketvlm.errors import ArtifactError
 from pocketvlm_measure.profiler.costs import (
     cache_bytes,
     costs_of,
+    flops_of_staged_tower,
     flops_of_tower,
     macs_of_grouped_queries,
     macs_of_mlp_with_three_matrices,
@@ -135,6 +137,40 @@ def test_a_tower_without_windows_costs_what_the_papers_count():
     assert flops_of_tower(plain, 577) == tower_flops(**CLIP_L, layers=24)
 
 
+@pytest.mark.parametrize(("layer", "part"), [(8, 0.42), (12, 0.57), (16, 0.73)])
+def test_a_tower_that_drops_tokens_on_its_way(layer, part):
+    """LLaVA-1.5's tower, of which 23 layers are used, down to 64 tokens and [CLS]."""
+    tower = Tower(23, CLIP_L["d"], CLIP_L["m"], 577)
+    cost = flops_of_staged_tower(tower, 576, [Stage(layer, 64, "cls")])
+    expected = tower_flops(577, CLIP_L["d"], CLIP_L["m"], layer)
+    expected += tower_flops(65, CLIP_L["d"], CLIP_L["m"], 23 - layer)
+    assert cost == pytest.approx(expected)
+    assert cost / flops_of_tower(tower, 577) == pytest.approx(part, abs=0.005)
+
+
+def test_stages_drop_whole_squares_of_patches(artifact_dir):
+    data = read_manifest(artifact_dir)
+    most = data["pruning"]["tokens_before"]
+    data["vision"]["tower"] = {
+        "layers": 6, "hidden": 64, "intermediate": 256, "sequence": 4 * most + 1,
+    }  # fmt: skip
+    data["vision"]["stages"] = [
+        {"layer": 2, "keep": most - 1, "by": "farthest"},
+        {"layer": 3, "keep": most - 2, "by": "farthest"},
+    ]
+    data["pruning"] |= {"budgets": [1], "default_budget": 1}
+    data["vision"]["graphs"] = {"1": next(iter(data["vision"]["graphs"].values()))}
+    data["vision"].pop("totals", None)
+    costs = costs_of(
+        Manifest.from_dict(data), tiles=[most, most], visual=2, prompt=9, value_bytes=4
+    )
+    of_layers = [
+        tower_flops(4 * n + 1, 64, 256, layers)
+        for n, layers in ((most, 2), (most - 1, 1), (most - 2, 3))
+    ]
+    assert costs.flops_vision == pytest.approx(2 * sum(of_layers))
+
+
 def test_every_picture_costs_by_its_own_tokens(artifact_dir):
     data = read_manifest(artifact_dir)
     most = data["pruning"]["tokens_before"]
@@ -171,10 +207,10 @@ def test_of_an_artifact_with_fastv(artifact_dir):
         "kv_heads": 32,
         "head_dim": 128,
     }
-    data["decoder"] |= {**shape, "fastv": {"layer": 3, "keep": 288}}
+    data["decoder"] |= {**shape, "stages": [{"layer": 3, "keep": 288, "by": "last-token"}]}
     manifest = Manifest.from_dict(data)
     prompt = {"tiles": [576], "visual": 576, "prompt": 640, "value_bytes": 2}
-    whole, part = costs_of(manifest, **prompt), costs_of(manifest, **prompt, dropped=288)
+    whole, part = costs_of(manifest, **prompt), costs_of(manifest, **prompt, dropped=[288])
     by_layer = [macs_of_mlp_with_three_matrices(n, 4096, 11008) for n in (576, 288)]
     assert part.flops / whole.flops == pytest.approx(
         (3 * by_layer[0] + 29 * by_layer[1]) / (32 * by_layer[0])

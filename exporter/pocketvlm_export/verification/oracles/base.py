@@ -136,7 +136,8 @@ class Ranking:
 
 @dataclass(frozen=True)
 class AmongPlaces(Ranking):
-    """A ranking of the tokens that stages of a tower left, by their numbers in the whole picture.
+    """A ranking of the tokens that stages of a tower left, by their numbers in the whole picture;
+    the ``scores`` of what was dropped are -inf.
 
     Attributes:
         inner: of those n, numbered among themselves.
@@ -147,9 +148,11 @@ class AmongPlaces(Ranking):
     places: Ints = field(kw_only=True)
 
     @classmethod
-    def of(cls, inner: Ranking, places: Ints) -> "AmongPlaces":
-        """Return a ranking by its tokens' ``places``."""
-        return cls(inner.scores, inner.slack, inner=inner, places=places)
+    def of(cls, inner: Ranking, places: Ints, tokens: int) -> "AmongPlaces":
+        """Return a ranking by its tokens' ``places`` in a picture of so many ``tokens``."""
+        scores = np.full(tokens, -np.inf)
+        scores[places] = inner.scores
+        return cls(scores, inner=inner, places=places)
 
     def kept(self, budget: int) -> Ints:
         """See `Ranking.kept`."""
@@ -161,9 +164,9 @@ class AmongPlaces(Ranking):
         return self.inner.gap(budget)
 
     def distance(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
-        """See `Ranking.distance`; infinite where one was dropped on the way."""
+        """See `Ranking.distance`; 1 where one was dropped on the way, which no tie excuses."""
         if not self.are_patches(kept):
-            return float("inf")
+            return 1.0 if super().are_patches(kept) else float("inf")
         return self.inner.distance(np.searchsorted(self.places, kept), scores)
 
     def score_difference(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:

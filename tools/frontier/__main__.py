@@ -172,11 +172,15 @@ def _page_text(
 ) -> str:
     lines = [
         f"Exact match in per cent on {questions} held-out questions by the share of visual tokens "
-        "kept, with 95 % intervals; with stages in brackets p of McNemar's exact test against the "
-        "same method at the same share without them. Stages are LAYER:KEEP:BY of the demo's "
-        f"{here.tower} layers in the tower, {here.decoder} in the decoder and {here.tokens} "
-        f"tokens, chosen on {training} questions of the training split."
+        "kept, with 95 % intervals."
     ]
+    if any(one.stages for one in every):
+        lines[0] += (
+            " With stages, in brackets, p of McNemar's exact test against the same method at the "
+            "same share without them. Stages are LAYER:KEEP:BY of the demo's "
+            f"{here.tower} layers in the tower, {here.decoder} in the decoder and {here.tokens} "
+            f"tokens, chosen on {training} questions of the training split."
+        )
     if about:
         lines[0] += (
             " Times to the first token are of the unpruned one's, int8 tower and int8 decoder of "

@@ -20,7 +20,7 @@ from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.reference import vision_reference
 from support.gguf_files import HAS_LLAMA_CPP
 from support.internvl import TILE, N, Theirs, load_exact, numbered, vision_outputs
-from support.methods import KEEPING
+from support.methods import BY_PICTURE, KEEPING
 from support.noise import picture
 
 QUESTION = "what is in the picture?"

@@ -17,7 +17,7 @@ from pocketvlm_export.tower_stages import CRITERIA
 BUDGETS = (72, 36, 14, 7)  # 50, 25, 10 and 5 % of the demo's 144 patches
 # Where rows are dropped in the demo's 5 layers, by each way to choose them, as LAYER:KEEP.
 TOWER_PLANS = ("1:72", "2:72", "3:72", "1:96 3:48")
-# And visual tokens in its decoder's 4: once (FastV), all (a fixed exit), in steps (PyramidDrop).
+# And visual tokens in its decoder's 4: once, all (a fixed exit), in steps (PyramidDrop).
 DECODER_PLANS = ("1:36", "2:36", "2:14", "1:72 2:36 3:18", "2:0", "3:0")
 MOST_WORK = 0.8  # of the tower's rows that a plan may leave: one that saves less is not worth it
 CHOSEN = 1  # tower plans that every method is measured with

@@ -18,7 +18,7 @@ from pocketvlm.artifact.stages import Stage
 
 
 def macs_of_mlp_with_two_matrices(n: float, d: int, m: int) -> float:
-    """Multiply-adds of one layer, 4nd^2 + 2n^2d + 2ndm: FastV (arXiv 2403.06764) and DivPrune; a
+    """Multiply-adds of one layer, 4nd^2 + 2n^2d + 2ndm: arXiv 2403.06764 and DivPrune; a
     ViT's layer too."""
     return 4 * n * d**2 + 2 * n**2 * d + 2 * n * d * m
 

@@ -20,7 +20,7 @@ def folder(tiny_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tower") / "artifact"
     arguments = ["export", str(tiny_checkpoint), "-o", str(folder), "--pruner", "fastervlm"]
     arguments += ["--tower-stage", "1:24:keys", "--tower-stage", "2:18", "--budget", "9,18"]
-    result = CliRunner().invoke(main, [*arguments, "--vision-precision", "fp32,int8", "--json"])
+    result = CliRunner().invoke(main, [*arguments, "--json"])
     assert result.exit_code == 0, result.stderr
     return folder
 

@@ -134,7 +134,8 @@ class ExportOptions:
             object.__setattr__(self, name, tuple(given))
         settle_numbers(self)
         for name in ("tower_stages", "decoder_stages"):
-            object.__setattr__(self, name, _stages(getattr(self, name), name))
+            stages = _stages(getattr(self, name), name.removesuffix("s"))
+            object.__setattr__(self, name, stages)
         for setting, values in (
             ("budget", self.budgets),
             ("total_budget", self.total_budgets),
@@ -233,7 +234,7 @@ class ExportOptions:
 def _stages(given: object, setting: str) -> tuple[Stage, ...]:
     """Return the stages of a request; refuses what is none, and layers and keeps in no order."""
     stages = tuple(given) if isinstance(given, Iterable) else (given,)
-    flag = f"--{setting.removesuffix('s').replace('_', '-')}"
+    flag = f"--{setting.replace('_', '-')}"
     if not all(isinstance(stage, Stage) for stage in stages):
         raise RequestError(
             f"{setting} holds {stages}",

@@ -13,7 +13,7 @@ import pytest
 
 import pocketvlm
 from pocketvlm import VLM, Artifact, PocketVLMError, Provider
-from pocketvlm.artifact.specs import FastV
+from pocketvlm.artifact.stages import Stage
 from pocketvlm_export import ExportOptions
 from pocketvlm_export.caps import Caps
 from pocketvlm_measure.cases import Case, sweep
@@ -110,7 +110,7 @@ def places(tiny):
     return [
         *functions,
         *[Place(kind, kind) for kind in classes],
-        Place(FastV, lambda **given: FastV(**{"layer": 1, "keep": 1, **given})),
+        Place(Stage, lambda **given: Stage(**{"layer": 1, "keep": 1, **given})),
         Place(Question, lambda **given: Question(**{"prompt": "what?", **given})),
         Place(Case, lambda **given: Case(**{**case, **given})),
     ]

@@ -420,11 +420,11 @@ def test_decoders_that_llama_cpp_computes_otherwise_are_refused(folder, tmp_path
         prepare(str(damaged), tmp_path / "out", ExportOptions(decoder="llama.cpp"))
 
 
-def test_fastv_is_refused(folder, tmp_path):
-    from pocketvlm.artifact.specs import FastV
+def test_stages_of_the_decoder_are_refused(folder, tmp_path):
+    from pocketvlm.artifact.stages import Stage
 
     with pytest.raises(RequestError, match="tokens of one picture see each other both ways"):
-        prepare(str(folder), tmp_path / "out", ExportOptions(fastv=FastV(1, 2)))
+        prepare(str(folder), tmp_path / "out", ExportOptions(decoder_stages=(Stage(1, 2),)))
 
 
 def test_a_published_configuration_is_read(folder, tmp_path):

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pocketvlm import VLM, EngineSettings, PocketVLMError, Sampling
-from pocketvlm.artifact.specs import FastV, Pruning
+from pocketvlm.artifact.specs import Pruning
+from pocketvlm.artifact.stages import Stage
 from pocketvlm.cli import main
 from pocketvlm.layouts import TokenGrid
 from pocketvlm_export import ExportOptions, export
@@ -315,7 +316,7 @@ def test_what_is_not_supported_is_refused_in_one_line(checkpoint, tmp_path, chan
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"fastv": FastV(1, 4)}, "layers of this decoder are convolutions"),
+        ({"decoder_stages": (Stage(1, 4),)}, "layers of this decoder are convolutions"),
         ({"caps": Caps(max_tiles=4)}, "--max-tiles 4 does not apply"),
         ({"caps": Caps(max_pixels=100)}, "--max-pixels 100 is outside"),
         ({"caps": Caps(max_pixels=1 << 24)}, "give at most"),

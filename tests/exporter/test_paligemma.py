@@ -285,7 +285,7 @@ def test_another_count_of_tokens_is_warned_of(make_tiny, tmp_path):
     ("flags", "reason"),
     [
         (["--decoder", "llama.cpp"], "all tokens of a prompt see each other"),
-        (["--fastv-layer", "1", "--fastv-keep", "9"], "FastV"),
+        (["--decoder-stage", "1:9"], "dropping tokens between layers"),
         (["--pruner", "fastervlm"], "has no [CLS] token"),
         (["--max-tiles", "2"], "does not apply to paligemma checkpoints"),
     ],

@@ -303,7 +303,7 @@ REFUSED = [
     (["--max-pixels", 16777217], "--max-pixels 16777217 is outside 1024..16777216"),
     (["--fixed-size", "96x150"], "expected multiples of 32 pixels; give 96x160"),
     (["--pruner", "fastervlm"], "no [CLS] token that fastervlm could rank patches by"),
-    (["--fastv-layer", 1, "--fastv-keep", 4], "FastV is not proven on decoders that number"),
+    (["--decoder-stage", "1:4"], "is not proven on decoders that number"),
 ]
 
 

@@ -199,7 +199,7 @@ REFUSED = [
     (["--pruner", "fastervlm"], "no [CLS] token that fastervlm could rank patches by"),
     (["--pruner", "vtc-cls"], "no [CLS] token"),
     (["--pruner", "uniform"], "uniform needs pictures of one size"),
-    (["--fastv-layer", 1, "--fastv-keep", 4], "FastV is not proven on decoders that number"),
+    (["--decoder-stage", "1:4"], "is not proven on decoders that number"),
 ]
 
 

@@ -7,7 +7,7 @@ import click
 import pytest
 
 import pocketvlm_export
-from pocketvlm.artifact.specs import FastV
+from pocketvlm.artifact.stages import Stage
 from pocketvlm.cli import main
 from pocketvlm.errors import RequestError
 from pocketvlm_export import ExportOptions
@@ -46,8 +46,10 @@ def test_every_setting_that_is_refused_is_an_option_of_its_command():
         ({"portable": True, "embed_precisions": ("int4",)}, "embed_precision"),
         ({"gguf_types": ("q8_0",)}, "gguf_type"),
         ({"layout": "hf"}, "layout"),
-        ({"fastv": FastV(9, 9)}, "fastv_layer"),
-        ({"fastv": FastV(1, 64)}, "fastv_keep"),
+        ({"decoder_stages": (Stage(9, 9),)}, "decoder_stage"),
+        ({"decoder_stages": (Stage(1, 64),)}, "decoder_stage"),
+        ({"decoder_stages": (Stage(1, 4, "magic"),)}, "decoder_stage"),
+        ({"decoder_stages": (Stage(1, 4), Stage(1, 2))}, "decoder_stage"),
         ({"portable": True, "format": "ort"}, "portable"),
         ({"format": "tflite"}, "graph_format"),
         ({"context": 40}, "context"),

@@ -30,10 +30,10 @@ class Raters(StageRanking):
     ) -> tuple[torch.Tensor, ...]:
         """Return the raters' numbers in the run, int64 (B, R), and their weights, (B, R): R of the
         row that has most, the weights of others 0."""
-        last = torch.zeros_like(picture_ids, dtype=torch.bool)
-        last[:, -1] = True  # always goes on, so it counts as text
-        visual = (picture_ids > 0) & ~last
-        numbers = torch.arange(picture_ids.shape[1], device=picture_ids.device)
+        tokens = picture_ids.shape[1]
+        numbers = torch.arange(tokens, device=picture_ids.device)
+        # The last token always goes on, so it counts as text.
+        visual = (picture_ids > 0) & (numbers < tokens - 1)
         end = torch.where(visual, numbers, -1).amax(dim=1, keepdim=True)
         text = numbers > end  # (B, S)
         products = torch.matmul(inputs_embeds, inputs_embeds.transpose(1, 2))  # (B, S, S)

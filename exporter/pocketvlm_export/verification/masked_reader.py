@@ -53,7 +53,8 @@ def gate_scores(stages: Sequence[Stage], tokens: int) -> npt.NDArray[np.float32]
 
 
 class MaskedReader:
-    """One sequence read in the token-mask form of stages (as arXiv 2403.06764 describes FastV):
+    """One sequence read in the token-mask form of stages (as in arXiv 2403.06764).
+
     transformers' own layers run over every token, and from a stage on the mask hides those that are
     dropped. Nothing is gathered here and every layer's cache is of one length, so that no mistake
     is made on both sides.

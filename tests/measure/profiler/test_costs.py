@@ -171,10 +171,10 @@ def test_of_an_artifact_with_fastv(artifact_dir):
         "kv_heads": 32,
         "head_dim": 128,
     }
-    data["decoder"] |= {**shape, "fastv": {"layer": 3, "keep": 288}}
+    data["decoder"] |= {**shape, "stages": [{"layer": 3, "keep": 288, "by": "last-token"}]}
     manifest = Manifest.from_dict(data)
     prompt = {"tiles": [576], "visual": 576, "prompt": 640, "value_bytes": 2}
-    whole, part = costs_of(manifest, **prompt), costs_of(manifest, **prompt, dropped=288)
+    whole, part = costs_of(manifest, **prompt), costs_of(manifest, **prompt, dropped=[288])
     by_layer = [macs_of_mlp_with_three_matrices(n, 4096, 11008) for n in (576, 288)]
     assert part.flops / whole.flops == pytest.approx(
         (3 * by_layer[0] + 29 * by_layer[1]) / (32 * by_layer[0])

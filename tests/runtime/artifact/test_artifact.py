@@ -44,7 +44,7 @@ def test_what_most_manifests_say_by_leaving_it_out_is_not_written(artifact_dir):
 def test_later_fields_and_minor_versions_are_accepted(artifact_dir):
     data = read_manifest(artifact_dir)
     data["schema_version"] = "2.7"
-    data["fastv"] = {"layer": 2}
+    data["stages"] = [{"layer": 2}]
     data["decoder"]["speculative"] = {"q8_0": {"file": "gguf/draft-q8_0.gguf"}}
     write_manifest(artifact_dir, data)
     assert Artifact.open(artifact_dir).manifest.schema_version == "2.7"

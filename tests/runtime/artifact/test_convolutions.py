@@ -62,8 +62,12 @@ def test_the_cache_has_the_names_and_shapes_of_each_kind_of_layer(stated):
         ({"conv_layers": "all", "conv_width": 3}, "damaged"),
         ({"conv_layers": [0.0], "conv_width": 3}, "without a decimal point"),
         (
-            {"conv_layers": [0], "conv_width": 3, "fastv": {"layer": 1, "keep": 2}},
-            "FastV is promised in a decoder with convolutions",
+            {
+                "conv_layers": [0],
+                "conv_width": 3,
+                "stages": [{"layer": 1, "keep": 2, "by": "last-token"}],
+            },
+            "to drop tokens between layers, and has convolutions",
         ),
     ],
 )

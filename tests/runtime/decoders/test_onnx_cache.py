@@ -44,7 +44,7 @@ def test_keys_alone_are_cut_to_any_length():
     assert cache.within(2) == 2
     cache.cut(2)
     assert numbers(cache)["past_key_values.1.key"][0, 0, :, 0].tolist() == [1, 2]
-    assert cache.last_length == 2
+    assert cache.length_of(1) == 2
 
 
 def test_without_a_mark_only_the_last_token_is_taken_back():
@@ -95,5 +95,5 @@ def test_cut_to_nothing_or_to_what_it_is(length):
     cache = OnnxCache([STATE, KEY])
     fill(cache, [STATE, KEY], [1.0, 2.0, 3.0])
     cache.cut(length)
-    assert cache.last_length == length
+    assert cache.length_of(1) == length
     assert (cache.bytes == 0) == (length == 0)

@@ -45,13 +45,16 @@ class Picks(Ranking):
 
     def gap(self, budget: int) -> float:
         """The smallest of the picks' own: by how much the best patch that was not picked is worth
-        less, relatively."""
+        less, relatively; 0 where that is rounding."""
         smallest = 1.0
         for step in self.replay(self._order()[:budget]):
-            mine, others = step.values[step.pick], np.delete(step.values, step.pick)
-            second = others.max() if others.size else -np.inf
+            slack = np.broadcast_to(step.slack, step.values.shape)
+            others = step.values + slack
+            others[step.pick] = -np.inf
+            mine, second = step.values[step.pick], others.max()
             if np.isfinite(second):
-                smallest = min(smallest, (mine - second) / mine if mine > 0 else 0.0)
+                apart = mine - slack[step.pick] > second
+                smallest = min(smallest, (mine - second) / mine if apart else 0.0)
         return float(smallest)
 
     def distance(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pocketvlm import PocketVLMError
 from pocketvlm.artifact.specs import Pruning
 from pocketvlm_export import ExportOptions
+from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs import PrunedVisionEncoder
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.planning import make_plan
@@ -37,10 +38,7 @@ DROPPING = [
 seeds = st.integers(0, 2**32 - 1)
 
 
-class Tower:
-    """As much of a tower's dimensions as methods ask for."""
-
-    has_cls, image_size, score_layer = True, (4, 4), 0
+TOWER = VisionSpec(None, (4, 4), 16, True, feature_layers=(1,))
 
 
 def scene(seed, grid=(4, 4)):
@@ -67,7 +65,7 @@ def scene(seed, grid=(4, 4)):
 
 def made(name, *, merge_dropped=False, **options):
     pruner = make_pruner(name, options, merge_dropped=merge_dropped)
-    pruner.settle(Tower())
+    pruner.settle(TOWER)
     return pruner
 
 
@@ -137,8 +135,7 @@ def test_without_contextual_tokens_it_is_a_plain_ranking():
 
 
 def test_visionzip_ranks_by_what_the_tower_has():
-    without = Tower()
-    without.has_cls = False
+    without = replace(TOWER, has_cls=False)
     pruner = make_pruner("visionzip", {})
     pruner.settle(without)
     assert pruner.options["attention"] == "received"

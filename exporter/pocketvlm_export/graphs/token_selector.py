@@ -2,7 +2,7 @@
 that takes some of them by the question's words."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -120,7 +120,7 @@ class TokenSelectorGraph:
 class _EveryToken(Pruner):
     """Keeps all, once the whole tower has run."""
 
-    reads: ClassVar[frozenset[Reads]] = frozenset({"features"})
+    reads: frozenset[Reads] = frozenset({"features"})
 
     def select(self, evidence: Evidence, budget: int) -> Selection:
         """Every token, at score 0."""

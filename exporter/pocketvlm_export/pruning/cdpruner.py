@@ -35,7 +35,7 @@ class CDPruner(Pruner):
     title: ClassVar[str] = "CDPruner (as in OpenVINO GenAI)"
     paper: ClassVar[str] = "[arXiv 2506.10967](https://arxiv.org/abs/2506.10967)"
     keeps: ClassVar[str] = "that the question is about and that differ most from each other"
-    reads: ClassVar[frozenset[Reads]] = frozenset({"projected", "text"})
+    reads: frozenset[Reads] = frozenset({"projected", "text"})
     accepts: ClassVar[Mapping[str, Option]] = {"relevance_weight": Option(float, 0.0, 1.0, 0.5)}
 
     def select(self, evidence: Evidence, budget: int) -> Selection:

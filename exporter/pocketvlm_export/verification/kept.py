@@ -3,8 +3,10 @@ time."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.verification.reference import Floats, VisionReference
@@ -93,6 +95,6 @@ def _in_order(extras: Mapping[str, Floats]) -> list[Floats]:
     return [extras[name] for name in sorted(extras)]
 
 
-def largest(values: Floats) -> float:
+def largest(values: npt.NDArray[np.floating[Any]]) -> float:
     """Return the largest absolute value, NaN where there is one, 0 of nothing."""
     return float(np.abs(values).max()) if values.size else 0.0

@@ -119,7 +119,7 @@ class Lfm2VL(Family):
             raise CheckpointError(
                 f"the image processor in {folder} cuts large pictures into {cutting.min_tiles} to "
                 f"{cutting.max_tiles} tiles of {cutting.tile} pixels",
-                expected=f"2 tiles at least, not more than at most, of multiples of {spec.vision.factor} pixels: for "
+                expected=f"2 or more tiles, least before most, of multiples of {spec.vision.factor} pixels: for "
                 "others transformers writes another number of tokens than it makes",
                 advice="correct preprocessor_config.json, or set do_image_splitting to false",
             )

@@ -119,8 +119,9 @@ class Lfm2VL(Family):
             raise CheckpointError(
                 f"the image processor in {folder} cuts large pictures into {cutting.min_tiles} to "
                 f"{cutting.max_tiles} tiles of {cutting.tile} pixels",
-                expected=f"2 or more tiles, least before most, of multiples of {spec.vision.factor} pixels: for "
-                "others transformers writes another number of tokens than it makes",
+                expected="2 or more tiles, the least number first, of multiples of "
+                f"{spec.vision.factor} pixels: for others transformers writes another number of "
+                "tokens than it makes",
                 advice="correct preprocessor_config.json, or set do_image_splitting to false",
             )
         numbers = range(1, cutting.max_tiles + 1)

@@ -115,12 +115,14 @@ class Lfm2VL(Family):
         self, spec: VLMSpec, folder: Path, cutting: Cutting, marks: tuple[str, ...]
     ) -> VLMSpec:
         """Return ``spec`` with the layout that cuts beside the one that does not."""
-        if cutting.min_tiles < 2 or cutting.tile % spec.vision.factor:
+        wrong = not 2 <= cutting.min_tiles <= cutting.max_tiles
+        if wrong or cutting.tile % spec.vision.factor:
             raise CheckpointError(
                 f"the image processor in {folder} cuts large pictures into {cutting.min_tiles} to "
                 f"{cutting.max_tiles} tiles of {cutting.tile} pixels",
-                expected=f"2 tiles at least, of multiples of {spec.vision.factor} pixels: for "
-                "others transformers writes another number of tokens than it makes",
+                expected="2 or more tiles, the least number first, of multiples of "
+                f"{spec.vision.factor} pixels: for others transformers writes another number of "
+                "tokens than it makes",
                 advice="correct preprocessor_config.json, or set do_image_splitting to false",
             )
         numbers = range(1, cutting.max_tiles + 1)

@@ -213,7 +213,11 @@ def test_the_gate_tells_positions_that_close_the_gap(folder, checkpoint, monkeyp
         (lambda decoder: decoder["stages"][0].pop("by"), "is damaged"),
         (lambda decoder: decoder.update(stages={}), "is damaged"),
         (
-            lambda decoder: decoder.update(engines=["onnx", "llama.cpp"], gguf=decoder["embed"]),
+            lambda decoder: decoder.update(
+                engines=["onnx", "llama.cpp"],
+                gguf=decoder["embed"],
+                default_precisions={"onnx": "fp32", "llama.cpp": "fp32"},
+            ),
             "llama.cpp cannot",
         ),
         (lambda decoder: decoder.update(fastv={"layer": 1, "keep": 2}), "fastv.*export again"),

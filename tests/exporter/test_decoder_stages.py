@@ -14,8 +14,8 @@ from pocketvlm_export.decoder_stages import DECODER_STAGES, find_ranking, named
 from pocketvlm_export.graphs.staged_decoder import DecoderWithStages, going_on
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.quiet import quiet_transformers
+from pocketvlm_export.verification.decoder_stages import find_stage_oracle
 from pocketvlm_export.verification.masked_reader import MaskedReader, gate_scores
-from pocketvlm_export.verification.stage_oracles import find_stage_oracle
 from support.staged import embeddings, in_float64
 
 LAYERS = 5

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pocketvlm_export.graphs.tower_rows import Rows
 from pocketvlm_export.pruning.base import Evidence
 from pocketvlm_export.tower_stages import (
-    CRITERIA,
     DEFAULT_CRITERION,
+    TOWER_STAGES,
     find_criterion,
     make_criterion,
 )
@@ -71,7 +71,7 @@ def seen(layer, carried=None):
     )
 
 
-@pytest.mark.parametrize("by", CRITERIA)
+@pytest.mark.parametrize("by", TOWER_STAGES)
 @settings(max_examples=20, deadline=None)
 @given(
     seed=seeds,
@@ -155,9 +155,9 @@ def test_numbers_of_what_is_left_are_those_of_the_whole_picture(data, counts):
 
 
 def test_the_registry():
-    assert DEFAULT_CRITERION in CRITERIA
-    assert [find_criterion(name).name for name in CRITERIA] == list(CRITERIA)
-    assert len({find_chooser(name) for name in CRITERIA}) == len(CRITERIA)
+    assert DEFAULT_CRITERION in TOWER_STAGES
+    assert [find_criterion(name).name for name in TOWER_STAGES] == list(TOWER_STAGES)
+    assert len({find_chooser(name) for name in TOWER_STAGES}) == len(TOWER_STAGES)
 
 
 def test_a_tie_is_stated():

@@ -20,7 +20,7 @@ from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.quiet import quiet_transformers
-from pocketvlm_export.tower_stages import CRITERIA, find_criterion
+from pocketvlm_export.tower_stages import TOWER_STAGES, find_criterion
 from pocketvlm_export.verification.exact import judge_vision
 from pocketvlm_export.verification.flowcut_schedule import flowcut_schedule, left_of
 from pocketvlm_export.verification.kept import compare_kept
@@ -83,7 +83,7 @@ def stages_by(vision, by):
     return (first, Stage(last, tokens // 2, by)) if last > 1 else (first,)
 
 
-@pytest.mark.parametrize("by", CRITERIA)
+@pytest.mark.parametrize("by", TOWER_STAGES)
 @pytest.mark.parametrize("preset", TOWERS)
 def test_what_goes_on_is_what_goes_on_in_the_masked_tower(checkpoint, preset, by):
     opened = checkpoint(preset)
@@ -94,7 +94,7 @@ def test_what_goes_on_is_what_goes_on_in_the_masked_tower(checkpoint, preset, by
     fitting = [
         name for name in PRUNING if vision.has_cls or "cls_row" not in find_pruner(name).reads
     ]
-    number = TOWERS.index(preset) + list(CRITERIA).index(by)
+    number = TOWERS.index(preset) + list(TOWER_STAGES).index(by)
     stages = stages_by(vision, by)
     plan = plan_of(
         opened, *stages, pruner=fitting[number % len(fitting)], budget=vision.tokens // 4
@@ -136,7 +136,7 @@ def test_every_method_reads_what_is_left(checkpoint, name):
     assert judged["kept_equal"]
 
 
-@pytest.mark.parametrize("by", CRITERIA)
+@pytest.mark.parametrize("by", TOWER_STAGES)
 def test_a_stage_that_keeps_all_changes_nothing(checkpoint, by):
     plan = plan_of(checkpoint("tiny-llama"), pruner="fastervlm", budget=9)
     pixels = gate_pictures(2, (42, 42))

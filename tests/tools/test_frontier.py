@@ -25,7 +25,7 @@ from pocketvlm.artifact import Artifact
 from pocketvlm.artifact.stages import Stage, in_order
 from pocketvlm_export.decoder_stages import DECODER_STAGES
 from pocketvlm_export.pruning import PRUNERS
-from pocketvlm_export.tower_stages import CRITERIA
+from pocketvlm_export.tower_stages import TOWER_STAGES
 from pocketvlm_measure.evaluation.statistics import Difference, Estimate
 
 DEMO, CLIP_L = Dimensions(144, 5, 4), Dimensions(576, 23, 24)
@@ -88,7 +88,7 @@ def test_every_method_and_every_stage_is_compared():
     ways = {stage.by for setting in grid.decoder_candidates() for stage in setting.decoder}
     assert set(DECODER_STAGES) - ways == {"given"}  # that one needs a second model
     tower = grid.tower_candidates(Setting("uniform"))
-    assert {stage.by for setting in tower for stage in setting.tower} == set(CRITERIA)
+    assert {stage.by for setting in tower for stage in setting.tower} == set(TOWER_STAGES)
     for setting in [*grid.decoder_candidates(), *tower]:
         scaled = setting.scaled(DEMO, CLIP_L)
         assert in_order(scaled.tower)
@@ -291,7 +291,7 @@ def test_the_program_from_stages_to_the_page(made_up, tmp_path):
     (stages,) = best
     assert len({one.method for one in every if one.stages == stages}) == len(plain) - 1
     ways = {one.stages.rpartition(":")[2] for one in every if one.stages.startswith("tower")}
-    assert ways == set(CRITERIA)
+    assert ways == set(TOWER_STAGES)
     assert any(one.stages.startswith("decoder") for one in every)
     assert made_up.built
     assert all(0 < one.first_token <= 1 for one in every)

@@ -57,7 +57,7 @@ def test_every_stage_of_the_decoder_is_on_the_page(by):
     assert paper <= {method.link for method in entries(STAGES)[by]}
 
 
-@pytest.mark.parametrize("by", tower_stages.CRITERIA)
+@pytest.mark.parametrize("by", tower_stages.TOWER_STAGES)
 def test_every_stage_of_the_tower_is_on_the_page(by):
     (method,) = entries(STAGES)[by]
     assert f":{by}`" in method.here

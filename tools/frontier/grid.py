@@ -12,7 +12,7 @@ from pocketvlm_export.decoder_stages import DECODER_STAGES, named
 from pocketvlm_export.families import FAMILIES
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.pruning import KEEPS_ALL, PRUNERS
-from pocketvlm_export.tower_stages import CRITERIA
+from pocketvlm_export.tower_stages import TOWER_STAGES
 
 BUDGETS = (72, 36, 14, 7)  # 50, 25, 10 and 5 % of the demo's 144 patches
 # Where rows are dropped in the demo's 5 layers, by each way to choose them, as LAYER:KEEP.
@@ -59,7 +59,7 @@ def tower_candidates(method: Setting) -> list[Setting]:
     """The method with every plan for the tower."""
     return [
         replace(method, tower=tuple(replace(Stage.parse(part), by=by) for part in plan.split()))
-        for by in CRITERIA
+        for by in TOWER_STAGES
         for plan in TOWER_PLANS
     ]
 

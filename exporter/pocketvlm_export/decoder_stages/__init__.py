@@ -2,7 +2,7 @@
 imports no torch.
 
 A new one is a module here, a module of the same name in
-`pocketvlm_export.verification.stage_oracles`, and one line of `DECODER_STAGES`.
+`pocketvlm_export.verification.decoder_stages`, and one line of `DECODER_STAGES`.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["DECODER_STAGES", "find_ranking", "module_name", "named"]
 
 # By name its class, in the module of that name with "_" for "-". The function ``score`` of the
-# module of that name in `pocketvlm_export.verification.stage_oracles` is its oracle.
+# module of that name in `pocketvlm_export.verification.decoder_stages` is its oracle.
 DECODER_STAGES: Mapping[str, str] = {
     "last-token": "LastToken",
     "raters": "Raters",

@@ -2,7 +2,7 @@
 this imports no torch.
 
 A new one is a module here, a module of the same name in
-`pocketvlm_export.verification.tower_stages`, and one line of `CRITERIA`.
+`pocketvlm_export.verification.tower_stages`, and one line of `TOWER_STAGES`.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from pocketvlm.errors import RequestError
 if TYPE_CHECKING:
     from pocketvlm_export.tower_stages.base import Criterion
 
-__all__ = ["CRITERIA", "DEFAULT_CRITERION", "find_criterion", "make_criterion"]
+__all__ = ["DEFAULT_CRITERION", "TOWER_STAGES", "find_criterion", "make_criterion"]
 
 # By name the class, in the module of that name.
-CRITERIA: Mapping[str, str] = {
+TOWER_STAGES: Mapping[str, str] = {
     "farthest": "Farthest",
     "keys": "Keys",
     "received": "Received",
@@ -31,13 +31,13 @@ DEFAULT_CRITERION = "farthest"
 
 def find_criterion(name: str) -> "type[Criterion]":
     """Return the class of the way called ``name``; raises `RequestError` where there is none."""
-    if name not in CRITERIA:
+    if name not in TOWER_STAGES:
         raise RequestError(
             f"tower stages by {name!r} are unknown",
-            advice=f"choose from {', '.join(CRITERIA)}",
+            advice=f"choose from {', '.join(TOWER_STAGES)}",
             setting="tower_stage",
         )
-    criterion: type[Criterion] = getattr(import_module(f"{__name__}.{name}"), CRITERIA[name])
+    criterion: type[Criterion] = getattr(import_module(f"{__name__}.{name}"), TOWER_STAGES[name])
     return criterion
 
 

@@ -7,7 +7,7 @@ from pocketvlm.artifact.stages import Stage
 from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec, VLMSpec
 from pocketvlm_export.pruning.base import TEXT, Pruner
-from pocketvlm_export.tower_stages import CRITERIA, DEFAULT_CRITERION, find_criterion
+from pocketvlm_export.tower_stages import DEFAULT_CRITERION, TOWER_STAGES, find_criterion
 from pocketvlm_export.towers import TOWERS
 
 
@@ -81,7 +81,7 @@ def _check_tower(stage: Stage, spec: VLMSpec) -> None:
 def _check_stage(stage: Stage, vision: VisionSpec) -> None:
     criterion, last = find_criterion(stage.by), vision.score_layer
     if criterion.needs_cls and not vision.has_cls:
-        others = (name for name in CRITERIA if not find_criterion(name).needs_cls)
+        others = (name for name in TOWER_STAGES if not find_criterion(name).needs_cls)
         raise RequestError(
             f"tower stage {stage} ranks patches by a [CLS] token, which a "
             f"{vision.config.model_type} tower has not",

@@ -11,8 +11,8 @@ from transformers import DynamicCache
 
 from pocketvlm.artifact.stages import GIVEN, Stage
 from pocketvlm_export import upstream
+from pocketvlm_export.verification.decoder_stages import Read, find_stage_oracle
 from pocketvlm_export.verification.oracles import Ranking
-from pocketvlm_export.verification.stage_oracles import Read, find_stage_oracle
 
 Ints = npt.NDArray[np.int64]
 

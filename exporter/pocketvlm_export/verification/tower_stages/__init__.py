@@ -1,7 +1,7 @@
 """Which tokens each way of `pocketvlm_export.tower_stages` should let go on, written again in numpy
 and float64.
 
-Each way of `CRITERIA` has a module of its name here, with a function ``choose``.
+Each way of `TOWER_STAGES` has a module of its name here, with a function ``choose``.
 """
 
 from importlib import import_module

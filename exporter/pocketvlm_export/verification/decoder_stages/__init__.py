@@ -8,7 +8,7 @@ function ``score``.
 from importlib import import_module
 
 from pocketvlm_export.decoder_stages import module_name
-from pocketvlm_export.verification.stage_oracles.base import Read, StageOracle
+from pocketvlm_export.verification.decoder_stages.base import Read, StageOracle
 
 __all__ = ["Read", "StageOracle", "find_stage_oracle"]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pocketvlm_export.verification.stage_oracles.base import Doubles, Read
+from pocketvlm_export.verification.decoder_stages.base import Doubles, Read
 
 
 def score(read: Read) -> Doubles:

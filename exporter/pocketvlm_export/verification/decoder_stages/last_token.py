@@ -1,6 +1,6 @@
 """What the last token attends to."""
 
-from pocketvlm_export.verification.stage_oracles.base import Doubles, Read
+from pocketvlm_export.verification.decoder_stages.base import Doubles, Read
 
 
 def score(read: Read) -> Doubles:

@@ -9,13 +9,13 @@ import click
 from tqdm import tqdm
 
 from pocketvlm.artifact.stages import Stage
-from pocketvlm.cli.inspect import figures_text, pixels_text, totals_text
 from pocketvlm.cli.lists import BUDGETS, PATH, SIZE, STAGE, Comma
 from pocketvlm.cli.target import given_by_target, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import MEDIA, Medium
 from pocketvlm_export.caps import CAPS, MOST_COMPARED, Caps
+from pocketvlm_export.described import describe_caps, describe_cost, describe_plan, describe_report
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.interrupts import heeded
 from pocketvlm_export.options import ExportOptions
@@ -329,11 +329,11 @@ def export(
         if dry_run:
             plan = pipeline.prepare(model, output, options)
             _print_warnings(plan)
-            _print(plan.to_dict(), as_json, _describe_plan)
+            _print(plan.to_dict(), as_json, describe_plan)
             return
         with _progress() as step:
             report = pipeline.export(model, output, options, step, _print_cost)
-        _print(report.to_dict(), as_json, _describe_report)
+        _print(report.to_dict(), as_json, describe_report)
 
 
 def _pipeline() -> Any:
@@ -351,9 +351,9 @@ def _print_cost(plan: Any) -> None:
     _print_warnings(plan)
     described = plan.to_dict()
     with tqdm.external_write_mode():
-        for line in [*_describe_caps(described["caps"]), *described["notes"]]:
+        for line in [*describe_caps(described["caps"]), *described["notes"]]:
             echo(line.strip(), err=True)
-        echo(_describe_cost(described), err=True)
+        echo(describe_cost(described), err=True)
 
 
 def _print_warnings(plan: Any) -> None:
@@ -377,76 +377,3 @@ def _print(
         return
     for line in describe(data):
         echo(line)
-
-
-def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
-    stages = "".join(
-        f", {stage['keep']} from layer {stage['layer']} of the {part} on"
-        for part in ("tower", "decoder")
-        for stage in plan[f"{part}_stages"]
-    )
-    budgets = ", ".join(map(str, plan["budgets"]))
-    merged = ", dropped ones merged" if plan["merge_dropped"] else ""
-    yield f"{plan['pruner']}{merged}, visual tokens {budgets}{stages}; nothing written"
-    yield from _describe_caps(plan["caps"])
-    yield from _describe_totals(plan["totals"])
-    yield from (f"  {note}" for note in plan["notes"])
-    for file, size in plan["files"].items():
-        yield f"  {file:44} about {size / 1e6:10.1f} MB"
-    disk, memory = plan["disk_bytes"] / 1e6, plan["memory_bytes"] / 1e6
-    yield f"  while exporting: disk about {disk:.1f} MB, memory about {memory:.1f} MB"
-    yield f"  {_describe_cost(plan)}"
-
-
-def _describe_caps(caps: dict[str, Any]) -> Iterator[str]:
-    """What pictures are made of, where that is not the checkpoint's own."""
-    if pixels := caps.get("max_pixels"):
-        smaller = "are made smaller" if "max_tiles" not in caps else "in one tile are made smaller"
-        yield f"  pictures of more than {pixels} pixels {smaller}; --max-pixels N for others"
-    if tiles := caps.get("max_tiles"):
-        yield f"  pictures are cut into {tiles} parts at most; --max-tiles N for others"
-    if size := caps.get("fixed_size"):
-        yield f"  every picture is resized to {size[0]}x{size[1]} pixels (height x width)"
-
-
-def _describe_totals(totals: dict[str, dict[str, int]]) -> Iterator[str]:
-    """Nothing where a picture is one tile: its budget is the total."""
-    for budget, text in totals_text(totals):
-        yield f"  {budget} per tile come to {text}"
-
-
-def _describe_cost(plan: dict[str, Any]) -> str:
-    size, memory = plan["bytes"] / 1e6, plan["device_memory_bytes"] / 1e6
-    full = f"with its context of {plan['context']} tokens full"
-    return (
-        f"on the device: files of about {size:.1f} MB, memory about {memory:.1f} MB while "
-        f"answering {full}"
-    )
-
-
-def _describe_report(report: dict[str, Any]) -> Iterator[str]:
-    pruning, parity = report["pruning"], report["parity"]
-    kept = f"{', '.join(map(str, pruning['budgets']))} of {pruning['tokens_before']} visual tokens"
-    yield f"{report['output']}: {report['bytes'] / 1e6:.1f} MB, {pruning['method']}, {kept}"
-    yield from _describe_totals(report["totals"])
-    for name in ("vision", "decoder"):
-        if not (part := parity[name]):
-            continue
-        detail = (
-            f"kept equal, smallest gap {part['min_gap']:.1e}"
-            if name == "vision"
-            else f"{part['greedy_equal']} tokens equal"
-        )
-        yield (
-            f"  parity {name:8} max difference {part['max_abs']:.1e} of "
-            f"{part['max_reference']:.3g}; {detail}"
-        )
-    if parity["pixels"]:
-        yield f"  parity pixels   {pixels_text(parity['pixels'])}"
-    for precision, figures in parity["by_precision"].items():
-        yield f"  parity {precision:8} {figures_text(figures)}"
-    for medium, other in report.get("media", {}).items():
-        kept, most = other["pruning"]["budgets"], other["pruning"]["tokens_before"]
-        gap = other["parity"]["vision"].get("max_abs")
-        differs = "" if gap is None else f", max difference {gap:.1e}"
-        yield f"  beside {medium:8} {', '.join(map(str, kept))} of {most} visual tokens{differs}"

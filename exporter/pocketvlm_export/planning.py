@@ -108,14 +108,7 @@ def _plan_of(checkpoint: Checkpoint, options: ExportOptions, graph: str = _VISIO
             setting="budget",
         )
     most = longest(spec, layout, max(budgets))
-    count = checkpoint.weights.parameters
-    embed = 4 * spec.decoder.vocab * spec.decoder.hidden
-    # The head is as large as the embedding; tied checkpoints store one of them or both.
-    decoder = (
-        4 * (count("decoder.") - count("decoder.model.embed_tokens.") - count("decoder.lm_head."))
-        + embed
-    )
-    vision = 4 * (count("vision_tower.") + count("projector."))
+    vision, embed, decoder = _bytes(checkpoint)
     onnx, llama_cpp = "onnx" in options.engines, "llama.cpp" in options.engines
     guided = TEXT in pruner.reads
     if llama_cpp:
@@ -165,6 +158,15 @@ def _plan_of(checkpoint: Checkpoint, options: ExportOptions, graph: str = _VISIO
         check_scores(spec, plan.context)
     _check_limit(plan)
     return plan
+
+
+def _bytes(checkpoint: Checkpoint) -> tuple[int, int, int]:
+    """Return what tower and projector, embedding, and decoder with its head take in float32."""
+    count, decoder = checkpoint.weights.parameters, checkpoint.spec.decoder
+    embed = 4 * decoder.vocab * decoder.hidden
+    # The head is as large as the embedding; tied checkpoints store one of them or both.
+    layers = count("decoder.") - count("decoder.model.embed_tokens.") - count("decoder.lm_head.")
+    return 4 * (count("vision_tower.") + count("projector.")), embed, 4 * layers + embed
 
 
 def _recorded(pruner: Pruner, spec: VLMSpec) -> int:

@@ -21,7 +21,11 @@ from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.packaging import sidecars
 from pocketvlm_export.planning import make_plan
 from pocketvlm_export.quiet import quiet_transformers
-from pocketvlm_export.verification.reference import PictureReference, decoder_reference, prompt_ids
+from pocketvlm_export.verification.decoder_reference import (
+    PictureReference,
+    decoder_reference,
+    prompt_ids,
+)
 
 
 @pytest.mark.parametrize(

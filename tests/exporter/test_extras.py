@@ -21,7 +21,7 @@ from pocketvlm_export.towers.base import Extra
 from pocketvlm_export.towers.clip import Clip
 from pocketvlm_export.verification.kept import compare_kept
 from pocketvlm_export.verification.oracles import Ranking
-from pocketvlm_export.verification.reference import VisionReference
+from pocketvlm_export.verification.vision_reference import VisionReference
 
 BUDGET, HIDDEN, MERGE = 3, 12, 2
 LAYERS = {"shallow": 1, "deep": 3}  # the deepest is computed for kept tokens alone

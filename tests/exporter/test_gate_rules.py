@@ -9,12 +9,13 @@ from pocketvlm import Artifact
 from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.precisions import PRECISIONS
 from pocketvlm_export.verification.bounds import STEPS
+from pocketvlm_export.verification.decoder_reference import DecoderReference
 from pocketvlm_export.verification.exact import GateAnswer, judge_answer, judge_vision
 from pocketvlm_export.verification.kept import compare_kept
 from pocketvlm_export.verification.lost import judge_kept
 from pocketvlm_export.verification.oracles import Encoded, Ranking, find_oracle
 from pocketvlm_export.verification.pictures import gate_batches
-from pocketvlm_export.verification.reference import DecoderReference, VisionReference
+from pocketvlm_export.verification.vision_reference import VisionReference
 from support.tiny_artifact import make_dynamic, write_artifact
 from support.tiny_graphs import PATCH
 

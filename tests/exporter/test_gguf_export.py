@@ -17,7 +17,7 @@ from pocketvlm_export.gguf import hyper_parameters, tensors
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.planning import make_plan
 from pocketvlm_export.verification import ParityError, bounds, gguf, verify_against
-from pocketvlm_export.verification.reference import DecoderReference
+from pocketvlm_export.verification.decoder_reference import DecoderReference
 from support.gguf_files import needs_llama_cpp
 
 LLAMA3 = {

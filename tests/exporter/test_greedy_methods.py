@@ -20,7 +20,7 @@ from pocketvlm_export.pruning.base import Evidence
 from pocketvlm_export.pruning.greedy import farthest_first, widest_cover
 from pocketvlm_export.verification.oracles import Encoded, find_oracle
 from pocketvlm_export.verification.pictures import gate_pictures
-from pocketvlm_export.verification.reference import vision_reference
+from pocketvlm_export.verification.vision_reference import vision_reference
 
 METHODS = ("scope", "score")
 TOWER = VisionSpec(config=None, image_size=(8, 8), tokens=4, has_cls=True, feature_layers=(1,))

@@ -17,7 +17,7 @@ from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import PRUNERS
 from pocketvlm_export.verification.pictures import gate_pictures
-from pocketvlm_export.verification.reference import vision_reference
+from pocketvlm_export.verification.vision_reference import vision_reference
 from support.gguf_files import HAS_LLAMA_CPP
 from support.internvl import TILE, N, Theirs, load_exact, numbered, vision_outputs
 from support.methods import BY_PICTURE, KEEPING

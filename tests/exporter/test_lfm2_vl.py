@@ -22,7 +22,7 @@ from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.quiet import quiet_transformers
-from pocketvlm_export.verification.reference import vision_reference
+from pocketvlm_export.verification.vision_reference import vision_reference
 from support.gguf_files import HAS_LLAMA_CPP, needs_llama_cpp
 from support.lfm2_vl import Theirs, noise
 from support.qwen_vl import assistant, user

@@ -18,7 +18,7 @@ from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.planning import make_plan
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
-from pocketvlm_export.verification.reference import vision_reference
+from pocketvlm_export.verification.vision_reference import vision_reference
 
 EMBEDDING, HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
 TIED = PRESETS["tiny-llama"].but(text={"tie_word_embeddings": True})

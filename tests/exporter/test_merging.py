@@ -27,7 +27,7 @@ from pocketvlm_export.verification.exact import judge_vision
 from pocketvlm_export.verification.kept import compare_kept
 from pocketvlm_export.verification.mixing import make_mixer
 from pocketvlm_export.verification.oracles import Encoded, find_oracle
-from pocketvlm_export.verification.reference import VisionReference, vision_reference
+from pocketvlm_export.verification.vision_reference import VisionReference, vision_reference
 
 HEADS, WIDTH, HIDDEN, DEPTH = 3, 6, 5, 4
 DROPPING = [

@@ -22,7 +22,7 @@ from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import find_pruner
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
-from pocketvlm_export.verification.reference import vision_reference
+from pocketvlm_export.verification.vision_reference import vision_reference
 from support.internvl import vision_outputs
 from support.methods import BY_PICTURE
 from support.noise import picture

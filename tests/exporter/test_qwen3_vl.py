@@ -25,7 +25,7 @@ from pocketvlm_export.loading import inspect_checkpoint, open_checkpoint
 from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.quiet import quiet_transformers
-from pocketvlm_export.verification.reference import vision_reference
+from pocketvlm_export.verification.vision_reference import vision_reference
 from support import qwen_vl
 from support.checkpoints import edit_json
 from support.gguf_files import needs_llama_cpp, read_gguf

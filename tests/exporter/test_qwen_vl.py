@@ -24,7 +24,7 @@ from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.towers import attention
 from pocketvlm_export.towers.attention import blocks_of
-from pocketvlm_export.verification.reference import vision_reference
+from pocketvlm_export.verification.vision_reference import vision_reference
 from support.qwen_vl import Theirs, noise, user
 
 QUESTION = "what is in the picture?"

@@ -26,7 +26,7 @@ from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import PRUNERS, find_pruner, make_pruner
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
-from pocketvlm_export.verification.reference import vision_reference
+from pocketvlm_export.verification.vision_reference import vision_reference
 from support.checkpoints import edit_json, edit_pictures
 from support.gguf_files import needs_llama_cpp
 

@@ -25,7 +25,7 @@ from pocketvlm_export.verification.exact import judge_vision
 from pocketvlm_export.verification.flowcut_schedule import flowcut_schedule, left_of
 from pocketvlm_export.verification.kept import compare_kept
 from pocketvlm_export.verification.pictures import gate_pictures
-from pocketvlm_export.verification.reference import vision_reference
+from pocketvlm_export.verification.vision_reference import vision_reference
 from support.clip_oracle import ClipOracle, best
 
 # [CLS]; learnt scales and [CLS]; squares of patches without [CLS]; squares and [CLS]; a mean over

@@ -10,7 +10,8 @@ from pocketvlm.layouts import TileGrid
 from pocketvlm_export.checkpoint import load_tokenizer
 from pocketvlm_export.families.spec import NEWLINE, LayoutSpec, VLMSpec
 from pocketvlm_export.loading import Checkpoint
-from pocketvlm_export.verification.reference import Floats, PictureReference, VisionReference
+from pocketvlm_export.verification.decoder_reference import PictureReference
+from pocketvlm_export.verification.vision_reference import Floats, VisionReference
 
 
 def layout_of(spec: VLMSpec, artifact: Artifact) -> LayoutSpec | None:

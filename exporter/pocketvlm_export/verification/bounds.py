@@ -4,7 +4,7 @@ GGUF type are in its registry."""
 import numpy as np
 import torch
 
-from pocketvlm_export.verification.reference import Floats
+from pocketvlm_export.verification.vision_reference import Floats
 
 TOLERANCE = 1e-4  # of max(1, largest absolute reference value)
 STEPS = 16  # greedy tokens

@@ -6,7 +6,7 @@ from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.options import GATE_PROMPT
-from pocketvlm_export.verification.reference import Floats
+from pocketvlm_export.verification.vision_reference import Floats
 
 
 def open_encoder(

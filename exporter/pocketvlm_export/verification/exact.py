@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm_export.verification.bounds import STEPS, TOLERANCE, agreement, within
+from pocketvlm_export.verification.decoder_reference import DecoderReference
 from pocketvlm_export.verification.kept import KeptRow, largest
 from pocketvlm_export.verification.lost import judge_dropped
-from pocketvlm_export.verification.reference import DecoderReference, Floats, Ints, VisionReference
+from pocketvlm_export.verification.vision_reference import Floats, Ints, VisionReference
 
 # relative distance below which keeping another patch is a tie, not an error, see `Ranking.distance`
 TIE = 1e-6

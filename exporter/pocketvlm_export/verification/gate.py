@@ -35,6 +35,11 @@ from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.arrangement import layout_of, picture_reference
 from pocketvlm_export.verification.bounds import STEPS, cosine
+from pocketvlm_export.verification.decoder_reference import (
+    DecoderReference,
+    PictureReference,
+    decoder_reference,
+)
 from pocketvlm_export.verification.encoding import encode, open_encoder
 from pocketvlm_export.verification.exact import GateAnswer, judge_answer, judge_vision
 from pocketvlm_export.verification.gguf import measure_gguf
@@ -48,15 +53,12 @@ from pocketvlm_export.verification.lost import (
 )
 from pocketvlm_export.verification.pictures import GateBatch, gate_batches
 from pocketvlm_export.verification.pixels import compare_pixels
-from pocketvlm_export.verification.reference import (
-    DecoderReference,
-    PictureReference,
+from pocketvlm_export.verification.several import judge_several
+from pocketvlm_export.verification.vision_reference import (
     VisionReference,
-    decoder_reference,
     text_reference,
     vision_reference,
 )
-from pocketvlm_export.verification.several import judge_several
 
 
 class ParityError(PocketVLMError):

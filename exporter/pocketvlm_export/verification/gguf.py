@@ -16,13 +16,10 @@ from pocketvlm_export.gguf.architectures import rounds
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.memory import component
 from pocketvlm_export.verification.bounds import TOLERANCE, within
+from pocketvlm_export.verification.decoder_reference import DecoderReference, PictureReference
 from pocketvlm_export.verification.kept import largest
 from pocketvlm_export.verification.lost import Prompt, gate_sequences, measure_logits
-from pocketvlm_export.verification.reference import (
-    DecoderReference,
-    Floats,
-    PictureReference,
-)
+from pocketvlm_export.verification.vision_reference import Floats
 
 # Of the largest logit, how far a float32 file's may be off where llama.cpp rounds an activation on
 # its way. 3e-4 were measured, and 3e-2 where the tokens of a picture do not see each other.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.vision.features import VisionFeatures
-from pocketvlm_export.verification.reference import Floats, VisionReference
+from pocketvlm_export.verification.vision_reference import Floats, VisionReference
 
 
 @dataclass(frozen=True)

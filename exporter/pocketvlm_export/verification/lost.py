@@ -26,14 +26,10 @@ from pocketvlm.layouts import TokenGrid
 from pocketvlm.text.prompts import Prompter
 from pocketvlm_export.precisions import VisionBounds
 from pocketvlm_export.verification.bounds import agreement, cosine, divergence
+from pocketvlm_export.verification.decoder_reference import DecoderReference, PictureReference
 from pocketvlm_export.verification.kept import KeptRow, largest
 from pocketvlm_export.verification.masked_reader import Dropping, gate_scores
-from pocketvlm_export.verification.reference import (
-    DecoderReference,
-    Floats,
-    Ints,
-    PictureReference,
-)
+from pocketvlm_export.verification.vision_reference import Floats, Ints
 
 _SEQUENCES, _LENGTH = 4, 32
 

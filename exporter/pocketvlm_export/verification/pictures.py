@@ -11,7 +11,7 @@ from PIL import Image
 from pocketvlm.artifact import Artifact
 from pocketvlm.layouts import Layout, TileGrid, TokenGrid, open_layout
 from pocketvlm_export.families.spec import VisionSpec
-from pocketvlm_export.verification.reference import Floats
+from pocketvlm_export.verification.vision_reference import Floats
 
 _PICTURES = 2
 # height and width of a picture that is cut, in tiles: no grid fits it without padding

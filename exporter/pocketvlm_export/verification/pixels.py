@@ -13,7 +13,7 @@ from pocketvlm_export.checkpoint import load_image_processor
 from pocketvlm_export.families.spec import LayoutSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.verification.pictures import cut_size, images_of
-from pocketvlm_export.verification.reference import Floats
+from pocketvlm_export.verification.vision_reference import Floats
 
 _TOLERANCE = 1e-5
 _TOKENS = 16

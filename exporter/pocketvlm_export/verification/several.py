@@ -16,10 +16,11 @@ from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import GATE_PRECISION
 from pocketvlm_export.verification.arrangement import arrange_reference, text_of_picture
 from pocketvlm_export.verification.bounds import within
+from pocketvlm_export.verification.decoder_reference import prompt_ids
 from pocketvlm_export.verification.encoding import encode, open_encoder
 from pocketvlm_export.verification.kept import is_first_choice, largest
 from pocketvlm_export.verification.pictures import GateBatch
-from pocketvlm_export.verification.reference import VisionReference, prompt_ids
+from pocketvlm_export.verification.vision_reference import VisionReference
 
 
 def judge_several(

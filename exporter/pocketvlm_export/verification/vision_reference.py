@@ -1,5 +1,5 @@
-"""The Hugging Face side of the parity gate: transformers' own modules in float32 with full eager
-attention maps.
+"""The Hugging Face side of the parity gate, up to what the decoder reads of pictures: transformers'
+own towers in float32 with full eager attention maps.
 
 Selection is written again in numpy, on the whole maps (`oracles`), and the layers run as
 transformers runs them. The weights reach both sides by way of the family's loaders, which this gate
@@ -7,9 +7,7 @@ therefore cannot check: the tests hold those against
 ``LlavaForConditionalGeneration.from_pretrained``.
 """
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,22 +18,15 @@ import torch
 from pocketvlm.artifact.specs import Pruning
 from pocketvlm.artifact.stages import Stage
 from pocketvlm_export import upstream
-from pocketvlm_export.checkpoint import generation_settings, text_ids
+from pocketvlm_export.checkpoint import text_ids
 from pocketvlm_export.families.spec import VLMSpec
 from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.memory import component, release_memory
-from pocketvlm_export.packaging import eos_token_ids
 from pocketvlm_export.pruning import find_pruner, make_pruner
 from pocketvlm_export.pruning.base import ATTENTION, TEXT, Pruner
-from pocketvlm_export.verification.masked_reader import Dropping, MaskedReader, gate_scores
 from pocketvlm_export.verification.masked_tower import MaskedTower
 from pocketvlm_export.verification.mixing import Mixer, make_mixer
 from pocketvlm_export.verification.oracles import AmongPlaces, Encoded, Ranking, find_oracle
-from pocketvlm_export.verification.readers import (
-    PlainReader,
-    PromptPositions,
-    ScoringReader,
-)
 
 _FEATURES = "image_features"
 
@@ -91,32 +82,6 @@ class VisionReference:
     def candidates(self, row: int) -> list["VisionReference"]:
         """Return what is right for one picture, itself first."""
         return [self.part(row, 1), *(self.instead[row] if self.instead else ())]
-
-
-@dataclass(frozen=True)
-class DecoderReference:
-    """A greedy answer, and what follows each token of fixed sequences.
-
-    Attributes:
-        prompt_ids: (n,).
-        token_ids: (steps,).
-        logits: before each of them, (steps, vocab).
-        scores: what is left of those once they went through what the checkpoint was published
-            with, (steps, vocab); the highest is the token.
-        sequence_logits: after each token of every sequence, (tokens, vocab) each.
-        sequence_embeds: what the embedding table has for these tokens, (tokens, hidden) each.
-        dropping: what of the prompt went on inside the decoder, stage by stage.
-        visual_scores: what attention paid to each visual token, (v,); None where nobody asks.
-    """
-
-    prompt_ids: Ints
-    token_ids: list[int]
-    logits: Floats
-    scores: Floats
-    sequence_logits: list[Floats] = field(default_factory=list)
-    sequence_embeds: list[Floats] = field(default_factory=list)
-    dropping: Sequence[Dropping] = ()
-    visual_scores: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -294,174 +259,6 @@ def _at_budget(budget: int, every: Sequence[Sequence[_Read]]) -> VisionReference
     certain = all(bool(each.all()) for _, each in mixed)
     merged = np.stack([rows for rows, _ in mixed])
     return VisionReference(merged, kept, rankings, mixers=mixers, certain=certain)
-
-
-@dataclass(frozen=True)
-class PictureReference:
-    """What a prompt holds of one picture.
-
-    Attributes:
-        features: what is kept of it, (slots, hidden), in the decoder's order.
-        text: what the processor writes in its place, an image token for each tile in it; empty
-            where that is nothing but image tokens.
-        grid: (rows, columns) of its tokens before pruning, where it is one tile.
-        kept: their numbers, (slots,), where it is.
-        extras: further features by name, (slots, hidden) each, as `DecoderSpec.extras` lists them.
-        tiles: how many of the slots are each tile's, where tiles keep different numbers of tokens.
-    """
-
-    features: Floats
-    text: str = ""
-    grid: tuple[int, int] | None = None
-    kept: Ints | None = None
-    extras: Mapping[str, Floats] = field(default_factory=dict)
-    tiles: Sequence[int] = ()
-
-    @property
-    def slots(self) -> int | Sequence[int]:
-        """How many there are, or of each tile; see `prompt_ids`."""
-        return self.tiles or len(self.features)
-
-
-def decoder_reference(
-    checkpoint: Checkpoint,
-    prompt: str,
-    picture: PictureReference,
-    steps: int,
-    sequences: Sequence[Ints] = (),
-    stages: Sequence[Stage] = (),
-    *,
-    scores: bool = False,
-) -> DecoderReference:
-    """Answer ``prompt`` about one picture greedily for ``steps`` tokens.
-
-    ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``stages`` drop
-    visual tokens inside; with ``scores`` it is added up what attention pays to them.
-    """
-    family, spec, features = checkpoint.family, checkpoint.spec, picture.features
-    ids = prompt_ids(checkpoint, prompt, picture.slots, picture.text)
-    positions = prompt_positions(checkpoint, prompt, picture)
-    is_visual = ids == spec.image_token_id
-    further = functools.partial(family.reference_inputs, extras=picture.extras)
-    processors = upstream.greedy_processors(
-        generation_settings(checkpoint.source.folder, spec.config),
-        ids.tolist(),
-        steps,
-        eos_token_ids=eos_token_ids(checkpoint),
-        vocab=spec.decoder.vocab,
-    )
-    token_ids: list[int] = []
-    logits: list[Floats] = []
-    compared: list[Floats] = []
-
-    def pick(row: torch.Tensor) -> None:
-        so_far = torch.tensor([[*ids.tolist(), *token_ids]])
-        logits.append(row.numpy().copy())
-        compared.append(processors(so_far, row[None].clone())[0].numpy())
-        token_ids.append(int(compared[-1].argmax()))
-
-    with (
-        component(family.load_embedding(checkpoint.weights, spec)) as embedding,
-        component(family.load_decoder(checkpoint.weights, spec, attention="eager")) as model,
-        component(
-            MaskedReader(model, stages, gate_scores(stages, len(features)))
-            if stages
-            else ScoringReader(model)
-            if scores
-            else PlainReader(model, positions, further)
-        ) as reader,
-        one_thread(),
-        torch.inference_mode(),
-    ):
-        inputs = embedding(torch.from_numpy(ids)[None])
-        inputs[0, torch.from_numpy(is_visual)] = torch.from_numpy(features)
-        pick(reader.prefill(inputs, is_visual))
-        while len(token_ids) < steps:
-            pick(reader.step(embedding(torch.tensor([token_ids[-1:]]))))
-        embeds = [embedding(torch.from_numpy(row)) for row in sequences]
-        read = [model(inputs_embeds=rows[None]).logits[0].numpy() for rows in embeds]
-        looked_up = [rows.float().numpy().copy() for rows in embeds]
-        dropping = reader.dropping
-        visual_scores = reader.visual_scores if isinstance(reader, ScoringReader) else None
-    return DecoderReference(
-        ids,
-        token_ids,
-        np.stack(logits),
-        np.stack(compared),
-        read,
-        looked_up,
-        dropping,
-        visual_scores,
-    )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: with more, one small decoder gave either of two results
-    4e-3 apart, the rarer once in ten runs, on a CPU with AMX; with one it gave the same bits every
-    time. A reference must not depend on luck.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def prompt_ids(
-    checkpoint: Checkpoint,
-    prompt: str,
-    slots: int | Sequence[int],
-    picture: str = "",
-    *,
-    pictures: int = 1,
-) -> Ints:
-    """Return the token ids of a question about a picture, or several alike, as transformers'
-    processors make them, with the ``slots`` of all, or those of each tile of all.
-
-    ``picture`` is the text in place of a picture, an image token for each tile in it; without it
-    there is one. Processors render the template to text and tokenize that once, without a second
-    BOS where the template wrote one; a tokenizer's own ``apply_chat_template`` would add none at
-    all.
-    """
-    family, folder = checkpoint.family, checkpoint.source.folder
-    tokenizer, text = family.tokenizer(folder), family.reference_prompt(folder, prompt, pictures)
-    if picture:
-        token = str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id))
-        around = checkpoint.spec.picture_text
-        text = text.replace(around.placeholder if around else token, picture)
-    has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    ids: Ints = np.array(text_ids(tokenizer, text, add_special_tokens=not has_bos), dtype=np.int64)
-    is_image = ids == checkpoint.spec.image_token_id
-    counts = np.ones(len(ids), dtype=np.int64)
-    counts[is_image] = slots // is_image.sum() if isinstance(slots, int) else slots
-    return np.repeat(ids, counts)
-
-
-def prompt_positions(
-    checkpoint: Checkpoint, prompt: str, picture: PictureReference
-) -> PromptPositions | None:
-    """Return the positions of a prompt about one pruned picture: those that transformers gives the
-    unpruned one, without those of what is dropped. The answer goes on where it would have.
-
-    Where tokens count on from a first position, whatever is dropped, they do so; None where that
-    is 0.
-    """
-    spec = checkpoint.spec
-    if first := spec.decoder.first_position:
-        following = first + len(prompt_ids(checkpoint, prompt, picture.slots, picture.text))
-        return PromptPositions(np.arange(first, following)[None], following)
-    if picture.grid is None or picture.kept is None:
-        return None
-    tokens = picture.grid[0] * picture.grid[1]
-    ids = prompt_ids(checkpoint, prompt, tokens, picture.text)
-    positions = spec.family.reference_positions(spec, ids, picture.grid)
-    if positions is None:
-        return None
-    dropped = np.setdiff1d(np.arange(tokens), picture.kept)
-    at = np.flatnonzero(ids == spec.image_token_id)[dropped]
-    return PromptPositions(np.delete(positions, at, axis=1), int(positions.max()) + 1)
 
 
 def merge_patches(

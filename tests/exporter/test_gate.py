@@ -131,8 +131,8 @@ def test_verify_against_another_checkpoint(tiny_export, make_tiny):
     ("change", "message"),
     [
         (
-            lambda manifest: manifest["pruning"].update(method="visionzip"),
-            "pruning method 'visionzip'",
+            lambda manifest: manifest["pruning"].update(method="leastfirst"),
+            "pruning method 'leastfirst'",
         ),
         (
             lambda manifest: manifest["decoder"].update(

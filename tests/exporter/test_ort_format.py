@@ -20,7 +20,9 @@ from pocketvlm_export.planning import make_plan
 @pytest.fixture(scope="module")
 def artifact(tiny_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ort") / "artifact"
-    options = ExportOptions(budgets=(9, 18), vision_precisions=("fp16", "fp32"), format="ort")
+    options = ExportOptions(
+        "fastervlm", budgets=(9, 18), vision_precisions=("fp16", "fp32"), format="ort"
+    )
     export(str(tiny_checkpoint), folder, options)
     return folder
 

@@ -24,7 +24,7 @@ from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.vision_reference import vision_reference
 from support.internvl import vision_outputs
-from support.methods import BY_PICTURE
+from support.methods import KEEPING
 from support.noise import picture
 from support.paligemma import Theirs
 
@@ -129,7 +129,7 @@ def test_pruned_it_is_transformers_without_the_dropped_tokens(pruned, prompt, co
     assert answer.tokens_per_picture == [BUDGET] * count
 
 
-@pytest.mark.parametrize("name", BY_PICTURE)
+@pytest.mark.parametrize("name", KEEPING)
 def test_every_method_keeps_what_its_oracle_keeps(checkpoint, theirs, name):
     opened, pixels = open_checkpoint(str(checkpoint)), gate_pictures(2, (EDGE, EDGE))
     if "cls_row" in find_pruner(name).reads:

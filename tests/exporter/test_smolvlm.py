@@ -278,7 +278,7 @@ def test_what_needs_cls_is_refused_with_what_does_not(checkpoint, tmp_path, name
     assert result.exit_code == 1
     assert (
         f"no [CLS] token that {name} could rank patches by: choose from gprune, divprune, "
-        f"scope, score, received-att" in result.stderr
+        "cdpruner, scope, score, received-att" in result.stderr
     )
     assert "--pruner received-attention" in result.stderr
     assert not (tmp_path / "out").exists()

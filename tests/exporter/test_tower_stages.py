@@ -27,11 +27,13 @@ from pocketvlm_export.verification.kept import compare_kept
 from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.vision_reference import vision_reference
 from support.clip_oracle import ClipOracle, best
+from support.methods import KEEPING
 
 # [CLS]; learnt scales and [CLS]; squares of patches without [CLS]; squares and [CLS]; a mean over
 # squares; pictures in tiles.
 TOWERS = ("tiny-llama", "tiny-dinov2", "tiny-smolvlm", "tiny-internvl", "tiny-gemma3")
 PRUNING = [name for name in PRUNERS if find_pruner(name).prunes]
+STAGED = [name for name in KEEPING if find_pruner(name).prunes]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_what_goes_on_is_what_goes_on_in_the_masked_tower(checkpoint, preset, by
         pytest.skip("for towers with [CLS]")
     # Another method with each: each of them is read behind stages somewhere.
     fitting = [
-        name for name in PRUNING if vision.has_cls or "cls_row" not in find_pruner(name).reads
+        name for name in STAGED if vision.has_cls or "cls_row" not in find_pruner(name).reads
     ]
     number = TOWERS.index(preset) + list(TOWER_STAGES).index(by)
     stages = stages_by(vision, by)
@@ -123,7 +125,13 @@ def test_towers_without_squares_and_of_one_size_by_choice(checkpoint, preset, ca
     assert judge_vision(rows, [reference])["passed"]
 
 
-@pytest.mark.parametrize("name", PRUNING)
+@pytest.mark.parametrize("name", sorted(set(PRUNING) - set(STAGED)))
+def test_methods_that_are_refused_behind_stages(checkpoint, name):
+    with pytest.raises(PocketVLMError, match=f"pruner {name} .*not proven behind tower stage 1:24"):
+        plan_of(checkpoint("tiny-llama"), Stage(1, 24, "even"), pruner=name, budget=5)
+
+
+@pytest.mark.parametrize("name", STAGED)
 def test_every_method_reads_what_is_left(checkpoint, name):
     opened = checkpoint("tiny-llama")
     plan = plan_of(opened, Stage(1, 24, "even"), Stage(2, 12, "cls"), pruner=name, budget=5)

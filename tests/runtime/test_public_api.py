@@ -66,7 +66,16 @@ def test_the_limits_that_are_used_are_the_public_ones():
 
 
 def test_the_public_names():
-    names = ["VLM", "Answer", "Artifact", "Chat", "PocketVLMError", "Sampling", "__version__"]
+    names = [
+        "VLM",
+        "Answer",
+        "Artifact",
+        "Chat",
+        "Guided",
+        "PocketVLMError",
+        "Sampling",
+        "__version__",
+    ]
     names += ["Limits", "PictureLimits", "VideoLimits", "FeatureLimits", "SequenceLimits"]
     names += ["EngineSettings", "Provider"]
     assert sorted(pocketvlm.__all__) == sorted(names)

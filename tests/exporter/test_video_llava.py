@@ -179,7 +179,7 @@ def test_pruned_clips_are_as_the_oracle_says(pruned, checkpoint, clip, pixels, m
     vlm = VLM.load(pruned)
     look, _, features = encode(vlm, clip, budget)
     kept, expected = oracle(model, pixels, budget)
-    np.testing.assert_array_equal(look.features.kept_indices, kept)
+    np.testing.assert_array_equal(look.features[0].kept_indices, kept)
     np.testing.assert_allclose(features, expected, atol=1e-4)
     answer = vlm.generate(
         QUESTION, videos=[clip], budget=budget, sampling=Sampling(max_new_tokens=STEPS)

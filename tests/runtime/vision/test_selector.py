@@ -18,6 +18,7 @@ from pocketvlm.limits import FeatureLimits
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm.vision.overlay import draw_budgets
 from support.gguf_files import needs_llama_cpp
 from support.noise import picture
 from support.tiny_artifact import (
@@ -301,6 +302,18 @@ def test_the_command_line_draws_what_a_question_keeps(folder, weights, vlm, tmp_
     assert "selector k=3" in shown
     verified = json.loads(CliRunner().invoke(main, ["verify", str(folder), "--json"]).stdout)
     assert {"onnx/selector.onnx", "onnx/selector.k3.onnx"} <= set(verified["graphs"])
+
+
+@pytest.mark.parametrize("question", ["a <image> blue circle", "<image> a blue circle"])
+def test_a_drawing_keeps_what_the_answer_keeps(folder, vlm, question):
+    """The place of a picture in the words is none of them, here as there."""
+    answer = vlm.generate(question, [ONE], sampling=SHORT)
+    ((_, kept),) = draw_budgets(Artifact.open(folder), ONE, [K], question=question).values()
+    assert kept == answer.kept_indices[0]
+    prompter = vlm.parts.prompter
+    ids = prompter.question_of(question)
+    assert ids.tolist() == vlm.prepare(question, [ONE]).question.tolist()
+    assert prompter.image_token_id not in ids
 
 
 def test_a_manifest_names_selectors_only_where_there_are_any(folder, tmp_path):

@@ -219,18 +219,15 @@ class ExportOptions:
                 )
 
     def _check_no_precision(self) -> None:
-        """Refuse precisions of graphs that are not written."""
-        for what, names, setting in (
-            ("decoder", self.decoder_precisions, "decoder_precision"),
-            ("embedding", self.embed_precisions, "embed_precision"),
-        ):
-            if names not in ((), ("fp32",)):
-                raise RequestError(
-                    f"{what} precision {names[0]} is for ONNX Runtime, the decoder is for "
-                    "llama.cpp",
-                    advice="give --gguf-type instead",
-                    setting=setting,
-                )
+        """Refuse precisions of decoders that are not written. Whether there is a table depends on
+        the method, and is refused where that is planned."""
+        if self.decoder_precisions != ("fp32",):
+            raise RequestError(
+                f"decoder precision {self.decoder_precisions[0]} is for ONNX Runtime, the decoder "
+                "is for llama.cpp",
+                advice="give --gguf-type instead",
+                setting="decoder_precision",
+            )
 
 
 def _stages(given: object, setting: str) -> tuple[Stage, ...]:

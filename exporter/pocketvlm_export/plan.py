@@ -76,6 +76,12 @@ class ExportPlan:
     beside: Mapping[Medium, "ExportPlan"] = field(default_factory=dict)
 
     @property
+    def selector_table(self) -> str:
+        """The precision of the embedding table that a question is read by; empty where the method
+        reads none."""
+        return self.options.embed[0] if self.selectors else ""
+
+    @property
     def spec(self) -> VLMSpec:
         """The checkpoint's dimensions as it is exported."""
         return self.checkpoint.spec
@@ -155,8 +161,7 @@ class ExportPlan:
             files.append(Opened("gguf", options.gguf[0], sizes[self.gguf[options.gguf[0]]]))
             files += [  # by which a question is read
                 Opened("embed", table, sizes[self.embed[table]])
-                for table in options.embed[:1]
-                if table in self.embed
+                for table in filter(None, [self.selector_table])
             ]
         slots = max(self.totals()[self.budgets[0]].values())
         tiles = most_tiles(self.spec, self.layout)

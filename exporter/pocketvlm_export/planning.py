@@ -93,6 +93,7 @@ def _plan_of(checkpoint: Checkpoint, options: ExportOptions, graph: str = _VISIO
     )
     _check_pruner(pruner, spec)
     _check_merging(pruner, spec, asked=options.merge_dropped)
+    _check_table(options, pruner)
     layout = pick_layout(spec, options.layout, prunes=pruner.prunes)
     spec = under_used_caps(spec.under(layout), layout, options.caps)
     checkpoint = replace(checkpoint, spec=spec)
@@ -221,6 +222,26 @@ def _check_pruner(pruner: Pruner, spec: VLMSpec) -> None:
             advice="choose another method",
             setting="pruner",
         )
+    if TEXT in pruner.reads and pruner.merges:
+        raise RequestError(
+            f"pruner {pruner.name} reads the prompt and makes one token of several",
+            expected="one of both: what selects by the prompt gives tokens as they are",
+            advice="choose another method",
+            setting="pruner",
+        )
+
+
+def _check_table(options: ExportOptions, pruner: Pruner) -> None:
+    """Refuse the precision of a table that is not written: llama.cpp has its own, and only a
+    question that selects is read by another."""
+    names = options.embed_precisions
+    if "onnx" in options.engines or TEXT in pruner.reads or names in ((), ("fp32",)):
+        return
+    raise RequestError(
+        f"embedding precision {names[0]} is for ONNX Runtime, the decoder is for llama.cpp",
+        advice="give --gguf-type instead",
+        setting="embed_precision",
+    )
 
 
 def _check_merging(pruner: Pruner, spec: VLMSpec, *, asked: bool) -> None:

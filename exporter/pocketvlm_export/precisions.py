@@ -28,6 +28,9 @@ class VisionBounds:
     near: float
 
 
+_SELECTION = VisionBounds(cosine=0.999, overlap=0.8, near=0.1)
+
+
 @dataclass(frozen=True)
 class Precision:
     """How a graph stores its weights; a new one is a pass and an entry of `PRECISIONS`.
@@ -54,6 +57,9 @@ class Precision:
         table_cosine: least cosine of the rows of an embedding table; 1 where it has none, or where
             the rows are those of the checkpoint.
         vision: bounds of its vision graphs; None where the gate compares exactly, or it has none.
+        selection: bounds of what an exact vision graph keeps where a table in this precision reads
+            the question. Beside a question that was read exactly, tables of random rows, 64 wide,
+            moved picks of 36 patches by .004 of what they add in 8 bits at most, by .08 in 4.
         standard: whether standard ONNX operators can express it.
         shares_head: whether the table of a tied checkpoint is the very bytes of the decoder's head,
             and stored once. A browser, which loads one weights file a graph, then needs a table of
@@ -72,6 +78,7 @@ class Precision:
     logits_cosine: float = 1.0
     table_cosine: float = 1.0
     vision: VisionBounds | None = None
+    selection: VisionBounds = _SELECTION
     standard: bool = True
     shares_head: bool = False
     note: str = ""
@@ -93,6 +100,7 @@ _TEXT: tuple[Part, ...] = ("decoder", "embed")
 _FLOAT16 = "half_weights:HalfWeights"
 _INT8 = "dynamic_int8:DynamicInt8"
 _INT4 = "block_int4:BlockInt4"
+_COARSE = VisionBounds(cosine=0.999, overlap=0.6, near=0.2)
 _RUNS = (
     "Activations are measured in each run, so that logits depend a little on how a prompt is cut "
     "into runs: where two tokens are nearly as likely, programs may answer differently."
@@ -111,9 +119,10 @@ PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision i
     # Blocks of 32 as the onnx-community layout has them; of 128 decode a little faster and lose
     # more.
     Precision("int4", "_q4", 5, _TEXT, "int4", "q4", 2.5, _INT4, 32, logits_cosine=0.5,
-              table_cosine=0.95, standard=False, shares_head=True),
+              table_cosine=0.95, selection=_COARSE, standard=False, shares_head=True),
     Precision("int4_b128", "_q4_b128", 4.25, _TEXT, "int4_b128", None, 2.5, _INT4, 128,
-              logits_cosine=0.5, table_cosine=0.9, standard=False, shares_head=True),
+              logits_cosine=0.5, table_cosine=0.9, selection=_COARSE, standard=False,
+              shares_head=True),
 )}
 # fmt: on
 # The precision whose graphs the parity gate holds against the checkpoint: always built, kept when

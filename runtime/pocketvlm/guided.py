@@ -141,6 +141,8 @@ class Guided:
                 setting="confidence",
             )
         greedy = Sampling(max_new_tokens=sampling.max_new_tokens, stop=sampling.stop)
+        if self._hands_over and request.pictures:
+            _check_kept(self.model, self.guide, request.pictures[0].budget)
         first = self.guide.prepare(prompt, sampling=greedy, **asked)
         if self._hands_over:
             self._check_grids(first.pictures, request.pictures)
@@ -236,8 +238,7 @@ def _checked(confidence: float | None) -> float | None:
 
 def _check_pair(model: VLM, guide: VLM) -> None:
     """Refuse two models of which one cannot say what the other is to drop."""
-    ours, theirs = guide.artifact.manifest, model.artifact.manifest
-    if not ours.decoder.scores:
+    if not guide.artifact.manifest.decoder.scores:
         raise RequestError(
             f"the decoder of {_name(guide)} does not say what its attention pays to visual tokens, "
             f"by which {_name(model)} drops some",
@@ -255,23 +256,39 @@ def _check_pair(model: VLM, guide: VLM) -> None:
                 advice="take a guide of the same vision tower and layout",
                 setting="guide",
             )
-    pruned = [
-        None if model.budget == each.pruning.tokens_before else each.pruning
-        for each in (ours, theirs)
-    ]
-    ways = [(each.method, each.options) if each else None for each in pruned]
+    _check_kept(model, guide, model.budget)
+
+
+def _check_kept(model: VLM, guide: VLM, budget: int) -> None:
+    """Refuse two models that do not keep the same visual tokens at a budget."""
+    ours, theirs = guide.artifact.manifest, model.artifact.manifest
+    ways = [None if budget == each.pruning.tokens_before else _way(each) for each in (ours, theirs)]
     if ways[0] != ways[1]:
         raise RequestError(
             f"{_name(guide)} keeps visual tokens by {_way(ours)}, {_name(model)} by {_way(theirs)}",
             expected="the same tokens in both",
-            advice="export both with the same --pruner, or with none",
+            advice="export both with the same --pruner, --merge-dropped and --tower-stage, or with "
+            "none",
+            setting="guide",
+        )
+    by_question = ours.vision.selectors or theirs.vision.selectors
+    if ways[0] and by_question:  # by embeddings, of which each model has its own
+        raise RequestError(
+            f"{_name(guide)} and {_name(model)} keep the visual tokens that the question is about, "
+            "each as its own embeddings have it",
+            expected="the same tokens in both",
+            advice="export both with a --pruner that does not read the prompt",
             setting="guide",
         )
 
 
 def _way(manifest: Manifest) -> str:
-    options = ", ".join(f"{name} {value}" for name, value in manifest.pruning.options.items())
-    return f"{manifest.pruning.method} ({options})" if options else manifest.pruning.method
+    """How visual tokens are kept, in words that tell any two ways apart."""
+    pruning, stages = manifest.pruning, manifest.vision.stages
+    options = ", ".join(f"{name} {value}" for name, value in sorted(pruning.options.items()))
+    way = f"{pruning.method} ({options})" if options else pruning.method
+    way += " with dropped ones merged" if pruning.merge_dropped else ""
+    return f"{way} behind stages {' '.join(map(str, stages))}" if stages else way
 
 
 def _grid(picture: PictureInput) -> str:

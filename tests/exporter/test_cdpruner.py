@@ -15,7 +15,7 @@ from pocketvlm import VLM, Artifact, Sampling
 from pocketvlm.errors import RequestError
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_export import ExportOptions, export
-from pocketvlm_export.build import build_selectors, build_vision
+from pocketvlm_export.build import build_embedding, build_selectors, build_vision
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.loading import inspect_checkpoint, open_checkpoint
 from pocketvlm_export.packaging import make_manifest, seal, write_card, write_manifest, write_using
@@ -25,6 +25,7 @@ from pocketvlm_export.pruning.base import Evidence
 from pocketvlm_export.pruning.cdpruner import greedy_map, normalised
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification import check_parity
+from pocketvlm_export.verification.encoding import open_encoder
 from pocketvlm_export.verification.exact import TIE
 from pocketvlm_export.verification.oracles import Encoded, find_oracle
 from support.gguf_files import HAS_LLAMA_CPP
@@ -148,6 +149,17 @@ def test_the_oracle_tells_right_picks_from_wrong_ones(seed):
 def test_a_method_that_reads_more_than_its_graph_has_is_refused(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(type(make_pruner(NAME, {})), "reads", frozenset({"text", "cls_row"}))
     with pytest.raises(RequestError, match="reads the prompt and cls_row: expected no more than"):
+        make_plan(inspect_checkpoint(str(tiny_checkpoint)), ExportOptions(NAME))
+
+
+def test_a_method_that_merges_what_a_question_selects_is_refused(tiny_checkpoint, monkeypatch):
+    """Also where it says so only once it is settled."""
+
+    def settle(self, vision):
+        self.merges = True
+
+    monkeypatch.setattr(type(make_pruner(NAME, {})), "settle", settle)
+    with pytest.raises(RequestError, match="reads the prompt and makes one token of several"):
         make_plan(inspect_checkpoint(str(tiny_checkpoint)), ExportOptions(NAME))
 
 
@@ -277,6 +289,44 @@ def test_the_page_and_the_card_say_what_other_clients_need(artifact):
     card = (folder / "README.md").read_text()
     assert "Its token selector keeps the 12 patches that the question is about" in card
     assert "transformers.js and llama.cpp's own programs cannot answer" in card
+
+
+@pytest.fixture(scope="module")
+def by_int8(made, tmp_path_factory):
+    """(artifact, references of the gate) with an int8 table before the exact one."""
+    source, _ = made
+    folder = shutil.copytree(source, tmp_path_factory.mktemp("int8") / "a")
+    checkpoint = open_checkpoint(str(made[1].checkpoint.source.folder))
+    options = ExportOptions(NAME, budgets=(12, 5), embed_precisions=("int8",))
+    plan = make_plan(checkpoint, options)
+    with quiet_transformers():
+        build_embedding(plan, folder, lambda _: None, {})
+    artifact = Artifact(folder, make_manifest(plan, folder, seal(plan, folder), {}))
+    assert list(artifact.manifest.decoder.embed) == ["int8", "fp32"]
+    return artifact, check_parity(checkpoint, artifact)
+
+
+def test_the_gate_measures_what_the_published_table_selects(by_int8):
+    artifact, parity = by_int8
+    assert artifact.manifest.vision.selector_table == "int8"
+    assert parity.passed, parity
+    assert parity.vision["kept_equal"]
+    figures = parity.by_precision["int8"]["selection"]
+    assert figures["kept_overlap"] >= 0.8 or figures["cut_distance"] <= 0.1
+
+
+def test_questions_are_read_by_the_published_table_but_where_the_gate_is_exact(by_int8):
+    artifact, _ = by_int8
+    pixels = np.random.default_rng(3).normal(size=(1, 3, 42, 42)).astype(np.float32)
+    question = np.arange(5, 12)
+
+    def kept(encoder):
+        return encoder.select(encoder.encode(pixels), question).image_features.tobytes()
+
+    exact, used = (open_encoder(artifact, "fp32", 12, as_used=used) for used in (False, True))
+    tables = {name: VisionEncoder.open(artifact, table=name) for name in ("fp32", "int8")}
+    assert kept(used) == kept(tables["int8"]) == kept(VisionEncoder.open(artifact))
+    assert kept(exact) == kept(tables["fp32"])
 
 
 @pytest.fixture(scope="module")

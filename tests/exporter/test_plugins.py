@@ -123,6 +123,11 @@ BROKEN = {
         CLASS.format("Pruner", METHOD + SCORE + ORACLE + "merges = True"),
         "it merges, and is nested",
     ),
+    "merges what a question selects": (
+        CLASS.format("Pruner", METHOD + SCORE + ORACLE + "merges, nested = True, False")
+        + "    reads = frozenset({'projected', 'text'})\n",
+        "it merges and reads the prompt",
+    ),
 }
 
 

@@ -195,14 +195,27 @@ def test_a_precision_that_is_not_there(artifact):
             "int4 needs ONNX Runtime's own .* from fp32, fp16, int8",
         ),
         (
-            {"decoder": "llama.cpp", "embed_precisions": ("fp16",)},
-            "embedding precision fp16 is for ONNX Runtime",
+            {"decoder": "llama.cpp", "decoder_precisions": ("fp16",)},
+            "decoder precision fp16 is for ONNX Runtime",
         ),
     ],
 )
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(PocketVLMError, match=message):
         ExportOptions(**options)
+
+
+def test_a_table_that_nothing_would_read_is_refused(tiny_checkpoint):
+    """llama.cpp has its own; only a question that selects is read by another."""
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    options = {"decoder": "llama.cpp", "embed_precisions": ("fp16",)}
+    with pytest.raises(PocketVLMError, match="embedding precision fp16 is for ONNX Runtime"):
+        make_plan(checkpoint, ExportOptions("divprune", **options))
+    plan = make_plan(checkpoint, ExportOptions("cdpruner", **options))
+    assert plan.selector_table == "fp16"
+    assert set(plan.embed) - {name for name in plan.embed if plan.embed[name] in plan.extra} == {
+        "fp16"
+    }
 
 
 def test_the_plan_counts_a_shared_table_once(make_tiny):

@@ -4,18 +4,24 @@ is handed over, and pairs that do not go together."""
 import json
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import helper
 
 from pocketvlm import VLM, PocketVLMError, Sampling
+from pocketvlm.artifact import metadata
 from pocketvlm.cli import main
 from pocketvlm.guided import Guided
 from support.tiny_artifact import (
     cut_pictures,
     give_scores,
+    give_selectors,
     make_dynamic,
+    read_manifest,
     read_scores,
     write_artifact,
+    write_manifest,
 )
 from support.tiny_graphs import Weights, reference_scores
 
@@ -219,6 +225,65 @@ def test_other_methods_and_other_grids_are_refused_at_once(tmp_path, large):
     cut_pictures(tmp_path / "tiles", 2, 2)
     with pytest.raises(PocketVLMError, match=r"tiles makes 16 tokens, layout anyres-max .* large"):
         Guided(large, VLM.load(tmp_path / "tiles"))
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "way"),
+    [
+        (
+            "pruning",
+            {"merge_dropped": True, "nested": False},
+            "fastervlm with dropped ones merged",
+        ),
+        (
+            "vision",
+            {"stages": [{"layer": 1, "keep": 8, "by": "cls"}]},
+            "fastervlm behind stages 1:8:cls",
+        ),
+    ],
+)
+def test_other_ways_to_the_same_method_are_refused_before_the_guide_answers(
+    tmp_path, section, change, way
+):
+    for name in ("small", "big"):
+        weights = write_artifact(tmp_path / name, seed=1, budgets=(6,))
+        (give_scores if name == "small" else lambda *each: read_scores(*each, 3))(
+            tmp_path / name, weights
+        )
+    data = read_manifest(tmp_path / "big")
+    data[section] |= change
+    write_manifest(tmp_path / "big", data)
+    if section == "vision":
+        stamp_vision(tmp_path / "big", "1:8:cls")
+    with pytest.raises(PocketVLMError, match=f"small keeps .* by fastervlm, big by {way}"):
+        Guided(VLM.load(tmp_path / "big"), VLM.load(tmp_path / "small"))
+
+
+def stamp_vision(root, stages):
+    """Let a vision graph say that stages drop patches in it."""
+    path = root / "onnx" / "vision_encoder.onnx"
+    model = onnx.load(path)
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    helper.set_model_props(model, props | {metadata.STAGES: stages})
+    onnx.save(model, path)
+    write_manifest(root, read_manifest(root))
+
+
+def test_scores_are_not_handed_over_where_the_question_selects(tmp_path):
+    """Of each by its own embeddings; at all tokens nothing is selected."""
+    for name in ("small", "big"):
+        weights = write_artifact(tmp_path / name, seed=1, budgets=(16, 6))
+        (give_scores if name == "small" else lambda *each: read_scores(*each, 3))(
+            tmp_path / name, weights
+        )
+        give_selectors(tmp_path / name, weights, (16, 6))
+    guide = VLM.load(tmp_path / "small")
+    guided = Guided(VLM.load(tmp_path / "big"), guide)
+    line = "small and big keep the visual tokens that the question is about"
+    with pytest.raises(PocketVLMError, match=line):
+        guided.stream("what?", [PICTURE], budget=6, sampling=BRIEF)
+    with pytest.raises(PocketVLMError, match=line):
+        Guided(VLM.load(tmp_path / "big", budget=6), guide)
 
 
 def test_pictures_of_any_size_make_the_same_tokens_where_both_read_as_many(tmp_path):

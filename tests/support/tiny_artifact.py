@@ -258,6 +258,7 @@ def give_selectors(
         onnx.save(model, root / name)
     data["vision"]["graphs"] = {str(k): {"fp32": every} for k in budgets}
     data["vision"]["selectors"] = selectors
+    data["vision"]["selector_table"] = "fp32"
     data["vision"]["extras"] = list(extras)
     write_manifest(root, data)
 

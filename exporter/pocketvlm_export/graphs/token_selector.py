@@ -17,12 +17,8 @@ from pocketvlm.artifact.specs import (
 )
 from pocketvlm_export.families import VisionSpec
 from pocketvlm_export.graphs.base import BATCH
-from pocketvlm_export.graphs.vision_encoder import (
-    PrunedVisionEncoder,
-    VisionEncoderGraph,
-    rows_of,
-)
-from pocketvlm_export.pruning.base import Evidence, Pruner, Reads, Selection
+from pocketvlm_export.graphs.vision_encoder import PrunedVisionEncoder, VisionEncoderGraph
+from pocketvlm_export.pruning.base import Evidence, Pruner, Reads, Selection, rows_of
 
 _TOKENS, _WORDS = "tokens", "text_tokens"  # names of axes
 
@@ -85,7 +81,7 @@ class TokenSelector(nn.Module):
             Evidence(batch, grid, projected=candidates, text=text), self.budget
         )
         features, *others = (rows_of(each, kept.indices) for each in (candidates, *extras))
-        return (features, *kept, *others)
+        return (features, kept.indices, kept.scores, *others)
 
 
 class TokenSelectorGraph:

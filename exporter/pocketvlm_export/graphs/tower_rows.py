@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pocketvlm_export.families import VisionSpec
-from pocketvlm_export.pruning.base import Evidence
+from pocketvlm_export.pruning.base import Evidence, rows_of
 from pocketvlm_export.towers import Block
 from pocketvlm_export.towers.attention import attend, in_heads
 
@@ -80,11 +80,6 @@ def layer_for_rows(
     context = attend(block, queries, keys, values, blocks)
     rows = rows + block.scale1(block.output(context))
     return rows + block.scale2(block.mlp(block.norm2(rows)))
-
-
-def rows_of(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Return the given rows of ``tokens`` (B, n, C), by indices (B, k): (B, k, C)."""
-    return torch.gather(tokens, 1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def columns_of(scores: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

@@ -22,8 +22,8 @@ from pocketvlm_export.graphs.readings import (
     received_by_patches,
     values_of,
 )
-from pocketvlm_export.graphs.tower_rows import Rows, layer_for_rows, rows_of, squares_of
-from pocketvlm_export.pruning.base import LATE, Evidence, Pruner, Selection
+from pocketvlm_export.graphs.tower_rows import Rows, layer_for_rows, squares_of
+from pocketvlm_export.pruning.base import LATE, Evidence, Pruner, Selection, rows_of
 from pocketvlm_export.tower_stages import make_criterion
 from pocketvlm_export.tower_stages.base import Criterion, RowReads, Seen
 from pocketvlm_export.towers import TOWERS, Block

@@ -171,6 +171,7 @@ def _vision(plan: ExportPlan, present: Mapping[str, FileEntry]) -> Vision:
         extras=spec.vision.extras,
         stages=plan.tower_stages,
         selectors=plan.selectors,
+        selector_table=plan.selector_table,
     )
 
 

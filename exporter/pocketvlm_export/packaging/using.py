@@ -65,9 +65,8 @@ def facts(artifact: Artifact) -> dict[str, Any]:
     if budget in manifest.vision.selectors:
         selector = manifest.vision.selectors[budget]
         graphs["selector"] = _graph(manifest, selector, metadata.SELECTOR, budget)
-        graphs["embed"] = _graph(
-            manifest, next(iter(decoder.embed.values())), metadata.EMBED_TOKENS
-        )
+        table = decoder.embed[manifest.vision.selector_table]
+        graphs["embed"] = _graph(manifest, table, metadata.EMBED_TOKENS)
     notes: list[str] = []  # what else whoever writes a client should know, a paragraph each
     if decoder.graphs:
         precision = decoder.default_precisions["onnx"]
@@ -140,7 +139,7 @@ def _selecting(artifact: Artifact) -> dict[str, Any]:
         return {}
     message = {"role": "user", "content": [{"type": "text", "text": GATE_PROMPT}]}
     ids = Prompter.from_artifact(artifact).question(message).tolist()
-    table = next(iter(manifest.decoder.embed.values()))
+    table = manifest.decoder.embed[manifest.vision.selector_table]
     return {"selects_by": {"question": GATE_PROMPT, "ids": ids, "table": table}}
 
 

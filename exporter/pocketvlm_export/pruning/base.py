@@ -181,3 +181,8 @@ def take_exactly(scores: torch.Tensor, count: int) -> Selection:
     _, best = torch.topk(scores, count, dim=1)
     indices, _ = torch.topk(best, count, dim=1, largest=False, sorted=True)
     return Selection(indices, torch.gather(scores, 1, indices))
+
+
+def rows_of(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Return the given rows of ``tokens`` (B, n, C), by indices (B, k): (B, k, C)."""
+    return torch.gather(tokens, 1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))

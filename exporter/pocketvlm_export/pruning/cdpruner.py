@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 
 from pocketvlm_export.pruning.base import Evidence, Pruner, Reads, Selection
+from pocketvlm_export.pruning.greedy import in_raster_order
 from pocketvlm_export.pruning.options import Option
 
 _EPS = 1e-6  # OpenVINO's, in norms, in the range of relevance and under the root
@@ -50,11 +51,7 @@ class CDPruner(Pruner):
         weight = float(self.options["relevance_weight"])
         pairs = relevance.unsqueeze(2) * relevance.unsqueeze(1)
         picks = greedy_map(alike * ((1 - weight) + weight * pairs), budget)
-        count = torch.sym_min(budget, evidence.tokens)
-        if not isinstance(count, int) or count < budget:  # known only at run time
-            picks = picks[:, :count]
-        indices, pick = torch.topk(picks, count, dim=1, largest=False, sorted=True)
-        return Selection(indices, 1 - pick.to(torch.float32) / evidence.tokens)
+        return in_raster_order(picks, evidence)
 
 
 def normalised(relevance: torch.Tensor) -> torch.Tensor:
@@ -90,5 +87,9 @@ def greedy_map(kernel: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _units(vectors: torch.Tensor) -> torch.Tensor:
-    """Return vectors of length 1: (..., C) -> (..., C)."""
+    """Return vectors of length 1: (..., C) -> (..., C).
+
+    Not as `cosines.units`: the epsilon stands under the root, as OpenVINO has it, so that a short
+    vector is less than 1 long, and a patch of almost nothing adds almost nothing.
+    """
     return vectors / torch.sqrt(vectors.square().sum(dim=-1, keepdim=True) + _EPS)

@@ -5,7 +5,8 @@ import torch
 
 from pocketvlm.errors import RequestError
 from pocketvlm_export.families import VisionSpec
-from pocketvlm_export.pruning.base import LATE, TEXT, Evidence, Pruner, Selection
+from pocketvlm_export.pruning.base import LATE, TEXT, Evidence, Pruner, Selection, rows_of
+from pocketvlm_export.pruning.cosines import units
 
 
 class _MergesDropped(Pruner):
@@ -68,7 +69,7 @@ def average_dropped(tokens: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
 def likeness(vectors: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Return the cosine of each kept vector with each: (B, N, C), int64 (B, k) -> (B, k, N); 0 with
     a vector of zeros."""
-    unit = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    unit = units(vectors)
     return torch.matmul(rows_of(unit, kept), unit.transpose(1, 2))
 
 
@@ -86,8 +87,3 @@ def going(alike: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
 def among(indices: torch.Tensor, tokens: int) -> torch.Tensor:
     """Return which of so many ``tokens`` are listed: int64 (B, k) -> bool (B, tokens)."""
     return (indices.unsqueeze(-1) == torch.arange(tokens)).any(dim=1)
-
-
-def rows_of(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Return the given rows: (B, N, C), int64 (B, k) -> (B, k, C)."""
-    return torch.gather(tokens, 1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))

@@ -2,7 +2,7 @@
 
 from typing import Any, get_args
 
-from pocketvlm_export.pruning.base import LATE, Pruner, Reads
+from pocketvlm_export.pruning.base import LATE, TEXT, Pruner, Reads
 
 
 def problem(name: str, loaded: Any) -> str | None:
@@ -22,6 +22,8 @@ def problem(name: str, loaded: Any) -> str | None:
         return "it has neither score nor select"
     if not callable(loaded.oracle):
         return "it has no oracle, without which nothing it does can be checked"
+    if loaded.merges and TEXT in loaded.reads:
+        return "it merges and reads the prompt, and what selects by that gives tokens as they are"
     if loaded.merges and (loaded.nested or not loaded.reads & LATE):
         return "it merges, and is nested or reads neither features nor projected"
     return None

@@ -12,10 +12,11 @@ from pocketvlm_export.pruning.base import (
     Pruner,
     Reads,
     Selection,
+    rows_of,
     take_best,
     take_exactly,
 )
-from pocketvlm_export.pruning.merging import among, going, likeness, rows_of
+from pocketvlm_export.pruning.merging import among, going, likeness
 from pocketvlm_export.pruning.options import Choice, Option
 
 _PAPERS_SHARE = 10 / 64  # contextual tokens of all; 20 of 128 and 30 of 192 are nearly that

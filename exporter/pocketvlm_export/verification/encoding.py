@@ -6,15 +6,21 @@ from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.options import GATE_PROMPT
+from pocketvlm_export.precisions import GATE_PRECISION
 from pocketvlm_export.verification.vision_reference import Floats
 
 
 def open_encoder(
-    artifact: Artifact, precision: str | None, budget: int | None = None
+    artifact: Artifact, precision: str | None, budget: int | None = None, *, as_used: bool = False
 ) -> VisionEncoder:
-    """Return a vision graph of an artifact, see `VisionEncoder.open`; a question is read by the
-    embedding table of its precision, where there is one."""
-    table = precision if precision in artifact.manifest.decoder.embed else None
+    """Return a vision graph of an artifact, see `VisionEncoder.open`.
+
+    A question is read by the table that a device reads it by. Only the graph that is compared
+    exactly reads it by the exact one, unless it is opened ``as_used``.
+    """
+    tables = artifact.manifest.decoder.embed
+    exact = precision == GATE_PRECISION and not as_used
+    table = GATE_PRECISION if exact and GATE_PRECISION in tables else None
     return VisionEncoder.open(artifact, budget=budget, precision=precision, table=table)
 
 

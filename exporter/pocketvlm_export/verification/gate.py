@@ -145,7 +145,8 @@ def vision_alone(artifact: Artifact) -> Artifact:
         graphs, gguf = {}, {name: file for name, file in spec.gguf.items() if name == exact}
     else:
         graphs, gguf = {GATE_PRECISION: spec.graphs[GATE_PRECISION]}, {}
-    embed = {name: spec.embed[name] for name in graphs if name in spec.embed}
+    tables = {*graphs, artifact.manifest.vision.selector_table}
+    embed = {name: file for name, file in spec.embed.items() if name in tables}
     decoder = replace(spec, graphs=graphs, embed=embed or spec.embed, gguf=gguf)
     return replace(artifact, manifest=replace(artifact.manifest, decoder=decoder))
 
@@ -183,7 +184,7 @@ def failures(parity: Parity) -> str:
         # part.
         nested = {
             f"{precision} {part}": figures[part]
-            for part in ("vision", "decoder", "embed")
+            for part in ("vision", "decoder", "embed", "selection")
             if part in figures
         }
         parts |= nested or {precision: figures}
@@ -201,7 +202,8 @@ def _vision_precisions(artifact: Artifact) -> list[str]:
 
 def _measure_other(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
     """Measure what a precision that is not float32 loses, in the vision graphs, in the decoder with
-    the table that it reads, and in the table alone, which other decoders may read too."""
+    the table that it reads, and in the table alone, which other decoders may read too; and where a
+    device reads the question by that table, in what is selected by it."""
     result: dict[str, Any] = {}
     manifest = artifact.manifest
     if precision in _vision_precisions(artifact):
@@ -223,7 +225,21 @@ def _measure_other(artifact: Artifact, references: References, precision: str) -
             **figures,
             "bytes": _bytes(artifact, [manifest.decoder.embed[precision]]),
         }
+    if (figures := _measure_selection(artifact, references, precision)) is not None:
+        result["selection"] = figures
     return {**result, "passed": all(figures["passed"] for figures in result.values())}
+
+
+def _measure_selection(
+    artifact: Artifact, references: References, precision: str
+) -> dict[str, Any] | None:
+    """Figures of what the exact vision graphs keep where an inexact embedding table reads the
+    question; None where a device does not read it by that one."""
+    exact = GATE_PRECISION in _vision_precisions(artifact)
+    if precision != artifact.manifest.vision.selector_table or not exact:
+        return None
+    rows = _rows(artifact, references, GATE_PRECISION, as_used=True)
+    return judge_kept(rows, PRECISIONS[precision].selection)
 
 
 def _measure_table(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
@@ -262,11 +278,13 @@ def _bytes(artifact: Artifact, graphs: Sequence[str]) -> int:
     )
 
 
-def _rows(artifact: Artifact, references: References, precision: str) -> list[KeptRow]:
-    """Every picture at every budget beside its reference."""
+def _rows(
+    artifact: Artifact, references: References, precision: str, *, as_used: bool = False
+) -> list[KeptRow]:
+    """Every picture at every budget beside its reference; ``as_used`` see `open_encoder`."""
     rows: list[KeptRow] = []
     for budget, by_batch in references.vision.items():
-        with component(open_encoder(artifact, precision, budget)) as encoder:
+        with component(open_encoder(artifact, precision, budget, as_used=as_used)) as encoder:
             for batch, reference in zip(references.batches, by_batch, strict=True):
                 encoded = encode(artifact, encoder, batch.pixel_values)
                 rows += compare_kept(encoded, reference)

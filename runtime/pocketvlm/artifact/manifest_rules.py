@@ -40,12 +40,10 @@ def contradictions(manifest: Manifest) -> list[str]:
         ),
         "the vision graphs do not match the budgets": set(manifest.vision.graphs)
         != set(pruning.budgets),
-        "the graphs that select by the prompt do not match the budgets": bool(
-            manifest.vision.selectors
-        )
-        and set(manifest.vision.selectors) != set(pruning.budgets),
-        "tokens are selected by the prompt, and there is no embedding table to read it by": (
-            bool(manifest.vision.selectors) and not decoder.embed
+        **(_of_selectors(manifest) if manifest.vision.selectors else {}),
+        # Else smaller budgets would be cut from tokens that are means of others.
+        "what is dropped is merged, and smaller budgets are promised to be part of larger ones": (
+            pruning.merge_dropped and pruning.nested
         ),
         "a graph or GGUF file it names is missing from its files table": not set(named)
         <= set(manifest.files),
@@ -119,6 +117,22 @@ def contradictions(manifest: Manifest) -> list[str]:
         **(_of_stages(decoder) if decoder.stages else {}),
     }
     return [problem for problem, holds in problems.items() if holds]
+
+
+def _of_selectors(manifest: Manifest) -> dict[str, bool]:
+    """What contradicts graphs that select by the prompt."""
+    vision, pruning, tables = manifest.vision, manifest.pruning, manifest.decoder.embed
+    selected = "tokens are selected by the prompt"
+    return {
+        "the graphs that select by the prompt do not match the budgets": (
+            set(vision.selectors) != set(pruning.budgets)
+        ),
+        f"{selected}, and there is no embedding table to read it by": not tables,
+        f"{selected}, read by an embedding table of precision {vision.selector_table!r}, and there "
+        f"are {', '.join(tables)}": bool(tables) and vision.selector_table not in tables,
+        f"{selected}, and stages of its tower drop some before": bool(vision.stages),
+        f"{selected}, and what is dropped is merged": pruning.merge_dropped,
+    }
 
 
 def _of_stages(decoder: DecoderSpec) -> dict[str, bool]:

@@ -121,6 +121,8 @@ class Vision:
 
     ``selectors[budget]`` is the graph that selects tokens by the prompt, where the method reads
     that: the vision graph then gives all N, and is one for all budgets. Empty for other methods.
+    ``selector_table`` is then the precision of the table in ``DecoderSpec.embed`` that a question
+    is read by, whichever decoder answers.
     """
 
     image_size: tuple[int, int] | None
@@ -134,6 +136,7 @@ class Vision:
     caps: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[Stage, ...] = field(default=(), metadata=UNSAID)
     selectors: Mapping[int, str] = field(default_factory=dict, metadata=UNSAID)
+    selector_table: str = field(default="", metadata=UNSAID)
 
     @property
     def graph_kind(self) -> str:

@@ -256,6 +256,10 @@ class Prompter:
         ids = np.array(_token_ids(self.tokenizer, text.strip(), add_special=False), dtype=np.int64)
         return ids[~np.isin(ids, self._slot_ids)]
 
+    def question_of(self, prompt: str) -> npt.NDArray[np.int64]:
+        """Token ids of what a prompt says, see `question`, however many pictures it places."""
+        return self.question({"role": "user", "content": self._parts(prompt)})
+
     def reply(self, text: str) -> Message:
         """An answer as a message. Templates put their own spaces around it, and an image token
         that the model spelt out is no picture."""

@@ -68,7 +68,7 @@ def draw_budgets(
     upright = open_medium(layout, picture)
     views, tiles = layout.views(upright), layout.cut(upright)
     encoders = encoders or open_encoders(artifact, budgets)
-    asked = None if question is None else _question_ids(artifact, question)
+    asked = None if question is None else Prompter.from_artifact(artifact).question_of(question)
     features = {
         k: encode_tiles(encoders[k], layout, tiles, asked)
         for k in {pick_graph(manifest, budget) for budget in budgets}
@@ -86,11 +86,6 @@ def draw_budgets(
         drawings = [draw_kept(view, *row) for view, row in zip(views, kept, strict=True)]
         drawn[budget] = (join_tiles(drawings, tiles.grid), encoded.kept_indices)
     return drawn
-
-
-def _question_ids(artifact: Artifact, question: str) -> npt.NDArray[np.int64]:
-    prompter = Prompter.from_artifact(artifact)
-    return prompter.question({"role": "user", "content": [{"type": "text", "text": question}]})
 
 
 def join_tiles(drawings: Sequence[Image.Image], grid: TileGrid) -> Image.Image:

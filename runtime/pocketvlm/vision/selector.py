@@ -62,8 +62,8 @@ class TokenSelector:
         Args:
             artifact: one whose method reads the prompt.
             budget: a key of `Vision.selectors`.
-            table: precision of the table; None is the first of the artifact's, so that what is
-                selected does not depend on the decoder's precision.
+            table: precision of the table; None is the one that the manifest states, so that what
+                is selected does not depend on the decoder's precision.
             settings: as of `pocketvlm.ort.sessions.open_session`.
 
         Raises:
@@ -72,7 +72,7 @@ class TokenSelector:
         """
         manifest = artifact.manifest
         tables = manifest.decoder.embed
-        table = table or next(iter(tables))
+        table = table or manifest.vision.selector_table
         embed = pick_precision(tables, table, "embedding graph")
         return cls(
             open_session(

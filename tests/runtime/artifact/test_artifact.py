@@ -116,6 +116,16 @@ def test_a_damaged_manifest_is_refused(artifact_dir, path, value):
     refuse(artifact_dir, r"damaged|contradicts|onnxruntime")
 
 
+def test_means_of_what_was_dropped_are_no_part_of_larger_budgets(artifact_dir):
+    data = read_manifest(artifact_dir)
+    data["pruning"]["merge_dropped"] = True
+    write_manifest(artifact_dir, data)
+    refuse(artifact_dir, "merged, and smaller budgets are promised to be part of larger ones")
+    data["pruning"]["nested"] = False
+    write_manifest(artifact_dir, data)
+    assert Artifact.open(artifact_dir).manifest.pruning.merge_dropped
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [

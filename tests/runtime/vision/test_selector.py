@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from pocketvlm import VLM, Artifact, Limits, PocketVLMError, Sampling
 from pocketvlm.artifact import Manifest
@@ -18,6 +18,7 @@ from pocketvlm.limits import FeatureLimits
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm.vision.overlay import draw_budgets
 from support.gguf_files import needs_llama_cpp
 from support.noise import picture
 from support.tiny_artifact import (
@@ -303,6 +304,18 @@ def test_the_command_line_draws_what_a_question_keeps(folder, weights, vlm, tmp_
     assert {"onnx/selector.onnx", "onnx/selector.k3.onnx"} <= set(verified["graphs"])
 
 
+@pytest.mark.parametrize("question", ["a <image> blue circle", "<image> a blue circle"])
+def test_a_drawing_keeps_what_the_answer_keeps(folder, vlm, question):
+    """The place of a picture in the words is none of them, here as there."""
+    answer = vlm.generate(question, [ONE], sampling=SHORT)
+    ((_, kept),) = draw_budgets(Artifact.open(folder), ONE, [K], question=question).values()
+    assert kept == answer.kept_indices[0]
+    prompter = vlm.parts.prompter
+    ids = prompter.question_of(question)
+    assert ids.tolist() == vlm.prepare(question, [ONE]).question.tolist()
+    assert prompter.image_token_id not in ids
+
+
 def test_a_manifest_names_selectors_only_where_there_are_any(folder, tmp_path):
     text = (folder / "pocketvlm.json").read_text()
     manifest = Manifest.from_json(text)
@@ -333,6 +346,16 @@ def without_table(data):
         ),
         (lambda data: data["vision"].update(extras=["features"]), "has the name of another"),
         (without_table, "no embedding table to read it by"),
+        (lambda data: data["vision"].pop("selector_table"), "precision '', and there are fp32"),
+        (lambda data: data["vision"].update(selector_table="int8"), "precision 'int8', and there"),
+        (
+            lambda data: data["vision"].update(stages=[{"layer": 1, "keep": 8, "by": "cls"}]),
+            "stages of its tower drop some before",
+        ),
+        (
+            lambda data: data["pruning"].update(merge_dropped=True, nested=False),
+            "selected by the prompt, and what is dropped is merged",
+        ),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(folder, change, line):
@@ -341,6 +364,27 @@ def test_a_manifest_that_contradicts_itself_is_refused(folder, change, line):
     write_manifest(folder, data)
     with pytest.raises(ArtifactError, match=line):
         Artifact.open(folder)
+
+
+def test_questions_are_read_by_the_stated_table_whatever_the_order(folder, weights):
+    """A second table, of other words: what is kept follows the manifest, not the order of keys."""
+    other = onnx.load(folder / "onnx" / "embed_tokens.onnx")
+    (table,) = [each for each in other.graph.initializer if len(each.dims) == 2]
+    rows = numpy_helper.to_array(table)
+    table.CopyFrom(numpy_helper.from_array(rows[::-1].copy(), table.name))
+    onnx.save(other, folder / "onnx" / "embed_other.onnx")
+    data = read_manifest(folder)
+    both = {"fp16": "onnx/embed_other.onnx", "fp32": data["decoder"]["embed"]["fp32"]}
+    kept = {}
+    for stated in ("fp32", "fp16"):
+        for names in (list(both), list(both)[::-1]):
+            data["decoder"]["embed"] = {name: both[name] for name in names}
+            data["vision"]["selector_table"] = stated
+            write_manifest(folder, data)
+            answer = VLM.load(folder).generate(WHAT, [ONE], sampling=SHORT)
+            assert kept.setdefault(stated, answer.kept_indices) == answer.kept_indices
+    assert kept["fp32"] == [selected(weights, VLM.load(folder), ONE, WHAT, K)[0][1].tolist()]
+    assert kept["fp32"] != kept["fp16"]
 
 
 def test_a_selector_that_is_missing_or_damaged_is_refused(folder):

@@ -9,18 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm_export.verification.oracles.base import Doubles, Encoded, Ints, Ranking
+from pocketvlm_export.verification.oracles.greedy import ROUNDING, InOrder, scores_of
 
 _EPS = 1e-6
-_ROUNDING = 1e-6  # of a cosine in float32
 _NEAR = 0.1  # gains that differ by less, relatively, are asked how far rounding may move them
 
 
 @dataclass(frozen=True)
-class MapPicks(Ranking):
-    """Picks, in the order of their scores 1 - pick / N, and the kernel that they were made by.
+class MapPicks(InOrder):
+    """Picks and the kernel that they were made by.
 
-    Whether a graph's picks are right is asked of each by itself, given those before it: of two
-    patches that add about as much either may be picked, and all later picks may then be others.
+    Each is asked about by itself, as `greedy.Picks` does. But how far rounding may move a gain
+    costs a system of equations, and is worked out only for two patches that add about as much.
 
     Attributes:
         kernel: (N, N).
@@ -64,11 +64,6 @@ class MapPicks(Ranking):
             worst = max(worst, lost / gains[best] if lost else 0.0)
         return float(worst)
 
-    def score_difference(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
-        """Of the scores alone: they are always the same, whichever patches bear them."""
-        expected = 1 - np.arange(len(kept)) / len(self.scores)
-        return float(np.abs(np.sort(scores)[::-1] - expected).max())
-
     def _slack(self, before: Ints, patches: Ints) -> float:
         """How far the gains of ``patches`` may be off where each entry of the kernel is.
 
@@ -92,13 +87,10 @@ def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
     relevance = (cosines - cosines.min()) / (spread + _EPS)
     alike = units @ units.T
     kernel = (1 - weight) * alike + weight * alike * np.outer(relevance, relevance)
-    tokens = len(kernel)
-    picked = [pick for pick, _ in _replayed(kernel, np.empty(0, np.int64), tokens)]
-    scores = np.empty(tokens)
-    scores[picked] = 1 - np.arange(tokens) / tokens
+    picked = [pick for pick, _ in _replayed(kernel, np.empty(0, np.int64), len(kernel))]
     # Both ends of the range of relevance are off as any cosine is.
-    rounding = _ROUNDING * (1 + weight * 4 / (spread + _EPS))
-    return MapPicks(scores, kernel=kernel, rounding=rounding)
+    rounding = ROUNDING * (1 + weight * 4 / (spread + _EPS))
+    return MapPicks(scores_of(np.array(picked)), kernel=kernel, rounding=rounding)
 
 
 def _unit(row: Doubles) -> Doubles:

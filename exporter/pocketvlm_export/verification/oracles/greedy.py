@@ -31,8 +31,18 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Picks(Ranking):
-    """Picks, in the order of their scores 1 - pick / N.
+class InOrder(Ranking):
+    """Picks, in the order of their scores 1 - pick / N."""
+
+    def score_difference(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
+        """Of the scores alone: they are always the same, whichever patches bear them."""
+        expected = 1 - np.arange(len(kept)) / len(self.scores)
+        return float(np.abs(np.sort(scores)[::-1] - expected).max())
+
+
+@dataclass(frozen=True)
+class Picks(InOrder):
+    """Picks of which each has a value, and the largest is to be picked.
 
     Whether a graph's picks are right is asked of each by itself, given those before it: two patches
     that are worth about as much may be picked in either order, and all later picks may then be
@@ -72,11 +82,6 @@ class Picks(Ranking):
             if lost > 0:
                 worst = max(worst, lost / best)
         return worst
-
-    def score_difference(self, kept: Ints, scores: npt.NDArray[np.float32]) -> float:
-        """Of the scores alone: they are always the same, whichever patches bear them."""
-        expected = 1 - np.arange(len(kept)) / len(self.scores)
-        return float(np.abs(np.sort(scores)[::-1] - expected).max())
 
 
 def scores_of(order: Ints) -> Doubles:

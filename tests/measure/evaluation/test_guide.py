@@ -64,6 +64,7 @@ def test_people_are_told(here):
     done = CliRunner().invoke(cli.main, [*arguments, "--confidence", "0", "--max-new-tokens", "4"])
     assert done.exit_code == 0, done.output
     assert "of 9 questions were answered by its guide 9 (100.0 [" in done.stdout
+    assert "plain by small from 0" in done.stdout
     assert CliRunner().invoke(cli.main, [*arguments[:4], "--confidence", "0"]).exit_code == 2
 
 
@@ -96,4 +97,4 @@ def test_without_a_guide_nothing_is_said_of_one(here):
     assert not {"guide", "answered_by"} & result.keys()
     refused = evaluate("large", "--answers", "b.jsonl")
     assert refused.exit_code == 1
-    assert "there is none: give --guide" in refused.stderr
+    assert "there is none: answer with `pocketvlm run DIR --guide SMALL`" in refused.stderr

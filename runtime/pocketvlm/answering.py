@@ -60,6 +60,17 @@ class Witness:
             self.visual_scores = np.split(sequence.visual_scores, ends) if len(tokens) else []
 
 
+def without_guide() -> RequestError:
+    """The refusal of questions to a model that ranks visual tokens by a guide's scores, and has no
+    guide."""
+    return RequestError(
+        "this decoder drops visual tokens by the scores of a guide, and there is none",
+        advice="answer with `pocketvlm run DIR --guide SMALL`, SMALL exported with "
+        "--decoder-scores",
+        setting="guide",
+    )
+
+
 @dataclass(frozen=True)
 class Guidance:
     """What a guide says of the pictures of a prompt.
@@ -193,11 +204,7 @@ class Answerer:
     def begin(self, request: Request) -> Stream:
         """The answer as a stream; work begins when it is read."""
         if self._reads_scores and request.pictures and request.guidance is None:
-            raise RequestError(
-                "this decoder drops visual tokens by the scores of a guide, and there is none",
-                advice="give --guide SMALL, an artifact exported with --decoder-scores",
-                setting="guide",
-            )
+            raise without_guide()
         stop = threading.Event()
         request = replace(request, sampling=request.sampling.over(self.sampling).settled())
         return Stream(self._run(request, stop), stop.set)

@@ -96,7 +96,8 @@ class Guided:
             images: what can be read twice: both models read it.
             messages: likewise.
             videos: likewise.
-            budget: of both.
+            budget: of the large model, and of the guide where scores are handed over; a guide that
+                only answers keeps to its own.
             sampling: of the large model; the guide takes from it when an answer ends. Where the
                 guide's own answer may be the answer only a greedy one is taken.
 
@@ -123,15 +124,10 @@ class Guided:
     ) -> Stream:
         """As `generate`, in text pieces, see `VLM.stream`: none comes while the guide answers, and
         its own answer comes whole."""
-        # What is handed over is of the same tokens; else each model has a default of its own.
+        # What is handed over is of the same tokens; else each model has a budget of its own.
         budget = self.model.budget if budget is None and self._hands_over else budget
-        asked: dict[str, Any] = {
-            "images": images,
-            "messages": messages,
-            "videos": videos,
-            "budget": budget,
-        }
-        request = self.model.prepare(prompt, sampling=sampling, **asked)
+        asked: dict[str, Any] = {"images": images, "messages": messages, "videos": videos}
+        request = self.model.prepare(prompt, sampling=sampling, budget=budget, **asked)
         settled = sampling.over(self.model.checkpoint_sampling).settled()
         if self.confidence is not None and settled.temperature:
             raise RequestError(
@@ -143,7 +139,8 @@ class Guided:
         greedy = Sampling(max_new_tokens=sampling.max_new_tokens, stop=sampling.stop)
         if self._hands_over and request.pictures:
             _check_kept(self.model, self.guide, request.pictures[0].budget)
-        first = self.guide.prepare(prompt, sampling=greedy, **asked)
+        own = budget if self._hands_over else None
+        first = self.guide.prepare(prompt, sampling=greedy, budget=own, **asked)
         if self._hands_over:
             self._check_grids(first.pictures, request.pictures)
         stop = _Stop()

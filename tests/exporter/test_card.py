@@ -2,6 +2,7 @@
 
 import pytest
 
+from pocketvlm.artifact.stages import Stage
 from pocketvlm_export import ExportOptions
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.loading import inspect_checkpoint
@@ -43,3 +44,15 @@ def test_the_card_says_how_pictures_are_treated(make_tiny, tmp_path, preset, cap
     assert {text for text in others if text in card} == {
         text for text in others if text in " ".join(stated)
     } | ({"rows and columns of its parts"} if caps.max_tiles else set())
+
+
+@pytest.mark.parametrize("by", ["given", "last-token"])
+def test_who_is_given_scores_is_run_with_a_guide(make_tiny, tmp_path, by):
+    checkpoint = inspect_checkpoint(str(make_tiny("tiny-llama")), None)
+    options = ExportOptions("none", decoder_stages=(Stage(1, 5, by),))
+    write_card(make_plan(checkpoint, options), tmp_path)
+    card, guided = (tmp_path / "README.md").read_text(), by == "given"
+    assert ("pocketvlm run . --guide SMALL --image photo.jpg" in card) == guided
+    assert ('Guided(VLM.load("."), VLM.load("SMALL"))\n' in card) == guided
+    assert ('VLM.load(".").generate("What is in the picture?", images=' in card) != guided
+    assert ("SMALL below is that smaller model" in card) == guided

@@ -16,6 +16,7 @@ from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification.decoder_stages import find_stage_oracle
 from pocketvlm_export.verification.masked_reader import MaskedReader, gate_scores
+from pocketvlm_export.verification.tower_stages import find_chooser
 from support.staged import embeddings, in_float64
 
 LAYERS = 5
@@ -218,3 +219,10 @@ def test_an_unknown_way_is_refused():
 )
 def test_what_a_stage_is_by_where_nothing_is_said(stage, by):
     assert named(Stage.parse(stage)).by == by
+
+
+@pytest.mark.parametrize("find", [find_stage_oracle, find_chooser])
+@pytest.mark.parametrize("by", ["foo", "base", "../x", "__init__", ""])
+def test_a_way_that_an_artifact_makes_up_has_no_oracle(find, by):
+    with pytest.raises(RequestError, match=r"unknown.*choose from"):
+        find(by)

@@ -340,6 +340,7 @@ def restate(folder, **changed):
         ({"use_thumbnail": 1}, "use_thumbnail 1"),
         ({"max_tiles": 11}, r"has no token <\|img_row_1_col_11\|>"),
         ({"max_tiles": 1}, "cuts large pictures into 2 to 1 tiles"),
+        ({"max_pixels_tolerance": 1e7}, "for one tile"),
     ],
 )
 def test_cutting_that_cannot_be_followed_is_refused(checkpoint, tmp_path, changed, reason):
@@ -395,7 +396,7 @@ def test_what_is_not_supported_is_refused_in_one_line(checkpoint, tmp_path, chan
     ("options", "reason"),
     [
         ({"decoder_stages": (Stage(1, 4),)}, "layers of this decoder are convolutions"),
-        ({"caps": Caps(max_tiles=1)}, "--max-tiles 1 is outside 2..10"),
+        ({"caps": Caps(max_tiles=1)}, r"--max-tiles 1 is outside 2\.\.10.*--layout whole"),
         ({"caps": Caps(max_tiles=4), "layout": "whole"}, "nothing that the layout marked-resize"),
         ({"caps": Caps(max_tiles=4, fixed_size=(112, 112))}, "nothing that the layout"),
         ({"caps": Caps(max_pixels=100)}, "--max-pixels 100 is outside"),

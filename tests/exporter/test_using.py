@@ -19,7 +19,17 @@ from pocketvlm.text.prompts import Prompter
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.packaging.using import FACTS, USING, facts, write_using
 from support.noise import picture
-from support.tiny_artifact import make_dynamic, write_artifact
+from support.tiny_artifact import (
+    give_attention,
+    give_extras,
+    give_scores,
+    give_selectors,
+    make_dynamic,
+    read_manifest,
+    read_scores,
+    write_artifact,
+    write_manifest,
+)
 
 LANGUAGES = ("kotlin", "swift", "javascript")
 
@@ -354,3 +364,49 @@ def test_pictures_of_any_size_have_no_size_on_the_page(tmp_path):
         assert "HEIGHT" not in code
         assert "let height" not in code
         assert "height * width" in code
+
+
+KINDS = {
+    "plain": lambda root, weights: None,
+    "selector": lambda root, weights: give_selectors(root, weights, (6,)),
+    "extras": lambda root, weights: give_extras(root, weights, 6, ("deep",), ("deep",)),
+    "pictures": lambda root, weights: give_attention(root, weights, "pictures"),
+    "given": lambda root, weights: read_scores(root, weights, 3),
+    "scores": give_scores,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_lists_the_types_that_the_graphs_have(tmp_path, kind):
+    root = tmp_path / "a"
+    KINDS[kind](root, write_artifact(root, budgets=(6,)))
+    write_using(Artifact.open(root))
+    page, stated = (root / USING).read_text(), stated_in(root)
+    printed = re.findall(r"^\| .*\| (in|out) `(\S+)` \| (\w+) \|", page, re.MULTILINE)
+    actual = set()
+    for graph in stated["graphs"].values():
+        session = ort.InferenceSession(root / graph["file"])
+        for side, tensors in (("in", session.get_inputs()), ("out", session.get_outputs())):
+            actual |= {(side, each.name, each.type) for each in tensors}
+    types = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+    assert printed
+    assert {(side, name, types[kind]) for side, name, kind in printed} <= actual
+    assert ("kept_tokens.0" in {name for _, name, _ in printed}) == (kind == "given")
+
+
+@pytest.mark.parametrize(
+    ("by", "keep", "ranked"),
+    [("given", 3, False), ("exit", 0, False), ("last-token", 3, True), ("raters", 3, True)],
+)
+def test_the_page_says_what_ranks_the_tokens_of_a_stage(tmp_path, by, keep, ranked):
+    """Only the page is written, so that the graph need not be of another kind."""
+    root = tmp_path / "a"
+    read_scores(root, write_artifact(root, budgets=(6,)), 3)
+    data = read_manifest(root)
+    data["decoder"]["stages"] = [{"layer": 1, "keep": keep, "by": by}]
+    write_manifest(root, data)
+    write_using(Artifact.open(root))
+    page = (root / USING).read_text()
+    assert "Prefill a whole prompt in one run" in page
+    assert ("it is what ranks the visual tokens" in page) == ranked
+    assert ("`visual_scores` ranks them" in page) == (by == "given")

@@ -317,3 +317,13 @@ def test_the_command(guide_dir, large, plain_dir):
     )
     assert refused.exit_code == 1
     assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_commands_without_a_guide_say_who_has_one(large):
+    folder = str(large.artifact.root)
+    assert "guide      needed, as it ranks" in CliRunner().invoke(main, ["inspect", folder]).stdout
+    for command in (["chat", folder], ["profile", folder, "--repeat", "1"]):
+        done = CliRunner().invoke(main, command, input="what?\n")
+        assert done.exit_code == 1
+        assert "answer with `pocketvlm run DIR --guide SMALL`" in done.stderr
+        assert not done.stdout

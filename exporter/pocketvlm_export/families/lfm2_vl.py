@@ -30,7 +30,7 @@ from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig
 
-from pocketvlm.errors import CheckpointError
+from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.layouts import TileGrid
 from pocketvlm.layouts.marked_resize import MarkedResize
 from pocketvlm.layouts.smart_resize import smallest_area
@@ -168,7 +168,15 @@ class Lfm2VL(Family):
         if not others:
             # Other layouts than it has are refused tiles in words of their own.
             return replace(capped, caps=replace(caps, max_pixels=most))
-        tiles = self.parts_allowed(caps, cut.stated["min_tiles"], cut.stated["max_tiles"])
+        least_tiles, most_tiles = cut.stated["min_tiles"], cut.stated["max_tiles"]
+        if caps.max_tiles == 1 < least_tiles and "max_tiles" not in caps.suggested:
+            raise RequestError(
+                f"--max-tiles 1 is outside {least_tiles}..{most_tiles}, which this checkpoint was "
+                "trained with",
+                advice="give --layout whole instead, which cuts no picture",
+                setting="max_tiles",
+            )
+        tiles = self.parts_allowed(caps, least_tiles, most_tiles)
         # A tile is a picture of its own to the tower.
         edge = cut.stated["tile"]
         if most < own:

@@ -7,6 +7,7 @@ import yaml  # type: ignore[import-untyped]
 
 import pocketvlm
 from pocketvlm.artifact.specs import POSITION_AXES
+from pocketvlm.artifact.stages import GIVEN
 from pocketvlm.decoders.attention import TITLES
 from pocketvlm.files import read_text
 from pocketvlm.layouts import Layout, Medium, make_layout, slot_count
@@ -27,9 +28,7 @@ pocketvlm run . {option} --prompt "{question}"
 ```
 
 ```python
-from pocketvlm import VLM
-
-print(VLM.load(".").generate("{question}", {argument}).text)
+{code}
 ```
 
 From Kotlin, Swift or JavaScript: see USING.md.{pictures}{answers}
@@ -54,6 +53,16 @@ _BY_MEDIUM: dict[Medium, tuple[str, str, str, str]] = {
         "What happens in the video?",
     ),
 }
+# How it answers from Python: alone, and with a guide.
+_ALONE = """\
+from pocketvlm import VLM
+
+print(VLM.load(".").generate("{question}", {argument}).text)"""
+_WITH_GUIDE = """\
+from pocketvlm import VLM, Guided
+
+guided = Guided(VLM.load("."), VLM.load("SMALL"))
+print(guided.generate("{question}", {argument}).text)"""
 _ENGINES = {
     "onnx": "ONNX Runtime",
     "llama.cpp": "ONNX Runtime (pictures) and llama.cpp (text)",
@@ -66,6 +75,8 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
     tokens, budget = plan.spec.vision.tokens, plan.budgets[0]
     source, medium = plan.checkpoint.source, plan.spec.family.medium
     task, option, argument, question = _BY_MEDIUM[medium]
+    is_guided = any(stage.by == GIVEN for stage in plan.decoder_stages)
+    code = _WITH_GUIDE if is_guided else _ALONE
     extras = [*(["llama"] if plan.gguf else []), *(["video"] if medium == "video" else [])]
     front = huggingface_hub.ModelCardData(
         base_model=source.model if source.on_hub else None,
@@ -97,8 +108,8 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
         ),
         pictures="" if plan.layout.stock_clients else _pictures(plan, budget),
         answers=_answers(plan),
-        option=option,
-        argument=argument,
+        option=f"--guide SMALL {option}" if is_guided else option,
+        code=code.format(question=question, argument=argument),
         question=question,
         vision=", ".join(plan.options.vision_precisions),
         engines=_ENGINES[plan.options.decoder],
@@ -238,6 +249,11 @@ def _stages(plan: ExportPlan) -> str:
         sentences.append(
             f" Inside the decoder, layers from {stage.layer} on (the first is 0) read {tokens}, "
             f"{ranking.keeps} ({method}), at their original positions."
+        )
+    if any(stage.by == GIVEN for stage in plan.decoder_stages):
+        sentences.append(
+            " SMALL below is that smaller model, exported with `--decoder-scores`: without it no "
+            "question about a picture is answered."
         )
     return "".join(sentences) + (
         " In a conversation pictures are therefore prefilled again with every question."

@@ -13,10 +13,12 @@ import numpy as np
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
 from pocketvlm.artifact.specs import CAUSAL, POSITION_AXES, DecoderSpec
+from pocketvlm.artifact.stages import GIVEN
 from pocketvlm.decoders.positions import positions_named
 from pocketvlm.layouts import Layout, open_layout, tokens_of_tile
-from pocketvlm.ort.signatures import SCORED_ROWS, Shapes, signature
+from pocketvlm.ort.signatures import SCORED_ROWS, Shapes, signature, type_of
 from pocketvlm.text.prompts import Prompter
+from pocketvlm_export.decoder_stages import find_ranking
 from pocketvlm_export.onnx_passes import TWO_WAY_RUNTIME, weights_files
 from pocketvlm_export.options import GATE_PROMPT
 from pocketvlm_export.precisions import PRECISIONS
@@ -42,6 +44,7 @@ def write_using(artifact: Artifact) -> None:
         keep_trailing_newline=True,
     )
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.filters["dtype"] = type_of
     stated = facts(artifact)
     text = environment.from_string(source).render({"extras": [], **stated})
     (artifact.root / USING).write_text(text, encoding="utf-8")
@@ -116,6 +119,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "eos_token_ids": list(decoder.eos_token_ids),
         # Of each where the decoder drops tokens, and what becomes of them; empty for most.
         "stages": _stages(decoder),
+        **({"ranked_by_prompt": True} if _ranks_by_prompt(decoder) else {}),
         **({"given_scores": True} if decoder.reads_scores else {}),
         "layers": decoder.layers,
         "kv_heads": decoder.kv_heads,
@@ -177,6 +181,12 @@ def _stages(decoder: DecoderSpec) -> list[dict[str, Any]]:
         {**dataclasses.asdict(stage), "last": layers.stop - 1}
         for stage, layers in zip(decoder.stages, decoder.segments[1:], strict=True)
     ]
+
+
+def _ranks_by_prompt(decoder: DecoderSpec) -> bool:
+    """Whether the prompt itself says which tokens a stage keeps."""
+    ranked = [stage.by for stage in decoder.stages if find_ranking(stage.by).ranks]
+    return any(by != GIVEN for by in ranked)
 
 
 def _convolutions(decoder: DecoderSpec) -> dict[str, Any]:

@@ -159,6 +159,7 @@ def profile(
     writers = {path: _writer(path) for path in outputs}
     check_outputs([*outputs, *([report] if report else [])], [*images, *videos])
 
+    from pocketvlm.answering import without_guide
     from pocketvlm.artifact import Artifact
     from pocketvlm.text.prompts import Counts
     from pocketvlm_measure.cases import sweep
@@ -166,6 +167,8 @@ def profile(
     from pocketvlm_measure.profiler.questions import Question, made_up_prompt
 
     artifact = Artifact.open(directory).shortened(context)
+    if artifact.manifest.decoder.reads_scores:
+        raise without_guide()
     artifact = capped(artifact, max_pixels=max_pixels, max_tiles=max_tiles)
     cases = sweep(
         artifact.manifest,

@@ -103,8 +103,9 @@ class Asker:
         """One reply; ``encode_ms`` remembers how long each graph of each model took to encode the
         media, the first time."""
         graph = budget if budget in self._vlms else max(self._vlms)
+        asked = self._vlms[graph]
         try:
-            answer = self._vlms[graph].generate(
+            answer = asked.generate(
                 question.text,
                 opened.images,
                 videos=opened.videos,
@@ -115,10 +116,10 @@ class Asker:
             return Reply(question.line, budget, error=str(error))
         parts = {("model", graph): answer.timings_ms["vision"]}
         by = None
-        if isinstance(answer, GuidedAnswer):
+        if isinstance(asked, Guided) and isinstance(answer, GuidedAnswer):
             by = answer.answered_by
             parts = parts if by == "model" else {}
-            parts["guide", graph] = answer.guide.timings_ms["vision"]
+            parts["guide", asked.guide.budget] = answer.guide.timings_ms["vision"]
         for part, spent in parts.items():
             encode_ms[part] = max(encode_ms.get(part, 0.0), spent)
         again = sum(encode_ms[part] - spent for part, spent in parts.items())
@@ -156,7 +157,8 @@ def _opened(artifact: Artifact, case: Case, budgets: Sequence[int]) -> dict[int,
 def _guided(
     vlms: Mapping[int, VLM], guide: GuideOf, case: Case, budgets: Sequence[int]
 ) -> dict[int, Guided]:
-    """The models with their guide, in its own default engine and precisions."""
+    """The models with their guide, in its own default engine and precisions, and at a budget of its
+    own where it only answers."""
     artifact = Artifact.open(guide.folder)
     if artifact.manifest.content_id != guide.content_id:
         raise RequestError(f"{guide.folder} has changed since the run began", advice="begin again")
@@ -164,6 +166,8 @@ def _guided(
     own = dataclasses.replace(
         own, decoder_precision=artifact.manifest.decoder.default_precisions[own.decoder]
     )
+    if not any(vlm.artifact.manifest.decoder.reads_scores for vlm in vlms.values()):
+        budgets = [artifact.manifest.pruning.default_budget]
     guides = _opened(own.of(artifact), own, budgets)
     return {
         budget: Guided(vlm, guides.get(budget, guides[max(guides)]), confidence=guide.confidence)

@@ -59,7 +59,9 @@ class Subject:
         if self.guide is None:
             return own
         sure = self.guide.confidence
-        return f"{own} by {Path(self.guide.folder).name}" + (f" from {sure:g}" if sure else "")
+        return f"{own} by {Path(self.guide.folder).name}" + (
+            "" if sure is None else f" from {sure:g}"
+        )
 
     def key(self, line: int, case: Case) -> Key:
         """What identifies an answer among all others."""

@@ -237,6 +237,8 @@ def describe(artifact: Artifact) -> Iterator[str]:
             f"stage      layers {layers.start}..{layers.stop - 1} of the decoder read "
             f"{stage.keep} tokens per picture, by {stage.by}, original positions"
         )
+    if decoder.reads_scores:
+        yield "guide      needed, as it ranks visual tokens: run DIR --guide SMALL"
     if decoder.scores:
         yield "guide      its decoder says what attention pays to each token, for run LARGE --guide"
     yield _reads(layout)

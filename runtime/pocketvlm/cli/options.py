@@ -241,10 +241,12 @@ def guide_options(command: _Command) -> _Command:
     return result
 
 
-def as_guide(load: Callable[..., VLM], directory: Path, *, prepack: bool = True) -> VLM:
-    """Load a guide as the model that it guides is loaded by `answering_options`, but in its own
-    engine and precisions."""
+def as_guide(load: Callable[..., VLM], directory: Path, model: VLM, *, prepack: bool = True) -> VLM:
+    """Load a guide of ``model`` as that is loaded by `answering_options`, but in its own engine and
+    precisions, and at its own budget where it hands over no scores."""
     own = dict.fromkeys(("decoder", "decoder_precision", "vision_precision", "context"))
+    if not model.artifact.manifest.decoder.reads_scores:
+        own["budget"] = None
     return load(directory, prepack=prepack, **own)
 
 

@@ -66,7 +66,7 @@ def run(
     if guide is not None:
         from pocketvlm.guided import Guided
 
-        asked = Guided(vlm, as_guide(load, guide, prepack=False), confidence=confidence)
+        asked = Guided(vlm, as_guide(load, guide, vlm, prepack=False), confidence=confidence)
     stream = asked.stream(prompt, images, videos=videos, sampling=sampling)
     if as_json:
         echo_json(dataclasses.asdict(stream.answer))

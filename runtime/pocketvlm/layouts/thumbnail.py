@@ -36,6 +36,7 @@ from pocketvlm.media.preprocessing import Preprocessor
 
 _MOST_TILES = 100  # published models are read with 10 at most
 _MOST_EDGE = 4096  # of a tile in pixels
+_MOST_AREA = 1 << 26  # pixels of a picture in one tile; published models cut from 524288 on
 # Where the configuration is silent, as transformers.
 _DEFAULTS = {"encoder_patch_size": 16, "tile_size": 512, "min_tiles": 2, "max_tiles": 10}
 _TOLERANCE = 2.0
@@ -131,7 +132,7 @@ class TilesAndThumbnail(MarkedResize):
         numbers = {name: stated.get(name, default) for name, default in _DEFAULTS.items()}
         tolerance = stated.get("max_pixels_tolerance", _TOLERANCE)
         sound = all(is_int(value, 1) for value in numbers.values())
-        sound = sound and type(tolerance) in (int, float) and 0 < tolerance < math.inf
+        sound = sound and type(tolerance) in (int, float) and 0 < tolerance <= _MOST_AREA
         if not sound or not isinstance(splits, bool) or not isinstance(thumbnail, bool):
             raise ArtifactError(
                 f"the image processor has {numbers}, max_pixels_tolerance {tolerance!r}, "
@@ -142,6 +143,12 @@ class TilesAndThumbnail(MarkedResize):
         if not splits or (least, most) == (1, 1):
             return None
         _, _, max_pixels = cls.stated(processor_config)
+        if max_pixels > _MOST_AREA or max_pixels * tolerance > _MOST_AREA:
+            raise ArtifactError(
+                f"the image processor takes {max_pixels} pixels, and {tolerance} times as many, "
+                "for one tile",
+                expected=f"at most {_MOST_AREA}",
+            )
         return Cutting(tile, least, most, math.floor(max_pixels * tolerance), patch, thumbnail)
 
     @property
@@ -341,6 +348,7 @@ class TilesAndThumbnail(MarkedResize):
         sound = all(is_int(value, 1) for value in numbers) and isinstance(thumbnail, bool)
         sound = sound and self.size is None and cutting.patch <= factor
         sound = sound and cutting.tile <= _MOST_EDGE and cutting.tile % factor == 0
+        sound = sound and cutting.cut_above <= _MOST_AREA
         sound = sound and (cutting.tile // factor) ** 2 <= self.config.patches
         least, most = cutting.min_tiles, cutting.max_tiles
         # A picture that is cut into a single tile would be one of another size, and no thumbnail.
@@ -348,7 +356,7 @@ class TilesAndThumbnail(MarkedResize):
             raise ArtifactError(
                 f"the layout cuts pictures by {cutting}",
                 expected=f"2 to {_MOST_TILES} tiles, or 1, of whole tokens of {factor} pixels, "
-                f"{self.config.patches} at most",
+                f"{self.config.patches} at most, and {_MOST_AREA} pixels in one tile",
                 advice="export the artifact again",
             )
         return cutting

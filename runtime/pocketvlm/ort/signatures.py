@@ -50,6 +50,11 @@ class Signature:
         _check(name, session.get_outputs(), self.outputs)
 
 
+def type_of(tensor: str) -> str:
+    """``int64`` or ``float32``: the type of a graph's input or output of this name."""
+    return "int64" if tensor.partition(".")[0] in _INT64 else "float32"
+
+
 def signature(manifest: Manifest, kind: str, budget: int | None = None) -> Signature:
     """What a graph of this kind, one of `metadata.GRAPH_KINDS`, has; vision graphs that select, and
     selectors, keep ``budget`` tokens."""
@@ -208,7 +213,7 @@ def _check(name: str, tensors: Sequence[ort.NodeArg], expected: Shapes) -> None:
                 f"{name} has {tensor} of shape {_text(sizes)}, the manifest says {_text(shape)}",
                 advice="files of two artifacts are mixed, copy or export it again",
             )
-        declared = "tensor(int64)" if tensor.partition(".")[0] in _INT64 else "tensor(float)"
+        declared = "tensor(int64)" if type_of(tensor) == "int64" else "tensor(float)"
         if kind != declared:
             raise ArtifactError(
                 f"{name} has {tensor} of type {kind}",

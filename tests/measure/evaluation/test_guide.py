@@ -64,7 +64,31 @@ def test_people_are_told(here):
     done = CliRunner().invoke(cli.main, [*arguments, "--confidence", "0", "--max-new-tokens", "4"])
     assert done.exit_code == 0, done.output
     assert "of 9 questions were answered by its guide 9 (100.0 [" in done.stdout
+    assert "plain by small from 0" in done.stdout
     assert CliRunner().invoke(cli.main, [*arguments[:4], "--confidence", "0"]).exit_code == 2
+
+
+@pytest.mark.parametrize("method", ["fastervlm", "visionzip"])
+def test_a_guide_that_only_answers_has_a_budget_of_its_own(here, method):
+    """Smaller than the model's, whose budgets are one graph or a graph each."""
+    budgets = (16, 6)
+    write_artifact(
+        here / "big", seed=2, budgets=budgets, method=method, nested=method != "visionzip"
+    )
+    write_artifact(here / "tiny", seed=1, budgets=(5,), method="visionzip", nested=False)
+    own = VLM.load("tiny").generate("what?", ["0.png"], sampling=Sampling(max_new_tokens=4))
+    shown = ["--guide", "tiny", "--confidence", "0"]
+    asked = ["run", "big", *shown, "--budget", "6", "--image", "0.png", "--prompt", "what?"]
+    ran = CliRunner().invoke(cli.main, [*asked, "--max-new-tokens", "4", "--json"])
+    assert ran.exit_code == 0, ran.output
+    assert json.loads(ran.stdout)["text"] == own.text
+    done = evaluate("big", *shown, "--budget", "16,6", "--answers", "a.jsonl")
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout)["results"]
+    assert [result["answered_by"]["guide"]["questions"] for result in results] == [9, 9]
+    replies = [json.loads(line) for line in (here / "a.jsonl").read_text().splitlines()[1:]]
+    assert {(reply["budget"], reply["visual_tokens"]) for reply in replies} == {(16, 5), (6, 5)}
+    assert {reply["text"] for reply in replies if reply["line"] == 1} == {own.text.strip()}
 
 
 def test_without_a_guide_nothing_is_said_of_one(here):
@@ -73,4 +97,4 @@ def test_without_a_guide_nothing_is_said_of_one(here):
     assert not {"guide", "answered_by"} & result.keys()
     refused = evaluate("large", "--answers", "b.jsonl")
     assert refused.exit_code == 1
-    assert "there is none: give --guide" in refused.stderr
+    assert "there is none: answer with `pocketvlm run DIR --guide SMALL`" in refused.stderr

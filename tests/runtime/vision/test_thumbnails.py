@@ -241,6 +241,35 @@ def test_damaged_options_are_refused_in_one_line(vlm, changed):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("area", [(1 << 26) + 1, 10**30])
+def test_no_picture_is_large_beyond_all_pictures(vlm, area):
+    """The largest picture is sought in steps of a token: the search must end."""
+    config = layout_config(vlm.artifact.manifest)
+    options = {**config.options, "cut_above": area}
+    with pytest.raises(PocketVLMError, match="67108864 pixels in one tile"):
+        make_layout(dataclasses.replace(config, options=options))
+    options["cut_above"] = 1 << 26
+    height, width = make_layout(dataclasses.replace(config, options=options)).largest_size()
+    assert 1 << 26 < height * width < 1 << 27
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"max_pixels_tolerance": 1e300},
+        {"max_pixels_tolerance": 1e7},
+        {"max_image_tokens": 10**400},
+        {"max_image_tokens": 10**9, "max_pixels_tolerance": 1},
+    ],
+    ids=["infinite", "too many", "no float", "whole"],
+)
+def test_a_processor_that_calls_no_picture_large_is_refused(vlm, changed):
+    processor = vlm.artifact.read_json("preprocessor_config.json")
+    with pytest.raises(PocketVLMError) as error:
+        make_layout(layout_config(vlm.artifact.manifest), {**processor, **changed})
+    assert "\n" not in str(error.value)
+
+
 def test_the_commands_count_tiles_and_thumbnails(folder, tmp_path):
     def run(*arguments):
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])

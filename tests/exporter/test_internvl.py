@@ -211,7 +211,7 @@ def test_ranking_by_cls_is_warned_of(checkpoint, tmp_path):
     for name in PRUNERS:
         result = CliRunner().invoke(main, [*command, "--pruner", name])
         stated = json.loads(result.stdout)
-        reads_cls = name in ("fastervlm", "vtc-cls", "visionzip")
+        reads_cls = name in ("fastervlm", "vtc-cls")
         assert (f"Warning: {name} ranks patches by what [CLS]" in result.stderr) == reads_cls
         reads_text = name not in BY_PICTURE  # which other clients cannot
         assert len(stated["warnings"]) == reads_cls + reads_text

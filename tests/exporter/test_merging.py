@@ -128,22 +128,34 @@ def test_the_papers_shares():
 
 def test_without_contextual_tokens_it_is_a_plain_ranking():
     evidence, _ = scene(3)
-    kept = made("visionzip", contextual="0").select(evidence, 5)
+    kept = made("visionzip", contextual="0", weight="received").select(evidence, 5)
     ranked = made("received-attention").select(evidence, 5)
     assert kept.features is None
-    np.testing.assert_array_equal(kept.indices, ranked.indices)  # both have that evidence
+    np.testing.assert_array_equal(kept.indices, ranked.indices)
+
+
+class Siglip:
+    model_type = "siglip_vision_model"
 
 
 def test_visionzip_ranks_by_what_the_tower_has():
-    without = replace(TOWER, has_cls=False)
-    pruner = make_pruner("visionzip", {})
-    pruner.settle(without)
-    assert pruner.options["attention"] == "received"
-    assert pruner.reads == {"keys", "features", "received"}
+    without, badly = replace(TOWER, has_cls=False), replace(TOWER, cls_ranks=False)
+    for vision in (without, badly):
+        pruner = make_pruner("visionzip", {})
+        pruner.settle(vision)
+        assert pruner.options["weight"] == "received"
+        assert pruner.reads == {"keys", "features", "received"}
+    asked = make_pruner("visionzip", {"weight": "cls"})
+    asked.settle(badly)
+    assert asked.reads == {"keys", "features", "cls_row"}
+    with pytest.raises(PocketVLMError, match="token: give received, or leave it out"):
+        make_pruner("visionzip", {"weight": "cls"}).settle(replace(without, config=Siglip()))
     assert made("visionzip").reads == {"keys", "features", "cls_row"}
-    assert made("visionzip", attention="received").reads == {"keys", "features", "received"}
-    with pytest.raises(PocketVLMError, match="attention is 'both': expected cls or received"):
-        make_pruner("visionzip", {"attention": "both"})
+    assert made("visionzip", weight="received").reads == {"keys", "features", "received"}
+    with pytest.raises(PocketVLMError, match="weight is 'both': expected cls or received"):
+        make_pruner("visionzip", {"weight": "both"})
+    with pytest.raises(PocketVLMError, match="has no option 'attention': choose from contextual, "):
+        make_pruner("visionzip", {"attention": "cls"})
 
 
 @pytest.mark.parametrize("name", DROPPING)
@@ -307,7 +319,7 @@ def opened(checkpoint):
     "options",
     [
         {"pruner": "visionzip"},
-        {"pruner": "visionzip", "pruner_options": {"attention": "received", "contextual": "0.5"}},
+        {"pruner": "visionzip", "pruner_options": {"weight": "received", "contextual": "0.5"}},
         {"pruner": "received-attention", "merge_dropped": True},
         {"pruner": "divprune", "merge_dropped": True},
     ],

@@ -224,7 +224,7 @@ def refuse(checkpoint, tmp_path, *arguments):
         (["magic"], "pruner 'magic' is unknown: choose from fastervlm, vtc-cls"),
         (["none", "--merge-dropped"], "pruner none drops nothing: leave --merge-dropped out"),
         (["visionzip", "--merge-dropped"], "pruner visionzip merges what it drops in a way of its"),
-        (["visionzip", "--pruner-option", "attention=all"], "'all': expected cls or received"),
+        (["visionzip", "--pruner-option", "weight=none"], "'none': expected cls or received"),
         (["visionzip", "--pruner-option", "contextual=1"], r"expected a number within 0\.\.0\.9"),
     ],
 )

@@ -110,7 +110,7 @@ def test_visionzip_keeps_what_the_authors_function_keeps():
         keys=golden_keys(51, patches=36),
         features=features,
     )
-    pruner = make_pruner("visionzip", {"contextual": str(3 / 9)})
+    pruner = make_pruner("visionzip", {"contextual": str(3 / 9), "weight": "cls"})
     kept = pruner.select(evidence, 9)
     assert kept.features is not None
     as_they_were = (kept.features == features[0, kept.indices[0]]).all(dim=-1)[0]

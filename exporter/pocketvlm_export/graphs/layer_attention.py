@@ -6,6 +6,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from pocketvlm_export import upstream
+from pocketvlm_export.graphs.scores import rotate
 
 
 class LayerAttention:
@@ -55,16 +56,8 @@ class LayerAttention:
         )
         query = getattr(attention, "q_norm", nn.Identity())(query).transpose(1, 2)
         cos, sin = self._rotary(hidden, positions)
-        query = _rotate(query, cos.unsqueeze(1), sin.unsqueeze(1))  # (B, heads, r, d)
+        query = rotate(query, cos.unsqueeze(1), sin.unsqueeze(1))  # (B, heads, r, d)
         groups = attention.num_key_value_groups
         query = query.unflatten(1, (-1, groups)).flatten(2, 3)  # (B, kv_heads, groups r, d)
         products = torch.matmul(query, self._keys.transpose(-1, -2)) * attention.scaling
         return products.unflatten(2, (groups, -1))
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Return x * cos + rotate_half(x) * sin, half by half: few tokens are not worth an operator of
-    their own."""
-    half = x.shape[-1] // 2
-    left, right, cos, sin = x[..., :half], x[..., half:], cos[..., :half], sin[..., :half]
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)

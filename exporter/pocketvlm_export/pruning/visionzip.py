@@ -18,6 +18,7 @@ from pocketvlm_export.pruning.base import (
 )
 from pocketvlm_export.pruning.merging import among, going, likeness
 from pocketvlm_export.pruning.options import Choice, Option
+from pocketvlm_export.pruning.weighted import PAID, attention_paid, settle_weight
 
 _PAPERS_SHARE = 10 / 64  # contextual tokens of all; 20 of 128 and 30 of 192 are nearly that
 
@@ -34,7 +35,8 @@ class VisionZip(Pruner):
     The authors differ in three ways. They send the [CLS] token's feature to the decoder too, as one
     of the dominant ones; here one patch more is dominant. They append the contextual tokens; here
     each has the place of its target, as kept tokens are in raster order. Without a [CLS] token they
-    rank by received attention, ``attention`` received here, which may be had with one too.
+    rank by received attention, ``weight`` received here, which may be had with one too and is the
+    default where a tower's [CLS] ranks patches badly.
     """
 
     name: ClassVar[str] = "visionzip"
@@ -46,20 +48,16 @@ class VisionZip(Pruner):
     merges: ClassVar[bool] = True
     accepts: ClassVar[Mapping[str, Option | Choice]] = {
         "contextual": Option(float, 0, 0.9, _PAPERS_SHARE),
-        "attention": Choice(("cls", "received")),
+        "weight": PAID,
     }
 
     def settle(self, vision: VisionSpec) -> None:
-        """Rank by [CLS] where there is one."""
-        by = self.options.setdefault("attention", "cls" if vision.has_cls else "received")
-        read: Reads = "cls_row" if by == "cls" else "received"
-        self.reads = type(self).reads | {read}
+        """See `settle_weight`."""
+        self.reads = type(self).reads | settle_weight(self, vision)
 
     def score(self, evidence: Evidence) -> torch.Tensor:
         """Return the attention paid to each patch, (B, N): by [CLS], or by all patches."""
-        if evidence.received is not None:
-            return evidence.received
-        return evidence.cls_rows[-1].mean(dim=1)
+        return attention_paid(self, evidence)
 
     def contextual(self, budget: int) -> int:
         """How many of ``budget`` tokens are merged: one at least, where there is room and the share

@@ -1,5 +1,5 @@
-"""Knows what methods have in common that weigh patches by attention as they compare their
-features."""
+"""Knows what methods have in common that weigh patches by attention: whose attention it is, what
+follows from the tower, and that it enters as they compare features."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -19,6 +19,38 @@ _WEIGHTS: Mapping[str, frozenset[Reads]] = {
     "none": frozenset(),
 }
 FEATURES, WEIGHT = Choice(tuple(_FEATURES), "projected"), Choice(tuple(_WEIGHTS))
+PAID = Choice(("cls", "received"))  # of a method that does nothing without it
+
+
+def settle_weight(pruner: Pruner, vision: VisionSpec) -> frozenset[Reads]:
+    """Settle a method's option ``weight`` and return what it has the tower computed for.
+
+    Where none is asked for, it is [CLS] where the tower has one that is known to rank patches, and
+    received attention elsewhere.
+
+    Raises:
+        RequestError: ``cls`` of a tower that has no [CLS].
+    """
+    ranks = vision.has_cls and vision.cls_ranks
+    weight = str(pruner.options.setdefault("weight", "cls" if ranks else "received"))
+    if weight == "cls" and not vision.has_cls:
+        others = [word for word in pruner.accepts["weight"].words if word != "cls"]
+        raise RequestError(
+            f"{pruner.name} option weight is 'cls', and the vision tower is a "
+            f"{vision.config.model_type}, which has no [CLS] token",
+            advice=f"give {' or '.join(others)}, or leave it out",
+            setting="pruner_option",
+        )
+    return _WEIGHTS[weight]
+
+
+def attention_paid(pruner: Pruner, evidence: Evidence) -> torch.Tensor:
+    """Return what a method's option ``weight`` names, not none: (B, N), by [CLS] the mean over
+    heads of the score layer."""
+    if pruner.options["weight"] == "cls":
+        return evidence.cls_rows[-1].mean(dim=1)
+    assert evidence.received is not None
+    return evidence.received
 
 
 class Weighted(Pruner):
@@ -36,17 +68,8 @@ class Weighted(Pruner):
     accepts: ClassVar[Mapping[str, Option | Choice]] = {"features": FEATURES, "weight": WEIGHT}
 
     def settle(self, vision: VisionSpec) -> None:
-        """Weigh by [CLS] where that is known to work; raises `RequestError` where there is none."""
-        ranks = vision.has_cls and vision.cls_ranks
-        weight = str(self.options.setdefault("weight", "cls" if ranks else "received"))
-        if weight == "cls" and not vision.has_cls:
-            raise RequestError(
-                f"{self.name} option weight is 'cls', and the vision tower is a "
-                f"{vision.config.model_type}, which has no [CLS] token",
-                advice="give received or none, or leave it out",
-                setting="pruner_option",
-            )
-        self.reads = _WEIGHTS[weight] | {_FEATURES[str(self.options["features"])]}
+        """See `settle_weight`."""
+        self.reads = settle_weight(self, vision) | {_FEATURES[str(self.options["features"])]}
 
     def vectors(self, evidence: Evidence) -> torch.Tensor:
         """Return the features to compare, (B, N, C)."""
@@ -58,10 +81,8 @@ class Weighted(Pruner):
 
     def weights(self, evidence: Evidence) -> torch.Tensor:
         """Return each patch's weight as a part of the largest, to the power of alpha: (B, N)."""
-        weight = self.options["weight"]
-        if weight == "none":
+        if self.options["weight"] == "none":
             return torch.ones_like(self.vectors(evidence)[:, :, 0])
-        paid = evidence.cls_rows[-1].mean(dim=1) if weight == "cls" else evidence.received
-        assert paid is not None
+        paid = attention_paid(self, evidence)
         largest = paid.amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         return (paid / largest) ** self.number("alpha")

@@ -89,7 +89,7 @@ class Zipped(Ranking):
 def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
     """Rank by [CLS]'s row of the last map, or by the columns of the patches."""
     last, before = encoded.attentions[-1], encoded.before
-    if options["attention"] == "cls":
+    if options["weight"] == "cls":
         paid = last[:, 0, before:].mean(axis=0, dtype=np.float64)
     else:
         paid = last[:, before:, before:].mean(axis=(0, 1), dtype=np.float64)

@@ -168,7 +168,7 @@ def test_scores_that_are_handed_in_decide(given):
 
 
 def test_an_answer_without_scores_is_refused_in_one_line(given):
-    with pytest.raises(PocketVLMError, match="comes with no scores") as refusal:
+    with pytest.raises(PocketVLMError, match="scores of a guide, and there is none") as refusal:
         ask(VLM.load(given), "what is it?", PICTURE)
     assert "\n" not in str(refusal.value)
     assert ask(VLM.load(given), "what is it?").visual_tokens["stages"] == [0]

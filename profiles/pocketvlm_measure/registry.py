@@ -6,7 +6,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from pocketvlm.cli.plugins import Plugins
+from pocketvlm.plugins import Plugins
 
 Entry = TypeVar("Entry")
 
@@ -38,7 +38,7 @@ class Registry(Mapping[str, Entry]):
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self._places and self._plugins is not None:
-            return self._make(self._plugins.load(name))
+            return self._plugins.load(name, self._make)
         return self._make(pkgutil.resolve_name(self._places[name]))
 
     def __iter__(self) -> Iterator[str]:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from pocketvlm import PocketVLMError
 from pocketvlm.cli import main
 from pocketvlm_export import ExportOptions
+from pocketvlm_export.graphs import trace
 from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.planning import make_plan
 from pocketvlm_export.pruning import (
@@ -119,6 +120,26 @@ BROKEN = {
         CLASS.format("Pruner", METHOD + SCORE + ORACLE + "reads = frozenset({'pixels'})"),
         "of which cls_row, received, ",
     ),
+    "says nested in words": (
+        CLASS.format("Pruner", METHOD + SCORE + ORACLE + "nested = 'no'"),
+        "its nested is 'no', neither True nor False",
+    ),
+    "merges perhaps": (
+        CLASS.format("Pruner", METHOD + SCORE + ORACLE + "merges = None"),
+        "its merges is None, neither",
+    ),
+    "prunes once": (
+        CLASS.format("Pruner", METHOD + SCORE + ORACLE + "prunes = 1"),
+        "its prunes is 1, neither",
+    ),
+    "accepts a list": (
+        CLASS.format("Pruner", METHOD + SCORE + ORACLE + "accepts = ['power']"),
+        "its accepts is no mapping of names to",
+    ),
+    "accepts a number": (
+        CLASS.format("Pruner", METHOD + SCORE + ORACLE + "accepts = {'power': 2.0}"),
+        "its accepts is no mapping of names to",
+    ),
     "merges and is nested": (
         CLASS.format("Pruner", METHOD + SCORE + ORACLE + "merges = True"),
         "it merges, and is nested",
@@ -146,6 +167,75 @@ def test_a_broken_package_is_one_line(install, what):
     assert [method.name for method in usable_pruners()] == list(PRUNERS)
     assert "brightest" in pruner_names()
     assert make_pruner("fastervlm", {}).name == "fastervlm"
+
+
+FAILING = {  # by what of the method fails, the code in its place
+    "__init__": "def __init__(self, options): self.no_such",
+    "settle": "def settle(self, vision): {}['x' * 2000]",
+    "default_budget": "def default_budget(self, tokens): return tokens / 0",
+    "first_layer": "def first_layer(self, score_layer): return 1 / 0",
+}
+
+
+@pytest.mark.parametrize("what", FAILING)
+def test_a_method_that_fails_while_an_export_is_planned_is_one_line(install, tiny_checkpoint, what):
+    source = GOOD.replace('"features"', '"features", "received"') + f"\n    {FAILING[what]}\n"
+    install("pocketvlm-bright", "brightest = plugin_bright:Brightest", plugin_bright=source)
+    with pytest.raises(PocketVLMError) as refusal:
+        make_plan(open_checkpoint(str(tiny_checkpoint)), ExportOptions("brightest"))
+    said = str(refusal.value)
+    assert said.startswith("pruner 'brightest' of pocketvlm-bright 1.0 cannot be used (")
+    assert "Error: " in said
+    assert "\n" not in said
+    assert len(said) < 500
+    assert isinstance(refusal.value.__cause__, (AttributeError, KeyError, ZeroDivisionError))
+
+
+@pytest.mark.parametrize("merge_dropped", [False, True])
+def test_a_method_that_fails_while_it_selects_is_one_line(install, merge_dropped):
+    """Called, or traced: torch's tracer has errors of its own for what fails in it."""
+    source = GOOD.replace("sum(dim=-1)", "sum(dim=7)")
+    install("pocketvlm-bright", "brightest = plugin_bright:Brightest", plugin_bright=source)
+    pruner = make_pruner("brightest", {}, merge_dropped=merge_dropped)
+    line = r"'brightest' of pocketvlm-bright 1.0 cannot be used \(IndexError: "
+    with pytest.raises(PocketVLMError, match=line):
+        pruner.select(Evidence(1, (3, 3), features=torch.ones(1, 9, 4)), 4)
+    with pytest.raises(PocketVLMError, match=line) as refusal:
+        trace(Selecting(pruner))
+    assert isinstance(refusal.value.__cause__, IndexError)
+
+
+class Selecting:
+    """A graph of one selection."""
+
+    kind = "vision_encoder"
+    input_names, output_names = ("features",), ("indices", "scores")
+    dynamic_axes, output_axes = ({0: "batch"},), {}
+
+    def __init__(self, pruner):
+        self.module = SelectingModule(pruner).eval()
+
+    def sample_inputs(self):
+        return (torch.ones(2, 9, 4),)
+
+
+class SelectingModule(torch.nn.Module):
+    def __init__(self, pruner):
+        super().__init__()
+        self.pruner = pruner
+
+    def forward(self, features):
+        kept = self.pruner.select(Evidence(features.shape[0], (3, 3), features=features), 4)
+        return kept.indices, kept.scores
+
+
+def test_an_oracle_that_fails_is_one_line(install):
+    source = GOOD.replace("encoded.features.sum(axis=1)", "encoded.no_such")
+    install("pocketvlm-bright", "brightest = plugin_bright:Brightest", plugin_bright=source)
+    features = np.ones((9, 4))
+    with pytest.raises(PocketVLMError, match=r"pocketvlm-bright .* cannot be used") as refusal:
+        find_oracle("brightest")(Encoded([], 0, features, features, (3, 3)), {})
+    assert isinstance(refusal.value.__cause__, AttributeError)
 
 
 def test_a_broken_package_leaves_other_refusals_as_they_are(install, tiny_checkpoint, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pocketvlm import PocketVLMError
-from pocketvlm.locks import locked
+from pocketvlm.files.locks import locked
 from pocketvlm_export.packaging import content_of, keep, publish, replaceable, staging
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

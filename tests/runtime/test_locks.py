@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from pocketvlm.errors import RequestError
-from pocketvlm.locks import locked
+from pocketvlm.files.locks import locked
 
 HOLD = """
 import sys
 from pathlib import Path
-from pocketvlm.locks import locked
+from pocketvlm.files.locks import locked
 with locked(Path(sys.argv[1]), advice="wait"):
     print("held", flush=True)
     sys.stdin.read()

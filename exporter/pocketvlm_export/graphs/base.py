@@ -7,6 +7,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from pocketvlm.errors import PocketVLMError
 from pocketvlm_export.quiet import quiet_tracer
 from pocketvlm_export.upstream import quick_tracing
 
@@ -42,20 +43,36 @@ def trace(graph: Graph) -> ir.Model:
 
     The model's weights are still the module's tensors, not copies of them: free the module only
     after saving.
+
+    Raises:
+        PocketVLMError: what the module itself refuses; torch's tracer wraps it in an error of its
+            own.
     """
-    with quiet_tracer(), quick_tracing(), torch.no_grad():
-        program = torch.onnx.export(
-            graph.module,
-            graph.sample_inputs(),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(graph.input_names),
-            output_names=list(graph.output_names),
-            dynamic_shapes=graph.dynamic_axes,
-            # Torch's folding would copy every transposed weight at once; `onnx_passes` does it a
-            # weight at a time.
-            optimize=False,
-            verbose=False,
-        )
+    try:
+        with quiet_tracer(), quick_tracing(), torch.no_grad():
+            program = torch.onnx.export(
+                graph.module,
+                graph.sample_inputs(),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(graph.input_names),
+                output_names=list(graph.output_names),
+                dynamic_shapes=graph.dynamic_axes,
+                # Torch's folding would copy every transposed weight at once; `onnx_passes` does it
+                # a weight at a time.
+                optimize=False,
+                verbose=False,
+            )
+    except Exception as error:
+        if refusal := _refusal_in(error):
+            raise refusal from refusal.__cause__
+        raise
     assert program is not None
     return program.model
+
+
+def _refusal_in(error: BaseException | None) -> PocketVLMError | None:
+    """The refusal among the causes of an error, if there is one."""
+    while error is not None and not isinstance(error, PocketVLMError):
+        error = error.__cause__ or error.__context__
+    return error

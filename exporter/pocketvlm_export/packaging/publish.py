@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pocketvlm.errors import RequestError
 from pocketvlm.files import fresh_name, leftovers
-from pocketvlm.locks import locked
+from pocketvlm.files.locks import locked
 from pocketvlm_export.interrupts import held
 from pocketvlm_export.packaging.destination import Content, content_of
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm.cli.plugins import Plugins
 from pocketvlm.errors import RequestError
+from pocketvlm.plugins import Plugins
 
 if TYPE_CHECKING:
     from pocketvlm_export.pruning.base import Pruner
@@ -95,8 +95,11 @@ def module_name(name: str) -> str:
 def make_pruner(name: str, options: Mapping[str, str], *, merge_dropped: bool = False) -> "Pruner":
     """Return the method called ``name``, which with ``merge_dropped`` averages what it drops into
     what it keeps; raises `RequestError` for an unknown name or option, a value out of its limits,
-    or a method that has nothing to merge."""
+    or a method that has nothing to merge; of a method from another package, what fails in it is
+    one too, that names the package."""
     method = find_pruner(name)
+    if name not in PRUNERS:
+        method = import_module(f"{__name__}.packaged").guarded(method, PLUGINS)
     if merge_dropped:
         method = import_module(f"{__name__}.merging").merging(method)
     return method(options)

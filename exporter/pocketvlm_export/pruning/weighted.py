@@ -34,7 +34,9 @@ def settle_weight(pruner: Pruner, vision: VisionSpec) -> frozenset[Reads]:
     ranks = vision.has_cls and vision.cls_ranks
     weight = str(pruner.options.setdefault("weight", "cls" if ranks else "received"))
     if weight == "cls" and not vision.has_cls:
-        others = [word for word in pruner.accepts["weight"].words if word != "cls"]
+        words = pruner.accepts["weight"]
+        assert isinstance(words, Choice)
+        others = [word for word in words.words if word != "cls"]
         raise RequestError(
             f"{pruner.name} option weight is 'cls', and the vision tower is a "
             f"{vision.config.model_type}, which has no [CLS] token",

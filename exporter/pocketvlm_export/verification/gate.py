@@ -225,8 +225,8 @@ def _measure_other(artifact: Artifact, references: References, precision: str) -
             **figures,
             "bytes": _bytes(artifact, [manifest.decoder.embed[precision]]),
         }
-    if (figures := _measure_selection(artifact, references, precision)) is not None:
-        result["selection"] = figures
+    if (selection := _measure_selection(artifact, references, precision)) is not None:
+        result["selection"] = selection
     return {**result, "passed": all(figures["passed"] for figures in result.values())}
 
 

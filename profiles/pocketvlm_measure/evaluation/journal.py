@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pocketvlm.errors import RequestError
 from pocketvlm.files import user_path
-from pocketvlm.locks import locked
+from pocketvlm.files.locks import locked
 from pocketvlm_measure.evaluation.asking import Reply
 from pocketvlm_measure.evaluation.plan import Key, Subject
 

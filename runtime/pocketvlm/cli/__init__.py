@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, version
 from typing import Any
 
 import click
@@ -17,6 +17,7 @@ from pocketvlm.cli.streams import standard_streams
 from pocketvlm.cli.target import naming_target
 from pocketvlm.cli.terminal import echo, printable, replace_unknown_characters
 from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.plugins import Plugins
 
 # Packages whose dependencies are an extra of the distribution that their commands come with.
 _EXTRAS = {"pocketvlm_export": "export", "pocketvlm_measure": "measure"}
@@ -25,24 +26,30 @@ _WITHOUT_EXTRA = {"pocketvlm_measure.cli.questions"}
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-class PluginGroup(click.Group):
-    """A group whose commands register through the entry-point group ``pocketvlm.commands``, each
-    loaded when used."""
+def _problem(name: str, loaded: Any) -> str | None:
+    """What is wrong with the command that a package registers under ``name``."""
+    return None if isinstance(loaded, click.Command) else "it is no command of click's"
 
-    @functools.cached_property
-    def registered(self) -> dict[str, EntryPoint]:
-        """By command: where the installed packages say that it is."""
-        return {entry.name: entry for entry in entry_points(group="pocketvlm.commands")}
+
+# PocketVLM's own are registered like those of other packages.
+COMMANDS = Plugins("pocketvlm.commands", "command", (), _problem)
+
+
+class PluginGroup(click.Group):
+    """A group whose commands are `COMMANDS`, each loaded when used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of all registered commands."""
-        return sorted({*super().list_commands(ctx), *self.registered})
+        return sorted({*super().list_commands(ctx), *COMMANDS.names()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one command; where packages of its extra are missing, running it says what to
-        install."""
-        if cmd_name not in self.commands and cmd_name in self.registered:
-            self.add_command(_load(self.registered[cmd_name]), cmd_name)
+        """Load one command; where that fails, running it says why, or what to install if packages
+        of its extra are missing."""
+        if cmd_name not in self.commands:
+            try:
+                self.add_command(_load(cmd_name), cmd_name)
+            except KeyError:
+                return None
         return super().get_command(ctx, cmd_name)
 
     def main(self, *arguments: Any, **options: Any) -> Any:
@@ -71,31 +78,37 @@ class PluginGroup(click.Group):
             ctx.exit(_INTERRUPTED)
 
 
-def _load(entry: EntryPoint) -> click.Command:
-    """The command of an entry point, with ``--debug``, that refuses to run without its extra."""
+def _load(name: str) -> click.Command:
+    """The command of this name, with ``--debug``, that refuses to run without its extra; raises
+    KeyError where there is none."""
+    try:
+        entry = COMMANDS.entry(name)
+    except RequestError as refusal:
+        return _stand_in(name, refusal, "Cannot be used.")
     extra = _EXTRAS.get(entry.module.partition(".")[0])
     try:
-        command: click.Command = entry.load()
-    except ImportError as error:
-        if extra is None:
-            raise
-        return _stand_in(entry.name, extra, error)
+        command: click.Command = COMMANDS.load_entry(entry)
+    except RequestError as refusal:
+        if extra is None or not isinstance(refusal.__cause__, ImportError):
+            return _stand_in(name, refusal, "Cannot be used.")
+        missing = _missing(name, extra, str(refusal.__cause__))
+        return _stand_in(name, missing, f"Needs more packages: {_install(extra)}.")
     if extra and entry.module not in _WITHOUT_EXTRA and command.callback is not None:
         command.callback = _needing(extra, entry, command.callback)
     command.params.append(_debug_option())
     return command
 
 
-def _stand_in(name: str, extra: str, error: ImportError) -> click.Command:
-    """A command that cannot be loaded: however it is called, it says what to install."""
+def _stand_in(name: str, refusal: RequestError, text: str) -> click.Command:
+    """A command that cannot be loaded: however it is called, it says why."""
 
     @click.command(
         name,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-        help=f"Needs more packages: {_install(extra)}.",
+        help=text,
     )
     def stand_in() -> None:
-        raise _missing(name, extra, str(error))
+        raise refusal
 
     return stand_in
 

@@ -55,6 +55,7 @@ def test_a_metric_of_another_package(install):
         (GOOD.replace("def score", "def scored"), "it does not say its score"),
         (GOOD.replace('"begins"', '"ends"'), "it calls itself 'ends'"),
         (f"{GOOD}    figures = (1,)\n", "its figures have no names"),
+        (f"{GOOD}    def __init__(self): 1 / 0\n", "ZeroDivisionError: division by zero"),
     ],
 )
 def test_a_broken_one_is_one_line_and_breaks_no_other(install, source, line):

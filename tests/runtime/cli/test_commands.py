@@ -17,9 +17,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pocketvlm import VLM, EngineSettings, PocketVLMError, Sampling, cli
+from pocketvlm import VLM, EngineSettings, PocketVLMError, Sampling, cli, plugins
 from pocketvlm.cli import reference
 from pocketvlm.cli import verify as verify_module
+from support.packages import write_package
 from support.processes import heed_interrupts
 from support.tiny_artifact import read_manifest, write_manifest
 
@@ -380,7 +381,7 @@ def test_a_missing_exporter_is_named(artifact_dir, monkeypatch):
     )
     export = EntryPoint("export", "pocketvlm_export.no_such_module:export", "pocketvlm.commands")
     monkeypatch.setattr(cli.main, "commands", {})
-    monkeypatch.setattr(cli.main, "registered", {"export": export})
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [export])
     assert_refused(
         pocketvlm("export", "model", "-o", "x", "--budget", "4"), "pip install 'pocketvlm[export]'"
     )
@@ -391,10 +392,30 @@ def test_a_missing_exporter_is_named(artifact_dir, monkeypatch):
 def test_a_broken_command_of_the_runtime_is_not_blamed_on_the_exporter(monkeypatch, value):
     monkeypatch.setattr(cli.main, "commands", {})
     broken = EntryPoint("run", value, "pocketvlm.commands")
-    monkeypatch.setattr(cli.main, "registered", {"run": broken})
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [broken])
     result = pocketvlm("run", "d", "--prompt", "x")
-    assert isinstance(result.exception, (ImportError, AttributeError))
+    assert_refused(result, "command 'run' of ")
+    assert "cannot be used (" in result.stderr
     assert "pip install" not in result.output
+    assert "run" in pocketvlm("--help").stdout
+    assert "cannot be used" in pocketvlm("run", "--image", "x").stderr
+
+
+def test_commands_of_other_packages(monkeypatch, tmp_path):
+    source = "import click\n@click.command()\ndef greet(): click.echo('hello')\nno = 1\n"
+    entries = {"pocketvlm.commands": "greet = plugin_greet:greet\nbad = plugin_greet:no"}
+    write_package(tmp_path / "site", "pocketvlm-greet", entries, plugin_greet=source)
+    twice = {"pocketvlm.commands": "greet = plugin_greet:greet"}
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr(cli.main, "commands", {})
+    assert pocketvlm("greet").stdout == "hello\n"
+    assert_refused(pocketvlm("bad"), "command 'bad' of pocketvlm-greet 1.0 cannot be used (it is")
+    assert "greet" in pocketvlm("--help").stdout
+    assert pocketvlm("no-such-command").exit_code == 2
+    write_package(tmp_path / "other", "pocketvlm-also", twice)
+    monkeypatch.syspath_prepend(tmp_path / "other")
+    monkeypatch.setattr(cli.main, "commands", {})
+    assert_refused(pocketvlm("greet"), "registered by pocketvlm-also 1.0 and pocketvlm-greet 1.0")
 
 
 def test_every_command_has_help_with_an_example():

@@ -4,9 +4,12 @@ Each method of `pocketvlm_export.pruning.PRUNERS` has a module of its name here,
 ``rank``; a method from another package brings its own.
 """
 
+from collections.abc import Mapping
+from functools import wraps
 from importlib import import_module
+from typing import Any
 
-from pocketvlm_export.pruning import PRUNERS, find_pruner, module_name
+from pocketvlm_export.pruning import PLUGINS, PRUNERS, find_pruner, module_name
 from pocketvlm_export.verification.oracles.base import (
     AmongPlaces,
     Encoded,
@@ -28,10 +31,20 @@ __all__ = [
 
 
 def find_oracle(method: str) -> Oracle:
-    """Return the oracle of a registered method."""
+    """Return the oracle of a registered method; that of another package names the package in a
+    `RequestError` where it fails."""
     if method not in PRUNERS:
         packaged = find_pruner(method).oracle
         assert packaged is not None
-        return packaged
+        return _blaming(method, packaged)
     oracle: Oracle = import_module(f"{__name__}.{module_name(method)}").rank
     return oracle
+
+
+def _blaming(method: str, oracle: Oracle) -> Oracle:
+    @wraps(oracle)
+    def rank(encoded: Encoded, options: Mapping[str, Any]) -> Ranking:
+        with PLUGINS.blamed(method):
+            return oracle(encoded, options)
+
+    return rank

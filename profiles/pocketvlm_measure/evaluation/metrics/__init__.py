@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm.cli.plugins import Plugins
+from pocketvlm.plugins import Plugins
 from pocketvlm_measure.registry import Registry
 
 if TYPE_CHECKING:

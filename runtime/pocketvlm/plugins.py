@@ -4,11 +4,12 @@ one is loaded so that a broken one breaks nothing else."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from pocketvlm.errors import RequestError, first_line
+from pocketvlm.errors import PocketVLMError, RequestError, first_line
 
 _NAME = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
 _LONGEST_NAME = 40
@@ -18,8 +19,8 @@ class Plugins:
     """What installed packages register through one entry-point group, beside a registry's own.
 
     Names come from the packages' metadata, so that to list them imports nothing; an entry is
-    imported when it is asked for. A name that is no word of small letters, digits and hyphens is
-    passed over, and so is one that the registry has already.
+    imported when it is asked for. A name that is no word of small letters, digits, hyphens and
+    underscores is passed over, and so is one that the registry has already.
     """
 
     def __init__(
@@ -47,35 +48,62 @@ class Plugins:
         """Names that can be asked for beside the registry's own, in order."""
         return sorted({entry.name for entry in self._entries() if entry.name not in self._own})
 
-    def load(self, name: str) -> Any:
-        """Import the entry of this name.
+    def load(self, name: str, make: Callable[[Any], Any] = lambda loaded: loaded) -> Any:
+        """Import the entry of this name, and return what ``make`` makes of it.
 
         Raises:
             KeyError: no package registers it.
-            RequestError: it cannot be imported, is not what the group is for, or two packages
-                register it; one line that names the package.
+            RequestError: it cannot be imported or made, is not what the group is for, or two
+                packages register it; one line that names the package.
         """
+        return self.load_entry(self.entry(name), make)
+
+    def entry(self, name: str) -> EntryPoint:
+        """Return the entry of this name, not imported; raises KeyError where no package registers
+        it, `RequestError` where two do."""
         entries = [entry for entry in self._entries() if entry.name == name]
         if not entries or name in self._own:
             raise KeyError(name)
-        entry, *others = entries
-        if others:
+        if len(entries) > 1:
             packages = " and ".join(sorted(package_of(each) for each in entries))
             raise RequestError(
                 f"{self._what} {name!r} is registered by {packages}",
                 advice="uninstall all but one of them",
                 setting=self._what,
             )
+        return entries[0]
+
+    def load_entry(
+        self, entry: EntryPoint, make: Callable[[Any], Any] = lambda loaded: loaded
+    ) -> Any:
+        """As `load`, of an entry of the group."""
         try:
             loaded = entry.load()
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # one that ends the program too: it is only asked for a name
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise self._refusal(entry, reason) from error
-        if wrong := self._problem(name, loaded):
-            raise self._refusal(entry, wrong)
-        return loaded
+            raise self._failure(entry, error) from error
+        try:
+            wrong = self._problem(entry.name, loaded)
+            if wrong is None:
+                return make(loaded)
+        except PocketVLMError:
+            raise
+        except Exception as error:
+            raise self._failure(entry, error) from error
+        raise self._refusal(entry, wrong)
+
+    @contextmanager
+    def blamed(self, name: str) -> Iterator[None]:
+        """Let what fails within a block, which calls the code of the entry ``name``, be a
+        `RequestError`: one line that names the package, with the failure as its cause. A
+        `PocketVLMError` is the entry's own refusal, and passes."""
+        try:
+            yield
+        except PocketVLMError:
+            raise
+        except Exception as error:
+            raise self._failure(self.entry(name), error) from error
 
     def package(self, name: str) -> tuple[str, str] | None:
         """Name and version of the package that registers ``name``, None where none does."""
@@ -96,6 +124,9 @@ class Plugins:
                     advice="give it another name there, or uninstall that package",
                     setting=self._what,
                 )
+
+    def _failure(self, entry: EntryPoint, error: BaseException) -> RequestError:
+        return self._refusal(entry, f"{type(error).__name__}: {first_line(error)}")
 
     def _refusal(self, entry: EntryPoint, reason: str) -> RequestError:
         return RequestError(

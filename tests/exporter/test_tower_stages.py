@@ -22,7 +22,6 @@ from pocketvlm_export.pruning import PRUNERS, find_pruner
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.tower_stages import TOWER_STAGES, find_criterion
 from pocketvlm_export.verification.exact import judge_vision
-from pocketvlm_export.verification.flowcut_schedule import flowcut_schedule, left_of
 from pocketvlm_export.verification.kept import compare_kept
 from pocketvlm_export.verification.pictures import gate_pictures
 from pocketvlm_export.verification.vision_reference import vision_reference
@@ -304,26 +303,3 @@ def test_without_a_budget_a_quarter_is_kept_or_what_is_left(checkpoint):
     assert plan_of(opened, Stage(1, 18)).budgets == (9,)
     assert plan_of(opened, Stage(1, 5)).budgets == (5,)
     assert plan_of(opened, Stage(1, 18)).tower_stages == (Stage(1, 18, "farthest"),)
-
-
-def test_flowcuts_own_numbers_become_a_schedule(make_tiny):
-    """Of a tower with 8 used layers: stages before every second layer, fewer and fewer tokens."""
-    folder = make_tiny(PRESETS["tiny-llama"].but(vision={"num_hidden_layers": 9}))
-    opened = open_checkpoint(str(folder))
-    with quiet_transformers():
-        stages = flowcut_schedule(opened, gate_pictures(3, (42, 42)), 6)
-    assert {stage.layer % 2 for stage in stages} == {1}
-    assert (stages[-1].layer, stages[-1].keep) == (7, 6)
-    assert plan_of(opened, *stages, pruner="fastervlm", budget=6).tower_stages == stages
-
-
-def test_what_flowcut_leaves():
-    """An even row of attention drops nothing until the end; one patch that has it all drops as much
-    as the layers to come allow."""
-    assert left_of(np.full(100, 0.5), 10, 4) == 100
-    assert left_of(np.full(100, 0.5), 10, 0) == 10
-    assert left_of(np.eye(100)[3], 10, 4) == 100 - 45
-    assert left_of(np.full(8, 0.5), 10, 4) == 8
-    row = np.array([0.5, 0.25, 0.25])
-    part = 1 - (1.5 * np.log(2) / np.log(3)) ** 2
-    assert left_of(row, 1, 1) == 3 - round(2 * part)

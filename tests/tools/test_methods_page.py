@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from methods_page.__main__ import BUDGETS, sections
-from methods_page.field import ELSEWHERE, PRUNERS, SOURCES, STAGES
+from methods_page.elsewhere import ELSEWHERE
+from methods_page.field import PRUNERS, STAGES
+from methods_page.stated import SOURCES
 from page_section import replace_section
 from pocketvlm_export import decoder_stages, pruning, tower_stages
 

@@ -1,6 +1,6 @@
 """The tables of docs/methods.md: ``PYTHONPATH=tools python -m methods_page``.
 
-The field is `methods_page.field`; the demo's figures are those of docs/demo-accuracy.json, which
+The field is `methods_page.field` and `methods_page.elsewhere`; the demo's figures are those of docs/demo-accuracy.json, which
 `make figures` measures.
 """
 
@@ -13,7 +13,9 @@ from statistics import fmean
 
 import click
 
-from methods_page.field import ELSEWHERE, PRUNERS, SOURCES, STAGES, Method
+from methods_page.elsewhere import ELSEWHERE
+from methods_page.field import PRUNERS, STAGES
+from methods_page.stated import SOURCES, Method
 from page_section import replace_section
 
 BUDGETS = ("36", "14", "7")  # of the demo's 144 tokens

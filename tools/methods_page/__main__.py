@@ -1,7 +1,7 @@
 """The tables of docs/methods.md: ``PYTHONPATH=tools python -m methods_page``.
 
-The field is `methods_page.field` and `methods_page.elsewhere`; the demo's figures are those of docs/demo-accuracy.json, which
-`make figures` measures.
+The field is `methods_page.field` and `methods_page.elsewhere`; the demo's figures are those of
+docs/demo-accuracy.json, which `make figures` measures.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from pocketvlm_export.loading import Checkpoint
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.precisions import PRECISIONS
 from pocketvlm_export.pruning.base import ATTENTION, Pruner
+from pocketvlm_export.tower_stages import find_criterion
 
 _GRAPH_BYTES = 1 << 19  # a graph without its weights, rounded up
 
@@ -172,8 +173,15 @@ class ExportPlan:
             tiles=tiles,
             context=self.context,
             onnx=bool(self.decoder),
-            fused=not (options.portable or self.pruner.reads & ATTENTION),
+            fused=not (options.portable or self._reads_attention),
         )
+
+    @property
+    def _reads_attention(self) -> bool:
+        """Whether the method or a stage of the tower reads a layer's attention."""
+        stages = (find_criterion(stage.by) for stage in self.tower_stages)
+        reads = frozenset().union(*(each.reads | each.watches for each in stages))
+        return bool((self.pruner.reads | reads) & ATTENTION)
 
     def totals(self) -> dict[int, dict[str, int]]:
         """Return how many visual tokens a picture takes at most, by budget and grid of tiles."""

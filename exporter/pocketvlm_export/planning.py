@@ -142,7 +142,8 @@ def _plan_of(checkpoint: Checkpoint, options: ExportOptions, graph: str = _VISIO
             embed,
             decoder,
             budget=max(budgets),
-            recorded=_recorded(pruner, spec),
+            # Behind a stage the gate keeps a map more, by which it chooses.
+            recorded=_recorded(pruner, spec) + bool(stages),
         ),
         tower_stages=stages,
     )

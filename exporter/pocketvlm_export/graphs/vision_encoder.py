@@ -156,13 +156,12 @@ class PrunedVisionEncoder(nn.Module):
         evidence, block = rows.evidence, self._block(rows)
         reads, last = self.pruner.reads, self.spec.score_layer
         if "cls_row" in reads and self.pruner.first_layer(last) <= rows.layer <= last:
-            row = self._token_means(cls_attention(block, rows.hidden), evidence)
-            evidence = replace(evidence, cls_rows=(*evidence.cls_rows, row))
+            cls_rows = (*evidence.cls_rows, self._cls_row(block, rows))
+            evidence = replace(evidence, cls_rows=cls_rows)
         if "received" in reads and rows.layer == last:
             evidence = replace(evidence, received=self._received(block, rows))
         if "keys" in reads and rows.layer == last:
-            keys = keys_of(block, rows.hidden, self.before).transpose(1, 2)  # (B, d, P)
-            evidence = replace(evidence, keys=self._token_means(keys, evidence).transpose(1, 2))
+            evidence = replace(evidence, keys=self._keys(block, rows))
         if self.carrier is not None and rows.layer < self.stages[-1][0].layer:
             carried = self.carrier.carry(self._seen(rows, self.carrier.watches))
             rows = replace(rows, carried=carried)
@@ -175,12 +174,11 @@ class PrunedVisionEncoder(nn.Module):
             evidence.batch, evidence.grid, evidence.tokens, evidence.places, carried=rows.carried
         )
         if "cls_row" in reads:
-            seen = replace(seen, cls_row=self._token_means(cls_attention(block, hidden), evidence))
+            seen = replace(seen, cls_row=self._cls_row(block, rows))
         if "received" in reads:
             seen = replace(seen, received=self._received(block, rows))
         if "keys" in reads:
-            keys = keys_of(block, hidden, self.before).transpose(1, 2)  # (B, d, P)
-            seen = replace(seen, keys=self._token_means(keys, evidence).transpose(1, 2))
+            seen = replace(seen, keys=self._keys(block, rows))
         if "values" in reads:
             values = values_of(block, hidden).transpose(2, 3)  # (B, heads, d, tokens)
             patches = self._token_means(values[..., self.before :], evidence).transpose(2, 3)
@@ -188,6 +186,15 @@ class PrunedVisionEncoder(nn.Module):
         if "hidden" in reads:
             seen = replace(seen, hidden=self._squared(self._every(rows, hidden)))
         return seen
+
+    def _cls_row(self, block: Block, rows: Rows) -> torch.Tensor:
+        """Return the attention that [CLS] pays to tokens in a layer: (B, heads, n)."""
+        return self._token_means(cls_attention(block, rows.hidden), rows.evidence)
+
+    def _keys(self, block: Block, rows: Rows) -> torch.Tensor:
+        """Return the keys of tokens in a layer, the mean over heads: (B, n, d)."""
+        keys = keys_of(block, rows.hidden, self.before).transpose(1, 2)  # (B, d, P)
+        return self._token_means(keys, rows.evidence).transpose(1, 2)
 
     def _received(self, block: Block, rows: Rows) -> torch.Tensor:
         """Return the attention that tokens receive in a layer: (B, n)."""

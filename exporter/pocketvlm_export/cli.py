@@ -15,6 +15,7 @@ from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import MEDIA, Medium
 from pocketvlm_export.caps import CAPS, MOST_COMPARED, Caps
+from pocketvlm_export.decoder_stages import DECODER_STAGES
 from pocketvlm_export.described import describe_caps, describe_cost, describe_plan, describe_report
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.interrupts import heeded
@@ -23,6 +24,7 @@ from pocketvlm_export.precisions import Part, names_for
 from pocketvlm_export.pruning import pruner_names
 from pocketvlm_export.requirements import INSTALL, check_transformers
 from pocketvlm_export.targets import export_defaults
+from pocketvlm_export.tower_stages import TOWER_STAGES
 from pocketvlm_targets import DECODERS, FORMATS
 
 
@@ -139,7 +141,7 @@ def _precision_option(
     "--layout",
     metavar="NAME",
     help="How a picture is cut, and its tiles combined. LLaVA-NeXT: fastervlm (default when "
-    "pruning) or hf. LLaVA-OneVision: hf, or whole for one tile a picture.",
+    "pruning) or hf. LLaVA-OneVision and LFM2-VL: hf, or whole for one tile a picture.",
 )
 @click.option(
     "--tower-stage",
@@ -147,8 +149,7 @@ def _precision_option(
     multiple=True,
     metavar="LAYER:KEEP[:BY]",
     help="Drop patches inside the vision tower: before this layer, the first is 0, all but KEEP of "
-    "a tile, by farthest (default), keys, received, cls, flowcut or even. Repeatable, fewer and "
-    "fewer.",
+    f"a tile, by {', '.join(TOWER_STAGES)} (the first by default). Repeatable, fewer and fewer.",
 )
 @click.option(
     "--decoder-stage",
@@ -156,8 +157,9 @@ def _precision_option(
     multiple=True,
     metavar="LAYER:KEEP[:BY]",
     help="Drop visual tokens inside the decoder: before this layer, the first is 0, all but KEEP "
-    "of a picture, by last-token (default), raters, given or, where KEEP is 0, exit. Repeatable, "
-    "fewer and fewer: with 32 layers and 576 tokens PyramidDrop is 8:288, 16:144 and 24:72.",
+    f"of a picture, by {', '.join(DECODER_STAGES)} (the first by default, the last where KEEP is "
+    "0). Repeatable, fewer and fewer: with 32 layers and 576 tokens PyramidDrop is 8:288, 16:144 "
+    "and 24:72.",
 )
 @click.option(
     "--fastv-layer",
@@ -286,8 +288,8 @@ def export(
     keep_failed: Path | None,
     as_json: bool,
 ) -> None:
-    """Export the checkpoint MODEL (a folder, a Hub id or demo) with its visual tokens pruned inside
-    the graph.
+    """Export the checkpoint MODEL (a folder, a Hub id, demo or demo-guide) with its visual tokens
+    pruned inside the graph.
 
     The first value of a list is the artifact's default. Nothing is written unless the graphs do
     what the checkpoint does in transformers.

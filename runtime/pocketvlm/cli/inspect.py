@@ -18,7 +18,7 @@ from pocketvlm.files import replace_file
 
 if TYPE_CHECKING:
     from pocketvlm.artifact import Artifact, Manifest
-    from pocketvlm.artifact.specs import Generation, Parity
+    from pocketvlm.artifact.specs import DecoderSpec, Generation, Parity
     from pocketvlm.layouts import Layout
 
 _LONGEST_VALUE = 60  # characters of a setting
@@ -196,22 +196,44 @@ def graph_bytes(manifest: Manifest, name: str) -> int:
 
 def describe(artifact: Artifact) -> Iterator[str]:
     """Lines for people; pictures are described under the artifact's caps."""
-    from pocketvlm.decoders.attention import TITLES
-    from pocketvlm.decoders.positions import positions_named
     from pocketvlm.layouts import counting_layout
 
     manifest, layout = artifact.manifest, counting_layout(artifact)
-    source, pruning, decoder, parity = (
-        manifest.source,
-        manifest.pruning,
-        manifest.decoder,
-        manifest.parity,
-    )
+    source, parity = manifest.source, manifest.parity
     commit = f" at {source.commit}" if source.commit else ""
     yield (
         f"source     {source.model}{commit} ({source.family}, licence "
         f"{source.license or 'not stated'})"
     )
+    yield from _pruning_text(manifest, layout)
+    yield from _stages_text(manifest)
+    yield _reads(layout)
+    for medium in manifest.media:
+        other = counting_layout(artifact.reading(medium))
+        tokens = manifest.media[medium].pruning.tokens_before
+        yield f"{_reads(other)}, {tokens} tokens per {other.unit}"
+    yield from _decoder_text(manifest.decoder)
+    yield from _generation_text(manifest.generation)
+    for what, name in graphs(manifest):
+        yield f"graph      {what:<26} {size_text(graph_bytes(manifest, name)):>10}  {name}"
+    total = sum(entry.bytes for entry in manifest.files.values())
+    yield f"files      {len(manifest.files)}, {size_text(total)} in all"
+    yield (
+        f"parity     {'passed' if parity.passed else 'FAILED, not for use'} against "
+        f"{parity.reference}"
+    )
+    yield from _parity_text(parity)
+    for medium, spec in manifest.media.items():
+        yield f"           with {_MEDIA[medium]}: {'passed' if spec.parity.passed else 'FAILED'}"
+        yield from _parity_text(spec.parity)
+    makers = ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())
+    yield f"made by    {makers or 'not stated'}"
+    yield f"id         {manifest.artifact_id}"
+
+
+def _pruning_text(manifest: Manifest, layout: Layout) -> Iterator[str]:
+    """What the vision graph keeps."""
+    pruning = manifest.pruning
     budgets = ", ".join(_marked(k, pruning.default_budget) for k in pruning.budgets)
     before = f"{pruning.tokens_before} tokens per {layout.unit}"
     if manifest.vision.image_size is None:
@@ -227,6 +249,11 @@ def describe(artifact: Artifact) -> Iterator[str]:
             "           selected by the question: the vision graph gives all tokens, which further "
             "questions select from anew"
         )
+
+
+def _stages_text(manifest: Manifest) -> Iterator[str]:
+    """What tower and decoder drop between their layers, and by whose scores."""
+    decoder = manifest.decoder
     for stage in manifest.vision.stages:
         yield (
             f"stage      layers from {stage.layer} on of the tower read {stage.keep} patches per "
@@ -241,11 +268,13 @@ def describe(artifact: Artifact) -> Iterator[str]:
         yield "guide      needed, as it ranks visual tokens: run DIR --guide SMALL"
     if decoder.scores:
         yield "guide      its decoder says what attention pays to each token, for run LARGE --guide"
-    yield _reads(layout)
-    for medium in manifest.media:
-        other = counting_layout(artifact.reading(medium))
-        tokens = manifest.media[medium].pruning.tokens_before
-        yield f"{_reads(other)}, {tokens} tokens per {other.unit}"
+
+
+def _decoder_text(decoder: DecoderSpec) -> Iterator[str]:
+    """What the decoder is, and how its tokens are numbered and see each other."""
+    from pocketvlm.decoders.attention import TITLES
+    from pocketvlm.decoders.positions import positions_named
+
     if title := positions_named(decoder.positions).title:
         yield f"positions  {title}"
     if decoder.first_position:
@@ -268,22 +297,6 @@ def describe(artifact: Artifact) -> Iterator[str]:
             f"           {len(decoder.conv_layers)} of the layers are convolutions: a conversation "
             "goes on from its last turn, nothing else of a prompt is reused"
         )
-    yield from _generation_text(manifest.generation)
-    for what, name in graphs(manifest):
-        yield f"graph      {what:<26} {size_text(graph_bytes(manifest, name)):>10}  {name}"
-    total = sum(entry.bytes for entry in manifest.files.values())
-    yield f"files      {len(manifest.files)}, {size_text(total)} in all"
-    yield (
-        f"parity     {'passed' if parity.passed else 'FAILED, not for use'} against "
-        f"{parity.reference}"
-    )
-    yield from _parity_text(parity)
-    for medium, spec in manifest.media.items():
-        yield f"           with {_MEDIA[medium]}: {'passed' if spec.parity.passed else 'FAILED'}"
-        yield from _parity_text(spec.parity)
-    makers = ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())
-    yield f"made by    {makers or 'not stated'}"
-    yield f"id         {manifest.artifact_id}"
 
 
 def _reads(layout: Layout) -> str:

@@ -11,7 +11,7 @@ ARXIV = "https://arxiv.org/abs/"
 # not compare.
 SOURCES: Mapping[str, str] = {
     "a": "FasterVLM's [project page](https://theia-4869.github.io/FasterVLM/), mean over ten "
-    "benchmarks; FastV as its authors ran it",
+    "benchmarks; methods of others as its authors ran them",
     "b": "the project pages of [VisPruner](https://theia-4869.github.io/VisPruner/) and "
     "[CDPruner](https://theia-4869.github.io/CDPruner/), ten benchmarks",
     "c": f"an [evaluation by others]({ARXIV}2602.13315), many of whose questions are about text in "

@@ -59,11 +59,10 @@ def chat(
     From a pipe, a line that is refused does not end the conversation, but the exit code is then 1.
     """
     from pocketvlm.answering import without_guide
-    from pocketvlm.artifact import Artifact
 
-    if Artifact.open(directory).manifest.decoder.reads_scores:
-        raise without_guide()
     vlm = load(directory)
+    if vlm.artifact.manifest.decoder.reads_scores:
+        raise without_guide()
     conversation = _Conversation(vlm, system, sampling, as_json)
     for image in images:
         conversation.show(image)

@@ -186,9 +186,9 @@ def test_without_pictures_nothing_is_handed_over(guide, large):
 
 
 def test_a_model_that_needs_a_guide_says_so(large):
-    with pytest.raises(PocketVLMError, match="there is none: give --guide"):
+    with pytest.raises(PocketVLMError, match="there is none: answer with `pocketvlm run"):
         large.generate("what?", [PICTURE])
-    with pytest.raises(PocketVLMError, match="there is none: give --guide"):
+    with pytest.raises(PocketVLMError, match="there is none: answer with `pocketvlm run"):
         large.chat().ask("what?", [PICTURE])
 
 

@@ -272,7 +272,7 @@ def test_a_method_inside_the_decoder_is_named_in_few_files(packages):
         for folder in folders
         for file in folder.rglob("*")
         if file.suffix in (".py", ".json", ".jinja", ".toml", ".md")
-        and "__pycache__" not in file.parts
+        and not {"__pycache__", "node_modules"} & set(file.parts)
         if SPREAD.search(file.read_text(encoding="utf-8"))
     }
     assert 0 < len(sources) <= MOST_FILES_OF_A_METHOD, sorted(sources)

@@ -137,8 +137,7 @@ class PrunedVisionEncoder(nn.Module):
         """Run the next layer for some tokens alone, at most ``count`` of each picture: int64 (B, k)
         among those that are there."""
         block = self._block(rows)
-        wanted = self._rows_of(rows, tokens, with_cls)
-        kept = rows.only(tokens, wanted)
+        kept = rows.only(tokens, self._rows_of(rows, tokens, with_cls))
         blocks = self._blocks_of(count * self.spec.merge**2 + self.before * with_cls)
         hidden = layer_for_rows(
             block, rows.hidden, kept.hidden, self._patches_of(rows, tokens), blocks

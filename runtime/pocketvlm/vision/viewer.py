@@ -287,9 +287,9 @@ class Viewer:
             keys = picture.keys if cached else (None,) * len(grid.batches)
             selected, picture.select_ms = [], 0.0
             for (pixels, batch), key in zip(batches, keys, strict=True):
-                seen = self._seen(pixels, tokens_of_tile(layout, batch), key)
+                encoded = self._features_of(pixels, tokens_of_tile(layout, batch), key)
                 started = time.perf_counter()
-                selected.append(self.encoder.select(seen, question).narrow(picture.budget))
+                selected.append(self.encoder.select(encoded, question).narrow(picture.budget))
                 picture.select_ms += (time.perf_counter() - started) * 1e3
             picture.features, picture.tiles = tuple(selected), None
         # The same tiles are arranged otherwise where they were cut otherwise.
@@ -309,7 +309,7 @@ class Viewer:
             extras=extras,
         )
 
-    def _seen(self, pixels: Floats, tokens: int, key: str | None) -> VisionFeatures:
+    def _features_of(self, pixels: Floats, tokens: int, key: str | None) -> VisionFeatures:
         """The features of tiles of one size, of so many ``tokens`` each, at the whole budget of the
         graph: those cached under ``key``, else new ones, which are kept there."""
         features = None if key is None else self._cache.get(key, len(pixels), tokens)

@@ -264,11 +264,11 @@ def test_a_tie_inside_the_tower_is_followed_either_way(checkpoint, monkeypatch):
 @pytest.mark.parametrize(
     ("stages", "options", "message"),
     [
-        ([Stage(3, 18)], {}, r"tower stage 3:18:farthest is outside layers 1\.\.2"),
+        ([Stage(3, 18)], {}, r"tower stage 3:18:keys is outside layers 1\.\.2"),
         ([Stage(1, 36)], {}, r"keeps 36, which is outside 1\.\.35"),
         ([Stage(1, 0)], {}, r"keeps 0, which is outside 1\.\.35"),
-        ([Stage(1, 18, "best")], {}, "tower stages by 'best' are unknown: choose from farthest"),
-        ([Stage(1, 18)], {"budget": 19}, "budget 19 is more than tower stage 1:18:farthest leaves"),
+        ([Stage(1, 18, "best")], {}, "tower stages by 'best' are unknown: choose from keys"),
+        ([Stage(1, 18)], {"budget": 19}, "budget 19 is more than tower stage 1:18:keys leaves"),
         ([Stage(1, 18)], {"pruner": "none"}, "pruner none keeps every token, and tower stage"),
     ],
 )
@@ -288,13 +288,13 @@ def test_stages_that_make_no_sense_are_refused(checkpoint, stages, options, mess
 )
 def test_towers_that_need_all_rows_refuse_stages(checkpoint, preset, caps, message):
     with pytest.raises(
-        PocketVLMError, match=f"tower stage 1:4:farthest is not possible.*{message}"
+        PocketVLMError, match=f"tower stage 1:4:keys is not possible.*{message}"
     ):
         plan_of(checkpoint(preset), Stage(1, 4), caps=caps)
 
 
 def test_ways_by_cls_are_refused_without_one(checkpoint):
-    with pytest.raises(PocketVLMError, match=r"ranks patches by a \[CLS\] token.*farthest, keys"):
+    with pytest.raises(PocketVLMError, match=r"ranks patches by a \[CLS\] token.*keys, farthest"):
         plan_of(checkpoint("tiny-smolvlm"), Stage(1, 4, "flowcut"))
 
 
@@ -302,4 +302,4 @@ def test_without_a_budget_a_quarter_is_kept_or_what_is_left(checkpoint):
     opened = checkpoint("tiny-llama")
     assert plan_of(opened, Stage(1, 18)).budgets == (9,)
     assert plan_of(opened, Stage(1, 5)).budgets == (5,)
-    assert plan_of(opened, Stage(1, 18)).tower_stages == (Stage(1, 18, "farthest"),)
+    assert plan_of(opened, Stage(1, 18)).tower_stages == (Stage(1, 18, "keys"),)

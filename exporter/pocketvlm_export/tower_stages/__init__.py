@@ -18,15 +18,15 @@ __all__ = ["DEFAULT_CRITERION", "TOWER_STAGES", "find_criterion", "make_criterio
 
 # By name the class, in the module of that name.
 TOWER_STAGES: Mapping[str, str] = {
-    "farthest": "Farthest",
     "keys": "Keys",
+    "farthest": "Farthest",
     "received": "Received",
     "cls": "Cls",
     "flowcut": "FlowCut",
     "even": "Even",
 }
 # What loses least of those that were tried, see its module.
-DEFAULT_CRITERION = "farthest"
+DEFAULT_CRITERION = "keys"
 
 
 def find_criterion(name: str) -> "type[Criterion]":

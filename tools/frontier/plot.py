@@ -85,18 +85,20 @@ def _time(one: Point) -> float:
 
 
 def _label(axes: Axes, best: Sequence[Point]) -> None:
-    """The budget of each, in the first place that no other label is close to."""
-    taken: list[tuple[float, float]] = []
+    """The budget of each, in the first place that no other label is close to; none where there is
+    no such place, or where a neighbour already says it."""
+    taken: list[tuple[int, float, float]] = []
     for one in best:
         x, y = _time(one), 100 * one.exact.value
-        for up in _UP:
-            place = (x, y + up / 4)
-            if all(
-                abs(place[0] - other[0]) > _CLOSE[0] or abs(place[1] - other[1]) > _CLOSE[1]
-                for other in taken
-            ):
-                break
-        taken.append(place)
+        if any(_near(2, (x, y), other) for budget, *other in taken if budget == one.budget):
+            continue
+        up = next(
+            (up for up in _UP if not any(_near(1, (x, y + up / 4), other) for _, *other in taken)),
+            None,
+        )
+        if up is None:
+            continue
+        taken.append((one.budget, x, y + up / 4))
         axes.annotate(
             str(one.budget),
             (x, y),
@@ -106,6 +108,14 @@ def _label(axes: Axes, best: Sequence[Point]) -> None:
             ha="center",
             color=_LINE,
         )
+
+
+def _near(times: float, place: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two labels are closer than so many times where they would touch."""
+    return all(
+        abs(here - there) <= times * close
+        for here, there, close in zip(place, other, _CLOSE, strict=True)
+    )
 
 
 def _legend(axes: Axes, colours: Mapping[str, str], markers: Mapping[str, str]) -> None:

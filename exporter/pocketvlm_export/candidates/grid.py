@@ -171,7 +171,7 @@ def grid_of(model: str, wishes: Wishes) -> Grid:
         try:
             plans.append(make_plan(checkpoint, options))
         except RequestError as refusal:
-            if asked:
+            if asked or (wishes.budgets and refusal.setting == "budget"):
                 raise
             left_out.append(f"{_title(options)}: {refusal.found}")
     variants = tuple(_variant(plan, first=plan is whole) for plan in plans)
@@ -197,8 +197,9 @@ def _requests(
         # By itself a stage is tried with the first method alone.
         stages = plans or (((), (middle,)) if number == 0 else ((),))
         for plan in stages:
-            most = plan[-1].keep if plan else vision.tokens
-            budgets = tuple(budget for budget in _budgets(wishes, vision.tokens) if budget <= most)
+            budgets = _budgets(wishes, vision.tokens)
+            if plan:
+                budgets = tuple(budget for budget in budgets if budget <= plan[-1].keep)
             options = replace(base, pruner=method, tower_stages=plan, budgets=budgets)
             asked = bool(wishes.tower_stages) if plan else bool(wishes.methods)
             if asked or _ranks_well(method, whole):

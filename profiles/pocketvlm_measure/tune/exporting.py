@@ -8,7 +8,6 @@ own: what it loads takes no memory of what is measured.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +22,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.artifact import MANIFEST_NAME
 from pocketvlm.errors import EngineError, PocketVLMError, RequestError
 from pocketvlm_measure.cases import Case
+from pocketvlm_measure.evaluation.engines.local import end_with_parent
 from pocketvlm_measure.progress import counter
 from pocketvlm_measure.tune.source import Scores, Source, Taken
 from pocketvlm_measure.tune.tuning import Candidate
@@ -72,13 +73,14 @@ class Variant:
     device_bytes: int
     seconds: float
 
-    def cases(self, threads: int | None) -> Iterator[Case]:
+    def cases(self, threads: int | None = None, decoders: Sequence[str] = ()) -> Iterator[Case]:
         """Yield every configuration that it can answer in, the baseline's first where it is the
-        unpruned one."""
+        unpruned one; ``decoders`` names the precisions of the decoder that are tried."""
         for engine, names in self.decoder_precisions.items():
             pair = ("+".join(_PAIR),) if engine == "onnx" and set(_PAIR) <= set(names) else ()
+            wanted = [name for name in (*names, *pair) if not decoders or name in decoders]
             for vision in self.vision_precisions:
-                for decoder in (*names, *pair):
+                for decoder in wanted or names:
                     for budget in self.budgets:
                         yield Case(budget, engine, decoder, vision, threads)
 
@@ -176,13 +178,15 @@ class Exports:
         """Where a variant lies, or will: absolute."""
         return (self.root / self.offer.identity[:12] / variant.name).resolve()
 
-    def candidates(self, threads: int | None = None) -> list[Candidate]:
+    def candidates(
+        self, threads: int | None = None, decoders: Sequence[str] = ()
+    ) -> list[Candidate]:
         """Return every candidate, the baseline first: unpruned, in the most exact precisions of the
-        first engine."""
+        first engine; arguments see `Variant.cases`."""
         return [
             Candidate(str(self.folder(variant)), case, variant.made_by)
             for variant in self.offer.variants
-            for case in variant.cases(threads)
+            for case in variant.cases(threads, decoders)
         ]
 
     def prepare(self, candidates: Sequence[Candidate], left: float) -> list[Candidate]:
@@ -198,12 +202,15 @@ class Exports:
         """
         folders = {str(self.folder(variant)): variant for variant in self.offer.variants}
         wanted = dict.fromkeys(candidate.folder for candidate in candidates)
+        self._made |= {
+            folders[folder].name
+            for folder in wanted
+            if folder in folders and (Path(folder) / MANIFEST_NAME).exists()
+        }
         needed = [
             folders[folder]
             for folder in wanted
-            if folder in folders
-            and folders[folder].name not in self.refused
-            and folders[folder].name not in self._made
+            if folder in folders and folders[folder].name not in self._made | set(self.refused)
         ]
         end = time.monotonic() + left
         if needed:
@@ -307,7 +314,7 @@ def _exporter() -> Exporter:
     reason = "no exporter is registered"
     try:
         for entry in entry_points(group=GROUP, name=NAME):
-            loaded: Exporter = entry.load()
+            loaded: Exporter = entry.load()  # a module with these two functions
             return loaded
     except ImportError as error:
         reason = str(error)
@@ -337,7 +344,7 @@ def _exporting() -> Iterator[_Call]:
     """
     # Spawned, not forked: engines hold threads that a fork would cut off.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_keep_quiet)
+    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
 
     def call(function: Any, *arguments: Any) -> Any:
         try:
@@ -354,7 +361,7 @@ def _exporting() -> Iterator[_Call]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _keep_quiet() -> None:
-    """Interrupts as in any program; no bars of other libraries between ours."""
+def _begin() -> None:
+    """Interrupts as in any program, and no life beyond the parent's."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    end_with_parent()

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any, Self
 
 from pocketvlm.artifact.stages import Stage
@@ -24,6 +25,7 @@ _DECODER = ("int8", "int4")
 # The stage of a tower that is tried by itself: before this part of its layers half of the rows
 # leave. On the demo's grid it lost least of what saves a fifth of the tower's work and more.
 _STAGE_AT, _STAGE_KEEPS = 2 / 5, 1 / 2
+_PART = 12  # hex digits of an identity that a folder is named by
 
 
 @dataclass(frozen=True)
@@ -145,13 +147,19 @@ class Grid:
                 return variant
         raise RequestError(f"{self.model} has no variant {name!r}", advice="plan it again")
 
+    def folder(self, variant: Variant) -> PurePosixPath:
+        """Return where a variant lies below the folder that keeps them."""
+        return PurePosixPath(self.identity[:_PART], variant.name)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for whoever measures."""
         return {
             "model": self.model,
-            "identity": self.identity,
             "tokens": self.tokens,
-            "variants": [variant.to_dict() for variant in self.variants],
+            "variants": [
+                {**variant.to_dict(), "folder": str(self.folder(variant))}
+                for variant in self.variants
+            ],
             "left_out": list(self.left_out),
         }
 

@@ -10,15 +10,14 @@ from pocketvlm_export.candidates.grid import Grid
 from pocketvlm_export.kept_files import KeptFiles
 
 _SHARED = 1 << 20  # bytes: smaller files are not worth a link
-_PART = 12  # hex digits of a name
 
 
 def make_variant(model: str, grid: Grid, name: str, root: str | os.PathLike[str]) -> Path:
     """Export the variant called ``name`` unless it is there; returns its folder, see
     `candidates.make`."""
     variant = grid.named(name)
-    folder = user_path(root) / grid.identity[:_PART]
-    target = folder / name
+    target = user_path(root) / grid.folder(variant)
+    folder = target.parent
     if (target / MANIFEST_NAME).exists():
         return target
     pipeline.export(model, target, variant.options, kept=KeptFiles(folder / "shared"))

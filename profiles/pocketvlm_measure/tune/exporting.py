@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from pocketvlm_measure.tune.tuning import Candidate
 
 GROUP, NAME = "pocketvlm.exporters", "transformers"
 _PAIR = ("int8", "int4")  # prefill in the first, decode in the second
-Result = TypeVar("Result")
+_EXPORTING = 0.6  # of the time for a turn, that exports may take which begin in it
 
 
 class Exporter(Protocol):
@@ -52,7 +52,8 @@ class Variant:
     """One export, which serves several candidates.
 
     Attributes:
-        name: of its folder, too.
+        name: that it is asked for by.
+        folder: where it lies below the folder that keeps them.
         made_by: see `Candidate`.
         budgets: visual tokens, a graph each.
         vision_precisions: of its tower, the most exact first.
@@ -64,6 +65,7 @@ class Variant:
     """
 
     name: str
+    folder: str
     made_by: tuple[tuple[str, str], ...]
     budgets: tuple[int, ...]
     vision_precisions: tuple[str, ...]
@@ -92,7 +94,6 @@ class Offer:
     Attributes:
         model: the checkpoint, as it was named.
         wishes: what the grid was restricted to, as keyword arguments of `Exporter.offer`.
-        identity: of the checkpoint and its exporter.
         tokens: visual tokens of a picture or tile before pruning.
         variants: the unpruned one first.
         left_out: what is not tried, and why, a sentence each.
@@ -100,7 +101,6 @@ class Offer:
 
     model: str
     wishes: Mapping[str, Any]
-    identity: str
     tokens: int
     variants: Sequence[Variant]
     left_out: Sequence[str]
@@ -117,7 +117,6 @@ class Offer:
             data = call(_offered, model, dict(wishes))
         variants = [
             Variant(
-                name=each["name"],
                 made_by=tuple((option, value) for option, value in each["made_by"]),
                 budgets=tuple(each["budgets"]),
                 vision_precisions=tuple(each["vision_precisions"]),
@@ -126,12 +125,19 @@ class Offer:
                 },
                 **{
                     name: each[name]
-                    for name in ("bytes", "shared_bytes", "device_bytes", "seconds")
+                    for name in (
+                        "name",
+                        "folder",
+                        "bytes",
+                        "shared_bytes",
+                        "device_bytes",
+                        "seconds",
+                    )
                 },
             )
             for each in data["variants"]
         ]
-        rest = {name: data[name] for name in ("identity", "tokens", "left_out")}
+        rest = {name: data[name] for name in ("tokens", "left_out")}
         return cls(model, wishes, variants=variants, **rest)
 
     def announcement(self) -> Iterator[str]:
@@ -176,7 +182,7 @@ class Exports:
 
     def folder(self, variant: Variant) -> Path:
         """Where a variant lies, or will: absolute."""
-        return (self.root / self.offer.identity[:12] / variant.name).resolve()
+        return (self.root / variant.folder).resolve()
 
     def candidates(
         self, threads: int | None = None, decoders: Sequence[str] = ()
@@ -223,7 +229,14 @@ class Exports:
 
     def reason(self, candidate: Candidate) -> str | None:
         """Return why a candidate cannot be exported, in a line; None where it can."""
-        return self.refused.get(Path(candidate.folder).name)
+        return next(
+            (
+                self.refused.get(variant.name)
+                for variant in self.offer.variants
+                if str(self.folder(variant)) == candidate.folder
+            ),
+            None,
+        )
 
     def _export(self, needed: Sequence[Variant], end: float) -> None:
         with (
@@ -299,8 +312,8 @@ class Exporting:
     def turn(
         self, candidates: Sequence[Candidate], number: int, until: float
     ) -> Mapping[Candidate, Taken | str]:
-        """See `Source`; what cannot be exported cannot run."""
-        ready = self.exports.prepare(candidates, until - self.clock())
+        """See `Source`; what cannot be exported cannot run. Exporting leaves time for the turn."""
+        ready = self.exports.prepare(candidates, _EXPORTING * (until - self.clock()))
         taken: dict[Candidate, Taken | str] = {
             candidate: reason
             for candidate in candidates

@@ -23,7 +23,8 @@ HERE = Path(__file__).parent
 
 def variant(method, budgets):
     return {
-        "name": method, "made_by": [("--pruner", method)], "budgets": budgets, "engines": ["onnx"],
+        "name": method, "folder": f"0123/{method}", "made_by": [("--pruner", method)],
+        "budgets": budgets, "engines": ["onnx"],
         "vision_precisions": ["fp32"], "decoder_precisions": {"onnx": ["int8", "int4"]},
         "bytes": 3_000_000, "shared_bytes": 2_000_000, "disk_bytes": 9, "device_bytes": 7_000_000,
         "seconds": 30.0,
@@ -34,7 +35,7 @@ def offer(model, **wishes):
         raise CheckpointError("it is damaged", advice="download it again")
     methods = wishes.get("methods", ("scope", "broken"))
     return {
-        "model": model, "identity": "0123456789abcdef", "tokens": 36,
+        "model": model, "tokens": 36,
         "variants": [variant("none", [36])] + [variant(method, [18, 9]) for method in methods],
         "left_out": ["everything else"],
     }
@@ -44,7 +45,7 @@ def make(model, name, root, **wishes):
         print(name, file=file)
     if name == "broken" or model == "unequal":
         raise CheckpointError(f"{name} differs", advice="look at it")
-    folder = Path(root) / "0123456789ab" / name
+    folder = Path(root) / "0123" / name
     shutil.copytree(HERE / "artifact", folder)
     return str(folder)
 """

@@ -13,16 +13,20 @@ Sample = TypeVar("Sample")
 
 
 def take_turns(
-    candidates: Sequence[Candidate], measure: Callable[[Candidate], Sample], repeat: int
+    candidates: Sequence[Candidate],
+    measure: Callable[[Candidate], Sample],
+    repeat: int,
+    *,
+    first_turn: int = 0,
 ) -> Iterator[tuple[int, Candidate, Sample]]:
     """Measure every candidate ``repeat`` times in turns: yields (turn, candidate, sample) as they
     come.
 
-    Each turn begins with another candidate, so that none always comes first. A progress bar shows
-    on a terminal.
+    Each turn begins with another candidate, so that none always comes first; ``first_turn`` is the
+    number of the first, where some were taken before. A progress bar shows on a terminal.
     """
     with counter(total=repeat * len(candidates), desc="measuring", unit="run") as bar:
-        for turn in range(repeat):
+        for turn in range(first_turn, first_turn + repeat):
             first = turn % max(1, len(candidates))
             for candidate in (*candidates[first:], *candidates[:first]):
                 bar.set_postfix_str(str(candidate), refresh=False)

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pocketvlm.artifact import Artifact, Manifest, pick_graph, serving_graph
 from pocketvlm.layouts import caps_within, layout_config, make_layout
@@ -15,7 +16,7 @@ from pocketvlm.ort.settings import physical_cores
 from pocketvlm_measure.cases import Case, has_precision
 from pocketvlm_measure.evaluation.questions import Question
 
-Key = tuple[str, int, int, str, str, str]
+Key = tuple[str, int, int, str, str, str, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Subject:
         folder: of the artifact.
         artifact_id: as its manifest states it.
         content_id: what tells it from every other, see `Manifest.content_id`.
-        cases: `Case`s of one family, the most visual tokens first.
+        cases: `Case`s of one family under the same caps on pictures, the most visual tokens first.
         guide: who answers first; None for nobody.
     """
 
@@ -74,6 +75,8 @@ class Subject:
             case.decoder,
             case.decoder_precision,
             case.vision_precision,
+            case.max_pixels,
+            case.max_tiles,
         )
 
 
@@ -99,12 +102,14 @@ def subjects(
     workers: int = 1,
     guide: GuideOf | None = None,
 ) -> list[Subject]:
-    """The cases by family; several workers share the cores where no number of threads is given."""
+    """The cases by family and caps; several workers share the cores where no number of threads is
+    given."""
     workers = whole(workers, "workers", least=1)
-    by_family: dict[tuple[str, str, str, int], list[Case]] = {}
+    by_family: dict[tuple[Any, ...], list[Case]] = {}
     for case in cases:
         threads = case.threads or (None if workers == 1 else max(1, physical_cores() // workers))
-        by_family.setdefault(case.family, []).append(dataclasses.replace(case, threads=threads))
+        alike = (case.family, case.max_pixels, case.max_tiles)
+        by_family.setdefault(alike, []).append(dataclasses.replace(case, threads=threads))
     manifest, name = artifact.manifest, str(folder.resolve())
     return [
         Subject(name, manifest.artifact_id, manifest.content_id, tuple(family), guide)

@@ -81,23 +81,21 @@ def evaluate(
             or see `Journal`. What was answered until then is kept.
     """
     max_new_tokens = whole(max_new_tokens, "max_new_tokens", least=1)
-    questions, broken = _askable(data, metric)
+    questions, broken = askable(data, metric)
     if on_broken == "stop" and broken:
-        raise _refusal(data, min(broken, key=lambda item: item.line))
-    head: dict[str, Any] = {"data_sha256": data.sha256, "max_new_tokens": max_new_tokens}
-    # All subjects read pictures and clips alike.
-    head["max_pixels"] = subjects[0].cases[0].max_pixels
-    head["max_tiles"] = subjects[0].cases[0].max_tiles
+        raise refusal(data, min(broken, key=lambda item: item.line))
     refused: dict[int, Broken] = {}
+    # All subjects read pictures and clips alike.
+    head = conditions(data, subjects[0].cases[0], max_new_tokens)
     with Journal(answers, head, resume=resume) as journal:
-        _check_same(data, questions, journal)
+        check_same(data, questions, journal)
         for item in _ask(journal, subjects, questions, engine, max_new_tokens):
             if on_broken == "stop":
-                raise _refusal(data, item)
+                raise refusal(data, item)
             refused.setdefault(item.line, item)
         counted = [question for question in questions if question.line not in refused]
         if not counted:
-            raise _refusal(data, next(iter(refused.values())))
+            raise refusal(data, next(iter(refused.values())))
         answered = [
             Answered(
                 subject,
@@ -127,15 +125,32 @@ def _ask(
     total = len(questions) * sum(len(subject.cases) for subject in subjects)
     done = total - sum(task.answers for task in left)
     with counter(total=total, initial=done, desc="answering", unit="answer", smoothing=0.05) as bar:
-        for task, replies in _whole(engine.answered(left)):
-            journal.add(task.subject, replies)
+        for replies in answer_all(journal, engine, left):
             bar.update(len(replies))
             yield from (
                 Broken(reply.line, reply.error) for reply in replies if reply.error is not None
             )
 
 
-def _check_same(data: QuestionSet, questions: Sequence[Question], journal: Journal) -> None:
+def answer_all(journal: Journal, engine: Engine, tasks: Iterable[Task]) -> Iterator[list[Reply]]:
+    """Have tasks answered and the replies written down; yields those of each task, as they come."""
+    for task, replies in _whole(engine.answered(tasks)):
+        journal.add(task.subject, replies)
+        yield replies
+
+
+def conditions(data: QuestionSet, case: Case, max_new_tokens: int) -> dict[str, Any]:
+    """What answers depend on beside artifact, budget, engine and precisions; of a set that cases
+    with the caps of ``case`` are asked."""
+    return {
+        "data_sha256": data.sha256,
+        "max_new_tokens": max_new_tokens,
+        "max_pixels": case.max_pixels,
+        "max_tiles": case.max_tiles,
+    }
+
+
+def check_same(data: QuestionSet, questions: Sequence[Question], journal: Journal) -> None:
     """Refuse answers about a picture or clip that is another by now: its path alone does not tell.
     One that is gone does no harm to what was answered."""
     answered = {reply.line: reply.media for reply in journal.replies.values() if reply.media}
@@ -159,17 +174,18 @@ def _whole(answered: Iterable[tuple[Task, list[Reply]]]) -> Iterator[tuple[Task,
         yield task, replies
 
 
-def _askable(data: QuestionSet, metric: Metric) -> tuple[list[Question], list[Broken]]:
+def askable(data: QuestionSet, metric: Metric) -> tuple[list[Question], list[Broken]]:
     """The questions that the metric can score, and everything else."""
     reasons = {question.line: metric.refusal(question.answers) for question in data.questions}
     wrong = [Broken(line, reason) for line, reason in reasons.items() if reason is not None]
     questions = [question for question in data.questions if reasons[question.line] is None]
     if not questions:
-        raise _refusal(data, wrong[0])
+        raise refusal(data, wrong[0])
     return questions, [*data.broken, *wrong]
 
 
-def _refusal(data: QuestionSet, item: Broken) -> RequestError:
+def refusal(data: QuestionSet, item: Broken) -> RequestError:
+    """Of a line that cannot be asked."""
     return RequestError(
         f"{data.path} line {item.line}: {item.reason}",
         advice="correct the line, or leave such lines out with --broken skip",

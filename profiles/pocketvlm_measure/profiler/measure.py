@@ -79,7 +79,7 @@ def profile(
     try:
         selections = _selections(folder, artifact, cases, question)
         for turn, case, sample in take_turns(
-            cases, lambda case: _run(folder, case, question, warmup), repeat
+            cases, lambda case: run_once(folder, case, question, warmup), repeat
         ):
             if turn > done:
                 done = turn
@@ -115,7 +115,12 @@ def _selections(
     return {case: measured[graph] for case, graph in graphs.items()}
 
 
-def _run(folder: str, case: Case, question: Question, warmup: int) -> Sample:
+def run_once(folder: str, case: Case, question: Question, warmup: int) -> Sample:
+    """One run in a process of its own, see `answer_once`.
+
+    Raises:
+        PocketVLMError: it was refused there, or the process died.
+    """
     job = {"task": "answer", "folder": folder, "case": dataclasses.asdict(case), "warmup": warmup}
     return Sample(**_ask({**job, "question": dataclasses.asdict(question)}, case))
 

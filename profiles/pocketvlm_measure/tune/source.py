@@ -66,8 +66,8 @@ class Source(Protocol):
             until: no further question is asked once the clock says so.
 
         Returns:
-            The scores, of fewer questions where the time was up. A question that is left out of
-            the whole run has none of any candidate.
+            The scores of each candidate that was asked; of fewer questions where the time was up,
+            or where one was refused and is to be skipped.
         """
         ...
 

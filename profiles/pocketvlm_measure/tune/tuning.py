@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from pocketvlm.limits import settle_numbers
+from pocketvlm.errors import RequestError
+from pocketvlm.limits import real, settle_numbers
 from pocketvlm_measure.cases import Case
 
 Verdict = Literal[
@@ -16,6 +17,7 @@ Verdict = Literal[
     "likely holds",
     "loses more",
     "likely loses more",
+    "undecided",
     "over a limit",
     "slower",
     "refused",
@@ -27,11 +29,13 @@ VERDICTS: dict[Verdict, str] = {
     "likely holds": "the questions do not decide; the estimate is within max_loss",
     "loses more": "shown to lose more than max_loss",
     "likely loses more": "the questions do not decide; the estimate is beyond max_loss",
+    "undecided": "the questions do not decide, and are too few to go by the estimate",
     "over a limit": "takes more time or memory than allowed",
     "slower": "slower to the first token than one that holds, so it was not asked further",
     "refused": "could not be measured",
     "not reached": "the time was up before enough was known",
 }
+UNDECIDED: tuple[Verdict, ...] = ("likely holds", "likely loses more", "undecided")
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,11 @@ class TuneLimits:
 
     def __post_init__(self) -> None:
         settle_numbers(self)
+        for name in ("max_loss", "max_ttft", "max_memory", "time", "error"):
+            if (value := getattr(self, name)) is not None:
+                real(value, name, least=0)
+        if not 0 < self.error < 1:
+            raise RequestError(f"error {self.error}", expected="between 0 and 1", setting="error")
 
     @property
     def loss(self) -> float:
@@ -117,6 +126,8 @@ class Evidence:
         peak_bytes: peak memory of each run; empty where the system does not count it.
         needed: questions in all, like those that were asked, that would decide an undecided one;
             None where it is decided or no number would do.
+        excess: share of a limit by which it is exceeded, of the one that is broken most (a loss by
+            an estimate too); None where none is.
     """
 
     candidate: Candidate
@@ -129,6 +140,7 @@ class Evidence:
     ratios: tuple[float, ...] = ()
     peak_bytes: tuple[int, ...] = ()
     needed: int | None = None
+    excess: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -170,9 +182,15 @@ class Tuning:
     notes: Sequence[str] = field(default=())
 
     @property
+    def nearest(self) -> Evidence | None:
+        """Of those that break a limit the one that does so by the least; None where none does."""
+        broken = [one for one in (self.baseline, *self.evidence) if one.excess is not None]
+        return min(broken, key=lambda one: one.excess or 0.0, default=None)
+
+    @property
     def undecided(self) -> list[Evidence]:
         """Candidates that the questions did not decide."""
-        return [one for one in self.evidence if one.verdict.startswith("likely")]
+        return [one for one in self.evidence if one.verdict in UNDECIDED]
 
     @property
     def ruled_out(self) -> list[Evidence]:

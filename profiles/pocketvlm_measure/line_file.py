@@ -1,0 +1,166 @@
+"""Knows a file of JSON lines that only grows, so that work that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from pocketvlm.errors import RequestError
+from pocketvlm.files import user_path
+from pocketvlm.files.locks import locked
+
+
+class LineFile(ABC):
+    """Rows of one run.
+
+    The first line states the conditions; rows made under others are refused. A last line that was
+    cut off when the run was killed is dropped. While it is open no other process gets the file:
+    each would write over the other's rows.
+
+    Attributes:
+        format: what the first line calls the file.
+        contents: what it has, in the plural, for people.
+        made: how these came about, a participle.
+        path: the file.
+        head: the conditions.
+    """
+
+    format: ClassVar[str]
+    contents: ClassVar[str]
+    made: ClassVar[str]
+    elsewhere: ClassVar[str] = "name another file with --answers"
+    setting: ClassVar[str] = "answers"
+
+    def __init__(self, path: Path, head: Mapping[str, Any], *, resume: bool) -> None:
+        """Open ``path`` to continue it where ``resume`` is set and it exists, else a new one.
+
+        Args:
+            path: the file.
+            head: the conditions, JSON values; all must be the same for rows to count.
+            resume: go on with an existing file; without it an existing file is refused.
+
+        Raises:
+            RequestError: the file exists and is not to be resumed, is of another run, damaged, not
+                writable, or another process writes it.
+        """
+        self.path = path = user_path(path)
+        self.head = {"format": self.format, **head}
+        with ExitStack() as held:
+            held.enter_context(
+                locked(path, advice=f"wait for it, or {self.elsewhere}", setting=self.setting)
+            )
+            self._open(resume=resume)
+            held.callback(self._file.close)
+            self._held = held.pop_all()
+
+    @abstractmethod
+    def take(self, row: dict[str, Any]) -> bool:
+        """Keep a row that the file has; returns whether it is one of the file's kind."""
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Write rows down, all at once; they are on the disk when this returns."""
+        try:
+            self._write(rows)
+        except OSError as error:
+            raise RequestError(
+                f"{self.path} cannot be written ({error.strerror})",
+                advice="make room, then go on with --resume",
+            ) from error
+
+    def close(self) -> None:
+        """Close the file and let others have it."""
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self, *, resume: bool) -> None:
+        if self.path.exists() and not resume:
+            raise RequestError(
+                f"{self.path} exists already",
+                advice=f"go on with it by --resume, or {self.elsewhere}",
+                setting=self.setting,
+            )
+        try:
+            whole = self._read() if self.path.exists() else 0
+            self._file = self.path.open("r+b" if whole else "wb")
+            self._file.truncate(whole)
+            self._file.seek(whole)
+            if not whole:
+                self._write([self.head])
+        except OSError as error:
+            raise RequestError(
+                f"{self.path} cannot be written ({error.strerror})",
+                advice=self.elsewhere,
+                setting=self.setting,
+            ) from error
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        self._file.write(
+            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
+        )
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self) -> int:
+        """Take the rows of the file; returns how many bytes of it are whole lines."""
+        whole = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                row = _row(line)
+                if row is None and not file.peek(1):
+                    break  # cut off
+                if row is None:
+                    raise RequestError(
+                        f"{self.path} line {number} is damaged",
+                        advice="delete that line, or the file",
+                    )
+                if number == 1:
+                    self._check(row)
+                elif not self.take(row):
+                    raise RequestError(
+                        f"{self.path} line {number} is no {self.contents.removesuffix('s')}",
+                        advice="delete that line, or the file",
+                    )
+                whole += len(line)
+        return whole
+
+    def _check(self, first: dict[str, Any]) -> None:
+        """Refuse a file whose first line states other conditions."""
+        if first.get("format") != self.format:
+            raise RequestError(
+                f"{self.path} is no file of {self.contents}",
+                advice=self.elsewhere,
+                setting=self.setting,
+            )
+        for name, value in self.head.items():
+            if first.get(name) != value:
+                raise RequestError(
+                    f"{self.path} was {self.made} with {name} {first.get(name)}",
+                    expected=f"{value}, as of this run",
+                    advice=self.elsewhere,
+                    setting=self.setting,
+                )
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The object in a whole line, else None."""
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None

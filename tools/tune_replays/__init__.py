@@ -1,0 +1,2 @@
+"""Holds the choices of `pocketvlm tune` against a grid of the demo's answers that was recorded
+once."""

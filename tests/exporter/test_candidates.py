@@ -35,8 +35,9 @@ def test_the_grid_is_what_the_tower_allows(tiny_checkpoint, make_tiny):
         ("--pruner", "scope"),
         ("--tower-stage", "2:18:farthest"),
     ]
+    towers = [variant["vision_precisions"] for variant in whole["variants"]]
+    assert towers == [["fp32", "int8"]] * 2 + [["int8"]] * 3
     for variant in whole["variants"]:
-        assert variant["vision_precisions"] == ["fp32", "int8"]
         assert variant["decoder_precisions"] == {"onnx": ["int8", "int4"]}
     assert any("budgets below 4 of 36" in sentence for sentence in whole["left_out"])
     # No [CLS] token, and a tower that reads pictures of any size, which can have no stages.
@@ -59,7 +60,7 @@ def test_wishes_restrict_it(tiny_checkpoint):
     # No budget of more than the last stage keeps; the most exact precision first.
     assert [variant["budgets"] for variant in offered["variants"]] == [[36], [12, 8], [8]]
     assert offered["variants"][2]["decoder_precisions"] == {"onnx": ["fp32", "int4"]}
-    assert len(offered["left_out"]) == 1
+    assert len(offered["left_out"]) == 2  # towers in two precisions, and what is never tried
 
 
 def test_bytes_are_those_of_a_dry_run(tiny_checkpoint, tmp_path):

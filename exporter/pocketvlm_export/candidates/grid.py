@@ -209,6 +209,8 @@ def _requests(
             if plan:
                 budgets = tuple(budget for budget in budgets if budget <= plan[-1].keep)
             options = replace(base, pruner=method, tower_stages=plan, budgets=budgets)
+            if not wishes.vision_precisions and (number or plan):
+                options = replace(options, vision_precisions=base.vision_precisions[-1:])
             asked = bool(wishes.tower_stages) if plan else bool(wishes.methods)
             if asked or _ranks_well(method, whole):
                 yield asked, options
@@ -253,6 +255,9 @@ def _never(wishes: Wishes, tokens: int, checkpoint: Checkpoint) -> Iterator[str]
         yield "other methods: name them with --method"
     if not wishes.tower_stages and not checkpoint.spec.vision.factor:
         yield "other stages of the tower: give --tower-stage"
+    if not wishes.vision_precisions:
+        first, last = wishes.base.vision_precisions[0], wishes.base.vision_precisions[-1]
+        yield f"a tower in {first} with more than one method: give --vision-precision {first},{last}"
     if not wishes.budgets:
         least = min(_budgets(wishes, tokens), default=tokens)
         yield f"budgets below {least} of {tokens} tokens: give --budget"

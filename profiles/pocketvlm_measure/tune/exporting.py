@@ -31,7 +31,6 @@ from pocketvlm_measure.tune.source import Scores, Source, Taken
 from pocketvlm_measure.tune.tuning import Candidate
 
 GROUP, NAME = "pocketvlm.exporters", "transformers"
-_PAIR = ("int8", "int4")  # prefill in the first, decode in the second
 _EXPORTING = 0.6  # of the time for a turn, that exports may take which begin in it
 
 
@@ -77,10 +76,15 @@ class Variant:
 
     def cases(self, threads: int | None = None, decoders: Sequence[str] = ()) -> Iterator[Case]:
         """Yield every configuration that it can answer in, the baseline's first where it is the
-        unpruned one; ``decoders`` names the precisions of the decoder that are tried."""
+        unpruned one.
+
+        Args:
+            threads: of each engine.
+            decoders: precisions of the decoder, pairs too, see `has_precision`; none means all but
+                pairs, which come to the first token as their first precision does.
+        """
         for engine, names in self.decoder_precisions.items():
-            pair = ("+".join(_PAIR),) if engine == "onnx" and set(_PAIR) <= set(names) else ()
-            wanted = [name for name in (*names, *pair) if not decoders or name in decoders]
+            wanted = [name for name in decoders if set(name.split("+")) <= set(names)]
             for vision in self.vision_precisions:
                 for decoder in wanted or names:
                     for budget in self.budgets:
@@ -307,7 +311,8 @@ class Exporting:
     ) -> Scores:
         """See `Source`."""
         ready = self.exports.prepare(candidates, until - self.clock())
-        return self.inner.answer(ready, questions, until) if ready else {}
+        answered = self.inner.answer(ready, questions, until) if ready else {}
+        return {candidate: answered.get(candidate, {}) for candidate in candidates}
 
     def turn(
         self, candidates: Sequence[Candidate], number: int, until: float

@@ -42,4 +42,4 @@ def _beside(source, target, artifact_id):
         if prop.value != artifact_id and len(prop.value) == 64:
             prop.value = artifact_id
     weights = target.with_suffix(".onnx_data").name
-    onnx.save(model, target, save_as_external_data=True, location=weights, size_threshold=0)
+    onnx.save(model, target, save_as_external_data=True, location=weights, size_threshold=128)

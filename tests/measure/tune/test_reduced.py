@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pocketvlm import VLM
+from pocketvlm import VLM, Sampling
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm_measure.cases import Case
@@ -18,7 +18,7 @@ CHOICE = Case(6, "onnx", "int8", "int8")
 
 
 def answer(vlm, picture):
-    return vlm.generate("what?", [picture], sampling={"max_new_tokens": 6}).token_ids
+    return vlm.generate("what?", [picture], sampling=Sampling(max_new_tokens=6)).token_ids
 
 
 def loaded(folder, case):
@@ -128,7 +128,7 @@ def test_a_file_that_was_altered_leaves_nothing(several, tmp_path):
     path.write_text(path.read_text().replace("<s>", "<S>"))
     with pytest.raises(ArtifactError, match="altered"):
         write_reduced(artifact, CHOICE, tmp_path / "small")
-    assert {path.name for path in tmp_path.iterdir()} == {"several"}
+    assert {path.name for path in tmp_path.iterdir()} - {"cache"} == {"several"}
 
 
 def test_a_kill_leaves_no_artifact_and_the_next_run_clears_up(several, tmp_path):

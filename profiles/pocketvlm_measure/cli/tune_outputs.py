@@ -10,7 +10,6 @@ from pathlib import Path
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import RequestError
 from pocketvlm_measure.cli.output import check_outputs, write_text
-from pocketvlm_measure.tune import words
 from pocketvlm_measure.tune.reduced import check_output, write_reduced
 from pocketvlm_measure.tune.tuning import Tuning
 
@@ -24,14 +23,12 @@ class About:
     Attributes:
         model: what was tuned, as it was named.
         machine: a line about what was measured on.
-        figure: what was counted; "accuracy" where there are answers.
         notes: what else to know, a sentence each.
         memory_limit: MB that a target may state, see `written.Chosen`.
     """
 
     model: str
     machine: str
-    figure: str = words.ACCURACY
     notes: Sequence[str] = ()
     memory_limit: int | None = None
 
@@ -72,7 +69,7 @@ class Outputs:
         if self.report is not None:
             from pocketvlm_measure.tune.report import to_html
 
-            page = to_html(tuning, about.model, about.machine, about.figure, about.notes)
+            page = to_html(tuning, about.model, about.machine, about.notes)
             write_text(self.report, page)
             yield f"{self.report}: the frontier, and why what was ruled out"
         if self.target is None and self.export is None:
@@ -105,7 +102,6 @@ def _target(tuning: Tuning, artifact: Artifact, about: About) -> str:
             about.model,
             about.machine,
             today,
-            about.figure,
             about.memory_limit,
         )
     )

@@ -29,7 +29,7 @@ _OTHER = ("#777777", "P", False)
 _CHOSEN = ("#009e73", "*")
 
 
-def frontier(tuning: Tuning, figure: str) -> bytes:
+def frontier(tuning: Tuning) -> bytes:
     """What was lost, with its interval, against the median time to the first token: every candidate
     that was timed and asked. Limits are lines, the choice is a star."""
 
@@ -49,7 +49,7 @@ def frontier(tuning: Tuning, figure: str) -> bytes:
             )
         _limits(axes, tuning)
         axes.set_xlabel("time to first token, ms: median; numbers: visual tokens")
-        axes.set_ylabel(f"{figure}, points against the unpruned model")
+        axes.set_ylabel(f"{tuning.figure}, points against the unpruned model")
         axes.set_xlim(left=0)
         axes.grid(alpha=0.25)
         axes.figure.legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)

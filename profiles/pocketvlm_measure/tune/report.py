@@ -24,43 +24,36 @@ _HEAD = (
 )
 
 
-def to_html(
-    tuning: Tuning,
-    model: str,
-    machine: str,
-    figure: str = words.ACCURACY,
-    notes: Sequence[str] = (),
-) -> str:
+def to_html(tuning: Tuning, model: str, machine: str, notes: Sequence[str] = ()) -> str:
     """The page.
 
     Args:
         tuning: what was measured.
         model: what was tuned, as it was named.
         machine: a line about what was measured on.
-        figure: what was counted; "accuracy" where there are answers.
         notes: what else to know, a sentence each.
     """
-    title = f"{figure.capitalize()} against time to first token"
+    title = f"{tuning.figure.capitalize()} against time to first token"
     return render(
         __package__,
         "report.html.jinja",
         model=model,
-        headline=headline(tuning, figure),
+        headline=headline(tuning),
         warnings=list(_warnings(tuning)),
-        plots=[(title, svg_uri(plots.frontier(tuning, figure)))] if plots.drawn(tuning) else [],
-        tables=[_candidates(tuning, figure), _reasons(tuning), _meanings(tuning)],
+        plots=[(title, svg_uri(plots.frontier(tuning)))] if plots.drawn(tuning) else [],
+        tables=[_candidates(tuning), _reasons(tuning), _meanings(tuning)],
         notes=[*notes, *tuning.notes, _counted(tuning), machine],
     )
 
 
-def headline(tuning: Tuning, figure: str = words.ACCURACY) -> str:
+def headline(tuning: Tuning) -> str:
     """What was chosen, in a line."""
     asked = words.limits(tuning)
     if tuning.chosen is None:
         return f"Nothing that was tried satisfies the limits: {asked}."
     chosen = tuning.chosen
     return (
-        f"Chosen: {chosen.candidate} ({chosen.verdict}); {words.kept(chosen, tuning, figure)}; "
+        f"Chosen: {chosen.candidate} ({chosen.verdict}); {words.kept(chosen, tuning)}; "
         f"{words.time(chosen, tuning)}; {words.memory(chosen)}. Asked for: {asked}."
     )
 
@@ -83,8 +76,8 @@ def _all(tuning: Tuning) -> list[Evidence]:
     return [tuning.baseline, *tuning.evidence]
 
 
-def _candidates(tuning: Tuning, figure: str) -> Table:
-    head = [column.format(figure=figure) for column in _HEAD]
+def _candidates(tuning: Tuning) -> Table:
+    head = [column.format(figure=tuning.figure) for column in _HEAD]
     rows = [
         [
             f"{'★ ' if one is tuning.chosen else ''}{one.candidate}",

@@ -8,8 +8,6 @@ from statistics import median
 from pocketvlm_measure.table import compact, count
 from pocketvlm_measure.tune.tuning import Evidence, Interval, Tuning
 
-ACCURACY = "accuracy"
-
 
 def points(fraction: float) -> str:
     """A difference of figures in points of 100, signed: ``-1.5``."""
@@ -26,14 +24,14 @@ def share(figure: Interval) -> str:
     return f"{100 * figure.value:.1f} ({100 * figure.low:.1f}-{100 * figure.high:.1f})"
 
 
-def kept(evidence: Evidence, tuning: Tuning, figure: str = ACCURACY) -> str:
+def kept(evidence: Evidence, tuning: Tuning) -> str:
     """What a candidate keeps of the baseline's answers."""
     if evidence.candidate == tuning.baseline.candidate:
-        return f"it is what the others are compared with, so no {figure} is lost"
+        return f"it is what the others are compared with, so no {tuning.figure} is lost"
     if evidence.difference is None:
-        return f"{figure} was not measured"
+        return f"{tuning.figure} was not measured"
     return (
-        f"{figure} {interval(evidence.difference)} points against the unpruned model on "
+        f"{tuning.figure} {interval(evidence.difference)} points against the unpruned model on "
         f"{count(evidence.questions, 'question')}; each end is wrong with a chance of at most "
         f"{100 * tuning.error_each:.2g} %"
     )

@@ -27,7 +27,6 @@ class Chosen:
         model: what was tuned, as it was named.
         machine: a line about where it was measured, CPU first.
         date: when.
-        figure: what was counted, "accuracy" where there are answers.
         memory_limit: MB that the device allows, where it was given and an export is expected to
             keep to it; else None.
     """
@@ -37,7 +36,6 @@ class Chosen:
     model: str
     machine: str
     date: str
-    figure: str = words.ACCURACY
     memory_limit: int | None = None
 
     @property
@@ -85,7 +83,7 @@ def _values(chosen: Chosen) -> Iterator[tuple[str, tuple[Any, str]]]:
     further = "; give --merge-dropped too" if pruning.merge_dropped else ""
     yield (
         "pruner",
-        (pruning.method, f"{_sentence(words.kept(evidence, tuning, chosen.figure))}{further}."),
+        (pruning.method, f"{_sentence(words.kept(evidence, tuning))}{further}."),
     )
     timed = _sentence(words.time(evidence, tuning))
     yield "budget", ([case.budget], f"{timed}.{_instead(chosen, 'budget')}")
@@ -111,7 +109,7 @@ def _values(chosen: Chosen) -> Iterator[tuple[str, tuple[Any, str]]]:
         if len(parts) > 1
         else ""
     )
-    kept = _sentence(f"{words.memory(evidence)}; {words.kept(evidence, tuning, chosen.figure)}")
+    kept = _sentence(f"{words.memory(evidence)}; {words.kept(evidence, tuning)}")
     key = "gguf_type" if parts[0] in chosen.manifest.decoder.gguf else "decoder_precision"
     yield key, (parts, f"{kept}.{_instead(chosen, 'decoder_precision')}{pair}")
     if case.threads is not None:
@@ -132,7 +130,7 @@ def _about(chosen: Chosen) -> str:
         f"{count(len(tuning.evidence) + 1, 'candidate')}, on "
         f"{count(tuning.questions, 'question')} about {count(tuning.pictures, 'picture')}, it is "
         f"the first to answer of those that keep to that ({chosen.evidence.verdict}); counted was "
-        f"{chosen.figure}."
+        f"{tuning.figure}."
     )
 
 

@@ -133,7 +133,7 @@ def test_what_cannot_be_exported_says_why_and_is_not_tried_again(installed, expo
         taken = source.turn([source.baseline, *broken], number, until=99)
         assert {taken[one] for one in broken} == {"broken differs: look at it"}
         assert isinstance(taken[source.baseline], Taken)
-    assert source.answer(broken, [0], until=99) == dict.fromkeys(broken, {})
+    assert source.answer(broken, [0], until=99) == {one: {} for one in broken}
     assert installed() == ["none", "broken"]
 
 

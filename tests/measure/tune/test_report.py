@@ -3,6 +3,7 @@ comes from outside is escaped."""
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -94,7 +95,8 @@ def test_what_has_no_place_is_not_drawn(made):
 
 
 def test_agreement_is_called_by_its_name(made):
-    text = to_html(made, "demo", "Some CPU", "agreement with the unpruned model")
+    made = replace(made, figure="agreement with the unpruned model")
+    text = to_html(made, "demo", "Some CPU")
     assert "agreement with the unpruned model, %" in text
     assert "accuracy" not in text.lower()
 

@@ -99,7 +99,7 @@ def test_names_that_are_hostile_stay_in_their_lines(read):
 
 def test_agreement_is_called_by_its_name(read):
     figure = "agreement with the unpruned model"
-    target = read(tuning(evidence(), chosen=0), figure=figure)
+    target = read(tuning(evidence(), chosen=0, figure=figure))
     assert figure in target.reasons["pruner"].lower()
     assert "accuracy" not in " ".join(target.reasons.values())
 

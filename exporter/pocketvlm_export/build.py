@@ -27,6 +27,7 @@ from pocketvlm_export.graphs import (
     trace,
 )
 from pocketvlm_export.interrupts import repeated
+from pocketvlm_export.kept_files import KeptFiles
 from pocketvlm_export.layouts import constant_files
 from pocketvlm_export.memory import component
 from pocketvlm_export.onnx_passes import (
@@ -48,9 +49,9 @@ from pocketvlm_export.quiet import quiet_transformers
 Step = Callable[[str], None]  # called with what begins now
 
 
-def build_graphs(plan: ExportPlan, folder: Path, step: Step) -> None:
+def build_graphs(plan: ExportPlan, folder: Path, step: Step, kept: KeptFiles | None = None) -> None:
     """Write every graph of ``plan`` under ``folder``; at most one component is in memory at any
-    time."""
+    time. The decoder's are taken from ``kept`` where they are there, and kept there otherwise."""
     (folder / "onnx").mkdir()
     plans = (plan, *plan.beside.values())
     for each in plans:
@@ -59,9 +60,14 @@ def build_graphs(plan: ExportPlan, folder: Path, step: Step) -> None:
         for each in plans:
             build_vision(each, folder, step)
             build_selectors(each, folder, step)
+        names = [*plan.decoder.values(), *plan.embed.values()]
+        if kept is not None and kept.take(plan, "decoder", names, folder):
+            return
         decoder = build_decoder(plan, folder, step) if plan.decoder else {}
         if plan.embed:
             build_embedding(plan, folder, step, decoder)
+        if kept is not None:
+            kept.keep(plan, "decoder", names, folder)
 
 
 def write_constants(plan: ExportPlan, folder: Path) -> None:
@@ -158,13 +164,15 @@ def build_decoder(plan: ExportPlan, folder: Path, step: Step) -> dict[str, Weigh
     return {name: file for name, file in written.items() if plan.decoder[name] not in plan.extra}
 
 
-def build_gguf(plan: ExportPlan, folder: Path, step: Step) -> None:
+def build_gguf(plan: ExportPlan, folder: Path, step: Step, kept: KeptFiles | None = None) -> None:
     """Write the decoder as GGUF in each type of ``plan``; ``folder`` holds the tokenizer's files by
     now.
 
-    float32 comes first: llama.cpp makes the quantized ones of it.
+    float32 comes first: llama.cpp makes the quantized ones of it. ``kept`` as of `build_graphs`.
     """
     (folder / "gguf").mkdir()
+    if kept is not None and kept.take(plan, "gguf", plan.gguf.values(), folder):
+        return
     source, eos = folder / plan.gguf[GATE_GGUF_TYPE], eos_token_ids(plan.checkpoint)[0]
     for kind in sorted(plan.gguf, key=lambda name: name != GATE_GGUF_TYPE):
         path, progress = folder / plan.gguf[kind], partial(_step_of_gguf, step, kind)
@@ -173,6 +181,8 @@ def build_gguf(plan: ExportPlan, folder: Path, step: Step) -> None:
             write_gguf(plan.checkpoint, folder, path, kind, eos, progress)
         else:
             quantize_gguf(source, path, kind, plan.gguf_size(kind), progress)
+    if kept is not None:
+        kept.keep(plan, "gguf", plan.gguf.values(), folder)
 
 
 def _step_of_gguf(step: Step, kind: str, part: float) -> None:

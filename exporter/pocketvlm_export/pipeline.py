@@ -15,6 +15,7 @@ from pocketvlm.layouts import Medium
 from pocketvlm.text.messages import PLURALS
 from pocketvlm_export import interrupts, ort_format, packaging
 from pocketvlm_export.build import Step, build_gguf, build_graphs
+from pocketvlm_export.kept_files import KeptFiles
 from pocketvlm_export.loading import fetch, inspect_checkpoint
 from pocketvlm_export.memory import collecting_own_garbage
 from pocketvlm_export.options import ExportOptions
@@ -58,6 +59,7 @@ def export(
     options: ExportOptions | None = None,
     step: Step = lambda _: None,
     planned: Callable[[ExportPlan], None] = lambda _: None,
+    kept: KeptFiles | None = None,
 ) -> ExportReport:
     """Export ``model`` (folder, Hub id or ``demo``) to the folder ``output``, whole or not at all.
 
@@ -67,6 +69,7 @@ def export(
         options: what to export; defaults of `ExportOptions`.
         step: called with a few words whenever a step begins.
         planned: called with the plan once nothing refuses it, before any work is done.
+        kept: files of the decoder that other exports of this very checkpoint share.
 
     Raises:
         PocketVLMError: the checkpoint cannot be exported, or the destination not written.
@@ -80,7 +83,7 @@ def export(
     planned(plan)
     step = _interruptible(step)
     with packaging.staging(target) as folder:
-        plan = build(plan, folder, step)
+        plan = build(plan, folder, step, kept)
         plan, artifact_id = seal(plan, folder, step)
         parities = check(plan, artifact_id, folder, step)
         manifest = finish(plan, artifact_id, parities, folder)
@@ -118,7 +121,7 @@ def prepare(model: str, output: Path, options: ExportOptions) -> ExportPlan:
     return plan
 
 
-def build(plan: ExportPlan, folder: Path, step: Step) -> ExportPlan:
+def build(plan: ExportPlan, folder: Path, step: Step, kept: KeptFiles | None = None) -> ExportPlan:
     """Fetch the weights and write graphs, side files and model card into ``folder``; returns the
     plan with the weights that are now on this machine."""
     step("weights")
@@ -130,10 +133,10 @@ def build(plan: ExportPlan, folder: Path, step: Step) -> ExportPlan:
             for medium, other in plan.beside.items()
         },
     )
-    build_graphs(plan, folder, step)
+    build_graphs(plan, folder, step, kept)
     packaging.write_sidecars(plan, folder)
     if plan.gguf:
-        build_gguf(plan, folder, step)
+        build_gguf(plan, folder, step, kept)
     packaging.write_card(plan, folder)
     return plan
 

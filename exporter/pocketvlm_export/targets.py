@@ -33,6 +33,11 @@ def export_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
         unused = ctx.params["pruner"] == KEEPS_ALL or ctx.params.get("total_budget")
         return None if unused else target.budget
 
+    def tower_stage() -> Any:
+        # A method that keeps everything has no stages. A list: the option may be repeated.
+        unused = ctx.params["pruner"] == KEEPS_ALL
+        return None if unused else list(target.tower_stage)
+
     def unless_typed(value: Any, other: str) -> Callable[[], Any]:
         # Both at once are refused. Options that were typed are processed before any other.
         typed = ParameterSource.COMMANDLINE
@@ -45,6 +50,8 @@ def export_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
         for key, value in target.settings().items()
         if key not in _OF_ANSWERING
     }
+    if target.tower_stage:
+        values["tower_stage"] = tower_stage
     if target.max_pixels:
         values["max_pixels"] = unless_typed(target.max_pixels, "fixed_size")
     if target.fixed_size:

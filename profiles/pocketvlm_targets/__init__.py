@@ -7,6 +7,7 @@ comment above each that gives the reason. Those shipped lie in this folder; a ne
 
 from pocketvlm_targets.reading import load_target, target_names
 from pocketvlm_targets.target import DECODERS, FORMATS, KEYS, Target, TargetError
+from pocketvlm_targets.writing import target_of, write_target
 
 __all__ = [
     "DECODERS",
@@ -16,4 +17,6 @@ __all__ = [
     "TargetError",
     "load_target",
     "target_names",
+    "target_of",
+    "write_target",
 ]

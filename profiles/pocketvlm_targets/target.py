@@ -18,6 +18,9 @@ DECODERS: Mapping[str, tuple[str, ...]] = {
 FORMATS = ("onnx", "ort")
 _PRECISION = re.compile(r"[a-z0-9_]{1,20}")
 _MOST = 10_000_000
+_METHOD = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
+_LONGEST_METHOD = 40
+_STAGE = re.compile(r"[0-9]{1,5}:[0-9]{1,7}(:[a-z0-9_-]{1,40})?", re.ASCII)
 _SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", re.ASCII)
 _MOST_PIXELS = 100_000_000
 
@@ -54,7 +57,9 @@ class Target:
     Attributes:
         name: of a shipped target, or the file as it was given.
         description: one line for people.
+        pruner: the method that drops visual tokens.
         budget: visual tokens per picture, a graph each, the default first.
+        tower_stage: stages inside the vision tower, each ``LAYER:KEEP[:BY]``.
         max_pixels: height times width of a picture at most, where models take any size.
         max_tiles: parts that a picture is cut into at most, where models cut them.
         fixed_size: one size of all pictures, ``448x644``, height first, where models take any.
@@ -73,7 +78,9 @@ class Target:
 
     name: str
     description: str
+    pruner: str | None = None
     budget: tuple[int, ...] = ()
+    tower_stage: tuple[str, ...] = ()
     max_pixels: int | None = None
     max_tiles: int | None = None
     fixed_size: str | None = None
@@ -136,6 +143,18 @@ def _name(value: Any) -> str:
     return value
 
 
+def _method(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST_METHOD or not _METHOD.fullmatch(value):
+        raise ValueError("the name of a method, in small letters")
+    return value
+
+
+def _stage(value: Any) -> str:
+    if not isinstance(value, str) or not _STAGE.fullmatch(value):
+        raise ValueError('LAYER:KEEP or LAYER:KEEP:BY, as in "2:72"')
+    return value
+
+
 def _list_of(check: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     def check_all(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list) or not value:
@@ -151,7 +170,9 @@ def _list_of(check: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
 # One line for each key of a target: what its value must be. A key is named as its option.
 KEYS: Mapping[str, Callable[[Any], Any]] = {
     "description": _text,
+    "pruner": _method,
     "budget": _list_of(_count),
+    "tower_stage": _list_of(_stage),
     "max_pixels": _count,
     "max_tiles": _count,
     "fixed_size": _size,

@@ -19,6 +19,7 @@ __all__ = [
     "KEEPS_ALL",
     "PLUGINS",
     "PRUNERS",
+    "TUNED",
     "find_pruner",
     "make_pruner",
     "module_name",
@@ -42,6 +43,9 @@ PRUNERS: Mapping[str, str] = {
     "random": "Random",
     "none": "NoPruning",
 }
+# What `pocketvlm tune` tries beside a family's default, where the tower allows it: of those that
+# compare features and of those that read attention, see docs/methods.md.
+TUNED = ("divprune", "fastervlm")
 KEEPS_ALL = "none"  # the method whose ``prunes`` is False, for whoever must not import it
 
 

@@ -55,6 +55,7 @@ class Asking:
         resume: go on with the files.
         on_broken: what happens where a line or a picture is refused.
         max_new_tokens: limit of an answer.
+        agreement: the questions have no answers: expected is what the baseline answers.
     """
 
     data: QuestionSet
@@ -65,6 +66,15 @@ class Asking:
     resume: bool = False
     on_broken: OnBroken = "stop"
     max_new_tokens: int = 64
+    agreement: bool = False
+
+
+class _Artifacts(dict[str, Artifact]):
+    """By folder, each opened when it is first needed: some are exported meanwhile."""
+
+    def __missing__(self, folder: str) -> Artifact:
+        self[folder] = artifact = Artifact.open(folder)
+        return artifact
 
 
 @dataclass
@@ -88,8 +98,7 @@ class Measured:
         if self.skipped and self.asking.on_broken == "stop":
             raise refusal(data, min(self.skipped, key=lambda item: item.line))
         self._questions, self.pictures = in_asking_order(questions, data.sha256)
-        folders = {one.folder for one in (self.baseline, *self.candidates)}
-        self._artifacts = {folder: Artifact.open(folder) for folder in folders}
+        self._artifacts = _Artifacts()
         self._timed = hardest(self._artifacts[self.baseline.folder], questions)
         self._began = time.monotonic()
 
@@ -187,10 +196,19 @@ class Measured:
         for index in questions:
             question = self._questions[index]
             reply = self._journal.replies.get(subject.key(question.line, candidate.case))
-            if reply is not None:
-                parts = self.asking.metric.parts(reply.text, question.answers)
+            expected = self._expected(question)
+            if reply is not None and expected is not None:
+                parts = self.asking.metric.parts(reply.text, expected)
                 scores[index] = score_of(self.asking.metric, parts)
         return scores
+
+    def _expected(self, question: Question) -> Sequence[str] | None:
+        """The answers that count; None where the baseline has yet to give its own."""
+        if not self.asking.agreement:
+            return question.answers
+        (subject,) = self._subjects([self.baseline])
+        own = self._journal.replies.get(subject.key(question.line, self.baseline.case))
+        return None if own is None or own.error is not None else (own.text,)
 
     def _key(self, candidate: Candidate) -> Key:
         return self._artifacts[candidate.folder].manifest.content_id, repr(candidate.case)

@@ -166,6 +166,8 @@ class Tuning:
         seconds: taken, those of an earlier run that was resumed not counted.
         time_up: it ended because its time was over.
         notes: what else to know, a sentence each.
+        figure: what ``accuracy`` and ``difference`` are of, by its name for people: accuracy, or
+            where there are no answers agreement with the unpruned model.
     """
 
     limits: TuneLimits
@@ -180,6 +182,7 @@ class Tuning:
     seconds: float
     time_up: bool
     notes: Sequence[str] = field(default=())
+    figure: str = "accuracy"
 
     @property
     def nearest(self) -> Evidence | None:

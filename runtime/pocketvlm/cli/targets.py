@@ -3,8 +3,6 @@ reasons."""
 
 from __future__ import annotations
 
-import json
-import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +12,6 @@ from pocketvlm.cli.terminal import echo, echo_json, printable
 
 if TYPE_CHECKING:
     from pocketvlm_targets import Target
-
-_WIDTH = 100
-_WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}  # addresses stay whole
 
 
 @click.command(epilog="Example: pocketvlm targets raspberry-pi-5")
@@ -63,13 +58,6 @@ def facts(target: Target) -> dict[str, Any]:
 
 def describe(target: Target) -> Iterator[str]:
     """The target as TOML, each value below its reason."""
-    for key, value in target.settings().items():
-        if reason := target.reasons.get(key):
-            yield from textwrap.wrap(
-                reason, _WIDTH, initial_indent="# ", subsequent_indent="# ", **_WHOLE
-            )
-        # JSON writes the types that a target has just as TOML does.
-        yield (
-            f"{key} = "
-            f"{json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)}"
-        )
+    from pocketvlm_targets.writing import lines_of
+
+    yield from lines_of(target)

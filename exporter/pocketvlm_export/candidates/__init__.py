@@ -1,0 +1,53 @@
+"""What `pocketvlm tune MODEL` may export, and how one of it is: the entry point ``transformers`` of
+the group ``pocketvlm.exporters``.
+
+Measuring imports no exporter. It calls `offer` and `make`, whose arguments and results are plain
+values, in a process of its own: torch then takes no memory of what is measured.
+"""
+
+from typing import Any
+
+__all__ = ["make", "offer"]
+
+
+def offer(model: str, **wishes: Any) -> dict[str, Any]:
+    """Return what may be exported of ``model``, see `candidates.grid.Grid.to_dict`; nothing is
+    fetched but texts, and nothing written.
+
+    Args:
+        model: the checkpoint: folder, Hub id, ``demo`` or ``demo-guide``.
+        wishes: see `candidates.grid.Wishes`.
+
+    Raises:
+        PocketVLMError: the checkpoint cannot be exported, or cannot have what is wished for.
+    """
+    return _grid(model, wishes).to_dict()
+
+
+def make(model: str, name: str, root: str, **wishes: Any) -> str:
+    """Export one variant into a folder under ``root``, whole or not at all; returns the folder.
+
+    One that is there already is taken as it is. Variants share the decoder's files.
+
+    Args:
+        model: the checkpoint.
+        name: of the variant, of those that `offer` returned.
+        root: where variants are kept.
+        wishes: as they were given to `offer`.
+
+    Raises:
+        PocketVLMError: see `pocketvlm_export.pipeline.export`.
+    """
+    from pocketvlm_export.candidates.making import make_variant
+
+    return str(make_variant(model, _grid(model, wishes), name, root))
+
+
+def _grid(model: str, wishes: dict[str, Any]) -> Any:
+    """The grid; raises `RequestError` where what is needed is not installed."""
+    from pocketvlm_export.requirements import check_transformers
+
+    check_transformers()
+    from pocketvlm_export.candidates.grid import Wishes, grid_of
+
+    return grid_of(model, Wishes.of(wishes))

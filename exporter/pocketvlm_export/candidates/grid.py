@@ -1,0 +1,269 @@
+"""Knows which variants of a checkpoint are worth measuring, and what is left out."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any, Self
+
+from pocketvlm.artifact.stages import Stage
+from pocketvlm.errors import RequestError
+from pocketvlm_export.candidates.costs import expected_seconds
+from pocketvlm_export.candidates.identity import identity_of
+from pocketvlm_export.caps import Caps
+from pocketvlm_export.loading import Checkpoint, inspect_checkpoint
+from pocketvlm_export.options import ExportOptions
+from pocketvlm_export.plan import ExportPlan
+from pocketvlm_export.planning import make_plan
+from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
+from pocketvlm_export.pruning import KEEPS_ALL, TUNED, find_pruner
+
+_PARTS = (2, 4, 8)  # of the tokens: budgets are a half, a quarter, an eighth
+_VISION = (GATE_PRECISION, "int8")
+_DECODER = ("int8", "int4")
+# The stage of a tower that is tried by itself: before this part of its layers half of the rows
+# leave. On the demo's grid it lost least of what saves a fifth of the tower's work and more.
+_STAGE_AT, _STAGE_KEEPS = 2 / 5, 1 / 2
+_PART = 12  # hex digits of an identity that a folder is named by
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a grid is restricted to; an empty field leaves the choice here.
+
+    Attributes:
+        methods: names of pruning methods.
+        tower_stages: plans of a tower, each the texts of its stages; an empty plan has none.
+        budgets: visual tokens kept per picture or tile.
+        vision_precisions, decoder_precisions: the most exact one is the baseline's.
+        max_pixels, max_tiles: caps on pictures.
+        options: further fields of `ExportOptions`, such as ``portable``.
+    """
+
+    methods: tuple[str, ...] = ()
+    tower_stages: tuple[tuple[str, ...], ...] = ()
+    budgets: tuple[int, ...] = ()
+    vision_precisions: tuple[str, ...] = ()
+    decoder_precisions: tuple[str, ...] = ()
+    max_pixels: int | None = None
+    max_tiles: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Read keyword arguments; raises `RequestError` for one that there is not."""
+        names = {each.name for each in dataclasses.fields(cls)}
+        if unknown := sorted(set(given) - names):
+            raise RequestError(
+                f"no wish {unknown[0]!r}", expected=f"one of {', '.join(sorted(names))}"
+            )
+        return cls(**given)
+
+    @property
+    def base(self) -> ExportOptions:
+        """What all variants have in common."""
+        portable = bool(self.options.get("portable"))
+        decoders = [name for name in _DECODER if PRECISIONS[name].standard or not portable]
+        return ExportOptions(
+            vision_precisions=_exact_first(self.vision_precisions or _VISION),
+            decoder_precisions=_exact_first(self.decoder_precisions or tuple(decoders)),
+            caps=Caps(self.max_pixels, self.max_tiles),
+            **self.options,
+        )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One export: a method with its stages, several budgets and precisions.
+
+    Attributes:
+        name: of its folder.
+        options: of its export.
+        plan: of it.
+        seconds: it is expected to take.
+    """
+
+    name: str
+    options: ExportOptions
+    plan: ExportPlan
+    seconds: float
+
+    @property
+    def made_by(self) -> list[tuple[str, str]]:
+        """The options of `pocketvlm export` that tell it from other variants."""
+        pairs = [("--pruner", self.plan.pruner.name)]
+        pairs += [("--tower-stage", str(stage)) for stage in self.plan.tower_stages]
+        return pairs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for whoever measures; bytes are those of the published files."""
+        plan = self.plan
+        kept = {file: size for file, size in plan.sizes().items() if file not in plan.extra}
+        shared = {*plan.decoder.values(), *plan.embed.values(), *plan.gguf.values()}
+        return {
+            "name": self.name,
+            "made_by": self.made_by,
+            "budgets": list(plan.budgets),
+            "engines": list(self.options.engines),
+            "vision_precisions": list(self.options.vision_precisions),
+            "decoder_precisions": {
+                engine: list(
+                    self.options.decoder_precisions if engine == "onnx" else self.options.gguf
+                )
+                for engine in self.options.engines
+            },
+            "bytes": sum(kept.values()),
+            "shared_bytes": sum(size for file, size in kept.items() if file in shared),
+            "disk_bytes": plan.disk_bytes(),
+            "device_bytes": plan.footprint().total,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What may be exported of one checkpoint.
+
+    Attributes:
+        model: as it was named.
+        identity: of the checkpoint and of what exports it: files of another one are not its.
+        tokens: of a picture or tile before pruning.
+        variants: the unpruned one first.
+        left_out: what is not among them, and why, a sentence each.
+        revision: of a Hub checkpoint.
+    """
+
+    model: str
+    identity: str
+    tokens: int
+    variants: Sequence[Variant]
+    left_out: Sequence[str]
+
+    def named(self, name: str) -> Variant:
+        """Return the variant of this name; raises `RequestError` where there is none."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise RequestError(f"{self.model} has no variant {name!r}", advice="plan it again")
+
+    def folder(self, variant: Variant) -> PurePosixPath:
+        """Return where a variant lies below the folder that keeps them."""
+        return PurePosixPath(self.identity[:_PART], variant.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for whoever measures."""
+        return {
+            "model": self.model,
+            "tokens": self.tokens,
+            "variants": [
+                {**variant.to_dict(), "folder": str(self.folder(variant))}
+                for variant in self.variants
+            ],
+            "left_out": list(self.left_out),
+        }
+
+
+def grid_of(model: str, wishes: Wishes) -> Grid:
+    """Plan every variant that ``wishes`` allow.
+
+    Raises:
+        PocketVLMError: the checkpoint cannot be exported, or a method, stage, budget or precision
+            that was wished for is refused. What is tried by itself and refused is left out.
+    """
+    base = wishes.base
+    checkpoint = inspect_checkpoint(model, base.revision)
+    whole = make_plan(checkpoint, replace(base, pruner=KEEPS_ALL))
+    plans, left_out = [whole], []
+    for asked, options in _requests(whole, base, wishes):
+        try:
+            plans.append(make_plan(checkpoint, options))
+        except RequestError as refusal:
+            if asked or (wishes.budgets and refusal.setting == "budget"):
+                raise
+            left_out.append(f"{_title(options)}: {refusal.found}")
+    variants = tuple(_variant(plan, first=plan is whole) for plan in plans)
+    tokens = whole.spec.vision.tokens
+    left_out += _never(wishes, tokens, checkpoint)
+    return Grid(model, identity_of(checkpoint, base), tokens, variants, left_out)
+
+
+def _requests(
+    whole: ExportPlan, base: ExportOptions, wishes: Wishes
+) -> Iterator[tuple[bool, ExportOptions]]:
+    """Yield exports with whether the user asked for each by name."""
+    vision = whole.spec.vision
+    own = whole.spec.family.default_pruner(whole.spec)
+    methods = wishes.methods or tuple(dict.fromkeys((own, *TUNED)))
+    plans = tuple(tuple(map(Stage.parse, plan)) for plan in wishes.tower_stages)
+    middle = Stage(
+        max(1, round(_STAGE_AT * vision.depth)), max(1, round(_STAGE_KEEPS * vision.tokens))
+    )
+    for number, method in enumerate(methods):
+        if method == KEEPS_ALL:
+            continue  # it is always there
+        # By itself a stage is tried with the first method alone.
+        stages = plans or (((), (middle,)) if number == 0 else ((),))
+        for plan in stages:
+            budgets = _budgets(wishes, vision.tokens)
+            if plan:
+                budgets = tuple(budget for budget in budgets if budget <= plan[-1].keep)
+            options = replace(base, pruner=method, tower_stages=plan, budgets=budgets)
+            if not wishes.vision_precisions and (number or plan):
+                options = replace(options, vision_precisions=base.vision_precisions[-1:])
+            asked = bool(wishes.tower_stages) if plan else bool(wishes.methods)
+            if asked or _ranks_well(method, whole):
+                yield asked, options
+
+
+def _ranks_well(method: str, whole: ExportPlan) -> bool:
+    """Whether a method that is tried by itself suits the tower, as far as is known."""
+    vision = whole.spec.vision
+    return vision.cls_ranks or not vision.has_cls or "cls_row" not in find_pruner(method).reads
+
+
+def _budgets(wishes: Wishes, tokens: int) -> tuple[int, ...]:
+    """The most first: narrower graphs of a nested method come from that of the first."""
+    budgets = wishes.budgets or tuple(max(1, round(tokens / part)) for part in _PARTS)
+    return tuple(sorted(set(budgets) - {tokens}, reverse=True))
+
+
+def _exact_first(names: Sequence[str]) -> tuple[str, ...]:
+    """Precisions in the order of the registry, which is from exact to coarse; unknown ones last,
+    where they are refused."""
+    order = list(PRECISIONS)
+    return tuple(
+        sorted(dict.fromkeys(names), key=lambda name: order.index(name) if name in order else 99)
+    )
+
+
+def _variant(plan: ExportPlan, *, first: bool) -> Variant:
+    key = hashlib.sha256(repr((plan.options, plan.budgets, plan.context)).encode()).hexdigest()
+    stages = "".join(f"+tower-{str(stage).replace(':', '-')}" for stage in plan.tower_stages)
+    name = f"{plan.pruner.name}{stages}-{key[:8]}"
+    return Variant(name, plan.options, plan, expected_seconds(plan, decoder=first))
+
+
+def _title(options: ExportOptions) -> str:
+    stages = " ".join(map(str, options.tower_stages))
+    return f"{options.pruner} with --tower-stage {stages}" if stages else f"{options.pruner}"
+
+
+def _never(wishes: Wishes, tokens: int, checkpoint: Checkpoint) -> Iterator[str]:
+    """What no grid has unless it is asked for, a sentence each."""
+    if not wishes.methods:
+        yield "other methods: name them with --method"
+    if not wishes.tower_stages and not checkpoint.spec.vision.factor:
+        yield "other stages of the tower: give --tower-stage"
+    if not wishes.vision_precisions:
+        first, last = wishes.base.vision_precisions[0], wishes.base.vision_precisions[-1]
+        yield f"a tower in {first} with more than one method: give --vision-precision {first},{last}"
+    if not wishes.budgets:
+        least = min(_budgets(wishes, tokens), default=tokens)
+        yield f"budgets below {least} of {tokens} tokens: give --budget"
+    if not wishes.decoder_precisions:
+        yield (
+            f"decoders other than {', '.join(wishes.base.decoder_precisions)}: give "
+            "--decoder-precision; what the most exact of these loses is not measured"
+        )
+    yield "decoder stages and merged tokens: export them, and tune the folder"

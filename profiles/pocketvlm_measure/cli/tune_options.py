@@ -1,0 +1,227 @@
+"""Knows the options of `pocketvlm tune` that say what a checkpoint is exported for, what is asked
+where there are no answers, and what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pocketvlm.artifact.stages import Stage
+from pocketvlm.cli.lists import NAMES, PATH
+from pocketvlm.cli.target import answering_caps
+from pocketvlm_measure.cli.target import case_defaults
+from pocketvlm_targets import DECODERS, Target
+
+if TYPE_CHECKING:
+    from pocketvlm_measure.tune.agreement import Pairs
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_WITHOUT = "none"  # a plan of the tower without stages
+
+
+class _Plan(click.ParamType):
+    """The stages of one plan, as texts: ``2:72``, ``1:96 3:48``, or ``none``."""
+
+    name = "stages"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Read them."""
+        if isinstance(value, tuple):
+            return value
+        parts = tuple(str(value).split())
+        if parts == (_WITHOUT,):
+            return ()
+        try:
+            return tuple(str(Stage.parse(part)) for part in parts or ("",))
+        except ValueError:
+            self.fail(f"{value!r} is not LAYER:KEEP[:BY], several, or {_WITHOUT}", param, ctx)
+
+
+_EXPORTING = [
+    click.option(
+        "--method",
+        type=NAMES,
+        default=(),
+        metavar="NAME[,NAME...]",
+        help="Of a checkpoint: pruning methods to try; a handful that suit its tower if not given.",
+    ),
+    click.option(
+        "--tower-stage",
+        type=_Plan(),
+        multiple=True,
+        metavar="LAYER:KEEP[:BY]|none",
+        help="Of a checkpoint: stages of the tower to try each method with, several of one plan in "
+        "quotes; repeatable. If not given: none, and one of the middle with the first method.",
+    ),
+    click.option(
+        "--portable",
+        is_flag=True,
+        help="Of a checkpoint: standard ONNX operators alone, for engines that lack ONNX "
+        "Runtime's.",
+    ),
+    click.option(
+        "--exports",
+        type=PATH,
+        metavar="DIR",
+        help="Of a checkpoint: the folder that keeps what is exported; named after it if not "
+        "given. A further run exports nothing again.",
+    ),
+]
+_ASKING = [
+    click.option(
+        "--pictures",
+        type=PATH,
+        metavar="FOLDER",
+        help="Without answers: every question of --questions about every picture here, and what is "
+        "counted is agreement with the unpruned model.",
+    ),
+    click.option(
+        "--questions",
+        type=PATH,
+        metavar="FILE.txt",
+        help="Without answers: a text file, one question a line.",
+    ),
+    click.option(
+        "--agreement",
+        type=click.Choice(["exact", "overlap"]),
+        default="exact",
+        show_default=True,
+        help="Without answers: the same answer counts, or the words in common.",
+    ),
+    click.option(
+        "--pairs",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Without answers: of more pairs of picture and question than this, 1000 if not given, "
+        "an even sample is asked.",
+    ),
+]
+_WRITING = [
+    click.option(
+        "--report",
+        type=PATH,
+        metavar="OUT.html",
+        help="Write one web page with the frontier and what was ruled out.",
+    ),
+    click.option(
+        "--write-target",
+        type=PATH,
+        metavar="FILE.toml",
+        help="Write the choice as a target, with the measured reason above every line.",
+    ),
+    click.option(
+        "--export",
+        type=PATH,
+        metavar="OUT",
+        help="Write the folder of the choice: what answers by default as chosen, and no more.",
+    ),
+]
+
+
+def _add(options: Sequence[Any]) -> Callable[[_Command], _Command]:
+    def add(command: _Command) -> _Command:
+        decorated: Any = command
+        for option in reversed(options):
+            decorated = option(decorated)
+        result: _Command = decorated
+        return result
+
+    return add
+
+
+exporting_options, asking_options, writing_options = map(_add, (_EXPORTING, _ASKING, _WRITING))
+
+
+def tuning_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
+    """A target's values for `pocketvlm tune`: its lists are what is tried, its limits are kept."""
+    values: dict[str, Any] = {
+        **case_defaults(target, ctx),
+        **answering_caps(target),
+        "method": target.pruner and (target.pruner,),
+        # A list: the option may be repeated, and this is one plan.
+        "tower_stage": [" ".join(target.tower_stage)] if target.tower_stage else None,
+        "portable": target.portable,
+        "max_memory": target.memory_limit,
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def wishes_of(
+    *,
+    method: tuple[str, ...],
+    tower_stage: tuple[tuple[str, ...], ...],
+    budget: Sequence[int],
+    decoder: tuple[str, ...],
+    decoder_precision: tuple[str, ...],
+    vision_precision: tuple[str, ...],
+    max_pixels: int | None,
+    max_tiles: int | None,
+    portable: bool,
+) -> dict[str, Any]:
+    """Return the options of the command line as what an exporter is asked for, see `Offer.of`."""
+    asked = {"onnx"} if not decoder else set(decoder)
+    if asked == {"all"}:
+        asked = set(DECODERS["both"])
+    options: dict[str, Any] = {}
+    for name, engines in DECODERS.items():
+        if asked == set(engines):
+            options["decoder"] = name
+    if not options:
+        raise click.UsageError(f"--decoder {','.join(decoder)}: choose from {', '.join(DECODERS)}")
+    if portable:
+        options["portable"] = True
+    # "all" is what an exporter tries by itself: a checkpoint holds no precisions to choose from.
+    parts = tuple(part for name in decoder_precision if name != "all" for part in name.split("+"))
+    return {
+        "methods": method,
+        "tower_stages": tower_stage,
+        "budgets": tuple(budget),
+        "vision_precisions": tuple(name for name in vision_precision if name != "all"),
+        "decoder_precisions": tuple(dict.fromkeys(parts)),
+        "max_pixels": max_pixels,
+        "max_tiles": max_tiles,
+        "options": options,
+    }
+
+
+def check_folder_options(given: Mapping[str, Any]) -> None:
+    """Refuse options of a checkpoint with the folder of an artifact; raises `click.UsageError`.
+
+    A target's values pass: what an artifact is exported for is settled.
+    """
+    ctx = click.get_current_context()
+    for name in given:
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{flag} is for a checkpoint, and this is a folder that holds an artifact"
+            )
+
+
+def asked_without_answers(
+    data: Path | None, pictures: Path | None, questions: Path | None, pairs: int | None
+) -> Pairs | None:
+    """Return what is asked where there are no answers; None where ``data`` has them.
+
+    Raises:
+        click.UsageError: both are given, or neither, or one half.
+        RequestError: see `read_pairs`.
+    """
+    if data is not None:
+        if pictures is not None or questions is not None:
+            raise click.UsageError(
+                "--data has answers, --pictures and --questions have none: give one of them"
+            )
+        return None
+    if pictures is None and questions is None:
+        raise click.UsageError("give --data FILE.jsonl, or --pictures FOLDER and --questions FILE")
+    if pictures is None or questions is None:
+        raise click.UsageError("--pictures FOLDER and --questions FILE go together")
+    from pocketvlm_measure.tune.agreement import read_pairs
+
+    return read_pairs(pictures, questions, pairs)

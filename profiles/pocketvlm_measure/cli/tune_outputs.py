@@ -1,0 +1,107 @@
+"""Knows what a finished tuning writes to files: the report, the target, the choice as a folder."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pocketvlm.artifact import Artifact
+from pocketvlm.errors import RequestError
+from pocketvlm_measure.cli.output import check_outputs, write_text
+from pocketvlm_measure.tune.reduced import check_output, write_reduced
+from pocketvlm_measure.tune.tuning import Tuning
+
+_TOML = ".toml"
+
+
+@dataclass(frozen=True)
+class About:
+    """What files say of a tuning beside its figures.
+
+    Attributes:
+        model: what was tuned, as it was named.
+        machine: a line about what was measured on.
+        notes: what else to know, a sentence each.
+        memory_limit: MB that a target may state, see `written.Chosen`.
+    """
+
+    model: str
+    machine: str
+    notes: Sequence[str] = ()
+    memory_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a tuning goes; None where something is not asked for.
+
+    Attributes:
+        report: a page, HTML.
+        target: a deployment target, TOML.
+        export: the folder of the choice.
+    """
+
+    report: Path | None = None
+    target: Path | None = None
+    export: Path | None = None
+
+    def check(self, inputs: Iterable[Path] = ()) -> None:
+        """Refuse, before anything is measured, what could not be written; raises `RequestError`."""
+        check_outputs([path for path in (self.report, self.target) if path is not None], inputs)
+        if self.target is not None and self.target.suffix != _TOML:
+            raise RequestError(
+                f"--write-target {self.target} is no name of a target",
+                expected=f"a file that ends in {_TOML}",
+                setting="write_target",
+            )
+        if self.export is not None:
+            check_output(self.export)
+
+    def write(self, tuning: Tuning, about: About) -> Iterator[str]:
+        """Write them; yields a line about each.
+
+        Raises:
+            RequestError: nothing was chosen, and a target or a folder is asked for.
+            PocketVLMError: see `write_reduced`; what was written before it stays.
+        """
+        if self.report is not None:
+            from pocketvlm_measure.tune.report import to_html
+
+            page = to_html(tuning, about.model, about.machine, about.notes)
+            write_text(self.report, page)
+            yield f"{self.report}: the frontier, and why what was ruled out"
+        if self.target is None and self.export is None:
+            return
+        chosen = tuning.chosen
+        if chosen is None:
+            raise RequestError(
+                "nothing that was tried satisfies the limits, so no target and no folder is "
+                "written",
+                advice="allow more, or give more questions",
+            )
+        artifact = Artifact.open(chosen.candidate.folder)
+        if self.target is not None:
+            write_text(self.target, _target(tuning, artifact, about))
+            yield f"{self.target}: give it as --target to `pocketvlm export` and to what answers"
+        if self.export is not None:
+            manifest = write_reduced(artifact, chosen.candidate.case, self.export)
+            size = sum(entry.bytes for entry in manifest.files.values())
+            yield f"{self.export}: {size / 1e6:.1f} MB, answers as chosen: {chosen.candidate.case}"
+
+
+def _target(tuning: Tuning, artifact: Artifact, about: About) -> str:
+    from pocketvlm_measure.tune.written import Chosen, written
+
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    return written(
+        Chosen(
+            tuning,
+            artifact.manifest,
+            about.model,
+            about.machine,
+            today,
+            about.memory_limit,
+        )
+    )

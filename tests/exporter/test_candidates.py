@@ -1,0 +1,148 @@
+"""What `pocketvlm tune` exports of a checkpoint: a grid that its tower allows, the decoder made
+once, every folder through the gate, and nothing half-written."""
+
+import json
+
+import pytest
+
+from pocketvlm.artifact import Artifact
+from pocketvlm.errors import RequestError
+from pocketvlm_export import ExportOptions, build, export, pipeline
+from pocketvlm_export.candidates import make, offer
+
+FEW = {
+    "methods": ("fastervlm", "divprune"),
+    "budgets": (9,),
+    "tower_stages": ((),),
+    "vision_precisions": ("fp32",),
+    "decoder_precisions": ("int8",),
+}
+
+
+DECODER = "onnx/decoder_model_merged_quantized.onnx_data"
+
+
+def names(offered):
+    return [variant["name"].rpartition("-")[0] for variant in offered["variants"]]
+
+
+def test_the_grid_is_what_the_tower_allows(tiny_checkpoint, make_tiny):
+    whole = offer(str(tiny_checkpoint))
+    # Four layers: a stage before the one at two fifths, which keeps half of 36 tokens.
+    assert names(whole) == ["none", "scope", "scope+tower-2-18-farthest", "divprune", "fastervlm"]
+    assert [variant["budgets"] for variant in whole["variants"]] == [[36], *[[18, 9, 4]] * 4]
+    assert whole["variants"][2]["made_by"] == [
+        ("--pruner", "scope"),
+        ("--tower-stage", "2:18:farthest"),
+    ]
+    towers = [variant["vision_precisions"] for variant in whole["variants"]]
+    assert towers == [["fp32", "int8"]] * 2 + [["int8"]] * 3
+    for variant in whole["variants"]:
+        assert variant["decoder_precisions"] == {"onnx": ["int8", "int4"]}
+    assert any("budgets below 4 of 36" in sentence for sentence in whole["left_out"])
+    # No [CLS] token, and a tower that reads pictures of any size, which can have no stages.
+    dynamic = offer(str(make_tiny("tiny-qwen2.5-vl")))
+    assert not [name for name in names(dynamic) if "fastervlm" in name or "tower" in name]
+    assert any(sentence.startswith("fastervlm: ") for sentence in dynamic["left_out"])
+    assert json.loads(json.dumps(dynamic))["variants"]
+
+
+def test_wishes_restrict_it(tiny_checkpoint):
+    offered = offer(
+        str(tiny_checkpoint),
+        methods=("score", "none"),
+        tower_stages=((), ("1:20:even", "3:10:even")),
+        budgets=(12, 8),
+        decoder_precisions=("int4", "fp32"),
+        options={"context": 128},
+    )
+    assert names(offered) == ["none", "score", "score+tower-1-20-even+tower-3-10-even"]
+    # No budget of more than the last stage keeps; the most exact precision first.
+    assert [variant["budgets"] for variant in offered["variants"]] == [[36], [12, 8], [8]]
+    assert offered["variants"][2]["decoder_precisions"] == {"onnx": ["fp32", "int4"]}
+    assert len(offered["left_out"]) == 2  # towers in two precisions, and what is never tried
+
+
+def test_bytes_are_those_of_a_dry_run(tiny_checkpoint, tmp_path):
+    variant = offer(str(tiny_checkpoint), **FEW)["variants"][1]
+    options = ExportOptions("fastervlm", budgets=(9,), decoder_precisions=("int8",))
+    plan = pipeline.prepare(str(tiny_checkpoint), tmp_path / "x", options).to_dict()
+    assert (variant["bytes"], variant["device_bytes"]) == (
+        plan["bytes"],
+        plan["device_memory_bytes"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"methods": ("fastest",)}, "pruner 'fastest' is unknown"),
+        ({"budgets": (99,)}, "budget 99"),
+        ({"tower_stages": (("9:4",),)}, "tower stage 9:4"),
+        ({"decoder_precisions": ("int3",)}, "'int3'"),
+        ({"methods": ("scope",), "options": {"portable": True, "format": "ort"}}, "--portable"),
+        ({"colour": "red"}, "no wish 'colour'"),
+    ],
+)
+def test_what_was_wished_for_and_cannot_be_is_refused(tiny_checkpoint, wishes, words):
+    with pytest.raises(RequestError, match=words):
+        offer(str(tiny_checkpoint), **wishes)
+
+
+def test_engines_without_onnx_runtimes_operators_get_no_four_bits(tiny_checkpoint):
+    offered = offer(str(tiny_checkpoint), methods=("scope",), options={"portable": True})
+    assert offered["variants"][0]["decoder_precisions"] == {"onnx": ["int8"]}
+
+
+def test_the_decoder_is_made_once_and_each_folder_passes_the_gate(
+    tiny_checkpoint, tmp_path, monkeypatch
+):
+    calls = []
+    for function in (build.build_decoder, build.build_embedding):
+        monkeypatch.setattr(
+            build,
+            function.__name__,
+            lambda *arguments, own=function: calls.append(own.__name__) or own(*arguments),
+        )
+    model, root = str(tiny_checkpoint), str(tmp_path / "kept")
+    offered = offer(model, **FEW)
+    folders = [make(model, each["name"], root, **FEW) for each in offered["variants"]]
+    assert calls == ["build_decoder", "build_embedding"]
+    decoders = [Artifact.open(folder, "full").path(DECODER) for folder in folders]
+    assert len({path.stat().st_ino for path in decoders}) == 1
+    # As an export by itself, graphs apart, which bear the id of their folder.
+    options = ExportOptions("divprune", budgets=(9,), decoder_precisions=("int8",))
+    alone = export(model, tmp_path / "alone", options).manifest
+    shared = Artifact.open(folders[2]).manifest
+    assert shared.passed
+    assert shared.artifact_id == alone.artifact_id
+    assert shared.files.keys() == alone.files.keys()
+    assert shared.files[DECODER] == alone.files[DECODER]
+    before = {path: path.stat().st_mtime_ns for path in decoders}
+    assert make(model, offered["variants"][1]["name"], root, **FEW) == folders[1]
+    assert {path: path.stat().st_mtime_ns for path in decoders} == before
+
+
+def test_an_interrupt_leaves_nothing_half_written(tiny_checkpoint, tmp_path, monkeypatch):
+    model, root = str(tiny_checkpoint), tmp_path / "kept"
+    name = offer(model, **FEW)["variants"][1]["name"]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "check", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make(model, name, str(root), **FEW)
+    (folder,) = root.iterdir()
+    assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == ["shared"]
+    assert not list(root.rglob("*.partial"))
+    # What was whole is used.
+    monkeypatch.setattr(build, "build_decoder", interrupted)
+    assert Artifact.open(make(model, name, str(root), **FEW), "full").manifest.passed
+
+
+def test_another_checkpoint_lies_elsewhere(make_tiny):
+    one, other = (offer(str(make_tiny(seed=seed)), **FEW)["variants"][0] for seed in (0, 1))
+    assert one["name"] == other["name"]
+    assert one["folder"] != other["folder"]

@@ -1,0 +1,114 @@
+"""What `pocketvlm tune` is given and what it writes: refusals before any work, and the files of a
+whole run on a tiny artifact."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pocketvlm import VLM, Sampling
+from pocketvlm.artifact import Artifact
+from pocketvlm.cli import main
+from pocketvlm_measure.tune.exporting import GROUP, NAME
+from pocketvlm_targets import load_target
+from support.packages import write_package
+
+QUICK = ["--time", "60s", "--threads", "1", "--max-new-tokens", "3", "--max-loss", "100"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        return CliRunner().invoke(main, ["tune", *map(str, arguments)])
+
+    return call
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Pictures of noise and two questions about each."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    (tmp_path / "questions.txt").write_text("what is it?\nhow many?\n")
+    (tmp_path / "data.jsonl").write_text('{"question": "what?", "answers": ["red"]}\n')
+    return ["--pictures", folder, "--questions", tmp_path / "questions.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--data FILE.jsonl, or --pictures FOLDER"),
+        (["--data", "data.jsonl", "--pictures", "pictures"], "give one of them"),
+        (["--data", "data.jsonl", "--questions", "questions.txt"], "give one of them"),
+        (["--pictures", "pictures"], "go together"),
+        (["--questions", "questions.txt"], "go together"),
+        (["--data", "data.jsonl", "--method", "scope"], "--method is for a checkpoint"),
+        (["--data", "data.jsonl", "--exports", "x"], "--exports is for a checkpoint"),
+        (["--data", "data.jsonl", "--tower-stage", "2"], "LAYER:KEEP"),
+    ],
+)
+def test_wrong_usage_is_told_before_any_work(run, artifact_dir, asked, options, words):
+    result = run(artifact_dir, *options)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--report", "no/where.html"], "no such folder"),
+        (["--write-target", "device.txt"], "ends in .toml"),
+        (["--export", "pictures"], "not empty"),
+        (["--export", "questions.txt"], "is a file"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_any_work(
+    run, artifact_dir, asked, options, words
+):
+    result = run(artifact_dir, *asked, *options)
+    assert result.exit_code == 1, result.output
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_without_the_exporter_a_checkpoint_is_refused_in_a_line(run, asked, tmp_path, monkeypatch):
+    write_package(tmp_path / "site", "tiny-exporter", {GROUP: f"{NAME} = no_such_module"})
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    result = run("demo", *asked)
+    assert result.exit_code == 1, result.output
+    assert "pip install 'pocketvlm[export]'" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_agreement_is_measured_and_all_is_written(run, artifact_dir, asked, tmp_path):
+    outputs = ["--report", "r.html", "--write-target", "t.toml", "--export", "small"]
+    result = run(artifact_dir, *asked, *QUICK, "--budget", "12,6", *outputs, "--json")
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed["figure"] == "agreement with the unpruned model"
+    assert "accuracy" not in (tmp_path / "r.html").read_text().lower()
+    (other,) = printed["candidates"]
+    by_hand = []
+    for picture in sorted((tmp_path / "pictures").iterdir()):
+        for question in ("what is it?", "how many?"):
+            texts = [
+                VLM.load(artifact_dir, budget=budget)
+                .generate(question, [picture], sampling=Sampling(max_new_tokens=3))
+                .text.strip()
+                for budget in (12, 6)
+            ]
+            by_hand.append(texts[0].rstrip(".").lower() == texts[1].rstrip(".").lower())
+    if other["questions"] == 6:  # unless it was slower than the baseline, and not asked
+        assert other["accuracy"]["value"] == pytest.approx(np.mean(by_hand))
+        assert other["difference"]["value"] == pytest.approx(np.mean(by_hand) - 1)
+    chosen = printed["chosen"]["budget"]
+    assert load_target(tmp_path / "t.toml").budget == (chosen,)
+    assert Artifact.open(tmp_path / "small", "full").manifest.pruning.budgets == (chosen,)

@@ -9,7 +9,7 @@ import click
 from tqdm import tqdm
 
 from pocketvlm.artifact.stages import Stage
-from pocketvlm.cli.lists import BUDGETS, PATH, SIZE, STAGE, Comma
+from pocketvlm.cli.lists import BUDGETS, EDGES, PATH, SIZE, STAGE, Comma
 from pocketvlm.cli.target import given_by_target, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
@@ -136,6 +136,14 @@ def _precision_option(
     metavar="HxW",
     help="One size in pixels that every picture is resized to, where resolution is dynamic; for "
     "runtimes that want graphs of one shape.",
+)
+@click.option(
+    "--image-size",
+    type=EDGES,
+    metavar="N|HxW",
+    help="Pixels of every picture, or tile, where the tower has a table of learnt positions, which "
+    "is interpolated for them; N is NxN. Half the edge is a quarter of the tokens, and a default "
+    "budget of a quarter is of those that are left.",
 )
 @click.option(
     "--layout",
@@ -269,6 +277,7 @@ def export(
     max_pixels: int | None,
     max_tiles: int | None,
     fixed_size: tuple[int, int] | None,
+    image_size: tuple[int, int] | None,
     layout: str | None,
     decoder_scores: bool,
     decoder: str,
@@ -309,7 +318,8 @@ def export(
         decoder_stages=decoder_stage,
         total_budgets=total_budget,
         layout=layout,
-        caps=Caps(max_pixels, max_tiles, fixed_size, given_by_target(*CAPS)),
+        caps=Caps(max_pixels, max_tiles, fixed_size, given_by_target(*CAPS, "image_size")),
+        image_size=image_size,
         decoder_scores=decoder_scores,
         decoder=decoder,
         vision_precisions=vision_precision,

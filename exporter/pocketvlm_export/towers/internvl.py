@@ -1,6 +1,7 @@
 """InternViT, InternVL's vision tower (``internvl_vision``): [CLS], learnt positions, a learnt scale
 on every residual branch, and in the largest a norm on queries and keys."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from transformers import InternVLVisionModel, PreTrainedModel
 
 from pocketvlm_export.towers.base import Block, Tower
+from pocketvlm_export.towers.positions import is_own_size, stretched
 
 
 class InternVLVision(Tower):
@@ -21,11 +23,16 @@ class InternVLVision(Tower):
     has_cls: ClassVar[bool] = True
     model: ClassVar[type[PreTrainedModel]] = InternVLVisionModel
     layers_prefix: ClassVar[str] = "encoder.layer."
+    stretching: ClassVar[Mapping[str, Any] | None] = {}
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
         embeddings: nn.Module = tower.embeddings
-        return embeddings
+        if size is None or tower.embeddings.position_embeddings is None:
+            return embeddings
+        if is_own_size(embeddings, size):
+            return embeddings
+        return stretched(embeddings, tower.embeddings.patch_embeddings, size, embeddings.cls_token)
 
     def layers(self, tower: Any) -> nn.ModuleList:
         """See `Tower.layers`."""

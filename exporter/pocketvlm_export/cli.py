@@ -16,7 +16,13 @@ from pocketvlm.errors import RequestError
 from pocketvlm.layouts import MEDIA, Medium
 from pocketvlm_export.caps import CAPS, MOST_COMPARED, Caps
 from pocketvlm_export.decoder_stages import DECODER_STAGES
-from pocketvlm_export.described import describe_caps, describe_cost, describe_plan, describe_report
+from pocketvlm_export.described import (
+    describe_caps,
+    describe_cost,
+    describe_plan,
+    describe_report,
+    describe_size,
+)
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.interrupts import heeded
 from pocketvlm_export.options import ExportOptions
@@ -120,14 +126,15 @@ def _precision_option(
     "--max-pixels",
     type=int,
     metavar="N",
-    help="Height times width of a picture at most, where resolution is dynamic; by default the "
-    "pixels of 512 visual tokens. A smaller number may be given when the artifact runs.",
+    help="Resize pictures to at most N pixels, height times width, where the checkpoint takes any "
+    "size; by default the pixels of 512 visual tokens. A smaller number may be given when the "
+    "artifact runs.",
 )
 @click.option(
     "--max-tiles",
     type=int,
     metavar="N",
-    help="Parts that a picture is cut into at most, where it is cut into tiles; 4 by default. A "
+    help="Cut pictures into at most N parts, where the checkpoint cuts them; 4 by default. A "
     "smaller number may be given when the artifact runs.",
 )
 @click.option(
@@ -363,7 +370,8 @@ def _print_cost(plan: Any) -> None:
     _print_warnings(plan)
     described = plan.to_dict()
     with tqdm.external_write_mode():
-        for line in [*describe_caps(described["caps"]), *described["notes"]]:
+        size = describe_size(described.get("image_size"))
+        for line in [*size, *describe_caps(described["caps"]), *described["notes"]]:
             echo(line.strip(), err=True)
         echo(describe_cost(described), err=True)
 

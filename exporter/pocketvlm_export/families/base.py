@@ -151,8 +151,8 @@ class Family:
         return True
 
     def resized(self, spec: VLMSpec, size: tuple[int, int], folder: Path) -> VLMSpec:
-        """Return ``spec`` for pictures, or tiles, of another ``size`` (height, width) in pixels, for
-        which the tower's learnt positions are interpolated.
+        """Return ``spec`` for pictures, or tiles, of another ``size`` (height, width) in pixels:
+        the tower's learnt positions are interpolated for it.
 
         It comes before `capped`. Families whose layouts depend on the size add what follows for
         them. Raises `RequestError` for a size that the checkpoint in ``folder`` cannot be read at.

@@ -140,8 +140,8 @@ class PaliGemma(Family):
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
     ) -> dict[str, Any]:
         """Return it with what SigLIP's class leaves off in silence, and CLIP's does."""
-        config = {"do_center_crop": False, **super().image_processor_config(stated, spec, layout)}
-        return config if spec.vision.made_for is None else {**config, _COUNT: spec.vision.tokens}
+        config = super().image_processor_config(stated, spec, layout)
+        return {"do_center_crop": False, **config}
 
     def reference_prompt(self, folder: Path, prompt: str, pictures: int = 1) -> str:
         """See `Family.reference_prompt`; transformers' processor itself writes it."""

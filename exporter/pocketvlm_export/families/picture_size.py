@@ -1,5 +1,5 @@
-"""Knows how a checkpoint whose pictures, or tiles, have one size is read at another: which sizes there
-are, and what follows from one in its dimensions and its image processor's settings."""
+"""Knows how a checkpoint whose pictures, or tiles, have one size is read at another: which sizes
+there are, and what follows from one in its dimensions and its image processor's settings."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +15,8 @@ from pocketvlm_export.towers import TOWERS
 # table of positions was trained for.
 _LEAST, _MOST = 1, 8
 _SHARES = (3, 2)  # of an edge, in quarters: sizes worth a try, the larger first
+
+_COUNT = "image_seq_length"  # tokens of a picture or tile, in several files
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -113,11 +115,12 @@ def check_resizing(settings: Settings, size: Size) -> None:
 
 def resized_settings(stated: Mapping[str, Any], spec: VLMSpec) -> dict[str, Any]:
     """Return those settings of an image processor that follow from `VisionSpec.made_for`: the size
-    that pictures are resized to in proportion, and what is cut out of them."""
+    that pictures are resized to in proportion, what is cut out of them, and the tokens of one."""
     made_for = spec.vision.made_for
     if made_for is None:
         return {}
-    (height, width), changed = spec.vision.tile_size, {}
+    height, width = spec.vision.tile_size
+    changed: dict[str, Any] = {_COUNT: spec.vision.tokens} if _COUNT in stated else {}
     size = stated.get("size")
     if isinstance(size, Mapping) and size.get("height") and size.get("width"):
         tall, wide = (
@@ -138,7 +141,7 @@ def resized_model(stated: Mapping[str, Any], spec: VLMSpec) -> dict[str, Any]:
         return dict(stated)
     edges = spec.config.vision_config.image_size
     tower = {**stated.get("vision_config", {}), "image_size": edges}
-    counted = {name: spec.vision.tokens for name in ("image_seq_length",) if name in stated}
+    counted = {_COUNT: spec.vision.tokens} if _COUNT in stated else {}
     return {**stated, **counted, "vision_config": tower}
 
 

@@ -13,7 +13,6 @@ import click
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.files import user_path
 
-
 _MOST_DIGITS = 9  # of an edge in pixels
 
 

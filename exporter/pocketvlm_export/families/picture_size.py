@@ -74,7 +74,26 @@ def at_size(spec: VLMSpec, size: Size, *, square: bool) -> VLMSpec:
         raise _not_one_size(spec, size)
     if size == vision.image_size:
         return spec
-    unit, own = token_edge(spec), vision.image_size
+    _check(spec, size, vision.image_size, square=square)
+    is_listed = size[0] != size[1] or isinstance(vision.config.image_size, (list, tuple))
+    edges = list(size) if is_listed else size[0]
+    unit, tower = token_edge(spec), with_changes(vision.config, image_size=edges)
+    return replace(
+        spec,
+        config=with_changes(spec.config, vision_config=tower),
+        vision=replace(
+            vision,
+            image_size=size,
+            tokens=(size[0] // unit) * (size[1] // unit),
+            made_for=vision.image_size,
+        ),
+    )
+
+
+def _check(spec: VLMSpec, size: Size, own: Size, *, square: bool) -> None:
+    """Refuse a size that is no whole number of tokens, too far from the checkpoint's ``own``, or
+    not ``square`` where that is wanted; raises `RequestError`."""
+    unit = token_edge(spec)
     if any(edge % unit for edge in size):
         nearest = "x".join(str(_whole(edge, unit)) for edge in size)
         raise _refusal(size, f"multiples of {unit} pixels, the edge of a token", f"give {nearest}")
@@ -90,16 +109,6 @@ def at_size(spec: VLMSpec, size: Size, *, square: bool) -> VLMSpec:
             "image processor read squares",
             f"give {min(size)}",
         )
-    stated = size[0] if size[0] == size[1] else list(size)
-    if isinstance(vision.config.image_size, (list, tuple)):
-        stated = list(size)
-    tower = with_changes(vision.config, image_size=stated)
-    tokens = (size[0] // unit) * (size[1] // unit)
-    return replace(
-        spec,
-        config=with_changes(spec.config, vision_config=tower),
-        vision=replace(vision, image_size=size, tokens=tokens, made_for=own),
-    )
 
 
 def check_resizing(settings: Settings, size: Size) -> None:

@@ -21,10 +21,12 @@ class Clip(Tower):
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
-        made: nn.Module = tower.embeddings
-        if size is not None and not is_own_size(made, size):
-            made = stretched(made, tower.embeddings.patch_embedding, size, made.class_embedding)
-        return nn.Sequential(made, tower.pre_layrnorm)  # spelt so in transformers
+        embeddings = tower.embeddings
+        if not is_own_size(embeddings, size):
+            assert size is not None
+            cls = embeddings.class_embedding
+            embeddings = stretched(embeddings, embeddings.patch_embedding, size, cls)
+        return nn.Sequential(embeddings, tower.pre_layrnorm)  # spelt so in transformers
 
     def layers(self, tower: Any) -> nn.ModuleList:
         """See `Tower.layers`."""

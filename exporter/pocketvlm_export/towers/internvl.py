@@ -27,12 +27,13 @@ class InternVLVision(Tower):
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
-        embeddings: nn.Module = tower.embeddings
-        if size is None or tower.embeddings.position_embeddings is None:
-            return embeddings
-        if is_own_size(embeddings, size):
-            return embeddings
-        return stretched(embeddings, tower.embeddings.patch_embeddings, size, embeddings.cls_token)
+        embeddings = tower.embeddings
+        if not is_own_size(embeddings, size) and embeddings.position_embeddings is not None:
+            assert size is not None
+            cls = embeddings.cls_token
+            return stretched(embeddings, embeddings.patch_embeddings, size, cls)
+        own: nn.Module = embeddings
+        return own
 
     def layers(self, tower: Any) -> nn.ModuleList:
         """See `Tower.layers`."""

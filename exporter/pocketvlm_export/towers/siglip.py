@@ -37,10 +37,12 @@ class Siglip(Clip):
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
-        embeddings: nn.Module = tower.embeddings
-        if size is None or is_own_size(embeddings, size):
-            return embeddings
-        return stretched(embeddings, tower.embeddings.patch_embedding, size)
+        embeddings = tower.embeddings
+        if not is_own_size(embeddings, size):
+            assert size is not None
+            return stretched(embeddings, embeddings.patch_embedding, size)
+        own: nn.Module = embeddings
+        return own
 
     def final(self, tower: Any) -> nn.Module:
         """The norm."""

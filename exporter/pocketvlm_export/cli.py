@@ -9,14 +9,20 @@ import click
 from tqdm import tqdm
 
 from pocketvlm.artifact.stages import Stage
-from pocketvlm.cli.lists import BUDGETS, PATH, SIZE, STAGE, Comma
+from pocketvlm.cli.lists import BUDGETS, EDGES, PATH, SIZE, STAGE, Comma
 from pocketvlm.cli.target import given_by_target, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 from pocketvlm.layouts import MEDIA, Medium
 from pocketvlm_export.caps import CAPS, MOST_COMPARED, Caps
 from pocketvlm_export.decoder_stages import DECODER_STAGES
-from pocketvlm_export.described import describe_caps, describe_cost, describe_plan, describe_report
+from pocketvlm_export.described import (
+    describe_caps,
+    describe_cost,
+    describe_plan,
+    describe_report,
+    describe_size,
+)
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.interrupts import heeded
 from pocketvlm_export.options import ExportOptions
@@ -120,14 +126,15 @@ def _precision_option(
     "--max-pixels",
     type=int,
     metavar="N",
-    help="Height times width of a picture at most, where resolution is dynamic; by default the "
-    "pixels of 512 visual tokens. A smaller number may be given when the artifact runs.",
+    help="Resize pictures to at most N pixels, height times width, where the checkpoint takes any "
+    "size; by default the pixels of 512 visual tokens. A smaller number may be given when the "
+    "artifact runs.",
 )
 @click.option(
     "--max-tiles",
     type=int,
     metavar="N",
-    help="Parts that a picture is cut into at most, where it is cut into tiles; 4 by default. A "
+    help="Cut pictures into at most N parts, where the checkpoint cuts them; 4 by default. A "
     "smaller number may be given when the artifact runs.",
 )
 @click.option(
@@ -136,6 +143,14 @@ def _precision_option(
     metavar="HxW",
     help="One size in pixels that every picture is resized to, where resolution is dynamic; for "
     "runtimes that want graphs of one shape.",
+)
+@click.option(
+    "--image-size",
+    type=EDGES,
+    metavar="N|HxW",
+    help="Pixels of every picture, or tile, where the tower has a table of learnt positions, which "
+    "is interpolated for them; N is NxN. Half the edge is a quarter of the tokens, and a default "
+    "budget of a quarter is of those that are left.",
 )
 @click.option(
     "--layout",
@@ -269,6 +284,7 @@ def export(
     max_pixels: int | None,
     max_tiles: int | None,
     fixed_size: tuple[int, int] | None,
+    image_size: tuple[int, int] | None,
     layout: str | None,
     decoder_scores: bool,
     decoder: str,
@@ -309,7 +325,8 @@ def export(
         decoder_stages=decoder_stage,
         total_budgets=total_budget,
         layout=layout,
-        caps=Caps(max_pixels, max_tiles, fixed_size, given_by_target(*CAPS)),
+        caps=Caps(max_pixels, max_tiles, fixed_size, given_by_target(*CAPS, "image_size")),
+        image_size=image_size,
         decoder_scores=decoder_scores,
         decoder=decoder,
         vision_precisions=vision_precision,
@@ -353,7 +370,8 @@ def _print_cost(plan: Any) -> None:
     _print_warnings(plan)
     described = plan.to_dict()
     with tqdm.external_write_mode():
-        for line in [*describe_caps(described["caps"]), *described["notes"]]:
+        size = describe_size(described.get("image_size"))
+        for line in [*size, *describe_caps(described["caps"]), *described["notes"]]:
             echo(line.strip(), err=True)
         echo(describe_cost(described), err=True)
 

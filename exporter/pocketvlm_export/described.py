@@ -16,6 +16,7 @@ def describe_plan(plan: dict[str, Any]) -> Iterator[str]:
     budgets = ", ".join(map(str, plan["budgets"]))
     merged = ", dropped ones merged" if plan["merge_dropped"] else ""
     yield f"{plan['pruner']}{merged}, visual tokens {budgets}{stages}; nothing written"
+    yield from describe_size(plan.get("image_size"))
     yield from describe_caps(plan["caps"])
     yield from _describe_totals(plan["totals"])
     yield from (f"  {note}" for note in plan["notes"])
@@ -35,6 +36,16 @@ def describe_caps(caps: dict[str, Any]) -> Iterator[str]:
         yield f"  pictures are cut into {tiles} parts at most; --max-tiles N for others"
     if size := caps.get("fixed_size"):
         yield f"  every picture is resized to {size[0]}x{size[1]} pixels (height x width)"
+
+
+def describe_size(size: dict[str, Any] | None) -> Iterator[str]:
+    """Return what another size than the checkpoint's own comes to; nothing where it is its own."""
+    if size is not None:
+        (height, width), (own_height, own_width) = size["asked"], size["made_for"]
+        yield (
+            f"  pictures or tiles of {height}x{width} pixels, where the checkpoint was made for "
+            f"{own_height}x{own_width}: {size['tokens']} tokens each before pruning"
+        )
 
 
 def _describe_totals(totals: dict[str, dict[str, int]]) -> Iterator[str]:

@@ -31,6 +31,8 @@ class ExportOptions:
             most tiles.
         layout: how pictures become tiles, one of the family's names for it; None for its default.
         caps: how large pictures may be.
+        image_size: (height, width) in pixels of every picture, or tile, where the tower has a table
+            of learnt positions, which is interpolated for it; None for the checkpoint's own.
         merge_dropped: average each token that the method drops into the kept one most like it.
         tower_stages: layers of the vision tower before which patches are dropped, ascending.
         decoder_stages: layers of the decoder before which visual tokens are dropped, ascending.
@@ -62,6 +64,7 @@ class ExportOptions:
     total_budgets: tuple[int, ...] = ()
     layout: str | None = None
     caps: Caps = field(default_factory=Caps)
+    image_size: tuple[int, int] | None = None
     merge_dropped: bool = False
     tower_stages: tuple[Stage, ...] = ()
     decoder_stages: tuple[Stage, ...] = ()
@@ -146,8 +149,23 @@ class ExportOptions:
         ):
             for value in values:
                 whole(value, setting)
+        self._settle_size()
         if self.keep_failed is not None:
             object.__setattr__(self, "keep_failed", user_path(self.keep_failed))
+
+    def _settle_size(self) -> None:
+        """Make ``image_size`` two numbers; one alone is both edges of a square."""
+        size = self.image_size
+        if size is None:
+            return
+        edges = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+        if len(edges) != 2 or min(whole(edge, "image_size") for edge in edges) < 1:
+            raise RequestError(
+                f"--image-size is {size}",
+                expected="a height and a width in pixels, or one number for both",
+                setting="image_size",
+            )
+        object.__setattr__(self, "image_size", edges)
 
     @property
     def engines(self) -> tuple[str, ...]:

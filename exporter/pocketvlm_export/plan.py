@@ -247,9 +247,20 @@ class ExportPlan:
             "device_memory_bytes": self.footprint().total,
             **({"media": self._media()} if self.beside else {}),
             "caps": self.spec.caps.given,
+            **({"image_size": self._size()} if self.spec.vision.made_for else {}),
             "generation": dataclasses.asdict(self.generation),
             "notes": generation_notes(self.generation),
             "warnings": list(self.warnings),
+        }
+
+    def _size(self) -> dict[str, Any]:
+        """The size of pictures that was asked for, and what it comes to."""
+        vision = self.spec.vision
+        made_for = vision.made_for or vision.tile_size
+        return {
+            "asked": list(vision.tile_size),
+            "made_for": list(made_for),
+            "tokens": vision.tokens,
         }
 
     def _media(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from pocketvlm.errors import RequestError
-from pocketvlm.layouts import Medium
 from pocketvlm_export.checkpoint import read_generation
 from pocketvlm_export.decoder_stages.settle import check_scores, settle_decoder_stages
 from pocketvlm_export.families import VLMSpec
@@ -44,7 +43,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     PLUGINS.check_own(options.pruner or "")  # asked for: a family's default is what it always was
     own, *others = options.media or (checkpoint.family.medium,)
     plan = _plan_of(reading(checkpoint, own), options)
-    beside = {medium: _beside(plan, medium) for medium in others}
+    beside = {medium: _beside(plan, reading(checkpoint, medium)) for medium in others}
     if not beside:
         return plan
     context = _context(plan.context, options, max(map(_longest, (plan, *beside.values()))))
@@ -53,14 +52,14 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     return plan
 
 
-def _beside(plan: ExportPlan, medium: Medium) -> ExportPlan:
+def _beside(plan: ExportPlan, checkpoint: Checkpoint) -> ExportPlan:
     """Plan the vision graphs of a further medium by the same method, and nothing else.
 
     A picture or frame that has fewer tokens than a budget keeps them all; where nothing is pruned
     the budget is all of its own.
     """
-    checkpoint, options = reading(plan.checkpoint, medium), plan.options
-    most = checkpoint.spec.vision.tokens
+    options, medium = plan.options, checkpoint.family.medium
+    most = _sized(checkpoint, options).vision.tokens
     within = tuple(dict.fromkeys(min(budget, most) for budget in plan.budgets))
     other = _plan_of(
         checkpoint,
@@ -85,7 +84,7 @@ def _longest(plan: ExportPlan) -> int:
 def _plan_of(checkpoint: Checkpoint, options: ExportOptions, graph: str = _VISION) -> ExportPlan:
     """Plan an export of one medium, whose vision graphs are called ``graph``."""
     family = checkpoint.family
-    spec = family.capped(checkpoint.spec, options.caps.known(family.caps))
+    spec = family.capped(_sized(checkpoint, options), options.caps.known(family.caps))
     pruner = make_pruner(
         options.pruner or family.default_pruner(spec),
         options.pruner_options,
@@ -160,6 +159,16 @@ def _plan_of(checkpoint: Checkpoint, options: ExportOptions, graph: str = _VISIO
         check_scores(spec, plan.context)
     _check_limit(plan)
     return plan
+
+
+def _sized(checkpoint: Checkpoint, options: ExportOptions) -> VLMSpec:
+    """The checkpoint's spec for pictures of the size that is asked for. One that a device suggests
+    is made to suit, or left out."""
+    spec, family, size = checkpoint.spec, checkpoint.family, options.image_size
+    folder = checkpoint.source.folder
+    if size is not None and "image_size" in options.caps.suggested:
+        size = family.suited_size(spec, size, folder)
+    return spec if size is None else family.resized(spec, size, folder)
 
 
 def _bytes(checkpoint: Checkpoint) -> tuple[int, int, int]:

@@ -63,6 +63,8 @@ class Target:
         max_pixels: height times width of a picture at most, where models take any size.
         max_tiles: parts that a picture is cut into at most, where models cut them.
         fixed_size: one size of all pictures, ``448x644``, height first, where models take any.
+        image_size: edge of pictures or tiles in pixels, or ``168x224``, height first, at most,
+            where models have one size of their own.
         decoder: a key of `DECODERS`.
         vision_precision, decoder_precision, embed_precision: names of the exporter's precisions,
             the default first.
@@ -84,6 +86,7 @@ class Target:
     max_pixels: int | None = None
     max_tiles: int | None = None
     fixed_size: str | None = None
+    image_size: int | str | None = None
     decoder: str | None = None
     vision_precision: tuple[str, ...] = ()
     decoder_precision: tuple[str, ...] = ()
@@ -120,6 +123,15 @@ def _size(value: Any) -> str:
     if size is None or int(size[1]) * int(size[2]) > _MOST_PIXELS:
         raise ValueError('height and width in pixels, as in "448x644"')
     return str(value)
+
+
+def _edges(value: Any) -> int | str:
+    """One number for both, or a text of two."""
+    try:
+        _size(value if isinstance(value, str) else f"{value}x{value}")
+    except ValueError:
+        raise ValueError('pixels of an edge, or height and width, as in "168x224"') from None
+    return int(value) if type(value) is int else str(value)
 
 
 def _flag(value: Any) -> bool:
@@ -176,6 +188,7 @@ KEYS: Mapping[str, Callable[[Any], Any]] = {
     "max_pixels": _count,
     "max_tiles": _count,
     "fixed_size": _size,
+    "image_size": _edges,
     "decoder": _one_of(*DECODERS),
     "vision_precision": _list_of(_name),
     "decoder_precision": _list_of(_name),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NotRequired, TypedDict
 
 FinishReason = Literal["stop", "length", "interrupted"]
@@ -82,6 +82,8 @@ class Answer:
         pictures_selected_anew: of the pictures, those of which this question keeps other tokens
             than the conversation's last one did, where the method reads the prompt: the prompt was
             read again from the first of them on.
+        caps: the limits that were in force on its pictures, ``max_pixels`` and ``max_tiles``, where
+            the artifact has them.
         finish_reason: ``"stop"`` at an end-of-sequence token, ``"length"`` at max_new_tokens,
             ``"interrupted"`` where the stream was asked to stop.
     """
@@ -98,6 +100,7 @@ class Answer:
     pictures_below_budget: int = 0
     pictures_reduced: int = 0
     pictures_selected_anew: int = 0
+    caps: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -280,6 +280,7 @@ class Answerer:
             pictures_below_budget=sum(picture.below_budget for picture in request.pictures),
             pictures_reduced=sum(picture.reduced for picture in request.pictures),
             pictures_selected_anew=anew,
+            caps={name: cap for each in request.pictures for name, cap in each.layout.caps.items()},
         )
 
     def question(self, message: Message) -> npt.NDArray[np.int64] | None:

@@ -189,7 +189,7 @@ def models(tmp_path_factory):
 def test_times_are_taken_once_and_kept(models, tmp_path):
     """Of artifacts as they are shipped, whose graphs are int8."""
     here, there = DEMO, models.dimensions
-    assert there == Dimensions(36, 3, 2)
+    assert there == Dimensions(36, 3, 2, 7)
     results = [
         Accuracy(grid.unpruned(), 144, estimate(0.9), None),
         Accuracy(Setting("uniform"), 36, estimate(0.8), Difference(estimate(-0.1), 1, 2, 0.5, 10)),

@@ -45,6 +45,12 @@ def _part(name: str) -> str:
 @click.option("--budgets", type=NUMBERS, default=grid.BUDGETS, help="Of the demo's 144 tokens.")
 @click.option("--only", type=NAMES, default=(), help="Methods; all by default.")
 @click.option("--stages/--no-stages", default=True, show_default=True, help="Inside the graphs.")
+@click.option(
+    "--sizes",
+    type=NUMBERS,
+    default=grid.SIZES,
+    help="Edges of smaller pictures, in pixels; with the default method, and unpruned.",
+)
 @click.option("--workers", default=1, show_default=True, help="Processes, but for times.")
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="clip-l-qwen2-0.5b")
 @click.option("--repeat", default=5, show_default=True, help="Turns that count.")
@@ -61,6 +67,7 @@ def main(
     budgets: tuple[int, ...],
     only: tuple[str, ...],
     stages: bool,
+    sizes: tuple[int, ...],
     workers: int,
     preset: str,
     repeat: int,
@@ -79,7 +86,7 @@ def main(
             f"{one.setting.stages}: {100 * one.accuracy:.1f} % of the training split's questions, "
             f"{one.work:.2f} of the work"
         )
-    wanted = _wanted(grid.methods(only), [one.setting for one in chosen], budgets, here)
+    wanted = _wanted(grid.methods(only), [one.setting for one in chosen], budgets, sizes, here)
     data = accuracy.questions(build, "test", questions)
     results = accuracy.measure(build, data, wanted, workers)
     refused = accuracy.export_all(build, wanted, workers)
@@ -143,10 +150,15 @@ def _choose(
 
 
 def _wanted(
-    methods: list[Setting], staged: list[Setting], budgets: tuple[int, ...], here: Dimensions
+    methods: list[Setting],
+    staged: list[Setting],
+    budgets: tuple[int, ...],
+    sizes: tuple[int, ...],
+    here: Dimensions,
 ) -> list[tuple[Setting, list[int]]]:
-    """All methods; all of them with the best tower stages; the default one with all stages; and
-    the unpruned one, with and without those of the decoder."""
+    """All methods; all of them with the best tower stages; the default one with all stages, and of
+    smaller pictures; and the unpruned one, with and without stages of the decoder, and of smaller
+    pictures."""
     towers = [one for one in staged if one.tower]
     decoders = [one for one in staged if one.decoder]
     settings = [*methods]
@@ -156,8 +168,12 @@ def _wanted(
     default = grid.default_method(accuracy.MODEL)
     if default in methods:
         settings += [*towers, *(replace(default, decoder=one.decoder) for one in decoders)]
-    wanted = [(one, one.allowed(budgets)) for one in dict.fromkeys(settings)]
-    whole = [(one, [here.tokens]) for one in (grid.unpruned(), *decoders)]
+        settings += [replace(default, image_size=size) for size in sizes]
+    wanted = [(one, one.allowed(budgets, here)) for one in dict.fromkeys(settings)]
+    smaller = [replace(grid.unpruned(), image_size=size) for size in sizes]
+    whole = [
+        (one, [here.tokens_at(one.image_size)]) for one in (grid.unpruned(), *smaller, *decoders)
+    ]
     return [*whole, *((one, allowed) for one, allowed in wanted if allowed)]
 
 
@@ -179,7 +195,8 @@ def _page_text(
             " With stages, in brackets, p of McNemar's exact test against the same method at the "
             "same share without them. Stages are LAYER:KEEP:BY of the demo's "
             f"{here.tower} layers in the tower, {here.decoder} in the decoder and {here.tokens} "
-            f"tokens, chosen on {training} questions of the training split."
+            f"tokens, chosen on {training} questions of the training split; pixels are edges of "
+            f"pictures read smaller than at its own {here.size}."
         )
     if about:
         lines[0] += (

@@ -36,8 +36,8 @@ class Accuracy:
     Attributes:
         setting, budget: what was asked.
         exact: exact match with its interval, 0 to 1.
-        change: from the same method at the same budget without stages, paired; None for that
-            itself.
+        change: from the same method at the same budget without stages and at the checkpoint's own
+            size of pictures, paired; None for that itself.
     """
 
     setting: Setting

@@ -1,5 +1,5 @@
-"""Knows which settings are compared: all methods, all ways to drop rows in the tower, and the
-layers and keeps that are tried for stages."""
+"""Knows which settings are compared: all methods, all ways to drop rows in the tower, the layers
+and keeps that are tried for stages, and smaller pictures."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ TOWER_PLANS = ("1:72", "2:72", "3:72", "1:96 3:48")
 # And visual tokens in its decoder's 4: once, all (a fixed exit), in steps (PyramidDrop).
 DECODER_PLANS = ("1:36", "2:36", "2:14", "1:72 2:36 3:18", "2:0", "3:0")
 MOST_WORK = 0.8  # of the tower's rows that a plan may leave: one that saves less is not worth it
+SIZES = (80, 72, 64, 48)  # edges in pixels, of the demo's 96
 CHOSEN = 1  # tower plans that every method is measured with
 
 

@@ -59,7 +59,7 @@ class Models:
     def dimensions(self) -> Dimensions:
         """What stages and budgets are scaled to."""
         tower, decoder = Dimensions.of(str(self.tower)), Dimensions.of(str(self.decoder))
-        return Dimensions(tower.tokens, tower.tower, decoder.decoder)
+        return replace(tower, decoder=decoder.decoder)
 
     def export_tower(self, setting: Setting, budget: int) -> Path:
         """The artifact of a setting's vision graph at one budget; one without a method keeps all

@@ -16,9 +16,22 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.layouts import Medium
 from pocketvlm_export.caps import DEFAULT_TILES, MOST_COMPARED, Caps
-from pocketvlm_export.checkpoint import Settings, chat_template, load_tokenizer, read_json
+from pocketvlm_export.checkpoint import (
+    Settings,
+    chat_template,
+    image_processor,
+    load_tokenizer,
+    read_json,
+)
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import assign, fill, understood, with_changes
+from pocketvlm_export.families.picture_size import (
+    at_size,
+    check_resizing,
+    resized_model,
+    resized_settings,
+    suited,
+)
 from pocketvlm_export.families.spec import LayoutSpec, ReferenceFeatures, VLMSpec
 from pocketvlm_export.families.text_models import load_embedding, load_text_model
 from pocketvlm_export.towers import TOWERS
@@ -47,6 +60,8 @@ class Family:
             hears of any other.
         projector: transformers' class, made of the whole configuration.
         caps: the names of those fields of `Caps` that it takes.
+        count_key: what processor_config.json calls the number of tokens of a picture or tile; empty
+            where it has none that is counted so.
         place_key: what the tokenizer and processor_config.json call the token that the processor
             writes in the place of a picture or clip.
         place: that token where neither names one.
@@ -68,6 +83,7 @@ class Family:
     ]
     projector: ClassVar[type[nn.Module]]
     caps: ClassVar[frozenset[str]] = frozenset()
+    count_key: ClassVar[str] = ""
     place_key: ClassVar[str] = "image_token"
     place: ClassVar[str] = "<image>"
 
@@ -127,7 +143,33 @@ class Family:
     def tokens_counted(self, spec: VLMSpec, stated: Settings) -> int | None:
         """Return how many tokens transformers' processor writes for one tile, as
         processor_config.json has it; None where it is the image processor that counts."""
-        return None
+        return stated.integer(self.count_key, spec.vision.tokens) if self.count_key else None
+
+    def square(self, settings: Settings) -> bool:
+        """Whether pictures, or tiles, are squares whatever their size, by the image processor's
+        ``settings``; true of most families."""
+        return True
+
+    def resized(self, spec: VLMSpec, size: tuple[int, int], folder: Path) -> VLMSpec:
+        """Return ``spec`` for pictures, or tiles, of another ``size`` (height, width) in pixels:
+        the tower's learnt positions are interpolated for it.
+
+        It comes before `capped`. Families whose layouts depend on the size add what follows for
+        them. Raises `RequestError` for a size that the checkpoint in ``folder`` cannot be read at.
+        """
+        settings = Settings(image_processor(folder, self.medium), "the image processor")
+        resized = at_size(spec, size, square=self.square(settings))
+        if resized.vision.made_for is not None:
+            check_resizing(settings, size)
+        return resized
+
+    def suited_size(
+        self, spec: VLMSpec, size: tuple[int, int], folder: Path
+    ) -> tuple[int, int] | None:
+        """Return what of a ``size`` that a device suggests `resized` can be given, no more than the
+        checkpoint's own; None where that is left."""
+        settings = Settings(image_processor(folder, self.medium), "the image processor")
+        return suited(spec, size, square=self.square(settings))
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Return ``spec`` for pictures no larger than ``caps`` allow; raises `RequestError` for a
@@ -233,7 +275,7 @@ class Family:
 
     def model_config(self, stated: Mapping[str, Any], spec: VLMSpec) -> dict[str, Any]:
         """Return config.json as the artifact has it, of the checkpoint's."""
-        return dict(stated)
+        return resized_model(stated, spec)
 
     def processor_config(
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec, budget: int
@@ -243,7 +285,10 @@ class Family:
 
         Most processors have no words for a number of tokens that is not the model's own.
         """
-        return {"processor_class": self.processor, **stated}
+        config = {"processor_class": self.processor, **stated}
+        if spec.vision.made_for is not None and self.count_key:
+            config[self.count_key] = spec.vision.tokens
+        return config
 
     def image_processor_config(
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec
@@ -252,7 +297,7 @@ class Family:
 
         transformers.js takes the kind of processor from this file, Hugging Face from the other.
         """
-        return {**stated, "processor_class": self.processor}
+        return {**stated, **resized_settings(stated, spec), "processor_class": self.processor}
 
     # transformers' side of the parity gate.
 
@@ -276,7 +321,7 @@ class Family:
     ) -> ReferenceFeatures:
         """Run transformers' tower and connector on one tile, (1, 3, height, width)."""
         before = int(spec.vision.has_cls)
-        features = tower(pixel_values).last_hidden_state[:, before:]
+        features = tower(pixel_values, **spec.vision.called_with).last_hidden_state[:, before:]
         return ReferenceFeatures(features[0], connector(features)[0])
 
     def reference_inputs(

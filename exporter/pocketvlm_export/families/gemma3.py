@@ -32,6 +32,7 @@ from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint import Settings, image_processor, load_tokenizer
 from pocketvlm_export.checkpoint.processor import load_image_processor
 from pocketvlm_export.checkpoint.weights import Weights
+from pocketvlm_export.families.assembly import with_changes
 from pocketvlm_export.families.base import MOST_EDGE, Family
 from pocketvlm_export.families.spec import LayoutSpec, VisionSpec, VLMSpec
 from pocketvlm_export.families.text_models import decoder_spec
@@ -50,6 +51,7 @@ class Gemma3(Family):
     projector: ClassVar[type[nn.Module]] = upstream.model_class(
         "gemma3", "Gemma3MultiModalProjector"
     )
+    count_key: ClassVar[str] = "image_seq_length"
     place: ClassVar[str] = "<image_soft_token>"
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
@@ -94,9 +96,21 @@ class Gemma3(Family):
         text = PictureText(str(begin), f"\n\n{begin}{slot}{end}\n\n")
         return replace(spec, layouts={"single": layout}, picture_text=text)
 
-    def tokens_counted(self, spec: VLMSpec, stated: Settings) -> int | None:
-        """See `Family.tokens_counted`."""
-        return stated.integer("image_seq_length", spec.vision.tokens)
+    def resized(self, spec: VLMSpec, size: tuple[int, int], folder: Path) -> VLMSpec:
+        """See `Family.resized`: a token stays the mean of as many patches, so there are fewer or
+        more of them."""
+        resized = super().resized(spec, size, folder)
+        if resized.vision.made_for is None:
+            return spec
+        config = with_changes(resized.config, mm_tokens_per_image=resized.vision.tokens)
+        return replace(resized, config=config)
+
+    def model_config(self, stated: Mapping[str, Any], spec: VLMSpec) -> dict[str, Any]:
+        """See `Family.model_config`."""
+        config = super().model_config(stated, spec)
+        if spec.vision.made_for is None:
+            return config
+        return {**config, "mm_tokens_per_image": spec.vision.tokens}
 
     def load_projector(self, weights: Weights, spec: VLMSpec) -> nn.Module:
         """The projector behind its pooling: it reads the mean of each square already."""

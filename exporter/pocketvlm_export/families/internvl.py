@@ -57,6 +57,7 @@ class InternVL(Family):
         (re.compile(r"^(language_model\.)?lm_head\."), "decoder.lm_head."),
     ]
     caps: ClassVar[frozenset[str]] = frozenset({"max_tiles"})
+    count_key: ClassVar[str] = "image_seq_length"
     place_key: ClassVar[str] = "context_image_token"
     place: ClassVar[str] = "<IMG_CONTEXT>"
 
@@ -80,10 +81,6 @@ class InternVL(Family):
             )
         options = {**tiles, "before": around[0], "after": around[1]}
         return _with_layout(spec, options, partial(_marked, before, after))
-
-    def tokens_counted(self, spec: VLMSpec, stated: Settings) -> int | None:
-        """See `Family.tokens_counted`."""
-        return stated.integer("image_seq_length", spec.vision.tokens)
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Cut pictures into fewer parts; the whole picture's tile is not counted."""
@@ -124,7 +121,8 @@ class InternVL(Family):
         self, tower: Any, connector: Any, spec: VLMSpec, pixel_values: torch.Tensor
     ) -> ReferenceFeatures:
         """Features as `InternVLModel.get_image_features` takes them."""
-        output = tower(pixel_values, output_hidden_states=True)
+        called = {**spec.vision.called_with, "output_hidden_states": True}
+        output = tower(pixel_values, **called)
         listed = spec.config.vision_feature_layer
         state = output.last_hidden_state if listed == -1 else output.hidden_states[listed]
         features = state[:, 1:]

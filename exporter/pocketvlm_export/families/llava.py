@@ -50,6 +50,10 @@ class Llava(Family):
             )
         return replace(spec, vision=replace(spec.vision, image_size=size, tokens=rows * columns))
 
+    def square(self, settings: Settings) -> bool:
+        """See `Family.square`: so are those that it cuts out of each picture."""
+        return settings.boolean("do_center_crop", False)
+
     def tokens_counted(self, spec: VLMSpec, stated: Settings) -> int | None:
         """Patches, what comes beside them, and [CLS] taken off where the strategy is "default"."""
         if stated.stated("patch_size") is None:
@@ -89,7 +93,8 @@ class Llava(Family):
         start, hidden state i is the output of layer i - 1.
         """
         before = int(spec.vision.has_cls)
-        states = tower(pixel_values, output_hidden_states=True).hidden_states
+        called = {**spec.vision.called_with, "output_hidden_states": True}
+        states = tower(pixel_values, **called).hidden_states
         listed = spec.config.vision_feature_layer
         layers = [listed] if isinstance(listed, int) else list(listed)
         features = torch.cat([states[index][:, before:] for index in layers], dim=-1)

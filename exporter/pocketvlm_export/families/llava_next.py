@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from pocketvlm.errors import CheckpointError
+from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm_export import upstream
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.checkpoint import Settings, image_processor, read_json
@@ -83,6 +83,27 @@ class LlavaNext(Llava):
             "well, transformers cuts by one and puts together by the other)",
         )
 
+    def square(self, settings: Settings) -> bool:
+        """See `Family.square`."""
+        return True
+
+    def resized(self, spec: VLMSpec, size: tuple[int, int], folder: Path) -> VLMSpec:
+        """See `Family.resized`: the sizes that pictures are cut into have as many tiles as
+        before."""
+        resized = super().resized(spec, size, folder)
+        if resized.vision.made_for is None:
+            return spec
+        edge, listed = resized.vision.made_for[0], spec.config.image_grid_pinpoints
+        if odd := [side for pinpoint in listed for side in pinpoint if side % edge]:
+            raise RequestError(
+                f"--image-size {size[0]}: {_PINPOINTS} has a side of {odd[0]} pixels, which is no "
+                f"whole number of tiles of {edge}",
+                advice="leave it out",
+                setting="image_size",
+            )
+        scaled = [[side // edge * size[0] for side in pinpoint] for pinpoint in listed]
+        return self.with_pinpoints(resized, scaled)
+
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Leave out the grids of more tiles; the whole picture's tile is not counted."""
         spec = super().capped(spec, caps)
@@ -110,7 +131,7 @@ class LlavaNext(Llava):
 
     def model_config(self, stated: Mapping[str, Any], spec: VLMSpec) -> dict[str, Any]:
         """Return it with the grids that are left."""
-        return {**stated, **_pinpoints(spec)}
+        return {**super().model_config(stated, spec), **_pinpoints(spec)}
 
     def image_processor_config(
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec

@@ -108,7 +108,8 @@ class LlavaOnevision(LlavaNext):
             "patch_size": int(spec.vision.config.patch_size),
             "num_additional_image_tokens": budget - spec.vision.tokens,
         }
-        return {**defaults, **stated, **(of_llava if layout.stock_clients else {})}
+        counted = {"num_image_tokens": spec.vision.tokens} if spec.vision.made_for else {}
+        return {**defaults, **stated, **counted, **(of_llava if layout.stock_clients else {})}
 
     def image_processor_config(
         self, stated: Mapping[str, Any], spec: VLMSpec, layout: LayoutSpec

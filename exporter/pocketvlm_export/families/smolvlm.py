@@ -60,6 +60,7 @@ class SmolVLM(Family):
     projector: ClassVar[type[nn.Module]] = upstream.model_class("smolvlm", "SmolVLMConnector")
     rules: ClassVar[Sequence[tuple[re.Pattern[str], str]]] = _RULES
     caps: ClassVar[frozenset[str]] = frozenset({"max_tiles"})
+    count_key: ClassVar[str] = "image_seq_len"
 
     def parse(self, config: PretrainedConfig) -> VLMSpec:
         """See `Family.parse`."""
@@ -87,16 +88,21 @@ class SmolVLM(Family):
         }
         return _with_grids(spec, stated, partial(_marked_tiles, around, whole))
 
-    def tokens_counted(self, spec: VLMSpec, stated: Settings) -> int | None:
-        """See `Family.tokens_counted`."""
-        return stated.integer("image_seq_len", spec.vision.tokens)
-
     def marks(self, tokenizer: transformers.PreTrainedTokenizerFast) -> tuple[str, str]:
         """The tokens around a tile and before the whole picture, as the processor calls them."""
         return (
             str(getattr(tokenizer, "fake_image_token", None) or _AROUND),
             str(getattr(tokenizer, "global_image_token", None) or _WHOLE),
         )
+
+    def resized(self, spec: VLMSpec, size: tuple[int, int], folder: Path) -> VLMSpec:
+        """See `Family.resized`: pictures are cut into as many parts as before."""
+        resized = super().resized(spec, size, folder)
+        if resized.vision.made_for is None:
+            return spec
+        (layout,) = spec.layouts.values()
+        longest = layout.stated["longest_edge"] * size[0] // resized.vision.made_for[0]
+        return _with_grids(resized, {**layout.stated, "longest_edge": longest}, layout.text)
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
         """Make pictures so small that they are cut into no more parts; the whole picture's tile is
@@ -118,7 +124,9 @@ class SmolVLM(Family):
     ) -> dict[str, Any]:
         """Return it with the size that the layout makes pictures of."""
         config = super().image_processor_config(stated, spec, layout)
-        if spec.caps.max_tiles is None:
+        if spec.vision.made_for is not None:
+            config["max_image_size"] = {"longest_edge": spec.vision.tile_size[0]}
+        if spec.caps.max_tiles is None and spec.vision.made_for is None:
             return config
         return {**config, "size": {"longest_edge": layout.stated["longest_edge"]}}
 

@@ -45,6 +45,8 @@ class VisionSpec:
             has one (`towers.base.Tower.final`); else the deepest layer's output as it is.
         factor: edge of a token in pixels where resolution is dynamic, 0 where it is not.
         extras: names of further features of each token, see `towers.base.Extra`.
+        made_for: (height, width) of the checkpoint's own pictures, where ``image_size`` is another
+            on request; ``config`` is still the tower's own.
         cls_ranks: what [CLS] attends to, where there is one, ranks patches well as far as is known.
     """
 
@@ -58,7 +60,14 @@ class VisionSpec:
     normed: bool = True
     factor: int = 0
     extras: tuple[str, ...] = ()
+    made_for: tuple[int, int] | None = None
     cls_ranks: bool = True
+
+    @property
+    def called_with(self) -> Mapping[str, Any]:
+        """What transformers' tower is called with beside pictures of ``image_size``."""
+        stretching = TOWERS[self.config.model_type].stretching
+        return stretching if self.made_for and stretching else {}
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tokens of so many pixels, which with dynamic resolution may be

@@ -99,6 +99,7 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
         version=pocketvlm.__version__,
         pruning="".join(
             (
+                _resized(plan),
                 _pruning(plan, budget),
                 _tower_stages(plan),
                 _guided(plan),
@@ -187,6 +188,19 @@ def _answers(plan: ExportPlan) -> str:
         f"{warning[0].upper()}{warning[1:]}." for warning in generation_warnings(plan.generation)
     ]
     return "\n\n" + " ".join(sentences) if sentences else ""
+
+
+def _resized(plan: ExportPlan) -> str:
+    """That pictures have another size than those that the checkpoint was made for."""
+    vision = plan.spec.vision
+    if vision.made_for is None:
+        return ""
+    (height, width), (own_height, own_width) = vision.tile_size, vision.made_for
+    return (
+        f"Pictures, or their tiles, are read at {height}x{width} pixels, where the checkpoint was "
+        f"made for {own_height}x{own_width}: its learnt positions are interpolated, as "
+        "transformers does. "
+    )
 
 
 def _pruning(plan: ExportPlan, budget: int) -> str:

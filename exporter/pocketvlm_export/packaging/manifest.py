@@ -172,6 +172,7 @@ def _vision(plan: ExportPlan, present: Mapping[str, FileEntry]) -> Vision:
         stages=plan.tower_stages,
         selectors=plan.selectors,
         selector_table=plan.selector_table,
+        made_for=spec.vision.made_for,
     )
 
 

@@ -81,6 +81,9 @@ class Tower:
         order: in which the layers have the patches, behind [CLS].
         interpolates: it reads pictures of another size than its configuration states, and stretches
             its table of positions for that.
+        stretching: what transformers' class is called with to read pictures of another size than
+            its configuration states, for which its table of learnt positions is interpolated; None
+            where it has no such table, or reads pictures of any size anyway.
         undivided: why none of its rows may be dropped between two layers, to follow "its layers";
             empty where they may, which is where patches know their places from the first layer on
             and every layer attends to all of them.
@@ -94,6 +97,7 @@ class Tower:
     leaves_out: ClassVar[Mapping[str, Any]] = {}
     order: ClassVar[Order] = "raster"
     interpolates: ClassVar[bool] = False
+    stretching: ClassVar[Mapping[str, Any] | None] = None
     undivided: ClassVar[str] = ""
 
     def dimensions(self, config: Any) -> Dimensions:

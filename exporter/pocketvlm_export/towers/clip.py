@@ -1,11 +1,13 @@
 """CLIP's vision tower (``clip_vision_model``): a norm before the first layer, no scales."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import nn
 from transformers import CLIPVisionModel, PreTrainedModel
 
 from pocketvlm_export.towers.base import Block, Tower
+from pocketvlm_export.towers.positions import is_own_size, stretched
 
 
 class Clip(Tower):
@@ -15,10 +17,16 @@ class Clip(Tower):
     has_cls: ClassVar[bool] = True
     model: ClassVar[type[PreTrainedModel]] = CLIPVisionModel
     unread: ClassVar[tuple[str, ...]] = ("embeddings.position_ids",)
+    stretching: ClassVar[Mapping[str, Any] | None] = {"interpolate_pos_encoding": True}
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
-        return nn.Sequential(tower.embeddings, tower.pre_layrnorm)  # spelt so in transformers
+        embeddings = tower.embeddings
+        if not is_own_size(embeddings, size):
+            assert size is not None
+            cls = embeddings.class_embedding
+            embeddings = stretched(embeddings, embeddings.patch_embedding, size, cls)
+        return nn.Sequential(embeddings, tower.pre_layrnorm)  # spelt so in transformers
 
     def layers(self, tower: Any) -> nn.ModuleList:
         """See `Tower.layers`."""

@@ -5,14 +5,14 @@ Published towers have a table for pictures of 518 x 518 pixels and read 224 x 22
 makes of the table for pictures of the export's size is a constant.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 from transformers import Dinov2Model, PreTrainedModel
 
-from pocketvlm_export import upstream
 from pocketvlm_export.towers.base import Block, Tower
+from pocketvlm_export.towers.positions import stretched
 
 
 class DINOv2(Tower):
@@ -24,11 +24,13 @@ class DINOv2(Tower):
     model: ClassVar[type[PreTrainedModel]] = Dinov2Model
     layers_prefix: ClassVar[str] = "encoder.layer."
     interpolates: ClassVar[bool] = True
+    stretching: ClassVar[Mapping[str, Any] | None] = {}
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
         assert size is not None
-        return Positioned(tower.embeddings, size)
+        embeddings = tower.embeddings
+        return stretched(embeddings, embeddings.patch_embeddings, size, embeddings.cls_token)
 
     def layers(self, tower: Any) -> nn.ModuleList:
         """See `Tower.layers`."""
@@ -52,22 +54,3 @@ class DINOv2(Tower):
             head_dim=attention.head_dim,
             scaling=attention.scaling,
         )
-
-
-class Positioned(nn.Module):
-    """Patches, [CLS] and their positions in pictures of one size: (B, 3, H, W) -> (B, 1 + patches,
-    C)."""
-
-    def __init__(self, embeddings: Any, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.patches = embeddings.patch_embeddings
-        self.cls_token = embeddings.cls_token
-        self.positions = nn.Parameter(  # (1, 1 + patches, C)
-            upstream.stretched_positions(embeddings, size), requires_grad=False
-        )
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        patches = self.patches(pixel_values)
-        cls = self.cls_token.expand(len(patches), -1, -1)
-        return torch.cat([cls, patches], dim=1) + self.positions

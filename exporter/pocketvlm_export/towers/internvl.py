@@ -1,6 +1,7 @@
 """InternViT, InternVL's vision tower (``internvl_vision``): [CLS], learnt positions, a learnt scale
 on every residual branch, and in the largest a norm on queries and keys."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from transformers import InternVLVisionModel, PreTrainedModel
 
 from pocketvlm_export.towers.base import Block, Tower
+from pocketvlm_export.towers.positions import is_own_size, stretched
 
 
 class InternVLVision(Tower):
@@ -21,11 +23,17 @@ class InternVLVision(Tower):
     has_cls: ClassVar[bool] = True
     model: ClassVar[type[PreTrainedModel]] = InternVLVisionModel
     layers_prefix: ClassVar[str] = "encoder.layer."
+    stretching: ClassVar[Mapping[str, Any] | None] = {}
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
-        embeddings: nn.Module = tower.embeddings
-        return embeddings
+        embeddings = tower.embeddings
+        if not is_own_size(embeddings, size) and embeddings.position_embeddings is not None:
+            assert size is not None
+            cls = embeddings.cls_token
+            return stretched(embeddings, embeddings.patch_embeddings, size, cls)
+        own: nn.Module = embeddings
+        return own
 
     def layers(self, tower: Any) -> nn.ModuleList:
         """See `Tower.layers`."""

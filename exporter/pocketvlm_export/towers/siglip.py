@@ -2,8 +2,8 @@
 (``idefics3_vision``, ``smolvlm_vision``): no [CLS], a norm behind the layers.
 
 In the latter two, position embeddings are looked up by where in the picture a patch begins, so that
-pictures of any shape could be read. Here every tile fills the tower's whole square, and the table
-that transformers looks up for such a tile is a constant.
+pictures of any shape could be read. Here every tile has one size, and what transformers looks up
+for it is a constant.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from pocketvlm_export.towers.clip import Clip
+from pocketvlm_export.towers.positions import Positioned, is_own_size, stretched
 
 
 class Siglip(Clip):
@@ -36,8 +37,12 @@ class Siglip(Clip):
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
-        embeddings: nn.Module = tower.embeddings
-        return embeddings
+        embeddings = tower.embeddings
+        if not is_own_size(embeddings, size):
+            assert size is not None
+            return stretched(embeddings, embeddings.patch_embedding, size)
+        own: nn.Module = embeddings
+        return own
 
     def final(self, tower: Any) -> nn.Module:
         """The norm."""
@@ -52,10 +57,13 @@ class Idefics3Vision(Siglip):
     model: ClassVar[type[PreTrainedModel]] = Idefics3VisionTransformer
     unread: ClassVar[tuple[str, ...]] = ()
     leaves_out: ClassVar[Mapping[str, Any]] = {}
+    stretching: ClassVar[Mapping[str, Any] | None] = {}
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
-        return FullTile(tower.embeddings)
+        assert size is not None
+        embeddings = tower.embeddings
+        return Positioned(embeddings.patch_embedding, _looked_up(embeddings, size))
 
 
 class SmolVLMVision(Idefics3Vision):
@@ -65,32 +73,18 @@ class SmolVLMVision(Idefics3Vision):
     model: ClassVar[type[PreTrainedModel]] = SmolVLMVisionTransformer
 
 
-class FullTile(nn.Module):
-    """Patches and their positions of a picture that fills the tower's square: (B, 3, H, W) -> (B,
-    patches, C)."""
-
-    def __init__(self, embeddings: Any) -> None:
-        super().__init__()
-        self.patches = embeddings.patch_embedding
-        self.positions = nn.Parameter(
-            _positions(embeddings), requires_grad=False
-        )  # (1, patches, C)
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        return self.patches(pixel_values).flatten(2).transpose(1, 2) + self.positions
-
-
-def _positions(embeddings: Any) -> torch.Tensor:
-    """What transformers looks up for a full tile; its own arithmetic decides, rounding included."""
+def _looked_up(embeddings: Any, size: tuple[int, int]) -> torch.Tensor:
+    """What transformers looks up for a tile of ``size`` (height, width) that patches fill, (1, P,
+    C); its own arithmetic decides, rounding included."""
     looked_up: list[torch.Tensor] = []
     hook = embeddings.position_embedding.register_forward_hook(
         lambda _, __, output: looked_up.append(output)
     )
-    edge, side = embeddings.image_size, embeddings.num_patches_per_side
+    (height, width), edge = size, embeddings.patch_size
+    patches = torch.ones(1, height // edge, width // edge, dtype=torch.bool)
     try:
         with torch.no_grad():
-            embeddings(torch.zeros(1, 3, edge, edge), torch.ones(1, side, side, dtype=torch.bool))
+            embeddings(torch.zeros(1, 3, height, width), patches)
     finally:
         hook.remove()
     return looked_up[0].detach()

@@ -7,6 +7,7 @@ follow one another.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +30,7 @@ class Siglip2Vision(Clip):
     model: ClassVar[type[PreTrainedModel]] = Siglip2VisionModel
     unread: ClassVar[tuple[str, ...]] = ("head.",)
     order: ClassVar[Order] = "squares"
+    stretching: ClassVar[Mapping[str, Any] | None] = None
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""

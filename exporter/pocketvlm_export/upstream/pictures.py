@@ -1,5 +1,6 @@
 """Knows how transformers' models and processors arrange pictures, which only their methods say."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -121,15 +122,21 @@ def rope_positions(
 
 
 def stretched_positions(embeddings: Any, size: tuple[int, int]) -> torch.Tensor:
-    """Return the positions that DINOv2 adds to [CLS] and the patches of a picture of ``size``
-    (height, width) in pixels: (1, 1 + patches, C), its table itself where that fits.
+    """Return the positions that a tower with a table of them adds to [CLS], where it has one, and
+    to the patches of a picture of ``size`` (height, width) in pixels: (1, tokens, C) as the class
+    interpolates its table, the table itself where that fits.
 
     ``interpolate_pos_encoding`` is a method of a part of the model, which no documentation lists.
+    CLIP's, SigLIP's, InternViT's and DINOv2's are meant; the table is an embedding or a parameter.
     """
-    edge = embeddings.patch_embeddings.patch_size
-    patches = (size[0] // edge[0]) * (size[1] // edge[1])
-    stand_in = embeddings.cls_token.new_empty(1, 1 + patches, embeddings.cls_token.shape[-1])
+    parameter = getattr(embeddings, "position_embeddings", None)
+    table = embeddings.position_embedding.weight if parameter is None else parameter[0]
+    before = len(table) - math.isqrt(len(table)) ** 2  # [CLS], beside a square of patches
+    stated = embeddings.patch_size
+    edges = stated if isinstance(stated, (list, tuple)) else (stated, stated)
+    tokens = before + (size[0] // edges[0]) * (size[1] // edges[1])
     with torch.no_grad():
+        stand_in = table.new_empty(1, tokens, table.shape[-1])
         positions: torch.Tensor = embeddings.interpolate_pos_encoding(stand_in, *size)
     return positions.detach()
 

@@ -62,7 +62,11 @@ def _held_against(
     artifact: Artifact, checkpoint: Checkpoint, artifact_dir: Path, model: str
 ) -> dict[str, Any]:
     """The figures of one medium; raises as `verify_against`."""
-    spec = checkpoint.family.capped(checkpoint.spec, Caps.of(artifact.manifest.vision.caps))
+    family, vision = checkpoint.family, artifact.manifest.vision
+    spec = checkpoint.spec
+    if vision.made_for is not None and vision.image_size is not None:
+        spec = family.resized(spec, vision.image_size, checkpoint.source.folder)
+    spec = family.capped(spec, Caps.of(vision.caps))
     layout = layout_of(spec, artifact)
     checkpoint = dataclasses.replace(checkpoint, spec=spec.under(layout) if layout else spec)
     _check_same_shape(artifact, checkpoint)

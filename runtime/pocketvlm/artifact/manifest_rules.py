@@ -59,6 +59,11 @@ def contradictions(manifest: Manifest) -> list[str]:
             (tower := manifest.vision.tower) is not None
             and tower.windowed_layers > (tower.layers if tower.window else 0)
         ),
+        "it names the size that the checkpoint was made for as another, and is of that size or of "
+        "any": (
+            manifest.vision.made_for is not None
+            and manifest.vision.image_size in (None, manifest.vision.made_for)
+        ),
         "the stages of its tower are not in order, or lie in no layer of it": not in_order(
             stages := manifest.vision.stages
         )

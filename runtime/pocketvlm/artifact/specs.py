@@ -123,6 +123,9 @@ class Vision:
     that: the vision graph then gives all N, and is one for all budgets. Empty for other methods.
     ``selector_table`` is then the precision of the table in ``DecoderSpec.embed`` that a question
     is read by, whichever decoder answers.
+
+    ``made_for`` is the (height, width) that the checkpoint was made for, where ``image_size`` is
+    another that was asked for at export; None where it is the checkpoint's own.
     """
 
     image_size: tuple[int, int] | None
@@ -137,6 +140,7 @@ class Vision:
     stages: tuple[Stage, ...] = field(default=(), metadata=UNSAID)
     selectors: Mapping[int, str] = field(default_factory=dict, metadata=UNSAID)
     selector_table: str = field(default="", metadata=UNSAID)
+    made_for: tuple[int, int] | None = field(default=None, metadata=UNSAID)
 
     @property
     def graph_kind(self) -> str:

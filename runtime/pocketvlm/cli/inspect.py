@@ -242,6 +242,11 @@ def _pruning_text(manifest: Manifest, layout: Layout) -> Iterator[str]:
     method = f"{pruning.method} ({options})" if options else pruning.method
     method += ", dropped ones merged" if pruning.merge_dropped else ""
     yield f"pruning    {method}, {before} -> {budgets}"
+    if (made_for := manifest.vision.made_for) and (size := manifest.vision.image_size):
+        yield (
+            f"           pictures or tiles of {size[0]}x{size[1]} pixels, where the checkpoint was "
+            f"made for {made_for[0]}x{made_for[1]}"
+        )
     for budget, text in totals_text(manifest.vision.totals):
         yield f"           {budget} per tile come to {text}"
     if manifest.vision.selectors:

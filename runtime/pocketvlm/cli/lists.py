@@ -13,6 +13,8 @@ import click
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.files import user_path
 
+_MOST_DIGITS = 9  # of an edge in pixels
+
 
 class Comma(click.ParamType):
     """A comma-separated list as a tuple, each item converted by ``convert_item``."""
@@ -89,6 +91,11 @@ class _Text(click.ParamType):
         return str(value).removeprefix("\ufeff")
 
 
+def _is_edge(text: str) -> bool:
+    """Whether a text is a number of pixels; one of more digits is no picture's."""
+    return text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
 class _Size(click.ParamType):
     """Two numbers of pixels as in ``448x644``, in the order in which they are written."""
 
@@ -101,9 +108,20 @@ class _Size(click.ParamType):
         if isinstance(value, tuple):
             return value
         first, _, second = str(value).partition("x")
-        if not (first.isdecimal() and second.isdecimal()):
+        if not (_is_edge(first) and _is_edge(second)):
             self.fail(f"{value!r} is not two numbers of pixels, as in 448x644", param, ctx)
         return int(first), int(second)
+
+
+class _Edges(_Size):
+    """One or two numbers of pixels, as in ``224`` or ``168x224``; one is both edges of a square."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Read it."""
+        text = str(value)
+        return super().convert((int(text),) * 2 if _is_edge(text) else value, param, ctx)
 
 
 class _Stage(click.ParamType):
@@ -124,6 +142,7 @@ class _Stage(click.ParamType):
 PATH = _Path()
 TEXT = _Text()
 SIZE = _Size()
+EDGES = _Edges()
 STAGE = _Stage()
 NUMBERS = Comma("whole numbers", int)
 NAMES = Comma("names")

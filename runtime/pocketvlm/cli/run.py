@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pocketvlm import VLM, Chat, Sampling
     from pocketvlm.guided import Guided
 
+_CAPS = {"max_pixels": "at most {} pixels a picture, ", "max_tiles": "at most {} parts, "}
+
 
 @click.command(
     epilog="Example: pocketvlm run my-artifact --image photo.jpg --prompt 'What is in the picture?'"
@@ -85,6 +87,7 @@ def summary(answer: Answer) -> str:
         spent = answer.guide.timings_ms["total"]
         line = f"guide {spent:.0f} ms, confidence {answer.confidence:.2f}{alone}; {line}"
     line += f"{tokens['after']} of {tokens['before']} visual tokens, " if tokens["before"] else ""
+    line += "".join(_CAPS[name].format(cap) for name, cap in answer.caps.items())
     if whole := answer.pictures_below_budget:
         which = "1 picture has" if whole == 1 else f"{whole} pictures have"
         line += f"{which} fewer than the budget and kept all, "

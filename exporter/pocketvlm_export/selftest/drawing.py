@@ -1,4 +1,4 @@
-"""Knows the picture of a self-test: blocks of colours, in as few tiles as show how a layout cuts."""
+"""Knows the picture of a self-test: blocks of colours, in as few tiles as show how it is cut."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Knows how a self-test is made: a picture that no rounding decides, what the reference gives of it,
-and how far each published graph is from that."""
+"""Knows how a self-test is made: a picture that no rounding decides, what the reference gives of
+it, and how far each published graph is from that."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pocketvlm.selftest.expected import (
     ExpectedVision,
     Reader,
 )
-from pocketvlm.selftest.judging import judge_logits, judge_vision, kept_overlap
+from pocketvlm.selftest.judging import judge_logits, judge_vision
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.features import VisionFeatures

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pocketvlm.artifact import Artifact, Manifest, pick_graph
+from pocketvlm.decoders import is_installed
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts import Medium, budget_beside, media_read
 from pocketvlm.selftest.expected import Expected, Reader, read_expected
@@ -47,8 +48,8 @@ def reader_check(medium: Medium, reader: Reader) -> str:
 
 
 def every_check(artifact: Artifact) -> list[Checks]:
-    """All checks of an artifact, medium by medium; raises `ArtifactError` where a self-test is
-    missing or damaged."""
+    """All checks of an artifact whose engines are installed, medium by medium; raises
+    `ArtifactError` where a self-test is missing or damaged."""
     checks = []
     for medium, part in _parts(artifact).items():
         expected, manifest = read_expected(part), part.manifest
@@ -59,7 +60,7 @@ def every_check(artifact: Artifact) -> list[Checks]:
         ]
         readers = [
             Reader(engine, precision, vision)
-            for engine in manifest.decoder.engines
+            for engine in filter(is_installed, manifest.decoder.engines)
             for precision in manifest.decoder.by_engine.get(engine, {})
             for vision in manifest.vision.graphs[manifest.pruning.default_budget]
         ]

@@ -77,11 +77,14 @@ class SelfTestResult:
         provider: the execution providers that computed, the preferred one first.
         graphs: a row for each check.
         spent_ms: how long all of it took.
+        left_out: engines of the artifact that are not installed here, whose decoders were not
+            computed.
     """
 
     provider: str
     graphs: Sequence[GraphResult]
     spent_ms: float = 0.0
+    left_out: Sequence[str] = ()
 
     @property
     def passed(self) -> bool:
@@ -106,6 +109,7 @@ class SelfTestResult:
             "passed": self.passed,
             "provider": self.provider,
             "ms": self.spent_ms,
+            "left_out": list(self.left_out),
             "graphs": [
                 {
                     "graph": row.graph,

@@ -9,7 +9,7 @@ from contextlib import closing
 from itertools import groupby
 
 from pocketvlm.artifact import Artifact, Manifest
-from pocketvlm.decoders import open_decoder
+from pocketvlm.decoders import is_installed, open_decoder
 from pocketvlm.errors import EngineError
 from pocketvlm.layouts import Tiles
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
@@ -44,14 +44,18 @@ def run_self_test(
 
     Raises:
         ArtifactError: the artifact has no self-test, or one that is damaged.
-        EngineError: an engine is not installed.
     """
     started = time.perf_counter()
     rows: list[GraphResult] = []
     for each in every_check(artifact) if checks is None else checks:
         rows += _Run(each, settings).rows()
     provider = ", ".join(provider.name for provider in settings.providers)
-    return SelfTestResult(provider, rows, (time.perf_counter() - started) * 1e3)
+    left_out = (
+        []
+        if checks is not None
+        else [engine for engine in artifact.manifest.decoder.engines if not is_installed(engine)]
+    )
+    return SelfTestResult(provider, rows, (time.perf_counter() - started) * 1e3, left_out)
 
 
 class _Run:

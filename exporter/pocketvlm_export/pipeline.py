@@ -1,4 +1,4 @@
-"""The export as a whole: open, plan, build, seal, check, publish."""
+"""The export as a whole: open, plan, build, seal, check, test, publish."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pocketvlm.artifact import Artifact, Manifest
-from pocketvlm.artifact.specs import Parity
+from pocketvlm.artifact.specs import Parity, SelfTest
 from pocketvlm.decoders.llama_cpp import library
 from pocketvlm.errors import ArtifactError, EngineError
 from pocketvlm.files import real_path, user_path
@@ -21,6 +21,7 @@ from pocketvlm_export.memory import collecting_own_garbage
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.planning import make_plan
+from pocketvlm_export.selftest import write_self_test
 from pocketvlm_export.verification import (
     ParityError,
     check_parity,
@@ -86,7 +87,8 @@ def export(
         plan = build(plan, folder, step, kept)
         plan, artifact_id = seal(plan, folder, step)
         parities = check(plan, artifact_id, folder, step)
-        manifest = finish(plan, artifact_id, parities, folder)
+        self_tests = self_test(plan, artifact_id, folder, step)
+        manifest = finish(plan, artifact_id, parities, folder, self_tests)
         interrupts.check()
         packaging.publish(folder, target, before)
     return ExportReport(output, manifest)
@@ -180,8 +182,31 @@ def check(plan: ExportPlan, artifact_id: str, folder: Path, step: Step) -> dict[
     return parities
 
 
+def self_test(
+    plan: ExportPlan, artifact_id: str, folder: Path, step: Step
+) -> dict[Medium, SelfTest]:
+    """Write what the graphs of a folder that has passed the gate compute of a small picture, by
+    medium: what a device is held against. Returns what the manifest says of it."""
+    step("self-test")
+    manifest = packaging.make_manifest(plan, folder, artifact_id, {})
+    plans = {plan.spec.family.medium: plan, **plan.beside}
+    with interrupts.repeated():
+        return {
+            medium: write_self_test(
+                Artifact(folder, manifest).reading(medium),
+                medium,
+                lambda file: file not in plan.extra,
+            )
+            for medium in plans
+        }
+
+
 def finish(
-    plan: ExportPlan, artifact_id: str, parities: Mapping[Medium, Parity], folder: Path
+    plan: ExportPlan,
+    artifact_id: str,
+    parities: Mapping[Medium, Parity],
+    folder: Path,
+    self_tests: Mapping[Medium, SelfTest] | None = None,
 ) -> Manifest:
     """Remove what was built for the gate only, and write what describes the rest: the operators
     needed, USING.md and, last, the manifest, which is returned."""
@@ -190,7 +215,7 @@ def finish(
         (folder / file).with_suffix(".onnx_data").unlink(missing_ok=True)
     if plan.options.format == "ort":
         ort_format.write_operators(folder)
-    manifest = packaging.make_manifest(plan, folder, artifact_id, parities)
+    manifest = packaging.make_manifest(plan, folder, artifact_id, parities, self_tests)
     packaging.write_using(Artifact(folder, manifest))
     return packaging.write_manifest(manifest, folder)
 

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pocketvlm.artifact import Artifact, Manifest, pick_graph, pick_precision
 from pocketvlm.errors import RequestError
 from pocketvlm.limits import plain, settle_numbers, whole
-from pocketvlm.ort.settings import EngineSettings, check_threads, physical_cores
+from pocketvlm.ort.settings import (
+    EngineSettings,
+    check_threads,
+    physical_cores,
+    providers_typed,
+)
+from pocketvlm.selftest import ensure_trusted
 
 ALL = "all"
 _ONNX = "onnx"
@@ -27,6 +33,8 @@ class Case:
         context: the longest sequence in tokens; None is the artifact's own.
         max_pixels: pictures are resized to at most so many pixels, see `Artifact.capped`.
         max_tiles: likewise for the parts that pictures are cut into.
+        providers: what ONNX Runtime computes with, as they are typed, the preferred one first; none
+            is the CPU.
     """
 
     budget: int
@@ -37,9 +45,11 @@ class Case:
     context: int | None = None
     max_pixels: int | None = None
     max_tiles: int | None = None
+    providers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         settle_numbers(self)
+        object.__setattr__(self, "providers", tuple(self.providers))  # a list where JSON was read
 
     @property
     def n_threads(self) -> int:
@@ -49,7 +59,19 @@ class Case:
     @property
     def settings(self) -> EngineSettings:
         """How its engines are opened."""
-        return EngineSettings(threads=self.threads)
+        return EngineSettings(threads=self.threads, providers=providers_typed(self.providers))
+
+    def ensure_trusted(self, artifact: Artifact) -> None:
+        """Run the self-test where another provider than the CPU's computes, see
+        `pocketvlm.selftest.ensure_trusted`; ``artifact`` as it was opened."""
+        ensure_trusted(
+            artifact,
+            self.settings,
+            budget=self.budget,
+            vision_precision=self.vision_precision,
+            decoder=self.decoder,
+            decoder_precision=self.decoder_precision,
+        )
 
     def of(self, artifact: Artifact) -> Artifact:
         """The artifact with the case's longest sequence and its caps on pictures."""
@@ -65,6 +87,7 @@ class Case:
         return (
             f"{self.budget} tokens, {self.decoder} {self.decoder_precision}, vision "
             f"{self.vision_precision}, {self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
+            + "".join(f", {provider}" for provider in self.providers)
         )
 
 
@@ -88,6 +111,7 @@ def sweep(
     context: int | None = None,
     max_pixels: int | None = None,
     max_tiles: int | None = None,
+    providers: Sequence[str] = (),
 ) -> list[Case]:
     """Every combination of what is requested, the most visual tokens first.
 
@@ -102,10 +126,12 @@ def sweep(
         context: the longest sequence, for which llama.cpp sets memory aside.
         max_pixels: see `Case`.
         max_tiles: see `Case`.
+        providers: see `Case`.
 
     Raises:
         RequestError: something that the artifact does not have; its ``setting`` names the option.
     """
+    EngineSettings(providers=providers_typed(providers))  # refuses what is not installed
     threads = list(map(plain, threads))
     for number in threads:
         check_threads(number)
@@ -124,7 +150,17 @@ def sweep(
     ]
     visions = _vision_precisions(manifest, requested, vision_precisions)
     return [
-        Case(budget, engine, precision, vision, number, context, max_pixels, max_tiles)
+        Case(
+            budget,
+            engine,
+            precision,
+            vision,
+            number,
+            context,
+            max_pixels,
+            max_tiles,
+            tuple(providers),
+        )
         for number in dict.fromkeys(threads)
         for engine, precision in decoder_pairs
         for vision in visions

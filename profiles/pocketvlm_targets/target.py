@@ -17,6 +17,9 @@ DECODERS: Mapping[str, tuple[str, ...]] = {
 # Files that a graph can be: ONNX for every build of ONNX Runtime, its own format for reduced ones.
 FORMATS = ("onnx", "ort")
 _PRECISION = re.compile(r"[a-z0-9_]{1,20}")
+_PROVIDER = re.compile(
+    r"[A-Za-z][A-Za-z0-9]{0,60}(:[^\s=,]{1,80}=[^,]{0,400}(,[^\s=,]{1,80}=[^,]{0,400})*)?"
+)
 _MOST = 10_000_000
 _METHOD = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
 _LONGEST_METHOD = 40
@@ -74,6 +77,8 @@ class Target:
         format: of the graphs, one of `FORMATS`.
         threads: for each engine while answering.
         context: longest sequence in tokens.
+        provider: what ONNX Runtime computes with while answering, the preferred one first,
+            ``NAME[:KEY=VALUE,...]`` each.
         memory_limit: MB (10^6 bytes) that a process may hold while answering.
         reasons: {key: the comment above it}.
     """
@@ -97,6 +102,7 @@ class Target:
     format: str | None = None
     threads: int | None = None
     context: int | None = None
+    provider: tuple[str, ...] = ()
     memory_limit: int | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
 
@@ -167,6 +173,12 @@ def _stage(value: Any) -> str:
     return value
 
 
+def _provider(value: Any) -> str:
+    if not isinstance(value, str) or not _PROVIDER.fullmatch(value):
+        raise ValueError('an execution provider, as in "openvino" or "cuda:device_id=1"')
+    return value
+
+
 def _list_of(check: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     def check_all(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list) or not value:
@@ -199,6 +211,7 @@ KEYS: Mapping[str, Callable[[Any], Any]] = {
     "format": _one_of(*FORMATS),
     "threads": _count,
     "context": _count,
+    "provider": _list_of(_provider),
     "memory_limit": _count,
 }
 

@@ -11,7 +11,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -106,6 +106,33 @@ def ort_errors() -> tuple[type[Exception], ...]:
 
     named = (getattr(state, name, None) for name in _ORT_STATUS)
     return (*(error for error in named if error is not None), RuntimeError, ValueError)
+
+
+def ort_devices(providers: Collection[str]) -> list[list[Any]]:
+    """What ONNX Runtime knows of the devices of these execution providers: vendor, numbers, and
+    what a provider says of each, such as its driver.
+
+    Experimental: ``get_ep_devices``, since 1.23; not every provider lists its devices there, and
+    older releases none. Tried with onnxruntime 1.31.1.
+    """
+    import onnxruntime as ort
+
+    try:
+        listed = getattr(ort, "get_ep_devices", list)()
+        return sorted(
+            [
+                each.ep_name,
+                each.device.vendor,
+                each.device.vendor_id,
+                each.device.device_id,
+                sorted(each.ep_metadata.items()),
+                sorted(each.device.metadata.items()),
+            ]
+            for each in listed
+            if each.ep_name in providers
+        )
+    except (*ort_errors(), AttributeError, TypeError):
+        return []
 
 
 def decoder_settings(decoder: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pocketvlm.limits import Limits
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
 from pocketvlm.ort.settings import CPU_PROVIDER, DEFAULT_SETTINGS, EngineSettings
+from pocketvlm.selftest import ensure_trusted
 from pocketvlm.text.messages import Message
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Stream
@@ -127,7 +128,9 @@ class VLM:
                 as ``max_pixels``.
             settings: threads, execution providers and prepacking of each engine.
                 ``EngineSettings(prepack=False)`` is for a question or two: float32 graphs then open
-                at once, as mapped files, and each answer takes up to half as long again.
+                at once, as mapped files, and each answer takes up to half as long again. Where
+                another provider than the CPU's own computes, the artifact's self-test is run
+                before, once for each device, see `pocketvlm.selftest.ensure_trusted`.
             limits: what is refused or forgotten for its size; None is the defaults of `Limits`.
             feature_cache: a folder for the features of pictures, so that none is encoded twice, in
                 another process or on another day either; `generate` uses it too. None keeps them in
@@ -138,13 +141,21 @@ class VLM:
         Raises:
             ArtifactError: the folder is not a sound artifact.
             RequestError: it lacks what is asked for.
-            EngineError: an engine is missing, or cannot open a graph.
+            EngineError: an engine is missing, cannot open a graph, or fails the self-test.
         """
         started = time.perf_counter()
-        artifact = Artifact.open(path, check).shortened(context)
-        artifact = artifact.capped(max_pixels=max_pixels, max_tiles=max_tiles)
+        whole = Artifact.open(path, check)
+        artifact = whole.shortened(context).capped(max_pixels=max_pixels, max_tiles=max_tiles)
         open_layouts(artifact)  # what these refuse is refused before graphs are opened
         checkpoint_sampling(artifact.manifest.generation)
+        ensure_trusted(
+            whole,
+            settings,
+            budget=budget,
+            vision_precision=vision_precision,
+            decoder=decoder,
+            decoder_precision=decoder_precision,
+        )
         encoder = VisionEncoder.open(
             artifact, budget=budget, precision=vision_precision, settings=settings
         )

@@ -18,6 +18,7 @@ from pocketvlm.artifact.specs import (
     MediumSpec,
     Parity,
     Pruning,
+    SelfTest,
     Source,
     Tower,
     Vision,
@@ -66,10 +67,16 @@ def seal(plan: ExportPlan, folder: Path) -> str:
 
 
 def make_manifest(
-    plan: ExportPlan, folder: Path, artifact_id: str, parities: Mapping[Medium, Parity]
+    plan: ExportPlan,
+    folder: Path,
+    artifact_id: str,
+    parities: Mapping[Medium, Parity],
+    self_tests: Mapping[Medium, SelfTest] | None = None,
 ) -> Manifest:
     """Return the manifest of the files that lie in ``folder`` now, validated as a device would; it
-    is not written, see `write_manifest`. A medium without a parity is unchecked."""
+    is not written, see `write_manifest`. A medium without a parity is unchecked, and one without a
+    self-test has none."""
+    tests = self_tests or {}
     present = files_table(folder)
     spec, source = plan.spec, plan.checkpoint.source
     manifest = Manifest(
@@ -116,11 +123,13 @@ def make_manifest(
                 _pruning(other),
                 _vision(other, present),
                 parities.get(medium, UNCHECKED),
+                tests.get(medium),
             )
             for medium, other in plan.beside.items()
         },
         generation=plan.generation,
         parity=parities.get(spec.family.medium, UNCHECKED),
+        self_test=tests.get(spec.family.medium),
         files=present,
         created_by=_created_by(plan),
         requires=_requires(plan),

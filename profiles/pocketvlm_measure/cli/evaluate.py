@@ -129,6 +129,7 @@ def evaluate(
     vision_precision: tuple[str, ...],
     max_pixels: int | None,
     max_tiles: int | None,
+    providers: tuple[str, ...],
     threads: int | None,
     baseline: str | None,
     guide: Path | None,
@@ -186,6 +187,7 @@ def evaluate(
         threads=(threads,),
         max_pixels=artifact.max_pixels,
         max_tiles=artifact.max_tiles,
+        providers=providers,
     )
     asked = subjects(directory, artifact, cases, workers, guide_of(guide, confidence))
     other = against(baseline, asked, workers)

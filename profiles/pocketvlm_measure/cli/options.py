@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from pocketvlm.cli.lists import BUDGETS_OR_ALL, NAMES
-from pocketvlm.cli.options import cap_options
+from pocketvlm.cli.options import cap_options, provider_option
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -46,9 +46,9 @@ _CASES = [
 
 def case_options(command: _Command) -> _Command:
     """Add the options that list cases of an artifact, see `pocketvlm_measure.cases.sweep`, and the
-    caps on pictures that all of them have."""
+    caps on pictures and the providers that all of them have."""
     decorated: Any = command
-    for option in reversed([*_CASES, cap_options]):
+    for option in reversed([*_CASES, cap_options, provider_option]):
         decorated = option(decorated)
     result: _Command = decorated
     return result

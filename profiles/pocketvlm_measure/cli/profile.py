@@ -129,6 +129,7 @@ def profile(
     vision_precision: tuple[str, ...],
     max_pixels: int | None,
     max_tiles: int | None,
+    providers: tuple[str, ...],
     threads: tuple[int | None, ...],
     context: int | None,
     memory_limit: int | None,
@@ -166,7 +167,8 @@ def profile(
     from pocketvlm_measure.profiler.measure import profile as measure
     from pocketvlm_measure.profiler.questions import Question, made_up_prompt
 
-    artifact = Artifact.open(directory).shortened(context)
+    whole = Artifact.open(directory)
+    artifact = whole.shortened(context)
     if artifact.manifest.decoder.reads_scores:
         raise without_guide()
     artifact = capped(artifact, max_pixels=max_pixels, max_tiles=max_tiles)
@@ -180,7 +182,10 @@ def profile(
         context=context,
         max_pixels=artifact.max_pixels,
         max_tiles=artifact.max_tiles,
+        providers=providers,
     )
+    for case in cases:  # before anything is timed
+        case.ensure_trusted(whole)
     pictures, clips = (tuple(str(path) for path in paths) for paths in (images, videos))
     counts: Counts = {"image": len(images), "video": len(videos)} if images or videos else 1
     asked = prompt or made_up_prompt(artifact, counts)

@@ -19,6 +19,7 @@ def case_defaults(target: Target, _ctx: click.Context) -> dict[str, Any]:
         "vision_precision": target.vision_precision,
         "decoder_precision": (*target.decoder_precision, *target.gguf_type),
         "threads": target.threads,
+        "providers": list(target.provider),
         **answering_caps(target),
     }
     return {name: value for name, value in values.items() if value}

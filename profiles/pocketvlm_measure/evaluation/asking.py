@@ -57,13 +57,16 @@ class Asker:
 
     def __init__(self, subject: Subject) -> None:
         first = subject.cases[0]
-        artifact = first.of(Artifact.open(subject.folder))
+        whole = Artifact.open(subject.folder)
+        artifact = first.of(whole)
         if artifact.manifest.content_id != subject.content_id:
             raise RequestError(
                 f"{subject.folder} has changed since the run began",
                 expected=f"the artifact {subject.artifact_id}",
                 advice="begin again",
             )
+        for case in subject.cases:
+            case.ensure_trusted(whole)
         budgets = [case.budget for case in subject.cases]
         self._layouts = open_layouts(artifact)
         vlms = _opened(artifact, first, budgets)
@@ -168,6 +171,7 @@ def _guided(
     )
     if not any(vlm.artifact.manifest.decoder.reads_scores for vlm in vlms.values()):
         budgets = [artifact.manifest.pruning.default_budget]
+    own.ensure_trusted(artifact)
     guides = _opened(own.of(artifact), own, budgets)
     return {
         budget: Guided(vlm, guides.get(budget, guides[max(guides)]), confidence=guide.confidence)

@@ -68,6 +68,7 @@ class Subject:
         """What identifies an answer among all others."""
         guide = self.guide
         by = "" if guide is None else f"+{guide.content_id}@{guide.confidence}"
+        by += "".join(f"+{provider}" for provider in case.providers)
         return (
             f"{self.content_id}{by}",
             line,

@@ -85,7 +85,9 @@ def _case(profile: Profile, result: Result) -> dict[str, Any]:
     cache = _CACHE_TYPES.get(first.value_bytes)
     clips = clips_of(profile)
     return {
-        "backends": f"{package} {profile.machine.versions.get(package, '')}".strip(),
+        "backends": " ".join(
+            filter(None, (package, profile.machine.versions.get(package), *case.providers))
+        ),
         "model_filename": profile.folder,
         "model_type": f"{manifest.source.model} {case.decoder} {case.decoder_precision}",
         "artifact_id": manifest.artifact_id,

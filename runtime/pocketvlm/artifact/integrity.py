@@ -4,10 +4,7 @@ between loads."""
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import mmap
-import os
 import re
 import stat
 import time
@@ -15,19 +12,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-import platformdirs
-
 from pocketvlm.artifact.specs import FileEntry
 from pocketvlm.errors import ArtifactError, RequestError
-from pocketvlm.files import private_folder, replace_private
+from pocketvlm.files.remembered import read_remembered, write_remembered
 
 Check = Literal["auto", "full", "sizes"]
 
-_log = logging.getLogger(__name__)
 # One plain name after another: nothing hidden, no "..", no drive, no backslash, nothing that a
 # shell or Windows minds.
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-]*")
-_REMEMBERED = 4096  # entries kept in the cache file, newest last
+_TABLE = "verified.json"
+_REMEMBERED = 4096  # entries kept in it, newest last
 _CHUNK = 1 << 20
 # Nanoseconds: the clock that stamps files advances in steps of up to 10 ms. Within one step a file
 # can change and look as before.
@@ -101,11 +96,6 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def cache_file() -> Path:
-    """Where checksums are remembered: in the user's cache folder, never inside an artifact."""
-    return platformdirs.user_cache_path("pocketvlm", appauthor=False) / "verified.json"
-
-
 def checksums(paths: Iterable[Path]) -> dict[Path, str]:
     """SHA-256 (hex) of the content of files, by path; read where it is not remembered from an
     earlier load, see `check_files`. Raises OSError."""
@@ -157,7 +147,7 @@ class _Remembered:
     since."""
 
     def __init__(self) -> None:
-        self._rows = _read_memory()
+        self._rows = read_remembered(_TABLE)
         self._fresh: dict[str, list[int | str]] = {}
 
     def sha256(self, path: Path, *, reuse: bool = True) -> str:
@@ -174,7 +164,7 @@ class _Remembered:
     def write_down(self) -> None:
         """Write down what was read."""
         if self._fresh:
-            _write_memory({**self._rows, **self._fresh})
+            write_remembered(_TABLE, {**self._rows, **self._fresh}, _REMEMBERED)
 
 
 def _state(path: Path) -> list[int | str]:
@@ -186,33 +176,3 @@ def _state(path: Path) -> list[int | str]:
         time.sleep(_STEP / 1e9)
         info = path.stat()
     return [info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
-
-
-def _read_memory() -> dict[str, list[int | str]]:
-    """The rows that earlier loads wrote, by path; an unreadable, foreign or damaged cache has none,
-    and files are read again."""
-    try:
-        path = cache_file()
-        info = path.stat()
-        # Who else may write it could have any file pass.
-        if not stat.S_ISREG(info.st_mode) or (os.name == "posix" and not _is_private(info)):
-            raise PermissionError(f"{path} is not private")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RuntimeError) as error:
-        _log.debug("no remembered checksums: %s", error)
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _is_private(info: os.stat_result) -> bool:
-    return info.st_uid == os.geteuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-def _write_memory(memory: dict[str, list[int | str]]) -> None:
-    """Replace the cache in one step; a read-only home is no reason to refuse an artifact."""
-    try:
-        target = cache_file()
-        private_folder(target.parent)
-        replace_private(target, json.dumps(dict(list(memory.items())[-_REMEMBERED:])).encode())
-    except (OSError, RuntimeError, ValueError) as error:  # ValueError: a name that is no UTF-8
-        _log.debug("checksums are not remembered: %s", error)

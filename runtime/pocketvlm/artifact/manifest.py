@@ -24,6 +24,7 @@ from pocketvlm.artifact.specs import (
     Parity,
     PictureText,
     Pruning,
+    SelfTest,
     Source,
     Tower,
     Vision,
@@ -55,6 +56,7 @@ class Manifest:
     generation: Generation = field(default_factory=Generation)
     created_by: Mapping[str, str] = field(default_factory=dict)
     requires: Mapping[str, str] = field(default_factory=dict)
+    self_test: SelfTest | None = None
     schema_version: str = SCHEMA_VERSION
 
     @classmethod
@@ -104,6 +106,7 @@ class Manifest:
             files={name: _build(FileEntry, entry) for name, entry in data["files"].items()},
             created_by=dict(data.get("created_by", {})),
             requires=dict(data.get("requires", {})),
+            self_test=_optional(SelfTest, data.get("self_test")),
             schema_version=data["schema_version"],
         )
         _check_consistency(manifest)
@@ -121,6 +124,7 @@ class Manifest:
             vision=other.vision,
             decoder=decoder,
             parity=other.parity,
+            self_test=other.self_test,
             media={},
         )
 
@@ -140,12 +144,16 @@ class Manifest:
         data = dataclasses.asdict(self)
         order = ["schema_version", "artifact_id", "created_by", "source", "pruning", "vision"]
         order += ["decoder", *(["media"] if self.media else [])]  # which most have not
-        order += ["generation", "parity", "requires", "files"]
+        order += ["generation", "parity", *(["self_test"] if self.self_test else [])]
+        order += ["requires", "files"]
         data["decoder"] = _said(self.decoder, data["decoder"])
         read = [(data, self.vision, self.pruning)]
         read += [
             (data["media"][name], each.vision, each.pruning) for name, each in self.media.items()
         ]
+        data["media"] |= {
+            name: _said(each, data["media"][name]) for name, each in self.media.items()
+        }
         for part, vision, pruning in read:
             part["pruning"] = _said(pruning, part["pruning"])
             part["vision"] = _said(vision, part["vision"])
@@ -242,6 +250,7 @@ def _medium(data: Mapping[str, Any]) -> MediumSpec:
         "pruning": _build(Pruning, data["pruning"]),
         "vision": _vision(data["vision"]),
         "parity": _build(Parity, data["parity"]),
+        "self_test": _optional(SelfTest, data.get("self_test")),
     }
     medium: MediumSpec = _build(MediumSpec, {**data, **parts})
     return medium

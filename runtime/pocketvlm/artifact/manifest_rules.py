@@ -120,6 +120,10 @@ def contradictions(manifest: Manifest) -> list[str]:
             max([decoder.image_token_id, *decoder.eos_token_ids]) >= decoder.vocab
         ),
         **(_of_stages(decoder) if decoder.stages else {}),
+        "a file of its self-test is missing from its files table": (
+            manifest.self_test is not None
+            and not {manifest.self_test.file, *manifest.self_test.pictures} <= set(manifest.files)
+        ),
     }
     return [problem for problem, holds in problems.items() if holds]
 

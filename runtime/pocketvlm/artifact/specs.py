@@ -285,6 +285,21 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class SelfTest:
+    """What the graphs of one medium compute of a small picture or clip, by which a device finds out
+    whether it computes as it should, see `pocketvlm.selftest`.
+
+    Attributes:
+        file: JSON, as `selftest.schema.json` says.
+        pictures: PNG files, one for each of the picture's `TileGrid.batches`: its tiles, as
+            preprocessing cuts them, one below the other.
+    """
+
+    file: str
+    pictures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class MediumSpec:
     """A further medium that an artifact reads, pictures beside clips: its own vision graphs, what
     they keep, and the token in its places; the decoder is the same."""
@@ -293,3 +308,4 @@ class MediumSpec:
     pruning: Pruning
     vision: Vision
     parity: Parity
+    self_test: SelfTest | None = field(default=None, metadata=UNSAID)

@@ -226,9 +226,20 @@ def describe(artifact: Artifact) -> Iterator[str]:
     for medium, spec in manifest.media.items():
         yield f"           with {_MEDIA[medium]}: {'passed' if spec.parity.passed else 'FAILED'}"
         yield from _parity_text(spec.parity)
+    yield _self_test_text(manifest)
     makers = ", ".join(f"{name} {version}" for name, version in manifest.created_by.items())
     yield f"made by    {makers or 'not stated'}"
     yield f"id         {manifest.artifact_id}"
+
+
+def _self_test_text(manifest: Manifest) -> str:
+    """What a device is held against."""
+    tests = [manifest.self_test, *(other.self_test for other in manifest.media.values())]
+    files = [name for test in tests if test for name in (test.file, *test.pictures)]
+    if not files:
+        return "self-test  none: export it again to have providers other than the CPU's checked"
+    size = size_text(sum(manifest.files[name].bytes for name in files))
+    return f"self-test  {', '.join(files)} ({size}), run by `pocketvlm verify`"
 
 
 def _pruning_text(manifest: Manifest, layout: Layout) -> Iterator[str]:

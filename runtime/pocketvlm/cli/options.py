@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
+def _check_typed(
+    _ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    from pocketvlm.ort.providers import read_provider
+
+    for text in values:
+        read_provider(text)
+    return values
+
+
 _IMAGE = click.option(
     "--image",
     "images",
@@ -52,6 +62,15 @@ _CAPS = [
         "not given.",
     ),
 ]
+_PROVIDER = click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,...]",
+    callback=_check_typed,
+    help="What ONNX Runtime computes with, the preferred one first, as openvino or "
+    "cuda:device_id=1; the CPU if not given. See docs/providers.md.",
+)
 _MODEL = [
     click.option(
         "--decoder",
@@ -88,6 +107,7 @@ _MODEL = [
         help="Longest sequence in tokens, at most the artifact's own.",
     ),
     *_CAPS,
+    _PROVIDER,
     click.option(
         "--feature-cache",
         metavar="FOLDER",
@@ -117,6 +137,7 @@ _LOADED = (
     "max_pixels",
     "max_tiles",
     "feature_cache",
+    "providers",
 )
 
 
@@ -212,6 +233,12 @@ def cap_options(command: _Command) -> _Command:
     return result
 
 
+def provider_option(command: _Command) -> _Command:
+    """Add ``providers``, each as it is typed, see `pocketvlm.ort.settings.providers_typed`."""
+    decorated: _Command = _PROVIDER(command)
+    return decorated
+
+
 def answering_options(command: _Command) -> _Command:
     """Add ``images``, ``videos``, ``system``, ``sampling`` (a `Sampling`) and ``load`` (gives the
     VLM of a folder)."""
@@ -252,11 +279,14 @@ def as_guide(load: Callable[..., VLM], directory: Path, model: VLM, *, prepack: 
 
 def _load(model: dict[str, Any], directory: Path, *, prepack: bool = True, **instead: Any) -> VLM:
     """``instead`` takes the place of what was given on the command line."""
-    from pocketvlm.ort.settings import EngineSettings
+    from pocketvlm.ort.settings import EngineSettings, providers_typed
     from pocketvlm.vlm import VLM
 
     model = model | instead
-    settings = EngineSettings(threads=model["threads"], prepack=prepack)
-    others = {name: value for name, value in model.items() if name != "threads"}
+    settings = EngineSettings(
+        threads=model["threads"], prepack=prepack, providers=providers_typed(model["providers"])
+    )
+    of_settings = ("threads", "providers")
+    others = {name: value for name, value in model.items() if name not in of_settings}
     others |= settled_caps(directory, {name: others[name] for name in ("max_pixels", "max_tiles")})
     return VLM.load(directory, **others, settings=settings)

@@ -79,6 +79,7 @@ def answering_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
         "decoder_precision": decoder_precision,
         "threads": target.threads,
         "context": target.context,
+        "providers": list(target.provider) or None,
         **answering_caps(target),
     }
 

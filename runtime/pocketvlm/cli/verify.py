@@ -1,8 +1,9 @@
-"""Knows `pocketvlm verify`: that an artifact is whole, opens, and (on request) still equals its
-checkpoint."""
+"""Knows `pocketvlm verify`: that an artifact is whole, opens, computes here what it computed where
+it was exported, and (on request) still equals its checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,13 @@ import click
 
 from pocketvlm.cli.inspect import figures_text, pixels_text
 from pocketvlm.cli.lists import PATH
-from pocketvlm.cli.terminal import echo, echo_json
+from pocketvlm.cli.options import provider_option
+from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
     from pocketvlm.artifact import Artifact
+    from pocketvlm.selftest import SelfTestResult
 
 
 @click.command(epilog="Example: pocketvlm verify my-artifact --against llava-hf/llava-1.5-7b-hf")
@@ -25,24 +28,46 @@ if TYPE_CHECKING:
     metavar="MODEL",
     help="Also compare with this checkpoint: a folder, a hub id or demo.",
 )
+@provider_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def verify(directory: Path, against: str | None, as_json: bool) -> None:
-    """Check every file, checksum and graph of the artifact in DIR.
+def verify(directory: Path, against: str | None, providers: tuple[str, ...], as_json: bool) -> None:
+    """Check every file, checksum and graph of the artifact in DIR, and run its self-test: what the
+    graphs compute here of a small picture, beside what they gave when it was exported.
 
-    With --against, run the checkpoint in transformers too and compare; this needs
+    With --provider, something else than the CPU computes the self-test. With --against, run the checkpoint in transformers too and compare; this needs
     pocketvlm[export].
     """
     from pocketvlm.artifact import Artifact
+    from pocketvlm.ort.settings import EngineSettings, providers_typed
+    from pocketvlm.selftest import needs_trust, run_self_test
+    from pocketvlm.selftest.expected import without_self_test
+    from pocketvlm.selftest.trust import remember
 
+    settings = EngineSettings(providers=providers_typed(providers))
     artifact = Artifact.open(directory, check="full")
+    if artifact.manifest.self_test is None and needs_trust(settings):
+        raise without_self_test(artifact)
     result = check_contents(artifact)
+    tested = None if artifact.manifest.self_test is None else run_self_test(artifact, settings)
+    if tested is not None:
+        remember(artifact, settings, tested)
+    result["self_test"] = None if tested is None else tested.to_dict()
     if against is not None:
         result["against"] = {"model": against, **_reference()(directory, against)}
     if as_json:
         echo_json(result)
-        return
+    else:
+        _show(directory, result, tested)
+    if tested is not None:
+        tested.raise_if_failed(directory)
+
+
+def _show(directory: Path, result: Mapping[str, Any], tested: SelfTestResult | None) -> None:
     echo(f"{directory}: {result['files']} files and {len(result['graphs'])} graphs are whole")
-    if against is not None:
+    for line in _self_test_text(tested):
+        echo(printable(line))
+    if "against" in result:
+        against = result["against"]["model"]
         echo(f"equal to {against} within the bounds of the parity check")
         for part in ("vision", "decoder", "by_precision"):
             if figures := result["against"].get(part):
@@ -52,6 +77,25 @@ def verify(directory: Path, against: str | None, as_json: bool) -> None:
         for medium, figures in result["against"].get("media", {}).items():
             for part in ("vision", "decoder"):
                 echo(f"  {part} ({medium}): {figures_text(figures[part])}")
+
+
+def _self_test_text(tested: SelfTestResult | None) -> Iterator[str]:
+    """A line for each graph of a self-test, figures beside those out of bounds."""
+    if tested is None:
+        yield (
+            "it has no self-test: export it again to have providers other than the CPU's checked"
+        )
+        return
+    yield (
+        f"self-test on {tested.provider}: {'passed' if tested.passed else 'FAILED'} "
+        f"({tested.spent_ms:.0f} ms)"
+    )
+    width = max(len(row.what) for row in tested.graphs)
+    for row in tested.graphs:
+        figures = "; ".join(map(str, row.figures)) or row.error
+        yield f"  {row.what:<{width}}  {'passed' if row.passed else 'FAILED'}  {figures}"
+    for engine in tested.left_out:
+        yield f"  the decoders of {engine} were left out: it is not installed"
 
 
 def check_contents(artifact: Artifact) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from pocketvlm.artifact import Artifact
@@ -16,6 +17,8 @@ ENGINES = {
     "onnx": "pocketvlm.decoders.onnx:OnnxDecoder",
     "llama.cpp": "pocketvlm.decoders.llama_cpp:LlamaCppDecoder",
 }
+# The module that an engine needs beside what is always installed.
+_NEEDS = {"llama.cpp": "llama_cpp"}
 # What takes the place of the first where the graphs drop visual tokens on their way.
 STAGED = "pocketvlm.decoders.staged:StagedDecoder"
 # And where they say what attention pays to each token.
@@ -59,6 +62,14 @@ def open_decoder(
         artifact, precision=precision, settings=settings
     )
     return decoder
+
+
+def is_installed(engine: str) -> bool:
+    """Whether what an engine needs is installed; one that this runtime does not know is not."""
+    if engine not in ENGINES:
+        return False
+    module = _NEEDS.get(engine)
+    return module is None or importlib.util.find_spec(module) is not None
 
 
 def engine_class(artifact: Artifact, engine: str) -> Any:

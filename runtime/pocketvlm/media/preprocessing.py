@@ -169,8 +169,13 @@ class Preprocessor:
     def __call__(self, image: Image.Image) -> npt.NDArray[np.float32]:
         """``pixel_values`` float32 (3, height, width) of an RGB image, as from
         `pocketvlm.media.pictures.open_picture`."""
-        samples, values = self.resize_and_crop(image), self._values()
+        return self.normalised(self.resize_and_crop(image))
+
+    def normalised(self, samples: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """``pixel_values`` float32 (3, height, width) of pixels uint8 (height, width, 3) that are
+        neither resized nor cut."""
         height, width = samples.shape[:2]
+        values = self._values()
         pixels = np.empty((3, height, width), np.float32)
         for channel in range(3):
             # "clip" changes nothing of 8-bit indices; "raise" would need a copy of the result.

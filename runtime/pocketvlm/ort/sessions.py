@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,6 +87,7 @@ def open_session(
                 opened, options, providers=providers, **upstream.ORT_SESSION_ARGUMENTS
             )
         _opened.add(session)
+        check_set_up(full_name, [name for name, _ in providers], session.get_providers())
         _check_metadata(full_name, session, artifact.manifest, kind, budget)
         signature(artifact.manifest, kind, budget).check(full_name, session)
     return session
@@ -114,6 +115,17 @@ def ort_errors(what: str) -> Iterator[None]:
         yield
     except raised as error:
         raise EngineError(f"{what}: {first_line(error)}") from error
+
+
+def check_set_up(graph: str, requested: Sequence[str], present: Sequence[str]) -> None:
+    """Raise `EngineError` where ONNX Runtime goes on without a provider that was asked for: it
+    writes to its log that its libraries are missing, and takes the next one."""
+    for provider in requested:
+        if provider not in present:
+            raise EngineError(
+                f"{provider} could not be set up for {graph}",
+                advice="install the libraries that it needs, or use the CPU provider",
+            )
 
 
 def _check_metadata(

@@ -4,13 +4,14 @@ machine."""
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
 from pocketvlm.errors import RequestError
 from pocketvlm.limits import plain, settle_numbers, whole
+from pocketvlm.ort.providers import missing, read_provider
 
 CPU_PROVIDER: Final = "CPUExecutionProvider"  # every build of ONNX Runtime has it
 ProviderOption = str | int | float | bool
@@ -36,6 +37,12 @@ class Provider:
     def __post_init__(self) -> None:
         options = {name: plain(value) for name, value in self.options.items()}
         object.__setattr__(self, "options", options)  # the caller's may change later
+
+    @classmethod
+    def typed(cls, text: str) -> Self:
+        """A provider as the command line takes it, ``"openvino:device_type=CPU"``; raises
+        `RequestError`, see `pocketvlm.ort.providers.read_provider`."""
+        return cls(*read_provider(text))
 
 
 @dataclass(frozen=True)
@@ -128,12 +135,7 @@ def _check_providers(providers: Any) -> None:
     available = onnxruntime.get_available_providers()
     for provider in providers:
         if provider.name not in available:
-            raise RequestError(
-                f"execution provider {provider.name!r} is not in this ONNX Runtime, which has "
-                f"{', '.join(available)}",
-                advice="install a build of onnxruntime that has it",
-                setting="providers",
-            )
+            raise missing(provider.name, available)
 
 
 def _no_providers(found: str) -> RequestError:
@@ -143,6 +145,11 @@ def _no_providers(found: str) -> RequestError:
         advice=f'give (Provider("{CPU_PROVIDER}"),)',
         setting="providers",
     )
+
+
+def providers_typed(texts: Sequence[str]) -> tuple[Provider, ...]:
+    """Providers as the command line takes them; the CPU's own where none is given."""
+    return tuple(map(Provider.typed, texts)) or (Provider(CPU_PROVIDER),)
 
 
 DEFAULT_SETTINGS: Final = EngineSettings()

@@ -75,8 +75,11 @@ class Chat:
     A conversation is used by one thread at a time.
     """
 
-    def __init__(self, answerer: Answerer, budget: int, system: str | None = None) -> None:
+    def __init__(
+        self, answerer: Answerer, budget: int, system: str | None = None, *, reuses: bool = False
+    ) -> None:
         self._answerer = answerer
+        self._reuses = reuses
         self._budget = budget
         self._system = system
         self._cache = ConversationCache()
@@ -125,6 +128,7 @@ class Chat:
             ms_since(started),
             cached=True,
             conversation=self._cache,
+            reused=self._reuses,
             question=self._answerer.question(self._messages(exchanges[-1:])[-1]),
         )
         answer = self._answerer.begin(request)

@@ -63,13 +63,15 @@ class VLM:
         limits: Limits | None = None,
         feature_cache: str | os.PathLike[str] | None = None,
         keep_features: bool = False,
+        keep_sequences: bool = False,
         beside: Mapping[Medium, VisionEncoder] | None = None,
     ) -> None:
         """Put opened parts together, see `load`. Several objects may share a decoder, so `close`
         leaves it to whoever opened it.
 
         ``keep_features``: `generate` keeps them in memory too, where many questions are about the
-        same picture. ``beside``: the vision graphs of further media that the artifact reads, see
+        same picture. ``keep_sequences``: answers go on from what others have left of their prompt,
+        see `SequenceLimits`; else each is computed as if it were the first. ``beside``: the vision graphs of further media that the artifact reads, see
         `pocketvlm.vision.encoder.open_beside`; those without one are refused in questions.
         """
         limits = limits or Limits()
@@ -89,6 +91,7 @@ class VLM:
         self.budget: int = encoder.budget
         self._owns_decoder = False
         self._keeps_features = keep_features or folder is not None
+        self._keeps_sequences = keep_sequences
 
     @classmethod
     def load(
@@ -153,7 +156,14 @@ class VLM:
         )
         beside = open_beside(artifact, budget=budget, precision=vision_precision, settings=settings)
         vlm = cls(
-            artifact, encoder, engine, limits=limits, feature_cache=feature_cache, beside=beside
+            artifact,
+            encoder,
+            engine,
+            limits=limits,
+            feature_cache=feature_cache,
+            keep_features=True,
+            keep_sequences=True,
+            beside=beside,
         )
         vlm._owns_decoder = True
         budget = artifact.manifest.pruning.default_budget if budget is None else budget
@@ -269,6 +279,7 @@ class VLM:
             sampling,
             ms_since(started),
             cached=self._keeps_features,
+            reused=self._keeps_sequences,
             question=self.parts.question(conversation.messages[-1]),
         )
 
@@ -287,7 +298,7 @@ class VLM:
         budget = self.parts.viewer.check_budget(budget)
         if system is not None:
             self.parts.prompter.system(system)  # what it refuses is refused now
-        return Chat(self.parts, budget, system)
+        return Chat(self.parts, budget, system, reuses=self._keeps_sequences)
 
     def close(self) -> None:
         """Free all KV caches and the decoder at once, instead of when the object goes.

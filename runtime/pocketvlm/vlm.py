@@ -44,6 +44,13 @@ class VLM:
     way end as they would. A process that is forked afterwards loads the model again: the engines'
     threads stay behind, so what was loaded before is refused there.
 
+    **What is kept.** Features of pictures, and the KV caches of the latest answers, within
+    `Limits`: a prompt goes on from whatever begins as it does. A second question about a picture
+    costs neither the tower nor the picture's prefill, where what is kept does not depend on the
+    question. In float32 the answers are those of a model that keeps nothing, `NOTHING_KEPT`; int8
+    decoders measure each run's activations as a whole, so logits differ a little by how a prompt
+    was divided.
+
     Attributes:
         artifact: what was loaded.
         budget: visual tokens per tile where a request names none.
@@ -71,7 +78,8 @@ class VLM:
 
         ``keep_features``: `generate` keeps them in memory too, where many questions are about the
         same picture. ``keep_sequences``: answers go on from what others have left of their prompt,
-        see `SequenceLimits`; else each is computed as if it were the first. ``beside``: the vision graphs of further media that the artifact reads, see
+        see `SequenceLimits`; else each is computed as if it were the first. ``beside``: the vision
+        graphs of further media that the artifact reads, see
         `pocketvlm.vision.encoder.open_beside`; those without one are refused in questions.
         """
         limits = limits or Limits()
@@ -133,8 +141,7 @@ class VLM:
                 at once, as mapped files, and each answer takes up to half as long again.
             limits: what is refused or forgotten for its size; None is the defaults of `Limits`.
             feature_cache: a folder for the features of pictures, so that none is encoded twice, in
-                another process or on another day either; `generate` uses it too. None keeps them in
-                memory, for conversations.
+                another process or on another day either. None keeps them in memory.
             check: ``"auto"`` reads files whose checksum was not yet verified, ``"full"`` all,
                 ``"sizes"`` none.
 
@@ -178,7 +185,7 @@ class VLM:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of KV cache that answers under way and conversations take now."""
+        """Bytes of KV cache that answers under way, conversations and kept sequences take now."""
         return self.parts.pool.cache_bytes
 
     def generate(

@@ -205,9 +205,7 @@ def test_pruned_by_the_same_vision_graph_they_go_together(tmp_path, guide):
     for name, seed in (("same", 1), ("other", 2)):
         weights = write_artifact(tmp_path / name, seed=seed, budgets=(16, 6))
         read_scores(tmp_path / name, weights, 3)
-    same, other = (
-        VLM.load(tmp_path / name, limits=NOTHING_KEPT) for name in ("same", "other")
-    )
+    same, other = (VLM.load(tmp_path / name, limits=NOTHING_KEPT) for name in ("same", "other"))
     answer = Guided(same, guide).generate("what?", [PICTURE], budget=6, sampling=BRIEF)
     assert answer.kept_indices == answer.guide.kept_indices
     assert len(answer.kept_indices[0]) == 6

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pocketvlm import VLM, EngineSettings, Limits, Sampling
 from pocketvlm.decoders.onnx import OnnxSequence
-from pocketvlm.limits import NOTHING_KEPT, SequenceLimits
+from pocketvlm.limits import NOTHING_KEPT, FeatureLimits, SequenceLimits
+from pocketvlm.vision import viewer
 from pocketvlm.vision.encoder import VisionEncoder
 from support.tiny_artifact import (
     TEMPLATE,
@@ -21,6 +23,7 @@ from support.tiny_artifact import (
     give_selectors,
     write_artifact,
 )
+from support.tiny_graphs import HIDDEN
 
 PICTURES = [
     np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8) for seed in range(3)
@@ -132,6 +135,41 @@ def test_no_more_sequences_are_kept_than_the_limit(plain):
         assert max(sizes) <= (kept + 1) * sizes[0]  # the beginning is less than one
         vlm.close()
         assert vlm.cache_bytes == 0
+
+
+def test_a_picture_file_is_recognised_before_it_is_decoded(plain, work, tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for path, picture in zip(paths, PICTURES, strict=False):
+        Image.fromarray(picture).save(path)
+    vlm, opened, real = load(plain), [], viewer.open_picture
+    monkeypatch.setattr(viewer, "open_picture", lambda *given: opened.append(1) or real(*given))
+    first = vlm.generate("what is it?", [paths[0]], sampling=BRIEF)
+    paths[0].rename(tmp_path / "renamed.png")
+    second = vlm.generate("is it red?", [(tmp_path / "renamed.png").read_bytes()], sampling=BRIEF)
+    assert (len(opened), work["encoded"]) == (1, 1)
+    assert second.kept_indices == first.kept_indices
+    assert second.token_ids == ask(load(plain), "is it red?", 0).token_ids
+    # The same name with another picture in it is another picture.
+    paths[1].rename(tmp_path / "renamed.png")
+    opened.clear()
+    other = vlm.generate("what is it?", [tmp_path / "renamed.png"], sampling=BRIEF)
+    assert (len(opened), work["encoded"]) == (1, 3)  # one by the model of its own above
+    assert other.token_ids == ask(load(plain), "what is it?", 1).token_ids
+
+
+def test_a_recognised_picture_whose_features_go_is_decoded_again(plain, work, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(PICTURES[0]).save(path)
+    one = 6 * HIDDEN * 4 + 6 * (8 + 4)  # bytes of a picture's features
+    limits = Limits(
+        features=FeatureLimits(memory_bytes=one), sequences=SequenceLimits(memory_bytes=0, kept=0)
+    )
+    vlm = load(plain, limits=limits)
+    first = vlm.generate("what is it?", [path], sampling=BRIEF)
+    stream = vlm.stream("what is it?", [path], sampling=BRIEF)  # recognised
+    ask(vlm, "what is it?", 1)  # whose features take the room of the other's
+    assert stream.answer.token_ids == first.token_ids
+    assert work["encoded"] == 3
 
 
 def test_nothing_is_reused_where_nothing_is_kept(plain, work):

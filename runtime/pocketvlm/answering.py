@@ -117,8 +117,9 @@ class Request:
         sampling: how tokens are picked, and when the answer ends, as it was asked for.
         preprocess_ms: spent so far.
         cached: features may come from the feature cache and go there.
-        conversation: whose KV cache is used and extended; None takes a sequence of its own, which
-            ends with the answer.
+        conversation: whose KV cache is used and extended; None for a question of none.
+        reused: the answer goes on from what other sequences hold of its prompt, and leaves its own
+            for others. Else that of no conversation ends with the answer.
         guidance: what a decoder that is given its scores ranks visual tokens by; None for others.
         witness: takes down how sure the answer is and what it looked at; None where nobody asks.
         question: token ids int64 (T,) of the user's text in the last message, where the method
@@ -131,6 +132,7 @@ class Request:
     preprocess_ms: float
     cached: bool
     conversation: ConversationCache | None = None
+    reused: bool = False
     guidance: Guidance | None = None
     witness: Witness | None = None
     question: npt.NDArray[np.int64] | None = None
@@ -190,7 +192,7 @@ class Answerer:
         self.decoder = decoder
         self.prompter = prompter
         self.sampling = checkpoint_sampling(manifest.generation)
-        self.pool = SequencePool(decoder, limits)
+        self.pool = SequencePool(decoder, limits, lambda: prompter.beginning)
         self.load_ms = 0.0
         self._eos = frozenset(manifest.decoder.eos_token_ids)
         self._reads_scores = manifest.decoder.reads_scores
@@ -236,7 +238,7 @@ class Answerer:
         ids = self.prompter.place(request.ids, [picture.ids for picture in request.pictures])
         segments = self.prompter.segments(ids, features)
         with self.step:
-            cached = self.pool.borrow(request.conversation)
+            cached = self.pool.borrow(request.conversation, segments if request.reused else None)
         try:
             with self.step:
                 logits, cached_tokens = cached.prefill(segments)
@@ -252,6 +254,9 @@ class Answerer:
             if request.witness is not None:
                 request.witness.kept_indices = [each.kept_indices for each in request.pictures]
                 request.witness.looked(cached.sequence, [len(feature) for feature in features])
+            if request.reused:
+                with self.step:
+                    self.pool.keep_beginning(cached)
         finally:
             # Takes no lock: of a stream that nobody holds any more this may run in any thread.
             self.pool.give_back(cached, request.conversation)

@@ -49,8 +49,9 @@ class Chat:
     """A conversation about pictures, from `pocketvlm.VLM.chat`.
 
     The prompt of every answer is the whole conversation as the chat template renders it. Each
-    conversation has a KV cache of its own, so only what is new is computed. No picture is encoded
-    twice, with one exception.
+    conversation has a KV cache of its own, so only what is new is computed. It begins with what
+    other answers of the model have left, see `SequenceLimits`. No picture is encoded twice, with
+    one exception.
 
     Some models read a picture otherwise when it is the only one (`Layout.several`). There the
     pictures of a conversation are encoded once more when a second one joins the first, or when all
@@ -75,8 +76,11 @@ class Chat:
     A conversation is used by one thread at a time.
     """
 
-    def __init__(self, answerer: Answerer, budget: int, system: str | None = None) -> None:
+    def __init__(
+        self, answerer: Answerer, budget: int, system: str | None = None, *, reuses: bool = False
+    ) -> None:
         self._answerer = answerer
+        self._reuses = reuses
         self._budget = budget
         self._system = system
         self._cache = ConversationCache()
@@ -125,6 +129,7 @@ class Chat:
             ms_since(started),
             cached=True,
             conversation=self._cache,
+            reused=self._reuses,
             question=self._answerer.question(self._messages(exchanges[-1:])[-1]),
         )
         answer = self._answerer.begin(request)

@@ -151,7 +151,9 @@ class Guided:
     ) -> Generator[str, None, GuidedAnswer]:
         """The guide's ``first`` answer, and then perhaps the other; yields text pieces."""
         witness = Witness()
-        own = stop.heeding(self.guide.parts.begin(replace(first, witness=witness))).answer
+        own = stop.heeding(
+            self.guide.parts.begin(replace(first, witness=witness, reused=False))
+        ).answer
         sure = self.confidence is not None and witness.confidence >= self.confidence
         if sure or own.finish_reason == "interrupted":
             if own.text:

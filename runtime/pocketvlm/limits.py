@@ -96,15 +96,23 @@ class FeatureLimits(_Checked):
 class SequenceLimits(_Checked):
     """Keys and values that a model's sequences keep, so that they need not be computed again.
 
-    Beyond the limit, conversations that wait for their next question lose theirs, those unused for
-    longest first: their next answer costs a longer prefill and is the same. Sequences that are
-    being answered are always allowed, and so is that of the conversation answered last.
+    Each `Chat` keeps a sequence of its own. Of questions asked otherwise the model keeps the latest
+    ``kept`` sequences. A new prompt goes on from whichever sequence begins as it does for longest:
+    on that one itself, or on a copy of its beginning where a picture would go else. Of those that
+    are too many the one unused for longest goes; as long as two hold no picture, one of these.
+
+    Beyond the limit of bytes, sequences that wait for their next question lose theirs, those unused
+    for longest first: the next answer costs a longer prefill and is the same. Sequences that are
+    being answered are always allowed, and so is the one answered last.
 
     Attributes:
         memory_bytes: keys and values of all sequences together.
+        kept: sequences of questions outside of conversations; with 0 no prompt goes on from what
+            another has left.
     """
 
     memory_bytes: int = 1 << 30
+    kept: int = 4
 
 
 @dataclass(frozen=True)
@@ -190,3 +198,11 @@ def _at_least(number: float, setting: str, least: float | None) -> float:
     if least is not None and number < least:
         raise RequestError(f"{setting} is {number}", expected=f"at least {least}", setting=setting)
     return number
+
+
+# No answer goes on from what another has left of its prompt; each `Chat` goes on from its own.
+APART = Limits(sequences=SequenceLimits(kept=0))
+# Every answer computes all that it needs, as the first one of a process: for measuring.
+NOTHING_KEPT = Limits(
+    features=FeatureLimits(memory_bytes=0), sequences=SequenceLimits(memory_bytes=0, kept=0)
+)

@@ -45,6 +45,13 @@ class VLM:
     way end as they would. A process that is forked afterwards loads the model again: the engines'
     threads stay behind, so what was loaded before is refused there.
 
+    **What is kept.** Features of pictures, and the KV caches of the latest answers, within
+    `Limits`: a prompt goes on from whatever begins as it does. A second question about a picture
+    costs neither the tower nor the picture's prefill, where what is kept does not depend on the
+    question. In float32 the answers are those of a model that keeps nothing, `NOTHING_KEPT`; int8
+    decoders measure each run's activations as a whole, so logits differ a little by how a prompt
+    was divided.
+
     Attributes:
         artifact: what was loaded.
         budget: visual tokens per tile where a request names none.
@@ -64,13 +71,16 @@ class VLM:
         limits: Limits | None = None,
         feature_cache: str | os.PathLike[str] | None = None,
         keep_features: bool = False,
+        keep_sequences: bool = False,
         beside: Mapping[Medium, VisionEncoder] | None = None,
     ) -> None:
         """Put opened parts together, see `load`. Several objects may share a decoder, so `close`
         leaves it to whoever opened it.
 
         ``keep_features``: `generate` keeps them in memory too, where many questions are about the
-        same picture. ``beside``: the vision graphs of further media that the artifact reads, see
+        same picture. ``keep_sequences``: answers go on from what others have left of their prompt,
+        see `SequenceLimits`; else each is computed as if it were the first. ``beside``: the vision
+        graphs of further media that the artifact reads, see
         `pocketvlm.vision.encoder.open_beside`; those without one are refused in questions.
         """
         limits = limits or Limits()
@@ -90,6 +100,7 @@ class VLM:
         self.budget: int = encoder.budget
         self._owns_decoder = False
         self._keeps_features = keep_features or folder is not None
+        self._keeps_sequences = keep_sequences
 
     @classmethod
     def load(
@@ -133,8 +144,7 @@ class VLM:
                 before, once for each device, see `pocketvlm.selftest.ensure_trusted`.
             limits: what is refused or forgotten for its size; None is the defaults of `Limits`.
             feature_cache: a folder for the features of pictures, so that none is encoded twice, in
-                another process or on another day either; `generate` uses it too. None keeps them in
-                memory, for conversations.
+                another process or on another day either. None keeps them in memory.
             check: ``"auto"`` reads files whose checksum was not yet verified, ``"full"`` all,
                 ``"sizes"`` none.
 
@@ -164,7 +174,14 @@ class VLM:
         )
         beside = open_beside(artifact, budget=budget, precision=vision_precision, settings=settings)
         vlm = cls(
-            artifact, encoder, engine, limits=limits, feature_cache=feature_cache, beside=beside
+            artifact,
+            encoder,
+            engine,
+            limits=limits,
+            feature_cache=feature_cache,
+            keep_features=True,
+            keep_sequences=True,
+            beside=beside,
         )
         vlm._owns_decoder = True
         budget = artifact.manifest.pruning.default_budget if budget is None else budget
@@ -179,7 +196,7 @@ class VLM:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of KV cache that answers under way and conversations take now."""
+        """Bytes of KV cache that answers under way, conversations and kept sequences take now."""
         return self.parts.pool.cache_bytes
 
     def generate(
@@ -280,6 +297,7 @@ class VLM:
             sampling,
             ms_since(started),
             cached=self._keeps_features,
+            reused=self._keeps_sequences,
             question=self.parts.question(conversation.messages[-1]),
         )
 
@@ -298,7 +316,7 @@ class VLM:
         budget = self.parts.viewer.check_budget(budget)
         if system is not None:
             self.parts.prompter.system(system)  # what it refuses is refused now
-        return Chat(self.parts, budget, system)
+        return Chat(self.parts, budget, system, reuses=self._keeps_sequences)
 
     def close(self) -> None:
         """Free all KV caches and the decoder at once, instead of when the object goes.

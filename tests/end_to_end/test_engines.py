@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from pocketvlm import VLM, Artifact, EngineSettings, Limits, PocketVLMError, Sampling
 from pocketvlm.cli import main
 from pocketvlm.decoders.pool import SequenceLimits
+from pocketvlm.limits import APART
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_measure.cases import sweep
 from pocketvlm_measure.profiler.measure import profile
@@ -36,7 +37,10 @@ def artifact(tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(artifact):
     settings = EngineSettings(threads=1)
-    return {engine: VLM.load(artifact, decoder=engine, settings=settings) for engine in ENGINES}
+    return {
+        engine: VLM.load(artifact, decoder=engine, settings=settings, limits=APART)
+        for engine in ENGINES
+    }
 
 
 def test_onnx_answers_unless_asked(artifact, loaded):
@@ -72,7 +76,7 @@ def test_a_conversation_equals_its_questions_asked_without_memory(
     artifact, loaded, examples, engine
 ):
     """A kept cache against a fresh one, which computes the whole conversation at once."""
-    settings, no_room = EngineSettings(threads=1), SequenceLimits(memory_bytes=0)
+    settings, no_room = EngineSettings(threads=1), SequenceLimits(memory_bytes=0, kept=0)
     small = VLM.load(
         artifact,
         decoder=engine,

@@ -15,6 +15,7 @@ from pocketvlm.artifact.specs import Pruning
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.cli import main
 from pocketvlm.layouts import make_layout
+from pocketvlm.limits import APART
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.graphs import PrunedVisionEncoder
@@ -104,7 +105,7 @@ def unpruned(request, checkpoint, unpruned_folder):
 @pytest.fixture(scope="module", params=ENGINES)
 def pruned(request, checkpoint, pruned_folder):
     engine, tolerance = request.param
-    vlm = VLM.load(pruned_folder, decoder=engine, settings=ONE_THREAD)
+    vlm = VLM.load(pruned_folder, decoder=engine, settings=ONE_THREAD, limits=APART)
     return Pair(Theirs(checkpoint, pruned_folder), vlm, tolerance)
 
 

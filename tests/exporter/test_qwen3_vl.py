@@ -18,6 +18,7 @@ from pocketvlm.artifact.specs import Pruning
 from pocketvlm.cli import main
 from pocketvlm.decoders.base import EmbeddingSegment
 from pocketvlm.layouts import TokenGrid
+from pocketvlm.limits import APART
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.graphs import PrunedVisionEncoder
@@ -103,7 +104,7 @@ def whole(qwen3, tmp_path_factory):
 @pytest.fixture(scope="module", params=ENGINES)
 def pair(request, qwen3, qwen3_pruned):
     name, tolerance = request.param
-    vlm = VLM.load(qwen3_pruned, decoder=name, settings=ONE_THREAD)
+    vlm = VLM.load(qwen3_pruned, decoder=name, settings=ONE_THREAD, limits=APART)
     return Pair(Theirs(qwen3, qwen3_pruned), vlm, tolerance)
 
 

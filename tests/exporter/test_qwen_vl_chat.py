@@ -6,6 +6,7 @@ import pytest
 
 from pocketvlm import VLM, EngineSettings, Sampling
 from pocketvlm.decoders.prefix import after
+from pocketvlm.limits import APART
 from support.gguf_files import needs_llama_cpp, read_gguf
 from support.qwen_vl import Theirs, assistant, noise, user
 
@@ -29,7 +30,7 @@ TURNS = [
 def engine(request, qwen25_pruned):
     """A loaded artifact, and how far its logits may be off."""
     name, tolerance = request.param
-    return VLM.load(qwen25_pruned, decoder=name, settings=ONE_THREAD), tolerance
+    return VLM.load(qwen25_pruned, decoder=name, settings=ONE_THREAD, limits=APART), tolerance
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pocketvlm import VLM, Limits, PocketVLMError, Sampling
 from pocketvlm.decoders.onnx import OnnxSequence
 from pocketvlm.decoders.pool import SequenceLimits
 from pocketvlm.errors import EngineError, RequestError
+from pocketvlm.limits import APART
 from pocketvlm.vision.encoder import VisionEncoder
 from support.tiny_artifact import write_artifact
 from support.tiny_graphs import CONTEXT, PATCHES, reference_logits, reference_vision
@@ -25,7 +26,7 @@ def weights(tmp_path):
 
 @pytest.fixture
 def vlm(weights, tmp_path):
-    return VLM.load(tmp_path / "a")
+    return VLM.load(tmp_path / "a", limits=APART)
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_a_picture_is_encoded_once_even_where_no_features_may_be_kept(
         tmp_path / "a",
         limits=Limits(
             features=FeatureLimits(memory_bytes=0),
-            sequences=SequenceLimits(memory_bytes=0),
+            sequences=SequenceLimits(memory_bytes=0, kept=0),
         ),
     )
     chat = vlm.chat()

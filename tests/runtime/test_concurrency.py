@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
 
 from pocketvlm import VLM, EngineSettings, Limits, Sampling
-from pocketvlm.limits import SequenceLimits
+from pocketvlm.limits import APART, SequenceLimits
 from support.tiny_artifact import give_gguf, write_artifact
 
 PICTURES = [
@@ -39,6 +39,8 @@ def artifact(request, tmp_path_factory):
 
 
 def load(artifact, **options):
+    """A model whose answers leave nothing for others."""
+    options = {"limits": APART} | options
     return VLM.load(artifact, settings=EngineSettings(threads=1), **options)
 
 
@@ -255,7 +257,7 @@ def test_two_conversations_in_two_threads(artifact):
 
 
 def test_where_memory_is_short_answers_are_the_same_and_take_a_longer_prefill(artifact):
-    tiny = load(artifact, limits=Limits(sequences=SequenceLimits(memory_bytes=1)))
+    tiny = load(artifact, limits=Limits(sequences=SequenceLimits(memory_bytes=1, kept=0)))
     together = converse([tiny.chat(), tiny.chat()])
     apart = converse([load(artifact).chat(), load(artifact).chat()])
     for ours, theirs in zip(together, apart, strict=True):

@@ -13,6 +13,7 @@ from pocketvlm import VLM, PocketVLMError, Sampling
 from pocketvlm.artifact import metadata
 from pocketvlm.cli import main
 from pocketvlm.guided import Guided
+from pocketvlm.limits import NOTHING_KEPT
 from support.tiny_artifact import (
     cut_pictures,
     give_scores,
@@ -52,7 +53,7 @@ def guide(guide_dir):
 
 @pytest.fixture(scope="module")
 def plain(plain_dir):
-    return VLM.load(plain_dir)
+    return VLM.load(plain_dir, limits=NOTHING_KEPT)
 
 
 def confidence_of(vlm, answer, question):
@@ -204,7 +205,7 @@ def test_pruned_by_the_same_vision_graph_they_go_together(tmp_path, guide):
     for name, seed in (("same", 1), ("other", 2)):
         weights = write_artifact(tmp_path / name, seed=seed, budgets=(16, 6))
         read_scores(tmp_path / name, weights, 3)
-    same, other = (VLM.load(tmp_path / name) for name in ("same", "other"))
+    same, other = (VLM.load(tmp_path / name, limits=NOTHING_KEPT) for name in ("same", "other"))
     answer = Guided(same, guide).generate("what?", [PICTURE], budget=6, sampling=BRIEF)
     assert answer.kept_indices == answer.guide.kept_indices
     assert len(answer.kept_indices[0]) == 6

@@ -111,6 +111,15 @@ class DecoderSequence(Protocol):
         fewer, if need be, as where that lies inside a picture that cannot be divided, and none
         where all tokens of a prompt see each other."""
 
+    def reach(self, length: int) -> int:
+        """How many tokens `keep` of ``length`` would leave, and `fork` would take."""
+
+    def fork(self, length: int) -> DecoderSequence:
+        """A further sequence that begins with what `keep` of ``length`` would leave of this one.
+
+        This one stays as it is. The tokens are copied or shared, none is computed.
+        """
+
     def reset(self) -> None:
         """Forget all tokens and free the cache; the sequence can be used again."""
 

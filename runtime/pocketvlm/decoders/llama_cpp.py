@@ -67,6 +67,9 @@ class LlamaCppDecoder:
             "flash_attn_type": 0,  # off: it orders sums otherwise
             "swa_full": True,  # else a sliding window's cache could not be cut back
         }
+        if not self._facts.state_bytes:
+            # A second sequence in the same cells, which copies a beginning of the first.
+            self._options |= {"n_seq_max": 2, "kv_unified": True}
         if f32_cache:
             kind = self._lib.GGML_TYPE_F32
             self._options |= {"type_k": kind, "type_v": kind}

@@ -101,7 +101,8 @@ class LlamaModel:
 
 
 class LlamaContext:
-    """A llama.cpp context: the cache of one sequence, and the batches that fill it.
+    """A llama.cpp context: the cache of one sequence, and the batches that fill it. Where
+    ``options`` allow two, the second is used to copy parts of the first.
 
     It is freed by `free`, or when nothing needs it any more. Its finalizer holds the model, so the
     model always outlives it.
@@ -126,10 +127,31 @@ class LlamaContext:
                 advice="shorten the prompt, or free memory",
             )
         self.free = weakref.finalize(self, _free_context, lib, self.pointer, model, os.getpid())
+        self._lib = lib
         self.capacity = capacity
         self.planes = model.planes
         self.cells: int = lib.llama_n_ctx(self.pointer)
         self.batch: int = min(lib.llama_n_batch(self.pointer), lib.llama_n_ubatch(self.pointer))
+
+    def state_of(self, end: int | None = None) -> Any:
+        """A copy of the state of what its sequence holds before position ``end``, of all of it
+        where that is None or the model's layers are recurrent; None where llama.cpp gives none.
+
+        Bytes as `llama_state_seq_set_data` takes them. Cells are shared with a second sequence of
+        the context for as long as they are copied, so only those that are wanted are.
+        """
+        lib, sequence = self._lib, 0
+        memory = lib.llama_get_memory(self.pointer)
+        if end is not None and lib.llama_n_seq_max(self.pointer) > 1:
+            sequence = 1
+            lib.llama_memory_seq_cp(memory, 0, sequence, 0, end)
+        try:
+            state = (ctypes.c_uint8 * lib.llama_state_seq_get_size(self.pointer, sequence))()
+            written = lib.llama_state_seq_get_data(self.pointer, state, len(state), sequence)
+        finally:
+            if sequence:
+                lib.llama_memory_seq_rm(memory, sequence, -1, -1)
+        return state if written == len(state) and written else None
 
 
 # In a process that was forked since, what llama.cpp made is a copy whose threads stayed behind, and

@@ -105,6 +105,7 @@ class LlamaCppSequence:
         reading = facts.reading
         self._track = Track(facts.positions, reading.attention, first=reading.first_position)
         self._states = RecurrentStates(self._lib, wanted=facts.state_bytes > 0)
+        self._parked: Any = None  # the state that a fork begins with, until it has a context
         self.dropped: tuple[int, ...] = ()
         self.timings_ms: dict[str, float] = {}
 
@@ -123,6 +124,7 @@ class LlamaCppSequence:
         """See `DecoderSequence`: what llama.cpp has set aside, filled or not."""
         cells = sum(context.cells for context in self._contexts)
         held = len(self._contexts) * self._facts.state_bytes + self._states.bytes
+        held += 0 if self._parked is None else len(self._parked)
         return cells * self._facts.token_bytes + held
 
     def prefill(self, segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
@@ -149,11 +151,37 @@ class LlamaCppSequence:
         """See `DecoderSequence.keep`."""
         track = self._track.cut(length)
         if track.end.length < self.length:
+            if self._parked is not None and track.end.length:
+                self._reserve(self.length)  # what is parked can only be cut in a context
+            self._parked = None
             self._cut(track)
+
+    def reach(self, length: int) -> int:
+        """See `DecoderSequence.reach`."""
+        track = self._track.cut(length)
+        if self._facts.state_bytes and track.end != self._track.end:
+            track = self._states.reach(track)
+        return track.end.length
+
+    def fork(self, length: int) -> LlamaCppSequence:
+        """See `DecoderSequence.fork`: llama.cpp's state of what is taken, which goes into a context
+        once the sequence is used. Where llama.cpp gives no state it takes nothing."""
+        if self._model is None:
+            raise closed("this sequence")
+        other = LlamaCppSequence(self._decoder, self._model, self._facts)
+        track = self._track if self._facts.state_bytes else self._track.cut(length)
+        if self._parked is not None:
+            other._parked, track = self._parked, self._track
+        elif self._contexts and track.end.length:
+            other._parked = self._contexts[0].state_of(track.end.position)
+        if other._parked is not None:
+            other._track, other._states = track, self._states.copied()
+            other.keep(self.reach(length))
+        return other
 
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""
-        self._track = self._track.cut(0)
+        self._track, self._parked = self._track.cut(0), None
         self._states.forget(0)
         while self._contexts:
             self._decoder.give_back(self._contexts.pop())
@@ -270,19 +298,18 @@ class LlamaCppSequence:
         first = self._decoder.first_capacity
         capacity = min(self._facts.context, max(first, 1 << (needed - 1).bit_length()))
         fresh = self._decoder.make_context(self._model, capacity)
-        if current is not None and self.length:
-            self._copy(current, fresh)
-        self._contexts[:] = [fresh]
+        if self.length:
+            self._fill(fresh, self._parked if current is None else current.state_of())
+        self._contexts[:], self._parked = [fresh], None
         if current is not None:
             current.free()
         return fresh
 
-    def _copy(self, current: LlamaContext, fresh: LlamaContext) -> None:
-        """Bring what the sequence holds into another context."""
-        size = self._lib.llama_state_seq_get_size(current.pointer, 0)
-        state = (ctypes.c_uint8 * size)()
-        written = self._lib.llama_state_seq_get_data(current.pointer, state, size, 0)
-        if not written or not self._lib.llama_state_seq_set_data(fresh.pointer, state, written, 0):
+    def _fill(self, fresh: LlamaContext, state: Any) -> None:
+        """Bring what the sequence holds into a new context."""
+        size = 0 if state is None else len(state)
+        if not size or not self._lib.llama_state_seq_set_data(fresh.pointer, state, size, 0):
+            fresh.free()
             raise EngineError(
                 f"llama.cpp cannot enlarge its cache{complaint()}",
                 advice="start a new conversation",

@@ -58,6 +58,19 @@ class RecurrentStates:
                 return shorter
         return track.cut(0)
 
+    def reach(self, track: Track) -> Track:
+        """The track that `go_back` gives, where llama.cpp takes what it is given."""
+        for length in sorted(held for held in self._states if held <= track.end.length)[::-1]:
+            if (shorter := track.cut(length)).end.length == length:
+                return shorter
+        return track.cut(0)
+
+    def copied(self) -> RecurrentStates:
+        """The same states for a further sequence; nobody writes into one."""
+        other = RecurrentStates(self._lib, wanted=self._wanted)
+        other._states = dict(self._states)
+        return other
+
     def forget(self, length: int) -> None:
         """Let go of the states after more tokens than ``length``."""
         self._states = {held: state for held, state in self._states.items() if held <= length}

@@ -3,6 +3,7 @@ cache between runs."""
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -192,11 +193,21 @@ class OnnxSequence:
 
     def keep(self, length: int) -> None:
         """See `DecoderSequence.keep`: the kept part of the cache is copied once."""
-        track = self._track.cut(length)
-        while (within := self._cache.within(track.end.length)) < track.end.length:
-            track = self._track.cut(within)
+        track = self._within(length)
         self._cache.cut(track.end.length)
         self._track = track
+
+    def reach(self, length: int) -> int:
+        """See `DecoderSequence.reach`."""
+        return self._within(length).end.length
+
+    def fork(self, length: int) -> Self:
+        """See `DecoderSequence.fork`: what is taken is copied once, all of it not even that."""
+        other = copy.copy(self)
+        other._cache = self._cache.fork()
+        other.timings_ms = {}
+        other.keep(length)
+        return other
 
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""
@@ -207,6 +218,13 @@ class OnnxSequence:
         """See `DecoderSequence.close`."""
         self.reset()
         self._graphs = None
+
+    def _within(self, length: int) -> Track:
+        """What can be kept of the first ``length`` tokens."""
+        track = self._track.cut(length)
+        while (within := self._cache.within(track.end.length)) < track.end.length:
+            track = self._track.cut(within)
+        return track
 
     def _opened(self) -> Graphs:
         if self._graphs is None:

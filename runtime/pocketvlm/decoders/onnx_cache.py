@@ -112,6 +112,14 @@ class OnnxCache:
         self._length, self._spare = length, state.spare - back
         self._states = [state for state in self._states if state.length <= length]
 
+    def fork(self) -> OnnxCache:
+        """Another one that holds the same. No run writes into what an earlier one gave, so both
+        share the memory until either is cut or goes on."""
+        other = OnnxCache(self._tensors)
+        other._values, other._states = list(self._values), list(self._states)
+        other._length, other._spare = self._length, self._spare
+        return other
+
     def _state(self) -> _State:
         """The convolutions' caches as they are now."""
         values = [

@@ -50,6 +50,41 @@ class CachedSequence:
         self._decoded.append(token_id)
         return logits
 
+    def shared(self, prompt: Sequence[Segment]) -> int:
+        """Tokens of a `joined` prompt that need not be computed on this one, or on its `fork`."""
+        common = common_length(self._held(), prompt)
+        return self.sequence.reach(min(common, sum(map(len, prompt)) - 1)) if common else 0
+
+    def loses(self, shared: int) -> bool:
+        """Whether something worth keeping goes where this one is left with ``shared`` tokens and
+        goes on from there: a picture, or text that is more than what stays. What was asked about a
+        picture that stays is not."""
+        held = before(self._held(), self.sequence.reach(self.sequence.length))
+        lost, kept = after(held, shared), before(held, shared)
+        if any(isinstance(segment, EmbeddingSegment) for segment in lost):
+            return True
+        has_picture = any(isinstance(segment, EmbeddingSegment) for segment in kept)
+        return not has_picture and sum(map(len, lost)) > shared
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether what it holds is about a picture, and not text alone."""
+        return any(isinstance(segment, EmbeddingSegment) for segment in self._prompt)
+
+    def fork_from(self, other: CachedSequence, length: int) -> None:
+        """Begin with the first ``length`` tokens that another holds, a number that its `shared`
+        gave; what this one held is gone."""
+        sequence = other.sequence.fork(length)
+        self.close()
+        self.sequence = sequence
+        self._prompt = before(other._held(), sequence.length)
+
+    def shrink(self) -> None:
+        """Free what no further prompt could go on from."""
+        if (reach := self.sequence.reach(self.sequence.length)) < self.sequence.length:
+            self._prompt, self._decoded = before(self._held(), reach), []
+            self.sequence.keep(reach)
+
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""
         self._prompt, self._decoded = [], []
@@ -103,6 +138,21 @@ def after(segments: Sequence[Segment], position: int) -> list[Segment]:
             result.append(TokenSegment(segment.ids[skipped:]))
         elif skipped < len(segment) and isinstance(segment, EmbeddingSegment):
             result.append(_rest(segment, skipped))
+    return result
+
+
+def before(segments: Sequence[Segment], position: int) -> list[Segment]:
+    """The first ``position`` tokens of a sequence; a picture that would be cut is left out, with
+    what follows."""
+    result: list[Segment] = []
+    for segment in segments:
+        if len(segment) <= position:
+            result.append(segment)
+        elif isinstance(segment, TokenSegment) and position:
+            result.append(TokenSegment(segment.ids[:position]))
+        if len(segment) >= position:
+            break
+        position -= len(segment)
     return result
 
 

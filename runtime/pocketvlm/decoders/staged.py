@@ -55,9 +55,15 @@ class StagedSequence(OnnxSequence):
 
     def keep(self, length: int) -> None:
         """See `DecoderSequence.keep` and the class."""
+        super().keep(length)
+        if self._first_picture is not None and self.length <= self._first_picture:
+            self._first_picture = None  # of the next prompt it may begin elsewhere
+
+    def _within(self, length: int) -> Track:
+        """See the class."""
         if any(self.dropped) and self._first_picture is not None:
             length = min(length, self._first_picture)
-        super().keep(length)
+        return super()._within(length)
 
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""

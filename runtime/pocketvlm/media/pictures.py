@@ -3,12 +3,15 @@ decoded."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import io
 import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,11 +27,43 @@ from pocketvlm.media.upright import orientation_of, upright_rgb
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
+
+@dataclass(frozen=True)
+class PictureFile:
+    """The content of a picture's file, read and not decoded yet.
+
+    Attributes:
+        name: of the file, for messages.
+        data: its bytes.
+    """
+
+    name: str
+    data: bytes
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
 _WHOLE_SIZE = "whole size"  # (width, height) of a picture that was read smaller, among its notes
 _PILLOW_LIMIT = threading.Lock()
 
 
-def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image.Image:
+def read_picture(picture: Picture, limits: PictureLimits | None = None) -> Picture | PictureFile:
+    """A picture with its file read, where it is a path or bytes; any other as it is.
+
+    Raises:
+        PictureError: see `open_picture`, as far as it is about the file.
+    """
+    if isinstance(picture, np.ndarray | Image.Image):
+        return picture
+    return PictureFile(*_read(picture, limits or PictureLimits()))
+
+
+def open_picture(
+    picture: Picture | PictureFile, limits: PictureLimits | None = None
+) -> Image.Image:
     """Read a picture as an upright RGB image.
 
     EXIF orientation is applied, the first frame of an animation is taken, 16-bit greys keep their
@@ -37,7 +72,8 @@ def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image
     read at a fraction of its size, see `PictureLimits.max_memory` and `whole_size`.
 
     Args:
-        picture: a path, the bytes of a file, a PIL image, or uint8 (height, width[, 1 | 3 | 4]).
+        picture: a path, the bytes of a file, a PIL image, or uint8 (height, width[, 1 | 3 | 4]); or
+            what `read_picture` gave.
         limits: caps on bytes, pixels and memory; None takes the defaults of `PictureLimits`.
 
     Raises:
@@ -51,9 +87,12 @@ def open_picture(picture: Picture, limits: PictureLimits | None = None) -> Image
     if isinstance(picture, Image.Image):
         with _refusals("the picture"):
             return _read_pixels(picture, "the picture", limits)
-    name, data = _read(picture, limits)
-    file = without_notes(data)
-    del data
+    if isinstance(picture, PictureFile):
+        name, file = picture.name, without_notes(picture.data)
+    else:
+        name, data = _read(picture, limits)
+        file = without_notes(data)
+        del data
     check_pieces(file, name)
     with _refusals(name):
         return _decode(_identify(file, name, limits), file, name, limits)

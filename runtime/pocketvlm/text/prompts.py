@@ -193,6 +193,19 @@ class Prompter:
             first += [{"type": medium}] * (before[medium] + (0 if placed else count))
         return [{"role": "user", "content": [*first, *self._parts(prompt)]}]
 
+    @functools.cached_property
+    def beginning(self) -> npt.NDArray[np.int64]:
+        """Token ids int64 (n,) that prompts begin with where no system text is given, whatever they
+        ask and whether they have a picture; none where two prompts have no beginning in common."""
+        try:
+            one = self.encode("alpha", {self._medium: 1})
+            other = self.encode("1 omega")
+        except RequestError:  # a template that takes no prompt like this
+            return np.zeros(0, dtype=np.int64)
+        shorter = min(len(one), len(other))
+        differing = np.flatnonzero(one[:shorter] != other[:shorter])
+        return one[: differing[0] if len(differing) else shorter]
+
     def _by_medium(self, counts: Counts) -> Mapping[Medium, int]:
         """How many there are of each medium that the model reads."""
         stated = {self._medium: counts} if isinstance(counts, int) else counts

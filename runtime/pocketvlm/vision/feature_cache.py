@@ -10,7 +10,7 @@ import math
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,10 @@ class FeatureCache:
         if features is not None:
             self._remember(key, features)
         return features
+
+    def holds(self, keys: Sequence[str]) -> bool:
+        """Whether the features of all of them are in memory now."""
+        return all(key in self._kept for key in keys)
 
     def put(self, key: str, features: VisionFeatures) -> None:
         """Keep the features of one picture."""

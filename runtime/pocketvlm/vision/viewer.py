@@ -3,13 +3,11 @@ at most once."""
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,129 +23,25 @@ from pocketvlm.layouts import (
     budget_beside,
     layout_among,
     open_layout,
-    slot_count,
-    tokens_before,
     tokens_of_tile,
-    tokens_of_tiles,
 )
 from pocketvlm.limits import Limits
-from pocketvlm.media.pictures import Picture, open_picture, whole_size
+from pocketvlm.media.pictures import (
+    Picture,
+    PictureFile,
+    open_picture,
+    read_picture,
+    whole_size,
+)
 from pocketvlm.media.videos import Video, open_video
-from pocketvlm.vision.batches import arrange_features, kept_patches
+from pocketvlm.vision.batches import arrange_features
 from pocketvlm.vision.constants import read_constants
 from pocketvlm.vision.encoder import VisionEncoder
-from pocketvlm.vision.feature_cache import FeatureCache, picture_key
+from pocketvlm.vision.feature_cache import FeatureCache
 from pocketvlm.vision.features import VisionFeatures
-
-Floats = npt.NDArray[np.float32]
-
-
-class PictureInput:
-    """One picture or clip of a prompt at one budget.
-
-    Attributes:
-        layout: what it goes through.
-        tiles: its pixels, until it is encoded; None from then on.
-        grid: how it was cut into tiles.
-        budget: visual tokens per tile.
-        reduced: whether it was read at a fraction of its size, see `PictureLimits.max_memory`.
-        features: of each of its `TileGrid.batches`, (tiles, budget, hidden), from its encoding on;
-            None until then.
-        last_kept: the patches kept of each tile for the question before, where each question
-            selects anew; None before the first.
-        select_ms: of its encoding, milliseconds that selecting by the question took.
-    """
-
-    def __init__(self, layout: Layout, tiles: Tiles, budget: int, *, reduced: bool = False) -> None:
-        self.tiles: Tiles | None = tiles
-        self.grid = tiles.grid
-        self.budget = budget
-        self.reduced = reduced
-        self.features: tuple[VisionFeatures, ...] | None = None
-        self.last_kept: tuple[npt.NDArray[np.int64], ...] | None = None
-        self.select_ms = 0.0
-        self.layout = layout
-
-    @property
-    def pixel_values(self) -> Floats | None:
-        """float32 (tiles, 3, height, width) of its first batch, until it is encoded; None from then
-        on."""
-        return None if self.tiles is None else self.tiles.pixel_values
-
-    @property
-    def ids(self) -> npt.NDArray[np.int64]:
-        """Its token ids in a prompt, int64 (n,); before it is encoded perhaps more than after,
-        never fewer."""
-        kept = None
-        if self.features is not None and len(self.features) == 1:
-            kept = self.features[0].kept_indices
-        return self.layout.expand(self.grid, self.budget, kept)
-
-    @property
-    def slots(self) -> int:
-        """Visual tokens among the ids."""
-        return slot_count(self.layout, self.ids)
-
-    @property
-    def tokens_before(self) -> int:
-        """Visual tokens that it would take without pruning."""
-        return tokens_before(self.layout, self.grid)
-
-    @property
-    def below_budget(self) -> bool:
-        """Whether each of its tiles has fewer tokens than the budget, and so it keeps them all."""
-        return max(tokens_of_tiles(self.layout, self.grid)) < self.budget
-
-    @property
-    def kept_indices(self) -> list[int]:
-        """The patches kept of each tile, in raster order, numbered on from tile to tile; of an
-        encoded picture."""
-        if self.features is None:
-            raise RuntimeError("this picture has not been encoded")
-        return kept_patches(self.layout, self.grid, self.features)
-
-    def afresh(self) -> PictureInput:
-        """The same picture for a further question that selects anew, not encoded yet. This one
-        keeps its pixels, which take less memory than the features of all its tokens would: those
-        are in the feature cache, for as long as there is room."""
-        _ = self.key  # computed once for all questions
-        return copy.copy(self)
-
-    @functools.cached_property
-    def keys(self) -> tuple[str, ...]:
-        """See `picture_key`, of each of its batches; to be read before the pixels are gone."""
-        if self.tiles is None:
-            raise RuntimeError("the pixels of this picture are gone")
-        return tuple(map(picture_key, self.tiles.batches))
-
-    @property
-    def key(self) -> str:
-        """Of all that is seen of it."""
-        return "/".join(self.keys)
-
-
-@dataclass(frozen=True)
-class ConversationPicture:
-    """A picture of a conversation in each form that it takes there, see `Layout.several`.
-
-    Which one it is changes as pictures join the conversation and leave it.
-
-    Attributes:
-        alone: as the only picture of the conversation.
-        beside_others: as one of several; for most layouts the same object.
-    """
-
-    alone: PictureInput
-    beside_others: PictureInput
-
-    @property
-    def medium(self) -> Medium:
-        """What it is."""
-        return self.alone.layout.medium
-
-    def among(self, pictures: int) -> PictureInput:
-        """What it is in a conversation with so many pictures."""
-        return self.alone if pictures == 1 else self.beside_others
+from pocketvlm.vision.picture_input import ConversationPicture as ConversationPicture
+from pocketvlm.vision.picture_input import PictureInput as PictureInput
+from pocketvlm.vision.seen import SeenPictures
 
 
 class Viewer:
@@ -174,6 +68,7 @@ class Viewer:
         self._limits = limits
         self._cache = cache
         self._constants = read_constants(artifact)
+        self._seen = SeenPictures()
         self._viewers = {viewer.layout.medium: viewer for viewer in (self, *beside)}
 
     def check_budget(self, budget: int) -> int:
@@ -226,11 +121,12 @@ class Viewer:
 
     def _prepared(self, medium: Picture | Video, budget: int, pictures: int) -> PictureInput:
         """One of so many of its kind."""
-        return self._prepare(self._open(medium), layout_among(self.layout, pictures), budget)
+        source = self._read(medium)
+        return self._prepare(source, layout_among(self.layout, pictures), budget)
 
     def _prepared_twice(self, medium: Picture | Video, budget: int) -> ConversationPicture:
-        opened, both = self._open(medium), (self.layout, self.layout.several)
-        forms = {id(each): self._prepare(opened, each, budget) for each in both}
+        source, both = self._read(medium), (self.layout, self.layout.several)
+        forms = {id(each): self._prepare(source, each, budget) for each in both}
         return ConversationPicture(*(forms[id(each)] for each in both))
 
     def _budget_of(self, medium: Medium, budget: int) -> int:
@@ -281,17 +177,17 @@ class Viewer:
         """
         grid, layout = picture.grid, picture.layout
         if picture.features is None:
-            if picture.tiles is None:
-                raise RuntimeError("a picture has neither pixels nor features")
-            batches = zip(picture.tiles.batches, grid.batches, strict=True)
             keys = picture.keys if cached else (None,) * len(grid.batches)
             selected, picture.select_ms = [], 0.0
-            for (pixels, batch), key in zip(batches, keys, strict=True):
-                encoded = self._features_of(pixels, tokens_of_tile(layout, batch), key)
+            for number, key in enumerate(keys):
+                encoded = self._features_of(picture, number, key)
                 started = time.perf_counter()
                 selected.append(self.encoder.select(encoded, question).narrow(picture.budget))
                 picture.select_ms += (time.perf_counter() - started) * 1e3
-            picture.features, picture.tiles = tuple(selected), None
+            if cached and picture.identity is not None:
+                alone = layout is self.layout
+                self._seen.note(picture.identity, layout, picture.seen, alone=alone)
+            picture.encoded_as(tuple(selected))
         # The same tiles are arranged otherwise where they were cut otherwise.
         # A frame may have the pixels of a picture, and goes through another tower.
         where = f"{picture.budget}/{layout.name}/{grid}/{grid.size}/{layout.medium}"
@@ -309,23 +205,41 @@ class Viewer:
             extras=extras,
         )
 
-    def _features_of(self, pixels: Floats, tokens: int, key: str | None) -> VisionFeatures:
-        """The features of tiles of one size, of so many ``tokens`` each, at the whole budget of the
-        graph: those cached under ``key``, else new ones, which are kept there."""
-        features = None if key is None else self._cache.get(key, len(pixels), tokens)
+    def _features_of(self, picture: PictureInput, batch: int, key: str | None) -> VisionFeatures:
+        """The features of one of a picture's batches at the whole budget of the graph: those cached
+        under ``key``, else new ones, which are kept there."""
+        grid = picture.grid.batches[batch]
+        tokens = tokens_of_tile(picture.layout, grid)
+        features = None if key is None else self._cache.get(key, grid.tiles, tokens)
         if features is None:
-            features = self.encoder.encode(pixels, tokens)
+            features = self.encoder.encode(picture.pixels_of(batch), tokens)
             if key is not None:
                 self._cache.put(key, features)
         return features
 
-    def _open(self, medium: Picture | Video) -> Any:
-        return open_medium(self.layout, medium, self._limits)
+    def _read(self, medium: Picture | Video) -> _Source:
+        return _Source(self.layout, medium, self._limits)
 
-    def _prepare(self, upright: Any, layout: Layout[Any], budget: int) -> PictureInput:
-        images = [upright] if layout.medium == "image" else upright
+    def _prepare(self, source: _Source, layout: Layout[Any], budget: int) -> PictureInput:
+        identity = source.identity
+        seen = (
+            None
+            if identity is None
+            else self._seen.get(identity, layout, alone=layout is self.layout)
+        )
+        if seen is not None and self._cache.holds(seen.keys):
+            return PictureInput(
+                layout,
+                seen,
+                budget,
+                reduced=seen.reduced,
+                identity=identity,
+                recut=lambda: self._cut(source.upright, layout),
+            )
+        images = [source.upright] if layout.medium == "image" else source.upright
         reduced = any(whole_size(image) is not None for image in images)
-        return PictureInput(layout, self._cut(upright, layout), budget, reduced=reduced)
+        tiles = self._cut(source.upright, layout)
+        return PictureInput(layout, tiles, budget, reduced=reduced, identity=identity)
 
     def _cut(self, upright: Any, layout: Layout[Any]) -> Tiles:
         try:
@@ -345,6 +259,27 @@ class Viewer:
                 advice="export the artifact again",
             )
         return tiles
+
+
+class _Source:
+    """A picture or clip as it was given. The file of a picture is read at once, and decoded when it
+    has to be.
+
+    Attributes:
+        identity: SHA-256 (hex) of a picture's file; None where it is none.
+    """
+
+    def __init__(self, layout: Layout[Any], medium: Any, limits: Limits) -> None:
+        is_picture = layout.medium == "image"
+        self._medium = read_picture(medium, limits.pictures) if is_picture else medium
+        self._layout, self._limits = layout, limits
+        file = self._medium
+        self.identity = file.digest if isinstance(file, PictureFile) else None
+
+    @functools.cached_property
+    def upright(self) -> Any:
+        """See `open_medium`."""
+        return open_medium(self._layout, self._medium, self._limits)
 
 
 def open_medium(

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from compare_peers.programs.common import Stopwatch, read_settings, serve
 from pocketvlm import VLM, EngineSettings, Sampling, __version__
+from pocketvlm.limits import NOTHING_KEPT
 
 options = read_settings()
 engines = EngineSettings(threads=options["threads"])
-vlm = VLM.load(options["folder"], settings=engines, **options["load"])
+# Every question is a first one, as for the others.
+vlm = VLM.load(options["folder"], settings=engines, limits=NOTHING_KEPT, **options["load"])
 
 
 def answer(picture: Path, watch: Stopwatch) -> int:

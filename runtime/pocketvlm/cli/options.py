@@ -76,6 +76,13 @@ _MODEL = [
         "B.",
     ),
     click.option(
+        "--memory-limit",
+        type=click.IntRange(0),
+        metavar="MB",
+        help="Open two decoders, where the artifact has a pair and no precision is given, only "
+        "within so much memory; 0 is no limit, what is free if not given.",
+    ),
+    click.option(
         "--threads",
         type=int,
         metavar="N",
@@ -112,6 +119,7 @@ _LOADED = (
     "budget",
     "vision_precision",
     "decoder_precision",
+    "memory_limit",
     "threads",
     "context",
     "max_pixels",
@@ -256,7 +264,8 @@ def _load(model: dict[str, Any], directory: Path, *, prepack: bool = True, **ins
     from pocketvlm.vlm import VLM
 
     model = model | instead
-    settings = EngineSettings(threads=model["threads"], prepack=prepack)
-    others = {name: value for name, value in model.items() if name != "threads"}
+    of_engines = {name: model[name] for name in ("threads", "memory_limit")}
+    settings = EngineSettings(**of_engines, prepack=prepack)
+    others = {name: value for name, value in model.items() if name not in of_engines}
     others |= settled_caps(directory, {name: others[name] for name in ("max_pixels", "max_tiles")})
     return VLM.load(directory, **others, settings=settings)

@@ -26,6 +26,7 @@ from pocketvlm_export.graphs import (
     VisionEncoderGraph,
     trace,
 )
+from pocketvlm_export.graphs.masks import is_full
 from pocketvlm_export.interrupts import repeated
 from pocketvlm_export.kept_files import KeptFiles
 from pocketvlm_export.layouts import constant_files
@@ -208,7 +209,10 @@ def _write(
     model = trace(graph)
     tidy(model, graph.output_axes)
     if not plan.options.portable:
-        fuse(model, graph.kind, causal=plan.spec.decoder.attention == CAUSAL)
+        decoder = plan.spec.decoder
+        # Where scores are given they are numbered by the places that the mask has.
+        full = is_full(decoder) and graph.kind != metadata.SCORING_DECODER
+        fuse(model, graph.kind, causal=decoder.attention == CAUSAL, full=full)
     tied = plan.spec.decoder.tied and LOGITS in graph.output_names
     if tied:
         TieHead()(model)

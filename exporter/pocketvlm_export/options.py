@@ -12,7 +12,7 @@ from pocketvlm.layouts import MEDIA, Medium
 from pocketvlm.limits import settle_numbers, whole
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.gguf_types import DEFAULT_GGUF_TYPE, GGUF_TYPES
-from pocketvlm_export.precisions import PRECISIONS, names_for
+from pocketvlm_export.precisions import PAIR, PRECISIONS, names_for
 from pocketvlm_targets import DECODERS, FORMATS
 
 GATE_PROMPT = "What is in the picture?"
@@ -177,6 +177,14 @@ class ExportOptions:
         """Of each engine, the decoder's precision or GGUF type that answers by default."""
         first = {"onnx": self.decoder_precisions[0], "llama.cpp": next(iter(self.gguf), "")}
         return {engine: first[engine] for engine in self.engines}
+
+    @property
+    def pair(self) -> str:
+        """The ONNX decoders that answer together where memory allows both; none where the default
+        is neither of them."""
+        halves = PAIR.split("+")
+        stated = "onnx" in self.engines and set(halves) <= set(self.decoder_precisions)
+        return PAIR if stated and self.decoder_precisions[0] in halves else ""
 
     @property
     def embed(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pocketvlm.artifact import Artifact, Manifest, pick_graph, pick_precision
+from pocketvlm.artifact.pair import choose_precision
 from pocketvlm.errors import RequestError
 from pocketvlm.limits import plain, settle_numbers, whole
 from pocketvlm.ort.settings import (
@@ -112,6 +113,7 @@ def sweep(
     max_pixels: int | None = None,
     max_tiles: int | None = None,
     providers: Sequence[str] = (),
+    memory_limit: int | None = None,
 ) -> list[Case]:
     """Every combination of what is requested, the most visual tokens first.
 
@@ -119,14 +121,16 @@ def sweep(
         manifest: of the artifact.
         budgets: visual tokens per picture or tile; none means those that were exported.
         decoders: engines; none is the default one, ``("all",)`` each that the artifact has.
-        decoder_precisions: none is each engine's default, ``("all",)`` all. Of a list every engine
-            takes what it has, see `has_precision`.
+        decoder_precisions: none is each engine's default, or its pair where memory allows both, see
+            `choose_precision`; ``("all",)`` all. Of a list every engine takes what it has, see
+            `has_precision`.
         vision_precisions: none is the artifact's default, ``("all",)`` all.
         threads: for each engine.
         context: the longest sequence, for which llama.cpp sets memory aside.
         max_pixels: see `Case`.
         max_tiles: see `Case`.
         providers: see `Case`.
+        memory_limit: MB that a pair of decoders must fit into, see `choose_precision`.
 
     Raises:
         RequestError: something that the artifact does not have; its ``setting`` names the option.
@@ -146,7 +150,7 @@ def sweep(
     decoder_pairs = [
         (engine, precision)
         for engine in engines
-        for precision in _of_engine(manifest, engine, decoder_precisions)
+        for precision in _of_engine(manifest, engine, decoder_precisions, memory_limit)
     ]
     visions = _vision_precisions(manifest, requested, vision_precisions)
     return [
@@ -194,11 +198,13 @@ def _check_decoder_precisions(
     _chosen(parts, list(present), "", "precision of the decoder", "decoder_precision")
 
 
-def _of_engine(manifest: Manifest, engine: str, requested: Sequence[str]) -> list[str]:
+def _of_engine(
+    manifest: Manifest, engine: str, requested: Sequence[str], memory_limit: int | None
+) -> list[str]:
     """The requested precisions that an engine has; refuses where that is none."""
     present = list(manifest.decoder.by_engine[engine])
     if not requested:
-        return [manifest.decoder.default_precisions[engine]]
+        return [choose_precision(manifest, engine, memory_limit).precision]
     if tuple(requested) == (ALL,):
         return present
     chosen = [name for name in dict.fromkeys(requested) if has_precision(manifest, engine, name)]

@@ -14,7 +14,7 @@ from pocketvlm.answering import Answerer, Request, ms_since
 from pocketvlm.artifact import Artifact, Check
 from pocketvlm.artifact.integrity import graph_digest
 from pocketvlm.chat import Chat
-from pocketvlm.decoders import open_decoder
+from pocketvlm.decoders import choose_decoder, open_decoder
 from pocketvlm.decoders.base import Decoder
 from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling, checkpoint_sampling
 from pocketvlm.errors import ArtifactError
@@ -58,6 +58,7 @@ class VLM:
         checkpoint_sampling: how the checkpoint was published to answer: what a `Sampling` takes
             what it leaves out from, temperature and the like where its ``base`` is
             ``"checkpoint"``.
+        precision_reason: why `decoder` answers in the precision that it does.
         parts: prompter, viewer and decoder behind it, for tests and tools: an `Answerer`, which may
             change from release to release.
     """
@@ -98,6 +99,7 @@ class VLM:
         self.parts = Answerer(artifact.manifest, viewer, decoder, prompter, limits.sequences)
         self.checkpoint_sampling: Sampling = self.parts.sampling
         self.budget: int = encoder.budget
+        self.precision_reason: str = "opened apart"
         self._owns_decoder = False
         self._keeps_features = keep_features or folder is not None
         self._keeps_sequences = keep_sequences
@@ -126,10 +128,11 @@ class VLM:
             decoder: engine, ``"onnx"`` or ``"llama.cpp"``; None is the artifact's default.
             budget: visual tokens per tile, the default of `generate`; None is the artifact's
                 default.
-            vision_precision: None is the artifact's default, as is ``decoder_precision``'s.
-            decoder_precision: see ``vision_precision``; for llama.cpp the type of the GGUF file.
-                With ONNX Runtime ``A+B`` prefills in A and decodes in B, as in ``int8+int4``, where
-                memory allows both.
+            vision_precision: None is the artifact's default.
+            decoder_precision: for llama.cpp the type of the GGUF file. With ONNX Runtime ``A+B``
+                prefills in A and decodes in B, as in ``int8+int4``. None is the artifact's default,
+                or its pair where memory allows both, ``settings.memory_limit`` or what is free:
+                `precision_reason` says which and why.
             context: longest sequence in tokens, at most the artifact's own, which None leaves: a
                 bound on memory.
             max_pixels: pictures are resized to at most so many pixels, height times width, where
@@ -169,8 +172,11 @@ class VLM:
         encoder = VisionEncoder.open(
             artifact, budget=budget, precision=vision_precision, settings=settings
         )
-        engine = open_decoder(
+        decoder, choice = choose_decoder(
             artifact, engine=decoder, precision=decoder_precision, settings=settings
+        )
+        engine = open_decoder(
+            artifact, engine=decoder, precision=choice.precision, settings=settings
         )
         beside = open_beside(artifact, budget=budget, precision=vision_precision, settings=settings)
         vlm = cls(
@@ -187,6 +193,7 @@ class VLM:
         budget = artifact.manifest.pruning.default_budget if budget is None else budget
         vlm.budget = vlm.parts.viewer.check_budget(budget)
         vlm.parts.load_ms = ms_since(started)
+        vlm.precision_reason = choice.reason
         return vlm
 
     @property

@@ -6,7 +6,22 @@ from collections.abc import Mapping
 import torch
 from transformers import PretrainedConfig
 
+from pocketvlm.artifact.specs import CAUSAL
+from pocketvlm_export.families.spec import DecoderSpec
+
 _FULL, _SLIDING = "full_attention", "sliding_attention"
+
+
+def is_full(spec: DecoderSpec) -> bool:
+    """Whether every layer is attention in which a token sees all before it, but padding: no mask
+    has anything else to say."""
+    config = spec.config
+    kinds = set(getattr(config, "layer_types", None) or ())
+    # Where kinds are listed they decide; a window may then be stated that no layer has.
+    windowed = not kinds and getattr(config, "sliding_window", None) is not None
+    chunked = getattr(config, "attention_chunk_size", None) is not None
+    everywhere = kinds <= {_FULL} and not (windowed or chunked or spec.conv_layers)
+    return spec.attention == CAUSAL and everywhere
 
 
 def two_way_masks(

@@ -74,17 +74,17 @@ def tidy(model: ir.Model, output_axes: Mapping[str, Mapping[int, str]]) -> None:
     NameAxes(output_axes)(model)
 
 
-def fuse(model: ir.Model, kind: str, *, causal: bool = True) -> None:
+def fuse(model: ir.Model, kind: str, *, causal: bool = True, full: bool = False) -> None:
     """Put ONNX Runtime's own operators into a tidy graph of a kind; where it is not ``causal`` its
-    mask alone says which tokens see each other.
+    mask alone says which tokens see each other, and where it is ``full`` none is needed.
 
     Raises:
         RequestError: the graph is not of the shape that they replace.
     """
     for fusion in FUSIONS.get(kind, ()):
         try:
-            two_way = fusion is GroupQueryAttention and not causal
-            (GroupQueryAttention(causal=False) if two_way else fusion())(model)
+            attention = GroupQueryAttention(causal=causal, full=full)
+            (attention if fusion is GroupQueryAttention else fusion())(model)
         except (ir.passes.InvariantError, ir.passes.PassError) as error:
             reason = error.__cause__ or error
             raise RequestError(

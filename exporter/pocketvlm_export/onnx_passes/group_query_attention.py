@@ -16,6 +16,7 @@ from pocketvlm_export.onnx_passes.attention import (
     made_by,
 )
 from pocketvlm_export.onnx_passes.block_int4 import MICROSOFT
+from pocketvlm_export.onnx_passes.packed_rows import is_padded, pack_rows
 
 # The first version of ONNX Runtime whose operator has ``causal``; all before it, 1.22 to 1.29 were
 # tried, refuse the graph.
@@ -36,18 +37,25 @@ class GroupQueryAttention(ir.passes.InPlacePass):
     """Fuse the repeating of key-value heads, the growing of the cache and attention itself, a node
     a layer.
 
-    The operator's own idea of which keys count is the whole length for every row, read off the
+    Where attention is ``full`` the operator is given the lengths of the rows and no mask: the
+    arithmetic of the graph's own, (batch, 1, tokens, past + tokens), goes. Rows that are padded are
+    packed, see `pack_rows`, and their caches are: a row's own tokens, then what nobody reads.
+
+    Else the operator's own idea of which keys count is the whole length for every row, read off the
     bias, so that layers may have caches of two lengths; the graph's mask, with its padding and
     sliding window, goes in as that bias and decides. Rotary embeddings, and with them
     ``position_ids``, stay apart. ONNX Runtime refuses one case that the separate nodes allow:
     several tokens after a past for more than one row.
     """
 
-    def __init__(self, *, causal: bool = True) -> None:
+    def __init__(self, *, causal: bool = True, full: bool = False) -> None:
         """The operator hides later tokens of its own accord, unless not ``causal``: for graphs
-        whose mask shows some, which need ONNX Runtime `TWO_WAY_RUNTIME`."""
+        whose mask shows some, which need ONNX Runtime `TWO_WAY_RUNTIME`. Attention is ``full``
+        where every token sees all before it but padding, and nothing else reads the mask; rotations
+        are fused by then."""
         super().__init__()
         self._own = {} if causal else {"causal": 0}
+        self._full = causal and full
 
     def requires(self, model: ir.Model) -> None:
         """Every attention reads a cache and adds a mask."""
@@ -64,15 +72,42 @@ class GroupQueryAttention(ir.passes.InPlacePass):
         """Fuse."""
         graph = model.graph
         fused = list(attentions(graph))
+        packed = pack_rows(graph) if self._full and fused and is_padded(graph) else None
         lengths: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
         for attention in fused:
             assert attention.bias is not None
             if attention.bias not in lengths:
-                lengths[attention.bias] = _lengths(graph, attention)
-            _fuse(graph, attention, lengths[attention.bias], self._own)
+                lengths[attention.bias] = packed or self._lengths(graph, attention)
+            bias = None if self._full else attention.bias
+            _fuse(graph, attention, lengths[attention.bias], bias, self._own)
         model.opset_imports[MICROSOFT] = 1
         RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, modified=bool(fused))
+
+    def _lengths(self, graph: ir.Graph, attention: Attention) -> tuple[ir.Value, ir.Value]:
+        """Nodes before an attention: int32 (batch,) of the total length less one, and the total
+        length as a scalar."""
+        updates = _updates(attention)
+        assert updates is not None
+        assert attention.bias is not None
+        past = updates[0].past
+        batch = ir.node("Shape", [past], {"start": 0, "end": 1})
+        if self._full:
+            new = join_heads(graph, attention.last, attention.query)
+            sizes = [
+                ir.node("Shape", [past], {"start": 2, "end": 3}),
+                ir.node("Shape", [new], {"start": 1, "end": 2}),
+            ]
+            total = ir.node("Add", [size.outputs[0] for size in sizes])
+        else:
+            sizes = []
+            total = ir.node("Shape", [attention.bias], {"start": 3, "end": 4})
+        narrow = ir.node("Cast", [total.outputs[0]], {"to": ir.DataType.INT32})
+        scalar = ir.node("Squeeze", [narrow.outputs[0]])
+        before = ir.node("Sub", [narrow.outputs[0], constant(graph, "int32 [1]", [1], np.int32)])
+        rows = ir.node("Expand", [before.outputs[0], batch.outputs[0]])
+        graph.insert_before(attention.last, [batch, *sizes, total, narrow, scalar, before, rows])
+        return rows.outputs[0], scalar.outputs[0]
 
     def ensures(self, model: ir.Model) -> None:
         """Every output of the cache is an attention's."""
@@ -88,9 +123,11 @@ def _fuse(
     graph: ir.Graph,
     attention: Attention,
     lengths: tuple[ir.Value, ir.Value],
+    bias: ir.Value | None,
     own: Mapping[str, int],
 ) -> None:
-    """``own`` are attributes of this graph's operators."""
+    """``bias`` is what the operator is given of the mask, ``own`` are attributes of this graph's
+    operators."""
     updates = _updates(attention)
     assert updates is not None
     keys, values = updates
@@ -106,7 +143,7 @@ def _fuse(
     }
     node = ir.node(
         "GroupQueryAttention",
-        [*inputs, keys.past, values.past, *lengths, None, None, None, attention.bias],
+        [*inputs, keys.past, values.past, *lengths, *_last_inputs(bias)],
         attributes,
         domain=MICROSOFT,
         num_outputs=3,
@@ -121,19 +158,9 @@ def _fuse(
             old.name, new.name = f"{name}.unfused", name
 
 
-def _lengths(graph: ir.Graph, attention: Attention) -> tuple[ir.Value, ir.Value]:
-    """Nodes before an attention: int32 (batch,) of the total length less one, and the total length
-    as a scalar."""
-    updates = _updates(attention)
-    assert updates is not None
-    batch = ir.node("Shape", [updates[0].past], {"start": 0, "end": 1})
-    total = ir.node("Shape", [attention.bias], {"start": 3, "end": 4})
-    narrow = ir.node("Cast", [total.outputs[0]], {"to": ir.DataType.INT32})
-    scalar = ir.node("Squeeze", [narrow.outputs[0]])
-    before = ir.node("Sub", [narrow.outputs[0], constant(graph, "int32 [1]", [1], np.int32)])
-    rows = ir.node("Expand", [before.outputs[0], batch.outputs[0]])
-    graph.insert_before(attention.last, [batch, total, narrow, scalar, before, rows])
-    return rows.outputs[0], scalar.outputs[0]
+def _last_inputs(bias: ir.Value | None) -> list[ir.Value | None]:
+    """The operator's inputs behind the lengths."""
+    return [] if bias is None else [None, None, None, bias]
 
 
 def _updates(attention: Attention) -> tuple[_Update, _Update] | None:

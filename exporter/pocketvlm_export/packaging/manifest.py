@@ -90,6 +90,7 @@ def make_manifest(
             engines=plan.options.engines,
             default_engine=plan.options.engines[0],
             default_precisions=plan.options.default_precisions,
+            pair=plan.options.pair,
             embed=_present(plan.embed, present),
             graphs=_present(plan.decoder, present),
             tables={

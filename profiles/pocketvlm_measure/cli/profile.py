@@ -66,7 +66,8 @@ if TYPE_CHECKING:
     "--memory-limit",
     type=click.IntRange(0),
     metavar="MB",
-    help="Warn of what takes more memory; 0 is no limit.",
+    help="Warn of what takes more memory, and open two decoders by default only within it; 0 is no "
+    "limit.",
 )
 @takes_target(profiling_defaults)
 @click.option(
@@ -162,6 +163,7 @@ def profile(
 
     from pocketvlm.answering import without_guide
     from pocketvlm.artifact import Artifact
+    from pocketvlm.artifact.pair import choose_precision
     from pocketvlm.text.prompts import Counts
     from pocketvlm_measure.cases import sweep
     from pocketvlm_measure.profiler.measure import profile as measure
@@ -183,9 +185,13 @@ def profile(
         max_pixels=artifact.max_pixels,
         max_tiles=artifact.max_tiles,
         providers=providers,
+        memory_limit=memory_limit,
     )
     for case in cases:  # before anything is timed
         case.ensure_trusted(whole)
+    if artifact.manifest.decoder.pair and not decoder_precision:
+        chosen = choose_precision(artifact.manifest, "onnx", memory_limit)
+        click.echo(f"decoder {chosen.precision}: {chosen.reason}", err=True)
     pictures, clips = (tuple(str(path) for path in paths) for paths in (images, videos))
     counts: Counts = {"image": len(images), "video": len(videos)} if images or videos else 1
     asked = prompt or made_up_prompt(artifact, counts)

@@ -12,12 +12,18 @@ from pocketvlm_targets import DECODERS, Target
 
 def case_defaults(target: Target, _ctx: click.Context) -> dict[str, Any]:
     """A target's values for a command that goes through cases: its lists, of which every engine
-    takes what it has."""
+    takes what it has.
+
+    Of several precisions of ONNX Runtime's decoders the artifact knows which answer, and whether
+    two do together, see `pocketvlm.artifact.pair.choose_precision`.
+    """
+    several = len(target.decoder_precision) > 1 and not target.gguf_type
+    precisions = () if several else (*target.decoder_precision, *target.gguf_type)
     values = {
         "decoder": target.decoder and DECODERS[target.decoder],
         "budget": target.budget,
         "vision_precision": target.vision_precision,
-        "decoder_precision": (*target.decoder_precision, *target.gguf_type),
+        "decoder_precision": precisions,
         "threads": target.threads,
         "providers": list(target.provider),
         **answering_caps(target),

@@ -110,6 +110,10 @@ def contradictions(manifest: Manifest) -> list[str]:
             for engine, files in decoder.by_engine.items()
             if engine in decoder.engines
         ),
+        "the decoders that answer as a pair are not two that it has, one of them the default": bool(
+            decoder.pair
+        )
+        and not _is_pair(decoder),
         "a budget has no vision graph of the default precision": not all(
             manifest.vision.default_precision in graphs
             for graphs in manifest.vision.graphs.values()
@@ -126,6 +130,12 @@ def contradictions(manifest: Manifest) -> list[str]:
         ),
     }
     return [problem for problem, holds in problems.items() if holds]
+
+
+def _is_pair(decoder: DecoderSpec) -> bool:
+    halves = decoder.pair.split("+")
+    present = len(set(halves)) == len(halves) == 2 and set(halves) <= set(decoder.graphs)
+    return present and decoder.default_precisions.get("onnx") in halves
 
 
 def _of_selectors(manifest: Manifest) -> dict[str, bool]:

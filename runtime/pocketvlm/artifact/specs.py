@@ -195,6 +195,9 @@ class DecoderSpec:
 
     ``scores`` says that the graphs also give what their attention pays to each token, by which a
     larger model may drop visual ones, see `pocketvlm.guided.Guided`.
+
+    ``pair`` names two of ``graphs`` that answer together where no precision is requested and memory
+    allows both, ``"A+B"``: prefill in A, decode in B. One of them is the default.
     """
 
     engines: tuple[str, ...]
@@ -223,6 +226,7 @@ class DecoderSpec:
     conv_width: int = field(default=0, metadata=UNSAID)
     stages: tuple[Stage, ...] = field(default=(), metadata=UNSAID)
     scores: bool = field(default=False, metadata=UNSAID)
+    pair: str = field(default="", metadata=UNSAID)
 
     @property
     def attention_layers(self) -> tuple[int, ...]:

@@ -213,6 +213,7 @@ def describe(artifact: Artifact) -> Iterator[str]:
         tokens = manifest.media[medium].pruning.tokens_before
         yield f"{_reads(other)}, {tokens} tokens per {other.unit}"
     yield from _decoder_text(manifest.decoder)
+    yield from _pair_text(manifest)
     yield from _generation_text(manifest.generation)
     for what, name in graphs(manifest):
         yield f"graph      {what:<26} {size_text(graph_bytes(manifest, name)):>10}  {name}"
@@ -313,6 +314,15 @@ def _decoder_text(decoder: DecoderSpec) -> Iterator[str]:
             f"           {len(decoder.conv_layers)} of the layers are convolutions: a conversation "
             "goes on from its last turn, nothing else of a prompt is reused"
         )
+
+
+def _pair_text(manifest: Manifest) -> Iterator[str]:
+    """Which two decoders answer together, and whether they do here."""
+    from pocketvlm.artifact.pair import choose_precision
+
+    if manifest.decoder.pair:
+        chosen = choose_precision(manifest, "onnx")
+        yield f"pair       here {chosen.precision} answers: {chosen.reason}"
 
 
 def _reads(layout: Layout) -> str:

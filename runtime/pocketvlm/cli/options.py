@@ -95,6 +95,13 @@ _MODEL = [
         "B.",
     ),
     click.option(
+        "--memory-limit",
+        type=click.IntRange(0),
+        metavar="MB",
+        help="Open two decoders, where the artifact has a pair and no precision is given, only "
+        "within so much memory; 0 is no limit, what is free if not given.",
+    ),
+    click.option(
         "--threads",
         type=int,
         metavar="N",
@@ -132,6 +139,7 @@ _LOADED = (
     "budget",
     "vision_precision",
     "decoder_precision",
+    "memory_limit",
     "threads",
     "context",
     "max_pixels",
@@ -283,10 +291,11 @@ def _load(model: dict[str, Any], directory: Path, *, prepack: bool = True, **ins
     from pocketvlm.vlm import VLM
 
     model = model | instead
+    of_engines = {name: model[name] for name in ("threads", "memory_limit")}
     settings = EngineSettings(
-        threads=model["threads"], prepack=prepack, providers=providers_typed(model["providers"])
+        **of_engines, prepack=prepack, providers=providers_typed(model["providers"])
     )
-    of_settings = ("threads", "providers")
+    of_settings = (*of_engines, "providers")
     others = {name: value for name, value in model.items() if name not in of_settings}
     others |= settled_caps(directory, {name: others[name] for name in ("max_pixels", "max_tiles")})
     return VLM.load(directory, **others, settings=settings)

@@ -76,6 +76,8 @@ def run(
     print_pieces(stream)
     if sys.stderr.isatty():
         echo(summary(stream.answer), err=True)
+        if vlm.artifact.manifest.decoder.pair:
+            echo(f"{vlm.decoder}: {vlm.precision_reason}", err=True)
 
 
 def summary(answer: Answer) -> str:

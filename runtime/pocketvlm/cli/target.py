@@ -66,11 +66,17 @@ def load_target(name_or_file: str | os.PathLike[str]) -> Target:
 
 
 def answering_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
-    """A target's values for a command that answers: the first of each list."""
+    """A target's values for a command that answers: the first of each list.
+
+    Of several precisions of ONNX Runtime's decoders the artifact knows the default, and whether two
+    answer together.
+    """
 
     def decoder_precision() -> str | None:
-        on_llama = ctx.params["decoder"] == "llama.cpp"
-        return next(iter(target.gguf_type if on_llama else target.decoder_precision), None)
+        if ctx.params["decoder"] == "llama.cpp":
+            return next(iter(target.gguf_type), None)
+        several = len(target.decoder_precision) > 1
+        return None if several else next(iter(target.decoder_precision), None)
 
     return {
         "decoder": None if target.decoder == "both" else target.decoder,
@@ -80,6 +86,7 @@ def answering_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
         "threads": target.threads,
         "context": target.context,
         "providers": list(target.provider) or None,
+        "memory_limit": target.memory_limit,
         **answering_caps(target),
     }
 

@@ -7,6 +7,7 @@ import importlib.util
 from typing import Any
 
 from pocketvlm.artifact import Artifact
+from pocketvlm.artifact.pair import Choice, choose_precision
 from pocketvlm.decoders.base import Decoder
 from pocketvlm.errors import RequestError
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
@@ -37,12 +38,28 @@ def open_decoder(
     Args:
         artifact: an opened artifact.
         engine: a name from the manifest's engines; None is the artifact's default.
-        precision: as named in the manifest; None is the artifact's default.
+        precision: as named in the manifest; None is the artifact's default, or its pair where
+            memory allows both, see `choose_precision`.
         settings: threads, providers, prepacking.
 
     Raises:
         PocketVLMError: an engine that the artifact or this runtime does not have.
     """
+    engine, choice = choose_decoder(artifact, engine=engine, precision=precision, settings=settings)
+    decoder: Decoder = engine_class(artifact, engine).open(
+        artifact, precision=choice.precision, settings=settings
+    )
+    return decoder
+
+
+def choose_decoder(
+    artifact: Artifact,
+    *,
+    engine: str | None = None,
+    precision: str | None = None,
+    settings: EngineSettings = DEFAULT_SETTINGS,
+) -> tuple[str, Choice]:
+    """Return the engine that `open_decoder` opens, and in which precision and why."""
     present = artifact.manifest.decoder.engines
     requested = engine or artifact.manifest.decoder.default_engine
     if requested not in present:
@@ -58,10 +75,9 @@ def open_decoder(
             advice="update pocketvlm",
             setting="decoder",
         )
-    decoder: Decoder = engine_class(artifact, requested).open(
-        artifact, precision=precision, settings=settings
-    )
-    return decoder
+    if precision is not None:
+        return requested, Choice(precision, "asked for")
+    return requested, choose_precision(artifact.manifest, requested, settings.memory_limit)
 
 
 def is_installed(engine: str) -> bool:

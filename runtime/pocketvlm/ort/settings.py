@@ -56,6 +56,8 @@ class EngineSettings:
             a 0.5B decoder opened in 0.1 s instead of 13. Each picture and prompt then cost a fifth
             to a half more, each token a tenth. Graphs of other precisions are always prepacked, see
             `for_precision`; llama.cpp repacks or maps weights by their type.
+        memory_limit: MB (10^6 bytes) that answering may take: two decoders are opened where one is
+            enough only within it. None is what the system has free, 0 is no limit.
         providers: ONNX Runtime's, the preferred one first. It gives the CPU what none of them
             computes. llama.cpp does not read them.
 
@@ -67,10 +69,13 @@ class EngineSettings:
     threads: int | None = None
     prepack: bool = True
     providers: tuple[Provider, ...] = (Provider(CPU_PROVIDER),)
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         settle_numbers(self)
         check_threads(self.threads)
+        if self.memory_limit is not None:
+            whole(self.memory_limit, "memory_limit", least=0)
         if isinstance(self.providers, list):
             object.__setattr__(self, "providers", tuple(self.providers))
         _check_providers(self.providers)

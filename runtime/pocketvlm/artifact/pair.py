@@ -1,0 +1,112 @@
+"""Knows in which precision a decoder answers where none is asked for: two that answer together
+where memory allows both, else the stated default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pocketvlm.artifact.manifest import Manifest
+
+MEMINFO = Path("/proc/meminfo")  # Linux
+CGROUPS = Path("/sys/fs/cgroup")  # of a container, where it has limits
+# Resident bytes for each byte on disk: 4-bit matrices are packed anew beside the mapped file, which
+# is the most that any precision of a pair takes (measured with a decoder of 135M weights: 2.5, and
+# 1.6 in 8 bits).
+_RESIDENT = 2.5
+_REST = 300_000_000  # bytes: Python and the libraries, and what a tower and a prefill compute
+_FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A decoder's precision, ``A+B`` where one prefills and another decodes, and why."""
+
+    precision: str
+    reason: str
+
+
+def choose_precision(manifest: Manifest, engine: str, memory_limit: int | None = None) -> Choice:
+    """Return what an engine of the artifact answers in unless a precision is asked for.
+
+    A pair is taken where both of its decoders, with the tower, the table and a full context, fit
+    into ``memory_limit``, MB (10^6 bytes), 0 for none, or, where that is None, into what the system
+    has free. Where neither is known it is not.
+    """
+    decoder = manifest.decoder
+    default = decoder.default_precisions[engine]
+    if engine != "onnx" or not decoder.pair:
+        return Choice(default, "the artifact's default")
+    limit = None if memory_limit is None else int(memory_limit * 1e6)
+    room, allowed_by = (
+        (free_memory(), "are free") if limit is None else (limit, "are the memory limit")
+    )
+    needed = pair_bytes(manifest)
+    if limit == 0:
+        return Choice(decoder.pair, "no memory limit")
+    if room is None:
+        return Choice(
+            default, f"{decoder.pair} is not tried: this system does not say what is free"
+        )
+    fits = needed <= room
+    compared = f"takes about {needed / 1e6:.0f} MB, and {room / 1e6:.0f} MB {allowed_by}"
+    if fits:
+        return Choice(decoder.pair, f"{decoder.pair} {compared}")
+    return Choice(default, f"{decoder.pair} {compared}: too little")
+
+
+def pair_bytes(manifest: Manifest) -> int:
+    """Bytes of memory that answering with both decoders of the pair takes at most, about."""
+    decoder, vision = manifest.decoder, manifest.vision
+    reading, _, writing = decoder.pair.partition("+")
+    towers = [by_precision[vision.default_precision] for by_precision in vision.graphs.values()]
+    graphs = [decoder.graphs[reading], decoder.graphs[writing], *towers[:1]]
+    table = decoder.embed[decoder.tables[writing]]
+    token = 2 * len(decoder.attention_layers) * decoder.kv_heads * decoder.head_dim
+    cache = 2 * _FLOAT * token * decoder.context  # of a step and of the one before
+    return int(_RESIDENT * _on_disk(manifest, graphs)) + _on_disk(manifest, [table]) + cache + _REST
+
+
+def _on_disk(manifest: Manifest, graphs: Iterable[str]) -> int:
+    """Bytes of graphs, each with the data file that bears its name."""
+    names = {name for graph in graphs for name in (graph, f"{graph}_data")}
+    return sum(manifest.files[name].bytes for name in names if name in manifest.files)
+
+
+def free_memory() -> int | None:
+    """Bytes that this process may still take without pushing others out, None where the system does
+    not say."""
+    bounds = [each for each in (_available(), _left_in_container()) if each is not None]
+    return min(bounds, default=None)
+
+
+def _available() -> int | None:
+    try:
+        lines = MEMINFO.read_text().splitlines()
+        stated = {name: value for name, _, value in (line.partition(":") for line in lines)}
+        return int(stated["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return _available_elsewhere()
+
+
+def _available_elsewhere() -> int | None:
+    """psutil's figure, where it is installed."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return int(psutil.virtual_memory().available)
+
+
+def _left_in_container() -> int | None:
+    """What a control group (version 2, or 1) leaves, where it has a limit."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return max(int((CGROUPS / limit).read_text()) - int((CGROUPS / used).read_text()), 0)
+        except (OSError, ValueError):  # ValueError: "max", which is none
+            continue
+    return None

@@ -29,6 +29,7 @@ from pocketvlm_export.onnx_passes.skip_norms import SkipNorms
 from pocketvlm_export.onnx_passes.stamp import Stamp
 from pocketvlm_export.onnx_passes.tied_head import LOGITS, TieHead, UntieHead
 from pocketvlm_export.onnx_passes.transpose_weights import TransposeWeights
+from pocketvlm_export.onnx_passes.unroll_picks import UnrollPicks
 
 _DECODER = (Rotary, GroupQueryAttention, SkipNorms)
 # What puts ONNX Runtime's own operators into a kind of graph, in this order.
@@ -58,6 +59,7 @@ __all__ = [
     "Stamp",
     "TieHead",
     "TransposeWeights",
+    "UnrollPicks",
     "UntieHead",
     "WeightsFile",
     "fuse",
@@ -67,10 +69,11 @@ __all__ = [
 
 
 def tidy(model: ir.Model, output_axes: Mapping[str, Mapping[int, str]]) -> None:
-    """Bring a freshly traced graph into shape: weights as they are read, constants folded, axes
-    named."""
+    """Bring a freshly traced graph into shape: weights as they are read, constants folded, picks
+    unrolled, axes named."""
     TransposeWeights()(model)
     onnxscript.optimizer.optimize(model)
+    UnrollPicks()(model)  # behind the optimizer, which would look at each pick and leave it as is
     NameAxes(output_axes)(model)
 
 

@@ -16,8 +16,9 @@ import torch
 from pocketvlm_export.pruning.base import Evidence, Pruner, Reads, Selection
 from pocketvlm_export.pruning.greedy import in_raster_order
 from pocketvlm_export.pruning.options import Option
+from pocketvlm_export.pruning.picks import GREEDY_MAP, one_by_one
 
-_EPS = 1e-6  # OpenVINO's, in norms, in the range of relevance and under the root
+EPS = 1e-6  # OpenVINO's, in norms, in the range of relevance and under the root
 
 
 class CDPruner(Pruner):
@@ -58,28 +59,43 @@ def normalised(relevance: torch.Tensor) -> torch.Tensor:
     """Return each row brought to 0..1: (B, N) -> (B, N); all 0 where all are equal."""
     low = relevance.amin(dim=1, keepdim=True)
     high = relevance.amax(dim=1, keepdim=True)
-    return (relevance - low) / (high - low + _EPS)
+    return (relevance - low) / (high - low + EPS)
 
 
 def greedy_map(kernel: torch.Tensor, count: int) -> torch.Tensor:
     """Return the ``count`` first picks in order, int64: (B, N, N) -> (B, count).
 
     Each is the patch that adds most to the determinant of those picked (Chen et al. 2018, arXiv
-    1709.05135). Unrolled: a row of the Cholesky factor a pick. What comes behind the first N picks,
-    where ``count`` is larger, means nothing.
+    1709.05135). What comes behind the first N picks, where ``count`` is larger, means nothing.
     """
-    number = torch.arange(kernel.shape[-1])
     gain = torch.diagonal(kernel, dim1=1, dim2=2).unsqueeze(1)  # (B, 1, N), what each would add
+    inputs = (
+        kernel,
+        gain,
+        torch.arange(kernel.shape[-1]),
+        torch.zeros_like(gain, dtype=torch.int64),
+    )
+    return one_by_one(GREEDY_MAP, _greedy_map, inputs, count)
+
+
+def _greedy_map(
+    kernel: torch.Tensor,
+    gain: torch.Tensor,
+    number: torch.Tensor,
+    columns: torch.Tensor,
+    count: int,
+) -> torch.Tensor:
+    """Unrolled: a row of the Cholesky factor a pick."""
     picks: list[torch.Tensor] = []
     factor: torch.Tensor | None = None  # (B, picks, N)
     for _ in range(count):
         pick = gain.argmax(dim=2, keepdim=True)  # (B, 1, 1), of equals the first
         picks.append(pick)
-        row = torch.gather(kernel, 1, pick.expand(-1, -1, kernel.shape[-1]))  # (B, 1, N)
+        row = torch.gather(kernel, 1, pick + columns)  # (B, 1, N)
         if factor is not None:
             column = torch.gather(factor, 2, pick.expand(-1, factor.shape[1], -1))
             row = row - torch.matmul(column.transpose(1, 2), factor)
-        row = row / torch.sqrt(torch.gather(gain, 2, pick).clamp_min(0) + _EPS)
+        row = row / torch.sqrt(torch.gather(gain, 2, pick).clamp_min(0) + EPS)
         factor = row if factor is None else torch.cat([factor, row], dim=1)
         gain = gain - row.square()
         gain = torch.where(number == pick, float("-inf"), gain)  # never picked again
@@ -92,4 +108,4 @@ def _units(vectors: torch.Tensor) -> torch.Tensor:
     Not as `cosines.units`: the epsilon stands under the root, as OpenVINO has it, so that a short
     vector is less than 1 long, and a patch of almost nothing adds almost nothing.
     """
-    return vectors / torch.sqrt(vectors.square().sum(dim=-1, keepdim=True) + _EPS)
+    return vectors / torch.sqrt(vectors.square().sum(dim=-1, keepdim=True) + EPS)

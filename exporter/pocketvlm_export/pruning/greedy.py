@@ -1,13 +1,15 @@
 """Knows how patches are picked one after another, each by what it adds to those before.
 
 A pick does not depend on how many follow, so the first j picks are those of a budget of j: scores
-say the order, 1 - pick / N. Loops are unrolled: the runtime opens no graph with a loop in it, and
-an ONNX Loop is not faster (0.96 to 1.07 of the time, `benchmark picking`).
+say the order, 1 - pick / N. Loops are unrolled, by `onnx_passes.UnrollPicks`, which says the same
+in ONNX: the runtime opens no graph with a loop in it, and an ONNX Loop is not faster (0.96 to 1.07
+of the time, `benchmark picking`).
 """
 
 import torch
 
 from pocketvlm_export.pruning.base import Evidence, Selection
+from pocketvlm_export.pruning.picks import FARTHEST_FIRST, WIDEST_COVER, one_by_one
 
 _LEAST_WEIGHT = 1e-30  # of the largest; a weight of nothing would hide that a patch was picked
 
@@ -21,9 +23,8 @@ def farthest_first(
     from all that are picked. With ``weights`` (B, N), none below 0, the first is the one that
     weighs most, and the distance from what is picked counts times the weight.
 
-    Four nodes a pick, five with weights: the distance of each patch from its nearest pick is kept
-    as it is, never computed anew. What comes behind the first N picks, where ``count`` is larger,
-    means nothing.
+    The distance of each patch from its nearest pick is kept as it is, never computed anew. What
+    comes behind the first N picks, where ``count`` is larger, means nothing.
     """
     tokens = distances.shape[-1]
     itself = torch.eye(tokens, dtype=torch.bool)
@@ -34,15 +35,27 @@ def farthest_first(
     # A patch that is picked is infinitely near to itself, and is not picked again.
     distances = distances.masked_fill(itself, float("-inf"))
     columns = torch.zeros_like(value, dtype=torch.int64)  # makes a pick an index for each of them
+    inputs = (value, distances, columns, weights)
+    return one_by_one(FARTHEST_FIRST, _farthest_first, inputs, count)
+
+
+def _farthest_first(
+    value: torch.Tensor,
+    distances: torch.Tensor,
+    columns: torch.Tensor,
+    weights: torch.Tensor | None,
+    count: int,
+) -> torch.Tensor:
+    """Four nodes a pick, five with weights."""
     nearest: torch.Tensor | None = None
-    picks = []
+    order = []
     for _ in range(count):
         pick = value.argmax(dim=2, keepdim=True)  # (B, 1, 1), of equals the first
-        picks.append(pick)
+        order.append(pick)
         row = torch.gather(distances, 1, pick + columns)  # (B, 1, N)
         nearest = row if nearest is None else torch.minimum(nearest, row)
         value = nearest if weights is None else nearest * weights
-    return torch.cat(picks, dim=2).squeeze(1)
+    return torch.cat(order, dim=2).squeeze(1)
 
 
 def widest_cover(alike: torch.Tensor, count: int, weights: torch.Tensor) -> torch.Tensor:
@@ -52,8 +65,7 @@ def widest_cover(alike: torch.Tensor, count: int, weights: torch.Tensor) -> torc
     at least 0. Again and again the patch is picked that adds most cover to all patches together,
     times its weight; none is below 0.
 
-    Ten nodes a pick, of which three go over all N^2. What comes behind the first N picks, where
-    ``count`` is larger, means nothing.
+    What comes behind the first N picks, where ``count`` is larger, means nothing.
     """
     covered = torch.zeros_like(alike[:, :1])  # (B, 1, N)
     columns = torch.zeros_like(covered, dtype=torch.int64)  # makes a pick an index for each of them
@@ -61,16 +73,30 @@ def widest_cover(alike: torch.Tensor, count: int, weights: torch.Tensor) -> torc
     # What a patch may add: less than nothing, once it is picked.
     limit = torch.full_like(weights, float("inf"))
     picked = torch.full_like(weights[:, :1], -1.0)
-    picks = []
+    inputs = (alike, covered, columns, weights, limit, picked)
+    return one_by_one(WIDEST_COVER, _widest_cover, inputs, count)
+
+
+def _widest_cover(
+    alike: torch.Tensor,
+    covered: torch.Tensor,
+    columns: torch.Tensor,
+    weights: torch.Tensor,
+    limit: torch.Tensor,
+    picked: torch.Tensor,
+    count: int,
+) -> torch.Tensor:
+    """Ten nodes a pick, of which three go over all N^2."""
+    order = []
     for _ in range(count):
         # ``alike`` is read by rows, which lie together in memory.
         gains = (alike - covered).relu().sum(dim=2, keepdim=True) * weights
         pick = torch.minimum(gains, limit).argmax(dim=1, keepdim=True)  # (B, 1, 1)
-        picks.append(pick)
+        order.append(pick)
         row = torch.gather(alike, 1, pick + columns)  # (B, 1, N)
         covered = torch.maximum(covered, row)
         limit = limit.scatter(1, pick, picked)
-    return torch.cat(picks, dim=2).squeeze(1)
+    return torch.cat(order, dim=2).squeeze(1)
 
 
 def in_raster_order(picks: torch.Tensor, evidence: Evidence) -> Selection:

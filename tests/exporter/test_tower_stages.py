@@ -287,9 +287,7 @@ def test_stages_that_make_no_sense_are_refused(checkpoint, stages, options, mess
     ],
 )
 def test_towers_that_need_all_rows_refuse_stages(checkpoint, preset, caps, message):
-    with pytest.raises(
-        PocketVLMError, match=f"tower stage 1:4:keys is not possible.*{message}"
-    ):
+    with pytest.raises(PocketVLMError, match=f"tower stage 1:4:keys is not possible.*{message}"):
         plan_of(checkpoint(preset), Stage(1, 4), caps=caps)
 
 

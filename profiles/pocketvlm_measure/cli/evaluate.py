@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from pocketvlm.cli.lists import PATH, Comma
 from pocketvlm.cli.options import guide_options
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.files import real_path, user_path
-from pocketvlm_measure.cli.options import case_options
+from pocketvlm_measure.cli.options import case_options, chosen_metric
 from pocketvlm_measure.cli.output import check_outputs, write_text
 from pocketvlm_measure.cli.target import case_defaults
 from pocketvlm_measure.evaluation.engines import ENGINES
@@ -22,7 +21,6 @@ from pocketvlm_measure.evaluation.metrics import METRICS
 from pocketvlm_measure.evaluation.public import BENCHMARKS
 
 if TYPE_CHECKING:
-    from pocketvlm_measure.evaluation.metrics.base import Metric
     from pocketvlm_measure.evaluation.run import OnBroken
     from pocketvlm_measure.evaluation.summary import Summary
 
@@ -162,7 +160,7 @@ def evaluate(
         if path
     ]
     check_outputs(outputs, [data])
-    scored_by = _metric(metric)
+    scored_by = chosen_metric(metric)
 
     from pocketvlm.artifact import Artifact
     from pocketvlm.layouts import counting_layout
@@ -206,15 +204,6 @@ def evaluate(
         raise
     beside = None if published is None else BENCHMARKS[published].published
     _show(summarise(evaluation, other.of(evaluation), beside), json_to, report)
-
-
-def _metric(name: str) -> Metric:
-    """The metric of this name; one that a package registers under a name of ours is refused where
-    it was asked for, and passed over where it is the default."""
-    source = click.get_current_context().get_parameter_source("metric")
-    if source is not ParameterSource.DEFAULT:
-        METRICS.check_own(name)
-    return METRICS[name]
 
 
 def _show(summary: Summary, json_to: str | None, report: Path | None) -> None:

@@ -1,14 +1,20 @@
-"""Knows the options that list cases of an artifact, of which every combination is taken."""
+"""Knows options that several commands share: lists of cases, of which every combination is taken,
+and the metric."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from pocketvlm.cli.lists import BUDGETS_OR_ALL, NAMES
 from pocketvlm.cli.options import cap_options
+from pocketvlm_measure.evaluation.metrics import METRICS
+
+if TYPE_CHECKING:
+    from pocketvlm_measure.evaluation.metrics.base import Metric
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -52,3 +58,12 @@ def case_options(command: _Command) -> _Command:
         decorated = option(decorated)
     result: _Command = decorated
     return result
+
+
+def chosen_metric(name: str) -> Metric:
+    """The metric of this name; one that a package registers under a name of ours is refused where
+    it was asked for, and passed over where it is the default."""
+    source = click.get_current_context().get_parameter_source("metric")
+    if source is not ParameterSource.DEFAULT:
+        METRICS.check_own(name)
+    return METRICS[name]

@@ -42,13 +42,14 @@ class PairedDifferences:
         self._pictures: Counter[tuple[float, int]] = Counter()
         self.questions = 0
 
-    def add(self, total: float, count: int) -> None:
+    def add(self, total: float, count: int, repeats: int = 1) -> None:
         """A picture: the ``total`` of its questions' differences, each from -1 to 1, and the
-        ``count`` of these questions, at most ``most``."""
+        ``count`` of these questions, at most ``most``; or ``repeats`` such pictures."""
         if not 1 <= count <= self._most or abs(total) > count:
             raise ValueError(f"{total} from {count} questions")
-        self._pictures[total, count] += 1
-        self.questions += count
+        if repeats:
+            self._pictures[total, count] += repeats
+            self.questions += count * repeats
 
     @property
     def mean(self) -> float:

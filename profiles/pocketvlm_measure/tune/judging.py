@@ -64,7 +64,7 @@ class Judge:
             able.append(baseline)
         return next(iter(able), None)
 
-    def tuning(self, chosen: Candidate | None) -> Tuning:
+    def tuning(self, chosen: Candidate | None, notes: Sequence[str] = ()) -> Tuning:
         """Everything, with the choice."""
         evidence = {one: self._evidence(one) for one in self.ordered}
         baseline = self._evidence(self.source.baseline)
@@ -83,6 +83,7 @@ class Judge:
             error_each=self.race.error_each,
             seconds=self.source.clock(),
             time_up=self.time_up,
+            notes=tuple(notes),
         )
 
     def _evidence(self, candidate: Candidate) -> Evidence:

@@ -4,7 +4,7 @@ time, until the sequential test decides or the questions end."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -71,15 +71,25 @@ class Race:
         self.runners = {one: Runner(one, PairedDifferences(most)) for one in entrants}
         self.baseline: dict[int, float] = {}
 
-    def run(self, entrants: Sequence[Candidate], until: float) -> bool:
+    def run(
+        self,
+        entrants: Sequence[Candidate],
+        until: float,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> bool:
         """Ask ``entrants``, which come with the fastest first, until the fastest that holds is
-        known; returns whether the time was up before."""
+        known; ``say`` gets a line now and then. Returns whether the time was up before."""
         runners = [self.runners[one] for one in entrants]
         while live := self._live(runners):
             if self._source.clock() >= until:
                 return True
             # Those that lag behind catch up first; those that are level share each picture.
             least = min(runner.asked for runner in live)
+            out = sum(runner.decision == "loses more" for runner in runners)
+            say(
+                f"{out} of {len(runners)} candidates lose more; asking on from question "
+                f"{least + 1} of {len(self._pictures)}"
+            )
             if self._ask([runner for runner in live if runner.asked == least], until):
                 return bool(self._live(runners))
         return False

@@ -66,6 +66,7 @@ class _Search:
         """Time the chosen one again; returns whether it keeps to the limits."""
         if self.limits.max_ttft is None and self.limits.max_memory is None:
             return True
+        self.say(f"timing the choice again: {chosen}")
         others = [] if chosen == self.source.baseline else [chosen]
         for _ in range(CONFIRMING):
             if self.source.clock() >= self.limits.time:
@@ -77,13 +78,19 @@ class _Search:
         return True
 
 
-def tune(source: Source, limits: TuneLimits, say: Say = lambda _: None) -> Tuning:
+def tune(
+    source: Source,
+    limits: TuneLimits,
+    say: Say = lambda _: None,
+    notes: Sequence[str] = (),
+) -> Tuning:
     """Find the candidate that is fastest to the first token and keeps to the limits.
 
     Args:
         source: candidates, and what measures them.
         limits: what the chosen one must keep to.
         say: gets a line on what is done next.
+        notes: what else the result should say.
 
     Returns:
         What was tried and chosen. Where the time was up early it is made of what was measured.
@@ -97,8 +104,8 @@ def tune(source: Source, limits: TuneLimits, say: Say = lambda _: None) -> Tunin
     while True:
         entrants = search.entrants(ordered)
         say(f"asking {count(len(entrants), 'candidate')} and the baseline")
-        time_up = race.run(entrants, (1 - _RESERVE) * limits.time)
+        time_up = race.run(entrants, (1 - _RESERVE) * limits.time, say)
         judge = Judge(source, limits, search.watch, race, search.broken, time_up)
         chosen = judge.chosen()
         if chosen is None or search.confirm(chosen):
-            return judge.tuning(chosen)
+            return judge.tuning(chosen, notes)

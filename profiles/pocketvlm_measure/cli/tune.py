@@ -1,0 +1,277 @@
+"""Knows `pocketvlm tune`: which settings are tried on which questions, within which limits."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pocketvlm.cli.lists import BUDGETS_OR_ALL, NAMES, PATH, Comma
+from pocketvlm.cli.options import cap_options
+from pocketvlm.cli.target import capped, takes_target
+from pocketvlm.cli.terminal import echo, echo_json, printable
+from pocketvlm.files import real_path
+from pocketvlm_measure.cli.options import chosen_metric
+from pocketvlm_measure.cli.output import check_outputs
+from pocketvlm_measure.cli.target import case_defaults
+from pocketvlm_measure.evaluation.metrics import METRICS
+
+if TYPE_CHECKING:
+    from pocketvlm_measure.evaluation.run import OnBroken
+    from pocketvlm_measure.tune.tuning import Tuning
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_DURATION = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", re.ASCII)
+
+
+class _Duration(click.ParamType):
+    """A time as in ``90s``, ``10m`` or ``1h30m``; a number alone is seconds."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read it; 0 is refused."""
+        match = _DURATION.fullmatch(str(value)[:20])
+        parts = match.groups(default="0") if match else ()
+        seconds = sum(int(part) * unit for part, unit in zip(parts, _UNITS.values(), strict=False))
+        if not seconds:
+            self.fail(f"{value!r} is no time, as in 90s, 10m or 1h30m", param, ctx)
+        return seconds
+
+
+@click.command(
+    epilog="Example: pocketvlm tune my-artifact --data questions.jsonl --max-loss 2 --max-ttft 400"
+)
+@click.argument("directory", metavar="DIR", type=PATH)
+@click.option(
+    "--data",
+    type=PATH,
+    required=True,
+    metavar="FILE.jsonl",
+    help="The questions; see docs/evaluate.md.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(list(METRICS)),
+    default="exact",
+    show_default=True,
+    help="What scores an answer.",
+)
+@click.option(
+    "--max-loss",
+    type=click.FloatRange(0, 100),
+    default=2.0,
+    show_default=True,
+    metavar="POINTS",
+    help="Accuracy that may be lost, in points of 100.",
+)
+@click.option(
+    "--max-ttft",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MS",
+    help="Milliseconds to the first token, which no timed run may exceed.",
+)
+@click.option(
+    "--max-memory",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MB",
+    help="Peak memory of a process, likewise.",
+)
+@click.option(
+    "--time",
+    type=_Duration(),
+    default="10m",
+    show_default=True,
+    metavar="10m",
+    help="How long this may take.",
+)
+@click.option(
+    "--error",
+    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="PER_CENT",
+    help="Chance that any decision on accuracy is wrong, over the whole tuning.",
+)
+@click.option("--shown", is_flag=True, help="Choose only what is shown to lose no more.")
+@click.option(
+    "--budget",
+    type=BUDGETS_OR_ALL,
+    default=("all",),
+    metavar="all|K[,K...]",
+    help="Visual tokens per picture; if not given those that were exported, and halves of the "
+    "largest where its graph serves them.",
+)
+@click.option(
+    "--decoder",
+    type=NAMES,
+    default=(),
+    metavar="all|NAME[,...]",
+    help="Decoder engines; all if not given.",
+)
+@click.option(
+    "--decoder-precision",
+    type=NAMES,
+    default=(),
+    metavar="all|P[,P...]",
+    help="Precisions of the decoder; all if not given.",
+)
+@click.option(
+    "--vision-precision",
+    type=NAMES,
+    default=(),
+    metavar="all|P[,P...]",
+    help="Precisions of the vision graph; all if not given.",
+)
+@cap_options
+@click.option("--threads", type=int, metavar="N", help="Threads of each engine.")
+@takes_target(case_defaults)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Take the first N questions.")
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Limit of an answer.",
+)
+@click.option(
+    "--broken",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="At a broken line, picture or clip: stop the run, or skip and report it.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that answer, with a model in each; times are taken one by one.",
+)
+@click.option(
+    "--answers",
+    type=PATH,
+    metavar="FILE.jsonl",
+    help="The file that keeps the answers, with one for times beside it; named after DIR and the "
+    "data if not given.",
+)
+@click.option("--resume", is_flag=True, help="Go on with these files.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def tune(
+    directory: Path,
+    data: Path,
+    metric: str,
+    max_loss: float,
+    max_ttft: float | None,
+    max_memory: float | None,
+    time: float,
+    error: float,
+    shown: bool,
+    budget: tuple[int | str, ...],
+    decoder: tuple[str, ...],
+    decoder_precision: tuple[str, ...],
+    vision_precision: tuple[str, ...],
+    max_pixels: int | None,
+    max_tiles: int | None,
+    threads: int | None,
+    limit: int | None,
+    max_new_tokens: int,
+    broken: OnBroken,
+    workers: int,
+    answers: Path | None,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Choose the setting of the artifact in DIR that is fastest to the first token and keeps its
+    accuracy on a set of questions.
+
+    All settings are timed in a few interleaved turns; what breaks a limit is ruled out. The fastest
+    of the others answer questions until a sequential test decides whether they lose more than
+    --max-loss against the most tokens in the most exact precision. Answers and times are kept as
+    they come: --resume goes on where a run ended.
+    """
+    answers = answers or Path(f"tuning-{data.stem}-{real_path(directory).name}.jsonl")
+    scored_by = chosen_metric(metric)
+
+    from pocketvlm.answering import without_guide
+    from pocketvlm.artifact import Artifact
+    from pocketvlm_measure.evaluation.engines import ENGINES
+    from pocketvlm_measure.evaluation.questions import read_questions
+    from pocketvlm_measure.tune.candidates import baseline_among, candidates_in, thinned
+    from pocketvlm_measure.tune.measured import Asking, Measured, times_beside
+    from pocketvlm_measure.tune.search import tune as search
+    from pocketvlm_measure.tune.tuning import TuneLimits
+
+    check_outputs([answers, times_beside(answers)], [data])
+    limits = TuneLimits(max_loss, max_ttft, max_memory, time, error / 100, shown)
+    artifact = capped(Artifact.open(directory), max_pixels=max_pixels, max_tiles=max_tiles)
+    if artifact.manifest.decoder.reads_scores:
+        raise without_guide()
+    every = candidates_in(
+        directory,
+        artifact,
+        budgets=Comma.without_all(budget, "--budget"),
+        decoders=decoder,
+        decoder_precisions=decoder_precision,
+        vision_precisions=vision_precision,
+        threads=threads,
+    )
+    baseline = baseline_among(every)
+    candidates, note = thinned(every, baseline)
+    asking = Asking(
+        read_questions(data, limit),
+        scored_by,
+        answers,
+        ENGINES["local"](workers),
+        workers,
+        resume,
+        broken,
+        max_new_tokens,
+    )
+    notes = [note] if note else []
+    whole = artifact.manifest.pruning.tokens_before
+    if baseline.case.budget < whole:
+        notes.append(
+            f"losses are against {baseline.case.budget} of {whole} tokens: the folder holds no more"
+        )
+    with Measured(baseline, candidates, asking) as source:
+
+        def say(line: str) -> None:
+            left = max(0.0, limits.time - source.clock())
+            echo(f"[{left // 60:.0f}:{left % 60:02.0f} left] {line}", err=True)
+
+        say(f"baseline: {printable(str(baseline))}")
+        try:
+            tuning = search(source, limits, say, notes)
+        except KeyboardInterrupt:
+            echo(f"\nanswers and times so far are kept: go on with --resume ({answers})", err=True)
+            raise
+        skipped = source.skipped
+    _show(tuning, data, as_json)
+    for item in skipped[:5]:
+        echo(f"warning: left out: line {item.line}: {printable(item.reason)}", err=True)
+    if tuning.chosen is None:
+        from pocketvlm_measure.tune.tables import refusal
+
+        raise refusal(tuning)
+
+
+def _show(tuning: Tuning, data: Path, as_json: bool) -> None:
+    from pocketvlm_measure.machine import Machine
+    from pocketvlm_measure.tune.tables import headline, outcome, ruled_out, table, to_dict
+
+    machine = Machine.look(0).describe()
+    if as_json:
+        echo_json(to_dict(tuning) | {"data": str(data), "machine": machine})
+        return
+    echo(printable(headline(tuning, data.name)))
+    echo(f"\n{table(tuning).text()}\n")
+    for line in (*ruled_out(tuning), "", *outcome(tuning)):
+        echo(printable(line))
+    echo(f"\n{printable(machine)}")

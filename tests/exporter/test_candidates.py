@@ -1,6 +1,7 @@
 """What `pocketvlm tune` exports of a checkpoint: a grid that its tower allows, the decoder made
 once, every folder through the gate, and nothing half-written."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,17 +10,15 @@ from pocketvlm.artifact import Artifact
 from pocketvlm.errors import RequestError
 from pocketvlm_export import ExportOptions, build, export, pipeline
 from pocketvlm_export.candidates import make, offer
+from pocketvlm_export.kept_files import KeptFiles
 
 FEW = {
-    "methods": ("fastervlm", "divprune"),
+    "methods": ("fastervlm",),
     "budgets": (9,),
     "tower_stages": ((),),
     "vision_precisions": ("fp32",),
     "decoder_precisions": ("int8",),
 }
-
-
-DECODER = "onnx/decoder_model_merged_quantized.onnx_data"
 
 
 def names(offered):
@@ -28,12 +27,12 @@ def names(offered):
 
 def test_the_grid_is_what_the_tower_allows(tiny_checkpoint, make_tiny):
     whole = offer(str(tiny_checkpoint))
-    # Four layers: a stage before the one at two fifths, which keeps half of 36 tokens.
-    assert names(whole) == ["none", "scope", "scope+tower-2-18-farthest", "divprune", "fastervlm"]
+    # Three layers are read: a stage before the one at two fifths, which keeps half of 36 tokens.
+    assert names(whole) == ["none", "scope", "scope+tower-1-18-farthest", "divprune", "fastervlm"]
     assert [variant["budgets"] for variant in whole["variants"]] == [[36], *[[18, 9, 4]] * 4]
     assert whole["variants"][2]["made_by"] == [
         ("--pruner", "scope"),
-        ("--tower-stage", "2:18:farthest"),
+        ("--tower-stage", "1:18:farthest"),
     ]
     towers = [variant["vision_precisions"] for variant in whole["variants"]]
     assert towers == [["fp32", "int8"]] * 2 + [["int8"]] * 3
@@ -51,12 +50,12 @@ def test_wishes_restrict_it(tiny_checkpoint):
     offered = offer(
         str(tiny_checkpoint),
         methods=("score", "none"),
-        tower_stages=((), ("1:20:even", "3:10:even")),
+        tower_stages=((), ("1:20:even", "2:10:even")),
         budgets=(12, 8),
         decoder_precisions=("int4", "fp32"),
         options={"context": 128},
     )
-    assert names(offered) == ["none", "score", "score+tower-1-20-even+tower-3-10-even"]
+    assert names(offered) == ["none", "score", "score+tower-1-20-even+tower-2-10-even"]
     # No budget of more than the last stage keeps; the most exact precision first.
     assert [variant["budgets"] for variant in offered["variants"]] == [[36], [12, 8], [8]]
     assert offered["variants"][2]["decoder_precisions"] == {"onnx": ["fp32", "int4"]}
@@ -108,19 +107,43 @@ def test_the_decoder_is_made_once_and_each_folder_passes_the_gate(
     offered = offer(model, **FEW)
     folders = [make(model, each["name"], root, **FEW) for each in offered["variants"]]
     assert calls == ["build_decoder", "build_embedding"]
-    decoders = [Artifact.open(folder, "full").path(DECODER) for folder in folders]
-    assert len({path.stat().st_ino for path in decoders}) == 1
-    # As an export by itself, graphs apart, which bear the id of their folder.
-    options = ExportOptions("divprune", budgets=(9,), decoder_precisions=("int8",))
+    # As an export by itself: the id is a digest of every file before it is stamped into graphs.
+    options = ExportOptions("fastervlm", budgets=(9,), decoder_precisions=("int8",))
     alone = export(model, tmp_path / "alone", options).manifest
-    shared = Artifact.open(folders[2]).manifest
+    shared = Artifact.open(folders[1], "full").manifest
     assert shared.passed
     assert shared.artifact_id == alone.artifact_id
     assert shared.files.keys() == alone.files.keys()
-    assert shared.files[DECODER] == alone.files[DECODER]
-    before = {path: path.stat().st_mtime_ns for path in decoders}
+    calls.clear()
     assert make(model, offered["variants"][1]["name"], root, **FEW) == folders[1]
-    assert {path: path.stat().st_mtime_ns for path in decoders} == before
+    assert not calls
+
+
+def test_weights_are_links_and_graphs_are_not(tiny_checkpoint, tmp_path):
+    options = ExportOptions("fastervlm", budgets=(9,), decoder_precisions=("int8",))
+    plan = pipeline.prepare(str(tiny_checkpoint), tmp_path / "x", options)
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        (folder / "onnx").mkdir(parents=True)
+    (first / "onnx/decoder.onnx").write_text("a graph")
+    (first / "onnx/decoder.onnx_data").write_text("weights")
+    kept, names_of = KeptFiles(tmp_path / "kept"), ["onnx/decoder.onnx"]
+    assert not kept.take(plan, "decoder", names_of, second)
+    kept.keep(plan, "decoder", names_of, first)
+    (first / "onnx/decoder.onnx").write_text("a graph, stamped")
+    assert kept.take(plan, "decoder", names_of, second)
+    assert (second / "onnx/decoder.onnx").read_text() == "a graph"
+    weights = [folder / "onnx/decoder.onnx_data" for folder in (first, second)]
+    assert weights[0].stat().st_ino == weights[1].stat().st_ino
+    # Whatever decides what the decoder's files are has a place of its own.
+    for other in ({"context": 128}, {"decoder_precisions": ("int4",)}, {"portable": True}):
+        changed = pipeline.prepare(
+            str(tiny_checkpoint), tmp_path / "x", dataclasses.replace(options, **other)
+        )
+        assert not kept.take(changed, "decoder", names_of, second)
+    pruned = dataclasses.replace(options, budgets=(7,), pruner="uniform")
+    same = pipeline.prepare(str(tiny_checkpoint), tmp_path / "x", pruned)
+    assert kept.take(same, "decoder", names_of, tmp_path / "second")
 
 
 def test_an_interrupt_leaves_nothing_half_written(tiny_checkpoint, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,26 @@ from pocketvlm.cli.lists import BUDGETS_OR_ALL, NAMES, PATH, Comma
 from pocketvlm.cli.options import cap_options
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
-from pocketvlm.files import real_path
+from pocketvlm.files import real_path, user_path
 from pocketvlm_measure.cli.options import chosen_metric
 from pocketvlm_measure.cli.output import check_outputs
-from pocketvlm_measure.cli.target import case_defaults
+from pocketvlm_measure.cli.tune_checkpoint import holds_artifact, of_checkpoint
+from pocketvlm_measure.cli.tune_options import (
+    asked_without_answers,
+    asking_options,
+    check_folder_options,
+    exporting_options,
+    refuse_together,
+    tuning_defaults,
+    wishes_of,
+    writing_options,
+)
+from pocketvlm_measure.cli.tune_outputs import About, Outputs
 from pocketvlm_measure.evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
     from pocketvlm_measure.evaluation.run import OnBroken
-    from pocketvlm_measure.tune.tuning import Tuning
+    from pocketvlm_measure.tune.tuning import Candidate, Tuning
 
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", re.ASCII)
@@ -46,14 +58,14 @@ class _Duration(click.ParamType):
 @click.command(
     epilog="Example: pocketvlm tune my-artifact --data questions.jsonl --max-loss 2 --max-ttft 400"
 )
-@click.argument("directory", metavar="DIR", type=PATH)
+@click.argument("model", metavar="DIR|MODEL")
 @click.option(
     "--data",
     type=PATH,
-    required=True,
     metavar="FILE.jsonl",
-    help="The questions; see docs/evaluate.md.",
+    help="The questions, with answers; see docs/evaluate.md.",
 )
+@asking_options
 @click.option(
     "--metric",
     type=click.Choice(list(METRICS)),
@@ -129,7 +141,8 @@ class _Duration(click.ParamType):
 )
 @cap_options
 @click.option("--threads", type=int, metavar="N", help="Threads of each engine.")
-@takes_target(case_defaults)
+@exporting_options
+@takes_target(tuning_defaults)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Take the first N questions.")
 @click.option(
     "--max-new-tokens",
@@ -162,10 +175,15 @@ class _Duration(click.ParamType):
     "data if not given.",
 )
 @click.option("--resume", is_flag=True, help="Go on with these files.")
+@writing_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def tune(
-    directory: Path,
-    data: Path,
+    model: str,
+    data: Path | None,
+    pictures: Path | None,
+    questions: Path | None,
+    agreement: str,
+    pairs: int | None,
     metric: str,
     max_loss: float,
     max_ttft: float | None,
@@ -180,66 +198,89 @@ def tune(
     max_pixels: int | None,
     max_tiles: int | None,
     threads: int | None,
+    method: tuple[str, ...],
+    tower_stage: tuple[tuple[str, ...], ...],
+    portable: bool,
+    exports: Path | None,
     limit: int | None,
     max_new_tokens: int,
     broken: OnBroken,
     workers: int,
     answers: Path | None,
     resume: bool,
+    report: Path | None,
+    write_target: Path | None,
+    export: Path | None,
     as_json: bool,
 ) -> None:
     """Choose the setting of the artifact in DIR that is fastest to the first token and keeps its
-    accuracy on a set of questions.
+    accuracy on a set of questions. Of a checkpoint, MODEL, candidates are exported first.
 
     All settings are timed in a few interleaved turns; what breaks a limit is ruled out. The fastest
     of the others answer questions until a sequential test decides whether they lose more than
     --max-loss against the most tokens in the most exact precision. Answers and times are kept as
     they come: --resume goes on where a run ended.
     """
-    answers = answers or Path(f"tuning-{data.stem}-{real_path(directory).name}.jsonl")
+    asked = asked_without_answers(data, pictures, questions, pairs)
+    if asked is not None:
+        refuse_together("metric", "limit", reason="is for --data")
+    file = data or questions or Path()
+    outputs = Outputs(report, write_target, export)
+    outputs.check([file])
+    answers = answers or Path(f"tuning-{file.stem}-{real_path(user_path(model)).name}.jsonl")
     scored_by = chosen_metric(metric)
 
-    from pocketvlm.answering import without_guide
-    from pocketvlm.artifact import Artifact
     from pocketvlm_measure.evaluation.engines import ENGINES
     from pocketvlm_measure.evaluation.questions import read_questions
-    from pocketvlm_measure.tune.candidates import baseline_among, candidates_in, thinned
+    from pocketvlm_measure.machine import Machine
+    from pocketvlm_measure.tune.agreement import FIGURE
+    from pocketvlm_measure.tune.agreement import METRICS as AGREEMENTS
+    from pocketvlm_measure.tune.candidates import baseline_among, thinned
+    from pocketvlm_measure.tune.exporting import Exporting
     from pocketvlm_measure.tune.measured import Asking, Measured, times_beside
     from pocketvlm_measure.tune.search import tune as search
     from pocketvlm_measure.tune.tuning import TuneLimits
 
-    check_outputs([answers, times_beside(answers)], [data])
+    check_outputs([answers, times_beside(answers)], [file])
     limits = TuneLimits(max_loss, max_ttft, max_memory, time, error / 100, shown)
-    artifact = capped(Artifact.open(directory), max_pixels=max_pixels, max_tiles=max_tiles)
-    if artifact.manifest.decoder.reads_scores:
-        raise without_guide()
-    every = candidates_in(
-        directory,
-        artifact,
-        budgets=Comma.without_all(budget, "--budget"),
-        decoders=decoder,
-        decoder_precisions=decoder_precision,
-        vision_precisions=vision_precision,
-        threads=threads,
-    )
-    baseline = baseline_among(every)
-    candidates, note = thinned(every, baseline)
     asking = Asking(
-        read_questions(data, limit),
-        scored_by,
+        read_questions(data, limit) if asked is None and data else asked.questions,
+        scored_by if asked is None else AGREEMENTS[agreement](),
         answers,
         ENGINES["local"](workers),
         workers,
         resume,
         broken,
         max_new_tokens,
+        agreement=asked is not None,
     )
+    wishes: dict[str, Any] = {
+        "budget": Comma.without_all(budget, "--budget"),
+        "decoder": decoder,
+        "decoder_precision": decoder_precision,
+        "vision_precision": vision_precision,
+        "max_pixels": max_pixels,
+        "max_tiles": max_tiles,
+    }
+    checkpoint = None
+    if holds_artifact(model):
+        check_folder_options("method", "tower_stage", "portable", "exports")
+        every, whole = _in_folder(user_path(model), threads=threads, **wishes)
+    else:
+        wishes = wishes_of(method=method, tower_stage=tower_stage, portable=portable, **wishes)
+        checkpoint = of_checkpoint(model, wishes, exports, threads, decoder_precision)
+        every, whole = checkpoint.candidates, checkpoint.tokens
+    baseline = baseline_among(every)
+    candidates, note = thinned(every, baseline)
     notes = [note] if note else []
-    whole = artifact.manifest.pruning.tokens_before
+    notes += [asked.note] if asked else []
+    notes += checkpoint.notes if checkpoint else []
     if baseline.case.budget < whole:
         notes.append(
             f"losses are against {baseline.case.budget} of {whole} tokens: the folder holds no more"
         )
+    if checkpoint:
+        limits = checkpoint.begin(baseline, limits)
     with Measured(baseline, candidates, asking) as source:
 
         def say(line: str) -> None:
@@ -247,26 +288,63 @@ def tune(
             echo(f"[{left // 60:.0f}:{left % 60:02.0f} left] {line}", err=True)
 
         say(f"baseline: {printable(str(baseline))}")
+        measured = Exporting(source, checkpoint.exports) if checkpoint else source
         try:
-            tuning = search(source, limits, say, notes)
+            tuning = search(measured, limits, say, notes)
         except KeyboardInterrupt:
             echo(f"\nanswers and times so far are kept: go on with --resume ({answers})", err=True)
             raise
         skipped = source.skipped
-    _show(tuning, data, as_json)
+    if asked:
+        tuning = replace(tuning, figure=FIGURE)
+    machine = Machine.look(0).describe()
+    _show(tuning, file, machine, as_json)
     for item in skipped[:5]:
         echo(f"warning: left out: line {item.line}: {printable(item.reason)}", err=True)
+    stated = checkpoint.memory_limit(tuning) if checkpoint else None
+    about = About(model, machine, memory_limit=stated)
+    for line in outputs.write(tuning, about):
+        echo(printable(line), err=True)
     if tuning.chosen is None:
         from pocketvlm_measure.tune.tables import refusal
 
         raise refusal(tuning)
 
 
-def _show(tuning: Tuning, data: Path, as_json: bool) -> None:
-    from pocketvlm_measure.machine import Machine
+def _in_folder(
+    folder: Path,
+    *,
+    budget: list[int],
+    decoder: tuple[str, ...],
+    decoder_precision: tuple[str, ...],
+    vision_precision: tuple[str, ...],
+    max_pixels: int | None,
+    max_tiles: int | None,
+    threads: int | None,
+) -> tuple[list[Candidate], int]:
+    """What an artifact holds, and the visual tokens of a picture before pruning."""
+    from pocketvlm.answering import without_guide
+    from pocketvlm.artifact import Artifact
+    from pocketvlm_measure.tune.candidates import candidates_in
+
+    artifact = capped(Artifact.open(folder), max_pixels=max_pixels, max_tiles=max_tiles)
+    if artifact.manifest.decoder.reads_scores:
+        raise without_guide()
+    every = candidates_in(
+        folder,
+        artifact,
+        budgets=budget,
+        decoders=decoder,
+        decoder_precisions=decoder_precision,
+        vision_precisions=vision_precision,
+        threads=threads,
+    )
+    return every, artifact.manifest.pruning.tokens_before
+
+
+def _show(tuning: Tuning, data: Path, machine: str, as_json: bool) -> None:
     from pocketvlm_measure.tune.tables import headline, outcome, ruled_out, table, to_dict
 
-    machine = Machine.look(0).describe()
     if as_json:
         echo_json(to_dict(tuning) | {"data": str(data), "machine": machine})
         return

@@ -15,7 +15,7 @@ from pocketvlm.files import user_path
 
 if TYPE_CHECKING:
     from pocketvlm_measure.tune.exporting import Exports
-    from pocketvlm_measure.tune.tuning import Candidate, TuneLimits
+    from pocketvlm_measure.tune.tuning import Candidate, TuneLimits, Tuning
 
 _LEAST = 1.0  # seconds that are left for measuring, however long the first export took
 
@@ -60,16 +60,18 @@ class OfCheckpoint:
         self.exports.prepare([baseline], limits.time)
         return replace(limits, time=max(_LEAST, limits.time - (time.monotonic() - began)))
 
-    def expected_bytes(self, chosen: Candidate) -> int | None:
-        """Bytes that a device is expected to need for a candidate with its context full."""
-        return next(
-            (
-                variant.device_bytes
-                for variant in self.exports.offer.variants
-                if str(self.exports.folder(variant)) == chosen.folder
-            ),
-            None,
+    def memory_limit(self, tuning: Tuning) -> int | None:
+        """The limit in MB that a target of the choice can state: what was asked for, unless an
+        export is expected to take more with its context full, and would be refused."""
+        allowed, chosen = tuning.limits.max_memory, tuning.chosen
+        if allowed is None or chosen is None:
+            return None
+        needed = max(
+            variant.device_bytes
+            for variant in self.exports.offer.variants
+            if str(self.exports.folder(variant)) == chosen.candidate.folder
         )
+        return int(allowed) if needed <= allowed * 1e6 else None
 
 
 def of_checkpoint(

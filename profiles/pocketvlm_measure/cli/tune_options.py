@@ -3,11 +3,12 @@ where there are no answers, and what is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.cli.lists import NAMES, PATH
@@ -189,18 +190,22 @@ def wishes_of(
     }
 
 
-def check_folder_options(given: Mapping[str, Any]) -> None:
+def check_folder_options(*names: str) -> None:
     """Refuse options of a checkpoint with the folder of an artifact; raises `click.UsageError`.
 
     A target's values pass: what an artifact is exported for is settled.
     """
+    refuse_together(
+        *names, reason="is for a checkpoint, and this is a folder that holds an artifact"
+    )
+
+
+def refuse_together(*names: str, reason: str) -> None:
+    """Refuse options that were typed, each with the reason; raises `click.UsageError`."""
     ctx = click.get_current_context()
-    for name in given:
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            flag = f"--{name.replace('_', '-')}"
-            raise click.UsageError(
-                f"{flag} is for a checkpoint, and this is a folder that holds an artifact"
-            )
+    for name in names:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} {reason}")
 
 
 def asked_without_answers(

@@ -60,10 +60,9 @@ class Outputs:
             check_output(self.export)
 
     def write(self, tuning: Tuning, about: About) -> Iterator[str]:
-        """Write them; yields a line about each.
+        """Write them; yields a line about each. Where nothing was chosen there is only a report.
 
         Raises:
-            RequestError: nothing was chosen, and a target or a folder is asked for.
             PocketVLMError: see `write_reduced`; what was written before it stays.
         """
         if self.report is not None:
@@ -72,15 +71,9 @@ class Outputs:
             page = to_html(tuning, about.model, about.machine, about.notes)
             write_text(self.report, page)
             yield f"{self.report}: the frontier, and why what was ruled out"
-        if self.target is None and self.export is None:
-            return
         chosen = tuning.chosen
-        if chosen is None:
-            raise RequestError(
-                "nothing that was tried satisfies the limits, so no target and no folder is "
-                "written",
-                advice="allow more, or give more questions",
-            )
+        if chosen is None or (self.target is None and self.export is None):
+            return
         artifact = Artifact.open(chosen.candidate.folder)
         if self.target is not None:
             write_text(self.target, _target(tuning, artifact, about))

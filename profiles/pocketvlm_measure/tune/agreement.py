@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -64,7 +64,7 @@ class Pairs:
     """Questions about pictures, without answers.
 
     Attributes:
-        questions: a set of which no question has answers yet, see `with_answers`.
+        questions: a set without answers: expected is what the unpruned model answers.
         pictures, texts: how many pictures and questions there are.
         sampled: whether not every question is asked about every picture.
         ignored: how many other files the folder holds.
@@ -120,16 +120,6 @@ def read_pairs(pictures: Path, questions: Path, limit: int | None = None) -> Pai
     ]
     data = QuestionSet(questions, made, (), _digest(made))
     return Pairs(data, len(images), len(texts), asked < every, ignored)
-
-
-def with_answers(questions: Sequence[Question], own: Mapping[int, str]) -> list[Question]:
-    """Return the questions that the unpruned model answered, with its answer as the one expected;
-    ``own`` is {line: its answer}."""
-    return [
-        replace(question, answers=(own[question.line],))
-        for question in questions
-        if question.line in own
-    ]
 
 
 def _overlap(answer: str, expected: str) -> float:

@@ -37,14 +37,14 @@ def table(tuning: Tuning) -> Table:
         "tokens",
         *_varying(tuning),
         "asked",
-        "accuracy, %",
+        f"{tuning.figure}, %",
         "difference, points",
         "first token, ms",
         "of the baseline's",
         "memory, MB",
         "verdict",
     ]
-    title = "Accuracy with 95 % intervals, times as median (smallest-largest):"
+    title = f"{tuning.figure.capitalize()} with 95 % intervals, times as median (smallest-largest):"
     return Table(title, head, rows)
 
 
@@ -135,6 +135,7 @@ def to_dict(tuning: Tuning) -> dict[str, Any]:
     chosen, shown = (None if one is None else _names(one) for one in (tuning.chosen, tuning.shown))
     return {
         "limits": dataclasses.asdict(tuning.limits),
+        "figure": tuning.figure,
         "questions": tuning.questions,
         "pictures": tuning.pictures,
         "answers": tuning.answers,

@@ -11,15 +11,12 @@ from PIL import Image
 
 from pocketvlm import VLM, Sampling
 from pocketvlm.errors import RequestError
-from pocketvlm_measure.tune.agreement import (
-    FIGURE,
-    METRICS,
-    Agreement,
-    Overlap,
-    read_pairs,
-    with_answers,
-)
+from pocketvlm_measure.evaluation.engines import ENGINES
+from pocketvlm_measure.tune.agreement import FIGURE, METRICS, Agreement, Overlap, read_pairs
+from pocketvlm_measure.tune.measured import Asking, Measured
+from support.tunings import candidate
 
+EXACT = {"decoder_precision": "fp32", "vision_precision": "fp32", "threads": 1}
 WORDS = st.lists(st.sampled_from(["a", "red", "cat", "on", "mat"]), max_size=6)
 
 
@@ -78,25 +75,33 @@ def test_another_picture_or_question_is_another_set(folder, write):
     assert read_pairs(folder, write("what?")).questions.sha256 != first
 
 
-def test_agreement_is_what_comparing_by_hand_gives(folder, write, artifact_dir):
+def test_agreement_is_what_comparing_by_hand_gives(folder, write, artifact_dir, tmp_path):
     pairs = read_pairs(folder, write("what is in it?\nhow many?"))
     replies = {}
     for budget in (12, 3):
         vlm = VLM.load(artifact_dir, budget=budget)
         for one in pairs.questions.questions:
-            answer = vlm.generate(one.text, [one.images[0]], sampling=Sampling(max_new_tokens=4))
-            replies[budget, one.line] = answer.text.strip()
-    whole = {line: text for (budget, line), text in replies.items() if budget == 12}
-    asked = with_answers(pairs.questions.questions, whole)
-    metric = Agreement()
-    scores = [metric.parts(replies[3, one.line], one.answers)[0] for one in asked]
-    by_hand = [
-        replies[3, line].rstrip(".").lower() == text.rstrip(".").lower()
-        for line, text in whole.items()
-    ]
-    assert scores == [float(same) for same in by_hand]
-    assert [metric.parts(whole[one.line], one.answers)[0] for one in asked] == [1.0] * 6
-    assert with_answers(pairs.questions.questions, {2: "x"})[0].answers == ("x",)
+            answer = vlm.generate(
+                one.text, [one.images[0]], sampling=Sampling(max_new_tokens=4)
+            ).text
+            replies[budget, one.text, one.images] = answer.strip().rstrip(".").lower()
+    baseline, pruned = (candidate(k, str(artifact_dir), **EXACT) for k in (12, 3))
+    asking = Asking(
+        pairs.questions,
+        Agreement(),
+        tmp_path / "answers.jsonl",
+        ENGINES["local"](1),
+        max_new_tokens=4,
+        agreement=True,
+    )
+    with Measured(baseline, [pruned], asking) as source:
+        scores = source.answer([baseline, pruned], range(6), until=1e9)
+    assert set(scores[baseline].values()) == {1.0}
+    whole = [text for (budget, *_), text in replies.items() if budget == 12]
+    fewer = [text for (budget, *_), text in replies.items() if budget == 3]
+    by_hand = [float(one == other) for one, other in zip(whole, fewer, strict=True)]
+    assert sorted(scores[pruned].values()) == sorted(by_hand)
+    assert len(set(whole)) > 1  # else whatever is compared with whatever agrees
 
 
 @given(WORDS, WORDS)

@@ -80,7 +80,7 @@ def test_one_that_is_missing_is_refused_with_those_that_there_are(short):
 
 def test_one_that_onnx_runtime_goes_on_without_is_refused():
     check_set_up("a.onnx", [CPU_PROVIDER], ["CUDAExecutionProvider", CPU_PROVIDER])
-    with pytest.raises(EngineError, match="CUDAExecutionProvider could not be set up for a.onnx"):
+    with pytest.raises(EngineError, match=r"could not be set up for a\.onnx"):
         check_set_up("a.onnx", ["CUDAExecutionProvider", CPU_PROVIDER], [CPU_PROVIDER])
 
 

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM, Artifact, EngineSettings, Provider
-from pocketvlm.errors import EngineError
+from pocketvlm.errors import ArtifactError, EngineError
 from pocketvlm.ort.settings import CPU_PROVIDER
 from pocketvlm.selftest import run_self_test
 from support import tiny_artifact as tiny
-from support.self_tests import OTHER, give_self_test, scale_weights
+from support.self_tests import OTHER, alter, give_self_test, scale_weights
+from support.tiny_artifact import read_manifest, write_manifest
 from support.tiny_graphs import HIDDEN, IMAGE
 
 K = 6
@@ -68,6 +69,51 @@ def test_every_form_of_artifact_passes_where_it_was_made(form, tmp_path):
     data = json.loads(next((root / "selftest").glob("*.json")).read_text())
     tiles = sum(len(batch["kept_indices"]) for batch in data["vision"][0]["batches"])
     assert (tiles > 1) == (form in ("a clip", "tiles and a thumbnail", "tiles"))
+
+
+GRIDS = [
+    {"tokens": [1, 1]},
+    {"tokens": [4096, 4096]},
+    {"tokens": None},
+    {"whole": None},
+    {"whole": "last"},
+    {"whole": "first"},
+    {"whole_tokens": [1, 1]},
+    {"whole_tokens": None},
+    {"size": [1, 100_000]},
+    {"size": [16, 16]},
+    {"rows": 2, "columns": 2},
+    {"rows": 3},
+    {"rows": 4096, "columns": 4096},
+]
+
+
+@pytest.fixture(scope="module", params=["any size", "tiles", "tiles and a thumbnail", "a clip"])
+def cut(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp("cut") / "artifact"
+    FORMS[request.param](root)
+    give_self_test(root)
+    return root
+
+
+@pytest.mark.parametrize("change", GRIDS, ids=str)
+def test_a_hostile_grid_is_refused_in_one_line_or_is_the_same(change, cut):
+    medium = read_manifest(cut)["self_test"]["file"].partition("/")[2].removesuffix(".json")
+    path = cut / "selftest" / f"{medium}.json"
+    before = path.read_text()
+    grid = json.loads(before)["grid"]
+    changed = {key: value for key, value in (grid | change).items() if value is not None}
+    alter(cut, lambda data: data.update(grid=changed), medium)
+    try:
+        if changed == grid:
+            assert run_self_test(Artifact.open(cut)).passed
+        else:
+            with pytest.raises(ArtifactError) as refusal:
+                run_self_test(Artifact.open(cut))
+            assert "\n" not in str(refusal.value)
+    finally:
+        path.write_text(before)
+        write_manifest(cut, read_manifest(cut))
 
 
 def test_llama_cpp_reads_the_features_too(tmp_path):

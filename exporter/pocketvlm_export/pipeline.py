@@ -12,6 +12,7 @@ from pocketvlm.decoders.llama_cpp import library
 from pocketvlm.errors import ArtifactError, EngineError
 from pocketvlm.files import real_path, user_path
 from pocketvlm.layouts import Medium
+from pocketvlm.selftest.expected import read_expected
 from pocketvlm.text.messages import PLURALS
 from pocketvlm_export import interrupts, ort_format, packaging
 from pocketvlm_export.build import Step, build_gguf, build_graphs
@@ -216,7 +217,10 @@ def finish(
     if plan.options.format == "ort":
         ort_format.write_operators(folder)
     manifest = packaging.make_manifest(plan, folder, artifact_id, parities, self_tests)
-    packaging.write_using(Artifact(folder, manifest))
+    artifact = Artifact(folder, manifest)
+    for medium in self_tests or ():
+        read_expected(artifact.reading(medium))  # as a device will
+    packaging.write_using(artifact)
     return packaging.write_manifest(manifest, folder)
 
 

@@ -117,8 +117,9 @@ def ort_devices(providers: Collection[str]) -> list[list[Any]]:
     """
     import onnxruntime as ort
 
+    errors: tuple[type[Exception], ...] = (*ort_errors(), AttributeError, TypeError)
     try:
-        listed = getattr(ort, "get_ep_devices", list)()
+        listed: Any = getattr(ort, "get_ep_devices", list)()
         return sorted(
             [
                 each.ep_name,
@@ -131,7 +132,7 @@ def ort_devices(providers: Collection[str]) -> list[list[Any]]:
             for each in listed
             if each.ep_name in providers
         )
-    except (*ort_errors(), AttributeError, TypeError):
+    except errors:
         return []
 
 

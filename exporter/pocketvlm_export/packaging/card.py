@@ -35,7 +35,8 @@ From Kotlin, Swift or JavaScript: see USING.md.{pictures}{answers}
 
 Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow the checkpoint is
 recorded in `pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it
-again, where PocketVLM was installed by `pip install '.[export]'`.
+again, where PocketVLM was installed by `pip install '.[export]'`. `pocketvlm verify .` also runs
+the self-test in `selftest/`: whether a device computes what was exported.
 """
 
 # By the medium that a model reads: the Hub's task, an option, an argument, a question.

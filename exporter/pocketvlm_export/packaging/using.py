@@ -132,6 +132,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         **_convolutions(decoder),
         **_selecting(artifact),
         **_also(artifact),
+        **({"self_test": dataclasses.asdict(test)} if (test := manifest.self_test) else {}),
     }
 
 

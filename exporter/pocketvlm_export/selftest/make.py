@@ -97,7 +97,7 @@ class _Making:
         """The most exact decoder that there is: engine and precision."""
         spec = self._manifest.decoder
         for engine, precision in (("onnx", GATE_PRECISION), ("llama.cpp", GATE_GGUF_TYPE)):
-            if precision in spec.by_engine[engine]:
+            if engine in spec.engines and precision in spec.by_engine[engine]:
                 return engine, precision
         return spec.default_engine, spec.default_precisions[spec.default_engine]
 

@@ -167,6 +167,7 @@ def _nearest(manifest: Manifest, case: Case) -> Case:
     vision_precision = case.vision_precision
     if vision_precision not in vision.graphs[graph]:
         vision_precision = vision.default_precision
+    caps = caps_within(layout, max_pixels=case.max_pixels, max_tiles=case.max_tiles)
     return dataclasses.replace(
         case,
         budget=budget,
@@ -174,5 +175,6 @@ def _nearest(manifest: Manifest, case: Case) -> Case:
         decoder_precision=precision,
         vision_precision=vision_precision,
         context=None,
-        **caps_within(layout, max_pixels=case.max_pixels, max_tiles=case.max_tiles),
+        max_pixels=caps["max_pixels"],
+        max_tiles=caps["max_tiles"],
     )

@@ -66,10 +66,10 @@ _PROVIDER = click.option(
     "--provider",
     "providers",
     multiple=True,
-    metavar="NAME[:KEY=VALUE,...]",
+    metavar="NAME[:K=V]",
     callback=_check_typed,
     help="What ONNX Runtime computes with, the preferred one first, as openvino or "
-    "cuda:device_id=1; the CPU if not given. See docs/providers.md.",
+    "cuda:device_id=1,use_tf32=0; the CPU if not given. See docs/providers.md.",
 )
 _MODEL = [
     click.option(

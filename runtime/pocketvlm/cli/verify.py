@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 @provider_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(directory: Path, against: str | None, providers: tuple[str, ...], as_json: bool) -> None:
-    """Check every file, checksum and graph of the artifact in DIR, and run its self-test: what the
-    graphs compute here of a small picture, beside what they gave when it was exported.
+    """Check every file, checksum and graph of the artifact in DIR.
 
-    With --provider, something else than the CPU computes the self-test. With --against, run the checkpoint in transformers too and compare; this needs
+    Its self-test is run too: what the graphs compute here of a small picture, beside what they gave
+    where they were exported. With --provider, something else than the CPU computes that.
+
+    With --against, run the checkpoint in transformers too and compare; this needs
     pocketvlm[export].
     """
     from pocketvlm.artifact import Artifact
@@ -49,7 +51,7 @@ def verify(directory: Path, against: str | None, providers: tuple[str, ...], as_
         raise without_self_test(artifact)
     result = check_contents(artifact)
     tested = None if artifact.manifest.self_test is None else run_self_test(artifact, settings)
-    if tested is not None:
+    if tested is not None and needs_trust(settings):
         remember(artifact, settings, tested)
     result["self_test"] = None if tested is None else tested.to_dict()
     if against is not None:

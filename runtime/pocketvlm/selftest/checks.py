@@ -80,7 +80,7 @@ def checks_of(
     `pocketvlm.VLM.load`. A decoder of llama.cpp has none: no execution provider computes it. A
     precision that there is not has none either: it is refused where its graph is opened."""
     own = artifact.manifest.pruning.tokens_before
-    checks = []
+    checks: list[Checks] = []
     for medium, part in _parts(artifact).items():
         manifest, within = part.manifest, budget
         if budget is not None and checks:  # of a further medium

@@ -15,7 +15,7 @@ from pocketvlm.limits import PictureLimits
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.selftest.expected import MAX_BYTES
 
-_LIMITS: Final = PictureLimits(max_bytes=MAX_BYTES, max_pixels=1 << 24)
+_LIMITS: Final = PictureLimits(max_bytes=MAX_BYTES, max_pixels=1 << 23)
 _AGAIN = "export it again"
 
 
@@ -78,11 +78,23 @@ def _is_tile(layout: Layout[Any], grid: TileGrid, height: int, width: int) -> bo
 
 def _check_grid(artifact: Artifact, layout: Layout[Any], grid: TileGrid) -> None:
     """Refuse a grid that the layout cuts no picture into."""
-    shapes = {(each.rows, each.columns, each.whole) for each in layout.grids()}
-    sized = grid.size is None or layout.grid(*grid.size) == grid
-    if (grid.rows, grid.columns, grid.whole) not in shapes or not sized:
+    if not _is_grid(layout, grid):
         raise ArtifactError(
             f"the self-test of {artifact.root} has a picture of {grid} tiles",
             expected=f"one that the layout {layout.name} makes",
             advice=_AGAIN,
         )
+
+
+def _is_grid(layout: Layout[Any], grid: TileGrid) -> bool:
+    shapes = {(each.rows, each.columns, each.whole) for each in layout.grids()}
+    if (grid.rows, grid.columns, grid.whole) not in shapes:
+        return False
+    if grid.size is not None:
+        return layout.grid(*grid.size) == grid
+    kept = np.zeros((grid.tiles, 1), dtype=np.int64)
+    try:
+        layout.expand(grid, 1, kept if len(grid.batches) == 1 else None)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return False  # it lacks what this layout reads of a grid
+    return True

@@ -85,8 +85,10 @@ def remember(artifact: Artifact, settings: EngineSettings, result: SelfTestResul
     failed = {row.check for row in result.graphs if not row.passed}
     rows, key = read_remembered(_TABLE), _key(artifact, settings)
     before = rows.pop(key, [])
-    known = before if isinstance(before, list) else []
-    rows[key] = [name for name in dict.fromkeys((*known, *passed)) if name not in failed]
+    remembered = (
+        [name for name in before if isinstance(name, str)] if isinstance(before, list) else []
+    )
+    rows[key] = [name for name in dict.fromkeys((*remembered, *passed)) if name not in failed]
     write_remembered(_TABLE, rows, _REMEMBERED)
 
 

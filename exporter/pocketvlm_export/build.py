@@ -10,6 +10,8 @@ import onnx_ir as ir
 from pocketvlm.artifact import SCHEMA_VERSION, metadata
 from pocketvlm.artifact.specs import CAUSAL
 from pocketvlm.artifact.stages import stamp
+from pocketvlm.layouts import make_layout
+from pocketvlm_export.calibration import measure_ranges
 from pocketvlm_export.gguf import quantize_gguf, write_gguf
 from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.graphs import (
@@ -29,7 +31,7 @@ from pocketvlm_export.graphs import (
 from pocketvlm_export.graphs.masks import is_full
 from pocketvlm_export.interrupts import repeated
 from pocketvlm_export.kept_files import KeptFiles
-from pocketvlm_export.layouts import constant_files
+from pocketvlm_export.layouts import constant_files, setting
 from pocketvlm_export.memory import component
 from pocketvlm_export.onnx_passes import (
     LOGITS,
@@ -42,7 +44,8 @@ from pocketvlm_export.onnx_passes import (
     fuse,
     tidy,
 )
-from pocketvlm_export.packaging import eos_token_ids
+from pocketvlm_export.onnx_passes.static_int8 import Ranges
+from pocketvlm_export.packaging import eos_token_ids, pictures_config
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.quiet import quiet_transformers
@@ -99,7 +102,7 @@ def build_vision(plan: ExportPlan, folder: Path, step: Step) -> None:
             step(f"vision graph, all {spec.vision.tokens} tokens")
             every = CandidateEncoder(tower, projector, spec.vision, portable=plan.options.portable)
             files = plan.vision[plan.budgets[0]]
-            _write(CandidatesGraph(every), plan, files, folder, {}, shared)
+            _write(CandidatesGraph(every), plan, files, folder, {}, shared, step)
             return
         for budget in plan.budgets:
             step(f"vision graph, {budget} of {spec.vision.tokens} tokens")
@@ -116,7 +119,7 @@ def build_vision(plan: ExportPlan, folder: Path, step: Step) -> None:
             stamps = {metadata.PRUNER: plan.pruner.name, metadata.BUDGET: str(budget)}
             if plan.tower_stages:
                 stamps[metadata.STAGES] = stamp(plan.tower_stages)
-            _write(graph, plan, plan.vision[budget], folder, stamps, shared)
+            _write(graph, plan, plan.vision[budget], folder, stamps, shared, step)
 
 
 def build_selectors(plan: ExportPlan, folder: Path, step: Step) -> None:
@@ -199,6 +202,7 @@ def _write(
     folder: Path,
     stamps: Mapping[str, str],
     shared: dict[str, WeightsFile],
+    step: Step = lambda _: None,
 ) -> None:
     """Trace ``graph`` and write it at each precision of ``files``; ``shared`` holds the weights
     files to append to.
@@ -223,11 +227,23 @@ def _write(
         variant = model if name == GATE_PRECISION else model.clone()
         if tied and not precision.floats:
             UntieHead()(variant)
-        if precision.weights_pass:
+        if precision.calibrated:
+            ranges = _ranges(plan, folder / files[GATE_PRECISION], step)
+            precision.make_pass(ranges)(variant)
+        elif precision.weights_pass:
             precision.make_pass()(variant)
         NameSelection()(variant)
         ExternalWeights(weights)(variant)
         ir.save(variant, path)
+
+
+def _ranges(plan: ExportPlan, exact: Path, step: Step) -> Ranges:
+    """Measure the activations of the float32 graph ``exact``, on pictures as a device sees them."""
+    calibration = plan.calibration
+    assert calibration is not None
+    layout = make_layout(setting(plan.spec, plan.layout), pictures_config(plan))
+    batches = calibration.batches(layout)
+    return measure_ranges(exact, batches, lambda number: step(f"calibrating, batch {number}"))
 
 
 def _weights_path(folder: Path, graph: str) -> Path:

@@ -202,6 +202,13 @@ def _precision_option(
     help="Decoder engine.",
 )
 @_precision_option("vision", "the vision graphs", ExportOptions.vision_precisions)
+@click.option(
+    "--calibration",
+    type=PATH,
+    metavar="FOLDER",
+    help="Pictures like those to be asked about, on which the activations of int8_static are "
+    "measured.",
+)
 @_precision_option("decoder", "the ONNX decoder", ExportOptions.decoder_precisions)
 @_precision_option(
     "embed",
@@ -289,6 +296,7 @@ def export(
     decoder_scores: bool,
     decoder: str,
     vision_precision: tuple[str, ...],
+    calibration: Path | None,
     decoder_precision: tuple[str, ...],
     embed_precision: tuple[str, ...],
     shared_tables: bool,
@@ -342,6 +350,7 @@ def export(
         revision=revision,
         overwrite=overwrite,
         keep_failed=keep_failed,
+        calibration=calibration,
     )
     with heeded():
         pipeline = _pipeline()

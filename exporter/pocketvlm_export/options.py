@@ -41,6 +41,8 @@ class ExportOptions:
         decoder: a key of `pocketvlm_targets.DECODERS`.
         vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its
             graphs.
+        calibration: folder with pictures on which the activations of a calibrated precision are
+            measured; None where no precision is.
         embed_precisions: of the embedding tables; empty for those that go with the decoder's.
         shared_tables: whether a table that is the decoder's head too, as in tied checkpoints, is
             stored once, in the decoder's file; transformers.js in a page needs it in its own.
@@ -83,6 +85,7 @@ class ExportOptions:
     revision: str | None = None
     overwrite: bool = False
     keep_failed: Path | None = None
+    calibration: Path | None = None
 
     def __post_init__(self) -> None:
         self._settle()
@@ -104,6 +107,7 @@ class ExportOptions:
         _check_names("format", (self.format,), FORMATS, "graph_format")
         _check_names("medium", self.media or MEDIA, MEDIA, "media")
         _check_names("GGUF type", self.gguf_types or (DEFAULT_GGUF_TYPE,), GGUF_TYPES, "gguf_type")
+        self._check_calibration()
         if self.portable:
             self._check_portable()
         if self.gguf_types and "llama.cpp" not in self.engines:
@@ -152,6 +156,8 @@ class ExportOptions:
         self._settle_size()
         if self.keep_failed is not None:
             object.__setattr__(self, "keep_failed", user_path(self.keep_failed))
+        if self.calibration is not None:
+            object.__setattr__(self, "calibration", user_path(self.calibration))
 
     def _settle_size(self) -> None:
         """Make ``image_size`` two numbers; one alone is both edges of a square."""
@@ -226,6 +232,23 @@ class ExportOptions:
                         advice=f"choose from {', '.join(standard)}",
                         setting=setting,
                     )
+
+    def _check_calibration(self) -> None:
+        """Refuse a calibrated precision without pictures, and pictures that none needs."""
+        calibrated = [name for name in self.vision_precisions if PRECISIONS[name].calibrated]
+        if calibrated and self.calibration is None:
+            raise RequestError(
+                f"vision precision {calibrated[0]} is calibrated on pictures, and none are given",
+                advice="give --calibration FOLDER with pictures like those to be asked about",
+                setting="calibration",
+            )
+        if self.calibration is not None and not calibrated:
+            names = [name for name, precision in PRECISIONS.items() if precision.calibrated]
+            raise RequestError(
+                f"--calibration {self.calibration} is for vision precisions that are calibrated",
+                advice=f"add --vision-precision {', '.join(names)}, or leave it out",
+                setting="calibration",
+            )
 
     def _check_scores(self) -> None:
         """Refuse what a decoder that scores tokens cannot be."""

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pocketvlm.artifact.specs import Generation
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.layouts import Medium
+from pocketvlm_export.calibration import Calibration
 from pocketvlm_export.checkpoint import generation_notes, generation_warnings
 from pocketvlm_export.families import LayoutSpec, VLMSpec
 from pocketvlm_export.footprint import Footprint, Opened, estimate_footprint
@@ -52,6 +53,8 @@ class ExportPlan:
         decoder_stages: where the decoder drops visual tokens on its way, settled.
         selectors: {budget: file} of the graphs that select by the prompt, where the method reads
             that; ``vision`` then names one file for all budgets.
+        calibration: the pictures that activations are measured on, None where no precision is
+            calibrated.
         beside: of each further medium that the artifact reads a plan of its vision graphs alone.
     """
 
@@ -75,6 +78,7 @@ class ExportPlan:
     decoder_stages: tuple[Stage, ...] = ()
     selectors: dict[int, str] = field(default_factory=dict)
     beside: Mapping[Medium, "ExportPlan"] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @property
     def selector_table(self) -> str:
@@ -216,6 +220,7 @@ class ExportPlan:
             *of_weights,
             *of_generation,
             *of_clients,
+            *(self.calibration.warnings if self.calibration else ()),
         )
 
     def _unknown_weights(self) -> list[str]:
@@ -249,7 +254,10 @@ class ExportPlan:
             "caps": self.spec.caps.given,
             **({"image_size": self._size()} if self.spec.vision.made_for else {}),
             "generation": dataclasses.asdict(self.generation),
-            "notes": generation_notes(self.generation),
+            "notes": [
+                *generation_notes(self.generation),
+                *([self.calibration.note] if self.calibration else []),
+            ],
             "warnings": list(self.warnings),
         }
 

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from pocketvlm.errors import RequestError
+from pocketvlm.layouts import Medium
+from pocketvlm.text.messages import PLURALS
+from pocketvlm_export.calibration import choose_pictures
 from pocketvlm_export.checkpoint import read_generation
 from pocketvlm_export.decoder_stages.settle import check_scores, settle_decoder_stages
 from pocketvlm_export.families import VLMSpec
@@ -43,6 +46,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     PLUGINS.check_own(options.pruner or "")  # asked for: a family's default is what it always was
     own, *others = options.media or (checkpoint.family.medium,)
     plan = _plan_of(reading(checkpoint, own), options)
+    plan = _calibrated(plan, reads=(plan.spec.family.medium, *others))
     beside = {medium: _beside(plan, reading(checkpoint, medium)) for medium in others}
     if not beside:
         return plan
@@ -50,6 +54,20 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     plan = replace(plan, context=context, beside=beside)
     _check_limit(plan)
     return plan
+
+
+def _calibrated(plan: ExportPlan, reads: Iterable[Medium]) -> ExportPlan:
+    """``plan`` with the pictures that its activations are measured on, where that was asked for."""
+    folder = plan.options.calibration
+    if folder is None:
+        return plan
+    if others := [medium for medium in reads if medium != "image"]:
+        raise RequestError(
+            f"activations are calibrated on pictures, and this export reads {PLURALS[others[0]]}",
+            advice="choose another vision precision, or --media image where there is a choice",
+            setting="calibration",
+        )
+    return replace(plan, calibration=choose_pictures(folder))
 
 
 def _beside(plan: ExportPlan, checkpoint: Checkpoint) -> ExportPlan:

@@ -4,6 +4,7 @@ them and what they may lose; imports neither torch nor onnx."""
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Precision:
             the question. Beside a question that was read exactly, tables of random rows, 64 wide,
             moved picks of 36 patches by .004 of what they add in 8 bits at most, by .08 in 4.
         standard: whether standard ONNX operators can express it.
+        calibrated: whether its pass takes the ranges of activations, measured on pictures that
+            whoever exports gives.
         shares_head: whether the table of a tied checkpoint is the very bytes of the decoder's head,
             and stored once. A browser, which loads one weights file a graph, then needs a table of
             another precision.
@@ -80,6 +83,7 @@ class Precision:
     vision: VisionBounds | None = None
     selection: VisionBounds = _SELECTION
     standard: bool = True
+    calibrated: bool = False
     shares_head: bool = False
     note: str = ""
 
@@ -88,10 +92,14 @@ class Precision:
         """Whether weights are multiplied as floating-point numbers."""
         return self.bits >= 16
 
-    def make_pass(self) -> "ir.passes.InPlacePass":
-        """Return the pass that turns a float32 graph into this precision."""
+    def make_pass(
+        self, ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    ) -> "ir.passes.InPlacePass":
+        """Return the pass that turns a float32 graph into this precision; where it is `calibrated`,
+        by the ``ranges`` of its activations, see `pocketvlm_export.calibration`."""
         make = pkgutil.resolve_name(f"pocketvlm_export.onnx_passes.{self.weights_pass}")
-        made: ir.passes.InPlacePass = make() if self.block is None else make(self.block)
+        taken = (ranges,) if self.calibrated else () if self.block is None else (self.block,)
+        made: ir.passes.InPlacePass = make(*taken)
         return made
 
 
@@ -116,6 +124,10 @@ PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision i
     Precision("int8", "_quantized", 8.1, _ALL, "int8", "q8", 1.6, _INT8,
               logits_cosine=0.95, table_cosine=0.99,
               vision=VisionBounds(cosine=0.99, overlap=0.8, near=0.1), note=_RUNS),
+    # The same weights; the ranges of activations are measured once, on pictures of the user's.
+    Precision("int8_static", "_int8_static", 8.1, ("vision",), "fp32", None, 1.6,
+              "static_int8:StaticInt8", vision=VisionBounds(cosine=0.99, overlap=0.8, near=0.1),
+              calibrated=True),
     # Blocks of 32 as the onnx-community layout has them; of 128 decode a little faster and lose
     # more.
     Precision("int4", "_q4", 5, _TEXT, "int4", "q4", 2.5, _INT4, 32, logits_cosine=0.5,

@@ -27,6 +27,7 @@ from pocketvlm_export.onnx_passes.name_selection import NameSelection
 from pocketvlm_export.onnx_passes.rotary import Rotary
 from pocketvlm_export.onnx_passes.skip_norms import SkipNorms
 from pocketvlm_export.onnx_passes.stamp import Stamp
+from pocketvlm_export.onnx_passes.static_int8 import StaticInt8
 from pocketvlm_export.onnx_passes.tied_head import LOGITS, TieHead, UntieHead
 from pocketvlm_export.onnx_passes.transpose_weights import TransposeWeights
 from pocketvlm_export.onnx_passes.unroll_picks import UnrollPicks
@@ -57,6 +58,7 @@ __all__ = [
     "Rotary",
     "SkipNorms",
     "Stamp",
+    "StaticInt8",
     "TieHead",
     "TransposeWeights",
     "UnrollPicks",

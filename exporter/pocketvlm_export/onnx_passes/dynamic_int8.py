@@ -46,7 +46,7 @@ class DynamicInt8(ir.passes.InPlacePass):
             assert source is not None
             if source not in activations:
                 activations[source] = _quantize_before(graph, node, source)
-            _multiply(graph, node, activations[source], _stored(graph, weight, number))
+            _multiply(graph, node, activations[source], stored_columns(graph, weight, number))
         for node, table in lookups:
             _look_up(graph, node, table)
         remove_unread(graph, [weight for _, weight in (*products, *lookups)])
@@ -112,7 +112,7 @@ def _look_up(graph: ir.Graph, node: ir.Node, table: ir.Value) -> None:
     replace_node(graph, node, [integers, scales, as_float, scaled])
 
 
-def _stored(graph: ir.Graph, weight: ir.Value, number: int) -> list[ir.Value]:
+def stored_columns(graph: ir.Graph, weight: ir.Value, number: int) -> list[ir.Value]:
     """Register the integer weight, the scales and the zero points of a float32 weight, for one node
     alone.
 

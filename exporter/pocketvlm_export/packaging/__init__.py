@@ -18,7 +18,7 @@ from pocketvlm_export.packaging.manifest import (
     write_manifest,
 )
 from pocketvlm_export.packaging.publish import keep, publish, staging
-from pocketvlm_export.packaging.sidecars import write_sidecars
+from pocketvlm_export.packaging.sidecars import pictures_config, write_sidecars
 from pocketvlm_export.packaging.using import write_using
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "eos_token_ids",
     "keep",
     "make_manifest",
+    "pictures_config",
     "publish",
     "replaceable",
     "seal",

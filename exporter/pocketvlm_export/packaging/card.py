@@ -15,6 +15,7 @@ from pocketvlm_export.checkpoint import generation_notes, generation_warnings
 from pocketvlm_export.decoder_stages import find_ranking
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.plan import ExportPlan
+from pocketvlm_export.precisions import PRECISIONS
 from pocketvlm_export.tower_stages import find_criterion
 
 _BODY = """
@@ -113,7 +114,7 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
         option=f"--guide SMALL {option}" if is_guided else option,
         code=code.format(question=question, argument=argument),
         question=question,
-        vision=", ".join(plan.options.vision_precisions),
+        vision=_vision_precisions(plan),
         engines=_ENGINES[plan.options.decoder],
         install=f"'.[{','.join(extras)}]'" if extras else ".",
         decoder=_decoders(plan),
@@ -282,6 +283,16 @@ def _guide(plan: ExportPlan) -> str:
         " Its decoder says what its attention pays to each visual token, so that it can guide a "
         "larger model which reads as many (SGL, [arXiv "
         "2412.03324](https://arxiv.org/abs/2412.03324)): `pocketvlm run LARGE --guide` this."
+    )
+
+
+def _vision_precisions(plan: ExportPlan) -> str:
+    """Return the vision graphs' precisions, the default first, and what was calibrated on how many
+    pictures."""
+    count = len(plan.calibration.pictures) if plan.calibration else 0
+    return ", ".join(
+        f"{name} (calibrated on {count} pictures)" if PRECISIONS[name].calibrated else name
+        for name in plan.options.vision_precisions
     )
 
 

@@ -36,7 +36,7 @@ def write_sidecars(plan: ExportPlan, folder: Path) -> None:
     template = family.chat_template(source)
     write_tokenizer(source, folder, template, family.tokenizer(source))
     (folder / _TEMPLATE).write_text(template, encoding="utf-8")
-    pictures = family.image_processor_config(image_processor(source, family.medium), spec, layout)
+    pictures = pictures_config(plan)
     _write(folder / "preprocessor_config.json", pictures)
     stated = read_json(source / "processor_config.json")
     processor = family.processor_config(stated, spec, layout, plan.budgets[0])
@@ -45,6 +45,13 @@ def write_sidecars(plan: ExportPlan, folder: Path) -> None:
         processor = {**processor, _NESTED: own}
     _write(folder / "processor_config.json", processor)
     _write(folder / "config.json", _model_config(source, plan, folder))
+
+
+def pictures_config(plan: ExportPlan) -> dict[str, Any]:
+    """Return preprocessor_config.json: how pictures become pixel_values."""
+    family, source = plan.spec.family, plan.checkpoint.source.folder
+    stated = image_processor(source, family.medium)
+    return family.image_processor_config(stated, plan.spec, plan.layout)
 
 
 def write_tokenizer(

@@ -22,7 +22,7 @@ _LLAMA_CPP = ("-c", "constraints.txt", "llama-cpp-python", "pillow")
 # The environment of a peer -> what it is made of, beside the Python that runs this tool: the newest
 # releases of November 2026.
 ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
-    "transformers": ("torch==2.15.0", "transformers==5.24.0", "pillow"),
+    "transformers": ("torch", "transformers==5.24.0", "pillow"),
     # torchvision is another build than torch where torch is the one for CPUs, and then breaks
     # transformers. optimum-intel exports no Qwen-VL with transformers 5.
     "openvino": (

@@ -38,7 +38,7 @@ class Traced:
             self.plain = trace(graph)
         tidy(self.plain, graph.output_axes)
         fused = self.plain.clone()
-        fuse(fused, metadata.STAGED_DECODER)
+        fuse(fused, metadata.STAGED_DECODER, full=True)
         self.fused = fused.clone()  # other precisions are made of a copy
 
     @property

@@ -19,6 +19,7 @@ from pocketvlm.ort.signatures import signature
 from pocketvlm_export.families.text_models import HeadedTextModel
 from pocketvlm_export.gguf import write_gguf
 from pocketvlm_export.graphs import DecoderGraph, trace
+from pocketvlm_export.graphs.masks import is_full
 from pocketvlm_export.onnx_passes import fuse, tidy
 from pocketvlm_export.quiet import quiet_transformers
 from support import tiny_tokenizers
@@ -55,7 +56,7 @@ def onnx_decoder(qwen: TinyQwen) -> OnnxDecoder:
         graph = DecoderGraph(text, qwen.spec)
         model = trace(graph)
     tidy(model, graph.output_axes)
-    fuse(model, metadata.DECODER)
+    fuse(model, metadata.DECODER, full=is_full(qwen.spec))
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
     signature(SimpleNamespace(decoder=spec), metadata.DECODER).check("graph", session)
     table = qwen.model.get_input_embeddings().weight.detach().numpy()

@@ -16,14 +16,16 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from compare_peers import environments
 from compare_peers.__main__ import made_from
 from compare_peers.environments import make_environment
 from compare_peers.mmproj import write_mmproj
-from compare_peers.peers import peers
+from compare_peers.peers import ENVIRONMENTS, REFUSED, peers, refusals
 from compare_peers.programs import common
 from compare_peers.worker import Worker
 from install_llama_cpp import CONVERTER
 from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.families import FAMILIES
 from support.gguf_files import needs_llama_cpp
 
 PROMPT = "USER: <image>\nWhat is it? ASSISTANT:"
@@ -84,6 +86,63 @@ def test_ours_are_what_the_artifact_has_and_the_smallest_comes_last():
         for precision in ("int4", "int8+int4")
         for budget in (300, 64)
     ]
+
+
+@pytest.mark.parametrize(
+    ("family", "answering"),
+    [
+        ("llava", {"transformers", "openvino", "llama.cpp", "llama.cpp-avx2"}),
+        ("qwen3_vl", {"transformers", "openvino", "llama.cpp", "llama.cpp-avx2"}),
+        ("gemma3", {"transformers", "openvino", "llama.cpp", "llama.cpp-avx2"}),
+        ("smolvlm", {"transformers", "llama.cpp", "llama.cpp-avx2"}),
+        ("lfm2_vl", {"transformers", "llama.cpp", "llama.cpp-avx2"}),
+        ("internvl", {"transformers"}),
+    ],
+)
+def test_peers_are_asked_about_the_families_that_they_have(family, answering):
+    asked = peers(family, manifest_with(["int8"], ["int8", "int4"]), 300, [64])
+    assert {peer.environment for peer in asked} == answering | {"pocketvlm"}
+    assert {*ENVIRONMENTS} - answering - {"pocketvlm"} == {*refusals(family)}
+    assert all(refusals(family).values())
+
+
+def test_families_that_are_refused_are_ours():
+    assert {family for reasons in REFUSED.values() for family in reasons} <= {*FAMILIES}
+
+
+def cpu(tmp_path, monkeypatch, flags):
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor : 0\nmodel name : avx512f of a name\nflags\t\t: fpu {flags}\n")
+    monkeypatch.setattr(environments, "CPUINFO", info)
+    return environments.avx512_build()
+
+
+def test_llama_cpp_is_compiled_with_what_the_cpu_has(tmp_path, monkeypatch):
+    assert cpu(tmp_path, monkeypatch, "avx2 fma avx_vnni") is None
+    assert cpu(tmp_path, monkeypatch, "avx2 avx512f avx512_vnni") == (
+        "-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VNNI=ON"
+    )
+    everything = cpu(tmp_path, monkeypatch, "avx512f avx512vbmi avx512_vnni avx512_bf16 amx_int8")
+    assert everything.count("=ON") == 4
+    assert "AMX" not in everything
+    monkeypatch.setattr(environments, "CPUINFO", tmp_path / "none")
+    assert environments.avx512_build() is None
+
+
+def test_each_build_of_llama_cpp_is_compiled_once(tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_into(command, **options):
+        folder = Path(command[command.index("--wheel-dir") + 1])
+        folder.mkdir(parents=True)
+        (folder / "llama_cpp_python-0-py3-none-any.whl").touch()
+        compiled.append(options["env"]["CMAKE_ARGS"])
+
+    monkeypatch.setattr(environments.subprocess, "run", compile_into)
+    builds = ["-DA=ON", "-DA=OFF", "-DA=ON"]
+    folders = [environments.compiled_llama_cpp(tmp_path, build) for build in builds]
+    assert compiled == builds[:2]
+    assert folders[0] == folders[2] != folders[1]
 
 
 def test_what_is_made_of_a_checkpoint_is_not_taken_for_anothers(checkpoint, make_tiny):

@@ -23,8 +23,8 @@ from PIL import Image
 
 from benchmark.interleave import Spread, check_quiet, take_turns
 from benchmark.options import EXISTING, NUMBERS, Section, Timing, into_section, timed
-from compare_peers.environments import make_environment
-from compare_peers.peers import ENVIRONMENTS, Peer, Sources, peers
+from compare_peers.environments import AVX2_BUILD, avx512_build, make_environment
+from compare_peers.peers import AVX2, AVX512, ENVIRONMENTS, Peer, Sources, peers, refusals
 from compare_peers.worker import Worker
 from install_llama_cpp import CACHE
 from pocketvlm import Artifact
@@ -92,11 +92,17 @@ def main(
     family = json.loads((checkpoint / "config.json").read_text())["model_type"]
     _, grid = grids_of(opened, question)[0]
     tokens = tokens_of_tile(counting_layout(opened), grid)
+    for environment, reason in refusals(family).items():
+        click.echo(f"without {environment}: {reason}", err=True)
+    avx512 = avx512_build()
+    if avx512 is None:
+        click.echo(f"without {AVX512}: this CPU has no AVX-512", err=True)
     chosen = [
         peer
         for peer in peers(family, opened.manifest, tokens, budgets)
         if (not only or any(part in peer.name for part in only))
         and not any(part in peer.name for part in without)
+        and (avx512 is not None or peer.environment != AVX512)
     ]
     if not chosen:
         raise click.ClickException("no peer has such a name")
@@ -109,6 +115,7 @@ def main(
             environments.resolve() / peer.environment,
             ENVIRONMENTS[peer.environment],
             pip_args.split(),
+            AVX2_BUILD if peer.environment == AVX2 else avx512 or AVX2_BUILD,
         )
         sources = Sources(checkpoint.resolve(), artifact.resolve(), own, python)
         asked[peer.name] = (python, peer.program, settings | peer.prepare(sources))

@@ -4,6 +4,7 @@ run."""
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import venv
@@ -17,11 +18,29 @@ from install_llama_cpp import pinned
 ROOT = Path(__file__).parents[2]
 
 
-def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequence[str]) -> Path:
+# CMAKE_ARGS of a build of llama.cpp. ggml's own "native" crashes in the picture encoder on CPUs
+# with AMX (0.3.36), so that what a CPU has is named one by one; without GGML_NATIVE it is AVX2,
+# FMA, F16C and BMI2.
+AVX2_BUILD = "-DGGML_NATIVE=OFF"
+_AVX512 = {  # flag of a CPU -> option of ggml
+    "avx512f": "GGML_AVX512",
+    "avx512vbmi": "GGML_AVX512_VBMI",
+    "avx512_vnni": "GGML_AVX512_VNNI",
+    "avx512_bf16": "GGML_AVX512_BF16",
+}
+CPUINFO = Path("/proc/cpuinfo")  # Linux
+
+
+def make_environment(
+    folder: Path,
+    requirements: Sequence[str],
+    pip_args: Sequence[str],
+    build: str = AVX2_BUILD,
+) -> Path:
     """The environment's Python; made where it is missing, or was made from other requirements.
 
-    A requirement that begins with ``!`` is uninstalled again: a package requires it, and works
-    without.
+    llama.cpp in it is compiled with ``build``, CMAKE_ARGS. A requirement that begins with ``!`` is
+    uninstalled again: a package requires it, and works without.
 
     Raises:
         click.ClickException: pip cannot install them; the message has its last line.
@@ -29,12 +48,13 @@ def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequen
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     made_from = folder / "requirements.txt"
     listed = "\n".join(requirements) + "\n" + _own_sources(requirements)
+    listed += f"# {build}\n" if _needs_llama_cpp(listed) else ""
     if made_from.is_file() and made_from.read_text() == listed:
         return python
     click.echo(f"making {folder} from {', '.join(requirements)}", err=True)
     venv.create(folder, with_pip=True, clear=True)
     native = (
-        ["--find-links", str(native_llama_cpp(folder.parent / "wheels"))]
+        [str(_wheel(compiled_llama_cpp(folder.parent / "wheels", build)))]
         if _needs_llama_cpp(listed)
         else []
     )
@@ -53,28 +73,35 @@ def make_environment(folder: Path, requirements: Sequence[str], pip_args: Sequen
     return python
 
 
-def native_llama_cpp(folder: Path) -> Path:
-    """The folder with a wheel compiled for this CPU, as a user would compile it; takes minutes when
-    it is new.
+def avx512_build() -> str | None:
+    """CMAKE_ARGS for all of AVX-512 that this CPU has, None where it has none or does not say."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return None
+    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    options = sorted({option for flag, option in _AVX512.items() if flag in flags})
+    if "GGML_AVX512" not in options:
+        return None
+    return " ".join([AVX2_BUILD, *(f"-D{option}=ON" for option in options)])
 
-    CMAKE_ARGS applies: the native build of 0.3.36 crashes in the picture encoder on CPUs with AMX,
-    one with ``-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON
-    -DGGML_AVX512_BF16=ON`` does not.
-    """
-    if not list(folder.glob("llama_cpp_python-*.whl")):
-        click.echo("compiling llama-cpp-python for this CPU", err=True)
-        build = [
-            "wheel",
-            "--quiet",
-            "--no-deps",
-            "--no-cache-dir",
-            "--no-binary",
-            "llama_cpp_python",
-        ]
-        subprocess.run(
-            [sys.executable, "-m", "pip", *build, "--wheel-dir", str(folder), pinned()], check=True
-        )
-    return folder
+
+def compiled_llama_cpp(folder: Path, build: str) -> Path:
+    """The folder with a wheel compiled with ``build``, CMAKE_ARGS, in ``folder``; takes 10 to 20
+    minutes on two cores when it is new."""
+    own = folder / hashlib.sha256(f"{pinned()} {build}".encode()).hexdigest()[:12]
+    if not list(own.glob("llama_cpp_python-*.whl")):
+        click.echo(f"compiling llama-cpp-python, {build}", err=True)
+        wheel = ["wheel", "--quiet", "--no-deps", "--no-cache-dir"]
+        wheel += ["--no-binary", "llama_cpp_python", "--wheel-dir", str(own), pinned()]
+        environment = {**os.environ, "CMAKE_ARGS": build}
+        subprocess.run([sys.executable, "-m", "pip", *wheel], check=True, env=environment)
+    return own
+
+
+def _wheel(folder: Path) -> Path:
+    """The wheel itself: builds of one release bear one name, and pip would take either."""
+    return next(folder.glob("llama_cpp_python-*.whl"))
 
 
 def _own_sources(requirements: Sequence[str]) -> str:

@@ -16,9 +16,13 @@ from typing import Any
 from compare_peers.mmproj import write_mmproj
 from pocketvlm.artifact.manifest import Manifest
 
-# The environment of a peer -> what it is made of, beside the Python that runs this tool.
+# llama.cpp as compiled for a CPU with AVX-512 and for any x86-64 CPU with AVX2, and its release.
+AVX512, AVX2 = "llama.cpp", "llama.cpp-avx2"
+_LLAMA_CPP = ("-c", "constraints.txt", "llama-cpp-python", "pillow")
+# The environment of a peer -> what it is made of, beside the Python that runs this tool: the newest
+# releases of November 2026.
 ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
-    "transformers": ("-c", "constraints.txt", "torch", "transformers", "pillow"),
+    "transformers": ("torch", "transformers==5.24.0", "pillow"),
     # torchvision is another build than torch where torch is the one for CPUs, and then breaks
     # transformers. optimum-intel exports no Qwen-VL with transformers 5.
     "openvino": (
@@ -29,11 +33,35 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
         "pillow",
         "!torchvision",
     ),
-    "llama.cpp": ("-c", "constraints.txt", "llama-cpp-python", "pillow"),
+    AVX512: _LLAMA_CPP,
+    AVX2: _LLAMA_CPP,
     "pocketvlm": ("-c", "constraints.txt", ".[llama]"),
 }
 # Models whose visual tokens OpenVINO GenAI prunes, by the `model_type` of their configuration.
 PRUNED_BY_OPENVINO = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
+_CONVERTER = "llama.cpp's converter (of llama-cpp-python 0.3.36) writes no mmproj file of it"
+_GENAI = "openvino-genai 2026.4.1 has no pipeline for it"
+_WITHOUT_MMPROJ = dict.fromkeys(
+    ("internvl", "llava_next", "llava_onevision", "paligemma", "video_llava"), _CONVERTER
+)
+# Families that a peer does not answer about, by its environment and the `model_type` of their
+# configuration, and why. transformers has all of them.
+REFUSED: Mapping[str, Mapping[str, str]] = {
+    "openvino": {
+        "internvl": f"{_GENAI}, only for internvl_chat, which runs a repository's own code",
+        **dict.fromkeys(
+            ("idefics3", "lfm2_vl", "llava_onevision", "paligemma", "smolvlm", "video_llava"),
+            _GENAI,
+        ),
+    },
+    AVX512: _WITHOUT_MMPROJ,
+    AVX2: _WITHOUT_MMPROJ,
+}
+# Runtimes that are no peers, and why.
+NO_PEERS: Mapping[str, str] = {
+    "onnxruntime-genai 0.18.0": "its model builder writes the decoders of Gemma 3, LFM2-VL, "
+    "Qwen2.5-VL and Qwen3-VL, but no vision graph of any model",
+}
 # Tower, engine and decoder of ours; those that an artifact lacks are passed over.
 _OURS = (
     ("fp32", "onnx", "fp32"),
@@ -130,8 +158,21 @@ def _theirs_pruned(tokens: int, budget: int) -> Peer:
     return Peer(name, "openvino", "with_openvino", _openvino, {"pruning_ratio": percent})
 
 
+def refusals(family: str) -> dict[str, str]:
+    """Environments whose peers do not answer about a family, and why."""
+    return {name: reasons[family] for name, reasons in REFUSED.items() if family in reasons}
+
+
+def _of_llama_cpp(environment: str, kind: str) -> Peer:
+    """llama.cpp's own way, with a tower whose matrices are of this kind."""
+    build = "" if environment == AVX512 else " without AVX-512"
+    name = f"llama.cpp mtmd{build}, {kind} tower, Q4_0"
+    return Peer(name, environment, "with_mtmd", partial(_mtmd, kind))
+
+
 def peers(family: str, manifest: Manifest, tokens: int, budgets: Sequence[int]) -> list[Peer]:
-    """All peers, those that cannot prune first, our smallest budget in our fastest precisions last.
+    """All peers that answer about a family, those that cannot prune first, our smallest budget in
+    our fastest precisions last.
 
     Args:
         family: the ``model_type`` of the checkpoint.
@@ -154,8 +195,7 @@ def peers(family: str, manifest: Manifest, tokens: int, budgets: Sequence[int]) 
             partial(_transformers, "bfloat16"),
         ),
         Peer("OpenVINO GenAI, int8 tower, int4", "openvino", "with_openvino", _openvino),
-        Peer("llama.cpp mtmd, f16 tower, Q4_0", "llama.cpp", "with_mtmd", partial(_mtmd, "f16")),
-        Peer("llama.cpp mtmd, q8_0 tower, Q4_0", "llama.cpp", "with_mtmd", partial(_mtmd, "q8_0")),
+        *(_of_llama_cpp(build, kind) for build in (AVX512, AVX2) for kind in ("f16", "q8_0")),
     ]
     if family in PRUNED_BY_OPENVINO:
         theirs += [_theirs_pruned(tokens, budget) for budget in smaller]
@@ -166,4 +206,5 @@ def peers(family: str, manifest: Manifest, tokens: int, budgets: Sequence[int]) 
         if tower in vision and set(precision.split("+")) <= set(manifest.decoder.by_engine[engine])
         for budget in (tokens, *smaller)
     ]
-    return [*theirs, *ours]
+    refused = refusals(family)
+    return [*(peer for peer in theirs if peer.environment not in refused), *ours]

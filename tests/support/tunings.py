@@ -57,8 +57,8 @@ def evidence(of=None, verdict="holds", reason="shown to lose at most 2 points", 
 
 
 def write_several(tmp_path):
-    """Write an artifact that holds several budgets and precisions: 12, 6 and 3, a second precision of the tower and of the decoder with other weights,
-    and weights in files of their own."""
+    """Write an artifact of budgets 12, 6 and 3, with a second precision of the tower and of the
+    decoder, whose weights are others and lie in files of their own; returns its folder."""
     root, other = tmp_path / "several", tmp_path / "other"
     write_artifact(root, budgets=(12, 6, 3))
     write_artifact(other, budgets=(12, 6, 3), seed=1)

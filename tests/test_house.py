@@ -205,6 +205,7 @@ SAID_ELSEWHERE = {
     ("runtime/pocketvlm/decoders/gguf_header.py", "gemma3"): "an architecture of llama.cpp",
     ("profiles/pocketvlm_measure/evaluation/metrics/vqa_text.py", "none"): "a number in words",
     ("profiles/pocketvlm_measure/profiler/rows.py", "tiles"): "a column",
+    ("profiles/pocketvlm_measure/cli/tune_options.py", "none"): "a tower without stages",
 }
 
 

@@ -256,8 +256,8 @@ def _never(wishes: Wishes, tokens: int, checkpoint: Checkpoint) -> Iterator[str]
     if not wishes.tower_stages and not checkpoint.spec.vision.factor:
         yield "other stages of the tower: give --tower-stage"
     if not wishes.vision_precisions:
-        first, last = wishes.base.vision_precisions[0], wishes.base.vision_precisions[-1]
-        yield f"a tower in {first} with more than one method: give --vision-precision {first},{last}"
+        both = ",".join(wishes.base.vision_precisions)
+        yield f"towers in {both} with more than one method: give --vision-precision {both}"
     if not wishes.budgets:
         least = min(_budgets(wishes, tokens), default=tokens)
         yield f"budgets below {least} of {tokens} tokens: give --budget"

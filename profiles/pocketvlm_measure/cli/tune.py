@@ -244,7 +244,7 @@ def tune(
     check_outputs([answers, times_beside(answers)], [file])
     limits = TuneLimits(max_loss, max_ttft, max_memory, time, error / 100, shown)
     asking = Asking(
-        read_questions(data, limit) if asked is None and data else asked.questions,
+        asked.questions if asked else read_questions(file, limit),
         scored_by if asked is None else AGREEMENTS[agreement](),
         answers,
         ENGINES["local"](workers),

@@ -87,11 +87,12 @@ def of_checkpoint(
         RequestError: none is installed, see `pocketvlm_measure.tune.exporting`.
         PocketVLMError: the checkpoint, or what is wished for, is refused.
     """
-    from pocketvlm_measure.tune.exporting import Exports, Offer
+    from pocketvlm_measure.tune.exporting import ExporterProcess, Exports, Offer
 
-    offer = Offer.of(model, wishes)
+    process = ExporterProcess()
+    offer = Offer.of(model, wishes, process)
     for line in offer.announcement():
         echo(printable(line), err=True)
-    exports = Exports(offer, root or kept_beside(model))
+    exports = Exports(offer, root or kept_beside(model), process)
     named = [name for name in decoder_precisions if name != "all"]
     return OfCheckpoint(exports, exports.candidates(threads, named))

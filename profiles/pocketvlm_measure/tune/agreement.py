@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from PIL import Image
 
@@ -35,8 +34,8 @@ class Agreement(MeanMetric):
     """1 for an answer that is the unpruned model's; case, spaces at the ends and full stops at the
     end do not count."""
 
-    name: ClassVar[str] = "exact"
-    figures: ClassVar[tuple[str, ...]] = (FIGURE,)
+    name = "exact"
+    figures = (FIGURE,)
 
     def score(self, answer: str, expected: Sequence[str]) -> float:
         """1 or 0."""
@@ -48,8 +47,8 @@ class Overlap(MeanMetric):
     ones, a and b in all, each as often as it occurs (the token F1 of SQuAD, Rajpurkar et al. 2016,
     arXiv 1606.05250, section 6.1)."""
 
-    name: ClassVar[str] = "overlap"
-    figures: ClassVar[tuple[str, ...]] = (FIGURE,)
+    name = "overlap"
+    figures = (FIGURE,)
 
     def score(self, answer: str, expected: Sequence[str]) -> float:
         """0 to 1, of the nearest of those expected."""

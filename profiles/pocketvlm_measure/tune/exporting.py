@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -110,15 +109,14 @@ class Offer:
     left_out: Sequence[str]
 
     @classmethod
-    def of(cls, model: str, wishes: Mapping[str, Any]) -> Offer:
-        """Ask the exporter that is installed; takes seconds.
+    def of(cls, model: str, wishes: Mapping[str, Any], process: ExporterProcess) -> Offer:
+        """Ask the exporter that is installed, in ``process``; takes seconds.
 
         Raises:
             RequestError: none is installed.
             PocketVLMError: see `Exporter.offer`.
         """
-        with _exporting() as call:
-            data = call(_offered, model, dict(wishes))
+        data = process.call(_offered, model, dict(wishes))
         variants = [
             Variant(
                 made_by=tuple((option, value) for option, value in each["made_by"]),
@@ -174,12 +172,14 @@ class Exports:
     Attributes:
         offer: what may be exported.
         root: where the folders are kept.
+        process: where they are made.
         seconds: that each export of this run took, by variant.
         refused: why a variant could not be exported, by its name.
     """
 
     offer: Offer
     root: Path
+    process: ExporterProcess
     seconds: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     _made: set[str] = field(default_factory=set)
@@ -243,10 +243,7 @@ class Exports:
         )
 
     def _export(self, needed: Sequence[Variant], end: float) -> None:
-        with (
-            _exporting() as call,
-            counter(total=len(needed), desc="exporting", unit="export") as bar,
-        ):
+        with counter(total=len(needed), desc="exporting", unit="export") as bar:
             for variant in needed:
                 if time.monotonic() >= end:
                     return
@@ -254,7 +251,7 @@ class Exports:
                 begun = time.monotonic()
                 self.root.mkdir(parents=True, exist_ok=True)
                 try:
-                    call(
+                    self.process.call(
                         _made,
                         self.offer.model,
                         variant.name,
@@ -311,6 +308,7 @@ class Exporting:
     ) -> Scores:
         """See `Source`."""
         ready = self.exports.prepare(candidates, until - self.clock())
+        self.exports.process.close()
         answered = self.inner.answer(ready, questions, until) if ready else {}
         return {candidate: answered.get(candidate, {}) for candidate in candidates}
 
@@ -319,6 +317,7 @@ class Exporting:
     ) -> Mapping[Candidate, Taken | str]:
         """See `Source`; what cannot be exported cannot run. Exporting leaves time for the turn."""
         ready = self.exports.prepare(candidates, _EXPORTING * (until - self.clock()))
+        self.exports.process.close()
         taken: dict[Candidate, Taken | str] = {
             candidate: reason
             for candidate in candidates
@@ -350,33 +349,45 @@ def _made(model: str, name: str, root: str, wishes: dict[str, Any]) -> str:
     return _exporter().make(model, name, root, **wishes)
 
 
-class _Call(Protocol):
-    def __call__(self, function: Any, *arguments: Any) -> Any: ...
+class ExporterProcess:
+    """A process that exports: begun when it is first called, and again after `close`.
 
-
-@contextmanager
-def _exporting() -> Iterator[_Call]:
-    """Give a function that calls others in one process, which ends with the block.
-
-    An interrupt reaches that process too, which leaves nothing half-written.
+    An interrupt reaches it too, and leaves nothing half-written.
     """
-    # Spawned, not forked: engines hold threads that a fork would cut off.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
 
-    def call(function: Any, *arguments: Any) -> Any:
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    def call(self, function: Any, *arguments: Any) -> Any:
+        """Call a function of a module there, and return its result.
+
+        Raises:
+            EngineError: the process was ended from outside.
+            PocketVLMError: what the function raises.
+        """
+        if self._pool is None:
+            # Spawned, not forked: engines hold threads that a fork would cut off.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
         try:
-            return pool.submit(function, *arguments).result()
+            return self._pool.submit(function, *arguments).result()
         except BrokenProcessPool as error:
+            self.close()
             raise EngineError(
                 "the process that exports was ended from outside, perhaps for want of memory",
                 advice="run it again: what was exported is kept",
             ) from error
+        except PocketVLMError:
+            raise  # its own refusal: it goes on
+        except BaseException:
+            self.close()
+            raise
 
-    try:
-        yield call
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    def close(self) -> None:
+        """End it, so that it takes nothing of what is measured next."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
 
 
 def _begin() -> None:

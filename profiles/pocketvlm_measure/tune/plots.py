@@ -76,7 +76,7 @@ def _points(axes: Axes, of: Sequence[Evidence], verdict: Verdict) -> None:
         [low, high],
         fmt=marker,
         color=colour,
-        markerfacecolor=colour if filled else "none",
+        markerfacecolor=colour if filled else "white",
         markersize=6,
         elinewidth=0.8,
         capsize=2,

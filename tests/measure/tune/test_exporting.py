@@ -9,7 +9,14 @@ import pytest
 
 from pocketvlm.artifact import MANIFEST_NAME
 from pocketvlm.errors import PocketVLMError, RequestError
-from pocketvlm_measure.tune.exporting import GROUP, NAME, Exporting, Exports, Offer
+from pocketvlm_measure.tune.exporting import (
+    GROUP,
+    NAME,
+    ExporterProcess,
+    Exporting,
+    Exports,
+    Offer,
+)
 from pocketvlm_measure.tune.source import Taken
 from support.packages import write_package
 from support.tiny_artifact import write_artifact
@@ -63,8 +70,15 @@ def installed(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def exports(installed, tmp_path):
-    return Exports(Offer.of("demo", {}), tmp_path / "cache")
+def process(installed):
+    process = ExporterProcess()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def exports(process, tmp_path):
+    return Exports(Offer.of("demo", {}, process), tmp_path / "cache", process)
 
 
 class Recorded:
@@ -109,7 +123,7 @@ def test_candidates_are_all_configurations_the_baseline_first(exports):
     assert {one.case.decoder_precision for one in named} == {"int8+int4"}
 
 
-def test_each_is_exported_once_and_only_when_it_is_measured(installed, exports, tmp_path):
+def test_each_is_exported_once_and_only_when_it_is_measured(installed, exports):
     inner = Recorded(exports)
     source = Exporting(inner, exports)
     assert (source.baseline, source.clock()) == (inner.baseline, 1.0)
@@ -121,7 +135,7 @@ def test_each_is_exported_once_and_only_when_it_is_measured(installed, exports, 
     source.turn([source.baseline, *scope], 1, until=99)
     assert installed() == ["none", "scope"]
     # Another run, as after an interrupt: what is there is taken, and what is half there is not.
-    again = Exports(Offer.of("demo", {}), tmp_path / "cache")
+    again = Exports(exports.offer, exports.root, exports.process)
     assert again.prepare([source.baseline, *scope], 99) == [source.baseline, *scope]
     assert installed() == ["none", "scope"]
 
@@ -143,15 +157,15 @@ def test_no_export_begins_when_the_time_is_up(installed, exports):
     assert installed() == []
 
 
-def test_without_the_unpruned_one_there_is_nothing_to_compare_with(installed, tmp_path):
-    exports = Exports(Offer.of("unequal", {}), tmp_path / "cache")
+def test_without_the_unpruned_one_there_is_nothing_to_compare_with(process, tmp_path):
+    exports = Exports(Offer.of("unequal", {}, process), tmp_path / "cache", process)
     with pytest.raises(PocketVLMError, match="none differs: look at it"):
         exports.prepare(exports.candidates(), 99)
 
 
-def test_refusals_of_the_exporter_come_through(installed):
+def test_refusals_of_the_exporter_come_through(process):
     with pytest.raises(PocketVLMError, match="it is damaged: download it again"):
-        Offer.of("damaged", {})
+        Offer.of("damaged", {}, process)
 
 
 def test_without_an_exporter_the_extra_is_named(tmp_path, monkeypatch):
@@ -159,6 +173,6 @@ def test_without_an_exporter_the_extra_is_named(tmp_path, monkeypatch):
     write_package(site, "tiny-exporter", {GROUP: f"{NAME} = no_such_module"})
     monkeypatch.setattr(sys, "path", [str(site), *sys.path])
     with pytest.raises(RequestError, match="needs the exporter") as caught:
-        Offer.of("demo", {})
+        Offer.of("demo", {}, ExporterProcess())
     assert "pip install 'pocketvlm[export]'" in str(caught.value)
     assert "\n" not in str(caught.value)

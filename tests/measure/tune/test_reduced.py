@@ -13,8 +13,14 @@ from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.tune.reduced import check_output, reduced_manifest, write_reduced
 from support.tiny_artifact import give_gguf, give_selectors, read_manifest, write_artifact
+from support.tunings import write_several
 
 CHOICE = Case(6, "onnx", "int8", "int8")
+
+
+@pytest.fixture
+def several(tmp_path):
+    return write_several(tmp_path)
 
 
 def answer(vlm, picture):

@@ -13,9 +13,14 @@ from pocketvlm_measure.tune.tuning import TuneLimits
 from pocketvlm_measure.tune.written import Chosen, written
 from pocketvlm_targets import load_target
 from support.tiny_artifact import read_manifest, write_manifest
-from support.tunings import candidate, evidence, tuning
+from support.tunings import candidate, evidence, tuning, write_several
 
 MACHINE = "Some CPU @ 3 GHz, 2 cores (4 CPUs)"
+
+
+@pytest.fixture
+def several(tmp_path):
+    return write_several(tmp_path)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import CLIPVisionModel, PreTrainedModel
 
 from pocketvlm_export.towers.base import Block, Tower
-from pocketvlm_export.towers.positions import is_own_size, stretched
+from pocketvlm_export.towers.positions import positioned
 
 
 class Clip(Tower):
@@ -21,12 +21,9 @@ class Clip(Tower):
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
-        embeddings = tower.embeddings
-        if not is_own_size(embeddings, size):
-            assert size is not None
-            cls = embeddings.class_embedding
-            embeddings = stretched(embeddings, embeddings.patch_embedding, size, cls)
-        return nn.Sequential(embeddings, tower.pre_layrnorm)  # spelt so in transformers
+        own = tower.embeddings
+        made = positioned(own, own.patch_embedding, size, own.class_embedding)
+        return nn.Sequential(made, tower.pre_layrnorm)  # spelt so in transformers
 
     def layers(self, tower: Any) -> nn.ModuleList:
         """See `Tower.layers`."""

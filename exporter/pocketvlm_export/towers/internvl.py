@@ -9,7 +9,7 @@ from torch import nn
 from transformers import InternVLVisionModel, PreTrainedModel
 
 from pocketvlm_export.towers.base import Block, Tower
-from pocketvlm_export.towers.positions import is_own_size, stretched
+from pocketvlm_export.towers.positions import positioned
 
 
 class InternVLVision(Tower):
@@ -27,13 +27,8 @@ class InternVLVision(Tower):
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
-        embeddings = tower.embeddings
-        if not is_own_size(embeddings, size) and embeddings.position_embeddings is not None:
-            assert size is not None
-            cls = embeddings.cls_token
-            return stretched(embeddings, embeddings.patch_embeddings, size, cls)
-        own: nn.Module = embeddings
-        return own
+        own = tower.embeddings
+        return positioned(own, own.patch_embeddings, size, own.cls_token)
 
     def layers(self, tower: Any) -> nn.ModuleList:
         """See `Tower.layers`."""

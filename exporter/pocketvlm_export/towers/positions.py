@@ -33,11 +33,22 @@ class Positioned(nn.Module):
         return patches + self.positions
 
 
-def is_own_size(embeddings: Any, size: tuple[int, int] | None) -> bool:
-    """Whether pictures of ``size`` (height, width) are those that transformers' embeddings are made
-    for; None is whatever they are made for."""
+def positioned(
+    embeddings: Any,
+    patches: nn.Module,
+    size: tuple[int, int] | None,
+    cls: torch.Tensor | None = None,
+) -> nn.Module:
+    """Return what makes the first hidden state of pictures of ``size`` (height, width):
+    transformers' ``embeddings`` themselves where they are made for it, or have no table; else as
+    `stretched`. None is the size that they are made for."""
     own = embeddings.image_size
-    return size is None or size == (tuple(own) if isinstance(own, (list, tuple)) else (own, own))
+    edges = tuple(own) if isinstance(own, (list, tuple)) else (own, own)
+    without = getattr(embeddings, "position_embeddings", ()) is None
+    if size is None or size == edges or without:
+        made: nn.Module = embeddings
+        return made
+    return stretched(embeddings, patches, size, cls)
 
 
 def stretched(

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from pocketvlm_export.towers.clip import Clip
-from pocketvlm_export.towers.positions import Positioned, is_own_size, stretched
+from pocketvlm_export.towers.positions import Positioned, positioned
 
 
 class Siglip(Clip):
@@ -37,12 +37,7 @@ class Siglip(Clip):
 
     def embeddings(self, tower: Any, size: tuple[int, int] | None) -> nn.Module:
         """See `Tower.embeddings`."""
-        embeddings = tower.embeddings
-        if not is_own_size(embeddings, size):
-            assert size is not None
-            return stretched(embeddings, embeddings.patch_embedding, size)
-        own: nn.Module = embeddings
-        return own
+        return positioned(tower.embeddings, tower.embeddings.patch_embedding, size)
 
     def final(self, tower: Any) -> nn.Module:
         """The norm."""

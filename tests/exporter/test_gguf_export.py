@@ -124,6 +124,8 @@ def test_the_folder_for_llama_cpp_alone(tiny_checkpoint, tmp_path):
     assert {name for name in listed if "/" in name} == {
         "onnx/vision_encoder.onnx",
         "gguf/decoder-q8_0.gguf",
+        "selftest/image.json",
+        "selftest/image-0.png",
     }
     manifest = Artifact.open(folder, check="full").manifest
     assert set(manifest.files) == listed - {"pocketvlm.json", "README.md"}

@@ -171,7 +171,7 @@ def test_an_inner_block_and_another_thread_leave_it_to_the_outer_one():
         pytest.fail("went on")
 
 
-STAGES = ["prepare", "build", "seal", "check", "finish"]
+STAGES = ["prepare", "build", "seal", "check", "self_test", "finish"]
 
 
 @pytest.fixture
@@ -189,7 +189,8 @@ def stages(monkeypatch):
 
         return run
 
-    results = {"prepare": None, "build": None, "seal": (None, ""), "check": None, "finish": None}
+    results = {"prepare": None, "build": None, "seal": (None, ""), "check": None}
+    results |= {"self_test": None, "finish": None}
     for name, result in results.items():
         monkeypatch.setattr(pipeline, name, stage(name, result))
     return doing

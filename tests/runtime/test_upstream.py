@@ -53,6 +53,18 @@ def test_its_status_exceptions_are_where_they_were():
     assert {"Fail", "InvalidArgument", "NoSuchFile", "InvalidGraph", "InvalidProtobuf"} <= names
 
 
+def test_devices_are_listed_by_provider(monkeypatch):
+    listed = upstream.ort_devices([CPU_PROVIDER])
+    assert listed
+    assert {row[0] for row in listed} == {CPU_PROVIDER}
+    assert json.loads(json.dumps(listed)) == json.loads(
+        json.dumps(upstream.ort_devices([CPU_PROVIDER]))
+    )
+    assert upstream.ort_devices(["NoSuchExecutionProvider"]) == []
+    monkeypatch.delattr(ort, "get_ep_devices")  # as before 1.23
+    assert upstream.ort_devices([CPU_PROVIDER]) == []
+
+
 def test_without_fallback_nothing_is_tried_again(artifact_dir, monkeypatch, capsys):
     """A provider that fails ends in its error, and standard output stays empty."""
     tried = []

@@ -264,12 +264,16 @@ def _check(expected: Expected, artifact: Artifact) -> None:
         for batch, grid in zip(vision.batches, expected.grid.batches, strict=True):
             if batch.kept_indices.shape[0] != grid.tiles or names != set(batch.samples):
                 raise ValueError("other tiles, or other outputs, than the manifest's")
-            _check_batch(batch, budget, manifest.pruning.tokens_before, decoder.hidden)
+            most = manifest.pruning.tokens_before
+            tokens = most if grid.tokens is None else grid.tokens.tokens
+            if tokens > most:
+                raise ValueError(f"{tokens} tokens of a tile, of {most} at most")
+            _check_batch(batch, budget, tokens, decoder.hidden)
 
 
 def _check_batch(batch: ExpectedBatch, budget: int, tokens: int, hidden: int) -> None:
     kept = batch.kept_indices
-    if kept.ndim != 2 or not 1 <= kept.shape[1] <= budget:
+    if kept.ndim != 2 or kept.shape[1] != min(budget, tokens):
         raise ValueError(f"kept indices of shape {kept.shape} at budget {budget}")
     if (np.diff(kept, axis=1) <= 0).any() or kept.max() >= tokens:
         raise ValueError(f"kept indices that are not ascending, or not below {tokens}")

@@ -91,7 +91,10 @@ def _is_grid(layout: Layout[Any], grid: TileGrid) -> bool:
     if (grid.rows, grid.columns, grid.whole) not in shapes:
         return False
     if grid.size is not None:
-        return layout.grid(*grid.size) == grid
+        try:
+            return layout.grid(*grid.size) == grid
+        except PictureError:
+            return False
     kept = np.zeros((grid.tiles, 1), dtype=np.int64)
     try:
         layout.expand(grid, 1, kept if len(grid.batches) == 1 else None)

@@ -144,6 +144,11 @@ PAIR = "int8+int4"
 GATE_PRECISION = "fp32"
 
 
-def names_for(part: Part) -> tuple[str, ...]:
-    """Return the precisions that a kind of graph comes in."""
-    return tuple(name for name, precision in PRECISIONS.items() if part in precision.parts)
+def names_for(part: Part, *, calibrated: bool = True) -> tuple[str, ...]:
+    """Return the precisions that a kind of graph comes in; with ``calibrated`` false those alone
+    that need no pictures."""
+    return tuple(
+        name
+        for name, precision in PRECISIONS.items()
+        if part in precision.parts and (calibrated or not precision.calibrated)
+    )

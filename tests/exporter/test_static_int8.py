@@ -181,6 +181,19 @@ def test_near_float32_and_multiplied_in_integers(static, model, tmp_path):
     check_graph("static", tmp_path / "static.onnx")
 
 
+def test_products_stay_right_where_bytes_overflow(static, model, tmp_path):
+    """What the runtime asks for on CPUs without VNNI: unsigned weights."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.optimized_model_filepath = str(tmp_path / "unsigned.onnx")
+    for ours, exact in zip(run(static, options), run(model), strict=True):
+        np.testing.assert_allclose(ours, exact, atol=0.03 * np.abs(exact).max())
+    stored = {item.name: item for item in onnx.load(tmp_path / "unsigned.onnx").graph.initializer}
+    nodes = onnx.load(tmp_path / "unsigned.onnx").graph.node
+    products = [node for node in nodes if node.op_type == "MatMulIntegerToFloat"]
+    assert [stored[node.input[1]].data_type for node in products] == 3 * [TensorProto.UINT8]
+
+
 def test_an_activation_without_a_range_is_refused(model, measured):
     ranges = {name: limits for name, limits in measured[0].items() if name != "hidden"}
     with pytest.raises(ir.passes.PreconditionError, match="hidden"):

@@ -54,7 +54,10 @@ def _methods() -> tuple[str, ...]:
 )
 @click.option("--budget", type=int, help="Visual tokens kept; a quarter by default.")
 @click.option(
-    "--precision", type=click.Choice(names_for("vision")), default=GATE_PRECISION, show_default=True
+    "--precision",
+    type=click.Choice(names_for("vision", calibrated=False)),
+    default=GATE_PRECISION,
+    show_default=True,
 )
 @timed
 @into_section("selection")

@@ -48,7 +48,7 @@ def export_engines(build: Path) -> Path:
         "fastervlm",  # nothing is dropped, and its graph is the smallest
         budgets=BUDGETS[:1],
         decoder="both",
-        vision_precisions=names_for("vision"),
+        vision_precisions=names_for("vision", calibrated=False),
         decoder_precisions=names_for("decoder"),
         gguf_types=tuple(GGUF_TYPES),
     )

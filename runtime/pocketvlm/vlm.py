@@ -16,6 +16,7 @@ from pocketvlm.artifact.integrity import graph_digest
 from pocketvlm.chat import Chat
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import Decoder
+from pocketvlm.decoders.late import LateDecoder
 from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling, checkpoint_sampling
 from pocketvlm.errors import ArtifactError
 from pocketvlm.files import user_path
@@ -117,6 +118,7 @@ class VLM:
         limits: Limits | None = None,
         feature_cache: str | os.PathLike[str] | None = None,
         check: Check = "auto",
+        once: bool = False,
     ) -> Self:
         """Load an artifact.
 
@@ -144,6 +146,9 @@ class VLM:
                 another process or on another day either. None keeps them in memory.
             check: ``"auto"`` reads files whose checksum was not yet verified, ``"full"`` all,
                 ``"sizes"`` none.
+            once: for a process that answers one question, with ONNX Runtime: the decoder is opened
+                when the pictures are encoded and the vision graphs are freed, so memory never holds
+                both. Further pictures are refused then.
 
         Raises:
             ArtifactError: the folder is not a sound artifact.
@@ -158,9 +163,19 @@ class VLM:
         encoder = VisionEncoder.open(
             artifact, budget=budget, precision=vision_precision, settings=settings
         )
-        engine = open_decoder(
-            artifact, engine=decoder, precision=decoder_precision, settings=settings
-        )
+        engine: Decoder
+        if once and LateDecoder.suits(artifact, decoder):
+            engine = LateDecoder(
+                artifact,
+                precision=decoder_precision,
+                settings=settings,
+                before=lambda: vlm.parts.viewer.close(),
+                after=lambda spent_ms: vlm.parts.loaded_late(spent_ms),
+            )
+        else:
+            engine = open_decoder(
+                artifact, engine=decoder, precision=decoder_precision, settings=settings
+            )
         beside = open_beside(artifact, budget=budget, precision=vision_precision, settings=settings)
         vlm = cls(
             artifact,

@@ -250,8 +250,16 @@ def as_guide(load: Callable[..., VLM], directory: Path, model: VLM, *, prepack: 
     return load(directory, prepack=prepack, **own)
 
 
-def _load(model: dict[str, Any], directory: Path, *, prepack: bool = True, **instead: Any) -> VLM:
-    """``instead`` takes the place of what was given on the command line."""
+def _load(
+    model: dict[str, Any],
+    directory: Path,
+    *,
+    prepack: bool = True,
+    once: bool = False,
+    **instead: Any,
+) -> VLM:
+    """``once`` is `VLM.load`'s; ``instead`` takes the place of what was given on the command
+    line."""
     from pocketvlm.ort.settings import EngineSettings
     from pocketvlm.vlm import VLM
 
@@ -259,4 +267,4 @@ def _load(model: dict[str, Any], directory: Path, *, prepack: bool = True, **ins
     settings = EngineSettings(threads=model["threads"], prepack=prepack)
     others = {name: value for name, value in model.items() if name != "threads"}
     others |= settled_caps(directory, {name: others[name] for name in ("max_pixels", "max_tiles")})
-    return VLM.load(directory, **others, settings=settings)
+    return VLM.load(directory, **others, settings=settings, once=once)

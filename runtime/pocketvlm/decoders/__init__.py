@@ -40,6 +40,15 @@ def open_decoder(
     Raises:
         PocketVLMError: an engine that the artifact or this runtime does not have.
     """
+    requested = chosen_engine(artifact, engine)
+    decoder: Decoder = engine_class(artifact, requested).open(
+        artifact, precision=precision, settings=settings
+    )
+    return decoder
+
+
+def chosen_engine(artifact: Artifact, engine: str | None = None) -> str:
+    """The engine that `open_decoder` opens; raises `PocketVLMError` as it does."""
     present = artifact.manifest.decoder.engines
     requested = engine or artifact.manifest.decoder.default_engine
     if requested not in present:
@@ -55,10 +64,7 @@ def open_decoder(
             advice="update pocketvlm",
             setting="decoder",
         )
-    decoder: Decoder = engine_class(artifact, requested).open(
-        artifact, precision=precision, settings=settings
-    )
-    return decoder
+    return requested
 
 
 def engine_class(artifact: Artifact, engine: str) -> Any:

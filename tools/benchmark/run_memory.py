@@ -28,8 +28,8 @@ def run_memory(folder: Path, image: Path, prompt: str, threads: int, section: Se
     ONNX graphs, against the files that it opens. It takes no time: the machine may be busy."""
     artifact = Artifact.open(folder)
     lines = [
-        f"Peak resident memory of `pocketvlm run`, mapped files counted, {threads} threads; allowed: "
-        f"{FACTOR} x files + {ROOM_MB:.0f} MB.\n",
+        f"Peak resident memory of `pocketvlm run`, mapped files counted, {threads} threads; "
+        f"allowed: {FACTOR} x files + {ROOM_MB:.0f} MB.\n",
         "| vision | decoder | files | peak | allowed | |",
         "|---|---|---|---|---|---|",
     ]

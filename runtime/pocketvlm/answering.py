@@ -198,6 +198,10 @@ class Answerer:
         self._reads_scores = manifest.decoder.reads_scores
         self.step = FairLock()
 
+    def loaded_late(self, spent_ms: float) -> None:
+        """Count milliseconds of loading that came after the rest."""
+        self.load_ms += spent_ms
+
     def check_room(self, prompt: int, sampling: Sampling) -> None:
         """Refuse a prompt of so many tokens with its answer beyond the context."""
         # The last token picked is never fed back, so it takes no room.
@@ -231,7 +235,7 @@ class Answerer:
         """Vision, prefill and decoding of one request; yields text pieces and returns the
         answer."""
         self.pool.check_process()
-        started = time.perf_counter()
+        started, loaded_ms = time.perf_counter(), self.load_ms
         request, given = self._afresh(request), request.pictures
         features, vision_ms = self._encode(request)
         anew = _note_kept(given, request.pictures)
@@ -249,7 +253,9 @@ class Answerer:
             detokenizer = Detokenizer(self.prompter.tokenizer, request.sampling.stop or ())
             generation = _Generation(sampler, detokenizer, [request.pick(sampler, logits)])
             prefill, later = dict(cached.sequence.timings_ms), cached.sequence.dropped
-            ttft_ms = request.preprocess_ms + ms_since(started)
+            # A decoder that is opened late is opened within; that is loading all the same.
+            late_ms = self.load_ms - loaded_ms
+            ttft_ms = request.preprocess_ms + ms_since(started) - late_ms
             yield from self._decode(request, generation, cached, stop)
             if request.witness is not None:
                 request.witness.kept_indices = [each.kept_indices for each in request.pictures]

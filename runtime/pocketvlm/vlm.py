@@ -16,6 +16,7 @@ from pocketvlm.artifact.integrity import graph_digest
 from pocketvlm.chat import Chat
 from pocketvlm.decoders import choose_decoder, open_decoder
 from pocketvlm.decoders.base import Decoder
+from pocketvlm.decoders.late import LateDecoder
 from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling, checkpoint_sampling
 from pocketvlm.errors import ArtifactError
 from pocketvlm.files import user_path
@@ -120,6 +121,7 @@ class VLM:
         limits: Limits | None = None,
         feature_cache: str | os.PathLike[str] | None = None,
         check: Check = "auto",
+        once: bool = False,
     ) -> Self:
         """Load an artifact.
 
@@ -150,6 +152,9 @@ class VLM:
                 another process or on another day either. None keeps them in memory.
             check: ``"auto"`` reads files whose checksum was not yet verified, ``"full"`` all,
                 ``"sizes"`` none.
+            once: for a process that answers one question, with ONNX Runtime: the decoder is opened
+                when the pictures are encoded and the vision graphs are freed, so memory never holds
+                both. Further pictures are refused then.
 
         Raises:
             ArtifactError: the folder is not a sound artifact.
@@ -161,23 +166,33 @@ class VLM:
         artifact = whole.shortened(context).capped(max_pixels=max_pixels, max_tiles=max_tiles)
         open_layouts(artifact)  # what these refuse is refused before graphs are opened
         checkpoint_sampling(artifact.manifest.generation)
+        kind, choice = choose_decoder(
+            artifact, engine=decoder, precision=decoder_precision, settings=settings
+        )
         ensure_trusted(
             whole,
             settings,
             budget=budget,
             vision_precision=vision_precision,
-            decoder=decoder,
-            decoder_precision=decoder_precision,
+            decoder=kind,
+            decoder_precision=choice.precision,
         )
         encoder = VisionEncoder.open(
             artifact, budget=budget, precision=vision_precision, settings=settings
         )
-        decoder, choice = choose_decoder(
-            artifact, engine=decoder, precision=decoder_precision, settings=settings
-        )
-        engine = open_decoder(
-            artifact, engine=decoder, precision=choice.precision, settings=settings
-        )
+        engine: Decoder
+        if once and LateDecoder.suits(kind):
+            engine = LateDecoder(
+                artifact,
+                precision=choice.precision,
+                settings=settings,
+                before=lambda: vlm.parts.viewer.close(),
+                after=lambda spent_ms: vlm.parts.loaded_late(spent_ms),
+            )
+        else:
+            engine = open_decoder(
+                artifact, engine=kind, precision=choice.precision, settings=settings
+            )
         beside = open_beside(artifact, budget=budget, precision=vision_precision, settings=settings)
         vlm = cls(
             artifact,

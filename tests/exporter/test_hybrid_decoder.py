@@ -140,6 +140,22 @@ def test_the_same_prompt_again_costs_one_token(model, decoder):
     near(again, first)
 
 
+def test_a_fork_begins_where_a_prefill_began_or_ended(model, decoder):
+    sequence = decoder.sequence()
+    prompt = [text(1, 2), picture(6, key="a"), text(3, 4)]
+    sequence.prefill(prompt)
+    for token in (20, 21):
+        sequence.decode(token)
+    for length, left in ((12, 12), (11, 10), (5, 0)):
+        assert sequence.reach(length) == left
+        fork = sequence.fork(length)
+        assert (fork.length, sequence.length) == (left, 12)
+        read = [*prompt, text(20, 21)] if left == 12 else prompt if left else []
+        near(fork.prefill([text(30, 31)]), logits_after(model, [*read, text(30, 31)]))
+        fork.close()
+    near(sequence.decode(22), logits_after(model, [*prompt, text(20, 21, 22)]))
+
+
 def test_a_conversation_goes_on_behind_the_last_answer(model, decoder):
     cached = CachedSequence(decoder.sequence())
     prompt = [text(1, 2), picture(6, key="a"), text(3, 4)]

@@ -186,6 +186,33 @@ def test_several_turns_and_cuts_equal_a_fresh_prefill(setup, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_fork_goes_on_as_a_fresh_prefill_does_and_leaves_what_it_came_from(setup, engine):
+    decoder = setup.decoders[engine]
+    pictured, opening = picture(4, 6, [1, 8, 9, 23]), [text(1, START)]
+    whole = [*opening, pictured, text(END, 40, 41)]
+    sequence = decoder.sequence()
+    expected = sequence.prefill(whole)
+    for length, left, head in (
+        (9, 9, whole),
+        (7, 7, [*opening, pictured, text(END)]),
+        (4, 2, opening),
+    ):
+        assert sequence.reach(length) == left
+        fork, fresh = sequence.fork(length), decoder.sequence()
+        assert (fork.length, sequence.length) == (left, 9)
+        fresh.prefill(head)
+        assert fork.next_position == fresh.next_position
+        further = [text(50, START), picture(3, 8, [0, 17], seed=2), text(END)]
+        logits = fork.prefill(further)
+        np.testing.assert_allclose(logits, fresh.prefill(further), rtol=0, atol=1e-4)
+        again = fork.fork(fork.length)
+        fork.close()
+        np.testing.assert_allclose(again.decode(12), fresh.decode(12), rtol=0, atol=1e-4)
+    sequence.keep(8)
+    np.testing.assert_allclose(sequence.decode(41), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_cut_inside_a_picture_takes_all_of_it(setup, engine):
     sequence = setup.decoders[engine].sequence()
     pictured = picture(4, 6, [1, 8, 9, 23])

@@ -48,7 +48,7 @@ def plain_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def guide(guide_dir):
-    return VLM.load(guide_dir)
+    return VLM.load(guide_dir, limits=NOTHING_KEPT)
 
 
 @pytest.fixture(scope="module")

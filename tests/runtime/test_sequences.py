@@ -19,6 +19,7 @@ from pocketvlm.vision import viewer
 from pocketvlm.vision.encoder import VisionEncoder
 from support.tiny_artifact import (
     TEMPLATE,
+    give_attention,
     give_gguf,
     give_selectors,
     write_artifact,
@@ -43,7 +44,7 @@ def load(root, **options):
     return VLM.load(root, settings=EngineSettings(threads=1), **options)
 
 
-@pytest.fixture(params=[*ENGINES, "by the question"], scope="module")
+@pytest.fixture(params=[*ENGINES, "by the question", "pictures", "prompt"], scope="module")
 def artifact(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("sequences") / "tiny"
     weights = write_artifact(root, template=SYSTEM + TEMPLATE)
@@ -51,6 +52,8 @@ def artifact(request, tmp_path_factory):
         give_gguf(root)
     if request.param == "by the question":
         give_selectors(root, weights)
+    if request.param in ("pictures", "prompt"):
+        give_attention(root, weights, request.param)
     return root
 
 

@@ -10,6 +10,7 @@ from benchmark.export_memory import export_memory
 from benchmark.picking import picking
 from benchmark.pictures import pictures
 from benchmark.providers import providers
+from benchmark.run_memory import run_memory
 from benchmark.selection import selection
 from benchmark.startup import startup
 from benchmark.vision import vision
@@ -25,6 +26,7 @@ main = click.Group(
         startup,
         conversation,
         export_memory,
+        run_memory,
     ],
 )
 

@@ -285,8 +285,16 @@ def as_guide(load: Callable[..., VLM], directory: Path, model: VLM, *, prepack: 
     return load(directory, prepack=prepack, **own)
 
 
-def _load(model: dict[str, Any], directory: Path, *, prepack: bool = True, **instead: Any) -> VLM:
-    """``instead`` takes the place of what was given on the command line."""
+def _load(
+    model: dict[str, Any],
+    directory: Path,
+    *,
+    prepack: bool = True,
+    once: bool = False,
+    **instead: Any,
+) -> VLM:
+    """``once`` is `VLM.load`'s; ``instead`` takes the place of what was given on the command
+    line."""
     from pocketvlm.ort.settings import EngineSettings, providers_typed
     from pocketvlm.vlm import VLM
 
@@ -298,4 +306,4 @@ def _load(model: dict[str, Any], directory: Path, *, prepack: bool = True, **ins
     of_settings = (*of_engines, "providers")
     others = {name: value for name, value in model.items() if name not in of_settings}
     others |= settled_caps(directory, {name: others[name] for name in ("max_pixels", "max_tiles")})
-    return VLM.load(directory, **others, settings=settings)
+    return VLM.load(directory, **others, settings=settings, once=once)

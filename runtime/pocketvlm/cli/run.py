@@ -62,8 +62,9 @@ def run(
         raise click.UsageError("--system and --guide do not go together")
     if prompt == "-":
         prompt = input_text().rstrip("\r\n")
-    # A process that answers once ends before copies of the weights would pay.
-    vlm = load(directory, prepack=False)
+    # A process that answers once ends before copies of the weights would pay, and need not hold
+    # the vision graphs and the decoder at the same time.
+    vlm = load(directory, prepack=False, once=guide is None)
     asked: VLM | Guided | Chat = vlm if system is None else vlm.chat(system=system)
     if guide is not None:
         from pocketvlm.guided import Guided

@@ -18,7 +18,7 @@ from pocketvlm.artifact import (
     pick_precision,
 )
 from pocketvlm.artifact.specs import CANDIDATE, CANDIDATE_FEATURES, VISION_OUTPUTS
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import EngineError, RequestError
 from pocketvlm.layouts import Medium, budget_beside, media_read
 from pocketvlm.limits import whole
 from pocketvlm.ort.outputs import check_finite, check_rising, check_shapes, shapes_of
@@ -69,7 +69,7 @@ class VisionEncoder:
         precision: str,
         selector: TokenSelector | None = None,
     ) -> None:
-        self._session = session
+        self._session: ort.InferenceSession | None = session
         self._selector = selector
         self.budget = budget
         self.precision = precision
@@ -130,8 +130,17 @@ class VisionEncoder:
     @property
     def provider(self) -> str:
         """The execution provider that comes first; two of them round differently."""
-        provider: str = self._session.get_providers()[0]
+        provider: str = self._opened().get_providers()[0]
         return provider
+
+    def close(self) -> None:
+        """Free the graph: what was encoded stays, nothing further is encoded."""
+        self._session = None
+
+    def _opened(self) -> ort.InferenceSession:
+        if self._session is None:
+            raise EngineError("the vision graph is closed", advice="load the model again")
+        return self._session
 
     def check_budget(self, budget: int) -> int:
         """Return ``budget`` if this graph serves it; raises `PocketVLMError` with what it
@@ -206,7 +215,7 @@ class VisionEncoder:
         self, names: list[str], pixel_values: npt.NDArray[np.float32]
     ) -> dict[str, npt.NDArray[Any]]:
         with ort_errors(f"{_NAME} failed"):
-            values = self._session.run(names, {"pixel_values": pixel_values})
+            values = self._opened().run(names, {"pixel_values": pixel_values})
         return dict(zip(names, values, strict=True))
 
     def _candidates(

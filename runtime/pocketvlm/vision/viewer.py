@@ -71,6 +71,11 @@ class Viewer:
         self._seen = SeenPictures()
         self._viewers = {viewer.layout.medium: viewer for viewer in (self, *beside)}
 
+    def close(self) -> None:
+        """Free the vision graphs, see `VisionEncoder.close`."""
+        for viewer in self._viewers.values():
+            viewer.encoder.close()
+
     def check_budget(self, budget: int) -> int:
         """Return ``budget``; raises `PocketVLMError` where the graph does not serve it."""
         return self.encoder.check_budget(budget)

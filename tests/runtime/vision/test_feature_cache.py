@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from pocketvlm import VLM, PocketVLMError, Sampling
 from pocketvlm.files import fresh_name
+from pocketvlm.limits import NOTHING_KEPT
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.feature_cache import FeatureCache, FeatureLimits, FeatureSource, picture_key
 from pocketvlm.vision.features import VisionFeatures
@@ -316,7 +317,8 @@ def test_answers_from_a_folder_equal_those_without(artifact_dir, picture, tmp_pa
     assert len(encoded) == 2  # once without, once for all others
 
 
-def test_without_a_folder_every_answer_sees_for_itself(vlm, picture, encoded):
+def test_where_nothing_is_kept_every_answer_sees_for_itself(artifact_dir, picture, encoded):
+    vlm = VLM.load(artifact_dir, limits=NOTHING_KEPT)
     for _ in range(2):
         vlm.generate("what?", [picture], sampling=Sampling(max_new_tokens=1))
     assert len(encoded) == 2

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.cli import main
 from pocketvlm.layouts import TileGrid, TokenGrid, layout_config, make_layout
+from pocketvlm.limits import APART
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.overlay import draw_budgets
@@ -45,7 +46,7 @@ def weights(tmp_path_factory, folder):
 
 @pytest.fixture(scope="module")
 def vlm(folder):
-    return VLM.load(folder)
+    return VLM.load(folder, limits=APART)
 
 
 def tokens_of(size):

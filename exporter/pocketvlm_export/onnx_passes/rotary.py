@@ -104,20 +104,30 @@ def _tables(graph: ir.Graph, rotation: Rotation) -> list[ir.Value]:
     tokens, d / 2)."""
     assert rotation.x.shape is not None
     half = int(rotation.x.shape[-1]) // 2
-    sizes = ir.node("Shape", [rotation.cos], {"start": 0, "end": 2})
+    parts = [_half_of(graph, angles, half) for angles in (rotation.cos, rotation.sin)]
+    rows = [constant(graph, f"[-1, {half}]", [-1, half])]
+    tables = [ir.node("Reshape", [part.outputs[0], *rows]) for part in parts]
+    sizes = ir.node("Shape", [parts[0].outputs[0]], {"start": 0, "end": 2})
     count = ir.node("ReduceProd", [sizes.outputs[0]], {"keepdims": 0})
     numbers = ir.node("Range", [constant(graph, "0", 0), count.outputs[0], constant(graph, "1", 1)])
     positions = ir.node("Reshape", [numbers.outputs[0], sizes.outputs[0]])
-    nodes = [sizes, count, numbers, positions]
-    for angles in (rotation.cos, rotation.sin):
-        bounds = [constant(graph, f"[{number}]", [number]) for number in (0, half, -1)]
-        part = ir.node("Slice", [angles, *bounds])
-        nodes += [
-            part,
-            ir.node("Reshape", [part.outputs[0], constant(graph, f"[-1, {half}]", [-1, half])]),
-        ]
+    nodes = [*parts, *tables, sizes, count, numbers, positions]
     graph.insert_before(rotation.last, nodes)
-    return [positions.outputs[0], nodes[-3].outputs[0], nodes[-1].outputs[0]]
+    return [node.outputs[0] for node in (positions, *tables)]
+
+
+def _half_of(graph: ir.Graph, angles: ir.Value, half: int) -> ir.Node:
+    """A node that gives the first half of cosines or sines: it computes no more than that where
+    they are those of numbers joined with themselves."""
+    made = angles.producer()
+    joined = made_by(made.inputs[0], "Concat") if made is not None and made.inputs else None
+    if made is not None and made.op_type in {"Cos", "Sin"} and joined is not None:
+        axis, numbers = joined.attributes["axis"].as_int(), joined.inputs
+        last = axis in {-1, len(angles.shape or ()) - 1}
+        if last and len(numbers) == 2 and numbers[0] is numbers[1]:
+            return ir.node(made.op_type, [numbers[0]])
+    bounds = [constant(graph, f"[{number}]", [number]) for number in (0, half, -1)]
+    return ir.node("Slice", [angles, *bounds])
 
 
 def _fuse(graph: ir.Graph, rotation: Rotation, tables: list[ir.Value]) -> None:

@@ -103,6 +103,7 @@ def test_a_flag_beats_a_target_and_a_target_a_default(asked, board, command):
     }
     target |= {"context": 99, "max_pixels": None, "max_tiles": None, "feature_cache": None}
     prepack = command[0] != "run"
+    target |= {"once": command[0] == "run"}
     assert "looked at" in pocketvlm(*command, "--target", path).stderr
     within = {"prepack": prepack, "memory_limit": 1000}
     assert asked == target | {"settings": EngineSettings(threads=3, **within)}
@@ -112,6 +113,7 @@ def test_a_flag_beats_a_target_and_a_target_a_default(asked, board, command):
     assert asked == target | typed | {"settings": EngineSettings(threads=1, **within)}
     pocketvlm(*command)
     assert asked.pop("settings") == EngineSettings(prepack=prepack)
+    assert asked.pop("once") == (command[0] == "run")
     assert set(asked.values()) == {None}
 
 

@@ -32,18 +32,14 @@ def quick_tracing() -> Iterator[None]:
     - Decomposing runs a program twice: to learn whether its outputs alias anything, and to record
       it. What the program says of its outputs answers the first where that is safe; see
       `_outputs_of`.
-    - It caches what each operator gives by the sizes of what it is given. Where these are symbols
-      they are expressions to make, compare and hash: computing anew is quicker.
 
     No graph changes: each is byte for byte the one that torch makes by itself. A release of torch
     that has not what is replaced here takes longer, and that is all.
     """
     try:
-        from torch._dynamo import config
         from torch._functorch._aot_autograd import graph_capture_wrappers
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-        uncached = config.patch(fake_tensor_cache_enabled=False)
         running = graph_capture_wrappers.PropagateUnbackedSymInts
         kept = functools.partial(_operators, vars(ONNXRegistry)["from_torchlib"])
         recorded = _recorded_only(running)
@@ -53,7 +49,6 @@ def quick_tracing() -> Iterator[None]:
     with (
         mock.patch.object(ONNXRegistry, "from_torchlib", kept),
         mock.patch.object(graph_capture_wrappers, running.__name__, recorded),
-        uncached,
     ):
         yield
 

@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 # One process a core, a file of tests to one of them, so that what a file exports is exported once.
-# In the order of their names: those that export come first, and short ones fill the end.
+# In the order of their names, but for the longest (tests/conftest.py): those that export come first, and short ones fill the end.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin

@@ -1,5 +1,9 @@
 """What the exports of one test run share is what each of them would trace."""
 
+import inspect
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -7,9 +11,11 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
+from pocketvlm.artifact import metadata
+from pocketvlm_export import graphs, pruning
 from pocketvlm_export.graphs import trace
 from pocketvlm_export.towers import attention
-from support.traces import Traces, structure
+from support.traces import UNREAD, Traces, structure
 
 
 class Tied(nn.Module):
@@ -109,3 +115,42 @@ def test_what_cannot_be_written_down_is_traced(traces):
     assert len(traces(graph).graph.outputs) == 1
     assert not traces.reused
     assert not list(traces.folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "graph"),
+    [
+        (metadata.DECODER, graphs.DecoderGraph),
+        (metadata.SCORING_DECODER, graphs.ScoringDecoderGraph),
+        (metadata.EMBED_TOKENS, graphs.EmbedTokensGraph),
+        (metadata.VISION_ENCODER, graphs.VisionEncoderGraph),
+        (metadata.CANDIDATES, graphs.CandidatesGraph),
+        (metadata.SELECTOR, graphs.TokenSelectorGraph),
+    ],
+)
+def test_what_a_kind_of_graph_does_not_read_is_not_imported_by_it(kind, graph):
+    assert graph.kind == kind
+    pending, seen = [graph.__module__], set()
+    while pending:
+        name = pending.pop()
+        seen.add(name)
+        assert not name.startswith(UNREAD[kind])
+        for value in vars(sys.modules[name]).values():
+            source = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", "")
+            # Families are read for every kind: theirs are not followed.
+            if str(source).startswith(graphs.__name__) and source not in seen:
+                pending.append(source)
+            assert not str(source).startswith(UNREAD[kind]), f"{name} has {value!r}"
+
+
+def test_a_tower_that_is_changed_is_no_other_decoder(monkeypatch):
+    def keys():
+        return [structure(SimpleNamespace(kind=kind)) for kind in ("decoder", "vision_encoder")]
+
+    before = keys()
+    monkeypatch.setattr(pruning.base, "take_best", lambda scores, k: None)
+    after = keys()
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+    monkeypatch.setattr(graphs.decoder.DecoderWithPast, "forward", lambda self: None)
+    assert keys()[0] != after[0]
+    assert keys()[1] == after[1]

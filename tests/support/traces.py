@@ -20,6 +20,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
+from pocketvlm.artifact import metadata
 from pocketvlm_export import decoder_stages, families, graphs, pruning, tower_stages, towers
 from pocketvlm_export.graphs import Graph
 
@@ -27,6 +28,23 @@ _ORDER = "initializers"  # property of a stored graph: [[name, name in the modul
 # What is traced: whose code and constants a test may have changed.
 _PACKAGES = (decoder_stages, families, graphs, pruning, tower_stages, towers)
 _TRACED = (*(package.__name__ for package in _PACKAGES), "pocketvlm_export.upstream")
+_OF_TOWERS = (
+    *(package.__name__ for package in (pruning, tower_stages, towers)),
+    *(f"{graphs.__name__}.{name}" for name in ("vision_encoder", "token_selector")),
+)
+_OF_DECODERS = (
+    decoder_stages.__name__,
+    *(f"{graphs.__name__}.{name}" for name in ("decoder", "staged_decoder", "embed_tokens")),
+)
+UNREAD: Mapping[str, tuple[str, ...]] = {
+    metadata.DECODER: _OF_TOWERS,
+    metadata.SCORING_DECODER: _OF_TOWERS,
+    metadata.EMBED_TOKENS: _OF_TOWERS,
+    metadata.VISION_ENCODER: _OF_DECODERS,
+    metadata.CANDIDATES: _OF_DECODERS,
+    metadata.SELECTOR: _OF_DECODERS,
+}
+"""By kind of graph how the names of modules begin that tracing one does not read."""
 
 
 class Traces:
@@ -70,15 +88,17 @@ def structure(graph: Graph) -> str | None:
     except (pickle.PicklingError, AttributeError, TypeError):
         return None
     digest = hashlib.sha256(stream.getbuffer())
-    for part in _state():
+    for part in _state(graph.kind):
         digest.update(part)
     return digest.hexdigest()
 
 
-def _state() -> Iterator[bytes]:
-    """The code of what is traced, and the constants of its modules and classes."""
+def _state(kind: str) -> Iterator[bytes]:
+    """The code of what is traced for a kind of graph, and the constants of its modules and
+    classes."""
+    unread = UNREAD.get(kind, ())
     for name in sorted(sys.modules):
-        if name.startswith(_TRACED):
+        if name.startswith(_TRACED) and not name.startswith(unread):
             yield from _of(vars(sys.modules[name]), depth=4)
 
 

@@ -15,7 +15,7 @@ from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.files import real_path
 from pocketvlm_measure.cli.options import chosen_metric
 from pocketvlm_measure.cli.output import check_outputs
-from pocketvlm_measure.cli.target import case_defaults
+from pocketvlm_measure.cli.target import tuning_defaults
 from pocketvlm_measure.evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class _Duration(click.ParamType):
 )
 @cap_options
 @click.option("--threads", type=int, metavar="N", help="Threads of each engine.")
-@takes_target(case_defaults)
+@takes_target(tuning_defaults)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Take the first N questions.")
 @click.option(
     "--max-new-tokens",
@@ -243,8 +243,8 @@ def tune(
     with Measured(baseline, candidates, asking) as source:
 
         def say(line: str) -> None:
-            left = max(0.0, limits.time - source.clock())
-            echo(f"[{left // 60:.0f}:{left % 60:02.0f} left] {line}", err=True)
+            minutes, seconds = divmod(max(0, round(limits.time - source.clock())), 60)
+            echo(f"[{minutes}:{seconds:02} left] {line}", err=True)
 
         say(f"baseline: {printable(str(baseline))}")
         try:

@@ -35,3 +35,9 @@ def profiling_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
     """A target's values for `pocketvlm profile`: its lists and its limits."""
     limits = {"context": target.context, "memory_limit": target.memory_limit}
     return case_defaults(target, ctx) | limits
+
+
+def tuning_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
+    """A target's values for `pocketvlm tune`: its lists and its limit of memory."""
+    limit = {"max_memory": target.memory_limit} if target.memory_limit else {}
+    return case_defaults(target, ctx) | limit

@@ -115,11 +115,11 @@ def test_the_decoder_is_made_once_and_each_folder_passes_the_gate(
     # Every graph bears the id of its own folder, so those of the decoder are the same but for that.
     assert first.artifact_id != second.artifact_id
     for name in (*first.decoder.graphs.values(), *first.decoder.embed.values()):
-        models = [onnx.load(f"{folder}/{name}") for folder in folders]
-        assert {prop.value for prop in models[1].metadata_props} >= {second.artifact_id}
-        for model in models:
-            del model.metadata_props[:]
-        assert models[0] == models[1]
+        graphs = [onnx.load(f"{folder}/{name}") for folder in folders]
+        assert {prop.value for prop in graphs[1].metadata_props} >= {second.artifact_id}
+        for graph in graphs:
+            del graph.metadata_props[:]
+        assert graphs[0] == graphs[1]
     calls.clear()
     assert make(model, offered["variants"][1]["name"], root, **FEW) == folders[1]
     assert not calls

@@ -28,3 +28,17 @@ def profiling_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
     """A target's values for `pocketvlm profile`: its lists and its limits."""
     limits = {"context": target.context, "memory_limit": target.memory_limit}
     return case_defaults(target, ctx) | limits
+
+
+def tuning_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
+    """A target's values for `pocketvlm tune`: its lists are what is tried, its limit of memory is
+    kept, and of a checkpoint only what its engine knows is exported."""
+    values: dict[str, Any] = {
+        **case_defaults(target, ctx),
+        "method": target.pruner and (target.pruner,),
+        # A list: the option may be repeated, and this is one plan.
+        "tower_stage": [" ".join(target.tower_stage)] if target.tower_stage else None,
+        "portable": target.portable,
+        "max_memory": target.memory_limit,
+    }
+    return {name: value for name, value in values.items() if value}

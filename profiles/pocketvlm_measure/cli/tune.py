@@ -16,6 +16,7 @@ from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.files import real_path, user_path
 from pocketvlm_measure.cli.options import chosen_metric
 from pocketvlm_measure.cli.output import check_outputs
+from pocketvlm_measure.cli.target import tuning_defaults
 from pocketvlm_measure.cli.tune_checkpoint import holds_artifact, of_checkpoint
 from pocketvlm_measure.cli.tune_options import (
     asked_without_answers,
@@ -23,7 +24,6 @@ from pocketvlm_measure.cli.tune_options import (
     check_folder_options,
     exporting_options,
     refuse_together,
-    tuning_defaults,
     wishes_of,
     writing_options,
 )
@@ -284,8 +284,8 @@ def tune(
     with Measured(baseline, candidates, asking) as source:
 
         def say(line: str) -> None:
-            left = max(0.0, limits.time - source.clock())
-            echo(f"[{left // 60:.0f}:{left % 60:02.0f} left] {line}", err=True)
+            minutes, seconds = divmod(max(0, round(limits.time - source.clock())), 60)
+            echo(f"[{minutes}:{seconds:02} left] {line}", err=True)
 
         say(f"baseline: {printable(str(baseline))}")
         measured = Exporting(source, checkpoint.exports) if checkpoint else source

@@ -45,6 +45,10 @@ class _Search:
         timed = [one for one in live if self.watch.ratios(one)]
         return sorted(timed, key=lambda one: (self.watch.cost(one), one.case.budget))
 
+    def was_run(self, candidate: Candidate) -> bool:
+        """Whether the time was enough for its first turn."""
+        return bool(self.watch.ttft_ms(candidate)) or candidate in self.watch.refused
+
     def mark(self, candidates: Sequence[Candidate]) -> None:
         """Note which candidates break a limit of time or memory."""
         for candidate in candidates:
@@ -105,6 +109,7 @@ def tune(
         entrants = search.entrants(ordered)
         say(f"asking {count(len(entrants), 'candidate')} and the baseline")
         time_up = race.run(entrants, (1 - _RESERVE) * limits.time, say)
+        time_up |= not all(map(search.was_run, source.candidates))
         judge = Judge(source, limits, search.watch, race, search.broken, time_up)
         chosen = judge.chosen()
         if chosen is None or search.confirm(chosen):

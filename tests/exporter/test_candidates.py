@@ -94,6 +94,19 @@ def test_engines_without_onnx_runtimes_operators_get_no_four_bits(tiny_checkpoin
     assert offered["variants"][0]["decoder_precisions"] == {"onnx": ["int8"]}
 
 
+@pytest.mark.parametrize(
+    ("decoder", "named", "expected"),
+    [
+        ("both", ("int8", "q8_0"), {"onnx": ["int8"], "llama.cpp": ["q8_0"]}),
+        ("llama.cpp", ("q4_0",), {"llama.cpp": ["q4_0"]}),
+    ],
+)
+def test_engines_have_precisions_of_their_own(tiny_checkpoint, decoder, named, expected):
+    wishes = {**FEW, "decoder_precisions": named, "options": {"decoder": decoder}}
+    offered = offer(str(tiny_checkpoint), **wishes)
+    assert offered["variants"][1]["decoder_precisions"] == expected
+
+
 def test_the_decoder_is_made_once_and_each_folder_passes_the_gate(
     tiny_checkpoint, tmp_path, monkeypatch
 ):
@@ -115,11 +128,11 @@ def test_the_decoder_is_made_once_and_each_folder_passes_the_gate(
     # Every graph bears the id of its own folder, so those of the decoder are the same but for that.
     assert first.artifact_id != second.artifact_id
     for name in (*first.decoder.graphs.values(), *first.decoder.embed.values()):
-        models = [onnx.load(f"{folder}/{name}") for folder in folders]
-        assert {prop.value for prop in models[1].metadata_props} >= {second.artifact_id}
-        for model in models:
-            del model.metadata_props[:]
-        assert models[0] == models[1]
+        graphs = [onnx.load(f"{folder}/{name}") for folder in folders]
+        assert {prop.value for prop in graphs[1].metadata_props} >= {second.artifact_id}
+        for graph in graphs:
+            del graph.metadata_props[:]
+        assert graphs[0] == graphs[1]
     calls.clear()
     assert make(model, offered["variants"][1]["name"], root, **FEW) == folders[1]
     assert not calls

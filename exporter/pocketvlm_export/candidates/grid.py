@@ -12,12 +12,14 @@ from pocketvlm.errors import RequestError
 from pocketvlm_export.candidates.costs import expected_seconds
 from pocketvlm_export.candidates.identity import identity_of
 from pocketvlm_export.caps import Caps
+from pocketvlm_export.gguf_types import GGUF_TYPES
 from pocketvlm_export.loading import Checkpoint, inspect_checkpoint
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.planning import make_plan
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.pruning import KEEPS_ALL, TUNED, find_pruner
+from pocketvlm_targets import DECODERS
 
 _PARTS = (2, 4, 8)  # of the tokens: budgets are a half, a quarter, an eighth
 _VISION = (GATE_PRECISION, "int8")
@@ -36,7 +38,8 @@ class Wishes:
         methods: names of pruning methods.
         tower_stages: plans of a tower, each the texts of its stages; an empty plan has none.
         budgets: visual tokens kept per picture or tile.
-        vision_precisions, decoder_precisions: the most exact one is the baseline's.
+        vision_precisions, decoder_precisions: the most exact one is the baseline's; of the decoder
+            GGUF types too.
         max_pixels, max_tiles: caps on pictures.
         options: further fields of `ExportOptions`, such as ``portable``.
     """
@@ -64,11 +67,17 @@ class Wishes:
     def base(self) -> ExportOptions:
         """What all variants have in common."""
         portable = bool(self.options.get("portable"))
-        decoders = [name for name in _DECODER if PRECISIONS[name].standard or not portable]
+        engines = DECODERS.get(self.options.get("decoder", ExportOptions.decoder), ())
+        types = tuple(name for name in self.decoder_precisions if name in GGUF_TYPES)
+        named = tuple(name for name in self.decoder_precisions if name not in types)
+        own = [name for name in _DECODER if PRECISIONS[name].standard or not portable]
+        decoders: dict[str, Any] = {"gguf_types": types}
+        if "onnx" in engines or named:
+            decoders["decoder_precisions"] = _exact_first(named or tuple(own))
         return ExportOptions(
             vision_precisions=_exact_first(self.vision_precisions or _VISION),
-            decoder_precisions=_exact_first(self.decoder_precisions or tuple(decoders)),
             caps=Caps(self.max_pixels, self.max_tiles),
+            **decoders,
             **self.options,
         )
 
@@ -261,7 +270,7 @@ def _never(wishes: Wishes, tokens: int, checkpoint: Checkpoint) -> Iterator[str]
     if not wishes.budgets:
         least = min(_budgets(wishes, tokens), default=tokens)
         yield f"budgets below {least} of {tokens} tokens: give --budget"
-    if not wishes.decoder_precisions:
+    if not wishes.decoder_precisions and "onnx" in wishes.base.engines:
         yield (
             f"decoders other than {', '.join(wishes.base.decoder_precisions)}: give "
             "--decoder-precision; what the most exact of these loses is not measured"

@@ -38,6 +38,14 @@ def profiling_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
 
 
 def tuning_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
-    """A target's values for `pocketvlm tune`: its lists and its limit of memory."""
-    limit = {"max_memory": target.memory_limit} if target.memory_limit else {}
-    return case_defaults(target, ctx) | limit
+    """A target's values for `pocketvlm tune`: its lists are what is tried, its limit of memory is
+    kept, and of a checkpoint only what its engine knows is exported."""
+    values: dict[str, Any] = {
+        **case_defaults(target, ctx),
+        "method": target.pruner and (target.pruner,),
+        # A list: the option may be repeated, and this is one plan.
+        "tower_stage": [" ".join(target.tower_stage)] if target.tower_stage else None,
+        "portable": target.portable,
+        "max_memory": target.memory_limit,
+    }
+    return {name: value for name, value in values.items() if value}

@@ -87,7 +87,8 @@ def of_checkpoint(
         RequestError: none is installed, see `pocketvlm_measure.tune.exporting`.
         PocketVLMError: the checkpoint, or what is wished for, is refused.
     """
-    from pocketvlm_measure.tune.exporting import ExporterProcess, Exports, Offer
+    from pocketvlm_measure.tune.exporter_process import ExporterProcess
+    from pocketvlm_measure.tune.exporting import Exports, Offer
 
     process = ExporterProcess()
     offer = Offer.of(model, wishes, process)

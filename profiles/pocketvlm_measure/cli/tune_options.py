@@ -12,9 +12,7 @@ from click.core import ParameterSource
 
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.cli.lists import NAMES, PATH
-from pocketvlm.cli.target import answering_caps
-from pocketvlm_measure.cli.target import case_defaults
-from pocketvlm_targets import DECODERS, Target
+from pocketvlm_targets import DECODERS
 
 if TYPE_CHECKING:
     from pocketvlm_measure.tune.agreement import Pairs
@@ -136,20 +134,6 @@ def _add(options: Sequence[Any]) -> Callable[[_Command], _Command]:
 
 
 exporting_options, asking_options, writing_options = map(_add, (_EXPORTING, _ASKING, _WRITING))
-
-
-def tuning_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
-    """A target's values for `pocketvlm tune`: its lists are what is tried, its limits are kept."""
-    values: dict[str, Any] = {
-        **case_defaults(target, ctx),
-        **answering_caps(target),
-        "method": target.pruner and (target.pruner,),
-        # A list: the option may be repeated, and this is one plan.
-        "tower_stage": [" ".join(target.tower_stage)] if target.tower_stage else None,
-        "portable": target.portable,
-        "max_memory": target.memory_limit,
-    }
-    return {name: value for name, value in values.items() if value}
 
 
 def wishes_of(

@@ -7,12 +7,8 @@ own: what it loads takes no memory of what is measured.
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -24,8 +20,8 @@ import numpy.typing as npt
 from pocketvlm.artifact import MANIFEST_NAME
 from pocketvlm.errors import EngineError, PocketVLMError, RequestError
 from pocketvlm_measure.cases import Case
-from pocketvlm_measure.evaluation.engines.local import end_with_parent
 from pocketvlm_measure.progress import counter
+from pocketvlm_measure.tune.exporter_process import ExporterProcess
 from pocketvlm_measure.tune.source import Scores, Source, Taken
 from pocketvlm_measure.tune.tuning import Candidate
 
@@ -347,50 +343,3 @@ def _offered(model: str, wishes: dict[str, Any]) -> dict[str, Any]:
 
 def _made(model: str, name: str, root: str, wishes: dict[str, Any]) -> str:
     return _exporter().make(model, name, root, **wishes)
-
-
-class ExporterProcess:
-    """A process that exports: begun when it is first called, and again after `close`.
-
-    An interrupt reaches it too, and leaves nothing half-written.
-    """
-
-    def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
-
-    def call(self, function: Any, *arguments: Any) -> Any:
-        """Call a function of a module there, and return its result.
-
-        Raises:
-            EngineError: the process was ended from outside.
-            PocketVLMError: what the function raises.
-        """
-        if self._pool is None:
-            # Spawned, not forked: engines hold threads that a fork would cut off.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
-        try:
-            return self._pool.submit(function, *arguments).result()
-        except BrokenProcessPool as error:
-            self.close()
-            raise EngineError(
-                "the process that exports was ended from outside, perhaps for want of memory",
-                advice="run it again: what was exported is kept",
-            ) from error
-        except PocketVLMError:
-            raise  # its own refusal: it goes on
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """End it, so that it takes nothing of what is measured next."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-
-
-def _begin() -> None:
-    """Interrupts as in any program, and no life beyond the parent's."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    end_with_parent()

@@ -21,6 +21,7 @@ _LOOKS: dict[Verdict, tuple[str, str, bool]] = {
     "likely holds": ("#0072b2", "o", False),
     "likely loses more": ("#d55e00", "v", False),
     "loses more": ("#d55e00", "v", True),
+    "undecided": ("#e69f00", "d", False),
     "over a limit": ("#cc79a7", "X", True),
     "slower": ("#777777", ">", False),
     "not reached": ("#777777", "D", False),
@@ -47,6 +48,7 @@ def frontier(tuning: Tuning) -> bytes:
                 zorder=1,
                 label="chosen",
             )
+        _unasked(axes, tuning)
         _limits(axes, tuning)
         axes.set_xlabel("time to first token, ms: median; numbers: visual tokens")
         axes.set_ylabel(f"{tuning.figure}, points against the unpruned model")
@@ -102,6 +104,21 @@ def _reach(one: Evidence) -> tuple[float, float]:
         return 0.0, 0.0
     value, low, high = one.difference.value, one.difference.low, one.difference.high
     return 100 * max(0.0, value - low), 100 * max(0.0, high - value)
+
+
+def _unasked(axes: Axes, tuning: Tuning) -> None:
+    """A mark at the lower edge for each that was timed and not asked."""
+    times = [median(one.ttft_ms) for one in tuning.evidence if one.ttft_ms and not one.difference]
+    if times:
+        colour, _, _ = _OTHER
+        axes.plot(
+            times,
+            [0.02] * len(times),
+            "|",
+            color=colour,
+            transform=axes.get_xaxis_transform(),
+            label="not asked",
+        )
 
 
 def _limits(axes: Axes, tuning: Tuning) -> None:

@@ -40,6 +40,7 @@ assert not HIDDEN & set(sys.modules)
 MEASURING = {
     "evaluate": ["evaluate", "DIR", "--data", "set.jsonl"],
     "profile": ["profile", "DIR"],
+    "tune": ["tune", "DIR", "--data", "set.jsonl"],
 }
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from pocketvlm.artifact import MANIFEST_NAME
 from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm_measure.tune.exporter_process import ExporterProcess
 from pocketvlm_measure.tune.exporting import (
     GROUP,
     NAME,
-    ExporterProcess,
     Exporting,
     Exports,
     Offer,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from pocketvlm.errors import RequestError
+from pocketvlm.layouts import Medium
 from pocketvlm_export.checkpoint import read_generation
 from pocketvlm_export.decoder_stages.settle import check_scores, settle_decoder_stages
 from pocketvlm_export.families import VLMSpec
@@ -43,7 +44,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     PLUGINS.check_own(options.pruner or "")  # asked for: a family's default is what it always was
     own, *others = options.media or (checkpoint.family.medium,)
     plan = _plan_of(reading(checkpoint, own), options)
-    beside = {medium: _beside(plan, reading(checkpoint, medium)) for medium in others}
+    beside = {medium: _beside(plan, medium) for medium in others}
     if not beside:
         return plan
     context = _context(plan.context, options, max(map(_longest, (plan, *beside.values()))))
@@ -52,13 +53,13 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     return plan
 
 
-def _beside(plan: ExportPlan, checkpoint: Checkpoint) -> ExportPlan:
+def _beside(plan: ExportPlan, medium: Medium) -> ExportPlan:
     """Plan the vision graphs of a further medium by the same method, and nothing else.
 
     A picture or frame that has fewer tokens than a budget keeps them all; where nothing is pruned
     the budget is all of its own.
     """
-    options, medium = plan.options, checkpoint.family.medium
+    checkpoint, options = reading(plan.checkpoint, medium), plan.options
     most = _sized(checkpoint, options).vision.tokens
     within = tuple(dict.fromkeys(min(budget, most) for budget in plan.budgets))
     other = _plan_of(

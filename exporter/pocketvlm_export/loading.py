@@ -17,6 +17,7 @@ from pocketvlm_export.checkpoint import (
     read_headers,
 )
 from pocketvlm_export.families import FAMILIES, Family, VLMSpec
+from pocketvlm_export.families.picture_size import own_config
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.requirements import check_transformers
 
@@ -98,7 +99,7 @@ def reading(checkpoint: Checkpoint, medium: Medium) -> Checkpoint:
     if medium == checkpoint.family.medium:
         return checkpoint
     source, chosen = checkpoint.source, family.media[medium]
-    spec = chosen.read_processor(chosen.parse(checkpoint.spec.config), source.folder)
+    spec = chosen.read_processor(chosen.parse(own_config(checkpoint.spec)), source.folder)
     warnings = (
         *conflicts(source.folder, medium),
         *chosen.contradictions(spec, source.folder),

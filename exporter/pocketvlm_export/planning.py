@@ -47,7 +47,7 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     own, *others = options.media or (checkpoint.family.medium,)
     plan = _plan_of(reading(checkpoint, own), options)
     plan = _calibrated(plan, reads=(plan.spec.family.medium, *others))
-    beside = {medium: _beside(plan, reading(checkpoint, medium)) for medium in others}
+    beside = {medium: _beside(plan, medium) for medium in others}
     if not beside:
         return plan
     context = _context(plan.context, options, max(map(_longest, (plan, *beside.values()))))
@@ -70,13 +70,13 @@ def _calibrated(plan: ExportPlan, reads: Iterable[Medium]) -> ExportPlan:
     return replace(plan, calibration=choose_pictures(folder))
 
 
-def _beside(plan: ExportPlan, checkpoint: Checkpoint) -> ExportPlan:
+def _beside(plan: ExportPlan, medium: Medium) -> ExportPlan:
     """Plan the vision graphs of a further medium by the same method, and nothing else.
 
     A picture or frame that has fewer tokens than a budget keeps them all; where nothing is pruned
     the budget is all of its own.
     """
-    options, medium = plan.options, checkpoint.family.medium
+    checkpoint, options = reading(plan.checkpoint, medium), plan.options
     most = _sized(checkpoint, options).vision.tokens
     within = tuple(dict.fromkeys(min(budget, most) for budget in plan.budgets))
     other = _plan_of(

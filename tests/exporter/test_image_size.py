@@ -339,6 +339,15 @@ def test_a_manifest_that_contradicts_itself_is_refused(demo):
             Manifest.from_json(json.dumps(stated))
 
 
+def test_pictures_beside_clips_have_the_same_size(opened):
+    plan = at_size(opened("tiny-video-llava"), (28, 28), media=("video", "image"))
+    for each in (plan, *plan.beside.values()):
+        assert each.spec.vision.image_size == (28, 28)
+        assert each.spec.vision.made_for == (42, 42)
+        assert each.spec.vision.config.image_size == 42  # the table that the weights have
+    check_device_settings(plan)
+
+
 def test_other_caps_still_apply(opened):
     plan = at_size(opened("tiny-llava-next"), (28, 28), caps=Caps(max_tiles=2))
     assert plan.layout.stated["pinpoints"] == [[28, 56], [56, 28]]

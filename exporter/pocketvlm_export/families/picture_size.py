@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from pocketvlm.errors import RequestError
 from pocketvlm_export.checkpoint import Settings
 from pocketvlm_export.families.assembly import with_changes
@@ -109,6 +111,13 @@ def _check(spec: VLMSpec, size: Size, own: Size, *, square: bool) -> None:
             "image processor read squares",
             f"give {min(size)}",
         )
+
+
+def own_config(spec: VLMSpec) -> PretrainedConfig:
+    """Return the checkpoint's configuration, whatever size of pictures `at_size` was asked for."""
+    if spec.vision.made_for is None:
+        return spec.config
+    return with_changes(spec.config, vision_config=spec.vision.config)
 
 
 def check_resizing(settings: Settings, size: Size) -> None:

@@ -97,6 +97,9 @@ class ExpectedAnswer:
         logits: (steps, m).
         bounds: of each reader.
         answers: ids of the largest logits, of each reader where it was exported.
+        attention: (1, m), what was paid to those visual tokens of ``attended``, int64 (m,), of a
+            decoder that says so; None of others.
+        attended: see above.
     """
 
     token_ids: Sequence[int]
@@ -104,6 +107,8 @@ class ExpectedAnswer:
     logits: Sample
     bounds: Mapping[Reader, Bounds]
     answers: Mapping[Reader, Sequence[int]]
+    attention: Sample | None = None
+    attended: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,8 @@ def _expected(data: Mapping[str, Any]) -> Expected:
             _sample(decoder["logits"]),
             {reader: _bounds(row["bounds"]) for reader, row in readers.items()},
             {reader: [int(token) for token in row["token_ids"]] for reader, row in readers.items()},
+            _sample(decoder["attention"]) if "attention" in decoder else None,
+            _ints(decoder["attended"]) if "attended" in decoder else None,
         ),
         input_ids=[int(token) for token in data.get("input_ids", ())],
         question_ids=_ints(data["question_ids"]) if "question_ids" in data else None,
@@ -256,6 +263,11 @@ def _check(expected: Expected, artifact: Artifact) -> None:
     if max((*tokens, *expected.prompt_ids.tolist())) >= decoder.vocab:
         raise ValueError("a token id lies outside the vocabulary")
     _check_shape(expected.answer.logits, len(expected.answer.token_ids), expected.answer.columns)
+    attention, attended = expected.answer.attention, expected.answer.attended
+    if not decoder.scores == (attention is not None) == (attended is not None):
+        raise ValueError("what attention pays, and a decoder that does not say so, or none of one")
+    if attention is not None and attended is not None:
+        _check_shape(attention, 1, attended)
     pictures = len(manifest.self_test.pictures) if manifest.self_test else 0
     names = {"image_features", "kept_scores", *manifest.vision.extras}
     for budget, vision in expected.vision.items():
@@ -326,6 +338,7 @@ def _data(expected: Expected) -> dict[str, Any]:
             "token_ids": list(answer.token_ids),
             "columns": answer.columns.tolist(),
             "logits": _sample_data(answer.logits),
+            **_attention_data(answer),
             "bounds": [
                 {
                     **dataclasses.asdict(reader),
@@ -336,6 +349,12 @@ def _data(expected: Expected) -> dict[str, Any]:
             ],
         },
     }
+
+
+def _attention_data(answer: ExpectedAnswer) -> dict[str, Any]:
+    if answer.attention is None or answer.attended is None:
+        return {}
+    return {"attention": _sample_data(answer.attention), "attended": answer.attended.tolist()}
 
 
 def _batch_data(batch: ExpectedBatch) -> dict[str, Any]:

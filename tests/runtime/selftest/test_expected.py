@@ -80,6 +80,9 @@ HOSTILE = {
     "more steps than logits": lambda data: data["decoder"]["token_ids"].append(1),
     "a prompt without a picture": put(("prompt_ids",), [1, 2, 3]),
     "a prompt with two": lambda data: data["prompt_ids"].extend(data["prompt_ids"]),
+    "attention of a decoder that does not say": lambda data: data["decoder"].update(
+        attention={"values": [[1.0]], "largest": 1.0}, attended=[0]
+    ),
     "no prompt": put(("prompt_ids",), []),
     "a grid of tiles": put(("grid", "columns"), 2),
     "a huge grid": put(("grid",), {"rows": 4096, "columns": 4096}),

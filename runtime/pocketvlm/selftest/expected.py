@@ -259,8 +259,8 @@ def _check(expected: Expected, artifact: Artifact) -> None:
         raise ValueError(f"budgets {sorted(expected.vision)}, not the manifest's")
     if int((expected.prompt_ids == decoder.image_token_id).sum()) != 1:
         raise ValueError("its prompt is not about one picture")
-    tokens = (*expected.answer.token_ids, *expected.answer.columns.tolist())
-    if max((*tokens, *expected.prompt_ids.tolist())) >= decoder.vocab:
+    ids = (*expected.answer.token_ids, *expected.answer.columns.tolist())
+    if max((*ids, *expected.prompt_ids.tolist())) >= decoder.vocab:
         raise ValueError("a token id lies outside the vocabulary")
     _check_shape(expected.answer.logits, len(expected.answer.token_ids), expected.answer.columns)
     attention, attended = expected.answer.attention, expected.answer.attended

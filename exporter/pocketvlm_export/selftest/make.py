@@ -23,6 +23,7 @@ from pocketvlm.selftest.expected import (
     ExpectedVision,
     Reader,
 )
+from pocketvlm.selftest.form import to_json
 from pocketvlm.selftest.judging import judge_answer, judge_vision
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.encoder import VisionEncoder
@@ -66,7 +67,7 @@ def write_self_test(
     (artifact.root / _FOLDER).mkdir(exist_ok=True)
     for file, data in zip(pictures, drawn.files, strict=True):
         (artifact.root / file).write_bytes(data)
-    (artifact.root / f"{name}.json").write_text(expected.to_json(), encoding="utf-8")
+    (artifact.root / f"{name}.json").write_text(to_json(expected), encoding="utf-8")
     return SelfTest(f"{name}.json", pictures)
 
 

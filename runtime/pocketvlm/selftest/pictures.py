@@ -13,7 +13,7 @@ from pocketvlm.errors import ArtifactError, PictureError
 from pocketvlm.layouts import Layout, TileGrid, Tiles, tokens_of_tile
 from pocketvlm.limits import PictureLimits
 from pocketvlm.media.pictures import open_picture
-from pocketvlm.selftest.expected import MAX_BYTES
+from pocketvlm.selftest.reading import MAX_BYTES
 
 _LIMITS: Final = PictureLimits(max_bytes=MAX_BYTES, max_pixels=1 << 23)
 _AGAIN = "export it again"

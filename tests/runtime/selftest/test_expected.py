@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM, Artifact
+from pocketvlm.artifact import Manifest
 from pocketvlm.errors import ArtifactError
 from pocketvlm.selftest import run_self_test
 from pocketvlm.selftest.form import to_json
@@ -167,3 +168,19 @@ def test_the_manifest_is_written_as_it_was_read(tested_dir):
     manifest = Artifact.open(tested_dir).manifest
     assert type(manifest).from_json(manifest.to_json()) == manifest
     assert manifest.self_test.pictures == ("selftest/image-0.png",)
+
+
+def test_a_second_medium_states_its_own(tested_dir):
+    data = read_manifest(tested_dir)
+    parts = {name: data[name] for name in ("pruning", "vision", "parity")}
+    data["media"] = {"video": {"image_token_id": 1, **parts}}
+    manifest = Manifest.from_dict(data)
+    assert Manifest.from_dict(manifest.to_dict()) == manifest
+    assert manifest.reading("video").self_test is None
+    data["media"]["video"]["self_test"] = {"file": "selftest/image.json", "pictures": ["no.png"]}
+    with pytest.raises(ArtifactError, match="a file of its self-test is missing"):
+        Manifest.from_dict(data)
+    data["media"]["video"]["self_test"] = data["self_test"]
+    manifest = Manifest.from_dict(data)
+    assert Manifest.from_dict(manifest.to_dict()) == manifest
+    assert manifest.reading("video").self_test == manifest.self_test

@@ -12,7 +12,7 @@ from pocketvlm.decoders.llama_cpp import library
 from pocketvlm.errors import ArtifactError, EngineError
 from pocketvlm.files import real_path, user_path
 from pocketvlm.layouts import Medium
-from pocketvlm.selftest.expected import read_expected
+from pocketvlm.selftest.reading import read_expected
 from pocketvlm.text.messages import PLURALS
 from pocketvlm_export import interrupts, ort_format, packaging
 from pocketvlm_export.build import Step, build_gguf, build_graphs

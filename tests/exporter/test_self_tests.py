@@ -7,7 +7,7 @@ import pytest
 
 from pocketvlm import Artifact, EngineSettings
 from pocketvlm.selftest import run_self_test
-from pocketvlm.selftest.expected import read_expected
+from pocketvlm.selftest.reading import read_expected
 from support.gguf_files import HAS_LLAMA_CPP
 from support.self_tests import alter
 

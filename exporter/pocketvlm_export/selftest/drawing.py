@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.layouts import Layout, Tiles, TokenGrid
-from pocketvlm.selftest.pictures import stacked
+from pocketvlm.selftest.pictures import cutting_little, stacked
 
 _LEVELS = 16  # of a colour: few enough for a small file
 _FEW = 64  # tokens of a picture of any size that keeps all of them
@@ -30,7 +30,7 @@ class Drawn:
 def draw(layout: Layout[Any], budget: int, seed: int) -> Drawn:
     """Return the picture of a layout, another for each ``seed``; of pictures of any size one that
     has more tokens than the largest ``budget``, where there is one."""
-    layout = _small(layout)
+    layout = cutting_little(layout)
     height, width = _size(layout, budget)
     count = layout.grids()[0].tiles if layout.medium == "video" else 1
     edge = max(2, _token_edge(layout) // 2)
@@ -45,12 +45,6 @@ def draw(layout: Layout[Any], budget: int, seed: int) -> Drawn:
         files.append(_png(stacked(np.stack(views[at : at + batch.tiles]))))
         at += batch.tiles
     return Drawn(tiles, tuple(files))
-
-
-def _small(layout: Layout[Any]) -> Layout[Any]:
-    """The layout cutting into as few tiles as it can, but two where it can."""
-    least, most = layout.least_caps.get("max_tiles", 1), layout.caps.get("max_tiles", 0)
-    return layout.capped(max_tiles=max(least, 2)) if most > max(least, 2) else layout
 
 
 def _size(layout: Layout[Any], budget: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ it, and how far each published graph is from that."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, Final
 
@@ -23,7 +23,8 @@ from pocketvlm.selftest.expected import (
     ExpectedVision,
     Reader,
 )
-from pocketvlm.selftest.judging import judge_logits, judge_vision
+from pocketvlm.selftest.form import to_json
+from pocketvlm.selftest.judging import judge_answer, judge_vision
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.features import VisionFeatures
@@ -66,7 +67,7 @@ def write_self_test(
     (artifact.root / _FOLDER).mkdir(exist_ok=True)
     for file, data in zip(pictures, drawn.files, strict=True):
         (artifact.root / file).write_bytes(data)
-    (artifact.root / f"{name}.json").write_text(expected.to_json(), encoding="utf-8")
+    (artifact.root / f"{name}.json").write_text(to_json(expected), encoding="utf-8")
     return SelfTest(f"{name}.json", pictures)
 
 
@@ -166,13 +167,12 @@ class _Making:
         """The answer, and whether the picture that is hardly another one has it too, with logits
         that differ by no more than half of what they may."""
         with closing(self._decoder(prompt, seen, self._engine, self._precision)) as decoder:
-            logits, token_ids = prompt.read(decoder, seen, steps=STEPS)
-            answer = sample_answer(logits, token_ids)
+            answer = sample_answer(prompt.read(decoder, seen, steps=STEPS))
             if self._engine != self._exact.engine:
                 return answer, True
-            others, _ = prompt.read(decoder, shaken, token_ids)
+            others = prompt.read(decoder, shaken, answer.token_ids)
         bounds = Bounds(cosine=0, difference=EXACT / 2)
-        figures = judge_logits(others, _largest(others), answer, bounds)
+        figures = judge_answer(others, answer, bounds)
         return answer, all(figure.passed for figure in figures)
 
     def _decoder(self, prompt: TestPrompt, seen: Seen, engine: str, precision: str) -> Any:
@@ -238,11 +238,10 @@ class _Making:
             with closing(self._decoder(prompt, longest, engine, precision)) as decoder:
                 for vision, seen in features.items():
                     reader = Reader(engine, precision, vision)
-                    logits, _ = prompt.read(decoder, seen, answer.token_ids)
-                    largest = _largest(logits)
-                    figures = judge_logits(logits, largest, answer, Bounds(0.0))
+                    ours = prompt.read(decoder, seen, answer.token_ids)
+                    figures = judge_answer(ours, answer, Bounds(0.0))
                     bounds[reader] = bounds_of(figures, exact=reader == self._exact)
-                    answers[reader] = largest
+                    answers[reader] = [int(row.argmax()) for row in ours.logits]
         return dataclasses.replace(answer, bounds=bounds, answers=answers)
 
     def _readers(self) -> Iterator[tuple[str, str]]:
@@ -260,7 +259,3 @@ def _sampled(seen: Seen, bounds: Mapping[str, Bounds]) -> ExpectedVision:
 
 def _shaken(pixels: Floats, noise: np.random.Generator) -> Floats:
     return pixels + _ROUNDING * noise.standard_normal(pixels.shape, dtype=np.float32)
-
-
-def _largest(logits: Floats) -> Sequence[int]:
-    return [int(row.argmax()) for row in logits]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.selftest.computing import TestAnswer
 from pocketvlm.selftest.expected import ExpectedAnswer, ExpectedBatch, Sample
 from pocketvlm.selftest.judging import SCORES, output
 from pocketvlm.vision.features import VisionFeatures
@@ -14,6 +13,7 @@ from pocketvlm.vision.features import VisionFeatures
 _ROWS, _COLUMNS = 32, 32  # of features: tokens, and numbers of each
 _LOGITS = 96  # spread over the vocabulary, beside the largest
 _LARGEST = 8  # logits of each step
+_ATTENDED = 64  # visual tokens
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -37,13 +37,18 @@ def sample_batch(features: VisionFeatures) -> ExpectedBatch:
     return ExpectedBatch(features.kept_indices, rows_of, columns, samples)
 
 
-def sample_answer(logits: Floats, token_ids: Sequence[int]) -> ExpectedAnswer:
-    """Return the largest logits of each step and some that are spread over the vocabulary; logits
-    are (steps, vocab)."""
+def sample_answer(answer: TestAnswer) -> ExpectedAnswer:
+    """Return the largest logits of each step and some that are spread over the vocabulary; and what
+    attention paid to some visual tokens, where the decoder says so."""
+    logits, paid = answer.logits, answer.attention
     largest = np.argsort(-logits, axis=1, kind="stable")[:, :_LARGEST]
     columns = np.union1d(largest.ravel(), _spread(logits.shape[1], _LOGITS)).astype(np.int64)
     sample = Sample(logits[:, columns], float(np.abs(logits).max()))
-    return ExpectedAnswer(list(token_ids), columns, sample, {}, {})
+    if paid is None:
+        return ExpectedAnswer(answer.token_ids, columns, sample, {}, {})
+    attended = _spread(len(paid), _ATTENDED)
+    attention = Sample(paid[None, attended], float(np.abs(paid).max()))
+    return ExpectedAnswer(answer.token_ids, columns, sample, {}, {}, attention, attended)
 
 
 def _spread(count: int, most: int) -> Ints:

@@ -15,20 +15,21 @@ from pocketvlm.selftest.result import Figure
 
 EXACT = 1e-3
 TIMES = 3.0
-LEAST = {"features": 0.01, "logits": 0.02, "kept": 0.1}
+LEAST = {"features": 0.01, "logits": 0.02, "attention": 0.02, "kept": 0.1}
 
 
 def bounds_of(figures: Sequence[Figure], *, exact: bool) -> Bounds:
     """Return the bounds of a graph whose ``figures`` were measured beside the reference.
 
     Args:
-        figures: from `judge_vision` or `judge_logits`.
+        figures: from `judge_vision` or `judge_answer`.
         exact: whether the graph is the reference in float32: its kept set must be equal, and its
             values to within `EXACT`, where a rounding does not decide them here either.
     """
     values = {figure.name: figure.value for figure in figures}
     measured = {name: round(value, 6) for name, value in values.items() if name in LEAST}
-    cosine = _least(values, "features" if "features" in values else "logits", exact=exact)
+    cosines = [name for name in LEAST if name in values and name != "kept"]
+    cosine = min(_least(values, name, exact=exact) for name in cosines)
     return Bounds(
         cosine=cosine,
         kept_overlap=_least(values, "kept", exact=exact) if "kept" in values else None,

@@ -147,13 +147,13 @@ class Manifest:
         order += ["generation", "parity", *(["self_test"] if self.self_test else [])]
         order += ["requires", "files"]
         data["decoder"] = _said(self.decoder, data["decoder"])
+        data["media"] |= {
+            name: _said(each, data["media"][name]) for name, each in self.media.items()
+        }
         read = [(data, self.vision, self.pruning)]
         read += [
             (data["media"][name], each.vision, each.pruning) for name, each in self.media.items()
         ]
-        data["media"] |= {
-            name: _said(each, data["media"][name]) for name, each in self.media.items()
-        }
         for part, vision, pruning in read:
             part["pruning"] = _said(pruning, part["pruning"])
             part["vision"] = _said(vision, part["vision"])

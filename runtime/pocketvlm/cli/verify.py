@@ -42,7 +42,7 @@ def verify(directory: Path, against: str | None, providers: tuple[str, ...], as_
     from pocketvlm.artifact import Artifact
     from pocketvlm.ort.settings import EngineSettings, providers_typed
     from pocketvlm.selftest import needs_trust, run_self_test
-    from pocketvlm.selftest.expected import without_self_test
+    from pocketvlm.selftest.reading import without_self_test
     from pocketvlm.selftest.trust import remember
 
     settings = EngineSettings(providers=providers_typed(providers))

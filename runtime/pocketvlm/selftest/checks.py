@@ -9,7 +9,8 @@ from pocketvlm.artifact import Artifact, Manifest, pick_graph
 from pocketvlm.decoders import is_installed
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts import Medium, budget_beside, media_read
-from pocketvlm.selftest.expected import Expected, Reader, read_expected
+from pocketvlm.selftest.expected import Expected, Reader
+from pocketvlm.selftest.reading import read_expected
 
 
 @dataclass(frozen=True)

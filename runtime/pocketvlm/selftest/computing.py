@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.artifact import Artifact
-from pocketvlm.decoders.base import Decoder, EmbeddingSegment, Segment
+from pocketvlm.decoders.base import Decoder, DecoderSequence, EmbeddingSegment, Segment
+from pocketvlm.decoders.scoring import ScoringSequence
 from pocketvlm.layouts import Layout, TileGrid, Tiles, open_layout
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.batches import arrange_features, encode_tiles
@@ -21,6 +23,23 @@ from pocketvlm.vision.features import VisionFeatures
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TestAnswer:
+    """What a decoder reads of a prompt.
+
+    Attributes:
+        logits: float32 (steps, vocab), after the prompt and after each token but the last.
+        token_ids: the answer's.
+        attention: float32 (v,), what was paid to each visual token, of a decoder that says so.
+    """
+
+    __test__ = False  # pytest takes the name for a class of tests
+
+    logits: Floats
+    token_ids: list[int]
+    attention: Floats | None = None
 
 
 class TestPrompt:
@@ -73,9 +92,8 @@ class TestPrompt:
         token_ids: Sequence[int] | None = None,
         *,
         steps: int = 1,
-    ) -> tuple[Floats, list[int]]:
-        """The logits after the prompt and after each token of an answer but the last, (steps,
-        vocab), and that answer.
+    ) -> TestAnswer:
+        """What a decoder answers.
 
         Args:
             decoder: what reads.
@@ -94,7 +112,7 @@ class TestPrompt:
                 if token_ids is None:
                     answer.append(int(rows[-1].argmax()))
                 if len(rows) == steps:
-                    return np.stack(rows), answer
+                    return TestAnswer(np.stack(rows), answer, _paid(sequence))
                 rows.append(sequence.decode(answer[len(rows) - 1]))
 
     def _segments(self, features: Sequence[VisionFeatures]) -> list[Segment]:
@@ -109,3 +127,9 @@ class TestPrompt:
             visual_scores=None if scores is None else np.resize(scores, len(embeddings)),
         )
         return self._prompter.segments(self.input_ids(features), [picture])
+
+
+def _paid(sequence: DecoderSequence) -> Floats | None:
+    if not isinstance(sequence, ScoringSequence):
+        return None
+    return sequence.visual_scores.astype(np.float32)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.selftest.computing import TestAnswer
 from pocketvlm.selftest.expected import Bounds, ExpectedAnswer, ExpectedBatch, ExpectedVision
 from pocketvlm.selftest.result import Figure
 from pocketvlm.vision.features import VisionFeatures
@@ -50,16 +51,16 @@ def kept_overlap(features: Sequence[VisionFeatures], expected: ExpectedVision) -
     return shared / total
 
 
-def judge_logits(
-    logits: Floats, token_ids: Sequence[int], expected: ExpectedAnswer, bounds: Bounds
-) -> list[Figure]:
-    """Figures of logits (steps, vocab) and the ids of the largest of each step.
+def judge_answer(answer: TestAnswer, expected: ExpectedAnswer, bounds: Bounds) -> list[Figure]:
+    """Figures of what a decoder reads of the expected tokens: logits, the largest of each step, and
+    what attention paid to visual tokens, where the decoder says so.
 
     Where a difference is bounded the tokens must be equal too, but for those that the reference
     prefers by less than what two logits may differ.
     """
-    ours, theirs = logits[:, expected.columns], expected.logits.values
+    ours, theirs = answer.logits[:, expected.columns], expected.logits.values
     figures = [Figure("logits", centred_cosine(ours, theirs), bounds.cosine)]
+    token_ids = [int(row.argmax()) for row in answer.logits]
     if bounds.difference is not None:
         largest = max(1.0, expected.logits.largest)
         difference = _relative(ours, theirs, largest)
@@ -70,6 +71,22 @@ def judge_logits(
             for ours_id, theirs_id, row in zip(token_ids, expected.token_ids, theirs, strict=True)
         )
         figures.append(Figure("tokens", float(equal), float(len(expected.token_ids))))
+    return figures + _judge_attention(answer, expected, bounds)
+
+
+def _judge_attention(answer: TestAnswer, expected: ExpectedAnswer, bounds: Bounds) -> list[Figure]:
+    sample, paid = expected.attention, answer.attention
+    if sample is None or expected.attended is None:
+        return []
+    # A graph that keeps other patches may have other slots.
+    there = expected.attended < (0 if paid is None else len(paid))
+    if paid is None or not there.any():
+        return [Figure("attention", 0.0, 1.0)]
+    ours, theirs = paid[None, expected.attended[there]], sample.values[:, there]
+    figures = [Figure("attention", _cosine_of([(ours, theirs)]), bounds.cosine)]
+    if bounds.difference is not None:
+        difference = _relative(ours, theirs, sample.largest)
+        figures.append(Figure("attention differs", difference, bounds.difference, at_least=False))
     return figures
 
 

@@ -13,7 +13,7 @@ from pocketvlm.errors import ArtifactError, PictureError
 from pocketvlm.layouts import Layout, TileGrid, Tiles, tokens_of_tile
 from pocketvlm.limits import PictureLimits
 from pocketvlm.media.pictures import open_picture
-from pocketvlm.selftest.expected import MAX_BYTES
+from pocketvlm.selftest.reading import MAX_BYTES
 
 _LIMITS: Final = PictureLimits(max_bytes=MAX_BYTES, max_pixels=1 << 23)
 _AGAIN = "export it again"
@@ -38,6 +38,13 @@ def read_tiles(artifact: Artifact, layout: Layout[Any], grid: TileGrid) -> Tiles
         for name, batch in zip(stated.pictures, grid.batches, strict=True)
     ]
     return Tiles(pixels[0], grid, tuple(pixels[1:]))
+
+
+def cutting_little(layout: Layout[Any]) -> Layout[Any]:
+    """The layout cutting into as few tiles as it can, but two where it can; its grids may be others
+    than the whole layout's."""
+    least, most = layout.least_caps.get("max_tiles", 1), layout.caps.get("max_tiles", 0)
+    return layout.capped(max_tiles=max(least, 2)) if most > max(least, 2) else layout
 
 
 def stacked(tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -87,12 +94,13 @@ def _check_grid(artifact: Artifact, layout: Layout[Any], grid: TileGrid) -> None
 
 
 def _is_grid(layout: Layout[Any], grid: TileGrid) -> bool:
-    shapes = {(each.rows, each.columns, each.whole) for each in layout.grids()}
+    grids = (*layout.grids(), *cutting_little(layout).grids())
+    shapes = {(each.rows, each.columns, each.whole) for each in grids}
     if (grid.rows, grid.columns, grid.whole) not in shapes:
         return False
     if grid.size is not None:
         try:
-            return layout.grid(*grid.size) == grid
+            return grid in (each.grid(*grid.size) for each in (layout, cutting_little(layout)))
         except PictureError:
             return False
     kept = np.zeros((grid.tiles, 1), dtype=np.int64)

@@ -15,7 +15,7 @@ class Figure:
 
     Attributes:
         name: what was compared: ``kept`` (part of the kept indices that are equal), ``features``,
-            ``scores``, ``logits`` (cosine, or the largest difference in units of ``scale``),
+            ``logits``, ``attention`` (cosines, and how far they differ at most),
             ``tokens`` (of the greedy tokens those that are equal).
         value: what was computed here.
         bound: the least or the most that it may be.

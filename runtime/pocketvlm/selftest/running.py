@@ -16,7 +16,7 @@ from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.selftest.checks import Checks, every_check, reader_check, vision_check
 from pocketvlm.selftest.computing import TestPrompt
 from pocketvlm.selftest.expected import Reader
-from pocketvlm.selftest.judging import judge_logits, judge_vision
+from pocketvlm.selftest.judging import judge_answer, judge_vision
 from pocketvlm.selftest.pictures import read_tiles
 from pocketvlm.selftest.result import GraphResult, SelfTestResult
 from pocketvlm.vision.encoder import VisionEncoder
@@ -133,12 +133,11 @@ class _Run:
                     continue
                 features = self._features[reader.vision]
                 try:
-                    logits, _ = self._prompt.read(decoder, features, expected.token_ids)
+                    answer = self._prompt.read(decoder, features, expected.token_ids)
                 except EngineError as error:
                     yield dataclasses.replace(row, error=error.reason)
                     continue
-                largest = [int(step.argmax()) for step in logits]
-                figures = judge_logits(logits, largest, expected, expected.bounds[reader])
+                figures = judge_answer(answer, expected, expected.bounds[reader])
                 yield dataclasses.replace(row, figures=figures)
 
     def _short(self) -> Artifact:

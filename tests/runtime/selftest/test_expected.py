@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM, Artifact
+from pocketvlm.artifact import Manifest
 from pocketvlm.errors import ArtifactError
 from pocketvlm.selftest import run_self_test
-from pocketvlm.selftest.expected import read_expected
+from pocketvlm.selftest.form import to_json
+from pocketvlm.selftest.reading import read_expected
 from support.self_tests import OTHER, alter
 from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 
@@ -19,7 +21,7 @@ def test_numbers_are_read_back_as_they_were_written(tested_dir):
     artifact = Artifact.open(tested_dir)
     expected = read_expected(artifact)
     text = (tested_dir / "selftest/image.json").read_text()
-    assert expected.to_json() == text
+    assert to_json(expected) == text
     logits = json.loads(text)["decoder"]["logits"]["values"]
     assert np.array_equal(np.array(logits), expected.answer.logits.values.astype(np.float64)) or (
         np.array_equal(np.float32(logits), expected.answer.logits.values)
@@ -80,6 +82,9 @@ HOSTILE = {
     "more steps than logits": lambda data: data["decoder"]["token_ids"].append(1),
     "a prompt without a picture": put(("prompt_ids",), [1, 2, 3]),
     "a prompt with two": lambda data: data["prompt_ids"].extend(data["prompt_ids"]),
+    "attention of a decoder that does not say": lambda data: data["decoder"].update(
+        attention={"values": [[1.0]], "largest": 1.0}, attended=[0]
+    ),
     "no prompt": put(("prompt_ids",), []),
     "a grid of tiles": put(("grid", "columns"), 2),
     "a huge grid": put(("grid",), {"rows": 4096, "columns": 4096}),
@@ -163,3 +168,19 @@ def test_the_manifest_is_written_as_it_was_read(tested_dir):
     manifest = Artifact.open(tested_dir).manifest
     assert type(manifest).from_json(manifest.to_json()) == manifest
     assert manifest.self_test.pictures == ("selftest/image-0.png",)
+
+
+def test_a_second_medium_states_its_own(tested_dir):
+    data = read_manifest(tested_dir)
+    parts = {name: data[name] for name in ("pruning", "vision", "parity")}
+    data["media"] = {"video": {"image_token_id": 1, **parts}}
+    manifest = Manifest.from_dict(data)
+    assert Manifest.from_dict(manifest.to_dict()) == manifest
+    assert manifest.reading("video").self_test is None
+    data["media"]["video"]["self_test"] = {"file": "selftest/image.json", "pictures": ["no.png"]}
+    with pytest.raises(ArtifactError, match="a file of its self-test is missing"):
+        Manifest.from_dict(data)
+    data["media"]["video"]["self_test"] = data["self_test"]
+    manifest = Manifest.from_dict(data)
+    assert Manifest.from_dict(manifest.to_dict()) == manifest
+    assert manifest.reading("video").self_test == manifest.self_test

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cosine as distance
 
+from pocketvlm.selftest.computing import TestAnswer
 from pocketvlm.selftest.expected import Bounds, ExpectedAnswer, ExpectedVision, Sample
-from pocketvlm.selftest.judging import judge_logits, judge_vision
+from pocketvlm.selftest.judging import judge_answer, judge_vision
 from pocketvlm.selftest.result import Figure, GraphResult, SelfTestResult
 from pocketvlm.vision.features import VisionFeatures
 from pocketvlm_export.selftest.sampling import sample_answer, sample_batch
@@ -110,10 +111,28 @@ def logits(seed=1):
     return np.random.default_rng(seed).normal(size=(STEPS, VOCAB)).astype(np.float32) * 4
 
 
+def answered(rows, paid=None):
+    return TestAnswer(rows, [int(row.argmax()) for row in rows], paid)
+
+
+def test_what_attention_pays_is_compared_where_a_decoder_says_so():
+    paid = np.random.default_rng(0).random(200, dtype=np.float32)
+    expected = sample_answer(answered(logits(), paid))
+    assert len(expected.attended) == 64
+    exact = Bounds(0.999, difference=EXACT)
+    assert all(figure.passed for figure in judge_answer(answered(logits(), paid), expected, exact))
+    figures = by_name(judge_answer(answered(logits(), paid * 1.01), expected, exact))
+    assert figures["attention"].passed
+    most = np.abs(paid[expected.attended]).max() / paid.max()
+    assert figures["attention differs"].value == pytest.approx(0.01 * most, rel=1e-3)
+    assert not figures["attention differs"].passed
+    assert not by_name(judge_answer(answered(logits()), expected, exact))["attention"].passed
+
+
 def test_logits_are_compared_by_what_a_softmax_sees():
     ours, theirs = logits(1), logits(2) + 7
-    answer = sample_answer(theirs, theirs.argmax(axis=1).tolist())
-    figure = by_name(judge_logits(ours, [0] * STEPS, answer, Bounds(0.0)))["logits"]
+    answer = sample_answer(answered(theirs))
+    figure = by_name(judge_answer(answered(ours), answer, Bounds(0.0)))["logits"]
     a, b = ours[:, answer.columns], theirs[:, answer.columns]
     centred = [each - each.mean(axis=1, keepdims=True) for each in (a, b)]
     assert figure.value == pytest.approx(
@@ -123,7 +142,7 @@ def test_logits_are_compared_by_what_a_softmax_sees():
 
 def test_the_largest_logits_are_among_the_sampled():
     theirs = logits()
-    answer = sample_answer(theirs, theirs.argmax(axis=1).tolist())
+    answer = sample_answer(answered(theirs))
     assert set(np.argsort(-theirs, axis=1)[:, :8].ravel()) <= set(answer.columns.tolist())
     assert set(answer.token_ids) <= set(answer.columns.tolist())
     assert len(answer.columns) <= 8 * STEPS + 96
@@ -134,16 +153,19 @@ def test_another_token_is_only_excused_by_a_near_tie():
     answer = ExpectedAnswer([0], columns, Sample(values, 5.0), {}, {})
     bounds = Bounds(0.0, difference=EXACT)
     for token, passes in ((0, True), (1, True), (2, False), (7, False)):
-        figure = by_name(judge_logits(np.pad(values, ((0, 0), (0, 9))), [token], answer, bounds))
+        row = np.zeros((1, 12), np.float32)
+        row[0, :3] = values
+        row[0, token] = 5.00001
+        figure = by_name(judge_answer(TestAnswer(row, [token]), answer, bounds))
         assert figure["tokens"].passed == passes
 
 
 def test_what_is_no_number_passes_no_bound():
     for at_least in (True, False):
         assert not Figure("logits", float("nan"), 0.5, at_least).passed
-    answer = sample_answer(logits(), logits().argmax(axis=1).tolist())
+    answer = sample_answer(answered(logits()))
     broken = np.full((STEPS, VOCAB), np.nan, np.float32)
-    figures = judge_logits(broken, [0] * STEPS, answer, Bounds(0.5, difference=EXACT))
+    figures = judge_answer(answered(broken), answer, Bounds(0.5, difference=EXACT))
     assert not any(figure.passed for figure in figures)
 
 

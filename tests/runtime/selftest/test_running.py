@@ -64,6 +64,8 @@ def test_every_form_of_artifact_passes_where_it_was_made(form, tmp_path):
     assert [row.problem for row in result.graphs] == ["", ""]
     assert [row.graph for row in result.graphs] == [VISION, DECODER]
     assert result.passed
+    figures = {figure.name for figure in result.graphs[1].figures}
+    assert ("attention" in figures) == (form == "a guide")
     size = sum(path.stat().st_size for path in (root / "selftest").iterdir())
     assert size < 300_000
     data = json.loads(next((root / "selftest").glob("*.json")).read_text())

@@ -181,34 +181,42 @@ class Viewer:
         this.
         """
         grid, layout = picture.grid, picture.layout
-        if picture.features is None:
-            keys = picture.keys if cached else (None,) * len(grid.batches)
-            selected, picture.select_ms = [], 0.0
-            for number, key in enumerate(keys):
-                encoded = self._features_of(picture, number, key)
-                started = time.perf_counter()
-                selected.append(self.encoder.select(encoded, question).narrow(picture.budget))
-                picture.select_ms += (time.perf_counter() - started) * 1e3
+        selected = picture.features
+        if selected is None:
+            selected = self._selected(picture, cached, question)
             if cached and picture.identity is not None:
                 alone = layout is self.layout
                 self._seen.note(picture.identity, layout, picture.seen, alone=alone)
-            picture.encoded_as(tuple(selected))
+            picture.encoded_as(selected)
         # The same tiles are arranged otherwise where they were cut otherwise.
         # A frame may have the pixels of a picture, and goes through another tower.
         where = f"{picture.budget}/{layout.name}/{grid}/{grid.size}/{layout.medium}"
         if self.encoder.reads_prompt:  # of another question other tokens may be kept
-            kept = b"".join(each.kept_indices.tobytes() for each in picture.features)
+            kept = b"".join(each.kept_indices.tobytes() for each in selected)
             where += f"/{hashlib.sha256(kept).hexdigest()}"
         key = f"{picture.key}/{where}" if cached else None
-        features, extras = arrange_features(layout, grid, picture.features, self._constants)
+        features, extras = arrange_features(layout, grid, selected, self._constants)
         one_grid = layout.one_grid
         return EmbeddingSegment(
             features,
             key,
             grid=layout.token_grid(grid) if one_grid else None,
-            kept=picture.features[0].kept_indices[0] if one_grid else None,
+            kept=selected[0].kept_indices[0] if one_grid else None,
             extras=extras,
         )
+
+    def _selected(
+        self, picture: PictureInput, cached: bool, question: npt.NDArray[np.int64] | None
+    ) -> tuple[VisionFeatures, ...]:
+        """What is kept of each of a picture's batches."""
+        keys = picture.keys if cached else (None,) * len(picture.grid.batches)
+        selected, picture.select_ms = [], 0.0
+        for number, key in enumerate(keys):
+            encoded = self._features_of(picture, number, key)
+            started = time.perf_counter()
+            selected.append(self.encoder.select(encoded, question).narrow(picture.budget))
+            picture.select_ms += (time.perf_counter() - started) * 1e3
+        return tuple(selected)
 
     def _features_of(self, picture: PictureInput, batch: int, key: str | None) -> VisionFeatures:
         """The features of one of a picture's batches at the whole budget of the graph: those cached

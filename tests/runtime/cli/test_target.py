@@ -103,17 +103,16 @@ def test_a_flag_beats_a_target_and_a_target_a_default(asked, board, command):
     }
     target |= {"context": 99, "max_pixels": None, "max_tiles": None, "feature_cache": None}
     prepack = command[0] != "run"
-    target |= {"once": command[0] == "run"}
+    target["once"] = not prepack
     assert "looked at" in pocketvlm(*command, "--target", path).stderr
-    within = {"prepack": prepack, "memory_limit": 1000}
-    assert asked == target | {"settings": EngineSettings(threads=3, **within)}
+    assert asked == target | {"settings": EngineSettings(threads=3, prepack=prepack)}
     flags = ["--budget", 2, "--vision-precision", "fp16", "--threads", 1]
     pocketvlm(*command, *flags, "--target", path)
     typed = {"budget": 2, "vision_precision": "fp16"}
-    assert asked == target | typed | {"settings": EngineSettings(threads=1, **within)}
+    assert asked == target | typed | {"settings": EngineSettings(threads=1, prepack=prepack)}
     pocketvlm(*command)
     assert asked.pop("settings") == EngineSettings(prepack=prepack)
-    assert asked.pop("once") == (command[0] == "run")
+    assert asked.pop("once") is not prepack
     assert set(asked.values()) == {None}
 
 

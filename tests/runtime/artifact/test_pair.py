@@ -11,6 +11,7 @@ from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
 from pocketvlm.artifact import pair as pairs
 from pocketvlm.artifact.manifest import Manifest
 from pocketvlm.artifact.pair import choose_precision, free_memory, pair_bytes
+from pocketvlm.cli.inspect import describe
 from pocketvlm.decoders.sampling import Sampling
 from pocketvlm_measure.cases import sweep
 from support.tiny_artifact import read_manifest, write_manifest
@@ -72,6 +73,15 @@ def test_a_limit_beats_what_is_free(paired, free):
             assert vlm.decoder == f"onnx {expected}"
         cases = sweep(manifest, memory_limit=limit)
         assert {case.decoder_precision for case in cases} == {expected}
+
+
+def test_inspect_says_which_answer_here(paired, free):
+    artifact = Artifact.open(paired)
+    for room, expected in ((10**12, PAIR), (0, "fp32")):
+        free(room)
+        (line,) = [line for line in describe(artifact) if line.startswith("pair")]
+        assert f"here {expected} answers" in line
+        assert "MB are free" in line
 
 
 @pytest.mark.parametrize("asked", ["fp32", "int8", PAIR, "fp32+int8"])

@@ -4,7 +4,7 @@ tokens first, its padding behind them."""
 import numpy as np
 import onnx_ir as ir
 
-from pocketvlm_export.onnx_passes.attention import constant, made_by
+from pocketvlm_export.onnx_passes.attention import constant
 from pocketvlm_export.onnx_passes.tied_head import LOGITS
 
 EMBEDS, MASK = "inputs_embeds", "attention_mask"
@@ -113,7 +113,7 @@ def _last_token(graph: ir.Graph) -> ir.Node:
     value = next(each for each in graph.outputs if each.name == LOGITS)
     node = value.producer()
     while node is not None and node.inputs:
-        if made_by(node.outputs[0], "Slice") is node:
+        if node.op_type == "Slice" and node.domain == "":
             bounds = [ir.convenience.get_const_tensor(each) for each in node.inputs[1:4]]
             numbers = [None if each is None else each.numpy().tolist() for each in bounds]
             if numbers == [[-1], [_TO_THE_END], [1]]:

@@ -81,6 +81,13 @@ def free_memory() -> int | None:
     return min(bounds, default=None)
 
 
+def memory_of_each(processes: int) -> int | None:
+    """MB of what is free for each of so many processes that load a model, at least 1; None where
+    the system does not say."""
+    free = free_memory()
+    return None if free is None else max(free // (processes * 1_000_000), 1)
+
+
 def _available() -> int | None:
     try:
         lines = MEMINFO.read_text().splitlines()

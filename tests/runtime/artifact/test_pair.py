@@ -10,7 +10,7 @@ import pytest
 from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
 from pocketvlm.artifact import pair as pairs
 from pocketvlm.artifact.manifest import Manifest
-from pocketvlm.artifact.pair import choose_precision, free_memory, pair_bytes
+from pocketvlm.artifact.pair import choose_precision, free_memory, memory_of_each, pair_bytes
 from pocketvlm.cli.inspect import describe
 from pocketvlm.decoders.sampling import Sampling
 from pocketvlm_measure.cases import sweep
@@ -108,6 +108,7 @@ def test_a_container_leaves_less(free):
     assert free_memory() == 10**9 // 1024 * 1024
     free(10**9, used=3 * 10**8, most=4 * 10**8)
     assert free_memory() == 10**8
+    assert [memory_of_each(processes) for processes in (1, 3, 1000)] == [100, 33, 1]
     free(10**9, used=5 * 10**8, most=4 * 10**8)
     assert free_memory() == 0
     free(10**9, used=3 * 10**8, most="max")

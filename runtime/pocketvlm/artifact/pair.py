@@ -38,7 +38,7 @@ def choose_precision(manifest: Manifest, engine: str, memory_limit: int | None =
     default = decoder.default_precisions[engine]
     if engine != "onnx" or not decoder.pair:
         return Choice(default, "the artifact's default")
-    limit = None if memory_limit is None else int(memory_limit * 1e6)
+    limit = None if memory_limit is None else memory_limit * 1_000_000
     room, allowed_by = (
         (free_memory(), "are free") if limit is None else (limit, "are the memory limit")
     )

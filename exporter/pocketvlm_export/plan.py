@@ -2,7 +2,7 @@
 memory."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -147,8 +147,16 @@ class ExportPlan:
         return sum(self.sizes().values())
 
     def footprint(self) -> Footprint:
-        """Estimate what the device takes as it answers by default: engine, budget and
-        precisions."""
+        """Estimate what the device takes as it answers by default: engine, budget and precisions;
+        with both decoders of a pair where the memory limit allows."""
+        alone = self._footprint(self.options.decoder_precisions[:1])
+        if not self.options.pair:
+            return alone
+        both, limit = self._footprint(self.options.pair.split("+")), self.options.memory_limit
+        return alone if limit and both.total > limit * 1e6 else both
+
+    def _footprint(self, decoders: Sequence[str]) -> Footprint:
+        """With the ONNX decoders of these precisions, the last of which says what table is read."""
         options, sizes = self.options, self.sizes()
         vision = options.vision_precisions[0]
         files = [
@@ -156,11 +164,8 @@ class ExportPlan:
             for plan in (self, *self.beside.values())
         ]
         if self.decoder:
-            decoder, table = (
-                options.decoder_precisions[0],
-                options.table(options.decoder_precisions[0]),
-            )
-            files.append(Opened("decoder", decoder, sizes[self.decoder[decoder]]))
+            table = options.table(decoders[-1])
+            files += [Opened("decoder", name, sizes[self.decoder[name]]) for name in decoders]
             files.append(Opened("embed", table, sizes[self.embed[table]]))
         else:
             files.append(Opened("gguf", options.gguf[0], sizes[self.gguf[options.gguf[0]]]))

@@ -142,6 +142,8 @@ def sweep(
     for name, value in (("context", context), ("max_pixels", max_pixels), ("max_tiles", max_tiles)):
         if value is not None:
             whole(value, name, least=1)
+    if memory_limit is not None:
+        memory_limit = whole(memory_limit, "memory_limit", least=0)
     spec = manifest.decoder
     given = {whole(budget, "budget") for budget in budgets}
     requested = sorted(given or manifest.pruning.budgets, reverse=True)

@@ -4,7 +4,7 @@ tokens first, its padding behind them."""
 import numpy as np
 import onnx_ir as ir
 
-from pocketvlm_export.onnx_passes.attention import constant, made_by
+from pocketvlm_export.onnx_passes.attention import constant
 from pocketvlm_export.onnx_passes.tied_head import LOGITS
 
 EMBEDS, MASK = "inputs_embeds", "attention_mask"
@@ -110,13 +110,15 @@ def _reorder_rotations(graph: ir.Graph, order: ir.Value) -> None:
 
 def _last_token(graph: ir.Graph) -> ir.Node:
     """The node that takes the last token of (B, S, hidden) for the logits."""
-    value: ir.Value | None = next(each for each in graph.outputs if each.name == LOGITS)
-    while value is not None and (node := value.producer()) is not None:
-        if made_by(value, "Slice") is node:
+    value = next(each for each in graph.outputs if each.name == LOGITS)
+    node = value.producer()
+    while node is not None and node.inputs:
+        if node.op_type == "Slice" and node.domain == "":
             bounds = [ir.convenience.get_const_tensor(each) for each in node.inputs[1:4]]
             numbers = [None if each is None else each.numpy().tolist() for each in bounds]
             if numbers == [[-1], [_TO_THE_END], [1]]:
                 return node
             break
-        value = node.inputs[0] if node.inputs else None
+        first = node.inputs[0]
+        node = first.producer() if first is not None else None
     raise ir.passes.PreconditionError("the logits are not those of the last token alone")

@@ -164,6 +164,7 @@ def evaluate(
     scored_by = chosen_metric(metric)
 
     from pocketvlm.artifact import Artifact
+    from pocketvlm.artifact.pair import memory_of_each
     from pocketvlm.layouts import counting_layout
     from pocketvlm_measure.cases import sweep
     from pocketvlm_measure.evaluation.baselines import against, budget_named
@@ -186,6 +187,7 @@ def evaluate(
         max_pixels=artifact.max_pixels,
         max_tiles=artifact.max_tiles,
         providers=providers,
+        memory_limit=memory_of_each(workers),
     )
     asked = subjects(directory, artifact, cases, workers, guide_of(guide, confidence))
     other = against(baseline, asked, workers)

@@ -38,7 +38,7 @@ def choose_precision(manifest: Manifest, engine: str, memory_limit: int | None =
     default = decoder.default_precisions[engine]
     if engine != "onnx" or not decoder.pair:
         return Choice(default, "the artifact's default")
-    limit = None if memory_limit is None else int(memory_limit * 1e6)
+    limit = None if memory_limit is None else memory_limit * 1_000_000
     room, allowed_by = (
         (free_memory(), "are free") if limit is None else (limit, "are the memory limit")
     )
@@ -79,6 +79,13 @@ def free_memory() -> int | None:
     not say."""
     bounds = [each for each in (_available(), _left_in_container()) if each is not None]
     return min(bounds, default=None)
+
+
+def memory_of_each(processes: int) -> int | None:
+    """MB of what is free for each of so many processes that load a model, at least 1; None where
+    the system does not say."""
+    free = free_memory()
+    return None if free is None else max(free // (processes * 1_000_000), 1)
 
 
 def _available() -> int | None:

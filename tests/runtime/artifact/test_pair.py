@@ -10,7 +10,8 @@ import pytest
 from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
 from pocketvlm.artifact import pair as pairs
 from pocketvlm.artifact.manifest import Manifest
-from pocketvlm.artifact.pair import choose_precision, free_memory, pair_bytes
+from pocketvlm.artifact.pair import choose_precision, free_memory, memory_of_each, pair_bytes
+from pocketvlm.cli.inspect import describe
 from pocketvlm.decoders.sampling import Sampling
 from pocketvlm_measure.cases import sweep
 from support.tiny_artifact import read_manifest, write_manifest
@@ -74,6 +75,15 @@ def test_a_limit_beats_what_is_free(paired, free):
         assert {case.decoder_precision for case in cases} == {expected}
 
 
+def test_inspect_says_which_answer_here(paired, free):
+    artifact = Artifact.open(paired)
+    for room, expected in ((10**12, PAIR), (0, "fp32")):
+        free(room)
+        (line,) = [line for line in describe(artifact) if line.startswith("pair")]
+        assert f"here {expected} answers" in line
+        assert "MB are free" in line
+
+
 @pytest.mark.parametrize("asked", ["fp32", "int8", PAIR, "fp32+int8"])
 def test_what_is_asked_for_is_taken(paired, free, asked):
     free(10**12 if asked == "fp32" else 0)
@@ -98,6 +108,7 @@ def test_a_container_leaves_less(free):
     assert free_memory() == 10**9 // 1024 * 1024
     free(10**9, used=3 * 10**8, most=4 * 10**8)
     assert free_memory() == 10**8
+    assert [memory_of_each(processes) for processes in (1, 3, 1000)] == [100, 33, 1]
     free(10**9, used=5 * 10**8, most=4 * 10**8)
     assert free_memory() == 0
     free(10**9, used=3 * 10**8, most="max")

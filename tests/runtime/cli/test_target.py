@@ -124,6 +124,15 @@ def test_precisions_of_one_engine_are_not_asked_of_another(asked, board):
         assert (asked["decoder"], asked["decoder_precision"]) == (engine, precision)
 
 
+def test_of_several_precisions_the_artifact_knows_which_answer(asked, board):
+    path = board(decoder="onnx", decoder_precision=["int4", "int8"], memory_limit=900)
+    pocketvlm("run", "d", "--prompt", "x", "--target", path)
+    assert asked["decoder_precision"] is None
+    assert asked["settings"].memory_limit == 900
+    pocketvlm("run", "d", "--prompt", "x", "--target", path, "--decoder-precision", "int4")
+    assert asked["decoder_precision"] == "int4"
+
+
 def test_profile_measures_what_the_target_lists(artifact_dir, board, monkeypatch):
     options = {}
 

@@ -84,8 +84,8 @@ def record(build: Path, path: Path = DATA) -> int:
     answered = _answered(folder / "answers.jsonl", {q.line: q.answers for q in questions})
     settings = []
     for (content_id, budget), right in answered.items():
-        artifact = artifacts.get(content_id)
-        if artifact is not None and len(right) == len(questions):
+        if content_id in artifacts and len(right) == len(questions):
+            artifact = artifacts[content_id]
             bits = np.array([right[question.line] for question in questions])
             settings.append(Recorded(artifact.root.name, budget, cost_of(artifact, budget), bits))
     settings.sort(key=lambda one: (-one.cost, one.setting))
@@ -98,7 +98,8 @@ def record(build: Path, path: Path = DATA) -> int:
 
 def _answered(path: Path, expected: dict[int, tuple[str, ...]]) -> dict[tuple[str, int], Any]:
     """{(artifact, budget): {line: right}} of a journal of answers."""
-    metric, answered = METRICS["exact"], {}
+    metric = METRICS["exact"]
+    answered: dict[tuple[str, int], Any] = {}
     for line in path.read_text().splitlines()[1:]:
         try:
             row = json.loads(line)
@@ -117,6 +118,9 @@ def cost_of(artifact: Artifact, budget: int) -> float:
     manifest = artifact.manifest
     tower, decoder = manifest.vision.tower, manifest.decoder
     tokens = manifest.pruning.tokens_before
+    assert tower is not None
+    assert decoder.heads is not None
+    assert decoder.intermediate is not None
     of_tower = tower.layers * tower.sequence
     of_tower *= 4 * tower.hidden**2 + tower.mlp_matrices * tower.hidden * tower.intermediate
     kv = decoder.kv_heads * decoder.head_dim

@@ -302,7 +302,7 @@ def test_parts_and_methods_that_are_asked_for(made_up, tmp_path):
     arguments = ["--only", "uniform", "--no-stages", "--parts", "accuracy", "--budgets", "36,7"]
     result = CliRunner().invoke(program.main, [*counts, *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert "| Evenly spaced |  |  | 92.2" in result.output
+    assert "| 92.2 [90.2, 94.2] | 80.7 [78.7, 82.7] |" in result.output
     assert "**" not in result.output  # no time, no frontier
     assert not made_up.built
     assert CliRunner().invoke(program.main, ["--parts", "dancing"]).exit_code == 2

@@ -249,6 +249,18 @@ def test_calibration_without_its_other_half_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_of_clips_is_refused(make_tiny, tmp_path):
+    pictures = write_pictures(tmp_path / "pictures")
+    arguments = ["--vision-precision", "int8_static", "--calibration", str(pictures)]
+    checkpoint = str(make_tiny("tiny-video-llava"))
+    done = CliRunner().invoke(
+        main, ["export", checkpoint, "-o", str(tmp_path / "out"), "--dry-run", *arguments]
+    )
+    assert done.exit_code == 1
+    assert "calibrated on pictures, and this export reads" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 @pytest.fixture(scope="module")
 def calibrated(tiny_checkpoint, tmp_path_factory):
     """tiny-llama in float32 and calibrated, with the pictures; read only."""

@@ -66,7 +66,7 @@ class _Steps:
 def _farthest_first(steps: _Steps, inputs: Sequence[ir.Value], count: int) -> list[ir.Value]:
     value, distances, columns, *weights = inputs
     nearest: ir.Value | None = None
-    picks = []
+    picks: list[ir.Value] = []
     for _ in range(count):
         if picks:
             index = steps.add("Add", [picks[-1], columns])

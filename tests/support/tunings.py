@@ -56,22 +56,24 @@ def evidence(of=None, verdict="holds", reason="shown to lose at most 2 points", 
     return Evidence(of or candidate(), verdict, reason, **(given | stated))
 
 
-def write_several(tmp_path):
-    """Write an artifact of budgets 12, 6 and 3, with a second precision of the tower and of the
-    decoder, whose weights are others and lie in files of their own; returns its folder."""
+def write_several(tmp_path, budgets=(12, 6, 3), seed=1):
+    """Write an artifact of three budgets, the default first, with a second precision of the tower
+    and of the decoder, whose weights are of another seed than 0 and lie in files of their own;
+    returns its folder."""
     root, other = tmp_path / "several", tmp_path / "other"
-    write_artifact(root, budgets=(12, 6, 3))
-    write_artifact(other, budgets=(12, 6, 3), seed=1)
+    write_artifact(root, budgets=budgets)
+    write_artifact(other, budgets=budgets, seed=seed)
     data = read_manifest(root)
-    for name, suffix in (("vision_encoder", ".k6"), ("decoder_model_merged", "")):
+    own = "" if budgets[0] == 6 else ".k6"
+    for name, suffix in (("vision_encoder", own), ("decoder_model_merged", "")):
         second = f"onnx/{name}_quantized{suffix}.onnx"
         _beside(other / f"onnx/{name}{suffix}.onnx", root / second, data["artifact_id"])
-        if suffix:
+        if name == "vision_encoder":
             data["vision"]["graphs"]["6"]["int8"] = second
     data["decoder"]["graphs"]["int8"] = second
     data["decoder"]["tables"]["int8"] = "fp32"
-    data["vision"]["totals"] = {str(k): {"1x1": k} for k in (12, 6, 3)}
-    (root / "USING.md").write_text("budgets 12, 6 and 3")
+    data["vision"]["totals"] = {str(k): {"1x1": k} for k in budgets}
+    (root / "USING.md").write_text(f"budgets {budgets}")
     (root / "README.md").write_text("about the model")
     data["parity"]["by_precision"] = {"int8": {"passed": True}, "int4": {"passed": True}}
     write_manifest(root, data)

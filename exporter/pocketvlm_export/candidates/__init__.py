@@ -7,7 +7,7 @@ values, in a process of its own: torch then takes no memory of what is measured.
 
 from typing import Any
 
-__all__ = ["make", "offer"]
+__all__ = ["make", "offer", "self_test"]
 
 
 def offer(model: str, **wishes: Any) -> dict[str, Any]:
@@ -41,6 +41,29 @@ def make(model: str, name: str, root: str, **wishes: Any) -> str:
     from pocketvlm_export.candidates.making import make_variant
 
     return str(make_variant(model, _grid(model, wishes), name, root))
+
+
+def self_test(folder: str, manifest: str) -> dict[str, Any]:
+    """Write the self-test of an artifact's own medium into its folder, measured of the graphs that
+    are there; returns what the manifest says of it.
+
+    Args:
+        folder: of the artifact; its manifest need not be there yet.
+        manifest: pocketvlm.json, as text.
+
+    Raises:
+        PocketVLMError: a graph does not compute.
+    """
+    import dataclasses
+    from pathlib import Path
+
+    from pocketvlm.artifact import Artifact, Manifest
+    from pocketvlm.layouts import media_read
+    from pocketvlm_export.selftest import write_self_test
+
+    artifact = Artifact(Path(folder), Manifest.from_json(manifest))
+    medium, *_ = media_read(artifact.manifest)
+    return dataclasses.asdict(write_self_test(artifact.reading(medium), medium))
 
 
 def _grid(model: str, wishes: dict[str, Any]) -> Any:

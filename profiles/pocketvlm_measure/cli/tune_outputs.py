@@ -82,6 +82,11 @@ class Outputs:
             manifest = write_reduced(artifact, chosen.candidate.case, self.export)
             size = sum(entry.bytes for entry in manifest.files.values())
             yield f"{self.export}: {size / 1e6:.1f} MB, answers as chosen: {chosen.candidate.case}"
+            if artifact.manifest.self_test is not None and manifest.self_test is None:
+                yield (
+                    f"{self.export} has no self-test, which only the exporter could measure anew: "
+                    "it answers on the CPU alone"
+                )
 
 
 def _target(tuning: Tuning, artifact: Artifact, about: About) -> str:

@@ -22,12 +22,18 @@ from pocketvlm.files import fresh_name, leftovers, real_path
 from pocketvlm.files.locks import locked
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.progress import progress
+from pocketvlm_measure.tune.self_test import measured_anew, narrowed, with_self_test
 
 _PARTIAL = ".partial"
 _WEIGHTS = "_data"  # how the names of files with a graph's weights end
 # They describe every graph of the larger folder; the exporter writes them.
 _OUTDATED = {"USING.md", "using.json"}
-_CARD = "README.md"  # not in the files table: people edit it
+_CARD = "README.md"  # outside the files table, since people edit it
+_FENCE = "---\n"  # around the head of a model card
+_PART = (
+    "> This folder is a part of the artifact that is described below: of its graphs, budgets and "
+    "precisions it holds those that `pocketvlm inspect` lists."
+)
 _GGUF = ".gguf"  # has all its weights in it
 _BLOCK = 1 << 20
 
@@ -57,7 +63,8 @@ def reduced_manifest(artifact: Artifact, case: Case) -> Manifest:
     """Return the manifest of an artifact that answers as ``case`` does unless something else is
     asked for, and that has nothing it does not need for that.
 
-    Media beside the one that ``case`` is about stay as they are.
+    Media beside the one that ``case`` is about stay as they are. It has a self-test where the
+    artifact's own holds for it, see `self_test.narrowed`.
 
     Raises:
         RequestError: the checkpoint is needed for it: a budget without a graph of its own, or
@@ -84,14 +91,17 @@ def reduced_manifest(artifact: Artifact, case: Case) -> Manifest:
     smaller = dataclasses.replace(smaller, parity=_parity(smaller))
     needed = _needed(artifact, smaller)
     files = {name: entry for name, entry in manifest.files.items() if name in needed}
-    return Manifest.from_json(dataclasses.replace(smaller, files=files).to_json())
+    smaller = dataclasses.replace(smaller, files=files)
+    smaller = with_self_test(smaller, narrowed(artifact, smaller))
+    return Manifest.from_json(smaller.to_json())
 
 
 def write_reduced(artifact: Artifact, case: Case, output: Path) -> Manifest:
     """Write the artifact of `reduced_manifest` to ``output``, whole or not at all; returns its
     manifest.
 
-    Every file is held against its checksum while it is copied.
+    Every file is held against its checksum while it is copied. A self-test that does not hold for
+    it is measured anew where the exporter is installed, and left out elsewhere.
 
     Raises:
         PocketVLMError: see `reduced_manifest`, something is at ``output``, it cannot be written,
@@ -108,6 +118,9 @@ def write_reduced(artifact: Artifact, case: Case, output: Path) -> Manifest:
             folder.mkdir()
             try:
                 _copy(artifact, manifest, folder)
+                if artifact.manifest.self_test is not None and manifest.self_test is None:
+                    manifest = measured_anew(folder, manifest)
+                (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
                 Artifact.open(folder, "sizes")
                 if target.is_dir():
                     target.rmdir()  # empty, or this raises
@@ -136,8 +149,8 @@ def _vision(vision: Vision, graph: int, case: Case) -> Vision:
 
 
 def _decoder(manifest: Manifest, case: Case) -> DecoderSpec:
-    """The decoder with one engine, in the precisions that it answers in: of a pair the one that
-    prefills is the default."""
+    """The decoder with one engine, in the precisions that it answers in: two graphs are its pair,
+    and the one that prefills is the default."""
     decoder, engine = manifest.decoder, case.decoder
     parts = case.decoder_precision.split("+")
     files = {name: decoder.by_engine[engine][name] for name in parts}
@@ -149,6 +162,7 @@ def _decoder(manifest: Manifest, case: Case) -> DecoderSpec:
         engines=(engine,),
         default_engine=engine,
         default_precisions={engine: parts[0]},
+        pair=case.decoder_precision if on_graphs and len(files) == 2 else "",
         graphs=files if on_graphs else {},
         gguf={} if on_graphs else files,
         tables=tables,
@@ -181,7 +195,7 @@ def _needed(artifact: Artifact, smaller: Manifest) -> set[str]:
     graphs = _graphs(smaller)
     weights = {name for name in artifact.manifest.files if name.endswith(_WEIGHTS)}
     read = {name for graph in graphs for name in _weights_of(artifact, graph, weights)}
-    unread = (_graphs(artifact.manifest) - graphs) | (weights - read) | _OUTDATED
+    unread = (_graphs(artifact.manifest) - graphs) | (weights - read) | _OUTDATED | {_CARD}
     return set(artifact.manifest.files) - unread
 
 
@@ -201,23 +215,40 @@ def _weights_of(artifact: Artifact, graph: str, weights: set[str]) -> Iterator[s
 
 
 def _copy(artifact: Artifact, manifest: Manifest, folder: Path) -> None:
-    """Copy the files of ``manifest`` into ``folder``, the manifest last."""
+    """Copy the files of ``manifest`` into ``folder``, and write those that are others there."""
+    test = manifest.self_test
+    text = None if test is None else narrowed(artifact, manifest)
     for name, entry in progress(manifest.files.items(), desc="copying", unit="file", leave=False):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
-        with artifact.path(name).open("rb") as source, target.open("xb") as copy:
-            while block := source.read(_BLOCK):
-                digest.update(block)
-                copy.write(block)
-            copy.flush()
-            os.fsync(copy.fileno())
-        if digest.hexdigest() != entry.sha256:
+        if test is not None and text is not None and name == test.file:
+            target.write_text(text, encoding="utf-8", newline="")
+        elif _copied(artifact.path(name), target) != entry.sha256:
             raise ArtifactError(
                 f"{artifact.root / name} was altered (its SHA-256 differs)",
                 advice="copy or export it again",
             )
     card = artifact.root / _CARD
     if card.is_file() and not card.is_symlink():
-        shutil.copyfile(card, folder / _CARD)
-    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        (folder / _CARD).write_text(_of_larger(card.read_text("utf-8", "replace")), "utf-8")
+
+
+def _copied(path: Path, target: Path) -> str:
+    """Copy a file; returns its SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as source, target.open("xb") as copy:
+        while block := source.read(_BLOCK):
+            digest.update(block)
+            copy.write(block)
+        copy.flush()
+        os.fsync(copy.fileno())
+    return digest.hexdigest()
+
+
+def _of_larger(card: str) -> str:
+    """The model card, with a line below its head that it describes the larger folder."""
+    head, text = "", card
+    if card.startswith(_FENCE) and (end := card.find(f"\n{_FENCE}", len(_FENCE))) > 0:
+        end += 1 + len(_FENCE)
+        head, text = card[:end], card[end:]
+    return f"{head}\n{_PART}\n\n{text.lstrip()}"

@@ -6,13 +6,21 @@ import os
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 
-from pocketvlm import VLM, Sampling
+from pocketvlm import VLM, Sampling, cli
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.tune.reduced import check_output, reduced_manifest, write_reduced
-from support.tiny_artifact import give_gguf, give_selectors, read_manifest, write_artifact
+from support.self_tests import give_self_test
+from support.tiny_artifact import (
+    give_gguf,
+    give_selectors,
+    read_manifest,
+    write_artifact,
+    write_manifest,
+)
 from support.tunings import write_several
 
 CHOICE = Case(6, "onnx", "int8", "int8")
@@ -63,7 +71,9 @@ def test_nothing_is_left_that_it_does_not_read(several, tmp_path):
         "onnx/embed_tokens.onnx",
     }
     assert "USING.md" not in files  # it is about graphs that are not there
-    assert (small / "README.md").read_text() == "about the model"
+    card = (small / "README.md").read_text()
+    assert card.endswith("about the model")
+    assert "a part of the artifact that is described below" in card
     data = read_manifest(small)
     assert data["pruning"]["budgets"] == [6]
     assert data["vision"]["totals"] == {"6": {"1x1": 6}}
@@ -76,6 +86,65 @@ def test_a_pair_of_precisions_keeps_both(several):
     manifest = reduced_manifest(Artifact.open(several), case)
     assert set(manifest.decoder.graphs) == {"int8", "fp32"}
     assert manifest.decoder.default_precisions == {"onnx": "int8"}
+
+
+@pytest.mark.parametrize("precision", ["int8+fp32", "fp32+int8", "int8", "fp32"])
+def test_of_an_artifact_that_answers_by_a_pair(several, tmp_path, picture, precision):
+    give_pair(several, "int8+fp32")
+    case = replace(CHOICE, decoder_precision=precision)
+    manifest = write_reduced(Artifact.open(several), case, tmp_path / "small")
+    assert manifest.decoder.pair == (precision if "+" in precision else "")
+    own, whole = VLM.load(tmp_path / "small"), loaded(several, case)
+    assert answer(own, picture) == answer(whole, picture)
+
+
+def give_pair(root, pair):
+    data = read_manifest(root)
+    data["decoder"]["pair"] = pair
+    write_manifest(root, data, recount=False)
+
+
+def verified(folder):
+    """What `pocketvlm verify` prints of a folder, as JSON."""
+    result = CliRunner().invoke(cli.main, ["verify", str(folder), "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def without_exporter(monkeypatch):
+    """No exporter is installed."""
+    monkeypatch.setattr("pocketvlm_measure.tune.self_test.NAME", "another")
+
+
+@pytest.mark.parametrize("vision", ["fp32", "int8"])
+def test_the_self_test_of_what_is_left_holds(tmp_path, without_exporter, vision):
+    root = write_several(tmp_path, budgets=(6, 12, 3), seed=0)
+    give_pair(root, "int8+fp32")
+    give_self_test(root)
+    case = replace(CHOICE, vision_precision=vision, decoder_precision="int8+fp32")
+    write_reduced(Artifact.open(root), case, tmp_path / "small")
+    whole = json.loads((root / "selftest" / "image.json").read_text())
+    left = json.loads((tmp_path / "small" / "selftest" / "image.json").read_text())
+    assert [row["budget"] for row in left["vision"]] == [6]
+    assert left["decoder"]["logits"] == whole["decoder"]["logits"]
+    assert {row["vision"] for row in left["decoder"]["bounds"]} == {vision}
+    assert verified(tmp_path / "small")["self_test"]["passed"]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_one_behind_another_budget_is_measured_anew_or_left_out(
+    several, tmp_path, request, installed
+):
+    give_self_test(several)
+    if not installed:
+        request.getfixturevalue("without_exporter")
+    write_reduced(Artifact.open(several), CHOICE, tmp_path / "small")
+    tested = verified(tmp_path / "small")["self_test"]
+    assert (tested is not None) == installed
+    assert (tmp_path / "small" / "selftest").exists() == installed
+    if installed:
+        assert tested["passed"]
 
 
 def test_selectors_and_their_table_come_along(tmp_path, picture):
@@ -96,6 +165,19 @@ def test_a_folder_for_llama_cpp_needs_no_table(tmp_path):
     manifest = reduced_manifest(Artifact.open(root), case)
     assert manifest.decoder.engines == ("llama.cpp",)
     assert not any("embed" in name or "merged" in name for name in manifest.files)
+
+
+def test_a_choice_of_llama_cpp_has_no_pair(several):
+    pytest.importorskip("gguf")
+    give_pair(several, "int8+fp32")
+    graphs = read_manifest(several)["decoder"]
+    give_gguf(several)
+    data = read_manifest(several)
+    data["decoder"]["engines"] = ["onnx", "llama.cpp"]
+    data["decoder"]["default_precisions"]["onnx"] = graphs["default_precisions"]["onnx"]
+    write_manifest(several, data)
+    case = Case(6, "llama.cpp", "f32", "int8")
+    assert reduced_manifest(Artifact.open(several), case).decoder.pair == ""
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,14 @@ def test_the_grid_is_what_the_tower_allows(tiny_checkpoint, make_tiny):
     for variant in whole["variants"]:
         assert variant["decoder_precisions"] == {"onnx": ["int8", "int4"]}
     assert any("budgets below 4 of 36" in sentence for sentence in whole["left_out"])
+    assert any(sentence.startswith("decoders of llama.cpp: ") for sentence in whole["left_out"])
+    assert any("--image-size" in sentence for sentence in whole["left_out"])
     # No [CLS] token, and a tower that reads pictures of any size, which can have no stages.
     dynamic = offer(str(make_tiny("tiny-qwen2.5-vl")))
     assert not [name for name in names(dynamic) if "fastervlm" in name or "tower" in name]
     assert any(sentence.startswith("fastervlm: ") for sentence in dynamic["left_out"])
+    assert not any("--image-size" in sentence for sentence in dynamic["left_out"])
+    assert all(each["caps"]["max_pixels"] > 0 for each in dynamic["variants"])
     assert json.loads(json.dumps(dynamic))["variants"]
 
 
@@ -60,11 +64,13 @@ def test_wishes_restrict_it(tiny_checkpoint):
     # No budget of more than the last stage keeps; the most exact precision first.
     assert [variant["budgets"] for variant in offered["variants"]] == [[36], [12, 8], [8]]
     assert offered["variants"][2]["decoder_precisions"] == {"onnx": ["fp32", "int4"]}
-    assert len(offered["left_out"]) == 2  # towers in two precisions, and what is never tried
+    # Towers in two precisions, another engine, other sizes, and what is never tried.
+    assert len(offered["left_out"]) == 4
 
 
 def test_bytes_are_those_of_a_dry_run(tiny_checkpoint, tmp_path):
     variant = offer(str(tiny_checkpoint), **FEW)["variants"][1]
+    assert variant["gate_bytes"] > variant["shared_bytes"]  # the decoder in float32, beside int8
     options = ExportOptions("uniform", budgets=(9,), decoder_precisions=("int8",))
     plan = pipeline.prepare(str(tiny_checkpoint), tmp_path / "x", options).to_dict()
     assert (variant["bytes"], variant["device_bytes"]) == (

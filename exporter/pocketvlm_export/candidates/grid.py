@@ -9,10 +9,13 @@ from typing import Any, Self
 
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.errors import RequestError
+from pocketvlm.layouts import make_layout
 from pocketvlm_export.candidates.costs import expected_seconds
 from pocketvlm_export.candidates.identity import identity_of
 from pocketvlm_export.caps import Caps
+from pocketvlm_export.families.picture_size import smaller_sizes
 from pocketvlm_export.gguf_types import GGUF_TYPES
+from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import Checkpoint, inspect_checkpoint
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.plan import ExportPlan
@@ -27,6 +30,7 @@ _DECODER = ("int8", "int4")
 # The stage of a tower that is tried by itself: before this part of its layers half of the rows
 # leave. On the demo's grid it lost least of what saves a fifth of the tower's work and more.
 _STAGE_AT, _STAGE_KEEPS = 2 / 5, 1 / 2
+_CAPS = ("max_pixels", "max_tiles")  # on pictures, that may be lowered when an artifact answers
 _PART = 12  # hex digits of an identity that a folder is named by
 
 
@@ -106,9 +110,11 @@ class Variant:
         return pairs
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for whoever measures; bytes are those of the published files."""
+        """Plain values for whoever measures; bytes are those of the published files, and
+        ``gate_bytes`` of those that are kept beside them for the gate of the next export."""
         plan = self.plan
-        kept = {file: size for file, size in plan.sizes().items() if file not in plan.extra}
+        layout, sizes = make_layout(setting(plan.spec, plan.layout)), plan.sizes()
+        kept = {file: size for file, size in sizes.items() if file not in plan.extra}
         shared = {*plan.decoder.values(), *plan.embed.values(), *plan.gguf.values()}
         return {
             "name": self.name,
@@ -124,9 +130,11 @@ class Variant:
             },
             "bytes": sum(kept.values()),
             "shared_bytes": sum(size for file, size in kept.items() if file in shared),
-            "disk_bytes": plan.disk_bytes(),
+            "gate_bytes": sum(sizes[file] for file in shared & plan.extra),
             "device_bytes": plan.footprint().total,
             "seconds": self.seconds,
+            "caps": {name: layout.caps[name] for name in _CAPS if name in layout.caps},
+            "least_caps": {name: layout.least_caps.get(name, 1) for name in _CAPS},
         }
 
 
@@ -274,5 +282,13 @@ def _never(wishes: Wishes, tokens: int, checkpoint: Checkpoint) -> Iterator[str]
         yield (
             f"decoders other than {', '.join(wishes.base.decoder_precisions)}: give "
             "--decoder-precision; what the most exact of these loses is not measured"
+        )
+    if "llama.cpp" not in wishes.base.engines:
+        yield "decoders of llama.cpp: give --decoder all"
+    if sizes := smaller_sizes(checkpoint.spec):
+        height, width = sizes[0]
+        yield (
+            "smaller sizes of all pictures or tiles: export them, as with --image-size "
+            f"{height}x{width}, and tune the folder"
         )
     yield "decoder stages and merged tokens: export them, and tune the folder"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
-from pocketvlm.artifact import Artifact, is_nested, serving_graph
+from pocketvlm.artifact import Artifact, Manifest, is_nested, serving_graph
 from pocketvlm.layouts import counting_layout
 from pocketvlm_measure.cases import ALL, sweep
 from pocketvlm_measure.tune.tuning import Candidate
@@ -26,6 +26,7 @@ def candidates_in(
     decoder_precisions: Sequence[str] = (),
     vision_precisions: Sequence[str] = (),
     threads: int | None = None,
+    providers: Sequence[str] = (),
 ) -> list[Candidate]:
     """All that one folder holds, or every combination of what is given.
 
@@ -36,14 +37,18 @@ def candidates_in(
         budgets: none means those that were exported and, where a graph serves smaller ones, up to
             four halves of the largest.
         decoders: engines; none means all, as for what follows.
-        decoder_precisions: see `sweep`.
+        decoder_precisions: see `sweep`; of all also the pair that the artifact answers by.
         vision_precisions: see `sweep`.
         threads: of each engine.
+        providers: see `Case`.
 
     Raises:
         RequestError: something that the artifact does not have.
     """
     place = str(folder.resolve())
+    engines = decoders or (ALL,)
+    if tuple(decoder_precisions) in ((), (ALL,)):
+        decoder_precisions = _all_precisions(artifact.manifest, engines)
     return [
         Candidate(place, case)
         for max_pixels, max_tiles in product(
@@ -52,14 +57,28 @@ def candidates_in(
         for case in sweep(
             artifact.manifest,
             budgets=budgets or default_budgets(artifact),
-            decoders=decoders or (ALL,),
-            decoder_precisions=decoder_precisions or (ALL,),
+            decoders=engines,
+            decoder_precisions=decoder_precisions,
             vision_precisions=vision_precisions or (ALL,),
             threads=(threads,),
+            providers=providers,
             max_pixels=max_pixels,
             max_tiles=max_tiles,
         )
     ]
+
+
+def _all_precisions(manifest: Manifest, engines: Sequence[str]) -> tuple[str, ...]:
+    """Those of all decoders, and the pair by which ONNX Runtime's answer unless one is asked for.
+
+    An engine that is tried takes what it has of them, see `sweep`.
+    """
+    decoder = manifest.decoder
+    if not decoder.pair or not {"onnx", ALL} & set(engines) or "onnx" not in decoder.engines:
+        return (ALL,)
+    tried = decoder.engines if ALL in engines else engines
+    names = (name for engine in tried for name in decoder.by_engine.get(engine, {}))
+    return (*dict.fromkeys(names), decoder.pair)
 
 
 def default_budgets(artifact: Artifact) -> list[int]:
@@ -74,7 +93,9 @@ def default_budgets(artifact: Artifact) -> list[int]:
 
 
 def baseline_among(candidates: Iterable[Candidate]) -> Candidate:
-    """The most tokens, of these the most exact precisions, of these the largest pictures."""
+    """The most exact one by the coarser of its precisions, of these the one of the most tokens, of
+    these the one whose other precision is the most exact, of these the one of the largest
+    pictures."""
 
     def rank(candidate: Candidate) -> tuple[float, ...]:
         case = candidate.case
@@ -139,6 +160,10 @@ def _caps(artifact: Artifact, name: str) -> list[int | None]:
     own = layout.caps.get(name)
     if own is None:
         return [given]
-    smaller = [(given or own) >> times for times in range(1, _SMALLER + 1)]
-    least = layout.least_caps.get(name, 1)
-    return [given, *(cap for cap in smaller if cap >= least)]
+    return [given, *smaller_caps(given or own, layout.least_caps.get(name, 1))]
+
+
+def smaller_caps(cap: int | None, least: int) -> list[int]:
+    """Halves of a cap on pictures that are worth a try, none below ``least``; of None none."""
+    halves = [(cap or 0) >> times for times in range(1, _SMALLER + 1)]
+    return [half for half in halves if half >= max(1, least)]

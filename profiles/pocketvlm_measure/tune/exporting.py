@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from pocketvlm.artifact import MANIFEST_NAME
 from pocketvlm.errors import EngineError, PocketVLMError, RequestError
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.progress import counter
+from pocketvlm_measure.tune.candidates import smaller_caps
 from pocketvlm_measure.tune.exporter_process import ExporterProcess
 from pocketvlm_measure.tune.source import Scores, Source, Taken
 from pocketvlm_measure.tune.tuning import Candidate
@@ -56,6 +58,8 @@ class Variant:
         shared_bytes: of these, those that all variants have in common.
         device_bytes: expected memory while answering, at most.
         seconds: that the export is expected to take.
+        gate_bytes: of files that all have in common too, which only the parity gate reads.
+        caps, least_caps: on pictures, by name: its own, and the least that its layout takes.
     """
 
     name: str
@@ -68,22 +72,44 @@ class Variant:
     shared_bytes: int
     device_bytes: int
     seconds: float
+    gate_bytes: int = 0
+    caps: Mapping[str, int] = field(default_factory=dict)
+    least_caps: Mapping[str, int] = field(default_factory=dict)
 
-    def cases(self, threads: int | None = None, decoders: Sequence[str] = ()) -> Iterator[Case]:
+    def cases(
+        self,
+        threads: int | None = None,
+        decoders: Sequence[str] = (),
+        providers: tuple[str, ...] = (),
+    ) -> Iterator[Case]:
         """Yield every configuration that it can answer in, the baseline's first where it is the
-        unpruned one.
+        unpruned one; pictures in their own size first, then smaller ones.
 
         Args:
             threads: of each engine.
             decoders: precisions of the decoder, pairs too, see `has_precision`; none means all but
                 pairs, which come to the first token as their first precision does.
+            providers: see `Case`.
         """
+        pixels, tiles = (
+            (None, *smaller_caps(self.caps.get(name), self.least_caps.get(name, 1)))
+            for name in ("max_pixels", "max_tiles")
+        )
+        for max_pixels, max_tiles in product(pixels, tiles):
+            capped = {"max_pixels": max_pixels, "max_tiles": max_tiles}
+            for case in self._whole(threads, decoders, providers):
+                yield replace(case, **capped)
+
+    def _whole(
+        self, threads: int | None, decoders: Sequence[str], providers: tuple[str, ...]
+    ) -> Iterator[Case]:
+        """Those of pictures in their own size."""
         for engine, names in self.decoder_precisions.items():
             wanted = [name for name in decoders if set(name.split("+")) <= set(names)]
             for vision in self.vision_precisions:
                 for decoder in wanted or names:
                     for budget in self.budgets:
-                        yield Case(budget, engine, decoder, vision, threads)
+                        yield Case(budget, engine, decoder, vision, threads, providers=providers)
 
 
 @dataclass(frozen=True)
@@ -132,6 +158,11 @@ class Offer:
                         "seconds",
                     )
                 },
+                **{
+                    name: each[name]
+                    for name in ("gate_bytes", "caps", "least_caps")
+                    if name in each
+                },
             )
             for each in data["variants"]
         ]
@@ -141,11 +172,13 @@ class Offer:
     def announcement(self) -> Iterator[str]:
         """Yield lines that say, before anything begins, what will be exported and what it takes."""
         shared = max((variant.shared_bytes for variant in self.variants), default=0)
+        gate = max((variant.gate_bytes for variant in self.variants), default=0)
         own = [variant.bytes - variant.shared_bytes for variant in self.variants]
+        megabytes = (shared + gate + sum(own)) / 1e6
         minutes = sum(variant.seconds for variant in self.variants) / 60
         yield (
             f"{self.model}: up to {len(self.variants)} exports, each when it is first measured; "
-            f"about {minutes:.1f} minutes and {(shared + sum(own)) / 1e6:.0f} MB in all, the "
+            f"about {minutes:.1f} minutes and {megabytes:.0f} MB in all, the "
             "parity gate included"
         )
         for variant, size in zip(self.variants, own, strict=True):
@@ -156,7 +189,10 @@ class Offer:
                 f"{variant.seconds / 60:.1f} min, {size / 1e6:.0f} MB, on the device at most "
                 f"{variant.device_bytes / 1e6:.0f} MB"
             )
-        yield f"  decoders, shared by all: {shared / 1e6:.0f} MB"
+        yield (
+            f"  decoders, shared by all: {shared / 1e6:.0f} MB, and {gate / 1e6:.0f} MB that only "
+            "the gate reads"
+        )
         for sentence in self.left_out:
             yield f"  not tried: {sentence}"
 
@@ -185,14 +221,17 @@ class Exports:
         return (self.root / variant.folder).resolve()
 
     def candidates(
-        self, threads: int | None = None, decoders: Sequence[str] = ()
+        self,
+        threads: int | None = None,
+        decoders: Sequence[str] = (),
+        providers: tuple[str, ...] = (),
     ) -> list[Candidate]:
         """Return every candidate, the baseline first: unpruned, in the most exact precisions of the
         first engine; arguments see `Variant.cases`."""
         return [
             Candidate(str(self.folder(variant)), case, variant.made_by)
             for variant in self.offer.variants
-            for case in variant.cases(threads, decoders)
+            for case in variant.cases(threads, decoders, providers)
         ]
 
     def prepare(self, candidates: Sequence[Candidate], left: float) -> list[Candidate]:

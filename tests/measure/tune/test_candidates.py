@@ -14,7 +14,8 @@ from pocketvlm_measure.tune.candidates import (
     thinned,
 )
 from pocketvlm_measure.tune.tuning import Candidate
-from support.tiny_artifact import make_dynamic, write_artifact
+from support.tiny_artifact import make_dynamic, read_manifest, write_artifact, write_manifest
+from support.tunings import write_several
 
 
 def candidate(budget, decoder_precision="fp32", vision="fp32", *, max_pixels=None):
@@ -43,6 +44,18 @@ def test_smaller_pictures_are_tried_where_the_layout_takes_them(tmp_path):
         one.case.of(artifact)
     fewer = candidates_in(tmp_path / "any", artifact.capped(max_pixels=caps[1]), budgets=[6])
     assert fewer[0].case.max_pixels == caps[1]
+
+
+@pytest.mark.parametrize("named", [(), ("all",), ("int8",)])
+def test_the_pair_that_answers_is_tried_too(tmp_path, named):
+    root = write_several(tmp_path)
+    data = read_manifest(root)
+    data["decoder"]["pair"] = "int8+fp32"
+    write_manifest(root, data, recount=False)
+    every = candidates_in(root, Artifact.open(root), budgets=[6], decoder_precisions=named)
+    precisions = {one.case.decoder_precision for one in every}
+    assert precisions == ({"int8"} if named == ("int8",) else {"fp32", "int8", "int8+fp32"})
+    assert baseline_among(every).case.decoder_precision == ("int8" if "int8" in named else "fp32")
 
 
 @pytest.mark.parametrize(

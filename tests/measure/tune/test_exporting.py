@@ -2,6 +2,7 @@
 tuning. The exporter here is a package that copies a tiny artifact and writes down what it made."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +28,15 @@ from pathlib import Path
 from pocketvlm.errors import CheckpointError
 
 HERE = Path(__file__).parent
+CAPS = {}
 
 def variant(method, budgets):
     return {
         "name": method, "folder": f"0123/{method}", "made_by": [("--pruner", method)],
         "budgets": budgets, "engines": ["onnx"],
         "vision_precisions": ["fp32"], "decoder_precisions": {"onnx": ["int8", "int4"]},
-        "bytes": 3_000_000, "shared_bytes": 2_000_000, "disk_bytes": 9, "device_bytes": 7_000_000,
+        "bytes": 3_000_000, "shared_bytes": 2_000_000, "gate_bytes": 4_000_000,
+        "device_bytes": 7_000_000, "caps": CAPS, "least_caps": {"max_tiles": 2},
         "seconds": 30.0,
     }
 
@@ -106,8 +109,9 @@ class Recorded:
 def test_what_is_offered_is_said_before_anything_is_made(installed, exports):
     lines = list(exports.offer.announcement())
     assert "up to 3 exports" in lines[0]
-    assert "about 1.5 minutes and 5 MB in all" in lines[0]  # 3 times 30 s; 2 shared, 3 times 1 MB
+    assert "about 1.5 minutes and 9 MB in all" in lines[0]  # 3 times 30 s; 2 + 4 shared, 3 times 1
     assert "--pruner scope: 18, 9 of 36 tokens, about 0.5 min, 1 MB" in "".join(lines)
+    assert "2 MB, and 4 MB that only the gate reads" in lines[-2]
     assert lines[-1].strip() == "not tried: everything else"
     assert installed() == []
 
@@ -121,6 +125,16 @@ def test_candidates_are_all_configurations_the_baseline_first(exports):
     assert len(candidates) == len(set(candidates)) == 10
     named = exports.candidates(decoders=["int8+int4"])
     assert {one.case.decoder_precision for one in named} == {"int8+int4"}
+
+
+def test_smaller_pictures_need_no_further_export(exports):
+    variant = replace(exports.offer.variants[1], caps={"max_tiles": 8}, least_caps={"max_tiles": 3})
+    cases = list(variant.cases(2, providers=("openvino",)))
+    assert [case.max_tiles for case in cases] == [None] * 4 + [4] * 4  # 2 is below the least
+    assert {case.max_pixels for case in cases} == {None}
+    assert {(case.threads, case.providers) for case in cases} == {(2, ("openvino",))}
+    pixels = list(replace(variant, caps={"max_pixels": 400}, least_caps={}).cases())
+    assert {case.max_pixels for case in pixels} == {None, 200, 100}
 
 
 def test_each_is_exported_once_and_only_when_it_is_measured(installed, exports):

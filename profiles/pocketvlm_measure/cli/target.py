@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pocketvlm.cli.target import answering_caps
+from pocketvlm.cli.terminal import echo
 from pocketvlm_targets import DECODERS, Target
 
 
@@ -39,7 +40,11 @@ def profiling_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
 
 def tuning_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
     """A target's values for `pocketvlm tune`: its lists are what is tried, its limit of memory is
-    kept, and of a checkpoint only what its engine knows is exported."""
+    kept, and of a checkpoint only what its engine knows is exported.
+
+    One size for all pictures is not tried, which is said."""
+    if target.image_size is not None:
+        echo("note: image_size of the target is not tried: export with it first", err=True)
     values: dict[str, Any] = {
         **case_defaults(target, ctx),
         "method": target.pruner and (target.pruner,),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.lists import BUDGETS_OR_ALL, NAMES, PATH, Comma
-from pocketvlm.cli.options import cap_options
+from pocketvlm.cli.options import cap_options, provider_option
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.files import real_path, user_path
@@ -123,7 +123,7 @@ class _Duration(click.ParamType):
     type=NAMES,
     default=(),
     metavar="all|NAME[,...]",
-    help="Decoder engines; all if not given.",
+    help="Decoder engines; if not given all of a folder, and onnx of a checkpoint.",
 )
 @click.option(
     "--decoder-precision",
@@ -141,6 +141,7 @@ class _Duration(click.ParamType):
 )
 @cap_options
 @click.option("--threads", type=int, metavar="N", help="Threads of each engine.")
+@provider_option
 @exporting_options
 @takes_target(tuning_defaults)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Take the first N questions.")
@@ -198,6 +199,7 @@ def tune(
     max_pixels: int | None,
     max_tiles: int | None,
     threads: int | None,
+    providers: tuple[str, ...],
     method: tuple[str, ...],
     tower_stage: tuple[tuple[str, ...], ...],
     portable: bool,
@@ -233,7 +235,7 @@ def tune(
     from pocketvlm_measure.evaluation.engines import ENGINES
     from pocketvlm_measure.evaluation.questions import read_questions
     from pocketvlm_measure.machine import Machine
-    from pocketvlm_measure.tune.agreement import FIGURE
+    from pocketvlm_measure.tune.agreement import FIGURE, FIGURE_PRUNED
     from pocketvlm_measure.tune.agreement import METRICS as AGREEMENTS
     from pocketvlm_measure.tune.candidates import baseline_among, thinned
     from pocketvlm_measure.tune.exporting import Exporting
@@ -265,17 +267,19 @@ def tune(
     checkpoint = None
     if holds_artifact(model):
         check_folder_options("method", "tower_stage", "portable", "exports")
-        every, whole = _in_folder(user_path(model), threads=threads, **wishes)
+        every, whole = _in_folder(user_path(model), threads=threads, providers=providers, **wishes)
     else:
         wishes = wishes_of(method=method, tower_stage=tower_stage, portable=portable, **wishes)
-        checkpoint = of_checkpoint(model, wishes, exports, threads, decoder_precision)
+        checkpoint = of_checkpoint(model, wishes, exports, threads, decoder_precision, providers)
         every, whole = checkpoint.candidates, checkpoint.tokens
     baseline = baseline_among(every)
     candidates, note = thinned(every, baseline)
     notes = [note] if note else []
-    notes += [asked.note] if asked else []
+    pruned = baseline.case.budget < whole
+    figure = FIGURE_PRUNED if pruned else FIGURE
+    notes += [asked.noted(figure)] if asked else []
     notes += checkpoint.notes if checkpoint else []
-    if baseline.case.budget < whole:
+    if pruned:
         notes.append(
             f"losses are against {baseline.case.budget} of {whole} tokens: the folder holds no more"
         )
@@ -295,8 +299,7 @@ def tune(
             echo(f"\nanswers and times so far are kept: go on with --resume ({answers})", err=True)
             raise
         skipped = source.skipped
-    if asked:
-        tuning = replace(tuning, figure=FIGURE)
+    tuning = replace(tuning, pruned=pruned, figure=figure if asked else tuning.figure)
     machine = Machine.look(0).describe()
     _show(tuning, file, machine, as_json)
     for item in skipped[:5]:
@@ -321,6 +324,7 @@ def _in_folder(
     max_pixels: int | None,
     max_tiles: int | None,
     threads: int | None,
+    providers: tuple[str, ...],
 ) -> tuple[list[Candidate], int]:
     """What an artifact holds, and the visual tokens of a picture before pruning."""
     from pocketvlm.answering import without_guide
@@ -338,6 +342,7 @@ def _in_folder(
         decoder_precisions=decoder_precision,
         vision_precisions=vision_precision,
         threads=threads,
+        providers=providers,
     )
     return every, artifact.manifest.pruning.tokens_before
 

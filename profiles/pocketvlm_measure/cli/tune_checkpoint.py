@@ -80,6 +80,7 @@ def of_checkpoint(
     root: Path | None,
     threads: int | None,
     decoder_precisions: Sequence[str],
+    providers: tuple[str, ...] = (),
 ) -> OfCheckpoint:
     """Ask the exporter that is installed what may be tried, and say so on standard error.
 
@@ -96,4 +97,4 @@ def of_checkpoint(
         echo(printable(line), err=True)
     exports = Exports(offer, root or kept_beside(model), process)
     named = [name for name in decoder_precisions if name != "all"]
-    return OfCheckpoint(exports, exports.candidates(threads, named))
+    return OfCheckpoint(exports, exports.candidates(threads, named, providers))

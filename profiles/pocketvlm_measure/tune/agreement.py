@@ -26,6 +26,7 @@ from pocketvlm_measure.evaluation.questions import Question, QuestionSet
 from pocketvlm_measure.table import count
 
 FIGURE = "agreement with the unpruned model"
+FIGURE_PRUNED = "agreement with the baseline"  # where that is pruned too
 MOST_PAIRS = 1000  # of a picture and a question, unless more are asked for
 _MAX_BYTES = 4 << 20  # of a file of questions
 
@@ -77,12 +78,16 @@ class Pairs:
 
     @property
     def note(self) -> str:
-        """What is asked and what is counted, for people."""
+        """What is asked and what is counted, for people, where the baseline is unpruned."""
+        return self.noted(FIGURE)
+
+    def noted(self, figure: str) -> str:
+        """The same of a ``figure`` that is counted."""
         asked, every = len(self.questions.questions), self.pictures * self.texts
         about = f"{count(self.texts, 'question')} about {count(self.pictures, 'picture')}"
         which = f"{asked} of {every} pairs, spread evenly" if self.sampled else "every pair"
         return (
-            f"there are no answers: {about}, {which}; counted is {FIGURE}'s own answers, which is "
+            f"there are no answers: {about}, {which}; counted is {figure}'s own answers, which is "
             "no accuracy"
         )
 

@@ -166,6 +166,7 @@ class Measured:
 
     def _run(self, candidate: Candidate) -> Taken | str:
         try:
+            candidate.case.ensure_trusted(self._artifacts[candidate.folder])
             sample = run_once(candidate.folder, candidate.case, self._timed, _WARMUP)
         except PocketVLMError as error:
             return error.reason

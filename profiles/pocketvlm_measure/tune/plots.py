@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from pocketvlm_measure.reports.plots import to_svg
+from pocketvlm_measure.tune import words
 from pocketvlm_measure.tune.tuning import Evidence, Tuning, Verdict
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def frontier(tuning: Tuning) -> bytes:
         _unasked(axes, tuning)
         _limits(axes, tuning)
         axes.set_xlabel("time to first token, ms: median; numbers: visual tokens")
-        axes.set_ylabel(f"{tuning.figure}, points against the unpruned model")
+        axes.set_ylabel(f"{tuning.figure}, points against {words.baseline(tuning)}")
         axes.set_xlim(left=0)
         axes.grid(alpha=0.25)
         axes.figure.legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)

@@ -16,9 +16,9 @@ _HEAD = (
     "verdict",
     "questions",
     "{figure}, %",
-    "points against unpruned",
+    "points against {baseline}",
     "first token, ms",
-    "of unpruned",
+    "of {baseline}",
     "peak, MB",
     "questions needed",
 )
@@ -77,7 +77,8 @@ def _all(tuning: Tuning) -> list[Evidence]:
 
 
 def _candidates(tuning: Tuning) -> Table:
-    head = [column.format(figure=tuning.figure) for column in _HEAD]
+    baseline = "the baseline" if tuning.pruned else "unpruned"
+    head = [column.format(figure=tuning.figure, baseline=baseline) for column in _HEAD]
     rows = [
         [
             f"{'★ ' if one is tuning.chosen else ''}{one.candidate}",

@@ -27,6 +27,7 @@ class _Search:
     say: Say
     watch: Stopwatch = field(init=False)
     broken: dict[Candidate, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.watch = Stopwatch(self.source)
@@ -72,8 +73,12 @@ class _Search:
             return True
         self.say(f"timing the choice again: {chosen}")
         others = [] if chosen == self.source.baseline else [chosen]
-        for _ in range(CONFIRMING):
+        for number in range(CONFIRMING):
             if self.source.clock() >= self.limits.time:
+                again = f"{count(number, 'time')} only" if number else "not"
+                self.notes.append(
+                    f"the time was up: the choice was timed again {again}, of {CONFIRMING} times"
+                )
                 break
             self.watch.take(others, self.limits.time)
             self.mark([chosen, self.source.baseline])
@@ -113,4 +118,4 @@ def tune(
         judge = Judge(source, limits, search.watch, race, search.broken, time_up)
         chosen = judge.chosen()
         if chosen is None or search.confirm(chosen):
-            return judge.tuning(chosen, notes)
+            return judge.tuning(chosen, [*notes, *search.notes])

@@ -101,6 +101,7 @@ def command(candidate: Candidate) -> str:
         "--max-tiles": case.max_tiles,
     }
     words = [f"{option} {value}" for option, value in options.items() if value is not None]
+    words += [f"--provider {shlex.quote(provider)}" for provider in case.providers]
     folder = shlex.quote(str(_near(Path(candidate.folder))))
     return f"pocketvlm run {folder} {' '.join(words)} --image PICTURE --prompt QUESTION"
 

@@ -167,7 +167,8 @@ class Tuning:
         time_up: it ended because its time was over.
         notes: what else to know, a sentence each.
         figure: what ``accuracy`` and ``difference`` are of, by its name for people: accuracy, or
-            where there are no answers agreement with the unpruned model.
+            where there are no answers agreement with the baseline.
+        pruned: visual tokens are dropped in the baseline too.
     """
 
     limits: TuneLimits
@@ -183,6 +184,7 @@ class Tuning:
     time_up: bool
     notes: Sequence[str] = field(default=())
     figure: str = "accuracy"
+    pruned: bool = False
 
     @property
     def nearest(self) -> Evidence | None:

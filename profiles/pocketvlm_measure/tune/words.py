@@ -9,6 +9,11 @@ from pocketvlm_measure.table import compact, count
 from pocketvlm_measure.tune.tuning import Evidence, Interval, Tuning
 
 
+def baseline(tuning: Tuning) -> str:
+    """What the others are compared with."""
+    return "the baseline" if tuning.pruned else "the unpruned model"
+
+
 def points(fraction: float) -> str:
     """A difference of figures in points of 100, signed: ``-1.5``."""
     return f"{100 * fraction:+.1f}"
@@ -31,7 +36,7 @@ def kept(evidence: Evidence, tuning: Tuning) -> str:
     if evidence.difference is None:
         return f"{tuning.figure} was not measured"
     return (
-        f"{tuning.figure} {interval(evidence.difference)} points against the unpruned model on "
+        f"{tuning.figure} {interval(evidence.difference)} points against {baseline(tuning)} on "
         f"{count(evidence.questions, 'question')}; each end is wrong with a chance of at most "
         f"{100 * tuning.error_each:.2g} %"
     )
@@ -49,7 +54,7 @@ def time(evidence: Evidence, tuning: Tuning) -> str:
     if evidence.candidate == tuning.baseline.candidate or evidence.ratio is None:
         return own
     before = compact(median(tuning.baseline.ttft_ms)) if tuning.baseline.ttft_ms else "unknown"
-    return f"{own}, {evidence.ratio:.2f} of the unpruned model's {before} ms in the same turns"
+    return f"{own}, {evidence.ratio:.2f} of {baseline(tuning)}'s {before} ms in the same turns"
 
 
 def memory(evidence: Evidence) -> str:

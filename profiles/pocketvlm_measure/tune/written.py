@@ -103,22 +103,28 @@ def _values(chosen: Chosen) -> Iterator[tuple[str, tuple[Any, str]]]:
         ([case.vision_precision], f"{timed}.{_instead(chosen, 'vision_precision')}"),
     )
     parts = case.decoder_precision.split("+")
-    pair = (
-        f" Prefill in {parts[0]} and decode in {parts[1]}: give --decoder-precision "
-        f"{case.decoder_precision} when it answers."
-        if len(parts) > 1
-        else ""
-    )
+    pair = ""
+    if len(parts) > 1:
+        pair = f" Prefill in {parts[0]} and decode in {parts[1]}: {_asked_for(chosen)}."
     kept = _sentence(f"{words.memory(evidence)}; {words.kept(evidence, tuning)}")
     key = "gguf_type" if parts[0] in chosen.manifest.decoder.gguf else "decoder_precision"
     yield key, (parts, f"{kept}.{_instead(chosen, 'decoder_precision')}{pair}")
     if case.threads is not None:
         yield "threads", (case.threads, f"As it was measured, on {chosen.machine}.")
+    if case.providers:
+        yield "provider", (list(case.providers), f"As it was measured, on {chosen.machine}.")
     if chosen.memory_limit is not None:
         yield (
             "memory_limit",
             (chosen.memory_limit, f"Asked for; {words.memory(evidence)} was measured."),
         )
+
+
+def _asked_for(chosen: Chosen) -> str:
+    """When two decoders answer as the pair that was chosen."""
+    if chosen.case.decoder_precision == chosen.manifest.decoder.pair:
+        return "they answer together by themselves where memory allows both"
+    return f"give --decoder-precision {chosen.case.decoder_precision} when it answers"
 
 
 def _about(chosen: Chosen) -> str:
@@ -138,15 +144,16 @@ def _instead(chosen: Chosen, key: str) -> str:
     """What else was tried for one setting, all others as chosen, with what became of it."""
     own = chosen.evidence.candidate
     others = [
-        f"{getattr(one.candidate.case, key)}: {_outcome(one)}"
+        f"{getattr(one.candidate.case, key)}: {_outcome(one, chosen.tuning)}"
         for one in (chosen.tuning.baseline, *chosen.tuning.evidence)
         if _differs_in(one.candidate, own, key)
     ]
     return f" Instead {'; '.join(others)}." if others else ""
 
 
-def _outcome(evidence: Evidence) -> str:
-    ratio = "" if evidence.ratio is None else f", {evidence.ratio:.2f} of the unpruned time"
+def _outcome(evidence: Evidence, tuning: Tuning) -> str:
+    whose = "baseline's" if tuning.pruned else "unpruned"
+    ratio = "" if evidence.ratio is None else f", {evidence.ratio:.2f} of the {whose} time"
     return f"{evidence.verdict}{ratio}"
 
 

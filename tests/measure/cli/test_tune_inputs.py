@@ -87,12 +87,21 @@ def test_without_the_exporter_a_checkpoint_is_refused_in_a_line(run, asked, tmp_
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_target_with_a_provider_is_taken_and_its_size_is_not(run, artifact_dir, asked, tmp_path):
+    text = 'description = "x"\nprovider = ["cpu"]\nimage_size = 28\nbudget = [12, 6]\n'
+    (tmp_path / "device.toml").write_text(text)
+    result = run(artifact_dir, *asked, *QUICK, "--target", "device.toml", "--json")
+    assert result.exit_code == 0, result.output
+    assert "image_size of the target is not tried" in result.stderr
+    assert "--provider cpu" in json.loads(result.stdout)["command"]
+
+
 def test_agreement_is_measured_and_all_is_written(run, artifact_dir, asked, tmp_path):
     outputs = ["--report", "r.html", "--write-target", "t.toml", "--export", "small"]
     result = run(artifact_dir, *asked, *QUICK, "--budget", "12,6", *outputs, "--json")
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
-    assert printed["figure"] == "agreement with the unpruned model"
+    assert printed["figure"] == "agreement with the baseline"  # of 12 tokens, of 16
     page = (tmp_path / "r.html").read_text().lower()
     assert page.count("accuracy") == page.count("no accuracy") > 0
     (other,) = printed["candidates"]

@@ -78,6 +78,13 @@ def test_its_figures_are_those_that_were_measured(made):
         assert reasons[str(one.candidate)] == [one.verdict, one.reason]
 
 
+def test_where_all_are_pruned_nothing_is_called_unpruned(made):
+    text = to_html(replace(made, pruned=True), "demo", "Some CPU")
+    drawing = base64.b64decode(Page(text).addresses[0].partition(",")[2]).decode()
+    assert "unpruned" not in text + drawing
+    assert "points against the baseline" in text
+
+
 def test_it_needs_nothing_else_and_runs_nothing(made):
     text = to_html(made, HOSTILE, HOSTILE, notes=[HOSTILE])
     page = Page(text)

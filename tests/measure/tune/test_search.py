@@ -7,6 +7,7 @@ from pocketvlm import PocketVLMError
 from pocketvlm_measure.tune.search import tune
 from pocketvlm_measure.tune.source import Taken
 from pocketvlm_measure.tune.tables import command, outcome, refusal, ruled_out, table, to_dict
+from pocketvlm_measure.tune.timing import TURNS
 from pocketvlm_measure.tune.tuning import TuneLimits
 from tune_replays.grid import Recorded
 from tune_replays.replay import Replay
@@ -124,6 +125,22 @@ def test_a_choice_that_breaks_a_limit_when_it_is_timed_again_is_given_up():
     tuning = tune(source, TuneLimits(max_ttft=2_000, time=LATE))
     assert tuning.chosen.candidate.folder == "slower"
     assert by_name(tuning)["good"].verdict == "over a limit"
+
+
+class Tiring(Replay):
+    """Its time is up once the choice was timed again, one time."""
+
+    def turn(self, candidates, number, until):
+        taken = super().turn(candidates, number, until)
+        self._seconds += LATE if number >= TURNS else 0
+        return taken
+
+
+@pytest.mark.parametrize("limit", [2_000, None])
+def test_a_choice_that_is_timed_again_too_seldom_says_so(limit):
+    tuning = tune(Tiring([BASELINE, GOOD], 0), TuneLimits(max_ttft=limit, time=LATE))
+    assert tuning.chosen.candidate.folder == "good"
+    assert any("again 1 time only, of 4" in note for note in tuning.notes) == (limit is not None)
 
 
 def test_where_nothing_keeps_to_the_limits_the_nearest_is_named():

@@ -2,6 +2,7 @@
 that were measured."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -85,6 +86,29 @@ def test_a_pair_of_precisions_says_how_to_ask_for_it(read):
     target = read(tuning(evidence(candidate(decoder_precision="int8+int4")), chosen=0))
     assert target.decoder_precision == ("int8", "int4")
     assert "--decoder-precision int8+int4" in target.reasons["decoder_precision"]
+
+
+def test_a_pair_by_which_it_answers_needs_no_asking(read, several):
+    manifest = Artifact.open(several, "sizes").manifest
+    decoder = replace(manifest.decoder, pair="int8+fp32")
+    made = tuning(evidence(candidate(decoder_precision="int8+fp32")), chosen=0)
+    reason = read(made, replace(manifest, decoder=decoder)).reasons["decoder_precision"]
+    assert "by themselves where memory allows" in reason
+    assert "--decoder-precision" not in reason
+
+
+def test_where_all_are_pruned_nothing_is_called_unpruned(read):
+    slow = evidence(candidate(72), "slower", "slower", ratios=(0.6,))
+    target = read(tuning(evidence(), slow, chosen=0, pruned=True))
+    assert "unpruned" not in " ".join(target.reasons.values())
+    assert "0.41 of the baseline's 100 ms" in target.reasons["budget"]
+    assert "0.60 of the baseline's time" in target.reasons["budget"]
+    assert "points against the baseline" in target.reasons["pruner"]
+
+
+def test_providers_are_written(read):
+    target = read(tuning(evidence(candidate(providers=("openvino",))), chosen=0))
+    assert target.provider == ("openvino",)
 
 
 def test_stages_of_the_tower_are_written(read, several):

@@ -96,9 +96,8 @@ class Variant:
             for name in ("max_pixels", "max_tiles")
         )
         for max_pixels, max_tiles in product(pixels, tiles):
-            capped = {"max_pixels": max_pixels, "max_tiles": max_tiles}
             for case in self._whole(threads, decoders, providers):
-                yield replace(case, **capped)
+                yield replace(case, max_pixels=max_pixels, max_tiles=max_tiles)
 
     def _whole(
         self, threads: int | None, decoders: Sequence[str], providers: tuple[str, ...]

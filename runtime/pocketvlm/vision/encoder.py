@@ -71,6 +71,7 @@ class VisionEncoder:
     ) -> None:
         self._session: ort.InferenceSession | None = session
         self._selector = selector
+        self._reads_prompt = selector is not None  # whatever is closed
         self.budget = budget
         self.precision = precision
         self.nested = is_nested(manifest)
@@ -125,7 +126,7 @@ class VisionEncoder:
     @property
     def reads_prompt(self) -> bool:
         """Whether `select` needs the question."""
-        return self._selector is not None
+        return self._reads_prompt
 
     @property
     def provider(self) -> str:
@@ -134,12 +135,13 @@ class VisionEncoder:
         return provider
 
     def close(self) -> None:
-        """Free the graph: what was encoded stays, nothing further is encoded."""
-        self._session = None
+        """Free the graph and the selector: what was encoded stays, nothing further is encoded or
+        selected."""
+        self._session = self._selector = None
 
     def _opened(self) -> ort.InferenceSession:
         if self._session is None:
-            raise EngineError("the vision graph is closed", advice="load the model again")
+            raise _closed("the vision graph")
         return self._session
 
     def check_budget(self, budget: int) -> int:
@@ -199,10 +201,12 @@ class VisionEncoder:
 
         Raises:
             RequestError: the method reads the prompt, and there is none.
-            EngineError: see `TokenSelector.select`.
+            EngineError: it is closed, and see `TokenSelector.select`.
         """
-        if self._selector is None:
+        if not self.reads_prompt:
             return features
+        if self._selector is None:
+            raise _closed("the token selector")
         if question is None:
             raise RequestError(
                 "this artifact keeps what a question is about, and there is no question",
@@ -258,3 +262,7 @@ class VisionEncoder:
         check_rising(_NAME, indices, outputs[indices], tokens or self._most_tokens)
         for name in (features, scores, *self._extras):
             check_finite(_NAME, name, outputs[name])
+
+
+def _closed(what: str) -> EngineError:
+    return EngineError(f"{what} is closed", advice="load the model again")

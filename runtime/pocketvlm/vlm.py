@@ -154,7 +154,8 @@ class VLM:
                 ``"sizes"`` none.
             once: for a process that answers one question, with ONNX Runtime: the decoder is opened
                 when the pictures are encoded and the vision graphs are freed, so memory never holds
-                both. Further pictures are refused then.
+                both. Further pictures are refused then, and no sequence is kept for further
+                questions.
 
         Raises:
             ArtifactError: the folder is not a sound artifact.
@@ -201,7 +202,7 @@ class VLM:
             limits=limits,
             feature_cache=feature_cache,
             keep_features=True,
-            keep_sequences=True,
+            keep_sequences=not once,
             beside=beside,
         )
         vlm._owns_decoder = True

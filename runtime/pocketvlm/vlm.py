@@ -185,6 +185,7 @@ class VLM:
         if once and LateDecoder.suits(kind):
             engine = LateDecoder(
                 artifact,
+                kind,
                 precision=choice.precision,
                 settings=settings,
                 before=lambda: vlm.parts.viewer.close(),

@@ -3,6 +3,7 @@ front door."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import Counter
@@ -364,7 +365,7 @@ def _feature_source(artifact: Artifact, encoder: VisionEncoder, *, kept: bool) -
                 f"{artifact.root / graph} cannot be read ({error.strerror})",
                 advice="copy or export it again",
             ) from error
-    computed = "" if encoder.provider == CPU_PROVIDER else f"-{encoder.provider}"
+    computed = "" if encoder.provider == CPU_PROVIDER else f"-{_device(encoder)}"
     # Where the prompt decides what is kept, features of all tokens are: whatever the budget.
     every = manifest.pruning.tokens_before if encoder.reads_prompt else None
     made = "all" if every else f"k{encoder.budget}"
@@ -375,3 +376,11 @@ def _feature_source(artifact: Artifact, encoder: VisionEncoder, *, kept: bool) -
         encoder.nested and not every,
         manifest.vision.extras,
     )
+
+
+def _device(encoder: VisionEncoder) -> str:
+    """What computes features, by provider and options: two devices of one provider differ."""
+    options = sorted((name, str(value)) for name, value in encoder.provider_options.items())
+    if not options:
+        return encoder.provider
+    return f"{encoder.provider}-{hashlib.sha256(repr(options).encode()).hexdigest()[:8]}"

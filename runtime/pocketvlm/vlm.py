@@ -50,9 +50,9 @@ class VLM:
     **What is kept.** Features of pictures, and the KV caches of the latest answers, within
     `Limits`: a prompt goes on from whatever begins as it does. A second question about a picture
     costs neither the tower nor the picture's prefill, where what is kept does not depend on the
-    question. In float32 the answers are those of a model that keeps nothing, `NOTHING_KEPT`; int8
-    decoders measure each run's activations as a whole, so logits differ a little by how a prompt
-    was divided.
+    question. Whether something was kept or is computed again, in float32 the answers are those of a
+    model that keeps nothing, `NOTHING_KEPT`. int8 decoders measure the activations of each run, so
+    logits differ a little by how a prompt was divided.
 
     Attributes:
         artifact: what was loaded.

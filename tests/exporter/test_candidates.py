@@ -29,11 +29,11 @@ def names(offered):
 def test_the_grid_is_what_the_tower_allows(tiny_checkpoint, make_tiny):
     whole = offer(str(tiny_checkpoint))
     # Three layers are read: a stage before the one at two fifths, which keeps half of 36 tokens.
-    assert names(whole) == ["none", "scope", "scope+tower-1-18-farthest", "divprune", "fastervlm"]
+    assert names(whole) == ["none", "scope", "scope+tower-1-18-keys", "divprune", "fastervlm"]
     assert [variant["budgets"] for variant in whole["variants"]] == [[36], *[[18, 9, 4]] * 4]
     assert whole["variants"][2]["made_by"] == [
         ("--pruner", "scope"),
-        ("--tower-stage", "1:18:farthest"),
+        ("--tower-stage", "1:18:keys"),
     ]
     towers = [variant["vision_precisions"] for variant in whole["variants"]]
     assert towers == [["fp32", "int8"]] * 2 + [["int8"]] * 3

@@ -11,10 +11,8 @@ from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
 from pocketvlm.artifact import pair as pairs
 from pocketvlm.artifact.manifest import Manifest
 from pocketvlm.artifact.pair import choose_precision, free_memory, memory_of_each, pair_bytes
-from pocketvlm.artifact.specs import FileEntry, MediumSpec
 from pocketvlm.cli.inspect import describe
 from pocketvlm.decoders.sampling import Sampling
-from pocketvlm.limits import SequenceLimits
 from pocketvlm_measure.cases import sweep
 from support.tiny_artifact import read_manifest, write_manifest
 
@@ -63,44 +61,6 @@ def test_two_decoders_answer_where_both_are_free(paired, free):
         with closing(VLM.load(paired)) as vlm:
             assert (vlm.decoder, vlm.precision_reason) == (f"onnx {expected}", choice.reason)
         assert {case.decoder_precision for case in sweep(manifest)} == {expected}
-
-
-def test_all_that_is_in_memory_is_counted(paired):
-    """Everything that is open at once, and the caches that are kept."""
-    manifest = Artifact.open(paired).manifest
-    alone, spec = pair_bytes(manifest), manifest.decoder
-    token = 2 * 4 * spec.layers * spec.kv_heads * spec.head_dim  # keys and values, float32
-    (graph,) = manifest.vision.graphs[manifest.pruning.default_budget].values()
-
-    longer = dataclasses.replace(spec, context=spec.context + 10)
-    with_more = dataclasses.replace(manifest, decoder=longer)
-    assert pair_bytes(with_more) - alone == (2 + SequenceLimits().kept) * 10 * token
-    endless = dataclasses.replace(spec, context=10**9)
-    with_more = dataclasses.replace(manifest, decoder=endless)
-    without = alone - (2 + SequenceLimits().kept) * spec.context * token
-    caches = 2 * 10**9 * token + SequenceLimits().memory_bytes
-    assert pair_bytes(with_more) == without + caches
-
-    files = {**manifest.files, "selector": FileEntry(1000, ""), "table": FileEntry(70, "")}
-    spec = dataclasses.replace(spec, embed={**spec.embed, "fp16": "table"})
-    vision = dataclasses.replace(
-        manifest.vision, selectors=dict.fromkeys((6, 3), "selector"), selector_table="fp16"
-    )
-    with_more = dataclasses.replace(manifest, files=files, decoder=spec, vision=vision)
-    assert pair_bytes(with_more) - alone == 2500 + 70
-
-    files = {**manifest.files, "clips": FileEntry(2000, ""), "clips_data": FileEntry(4000, "")}
-    clips = dataclasses.replace(manifest.vision, graphs={6: {"fp32": "clips"}})
-    medium = MediumSpec(
-        vision=clips,
-        **{
-            name: getattr(manifest, name, None) or getattr(manifest.decoder, name)
-            for name in ("pruning", "parity", "image_token_id")
-        },
-    )
-    with_more = dataclasses.replace(manifest, files=files, media={"video": medium})
-    assert pair_bytes(with_more) - alone == 15000
-    assert manifest.bytes_of(graph) == (paired / graph).stat().st_size
 
 
 def test_a_limit_beats_what_is_free(paired, free):

@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from pocketvlm.errors import PictureError, RequestError
 from pocketvlm.layouts import Layout
+from pocketvlm.media.folders import pictures_in
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.ort.sessions import ort_errors
 from pocketvlm.ort.settings import CPU_PROVIDER
@@ -20,7 +21,6 @@ from pocketvlm_export.onnx_passes.static_int8 import Ranges, WatchRanges, activa
 
 LEAST_PICTURES = 8
 MOST_PICTURES = 64
-_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 _SETTING = "calibration"
 _ERRORS_ONLY = 3  # log severity
 
@@ -70,11 +70,7 @@ def choose_pictures(folder: Path) -> Calibration:
             read.
     """
     try:
-        files = sorted(
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
-        )
+        files, _ = pictures_in(folder)
     except OSError as error:
         raise RequestError(
             f"calibration folder {folder} cannot be read ({error.strerror or error})",
@@ -94,7 +90,7 @@ def choose_pictures(folder: Path) -> Calibration:
         first = next((f"; {error.reason}" for error in broken.values()), "")
         raise RequestError(
             f"calibration folder {folder} has {len(readable)} pictures that can be read{first}",
-            expected=f"at least {LEAST_PICTURES} ({', '.join(sorted(_SUFFIXES))})",
+            expected=f"at least {LEAST_PICTURES}, files such as photo.jpg or photo.png",
             advice="add pictures like those that will be asked about",
             setting=_SETTING,
         )

@@ -181,8 +181,13 @@ class ExportOptions:
     @property
     def default_precisions(self) -> dict[str, str]:
         """Of each engine, the decoder's precision or GGUF type that answers by default."""
-        first = {"onnx": self.decoder_precisions[0], "llama.cpp": next(iter(self.gguf), "")}
-        return {engine: first[engine] for engine in self.engines}
+        return {engine: names[0] for engine, names in self.by_engine.items()}
+
+    @property
+    def by_engine(self) -> dict[str, tuple[str, ...]]:
+        """Of each engine, the precisions or GGUF types of its decoder, the default first."""
+        every = {"onnx": self.decoder_precisions, "llama.cpp": self.gguf}
+        return {engine: every[engine] for engine in self.engines}
 
     @property
     def pair(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -19,12 +20,14 @@ from pocketvlm.decoders.pool import ConversationCache, PooledSequence, SequenceP
 from pocketvlm.decoders.sampler import Sampler
 from pocketvlm.decoders.sampling import Sampling, checkpoint_sampling
 from pocketvlm.decoders.scoring import ScoringSequence
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.limits import SequenceLimits
 from pocketvlm.text.messages import Message
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Detokenizer, Stream
 from pocketvlm.vision.viewer import PictureInput, Viewer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -261,8 +264,7 @@ class Answerer:
                 request.witness.kept_indices = [each.kept_indices for each in request.pictures]
                 request.witness.looked(cached.sequence, [len(feature) for feature in features])
             if request.reused:
-                with self.step:
-                    self.pool.keep_beginning(cached)
+                self._keep_beginning(cached)
         finally:
             # Takes no lock: of a stream that nobody holds any more this may run in any thread.
             self.pool.give_back(cached, request.conversation)
@@ -293,6 +295,15 @@ class Answerer:
             pictures_selected_anew=anew,
             caps={name: cap for each in request.pictures for name, cap in each.layout.caps.items()},
         )
+
+    def _keep_beginning(self, cached: PooledSequence) -> None:
+        """See `SequencePool.keep_beginning`. It is for later answers: this one has been streamed,
+        and is not lost where memory is short."""
+        try:
+            with self.step:
+                self.pool.keep_beginning(cached)
+        except PocketVLMError as error:
+            _log.debug("the beginning of prompts is not kept: %s", error)
 
     def question(self, message: Message) -> npt.NDArray[np.int64] | None:
         """What `Request.question` holds of the user's last message."""

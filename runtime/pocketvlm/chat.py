@@ -72,7 +72,10 @@ class Chat:
     Of two answers begun from the same point of the conversation, the one that ends first stays.
 
     Conversations of one `pocketvlm.VLM` do not disturb each other. One that waits while many others
-    are answered may lose its cache to `SequenceLimits`: that costs a longer prefill, nothing else.
+    are answered may lose its cache to `SequenceLimits`, which costs a longer prefill. In float32
+    the answers are the same; int8 decoders measure the activations of each run, so logits differ a
+    little by how a prompt was divided.
+
     A conversation is used by one thread at a time.
     """
 

@@ -102,8 +102,9 @@ class SequenceLimits(_Checked):
     are too many the one unused for longest goes; as long as two hold no picture, one of these.
 
     Beyond the limit of bytes, sequences that wait for their next question lose theirs, those unused
-    for longest first: the next answer costs a longer prefill and is the same. Sequences that are
-    being answered are always allowed, and so is the one answered last.
+    for longest first, and their next answers cost a longer prefill. In float32 these are the same;
+    int8 decoders measure the activations of each run, so logits differ a little by how a prompt was
+    divided. Sequences that are being answered are always allowed, and so is the one answered last.
 
     Attributes:
         memory_bytes: keys and values of all sequences together.

@@ -3,6 +3,7 @@ front door."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import Counter
@@ -49,9 +50,9 @@ class VLM:
     **What is kept.** Features of pictures, and the KV caches of the latest answers, within
     `Limits`: a prompt goes on from whatever begins as it does. A second question about a picture
     costs neither the tower nor the picture's prefill, where what is kept does not depend on the
-    question. In float32 the answers are those of a model that keeps nothing, `NOTHING_KEPT`; int8
-    decoders measure each run's activations as a whole, so logits differ a little by how a prompt
-    was divided.
+    question. Whether something was kept or is computed again, in float32 the answers are those of a
+    model that keeps nothing, `NOTHING_KEPT`. int8 decoders measure the activations of each run, so
+    logits differ a little by how a prompt was divided.
 
     Attributes:
         artifact: what was loaded.
@@ -154,7 +155,8 @@ class VLM:
                 ``"sizes"`` none.
             once: for a process that answers one question, with ONNX Runtime: the decoder is opened
                 when the pictures are encoded and the vision graphs are freed, so memory never holds
-                both. Further pictures are refused then.
+                both. Further pictures are refused then, and no sequence is kept for further
+                questions.
 
         Raises:
             ArtifactError: the folder is not a sound artifact.
@@ -184,6 +186,7 @@ class VLM:
         if once and LateDecoder.suits(kind):
             engine = LateDecoder(
                 artifact,
+                kind,
                 precision=choice.precision,
                 settings=settings,
                 before=lambda: vlm.parts.viewer.close(),
@@ -201,7 +204,7 @@ class VLM:
             limits=limits,
             feature_cache=feature_cache,
             keep_features=True,
-            keep_sequences=True,
+            keep_sequences=not once,
             beside=beside,
         )
         vlm._owns_decoder = True
@@ -362,7 +365,7 @@ def _feature_source(artifact: Artifact, encoder: VisionEncoder, *, kept: bool) -
                 f"{artifact.root / graph} cannot be read ({error.strerror})",
                 advice="copy or export it again",
             ) from error
-    computed = "" if encoder.provider == CPU_PROVIDER else f"-{encoder.provider}"
+    computed = "" if encoder.provider == CPU_PROVIDER else f"-{_device(encoder)}"
     # Where the prompt decides what is kept, features of all tokens are: whatever the budget.
     every = manifest.pruning.tokens_before if encoder.reads_prompt else None
     made = "all" if every else f"k{encoder.budget}"
@@ -373,3 +376,11 @@ def _feature_source(artifact: Artifact, encoder: VisionEncoder, *, kept: bool) -
         encoder.nested and not every,
         manifest.vision.extras,
     )
+
+
+def _device(encoder: VisionEncoder) -> str:
+    """What computes features, by provider and options: two devices of one provider differ."""
+    options = sorted((name, str(value)) for name, value in encoder.provider_options.items())
+    if not options:
+        return encoder.provider
+    return f"{encoder.provider}-{hashlib.sha256(repr(options).encode()).hexdigest()[:8]}"

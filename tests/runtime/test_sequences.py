@@ -14,6 +14,7 @@ from PIL import Image
 
 from pocketvlm import VLM, EngineSettings, Limits, Sampling
 from pocketvlm.decoders.onnx import OnnxSequence
+from pocketvlm.errors import EngineError
 from pocketvlm.limits import NOTHING_KEPT, FeatureLimits, SequenceLimits
 from pocketvlm.vision import viewer
 from pocketvlm.vision.encoder import VisionEncoder
@@ -111,6 +112,28 @@ def test_the_beginning_of_the_template_is_read_once(plain, work):
         answer = vlm.chat().ask("why?", [PICTURES[number]], sampling=BRIEF)
         assert answer.prompt_tokens["cached"] == beginning
         assert work["prefilled"][-1] == answer.prompt_tokens["total"] - beginning
+
+
+def test_an_answer_is_not_lost_where_nothing_can_be_left_for_others(plain, monkeypatch, caplog):
+    expected = ask(load(plain), "what is it?", 0)
+    forked = []
+
+    def fork(self, length):
+        forked.append(length)
+        raise EngineError("no memory for a context", advice="free some")
+
+    monkeypatch.setattr(OnnxSequence, "fork", fork)
+    with caplog.at_level("DEBUG", logger="pocketvlm"):
+        vlm = load(plain)
+        answer = ask(vlm, "what is it?", 0)
+    assert forked
+    assert "no memory for a context" in caplog.text
+    assert (answer.text, answer.token_ids) == (expected.text, expected.token_ids)
+    del forked[:]
+    once = load(plain, once=True)
+    assert ask(once, "what is it?", 0).token_ids == expected.token_ids
+    assert not forked  # there are no others
+    assert once.cache_bytes == 0
 
 
 def test_conversations_share_what_they_have_in_common(plain, work):

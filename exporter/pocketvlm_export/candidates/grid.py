@@ -123,10 +123,7 @@ class Variant:
             "engines": list(self.options.engines),
             "vision_precisions": list(self.options.vision_precisions),
             "decoder_precisions": {
-                engine: list(
-                    self.options.decoder_precisions if engine == "onnx" else self.options.gguf
-                )
-                for engine in self.options.engines
+                engine: list(names) for engine, names in self.options.by_engine.items()
             },
             "bytes": sum(kept.values()),
             "shared_bytes": sum(size for file, size in kept.items() if file in shared),
@@ -278,9 +275,10 @@ def _never(wishes: Wishes, tokens: int, checkpoint: Checkpoint) -> Iterator[str]
     if not wishes.budgets:
         least = min(_budgets(wishes, tokens), default=tokens)
         yield f"budgets below {least} of {tokens} tokens: give --budget"
-    if not wishes.decoder_precisions and "onnx" in wishes.base.engines:
+    graphs = wishes.base.decoder_precisions
+    if not wishes.decoder_precisions and graphs in wishes.base.by_engine.values():
         yield (
-            f"decoders other than {', '.join(wishes.base.decoder_precisions)}: give "
+            f"decoders other than {', '.join(graphs)}: give "
             "--decoder-precision; what the most exact of these loses is not measured"
         )
     if "llama.cpp" not in wishes.base.engines:

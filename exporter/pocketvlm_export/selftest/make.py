@@ -12,7 +12,7 @@ import numpy as np
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.artifact.specs import SelfTest
-from pocketvlm.decoders import open_decoder
+from pocketvlm.decoders import ENGINES, open_decoder
 from pocketvlm.layouts import Layout, Medium, Tiles, open_layout
 from pocketvlm.ort.settings import EngineSettings
 from pocketvlm.selftest.computing import Floats, Ints, TestPrompt
@@ -92,14 +92,16 @@ class _Making:
             GATE_PRECISION if GATE_PRECISION in visions else manifest.vision.default_precision
         )
         self._engine, self._precision = self._reference_decoder()
-        self._exact = Reader("onnx", GATE_PRECISION, GATE_PRECISION)
+        checked = next(name for name, engine in ENGINES.items() if engine.reads_providers)
+        self._exact = Reader(checked, GATE_PRECISION, GATE_PRECISION)
 
     def _reference_decoder(self) -> tuple[str, str]:
         """The most exact decoder that there is: engine and precision."""
         spec = self._manifest.decoder
-        for engine, precision in (("onnx", GATE_PRECISION), ("llama.cpp", GATE_GGUF_TYPE)):
-            if engine in spec.engines and precision in spec.by_engine[engine]:
-                return engine, precision
+        for engine in filter(spec.engines.__contains__, ENGINES):
+            for precision in (GATE_PRECISION, GATE_GGUF_TYPE):
+                if precision in spec.by_engine[engine]:
+                    return engine, precision
         return spec.default_engine, spec.default_precisions[spec.default_engine]
 
     def expected(self) -> tuple[Drawn, Expected]:
@@ -177,9 +179,7 @@ class _Making:
 
     def _decoder(self, prompt: TestPrompt, seen: Seen, engine: str, precision: str) -> Any:
         artifact = self._artifact.shortened(len(prompt.input_ids(seen)) + STEPS)
-        # Of llama.cpp several threads wait for each other at every operation, which on a busy
-        # machine takes minutes.
-        threads = 1 if engine == "llama.cpp" else None
+        threads = 1 if ENGINES[engine].waits_busily else None
         return open_decoder(
             artifact, engine=engine, precision=precision, settings=EngineSettings(threads=threads)
         )

@@ -14,11 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from pocketvlm.errors import RequestError
 from pocketvlm.files import read_text, user_path
-from pocketvlm.media.costs import COMMON, RARE
+from pocketvlm.media.folders import pictures_in
 from pocketvlm_measure.evaluation.media import fingerprint
 from pocketvlm_measure.evaluation.metrics.base import MeanMetric
 from pocketvlm_measure.evaluation.metrics.exact import plain
@@ -135,11 +133,7 @@ def _overlap(answer: str, expected: str) -> float:
 def _pictures(folder: Path) -> tuple[list[Path], int]:
     """The pictures of a folder by name, and the number of other files."""
     try:
-        files = sorted(
-            path
-            for path in folder.resolve().iterdir()
-            if path.is_file() and not path.name.startswith(".")
-        )
+        images, others = pictures_in(folder.resolve())
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RequestError(
@@ -147,15 +141,13 @@ def _pictures(folder: Path) -> tuple[list[Path], int]:
             expected="a folder of pictures",
             setting="pictures",
         ) from error
-    formats = Image.registered_extensions()
-    images = [path for path in files if formats.get(path.suffix.lower()) in {*COMMON, *RARE}]
     if not images:
         raise RequestError(
             f"--pictures {folder} holds no picture",
             expected="files such as photo.jpg or photo.png",
             setting="pictures",
         )
-    return images, len(files) - len(images)
+    return images, len(others)
 
 
 def _texts(path: Path) -> list[str]:

@@ -105,6 +105,27 @@ def checksums(paths: Iterable[Path]) -> dict[Path, str]:
     return digests
 
 
+def files_named(root: Path, name: str, files: Iterable[str]) -> list[str]:
+    """Those of ``files`` that a graph names, sorted: its weights lie in some of them.
+
+    Args:
+        root: the artifact's folder.
+        name: the graph.
+        files: names of files of the artifact; the graph refers to them by their last part.
+
+    Raises:
+        OSError: the graph cannot be read.
+        PocketVLMError: see `resolve`.
+    """
+    path = resolve(root, name)
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+        return [
+            other
+            for other in sorted(set(files) - {name})
+            if graph.find(other.rpartition("/")[2].encode()) >= 0
+        ]
+
+
 def graph_digest(root: Path, name: str, files: Iterable[str]) -> str:
     """SHA-256 (hex) over the content of a graph and of the ``files`` that it names: what it
     computes, whatever an artifact states of itself.
@@ -119,12 +140,7 @@ def graph_digest(root: Path, name: str, files: Iterable[str]) -> str:
         PocketVLMError: see `resolve`.
     """
     path = resolve(root, name)
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as graph:
-        named = {
-            other: resolve(root, other)
-            for other in sorted(set(files) - {name})
-            if graph.find(other.rpartition("/")[2].encode()) >= 0
-        }
+    named = {other: resolve(root, other) for other in files_named(root, name, files)}
     digests = checksums([path, *named.values()])
     rows = [digests[path], *(f"{other} {digests[file]}" for other, file in named.items())]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()

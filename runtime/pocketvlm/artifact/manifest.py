@@ -59,6 +59,12 @@ class Manifest:
     self_test: SelfTest | None = None
     schema_version: str = SCHEMA_VERSION
 
+    def bytes_of(self, graph: str) -> int:
+        """Bytes of a graph and the data file that bears its name; further budgets share the first
+        one's data file."""
+        names = (graph, f"{graph}_data")
+        return sum(self.files[name].bytes for name in names if name in self.files)
+
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Parse and validate; raises `ArtifactError` naming the field that is wrong."""

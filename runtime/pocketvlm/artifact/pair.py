@@ -3,11 +3,11 @@ where memory allows both, else the stated default."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.artifact.manifest import Manifest
+from pocketvlm.limits import SequenceLimits
 
 MEMINFO = Path("/proc/meminfo")  # Linux
 CGROUPS = Path("/sys/fs/cgroup")  # of a container, where it has limits
@@ -30,13 +30,13 @@ class Choice:
 def choose_precision(manifest: Manifest, engine: str, memory_limit: int | None = None) -> Choice:
     """Return what an engine of the artifact answers in unless a precision is asked for.
 
-    A pair is taken where both of its decoders, with the tower, the table and a full context, fit
+    A pair is taken where all that answering takes with both of its decoders, see `pair_bytes`, fits
     into ``memory_limit``, MB (10^6 bytes), 0 for none, or, where that is None, into what the system
     has free. Where neither is known it is not.
     """
     decoder = manifest.decoder
     default = decoder.default_precisions[engine]
-    if engine != "onnx" or not decoder.pair:
+    if not decoder.pair_of(engine):
         return Choice(default, "the artifact's default")
     limit = None if memory_limit is None else memory_limit * 1_000_000
     room, allowed_by = (
@@ -57,21 +57,26 @@ def choose_precision(manifest: Manifest, engine: str, memory_limit: int | None =
 
 
 def pair_bytes(manifest: Manifest) -> int:
-    """Bytes of memory that answering with both decoders of the pair takes at most, about."""
-    decoder, vision = manifest.decoder, manifest.vision
+    """Bytes of memory that answering with both decoders of the pair takes at most, about.
+
+    Beside the decoders these are a tower of each medium, its selector where the question selects,
+    the tables, a full context, and the sequences that are kept by default.
+    """
+    decoder = manifest.decoder
     reading, _, writing = decoder.pair.partition("+")
-    towers = [by_precision[vision.default_precision] for by_precision in vision.graphs.values()]
-    graphs = [decoder.graphs[reading], decoder.graphs[writing], *towers[:1]]
-    table = decoder.embed[decoder.tables[writing]]
-    token = 2 * len(decoder.attention_layers) * decoder.kv_heads * decoder.head_dim
-    cache = 2 * _FLOAT * token * decoder.context  # of a step and of the one before
-    return int(_RESIDENT * _on_disk(manifest, graphs)) + _on_disk(manifest, [table]) + cache + _REST
-
-
-def _on_disk(manifest: Manifest, graphs: Iterable[str]) -> int:
-    """Bytes of graphs, each with the data file that bears its name."""
-    names = {name for graph in graphs for name in (graph, f"{graph}_data")}
-    return sum(manifest.files[name].bytes for name in names if name in manifest.files)
+    graphs = {decoder.graphs[reading], decoder.graphs[writing]}
+    tables = {decoder.embed[decoder.tables[writing]]}
+    for vision in (manifest.vision, *(medium.vision for medium in manifest.media.values())):
+        towers = [by_precision[vision.default_precision] for by_precision in vision.graphs.values()]
+        graphs.update(towers[:1], list(vision.selectors.values())[:1])
+        if vision.selectors:
+            tables.add(decoder.embed[vision.selector_table])
+    token = 2 * _FLOAT * len(decoder.attention_layers) * decoder.kv_heads * decoder.head_dim
+    context, limits = token * decoder.context, SequenceLimits()
+    kept = min(limits.kept * context, limits.memory_bytes)
+    opened = int(_RESIDENT * sum(manifest.bytes_of(graph) for graph in graphs))
+    mapped = sum(manifest.bytes_of(table) for table in tables)
+    return opened + mapped + 2 * context + kept + _REST  # of a step and of the one before
 
 
 def free_memory() -> int | None:

@@ -239,6 +239,11 @@ class DecoderSpec:
         """File names of each engine's decoders, by precision or GGUF type."""
         return {"onnx": self.graphs, "llama.cpp": self.gguf}
 
+    def pair_of(self, engine: str) -> str:
+        """The ``pair`` that an engine can answer with, as it reads both halves; else empty."""
+        halves = set(self.pair.split("+"))
+        return self.pair if halves <= set(self.by_engine.get(engine, {})) else ""
+
     @property
     def graph_kind(self) -> str:
         """The kind of ``graphs``, one of `metadata.GRAPH_KINDS`."""

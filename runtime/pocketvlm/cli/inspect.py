@@ -158,7 +158,7 @@ def facts(manifest: Manifest) -> dict[str, Any]:
     file) added."""
     data = manifest.to_dict()
     data["bytes"] = sum(entry.bytes for entry in manifest.files.values())
-    data["graph_bytes"] = {name: graph_bytes(manifest, name) for _, name in graphs(manifest)}
+    data["graph_bytes"] = {name: manifest.bytes_of(name) for _, name in graphs(manifest)}
     return data
 
 
@@ -186,14 +186,6 @@ def _marked(value: Any, default: Any) -> str:
     return f"{value} (default)" if value == default else str(value)
 
 
-def graph_bytes(manifest: Manifest, name: str) -> int:
-    """Bytes of a graph and the data file that bears its name; further budgets share the first one's
-    data file."""
-    return sum(
-        manifest.files[file].bytes for file in (name, f"{name}_data") if file in manifest.files
-    )
-
-
 def describe(artifact: Artifact) -> Iterator[str]:
     """Lines for people; pictures are described under the artifact's caps."""
     from pocketvlm.layouts import counting_layout
@@ -216,7 +208,7 @@ def describe(artifact: Artifact) -> Iterator[str]:
     yield from _pair_text(manifest)
     yield from _generation_text(manifest.generation)
     for what, name in graphs(manifest):
-        yield f"graph      {what:<26} {size_text(graph_bytes(manifest, name)):>10}  {name}"
+        yield f"graph      {what:<26} {size_text(manifest.bytes_of(name)):>10}  {name}"
     total = sum(entry.bytes for entry in manifest.files.values())
     yield f"files      {len(manifest.files)}, {size_text(total)} in all"
     yield (

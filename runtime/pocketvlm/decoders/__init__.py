@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from dataclasses import dataclass
 from typing import Any
 
 from pocketvlm.artifact import Artifact
@@ -12,14 +13,37 @@ from pocketvlm.decoders.base import Decoder
 from pocketvlm.errors import RequestError
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 
-# One line for each engine: its name in the manifest, and "module:class" with an `open` as in
-# `open_decoder`.
+
+@dataclass(frozen=True)
+class Engine:
+    """What is to be known of an engine before its module is imported.
+
+    Attributes:
+        decoder: "module:class" with an `open` as in `open_decoder`.
+        needs: the module that it needs beside what is always installed; empty for none.
+        reads_providers: whether execution providers compute it, see `EngineSettings`.
+        maps_weights: whether weights stay in mapped files, so that opening it late saves nothing.
+        waits_busily: whether its threads wait for each other at every operation, which on a busy
+            machine takes minutes.
+    """
+
+    decoder: str
+    needs: str = ""
+    reads_providers: bool = False
+    maps_weights: bool = False
+    waits_busily: bool = False
+
+
+# One line for each engine: its name in the manifest, and what it is.
 ENGINES = {
-    "onnx": "pocketvlm.decoders.onnx:OnnxDecoder",
-    "llama.cpp": "pocketvlm.decoders.llama_cpp:LlamaCppDecoder",
+    "onnx": Engine("pocketvlm.decoders.onnx:OnnxDecoder", reads_providers=True),
+    "llama.cpp": Engine(
+        "pocketvlm.decoders.llama_cpp:LlamaCppDecoder",
+        needs="llama_cpp",
+        maps_weights=True,
+        waits_busily=True,
+    ),
 }
-# The module that an engine needs beside what is always installed.
-_NEEDS = {"llama.cpp": "llama_cpp"}
 # What takes the place of the first where the graphs drop visual tokens on their way.
 STAGED = "pocketvlm.decoders.staged:StagedDecoder"
 # And where they say what attention pays to each token.
@@ -84,14 +108,14 @@ def is_installed(engine: str) -> bool:
     """Whether what an engine needs is installed; one that this runtime does not know is not."""
     if engine not in ENGINES:
         return False
-    module = _NEEDS.get(engine)
-    return module is None or importlib.util.find_spec(module) is not None
+    module = ENGINES[engine].needs
+    return not module or importlib.util.find_spec(module) is not None
 
 
 def engine_class(artifact: Artifact, engine: str) -> Any:
     """The class behind an engine of this artifact, a key of `ENGINES`."""
     staged = engine == "onnx" and bool(artifact.manifest.decoder.stages)
-    target = STAGED if staged else ENGINES[engine]
+    target = STAGED if staged else ENGINES[engine].decoder
     if engine == "onnx" and artifact.manifest.decoder.scores:
         target = SCORING
     module, _, name = target.partition(":")

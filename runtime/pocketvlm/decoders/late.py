@@ -7,20 +7,19 @@ import time
 from collections.abc import Callable
 
 from pocketvlm.artifact import Artifact, pick_precision
-from pocketvlm.decoders import open_decoder
+from pocketvlm.decoders import ENGINES, open_decoder
 from pocketvlm.decoders.base import Decoder, DecoderSequence, closed
 from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 
 _FLOAT32_BYTES = 4
-LATE_ENGINE = "onnx"  # llama.cpp maps its weights: there is nothing to gain
 
 
 class LateDecoder:
-    """`pocketvlm.decoders.base.Decoder` of ONNX Runtime that opens its graphs with its first
-    sequence.
+    """`pocketvlm.decoders.base.Decoder` that opens its graphs with its first sequence.
 
     Args:
         artifact: an opened artifact.
+        engine: one that `suits`.
         precision: as named in the manifest; None is the artifact's default.
         settings: as `open_decoder` takes them.
         before: called once, before the graphs are opened.
@@ -34,6 +33,7 @@ class LateDecoder:
     def __init__(
         self,
         artifact: Artifact,
+        engine: str,
         *,
         precision: str | None = None,
         settings: EngineSettings = DEFAULT_SETTINGS,
@@ -41,14 +41,14 @@ class LateDecoder:
         after: Callable[[float], None],
     ) -> None:
         spec = artifact.manifest.decoder
-        name = precision or spec.default_precisions[LATE_ENGINE]
+        name = precision or spec.default_precisions[engine]
         for each in name.split("+"):
-            pick_precision(spec.graphs, each, "decoder")
-        self.name = f"{LATE_ENGINE} {name}"
+            pick_precision(spec.by_engine[engine], each, "decoder")
+        self.name = f"{engine} {name}"
         self.context = spec.context
         self.cache_value_bytes = _FLOAT32_BYTES
         self._open = lambda: open_decoder(
-            artifact, engine=LATE_ENGINE, precision=precision, settings=settings
+            artifact, engine=engine, precision=precision, settings=settings
         )
         self._before, self._after = before, after
         self._decoder: Decoder | None = None
@@ -56,8 +56,8 @@ class LateDecoder:
 
     @classmethod
     def suits(cls, engine: str) -> bool:
-        """Whether an engine gains by it."""
-        return engine == LATE_ENGINE
+        """Whether an engine gains by it: one that maps its weights does not."""
+        return not ENGINES[engine].maps_weights
 
     def sequence(self) -> DecoderSequence:
         """See `Decoder.sequence`; the first one opens the graphs."""

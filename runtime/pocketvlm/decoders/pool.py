@@ -218,7 +218,9 @@ class SequencePool:
         nobody has to copy comes first among equals."""
         if not prompt:
             return None, 0
-        near = [(cached.shared(prompt), not cached.lent, cached) for cached in self._living()]
+        # One that is lent may be freed by `give_back` while it is copied, unless it is kept.
+        safe = [cached for cached in self._living() if cached.kept or not cached.lent]
+        near = [(cached.shared(prompt), not cached.lent, cached) for cached in safe]
         shared, _, cached = max(near, key=lambda each: each[:2], default=(0, False, None))
         return (cached, shared) if shared >= _LEAST else (None, 0)
 

@@ -16,9 +16,6 @@ from pocketvlm.layouts.base import (
     Layout,
     LayoutConfig,
     Medium,
-    TileGrid,
-    Tiles,
-    TokenGrid,
     budget_beside,
     caps_within,
     layout_among,
@@ -28,6 +25,7 @@ from pocketvlm.layouts.base import (
     tokens_of_tiles,
 )
 from pocketvlm.layouts.frames import Frames
+from pocketvlm.layouts.grids import TileGrid, Tiles, TokenGrid
 from pocketvlm.layouts.idefics3 import Idefics3
 from pocketvlm.layouts.marked_resize import MarkedResize
 from pocketvlm.layouts.single import Single

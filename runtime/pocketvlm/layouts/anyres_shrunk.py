@@ -14,7 +14,8 @@ import numpy as np
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts.anyres import check_pinpoints
 from pocketvlm.layouts.anyres_unpadded import AnyResUnpadded
-from pocketvlm.layouts.base import Floats, Ints, LayoutConfig, TileGrid, suffixed
+from pocketvlm.layouts.base import LayoutConfig, suffixed
+from pocketvlm.layouts.grids import Floats, Ints, TileGrid
 from pocketvlm.layouts.squared import NEWLINE, Squared, tile_steps
 from pocketvlm.media.preprocessing import Preprocessor
 

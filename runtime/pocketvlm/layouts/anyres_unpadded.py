@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.layouts.anyres import AnyRes
-from pocketvlm.layouts.base import Floats, Ints, TileGrid, Tiles
+from pocketvlm.layouts.grids import Floats, Ints, TileGrid, Tiles
 
 _NEWLINE = "image_newline"
 _RECIPE = """\

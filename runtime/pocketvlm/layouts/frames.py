@@ -25,16 +25,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import ArtifactError
-from pocketvlm.layouts.base import (
-    Floats,
-    Ints,
-    LayoutConfig,
-    Medium,
-    Prepared,
-    TileGrid,
-    Tiles,
-    one_after_another,
-)
+from pocketvlm.layouts.base import LayoutConfig, Medium, Prepared, one_after_another
+from pocketvlm.layouts.grids import Floats, Ints, TileGrid, Tiles
 from pocketvlm.media.preprocessing import Preprocessor
 
 _RECIPE = """\

@@ -19,18 +19,15 @@ from PIL import Image
 
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts.base import (
-    Floats,
-    Ints,
     LayoutConfig,
     Medium,
     Prepared,
-    TileGrid,
-    Tiles,
     check_cap,
     no_cap,
     one_after_another,
     suffixed,
 )
+from pocketvlm.layouts.grids import Floats, Ints, TileGrid, Tiles
 from pocketvlm.media.preprocessing import Preprocessor
 
 _MOST_EDGE = 4096  # transformers makes pictures smaller than that, whatever longest_edge says

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pocketvlm.errors import ArtifactError
-from pocketvlm.layouts.base import Ints, LayoutConfig, TileGrid, suffixed
+from pocketvlm.layouts.base import LayoutConfig, suffixed
+from pocketvlm.layouts.grids import Ints, TileGrid
 from pocketvlm.layouts.smart_resize import SmartResize, smart_size
 from pocketvlm.limits import is_int
 from pocketvlm.media.preprocessing import Preprocessor

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.layouts.base import Prepared, TileGrid, Tiles
+from pocketvlm.layouts.base import Prepared
+from pocketvlm.layouts.grids import TileGrid, Tiles
 
 
 class OneTile(Prepared):

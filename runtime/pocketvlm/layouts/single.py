@@ -7,13 +7,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from pocketvlm.layouts.base import (
-    Floats,
-    Ints,
-    LayoutConfig,
-    TileGrid,
-    suffixed,
-)
+from pocketvlm.layouts.base import LayoutConfig, suffixed
+from pocketvlm.layouts.grids import Floats, Ints, TileGrid
 from pocketvlm.layouts.one_tile import OneTile
 from pocketvlm.media.preprocessing import Preprocessor
 

@@ -16,19 +16,8 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.errors import ArtifactError, PictureError
-from pocketvlm.layouts.base import (
-    Floats,
-    Ints,
-    LayoutConfig,
-    Prepared,
-    TileGrid,
-    Tiles,
-    TokenGrid,
-    Views,
-    check_cap,
-    no_cap,
-    suffixed,
-)
+from pocketvlm.layouts.base import LayoutConfig, Prepared, Views, check_cap, no_cap, suffixed
+from pocketvlm.layouts.grids import Floats, Ints, TileGrid, Tiles, TokenGrid
 from pocketvlm.limits import is_int
 from pocketvlm.media.preprocessing import Preprocessor
 

@@ -18,17 +18,8 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.errors import ArtifactError
-from pocketvlm.layouts.base import (
-    Floats,
-    Ints,
-    LayoutConfig,
-    TileGrid,
-    Tiles,
-    TokenGrid,
-    Views,
-    check_cap,
-    one_after_another,
-)
+from pocketvlm.layouts.base import LayoutConfig, Views, check_cap, one_after_another
+from pocketvlm.layouts.grids import Floats, Ints, TileGrid, Tiles, TokenGrid
 from pocketvlm.layouts.marked_resize import MarkedResize, are_ids
 from pocketvlm.layouts.smart_resize import smallest_area
 from pocketvlm.limits import is_int

@@ -16,17 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.errors import ArtifactError
-from pocketvlm.layouts.base import (
-    Floats,
-    Ints,
-    LayoutConfig,
-    Prepared,
-    TileGrid,
-    Tiles,
-    check_cap,
-    one_after_another,
-    suffixed,
-)
+from pocketvlm.layouts.base import LayoutConfig, Prepared, check_cap, one_after_another, suffixed
+from pocketvlm.layouts.grids import Floats, Ints, TileGrid, Tiles
 from pocketvlm.limits import is_int
 from pocketvlm.media.preprocessing import Preprocessor
 

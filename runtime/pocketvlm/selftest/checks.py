@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pocketvlm.artifact import Artifact, Manifest, pick_graph
-from pocketvlm.decoders import is_installed
+from pocketvlm.decoders import ENGINES, is_installed
 from pocketvlm.errors import ArtifactError
 from pocketvlm.layouts import Medium, budget_beside, media_read
 from pocketvlm.selftest.expected import Expected, Reader
@@ -78,7 +78,7 @@ def checks_of(
     decoder_precision: str | None = None,
 ) -> list[Checks]:
     """The checks of the graphs that a model loaded so would answer with; arguments as of
-    `pocketvlm.VLM.load`. A decoder of llama.cpp has none: no execution provider computes it. A
+    `pocketvlm.VLM.load`. A decoder that no execution provider computes has none. A
     precision that there is not has none either: it is refused where its graph is opened."""
     own = artifact.manifest.pruning.tokens_before
     checks: list[Checks] = []
@@ -99,13 +99,13 @@ def _readers(
     manifest: Manifest, engine: str | None, precision: str | None, vision: str
 ) -> list[Reader]:
     engine = engine or manifest.decoder.default_engine
-    if engine != "onnx":
+    if engine not in ENGINES or not ENGINES[engine].reads_providers:
         return []
     precision = precision or manifest.decoder.default_precisions[engine]
     return [
         Reader(engine, each, vision)
         for each in dict.fromkeys(precision.split("+"))
-        if each in manifest.decoder.graphs
+        if each in manifest.decoder.by_engine.get(engine, {})
     ]
 
 

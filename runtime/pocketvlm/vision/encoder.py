@@ -23,7 +23,7 @@ from pocketvlm.layouts import Medium, budget_beside, media_read
 from pocketvlm.limits import whole
 from pocketvlm.ort.outputs import check_finite, check_rising, check_shapes, shapes_of
 from pocketvlm.ort.sessions import open_session, ort_errors
-from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
+from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings, ProviderOption
 from pocketvlm.vision.features import VisionFeatures
 from pocketvlm.vision.selector import TokenSelector
 
@@ -58,7 +58,8 @@ class VisionEncoder:
     """The vision graph of one budget and precision, an opened session of the manifest's artifact.
 
     Where the method reads the prompt that graph gives all tokens, whatever the question, and
-    ``selector`` takes some of them, see `select`; None for other methods.
+    ``selector`` takes some of them, see `select`; None for other methods. ``settings`` are those
+    that the session was opened with.
     """
 
     def __init__(
@@ -68,9 +69,12 @@ class VisionEncoder:
         budget: int,
         precision: str,
         selector: TokenSelector | None = None,
+        settings: EngineSettings = DEFAULT_SETTINGS,
     ) -> None:
         self._session: ort.InferenceSession | None = session
         self._selector = selector
+        self._reads_prompt = selector is not None  # whatever is closed
+        self._providers = settings.providers
         self.budget = budget
         self.precision = precision
         self.nested = is_nested(manifest)
@@ -120,12 +124,12 @@ class VisionEncoder:
         selector = (
             None if selects else TokenSelector.open(artifact, k, table=table, settings=settings)
         )
-        return cls(session, manifest, k, precision, selector)
+        return cls(session, manifest, k, precision, selector, settings)
 
     @property
     def reads_prompt(self) -> bool:
         """Whether `select` needs the question."""
-        return self._selector is not None
+        return self._reads_prompt
 
     @property
     def provider(self) -> str:
@@ -133,13 +137,20 @@ class VisionEncoder:
         provider: str = self._opened().get_providers()[0]
         return provider
 
+    @property
+    def provider_options(self) -> Mapping[str, ProviderOption]:
+        """What that provider was opened with: it may name another device, or another precision."""
+        own = (each.options for each in self._providers if each.name == self.provider)
+        return next(own, {})
+
     def close(self) -> None:
-        """Free the graph: what was encoded stays, nothing further is encoded."""
-        self._session = None
+        """Free the graph and the selector: what was encoded stays, nothing further is encoded or
+        selected."""
+        self._session = self._selector = None
 
     def _opened(self) -> ort.InferenceSession:
         if self._session is None:
-            raise EngineError("the vision graph is closed", advice="load the model again")
+            raise _closed("the vision graph")
         return self._session
 
     def check_budget(self, budget: int) -> int:
@@ -199,10 +210,12 @@ class VisionEncoder:
 
         Raises:
             RequestError: the method reads the prompt, and there is none.
-            EngineError: see `TokenSelector.select`.
+            EngineError: it is closed, and see `TokenSelector.select`.
         """
-        if self._selector is None:
+        if not self.reads_prompt:
             return features
+        if self._selector is None:
+            raise _closed("the token selector")
         if question is None:
             raise RequestError(
                 "this artifact keeps what a question is about, and there is no question",
@@ -258,3 +271,7 @@ class VisionEncoder:
         check_rising(_NAME, indices, outputs[indices], tokens or self._most_tokens)
         for name in (features, scores, *self._extras):
             check_finite(_NAME, name, outputs[name])
+
+
+def _closed(what: str) -> EngineError:
+    return EngineError(f"{what} is closed", advice="load the model again")

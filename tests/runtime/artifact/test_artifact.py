@@ -11,6 +11,7 @@ from onnx.external_data_helper import set_external_data
 
 from pocketvlm import VLM, Artifact, PocketVLMError
 from pocketvlm.artifact import MANIFEST_NAME, Manifest, integrity
+from pocketvlm.artifact.integrity import files_named
 from pocketvlm.artifact.manifest import json_schema
 from pocketvlm.decoders import open_decoder
 from pocketvlm.vision.encoder import VisionEncoder
@@ -430,3 +431,17 @@ def test_only_listed_names_have_a_path(artifact_dir):
     assert artifact.path("tokenizer.json") == artifact_dir / "tokenizer.json"
     with pytest.raises(PocketVLMError, match="holds no"):
         artifact.path(MANIFEST_NAME)
+
+
+def test_a_graph_names_the_files_that_its_weights_lie_in(tmp_path):
+    (tmp_path / "onnx").mkdir()
+    graph = tmp_path / "onnx" / "decoder.onnx"
+    values = onnx.helper.make_tensor("weights", onnx.TensorProto.FLOAT, [1], b"\0" * 4, raw=True)
+    set_external_data(values, "decoder.onnx_data", 0, 4)
+    values.ClearField("raw_data")
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [values])), graph)
+    names = ["onnx/vision.onnx_data", "onnx/decoder.onnx_data", "onnx/decoder.onnx"]
+    assert files_named(tmp_path, "onnx/decoder.onnx", names) == ["onnx/decoder.onnx_data"]
+    assert files_named(tmp_path, "onnx/decoder.onnx", []) == []
+    with pytest.raises(PocketVLMError):
+        files_named(tmp_path, "../decoder.onnx", names)

@@ -136,3 +136,22 @@ def causal(tmp_path_factory):
     root = tmp_path_factory.mktemp("causal") / "a"
     write_artifact(root)
     return open_decoder(Artifact.open(root), settings=EngineSettings(threads=1))
+
+
+def test_nothing_is_copied_of_what_may_be_freed_meanwhile(causal):
+    """An answer of a conversation frees its cache at its end, in any thread and without a lock,
+    where the conversation has gone on with another."""
+    pool, talk = SequencePool(causal, SequenceLimits(kept=3)), ConversationCache()
+    asked = prompt([0, [20, 21, 22]])
+    first = pool.borrow(talk, asked)
+    first.prefill(asked)
+    second = pool.borrow(talk, asked)
+    assert second is not first
+    assert second.sequence.length == 0
+    second.prefill(asked)
+    pool.give_back(first, talk)
+    pool.give_back(second, talk)
+    aside = pool.borrow(None, asked)  # of what waits it is copied
+    assert aside.sequence.length > len(BEGINNING)
+    assert aside.prefill(asked)[1] == sum(map(len, asked)) - 1
+    pool.close()

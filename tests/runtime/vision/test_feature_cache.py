@@ -17,7 +17,8 @@ from onnx.external_data_helper import set_external_data
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from pocketvlm import VLM, PocketVLMError, Sampling
+from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError, Provider, Sampling
+from pocketvlm.decoders import open_decoder
 from pocketvlm.files import fresh_name
 from pocketvlm.limits import NOTHING_KEPT
 from pocketvlm.vision.encoder import VisionEncoder
@@ -365,6 +366,20 @@ def test_an_artifact_that_states_anothers_id_does_not_get_at_its_features(
         assert len({graph.read_bytes() for graph in graphs}) == 1
     # Each without a folder; then one of each content, which the copy and the second round reuse.
     assert len(encoded) == 3 + 2
+
+
+def test_each_device_of_a_provider_has_features_of_its_own(
+    artifact_dir, picture, tmp_path, encoded
+):
+    artifact = Artifact.open(artifact_dir)
+    decoder = open_decoder(artifact, settings=EngineSettings(threads=1))
+    name = "AzureExecutionProvider"  # which computes nothing, and is in every build
+    for options, batches in (({}, 1), ({"device": 0}, 2), ({"device": 1}, 3), ({"device": 0}, 3)):
+        device = EngineSettings(threads=1, providers=(Provider(name, options),))
+        encoder = VisionEncoder.open(artifact, settings=device)
+        vlm = VLM(artifact, encoder, decoder, feature_cache=tmp_path / "kept")
+        vlm.generate("what?", [picture], sampling=Sampling(max_new_tokens=2))
+        assert len(encoded) == batches
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")

@@ -6,7 +6,7 @@ import pytest
 
 from pocketvlm import PocketVLMError
 from pocketvlm.layouts import TokenGrid
-from pocketvlm.layouts.base import grid_of
+from pocketvlm.layouts.grids import grid_of
 from pocketvlm.vision.overlay import draw_kept
 
 

@@ -1,7 +1,9 @@
 """Tokens that the question decides on, the whole way from pixels to an answer, with a tiny
 artifact and numpy twins of its graphs."""
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import onnx
@@ -19,6 +21,7 @@ from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.overlay import draw_budgets
+from pocketvlm.vision.selector import TokenSelector
 from support.gguf_files import needs_llama_cpp
 from support.noise import picture
 from support.tiny_artifact import (
@@ -277,6 +280,33 @@ def test_llama_cpp_reads_what_is_selected(folder, weights):
         answer = chat.ask(question, [ONE] if question == WHAT else None, sampling=SHORT)
         assert answer.kept_indices == [selected(weights, vlm, ONE, question, K)[0][1].tolist()]
         assert answer.token_ids
+
+
+def test_a_model_for_one_answer_frees_the_selector_before_the_decoder(folder, monkeypatch):
+    alive, closed = [], VisionEncoder.close
+    selectors = weakref.WeakSet()
+    real = TokenSelector.open
+    monkeypatch.setattr(
+        TokenSelector,
+        "open",
+        lambda *given, **named: selectors.add(made := real(*given, **named)) or made,
+    )
+
+    def close(self):
+        closed(self)
+        gc.collect()
+        alive.append(len(selectors))
+
+    monkeypatch.setattr(VisionEncoder, "close", close)
+    expected = VLM.load(folder).generate(WHAT, [ONE], sampling=SHORT)
+    gc.collect()
+    once = VLM.load(folder, once=True)
+    answer = once.generate(WHAT, [ONE], sampling=SHORT)
+    assert alive == [0]
+    assert (answer.token_ids, answer.kept_indices) == (expected.token_ids, expected.kept_indices)
+    assert once.generate(WHERE, sampling=SHORT).token_ids  # words alone are still read
+    with pytest.raises(EngineError, match="is closed"):
+        once.generate(WHERE, [ONE], sampling=SHORT)
 
 
 def test_without_a_question_nothing_is_selected(vlm):

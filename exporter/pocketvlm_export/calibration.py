@@ -60,10 +60,11 @@ class Calibration:
             yield from layout.cut(open_picture(path)).batches
 
 
-def choose_pictures(folder: Path) -> Calibration:
+def choose_pictures(folder: Path, layout: Layout[Any] | None = None) -> Calibration:
     """Return up to `MOST_PICTURES` pictures of ``folder``, evenly spaced over the sorted names.
 
-    Files are told by their suffix; each is opened once here, so that nothing broken is met later.
+    Files are told by their suffix; each is opened once here, so that nothing broken is met later,
+    nor anything that ``layout`` cannot cut.
 
     Raises:
         RequestError: there is no such folder, or it has fewer than `LEAST_PICTURES` that can be
@@ -82,7 +83,9 @@ def choose_pictures(folder: Path) -> Calibration:
     broken: dict[str, PictureError] = {}
     for path in chosen:
         try:
-            open_picture(path)
+            picture = open_picture(path)
+            if layout is not None:
+                layout.grid(picture.height, picture.width)
         except PictureError as error:
             broken[path.name] = error
     readable = tuple(path for path in chosen if path.name not in broken)

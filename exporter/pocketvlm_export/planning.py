@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from pocketvlm.errors import RequestError
-from pocketvlm.layouts import Medium
+from pocketvlm.layouts import Layout, Medium, make_layout
 from pocketvlm.text.messages import PLURALS
 from pocketvlm_export.calibration import choose_pictures
 from pocketvlm_export.checkpoint import read_generation
@@ -16,11 +17,13 @@ from pocketvlm_export.layouts import (
     budgets_within,
     longest,
     pick_layout,
+    setting,
     under_used_caps,
 )
 from pocketvlm_export.loading import Checkpoint, reading
 from pocketvlm_export.memory import estimate_peak
 from pocketvlm_export.options import ExportOptions, check_budgets
+from pocketvlm_export.packaging import pictures_config
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.precisions import GATE_PRECISION, PRECISIONS
 from pocketvlm_export.pruning import PLUGINS, make_pruner, usable_pruners
@@ -67,7 +70,8 @@ def _calibrated(plan: ExportPlan, reads: Iterable[Medium]) -> ExportPlan:
             advice="choose another vision precision, or --media image where there is a choice",
             setting="calibration",
         )
-    return replace(plan, calibration=choose_pictures(folder))
+    layout: Layout[Any] = make_layout(setting(plan.spec, plan.layout), pictures_config(plan))
+    return replace(plan, calibration=choose_pictures(folder, layout))
 
 
 def _beside(plan: ExportPlan, medium: Medium) -> ExportPlan:

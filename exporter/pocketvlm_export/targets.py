@@ -17,7 +17,7 @@ _OF_ENGINE = {
     "shared_tables": "onnx",
     "gguf_type": "llama.cpp",
 }
-_OF_ANSWERING = {"description", "threads"}
+_OF_ANSWERING = {"description", "threads", "provider"}
 _PARAMETERS = {"format": "graph_format"}  # keys whose parameter has another name
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pocketvlm.artifact import Artifact, Manifest, pick_graph, pick_precision
-from pocketvlm.artifact.pair import choose_precision
+from pocketvlm.artifact.pair import Choice, choose_precision
 from pocketvlm.errors import RequestError
 from pocketvlm.limits import plain, settle_numbers, whole
 from pocketvlm.ort.settings import (
@@ -101,6 +101,19 @@ def has_precision(manifest: Manifest, engine: str, precision: str) -> bool:
     return set(parts) <= set(manifest.decoder.by_engine.get(engine, {}))
 
 
+def leaves_choice(
+    manifest: Manifest, decoders: Sequence[str], decoder_precisions: Sequence[str]
+) -> bool:
+    """Whether what is requested, see `sweep`, leaves open if two decoders of ONNX Runtime answer
+    together."""
+    engines = decoders or (manifest.decoder.default_engine,)
+    return (
+        bool(manifest.decoder.pair)
+        and not decoder_precisions
+        and not {_ONNX, ALL}.isdisjoint(engines)
+    )
+
+
 def sweep(
     manifest: Manifest,
     *,
@@ -114,6 +127,7 @@ def sweep(
     max_tiles: int | None = None,
     providers: Sequence[str] = (),
     memory_limit: int | None = None,
+    chosen: Choice | None = None,
 ) -> list[Case]:
     """Every combination of what is requested, the most visual tokens first.
 
@@ -131,6 +145,7 @@ def sweep(
         max_tiles: see `Case`.
         providers: see `Case`.
         memory_limit: MB that a pair of decoders must fit into, see `choose_precision`.
+        chosen: what ONNX Runtime's decoder answers in by default, where that is settled already.
 
     Raises:
         RequestError: something that the artifact does not have; its ``setting`` names the option.
@@ -152,7 +167,11 @@ def sweep(
     decoder_pairs = [
         (engine, precision)
         for engine in engines
-        for precision in _of_engine(manifest, engine, decoder_precisions, memory_limit)
+        for precision in (
+            [chosen.precision]
+            if chosen is not None and engine == _ONNX and not decoder_precisions
+            else _of_engine(manifest, engine, decoder_precisions, memory_limit)
+        )
     ]
     visions = _vision_precisions(manifest, requested, vision_precisions)
     return [

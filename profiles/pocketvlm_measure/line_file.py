@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -155,6 +155,19 @@ class LineFile(ABC):
                     advice=self.elsewhere,
                     setting=self.setting,
                 )
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of such a file, without taking it, until one is damaged or cut off; none where
+    it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if (row := _row(line)) is None:
+                    return
+                yield row
+    except OSError:
+        return
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pocketvlm import Artifact, EngineSettings, PocketVLMError
 from pocketvlm.cli import main
-from pocketvlm.layouts import open_layout
+from pocketvlm.layouts import make_layout, open_layout
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.ort.graph_rules import check_graph
 from pocketvlm.vision.encoder import VisionEncoder
@@ -29,8 +29,12 @@ from pocketvlm_export.calibration import (
     choose_pictures,
     measure_ranges,
 )
+from pocketvlm_export.layouts import setting
+from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.onnx_passes import StaticInt8
 from pocketvlm_export.onnx_passes.static_int8 import scale_of
+from pocketvlm_export.packaging import pictures_config
+from pocketvlm_export.planning import make_plan
 from support.shared import write_once
 
 RANDOM = np.random.default_rng(0)
@@ -226,6 +230,20 @@ def test_a_folder_that_does_not_do_is_refused_in_one_line(tmp_path):
         with pytest.raises(PocketVLMError, match=reason) as error:
             choose_pictures(folder)
         assert "\n" not in str(error.value)
+
+
+def test_a_picture_that_the_layout_refuses_is_left_out_of_the_plan(make_tiny, tmp_path):
+    folder = write_pictures(tmp_path / "pictures", LEAST_PICTURES + 1)
+    Image.new("RGB", (900, 3)).save(folder / "000.png")
+    options = ExportOptions(vision_precisions=("int8_static",), calibration=folder)
+    plan = make_plan(inspect_checkpoint(str(make_tiny("tiny-qwen2.5-vl")), None), options)
+    assert plan.calibration.unreadable == ("000.png",)
+    assert any("000.png" in warning for warning in plan.warnings)
+    layout = make_layout(setting(plan.spec, plan.layout), pictures_config(plan))
+    assert len(list(plan.calibration.batches(layout))) == LEAST_PICTURES
+    (folder / "001.png").unlink()
+    with pytest.raises(PocketVLMError, match="900x3 pixels is too narrow"):
+        make_plan(plan.checkpoint, options)
 
 
 @pytest.mark.parametrize(

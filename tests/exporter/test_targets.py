@@ -71,6 +71,13 @@ def test_a_flag_beats_a_target_and_a_target_a_default(plan_of, board):
     assert plan["budgets"] == [9]
 
 
+def test_what_only_answering_reads_is_no_matter_of_an_export(plan_of, board):
+    _, plan = plan_of("--target", board(budget=[5]))
+    result, same = plan_of("--target", board(budget=[5], provider=["openvino"], threads=3))
+    assert result.exit_code == 0, result.stderr
+    assert same == plan
+
+
 def test_a_decoder_that_is_typed_leaves_the_targets_precisions_for_the_other(plan_of, board):
     pytest.importorskip("llama_cpp")
     path = board(decoder="onnx", decoder_precision=["fp16"], budget=[4])

@@ -14,8 +14,8 @@ from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.files import real_path, user_path
 from pocketvlm_measure.cli.options import case_options, chosen_metric
-from pocketvlm_measure.cli.output import check_outputs, write_text
-from pocketvlm_measure.cli.target import case_defaults
+from pocketvlm_measure.cli.output import check_outputs, print_choice, write_text
+from pocketvlm_measure.cli.target import evaluating_defaults
 from pocketvlm_measure.evaluation.engines import ENGINES
 from pocketvlm_measure.evaluation.metrics import METRICS
 from pocketvlm_measure.evaluation.public import BENCHMARKS
@@ -52,7 +52,14 @@ _STDOUT = "-"
     metavar="N",
     help="Threads of each engine; workers share the cores if not given.",
 )
-@takes_target(case_defaults)
+@click.option(
+    "--memory-limit",
+    type=click.IntRange(0),
+    metavar="MB",
+    help="Open two decoders by default only where each worker then stays within it, by default "
+    "within what is free; 0 is no limit.",
+)
+@takes_target(evaluating_defaults)
 @click.option(
     "--baseline",
     metavar="K|DIR",
@@ -129,6 +136,7 @@ def evaluate(
     max_tiles: int | None,
     providers: tuple[str, ...],
     threads: int | None,
+    memory_limit: int | None,
     baseline: str | None,
     guide: Path | None,
     confidence: float | None,
@@ -164,11 +172,11 @@ def evaluate(
     scored_by = chosen_metric(metric)
 
     from pocketvlm.artifact import Artifact
-    from pocketvlm.artifact.pair import memory_of_each
     from pocketvlm.layouts import counting_layout
-    from pocketvlm_measure.cases import sweep
+    from pocketvlm_measure.cases import leaves_choice, sweep
     from pocketvlm_measure.evaluation.baselines import against, budget_named
     from pocketvlm_measure.evaluation.plan import guide_of, subjects
+    from pocketvlm_measure.evaluation.precision import settled_precision
     from pocketvlm_measure.evaluation.questions import read_questions
     from pocketvlm_measure.evaluation.run import evaluate as run
     from pocketvlm_measure.evaluation.summary import summarise
@@ -177,6 +185,12 @@ def evaluate(
     counting_layout(artifact)  # what it refuses is refused before anything is asked
     budgets = Comma.without_all(budget, "--budget") or list(artifact.manifest.pruning.budgets)
     baseline_budget = budget_named(baseline)
+    answers = answers or Path(f"answers-{data.stem}-{real_path(directory).name}.jsonl")
+    chosen = None
+    if leaves_choice(artifact.manifest, decoder, decoder_precision):
+        chosen = settled_precision(
+            artifact.manifest, answers if resume else None, memory_limit, workers
+        )
     cases = sweep(
         artifact.manifest,
         budgets=budgets if baseline_budget is None else [*budgets, baseline_budget],
@@ -187,11 +201,11 @@ def evaluate(
         max_pixels=artifact.max_pixels,
         max_tiles=artifact.max_tiles,
         providers=providers,
-        memory_limit=memory_of_each(workers),
+        chosen=chosen,
     )
+    print_choice(chosen)
     asked = subjects(directory, artifact, cases, workers, guide_of(guide, confidence))
     other = against(baseline, asked, workers)
-    answers = answers or Path(f"answers-{data.stem}-{real_path(directory).name}.jsonl")
     try:
         evaluation = run(
             read_questions(data, limit),

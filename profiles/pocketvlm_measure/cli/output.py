@@ -1,13 +1,19 @@
-"""Knows how commands that measure write their results to files: in one step."""
+"""Knows how commands that measure write their results to files, in one step, and say in which
+precision they measure."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pocketvlm.cli.terminal import echo, printable
 from pocketvlm.errors import RequestError
 from pocketvlm.files import real_path, replace_file
+
+if TYPE_CHECKING:
+    from pocketvlm.artifact.pair import Choice
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> None:
@@ -37,6 +43,12 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> None:
             raise RequestError(f"{path} {problem}", advice="name another file to write")
         if not path.exists() or path.is_file():  # a device may take several
             written.add(real_path(path))
+
+
+def print_choice(chosen: Choice | None) -> None:
+    """Print to stderr which decoders answer, where that was chosen, and why."""
+    if chosen is not None:
+        echo(printable(f"decoder {chosen.precision}: {chosen.reason}"), err=True)
 
 
 def write_text(path: Path, text: str) -> None:

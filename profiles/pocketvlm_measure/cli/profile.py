@@ -14,7 +14,7 @@ from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 from pocketvlm_measure.cli.options import case_options
-from pocketvlm_measure.cli.output import check_outputs, write_text
+from pocketvlm_measure.cli.output import check_outputs, print_choice, write_text
 from pocketvlm_measure.cli.target import profiling_defaults
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def profile(
     from pocketvlm.artifact import Artifact
     from pocketvlm.artifact.pair import choose_precision
     from pocketvlm.text.prompts import Counts
-    from pocketvlm_measure.cases import sweep
+    from pocketvlm_measure.cases import leaves_choice, sweep
     from pocketvlm_measure.profiler.measure import profile as measure
     from pocketvlm_measure.profiler.questions import Question, made_up_prompt
 
@@ -174,6 +174,9 @@ def profile(
     if artifact.manifest.decoder.reads_scores:
         raise without_guide()
     artifact = capped(artifact, max_pixels=max_pixels, max_tiles=max_tiles)
+    chosen = None
+    if leaves_choice(artifact.manifest, decoder, decoder_precision):
+        chosen = choose_precision(artifact.manifest, "onnx", memory_limit)
     cases = sweep(
         artifact.manifest,
         budgets=Comma.without_all(budget, "--budget"),
@@ -185,13 +188,11 @@ def profile(
         max_pixels=artifact.max_pixels,
         max_tiles=artifact.max_tiles,
         providers=providers,
-        memory_limit=memory_limit,
+        chosen=chosen,
     )
     for case in cases:  # before anything is timed
         case.ensure_trusted(whole)
-    if artifact.manifest.decoder.pair and not decoder_precision:
-        chosen = choose_precision(artifact.manifest, "onnx", memory_limit)
-        click.echo(f"decoder {chosen.precision}: {chosen.reason}", err=True)
+    print_choice(chosen)
     pictures, clips = (tuple(str(path) for path in paths) for paths in (images, videos))
     counts: Counts = {"image": len(images), "video": len(videos)} if images or videos else 1
     asked = prompt or made_up_prompt(artifact, counts)

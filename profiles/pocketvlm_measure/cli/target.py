@@ -32,6 +32,11 @@ def case_defaults(target: Target, _ctx: click.Context) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
+def evaluating_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
+    """A target's values for `pocketvlm evaluate`: its lists, and its limit of memory."""
+    return case_defaults(target, ctx) | {"memory_limit": target.memory_limit}
+
+
 def profiling_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
     """A target's values for `pocketvlm profile`: its lists and its limits."""
     limits = {"context": target.context, "memory_limit": target.memory_limit}

@@ -27,20 +27,23 @@ class Choice:
     reason: str
 
 
-def choose_precision(manifest: Manifest, engine: str, memory_limit: int | None = None) -> Choice:
+def choose_precision(
+    manifest: Manifest, engine: str, memory_limit: int | None = None, processes: int = 1
+) -> Choice:
     """Return what an engine of the artifact answers in unless a precision is asked for.
 
     A pair is taken where all that answering takes with both of its decoders, see `pair_bytes`, fits
     into ``memory_limit``, MB (10^6 bytes), 0 for none, or, where that is None, into what the system
-    has free. Where neither is known it is not.
+    has free for each of so many ``processes`` that load a model. Where neither is known it is not.
     """
     decoder = manifest.decoder
     default = decoder.default_precisions[engine]
     if not decoder.pair_of(engine):
         return Choice(default, "the artifact's default")
     limit = None if memory_limit is None else memory_limit * 1_000_000
+    free = "are free" if processes == 1 else f"are free for each of {processes} processes"
     room, allowed_by = (
-        (free_memory(), "are free") if limit is None else (limit, "are the memory limit")
+        (_free_for(processes), free) if limit is None else (limit, "are the memory limit")
     )
     needed = pair_bytes(manifest)
     if limit == 0:
@@ -86,11 +89,9 @@ def free_memory() -> int | None:
     return min(bounds, default=None)
 
 
-def memory_of_each(processes: int) -> int | None:
-    """MB of what is free for each of so many processes that load a model, at least 1; None where
-    the system does not say."""
+def _free_for(processes: int) -> int | None:
     free = free_memory()
-    return None if free is None else max(free // (processes * 1_000_000), 1)
+    return None if free is None else free // processes
 
 
 def _available() -> int | None:

@@ -10,7 +10,7 @@ import pytest
 from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
 from pocketvlm.artifact import pair as pairs
 from pocketvlm.artifact.manifest import Manifest
-from pocketvlm.artifact.pair import choose_precision, free_memory, memory_of_each, pair_bytes
+from pocketvlm.artifact.pair import choose_precision, free_memory, pair_bytes
 from pocketvlm.cli.inspect import describe
 from pocketvlm.decoders.sampling import Sampling
 from pocketvlm_measure.cases import sweep
@@ -108,11 +108,21 @@ def test_a_container_leaves_less(free):
     assert free_memory() == 10**9 // 1024 * 1024
     free(10**9, used=3 * 10**8, most=4 * 10**8)
     assert free_memory() == 10**8
-    assert [memory_of_each(processes) for processes in (1, 3, 1000)] == [100, 33, 1]
     free(10**9, used=5 * 10**8, most=4 * 10**8)
     assert free_memory() == 0
     free(10**9, used=3 * 10**8, most="max")
     assert free_memory() == 10**9 // 1024 * 1024
+
+
+def test_processes_share_what_is_free(paired, free):
+    manifest = Artifact.open(paired).manifest
+    free(3 * pair_bytes(manifest) + 4096)
+    assert choose_precision(manifest, "onnx", processes=3).precision == PAIR
+    shared = choose_precision(manifest, "onnx", processes=4)
+    assert shared.precision == "fp32"
+    assert "free for each of 4 processes" in shared.reason
+    enough = pair_bytes(manifest) // 10**6 + 1
+    assert choose_precision(manifest, "onnx", enough, processes=4).precision == PAIR
 
 
 def test_where_nothing_is_stated_the_default_answers(paired, monkeypatch, tmp_path):

@@ -27,7 +27,7 @@ from pocketvlm_measure.cli.tune_options import (
     wishes_of,
     writing_options,
 )
-from pocketvlm_measure.cli.tune_outputs import About, Outputs
+from pocketvlm_measure.cli.tune_outputs import About, Outputs, Recalled, kept
 from pocketvlm_measure.evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class _Duration(click.ParamType):
 
 
 @click.command(
-    epilog="Example: pocketvlm tune my-artifact --data questions.jsonl --max-loss 2 --max-ttft 400"
+    cls=Recalled,
+    epilog="Example: pocketvlm tune my-artifact --data questions.jsonl --max-loss 2 --max-ttft 400",
 )
 @click.argument("model", metavar="DIR|MODEL")
 @click.option(
@@ -299,6 +300,8 @@ def tune(
         tuning = replace(tuning, figure=FIGURE)
     machine = Machine.look(0).describe()
     _show(tuning, file, machine, as_json)
+    for line in kept(answers, tuning):
+        echo(printable(line), err=True)
     for item in skipped[:5]:
         echo(f"warning: left out: line {item.line}: {printable(item.reason)}", err=True)
     stated = checkpoint.memory_limit(tuning) if checkpoint else None
@@ -343,12 +346,13 @@ def _in_folder(
 
 
 def _show(tuning: Tuning, data: Path, machine: str, as_json: bool) -> None:
-    from pocketvlm_measure.tune.tables import headline, outcome, ruled_out, table, to_dict
+    from pocketvlm_measure.tune.tables import choice, headline, outcome, ruled_out, table, to_dict
 
     if as_json:
         echo_json(to_dict(tuning) | {"data": str(data), "machine": machine})
         return
-    echo(printable(headline(tuning, data.name)))
+    for line in (*choice(tuning), headline(tuning, data.name)):
+        echo(printable(line))
     echo(f"\n{table(tuning).text()}\n")
     for line in (*ruled_out(tuning), "", *outcome(tuning)):
         echo(printable(line))

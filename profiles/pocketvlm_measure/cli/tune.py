@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli.lists import BUDGETS_OR_ALL, NAMES, PATH, Comma
+from pocketvlm.cli.lists import BUDGETS_OR_ALL, MEGABYTES, NAMES, PATH, Comma
 from pocketvlm.cli.options import cap_options
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
@@ -90,7 +90,7 @@ class _Duration(click.ParamType):
 )
 @click.option(
     "--max-memory",
-    type=click.FloatRange(0, min_open=True),
+    type=MEGABYTES,
     metavar="MB",
     help="Peak memory of a process, likewise.",
 )

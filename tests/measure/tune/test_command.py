@@ -109,3 +109,9 @@ def test_a_short_time_makes_no_choice_and_says_how_to_go_on(tune, monkeypatch):
     (line,) = (line for line in result.stderr.splitlines() if line.startswith("go on: "))
     assert line.startswith("go on: pocketvlm tune ")
     assert line.endswith("--threads 2 --time 2s --resume")
+
+
+def test_memory_is_a_number_of_megabytes(tune):
+    result = tune("--max-memory", "1GB")
+    assert result.exit_code == 2
+    assert "'1GB' is not a number of megabytes, such as 1000" in result.stderr

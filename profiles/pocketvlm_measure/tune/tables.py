@@ -297,7 +297,7 @@ def _times(samples: Sequence[float]) -> str:
 
 def _sureness(tuning: Tuning) -> str:
     """What a difference's interval is."""
-    return f"{100 * (1 - tuning.limits.error):g} % over all candidates together"
+    return f"each end {100 * (1 - tuning.limits.error):g} % over all candidates together"
 
 
 def _percent(figure: Interval) -> str:

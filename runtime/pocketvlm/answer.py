@@ -42,8 +42,9 @@ class Timings(TypedDict):
     ``select``: the part of it that selecting by the question took, where the method reads that.
     ``embed``: token embeddings of the prompt, where the decoder does not look them up itself.
     ``prefill``: the decoder over what of the prompt its cache does not hold yet. ``ttft``: time to
-    the first token, which spans all of the above but load. ``decode``: all further tokens.
-    ``total``: ttft + decode.
+    the first token, which spans all of the above but load, and what lies between: setting up the
+    answer, choosing the token, and in ``run`` opening the decoder behind the picture.
+    ``decode``: all further tokens. ``total``: ttft + decode.
 
     What the reader of a stream does meanwhile is not counted. Where other answers are under way,
     ttft and decode count the waiting for their steps, the parts of ttft do not.

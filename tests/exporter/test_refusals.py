@@ -67,6 +67,22 @@ def test_revision_of_what_is_not_on_the_hub(refuse, tiny_checkpoint):
         assert "leave it out" in refuse(model, "--revision", "main")
 
 
+def test_an_artifact_is_no_checkpoint_even_by_the_name_of_the_demo(refuse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "pocketvlm.json").write_text("{}")
+    line = refuse("demo")
+    assert "./demo is a PocketVLM artifact, not a checkpoint" in line
+    assert "rename it" in line
+
+
+def test_an_unfit_precision_is_named(tmp_path):
+    words = ["export", "demo", "-o", str(tmp_path / "out"), "--vision-precision", "int4"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert "'int4' is not for this option, which takes precisions (fp32" in result.stderr
+
+
 def test_folder_without_config(refuse, tmp_path):
     assert "no config.json" in refuse(tmp_path)
 

@@ -16,7 +16,8 @@ SOURCES: Mapping[str, str] = {
     "[CDPruner](https://theia-4869.github.io/CDPruner/), ten benchmarks",
     "c": f"an [evaluation by others]({ARXIV}2602.13315), many of whose questions are about text in "
     "pictures",
-    "d": "its authors' own abstract, table or repository, with benchmarks of their choice",
+    "d": "its authors' own abstract, table or repository, with benchmarks of their choice: "
+    "figures of different authors do not compare",
 }
 
 

@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from pocketvlm.artifact import MANIFEST_NAME
 from pocketvlm.errors import CheckpointError, RequestError, first_line
 from pocketvlm.files import user_path
 from pocketvlm_export import upstream
@@ -77,6 +78,8 @@ def locate(model: str, revision: str | None = None) -> Source:
             advice="leave it out",
             setting="revision",
         )
+    if (folder / MANIFEST_NAME).is_file():
+        raise _no_checkpoint(model)
     if model == DEMO and not folder.is_dir():
         return _demo()
     if model == GUIDE and not folder.is_dir():
@@ -89,6 +92,19 @@ def locate(model: str, revision: str | None = None) -> Source:
             advice=f"give a checkpoint folder, a Hub id like llava-hf/llava-1.5-7b-hf, or {DEMO!r}",
         )
     return _from_hub(model, revision)
+
+
+def _no_checkpoint(model: str) -> CheckpointError:
+    """The refusal of a folder that an export wrote."""
+    if model in (DEMO, GUIDE):
+        return CheckpointError(
+            f"./{model} is a PocketVLM artifact, not a checkpoint",
+            advice=f"rename it, or run elsewhere to export the shipped {model}",
+        )
+    return CheckpointError(
+        f"{model} is a PocketVLM artifact, not a checkpoint",
+        advice="give the checkpoint that it was exported from",
+    )
 
 
 def _demo(name: str = DEMO, folder: Path | None = None) -> Source:

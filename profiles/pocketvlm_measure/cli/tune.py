@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli.lists import BUDGETS_OR_ALL, NAMES, PATH, Comma
+from pocketvlm.cli.lists import BUDGETS_OR_ALL, MEGABYTES, NAMES, PATH, Comma
 from pocketvlm.cli.options import cap_options, provider_option
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
@@ -27,7 +27,7 @@ from pocketvlm_measure.cli.tune_options import (
     wishes_of,
     writing_options,
 )
-from pocketvlm_measure.cli.tune_outputs import About, Outputs
+from pocketvlm_measure.cli.tune_outputs import About, Outputs, Recalled, kept
 from pocketvlm_measure.evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class _Duration(click.ParamType):
 
 
 @click.command(
-    epilog="Example: pocketvlm tune my-artifact --data questions.jsonl --max-loss 2 --max-ttft 400"
+    cls=Recalled,
+    epilog="Example: pocketvlm tune my-artifact --data questions.jsonl --max-loss 2 --max-ttft 400",
 )
 @click.argument("model", metavar="DIR|MODEL")
 @click.option(
@@ -89,7 +90,7 @@ class _Duration(click.ParamType):
 )
 @click.option(
     "--max-memory",
-    type=click.FloatRange(0, min_open=True),
+    type=MEGABYTES,
     metavar="MB",
     help="Peak memory of a process, likewise.",
 )
@@ -302,6 +303,8 @@ def tune(
     tuning = replace(tuning, pruned=pruned, figure=figure if asked else tuning.figure)
     machine = Machine.look(0).describe()
     _show(tuning, file, machine, as_json)
+    for line in kept(answers, tuning):
+        echo(printable(line), err=True)
     for item in skipped[:5]:
         echo(f"warning: left out: line {item.line}: {printable(item.reason)}", err=True)
     stated = checkpoint.memory_limit(tuning) if checkpoint else None
@@ -348,12 +351,13 @@ def _in_folder(
 
 
 def _show(tuning: Tuning, data: Path, machine: str, as_json: bool) -> None:
-    from pocketvlm_measure.tune.tables import headline, outcome, ruled_out, table, to_dict
+    from pocketvlm_measure.tune.tables import choice, headline, outcome, ruled_out, table, to_dict
 
     if as_json:
         echo_json(to_dict(tuning) | {"data": str(data), "machine": machine})
         return
-    echo(printable(headline(tuning, data.name)))
+    for line in (*choice(tuning), headline(tuning, data.name)):
+        echo(printable(line))
     echo(f"\n{table(tuning).text()}\n")
     for line in (*ruled_out(tuning), "", *outcome(tuning)):
         echo(printable(line))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import click
 
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import RequestError
@@ -14,6 +17,7 @@ from pocketvlm_measure.tune.reduced import check_output, write_reduced
 from pocketvlm_measure.tune.tuning import Tuning
 
 _TOML = ".toml"
+_WORDS = "pocketvlm_measure.tune words"  # in a context's meta
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,38 @@ class About:
     machine: str
     notes: Sequence[str] = ()
     memory_limit: int | None = None
+
+
+class Recalled(click.Command):
+    """A command that keeps its words, so that it can say how to go on."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, the words kept in ``ctx.meta``."""
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+def kept(answers: Path, tuning: Tuning) -> Iterator[str]:
+    """Where answers and times lie, and where the time was up the command that goes on."""
+    from pocketvlm_measure.tune.measured import times_beside
+    from pocketvlm_measure.tune.tables import duration
+
+    yield f"answers: {answers}; times: {times_beside(answers)}"
+    ctx = click.get_current_context(silent=True)
+    if tuning.time_up and ctx is not None and _WORDS in ctx.meta:
+        words = _without_time(ctx.meta[_WORDS])
+        again = [*words, "--time", duration(2 * tuning.limits.time), "--resume"]
+        yield f"go on: {ctx.command_path} {shlex.join(again)}"
+
+
+def _without_time(words: Sequence[str]) -> list[str]:
+    """The words of a command less ``--time``, its value and ``--resume``."""
+    left = []
+    for before, word in zip(["", *words], words, strict=False):
+        if word.startswith("--time=") or word in ("--time", "--resume") or before == "--time":
+            continue
+        left.append(word)
+    return left
 
 
 @dataclass(frozen=True)

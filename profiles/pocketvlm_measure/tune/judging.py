@@ -25,6 +25,7 @@ from pocketvlm_measure.tune.tuning import (
 )
 
 _POINT = 0.01  # what a loss is compared with where none is allowed
+_FEW = 10  # pictures, below which a spread over pictures says little
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,12 @@ class Judge:
 
     def chosen(self) -> Candidate | None:
         """The fastest that holds, or likely holds unless it must be shown; else the baseline; None
-        where all break a limit."""
+        where all break a limit, or where the time was up before anything was compared."""
         wanted = ("holds",) if self.limits.shown else ("holds", "likely holds")
+        verdicts = {self._verdict(one)[0] for one in self.ordered}
+        compared = any(runner.differences.questions for runner in self.race.runners.values())
+        if "not reached" in verdicts and not compared:
+            return None
         return self._fastest(wanted)
 
     def _fastest(self, wanted: Sequence[str]) -> Candidate | None:
@@ -156,12 +161,21 @@ class Judge:
             verdict = "likely holds"
         elif -runner.differences.mean > self.limits.loss:
             verdict = "likely loses more"
+        return verdict, f"{points(self._difference(runner))}: {self._unsure(runner, verdict)}"
+
+    def _unsure(self, runner: Runner, verdict: Verdict) -> str:
+        """Why the test has not decided, and what would."""
+        questions = runner.differences.questions
+        pictures = len(np.unique(self.source.pictures[list(runner.scores)]))
+        if verdict == "undecided" and pictures < _FEW:
+            are = "is" if pictures == 1 else "are"
+            return f"{count(pictures, 'picture')} {are} too few to estimate an error"
         needed = runner.differences.needed(-self.limits.loss, self.race.error_each)
-        enough = "no number would do" if needed is None else f"about {needed} would"
-        return verdict, (
-            f"{points(self._difference(runner))}: {count(runner.differences.questions, 'question')}"
-            f" did not decide, {enough}"
-        )
+        if needed is None:
+            return (
+                f"the estimate is too close to the {self.limits.max_loss:g}-point limit to decide"
+            )
+        return f"{count(questions, 'question')} did not decide, about {needed} would"
 
     def _difference(self, runner: Runner) -> Interval:
         return Interval(runner.differences.mean, *runner.differences.bounds(self.race.error_each))

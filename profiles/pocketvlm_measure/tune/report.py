@@ -50,6 +50,8 @@ def headline(tuning: Tuning) -> str:
     """What was chosen, in a line."""
     asked = words.limits(tuning)
     if tuning.chosen is None:
+        if tuning.baseline.verdict == "baseline" and tuning.time_up:
+            return f"No choice was made: the time was up before. Asked for: {asked}."
         return f"Nothing that was tried satisfies the limits: {asked}."
     chosen = tuning.chosen
     return (

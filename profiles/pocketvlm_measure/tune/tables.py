@@ -13,8 +13,10 @@ from pocketvlm.errors import RequestError
 from pocketvlm_measure.spread import Spread
 from pocketvlm_measure.table import Table, compact, count
 from pocketvlm_measure.tune.judging import points
+from pocketvlm_measure.tune.timing import TURNS
 from pocketvlm_measure.tune.tuning import Candidate, Evidence, Interval, Tuning
 
+_COMPARED = ("holds", "likely holds", "loses more", "likely loses more")
 _CAPS = ("max_pixels", "max_tiles")
 
 
@@ -38,42 +40,103 @@ def table(tuning: Tuning) -> Table:
         *_varying(tuning),
         "asked",
         f"{tuning.figure}, %",
-        "difference, points",
+        f"difference, points [{_sureness(tuning)}]",
         "first token, ms",
         "of the baseline's",
         "memory, MB",
         "verdict",
     ]
-    title = f"{tuning.figure.capitalize()} with 95 % intervals, times as median (smallest-largest):"
+    spread = any(len(one.ttft_ms) > 1 for one in (tuning.baseline, *tuning.evidence))
+    times = "median (smallest-largest)" if spread else "one run each"
+    title = f"{tuning.figure.capitalize()} with 95 % intervals, times as {times}:"
     return Table(title, head, rows)
 
 
 def ruled_out(tuning: Tuning) -> Iterator[str]:
-    """A line for each candidate that is not chosen, with the reason."""
+    """A line for each candidate that is not chosen, with the reason; one for all that were not
+    reached."""
     for one in tuning.evidence:
-        if tuning.chosen is None or one.candidate != tuning.chosen.candidate:
+        if one is not tuning.chosen and one.verdict != "not reached":
             yield f"{name(tuning, one.candidate)}: {one.verdict}: {one.reason}"
+    if late := [one for one in tuning.evidence if one.verdict == "not reached"]:
+        yield f"{len(late)} not reached: the time was up before they were timed or asked"
 
 
-def outcome(tuning: Tuning) -> Iterator[str]:
-    """The choice, how sure it is, what would be sure, and the command that uses it."""
-    yield from tuning.notes
-    if tuning.time_up:
-        yield f"the time was up after {tuning.seconds:.0f} s: go on with --resume and more --time"
-    yield (
-        f"decisions (holds, loses more) are wrong with a chance of at most "
-        f"{100 * tuning.limits.error:g} % over all candidates together, each end of a difference's "
-        f"interval with {100 * tuning.error_each:.2g} %"
-    )
+def choice(tuning: Tuning) -> Iterator[str]:
+    """What was chosen, how sure it is and the command that uses it, or why nothing was."""
+    if lacking := _lacking(tuning):
+        yield f"no choice made: {lacking}"
+        if one := _without_loss(tuning):
+            yield f"fastest without a measured loss: {name(tuning, one.candidate)}{_ratio(one)}"
     chosen = tuning.chosen
     if chosen is None:
         return
-    yield f"chosen: {name(tuning, chosen.candidate)}{_ratio(chosen)}; {_sure(tuning, chosen)}"
+    word = "until then the baseline" if lacking else "chosen"
+    sure = "" if lacking else f"; {_sure(tuning, chosen)}"
+    yield f"{word}: {name(tuning, chosen.candidate)}{_ratio(chosen)}{sure}"
     shown = tuning.shown
     if shown is not None and shown.candidate != chosen.candidate:
         what = "the baseline, " if shown.verdict == "baseline" else ""
         yield f"shown to hold: {what}{name(tuning, shown.candidate)}{_ratio(shown)}; see --shown"
     yield f"use it: {command(chosen.candidate)}"
+
+
+def outcome(tuning: Tuning) -> Iterator[str]:
+    """What else to know: why it stopped, how many turns were timed, what error is stated."""
+    yield from tuning.notes
+    if tuning.time_up:
+        yield _stopped(tuning)
+    turns = len(tuning.baseline.ttft_ms)
+    if turns == 1 < TURNS:
+        yield f"1 turn of {TURNS} done; one run each, no spread"
+    yield (
+        f"decisions (holds, loses more) are wrong with a chance of at most "
+        f"{100 * tuning.limits.error:g} % over all candidates together, each end of a difference's "
+        f"interval with {100 * tuning.error_each:.2g} %"
+    )
+
+
+def _lacking(tuning: Tuning) -> str:
+    """What evidence lacks where it is why nothing faster than the baseline is chosen; else
+    nothing."""
+    picked, verdicts = tuning.chosen, {one.verdict for one in tuning.evidence}
+    lacks = verdicts & {"not reached", "undecided"}
+    if tuning.baseline.verdict != "baseline" or not lacks:
+        return ""
+    if picked is not None and (picked.verdict != "baseline" or verdicts & set(_COMPARED)):
+        return ""
+    late = [one for one in tuning.evidence if one.verdict == "not reached"]
+    untimed, unasked = (sum(bool(one.ttft_ms) is timed for one in late) for timed in (False, True))
+    every = len(tuning.evidence)
+    parts = [f"{untimed} of {count(every, 'setting')} were not timed"] if untimed else []
+    parts += [f"{unasked} of {count(every, 'setting')} were not asked"] if unasked else []
+    if "undecided" in verdicts:
+        asked = f"{count(tuning.questions, 'question')} about {count(tuning.pictures, 'picture')}"
+        parts.append(f"{asked} are too few{' for the rest' if parts else ''}")
+    return ", and ".join(parts)
+
+
+def _without_loss(tuning: Tuning) -> Evidence | None:
+    """The fastest that was asked and answered as well as the baseline."""
+    asked = (one for one in tuning.evidence if one.verdict == "undecided")
+    return next((one for one in asked if one.difference and one.difference.value >= 0), None)
+
+
+def _stopped(tuning: Tuning) -> str:
+    seconds, limit = tuning.seconds, duration(tuning.limits.time)
+    late = sum(not one.ttft_ms and one.verdict == "not reached" for one in tuning.evidence)
+    what = f"timing the other {late}" if late else "what comes next"
+    if seconds >= tuning.limits.time:
+        why = f"the time was up after {seconds:.0f} s of {limit}"
+    else:
+        why = f"stopped at {seconds:.0f} s: {what} would not fit in {limit}"
+    return f"{why}: go on with --resume and more --time"
+
+
+def duration(seconds: float) -> str:
+    """As ``--time`` takes it: ``90s``, ``10m``."""
+    whole = max(1, round(seconds))
+    return f"{whole}s" if whole % 60 else f"{whole // 60}m"
 
 
 def _sure(tuning: Tuning, chosen: Evidence) -> str:
@@ -109,13 +172,14 @@ def command(candidate: Candidate) -> str:
 def refusal(tuning: Tuning) -> RequestError:
     """Of a tuning in which nothing keeps to the limits: the nearest, and by how much it fails."""
     nearest = tuning.nearest
-    if nearest is None:
+    if nearest is None or _lacking(tuning):
         return RequestError(
-            "the time was up before any candidate was known to keep to the limits",
+            f"no choice made: {_lacking(tuning) or 'the time was up before anything was compared'}",
             advice="go on with --resume and more --time",
         )
+    timed = sum(bool(one.ttft_ms) for one in (tuning.baseline, *tuning.evidence))
     return RequestError(
-        "nothing keeps to the limits: the nearest is "
+        f"nothing keeps to the limits: the nearest of {timed} timed is "
         f"{name(tuning, nearest.candidate)}, which {_failing(tuning, nearest)}",
         advice="allow more, or export smaller budgets or precisions",
     )
@@ -188,7 +252,7 @@ def name(tuning: Tuning, candidate: Candidate) -> str:
 def _varying(tuning: Tuning) -> list[str]:
     """The parts in which candidates differ, beside their tokens."""
     every = [one.candidate for one in (tuning.baseline, *tuning.evidence)]
-    parts = ("artifact", "decoder", "its precision", "vision", *_CAPS)
+    parts = ("artifact", "decoder", "decoder precision", "vision", *_CAPS)
     return [part for part in parts if len({_part(one, part) for one in every}) > 1]
 
 
@@ -204,7 +268,7 @@ def _part(candidate: Candidate, part: str) -> str:
     values: dict[str, Any] = {
         "artifact": made or Path(candidate.folder).name,
         "decoder": case.decoder,
-        "its precision": case.decoder_precision,
+        "decoder precision": case.decoder_precision,
         "vision": case.vision_precision,
         "max_pixels": case.max_pixels,
         "max_tiles": case.max_tiles,
@@ -221,11 +285,20 @@ def _row(tuning: Tuning, one: Evidence) -> list[str]:
         str(one.questions or ""),
         "" if one.accuracy is None else _percent(one.accuracy),
         difference,
-        str(Spread(one.ttft_ms)) if one.ttft_ms else "",
+        _times(one.ttft_ms),
         "" if one.ratio is None else compact(one.ratio),
         f"{max(one.peak_bytes) / 1e6:.0f}" if one.peak_bytes else "",
         one.verdict,
     ]
+
+
+def _times(samples: Sequence[float]) -> str:
+    return f"{samples[0]:.1f}" if len(samples) == 1 else str(Spread(samples)) if samples else ""
+
+
+def _sureness(tuning: Tuning) -> str:
+    """What a difference's interval is."""
+    return f"each end {100 * (1 - tuning.limits.error):g} % over all candidates together"
 
 
 def _percent(figure: Interval) -> str:

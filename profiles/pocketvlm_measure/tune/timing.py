@@ -96,9 +96,13 @@ class Stopwatch:
         return [
             (
                 max(samples) / limit - 1,
-                f"takes up to {max(samples):.0f} {what} in {len(samples)} runs, "
+                f"takes up to {max(samples):.0f} {what} in {_runs(len(samples))}, "
                 f"{max(samples) - limit:.1f} more than {option} {limit:g}",
             )
             for limit, samples, what, option in measured
             if limit is not None and samples and max(samples) > limit
         ]
+
+
+def _runs(number: int) -> str:
+    return "its one run" if number == 1 else f"{number} runs"

@@ -8,6 +8,12 @@ from pocketvlm.artifact.manifest import Manifest
 from pocketvlm.errors import RequestError
 from pocketvlm.limits import whole
 
+# What `pocketvlm export` makes, by the setting that names it.
+_EXPORTED = {
+    "decoder_precision": ("fp32", "fp16", "int8", "int4"),
+    "vision_precision": ("fp32", "fp16", "int8"),
+}
+
 
 def is_nested(manifest: Manifest) -> bool:
     """Whether smaller budgets may be cut from a larger graph; the manifest of an artifact without a
@@ -42,20 +48,29 @@ def pick_graph(manifest: Manifest, budget: int | None) -> int:
     graph = serving_graph(manifest, requested)
     if graph is not None:
         return graph
+    exported = sorted(manifest.vision.graphs)
+    served = f"1..{exported[-1]}" if is_nested(manifest) else " or ".join(map(str, exported))
     if not 1 <= requested <= manifest.pruning.tokens_before:
         raise RequestError(
             f"budget {requested}",
-            expected=f"1..{manifest.pruning.tokens_before}, the tokens of a picture",
+            expected=f"{served}: what this artifact serves of the "
+            f"{manifest.pruning.tokens_before} tokens of a picture",
             setting="budget",
         )
-    exported = sorted(manifest.vision.graphs)
-    served = f"1..{exported[-1]}" if is_nested(manifest) else " or ".join(map(str, exported))
     raise RequestError(
         f"budget {requested} is not in this artifact, which serves {served} of "
         f"{manifest.pruning.tokens_before} tokens",
         advice=f"choose one of these or export again with --budget {requested}",
         setting="budget",
     )
+
+
+def _exporting(precision: str, what: str, setting: str) -> str:
+    """How graphs of a precision come about; nothing where no export makes them."""
+    plain = what == "decoder" or setting == "vision_precision"
+    if not plain or precision not in _EXPORTED.get(setting, ()):
+        return ""
+    return f"or export again with --{setting.replace('_', '-')} {precision}"
 
 
 def pick_precision(
@@ -76,6 +91,7 @@ def pick_precision(
         raise RequestError(
             f"the {what} has no precision {precision!r}",
             expected=f"one of {', '.join(graphs)}",
+            advice=_exporting(precision, what, setting),
             setting=setting,
         )
     return graphs[precision]

@@ -28,11 +28,14 @@ class Comma(click.ParamType):
         if isinstance(value, tuple):
             return value
         items = [item.strip() for item in str(value).split(",")]
+        item = ""
         try:
             if not all(items):
                 raise ValueError
-            return tuple(self._convert_item(item) for item in items)
+            return tuple(self._convert_item(item := each) for each in items)
         except ValueError:
+            if item and "(" in self.name:  # the name lists what may be chosen
+                self.fail(f"{item!r} is not for this option, which takes {self.name}", param, ctx)
             self.fail(f"{value!r} is not a comma-separated list of {self.name}", param, ctx)
 
     @staticmethod
@@ -70,6 +73,22 @@ class _Budget(click.ParamType):
             return _budget(value)
         except ValueError:
             self.fail(f"{value!r} is not a whole number", param, ctx)
+
+
+class _Megabytes(click.FloatRange):
+    """A number of megabytes above 0, without a unit."""
+
+    name = "megabytes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read it."""
+        try:
+            float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number of megabytes, such as 1000", param, ctx)
+        return float(super().convert(value, param, ctx))
 
 
 class _Path(click.Path):
@@ -140,6 +159,7 @@ class _Stage(click.ParamType):
 
 
 PATH = _Path()
+MEGABYTES = _Megabytes(0, min_open=True)
 TEXT = _Text()
 SIZE = _Size()
 EDGES = _Edges()

@@ -72,7 +72,9 @@ def run(
         asked = Guided(vlm, as_guide(load, guide, vlm, prepack=False), confidence=confidence)
     stream = asked.stream(prompt, images, videos=videos, sampling=sampling)
     if as_json:
-        echo_json(dataclasses.asdict(stream.answer))
+        answer = dataclasses.asdict(stream.answer)
+        # As `print_pieces` does; in Python the text is that of the tokens.
+        echo_json(answer | {"text": answer["text"].lstrip()})
         return
     print_pieces(stream)
     if sys.stderr.isatty():

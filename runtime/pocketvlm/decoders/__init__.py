@@ -89,7 +89,7 @@ def choose_decoder(
     if requested not in present:
         raise RequestError(
             f"decoder engine {requested!r} is not in this artifact, which has {', '.join(present)}",
-            advice="export it with that",
+            advice="export again with --decoder both" if requested in ENGINES else "choose another",
             setting="decoder",
         )
     if requested not in ENGINES:

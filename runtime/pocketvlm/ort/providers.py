@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final
 
@@ -34,6 +35,7 @@ BUILDS: Final[Mapping[str, str]] = MappingProxyType(
         "DmlExecutionProvider": "onnxruntime-directml",
     }
 )
+CPU: Final = PROVIDERS["cpu"]
 _FORM: Final = "NAME[:KEY=VALUE,...]"
 
 
@@ -43,7 +45,7 @@ def read_provider(text: str) -> tuple[str, dict[str, str]]:
     A value has no comma in it: an option that needs one is given to `pocketvlm.Provider` in Python.
 
     Raises:
-        RequestError: it is written otherwise, or gives an option twice.
+        RequestError: it is written otherwise, or gives an option twice, or the CPU's provider one.
     """
     name, _, rest = text.partition(":")
     pairs = [pair.partition("=") for pair in rest.split(",")] if rest else []
@@ -54,12 +56,28 @@ def read_provider(text: str) -> tuple[str, dict[str, str]]:
         raise RequestError(
             f"the provider {text!r} gives an option twice", advice="choose one", setting="provider"
         )
-    return PROVIDERS.get(name.strip().lower(), name.strip()), options
+    full = PROVIDERS.get(name.strip().lower(), name.strip())
+    if full == CPU and options:  # ONNX Runtime would ignore them without a word
+        raise RequestError(
+            f"the CPU's provider has no option {next(iter(options))!r}",
+            advice="leave it out; --threads is an option of its own",
+            setting="provider",
+        )
+    return full, options
 
 
 def missing(name: str, available: Iterable[str]) -> RequestError:
-    """The refusal of a provider that the installed ONNX Runtime does not have."""
+    """The refusal of a provider that the installed ONNX Runtime does not have; of a name
+    that is no provider's at all, what may have been meant."""
     build = BUILDS.get(name)
+    if name not in PROVIDERS.values() and not name.endswith("ExecutionProvider"):
+        near = get_close_matches(name.lower(), PROVIDERS, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        return RequestError(
+            f"execution provider {name!r} is unknown",
+            advice=f"{meant}Short names: {', '.join(PROVIDERS)}",
+            setting="providers",
+        )
     instead = f", as pip install {build} in an environment of its own" if build else ""
     return RequestError(
         f"execution provider {name!r} is not in this ONNX Runtime, which has "

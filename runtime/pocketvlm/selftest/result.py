@@ -33,11 +33,8 @@ class Figure:
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
     def __str__(self) -> str:
-        if self.passed:
-            return f"{self.name} {self.value:.4g}"
-        return (
-            f"{self.name} {self.value:.4g}, {'least' if self.at_least else 'most'} {self.bound:.4g}"
-        )
+        side = "at least" if self.at_least else "at most"
+        return f"{self.name} {self.value:.4g} ({side} {self.bound:.4g})"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from pocketvlm import cli
+from pocketvlm_measure.tune.measured import Measured
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def tune(artifact_dir, here, runs, write_set):
 def test_it_prints_what_was_tried_and_the_command_to_use(tune, here):
     result = tune("--max-loss", 100, "--budget", "12,3")
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("set.jsonl: 6 questions about 3 pictures; at most 100 points")
+    assert result.stdout.startswith("chosen: ")
+    assert "\nset.jsonl: 6 questions about 3 pictures; at most 100 points" in result.stdout
     assert "120.0 (120.0-120.0)" in result.stdout
     assert "pocketvlm run " in result.stdout
     assert "--budget 3 --decoder onnx" in result.stdout or "--budget 12" in result.stdout
@@ -39,6 +41,7 @@ def test_it_prints_what_was_tried_and_the_command_to_use(tune, here):
         "tuning-set-artifact.jsonl",
         "tuning-set-artifact.times.jsonl",
     }
+    assert "answers: tuning-set-artifact.jsonl; times: tuning-set-artifact.times" in result.stderr
     again = tune("--max-loss", 100, "--budget", "12,3")
     assert again.exit_code == 1
     assert "exists already: go on with it by --resume" in again.stderr
@@ -60,7 +63,10 @@ def test_limits_that_nothing_keeps_end_with_one_and_name_the_nearest(tune):
     result = tune("--max-ttft", 8, "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["chosen"] is None
-    assert "the nearest is 1 token, which takes up to 10 ms to the first token" in result.stderr
+    assert (
+        "the nearest of 4 timed is 1 token, which takes up to 10 ms to the first token"
+        in result.stderr
+    )
     assert "2.0 more than --max-ttft 8" in result.stderr
 
 
@@ -92,3 +98,20 @@ def test_what_the_folder_does_not_have_is_refused(tune):
     result = tune("--decoder-precision", "int3")
     assert result.exit_code == 1
     assert "int3" in result.stderr
+
+
+def test_a_short_time_makes_no_choice_and_says_how_to_go_on(tune, monkeypatch):
+    monkeypatch.setattr(Measured, "clock", lambda _: 2.0)
+    result = tune("--time", "1s", "--threads", 2)
+    assert result.exit_code == 1
+    assert result.stdout.startswith("no choice made: 3 of 3 settings were not timed\n")
+    assert "3 not reached: the time was up" in result.stdout
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("go on: "))
+    assert line.startswith("go on: pocketvlm tune ")
+    assert line.endswith("--threads 2 --time 2s --resume")
+
+
+def test_memory_is_a_number_of_megabytes(tune):
+    result = tune("--max-memory", "1GB")
+    assert result.exit_code == 2
+    assert "'1GB' is not a number of megabytes, such as 1000" in result.stderr

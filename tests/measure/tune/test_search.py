@@ -6,7 +6,15 @@ import pytest
 from pocketvlm import PocketVLMError
 from pocketvlm_measure.tune.search import tune
 from pocketvlm_measure.tune.source import Taken
-from pocketvlm_measure.tune.tables import command, outcome, refusal, ruled_out, table, to_dict
+from pocketvlm_measure.tune.tables import (
+    choice,
+    command,
+    outcome,
+    refusal,
+    ruled_out,
+    table,
+    to_dict,
+)
 from pocketvlm_measure.tune.timing import TURNS
 from pocketvlm_measure.tune.tuning import TuneLimits
 from tune_replays.grid import Recorded
@@ -69,7 +77,7 @@ def test_a_set_too_small_says_so_and_how_many_would_do():
     assert tuning.undecided == [tuning.chosen]
     assert tuning.chosen.needed > 300
     assert tuning.shown == tuning.baseline
-    text = "\n".join(outcome(tuning))
+    text = "\n".join(choice(tuning))
     assert "not shown" in text
     assert f"about {tuning.chosen.needed} would" in text
     # With so many like these it is shown.
@@ -85,6 +93,10 @@ def test_a_handful_of_questions_is_not_gone_by():
     tuning = tune(Replay(settings, 0), TuneLimits(time=LATE))
     assert tuning.chosen == tuning.baseline
     assert tuning.evidence[0].verdict == "undecided"
+    text = "\n".join(choice(tuning))
+    assert text.startswith("no choice made: 30 questions about 30 pictures are too few\n")
+    assert "fastest without a measured loss: 72 tokens, few" in text
+    assert "until then the baseline: 144 tokens, whole" in text
 
 
 def test_only_what_is_shown_is_chosen_where_that_is_asked():
@@ -106,7 +118,7 @@ def test_limits_of_time_and_memory_are_kept_by_every_run():
     verdict = by_name(tuning)["good"]
     assert verdict.verdict == "over a limit"
     assert verdict.questions == 0
-    assert "900 MB of memory in 1 runs, 400.0 more than --max-memory 500" in verdict.reason
+    assert "900 MB of memory in its one run, 400.0 more than --max-memory 500" in verdict.reason
 
 
 class Hiccup(Replay):
@@ -149,8 +161,9 @@ def test_where_nothing_keeps_to_the_limits_the_nearest_is_named():
     assert tuning.chosen is None
     assert tuning.shown is None
     assert tuning.nearest.candidate.folder == "good"
-    assert "takes up to 500 ms to the first token in 1 runs, 100.0 more than --max-ttft 400" in str(
-        refusal(tuning)
+    assert (
+        "takes up to 500 ms to the first token in its one run, 100.0 more than --max-ttft 400"
+        in str(refusal(tuning))
     )
     assert to_dict(tuning)["command"] is None
     loses = tune(Replay(settings, 0, jitter=0), TuneLimits(max_ttft=301, time=LATE))
@@ -173,10 +186,17 @@ def test_the_time_ends_it_and_it_says_what_was_not_reached():
     assert tuning.chosen == tuning.baseline
     verdicts = {one.verdict for one in tuning.evidence}
     assert verdicts <= {"loses more", "likely loses more", "undecided", "not reached"}
-    assert any("the time was up" in line for line in outcome(tuning))
+    assert any("go on with --resume" in line for line in outcome(tuning))
     never = tune(Replay(settings, 0), TuneLimits(time=1))
     assert never.time_up
     assert {one.verdict for one in never.evidence} <= {"not reached"}
+    assert never.chosen is None
+    assert "no choice made: " in next(choice(never))
+    assert "of 4 settings were not timed" in str(refusal(never))
+    assert list(ruled_out(never)) == [
+        "4 not reached: the time was up before they were timed or asked"
+    ]
+    assert "1 turn of 3 done; one run each, no spread" in list(outcome(never))
 
 
 class Refusing(Replay):

@@ -59,3 +59,18 @@ def test_a_refused_precision_names_its_setting():
         "one of fp32, fp16",
         "decoder_precision",
     )
+    assert refusal.value.advice == "or export again with --decoder-precision int4"
+
+
+def test_advice_never_names_a_precision_that_no_export_makes():
+    with pytest.raises(RequestError) as refusal:
+        pick_precision({"fp32": "a"}, "int4", "vision graph", setting="vision_precision")
+    assert refusal.value.advice == ""
+
+
+def test_a_budget_out_of_range_names_what_this_artifact_serves(manifest):
+    with pytest.raises(RequestError) as refusal:
+        pick_graph(with_graphs(manifest, [4, 9], nested=True), 0)
+    assert refusal.value.expected == (
+        "1..9: what this artifact serves of the 16 tokens of a picture"
+    )

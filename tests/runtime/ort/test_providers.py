@@ -63,8 +63,7 @@ def test_what_is_no_provider(text):
 
 def test_the_cpu_where_none_is_given():
     assert providers_typed(()) == EngineSettings().providers
-    texts = ("cpu:arena_extend_strategy=kSameAsRequested",)
-    assert EngineSettings(providers=providers_typed(texts)).providers[0].options
+    assert providers_typed(("cpu",)) == EngineSettings().providers
 
 
 @pytest.mark.parametrize("short", ["openvino", "coreml"])
@@ -93,3 +92,14 @@ def test_a_target_names_them(value):
 def test_a_target_that_names_none(value):
     with pytest.raises(TargetError, match="provider is"):
         make_target("t", {"description": "d", "provider": value}, {})
+
+
+def test_a_misspelt_provider_is_put_right():
+    with pytest.raises(RequestError, match="did you mean openvino") as refusal:
+        EngineSettings(providers=(Provider.typed("openvno"),))
+    assert "Short names: cpu, openvino," in str(refusal.value)
+
+
+def test_the_cpu_has_no_options_that_nothing_reads():
+    with pytest.raises(RequestError, match="no option 'foo'"):
+        Provider.typed("cpu:foo=1")

@@ -190,6 +190,6 @@ def test_a_result_says_what_failed_first():
     assert SelfTestResult("P", [sound]).passed
     result = SelfTestResult("P", [sound, wrong])
     assert not result.passed
-    assert wrong.problem == "kept 0.25, least 0.9"
+    assert wrong.problem == "kept 0.25 (at least 0.9)"
     with pytest.raises(Exception, match=r"b\.onnx of folder fails its self-test on P \(kept 0\.25"):
         result.raise_if_failed("folder")

@@ -77,6 +77,8 @@ def test_published_files(tiny_export):
         "tokenizer_config.json",
         "chat_template.jinja",
         "pocketvlm.json",
+        "selftest/image.json",
+        "selftest/image-0.png",
     }
     assert names == {f"onnx/{name}.onnx" for name in graphs} | texts
     assert set(Artifact.open(tiny_export, check="full").manifest.files) == names - {

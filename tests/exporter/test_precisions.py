@@ -119,7 +119,7 @@ def test_a_table_that_no_decoder_reads_by_default_is_measured_too(make_tiny, tmp
         export(str(make_tiny()), tmp_path / "out", options)
 
 
-@pytest.mark.parametrize(("precision", "name"), [(None, "onnx int4"), ("int8", "onnx int8")])
+@pytest.mark.parametrize(("precision", "name"), [(None, "onnx int8+int4"), ("int8", "onnx int8")])
 def test_the_runtime_takes_the_one_asked_for(artifact, precision, name):
     vlm = VLM.load(artifact.root, decoder_precision=precision, vision_precision="int8", budget=5)
     answer = vlm.generate("what is it?", images=[PICTURE], sampling=Sampling(max_new_tokens=4))

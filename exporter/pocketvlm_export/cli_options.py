@@ -287,9 +287,10 @@ def takes_options(command: _Command) -> _Command:
         stages = _stages(decoder_stage, fastv_layer, fastv_keep)
         return command(decoder_stage=stages, **others)
 
+    decorated: _Command = settled
     for option in reversed(_OPTIONS):
-        settled = option(settled)
-    return settled
+        decorated = option(decorated)
+    return decorated
 
 
 def _stages(stages: tuple[Stage, ...], layer: int | None, keep: int | None) -> tuple[Stage, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from pocketvlm.cli.inspect import figures_text, pixels_text, totals_text
+from pocketvlm.cli.described import figures_text, pixels_text, totals_text
 
 
 def describe_plan(plan: dict[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
+from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError, Sampling
 from pocketvlm.artifact import metadata
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import TokenSegment
@@ -119,9 +119,18 @@ def test_a_table_that_no_decoder_reads_by_default_is_measured_too(make_tiny, tmp
         export(str(make_tiny()), tmp_path / "out", options)
 
 
-@pytest.mark.parametrize(("precision", "name"), [(None, "onnx int8+int4"), ("int8", "onnx int8")])
-def test_the_runtime_takes_the_one_asked_for(artifact, precision, name):
-    vlm = VLM.load(artifact.root, decoder_precision=precision, vision_precision="int8", budget=5)
+@pytest.mark.parametrize(
+    ("precision", "limit", "name"),
+    [(None, 1, "onnx int4"), (None, 0, "onnx int8+int4"), ("int8", 0, "onnx int8")],
+)
+def test_the_runtime_takes_the_one_asked_for(artifact, precision, limit, name):
+    vlm = VLM.load(
+        artifact.root,
+        decoder_precision=precision,
+        vision_precision="int8",
+        budget=5,
+        settings=EngineSettings(memory_limit=limit),
+    )
     answer = vlm.generate("what is it?", images=[PICTURE], sampling=Sampling(max_new_tokens=4))
     assert vlm.decoder == name
     assert answer.visual_tokens["after"] == 5

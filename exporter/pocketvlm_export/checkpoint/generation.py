@@ -8,7 +8,7 @@ from typing import Any
 import transformers
 
 from pocketvlm.artifact.specs import Generation
-from pocketvlm.cli.inspect import settings_text
+from pocketvlm.cli.described import settings_text
 from pocketvlm.decoders.sampling import ALWAYS, DRAWN, NEUTRAL, Sampling, checkpoint_sampling
 from pocketvlm.errors import ArtifactError, CheckpointError, first_line
 from pocketvlm_export import upstream

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli.inspect import figures_text, pixels_text
+from pocketvlm.cli.described import figures_text, pixels_text
 from pocketvlm.cli.lists import PATH
 from pocketvlm.cli.options import provider_option
 from pocketvlm.cli.terminal import echo, echo_json, printable

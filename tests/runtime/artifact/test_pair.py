@@ -11,7 +11,7 @@ from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
 from pocketvlm.artifact import pair as pairs
 from pocketvlm.artifact.manifest import Manifest
 from pocketvlm.artifact.pair import choose_precision, free_memory, pair_bytes
-from pocketvlm.cli.inspect import describe
+from pocketvlm.cli.described import describe
 from pocketvlm.decoders.sampling import Sampling
 from pocketvlm_measure.cases import sweep
 from support.tiny_artifact import read_manifest, write_manifest

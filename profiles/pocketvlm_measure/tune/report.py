@@ -50,7 +50,7 @@ def headline(tuning: Tuning) -> str:
     """What was chosen, in a line."""
     asked = words.limits(tuning)
     if tuning.chosen is None:
-        if tuning.baseline.verdict == "baseline" and tuning.time_up:
+        if tuning.time_up and all(one.difference is None for one in tuning.evidence):
             return f"No choice was made: the time was up before. Asked for: {asked}."
         return f"Nothing that was tried satisfies the limits: {asked}."
     chosen = tuning.chosen

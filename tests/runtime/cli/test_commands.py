@@ -125,10 +125,10 @@ def test_run_json_has_the_documented_fields(artifact_dir, image_file):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--budget", "0"], "budget 0: expected 1..16"),
-        (["--budget", "-3"], "budget -3: expected 1..16"),
+        (["--budget", "0"], "budget 0: expected 1..12"),
+        (["--budget", "-3"], "budget -3: expected 1..12"),
         (["--budget", "13"], "budget 13"),
-        (["--budget", "17"], "budget 17: expected 1..16"),
+        (["--budget", "17"], "budget 17: expected 1..12"),
         (["--image", "missing.png"], "missing.png"),
         (["--decoder", "llama.cpp"], "llama.cpp"),
         (["--vision-precision", "int8"], "int8"),
@@ -262,7 +262,7 @@ def test_an_artifact_cannot_steer_the_terminal(artifact_dir):
     data["decoder"] |= {"engines": ["onnx\x1b[2J"], "default_engine": "onnx\x1b[2J"}
     write_manifest(artifact_dir, data)
     refusal = pocketvlm("run", artifact_dir, "--prompt", "x", "--decoder", "none")
-    assert_refused(refusal, "which has onnx[2J: export it")
+    assert_refused(refusal, "which has onnx[2J: choose another")
 
 
 def test_text_that_the_console_lacks_is_replaced(artifact_dir):

@@ -64,7 +64,8 @@ def test_the_api_expands_a_home(home):
     assert load_target("~/board.toml").threads == 1
     (question,) = read_questions("~/set.jsonl").questions
     assert source_of(*question.images) == home / "p.png"
-    assert locate("~/artifact").folder == home / "artifact"
+    (home / "checkpoint").mkdir()
+    assert locate("~/checkpoint").folder == home / "checkpoint"
     with pytest.raises(PocketVLMError, match="no such folder: ~/artifact"):
         Artifact.open(Path("~/artifact"))
 

@@ -19,7 +19,9 @@ STAGES = (Stage(1, 24, "keys"), Stage(2, 18, "farthest"))
 def folder(tiny_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tower") / "artifact"
     arguments = ["export", str(tiny_checkpoint), "-o", str(folder), "--pruner", "fastervlm"]
-    arguments += ["--tower-stage", "1:24:keys", "--tower-stage", "2:18", "--budget", "9,18"]
+    stages = ["1:24:keys", "2:18:farthest"]
+    arguments += [part for stage in stages for part in ("--tower-stage", stage)]
+    arguments += ["--budget", "9,18"]
     result = CliRunner().invoke(main, [*arguments, "--json"])
     assert result.exit_code == 0, result.stderr
     return folder

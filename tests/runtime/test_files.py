@@ -205,7 +205,9 @@ def test_what_a_killed_process_left_is_removed_once_it_is_old(tmp_path, write):
 STAGED = "into the folder of an export, which appears as a whole"
 DIRECTLY = {
     "exporter/pocketvlm_export/build.py": STAGED,
+    "exporter/pocketvlm_export/calibration.py": STAGED,
     "exporter/pocketvlm_export/gguf/write.py": STAGED,
+    "exporter/pocketvlm_export/kept_files.py": "into a folder that appears as a whole",
     "exporter/pocketvlm_export/onnx_passes/external_weights.py": STAGED,
     "exporter/pocketvlm_export/ort_format.py": STAGED,
     "exporter/pocketvlm_export/packaging/card.py": STAGED,
@@ -213,7 +215,9 @@ DIRECTLY = {
     "exporter/pocketvlm_export/packaging/publish.py": "it makes that folder",
     "exporter/pocketvlm_export/packaging/sidecars.py": STAGED,
     "exporter/pocketvlm_export/packaging/using.py": STAGED,
-    "profiles/pocketvlm_measure/evaluation/journal.py": "a journal grows, line by line",
+    "exporter/pocketvlm_export/selftest/make.py": STAGED,
+    "profiles/pocketvlm_measure/line_file.py": "a journal grows, line by line",
+    "profiles/pocketvlm_measure/tune/reduced.py": "into a folder that appears as a whole",
     "runtime/pocketvlm/files/__init__.py": "it is the one place",
     "runtime/pocketvlm/files/locks.py": "an empty file, which is locked",
 }

@@ -74,8 +74,8 @@ def missing(name: str, available: Iterable[str]) -> RequestError:
         near = get_close_matches(name.lower(), PROVIDERS, n=1)
         meant = f"did you mean {near[0]}? " if near else ""
         return RequestError(
-            f"execution provider {name!r} is unknown",
-            advice=f"{meant}Short names: {', '.join(PROVIDERS)}",
+            f"execution provider {name!r} is unknown; this ONNX Runtime has {', '.join(available)}",
+            advice=f"{meant}short names are {', '.join(PROVIDERS)}",
             setting="providers",
         )
     instead = f", as pip install {build} in an environment of its own" if build else ""

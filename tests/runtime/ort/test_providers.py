@@ -97,7 +97,7 @@ def test_a_target_that_names_none(value):
 def test_a_misspelt_provider_is_put_right():
     with pytest.raises(RequestError, match="did you mean openvino") as refusal:
         EngineSettings(providers=(Provider.typed("openvno"),))
-    assert "Short names: cpu, openvino," in str(refusal.value)
+    assert "short names are cpu, openvino," in str(refusal.value)
 
 
 def test_the_cpu_has_no_options_that_nothing_reads():

@@ -73,7 +73,7 @@ def test_the_smallest_graph_that_serves_a_budget_is_opened(artifact_dir):
     assert served == {None: 6, 1: 6, 5: 6, 6: 6, 7: 12, 12: 12}
     for budget, reason in (
         (13, "not in this artifact"),
-        (0, r"expected 1\.\.16"),
+        (0, r"expected 1\.\.12"),
         (-4, "expected"),
         (17, "expected"),
     ):

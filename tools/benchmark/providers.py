@@ -138,10 +138,10 @@ def providers(
         folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
         workers = {}
         for number, (name, (candidate, graph)) in enumerate(rows.items()):
-            told = {"graph": str(graph), "threads": timing.threads, **candidate.settings}
-            told["results"] = str(folder / f"{number}.npz")
+            settings = {"graph": str(graph), "threads": timing.threads, **candidate.settings}
+            settings["results"] = str(folder / f"{number}.npz")
             python = pythons[candidate.environment]
-            worker = Worker(name, python, "with_tower", told)
+            worker = Worker(name, python, "with_tower", settings)
             workers[name] = running.enter_context(worker)
         first = next(iter(opened.values()))
         pictures = {name: _pictures(first, folder / "pixels.npy") for name in rows}

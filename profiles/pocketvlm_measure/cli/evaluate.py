@@ -13,7 +13,7 @@ from pocketvlm.cli.options import guide_options
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.files import real_path, user_path
-from pocketvlm_measure.cli.options import case_options, chosen_metric
+from pocketvlm_measure.cli.options import case_options, chosen_metric, question_options
 from pocketvlm_measure.cli.output import check_outputs, print_choice, write_text
 from pocketvlm_measure.cli.target import evaluating_defaults
 from pocketvlm_measure.evaluation.engines import ENGINES
@@ -67,22 +67,7 @@ _STDOUT = "-"
     "largest budget if not given.",
 )
 @guide_options
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Ask the first N questions.")
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    metavar="N",
-    help="Limit of an answer.",
-)
-@click.option(
-    "--broken",
-    type=click.Choice(["stop", "skip"]),
-    default="stop",
-    show_default=True,
-    help="At a broken line, picture or clip: stop the run, or skip and report it.",
-)
+@question_options
 @click.option(
     "--workers",
     type=click.IntRange(1),

@@ -3,7 +3,7 @@ and the metric."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -48,13 +48,40 @@ _CASES = [
         help="Precisions of the vision graph; the artifact's default if not given.",
     ),
 ]
+_QUESTIONS = [
+    click.option("--limit", type=click.IntRange(1), metavar="N", help="Ask the first N questions."),
+    click.option(
+        "--max-new-tokens",
+        type=click.IntRange(1),
+        default=64,
+        show_default=True,
+        metavar="N",
+        help="Limit of an answer.",
+    ),
+    click.option(
+        "--broken",
+        type=click.Choice(["stop", "skip"]),
+        default="stop",
+        show_default=True,
+        help="At a broken line, picture or clip: stop the run, or skip and report it.",
+    ),
+]
 
 
 def case_options(command: _Command) -> _Command:
     """Add the options that list cases of an artifact, see `pocketvlm_measure.cases.sweep`, and the
     caps on pictures and the providers that all of them have."""
+    return _with(command, [*_CASES, cap_options, provider_option])
+
+
+def question_options(command: _Command) -> _Command:
+    """Add the options on how a set of questions is asked."""
+    return _with(command, _QUESTIONS)
+
+
+def _with(command: _Command, options: Sequence[Callable[[Any], Any]]) -> _Command:
     decorated: Any = command
-    for option in reversed([*_CASES, cap_options, provider_option]):
+    for option in reversed(options):
         decorated = option(decorated)
     result: _Command = decorated
     return result

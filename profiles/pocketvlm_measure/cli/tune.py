@@ -14,7 +14,7 @@ from pocketvlm.cli.options import cap_options, provider_option
 from pocketvlm.cli.target import capped, takes_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.files import real_path, user_path
-from pocketvlm_measure.cli.options import chosen_metric
+from pocketvlm_measure.cli.options import chosen_metric, question_options
 from pocketvlm_measure.cli.output import check_outputs
 from pocketvlm_measure.cli.target import tuning_defaults
 from pocketvlm_measure.cli.tune_checkpoint import holds_artifact, of_checkpoint
@@ -145,22 +145,7 @@ class _Duration(click.ParamType):
 @provider_option
 @exporting_options
 @takes_target(tuning_defaults)
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Take the first N questions.")
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    metavar="N",
-    help="Limit of an answer.",
-)
-@click.option(
-    "--broken",
-    type=click.Choice(["stop", "skip"]),
-    default="stop",
-    show_default=True,
-    help="At a broken line, picture or clip: stop the run, or skip and report it.",
-)
+@question_options
 @click.option(
     "--workers",
     type=click.IntRange(1),

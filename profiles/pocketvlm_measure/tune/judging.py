@@ -55,16 +55,16 @@ class Judge:
     def chosen(self) -> Candidate | None:
         """The fastest that holds, or likely holds unless it must be shown; else the baseline; None
         where all break a limit, or where the time was up before anything was compared."""
-        wanted = ("holds",) if self.limits.shown else ("holds", "likely holds")
+        accepted = ("holds",) if self.limits.shown else ("holds", "likely holds")
         verdicts = {self._verdict(one)[0] for one in self.ordered}
         compared = any(runner.differences.questions for runner in self.race.runners.values())
         if "not reached" in verdicts and not compared:
             return None
-        return self._fastest(wanted)
+        return self._fastest(accepted)
 
-    def _fastest(self, wanted: Sequence[str]) -> Candidate | None:
+    def _fastest(self, accepted: Sequence[str]) -> Candidate | None:
         baseline = self.source.baseline
-        able = [one for one in self.ordered if self._verdict(one)[0] in wanted]
+        able = [one for one in self.ordered if self._verdict(one)[0] in accepted]
         if not self.broken.get(baseline):
             able.append(baseline)
         return next(iter(able), None)

@@ -132,6 +132,6 @@ class Race:
 
     def _next_look(self, asked: int) -> int:
         """How many questions have been asked at the next look: whole pictures, at most all."""
-        wanted = max(_FIRST, round(_GROWTH * asked))
-        later = self._starts[self._starts >= wanted]
+        least = max(_FIRST, round(_GROWTH * asked))
+        later = self._starts[self._starts >= least]
         return int(later[0]) if len(later) else len(self._pictures)

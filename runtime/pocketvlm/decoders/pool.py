@@ -153,8 +153,8 @@ class SequencePool:
 
     def give_back(self, cached: PooledSequence, conversation: ConversationCache | None) -> None:
         """End what `borrow` began: ``conversation`` keeps the cache, if it still wants it."""
-        wanted = cached.kept or (conversation is not None and conversation.sequence is cached)
-        if not wanted or self._closed:
+        stays = cached.kept or (conversation is not None and conversation.sequence is cached)
+        if not stays or self._closed:
             cached.close()
         else:
             cached.lent = False

@@ -34,8 +34,8 @@ class Checks:
     @property
     def names(self) -> list[str]:
         """What each is called, the same in every process."""
-        seen = [vision_check(self.medium, k, precision) for k, precision in self.vision]
-        return [*seen, *(reader_check(self.medium, reader) for reader in self.readers)]
+        of_vision = [vision_check(self.medium, k, precision) for k, precision in self.vision]
+        return [*of_vision, *(reader_check(self.medium, reader) for reader in self.readers)]
 
 
 def vision_check(medium: Medium, budget: int, precision: str) -> str:

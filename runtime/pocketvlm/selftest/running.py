@@ -94,12 +94,12 @@ class _Run:
             f"vision {precision}, {budget} tokens",
         )
         try:
-            seen = see(self._prompt, self._tiles, budget, precision, self._settings)
+            features = see(self._prompt, self._tiles, budget, precision, self._settings)
         except EngineError as error:
             return dataclasses.replace(result, error=error.reason)
         if keep:
-            self._features[precision] = seen
-        figures = judge_vision(seen, expected, expected.bounds[precision])
+            self._features[precision] = features
+        figures = judge_vision(features, expected, expected.bounds[precision])
         return dataclasses.replace(result, figures=figures)
 
     def _decoder(self, readers: Sequence[Reader]) -> Iterator[GraphResult]:

@@ -14,21 +14,13 @@ from pocketvlm.artifact.pair import pair_bytes
 from pocketvlm.errors import RequestError
 from pocketvlm_measure.cases import leaves_choice
 from pocketvlm_measure.evaluation.precision import settled_precision
-from support.tiny_artifact import read_manifest, write_manifest
-
-PAIR = "int8+fp32"
+from support.pairs import PAIR, make_pair
 
 
 @pytest.fixture
 def paired(artifact_dir):
     """An artifact with a pair of decoders."""
-    data = read_manifest(artifact_dir)
-    decoder = data["decoder"]
-    decoder["graphs"]["int8"] = decoder["graphs"]["fp32"]
-    decoder["tables"]["int8"] = "fp32"
-    decoder["pair"] = PAIR
-    write_manifest(artifact_dir, data)
-    return artifact_dir
+    return make_pair(artifact_dir)
 
 
 @pytest.fixture

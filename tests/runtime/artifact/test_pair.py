@@ -14,21 +14,14 @@ from pocketvlm.artifact.pair import choose_precision, free_memory, pair_bytes
 from pocketvlm.cli.described import describe
 from pocketvlm.decoders.sampling import Sampling
 from pocketvlm_measure.cases import sweep
+from support.pairs import PAIR, make_pair
 from support.tiny_artifact import read_manifest, write_manifest
-
-PAIR = "int8+fp32"
 
 
 @pytest.fixture
 def paired(artifact_dir):
     """An artifact whose graph bears two names, of which the second is the default."""
-    data = read_manifest(artifact_dir)
-    decoder = data["decoder"]
-    decoder["graphs"]["int8"] = decoder["graphs"]["fp32"]
-    decoder["tables"]["int8"] = "fp32"
-    decoder["pair"] = PAIR
-    write_manifest(artifact_dir, data)
-    return artifact_dir
+    return make_pair(artifact_dir)
 
 
 @pytest.fixture

@@ -116,6 +116,10 @@ def _openvino(sources: Sources) -> dict[str, Any]:
         model = ["--model", str(sources.checkpoint)]
         command = [str(tool), "export", "openvino", *model, *task, *group, str(folder)]
         subprocess.run(command, check=True, stdout=sys.stderr)
+    if not (folder / "openvino_tokenizer.xml").is_file():
+        program = Path(__file__).parent / "programs" / "openvino_tokenizer.py"
+        command = [str(sources.python), str(program), str(sources.checkpoint), str(folder)]
+        subprocess.run(command, check=True, stdout=sys.stderr)
     return {"folder": str(folder)}
 
 

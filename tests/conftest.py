@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from install_llama_cpp import CACHE
 from make_checkpoint import HUB_PRESETS, PRESETS, HubPreset, Preset, make_checkpoint
 from pocketvlm_export import ExportOptions, build, export
 from pocketvlm_export.graphs import trace
-from support.shared import shared_folder, write_once
-from support.traces import Traces
+from support.shared import write_once
+from support.traces import Traces, kept_traces
 
 # pytest captures every level; torch's tracer then formats thousands of records that nobody reads.
 logging.getLogger("torch").setLevel(logging.WARNING)
@@ -65,14 +66,15 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def shared_traces(request, tmp_path_factory):
-    """A structure that torch has traced in this run is not traced again: most of what an export of
-    a tiny model takes. What is made of a trace, and the gate, are every export's own."""
+def shared_traces(request):
+    """A structure that torch has traced, in this run or in one of the last days, is not traced
+    again: most of what an export of a tiny model takes. A trace is another's where the exporter's
+    code or a library has changed. What is made of it, and the gate, are every export's own."""
     if request.config.getoption("trace_anew"):
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "trace", Traces(shared_folder(tmp_path_factory, "traces"), trace))
+        patch.setattr(build, "trace", Traces(kept_traces(CACHE / "traces"), trace))
         # Torch looks up what an operator gives by its symbolic sizes. That pays for models of eight
         # layers and more; of two it is a quarter of tracing. No graph changes.
         patch.setattr("torch._dynamo.config.fake_tensor_cache_enabled", False)

@@ -1,5 +1,5 @@
-"""Knows how the exports of one test run share what torch traces: a module's structure is traced
-once, and other weights of the same structure are put into a copy of that graph."""
+"""Knows how the exports of test runs share what torch traces: a module's structure is traced once,
+and other weights of the same structure are put into a copy of that graph."""
 
 import enum
 import hashlib
@@ -10,8 +10,11 @@ import os
 import pickle
 import pkgutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -24,6 +27,8 @@ from pocketvlm.artifact import metadata
 from pocketvlm_export import decoder_stages, families, graphs, pruning, tower_stages, towers
 from pocketvlm_export.graphs import Graph
 
+_LIBRARIES = ("torch", "transformers", "onnxscript", "onnx_ir", "onnx")  # that a trace depends on
+_KEPT_DAYS = 14  # since a trace was last used
 _ORDER = "initializers"  # property of a stored graph: [[name, name in the module or null], ...]
 # What is traced: whose code and constants a test may have changed.
 _PACKAGES = (decoder_stages, families, graphs, pruning, tower_stages, towers)
@@ -45,6 +50,20 @@ UNREAD: Mapping[str, tuple[str, ...]] = {
     metadata.SELECTOR: _OF_DECODERS,
 }
 """By kind of graph how the names of modules begin that tracing one does not read."""
+
+
+def kept_traces(cache: Path) -> Path:
+    """The folder in ``cache`` for traces by the libraries of this environment, in which those of
+    earlier runs lie; what was not used for long is removed from all such folders."""
+    stated = " ".join([sys.version, *(f"{name} {version(name)}" for name in _LIBRARIES)])
+    folder = cache / hashlib.sha256(stated.encode()).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    oldest = time.time() - _KEPT_DAYS * 86_400
+    for path in cache.glob("*/*"):
+        with suppress(FileNotFoundError):  # another process of the run removes it too
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+    return folder
 
 
 class Traces:
@@ -72,6 +91,7 @@ class Traces:
             _store(model, graph.module, path)
             return model
         self.reused += 1
+        path.touch()
         return _load(path, graph.module)
 
 

@@ -98,9 +98,10 @@ def build_vision(plan: ExportPlan, folder: Path, step: Step) -> None:
         ) as tower,
         component(family.load_projector(weights, spec)) as projector,
     ):
+        standard = plan.options.standard(metadata.VISION_ENCODER)
         if plan.selectors:  # one graph of all tokens serves every budget
             step(f"vision graph, all {spec.vision.tokens} tokens")
-            every = CandidateEncoder(tower, projector, spec.vision, portable=plan.options.portable)
+            every = CandidateEncoder(tower, projector, spec.vision, portable=standard)
             files = plan.vision[plan.budgets[0]]
             _write(CandidatesGraph(every), plan, files, folder, {}, shared, step)
             return
@@ -113,7 +114,7 @@ def build_vision(plan: ExportPlan, folder: Path, step: Step) -> None:
                 plan.pruner,
                 budget,
                 stages=plan.tower_stages,
-                portable=plan.options.portable,
+                portable=standard,
             )
             graph = VisionEncoderGraph(module)
             stamps = {metadata.PRUNER: plan.pruner.name, metadata.BUDGET: str(budget)}
@@ -212,7 +213,7 @@ def _write(
     """
     model = trace(graph)
     tidy(model, graph.output_axes)
-    if not plan.options.portable:
+    if not plan.options.standard(graph.kind):
         decoder = plan.spec.decoder
         # Where scores are given they are numbered by the places that the mask has.
         full = is_full(decoder) and graph.kind != metadata.SCORING_DECODER

@@ -226,6 +226,11 @@ _OPTIONS: tuple[Callable[[_Command], _Command], ...] = (
         help="Standard ONNX operators alone, for other engines; slower here.",
     ),
     click.option(
+        "--portable-vision",
+        is_flag=True,
+        help="As --portable, of the vision graphs alone: providers like OpenVINO take those whole.",
+    ),
+    click.option(
         "--format",
         "graph_format",
         type=click.Choice(FORMATS),

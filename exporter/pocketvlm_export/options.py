@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pocketvlm.artifact import metadata
 from pocketvlm.artifact.stages import Stage, in_order
 from pocketvlm.errors import RequestError
 from pocketvlm.files import user_path
@@ -16,6 +17,9 @@ from pocketvlm_export.precisions import PAIR, PRECISIONS, names_for
 from pocketvlm_targets import DECODERS, FORMATS
 
 GATE_PROMPT = "What is in the picture?"
+
+
+_VISION_KINDS = (metadata.VISION_ENCODER, metadata.CANDIDATES, metadata.SELECTOR)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class ExportOptions:
         gguf_types: keys of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for
             `DEFAULT_GGUF_TYPE`.
         portable: standard ONNX operators alone, for other engines than ONNX Runtime.
+        portable_vision: the same of the vision graphs alone, for execution providers that take
+            such graphs whole.
         format: of the graph files, one of `pocketvlm_targets.FORMATS`.
         context: longest sequence in tokens, at most the checkpoint's own; None is that.
         memory_limit: MB (10^6 bytes) that answering may be expected to take on the device; None or
@@ -78,6 +84,7 @@ class ExportOptions:
     shared_tables: bool = True
     gguf_types: tuple[str, ...] = ()
     portable: bool = False
+    portable_vision: bool = False
     format: str = "onnx"
     context: int | None = None
     memory_limit: int | None = None
@@ -208,6 +215,11 @@ class ExportOptions:
         """Return the precision of the table that a decoder of this precision reads."""
         own = PRECISIONS[decoder].table
         return own if own in self.embed or decoder not in self.decoder_precisions else self.embed[0]
+
+    def standard(self, kind: str) -> bool:
+        """Whether a graph of this kind, one of `metadata.GRAPH_KINDS`, has standard operators
+        alone."""
+        return self.portable or (self.portable_vision and kind in _VISION_KINDS)
 
     @property
     def gguf(self) -> tuple[str, ...]:

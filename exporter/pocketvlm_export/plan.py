@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from pocketvlm.artifact import metadata
 from pocketvlm.artifact.specs import Generation
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.layouts import Medium
@@ -182,7 +183,7 @@ class ExportPlan:
             tiles=tiles,
             context=self.context,
             onnx=bool(self.decoder),
-            fused=not (options.portable or self._reads_attention),
+            fused=not (options.standard(metadata.VISION_ENCODER) or self._reads_attention),
         )
 
     @property

@@ -71,6 +71,14 @@ _PROVIDER = click.option(
     help="What ONNX Runtime computes with, the preferred one first, as openvino or "
     "cuda:device_id=1,use_tf32=0; the CPU if not given. See docs/providers.md.",
 )
+_VISION_PROVIDER = click.option(
+    "--vision-provider",
+    "vision_providers",
+    multiple=True,
+    metavar="NAME[:K=V]",
+    callback=_check_typed,
+    help="What computes the vision graphs alone, as --provider.",
+)
 _MODEL = [
     click.option(
         "--decoder",
@@ -115,6 +123,7 @@ _MODEL = [
     ),
     *_CAPS,
     _PROVIDER,
+    _VISION_PROVIDER,
     click.option(
         "--feature-cache",
         metavar="FOLDER",
@@ -146,6 +155,7 @@ _LOADED = (
     "max_tiles",
     "feature_cache",
     "providers",
+    "vision_providers",
 )
 
 
@@ -247,6 +257,12 @@ def provider_option(command: _Command) -> _Command:
     return decorated
 
 
+def vision_provider_option(command: _Command) -> _Command:
+    """Add ``vision_providers``, as `provider_option` adds those of all graphs."""
+    decorated: _Command = _VISION_PROVIDER(command)
+    return decorated
+
+
 def answering_options(command: _Command) -> _Command:
     """Add ``images``, ``videos``, ``system``, ``sampling`` (a `Sampling`) and ``load`` (gives the
     VLM of a folder)."""
@@ -295,15 +311,18 @@ def _load(
 ) -> VLM:
     """``once`` is `VLM.load`'s; ``instead`` takes the place of what was given on the command
     line."""
-    from pocketvlm.ort.settings import EngineSettings, providers_typed
+    from pocketvlm.ort.settings import EngineSettings, providers_typed, vision_providers_typed
     from pocketvlm.vlm import VLM
 
     model = model | instead
     of_engines = {name: model[name] for name in ("threads", "memory_limit")}
     settings = EngineSettings(
-        **of_engines, prepack=prepack, providers=providers_typed(model["providers"])
+        **of_engines,
+        prepack=prepack,
+        providers=providers_typed(model["providers"]),
+        vision_providers=vision_providers_typed(model["vision_providers"]),
     )
-    of_settings = (*of_engines, "providers")
+    of_settings = (*of_engines, "providers", "vision_providers")
     others = {name: value for name, value in model.items() if name not in of_settings}
     others |= settled_caps(directory, {name: others[name] for name in ("max_pixels", "max_tiles")})
     return VLM.load(directory, **others, settings=settings, once=once)

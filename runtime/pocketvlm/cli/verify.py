@@ -12,7 +12,7 @@ import click
 
 from pocketvlm.cli.described import figures_text, pixels_text
 from pocketvlm.cli.lists import PATH
-from pocketvlm.cli.options import provider_option
+from pocketvlm.cli.options import provider_option, vision_provider_option
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 
@@ -29,23 +29,34 @@ if TYPE_CHECKING:
     help="Also compare with this checkpoint: a folder, a hub id or demo.",
 )
 @provider_option
+@vision_provider_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def verify(directory: Path, against: str | None, providers: tuple[str, ...], as_json: bool) -> None:
+def verify(
+    directory: Path,
+    against: str | None,
+    providers: tuple[str, ...],
+    vision_providers: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Check every file, checksum and graph of the artifact in DIR.
 
     Its self-test is run too: what the graphs compute here of a small picture, beside what they gave
-    where they were exported. With --provider, something else than the CPU computes that.
+    where they were exported. With --provider or --vision-provider, something else than the
+    CPU computes that.
 
     With --against, run the checkpoint in transformers too and compare; this needs
     pocketvlm[export].
     """
     from pocketvlm.artifact import Artifact
-    from pocketvlm.ort.settings import EngineSettings, providers_typed
+    from pocketvlm.ort.settings import EngineSettings, providers_typed, vision_providers_typed
     from pocketvlm.selftest import needs_trust, run_self_test
     from pocketvlm.selftest.reading import without_self_test
     from pocketvlm.selftest.trust import remember
 
-    settings = EngineSettings(providers=providers_typed(providers))
+    settings = EngineSettings(
+        providers=providers_typed(providers),
+        vision_providers=vision_providers_typed(vision_providers),
+    )
     artifact = Artifact.open(directory, check="full")
     if artifact.manifest.self_test is None and needs_trust(settings):
         raise without_self_test(artifact)

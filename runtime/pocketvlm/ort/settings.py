@@ -60,6 +60,7 @@ class EngineSettings:
             enough only within it. None is what the system has free, 0 is no limit.
         providers: ONNX Runtime's, the preferred one first. It gives the CPU what none of them
             computes. llama.cpp does not read them.
+        vision_providers: those of the vision graphs, with either engine; None is ``providers``.
 
     Raises:
         RequestError: threads that are no whole number, or more than a machine like this has use
@@ -70,15 +71,31 @@ class EngineSettings:
     prepack: bool = True
     providers: tuple[Provider, ...] = (Provider(CPU_PROVIDER),)
     memory_limit: int | None = None
+    vision_providers: tuple[Provider, ...] | None = None
 
     def __post_init__(self) -> None:
         settle_numbers(self)
         check_threads(self.threads)
         if self.memory_limit is not None:
             whole(self.memory_limit, "memory_limit", least=0)
-        if isinstance(self.providers, list):
-            object.__setattr__(self, "providers", tuple(self.providers))
-        _check_providers(self.providers)
+        for name in ("providers", "vision_providers"):
+            providers = getattr(self, name)
+            if isinstance(providers, list):
+                object.__setattr__(self, name, providers := tuple(providers))
+            if providers is not None or name == "providers":
+                _check_providers(providers)
+
+    @property
+    def for_vision(self) -> Self:
+        """These settings for a vision graph."""
+        if self.vision_providers is None:
+            return self
+        return replace(self, providers=self.vision_providers, vision_providers=None)
+
+    @property
+    def every_provider(self) -> tuple[Provider, ...]:
+        """All that compute something, each once: those of decoders first."""
+        return tuple(dict.fromkeys((*self.providers, *(self.vision_providers or ()))))
 
     def for_precision(self, precision: str) -> Self:
         """These settings for a graph of ``precision``, ``"fp32"`` or another.
@@ -155,6 +172,11 @@ def _no_providers(found: str) -> RequestError:
 def providers_typed(texts: Sequence[str]) -> tuple[Provider, ...]:
     """Providers as the command line takes them; the CPU's own where none is given."""
     return tuple(map(Provider.typed, texts)) or (Provider(CPU_PROVIDER),)
+
+
+def vision_providers_typed(texts: Sequence[str]) -> tuple[Provider, ...] | None:
+    """Those of the vision graphs as the command line takes them; None where none is given."""
+    return tuple(map(Provider.typed, texts)) or None
 
 
 DEFAULT_SETTINGS: Final = EngineSettings()

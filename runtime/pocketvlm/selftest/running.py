@@ -49,7 +49,7 @@ def run_self_test(
     rows: list[GraphResult] = []
     for each in every_check(artifact) if checks is None else checks:
         rows += _Run(each, settings).rows()
-    provider = ", ".join(provider.name for provider in settings.providers)
+    provider = ", ".join(dict.fromkeys(each.name for each in settings.every_provider))
     left_out = (
         []
         if checks is not None

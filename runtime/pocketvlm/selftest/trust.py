@@ -16,7 +16,7 @@ import onnxruntime as ort
 from pocketvlm import upstream
 from pocketvlm.artifact import Artifact
 from pocketvlm.files.remembered import read_remembered, write_remembered
-from pocketvlm.ort.settings import CPU_PROVIDER, EngineSettings
+from pocketvlm.ort.settings import CPU_PROVIDER, EngineSettings, Provider
 from pocketvlm.selftest.checks import Checks, checks_of
 from pocketvlm.selftest.result import SelfTestResult
 from pocketvlm.selftest.running import run_self_test
@@ -27,7 +27,7 @@ _REMEMBERED: Final = 256  # devices, providers and artifacts, newest last
 
 def needs_trust(settings: EngineSettings) -> bool:
     """Whether anything else than ONNX Runtime's own CPU provider computes."""
-    return any(provider.name != CPU_PROVIDER for provider in settings.providers)
+    return any(provider.name != CPU_PROVIDER for provider in settings.every_provider)
 
 
 def ensure_trusted(
@@ -94,7 +94,7 @@ def remember(artifact: Artifact, settings: EngineSettings, result: SelfTestResul
 
 def device_facts(settings: EngineSettings) -> dict[str, Any]:
     """What another device, driver or version would change, as far as it can be asked."""
-    names = [provider.name for provider in settings.providers]
+    names = [provider.name for provider in settings.every_provider]
     return {
         "host": platform.node(),
         "system": [platform.system(), platform.release(), platform.machine()],
@@ -108,14 +108,19 @@ def _key(artifact: Artifact, settings: EngineSettings) -> str:
     facts = {
         # The files that were checked, whatever the artifact states of itself.
         "artifact": artifact.manifest.content_id,
-        "providers": [
-            [provider.name, sorted((name, str(value)) for name, value in provider.options.items())]
-            for provider in settings.providers
-        ],
+        "providers": _stated(settings.providers),
+        "vision_providers": _stated(settings.for_vision.providers),
         "prepack": settings.prepack,
         **device_facts(settings),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _stated(providers: Sequence[Provider]) -> list[Any]:
+    return [
+        [provider.name, sorted((name, str(value)) for name, value in provider.options.items())]
+        for provider in providers
+    ]
 
 
 def _processor() -> str:

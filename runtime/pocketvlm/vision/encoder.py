@@ -99,14 +99,14 @@ class VisionEncoder:
             artifact: an opened artifact.
             budget: visual tokens per tile; None is the artifact's default.
             precision: as named in the manifest; None is the artifact's default.
-            settings: threads, providers and whether a float32 graph is prepacked.
+            settings: threads, providers of vision graphs and whether a float32 graph is prepacked.
             table: precision of the embedding table that a question is read by, where the method
                 reads the prompt, see `TokenSelector.open`.
 
         Raises:
             PocketVLMError: no graph can serve the budget, or none has the precision.
         """
-        manifest = artifact.manifest
+        manifest, settings = artifact.manifest, settings.for_vision
         k = pick_graph(manifest, budget)
         graphs = manifest.vision.graphs[k]
         precision = precision or manifest.vision.default_precision

@@ -129,3 +129,16 @@ def test_a_graph_that_a_provider_cannot_open_is_refused_in_one_line(artifact_dir
 
 def test_physical_cores_are_some_of_the_processors():
     assert 1 <= physical_cores() <= os.cpu_count()
+
+
+def test_vision_graphs_have_providers_of_their_own():
+    other = Provider("AzureExecutionProvider")
+    settings = EngineSettings(threads=1, vision_providers=[other])
+    assert settings.providers == (Provider(CPU_PROVIDER),)
+    assert settings.for_vision == EngineSettings(threads=1, providers=(other,))
+    assert settings.every_provider == (Provider(CPU_PROVIDER), other)
+    assert EngineSettings().for_vision == EngineSettings()
+    assert EngineSettings(vision_providers=(other,)) != EngineSettings()
+    for wrong in ((), (Provider("NoSuchExecutionProvider"),)):
+        with pytest.raises(RequestError):
+            EngineSettings(vision_providers=wrong)

@@ -132,3 +132,13 @@ def test_a_self_test_that_says_nothing_of_a_graph(tested_dir):
     write_manifest(tested_dir, data)
     with pytest.raises(ArtifactError, match="says nothing of image vision k=6 int8"):
         VLM.load(tested_dir, vision_precision="int8", settings=OTHER)
+
+
+def test_another_provider_of_the_vision_graphs_is_tested(tested_dir, runs):
+    settings = EngineSettings(vision_providers=OTHER.providers)
+    vlm = VLM.load(tested_dir, settings=settings)
+    assert vlm.parts.viewer.encoder.provider == OTHER.providers[0].name
+    VLM.load(tested_dir, settings=settings)
+    assert len(runs) == 1
+    VLM.load(tested_dir, settings=OTHER)
+    assert len(runs) == 2

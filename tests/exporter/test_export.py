@@ -145,6 +145,17 @@ def test_graphs_load_at_opset_20_without_custom_operators(tiny_checkpoint, tmp_p
         assert [(item.domain, item.version) for item in model.opset_import] == [("", 20)]
 
 
+def test_vision_graphs_alone_are_portable(tiny_checkpoint, tmp_path):
+    options = ExportOptions("fastervlm", budgets=(9,), portable_vision=True)
+    export(str(tiny_checkpoint), tmp_path / "artifact", options)
+    domains = {
+        name: {item.domain for item in onnx.load(tmp_path / f"artifact/onnx/{name}").opset_import}
+        for name in ("vision_encoder.onnx", "decoder_model_merged.onnx")
+    }
+    assert domains["vision_encoder.onnx"] == {""}
+    assert "com.microsoft" in domains["decoder_model_merged.onnx"]
+
+
 def test_half_precision_halves_the_file_and_keeps_its_types(tiny_export):
     for name in ("vision_encoder", "embed_tokens", "decoder_model_merged"):
         full, half = (tiny_export / "onnx" / f"{name}{suffix}.onnx" for suffix in ("", "_fp16"))

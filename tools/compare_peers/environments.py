@@ -40,7 +40,8 @@ def make_environment(
     """The environment's Python; made where it is missing, or was made from other requirements.
 
     llama.cpp in it is compiled with ``build``, CMAKE_ARGS. A requirement that begins with ``!`` is
-    uninstalled again: a package requires it, and works without.
+    uninstalled again: a package requires it, and works without. One that begins with ``+`` is
+    installed after that, by itself: it is the same module as one that was uninstalled.
 
     Raises:
         click.ClickException: pip cannot install them; the message has its last line.
@@ -58,10 +59,12 @@ def make_environment(
         if _needs_llama_cpp(listed)
         else []
     )
-    installed = [name for name in requirements if not name.startswith("!")]
+    installed = [name for name in requirements if not name.startswith(("!", "+"))]
     unwanted = [name.removeprefix("!") for name in requirements if name.startswith("!")]
+    instead = [name.removeprefix("+") for name in requirements if name.startswith("+")]
     steps = [["install", "--quiet", *native, *pip_args, *installed]]
     steps += [["uninstall", "--quiet", "--yes", *unwanted]] if unwanted else []
+    steps += [["install", "--quiet", "--no-deps", *pip_args, *instead]] if instead else []
     for step in steps:
         command = [str(python), "-m", "pip", *step]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

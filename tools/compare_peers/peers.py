@@ -18,6 +18,7 @@ from pocketvlm.artifact.manifest import Manifest
 
 # llama.cpp as compiled for a CPU with AVX-512 and for any x86-64 CPU with AVX2, and its release.
 AVX512, AVX2 = "llama.cpp", "llama.cpp-avx2"
+OF_OPENVINO = "pocketvlm-openvino"
 _LLAMA_CPP = ("-c", "constraints.txt", "llama-cpp-python", "pillow")
 # The environment of a peer -> what it is made of, beside the Python that runs this tool: the newest
 # releases of November 2026.
@@ -36,6 +37,8 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     AVX512: _LLAMA_CPP,
     AVX2: _LLAMA_CPP,
     "pocketvlm": ("-c", "constraints.txt", ".[llama]"),
+    # Its vision graphs by OpenVINO's execution provider, which comes with a build of ONNX Runtime.
+    OF_OPENVINO: ("-c", "constraints.txt", ".", "!onnxruntime", "+onnxruntime-openvino==1.24.1"),
 }
 # Models whose visual tokens OpenVINO GenAI prunes, by the `model_type` of their configuration.
 PRUNED_BY_OPENVINO = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
@@ -72,6 +75,9 @@ _OURS = (
     ("int8", "onnx", "int8+int4_b128"),
     ("int8", "onnx", "int8+int4"),
 )
+# Towers with calibrated ranges, which OpenVINO's provider computes in 8 bits, and their decoders.
+_STATIC = "int8_static"
+_BEHIND_STATIC = ("int4_b128", "int4", "int8+int4_b128", "int8+int4")
 _LARGEST_GROUP = 128  # of weights that share a scale, as optimum-intel has it
 
 
@@ -143,8 +149,11 @@ def _pocketvlm(sources: Sources, **load: Any) -> dict[str, Any]:
     return {"folder": str(sources.artifact), "load": load}
 
 
-def _ours(budget: int, vision: str, decoder: str, precision: str) -> Peer:
-    """PocketVLM at a budget, with precisions that the artifact has."""
+def _ours(
+    budget: int, vision: str, decoder: str, precision: str, environment: str = "pocketvlm"
+) -> Peer:
+    """PocketVLM at a budget, with precisions that the artifact has; in ``OF_OPENVINO`` its provider
+    computes the tower."""
     load: dict[str, Any] = {
         "budget": budget,
         "vision_precision": vision,
@@ -152,7 +161,10 @@ def _ours(budget: int, vision: str, decoder: str, precision: str) -> Peer:
         "decoder_precision": precision,
     }
     name = f"PocketVLM, {budget} tokens, {vision} tower, {decoder} {precision}"
-    return Peer(name, "pocketvlm", "with_pocketvlm", partial(_pocketvlm, **load))
+    if environment == OF_OPENVINO:
+        load["vision_provider"] = "openvino:device_type=CPU"
+        name = name.replace(" tower", " tower by OpenVINO's provider")
+    return Peer(name, environment, "with_pocketvlm", partial(_pocketvlm, **load))
 
 
 def _theirs_pruned(tokens: int, budget: int) -> Peer:
@@ -209,6 +221,12 @@ def peers(family: str, manifest: Manifest, tokens: int, budgets: Sequence[int]) 
         for tower, engine, precision in _OURS
         if tower in vision and set(precision.split("+")) <= set(manifest.decoder.by_engine[engine])
         for budget in (tokens, *smaller)
+    ]
+    ours += [
+        _ours(budget, _STATIC, "onnx", precision, OF_OPENVINO)
+        for precision in _BEHIND_STATIC
+        if _STATIC in vision and set(precision.split("+")) <= set(manifest.decoder.graphs)
+        for budget in smaller
     ]
     refused = refusals(family)
     return [*(peer for peer in theirs if peer.environment not in refused), *ours]

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from compare_peers.programs.common import Stopwatch, read_settings, serve
-from pocketvlm import VLM, EngineSettings, Sampling, __version__
+from pocketvlm import VLM, EngineSettings, Provider, Sampling, __version__
 from pocketvlm.limits import NOTHING_KEPT
 
 options = read_settings()
-engines = EngineSettings(threads=options["threads"])
+load = dict(options["load"])
+provider = load.pop("vision_provider", None)
+engines = EngineSettings(
+    threads=options["threads"],
+    vision_providers=None if provider is None else (Provider.typed(provider),),
+)
 # Every question is a first one, as for the others.
-vlm = VLM.load(options["folder"], settings=engines, limits=NOTHING_KEPT, **options["load"])
+vlm = VLM.load(options["folder"], settings=engines, limits=NOTHING_KEPT, **load)
 
 
 def answer(picture: Path, watch: Stopwatch) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
+from transformers import GenerationConfig
 
 from pocketvlm.artifact import metadata
 from pocketvlm_export import decoder_stages, families, graphs, pruning, tower_stages, towers
@@ -171,6 +172,8 @@ class _Structure(pickle.Pickler):
             return ("tensor", digest, str(value.dtype), tuple(value.shape), value.stride())
         if isinstance(value, torch.export.Dim):  # 28 times another is made by a lambda
             return ("dim", value.__name__, repr(getattr(value, "root", value)))
+        if isinstance(value, GenerationConfig):  # no graph reads it, and it holds a random hash
+            return ("generation",)
         if type(value) in (set, frozenset):  # in an order that is the same in every process
             return (type(value).__name__, sorted(map(repr, value)))
         return None

@@ -114,7 +114,9 @@ def test_answers_and_kept_patches_are_the_runtimes(results, scenes, vlm):
 
 def test_a_further_question_goes_on_from_the_picture(results):
     for scene in results["scenes"]:
-        first, second, smaller, _ = (answer["promptTokens"]["cached"] for answer in scene["answers"])
+        first, second, smaller, _ = (
+            answer["promptTokens"]["cached"] for answer in scene["answers"]
+        )
         assert second > BUDGETS[0]  # the picture, and what stands before it
         assert first < BUDGETS[0]
         assert smaller < BUDGETS[1]

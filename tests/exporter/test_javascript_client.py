@@ -200,7 +200,10 @@ def test_pictures_of_any_size_are_numbered_by_rows_and_columns(
 
 REFUSED = {
     "gguf": (lambda root, weights: give_gguf(root), "GGUF file for llama.cpp"),
-    "selectors": (lambda root, weights: give_selectors(root, weights), "by the words of each question"),
+    "selectors": (
+        lambda root, weights: give_selectors(root, weights),
+        "by the words of each question",
+    ),
     "stages": (lambda root, weights: read_scores(root, weights, 3), "drops visual tokens"),
     "min_length": (
         lambda root, weights: publish_with(root, min_length=4),
@@ -217,7 +220,10 @@ def test_what_is_not_served_is_refused_in_words(tmp_path):
     folders = [*REFUSED, "clips"]
     for name in folders:
         write_using(Artifact.open(tmp_path / name))
-    for name, change in (("format", {"format": 2}), ("unheard", {"needs": {"magic": "it is magic"}})):
+    for name, change in (
+        ("format", {"format": 2}),
+        ("unheard", {"needs": {"magic": "it is magic"}}),
+    ):
         write_artifact(tmp_path / name, budgets=(6,))
         write_using(Artifact.open(tmp_path / name))
         using = tmp_path / name / "using.json"

@@ -32,6 +32,7 @@ from support.tiny_artifact import (
 )
 from support.using import check_facts
 
+
 def stated_in(folder):
     return json.loads((folder / FACTS).read_text())
 

@@ -78,6 +78,13 @@ def publish_with(root, **processors):
     write_manifest(root, data)
 
 
+def with_llama_cpp_alone(root):
+    give_gguf(root)
+    data = read_manifest(root)
+    data["decoder"] |= {"graphs": {}, "tables": {}, "embed": {}}
+    write_manifest(root, data)
+
+
 KINDS = {
     "plain": lambda root, weights: None,
     "dynamic": lambda root, weights: make_dynamic(root, weights, 6, 24),
@@ -199,7 +206,7 @@ def test_pictures_of_any_size_are_numbered_by_rows_and_columns(
 
 
 REFUSED = {
-    "gguf": (lambda root, weights: give_gguf(root), "GGUF file for llama.cpp"),
+    "gguf": (lambda root, weights: with_llama_cpp_alone(root), "GGUF file for llama.cpp"),
     "selectors": (
         lambda root, weights: give_selectors(root, weights),
         "by the words of each question",

@@ -38,8 +38,8 @@ self.addEventListener("message", async ({ data }) => {
 async function load({ folder, files, provider, threads }, tell) {
   const ort = await openRuntime(provider, threads, tell);
   const fetchFile = files ? fromFolder(files) : undefined;
-  const options = { ort, provider, threads, onProgress: tell, fetchFile };
   // The largest graph: where budgets are nested, it serves all others.
+  const options = { ort, provider, threads, onProgress: tell, fetchFile, budget: "largest" };
   vlm = await PocketVLM.load(folder ?? "folder/", options);
   const { model, vision, nested, patches } = vlm.facts;
   const budgets = nested ? vision.budgets : [vlm.budget];

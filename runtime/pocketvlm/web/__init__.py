@@ -22,7 +22,7 @@ from pocketvlm.errors import EngineError
 
 LOCAL, SERVER = "local", "server"
 SITE = "site.json"
-_PARTS = {".html", ".mjs", ".css", ".svg"}
+_PARTS = {".html", ".mjs", ".js", ".css", ".svg"}
 _HERE = Path(__file__).parent
 # In a wheel beside this module, in a clone (and an editable install of one) where it is written.
 _PLACES = (_HERE / "page", _HERE.parents[2] / "clients" / "web")

@@ -4,7 +4,7 @@
  */
 import { openBackEnd, readSite } from "./back_ends.mjs";
 import { duration, showBars } from "./bars.mjs";
-import { Camera } from "./camera.mjs";
+import { asFile, Camera } from "./camera.mjs";
 import { Conversation } from "./conversation.mjs";
 import { forget, prepare } from "./isolation.mjs";
 import { keptPatches } from "./kept.mjs";
@@ -221,6 +221,7 @@ class App {
   async ask(question) {
     if (!this.backEnd || this.answering || !question.trim()) return;
     const { backEnd, conversation } = this;
+    const { turns } = conversation; // another picture begins others
     const controller = new AbortController();
     this.busy(controller);
     const shown = conversation.ask(question, this.seeing ? $("canvas") : null);
@@ -228,7 +229,7 @@ class App {
       await this.ready;
       const seen = this.seeing ? await this.seeing : null;
       const answer = await backEnd.ask({
-        turns: conversation.turns,
+        turns: [...turns],
         question,
         seen,
         budget: Number($("budget").value),
@@ -236,7 +237,8 @@ class App {
         signal: controller.signal,
         onText: (piece) => shown.append(piece),
       });
-      this.answered(question, answer, shown, seen);
+      this.answered(answer, shown, seen);
+      turns.push({ question, answer: answer.text.trim() });
     } catch (error) {
       if (controller.signal.aborted) shown.finish("Stopped.");
       else shown.fail(inWords(error));
@@ -246,12 +248,11 @@ class App {
   }
 
   /**
-   * @param {string} question
    * @param {import("./back_ends.mjs").Answer} answer
    * @param {import("./conversation.mjs").AnswerView} shown
    * @param {import("./back_ends.mjs").Seen | null} seen
    */
-  answered(question, answer, shown, seen) {
+  answered(answer, shown, seen) {
     if (answer.tiles && seen && seen === this.seen) {
       seen.tiles = answer.tiles;
       this.showKept();
@@ -261,7 +262,6 @@ class App {
       shown.append(answer.text);
     }
     shown.finish(figuresOf(answer));
-    this.conversation.remember(question, answer.text.trim());
     showBars($("bars"), answer.timings);
     document.body.dataset.tokens = answer.tokenIds.join(" ");
   }
@@ -280,7 +280,7 @@ class App {
   /** End the answer that is coming, and the camera. */
   stop() {
     this.answering?.abort();
-    this.camera.stop();
+    if (this.camera.running) this.camera.stop();
   }
 
   /** Start the camera, or stop it. */
@@ -311,6 +311,9 @@ class App {
       $("live").setAttribute("aria-pressed", "false");
       $("live").textContent = "Live camera";
     }
+    // What was seen last is the picture of further questions.
+    const last = await this.camera.last;
+    if (last && !this.seeing && !this.camera.running) this.take(await asFile(last));
   }
 
   /** What is asked of each frame. */

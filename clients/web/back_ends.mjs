@@ -60,8 +60,7 @@ import { RemoteBackEnd } from "./remote.mjs";
 export async function readSite() {
   const reply = await fetch("site.json", { cache: "no-cache" });
   if (!reply.ok) throw new Error("site.json is missing beside this page: assemble it anew");
-  const site = await reply.json();
-  const { back_end, models = [], samples = [], questions = [] } = site;
+  const { back_end, models = [], samples = [], questions = [] } = await reply.json();
   return { back_end, models, samples, questions };
 }
 

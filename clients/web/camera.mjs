@@ -20,6 +20,8 @@ export class Camera {
     this.ends = [];
     this.arrived = 0;
     this.answered = 0;
+    /** @type {Promise<ImageBitmap | null>} its last frame, once it was stopped */
+    this.last = Promise.resolve(null);
   }
 
   /** Whether it runs. */
@@ -49,6 +51,8 @@ export class Camera {
 
   /** Stop it, and let go of the device. */
   stop() {
+    if (!this.stream) return;
+    this.last = this.frame().catch(() => null);
     for (const track of this.stream?.getTracks() ?? []) track.stop();
     this.stream = null;
     this.video.srcObject = null;
@@ -90,4 +94,21 @@ export class Camera {
       dropped: Math.max(0, this.arrived - this.answered),
     };
   }
+}
+
+/**
+ * A frame as a file.
+ * @param {ImageBitmap} frame
+ * @returns {Promise<Blob>}
+ */
+export function asFile(frame) {
+  const canvas = document.createElement("canvas");
+  canvas.width = frame.width;
+  canvas.height = frame.height;
+  /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")).drawImage(frame, 0, 0);
+  return new Promise((resolve, reject) => {
+    const take = (/** @type {Blob | null} */ blob) =>
+      blob ? resolve(blob) : reject(new Error("the camera gave no frame"));
+    canvas.toBlob(take, "image/jpeg", 0.92);
+  });
 }

@@ -47,15 +47,6 @@ export class Conversation {
     this.list.append(mine, theirs);
     return new AnswerView(theirs, this.list);
   }
-
-  /**
-   * Remember a finished turn, for questions that follow it.
-   * @param {string} question
-   * @param {string} answer
-   */
-  remember(question, answer) {
-    this.turns.push({ question, answer });
-  }
 }
 
 /** One answer while it comes. */

@@ -6,20 +6,22 @@
 const TRIED = "pocketvlm-isolation-tried";
 
 /**
- * Start the service worker. Where it would give the page threads, the page is loaded once more,
- * before anything else is downloaded.
+ * Start the service worker. On a first visit the page is loaded once more, before anything large is
+ * downloaded: then all of it goes through the service worker, which keeps it and gives it threads.
  * @returns {Promise<boolean>} whether the page is about to be loaded again
  */
 export async function prepare() {
   if (!("serviceWorker" in navigator) || !globalThis.isSecureContext) return false;
+  const controlled = Boolean(navigator.serviceWorker.controller);
   try {
     await navigator.serviceWorker.register("offline.js");
     await navigator.serviceWorker.ready;
   } catch {
     return false; // private windows of some browsers have none: one thread, and a network
   }
-  if (globalThis.crossOriginIsolated || sessionStorage.getItem(TRIED)) return false;
-  sessionStorage.setItem(TRIED, "yes"); // once: browsers without it would load it forever
+  if (controlled && globalThis.crossOriginIsolated) return false;
+  if (sessionStorage.getItem(TRIED)) return false; // once: it may not help everywhere
+  sessionStorage.setItem(TRIED, "yes");
   location.reload();
   return true;
 }

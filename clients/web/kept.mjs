@@ -6,9 +6,10 @@
 /** @typedef {{x: number, y: number, width: number, height: number}} Rectangle pixels */
 
 /**
- * The patches of one tile, the best first: a budget of j keeps the first j.
- * @typedef {{whole: boolean, ranked: Rectangle[]}} TilePatches `whole`: the tile shows all of a
- *   picture that others show parts of
+ * The patches of one tile, the best first: a budget of j keeps the first j. `whole`: the tile shows
+ * all of a picture that others show parts of. `only`: the one budget that is known of, where there
+ * is no order among them.
+ * @typedef {{whole: boolean, ranked: Rectangle[], only?: number}} TilePatches
  */
 
 /**
@@ -18,7 +19,9 @@
  * @returns {{whole: boolean, patches: Rectangle[]}[]} for each tile, best first
  */
 export function keptPatches(tiles, budget) {
-  return (tiles ?? []).map(({ whole, ranked }) => ({ whole, patches: ranked.slice(0, budget) }));
+  return (tiles ?? [])
+    .filter(({ only }) => only === undefined || only === budget)
+    .map(({ whole, ranked }) => ({ whole, patches: ranked.slice(0, budget) }));
 }
 
 /**

@@ -2,7 +2,9 @@
  * Knows the back end that is a server: OpenAI's chat completions, with what is kept beside them.
  * @module
  */
+import { asFile } from "./camera.mjs";
 import { offered } from "./kept.mjs";
+import { openLayout } from "./layouts.mjs";
 
 const COMPLETIONS = "v1/chat/completions";
 
@@ -16,6 +18,8 @@ export class RemoteBackEnd {
     /** @type {string[]} */
     this.notices = [];
     this.facts = { model: model.name, budgets: [1], budget: 1, patches: null };
+    /** @type {import("./layouts.mjs").Layout | null} where patches lie in a picture */
+    this.layout = null;
   }
 
   /** Ask which budgets the model has. */
@@ -25,14 +29,15 @@ export class RemoteBackEnd {
     const { data } = await reply.json();
     const entry = data.find((/** @type {any} */ each) => each.id === this.model.name) ?? data[0];
     if (!entry) throw new Error("the server has no model");
-    const facts = entry.pocketvlm ?? entry;
-    const budgets = facts.budgets ?? [facts.budget ?? 1];
+    const { budgets = [1], budget = 1, smaller_budgets: nested = false, ...facts } =
+      entry.pocketvlm ?? {};
     this.facts = {
       model: entry.id,
-      budgets: offered(budgets, facts.nested ?? false),
-      budget: facts.budget ?? budgets[budgets.length - 1],
-      patches: facts.patches ?? null,
+      budgets: offered(budgets, nested),
+      budget,
+      patches: facts.tokens_before ?? null,
     };
+    this.layout = await layoutOf();
   }
 
   /**
@@ -68,7 +73,7 @@ export class RemoteBackEnd {
       }),
     });
     if (!reply.ok || !reply.body) throw await refusal(reply);
-    const gathered = new Gathered(begun, onText);
+    const gathered = new Gathered(begun, onText, this.layout);
     try {
       for await (const event of events(reply.body)) {
         if (event === "[DONE]") break;
@@ -93,10 +98,12 @@ class Gathered {
   /**
    * @param {number} begun milliseconds
    * @param {(piece: string) => void} onText
+   * @param {import("./layouts.mjs").Layout | null} layout
    */
-  constructor(begun, onText) {
+  constructor(begun, onText, layout) {
     this.begun = begun;
     this.onText = onText;
+    this.layout = layout;
     this.text = "";
     this.stopped = false;
     this.pieces = 0;
@@ -126,40 +133,69 @@ class Gathered {
   /** @returns {import("./back_ends.mjs").Answer} */
   answer() {
     const { extra, usage } = this;
-    const timings = { ...extra.timings };
-    if (this.first !== null) timings.ttft ??= this.first - this.begun;
-    if (this.first !== null && this.pieces > 1) {
-      timings.decode ??= (this.last - this.first) / (this.pieces - 1);
-    }
+    const { first, pieces } = this;
+    /** @type {import("./bars.mjs").Timings} */
+    const timings = stagesOf(extra.timings_ms ?? {});
+    // From here to the server and back.
+    if (first !== null) timings.ttft = first - this.begun;
+    if (first !== null && pieces > 1) timings.decode = (this.last - first) / (pieces - 1);
     return {
       text: this.text,
-      tokenIds: extra.token_ids ?? new Array(usage?.completion_tokens ?? this.pieces).fill(-1),
+      tokenIds: new Array(usage?.completion_tokens ?? pieces).fill(-1), // it gives no ids
       timings,
       promptTokens: usage && {
         total: usage.prompt_tokens,
         cached: usage.prompt_tokens_details?.cached_tokens ?? 0,
       },
-      visualTokens: extra.visual_tokens ?? null,
+      visualTokens: extra.visual_tokens?.after ?? null,
       stopped: this.stopped,
-      tiles: tilesOf(extra.kept) ?? undefined,
+      tiles: tilesOf(this.layout, extra) ?? undefined,
     };
   }
 }
 
 /**
- * Patches of the first picture of a request, as the server lists them.
- * @param {any} kept
- * @returns {import("./kept.mjs").TilePatches[] | null}
+ * The stages that the server measured.
+ * @param {Record<string, number>} measured milliseconds
+ * @returns {import("./bars.mjs").Timings}
  */
-function tilesOf(kept) {
-  const tiles = kept?.[0]?.tiles;
-  if (!tiles) return null;
-  return tiles.map((/** @type {any} */ tile) => ({
-    whole: tile.whole ?? false,
-    ranked: tile.patches.map((/** @type {number[]} */ [x, y, width, height]) => ({
-      x, y, width, height,
-    })),
-  }));
+function stagesOf({ preprocess, vision, embed, prefill }) {
+  const given = Object.entries({ preprocess, vision, embed, prefill });
+  return Object.fromEntries(given.filter(([, spent]) => spent !== undefined && spent > 0));
+}
+
+/**
+ * Patches that the server kept of the first picture of a request.
+ * @param {import("./layouts.mjs").Layout | null} layout
+ * @param {any} extra what it says of its answer
+ * @returns {import("./kept.mjs").TilePatches[] | null} null where it says nothing of them
+ */
+function tilesOf(layout, { pictures, budget }) {
+  const [picture] = pictures ?? [];
+  if (!layout || !picture?.width) return null;
+  const grid = layout.grid(picture.width, picture.height);
+  const whole = grid.whole === "first" ? 0 : grid.whole === "last" ? grid.tiles - 1 : -1;
+  return picture.tiles.map((/** @type {any} */ { kept, ranked }, /** @type {number} */ tile) => {
+    const order = /** @type {number[]} */ (ranked ?? kept);
+    return {
+      whole: tile === whole,
+      ranked: order.map((index) => layout.patches(grid, tile, index)),
+      only: ranked ? undefined : budget,
+    };
+  });
+}
+
+/**
+ * How pictures are cut, as the server's artifact says; null where it does not.
+ * @returns {Promise<import("./layouts.mjs").Layout | null>}
+ */
+async function layoutOf() {
+  try {
+    const reply = await fetch("using.json");
+    return reply.ok ? openLayout(await reply.json()) : null;
+  } catch {
+    return null; // it answers all the same: patches are not drawn
+  }
 }
 
 /**
@@ -201,23 +237,6 @@ export function messagesOf(turns, question, seen) {
   messages.push({ role: "user", content: [{ type: "text", text: question }] });
   if (seen) messages[0].content.unshift({ type: "image_url", image_url: { url: seen.handle } });
   return messages;
-}
-
-/**
- * A frame of a camera as a file.
- * @param {ImageBitmap} frame
- * @returns {Promise<Blob>}
- */
-function asFile(frame) {
-  const canvas = document.createElement("canvas");
-  canvas.width = frame.width;
-  canvas.height = frame.height;
-  /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")).drawImage(frame, 0, 0);
-  return new Promise((resolve, reject) => {
-    const take = (/** @type {Blob | null} */ blob) =>
-      blob ? resolve(blob) : reject(new Error("the camera gave no frame"));
-    canvas.toBlob(take, "image/jpeg", 0.92);
-  });
 }
 
 /**

@@ -3,64 +3,32 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.answer import Answer, FinishReason, SelectTime, VisualTokens
 from pocketvlm.artifact import Manifest
-from pocketvlm.decoders.base import Decoder, DecoderSequence, EmbeddingSegment, check_room
+from pocketvlm.decoders.base import Decoder, EmbeddingSegment, check_room
+from pocketvlm.decoders.constraints import Constraint, Grammars
 from pocketvlm.decoders.fair_lock import FairLock
 from pocketvlm.decoders.pool import ConversationCache, PooledSequence, SequencePool
 from pocketvlm.decoders.sampler import Sampler
 from pocketvlm.decoders.sampling import Sampling, checkpoint_sampling
-from pocketvlm.decoders.scoring import ScoringSequence
+from pocketvlm.decoders.witness import Witness
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.limits import SequenceLimits
+from pocketvlm.text.decoding import token_bytes
 from pocketvlm.text.messages import Message
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Detokenizer, Stream
 from pocketvlm.vision.viewer import PictureInput, Viewer
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Witness:
-    """What an answer leaves behind besides its text; a new one for each answer.
-
-    Attributes:
-        log_probability: the sum over its tokens, the end of sequence among them, of the logarithm
-            of what the model gives each, whatever they were picked by.
-        kept_indices: as `Answer` has them.
-        visual_scores: of each picture what its tokens were paid, float64 (n,), see
-            `pocketvlm.decoders.scoring.ScoringSequence`; empty where the decoder does not say.
-    """
-
-    log_probability: float = 0.0
-    kept_indices: list[list[int]] = field(default_factory=list)
-    visual_scores: list[npt.NDArray[np.float64]] = field(default_factory=list)
-
-    @property
-    def confidence(self) -> float:
-        """The product of the tokens' probabilities."""
-        return math.exp(self.log_probability)
-
-    def picked(self, logits: npt.NDArray[np.float32], token_id: int) -> None:
-        """Count a token that was picked from logits float32 (vocab,)."""
-        above = logits.astype(np.float64) - float(logits.max())
-        self.log_probability += float(above[token_id] - np.log(np.exp(above).sum()))
-
-    def looked(self, sequence: DecoderSequence, tokens: Sequence[int]) -> None:
-        """Take what a sequence of pictures with so many ``tokens`` each says of them."""
-        if isinstance(sequence, ScoringSequence):
-            ends = np.cumsum(np.array(tokens, dtype=np.int64))[:-1]
-            self.visual_scores = np.split(sequence.visual_scores, ends) if len(tokens) else []
 
 
 class Abandoned(Exception):
@@ -210,6 +178,7 @@ class Answerer:
         self.pool = SequencePool(decoder, limits, lambda: prompter.beginning)
         self.load_ms = 0.0
         self._eos = frozenset(manifest.decoder.eos_token_ids)
+        self._grammars = Grammars(lambda: token_bytes(prompter.tokenizer), self._eos)
         self._reads_scores = manifest.decoder.reads_scores
         self.step = FairLock()
 
@@ -230,12 +199,14 @@ class Answerer:
         return self.decoder.context - prompt + 1  # see `check_room`
 
     def begin(self, request: Request) -> Stream:
-        """The answer as a stream; work begins when it is read."""
+        """The answer as a stream; work begins when it is read. What cannot be asked of this model
+        is refused here."""
         if self._reads_scores and request.pictures and request.guidance is None:
             raise without_guide()
         stop = threading.Event()
         request = replace(request, sampling=request.sampling.over(self.sampling).settled())
-        return Stream(self._run(request, stop), stop.set)
+        constraint = self._grammars.constraint(request.sampling.json_schema)
+        return Stream(self._run(request, constraint, stop), stop.set)
 
     def forget(self, conversation: ConversationCache) -> None:
         """Free the KV cache of a conversation."""
@@ -253,7 +224,9 @@ class Answerer:
             if with_decoder:
                 self.decoder.close()
 
-    def _run(self, request: Request, stop: threading.Event) -> Generator[str, None, Answer]:
+    def _run(
+        self, request: Request, constraint: Constraint | None, stop: threading.Event
+    ) -> Generator[str, None, Answer]:
         """Vision, prefill and decoding of one request; yields text pieces and returns the
         answer."""
         self.pool.check_process()
@@ -272,7 +245,9 @@ class Answerer:
                 self.pool.trim()
             before = sum(picture.tokens_before for picture in request.pictures)
             dropped = before - sum(map(len, features))
-            sampler = Sampler(request.sampling, ids, self._eos, dropped=dropped)
+            sampler = Sampler(
+                request.sampling, ids, self._eos, dropped=dropped, constraint=constraint
+            )
             detokenizer = Detokenizer(self.prompter.tokenizer, request.sampling.stop or ())
             generation = _Generation(sampler, detokenizer, [request.pick(sampler, logits)])
             prefill, later = dict(cached.sequence.timings_ms), cached.sequence.dropped
@@ -376,6 +351,8 @@ class Answerer:
                 generation.finish_reason = "stop"
                 break
             if len(generation.token_ids) == request.sampling.max_new_tokens:
+                if generation.sampler.is_whole:
+                    generation.finish_reason = "stop"
                 break
             if stop.is_set():
                 generation.finish_reason = "interrupted"

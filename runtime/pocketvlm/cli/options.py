@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pocketvlm.cli.lists import BUDGET, PATH, TEXT, refuse_auto
+from pocketvlm.cli.lists import BIAS, BUDGET, PATH, TEXT, refuse_auto
 from pocketvlm.cli.target import answering_defaults, settled_caps, takes_target
 
 if TYPE_CHECKING:
@@ -155,6 +155,15 @@ def _none_if_empty(
     return value or None
 
 
+def _schema_of(_ctx: click.Context, _param: click.Parameter, value: Path | None) -> str | None:
+    """The text of a schema's file, which `Sampling` checks."""
+    if value is None:
+        return None
+    from pocketvlm.decoders.json_schemas import read_schema
+
+    return read_schema(value)
+
+
 # Each is named as the field of `pocketvlm.Sampling` that it fills, and has its default. They
 # stand here too because that class brings numpy, for which --help does not wait; a test compares.
 _BASE = click.option(
@@ -197,6 +206,34 @@ _SAMPLING = [
         metavar="R",
         help="Above 1 makes tokens less probable that occurred before, 1 is off; the checkpoint's "
         "own if not given.",
+    ),
+    click.option(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="Subtracted from the logits of tokens that the answer has already, -2 to 2.",
+    ),
+    click.option(
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="The same, once for each time that the answer has it.",
+    ),
+    click.option(
+        "--logit-bias",
+        multiple=True,
+        type=BIAS,
+        metavar="ID:B",
+        help="Add B, -100 to 100, to the logit of a token id; repeatable.",
+    ),
+    click.option(
+        "--json-schema",
+        type=PATH,
+        metavar="FILE",
+        callback=_schema_of,
+        help="Hold the answer to the JSON schema in FILE; needs the extra [grammar].",
     ),
     click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
     click.option(

@@ -24,7 +24,7 @@ export class RemoteBackEnd {
 
   /** Ask which budgets the model has. */
   async load() {
-    const reply = await fetch("v1/models");
+    const reply = await fetch("v1/models", { headers: keyed() });
     if (!reply.ok) throw await refusal(reply);
     const { data } = await reply.json();
     const entry = data.find((/** @type {any} */ each) => each.id === this.model.name) ?? data[0];
@@ -61,7 +61,7 @@ export class RemoteBackEnd {
     const begun = performance.now();
     const reply = await fetch(COMPLETIONS, {
       method: "POST",
-      headers: { "content-type": "application/json" },
+      headers: { "content-type": "application/json", ...keyed() },
       signal,
       body: JSON.stringify({
         model: this.facts.model,
@@ -155,6 +155,16 @@ class Gathered {
 }
 
 /**
+ * The server's key, where the page was opened with one: `#key=...`, which browsers keep to
+ * themselves.
+ * @returns {Record<string, string>}
+ */
+function keyed() {
+  const key = new URLSearchParams(location.hash.slice(1)).get("key");
+  return key ? { authorization: `Bearer ${key}` } : {};
+}
+
+/**
  * The stages that the server measured.
  * @param {Record<string, number>} measured milliseconds
  * @returns {import("./bars.mjs").Timings}
@@ -191,7 +201,7 @@ function tilesOf(layout, { pictures, budget }) {
  */
 async function layoutOf() {
   try {
-    const reply = await fetch("using.json");
+    const reply = await fetch("using.json", { headers: keyed() });
     return reply.ok ? openLayout(await reply.json()) : null;
   } catch {
     return null; // it answers all the same: patches are not drawn

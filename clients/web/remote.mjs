@@ -20,6 +20,7 @@ export class RemoteBackEnd {
     this.facts = { model: model.name, budgets: [1], budget: 1, patches: null };
     /** @type {import("./layouts.mjs").Layout | null} where patches lie in a picture */
     this.layout = null;
+    this.nested = false;
   }
 
   /** Ask which budgets the model has. */
@@ -37,6 +38,7 @@ export class RemoteBackEnd {
       budget,
       patches: facts.tokens_before ?? null,
     };
+    this.nested = nested;
     this.layout = await layoutOf();
   }
 
@@ -73,7 +75,7 @@ export class RemoteBackEnd {
       }),
     });
     if (!reply.ok || !reply.body) throw await refusal(reply);
-    const gathered = new Gathered(begun, onText, this.layout);
+    const gathered = new Gathered(begun, onText, this);
     try {
       for await (const event of events(reply.body)) {
         if (event === "[DONE]") break;
@@ -98,12 +100,13 @@ class Gathered {
   /**
    * @param {number} begun milliseconds
    * @param {(piece: string) => void} onText
-   * @param {import("./layouts.mjs").Layout | null} layout
+   * @param {{layout: import("./layouts.mjs").Layout | null, nested: boolean}} model
    */
-  constructor(begun, onText, layout) {
+  constructor(begun, onText, { layout, nested }) {
     this.begun = begun;
     this.onText = onText;
     this.layout = layout;
+    this.nested = nested;
     this.text = "";
     this.stopped = false;
     this.pieces = 0;
@@ -149,7 +152,7 @@ class Gathered {
       },
       visualTokens: extra.visual_tokens?.after ?? null,
       stopped: this.stopped,
-      tiles: tilesOf(this.layout, extra) ?? undefined,
+      tiles: tilesOf(this.layout, this.nested, extra) ?? undefined,
     };
   }
 }
@@ -177,10 +180,11 @@ function stagesOf({ preprocess, vision, embed, prefill }) {
 /**
  * Patches that the server kept of the first picture of a request.
  * @param {import("./layouts.mjs").Layout | null} layout
+ * @param {boolean} nested whether smaller budgets keep a part of them
  * @param {any} extra what it says of its answer
  * @returns {import("./kept.mjs").TilePatches[] | null} null where it says nothing of them
  */
-function tilesOf(layout, { pictures, budget }) {
+function tilesOf(layout, nested, { pictures, budget }) {
   const [picture] = pictures ?? [];
   if (!layout || !picture?.width) return null;
   const grid = layout.grid(picture.width, picture.height);
@@ -190,7 +194,7 @@ function tilesOf(layout, { pictures, budget }) {
     return {
       whole: tile === whole,
       ranked: order.map((index) => layout.patches(grid, tile, index)),
-      only: ranked ? undefined : budget,
+      only: ranked && nested ? undefined : budget,
     };
   });
 }

@@ -38,12 +38,18 @@ def browser_here() -> str | None:
 
 @click.command(epilog="Example: PYTHONPATH=tools python -m browser --only keyboard")
 @click.option("--only", metavar="TEXT", help="Trials whose name has this in it.")
-@click.option("--artifact", type=click.Path(path_type=Path), help="The demo in float32; exported if "
-              "not given.")
+@click.option(
+    "--artifact",
+    type=click.Path(path_type=Path),
+    help="The demo in float32; exported if not given.",
+)
 @click.option("--registry", help="As for `pocketvlm web`.")
 @click.option(
-    "--screenshots", type=click.Path(path_type=Path), default=ROOT / "build" / "screenshots",
-    show_default=True, help="Folder for pictures of the page.",
+    "--screenshots",
+    type=click.Path(path_type=Path),
+    default=ROOT / "build" / "screenshots",
+    show_default=True,
+    help="Folder for pictures of the page.",
 )
 def main(only: str | None, artifact: Path | None, registry: str | None, screenshots: Path) -> None:
     """Try the page in Chromium; exit code 1 where a trial fails."""
@@ -108,7 +114,8 @@ def driven(request: dict[str, Any]) -> Iterator[dict[str, str]]:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(json.dumps(request))
         process.stdin.close()
         for line in process.stdout:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from pocketvlm.answer import Answer
 from pocketvlm.answering import Request
 from pocketvlm.decoders.sampling import Sampling
@@ -102,13 +104,16 @@ def _described(
 def _described_picture(
     picture: PictureInput, kept: Sequence[int], data: bytes | None
 ) -> dict[str, Any]:
-    """How a picture was cut, and which patches of each tile were kept, in raster order."""
+    """How a picture was cut, and which patches of each tile were kept: in raster order, and the
+    best first, by which a page shows what smaller budgets would keep."""
     layout, grid = picture.layout, picture.grid
+    ranked = list(_ranked(picture))
     shapes = [layout.token_grid(batch) for batch in grid.batches for _ in range(batch.tiles)]
     tiles, first = [], 0
     for shape, tokens in zip(shapes, tokens_of_tiles(layout, grid), strict=True):
         own = [number - first for number in kept if first <= number < first + tokens]
-        tiles.append({"rows": shape.rows, "columns": shape.columns, "kept": own})
+        best = ranked[len(tiles)]
+        tiles.append({"rows": shape.rows, "columns": shape.columns, "kept": own, "ranked": best})
         first += tokens
     width, height = (None, None) if data is None else _size(data)
     return {
@@ -121,6 +126,13 @@ def _described_picture(
         "tokens_kept": len(kept),
         "tiles": tiles,
     }
+
+
+def _ranked(picture: PictureInput) -> Iterator[list[int]]:
+    """The patches kept of each tile, the best first, of equal ones the lower row first."""
+    for batch in picture.features or ():
+        for indices, scores in zip(batch.kept_indices, batch.kept_scores, strict=True):
+            yield indices[np.argsort(-scores, kind="stable")].tolist()
 
 
 def _size(data: bytes) -> tuple[int | None, int | None]:

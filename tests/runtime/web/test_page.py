@@ -1,5 +1,5 @@
-"""The page's own files: labelled, complete, nothing of them from elsewhere, and what can be computed
-without a browser computed by Node."""
+"""The page's own files: labelled, complete, nothing of them from elsewhere, and what needs no browser
+computed by Node."""
 
 import json
 import random
@@ -124,7 +124,9 @@ def test_the_policy_allows_no_other_host_to_run_code(page):
 def test_modules_are_read_by_node():
     """What browsers alone have is not called when a module is read."""
     checks = [
-        subprocess.run(["node", "--check", FILES[name]], capture_output=True, text=True, check=False)
+        subprocess.run(
+            ["node", "--check", FILES[name]], capture_output=True, text=True, check=False
+        )
         for name in (*MODULES, "offline.js")
     ]
     assert [done.stderr for done in checks if done.returncode] == []

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def expected(folder: Path) -> Iterator[dict[str, Any]]:
     """What the runtime answers, and which patches it keeps, of each picture and budget."""
     for place, name in enumerate(PICTURES):
         for budget in BUDGETS:
-            with VLM.load(folder, budget=budget) as vlm:
+            with closing(VLM.load(folder, budget=budget)) as vlm:
                 question = QUESTIONS[place % len(QUESTIONS)]
                 answer = vlm.generate(question, [EXAMPLES / name])
             yield {

@@ -5,8 +5,8 @@ The page asks ``site.json`` beside it which back end answers:
 
 | who serves it | ``site.json`` |
 |---|---|
-| any static host | ``{"back_end": "local", "models": [{"name", "path", "bytes"}], "samples": []}`` |
-| `pocketvlm serve` | ``{"back_end": "server", "models": [{"name"}], "samples": []}`` |
+| any static host | ``{"back_end": "local", "models": [{"name", "path", "bytes"}], ...}`` |
+| `pocketvlm serve` | ``{"back_end": "server", "models": [{"name"}], ...}`` |
 
 A local back end computes in the page and needs the libraries of `pocketvlm.web.libraries`. A server
 needs the page's own files alone: `page_files`.

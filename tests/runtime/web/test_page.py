@@ -1,5 +1,5 @@
-"""The page's own files: labelled, complete, nothing of them from elsewhere, and what needs no browser
-computed by Node."""
+"""The page's own files: labelled, complete, nothing of them from elsewhere, and what needs no
+browser computed by Node."""
 
 import json
 import random

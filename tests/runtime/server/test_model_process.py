@@ -10,7 +10,8 @@ import time
 import pytest
 from starlette.testclient import TestClient
 
-from pocketvlm import VLM, ArtifactError, EngineSettings, RequestError, Sampling
+from pocketvlm import VLM, EngineSettings, Sampling
+from pocketvlm.errors import ArtifactError, EngineError, RequestError
 from pocketvlm.server.app import make_app
 from pocketvlm.server.process import ModelProcess
 from pocketvlm.server.service import ServerOptions
@@ -250,6 +251,6 @@ def test_a_process_that_dies_while_it_loads_is_not_started_for_ever(tmp_path):
     manifest = read_manifest(tmp_path / "artifact")
     write_manifest(tmp_path / "artifact", manifest)
     process = ModelProcess(Setup(str(tmp_path / "artifact"), {"no such option": 1}))
-    with pytest.raises(Exception, match="ended while it loaded"):
+    with pytest.raises(EngineError, match="ended while it loaded"):
         process.start()
     process.close()

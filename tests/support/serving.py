@@ -18,7 +18,7 @@ from pocketvlm.server.service import ServerOptions
 BASE = "http://127.0.0.1:8080"
 PATH = "/v1/chat/completions"
 QUESTION = {"messages": [{"role": "user", "content": "what?"}]}
-DETAILS = {"budget": 6, "pictures": [], "timings_ms": {"ttft": 1.0}}
+DETAILS = {"budget": 6, "kept": [], "timings": {"ttft": 1.0}}
 BEGUN = {"kind": "begun"}
 DONE = {
     "kind": "done",

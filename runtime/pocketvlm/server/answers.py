@@ -8,17 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from pocketvlm.answer import Answer
 from pocketvlm.answering import Request
 from pocketvlm.decoders.sampling import Sampling
 from pocketvlm.errors import PictureError
-from pocketvlm.layouts import tokens_before, tokens_of_tiles
+from pocketvlm.layouts import tokens_before
 from pocketvlm.limits import PictureLimits
 from pocketvlm.media.pictures import upright_size
 from pocketvlm.server.settings import MOST_TOKENS
 from pocketvlm.server.wire import BEGUN, DONE, TEXT
+from pocketvlm.vision.places import kept_tiles
 from pocketvlm.vision.viewer import PictureInput
 from pocketvlm.vlm import VLM
 
@@ -47,8 +46,8 @@ def answer_events(
         Abandoned: ``gone`` was set.
     """
     request = _prepared(vlm, asked, pictures, budget, gone)
-    yield {"kind": BEGUN}
     stream = vlm.parts.begin(request)
+    yield {"kind": BEGUN}
     for piece in stream:
         yield {"kind": TEXT, "text": piece}
     yield {"kind": DONE, **_described(stream.answer, request, budget, pictures)}
@@ -82,7 +81,10 @@ def _described(
     answer: Answer, request: Request, budget: int, pictures: Sequence[bytes]
 ) -> dict[str, Any]:
     """What is told of an answer besides its text, as JSON has it."""
-    sizes = {hashlib.sha256(data).hexdigest(): data for data in pictures}
+    files = {hashlib.sha256(data).hexdigest(): data for data in pictures}
+    timings: dict[str, Any] = {**answer.timings_ms}
+    del timings["load"], timings["total"]
+    timings["decode"] /= max(len(answer.token_ids) - 1, 1)
     return {
         "finish_reason": answer.finish_reason,
         "prompt_tokens": answer.prompt_tokens["total"],
@@ -91,12 +93,14 @@ def _described(
         "details": {
             "budget": budget,
             "decoder": answer.decoder,
-            "visual_tokens": answer.visual_tokens,
-            "pictures": [
-                _described_picture(picture, kept, sizes.get(picture.identity or ""))
+            "token_ids": answer.token_ids,
+            "visual_tokens": answer.visual_tokens["after"],
+            "visual_tokens_before": answer.visual_tokens["before"],
+            "kept": [
+                _described_picture(picture, kept, files.get(picture.identity or ""))
                 for picture, kept in zip(request.pictures, answer.kept_indices, strict=True)
             ],
-            "timings_ms": answer.timings_ms,
+            "timings": {name: round(spent, 3) for name, spent in timings.items()},
         },
     }
 
@@ -104,39 +108,31 @@ def _described(
 def _described_picture(
     picture: PictureInput, kept: Sequence[int], data: bytes | None
 ) -> dict[str, Any]:
-    """How a picture was cut, and which patches of each tile were kept: in raster order, and the
-    best first, by which a page shows what smaller budgets would keep."""
-    layout, grid = picture.layout, picture.grid
-    ranked = list(_ranked(picture))
-    shapes = [layout.token_grid(batch) for batch in grid.batches for _ in range(batch.tiles)]
-    tiles, first = [], 0
-    for shape, tokens in zip(shapes, tokens_of_tiles(layout, grid), strict=True):
-        own = [number - first for number in kept if first <= number < first + tokens]
-        best = ranked[len(tiles)]
-        tiles.append({"rows": shape.rows, "columns": shape.columns, "kept": own, "ranked": best})
-        first += tokens
-    width, height = (None, None) if data is None else _size(data)
+    """How a picture was cut, and which patches of each tile were kept."""
+    grid = picture.grid
+    size = None if data is None else _size(data)
     return {
-        "width": width,
-        "height": height,
+        "width": size and size[0],
+        "height": size and size[1],
         "rows": grid.rows,
         "columns": grid.columns,
-        "whole": grid.whole,
-        "tokens_before": tokens_before(layout, grid),
+        "tokens_before": tokens_before(picture.layout, grid),
         "tokens_kept": len(kept),
-        "tiles": tiles,
+        "tiles": [
+            {
+                "rows": tile.grid.rows,
+                "columns": tile.grid.columns,
+                "whole": tile.whole,
+                "kept": tile.kept,
+                "patches": tile.patches,
+            }
+            for tile in kept_tiles(picture, kept, size)
+        ],
     }
 
 
-def _ranked(picture: PictureInput) -> Iterator[list[int]]:
-    """The patches kept of each tile, the best first, of equal ones the lower row first."""
-    for batch in picture.features or ():
-        for indices, scores in zip(batch.kept_indices, batch.kept_scores, strict=True):
-            yield indices[np.argsort(-scores, kind="stable")].tolist()
-
-
-def _size(data: bytes) -> tuple[int | None, int | None]:
+def _size(data: bytes) -> tuple[int, int] | None:
     try:
         return upright_size(data, PictureLimits())
     except PictureError:  # it was read once, and the answer is there
-        return None, None
+        return None

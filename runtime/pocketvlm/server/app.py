@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -10,10 +11,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import BaseRoute, Route
 
 import pocketvlm
+from pocketvlm.errors import EngineError
 from pocketvlm.server.bodies import ClientGone
 from pocketvlm.server.completions import complete
 from pocketvlm.server.errors import Refusal
@@ -23,9 +24,8 @@ from pocketvlm.server.process import Engine
 from pocketvlm.server.responses import JSONAnswer, on_gone, on_http_error, on_refusal
 from pocketvlm.server.security import Guard
 from pocketvlm.server.service import ServerOptions, Service
-from pocketvlm.web import SERVER, SITE, page_place, site_facts
+from pocketvlm.web import SERVER, SITE, page_files, site_facts
 
-PAGE = page_place()
 _NO_PAGE = (
     "This is `pocketvlm serve`. It speaks OpenAI's protocol under /v1; there is no page in this "
     "installation.\n"
@@ -74,18 +74,28 @@ def _routes(options: ServerOptions) -> list[BaseRoute]:
         Route("/openapi.json", _openapi),
     ]
     if options.using is not None:
-        using = options.using
+        routes.append(_file("using.json", Path(options.using)))
+    try:
+        page = page_files()
+    except EngineError:
+        return [*routes, Route("/", _no_page)]
+    index = page["index.html"]
+    pages = [_file("", index), *(_file(name, path) for name, path in page.items())]
+    return [*routes, Route(f"/{SITE}", _site), *pages]
 
-        async def facts(_request: Request) -> Response:
-            return FileResponse(using, media_type="application/json")
 
-        routes.append(Route("/using.json", facts))
-    if (PAGE / "index.html").is_file():
-        routes.append(Route(f"/{SITE}", _site))
-        routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
-    else:
-        routes.append(Route("/", _no_page))
-    return routes
+def _file(name: str, path: Path) -> Route:
+    """A file that is served, and nothing else of its folder."""
+
+    async def send(_request: Request) -> Response:
+        return FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+    return Route(f"/{name}", send)
+
+
+async def _site(request: Request) -> Response:
+    service: Service = request.app.state.service
+    return JSONAnswer(site_facts(SERVER, [{"name": service.options.name}]))
 
 
 async def _models(request: Request) -> Response:
@@ -130,12 +140,6 @@ async def _metrics(request: Request) -> Response:
 async def _openapi(request: Request) -> Response:
     service: Service = request.app.state.service
     return JSONAnswer(describe(service.options, keyed=service.options.api_key is not None))
-
-
-async def _site(request: Request) -> Response:
-    """What the page asks to know that a server answers."""
-    service: Service = request.app.state.service
-    return JSONAnswer(site_facts(SERVER, [{"name": service.options.name}]))
 
 
 async def _no_page(_request: Request) -> Response:

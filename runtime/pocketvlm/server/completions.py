@@ -29,6 +29,8 @@ _Result = TypeVar("_Result")
 _PING = 15  # seconds between two comments that keep a silent stream open
 # A client that reads nothing for so many seconds has gone.
 _STALLED = 60
+# Streams go on so long when the server ends: they end by themselves before, see `running.GRACE`.
+_ENDING = 30
 
 
 @dataclass
@@ -212,7 +214,13 @@ class _Stream(EventSourceResponse):
     """Server-sent events that cancel their answer, however the connection ends."""
 
     def __init__(self, chunks: AsyncIterator[str], answering: Answering) -> None:
-        super().__init__(chunks, sep="\n", ping=_PING, send_timeout=_STALLED)
+        super().__init__(
+            chunks,
+            sep="\n",
+            ping=_PING,
+            send_timeout=_STALLED,
+            shutdown_grace_period=_ENDING,
+        )
         self._answering = answering
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

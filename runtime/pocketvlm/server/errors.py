@@ -22,6 +22,7 @@ _PARAMS = {
     "videos": "messages",
     "system": "messages",
     "guide": "model",
+    "json_schema": "response_format",
 }
 _TYPES = {429: "rate_limit_error"}
 

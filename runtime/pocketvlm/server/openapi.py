@@ -82,15 +82,33 @@ _USAGE = {
 }
 _TILE = {
     "type": "object",
-    "required": ["rows", "columns", "kept"],
+    "required": ["rows", "columns", "whole", "kept", "patches"],
     "properties": {
         "rows": _WHOLE,
         "columns": _WHOLE,
+        "whole": {"type": "boolean", "description": "it shows all of what others show in parts"},
         "kept": {
             "type": "array",
             "items": _WHOLE,
             "description": "patches in raster order: row times columns plus column",
         },
+        "patches": {
+            "type": ["array", "null"],
+            "description": "left, top, width, height in the picture, the best patch first",
+            "items": {"type": "array", "minItems": 4, "maxItems": 4, "items": {"type": "number"}},
+        },
+    },
+}
+_PICTURE = {
+    "type": "object",
+    "properties": {
+        "width": {"type": ["integer", "null"]},
+        "height": {"type": ["integer", "null"]},
+        "rows": {**_WHOLE, "description": "of its tiles"},
+        "columns": _WHOLE,
+        "tokens_before": _WHOLE,
+        "tokens_kept": _WHOLE,
+        "tiles": {"type": "array", "items": _TILE},
     },
 }
 _DETAILS = {
@@ -99,27 +117,15 @@ _DETAILS = {
     "properties": {
         "budget": _WHOLE,
         "decoder": {"type": "string"},
-        "visual_tokens": {"type": "object"},
-        "pictures": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "width": {"type": ["integer", "null"]},
-                    "height": {"type": ["integer", "null"]},
-                    "rows": {**_WHOLE, "description": "of its tiles"},
-                    "columns": _WHOLE,
-                    "whole": {
-                        "enum": ["first", "last", None],
-                        "description": "which further tile has the whole picture",
-                    },
-                    "tokens_before": _WHOLE,
-                    "tokens_kept": _WHOLE,
-                    "tiles": {"type": "array", "items": _TILE},
-                },
-            },
+        "token_ids": {"type": "array", "items": _WHOLE},
+        "visual_tokens": _WHOLE,
+        "visual_tokens_before": _WHOLE,
+        "kept": {"type": "array", "items": _PICTURE},
+        "timings": {
+            "type": "object",
+            "additionalProperties": {"type": "number"},
+            "description": "milliseconds; decode is of one further token",
         },
-        "timings_ms": {"type": "object", "additionalProperties": {"type": "number"}},
     },
 }
 _ANSWER = {

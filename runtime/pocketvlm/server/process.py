@@ -148,6 +148,14 @@ class ModelProcess:
             outgoing.put(({"kind": wire.ASK, "id": number, **asked}, pictures))
         return answering
 
+    def end_answers(self) -> None:
+        """Take no more requests, and end the answers that are under way before their next step."""
+        with self._lock:
+            self.state = "closed"
+            pending = list(self._pending.values())
+        for answering in pending:
+            answering.cancel()
+
     def close(self) -> None:
         """End the process, and with it the answers that are under way."""
         self._closing.set()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
+import signal
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -15,7 +18,8 @@ from pocketvlm.server.process import ModelProcess
 from pocketvlm.server.service import ServerOptions
 from pocketvlm.server.worker import Setup
 
-_GRACE = 10  # seconds that answers have to end once the server is asked to
+GRACE = 10  # seconds that answers have to end once the server is asked to
+_LATER = 5  # seconds after which connections are cut off
 _FURTHER = 64  # connections beside those that are answered or wait, for pages and questions of state
 
 
@@ -33,6 +37,8 @@ def serve(
     Raises:
         PocketVLMError: the port cannot be had, or the model cannot be loaded.
     """
+    # uvicorn has it while it serves, and hands it on when it has ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     listener = bind(options.host, port)
     engine = ModelProcess(setup)
     try:
@@ -46,14 +52,27 @@ def serve(
             proxy_headers=False,
             server_header=False,
             limit_concurrency=options.parallel + options.waiting + _FURTHER,
-            timeout_graceful_shutdown=_GRACE,
+            timeout_graceful_shutdown=GRACE + _LATER,
         )
         host, bound = listener.getsockname()[:2]
         ready(f"http://{_in_address(host)}:{bound}/")
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config, engine).run(sockets=[listener])
     finally:
         engine.close()
         listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Gives answers that are under way some seconds, then ends them with an error that says so."""
+
+    def __init__(self, config: uvicorn.Config, engine: ModelProcess) -> None:
+        super().__init__(config)
+        self._engine = engine
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server`."""
+        asyncio.get_running_loop().call_later(GRACE, self._engine.end_answers)
+        await super().shutdown(sockets)
 
 
 def bind(host: str, port: int) -> socket.socket:

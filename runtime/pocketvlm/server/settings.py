@@ -10,6 +10,7 @@ from typing import Any
 
 import fastjsonschema
 
+from pocketvlm.decoders.json_schemas import ANY_OBJECT
 from pocketvlm.decoders.sampling import Base, Sampling
 from pocketvlm.errors import RequestError
 from pocketvlm.server.errors import Refusal, bad_request, refusal_of
@@ -18,6 +19,7 @@ MOST_TOKENS = 512  # of an answer whose request states no limit
 _MOST_STOPS = 16
 _LONGEST_STOP = 1000  # characters
 _LONGEST_NAME = 200
+_MOST_BIASES = 1024
 _MOST_SEED = (1 << 63) - 1
 
 Schema = Mapping[str, Any]
@@ -84,6 +86,14 @@ SAMPLING: Mapping[str, Schema] = {
     "top_k": _whole(0, _MOST_WHOLE, description="0 is off"),
     "min_p": _number(0, 1),
     "repetition_penalty": _number(exclusiveMinimum=0, description="above 1 repeats less"),
+    "presence_penalty": _number(-2, 2),
+    "frequency_penalty": _number(-2, 2),
+    "logit_bias": {
+        "type": ["object", "null"],
+        "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+        "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+        "maxProperties": _MOST_BIASES,
+    },
 }
 # Other keys that change an answer.
 _OTHER: Mapping[str, Schema] = {
@@ -101,6 +111,18 @@ _OTHER: Mapping[str, Schema] = {
         "type": ["object", "null"],
         "properties": {"include_usage": {"type": ["boolean", "null"]}},
     },
+    "response_format": {
+        "type": ["object", "null"],
+        "required": ["type"],
+        "properties": {
+            "type": {"enum": ["text", "json_object", "json_schema"]},
+            "json_schema": {
+                "type": "object",
+                "properties": {"schema": {"type": ["object", "null"]}},
+                "description": "the answer is JSON that is valid by its schema",
+            },
+        },
+    },
 }
 # What would change an answer and is not done: the values that ask for nothing, and the refusal of
 # all others.
@@ -115,10 +137,6 @@ _REFUSED: Mapping[str, tuple[Schema, str]] = {
     "audio": ({"type": "null"}, "answers are text"),
     "modalities": (_one_of(["text"]), "answers are text"),
     "web_search_options": ({"type": "null"}, "nothing is searched"),
-    "response_format": (
-        {"type": ["object", "null"], "properties": {"type": {"enum": ["text"]}}},
-        "answers are plain text",
-    ),
 }
 PROPERTIES: Mapping[str, Schema] = {
     **SAMPLING,
@@ -158,6 +176,8 @@ def read_settings(body: Mapping[str, Any], base: Base = "greedy") -> Settings:
         if name in sampling:
             sampling[name] = int(sampling[name])  # JSON has 1.0 for 1
     _check(sampling)
+    if schema := _json_schema(stated.get("response_format") or {}):
+        sampling["json_schema"] = schema
     return Settings(
         sampling,
         _whole_of(stated, "max_completion_tokens", "max_tokens"),
@@ -168,6 +188,14 @@ def read_settings(body: Mapping[str, Any], base: Base = "greedy") -> Settings:
         bool(stated.get("stream")),
         bool((stated.get("stream_options") or {}).get("include_usage")),
     )
+
+
+def _json_schema(response_format: Mapping[str, Any]) -> Any:
+    """What `Sampling.json_schema` is for OpenAI's ``response_format``; None where answers are
+    text. It is checked where the model is: a library makes a grammar of it."""
+    if response_format.get("type") == "json_schema":
+        return (response_format.get("json_schema") or {}).get("schema") or ANY_OBJECT
+    return ANY_OBJECT if response_format.get("type") == "json_object" else None
 
 
 def _whole_of(stated: Mapping[str, Any], *names: str) -> int | None:

@@ -10,7 +10,8 @@ import time
 import pytest
 from starlette.testclient import TestClient
 
-from pocketvlm import VLM, ArtifactError, EngineSettings, RequestError, Sampling
+from pocketvlm import VLM, EngineSettings, Sampling
+from pocketvlm.errors import ArtifactError, EngineError, RequestError
 from pocketvlm.server.app import make_app
 from pocketvlm.server.process import ModelProcess
 from pocketvlm.server.service import ServerOptions
@@ -90,12 +91,16 @@ def test_answers_are_those_of_the_library(client, alone):
         assert body["usage"]["completion_tokens"] == len(expected.token_ids)
         assert body["usage"]["prompt_tokens"] == expected.prompt_tokens["total"]
         details = body["choices"][0]["message"]["pocketvlm"]
-        assert details["visual_tokens"] == expected.visual_tokens
-        assert [each["tiles"][0]["kept"] for each in details["pictures"]] == expected.kept_indices
-        for each in details["pictures"]:
+        assert details["token_ids"] == expected.token_ids
+        assert details["visual_tokens"] == expected.visual_tokens["after"]
+        assert details["visual_tokens_before"] == expected.visual_tokens["before"]
+        assert [each["tiles"][0]["kept"] for each in details["kept"]] == expected.kept_indices
+        for each in details["kept"]:
             assert (each["width"], each["height"]) == (40, 30)
-            assert (each["tiles"][0]["rows"], each["tiles"][0]["columns"]) == (4, 4)
-            assert (each["tokens_before"], each["whole"]) == (16, None)
+            assert each["tokens_before"] == 16
+            (tile,) = each["tiles"]
+            assert (tile["rows"], tile["columns"], tile["whole"]) == (4, 4, False)
+            assert len(tile["patches"]) == each["tokens_kept"] == len(tile["kept"])
 
 
 def test_many_at_once_get_what_each_gets_alone(client, alone):
@@ -119,7 +124,7 @@ def test_many_at_once_get_what_each_gets_alone(client, alone):
         events = events_of(results[number + 4].content)
         pieces = [event["choices"][0]["delta"].get("content", "") for event in events]
         assert "".join(pieces) == expected
-        kept = [each["tiles"][0]["kept"] for each in events[-1]["pocketvlm"]["pictures"]]
+        kept = [each["tiles"][0]["kept"] for each in events[-1]["pocketvlm"]["kept"]]
         assert kept == alone[number].kept_indices
 
 
@@ -180,7 +185,7 @@ def test_what_the_model_cannot_serve_is_a_400_in_its_words(client, body, param, 
 
 def test_models_say_what_may_be_asked_for(client):
     facts = client.get("/v1/models/tiny").json()["pocketvlm"]
-    assert (facts["budget"], facts["budgets"], facts["smaller_budgets"]) == (6, [6, 12], True)
+    assert (facts["budget"], facts["budgets"], facts["nested"]) == (6, [6, 12], True)
     assert facts["decoder_precisions"] == facts["vision_precisions"] == ["fp32"]
     assert facts["context"] == CONTEXT
 
@@ -246,6 +251,6 @@ def test_a_process_that_dies_while_it_loads_is_not_started_for_ever(tmp_path):
     manifest = read_manifest(tmp_path / "artifact")
     write_manifest(tmp_path / "artifact", manifest)
     process = ModelProcess(Setup(str(tmp_path / "artifact"), {"no such option": 1}))
-    with pytest.raises(Exception, match="ended while it loaded"):
+    with pytest.raises(EngineError, match="ended while it loaded"):
         process.start()
     process.close()

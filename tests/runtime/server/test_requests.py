@@ -76,6 +76,9 @@ def test_settings_become_those_of_the_runtime():
         "top_k": 40.0,
         "min_p": 0.1,
         "repetition_penalty": 1.2,
+        "presence_penalty": -1.5,
+        "frequency_penalty": 2,
+        "logit_bias": {"20": -100},
         "seed": 7,
         "stop": "\n",
         "max_tokens": 9,
@@ -96,6 +99,9 @@ def test_settings_become_those_of_the_runtime():
         top_k=40,
         min_p=0.1,
         repetition_penalty=1.2,
+        presence_penalty=-1.5,
+        frequency_penalty=2,
+        logit_bias=((20, -100),),
         seed=7,
         stop=("\n",),
     )
@@ -115,6 +121,20 @@ def test_what_is_null_or_asks_for_nothing_is_left_out():
         "seed": -1,
     }
     assert read_settings(body) == read_settings({})
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"type": "json_object"}, "object"),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "null"}}}, None),
+        ({"type": "json_schema", "json_schema": {"name": "x"}}, "object"),
+        ({"type": "json_schema"}, "object"),
+    ],
+)
+def test_a_response_format_is_a_schema_of_the_runtimes(stated, expected):
+    schema = read_settings({"response_format": stated}).sampling["json_schema"]
+    assert schema == (expected or {"type": "null"})
 
 
 UNSERVED = {
@@ -151,6 +171,11 @@ def test_what_would_change_the_answer_and_is_not_done_is_refused(key):
         ({"max_tokens": 0}, "max_tokens"),
         ({"seed": 1 << 70}, "seed"),
         ({"budget": 0}, "budget"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"logit_bias": {"20": 101}}, "logit_bias.20"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {}}, "response_format"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"repetition_penalty": 10**400}, "repetition_penalty"),

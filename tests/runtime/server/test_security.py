@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from pocketvlm.errors import EngineError
 from pocketvlm.server import app as app_module
 from support.serving import BEGUN, DONE, PATH, QUESTION, ScriptedEngine, client_of, text
 
@@ -176,24 +177,31 @@ def test_a_fault_leaves_a_reference_and_its_reason_in_the_log(engine, caplog):
     assert "ZeroDivisionError: /secret/path" in caplog.text
 
 
-def test_the_page_and_the_facts_are_files_of_their_own_folders(engine, tmp_path, monkeypatch):
-    (tmp_path / "web").mkdir()
-    (tmp_path / "web" / "index.html").write_text("<p>the page</p>")
-    (tmp_path / "web" / "app.mjs").write_text("export {};")
-    (tmp_path / "secret").write_text("secret")
-    (tmp_path / "using.json").write_text('{"k": 36}')
-    monkeypatch.setattr(app_module, "PAGE", tmp_path / "web")
-    with client_of(engine, using=str(tmp_path / "using.json")) as client:
-        assert client.get("/").text == "<p>the page</p>"
-        assert client.get("/app.mjs").headers["content-type"].startswith("text/javascript")
+def test_the_page_and_the_facts_are_served_and_nothing_beside_them(engine, tmp_path, monkeypatch):
+    for name, text in {
+        "index.html": "<p>the page</p>",
+        "app.mjs": "export {};",
+        "package.json": "{}",
+        "using.json": '{"k": 36}',
+    }.items():
+        (tmp_path / name).write_text(text)
+    page = {name: tmp_path / name for name in ("index.html", "app.mjs")}
+    monkeypatch.setattr(app_module, "page_files", lambda: page)
+    with client_of(engine, name="demo", using=str(tmp_path / "using.json")) as client:
+        assert client.get("/").text == client.get("/index.html").text == "<p>the page</p>"
+        assert "javascript" in client.get("/app.mjs").headers["content-type"]
         assert client.get("/using.json").json() == {"k": 36}
-        assert client.get("/site.json").json()["back_end"] == "server"
-        for path in ("/../secret", "/%2e%2e/secret", "/..%2fsecret", "//etc/passwd"):
+        site = client.get("/site.json").json()
+        assert (site["back_end"], site["models"]) == ("server", [{"name": "demo"}])
+        for path in ("/package.json", "/../package.json", "/%2e%2e/x", "/..%2fx", "//etc/passwd"):
             assert client.get(path).status_code == 404
 
 
-def test_without_the_page_a_line_says_what_this_is(engine, tmp_path, monkeypatch):
-    monkeypatch.setattr(app_module, "PAGE", tmp_path / "nowhere")
+def test_without_the_page_a_line_says_what_this_is(engine, monkeypatch):
+    def none():
+        raise EngineError("this installation has no web page")
+
+    monkeypatch.setattr(app_module, "page_files", none)
     with client_of(engine) as client:
         response = client.get("/")
     assert response.headers["content-type"].startswith("text/plain")

@@ -98,6 +98,7 @@ export class AnswerView {
 
   /** Keep the newest line in sight. */
   scroll() {
-    this.list.scrollTop = this.list.scrollHeight;
+    const log = this.list.parentElement;
+    if (log) log.scrollTop = log.scrollHeight;
   }
 }

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +69,7 @@ def main(only: str | None, artifact: Path | None, registry: str | None, screensh
         site = Path(scratch) / "site"
         samples = [EXAMPLES / name for name in PICTURES]
         write_site(site, [folder], samples=samples, questions=QUESTIONS, registry=registry)
-        request = {
+        request: dict[str, Any] = {
             "site": str(site),
             "chromium": chromium,
             "only": only,
@@ -72,7 +77,8 @@ def main(only: str | None, artifact: Path | None, registry: str | None, screensh
             "columns": COLUMNS,
             "asked": list(expected(folder)),
         }
-        rows = list(driven(request))
+        with served(folder) as request["server"]:
+            rows = list(driven(request))
     failed = [row for row in rows if row["problem"]]
     click.echo(f"{len(rows) - len(failed)} passed, {len(failed)} failed")
     sys.exit(1 if failed or not rows else 0)
@@ -107,6 +113,32 @@ def expected(folder: Path) -> Iterator[dict[str, Any]]:
                 "tokens": list(answer.token_ids),
                 "kept": list(answer.kept_indices[0]),
             }
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of `pocketvlm serve`, which ends with the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "pocketvlm", "serve", str(folder), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            address = f"http://127.0.0.1:{port}/"
+            _wait_for(f"{address}health", process)
+            yield address
+        finally:
+            process.send_signal(signal.SIGINT)
+
+
+def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until an address answers."""
+    while process.poll() is None:
+        with suppress(OSError), urllib.request.urlopen(address, timeout=10) as reply:
+            if reply.status == HTTPStatus.OK:
+                return
+        time.sleep(0.2)
+    raise click.ClickException(f"`pocketvlm serve` ended with {process.returncode}")
 
 
 def driven(request: dict[str, Any]) -> Iterator[dict[str, str]]:

@@ -163,7 +163,9 @@ class Served {
     const response = await fetched(url);
     if (!response.body) return null;
     try {
-      await this.cache.put(url, new Response(this.counted(file, response), { headers: response.headers }));
+      // The server's headers would say how it was sent, and may forbid to keep it.
+      const headers = { "content-type": "application/octet-stream" };
+      await this.cache.put(url, new Response(this.counted(file, response), { headers }));
     } catch (error) {
       this.notices.push(`The browser does not keep ${file} for the next visit (${reasonOf(error)}).`);
       return null;

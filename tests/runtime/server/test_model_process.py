@@ -1,5 +1,5 @@
-"""The model in its process: answers are those of `VLM.generate`, whoever else is answered; a process
-that dies is started again, and nobody waits for one that is gone."""
+"""The model in its process: answers are those of `VLM.generate`, whoever else is answered; a
+process that dies is started again, and nobody waits for one that is gone."""
 
 import asyncio
 import os
@@ -137,9 +137,7 @@ def test_a_conversation_is_read_as_a_whole_and_its_beginning_is_not_computed_aga
     body = client.post(PATH, json={**first, "messages": [*first["messages"], *more]}).json()
     parts = [{"type": "image", "image": picture(0)}, text_part("what is it?")]
     messages = [{"role": "user", "content": parts}, *more]
-    expected = VLM.load(artifact).generate(
-        messages=messages, sampling=Sampling(max_new_tokens=12)
-    )
+    expected = VLM.load(artifact).generate(messages=messages, sampling=Sampling(max_new_tokens=12))
     assert content(body) == expected.text.lstrip()
     assert body["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
 

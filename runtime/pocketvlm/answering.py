@@ -31,6 +31,10 @@ from pocketvlm.vision.viewer import PictureInput, Viewer
 _log = logging.getLogger(__name__)
 
 
+class Abandoned(Exception):
+    """An answer that nobody waits for any more: it ended before its next step."""
+
+
 def without_guide() -> RequestError:
     """The refusal of questions to a model that ranks visual tokens by a guide's scores, and has no
     guide."""
@@ -95,6 +99,8 @@ class Request:
         witness: takes down how sure the answer is and what it looked at; None where nobody asks.
         question: token ids int64 (T,) of the user's text in the last message, where the method
             reads the prompt.
+        gone: set, from any thread, where nobody waits for the answer any more; it then ends with
+            `Abandoned` instead of taking its next step. None where it goes on to its end.
     """
 
     ids: npt.NDArray[np.int64]
@@ -107,6 +113,12 @@ class Request:
     guidance: Guidance | None = None
     witness: Witness | None = None
     question: npt.NDArray[np.int64] | None = None
+    gone: threading.Event | None = None
+
+    def check_wanted(self) -> None:
+        """Raise `Abandoned` where nobody waits for the answer any more."""
+        if self.gone is not None and self.gone.is_set():
+            raise Abandoned
 
     def pick(self, sampler: Sampler, logits: npt.NDArray[np.float32]) -> int:
         """The next token, taken down by the witness."""
@@ -179,6 +191,13 @@ class Answerer:
         # The last token picked is never fed back, so it takes no room.
         check_room(prompt, sampling.max_new_tokens - 1, self.decoder.context)
 
+    def room(self, request: Request) -> int:
+        """Tokens that the answer to a request may have at most, by the context; at least 1 of one
+        that was not refused."""
+        pictures = [picture.ids for picture in request.pictures]
+        prompt = len(self.prompter.place(request.ids, pictures))
+        return self.decoder.context - prompt + 1  # see `check_room`
+
     def begin(self, request: Request) -> Stream:
         """The answer as a stream; work begins when it is read. What cannot be asked of this model
         is refused here."""
@@ -221,6 +240,7 @@ class Answerer:
             cached = self.pool.borrow(request.conversation, segments if request.reused else None)
         try:
             with self.step:
+                request.check_wanted()
                 logits, cached_tokens = cached.prefill(segments)
                 self.pool.trim()
             before = sum(picture.tokens_before for picture in request.pictures)
@@ -305,6 +325,7 @@ class Answerer:
         features, spent_ms = [], 0.0
         for picture in request.pictures:
             with self.step:
+                request.check_wanted()
                 started = time.perf_counter()
                 features.append(
                     self.viewer.encode(picture, cached=request.cached, question=request.question)
@@ -339,6 +360,7 @@ class Answerer:
             self.pool.check_process()  # a stream may be read on behind a fork
             started = time.perf_counter()
             with self.step:
+                request.check_wanted()
                 logits = cached.decode(generation.token_ids[-1])
             generation.token_ids.append(request.pick(generation.sampler, logits))
             generation.decode_ms += ms_since(started)

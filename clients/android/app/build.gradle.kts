@@ -28,9 +28,6 @@ android {
 
 kotlin {
     jvmToolchain(17)
-    compilerOptions {
-        allWarningsAsErrors = true
-    }
 }
 
 dependencies {

@@ -17,9 +17,6 @@ android {
 
 kotlin {
     jvmToolchain(17)
-    compilerOptions {
-        allWarningsAsErrors = true
-    }
 }
 
 dependencies {

@@ -46,7 +46,7 @@ interface Layout {
 
     companion object {
         /** The layout that using.json names; one that is not served here is refused in words. */
-        internal fun open(facts: Facts): Layout {
+        fun open(facts: Facts): Layout {
             val steps = Steps(facts.data["picture"])
             val layout = facts.data["layout"]
             val make = SERVED[layout["name"].text()] ?: throw ArtifactException(

@@ -32,20 +32,23 @@ class Picture(val width: Int, val height: Int, val rgb: ByteArray) {
     /** Turned so that it is upright; [orientation] is EXIF's, 1 to 8, any other number is 1. */
     fun turned(orientation: Int): Picture {
         if (orientation !in 2..8) return this
-        val swaps = orientation >= 5
-        val (w, h) = if (swaps) height to width else width to height
+        val last = width * height - 1
+        val lowest = width * (height - 1)
+        // Where its first pixel is taken from, and how far the next in a row and in a column are.
+        val (origin, across, down) = when (orientation) {
+            2 -> Triple(width - 1, -1, width)
+            3 -> Triple(last, -1, -width)
+            4 -> Triple(lowest, 1, -width)
+            5 -> Triple(0, width, 1)
+            6 -> Triple(lowest, -width, 1)
+            7 -> Triple(last, -width, -1)
+            else -> Triple(width - 1, width, -1)
+        }
+        val (w, h) = if (orientation >= 5) height to width else width to height
         val made = ByteArray(rgb.size)
         for (y in 0 until h) for (x in 0 until w) {
-            val (sx, sy) = when (orientation) {
-                2 -> width - 1 - x to y
-                3 -> width - 1 - x to height - 1 - y
-                4 -> x to height - 1 - y
-                5 -> y to x
-                6 -> y to height - 1 - x
-                7 -> width - 1 - y to height - 1 - x
-                else -> width - 1 - y to x
-            }
-            rgb.copyInto(made, 3 * (y * w + x), 3 * (sy * width + sx), 3 * (sy * width + sx) + 3)
+            val from = 3 * (origin + x * across + y * down)
+            rgb.copyInto(made, 3 * (y * w + x), from, from + 3)
         }
         return Picture(w, h, made)
     }

@@ -183,7 +183,8 @@ class PocketVlm private constructor(
                         Vision(facts, engine, steps, precision, facts.visualTokens)
                     }
                 }
-                return PocketVlm(facts, tokenizer(facts), engine, vision, decoder)
+                val made = tokenizer(facts).also { opened.add(it) }
+                return PocketVlm(facts, made, engine, vision, decoder)
             } catch (error: Exception) {
                 opened.asReversed().forEach { it.close() }
                 throw error

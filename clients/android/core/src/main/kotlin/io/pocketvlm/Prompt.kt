@@ -27,12 +27,15 @@ class Message(val role: Role, val text: String, val picture: Seen? = null) {
 /** Texts around what people write; Jinja is not needed on the device. */
 internal class Prompts(private val facts: Facts, private val tokenizer: Tokenizer) {
     private val pieces = facts.data["pieces"]
-    private val adds = facts.data["prompt"]["adds_special_tokens"].flag()
+    private val bos = facts.data["tokenizer"]["special_tokens"].find("bos_token")?.text()
     private val trims = pieces["trims"].flag()
 
     /** Ids of a conversation, an image token for its picture; raises [RequestException]. */
     fun encode(messages: List<Message>): LongArray {
-        val ids = tokenizer.encode(written(messages), adds)
+        val text = written(messages)
+        // No second one where the template has written it already.
+        val adds = bos.isNullOrEmpty() || !text.startsWith(bos)
+        val ids = tokenizer.encode(text, adds)
         val (placed, expected) = ids.count { it == facts.imageToken } to messages.count {
             it.picture != null
         }

@@ -3,7 +3,6 @@ package io.pocketvlm
 
 import kotlin.math.PI
 import kotlin.math.abs
-import kotlin.math.ceil
 import kotlin.math.cos
 import kotlin.math.sin
 

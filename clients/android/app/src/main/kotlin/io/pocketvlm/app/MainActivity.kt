@@ -56,7 +56,6 @@ class MainActivity : Activity() {
         worker.shutdown()
     }
 
-    @Deprecated("the platform's own way without a further library")
     override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {
         val uri = data?.data
         if (requestCode != CHOOSE || resultCode != RESULT_OK || uri == null) return

@@ -81,7 +81,7 @@ object Bitmaps {
 
     /** A bitmap with all dimmed but the parts that a budget keeps, see `Seen.areas`. */
     fun kept(bitmap: Bitmap, areas: List<Area>): Bitmap {
-        val made = bitmap.copy(Bitmap.Config.ARGB_8888, true)
+        val made = checkNotNull(bitmap.copy(Bitmap.Config.ARGB_8888, true))
         val canvas = Canvas(made)
         canvas.drawColor(Color.argb(DIM, 0, 0, 0))
         for (area in areas) {

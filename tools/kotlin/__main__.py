@@ -12,19 +12,25 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import click
-from PIL import Image
 
 from kotlin.client import Kotlin, Refused
 from kotlin.compiler import CompileError, compiled, fetch, missing
+from make_checkpoint import HUB_PRESETS, PRESETS, make_checkpoint
 from pocketvlm import VLM, Sampling
+from pocketvlm.media.pictures import open_picture
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_measure.evaluation.questions import read_questions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BUDGET, SMALLER, STEPS = 36, 7, 32
+# Tiles, parts with names, M-RoPE, M-RoPE with further features, attention both ways.
+FAMILIES = ("tiny-internvl", "tiny-smolvlm", "tiny-qwen2.5-vl", "tiny-qwen3-vl", "tiny-gemma3")
+WHAT = "What is in the picture?"
+_FEW = Sampling(max_new_tokens=8)
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,10 @@ def main(folder: Path) -> None:
     export("demo", artifact, ExportOptions("fastervlm", budgets=(BUDGET,), overwrite=True))
     with tempfile.TemporaryDirectory() as scratch, Kotlin(Path(scratch)) as client:
         rows = []
-        for row in _rows(client, artifact, _Asked(artifact)):
+        for row in chain(
+            _rows(client, artifact, _Asked(artifact)),
+            _of_families(client, folder),
+        ):
             click.echo(str(row))
             rows.append(row)
     click.echo(f"{time.perf_counter() - started:.0f} s")
@@ -89,7 +98,7 @@ def main(folder: Path) -> None:
 
 def _rows(client: Kotlin, artifact: Path, asked: _Asked) -> Iterator[Row]:
     client.load(artifact, vision="fp32", decoder="fp32", test=True)
-    pictures = {path: client.see(Image.open(path)) for path, _ in asked.questions}
+    pictures = {path: client.see(open_picture(path)) for path, _ in asked.questions}
     for budget in (BUDGET, SMALLER):
         answers = [
             client.answer(text, pictures[path], budget=budget, most=STEPS)
@@ -103,7 +112,29 @@ def _rows(client: Kotlin, artifact: Path, asked: _Asked) -> Iterator[Row]:
     again = [each["cached_tokens"] > SMALLER for each in answers[1:7]]
     yield Row("further questions that read the picture from the cache", sum(again), len(again))
     yield Row("sessions and tensors that are closed", *_closed(client))
-    yield Row("devices: one that passes the self-test, one that fails it", *_devices(client, artifact))
+    right, devices = _devices(client, artifact)
+    yield Row("devices that pass the self-test, that are refused, and closed", right, devices)
+
+
+def _of_families(client: Kotlin, folder: Path) -> Iterator[Row]:
+    """Models of random weights, about pictures square and wide, at two budgets."""
+    images = sorted([*EXAMPLES.glob("*.png"), *EXAMPLES.glob("*.jpg")])
+    for name in FAMILIES:
+        checkpoint, artifact = folder / f"checkpoint-{name}", folder / name
+        make_checkpoint(PRESETS.get(name) or HUB_PRESETS[name], checkpoint)
+        export(str(checkpoint), artifact, ExportOptions(budgets=(SMALLER,), overwrite=True))
+        precisions = {"vision_precision": "fp32", "decoder_precision": "fp32"}
+        vlm = VLM.load(artifact, **precisions)
+        client.load(artifact, vision="fp32", decoder="fp32", test=True)
+        same = [
+            list(vlm.generate(WHAT, [path], budget=budget, sampling=_FEW).token_ids)
+            == client.answer(WHAT, client.see(open_picture(path)), budget=budget, most=8)[
+                "token_ids"
+            ]
+            for path in images
+            for budget in (SMALLER, 3)
+        ]
+        yield Row(f"answers with the runtime's tokens, {name}", sum(same), len(same))
 
 
 def _closed(client: Kotlin) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Knows the Kotlin client as a process: requests and answers as lines of JSON, pictures as files."""
+"""Knows the Kotlin client as a process: requests and answers are lines of JSON, pictures files."""
 
 from __future__ import annotations
 

@@ -187,4 +187,5 @@ private class Parser(private val text: String, private val name: String) {
         ArtifactException("$name is damaged at character $at", advice = "export it again")
 }
 
-private fun String.fourFrom(at: Int): String? = if (at + 4 <= length) substring(at, at + 4) else null
+private fun String.fourFrom(at: Int): String? =
+    if (at + 4 <= length) substring(at, at + 4) else null

@@ -53,7 +53,8 @@ internal class VisionCheck(private val seen: Seen, private val expected: Json) {
         val values = sample["values"].items()
         return rows.indices.filter { places[it] >= 0 }.flatMap { row ->
             val ours = outputs(name, tiles[rows[row][0].toInt()], places[row])
-            ours.zip(values[row].items()) { a, b -> a.toDouble() to b.double().toFloat().toDouble() }
+            val theirs = values[row].floats()
+            ours.indices.map { ours[it].toDouble() to theirs[it].toDouble() }
         }
     }
 

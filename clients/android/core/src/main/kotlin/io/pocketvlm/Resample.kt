@@ -48,20 +48,30 @@ private fun bicubic(x: Double): Double {
 
 private fun sinc(x: Double): Double = if (x == 0.0) 1.0 else sin(PI * x) / (PI * x)
 
-/** A picture of another size, bit for bit as Pillow's `Image.resize` makes it. */
+/** A picture of another size, bit for bit as Pillow 13's `Image.resize` makes it. */
 fun Picture.resize(newWidth: Int, newHeight: Int, filter: Filter): Picture {
+    // The result of the first pass is rounded, so the order shows.
+    val columnsFirst = newHeight < height && height - newHeight > 2 * (width - newWidth)
+    return resized(newWidth, newHeight, filter, columnsFirst)
+}
+
+/** As [resize], along rows first whatever the sizes. */
+internal fun Picture.resizeRowsFirst(newWidth: Int, newHeight: Int, filter: Filter): Picture =
+    resized(newWidth, newHeight, filter, columnsFirst = false)
+
+private fun Picture.resized(
+    newWidth: Int,
+    newHeight: Int,
+    filter: Filter,
+    columnsFirst: Boolean,
+): Picture {
     if (newWidth < 1 || newHeight < 1) {
         throw PictureException("a picture of $width x $height is too narrow", advice = "crop it")
     }
     if (newWidth == width && newHeight == height) return this
     if (filter == Filter.NEAREST) return nearest(newWidth, newHeight)
-    val across = if (newWidth == width) this else {
-        // Only rows that the second pass reads would be needed; all of them give the same samples.
-        Picture(newWidth, height, horizontal(Weights(width, newWidth, filter), newWidth))
-    }
-    if (newHeight == height) return across
-    val down = across.vertical(Weights(height, newHeight, filter), newHeight)
-    return Picture(newWidth, newHeight, down)
+    if (columnsFirst) return alongColumns(newHeight, filter).alongRows(newWidth, filter)
+    return alongRows(newWidth, filter).alongColumns(newHeight, filter)
 }
 
 /** Of each sample of a result the samples that it is made of, and their weights. */
@@ -98,7 +108,9 @@ private class Weights(size: Int, newSize: Int, filter: Filter) {
 
 private fun clipped(sum: Int): Byte = (sum shr PRECISION_BITS).coerceIn(0, 255).toByte()
 
-private fun Picture.horizontal(weights: Weights, newWidth: Int): ByteArray {
+private fun Picture.alongRows(newWidth: Int, filter: Filter): Picture {
+    if (newWidth == width) return this
+    val weights = Weights(width, newWidth, filter)
     val made = ByteArray(3 * newWidth * height)
     for (x in 0 until newWidth) {
         val values = weights.values[x]
@@ -114,10 +126,12 @@ private fun Picture.horizontal(weights: Weights, newWidth: Int): ByteArray {
             }
         }
     }
-    return made
+    return Picture(newWidth, height, made)
 }
 
-private fun Picture.vertical(weights: Weights, newHeight: Int): ByteArray {
+private fun Picture.alongColumns(newHeight: Int, filter: Filter): Picture {
+    if (newHeight == height) return this
+    val weights = Weights(height, newHeight, filter)
     val line = 3 * width
     val made = ByteArray(line * newHeight)
     val sums = IntArray(line)
@@ -129,7 +143,7 @@ private fun Picture.vertical(weights: Weights, newHeight: Int): ByteArray {
         }
         for (x in 0 until line) made[line * y + x] = clipped(sums[x])
     }
-    return made
+    return Picture(width, newHeight, made)
 }
 
 private fun Picture.nearest(newWidth: Int, newHeight: Int): Picture {

@@ -127,7 +127,8 @@ internal class Sequence(
         is Part.Text -> part.ids.asList()
         // Never a token id, and another one for each row of each picture at each budget.
         is Part.Rows -> List(part.size) { i ->
-            -1L - ((part.number shl 40) or (part.whole.toLong() shl 20) or (part.start + i).toLong())
+            val row = (part.whole.toLong() shl 20) or (part.start + i).toLong()
+            -1L - ((part.number shl 40) or row)
         }
     }
 

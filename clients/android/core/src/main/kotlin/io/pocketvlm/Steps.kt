@@ -39,7 +39,14 @@ class Steps internal constructor(facts: Json) {
             made = Picture.filled(edge, edge, padColour).also { it.paste(picture, left, top) }
             area = Area(-left.toDouble(), -top.toDouble(), edge.toDouble(), edge.toDouble())
         }
-        target(made)?.let { (width, height) -> made = made.resize(width, height, filter) }
+        target(made)?.let { (width, height) ->
+            // The runtime never has a padded picture whole, and so goes along rows first.
+            made = if (padColour == null) {
+                made.resize(width, height, filter)
+            } else {
+                made.resizeRowsFirst(width, height, filter)
+            }
+        }
         return if (cropTo == null) Tile(made, area) else {
             crop(made, area, cropTo[0].toInt(), cropTo[1].toInt())
         }

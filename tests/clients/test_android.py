@@ -232,6 +232,32 @@ def vlm_of(folder, budget):
     return VLM.load(folder, budget=budget)
 
 
+PROCESSORS = {
+    "repetition_penalty": 1.7,
+    "no_repeat_ngram_size": 2,
+    "suppress_tokens": [5, 9],
+    "begin_suppress_tokens": [1, 17],
+}
+
+
+@pytest.mark.parametrize("names", [[name] for name in PROCESSORS] + [list(PROCESSORS)])
+def test_the_checkpoints_processors_are_applied(client, folder, tmp_path, names):
+    other = shutil.copytree(folder, tmp_path / "other")
+    data = read_manifest(other)
+    data["generation"] = {"processors": {name: PROCESSORS[name] for name in names}}
+    write_manifest(other, data)
+    stated = json.loads((other / "using.json").read_text())
+    stated["generation"]["processors"] = {**data["generation"]["processors"], "of_tomorrow": 1}
+    (other / "using.json").write_text(json.dumps(stated))
+    write_manifest(other, read_manifest(other))
+    assert "of_tomorrow" in client.load(other)["notices"][0]
+    image = noise(50, 50)
+    expected = VLM.load(other).generate("what?", [image], sampling=Sampling(max_new_tokens=20))
+    answer = client.answer("what?", client.see(image), most=20)
+    assert answer["token_ids"] == tokens_of(expected)
+    assert client.ask("close")["open"] == 0
+
+
 def test_pictures_of_any_size_answer_as_by_the_runtime(client, tmp_path):
     folder = tmp_path / "dynamic"
     make_dynamic(folder, write_artifact(folder), BUDGET, 16)

@@ -27,8 +27,8 @@ from pocketvlm_measure.evaluation.questions import read_questions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BUDGET, SMALLER, STEPS = 36, 7, 32
-# Tiles, parts with names, M-RoPE, M-RoPE with further features, attention both ways.
-FAMILIES = ("tiny-internvl", "tiny-smolvlm", "tiny-qwen2.5-vl", "tiny-qwen3-vl", "tiny-gemma3")
+# Tiles, parts with names, M-RoPE with further features, attention both ways.
+FAMILIES = ("tiny-internvl", "tiny-smolvlm", "tiny-qwen3-vl", "tiny-gemma3")
 WHAT = "What is in the picture?"
 _FEW = Sampling(max_new_tokens=8)
 
@@ -126,14 +126,13 @@ def _of_families(client: Kotlin, folder: Path) -> Iterator[Row]:
         precisions = {"vision_precision": "fp32", "decoder_precision": "fp32"}
         vlm = VLM.load(artifact, **precisions)
         client.load(artifact, vision="fp32", decoder="fp32", test=True)
-        same = [
-            list(vlm.generate(WHAT, [path], budget=budget, sampling=_FEW).token_ids)
-            == client.answer(WHAT, client.see(open_picture(path)), budget=budget, most=8)[
-                "token_ids"
-            ]
-            for path in images
-            for budget in (SMALLER, 3)
-        ]
+        same = []
+        for path in images:
+            seen = client.see(open_picture(path))
+            for budget in (SMALLER, 3):
+                expected = vlm.generate(WHAT, [path], budget=budget, sampling=_FEW)
+                answer = client.answer(WHAT, seen, budget=budget, most=8)
+                same.append(answer["token_ids"] == list(expected.token_ids))
         yield Row(f"answers with the runtime's tokens, {name}", sum(same), len(same))
 
 

@@ -37,7 +37,7 @@ class Kotlin:
         worker = "\n".join([sys.executable, str(HERE / "worker.py")])
         java = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx1g"]
         java += ["-Djava.awt.headless=true", f"-Dstub.worker={worker}"]
-        self._process = subprocess.Popen(  # noqa: S603
+        self._process = subprocess.Popen(
             [*java, "-cp", classpath(compiled()), _MAIN],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

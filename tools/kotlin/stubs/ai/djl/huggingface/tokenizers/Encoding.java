@@ -1,0 +1,13 @@
+package ai.djl.huggingface.tokenizers;
+
+public class Encoding {
+  private final long[] ids;
+
+  Encoding(long[] ids) {
+    this.ids = ids;
+  }
+
+  public long[] getIds() {
+    return ids;
+  }
+}

@@ -1,0 +1,5 @@
+package android.graphics;
+
+public class RectF {
+  public RectF(Rect r) {}
+}

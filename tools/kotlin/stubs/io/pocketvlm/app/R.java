@@ -1,0 +1,7 @@
+package io.pocketvlm.app;
+
+public final class R {
+  public static final class string {
+    public static final int budget = 0;
+  }
+}

@@ -20,14 +20,16 @@ class Engine:
 
     | ``do`` | in the request | in the reply |
     |---|---|---|
-    | ``open`` | ``path``, ``threads`` or null, ``provider`` | ``session``, a number; ``inputs`` and ``outputs``, names |
+    | ``open`` | ``path``, ``threads``, ``provider`` | ``session``; ``inputs``, ``outputs``, names |
     | ``run`` | ``session``, ``outputs``, names; tensors | tensors |
     | ``close`` | ``session`` | |
-    | ``encode`` | ``tokenizer``, a path; ``text``, ``special``, whether special tokens are added | ``ids`` |
+    | ``encode`` | ``tokenizer``, ``text``, ``special`` | ``ids`` |
     | ``decode`` | ``tokenizer``, ``ids`` | ``text``, special tokens left out |
     | ``picture`` | ``path`` | the tensor ``rgba``, uint8 (height, width, 4) |
 
-    Every reply to what fails is ``{"error": TEXT}``.
+    ``session`` is a number, ``tokenizer`` the path of a tokenizer.json, ``special`` whether it adds
+    special tokens. ``threads`` and ``provider`` may be left out. Every reply to what fails is
+    ``{"error": TEXT}``.
 
     Args:
         wrong: a provider whose sessions give outputs that are a little wrong, as broken kernels
@@ -74,9 +76,7 @@ class Engine:
     def _open(self, header: Mapping[str, Any]) -> Message:
         options = ort.SessionOptions()
         options.intra_op_num_threads = header.get("threads") or 0
-        session = ort.InferenceSession(
-            header["path"], options, providers=["CPUExecutionProvider"]
-        )
+        session = ort.InferenceSession(header["path"], options, providers=["CPUExecutionProvider"])
         self._opened += 1
         self._sessions[self._opened] = (session, header.get("provider") or "cpu")
         inputs, outputs = session.get_inputs(), session.get_outputs()

@@ -50,7 +50,7 @@ def read_message(stream: BinaryIO) -> Message | None:
 def write_message(stream: BinaryIO, message: Message) -> None:
     """Write a message and flush; raises KeyError for tensors of another type."""
     names = {np.dtype(code): name for name, code in _TYPES.items()}
-    arrays = {name: np.ascontiguousarray(array) for name, array in message.tensors.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in message.tensors.items()}
     listed = [
         {"name": name, "type": names[array.dtype], "shape": list(array.shape)}
         for name, array in arrays.items()

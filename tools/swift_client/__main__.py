@@ -34,7 +34,10 @@ WHAT = "What is in the picture?"
 
 @click.command(help=__doc__)
 @click.option(
-    "--folder", type=click.Path(path_type=Path), default=Path("build/swift"), help="Where to export."
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("build/swift"),
+    help="Where to export.",
 )
 @click.option("--mirror", help="URI of a Debian archive; apt's own if not given.")
 @click.option("--questions", "most", type=int, help="Only so many of the questions.")

@@ -33,10 +33,14 @@ def build(toolchain: Toolchain) -> Path:
     _library(toolchain, "Tokenizers", HERE / "StubTokenizers", strict=False)
     _library(toolchain, "PocketVLMTokenizers", TOKENIZERS)
     parse(toolchain)
+    return _program(toolchain)
+
+
+def _program(toolchain: Toolchain) -> Path:
     driver = _copied(toolchain, HERE / "Driver")
     toolchain.swiftc(
-        *_STRICT, "-O", "-parse-as-library", *driver, "-I", ".", "-L", ".", "-lPocketVLMCore",
-        "-lOnnxRuntimeBindings", "-o", "driver",
+        *_STRICT, "-O", "-parse-as-library", *driver, "-I", "/build", "-L", "/build", "-lPocketVLMCore",
+        "-lOnnxRuntimeBindings", "-o", "/build/driver",
     )  # fmt: skip
     return toolchain.build / "driver"
 
@@ -54,11 +58,11 @@ def check_against_the_pod(toolchain: Toolchain) -> None:
     folder.mkdir(exist_ok=True)
     toolchain.swiftc(
         "-swift-version", "6", "-parse-as-library", "-emit-module", "-module-name",
-        "onnxruntime_objc", *stub, "-o", "pod/onnxruntime_objc.swiftmodule",
+        "onnxruntime_objc", *stub, "-o", "/build/pod/onnxruntime_objc.swiftmodule",
     )  # fmt: skip
     toolchain.swiftc(
         *_STRICT, "-typecheck", "-parse-as-library", "-module-name", "PocketVLMCore",
-        *_copied(toolchain, CORE), "-I", "pod",
+        *_copied(toolchain, CORE), "-I", "/build/pod",
     )  # fmt: skip
 
 
@@ -67,7 +71,7 @@ def _library(toolchain: Toolchain, module: str, folder: Path, *, strict: bool = 
     settings = _STRICT if strict else ("-swift-version", "6")
     toolchain.swiftc(
         *settings, "-O", "-parse-as-library", "-emit-library", "-static", "-emit-module",
-        "-module-name", module, *_copied(toolchain, folder), "-I", ".", "-o", f"lib{module}.a",
+        "-module-name", module, *_copied(toolchain, folder), "-I", "/build", "-o", f"/build/lib{module}.a",
     )  # fmt: skip
 
 
@@ -75,4 +79,4 @@ def _copied(toolchain: Toolchain, folder: Path) -> list[str]:
     """Copy a folder into the root; its files, relative to where they are compiled."""
     name = folder.name
     shutil.copytree(folder, toolchain.build / name, dirs_exist_ok=True)
-    return [f"{name}/{path.relative_to(folder).as_posix()}" for path in sources(folder)]
+    return [f"/build/{name}/{path.relative_to(folder).as_posix()}" for path in sources(folder)]

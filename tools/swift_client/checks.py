@@ -55,7 +55,9 @@ class Row:
 
 def counted(check: str, pairs: Sequence[tuple[Any, Any]]) -> Row:
     """A row of pairs of what came and what should have."""
-    wrong = [f"{ours!r:.300} instead of {theirs!r:.300}" for ours, theirs in pairs if ours != theirs]
+    wrong = [
+        f"{ours!r:.300} instead of {theirs!r:.300}" for ours, theirs in pairs if ours != theirs
+    ]
     return Row(check, len(pairs) - len(wrong), len(pairs), wrong[0] if wrong else "")
 
 
@@ -71,7 +73,9 @@ def answers(
         results = client.run(jobs)
         ours = [_answered(result) for result in results]
         theirs = [_generated(vlm, q.images[0], q.text, budget, per_tile) for q in questions]
-        yield counted(f"answers of {artifact.name}, budget {budget}", list(zip(ours, theirs, strict=True)))
+        yield counted(
+            f"answers of {artifact.name}, budget {budget}", list(zip(ours, theirs, strict=True))
+        )
         pieces = [("".join(r.get("pieces", [])), r.get("text")) for r in results]
         yield counted(f"streams of {artifact.name}, budget {budget}", pieces)
     vlm.close()
@@ -147,7 +151,9 @@ def refusals(client: Client, artifact: Path, question: Question) -> Iterator[Row
             "needs": {"needs": {"telepathy": "the model reads minds"}},
             "format": {"format": 2},
             "ids": {"prompt": {"question": "", "text": "USER:", "ids": [1, 2]}},
-            "layout": {"layout": {"name": "frames", "one_grid": True, "unit": "frame", "options": {}}},
+            "layout": {
+                "layout": {"name": "frames", "one_grid": True, "unit": "frame", "options": {}}
+            },
         }.items():
             damaged = Path(folder, name)
             shutil.copytree(artifact, damaged)
@@ -168,7 +174,13 @@ def resized(client: Client, pictures: Sequence[Path]) -> Iterator[Row]:
             jobs, expected = [], []
             for path, (width, height) in itertools.product([noise, *pictures], sizes):
                 jobs.append(
-                    {"do": "resize", "picture": str(path), "filter": name, "width": width, "height": height}
+                    {
+                        "do": "resize",
+                        "picture": str(path),
+                        "filter": name,
+                        "width": width,
+                        "height": height,
+                    }
                 )
                 with Image.open(path) as image:
                     expected.append(image.convert("RGB").resize((width, height), filter_).tobytes())
@@ -232,7 +244,9 @@ def _damage(path: Path) -> None:
     data = json.loads(path.read_text())
     for row in data["vision"]:
         for batch in row["batches"]:
-            batch["kept_indices"] = [[index + 1000 for index in kept] for kept in batch["kept_indices"]]
+            batch["kept_indices"] = [
+                [index + 1000 for index in kept] for kept in batch["kept_indices"]
+            ]
     path.write_text(json.dumps(data))
 
 

@@ -12,20 +12,28 @@ from pathlib import Path
 
 from other_cpu.debian import fetch
 
-PACKAGES = ("swiftlang",)
+PACKAGES = ("swiftlang", "libc6-dev", "libstdc++-14-dev")  # it only recommends the latter two
 HOME = Path.home() / ".cache" / "pocketvlm" / "swift"
-# Not needed to compile for this machine: the debugger, editors' servers, other languages' documents.
+# Not needed to compile for this machine: the debugger, servers of editors, documents.
 _DROPPED = (
     "usr/share/doc",
     "usr/share/man",
     "usr/share/locale",
-    "usr/bin/lldb*",
-    "usr/lib/x86_64-linux-gnu/liblldb*",
-    "usr/bin/sourcekit-lsp",
-    "usr/bin/clangd*",
-    "usr/libexec/swift/*/bin/lldb*",
-    "usr/libexec/swift/*/bin/sourcekit-lsp",
-    "usr/libexec/swift/*/lib/liblldb*",
+    "usr/libexec/swift/bin/lldb*",
+    "usr/libexec/swift/bin/sourcekit-lsp",
+    "usr/libexec/swift/bin/clangd",
+    "usr/libexec/swift/bin/docc",
+    "usr/libexec/swift/bin/swift-package",
+    "usr/libexec/swift/lib/liblldb.so*",
+    "usr/libexec/swift/lib/libsourcekitdInProc.so",
+    "usr/libexec/swift/lib/libLTO.so*",
+    "usr/libexec/swift/lib/swift_static",
+)
+
+
+# The compiler finds its files by /proc/self/exe.
+_ENTER = (
+    'mount --rbind /proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
 )
 
 
@@ -46,7 +54,8 @@ class Toolchain:
             fetch(folder, mirror, packages=PACKAGES, emulated=False)
             for pattern in _DROPPED:
                 for path in (folder / "root").glob(pattern):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    is_folder = path.is_dir() and not path.is_symlink()
+                    shutil.rmtree(path) if is_folder else path.unlink()
         toolchain = cls(folder / "root")
         toolchain._prepare()
         return toolchain
@@ -73,45 +82,34 @@ class Toolchain:
         return self.root / "build"
 
     def swiftc(self, *arguments: str) -> str:
-        """Compile in ``/build``; what the compiler printed, warnings.
+        """Compile; what the compiler printed, warnings.
 
         Raises:
             SwiftError: it refused.
         """
         done = subprocess.run(
-            [*self._within(), "/usr/bin/env", "-C", "/build", "swiftc", *arguments],
+            [*self._within(), "/usr/bin/swiftc", *arguments],
             capture_output=True,
             text=True,
             check=False,
-            env={"PATH": "/usr/bin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "TMPDIR": "/tmp"},
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "TMPDIR": "/tmp"},
         )
         if done.returncode:
             raise SwiftError(f"swiftc failed ({done.returncode}):\n{done.stdout}{done.stderr}")
         return done.stdout + done.stderr
 
     def _within(self) -> list[str]:
-        """Run in the root, in a user namespace of its own where this is not the root user."""
-        own = [] if os.geteuid() == 0 else ["unshare", "--map-root-user"]
-        return [*own, "chroot", str(self.root)]
+        """Run in the root, with /proc and /dev, mounted where nobody else sees it."""
+        own = [] if os.geteuid() == 0 else ["--map-root-user"]
+        return ["unshare", *own, "--mount", "sh", "-c", _ENTER, str(self.root)]
 
     def command(self, program: Path, *arguments: str) -> Sequence[str]:
         """How a compiled program is called outside of the root: with its libraries, this machine's
         files."""
         libraries = [
-            path
-            for path in (
-                self.root / "usr/lib/x86_64-linux-gnu",
-                self.root / "usr/lib/aarch64-linux-gnu",
-                *self.root.glob("usr/lib/swift/linux"),
-                *self.root.glob("usr/libexec/swift/*/lib/swift/linux"),
-                *self.root.glob("usr/lib/swift*/lib/swift/linux"),
-            )
-            if path.is_dir()
+            *self.root.glob("usr/lib/*-linux-gnu"),
+            self.root / "usr/libexec/swift/lib/swift/linux",
         ]
-        loader = next(
-            path
-            for pattern in ("usr/lib64/ld-linux-*.so.*", "usr/lib/*/ld-linux-*.so.*", "usr/lib/ld-linux-*.so.*")
-            for path in sorted(self.root.glob(pattern))
-        )
+        (loader,) = self.root.glob("usr/lib/*-linux-gnu/ld-linux-*.so.*")
         paths = ":".join(map(str, libraries))
         return [str(loader), "--library-path", paths, str(program), *arguments]

@@ -43,7 +43,7 @@ struct PipedTokenizer: TextTokenizer {
     }
 }
 
-func open(_ path: String, orientation: Int = 1) throws -> Picture {
+func pictureFile(_ path: String, orientation: Int = 1) throws -> Picture {
     let reply = try Pipe.shared.ask(["do": "picture", "path": path])
     guard let tensor = reply.tensors["rgba"] else { throw CocoaError(.fileReadCorruptFile) }
     return try Picture(
@@ -56,7 +56,7 @@ func decode(_ data: Data) throws -> Picture {
     let file = FileManager.default.temporaryDirectory.appendingPathComponent("\(UUID()).png")
     defer { try? FileManager.default.removeItem(at: file) }
     try data.write(to: file)
-    return try open(file.path)
+    return try pictureFile(file.path)
 }
 
 actor Models {
@@ -86,7 +86,7 @@ actor Models {
         guard let path = job.picture else { return nil }
         let key = "\(job.folder ?? "") \(job.load ?? 0) \(path)"
         if let picture = seen[key] { return picture }
-        let picture = try await model.see(open(path, orientation: job.orientation ?? 1))
+        let picture = try await model.see(pictureFile(path, orientation: job.orientation ?? 1))
         seen[key] = picture
         return picture
     }
@@ -165,7 +165,7 @@ func both(_ job: Job) async throws -> [String: Any] {
 }
 
 func resize(_ job: Job) throws -> [String: Any] {
-    let picture = try open(job.picture ?? "", orientation: job.orientation ?? 1)
+    let picture = try pictureFile(job.picture ?? "", orientation: job.orientation ?? 1)
     guard let name = job.filter, let filter = Filter(rawValue: name) else { return shown(picture) }
     return shown(picture.resized(width: job.width ?? 1, height: job.height ?? 1, filter))
 }
@@ -190,6 +190,11 @@ func run(_ job: Job) async -> [String: Any] {
     }
 }
 
+/// The result of a job as a line.
+func line(_ job: Job) async throws -> Data {
+    try JSONSerialization.data(withJSONObject: await run(job)) + Data("\n".utf8)
+}
+
 @main
 struct Driver {
     static func main() async throws {
@@ -199,8 +204,7 @@ struct Driver {
         let jobs = try decoder.decode([Job].self, from: Data(contentsOf: URL(fileURLWithPath: from)))
         var lines = Data()
         for job in jobs {
-            lines.append(try JSONSerialization.data(withJSONObject: await run(job)))
-            lines.append(Data("\n".utf8))
+            lines.append(try await line(job))
         }
         try lines.write(to: URL(fileURLWithPath: to))
     }

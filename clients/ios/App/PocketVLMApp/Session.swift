@@ -58,14 +58,15 @@ final class Session {
     /// Ask the question, as a further one where others were asked about this picture.
     func ask() {
         guard let model, let picture, !isAnswering else { return }
-        let asked = conversation?.answered(answer, then: question) ?? Conversation(question, about: picture)
+        let further = answer.isEmpty ? nil : conversation?.answered(answer, then: question)
+        let asked = further ?? Conversation(question, about: picture)
         (conversation, answer, isAnswering) = (asked, "", true)
         task = Task {
             do {
                 for try await event in model.stream(asked, budget: Int(budget)) {
                     switch event {
                     case .text(let piece): answer += piece
-                    case .end(let whole): status = told(whole)
+                    case .end(let whole): status = figures(whole)
                     }
                 }
             } catch {
@@ -83,7 +84,7 @@ final class Session {
     /// Squares of the kept patches, in pixels of the picture.
     var squares: [Area] { (try? picture?.squares(budget: Int(budget))) ?? [] }
 
-    private func told(_ answer: Answer) -> String {
+    private func figures(_ answer: Answer) -> String {
         String(
             format: "%d tokens read, %d of them cached; first token %.0f ms, %.0f ms for the rest",
             answer.promptTokens, answer.cachedTokens, answer.prefillMs, answer.decodeMs)

@@ -125,7 +125,8 @@ public actor VLM {
         defer { giveBack(sequence) }
         try Task.checkCancellation()
         let began = Date()
-        var (logits, cached) = try sequence.prefill(prompt)
+        let reading = try sequence.prefill(prompt)
+        var logits = reading.logits
         let first = Date()
         var picker = Picker(facts, prompt: prompt)
         var text = Detokenizer(prompter.tokenizer)
@@ -147,7 +148,7 @@ public actor VLM {
         let (rest, whole) = try text.finish()
         if !rest.isEmpty { onText(rest) }
         return Answer(
-            text: whole, tokenIds: tokens, kept: kept, promptTokens: total, cachedTokens: cached,
+            text: whole, tokenIds: tokens, kept: kept, promptTokens: total, cachedTokens: reading.cached,
             isComplete: isEnded, prefillMs: first.timeIntervalSince(began) * 1000,
             decodeMs: Date().timeIntervalSince(first) * 1000)
     }

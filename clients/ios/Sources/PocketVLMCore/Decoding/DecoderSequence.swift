@@ -214,13 +214,13 @@ final class DecoderSequence {
 extension Tensor {
     /// Keys or values (1, heads, tokens, width) of the first tokens.
     fileprivate func cut(to length: Int) throws -> Tensor {
-        let shape = try shape()
-        guard shape.count == 4, shape[2] >= length else {
-            throw PocketVLMError.artifact("a cache has the shape \(shape)")
+        let sizes = try shape()
+        guard sizes.count == 4, sizes[2] >= length else {
+            throw PocketVLMError.artifact("a cache has the shape \(sizes)")
         }
-        let values = try floats("a cache", shape)
-        let (line, kept) = (shape[2] * shape[3], length * shape[3])
-        let heads = (0..<shape[1]).flatMap { values[$0 * line..<$0 * line + kept] }
-        return try floatTensor(heads, [1, shape[1], length, shape[3]])
+        let values = try floats("a cache", sizes)
+        let (line, kept) = (sizes[2] * sizes[3], length * sizes[3])
+        let heads = (0..<sizes[1]).flatMap { values[$0 * line..<$0 * line + kept] }
+        return try floatTensor(heads, [1, sizes[1], length, sizes[3]])
     }
 }

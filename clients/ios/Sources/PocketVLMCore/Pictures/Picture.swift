@@ -126,5 +126,5 @@ private func onWhite(_ sample: Int, _ alpha: Int) -> UInt8 {
     if alpha == 0 { return 255 }
     let weighted = (sample * alpha + 255 * (255 - alpha)) << 7
     let rounded = weighted + (0x80 << 7)
-    return UInt8(((rounded >> 8) + rounded) >> 8 >> 7)
+    return UInt8((((rounded >> 8) + rounded) >> 8) >> 7)
 }

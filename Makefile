@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin
+.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin swift
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -77,6 +77,10 @@ kotlin: install
 # needs apt and dpkg-deb.
 arm64 haswell: install
 	$(TOOL) other_cpu $@
+
+# The Swift client compiled by Debian's Swift and run, ONNX Runtime behind a pipe; needs apt, dpkg-deb and chroot, and 3 GB.
+swift: install
+	$(TOOL) swift_client
 
 # The accuracy tables of docs/measured.md: half an hour; what is in build/demo-tables is not made again.
 figures: install

@@ -20,17 +20,22 @@ _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 def fetch(
-    folder: Path, mirror: str | None, architecture: str | None = None, packages: Sequence[str] = ()
+    folder: Path,
+    mirror: str | None,
+    architecture: str | None = None,
+    packages: Sequence[str] = (),
+    *,
+    emulated: bool = True,
 ) -> None:
-    """Unpack qemu-user into ``folder``/emulator and ``packages`` of ``architecture`` into
-    ``folder``/root, once."""
+    """Unpack ``packages`` of ``architecture``, with what they need, into ``folder``/root, and
+    qemu-user into ``folder``/emulator where the CPU is to be ``emulated``; once."""
     if (folder / "done").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
     host = subprocess.run(
         ["dpkg", "--print-architecture"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    _unpack(folder, mirror or _own_mirror(), host, architecture or host, packages)
+    _unpack(folder, mirror or _own_mirror(), host, architecture or host, packages, emulated)
     (folder / "done").touch()
 
 
@@ -49,7 +54,12 @@ def _own_mirror() -> str:
 
 
 def _unpack(
-    folder: Path, mirror: str, host: str, architecture: str, packages: Sequence[str]
+    folder: Path,
+    mirror: str,
+    host: str,
+    architecture: str,
+    packages: Sequence[str],
+    emulated: bool,
 ) -> None:
     """See `fetch`; apt sees nothing as installed."""
     for name in (
@@ -91,7 +101,8 @@ def _unpack(
     apt("update")
     if packages:
         apt("install", "--yes", "--download-only", *packages)
-    apt("download", f"qemu-user:{host}", cwd=folder / "apt")
+    if emulated:
+        apt("download", f"qemu-user:{host}", cwd=folder / "apt")
     for name in (
         "lib",
         "bin",
@@ -99,6 +110,7 @@ def _unpack(
         (folder / "root" / name).symlink_to(f"usr/{name}")
     for package in sorted((folder / "apt/cache/archives").glob("*.deb")):
         subprocess.run(["dpkg-deb", "--extract", package, folder / "root"], check=True)
-    (package,) = (folder / "apt").glob("*.deb")
-    subprocess.run(["dpkg-deb", "--extract", package, folder / "emulator"], check=True)
+        package.unlink()  # a compiler is half a gigabyte packed
+    for package in (folder / "apt").glob("*.deb"):
+        subprocess.run(["dpkg-deb", "--extract", package, folder / "emulator"], check=True)
     shutil.rmtree(folder / "apt")

@@ -1,0 +1,1 @@
+"""The Swift client compiled and run against ONNX Runtime behind a pipe."""

@@ -1,31 +1,35 @@
-"""Knows the page on how an artifact is called from other languages: its own names, shapes,
-constants and ids."""
+"""Knows what clients in other languages read of an artifact: using.json, its names, shapes,
+constants and ids, and USING.md, the same in words."""
 
 import dataclasses
+import functools
 import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 import jinja2
 import numpy as np
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
-from pocketvlm.artifact.specs import CAUSAL, POSITION_AXES, DecoderSpec
+from pocketvlm.artifact.specs import ATTENTIONS, CAUSAL, POSITION_AXES, DecoderSpec
 from pocketvlm.artifact.stages import GIVEN
 from pocketvlm.decoders.positions import positions_named
-from pocketvlm.layouts import Layout, open_layout, tokens_of_tile
+from pocketvlm.layouts import Layout, open_layout
 from pocketvlm.ort.signatures import SCORED_ROWS, Shapes, signature, type_of
-from pocketvlm.text.prompts import Prompter
+from pocketvlm.text.prompts import Prompter, special_tokens
 from pocketvlm_export.decoder_stages import find_ranking
-from pocketvlm_export.onnx_passes import TWO_WAY_RUNTIME, weights_files
+from pocketvlm_export.onnx_passes import TWO_WAY_RUNTIME
 from pocketvlm_export.options import GATE_PROMPT
+from pocketvlm_export.packaging import client_files as client
+from pocketvlm_export.packaging import client_layouts as layouts
+from pocketvlm_export.packaging.prompt_pieces import prompt_pieces
 from pocketvlm_export.precisions import PRECISIONS
 
 USING = "USING.md"
 FACTS = "using.json"
-_TEMPLATE = "templates/using.md.jinja"
+FORMAT = 1  # of using.json; another number is another meaning of what clients read already
+_TEMPLATE, _SCHEMA = "templates/using.md.jinja", "using.schema.json"
 _MEDIA = {"image": "picture", "video": "clip"}
 
 
@@ -43,7 +47,6 @@ def write_using(artifact: Artifact) -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     environment.filters["dtype"] = type_of
     stated = facts(artifact)
     text = environment.from_string(source).render({"extras": [], **stated})
@@ -52,17 +55,27 @@ def write_using(artifact: Artifact) -> None:
     (artifact.root / FACTS).write_text(listed, encoding="utf-8")
 
 
+@functools.cache
+def facts_schema() -> dict[str, Any]:
+    """The JSON Schema (draft-07) of using.json, as shipped beside this module."""
+    source = importlib.resources.files(__package__).joinpath(_SCHEMA)
+    schema: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    return schema
+
+
 def facts(artifact: Artifact) -> dict[str, Any]:
     """Return all that a client must know: inputs and outputs of each graph, how a picture is
     prepared, how a prompt is written.
 
-    Of each list of precisions the default is named. Axes of any size are given by name: ``batch``,
-    ``tokens``.
+    ``graphs`` are those that answer unless others are asked for; ``vision`` and ``decoder`` name
+    all. Axes of any size are given by name: ``batch``, ``tokens``. The whole is described by
+    using.schema.json beside this module.
     """
     manifest = artifact.manifest
     pruning, decoder = manifest.pruning, manifest.decoder
     budget, layout = pruning.default_budget, open_layout(artifact)
-    around, axes = _around(layout), POSITION_AXES[decoder.positions]
+    around, axes = layouts.ids_around(layout), POSITION_AXES[decoder.positions]
+    prompter = Prompter.from_artifact(artifact)
     vision = manifest.vision.graphs[budget][manifest.vision.default_precision]
     graphs = {"vision": _graph(manifest, vision, manifest.vision.graph_kind, budget)}
     if budget in manifest.vision.selectors:
@@ -84,16 +97,22 @@ def facts(artifact: Artifact) -> dict[str, Any]:
     if processors := manifest.generation.processors:
         notes.append(
             f"The checkpoint's answers go through {', '.join(processors)}, with PocketVLM as with "
-            "transformers' greedy `generate`; the values are under `generation` in pocketvlm.json. "
-            "The code below takes the highest logit alone."
+            "transformers' greedy `generate`; the values are under `generation` in using.json. "
+            "A client that takes the highest logit alone answers otherwise."
         )
     return {
+        "format": FORMAT,
+        "artifact": manifest.artifact_id,
         "model": manifest.source.model,
         "visual_tokens": budget,
         "patches": pruning.tokens_before,
         "nested": pruning.nested,
+        "needs": _needs(manifest, layout),
         "graphs": graphs,
-        "weights": _weights(artifact),
+        "vision": client.vision_graphs(manifest),
+        "decoder": client.decoder_graphs(manifest),
+        "weights": client.weights(artifact),
+        "files": client.fetched(artifact),
         "constants": {
             name: dataclasses.asdict(constant)
             for name, constant in manifest.vision.constants.items()
@@ -102,7 +121,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "tiles": layout.recipe,
         "cut": layout.grids()[-1].tiles > 1,
         "around": around,
-        "in_order": _in_order(layout),
+        "in_order": layouts.is_in_order(layout),
         "positions": decoder.positions,
         "axes": axes,
         # Named where there are any; pages without stay what they were.
@@ -110,11 +129,17 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         **({"first_position": first} if (first := decoder.first_position) else {}),
         **({"attention": decoder.attention} if decoder.attention != CAUSAL else {}),
         "numbering": positions_named(decoder.positions).recipe,
-        "token_edge": _token_edge(layout) if axes > 1 else None,
-        "grid": _grid(layout),
+        "token_edge": layouts.token_edge(layout) if axes > 1 else None,
+        "grid": layouts.token_grid(layout),
         "medium": _MEDIA[layout.medium],
-        "picture": _picture(layout),
-        "prompt": _prompt(Prompter.from_artifact(artifact), around),
+        "picture": layouts.picture_steps(layout),
+        "layout": layouts.layout_facts(layout),
+        "tokenizer": _tokenizer(artifact, prompter),
+        "chat_template": client.CHAT_TEMPLATE,
+        "picture_text": _picture_text(decoder),
+        "prompt": _prompt(prompter, around),
+        "pieces": prompt_pieces(prompter, layout.medium),
+        "generation": dataclasses.asdict(manifest.generation),
         "image_token_id": decoder.image_token_id,
         "eos_token_ids": list(decoder.eos_token_ids),
         # Of each where the decoder drops tokens, and what becomes of them; empty for most.
@@ -134,6 +159,59 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         **_also(artifact),
         **_self_test(manifest),
     }
+
+
+def _needs(manifest: Manifest, layout: Layout) -> dict[str, str]:
+    """What is not the same of every artifact, each in words: a client refuses an artifact that
+    needs what it does not have, and one that needs what it has never heard of."""
+    decoder, (_, pictures, prompts) = manifest.decoder, ATTENTIONS
+    needs = {
+        "llama.cpp": (not decoder.graphs, "the decoder is a GGUF file for llama.cpp"),
+        "clips": (layout.medium != "image", "the model reads clips"),
+        "selectors": (
+            bool(manifest.vision.selectors),
+            "visual tokens are selected by the words of each question",
+        ),
+        "stages": (bool(decoder.stages), "the decoder drops visual tokens between its layers"),
+        "visual_scores": (decoder.reads_scores, "a smaller model ranks the visual tokens"),
+        "scored_rows": (decoder.scores, "the decoder says what its attention pays to each token"),
+        "picture_ids": (
+            decoder.attention == pictures,
+            "the tokens of one picture see each other both ways",
+        ),
+        "prompt_in_one_run": (
+            decoder.attention == prompts,
+            "all tokens of a prompt see each other both ways",
+        ),
+        "positions": (
+            POSITION_AXES[decoder.positions] > 1,
+            "each token has several position numbers",
+        ),
+        "extras": (bool(decoder.extras), "the decoder reads further features of each token"),
+        "convolutions": (bool(decoder.conv_layers), "some layers are convolutions with a state"),
+        "constants": (bool(layout.constants), "fixed vectors come between the features"),
+    }
+    return {name: words for name, (needed, words) in needs.items() if needed}
+
+
+def _tokenizer(artifact: Artifact, prompter: Prompter) -> dict[str, Any]:
+    """The tokenizer's files, the texts of special tokens that the chat template may name, and the
+    token in a picture's place."""
+    config = (
+        artifact.read_json(client.TOKENIZER_CONFIG) if artifact.has(client.TOKENIZER_CONFIG) else {}
+    )
+    return {
+        "file": client.TOKENIZER,
+        "config": client.TOKENIZER_CONFIG if config else None,
+        "special_tokens": special_tokens(config),
+        "image_token": prompter.tokenizer.id_to_token(prompter.image_token_id),
+    }
+
+
+def _picture_text(decoder: DecoderSpec) -> dict[str, str] | None:
+    """What takes the place of a picture's text once the template has written it; None where the
+    template writes the image token itself."""
+    return None if decoder.picture_text is None else dataclasses.asdict(decoder.picture_text)
 
 
 def _self_test(manifest: Manifest) -> dict[str, Any]:
@@ -176,9 +254,9 @@ def _beside(part: Artifact) -> dict[str, Any]:
         "tiles": layout.recipe,
         "cut": layout.grids()[-1].tiles > 1,
         "unit": layout.unit,
-        "picture": _picture(layout),
+        "picture": layouts.picture_steps(layout),
         "image_token_id": manifest.decoder.image_token_id,
-        "prompt": _prompt(Prompter.from_artifact(part), _around(layout)),
+        "prompt": _prompt(Prompter.from_artifact(part), layouts.ids_around(layout)),
     }
 
 
@@ -214,20 +292,6 @@ def _graph(manifest: Manifest, file: str, kind: str, budget: int | None = None) 
     }
 
 
-def _weights(artifact: Artifact) -> dict[str, list[str]]:
-    """Of every graph of the folder, whatever its budget and precision, the files that its weights
-    lie in."""
-    manifest = artifact.manifest
-    visions = [manifest.vision, *(other.vision for other in manifest.media.values())]
-    graphs = [file for each in visions for by in each.graphs.values() for file in by.values()]
-    graphs += [file for each in visions for file in each.selectors.values()]
-    graphs += [*manifest.decoder.embed.values(), *manifest.decoder.graphs.values()]
-    return {
-        file: [str(PurePosixPath(file).with_name(name)) for name in weights_files(path)]
-        for file, path in ((file, artifact.root / file) for file in graphs)
-    }
-
-
 def _shapes(tensors: Shapes) -> dict[str, list[int | str]]:
     """Name the axes that may have any size."""
     return {
@@ -249,68 +313,6 @@ def _axes(name: str, count: int) -> Sequence[str]:
     if name == SCORED_ROWS:
         return ("rows",)
     return ("batch", *["tokens"] * (count - 1))
-
-
-def _picture(layout: Layout) -> dict[str, Any]:
-    """The steps of a tile. Its size is that of every tile, or where resolution is ``dynamic`` that
-    of the largest picture."""
-    steps, size = layout.steps, layout.config.image_size
-    return {
-        "size": list(size or layout.largest_size()),
-        "dynamic": size is None,
-        "pad_colour": _listed(steps.pad_colour),
-        "shortest_edge": steps.shortest_edge,
-        "resize_to": _listed(steps.resize_to),
-        "resample": steps.resample.name.lower(),
-        "crop_to": _listed(steps.crop_to),
-        "scale": 1.0 if steps.rescale_factor is None else steps.rescale_factor,
-        "mean": list(steps.mean or (0.0, 0.0, 0.0)),
-        "std": list(steps.std or (1.0, 1.0, 1.0)),
-    }
-
-
-def _listed(values: tuple[int, ...] | None) -> list[int] | None:
-    return None if values is None else list(values)
-
-
-def _around(layout: Layout) -> Mapping[str, list[int]] | None:
-    """The ids in front of a picture's slots and behind them; None where ids come between the slots
-    of two tiles, or others for another number of tiles."""
-    edges = []
-    for grid in layout.grids():
-        ids = layout.expand(grid, 1)
-        (slots,) = np.nonzero(ids == layout.config.image_token_id)
-        if len(slots) != slots[-1] + 1 - slots[0]:
-            return None
-        edges.append({"before": ids[: slots[0]].tolist(), "after": ids[slots[-1] + 1 :].tolist()})
-    return edges[0] if all(ids == edges[0] for ids in edges) else None
-
-
-def _in_order(layout: Layout) -> bool:
-    """Whether the slots are filled with the rows of one tile after those of another, and nothing
-    else."""
-    if layout.constants:
-        return False
-    for grid in layout.grids():
-        kept = np.tile(np.arange(min(2, tokens_of_tile(layout, grid))), (grid.tiles, 1))
-        rows = np.arange(kept.size, dtype=np.float32).reshape(*kept.shape, 1)
-        if not np.array_equal(layout.arrange(grid, rows, kept, {}), rows.reshape(-1, 1)):
-            return False
-    return True
-
-
-def _token_edge(layout: Layout) -> int:
-    """Edge in pixels of the square that a token is of."""
-    return layout.largest_size()[0] // layout.token_grid(layout.grids()[-1]).rows
-
-
-def _grid(layout: Layout) -> list[int] | None:
-    """Rows and columns of the tokens of a picture or tile, which `kept_indices` count in; None
-    where they follow from the picture."""
-    if layout.config.image_size is None:
-        return None
-    tokens = layout.token_grid(layout.grids()[-1])
-    return [tokens.rows, tokens.columns]
 
 
 def _prompt(prompter: Prompter, around: Mapping[str, list[int]] | None) -> Mapping[str, Any]:

@@ -85,6 +85,12 @@ class AnyRes(Prepared):
         return _RECIPE.format(**lengths, rows=self.recipe_of_rows)
 
     @property
+    def figures(self) -> Mapping[str, Any]:
+        """See `Layout.figures`: (height, width) that the whole picture is squeezed into, and the
+        patches along an edge of a tile."""
+        return {"base": list(self.steps.base_size), "side": self.side}
+
+    @property
     def caps(self) -> Mapping[str, int]:
         """See `Layout.caps`."""
         return {"max_tiles": max(grid.rows * grid.columns for grid in self.grids())}

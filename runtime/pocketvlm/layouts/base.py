@@ -101,6 +101,11 @@ class Layout(Protocol[_Input]):
         """What a budget is of: a ``"picture"``, one of its tiles, or a frame."""
 
     @property
+    def figures(self) -> Mapping[str, Any]:
+        """What a client in another language must know to follow this layout, beside its options and
+        the `steps`: plain values, by names that only this layout gives a meaning."""
+
+    @property
     def caps(self) -> Mapping[str, int]:
         """The limits that `capped` may lower, ``max_pixels`` and ``max_tiles``, and what they
         are."""
@@ -240,6 +245,11 @@ class Prepared:
     def unit(self) -> str:
         """See `Layout.unit`."""
         return "tile" if self.grids()[-1].tiles > 1 else "picture"
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """See `Layout.figures`."""
+        return {}
 
     @property
     def several(self) -> Any:

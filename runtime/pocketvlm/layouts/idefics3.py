@@ -129,6 +129,11 @@ class Idefics3(Prepared):
         )
         return f"{_RECIPE.format(**values)}\n\n{names}"
 
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """See `Layout.figures`: the edge in pixels that no resized picture is longer than."""
+        return {"most_edge": _MOST_EDGE}
+
     @functools.cached_property
     def _grids(self) -> list[TileGrid]:
         longest = self.longest_edge

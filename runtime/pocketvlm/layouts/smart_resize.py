@@ -118,6 +118,11 @@ class SmartResize(Prepared):
         return f"any size up to {self.max_pixels} pixels, at most {most} tokens"
 
     @property
+    def figures(self) -> Mapping[str, Any]:
+        """See `Layout.figures`: how much longer than the other an edge may be."""
+        return {"most_aspect": self.most_aspect}
+
+    @property
     def caps(self) -> Mapping[str, int]:
         """See `Layout.caps`."""
         return {} if self.size else {"max_pixels": self.max_pixels}

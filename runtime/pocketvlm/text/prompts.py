@@ -97,7 +97,7 @@ class Prompter:
             if artifact.has("tokenizer_config.json")
             else {}
         )
-        special = _special_tokens(config)
+        special = special_tokens(config)
         tokenizer = read_tokenizer(
             artifact.read_text("tokenizer.json", max_bytes=MAX_BYTES),
             lambda reason: ArtifactError(
@@ -168,7 +168,7 @@ class Prompter:
 
     def render(self, prompt: str, pictures: Counts = 0) -> str:
         """The text that `encode` tokenizes, each picture a single image token in it."""
-        return self._written(self.messages(prompt, pictures))
+        return self.written(self.messages(prompt, pictures))
 
     def messages(self, prompt: str, pictures: Counts, carried: Counts = 0) -> list[Message]:
         """The conversation that `encode` renders; ``carried`` more pictures come before all
@@ -251,8 +251,9 @@ class Prompter:
         token = self._tokens[medium]
         return text.count(token) == between.count(token) == 1
 
-    def _written(self, messages: Sequence[Message]) -> str:
-        """A conversation as text, an image token for each picture in it."""
+    def written(self, messages: Sequence[Message]) -> str:
+        """A conversation as text, an image token for each picture in it; raises `PocketVLMError`
+        where the template refuses it."""
         text = self._template.render(messages)
         return text.replace(self._picture_text.placeholder, self._picture_text.text)
 
@@ -284,7 +285,7 @@ class Prompter:
         self, messages: Sequence[Message], pictures: Counts, slots: int = 1
     ) -> npt.NDArray[np.int64]:
         """As `encode`, for a conversation in the form that chat templates read."""
-        text = self._written(messages)
+        text = self.written(messages)
         # One pass, and no second BOS where the template has written one already.
         add_special = not (self._bos_token and text.startswith(self._bos_token))
         ids = np.array(_token_ids(self.tokenizer, text, add_special=add_special), dtype=np.int64)
@@ -376,7 +377,7 @@ def _token_ids(tokenizer: tokenizers.Tokenizer, text: str, *, add_special: bool)
     return ids
 
 
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     """``bos_token`` and its like from tokenizer_config.json, where each is a text or an object with
     ``content``."""
     named = {key: value for key, value in config.items() if key.endswith("_token")}

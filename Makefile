@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin swift
+.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin swift optimum notebook
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -91,6 +91,17 @@ figures: install
 # build/frontier is not made again.
 frontier: install
 	$(TOOL) frontier --workers 2 --page docs/methods.md --figures docs/frontier.json --plot docs/frontier.svg
+
+# `optimum-cli export pocketvlm`, with optimum and the wheel installed beside each other in a folder of their own.
+optimum: install
+	rm -rf build/optimum
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --target build/optimum optimum==2.3.0 .
+	$(BIN)/python -m pytest tests/exporter/test_optimum.py
+
+# Executes tools/make_notebook/source.py into examples/pocketvlm.ipynb; times in it are those of this machine.
+notebook: install
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[notebook]'
+	$(TOOL) make_notebook
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules tools/browser/node_modules

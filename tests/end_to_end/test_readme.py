@@ -2,6 +2,7 @@
 show them."""
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -22,7 +23,9 @@ PAGES = (
 )
 TEXT = "\n".join((ROOT / page).read_text() for page in PAGES)
 COMMANDS = re.findall(
-    r"^(?:\$ )?(pocketvlm .*)$", "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)), re.M
+    r"^(?:\$ )?((?:pocketvlm|python examples/).*)$",
+    "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)),
+    re.M,
 )
 PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
@@ -31,16 +34,23 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 def folder(tmp_path_factory, examples):
     path = tmp_path_factory.mktemp("readme")
     (path / "examples").symlink_to(examples)
+    (path / "build").mkdir()
+    (path / "build" / "demo").symlink_to(path / "demo-vlm")  # in the place of `make demo`
     return path
 
 
-def test_the_commands_run(folder, monkeypatch):
+def test_the_commands_run(folder, examples, monkeypatch):
     """All in this process: a new one for each would mostly import torch."""
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("POCKETVLM_BUILD", str(folder / "build"))
+    monkeypatch.syspath_prepend(examples)
+    monkeypatch.delitem(sys.modules, "demo_folder", raising=False)
     assert COMMANDS
     for command in COMMANDS:
         name, *words = shlex.split(command, comments=True)
-        assert name == "pocketvlm"
+        if name == "python":
+            runpy.run_path(words[0], run_name="__main__")
+            continue
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception!r}"
 

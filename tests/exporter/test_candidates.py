@@ -41,7 +41,8 @@ def test_the_grid_is_what_the_tower_allows(tiny_checkpoint, make_tiny):
         assert variant["decoder_precisions"] == {"onnx": ["int8", "int4"]}
     assert any("budgets below 4 of 36" in sentence for sentence in whole["left_out"])
     assert any(sentence.startswith("decoders of llama.cpp: ") for sentence in whole["left_out"])
-    assert any("--image-size" in sentence for sentence in whole["left_out"])
+    # About three quarters and half of 42 pixels, in patches of 7.
+    assert any(sentence.endswith("--image-sizes 28,21") for sentence in whole["left_out"])
     # No [CLS] token, and a tower that reads pictures of any size, which can have no stages.
     dynamic = offer(str(make_tiny("tiny-qwen2.5-vl")))
     assert not [name for name in names(dynamic) if "fastervlm" in name or "tower" in name]
@@ -66,6 +67,56 @@ def test_wishes_restrict_it(tiny_checkpoint):
     assert offered["variants"][2]["decoder_precisions"] == {"onnx": ["fp32", "int4"]}
     # Towers in two precisions, another engine, other sizes, and what is never tried.
     assert len(offered["left_out"]) == 4
+
+
+def test_smaller_sizes_are_tried_where_they_are_asked_for(tiny_checkpoint):
+    model = str(tiny_checkpoint)
+    offered = offer(model, image_sizes=((28, 28), (21, 21)), vision_precisions=("fp32",))
+    own = offer(model, vision_precisions=("fp32",))
+    count = len(own["variants"])
+    assert offered["variants"][0] == own["variants"][0]
+    small = [one for one in offered["variants"] if one["made_by"][-1][0] == "--image-size"]
+    assert len(offered["variants"]) == count + len(small)
+    # Unpruned and by the first method, at a half, a quarter and an eighth of what there is.
+    assert [(one["made_by"], one["tokens"], one["budgets"]) for one in small] == [
+        ([("--pruner", "none"), ("--image-size", "28")], 16, [16]),
+        ([("--pruner", "none"), ("--image-size", "21")], 9, [9]),
+        ([("--pruner", "scope"), ("--image-size", "28")], 16, [8, 4, 2]),
+        ([("--pruner", "scope"), ("--image-size", "21")], 9, [4, 2, 1]),
+    ]
+    assert len({one["folder"] for one in offered["variants"]}) == count + 4
+    assert not any("--image-sizes" in sentence for sentence in offered["left_out"])
+    wishes = {"methods": ("uniform", "score"), "budgets": (18, 9), "tower_stages": ((),)}
+    named = offer(model, image_sizes=((28, 28), (14, 14)), **wishes)
+    budgets = {(one["made_by"][0][1], one["tokens"]): one["budgets"] for one in named["variants"]}
+    assert budgets == {
+        ("none", 36): [36], ("uniform", 36): [18, 9], ("score", 36): [18, 9],
+        ("none", 16): [16], ("uniform", 16): [9], ("score", 16): [9],
+        ("none", 4): [4],
+    }  # fmt: skip
+    assert [sentence for sentence in named["left_out"] if "4 tokens" in sentence] == [
+        "none with --image-size 14 with pruning: it has 4 tokens, the least budget is 9"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        (((42, 42),), "no smaller than 42, the checkpoint's own"),
+        (((49, 49),), "no smaller than 42"),
+        (((30, 30),), "multiples of 7 pixels"),
+        (((21, 28),), "read squares"),
+        (((7, 7),), "a quarter to twice"),
+    ],
+)
+def test_a_size_that_makes_no_sense_is_refused(tiny_checkpoint, sizes, words):
+    with pytest.raises(RequestError, match=words):
+        offer(str(tiny_checkpoint), image_sizes=sizes)
+
+
+def test_pictures_of_any_size_have_no_other(make_tiny):
+    with pytest.raises(RequestError, match="--image-size 56x56 does not apply"):
+        offer(str(make_tiny("tiny-qwen2.5-vl")), image_sizes=((56, 56),))
 
 
 def test_bytes_are_those_of_a_dry_run(tiny_checkpoint, tmp_path):
@@ -168,6 +219,9 @@ def test_weights_are_links_and_graphs_are_not(tiny_checkpoint, tmp_path):
     pruned = dataclasses.replace(options, budgets=(7,), pruner="uniform")
     same = pipeline.prepare(str(tiny_checkpoint), tmp_path / "x", pruned)
     assert kept.take(same, "decoder", names_of, third)
+    smaller = dataclasses.replace(options, image_size=(28, 28))
+    same = pipeline.prepare(str(tiny_checkpoint), tmp_path / "x", smaller)
+    assert kept.take(same, "decoder", names_of, tmp_path / "fourth")
 
 
 def test_an_interrupt_leaves_nothing_half_written(tiny_checkpoint, tmp_path, monkeypatch):

@@ -106,6 +106,14 @@ def test_what_a_page_cannot_look_up_in_is_not_written_for_one(plan_of):
     assert tables == {"onnx/embed_tokens_fp16.onnx", "onnx/embed_tokens_quantized.onnx"}
 
 
+def test_a_page_with_a_gpu_has_what_it_falls_back_to(plan_of):
+    """A tower without fp16 in its name, and a table that WebAssembly looks up in."""
+    _, plan = plan_of("--target", "browser-webgpu", model="demo")
+    graphs = {"vision_encoder_fp16", "vision_encoder", "decoder_model_merged_q4"}
+    graphs |= {"embed_tokens_q4", "embed_tokens_fp16"}
+    assert set(plan["files"]) == {f"onnx/{name}.onnx" for name in graphs}
+
+
 def test_no_pruning_needs_no_budget(plan_of, board):
     _, plan = plan_of("--pruner", "none", "--target", board(budget=[4]))
     assert plan["budgets"] == [36]

@@ -17,6 +17,7 @@ from pocketvlm_targets import KEYS, TargetError, load_target, target_names
 
 FOLDER = Path(pocketvlm_targets.__file__).parent
 PROMISED = {"laptop-x86", "raspberry-pi-5", "android-arm64", "laptop-apple", "ios", "browser-wasm"}
+PROMISED |= {"browser-webgpu"}
 SOUND = 'description = "a board"\n'
 
 

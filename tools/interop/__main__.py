@@ -130,7 +130,6 @@ def of_targets(folder: Path, pairs: Pairs) -> Iterator[Row]:
     for options, names in sets.values():
         artifact = folder / names[0]
         export("demo", artifact, replace(options, overwrite=True))
-        page = not options.shared_tables
         for decoder in options.decoder_precisions:
             expected = in_one_run(artifact, asked_about(pairs), STEPS, decoder)
             parts = (options.vision_precisions[0], options.table(decoder), decoder)
@@ -140,12 +139,34 @@ def of_targets(folder: Path, pairs: Pairs) -> Iterator[Row]:
             by_graph = dtypes(*parts)
             default = decoder == options.decoder_precisions[0]
             pictures = expected[: len(pairs)]
-            pages = (False, True) if page else (False,)
             dtype = None if default else by_graph  # what config.json says
-            yield from by_transformers_js(artifact, pairs, pictures, label, dtype, pages)
+            yield from by_transformers_js(artifact, pairs, pictures, label, dtype)
             if set(by_graph.values()) == {"q8"}:
                 named = f"{label}, dtype q8"
+                pages = (False, True) if not options.shared_tables else (False,)
                 yield from by_transformers_js(artifact, pairs, pictures, named, "q8", pages)
+            if not options.shared_tables:
+                yield from in_a_page(artifact, pairs, options, decoder, label, dtype)
+
+
+def in_a_page(
+    artifact: Path, pairs: Pairs, options: ExportOptions, decoder: str, label: str, dtype: Dtype
+) -> Iterator[Row]:
+    """transformers.js in WebAssembly, with a table that it looks up in there: where the decoder's
+    is in 4 bits, another one of the folder; where there is none, nothing is asked."""
+    own = options.table(decoder)
+    table = next((name for name in (own, *options.embed) if PRECISIONS[name].standard), None)
+    if table is None:
+        yield Row(f"transformers.js in a page, {label}", 0, 0, f"no look-up in {own} there")
+        return
+    if table != own:
+        label, dtype = (
+            f"{label}, table {table}",
+            dtypes(options.vision_precisions[0], table, decoder),
+        )
+    asked = asked_about(pairs)[: len(pairs)]
+    expected = in_one_run(artifact, asked, STEPS, decoder, table)
+    yield from by_transformers_js(artifact, pairs, expected, label, dtype, (True,))
 
 
 def options_of(target: str) -> ExportOptions:

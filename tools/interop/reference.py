@@ -17,6 +17,7 @@ from interop.client import Asked
 from pocketvlm import Artifact
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import EmbeddingSegment
+from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm.layouts import open_layout
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.text.prompts import Prompter
@@ -69,17 +70,27 @@ class Expected(list[int]):
 
 
 def in_one_run(
-    folder: Path, asked: Sequence[Asked], steps: int, decoder: str | None = None
+    folder: Path,
+    asked: Sequence[Asked],
+    steps: int,
+    decoder: str | None = None,
+    table: str | None = None,
 ) -> list[Expected]:
     """Greedy tokens of this runtime's graphs, a whole prompt in one run, as other clients read it.
 
     The runtime reads the picture first and the question afterwards. Where activations are
     quantized as they come, as int8 does it, that may change a token between two that are nearly as
     likely. ``decoder`` is a precision; None is the artifact's default, as it is for the rest.
+    ``table`` is that of another embedding table than goes with it.
     """
     artifact = Artifact.open(folder)
     layout, prompter = open_layout(artifact), Prompter.from_artifact(artifact)
-    encoder, engine = VisionEncoder.open(artifact), open_decoder(artifact, precision=decoder)
+    encoder = VisionEncoder.open(artifact)
+    engine = (
+        OnnxDecoder.open(artifact, precision=decoder, table=table)
+        if table
+        else open_decoder(artifact, precision=decoder)
+    )
     ends, answers = artifact.manifest.decoder.eos_token_ids, []
     precision = decoder or artifact.manifest.decoder.default_precisions["onnx"]
     lost = artifact.manifest.parity.by_precision.get(precision, {}).get("decoder", {})

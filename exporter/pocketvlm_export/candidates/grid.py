@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from pocketvlm.layouts import make_layout
 from pocketvlm_export.candidates.costs import expected_seconds
 from pocketvlm_export.candidates.identity import identity_of
 from pocketvlm_export.caps import Caps
-from pocketvlm_export.families.picture_size import smaller_sizes
+from pocketvlm_export.families.picture_size import Size, smaller_sizes
 from pocketvlm_export.gguf_types import GGUF_TYPES
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import Checkpoint, inspect_checkpoint
@@ -45,6 +46,8 @@ class Wishes:
         vision_precisions, decoder_precisions: the most exact one is the baseline's; of the decoder
             GGUF types too.
         max_pixels, max_tiles: caps on pictures.
+        image_sizes: (height, width) of all pictures or tiles, each smaller than the checkpoint's
+            own, which is tried too; none means that alone.
         options: further fields of `ExportOptions`, such as ``portable``.
     """
 
@@ -55,6 +58,7 @@ class Wishes:
     decoder_precisions: tuple[str, ...] = ()
     max_pixels: int | None = None
     max_tiles: int | None = None
+    image_sizes: tuple[Size, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -107,7 +111,8 @@ class Variant:
         """The options of `pocketvlm export` that tell it from other variants."""
         pairs = [("--pruner", self.plan.pruner.name)]
         pairs += [("--tower-stage", str(stage)) for stage in self.plan.tower_stages]
-        return pairs
+        size = self.options.image_size
+        return pairs if size is None else [*pairs, ("--image-size", _edges(size))]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for whoever measures; bytes are those of the published files, and
@@ -119,6 +124,7 @@ class Variant:
         return {
             "name": self.name,
             "made_by": self.made_by,
+            "tokens": plan.spec.vision.tokens,
             "budgets": list(plan.budgets),
             "engines": list(self.options.engines),
             "vision_precisions": list(self.options.vision_precisions),
@@ -142,7 +148,7 @@ class Grid:
     Attributes:
         model: as it was named.
         identity: of the checkpoint and of what exports it: files of another one are not its.
-        tokens: of a picture or tile before pruning.
+        tokens: of a picture or tile before pruning, in the checkpoint's own size.
         variants: the unpruned one first.
         left_out: what is not among them, and why, a sentence each.
         revision: of a Hub checkpoint.
@@ -182,14 +188,20 @@ def grid_of(model: str, wishes: Wishes) -> Grid:
     """Plan every variant that ``wishes`` allow.
 
     Raises:
-        PocketVLMError: the checkpoint cannot be exported, or a method, stage, budget or precision
-            that was wished for is refused. What is tried by itself and refused is left out.
+        PocketVLMError: the checkpoint cannot be exported, or a method, stage, budget, precision or
+            size of pictures that was wished for is refused. What is tried by itself and refused is
+            left out, and so is what one of the smaller sizes cannot have.
     """
     base = wishes.base
     checkpoint = inspect_checkpoint(model, base.revision)
     whole = make_plan(checkpoint, replace(base, pruner=KEEPS_ALL))
     plans, left_out = [whole], []
-    for asked, options in _requests(whole, base, wishes):
+    requests = [_requests(whole, base, wishes)]
+    for size in dict.fromkeys(wishes.image_sizes):
+        plans.append(_at_size(checkpoint, whole, base, wishes, size))
+        requests.append(_requests(plans[-1], replace(base, image_size=size), wishes))
+    small = plans[1:]
+    for asked, options in chain(*requests):
         try:
             plans.append(make_plan(checkpoint, options))
         except RequestError as refusal:
@@ -199,16 +211,48 @@ def grid_of(model: str, wishes: Wishes) -> Grid:
     variants = tuple(_variant(plan, first=plan is whole) for plan in plans)
     tokens = whole.spec.vision.tokens
     left_out += _never(wishes, tokens, checkpoint)
+    least = min(wishes.budgets, default=0)
+    left_out += [
+        f"{_title(plan.options)} with pruning: it has {plan.spec.vision.tokens} tokens, the least "
+        f"budget is {least}"
+        for plan in small
+        if plan.spec.vision.tokens <= least
+    ]
     return Grid(model, identity_of(checkpoint, base), tokens, variants, left_out)
+
+
+def _at_size(
+    checkpoint: Checkpoint, whole: ExportPlan, base: ExportOptions, wishes: Wishes, size: Size
+) -> ExportPlan:
+    """The unpruned export for smaller pictures or tiles.
+
+    Raises:
+        RequestError: a size that is no smaller than the checkpoint's own, or that it cannot have.
+    """
+    options = replace(base, image_size=size, pruner=KEEPS_ALL)
+    if not wishes.vision_precisions:
+        options = replace(options, vision_precisions=base.vision_precisions[-1:])
+    plan = make_plan(checkpoint, options)
+    own = whole.spec.vision.image_size
+    if own is not None and size[0] * size[1] >= own[0] * own[1]:
+        raise RequestError(
+            f"--image-sizes {_edges(size)} is no smaller than {_edges(own)}, the checkpoint's own",
+            advice="name smaller ones: its own is tried anyway",
+            setting="image_sizes",
+        )
+    return plan
 
 
 def _requests(
     whole: ExportPlan, base: ExportOptions, wishes: Wishes
 ) -> Iterator[tuple[bool, ExportOptions]]:
-    """Yield exports with whether the user asked for each by name."""
-    vision = whole.spec.vision
+    """Yield exports with whether the user asked for each by name.
+
+    At a smaller size that is the first method alone, unless methods are named.
+    """
+    vision, smaller = whole.spec.vision, base.image_size is not None
     own = whole.spec.family.default_pruner(whole.spec)
-    methods = wishes.methods or tuple(dict.fromkeys((own, *TUNED)))
+    methods = wishes.methods or tuple(dict.fromkeys((own, *TUNED)))[: 1 if smaller else None]
     plans = tuple(tuple(map(Stage.parse, plan)) for plan in wishes.tower_stages)
     middle = Stage(
         max(1, round(_STAGE_AT * vision.depth)), max(1, round(_STAGE_KEEPS * vision.tokens))
@@ -217,17 +261,19 @@ def _requests(
         if method == KEEPS_ALL:
             continue  # it is always there
         # By itself a stage is tried with the first method alone.
-        stages = plans or (((), (middle,)) if number == 0 else ((),))
+        stages = plans or (((), (middle,)) if number == 0 and not smaller else ((),))
         for plan in stages:
-            budgets = _budgets(wishes, vision.tokens)
+            budgets = _budgets(wishes, vision.tokens, smaller=smaller)
             if plan:
                 budgets = tuple(budget for budget in budgets if budget <= plan[-1].keep)
+            if not budgets:
+                continue  # nothing that was named would be dropped
             options = replace(base, pruner=method, tower_stages=plan, budgets=budgets)
-            if not wishes.vision_precisions and (number or plan):
+            if not wishes.vision_precisions and (number or plan or smaller):
                 options = replace(options, vision_precisions=base.vision_precisions[-1:])
-            asked = bool(wishes.tower_stages) if plan else bool(wishes.methods)
-            if asked or _ranks_well(method, whole):
-                yield asked, options
+            named = bool(wishes.tower_stages) if plan else bool(wishes.methods)
+            if named or _ranks_well(method, whole):
+                yield named and not smaller, options
 
 
 def _ranks_well(method: str, whole: ExportPlan) -> bool:
@@ -236,9 +282,12 @@ def _ranks_well(method: str, whole: ExportPlan) -> bool:
     return vision.cls_ranks or not vision.has_cls or "cls_row" not in find_pruner(method).reads
 
 
-def _budgets(wishes: Wishes, tokens: int) -> tuple[int, ...]:
-    """The most first: narrower graphs of a nested method come from that of the first."""
+def _budgets(wishes: Wishes, tokens: int, *, smaller: bool = False) -> tuple[int, ...]:
+    """The most first: narrower graphs of a nested method come from that of the first. Pictures of a
+    ``smaller`` size have fewer tokens than some of those that are wished for."""
     budgets = wishes.budgets or tuple(max(1, round(tokens / part)) for part in _PARTS)
+    if smaller:
+        budgets = tuple(budget for budget in budgets if budget < tokens)
     return tuple(sorted(set(budgets) - {tokens}, reverse=True))
 
 
@@ -254,13 +303,23 @@ def _exact_first(names: Sequence[str]) -> tuple[str, ...]:
 def _variant(plan: ExportPlan, *, first: bool) -> Variant:
     key = hashlib.sha256(repr((plan.options, plan.budgets, plan.context)).encode()).hexdigest()
     stages = "".join(f"+tower-{str(stage).replace(':', '-')}" for stage in plan.tower_stages)
-    name = f"{plan.pruner.name}{stages}-{key[:8]}"
+    size = f"+{_edges(plan.options.image_size)}" if plan.options.image_size else ""
+    name = f"{plan.pruner.name}{stages}{size}-{key[:8]}"
     return Variant(name, plan.options, plan, expected_seconds(plan, decoder=first))
 
 
 def _title(options: ExportOptions) -> str:
     stages = " ".join(map(str, options.tower_stages))
-    return f"{options.pruner} with --tower-stage {stages}" if stages else f"{options.pruner}"
+    stated = f"--tower-stage {stages}" if stages else ""
+    if options.image_size:
+        stated = f"{stated} --image-size {_edges(options.image_size)}".strip()
+    return f"{options.pruner} with {stated}" if stated else f"{options.pruner}"
+
+
+def _edges(size: Size) -> str:
+    """A size as an option has it: one number for a square."""
+    height, width = size
+    return f"{height}" if height == width else f"{height}x{width}"
 
 
 def _never(wishes: Wishes, tokens: int, checkpoint: Checkpoint) -> Iterator[str]:
@@ -283,10 +342,7 @@ def _never(wishes: Wishes, tokens: int, checkpoint: Checkpoint) -> Iterator[str]
         )
     if "llama.cpp" not in wishes.base.engines:
         yield "decoders of llama.cpp: give --decoder all"
-    if sizes := smaller_sizes(checkpoint.spec):
-        height, width = sizes[0]
-        yield (
-            "smaller sizes of all pictures or tiles: export them, as with --image-size "
-            f"{height}x{width}, and tune the folder"
-        )
+    if not wishes.image_sizes and (sizes := smaller_sizes(checkpoint.spec)):
+        listed = ",".join(map(_edges, sizes))
+        yield f"smaller sizes of all pictures or tiles: give --image-sizes {listed}"
     yield "decoder stages and merged tokens: export them, and tune the folder"

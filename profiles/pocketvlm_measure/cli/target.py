@@ -47,9 +47,9 @@ def tuning_defaults(target: Target, ctx: click.Context) -> dict[str, Any]:
     """A target's values for `pocketvlm tune`: its lists are what is tried, its limit of memory is
     kept, and of a checkpoint only what its engine knows is exported.
 
-    One size for all pictures is not tried, which is said."""
+    One size for all pictures is tried where it is asked for alone, which is said."""
     if target.image_size is not None:
-        echo("note: image_size of the target is not tried: export with it first", err=True)
+        echo("note: image_size of the target is tried where --image-sizes names it", err=True)
     values: dict[str, Any] = {
         **case_defaults(target, ctx),
         "method": target.pruner and (target.pruner,),

@@ -188,6 +188,7 @@ def tune(
     providers: tuple[str, ...],
     method: tuple[str, ...],
     tower_stage: tuple[tuple[str, ...], ...],
+    image_sizes: tuple[tuple[int, int], ...],
     portable: bool,
     exports: Path | None,
     limit: int | None,
@@ -252,10 +253,11 @@ def tune(
     }
     checkpoint = None
     if holds_artifact(model):
-        check_folder_options("method", "tower_stage", "portable", "exports")
+        check_folder_options("method", "tower_stage", "image_sizes", "portable", "exports")
         every, whole = _in_folder(user_path(model), threads=threads, providers=providers, **wishes)
     else:
-        wishes = wishes_of(method=method, tower_stage=tower_stage, portable=portable, **wishes)
+        wishes |= {"image_sizes": image_sizes, "portable": portable}
+        wishes = wishes_of(method=method, tower_stage=tower_stage, **wishes)
         checkpoint = of_checkpoint(model, wishes, exports, threads, decoder_precision, providers)
         every, whole = checkpoint.candidates, checkpoint.tokens
     baseline = baseline_among(every)

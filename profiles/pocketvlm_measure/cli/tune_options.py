@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from pocketvlm.artifact.stages import Stage
-from pocketvlm.cli.lists import NAMES, PATH
+from pocketvlm.cli.lists import NAMES, PATH, SIZES
 from pocketvlm_targets import DECODERS
 
 if TYPE_CHECKING:
@@ -56,6 +56,14 @@ _EXPORTING = [
         metavar="LAYER:KEEP[:BY]|none",
         help="Of a checkpoint: stages of the tower to try each method with, several of one plan in "
         "quotes; repeatable. If not given: none, and one of the middle with the first method.",
+    ),
+    click.option(
+        "--image-sizes",
+        type=SIZES,
+        default=(),
+        metavar="N|HxW[,...]",
+        help="Of a checkpoint whose tower has learnt positions: smaller sizes of all pictures, or "
+        "tiles, in pixels, to try beside its own; none if not given.",
     ),
     click.option(
         "--portable",
@@ -146,6 +154,7 @@ def wishes_of(
     vision_precision: tuple[str, ...],
     max_pixels: int | None,
     max_tiles: int | None,
+    image_sizes: tuple[tuple[int, int], ...],
     portable: bool,
 ) -> dict[str, Any]:
     """Return the options of the command line as what an exporter is asked for, see `Offer.of`."""
@@ -170,6 +179,7 @@ def wishes_of(
         "decoder_precisions": tuple(dict.fromkeys(parts)),
         "max_pixels": max_pixels,
         "max_tiles": max_tiles,
+        "image_sizes": image_sizes,
         "options": options,
     }
 

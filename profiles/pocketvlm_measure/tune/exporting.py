@@ -60,6 +60,8 @@ class Variant:
         seconds: that the export is expected to take.
         gate_bytes: of files that all have in common too, which only the parity gate reads.
         caps, least_caps: on pictures, by name: its own, and the least that its layout takes.
+        tokens: of a picture or tile before pruning, where its pictures have a size of their own; 0
+            is as of the offer.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Variant:
     gate_bytes: int = 0
     caps: Mapping[str, int] = field(default_factory=dict)
     least_caps: Mapping[str, int] = field(default_factory=dict)
+    tokens: int = 0
 
     def cases(
         self,
@@ -159,7 +162,7 @@ class Offer:
                 },
                 **{
                     name: each[name]
-                    for name in ("gate_bytes", "caps", "least_caps")
+                    for name in ("gate_bytes", "caps", "least_caps", "tokens")
                     if name in each
                 },
             )
@@ -184,7 +187,7 @@ class Offer:
             made = " ".join(part for pair in variant.made_by for part in pair)
             budgets = ", ".join(map(str, variant.budgets))
             yield (
-                f"  {made}: {budgets} of {self.tokens} tokens, about "
+                f"  {made}: {budgets} of {variant.tokens or self.tokens} tokens, about "
                 f"{variant.seconds / 60:.1f} min, {size / 1e6:.0f} MB, on the device at most "
                 f"{variant.device_bytes / 1e6:.0f} MB"
             )

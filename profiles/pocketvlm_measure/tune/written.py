@@ -93,6 +93,10 @@ def _values(chosen: Chosen) -> Iterator[tuple[str, tuple[Any, str]]]:
             "tower_stage",
             (stages, f"Part of what was measured: {words.time(evidence, tuning)}."),
         )
+    if vision.made_for and (size := vision.image_size):
+        height, width = size
+        edges = height if height == width else f"{height}x{width}"
+        yield "image_size", (edges, f"Part of what was measured: {words.time(evidence, tuning)}.")
     for name, what in (("max_pixels", "pixels of a picture"), ("max_tiles", "parts of a picture")):
         if (value := getattr(case, name)) is not None:
             yield name, (value, f"{timed} with at most so many {what}.{_instead(chosen, name)}")

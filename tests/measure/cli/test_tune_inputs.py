@@ -92,7 +92,7 @@ def test_a_target_with_a_provider_is_taken_and_its_size_is_not(run, artifact_dir
     (tmp_path / "device.toml").write_text(text)
     result = run(artifact_dir, *asked, *QUICK, "--target", "device.toml", "--json")
     assert result.exit_code == 0, result.output
-    assert "image_size of the target is not tried" in result.stderr
+    assert "image_size of the target is tried where --image-sizes names it" in result.stderr
     assert "--provider cpu" in json.loads(result.stdout)["command"]
 
 

@@ -116,6 +116,13 @@ def test_what_is_offered_is_said_before_anything_is_made(installed, exports):
     assert installed() == []
 
 
+def test_pictures_of_a_size_of_their_own_have_tokens_of_their_own(exports):
+    small = replace(exports.offer.variants[1], tokens=16)
+    lines = list(replace(exports.offer, variants=[exports.offer.variants[0], small]).announcement())
+    assert "--pruner none: 36 of 36 tokens" in lines[1]
+    assert "--pruner scope: 18, 9 of 16 tokens" in lines[2]
+
+
 def test_candidates_are_all_configurations_the_baseline_first(exports):
     candidates = exports.candidates()
     assert (candidates[0].case.budget, candidates[0].case.decoder_precision) == (36, "int8")

@@ -118,6 +118,15 @@ def test_stages_of_the_tower_are_written(read, several):
     assert read(tuning(evidence(), chosen=0)).tower_stage == ("2:20:even",)
 
 
+@pytest.mark.parametrize(("size", "expected"), [([168, 168], 168), ([84, 168], "84x168")])
+def test_a_smaller_size_of_all_pictures_is_written(read, several, size, expected):
+    manifest = Artifact.open(several, "sizes").manifest
+    vision = replace(manifest.vision, image_size=tuple(size), made_for=(336, 336))
+    target = read(tuning(evidence(), chosen=0), replace(manifest, vision=vision))
+    assert target.image_size == expected
+    assert "first token after" in target.reasons["image_size"]
+
+
 def test_names_that_are_hostile_stay_in_their_lines(read):
     name = 'x"\nbudget = [1]\n\x1b[2J# \u202e'
     target = read(tuning(evidence(), chosen=0), model=name, machine=name)

@@ -1,0 +1,1 @@
+"""Makes the notebook of the examples out of a script, and executes it."""

@@ -31,7 +31,7 @@ PACKAGES = {
 MAY_IMPORT = {package: allowed for package, (_, allowed) in PACKAGES.items()}
 # Rooms of one package that must not know each other, though no circle forbids it.
 STRANGERS = [("pocketvlm_measure.evaluation", "pocketvlm_measure.profiler")]
-MOST_ROOMS = 19  # in the runtime
+MOST_ROOMS = 21  # in the runtime
 FOLDERS = (".venv-*/", "*.egg-info/")  # git ignores them, and so does the wheel
 _ENTRY = re.compile(r"(pocketvlm\w*(?:\.\w+)+):\w+")  # "module:attribute", as registries write it
 

@@ -1,4 +1,5 @@
 // Knows an answer on its way: text pieces for whoever iterates over it, then all of it as a result.
+import { inNode } from "./downloads.mjs";
 
 /**
  * @typedef {object} Result
@@ -80,7 +81,7 @@ function joined(signal, controller) {
 export async function breathe() {
   const scheduler = /** @type {any} */ (globalThis).scheduler;
   if (scheduler?.yield) return scheduler.yield();
-  if (typeof window === "undefined" && typeof WorkerGlobalScope === "undefined") return undefined;
+  if (inNode) return undefined;
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = () => {

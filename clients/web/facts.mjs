@@ -46,12 +46,14 @@ export function checkServed(facts) {
  * The exported budget whose graph serves another: an equal one, or where smaller ones can be cut
  * out the next larger.
  * @param {any} facts
- * @param {number} [budget] tokens of a tile; the artifact's own where it is left out.
+ * @param {number | "largest"} [budget] tokens of a tile; the artifact's own where it is left out.
+ *   largest: the one that serves all others, else the artifact's own.
  * @returns {number}
  * @throws {ClientError} none serves it.
  */
 export function servingBudget(facts, budget = facts.vision.default_budget) {
   const exported = [...facts.vision.budgets].sort((a, b) => a - b);
+  if (budget === "largest") return facts.nested ? exported.at(-1) : facts.vision.default_budget;
   if (exported.includes(budget)) return budget;
   const larger = exported.find((k) => k > budget);
   if (facts.nested && Number.isInteger(budget) && budget >= 1 && larger) return larger;
@@ -74,7 +76,7 @@ export function servingBudget(facts, budget = facts.vision.default_budget) {
 /**
  * The graphs for a budget and precisions.
  * @param {any} facts
- * @param {{budget?: number, visionPrecision?: string, decoderPrecision?: string}} wanted
+ * @param {{budget?: number | "largest", visionPrecision?: string, decoderPrecision?: string}} wanted
  * @returns {Choice}
  * @throws {ClientError} the artifact has no such graph.
  */

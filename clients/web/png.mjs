@@ -47,9 +47,10 @@ export async function decodePng(bytes) {
 function chunksOf(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength),
     packed = [];
-  let header = null,
-    palette = new Uint8Array(0),
-    alpha = new Uint8Array(0);
+  /** @type {Uint8Array | null} */
+  let header = null;
+  /** @type {Uint8Array[]} */
+  let [palette, alpha] = [new Uint8Array(0), new Uint8Array(0)];
   if (!isPng(bytes)) throw new ClientError("The picture is no PNG file");
   for (let at = 8; at + 12 <= bytes.length;) {
     const length = view.getUint32(at),

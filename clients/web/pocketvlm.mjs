@@ -26,8 +26,8 @@ export { Seen } from "./seen.mjs";
  * @property {any} ort the module onnxruntime-web (its /wasm or /webgpu), or onnxruntime-node.
  * @property {"wasm" | "webgpu" | "cpu"} [provider] what computes; wasm in pages and cpu in Node
  *   where it is left out.
- * @property {number} [budget] the graph for so many tokens of a tile; the artifact's own where it
- *   is left out.
+ * @property {number | "largest"} [budget] the graph for so many tokens of a tile, or that which
+ *   serves all others; the artifact's own where it is left out.
  * @property {string} [visionPrecision]
  * @property {string} [decoderPrecision]
  * @property {number} [threads] of WASM.

@@ -325,6 +325,12 @@ def add_positions(cases, numbers):
             numbers[name, row] = cases.add("positions", name=name, pieces=pieces)
 
 
+def changed(facts, **options):
+    """Facts with other options of the layout."""
+    layout = facts["layout"]
+    return {**facts, "layout": {**layout, "options": {**layout["options"], **options}}}
+
+
 def add_refusals(cases, numbers):
     stated = facts_of(CASES["tiles"])
     single = facts_of(CASES["single"])
@@ -333,20 +339,16 @@ def add_refusals(cases, numbers):
         "frames": {**single, "layout": {**single["layout"], "name": "frames"}},
         "constructor": {**single, "layout": {**single["layout"], "name": "constructor"}},
         "none": {**single, "layout": None},
-        "ids": {
-            **stated,
-            "layout": {**stated["layout"], "options": {**internvl().config.options, "after": [3]}},
-        },
-        "tiles": {
-            **stated,
-            "layout": {
-                **stated["layout"],
-                "options": {**internvl().config.options, "max_tiles": "many"},
-            },
-        },
+        "ids": changed(stated, after=[3]),
+        "tiles": changed(stated, max_tiles="many"),
+        "many tiles": changed(stated, max_tiles=10**9),
     }
     for name, facts in damaged.items():
         numbers["refused", name] = cases.add("grids", facts=facts, sizes=size)
+    huge = facts_of(CASES["anyres-hf"])
+    huge = changed(huge, pinpoints=[[TILE * 10**5, TILE * 10**5]])
+    image = cases.picture(picture(40, 30))
+    numbers["refused", "canvas"] = cases.add("cut", facts=huge, picture=image)
     numbers["refused", "positions"] = cases.add("positions", name="alibi", pieces=[])
     grid = {"rows": 2, "columns": 2}
     for name, kept in (("order", [2, 1]), ("beyond", [1, 4]), ("twice", [1, 1])):
@@ -524,6 +526,8 @@ def test_positions_equal_the_runtimes(results, name):
         ("none", "does not say by which layout"),
         ("ids", "has after [3]: export the artifact again"),
         ("tiles", 'has max_tiles "many": export the artifact again'),
+        ("many tiles", "has max_tiles 1000000000: export the artifact again"),
+        ("canvas", "the limit is 67108864 pixels: export the artifact again"),
         ("positions", "numbers tokens by alibi, which is not served here"),
         ("order", "no rising numbers of them (2,1)"),
         ("beyond", "no rising numbers of them (1,4)"),

@@ -23,9 +23,9 @@ from transformers import (
 
 from make_checkpoint import PRESETS
 from pocketvlm import VLM, Artifact, Sampling
-from pocketvlm.answering import Witness
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.cli import main
+from pocketvlm.decoders.witness import Witness
 from pocketvlm.guided import Guided
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.graphs.decoder import ScoringDecoder

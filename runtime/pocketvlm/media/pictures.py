@@ -48,6 +48,7 @@ class PictureFile:
 
 _WHOLE_SIZE = "whole size"  # (width, height) of a picture that was read smaller, among its notes
 _PILLOW_LIMIT = threading.Lock()
+_SIDEWAYS = frozenset({5, 6, 7, 8})  # of EXIF's orientations, those that swap width and height
 
 
 def read_picture(picture: Picture, limits: PictureLimits | None = None) -> Picture | PictureFile:
@@ -96,6 +97,19 @@ def open_picture(
     check_pieces(file, name)
     with _refusals(name):
         return _decode(_identify(file, name, limits), file, name, limits)
+
+
+def upright_size(picture: bytes, limits: PictureLimits | None = None) -> tuple[int, int]:
+    """(width, height) of a picture's file as it is shown, EXIF orientation applied; of its pixels
+    none is decoded. Raises `PictureError` as `open_picture`, as far as it is about the header."""
+    name, file = "the picture", without_notes(picture)
+    with _refusals(name):
+        image = _identify(file, name, limits or PictureLimits())
+        notes: dict[Any, Any] = {**image.info, **file.info}
+        tiff = image.format == "TIFF"
+        orientation = orientation_of(image) if tiff else orientation_in(notes)
+        width, height = image.size
+    return (height, width) if orientation in _SIDEWAYS else (width, height)
 
 
 def whole_size(image: Image.Image) -> tuple[int, int] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -121,14 +120,15 @@ def served(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "pocketvlm", "serve", str(folder), "--port", str(port)]
+    program = "from pocketvlm.cli.serve import serve; serve()"
+    command = [sys.executable, "-c", program, str(folder), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             address = f"http://127.0.0.1:{port}/"
             _wait_for(f"{address}health", process)
             yield address
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:

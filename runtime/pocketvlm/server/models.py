@@ -130,9 +130,7 @@ class Models:
         if decoder is not None:
             for half in decoder.split("+"):
                 pick_precision(manifest.decoder.by_engine[self._engine], half, "decoder")
-        return Choice(
-            graph, vision or self._vision_precision, decoder or self._decoder_precision
-        )
+        return Choice(graph, vision or self._vision_precision, decoder or self._decoder_precision)
 
     def _take(self, choice: Choice) -> _Loaded:
         if model := self._use(choice):

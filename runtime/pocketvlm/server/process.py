@@ -22,6 +22,8 @@ from pocketvlm.server.worker import Setup, run
 
 _log = logging.getLogger(__name__)
 
+# What is written to the process, in order; None ends it.
+_Outgoing = queue.SimpleQueue[tuple[wire.Message, Sequence[bytes]] | None]
 State = Literal["loading", "ready", "restarting", "closed"]
 _LONGEST_PAUSE = 30.0  # seconds between two starts
 _SOUND = 60.0  # seconds after which a process that died is started again at once
@@ -99,8 +101,7 @@ class ModelProcess:
         self._lock = threading.Lock()
         self._pending: dict[int, Answering] = {}
         self._number = 0
-        self._outgoing: queue.SimpleQueue[tuple[wire.Message, Sequence[bytes]] | None]
-        self._outgoing = queue.SimpleQueue()
+        self._outgoing: _Outgoing = queue.SimpleQueue()
         self._process: BaseProcess | None = None
         self._error: PocketVLMError | None = None
         self._settled = threading.Event()  # it is ready for the first time, or never will be
@@ -195,7 +196,8 @@ class ModelProcess:
         )
         process.start()
         theirs.close()  # so that its end is seen here
-        self._process, outgoing = process, queue.SimpleQueue()
+        self._process = process
+        outgoing: _Outgoing = queue.SimpleQueue()
         if self._closing.is_set():
             process.kill()
         with self._lock:
@@ -243,10 +245,7 @@ class ModelProcess:
             answering.put(_DIED)
 
 
-def _write(
-    connection: Connection,
-    outgoing: queue.SimpleQueue[tuple[wire.Message, Sequence[bytes]] | None],
-) -> None:
+def _write(connection: Connection, outgoing: _Outgoing) -> None:
     """Write what is put into the queue, until None is or nobody reads."""
     while (item := outgoing.get()) is not None:
         try:

@@ -94,7 +94,7 @@ class _Worker:
             self._send(number, {"kind": wire.GONE})
         except PocketVLMError as error:
             self._send(number, {"kind": wire.REFUSED, "error": error.to_dict()})
-        except Exception:  # whatever it is, the server must not wait for ever
+        except Exception:  # noqa: BLE001 - the server must not wait for ever
             reference = new_reference()
             _log.exception("%s: an answer failed", reference)
             self._send(number, {"kind": wire.FAILED, "reference": reference})

@@ -19,6 +19,7 @@ from support.processes import heed_interrupts
 from support.serving import PATH, asked, data_uri, image_part, text_part
 from support.tiny_artifact import write_artifact
 
+OPTIONS = ("--port", "0", "--threads", "1")
 ROOT = Path(__file__).parents[3]
 
 
@@ -34,8 +35,7 @@ class Server:
 
     def __init__(self, artifact, *options):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pocketvlm", "serve", str(artifact), "--port", "0"]
-            + ["--threads", "1", *options],
+            [sys.executable, "-m", "pocketvlm", "serve", str(artifact), *OPTIONS, *options],
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=heed_interrupts,

@@ -200,7 +200,7 @@ class App {
   /** Draw the patches that the slider's budget keeps; nothing is computed for it. */
   showKept() {
     const budget = Number($("budget").value);
-    const patches = this.backEnd?.facts.patches;
+    const patches = this.seen?.patches ?? this.backEnd?.facts.patches;
     const tiles = this.seen?.tiles ?? [];
     const each = tiles.length > 1 ? ` in each of ${tiles.length} tiles` : "";
     $("kept").textContent = patches ? `${budget} of ${patches}${each}` : String(budget);

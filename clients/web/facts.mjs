@@ -46,7 +46,8 @@ export function checkServed(facts) {
  * The exported budget whose graph serves another: an equal one, or where smaller ones can be cut
  * out the next larger.
  * @param {any} facts
- * @param {number | "largest"} [budget] tokens of a tile; the artifact's own where it is left out. largest: the one that serves all others, else the artifact's own.
+ * @param {number | "largest"} [budget] tokens of a tile; the artifact's own where it is left out.
+ *   largest: the one that serves all others, else the artifact's own.
  * @returns {number}
  * @throws {ClientError} none serves it.
  */

@@ -199,20 +199,6 @@ export function crop(picture, left, top, width, height) {
 }
 
 /**
- * Put a picture into the middle of another, in place; an odd pixel is left over at the right or
- * bottom.
- * @param {Picture} picture
- * @param {Picture} into at least as large
- */
-export function paste(picture, into) {
-  const [left, top] = [(into.width - picture.width) >> 1, (into.height - picture.height) >> 1];
-  const source = rowsOf(picture);
-  for (let y = 0; y < picture.height; y++) {
-    into.data.set(source.row(y), ((y + top) * into.width + left) * 4);
-  }
-}
-
-/**
  * Pad, resize and crop a picture, before it is normalised.
  * @param {Picture} picture as from `decodePicture` or `upright`
  * @param {Steps} steps `picture` of `using.json`

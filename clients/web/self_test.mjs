@@ -50,10 +50,13 @@ export async function failedFigures(ort, facts, layout, sessions, choice, files,
     vision.batches,
     bounds,
   );
-  // The decoder is tested behind the vision graphs of the default budget.
-  if (reader && budget === facts.vision.default_budget) {
+  if (!reader) throw damaged(`it says nothing of ${decoderPrecision} behind ${visionPrecision}`);
+  // Decoders are tested behind the default budget, which a larger graph serves too.
+  const usual = facts.vision.default_budget;
+  if (budget === usual || (facts.nested && budget > usual)) {
     const seen = new Seen(facts, layout, null, { grid: cut.grid, rectangles: [] }, tiles, budget);
-    const logits = await readAnswer(ort, facts, sessions, expected, seen.filled(budget, constants));
+    const filled = seen.filled(usual, constants);
+    const logits = await readAnswer(ort, facts, sessions, expected, filled);
     figures.push(...judgeAnswer(logits, expected.decoder, reader.bounds));
   }
   return figures.filter(

@@ -325,6 +325,12 @@ def add_positions(cases, numbers):
             numbers[name, row] = cases.add("positions", name=name, pieces=pieces)
 
 
+def changed(facts, **options):
+    """Facts with other options of the layout."""
+    layout = facts["layout"]
+    return {**facts, "layout": {**layout, "options": {**layout["options"], **options}}}
+
+
 def add_refusals(cases, numbers):
     stated = facts_of(CASES["tiles"])
     single = facts_of(CASES["single"])
@@ -333,20 +339,16 @@ def add_refusals(cases, numbers):
         "frames": {**single, "layout": {**single["layout"], "name": "frames"}},
         "constructor": {**single, "layout": {**single["layout"], "name": "constructor"}},
         "none": {**single, "layout": None},
-        "ids": {
-            **stated,
-            "layout": {**stated["layout"], "options": {**internvl().config.options, "after": [3]}},
-        },
-        "tiles": {
-            **stated,
-            "layout": {
-                **stated["layout"],
-                "options": {**internvl().config.options, "max_tiles": "many"},
-            },
-        },
+        "ids": changed(stated, after=[3]),
+        "tiles": changed(stated, max_tiles="many"),
+        "many tiles": changed(stated, max_tiles=10**9),
     }
     for name, facts in damaged.items():
         numbers["refused", name] = cases.add("grids", facts=facts, sizes=size)
+    huge = facts_of(CASES["anyres-hf"])
+    huge = changed(huge, pinpoints=[[TILE * 10**5, TILE * 10**5]])
+    image = cases.picture(picture(40, 30))
+    numbers["refused", "canvas"] = cases.add("cut", facts=huge, picture=image)
     numbers["refused", "positions"] = cases.add("positions", name="alibi", pieces=[])
     grid = {"rows": 2, "columns": 2}
     for name, kept in (("order", [2, 1]), ("beyond", [1, 4]), ("twice", [1, 1])):
@@ -492,9 +494,7 @@ def test_position_vectors_of_transformers(results):
     cases, numbers = results
     for row, vector in enumerate(MROPE):
         result = cases.result(numbers["vector", row])
-        assert result["dims"] == [3, 1, vector["tokens_left"]]
-        planes = np.reshape(result["numbers"], (3, -1)).tolist()
-        assert planes == vector["positions_of_what_is_left"]
+        assert result["planes"] == vector["positions_of_what_is_left"]
         assert result["next"] == vector["next_position"]
 
 
@@ -514,10 +514,8 @@ def test_positions_equal_the_runtimes(results, name):
             planes.append(numbered)
         expected = np.concatenate(planes, axis=1)
         result = cases.result(numbers[name, row])
-        assert result["numbers"] == expected.ravel().tolist()
+        assert result["planes"] == expected.tolist()
         assert result["next"] == start
-        tokens = expected.shape[1]
-        assert result["dims"] == ([1, tokens] if positions.axes == 1 else [3, 1, tokens])
 
 
 @pytest.mark.parametrize(
@@ -528,6 +526,8 @@ def test_positions_equal_the_runtimes(results, name):
         ("none", "does not say by which layout"),
         ("ids", "has after [3]: export the artifact again"),
         ("tiles", 'has max_tiles "many": export the artifact again'),
+        ("many tiles", "has max_tiles 1000000000: export the artifact again"),
+        ("canvas", "the limit is 67108864 pixels: export the artifact again"),
         ("positions", "numbers tokens by alibi, which is not served here"),
         ("order", "no rising numbers of them (2,1)"),
         ("beyond", "no rising numbers of them (1,4)"),

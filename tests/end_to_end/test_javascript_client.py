@@ -172,6 +172,9 @@ const asked = { prompt: given.question, pictures: [seen], maxNewTokens: 8 };
 results.tokenIds = (await vlm.answer(asked).result).tokenIds;
 results.damaged = [];
 for (const folder of given.damaged) results.damaged.push(await refusal(() => load(folder, wasm)));
+const largest = { ...wasm, budget: "largest" };
+results.largest = [(await load(given.folder, largest)).budget];
+results.largest.push(await refusal(() => load(given.damaged[1], largest)));
 const gpu = await load(given.folder, { ...wasm, provider: "webgpu" });
 results.instead = [gpu.provider, gpu.notices];
 """
@@ -222,6 +225,9 @@ def test_web_assembly_is_held_against_the_self_test(demo_artifact, scenes, vlm, 
     assert "logits" in logits
     assert "The self-test is damaged" in form
     assert "says nothing of the vision graph" in silent
+    largest, refused = results["largest"]
+    assert largest == 144  # whose decoder is tried at the budget that the self-test has
+    assert "logits" in refused
     provider, notices = results["instead"]
     assert provider == "wasm"
     assert "WebGPU is not used" in notices[0]

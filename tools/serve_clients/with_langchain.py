@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import openai
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -19,8 +19,8 @@ _KINDS = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
 class Seen(BaseModel):
     """What is in the picture."""
 
-    colour: str
-    count: int
+    colour: Literal["red", "green", "blue", "yellow", "purple", "white"]
+    count: Literal[0, 1, 2, 3]
 
 
 def main() -> None:

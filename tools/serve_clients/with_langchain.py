@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
@@ -80,8 +81,6 @@ class Asked:
 
     def structured_by_json(self) -> None:
         """A schema as it is: the answer that `VLM.generate` gives to it."""
-        import json
-
         case = self._cases["json_schema"]
         schema = {"title": "seen", **self._given["schema"]}
         model = self._model({"keys": {}, "extra": {}}).with_structured_output(

@@ -160,7 +160,7 @@ class ModelProcess:
     def close(self) -> None:
         """End the process, and with it the answers that are under way."""
         self._closing.set()
-        self._outgoing.put(({"kind": wire.EXIT}, ()))
+        self._outgoing.put(({"kind": wire.END}, ()))
         if self._thread.is_alive():
             self._thread.join(_CLOSING)
         if self._process is not None and self._process.is_alive():

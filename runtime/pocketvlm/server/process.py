@@ -7,6 +7,7 @@ import asyncio
 import logging
 import multiprocessing
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -160,7 +161,7 @@ class ModelProcess:
     def close(self) -> None:
         """End the process, and with it the answers that are under way."""
         self._closing.set()
-        self._outgoing.put(({"kind": wire.EXIT}, ()))
+        self._outgoing.put(({"kind": wire.END}, ()))
         if self._thread.is_alive():
             self._thread.join(_CLOSING)
         if self._process is not None and self._process.is_alive():
@@ -168,6 +169,8 @@ class ModelProcess:
             self._thread.join(_CLOSING)
 
     def _supervise(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):  # Ctrl-C is the server's: what starts here never
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # sees it, and inherits that
         pause = 0.0
         while not self._closing.wait(pause):
             started = time.monotonic()

@@ -202,7 +202,7 @@ def test_what_the_model_cannot_serve_is_a_400_in_its_words(client, body, param, 
 
 def test_models_say_what_may_be_asked_for(client):
     facts = client.get("/v1/models/tiny").json()["pocketvlm"]
-    assert (facts["budget"], facts["budgets"], facts["nested"]) == (6, [6, 12], True)
+    assert (facts["budget"], facts["budgets"], facts["smaller_budgets"]) == (6, [6, 12], True)
     assert facts["decoder_precisions"] == facts["vision_precisions"] == ["fp32"]
     assert facts["context"] == CONTEXT
 

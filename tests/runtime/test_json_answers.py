@@ -26,7 +26,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 PICTURE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-MOST = 60
+MOST = 110
 
 
 @pytest.fixture(scope="module", params=["onnx", "llama.cpp"])

@@ -9,6 +9,8 @@ description allows, and many clients ask at once, some of which go in the middle
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import subprocess
@@ -68,7 +70,7 @@ def main(folder: Path, only: Sequence[str], requests: int, clients: int) -> None
     given: dict[str, Any] = {"key": KEY, "schema": SCHEMA, "most_bytes": MOST_BYTES}
     given["cases"] = with_answers(vlm, cases()) if set(chosen) & CLIENTS.keys() else {}
     given["files"] = {data_uri(EXAMPLES / name): str(EXAMPLES / name) for name in SCENES}
-    options = ("--vision-precision", "fp32", "--decoder-precision", "fp32")
+    options: tuple[str, ...] = ("--vision-precision", "fp32", "--decoder-precision", "fp32")
     options += ("--max-body", str(MOST_BYTES // 1_000_000))
     failed = 0
     with (
@@ -153,9 +155,6 @@ def _questions(vlm: VLM, count: int) -> list[Question]:
 
 
 def _png_uri(picture: Any) -> str:
-    import base64
-    import io
-
     file = io.BytesIO()
     picture.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -24,6 +24,7 @@ SCHEMA: Mapping[str, Any] = {
     "additionalProperties": False,
 }
 _DESCRIBE = "Describe the picture."
+Turn = tuple[str, Sequence[str | Path]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Case:
         budget: of visual tokens; None is the artifact's.
     """
 
-    turns: Sequence[tuple[str, Sequence[str | Path]]]
+    turns: Sequence[Turn]
     keys: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -53,7 +54,7 @@ def cases() -> dict[str, Case]:
         f"plain {number}": Case([("user", [Path(each.images[0]), each.text])])
         for number, each in enumerate(listed)
     }
-    describe = [("user", [scenes[1], _DESCRIBE])]
+    describe: list[Turn] = [("user", [scenes[1], _DESCRIBE])]
     asked["system"] = Case([("system", ["Answer with one word."]), *describe])
     asked["turns"] = Case(
         [

@@ -14,7 +14,7 @@ CLIENTS = {
     "openai": ("openai==3.57.0",),
     "llm": ("llm==0.36",),
     "langchain": ("langchain-openai==1.7.4",),
-    "schemathesis": ("schemathesis",),
+    "schemathesis": ("schemathesis==4.32.5",),
 }
 
 

@@ -77,7 +77,7 @@ class Load:
         questions: one for each client, with answers that differ; a client asks its own again and
             again.
         key: of the server; None where it has none.
-        model: the name that is asked for.
+        model: the name that is asked for; None asks for none.
         every: after so many requests of all clients one client goes in the middle of its own.
     """
 
@@ -87,7 +87,7 @@ class Load:
         questions: Sequence[Question],
         *,
         key: str | None = None,
-        model: str = "any",
+        model: str | None = None,
         every: int = 20,
     ) -> None:
         parts = urlsplit(url)
@@ -179,10 +179,10 @@ class Load:
         self, connection: http.client.HTTPConnection, question: Question, *, streamed: bool
     ) -> None:
         asked = {
-            "model": self._model,
             "messages": question.messages,
             "stream": streamed,
             **question.keys,
+            **({"model": self._model} if self._model else {}),
         }
         connection.request("POST", self._path, json.dumps(asked).encode(), self._headers)
 

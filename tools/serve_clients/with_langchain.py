@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import openai
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -19,8 +20,8 @@ _KINDS = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
 class Seen(BaseModel):
     """What is in the picture."""
 
-    colour: str
-    count: int
+    colour: Literal["red", "green", "blue", "yellow", "purple", "white"]
+    count: Literal[0, 1, 2, 3]
 
 
 def main() -> None:
@@ -80,8 +81,6 @@ class Asked:
 
     def structured_by_json(self) -> None:
         """A schema as it is: the answer that `VLM.generate` gives to it."""
-        import json
-
         case = self._cases["json_schema"]
         schema = {"title": "seen", **self._given["schema"]}
         model = self._model({"keys": {}, "extra": {}}).with_structured_output(

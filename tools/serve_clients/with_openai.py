@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import openai
 from openai import AsyncOpenAI, OpenAI
@@ -22,8 +22,8 @@ _SECONDS = 300.0
 class Seen(BaseModel):
     """What is asked for as a schema, as pydantic has it."""
 
-    colour: str
-    count: int
+    colour: Literal["red", "green", "blue", "yellow", "purple", "white"]
+    count: Literal[0, 1, 2, 3]
 
 
 def main() -> None:

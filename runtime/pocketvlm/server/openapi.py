@@ -254,6 +254,8 @@ def describe(options: ServerOptions, *, keyed: bool) -> dict[str, Any]:
         {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     ]
     unfit = {"503": {"description": _REASONS[503], "content": _json("Health")}}
+    health = _get("health", "Whether it answers.", "Health", unfit)
+    health["security"] = []  # who watches over servers has no key
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -265,7 +267,7 @@ def describe(options: ServerOptions, *, keyed: bool) -> dict[str, Any]:
             "/v1/chat/completions": {"post": completions},
             "/v1/models": {"get": _get("models", "The model.", "Models", _refusals(keyed, 403))},
             "/v1/models/{name}": {"get": one_model},
-            "/health": {"get": _get("health", "Whether it answers.", "Health", unfit)},
+            "/health": {"get": health},
         },
         "components": {"schemas": _SCHEMAS},
     }

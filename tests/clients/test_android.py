@@ -237,6 +237,8 @@ PROCESSORS = {
     "no_repeat_ngram_size": 2,
     "suppress_tokens": [5, 9],
     "begin_suppress_tokens": [1, 17],
+    "bad_words_ids": [[20], [30, 31], [1]],
+    "min_new_tokens": 12,
 }
 
 
@@ -247,10 +249,10 @@ def test_the_checkpoints_processors_are_applied(client, folder, tmp_path, names)
     data["generation"] = {"processors": {name: PROCESSORS[name] for name in names}}
     write_manifest(other, data)
     stated = json.loads((other / "using.json").read_text())
-    stated["generation"]["processors"] = {**data["generation"]["processors"], "of_tomorrow": 1}
+    stated["generation"]["processors"] = data["generation"]["processors"]
     (other / "using.json").write_text(json.dumps(stated))
     write_manifest(other, read_manifest(other))
-    assert "of_tomorrow" in client.load(other)["notices"][0]
+    client.load(other)
     image = noise(50, 50)
     expected = VLM.load(other).generate("what?", [image], sampling=Sampling(max_new_tokens=20))
     answer = client.answer("what?", client.see(image), most=20)
@@ -294,6 +296,20 @@ def test_a_second_question_goes_on_from_the_picture(loaded):
     assert again["cached_tokens"] > BUDGET
     other = loaded.answer("is it red?", loaded.see(noise(51, 50)), most=1)
     assert other["cached_tokens"] < BUDGET
+
+
+def test_a_system_text_comes_first(loaded, vlm):
+    image = noise(50, 50)
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": "what?"}]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
+    expected = vlm.generate(messages=messages, sampling=Sampling(max_new_tokens=STEPS))
+    asked = [
+        {"role": "system", "text": "Be brief."},
+        {"role": "user", "text": "what?", "seen": loaded.see(image)},
+    ]
+    answer = loaded.ask("answer", messages=asked, most=STEPS)
+    assert answer["prompt_tokens"] == expected.prompt_tokens["total"]
+    assert answer["token_ids"] == tokens_of(expected)
 
 
 def test_text_alone_is_answered(loaded, vlm):
@@ -353,6 +369,9 @@ def test_a_picture_of_a_further_question_is_refused(loaded):
         loaded.ask("answer", messages=listed, most=1)
 
 
+TILES = {"name": "tiles", "options": {"min_tiles": 1, "max_tiles": 1_000_000}}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -363,6 +382,8 @@ def test_a_picture_of_a_further_question_is_refused(loaded):
         (lambda stated: stated["layout"].update(name="anyres"), "laid out as anyres"),
         (lambda stated: stated["picture"].update(resample="box-spline"), "filter box-spline"),
         (lambda stated: stated["picture"].update(mean=[1.0]), "channel statistics"),
+        (lambda stated: stated["generation"]["processors"].update(new=1), "go through new"),
+        (lambda stated: stated["layout"].update(TILES), "1 to 1000000 tiles"),
         (lambda stated: stated.pop("hidden"), "no hidden"),
         (lambda stated: stated.update(layers="4"), "no whole number"),
         (lambda stated: stated.update(layers=1 << 40), "too large"),

@@ -123,8 +123,7 @@ def _of_families(client: Kotlin, folder: Path) -> Iterator[Row]:
         checkpoint, artifact = folder / f"checkpoint-{name}", folder / name
         make_checkpoint(PRESETS.get(name) or HUB_PRESETS[name], checkpoint)
         export(str(checkpoint), artifact, ExportOptions(budgets=(SMALLER,), overwrite=True))
-        precisions = {"vision_precision": "fp32", "decoder_precision": "fp32"}
-        vlm = VLM.load(artifact, **precisions)
+        vlm = VLM.load(artifact, vision_precision="fp32", decoder_precision="fp32")
         client.load(artifact, vision="fp32", decoder="fp32", test=True)
         same = []
         for path in images:

@@ -122,7 +122,7 @@ private class Session {
             PictureReader(::pngOf),
             test,
         )
-        return mapOf("notices" to vlm!!.notices)
+        return mapOf("notes" to vlm!!.facts.notes)
     }
 
     private fun see(request: Json): Map<String, Any?> {

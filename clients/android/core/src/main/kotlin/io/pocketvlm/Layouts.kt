@@ -5,6 +5,8 @@ import kotlin.math.ceil
 import kotlin.math.floor
 import kotlin.math.sqrt
 
+private const val MAX_TILES = 100 // published models are read with 12 at most
+
 /** Rows and columns of the visual tokens of a tile, before pruning. */
 data class TokenGrid(val rows: Int, val columns: Int) {
     /** N, all of them. */
@@ -168,6 +170,12 @@ private class ClosestTiles(layout: Json, private val slot: Long, private val ste
     /** (rows, columns), fewest tiles first, then fewest columns. */
     private val shapes: List<Pair<Int, Int>> = run {
         val (least, most) = options["min_tiles"].int() to options["max_tiles"].int()
+        if (least !in 1..most || most > MAX_TILES) {
+            throw ArtifactException(
+                "the layout cuts pictures into $least to $most tiles",
+                expected = "1 to $MAX_TILES",
+            )
+        }
         (1..most).flatMap { columns -> (1..most / columns).map { it to columns } }
             .filter { (rows, columns) -> rows * columns >= least }
             .sortedWith(compareBy({ it.first * it.second }, { it.second }))

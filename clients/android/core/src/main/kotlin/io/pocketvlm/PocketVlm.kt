@@ -89,18 +89,12 @@ class PocketVlm private constructor(
     private val engine: Engine,
     private val vision: Vision,
     private val decoder: Decoder,
+    private val processors: Processors,
 ) : AutoCloseable {
     private val lock = ReentrantLock()
     private val layout = Layout.open(facts)
     private val prompts = Prompts(facts, tokenizer)
     private val sequence = decoder.sequence()
-    private val processors = Processors(facts)
-
-    /** What whoever shows an answer should know, a paragraph each. */
-    val notices: List<String> = processors.others.map {
-        "The checkpoint's answers go through $it, which this client does not do."
-    }
-
     /** Encodes a picture, which then serves any number of questions. */
     fun see(picture: Picture): Seen = lock.withLock { vision.see(layout.cut(picture)) }
 
@@ -175,6 +169,7 @@ class PocketVlm private constructor(
         ): PocketVlm {
             val facts = Facts.read(folder)
             val layout = Layout.open(facts)
+            val processors = Processors(facts)
             val engine = Engine(settings)
             val opened = ArrayList<AutoCloseable>(listOf(engine))
             try {
@@ -191,7 +186,7 @@ class PocketVlm private constructor(
                     }
                 }
                 val made = tokenizer(facts).also { opened.add(it) }
-                return PocketVlm(facts, made, engine, vision, decoder)
+                return PocketVlm(facts, made, engine, vision, decoder, processors)
             } catch (error: Exception) {
                 opened.asReversed().forEach { it.close() }
                 throw error

@@ -166,13 +166,13 @@ class PocketVlm private constructor(
             choice: Choice = Choice(),
             reader: PictureReader? = null,
             selfTest: Boolean = false,
-        ): PocketVlm {
+        ): PocketVlm = refusing(folder) {
             val facts = Facts.read(folder)
             val layout = Layout.open(facts)
             val processors = Processors(facts)
-            val engine = Engine(settings)
-            val opened = ArrayList<AutoCloseable>(listOf(engine))
+            val opened = ArrayList<AutoCloseable>()
             try {
+                val engine = Engine(settings).also { opened.add(it) }
                 val steps = Steps(facts.data["picture"])
                 val precision = choice.visionPrecision ?: facts.visionDefault
                 val budget = choice.budget ?: facts.visualTokens
@@ -186,13 +186,21 @@ class PocketVlm private constructor(
                     }
                 }
                 val made = tokenizer(facts).also { opened.add(it) }
-                return PocketVlm(facts, made, engine, vision, decoder, processors)
+                PocketVlm(facts, made, engine, vision, decoder, processors)
             } catch (error: Exception) {
                 opened.asReversed().forEach { it.close() }
                 throw error
             }
         }
     }
+}
+
+/** What [work] gives; facts of another form than an export writes become a refusal. */
+private fun <T> refusing(folder: File, work: () -> T): T = try {
+    work()
+} catch (error: RuntimeException) {
+    if (error is PocketVlmException || error is IllegalStateException) throw error
+    throw ArtifactException("$folder is damaged ($error)", advice = "export it again", cause = error)
 }
 
 /** The tokens of one answer. */

@@ -19,7 +19,13 @@ from pocketvlm_export.packaging.client_layouts import layout_facts, picture_step
 from pocketvlm_export.packaging.using import write_using
 from support.noise import picture as noise
 from support.self_tests import give_self_test
-from support.tiny_artifact import make_dynamic, read_manifest, write_artifact, write_manifest
+from support.tiny_artifact import (
+    make_dynamic,
+    make_thumbnails,
+    read_manifest,
+    write_artifact,
+    write_manifest,
+)
 from support.tiny_graphs import IMAGE, PATCHES
 
 pytestmark = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
@@ -93,6 +99,32 @@ CLIP = {"image_processor_type": "CLIPImageProcessor", **NORMAL}
 QWEN = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, "merge_size": 2}
 GOT = {"image_processor_type": "GotOcr2ImageProcessor", "size": {"height": 56, "width": 56}}
 IDEFICS = {"image_processor_type": "Idefics3ImageProcessor", "max_image_size": {"longest_edge": 28}}
+LFM2 = {
+    "image_processor_type": "Lfm2VlImageProcessorFast",
+    "encoder_patch_size": 16,
+    "downsample_factor": 2,
+    "min_image_tokens": 4,
+    "max_image_tokens": 16,
+    "tile_size": 128,
+    "min_tiles": 2,
+    "max_tiles": 5,
+}
+THUMBNAIL = {
+    "name": "tiles-and-thumbnail",
+    "factor": 32,
+    "min_pixels": 4 * 1024,
+    "max_pixels": 16 * 1024,
+    "tile": 128,
+    "min_tiles": 2,
+    "max_tiles": 5,
+    "cut_above": 32 * 1024,
+    "patch": 16,
+    "thumbnail": True,
+    "before": [7],
+    "after": [8, 9],
+    "whole": [10],
+    "parts": PARTS,
+}
 LAYOUTS = {
     "cropped": (
         (56, 56),
@@ -143,6 +175,7 @@ LAYOUTS = {
         },
         {"image_processor_type": "Lfm2VlImageProcessorFast"},
     ),
+    "tiles and thumbnail": (None, 256, THUMBNAIL, LFM2),
     "tiles": (
         (56, 56),
         16,
@@ -181,11 +214,12 @@ def test_pixels_and_slots_equal_the_runtimes(client, folder, tmp_path_factory, n
     stated |= {"grid": token_grid(layout), "image_token_id": SLOT}
     (made / "using.json").write_text(json.dumps(stated))
     pixels, more = client.cut(made, image)
-    np.testing.assert_array_equal(pixels, tiles.pixel_values)
-    tokens = layout.token_grid(tiles.grid)
-    assert more["tokens"] == [tokens.rows, tokens.columns]
-    kept = np.tile(np.arange(2), (tiles.grid.tiles, 1))
-    assert more["slots"] == layout.expand(tiles.grid, 2, kept).tolist()
+    expected = [tile for batch in tiles.batches for tile in batch]
+    for ours, theirs in zip(pixels, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    grids = [(layout.token_grid(each), each.tiles) for each in tiles.grid.batches]
+    assert more["tokens"] == [[grid.rows, grid.columns] for grid, n in grids for _ in range(n)]
+    assert more["slots"] == layout.expand(tiles.grid, 2).tolist()
     x, y, width, height = more["areas"][0]  # of the first token of the first tile
     assert width > 0
     assert height > 0
@@ -275,6 +309,28 @@ def test_pictures_of_any_size_answer_as_by_the_runtime(client, tmp_path):
         expected = vlm.generate("what?", [image], sampling=Sampling(max_new_tokens=STEPS))
         answer = client.answer("what?", client.see(image), most=STEPS)
         assert answer["token_ids"] == tokens_of(expected)
+    assert client.ask("close")["open"] == 0
+
+
+def test_a_picture_in_tiles_of_two_sizes_answers_as_by_the_runtime(client, tmp_path):
+    folder = tmp_path / "thumbnails"
+    make_thumbnails(folder, write_artifact(folder, budgets=(BUDGET,)), BUDGET)
+    give_self_test(folder)
+    write_using(Artifact.open(folder, check="sizes"))
+    write_manifest(folder, read_manifest(folder))
+    vlm = VLM.load(folder)
+    client.load(folder, test=True)
+    for size in ((60, 30), (12, 40), (16, 16)):
+        image = noise(*size)
+        seen = client.see(image)
+        for budget in (BUDGET, 2):
+            sampling = Sampling(max_new_tokens=STEPS)
+            expected = vlm.generate("what?", [image], budget=budget, sampling=sampling)
+            answer = client.answer("what?", seen, budget=budget, most=STEPS)
+            assert answer["token_ids"] == tokens_of(expected)
+            assert answer["prompt_tokens"] == expected.prompt_tokens["total"]
+    with pytest.raises(Refused, match="does not pass"):
+        client.load(folder, provider="nnapi")
     assert client.ask("close")["open"] == 0
 
 

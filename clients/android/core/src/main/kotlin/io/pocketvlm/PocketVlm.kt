@@ -200,7 +200,8 @@ private fun <T> refusing(folder: File, work: () -> T): T = try {
     work()
 } catch (error: RuntimeException) {
     if (error is PocketVlmException || error is IllegalStateException) throw error
-    throw ArtifactException("$folder is damaged ($error)", advice = "export it again", cause = error)
+    val reason = "$folder is damaged ($error)"
+    throw ArtifactException(reason, advice = "export it again", cause = error)
 }
 
 /** The tokens of one answer. */

@@ -19,7 +19,13 @@ from pocketvlm_export.packaging.client_layouts import layout_facts, picture_step
 from pocketvlm_export.packaging.using import write_using
 from support.noise import picture as noise
 from support.self_tests import give_self_test
-from support.tiny_artifact import make_dynamic, read_manifest, write_artifact, write_manifest
+from support.tiny_artifact import (
+    make_dynamic,
+    make_thumbnails,
+    read_manifest,
+    write_artifact,
+    write_manifest,
+)
 from support.tiny_graphs import IMAGE, PATCHES
 
 pytestmark = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
@@ -93,6 +99,32 @@ CLIP = {"image_processor_type": "CLIPImageProcessor", **NORMAL}
 QWEN = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, "merge_size": 2}
 GOT = {"image_processor_type": "GotOcr2ImageProcessor", "size": {"height": 56, "width": 56}}
 IDEFICS = {"image_processor_type": "Idefics3ImageProcessor", "max_image_size": {"longest_edge": 28}}
+LFM2 = {
+    "image_processor_type": "Lfm2VlImageProcessorFast",
+    "encoder_patch_size": 16,
+    "downsample_factor": 2,
+    "min_image_tokens": 4,
+    "max_image_tokens": 16,
+    "tile_size": 128,
+    "min_tiles": 2,
+    "max_tiles": 5,
+}
+THUMBNAIL = {
+    "name": "tiles-and-thumbnail",
+    "factor": 32,
+    "min_pixels": 4 * 1024,
+    "max_pixels": 16 * 1024,
+    "tile": 128,
+    "min_tiles": 2,
+    "max_tiles": 5,
+    "cut_above": 32 * 1024,
+    "patch": 16,
+    "thumbnail": True,
+    "before": [7],
+    "after": [8, 9],
+    "whole": [10],
+    "parts": PARTS,
+}
 LAYOUTS = {
     "cropped": (
         (56, 56),
@@ -143,6 +175,7 @@ LAYOUTS = {
         },
         {"image_processor_type": "Lfm2VlImageProcessorFast"},
     ),
+    "tiles and thumbnail": (None, 256, THUMBNAIL, LFM2),
     "tiles": (
         (56, 56),
         16,
@@ -181,11 +214,12 @@ def test_pixels_and_slots_equal_the_runtimes(client, folder, tmp_path_factory, n
     stated |= {"grid": token_grid(layout), "image_token_id": SLOT}
     (made / "using.json").write_text(json.dumps(stated))
     pixels, more = client.cut(made, image)
-    np.testing.assert_array_equal(pixels, tiles.pixel_values)
-    tokens = layout.token_grid(tiles.grid)
-    assert more["tokens"] == [tokens.rows, tokens.columns]
-    kept = np.tile(np.arange(2), (tiles.grid.tiles, 1))
-    assert more["slots"] == layout.expand(tiles.grid, 2, kept).tolist()
+    expected = [tile for batch in tiles.batches for tile in batch]
+    for ours, theirs in zip(pixels, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    grids = [(layout.token_grid(each), each.tiles) for each in tiles.grid.batches]
+    assert more["tokens"] == [[grid.rows, grid.columns] for grid, n in grids for _ in range(n)]
+    assert more["slots"] == layout.expand(tiles.grid, 2).tolist()
     x, y, width, height = more["areas"][0]  # of the first token of the first tile
     assert width > 0
     assert height > 0
@@ -237,22 +271,27 @@ PROCESSORS = {
     "no_repeat_ngram_size": 2,
     "suppress_tokens": [5, 9],
     "begin_suppress_tokens": [1, 17],
+    "bad_words_ids": [[20], [30, 31], [1]],
+    "min_new_tokens": 12,
 }
 
 
 @pytest.mark.parametrize("names", [[name] for name in PROCESSORS] + [list(PROCESSORS)])
-def test_the_checkpoints_processors_are_applied(client, folder, tmp_path, names):
+def test_the_checkpoints_processors_are_applied(client, folder, vlm, tmp_path, names):
     other = shutil.copytree(folder, tmp_path / "other")
     data = read_manifest(other)
     data["generation"] = {"processors": {name: PROCESSORS[name] for name in names}}
     write_manifest(other, data)
     stated = json.loads((other / "using.json").read_text())
-    stated["generation"]["processors"] = {**data["generation"]["processors"], "of_tomorrow": 1}
+    stated["generation"]["processors"] = data["generation"]["processors"]
     (other / "using.json").write_text(json.dumps(stated))
     write_manifest(other, read_manifest(other))
-    assert "of_tomorrow" in client.load(other)["notices"][0]
+    client.load(other)
     image = noise(50, 50)
-    expected = VLM.load(other).generate("what?", [image], sampling=Sampling(max_new_tokens=20))
+    sampling = Sampling(max_new_tokens=20)
+    expected = VLM.load(other).generate("what?", [image], sampling=sampling)
+    if len(names) > 1:
+        assert tokens_of(expected) != tokens_of(vlm.generate("what?", [image], sampling=sampling))
     answer = client.answer("what?", client.see(image), most=20)
     assert answer["token_ids"] == tokens_of(expected)
     assert client.ask("close")["open"] == 0
@@ -270,6 +309,28 @@ def test_pictures_of_any_size_answer_as_by_the_runtime(client, tmp_path):
         expected = vlm.generate("what?", [image], sampling=Sampling(max_new_tokens=STEPS))
         answer = client.answer("what?", client.see(image), most=STEPS)
         assert answer["token_ids"] == tokens_of(expected)
+    assert client.ask("close")["open"] == 0
+
+
+def test_a_picture_in_tiles_of_two_sizes_answers_as_by_the_runtime(client, tmp_path):
+    folder = tmp_path / "thumbnails"
+    make_thumbnails(folder, write_artifact(folder, budgets=(BUDGET,)), BUDGET)
+    give_self_test(folder)
+    write_using(Artifact.open(folder, check="sizes"))
+    write_manifest(folder, read_manifest(folder))
+    vlm = VLM.load(folder)
+    client.load(folder, test=True)
+    for size in ((60, 30), (12, 40), (16, 16)):
+        image = noise(*size)
+        seen = client.see(image)
+        for budget in (BUDGET, 2):
+            sampling = Sampling(max_new_tokens=STEPS)
+            expected = vlm.generate("what?", [image], budget=budget, sampling=sampling)
+            answer = client.answer("what?", seen, budget=budget, most=STEPS)
+            assert answer["token_ids"] == tokens_of(expected)
+            assert answer["prompt_tokens"] == expected.prompt_tokens["total"]
+    with pytest.raises(Refused, match="does not pass"):
+        client.load(folder, provider="nnapi")
     assert client.ask("close")["open"] == 0
 
 
@@ -294,6 +355,20 @@ def test_a_second_question_goes_on_from_the_picture(loaded):
     assert again["cached_tokens"] > BUDGET
     other = loaded.answer("is it red?", loaded.see(noise(51, 50)), most=1)
     assert other["cached_tokens"] < BUDGET
+
+
+def test_a_system_text_comes_first(loaded, vlm):
+    image = noise(50, 50)
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": "what?"}]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
+    expected = vlm.generate(messages=messages, sampling=Sampling(max_new_tokens=STEPS))
+    asked = [
+        {"role": "system", "text": "Be brief."},
+        {"role": "user", "text": "what?", "seen": loaded.see(image)},
+    ]
+    answer = loaded.ask("answer", messages=asked, most=STEPS)
+    assert answer["prompt_tokens"] == expected.prompt_tokens["total"]
+    assert answer["token_ids"] == tokens_of(expected)
 
 
 def test_text_alone_is_answered(loaded, vlm):
@@ -353,6 +428,9 @@ def test_a_picture_of_a_further_question_is_refused(loaded):
         loaded.ask("answer", messages=listed, most=1)
 
 
+TILES = {"name": "tiles", "options": {"min_tiles": 1, "max_tiles": 1_000_000}}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -363,7 +441,14 @@ def test_a_picture_of_a_further_question_is_refused(loaded):
         (lambda stated: stated["layout"].update(name="anyres"), "laid out as anyres"),
         (lambda stated: stated["picture"].update(resample="box-spline"), "filter box-spline"),
         (lambda stated: stated["picture"].update(mean=[1.0]), "channel statistics"),
+        (lambda stated: stated["generation"]["processors"].update(new=1), "go through new"),
+        (lambda stated: stated["layout"].update(TILES), "1 to 1000000 tiles"),
         (lambda stated: stated.pop("hidden"), "no hidden"),
+        (lambda stated: stated["layout"].update(tile_size=[16]), "is damaged"),
+        (lambda stated: stated["vision"]["graphs"].update(few={}), "is damaged"),
+        (lambda stated: stated["picture"].update(crop_to=[]), "steps of a picture"),
+        (lambda stated: stated["self_test"].update(pictures=[]), "is damaged"),
+        (lambda stated: stated.update(layers=1 << 30), "1 to 1024"),
         (lambda stated: stated.update(layers="4"), "no whole number"),
         (lambda stated: stated.update(layers=1 << 40), "too large"),
         (lambda stated: stated["vision"]["graphs"]["6"].update(fp32="../x"), "names the file"),
@@ -379,7 +464,7 @@ def test_artifacts_that_cannot_be_served_are_refused_in_words(
     change(stated)
     (other / "using.json").write_text(json.dumps(stated))
     with pytest.raises(Refused, match=words) as refusal:
-        client.load(other)
+        client.load(other, test=True)
     assert refusal.value.kind == "ArtifactException"
     assert client.ask("close")["open"] == 0
 

@@ -27,8 +27,9 @@ from pocketvlm_measure.evaluation.questions import read_questions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BUDGET, SMALLER, STEPS = 36, 7, 32
-# Tiles, parts with names, M-RoPE with further features, attention both ways.
-FAMILIES = ("tiny-internvl", "tiny-smolvlm", "tiny-qwen3-vl", "tiny-gemma3")
+# Tiles, parts with names, M-RoPE with further features, attention both ways, and convolutions behind
+# tiles of two sizes.
+FAMILIES = ("tiny-internvl", "tiny-smolvlm", "tiny-qwen3-vl", "tiny-gemma3", "tiny-lfm2-vl")
 WHAT = "What is in the picture?"
 _FEW = Sampling(max_new_tokens=8)
 
@@ -123,8 +124,7 @@ def _of_families(client: Kotlin, folder: Path) -> Iterator[Row]:
         checkpoint, artifact = folder / f"checkpoint-{name}", folder / name
         make_checkpoint(PRESETS.get(name) or HUB_PRESETS[name], checkpoint)
         export(str(checkpoint), artifact, ExportOptions(budgets=(SMALLER,), overwrite=True))
-        precisions = {"vision_precision": "fp32", "decoder_precision": "fp32"}
-        vlm = VLM.load(artifact, **precisions)
+        vlm = VLM.load(artifact, vision_precision="fp32", decoder_precision="fp32")
         client.load(artifact, vision="fp32", decoder="fp32", test=True)
         same = []
         for path in images:

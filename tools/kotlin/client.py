@@ -104,12 +104,14 @@ class Kotlin:
 
     def cut(
         self, folder: Path, image: Image.Image
-    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """``pixel_values`` of a picture's tiles, and what else the layout says."""
+    ) -> tuple[list[npt.NDArray[np.float32]], dict[str, Any]]:
+        """``pixel_values`` (3, height, width) of each tile, and what else the layout says."""
         to = self._scratch / "pixels.f32"
         made = self.ask("cut", folder=str(folder), picture=self.picture(image), to=str(to))
-        shape = (made["tiles"], 3, made["height"], made["width"])
-        return np.fromfile(to, "<f4").reshape(shape), made
+        shapes = [(3, height, width) for height, width in made["sizes"]]
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+        parts = np.split(np.fromfile(to, "<f4"), ends[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)], made
 
     def load(self, folder: Path, **choice: Any) -> dict[str, Any]:
         """Open an artifact: ``vision``, ``decoder``, ``budget``, ``threads``, ``provider``,

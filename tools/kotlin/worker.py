@@ -29,9 +29,9 @@ class Pipe:
 
     def numbers(self, form: str) -> tuple[int, ...]:
         """Numbers by a format of `struct`; raises EOFError at the end of the stream."""
-        return struct.unpack(f">{form}", self.bytes(struct.calcsize(f">{form}")))
+        return struct.unpack(f">{form}", self.read(struct.calcsize(f">{form}")))
 
-    def bytes(self, count: int) -> bytes:
+    def read(self, count: int) -> bytes:
         """So many bytes; raises EOFError at the end of the stream."""
         data = self._source.read(count)
         if len(data) < count:
@@ -40,7 +40,7 @@ class Pipe:
 
     def text(self) -> str:
         """A text."""
-        return self.bytes(*self.numbers("i")).decode()
+        return self.read(*self.numbers("i")).decode()
 
     def longs(self) -> list[int]:
         """A list of int64."""
@@ -52,7 +52,7 @@ class Pipe:
         (is_float,) = self.numbers("?")
         shape = self.longs()
         kind = np.dtype("<f4" if is_float else "<i8")
-        data = self.bytes(kind.itemsize * int(np.prod(shape)))
+        data = self.read(kind.itemsize * int(np.prod(shape)))
         return np.frombuffer(data, kind).reshape(shape)
 
     def write(self, form: str, *values: int) -> None:

@@ -81,21 +81,20 @@ private class Session {
         val facts = Facts.read(File(request["folder"].text()))
         val layout = Layout.open(facts)
         val cut = layout.cut(picture(request["picture"]))
-        val tile = cut.tiles[0].picture
-        val size = 3 * tile.width * tile.height
-        val pixels = FloatArray(size * cut.tiles.size)
         val steps = Steps(facts.data["picture"])
-        cut.tiles.forEachIndexed { i, each -> steps.normalise(each.picture, pixels, i * size) }
-        val bytes = ByteBuffer.allocate(4 * pixels.size).order(ByteOrder.LITTLE_ENDIAN)
-        bytes.asFloatBuffer().put(pixels)
+        val pixels = cut.tiles.map { it.picture }.map { tile ->
+            FloatArray(3 * tile.width * tile.height).also { steps.normalise(tile, it, 0) }
+        }
+        val bytes = ByteBuffer.allocate(4 * pixels.sumOf { it.size })
+        bytes.order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer().also { all ->
+            pixels.forEach { all.put(it) }
+        }
         File(request["to"].text()).writeBytes(bytes.array())
         return mapOf(
-            "tiles" to cut.tiles.size,
-            "width" to tile.width,
-            "height" to tile.height,
-            "tokens" to listOf(cut.tokens.rows, cut.tokens.columns),
-            "slots" to layout.slots(cut, 2).asList(),
-            "areas" to cut.tiles.indices.map { listOf(cut.area(it, 0)) }.flatten().map { area ->
+            "sizes" to cut.tiles.map { listOf(it.picture.height, it.picture.width) },
+            "tokens" to cut.tiles.indices.map { listOf(cut.grid(it).rows, cut.grid(it).columns) },
+            "slots" to layout.slots(cut, cut.tiles.map { 2 }).asList(),
+            "areas" to cut.tiles.indices.map { cut.area(it, 0) }.map { area ->
                 listOf(area.x, area.y, area.width, area.height)
             },
         )
@@ -122,7 +121,7 @@ private class Session {
             PictureReader(::pngOf),
             test,
         )
-        return mapOf("notices" to vlm!!.notices)
+        return mapOf("notes" to vlm!!.facts.notes)
     }
 
     private fun see(request: Json): Map<String, Any?> {

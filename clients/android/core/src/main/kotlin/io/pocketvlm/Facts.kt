@@ -6,6 +6,7 @@ import java.io.IOException
 
 private const val FORMAT = 1
 private const val MAX_BYTES = 64L shl 20
+private const val MAX_LAYERS = 1024 // published decoders have some 100
 
 // What an artifact may need beyond the least, by the names of using.json.
 private val SERVED = setOf(
@@ -56,7 +57,11 @@ class Facts private constructor(val folder: File, internal val data: Json) {
     internal val extras = data.find("extras")?.texts() ?: emptyList()
     internal val imageToken = data["image_token_id"].long()
     internal val ends = data["eos_token_ids"].longs()
-    internal val layers = data["layers"].int()
+    internal val layers = data["layers"].int().also {
+        if (it !in 1..MAX_LAYERS) {
+            throw ArtifactException("$it layers", expected = "1 to $MAX_LAYERS")
+        }
+    }
     internal val kvHeads = data["kv_heads"].long()
     internal val headDim = data["head_dim"].long()
     internal val hidden = data["hidden"].int()

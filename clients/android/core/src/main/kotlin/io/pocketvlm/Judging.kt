@@ -21,36 +21,54 @@ internal class Figure(
         "$name ${"%.4g".format(value)}, ${if (atLeast) "at least" else "at most"} $bound"
 }
 
-/** What a vision graph keeps, beside what is expected of one batch. */
-internal class VisionCheck(private val seen: Seen, private val expected: Json) {
-    private val tiles = seen.narrow(seen.budget)
+/** What a vision graph keeps, beside what is expected of each batch. */
+internal class VisionCheck(seen: Seen, expected: List<Json>) {
+    private val batches = seen.cut.batches.zip(expected) { tiles, each ->
+        BatchCheck(seen.narrow(seen.budget).slice(tiles), each)
+    }
+
+    fun figures(bounds: Json): List<Figure> {
+        val names = batches.flatMap { it.names }.toSet()
+        val features = batches.flatMap { each -> (names - SCORES).flatMap { each.pairs(it) } }
+        val shared = batches.sumOf { it.shared }.toDouble() / batches.sumOf { it.total }
+        val figures = mutableListOf(
+            Figure("kept", shared, bounds.find("kept_overlap")?.double() ?: 0.0),
+            Figure("features", cosine(features), bounds["cosine"].double()),
+        )
+        val most = bounds.find("difference")?.double() ?: return figures
+        for (batch in batches) for (name in batch.names) {
+            val difference = relative(batch.pairs(name), batch.scale(name))
+            figures.add(Figure("$name differ", difference, most, atLeast = false))
+        }
+        return figures
+    }
+}
+
+/** The tiles of one size. */
+private class BatchCheck(private val tiles: List<TileFeatures>, expected: Json) {
     private val rows = expected["rows"].items().map { it.longs() }
     private val columns = expected["columns"].longs().map { it.toInt() }
+    private val samples = expected["samples"].members()
+    private val theirs = expected["kept_indices"].items().map { tile ->
+        tile.longs().map { it.toInt() }.toSet()
+    }
 
     // Of each sampled token its number among the kept ones, -1 where it is not kept.
     private val places = rows.map { (tile, index) ->
         tiles[tile.toInt()].kept.indexOf(index.toInt())
     }
 
-    fun figures(bounds: Json): List<Figure> {
-        val samples = expected["samples"].members()
-        val features = samples.filterKeys { it != SCORES }.map { (name, each) -> pairs(name, each) }
-        val figures = mutableListOf(
-            Figure("kept", overlap(), bounds.find("kept_overlap")?.double() ?: 0.0),
-            Figure("features", cosine(features.flatten()), bounds["cosine"].double()),
-        )
-        val most = bounds.find("difference")?.double() ?: return figures
-        for ((name, sample) in samples) {
-            val largest = sample["largest"].double()
-            val scale = if (name == SCORES) largest else maxOf(1.0, largest)
-            val difference = relative(pairs(name, sample), scale)
-            figures.add(Figure("$name differ", difference, most, atLeast = false))
-        }
-        return figures
+    val names get() = samples.keys
+    val shared = tiles.zip(theirs).sumOf { (ours, kept) -> ours.kept.count { it in kept } }
+    val total = tiles.zip(theirs).sumOf { (ours, kept) -> maxOf(ours.kept.size, kept.size) }
+
+    fun scale(name: String): Double {
+        val largest = samples.getValue(name)["largest"].double()
+        return if (name == SCORES) largest else maxOf(1.0, largest)
     }
 
-    private fun pairs(name: String, sample: Json): List<Pair<Double, Double>> {
-        val values = sample["values"].items()
+    fun pairs(name: String): List<Pair<Double, Double>> {
+        val values = samples[name]?.get("values")?.items() ?: return emptyList()
         return rows.indices.filter { places[it] >= 0 }.flatMap { row ->
             val ours = outputs(name, tiles[rows[row][0].toInt()], places[row])
             val theirs = values[row].floats()
@@ -63,17 +81,6 @@ internal class VisionCheck(private val seen: Seen, private val expected: Json) {
         val values = if (name == "image_features") tile.features else tile.extras.getValue(name)
         val hidden = values.size / tile.kept.size
         return columns.map { values[place * hidden + it] }
-    }
-
-    private fun overlap(): Double {
-        var (shared, total) = 0 to 0
-        expected["kept_indices"].items().forEachIndexed { tile, listed ->
-            val ours = tiles[tile].kept.toSet()
-            val theirs = listed.longs().map { it.toInt() }.toSet()
-            shared += ours.intersect(theirs).size
-            total += maxOf(ours.size, theirs.size)
-        }
-        return shared.toDouble() / total
     }
 }
 

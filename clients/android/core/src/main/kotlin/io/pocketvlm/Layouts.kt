@@ -5,6 +5,8 @@ import kotlin.math.ceil
 import kotlin.math.floor
 import kotlin.math.sqrt
 
+private const val MAX_TILES = 100 // published models are read with 12 at most
+
 /** Rows and columns of the visual tokens of a tile, before pruning. */
 data class TokenGrid(val rows: Int, val columns: Int) {
     /** N, all of them. */
@@ -14,11 +16,12 @@ data class TokenGrid(val rows: Int, val columns: Int) {
 /**
  * How a picture was cut.
  *
- * @property tiles in the order of the batch; all of one size.
+ * @property tiles in the order of the prompt.
  * @property rows of the tiles that are parts of the picture.
  * @property columns of the tiles that are parts of the picture.
  * @property whole whether a further tile, the last, shows the whole picture.
  * @property tokens of each tile.
+ * @property wholeTokens of the last tile where its size is another than that of the parts.
  */
 class Cut(
     val tiles: List<Tile>,
@@ -26,12 +29,26 @@ class Cut(
     val columns: Int,
     val whole: Boolean,
     val tokens: TokenGrid,
+    val wholeTokens: TokenGrid? = null,
 ) {
+    /** Visual tokens of all tiles, before pruning. */
+    val allTokens: Int get() = tiles.indices.sumOf { grid(it).tokens }
+
+    /** Rows and columns of the visual tokens of a tile. */
+    fun grid(tile: Int): TokenGrid =
+        wholeTokens?.takeIf { whole && tile == tiles.size - 1 } ?: tokens
+
+    /** Numbers of tiles of one size, for each of which the vision graph runs once. */
+    internal val batches: List<IntRange>
+        get() = if (wholeTokens == null) listOf(tiles.indices) else {
+            listOf(0 until tiles.size - 1, tiles.size - 1 until tiles.size)
+        }
+
     /** The part of the original picture that a visual token of a tile was made of. */
     fun area(tile: Int, index: Int): Area {
-        val of = tiles[tile].area
-        val (width, height) = of.width / tokens.columns to of.height / tokens.rows
-        val (row, column) = index / tokens.columns to index % tokens.columns
+        val (of, grid) = tiles[tile].area to grid(tile)
+        val (width, height) = of.width / grid.columns to of.height / grid.rows
+        val (row, column) = index / grid.columns to index % grid.columns
         return Area(of.x + column * width, of.y + row * height, width, height)
     }
 }
@@ -41,8 +58,8 @@ interface Layout {
     /** The tiles of a picture; raises [PictureException] for one that is too narrow. */
     fun cut(picture: Picture): Cut
 
-    /** Token ids in a picture's place, an image token for each of [kept] tokens a tile. */
-    fun slots(cut: Cut, kept: Int): LongArray
+    /** Token ids in a picture's place, an image token for each of the [kept] tokens of a tile. */
+    fun slots(cut: Cut, kept: List<Int>): LongArray
 
     companion object {
         /** The layout that using.json names; one that is not served here is refused in words. */
@@ -66,6 +83,7 @@ private val SERVED: Map<String, (Json, Long, Steps) -> Layout> = mapOf(
     "marked-resize" to ::DynamicSize,
     "tiles" to ::ClosestTiles,
     "idefics3" to ::Idefics3,
+    "tiles-and-thumbnail" to ::TilesAndThumbnail,
 )
 
 private fun repeated(token: Long, count: Int) = LongArray(count) { token }
@@ -87,28 +105,39 @@ private class Single(layout: Json, private val slot: Long, private val steps: St
 
     override fun cut(picture: Picture) = Cut(listOf(steps.prepare(picture)), 1, 1, false, grid)
 
-    override fun slots(cut: Cut, kept: Int) = repeated(slot, kept)
+    override fun slots(cut: Cut, kept: List<Int>) = repeated(slot, kept.single())
 }
 
 /** Qwen2-VL's and LFM2-VL's: one tile of about the picture's own size, in whole tokens. */
-private class DynamicSize(layout: Json, private val slot: Long, private val steps: Steps) : Layout {
-    private val options = layout["options"]
-    private val marked = layout["name"].text() == "marked-resize"
-    private val factor = options["factor"].int()
+private open class DynamicSize(
+    layout: Json,
+    protected val slot: Long,
+    protected val steps: Steps,
+) : Layout {
+    protected val options = layout["options"]
+
+    // Of those that mark a picture no edge is rounded down to nothing.
+    private val least = if (options.find("before") == null) 0 else options["factor"].int()
+    protected val factor = options["factor"].int()
     private val fixed = options.find("size")?.longs()
     private val mostAspect = layout["figures"]["most_aspect"].long()
     private val patches = layout["patches"].int()
-    private val before = options.idsOf("before")
-    private val after = options.idsOf("after")
+    protected val before = options.idsOf("before")
+    protected val after = options.idsOf("after")
 
     override fun cut(picture: Picture): Cut {
-        val (height, width) = size(picture.height, picture.width)
-        val whole = Area(0.0, 0.0, picture.width.toDouble(), picture.height.toDouble())
-        val tile = Tile(picture.resize(width, height, steps.filter), whole)
-        return Cut(listOf(tile), 1, 1, false, TokenGrid(height / factor, width / factor))
+        val tile = whole(picture)
+        return Cut(listOf(tile), 1, 1, false, gridOf(tile.picture))
     }
 
-    override fun slots(cut: Cut, kept: Int) = before + repeated(slot, kept) + after
+    override fun slots(cut: Cut, kept: List<Int>) = before + repeated(slot, kept.single()) + after
+
+    protected fun whole(picture: Picture): Tile {
+        val (height, width) = size(picture.height, picture.width)
+        return Tile(picture.resize(width, height, steps.filter), areaOf(picture))
+    }
+
+    protected fun gridOf(tile: Picture) = TokenGrid(tile.height / factor, tile.width / factor)
 
     private fun size(height: Int, width: Int): Pair<Int, Int> {
         if (fixed != null) return fixed[0].toInt() to fixed[1].toInt()
@@ -125,7 +154,6 @@ private class DynamicSize(layout: Json, private val slot: Long, private val step
 
     /** In this order, as transformers does, rounding included. */
     private fun near(height: Int, width: Int): Pair<Int, Int> {
-        val least = if (marked) factor else 0
         val (smallest, largest) = options["min_pixels"].long() to options["max_pixels"].long()
         val area = height.toDouble() * width
         fun of(edge: Int, round: (Double) -> Double) = round(edge.toDouble()).toInt() * factor
@@ -142,6 +170,20 @@ private class DynamicSize(layout: Json, private val slot: Long, private val step
         }
         return tall to wide
     }
+}
+
+private fun areaOf(picture: Picture) =
+    Area(0.0, 0.0, picture.width.toDouble(), picture.height.toDouble())
+
+/** (rows, columns) nearest to a picture's proportions; of several the first, or the last filled. */
+private fun nearest(picture: Picture, shapes: List<Pair<Int, Int>>, tile: Double): Pair<Int, Int> {
+    val aspect = picture.width.toDouble() / picture.height
+    fun far(shape: Pair<Int, Int>) = Math.abs(aspect - shape.second.toDouble() / shape.first)
+    val least = shapes.minOf { far(it) }
+    val near = shapes.filter { far(it) == least }
+    val area = picture.height.toDouble() * picture.width
+    return near.drop(1).lastOrNull { (rows, columns) -> area > 0.5 * tile * rows * columns }
+        ?: near.first()
 }
 
 private fun partsOf(canvas: Picture, picture: Picture, height: Int, width: Int): List<Tile> {
@@ -168,35 +210,27 @@ private class ClosestTiles(layout: Json, private val slot: Long, private val ste
     /** (rows, columns), fewest tiles first, then fewest columns. */
     private val shapes: List<Pair<Int, Int>> = run {
         val (least, most) = options["min_tiles"].int() to options["max_tiles"].int()
+        if (least !in 1..most || most > MAX_TILES) {
+            throw ArtifactException(
+                "the layout cuts pictures into $least to $most tiles",
+                expected = "1 to $MAX_TILES",
+            )
+        }
         (1..most).flatMap { columns -> (1..most / columns).map { it to columns } }
             .filter { (rows, columns) -> rows * columns >= least }
             .sortedWith(compareBy({ it.first * it.second }, { it.second }))
     }
 
     override fun cut(picture: Picture): Cut {
-        val (rows, columns) = nearest(picture)
+        val (rows, columns) = nearest(picture, shapes, tall.toDouble() * wide)
         val canvas = picture.resize(wide * columns, tall * rows, steps.filter)
         val parts = partsOf(canvas, picture, tall, wide)
         if (rows * columns == 1) return Cut(parts, 1, 1, false, grid)
-        val all = Area(0.0, 0.0, picture.width.toDouble(), picture.height.toDouble())
-        val whole = Tile(picture.resize(wide, tall, steps.filter), all)
+        val whole = Tile(picture.resize(wide, tall, steps.filter), areaOf(picture))
         return Cut(parts + whole, rows, columns, true, grid)
     }
 
-    override fun slots(cut: Cut, kept: Int) =
-        before + repeated(slot, kept * cut.tiles.size) + after
-
-    private fun nearest(picture: Picture): Pair<Int, Int> {
-        val aspect = picture.width.toDouble() / picture.height
-        fun far(shape: Pair<Int, Int>) =
-            Math.abs(aspect - shape.second.toDouble() / shape.first)
-        val least = shapes.minOf { far(it) }
-        val near = shapes.filter { far(it) == least }
-        val area = picture.height.toDouble() * picture.width
-        return near.drop(1)
-            .lastOrNull { (rows, columns) -> area > 0.5 * tall * wide * rows * columns }
-            ?: near.first()
-    }
+    override fun slots(cut: Cut, kept: List<Int>) = before + repeated(slot, kept.sum()) + after
 }
 
 /** Idefics3's and SmolVLM's: parts row by row, then the whole of it, each named in the prompt. */
@@ -217,15 +251,14 @@ private class Idefics3(layout: Json, private val slot: Long, private val steps: 
         val (rows, columns) = size.first / edge to size.second / edge
         val parts = partsOf(canvas, picture, edge, edge)
         if (rows * columns == 1) return Cut(parts, 1, 1, false, grid)
-        val all = Area(0.0, 0.0, picture.width.toDouble(), picture.height.toDouble())
-        val whole = Tile(canvas.resize(edge, edge, steps.filter), all)
+        val whole = Tile(canvas.resize(edge, edge, steps.filter), areaOf(picture))
         return Cut(parts + whole, rows, columns, true, grid)
     }
 
-    override fun slots(cut: Cut, kept: Int): LongArray {
+    override fun slots(cut: Cut, kept: List<Int>): LongArray {
         val marks = options["marks"]
         val around = marks["around"].longs()
-        val slots = repeated(slot, kept)
+        val slots = repeated(slot, kept.first()) // all tiles have one size
         var ids = LongArray(0)
         if (cut.whole) {
             val names = options["parts"].items().map { row -> row.items().map { it.longs() } }
@@ -276,4 +309,46 @@ private class Idefics3(layout: Json, private val slot: Long, private val steps: 
     }
 
     private fun up(length: Int) = (length + edge - 1) / edge * edge
+}
+
+/** LFM2-VL's: a large picture in tiles, then the whole of it at a size of its own. */
+private class TilesAndThumbnail(layout: Json, slot: Long, steps: Steps) :
+    DynamicSize(layout, slot, steps) {
+    private val edge = options["tile"].int()
+    private val patch = options["patch"].int()
+    private val cutAbove = options["cut_above"].long()
+    private val thumbnail = options["thumbnail"].flag()
+    private val shapes = layout["figures"]["grids"].items().map { shape ->
+        shape.longs().let { (columns, rows) -> rows.toInt() to columns.toInt() }
+    }
+
+    override fun cut(picture: Picture): Cut {
+        if (!isLarge(picture)) return super.cut(picture)
+        val (rows, columns) = nearest(picture, shapes, edge.toDouble() * edge)
+        val canvas = picture.resize(edge * columns, edge * rows, steps.filter)
+        val parts = partsOf(canvas, picture, edge, edge)
+        val grid = TokenGrid(edge / factor, edge / factor)
+        if (!thumbnail) return Cut(parts, rows, columns, false, grid)
+        val thumb = whole(picture)
+        return Cut(parts + thumb, rows, columns, true, grid, gridOf(thumb.picture))
+    }
+
+    override fun slots(cut: Cut, kept: List<Int>): LongArray {
+        if (cut.rows * cut.columns == 1) return super.slots(cut, kept)
+        val names = options["parts"].items().map { row -> row.items().map { it.longs() } }
+        var ids = before
+        for (tile in 0 until cut.rows * cut.columns) {
+            val name = names[tile / cut.columns][tile % cut.columns]
+            ids += name + repeated(slot, kept[tile])
+        }
+        if (cut.whole) ids += options["whole"].longs() + repeated(slot, kept.last())
+        return ids + after
+    }
+
+    private fun isLarge(picture: Picture): Boolean {
+        if (shapes.isEmpty()) return false
+        fun rounded(length: Int) =
+            maxOf(patch.toLong(), Math.rint(length.toDouble() / factor).toLong() * factor)
+        return rounded(picture.height) * rounded(picture.width) > cutAbove
+    }
 }

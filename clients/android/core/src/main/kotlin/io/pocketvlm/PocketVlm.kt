@@ -89,18 +89,12 @@ class PocketVlm private constructor(
     private val engine: Engine,
     private val vision: Vision,
     private val decoder: Decoder,
+    private val processors: Processors,
 ) : AutoCloseable {
     private val lock = ReentrantLock()
     private val layout = Layout.open(facts)
     private val prompts = Prompts(facts, tokenizer)
     private val sequence = decoder.sequence()
-    private val processors = Processors(facts)
-
-    /** What whoever shows an answer should know, a paragraph each. */
-    val notices: List<String> = processors.others.map {
-        "The checkpoint's answers go through $it, which this client does not do."
-    }
-
     /** Encodes a picture, which then serves any number of questions. */
     fun see(picture: Picture): Seen = lock.withLock { vision.see(layout.cut(picture)) }
 
@@ -172,12 +166,13 @@ class PocketVlm private constructor(
             choice: Choice = Choice(),
             reader: PictureReader? = null,
             selfTest: Boolean = false,
-        ): PocketVlm {
+        ): PocketVlm = refusing(folder) {
             val facts = Facts.read(folder)
             val layout = Layout.open(facts)
-            val engine = Engine(settings)
-            val opened = ArrayList<AutoCloseable>(listOf(engine))
+            val processors = Processors(facts)
+            val opened = ArrayList<AutoCloseable>()
             try {
+                val engine = Engine(settings).also { opened.add(it) }
                 val steps = Steps(facts.data["picture"])
                 val precision = choice.visionPrecision ?: facts.visionDefault
                 val budget = choice.budget ?: facts.visualTokens
@@ -191,13 +186,22 @@ class PocketVlm private constructor(
                     }
                 }
                 val made = tokenizer(facts).also { opened.add(it) }
-                return PocketVlm(facts, made, engine, vision, decoder)
+                PocketVlm(facts, made, engine, vision, decoder, processors)
             } catch (error: Exception) {
                 opened.asReversed().forEach { it.close() }
                 throw error
             }
         }
     }
+}
+
+/** What [work] gives; facts of another form than an export writes become a refusal. */
+private fun <T> refusing(folder: File, work: () -> T): T = try {
+    work()
+} catch (error: RuntimeException) {
+    if (error is PocketVlmException || error is IllegalStateException) throw error
+    val reason = "$folder is damaged ($error)"
+    throw ArtifactException(reason, advice = "export it again", cause = error)
 }
 
 /** The tokens of one answer. */

@@ -2,18 +2,32 @@
 package io.pocketvlm
 
 /**
- * The logits processors of an artifact that are served here, as transformers computes them in
- * float32.
+ * The logits processors of an artifact, as transformers computes them in float32. One that is not
+ * served is refused: answers without it would be another model's.
  */
 internal class Processors(facts: Facts) {
+    private val ends = facts.ends
     private val stated = facts.data["generation"]["processors"]
     private val penalty = stated.find("repetition_penalty")?.double()?.toFloat()
     private val runs = stated.find("no_repeat_ngram_size")?.int() ?: 0
     private val never = stated.find("suppress_tokens")?.longs() ?: LongArray(0)
     private val notFirst = stated.find("begin_suppress_tokens")?.longs() ?: LongArray(0)
+    private val least = stated.find("min_new_tokens")?.int() ?: 0
+    private val words = stated.find("bad_words_ids")?.items().orEmpty()
+        .map { it.longs().asList() }
+        .filter { it.isNotEmpty() && !(it.size == 1 && it[0] in ends) } // as in transformers
 
-    /** Names of those that are not served. */
-    val others: List<String> = stated.members().keys.filter { it !in SERVED }
+    init {
+        val others = stated.members().keys.filter { it !in SERVED }
+        if (others.isNotEmpty()) {
+            throw ArtifactException(
+                "the checkpoint's answers go through ${others.joinToString()}, which this client " +
+                    "does not do",
+                expected = SERVED.joinToString(),
+                advice = "answer with PocketVLM's runtime",
+            )
+        }
+    }
 
     /**
      * The token of an answer.
@@ -30,6 +44,14 @@ internal class Processors(facts: Facts) {
             }
         }
         if (runs > 0) repeating(ids).forEach { logits.rule(it) }
+        for (word in words) {
+            val begun = word.subList(0, word.size - 1)
+            val long = ids.size >= begun.size
+            if (long && ids.subList(ids.size - begun.size, ids.size) == begun) {
+                logits.rule(word.last())
+            }
+        }
+        if (ids.size - prompt < least) ends.forEach { logits.rule(it) }
         never.forEach { logits.rule(it) }
         if (ids.size == prompt) notFirst.forEach { logits.rule(it) }
         val token = largest(logits)
@@ -57,6 +79,8 @@ internal class Processors(facts: Facts) {
             "no_repeat_ngram_size",
             "suppress_tokens",
             "begin_suppress_tokens",
+            "bad_words_ids",
+            "min_new_tokens",
         )
     }
 }

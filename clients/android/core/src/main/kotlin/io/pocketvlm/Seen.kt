@@ -49,8 +49,8 @@ class Seen internal constructor(
     // Tells one picture from another in the cache of a sequence.
     internal val number = numbers.incrementAndGet()
 
-    /** Tokens of each tile that the graph kept: the largest budget that can be asked for. */
-    val budget: Int get() = tiles.first().kept.size
+    /** Tokens of a tile that the graph kept: the largest budget that can be asked for. */
+    val budget: Int = tiles.maxOf { it.kept.size }
 
     /** What [budget] keeps of each tile, in reading order, by number; no graph is run. */
     fun kept(budget: Int = this.budget): List<IntArray> = narrow(budget).map { it.kept }
@@ -62,8 +62,9 @@ class Seen internal constructor(
     /** What the graph kept of each tile at a budget; raises [RequestException]. */
     fun narrow(budget: Int): List<TileFeatures> {
         val own = this.budget
-        // A picture with fewer tokens than the graph keeps has them all.
-        if (budget == own || (budget in own..most && own == cut.tokens.tokens)) return tiles
+        // A tile with fewer tokens than the graph keeps has them all.
+        val complete = tiles.indices.all { tiles[it].kept.size == cut.grid(it).tokens }
+        if (budget == own || (budget in own..most && complete)) return tiles
         if (budget !in 1..own) {
             throw RequestException("budget $budget", expected = "1 to $own, which this graph keeps")
         }
@@ -73,7 +74,7 @@ class Seen internal constructor(
                 advice = "ask for $own, or export with --budget $budget",
             )
         }
-        return tiles.map { it.only(it.best(budget), hidden) }
+        return tiles.map { if (it.kept.size <= budget) it else it.only(it.best(budget), hidden) }
     }
 
     private companion object {

@@ -35,8 +35,8 @@ internal class SelfTest(
             advice = "give load a PictureReader",
         )
         val data = Facts.parsed(facts.file(stated["file"].text()))
-        val picture = read.read(facts.file(stated["pictures"].texts().single()))
-        val figures = figures(data, cutOf(data["grid"], picture), graphs, defaultVision)
+        val pictures = stated["pictures"].texts().map { read.read(facts.file(it)) }
+        val figures = figures(data, cutOf(data["grid"], pictures), graphs, defaultVision)
         val failed = figures.filter { !it.passed }
         if (failed.isNotEmpty()) {
             throw EngineException(
@@ -57,7 +57,7 @@ internal class SelfTest(
             ?: throw silent("the vision graph of ${graphs.budget} tokens")
         val bounds = vision["bounds"].find(graphs.visionPrecision)
             ?: throw silent("the vision graph in ${graphs.visionPrecision}")
-        val ofVision = VisionCheck(seen, vision["batches"].items().single()).figures(bounds)
+        val ofVision = VisionCheck(seen, vision["batches"].items()).figures(bounds)
         val own = graphs.budget == facts.visualTokens
         val read = if (own) seen else defaultVision().use { it.see(cut) }
         return ofVision + answered(data, read, graphs)
@@ -79,19 +79,25 @@ internal class SelfTest(
         return AnswerCheck(logits, expected, tokens).figures(bounds["bounds"])
     }
 
-    /** The tiles of the test's picture, one below the other, which are not resized. */
-    private fun cutOf(grid: Json, picture: Picture): Cut {
+    /** The tiles of the test's pictures, one below the other, which are not resized. */
+    private fun cutOf(grid: Json, pictures: List<Picture>): Cut {
         val (rows, columns) = grid["rows"].int() to grid["columns"].int()
         val whole = grid.find("whole") != null
-        val count = rows * columns + if (whole) 1 else 0
-        val height = picture.height / count
-        val tokens = (grid.find("tokens") ?: facts.data["grid"]).longs()
-        val all = Area(0.0, 0.0, picture.width.toDouble(), picture.height.toDouble())
-        val tiles = List(count) {
-            Tile(picture.crop(0, it * height, picture.width, height), all)
-        }
-        return Cut(tiles, rows, columns, whole, TokenGrid(tokens[0].toInt(), tokens[1].toInt()))
+        val apart = grid.find("whole_tokens")?.let { gridOf(it) }
+        val count = rows * columns + if (whole && apart == null) 1 else 0
+        val tiles = tilesOf(pictures[0], count) + pictures.drop(1).flatMap { tilesOf(it, 1) }
+        val tokens = gridOf(grid.find("tokens") ?: facts.data["grid"])
+        return Cut(tiles, rows, columns, whole, tokens, apart)
     }
+
+    private fun tilesOf(picture: Picture, count: Int): List<Tile> {
+        val (width, height) = picture.width to picture.height / count
+        val all = Area(0.0, 0.0, width.toDouble(), height.toDouble())
+        return List(count) { Tile(picture.crop(0, it * height, width, height), all) }
+    }
+
+    private fun gridOf(pair: Json): TokenGrid =
+        pair.longs().let { (rows, columns) -> TokenGrid(rows.toInt(), columns.toInt()) }
 
     private fun silent(of: String) =
         ArtifactException("the self-test says nothing of $of", advice = "export it again")

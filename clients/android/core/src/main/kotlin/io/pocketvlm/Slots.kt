@@ -22,7 +22,7 @@ internal fun promptOf(
         seen.cut.tokens.takeIf { alone != null },
     )
     val at = ids.indexOf(facts.imageToken)
-    val slots = layout.slots(seen.cut, tiles.first().kept.size)
+    val slots = layout.slots(seen.cut, tiles.map { it.kept.size })
     val all = ids.copyOfRange(0, at) + slots + ids.copyOfRange(at + 1, ids.size)
     return divided(all, rows, facts)
 }

@@ -28,6 +28,13 @@ class Steps internal constructor(facts: Json) {
         facts["std"].floats(),
     )
 
+    init {
+        val pairs = listOfNotNull(resizeTo, cropTo).all { it.size == 2 }
+        if (!pairs || (padColour != null && padColour.size != 3)) {
+            throw ArtifactException("the steps of a picture are damaged", advice = "export again")
+        }
+    }
+
     /** A whole picture through all steps but the last; raises [PictureException]. */
     fun prepare(picture: Picture): Tile {
         var made = picture

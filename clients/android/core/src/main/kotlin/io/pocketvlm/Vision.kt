@@ -11,49 +11,55 @@ internal class Vision(
     private val graph =
         engine.open(facts.file(graphOf(facts, budget, precision)), "the vision graph")
 
-    /** All tiles of a picture in one run; raises [EngineException]. */
+    /** All tiles of a picture, those of one size in one run; raises [EngineException]. */
     fun see(cut: Cut): Seen {
-        val (width, height) = cut.tiles[0].picture.let { it.width to it.height }
-        val size = 3 * width * height
-        val pixels = FloatArray(size * cut.tiles.size)
-        cut.tiles.forEachIndexed { i, tile -> steps.normalise(tile.picture, pixels, i * size) }
-        val shape = longArrayOf(cut.tiles.size.toLong(), 3, height.toLong(), width.toLong())
         val started = System.nanoTime()
-        val tiles = engine.floats(pixels, *shape).use { given ->
+        val tiles = cut.batches.flatMap { run(cut, it) }
+        val took = (System.nanoTime() - started) / 1e6
+        return Seen(cut, tiles, budget, facts.nested, facts.hidden, took)
+    }
+
+    private fun run(cut: Cut, batch: IntRange): List<TileFeatures> {
+        val pictures = cut.tiles.slice(batch).map { it.picture }
+        val (width, height) = pictures[0].width to pictures[0].height
+        val size = 3 * width * height
+        val pixels = FloatArray(size * pictures.size)
+        pictures.forEachIndexed { i, tile -> steps.normalise(tile, pixels, i * size) }
+        val shape = longArrayOf(pictures.size.toLong(), 3, height.toLong(), width.toLong())
+        return engine.floats(pixels, *shape).use { given ->
             graph.run(mapOf("pixel_values" to given), OUTPUTS + facts.extras).use { result ->
                 val features = result.floats("image_features")
                 val kept = result.longs("kept_indices")
                 val scores = result.floats("kept_scores")
                 val extras = facts.extras.associateWith { result.floats(it) }
-                split(cut, features, kept, scores, extras)
+                split(pictures.size, cut.grid(batch.first).tokens, features, kept, scores, extras)
             }
         }
-        val took = (System.nanoTime() - started) / 1e6
-        return Seen(cut, tiles, budget, facts.nested, facts.hidden, took)
     }
 
     override fun close() = graph.close()
 
     private fun split(
-        cut: Cut,
+        tiles: Int,
+        tokens: Int,
         features: FloatArray,
         kept: LongArray,
         scores: FloatArray,
         extras: Map<String, FloatArray>,
     ): List<TileFeatures> {
-        val count = kept.size / cut.tiles.size
+        val count = kept.size / tiles
         val of = count * facts.hidden
-        val whole = count >= 1 && kept.size == count * cut.tiles.size &&
-            scores.size == kept.size && features.size == of * cut.tiles.size &&
+        val whole = count >= 1 && kept.size == count * tiles &&
+            scores.size == kept.size && features.size == of * tiles &&
             extras.values.all { it.size == features.size }
-        val inside = kept.all { it in 0 until cut.tokens.tokens }
+        val inside = kept.all { it in 0 until tokens }
         if (!whole || !inside || features.any { !it.isFinite() }) {
             throw EngineException(
-                "the vision graph gave what is no selection of ${cut.tokens.tokens} tokens",
+                "the vision graph gave what is no selection of $tokens tokens",
                 advice = "files of two artifacts are mixed, or this device computes wrongly",
             )
         }
-        return cut.tiles.indices.map { tile ->
+        return (0 until tiles).map { tile ->
             fun part(values: FloatArray) = values.copyOfRange(tile * of, (tile + 1) * of)
             TileFeatures(
                 part(features),

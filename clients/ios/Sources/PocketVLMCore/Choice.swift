@@ -26,13 +26,13 @@ struct Choice {
         table = try named(decoders.tables, decoderPrecision, "embedding table")
         let others = facts.generation.processors.keys.filter { $0 != "repetition_penalty" }.sorted()
         let files = [vision, table, decoder]
-        guard files.allSatisfy({ !$0.hasPrefix("/") && !$0.split(separator: "/").contains("..") }) else {
+        guard files.allSatisfy({ !$0.hasPrefix("/") && !$0.split(separator: "/").contains("..") })
+        else {
             throw PocketVLMError.artifact("using.json names files outside of its folder")
         }
-        notices =
-            others.isEmpty
-            ? []
-            : ["The checkpoint's answers go through \(others.joined(separator: ", ")), which this client does not apply."]
+        let listed = others.joined(separator: ", ")
+        let notice = "The checkpoint's answers go through \(listed), which this client does not apply."
+        notices = others.isEmpty ? [] : [notice]
     }
 
     /// The exported budget that serves another: equal, or the smallest larger one.
@@ -50,7 +50,8 @@ struct Choice {
     }
 }
 
-private func named(_ files: [String: String], _ precision: String, _ what: String) throws -> String {
+private func named(_ files: [String: String], _ precision: String, _ what: String) throws -> String
+{
     guard let file = files[precision] else {
         throw PocketVLMError.request(
             "\(what) in \(precision)",

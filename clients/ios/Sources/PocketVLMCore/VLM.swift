@@ -50,7 +50,9 @@ public actor VLM {
     /// Sequences that no answer has, those used last at the end.
     private var pool: [DecoderSequence] = []
 
-    public nonisolated var unownedExecutor: UnownedSerialExecutor { queue.asUnownedSerialExecutor() }
+    public nonisolated var unownedExecutor: UnownedSerialExecutor {
+        queue.asUnownedSerialExecutor()
+    }
 
     /// Load a folder that `pocketvlm export` wrote. This opens files and takes a while: call it
     /// from a task, not from the main thread.
@@ -110,7 +112,8 @@ public actor VLM {
         onText: @Sendable (String) -> Void = { _ in }
     ) async throws -> Answer {
         guard maxNewTokens >= 1 else {
-            throw PocketVLMError.request("at most \(maxNewTokens) new tokens", expected: "1 or more")
+            throw PocketVLMError.request(
+                "at most \(maxNewTokens) new tokens", expected: "1 or more")
         }
         let ids = try prompter.ids(conversation)
         let segments = try viewer.segments(ids, conversation.picture, budget: budget)
@@ -148,7 +151,8 @@ public actor VLM {
         let (rest, whole) = try text.finish()
         if !rest.isEmpty { onText(rest) }
         return Answer(
-            text: whole, tokenIds: tokens, kept: kept, promptTokens: total, cachedTokens: reading.cached,
+            text: whole, tokenIds: tokens, kept: kept, promptTokens: total,
+            cachedTokens: reading.cached,
             isComplete: isEnded, prefillMs: first.timeIntervalSince(began) * 1000,
             decodeMs: Date().timeIntervalSince(first) * 1000)
     }

@@ -88,7 +88,7 @@ def other_layouts(client: Client, folder: Path) -> Iterator[checks.Row]:
         checkpoint, artifact = folder / f"{name}-checkpoint", folder / name
         if not checkpoint.exists():
             with new_folder(checkpoint) as made:
-                make_checkpoint({**PRESETS, **HUB_PRESETS}[name], made)
+                make_checkpoint(HUB_PRESETS.get(name) or PRESETS[name], made)
         if not artifact.exists():
             export(str(checkpoint), artifact, ExportOptions(budgets=(budget,)))
         questions = [Question(1, "", WHAT, ("",), (str(path),)) for path in paths]

@@ -131,7 +131,6 @@ func ask(_ job: Job) async throws -> [String: Any] {
     var result = described(answer)
     result["pieces"] = pieces
     result["self_test"] = model.selfTest
-    result["notices"] = model.notices
     if let picture {
         result["squares"] = try picture.squares(budget: job.budget).map {
             [$0.x, $0.y, $0.width, $0.height]

@@ -32,7 +32,7 @@ final class Session {
             let loaded = try await VLM.load(folder)
             model = loaded
             budget = Double(loaded.budgets.upperBound)
-            status = loaded.notices.joined(separator: "\n")
+            status = ""
         } catch {
             status = "\(error)"
         }

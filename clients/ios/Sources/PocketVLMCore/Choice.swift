@@ -11,7 +11,6 @@ struct Choice {
     let vision: String
     let table: String
     let decoder: String
-    let notices: [String]
 
     init(_ facts: Facts, _ options: VLM.Options) throws {
         budget = try Choice.budget(facts, options.budget)
@@ -30,9 +29,12 @@ struct Choice {
         else {
             throw PocketVLMError.artifact("using.json names files outside of its folder")
         }
-        let listed = others.joined(separator: ", ")
-        let notice = "The checkpoint's answers go through \(listed), which this client does not apply."
-        notices = others.isEmpty ? [] : [notice]
+        guard others.isEmpty else {
+            throw PocketVLMError.artifact(
+                "the checkpoint's answers go through \(others.joined(separator: ", "))",
+                expected: "repetition_penalty alone, which this client has",
+                advice: "answer with pocketvlm's Python runtime, or `pocketvlm serve`")
+        }
     }
 
     /// The exported budget that serves another: equal, or the smallest larger one.

@@ -271,7 +271,8 @@ extension Facts {
             guard head.format == 1 else {
                 let format = head.format.map(String.init) ?? "of an older release"
                 throw PocketVLMError.artifact(
-                    "using.json has the format \(format)", expected: "1", advice: "export again, or update this package")
+                    "using.json has the format \(format)", expected: "1",
+                    advice: "export again, or update this package")
             }
             facts = try JSONDecoder().decode(Facts.self, from: data)
         } catch let error as DecodingError {
@@ -295,6 +296,10 @@ extension Facts {
         }
         guard medium == "picture", graphs.decoder != nil, graphs.embed != nil, decoder != nil else {
             throw PocketVLMError.artifact("using.json names no decoder for ONNX Runtime")
+        }
+        let sizes = [visualTokens, patches, axes, hidden, vocab, context] + vision.budgets
+        guard sizes.allSatisfy({ (1...100_000_000).contains($0) }), imageTokenId >= 0 else {
+            throw PocketVLMError.artifact("using.json states sizes that are none")
         }
         guard ["contiguous", "mrope"].contains(positions) else {
             throw PocketVLMError.artifact(

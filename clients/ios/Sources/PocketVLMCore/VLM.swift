@@ -35,8 +35,6 @@ public actor VLM {
     public nonisolated let facts: Facts
     /// Visual tokens that a question may keep of each tile.
     public nonisolated let budgets: ClosedRange<Int>
-    /// What whoever shows answers should know, in words.
-    public nonisolated let notices: [String]
     /// What the self-test measured, in words; empty where it was not run.
     public nonisolated let selfTest: [String]
     /// Milliseconds that loading took.
@@ -82,7 +80,8 @@ public actor VLM {
         let isForeign = options.engine.vision != .cpu || options.engine.decoder != .cpu
         if isForeign || options.alwaysTests {
             let test = try SelfTest(facts, folder)
-            selfTest = try test.run(viewer, graphs, choice, decode)
+            selfTest = try test.run(
+                viewer, graphs, choice, needsDecoder: options.engine.decoder != .cpu, decode)
         } else {
             selfTest = []
         }
@@ -92,7 +91,6 @@ public actor VLM {
         self.graphs = graphs
         self.prompter = prompter
         most = max(options.sequences, 0)
-        notices = choice.notices
         loadMs = Date().timeIntervalSince(began) * 1000
     }
 

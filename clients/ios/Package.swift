@@ -9,7 +9,8 @@ let package = Package(
         .library(name: "PocketVLM", targets: ["PocketVLM"])
     ],
     dependencies: [
-        .package(url: "https://github.com/microsoft/onnxruntime-swift-package-manager", from: "1.24.2"),
+        .package(
+            url: "https://github.com/microsoft/onnxruntime-swift-package-manager", from: "1.24.2"),
         .package(url: "https://github.com/huggingface/swift-transformers", from: "1.0.0"),
     ],
     targets: [

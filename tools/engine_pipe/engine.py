@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -42,7 +42,7 @@ class Engine:
         self._tokenizers: dict[str, tokenizers.Tokenizer] = {}
         self._opened = 0
 
-    def serve(self, reader: BinaryIO, writer: BinaryIO) -> None:
+    def serve(self, reader: IO[bytes], writer: IO[bytes]) -> None:
         """Answer until the reader ends."""
         while (request := read_message(reader)) is not None:
             try:

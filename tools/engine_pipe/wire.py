@@ -7,7 +7,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ class Message:
     tensors: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
-def read_message(stream: BinaryIO) -> Message | None:
+def read_message(stream: IO[bytes]) -> Message | None:
     """The next message; None at the end of the stream.
 
     Raises:
@@ -47,7 +47,7 @@ def read_message(stream: BinaryIO) -> Message | None:
     return Message(header, tensors)
 
 
-def write_message(stream: BinaryIO, message: Message) -> None:
+def write_message(stream: IO[bytes], message: Message) -> None:
     """Write a message and flush; raises KeyError for tensors of another type."""
     names = {np.dtype(code): name for name, code in _TYPES.items()}
     arrays = {name: np.asarray(array, order="C") for name, array in message.tensors.items()}
@@ -62,7 +62,7 @@ def write_message(stream: BinaryIO, message: Message) -> None:
     stream.flush()
 
 
-def _filled(start: bytes, stream: BinaryIO, length: int) -> bytes:
+def _filled(start: bytes, stream: IO[bytes], length: int) -> bytes:
     """``start`` and what follows, ``length`` bytes in all."""
     parts, missing = [start], length - len(start)
     while missing > 0:

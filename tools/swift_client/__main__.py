@@ -10,6 +10,7 @@ real ones, behind a pipe. Needs apt, dpkg-deb and chroot.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from PIL import Image
 
 from make_checkpoint import HUB_PRESETS, PRESETS, make_checkpoint
 from make_checkpoint.output import new_folder
+from pocketvlm.artifact.stages import Stage
 from pocketvlm_export import ExportOptions, export
+from pocketvlm_export.caps import Caps
 from pocketvlm_measure.evaluation.questions import Question, read_questions
 from swift_client import checks
 from swift_client.build import build, check_against_the_pod
@@ -27,8 +30,34 @@ from swift_client.toolchain import SwiftError, Toolchain
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BUDGET, SMALLER = 36, 7
-# A layout each: tiles, rows and columns as positions, named tiles, ids around a picture.
-OTHERS = {"tiny-internvl": 6, "tiny-qwen2-vl": 6, "tiny-smolvlm": 6, "tiny-qwen3-vl": 6}
+
+
+@dataclass(frozen=True)
+class Other:
+    """A model of random weights, and what of it the client has to do otherwise.
+
+    Attributes:
+        preset: of `make_checkpoint`.
+        options: of its export.
+        budgets: that are asked for.
+    """
+
+    preset: str
+    options: ExportOptions
+    budgets: tuple[int, ...] = (6, 3)
+
+
+_SIX = ExportOptions(budgets=(6,))
+OTHERS = {
+    "tiles": Other("tiny-internvl", _SIX),
+    "rows and columns as positions": Other("tiny-qwen2-vl", _SIX),
+    "named tiles": Other("tiny-smolvlm", _SIX),
+    "further features": Other("tiny-qwen3-vl", _SIX),
+    "pictures that see themselves": Other("tiny-gemma3", ExportOptions(budgets=(4,)), (4, 3)),
+    "prompts that see themselves": Other("tiny-paligemma", _SIX),
+    "convolutions": Other("tiny-lfm2-vl", ExportOptions(budgets=(6,), caps=Caps(max_tiles=1))),
+    "stages": Other("tiny-llama", ExportOptions("none", decoder_stages=(Stage(1, 5),)), (36,)),
+}
 WHAT = "What is in the picture?"
 
 
@@ -84,15 +113,16 @@ def other_layouts(client: Client, folder: Path) -> Iterator[checks.Row]:
         with Image.open(EXAMPLES / f"scene-{number + 1}.png") as scene:
             paths.append(pictures / f"{number}.png")
             scene.convert("RGB").resize((width, height)).save(paths[-1])
-    for name, budget in OTHERS.items():
-        checkpoint, artifact = folder / f"{name}-checkpoint", folder / name
+    questions = [Question(1, "", WHAT, ("",), (str(path),)) for path in paths]
+    for name, other in OTHERS.items():
+        checkpoint, artifact = folder / f"{other.preset}-checkpoint", folder / other.preset
         if not checkpoint.exists():
             with new_folder(checkpoint) as made:
-                make_checkpoint({**PRESETS, **HUB_PRESETS}[name], made)
+                make_checkpoint(HUB_PRESETS.get(other.preset) or PRESETS[other.preset], made)
         if not artifact.exists():
-            export(str(checkpoint), artifact, ExportOptions(budgets=(budget,)))
-        questions = [Question(1, "", WHAT, ("",), (str(path),)) for path in paths]
-        yield from checks.answers(client, artifact, questions, (budget, 3))
+            export(str(checkpoint), artifact, other.options)
+        for row in checks.answers(client, artifact, questions, other.budgets):
+            yield replace(row, check=f"{name}: {row.check}")
 
 
 if __name__ == "__main__":

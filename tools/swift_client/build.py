@@ -39,8 +39,8 @@ def build(toolchain: Toolchain) -> Path:
 def _program(toolchain: Toolchain) -> Path:
     driver = _copied(toolchain, HERE / "Driver")
     toolchain.swiftc(
-        *_STRICT, "-O", "-parse-as-library", *driver, "-I", "/build", "-L", "/build", "-lPocketVLMCore",
-        "-lOnnxRuntimeBindings", "-o", "/build/driver",
+        *_STRICT, "-O", "-parse-as-library", *driver, "-I", "/build", "-L", "/build",
+        "-lPocketVLMCore", "-lOnnxRuntimeBindings", "-o", "/build/driver",
     )  # fmt: skip
     return toolchain.build / "driver"
 
@@ -71,7 +71,8 @@ def _library(toolchain: Toolchain, module: str, folder: Path, *, strict: bool = 
     settings = _STRICT if strict else ("-swift-version", "6")
     toolchain.swiftc(
         *settings, "-O", "-parse-as-library", "-emit-library", "-static", "-emit-module",
-        "-module-name", module, *_copied(toolchain, folder), "-I", "/build", "-o", f"/build/lib{module}.a",
+        "-module-name", module, *_copied(toolchain, folder), "-I", "/build",
+        "-o", f"/build/lib{module}.a",
     )  # fmt: skip
 
 

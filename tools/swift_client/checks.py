@@ -145,16 +145,16 @@ def refusals(client: Client, artifact: Path, question: Question) -> Iterator[Row
         {**job, "question": "a second <image>"},
     ]
     yield _refused("requests that are refused", client.run(wrong), "request")
+    changes: dict[str, dict[str, Any]] = {
+        "needs": {"needs": {"telepathy": "the model reads minds"}},
+        "format": {"format": 2},
+        "ids": {"prompt": {"question": "", "text": "USER:", "ids": [1, 2]}},
+        "layout": {"layout": {"name": "frames", "one_grid": True, "unit": "frame", "options": {}}},
+        "size": {"hidden": -1},
+    }
     with tempfile.TemporaryDirectory() as folder:
         made = []
-        for name, change in {
-            "needs": {"needs": {"telepathy": "the model reads minds"}},
-            "format": {"format": 2},
-            "ids": {"prompt": {"question": "", "text": "USER:", "ids": [1, 2]}},
-            "layout": {
-                "layout": {"name": "frames", "one_grid": True, "unit": "frame", "options": {}}
-            },
-        }.items():
+        for name, change in changes.items():
             damaged = Path(folder, name)
             shutil.copytree(artifact, damaged)
             facts = json.loads((damaged / "using.json").read_text())

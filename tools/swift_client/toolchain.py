@@ -32,9 +32,7 @@ _DROPPED = (
 
 
 # The compiler finds its files by /proc/self/exe.
-_ENTER = (
-    'mount --rbind /proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
-)
+_ENTER = 'mount --rbind /proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
 
 
 class SwiftError(Exception):
@@ -92,7 +90,12 @@ class Toolchain:
             capture_output=True,
             text=True,
             check=False,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "TMPDIR": "/tmp"},
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "HOME": "/root",
+                "LANG": "C.UTF-8",
+                "TMPDIR": "/tmp",
+            },
         )
         if done.returncode:
             raise SwiftError(f"swiftc failed ({done.returncode}):\n{done.stdout}{done.stderr}")

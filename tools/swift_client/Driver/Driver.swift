@@ -38,7 +38,9 @@ struct PipedTokenizer: TextTokenizer {
     }
 
     func decode(_ ids: [Int64]) throws -> String {
-        let reply = try Pipe.shared.ask(["do": "decode", "tokenizer": file, "ids": ids.map(Int.init)])
+        let reply = try Pipe.shared.ask([
+            "do": "decode", "tokenizer": file, "ids": ids.map(Int.init),
+        ])
         return reply.header["text"] as? String ?? ""
     }
 }
@@ -65,7 +67,9 @@ actor Models {
 
     func model(_ job: Job) throws -> VLM {
         let folder = job.folder ?? ""
-        let key = "\(folder) \(job.load ?? 0) \(job.coreml ?? false) \(job.tests ?? false) \(job.visionPrecision ?? "") \(job.decoderPrecision ?? "")"
+        let flags = "\(job.load ?? 0) \(job.coreml ?? false) \(job.tests ?? false)"
+        let precisions = "\(job.visionPrecision ?? "") \(job.decoderPrecision ?? "")"
+        let key = "\(folder) \(flags) \(precisions)"
         if let model = loaded[key] { return model }
         let provider: EngineOptions.Provider =
             job.coreml == true ? .coreML(["ModelFormat": "MLProgram"]) : .cpu
@@ -95,7 +99,9 @@ actor Models {
 let models = Models()
 
 /// What a stream gave, piece by piece, and its end.
-func read(_ stream: AsyncThrowingStream<Event, any Error>) async throws -> (pieces: [String], answer: Answer?) {
+func read(_ stream: AsyncThrowingStream<Event, any Error>) async throws -> (
+    pieces: [String], answer: Answer?
+) {
     var (pieces, answer): ([String], Answer?) = ([], nil)
     for try await event in stream {
         switch event {
@@ -125,14 +131,16 @@ func ask(_ job: Job) async throws -> [String: Any] {
     var result = described(answer)
     result["pieces"] = pieces
     result["self_test"] = model.selfTest
-    result["notices"] = model.notices
     if let picture {
-        result["squares"] = try picture.squares(budget: job.budget).map { [$0.x, $0.y, $0.width, $0.height] }
+        result["squares"] = try picture.squares(budget: job.budget).map {
+            [$0.x, $0.y, $0.width, $0.height]
+        }
         result["tiles"] = [picture.grid.rows, picture.grid.columns, picture.grid.tiles]
     }
     if let further = job.further {
         let next = conversation.answered(answer.text, then: further)
-        result["further"] = described(try await model.answer(next, budget: job.budget, maxNewTokens: most))
+        result["further"] = described(
+            try await model.answer(next, budget: job.budget, maxNewTokens: most))
     }
     return result
 }
@@ -151,16 +159,21 @@ func cancel(_ job: Job) async throws -> [String: Any] {
     task.cancel()
     var isCancelled = false
     do { _ = try await task.value } catch is CancellationError { isCancelled = true }
-    let again = try await model.answer(conversation, budget: job.budget, maxNewTokens: job.most ?? 32)
-    return described(again).merging(["pieces_before": pieces, "cancelled": isCancelled]) { first, _ in first }
+    let again = try await model.answer(
+        conversation, budget: job.budget, maxNewTokens: job.most ?? 32)
+    return described(again).merging(["pieces_before": pieces, "cancelled": isCancelled]) {
+        first, _ in first
+    }
 }
 
 /// Two answers at once on one model.
 func both(_ job: Job) async throws -> [String: Any] {
     let model = try await models.model(job)
     let picture = try await models.picture(job, model)
-    async let one = model.answer(Conversation(job.question ?? "", about: picture), budget: job.budget)
-    async let other = model.answer(Conversation(job.further ?? "", about: picture), budget: job.budget)
+    async let one = model.answer(
+        Conversation(job.question ?? "", about: picture), budget: job.budget)
+    async let other = model.answer(
+        Conversation(job.further ?? "", about: picture), budget: job.budget)
     return ["first": described(try await one), "second": described(try await other)]
 }
 
@@ -171,7 +184,10 @@ func resize(_ job: Job) throws -> [String: Any] {
 }
 
 func shown(_ picture: Picture) -> [String: Any] {
-    ["width": picture.width, "height": picture.height, "rgb": Data(picture.samples).base64EncodedString()]
+    [
+        "width": picture.width, "height": picture.height,
+        "rgb": Data(picture.samples).base64EncodedString(),
+    ]
 }
 
 func run(_ job: Job) async -> [String: Any] {
@@ -201,7 +217,8 @@ struct Driver {
         let decoder = JSONDecoder()
         decoder.keyDecodingStrategy = .convertFromSnakeCase
         let (from, to) = (CommandLine.arguments[1], CommandLine.arguments[2])
-        let jobs = try decoder.decode([Job].self, from: Data(contentsOf: URL(fileURLWithPath: from)))
+        let jobs = try decoder.decode(
+            [Job].self, from: Data(contentsOf: URL(fileURLWithPath: from)))
         var lines = Data()
         for job in jobs {
             lines.append(try await line(job))

@@ -24,7 +24,9 @@ public final class ORTSessionOptions {
 
     public init() throws {}
 
-    public func setIntraOpNumThreads(_ intraOpNumThreads: Int32) throws { threads = intraOpNumThreads }
+    public func setIntraOpNumThreads(_ intraOpNumThreads: Int32) throws {
+        threads = intraOpNumThreads
+    }
 
     public func appendCoreMLExecutionProvider(withOptionsV2 options: [AnyHashable: Any]) throws {
         provider = "coreml"
@@ -94,7 +96,9 @@ public final class ORTSession {
     public func run(
         withInputs inputs: [String: ORTValue], outputNames: Set<String>, runOptions: ORTRunOptions?
     ) throws -> [String: ORTValue] {
-        let request: [String: Any] = ["do": "run", "session": number, "outputs": outputNames.sorted()]
+        let request: [String: Any] = [
+            "do": "run", "session": number, "outputs": outputNames.sorted(),
+        ]
         let reply = try Pipe.shared.ask(request, inputs.mapValues(\.sent))
         return try reply.tensors.mapValues { tensor in
             let data = NSMutableData(data: tensor.data)

@@ -43,7 +43,9 @@ public final class Pipe: @unchecked Sendable {
 
     private func send(_ header: [String: Any], _ tensors: [String: PipeTensor]) throws {
         let ordered = tensors.sorted { $0.key < $1.key }
-        let listed = ordered.map { ["name": $0.key, "type": $0.value.type, "shape": $0.value.shape] as [String: Any] }
+        let listed = ordered.map {
+            ["name": $0.key, "type": $0.value.type, "shape": $0.value.shape] as [String: Any]
+        }
         let stated = header.merging(["tensors": listed]) { first, _ in first }
         let json = try JSONSerialization.data(withJSONObject: stated)
         var message = Data()
@@ -54,9 +56,13 @@ public final class Pipe: @unchecked Sendable {
     }
 
     private func receive() throws -> (header: [String: Any], tensors: [String: PipeTensor]) {
-        let length = try read(4).withUnsafeBytes { UInt32(littleEndian: $0.loadUnaligned(as: UInt32.self)) }
+        let length = try read(4).withUnsafeBytes {
+            UInt32(littleEndian: $0.loadUnaligned(as: UInt32.self))
+        }
         let parsed = try JSONSerialization.jsonObject(with: try read(Int(length)))
-        guard let header = parsed as? [String: Any] else { throw PipeError("a header that is none") }
+        guard let header = parsed as? [String: Any] else {
+            throw PipeError("a header that is none")
+        }
         var tensors: [String: PipeTensor] = [:]
         for stated in header["tensors"] as? [[String: Any]] ?? [] {
             guard let name = stated["name"] as? String, let type = stated["type"] as? String,

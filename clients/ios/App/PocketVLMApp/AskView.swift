@@ -38,7 +38,9 @@ struct AskView: View {
         }
         .onChange(of: item) { _, chosen in
             Task {
-                if let data = try? await chosen?.loadTransferable(type: Data.self) { session.look(at: data) }
+                if let data = try? await chosen?.loadTransferable(type: Data.self) {
+                    session.look(at: data)
+                }
             }
         }
         .fullScreenCover(isPresented: $isCameraShown) {
@@ -71,7 +73,9 @@ struct PatchesView: View {
     private var dimmed: some View {
         Canvas { context, size in
             guard let picture = session.picture else { return }
-            let (across, down) = (size.width / Double(picture.width), size.height / Double(picture.height))
+            let (across, down) = (
+                size.width / Double(picture.width), size.height / Double(picture.height)
+            )
             var dark = Path(CGRect(origin: .zero, size: size))
             for square in session.squares {
                 dark.addRect(

@@ -32,7 +32,7 @@ final class Session {
             let loaded = try await VLM.load(folder)
             model = loaded
             budget = Double(loaded.budgets.upperBound)
-            status = loaded.notices.joined(separator: "\n")
+            status = ""
         } catch {
             status = "\(error)"
         }
@@ -48,7 +48,10 @@ final class Session {
             do {
                 let opened = try await Task.detached { try Picture(file: file) }.value
                 picture = try await model.see(opened)
-                status = picture.map { String(format: "Encoded in %.0f ms", $0.preprocessMs + $0.visionMs) } ?? ""
+                status =
+                    picture.map {
+                        String(format: "Encoded in %.0f ms", $0.preprocessMs + $0.visionMs)
+                    } ?? ""
             } catch {
                 status = "\(error)"
             }

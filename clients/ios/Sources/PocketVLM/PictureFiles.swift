@@ -52,7 +52,9 @@ extension VLM {
     public static func load(_ folder: URL, options: Options = Options()) async throws -> VLM {
         let tokenizer = try await TransformersTokenizer(folder: folder)
         return try await Task.detached(priority: .userInitiated) {
-            try VLM(folder: folder, tokenizer: tokenizer, options: options) { try Picture(file: $0) }
+            try VLM(folder: folder, tokenizer: tokenizer, options: options) {
+                try Picture(file: $0)
+            }
         }.value
     }
 }

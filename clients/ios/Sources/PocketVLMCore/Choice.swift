@@ -11,7 +11,6 @@ struct Choice {
     let vision: String
     let table: String
     let decoder: String
-    let notices: [String]
 
     init(_ facts: Facts, _ options: VLM.Options) throws {
         budget = try Choice.budget(facts, options.budget)
@@ -26,13 +25,16 @@ struct Choice {
         table = try named(decoders.tables, decoderPrecision, "embedding table")
         let others = facts.generation.processors.keys.filter { $0 != "repetition_penalty" }.sorted()
         let files = [vision, table, decoder]
-        guard files.allSatisfy({ !$0.hasPrefix("/") && !$0.split(separator: "/").contains("..") }) else {
+        guard files.allSatisfy({ !$0.hasPrefix("/") && !$0.split(separator: "/").contains("..") })
+        else {
             throw PocketVLMError.artifact("using.json names files outside of its folder")
         }
-        notices =
-            others.isEmpty
-            ? []
-            : ["The checkpoint's answers go through \(others.joined(separator: ", ")), which this client does not apply."]
+        guard others.isEmpty else {
+            throw PocketVLMError.artifact(
+                "the checkpoint's answers go through \(others.joined(separator: ", "))",
+                expected: "repetition_penalty alone, which this client has",
+                advice: "answer with pocketvlm's Python runtime, or `pocketvlm serve`")
+        }
     }
 
     /// The exported budget that serves another: equal, or the smallest larger one.
@@ -50,7 +52,8 @@ struct Choice {
     }
 }
 
-private func named(_ files: [String: String], _ precision: String, _ what: String) throws -> String {
+private func named(_ files: [String: String], _ precision: String, _ what: String) throws -> String
+{
     guard let file = files[precision] else {
         throw PocketVLMError.request(
             "\(what) in \(precision)",

@@ -43,11 +43,21 @@ public struct Facts: Sendable, Decodable {
     public let notes: [String]
 
     private enum CodingKeys: String, CodingKey {
-        case format, artifact, model, medium, visualTokens = "visual_tokens", patches, nested, needs
-        case graphs, vision, decoder, positions, axes, firstPosition = "first_position", attention
-        case extras, tokens = "grid", picture, layout, around, tokenizer, prompt, pieces, generation
-        case imageTokenId = "image_token_id", eosTokenIds = "eos_token_ids", stages, hidden, vocab
-        case context, selfTest = "self_test", notes
+        case format, artifact, model, medium
+        case visualTokens = "visual_tokens"
+        case patches, nested, needs
+        case graphs, vision, decoder, positions, axes
+        case firstPosition = "first_position"
+        case attention
+        case extras
+        case tokens = "grid"
+        case picture, layout, around, tokenizer, prompt, pieces, generation
+        case imageTokenId = "image_token_id"
+        case eosTokenIds = "eos_token_ids"
+        case stages, hidden, vocab
+        case context
+        case selfTest = "self_test"
+        case notes
     }
 
     /// A graph with its tensors; axes are numbers, or names where they may have any size.
@@ -86,7 +96,9 @@ public struct Facts: Sendable, Decodable {
         let extras: [String]
 
         private enum CodingKeys: String, CodingKey {
-            case defaultBudget = "default_budget", budgets, defaultPrecision = "default_precision"
+            case defaultBudget = "default_budget"
+            case budgets
+            case defaultPrecision = "default_precision"
             case graphs, extras
         }
     }
@@ -98,7 +110,8 @@ public struct Facts: Sendable, Decodable {
         let tables: [String: String]
 
         private enum CodingKeys: String, CodingKey {
-            case defaultPrecision = "default_precision", graphs, tables
+            case defaultPrecision = "default_precision"
+            case graphs, tables
         }
     }
 
@@ -113,7 +126,8 @@ public struct Facts: Sendable, Decodable {
         let imageToken: String
 
         private enum CodingKeys: String, CodingKey {
-            case specialTokens = "special_tokens", imageToken = "image_token"
+            case specialTokens = "special_tokens"
+            case imageToken = "image_token"
         }
     }
 
@@ -134,8 +148,11 @@ public struct Facts: Sendable, Decodable {
         let trims: Bool
 
         private enum CodingKeys: String, CodingKey {
-            case question, questionPicture = "question_picture", system
-            case systemPicture = "system_picture", further, trims
+            case question
+            case questionPicture = "question_picture"
+            case system
+            case systemPicture = "system_picture"
+            case further, trims
         }
     }
 
@@ -195,7 +212,10 @@ struct LayoutFacts: Sendable, Decodable {
     var newline: Bool? { options.newline }
 
     private enum CodingKeys: String, CodingKey {
-        case name, tileSize = "tile_size", oneGrid = "one_grid", unit, options
+        case name
+        case tileSize = "tile_size"
+        case oneGrid = "one_grid"
+        case unit, options
     }
 
     private struct Options: Sendable, Decodable {
@@ -215,8 +235,13 @@ struct LayoutFacts: Sendable, Decodable {
         let newline: Bool?
 
         private enum CodingKeys: String, CodingKey {
-            case factor, minPixels = "min_pixels", maxPixels = "max_pixels", size, before, after
-            case minTiles = "min_tiles", maxTiles = "max_tiles", longestEdge = "longest_edge"
+            case factor
+            case minPixels = "min_pixels"
+            case maxPixels = "max_pixels"
+            case size, before, after
+            case minTiles = "min_tiles"
+            case maxTiles = "max_tiles"
+            case longestEdge = "longest_edge"
             case splits, resizes, marks, parts, newline
         }
     }
@@ -244,9 +269,10 @@ extension Facts {
         do {
             let head = try JSONDecoder().decode(Head.self, from: data)
             guard head.format == 1 else {
+                let format = head.format.map(String.init) ?? "of an older release"
                 throw PocketVLMError.artifact(
-                    "using.json has the format \(head.format.map(String.init) ?? "of an older release")",
-                    expected: "1", advice: "export again, or update this package")
+                    "using.json has the format \(format)", expected: "1",
+                    advice: "export again, or update this package")
             }
             facts = try JSONDecoder().decode(Facts.self, from: data)
         } catch let error as DecodingError {
@@ -261,13 +287,19 @@ extension Facts {
     }
 
     private func checkNeeds() throws {
-        if let (name, words) = needs.filter({ !Facts.served.contains($0.key) }).min(by: { $0.key < $1.key }) {
+        if let (name, words) = needs.filter({ !Facts.served.contains($0.key) }).min(by: {
+            $0.key < $1.key
+        }) {
             throw PocketVLMError.artifact(
                 "this client does not serve \(model): \(words) (\(name))",
                 advice: "answer with pocketvlm's Python runtime, or `pocketvlm serve`")
         }
         guard medium == "picture", graphs.decoder != nil, graphs.embed != nil, decoder != nil else {
             throw PocketVLMError.artifact("using.json names no decoder for ONNX Runtime")
+        }
+        let sizes = [visualTokens, patches, axes, hidden, vocab, context] + vision.budgets
+        guard sizes.allSatisfy({ (1...100_000_000).contains($0) }), imageTokenId >= 0 else {
+            throw PocketVLMError.artifact("using.json states sizes that are none")
         }
         guard ["contiguous", "mrope"].contains(positions) else {
             throw PocketVLMError.artifact(
@@ -278,7 +310,8 @@ extension Facts {
     /// Rows and columns of the tokens of a tile, where all tiles have one size.
     func grid() throws -> TokenGrid {
         guard let tokens, tokens.count == 2, tokens.allSatisfy({ $0 > 0 }) else {
-            throw PocketVLMError.artifact("using.json states no rows and columns of a tile's tokens")
+            throw PocketVLMError.artifact(
+                "using.json states no rows and columns of a tile's tokens")
         }
         return TokenGrid(rows: tokens[0], columns: tokens[1])
     }
@@ -289,8 +322,10 @@ extension DecodingError {
     fileprivate var brief: String {
         switch self {
         case .keyNotFound(let key, _): "no \(key.stringValue)"
-        case .typeMismatch(_, let context), .valueNotFound(_, let context), .dataCorrupted(let context):
-            (context.codingPath.map(\.stringValue) + [context.debugDescription]).joined(separator: ": ")
+        case .typeMismatch(_, let context), .valueNotFound(_, let context),
+            .dataCorrupted(let context):
+            (context.codingPath.map(\.stringValue) + [context.debugDescription]).joined(
+                separator: ": ")
         @unknown default: "\(self)"
         }
     }

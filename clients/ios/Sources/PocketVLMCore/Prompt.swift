@@ -62,9 +62,11 @@ struct Prompter: Sendable {
     /// Refuse a tokenizer that reads the exporter's example otherwise: its answers would be wrong.
     func checkTokenizer() throws {
         let example = facts.prompt
-        let begins = facts.tokenizer.specialTokens["bos_token"].map { example.text.hasPrefix($0) } ?? false
+        let begins =
+            facts.tokenizer.specialTokens["bos_token"].map { example.text.hasPrefix($0) } ?? false
         let plain = try tokenizer.encode(example.text, addSpecialTokens: !begins)
-        let around = (facts.around?.before ?? []) + [facts.imageTokenId] + (facts.around?.after ?? [])
+        let around =
+            (facts.around?.before ?? []) + [facts.imageTokenId] + (facts.around?.after ?? [])
         let ids = placed(plain, slot: facts.imageTokenId, picture: around)
         guard ids == example.ids else {
             throw PocketVLMError.artifact(
@@ -84,7 +86,8 @@ struct Prompter: Sendable {
             around = try known(isPictured ? pieces.systemPicture : pieces.system, "a system text")
             blanks.append(try written(system))
         } else {
-            around = try known(isPictured ? pieces.questionPicture : pieces.question, "such a question")
+            around = try known(
+                isPictured ? pieces.questionPicture : pieces.question, "such a question")
         }
         let questions = conversation.turns.map(\.question) + [conversation.question]
         blanks.append(try written(questions[0]))
@@ -99,7 +102,8 @@ struct Prompter: Sendable {
 
     private func known(_ texts: [String]?, _ what: String) throws -> [String] {
         guard let texts else {
-            throw PocketVLMError.request("the chat template of \(facts.model) takes no \(what) in a fixed way")
+            throw PocketVLMError.request(
+                "the chat template of \(facts.model) takes no \(what) in a fixed way")
         }
         return texts
     }
@@ -113,7 +117,7 @@ struct Prompter: Sendable {
         return facts.pieces.trims ? text.trimmingCharacters(in: .whitespacesAndNewlines) : text
     }
 
-    /// An answer of the model, as templates take it; an image token that it spelt out is no picture.
+    /// An answer of the model, as templates take it; an image token spelt out in it is no picture.
     private func reply(_ text: String) -> String {
         var answer = text
         while answer.contains(facts.tokenizer.imageToken) {

@@ -94,6 +94,8 @@ struct SeenTile: Sendable {
 
 /// The rows of the highest scores, of equal ones the lower, ascending.
 func best(_ scores: [Float], _ count: Int) -> [Int] {
-    let ranked = scores.indices.sorted { scores[$0] != scores[$1] ? scores[$0] > scores[$1] : $0 < $1 }
+    let ranked = scores.indices.sorted {
+        scores[$0] != scores[$1] ? scores[$0] > scores[$1] : $0 < $1
+    }
     return ranked.prefix(count).sorted()
 }

@@ -36,7 +36,9 @@ struct Detokenizer {
         let before = try tokenizer.decode(Array(ids[window..<pending]))
         let after = try tokenizer.decode(Array(ids[window...]))
         let (old, new) = (before.unicodeScalars, after.unicodeScalars)
-        guard new.count > old.count, new.starts(with: old), new.last != "\u{FFFD}" else { return "" }
+        guard new.count > old.count, new.starts(with: old), new.last != "\u{FFFD}" else {
+            return ""
+        }
         let piece = String(new.dropFirst(old.count))
         window = pending
         pending = ids.count
@@ -48,7 +50,8 @@ struct Detokenizer {
     mutating func finish() throws -> (piece: String, text: String) {
         let text = try tokenizer.decode(ids)
         let isContinued = text.unicodeScalars.starts(with: given.unicodeScalars)
-        let piece = isContinued ? String(text.unicodeScalars.dropFirst(given.unicodeScalars.count)) : ""
+        let piece =
+            isContinued ? String(text.unicodeScalars.dropFirst(given.unicodeScalars.count)) : ""
         given += piece
         return (piece, text)
     }

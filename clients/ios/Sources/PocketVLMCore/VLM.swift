@@ -35,8 +35,6 @@ public actor VLM {
     public nonisolated let facts: Facts
     /// Visual tokens that a question may keep of each tile.
     public nonisolated let budgets: ClosedRange<Int>
-    /// What whoever shows answers should know, in words.
-    public nonisolated let notices: [String]
     /// What the self-test measured, in words; empty where it was not run.
     public nonisolated let selfTest: [String]
     /// Milliseconds that loading took.
@@ -50,7 +48,9 @@ public actor VLM {
     /// Sequences that no answer has, those used last at the end.
     private var pool: [DecoderSequence] = []
 
-    public nonisolated var unownedExecutor: UnownedSerialExecutor { queue.asUnownedSerialExecutor() }
+    public nonisolated var unownedExecutor: UnownedSerialExecutor {
+        queue.asUnownedSerialExecutor()
+    }
 
     /// Load a folder that `pocketvlm export` wrote. This opens files and takes a while: call it
     /// from a task, not from the main thread.
@@ -80,7 +80,8 @@ public actor VLM {
         let isForeign = options.engine.vision != .cpu || options.engine.decoder != .cpu
         if isForeign || options.alwaysTests {
             let test = try SelfTest(facts, folder)
-            selfTest = try test.run(viewer, graphs, choice, decode)
+            selfTest = try test.run(
+                viewer, graphs, choice, needsDecoder: options.engine.decoder != .cpu, decode)
         } else {
             selfTest = []
         }
@@ -90,7 +91,6 @@ public actor VLM {
         self.graphs = graphs
         self.prompter = prompter
         most = max(options.sequences, 0)
-        notices = choice.notices
         loadMs = Date().timeIntervalSince(began) * 1000
     }
 
@@ -110,7 +110,8 @@ public actor VLM {
         onText: @Sendable (String) -> Void = { _ in }
     ) async throws -> Answer {
         guard maxNewTokens >= 1 else {
-            throw PocketVLMError.request("at most \(maxNewTokens) new tokens", expected: "1 or more")
+            throw PocketVLMError.request(
+                "at most \(maxNewTokens) new tokens", expected: "1 or more")
         }
         let ids = try prompter.ids(conversation)
         let segments = try viewer.segments(ids, conversation.picture, budget: budget)
@@ -148,7 +149,8 @@ public actor VLM {
         let (rest, whole) = try text.finish()
         if !rest.isEmpty { onText(rest) }
         return Answer(
-            text: whole, tokenIds: tokens, kept: kept, promptTokens: total, cachedTokens: reading.cached,
+            text: whole, tokenIds: tokens, kept: kept, promptTokens: total,
+            cachedTokens: reading.cached,
             isComplete: isEnded, prefillMs: first.timeIntervalSince(began) * 1000,
             decodeMs: Date().timeIntervalSince(first) * 1000)
     }

@@ -35,7 +35,9 @@ final class Viewer {
     }
 
     /// What the graph gives of tiles of one size.
-    func encode(_ pixels: [Float], tiles: Int, height: Int, width: Int, patches: Int) throws -> [SeenTile] {
+    func encode(_ pixels: [Float], tiles: Int, height: Int, width: Int, patches: Int) throws
+        -> [SeenTile]
+    {
         let extras = facts.vision.extras
         let names = ["image_features", "kept_indices", "kept_scores"]
         let outputs = try graph.run(
@@ -71,8 +73,10 @@ final class Viewer {
         let rows = try picture.rows(budget)
         let slots = try layout.expand(picture.grid, kept: rows[0].count, slot: facts.imageTokenId)
         let all = placed(ids, slot: facts.imageTokenId, picture: slots)
-        guard slots.filter({ $0 == facts.imageTokenId }).count == rows.reduce(0, { $0 + $1.count }) else {
-            throw PocketVLMError.artifact("the vision graph gives another number of tokens than the prompt has places")
+        guard slots.filter({ $0 == facts.imageTokenId }).count == rows.reduce(0, { $0 + $1.count })
+        else {
+            throw PocketVLMError.artifact(
+                "the vision graph gives another number of tokens than the prompt has places")
         }
         return filled(all, picture, rows)
     }
@@ -82,7 +86,9 @@ final class Viewer {
     private func filled(_ ids: [Int64], _ picture: SeenPicture, _ rows: [[Int]]) -> [Segment] {
         let (features, extras) = picture.features(rows)
         let (hidden, slot) = (facts.hidden, facts.imageTokenId)
-        let kept = layout.isOneGrid ? zip(picture.tiles, rows).flatMap { t, r in r.map { t.kept[$0] } } : []
+        let kept =
+            layout.isOneGrid
+            ? zip(picture.tiles, rows).flatMap { t, r in r.map { t.kept[$0] } } : []
         var (segments, at, filled): ([Segment], Int, Int) = ([], 0, 0)
         while at < ids.count {
             let isSlot = ids[at] == slot
@@ -93,7 +99,8 @@ final class Viewer {
                 segments.append(
                     .picture(
                         PictureRows(
-                            key: "\(picture.id)/\(rows[0].count)/\(filled)", rows: Array(features[numbers]),
+                            key: "\(picture.id)/\(rows[0].count)/\(filled)",
+                            rows: Array(features[numbers]),
                             count: run.count, extras: extras.mapValues { Array($0[numbers]) },
                             kept: kept.isEmpty ? [] : Array(kept[run]),
                             grid: layout.isOneGrid ? picture.tokens : nil, continues: filled > 0)))

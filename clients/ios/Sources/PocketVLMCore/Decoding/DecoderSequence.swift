@@ -51,7 +51,8 @@ final class TextGraphs {
         if ids.isEmpty { return [] }
         let outputs = try table.run(
             ["input_ids": try longTensor(ids, [1, ids.count])], ["inputs_embeds"])
-        return try output(outputs, "inputs_embeds").floats("inputs_embeds", [1, ids.count, facts.hidden])
+        return try output(outputs, "inputs_embeds").floats(
+            "inputs_embeds", [1, ids.count, facts.hidden])
     }
 
     /// A cache that holds nothing.
@@ -177,7 +178,8 @@ final class DecoderSequence {
             }
             return try floatTensor(rows, [1, count, graphs.facts.hidden])
         case "attention_mask":
-            return try longTensor([Int64](repeating: 1, count: length + count), [1, length + count])
+            return try longTensor(
+                [Int64](repeating: 1, count: length + count), [1, length + count])
         case "position_ids":
             let shape = graphs.facts.axes > 1 ? [graphs.facts.axes, 1, count] : [1, count]
             return try longTensor(planes.flatMap { $0 }, shape)

@@ -118,7 +118,9 @@ private func tensor<T>(
         throw PocketVLMError.engine("no memory for \(bytes) bytes")
     }
     values.withUnsafeBytes { from in
-        if let start = from.baseAddress { data.mutableBytes.copyMemory(from: start, byteCount: from.count) }
+        if let start = from.baseAddress {
+            data.mutableBytes.copyMemory(from: start, byteCount: from.count)
+        }
     }
     return try engineErrors("a tensor of the shape \(shape) cannot be made") {
         try ORTValue(tensorData: data, elementType: type, shape: shape.map { NSNumber(value: $0) })
@@ -154,7 +156,8 @@ extension ORTValue {
             shape.count == expected.count && zip(shape, expected).allSatisfy { $1 < 0 || $0 == $1 }
         let count = shape.reduce(1, *)
         guard kind == type, isExpected, data.count >= count * MemoryLayout<T>.stride else {
-            throw PocketVLMError.artifact("a graph gives \(name) of the shape \(shape)", expected: "\(expected)")
+            throw PocketVLMError.artifact(
+                "a graph gives \(name) of the shape \(shape)", expected: "\(expected)")
         }
         return data.withUnsafeBytes { Array($0.bindMemory(to: T.self).prefix(count)) }
     }

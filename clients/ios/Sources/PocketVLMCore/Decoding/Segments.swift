@@ -66,7 +66,7 @@ extension Array where Element == Segment {
             if segment.count <= left {
                 result.append(segment)
             } else if case .text(let ids) = segment {
-                result.append(.text(Array<Int64>(ids.prefix(left))))
+                result.append(.text([Int64](ids.prefix(left))))
             }
             left -= segment.count
         }
@@ -81,7 +81,7 @@ extension Array where Element == Segment {
             if skipped <= 0 {
                 result.append(segment)
             } else if case .text(let ids) = segment, ids.count > skipped {
-                result.append(.text(Array<Int64>(ids.dropFirst(skipped))))
+                result.append(.text([Int64](ids.dropFirst(skipped))))
             }
             skipped -= segment.count
         }
@@ -118,8 +118,10 @@ struct Numbering: Sendable {
         var next = start
         for segment in segments {
             if case .picture(let rows) = segment, axes > 1 {
-                guard axes == 3, let grid = rows.grid, rows.kept.allSatisfy({ $0 < grid.tokens }) else {
-                    throw PocketVLMError.artifact("a picture comes without the rows and columns of its tokens")
+                guard axes == 3, let grid = rows.grid, rows.kept.allSatisfy({ $0 < grid.tokens })
+                else {
+                    throw PocketVLMError.artifact(
+                        "a picture comes without the rows and columns of its tokens")
                 }
                 for token in rows.kept {
                     planes[0].append(Int64(next))
@@ -128,7 +130,9 @@ struct Numbering: Sendable {
                 }
                 next += max(grid.rows, grid.columns)
             } else {
-                for plane in 0..<axes { planes[plane] += (next..<next + segment.count).map(Int64.init) }
+                for plane in 0..<axes {
+                    planes[plane] += (next..<next + segment.count).map(Int64.init)
+                }
                 next += segment.count
             }
         }

@@ -53,7 +53,9 @@ struct AnySizeLayout: Layout {
             tiles: [image], areas: areas(of: picture, TileGrid()), grid: TileGrid(tokens: tokens))
     }
 
-    func tokenGrid(_ grid: TileGrid) -> TokenGrid { grid.tokens ?? TokenGrid(rows: 1, columns: most) }
+    func tokenGrid(_ grid: TileGrid) -> TokenGrid {
+        grid.tokens ?? TokenGrid(rows: 1, columns: most)
+    }
 
     func expand(_ grid: TileGrid, kept: Int, slot: Int64) throws -> [Int64] {
         let slots = min(kept, tokenGrid(grid).tokens)

@@ -1,5 +1,5 @@
-// Knows InternVL's tiles: the picture squeezed onto the grid nearest to its own proportions, cut row
-// by row, then the whole of it.
+// Knows InternVL's tiles: the picture squeezed onto the grid nearest to its own proportions, cut
+// row by row, then the whole of it.
 
 import Foundation
 
@@ -17,7 +17,9 @@ struct ClosestTilesLayout: Layout {
         let options = facts.layout
         guard let least = options.minTiles, let most = options.maxTiles, 1 <= least, least <= most,
             most <= 100
-        else { throw PocketVLMError.artifact("the layout does not say how many tiles a picture has") }
+        else {
+            throw PocketVLMError.artifact("the layout does not say how many tiles a picture has")
+        }
         steps = facts.picture
         tokens = try facts.grid()
         before = options.before ?? []
@@ -27,7 +29,9 @@ struct ClosestTilesLayout: Layout {
         }
         grids = shapes.filter { $0.rows * $0.columns >= least }
             .sorted { ($0.rows * $0.columns, $0.columns) < ($1.rows * $1.columns, $1.columns) }
-            .map { TileGrid(rows: $0.rows, columns: $0.columns, hasWhole: $0.rows * $0.columns > 1) }
+            .map {
+                TileGrid(rows: $0.rows, columns: $0.columns, hasWhole: $0.rows * $0.columns > 1)
+            }
     }
 
     func cut(_ picture: Picture) throws -> Cut {

@@ -133,7 +133,8 @@ extension Area {
     func square(_ token: Int, of grid: TokenGrid) -> Area {
         let (across, down) = (width / Double(grid.columns), height / Double(grid.rows))
         return Area(
-            x: x + Double(token % grid.columns) * across, y: y + Double(token / grid.columns) * down,
+            x: x + Double(token % grid.columns) * across,
+            y: y + Double(token / grid.columns) * down,
             width: across, height: down)
     }
 }

@@ -61,8 +61,12 @@ struct NamedTilesLayout: Layout {
         let around = marks["around"] ?? []
         var ids: [Int64] = []
         if grid.hasWhole {
-            guard names.count >= grid.rows, names.prefix(grid.rows).allSatisfy({ $0.count >= grid.columns })
-            else { throw PocketVLMError.artifact("the layout names no part \(grid.rows)x\(grid.columns)") }
+            guard names.count >= grid.rows,
+                names.prefix(grid.rows).allSatisfy({ $0.count >= grid.columns })
+            else {
+                throw PocketVLMError.artifact(
+                    "the layout names no part \(grid.rows)x\(grid.columns)")
+            }
             for row in 0..<grid.rows {
                 for column in 0..<grid.columns { ids += around + names[row][column] + slots }
                 ids += marks[row == grid.rows - 1 ? "last_row_end" : "row_end"] ?? []

@@ -1,4 +1,5 @@
-// Knows a picture in memory: upright 8-bit RGB samples, what becomes of alpha and of an orientation.
+// Knows a picture in memory: upright 8-bit RGB samples; alpha is put on white, EXIF's orientation
+// turned.
 
 import Foundation
 
@@ -115,7 +116,8 @@ public struct Picture: Sendable, Equatable {
         let (left, top) = ((edge - width) / 2, (edge - height) / 2)
         for y in 0..<height {
             let to = 3 * ((top + y) * edge + left)
-            square.replaceSubrange(to..<to + 3 * width, with: samples[3 * y * width..<3 * (y + 1) * width])
+            square.replaceSubrange(
+                to..<to + 3 * width, with: samples[3 * y * width..<3 * (y + 1) * width])
         }
         return Picture(unchecked: square, width: edge, height: edge)
     }

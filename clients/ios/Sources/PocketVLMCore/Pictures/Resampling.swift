@@ -1,5 +1,5 @@
-// Knows Pillow's resampling of 8-bit samples, bit for bit: rows first, then columns, each with
-// coefficients in fixed point that have 22 bits behind the point.
+// Knows Pillow's resampling of 8-bit samples, bit for bit: along rows, then along columns, each
+// with coefficients in fixed point that have 22 bits behind the point.
 
 import Foundation
 
@@ -28,7 +28,8 @@ public enum Filter: String, Sendable, Codable, CaseIterable {
             if x >= 1 { return 0 }
             return sinc(x) * (0.54 + 0.46 * cos(x * Double.pi))
         case .bicubic: return cubic(x)
-        case .lanczos: return distance >= -3 && distance < 3 ? sinc(distance) * sinc(distance / 3) : 0
+        case .lanczos:
+            return distance >= -3 && distance < 3 ? sinc(distance) * sinc(distance / 3) : 0
         }
     }
 }
@@ -87,11 +88,16 @@ private struct Coefficients {
 extension Picture {
     /// The picture in another size, whatever its proportions.
     public func resized(width newWidth: Int, height newHeight: Int, _ filter: Filter) -> Picture {
-        let narrow = newWidth == width ? self : resizedRows(newWidth, filter)
-        return newHeight == height ? narrow : narrow.resizedColumns(newHeight, filter)
+        // As Pillow from 13 on: the result between the passes is rounded, so their order matters.
+        let losesRows = newHeight < height && height - newHeight > 2 * (width - newWidth)
+        if losesRows {
+            return resizedColumns(newHeight, filter).resizedRows(newWidth, filter)
+        }
+        return resizedRows(newWidth, filter).resizedColumns(newHeight, filter)
     }
 
     private func resizedRows(_ newWidth: Int, _ filter: Filter) -> Picture {
+        if newWidth == width { return self }
         let lines = Coefficients(filter, from: width, to: newWidth)
         var made = [UInt8](repeating: 0, count: 3 * newWidth * height)
         samples.withUnsafeBufferPointer { old in
@@ -114,6 +120,7 @@ extension Picture {
     }
 
     private func resizedColumns(_ newHeight: Int, _ filter: Filter) -> Picture {
+        if newHeight == height { return self }
         let lines = Coefficients(filter, from: height, to: newHeight)
         var made = [UInt8](repeating: 0, count: 3 * width * newHeight)
         samples.withUnsafeBufferPointer { old in

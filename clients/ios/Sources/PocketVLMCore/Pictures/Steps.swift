@@ -22,8 +22,12 @@ public struct Steps: Sendable, Decodable {
     let std: [Double]
 
     private enum CodingKeys: String, CodingKey {
-        case padColour = "pad_colour", shortestEdge = "shortest_edge", resizeTo = "resize_to"
-        case resample, cropTo = "crop_to", size, dynamic, scale, mean, std
+        case padColour = "pad_colour"
+        case shortestEdge = "shortest_edge"
+        case resizeTo = "resize_to"
+        case resample
+        case cropTo = "crop_to"
+        case size, dynamic, scale, mean, std
     }
 
     /// Raises what cannot be followed, before a picture comes.
@@ -34,11 +38,16 @@ public struct Steps: Sendable, Decodable {
                 expected: Filter.allCases.map(\.rawValue).joined(separator: ", "))
         }
         let pairs = [resizeTo, cropTo, size].compactMap { $0 }
-        let isSound = pairs.allSatisfy { $0.count == 2 && $0.allSatisfy { (1...16_384).contains($0) } }
+        let isSound = pairs.allSatisfy {
+            $0.count == 2 && $0.allSatisfy { (1...16_384).contains($0) }
+        }
         let colours = padColour ?? [0, 0, 0]
         guard isSound, colours.count == 3, colours.allSatisfy({ (0...255).contains($0) }),
             mean.count == 3, std.count == 3, (1...16_384).contains(shortestEdge ?? 1)
-        else { throw PocketVLMError.artifact("using.json states no steps that a picture can go through") }
+        else {
+            throw PocketVLMError.artifact(
+                "using.json states no steps that a picture can go through")
+        }
     }
 
     var filter: Filter { Filter(rawValue: resample) ?? .bicubic }
@@ -103,7 +112,9 @@ extension Picture {
         let leftPad = fits ? 0 : (paddedWidth - width + 1) / 2
         let top = floorHalf(height - newHeight) + topPad
         let left = floorHalf(width - newWidth) + leftPad
-        let (bottom, right) = (min(top + newHeight, paddedHeight), min(left + newWidth, paddedWidth))
+        let (bottom, right) = (
+            min(top + newHeight, paddedHeight), min(left + newWidth, paddedWidth)
+        )
         let (firstTop, firstLeft) = (max(0, top) - topPad, max(0, left) - leftPad)
         return cropped(
             left: firstLeft, top: firstTop, width: right - leftPad - firstLeft,

@@ -11,7 +11,9 @@ struct Expected: Decodable {
     let decoder: Reading
 
     private enum CodingKeys: String, CodingKey {
-        case version, grid, promptIds = "prompt_ids", vision, decoder
+        case version, grid
+        case promptIds = "prompt_ids"
+        case vision, decoder
     }
 
     struct Grid: Decodable {
@@ -21,7 +23,9 @@ struct Expected: Decodable {
         let tokens: [Int]?
 
         var tiles: TileGrid {
-            let tokens = self.tokens.flatMap { $0.count == 2 ? TokenGrid(rows: $0[0], columns: $0[1]) : nil }
+            let tokens = self.tokens.flatMap {
+                $0.count == 2 ? TokenGrid(rows: $0[0], columns: $0[1]) : nil
+            }
             return TileGrid(rows: rows, columns: columns, hasWhole: whole != nil, tokens: tokens)
         }
     }
@@ -41,7 +45,8 @@ struct Expected: Decodable {
         let samples: [String: Sample]
 
         private enum CodingKeys: String, CodingKey {
-            case keptIndices = "kept_indices", rows, columns, samples
+            case keptIndices = "kept_indices"
+            case rows, columns, samples
         }
     }
 
@@ -58,7 +63,9 @@ struct Expected: Decodable {
         let difference: Double?
 
         private enum CodingKeys: String, CodingKey {
-            case cosine, keptOverlap = "kept_overlap", difference
+            case cosine
+            case keptOverlap = "kept_overlap"
+            case difference
         }
     }
 
@@ -70,7 +77,8 @@ struct Expected: Decodable {
         let bounds: [Reader]
 
         private enum CodingKeys: String, CodingKey {
-            case tokenIds = "token_ids", columns, logits, bounds
+            case tokenIds = "token_ids"
+            case columns, logits, bounds
         }
     }
 

@@ -26,3 +26,10 @@ def demo_artifact(tmp_path_factory) -> Path:
     """By FasterVLM, which the tests spell out over transformers' modules; read only."""
     options = ExportOptions("fastervlm", budgets=(36, 144))
     return write_once(tmp_path_factory, "demo", lambda folder: export("demo", folder, options))
+
+
+@pytest.fixture(scope="session")
+def demo_default(tmp_path_factory) -> Path:
+    """As `make demo` exports it, by the method that prunes where none is asked for; read only."""
+    options = ExportOptions(budgets=(36, 144))
+    return write_once(tmp_path_factory, "demo-default", lambda at: export("demo", at, options))

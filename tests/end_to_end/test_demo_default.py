@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pocketvlm import VLM
-from pocketvlm_export import ExportOptions, export
+from pocketvlm import VLM, Artifact
 from train_demo.scenes import question_set
 
 # Exact match on 1,000 held-out questions by budget (docs/demo-accuracy.json).
@@ -14,18 +13,13 @@ PUBLISHED = {36: 0.965, 14: 0.936, 7: 0.886}
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo") / "default"
-    return export("demo", folder, ExportOptions())
+def vlm(demo_default):
+    return VLM.load(demo_default)
 
 
-@pytest.fixture(scope="module")
-def vlm(report):
-    return VLM.load(report.output)
-
-
-def test_it_is_scope_weighed_by_cls_through_the_gate(report):
-    pruning, parity = report.manifest.pruning, report.manifest.parity
+def test_it_is_scope_weighed_by_cls_through_the_gate(demo_default):
+    manifest = Artifact.open(demo_default, check="full").manifest
+    pruning, parity = manifest.pruning, manifest.parity
     assert (pruning.method, pruning.default_budget, pruning.nested) == ("scope", 36, True)
     assert pruning.options == {"features": "projected", "alpha": 1.0, "weight": "cls"}
     assert parity.passed

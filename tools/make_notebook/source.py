@@ -88,7 +88,7 @@ for budget in (144, *budgets):
 alone = VLM.load(folder, budget=144, limits=NOTHING_KEPT)
 stages = ("preprocess", "vision", "embed", "prefill")
 shown = (144, 72, 36, 14)
-runs = {budget: [] for budget in shown}
+runs: dict[int, list] = {budget: [] for budget in shown}
 for _ in range(10):
     for budget in shown:  # in turns, so that what disturbs one disturbs all
         answer = alone.generate("What shape is blue?", images=[scene], budget=budget)

@@ -87,6 +87,30 @@ def test_without_the_exporter_a_checkpoint_is_refused_in_a_line(run, asked, tmp_
     assert len(result.stderr.splitlines()) == 1
 
 
+ASKED = """
+from pocketvlm.errors import CheckpointError
+
+def offer(model, **wishes):
+    raise CheckpointError(f"asked for {wishes['image_sizes']}")
+"""
+
+
+def test_sizes_of_pictures_are_for_a_checkpoint(run, artifact_dir, asked, tmp_path, monkeypatch):
+    entries = {GROUP: f"{NAME} = tiny_exporter"}
+    write_package(tmp_path / "site", "tiny-exporter", entries, tiny_exporter=ASKED)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    result = run("demo", *asked, "--image-sizes", "112,84x112")
+    assert (result.exit_code, result.stderr) == (1, "error: asked for ((112, 112), (84, 112))\n")
+    assert "asked for ()" in run("demo", *asked).stderr
+    for model, sizes, words in (
+        ("demo", "112,x", "'x' is not two numbers of pixels"),
+        (artifact_dir, "112", "--image-sizes is for a checkpoint"),
+    ):
+        result = run(model, *asked, "--image-sizes", sizes)
+        assert result.exit_code == 2, result.output
+        assert words in result.stderr
+
+
 def test_a_target_with_a_provider_is_taken_and_its_size_is_not(run, artifact_dir, asked, tmp_path):
     text = 'description = "x"\nprovider = ["cpu"]\nimage_size = 28\nbudget = [12, 6]\n'
     (tmp_path / "device.toml").write_text(text)

@@ -50,7 +50,7 @@ else:
 def _stand_in(parser: argparse.ArgumentParser, problem: str) -> None:
     """However the command is called, it says why it cannot be used."""
 
-    def refuse(_message: str) -> NoReturn:
+    def refuse(message: str) -> NoReturn:
         parser.exit(1, f"error: pocketvlm cannot be used ({problem}): install it again\n")
 
     parser.error = refuse  # type: ignore[method-assign]

@@ -27,8 +27,8 @@ from pocketvlm_measure.evaluation.questions import read_questions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BUDGET, SMALLER, STEPS = 36, 7, 32
-# Tiles, parts with names, M-RoPE with further features, attention both ways, and convolutions behind
-# tiles of two sizes.
+# Tiles, parts with names, M-RoPE with further features, attention both ways, and convolutions that
+# read tiles of two sizes.
 FAMILIES = ("tiny-internvl", "tiny-smolvlm", "tiny-qwen3-vl", "tiny-gemma3", "tiny-lfm2-vl")
 WHAT = "What is in the picture?"
 _FEW = Sampling(max_new_tokens=8)

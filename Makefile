@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop kotlin arm64 haswell figures frontier clean
+.PHONY: install demo test test-all lint format interop arm64 haswell figures frontier clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -57,10 +57,6 @@ format: install
 interop: install
 	$(TOOL) interop
 
-# The Kotlin client, compiled and asked; needs a JDK, and takes the compiler from PyPI once (80 MB).
-kotlin: install
-	$(TOOL) kotlin
-
 # The real arm64 wheels, and an x86 CPU without VNNI, answer as this machine does: emulated, so it takes many minutes and
 # needs apt and dpkg-deb.
 arm64 haswell: install
@@ -75,6 +71,11 @@ figures: install
 # build/frontier is not made again.
 frontier: install
 	$(TOOL) frontier --workers 2 --page docs/methods.md --figures docs/frontier.json --plot docs/frontier.svg
+
+.PHONY: kotlin
+# The Kotlin client, compiled and asked; needs a JDK, and takes the compiler from PyPI once (80 MB).
+kotlin: install
+	$(TOOL) kotlin
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules

@@ -71,7 +71,7 @@ browser: install
 
 # The Kotlin client, compiled and asked; needs a JDK, and takes the compiler from PyPI once (80 MB).
 kotlin: install
-	$(TOOL) kotlin
+	$(TOOL) kotlin $(KOTLIN_ARGS)
 
 # The real arm64 wheels, and an x86 CPU without VNNI, answer as this machine does: emulated, so it takes many minutes and
 # needs apt and dpkg-deb.

@@ -334,13 +334,14 @@ def test_a_picture_in_tiles_of_two_sizes_answers_as_by_the_runtime(client, tmp_p
     assert client.ask("close")["open"] == 0
 
 
-def test_a_conversation_reads_nothing_twice_and_answers_as_by_the_runtime(loaded, vlm):
+@pytest.mark.parametrize("budget", [None, 3])
+def test_a_conversation_reads_nothing_twice_and_answers_as_by_the_runtime(loaded, vlm, budget):
     image = noise(50, 50)
-    chat, seen, begin = vlm.chat(), loaded.see(image), True
+    chat, seen, begin = vlm.chat(budget=budget), loaded.see(image), True
     sampling = Sampling(max_new_tokens=STEPS)
     for question, pictures in (("what?", [image]), ("a circle?", []), ("red?", [])):
         expected = chat.ask(question, pictures, sampling=sampling)
-        more = {"begin": True, "seen": seen} if begin else {}
+        more = {"begin": True, "seen": seen, "budget": budget} if begin else {}
         answer = loaded.ask("chat", text=question, most=STEPS, **more)
         assert answer["token_ids"] == tokens_of(expected)
         assert answer["prompt_tokens"] == expected.prompt_tokens["total"]

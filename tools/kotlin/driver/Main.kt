@@ -154,11 +154,12 @@ private class Session {
     }
 
     private fun chatted(request: Json): Map<String, Any?> {
-        if (request.find("begin") != null) chat = vlm!!.chat(request.find("system")?.text())
+        if (request.find("begin") != null) {
+            chat = vlm!!.chat(request.find("system")?.text(), request.find("budget")?.int())
+        }
         val pieces = ArrayList<String>()
         val picture = request.find("seen")?.let { seen[it.int()] }
-        val budget = request.find("budget")?.int()
-        val answer = chat!!.ask(request["text"].text(), picture, budget, request["most"].int()) {
+        val answer = chat!!.ask(request["text"].text(), picture, request["most"].int()) {
             pieces.add(it)
         }
         return of(answer, pieces)

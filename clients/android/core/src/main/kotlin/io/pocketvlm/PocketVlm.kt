@@ -130,8 +130,13 @@ class PocketVlm private constructor(
         }
     }
 
-    /** A conversation that remembers its turns. */
-    fun chat(system: String? = null): Chat = Chat(this, system)
+    /**
+     * A conversation that remembers its turns.
+     *
+     * @param system what holds for all of it.
+     * @param budget as of [answer], the same for every question.
+     */
+    fun chat(system: String? = null, budget: Int? = null): Chat = Chat(this, system, budget)
 
     /** Frees all sessions and caches. */
     override fun close() = lock.withLock {
@@ -259,7 +264,11 @@ private class Generation(
 }
 
 /** A conversation about one picture or none. */
-class Chat internal constructor(private val vlm: PocketVlm, system: String?) {
+class Chat internal constructor(
+    private val vlm: PocketVlm,
+    system: String?,
+    private val budget: Int?,
+) {
     private val turns = ArrayList<Message>(listOfNotNull(system?.let { Message.system(it) }))
 
     /** Its messages so far. */
@@ -269,7 +278,6 @@ class Chat internal constructor(private val vlm: PocketVlm, system: String?) {
     fun ask(
         question: String,
         picture: Seen? = null,
-        budget: Int? = null,
         maxNewTokens: Int = 256,
         cancellation: Cancellation = Cancellation(),
         onText: (String) -> Unit = {},

@@ -22,9 +22,12 @@ from pocketvlm_export.packaging.client_layouts import layout_facts, picture_step
 from support.noise import picture
 from support.published_pixels import GEOMETRY, assert_as_published, blocks, rows_of
 from support.tiny_artifact import make_dynamic, write_artifact
-from support.web_modules import NODE, Cases
+from support.web_modules import NODE, OLD_PILLOW, Cases
 
-pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
+pytestmark = [
+    pytest.mark.skipif(NODE is None, reason="node is not installed"),
+    pytest.mark.skipif(OLD_PILLOW, reason="older Pillow resizes some pictures otherwise"),
+]
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted(p for p in (ROOT / "examples").iterdir() if p.suffix in (".png", ".jpg"))

@@ -77,7 +77,8 @@ def asked(content, **further):
 
 def data_uri(seed=0, kind="PNG", size=(40, 30)):
     """A picture of noise as a data: URI."""
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(picture(seed, kind, size)).decode()}"
+    data = base64.b64encode(picture(seed, kind, size)).decode()
+    return f"data:image/{kind.lower()};base64,{data}"
 
 
 def picture(seed=0, kind="PNG", size=(40, 30)):

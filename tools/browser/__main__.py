@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -76,6 +75,7 @@ def main(only: str | None, artifact: Path | None, registry: str | None, screensh
             "screenshots": str(screenshots.resolve()),
             "columns": COLUMNS,
             "asked": list(expected(folder)),
+            "turns": conversation(folder),
         }
         with served(folder) as request["server"]:
             rows = list(driven(request))
@@ -115,20 +115,36 @@ def expected(folder: Path) -> Iterator[dict[str, Any]]:
             }
 
 
+def conversation(folder: Path) -> dict[str, Any]:
+    """What the runtime answers to one question after another about a picture."""
+    picture, messages, tokens = EXAMPLES / PICTURES[-1], list[Any](), []
+    with closing(VLM.load(folder, budget=BUDGETS[0])) as vlm:
+        for place, question in enumerate(QUESTIONS):
+            shown = [] if place else [{"type": "image", "image": picture}]
+            messages += [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
+            answer = vlm.generate(messages=messages)
+            said = [{"type": "text", "text": answer.text.strip()}]
+            messages += [{"role": "assistant", "content": said}]
+            tokens.append(list(answer.token_ids))
+    asked = {"picture": str(picture), "budget": BUDGETS[0], "questions": list(QUESTIONS)}
+    return {**asked, "tokens": tokens}
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """The address of `pocketvlm serve`, which ends with the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "pocketvlm", "serve", str(folder), "--port", str(port)]
+    program = "from pocketvlm.cli.serve import serve; serve()"
+    command = [sys.executable, "-c", program, str(folder), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             address = f"http://127.0.0.1:{port}/"
             _wait_for(f"{address}health", process)
             yield address
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pocketvlm.errors import PictureError, library_errors
 from pocketvlm.limits import PictureLimits
@@ -48,6 +48,7 @@ class PictureFile:
 
 _WHOLE_SIZE = "whole size"  # (width, height) of a picture that was read smaller, among its notes
 _PILLOW_LIMIT = threading.Lock()
+_TAGS = ExifTags.Base
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # of EXIF's orientations, those that swap width and height
 
 
@@ -105,10 +106,12 @@ def upright_size(picture: bytes, limits: PictureLimits | None = None) -> tuple[i
     name, file = "the picture", without_notes(picture)
     with _refusals(name):
         image = _identify(file, name, limits or PictureLimits())
-        notes: dict[Any, Any] = {**image.info, **file.info}
-        tiff = image.format == "TIFF"
-        orientation = orientation_of(image) if tiff else orientation_in(notes)
         width, height = image.size
+        orientation = orientation_in({**image.info, **file.info})
+        if image.format == "TIFF":  # whose size some versions of Pillow turn, and some do not
+            tags = dict(image.tag_v2)  # type: ignore[attr-defined]
+            width, height = (tags[name] for name in (_TAGS.ImageWidth, _TAGS.ImageLength))
+            orientation = tags.get(_TAGS.Orientation, 1)
     return (height, width) if orientation in _SIDEWAYS else (width, height)
 
 

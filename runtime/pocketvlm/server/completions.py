@@ -104,9 +104,7 @@ async def complete(request: Request) -> Response:
     settings = read_settings(body, service.options.base)
     service.check_model(settings.model)
     read = read_messages(body)
-    completion = _Completion(
-        service.options.name, service.fingerprint, settings.include_usage
-    )
+    completion = _Completion(service.options.name, service.fingerprint, settings.include_usage)
     asked = {"messages": read.messages, **_asked(settings)}
     answering = await _until_gone(request, _begin(service, asked, read.pictures))
     if settings.stream:
@@ -172,15 +170,17 @@ async def _events(
 
     Models write a space before the first word, which belongs to none: it is left out.
     """
-    begun = False
+    begun = counted = False
     while True:
         event = await answering.next()
         if refusal := refusal_in(event):
             raise refusal
         if event["kind"] == wire.GONE:
             raise unavailable("the answer was ended, as the server ends")
-        if not begun and event["kind"] == wire.TEXT:
+        if not counted and event["kind"] == wire.TEXT:
             service.metrics.first_token(time.perf_counter() - completion.began)
+            counted = True
+        if not begun and event["kind"] == wire.TEXT:
             event = {**event, "text": event["text"].lstrip()}
             begun = bool(event["text"])
         if event["kind"] == wire.DONE:

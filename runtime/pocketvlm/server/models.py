@@ -109,8 +109,8 @@ class Models:
                 "layout": vlm.parts.viewer.layout.name,
                 "budget": self.budget,
                 "budgets": sorted(manifest.vision.graphs),
-                "nested": is_nested(manifest),
-                "patches": manifest.pruning.tokens_before,
+                "smaller_budgets": is_nested(manifest),
+                "tokens_before": manifest.pruning.tokens_before,
                 "vision_precision": self._vision_precision,
                 "vision_precisions": sorted({*manifest.vision.graphs[self._graph(None)]}),
                 "decoder_precision": self._decoder_precision,
@@ -130,9 +130,7 @@ class Models:
         if decoder is not None:
             for half in decoder.split("+"):
                 pick_precision(manifest.decoder.by_engine[self._engine], half, "decoder")
-        return Choice(
-            graph, vision or self._vision_precision, decoder or self._decoder_precision
-        )
+        return Choice(graph, vision or self._vision_precision, decoder or self._decoder_precision)
 
     def _take(self, choice: Choice) -> _Loaded:
         if model := self._use(choice):

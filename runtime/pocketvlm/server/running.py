@@ -20,12 +20,10 @@ from pocketvlm.server.worker import Setup
 
 GRACE = 10  # seconds that answers have to end once the server is asked to
 _LATER = 5  # seconds after which connections are cut off
-_FURTHER = 64  # connections beside those that are answered or wait, for pages and questions of state
+_FURTHER = 64  # connections beside those that are answered or wait: pages, questions of state
 
 
-def serve(
-    options: ServerOptions, setup: Setup, port: int, ready: Callable[[str], None]
-) -> None:
+def serve(options: ServerOptions, setup: Setup, port: int, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C. Answers that are under way then have some seconds to end.
 
     Args:

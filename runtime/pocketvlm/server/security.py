@@ -67,7 +67,7 @@ class Guard:
             await self._app(scope, receive, sending)
         except Refusal as refusal:
             await refused(refusal)(scope, receive, sending)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, it is not for strangers
             reference = new_reference()
             _log.error("%s: %s", reference, traceback.format_exc())
             if not begun:

@@ -66,7 +66,7 @@ class _Worker:
                 message, blobs = wire.receive(self._connection)
             except (EOFError, OSError):
                 os._exit(0)
-            if message["kind"] == wire.EXIT:
+            if message["kind"] == wire.END:
                 os._exit(0)
             if message["kind"] == wire.CANCEL:
                 if gone := self._under_way.get(message["id"]):
@@ -94,7 +94,7 @@ class _Worker:
             self._send(number, {"kind": wire.GONE})
         except PocketVLMError as error:
             self._send(number, {"kind": wire.REFUSED, "error": error.to_dict()})
-        except Exception:  # whatever it is, the server must not wait for ever
+        except Exception:  # noqa: BLE001 - the server must not wait for ever
             reference = new_reference()
             _log.exception("%s: an answer failed", reference)
             self._send(number, {"kind": wire.FAILED, "reference": reference})

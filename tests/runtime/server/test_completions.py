@@ -1,5 +1,5 @@
-"""Answers of a scripted engine, whole and in pieces: every byte of a stream, who is cancelled, who is
-sent away, and what is counted."""
+"""Answers of a scripted engine, whole and in pieces: every byte of a stream, who is cancelled, who
+is sent away, and what is counted."""
 
 import asyncio
 import json
@@ -243,9 +243,7 @@ def test_a_client_that_goes_cancels_its_answer_and_the_next_begins(events, strea
     async def run():
         engine, gone = ScriptedEngine(*events), asyncio.Event()
         app = make_app(ServerOptions(parallel=1, waiting=2), engine)
-        left = asyncio.ensure_future(
-            exchange(app, {**QUESTION, "stream": stream}, gone=gone)
-        )
+        left = asyncio.ensure_future(exchange(app, {**QUESTION, "stream": stream}, gone=gone))
         await asyncio.sleep(0.02)
         next_one = asyncio.ensure_future(exchange(app, QUESTION))
         await asyncio.sleep(0.02)

@@ -1,5 +1,5 @@
-"""Who is let in: by host, by the page that asks, by key and by content type; and what every response
-says to browsers."""
+"""Who is let in: by host, by the page that asks, by key and by content type; and what every
+response says to browsers."""
 
 import json
 import logging
@@ -87,13 +87,19 @@ def test_only_pages_of_this_server_may_ask(engine, origin, options, status):
     assert preflight.is_success == elsewhere
 
 
+def test_a_page_that_may_ask_may_read_why_it_is_refused(engine):
+    origin = "https://good.example"
+    with client_of(engine, origins=(origin,), api_key="secret") as client:
+        response = client.post(PATH, json=QUESTION, headers={"Origin": origin})
+    assert response.status_code == 401
+    assert response.headers["access-control-allow-origin"] == origin
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_what_a_form_can_send_is_refused(engine, kind):
     """These need no preflight: a page elsewhere can send them without being asked."""
     with client_of(engine) as client:
-        response = client.post(
-            PATH, content=json.dumps(QUESTION), headers={"Content-Type": kind}
-        )
+        response = client.post(PATH, content=json.dumps(QUESTION), headers={"Content-Type": kind})
     assert response.status_code == 415
     assert not engine.asked
 
@@ -178,13 +184,13 @@ def test_a_fault_leaves_a_reference_and_its_reason_in_the_log(engine, caplog):
 
 
 def test_the_page_and_the_facts_are_served_and_nothing_beside_them(engine, tmp_path, monkeypatch):
-    for name, text in {
+    for name, content in {
         "index.html": "<p>the page</p>",
         "app.mjs": "export {};",
         "package.json": "{}",
         "using.json": '{"k": 36}',
     }.items():
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(content)
     page = {name: tmp_path / name for name in ("index.html", "app.mjs")}
     monkeypatch.setattr(app_module, "page_files", lambda: page)
     with client_of(engine, name="demo", using=str(tmp_path / "using.json")) as client:

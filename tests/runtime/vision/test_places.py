@@ -43,9 +43,7 @@ def test_tiles_and_the_whole():
         "min_patches": 1,
         "max_patches": 4,
     }
-    tiles = layout(
-        "tiles", config, min_tiles=1, max_tiles=4, before=[], after=[]
-    )
+    tiles = layout("tiles", config, min_tiles=1, max_tiles=4, before=[], after=[])
     places = tile_places(tiles, 800, 400)
     assert len(places) == 3
     near(places[0], (0, 0, 400, 400), 2)

@@ -14,6 +14,7 @@ const pictures = new Map();
 const running = new Map();
 let handles = 0;
 
+/** @type {Record<string, (request: any, tell: (meanwhile: any) => void, id: number) => any>} */
 const methods = { load, see, ask };
 
 self.addEventListener("message", async ({ data }) => {
@@ -39,6 +40,7 @@ async function load({ folder, files, provider, threads }, tell) {
   const ort = await openRuntime(provider, threads, tell);
   const fetchFile = files ? fromFolder(files) : undefined;
   // The largest graph: where budgets are nested, it serves all others.
+  /** @type {import("./pocketvlm.mjs").LoadOptions} */
   const options = { ort, provider, threads, onProgress: tell, fetchFile, budget: "largest" };
   vlm = await PocketVLM.load(folder ?? "folder/", options);
   const { model, vision, nested, patches } = vlm.facts;

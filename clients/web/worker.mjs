@@ -73,7 +73,8 @@ async function see({ picture }) {
   const handle = ++handles;
   pictures.set(handle, { seen, asked: false });
   const { width, height } = seen.picture;
-  return { handle, width, height, tiles: tilesOf(seen) };
+  const { rows, columns } = vlm.layout.tokenGrid(seen.grid, 0);
+  return { handle, width, height, patches: rows * columns, tiles: tilesOf(seen) };
 }
 
 /**

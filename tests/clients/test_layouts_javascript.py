@@ -158,7 +158,17 @@ CASES = {
     "anyres-max": made("anyres-max", ONEVISION, pinpoints=PINPOINTS, most_tiles=2),
 }
 # (width, height): exact grids, even and odd, slivers that are not too narrow, one pixel
-SIZES = [(168, 112), (57, 55), (300, 41), (37, 290), (1, 1), (205, 333), (640, 480), (112, 180)]
+SIZES = [
+    (168, 112),
+    (57, 55),
+    (170, 166),
+    (300, 41),
+    (37, 290),
+    (1, 1),
+    (205, 333),
+    (640, 480),
+    (112, 180),
+]
 CONSTANTS = {"image_newline": np.arange(HIDDEN, dtype=np.float32) / 7 + 100}
 SMOOTH = [(320, 200), (190, 333)]
 

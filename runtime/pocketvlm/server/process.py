@@ -7,6 +7,7 @@ import asyncio
 import logging
 import multiprocessing
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -168,6 +169,8 @@ class ModelProcess:
             self._thread.join(_CLOSING)
 
     def _supervise(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):  # Ctrl-C is the server's: what starts here never
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # sees it, and inherits that
         pause = 0.0
         while not self._closing.wait(pause):
             started = time.monotonic()

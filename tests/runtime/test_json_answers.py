@@ -12,6 +12,7 @@ from pocketvlm import VLM, Sampling
 from pocketvlm.cli import main
 from pocketvlm.decoders.sampler import Sampler
 from pocketvlm.errors import RequestError
+from pocketvlm.guided import Guided
 from support.tiny_artifact import give_gguf, write_artifact
 
 pytest.importorskip("llguidance")
@@ -88,6 +89,13 @@ def test_answers_of_a_conversation_are_valid_and_go_on(model):
     assert is_valid(chat.ask("and?", sampling=sampling).text)
     # The next question is asked without a schema.
     assert chat.ask("and?", sampling=Sampling(max_new_tokens=3)).finish_reason
+
+
+def test_a_guides_own_answer_is_held_to_the_schema_too(folder, model):
+    guided = Guided(model, VLM.load(folder), confidence=0.0)
+    answer = guided.generate("?", sampling=Sampling(json_schema=SCHEMA, max_new_tokens=MOST))
+    assert answer.answered_by == "guide"
+    assert is_valid(answer.text)
 
 
 def test_openais_settings_hold_in_both_engines(model, monkeypatch):

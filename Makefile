@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop web browser arm64 haswell figures frontier optimum notebook clean
+.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier optimum notebook clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -56,6 +56,10 @@ format: install
 # transformers.js in Node answers from the same folder as Hugging Face does; needs npm.
 interop: install
 	$(TOOL) interop
+
+# `pocketvlm serve` asked by openai, llm and langchain-openai, by schemathesis, and by eight clients at once; needs PyPI.
+serve-clients: install
+	$(TOOL) serve_clients
 
 # The page with its libraries and no model, which any static host serves: docs/web.md.
 web: install

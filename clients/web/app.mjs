@@ -224,7 +224,7 @@ class App {
     const { turns } = conversation; // another picture begins others
     const controller = new AbortController();
     this.busy(controller);
-    const shown = conversation.ask(question, this.seeing ? $("canvas") : null);
+    const shown = conversation.ask(question, this.seeing ? this.view.small() : null);
     try {
       await this.ready;
       const seen = this.seeing ? await this.seeing : null;

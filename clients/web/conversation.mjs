@@ -30,13 +30,13 @@ export class Conversation {
   /**
    * Show a question, and the place that its answer comes to.
    * @param {string} question
-   * @param {HTMLCanvasElement | null} picture shown small beside the first question about it
+   * @param {HTMLImageElement | null} picture shown beside the first question about it
    * @returns {AnswerView}
    */
   ask(question, picture) {
     const mine = document.createElement("li");
     mine.className = "mine";
-    if (picture && !this.begun) mine.append(small(picture));
+    if (picture && !this.begun) mine.append(picture);
     this.begun = true;
     const words = document.createElement("p");
     words.textContent = question;
@@ -98,25 +98,7 @@ export class AnswerView {
 
   /** Keep the newest line in sight. */
   scroll() {
-    this.list.scrollTop = this.list.scrollHeight;
+    const log = this.list.parentElement;
+    if (log) log.scrollTop = log.scrollHeight;
   }
-}
-
-/**
- * A small copy of what a canvas shows.
- * @param {HTMLCanvasElement} canvas
- * @returns {HTMLImageElement}
- */
-function small(canvas) {
-  const scale = Math.min(1, 192 / Math.max(canvas.width, canvas.height));
-  const copy = document.createElement("canvas");
-  copy.width = Math.max(1, Math.round(canvas.width * scale));
-  copy.height = Math.max(1, Math.round(canvas.height * scale));
-  /** @type {CanvasRenderingContext2D} */ (copy.getContext("2d")).drawImage(
-    canvas, 0, 0, copy.width, copy.height,
-  );
-  const picture = document.createElement("img");
-  picture.src = copy.toDataURL("image/jpeg", 0.8);
-  picture.alt = "The picture that was asked about";
-  return picture;
 }

@@ -4,7 +4,6 @@
  */
 import { asFile } from "./camera.mjs";
 import { offered } from "./kept.mjs";
-import { openLayout } from "./layouts.mjs";
 
 const COMPLETIONS = "v1/chat/completions";
 
@@ -18,13 +17,12 @@ export class RemoteBackEnd {
     /** @type {string[]} */
     this.notices = [];
     this.facts = { model: model.name, budgets: [1], budget: 1, patches: null };
-    /** @type {import("./layouts.mjs").Layout | null} where patches lie in a picture */
-    this.layout = null;
+    this.nested = false; // whether smaller budgets keep a part of what larger ones do
   }
 
   /** Ask which budgets the model has. */
   async load() {
-    const reply = await fetch("v1/models");
+    const reply = await fetch("v1/models", { headers: keyed() });
     if (!reply.ok) throw await refusal(reply);
     const { data } = await reply.json();
     const entry = data.find((/** @type {any} */ each) => each.id === this.model.name) ?? data[0];
@@ -37,7 +35,7 @@ export class RemoteBackEnd {
       budget,
       patches: facts.tokens_before ?? null,
     };
-    this.layout = await layoutOf();
+    this.nested = nested;
   }
 
   /**
@@ -61,7 +59,7 @@ export class RemoteBackEnd {
     const begun = performance.now();
     const reply = await fetch(COMPLETIONS, {
       method: "POST",
-      headers: { "content-type": "application/json" },
+      headers: { "content-type": "application/json", ...keyed() },
       signal,
       body: JSON.stringify({
         model: this.facts.model,
@@ -73,7 +71,7 @@ export class RemoteBackEnd {
       }),
     });
     if (!reply.ok || !reply.body) throw await refusal(reply);
-    const gathered = new Gathered(begun, onText, this.layout);
+    const gathered = new Gathered(begun, onText, this.nested);
     try {
       for await (const event of events(reply.body)) {
         if (event === "[DONE]") break;
@@ -98,12 +96,12 @@ class Gathered {
   /**
    * @param {number} begun milliseconds
    * @param {(piece: string) => void} onText
-   * @param {import("./layouts.mjs").Layout | null} layout
+   * @param {boolean} nested whether smaller budgets keep a part of what larger ones do
    */
-  constructor(begun, onText, layout) {
+  constructor(begun, onText, nested) {
     this.begun = begun;
     this.onText = onText;
-    this.layout = layout;
+    this.nested = nested;
     this.text = "";
     this.stopped = false;
     this.pieces = 0;
@@ -135,23 +133,33 @@ class Gathered {
     const { extra, usage } = this;
     const { first, pieces } = this;
     /** @type {import("./bars.mjs").Timings} */
-    const timings = stagesOf(extra.timings_ms ?? {});
+    const timings = stagesOf(extra.timings ?? {});
     // From here to the server and back.
     if (first !== null) timings.ttft = first - this.begun;
-    if (first !== null && pieces > 1) timings.decode = (this.last - first) / (pieces - 1);
+    if (first !== null && pieces > 1) timings.decode ??= (this.last - first) / (pieces - 1);
     return {
       text: this.text,
-      tokenIds: new Array(usage?.completion_tokens ?? pieces).fill(-1), // it gives no ids
+      tokenIds: extra.token_ids ?? new Array(pieces).fill(-1), // stopped before it gave them
       timings,
       promptTokens: usage && {
         total: usage.prompt_tokens,
         cached: usage.prompt_tokens_details?.cached_tokens ?? 0,
       },
-      visualTokens: extra.visual_tokens?.after ?? null,
+      visualTokens: extra.visual_tokens ?? null,
       stopped: this.stopped,
-      tiles: tilesOf(this.layout, extra) ?? undefined,
+      tiles: tilesOf(extra.kept, this.nested ? undefined : extra.budget),
     };
   }
+}
+
+/**
+ * The server's key, where the page was opened with one: `#key=...`, which browsers keep to
+ * themselves.
+ * @returns {Record<string, string>}
+ */
+function keyed() {
+  const key = new URLSearchParams(location.hash.slice(1)).get("key");
+  return key ? { authorization: `Bearer ${key}` } : {};
 }
 
 /**
@@ -159,43 +167,25 @@ class Gathered {
  * @param {Record<string, number>} measured milliseconds
  * @returns {import("./bars.mjs").Timings}
  */
-function stagesOf({ preprocess, vision, embed, prefill }) {
-  const given = Object.entries({ preprocess, vision, embed, prefill });
+function stagesOf({ preprocess, vision, embed, prefill, decode }) {
+  const given = Object.entries({ preprocess, vision, embed, prefill, decode });
   return Object.fromEntries(given.filter(([, spent]) => spent !== undefined && spent > 0));
 }
 
 /**
- * Patches that the server kept of the first picture of a request.
- * @param {import("./layouts.mjs").Layout | null} layout
- * @param {any} extra what it says of its answer
- * @returns {import("./kept.mjs").TilePatches[] | null} null where it says nothing of them
+ * Patches that the server kept of the first picture of a request, which it lists best first.
+ * @param {any} kept of each picture
+ * @param {number | undefined} only the budget, where smaller ones keep others
+ * @returns {import("./kept.mjs").TilePatches[] | undefined} nothing where it says nothing of them
  */
-function tilesOf(layout, { pictures, budget }) {
-  const [picture] = pictures ?? [];
-  if (!layout || !picture?.width) return null;
-  const grid = layout.grid(picture.width, picture.height);
-  const whole = grid.whole === "first" ? 0 : grid.whole === "last" ? grid.tiles - 1 : -1;
-  return picture.tiles.map((/** @type {any} */ { kept, ranked }, /** @type {number} */ tile) => {
-    const order = /** @type {number[]} */ (ranked ?? kept);
-    return {
-      whole: tile === whole,
-      ranked: order.map((index) => layout.patches(grid, tile, index)),
-      only: ranked ? undefined : budget,
-    };
-  });
-}
-
-/**
- * How pictures are cut, as the server's artifact says; null where it does not.
- * @returns {Promise<import("./layouts.mjs").Layout | null>}
- */
-async function layoutOf() {
-  try {
-    const reply = await fetch("using.json");
-    return reply.ok ? openLayout(await reply.json()) : null;
-  } catch {
-    return null; // it answers all the same: patches are not drawn
-  }
+function tilesOf(kept, only) {
+  return kept?.[0]?.tiles?.map((/** @type {any} */ { whole, patches }) => ({
+    whole,
+    ranked: patches.map((/** @type {number[]} */ [x, y, width, height]) => ({
+      x, y, width, height,
+    })),
+    only,
+  }));
 }
 
 /**

@@ -6,7 +6,8 @@
 /** @typedef {import("./kept.mjs").Rectangle} Rectangle */
 
 const LONGEST = 1400; // pixels of the canvas; a photograph of a phone has three times as many
-const SHADE = "rgb(8 11 20 / 62%)";
+const SHADE = "rgb(8 11 20 / 56%)";
+const SMALL = 192; // pixels of the longer edge of a small copy
 const LINE = "#ffc400";
 
 /** A canvas with a picture, or with a camera's frames, and what of it is kept. */
@@ -88,6 +89,23 @@ export class PictureView {
     context.globalAlpha = 0.75;
     context.strokeRect(left + 0.5, top + 0.5, right - left - 1, bottom - top - 1);
     context.globalAlpha = 1;
+  }
+
+  /**
+   * A small copy of the picture, all of it bright.
+   * @returns {HTMLImageElement}
+   */
+  small() {
+    const scale = Math.min(1, SMALL / Math.max(this.size.width, this.size.height));
+    const copy = document.createElement("canvas");
+    copy.width = Math.max(1, Math.round(this.size.width * scale));
+    copy.height = Math.max(1, Math.round(this.size.height * scale));
+    const context = /** @type {CanvasRenderingContext2D} */ (copy.getContext("2d"));
+    if (this.source) context.drawImage(this.source, 0, 0, copy.width, copy.height);
+    const picture = document.createElement("img");
+    picture.src = copy.toDataURL("image/jpeg", 0.85);
+    picture.alt = "The picture that was asked about";
+    return picture;
   }
 
   /** @param {{patches: Rectangle[]}[]} tiles whose patches are outlined only */

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +43,18 @@ def browser_here() -> str | None:
 
 @click.command(epilog="Example: PYTHONPATH=tools python -m browser --only keyboard")
 @click.option("--only", metavar="TEXT", help="Trials whose name has this in it.")
-@click.option("--artifact", type=click.Path(path_type=Path), help="The demo in float32; exported if "
-              "not given.")
+@click.option(
+    "--artifact",
+    type=click.Path(path_type=Path),
+    help="The demo in float32; exported if not given.",
+)
 @click.option("--registry", help="As for `pocketvlm web`.")
 @click.option(
-    "--screenshots", type=click.Path(path_type=Path), default=ROOT / "build" / "screenshots",
-    show_default=True, help="Folder for pictures of the page.",
+    "--screenshots",
+    type=click.Path(path_type=Path),
+    default=ROOT / "build" / "screenshots",
+    show_default=True,
+    help="Folder for pictures of the page.",
 )
 def main(only: str | None, artifact: Path | None, registry: str | None, screenshots: Path) -> None:
     """Try the page in Chromium; exit code 1 where a trial fails."""
@@ -57,7 +68,7 @@ def main(only: str | None, artifact: Path | None, registry: str | None, screensh
         site = Path(scratch) / "site"
         samples = [EXAMPLES / name for name in PICTURES]
         write_site(site, [folder], samples=samples, questions=QUESTIONS, registry=registry)
-        request = {
+        request: dict[str, Any] = {
             "site": str(site),
             "chromium": chromium,
             "only": only,
@@ -65,7 +76,8 @@ def main(only: str | None, artifact: Path | None, registry: str | None, screensh
             "columns": COLUMNS,
             "asked": list(expected(folder)),
         }
-        rows = list(driven(request))
+        with served(folder) as request["server"]:
+            rows = list(driven(request))
     failed = [row for row in rows if row["problem"]]
     click.echo(f"{len(rows) - len(failed)} passed, {len(failed)} failed")
     sys.exit(1 if failed or not rows else 0)
@@ -90,7 +102,7 @@ def expected(folder: Path) -> Iterator[dict[str, Any]]:
     """What the runtime answers, and which patches it keeps, of each picture and budget."""
     for place, name in enumerate(PICTURES):
         for budget in BUDGETS:
-            with VLM.load(folder, budget=budget) as vlm:
+            with closing(VLM.load(folder, budget=budget)) as vlm:
                 question = QUESTIONS[place % len(QUESTIONS)]
                 answer = vlm.generate(question, [EXAMPLES / name])
             yield {
@@ -102,13 +114,41 @@ def expected(folder: Path) -> Iterator[dict[str, Any]]:
             }
 
 
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of `pocketvlm serve`, which ends with the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = "from pocketvlm.cli.serve import serve; serve()"
+    command = [sys.executable, "-c", program, str(folder), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            address = f"http://127.0.0.1:{port}/"
+            _wait_for(f"{address}health", process)
+            yield address
+        finally:
+            process.terminate()
+
+
+def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until an address answers."""
+    while process.poll() is None:
+        with suppress(OSError), urllib.request.urlopen(address, timeout=10) as reply:
+            if reply.status == HTTPStatus.OK:
+                return
+        time.sleep(0.2)
+    raise click.ClickException(f"`pocketvlm serve` ended with {process.returncode}")
+
+
 def driven(request: dict[str, Any]) -> Iterator[dict[str, str]]:
     """What came of each trial, as it ends."""
     command: Sequence[str] = ["node", str(HERE / "drive.mjs")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(json.dumps(request))
         process.stdin.close()
         for line in process.stdout:

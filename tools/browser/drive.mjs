@@ -226,6 +226,20 @@ const trials = {
     }
   },
 
+  async "a server delivers the page and answers"() {
+    await within({}, async ({ person }) => {
+      await person.open(given.server);
+      equal((await person.chips()).at(-1), "Server", "chips");
+      for (const { picture, budget, question, tokens, kept } of given.asked.slice(0, 2)) {
+        await person.choose(picture);
+        await person.budget(budget);
+        equal((await person.ask(question)).tokens, tokens, `tokens of ${picture} at ${budget}`);
+        equal(await person.kept(given.columns), kept, `kept of ${picture} at ${budget}`);
+      }
+      equal(person.troubles, [], "console");
+    });
+  },
+
   async "WebGPU in software without subgroups answers as the runtime does"() {
     const altered = { "runtimes.mjs": (text) => text + WITHOUT_SUBGROUPS };
     await within({ flags: SOFTWARE_GPU, altered }, async ({ person, address }) => {

@@ -32,8 +32,8 @@ from pocketvlm.cli.terminal import echo, echo_json, printable
 @click.option(
     "--registry",
     metavar="URL",
-    help="Where the page's libraries are fetched from, once: another npm registry, or a folder with "
-    "archives that `npm pack` wrote.",
+    help="Where the page's libraries are fetched from, once: another npm registry, or a folder "
+    "with archives that `npm pack` wrote.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a site.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -17,7 +17,7 @@ from pocketvlm.errors import RequestError, first_line, library_errors
 
 # Between the parts of the answer: nothing, a space, or a new line with its indentation. Any
 # whitespace would be valid too, and models that have lost their way write it without end.
-_WHITESPACE = r" |\r?\n[ \t]{0,32}"
+_WHITESPACE = r" |\r?\n[ \t]{0,16}"
 # A model's first token often begins with a space or comes on a new line. Which tokens write a text
 # is left to the model (no_forcing), so that an answer that fits comes as it would without a schema.
 _WHOLE = '%llguidance {"no_forcing": true}\nstart: BEFORE? @answer\nBEFORE: /[ \\n]/\n'

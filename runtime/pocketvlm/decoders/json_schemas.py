@@ -17,6 +17,9 @@ MAX_BYTES = 64 << 10  # of its JSON text
 # Objects and lists within each other. The library goes down into them and into what they refer to.
 MAX_DEPTH = 32
 MAX_VALUES = 4096  # objects, lists, texts and numbers, at any depth
+# Regular expressions and formats, where schemas are combined. What has to be all of them at once is
+# one expression to the library, and where it gives up it writes that out: twice as long for each.
+MAX_COMBINED = 12
 _MOST_READ = 4 * MAX_BYTES  # with spaces and the like, which are left out
 
 
@@ -82,12 +85,20 @@ def _parsed(text: str) -> Any:
 def _check_extent(schema: Mapping[str, Any]) -> None:
     """Refuse what is too deep or has too many parts, without going down into it by recursion."""
     level: list[Any] = [schema]
-    values = 0
+    values, patterns, combined = 0, set[str](), False
     for depth in range(MAX_DEPTH + 1):
         values += len(level)
         if values > MAX_VALUES:
             raise _refusal("has too many parts", expected=f"at most {MAX_VALUES} values in all")
         inner = [each for each in level if isinstance(each, Mapping | list | tuple)]
+        for each in inner:
+            if isinstance(each, Mapping):
+                patterns |= _patterns(each)
+                combined = combined or _combines(each)
+        if combined and len(patterns) > MAX_COMBINED:
+            raise _refusal(
+                f"combines {len(patterns)} patterns and formats", expected=f"at most {MAX_COMBINED}"
+            )
         if not inner:
             return
         if depth == MAX_DEPTH:
@@ -97,6 +108,24 @@ def _check_extent(schema: Mapping[str, Any]) -> None:
             for each in inner
             for part in (each.values() if isinstance(each, Mapping) else each)
         ]
+
+
+def _patterns(schema: Mapping[str, Any]) -> set[str]:
+    stated = {value for name in ("pattern", "format") if isinstance(value := schema.get(name), str)}
+    named = schema.get("patternProperties")
+    return stated | set(map(str, named)) if isinstance(named, Mapping) else stated
+
+
+def _combines(schema: Mapping[str, Any]) -> bool:
+    """Whether a text may have to match what is said here and elsewhere too."""
+    others = schema.keys() - _NOTES
+    return "allOf" in schema or (bool(others & _ELSEWHERE) and len(others) > 1)
+
+
+_ELSEWHERE = frozenset({"$ref", "anyOf", "oneOf"})
+_NOTES = frozenset(
+    {"$schema", "$id", "$defs", "definitions", "title", "description", "default", "examples"}
+)
 
 
 def _refusal(fault: str, expected: str = "") -> RequestError:

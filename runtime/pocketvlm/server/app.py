@@ -43,14 +43,13 @@ def make_app(options: ServerOptions, engine: Engine) -> Starlette:
     service = Service(options, engine)
     middleware = [Middleware(Guard, service=service)]
     if options.origins:
-        middleware.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=options.origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["*"],  # the clients of others send their own
-            )
+        cross_origin = Middleware(
+            CORSMiddleware,
+            allow_origins=options.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],  # the clients of others send their own
         )
+        middleware.insert(0, cross_origin)  # so that a page may read why it is refused
     app = Starlette(
         routes=_routes(options),
         middleware=middleware,

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import multiprocessing
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ from pocketvlm.server.worker import Setup, run
 
 _log = logging.getLogger(__name__)
 
+# What is written to the process, in order; None ends it.
+_Outgoing = queue.SimpleQueue[tuple[wire.Message, Sequence[bytes]] | None]
 State = Literal["loading", "ready", "restarting", "closed"]
 _LONGEST_PAUSE = 30.0  # seconds between two starts
 _SOUND = 60.0  # seconds after which a process that died is started again at once
@@ -99,8 +102,7 @@ class ModelProcess:
         self._lock = threading.Lock()
         self._pending: dict[int, Answering] = {}
         self._number = 0
-        self._outgoing: queue.SimpleQueue[tuple[wire.Message, Sequence[bytes]] | None]
-        self._outgoing = queue.SimpleQueue()
+        self._outgoing: _Outgoing = queue.SimpleQueue()
         self._process: BaseProcess | None = None
         self._error: PocketVLMError | None = None
         self._settled = threading.Event()  # it is ready for the first time, or never will be
@@ -159,7 +161,7 @@ class ModelProcess:
     def close(self) -> None:
         """End the process, and with it the answers that are under way."""
         self._closing.set()
-        self._outgoing.put(({"kind": wire.EXIT}, ()))
+        self._outgoing.put(({"kind": wire.END}, ()))
         if self._thread.is_alive():
             self._thread.join(_CLOSING)
         if self._process is not None and self._process.is_alive():
@@ -167,6 +169,8 @@ class ModelProcess:
             self._thread.join(_CLOSING)
 
     def _supervise(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):  # Ctrl-C is the server's: what starts here never
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # sees it, and inherits that
         pause = 0.0
         while not self._closing.wait(pause):
             started = time.monotonic()
@@ -195,7 +199,8 @@ class ModelProcess:
         )
         process.start()
         theirs.close()  # so that its end is seen here
-        self._process, outgoing = process, queue.SimpleQueue()
+        self._process = process
+        outgoing: _Outgoing = queue.SimpleQueue()
         if self._closing.is_set():
             process.kill()
         with self._lock:
@@ -243,10 +248,7 @@ class ModelProcess:
             answering.put(_DIED)
 
 
-def _write(
-    connection: Connection,
-    outgoing: queue.SimpleQueue[tuple[wire.Message, Sequence[bytes]] | None],
-) -> None:
+def _write(connection: Connection, outgoing: _Outgoing) -> None:
     """Write what is put into the queue, until None is or nobody reads."""
     while (item := outgoing.get()) is not None:
         try:

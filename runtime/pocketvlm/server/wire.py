@@ -14,7 +14,7 @@ from typing import Any
 Message = dict[str, Any]
 
 # Kinds of messages from the server.
-ASK, CANCEL, EXIT = "ask", "cancel", "exit"
+ASK, CANCEL, END = "ask", "cancel", "end"
 # Kinds from the model's process: about itself, ...
 READY, UNFIT = "ready", "unfit"
 # ... and about an answer; the latter four are the last about it.

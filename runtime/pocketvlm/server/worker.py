@@ -66,7 +66,7 @@ class _Worker:
                 message, blobs = wire.receive(self._connection)
             except (EOFError, OSError):
                 os._exit(0)
-            if message["kind"] == wire.EXIT:
+            if message["kind"] == wire.END:
                 os._exit(0)
             if message["kind"] == wire.CANCEL:
                 if gone := self._under_way.get(message["id"]):

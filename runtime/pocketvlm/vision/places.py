@@ -94,14 +94,19 @@ def patch_places(place: Rectangle, shape: TokenGrid, patches: Sequence[int]) -> 
     ]
 
 
-@functools.lru_cache(maxsize=64)
 def tile_places(layout: Layout[Any], width: int, height: int) -> tuple[Rectangle | None, ...]:
     """Where each tile of a picture of so many pixels lies in it; beyond it where tiles are padded.
 
     The layout cuts a picture whose colours say where each pixel came from, so that no layout needs
     to say it in another way too. Pixels have 8 bits: places are right to about a 500th of the
-    picture. None for a tile whose patches are no grid of squares.
+    picture. None for a tile whose patches are no grid of squares. The latest sizes are kept.
     """
+    key: Any = layout
+    return _tile_places(key, width, height)
+
+
+@functools.lru_cache(maxsize=64)
+def _tile_places(layout: Any, width: int, height: int) -> tuple[Rectangle | None, ...]:
     source = np.empty((height, width, 3), np.uint8)
     source[:, :, 0] = _ramp(width)[None]
     source[:, :, 1] = _ramp(height)[:, None]

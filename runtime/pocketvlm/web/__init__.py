@@ -5,8 +5,8 @@ The page asks ``site.json`` beside it which back end answers:
 
 | who serves it | ``site.json`` |
 |---|---|
-| any static host | ``{"back_end": "local", "models": [{"name", "path", "bytes"}], "samples": [...]}`` |
-| `pocketvlm serve` | ``{"back_end": "server", "models": [{"name"}], "samples": [...]}`` |
+| any static host | ``{"back_end": "local", "models": [{"name", "path", "bytes"}], ...}`` |
+| `pocketvlm serve` | ``{"back_end": "server", "models": [{"name"}], ...}`` |
 
 A local back end computes in the page and needs the libraries of `pocketvlm.web.libraries`. A server
 needs the page's own files alone: `page_files`.
@@ -28,18 +28,23 @@ _HERE = Path(__file__).parent
 _PLACES = (_HERE / "page", _HERE.parents[2] / "clients" / "web")
 
 
+def page_place() -> Path:
+    """Where the page's own files lie, or would lie in an installation that has none."""
+    return next((place for place in _PLACES if (place / "index.html").is_file()), _PLACES[0])
+
+
 def page_folder() -> Path:
     """The folder that the page's own files lie in, and the lock file of its libraries.
 
     Raises:
         EngineError: this installation has none.
     """
-    for folder in _PLACES:
-        if (folder / "index.html").is_file():
-            return folder
-    raise EngineError(
-        "this installation has no web page", advice="install pocketvlm again, from a wheel"
-    )
+    folder = page_place()
+    if not folder.is_dir():
+        raise EngineError(
+            "this installation has no web page", advice="install pocketvlm again, from a wheel"
+        )
+    return folder
 
 
 def page_files() -> dict[str, Path]:

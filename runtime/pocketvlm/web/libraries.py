@@ -113,7 +113,7 @@ def fetch_library(library: Library, registry: str | None = None) -> Path:
     Args:
         library: which.
         registry: an address, or a folder with archives as ``npm pack`` writes them; the
-            environment's ``npm_config_registry``, else npm's own, if not given.
+            environment's ``NPM_CONFIG_REGISTRY``, else npm's own, if not given.
 
     Raises:
         EngineError: the registry cannot be reached, or what it sends is not what the lock file
@@ -147,7 +147,7 @@ def fetch_library(library: Library, registry: str | None = None) -> Path:
 
 def _archive(library: Library, registry: str | None) -> bytes:
     """The archive as the registry has it, whatever is in it."""
-    source = registry or os.environ.get("npm_config_registry") or REGISTRY
+    source = registry or os.environ.get("NPM_CONFIG_REGISTRY") or REGISTRY
     scheme = urlsplit(source).scheme
     if scheme in ("https", "http"):
         return _downloaded(library.address(source))
@@ -172,8 +172,8 @@ def _downloaded(address: str) -> bytes:
         )
     )
     with refusal:
-        request = urllib.request.Request(address, headers={"Accept": "*/*"})  # noqa: S310
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as reply:  # noqa: S310
+        request = urllib.request.Request(address, headers={"Accept": "*/*"})
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as reply:
             data: bytes = reply.read(_MOST_PACKED + 1)
     if len(data) > _MOST_PACKED:
         raise EngineError(f"{address} is larger than {_MOST_PACKED >> 20} MiB")

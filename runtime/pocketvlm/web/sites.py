@@ -228,9 +228,7 @@ def _link(source: Path, target: Path, *, copy: bool = False) -> None:
     shutil.copyfile(source, target)
 
 
-def _publish(
-    output: Path, target: Path, build: Callable[[Path], None], overwrite: bool
-) -> None:
+def _publish(output: Path, target: Path, build: Callable[[Path], None], overwrite: bool) -> None:
     """Build beside the destination, and rename into place."""
     folder, aside = fresh_name(target, _PARTIAL), fresh_name(target, _OLD)
     try:

@@ -2,6 +2,7 @@
 process that dies is started again, and nobody waits for one that is gone."""
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -160,9 +161,27 @@ def test_a_stop_text_ends_the_answer_before_it(client, alone):
         assert body["choices"][0]["finish_reason"] == "stop"
 
 
+def test_answers_are_held_to_a_schema(client, artifact):
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 22]}}, "required": ["n"]}
+    schema["additionalProperties"] = False
+    stated = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    body = client.post(PATH, json=asked("what?", response_format=stated, max_tokens=40)).json()
+    sampling = Sampling(max_new_tokens=40, json_schema=schema)
+    assert content(body) == VLM.load(artifact).generate("what?", sampling=sampling).text.lstrip()
+    assert json.loads(content(body))["n"] in (1, 22)
+
+
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [
+        (
+            asked(
+                "what?",
+                response_format={"type": "json_schema", "json_schema": {"schema": {"type": "x"}}},
+            ),
+            "response_format",
+            "schema",
+        ),
         (body_of("what?", (0,), {"budget": 13}), "budget", "1..12"),
         (body_of("what?", (0,), {"precision": "int3"}), "decoder_precision", "fp32"),
         (body_of("what?", (0,), {"vision_precision": "x"}), "vision_precision", "fp32"),
@@ -183,7 +202,7 @@ def test_what_the_model_cannot_serve_is_a_400_in_its_words(client, body, param, 
 
 def test_models_say_what_may_be_asked_for(client):
     facts = client.get("/v1/models/tiny").json()["pocketvlm"]
-    assert (facts["budget"], facts["budgets"], facts["nested"]) == (6, [6, 12], True)
+    assert (facts["budget"], facts["budgets"], facts["smaller_budgets"]) == (6, [6, 12], True)
     assert facts["decoder_precisions"] == facts["vision_precisions"] == ["fp32"]
     assert facts["context"] == CONTEXT
 

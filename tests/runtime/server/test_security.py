@@ -87,6 +87,14 @@ def test_only_pages_of_this_server_may_ask(engine, origin, options, status):
     assert preflight.is_success == elsewhere
 
 
+def test_a_page_that_may_ask_may_read_why_it_is_refused(engine):
+    origin = "https://good.example"
+    with client_of(engine, origins=(origin,), api_key="secret") as client:
+        response = client.post(PATH, json=QUESTION, headers={"Origin": origin})
+    assert response.status_code == 401
+    assert response.headers["access-control-allow-origin"] == origin
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_what_a_form_can_send_is_refused(engine, kind):
     """These need no preflight: a page elsewhere can send them without being asked."""

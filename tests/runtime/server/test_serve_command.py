@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -30,12 +31,22 @@ def artifact(tmp_path_factory):
     return root
 
 
-class Server:
-    """A server in a process of its own."""
+START = """
+import sys
+from pocketvlm.cli import main
+from pocketvlm.server import running
+running.GRACE = float(sys.argv.pop(1))
+main(prog_name="pocketvlm")
+"""
 
-    def __init__(self, artifact, *options):
+
+class Server:
+    """A server in a process of its own, which gives answers so many seconds to end."""
+
+    def __init__(self, artifact, *options, grace=10.0):
+        command = [sys.executable, "-c", START, str(grace), "serve", str(artifact)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pocketvlm", "serve", str(artifact), *OPTIONS, *options],
+            [*command, *OPTIONS, *options],
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=heed_interrupts,
@@ -111,6 +122,7 @@ def test_it_ends_when_asked_to_and_takes_its_model_along(artifact, number, monke
         statuses = [client.get("/v1/models", headers=each).status_code for each in ({}, headers)]
     assert statuses == [401, 200]
     children = children_of(server.process.pid)
+    assert children or not Path("/proc/self/task").exists()
     rest, code = server.end(number)
     assert code == (130 if number == signal.SIGINT else 0)
     assert rest.strip() == ("interrupted" if number == signal.SIGINT else "")
@@ -120,9 +132,35 @@ def test_it_ends_when_asked_to_and_takes_its_model_along(artifact, number, monke
         time.sleep(0.02)
 
 
+def test_answers_under_way_end_with_it_and_none_waits_for_ever(artifact):
+    server = Server(artifact, "--parallel", "1", grace=0.3)
+    bodies = []
+
+    def ask():
+        question = asked("what?", max_tokens=150, stream=True)
+        bodies.append(httpx2.post(server.address + PATH[1:], json=question, timeout=30).text)
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    with httpx2.Client(base_url=server.address) as client:
+        end = time.monotonic() + 20
+        while client.get("/health").json()["waiting"] < 8:
+            assert time.monotonic() < end
+    _, code = server.end(signal.SIGTERM)
+    for thread in threads:
+        thread.join(30)
+    assert code == 0
+    assert len(bodies) == 12
+    broken = [body for body in bodies if "model_unavailable" in body]
+    assert all(body.endswith("data: [DONE]\n\n") for body in bodies if body not in broken)
+    assert broken
+
+
 def children_of(pid):
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return path.read_text().split() if path.exists() else []
+    """Those of all its threads."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [child for task in tasks for child in task.read_text().split()]
 
 
 def pocketvlm(*arguments):

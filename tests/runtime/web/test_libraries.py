@@ -10,7 +10,6 @@ import pytest
 
 from pocketvlm.errors import EngineError, RequestError
 from pocketvlm.web.libraries import Library, addresses, fetch_library, libraries
-
 from support.npm_archives import archive, integrity
 
 
@@ -81,7 +80,7 @@ def test_archives_without_the_files_are_refused(tmp_path, cache, entries):
 def test_what_is_no_archive_is_refused(tmp_path, cache):
     for data in (b"", b"not packed", archive({"package/LICENSE": b"x"})[:40]):
         (tmp_path / library().archive).write_bytes(data)
-        with pytest.raises(EngineError, match="damaged|cannot be taken"):
+        with pytest.raises(EngineError, match=r"damaged|cannot be taken"):
             fetch_library(library(integrity=integrity(data)), str(tmp_path))
 
 
@@ -107,7 +106,7 @@ def test_a_registry_is_asked_by_npm_s_addresses(tmp_path, cache, monkeypatch):
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("npm_config_registry", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setenv("NPM_CONFIG_REGISTRY", f"http://127.0.0.1:{server.server_port}/")
         folder = fetch_library(library(integrity=integrity(data)))
         with pytest.raises(EngineError, match="cannot be fetched"):
             fetch_library(library("@huggingface/tokenizers"))

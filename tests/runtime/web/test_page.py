@@ -1,5 +1,5 @@
-"""The page's own files: labelled, complete, nothing of them from elsewhere, and what can be computed
-without a browser computed by Node."""
+"""The page's own files: labelled, complete, nothing of them from elsewhere, and what needs no
+browser computed by Node."""
 
 import json
 import random
@@ -19,6 +19,7 @@ MODULES = sorted(name for name in FILES if name.endswith(".mjs"))
 FIELDS = {"input", "textarea", "select", "progress"}
 # What the page says of addresses, none of which it asks.
 MENTIONED = {"https://host/my-artifact/", "https:", "http://localhost:*", "http://127.0.0.1:*"}
+NAMESPACES = ("http://www.w3.org/2000/svg", "http://ns.adobe.com/xap/1.0/")  # names, no addresses
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
 
 
@@ -83,7 +84,9 @@ def test_nothing_comes_from_elsewhere(page):
     for reference in page.references:
         assert reference in FILES
     for name, path in FILES.items():
-        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        text = path.read_text(encoding="utf-8")
+        for namespace in NAMESPACES:
+            text = text.replace(namespace, "")
         text = re.sub(r"^\s*(//|\*).*$", "", text, flags=re.MULTILINE)  # sources in comments
         named = {match.rstrip("\"';,`)>") for match in re.findall(r"https?://?[^\s\"'`<]*", text)}
         assert named <= {*MENTIONED, "http:", "http://host"}, name
@@ -124,7 +127,9 @@ def test_the_policy_allows_no_other_host_to_run_code(page):
 def test_modules_are_read_by_node():
     """What browsers alone have is not called when a module is read."""
     checks = [
-        subprocess.run(["node", "--check", FILES[name]], capture_output=True, text=True, check=False)
+        subprocess.run(
+            ["node", "--check", FILES[name]], capture_output=True, text=True, check=False
+        )
         for name in (*MODULES, "offline.js")
     ]
     assert [done.stderr for done in checks if done.returncode] == []

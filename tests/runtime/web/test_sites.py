@@ -90,7 +90,7 @@ def test_modules_of_a_site_import_what_is_in_it(tmp_path, registry):
     imported = set()
     for name, data in written.items():
         if name.endswith(".mjs") and "/" not in name:
-            named = re.findall(r"(?:from|import|URL)\s*\(?\s*\"([^\"]+)\"", data.decode())
+            named = re.findall(r"(?:from|import|new URL)\s*\(?\s*\"([^\"]+)\"", data.decode())
             imported |= {each for each in named if not each.startswith("node:")}
     assert {each.removeprefix("./") for each in imported} - {"worker.mjs"} <= written.keys()
     assert any(each.startswith("./lib/onnxruntime-web@1.2.3/") for each in imported)

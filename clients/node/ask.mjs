@@ -1,4 +1,5 @@
-// Answers a question from a folder: node ask.mjs FOLDER QUESTION [PICTURE ...] [--budget K] [--max-new-tokens N]
+// Answers a question from a folder: node ask.mjs FOLDER QUESTION [PICTURE ...] [--budget K]
+// [--max-new-tokens N]
 import { parseArgs } from "node:util";
 import { load, readPicture } from "./index.mjs";
 
@@ -17,11 +18,19 @@ try {
   const seen = [];
   for (const picture of pictures) seen.push(await vlm.see(await readPicture(picture)));
   const budget = values.budget === undefined ? undefined : Number(values.budget);
-  const answer = vlm.answer({ prompt, pictures: seen, budget, maxNewTokens: Number(values["max-new-tokens"]) });
+  const answer = vlm.answer({
+    prompt,
+    pictures: seen,
+    budget,
+    maxNewTokens: Number(values["max-new-tokens"]),
+  });
   for await (const piece of answer) process.stdout.write(piece);
   const { promptTokens, visualTokens, timings } = await answer.result;
   console.log();
-  console.error(`${visualTokens} visual tokens, ${promptTokens.total} in the prompt, first token after ${Math.round(timings.ttft)} ms`);
+  console.error(
+    `${visualTokens} visual tokens, ${promptTokens.total} in the prompt, ` +
+      `first token after ${Math.round(timings.ttft)} ms`,
+  );
 } catch (error) {
   console.error(error instanceof Error ? error.message : error);
   process.exitCode = 1;

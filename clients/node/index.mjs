@@ -1,4 +1,5 @@
-// Knows how Node loads a model: from a folder on disk, over onnxruntime-node; and how it reads pictures.
+// Knows how Node loads a model: from a folder on disk, over onnxruntime-node; and how it reads
+// pictures.
 import { readFile } from "node:fs/promises";
 import { Template } from "@huggingface/jinja";
 import { Tokenizer } from "@huggingface/tokenizers";
@@ -19,9 +20,11 @@ export async function load(folder, options = {}) {
 }
 
 /**
- * Read a picture: PNG of 8 bits as it is, everything else by the package sharp, where it is installed.
+ * Read a picture: PNG of 8 bits as it is, everything else by the package sharp, where it is
+ * installed.
  * @param {string} path
- * @returns {Promise<Uint8Array | {data: Uint8ClampedArray, width: number, height: number}>} for `see`.
+ * @returns {Promise<Uint8Array | {data: Uint8ClampedArray, width: number, height: number}>} for
+ *   `see`.
  * @throws {ClientError}
  */
 export async function readPicture(path) {
@@ -30,7 +33,11 @@ export async function readPicture(path) {
   const { default: sharp } = await import("sharp").catch((error) => {
     throw new ClientError(`${path} is no PNG: install the package sharp to read it`, error);
   });
-  const upright = sharp(bytes).rotate().flatten({ background: "white" }).toColourspace("srgb").ensureAlpha();
+  const upright = sharp(bytes)
+    .rotate()
+    .flatten({ background: "white" })
+    .toColourspace("srgb")
+    .ensureAlpha();
   const { data, info } = await upright.raw().toBuffer({ resolveWithObject: true });
   return { data: new Uint8ClampedArray(data), width: info.width, height: info.height };
 }

@@ -1,14 +1,17 @@
 // Knows an answer on its way: text pieces for whoever iterates over it, then all of it as a result.
+import { inNode } from "./downloads.mjs";
 
 /**
  * @typedef {object} Result
  * @property {string} text up to the first stop text.
  * @property {number[]} tokenIds all that were picked, the end of the answer among them.
  * @property {"stop" | "length" | "interrupted"} finishReason
- * @property {{total: number, cached: number}} promptTokens those that were in the cache are not computed again.
+ * @property {{total: number, cached: number}} promptTokens those that were in the cache are not
+ *   computed again.
  * @property {number} visualTokens of all pictures.
  * @property {number[][][]} kept of each picture and tile the kept indices.
- * @property {Record<string, number>} timings milliseconds: preprocess and vision of the pictures, embed, prefill, ttft, decode, total.
+ * @property {Record<string, number>} timings milliseconds: preprocess and vision of the pictures,
+ *   embed, prefill, ttft, decode, total.
  */
 
 /**
@@ -16,7 +19,11 @@
  * @implements {AsyncIterable<string>}
  */
 export class Answer {
-  /** @param {(push: (piece: string) => void, signal: AbortSignal) => Promise<Result>} work begins at once. @param {AbortSignal} [signal] */
+  /**
+   * @param {(push: (piece: string) => void, signal: AbortSignal) => Promise<Result>} work begins at
+   *   once.
+   * @param {AbortSignal} [signal]
+   */
   constructor(work, signal) {
     /** @type {string[]} */
     this.pieces = [];
@@ -32,7 +39,10 @@ export class Answer {
     this.result.catch(() => {}); // whoever iterates is told there
   }
 
-  /** End the answer after the token on its way: it is a whole one then, with the reason "interrupted". */
+  /**
+   * End the answer after the token on its way: it is a whole one then, with the reason
+   * "interrupted".
+   */
   stop() {
     this.stopping.abort();
   }
@@ -45,7 +55,7 @@ export class Answer {
 
   async *[Symbol.asyncIterator]() {
     try {
-      for (let next = 0; ; ) {
+      for (let next = 0; ;) {
         while (next < this.pieces.length) yield this.pieces[next++];
         if (this.done) break;
         await new Promise((resolve) => (this.wake = () => resolve(undefined)));
@@ -64,11 +74,14 @@ function joined(signal, controller) {
   return controller.signal;
 }
 
-/** Let the page paint and take input: where graphs run in the page's own thread, a token is one long task. */
+/**
+ * Let the page paint and take input: where graphs run in the page's own thread, a token is one long
+ * task.
+ */
 export async function breathe() {
   const scheduler = /** @type {any} */ (globalThis).scheduler;
   if (scheduler?.yield) return scheduler.yield();
-  if (typeof window === "undefined" && typeof WorkerGlobalScope === "undefined") return undefined;
+  if (inNode) return undefined;
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = () => {

@@ -1,9 +1,11 @@
-// Knows how tokens become text piece by piece, never half a character nor a text that ends the answer.
+// Knows how tokens become text piece by piece, never half a character nor a text that ends the
+// answer.
 
 const UNKNOWN = "\ufffd"; // what stands for bytes that are no character yet
 
 /**
- * Lets text through up to the first stop text, which is left out. What may be the beginning of one is held back. The
+ * Lets text through up to the first stop text, which is left out. What may be the beginning of one
+ * is held back. The
  * first is the one that is complete first, of those complete at once the longest.
  */
 export class StopTexts {
@@ -17,7 +19,8 @@ export class StopTexts {
   /** What may be given out after this piece. @param {string} piece */
   push(piece) {
     if (this.stopped) return "";
-    const text = this.held + piece, start = this.first(text);
+    const text = this.held + piece,
+      start = this.first(text);
     this.stopped = start !== null;
     const end = start ?? text.length - this.beginning(text);
     this.held = this.stopped ? "" : text.slice(end);
@@ -38,12 +41,14 @@ export class StopTexts {
 
   /** @param {string} text @returns {number | null} */
   first(text) {
-    let end = Infinity, start = null;
+    let end = Infinity,
+      start = null;
     for (const stop of this.texts) {
       const at = text.indexOf(stop);
       if (at < 0) continue;
       const after = at + stop.length;
-      if (after < end || (after === end && start !== null && at < start)) [end, start] = [after, at];
+      if (after < end || (after === end && start !== null && at < start))
+        [end, start] = [after, at];
     }
     return start;
   }
@@ -58,7 +63,10 @@ export class StopTexts {
   }
 }
 
-/** Turns the tokens of one answer into pieces whose sum is the text of all of them. A token costs the same however many came before. */
+/**
+ * Turns the tokens of one answer into pieces whose sum is the text of all of them. A token costs
+ * the same however many came before.
+ */
 export class Detokenizer {
   /**
    * @param {any} tokenizer of @huggingface/tokenizers.
@@ -85,7 +93,8 @@ export class Detokenizer {
     this.ids.push(token);
     const before = this.decoded(this.ids.slice(this.from, this.read));
     const after = this.decoded(this.ids.slice(this.from));
-    if (after.length <= before.length || after.endsWith(UNKNOWN) || !after.startsWith(before)) return "";
+    if (after.length <= before.length || after.endsWith(UNKNOWN) || !after.startsWith(before))
+      return "";
     [this.from, this.read] = [this.read, this.ids.length];
     return this.out(after.slice(before.length));
   }
@@ -110,6 +119,11 @@ export class Detokenizer {
 
   /** @param {number[]} ids @returns {string} */
   decoded(ids) {
-    return ids.length ? this.tokenizer.decode(ids, { skip_special_tokens: true, clean_up_tokenization_spaces: false }) : "";
+    return ids.length
+      ? this.tokenizer.decode(ids, {
+          skip_special_tokens: true,
+          clean_up_tokenization_spaces: false,
+        })
+      : "";
   }
 }

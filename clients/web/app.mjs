@@ -3,15 +3,15 @@
  * @module
  */
 import { openBackEnd, readSite } from "./back_ends.mjs";
-import { duration, showBars } from "./bars.mjs";
+import { showBars } from "./bars.mjs";
 import { asFile, Camera } from "./camera.mjs";
-import { Conversation } from "./conversation.mjs";
+import { Conversation, figuresOf } from "./conversation.mjs";
 import { forget, prepare } from "./isolation.mjs";
 import { keptPatches } from "./kept.mjs";
 import { watch } from "./live.mjs";
 import { LoadingBar, notify } from "./notices.mjs";
 import { listen, offerSamples } from "./sources.mjs";
-import { PictureView } from "./view.mjs";
+import { onWhite, PictureView } from "./view.mjs";
 import { inWords, lacking } from "./words.mjs";
 
 const PROVIDER = "pocketvlm-provider"; // of localStorage
@@ -200,7 +200,7 @@ class App {
   /** Draw the patches that the slider's budget keeps; nothing is computed for it. */
   showKept() {
     const budget = Number($("budget").value);
-    const patches = this.backEnd?.facts.patches;
+    const patches = this.seen?.patches ?? this.backEnd?.facts.patches;
     const tiles = this.seen?.tiles ?? [];
     const each = tiles.length > 1 ? ` in each of ${tiles.length} tiles` : "";
     $("kept").textContent = patches ? `${budget} of ${patches}${each}` : String(budget);
@@ -274,7 +274,9 @@ class App {
     for (const button of $("suggestions").querySelectorAll("button")) {
       button.disabled = Boolean(controller);
     }
-    document.body.dataset.answering = controller ? "yes" : "no";
+    const { dataset } = document.body;
+    dataset.answering = controller ? "yes" : "no";
+    if (!controller) dataset.answers = String(Number(dataset.answers ?? 0) + 1);
   }
 
   /** End the answer that is coming, and the camera. */
@@ -390,37 +392,6 @@ class App {
     $("model").value = String(this.site.models.length - 1);
     this.load(model, files);
   }
-}
-
-/**
- * One line on an answer.
- * @param {import("./back_ends.mjs").Answer} answer
- * @returns {string}
- */
-function figuresOf({ tokenIds, promptTokens, visualTokens, timings, stopped }) {
-  const cached = promptTokens?.cached ? ` (${promptTokens.cached} from before)` : "";
-  return [
-    visualTokens === null ? "" : `${visualTokens} visual tokens`,
-    promptTokens ? `prompt of ${promptTokens.total}${cached}` : "",
-    `${tokenIds.length} new`,
-    timings.ttft === undefined ? "" : `first after ${duration(timings.ttft)}`,
-    stopped ? "stopped" : "",
-  ].filter(Boolean).join(" · ");
-}
-
-/**
- * @param {ImageBitmap} bitmap
- * @returns {HTMLCanvasElement} what is transparent on white, as the model sees it
- */
-function onWhite(bitmap) {
-  const canvas = document.createElement("canvas");
-  canvas.width = bitmap.width;
-  canvas.height = bitmap.height;
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(bitmap, 0, 0);
-  return canvas;
 }
 
 /**

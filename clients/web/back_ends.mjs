@@ -17,10 +17,10 @@ import { RemoteBackEnd } from "./remote.mjs";
  */
 
 /**
- * A picture that a back end holds: its size in pixels, what is known of its patches, and a handle
- * of the back end's own.
+ * A picture that a back end holds: its size in pixels, what is known of its patches, how many
+ * there are of a tile before pruning, and a handle of the back end's own.
  * @typedef {{width: number, height: number, tiles: import("./kept.mjs").TilePatches[] | null,
- *   handle: any}} Seen
+ *   patches?: number, handle: any}} Seen
  */
 
 /**

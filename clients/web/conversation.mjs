@@ -2,6 +2,7 @@
  * Knows the conversation: what was asked and answered, and how it is shown.
  * @module
  */
+import { duration } from "./bars.mjs";
 
 /** @typedef {{question: string, answer: string}} Turn */
 
@@ -101,4 +102,20 @@ export class AnswerView {
     const log = this.list.parentElement;
     if (log) log.scrollTop = log.scrollHeight;
   }
+}
+
+/**
+ * One line on an answer.
+ * @param {import("./back_ends.mjs").Answer} answer
+ * @returns {string}
+ */
+export function figuresOf({ tokenIds, promptTokens, visualTokens, timings, stopped }) {
+  const cached = promptTokens?.cached ? ` (${promptTokens.cached} from before)` : "";
+  return [
+    visualTokens === null ? "" : `${visualTokens} visual tokens`,
+    promptTokens ? `prompt of ${promptTokens.total}${cached}` : "",
+    `${tokenIds.length} new`,
+    timings.ttft === undefined ? "" : `first after ${duration(timings.ttft)}`,
+    stopped ? "stopped" : "",
+  ].filter(Boolean).join(" · ");
 }

@@ -1,4 +1,5 @@
-// Knows where files come from: a server with the browser's cache in front of it, a folder on disk, or whoever gives them.
+// Knows where files come from: a server with the browser's cache in front of it, a folder on disk,
+// or whoever gives them.
 import { ClientError, reasonOf } from "./errors.mjs";
 
 /**
@@ -16,7 +17,8 @@ import { ClientError, reasonOf } from "./errors.mjs";
  * @property {((file: string) => string) | null} path where files lie on disk.
  * @property {() => Promise<any>} facts using.json.
  * @property {string[]} notices
- * @property {(key: string) => Promise<boolean>} remembers whether `remember` was called with it before.
+ * @property {(key: string) => Promise<boolean>} remembers whether `remember` was called with it
+ *   before.
  * @property {(key: string) => Promise<void>} remember
  */
 
@@ -30,7 +32,8 @@ export const inNode = typeof process !== "undefined" && Boolean(process.versions
 /**
  * The files at an address or path.
  * @param {string} base of the artifact's folder.
- * @param {{fetchFile?: (file: string) => Promise<Uint8Array | Blob>, onProgress?: (progress: Progress) => void}} options
+ * @param {{fetchFile?: (file: string) => Promise<Uint8Array | Blob>, onProgress?: (progress:
+ *   Progress) => void}} options
  * @returns {Promise<Files>}
  */
 export async function openFiles(base, { fetchFile, onProgress }) {
@@ -57,7 +60,14 @@ async function onDisk(folder) {
       throw new ClientError(`${path(file)} cannot be read (${reasonOf(error)})`, error);
     }
   };
-  return { bytes, weights: bytes, path, facts: async () => parsed(await bytes(FACTS), FACTS), notices: [], ...memory() };
+  return {
+    bytes,
+    weights: bytes,
+    path,
+    facts: async () => parsed(await bytes(FACTS), FACTS),
+    notices: [],
+    ...memory(),
+  };
 }
 
 /** Remembers for as long as the program runs. */
@@ -85,8 +95,10 @@ async function asBytes(content) {
 }
 
 /**
- * Files of a server. What was fetched once stays in the browser's cache, by the artifact's id: another id is another
- * cache, and the old one goes. using.json is asked for anew each time, and taken from the cache without network.
+ * Files of a server. What was fetched once stays in the browser's cache, by the artifact's id:
+ * another id is another
+ * cache, and the old one goes. using.json is asked for anew each time, and taken from the cache
+ * without network.
  * @implements {Files}
  */
 class Served {
@@ -108,7 +120,10 @@ class Served {
     const facts = await this.freshFacts();
     this.sizes = facts.files ?? {};
     if (typeof caches === "undefined") {
-      this.notices.push("The browser keeps nothing for the next visit, as this page is no secure context: serve it by https or from localhost.");
+      this.notices.push(
+        "The browser keeps nothing for the next visit, as this page is no secure context: " +
+          "serve it by https or from localhost.",
+      );
       return facts;
     }
     try {
@@ -122,7 +137,8 @@ class Served {
   /** using.json from the server, else as it was at the last visit. */
   async freshFacts() {
     const url = this.base + FACTS;
-    const kept = typeof caches === "undefined" ? null : await caches.open(FACTS_CACHE).catch(() => null);
+    const kept =
+      typeof caches === "undefined" ? null : await caches.open(FACTS_CACHE).catch(() => null);
     const before = await kept?.match(url).then((response) => response?.json());
     let response;
     try {
@@ -157,7 +173,10 @@ class Served {
     return (await this.intoCache(file, url)) ?? this.intoMemory(file, url);
   }
 
-  /** Through the cache, so that a large file is never in memory twice; null where the cache takes none. */
+  /**
+   * Through the cache, so that a large file is never in memory twice; null where the cache takes
+   * none.
+   */
   async intoCache(/** @type {string} */ file, /** @type {string} */ url) {
     if (!this.cache) return null;
     const response = await fetched(url);
@@ -167,7 +186,9 @@ class Served {
       const headers = { "content-type": "application/octet-stream" };
       await this.cache.put(url, new Response(this.counted(file, response), { headers }));
     } catch (error) {
-      this.notices.push(`The browser does not keep ${file} for the next visit (${reasonOf(error)}).`);
+      this.notices.push(
+        `The browser does not keep ${file} for the next visit (${reasonOf(error)}).`,
+      );
       return null;
     }
     const blob = await (await this.cache.match(url))?.blob();
@@ -224,9 +245,14 @@ async function fetched(url, options) {
   try {
     response = await fetch(url, options);
   } catch (error) {
-    throw new ClientError(`${url} cannot be fetched (${reasonOf(error)}): the server is away, or does not allow other pages to read it`, error);
+    throw new ClientError(
+      `${url} cannot be fetched (${reasonOf(error)}): the server is away, or does not allow ` +
+        "other pages to read it",
+      error,
+    );
   }
-  if (!response.ok) throw new ClientError(`${url} is not there (the server says ${response.status})`);
+  if (!response.ok)
+    throw new ClientError(`${url} is not there (the server says ${response.status})`);
   return response;
 }
 

@@ -1,11 +1,20 @@
-// Knows using.json: which artifacts are served here, and which graph serves a budget and a precision.
+// Knows using.json: which artifacts are served here, and which graph serves a budget and a
+// precision.
 import { ClientError } from "./errors.mjs";
 
 /** The format of using.json that is read here. */
 export const FORMAT = 1;
 
 // What an artifact may ask of a client, see using.schema.json: these are served, ...
-const SERVED = new Set(["scored_rows", "picture_ids", "prompt_in_one_run", "positions", "extras", "convolutions", "constants"]);
+const SERVED = new Set([
+  "scored_rows",
+  "picture_ids",
+  "prompt_in_one_run",
+  "positions",
+  "extras",
+  "convolutions",
+  "constants",
+]);
 // ... and of these it is known what answers instead.
 const INSTEAD = {
   "llama.cpp": "export it with --decoder onnx, or answer with pocketvlm's runtime",
@@ -22,17 +31,23 @@ const INSTEAD = {
  */
 export function checkServed(facts) {
   if (facts === null || typeof facts !== "object" || facts.format !== FORMAT)
-    throw new ClientError(`using.json has the format ${facts?.format}, this client reads ${FORMAT}: export the model again, or update the client`);
+    throw new ClientError(
+      `using.json has the format ${facts?.format}, this client reads ${FORMAT}: ` +
+        "export the model again, or update the client",
+    );
   for (const [need, words] of Object.entries(facts.needs)) {
     if (SERVED.has(need)) continue;
-    throw new ClientError(`This artifact is not served here: ${words}. ${sentence(INSTEAD[need] ?? "update the client, or answer with pocketvlm's runtime")}`);
+    const advice = INSTEAD[need] ?? "update the client, or answer with pocketvlm's runtime";
+    throw new ClientError(`This artifact is not served here: ${words}. ${sentence(advice)}`);
   }
 }
 
 /**
- * The exported budget whose graph serves another: an equal one, or where smaller ones can be cut out the next larger.
+ * The exported budget whose graph serves another: an equal one, or where smaller ones can be cut
+ * out the next larger.
  * @param {any} facts
- * @param {number | "largest"} [budget] tokens of a tile; the artifact's own where it is left out. largest: the one that serves all others, else the artifact's own.
+ * @param {number | "largest"} [budget] tokens of a tile; the artifact's own where it is left out.
+ *   largest: the one that serves all others, else the artifact's own.
  * @returns {number}
  * @throws {ClientError} none serves it.
  */
@@ -43,7 +58,9 @@ export function servingBudget(facts, budget = facts.vision.default_budget) {
   const larger = exported.find((k) => k > budget);
   if (facts.nested && Number.isInteger(budget) && budget >= 1 && larger) return larger;
   const served = facts.nested ? `1 to ${exported.at(-1)}` : exported.join(" or ");
-  throw new ClientError(`Of the ${facts.patches} tokens of a tile this artifact serves ${served}, not ${budget}`);
+  throw new ClientError(
+    `Of the ${facts.patches} tokens of a tile this artifact serves ${served}, not ${budget}`,
+  );
 }
 
 /**
@@ -92,7 +109,9 @@ export function filesOf(facts, choice) {
 /** @param {Record<string, string>} files @param {string} precision @param {string} name */
 function pick(files, precision, name) {
   if (Object.hasOwn(files, precision)) return files[precision];
-  throw new ClientError(`This artifact has no ${name} in ${precision}; it has ${Object.keys(files).join(", ")}`);
+  throw new ClientError(
+    `This artifact has no ${name} in ${precision}; it has ${Object.keys(files).join(", ")}`,
+  );
 }
 
 /** @param {string} text */

@@ -3,7 +3,7 @@
 
 import { Layout, gridOf, joined, partOf } from "./layout-base.mjs";
 import { partsOf } from "./layout-tiles.mjs";
-import { paste, resize } from "./pictures.mjs";
+import { crop, resize } from "./pictures.mjs";
 
 const NEWLINE = "image_newline";
 const SLACK = 1.1; // along an edge: features up to so much above the limit stay as they are
@@ -41,10 +41,10 @@ export class AnyRes extends Layout {
     const [width, height] = [wide * columns, tall * rows];
     const filter = this.steps.resample;
     const [baseTall, baseWide] = this.figures.base;
-    const canvas = { data: new Uint8ClampedArray(width * height * 4), width, height };
-    for (let at = 3; at < canvas.data.length; at += 4) canvas.data[at] = 255;
     const size = fitted(picture.width, picture.height, width, height);
-    paste(resize(picture, size[0], size[1], filter), canvas);
+    const scaled = resize(picture, size[0], size[1], filter);
+    const [left, top] = [(width - size[0]) >> 1, (height - size[1]) >> 1];
+    const canvas = crop(scaled, -left, -top, width, height); // black around it
     return [resize(picture, baseWide, baseTall, filter), ...partsOf(canvas, tall, wide)];
   }
 

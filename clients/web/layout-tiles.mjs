@@ -45,7 +45,9 @@ export function partsAndWhole(grid) {
 export class ClosestTiles extends Layout {
   constructor(facts) {
     super(facts);
-    this.shapes = shapesOf(this.whole("min_tiles"), this.whole("max_tiles"));
+    const most = this.whole("max_tiles");
+    if (most > MOST_TILES) throw this.damaged("max_tiles");
+    this.shapes = shapesOf(this.whole("min_tiles"), most);
     if (!this.shapes.length) throw this.damaged("max_tiles");
     this.before = this.ids("before");
     this.after = this.ids("after");
@@ -80,7 +82,7 @@ export class ClosestTiles extends Layout {
 /** Every grid of so many tiles: fewest tiles first, then fewest columns. */
 function shapesOf(least, most) {
   const shapes = [];
-  for (let columns = 1; columns <= Math.min(most, MOST_TILES); columns++) {
+  for (let columns = 1; columns <= most; columns++) {
     for (let rows = 1; rows * columns <= most; rows++) {
       if (rows * columns >= least) shapes.push({ rows, columns });
     }

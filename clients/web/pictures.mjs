@@ -51,7 +51,9 @@ const NO_DECODER =
  * @throws {ClientError} no picture that this browser reads, or too large a one
  */
 export async function decodePicture(source) {
-  if (source instanceof Uint8Array || source instanceof ArrayBuffer) source = new Blob([source]);
+  if (source instanceof Uint8Array || source instanceof ArrayBuffer) {
+    source = new Blob([new Uint8Array(source)]); // a copy of bytes that may be shared
+  }
   if (typeof createImageBitmap === "undefined") {
     throw new ClientError(NO_DECODER);
   }
@@ -157,6 +159,9 @@ function targetOf(width, height, steps) {
 /**
  * Where a centre crop lies in a picture: `left` and `top` are below 0 where it is padded. An odd
  * remainder goes as in transformers.
+ * @param {number} width of the picture
+ * @param {number} height of it
+ * @param {number[]} size [height, width] of the crop
  */
 function cropOf(width, height, [tall, wide]) {
   const [across, down] = [Math.max(wide, width), Math.max(tall, height)];
@@ -191,20 +196,6 @@ export function crop(picture, left, top, width, height) {
     data.set(row, ((y - top) * width + start - left) * 4);
   }
   return { data, width, height };
-}
-
-/**
- * Put a picture into the middle of another, in place; an odd pixel is left over at the right or
- * bottom.
- * @param {Picture} picture
- * @param {Picture} into at least as large
- */
-export function paste(picture, into) {
-  const [left, top] = [(into.width - picture.width) >> 1, (into.height - picture.height) >> 1];
-  const source = rowsOf(picture);
-  for (let y = 0; y < picture.height; y++) {
-    into.data.set(source.row(y), ((y + top) * into.width + left) * 4);
-  }
 }
 
 /**
@@ -290,7 +281,7 @@ function valuesOf({ scale, mean, std }, channel) {
  * @returns {Float32Array} (3, height, width), rescaled and normalised
  */
 export function toPixelValues(tile, facts) {
-  const steps = facts.picture ?? facts;
+  const steps = "picture" in facts ? facts.picture : facts;
   const pixels = tile.width * tile.height;
   const values = new Float32Array(3 * pixels);
   for (let channel = 0; channel < 3; channel++) {

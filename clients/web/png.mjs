@@ -1,10 +1,14 @@
-// Knows PNG files of 8 bits a sample, which every artifact brings for its self-test; read so that no colour management and
+// Knows PNG files of 8 bits a sample, which every artifact brings for its self-test; read so that
+// no colour management and
 // no canvas changes a sample.
 import { ClientError } from "./errors.mjs";
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const MOST_PIXELS = 1 << 27;
-/** @type {Record<number, number>} samples of a pixel by PNG's colour type: grey, RGB, palette, grey and alpha, RGBA. */
+/**
+ * @type {Record<number, number>} samples of a pixel by PNG's colour type: grey, RGB, palette, grey
+ *   and alpha, RGBA.
+ */
 const CHANNELS = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 };
 
 /** Whether a file is PNG. @param {Uint8Array} bytes */
@@ -15,28 +19,42 @@ export function isPng(bytes) {
 /**
  * The samples of a PNG file.
  * @param {Uint8Array} bytes of 8 bits a sample, not interlaced.
- * @returns {Promise<{data: Uint8ClampedArray, width: number, height: number}>} RGBA; alpha as it is in the file.
+ * @returns {Promise<{data: Uint8ClampedArray, width: number, height: number}>} RGBA; alpha as it is
+ *   in the file.
  * @throws {ClientError}
  */
 export async function decodePng(bytes) {
   const { header, palette, alpha, packed } = chunksOf(bytes);
   const view = new DataView(header.buffer, header.byteOffset, header.byteLength);
-  const width = view.getUint32(0), height = view.getUint32(4), channels = CHANNELS[header[9]];
-  if (header[8] !== 8 || !channels || header[12] !== 0) throw new ClientError("A PNG of other than 8 bits a sample, or an interlaced one, is not read here: save it as JPEG or plain PNG");
-  if (width * height > MOST_PIXELS) throw new ClientError(`A picture of ${width} x ${height} pixels is too large: scale it down`);
+  const width = view.getUint32(0),
+    height = view.getUint32(4),
+    channels = CHANNELS[header[9]];
+  if (header[8] !== 8 || !channels || header[12] !== 0)
+    throw new ClientError(
+      "A PNG of other than 8 bits a sample, or an interlaced one, is not read here: " +
+        "save it as JPEG or plain PNG",
+    );
+  if (width * height > MOST_PIXELS)
+    throw new ClientError(`A picture of ${width} x ${height} pixels is too large: scale it down`);
   const lines = await inflated(packed);
-  if (lines.length !== height * (1 + width * channels)) throw new ClientError("The PNG file is cut off or damaged");
+  if (lines.length !== height * (1 + width * channels))
+    throw new ClientError("The PNG file is cut off or damaged");
   const samples = unfiltered(lines, width * channels, height, channels);
   return { data: rgba(samples, header[9], palette, alpha, width * height), width, height };
 }
 
 /** @param {Uint8Array} bytes */
 function chunksOf(bytes) {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), packed = [];
-  let header = null, palette = new Uint8Array(0), alpha = new Uint8Array(0);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength),
+    packed = [];
+  /** @type {Uint8Array | null} */
+  let header = null;
+  /** @type {Uint8Array[]} */
+  let [palette, alpha] = [new Uint8Array(0), new Uint8Array(0)];
   if (!isPng(bytes)) throw new ClientError("The picture is no PNG file");
-  for (let at = 8; at + 12 <= bytes.length; ) {
-    const length = view.getUint32(at), name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
+  for (let at = 8; at + 12 <= bytes.length;) {
+    const length = view.getUint32(at),
+      name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
     const content = bytes.subarray(at + 8, at + 8 + length);
     if (name === "IHDR") header = content;
     if (name === "PLTE") palette = content;
@@ -51,7 +69,9 @@ function chunksOf(bytes) {
 /** @param {Uint8Array[]} packed */
 async function inflated(packed) {
   try {
-    const stream = new Blob(/** @type {any} */ (packed)).stream().pipeThrough(new DecompressionStream("deflate"));
+    const stream = new Blob(/** @type {any} */ (packed))
+      .stream()
+      .pipeThrough(new DecompressionStream("deflate"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
   } catch (error) {
     throw new ClientError("The PNG file is cut off or damaged", error);
@@ -59,10 +79,17 @@ async function inflated(packed) {
 }
 
 /** Undo the filter of each line (PNG specification, section 9). */
-function unfiltered(/** @type {Uint8Array} */ lines, /** @type {number} */ stride, /** @type {number} */ height, /** @type {number} */ step) {
+function unfiltered(
+  /** @type {Uint8Array} */ lines,
+  /** @type {number} */ stride,
+  /** @type {number} */ height,
+  /** @type {number} */ step,
+) {
   const samples = new Uint8Array(stride * height);
   for (let y = 0; y < height; y++) {
-    const filter = lines[y * (stride + 1)], from = y * (stride + 1) + 1, to = y * stride;
+    const filter = lines[y * (stride + 1)],
+      from = y * (stride + 1) + 1,
+      to = y * stride;
     for (let x = 0; x < stride; x++) {
       const left = x >= step ? samples[to + x - step] : 0;
       const above = y > 0 ? samples[to + x - stride] : 0;
@@ -84,21 +111,47 @@ function predicted(filter, left, above, corner) {
   return a <= b && a <= c ? left : b <= c ? above : corner;
 }
 
-/** @param {Uint8Array} samples @param {number} type @param {Uint8Array} palette @param {Uint8Array} alpha @param {number} count */
+/**
+ * @param {Uint8Array} samples
+ * @param {number} type
+ * @param {Uint8Array} palette
+ * @param {Uint8Array} alpha
+ * @param {number} count
+ */
 function rgba(samples, type, palette, alpha, count) {
-  const data = new Uint8ClampedArray(4 * count), channels = CHANNELS[type];
+  const data = new Uint8ClampedArray(4 * count),
+    channels = CHANNELS[type];
   for (let i = 0; i < count; i++) {
-    const at = i * channels, first = samples[at];
-    const colour = type === 3 ? palette.subarray(3 * first, 3 * first + 3) : type & 2 ? samples.subarray(at, at + 3) : [first, first, first];
+    const at = i * channels,
+      first = samples[at];
+    const colour =
+      type === 3
+        ? palette.subarray(3 * first, 3 * first + 3)
+        : type & 2
+          ? samples.subarray(at, at + 3)
+          : [first, first, first];
     data.set(colour, 4 * i);
-    data[4 * i + 3] = type === 3 ? (alpha[first] ?? 255) : type & 4 ? samples[at + channels - 1] : alphaOf(type, alpha, colour);
+    data[4 * i + 3] =
+      type === 3
+        ? (alpha[first] ?? 255)
+        : type & 4
+          ? samples[at + channels - 1]
+          : alphaOf(type, alpha, colour);
   }
   return data;
 }
 
-/** 0 for the one transparent colour of a file without alpha, else 255; samples have 8 of the 16 bits that it is stated in. */
-function alphaOf(/** @type {number} */ type, /** @type {Uint8Array} */ alpha, /** @type {ArrayLike<number>} */ colour) {
+/**
+ * 0 for the one transparent colour of a file without alpha, else 255; samples have 8 of the 16 bits
+ * that it is stated in.
+ */
+function alphaOf(
+  /** @type {number} */ type,
+  /** @type {Uint8Array} */ alpha,
+  /** @type {ArrayLike<number>} */ colour,
+) {
   if (alpha.length < (type === 0 ? 2 : 6)) return 255;
-  const same = type === 0 ? colour[0] === alpha[1] : [0, 1, 2].every((c) => colour[c] === alpha[2 * c + 1]);
+  const same =
+    type === 0 ? colour[0] === alpha[1] : [0, 1, 2].every((c) => colour[c] === alpha[2 * c + 1]);
   return same ? 0 : 255;
 }

@@ -1,21 +1,22 @@
-// Answers questions about pictures from a folder that `pocketvlm export` wrote: in pages over onnxruntime-web, in Node over
+// Answers questions about pictures from a folder that `pocketvlm export` wrote: in pages over
+// onnxruntime-web, in Node over
 // onnxruntime-node. Everything it knows of a model is read from the folder's using.json.
 // Licensed under the Apache License 2.0; part of PocketVLM.
-import { Answer, breathe } from "./answer.mjs";
+import { Answer } from "./answer.mjs";
 import { Detokenizer } from "./answer_text.mjs";
 import { assemble } from "./assembled.mjs";
-import { Sequence, cacheNames } from "./decoder.mjs";
+import { Sequence } from "./decoder.mjs";
 import { openFiles } from "./downloads.mjs";
 import { ClientError, reasonOf } from "./errors.mjs";
 import { checkServed, chooseGraphs } from "./facts.mjs";
+import { generate } from "./generation.mjs";
 import { openLayout } from "./layouts.mjs";
+import { openPrompter, openTrusted, readConstants } from "./loading.mjs";
 import { decodePicture, upright } from "./pictures.mjs";
 import { decodePng, isPng } from "./png.mjs";
-import { Prompter, textLibraries } from "./prompt.mjs";
 import { Sampler, checkProcessors } from "./sampling.mjs";
 import { Seen, encodeTiles } from "./seen.mjs";
-import { failedFigures } from "./self_test.mjs";
-import { availableProvider, openSession, prepareThreads } from "./sessions.mjs";
+import { availableProvider, prepareThreads } from "./sessions.mjs";
 
 export { ClientError } from "./errors.mjs";
 export { Seen } from "./seen.mjs";
@@ -23,21 +24,27 @@ export { Seen } from "./seen.mjs";
 /**
  * @typedef {object} LoadOptions
  * @property {any} ort the module onnxruntime-web (its /wasm or /webgpu), or onnxruntime-node.
- * @property {"wasm" | "webgpu" | "cpu"} [provider] what computes; wasm in pages and cpu in Node where it is left out.
- * @property {number | "largest"} [budget] the graph for so many tokens of a tile, or that which serves all others; the artifact's own where it is left out.
+ * @property {"wasm" | "webgpu" | "cpu"} [provider] what computes; wasm in pages and cpu in Node
+ *   where it is left out.
+ * @property {number | "largest"} [budget] the graph for so many tokens of a tile, or that which
+ *   serves all others; the artifact's own where it is left out.
  * @property {string} [visionPrecision]
  * @property {string} [decoderPrecision]
  * @property {number} [threads] of WASM.
  * @property {(progress: import("./downloads.mjs").Progress) => void} [onProgress]
- * @property {(file: string) => Promise<Uint8Array | Blob>} [fetchFile] gives files by their names in the folder.
- * @property {boolean} [selfTest] whether the self-test runs: by default wherever another than Node's CPU provider computes.
- * @property {import("./prompt.mjs").TextLibraries} [libraries] of text, where they are not found by their names.
+ * @property {(file: string) => Promise<Uint8Array | Blob>} [fetchFile] gives files by their names
+ *   in the folder.
+ * @property {boolean} [selfTest] whether the self-test runs: by default wherever another than
+ *   Node's CPU provider computes.
+ * @property {import("./prompt.mjs").TextLibraries} [libraries] of text, where they are not found by
+ *   their names.
  */
 
 /**
  * @typedef {object} AnswerOptions
  * @property {string} [prompt] one question; `<image>` in it places a picture.
- * @property {readonly import("./prompt.mjs").Message[]} [messages] a whole conversation in its place, the user's last.
+ * @property {readonly import("./prompt.mjs").Message[]} [messages] a whole conversation in its
+ *   place, the user's last.
  * @property {readonly Seen[]} [pictures] in the order of their places.
  * @property {number} [budget] tokens of each tile; the loaded graph's where it is left out.
  * @property {number} [maxNewTokens]
@@ -46,8 +53,6 @@ export { Seen } from "./seen.mjs";
  * @property {AbortSignal} [signal]
  * @property {(token: number) => void} [onToken] is called with each id as it is picked.
  */
-
-/** @typedef {{vision: any, table: any, decoder: any}} Sessions */
 
 const MAX_NEW_TOKENS = 64;
 
@@ -58,16 +63,20 @@ export class PocketVLM {
    * @param {string} base address or path of the artifact's folder.
    * @param {LoadOptions} options
    * @returns {Promise<PocketVLM>}
-   * @throws {ClientError} an artifact that is not served here, a file that is missing, a device that computes wrong.
+   * @throws {ClientError} an artifact that is not served here, a file that is missing, a device
+   *   that computes wrong.
    */
   static async load(base, options) {
     const { ort } = options;
-    if (!ort?.InferenceSession) throw new ClientError("Give the module onnxruntime-web or onnxruntime-node as ort");
+    if (!ort?.InferenceSession)
+      throw new ClientError("Give the module onnxruntime-web or onnxruntime-node as ort");
     const files = await openFiles(base, options);
     const facts = await files.facts();
     checkServed(facts);
     checkProcessors(facts);
-    const layout = openLayout(facts), choice = chooseGraphs(facts, options), { notices } = files;
+    const layout = openLayout(facts),
+      choice = chooseGraphs(facts, options),
+      { notices } = files;
     const prompter = await openPrompter(facts, files, options.libraries);
     const constants = await readConstants(facts, files);
     let provider = await availableProvider(ort, options.provider, notices);
@@ -88,8 +97,8 @@ export class PocketVLM {
 
   /**
    * @param {any} opened
-   * @param {Sessions} sessions
-   * @param {Prompter} prompter
+   * @param {import("./loading.mjs").Sessions} sessions
+   * @param {import("./prompt.mjs").Prompter} prompter
    * @param {string} provider
    */
   constructor({ ort, facts, layout, choice, constants, files }, sessions, prompter, provider) {
@@ -119,23 +128,29 @@ export class PocketVLM {
 
   /**
    * Encode a picture, once for any number of questions and budgets.
-   * @param {Blob | Uint8Array | {data: Uint8ClampedArray, width: number, height: number}} source a file, or upright pixels as decodePicture gives them.
+   * @param {Blob | Uint8Array | {data: Uint8ClampedArray, width: number, height: number}} source a
+   *   file, or upright pixels as decodePicture gives them.
    * @returns {Promise<Seen>}
    * @throws {ClientError}
    */
   async see(source) {
-    const started = performance.now(), picture = await pictureOf(source);
+    const started = performance.now(),
+      picture = await pictureOf(source);
     return this.alone(() => this.encoded(picture, this.layout, performance.now() - started));
   }
 
   /**
-   * Answer a question. What the prompt begins with is not computed again where the answer before began alike: further
+   * Answer a question. What the prompt begins with is not computed again where the answer before
+   * began alike: further
    * turns, and further questions about one picture at one budget.
    * @param {AnswerOptions} options
    * @returns {Answer} text pieces, then `result`.
    */
   answer(options) {
-    return new Answer((push, signal) => this.alone(() => this.answered(options, push, signal)), options.signal);
+    return new Answer(
+      (push, signal) => this.alone(() => this.answered(options, push, signal)),
+      options.signal,
+    );
   }
 
   /** Free the cache of the prompt before, so that the next is read from its beginning. */
@@ -164,18 +179,27 @@ export class PocketVLM {
 
   /** @param {any} picture @param {any} layout @param {number} decoded milliseconds so far. */
   async encoded(picture, layout, decoded) {
-    const started = performance.now(), cut = layout.cut(picture), prepared = performance.now();
+    const started = performance.now(),
+      cut = layout.cut(picture),
+      prepared = performance.now();
     const tiles = await encodeTiles(this.ort, this.sessions.vision, this.facts, layout, cut);
     const seen = new Seen(this.facts, layout, picture, cut, tiles, this.budget);
-    seen.timings = { preprocess: decoded + prepared - started, vision: performance.now() - prepared };
+    seen.timings = {
+      preprocess: decoded + prepared - started,
+      vision: performance.now() - prepared,
+    };
     return seen;
   }
 
-  /** The pictures as they go into a prompt: some layouts read several otherwise than one alone. @param {readonly Seen[]} pictures */
+  /**
+   * The pictures as they go into a prompt: some layouts read several otherwise than one alone.
+   * @param {readonly Seen[]} pictures
+   */
   async among(pictures) {
     if (pictures.length < 2 || this.layout.several === this.layout) return pictures;
     const read = [];
-    for (const seen of pictures) read.push((seen.among ??= await this.encoded(seen.picture, this.layout.several, 0)));
+    for (const seen of pictures)
+      read.push((seen.among ??= await this.encoded(seen.picture, this.layout.several, 0)));
     return read;
   }
 
@@ -186,142 +210,64 @@ export class PocketVLM {
    * @returns {Promise<import("./answer.mjs").Result>}
    */
   async answered(options, push, signal) {
-    const { budget = this.budget, maxNewTokens = MAX_NEW_TOKENS, onToken, stop = this.facts.generation.processors.stop ?? [] } = options;
-    const started = performance.now(), { ids } = this.asked(options);
+    const { budget = this.budget, maxNewTokens = MAX_NEW_TOKENS } = options;
+    const started = performance.now(),
+      { ids } = this.asked(options);
     const pictures = await this.among(options.pictures ?? []);
-    const prompt = assemble(this.facts, ids, pictures.map((seen) => seen.filled(budget, this.constants)));
-    if (!(Number.isInteger(maxNewTokens) && maxNewTokens > 0)) throw new ClientError(`maxNewTokens ${maxNewTokens} is no number of tokens`);
-    // The last token is never read, so it takes no room.
-    if (prompt.ids.length + maxNewTokens - 1 > this.facts.context)
-      throw new ClientError(`The prompt of ${prompt.ids.length} tokens and ${maxNewTokens} of the answer are more than the ${this.facts.context} that the model reads`);
+    const filled = pictures.map((seen) => seen.filled(budget, this.constants));
+    const prompt = assemble(this.facts, ids, filled);
+    this.checkRoom(prompt.ids.length, maxNewTokens);
+    const stop = options.stop ?? this.facts.generation.processors.stop ?? [];
     const sampler = new Sampler(this.facts, options.sampling ?? {}, prompt.ids);
     const text = new Detokenizer(this.prompter.tokenizer, stop);
-    /** @type {number[]} */
-    const tokenIds = [];
-    /** @type {import("./answer.mjs").Result["finishReason"]} */
-    let finishReason = "length";
-    let cached = 0, ttft = 0, decode = 0;
-    const give = (/** @type {string} */ piece) => void (piece && push(piece));
-    while (tokenIds.length < maxNewTokens) {
-      if (signal.aborted) {
-        finishReason = "interrupted";
-        break;
-      }
-      const before = performance.now();
-      let logits;
-      if (tokenIds.length) logits = await this.sequence.decode(/** @type {number} */ (tokenIds.at(-1)));
-      else ({ logits, cached } = await this.sequence.prefill(prompt));
-      const token = sampler.pick(logits);
-      if (tokenIds.length) decode += performance.now() - before;
-      else ttft = performance.now() - started;
-      tokenIds.push(token);
-      onToken?.(token);
-      if (this.facts.eos_token_ids.includes(token)) {
-        finishReason = "stop";
-        break;
-      }
-      give(text.push(token));
-      if (text.stopped) break;
-      await breathe();
-    }
-    give(text.finish());
-    if (text.stopped) finishReason = "stop";
-    const spent = { preprocess: 0, vision: 0 };
-    for (const seen of pictures) {
-      spent.preprocess += seen.timings.preprocess;
-      spent.vision += seen.timings.vision;
-    }
+    const { onToken } = options,
+      ends = this.facts.eos_token_ids;
+    const limits = { maxNewTokens, ends, signal, onToken, push, started };
+    const generated = await generate(this.sequence, prompt, sampler, text, limits);
     return {
-      text: text.text,
-      tokenIds,
-      finishReason,
-      promptTokens: { total: prompt.ids.length, cached },
-      visualTokens: prompt.filled.reduce((sum, { rows }) => sum + rows.length / this.facts.hidden, 0),
+      ...generated,
+      visualTokens: filled.reduce((sum, { rows }) => sum + rows.length / this.facts.hidden, 0),
       kept: pictures.map((seen) => seen.kept(budget).map((kept) => Array.from(kept))),
-      timings: { ...spent, ...this.sequence.timings, ttft, decode, total: ttft + decode },
+      timings: { ...seenIn(pictures), ...generated.timings },
     };
+  }
+
+  /** @param {number} prompt tokens @param {number} maxNewTokens */
+  checkRoom(prompt, maxNewTokens) {
+    if (!(Number.isInteger(maxNewTokens) && maxNewTokens > 0)) {
+      throw new ClientError(`maxNewTokens ${maxNewTokens} is no number of tokens`);
+    }
+    // The last token is never read, so it takes no room.
+    if (prompt + maxNewTokens - 1 <= this.facts.context) return;
+    throw new ClientError(
+      `The prompt of ${prompt} tokens and ${maxNewTokens} of the answer are more than the ` +
+        `${this.facts.context} that the model reads`,
+    );
   }
 
   /** @param {AnswerOptions} options */
   asked({ prompt, messages, pictures = [] }) {
-    if ((prompt === undefined) === (messages === undefined)) throw new ClientError("Give a prompt or messages, one of them");
-    if (messages === undefined) return this.prompter.question(/** @type {string} */ (prompt), pictures.length);
+    if ((prompt === undefined) === (messages === undefined))
+      throw new ClientError("Give a prompt or messages, one of them");
+    if (messages === undefined)
+      return this.prompter.question(/** @type {string} */ (prompt), pictures.length);
     const read = this.prompter.encode(messages);
-    if (read.pictures !== pictures.length) throw new ClientError(`The messages place ${read.pictures} pictures, and ${pictures.length} are given`);
+    if (read.pictures !== pictures.length)
+      throw new ClientError(
+        `The messages place ${read.pictures} pictures, and ${pictures.length} are given`,
+      );
     return read;
   }
 }
 
-/**
- * Open the graphs, and run the self-test with them where it has not passed here before.
- * @param {any} opened
- * @param {import("./sessions.mjs").Provider} provider
- * @returns {Promise<Sessions>}
- */
-async function openTrusted({ ort, files, facts, layout, choice, constants, selfTest }, provider) {
-  const kept = provider === "webgpu" ? cacheNames(facts).map(({ present }) => present) : [];
-  /** @type {Sessions} */
-  const sessions = {
-    vision: await openSession(ort, files, facts, choice.vision, provider),
-    table: await openSession(ort, files, facts, choice.table, provider),
-    decoder: await openSession(ort, files, facts, choice.decoder, provider, kept),
-  };
-  if (!(selfTest ?? provider !== "cpu")) return sessions;
-  try {
-    await ensureTrusted();
-  } catch (error) {
-    await Promise.all(Object.values(sessions).map((session) => session.release?.()));
-    throw error;
+/** Milliseconds of pictures before any question. @param {readonly Seen[]} pictures */
+function seenIn(pictures) {
+  const spent = { preprocess: 0, vision: 0 };
+  for (const { timings } of pictures) {
+    spent.preprocess += timings.preprocess;
+    spent.vision += timings.vision;
   }
-  return sessions;
-
-  async function ensureTrusted() {
-    if (!facts.self_test) {
-      if (provider === "webgpu") throw new ClientError("this artifact has no self-test to check it by, export it again");
-      files.notices.push("This artifact has no self-test: nothing says whether this device computes it right.");
-      return;
-    }
-    const device = [provider, ort.env?.versions?.web ?? ort.env?.versions?.node, globalThis.navigator?.userAgent ?? ""];
-    const key = JSON.stringify([...device, choice.vision, choice.decoder, choice.table]);
-    if (await files.remembers(key)) return;
-    const failed = await failedFigures(ort, facts, layout, sessions, choice, files, constants);
-    if (failed.length) {
-      const figures = failed.map(({ title, value, bound, atLeast }) => `${title} ${value.toPrecision(3)}, ${atLeast ? "at least" : "at most"} ${bound.toPrecision(3)}`);
-      throw new ClientError(`${provider} computes this model wrong on this device, by its self-test (${figures.join("; ")})`);
-    }
-    await files.remember(key);
-  }
-}
-
-/** @param {any} facts @param {import("./downloads.mjs").Files} files @param {import("./prompt.mjs").TextLibraries} [libraries] */
-async function openPrompter(facts, files, libraries) {
-  const { file, config } = facts.tokenizer;
-  const [tokenizer, settings, template] = await Promise.all([json(files, file), config ? json(files, config) : {}, text(files, facts.chat_template)]);
-  return new Prompter(facts, libraries ?? (await textLibraries()), { tokenizer, config: settings, template });
-}
-
-/** @param {any} facts @param {import("./downloads.mjs").Files} files @returns {Promise<Record<string, Float32Array>>} */
-async function readConstants(facts, files) {
-  const read = Object.entries(facts.constants).map(async ([name, { file }]) => {
-    const bytes = await files.bytes(file);
-    return [name, new Float32Array(bytes.slice().buffer)]; // every browser runs on little-endian machines
-  });
-  return Object.fromEntries(await Promise.all(read));
-}
-
-/** @param {import("./downloads.mjs").Files} files @param {string} file */
-async function text(files, file) {
-  return new TextDecoder().decode(await files.bytes(file));
-}
-
-/** @param {import("./downloads.mjs").Files} files @param {string} file */
-async function json(files, file) {
-  try {
-    return JSON.parse(await text(files, file));
-  } catch (error) {
-    if (error instanceof ClientError) throw error;
-    throw new ClientError(`${file} is no JSON (${reasonOf(error)}): copy the folder again`, error);
-  }
+  return spent;
 }
 
 /** @param {any} source */
@@ -329,7 +275,11 @@ async function pictureOf(source) {
   if (source?.data instanceof Uint8ClampedArray) return source;
   if (typeof createImageBitmap !== "undefined") return decodePicture(source);
   const bytes = source instanceof Blob ? new Uint8Array(await source.arrayBuffer()) : source;
-  if (!(bytes instanceof Uint8Array) || !isPng(bytes)) throw new ClientError("Here only PNG files are read: give other pictures as upright RGBA pixels {data, width, height}");
+  if (!(bytes instanceof Uint8Array) || !isPng(bytes))
+    throw new ClientError(
+      "Here only PNG files are read: give other pictures as upright RGBA pixels " +
+        "{data, width, height}",
+    );
   const { data, width, height } = await decodePng(bytes);
   return upright(data, width, height);
 }

@@ -14,7 +14,6 @@ import { ClientError } from "./errors.mjs";
  * @typedef {object} Positions
  * @property {string} name `positions` of `using.json`
  * @property {number} axes numbers that each token has
- * @property {boolean} picturesDivide whether a cache can be cut inside a picture
  * @property {(start: number, count: number) => Numbers} text
  * @property {(start: number, grid: TokenGrid | null, kept: ArrayLike<number | bigint>) => Numbers}
  *   picture of a picture that begins at `start` and has `grid` tokens before pruning, the numbers
@@ -27,7 +26,6 @@ const counted = (start, count) => Array.from({ length: count }, (_, number) => s
 const CONTIGUOUS = {
   name: "contiguous",
   axes: 1,
-  picturesDivide: true,
   text: (start, count) => ({ planes: [counted(start, count)], next: start + count }),
   picture: (start, _grid, kept) => CONTIGUOUS.text(start, kept.length),
 };
@@ -40,7 +38,6 @@ const CONTIGUOUS = {
 const MROPE = {
   name: "mrope",
   axes: 3,
-  picturesDivide: false,
   text: (start, count) => {
     const plane = counted(start, count);
     return { planes: [plane, plane, plane], next: start + count };
@@ -75,18 +72,4 @@ export function positionsNamed(name) {
     `This artifact numbers tokens by ${name}, which is not served here: ` +
       "answer with PocketVLM's Python runtime",
   );
-}
-
-/**
- * The numbers of pieces that follow one another as the decoder reads them.
- * @param {Positions} positions
- * @param {Numbers[]} pieces
- * @returns {{data: BigInt64Array, dims: number[]}} `position_ids`: (1, tokens), with several axes
- *   (axes, 1, tokens)
- */
-export function positionIds(positions, pieces) {
-  const planes = counted(0, positions.axes).map((axis) => pieces.flatMap((p) => p.planes[axis]));
-  const data = BigInt64Array.from(planes.flat(), BigInt);
-  const tokens = planes[0].length;
-  return { data, dims: positions.axes === 1 ? [1, tokens] : [positions.axes, 1, tokens] };
 }

@@ -27,13 +27,12 @@ export class RemoteBackEnd {
     const { data } = await reply.json();
     const entry = data.find((/** @type {any} */ each) => each.id === this.model.name) ?? data[0];
     if (!entry) throw new Error("the server has no model");
-    const { budgets = [1], budget = 1, smaller_budgets: nested = false, ...facts } =
-      entry.pocketvlm ?? {};
+    const { budgets = [1], budget = 1, nested = false, patches = null } = entry.pocketvlm ?? {};
     this.facts = {
       model: entry.id,
       budgets: offered(budgets, nested),
       budget,
-      patches: facts.tokens_before ?? null,
+      patches,
     };
     this.nested = nested;
   }

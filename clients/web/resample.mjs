@@ -25,6 +25,7 @@ import { ClientError } from "./errors.mjs";
 
 const BITS = 32 - 8 - 2; // two more than a sample has: weights may be negative, and over one
 const HALF = 1 << (BITS - 1);
+const MOST_PIXELS = 1 << 26; // four times what published models resize to
 
 const sinc = (x) => (x === 0 ? 1 : Math.sin(x * Math.PI) / (x * Math.PI));
 
@@ -229,6 +230,13 @@ export function rowsOf(picture) {
  * @returns {Picture}
  */
 export function resizeRows(rows, width, height, filter, { inParts = false } = {}) {
+  const sound = Number.isSafeInteger(width) && Number.isSafeInteger(height);
+  if (!sound || width < 1 || height < 1 || width * height > MOST_PIXELS) {
+    throw new ClientError(
+      `A picture of ${rows.width} x ${rows.height} pixels is to be resized to ` +
+        `${width} x ${height}, the limit is ${MOST_PIXELS} pixels: export the artifact again`,
+    );
+  }
   if (filter === NEAREST) return resizeNearest(rows, width, height);
   if (!Object.hasOwn(FILTERS, filter)) {
     throw new ClientError(

@@ -1,18 +1,23 @@
-// Knows what the vision graph gave of one picture, and how any smaller budget is cut out of it without running again.
+// Knows what the vision graph gave of one picture, and how any smaller budget is cut out of it
+// without running again.
 import { ClientError } from "./errors.mjs";
 import { toPixelValues } from "./pictures.mjs";
 
 /**
  * @typedef {object} Tile what is kept of one tile, in raster order.
  * @property {Float32Array} features (k, hidden)
- * @property {Int32Array} kept (k,) the token that each row is of, counted row by row in the tile's grid.
+ * @property {Int32Array} kept (k,) the token that each row is of, counted row by row in the tile's
+ *   grid.
  * @property {Float32Array} scores (k,)
  * @property {Record<string, Float32Array>} extras (k, hidden) each
  */
 
 let count = 0;
 
-/** A picture that was encoded: it answers any number of questions, at its graph's budget and at smaller ones. */
+/**
+ * A picture that was encoded: it answers any number of questions, at its graph's budget and at
+ * smaller ones.
+ */
 export class Seen {
   /**
    * @param {any} facts
@@ -53,10 +58,13 @@ export class Seen {
   /**
    * Where the tokens that a budget keeps lie in the picture.
    * @param {number} [budget]
-   * @returns {{x: number, y: number, width: number, height: number}[][]} of each tile, in pixels of the picture.
+   * @returns {{x: number, y: number, width: number, height: number}[][]} of each tile, in pixels of
+   *   the picture.
    */
   patches(budget = this.budget) {
-    return this.kept(budget).map((kept, tile) => Array.from(kept, (index) => this.layout.patches(this.grid, tile, index)));
+    return this.kept(budget).map((kept, tile) =>
+      Array.from(kept, (index) => this.layout.patches(this.grid, tile, index)),
+    );
   }
 
   /**
@@ -66,18 +74,34 @@ export class Seen {
    * @returns {import("./assembled.mjs").Filled}
    */
   filled(budget, constants) {
-    const { layout, grid, tiles, facts } = this, kept = this.kept(budget);
+    const { layout, grid, tiles, facts } = this,
+      kept = this.kept(budget);
     const rows = tiles.map((tile) => this.rowsOf(tile, budget));
-    const taken = (/** @type {(tile: Tile) => Float32Array} */ values) => tiles.map((tile, i) => rowsOf(values(tile), rows[i], facts.hidden));
-    const arranged = (/** @type {Float32Array[]} */ each, /** @type {Record<string, Float32Array>} */ between) => layout.arrange(grid, each, kept, between);
+    const taken = (/** @type {(tile: Tile) => Float32Array} */ values) =>
+      tiles.map((tile, i) => rowsOf(values(tile), rows[i], facts.hidden));
+    const arranged = (
+      /** @type {Float32Array[]} */ each,
+      /** @type {Record<string, Float32Array>} */ between,
+    ) => layout.arrange(grid, each, kept, between);
     // What comes between features has no further ones.
-    const nothing = Object.fromEntries(Object.entries(constants).map(([name, values]) => [name, new Float32Array(values.length)]));
-    const extras = (facts.extras ?? []).map((/** @type {string} */ name) => [name, arranged(taken((tile) => tile.extras[name]), nothing)]);
+    const nothing = Object.fromEntries(
+      Object.entries(constants).map(([name, values]) => [name, new Float32Array(values.length)]),
+    );
+    const extras = (facts.extras ?? []).map((/** @type {string} */ name) => [
+      name,
+      arranged(
+        taken((tile) => tile.extras[name]),
+        nothing,
+      ),
+    ]);
     const one = facts.layout.one_grid && tiles.length === 1 && layout.oneGrid;
     return {
       key: `${this.key}/${budget}`,
       slots: layout.slots(grid, kept),
-      rows: arranged(taken((tile) => tile.features), constants),
+      rows: arranged(
+        taken((tile) => tile.features),
+        constants,
+      ),
       extras: Object.fromEntries(extras),
       grid: one ? layout.tokenGrid(grid, 0) : null,
       kept: one ? kept[0] : null,
@@ -85,7 +109,8 @@ export class Seen {
   }
 
   /**
-   * The rows of a tile that a budget keeps: those of the best scores, of equal ones the first, in their order.
+   * The rows of a tile that a budget keeps: those of the best scores, of equal ones the first, in
+   * their order.
    * @param {Tile} tile
    * @param {number} budget
    * @returns {Int32Array}
@@ -93,10 +118,20 @@ export class Seen {
   rowsOf({ scores }, budget) {
     const all = Int32Array.from(scores, (_, row) => row);
     if (!Number.isInteger(budget) || budget < 1 || budget > this.budget)
-      throw new ClientError(`A budget of ${budget} is not served: the loaded graph keeps ${this.facts.nested ? "1 to " : ""}${this.budget}`);
+      throw new ClientError(
+        `A budget of ${budget} is not served: the loaded graph keeps ` +
+          `${this.facts.nested ? "1 to " : ""}${this.budget}`,
+      );
     if (budget === this.budget || budget >= all.length) return all;
-    if (!this.facts.nested) throw new ClientError(`A budget of ${budget} cannot be cut out of ${this.budget}, as this method is not nested: load it with that budget`);
-    return all.sort((a, b) => scores[b] - scores[a] || a - b).slice(0, budget).sort();
+    if (!this.facts.nested)
+      throw new ClientError(
+        `A budget of ${budget} cannot be cut out of ${this.budget}, as this method is not ` +
+          "nested: load it with that budget",
+      );
+    return all
+      .sort((a, b) => scores[b] - scores[a] || a - b)
+      .slice(0, budget)
+      .sort();
   }
 }
 
@@ -114,10 +149,16 @@ export async function encodeTiles(ort, session, facts, layout, { tiles, grid }) 
   const encoded = new Array(tiles.length);
   const outputs = ["image_features", "kept_indices", "kept_scores", ...facts.vision.extras];
   for (const batch of layout.batches(grid)) {
-    const { width, height } = tiles[batch[0]], size = 3 * width * height;
+    const { width, height } = tiles[batch[0]],
+      size = 3 * width * height;
     const pixels = new Float32Array(batch.length * size);
-    batch.forEach((/** @type {number} */ tile, /** @type {number} */ i) => pixels.set(toPixelValues(tiles[tile], facts), i * size));
-    const result = await session.run({ pixel_values: new ort.Tensor("float32", pixels, [batch.length, 3, height, width]) }, outputs);
+    batch.forEach((/** @type {number} */ tile, /** @type {number} */ i) =>
+      pixels.set(toPixelValues(tiles[tile], facts), i * size),
+    );
+    const result = await session.run(
+      { pixel_values: new ort.Tensor("float32", pixels, [batch.length, 3, height, width]) },
+      outputs,
+    );
     const values = Object.fromEntries(outputs.map((name) => [name, result[name].data]));
     const k = result.kept_indices.dims[1];
     for (const output of outputs) result[output].dispose?.();
@@ -128,24 +169,43 @@ export async function encodeTiles(ort, session, facts, layout, { tiles, grid }) 
   return encoded;
 }
 
-/** @param {any} facts @param {Record<string, any>} values @param {number} i @param {number} k @returns {Tile} */
+/**
+ * @param {any} facts
+ * @param {Record<string, any>} values
+ * @param {number} i
+ * @param {number} k
+ * @returns {Tile}
+ */
 function tileOf(facts, values, i, k) {
-  const wide = (/** @type {string} */ name) => values[name].slice(i * k * facts.hidden, (i + 1) * k * facts.hidden);
+  const wide = (/** @type {string} */ name) =>
+    values[name].slice(i * k * facts.hidden, (i + 1) * k * facts.hidden);
   const features = wide("image_features");
   for (let at = 0; at < features.length; at++)
-    if (!Number.isFinite(features[at])) throw new ClientError("The vision graph gives numbers that are not finite: try another precision or provider");
+    if (!Number.isFinite(features[at]))
+      throw new ClientError(
+        "The vision graph gives numbers that are not finite: try another precision or provider",
+      );
   return {
     features,
     kept: Int32Array.from(values.kept_indices.slice(i * k, (i + 1) * k), Number),
     scores: values.kept_scores.slice(i * k, (i + 1) * k),
-    extras: Object.fromEntries(facts.vision.extras.map((/** @type {string} */ name) => [name, wide(name)])),
+    extras: Object.fromEntries(
+      facts.vision.extras.map((/** @type {string} */ name) => [name, wide(name)]),
+    ),
   };
 }
 
-/** @param {Float32Array} values (n, hidden) @param {Int32Array} rows @param {number} hidden @returns {Float32Array} */
+/**
+ * @param {Float32Array} values (n, hidden)
+ * @param {Int32Array} rows
+ * @param {number} hidden
+ * @returns {Float32Array}
+ */
 function rowsOf(values, rows, hidden) {
   if (rows.length * hidden === values.length) return values;
   const taken = new Float32Array(rows.length * hidden);
-  rows.forEach((row, i) => taken.set(values.subarray(row * hidden, (row + 1) * hidden), i * hidden));
+  rows.forEach((row, i) =>
+    taken.set(values.subarray(row * hidden, (row + 1) * hidden), i * hidden),
+  );
   return taken;
 }

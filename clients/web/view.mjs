@@ -137,3 +137,18 @@ function dim(context, canvas) {
   context.fillStyle = SHADE;
   context.fillRect(0, 0, canvas.width, canvas.height);
 }
+
+/**
+ * @param {ImageBitmap} bitmap
+ * @returns {HTMLCanvasElement} what is transparent on white, as the model sees it
+ */
+export function onWhite(bitmap) {
+  const canvas = document.createElement("canvas");
+  canvas.width = bitmap.width;
+  canvas.height = bitmap.height;
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(bitmap, 0, 0);
+  return canvas;
+}

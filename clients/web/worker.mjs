@@ -14,6 +14,7 @@ const pictures = new Map();
 const running = new Map();
 let handles = 0;
 
+/** @type {Record<string, (request: any, tell: (meanwhile: any) => void, id: number) => any>} */
 const methods = { load, see, ask };
 
 self.addEventListener("message", async ({ data }) => {
@@ -39,6 +40,7 @@ async function load({ folder, files, provider, threads }, tell) {
   const ort = await openRuntime(provider, threads, tell);
   const fetchFile = files ? fromFolder(files) : undefined;
   // The largest graph: where budgets are nested, it serves all others.
+  /** @type {import("./pocketvlm.mjs").LoadOptions} */
   const options = { ort, provider, threads, onProgress: tell, fetchFile, budget: "largest" };
   vlm = await PocketVLM.load(folder ?? "folder/", options);
   const { model, vision, nested, patches } = vlm.facts;
@@ -73,7 +75,8 @@ async function see({ picture }) {
   const handle = ++handles;
   pictures.set(handle, { seen, asked: false });
   const { width, height } = seen.picture;
-  return { handle, width, height, tiles: tilesOf(seen) };
+  const { rows, columns } = vlm.layout.tokenGrid(seen.grid, 0);
+  return { handle, width, height, patches: rows * columns, tiles: tilesOf(seen) };
 }
 
 /**

@@ -6,7 +6,7 @@ import { join } from "node:path";
 
 import { openLayout } from "../../clients/web/layouts.mjs";
 import * as pictures from "../../clients/web/pictures.mjs";
-import { positionIds, positionsNamed } from "../../clients/web/positions.mjs";
+import { positionsNamed } from "../../clients/web/positions.mjs";
 
 const folder = process.argv[2];
 const cases = JSON.parse(readFileSync(join(folder, "cases.json"), "utf-8"));
@@ -83,8 +83,8 @@ const RUN = {
       next = numbers.next;
       return numbers;
     });
-    const { data, dims } = positionIds(positions, numbered);
-    return { numbers: Array.from(data, Number), dims, next };
+    const axes = Array.from({ length: positions.axes }, (_, axis) => axis);
+    return { planes: axes.map((axis) => numbered.flatMap(({ planes }) => planes[axis])), next };
   },
 };
 

@@ -1,10 +1,9 @@
-"""Layouts and positions in plain JavaScript against the runtime's: the same tiles bit for bit, the
-same ids, rows and numbers; and squares that lie where the tokens' pixels came from.
+"""Layouts in plain JavaScript against the runtime's: the same tiles bit for bit, the same ids and
+rows; and squares that lie where the tokens' pixels came from.
 
 All cases of this file run in one process of Node.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,163 +11,39 @@ import pytest
 from PIL import Image
 
 from pocketvlm import Artifact
-from pocketvlm.decoders.positions import positions_named
 from pocketvlm.errors import PictureError
-from pocketvlm.layouts import LAYOUTS, LayoutConfig, TokenGrid, make_layout, open_layout
+from pocketvlm.layouts import LAYOUTS, TokenGrid, open_layout
 from pocketvlm.layouts.base import tokens_of_tiles
 from pocketvlm.media.pictures import open_picture
 from pocketvlm.vision.encoder import VisionEncoder
-from pocketvlm_export.packaging.client_layouts import layout_facts, picture_steps
 from support.noise import picture
 from support.published_pixels import GEOMETRY, assert_as_published, blocks, rows_of
 from support.tiny_artifact import make_dynamic, write_artifact
-from support.web_modules import NODE, Cases
+from support.web_layouts import CASES, SLOT, TILE, facts_of, internvl, onevision
+from support.web_modules import NODE, OLD_PILLOW, Cases
 
-pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
+pytestmark = [
+    pytest.mark.skipif(NODE is None, reason="node is not installed"),
+    pytest.mark.skipif(OLD_PILLOW, reason="older Pillow resizes some pictures otherwise"),
+]
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted(p for p in (ROOT / "examples").iterdir() if p.suffix in (".png", ".jpg"))
-MROPE = json.loads((ROOT / "tests" / "data" / "mrope_positions.json").read_text())
-TILE, N, SLOT, HIDDEN = 56, 16, 3, 4
-MEAN = {"image_mean": [0.48, 0.45, 0.4], "image_std": [0.27, 0.26, 0.2]}
-PINPOINTS = [[TILE * rows, TILE * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
-ONEVISION = {
-    "image_processor_type": "LlavaOnevisionImageProcessor",
-    "size": {"height": TILE, "width": TILE},
-    "image_grid_pinpoints": PINPOINTS,
-    **MEAN,
-}
-NEXT = {
-    "image_processor_type": "LlavaNextImageProcessor",
-    "size": {"shortest_edge": TILE},
-    "crop_size": {"height": TILE, "width": TILE},
-    "image_grid_pinpoints": PINPOINTS,
-    **MEAN,
-}
-LFM2 = {
-    "image_processor_type": "Lfm2VlImageProcessorFast",
-    "encoder_patch_size": 8,
-    "downsample_factor": 2,
-    "min_image_tokens": 4,
-    "max_image_tokens": 40,
-    "tile_size": 64,
-    "min_tiles": 2,
-    "max_tiles": 6,
-    **MEAN,
-}
-QWEN = {
-    "image_processor_type": "Qwen2VLImageProcessor",
-    "size": {"shortest_edge": 4 * 784, "longest_edge": 40 * 784},
-    "patch_size": 14,
-    "merge_size": 2,
-    **MEAN,
-}
-MARKED = {"factor": 16, "min_pixels": 4 * 256, "max_pixels": 40 * 256, "before": [8], "after": [9]}
-PARTS = [[[100 + 10 * row + column, 7] for column in range(10)] for row in range(10)]
-
-
-def clip(**stated):
-    return {"image_processor_type": "CLIPImageProcessor", **MEAN, **stated}
-
-
-def made(name, processor, *, size=(TILE, TILE), patches=N, **options):
-    config = LayoutConfig(size, patches, SLOT, {"name": name, **options})
-    return make_layout(config, processor)
-
-
-def idefics(longest, tile, *, splits=True, resizes=True):
-    processor = {
-        "image_processor_type": "Idefics3ImageProcessor",
-        "do_resize": resizes,
-        "size": {"longest_edge": longest},
-        "max_image_size": {"longest_edge": tile},
-        "do_image_splitting": splits,
-    }
-    marks = {"around": [5], "whole": [6, 11], "row_end": [12], "last_row_end": [13, 14]}
-    options = {"longest_edge": longest, "splits": splits, "resizes": resizes, "marks": marks}
-    return made("idefics3", processor, size=(tile, tile), **options, parts=PARTS)
-
-
-def thumbnails(**change):
-    cutting = {"tile": 64, "min_tiles": 2, "max_tiles": 6, "cut_above": 80 * 256, "patch": 8}
-    options = {**MARKED, **cutting, "thumbnail": True, "whole": [42], "parts": PARTS, **change}
-    processor = {**LFM2, "use_thumbnail": options["thumbnail"]}
-    return made("tiles-and-thumbnail", processor, size=None, patches=40, **options)
-
-
-def internvl(tile=TILE, **options):
-    processor = {
-        "image_processor_type": "GotOcr2ImageProcessorFast",
-        "size": {"height": tile, "width": tile},
-        "max_patches": 6,
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
-    }
-    options = {"min_tiles": 1, "max_tiles": 6, "before": [8, 9], "after": [5], **options}
-    return made("tiles", processor, size=(tile, tile), **options)
-
-
-def onevision(tile=TILE):
-    pinpoints = [[tile * rows, tile * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
-    processor = {
-        "image_processor_type": "LlavaOnevisionImageProcessorFast",
-        "size": {"height": tile, "width": tile},
-        "image_grid_pinpoints": pinpoints,
-    }
-    return made("anyres-max", processor, pinpoints=pinpoints, most_tiles=9)
-
-
-CASES = {
-    "single": made("single", clip(size=TILE, crop_size=TILE)),
-    "single, larger than the crop": made("single", clip(size=70, crop_size=TILE)),
-    "single, padded": made(
-        "single",
-        {
-            **clip(size=TILE, crop_size=TILE, do_pad=True),
-            "image_processor_type": "LlavaImageProcessor",
-        },
-    ),
-    "squared": made("squared", ONEVISION, newline=True),
-    "squared, no newline": made("squared", ONEVISION, newline=False),
-    "tiles": internvl(),
-    "idefics3": idefics(3 * TILE, TILE),
-    "idefics3, odd": idefics(77, 26),
-    "idefics3, whole": idefics(2 * TILE, TILE, splits=False),
-    "idefics3, as it is": idefics(10 * TILE, TILE, resizes=False),
-    "idefics3, squeezed": idefics(10 * TILE, TILE, splits=False, resizes=False),
-    "smart-resize": made(
-        "smart-resize",
-        QWEN,
-        size=None,
-        patches=40,
-        factor=28,
-        min_pixels=4 * 784,
-        max_pixels=40 * 784,
-    ),
-    "smart-resize, fixed": make_layout(
-        LayoutConfig((56, 84), 6, SLOT, {"name": "smart-resize", "factor": 28, "size": [56, 84]}),
-        QWEN,
-    ),
-    "marked-resize": made("marked-resize", LFM2, size=None, patches=40, **MARKED),
-    "tiles-and-thumbnail": thumbnails(),
-    "tiles-and-thumbnail, parts alone": thumbnails(thumbnail=False),
-    "tiles-and-thumbnail, never cut": thumbnails().capped(max_tiles=1),
-    "anyres-fastervlm": made("anyres-fastervlm", NEXT, pinpoints=PINPOINTS),
-    "anyres-hf": made("anyres-hf", NEXT, pinpoints=PINPOINTS),
-    "anyres-max": made("anyres-max", ONEVISION, pinpoints=PINPOINTS, most_tiles=2),
-}
+HIDDEN = 4
 # (width, height): exact grids, even and odd, slivers that are not too narrow, one pixel
-SIZES = [(168, 112), (57, 55), (300, 41), (37, 290), (1, 1), (205, 333), (640, 480), (112, 180)]
+SIZES = [
+    (168, 112),
+    (57, 55),
+    (170, 166),
+    (300, 41),
+    (37, 290),
+    (1, 1),
+    (205, 333),
+    (640, 480),
+    (112, 180),
+]
 CONSTANTS = {"image_newline": np.arange(HIDDEN, dtype=np.float32) / 7 + 100}
 SMOOTH = [(320, 200), (190, 333)]
-
-
-def facts_of(layout):
-    return {
-        "layout": layout_facts(layout),
-        "picture": picture_steps(layout),
-        "image_token_id": layout.config.image_token_id,
-    }
 
 
 def smooth(width, height):
@@ -237,7 +112,6 @@ def results(tmp_path_factory):
                 numbers["arrange", name, size, budget] = (case, expected)
     add_geometry(cases, numbers)
     add_published(cases, numbers)
-    add_positions(cases, numbers)
     add_refusals(cases, numbers)
     return cases, numbers
 
@@ -279,40 +153,10 @@ def add_published(cases, numbers):
             )
 
 
-def pieces_of(vector):
-    """A vector's prompt: its text, and its pictures where their spans begin."""
-    pieces, read, kept_tokens = [], 0, 0
-    for (start, size), (down, across), kept in zip(
-        vector["spans"], vector["grids"], vector["kept"], strict=True
-    ):
-        before = start - kept_tokens
-        pieces.append({"text": before - read})
-        grid = {"rows": down // 2, "columns": across // 2}
-        pieces.append({"grid": grid, "kept": kept})
-        read, kept_tokens = before, kept_tokens + size
-    return [*pieces, {"text": len(vector["text_ids"]) - read}]
-
-
-def random_pieces(rng):
-    pieces = [{"text": int(rng.integers(1, 9))}]
-    for _ in range(rng.integers(0, 4)):
-        rows, columns = rng.integers(1, 9, 2).tolist()
-        count = int(rng.integers(1, rows * columns + 1))
-        kept = np.sort(rng.permutation(rows * columns)[:count]).tolist()
-        pieces.append({"grid": {"rows": rows, "columns": columns}, "kept": kept})
-        pieces.append({"text": int(rng.integers(0, 9))})
-    return pieces
-
-
-PROMPTS = [random_pieces(np.random.default_rng(seed)) for seed in range(40)]
-
-
-def add_positions(cases, numbers):
-    for row, vector in enumerate(MROPE):
-        numbers["vector", row] = cases.add("positions", name="mrope", pieces=pieces_of(vector))
-    for name in ("contiguous", "mrope"):
-        for row, pieces in enumerate(PROMPTS):
-            numbers[name, row] = cases.add("positions", name=name, pieces=pieces)
+def changed(facts, **options):
+    """Facts with other options of the layout."""
+    layout = facts["layout"]
+    return {**facts, "layout": {**layout, "options": {**layout["options"], **options}}}
 
 
 def add_refusals(cases, numbers):
@@ -323,26 +167,16 @@ def add_refusals(cases, numbers):
         "frames": {**single, "layout": {**single["layout"], "name": "frames"}},
         "constructor": {**single, "layout": {**single["layout"], "name": "constructor"}},
         "none": {**single, "layout": None},
-        "ids": {
-            **stated,
-            "layout": {**stated["layout"], "options": {**internvl().config.options, "after": [3]}},
-        },
-        "tiles": {
-            **stated,
-            "layout": {
-                **stated["layout"],
-                "options": {**internvl().config.options, "max_tiles": "many"},
-            },
-        },
+        "ids": changed(stated, after=[3]),
+        "tiles": changed(stated, max_tiles="many"),
+        "many tiles": changed(stated, max_tiles=10**9),
     }
     for name, facts in damaged.items():
         numbers["refused", name] = cases.add("grids", facts=facts, sizes=size)
-    numbers["refused", "positions"] = cases.add("positions", name="alibi", pieces=[])
-    grid = {"rows": 2, "columns": 2}
-    for name, kept in (("order", [2, 1]), ("beyond", [1, 4]), ("twice", [1, 1])):
-        numbers["refused", name] = cases.add(
-            "positions", name="mrope", pieces=[{"grid": grid, "kept": kept}]
-        )
+    huge = facts_of(CASES["anyres-hf"])
+    huge = changed(huge, pinpoints=[[TILE * 10**5, TILE * 10**5]])
+    image = cases.picture(picture(40, 30))
+    numbers["refused", "canvas"] = cases.add("cut", facts=huge, picture=image)
     squared = facts_of(CASES["squared"])
     numbers["refused", "constants"] = cases.add(
         "arrange",
@@ -478,38 +312,6 @@ def test_published_pixels(results):
             assert_as_published(values.reshape(published["shape"]), published)
 
 
-def test_position_vectors_of_transformers(results):
-    cases, numbers = results
-    for row, vector in enumerate(MROPE):
-        result = cases.result(numbers["vector", row])
-        assert result["dims"] == [3, 1, vector["tokens_left"]]
-        planes = np.reshape(result["numbers"], (3, -1)).tolist()
-        assert planes == vector["positions_of_what_is_left"]
-        assert result["next"] == vector["next_position"]
-
-
-@pytest.mark.parametrize("name", ["contiguous", "mrope"])
-def test_positions_equal_the_runtimes(results, name):
-    cases, numbers = results
-    positions = positions_named(name)
-    for row, pieces in enumerate(PROMPTS):
-        planes, start = [], 0
-        for piece in pieces:
-            if "kept" in piece:
-                kept = np.array(piece["kept"])
-                grid = TokenGrid(**piece["grid"])
-                numbered, start = positions.picture(start, grid, kept, len(kept))
-            else:
-                numbered, start = positions.text(start, piece["text"])
-            planes.append(numbered)
-        expected = np.concatenate(planes, axis=1)
-        result = cases.result(numbers[name, row])
-        assert result["numbers"] == expected.ravel().tolist()
-        assert result["next"] == start
-        tokens = expected.shape[1]
-        assert result["dims"] == ([1, tokens] if positions.axes == 1 else [3, 1, tokens])
-
-
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -518,10 +320,8 @@ def test_positions_equal_the_runtimes(results, name):
         ("none", "does not say by which layout"),
         ("ids", "has after [3]: export the artifact again"),
         ("tiles", 'has max_tiles "many": export the artifact again'),
-        ("positions", "numbers tokens by alibi, which is not served here"),
-        ("order", "no rising numbers of them (2,1)"),
-        ("beyond", "no rising numbers of them (1,4)"),
-        ("twice", "no rising numbers of them (1,1)"),
+        ("many tiles", "has max_tiles 1000000000: export the artifact again"),
+        ("canvas", "the limit is 67108864 pixels: export the artifact again"),
         ("constants", "reads the constants image_newline"),
     ],
 )

@@ -14,9 +14,12 @@ from pocketvlm.media.notes import orientation_in, without_notes
 from pocketvlm.media.preprocessing import Preprocessor
 from pocketvlm.media.upright import upright_rgb
 from support.picture_files import jpeg_with, photograph
-from support.web_modules import NODE, Cases
+from support.web_modules import NODE, OLD_PILLOW, Cases
 
-pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
+pytestmark = [
+    pytest.mark.skipif(NODE is None, reason="node is not installed"),
+    pytest.mark.skipif(OLD_PILLOW, reason="older Pillow resizes some pictures otherwise"),
+]
 
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 RNG = np.random.default_rng(11)

@@ -3,13 +3,14 @@ them."""
 
 import json
 import shutil
+import subprocess
 
 import pytest
 from PIL import Image
 
 from pocketvlm import VLM, Sampling
 from pocketvlm_measure.evaluation.questions import read_questions
-from support.node import needs_node, pixels_of, run_client
+from support.node import CLIENT, MODULES, needs_node, pixels_of, run_client
 
 pytestmark = needs_node
 
@@ -29,10 +30,11 @@ for (const { pixels, questions } of given.scenes) {
       const answer = vlm.answer({ prompt, pictures: [seen], budget, maxNewTokens: given.steps });
       const pieces = [];
       for await (const piece of answer) pieces.push(piece);
-      const { text, tokenIds, promptTokens, kept, finishReason } = await answer.result;
-      answers.push({ text, tokenIds, promptTokens, kept: kept[0][0], finishReason, joined: pieces.join("") });
+      const { kept, ...result } = await answer.result;
+      answers.push({ ...result, kept: kept[0][0], joined: pieces.join("") });
     }
-  results.scenes.push({ answers, kept: given.budgets.map((budget) => Array.from(seen.kept(budget)[0])) });
+  const kept = given.budgets.map((budget) => Array.from(seen.kept(budget)[0]));
+  results.scenes.push({ answers, kept });
 }
 const [{ pixels, questions }] = given.scenes;
 const seen = await vlm.see(picture(pixels));
@@ -46,12 +48,14 @@ for (const text of questions) {
   messages.push({ role: "assistant", content: answer });
 }
 results.turns = turns;
-results.alone = (await vlm.answer({ prompt: questions[0], maxNewTokens: given.steps }).result).tokenIds;
+const [prompt] = questions, pictures = [seen];
+results.alone = (await vlm.answer({ prompt, maxNewTokens: given.steps }).result).tokenIds;
 const stopping = new AbortController();
-const stopped = vlm.answer({ prompt: questions[0], pictures: [seen], signal: stopping.signal, onToken: () => stopping.abort() });
-results.stopped = await stopped.result;
-results.cutShort = await vlm.answer({ prompt: questions[0], pictures: [seen], stop: [given.stop] }).result;
-const drawn = (seed) => vlm.answer({ prompt: questions[0], pictures: [seen], sampling: { temperature: 3, seed } }).result;
+const { signal } = stopping, onToken = () => stopping.abort();
+results.stopped = await vlm.answer({ prompt, pictures, signal, onToken }).result;
+results.cutShort = await vlm.answer({ prompt, pictures, stop: [given.stop] }).result;
+const sampled = (sampling) => vlm.answer({ prompt, pictures, sampling }).result;
+const drawn = (seed) => sampled({ temperature: 3, seed });
 results.drawn = (await Promise.all([1, 1, 2, 3, 4].map(drawn))).map(({ tokenIds }) => tokenIds);
 results.refused = await Promise.all([
   refusal(() => vlm.answer({ prompt: "what?", pictures: [seen], budget: 37 }).result),
@@ -164,9 +168,13 @@ const wasm = { runtime: "onnxruntime-web", provider: "wasm" };
 const vlm = await load(given.folder, wasm);
 results.notices = vlm.notices;
 const seen = await vlm.see(picture(given.pixels));
-results.tokenIds = (await vlm.answer({ prompt: given.question, pictures: [seen], maxNewTokens: 8 }).result).tokenIds;
+const asked = { prompt: given.question, pictures: [seen], maxNewTokens: 8 };
+results.tokenIds = (await vlm.answer(asked).result).tokenIds;
 results.damaged = [];
-for (const folder of given.damaged) results.damaged.push(await refusal(() => load(folder, { ...wasm, selfTest: true })));
+for (const folder of given.damaged) results.damaged.push(await refusal(() => load(folder, wasm)));
+const largest = { ...wasm, budget: "largest" };
+results.largest = [(await load(given.folder, largest)).budget];
+results.largest.push(await refusal(() => load(given.damaged[1], largest)));
 const gpu = await load(given.folder, { ...wasm, provider: "webgpu" });
 results.instead = [gpu.provider, gpu.notices];
 """
@@ -217,6 +225,29 @@ def test_web_assembly_is_held_against_the_self_test(demo_artifact, scenes, vlm, 
     assert "logits" in logits
     assert "The self-test is damaged" in form
     assert "says nothing of the vision graph" in silent
+    largest, refused = results["largest"]
+    assert largest == 144  # whose decoder is tried at the budget that the self-test has
+    assert "logits" in refused
     provider, notices = results["instead"]
     assert provider == "wasm"
     assert "WebGPU is not used" in notices[0]
+
+
+def test_the_example_for_node_answers_from_a_folder(demo_artifact, scenes, vlm, tmp_path):
+    shutil.copytree(
+        CLIENT.parent, tmp_path / "clients", ignore=shutil.ignore_patterns("node_modules")
+    )
+    (tmp_path / "clients" / "node_modules").symlink_to(MODULES / "node_modules")
+    path, questions = next(iter(scenes.items()))
+
+    def ask(*words):
+        command = ["node", str(tmp_path / "clients" / "node" / "ask.mjs"), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    done = ask(str(demo_artifact), questions[0], path, "--budget", "7")
+    expected = vlm.generate(questions[0], [path], budget=7)
+    assert (done.returncode, done.stdout) == (0, f"{expected.text}\n"), done.stderr
+    assert "7 visual tokens" in done.stderr
+    refused = ask(str(tmp_path / "nothing"), questions[0])
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "cannot be read" in refused.stderr

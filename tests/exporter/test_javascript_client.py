@@ -1,5 +1,5 @@
-"""The client for JavaScript, in Node, on tiny artifacts: their layouts and what their decoders read,
-token by token as the runtime; and what it refuses."""
+"""The client for JavaScript, in Node, on tiny artifacts: their layouts and what their decoders
+read, token by token as the runtime; and what it refuses."""
 
 import json
 
@@ -112,8 +112,9 @@ for (const { name, folder } of given.artifacts) {
   const vlm = await load(folder);
   const asked = [];
   const ask = async (options) => {
-    const { tokenIds, kept, promptTokens } = await vlm.answer({ maxNewTokens: 6, ...options }).result;
-    asked.push({ tokenIds, kept, total: promptTokens.total });
+    const { result } = vlm.answer({ maxNewTokens: 6, ...options });
+    const { tokenIds, promptTokens } = await result;
+    asked.push({ tokenIds, total: promptTokens.total });
   };
   const pictures = [];
   for (const pixels of given.pictures) pictures.push(await vlm.see(picture(pixels)));
@@ -169,7 +170,8 @@ for (const folder of given.folders) {
   for (const pixels of given.pictures) {
     const seen = await vlm.see(picture(pixels)), messages = [];
     for (const text of ["what?", "is it so?"]) {
-      messages.push({ role: "user", content: messages.length ? text : [{ type: "image" }, { type: "text", text }] });
+      const place = messages.length ? [] : [{ type: "image" }];
+      messages.push({ role: "user", content: [...place, { type: "text", text }] });
       const options = { messages, pictures: [seen], maxNewTokens: 6 };
       const { tokenIds, promptTokens, text: answer } = await vlm.answer(options).result;
       results[folder].push({ tokenIds, cached: promptTokens.cached });
@@ -183,7 +185,8 @@ for (const folder of given.folders) {
 def test_pictures_of_any_size_are_numbered_by_rows_and_columns(
     qwen25_pruned, qwen3_pruned, tmp_path
 ):
-    """And of Qwen3-VL the decoder reads further features; a second turn goes on from the picture."""
+    """And of Qwen3-VL the decoder reads further features; a second turn goes on from the
+    picture."""
     folders, images = [qwen25_pruned, qwen3_pruned], [picture(60, 60), picture(200, 90)]
     results = run_client(
         tmp_path,
@@ -236,7 +239,10 @@ def test_what_is_not_served_is_refused_in_words(tmp_path):
         using = tmp_path / name / "using.json"
         using.write_text(json.dumps({**json.loads(using.read_text()), **change}))
         folders.append(name)
-    script = "for (const folder of given.folders) results[folder] = await refusal(() => load(`${given.root}/${folder}`));"
+    script = """
+    for (const folder of given.folders)
+      results[folder] = await refusal(() => load(`${given.root}/${folder}`));
+    """
     results = run_client(tmp_path, script, root=str(tmp_path), folders=[*folders, "missing"])
     expected = {name: words for name, (_, words) in REFUSED.items()}
     expected |= {"clips": "reads clips", "format": "has the format 2", "unheard": "it is magic"}

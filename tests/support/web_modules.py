@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image
 
 _RUNNER = Path(__file__).parents[1] / "clients" / "run_modules.mjs"
 NODE = shutil.which("node")
+OLD_PILLOW = int(PIL.__version__.partition(".")[0]) < 13
 
 
 class Cases:

@@ -75,6 +75,7 @@ def main(only: str | None, artifact: Path | None, registry: str | None, screensh
             "screenshots": str(screenshots.resolve()),
             "columns": COLUMNS,
             "asked": list(expected(folder)),
+            "turns": conversation(folder),
         }
         with served(folder) as request["server"]:
             rows = list(driven(request))
@@ -112,6 +113,21 @@ def expected(folder: Path) -> Iterator[dict[str, Any]]:
                 "tokens": list(answer.token_ids),
                 "kept": list(answer.kept_indices[0]),
             }
+
+
+def conversation(folder: Path) -> dict[str, Any]:
+    """What the runtime answers to one question after another about a picture."""
+    picture, messages, tokens = EXAMPLES / PICTURES[-1], list[Any](), []
+    with closing(VLM.load(folder, budget=BUDGETS[0])) as vlm:
+        for place, question in enumerate(QUESTIONS):
+            shown = [] if place else [{"type": "image", "image": picture}]
+            messages += [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
+            answer = vlm.generate(messages=messages)
+            said = [{"type": "text", "text": answer.text.strip()}]
+            messages += [{"role": "assistant", "content": said}]
+            tokens.append(list(answer.token_ids))
+    asked = {"picture": str(picture), "budget": BUDGETS[0], "questions": list(QUESTIONS)}
+    return {**asked, "tokens": tokens}
 
 
 @contextmanager

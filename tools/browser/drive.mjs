@@ -124,15 +124,16 @@ const trials = {
 
   async "several turns, and a second question from cached features"() {
     await within({}, async ({ person, address }) => {
-      const { picture, question } = given.asked[0];
+      const { picture, budget, questions, tokens } = given.turns;
       await person.open(address);
       await person.choose(picture);
-      await person.ask(question);
+      await person.budget(budget);
+      equal((await person.ask(questions[0])).tokens, tokens[0], "tokens of the first turn");
       const stages = () => person.page.locator("#bars tr").evaluateAll(
         (rows) => rows.map((row) => row.dataset.stage).filter(Boolean),
       );
       if (!(await stages()).includes("vision")) throw new Error(`stages ${await stages()}`);
-      await person.ask(given.asked[1].question);
+      equal((await person.ask(questions[1])).tokens, tokens[1], "tokens of the second turn");
       if ((await stages()).includes("vision")) throw new Error("vision ran for a second question");
       equal(await person.page.locator("#turns .theirs").count(), 2, "answers");
       const figures = await person.page.locator("#turns li:last-child .figures").textContent();
@@ -160,8 +161,7 @@ const trials = {
       if ((await page.locator("#kept").textContent()) === before) throw new Error("slider");
       await tabTo('document.activeElement.id === "question"');
       await page.keyboard.type(given.asked[0].question);
-      await page.keyboard.press("Enter");
-      const { text } = await person.answer();
+      const { text } = await person.answered(() => page.keyboard.press("Enter"));
       if (!text?.trim()) throw new Error("no answer");
     });
   },

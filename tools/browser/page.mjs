@@ -49,15 +49,18 @@ export class Person {
 
   /** Ask, and return the answer's tokens and text. */
   async ask(question) {
-    await this.page.fill("#question", question);
-    await this.page.press("#question", "Enter");
-    return this.answer();
+    return this.answered(async () => {
+      await this.page.fill("#question", question);
+      await this.page.press("#question", "Enter");
+    });
   }
 
-  /** Wait for the answer, and return it. */
-  async answer() {
-    await this.page.waitForFunction(() => document.body.dataset.answering === "yes");
-    await this.page.waitForFunction(() => document.body.dataset.answering === "no");
+  /** Ask in some way, wait for the answer, and return it. */
+  async answered(ask) {
+    const count = () => Number(document.body.dataset.answers ?? 0);
+    const before = await this.page.evaluate(count);
+    await ask();
+    await this.page.waitForFunction((most) => Number(document.body.dataset.answers ?? 0) > most, before);
     const failed = await this.page.locator("#turns li:last-child .failed").allTextContents();
     if (failed.length) throw new Error(failed.join("; "));
     const tokens = await this.page.evaluate(() => document.body.dataset.tokens ?? "");

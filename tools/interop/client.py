@@ -28,17 +28,24 @@ const { PocketVLM } = await import(%(client)s);
 const given = JSON.parse(readFileSync(%(given)s));
 if (ort.env.wasm) ort.env.wasm.numThreads = 1;
 const read = (file) => readFileSync(`${given.folder}/${file}`);
-const fetchFile = { bytes: async (file) => new Uint8Array(read(file)), blobs: async (file) => new Blob([read(file)]) }[given.files];
+const ways = {
+  bytes: async (file) => new Uint8Array(read(file)),
+  blobs: async (file) => new Blob([read(file)]),
+};
+const fetchFile = ways[given.files];
 const libraries = { Tokenizer, Template };
-const vlm = await PocketVLM.load(given.folder, { ort, libraries, fetchFile, selfTest: true, ...given.graphs });
-const sampling = { repetition_penalty: 1 }; // the highest logit alone, whatever the checkpoint was published with
+const options = { ort, libraries, fetchFile, selfTest: true, ...given.graphs };
+const vlm = await PocketVLM.load(given.folder, options);
+const sampling = { repetition_penalty: 1 }; // the highest logit alone, whatever was published
+const bytes = ({ data }) => new Uint8ClampedArray(Buffer.from(data, "base64"));
 const answers = [];
 for (const { text: prompt, picture, budget } of given.asked) {
   await vlm.forget();
   const pictures = [];
-  if (picture) pictures.push(await vlm.see({ ...picture, data: new Uint8ClampedArray(Buffer.from(picture.data, "base64")) }));
+  if (picture) pictures.push(await vlm.see({ ...picture, data: bytes(picture) }));
   const streamed = [], pieces = [];
-  const answer = vlm.answer({ prompt, pictures, sampling, budget: budget ?? undefined, onToken: (id) => streamed.push(id) });
+  const onToken = (id) => streamed.push(id);
+  const answer = vlm.answer({ prompt, pictures, sampling, budget: budget ?? undefined, onToken });
   for await (const piece of answer) pieces.push(piece);
   const { tokenIds, text } = await answer.result;
   if (String(streamed) !== String(tokenIds) || pieces.join("") !== text)

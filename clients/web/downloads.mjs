@@ -44,20 +44,22 @@ export async function openFiles(base, { fetchFile, onProgress }) {
 
 /** @param {(file: string) => Promise<Uint8Array | Blob>} fetchFile @returns {Files} */
 function given(fetchFile) {
-  const bytes = async (/** @type {string} */ file) => asBytes(await fetchFile(file));
+  const weights = async (/** @type {string} */ file) => fetchFile(inside(file));
+  const bytes = async (/** @type {string} */ file) => asBytes(await weights(file));
   const facts = async () => parsed(await bytes(FACTS), FACTS);
-  return { bytes, weights: fetchFile, path: null, facts, notices: [], ...memory() };
+  return { bytes, weights, path: null, facts, notices: [], ...memory() };
 }
 
 /** @param {string} folder @returns {Promise<Files>} */
 async function onDisk(folder) {
   const { readFile } = await import("node:fs/promises");
-  const path = (/** @type {string} */ file) => `${folder.replace(/\/$/, "")}/${file}`;
+  const path = (/** @type {string} */ file) => `${folder.replace(/\/$/, "")}/${inside(file)}`;
   const bytes = async (/** @type {string} */ file) => {
+    const place = path(file);
     try {
-      return new Uint8Array(await readFile(path(file)));
+      return new Uint8Array(await readFile(place));
     } catch (error) {
-      throw new ClientError(`${path(file)} cannot be read (${reasonOf(error)})`, error);
+      throw new ClientError(`${place} cannot be read (${reasonOf(error)})`, error);
     }
   };
   return {
@@ -68,6 +70,21 @@ async function onDisk(folder) {
     notices: [],
     ...memory(),
   };
+}
+
+/**
+ * A name of using.json that stays in the artifact's folder, on a disk and in an address: there `%2e`
+ * is a dot too.
+ * @param {string} file
+ * @throws {ClientError} one that leads elsewhere.
+ */
+function inside(file) {
+  const parts = String(file).split("/");
+  if (parts.some((part) => ["", ".", ".."].includes(part) || /[\\:%?#]/.test(part)))
+    throw new ClientError(
+      `using.json names the file ${file}, which is not in its folder: export it again`,
+    );
+  return file;
 }
 
 /** Remembers for as long as the program runs. */
@@ -160,7 +177,7 @@ class Served {
 
   /** @param {string} file @returns {Promise<Blob | Uint8Array>} */
   async weights(file) {
-    const url = this.base + file;
+    const url = this.base + inside(file);
     const hit = await this.cache?.match(url);
     if (hit) {
       const blob = await hit.blob();

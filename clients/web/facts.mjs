@@ -24,6 +24,18 @@ const INSTEAD = {
   visual_scores: "answer with pocketvlm's runtime",
 };
 
+// Sizes that are counted up to, with the most that is believed: published models have far less.
+const MOST = {
+  axes: 16,
+  layers: 1024,
+  kv_heads: 1 << 16,
+  head_dim: 1 << 16,
+  hidden: 1 << 20,
+  patches: 1 << 20,
+  vocab: 1 << 24,
+  context: 1 << 26,
+};
+
 /**
  * Refuse an artifact that this client does not serve.
  * @param {any} facts the content of using.json.
@@ -35,11 +47,23 @@ export function checkServed(facts) {
       `using.json has the format ${facts?.format}, this client reads ${FORMAT}: ` +
         "export the model again, or update the client",
     );
-  for (const [need, words] of Object.entries(facts.needs)) {
+  for (const [need, words] of Object.entries(facts.needs ?? {})) {
     if (SERVED.has(need)) continue;
-    const advice = INSTEAD[need] ?? "update the client, or answer with pocketvlm's runtime";
+    const advice = Object.hasOwn(INSTEAD, need)
+      ? INSTEAD[need]
+      : "update the client, or answer with pocketvlm's runtime";
     throw new ClientError(`This artifact is not served here: ${words}. ${sentence(advice)}`);
   }
+  for (const [name, most] of Object.entries(MOST)) checkSize(name, facts[name], most);
+  for (const budget of facts.vision.budgets) checkSize("budgets", budget, facts.patches);
+}
+
+/** @param {string} name @param {any} size @param {number} most */
+function checkSize(name, size, most) {
+  if (Number.isInteger(size) && size >= 1 && size <= most) return;
+  throw new ClientError(
+    `using.json states ${name} ${size}, where 1 to ${most} is possible: export the model again`,
+  );
 }
 
 /**

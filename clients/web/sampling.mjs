@@ -86,7 +86,7 @@ const DRAWN = ["temperature", "top_k", "top_p", "seed"];
  */
 export function checkProcessors(facts) {
   const lacking = Object.keys(facts.generation.processors).filter(
-    (name) => !(name in STEPS) && name !== "stop",
+    (name) => !Object.hasOwn(STEPS, name) && name !== "stop",
   );
   if (lacking.length)
     throw new ClientError(
@@ -103,7 +103,9 @@ export class Sampler {
    * @param {number[]} ids of the prompt, every slot among them.
    */
   constructor(facts, sampling, ids) {
-    const unknown = Object.keys(sampling).find((name) => !(name in STEPS) && !DRAWN.includes(name));
+    const unknown = Object.keys(sampling).find(
+      (name) => !Object.hasOwn(STEPS, name) && !DRAWN.includes(name),
+    );
     if (unknown) {
       const own = [...Object.keys(STEPS), ...DRAWN].join(", ");
       throw new ClientError(`${unknown} is no setting of this client; it has ${own}`);

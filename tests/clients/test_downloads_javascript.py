@@ -1,6 +1,10 @@
 """How the client for JavaScript gets files from a server, with a cache as pages have it: what a
 person sees meanwhile, and what a second visit needs."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 from pocketvlm import Artifact
@@ -129,3 +133,46 @@ def test_what_fails_is_told_in_words(folders, tmp_path):
     assert results["again"] == 3
     assert "cannot be fetched" in results["away"]
     assert "the server says 404" in results["missing"]
+
+
+ELSEWHERE = ["../a/tokenizer.json", "/etc/hostname", "onnx/%2e%2e/x", "onnx//x", "..\\x", "a?b"]
+SIZES = [("layers", 10**9), ("hidden", -1), ("context", 0.5), ("axes", None), ("patches", 2**40)]
+
+
+def test_a_hostile_using_json_is_refused_in_words(folders, tmp_path):
+    facts = json.loads((Path(folders[0]) / "using.json").read_text())
+    changes = [{"tokenizer": {**facts["tokenizer"], "file": name}} for name in ELSEWHERE]
+    changes += [{name: size} for name, size in SIZES]
+    changes += [
+        {"vision": {**facts["vision"], "budgets": [1, 10**9]}},
+        {"needs": {"constructor": "it wants what every object has"}},
+        {"generation": {**facts["generation"], "processors": {"toString": 1}}},
+    ]
+    copies = []
+    for number, change in enumerate(changes):
+        copies.append(str(tmp_path / f"a{number}"))
+        shutil.copytree(folders[0], copies[-1])
+        (Path(copies[-1]) / "using.json").write_text(json.dumps({**facts, **change}))
+    script = """
+    results.disk = [];
+    for (const folder of given.copies) results.disk.push(await refusal(() => load(folder)));
+    results.served = [];
+    for (const folder of given.copies.slice(0, given.names)) {
+      given.folders[0] = folder;
+      results.served.push(await refusal(() => visit()));
+    }
+    results.asked = network.asked;
+    """
+    given = {"folders": folders, "copies": copies, "names": len(ELSEWHERE)}
+    results = run_client(tmp_path, AROUND + script, **given)
+    names, others = results["disk"][: len(ELSEWHERE)], results["disk"][len(ELSEWHERE) :]
+    for refused in (*names, *results["served"]):
+        assert refused.startswith("ClientError: using.json names the file ")
+    assert set(ELSEWHERE).isdisjoint(results["asked"])
+    for (name, size), refused in zip(SIZES, others[: len(SIZES)], strict=True):
+        stated = json.dumps(size)
+        assert refused.startswith(f"ClientError: using.json states {name} {stated}")
+    budget, need, processor = others[len(SIZES) :]
+    assert "states budgets 1000000000" in budget
+    assert "it wants what every object has" in need
+    assert "go through toString" in processor

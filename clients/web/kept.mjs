@@ -25,26 +25,6 @@ export function keptPatches(tiles, budget) {
 }
 
 /**
- * The places of patches in the order in which smaller budgets give them up: `kept(j)` has one index
- * more than `kept(j - 1)`, and that one is of rank j - 1.
- * @param {(budget: number) => ArrayLike<number>} kept indices that a budget keeps, nested
- * @param {number} most the largest budget
- * @returns {number[]} indices, the best first
- */
-export function ranking(kept, most) {
-  const ranked = [];
-  const present = new Set();
-  for (let budget = 1; budget <= most; budget++) {
-    for (const index of Array.from(kept(budget))) {
-      if (present.has(index)) continue;
-      present.add(index);
-      ranked.push(index);
-    }
-  }
-  return ranked;
-}
-
-/**
  * What a slider for the budget offers.
  * @param {number[]} budgets that the model has graphs for
  * @param {boolean} nested whether each graph serves any smaller budget

@@ -68,6 +68,15 @@ export class Seen {
   }
 
   /**
+   * The rows of each tile, the best first: where budgets are nested, the first j of them are what a
+   * budget of j keeps.
+   * @returns {Int32Array[]}
+   */
+  ranked() {
+    return this.tiles.map(({ scores }) => bestFirst(scores));
+  }
+
+  /**
    * What the decoder reads of the picture at a budget.
    * @param {number} budget
    * @param {Record<string, Float32Array>} constants
@@ -116,23 +125,30 @@ export class Seen {
    * @returns {Int32Array}
    */
   rowsOf({ scores }, budget) {
-    const all = Int32Array.from(scores, (_, row) => row);
     if (!Number.isInteger(budget) || budget < 1 || budget > this.budget)
       throw new ClientError(
         `A budget of ${budget} is not served: the loaded graph keeps ` +
           `${this.facts.nested ? "1 to " : ""}${this.budget}`,
       );
-    if (budget === this.budget || budget >= all.length) return all;
+    if (budget === this.budget || budget >= scores.length)
+      return Int32Array.from(scores, (_, row) => row);
     if (!this.facts.nested)
       throw new ClientError(
         `A budget of ${budget} cannot be cut out of ${this.budget}, as this method is not ` +
           "nested: load it with that budget",
       );
-    return all
-      .sort((a, b) => scores[b] - scores[a] || a - b)
-      .slice(0, budget)
-      .sort();
+    return bestFirst(scores).slice(0, budget).sort();
   }
+}
+
+/**
+ * Rows by their scores, the best first, of equal ones the lower.
+ * @param {Float32Array} scores
+ * @returns {Int32Array}
+ */
+export function bestFirst(scores) {
+  const rows = Int32Array.from(scores, (_, row) => row);
+  return rows.sort((a, b) => scores[b] - scores[a] || a - b);
 }
 
 /**

@@ -2,7 +2,6 @@
  * Knows the worker of the page: it holds the model and the pictures, and answers.
  * @module
  */
-import { ranking } from "./kept.mjs";
 import { PocketVLM } from "./pocketvlm.mjs";
 import { openRuntime } from "./runtimes.mjs";
 
@@ -85,19 +84,13 @@ async function see({ picture }) {
  * @returns {import("./kept.mjs").TilePatches[]}
  */
 function tilesOf(seen) {
-  const { nested } = vlm.facts;
-  const most = seen.budget;
   // Of budgets that are not nested there is no order among what one of them keeps.
-  const kept = (/** @type {number} */ budget) => seen.kept(nested ? budget : most);
-  const byBudget = Array.from({ length: most }, (_, place) => kept(place + 1));
-  const all = seen.kept(most);
-  return seen.patches(most).map((/** @type {any[]} */ patches, /** @type {number} */ tile) => {
-    const places = new Map(Array.from(all[tile], (index, row) => [index, patches[row]]));
-    const ranked = ranking((budget) => byBudget[budget - 1][tile], most);
-    const last = seen.grid.tiles - 1;
-    const whole = seen.grid.whole !== null && tile === (seen.grid.whole === "first" ? 0 : last);
-    return { whole, ranked: ranked.map((index) => places.get(index)) };
-  });
+  const ranked = vlm.facts.nested ? seen.ranked() : null;
+  const last = seen.grid.tiles - 1;
+  return seen.patches().map((/** @type {any[]} */ patches, /** @type {number} */ tile) => ({
+    whole: seen.grid.whole !== null && tile === (seen.grid.whole === "first" ? 0 : last),
+    ranked: ranked ? Array.from(ranked[tile], (row) => patches[row]) : patches,
+  }));
 }
 
 /**
@@ -109,6 +102,7 @@ function tilesOf(seen) {
  */
 async function ask({ turns, question, handle, budget, maxNewTokens }, tell, id) {
   const picture = handle === null ? null : pictures.get(handle);
+  if (picture === undefined) throw new Error("The picture was put away: choose it again");
   const controller = new AbortController();
   running.set(id, controller);
   try {
@@ -128,7 +122,7 @@ async function ask({ turns, question, handle, budget, maxNewTokens }, tell, id) 
 
 /**
  * @param {any} result of `PocketVLM.answer`
- * @param {{asked: boolean} | null | undefined} picture
+ * @param {{asked: boolean} | null} picture
  * @returns {import("./back_ends.mjs").Answer}
  */
 function finished(result, picture) {

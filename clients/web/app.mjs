@@ -10,6 +10,7 @@ import { forget, prepare } from "./isolation.mjs";
 import { keptPatches } from "./kept.mjs";
 import { watch } from "./live.mjs";
 import { LoadingBar, notify } from "./notices.mjs";
+import { listenToOpening, modelAt } from "./opening.mjs";
 import { listen, offerSamples } from "./sources.mjs";
 import { onWhite, PictureView } from "./view.mjs";
 import { inWords, lacking } from "./words.mjs";
@@ -76,8 +77,7 @@ class App {
   offerModels() {
     const named = new URLSearchParams(location.search).get("model");
     if (named && this.site.back_end === "local") {
-      const model = { name: named.split("/").filter(Boolean).pop() ?? named, path: slashed(named) };
-      this.site.models = [model, ...this.site.models];
+      this.site.models = [modelAt(named), ...this.site.models];
     }
     $("model").replaceChildren(
       ...this.site.models.map((model, place) => new Option(model.name, String(place))),
@@ -228,6 +228,7 @@ class App {
     try {
       await this.ready;
       const seen = this.seeing ? await this.seeing : null;
+      controller.signal.throwIfAborted(); // it was stopped before it began
       const answer = await backEnd.ask({
         turns: [...turns],
         question,
@@ -365,21 +366,10 @@ class App {
       await forget();
       notify($("notices"), "What this page had downloaded was removed.");
     });
-    this.listenToOpening();
-  }
-
-  /** Listen to how a model is opened that the site has not. */
-  listenToOpening() {
-    $("open-address").addEventListener("submit", (/** @type {Event} */ event) => {
-      event.preventDefault();
-      const path = slashed($("address").value);
-      this.add({ name: path.split("/").filter(Boolean).pop() ?? path, path }, null);
-    });
-    $("folder").addEventListener("change", () => {
-      const files = [...$("folder").files];
-      if (!files.length) return;
-      this.add({ name: files[0].webkitRelativePath.split("/")[0] || "folder" }, files);
-    });
+    listenToOpening(
+      { form: $("open-address"), address: $("address"), folder: $("folder") },
+      (model, files) => this.add(model, files),
+    );
   }
 
   /**
@@ -392,14 +382,6 @@ class App {
     $("model").value = String(this.site.models.length - 1);
     this.load(model, files);
   }
-}
-
-/**
- * @param {string} address of a folder
- * @returns {string} ending in a slash
- */
-function slashed(address) {
-  return address.endsWith("/") ? address : `${address}/`;
 }
 
 const app = new App();

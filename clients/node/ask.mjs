@@ -3,15 +3,8 @@
 import { parseArgs } from "node:util";
 import { load, readPicture } from "./index.mjs";
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: { budget: { type: "string" }, "max-new-tokens": { type: "string", default: "64" } },
-});
+const { values, positionals } = asked();
 const [folder, prompt, ...pictures] = positionals;
-if (prompt === undefined) {
-  console.error("node ask.mjs FOLDER QUESTION [PICTURE ...] [--budget K] [--max-new-tokens N]");
-  process.exit(2);
-}
 try {
   const vlm = await load(folder);
   for (const notice of vlm.notices) console.error(notice);
@@ -34,4 +27,21 @@ try {
 } catch (error) {
   console.error(error instanceof Error ? error.message : error);
   process.exitCode = 1;
+}
+
+/** The command line; the program ends where it is none. */
+function asked() {
+  const number = /** @type {const} */ ({ type: "string" });
+  const options = { budget: number, "max-new-tokens": { ...number, default: "64" } };
+  let problem = "";
+  try {
+    const line = parseArgs({ allowPositionals: true, options });
+    if (line.positionals.length > 1) return line;
+  } catch (error) {
+    problem = error instanceof Error ? `${error.message}\n` : "";
+  }
+  console.error(
+    `${problem}node ask.mjs FOLDER QUESTION [PICTURE ...] [--budget K] [--max-new-tokens N]`,
+  );
+  return process.exit(2);
 }

@@ -241,7 +241,7 @@ class App {
       this.answered(answer, shown, seen);
       turns.push({ question, answer: answer.text.trim() });
     } catch (error) {
-      if (controller.signal.aborted) shown.finish("Stopped.");
+      if (controller.signal.aborted) shown.finish("", "(Stopped.)");
       else shown.fail(inWords(error));
     } finally {
       this.busy(null);

@@ -74,11 +74,13 @@ export class AnswerView {
 
   /**
    * The answer is whole.
-   * @param {string} figures one line about it
+   * @param {string} figures one line about it, or none
+   * @param {string} [wordless] what is shown where it has no words
    */
-  finish(figures) {
+  finish(figures, wordless = "(The model gave no words.)") {
     this.item.setAttribute("aria-busy", "false");
-    if (!this.text.trim()) this.words.textContent = "(The model gave no words.)";
+    if (!this.text.trim()) this.words.textContent = wordless;
+    if (!figures) return;
     const line = document.createElement("p");
     line.className = "quiet figures";
     line.textContent = figures;

@@ -23,6 +23,8 @@ _FORMAT = 1  # of using.json
 _PARTIAL, _OLD = ".partial", ".old"
 _CARRIED = (FACTS, "pocketvlm.json", "README.md", "LICENSE")  # beside what clients fetch
 _MOST_FACTS = 16 << 20  # bytes
+# What facts raise that are missing, or of another form.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _SAMPLE_KINDS = {".png", ".jpg", ".jpeg", ".webp", ".gif"}
 
 Progress = Callable[[str], None]
@@ -43,13 +45,14 @@ def servable(artifact: Path) -> dict[str, Any]:
         facts = json.loads(read_text(path))
         if facts["format"] != _FORMAT:
             raise ValueError(f"format {facts['format']}")
-        files, needs = dict(facts["files"]), dict(facts["needs"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        files, needs, decoder = dict(facts["files"]), dict(facts["needs"]), facts["decoder"]
+        _download(facts)
+    except _UNREADABLE as error:
         raise ArtifactError(
             f"{artifact} has no {FACTS} that pages can read ({error})",
             advice="give a folder written by `pocketvlm export`, of this version",
         ) from error
-    if facts["decoder"] is None:
+    if decoder is None:
         raise RequestError(
             f"the decoder in {artifact} is for llama.cpp alone, which no page runs",
             advice="export it with --decoder onnx or both, or use `pocketvlm serve`",

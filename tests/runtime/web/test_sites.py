@@ -115,6 +115,7 @@ def test_what_pages_cannot_answer_from_is_refused(tmp_path):
         lambda root: (root / "using.json").write_text("no JSON"),
         lambda root: (root / "using.json").write_text("[1]"),
         lambda root: (root / "using.json").write_text('{"format": 2}'),
+        lambda root: (root / "using.json").write_text('{"format": 1, "files": {}, "needs": {}}'),
         lambda root: (root / "onnx/decoder.onnx").unlink(),
         lambda root: (root / "onnx/decoder.onnx").write_bytes(b"cut"),
     ],

@@ -7,6 +7,9 @@ import java.io.IOException
 private const val FORMAT = 1
 private const val MAX_BYTES = 64L shl 20
 private const val MAX_LAYERS = 1024 // published decoders have some 100
+private const val MAX_AXES = 16
+private const val MAX_WIDTH = 1 shl 20
+private const val MAX_TOKENS = 1 shl 26 // of a vocabulary, of a context
 
 // What an artifact may need beyond the least, by the names of using.json.
 private val SERVED = setOf(
@@ -57,16 +60,12 @@ class Facts private constructor(val folder: File, internal val data: Json) {
     internal val extras = data.find("extras")?.texts() ?: emptyList()
     internal val imageToken = data["image_token_id"].long()
     internal val ends = data["eos_token_ids"].longs()
-    internal val layers = data["layers"].int().also {
-        if (it !in 1..MAX_LAYERS) {
-            throw ArtifactException("$it layers", expected = "1 to $MAX_LAYERS")
-        }
-    }
+    internal val layers = size("layers", MAX_LAYERS)
     internal val kvHeads = data["kv_heads"].long()
     internal val headDim = data["head_dim"].long()
-    internal val hidden = data["hidden"].int()
-    internal val vocab = data["vocab"].int()
-    internal val axes = data["axes"].int()
+    internal val hidden = size("hidden", MAX_WIDTH)
+    internal val vocab = size("vocab", MAX_TOKENS)
+    internal val axes = size("axes", MAX_AXES)
     internal val firstPosition = data.find("first_position")?.long() ?: 0L
     internal val staged = data["stages"].items().isNotEmpty()
     internal val scored = data.find("scores")?.flag() ?: false
@@ -81,7 +80,7 @@ class Facts private constructor(val folder: File, internal val data: Json) {
     internal val stateWidth = data.find("convolutions")?.get("width")?.long() ?: 0L
 
     /** Tokens that a sequence may have. */
-    val context: Int = data["context"].int()
+    val context: Int = size("context", MAX_TOKENS)
 
     /** The tokenizer's file. */
     val tokenizerFile: File get() = file(data["tokenizer"]["file"].text())
@@ -97,6 +96,10 @@ class Facts private constructor(val folder: File, internal val data: Json) {
             throw ArtifactException("$folder has no $name", advice = "copy the whole folder")
         }
         return file
+    }
+
+    private fun size(name: String, most: Int): Int = data[name].int().also {
+        if (it !in 1..most) throw ArtifactException("$it $name", expected = "1 to $most")
     }
 
     private fun texts(json: Json) = json.members().mapValues { (_, each) -> each.text() }

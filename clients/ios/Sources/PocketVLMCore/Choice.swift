@@ -24,7 +24,8 @@ struct Choice {
         decoder = try named(decoders.graphs, decoderPrecision, "decoder")
         table = try named(decoders.tables, decoderPrecision, "embedding table")
         let others = facts.generation.processors.keys.filter { $0 != "repetition_penalty" }.sorted()
-        let files = [vision, table, decoder]
+        let test = facts.selfTest.map { [$0.file] + $0.pictures } ?? []
+        let files = [vision, table, decoder] + test
         guard files.allSatisfy({ !$0.hasPrefix("/") && !$0.split(separator: "/").contains("..") })
         else {
             throw PocketVLMError.artifact("using.json names files outside of its folder")

@@ -1,10 +1,9 @@
 // Knows how the parts of a model are opened, and that its graphs are trusted once they have passed
-// the
-// self-test.
+// the self-test.
 import { cacheNames } from "./decoder.mjs";
 import { ClientError, reasonOf } from "./errors.mjs";
 import { Prompter, textLibraries } from "./prompt.mjs";
-import { failedFigures } from "./self_test.mjs";
+import { failedFigures, testsDecoder } from "./self_test.mjs";
 import { openSession } from "./sessions.mjs";
 
 /** @typedef {{vision: any, table: any, decoder: any}} Sessions */
@@ -29,6 +28,11 @@ import { openSession } from "./sessions.mjs";
  */
 export async function openTrusted(opened, provider) {
   const { ort, files, facts, choice } = opened;
+  if (provider === "webgpu" && !testsDecoder(facts, choice.budget))
+    throw new ClientError(
+      `the self-test says nothing of a decoder behind ${choice.budget} tokens: ` +
+        `load ${facts.vision.default_budget}, and ask for fewer`,
+    );
   const kept = provider === "webgpu" ? cacheNames(facts).map(({ present }) => present) : [];
   /** @type {any[]} */
   const sessions = [];

@@ -51,9 +51,8 @@ export async function failedFigures(ort, facts, layout, sessions, choice, files,
     bounds,
   );
   if (!reader) throw damaged(`it says nothing of ${decoderPrecision} behind ${visionPrecision}`);
-  // Decoders are tested behind the default budget, which a larger graph serves too.
-  const usual = facts.vision.default_budget;
-  if (budget === usual || (facts.nested && budget > usual)) {
+  if (testsDecoder(facts, budget)) {
+    const usual = facts.vision.default_budget;
     const seen = new Seen(facts, layout, null, { grid: cut.grid, rectangles: [] }, tiles, budget);
     const filled = seen.filled(usual, constants);
     const logits = await readAnswer(ort, facts, sessions, expected, filled);
@@ -62,6 +61,17 @@ export async function failedFigures(ort, facts, layout, sessions, choice, files,
   return figures.filter(
     ({ value, bound, atLeast }) => !(atLeast ? value >= bound : value <= bound),
   );
+}
+
+/**
+ * Whether the self-test reaches the decoder: it was read behind the default budget, which a larger
+ * graph serves too.
+ * @param {any} facts
+ * @param {number} budget of the loaded graph.
+ */
+export function testsDecoder(facts, budget) {
+  const usual = facts.vision.default_budget;
+  return budget === usual || (facts.nested && budget > usual);
 }
 
 /** @param {any} facts @param {import("./downloads.mjs").Files} files */

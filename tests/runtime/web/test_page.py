@@ -171,6 +171,24 @@ def test_the_slider_gives_up_patches_by_their_scores():
 
 
 @needs_node
+def test_a_gpu_is_not_trusted_with_a_decoder_that_no_self_test_reaches():
+    program = (
+        'import { openTrusted } from "./loading.mjs"; const results = [];'
+        "const facts = { nested: true, layers: 1, vision: { default_budget: 36 } };"
+        'const ort = { InferenceSession: { create: async () => { throw new Error("opened"); } } };'
+        "const files = { path: null, bytes: async () => new Uint8Array() };"
+        "for (const budget of [7, 36, 72]) await openTrusted("
+        '{ ort, files, facts: { ...facts, weights: {} }, choice: { budget, vision: "v" } },'
+        ' "webgpu").catch(({ message }) => results.push(message));'
+        "console.log(JSON.stringify(results));"
+    )
+    small, usual, large = by_node(program, None)
+    assert "behind 7 tokens" in small
+    assert "opened" in usual
+    assert "opened" in large
+
+
+@needs_node
 def test_bars_follow_each_other_up_to_the_first_token():
     program = (
         'import { layOut, duration } from "./bars.mjs";'

@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop arm64 haswell swift figures frontier clean
+.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell swift figures frontier clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -57,6 +57,18 @@ format: install
 interop: install
 	$(TOOL) interop
 
+# `pocketvlm serve` asked by openai, llm and langchain-openai, by schemathesis, and by eight clients at once; needs PyPI.
+serve-clients: install
+	$(TOOL) serve_clients
+
+# The page with its libraries and no model, which any static host serves: docs/web.md.
+web: install
+	$(BIN)/pocketvlm web -o build/web --overwrite
+
+# The page in headless Chromium (apt-get install chromium) answers as the runtime does; needs npm. Pictures of it go to build/screenshots.
+browser: install
+	$(TOOL) browser
+
 # The real arm64 wheels, and an x86 CPU without VNNI, answer as this machine does: emulated, so it takes many minutes and
 # needs apt and dpkg-deb.
 arm64 haswell: install
@@ -77,4 +89,4 @@ frontier: install
 	$(TOOL) frontier --workers 2 --page docs/methods.md --figures docs/frontier.json --plot docs/frontier.svg
 
 clean:
-	rm -rf build dist $(VENV) tools/interop/node_modules
+	rm -rf build dist $(VENV) tools/interop/node_modules tools/browser/node_modules

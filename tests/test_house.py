@@ -31,7 +31,7 @@ PACKAGES = {
 MAY_IMPORT = {package: allowed for package, (_, allowed) in PACKAGES.items()}
 # Rooms of one package that must not know each other, though no circle forbids it.
 STRANGERS = [("pocketvlm_measure.evaluation", "pocketvlm_measure.profiler")]
-MOST_ROOMS = 19  # in the runtime
+MOST_ROOMS = 21  # in the runtime
 FOLDERS = (".venv-*/", "*.egg-info/")  # git ignores them, and so does the wheel
 _ENTRY = re.compile(r"(pocketvlm\w*(?:\.\w+)+):\w+")  # "module:attribute", as registries write it
 
@@ -201,6 +201,9 @@ SAID_ELSEWHERE = {
     ("exporter/pocketvlm_export/packaging/using.py", "tiles"): "a field of the template",
     ("runtime/pocketvlm/artifact/stages.py", "given"): "of graphs that have a further input",
     ("runtime/pocketvlm/artifact/specs.py", "single"): "of manifests that state no layout",
+    ("runtime/pocketvlm/server/answers.py", "tiles"): "a field of answers",
+    ("runtime/pocketvlm/server/openapi.py", "tiles"): "a field of answers",
+    ("runtime/pocketvlm/server/settings.py", "none"): "a choice of tools, in OpenAI's words",
     ("runtime/pocketvlm/decoders/gguf_header.py", "none"): "a way to scale frequencies",
     ("runtime/pocketvlm/decoders/gguf_header.py", "gemma3"): "an architecture of llama.cpp",
     ("profiles/pocketvlm_measure/evaluation/metrics/vqa_text.py", "none"): "a number in words",

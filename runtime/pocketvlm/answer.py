@@ -85,8 +85,8 @@ class Answer:
             read again from the first of them on.
         caps: the limits that were in force on its pictures, ``max_pixels`` and ``max_tiles``, where
             the artifact has them.
-        finish_reason: ``"stop"`` at an end-of-sequence token, ``"length"`` at max_new_tokens,
-            ``"interrupted"`` where the stream was asked to stop.
+        finish_reason: ``"stop"`` at an end-of-sequence token, or where a JSON answer is whole,
+            ``"length"`` at max_new_tokens, ``"interrupted"`` where the stream was asked to stop.
     """
 
     text: str

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.answer import Answer, FinishReason, SelectTime, VisualTokens
 from pocketvlm.artifact import Manifest
-from pocketvlm.decoders.base import Decoder, DecoderSequence, EmbeddingSegment, check_room
+from pocketvlm.decoders.base import Decoder, EmbeddingSegment, check_room
+from pocketvlm.decoders.constraints import Constraint, Grammars
 from pocketvlm.decoders.fair_lock import FairLock
 from pocketvlm.decoders.pool import ConversationCache, PooledSequence, SequencePool
 from pocketvlm.decoders.sampler import Sampler
 from pocketvlm.decoders.sampling import Sampling, checkpoint_sampling
-from pocketvlm.decoders.scoring import ScoringSequence
+from pocketvlm.decoders.witness import Witness
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.limits import SequenceLimits
+from pocketvlm.text.decoding import token_bytes
 from pocketvlm.text.messages import Message
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Detokenizer, Stream
@@ -30,37 +31,8 @@ from pocketvlm.vision.viewer import PictureInput, Viewer
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class Witness:
-    """What an answer leaves behind besides its text; a new one for each answer.
-
-    Attributes:
-        log_probability: the sum over its tokens, the end of sequence among them, of the logarithm
-            of what the model gives each, whatever they were picked by.
-        kept_indices: as `Answer` has them.
-        visual_scores: of each picture what its tokens were paid, float64 (n,), see
-            `pocketvlm.decoders.scoring.ScoringSequence`; empty where the decoder does not say.
-    """
-
-    log_probability: float = 0.0
-    kept_indices: list[list[int]] = field(default_factory=list)
-    visual_scores: list[npt.NDArray[np.float64]] = field(default_factory=list)
-
-    @property
-    def confidence(self) -> float:
-        """The product of the tokens' probabilities."""
-        return math.exp(self.log_probability)
-
-    def picked(self, logits: npt.NDArray[np.float32], token_id: int) -> None:
-        """Count a token that was picked from logits float32 (vocab,)."""
-        above = logits.astype(np.float64) - float(logits.max())
-        self.log_probability += float(above[token_id] - np.log(np.exp(above).sum()))
-
-    def looked(self, sequence: DecoderSequence, tokens: Sequence[int]) -> None:
-        """Take what a sequence of pictures with so many ``tokens`` each says of them."""
-        if isinstance(sequence, ScoringSequence):
-            ends = np.cumsum(np.array(tokens, dtype=np.int64))[:-1]
-            self.visual_scores = np.split(sequence.visual_scores, ends) if len(tokens) else []
+class Abandoned(Exception):
+    """An answer that nobody waits for any more: it ended before its next step."""
 
 
 def without_guide() -> RequestError:
@@ -127,6 +99,8 @@ class Request:
         witness: takes down how sure the answer is and what it looked at; None where nobody asks.
         question: token ids int64 (T,) of the user's text in the last message, where the method
             reads the prompt.
+        gone: set, from any thread, where nobody waits for the answer any more; it then ends with
+            `Abandoned` instead of taking its next step. None where it goes on to its end.
     """
 
     ids: npt.NDArray[np.int64]
@@ -139,6 +113,12 @@ class Request:
     guidance: Guidance | None = None
     witness: Witness | None = None
     question: npt.NDArray[np.int64] | None = None
+    gone: threading.Event | None = None
+
+    def check_wanted(self) -> None:
+        """Raise `Abandoned` where nobody waits for the answer any more."""
+        if self.gone is not None and self.gone.is_set():
+            raise Abandoned
 
     def pick(self, sampler: Sampler, logits: npt.NDArray[np.float32]) -> int:
         """The next token, taken down by the witness."""
@@ -198,6 +178,7 @@ class Answerer:
         self.pool = SequencePool(decoder, limits, lambda: prompter.beginning)
         self.load_ms = 0.0
         self._eos = frozenset(manifest.decoder.eos_token_ids)
+        self._grammars = Grammars(lambda: token_bytes(prompter.tokenizer), self._eos)
         self._reads_scores = manifest.decoder.reads_scores
         self.step = FairLock()
 
@@ -210,13 +191,22 @@ class Answerer:
         # The last token picked is never fed back, so it takes no room.
         check_room(prompt, sampling.max_new_tokens - 1, self.decoder.context)
 
+    def room(self, request: Request) -> int:
+        """Tokens that the answer to a request may have at most, by the context; at least 1 of one
+        that was not refused."""
+        pictures = [picture.ids for picture in request.pictures]
+        prompt = len(self.prompter.place(request.ids, pictures))
+        return self.decoder.context - prompt + 1  # see `check_room`
+
     def begin(self, request: Request) -> Stream:
-        """The answer as a stream; work begins when it is read."""
+        """The answer as a stream; work begins when it is read. What cannot be asked of this model
+        is refused here."""
         if self._reads_scores and request.pictures and request.guidance is None:
             raise without_guide()
         stop = threading.Event()
         request = replace(request, sampling=request.sampling.over(self.sampling).settled())
-        return Stream(self._run(request, stop), stop.set)
+        constraint = self._grammars.constraint(request.sampling.json_schema)
+        return Stream(self._run(request, constraint, stop), stop.set)
 
     def forget(self, conversation: ConversationCache) -> None:
         """Free the KV cache of a conversation."""
@@ -234,7 +224,9 @@ class Answerer:
             if with_decoder:
                 self.decoder.close()
 
-    def _run(self, request: Request, stop: threading.Event) -> Generator[str, None, Answer]:
+    def _run(
+        self, request: Request, constraint: Constraint | None, stop: threading.Event
+    ) -> Generator[str, None, Answer]:
         """Vision, prefill and decoding of one request; yields text pieces and returns the
         answer."""
         self.pool.check_process()
@@ -248,11 +240,14 @@ class Answerer:
             cached = self.pool.borrow(request.conversation, segments if request.reused else None)
         try:
             with self.step:
+                request.check_wanted()
                 logits, cached_tokens = cached.prefill(segments)
                 self.pool.trim()
             before = sum(picture.tokens_before for picture in request.pictures)
             dropped = before - sum(map(len, features))
-            sampler = Sampler(request.sampling, ids, self._eos, dropped=dropped)
+            sampler = Sampler(
+                request.sampling, ids, self._eos, dropped=dropped, constraint=constraint
+            )
             detokenizer = Detokenizer(self.prompter.tokenizer, request.sampling.stop or ())
             generation = _Generation(sampler, detokenizer, [request.pick(sampler, logits)])
             prefill, later = dict(cached.sequence.timings_ms), cached.sequence.dropped
@@ -330,6 +325,7 @@ class Answerer:
         features, spent_ms = [], 0.0
         for picture in request.pictures:
             with self.step:
+                request.check_wanted()
                 started = time.perf_counter()
                 features.append(
                     self.viewer.encode(picture, cached=request.cached, question=request.question)
@@ -355,6 +351,8 @@ class Answerer:
                 generation.finish_reason = "stop"
                 break
             if len(generation.token_ids) == request.sampling.max_new_tokens:
+                if generation.sampler.is_whole:
+                    generation.finish_reason = "stop"
                 break
             if stop.is_set():
                 generation.finish_reason = "interrupted"
@@ -362,6 +360,7 @@ class Answerer:
             self.pool.check_process()  # a stream may be read on behind a fork
             started = time.perf_counter()
             with self.step:
+                request.check_wanted()
                 logits = cached.decode(generation.token_ids[-1])
             generation.token_ids.append(request.pick(generation.sampler, logits))
             generation.decode_ms += ms_since(started)

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from pocketvlm.answer import Answer, GuidedAnswer
-from pocketvlm.answering import Guidance, Request, Witness
+from pocketvlm.answering import Guidance, Request
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.decoders.sampling import GREEDY, Sampling
+from pocketvlm.decoders.witness import Witness
 from pocketvlm.errors import RequestError
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
@@ -98,8 +99,9 @@ class Guided:
             videos: likewise.
             budget: of the large model, and of the guide where scores are handed over; a guide that
                 only answers keeps to its own.
-            sampling: of the large model; the guide takes from it when an answer ends. Where the
-                guide's own answer may be the answer only a greedy one is taken.
+            sampling: of the large model; the guide takes from it when an answer ends, and
+                its JSON schema. Where the guide's own answer may be the answer only a greedy one is
+                taken.
 
         Raises:
             RequestError: see `VLM.generate`; sampling with a confidence; or pictures of which the
@@ -136,7 +138,11 @@ class Guided:
                 advice="leave one of them out",
                 setting="confidence",
             )
-        greedy = Sampling(max_new_tokens=sampling.max_new_tokens, stop=sampling.stop)
+        greedy = Sampling(
+            max_new_tokens=sampling.max_new_tokens,
+            stop=sampling.stop,
+            json_schema=sampling.json_schema,
+        )
         if self._hands_over and request.pictures:
             _check_kept(self.model, self.guide, request.pictures[0].budget)
         own = budget if self._hands_over else None

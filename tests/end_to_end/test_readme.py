@@ -13,7 +13,13 @@ from click.testing import CliRunner
 from pocketvlm.cli import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/evaluate.md", "docs/providers.md", "docs/tune.md")
+PAGES = (
+    "README.md",
+    "docs/evaluate.md",
+    "docs/providers.md",
+    "docs/tune.md",
+    "docs/json-answers.md",
+)
 TEXT = "\n".join((ROOT / page).read_text() for page in PAGES)
 COMMANDS = re.findall(
     r"^(?:\$ )?(pocketvlm .*)$", "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)), re.M

@@ -23,12 +23,13 @@ from transformers import (
 
 from make_checkpoint import PRESETS
 from pocketvlm import VLM, Artifact, Sampling
-from pocketvlm.answering import Witness
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.cli import main
+from pocketvlm.decoders.witness import Witness
 from pocketvlm.guided import Guided
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.graphs.decoder import ScoringDecoder
+from support.using import check_facts
 
 QUESTION, STEPS = "what is in the picture?", 8
 LAYER, KEEP = 1, 14  # int(.4 * 3) of the layers, int(.4 * 36) of the tokens, as in the paper
@@ -219,8 +220,8 @@ def test_the_artifact_of_a_guide(small):
     assert "guide a larger model" in " ".join((small / "README.md").read_text().split())
     using = (small / "USING.md").read_text()
     assert "`scored_rows` are the numbers" in using
-    assert "scored_rows: longs(vlm, [], [0])" in using
-    assert json.loads((small / "using.json").read_text())["scores"] is True
+    facts = check_facts(small)
+    assert (facts["scores"], list(facts["needs"])) == (True, ["scored_rows"])
     listing = CliRunner().invoke(main, ["inspect", str(small)]).stdout
     assert "guide      its decoder says" in listing
 

@@ -229,7 +229,9 @@ def test_clips_are_refused_in_words(artifact):
 def test_the_pages_beside_it_say_how_tiles_are_joined(artifact):
     using = (artifact / "USING.md").read_text()
     assert "tile after tile with nothing between" in using
-    assert "give `answer` the rows of all, those of one tile after those\nof another" in using
+    assert (
+        "the rows of all in the picture's place, those of one tile after those of another" in using
+    )
     assert "other ids come between" not in using
     assert "20 (2x2)" in (artifact / "README.md").read_text()
 

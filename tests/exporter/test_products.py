@@ -17,6 +17,7 @@ from pocketvlm_export.caps import Caps
 from pocketvlm_export.families import FAMILIES
 from pocketvlm_export.pruning import PRUNERS, find_pruner
 from support.products import combinations
+from support.using import check_facts
 
 pytest.importorskip("llama_cpp")
 
@@ -156,6 +157,8 @@ def test_it_passes_the_gate_and_every_engine_answers(combination, checkpoints, t
     manifest = Artifact.open(tmp_path / "artifact").manifest
     assert manifest.parity.passed
     assert manifest.decoder.engines == options.engines
+    needs = check_facts(tmp_path / "artifact")["needs"]
+    assert ("llama.cpp" in needs, "clips" in needs) == (not precisions, "video" in model.preset)
     noise = np.random.default_rng(0).integers(0, 256, (60, 84, 3), dtype=np.uint8)
     frame = Image.fromarray(noise)
     media = {"videos": [[frame] * 3]} if "video" in model.preset else {"images": [frame]}

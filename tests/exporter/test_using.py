@@ -1,5 +1,4 @@
-"""USING.md and using.json: who knows nothing else gets the runtime's answers, and every language
-has the page's numbers."""
+"""USING.md and using.json: who knows nothing else gets the runtime's answers."""
 
 import json
 import re
@@ -20,6 +19,7 @@ from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.packaging.using import FACTS, USING, facts, write_using
 from support.noise import picture
 from support.tiny_artifact import (
+    TEMPLATE,
     give_attention,
     give_extras,
     give_scores,
@@ -30,13 +30,7 @@ from support.tiny_artifact import (
     write_artifact,
     write_manifest,
 )
-
-LANGUAGES = ("kotlin", "swift", "javascript")
-
-
-def block(page, language):
-    (text,) = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
-    return text
+from support.using import check_facts
 
 
 def stated_in(folder):
@@ -137,30 +131,17 @@ def test_the_ids_on_the_page_are_the_prompts(tiny_export, page, stated):
     assert prompt["without"] in page
 
 
-def test_every_name_and_number_is_in_every_language(page, stated):
+def test_every_name_and_number_is_on_the_page(page, stated):
     picture = stated["picture"]
     numbers = [*picture["size"], picture["scale"], *picture["mean"], *picture["std"]]
-    numbers += [
-        stated[key]
-        for key in ("visual_tokens", "image_token_id", "layers", "kv_heads", "head_dim", "hidden")
-    ]
+    numbers += [stated[key] for key in ("visual_tokens", "image_token_id", "layers", "hidden")]
     numbers += [*stated["eos_token_ids"], *stated["prompt"]["ids"]]
+    printed = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?", page))
+    assert {str(number) for number in numbers} <= printed
     names = [graph["file"] for graph in stated["graphs"].values()]
-    names += [
-        "pixel_values",
-        "image_features",
-        "input_ids",
-        "inputs_embeds",
-        "attention_mask",
-        "position_ids",
-    ]
-    for language in LANGUAGES:
-        code = block(page, language)
-        printed = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?", code))
-        assert {str(number) for number in numbers} <= printed, language
-        assert [
-            name for name in [*names, "past_key_values.", "present", "logits"] if name not in code
-        ] == [], language
+    names += ["pixel_values", "image_features", "input_ids", "inputs_embeds", "attention_mask"]
+    names += ["position_ids", "past_key_values.", "present", "logits", "kept_scores"]
+    assert [name for name in names if name not in page] == []
 
 
 def test_the_page_lists_the_tensors_that_the_graphs_have(tiny_export, stated):
@@ -186,12 +167,72 @@ def test_every_graph_says_which_files_its_weights_lie_in(tiny_export, page, stat
         entries = [entry for tensor in initializers for entry in tensor.external_data]
         files = {f"onnx/{entry.value}" for entry in entries if entry.key == "location"}
         assert set(stated["weights"][name]) == files
-        assert f"{json.dumps(name)}: {json.dumps(sorted(files))}" in block(page, "javascript")
+        beside = ", ".join(f"`{file}`" for file in sorted(files))
+        assert (f"- `{name}`: {beside}\n" if files else f"- `{name}` alone\n") in page
 
 
-def test_squares_are_counted_in_the_grid_of_the_picture(tiny_export, page, stated):
+def test_squares_are_counted_in_the_grid_of_the_picture(stated):
     assert stated["grid"] == [6, 6]  # 84 pixels, patches of 14
-    assert "ROWS = 6, COLUMNS = 6" in block(page, "javascript")
+
+
+def test_every_budget_and_precision_is_named(tiny_export):
+    stated = check_facts(tiny_export)
+    manifest = Artifact.open(tiny_export).manifest
+    assert stated["artifact"] == manifest.artifact_id
+    graphs = {int(budget): files for budget, files in stated["vision"]["graphs"].items()}
+    assert graphs == manifest.vision.graphs
+    assert stated["vision"]["budgets"] == [9, 18]
+    assert stated["decoder"]["graphs"] == manifest.decoder.graphs
+    assert stated["decoder"]["tables"].keys() == manifest.decoder.graphs.keys()
+    assert stated["needs"] == {}
+    assert {"tokenizer.json", "chat_template.jinja", "selftest/image.json"} <= set(stated["files"])
+
+
+def test_prompts_are_written_from_the_pieces(tiny_export, stated):
+    """By the texts around blanks alone, against the template itself."""
+    prompter, pieces = Prompter.from_artifact(Artifact.open(tiny_export)), stated["pieces"]
+    assert pieces["notes"] == []
+    before, after = pieces["question_picture"]
+    assert prompter.render("is it?", 1) == f"{before}is it?{after}"
+    before, after = pieces["question"]
+    assert prompter.render("is it?") == f"{before}is it?{after}"
+    system, between, behind = pieces["system_picture"]
+    said = [("system", "Be brief."), ("user", "is it?"), ("assistant", "no"), ("user", "why?")]
+    messages = [
+        {
+            "role": role,
+            "content": [
+                *([{"type": "image"}] if words == "is it?" else []),
+                {"type": "text", "text": words},
+            ],
+        }
+        for role, words in said
+    ]
+    question, answer, ending = pieces["further"]
+    written = f"{system}Be brief.{between}is it?{question}no{answer}why?{ending}"
+    assert prompter.written(messages) == written
+    assert behind == ending
+
+
+REFUSING = (
+    "{% if messages[0]['role'] == 'system' or messages | length > 1 %}"
+    "{{ raise_exception('one question') }}{% endif %}"
+)
+
+
+def test_what_a_template_refuses_is_left_out_with_a_note(tmp_path):
+    write_artifact(tmp_path / "a", template=REFUSING + TEMPLATE)
+    write_using(Artifact.open(tmp_path / "a"))
+    pieces = check_facts(tmp_path / "a")["pieces"]
+    assert set(pieces) == {"question", "question_picture", "trims", "notes"}
+    assert len(pieces["notes"]) == 2
+
+
+def test_a_template_that_writes_what_it_is_given_elsewhere_has_no_pieces(tmp_path):
+    twice = TEMPLATE.replace("{{ part['text'] }}", "{{ part['text'] }}{{ part['text'] }}")
+    write_artifact(tmp_path / "a", template=twice)
+    write_using(Artifact.open(tmp_path / "a"))
+    assert set(check_facts(tmp_path / "a")["pieces"]) == {"trims", "notes"}
 
 
 def test_the_page_is_part_of_the_artifact_and_names_no_machine(tiny_export, tiny_checkpoint, page):
@@ -214,12 +255,13 @@ def family(request, make_tiny, tmp_path_factory):
     return folder, (folder / USING).read_text()
 
 
-def test_the_page_says_what_its_code_leaves_out(family):
+def test_the_page_says_what_answers_go_through(family):
     folder, page = family
     processors = Artifact.open(folder).manifest.generation.processors
     assert ("repetition_penalty" in processors) == ("qwen" in str(folder))
     assert all(name in page for name in processors)
     assert ("takes the highest logit alone" in page) == bool(processors)
+    assert check_facts(folder)["generation"]["processors"] == processors
 
 
 class TokenClient(Client):
@@ -304,24 +346,30 @@ def test_the_page_says_how_further_features_are_read(qwen3_pruned, size):
     assert client.answer_about("is it?", tiles, 12) == expected.token_ids
 
 
-def test_the_code_numbers_tokens_as_the_page_does(family):
+def test_the_page_says_how_tokens_are_numbered(family):
     folder, page = family
     stated = stated_in(folder)
     shape = stated["graphs"]["decoder"]["inputs"]["position_ids"]
     assert shape == (["batch", "tokens"] if stated["axes"] == 1 else [3, "batch", "tokens"])
     assert ("3 x batch x tokens" in page) == (stated["positions"] == "mrope")
-    for language in LANGUAGES:
-        code = block(page, language)
-        for name in ("planes[1]", str(stated["token_edge"])):
-            assert (name in code) == (stated["axes"] > 1)
-        assert ("kept_indices" in code) == (language == "javascript" or stated["axes"] > 1)
-        printed = set(re.findall(r"(?<![\w.])\d+", code))
-        assert {str(token) for token in stated["prompt"]["ids"]} <= printed
+    assert ("positions" in stated["needs"]) == (stated["axes"] > 1)
     if stated["around"]["before"]:
         ids, token = stated["prompt"]["ids"], stated["image_token_id"]
         around = [*stated["around"]["before"], token, *stated["around"]["after"]]
         assert ids[ids.index(token) - 1 : ids.index(token) + 2] == around
         assert "those of one tile after those" in page
+
+
+def test_a_layout_is_stated_with_what_it_follows(family):
+    folder, _ = family
+    layout, artifact = stated_in(folder)["layout"], Artifact.open(folder)
+    name, *_ = (options := dict(artifact.manifest.vision.layout)).pop("name"), None
+    assert (layout["name"], layout["options"]) == (name, options)
+    assert layout["patches"] == artifact.manifest.pruning.tokens_before
+    if artifact.manifest.vision.image_size is None:
+        assert layout["figures"] == {"most_aspect": 200}
+    else:
+        assert layout["most_tiles"] == 5
 
 
 def test_inspect_says_how_pictures_are_read(family):
@@ -359,11 +407,6 @@ def test_pictures_of_any_size_have_no_size_on_the_page(tmp_path):
     assert vision["outputs"]["kept_indices"] == ["batch", "tokens"]
     assert stated["picture"]["dynamic"]
     assert "or all of one that has fewer; the largest pictures have 24" in page
-    for language in LANGUAGES:
-        code = block(page, language)
-        assert "HEIGHT" not in code
-        assert "let height" not in code
-        assert "height * width" in code
 
 
 KINDS = {
@@ -376,12 +419,23 @@ KINDS = {
 }
 
 
+NEEDS = {
+    "plain": set(),
+    "selector": {"selectors"},
+    "extras": {"extras"},
+    "pictures": {"picture_ids"},
+    "given": {"stages", "visual_scores"},
+    "scores": {"scored_rows"},
+}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_page_lists_the_types_that_the_graphs_have(tmp_path, kind):
     root = tmp_path / "a"
     KINDS[kind](root, write_artifact(root, budgets=(6,)))
     write_using(Artifact.open(root))
-    page, stated = (root / USING).read_text(), stated_in(root)
+    page, stated = (root / USING).read_text(), check_facts(root)
+    assert NEEDS[kind] == set(stated["needs"])
     printed = re.findall(r"^\| .*\| (in|out) `(\S+)` \| (\w+) \|", page, re.MULTILINE)
     actual = set()
     for graph in stated["graphs"].values():

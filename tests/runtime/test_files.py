@@ -220,6 +220,8 @@ DIRECTLY = {
     "profiles/pocketvlm_measure/tune/reduced.py": "into a folder that appears as a whole",
     "runtime/pocketvlm/files/__init__.py": "it is the one place",
     "runtime/pocketvlm/files/locks.py": "an empty file, which is locked",
+    "runtime/pocketvlm/web/libraries.py": "into a folder that appears as a whole",
+    "runtime/pocketvlm/web/sites.py": "into a folder that appears as a whole",
 }
 # Calls that write, by the last part of their name. `open` counts where its mode does.
 WRITING = {

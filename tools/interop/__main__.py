@@ -2,7 +2,7 @@
 interop``.
 
 Exports the demo checkpoint in float32 and in what each shipped target writes, and lets
-transformers.js and the JavaScript of USING.md, as pasted, answer every question about the three
+transformers.js and PocketVLM's own client, `clients/web`, answer every question about the three
 example scenes: in Node, and in the WebAssembly of pages. Then models of random weights: pictures
 cut into tiles, tokens numbered by rows and columns, a table that is the decoder's head. Needs node
 and npm.
@@ -23,7 +23,7 @@ from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer
 
 from demo_reference.answers import prompt_of
-from interop.page import RUNTIMES, Asked, ClientError, answer_with_the_page
+from interop.client import RUNTIMES, Asked, ClientError, answer_with_the_client
 from interop.reference import Expected, hugging_face_tokens, in_one_run
 from interop.transformers_js import Dtype, answer_with_transformers_js
 from make_checkpoint import HUB_PRESETS, PRESETS, make_checkpoint
@@ -118,7 +118,7 @@ def exact(folder: Path, pairs: Pairs) -> Iterator[Row]:
     end = processor.tokenizer.eos_token_id
     yield compared("PocketVLM, fp32", expected, ours, (end,))
     yield from by_transformers_js(artifact, pairs, expected, "fp32", pages=(False, True))
-    yield from by_the_page(artifact, asked_about(pairs), "fp32", in_bytes=True)
+    yield from by_the_client(artifact, asked_about(pairs), "fp32", as_blobs=True)
 
 
 def of_targets(folder: Path, pairs: Pairs) -> Iterator[Row]:
@@ -135,8 +135,8 @@ def of_targets(folder: Path, pairs: Pairs) -> Iterator[Row]:
             expected = in_one_run(artifact, asked_about(pairs), STEPS, decoder)
             parts = (options.vision_precisions[0], options.table(decoder), decoder)
             label = f"{', '.join(names)}: {'/'.join(parts)}"
-            graphs = graphs_of(artifact, decoder)
-            yield from by_the_page(artifact, asked_about(pairs), label, expected, graphs)
+            precisions = {"decoderPrecision": decoder}
+            yield from by_the_client(artifact, asked_about(pairs), label, expected, precisions)
             by_graph = dtypes(*parts)
             default = decoder == options.decoder_precisions[0]
             pictures = expected[: len(pairs)]
@@ -170,7 +170,7 @@ def of_families(folder: Path) -> Iterator[Row]:
         checkpoint, artifact = folder / f"checkpoint-{preset}", folder / preset
         make_checkpoint(HUB_PRESETS[preset], checkpoint)
         export(str(checkpoint), artifact, ExportOptions(budgets=(SMALLER,), overwrite=True))
-        yield from by_the_page(artifact, [Asked(WHAT, image) for image in images], preset)
+        yield from by_the_client(artifact, [Asked(WHAT, image) for image in images], preset)
 
 
 def of_one_tile(folder: Path) -> Iterator[Row]:
@@ -210,30 +210,30 @@ def of_a_tied_table(folder: Path) -> Iterator[Row]:
         alone = [name for name in files if "embed_tokens" in name and name.endswith("_data")]
         label = f"tied table {'in the decoder file' if shared else 'in its own file'}"
         assert bool(alone) is not shared, f"{label}: {alone}"
-        yield from by_the_page(artifact, asked, f"{label}, {decoders[0]}", in_bytes=shared)
+        yield from by_the_client(artifact, asked, f"{label}, {decoders[0]}", as_blobs=shared)
         expected = in_one_run(artifact, asked[:1], STEPS, "fp32")
         yield from by_transformers_js(
             artifact, [(scene, question)], expected, f"{label}, fp32", "fp32", (not shared,)
         )
 
 
-def by_the_page(
+def by_the_client(
     artifact: Path,
     asked: Sequence[Asked],
     label: str,
     expected: Sequence[Sequence[int]] | None = None,
-    graphs: dict[str, str] | None = None,
-    in_bytes: bool = False,
+    precisions: dict[str, str] | None = None,
+    as_blobs: bool = False,
 ) -> Iterator[Row]:
-    """USING.md's JavaScript, in both runtimes, and where ``in_bytes`` says so in that of pages with
-    bytes in the place of addresses."""
+    """PocketVLM's own client, in both runtimes, which reads the files by itself in Node's and is
+    given bytes in that of pages, and where ``as_blobs`` says so also what a cache gives."""
     expected = in_one_run(artifact, asked, STEPS) if expected is None else expected
     node, web = RUNTIMES
-    for runtime, bytes_given in ((node, False), (web, False), (web, True))[: 3 if in_bytes else 2]:
-        client = f"USING.md in {runtime}{' from bytes' if bytes_given else ''}, {label}"
+    for runtime, files in ((node, ""), (web, "bytes"), (web, "blobs"))[: 3 if as_blobs else 2]:
+        client = f"clients/web in {runtime}{f' from {files}' if files else ''}, {label}"
         try:
-            answers = answer_with_the_page(
-                artifact, asked, HERE, runtime=runtime, in_bytes=bytes_given, graphs=graphs
+            answers = answer_with_the_client(
+                artifact, asked, HERE, runtime=runtime, files=files, precisions=precisions
             )
         except ClientError as error:
             yield Row(client, 0, len(asked), reason(error))
@@ -279,12 +279,6 @@ def asked_about(pairs: Pairs) -> list[Asked]:
     """The questions; then the first of them with fewer tokens, and without a picture."""
     asked = [Asked(question.text, path) for path, question in pairs]
     return [*asked, asked[0]._replace(budget=SMALLER), Asked(pairs[0][1].text)]
-
-
-def graphs_of(artifact: Path, decoder: str) -> dict[str, str]:
-    """The graphs of a decoder's precision, by role as USING.md's `load` names them."""
-    spec = Artifact.open(artifact).manifest.decoder
-    return {"table": spec.embed[spec.tables[decoder]], "decoder": spec.graphs[decoder]}
 
 
 def dtypes(vision: str, table: str, decoder: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from demo_reference.answers import PrunedModel, fastervlm
-from interop.page import Asked
+from interop.client import Asked
 from pocketvlm import Artifact
 from pocketvlm.decoders import open_decoder
 from pocketvlm.decoders.base import EmbeddingSegment

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from interop.page import ClientError
+from interop.client import ClientError
 from train_demo.scenes import Question
 
 Dtype = str | Mapping[str, str] | None

@@ -75,9 +75,10 @@ def _around(prompter: Prompter, roles: Sequence[str], pictured: str | None) -> l
 
 def _messages(roles: Sequence[str], words: Sequence[str], pictured: str | None) -> list[Message]:
     """A conversation; the first question has the picture in front of it."""
-    messages, first = [], roles.index(_USER)
+    messages: list[Message] = []
+    first = roles.index(_USER)
     for number, (role, word) in enumerate(zip(roles, words, strict=True)):
-        picture = [{"type": pictured}] if pictured and number == first else []
+        picture: list[dict[str, str]] = [{"type": pictured}] if pictured and number == first else []
         messages.append({"role": role, "content": [*picture, {"type": "text", "text": word}]})
     return messages
 

@@ -2,6 +2,7 @@
 constants and ids, and USING.md, the same in words."""
 
 import dataclasses
+import functools
 import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from pocketvlm_export.precisions import PRECISIONS
 USING = "USING.md"
 FACTS = "using.json"
 FORMAT = 1  # of using.json; another number is another meaning of what clients read already
-_TEMPLATE = "templates/using.md.jinja"
+_TEMPLATE, _SCHEMA = "templates/using.md.jinja", "using.schema.json"
 _MEDIA = {"image": "picture", "video": "clip"}
 
 
@@ -52,6 +53,14 @@ def write_using(artifact: Artifact) -> None:
     (artifact.root / USING).write_text(text, encoding="utf-8")
     listed = json.dumps(stated, indent=1, ensure_ascii=False) + "\n"
     (artifact.root / FACTS).write_text(listed, encoding="utf-8")
+
+
+@functools.cache
+def facts_schema() -> dict[str, Any]:
+    """The JSON Schema (draft-07) of using.json, as shipped beside this module."""
+    source = importlib.resources.files(__package__).joinpath(_SCHEMA)
+    schema: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    return schema
 
 
 def facts(artifact: Artifact) -> dict[str, Any]:

@@ -19,8 +19,13 @@ from pocketvlm.cli.terminal import echo, printable, replace_unknown_characters
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.plugins import Plugins
 
-# Packages whose dependencies are an extra of the distribution that their commands come with.
-_EXTRAS = {"pocketvlm_export": "export", "pocketvlm_measure": "measure"}
+# Packages, and modules of commands, whose dependencies are an extra of the distribution that they
+# come with.
+_EXTRAS = {
+    "pocketvlm_export": "export",
+    "pocketvlm_measure": "measure",
+    "pocketvlm.cli.serve": "serve",
+}
 # Modules of commands that come with such a package and use nothing of its extra.
 _WITHOUT_EXTRA = {"pocketvlm_measure.cli.questions"}
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -85,7 +90,7 @@ def _load(name: str) -> click.Command:
         entry = COMMANDS.entry(name)
     except RequestError as refusal:
         return _stand_in(name, refusal, "Cannot be used.")
-    extra = _EXTRAS.get(entry.module.partition(".")[0])
+    extra = _EXTRAS.get(entry.module, _EXTRAS.get(entry.module.partition(".")[0]))
     try:
         command: click.Command = COMMANDS.load_entry(entry)
     except RequestError as refusal:

@@ -158,12 +158,31 @@ class _Stage(click.ParamType):
             self.fail(f"{value!r} is not LAYER:KEEP or LAYER:KEEP:BY, as in 2:36", param, ctx)
 
 
+class _Bias(click.ParamType):
+    """A token id and a number, as in ``42:-5``."""
+
+    name = "bias"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, float]:
+        """Read it."""
+        if isinstance(value, tuple):
+            return value
+        token, _, bias = str(value).partition(":")
+        try:
+            return int(token), float(bias)
+        except ValueError:
+            self.fail(f"{value!r} is not a token id and a number, as in 42:-5", param, ctx)
+
+
 PATH = _Path()
 MEGABYTES = _Megabytes(0, min_open=True)
 TEXT = _Text()
 SIZE = _Size()
 EDGES = _Edges()
 STAGE = _Stage()
+BIAS = _Bias()
 NUMBERS = Comma("whole numbers", int)
 NAMES = Comma("names")
 BUDGET = _Budget()

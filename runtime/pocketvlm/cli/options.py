@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pocketvlm.cli.lists import BUDGET, PATH, TEXT, refuse_auto
+from pocketvlm.cli.lists import BIAS, BUDGET, PATH, TEXT, refuse_auto
 from pocketvlm.cli.target import answering_defaults, settled_caps, takes_target
 
 if TYPE_CHECKING:
@@ -155,19 +155,29 @@ def _none_if_empty(
     return value or None
 
 
+def _schema_of(_ctx: click.Context, _param: click.Parameter, value: Path | None) -> str | None:
+    """The text of a schema's file, which `Sampling` checks."""
+    if value is None:
+        return None
+    from pocketvlm.decoders.json_schemas import read_schema
+
+    return read_schema(value)
+
+
 # Each is named as the field of `pocketvlm.Sampling` that it fills, and has its default. They
 # stand here too because that class brings numpy, for which --help does not wait; a test compares.
+_BASE = click.option(
+    "--sampling",
+    "base",
+    type=click.Choice(["greedy", "checkpoint"]),
+    default="greedy",
+    show_default=True,
+    metavar="NAME",
+    help="greedy takes the most probable token, checkpoint draws as the checkpoint was "
+    "published to, where nothing else is asked for.",
+)
 _SAMPLING = [
-    click.option(
-        "--sampling",
-        "base",
-        type=click.Choice(["greedy", "checkpoint"]),
-        default="greedy",
-        show_default=True,
-        metavar="NAME",
-        help="greedy takes the most probable token, checkpoint draws as the checkpoint was "
-        "published to, where the options below do not say otherwise.",
-    ),
+    _BASE,
     click.option(
         "--max-new-tokens",
         type=int,
@@ -196,6 +206,34 @@ _SAMPLING = [
         metavar="R",
         help="Above 1 makes tokens less probable that occurred before, 1 is off; the checkpoint's "
         "own if not given.",
+    ),
+    click.option(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="Subtracted from the logits of tokens that the answer has already, -2 to 2.",
+    ),
+    click.option(
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="The same, once for each time that the answer has it.",
+    ),
+    click.option(
+        "--logit-bias",
+        multiple=True,
+        type=BIAS,
+        metavar="ID:B",
+        help="Add B, -100 to 100, to the logit of a token id; repeatable.",
+    ),
+    click.option(
+        "--json-schema",
+        type=PATH,
+        metavar="FILE",
+        callback=_schema_of,
+        help="Hold the answer to the JSON schema in FILE; needs the extra [grammar].",
     ),
     click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
     click.option(
@@ -267,6 +305,30 @@ def answering_options(command: _Command) -> _Command:
     return result
 
 
+def model_options(command: _Command) -> _Command:
+    """Add what `answering_options` adds to load a model, as ``load_arguments``: it gives the
+    arguments of `VLM.load` for a folder, all but the folder."""
+
+    @functools.wraps(command)
+    def with_group(*arguments: Any, **given: Any) -> Any:
+        model = {name: given.pop(name) for name in _LOADED}
+        return command(
+            *arguments, **given, load_arguments=functools.partial(_load_arguments, model)
+        )
+
+    decorated: Any = takes_target(answering_defaults)(with_group)
+    for option in reversed(_MODEL):
+        decorated = option(decorated)
+    result: _Command = decorated
+    return result
+
+
+def sampling_base_option(command: _Command) -> _Command:
+    """Add ``base``, see `pocketvlm.Sampling`."""
+    decorated: _Command = _BASE(command)
+    return decorated
+
+
 def guide_options(command: _Command) -> _Command:
     """Add ``guide``, a folder, and ``confidence``, see `pocketvlm.guided.Guided`."""
     decorated: Any = command
@@ -295,10 +357,18 @@ def _load(
 ) -> VLM:
     """``once`` is `VLM.load`'s; ``instead`` takes the place of what was given on the command
     line."""
-    from pocketvlm.ort.settings import EngineSettings, providers_typed
     from pocketvlm.vlm import VLM
 
-    model = model | instead
+    arguments = _load_arguments(model | instead, directory, prepack=prepack)
+    return VLM.load(directory, **arguments, once=once)
+
+
+def _load_arguments(
+    model: dict[str, Any], directory: Path, *, prepack: bool = True
+) -> dict[str, Any]:
+    """The arguments of `VLM.load` that the options of a model come to."""
+    from pocketvlm.ort.settings import EngineSettings, providers_typed
+
     of_engines = {name: model[name] for name in ("threads", "memory_limit")}
     settings = EngineSettings(
         **of_engines, prepack=prepack, providers=providers_typed(model["providers"])
@@ -306,4 +376,4 @@ def _load(
     of_settings = (*of_engines, "providers")
     others = {name: value for name, value in model.items() if name not in of_settings}
     others |= settled_caps(directory, {name: others[name] for name in ("max_pixels", "max_tiles")})
-    return VLM.load(directory, **others, settings=settings, once=once)
+    return {**others, "settings": settings}

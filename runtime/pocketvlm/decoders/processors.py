@@ -15,8 +15,9 @@ Scores = npt.NDArray[np.floating[Any]]
 # same dtype. The scores that come in are left as they are.
 Processor = Callable[[Ints, Scores], Scores]
 
-# Each equals the class of transformers 5.23 (generation/logits_process.py) named in its docstring,
-# dtype included: float32 scores are computed in float32, so that greedy answers agree to the token.
+# Each but OpenAI's equals the class of transformers 5.23 (generation/logits_process.py) named in
+# its docstring, dtype included: float32 scores are computed in float32, so that greedy answers
+# agree to the token.
 # A new one is a function here and a line in the lists of `pocketvlm.decoders.sampler`.
 
 
@@ -185,6 +186,29 @@ def suppress_first(ids: Ints, scores: Scores, *, prompt: int, token_ids: Ints) -
     return _without(scores, token_ids) if len(ids) == prompt else scores
 
 
+def penalise_answer(
+    ids: Ints, scores: Scores, *, prompt: int, presence: float, frequency: float
+) -> Scores:
+    """Subtract ``presence`` from the score of each id that the answer so far has, and ``frequency``
+    as often as it has it; the first ``prompt`` ids do not count.
+
+    OpenAI's ``presence_penalty`` and ``frequency_penalty``, as its API reference defines them and
+    vLLM computes them.
+    """
+    answer = _in_vocabulary(ids[prompt:], scores)
+    occurred, counts = np.unique(answer, return_counts=True)
+    after = scores.copy()
+    after[occurred] -= (presence + frequency * counts).astype(scores.dtype)
+    return after
+
+
+def bias_tokens(ids: Ints, scores: Scores, *, token_ids: Ints, biases: Scores) -> Scores:
+    """Add ``biases`` (n,) to the scores of ``token_ids`` (n,); OpenAI's ``logit_bias``."""
+    after, inside = scores.copy(), token_ids < scores.size
+    np.add.at(after, token_ids[inside], biases[inside].astype(scores.dtype))
+    return after
+
+
 def scale(ids: Ints, scores: Scores, *, temperature: float) -> Scores:
     """Divide by the temperature; transformers' ``TemperatureLogitsWarper``.
 
@@ -265,6 +289,11 @@ def keep_typical(ids: Ints, scores: Scores, *, mass: float) -> Scores:
     removed = distance > farthest
     removed[order[0]] = False
     return _without(scores, np.flatnonzero(removed))
+
+
+def keep_allowed(scores: Scores, allowed: npt.NDArray[np.bool_]) -> Scores:
+    """Rule out ids of which ``allowed``, bool (vocab,), says no."""
+    return np.where(allowed, scores, -np.inf).astype(scores.dtype)
 
 
 def apply(processors: Sequence[Processor], ids: Ints, scores: Scores) -> Scores:

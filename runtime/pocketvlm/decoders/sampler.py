@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.decoders import processors as steps
+from pocketvlm.decoders.constraints import Constraint
 from pocketvlm.decoders.processors import Processor, Scores
 from pocketvlm.decoders.sampling import GREEDY, Sampling
 from pocketvlm.errors import EngineError, RequestError
@@ -20,7 +21,8 @@ class Sampler:
     """Picks the tokens of one answer, for every engine; the same seed and logits give the same.
 
     It remembers what it picked, as some steps read all ids so far. transformers' steps come in
-    transformers' order (``GenerationMixin._get_logits_processor``).
+    transformers' order (``GenerationMixin._get_logits_processor``), OpenAI's behind those of them
+    that greedy answers go through, and behind all these what a constraint rules out.
 
     Args:
         sampling: see `Sampling`; what is None in it changes nothing, so a checkpoint's own
@@ -28,6 +30,8 @@ class Sampler:
         prompt_ids: int64 (n,), the prompt with every visual token's slot in it.
         eos_token_ids: those that end an answer.
         dropped: visual tokens that the prompt has lost by pruning, see `Sampling.min_length`.
+        constraint: of this answer, where ``sampling`` has a ``json_schema``; see
+            `pocketvlm.decoders.constraints.Grammars`.
     """
 
     def __init__(
@@ -37,14 +41,23 @@ class Sampler:
         eos_token_ids: Iterable[int] = (),
         *,
         dropped: int = 0,
+        constraint: Constraint | None = None,
     ) -> None:
         self.sampling = sampling.settled()
+        if (self.sampling.json_schema is None) != (constraint is None):
+            raise ValueError("a constraint belongs to a json_schema, and a json_schema to one")
+        self._constraint = constraint
         self._ids = np.array(prompt_ids, dtype=np.int64)
         self._processors = make_processors(
             self.sampling, len(self._ids), eos_token_ids, dropped=dropped
         )
         self._warpers = make_warpers(self.sampling)
         self._rng = np.random.default_rng(self.sampling.seed)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a constraint lets nothing but the end follow."""
+        return self._constraint is not None and self._constraint.is_whole
 
     def pick(self, logits: npt.NDArray[np.float32]) -> int:
         """The next token id from float32 (vocab,) logits.
@@ -63,6 +76,8 @@ class Sampler:
 
     def follow(self, token_id: int) -> None:
         """Take this token for the one that was picked."""
+        if self._constraint is not None:
+            self._constraint.follow(token_id)
         self._ids = np.append(self._ids, token_id)
 
     def probabilities(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -80,10 +95,13 @@ class Sampler:
         if not self.sampling.remove_invalid_values:
             check_finite(logits)
         scores = steps.apply(self._processors, self._ids, logits)
+        if self._constraint is not None:
+            scores = steps.keep_allowed(scores, self._constraint.allowed(scores.size))
         highest = scores.max()
         if highest == -np.inf:
+            within = "" if self._constraint is None else " that the JSON schema allows"
             raise RequestError(
-                "the sampling settings rule out every token",
+                f"the sampling settings rule out every token{within}",
                 advice="relax suppress_tokens, bad_words_ids, no_repeat_ngram_size or "
                 "min_new_tokens",
             )
@@ -149,8 +167,14 @@ def make_processors(
     least, least_new = (asked.min_length or 0) - dropped, asked.min_new_tokens or 0
     if asked.min_new_tokens is not None:  # as in transformers: one of the two counts
         least = 0
+    if asked.json_schema is not None:  # which alone says where the answer may end
+        least, least_new, last = 0, 0, last[:0]
     biases = steps.group_sequences(asked.sequence_bias or ())
     banned = steps.group_sequences([(word, 0.0) for word in words])
+    presence, frequency = float(asked.presence_penalty), float(asked.frequency_penalty)
+    pairs = tuple(asked.logit_bias)
+    biased = np.array([token for token, _ in pairs], dtype=np.int64)
+    added = np.array([bias for _, bias in pairs], dtype=np.float64)
     until = asked.max_new_tokens + prompt
     end_later = partial(steps.delay_end, eos_token_ids=eos)
     return _in_use(
@@ -170,6 +194,11 @@ def make_processors(
         ),
         (len(never) > 0, partial(steps.suppress, token_ids=never)),
         (len(first) > 0, partial(steps.suppress_first, prompt=prompt, token_ids=first)),
+        (
+            presence != 0 or frequency != 0,
+            partial(steps.penalise_answer, prompt=prompt, presence=presence, frequency=frequency),
+        ),
+        (len(biased) > 0, partial(steps.bias_tokens, token_ids=biased, biases=added)),
     )
 
 

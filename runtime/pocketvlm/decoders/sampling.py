@@ -11,8 +11,9 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 from pocketvlm.artifact.specs import Generation
+from pocketvlm.decoders.json_schemas import schema_text
 from pocketvlm.errors import ArtifactError, RequestError
-from pocketvlm.limits import is_int, settle_numbers
+from pocketvlm.limits import is_int, plain, settle_numbers
 
 Base = Literal["greedy", "checkpoint"]
 TokenIds = tuple[int, ...]
@@ -23,7 +24,8 @@ class Sampling:
     """How an answer is picked token by token, and when it ends; the defaults are greedy.
 
     Names and meanings are those of transformers' ``GenerationConfig``, but for ``temperature`` 0 in
-    place of ``do_sample=False`` and ``stop`` in place of ``stop_strings``.
+    place of ``do_sample=False`` and ``stop`` in place of ``stop_strings``. Those of
+    ``presence_penalty``, ``frequency_penalty`` and ``logit_bias`` are OpenAI's.
 
     None is what the checkpoint was published with: of what greedy answers go through too that
     always holds, as in transformers' ``generate``; of temperature, ``top_k``, ``top_p``, ``min_p``
@@ -60,6 +62,17 @@ class Sampling:
         exponential_decay_length_penalty: (tokens, factor): after so many tokens the end becomes
             more probable from token to token; () is off.
         remove_invalid_values: logits that are NaN or infinite count as 0 or the largest numbers.
+        presence_penalty: subtracted from the logit of each token that the answer so far has, -2 to
+            2; the prompt does not count.
+        frequency_penalty: as ``presence_penalty``, once for each time that the answer has it.
+        logit_bias: pairs of a token id and what is added to its logit, -100 to 100; a mapping is
+            taken too, with ids as numbers or as JSON has them.
+        json_schema: the answer is JSON that is valid by this schema: tokens that would lead
+            elsewhere are never picked, and it ends where it is whole. The schema is a mapping or
+            its JSON text, ``"object"`` is any object; it is kept as text. Where ``max_new_tokens``
+            cut it, the answer is only a beginning, and its finish reason ``"length"``.
+            ``min_new_tokens``, ``min_length`` and ``forced_eos_token_id`` have no effect then. What
+            a schema may say: `pocketvlm.decoders.json_schemas`. It takes the extra ``[grammar]``.
 
     Raises:
         RequestError: a value out of range; its ``setting`` is the name of the field.
@@ -87,9 +100,17 @@ class Sampling:
     forced_eos_token_id: TokenIds | None = None
     exponential_decay_length_penalty: tuple[()] | tuple[int, float] | None = None
     remove_invalid_values: bool | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] | Mapping[Any, float] = ()
+    json_schema: str | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         settle_numbers(self)
+        if isinstance(self.logit_bias, Mapping):
+            object.__setattr__(self, "logit_bias", _as_pairs(self.logit_bias))
+        if self.json_schema is not None:
+            object.__setattr__(self, "json_schema", schema_text(self.json_schema))
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, list):  # as they come from JSON
@@ -185,6 +206,14 @@ def _as_tuples(value: Any) -> Any:
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
+def _as_pairs(biases: Mapping[Any, Any]) -> tuple[tuple[Any, Any], ...]:
+    """A mapping as pairs; ids that are texts, as JSON has them, become numbers where they are."""
+    return tuple(
+        (int(token) if isinstance(token, str) and token.isdecimal() else token, plain(bias))
+        for token, bias in biases.items()
+    )
+
+
 def _is_number(value: Any) -> bool:
     numeric = isinstance(value, (int, float))
     return numeric and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
@@ -221,6 +250,21 @@ def _are_biases(value: Any) -> bool:
     )
 
 
+def _is_logit_bias(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and _are_ids(pair[:1])
+        and _is_number(pair[1])
+        and abs(pair[1]) <= _MOST_BIAS
+        for pair in value
+    )
+
+
+def _is_openai_penalty(value: Any) -> bool:
+    return _is_number(value) and abs(value) <= _MOST_PENALTY
+
+
 def _is_decay(value: Any) -> bool:
     pair = isinstance(value, tuple) and len(value) == 2
     return value == () or (pair and _is_count(value[0]) and _is_positive(value[1]))
@@ -235,6 +279,9 @@ _COUNT = (_is_count, "0 (off) or a number above it")
 _PENALTY = (_is_positive, "a number above 0, 1 for none")
 _IDS = (_are_ids, "a tuple of token ids")
 _PART = (_is_part, "a number above 0, up to 1")
+_MOST_PENALTY = 2
+_MOST_BIAS = 100
+_SUBTRACTED = (_is_openai_penalty, f"a number from -{_MOST_PENALTY} to {_MOST_PENALTY}")
 _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "max_new_tokens": (lambda value: is_int(value, least=1), "at least 1"),
     "min_new_tokens": _COUNT,
@@ -261,6 +308,13 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "forced_eos_token_id": _IDS,
     "exponential_decay_length_penalty": (_is_decay, "a number of tokens and a factor above 0"),
     "remove_invalid_values": (lambda value: isinstance(value, bool), "True or False"),
+    "presence_penalty": _SUBTRACTED,
+    "frequency_penalty": _SUBTRACTED,
+    "logit_bias": (
+        _is_logit_bias,
+        f"token ids, each with a number from -{_MOST_BIAS} to {_MOST_BIAS}",
+    ),
+    "json_schema": (lambda value: isinstance(value, str), "a JSON schema, see `schema_text`"),
 }
 
 GREEDY = Sampling()

@@ -169,6 +169,12 @@ class TilesAndThumbnail(MarkedResize):
         )
 
     @property
+    def figures(self) -> Mapping[str, Any]:
+        """See `Layout.figures`: also the grids (columns, rows) in the order in which they are
+        looked at, empty where no picture is cut."""
+        return {**super().figures, "grids": [list(shape) for shape in self._shapes]}
+
+    @property
     def summary(self) -> str:
         """See `Layout.summary`."""
         if not self._shapes:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pocketvlm.errors import PictureError, library_errors
 from pocketvlm.limits import PictureLimits
@@ -48,6 +48,8 @@ class PictureFile:
 
 _WHOLE_SIZE = "whole size"  # (width, height) of a picture that was read smaller, among its notes
 _PILLOW_LIMIT = threading.Lock()
+_TAGS = ExifTags.Base
+_SIDEWAYS = frozenset({5, 6, 7, 8})  # of EXIF's orientations, those that swap width and height
 
 
 def read_picture(picture: Picture, limits: PictureLimits | None = None) -> Picture | PictureFile:
@@ -96,6 +98,21 @@ def open_picture(
     check_pieces(file, name)
     with _refusals(name):
         return _decode(_identify(file, name, limits), file, name, limits)
+
+
+def upright_size(picture: bytes, limits: PictureLimits | None = None) -> tuple[int, int]:
+    """(width, height) of a picture's file as it is shown, EXIF orientation applied; of its pixels
+    none is decoded. Raises `PictureError` as `open_picture`, as far as it is about the header."""
+    name, file = "the picture", without_notes(picture)
+    with _refusals(name):
+        image = _identify(file, name, limits or PictureLimits())
+        width, height = image.size
+        orientation = orientation_in({**image.info, **file.info})
+        if image.format == "TIFF":  # whose size some versions of Pillow turn, and some do not
+            tags = dict(image.tag_v2)  # type: ignore[attr-defined]
+            width, height = (tags[name] for name in (_TAGS.ImageWidth, _TAGS.ImageLength))
+            orientation = tags.get(_TAGS.Orientation, 1)
+    return (height, width) if orientation in _SIDEWAYS else (width, height)
 
 
 def whole_size(image: Image.Image) -> tuple[int, int] | None:

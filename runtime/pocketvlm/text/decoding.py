@@ -4,14 +4,16 @@ steps, and what of its output later tokens may still change."""
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from tokenizers import Regex, decoders
+from tokenizers import Regex, Tokenizer, decoders
 
 from pocketvlm import upstream
 
 _UNKNOWN = "\ufffd"  # what stands for bytes that are no character
+_FUSING = ("ByteLevel", "Fuse")  # steps that make one text of all tokens
 
 
 class _Step(Protocol):
@@ -64,8 +66,43 @@ def text_decoder(decoder: decoders.Decoder | None) -> TextDecoder | None:
         if make is None or (is_fused and step.get("stop")):
             return None
         steps.append(make(step))
-        is_fused = is_fused or kind in ("ByteLevel", "Fuse")
+        is_fused = is_fused or kind in _FUSING
     return TextDecoder(steps)
+
+
+def token_bytes(tokenizer: Tokenizer) -> list[bytes] | None:
+    """What each token writes into a text, by id: empty for special tokens, which are no text, and
+    for ids without a token. In front of a text a space of it may be left out.
+
+    None where what a token writes depends on the tokens beside it.
+    """
+    decoder = tokenizer.decoder
+    if decoder is None or text_decoder(decoder) is None:
+        return None
+    writers, is_fused = [], False
+    for step in _flat(upstream.decoder_settings(decoder)):
+        kind = step["type"]
+        if kind not in _OF_BYTES or (kind == "Strip" and not is_fused):
+            return None
+        writers.append(_OF_BYTES[kind](step))
+        is_fused = is_fused or kind in _FUSING
+    added = tokenizer.get_added_tokens_decoder().values()
+    special = {token.content for token in added if token.special}
+    vocabulary: Mapping[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    written = [b""] * (max(vocabulary.values(), default=-1) + 1)
+    for token, number in vocabulary.items():
+        if token not in special:
+            written[number] = _written(token, writers)
+    return written
+
+
+def _written(token: str, writers: Sequence[_Writer]) -> bytes:
+    for write in writers:
+        part = write(token)
+        if isinstance(part, bytes):  # the steps that follow are of characters
+            return part
+        token = part
+    return token.encode()
 
 
 def _flat(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -157,9 +194,7 @@ class _ByteLevel:
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: str) -> list[str]:
-        stands_for_bytes = all(character in _BYTES for character in token)
-        data = bytes(map(_BYTES.__getitem__, token)) if stands_for_bytes else token.encode()
-        return [self._characters.decode(data)]
+        return [self._characters.decode(_byte_level(token))]
 
     def finish(self) -> list[str]:
         return [self._characters.decode(b"", final=True)]
@@ -209,6 +244,21 @@ def _byte_characters() -> dict[str, int]:
 _BYTES = _byte_characters()
 
 
+def _byte_level(token: str) -> bytes:
+    """The bytes that a token of this kind stands for."""
+    if all(character in _BYTES for character in token):
+        return bytes(map(_BYTES.__getitem__, token))
+    return token.encode()
+
+
+def _byte_fallback(token: str) -> bytes | str:
+    """The byte of a token that is one; another as it is."""
+    return bytes([int(token[3:5], 16)]) if _BYTE_TOKEN.fullmatch(token) else token
+
+
+_BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
+
+
 def _pattern(step: Mapping[str, Any]) -> Any:
     ((kind, text),) = step["pattern"].items()
     return text if kind == "String" else Regex(text)
@@ -232,4 +282,22 @@ _OF_TOKENS: Mapping[str, _Make] = {
 _OF_ONE_TEXT: Mapping[str, _Make] = {
     "Fuse": lambda step: _Whole(),
     "Strip": lambda step: _LeftStrip(step["content"], step["start"]),
+}
+
+# What a single token becomes, bytes once they are certain; by the steps that look at no other, or
+# at a space in front of the first alone.
+_Writer = Callable[[str], bytes | str]
+
+
+def _each(decoder: decoders.Decoder) -> _Writer:
+    return lambda token: str(decoder.decode([token]))
+
+
+_OF_BYTES: Mapping[str, Callable[[Mapping[str, Any]], _Writer]] = {
+    "ByteFallback": lambda step: _byte_fallback,
+    "ByteLevel": lambda step: _byte_level,
+    "Fuse": lambda step: lambda token: token,
+    "Metaspace": lambda step: lambda token: token.replace(step["replacement"], " "),
+    "Replace": lambda step: _each(decoders.Replace(_pattern(step), step["content"])),
+    "Strip": lambda step: lambda token: token,
 }

@@ -27,6 +27,8 @@ from pocketvlm.decoders.sampling import NEUTRAL, Sampling, checkpoint_sampling
 from pocketvlm.errors import ArtifactError, EngineError, RequestError
 
 VOCABULARY = 24
+# Nothing of transformers': OpenAI's, and the schema of an answer.
+NOT_THEIRS = ("presence_penalty", "frequency_penalty", "logit_bias", "json_schema")
 # They compare probabilities with a limit.
 EDGES = (TopPLogitsWarper, MinPLogitsWarper, TypicalLogitsWarper)
 WARPERS = (TemperatureLogitsWarper, TopKLogitsWarper, *EDGES)
@@ -94,7 +96,7 @@ MODEL = LlamaForCausalLM(
 def theirs(sampling, prompt=(), eos=()):
     """The processors of ``generate``, as transformers itself chooses and orders them."""
     asked = asdict(sampling.settled())
-    values = {k: v for k, v in asked.items() if k not in ("seed", "stop", "base")}
+    values = {k: v for k, v in asked.items() if k not in ("seed", "stop", "base", *NOT_THEIRS)}
     # An empty list of words, and of forced tokens, is refused there.
     values = {k: as_json(v) for k, v in values.items() if v not in ((), None)}
     values |= {"top_k": sampling.top_k or 0, "max_length": sampling.max_new_tokens + len(prompt)}
@@ -230,7 +232,51 @@ def test_the_steps_come_in_the_order_of_transformers():
 
 
 def test_every_setting_is_one_that_is_stated_by_a_checkpoint_or_by_who_asks():
-    assert {*NEUTRAL, "max_new_tokens", "seed", "base"} == {each.name for each in fields(Sampling)}
+    stated = {*NEUTRAL, *NOT_THEIRS, "max_new_tokens", "seed", "base"}
+    assert stated == {each.name for each in fields(Sampling)}
+
+
+by_openai = st.builds(
+    Sampling,
+    presence_penalty=st.floats(-2, 2),
+    frequency_penalty=st.floats(-2, 2),
+    logit_bias=st.dictionaries(token_ids | st.just(999), st.floats(-100, 100), max_size=4),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(by_openai, prompts, st.lists(logits_arrays, min_size=1, max_size=6))
+def test_penalties_and_biases_are_those_of_openais_formula(sampling, prompt, steps):
+    """mu[j] - c[j] * frequency - (c[j] > 0) * presence, of its API reference, with the bias added;
+    c counts the answer alone."""
+    sampler, answer = Sampler(sampling, prompt), []
+    biases = dict(sampling.logit_bias)
+    for logits in steps:
+        expected = [
+            np.float64(logit)
+            - answer.count(token) * sampling.frequency_penalty
+            - (token in answer) * sampling.presence_penalty
+            + biases.get(token, 0.0)
+            for token, logit in enumerate(logits)
+        ]
+        scores = sampler.scores(logits)
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-5)
+        answer.append(sampler.pick(logits))
+
+
+def test_the_prompt_does_not_count_for_openais_penalties():
+    logits = np.array([1.0, 1.5, 0.0], np.float32)
+    sampler = Sampler(Sampling(presence_penalty=1.0, frequency_penalty=1.0), [1, 1, 1])
+    assert [sampler.pick(logits) for _ in range(3)] == [1, 0, 2]
+
+
+def test_biases_are_taken_as_json_has_them():
+    by_text, by_number = Sampling(logit_bias={"7": -3}), Sampling(logit_bias={7: -3.0})
+    assert by_text.logit_bias == by_number.logit_bias == ((7, -3.0),)
+    assert hash(by_text) == hash(by_number)
+    assert replace(by_text, seed=1).logit_bias == ((7, -3.0),)
+    assert Sampler(Sampling(logit_bias={"0": 100})).pick(np.array([0, 5], np.float32)) == 0
 
 
 def test_dropped_tokens_count_for_the_least_length():
@@ -444,6 +490,7 @@ def test_a_penalty_that_overflows_is_refused():
 
 NUMBERS = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty")
 COUNTS = ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length")
+PENALTIES = ("presence_penalty", "frequency_penalty")
 IDS = ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id")
 REFUSED = [
     *(("max_new_tokens", value) for value in (0, -1, 1.5, "8", None, True)),
@@ -461,6 +508,9 @@ REFUSED = [
     *(("sequence_bias", (((1,), value),)) for value in (np.nan, -np.inf, 1e39)),
     *(("exponential_decay_length_penalty", value) for value in (3, (1,), (-1, 2.0), (1, 0))),
     ("remove_invalid_values", 1),
+    *((name, value) for name in PENALTIES for value in (-2.1, 3, np.nan, "1", True, None)),
+    *(("logit_bias", value) for value in (3, (3,), ((1,),), ((-1, 1.0),), {"x": 1}, {1: 101})),
+    *(("logit_bias", {1: value}) for value in (np.nan, "1", None, [1.0])),
     ("base", "sampling"),
     *(("seed", value) for value in (-1, 1.5, "7")),
     *(("stop", value) for value in ("\n", ("",), ("a", None))),

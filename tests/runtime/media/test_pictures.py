@@ -6,10 +6,10 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from pocketvlm import PocketVLMError
-from pocketvlm.media.pictures import PictureLimits, open_picture
+from pocketvlm.media.pictures import PictureLimits, open_picture, upright_size
 from support.picture_files import encoded, png_chunk
 
 
@@ -152,3 +152,13 @@ def test_flipped_bytes_never_raise_anything_else(photo, seed):
         data[at] = rng.integers(0, 256)
     with contextlib.suppress(PocketVLMError):
         assert open_picture(bytes(data)).mode == "RGB"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_the_size_of_a_file_is_that_of_the_upright_picture(kind, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(stream, kind, exif=exif)
+    assert upright_size(stream.getvalue()) == open_picture(stream.getvalue()).size

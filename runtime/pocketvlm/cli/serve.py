@@ -1,0 +1,145 @@
+"""Knows `pocketvlm serve`: an artifact behind HTTP, for clients that speak OpenAI's protocol."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from pocketvlm.cli.lists import PATH
+from pocketvlm.cli.options import model_options, sampling_base_option
+from pocketvlm.cli.terminal import echo
+from pocketvlm.files import user_path
+
+KEY_VARIABLE = "POCKETVLM_API_KEY"
+_USING = "using.json"
+
+
+@click.command(epilog="Example: pocketvlm serve my-artifact --port 8080")
+@click.argument("directory", metavar="DIR", type=PATH)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Where to listen; 0.0.0.0 is every network of this machine.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    metavar="N",
+    help="0 takes a free one.",
+)
+@click.option(
+    "--api-key",
+    envvar=KEY_VARIABLE,
+    metavar="KEY",
+    help=f"Refuse requests without it; the variable {KEY_VARIABLE} if not given.",
+)
+@click.option(
+    "--cors",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let web pages from there ask, as https://example.com; * is all. Repeatable.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A further name that this server is called by; * is all. Repeatable.",
+)
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Of the model, as clients ask for it; the folder's if not given.",
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Answers at once; they take turns token by token.",
+)
+@click.option(
+    "--queue",
+    "waiting",
+    type=click.IntRange(0, 10_000),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Requests that may wait; more get status 429.",
+)
+@click.option(
+    "--max-body",
+    type=click.IntRange(1, 1000),
+    default=32,
+    show_default=True,
+    metavar="MB",
+    help="Size of a request, pictures included.",
+)
+@click.option(
+    "--models",
+    type=click.IntRange(1, 16),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Models in memory, where requests ask for other budgets' graphs or precisions.",
+)
+@sampling_base_option
+@model_options
+def serve(
+    directory: Path,
+    host: str,
+    port: int,
+    api_key: str | None,
+    origins: tuple[str, ...],
+    hosts: tuple[str, ...],
+    name: str | None,
+    parallel: int,
+    waiting: int,
+    max_body: int,
+    models: int,
+    base: Literal["greedy", "checkpoint"],
+    load_arguments: Callable[[Path], Mapping[str, Any]],
+) -> None:
+    """Serve the artifact in DIR to clients that speak OpenAI's protocol, until Ctrl-C.
+
+    POST /v1/chat/completions answers, whole or streamed; GET / is a page to try it. Pictures come
+    as data: URIs, nothing is fetched. The model runs in a process of its own, which is started
+    again when it dies.
+    """
+    from pocketvlm.server import running
+    from pocketvlm.server.service import ServerOptions
+    from pocketvlm.server.worker import Setup
+
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    folder = user_path(directory).resolve()
+    using = folder / _USING
+    options = ServerOptions(
+        name=name or folder.name,
+        host=host,
+        api_key=api_key or None,
+        origins=origins,
+        hosts=hosts,
+        parallel=parallel,
+        waiting=waiting,
+        max_body=max_body * 1_000_000,
+        base=base,
+        using=str(using) if using.is_file() else None,
+    )
+    if options.api_key is None and not running.is_local(host):
+        echo("warning: anybody on the network can ask: --api-key asks for a key", err=True)
+
+    def ready(address: str) -> None:
+        echo(f"serving {options.name} at {address} (Ctrl-C ends)", err=True)
+
+    setup = Setup(str(folder), load_arguments(directory), models)
+    running.serve(options, setup, port, ready)

@@ -1,0 +1,1 @@
+"""Knows how the web page is tried in a real browser, headless."""

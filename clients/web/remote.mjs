@@ -27,14 +27,14 @@ export class RemoteBackEnd {
     const { data } = await reply.json();
     const entry = data.find((/** @type {any} */ each) => each.id === this.model.name) ?? data[0];
     if (!entry) throw new Error("the server has no model");
-    const { budgets = [1], budget = 1, nested = false, patches = null } = entry.pocketvlm ?? {};
+    const { budgets, budget, smaller_budgets, tokens_before } = entry.pocketvlm;
     this.facts = {
       model: entry.id,
-      budgets: offered(budgets, nested),
+      budgets: offered(budgets, smaller_budgets),
       budget,
-      patches,
+      patches: tokens_before,
     };
-    this.nested = nested;
+    this.nested = smaller_budgets;
   }
 
   /**

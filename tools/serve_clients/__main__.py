@@ -13,6 +13,7 @@ import base64
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,7 @@ EXAMPLES_EACH = 25  # requests that schemathesis makes of each operation
 @click.option("--clients", default=8, show_default=True, help="That ask at once.")
 def main(folder: Path, only: Sequence[str], requests: int, clients: int) -> None:
     """Serve, ask, compare; exit 1 on a difference."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with its servers
     folder.mkdir(parents=True, exist_ok=True)
     artifact = folder / "demo"
     if not artifact.exists():
@@ -124,7 +126,9 @@ def _by_schemathesis(served: Served, log: Path) -> Row:
         *("--exclude-checks", "positive_data_acceptance"),
     ]
     with log.open("w") as file:
-        code = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
+        # It leaves a folder of what it found where it runs.
+        done = subprocess.run(command, stdout=file, stderr=file, cwd=log.parent, check=False)
+    code = done.returncode
     note = "" if code == 0 else f"see {log}"
     return Row(version_of("schemathesis"), "openapi.json", int(code == 0), 1, note)
 

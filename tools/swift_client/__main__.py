@@ -21,7 +21,6 @@ from make_checkpoint import HUB_PRESETS, PRESETS, make_checkpoint
 from make_checkpoint.output import new_folder
 from pocketvlm.artifact.stages import Stage
 from pocketvlm_export import ExportOptions, export
-from pocketvlm_export.caps import Caps
 from pocketvlm_measure.evaluation.questions import Question, read_questions
 from swift_client import checks
 from swift_client.build import build, check_against_the_pod
@@ -55,7 +54,7 @@ OTHERS = {
     "further features": Other("tiny-qwen3-vl", _SIX),
     "pictures that see themselves": Other("tiny-gemma3", ExportOptions(budgets=(4,)), (4, 3)),
     "prompts that see themselves": Other("tiny-paligemma", _SIX),
-    "convolutions": Other("tiny-lfm2-vl", ExportOptions(budgets=(6,), caps=Caps(max_tiles=1))),
+    "convolutions": Other("tiny-lfm2-vl", ExportOptions(budgets=(6,), layout="whole")),
     "stages": Other("tiny-llama", ExportOptions("none", decoder_stages=(Stage(1, 5),)), (36,)),
 }
 WHAT = "What is in the picture?"

@@ -172,9 +172,8 @@ def read_settings(body: Mapping[str, Any], base: Base = "greedy") -> Settings:
         sampling["seed"] = int(stated["seed"])
     if stop := stated.get("stop"):
         sampling["stop"] = [stop] if isinstance(stop, str) else stop
-    for name in ("top_k",):
-        if name in sampling:
-            sampling[name] = int(sampling[name])  # JSON has 1.0 for 1
+    if "top_k" in sampling:
+        sampling["top_k"] = int(stated["top_k"])  # JSON has 1.0 for 1
     _check(sampling)
     if schema := _json_schema(stated.get("response_format") or {}):
         sampling["json_schema"] = schema

@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import pocketvlm
 from pocketvlm.web import page_files, page_folder
 from pocketvlm.web.libraries import addresses, libraries
 
@@ -273,6 +275,15 @@ def test_conversations_go_to_a_server_with_the_picture_first():
     ]
     assert answer == {"role": "assistant", "content": "b"}
     assert last["content"] == [{"type": "text", "text": "c"}]
+
+
+def test_the_page_asks_for_facts_that_the_server_gives():
+    remote = FILES["remote.mjs"].read_text(encoding="utf-8")
+    (read,) = re.findall(r"const \{([^}]*)\} = entry\.pocketvlm", remote)
+    names = {name.strip() for name in read.split(",")}
+    source = Path(pocketvlm.__file__).with_name("server") / "models.py"
+    given = set(re.findall(r'^ +"(\w+)": ', source.read_text(encoding="utf-8"), re.MULTILINE))
+    assert {"budget", "budgets"} <= names <= given
 
 
 @needs_node

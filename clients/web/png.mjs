@@ -36,9 +36,7 @@ export async function decodePng(bytes) {
     );
   if (width * height > MOST_PIXELS)
     throw new ClientError(`A picture of ${width} x ${height} pixels is too large: scale it down`);
-  const lines = await inflated(packed);
-  if (lines.length !== height * (1 + width * channels))
-    throw new ClientError("The PNG file is cut off or damaged");
+  const lines = await inflated(packed, height * (1 + width * channels));
   const samples = unfiltered(lines, width * channels, height, channels);
   return { data: rgba(samples, header[9], palette, alpha, width * height), width, height };
 }
@@ -66,16 +64,34 @@ function chunksOf(bytes) {
   return { header, palette, alpha, packed };
 }
 
-/** @param {Uint8Array[]} packed */
-async function inflated(packed) {
+/**
+ * Unpack, and never more than the picture's size asks for.
+ * @param {Uint8Array[]} packed
+ * @param {number} size bytes that there must be.
+ */
+async function inflated(packed, size) {
+  const stream = new Blob(/** @type {any} */ (packed))
+    .stream()
+    .pipeThrough(new DecompressionStream("deflate"));
+  const reader = stream.getReader(),
+    parts = [];
+  let bytes = 0;
   try {
-    const stream = new Blob(/** @type {any} */ (packed))
-      .stream()
-      .pipeThrough(new DecompressionStream("deflate"));
-    return new Uint8Array(await new Response(stream).arrayBuffer());
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      bytes += value.length;
+      if (bytes > size) break;
+      parts.push(value);
+    }
   } catch (error) {
     throw new ClientError("The PNG file is cut off or damaged", error);
   }
+  if (bytes !== size) {
+    await reader.cancel().catch(() => {});
+    throw new ClientError("The PNG file is cut off or damaged");
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
 /** Undo the filter of each line (PNG specification, section 9). */

@@ -1,11 +1,14 @@
 """The page's own files: labelled, complete, nothing of them from elsewhere, and what needs no
 browser computed by Node."""
 
+import base64
 import json
 import random
 import re
 import shutil
+import struct
 import subprocess
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -170,6 +173,35 @@ def test_the_slider_gives_up_patches_by_their_scores():
         "[offered([36, 7], true).length, offered([36, 7], false), offered([], true)]));"
     )
     assert by_node(program, None) == [36, [7, 36], []]
+
+
+def png(width, height, lines):
+    def chunk(name, content):
+        check = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = [("IHDR", header), ("IDAT", zlib.compress(lines)), ("IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name.encode(), part) for name, part in parts)
+
+
+@needs_node
+def test_a_png_is_unpacked_to_its_size_and_no_further():
+    rng = np.random.default_rng(3)
+    samples = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    lines = b"".join(b"\0" + row.tobytes() for row in samples)
+    files = [png(7, 5, lines), png(7, 5, lines[:-1]), png(7, 5, lines + bytes(1 << 26))]
+    program = (
+        'import { decodePng } from "./png.mjs";' + READ + "const results = [];"
+        'for (const file of given) results.push(await decodePng(Buffer.from(file, "base64"))'
+        ".then(({ data }) => Array.from(data), ({ message }) => message));"
+        "console.log(JSON.stringify(results));"
+    )
+    sound, short, long = by_node(program, [base64.b64encode(file).decode() for file in files])
+    rgba = np.concatenate([samples, np.full((5, 7, 1), 255, np.uint8)], axis=-1)
+    assert sound == rgba.ravel().tolist()
+    assert "cut off or damaged" in short
+    assert "cut off or damaged" in long
 
 
 @needs_node

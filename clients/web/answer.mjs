@@ -30,9 +30,12 @@ export class Answer {
     this.done = false;
     this.stopping = new AbortController();
     this.wake = () => {};
-    const both = signal ? joined(signal, this.stopping) : this.stopping.signal;
+    const stop = () => this.stop();
+    if (signal?.aborted) stop();
+    signal?.addEventListener("abort", stop);
     /** The whole answer; rejects where it fails. @type {Promise<Result>} */
-    this.result = work((piece) => this.push(piece), both).finally(() => {
+    this.result = work((piece) => this.push(piece), this.stopping.signal).finally(() => {
+      signal?.removeEventListener("abort", stop); // it may outlive many answers
       this.done = true;
       this.wake();
     });
@@ -65,13 +68,6 @@ export class Answer {
     }
     await this.result;
   }
-}
-
-/** @param {AbortSignal} signal @param {AbortController} controller */
-function joined(signal, controller) {
-  if (signal.aborted) controller.abort();
-  else signal.addEventListener("abort", () => controller.abort(), { once: true });
-  return controller.signal;
 }
 
 /**

@@ -337,6 +337,14 @@ def test_what_an_address_lacks_is_said():
     assert own == "its own words"
 
 
+def test_page_and_package_pin_the_same_libraries():
+    page = json.loads((page_folder() / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    package = json.loads((page_folder().parent / "package.json").read_text(encoding="utf-8"))
+    pinned = {**package["dependencies"], **package["optionalDependencies"]}
+    page["onnxruntime-node"] = page.pop("onnxruntime-web")  # one library, for pages and for Node
+    assert page == pinned
+
+
 def test_the_folder_has_the_lock_file():
     lock = json.loads((page_folder() / "package-lock.json").read_text(encoding="utf-8"))
     stated = json.loads((page_folder() / "package.json").read_text(encoding="utf-8"))

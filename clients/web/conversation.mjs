@@ -121,3 +121,21 @@ export function figuresOf({ tokenIds, promptTokens, visualTokens, timings, stopp
     stopped ? "stopped" : "",
   ].filter(Boolean).join(" · ");
 }
+
+/**
+ * A conversation as messages: the picture goes before the first question.
+ * @param {Turn[]} turns before the question
+ * @param {string} question
+ * @param {{type: string, [key: string]: any} | null} picture the part of a message that it is
+ * @returns {any[]}
+ */
+export function messagesOf(turns, question, picture) {
+  /** @type {any[]} */
+  const messages = turns.flatMap((turn) => [
+    { role: "user", content: [{ type: "text", text: turn.question }] },
+    { role: "assistant", content: turn.answer },
+  ]);
+  messages.push({ role: "user", content: [{ type: "text", text: question }] });
+  if (picture) messages[0].content.unshift(picture);
+  return messages;
+}

@@ -3,6 +3,7 @@
  * @module
  */
 import { asFile } from "./camera.mjs";
+import { messagesOf } from "./conversation.mjs";
 import { offered } from "./kept.mjs";
 
 const COMPLETIONS = "v1/chat/completions";
@@ -62,7 +63,9 @@ export class RemoteBackEnd {
       signal,
       body: JSON.stringify({
         model: this.facts.model,
-        messages: messagesOf(turns, question, seen),
+        messages: messagesOf(
+          turns, question, seen && { type: "image_url", image_url: { url: seen.handle } },
+        ),
         budget,
         max_tokens: maxNewTokens,
         stream: true,
@@ -207,25 +210,6 @@ export async function* events(body) {
     }
     if (done) return;
   }
-}
-
-/**
- * Messages of a request: the picture goes before the first question.
- * @param {import("./conversation.mjs").Turn[]} turns
- * @param {string} question
- * @param {import("./back_ends.mjs").Seen | null} seen
- * @returns {object[]}
- */
-export function messagesOf(turns, question, seen) {
-  /** @type {any[]} */
-  const messages = [];
-  for (const turn of turns) {
-    messages.push({ role: "user", content: [{ type: "text", text: turn.question }] });
-    messages.push({ role: "assistant", content: turn.answer });
-  }
-  messages.push({ role: "user", content: [{ type: "text", text: question }] });
-  if (seen) messages[0].content.unshift({ type: "image_url", image_url: { url: seen.handle } });
-  return messages;
 }
 
 /**

@@ -2,6 +2,7 @@
  * Knows the worker of the page: it holds the model and the pictures, and answers.
  * @module
  */
+import { messagesOf } from "./conversation.mjs";
 import { PocketVLM } from "./pocketvlm.mjs";
 import { openRuntime } from "./runtimes.mjs";
 
@@ -107,7 +108,7 @@ async function ask({ turns, question, handle, budget, maxNewTokens }, tell, id) 
   running.set(id, controller);
   try {
     const answer = vlm.answer({
-      messages: messagesOf(turns, question, Boolean(picture)),
+      messages: messagesOf(turns, question, picture && { type: "image" }),
       pictures: picture ? [picture.seen] : [],
       budget: picture ? budget : undefined,
       maxNewTokens,
@@ -143,22 +144,4 @@ function finished(result, picture) {
     visualTokens: picture ? result.visualTokens : null,
     stopped: result.finishReason === "interrupted",
   };
-}
-
-/**
- * The conversation as chat templates read it: the picture before the first question.
- * @param {import("./conversation.mjs").Turn[]} turns
- * @param {string} question
- * @param {boolean} picture whether there is one
- * @returns {any[]}
- */
-function messagesOf(turns, question, picture) {
-  /** @type {any[]} */
-  const messages = turns.flatMap((turn) => [
-    { role: "user", content: [{ type: "text", text: turn.question }] },
-    { role: "assistant", content: [{ type: "text", text: turn.answer }] },
-  ]);
-  messages.push({ role: "user", content: [{ type: "text", text: question }] });
-  if (picture) messages[0].content.unshift({ type: "image" });
-  return messages;
 }

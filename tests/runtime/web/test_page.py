@@ -294,17 +294,14 @@ def test_a_stream_of_events_is_read_wherever_it_is_cut():
 
 
 @needs_node
-def test_conversations_go_to_a_server_with_the_picture_first():
+def test_conversations_have_the_picture_first():
     program = (
-        'import { messagesOf } from "./remote.mjs";'
+        'import { messagesOf } from "./conversation.mjs";'
         "console.log(JSON.stringify(messagesOf([{question: 'a', answer: 'b'}], 'c', "
-        "{handle: 'data:image/png;base64,AA=='})));"
+        "{type: 'image'})));"
     )
     first, answer, last = by_node(program, None)
-    assert first["content"] == [
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
-        {"type": "text", "text": "a"},
-    ]
+    assert first["content"] == [{"type": "image"}, {"type": "text", "text": "a"}]
     assert answer == {"role": "assistant", "content": "b"}
     assert last["content"] == [{"type": "text", "text": "c"}]
 

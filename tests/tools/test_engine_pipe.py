@@ -123,6 +123,27 @@ def test_text_and_pictures(tmp_path):
     assert np.array_equal(reply.tensors["rgba"], pixels)
 
 
+def test_special_tokens_are_kept_where_it_is_asked_for(tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    tokenizer.add_special_tokens(["<end>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    request = {"do": "decode", "tokenizer": str(tmp_path / "tokenizer.json"), "ids": [1, 2]}
+    for special, text in ((None, "a"), (False, "a"), (True, "a <end>")):
+        more = {} if special is None else {"special": special}
+        assert asked(Engine(), {**request, **more}).header["text"] == text
+
+
+def test_a_tokenizer_is_read_again_on_request(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    of, engine = {"tokenizer": str(path)}, Engine()
+    assert asked(engine, {"do": "tokenizer", **of}).header["error"]
+    for number in (1, 2):
+        Tokenizer(models.WordLevel({"a": number}, unk_token="a")).save(str(path))
+        assert "error" not in asked(engine, {"do": "tokenizer", **of}).header
+        encoded = asked(engine, {"do": "encode", **of, "text": "a", "special": True})
+        assert encoded.header["ids"] == [number]
+
+
 @pytest.mark.parametrize("request_", [{"do": "sing"}, {}, {"do": "open", "path": "/nowhere"}])
 def test_what_fails_is_said(request_):
     assert asked(Engine(), request_).header["error"]

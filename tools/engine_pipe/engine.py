@@ -24,11 +24,13 @@ class Engine:
     | ``run`` | ``session``, ``outputs``, names; tensors | tensors |
     | ``close`` | ``session`` | |
     | ``encode`` | ``tokenizer``, ``text``, ``special`` | ``ids`` |
-    | ``decode`` | ``tokenizer``, ``ids`` | ``text``, special tokens left out |
+    | ``decode`` | ``tokenizer``, ``ids``, ``special`` | ``text`` |
+    | ``tokenizer`` | ``tokenizer``, which is read anew | |
     | ``picture`` | ``path`` | the tensor ``rgba``, uint8 (height, width, 4) |
 
-    ``session`` is a number, ``tokenizer`` the path of a tokenizer.json, ``special`` whether it adds
-    special tokens. ``threads`` and ``provider`` may be left out. Every reply to what fails is
+    ``session`` is a number, ``tokenizer`` the path of a tokenizer.json, ``special`` whether
+    special tokens are added, or kept in a text; none are kept where ``decode`` leaves it out.
+    ``threads`` and ``provider`` may be left out too. Every reply to what fails is
     ``{"error": TEXT}``.
 
     Args:
@@ -67,7 +69,13 @@ class Engine:
             )
             return Message({"ids": encoded.ids})
         if do == "decode":
-            return Message({"text": self._tokenizer(header).decode(header["ids"])})
+            skip = not header.get("special", False)
+            text = self._tokenizer(header).decode(header["ids"], skip_special_tokens=skip)
+            return Message({"text": text})
+        if do == "tokenizer":
+            self._tokenizers.pop(_path(header), None)
+            self._tokenizer(header)
+            return Message({})
         if do == "picture":
             with Image.open(header["path"]) as image:
                 return Message({}, {"rgba": np.asarray(image.convert("RGBA"))})
@@ -96,13 +104,17 @@ class Engine:
         return Message({}, dict(zip(header["outputs"], values, strict=True)))
 
     def _tokenizer(self, header: Mapping[str, Any]) -> tokenizers.Tokenizer:
-        path = str(Path(header["tokenizer"]).resolve())
+        path = _path(header)
         if path not in self._tokenizers:
             tokenizer = tokenizers.Tokenizer.from_file(path)
             tokenizer.no_truncation()
             tokenizer.no_padding()
             self._tokenizers[path] = tokenizer
         return self._tokenizers[path]
+
+
+def _path(header: Mapping[str, Any]) -> str:
+    return str(Path(header["tokenizer"]).resolve())
 
 
 def _spoiled(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from PIL import Image
 from kotlin.compiler import HERE, classpath, compiled
 
 _MAIN = "io.pocketvlm.driver.MainKt"
+# The process behind the stubs: what is given to NNAPI comes back wrong, a planted wrong device.
+_ENGINE = [sys.executable, "-m", "engine_pipe", "--wrong", "nnapi"]
 
 
 class Refused(Exception):
@@ -34,11 +37,11 @@ class Kotlin:
     """The compiled library in a JVM of its own; ``scratch`` is a folder for pictures."""
 
     def __init__(self, scratch: Path) -> None:
-        worker = "\n".join([sys.executable, str(HERE / "worker.py")])
         java = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx1g"]
-        java += ["-Djava.awt.headless=true", f"-Dstub.worker={worker}"]
+        java += ["-Djava.awt.headless=true", "-cp", classpath(compiled()), _MAIN]
         self._process = subprocess.Popen(
-            [*java, "-cp", classpath(compiled()), _MAIN],
+            [*java, *_ENGINE],
+            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,7 +1,7 @@
 // Knows how a program asks the library: a line of JSON in, a line of JSON out.
 package io.pocketvlm.driver
 
-import ai.onnxruntime.Worker
+import ai.onnxruntime.Pipe
 import ai.onnxruntime.providers.NNAPIFlags
 import io.pocketvlm.Answer
 import io.pocketvlm.Cancellation
@@ -29,7 +29,9 @@ import javax.imageio.ImageIO
 
 private val session = Session()
 
-fun main() {
+/** [command] starts the process at the other end of the stubs' pipe. */
+fun main(command: Array<String>) {
+    Pipe.connect(EnginePipe(command.asList()))
     generateSequence { readlnOrNull() }.forEach { line ->
         val answer = try {
             session.answer(Json.parse(line, "request"))
@@ -178,7 +180,7 @@ private class Session {
         vlm?.close()
         vlm = null
         seen.clear()
-        return mapOf("open" to Worker.OPEN.get())
+        return mapOf("open" to Pipe.OPEN.get())
     }
 }
 
@@ -191,10 +193,11 @@ private fun pngOf(file: File): Picture {
     return Picture.fromArgb(argb, image.width, image.height)
 }
 
-private fun written(value: Any?): String = when (value) {
+internal fun written(value: Any?): String = when (value) {
     is Map<*, *> -> value.entries.joinToString(",", "{", "}") { (name, each) ->
         "${written(name)}:${written(each)}"
     }
+    is LongArray -> written(value.asList())
     is List<*> -> value.joinToString(",", "[", "]") { written(it) }
     is String -> value.map { escaped(it) }.joinToString("", "\"", "\"")
     else -> "$value"

@@ -4,7 +4,7 @@ public abstract class OnnxTensorLike implements OnnxValue {
   private boolean closed;
 
   OnnxTensorLike() {
-    Worker.OPEN.incrementAndGet();
+    Pipe.OPEN.incrementAndGet();
   }
 
   void checkClosed() {
@@ -24,6 +24,6 @@ public abstract class OnnxTensorLike implements OnnxValue {
       throw new IllegalStateException("Closing an already closed tensor.");
     }
     closed = true;
-    Worker.OPEN.decrementAndGet();
+    Pipe.OPEN.decrementAndGet();
   }
 }

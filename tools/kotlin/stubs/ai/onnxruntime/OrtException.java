@@ -8,6 +8,6 @@ public class OrtException extends Exception {
   }
 
   OrtException(Exception cause) {
-    super(cause);
+    super(cause.getMessage(), cause);
   }
 }

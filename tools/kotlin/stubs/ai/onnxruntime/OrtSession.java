@@ -5,11 +5,12 @@ import java.io.IOException;
 import java.util.EnumSet;
 import java.util.Iterator;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
 
-/** Runs in the child process. What is given to NNAPI comes back wrong: a planted wrong device. */
+/** Runs behind the pipe, on the CPU, whatever provider is asked for. */
 public class OrtSession implements AutoCloseable {
   private final long number;
   private final SessionOptions options;
@@ -18,18 +19,14 @@ public class OrtSession implements AutoCloseable {
   OrtSession(String modelPath, SessionOptions options) throws OrtException {
     options.checkClosed();
     this.options = options;
-    try {
-      Worker worker = Worker.get();
-      worker.writeText("open");
-      worker.writeText(modelPath);
-      worker.out.writeInt(options.threads);
-      worker.writeText(options.provider);
-      answered(worker.sent());
-      number = worker.in.readLong();
-    } catch (IOException error) {
-      throw new OrtException(error);
-    }
-    Worker.OPEN.incrementAndGet();
+    Map<String, Object> header = new LinkedHashMap<>();
+    header.put("do", "open");
+    header.put("path", modelPath);
+    // Where no number of threads is asked for, one is enough for small graphs.
+    header.put("threads", Math.max(options.threads, 1));
+    header.put("provider", options.provider);
+    number = asked(header, Map.of()).number("session");
+    Pipe.OPEN.incrementAndGet();
   }
 
   public Result run(Map<String, ? extends OnnxTensorLike> inputs, Set<String> requestedOutputs)
@@ -49,28 +46,19 @@ public class OrtSession implements AutoCloseable {
     if (runOptions != null && runOptions.isTerminated()) {
       throw new OrtException("Exiting due to terminate flag being set to true.");
     }
-    try {
-      Worker worker = Worker.get();
-      worker.writeText("run");
-      worker.out.writeLong(number);
-      worker.out.writeInt(inputs.size());
-      for (Map.Entry<String, ? extends OnnxTensorLike> each : inputs.entrySet()) {
-        worker.writeText(each.getKey());
-        ((OnnxTensor) each.getValue()).write(worker);
-      }
-      worker.out.writeInt(requestedOutputs.size());
-      for (String name : requestedOutputs) {
-        worker.writeText(name);
-      }
-      answered(worker.sent());
-      Map<String, OnnxValue> made = new LinkedHashMap<>();
-      for (String name : requestedOutputs) {
-        made.put(name, OnnxTensor.read(worker));
-      }
-      return new Result(made);
-    } catch (IOException error) {
-      throw new OrtException(error);
+    Map<String, Pipe.Tensor> sent = new LinkedHashMap<>();
+    for (Map.Entry<String, ? extends OnnxTensorLike> each : inputs.entrySet()) {
+      sent.put(each.getKey(), ((OnnxTensor) each.getValue()).sent());
     }
+    Pipe.Reply reply =
+        asked(
+            Map.of("do", "run", "session", number, "outputs", List.copyOf(requestedOutputs)),
+            sent);
+    Map<String, OnnxValue> made = new LinkedHashMap<>();
+    for (String name : requestedOutputs) {
+      made.put(name, OnnxTensor.of(reply.tensor(name)));
+    }
+    return new Result(made);
   }
 
   @Override
@@ -80,22 +68,26 @@ public class OrtSession implements AutoCloseable {
     }
     options.checkClosed();
     closed = true;
-    Worker.OPEN.decrementAndGet();
+    asked(Map.of("do", "close", "session", number), Map.of());
+    Pipe.OPEN.decrementAndGet();
   }
 
-  private static void answered(String failure) throws OrtException {
-    if (failure != null) {
-      throw new OrtException(failure);
+  private static Pipe.Reply asked(Map<String, ?> header, Map<String, Pipe.Tensor> tensors)
+      throws OrtException {
+    try {
+      return Pipe.get().ask(header, tensors);
+    } catch (IOException error) {
+      throw new OrtException(error);
     }
   }
 
   public static class SessionOptions implements AutoCloseable {
     int threads = 0;
-    String provider = "CPU";
+    String provider = "cpu";
     private boolean closed;
 
     public SessionOptions() {
-      Worker.OPEN.incrementAndGet();
+      Pipe.OPEN.incrementAndGet();
     }
 
     public void setIntraOpNumThreads(int numThreads) throws OrtException {
@@ -112,12 +104,12 @@ public class OrtSession implements AutoCloseable {
 
     public void addXnnpack(Map<String, String> providerOptions) throws OrtException {
       checkClosed();
-      provider = "XNNPACK";
+      provider = "xnnpack";
     }
 
     public void addNnapi(EnumSet<NNAPIFlags> flags) throws OrtException {
       checkClosed();
-      provider = "NNAPI";
+      provider = "nnapi";
     }
 
     void checkClosed() {
@@ -130,7 +122,7 @@ public class OrtSession implements AutoCloseable {
     public void close() {
       checkClosed();
       closed = true;
-      Worker.OPEN.decrementAndGet();
+      Pipe.OPEN.decrementAndGet();
     }
   }
 
@@ -139,7 +131,7 @@ public class OrtSession implements AutoCloseable {
     private boolean closed;
 
     public RunOptions() throws OrtException {
-      Worker.OPEN.incrementAndGet();
+      Pipe.OPEN.incrementAndGet();
     }
 
     public void setTerminate(boolean terminate) throws OrtException {
@@ -162,7 +154,7 @@ public class OrtSession implements AutoCloseable {
     public void close() {
       checkClosed();
       closed = true;
-      Worker.OPEN.decrementAndGet();
+      Pipe.OPEN.decrementAndGet();
     }
   }
 

@@ -103,7 +103,7 @@ async def complete(request: Request) -> Response:
     body = await read_json(request, service.options.max_body)
     settings = read_settings(body, service.options.base)
     service.check_model(settings.model)
-    read = read_messages(body)
+    read = read_messages(body, service.engine.facts.get("context"))
     completion = _Completion(service.options.name, service.fingerprint, settings.include_usage)
     asked = {"messages": read.messages, **_asked(settings)}
     answering = await _until_gone(request, _begin(service, asked, read.pictures))

@@ -27,8 +27,6 @@ from pocketvlm.server.settings import Settings, read_settings
 
 _Result = TypeVar("_Result")
 _PING = 15  # seconds between two comments that keep a silent stream open
-# A client that reads nothing for so many seconds has gone.
-_STALLED = 60
 # Streams go on so long when the server ends: they end by themselves before, see `running.GRACE`.
 _ENDING = 30
 
@@ -218,7 +216,6 @@ class _Stream(EventSourceResponse):
             chunks,
             sep="\n",
             ping=_PING,
-            send_timeout=_STALLED,
             shutdown_grace_period=_ENDING,
         )
         self._answering = answering

@@ -7,6 +7,7 @@ the versions that it was tried with; ``tests/runtime/test_upstream.py`` tries th
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import os
@@ -164,3 +165,63 @@ def takes_its_environment(function: Callable[..., Any]) -> bool:
 ORT_SESSION_ARGUMENTS: Final[Mapping[str, int]] = MappingProxyType(
     {"enable_fallback": 0, "read_config_from_model": 0}
 )
+
+
+def impatient_protocol(silent: float, unread: float) -> type[asyncio.Protocol]:
+    """HTTP as uvicorn's server speaks it, for clients that hold a connection and do nothing; for
+    ``uvicorn.Config(http=...)``.
+
+    uvicorn ends a connection that is idle after a response, but waits for ever for the first
+    request, for headers that come byte by byte, while the rest of a refused body comes, and for
+    clients that do not read.
+
+    Args:
+        silent: seconds until the next request must have begun, line and headers.
+        unread: seconds until a client must have read on, where much waits for it.
+
+    Tried with uvicorn 0.54, whose protocols are documented as an option, not what is in them.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._deadlines: dict[str, asyncio.TimerHandle] = {}
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._await_request()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            for deadline in self._deadlines.values():
+                deadline.cancel()
+
+        def on_response_complete(self) -> None:
+            answered = self.cycle
+            super().on_response_complete()  # where the next request may have come already
+            if self.cycle is answered:
+                self._await_request()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._end_after(unread, "unread", lambda: True)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._deadlines.pop("unread").cancel()
+
+        def _await_request(self) -> None:
+            last = self.cycle
+            self._end_after(silent, "silent", lambda: self.cycle is last)
+
+        def _end_after(self, seconds: float, reason: str, holds: Callable[[], bool]) -> None:
+            def end() -> None:
+                if holds():
+                    self.transport.abort()  # closing it would wait for what is not read
+
+            if reason in self._deadlines:
+                self._deadlines[reason].cancel()
+            self._deadlines[reason] = self.loop.call_later(seconds, end)
+
+    return Protocol

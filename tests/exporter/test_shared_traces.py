@@ -1,8 +1,10 @@
 """What the exports of one test run share is what each of them would trace."""
 
+import functools
 import inspect
 import sys
-from types import SimpleNamespace
+from dataclasses import dataclass
+from types import FunctionType, SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -106,6 +108,36 @@ def test_changed_code_is_another(monkeypatch, name):
     assert structure(TiedGraph()) != before
     monkeypatch.undo()
     assert structure(TiedGraph()) == before
+
+
+@dataclass(frozen=True)
+class Facts:
+    edge: int
+
+
+def factor(edge=14, *, margin=1):
+    return edge + margin
+
+
+@pytest.mark.parametrize(
+    ("value", "other"),
+    [
+        (factor, lambda: FunctionType(factor.__code__, {}, "factor", (16,))),
+        (functools.cache(lambda: 1), lambda: functools.cache(lambda: 2)),
+        (functools.cached_property(lambda _: 1), lambda: functools.cached_property(lambda _: 2)),
+        (frozenset({"a", "b"}), lambda: frozenset({"a", "c"})),
+        ({"a": Facts(14)}, lambda: {"a": Facts(16)}),
+    ],
+)
+def test_what_is_no_code_of_a_function_is_read_too(monkeypatch, value, other):
+    """Traces are kept from run to run, so that a change that goes unseen would last for days."""
+
+    def key(constant):
+        monkeypatch.setattr(attention, "CONSTANT", constant, raising=False)
+        return structure(TiedGraph())
+
+    assert key(value) == key(value)
+    assert key(value) != key(other())
 
 
 def test_what_cannot_be_written_down_is_traced(traces):

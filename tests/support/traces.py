@@ -2,6 +2,7 @@
 and other weights of the same structure are put into a copy of that graph."""
 
 import enum
+import functools
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import is_dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +26,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 from transformers import GenerationConfig
 
+from pocketvlm import layouts
 from pocketvlm.artifact import metadata
 from pocketvlm_export import decoder_stages, families, graphs, pruning, tower_stages, towers
 from pocketvlm_export.graphs import Graph
@@ -32,7 +35,7 @@ _LIBRARIES = ("torch", "transformers", "onnxscript", "onnx_ir", "onnx")  # that 
 _KEPT_DAYS = 14  # since a trace was last used
 _ORDER = "initializers"  # property of a stored graph: [[name, name in the module or null], ...]
 # What is traced: whose code and constants a test may have changed.
-_PACKAGES = (decoder_stages, families, graphs, pruning, tower_stages, towers)
+_PACKAGES = (decoder_stages, families, graphs, layouts, pruning, tower_stages, towers)
 _TRACED = (*(package.__name__ for package in _PACKAGES), "pocketvlm_export.upstream")
 _OF_TOWERS = (
     *(package.__name__ for package in (pruning, tower_stages, towers)),
@@ -127,7 +130,8 @@ def _of(value: Any, depth: int) -> Iterator[bytes]:
     """What a value of a module or class says of what is done with it."""
     if isinstance(value, FunctionType):
         yield marshal.dumps(value.__code__, 2)
-        for cell in value.__closure__ or ():
+        yield from _of((value.__defaults__, value.__kwdefaults__), 2)
+        for cell in (value.__closure__ or ()) if depth > 0 else ():
             yield from _of(cell.cell_contents, depth - 1)
     elif isinstance(value, enum.Enum):  # an integer or a text too, but none that is written as one
         yield repr(value).encode()
@@ -137,17 +141,26 @@ def _of(value: Any, depth: int) -> Iterator[bytes]:
         yield from _of(value.__func__, depth)
     elif isinstance(value, property):
         yield from _of(value.fget, depth)
-    elif depth and isinstance(value, type):
+    elif isinstance(value, functools.cached_property):
+        yield from _of(value.func, depth)
+    elif callable(getattr(value, "cache_info", None)):  # a function whose results are kept
+        yield from _of(value.__wrapped__, depth)
+    elif isinstance(value, set | frozenset):  # in an order that is the same in every process
+        yield repr(sorted(map(repr, value))).encode()
+    elif depth > 0 and is_dataclass(value) and not isinstance(value, type):
+        yield type(value).__qualname__.encode()
+        yield from _of(vars(value) if hasattr(value, "__dict__") else (), depth - 1)
+    elif depth > 0 and isinstance(value, type):
         yield value.__qualname__.encode()
         if value.__module__.startswith(_TRACED):
             yield from _of(dict(vars(value)), depth - 1)
-    elif depth and isinstance(value, Mapping):
+    elif depth > 0 and isinstance(value, Mapping):
         for key, held in value.items():
             # Of names such as __slotnames__ some come with the first use of a class.
             if not str(key).startswith("__") or isinstance(held, FunctionType):
                 yield str(key).encode()
                 yield from _of(held, depth - 1)
-    elif depth and isinstance(value, tuple | list):
+    elif depth > 0 and isinstance(value, tuple | list):
         for held in value:
             yield from _of(held, depth - 1)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import click
 
 from pocketvlm.cli.lists import PATH
 from pocketvlm.cli.options import model_options, sampling_base_option
-from pocketvlm.cli.terminal import echo
+from pocketvlm.cli.terminal import begin_log, echo
 from pocketvlm.files import user_path
 
 KEY_VARIABLE = "POCKETVLM_API_KEY"
@@ -120,7 +119,7 @@ def serve(
     from pocketvlm.server.service import ServerOptions
     from pocketvlm.server.worker import Setup
 
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    begin_log()
     folder = user_path(directory).resolve()
     using = folder / _USING
     options = ServerOptions(
@@ -141,5 +140,5 @@ def serve(
     def ready(address: str) -> None:
         echo(f"serving {options.name} at {address} (Ctrl-C ends)", err=True)
 
-    setup = Setup(str(folder), load_arguments(directory), models)
+    setup = Setup(str(folder), load_arguments(directory), models, begin_log)
     running.serve(options, setup, port, ready)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -69,6 +70,19 @@ def replace_unknown_characters() -> None:
     instead of failing."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")
+
+
+def begin_log() -> None:
+    """Write warnings and errors of this process to standard error from now on, without what steers
+    a terminal: what failed may quote a stranger's request."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
 
 def _steers(character: str) -> bool:

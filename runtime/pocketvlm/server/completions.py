@@ -27,8 +27,6 @@ from pocketvlm.server.settings import Settings, read_settings
 
 _Result = TypeVar("_Result")
 _PING = 15  # seconds between two comments that keep a silent stream open
-# A client that reads nothing for so many seconds has gone.
-_STALLED = 60
 # Streams go on so long when the server ends: they end by themselves before, see `running.GRACE`.
 _ENDING = 30
 
@@ -103,7 +101,7 @@ async def complete(request: Request) -> Response:
     body = await read_json(request, service.options.max_body)
     settings = read_settings(body, service.options.base)
     service.check_model(settings.model)
-    read = read_messages(body)
+    read = read_messages(body, service.engine.facts.get("context"))
     completion = _Completion(service.options.name, service.fingerprint, settings.include_usage)
     asked = {"messages": read.messages, **_asked(settings)}
     answering = await _until_gone(request, _begin(service, asked, read.pictures))
@@ -218,7 +216,6 @@ class _Stream(EventSourceResponse):
             chunks,
             sep="\n",
             ping=_PING,
-            send_timeout=_STALLED,
             shutdown_grace_period=_ENDING,
         )
         self._answering = answering

@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pocketvlm.server.errors import PICTURE_CODE, Refusal, bad_request
+from pocketvlm.server.errors import CONTEXT_CODE, PICTURE_CODE, Refusal, bad_request
 
 MOST_MESSAGES = 1000
 MOST_PICTURES = 32
+# Of all texts, for each token that the context holds. Published vocabularies have 4 to 5 a token,
+# and a tokenizer cannot be stopped once it reads: more would keep it busy for minutes.
+CHARACTERS_PER_TOKEN = 32
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 # "data:" [type] *(";" parameter) ";base64," data; RFC 2397
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[\w.+-]*)*);base64,", re.ASCII)
@@ -38,8 +41,11 @@ class Read:
     pictures: list[bytes] = field(default_factory=list)
 
 
-def read_messages(body: Mapping[str, Any]) -> Read:
-    """Read ``messages`` of a request; raises `Refusal`, which names the message and the part."""
+def read_messages(body: Mapping[str, Any], context: int | None = None) -> Read:
+    """Read ``messages`` of a request; raises `Refusal`, which names the message and the part.
+
+    Texts that no ``context`` of so many tokens holds are refused before they are tokenized.
+    """
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise _refusal("messages", "must be a list of at least one message")
@@ -50,7 +56,17 @@ def read_messages(body: Mapping[str, Any]) -> Read:
         _read_message(message, f"messages[{number}]", read)
     if read.messages[-1]["role"] != "user":
         raise _refusal(f"messages[{len(messages) - 1}]", "is the last, and must be the user's")
+    if context is not None:
+        _check_length(read, context)
     return read
+
+
+def _check_length(read: Read, context: int) -> None:
+    parts = (part for message in read.messages for part in message["content"])
+    length = sum(len(part.get("text", "")) for part in parts)
+    if length > CHARACTERS_PER_TOKEN * context:
+        words = f"have {length} characters, more than the context of {context} tokens holds"
+        raise _refusal("messages", words, CONTEXT_CODE)
 
 
 def _read_message(message: Any, name: str, read: Read) -> None:

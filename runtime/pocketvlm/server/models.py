@@ -61,6 +61,7 @@ class Models:
         self._changed = threading.Condition()
         self._opening = threading.Lock()
         self._loaded: dict[Choice, _Loaded] = {}
+        self._makes_room = False
         pruning = self._artifact.manifest.pruning
         budget = self._options.pop("budget", None)
         self.budget: int = pruning.default_budget if budget is None else budget
@@ -133,12 +134,17 @@ class Models:
         return Choice(graph, vision or self._vision_precision, decoder or self._decoder_precision)
 
     def _take(self, choice: Choice) -> _Loaded:
-        if model := self._use(choice):
+        # Who waits for room waits for answers that began before, and for no others.
+        if not self._makes_room and (model := self._use(choice)):
             return model
         with self._opening:
             if model := self._use(choice):
                 return model
-            self._make_room()
+            self._makes_room = True
+            try:
+                self._make_room()
+            finally:
+                self._makes_room = False
             model = _Loaded(self._open(choice), users=1)
             with self._changed:
                 self._loaded[choice] = model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 
 import uvicorn
 
+from pocketvlm import upstream
 from pocketvlm.errors import RequestError
 from pocketvlm.server.app import make_app
 from pocketvlm.server.process import ModelProcess
@@ -20,6 +22,8 @@ from pocketvlm.server.worker import Setup
 
 GRACE = 10  # seconds that answers have to end once the server is asked to
 _LATER = 5  # seconds after which connections are cut off
+_SILENT = 20  # seconds that a connection may be open without a request
+_UNREAD = 60  # seconds that a client may leave much of its answer unread
 _FURTHER = 64  # connections beside those that are answered or wait: pages, questions of state
 
 
@@ -49,6 +53,8 @@ def serve(options: ServerOptions, setup: Setup, port: int, ready: Callable[[str]
             lifespan="off",
             proxy_headers=False,
             server_header=False,
+            http=upstream.impatient_protocol(_SILENT, _UNREAD),
+            ws="none",
             limit_concurrency=options.parallel + options.waiting + _FURTHER,
             timeout_graceful_shutdown=GRACE + _LATER,
         )
@@ -83,7 +89,8 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise _no_address(host, port, error) from error
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # on Windows it would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()

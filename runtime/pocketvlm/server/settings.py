@@ -175,7 +175,7 @@ def read_settings(body: Mapping[str, Any], base: Base = "greedy") -> Settings:
     if "top_k" in sampling:
         sampling["top_k"] = int(stated["top_k"])  # JSON has 1.0 for 1
     _check(sampling)
-    if schema := _json_schema(stated.get("response_format") or {}):
+    if (schema := _json_schema(stated.get("response_format") or {})) is not None:
         sampling["json_schema"] = schema
     return Settings(
         sampling,
@@ -193,7 +193,12 @@ def _json_schema(response_format: Mapping[str, Any]) -> Any:
     """What `Sampling.json_schema` is for OpenAI's ``response_format``; None where answers are
     text. It is checked where the model is: a library makes a grammar of it."""
     if response_format.get("type") == "json_schema":
-        return (response_format.get("json_schema") or {}).get("schema") or ANY_OBJECT
+        named = response_format.get("json_schema")
+        if named is None:  # some clients write the schema elsewhere, and any object would do then
+            param = "response_format.json_schema"
+            raise bad_request(f"{param} must be an object with the schema", param, "invalid_value")
+        schema = named.get("schema")
+        return ANY_OBJECT if schema is None else schema
     return ANY_OBJECT if response_format.get("type") == "json_object" else None
 
 

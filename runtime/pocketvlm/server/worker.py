@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -28,17 +28,19 @@ class Setup:
         directory: of the artifact.
         options: arguments of `pocketvlm.VLM.load`.
         models: that are held at once, see `pocketvlm.server.models.Models`.
+        begin_log: called in it first; a function of a module, as it is passed on by name.
     """
 
     directory: str
     options: Mapping[str, Any] = field(default_factory=dict)
     models: int = 2
+    begin_log: Callable[[], None] = logging.basicConfig
 
 
 def run(connection: Connection, setup: Setup) -> None:
     """Load the model, say so, and answer until the server goes; for a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which ends this process
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    setup.begin_log()
     from pocketvlm.server.models import Models
 
     try:

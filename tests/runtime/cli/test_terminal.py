@@ -202,3 +202,23 @@ def test_commands_write_through_this_module_alone():
                 if written and file != Path(terminal.__file__):
                     others.append(f"{file}:{node.lineno}")
     assert others == []
+
+
+def test_what_is_quoted_in_a_log_steers_no_terminal():
+    code = """
+import logging
+from pocketvlm.cli.terminal import begin_log
+begin_log()
+log = logging.getLogger("server")
+log.info("not this")
+try:
+    raise ValueError("quoted: \\x1b[2J\\u202e")
+except ValueError:
+    log.exception("an answer failed")
+"""
+    command = [sys.executable, "-X", "utf8", "-c", code]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    lines = done.stderr.splitlines()
+    assert lines[:2] == ["server: an answer failed", "Traceback (most recent call last):"]
+    assert lines[-1].startswith("ValueError: quoted: ")
+    assert not {"\x1b", "\u202e"} & set(done.stderr)

@@ -127,6 +127,15 @@ def test_what_the_engine_is_asked():
     ]
 
 
+def test_a_text_that_the_context_cannot_hold_never_gets_to_the_model():
+    engine = ScriptedEngine(BEGUN, text("yes"), DONE)
+    engine.facts["context"] = 10
+    with client_of(engine) as client:
+        statuses = [client.post(PATH, json=asked("x" * n)).status_code for n in (320, 321)]
+    assert statuses == [200, 400]
+    assert len(engine.asked) == 1
+
+
 REFUSED = [
     (
         {"class": "RequestError", "found": "budget 99", "expected": "1..6", "setting": "budget"},

@@ -53,22 +53,25 @@ def test_the_model_unused_for_longest_goes(artifact):
         assert again.generate("what?").text
 
 
-def test_one_that_is_in_use_is_waited_for(artifact):
-    models, opened = Models(str(artifact), OPTIONS, most=1), threading.Event()
+def test_one_that_is_in_use_is_waited_for_and_who_waits_is_not_overtaken(artifact):
+    models, order = Models(str(artifact), OPTIONS, most=1), []
 
-    def ask():
-        with models.using(12):
-            opened.set()
+    def ask(budget):
+        with models.using(budget):
+            order.append(budget)
 
     with models.using() as vlm:
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        assert not opened.wait(0.1)
+        waiting = threading.Thread(target=ask, args=(12,), daemon=True)
+        waiting.start()
+        waiting.join(0.2)
+        later = threading.Thread(target=ask, args=(6,), daemon=True)
+        later.start()  # the model that it asks for is there, and would never be let go of
+        later.join(0.2)
+        assert order == []
         assert vlm.generate("what?").text
-        with models.using() as same:  # nobody else waits for it
-            assert same is vlm
-    assert opened.wait(30)
-    thread.join(30)
+    for thread in (waiting, later):
+        thread.join(30)
+    assert order == [12, 6]
 
 
 def test_a_model_that_needs_a_guide_is_refused(artifact, tmp_path):

@@ -135,14 +135,23 @@ def test_what_is_null_or_asks_for_nothing_is_left_out():
     ("stated", "expected"),
     [
         ({"type": "json_object"}, "object"),
-        ({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "null"}}}, None),
+        (
+            {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "null"}}},
+            {"type": "null"},
+        ),
         ({"type": "json_schema", "json_schema": {"name": "x"}}, "object"),
-        ({"type": "json_schema"}, "object"),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}, {}),
     ],
 )
 def test_a_response_format_is_a_schema_of_the_runtimes(stated, expected):
     schema = read_settings({"response_format": stated}).sampling["json_schema"]
-    assert schema == (expected or {"type": "null"})
+    assert schema == expected
+
+
+@pytest.mark.parametrize("stated", [{}, {"schema": {"type": "null"}}])
+def test_a_schema_that_is_not_where_it_belongs_is_not_any_object(stated):
+    refusal = refused(read_settings, {"response_format": {"type": "json_schema", **stated}})
+    assert refusal.param == "response_format.json_schema"
 
 
 UNSERVED = {
@@ -276,6 +285,15 @@ def test_a_picture_comes_as_its_own_bytes_or_is_refused(uri, reason):
     refusal = refused(read_messages, asked([image_part(uri)]))
     assert reason in refusal.message
     assert refusal.param == "messages[0].content[0].image_url.url"
+
+
+def test_a_text_that_no_context_holds_is_refused_before_it_is_tokenized():
+    """Tokenizers cannot be stopped: one such text kept a place busy for minutes."""
+    parts = [text_part("x" * 1600), image_part(data_uri()), text_part("\U0001f600" * 1600)]
+    assert len(read_messages(asked(parts), 100).pictures) == 1
+    refusal = refused(read_messages, asked([*parts, text_part("x")]), 100)
+    assert (refusal.param, refusal.code) == ("messages", "context_length_exceeded")
+    assert "3201 characters" in refusal.message
 
 
 def test_there_are_not_too_many_pictures():

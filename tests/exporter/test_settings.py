@@ -26,7 +26,7 @@ def test_every_setting_that_is_refused_is_an_option_of_its_command():
         if keyword.arg == "setting" and isinstance(keyword.value, ast.Constant)
     }
     context = click.Context(main)
-    commands = [main.get_command(context, name) for name in ("export", "verify")]
+    commands = [main.get_command(context, name) for name in ("export", "tune", "verify")]
     options = {parameter.name for command in commands for parameter in command.params}
     assert len(names) > 12
     assert names <= options

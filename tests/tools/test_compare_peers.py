@@ -20,7 +20,7 @@ from compare_peers import environments
 from compare_peers.__main__ import made_from
 from compare_peers.environments import make_environment
 from compare_peers.mmproj import write_mmproj
-from compare_peers.peers import ENVIRONMENTS, REFUSED, peers, refusals
+from compare_peers.peers import ENVIRONMENTS, OF_OPENVINO, REFUSED, peers, refusals
 from compare_peers.programs import common
 from compare_peers.worker import Worker
 from install_llama_cpp import CONVERTER
@@ -67,7 +67,7 @@ def manifest_with(vision, graphs, gguf=()):
     """What `peers` reads of an artifact that has these precisions."""
     return SimpleNamespace(
         vision=SimpleNamespace(graphs={k: dict.fromkeys(vision) for k in (64, 300)}),
-        decoder=SimpleNamespace(by_engine={"onnx": graphs, "llama.cpp": gguf}),
+        decoder=SimpleNamespace(by_engine={"onnx": graphs, "llama.cpp": gguf}, graphs=graphs),
     )
 
 
@@ -88,6 +88,13 @@ def test_ours_are_what_the_artifact_has_and_the_smallest_comes_last():
     ]
 
 
+def test_calibrated_towers_are_computed_by_openvinos_provider():
+    manifest = manifest_with(["int8", "int8_static"], ["int8", "int4"])
+    others = [p for p in peers("llava", manifest, 300, [64]) if p.environment == OF_OPENVINO]
+    assert [peer.name.partition(", onnx ")[2] for peer in others] == ["int4", "int8+int4"]
+    assert all("64 tokens, int8_static tower by OpenVINO" in peer.name for peer in others)
+
+
 @pytest.mark.parametrize(
     ("family", "answering"),
     [
@@ -102,7 +109,7 @@ def test_ours_are_what_the_artifact_has_and_the_smallest_comes_last():
 def test_peers_are_asked_about_the_families_that_they_have(family, answering):
     asked = peers(family, manifest_with(["int8"], ["int8", "int4"]), 300, [64])
     assert {peer.environment for peer in asked} == answering | {"pocketvlm"}
-    assert {*ENVIRONMENTS} - answering - {"pocketvlm"} == {*refusals(family)}
+    assert {*ENVIRONMENTS} - answering - {"pocketvlm", OF_OPENVINO} == {*refusals(family)}
     assert all(refusals(family).values())
 
 

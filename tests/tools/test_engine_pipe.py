@@ -18,7 +18,8 @@ from onnx import TensorProto, helper
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from engine_pipe import Engine, Message, read_message, write_message
+from engine_pipe.engine import Engine
+from engine_pipe.wire import Message, read_message, write_message
 
 TOOLS = Path(__file__).parents[2] / "tools"
 TENSORS = st.sampled_from([np.float32, np.int64, np.uint8]).flatmap(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine_pipe import Engine
+from engine_pipe.engine import Engine
 from swift_client.toolchain import Toolchain
 
 Job = dict[str, Any]

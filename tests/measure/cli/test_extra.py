@@ -110,6 +110,9 @@ def test_everything_else_works_without_the_extra(artifact_dir, picture, tmp_path
         "inspect": ["inspect", artifact_dir, *image, "--overlay", tmp_path / "kept.png"],
         "verify": ["verify", artifact_dir],
         "targets": ["targets"],
+        # These have extras, or libraries, of their own.
+        "serve": ["serve", "--help"],
+        "web": ["web", "--help"],
     }
     assert set(commands) == commands_of("pocketvlm")
     for name, result in zip(commands, run_without(EXTRA, *commands.values()), strict=True):

@@ -208,7 +208,7 @@ SAID_ELSEWHERE = {
     ("runtime/pocketvlm/server/answers.py", "tiles"): "a field of answers",
     ("runtime/pocketvlm/server/openapi.py", "tiles"): "a field of answers",
     ("runtime/pocketvlm/server/settings.py", "none"): "a choice of tools, in OpenAI's words",
-    ("runtime/pocketvlm/server/running.py", "none"): "no websockets, in uvicorn's words",
+    ("runtime/pocketvlm/server/running.py", "none"): "no WebSockets, in uvicorn's words",
     ("runtime/pocketvlm/decoders/gguf_header.py", "none"): "a way to scale frequencies",
     ("runtime/pocketvlm/decoders/gguf_header.py", "gemma3"): "an architecture of llama.cpp",
     ("profiles/pocketvlm_measure/evaluation/metrics/vqa_text.py", "none"): "a number in words",

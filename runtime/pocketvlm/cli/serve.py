@@ -126,7 +126,7 @@ def serve(
         name=name or folder.name,
         host=host,
         api_key=api_key or None,
-        origins=origins,
+        origins=tuple(origin.rstrip("/") for origin in origins),  # as browsers write them
         hosts=hosts,
         parallel=parallel,
         waiting=waiting,

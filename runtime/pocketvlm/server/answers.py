@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from pocketvlm.answer import Answer
-from pocketvlm.answering import Request
+from pocketvlm.answering import Abandoned, Request
 from pocketvlm.decoders.sampling import Sampling
 from pocketvlm.errors import PictureError
 from pocketvlm.layouts import tokens_before
@@ -45,6 +45,8 @@ def answer_events(
         PocketVLMError: as `VLM.stream`.
         Abandoned: ``gone`` was set.
     """
+    if gone.is_set():  # while it waited for its model: nothing is decoded for nobody
+        raise Abandoned
     request = _prepared(vlm, asked, pictures, budget, gone)
     stream = vlm.parts.begin(request)
     yield {"kind": BEGUN}

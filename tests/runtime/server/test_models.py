@@ -6,7 +6,9 @@ import threading
 import pytest
 
 from pocketvlm import EngineSettings
+from pocketvlm.answering import Abandoned
 from pocketvlm.errors import RequestError
+from pocketvlm.server.answers import answer_events
 from pocketvlm.server.models import Models
 from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 
@@ -81,3 +83,13 @@ def test_a_model_that_needs_a_guide_is_refused(artifact, tmp_path):
     write_manifest(tmp_path / "staged", manifest)
     with pytest.raises(RequestError, match="guide"):
         Models(str(tmp_path / "staged"), OPTIONS)
+
+
+def test_nothing_is_decoded_for_a_request_that_was_left_while_it_waited(artifact):
+    gone = threading.Event()
+    gone.set()
+    message = {"role": "user", "content": [{"type": "image", "image": 0}]}
+    asked = {"messages": [message], "sampling": {}, "max_tokens": 1}
+    models = Models(str(artifact), OPTIONS)
+    with models.using() as vlm, pytest.raises(Abandoned):
+        next(answer_events(vlm, asked, [b"no picture"], 6, gone))

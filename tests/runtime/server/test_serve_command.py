@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from pocketvlm import cli
+from pocketvlm.server import running
 from support.processes import heed_interrupts
 from support.serving import PATH, asked, data_uri, image_part, text_part
 from support.tiny_artifact import write_artifact
@@ -176,6 +177,14 @@ def test_what_is_refused_at_the_start_is_one_line(artifact, tmp_path):
     result = pocketvlm("serve", tmp_path, "--port", 0)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert "pocketvlm.json" in result.stderr
+
+
+def test_an_origin_is_one_with_and_without_its_slash(artifact, monkeypatch):
+    served = []
+    monkeypatch.setattr(running, "serve", lambda options, *_: served.append(options))
+    result = pocketvlm("serve", artifact, "--cors", "https://a.example/", "--cors", "*")
+    assert result.exit_code == 0, result.output
+    assert served[0].origins == ("https://a.example", "*")
 
 
 def test_without_the_extra_it_says_what_to_install(artifact, monkeypatch):

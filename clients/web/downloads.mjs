@@ -112,7 +112,7 @@ async function asBytes(content) {
 }
 
 /**
- * Files of a server. What was fetched once stays in the browser's cache, by the artifact's id:
+ * Files of a server. What was fetched once stays in the browser's cache, by the artifact's content:
  * another id is another
  * cache, and the old one goes. using.json is asked for anew each time, and taken from the cache
  * without network.

@@ -7,7 +7,7 @@ values, in a process of its own: torch then takes no memory of what is measured.
 
 from typing import Any
 
-__all__ = ["make", "offer", "self_test"]
+__all__ = ["describe", "make", "offer", "self_test"]
 
 
 def offer(model: str, **wishes: Any) -> dict[str, Any]:
@@ -64,6 +64,26 @@ def self_test(folder: str, manifest: str) -> dict[str, Any]:
     artifact = Artifact(Path(folder), Manifest.from_json(manifest))
     medium, *_ = media_read(artifact.manifest)
     return dataclasses.asdict(write_self_test(artifact.reading(medium), medium))
+
+
+def describe(folder: str, manifest: str) -> list[str]:
+    """Write USING.md and using.json, which other clients read, into an artifact's folder; returns
+    their names.
+
+    Args:
+        folder: of the artifact; its manifest need not be there yet.
+        manifest: pocketvlm.json, as text.
+
+    Raises:
+        PocketVLMError: the artifact is damaged.
+    """
+    from pathlib import Path
+
+    from pocketvlm.artifact import Artifact, Manifest
+    from pocketvlm_export.packaging.using import FACTS, USING, write_using
+
+    write_using(Artifact(Path(folder), Manifest.from_json(manifest)))
+    return [USING, FACTS]
 
 
 def _grid(model: str, wishes: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 
 from pocketvlm.artifact import Artifact, Manifest, metadata
+from pocketvlm.artifact.manifest import files_digest
 from pocketvlm.artifact.specs import ATTENTIONS, CAUSAL, POSITION_AXES, DecoderSpec
 from pocketvlm.artifact.stages import GIVEN
 from pocketvlm.decoders.positions import positions_named
@@ -102,7 +103,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         )
     return {
         "format": FORMAT,
-        "artifact": manifest.artifact_id,
+        "artifact": _content(manifest),
         "model": manifest.source.model,
         "visual_tokens": budget,
         "patches": pruning.tokens_before,
@@ -212,6 +213,13 @@ def _picture_text(decoder: DecoderSpec) -> dict[str, str] | None:
     """What takes the place of a picture's text once the template has written it; None where the
     template writes the image token itself."""
     return None if decoder.picture_text is None else dataclasses.asdict(decoder.picture_text)
+
+
+def _content(manifest: Manifest) -> str:
+    """What files that belong together have in common, and those of no other folder: a smaller
+    artifact made of another one has its id."""
+    pages = (USING, FACTS)  # which are being written
+    return files_digest({name: e for name, e in manifest.files.items() if name not in pages})
 
 
 def _self_test(manifest: Manifest) -> dict[str, Any]:

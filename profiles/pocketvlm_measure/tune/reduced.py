@@ -22,7 +22,7 @@ from pocketvlm.files import fresh_name, leftovers, real_path
 from pocketvlm.files.locks import locked
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.progress import progress
-from pocketvlm_measure.tune.self_test import measured_anew, narrowed, with_self_test
+from pocketvlm_measure.tune.self_test import described, measured_anew, narrowed, with_self_test
 
 _PARTIAL = ".partial"
 _WEIGHTS = "_data"  # how the names of files with a graph's weights end
@@ -101,7 +101,8 @@ def write_reduced(artifact: Artifact, case: Case, output: Path) -> Manifest:
     manifest.
 
     Every file is held against its checksum while it is copied. A self-test that does not hold for
-    it is measured anew where the exporter is installed, and left out elsewhere.
+    it is measured anew where the exporter is installed, and left out elsewhere; so are USING.md and
+    using.json, which other clients read.
 
     Raises:
         PocketVLMError: see `reduced_manifest`, something is at ``output``, it cannot be written,
@@ -120,6 +121,7 @@ def write_reduced(artifact: Artifact, case: Case, output: Path) -> Manifest:
                 _copy(artifact, manifest, folder)
                 if artifact.manifest.self_test is not None and manifest.self_test is None:
                     manifest = measured_anew(folder, manifest)
+                manifest = described(folder, manifest)
                 (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
                 Artifact.open(folder, "sizes")
                 if target.is_dir():

@@ -1,10 +1,11 @@
-"""Knows what the self-test of an artifact is of a smaller one that was made of it: the same for
-less, measured anew, or none."""
+"""Knows what the self-test of an artifact is of a smaller one that was made of it, the same for
+less, measured anew, or none; and how what other clients read is written anew."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -82,8 +83,24 @@ def measured_anew(folder: Path, manifest: Manifest) -> Manifest:
         stated = SelfTest(**entry.load().self_test(str(folder), manifest.to_json()))
     except (ImportError, ValueError, AttributeError, PocketVLMError):
         return manifest
-    files = dict(manifest.files)
-    for name in (stated.file, *stated.pictures):
-        path = folder / name
-        files[name] = FileEntry(path.stat().st_size, sha256_of(path))
-    return dataclasses.replace(manifest, files=files, self_test=stated)
+    listed = with_files(folder, manifest, (stated.file, *stated.pictures))
+    return dataclasses.replace(listed, self_test=stated)
+
+
+def described(folder: Path, manifest: Manifest) -> Manifest:
+    """Have the exporter that is installed write what other clients read of an artifact; as
+    `measured_anew`."""
+    try:
+        (entry,) = entry_points(group=GROUP, name=NAME)
+        written = entry.load().describe(str(folder), manifest.to_json())
+    except (ImportError, ValueError, AttributeError, PocketVLMError):
+        return manifest
+    return with_files(folder, manifest, written)
+
+
+def with_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> Manifest:
+    """Return the manifest with files of the folder in its table."""
+    entries = {
+        name: FileEntry((folder / name).stat().st_size, sha256_of(folder / name)) for name in names
+    }
+    return dataclasses.replace(manifest, files={**manifest.files, **entries})

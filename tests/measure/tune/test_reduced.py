@@ -70,7 +70,10 @@ def test_nothing_is_left_that_it_does_not_read(several, tmp_path):
         "onnx/decoder_model_merged_quantized.onnx_data",
         "onnx/embed_tokens.onnx",
     }
-    assert "USING.md" not in files  # it is about graphs that are not there
+    facts = json.loads((small / "using.json").read_text())
+    assert set(facts["weights"]) == graphs - {f"{name}_data" for name in graphs}
+    assert facts["vision"]["graphs"] == {"6": {"int8": "onnx/vision_encoder_quantized.k6.onnx"}}
+    assert "vision_encoder_quantized.k6.onnx" in (small / "USING.md").read_text()
     card = (small / "README.md").read_text()
     assert card.endswith("about the model")
     assert "a part of the artifact that is described below" in card

@@ -12,6 +12,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from pocketvlm import VLM, Artifact, EngineSettings, Sampling
+from pocketvlm.artifact.manifest import files_digest
 from pocketvlm.cli import main
 from pocketvlm.layouts import open_layout
 from pocketvlm.text.prompts import Prompter

@@ -160,10 +160,11 @@ def _ours(
         "decoder": decoder,
         "decoder_precision": precision,
     }
-    name = f"PocketVLM, {budget} tokens, {vision} tower, {decoder} {precision}"
+    tower = f"{vision} tower"
     if environment == OF_OPENVINO:
         load["vision_provider"] = "openvino:device_type=CPU"
-        name = name.replace(" tower", " tower by OpenVINO's provider")
+        tower += " by OpenVINO's provider"
+    name = f"PocketVLM, {budget} tokens, {tower}, {decoder} {precision}"
     return Peer(name, environment, "with_pocketvlm", partial(_pocketvlm, **load))
 
 

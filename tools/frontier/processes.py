@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
 Result = TypeVar("Result")
+
+from pocketvlm.files.spawning import spawn_context
 
 
 def in_processes(calls: Sequence[Callable[[], Result]], workers: int) -> Iterator[Result]:
@@ -17,6 +18,6 @@ def in_processes(calls: Sequence[Callable[[], Result]], workers: int) -> Iterato
             yield call()
         return
     # Spawned: torch's threads would not survive a fork.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, spawn_context()) as pool:
         for done in as_completed([pool.submit(call) for call in calls]):
             yield done.result()

@@ -3,13 +3,13 @@ gone before anything is timed."""
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from pocketvlm.errors import EngineError, PocketVLMError
+from pocketvlm.files.spawning import spawn_context
 from pocketvlm_measure.evaluation.engines.local import end_with_parent
 
 
@@ -31,7 +31,7 @@ class ExporterProcess:
         """
         if self._pool is None:
             # Spawned, not forked: engines hold threads that a fork would cut off.
-            context = multiprocessing.get_context("spawn")
+            context = spawn_context()
             self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
         try:
             return self._pool.submit(function, *arguments).result()

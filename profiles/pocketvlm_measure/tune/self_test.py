@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.artifact.integrity import sha256_of
@@ -78,27 +79,31 @@ def with_self_test(manifest: Manifest, text: str | None) -> Manifest:
 def measured_anew(folder: Path, manifest: Manifest) -> Manifest:
     """Have the exporter that is installed write a self-test into ``folder``, whose manifest is not
     written yet; returns the manifest with it, or as it was where none is installed or it cannot."""
-    try:
-        (entry,) = entry_points(group=GROUP, name=NAME)
-        stated = SelfTest(**entry.load().self_test(str(folder), manifest.to_json()))
-    except (ImportError, ValueError, AttributeError, PocketVLMError):
+    written = _by_exporter("self_test", folder, manifest)
+    if written is None:
         return manifest
-    listed = with_files(folder, manifest, (stated.file, *stated.pictures))
+    stated = SelfTest(**written)
+    listed = _with_files(folder, manifest, (stated.file, *stated.pictures))
     return dataclasses.replace(listed, self_test=stated)
 
 
 def described(folder: Path, manifest: Manifest) -> Manifest:
     """Have the exporter that is installed write what other clients read of an artifact; as
     `measured_anew`."""
+    written = _by_exporter("describe", folder, manifest)
+    return manifest if written is None else _with_files(folder, manifest, written)
+
+
+def _by_exporter(function: str, folder: Path, manifest: Manifest) -> Any:
+    """What a function of the exporter gives; None where none is installed or it cannot."""
     try:
         (entry,) = entry_points(group=GROUP, name=NAME)
-        written = entry.load().describe(str(folder), manifest.to_json())
+        return getattr(entry.load(), function)(str(folder), manifest.to_json())
     except (ImportError, ValueError, AttributeError, PocketVLMError):
-        return manifest
-    return with_files(folder, manifest, written)
+        return None
 
 
-def with_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> Manifest:
+def _with_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> Manifest:
     """Return the manifest with files of the folder in its table."""
     entries = {
         name: FileEntry((folder / name).stat().st_size, sha256_of(folder / name)) for name in names

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import queue
 import signal
 import threading
@@ -17,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal, Protocol
 
 from pocketvlm.errors import EngineError, PocketVLMError, error_from_dict
+from pocketvlm.files.spawning import spawn_context
 from pocketvlm.server import wire
 from pocketvlm.server.errors import Refusal, internal, refusal_of, unavailable
 from pocketvlm.server.worker import Setup, run
@@ -192,7 +192,7 @@ class ModelProcess:
 
     def _run_once(self) -> int | None:
         """Start a process and read from it until it ends; returns its exit code."""
-        context = multiprocessing.get_context("spawn")
+        context = spawn_context()
         ours, theirs = context.Pipe()
         process = context.Process(
             target=run, args=(theirs, self._setup), name="pocketvlm-model", daemon=True

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 
 from pocketvlm.errors import EngineError
+from pocketvlm.files.spawning import spawn_context
 from pocketvlm.limits import whole
 from pocketvlm_measure.evaluation.asking import Reply, answer_task
 from pocketvlm_measure.evaluation.engines.base import Engine
@@ -45,7 +46,7 @@ class Processes:
         """See `Engine`; the first tasks of a subject wait until the last ones of another are
         done."""
         # Spawned, not forked: engines hold threads that a fork would cut off.
-        context = multiprocessing.get_context("spawn")
+        context = spawn_context()
         pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_obey_the_parent)
         waiting: dict[Future[list[Reply]], Task] = {}
         left = iter(tasks)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
-Result = TypeVar("Result")
-
 from pocketvlm.files.spawning import spawn_context
+
+Result = TypeVar("Result")
 
 
 def in_processes(calls: Sequence[Callable[[], Result]], workers: int) -> Iterator[Result]:

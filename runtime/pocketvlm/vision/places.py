@@ -149,6 +149,6 @@ def _line(
     if len(columns) < 2:
         return None
     sums = np.where(own, levels, 0).sum(axis=0, dtype=np.float64)
-    shown = (sums[columns] / counts[columns] + 0.5) * (pixels / _LEVELS)
-    slope, start = np.polyfit(columns + 0.5, shown, 1)
+    places = (sums[columns] / counts[columns] + 0.5) * (pixels / _LEVELS)
+    slope, start = np.polyfit(columns + 0.5, places, 1)
     return float(start), float(slope * levels.shape[1])

@@ -111,8 +111,8 @@ def write_site(
         {"name": name, "path": f"models/{name}/", "bytes": _download(facts[name])}
         for name in chosen
     ]
-    shown = [f"samples/{path.name}" for path in samples]
-    site = {**site_facts(LOCAL, models, shown), "questions": list(questions)}
+    sample_files = [f"samples/{path.name}" for path in samples]
+    site = {**site_facts(LOCAL, models, sample_files), "questions": list(questions)}
 
     def build(folder: Path) -> None:
         _write_page(folder, addresses(pinned))

@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
+# LOCKED=1 installs the releases of requirements.lock, each file held against its hash, as CI does (Linux on x86-64, Python 3.11).
+LOCKED ?=
 # One process a core, a file of tests to one of them, so that what a file exports is exported once.
 # In the order of their names, but for the longest (tests/conftest.py): those that export come first, and short ones fill the end.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -14,11 +16,12 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin swift optimum notebook
+.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin swift optimum notebook \
+    lock
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[export,test,lint]'
+	$(if $(LOCKED),$(TOOL) lock.install $(PIP_ARGS),$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[export,test,lint]')
 	touch $@
 
 install: $(VENV)/.installed
@@ -26,7 +29,7 @@ install: $(VENV)/.installed
 # Without it the tests of that decoder are skipped, and say so.
 $(VENV)/.llama: $(VENV)/.installed tools/install_llama_cpp.py
 	$(BIN)/python tools/install_llama_cpp.py \
-	&& $(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[llama]' \
+	&& $(if $(LOCKED),true,$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[llama]') \
 	|| echo "the tests of the llama.cpp decoder will be skipped"
 	touch $@
 
@@ -102,6 +105,10 @@ optimum: install
 notebook: install
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[notebook]'
 	$(TOOL) make_notebook
+
+# requirements.lock out of constraints.txt and the extras; needs PyPI.
+lock: install
+	$(TOOL) lock
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules tools/browser/node_modules

@@ -1,6 +1,6 @@
 """Knows how the commit gets into what is built: a line in ``pocketvlm/cli/commit.txt``.
 
-A build from a clone asks git, as `pocketvlm.cli.version` does. A build from a source archive finds
+A build from a clone asks git, as `pocketvlm.cli.release` does. A build from a source archive finds
 the file in it. An editable installation gets none, as it moves on with its clone.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_MODULE = Path("cli", "version.py")
+_MODULE = Path("cli", "release.py")
 
 
 class CommitHook(BuildHookInterface):
@@ -23,17 +23,20 @@ class CommitHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called before each build; ``version`` is "editable" or "standard"."""
+        if version == "editable":
+            return
         package = Path(self.root, "runtime", "pocketvlm")
         module = runpy.run_path(str(package / _MODULE))
         recorded = _MODULE.with_name(module["RECORDED"])
-        if version == "editable" or (package / recorded).exists():
-            return
-        commit = module["commit_of"](Path(self.root))
-        if commit is None:
-            return
-        self._folder = tempfile.TemporaryDirectory()
-        file = Path(self._folder.name) / recorded.name
-        file.write_text(f"{commit}\n", encoding="ascii")
+        file = package / recorded
+        if not file.exists():
+            commit = module["commit_of"](Path(self.root))
+            if commit is None:
+                return
+            self._folder = tempfile.TemporaryDirectory()
+            file = Path(self._folder.name) / recorded.name
+            file.write_text(f"{commit}\n", encoding="ascii")
+        # Added by force in both cases (pyproject.toml leaves it out): the order of files counts.
         inside = Path("runtime/pocketvlm" if self.target_name == "sdist" else "pocketvlm")
         build_data["force_include"][str(file)] = (inside / recorded).as_posix()
 

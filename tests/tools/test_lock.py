@@ -71,10 +71,11 @@ def write_wheel_of_torch(folder, build):
     """One that has nothing in it but its metadata."""
     name, info = f"torch-{build}-py3-none-any.whl", f"torch-{build}.dist-info"
     with zipfile.ZipFile(folder / name, "w") as wheel:
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {build}\n")
         wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {build}\n"
         )
+        tags = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        wheel.writestr(f"{info}/WHEEL", tags)
         wheel.writestr(f"{info}/RECORD", "")
 
 

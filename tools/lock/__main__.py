@@ -19,8 +19,9 @@ _UV = "uv==0.13.9"
 # What `pip install --no-build-isolation -e .` builds with.
 _BUILDING = "hatchling\neditables\n"
 _HEADER = """\
-# Every release that CI installs, with the hashes of its files: Linux on x86-64, CPython 3.11, torch's
-# CPU build. Written by `make lock` out of constraints.txt and pyproject.toml; read by `LOCKED=1 make install`.
+# Every release that CI installs, with the hashes of its files: Linux on x86-64, CPython 3.11,
+# torch's CPU build. Written by `make lock` out of constraints.txt and pyproject.toml; read by
+# `LOCKED=1 make install`.
 """
 
 

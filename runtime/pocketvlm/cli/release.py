@@ -14,7 +14,7 @@ _CLONE = Path(__file__).parents[3]  # the root, where this file lies in runtime/
 _SECONDS = 10  # for git, which reads the state of every file
 
 
-def described() -> str:
+def this_release() -> str:
     """The release and the commit, as ``0.1.0 (abc1234)``; the release alone where no commit is
     known."""
     from pocketvlm import __version__
@@ -38,7 +38,7 @@ def commit_of(root: Path) -> str | None:
         return None
     command = ["git", "describe", "--always", "--abbrev=7", "--exclude=*", "--dirty=+changes"]
     try:
-        done = subprocess.run(  # noqa: S603 - the command is ours
+        done = subprocess.run(
             command, cwd=root, capture_output=True, text=True, check=False, timeout=_SECONDS
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):

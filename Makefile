@@ -17,7 +17,7 @@ TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
 .PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin swift optimum notebook \
-    lock
+    lock test-oldest
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -109,6 +109,10 @@ notebook: install
 # requirements.lock out of constraints.txt and the extras; needs PyPI.
 lock: install
 	$(TOOL) lock
+
+# The runtime's tests with the lowest release of every range in pyproject.toml; needs PyPI.
+test-oldest: install
+	$(TOOL) oldest $(OLDEST_ARGS)
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules tools/browser/node_modules

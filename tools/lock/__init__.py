@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements.lock"
 CONSTRAINTS = ROOT / "constraints.txt"
+UV = "uv==0.13.9"  # MIT or Apache-2.0; a maintainer's tool, which CI does not install
 # Installed by itself: a machine may have another build of it, see `lock.install`.
 TORCH = "torch"
 # PyPI has it as source alone, and a test can do without it: tools/install_llama_cpp.py.

@@ -11,11 +11,10 @@ import subprocess
 import sys
 
 from compare_peers.environments import make_environment
-from lock import CONSTRAINTS, LOCK, ROOT, read_lock
+from lock import CONSTRAINTS, LOCK, ROOT, UV, read_lock
 from pocketvlm.files import replace_file
 
 _EXTRAS = ("export", "llama", "video", "grammar", "measure", "serve", "cluster", "test", "lint")
-_UV = "uv==0.13.9"
 # What `pip install --no-build-isolation -e .` builds with.
 _BUILDING = "hatchling\neditables\n"
 _HEADER = """\
@@ -37,7 +36,7 @@ def main() -> None:
 
 def _compile() -> str:
     """The lock as uv writes it."""
-    uv = make_environment(ROOT / "build" / "uv", [_UV], ()).with_name("uv")
+    uv = make_environment(ROOT / "build" / "uv", [UV], ()).with_name("uv")
     command = [str(uv), "pip", "compile", "pyproject.toml", "-", "--quiet", "--generate-hashes"]
     command += ["--constraints", CONSTRAINTS.name, "--annotation-style", "line", "--no-header"]
     command += ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28"]

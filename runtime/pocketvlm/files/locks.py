@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,12 +30,13 @@ _log = logging.getLogger(__name__)
 # A lock file that vanishes between being opened and being locked means that its holder has just
 # ended. So many in a row do not happen by chance.
 _ATTEMPTS = 100
+_PAUSE = 0.02  # seconds between two attempts of one who waits
 # What disks answer that know no locks, some of a network among them.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @contextmanager
-def locked(path: Path, *, advice: str, setting: str = "") -> Iterator[None]:
+def locked(path: Path, *, advice: str, setting: str = "", wait: float = 0) -> Iterator[None]:
     """Keep every other `locked` on ``path``, of any process or thread, out of the block.
 
     The lock is the operating system's, on an empty file ``.NAME.lock`` beside ``path``, so it ends
@@ -47,15 +49,20 @@ def locked(path: Path, *, advice: str, setting: str = "") -> Iterator[None]:
         path: a file or a folder.
         advice: what to do where it is locked, see `PocketVLMError`.
         setting: the setting that named ``path``, see `PocketVLMError`.
+        wait: seconds to wait for the other process, where its work is short.
 
     Raises:
-        RequestError: at once, never after waiting: another process is at work on ``path``, or the
-            folder that it lies in takes no lock file.
+        RequestError: another process is at work on ``path``, at once unless ``wait`` is given; or
+            the folder that it lies in takes no lock file.
     """
     target = real_path(path)
     beside = target.with_name(f".{label(target.name)}.lock")
     try:
         descriptor = _acquire(beside)
+        until = time.monotonic() + wait
+        while descriptor is None and time.monotonic() < until:
+            time.sleep(_PAUSE)
+            descriptor = _acquire(beside)
     except OSError as error:
         raise RequestError(
             f"{path} cannot be locked ({error.strerror or type(error).__name__})",

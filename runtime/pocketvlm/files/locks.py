@@ -1,6 +1,5 @@
 """Knows how one process keeps others off a path, in a way that no kill leaves locked."""
 
-import errno
 import logging
 import os
 import sys
@@ -11,19 +10,7 @@ from pathlib import Path
 
 from pocketvlm.errors import RequestError
 from pocketvlm.files import label, real_path
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
+from pocketvlm.files.flock import NO_LOCKS, try_lock
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +18,6 @@ _log = logging.getLogger(__name__)
 # ended. So many in a row do not happen by chance.
 _ATTEMPTS = 100
 _PAUSE = 0.02  # seconds between two attempts of one who waits
-# What disks answer that know no locks, some of a network among them.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @contextmanager
@@ -101,9 +86,9 @@ def _acquire(beside: Path) -> int | None:
 def _lock(descriptor: int, beside: Path) -> None:
     """Lock an open file, with a warning in place of a lock where the disk knows none."""
     try:
-        _try_lock(descriptor)
+        try_lock(descriptor)
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         _log.warning("the disk of %s knows no locks: start nothing else that writes there", beside)
 

@@ -8,10 +8,10 @@ from typing import Any
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.files import user_path
+from pocketvlm.files.interrupts import heeded, repeated
 from pocketvlm.layouts import media_read
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.gguf_types import GGUF_TYPES
-from pocketvlm_export.interrupts import heeded, repeated
 from pocketvlm_export.loading import Checkpoint, open_checkpoint, reading
 from pocketvlm_export.memory import collecting_own_garbage
 from pocketvlm_export.precisions import PRECISIONS

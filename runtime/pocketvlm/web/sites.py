@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import ArtifactError, EngineError, RequestError
-from pocketvlm.files import fresh_name, leftovers, read_text, real_path
-from pocketvlm.files.locks import locked
+from pocketvlm.files import read_text, real_path
+from pocketvlm.files.folders import content_of, put_in_place, staged
+from pocketvlm.files.interrupts import heeded
 from pocketvlm.web import LOCAL, SITE, page_files, site_facts
 from pocketvlm.web.libraries import Library, addresses, fetch_library, libraries
 
 FACTS = "using.json"  # of an artifact, for clients; the exporter writes it
 _FORMAT = 1  # of using.json
-_PARTIAL, _OLD = ".partial", ".old"
 _CARRIED = (FACTS, "pocketvlm.json", "README.md", "LICENSE")  # beside what clients fetch
 _MOST_FACTS = 16 << 20  # bytes
 # What facts raise that are missing, or of another form.
@@ -124,7 +124,11 @@ def write_site(
             _link(path, folder / "samples" / path.name)
         (folder / SITE).write_text(json.dumps(site, indent=1) + "\n", encoding="utf-8")
 
-    _publish(output, target, build, overwrite)
+    with heeded(), staged(target) as folder:
+        build(folder)
+        _check_output(output, target, overwrite)
+        # Only now: a link to an artifact's file changes what the system says of it.
+        put_in_place(folder, target, content_of(target))
     return site
 
 
@@ -229,31 +233,3 @@ def _link(source: Path, target: Path, *, copy: bool = False) -> None:
             os.link(real_path(source), target)
             return
     shutil.copyfile(source, target)
-
-
-def _publish(output: Path, target: Path, build: Callable[[Path], None], overwrite: bool) -> None:
-    """Build beside the destination, and rename into place."""
-    folder, aside = fresh_name(target, _PARTIAL), fresh_name(target, _OLD)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target, advice="wait until it has ended", setting="output"):
-            for left in (*leftovers(target, _PARTIAL), *leftovers(target, _OLD)):
-                shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
-            folder.mkdir()
-            try:
-                build(folder)
-                _check_output(output, target, overwrite)
-                if target.is_dir():
-                    target.rename(aside)
-                folder.rename(target)
-            finally:
-                if aside.is_dir() and not target.exists():
-                    aside.rename(target)
-                shutil.rmtree(folder, ignore_errors=True)
-                shutil.rmtree(aside, ignore_errors=True)
-    except OSError as error:
-        raise RequestError(
-            f"{output} cannot be written ({error.strerror or error})",
-            advice="choose another folder",
-            setting="output",
-        ) from error

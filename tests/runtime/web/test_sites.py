@@ -166,7 +166,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, registry, artifact, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pocketvlm.web.sites.shutil.copyfile", full)
-    with pytest.raises(RequestError, match="No space"):
+    with pytest.raises(RequestError, match="no space left"):
         write_site(site, [artifact], registry=str(registry), overwrite=True)
     assert contents(site) == before
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".site")]

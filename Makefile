@@ -16,12 +16,12 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin swift optimum notebook \
-    lock test-oldest
+.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin \
+    swift optimum notebook docs lock test-oldest
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(if $(LOCKED),$(TOOL) lock.install $(PIP_ARGS),$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[export,test,lint]')
+	$(if $(LOCKED),$(TOOL) lock.install $(PIP_ARGS),$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[export,test,lint,docs]')
 	touch $@
 
 install: $(VENV)/.installed
@@ -113,6 +113,10 @@ lock: install
 # The runtime's tests with the lowest release of every range in pyproject.toml; needs PyPI.
 test-oldest: install
 	$(TOOL) oldest $(OLDEST_ARGS)
+
+# The site of docs/, into build/site: any dead link, dead anchor or page that is not in its navigation is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules tools/browser/node_modules

@@ -65,6 +65,15 @@ class Timings(TypedDict):
 class Answer:
     """One generated answer.
 
+    >>> from pocketvlm import VLM
+    >>> answer = VLM.load("demo-vlm").generate("What is red?", images=["examples/scene-3.png"])
+    >>> answer.visual_tokens, answer.tokens_per_picture
+    ({'before': 144, 'after': 36}, [36])
+    >>> len(answer.kept_indices[0]), answer.finish_reason, answer.decoder
+    (36, 'stop', 'onnx fp32')
+    >>> answer.timings_ms["ttft"] <= answer.timings_ms["total"]
+    True
+
     Attributes:
         text: the answer, special tokens left out.
         token_ids: all tokens generated, with the end-of-sequence token where there is one.
@@ -107,6 +116,12 @@ class Answer:
 @dataclass(frozen=True, kw_only=True)
 class GuidedAnswer(Answer):
     """One generated answer of two models, of which the small one, the guide, has answered first.
+
+    >>> from pocketvlm import VLM, Guided
+    >>> pair = Guided(VLM.load("large"), VLM.load("small"), confidence=0.9)
+    >>> answer = pair.generate("What shape is red?", images=["examples/scene-3.png"])
+    >>> answer.answered_by, answer.confidence > 0.9, answer.guide.text
+    ('guide', True, ' circle')
 
     ``timings_ms`` are those of the model that answered, but ``ttft`` and ``total`` count from the
     beginning, the guide's whole answer with them: only at its end is it known who answers.

@@ -31,7 +31,7 @@ class GPrune(Pruner):
     """
 
     name: ClassVar[str] = "gprune"
-    title: ClassVar[str] = "G-Prune (a graph a picture)"
+    title: ClassVar[str] = "G-Prune (one graph per picture)"
     paper: ClassVar[str] = "[arXiv 2501.02268](https://arxiv.org/abs/2501.02268)"
     keeps: ClassVar[str] = "that represent most of those that look like them"
     reads: frozenset[Reads] = frozenset({"projected"})

@@ -1,5 +1,5 @@
 """Every command that the README and the pages beside it show does what it says, in the order they
-show them."""
+show them; one that several pages show runs once."""
 
 import re
 import runpy
@@ -16,18 +16,25 @@ from pocketvlm.cli import main
 ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
+    "docs/quickstart.md",
+    "docs/concepts.md",
+    "docs/api.md",
     "docs/evaluate.md",
     "docs/providers.md",
     "docs/tune.md",
     "docs/json-answers.md",
 )
 TEXT = "\n".join((ROOT / page).read_text() for page in PAGES)
-COMMANDS = re.findall(
-    r"^(?:\$ )?((?:pocketvlm|python examples/).*)$",
-    "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)),
-    re.M,
+COMMANDS = list(
+    dict.fromkeys(
+        re.findall(
+            r"^(?:\$ )?((?:pocketvlm|python examples/).*)$",
+            "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)),
+            re.M,
+        )
+    )
 )
-PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+PROGRAMS = list(dict.fromkeys(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)))
 
 
 @pytest.fixture(scope="module")

@@ -97,9 +97,10 @@ class SequenceLimits(_Checked):
     """Keys and values that a model's sequences keep, so that they need not be computed again.
 
     Each `Chat` keeps a sequence of its own. Of questions asked otherwise the model keeps the latest
-    ``kept`` sequences. A new prompt goes on from whichever sequence begins as it does for longest:
-    on that one itself, or on a copy of its beginning where a picture would go else. Of those that
-    are too many the one unused for longest goes; as long as two hold no picture, one of these.
+    ``kept`` sequences. A new prompt continues from whichever sequence begins as it does for
+    longest: on that one itself, or on a copy of its beginning where a picture would go else. Of
+    those that are too many the one unused for longest goes; as long as two hold no picture, one of
+    these.
 
     Beyond the limit of bytes, sequences that wait for their next question lose theirs, those unused
     for longest first, and their next answers cost a longer prefill. In float32 these are the same;
@@ -108,7 +109,7 @@ class SequenceLimits(_Checked):
 
     Attributes:
         memory_bytes: keys and values of all sequences together.
-        kept: sequences of questions outside of conversations; with 0 no prompt goes on from what
+        kept: sequences of questions outside of conversations; with 0 no prompt continues from what
             another has left.
     """
 
@@ -201,7 +202,7 @@ def _at_least(number: float, setting: str, least: float | None) -> float:
     return number
 
 
-# No answer goes on from what another has left of its prompt; each `Chat` goes on from its own.
+# No answer continues from what another has left of its prompt; each `Chat` continues from its own.
 APART = Limits(sequences=SequenceLimits(kept=0))
 # Every answer computes all that it needs, as the first one of a process: for measuring.
 NOTHING_KEPT = Limits(

@@ -159,7 +159,7 @@ def takes_its_environment(function: Callable[..., Any]) -> bool:
 # onnxruntime 1.31.1.
 #
 # ``enable_fallback``: raise where an execution provider fails, instead of printing to standard
-# output and going on with another one; the documented ``disable_fallback`` comes too late.
+# output and continuing with another one; the documented ``disable_fallback`` comes too late.
 # ``read_config_from_model``: take no session options from a graph. Where the environment variable
 # ``ORT_LOAD_CONFIG_FROM_MODEL`` is 1, which asks for them, the session is then refused.
 ORT_SESSION_ARGUMENTS: Final[Mapping[str, int]] = MappingProxyType(

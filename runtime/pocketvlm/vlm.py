@@ -48,7 +48,7 @@ class VLM:
     threads stay behind, so what was loaded before is refused there.
 
     **What is kept.** Features of pictures, and the KV caches of the latest answers, within
-    `Limits`: a prompt goes on from whatever begins as it does. A second question about a picture
+    `Limits`: a prompt continues from whatever begins as it does. A second question about a picture
     costs neither the tower nor the picture's prefill, where what is kept does not depend on the
     question. Whether something was kept or is computed again, in float32 the answers are those of a
     model that keeps nothing, `NOTHING_KEPT`. int8 decoders measure the activations of each run, so
@@ -81,9 +81,9 @@ class VLM:
         leaves it to whoever opened it.
 
         ``keep_features``: `generate` keeps them in memory too, where many questions are about the
-        same picture. ``keep_sequences``: answers go on from what others have left of their prompt,
-        see `SequenceLimits`; else each is computed as if it were the first. ``beside``: the vision
-        graphs of further media that the artifact reads, see
+        same picture. ``keep_sequences``: answers continue from what others have left of their
+        prompt, see `SequenceLimits`; else each is computed as if it were the first. ``beside``: the
+        vision graphs of further media that the artifact reads, see
         `pocketvlm.vision.encoder.open_beside`; those without one are refused in questions.
         """
         limits = limits or Limits()
@@ -346,7 +346,7 @@ class VLM:
     def close(self) -> None:
         """Free all KV caches and the decoder at once, instead of when the object goes.
 
-        Nothing can be asked afterwards. Answers under way go on to their end, and keep what they
+        Nothing can be asked afterwards. Answers under way run to their end, and keep what they
         need until then.
         """
         self.parts.close(with_decoder=self._owns_decoder)

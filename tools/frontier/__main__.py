@@ -4,7 +4,7 @@ frontier``.
 Accuracy is the demo's, through its artifacts: stages are chosen on questions of the training split
 and reported on held-out ones. Times are of a tower and a decoder of real dimensions with random
 weights, at the same parts of depth and tokens. What lies in BUILD is not made again, so that an
-interrupted run goes on. Times want a machine where nothing else runs, all the rest does not mind:
+interrupted run continues. Times want a machine where nothing else runs, all the rest does not mind:
 ``--parts accuracy,graphs`` first, everything then.
 """
 

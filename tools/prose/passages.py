@@ -70,9 +70,10 @@ def _markdown(path: Path, text: str, first: int) -> Iterator[Passage]:
 
 def _plain(token: Token) -> str:
     """Return an inline token's text, without markup and pictures."""
-    words = {"softbreak": " ", "hardbreak": " ", "code_inline": _CODE, "html_inline": "", "image": ""}
+    words = {"softbreak": " ", "hardbreak": " ", "code_inline": _CODE, "image": ""}
+    words["html_inline"] = ""
     return "".join(
-        words[child.type] if child.type in words else child.content
+        words.get(child.type, child.content)
         for child in token.children or []
     )
 

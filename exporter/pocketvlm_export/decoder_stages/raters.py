@@ -32,7 +32,7 @@ class Raters(StageRanking):
         row that has most, the weights of others 0."""
         tokens = picture_ids.shape[1]
         numbers = torch.arange(tokens, device=picture_ids.device)
-        # The last token always goes on, so it counts as text.
+        # The last token is always kept, so it counts as text.
         visual = (picture_ids > 0) & (numbers < tokens - 1)
         end = torch.where(visual, numbers, -1).amax(dim=1, keepdim=True)
         text = numbers > end  # (B, S)

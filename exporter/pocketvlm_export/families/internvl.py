@@ -138,7 +138,7 @@ class _ShuffledProjector(nn.Module):
         self.ratio = ratio
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """As `InternVLModel.get_image_features` goes on."""
+        """As `InternVLModel.get_image_features` continues."""
         shuffle = upstream.model_class("internvl", "InternVLModel").pixel_shuffle
         side = int(features.shape[1] ** 0.5)
         squares = features.reshape(len(features), side, side, -1)

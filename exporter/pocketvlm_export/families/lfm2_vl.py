@@ -10,7 +10,7 @@ What to know when they are exported:
 - The tower has no [CLS] token, so methods that rank patches by what it attends to are refused;
   ``scope``, the default, weighs them by received attention. That takes the attention map of one
   layer, by blocks of queries: half of what attention costs in that layer, once more.
-- What a convolution has read cannot be cut. A conversation goes on from its last turn, and an
+- What a convolution has read cannot be cut. A conversation continues from its last turn, and an
   answer is made again from its question; of a prompt that differs earlier nothing is reused but
   the pictures' features.
 - Pictures only.

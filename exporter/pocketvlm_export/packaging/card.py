@@ -248,7 +248,7 @@ def _tower_stages(plan: ExportPlan) -> str:
         paper = f" ({criterion.paper})" if criterion.paper else ""
         sentences.append(
             f" Its tower drops to {stage.keep} patches before layer {stage.layer} (the first is "
-            f"0): those go on {criterion.keeps}{paper}."
+            f"0): it keeps those {criterion.keeps}{paper}."
         )
     return "".join(sentences)
 

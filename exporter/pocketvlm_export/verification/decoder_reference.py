@@ -200,7 +200,7 @@ def prompt_positions(
     checkpoint: Checkpoint, prompt: str, picture: PictureReference
 ) -> PromptPositions | None:
     """Return the positions of a prompt about one pruned picture: those that transformers gives the
-    unpruned one, without those of what is dropped. The answer goes on where it would have.
+    unpruned one, without those of what is dropped. The answer continues where it would have.
 
     Where tokens count on from a first position, whatever is dropped, they do so; None where that
     is 0.

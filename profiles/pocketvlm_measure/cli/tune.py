@@ -161,7 +161,7 @@ class _Duration(click.ParamType):
     help="The file that keeps the answers, with one for times beside it; named after DIR and the "
     "data if not given.",
 )
-@click.option("--resume", is_flag=True, help="Go on with these files.")
+@click.option("--resume", is_flag=True, help="Continue with these files.")
 @writing_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def tune(
@@ -208,7 +208,7 @@ def tune(
     All settings are timed in a few interleaved turns; what breaks a limit is ruled out. The fastest
     of the others answer questions until a sequential test decides whether they lose more than
     --max-loss against the most tokens in the most exact precision. Answers and times are kept as
-    they come: --resume goes on where a run ended.
+    they come: --resume continues where a run ended.
     """
     asked = asked_without_answers(data, pictures, questions, pairs)
     if asked is not None:
@@ -284,7 +284,7 @@ def tune(
         try:
             tuning = search(measured, limits, say, notes)
         except KeyboardInterrupt:
-            echo(f"\nanswers and times so far are kept: go on with --resume ({answers})", err=True)
+            echo(f"\nanswers and times are kept: continue with --resume ({answers})", err=True)
             raise
         skipped = source.skipped
     tuning = replace(tuning, pruned=pruned, figure=figure if asked else tuning.figure)

@@ -23,7 +23,7 @@ class FairLock:
     of those. It cannot be taken twice by one thread.
 
     Ctrl-C may come at any moment, so also just before ``__exit__`` does its work. That thread then
-    has the lock still, and goes on with it when it asks again.
+    has the lock still, and continues with it when it asks again.
     """
 
     def __init__(self) -> None:

@@ -118,7 +118,7 @@ def ort_errors(what: str) -> Iterator[None]:
 
 
 def check_set_up(graph: str, requested: Sequence[str], present: Sequence[str]) -> None:
-    """Raise `EngineError` where ONNX Runtime goes on without a provider that was asked for: it
+    """Raise `EngineError` where ONNX Runtime continues without a provider that was asked for: it
     writes to its log that its libraries are missing, and takes the next one."""
     for provider in requested:
         if provider not in present:

@@ -214,7 +214,7 @@ class ModelProcess:
         except (EOFError, OSError, ValueError, KeyError) as error:
             _log.debug("nothing more comes from the model's process (%r)", error)
         process.join(_CLOSING)
-        process.kill()  # where it wrote nonsense and goes on
+        process.kill()  # where it wrote nonsense and continues
         process.join()
         self._fail_all()
         outgoing.put(None)

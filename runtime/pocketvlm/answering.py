@@ -32,11 +32,11 @@ _log = logging.getLogger(__name__)
 
 
 class Abandoned(Exception):
-    """An answer that nobody waits for any more: it ended before its next step."""
+    """An answer that nobody waits for any more; it ended before its next step."""
 
 
 def without_guide() -> RequestError:
-    """The refusal of questions to a model that ranks visual tokens by a guide's scores, and has no
+    """The refusal of questions to a model that ranks visual tokens by a guide's scores but has no
     guide."""
     return RequestError(
         "this decoder drops visual tokens by the scores of a guide, and there is none",
@@ -213,8 +213,8 @@ class Answerer:
             self.pool.forget(conversation)
 
     def close(self, *, with_decoder: bool) -> None:
-        """Free all KV caches, and the decoder if nobody else has it; answers under way run to their
-        end. Nothing is freed in a process that was forked since: it is not its own."""
+        """Free all KV caches, and the decoder if nobody else uses it; answers in progress run to
+        their end. A process that was forked since frees nothing, because nothing is its own."""
         if self.pool.is_forked:
             return
         with self.step:

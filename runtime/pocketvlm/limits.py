@@ -35,11 +35,11 @@ class PictureLimits(_Checked):
     Attributes:
         max_bytes: size of the file.
         max_pixels: width times height.
-        max_side: width, and height; as many as a JPEG file can have.
-        max_memory: bytes that reading a picture may take beside its file: decoding it, converting
-            it, turning it upright; None for 600 MB, or 6 bytes for each pixel that is allowed where
-            that is more. Above 36 megapixels a picture that would take more is read at a half, a
-            quarter or an eighth of its size where that helps, and the answer says so.
+        max_side: width, and height; by default the most that a JPEG file can have.
+        max_memory: bytes that reading a picture may take beside its file: decoding, converting and
+            turning it upright. None is 600 MB, or 6 bytes for each allowed pixel if that is more.
+            Above 36 megapixels a picture that would exceed it is read at a half, a quarter or an
+            eighth of its size. The answer then reports it.
     """
 
     max_bytes: int = 64 << 20
@@ -67,9 +67,9 @@ class VideoLimits(_Checked):
     Attributes:
         max_bytes: size of the file.
         max_pixels: width times height of a frame.
-        max_frames: frames in the file, whether they are taken or not.
+        max_frames: frames in the file, used or not.
         max_seconds: how long reading it may take.
-        max_memory: bytes that the frames may take that are kept, 4 a pixel.
+        max_memory: bytes of the kept frames, 4 per pixel.
     """
 
     max_bytes: int = 1 << 30
@@ -81,7 +81,7 @@ class VideoLimits(_Checked):
 
 @dataclass(frozen=True)
 class FeatureLimits(_Checked):
-    """Features of pictures that are kept; beyond a limit those not used for longest go first.
+    """Features of pictures that are kept; beyond a limit the least recently used are dropped first.
 
     Attributes:
         memory_bytes: in memory.
@@ -96,21 +96,19 @@ class FeatureLimits(_Checked):
 class SequenceLimits(_Checked):
     """Keys and values that a model's sequences keep, so that they need not be computed again.
 
-    Each `Chat` keeps a sequence of its own. Of questions asked otherwise the model keeps the latest
-    ``kept`` sequences. A new prompt continues from whichever sequence begins as it does for
-    longest: on that one itself, or on a copy of its beginning where a picture would go else. Of
-    those that are too many the one unused for longest goes; as long as two hold no picture, one of
-    these.
+    Each `Chat` keeps its own sequence. Of other questions the model keeps the latest ``kept``
+    sequences. A new prompt continues from the one with the longest common beginning, or from a copy
+    of it if a picture would be lost. Of too many sequences the least recently used is dropped;
+    while two hold no picture, one of these.
 
-    Beyond the limit of bytes, sequences that wait for their next question lose theirs, those unused
-    for longest first, and their next answers cost a longer prefill. In float32 these are the same;
-    int8 decoders measure the activations of each run, so logits differ a little by how a prompt was
-    divided. Sequences that are being answered are always allowed, and so is the one answered last.
+    Beyond the limit of bytes, idle sequences lose theirs, the least recently used first, and their
+    next answers cost a longer prefill. In float32 the answers are the same; int8 decoders measure
+    the activations of each run, so logits differ a little by how a prompt was divided. Sequences in
+    use are always allowed, and so is the one that answered last.
 
     Attributes:
         memory_bytes: keys and values of all sequences together.
-        kept: sequences of questions outside of conversations; with 0 no prompt continues from what
-            another has left.
+        kept: sequences of questions outside of conversations; with 0 no prompt reuses another's.
     """
 
     memory_bytes: int = 1 << 30
@@ -148,7 +146,7 @@ def is_int(value: Any, least: int | None = None) -> bool:
 
 def whole(value: Any, setting: str, least: int | None = None) -> int:
     """The whole number of a setting, numpy's too, as Python's own, which neither overflows nor is
-    unknown to JSON; raises `RequestError` for anything else, or for one below ``least``."""
+    unknown to JSON. Raises `RequestError` for anything else, or for a number below ``least``."""
     if not is_int(value):
         raise RequestError(
             f"{setting} is of type {type(value).__name__}",

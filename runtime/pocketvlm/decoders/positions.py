@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 
 _MROPE = """\
-Each token has three positions, its time, its row and its column (M-RoPE), and the positions of a
-run are three planes in this order. A token of text has one number in all three, that of the token
-before plus one, from 0 on. A picture of R rows and C columns of tokens before pruning that begins
-at position p has, for its token number i (of `kept_indices`), time p, row p + floor(i / C) and
-column p + i mod C. What follows it continues at p + max(R, C), however many of its tokens were kept:
-positions and the cache's length part there."""
+Each token has three positions: its time, its row and its column (M-RoPE). The positions of a run
+are three planes in this order. A token of text has one number in all three, one more than the token
+before, from 0 on. A picture that begins at position p has R rows and C columns of tokens before
+pruning. Its token i (of `kept_indices`) has time p, row p + floor(i / C) and column p + i mod C.
+Text after it continues at p + max(R, C), however many of its tokens were kept. Positions therefore
+differ from the cache's length."""
 
 
 class Positions(Protocol):

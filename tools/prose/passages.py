@@ -47,7 +47,8 @@ def program(path: Path) -> Iterator[Passage]:
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             statement = node.body[0]
-            assert isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+            assert isinstance(statement, ast.Expr)
+            assert isinstance(statement.value, ast.Constant)
             docstrings.add(statement.value)
             text = inspect.cleandoc(str(statement.value.value))
             yield from _markdown(path, text, statement.lineno)

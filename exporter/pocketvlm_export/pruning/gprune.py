@@ -33,7 +33,7 @@ class GPrune(Pruner):
     name: ClassVar[str] = "gprune"
     title: ClassVar[str] = "G-Prune (one graph per picture)"
     paper: ClassVar[str] = "[arXiv 2501.02268](https://arxiv.org/abs/2501.02268)"
-    keeps: ClassVar[str] = "that represent most of those that look like them"
+    keeps: ClassVar[str] = "that best represent groups of similar patches"
     reads: frozenset[Reads] = frozenset({"projected"})
     accepts: ClassVar[Mapping[str, Option | Choice]] = {
         "threshold": Option(float, 0.01, 0.99, 0.5),

@@ -56,8 +56,8 @@ _STDOUT = "-"
     "--memory-limit",
     type=click.IntRange(0),
     metavar="MB",
-    help="Open two decoders by default only where each worker then stays within it, by default "
-    "within what is free; 0 is no limit.",
+    help="Memory of each worker within which a pair of decoders is opened by default; the free "
+    "memory if not given, 0 is no limit.",
 )
 @takes_target(evaluating_defaults)
 @click.option(
@@ -93,7 +93,7 @@ _STDOUT = "-"
 @click.option(
     "--published",
     type=click.Choice(list(BENCHMARKS)),
-    help="Put the figures that papers report for LLaVA-1.5-7B beside.",
+    help="Add the figures that papers report for LLaVA-1.5-7B.",
 )
 @click.option(
     "--report",

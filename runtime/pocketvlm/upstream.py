@@ -171,9 +171,9 @@ def impatient_protocol(silent: float, unread: float) -> type[asyncio.Protocol]:
     """HTTP as uvicorn's server speaks it, for clients that hold a connection and do nothing; for
     ``uvicorn.Config(http=...)``.
 
-    uvicorn ends a connection that is idle after a response, but waits for ever for the first
-    request, for headers that come byte by byte, while the rest of a refused body comes, and for
-    clients that do not read.
+    uvicorn closes a connection that is idle after a response. But it waits for ever for the first
+    request, for headers that come byte by byte, for the rest of a refused body, and for clients
+    that do not read.
 
     Args:
         silent: seconds until the next request must have begun, line and headers.

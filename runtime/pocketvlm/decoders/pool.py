@@ -48,8 +48,8 @@ class SequencePool:
     """The sequences of one loaded model.
 
     Whatever lends or frees is called under the model's lock, except for `give_back`. That one may
-    run at any moment in any thread, where a stream is collected as garbage: it waits for no lock,
-    and touches nothing but the sequence that is given back.
+    run at any moment in any thread, when a stream is garbage-collected. So it waits for no lock,
+    and touches only the sequence that is given back.
 
     Args:
         decoder: what they live on.

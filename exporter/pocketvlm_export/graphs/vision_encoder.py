@@ -46,13 +46,13 @@ class PrunedVisionEncoder(nn.Module):
     is one of these: what is dropped has to have been computed.
 
     Where a token is a square of patches (`VisionSpec.merge`), methods and stages rank and keep
-    whole tokens: attention is averaged over squares, and what is computed for a kept token is
-    computed for all patches of its square. ``kept_indices`` count the tokens of the whole picture
-    in raster order, in whichever order the tower has its patches, and whatever stages dropped.
+    whole tokens. Attention is averaged over squares, and a kept token is computed for all patches
+    of its square. ``kept_indices`` count the tokens of the whole picture in raster order, in
+    whichever order the tower has its patches, and whatever stages dropped.
 
     Where resolution is dynamic, so are H, W and N, and no layer holds a map of all patches by all
-    patches: attention is fused afterwards, or, where the graph is to be ``portable``, computed by
-    blocks of queries, as scores always are. How many blocks follows from the largest picture.
+    patches. Attention is fused afterwards, or, in a ``portable`` graph, computed by blocks of
+    queries, as scores always are. How many blocks follows from the largest picture.
     """
 
     def __init__(

@@ -163,8 +163,8 @@ def facts(artifact: Artifact) -> dict[str, Any]:
 
 
 def _needs(manifest: Manifest, layout: Layout) -> dict[str, str]:
-    """What is not the same of every artifact, each in words: a client refuses an artifact that
-    needs what it does not have, and one that needs what it has never heard of."""
+    """What not every artifact needs, each in words. A client refuses an artifact that needs what it
+    does not have or does not know."""
     decoder, (_, pictures, prompts) = manifest.decoder, ATTENTIONS
     needs = {
         "llama.cpp": (not decoder.graphs, "the decoder is a GGUF file for llama.cpp"),

@@ -12,7 +12,7 @@ from pocketvlm_export.pruning.weighted import FEATURES, WEIGHT, Weighted
 
 
 class Scope(Weighted):
-    """Greedy cover, weighed by attention.
+    """Greedy cover, weighted by attention.
 
     C_ij is the cosine of two patches' features, m_i how far patch i is covered, 0 at first. Again
     and again the patch is picked for which sum_i max(0, C_ij - m_i) times its weight is largest,

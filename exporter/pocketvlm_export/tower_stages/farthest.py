@@ -16,8 +16,8 @@ from pocketvlm_export.tower_stages.base import Criterion, RowReads, Seen
 
 
 class Farthest(Criterion):
-    """Greedy max-min over 1 - cosine of hidden states, as DivPrune (arXiv 2503.02175) over features
-    in the end: first the token whose nearest neighbour is farthest away, then the one farthest from
+    """Greedy max-min over 1 - cosine of hidden states, as DivPrune (arXiv 2503.02175) over final
+    features. First the token whose nearest neighbour is farthest away, then the one farthest from
     all that are kept."""
 
     name: ClassVar[str] = "farthest"

@@ -154,8 +154,8 @@ def decoder_reference(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: with more, one small decoder gave either of two results
-    4e-3 apart, the rarer once in ten runs, on a CPU with AMX; with one it gave the same bits every
+    """Let torch compute with one thread. With more, one small decoder gave either of two results
+    4e-3 apart, the rarer once in ten runs, on a CPU with AMX. With one it gave the same bits every
     time. A reference must not depend on luck.
     """
     threads = torch.get_num_threads()

@@ -1,6 +1,6 @@
-"""Knows how the gate's side drops rows between a tower's layers: transformers' own layers run over
-every row, and from a stage on those that are dropped are hidden from all others. Nothing is
-gathered here, so that no mistake is made on both sides."""
+"""Knows how the gate's side drops rows between a tower's layers. transformers' own layers run over
+every row, and from a stage on the dropped ones are hidden from all others. Nothing is gathered
+here, so that no mistake is made on both sides."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -107,9 +107,9 @@ class DecoderSequence(Protocol):
         """Append one token and return the logits of the next, float32 (vocab,)."""
 
     def keep(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens. ``self.length`` says how many are left:
-        fewer, if need be, as where that lies inside a picture that cannot be divided, and none
-        where all tokens of a prompt see each other."""
+        """Forget all but the first ``length`` tokens. ``self.length`` is then the number that is
+        left. It is smaller than ``length`` inside a picture that cannot be divided, and 0 if all
+        tokens of a prompt attend to each other."""
 
     def reach(self, length: int) -> int:
         """How many tokens `keep` of ``length`` would leave, and `fork` would take."""

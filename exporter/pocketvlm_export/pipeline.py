@@ -146,7 +146,7 @@ def build(plan: ExportPlan, folder: Path, step: Step, kept: KeptFiles | None = N
 
 def seal(plan: ExportPlan, folder: Path, step: Step) -> tuple[ExportPlan, str]:
     """Stamp the artifact id into every graph, then convert the graphs where another format is asked
-    for; returns the plan with the names of the files, and the id."""
+    for. Returns the plan with the names of the files, and the id."""
     artifact_id = packaging.seal(plan, folder)
     if plan.options.format == "ort":
         step("graphs in ORT format")

@@ -3,7 +3,7 @@ ARTIFACT``.
 
 The same checkpoint everywhere, the same prompt, a new picture every turn (some keep what a repeated
 prompt computed), every peer in an environment of its own and a process, one at a time while the
-others are suspended; those that differ in what they are asked alone share a process. ARTIFACT is
+others are suspended. Those that differ in what they are asked alone share a process. ARTIFACT is
 CHECKPOINT exported with the budgets, and with decoders that `peers` lists.
 """
 

@@ -136,7 +136,7 @@ def load(path: Path) -> list[Point]:
 
 def table(points: Sequence[Point]) -> str:
     """Markdown: a row a setting, a column a budget: exact match with its interval, and the time to
-    the first token; what lies on the frontier is bold."""
+    the first token. What lies on the frontier is bold."""
     best = set(pareto(points))
     budgets = sorted({one.budget for one in points}, reverse=True)
     rows: dict[tuple[str, str], dict[int, Point]] = {}

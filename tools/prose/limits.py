@@ -1,5 +1,4 @@
-"""Knows how long sentences may be, in words, and how many of a file's or a package's may be longer.
-"""
+"""Knows how long sentences may be, in words, and how many of a file's or a package's may be longer."""
 
 from __future__ import annotations
 

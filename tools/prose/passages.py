@@ -73,10 +73,7 @@ def _plain(token: Token) -> str:
     """Return an inline token's text, without markup and pictures."""
     words = {"softbreak": " ", "hardbreak": " ", "code_inline": _CODE, "image": ""}
     words["html_inline"] = ""
-    return "".join(
-        words.get(child.type, child.content)
-        for child in token.children or []
-    )
+    return "".join(words.get(child.type, child.content) for child in token.children or [])
 
 
 def _comments(path: Path, source: str) -> Iterator[Passage]:

@@ -29,9 +29,7 @@ def read_words(contributing: Path) -> list[Word]:
     rows = [row.strip("| ").split(" | ") for row in rest.partition("\n\n")[0].splitlines()[1:]]
     if not head or not rows:
         raise ValueError(f"{contributing} has no table headed '{_HEAD.strip()}'")
-    return [
-        Word(_expression(part), instead) for cell, instead in rows for part in cell.split(";")
-    ]
+    return [Word(_expression(part), instead) for cell, instead in rows for part in cell.split(";")]
 
 
 def _expression(text: str) -> re.Pattern[str]:

@@ -51,7 +51,7 @@ class Family:
         processor: the name of transformers' processor class.
         medium: what its checkpoints read.
         beside: further media, each read by a family of its own, which differs in the tower and in
-            how pictures become slots; the decoder is the same.
+            how pictures become slots. The decoder is the same.
         rules: patterns of stored weights' names with what takes their place, so that a name begins
             with ``vision_tower.``, ``projector.`` or ``decoder.``; the first match decides.
             Published files, transformers 4 and transformers 5 name the same weights differently.
@@ -172,7 +172,7 @@ class Family:
         return suited(spec, size, square=self.square(settings))
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
-        """Return ``spec`` for pictures no larger than ``caps`` allow; raises `RequestError` for a
+        """Return ``spec`` for pictures no larger than ``caps`` allow. Raises `RequestError` for a
         cap that the family does not have, or a value that it cannot follow."""
         for name, value in caps.given.items():
             if name not in self.caps:
@@ -188,7 +188,7 @@ class Family:
     @staticmethod
     def parts_allowed(caps: Caps, least: int, own: int) -> int:
         """How many parts a picture is cut into at most, of a checkpoint that cuts into ``least`` to
-        ``own``; raises `RequestError` where others are asked for."""
+        ``own``. Raises `RequestError` where others are asked for."""
         if caps.max_tiles is None or "max_tiles" in caps.suggested:
             return max(least, min(caps.max_tiles or DEFAULT_TILES, own))
         if not least <= caps.max_tiles <= own:

@@ -49,7 +49,7 @@ class Lfm2VlImageProcessor(PilBackend):
     """Pictures as rows of patches, by transformers' names.
 
     ``pixel_values`` float32 (pictures or tiles, patches, patch x patch x 3), with ``do_pad`` filled
-    up to one number of patches; ``pixel_attention_mask`` int32 (..., patches); ``spatial_shapes``
+    up to one number of patches. ``pixel_attention_mask`` int32 (..., patches); ``spatial_shapes``
     int64 (..., 2), rows and columns of patches.
     """
 

@@ -5,7 +5,7 @@ What to know when it is pruned:
 
 - SigLIP has no [CLS] token: ``scope``, the default, weights patches by received attention. Features
   are the last layer's as they are, without the norm behind it.
-- The published checkpoints cut a picture into up to 6 x 6 parts, 27,000 tokens; an export allows
+- The published checkpoints cut a picture into up to 6 x 6 parts, 27,000 tokens. An export allows
   `DEFAULT_TILES` of them unless ``--max-tiles`` says otherwise, by leaving grids out.
 - transformers shrinks the map of more than nine parts' features. With a budget that is left out:
   it would mix the tokens that were chosen.

@@ -53,7 +53,7 @@ def picture_masks(
     config: PretrainedConfig, inputs_embeds: torch.Tensor, is_visual: torch.Tensor
 ) -> Mapping[str, torch.Tensor]:
     """Return the attention masks of a whole prompt as Gemma 3 makes them, one for each kind of
-    layer, (1, 1, n, n) each; pictures are what neighbours each other in ``is_visual`` (n,).
+    layer, (1, 1, n, n) each. Pictures are what neighbours each other in ``is_visual`` (n,).
 
     Helpers of transformers' model, which makes them of ``token_type_ids`` before it calls its
     decoder.

@@ -92,7 +92,7 @@ def decoder_reference(
 ) -> DecoderReference:
     """Answer ``prompt`` about one picture greedily for ``steps`` tokens.
 
-    ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``stages`` drop
+    ``sequences`` are token ids, (tokens,) each, that are read without a prompt. ``stages`` drop
     visual tokens inside; with ``scores`` it is added up what attention pays to them.
     """
     family, spec, features = checkpoint.family, checkpoint.spec, picture.features
@@ -179,7 +179,7 @@ def prompt_ids(
 
     ``picture`` is the text in place of a picture, an image token for each tile in it; without it
     there is one. Processors render the template to text and tokenize that once, without a second
-    BOS where the template wrote one; a tokenizer's own ``apply_chat_template`` would add none at
+    BOS where the template wrote one. A tokenizer's own ``apply_chat_template`` would add none at
     all.
     """
     family, folder = checkpoint.family, checkpoint.source.folder

@@ -49,8 +49,9 @@ _CASES = [
     ),
 ]
 _QUESTIONS = [
-    click.option("--limit", type=click.IntRange(1), metavar="N", help="Answer the first N "
-    "questions only."),
+    click.option(
+        "--limit", type=click.IntRange(1), metavar="N", help="Answer the first N questions only."
+    ),
     click.option(
         "--max-new-tokens",
         type=click.IntRange(1),

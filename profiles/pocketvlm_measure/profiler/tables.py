@@ -142,8 +142,8 @@ def _per(profile: Profile) -> str:
 
 
 def _case_head(profile: Profile) -> list[str]:
-    """Heads of the columns that name a case; a picture in several tiles, or a clip, has the
-    budget in each, so both numbers get a column."""
+    """Heads of the columns that name a case. A picture in several tiles, or a clip, has the budget
+    in each, so both numbers get a column."""
     return [
         *([_per(profile)] if _in_tiles(profile) else []),
         "tokens",

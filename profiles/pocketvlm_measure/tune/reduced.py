@@ -101,7 +101,7 @@ def write_reduced(artifact: Artifact, case: Case, output: Path) -> Manifest:
     manifest.
 
     Every file is held against its checksum while it is copied. A self-test that does not hold for
-    it is measured anew where the exporter is installed, and left out elsewhere; so are USING.md and
+    it is measured anew where the exporter is installed, and left out elsewhere. So are USING.md and
     using.json, which other clients read.
 
     Raises:

@@ -78,7 +78,7 @@ def with_self_test(manifest: Manifest, text: str | None) -> Manifest:
 
 def measured_anew(folder: Path, manifest: Manifest) -> Manifest:
     """Have the exporter that is installed write a self-test into ``folder``, whose manifest is not
-    written yet; returns the manifest with it, or as it was where none is installed or it cannot."""
+    written yet. Returns the manifest with it, or as it was where none is installed or it cannot."""
     written = _by_exporter("self_test", folder, manifest)
     if written is None:
         return manifest

@@ -27,7 +27,7 @@ TEXT_EMBEDS = "text_embeds"
 # Numbers that a token's position has, by ``decoder.positions``. With more than one the decoder
 # graphs' ``position_ids`` is (numbers, batch, tokens); `pocketvlm.decoders.positions` makes them.
 POSITION_AXES = {"contiguous": 1, "mrope": 3}
-# Which tokens see each other, ``decoder.attention``: each those before it; in the prefill the
+# Which tokens attend to each other, ``decoder.attention``: each those before it. In the prefill the
 # tokens of one picture also each other; or all of a prompt, which is then read in one run. The
 # graphs of all but the first have the input ``picture_ids``, `pocketvlm.decoders.attention`.
 CAUSAL, PICTURES, PROMPT = ATTENTIONS = ("causal", "pictures", "prompt")
@@ -80,7 +80,7 @@ class Pruning:
 @dataclass(frozen=True)
 class Tower:
     """The dimensions of a vision graph's matrices: transformer layers, their widths, and the tokens
-    of a tile in them, [CLS] counted; with dynamic resolution those of the largest picture.
+    of a tile in them, [CLS] counted. With dynamic resolution those of the largest picture.
 
     ``mlp_matrices`` is 3 where the MLP is gated. ``windowed_layers`` of the layers attend within
     windows of ``window`` patches, the others to the whole picture.
@@ -106,7 +106,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Vision:
-    """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height,
+    """Vision graphs: ``graphs[budget][precision]`` is a file name. ``image_size`` is (height,
     width) in pixels, None where resolution is dynamic: then N ``tokens_before`` are those of the
     largest picture. ``default_precision`` is used unless another is requested.
 
@@ -311,7 +311,7 @@ class SelfTest:
 @dataclass(frozen=True)
 class MediumSpec:
     """A further medium that an artifact reads, pictures beside clips: its own vision graphs, what
-    they keep, and the token in its places; the decoder is the same."""
+    they keep, and the token in its places. The decoder is the same."""
 
     image_token_id: int
     pruning: Pruning

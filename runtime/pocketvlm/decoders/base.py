@@ -62,7 +62,7 @@ Segment = TokenSegment | EmbeddingSegment
 class DecoderSequence(Protocol):
     """One sequence of tokens and its KV cache, from `Decoder.sequence`.
 
-    Sequences of one decoder know nothing of each other and may be computed at the same time; a
+    Sequences of one decoder know nothing of each other and may be computed at the same time. A
     single one belongs to one thread at a time.
 
     Attributes:

@@ -133,8 +133,8 @@ class Layout(Protocol[_Input]):
         """
 
     def grids(self) -> Sequence[TileGrid]:
-        """Every grid that pictures of any size may be cut into, the one with the most tiles last;
-        with dynamic resolution that of the largest picture alone."""
+        """Every grid that pictures of any size may be cut into, the one with the most tiles last.
+        With dynamic resolution that of the largest picture alone."""
 
     def largest_size(self) -> tuple[int, int]:
         """(height, width) in pixels of a picture that takes the most tiles, or tokens, and is not

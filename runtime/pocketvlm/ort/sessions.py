@@ -60,9 +60,8 @@ def open_session(
             begins with this.
 
     Raises:
-        PocketVLMError: the file is no graph, or one that `check_graph` refuses; it belongs to
-            another artifact, budget or role, or its inputs and outputs are not those that the
-            manifest's dimensions call for.
+        PocketVLMError: the file is not a graph, or one that `check_graph` refuses; or it belongs to
+            another artifact, budget or role; or its inputs and outputs do not match the manifest.
     """
     path = artifact.path(name)
     largest = check_graph(str(artifact.root / name), path)

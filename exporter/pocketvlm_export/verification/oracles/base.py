@@ -161,8 +161,8 @@ class Ranking:
 
 @dataclass(frozen=True)
 class AmongPlaces(Ranking):
-    """A ranking of the tokens that stages of a tower left, by their numbers in the whole picture;
-    the ``scores`` of what was dropped are -inf.
+    """A ranking of the tokens that stages of a tower left, by their numbers in the whole picture.
+    The ``scores`` of what was dropped are -inf.
 
     Attributes:
         inner: of those n, numbered among themselves.

@@ -187,7 +187,7 @@ def self_test(
     plan: ExportPlan, artifact_id: str, folder: Path, step: Step
 ) -> dict[Medium, SelfTest]:
     """Write what the graphs of a folder that has passed the gate compute of a small picture, by
-    medium: what a device is held against. Returns what the manifest says of it."""
+    medium: what a device is compared with. Returns what the manifest says of it."""
     step("self-test")
     manifest = packaging.make_manifest(plan, folder, artifact_id, {})
     plans = {plan.spec.family.medium: plan, **plan.beside}

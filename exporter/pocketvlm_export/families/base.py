@@ -77,7 +77,7 @@ class Family:
         (re.compile(r"^(language_model\.model|model\.language_model)\."), "decoder.model."),
         (re.compile(r"^(language_model\.)?lm_head\."), "decoder.lm_head."),
     ]
-    # Buffers that transformers computes anew.
+    # Buffers that transformers computes again.
     unread: ClassVar[Sequence[re.Pattern[str]]] = [
         re.compile(r"^(.*\.)?(rotary_emb\.inv_freq|position_ids)$")
     ]

@@ -172,7 +172,7 @@ def _stated(folder: Path) -> Settings:
 
 def _packed(config: Any, tiles: int, tokens: int, size: tuple[int, int]) -> list[int]:
     """As transformers packs features, done to the numbers of tokens instead. What it shrinks has no
-    such order: there the layout is held against it by the tests alone."""
+    such order: there the layout is compared with it by the tests alone."""
     numbers = torch.arange(tiles * tokens, dtype=torch.float32).reshape(tiles, tokens, 1)
     packed = upstream.pack_onevision_features(
         config, numbers, size, torch.tensor([float(NEWLINE)]), _NEVER_SHRUNK

@@ -176,7 +176,7 @@ class DecoderGraph:
         )
 
     def _further(self, extras: Any, picture_ids: Any) -> tuple[Any, ...]:
-        """What stands for the inputs behind the cache that this graph has."""
+        """Sample inputs for those after the cache that this graph has."""
         if self.spec.attention != CAUSAL:
             return (extras, picture_ids)
         return (extras,) if self.spec.extras else ()

@@ -1,5 +1,5 @@
-"""Knows how the pixels that the runtime makes of a picture are held against transformers' own image
-processor."""
+"""Knows how the pixels that the runtime makes of a picture are compared with transformers' own
+image processor."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -31,7 +31,7 @@ def notes(profile: Profile) -> Iterator[str]:
     if any(FURTHER in result.stages for result in profile.results):
         yield (
             "further: to the first token of another question about the same pictures, which the "
-            "tower does not see again; it selects anew, and the prompt is read again"
+            "tower does not see again; it selects again, and the prompt is read again"
         )
     if any(result.select_share is None for result in profile.results):
         yield ("select was not measured: the vision graph names no node as selecting")

@@ -1,5 +1,5 @@
 """Knows what the self-test of an artifact is of a smaller one that was made of it, the same for
-less, measured anew, or none; and how what other clients read is written anew."""
+less, measured again, or none; and how what other clients read is written again."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Knows how a folder is held against its files table: names, links, sizes, and checksums remembered
-between loads."""
+"""Knows how a folder is compared with its files table: names, links, sizes, and checksums
+remembered between loads."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def before(segments: Sequence[Segment], position: int) -> list[Segment]:
 
 def _rest(picture: EmbeddingSegment, skipped: int) -> EmbeddingSegment:
     """A picture without its first tokens. It equals no other, and has no grid: where positions
-    follow from rows and columns a part alone is refused, as it would begin anew."""
+    follow from rows and columns a part alone is refused, as it would begin again."""
     extras = {name: values[skipped:] for name, values in picture.extras.items()}
     scores = None if picture.visual_scores is None else picture.visual_scores[skipped:]
     return EmbeddingSegment(picture.inputs_embeds[skipped:], extras=extras, visual_scores=scores)

@@ -35,7 +35,7 @@ class ScoringSequence(OnnxSequence):
 
     The rows that count are those of text: in a prefill those after its last picture, or all of them
     if the pictures are in the cache; and each token that is decoded after it. A prefill begins
-    anew.
+    again.
     """
 
     def __init__(self, graphs: Graphs) -> None:

@@ -188,7 +188,7 @@ class _ByteRuns:
 
 
 class _ByteLevel:
-    """ByteLevel: characters stand for bytes, and a character may end in a later token."""
+    """ByteLevel: characters represent bytes, and a character may end in a later token."""
 
     def __init__(self) -> None:
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
@@ -245,7 +245,7 @@ _BYTES = _byte_characters()
 
 
 def _byte_level(token: str) -> bytes:
-    """The bytes that a token of this kind stands for."""
+    """The bytes that a token of this kind represents."""
     if all(character in _BYTES for character in token):
         return bytes(map(_BYTES.__getitem__, token))
     return token.encode()

@@ -1,4 +1,4 @@
-"""Knows how a method's own ranking of a picture's patches is held against what a graph kept of
+"""Knows how a method's own ranking of a picture's patches is compared with what a graph kept of
 them."""
 
 from collections.abc import Callable, Mapping, Sequence

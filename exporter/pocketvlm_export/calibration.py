@@ -63,8 +63,8 @@ class Calibration:
 def choose_pictures(folder: Path, layout: Layout[Any] | None = None) -> Calibration:
     """Return up to `MOST_PICTURES` pictures of ``folder``, evenly spaced over the sorted names.
 
-    Files are told by their suffix; each is opened once here, so that nothing broken is met later,
-    nor anything that ``layout`` cannot cut.
+    Files are recognised by their suffix; each is opened once here, so that nothing broken is met
+    later, nor anything that ``layout`` cannot cut.
 
     Raises:
         RequestError: there is no such folder, or it has fewer than `LEAST_PICTURES` that can be
@@ -110,7 +110,7 @@ def measure_ranges(
 
     The graph that is run lies beside it for so long, since it reads the same weights; they are
     mapped, not copied. ``onnxruntime.quantization`` has calibraters that do the same to whole
-    models: they hold the weights twice, and pass over what its shape inference does not know, such
+    models. They hold the weights twice, and ignore what its shape inference does not support, such
     as the results of fused attention.
 
     Args:

@@ -164,7 +164,7 @@ def build(plan: ExportPlan, folder: Path, step: Step, kept: KeptFiles | None = N
 
 def seal(plan: ExportPlan, folder: Path, step: Step) -> tuple[ExportPlan, str]:
     """Stamp the artifact id into every graph, then convert the graphs where another format is asked
-    for; returns the plan with the names of the files, and the id."""
+    for. Returns the plan with the names of the files, and the id."""
     artifact_id = packaging.seal(plan, folder)
     if plan.options.format == "ort":
         step("graphs in ORT format")
@@ -205,7 +205,7 @@ def self_test(
     plan: ExportPlan, artifact_id: str, folder: Path, step: Step
 ) -> dict[Medium, SelfTest]:
     """Write what the graphs of a folder that has passed the gate compute of a small picture, by
-    medium: what a device is held against. Returns what the manifest says of it."""
+    medium: what a device is compared with. Returns what the manifest says of it."""
     step("self-test")
     manifest = packaging.make_manifest(plan, folder, artifact_id, {})
     plans = {plan.spec.family.medium: plan, **plan.beside}

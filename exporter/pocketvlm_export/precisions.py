@@ -46,7 +46,7 @@ class Precision:
         js: what transformers.js calls it, None where it has no name for these files.
         resident: bytes of memory that ONNX Runtime takes for each byte of a graph on disk, measured
             with a decoder of 135M weights and rounded up. It packs the matrices of a memory-mapped
-            file anew, those in 4 bits beside the file, and weights stored as float16 become
+            file again, those in 4 bits beside the file, and weights stored as float16 become
             float32.
         weights_pass: what makes it of a float32 graph, ``module:Class`` within `onnx_passes`; empty
             for float32 itself.

@@ -42,7 +42,7 @@ def read_weights(graph: onnx.GraphProto, side: int) -> dict[str, torch.Tensor]:
     """The backbone's tensors by transformers' names, for pictures of ``side`` x ``side`` patches.
 
     The graph holds matrices transposed and without names: each is named by the bias that is added
-    to its product. The positions of [CLS] and of the patches are two tensors; the patches' are
+    to its product. The positions of [CLS] and of the patches are two tensors. The patches' are
     resampled from 37 x 37 as DINOv2's own code does at run time (bicubic).
     """
     stored = {

@@ -30,10 +30,10 @@ TOWER_WEIGHT = 0.2  # of both beside the questions'
 class Stage:
     """Length and pace of one stage.
 
-    ``cycle`` is the length of the one-cycle schedule, cut off after ``steps`` where it is longer;
+    ``cycle`` is the length of the one-cycle schedule, cut off after ``steps`` where it is longer.
     ``curriculum`` is (up to which step, objects at most) in order, without limit after the last.
-    ``leave_out`` is the share of pictures that lack patches; where there are any, every kind of
-    question weighs the same (else every token: descriptions, the longest, lead). ``places`` weighs
+    ``leave_out`` is the share of pictures that lack patches. Where there are any, every kind of
+    question counts the same (else every token: descriptions, the longest, lead). ``places`` weighs
     a loss by which every patch must tell from its features in which cell it lies, since once
     patches are left out the number of a token no longer tells.
     """

@@ -17,7 +17,7 @@ def read_config(source: Source, families: frozenset[str]) -> transformers.Pretra
 
     Raises:
         PocketVLMError: the folder is an adapter, an original LLaVA checkpoint, no VLM, of no
-            supported family, quantized, or lacks tokenizer.json; each advises the next step.
+            supported family, quantized, or lacks tokenizer.json. Each advises the next step.
     """
     folder = source.folder
     check_files(folder)

@@ -51,7 +51,7 @@ class Family:
         processor: the name of transformers' processor class.
         medium: what its checkpoints read.
         beside: further media, each read by a family of its own, which differs in the tower and in
-            how pictures become slots; the decoder is the same.
+            how pictures become slots. The decoder is the same.
         rules: patterns of stored weights' names with what takes their place, so that a name begins
             with ``vision_tower.``, ``projector.`` or ``decoder.``; the first match decides.
             Published files, transformers 4 and transformers 5 name the same weights differently.
@@ -77,7 +77,7 @@ class Family:
         (re.compile(r"^(language_model\.model|model\.language_model)\."), "decoder.model."),
         (re.compile(r"^(language_model\.)?lm_head\."), "decoder.lm_head."),
     ]
-    # Buffers that transformers computes anew.
+    # Buffers that transformers computes again.
     unread: ClassVar[Sequence[re.Pattern[str]]] = [
         re.compile(r"^(.*\.)?(rotary_emb\.inv_freq|position_ids)$")
     ]
@@ -172,7 +172,7 @@ class Family:
         return suited(spec, size, square=self.square(settings))
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
-        """Return ``spec`` for pictures no larger than ``caps`` allow; raises `RequestError` for a
+        """Return ``spec`` for pictures no larger than ``caps`` allow. Raises `RequestError` for a
         cap that the family does not have, or a value that it cannot follow."""
         for name, value in caps.given.items():
             if name not in self.caps:
@@ -188,7 +188,7 @@ class Family:
     @staticmethod
     def parts_allowed(caps: Caps, least: int, own: int) -> int:
         """How many parts a picture is cut into at most, of a checkpoint that cuts into ``least`` to
-        ``own``; raises `RequestError` where others are asked for."""
+        ``own``. Raises `RequestError` where others are asked for."""
         if caps.max_tiles is None or "max_tiles" in caps.suggested:
             return max(least, min(caps.max_tiles or DEFAULT_TILES, own))
         if not least <= caps.max_tiles <= own:
@@ -201,9 +201,9 @@ class Family:
         return caps.max_tiles
 
     def default_pruner(self, spec: VLMSpec) -> str:
-        """The name of the method that prunes where none is asked for: scope, which kept most of the
-        demo's answers at every budget, and divprune, which costs less, where a picture or tile has
-        more than `MOST_COMPARED` tokens."""
+        """The name of the default method: scope, which kept most of the demo's answers at every
+        budget. For a picture or tile of more than ``MOST_COMPARED`` tokens it is divprune, which
+        costs less."""
         return "scope" if spec.vision.tokens <= MOST_COMPARED else "divprune"
 
     def warnings(self, spec: VLMSpec, pruner: str, reads: Collection[str]) -> Sequence[str]:

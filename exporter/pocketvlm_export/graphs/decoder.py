@@ -26,19 +26,19 @@ _Past = list[tuple[torch.Tensor, ...]]
 class DecoderWithPast(nn.Module):
     """A language model whose cache is a list of tensors.
 
-    inputs_embeds (B, S, hidden), attention_mask (B, past + S), position_ids (B, S) or, where a
-    position has several numbers, (axes, B, S), past: a (key, value) pair a layer, each (B,
-    kv_heads, past, head_dim) -> logits (B, 1, vocab), then each layer's key and value (B, kv_heads,
-    past + S, head_dim). A layer that is a convolution has its last inputs instead, (B, hidden,
-    width) before and after, zeros before the first token. Which keys a token attends to is the
-    order of the cache and the mask, whatever the positions. Logits of all positions would cost 1.4
-    times the prefill at 616 tokens.
+    Inputs: inputs_embeds (B, S, hidden), attention_mask (B, past + S), position_ids (B, S), or
+    (axes, B, S) if a position has several numbers; past, a (key, value) pair per layer, each (B,
+    kv_heads, past, head_dim). Outputs: logits (B, 1, vocab), then each layer's key and value (B,
+    kv_heads, past + S, head_dim). A layer that is a convolution has its last inputs instead, (B,
+    hidden, width) before and after, zeros before the first token. Which keys a token attends to is
+    the order of the cache and the mask, whatever the positions. Logits of all positions would cost
+    1.4 times the prefill at 616 tokens.
 
     ``extras``, (B, S, hidden) each, are added to the hidden state behind the first layers, one
     behind each: features of pictures' tokens, and zeros where there is text.
 
-    Where the tokens of a picture or of a prompt see each other both ways ``picture_ids`` (B, S)
-    says which, see `two_way_masks`; else it is None.
+    ``picture_ids`` (B, S), see `two_way_masks`, names the tokens of a picture or a prompt that
+    attend to each other in both directions; None if there are none.
     """
 
     def __init__(self, model: PreTrainedModel, attention: str = CAUSAL) -> None:
@@ -176,7 +176,7 @@ class DecoderGraph:
         )
 
     def _further(self, extras: Any, picture_ids: Any) -> tuple[Any, ...]:
-        """What stands for the inputs behind the cache that this graph has."""
+        """Sample inputs for those after the cache that this graph has."""
         if self.spec.attention != CAUSAL:
             return (extras, picture_ids)
         return (extras,) if self.spec.extras else ()

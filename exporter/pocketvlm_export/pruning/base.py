@@ -16,8 +16,8 @@ Reads = Literal["cls_row", "received", "keys", "features", "projected", "text"]
 # selecting.
 LATE: frozenset[Reads] = frozenset({"features", "projected"})
 ATTENTION: frozenset[Reads] = frozenset({"cls_row", "received"})
-# A method that reads the prompt selects in a graph of its own, which has these and nothing else:
-# the tower's work does not depend on the question, and is done once for all of them.
+# A method that reads the prompt selects in a separate graph, which has these and nothing else. The
+# tower's work does not depend on the question, and is done once for all questions.
 TEXT: Reads = "text"
 WITH_TEXT: frozenset[Reads] = frozenset({"projected", "text"})
 
@@ -40,11 +40,11 @@ class Evidence:
             those of a softmax over what was there, of the rows that are left.
         cls_rows: attention that [CLS] pays to each patch, (B, heads, N), of the layers from
             `Pruner.first_layer` to the score layer, whose output the decoder reads.
-        received: attention that the patches pay to each patch in the score layer, the mean over
-            heads and over those who pay, (B, N); what [CLS] pays and is paid is left out. Of whole
-            maps there is nothing: they are never made where a picture may have many patches.
+        received: attention of the patches to each patch in the score layer, the mean over heads and
+            patches, (B, N); [CLS] is left out. Of whole maps there is nothing: they are never made
+            where a picture may have many patches.
         keys: of the score layer's attention, as its queries are compared with them and so turned by
-            their places where the tower turns them; the mean over heads, (B, N, d).
+            their places where the tower turns them. The mean over heads, (B, N, d).
         features: what the projector reads, (B, N, C).
         projected: what it makes of that, (B, N, hidden).
         text: input embeddings of the question's tokens, (1, T, hidden), without template; a row of
@@ -88,7 +88,7 @@ class Pruner:
     """A pruning method. A subclass is a module of this package and one line of its registry.
 
     A method scores patches (`score`), or selects them in a way of its own (`select`). One that
-    merges what it drops into what it keeps gives `Selection.features` beside the kept indices; it
+    merges what it drops into what it keeps gives `Selection.features` beside the kept indices. It
     says so (``merges``), reads ``features`` or ``projected``, and is not ``nested``.
 
     Attributes:
@@ -99,8 +99,8 @@ class Pruner:
         reads: what `Evidence` must hold for it, once it is settled; before that, and of the class,
             what it reads of every tower. With `TEXT` nothing beyond `WITH_TEXT`.
         nested: the tokens kept at a small budget are among those kept at a larger one, and a kept
-            token's feature does not depend on which others are kept; then any smaller budget is
-            served from one graph, by ``scores``.
+            token's feature does not depend on which others are kept. One graph then serves any
+            smaller budget, by ``scores``.
         merges: its selections may have `Selection.features`; its oracle then says how patches are
             mixed (`pocketvlm_export.verification.oracles.base.Ranking.mixture`).
         prunes: False for the method that keeps every token.
@@ -140,7 +140,7 @@ class Pruner:
 
     def settle(self, vision: VisionSpec) -> None:
         """Fill in the options that depend on the tower, and what it ``reads`` where that follows
-        from them; raises `RequestError` for a value that it has no room for."""
+        from them. Raises `RequestError` for a value that it has no room for."""
 
     def number(self, name: str) -> float:
         """Return an option that is a number."""
@@ -161,7 +161,7 @@ class Pruner:
 
     def select(self, evidence: Evidence, budget: int) -> Selection:
         """Return the ``budget`` best patches in raster order, all where a picture has fewer, to be
-        traced into the graph; they are numbered among those that are there."""
+        traced into the graph. They are numbered among those that are there."""
         return take_best(self.score(evidence), budget)
 
 

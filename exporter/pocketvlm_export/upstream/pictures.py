@@ -53,7 +53,7 @@ def picture_masks(
     config: PretrainedConfig, inputs_embeds: torch.Tensor, is_visual: torch.Tensor
 ) -> Mapping[str, torch.Tensor]:
     """Return the attention masks of a whole prompt as Gemma 3 makes them, one for each kind of
-    layer, (1, 1, n, n) each; pictures are what neighbours each other in ``is_visual`` (n,).
+    layer, (1, 1, n, n) each. Pictures are what neighbours each other in ``is_visual`` (n,).
 
     Helpers of transformers' model, which makes them of ``token_type_ids`` before it calls its
     decoder.
@@ -122,9 +122,9 @@ def rope_positions(
 
 
 def stretched_positions(embeddings: Any, size: tuple[int, int]) -> torch.Tensor:
-    """Return the positions that a tower with a table of them adds to [CLS], where it has one, and
-    to the patches of a picture of ``size`` (height, width) in pixels: (1, tokens, C) as the class
-    interpolates its table, the table itself where that fits.
+    """Return the positions that a tower with a table of them adds to [CLS], if it has one, and to
+    the patches of a picture of ``size`` (height, width) in pixels. They are (1, tokens, C), as the
+    class interpolates its table; the table itself if that fits.
 
     ``interpolate_pos_encoding`` is a method of a part of the model, which no documentation lists.
     CLIP's, SigLIP's, InternViT's and DINOv2's are meant; the table is an embedding or a parameter.

@@ -92,7 +92,7 @@ def decoder_reference(
 ) -> DecoderReference:
     """Answer ``prompt`` about one picture greedily for ``steps`` tokens.
 
-    ``sequences`` are token ids, (tokens,) each, that are read without a prompt; ``stages`` drop
+    ``sequences`` are token ids, (tokens,) each, that are read without a prompt. ``stages`` drop
     visual tokens inside; with ``scores`` it is added up what attention pays to them.
     """
     family, spec, features = checkpoint.family, checkpoint.spec, picture.features
@@ -154,8 +154,8 @@ def decoder_reference(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: with more, one small decoder gave either of two results
-    4e-3 apart, the rarer once in ten runs, on a CPU with AMX; with one it gave the same bits every
+    """Let torch compute with one thread. With more, one small decoder gave either of two results
+    4e-3 apart, the rarer once in ten runs, on a CPU with AMX. With one it gave the same bits every
     time. A reference must not depend on luck.
     """
     threads = torch.get_num_threads()
@@ -179,7 +179,7 @@ def prompt_ids(
 
     ``picture`` is the text in place of a picture, an image token for each tile in it; without it
     there is one. Processors render the template to text and tokenize that once, without a second
-    BOS where the template wrote one; a tokenizer's own ``apply_chat_template`` would add none at
+    BOS where the template wrote one. A tokenizer's own ``apply_chat_template`` would add none at
     all.
     """
     family, folder = checkpoint.family, checkpoint.source.folder
@@ -200,7 +200,7 @@ def prompt_positions(
     checkpoint: Checkpoint, prompt: str, picture: PictureReference
 ) -> PromptPositions | None:
     """Return the positions of a prompt about one pruned picture: those that transformers gives the
-    unpruned one, without those of what is dropped. The answer goes on where it would have.
+    unpruned one, without those of what is dropped. The answer continues where it would have.
 
     Where tokens count on from a first position, whatever is dropped, they do so; None where that
     is 0.

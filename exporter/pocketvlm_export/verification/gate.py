@@ -144,7 +144,7 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
 
 def vision_alone(artifact: Artifact) -> Artifact:
     """Return an artifact of a further medium with no more decoders than show that its prompts are
-    answered as the checkpoint answers them: the others were held against it with the first."""
+    answered as the checkpoint answers them: the others were compared with it with the first."""
     spec = artifact.manifest.decoder
     if GATE_PRECISION not in spec.graphs:
         exact = GATE_GGUF_TYPE if GATE_GGUF_TYPE in spec.gguf else next(iter(spec.gguf), "")
@@ -207,9 +207,9 @@ def _vision_precisions(artifact: Artifact) -> list[str]:
 
 
 def _measure_other(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
-    """Measure what a precision that is not float32 loses, in the vision graphs, in the decoder with
-    the table that it reads, and in the table alone, which other decoders may read too; and where a
-    device reads the question by that table, in what is selected by it."""
+    """Measure what a precision that is not float32 loses: in the vision graphs, in the decoder with
+    the table that it reads, and in the table alone, which other decoders may read too. If a device
+    reads the question by that table, the selection is measured too."""
     result: dict[str, Any] = {}
     manifest = artifact.manifest
     if precision in _vision_precisions(artifact):

@@ -19,12 +19,12 @@ def settled_precision(
 ) -> Choice:
     """Return what ONNX Runtime's decoder answers in, and why.
 
-    Answers in another precision would be asked for anew, and so what is free at the moment must not
-    decide between them.
+    Answers in another precision would be asked for again, and so what is free at the moment must
+    not decide between them.
 
     Args:
         manifest: of an artifact with a pair of decoders.
-        answers: the file of the run that goes on; None for a new run.
+        answers: the file of the run that continues; None for a new run.
         memory_limit: MB that a worker may take, see `choose_precision`.
         workers: processes that share what is free.
 

@@ -99,9 +99,9 @@ def write_reduced(artifact: Artifact, case: Case, output: Path) -> Manifest:
     """Write the artifact of `reduced_manifest` to ``output``, whole or not at all; returns its
     manifest.
 
-    Every file is held against its checksum while it is copied. A self-test that does not hold for
-    it is measured anew where the exporter is installed, and left out elsewhere; so are USING.md and
-    using.json, which other clients read.
+    Every file is compared with its checksum while it is copied. A self-test that does not hold for
+    it is measured again where the exporter is installed, and left out elsewhere. So are USING.md
+    and using.json, which other clients read.
 
     Raises:
         PocketVLMError: see `reduced_manifest`, something is at ``output``, it cannot be written,

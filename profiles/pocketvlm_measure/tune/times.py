@@ -23,7 +23,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 class TimesFile(LineFile):
-    """The turns of one tuning. A turn that was cut off by a kill is taken anew: what was measured
+    """The turns of one tuning. A turn that was cut off by a kill is taken again: what was measured
     before it and after it would not have been measured under the same conditions.
 
     Attributes:

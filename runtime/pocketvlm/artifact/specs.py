@@ -27,7 +27,7 @@ TEXT_EMBEDS = "text_embeds"
 # Numbers that a token's position has, by ``decoder.positions``. With more than one the decoder
 # graphs' ``position_ids`` is (numbers, batch, tokens); `pocketvlm.decoders.positions` makes them.
 POSITION_AXES = {"contiguous": 1, "mrope": 3}
-# Which tokens see each other, ``decoder.attention``: each those before it; in the prefill the
+# Which tokens attend to each other, ``decoder.attention``: each those before it. In the prefill the
 # tokens of one picture also each other; or all of a prompt, which is then read in one run. The
 # graphs of all but the first have the input ``picture_ids``, `pocketvlm.decoders.attention`.
 CAUSAL, PICTURES, PROMPT = ATTENTIONS = ("causal", "pictures", "prompt")
@@ -61,8 +61,8 @@ class Pruning:
     tokens per tile).
 
     ``nested`` means that the tokens kept at a small budget are a subset of those kept at a larger
-    one, and that a kept token's feature does not depend on which others are kept: then any smaller
-    budget can be served from one graph.
+    one, and a kept token's feature does not depend on which others are kept. One graph then serves
+    any smaller budget.
 
     ``merge_dropped`` means that each token that the method drops is averaged into the kept one most
     like it.
@@ -80,7 +80,7 @@ class Pruning:
 @dataclass(frozen=True)
 class Tower:
     """The dimensions of a vision graph's matrices: transformer layers, their widths, and the tokens
-    of a tile in them, [CLS] counted; with dynamic resolution those of the largest picture.
+    of a tile in them, [CLS] counted. With dynamic resolution those of the largest picture.
 
     ``mlp_matrices`` is 3 where the MLP is gated. ``windowed_layers`` of the layers attend within
     windows of ``window`` patches, the others to the whole picture.
@@ -106,7 +106,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Vision:
-    """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height,
+    """Vision graphs: ``graphs[budget][precision]`` is a file name. ``image_size`` is (height,
     width) in pixels, None where resolution is dynamic: then N ``tokens_before`` are those of the
     largest picture. ``default_precision`` is used unless another is requested.
 
@@ -189,9 +189,9 @@ class DecoderSpec:
     behind the features, in this order.
 
     ``conv_layers`` are the numbers of those layers that are short convolutions along the sequence
-    instead of attention, ascending. Such a layer's cache does not grow: it holds the last
-    ``conv_width`` inputs of its convolution, as many as the kernel is long, of which the next token
-    reads all but the oldest.
+    instead of attention, ascending. Such a layer's cache does not grow. It holds the last
+    ``conv_width`` inputs of its convolution, as many as the kernel is long; the next token reads
+    all but the oldest.
 
     ``scores`` says that the graphs also give what their attention pays to each token, by which a
     larger model may drop visual ones, see `pocketvlm.guided.Guided`.
@@ -311,7 +311,7 @@ class SelfTest:
 @dataclass(frozen=True)
 class MediumSpec:
     """A further medium that an artifact reads, pictures beside clips: its own vision graphs, what
-    they keep, and the token in its places; the decoder is the same."""
+    they keep, and the token in its places. The decoder is the same."""
 
     image_token_id: int
     pruning: Pruning

@@ -21,11 +21,11 @@ class Stage:
     """Visual tokens are dropped before ``layer``, and layers from there on read ``keep`` of them.
 
     Whether the layers are the tower's or the decoder's follows from the field that holds it. What
-    is kept of one stage is ranked anew by the next, among what is left.
+    is kept of one stage is ranked again by the next, among what is left.
 
     Attributes:
         layer: counted from 0, 1 or more: tokens are ranked by what the one before it does.
-        keep: visual tokens that go on, per picture in the decoder and per tile in the tower; 0
+        keep: visual tokens that are kept, per picture in the decoder and per tile in the tower; 0
             where all of them leave.
         by: what ranks them, a name of the exporter's registries ``tower_stages`` and
             ``decoder_stages``; empty in a request for the default there.

@@ -208,7 +208,7 @@ def _dimensions(file: GgufFile) -> GgufHeader:
         f"{family}.{_EXTRAS} are {extras} of {layers} layers": (
             extras <= min(layers - 1, _MOST_EXTRAS)
         ),
-        # llama.cpp divides by their sum, and begins anew where they do not fill a head.
+        # llama.cpp divides by their sum, and begins again where they do not fill a head.
         f"{family}.{_SECTIONS} are {list(sections)} for {rotated // 2} frequencies": (
             (_SECTIONS in own) == mrope
             and min(sections) >= sections[-1] == 0

@@ -36,10 +36,10 @@ class Sampling:
     place of ``do_sample=False`` and ``stop`` in place of ``stop_strings``. Those of
     ``presence_penalty``, ``frequency_penalty`` and ``logit_bias`` are OpenAI's.
 
-    None is what the checkpoint was published with: of what greedy answers go through too that
-    always holds, as in transformers' ``generate``; of temperature, ``top_k``, ``top_p``, ``min_p``
-    and ``typical_p`` where ``base`` is ``"checkpoint"``. Where it was published with nothing, the
-    setting changes nothing.
+    None is the checkpoint's published value. That always applies to what greedy answers go through
+    too, as in transformers' ``generate``. For temperature, ``top_k``, ``top_p``, ``min_p`` and
+    ``typical_p`` it applies if ``base`` is ``"checkpoint"``. Where it was published with nothing,
+    the setting changes nothing.
 
     Attributes:
         max_new_tokens: the answer ends after so many tokens, at least 1.
@@ -74,7 +74,7 @@ class Sampling:
         presence_penalty: subtracted from the logit of each token that the answer so far has, -2 to
             2; the prompt does not count.
         frequency_penalty: as ``presence_penalty``, once for each time that the answer has it.
-        logit_bias: pairs of a token id and what is added to its logit, -100 to 100; a mapping is
+        logit_bias: pairs of a token id and what is added to its logit, -100 to 100. A mapping is
             taken too, with ids as numbers or as JSON has them.
         json_schema: the answer is JSON that is valid by this schema: tokens that would lead
             elsewhere are never picked, and it ends where it is whole. The schema is a mapping or

@@ -1,5 +1,5 @@
-"""LFM2-VL's tiles: a large picture squeezed onto the grid nearest to its own proportions, cut row
-by row, then the whole of it as a thumbnail of another size, each named in the prompt.
+"""LFM2-VL's tiles: a large picture is resized to the grid nearest to its proportions and cut row by
+row. The whole of it follows as a thumbnail of another size. Each is named in the prompt.
 
 A picture that is not large is one tile of about its own size, as `MarkedResize` makes it. So is the
 thumbnail, and the vision graph runs twice for a picture that is cut.
@@ -216,7 +216,7 @@ class TilesAndThumbnail(MarkedResize):
 
     def grid(self, height: int, width: int) -> TileGrid:
         """One tile of as many tokens as the resized picture covers, or the grid whose proportions
-        are nearest to the picture's; raises `PictureError` for one that is too narrow."""
+        are nearest to the picture's. Raises `PictureError` for one that is too narrow."""
         whole = super().grid(height, width)
         if not self._is_large(height, width):
             return whole

@@ -1,8 +1,8 @@
 """Knows by a clip's own structure whether its file ends too early: an element that states its size
 and is not all there.
 
-How long a clip is shown says nothing of that: the last frame may start long before the end that a
-header states, and sound may be longer than the pictures.
+A clip's duration does not tell: the last frame may start long before the end that a header states,
+and sound may be longer than the pictures.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def ends_early(source: BinaryIO) -> bool:
         source: the whole file; it may be left at any place.
 
     Returns:
-        True only for Matroska, WebM, MP4, MOV and GIF; other files do not state it, or what they
+        True only for Matroska, WebM, MP4, MOV and GIF. Other files do not state it, or what they
         state is not reliable, and their decoders have to notice.
     """
     size = source.seek(0, os.SEEK_END)

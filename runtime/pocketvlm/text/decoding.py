@@ -53,8 +53,8 @@ class TextDecoder:
 def text_decoder(decoder: decoders.Decoder | None) -> TextDecoder | None:
     """The decoder of a tokenizer as one that works token by token.
 
-    None where one of its steps may change any text that came before, or is not of the kinds that
-    language models have: such a text is whole only at its end.
+    None if one of its steps may change any earlier text, or is not of the kinds that language
+    models have: such a text is complete only at its end.
     """
     if decoder is None:
         return TextDecoder([_Spaced()])
@@ -188,7 +188,7 @@ class _ByteRuns:
 
 
 class _ByteLevel:
-    """ByteLevel: characters stand for bytes, and a character may end in a later token."""
+    """ByteLevel: characters represent bytes, and a character may end in a later token."""
 
     def __init__(self) -> None:
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
@@ -245,7 +245,7 @@ _BYTES = _byte_characters()
 
 
 def _byte_level(token: str) -> bytes:
-    """The bytes that a token of this kind stands for."""
+    """The bytes that a token of this kind represents."""
     if all(character in _BYTES for character in token):
         return bytes(map(_BYTES.__getitem__, token))
     return token.encode()

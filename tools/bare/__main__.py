@@ -41,7 +41,7 @@ def main(wheel: Path, artifact: Path, picture: Path, pip_args: Sequence[str] = (
         raise SystemExit(f"the wheel brings {', '.join(sorted(brought))}")
     if answer["token_ids"] != here["token_ids"]:
         raise SystemExit(f"it answers {answer['text']!r}, this environment {here['text']!r}")
-    print(f"{wheel.name} alone, {len(installed)} packages: {answer['text'].strip()}")
+    print(f"{wheel.name} alone, {len(installed)} packages: {str(answer['text']).strip()}")
 
 
 def _ask(scripts: Path, artifact: Path, picture: Path, folder: Path) -> dict[str, object]:

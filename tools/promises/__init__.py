@@ -31,6 +31,10 @@ ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "docs" / "promises.json"
 _ERRORS = ("CheckpointError", "ArtifactError", "PictureError", "RequestError", "EngineError")
 _FOR_TOOLS = ("parts", "prepare")  # of a VLM, as their docstrings say
+_STARS: dict[Any, str] = {
+    inspect.Parameter.VAR_POSITIONAL: "*",
+    inspect.Parameter.VAR_KEYWORD: "**",
+}
 # Entry points that other packages register.
 _GROUPS = ("pocketvlm.commands", "pocketvlm.pruners", "pocketvlm.metrics")
 
@@ -119,7 +123,7 @@ def _parameters(function: Callable[..., Any]) -> list[str]:
         if parameter.kind is parameter.KEYWORD_ONLY and not keyword:
             written.append("*")
             keyword = True
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        stars = _STARS.get(parameter.kind, "")
         default = "" if parameter.default is parameter.empty else "="
         written.append(f"{stars}{parameter.name}{default}")
     return written

@@ -16,8 +16,9 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin \
-    swift optimum notebook docs lock test-oldest
+.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell \
+    figures frontier clean kotlin swift optimum notebook docs lock test-oldest licences sbom \
+    wheel bare
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -117,6 +118,24 @@ test-oldest: install
 # The site of docs/, into build/site: any dead link, dead anchor or page that is not in its navigation is an error.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The table of docs/licences.md, out of what is installed.
+licences: install $(VENV)/.llama
+	$(TOOL) licences
+
+# Every locked release with its hashes and licence, as CycloneDX; needs PyPI.
+sbom: install $(VENV)/.llama
+	$(TOOL) lock.sbom build/sbom.json
+
+# The same sources make the same bytes (with the same zlib).
+wheel: install
+	rm -rf dist
+	$(BIN)/python -m hatchling build --target wheel --directory dist
+
+# The wheel in an environment of its own, which has nothing of this repository, answers as this one does; needs PyPI.
+bare: wheel
+	$(BIN)/pocketvlm export demo -o $(DEMO) --budget 36,144 --overwrite
+	$(TOOL) bare dist/*.whl $(DEMO) examples/scene-2.png $(PIP_ARGS)
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules tools/browser/node_modules

@@ -59,14 +59,14 @@ class Licence:
 def licence_of(name: str) -> str:
     """What an installed package states, raises PackageNotFoundError where it is not installed."""
     stated = metadata(name)
-    if expression := stated.get("License-Expression"):
+    for expression in stated.get_all("License-Expression") or []:
         return str(expression)
     classifiers = [
         text.rpartition(" :: ")[2]
         for text in stated.get_all("Classifier") or []
         if text.startswith("License :: ") and not text.endswith("approved")
     ]
-    field = (stated.get("License") or "").strip().partition("\n")[0]
+    field = "".join(stated.get_all("License") or []).strip().partition("\n")[0]
     short = field if 0 < len(field) <= 40 and any(map(str.isalpha, field)) else ""
     if classifiers and _SPDX.get(classifiers[0], "") == "BSD" and short.startswith("BSD-"):
         return short  # which of them

@@ -14,8 +14,8 @@ from oldest.choosing import without_exporter
 
 _EXTRAS = ("grammar", "measure", "serve", "video")
 # What tests need besides, at the releases of constraints.txt.
-_TOOLS = ("allpairspy", "gguf", "httpx2", "hypothesis", "jsonschema", "onnx", "pytest")
-_TOOLS += ("pytest-timeout", "pytest-xdist")
+_TOOLS = ["allpairspy", "gguf", "httpx2", "hypothesis", "jsonschema", "onnx", "pytest"]
+_TOOLS += ["pytest-timeout", "pytest-xdist"]
 _FOLDER = ROOT / "build" / "oldest"
 _TESTS = ROOT / "tests" / "runtime"
 

@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin swift optimum notebook
+.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier fuzz clean kotlin swift optimum notebook
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -102,6 +102,10 @@ optimum: install
 notebook: install
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[notebook]'
 	$(TOOL) make_notebook
+
+# Damaged input by the thousand: tests/fuzz/README.md. Hours; goes on where it was cut off.
+fuzz: install
+	PYTHONPATH=tests:tools $(BIN)/python -m fuzz $(FUZZ_ARGS)
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules tools/browser/node_modules

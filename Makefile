@@ -18,7 +18,7 @@ DEMO := build/demo
 
 .PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell \
     figures frontier clean kotlin swift optimum notebook docs lock test-oldest licences sbom \
-    wheel bare
+    wheel bare fuzz
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -136,6 +136,10 @@ wheel: install
 bare: wheel
 	$(BIN)/pocketvlm export demo -o $(DEMO) --budget 36,144 --overwrite
 	$(TOOL) bare dist/*.whl $(DEMO) examples/scene-2.png $(PIP_ARGS)
+
+# Damaged input by the thousand: tests/fuzz/README.md. Hours; goes on where it was cut off.
+fuzz: install
+	PYTHONPATH=tests:tools $(BIN)/python -m fuzz $(FUZZ_ARGS)
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules tools/browser/node_modules

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.artifact.integrity import resolve
 from pocketvlm.errors import ArtifactError, EngineError, RequestError
 from pocketvlm.files import read_text, real_path
 from pocketvlm.files.folders import content_of, put_in_place, staged
@@ -46,6 +47,8 @@ def servable(artifact: Path) -> dict[str, Any]:
         if facts["format"] != _FORMAT:
             raise ValueError(f"format {facts['format']}")
         files, needs, decoder = dict(facts["files"]), dict(facts["needs"]), facts["decoder"]
+        if not all(isinstance(words, str) for words in needs.values()):
+            raise ValueError("needs without words")
         _download(facts)
     except _UNREADABLE as error:
         raise ArtifactError(
@@ -64,6 +67,8 @@ def servable(artifact: Path) -> dict[str, Any]:
         )
     for name, size in files.items():
         _check_file(artifact, name, size)
+    for name in _beside(artifact):
+        resolve(artifact, name)
     return dict(facts)
 
 
@@ -159,9 +164,7 @@ def _download(facts: Mapping[str, Any]) -> int:
 
 
 def _check_file(artifact: Path, name: str, size: int) -> None:
-    path = artifact / name
-    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    if not inside or not path.is_file() or path.stat().st_size != size:
+    if resolve(artifact, name).stat().st_size != size:
         raise ArtifactError(
             f"{name} in {artifact} is not as {FACTS} says", advice="copy or export it again"
         )
@@ -217,12 +220,16 @@ def _write_libraries(folder: Path, fetched: Mapping[Library, Path]) -> None:
             _link(path, folder / library.folder / path.name, copy=True)
 
 
+def _beside(artifact: Path) -> list[str]:
+    """Names of what is carried beside the files that facts list."""
+    return [name for name in _CARRIED if (artifact / name).is_file()]
+
+
 def _carry(artifact: Path, facts: Mapping[str, Any], folder: Path) -> None:
     """The files of an artifact that pages fetch, and what says what they are."""
-    names = [*facts["files"], *(name for name in _CARRIED if (artifact / name).is_file())]
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys((*facts["files"], *_beside(artifact))):
         if not name.endswith(".gguf"):
-            _link(artifact / name, folder / name)
+            _link(resolve(artifact, name), folder / name)  # not what a link leads to elsewhere
 
 
 def _link(source: Path, target: Path, *, copy: bool = False) -> None:

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.layouts import Medium
+from pocketvlm.text.templates import ChatTemplate
 from pocketvlm_export.caps import DEFAULT_TILES, MOST_COMPARED, Caps
 from pocketvlm_export.checkpoint import (
     Settings,
@@ -22,6 +23,7 @@ from pocketvlm_export.checkpoint import (
     image_processor,
     load_tokenizer,
     read_json,
+    special_tokens,
 )
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import assign, fill, understood, with_changes
@@ -344,13 +346,16 @@ class Family:
 
     def reference_prompt(self, folder: Path, prompt: str, pictures: int = 1) -> str:
         """Return what transformers' processor in ``folder`` tokenizes of a question about so many
-        pictures, the place of each a single token in it."""
+        pictures, the place of each a single token in it.
+
+        The runtime renders it before: transformers sets no bounds to what a template does.
+        """
         content = [*[{"type": self.medium}] * pictures, {"type": "text", "text": prompt}]
-        text: str = self.tokenizer(folder).apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self.chat_template(folder),
-            add_generation_prompt=True,
-            tokenize=False,
+        messages = [{"role": "user", "content": content}]
+        tokenizer, template = self.tokenizer(folder), self.chat_template(folder)
+        ChatTemplate(template, special_tokens(tokenizer)).render(messages)
+        text: str = tokenizer.apply_chat_template(
+            messages, chat_template=template, add_generation_prompt=True, tokenize=False
         )
         return text
 

@@ -346,8 +346,12 @@ class Family:
         """Return what transformers' processor in ``folder`` tokenizes of a question about so many
         pictures, the place of each a single token in it."""
         content = [*[{"type": self.medium}] * pictures, {"type": "text", "text": prompt}]
+        return self.reference_conversation(folder, [{"role": "user", "content": content}])
+
+    def reference_conversation(self, folder: Path, messages: Sequence[Mapping[str, Any]]) -> str:
+        """As `reference_prompt`, of a conversation in messages with pictures as parts."""
         text: str = self.tokenizer(folder).apply_chat_template(
-            [{"role": "user", "content": content}],
+            list(messages),
             chat_template=self.chat_template(folder),
             add_generation_prompt=True,
             tokenize=False,
@@ -355,10 +359,10 @@ class Family:
         return text
 
     def reference_positions(
-        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grid: tuple[int, int]
+        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grids: Sequence[tuple[int, int]]
     ) -> npt.NDArray[np.int64] | None:
-        """Return the positions of a prompt about one unpruned picture, whose ids are (n,) and whose
-        tokens are a grid of (rows, columns): int64 (axes, n). None where they are 0, 1, 2, ..."""
+        """Return the positions of a prompt about unpruned pictures, whose ids are (n,) and whose
+        tokens are grids of (rows, columns): int64 (axes, n). None where they are 0, 1, 2, ..."""
         return None
 
 

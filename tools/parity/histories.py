@@ -22,8 +22,10 @@ from page_section import replace_section
 from parity.cases import DEFAULT, DEMO, Setting, artifact_of, settings_of
 from parity.compare import SAMPLING, FirstLogits
 from pocketvlm import VLM
+from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
+from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm.files import replace_file
-from pocketvlm.limits import Limits
+from pocketvlm.limits import NOTHING_KEPT, Limits
 from pocketvlm_measure.progress import progress
 from pocketvlm_measure.table import Table
 from train_demo.scenes import Question, question_set
@@ -63,11 +65,20 @@ def in_conversation(vlm: VLM, asked: Sequence[Asked], number: int) -> Taken:
     return _taken(vlm, messages=[user, answer, last])
 
 
+def as_other_clients(vlm: VLM, asked: Sequence[Asked], number: int) -> Taken:
+    """First of all, the whole prompt in one run."""
+    decoder = vlm.parts.decoder
+    assert isinstance(decoder, OnnxDecoder | LlamaCppDecoder)
+    decoder.fixed_runs = False
+    return _ask(vlm, asked[number])
+
+
 HISTORIES: tuple[Callable[[VLM, Sequence[Asked], int], Taken], ...] = (
     another_picture,
     another_question,
     the_same_again,
     in_conversation,
+    as_other_clients,
 )
 
 
@@ -80,7 +91,8 @@ def differing(folder: Path, setting: Setting, asked: Sequence[Asked]) -> Iterato
             for number in progress(range(len(asked)), desc=f"{setting.name}, at once")
         ]
     for history in HISTORIES:
-        with closing(setting.load(folder, Limits())) as vlm:
+        limits = NOTHING_KEPT if history is as_other_clients else Limits()
+        with closing(setting.load(folder, limits)) as vlm:
             numbers = progress(range(len(asked)), desc=f"{setting.name}, {history.__name__}")
             warm = [history(vlm, asked, number) for number in numbers]
         first = conversations if history is in_conversation else cold

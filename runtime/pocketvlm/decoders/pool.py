@@ -217,7 +217,7 @@ class SequencePool:
     def _divided(self, prompt: Sequence[Segment]) -> list[int]:
         """See `run_ends`; whatever is kept, so that a prompt is always divided alike."""
         beginning = np.zeros(0, dtype=np.int64) if self._begin_with is None else self._begin_with()
-        return run_ends(prompt, beginning if len(beginning) >= _LEAST else beginning[:0])
+        return run_ends(prompt, beginning)
 
     def _nearest(self, prompt: Sequence[Segment]) -> tuple[PooledSequence | None, int]:
         """The sequence that begins as a prompt does for longest, and for how many tokens; one that

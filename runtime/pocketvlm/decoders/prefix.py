@@ -14,7 +14,8 @@ from pocketvlm.decoders.base import DecoderSequence, EmbeddingSegment, Segment, 
 # Of a joined prompt the lengths after which runs end, ascending, its own last; see `run_ends`.
 Division = Callable[[Sequence[Segment]], Sequence[int]]
 
-_LONGEST_TEXT = 256  # tokens of text in one run, where prompts are divided
+# Where prompts are divided: tokens of text in one run, and of a beginning that is worth its own.
+_LONGEST_TEXT, _LEAST_BEGINNING = 256, 16
 
 
 class CachedSequence:
@@ -166,16 +167,17 @@ def joined(segments: Sequence[Segment]) -> list[Segment]:
 def run_ends(prompt: Sequence[Segment], beginning: npt.NDArray[np.int64]) -> list[int]:
     """After how many tokens each run over a `joined` prompt ends, its own length last.
 
-    Runs end behind the ``beginning`` that prompts of a model have in common, int64 (n,), behind
-    each picture, and after every 256 tokens of a stretch of text. Each of these places follows from
-    what comes before it, so that two prompts that begin alike are divided alike there.
+    Runs end behind the ``beginning`` that prompts of a model have in common, int64 (n,), where that
+    is 16 tokens or more, behind each picture, and after every 256 tokens of a stretch of text. Each
+    of these places follows from what comes before it, so that two prompts that begin alike are
+    divided alike there.
     """
     ends: list[int] = []
     length = 0
     for number, segment in enumerate(prompt):
         if isinstance(segment, TokenSegment):
-            first = len(beginning) if number == 0 and len(beginning) else 0
-            if first and np.array_equal(segment.ids[:first], beginning):
+            first = len(beginning) if number == 0 else 0
+            if first >= _LEAST_BEGINNING and np.array_equal(segment.ids[:first], beginning):
                 ends.append(first)
             else:
                 first = 0

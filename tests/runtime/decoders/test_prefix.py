@@ -179,7 +179,7 @@ def test_after_leaves_out_the_first_positions(segments, position):
     assert flat(joined(segments)) == flat(segments)
 
 
-BEGINNING = np.array([7, 7, 7, 7])
+BEGINNING = np.full(16, 7)
 
 
 class Divided(Recorder):
@@ -207,10 +207,11 @@ class Divided(Recorder):
 def test_runs_end_behind_the_beginning_each_picture_and_long_text():
     first, part = picture(0), picture(1)
     rest = dataclasses.replace(picture(2), continues=True)
-    long = text(*[7] * 4, *range(600))
-    assert run_ends([long], BEGINNING) == [4, 260, 516, 604]
-    assert run_ends([text(*[7] * 3)], BEGINNING) == [3]
-    assert run_ends([text(*[7] * 4), first, text(1, 2)], BEGINNING) == [4, 7, 9]
+    opened = [7] * 16
+    assert run_ends([text(*opened, *range(600))], BEGINNING) == [16, 272, 528, 616]
+    assert run_ends([text(*opened[1:])], BEGINNING) == [15]
+    assert run_ends([text(*opened), first, text(1, 2)], BEGINNING) == [16, 19, 21]
+    assert run_ends([text(*opened, 1)], BEGINNING[1:]) == [17]  # too little to be read apart
     # The parts of one picture, and the text between them, are one run.
     assert run_ends([text(7, 8), part, text(1), rest, text(2)], BEGINNING) == [9, 10]
     assert run_ends([first], BEGINNING) == [3]
@@ -218,12 +219,14 @@ def test_runs_end_behind_the_beginning_each_picture_and_long_text():
 
 
 # As templates do it, what asks for an answer, 8, is in no question, and no answer, 9, either.
-question = prompt.map(lambda segments: [*segments, text(8)])
+question = st.tuples(st.sampled_from([0, 15, 16, 17]), prompt).map(
+    lambda drawn: [text(*[1] * drawn[0]), *drawn[1], text(8)]
+)
 
 
 @given(st.lists(st.tuples(question, st.integers(0, 3), st.booleans()), max_size=4), question)
 def test_a_question_is_read_in_the_same_runs_whatever_came_before(exchanges, last):
-    division = functools.partial(run_ends, beginning=np.array([1, 1]))
+    division = functools.partial(run_ends, beginning=np.array([1] * 16))
     recorder, talk = Divided(), []
     sequence = CachedSequence(recorder, division)
     for asked, answered, goes_on in exchanges:

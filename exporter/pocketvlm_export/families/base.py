@@ -351,19 +351,22 @@ class Family:
         The runtime renders it before: transformers sets no bounds to what a template does.
         """
         content = [*[{"type": self.medium}] * pictures, {"type": "text", "text": prompt}]
-        messages = [{"role": "user", "content": content}]
+        return self.reference_conversation(folder, [{"role": "user", "content": content}])
+
+    def reference_conversation(self, folder: Path, messages: Sequence[Mapping[str, Any]]) -> str:
+        """As `reference_prompt`, of a conversation in messages with pictures as parts."""
         tokenizer, template = self.tokenizer(folder), self.chat_template(folder)
-        ChatTemplate(template, special_tokens(tokenizer)).render(messages)
+        ChatTemplate(template, special_tokens(tokenizer)).render(list(messages))
         text: str = tokenizer.apply_chat_template(
-            messages, chat_template=template, add_generation_prompt=True, tokenize=False
+            list(messages), chat_template=template, add_generation_prompt=True, tokenize=False
         )
         return text
 
     def reference_positions(
-        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grid: tuple[int, int]
+        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grids: Sequence[tuple[int, int]]
     ) -> npt.NDArray[np.int64] | None:
-        """Return the positions of a prompt about one unpruned picture, whose ids are (n,) and whose
-        tokens are a grid of (rows, columns): int64 (axes, n). None where they are 0, 1, 2, ..."""
+        """Return the positions of a prompt about unpruned pictures, whose ids are (n,) and whose
+        tokens are grids of (rows, columns): int64 (axes, n). None where they are 0, 1, 2, ..."""
         return None
 
 
